@@ -1,0 +1,1 @@
+"""Everything HTTP: requests in, bytes out; knows no processes. [front]"""

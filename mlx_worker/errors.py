@@ -1,0 +1,190 @@
+"""The error family: what happened, and how each border says it.
+
+An error knows its HTTP status, the code and type an OpenAI-shaped body carries, how long a
+caller should wait before it tries again, and the exit code a command ends with. Borders (the
+HTTP dialects, the CLI, the pipe) translate these; nobody else invents a status. [both]
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class WorkerError(Exception):
+    """The root. Its class says what happened, its message the numbers.
+
+    `status` is an HTTP status, `retry_after` is in seconds (None: trying again will not help),
+    `exit_code` follows sysexits.h.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    kind: ClassVar[str] = "server_error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+
+# --- the caller's fault -------------------------------------------------------------------
+
+
+class InvalidRequest(WorkerError):
+    """A request that could not mean anything; `param` names the field."""
+
+    status = 400
+    code = "invalid_request"
+    kind = "invalid_request_error"
+
+
+class MissingField(InvalidRequest):
+    """A field without which there is nothing to do."""
+
+    status = 422
+    code = "missing_field"
+
+
+class UnsupportedField(InvalidRequest):
+    """A known field that this node cannot honour: refused rather than ignored."""
+
+    code = "unsupported_field"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt and answer together do not fit the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class BodyTooLarge(InvalidRequest):
+    """More bytes than `max_body_bytes`."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class UnknownModel(InvalidRequest):
+    """A name that no configured model or alias has, on a node without a default."""
+
+    status = 404
+    code = "model_not_found"
+
+
+# --- the node's state ---------------------------------------------------------------------
+
+
+class Unavailable(WorkerError):
+    """Right now the node cannot take this; later it can."""
+
+    status = 503
+    code = "unavailable"
+
+
+class ModelLoading(Unavailable):
+    """The model's child is starting, loading or coming back."""
+
+    code = "model_loading"
+
+
+class ModelFailed(Unavailable):
+    """The model's child was given up; only an operator brings it back."""
+
+    code = "model_failed"
+
+
+class NodeDraining(Unavailable):
+    """The node is going away and takes no new work."""
+
+    code = "node_draining"
+
+
+class QueueFull(WorkerError):
+    """More requests wait for this model than `max_queue` allows."""
+
+    status = 429
+    code = "queue_full"
+    kind = "rate_limit_error"
+
+
+class ChildLost(Unavailable):
+    """The child died with this request in its hands."""
+
+    code = "child_lost"
+
+
+class ChildMisbehaved(WorkerError):
+    """Bytes on the pipe that are no message of ours."""
+
+    code = "child_misbehaved"
+
+
+# --- the Python modules -------------------------------------------------------------------
+
+
+class InferenceError(WorkerError):
+    """Loading or generating failed; the message carries the cause."""
+
+    code = "inference_error"
+
+
+class ModelNotFoundError(InferenceError):
+    """There is no model at that path."""
+
+    code = "model_not_found"
+    exit_code = 66
+
+
+class CacheError(WorkerError):
+    """A prompt could not be prefilled into the KV cache."""
+
+    code = "cache_error"
+
+
+# --- commands -----------------------------------------------------------------------------
+
+
+class ConfigError(WorkerError):
+    """The configuration file says something that cannot be done."""
+
+    code = "config_error"
+    exit_code = 78
+
+
+class PortTaken(WorkerError):
+    """The address to listen on is somebody else's, or not ours to take."""
+
+    code = "port_taken"
+    exit_code = 69
+
+
+class BadModelFolder(WorkerError):
+    """A model folder with something missing or broken in it."""
+
+    code = "bad_model_folder"
+    exit_code = 65
+
+
+class SourceUnavailable(WorkerError):
+    """A model's source could not be reached or does not have it."""
+
+    code = "source_unavailable"
+    exit_code = 69
+
+
+class BrokenDownload(WorkerError):
+    """What arrived is not what was asked for: wrong size, wrong checksum, not an archive."""
+
+    code = "broken_download"
+    exit_code = 65
+
+
+class CannotStore(WorkerError):
+    """The disk refused: full, read-only or not permitted."""
+
+    code = "cannot_store"
+    exit_code = 73

@@ -1,0 +1,1 @@
+"""The models folder: what lies in it, and how a model gets there. [both]"""

@@ -1,0 +1,1 @@
+"""Keeping children alive and their work safe; knows no HTTP. [front]"""
