@@ -1,0 +1,5 @@
+"""`python -m mlx_worker` is `mlx-worker`. [front]"""
+
+from mlx_worker.cli import main
+
+main()

@@ -1,0 +1,237 @@
+"""The dialect of `POST /v1/chat/completions`.
+
+Unknown fields are tolerated, because clients add their own; a known field that this node cannot
+honour is refused with its name, never ignored in silence. Source: OpenAI's API reference, chat
+completions; the samplers beyond it (top_k, min_p, repetition_penalty) as mlx_lm.server names
+them. [front]
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+
+from mlx_worker.api.dialect import Call, Usage, decode
+from mlx_worker.api.problems import error_body
+from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.wire.messages import ChatRequest, FinishReason, Sampling
+
+if TYPE_CHECKING:
+    from mlx_worker.errors import WorkerError
+
+# --- in -----------------------------------------------------------------------------------
+
+Unit = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 30)]
+Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
+Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+
+_MASK = (1 << 64) - 1
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One part of a message's content; only text is understood."""
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One turn."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """What else to stream."""
+
+    include_usage: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, frozen=True):
+    """The shape of the answer; only text is honoured."""
+
+    type: str
+
+
+class ChatBody(msgspec.Struct, frozen=True):
+    """The fields that this node knows."""
+
+    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1, max_length=10_000)]
+    model: str | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] | None = None
+    min_p: Unit | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
+    stop: Word | Annotated[list[Word], msgspec.Meta(max_length=16)] | None = None
+    seed: Annotated[int, msgspec.Meta(ge=-(1 << 63), le=_MASK >> 1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
+    logit_bias: dict[int, Bias] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[dict[str, Any]] | None = None
+    response_format: ResponseFormat | None = None
+    user: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+def parse(body: bytes) -> Call:
+    """A request body as a call. Raises InvalidRequest, which names the field."""
+    asked = decode(body, ChatBody)
+    _refuse_unsupported(asked)
+    limit = asked.max_completion_tokens
+    return Call(
+        model=asked.model,
+        chat=ChatRequest(
+            messages=[_turn(i, message) for i, message in enumerate(asked.messages)],
+            sampling=_sampling(asked),
+            max_tokens=asked.max_tokens if limit is None else limit,
+            stop=_stop(asked.stop),
+            template_kwargs=asked.chat_template_kwargs or {},
+        ),
+        stream=bool(asked.stream),
+        include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+    )
+
+
+def _refuse_unsupported(asked: ChatBody) -> None:
+    shape = asked.response_format
+    refused = {
+        "n": (asked.n or 1) > 1,
+        "logprobs": bool(asked.logprobs),
+        "top_logprobs": bool(asked.top_logprobs),
+        "tools": bool(asked.tools) and asked.tool_choice != "none",
+        "functions": bool(asked.functions),
+        "response_format": shape is not None and shape.type != "text",
+    }
+    for field, is_asked in refused.items():
+        if is_asked:
+            raise UnsupportedField(f"{field}: this node cannot honour it", param=field)
+
+
+def _turn(index: int, message: ChatMessage) -> dict[str, Any]:
+    turn = msgspec.to_builtins(message)
+    assert isinstance(turn, dict)
+    turn["role"] = "system" if message.role == "developer" else message.role
+    turn["content"] = _text(index, message)
+    return turn
+
+
+def _text(index: int, message: ChatMessage) -> str | None:
+    content = message.content
+    if content is None:
+        if message.role != "assistant":
+            field = f"messages[{index}].content"
+            raise InvalidRequest(f"{field}: a {message.role} message needs content", param=field)
+        return None
+    if isinstance(content, str):
+        return content
+    for k, part in enumerate(content):
+        if part.type != "text" or part.text is None:
+            field = f"messages[{index}].content[{k}]"
+            raise UnsupportedField(
+                f"{field}: parts of type {part.type!r} are not understood, only 'text'", param=field
+            )
+    return "".join(part.text or "" for part in content)
+
+
+def _stop(stop: str | list[str] | None) -> list[str]:
+    return [stop] if isinstance(stop, str) else stop or []
+
+
+def _sampling(asked: ChatBody) -> Sampling:
+    seed = secrets.randbits(64) if asked.seed is None else asked.seed & _MASK
+    return Sampling(
+        seed=seed,
+        temperature=asked.temperature or 0.0,
+        top_p=1.0 if asked.top_p is None else asked.top_p,
+        top_k=asked.top_k or 0,
+        min_p=asked.min_p or 0.0,
+        repetition_penalty=asked.repetition_penalty or 1.0,
+        presence_penalty=asked.presence_penalty or 0.0,
+        frequency_penalty=asked.frequency_penalty or 0.0,
+        logit_bias=asked.logit_bias or {},
+    )
+
+
+# --- out ----------------------------------------------------------------------------------
+
+_json = msgspec.json.encode
+
+
+class ChatReply:
+    """One chat completion being written; a stream's chunks differ only in their text."""
+
+    def __init__(self, model: str, created: int, *, include_usage: bool) -> None:
+        self._id = f"chatcmpl-{secrets.token_hex(12)}"
+        self._model = model
+        self._created = created
+        self._include_usage = include_usage
+        head = self._chunk([{"index": 0, "delta": {"content": "?"}, "finish_reason": None}])
+        # All but the text is the same in every chunk: encode it once.
+        self._before, self._after = head.split(b'"?"', 1)
+
+    def opening(self) -> bytes:
+        """The role chunk."""
+        delta = {"role": "assistant", "content": ""}
+        return self._chunk([{"index": 0, "delta": delta, "finish_reason": None}])
+
+    def piece(self, text: str) -> bytes:
+        """A content chunk."""
+        return self._before + _json(text) + self._after
+
+    def closing(self, finish: FinishReason, usage: Usage) -> bytes:
+        """The finish chunk, the usage chunk where it was asked for, and [DONE]."""
+        end = self._chunk([{"index": 0, "delta": {}, "finish_reason": finish}])
+        if self._include_usage:
+            end += self._chunk([], usage=_usage(usage))
+        return end + b"data: [DONE]\n\n"
+
+    def broken(self, error: WorkerError) -> bytes:
+        """An error event: client libraries raise it."""
+        return b"data: " + error_body(error) + b"\n\n"
+
+    def whole(self, text: str, finish: FinishReason, usage: Usage) -> bytes:
+        """The completion object."""
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+        return _json(self._object("chat.completion", [choice]) | {"usage": _usage(usage)})
+
+    def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        body = self._object("chat.completion.chunk", choices) | more
+        return b"data: " + _json(body) + b"\n\n"
+
+    def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": kind,
+            "created": self._created,
+            "model": self._model,
+            "choices": choices,
+        }
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+    }

@@ -1,0 +1,78 @@
+"""What a dialect is: a body parsed into the neutral request, and a reply written in its bytes.
+
+The relay carries every generation the one same way and asks these for the words. [front]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import msgspec
+
+from mlx_worker.errors import InvalidRequest
+from mlx_worker.typed import explain
+
+if TYPE_CHECKING:
+    from mlx_worker.errors import WorkerError
+    from mlx_worker.wire.messages import ChatRequest, FinishReason
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A parsed request: for whom, what, and how the answer is wanted."""
+
+    model: str | None
+    chat: ChatRequest
+    stream: bool
+    include_usage: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one generation; `cached` of `prompt` were resident."""
+
+    prompt: int
+    cached: int
+    completion: int
+
+
+class Reply(Protocol):
+    """One answer being written."""
+
+    def opening(self) -> bytes:
+        """The first bytes of a stream, sent before there is any text."""
+
+    def piece(self, text: str) -> bytes:
+        """Some text of a stream."""
+
+    def closing(self, finish: FinishReason, usage: Usage) -> bytes:
+        """The last bytes of a stream that ended as it should."""
+
+    def broken(self, error: WorkerError) -> bytes:
+        """The last bytes of a stream that did not."""
+
+    def whole(self, text: str, finish: FinishReason, usage: Usage) -> bytes:
+        """The body of an answer that is not streamed."""
+
+
+def decode(body: bytes, shape: type[T]) -> T:
+    """A JSON body as a typed value. Raises InvalidRequest that names field, value and limit."""
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except msgspec.ValidationError as error:
+        path, problem = explain(error, _raw(body))
+        raise InvalidRequest(f"{path or 'body'}: {problem}", param=path or None) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise InvalidRequest("the body is nested too deeply") from error
+
+
+def _raw(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

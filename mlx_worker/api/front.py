@@ -1,0 +1,32 @@
+"""What handlers reach for: the node, its ledgers, the moment it all began. [front]"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from mlx_worker.health import Ledger
+
+if TYPE_CHECKING:
+    from mlx_worker.supervisor.node import Node
+
+
+@dataclass(frozen=True)
+class Front:
+    """One running front. `ledger` is the node's, `ledgers` are the models'."""
+
+    node: Node
+    ledger: Ledger
+    ledgers: dict[str, Ledger]
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @staticmethod
+    def now() -> int:
+        """Seconds since the epoch, as OpenAI's `created` has them."""
+        return int(time.time())
+
+
+FRONT: web.AppKey[Front] = web.AppKey("front", Front)

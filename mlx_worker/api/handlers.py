@@ -1,0 +1,150 @@
+"""One handler an endpoint: read the request, ask the room that knows, answer. [front]"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+
+from mlx_worker.api import chat, reports
+from mlx_worker.api.dialect import decode
+from mlx_worker.api.front import FRONT
+from mlx_worker.api.problems import answer
+from mlx_worker.api.relay import relay
+from mlx_worker.errors import (
+    InvalidRequest,
+    MissingField,
+    Unavailable,
+    UnknownModel,
+    UnsupportedField,
+    WorkerError,
+)
+
+if TYPE_CHECKING:
+    from mlx_worker.supervisor.node import Served
+
+
+def reply(body: Any, status: int = 200) -> web.Response:
+    """A JSON answer."""
+    return web.Response(
+        body=msgspec.json.encode(body), status=status, content_type="application/json"
+    )
+
+
+# --- generation ---------------------------------------------------------------------------
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/chat/completions`."""
+    front = request.app[FRONT]
+    call = chat.parse(await request.read())
+    served = front.node.find(call.model)
+    written = chat.ChatReply(
+        call.model or served.config.id, front.now(), include_usage=call.include_usage
+    )
+    return await relay(request, front, served, call, written)
+
+
+# --- health -------------------------------------------------------------------------------
+
+
+async def health(request: web.Request) -> web.Response:
+    """`GET /health`: always 200, the word is in the body."""
+    return reply(reports.health(request.app[FRONT]))
+
+
+async def cluster_health(request: web.Request) -> web.Response:
+    """`GET /v1/cluster/health`: the same body; the status says whether the node can serve."""
+    front = request.app[FRONT]
+    status = HTTPStatus.OK if reports.can_serve(front) else HTTPStatus.SERVICE_UNAVAILABLE
+    return reply(reports.health(front), status)
+
+
+async def live(_request: web.Request) -> web.Response:
+    """`GET /health/live`: the process is up."""
+    return reply({"status": "live"})
+
+
+async def ready(request: web.Request) -> web.Response:
+    """`GET /health/ready`: a model can serve."""
+    if reports.can_serve(request.app[FRONT]):
+        return reply({"status": "ready"})
+    return reply({"status": "not ready"}, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+# --- models -------------------------------------------------------------------------------
+
+
+async def models(request: web.Request) -> web.Response:
+    """`GET /v1/models`."""
+    front = request.app[FRONT]
+    reports.refuse_if_gone(front)
+    return reply({"object": "list", "data": reports.models(front)})
+
+
+async def model(request: web.Request) -> web.Response:
+    """`GET /v1/models/{id}`."""
+    front = request.app[FRONT]
+    reports.refuse_if_gone(front)
+    name = request.match_info["id"]
+    for listed in reports.models(front):
+        if listed["id"] == name:
+            return reply(listed)
+    raise UnknownModel(f"no model is named {name!r}", param="model")
+
+
+# --- cache --------------------------------------------------------------------------------
+
+
+class WarmBody(msgspec.Struct, frozen=True):
+    """Both spellings of the one required field are in the field."""
+
+    system_prompt: str | None = None
+    systemPrompt: str | None = None  # noqa: N815  (the router's spelling)
+    model: str | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+async def cache_state(request: web.Request) -> web.Response:
+    """`GET /cache`, `GET /v1/cluster/cache`; `?model=` narrows to one."""
+    front = request.app[FRONT]
+    return reply(reports.cache(front, _named(request)))
+
+
+async def cache_warm(request: web.Request) -> web.Response:
+    """`POST /cache/warm`, `POST /v1/cluster/cache/warm`."""
+    front = request.app[FRONT]
+    body = decode(await request.read(), WarmBody)
+    prompt = body.system_prompt if body.systemPrompt is None else body.systemPrompt
+    if prompt is None:
+        raise MissingField("system_prompt (or systemPrompt): is required", param="system_prompt")
+    if body.tools:
+        raise UnsupportedField("tools: this node cannot warm with tools", param="tools")
+    served = front.node.find(body.model)
+    try:
+        warmed = await front.node.warm(served, prompt)
+    except (InvalidRequest, Unavailable):
+        raise
+    except WorkerError as error:
+        return answer(WorkerError(f"warming failed: {error}"))
+    state = {"tokens": warmed.tokens, "lastUpdated": warmed.at, "model": served.config.id}
+    return reply(
+        {"success": True, "hash": warmed.digest, "systemPromptHash": warmed.digest} | state
+    )
+
+
+async def cache_clear(request: web.Request) -> web.Response:
+    """`DELETE /cache`; `?model=` clears one model's only."""
+    front = request.app[FRONT]
+    named = _named(request)
+    cleared = [named] if named else list(front.node.models.values())
+    for served in cleared:
+        await front.node.clear(served)
+    return reply({"success": True, "cleared": [served.config.id for served in cleared]})
+
+
+def _named(request: web.Request) -> Served | None:
+    name = request.query.get("model")
+    return None if name is None else request.app[FRONT].node.find(name)

@@ -1,0 +1,35 @@
+"""The headers that tie a request to its session and to the log. [front]"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+REQUEST_ID = "X-Request-Id"
+SESSION_ID = "X-Session-Id"
+CACHE_HIT = "X-Cache-Hit"
+
+# Anything else is not echoed: a header that comes back goes through other people's parsers.
+_PLAIN = re.compile(r"[!-~]{1,200}")
+_KEY = "mlx_worker.request_id"
+
+
+def request_id(request: web.Request) -> str:
+    """The caller's id for this request, or one made once."""
+    if _KEY not in request:
+        request[_KEY] = _given(request, REQUEST_ID) or f"req-{secrets.token_hex(8)}"
+    return str(request[_KEY])
+
+
+def session_id(request: web.Request) -> str:
+    """The caller's session, or a new one."""
+    return _given(request, SESSION_ID) or secrets.token_hex(16)
+
+
+def _given(request: web.Request, name: str) -> str | None:
+    value = request.headers.get(name, "")
+    return value if _PLAIN.fullmatch(value) else None

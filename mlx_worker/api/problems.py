@@ -1,0 +1,98 @@
+"""Everything that can go wrong in a handler, as the answer its caller understands.
+
+One middleware turns the error family, aiohttp's own refusals and whatever nobody thought of into
+OpenAI-shaped bodies; messages carry field names and numbers, never a prompt. [front]
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from http import HTTPStatus
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+from aiohttp import web
+
+from mlx_worker.api.headers import REQUEST_ID, request_id
+from mlx_worker.errors import BodyTooLarge, InvalidRequest, WorkerError
+
+if TYPE_CHECKING:
+    from aiohttp.typedefs import Handler
+
+log = logging.getLogger(__name__)
+
+
+class NoSuchPath(InvalidRequest):
+    """Nothing is served there."""
+
+    status: ClassVar[int] = 404
+    code: ClassVar[str] = "no_such_path"
+
+
+class WrongMethod(InvalidRequest):
+    """Something is served there, but not by that method."""
+
+    status: ClassVar[int] = 405
+    code: ClassVar[str] = "wrong_method"
+
+
+def error_body(error: WorkerError) -> bytes:
+    """The body that OpenAI's client libraries read."""
+    return msgspec.json.encode(
+        {
+            "error": {
+                "message": error.message,
+                "type": error.kind,
+                "param": error.param,
+                "code": error.code,
+            }
+        }
+    )
+
+
+def answer(error: WorkerError, headers: dict[str, str] | None = None) -> web.Response:
+    """An error as a response, with Retry-After in whole seconds where waiting helps."""
+    more = dict(headers or {})
+    if error.retry_after is not None:
+        more["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    return web.Response(
+        body=error_body(error), status=error.status, content_type="application/json", headers=more
+    )
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn whatever a handler raises into its answer."""
+    try:
+        return await handler(request)
+    except WorkerError as error:
+        problem, headers = error, {}
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        problem, headers = _refusal(request, error)
+    except Exception:
+        log.exception("request %s failed", request_id(request))
+        problem = WorkerError(f"the node failed on this request; its id is {request_id(request)}")
+        headers = {}
+    return answer(problem, {REQUEST_ID: request_id(request)} | headers)
+
+
+def _refusal(request: web.Request, error: web.HTTPException) -> tuple[WorkerError, dict[str, str]]:
+    """aiohttp's own refusals, named."""
+    match error.status:
+        case 404:
+            return NoSuchPath(f"there is nothing at {request.path}"), {}
+        case 405:
+            allowed = error.headers.get("Allow", "")
+            problem = WrongMethod(f"{request.path} answers {allowed}, not {request.method}")
+            return problem, {"Allow": allowed}
+        case 413:
+            limit = request.app[BODY_LIMIT]
+            return BodyTooLarge(f"the body is over max_body_bytes, {limit} bytes"), {}
+        case _:
+            return InvalidRequest(error.reason), {}
+
+
+BODY_LIMIT: web.AppKey[int] = web.AppKey("body_limit", int)

@@ -1,0 +1,175 @@
+"""The node's facts in the words of its callers: health, cache and model lists.
+
+Everything here reads the front's own memory and answers at once, whatever a child is doing.
+[front]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlx_worker.errors import NodeDraining, Unavailable
+from mlx_worker.health import Status, node_word
+from mlx_worker.supervisor.states import State
+
+if TYPE_CHECKING:
+    from mlx_worker.api.front import Front
+    from mlx_worker.health import Ledger
+    from mlx_worker.supervisor.node import Served
+
+# --- words --------------------------------------------------------------------------------
+
+
+def model_word(served: Served, ledger: Ledger) -> Status:
+    """One model's status: where its child is first, then what its counts say."""
+    match served.child.state:
+        case State.READY:
+            return ledger.word
+        case State.STARTING | State.LOADING if served.child.restarts == 0:
+            return "initializing"
+        case State.STOPPED if not served.config.preload:
+            return "offline"
+        case State.STOPPED | State.DRAINING | State.STOPPING:
+            return "offline" if served.child.restarts == 0 else "unhealthy"
+        case _:
+            return "unhealthy"
+
+
+def node_status(front: Front) -> Status:
+    """The node's status."""
+    if front.node.draining:
+        return "offline"
+    words = [model_word(it, front.ledgers[it.config.id]) for it in front.node.models.values()]
+    return node_word(front.ledger.word, words)
+
+
+def can_serve(front: Front) -> bool:
+    """Would a request find a model? One that starts on demand counts."""
+    if front.node.draining:
+        return False
+    return any(
+        served.child.state is State.READY
+        or (served.child.state is State.STOPPED and not served.config.preload)
+        for served in front.node.models.values()
+    )
+
+
+def refuse_if_gone(front: Front) -> None:
+    """Raise where the node will serve nothing for long: draining, or every model given up."""
+    if front.node.draining:
+        raise NodeDraining("the node is draining", retry_after=5)
+    served = front.node.models.values()
+    if all(it.child.state is State.FAILED for it in served):
+        reasons = "; ".join(f"{it.config.id}: {it.child.reason}" for it in served)
+        raise Unavailable(f"every model was given up: {reasons}", retry_after=30)
+
+
+# --- health -------------------------------------------------------------------------------
+
+
+def health(front: Front) -> dict[str, Any]:
+    """The body of `/health` and `/v1/cluster/health`."""
+    return {
+        "status": node_status(front),
+        "health": front.ledger.health(),
+        "cache": _cache_in_health(_latest(front)),
+        "metrics": front.ledger.metrics(),
+        "models": {id_: _model(served, front) for id_, served in front.node.models.items()},
+    }
+
+
+def _model(served: Served, front: Front) -> dict[str, Any]:
+    ledger = front.ledgers[served.config.id]
+    facts = served.child.facts
+    return {
+        "status": model_word(served, ledger),
+        "state": served.child.state,
+        "reason": served.child.reason,
+        "pid": facts.pid,
+        "restarts": served.child.restarts,
+        "queueDepth": served.admission.queued,
+        "running": served.admission.running,
+        "contextLength": facts.loaded.context_length if facts.loaded else None,
+        "loadSeconds": facts.load_seconds,
+        "loading": {"done": facts.loading.done, "total": facts.loading.total}
+        if facts.loading and served.child.state is State.LOADING
+        else None,
+        "memory": {
+            "weightBytes": facts.loaded.weight_bytes if facts.loaded else None,
+            "residentBytes": facts.pong.resident_bytes if facts.pong else None,
+            "deviceBytes": facts.pong.device_bytes if facts.pong else None,
+        },
+        "health": ledger.health(),
+        "cache": _cache_in_health(served),
+        "metrics": ledger.metrics(),
+    }
+
+
+# --- cache --------------------------------------------------------------------------------
+
+
+def cache(front: Front, only: Served | None) -> dict[str, Any]:
+    """The body of `/cache`: one model's, or the node's with each model's beneath."""
+    if only is not None:
+        return _cache_of_model(only, front)
+    latest = _latest(front)
+    return _cache_facts(latest) | {
+        "hitRate": front.ledger.hit_rate,
+        "models": {id_: _cache_of_model(it, front) for id_, it in front.node.models.items()},
+    }
+
+
+def _cache_of_model(served: Served, front: Front) -> dict[str, Any]:
+    state = served.child.facts.cache
+    return _cache_facts(served) | {
+        "hitRate": front.ledgers[served.config.id].hit_rate,
+        "entries": state.entries if state else 0,
+        "warmed": state.warmed if state else 0,
+        "bytes": state.bytes if state else 0,
+        "capacity": state.capacity if state else 0,
+    }
+
+
+def _cache_facts(served: Served) -> dict[str, Any]:
+    state = served.child.facts.cache
+    return {
+        "tokens": state.tokens if state else 0,
+        "systemPromptHash": state.system_prompt_hash if state else "",
+        "lastUpdated": state.last_updated if state else 0,
+    }
+
+
+def _cache_in_health(served: Served) -> dict[str, Any]:
+    facts = _cache_facts(served)
+    return facts | {"warmed": facts["tokens"] > 0}
+
+
+def _latest(front: Front) -> Served:
+    """The model whose cache was warmed or used last: the node's cache is shown by it."""
+    models = [front.node.primary, *front.node.models.values()]
+    return max(models, key=lambda it: it.child.facts.cache.last_updated if it.child.facts.cache else 0)
+
+
+# --- models -------------------------------------------------------------------------------
+
+
+def models(front: Front) -> list[dict[str, Any]]:
+    """All configured models and aliases, loaded or not, as OpenAI lists them."""
+    listed = []
+    for served in front.node.models.values():
+        for name in (served.config.id, *served.config.aliases):
+            listed.append(_model_object(name, served, front))
+    return listed
+
+
+def _model_object(name: str, served: Served, front: Front) -> dict[str, Any]:
+    loaded = served.child.facts.loaded
+    return {
+        "id": name,
+        "object": "model",
+        "created": front.created,
+        "owned_by": "mlx-worker",
+        "root": served.config.id,
+        "context_length": loaded.context_length if loaded else served.context_length,
+        "state": served.child.state,
+    }

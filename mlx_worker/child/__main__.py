@@ -1,0 +1,37 @@
+"""Where a child begins: `python -m mlx_worker.child --fd N`.
+
+The pipe is read before anything heavy is imported, so that even a child that is still importing
+ends with its front. Then everything a model could need is imported, `Hello` is said, and the main
+thread becomes the engine's. [child]
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+from concurrent.futures import Future
+
+import setproctitle
+
+from mlx_worker.child.pipe import Pipe
+
+def main() -> None:
+    """Serve one model until the front goes away."""
+    parser = argparse.ArgumentParser(prog="python -m mlx_worker.child")
+    parser.add_argument("--fd", type=int, required=True, help="the inherited end of the pipe")
+    fd = parser.parse_args().fd
+    faulthandler.enable()
+    setproctitle.setproctitle("mlx-worker: child")
+    pipe = Pipe(fd)
+    service: Future[Service] = Future()
+    # The front says nothing before Hello, so this waits for nobody but sees EOF from the start.
+    pipe.listen(lambda message: service.result().hear(message))
+    from mlx_worker.child.service import Service  # noqa: PLC0415  (seconds of imports)
+
+    ours = Service(pipe)
+    service.set_result(ours)
+    ours.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""Messages to engine calls, and what the engine says back to messages.
+
+Three threads, each with one job. The pipe's reader answers pings and notes cancels at once, and
+passes the rest on. The tokenizer thread turns chats into token ids, beside the decode loop. The
+main thread owns every mlx call: it loads, then admits, cancels and steps. [child]
+"""
+
+from __future__ import annotations
+
+import platform
+import queue
+import threading
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import psutil
+import setproctitle
+
+from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.prompt import Prompt, render
+from mlx_worker.errors import BadModelFolder, CacheError, ModelNotFoundError, WorkerError
+from mlx_worker.inference import read_model, warm_head, weight_bytes
+from mlx_worker.wire import messages as m
+
+if TYPE_CHECKING:
+    from mlx_worker.child.pipe import Pipe
+    from mlx_worker.engine.prompt_cache import CacheFacts
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A generation whose prompt is tokenized."""
+
+    message: m.Generate
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadyToWarm:
+    """A system prompt that is tokenized."""
+
+    message: m.Warm
+    head: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Work that could not be tokenized."""
+
+    id: int
+    error: Exception
+
+
+_Job = m.ClearCache | m.Cancel | _Ready | _ReadyToWarm | _Refused
+
+
+class Service:
+    """One model for one front."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._loads: queue.SimpleQueue[m.Load] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._chats: queue.SimpleQueue[m.Generate | m.Warm] = queue.SimpleQueue()
+        self._process = psutil.Process()
+        self._engine: Engine | None = None
+        self._tokenizer: Any = None
+        self._told: CacheFacts | None = None
+        # Ids on their way to the engine, and whether their client has left meanwhile.
+        self._coming: dict[int, bool] = {}
+        self._lock = threading.Lock()
+
+    # --- the reader's thread ---
+
+    def hear(self, message: m.ToChild) -> None:
+        """Take in one message; never waits for the engine."""
+        match message:
+            case m.Ping():
+                self._pipe.send([self._pong(message.seq)])
+            case m.Generate():
+                with self._lock:
+                    self._coming[message.id] = False
+                self._chats.put(message)
+            case m.Cancel():
+                with self._lock:
+                    if message.id in self._coming:
+                        self._coming[message.id] = True
+                self._jobs.put(message)
+            case m.Warm():
+                self._chats.put(message)
+            case m.ClearCache():
+                self._jobs.put(message)
+            case m.Load():
+                self._loads.put(message)
+
+    def _pong(self, seq: int) -> m.Pong:
+        engine = self._engine
+        return m.Pong(
+            seq=seq,
+            prefilled_tokens=engine.prefilled_tokens if engine else 0,
+            decode_steps=engine.decode_steps if engine else 0,
+            active=engine.active if engine else 0,
+            resident_bytes=self._process.memory_info().rss,
+            device_bytes=mx.get_active_memory(),
+        )
+
+    # --- the tokenizer's thread ---
+
+    def _tokenize(self) -> None:
+        while True:
+            message = self._chats.get()
+            try:
+                self._jobs.put(self._prepared(message))
+            except Exception as error:  # noqa: BLE001  (one bad chat must not end the thread)
+                self._jobs.put(_Refused(message.id, error))
+
+    def _prepared(self, message: m.Generate | m.Warm) -> _Job:
+        if isinstance(message, m.Warm):
+            return _ReadyToWarm(message, warm_head(self._tokenizer, message.system_prompt))
+        chat = message.request
+        return _Ready(message, render(self._tokenizer, chat.messages, chat.template_kwargs))
+
+    # --- the main thread: everything mlx ---
+
+    def run(self) -> None:
+        """Say hello, load what is asked for, then serve until the pipe's reader ends us."""
+        self._pipe.send([m.Hello(m.PROTOCOL, self._process.pid, _versions())])
+        engine = self._engine = self._load()
+        threading.Thread(target=self._tokenize, name="tokenizer", daemon=True).start()
+        while True:
+            self._take_jobs(engine)
+            if engine.active:
+                self._say(engine, engine.step())
+
+    def _load(self) -> Engine:
+        load = self._loads.get()
+        setproctitle.setproctitle(f"mlx-worker: {load.model}")
+        try:
+            model, self._tokenizer, own = read_model(Path(load.path), on_progress=self._progress)
+            context = min(load.context_length or own, own)
+            engine = Engine(
+                model,
+                self._tokenizer,
+                context_length=context,
+                max_concurrency=load.max_concurrency,
+            )
+        except Exception as error:
+            permanent = isinstance(error, ModelNotFoundError | BadModelFolder)
+            self._pipe.send([m.LoadFailed(str(error) or type(error).__name__, permanent)])
+            raise
+        self._pipe.send([m.Loaded(context, weight_bytes(model))])
+        return engine
+
+    def _progress(self, done: int, total: int) -> None:
+        self._pipe.send([m.LoadProgress(done, total)])
+
+    def _take_jobs(self, engine: Engine) -> None:
+        """Everything that waits; with nothing to decode, wait for something."""
+        while not self._jobs.empty() or not engine.active:
+            self._say(engine, self._answer(engine, self._jobs.get()))
+
+    def _answer(self, engine: Engine, job: _Job) -> list[m.Message]:
+        match job:
+            case _Ready():
+                return self._admit(engine, job)
+            case _ReadyToWarm():
+                return self._warm(engine, job)
+            case _Refused():
+                return [self._last_word(job.id, job.error)]
+            case m.Cancel():
+                done = engine.cancel(job.id)
+                return [done] if done else []
+            case m.ClearCache():
+                engine.clear_cache()
+                return [m.Cleared(job.id)]
+
+    def _admit(self, engine: Engine, job: _Ready) -> list[m.Message]:
+        id_ = job.message.id
+        if self._arrived(id_):
+            return [m.Done(id_, "cancelled", 0, "")]
+        try:
+            return [engine.admit(id_, job.message.request, job.prompt)]
+        except Exception as error:  # noqa: BLE001  (one bad request must not end the model)
+            return [self._last_word(id_, error)]
+
+    def _warm(self, engine: Engine, job: _ReadyToWarm) -> list[m.Message]:
+        try:
+            warmed = engine.admit_warm(job.message.id, job.head, job.message.system_prompt)
+        except Exception as error:  # noqa: BLE001
+            return [m.Failed(job.message.id, CacheError.code, str(error))]
+        return [warmed] if warmed else []
+
+    def _arrived(self, id_: int) -> bool:
+        """It is on its way no longer; had its client left?"""
+        with self._lock:
+            return self._coming.pop(id_, False)
+
+    def _last_word(self, id_: int, error: Exception) -> m.Failed:
+        self._arrived(id_)
+        code = error.code if isinstance(error, WorkerError) else WorkerError.code
+        return m.Failed(id_, code, str(error) or type(error).__name__)
+
+    # --- out ---
+
+    def _say(self, engine: Engine, messages: list[Any]) -> None:
+        """One write for all of it, with the cache's state where that changed."""
+        facts = engine.cache.facts
+        if facts is not self._told:
+            self._told = facts
+            messages = [*messages, _cache_state(facts)]
+        if messages:
+            self._pipe.send(messages)
+
+
+def _cache_state(facts: CacheFacts) -> m.CacheState:
+    return m.CacheState(
+        tokens=facts.tokens,
+        system_prompt_hash=facts.system_prompt_hash,
+        last_updated=facts.last_updated,
+        entries=facts.entries,
+        warmed=facts.warmed,
+        bytes=facts.nbytes,
+        capacity=facts.capacity,
+    )
+
+
+def _versions() -> dict[str, str]:
+    known = {name: version(name) for name in ("mlx", "mlx-lm", "transformers")}
+    return known | {"python": platform.python_version(), "device": str(mx.default_device())}

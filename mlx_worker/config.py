@@ -1,0 +1,245 @@
+"""The configuration: one TOML file in, frozen typed values out.
+
+Every error names the key, the value, the limit and the line, because the reader of such an error
+has the file open in an editor. Nothing here touches a model: whether the folders exist and hold
+models is asked by `mlx-worker check` and by the child that loads them. [both]
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import platformdirs
+
+from mlx_worker.errors import ConfigError
+from mlx_worker.typed import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+APP = "mlx-worker"
+FILE_NAME = "mlx-worker.toml"
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+Bytes = Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)]
+
+
+class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the front listens and what it accepts.
+
+    `port` 0 takes a free one. `drain_timeout` in seconds: how long running generations may take
+    to finish once the node was told to stop.
+    """
+
+    host: Name = "127.0.0.1"
+    port: Port = 8081
+    models_dir: Path | None = None
+    drain_timeout: Seconds = 30.0
+    max_body_bytes: Bytes = 16 * 1024 * 1024
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One model: its name in requests, where it lies, and how much of it runs at once.
+
+    `max_concurrency` is in decode rows, `max_queue` in requests that wait for one,
+    `context_length` in tokens (None: the model's own), `warm` files that are prefilled after
+    every load.
+    """
+
+    id: Name
+    path: Name
+    aliases: tuple[Name, ...] = ()
+    default: bool = False
+    preload: bool = True
+    max_concurrency: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
+    max_queue: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 64
+    context_length: Annotated[int, msgspec.Meta(ge=8, le=1 << 24)] | None = None
+    warm: tuple[Path, ...] = ()
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A node. `folder` is where the file lies: relative paths start there."""
+
+    models: Annotated[tuple[ModelConfig, ...], msgspec.Meta(min_length=1)]
+    server: ServerConfig = ServerConfig()
+    folder: Path = Path()
+
+    @property
+    def default_model(self) -> ModelConfig | None:
+        """The model that answers for names nobody knows."""
+        return next((model for model in self.models if model.default), None)
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may stand at the top of the file."""
+
+    models: Annotated[tuple[ModelConfig, ...], msgspec.Meta(min_length=1)]
+    server: ServerConfig = ServerConfig()
+
+
+def default_file() -> Path:
+    """`./mlx-worker.toml` where there is one, else the one in the user's config folder."""
+    here = Path(FILE_NAME)
+    return here if here.exists() else platformdirs.user_config_path(APP) / FILE_NAME
+
+
+def load_config(file: Path) -> Config:
+    """Read and check a file. Raises ConfigError with one line that says what to mend."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file}: there is no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from error
+    return parse_config(text, source=str(file), folder=file.resolve().parent)
+
+
+def parse_config(text: str, *, source: str, folder: Path) -> Config:
+    """The same from text; `source` names it in errors."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML: {error}") from error
+    complain = _Complaint(source, text, raw)
+    _refuse_unknown_keys(raw, complain)
+    try:
+        parsed = msgspec.convert(raw, _File, strict=True, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        raise complain.about_type(error) from error
+    config = Config(
+        models=tuple(_anchored(model, folder) for model in parsed.models),
+        server=parsed.server,
+        folder=folder,
+    )
+    _check_names(config, complain)
+    _check_host(config.server, complain)
+    _check_warm_files(config, complain)
+    return config
+
+
+def _path(kind: type[Any], value: Any) -> Any:
+    """Paths are the one type that TOML does not have."""
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    raise ValueError("Expected a path")
+
+
+def _anchored(model: ModelConfig, folder: Path) -> ModelConfig:
+    warm = tuple(folder / path.expanduser() for path in model.warm)
+    return msgspec.structs.replace(model, warm=warm)
+
+
+# --- checks beyond types ------------------------------------------------------------------
+
+
+def _refuse_unknown_keys(raw: dict[str, Any], complain: _Complaint) -> None:
+    tables: list[tuple[str, Any, type[msgspec.Struct]]] = [("", raw, _File)]
+    tables.append(("server", raw.get("server"), ServerConfig))
+    models = raw.get("models")
+    if isinstance(models, list):
+        tables += [(f"models[{i}]", model, ModelConfig) for i, model in enumerate(models)]
+    for path, table, shape in tables:
+        if isinstance(table, dict):
+            _refuse_unknown_in(path, table, shape, complain)
+
+
+def _refuse_unknown_in(
+    path: str, table: dict[str, Any], shape: type[msgspec.Struct], complain: _Complaint
+) -> None:
+    known = shape.__struct_fields__
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            raise complain(f"{path}.{key}".lstrip("."), f"unknown key; {hint}")
+
+
+def _check_names(config: Config, complain: _Complaint) -> None:
+    taken: dict[str, str] = {}
+    for path, name in _names(config):
+        if name in taken:
+            raise complain(path, f"{name!r} is already the name at {taken[name]}")
+        taken[name] = path
+    defaults = [i for i, model in enumerate(config.models) if model.default]
+    if len(defaults) > 1:
+        raise complain(
+            f"models[{defaults[1]}].default",
+            f"at most one model may be the default; models[{defaults[0]}] is one already",
+        )
+
+
+def _names(config: Config) -> Iterator[tuple[str, str]]:
+    for i, model in enumerate(config.models):
+        yield f"models[{i}].id", model.id
+        for k, alias in enumerate(model.aliases):
+            yield f"models[{i}].aliases[{k}]", alias
+
+
+def _check_host(server: ServerConfig, complain: _Complaint) -> None:
+    if server.host == "localhost":
+        return
+    try:
+        ipaddress.ip_address(server.host)
+    except ValueError as error:
+        raise complain(
+            "server.host", f"{server.host!r} is neither 'localhost' nor an IP address to listen on"
+        ) from error
+
+
+def _check_warm_files(config: Config, complain: _Complaint) -> None:
+    for i, model in enumerate(config.models):
+        for k, path in enumerate(model.warm):
+            if not (path.is_file() and os.access(path, os.R_OK)):
+                raise complain(f"models[{i}].warm[{k}]", f"{path} is no file that can be read")
+
+
+# --- saying where -------------------------------------------------------------------------
+
+
+class _Complaint:
+    """Turns a key's path into a ConfigError that names file, line, key and value."""
+
+    def __init__(self, source: str, text: str, raw: dict[str, Any]) -> None:
+        self._source = source
+        self._lines = text.splitlines()
+        self._raw = raw
+
+    def __call__(self, path: str, problem: str) -> ConfigError:
+        line = self._line_of(path)
+        where = f"{self._source}:{line}" if line else self._source
+        return ConfigError(f"{where}: {path}: {problem}", param=path)
+
+    def about_type(self, error: msgspec.ValidationError) -> ConfigError:
+        """What msgspec found wrong."""
+        path, problem = explain(error, self._raw)
+        return self(path or "the file", problem)
+
+    def _line_of(self, path: str) -> int | None:
+        """The line of a key, by reading headers the way TOML does; None if it has none."""
+        match = re.fullmatch(r"(?:(\w+)(?:\[(\d+)\])?\.)?(\w+)?(?:\[\d+\])?.*", path)
+        if match is None:
+            return None
+        table, index, key = match[1] or "", int(match[2] or 0), match[3]
+        current, seen = "", -1
+        header_line = None
+        for number, line in enumerate(self._lines, 1):
+            header = re.match(r"\s*\[+\s*([\w.]+)\s*\]+", line)
+            if header:
+                current = header[1]
+                seen += current == table
+                if current == table and max(seen, 0) == index:
+                    header_line = number
+            elif current == table and (not table or max(seen, 0) == index):
+                found = re.match(rf"\s*[\"']?{re.escape(key or '')}[\"']?\s*=", line)
+                if key and found:
+                    return number
+        return header_line

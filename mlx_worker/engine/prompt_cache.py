@@ -1,0 +1,110 @@
+"""The KV of prompts already read, by prefix.
+
+Two of mlx_lm's prefix tries side by side: one for traffic, where least recently used entries go
+first, and one for warmed system prompts, which ordinary traffic never evicts (every router start
+warms a default prompt: several must stay). A lookup takes whichever knows the longer prefix.
+All calls that touch KV belong to the engine's thread; `state` may be read from any. [child]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlx_lm.models.cache import LRUPromptCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_ENTRIES = 64
+MAX_WARM = 8
+MAX_BYTES = 4 << 30
+
+_KEY = "model"  # a trie can serve several models; ours serves one
+
+
+def compute_prompt_hash(prompt: str) -> str:
+    """SHA-256 of the raw UTF-8 prompt, as 64 hex digits."""
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class CacheFacts:
+    """A moment of the cache: the prompt last warmed or used, and everything resident."""
+
+    tokens: int = 0
+    system_prompt_hash: str = ""
+    last_updated: float = 0.0
+    entries: int = 0
+    warmed: int = 0
+    nbytes: int = 0
+    capacity: int = 2 * MAX_BYTES
+
+
+class PromptCache:
+    """Prefixes in, their KV out."""
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._facts = CacheFacts()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._traffic = LRUPromptCache(max_size=MAX_ENTRIES, max_bytes=MAX_BYTES)
+        self._warm = LRUPromptCache(max_size=MAX_WARM, max_bytes=MAX_BYTES)
+
+    @property
+    def facts(self) -> CacheFacts:
+        """The latest facts, from any thread."""
+        with self._lock:
+            return self._facts
+
+    def fetch(self, tokens: list[int]) -> tuple[list[Any] | None, int]:
+        """KV of the longest known prefix of `tokens`, and its length in tokens.
+
+        Never all of them: the model must read at least the last one to say what follows.
+        """
+        wanted = tokens[:-1]
+        found: tuple[list[Any] | None, int] = (None, 0)
+        for trie in (self._traffic, self._warm):
+            kv, rest = trie.fetch_nearest_cache(_KEY, wanted)
+            if kv is not None and len(wanted) - len(rest) > found[1]:
+                found = kv, len(wanted) - len(rest)
+        return found
+
+    def keep(self, tokens: list[int], kv: list[Any], kind: str) -> None:
+        """Remember the KV of exactly these tokens; `kind` as mlx_lm orders eviction."""
+        if tokens:
+            self._traffic.insert_cache(_KEY, list(tokens), kv, cache_type=kind)
+            self._refresh()
+
+    def keep_warm(self, tokens: list[int], kv: list[Any]) -> None:
+        """Remember them beyond the reach of ordinary traffic."""
+        if tokens:
+            self._warm.insert_cache(_KEY, list(tokens), kv, cache_type="system")
+
+    def used(self, tokens: int, system_prompt: str) -> None:
+        """Note the prompt that was warmed or used last: its resident tokens."""
+        self._refresh(tokens, compute_prompt_hash(system_prompt) if system_prompt else "")
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._reset()
+        with self._lock:
+            self._facts = CacheFacts(last_updated=self._now() * 1000)
+
+    def _refresh(self, tokens: int | None = None, digest: str | None = None) -> None:
+        with self._lock:
+            last = self._facts
+            self._facts = CacheFacts(
+                tokens=last.tokens if tokens is None else tokens,
+                system_prompt_hash=last.system_prompt_hash if digest is None else digest,
+                last_updated=last.last_updated if tokens is None else self._now() * 1000,
+                entries=len(self._traffic),
+                warmed=len(self._warm),
+                nbytes=self._traffic.nbytes + self._warm.nbytes,
+            )

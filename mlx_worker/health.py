@@ -1,0 +1,205 @@
+"""The ledger: what became of requests, and the word that follows from it.
+
+Each model has one, and so has the node; the node's is also what the module's functions and the
+`HealthMonitor` speak of. Standard library only, safe under threads, no clock of its own beyond
+the one passed in. Times are milliseconds since the epoch, as floats; latencies milliseconds.
+[front]
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+Status = Literal["initializing", "healthy", "degraded", "unhealthy", "offline"]
+
+RECENT = 1000
+"""Requests that the error rate looks back on: old trouble is forgotten."""
+
+
+class Ledger:
+    """Counts of one model or of the node."""
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._recent: deque[bool] = deque(maxlen=RECENT)
+        self._recent_failures = 0
+        self._consecutive_failures = 0
+        self._requests = 0
+        self._latency = 0.0
+        self._in_flight = 0
+        self._hits = 0
+        self._misses = 0
+
+    def open(self) -> None:
+        """A request is in flight."""
+        with self._lock:
+            self._in_flight += 1
+
+    def close(self) -> None:
+        """It no longer is. Never below zero."""
+        with self._lock:
+            self._in_flight = max(0, self._in_flight - 1)
+
+    def record(self, success: bool, latency: float) -> None:
+        """One request ended, after `latency` ms. Raises ValueError where that is negative."""
+        if not latency >= 0:
+            raise ValueError(f"latency cannot be {latency} ms")
+        with self._lock:
+            self._requests += 1
+            self._latency += latency
+            if len(self._recent) == RECENT:
+                self._recent_failures -= not self._recent[0]
+            self._recent.append(success)
+            self._recent_failures += not success
+            self._consecutive_failures = 0 if success else self._consecutive_failures + 1
+
+    def hit(self) -> None:
+        """A request's system prompt was resident."""
+        with self._lock:
+            self._hits += 1
+
+    def miss(self) -> None:
+        """It was not."""
+        with self._lock:
+            self._misses += 1
+
+    def health(self) -> dict[str, Any]:
+        """`lastCheck`, `consecutiveFailures`, `avgResponseTime`, `errorRate`."""
+        with self._lock:
+            return {
+                "lastCheck": self._now() * 1000,
+                "consecutiveFailures": self._consecutive_failures,
+                "avgResponseTime": self._mean(),
+                "errorRate": self._error_rate(),
+            }
+
+    def metrics(self) -> dict[str, Any]:
+        """`requestsInFlight`, `totalRequests`, `cacheHitRate`, `avgLatency`."""
+        with self._lock:
+            return {
+                "requestsInFlight": self._in_flight,
+                "totalRequests": self._requests,
+                "cacheHitRate": self._hit_rate(),
+                "avgLatency": self._mean(),
+            }
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits among all look-ups, 0 to 1."""
+        with self._lock:
+            return self._hit_rate()
+
+    @property
+    def word(self) -> Status:
+        """What the counts alone say."""
+        with self._lock:
+            if self._consecutive_failures >= 5 or self._error_rate() > 0.5:  # noqa: PLR2004
+                return "unhealthy"
+            return "degraded" if self._consecutive_failures >= 2 else "healthy"  # noqa: PLR2004
+
+    def _mean(self) -> float:
+        return self._latency / self._requests if self._requests else 0.0
+
+    def _error_rate(self) -> float:
+        return self._recent_failures / len(self._recent) if self._recent else 0.0
+
+    def _hit_rate(self) -> float:
+        looked_up = self._hits + self._misses
+        return self._hits / looked_up if looked_up else 0.0
+
+
+def node_word(own: Status, models: Iterable[Status]) -> Status:
+    """The node's word from its own counts and its models' words.
+
+    Models that are offline because nobody has asked for them yet do not count against it.
+    """
+    words = [word for word in models if word != "offline"]
+    if not words:
+        return "healthy" if own == "healthy" else own
+    if all(word == "unhealthy" for word in words):
+        return "unhealthy"
+    if all(word in ("initializing", "unhealthy") for word in words):
+        return "initializing"
+    if any(word in ("initializing", "unhealthy") for word in words) and own == "healthy":
+        return "degraded"
+    return own
+
+
+_node = Ledger()
+
+
+def node_ledger() -> Ledger:
+    """The ledger of this process's node."""
+    return _node
+
+
+def get_node_health() -> dict[str, Any]:
+    """The node's health, with its `status` by the counts."""
+    return {"status": _node.word, **_node.health()}
+
+
+def get_metrics() -> dict[str, Any]:
+    """The node's metrics."""
+    return _node.metrics()
+
+
+def record_request(success: bool, latency: float) -> None:
+    """One request ended, after `latency` ms. Raises ValueError where that is negative."""
+    _node.record(success, latency)
+
+
+def increment_requests_in_flight() -> None:
+    """A request is in flight."""
+    _node.open()
+
+
+def decrement_requests_in_flight() -> None:
+    """It no longer is. Never below zero."""
+    _node.close()
+
+
+def record_cache_hit() -> None:
+    """A request's system prompt was resident."""
+    _node.hit()
+
+
+def record_cache_miss() -> None:
+    """It was not."""
+    _node.miss()
+
+
+class HealthMonitor:
+    """The node's ledger as an object; there is only one."""
+
+    _instance: HealthMonitor | None = None
+    _guard = threading.Lock()
+
+    def __new__(cls) -> HealthMonitor:
+        """The one instance."""
+        with cls._guard:
+            if cls._instance is None:
+                cls._instance = super().__new__(cls)
+            return cls._instance
+
+    def get_health(self) -> dict[str, Any]:
+        """See `get_node_health`."""
+        return get_node_health()
+
+    def get_metrics(self) -> dict[str, Any]:
+        """See `get_metrics`."""
+        return get_metrics()
+
+    def record_success(self, latency: float) -> None:
+        """One request was answered after `latency` ms."""
+        record_request(success=True, latency=latency)
+
+    def record_failure(self, latency: float) -> None:
+        """One request failed after `latency` ms."""
+        record_request(success=False, latency=latency)

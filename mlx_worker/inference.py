@@ -1,0 +1,282 @@
+"""A model in this process: load it, generate from it, count its tokens.
+
+The child's service is built on these parts, and a plain Python program may use the functions
+directly: same loading, same engine, same tokens. Several threads may call; one at a time runs the
+engine. [child]
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import defaultdict, deque
+from pathlib import Path
+from secrets import randbits
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm import utils as mlx_lm_utils
+
+from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.prompt import head_tokens, render
+from mlx_worker.errors import BadModelFolder, InferenceError, ModelNotFoundError, WorkerError
+from mlx_worker.models.store import inspect_folder
+from mlx_worker.wire import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+LoadProgress = Callable[[int, int], None] if TYPE_CHECKING else Any
+"""Called with (bytes in memory, bytes in all)."""
+
+MODEL_PATH_VARIABLE = "MLX_MODEL_PATH"
+LIBRARY_CONCURRENCY = 8
+UNSTATED_CONTEXT = 4096
+"""Tokens, for a model whose config.json does not say."""
+
+
+# --- loading ------------------------------------------------------------------------------
+
+
+def read_model(
+    path: Path, config: dict[str, Any] | None = None, on_progress: LoadProgress | None = None
+) -> tuple[Any, Any, int]:
+    """Load weights and tokenizer from a folder, telling how far it is.
+
+    Returns (model, tokenizer, context length in tokens). `config` overrides entries of the model's config.json. Raises ModelNotFoundError where there is
+    no such folder, BadModelFolder where something in it is missing or broken, InferenceError with
+    the cause for anything else.
+    """
+    if not path.is_dir():
+        raise ModelNotFoundError(f"Model not found: {path}")
+    folder = inspect_folder(path)
+    try:
+        model, settings = mlx_lm_utils.load_model(path, lazy=True, model_config=config)
+        _materialize(model, on_progress)
+        tokenizer = mlx_lm_utils.load_tokenizer(path, eos_token_ids=settings.get("eos_token_id"))
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        raise BadModelFolder(f"{path} holds no model that can be built: {_cause(error)}") from error
+    except Exception as error:
+        # mlx and transformers raise nearly anything here, MemoryError included.
+        raise InferenceError(f"cannot load the model at {path}: {_cause(error)}") from error
+    return model, tokenizer, folder.context_length or UNSTATED_CONTEXT
+
+
+def weight_bytes(model: Any) -> int:
+    """Bytes of all parameters."""
+    return sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+
+
+def _materialize(model: Any, on_progress: LoadProgress | None) -> None:
+    """Read the lazily loaded weights, a bite at a time so that progress can be told."""
+    bite = 64 << 20
+    arrays = [array for _, array in tree_flatten(model.parameters())]
+    total = sum(array.nbytes for array in arrays)
+    done, pending, waiting = 0, [], 0
+    for array in arrays:
+        pending.append(array)
+        waiting += array.nbytes
+        if waiting >= bite:
+            mx.eval(pending)
+            done, pending, waiting = done + waiting, [], 0
+            if on_progress is not None:
+                on_progress(done, total)
+    mx.eval(model.parameters())
+    if on_progress is not None:
+        on_progress(total, total)
+
+
+def _cause(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+# --- the library's own models -------------------------------------------------------------
+
+
+class Runtime:
+    """One loaded model with its engine, shared by the threads of a program."""
+
+    def __init__(self, model: Any, tokenizer: Any, context_length: int) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.engine = Engine(
+            model,
+            tokenizer,
+            context_length=context_length,
+            max_concurrency=LIBRARY_CONCURRENCY,
+        )
+        self._lock = threading.Lock()
+        self._ids = iter(range(1, 1 << 62))
+        self._said: defaultdict[int, deque[m.Row | m.Done | m.Warmed]] = defaultdict(deque)
+
+    def generate(self, request: m.ChatRequest) -> Generator[str]:
+        """The pieces of one answer, each made when it is asked for."""
+        with self._lock:
+            id_ = next(self._ids)
+            prompt = render(self.tokenizer, request.messages, request.template_kwargs)
+            self.engine.admit(id_, request, prompt)
+        try:
+            while True:
+                said = self._next(id_)
+                if said.text:
+                    yield said.text
+                if isinstance(said, m.Done):
+                    return
+        finally:
+            with self._lock:
+                self.engine.cancel(id_)
+                self._said.pop(id_, None)
+
+    def warm(self, system_prompt: str) -> int:
+        """Prefill a system prompt and keep its KV; returns its tokens."""
+        with self._lock:
+            id_ = next(self._ids)
+            head = warm_head(self.tokenizer, system_prompt)
+            if self.engine.admit_warm(id_, head, system_prompt) is None:
+                while not self._said[id_]:
+                    self._step()
+            self._said.pop(id_, None)
+        return len(head)
+
+    def clear(self) -> None:
+        """Forget every cached prompt."""
+        with self._lock:
+            self.engine.clear_cache()
+
+    def _next(self, id_: int) -> m.Row | m.Done:
+        with self._lock:
+            while not self._said[id_]:
+                self._step()
+            said = self._said[id_].popleft()
+        assert not isinstance(said, m.Warmed)
+        return said
+
+    def _step(self) -> None:
+        """One step of the engine serves every thread's sequences."""
+        for said in self.engine.step():
+            if isinstance(said, m.Step):
+                for row in said.rows:
+                    self._said[row.id].append(row)
+            elif isinstance(said, m.Done | m.Warmed):
+                self._said[said.id].append(said)
+
+
+def warm_head(tokenizer: Any, system_prompt: str) -> list[int]:
+    """The tokens that a warmed system prompt puts into the cache; none for an empty one."""
+    if not system_prompt:
+        return []
+    return head_tokens(tokenizer, [{"role": "system", "content": system_prompt}], {})
+
+
+_guard = threading.RLock()
+_runtimes: dict[str, Runtime] = {}
+_latest: str | None = None
+
+
+def runtime(path: str | os.PathLike[str] | None = None) -> Runtime:
+    """The model at `path`, the one loaded last, or the one MLX_MODEL_PATH names.
+
+    Raises ModelNotFoundError where none of these is to be had.
+    """
+    with _guard:
+        if path is None and _latest is not None:
+            return _runtimes[_latest]
+        wanted = path or os.environ.get(MODEL_PATH_VARIABLE)
+        if wanted is None:
+            raise ModelNotFoundError(
+                f"Model not found: none is loaded and {MODEL_PATH_VARIABLE} is not set"
+            )
+        return _runtime_at(wanted, None)
+
+
+def loaded() -> list[Runtime]:
+    """Every model in this process; the one that is meant now comes last."""
+    with _guard:
+        return sorted(_runtimes.values(), key=lambda it: it is _runtimes.get(_latest or ""))
+
+
+def _runtime_at(path: str | os.PathLike[str], config: dict[str, Any] | None) -> Runtime:
+    global _latest  # noqa: PLW0603  (the seed API speaks of "the model loaded last")
+    key = str(Path(path).expanduser().resolve())
+    if key not in _runtimes:
+        folder = Path(key)
+        try:
+            model, tokenizer, context_length = read_model(folder, config)
+        except ModelNotFoundError:
+            raise ModelNotFoundError(f"Model not found: {path}") from None
+        except InferenceError:
+            raise
+        except WorkerError as error:
+            raise InferenceError(f"cannot load the model at {path}: {error}") from error
+        _runtimes[key] = Runtime(model, tokenizer, context_length)
+    _latest = key
+    return _runtimes[key]
+
+
+# --- the seed API -------------------------------------------------------------------------
+
+
+def load_model(
+    path: str | os.PathLike[str], config: dict[str, Any] | None = None
+) -> tuple[Any, Any]:
+    """Load a model, once per path, and make it the one that is meant from now on.
+
+    `config` overrides entries of its config.json at the first load. Returns (model, tokenizer).
+    Raises ModelNotFoundError ("Model not found", with the path) or InferenceError with the cause.
+    """
+    with _guard:
+        chosen = _runtime_at(path, config)
+    return chosen.model, chosen.tokenizer
+
+
+def generate_stream(
+    messages: list[dict[str, Any]],
+    *,
+    path: str | os.PathLike[str] | None = None,
+    max_tokens: int | None = None,
+    stop: list[str] | None = None,
+    seed: int | None = None,
+    template_kwargs: dict[str, Any] | None = None,
+    **sampling: Any,
+) -> Generator[str]:
+    """Answer a chat, piece by piece, each piece made when it is asked for.
+
+    `sampling` takes what `wire.messages.Sampling` has (temperature, top_p, …; default greedy);
+    `max_tokens` None: whatever the context leaves. Raises ValueError for no messages, TypeError
+    for unknown settings, ModelNotFoundError, and InferenceError with the cause for a failure,
+    after the pieces made before it.
+    """
+    if not messages:
+        raise ValueError("messages cannot be empty")
+    request = m.ChatRequest(
+        messages=messages,
+        sampling=m.Sampling(seed=randbits(64) if seed is None else seed, **sampling),
+        max_tokens=max_tokens,
+        stop=stop or [],
+        template_kwargs=template_kwargs or {},
+    )
+    return _generate(request, path)
+
+
+def _generate(
+    request: m.ChatRequest, path: str | os.PathLike[str] | None
+) -> Generator[str]:
+    chosen = runtime(path)
+    try:
+        yield from chosen.generate(request)
+    except WorkerError:
+        raise
+    except Exception as error:
+        raise InferenceError(f"generation failed: {_cause(error)}") from error
+
+
+def count_tokens(text: str, *, path: str | os.PathLike[str] | None = None) -> int:
+    """How many tokens the tokenizer makes of a text; "" is 0.
+
+    Raises ModelNotFoundError where no model is meant.
+    """
+    if not text:
+        return 0
+    return len(runtime(path).tokenizer.encode(text))

@@ -1,0 +1,66 @@
+"""What a disk can refuse, said in one place.
+
+A full, read-only or forbidden disk is the operator's business and not a defect: it becomes
+CannotStore with the numbers. Also the durable write that the model folders are made of. [both]
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from mlx_worker.errors import CannotStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_REFUSALS: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+)
+
+
+@contextmanager
+def storing(folder: Path) -> Iterator[None]:
+    """Turn the disk's refusals inside the block into CannotStore; other OSErrors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        where = error.filename or folder
+        raise CannotStore(f"cannot store {where}: {error.strerror}{_free(folder)}") from error
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Raise CannotStore unless `needed` bytes are free where the existing `folder` lies."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise CannotStore(f"{what} needs {needed} bytes in {folder}, but only {free} are free")
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file that is on the disk when this returns."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold a written file, or a folder's list of names, before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f" ({shutil.disk_usage(folder).free} bytes free)"
+    except OSError:
+        return ""

@@ -1,0 +1,174 @@
+"""The front: its routes, and the order in which it starts and stops.
+
+The socket is bound before anything else, so that a taken port costs nothing and callers that come
+early wait in its queue instead of meeting a refusal; handlers answer before, while and whether or
+not a child lives. [front]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from mlx_worker.api import handlers
+from mlx_worker.api.front import FRONT, Front
+from mlx_worker.api.problems import BODY_LIMIT, problems
+from mlx_worker.errors import PortTaken
+from mlx_worker.health import Ledger, node_ledger
+from mlx_worker.plan import plan
+from mlx_worker.supervisor.child import CHILD_COMMAND
+from mlx_worker.supervisor.lifecycle import Timings
+from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.restart import RestartPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+
+    from mlx_worker.config import Config, ServerConfig
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted: a burst must not meet a full queue."""
+
+# --- routes -------------------------------------------------------------------------------
+
+ROUTES = [
+    ("POST", "chat/completions", handlers.chat_completions),
+    ("GET", "models", handlers.models),
+    ("GET", "models/{id:.+}", handlers.model),
+    ("GET", "health", handlers.health),
+    ("GET", "health/live", handlers.live),
+    ("GET", "health/ready", handlers.ready),
+    ("GET", "cluster/health", handlers.cluster_health),
+    ("GET", "cache", handlers.cache_state),
+    ("DELETE", "cache", handlers.cache_clear),
+    ("POST", "cache/warm", handlers.cache_warm),
+    ("GET", "cluster/cache", handlers.cache_state),
+    ("POST", "cluster/cache/warm", handlers.cache_warm),
+]
+
+LEADING_V1 = "/{v1:(?:v1/)*}"
+"""Callers put any run of /v1 in front: their base URL has it, or their path, or both."""
+
+
+def build_app(
+    config: Config,
+    *,
+    ledger: Ledger | None = None,
+    timings: Timings | None = None,
+    policy: RestartPolicy | None = None,
+    command: Sequence[str] = CHILD_COMMAND,
+) -> web.Application:
+    """The application of one node. It starts its children when it starts, and ends them.
+
+    What is not given is the product's own: the process-wide node ledger, the default timings and
+    restart policy, the real child. Raises ModelNotFoundError or BadModelFolder for a model that
+    is not there.
+    """
+    planned = plan(config)
+    timings = timings or Timings(drain=config.server.drain_timeout)
+    app = web.Application(middlewares=[problems], client_max_size=config.server.max_body_bytes)
+    app[BODY_LIMIT] = config.server.max_body_bytes
+    for method, path, handler in ROUTES:
+        app.router.add_route(method, LEADING_V1 + path, handler)
+
+    async def node(app: web.Application) -> AsyncIterator[None]:
+        children = Node(
+            planned, timings=timings, policy=policy or RestartPolicy(), command=command
+        )
+        models = {model.id: Ledger() for model in config.models}
+        app[FRONT] = Front(children, node_ledger() if ledger is None else ledger, models)
+        children.start()
+        yield
+        await children.stop()
+
+    app.cleanup_ctx.append(node)
+    return app
+
+
+# --- start and stop -----------------------------------------------------------------------
+
+
+def listen(server: ServerConfig) -> socket.socket:
+    """Bind and listen. Raises PortTaken in one line."""
+    host = "127.0.0.1" if server.host == "localhost" else server.host
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, server.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise PortTaken(f"cannot listen on {host} port {server.port}: {error.strerror}") from error
+
+
+async def serve(
+    config: Config, *, on_listening: Callable[[str], Awaitable[None]] | None = None
+) -> None:
+    """Serve until SIGTERM or ctrl-C; drain, end the children in reverse order, return.
+
+    A second signal cuts the drain short. `on_listening` is awaited, beside the serving, with the
+    node's base URL once it answers; the node stops when it raises.
+    """
+    sock = listen(config.server)
+    url = _url(sock)
+    with sock, _signals() as stop:
+        runner = web.AppRunner(build_app(config), handler_cancellation=True, access_log=None)
+        await runner.setup()
+        try:
+            await web.SockSite(runner, sock, backlog=BACKLOG).start()
+            log.info("listening on %s", url)
+            await _until(stop, on_listening(url) if on_listening else None)
+            await _drain(runner.app[FRONT].node, stop)
+        finally:
+            await runner.cleanup()
+
+
+async def _until(stop: asyncio.Event, beside: Awaitable[None] | None) -> None:
+    """Wait for the signal; what runs beside may end the node by raising."""
+    stopped = asyncio.ensure_future(stop.wait())
+    other = asyncio.ensure_future(beside) if beside else None
+    try:
+        if other is not None:
+            await asyncio.wait({stopped, other}, return_when=asyncio.FIRST_COMPLETED)
+            if other.done():
+                await other
+        await stopped
+    finally:
+        for task in filter(None, (stopped, other)):
+            task.cancel()
+
+
+async def _drain(node: Node, stop: asyncio.Event) -> None:
+    stop.clear()
+    log.info("draining: no new work; a second signal ends running streams")
+    drained = asyncio.ensure_future(node.stop())
+    hurried = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    if not drained.done():
+        node.hurry()
+    await drained
+    hurried.cancel()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[asyncio.Event]:
+    """SIGTERM and ctrl-C set the event, each time they come."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

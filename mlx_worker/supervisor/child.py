@@ -1,0 +1,332 @@
+"""One child: the process, its pipe and the single writer of its state.
+
+Everything that happens to the child arrives in one inbox, stamped with the incarnation it happened
+to; one task applies it to the `Lifecycle` and carries out what the new state means. Late words of
+a former incarnation are dropped there. Facts the child pushes (memory, cache, progress) are kept
+for whoever asks: a health report never waits for a child. [front]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining, WorkerError
+from mlx_worker.supervisor.link import Fact, Link, Listener, connect
+from mlx_worker.supervisor.states import Event, IllegalEvent, State
+from mlx_worker.wire import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mlx_worker.supervisor.lifecycle import Lifecycle, Timings
+
+log = logging.getLogger(__name__)
+
+CHILD_COMMAND: Sequence[str] = (sys.executable, "-P", "-m", "mlx_worker.child")
+"""What starts a child; `--fd N` is appended. The only thread between the two halves."""
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""A child reads what is on the disk; it fetches nothing, whatever a model's files say."""
+
+
+@dataclass(slots=True)
+class Facts:
+    """What the child last said of itself. All of one incarnation but `cache`, `load_seconds`."""
+
+    pid: int | None = None
+    loading: m.LoadProgress | None = None
+    loaded: m.Loaded | None = None
+    cache: m.CacheState | None = None
+    pong: m.Pong | None = None
+    load_seconds: float | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    incarnation: int
+    event: Event
+    reason: str
+
+
+class Child:
+    """The process of one model, through all its incarnations."""
+
+    def __init__(
+        self,
+        load: m.Load,
+        lifecycle: Lifecycle,
+        timings: Timings,
+        *,
+        on_ready: Callable[[], None],
+        command: Sequence[str] = CHILD_COMMAND,
+    ) -> None:
+        self.load = load
+        self.facts = Facts()
+        self._life = lifecycle
+        self._timings = timings
+        self._on_ready = on_ready
+        self._command = command
+        self._inbox: asyncio.Queue[_Seen] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Condition()
+        self._link: Link | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._reaper: asyncio.Task[None] | None = None
+        self._started_at = self._loop.time()
+        self._pings = itertools.count(1)
+        self._writer = asyncio.create_task(self._write(), name=f"child {load.model}")
+
+    # --- what others may ask ---
+
+    @property
+    def state(self) -> State:
+        """The state as of now; decide nothing from it that `open` does not decide anew."""
+        return self._life.state
+
+    @property
+    def reason(self) -> str:
+        """Why it is not READY, or why it was restarted last."""
+        return self._life.reason
+
+    @property
+    def restarts(self) -> int:
+        """How often it has been started again."""
+        return self._life.restarts
+
+    @property
+    def open_ids(self) -> int:
+        """Work in the child's hands."""
+        return self._link.open_ids if self._link else 0
+
+    def start(self) -> None:
+        """Ask for it to run."""
+        self._tell(Event.START)
+
+    def stop(self) -> None:
+        """Ask for it to finish its work, within the drain deadline, and end."""
+        self._tell(Event.STOP)
+
+    def hurry(self) -> None:
+        """Ask for the end of a drain: what still runs is cut off."""
+        if self.state is State.DRAINING:
+            self._tell(Event.DEADLINE, "told not to wait")
+
+    def refusal(self) -> WorkerError | None:
+        """Why it takes no work just now; None: it does."""
+        model = self.load.model
+        match self.state:
+            case State.READY:
+                return None
+            case State.FAILED:
+                return ModelFailed(f"model {model!r} was given up: {self.reason}", retry_after=30)
+            case State.DRAINING | State.STOPPING:
+                return NodeDraining(f"model {model!r} is being stopped", retry_after=5)
+            case state:
+                why = f" after: {self.reason}" if self.reason else ""
+                return ModelLoading(f"model {model!r} is {state.value}{why}", retry_after=2)
+
+    def open(self, id_: int, listener: Listener, message: m.Message) -> None:
+        """Give it work. Raises what `refusal` says where it takes none."""
+        if (refusal := self.refusal()) is not None:
+            raise refusal
+        if self._link is None:
+            raise ChildLost("the model's process has just ended", retry_after=1)
+        self._link.open(id_, listener, message)
+
+    def cancel(self, id_: int) -> None:
+        """Nobody waits for this id any more."""
+        if self._link is not None:
+            self._link.send(m.Cancel(id_))
+
+    async def reached(self, *states: State) -> State:
+        """Wait until it is in one of these states."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.state in states)
+            return self.state
+
+    async def close(self) -> None:
+        """End the writer. The child must have been stopped before."""
+        self._writer.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._writer
+
+    # --- the writer ---
+
+    def _tell(self, event: Event, reason: str = "", incarnation: int | None = None) -> None:
+        stamp = self._life.incarnation if incarnation is None else incarnation
+        self._inbox.put_nowait(_Seen(stamp, event, reason))
+
+    async def _write(self) -> None:
+        while True:
+            seen = await self._inbox.get()
+            if seen.incarnation != self._life.incarnation and seen.event not in (
+                Event.START,
+                Event.STOP,
+            ):
+                continue
+            before = self.state
+            try:
+                self._life.apply(seen.event, self._loop.time(), seen.reason)
+            except IllegalEvent as error:
+                log.debug("%s: %s", self.load.model, error)
+                continue
+            if self.state is not before:
+                await self._entered(before, seen)
+
+    async def _entered(self, before: State, seen: _Seen) -> None:
+        self._note(before, seen)
+        self._arm()
+        match self.state:
+            case State.STARTING:
+                await self._spawn()
+            case State.LOADING:
+                self._say(self.load)
+            case State.READY:
+                self.facts.load_seconds = self._loop.time() - self._started_at
+                self._look_after(self._life.incarnation)
+                self._on_ready()
+            case State.DRAINING if self.open_ids == 0:
+                self._tell(Event.DRAINED)
+            case State.STOPPING:
+                self._close_link()
+            case State.KILLING:
+                self._close_link()
+                self._signal(signal.SIGKILL)
+            case State.BACKOFF | State.FAILED | State.STOPPED:
+                self._close_link()
+            case _:
+                pass
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _note(self, before: State, seen: _Seen) -> None:
+        if self.state not in (State.STARTING, State.LOADING, State.READY, State.DRAINING):
+            self.facts = Facts(cache=self.facts.cache, load_seconds=self.facts.load_seconds)
+        level = logging.WARNING if self.state in (State.KILLING, State.FAILED) else logging.INFO
+        why = f": {seen.reason}" if seen.reason else ""
+        log.log(level, "%s: %s -> %s (%s%s)", self.load.model, before, self.state, seen.event, why)
+
+    def _arm(self) -> None:
+        """Have the state's one deadline arrive as an event."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._life.deadline is not None:
+            self._timer = self._loop.call_at(
+                self._life.deadline,
+                self._tell,
+                Event.DEADLINE,
+                f"no end of {self.state.value} in time",
+                self._life.incarnation,
+            )
+
+    # --- acts ---
+
+    async def _spawn(self) -> None:
+        incarnation = self._life.incarnation
+        self._started_at = self._loop.time()
+        self._link = Link(
+            on_fact=lambda fact: self._hear(fact, incarnation),
+            on_end=lambda event, reason: self._tell(event, reason, incarnation),
+            on_quiet=self._quiet,
+        )
+        try:
+            theirs = await connect(self._link)
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    "--fd",
+                    str(theirs.fileno()),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    env=os.environ | OFFLINE,
+                    # ctrl-C in a terminal is the front's to answer.
+                    start_new_session=True,
+                )
+        except OSError as error:
+            self._tell(Event.EXITED, f"cannot start a process: {error}", incarnation)
+            return
+        self.facts.pid = self._process.pid
+        self._reaper = asyncio.create_task(self._reap(self._process, incarnation))
+
+    async def _reap(self, process: asyncio.subprocess.Process, incarnation: int) -> None:
+        code = await process.wait()
+        self._tell(Event.EXITED, _how_it_ended(code), incarnation)
+
+    def _say(self, message: m.Message) -> None:
+        if self._link is not None:
+            self._link.send(message)
+
+    def _close_link(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    # --- ears ---
+
+    def _hear(self, fact: Fact, incarnation: int) -> None:
+        match fact:
+            case m.Hello() if fact.protocol != m.PROTOCOL:
+                wrong = f"speaks protocol {fact.protocol}, not {m.PROTOCOL}"
+                self._tell(Event.GARBAGE, wrong, incarnation)
+            case m.Hello():
+                self.facts.versions = fact.versions
+                self._tell(Event.HELLO, "", incarnation)
+            case m.LoadProgress():
+                self.facts.loading = fact
+                self._life.progressed(self._loop.time())
+                self._arm()
+            case m.Loaded():
+                self.facts.loaded = fact
+                self._tell(Event.LOADED, "", incarnation)
+            case m.LoadFailed():
+                event = Event.CANNOT_LOAD if fact.permanent else Event.LOAD_FAILED
+                self._tell(event, fact.reason, incarnation)
+            case m.CacheState():
+                self.facts.cache = fact
+            case m.Pong():
+                self.facts.pong = fact
+
+    def _quiet(self) -> None:
+        if self.state is State.DRAINING:
+            self._tell(Event.DRAINED)
+
+    def _look_after(self, incarnation: int) -> None:
+        """Ping, and judge by progress: work in hand and nothing done for `stall` is a hang."""
+        link = self._link
+        if link is None or incarnation != self._life.incarnation:
+            return
+        silent = self._loop.time() - link.last_progress
+        if link.open_ids and silent > self._timings.stall:
+            reason = f"{link.open_ids} requests in hand and no progress for {silent:.1f} s"
+            self._tell(Event.STALLED, reason, incarnation)
+            return
+        link.send(m.Ping(next(self._pings)))
+        self._watch = self._loop.call_later(self._timings.ping, self._look_after, incarnation)
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"exit status {code}"
+    with contextlib.suppress(ValueError):
+        return f"killed by {signal.Signals(-code).name}"
+    return f"killed by signal {-code}"

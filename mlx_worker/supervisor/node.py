@@ -1,0 +1,239 @@
+"""All children of the node: who there is, who can serve, and how they end together. [front]"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import logging
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from mlx_worker.errors import NodeDraining, UnknownModel, WorkerError
+from mlx_worker.supervisor.admission import Admission
+from mlx_worker.supervisor.child import Child
+from mlx_worker.supervisor.generation import Generation, as_error
+from mlx_worker.supervisor.lifecycle import Lifecycle
+from mlx_worker.supervisor.restart import RestartWindow
+from mlx_worker.supervisor.states import State
+from mlx_worker.wire import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+    from mlx_worker.config import ModelConfig
+    from mlx_worker.plan import PlannedModel
+    from mlx_worker.supervisor.lifecycle import Timings
+    from mlx_worker.supervisor.link import Told
+    from mlx_worker.supervisor.restart import RestartPolicy
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+COMING: Final = (State.STARTING, State.LOADING, State.KILLING, State.BACKOFF)
+"""States that lead to READY by themselves, if all goes well."""
+
+
+class Call:
+    """A listener for what has one answer: warm, clear."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[m.Warmed | m.Cleared] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def hear(self, message: Told) -> None:
+        """Keep the last word."""
+        if self.answer.done():
+            return
+        match message:
+            case m.Warmed() | m.Cleared():
+                self.answer.set_result(message)
+            case m.Failed():
+                self.answer.set_exception(as_error(message))
+                self.answer.exception()  # a caller may have left
+            case _:
+                pass
+
+
+@dataclass(frozen=True, slots=True)
+class WarmPrompt:
+    """A system prompt that is resident: SHA-256 hex, tokens, when (ms since the epoch)."""
+
+    digest: str
+    tokens: int
+    at: float
+
+
+class Served:
+    """One configured model: its settings, its child, its places.
+
+    `context_length` in tokens is what the folder and the configuration say before it is loaded.
+    """
+
+    def __init__(self, config: ModelConfig, child: Child, context_length: int | None) -> None:
+        self.config = config
+        self.child = child
+        self.context_length = context_length
+        self.admission = Admission(config.id, config.max_concurrency, config.max_queue)
+
+
+class Node:
+    """The children by model, in the order of the configuration."""
+
+    def __init__(
+        self,
+        planned: Sequence[PlannedModel],
+        *,
+        timings: Timings,
+        policy: RestartPolicy,
+        command: Sequence[str],
+    ) -> None:
+        self._timings = timings
+        self._policy = policy
+        self._command = command
+        self._ids = itertools.count(1)
+        self._background: set[asyncio.Task[Any]] = set()
+        self.draining = False
+        self.models = {it.config.id: self._serve(it) for it in planned}
+        self._aliases = {alias: it.config.id for it in planned for alias in it.config.aliases}
+        self._default = next((it.config.id for it in planned if it.config.default), None)
+
+    def _serve(self, planned: PlannedModel) -> Served:
+        model = planned.config
+        load = m.Load(
+            model=model.id,
+            path=str(planned.folder.path),
+            max_concurrency=model.max_concurrency,
+            context_length=model.context_length,
+        )
+        window = RestartWindow(self._policy, random.Random())  # noqa: S311  (no secret: jitter)
+        child = Child(
+            load,
+            Lifecycle(self._timings, window),
+            self._timings,
+            on_ready=lambda: self._ready(model.id),
+            command=self._command,
+        )
+        return Served(model, child, planned.context_length)
+
+    def _ready(self, model: str) -> None:
+        if (served := self.models[model]).config.warm:
+            self._in_background(self._warm_files(served))
+
+    # --- life ---
+
+    def start(self) -> None:
+        """Ask every preloaded model to start; returns at once."""
+        for served in self.models.values():
+            if served.config.preload:
+                served.child.start()
+
+    async def stop(self) -> None:
+        """No new work; running generations finish within the drain deadline; children end."""
+        self.draining = True
+        children = [served.child for served in reversed(self.models.values())]
+        for child in children:
+            child.stop()
+        for child in children:
+            await child.reached(State.STOPPED, State.FAILED)
+            await child.close()
+        for task in self._background:
+            task.cancel()
+
+    def hurry(self) -> None:
+        """End running generations now."""
+        for served in self.models.values():
+            served.child.hurry()
+
+    # --- work ---
+
+    @property
+    def primary(self) -> Served:
+        """Who is meant where nobody is named: the default model, else the first."""
+        return self.models[self._default or next(iter(self.models))]
+
+    def find(self, name: str | None) -> Served:
+        """The model of that name or alias; names nobody knows go to the default model.
+
+        Raises UnknownModel where there is none.
+        """
+        if name is None:
+            return self.primary
+        known = self.models.get(self._aliases.get(name, name))
+        if known is not None:
+            return known
+        if self._default is None:
+            names = ", ".join(self.models)
+            raise UnknownModel(f"no model is named {name!r}; this node has: {names}", param="model")
+        return self.primary
+
+    async def generate(self, served: Served, request: m.ChatRequest) -> Generation:
+        """Hand a request to a child, waiting for a place. Raises the refusal if it takes none."""
+        self._check(served)
+        await served.admission.enter()
+        generation = Generation(next(self._ids), served.child, served.admission.leave)
+        try:
+            self._check(served)
+            served.child.open(generation.id, generation, m.Generate(generation.id, request))
+        except BaseException:
+            served.admission.leave()
+            raise
+        return generation
+
+    async def warm(self, served: Served, system_prompt: str) -> WarmPrompt:
+        """Prefill a system prompt and keep it, once the model is there.
+
+        Goes on when the caller hangs up. Raises what kept it from being done.
+        """
+        return await asyncio.shield(self._in_background(self._warm(served, system_prompt)))
+
+    async def _warm(self, served: Served, system_prompt: str) -> WarmPrompt:
+        if served.child.state in COMING:
+            await served.child.reached(State.READY, State.FAILED, State.STOPPED)
+        id_ = next(self._ids)
+        warmed = await self._call(served, id_, m.Warm(id_, system_prompt))
+        assert isinstance(warmed, m.Warmed)
+        digest = hashlib.sha256(system_prompt.encode()).hexdigest() if system_prompt else ""
+        return WarmPrompt(digest, warmed.tokens, time.time() * 1000)
+
+    async def clear(self, served: Served) -> None:
+        """Forget a child's cached prompts. A child that does not run has none."""
+        if served.child.state is State.READY:
+            id_ = next(self._ids)
+            await self._call(served, id_, m.ClearCache(id_))
+
+    async def _call(self, served: Served, id_: int, message: m.Message) -> m.Warmed | m.Cleared:
+        self._check(served)
+        call = Call()
+        served.child.open(id_, call, message)
+        return await call.answer
+
+    def _check(self, served: Served) -> None:
+        if self.draining:
+            raise NodeDraining("the node is draining and takes no new work", retry_after=5)
+        if served.child.state is State.STOPPED:
+            served.child.start()  # on demand: this caller is told to come back
+        if (refusal := served.child.refusal()) is not None:
+            raise refusal
+
+    # --- beside the requests ---
+
+    def _in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def _warm_files(self, served: Served) -> None:
+        for path in served.config.warm:
+            try:
+                text = await asyncio.to_thread(path.read_text, encoding="utf-8")
+                warmed = await self._warm(served, text)
+            except (WorkerError, OSError, UnicodeDecodeError) as error:
+                log.warning("%s: %s was not warmed: %s", served.config.id, path, error)
+            else:
+                log.info("%s: %s warmed, %d tokens", served.config.id, path, warmed.tokens)

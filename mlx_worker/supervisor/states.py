@@ -1,0 +1,161 @@
+"""The life of one child, as a literal table.
+
+Theory of operation. A child is a process that may end at any instruction without a word, so its
+state lives here, in the front, and changes only by what has been seen. One writer (see `child`)
+feeds events in; nobody decides from a state read earlier. What is not in the table cannot happen:
+such an event raises and changes nothing. Three rules shape it:
+
+- Only READY takes work. Everything that goes wrong on the way leads to KILLING, because only the
+  end of a process returns its memory; only EXITED, seen by the front, proves that end.
+- After EXITED comes BACKOFF, always, unless the node wanted the child gone; there the restart
+  policy answers with a delay (DEADLINE follows) or with GIVE_UP.
+- Every state that waits has one deadline. Its passing is an event like any other.
+
+        START        HELLO         LOADED
+STOPPED ─────► STARTING ────► LOADING ────► READY ──STOP──► DRAINING ──DRAINED──► STOPPING
+   ▲              ▲  └─────────────┴──────────┴── anything wrong ──┐   ┌── deadline ──┘ │
+   │              │ DEADLINE                                       ▼   ▼                │
+   │              └────────── BACKOFF ◄──────── EXITED ─────────  KILLING               │
+   │                             └─GIVE_UP─► FAILED ──START──► STARTING                 │
+   └──────────────────────────────── EXITED ◄───────────────────────────────────────────┘
+
+[front]
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class State(StrEnum):
+    """Where a child is in its life."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    KILLING = "killing"
+    BACKOFF = "backoff"
+    FAILED = "failed"
+
+
+class Event(StrEnum):
+    """What can be seen of a child, or asked of it."""
+
+    START = "start"
+    HELLO = "hello"
+    LOADED = "loaded"
+    LOAD_FAILED = "load failed"
+    CANNOT_LOAD = "cannot be loaded"
+    STOP = "stop"
+    DRAINED = "drained"
+    STALLED = "no progress"
+    GARBAGE = "garbage on the pipe"
+    LINK_LOST = "pipe closed"
+    EXITED = "process ended"
+    DEADLINE = "deadline passed"
+    GIVE_UP = "given up"
+
+
+class IllegalEvent(Exception):
+    """An event that the table does not have for this state."""
+
+    def __init__(self, state: State, event: Event) -> None:
+        super().__init__(f"{event.name} cannot happen in {state.name}")
+        self.state = state
+        self.event = event
+
+
+TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
+    State.STOPPED: {
+        Event.START: State.STARTING,
+        Event.STOP: State.STOPPED,
+    },
+    State.STARTING: {
+        Event.HELLO: State.LOADING,
+        Event.STOP: State.STOPPING,
+        Event.GARBAGE: State.KILLING,
+        Event.LINK_LOST: State.KILLING,
+        Event.DEADLINE: State.KILLING,
+        Event.EXITED: State.BACKOFF,
+    },
+    State.LOADING: {
+        Event.LOADED: State.READY,
+        Event.LOAD_FAILED: State.KILLING,
+        Event.CANNOT_LOAD: State.KILLING,
+        Event.STOP: State.STOPPING,
+        Event.GARBAGE: State.KILLING,
+        Event.LINK_LOST: State.KILLING,
+        Event.DEADLINE: State.KILLING,
+        Event.EXITED: State.BACKOFF,
+    },
+    State.READY: {
+        Event.STOP: State.DRAINING,
+        Event.STALLED: State.KILLING,
+        Event.GARBAGE: State.KILLING,
+        Event.LINK_LOST: State.KILLING,
+        Event.EXITED: State.BACKOFF,
+    },
+    State.DRAINING: {
+        Event.DRAINED: State.STOPPING,
+        Event.DEADLINE: State.STOPPING,
+        Event.STOP: State.DRAINING,
+        Event.STALLED: State.KILLING,
+        Event.GARBAGE: State.KILLING,
+        Event.LINK_LOST: State.KILLING,
+        Event.EXITED: State.STOPPED,
+    },
+    State.STOPPING: {
+        Event.STOP: State.STOPPING,
+        Event.GARBAGE: State.STOPPING,
+        Event.LINK_LOST: State.STOPPING,
+        Event.DEADLINE: State.KILLING,
+        Event.EXITED: State.STOPPED,
+    },
+    State.KILLING: {
+        # A child that outlives SIGKILL hangs in the kernel; a new one would meet the same device.
+        Event.DEADLINE: State.FAILED,
+        Event.STOP: State.STOPPING,
+        Event.GARBAGE: State.KILLING,
+        Event.LINK_LOST: State.KILLING,
+        Event.STALLED: State.KILLING,
+        Event.EXITED: State.BACKOFF,
+    },
+    State.BACKOFF: {
+        Event.DEADLINE: State.STARTING,
+        Event.GIVE_UP: State.FAILED,
+        Event.STOP: State.STOPPED,
+    },
+    State.FAILED: {
+        Event.START: State.STARTING,
+        Event.STOP: State.STOPPED,
+        Event.EXITED: State.FAILED,
+        Event.LINK_LOST: State.FAILED,
+    },
+}
+
+WAITING: Final = frozenset(
+    {
+        State.STARTING,
+        State.LOADING,
+        State.DRAINING,
+        State.STOPPING,
+        State.KILLING,
+        State.BACKOFF,
+    }
+)
+"""States that a deadline ends."""
+
+
+def transition(state: State, event: Event) -> State:
+    """The next state. Raises IllegalEvent, and nothing changes, for what cannot happen."""
+    try:
+        return TRANSITIONS[state][event]
+    except KeyError:
+        raise IllegalEvent(state, event) from None

@@ -1,0 +1,245 @@
+"""Everything that can be said on the pipe between the front and one child.
+
+A closed set of tagged, frozen types that neither side owns. Two unions, one a direction; whatever
+does not decode into its union is garbage, and a child that sends garbage is replaced. The law of
+ids: for every `Generate`, `Warm` and `ClearCache` the child answers exactly one of `Done`,
+`Warmed`, `Cleared` or `Failed`; if it dies first, the front's link says `Failed` in its place.
+[both]
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+PROTOCOL = 1
+"""Raised whenever a message changes; a child of another version is refused at hello."""
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, tag_field="is"):
+    """A base for the tag; never sent itself."""
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """A base for what travels inside messages, many times a second: no field names."""
+
+
+# --- what a generation is -----------------------------------------------------------------
+
+
+class Sampling(Part):
+    """How the next token is chosen. Zero or one means 'off', as in mlx_lm.
+
+    `seed` fixes every draw: position i of a request uses a key made of (seed, i) alone.
+    """
+
+    seed: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+
+
+class ChatRequest(Part):
+    """One chat generation, in no dialect. `max_tokens` None: whatever the context leaves."""
+
+    messages: list[dict[str, Any]]
+    sampling: Sampling
+    max_tokens: int | None = None
+    stop: list[str] = []
+    template_kwargs: dict[str, Any] = {}
+
+
+# --- front → child ------------------------------------------------------------------------
+
+
+class Load(Message, frozen=True):
+    """Load this model. `context_length` (tokens) None: the model's own."""
+
+    model: str
+    path: str
+    max_concurrency: int
+    context_length: int | None
+
+
+class Generate(Message, frozen=True):
+    """Start a generation under this id."""
+
+    id: int
+    request: ChatRequest
+
+
+class Cancel(Message, frozen=True):
+    """Nobody waits for this id any more. Answered by its `Done(finish="cancelled")`."""
+
+    id: int
+
+
+class Warm(Message, frozen=True):
+    """Prefill this system prompt into the KV cache and keep it there."""
+
+    id: int
+    system_prompt: str
+
+
+class ClearCache(Message, frozen=True):
+    """Forget every cached prompt."""
+
+    id: int
+
+
+class Ping(Message, frozen=True):
+    """Are you there, and what have you done? Answered by the reader thread at once."""
+
+    seq: int
+
+
+ToChild = Load | Generate | Cancel | Warm | ClearCache | Ping
+
+
+# --- child → front ------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """Everything is imported; a model may come."""
+
+    protocol: int
+    pid: int
+    versions: dict[str, str]
+
+
+class LoadProgress(Message, frozen=True):
+    """Bytes of weights in memory, of how many."""
+
+    done: int
+    total: int
+
+
+class Loaded(Message, frozen=True):
+    """The model is ready. `context_length` in tokens, `weight_bytes` in memory."""
+
+    context_length: int
+    weight_bytes: int
+
+
+class LoadFailed(Message, frozen=True):
+    """The model cannot be loaded; `permanent` when another try would fail the same way."""
+
+    reason: str
+    permanent: bool
+
+
+class Started(Message, frozen=True):
+    """Tokenized, looked up and admitted: from here on the answer is on its way.
+
+    `cache_hit`: the KV of the prompt's shared head (system prompt) was resident.
+    """
+
+    id: int
+    prompt_tokens: int
+    cached_tokens: int
+    cache_hit: bool
+
+
+class Prefill(Message, frozen=True):
+    """Prompt tokens of this id in the KV cache, of how many."""
+
+    id: int
+    done: int
+    total: int
+
+
+class Row(Part):
+    """One sequence's share of a decode step: its new tokens and the text they released."""
+
+    id: int
+    tokens: list[int]
+    text: str
+
+
+class Step(Message, frozen=True):
+    """One decode step: the new tokens of all sequences, in one frame."""
+
+    rows: list[Row]
+
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+class Done(Message, frozen=True):
+    """The last word on a `Generate`; `text` is what was still held back."""
+
+    id: int
+    finish: FinishReason
+    completion_tokens: int
+    text: str
+
+
+class Warmed(Message, frozen=True):
+    """The last word on a `Warm`: this many tokens of it are resident."""
+
+    id: int
+    tokens: int
+
+
+class Cleared(Message, frozen=True):
+    """The last word on a `ClearCache`."""
+
+    id: int
+
+
+class Failed(Message, frozen=True):
+    """The last word on any id that went wrong; `code` is one of the error family's."""
+
+    id: int
+    code: str
+    message: str
+
+
+class CacheState(Message, frozen=True):
+    """The prompt cache after it changed. `last_updated` in ms since the epoch.
+
+    `tokens` and `system_prompt_hash` speak of the prompt last warmed or used; `entries`, `warmed`
+    (prompts) and `bytes` of everything resident; `capacity` is the limit on `bytes`.
+    """
+
+    tokens: int
+    system_prompt_hash: str
+    last_updated: float
+    entries: int
+    warmed: int
+    bytes: int
+    capacity: int
+
+
+class Pong(Message, frozen=True):
+    """Counters since the start, and memory in bytes: progress, not a mere sign of life."""
+
+    seq: int
+    prefilled_tokens: int
+    decode_steps: int
+    active: int
+    resident_bytes: int
+    device_bytes: int
+
+
+FromChild = (
+    Hello
+    | LoadProgress
+    | Loaded
+    | LoadFailed
+    | Started
+    | Prefill
+    | Step
+    | Done
+    | Warmed
+    | Cleared
+    | Failed
+    | CacheState
+    | Pong
+)

@@ -1,0 +1,281 @@
+"""Tiny llama models, made on the spot: what the tests serve instead of a downloaded model.
+
+A folder made here is an ordinary mlx_lm model (config, weights, tokenizer, chat template): it loads
+through the same code as a real one, but a decode step takes about a millisecond, so a test
+exercises the serving stack and not the arithmetic. The weights are random and frozen, tuned only
+so that greedy decoding never stops by itself, prints plain English words, and depends on the whole
+prompt: a token lost, repeated or given to the wrong stream changes the text.
+
+Only the standard library is used. The process that runs the tests thus stays free of mlx (one that
+has used it cannot be forked), and the files are the same bytes whatever versions are installed.
+
+As a script: ``python tests/made_models.py nano DEST``.
+"""
+
+import argparse
+import json
+import math
+import random
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, TypeAlias
+
+VOCABULARY = 1024
+IM_START = "<|im_start|>"
+IM_END = "<|im_end|>"
+SPECIALS = (IM_START, IM_END)
+
+# ChatML. Content may be null (an assistant message that only calls tools).
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + (message['content'] or '') + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+CORPUS = """
+the user asked a question and the assistant gave an answer about the system or a tool
+once there was an old miller who lived by the river with three sons and one grey cat
+every morning he carried flour to market while his boys slept under their warm blankets
+when winter came snow covered all roads so nobody could travel from village into town
+then a stranger knocked at night asking for bread fire and some place where to rest
+we are what you make of us said she as they walked home through fields after rain
+it is not how much light falls but which window stays open that matters most here
+birds sing before dawn because silence would be too heavy for such small hearts
+his brother built a bridge out of stone but water broke it again within seven years
+do not forget your lamp my child or else dark woods will swallow both path and moon
+a ship left harbour under white sails carrying salt wool iron and letters for friends
+her garden grew apples pears plums beans onions even roses between two broken walls
+if I had known this story earlier said king to queen our kingdom might have been saved
+"""
+WORDS = tuple(dict.fromkeys(CORPUS.split()))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The shape of one model, and the seed that picks its weights (tried, not guessed)."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    seed: int
+    context: int = 8192
+
+
+SPECS: Mapping[str, Spec] = {
+    "nano": Spec(hidden=32, layers=1, heads=2, intermediate=64, seed=1),
+    "tiny": Spec(hidden=64, layers=2, heads=4, intermediate=128, seed=1),
+}
+
+# How far each kind of matrix stretches a vector of unit variance. Attention speaks louder than the
+# token itself, else greedy decoding is a walk from word to word that soon closes into a loop. The
+# head is loud so that a special token, whose logit is 0, is hardly ever sampled either.
+GAINS: Mapping[str, float] = {
+    "q_proj": 2.0,
+    "k_proj": 2.0,
+    "v_proj": 2.0,
+    "o_proj": 2.0,
+    "gate_proj": 1.5,
+    "up_proj": 1.5,
+    "down_proj": 1.5,
+    "lm_head": 4.5,
+}
+
+Shape: TypeAlias = tuple[int, ...]
+Floats: TypeAlias = "array[float]"  # quoted: Python 3.11 cannot subscript it
+
+
+def make_nano(folder: Path) -> Path:
+    """The fastest model there is: a step is 1 ms, so the serving stack is the bottleneck."""
+    return make("nano", folder)
+
+
+def make_tiny(folder: Path) -> Path:
+    """A model whose prefill costs enough to be measured: for prefix reuse and first tokens."""
+    return make("tiny", folder)
+
+
+def make(name: str, folder: Path) -> Path:
+    """Write the model called *name* into *folder* and return the folder."""
+    spec = SPECS[name]
+    tokens = vocabulary()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", config(spec))
+    write_json(folder / "tokenizer.json", tokenizer(tokens))
+    write_json(folder / "tokenizer_config.json", tokenizer_config(spec))
+    write_safetensors(folder / "model.safetensors", weights(spec, tokens))
+    return folder
+
+
+def config(spec: Spec) -> dict[str, Any]:
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": spec.hidden,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads,
+        "num_key_value_heads": spec.heads,
+        "intermediate_size": spec.intermediate,
+        "max_position_embeddings": spec.context,
+        "vocab_size": VOCABULARY,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "eos_token_id": SPECIALS.index(IM_END),
+        "dtype": "float32",
+    }
+
+
+def byte_alphabet() -> list[str]:
+    """GPT-2's printable stand-in for each byte, by which byte-level BPE files are written."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    spare = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
+
+
+def merges() -> list[tuple[str, str]]:
+    """Merge rules that spell each word letter by letter, first with its space, then without.
+
+    Written down instead of trained: a trainer's ties would hang on its version. Spaced words
+    come first, so the rules of the bare ones never split them.
+    """
+    space = byte_alphabet()[ord(" ")]
+    spelled = [*(space + word for word in WORDS), *WORDS]
+    rules = dict.fromkeys(
+        (before, letter)
+        for word in spelled
+        for before, letter in zip(accumulate(word), word[1:], strict=False)
+    )
+    room = VOCABULARY - len(SPECIALS) - 256
+    assert len(rules) >= room, f"the corpus makes {len(rules)} merges of {room}"
+    return list(rules)[:room]
+
+
+def vocabulary() -> list[str]:
+    """Every token in the order of its id."""
+    return [*SPECIALS, *byte_alphabet(), *("".join(pair) for pair in merges())]
+
+
+def tokenizer(tokens: list[str]) -> dict[str, Any]:
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    return {
+        "version": "1.0",
+        "added_tokens": [
+            {
+                "id": number,
+                "content": token,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for number, token in enumerate(SPECIALS)
+        ],
+        "pre_tokenizer": {**byte_level, "use_regex": True},
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "vocab": {token: number for number, token in enumerate(tokens)},
+            "merges": merges(),
+        },
+    }
+
+
+def tokenizer_config(spec: Spec) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": IM_END,
+        "additional_special_tokens": list(SPECIALS),
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": spec.context,
+        "chat_template": CHAT_TEMPLATE,
+    }
+
+
+def shapes(spec: Spec) -> dict[str, Shape]:
+    """The name and shape of every tensor, as mlx_lm's llama calls them."""
+    hidden, inner = spec.hidden, spec.intermediate
+    block: dict[str, Shape] = {
+        "input_layernorm": (hidden,),
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (hidden, hidden),
+        "self_attn.v_proj": (hidden, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "post_attention_layernorm": (hidden,),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
+    return {
+        "model.embed_tokens.weight": (VOCABULARY, hidden),
+        **{
+            f"model.layers.{layer}.{part}.weight": shape
+            for layer in range(spec.layers)
+            for part, shape in block.items()
+        },
+        "model.norm.weight": (hidden,),
+        "lm_head.weight": (VOCABULARY, hidden),
+    }
+
+
+def weights(spec: Spec, tokens: list[str]) -> dict[str, tuple[Shape, Floats]]:
+    tensors = {name: (shape, values(spec, name, shape)) for name, shape in shapes(spec).items()}
+    _, head = tensors["lm_head.weight"]
+    silence(head, spec.hidden, tokens)
+    return tensors
+
+
+def values(spec: Spec, name: str, shape: Shape) -> Floats:
+    """Ones for a norm, else uniform noise; each tensor has its own stream, named after it."""
+    count = math.prod(shape)
+    if len(shape) == 1:
+        return array("f", [1.0]) * count
+    kind = name.split(".")[-2]
+    gain = GAINS[kind] / math.sqrt(shape[1]) if kind in GAINS else 1.0
+    reach = gain * math.sqrt(3)  # uniform in ±√3 has unit variance
+    draw = random.Random(f"{spec.seed}/{name}").random
+    return array("f", (reach * (2 * draw() - 1) for _ in range(count)))
+
+
+def silence(head: Floats, hidden: int, tokens: list[str]) -> None:
+    """Zero the head's row of all but whole spaced words: greedy never picks a logit of 0."""
+    space = byte_alphabet()[ord(" ")]
+    spoken = {space + word for word in WORDS}
+    for row, token in enumerate(tokens):
+        if token not in spoken:
+            head[row * hidden : (row + 1) * hidden] = array("f", [0.0]) * hidden
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, tuple[Shape, Floats]]) -> None:
+    """Write the format by hand: a length, a JSON header, the tensors' bytes end to end."""
+    ends = accumulate(len(data) * data.itemsize for _, data in tensors.values())
+    header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+    start = 0
+    for (name, (shape, _)), end in zip(tensors.items(), ends, strict=True):
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": (start, end)}
+        start = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # readers map the file: floats must lie aligned
+    body = b"".join(data.tobytes() for _, data in tensors.values())
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Make a tiny model for tests and benchmarks.")
+    parser.add_argument("name", choices=SPECS)
+    parser.add_argument("folder", type=Path)
+    chosen = parser.parse_args(None if arguments is None else list(arguments))
+    make(chosen.name, chosen.folder)
+
+
+if __name__ == "__main__":
+    main()
