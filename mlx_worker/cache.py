@@ -7,7 +7,7 @@ same one that serves in a child. All safe under threads. [child]
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from mlx_worker import inference
 from mlx_worker.engine.prompt_cache import CacheFacts, compute_prompt_hash
@@ -38,9 +38,7 @@ def get_cache_state() -> dict[str, Any]:
     }
 
 
-def warm_cache(
-    system_prompt: str, *, path: str | os.PathLike[str] | None = None
-) -> dict[str, Any]:
+def warm_cache(system_prompt: str, *, path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """Prefill a system prompt into the KV cache and keep it; returns the state after it.
 
     Raises CacheError with the cause, ModelNotFoundError where no model is meant.
@@ -62,9 +60,9 @@ def clear_cache() -> None:
 class CacheManager:
     """The same three functions as an object; there is only one."""
 
-    _instance: CacheManager | None = None
+    _instance: Self | None = None
 
-    def __new__(cls) -> CacheManager:
+    def __new__(cls) -> Self:
         """The one instance."""
         with _guard:
             if cls._instance is None:

@@ -69,7 +69,7 @@ def serve(
         typer.Option(
             "--config",
             "-c",
-            help=f"The node's configuration. Default: ./{FILE_NAME}, else the user's config folder.",
+            help=f"Default: ./{FILE_NAME}, else the one in the user's config folder.",
             show_default=False,
         ),
     ] = None,
@@ -120,9 +120,7 @@ def demo(
 
 def _run_as(role: str, work: Coroutine[Any, Any, None]) -> None:
     setproctitle.setproctitle(f"mlx-worker: {role}")
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     uvloop.run(work)
 
 

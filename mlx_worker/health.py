@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -178,10 +178,10 @@ def record_cache_miss() -> None:
 class HealthMonitor:
     """The node's ledger as an object; there is only one."""
 
-    _instance: HealthMonitor | None = None
+    _instance: Self | None = None
     _guard = threading.Lock()
 
-    def __new__(cls) -> HealthMonitor:
+    def __new__(cls) -> Self:
         """The one instance."""
         with cls._guard:
             if cls._instance is None:

@@ -27,8 +27,8 @@ from mlx_worker.wire import messages as m
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-LoadProgress = Callable[[int, int], None] if TYPE_CHECKING else Any
-"""Called with (bytes in memory, bytes in all)."""
+    LoadProgress = Callable[[int, int], None]
+    """Called with (bytes in memory, bytes in all)."""
 
 MODEL_PATH_VARIABLE = "MLX_MODEL_PATH"
 LIBRARY_CONCURRENCY = 8
@@ -44,9 +44,9 @@ def read_model(
 ) -> tuple[Any, Any, int]:
     """Load weights and tokenizer from a folder, telling how far it is.
 
-    Returns (model, tokenizer, context length in tokens). `config` overrides entries of the model's config.json. Raises ModelNotFoundError where there is
-    no such folder, BadModelFolder where something in it is missing or broken, InferenceError with
-    the cause for anything else.
+    Returns (model, tokenizer, context length in tokens). `config` overrides entries of the
+    model's config.json. Raises ModelNotFoundError where there is no such folder, BadModelFolder
+    where something in it is missing or broken, InferenceError with the cause for anything else.
     """
     if not path.is_dir():
         raise ModelNotFoundError(f"Model not found: {path}")
@@ -260,9 +260,7 @@ def generate_stream(
     return _generate(request, path)
 
 
-def _generate(
-    request: m.ChatRequest, path: str | os.PathLike[str] | None
-) -> Generator[str]:
+def _generate(request: m.ChatRequest, path: str | os.PathLike[str] | None) -> Generator[str]:
     chosen = runtime(path)
     try:
         yield from chosen.generate(request)

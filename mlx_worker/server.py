@@ -80,9 +80,7 @@ def build_app(
         app.router.add_route(method, LEADING_V1 + path, handler)
 
     async def node(app: web.Application) -> AsyncIterator[None]:
-        children = Node(
-            planned, timings=timings, policy=policy or RestartPolicy(), command=command
-        )
+        children = Node(planned, timings=timings, policy=policy or RestartPolicy(), command=command)
         models = {model.id: Ledger() for model in config.models}
         app[FRONT] = Front(children, node_ledger() if ledger is None else ledger, models)
         children.start()

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from mlx_worker.health import Ledger
-
 if TYPE_CHECKING:
+    from mlx_worker.health import Ledger
     from mlx_worker.supervisor.node import Node
 
 

@@ -64,10 +64,12 @@ def answer(error: WorkerError, headers: dict[str, str] | None = None) -> web.Res
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever a handler raises into its answer."""
+    headers: dict[str, str] = {}
+    problem: WorkerError
     try:
         return await handler(request)
     except WorkerError as error:
-        problem, headers = error, {}
+        problem = error
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
@@ -75,12 +77,11 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except Exception:
         log.exception("request %s failed", request_id(request))
         problem = WorkerError(f"the node failed on this request; its id is {request_id(request)}")
-        headers = {}
     return answer(problem, {REQUEST_ID: request_id(request)} | headers)
 
 
 def _refusal(request: web.Request, error: web.HTTPException) -> tuple[WorkerError, dict[str, str]]:
-    """aiohttp's own refusals, named."""
+    """Name what aiohttp refused by itself."""
     match error.status:
         case 404:
             return NoSuchPath(f"there is nothing at {request.path}"), {}

@@ -147,7 +147,9 @@ def _cache_in_health(served: Served) -> dict[str, Any]:
 def _latest(front: Front) -> Served:
     """The model whose cache was warmed or used last: the node's cache is shown by it."""
     models = [front.node.primary, *front.node.models.values()]
-    return max(models, key=lambda it: it.child.facts.cache.last_updated if it.child.facts.cache else 0)
+    return max(
+        models, key=lambda it: it.child.facts.cache.last_updated if it.child.facts.cache else 0
+    )
 
 
 # --- models -------------------------------------------------------------------------------
@@ -155,11 +157,11 @@ def _latest(front: Front) -> Served:
 
 def models(front: Front) -> list[dict[str, Any]]:
     """All configured models and aliases, loaded or not, as OpenAI lists them."""
-    listed = []
-    for served in front.node.models.values():
-        for name in (served.config.id, *served.config.aliases):
-            listed.append(_model_object(name, served, front))
-    return listed
+    return [
+        _model_object(name, served, front)
+        for served in front.node.models.values()
+        for name in (served.config.id, *served.config.aliases)
+    ]
 
 
 def _model_object(name: str, served: Served, front: Front) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import setproctitle
 
 from mlx_worker.child.pipe import Pipe
 
+
 def main() -> None:
     """Serve one model until the front goes away."""
     parser = argparse.ArgumentParser(prog="python -m mlx_worker.child")

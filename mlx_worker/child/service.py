@@ -130,6 +130,7 @@ class Service:
         self._pipe.send([m.Hello(m.PROTOCOL, self._process.pid, _versions())])
         engine = self._engine = self._load()
         threading.Thread(target=self._tokenize, name="tokenizer", daemon=True).start()
+        self._say(engine, [])
         while True:
             self._take_jobs(engine)
             if engine.active:

@@ -12,9 +12,10 @@ import hashlib
 import threading
 import time
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from mlx_lm.models.cache import LRUPromptCache
+from mlx_lm.models.cache import LRUPromptCache, can_trim_prompt_cache, trim_prompt_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,13 +69,9 @@ class PromptCache:
 
         Never all of them: the model must read at least the last one to say what follows.
         """
-        wanted = tokens[:-1]
-        found: tuple[list[Any] | None, int] = (None, 0)
-        for trie in (self._traffic, self._warm):
-            kv, rest = trie.fetch_nearest_cache(_KEY, wanted)
-            if kv is not None and len(wanted) - len(rest) > found[1]:
-                found = kv, len(wanted) - len(rest)
-        return found
+        return max(
+            (_nearest(trie, tokens) for trie in (self._traffic, self._warm)), key=itemgetter(1)
+        )
 
     def keep(self, tokens: list[int], kv: list[Any], kind: str) -> None:
         """Remember the KV of exactly these tokens; `kind` as mlx_lm orders eviction."""
@@ -108,3 +105,14 @@ class PromptCache:
                 warmed=len(self._warm),
                 nbytes=self._traffic.nbytes + self._warm.nbytes,
             )
+
+
+def _nearest(trie: LRUPromptCache, tokens: list[int]) -> tuple[list[Any] | None, int]:
+    kv, rest = trie.fetch_nearest_cache(_KEY, tokens)
+    if kv is not None and not rest:
+        if can_trim_prompt_cache(kv):
+            trim_prompt_cache(kv, 1)
+            return kv, len(tokens) - 1
+        kv, rest = trie.fetch_nearest_cache(_KEY, tokens[:-1])
+        rest = [*rest, tokens[-1]]
+    return (None, 0) if kv is None else (kv, len(tokens) - len(rest))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.wire.messages import Sampling
 
+
 def key_seed(seed: int, position: int) -> int:
     """64 bits that depend on (seed, position) and on nothing else."""
     counter = seed.to_bytes(8, "little") + position.to_bytes(8, "little")
@@ -71,7 +72,9 @@ def make_processors(sampling: Sampling) -> list[Any]:
     """Mlx_lm's logits processors for what this request asks; empty costs nothing."""
     return make_logits_processors(  # type: ignore[no-any-return]
         logit_bias=sampling.logit_bias or None,
-        repetition_penalty=sampling.repetition_penalty if sampling.repetition_penalty != 1 else None,
+        repetition_penalty=sampling.repetition_penalty
+        if sampling.repetition_penalty != 1
+        else None,
         presence_penalty=sampling.presence_penalty or None,
         frequency_penalty=sampling.frequency_penalty or None,
     )

@@ -1,1 +1,4 @@
-"""The models folder: what lies in it, and how a model gets there. [both]"""
+"""The models folder: what lies in it, and how a model gets there.
+
+[both]
+"""

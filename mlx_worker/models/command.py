@@ -55,9 +55,7 @@ async def run_module(
     assert process.stdout is not None
     assert process.stderr is not None
     try:
-        _, complaint = await asyncio.gather(
-            _follow(process.stdout, on_line), process.stderr.read()
-        )
+        _, complaint = await asyncio.gather(_follow(process.stdout, on_line), process.stderr.read())
         code = await process.wait()
     finally:
         if process.returncode is None:
@@ -82,9 +80,7 @@ async def _follow(stdout: asyncio.StreamReader, on_line: Callable[[str], None]) 
         on_line(line.decode(errors="replace").rstrip("\n"))
 
 
-def _failure(
-    module: str, code: int, complaint: str, bad_data: type[WorkerError]
-) -> WorkerError:
+def _failure(module: str, code: int, complaint: str, bad_data: type[WorkerError]) -> WorkerError:
     if code < 0:
         name = signal.Signals(-code).name
         return bad_data(f"{module} was ended by {name}: its input is damaged, or memory ran out")

@@ -73,9 +73,10 @@ def read(source: Path) -> tuple[Weights, dict[str, Any]]:
     if not source.is_file():
         raise ModelNotFoundError(f"Model not found: there is no file {source}")
     try:
-        weights, metadata = mx.load(str(source), format="gguf", return_metadata=True)
+        loaded: Any = mx.load(str(source), format="gguf", return_metadata=True)
     except (RuntimeError, ValueError) as error:
         raise BadModelFolder(f"{source.name} cannot be read as GGUF: {error}") from error
+    weights, metadata = loaded
     return weights, {key: _plain(value) for key, value in metadata.items()}
 
 

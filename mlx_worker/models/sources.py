@@ -7,7 +7,7 @@ They are data only, so that the command line, the configuration and the tests ca
 from __future__ import annotations
 
 import re
-from pathlib import Path  # noqa: TC003 - msgspec reads the annotations
+from pathlib import Path
 
 import msgspec
 
@@ -18,19 +18,11 @@ class HubSource(msgspec.Struct, frozen=True):
     repo: str
     revision: str | None = None
 
-    @property
-    def default_name(self) -> str:
-        return self.repo.rpartition("/")[2].lower()
-
 
 class GgufSource(msgspec.Struct, frozen=True):
     """A GGUF file on this machine."""
 
     path: Path
-
-    @property
-    def default_name(self) -> str:
-        return self.path.stem
 
 
 class PyPISource(msgspec.Struct, frozen=True):
@@ -39,10 +31,6 @@ class PyPISource(msgspec.Struct, frozen=True):
     project: str
     version: str
     sha256: str | None = None
-
-    @property
-    def default_name(self) -> str:
-        return normalized(self.project)
 
 
 class CatalogEntry(msgspec.Struct, frozen=True):
@@ -53,12 +41,21 @@ class CatalogEntry(msgspec.Struct, frozen=True):
     license: str
     note: str
 
-    @property
-    def default_name(self) -> str:
-        return self.name
-
 
 Source = CatalogEntry | HubSource | GgufSource | PyPISource
+
+
+def default_name(source: Source) -> str:
+    """Name the folder of a model that nobody gave another name."""
+    match source:
+        case CatalogEntry():
+            return source.name
+        case HubSource():
+            return source.repo.rpartition("/")[2].lower()
+        case GgufSource():
+            return source.path.stem
+        case PyPISource():
+            return normalized(source.project)
 
 
 def normalized(project: str) -> str:

@@ -39,7 +39,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARAL
 
 @dataclass(slots=True)
 class Facts:
-    """What the child last said of itself. All of one incarnation but `cache`, `load_seconds`."""
+    """What the child last said of itself; nothing outlives its process."""
 
     pid: int | None = None
     loading: m.LoadProgress | None = None
@@ -212,7 +212,7 @@ class Child:
 
     def _note(self, before: State, seen: _Seen) -> None:
         if self.state not in (State.STARTING, State.LOADING, State.READY, State.DRAINING):
-            self.facts = Facts(cache=self.facts.cache, load_seconds=self.facts.load_seconds)
+            self.facts = Facts()
         level = logging.WARNING if self.state in (State.KILLING, State.FAILED) else logging.INFO
         why = f": {seen.reason}" if seen.reason else ""
         log.log(level, "%s: %s -> %s (%s%s)", self.load.model, before, self.state, seen.event, why)
@@ -227,7 +227,7 @@ class Child:
                 self._life.deadline,
                 self._tell,
                 Event.DEADLINE,
-                f"no end of {self.state.value} in time",
+                "" if self.state is State.BACKOFF else f"{self.state.value} took too long",
                 self._life.incarnation,
             )
 

@@ -28,7 +28,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 # --- what a generation is -----------------------------------------------------------------
 
 
-class Sampling(Part):
+class Sampling(Part, frozen=True, array_like=True):
     """How the next token is chosen. Zero or one means 'off', as in mlx_lm.
 
     `seed` fixes every draw: position i of a request uses a key made of (seed, i) alone.
@@ -45,7 +45,7 @@ class Sampling(Part):
     logit_bias: dict[int, float] = {}
 
 
-class ChatRequest(Part):
+class ChatRequest(Part, frozen=True, array_like=True):
     """One chat generation, in no dialect. `max_tokens` None: whatever the context leaves."""
 
     messages: list[dict[str, Any]]
@@ -154,7 +154,7 @@ class Prefill(Message, frozen=True):
     total: int
 
 
-class Row(Part):
+class Row(Part, frozen=True, array_like=True):
     """One sequence's share of a decode step: its new tokens and the text they released."""
 
     id: int

@@ -1,0 +1,19 @@
+"""How a pull tells how far it is, without printing anything itself.
+
+[both]
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Called often, with bytes; `total` is None while nobody knows it."""
+
+    def __call__(self, done: int, total: int | None, /) -> None:
+        """Take note of `done` bytes out of `total`."""
+
+
+def no_progress(_done: int, _total: int | None, /) -> None:
+    """For callers that do not want to know."""

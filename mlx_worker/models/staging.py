@@ -1,0 +1,60 @@
+"""The place where a model is made before it is a model.
+
+A hidden folder beside the models, so that the finished one can be renamed into place: other
+programs see the whole model or none. It goes away with the pull, whatever ends it; only after an
+interrupted download its `download` folder stays, for the next pull of the same origin. [front]
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mlx_worker.errors import SourceUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+from pathlib import Path
+
+
+class Staging(msgspec.Struct, frozen=True):
+    """`download` takes what comes from outside, `model` becomes the model."""
+
+    download: Path
+    model: Path
+
+
+@contextmanager
+def staging_folder(models_dir: Path, name: str, origin: str) -> Iterator[Staging]:
+    """Give an empty staging folder, or the one that an interrupted pull of `origin` left.
+
+    To be used under the model's lock.
+    """
+    root = models_dir / f".pulling-{name}"
+    staging = Staging(download=root / "download", model=root / "model")
+    _prepare(root, staging, origin)
+    try:
+        yield staging
+    except SourceUnavailable:
+        shutil.rmtree(staging.model, ignore_errors=True)
+        if not any(staging.download.iterdir()):
+            shutil.rmtree(root)
+        raise
+    except BaseException:
+        shutil.rmtree(root, ignore_errors=True)
+        raise
+    shutil.rmtree(root)
+
+
+def _prepare(root: Path, staging: Staging, origin: str) -> None:
+    """Keep earlier bytes of the same origin only: parts of two models must never be mixed."""
+    note = root / "origin"
+    if not note.is_file() or note.read_text() != origin:
+        shutil.rmtree(root, ignore_errors=True)
+    staging.download.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(staging.model, ignore_errors=True)
+    note.write_text(origin)

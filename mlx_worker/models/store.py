@@ -1,0 +1,73 @@
+"""The models folder: where it is, and which folder a configured model means.
+
+[both]
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+from mlx_worker.errors import ModelNotFoundError
+from mlx_worker.models.catalog import CATALOG
+from mlx_worker.models.folder import ModelFolder, inspect_folder
+
+__all__ = ["ModelFolder", "default_models_dir", "inspect_folder", "locate"]
+
+
+def default_models_dir() -> Path:
+    """Return $MLX_WORKER_MODELS, else the user's data folder of this platform."""
+    configured = os.environ.get("MLX_WORKER_MODELS")
+    if configured:
+        return Path(configured).expanduser()
+    return platformdirs.user_data_path("mlx-worker") / "models"
+
+
+def locate(path_or_name: str, models_dir: Path, relative_to: Path | None = None) -> Path:
+    """Find a model's folder from a path (absolute, relative or with ~) or a name.
+
+    Relative paths start at `relative_to` (the configuration's folder; None: the working
+    directory). A bare name is looked for in the models folder first. What is in the folder is
+    not looked at. Raises ModelNotFoundError with the places that were tried.
+    """
+    candidates = _candidates(path_or_name, models_dir, relative_to or Path.cwd())
+    for candidate in candidates:
+        if _is_folder(candidate):
+            return candidate
+    tried = ", ".join(str(candidate) for candidate in candidates) or "nowhere: it is empty"
+    raise ModelNotFoundError(
+        f"Model not found: {path_or_name} (looked in {tried}){_hint(path_or_name)}"
+    )
+
+
+def _candidates(path_or_name: str, models_dir: Path, start: Path) -> list[Path]:
+    if not path_or_name:
+        return []
+    path = Path(os.path.normpath(start / _expanded(path_or_name)))
+    return [path] if _is_path(path_or_name) else [models_dir / path_or_name, path]
+
+
+def _is_path(text: str) -> bool:
+    return "/" in text or text.startswith((".", "~"))
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~nobody: no such user, so no such folder either
+        return Path(text)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _hint(path_or_name: str) -> str:
+    if path_or_name in CATALOG:
+        return f"; `mlx-worker pull {path_or_name}` gets it"
+    return ""

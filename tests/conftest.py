@@ -1,0 +1,32 @@
+"""What many tests share: the made models, and a node as a real process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.made_models import make_nano, make_tiny
+from tests.processes import RunningNode, running_node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_nano(tmp_path_factory.mktemp("models") / "nano")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def node(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    """One real node with one real child; tests of a module share it and leave it as it was."""
+    with running_node(tmp_path_factory.mktemp("node"), {"tiny": tiny}) as running:
+        running.wait_until_ready()
+        yield running

@@ -1,0 +1,299 @@
+"""The engine against mlx_lm itself, on a real tiny model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import mlx_lm
+import pytest
+
+from mlx_worker.engine.engine import PREFILL_STEP, Engine
+from mlx_worker.engine.prompt import render
+from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
+from mlx_worker.inference import read_model, warm_head
+from mlx_worker.wire import messages as m
+from tests.made_models import WORDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+SYSTEM = "You are an old river. " + " ".join(WORDS[:60])
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny: Path) -> tuple[Any, Any]:
+    model, tokenizer, _ = read_model(tiny)
+    return model, tokenizer
+
+
+@pytest.fixture
+def engine(loaded: tuple[Any, Any]) -> Engine:
+    return Engine(*loaded, context_length=8192, max_concurrency=8)
+
+
+def chat(text: str, *, system: str | None = None, **request: Any) -> m.ChatRequest:
+    sampling = {k: request.pop(k) for k in list(request) if k in m.Sampling.__struct_fields__}
+    messages = [{"role": "system", "content": system}] if system else []
+    return m.ChatRequest(
+        messages=[*messages, {"role": "user", "content": text}],
+        sampling=m.Sampling(**{"seed": 7, **sampling}),
+        **request,
+    )
+
+
+def admit(engine: Engine, id_: int, request: m.ChatRequest) -> m.Started:
+    return engine.admit(id_, request, render(engine._tokenizer, request.messages, {}))
+
+
+class Heard:
+    """What the engine said, by id."""
+
+    def __init__(self) -> None:
+        self.text: dict[int, str] = {}
+        self.tokens: dict[int, list[int]] = {}
+        self.done: dict[int, m.Done] = {}
+        self.warmed: dict[int, int] = {}
+        self.steps = 0
+
+    def take(self, said: Iterable[Any]) -> None:
+        for message in said:
+            match message:
+                case m.Step():
+                    self.steps += 1
+                    for row in message.rows:
+                        self.text[row.id] = self.text.get(row.id, "") + row.text
+                        self.tokens.setdefault(row.id, []).extend(row.tokens)
+                case m.Done():
+                    self.text[message.id] = self.text.get(message.id, "") + message.text
+                    assert message.id not in self.done
+                    self.done[message.id] = message
+                case m.Warmed():
+                    self.warmed[message.id] = message.tokens
+                case _:
+                    pass
+
+
+def run(engine: Engine, heard: Heard | None = None) -> Heard:
+    heard = heard or Heard()
+    while engine.active:
+        heard.take(engine.step())
+    return heard
+
+
+def reference(loaded: tuple[Any, Any], request: m.ChatRequest) -> str:
+    """What mlx_lm makes of the same chat."""
+    model, tokenizer = loaded
+    prompt = tokenizer.apply_chat_template(request.messages, add_generation_prompt=True)
+    pieces = mlx_lm.stream_generate(model, tokenizer, prompt, max_tokens=request.max_tokens or 64)
+    return "".join(piece.text for piece in pieces)
+
+
+def test_greedy_text_alone_is_mlx_lms(engine: Engine, loaded: tuple[Any, Any]) -> None:
+    request = chat("Hello", max_tokens=48)
+    started = admit(engine, 1, request)
+    heard = run(engine)
+    assert heard.text[1] == reference(loaded, request)
+    assert heard.done[1] == m.Done(1, "length", 48, heard.done[1].text)
+    assert started.cached_tokens == 0
+    assert not started.cache_hit
+
+
+def test_eight_rows_that_join_and_leave_at_different_steps_each_say_what_they_say_alone(
+    engine: Engine, loaded: tuple[Any, Any]
+) -> None:
+    requests = {i: chat(f"{WORDS[i]} and {WORDS[i + 9]}", max_tokens=8 + 5 * i) for i in range(8)}
+    heard = Heard()
+    for id_, request in requests.items():
+        admit(engine, id_, request)
+        heard.take(engine.step())
+    run(engine, heard)
+    assert heard.text == {i: reference(loaded, request) for i, request in requests.items()}
+
+
+def test_a_long_prompt_is_read_in_chunks_while_others_decode(engine: Engine) -> None:
+    heard = Heard()
+    admit(engine, 1, chat("Hello", max_tokens=400))
+    while 1 not in heard.tokens:
+        heard.take(engine.step())
+    before = len(heard.tokens[1])
+    started = admit(engine, 2, chat(" ".join(WORDS) * 12, max_tokens=2))
+    chunks = 0
+    while 2 not in heard.tokens:
+        said = engine.step()
+        chunks += any(isinstance(it, m.Prefill) and it.id == 2 for it in said)
+        heard.take(said)
+    assert started.prompt_tokens > 3 * PREFILL_STEP
+    assert chunks >= started.prompt_tokens // PREFILL_STEP
+    assert len(heard.tokens[1]) - before >= chunks
+
+
+def test_a_prefix_that_is_resident_changes_no_token(
+    engine: Engine, loaded: tuple[Any, Any]
+) -> None:
+    first, second = (chat(text, system=SYSTEM, max_tokens=24) for text in ("Hello", "Good day"))
+    admit(engine, 1, first)
+    run(engine)
+    again = admit(engine, 2, second)
+    heard = run(engine)
+    assert again.cache_hit
+    assert 60 < again.cached_tokens < again.prompt_tokens
+    assert heard.text[2] == reference(loaded, second)
+
+
+def test_the_whole_prompt_resident_still_answers(engine: Engine, loaded: tuple[Any, Any]) -> None:
+    request = chat("Hello", system=SYSTEM, max_tokens=24)
+    admit(engine, 1, request)
+    run(engine)
+    again = admit(engine, 2, request)
+    heard = run(engine)
+    assert again.cached_tokens == again.prompt_tokens - 1
+    assert heard.text[2] == reference(loaded, request)
+
+
+def test_a_warmed_prompt_is_hit_by_the_first_request(
+    engine: Engine, loaded: tuple[Any, Any]
+) -> None:
+    head = warm_head(loaded[1], SYSTEM)
+    assert engine.admit_warm(1, head, SYSTEM) is None
+    warmed = run(engine).warmed
+    request = chat("Hello", system=SYSTEM, max_tokens=24)
+    started = admit(engine, 2, request)
+    assert warmed == {1: len(head)}
+    assert started.cache_hit
+    assert started.cached_tokens == len(head) == engine.cache.facts.tokens
+    assert run(engine).text[2] == reference(loaded, request)
+
+
+def test_warming_what_is_resident_is_answered_at_once(
+    engine: Engine, loaded: tuple[Any, Any]
+) -> None:
+    head = warm_head(loaded[1], SYSTEM)
+    engine.admit_warm(1, head, SYSTEM)
+    run(engine)
+    assert engine.admit_warm(2, head, SYSTEM) == m.Warmed(2, len(head))
+    assert engine.admit_warm(3, [], "") == m.Warmed(3, 0)
+
+
+def test_traffic_does_not_evict_warmed_prompts(engine: Engine, loaded: tuple[Any, Any]) -> None:
+    prompts = [f"You are {word}. {SYSTEM}" for word in WORDS[:4]]
+    for id_, prompt in enumerate(prompts):
+        engine.admit_warm(id_, warm_head(loaded[1], prompt), prompt)
+        run(engine)
+    for id_ in range(10, 90):
+        admit(engine, id_, chat(f"{WORDS[id_]} {WORDS[id_ - 10]}", max_tokens=1))
+        if engine.active == 8:
+            run(engine)
+    run(engine)
+    for id_, prompt in enumerate(prompts, 100):
+        assert admit(engine, id_, chat("Hello", system=prompt, max_tokens=1)).cache_hit
+
+
+def test_clear_forgets_everything(engine: Engine) -> None:
+    request = chat("Hello", system=SYSTEM, max_tokens=4)
+    admit(engine, 1, request)
+    run(engine)
+    engine.clear_cache()
+    assert engine.cache.facts.tokens == engine.cache.facts.entries == 0
+    assert admit(engine, 2, request).cached_tokens == 0
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 5])
+def test_cancel_frees_the_row_at_once_and_keeps_what_was_read(engine: Engine, steps: int) -> None:
+    request = chat("Hello", system=SYSTEM, max_tokens=400)
+    admit(engine, 1, request)
+    for _ in range(steps):
+        engine.step()
+    done = engine.cancel(1)
+    assert done is not None
+    assert done.finish == "cancelled"
+    assert engine.active == 0
+    assert engine.step() == []
+    assert engine.cancel(1) is None
+    assert (admit(engine, 2, request).cached_tokens > 0) == (steps > 0)
+
+
+def test_cancelling_a_neighbour_changes_no_token(engine: Engine, loaded: tuple[Any, Any]) -> None:
+    kept, left = chat("Hello", max_tokens=40), chat("Good day", max_tokens=40)
+    admit(engine, 1, kept)
+    admit(engine, 2, left)
+    heard = Heard()
+    for _ in range(10):
+        heard.take(engine.step())
+    engine.cancel(2)
+    assert run(engine, heard).text[1] == reference(loaded, kept)
+
+
+def test_a_stop_string_across_tokens_ends_the_answer_and_never_leaks(
+    engine: Engine, loaded: tuple[Any, Any]
+) -> None:
+    whole = reference(loaded, chat("Hello", max_tokens=48))
+    cut = len(whole) // 2
+    stop = whole[cut : cut + 9]
+    admit(engine, 1, chat("Hello", max_tokens=48, stop=["never said", stop]))
+    heard = run(engine)
+    assert heard.text[1] == whole[: whole.index(stop)]
+    assert heard.done[1].finish == "stop"
+
+
+def test_what_may_become_a_stop_string_is_released_when_it_does_not(
+    engine: Engine, loaded: tuple[Any, Any]
+) -> None:
+    request = chat("Hello", max_tokens=48)
+    whole = reference(loaded, request)
+    admit(engine, 1, chat("Hello", max_tokens=48, stop=[f"{whole[-4:]} and more"]))
+    assert run(engine).text[1] == whole
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 1.0},
+        {"temperature": 0.8, "top_p": 0.9, "min_p": 0.02},
+        {"temperature": 1.3, "top_k": 12},
+        {"temperature": 1.0, "repetition_penalty": 1.2, "frequency_penalty": 0.4},
+    ],
+)
+def test_one_seed_gives_one_text_in_any_company(engine: Engine, settings: dict[str, float]) -> None:
+    request = chat("Hello", max_tokens=32, **settings)
+    admit(engine, 1, request)
+    alone = run(engine).text[1]
+    for id_ in range(10, 14):
+        admit(engine, id_, chat(WORDS[id_], max_tokens=10 + id_, temperature=1.0, seed=id_))
+        engine.step()
+    admit(engine, 2, request)
+    admit(engine, 3, chat("Hello", max_tokens=32, **{**settings, "seed": 8}))
+    heard = run(engine)
+    assert heard.text[2] == alone
+    assert heard.text[3] != alone
+
+
+def test_logit_bias_forces_a_token(engine: Engine, loaded: tuple[Any, Any]) -> None:
+    (token,) = loaded[1].encode(" river", add_special_tokens=False)
+    admit(engine, 1, chat("Hello", max_tokens=3, logit_bias={token: 100.0}))
+    assert run(engine).tokens[1] == [token] * 3
+
+
+def test_a_prompt_over_the_context_is_refused_with_the_numbers(loaded: tuple[Any, Any]) -> None:
+    engine = Engine(*loaded, context_length=64, max_concurrency=8)
+    with pytest.raises(ContextLengthExceeded, match=r"\d+ tokens.*context is 64"):
+        admit(engine, 1, chat(" ".join(WORDS), max_tokens=1))
+    with pytest.raises(ContextLengthExceeded, match="asks for 64 more.*context is 64"):
+        admit(engine, 1, chat("Hello", max_tokens=64))
+    with pytest.raises(ContextLengthExceeded, match="context is 64"):
+        engine.admit_warm(1, warm_head(loaded[1], SYSTEM), SYSTEM)
+    assert engine.active == 0
+
+
+def test_no_limit_means_what_the_context_leaves(loaded: tuple[Any, Any]) -> None:
+    engine = Engine(*loaded, context_length=64, max_concurrency=8)
+    started = admit(engine, 1, chat("Hello"))
+    done = run(engine).done[1]
+    assert done.finish == "length"
+    assert done.completion_tokens == 64 - started.prompt_tokens
+
+
+def test_logit_bias_outside_the_vocabulary_is_refused(engine: Engine) -> None:
+    with pytest.raises(InvalidRequest, match="token 99999"):
+        admit(engine, 1, chat("Hello", max_tokens=3, logit_bias={99999: 1.0}))
+    assert engine.active == 0

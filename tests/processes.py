@@ -1,0 +1,158 @@
+"""A node as its users have it: the installed command, a configuration file, HTTP.
+
+Everything waits for something to happen, with a deadline; nothing sleeps to wait for time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+DEADLINE = 60.0
+"""Seconds: far beyond what anything takes; its passing is a failure, not a measure."""
+
+COMMAND = (sys.executable, "-m", "mlx_worker")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer, whatever its status."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class RunningNode:
+    """A front process, its base URL and its log."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str, log: list[str]) -> None:
+        self.process = process
+        self.url = url
+        self.log = log
+
+    def ask(
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        method: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """One request; `body` is sent as JSON unless it is bytes already."""
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self.url + path, data=data, method=method, headers=dict(headers or {})
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=DEADLINE) as response:
+                return Answer(response.status, dict(response.headers), response.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, dict(error.headers), error.read())
+
+    def model(self, name: str) -> dict[str, Any]:
+        """A model's entry in /health."""
+        entry: dict[str, Any] = self.ask("/health").json["models"][name]
+        return entry
+
+    def children(self) -> list[psutil.Process]:
+        """The processes of its models."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def wait_until_ready(self) -> None:
+        """Every preloaded model serves."""
+        eventually(lambda: self.ask("/health").json["status"] == "healthy")
+
+    def stop(self) -> int:
+        """SIGTERM, then its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(DEADLINE)
+
+
+def eventually(condition: Callable[[], bool], deadline: float = DEADLINE) -> None:
+    """Ask again until it is so. For facts of other processes, which send no event here."""
+    end = time.monotonic() + deadline
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"not so within {deadline} s: {condition}")
+        time.sleep(0.01)
+
+
+def config_text(models: Mapping[str, Path], *, server: str = "", extra: str = "") -> str:
+    """A configuration that serves these folders on a free port; the first is the default."""
+    text = f'[server]\nhost = "127.0.0.1"\nport = 0\n{server}\n'
+    for i, (name, folder) in enumerate(models.items()):
+        default = "true" if i == 0 else "false"
+        text += f'[[models]]\nid = "{name}"\npath = "{folder}"\ndefault = {default}\n{extra}\n'
+    return text
+
+
+@contextlib.contextmanager
+def running_node(
+    folder: Path, models: Mapping[str, Path], *, server: str = "", extra: str = ""
+) -> Iterator[RunningNode]:
+    """A node from a configuration file; whatever is left of it at the end is killed."""
+    file = folder / "mlx-worker.toml"
+    file.write_text(config_text(models, server=server, extra=extra))
+    process = subprocess.Popen(
+        [*COMMAND, "serve", "--config", str(file)], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    family: list[psutil.Process] = []
+    try:
+        log: list[str] = []
+        url = _read_url(process.stderr, log)
+        with _reading(process.stderr, log):
+            running = RunningNode(process, url, log)
+            try:
+                yield running
+            finally:
+                if process.poll() is None:
+                    family = running.children()
+                    running.stop()
+    finally:
+        process.kill()
+        process.wait()
+        for child in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.stderr.close()
+
+
+def _read_url(stderr: IO[str], log: list[str]) -> str:
+    for line in stderr:
+        log.append(line)
+        if found := re.search(r"listening on (http://\S+)", line):
+            return found[1]
+    raise AssertionError("the node did not listen:\n" + "".join(log))
+
+
+@contextlib.contextmanager
+def _reading(stderr: IO[str], log: list[str]) -> Iterator[None]:
+    """Keep the pipe empty, or the node would block on its log."""
+    import threading  # noqa: PLC0415
+
+    thread = threading.Thread(target=lambda: log.extend(stderr), daemon=True)
+    thread.start()
+    yield
+    thread.join(DEADLINE)
