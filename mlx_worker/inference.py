@@ -1,18 +1,20 @@
 """A model in this process: load it, generate from it, count its tokens.
 
 The child's service is built on these parts, and a plain Python program may use the functions
-directly: same loading, same engine, same tokens. Several threads may call; one at a time runs the
-engine. [child]
+directly: same loading, same engine, same tokens. Any thread may call: one thread of this module's own runs
+every model. [child]
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections import defaultdict, deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from secrets import randbits
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
     LoadProgress = Callable[[int, int], None]
     """Called with (bytes in memory, bytes in all)."""
+
+T = TypeVar("T")
 
 MODEL_PATH_VARIABLE = "MLX_MODEL_PATH"
 LIBRARY_CONCURRENCY = 8
@@ -95,72 +99,81 @@ def _cause(error: BaseException) -> str:
 # --- the library's own models -------------------------------------------------------------
 
 
+# mlx's streams belong to a thread: whatever thread calls, this one loads and runs every model.
+_mlx_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlx")
+
+
+def _on_mlx_thread(work: Callable[[], T]) -> T:
+    return _mlx_thread.submit(work).result()
+
+
 class Runtime:
     """One loaded model with its engine, shared by the threads of a program."""
 
     def __init__(self, model: Any, tokenizer: Any, context_length: int) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.engine = Engine(
-            model,
-            tokenizer,
-            context_length=context_length,
-            max_concurrency=LIBRARY_CONCURRENCY,
+        self.engine = _on_mlx_thread(
+            lambda: Engine(
+                model,
+                tokenizer,
+                context_length=context_length,
+                max_concurrency=LIBRARY_CONCURRENCY,
+            )
         )
-        self._lock = threading.Lock()
-        self._ids = iter(range(1, 1 << 62))
+        self._ids = itertools.count(1)
         self._said: defaultdict[int, deque[m.Row | m.Done | m.Warmed]] = defaultdict(deque)
 
     def generate(self, request: m.ChatRequest) -> Generator[str]:
         """The pieces of one answer, each made when it is asked for."""
-        with self._lock:
-            id_ = next(self._ids)
-            prompt = render(self.tokenizer, request.messages, request.template_kwargs)
-            self.engine.admit(id_, request, prompt)
+        id_ = next(self._ids)
+        _on_mlx_thread(lambda: self._admit(id_, request))
         try:
             while True:
-                said = self._next(id_)
+                said = _on_mlx_thread(lambda: self._next(id_))
+                assert not isinstance(said, m.Warmed)
                 if said.text:
                     yield said.text
                 if isinstance(said, m.Done):
                     return
         finally:
-            with self._lock:
-                self.engine.cancel(id_)
-                self._said.pop(id_, None)
+            _on_mlx_thread(lambda: self._leave(id_))
 
     def warm(self, system_prompt: str) -> int:
         """Prefill a system prompt and keep its KV; returns its tokens."""
-        with self._lock:
-            id_ = next(self._ids)
-            head = warm_head(self.tokenizer, system_prompt)
-            if self.engine.admit_warm(id_, head, system_prompt) is None:
-                while not self._said[id_]:
-                    self._step()
-            self._said.pop(id_, None)
-        return len(head)
+        return _on_mlx_thread(lambda: self._warm(next(self._ids), system_prompt))
 
     def clear(self) -> None:
         """Forget every cached prompt."""
-        with self._lock:
-            self.engine.clear_cache()
+        _on_mlx_thread(self.engine.clear_cache)
 
-    def _next(self, id_: int) -> m.Row | m.Done:
-        with self._lock:
-            while not self._said[id_]:
-                self._step()
-            said = self._said[id_].popleft()
-        assert not isinstance(said, m.Warmed)
-        return said
+    # --- on the mlx thread ---
 
-    def _step(self) -> None:
-        """One step of the engine serves every thread's sequences."""
-        for said in self.engine.step():
-            if isinstance(said, m.Step):
-                for row in said.rows:
-                    self._said[row.id].append(row)
-            elif isinstance(said, m.Done | m.Warmed):
-                self._said[said.id].append(said)
+    def _admit(self, id_: int, request: m.ChatRequest) -> None:
+        prompt = render(self.tokenizer, request.messages, request.template_kwargs)
+        self.engine.admit(id_, request, prompt)
+
+    def _leave(self, id_: int) -> None:
+        self.engine.cancel(id_)
+        self._said.pop(id_, None)
+
+    def _warm(self, id_: int, system_prompt: str) -> int:
+        head = warm_head(self.tokenizer, system_prompt)
+        if self.engine.admit_warm(id_, head, system_prompt) is None:
+            self._next(id_)
+            self._said.pop(id_)
+        return len(head)
+
+    def _next(self, id_: int) -> m.Row | m.Done | m.Warmed:
+        """What is said next about this id; a step of the engine serves every caller's ids."""
+        while not self._said[id_]:
+            for said in self.engine.step():
+                if isinstance(said, m.Step):
+                    for row in said.rows:
+                        self._said[row.id].append(row)
+                elif isinstance(said, m.Done | m.Warmed):
+                    self._said[said.id].append(said)
+        return self._said[id_].popleft()
 
 
 def warm_head(tokenizer: Any, system_prompt: str) -> list[int]:
@@ -203,7 +216,7 @@ def _runtime_at(path: str | os.PathLike[str], config: dict[str, Any] | None) -> 
     if key not in _runtimes:
         folder = Path(key)
         try:
-            model, tokenizer, context_length = read_model(folder, config)
+            model, tokenizer, context_length = _on_mlx_thread(lambda: read_model(folder, config))
         except ModelNotFoundError:
             raise ModelNotFoundError(f"Model not found: {path}") from None
         except InferenceError:
@@ -250,24 +263,48 @@ def generate_stream(
     """
     if not messages:
         raise ValueError("messages cannot be empty")
-    request = m.ChatRequest(
+    request = chat(
+        messages,
+        max_tokens=max_tokens,
+        stop=stop,
+        seed=seed,
+        template_kwargs=template_kwargs,
+        **sampling,
+    )
+    return _later(request, path)
+
+
+def chat(
+    messages: list[dict[str, Any]],
+    *,
+    max_tokens: int | None = None,
+    stop: list[str] | None = None,
+    seed: int | None = None,
+    template_kwargs: dict[str, Any] | None = None,
+    **sampling: Any,
+) -> m.ChatRequest:
+    """A request as the engine takes it; a seed is made where none is given."""
+    return m.ChatRequest(
         messages=messages,
         sampling=m.Sampling(seed=randbits(64) if seed is None else seed, **sampling),
         max_tokens=max_tokens,
         stop=stop or [],
         template_kwargs=template_kwargs or {},
     )
-    return _generate(request, path)
 
 
-def _generate(request: m.ChatRequest, path: str | os.PathLike[str] | None) -> Generator[str]:
-    chosen = runtime(path)
+def pieces(chosen: Runtime, request: m.ChatRequest) -> Generator[str]:
+    """The pieces of one answer. Raises InferenceError with the cause for what goes wrong."""
     try:
         yield from chosen.generate(request)
     except WorkerError:
         raise
     except Exception as error:
         raise InferenceError(f"generation failed: {_cause(error)}") from error
+
+
+def _later(request: m.ChatRequest, path: str | os.PathLike[str] | None) -> Generator[str]:
+    yield from pieces(runtime(path), request)
 
 
 def count_tokens(text: str, *, path: str | os.PathLike[str] | None = None) -> int:

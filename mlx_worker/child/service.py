@@ -201,8 +201,10 @@ class Service:
 
     def _last_word(self, id_: int, error: Exception) -> m.Failed:
         self._arrived(id_)
-        code = error.code if isinstance(error, WorkerError) else WorkerError.code
-        return m.Failed(id_, code, str(error) or type(error).__name__)
+        message = str(error) or type(error).__name__
+        if isinstance(error, WorkerError):
+            return m.Failed(id_, error.code, message, error.param)
+        return m.Failed(id_, WorkerError.code, message)
 
     # --- out ---
 

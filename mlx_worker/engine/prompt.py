@@ -7,10 +7,12 @@ decode loop, never in it. [child]
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
 
 from mlx_worker.errors import InvalidRequest
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Messages = list[dict[str, Any]]
+
+RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
+"""Names that steer the tokenizer itself; a request may speak to the template only."""
 
 _PROBES = ("0", "z")
 """Two user turns that differ in their first character: what precedes them is the head."""
@@ -39,6 +44,11 @@ def system_text(messages: Messages) -> str:
 
 def render(tokenizer: Any, messages: Messages, template_kwargs: dict[str, Any]) -> Prompt:
     """Apply the template and tokenize. Raises InvalidRequest with what the template refused."""
+    if reserved := RESERVED & template_kwargs.keys():
+        raise InvalidRequest(
+            f"chat_template_kwargs: {min(reserved)!r} is not the template's to be told",
+            param="chat_template_kwargs",
+        )
     tokens = _tokens(tokenizer, messages, template_kwargs, add_generation_prompt=True)
     if not tokens:
         raise InvalidRequest("the chat template made an empty prompt", param="messages")

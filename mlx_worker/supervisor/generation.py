@@ -36,7 +36,7 @@ def as_error(failed: m.Failed) -> errors.WorkerError:
     """A child's `Failed` as the error it names."""
     kind = _BY_CODE.get(failed.code, errors.WorkerError)
     retry = 1 if issubclass(kind, errors.Unavailable) else None
-    return kind(failed.message, retry_after=retry)
+    return kind(failed.message, param=failed.param, retry_after=retry)
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,11 +194,15 @@ class Cleared(Message, frozen=True):
 
 
 class Failed(Message, frozen=True):
-    """The last word on any id that went wrong; `code` is one of the error family's."""
+    """The last word on any id that went wrong; `code` is one of the error family's.
+
+    `param` names the request's field where one is to blame.
+    """
 
     id: int
     code: str
     message: str
+    param: str | None = None
 
 
 class CacheState(Message, frozen=True):

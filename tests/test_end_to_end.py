@@ -1,0 +1,275 @@
+"""The whole node as its callers meet it: the command, a real child, real sockets, real clients."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import openai
+import psutil
+import pytest
+
+from tests.made_models import WORDS
+from tests.processes import DEADLINE, RunningNode, eventually, running_node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def client(node: RunningNode) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{node.url}/v1", api_key="ignored", max_retries=0) as client:
+        yield client
+
+
+def ask(client: openai.OpenAI, text: str, max_tokens: int = 24, **more: Any) -> str:
+    answer = client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": text}], max_tokens=max_tokens, **more
+    )
+    content = answer.choices[0].message.content
+    assert content
+    return content
+
+
+def stream(client: openai.OpenAI, text: str, max_tokens: int = 24) -> Iterator[str]:
+    with client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": text}],
+        max_tokens=max_tokens,
+        stream=True,
+    ) as chunks:
+        for chunk in chunks:
+            yield chunk.choices[0].delta.content or ""
+
+
+def test_the_openai_client_streams_what_it_gets_whole(client: openai.OpenAI) -> None:
+    pieces = list(stream(client, "Hello"))
+    assert len(pieces) > 10
+    assert "".join(pieces) == ask(client, "Hello")
+
+
+def test_eight_streams_at_once_interleave_and_each_says_what_it_says_alone(
+    client: openai.OpenAI,
+) -> None:
+    prompts = [f"{WORDS[i]} {WORDS[i + 20]}" for i in range(8)]
+    alone = [ask(client, prompt, 120) for prompt in prompts]
+    order: list[int] = []
+
+    def read(i: int) -> str:
+        text = ""
+        for piece in stream(client, prompts[i], 120):
+            order.append(i)
+            text += piece
+        return text
+
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(read, range(8)))
+    assert together == alone
+    changes = sum(a != b for a, b in zip(order, order[1:], strict=False))
+    assert changes > 8 * 8  # one after the other would be 7
+
+
+def test_a_system_prompt_is_a_miss_once_and_a_hit_after(client: openai.OpenAI) -> None:
+    system = "You are somebody new. " + " ".join(WORDS[30:60])
+
+    def request(text: str) -> tuple[str, int]:
+        raw = client.chat.completions.with_raw_response.create(
+            model="tiny",
+            messages=[{"role": "system", "content": system}, {"role": "user", "content": text}],
+            max_tokens=4,
+        )
+        usage = raw.parse().usage
+        assert usage
+        assert usage.prompt_tokens_details
+        return raw.headers["X-Cache-Hit"], usage.prompt_tokens_details.cached_tokens or 0
+
+    hit, _ = request("Hello")
+    assert hit == "false"
+    hit, cached = request("Good day")
+    assert hit == "true"
+    assert cached > 30
+
+
+def test_a_warmed_prompt_is_hit_by_its_first_request(node: RunningNode) -> None:
+    system = "You are warm. " + " ".join(WORDS[60:90])
+    warmed = node.ask("/v1/cluster/cache/warm", {"systemPrompt": system}).json
+    state = node.ask("/v1/cluster/cache").json
+    assert state["systemPromptHash"] == warmed["systemPromptHash"]
+    assert state["tokens"] == warmed["tokens"] > 30
+    body = {
+        "messages": [{"role": "system", "content": system}, {"role": "user", "content": "Hello"}],
+        "max_tokens": 2,
+    }
+    answer = node.ask("/v1/chat/completions", body)
+    assert answer.headers["X-Cache-Hit"] == "true"
+    assert answer.json["usage"]["prompt_tokens_details"]["cached_tokens"] == warmed["tokens"]
+
+
+def test_one_seed_is_one_answer_and_another_is_another(client: openai.OpenAI) -> None:
+    first, second, other = (ask(client, "Hello", seed=s, temperature=1.0) for s in (5, 5, 6))
+    assert first == second != other
+
+
+def test_a_stop_string_ends_the_answer(client: openai.OpenAI) -> None:
+    whole = ask(client, "Hello")
+    stop = whole[10:16]
+    assert ask(client, "Hello", stop=stop) == whole[: whole.index(stop)]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_client_that_leaves_frees_its_row(node: RunningNode, streamed: bool) -> None:
+    body = {
+        "messages": [{"role": "user", "content": "Hello"}],
+        "max_tokens": 7000,
+        "stream": streamed,
+    }
+    connection = http.client.HTTPConnection(node.url.removeprefix("http://"), timeout=DEADLINE)
+    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+    eventually(lambda: node.model("tiny")["running"] == 1)
+    if streamed:
+        connection.getresponse().read(64)
+    assert connection.sock is not None
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    eventually(lambda: node.model("tiny")["running"] == 0)
+    assert node.model("tiny")["metrics"]["requestsInFlight"] == 0
+
+
+def test_the_context_length_is_refused_with_the_numbers(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, "Hello", 9000)
+    assert refused.value.code == "context_length_exceeded"
+    assert "8192" in refused.value.message
+    assert "9000" in refused.value.message
+
+
+def test_what_a_template_must_not_be_told_is_refused(node: RunningNode) -> None:
+    body = {
+        "messages": [{"role": "user", "content": "Hello"}],
+        "chat_template_kwargs": {"chat_template": "{{ 1 }}"},
+    }
+    answer = node.ask("/v1/chat/completions", body)
+    assert answer.status == 400
+    assert answer.json["error"]["param"] == "chat_template_kwargs"
+
+
+def test_a_killed_child_comes_back_and_the_node_says_so(tiny: Path, tmp_path: Path) -> None:
+    with running_node(tmp_path, {"tiny": tiny}) as node:
+        node.wait_until_ready()
+        before = node.model("tiny")
+        psutil.Process(before["pid"]).kill()
+        eventually(lambda: node.ask("/v1/cluster/health").status == 503)
+        assert node.ask("/v1/models").status == 200
+        node.wait_until_ready()
+        after = node.model("tiny")
+        assert after["pid"] != before["pid"]
+        assert after["restarts"] == 1
+        body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+        assert node.ask("/v1/chat/completions", body).status == 200
+
+
+def test_a_request_in_flight_at_a_crash_is_told_so(tiny: Path, tmp_path: Path) -> None:
+    with (
+        running_node(tmp_path, {"tiny": tiny}) as node,
+        openai.OpenAI(base_url=f"{node.url}/v1", api_key="-", max_retries=0) as client,
+    ):
+        node.wait_until_ready()
+        chunks = stream(client, "Hello", 7000)
+        next(chunks)
+        next(chunks)
+        psutil.Process(node.model("tiny")["pid"]).kill()
+        with pytest.raises(openai.APIError) as broken:
+            list(chunks)
+        assert broken.value.code == "child_lost"
+
+
+def test_nothing_of_a_killed_front_is_left(nano: Path, tiny: Path, tmp_path: Path) -> None:
+    with running_node(tmp_path, {"tiny": tiny, "nano": nano}) as node:
+        node.wait_until_ready()
+        family = node.children()
+        assert len(family) == 2
+        node.process.kill()
+        _, alive = psutil.wait_procs(family, timeout=2)
+        assert alive == []
+
+
+def test_the_node_answers_before_any_model_is_loaded(tiny: Path, tmp_path: Path) -> None:
+    with running_node(tmp_path, {"tiny": tiny}) as node:
+        assert [it["id"] for it in node.ask("/v1/models").json["data"]] == ["tiny"]
+        assert node.ask("/health").json["status"] == "initializing"
+        early = node.ask(
+            "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]}
+        )
+        assert early.status == 503
+        assert int(early.headers["Retry-After"]) >= 1
+
+
+def test_sigterm_lets_a_running_stream_finish_and_refuses_new_work(
+    tiny: Path, tmp_path: Path
+) -> None:
+    with (
+        running_node(tmp_path, {"tiny": tiny}) as node,
+        openai.OpenAI(base_url=f"{node.url}/v1", api_key="-", max_retries=0) as client,
+    ):
+        node.wait_until_ready()
+        whole = ask(client, "Hello", 600)
+        chunks = stream(client, "Hello", 600)
+        text = next(chunks) + next(chunks)
+        node.process.terminate()
+        eventually(lambda: node.ask("/health").json["status"] == "offline")
+        late = node.ask(
+            "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]}
+        )
+        assert late.status == 503
+        assert late.json["error"]["code"] == "node_draining"
+        assert text + "".join(chunks) == whole
+        assert node.process.wait(DEADLINE) == 0
+
+
+def test_configured_prompts_are_warm_after_every_load(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "system.txt").write_text("You are configured. " + " ".join(WORDS[:40]))
+    with running_node(tmp_path, {"tiny": tiny}, extra='warm = ["system.txt"]') as node:
+        for _ in range(2):
+            eventually(lambda: node.ask("/cache").json["models"]["tiny"]["warmed"] == 1)
+            assert node.ask("/cache?model=tiny").json["tokens"] > 40
+            psutil.Process(node.model("tiny")["pid"]).kill()
+            eventually(lambda: node.model("tiny")["state"] != "ready")
+
+
+def test_health_is_answered_while_a_child_is_stopped_in_its_tracks(
+    tiny: Path, tmp_path: Path
+) -> None:
+    with running_node(tmp_path, {"tiny": tiny}) as node:
+        node.wait_until_ready()
+        child = psutil.Process(node.model("tiny")["pid"])
+        child.suspend()
+        try:
+            for path in ("/health", "/v1/cluster/health", "/v1/models", "/cache"):
+                assert node.ask(path).status == 200
+        finally:
+            child.resume()
+
+
+def test_twenty_connections_at_once_are_all_served(node: RunningNode) -> None:
+    body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+    ready = threading.Barrier(20)
+
+    def request(_: int) -> int:
+        ready.wait(DEADLINE)
+        return node.ask("/v1/chat/completions", body).status
+
+    with ThreadPoolExecutor(20) as pool:
+        assert list(pool.map(request, range(20))) == [200] * 20
+
+
+def test_a_body_that_is_cut_off_leaves_the_node_as_it_was(node: RunningNode) -> None:
+    host, port = node.url.removeprefix("http://").split(":")
+    with contextlib.closing(socket.create_connection((host, int(port)), timeout=DEADLINE)) as raw:
+        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+    assert node.ask("/health").json["status"] == "healthy"
