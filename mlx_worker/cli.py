@@ -76,7 +76,7 @@ def serve(
 ) -> None:
     """Run the node in the foreground, until SIGTERM or ctrl-C."""
     loaded = load_config(config or default_file())
-    _run_as("front", serve_node(loaded))
+    _run(serve_node(loaded), logging.INFO)
 
 
 @app.command()
@@ -115,13 +115,13 @@ def demo(
     """Serve a small real model, ask it one question, go on serving."""
     where = models_dir or default_models_dir()
     _pull("smollm2-135m", where, None)
-    _run_as("front", run_demo(where, port, once=once))
+    _run(run_demo(where, port, once=once), logging.WARNING)
 
 
-def _run_as(role: str, work: Coroutine[Any, Any, None]) -> None:
-    setproctitle.setproctitle(f"mlx-worker: {role}")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    uvloop.run(work)
+def _run(node: Coroutine[Any, Any, None], level: int) -> None:
+    setproctitle.setproctitle("mlx-worker: front")
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    uvloop.run(node)
 
 
 def _pull(source: str, models_dir: Path, name: str | None) -> Path:

@@ -117,7 +117,7 @@ def parse_config(text: str, *, source: str, folder: Path) -> Config:
         raise complain.about_type(error) from error
     config = Config(
         models=tuple(_anchored(model, folder) for model in parsed.models),
-        server=parsed.server,
+        server=_anchored_server(parsed.server, folder),
         folder=folder,
     )
     _check_names(config, complain)
@@ -131,6 +131,12 @@ def _path(kind: type[Any], value: Any) -> Any:
     if kind is Path and isinstance(value, str) and value:
         return Path(value)
     raise ValueError("Expected a path")
+
+
+def _anchored_server(server: ServerConfig, folder: Path) -> ServerConfig:
+    if server.models_dir is None:
+        return server
+    return msgspec.structs.replace(server, models_dir=folder / server.models_dir.expanduser())
 
 
 def _anchored(model: ModelConfig, folder: Path) -> ModelConfig:

@@ -52,6 +52,14 @@ def _json_object(path: Path) -> dict[str, Any]:
         raise BadModelFolder(f"{path} is no JSON object: {error}") from error
 
 
+def _require_json(path: Path) -> None:
+    """Check the syntax only: a vocabulary is large, and only cut-off files are looked for."""
+    try:
+        msgspec.json.decode(path.read_bytes(), type=msgspec.Raw)
+    except msgspec.DecodeError as error:
+        raise BadModelFolder(f"{path} is no JSON: {error}") from error
+
+
 def _model_type(path: Path, config: dict[str, Any]) -> str:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
@@ -85,7 +93,7 @@ def _shards(path: Path) -> list[Path]:
 
 def _tokenizer_config(path: Path) -> dict[str, Any]:
     if (path / "tokenizer.json").is_file():
-        _json_object(path / "tokenizer.json")
+        _require_json(path / "tokenizer.json")
     elif not (path / "tokenizer.model").is_file():
         raise BadModelFolder(f"{path} has neither tokenizer.json nor tokenizer.model")
     config = path / "tokenizer_config.json"

@@ -33,8 +33,14 @@ log = logging.getLogger(__name__)
 CHILD_COMMAND: Sequence[str] = (sys.executable, "-P", "-m", "mlx_worker.child")
 """What starts a child; `--fd N` is appended. The only thread between the two halves."""
 
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-"""A child reads what is on the disk; it fetches nothing, whatever a model's files say."""
+CHILD_ENVIRONMENT = {
+    # A child reads what is on the disk; it fetches nothing, whatever a model's files say.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    # It would warn that there is no PyTorch, in every child.
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 @dataclass(slots=True)
@@ -250,7 +256,7 @@ class Child:
                     str(theirs.fileno()),
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
-                    env=os.environ | OFFLINE,
+                    env=os.environ | CHILD_ENVIRONMENT,
                     # ctrl-C in a terminal is the front's to answer.
                     start_new_session=True,
                 )

@@ -1,0 +1,121 @@
+"""The command line: what it prints, and the exit codes that scripts and launchd read."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from mlx_worker import __version__
+from tests.processes import COMMAND, DEADLINE, config_text, running_node
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *args], capture_output=True, text=True, timeout=DEADLINE, check=False, cwd=cwd
+    )
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny: Path) -> Path:
+    file = tmp_path / "mlx-worker.toml"
+    file.write_text(config_text({"tiny": tiny}, extra='aliases = ["current-model"]'))
+    return file
+
+
+def test_the_version_is_printed() -> None:
+    assert run("--version").stdout.strip() == f"mlx-worker {__version__}"
+
+
+def test_check_prints_what_would_run(config: Path, tiny: Path) -> None:
+    done = run("check", str(config))
+    assert done.returncode == 0
+    for part in ("127.0.0.1", "tiny, current-model", str(tiny), "llama", "context 8192"):
+        assert part in done.stdout
+
+
+def test_a_wrong_key_is_one_line_with_file_line_and_the_nearest_key(config: Path) -> None:
+    config.write_text(config.read_text().replace("port = 0", "prot = 0"))
+    for done in (run("check", str(config)), run("serve", "-c", str(config))):
+        assert done.returncode == 78
+        assert one_line(done).endswith(
+            f"{config}:3: server.prot: unknown key; did you mean 'port'?"
+        )
+
+
+def test_no_configuration_is_one_line(tmp_path: Path) -> None:
+    done = run("serve", "--config", str(tmp_path / "none.toml"))
+    assert done.returncode == 78
+    assert "there is no such file" in one_line(done)
+
+
+def test_a_model_that_is_not_there_is_one_line(config: Path, tmp_path: Path) -> None:
+    config.write_text(config_text({"lost": tmp_path / "nowhere"}))
+    for done in (run("check", str(config)), run("serve", "-c", str(config))):
+        assert done.returncode == 66
+        assert "model 'lost': Model not found" in one_line(done)
+
+
+def test_half_a_model_folder_is_one_line(config: Path, tiny: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(tiny, half)
+    weights = half / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    config.write_text(config_text({"half": half}))
+    for done in (run("check", str(config)), run("serve", "-c", str(config))):
+        assert done.returncode == 65
+        assert "model 'half'" in one_line(done)
+        assert "model.safetensors" in one_line(done)
+
+
+def test_a_taken_port_is_one_line_and_nothing_is_left_running(config: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        config.write_text(config.read_text().replace("port = 0", f"port = {port}"))
+        before = {process.pid for process in psutil.Process().children(recursive=True)}
+        done = run("serve", "-c", str(config))
+    assert done.returncode == 69
+    assert f"port {port}" in one_line(done)
+    assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
+
+
+def test_wrong_usage_is_2() -> None:
+    assert run("serve", "--cofnig", "x").returncode == 2
+    assert run("nonsense").returncode == 2
+
+
+def test_serve_finds_the_configuration_where_it_stands(config: Path) -> None:
+    config.write_text(config.read_text().replace("port = 0", "port = 99999"))
+    done = run("serve", cwd=config.parent)
+    assert done.returncode == 78
+    assert "mlx-worker.toml:3: server.port" in one_line(done)
+
+
+def test_processes_are_named(tiny: Path, tmp_path: Path) -> None:
+    with running_node(tmp_path, {"tiny": tiny}) as node:
+        node.wait_until_ready()
+        assert psutil.Process(node.process.pid).cmdline()[0] == "mlx-worker: front"
+        assert [child.cmdline()[0] for child in node.children()] == ["mlx-worker: tiny"]
+
+
+def test_sigterm_ends_the_node_with_0_and_without_a_trace_back(tiny: Path, tmp_path: Path) -> None:
+    with running_node(tmp_path, {"tiny": tiny}) as node:
+        node.wait_until_ready()
+        family = node.children()
+        assert node.stop() == 0
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert alive == []
+    assert not any("Traceback" in line for line in node.log)
