@@ -21,6 +21,10 @@ Status = Literal["initializing", "healthy", "degraded", "unhealthy", "offline"]
 RECENT = 1000
 """Requests that the error rate looks back on: old trouble is forgotten."""
 
+FORGIVEN = 30.0
+"""Seconds without a failure after which what is unhealthy is worth another try. Without it, a
+router that stays away from a failing node would never see it well again."""
+
 
 class Ledger:
     """Counts of one model or of the node."""
@@ -30,6 +34,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._recent: deque[bool] = deque(maxlen=RECENT)
         self._recent_failures = 0
+        self._last_failure = 0.0
         self._consecutive_failures = 0
         self._requests = 0
         self._latency = 0.0
@@ -57,8 +62,12 @@ class Ledger:
             if len(self._recent) == RECENT:
                 self._recent_failures -= not self._recent[0]
             self._recent.append(success)
-            self._recent_failures += not success
-            self._consecutive_failures = 0 if success else self._consecutive_failures + 1
+            if success:
+                self._consecutive_failures = 0
+            else:
+                self._recent_failures += 1
+                self._consecutive_failures += 1
+                self._last_failure = self._now()
 
     def hit(self) -> None:
         """A request's system prompt was resident."""
@@ -95,6 +104,11 @@ class Ledger:
         """Hits among all look-ups, 0 to 1."""
         with self._lock:
             return self._hit_rate()
+
+    @property
+    def failing(self) -> bool:
+        """Unhealthy, and lately so."""
+        return self.word == "unhealthy" and self._now() - self._last_failure < FORGIVEN
 
     @property
     def word(self) -> Status:

@@ -1,8 +1,8 @@
 """A model in this process: load it, generate from it, count its tokens.
 
 The child's service is built on these parts, and a plain Python program may use the functions
-directly: same loading, same engine, same tokens. Any thread may call: one thread of this module's own runs
-every model. [child]
+directly: same loading, same engine, same tokens. Any thread may call: one thread of this module's
+own runs every model. [child]
 """
 
 from __future__ import annotations

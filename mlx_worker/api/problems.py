@@ -74,6 +74,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
         problem, headers = _refusal(request, error)
+    except ConnectionResetError:
+        raise  # the client has left: nobody is there to be answered
     except Exception:
         log.exception("request %s failed", request_id(request))
         problem = WorkerError(f"the node failed on this request; its id is {request_id(request)}")

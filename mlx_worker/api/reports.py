@@ -27,10 +27,10 @@ def model_word(served: Served, ledger: Ledger) -> Status:
             return ledger.word
         case State.STARTING | State.LOADING if served.child.restarts == 0:
             return "initializing"
-        case State.STOPPED if not served.config.preload:
-            return "offline"
+        case State.STOPPED if served.config.preload:
+            return "initializing"  # about to be started
         case State.STOPPED | State.DRAINING | State.STOPPING:
-            return "offline" if served.child.restarts == 0 else "unhealthy"
+            return "offline"
         case _:
             return "unhealthy"
 
@@ -44,13 +44,13 @@ def node_status(front: Front) -> Status:
 
 
 def can_serve(front: Front) -> bool:
-    """Would a request find a model? One that starts on demand counts."""
+    """Would a request find a model? One that starts on demand counts; one that fails does not."""
     if front.node.draining:
         return False
     return any(
-        served.child.state is State.READY
+        (served.child.state is State.READY and not front.ledgers[id_].failing)
         or (served.child.state is State.STOPPED and not served.config.preload)
-        for served in front.node.models.values()
+        for id_, served in front.node.models.items()
     )
 
 

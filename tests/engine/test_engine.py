@@ -254,7 +254,7 @@ def test_what_may_become_a_stop_string_is_released_when_it_does_not(
         {"temperature": 1.0, "repetition_penalty": 1.2, "frequency_penalty": 0.4},
     ],
 )
-def test_one_seed_gives_one_text_in_any_company(engine: Engine, settings: dict[str, float]) -> None:
+def test_one_seed_gives_one_text_in_any_company(engine: Engine, settings: dict[str, Any]) -> None:
     request = chat("Hello", max_tokens=32, **settings)
     admit(engine, 1, request)
     alone = run(engine).text[1]
@@ -278,7 +278,7 @@ def test_a_prompt_over_the_context_is_refused_with_the_numbers(loaded: tuple[Any
     engine = Engine(*loaded, context_length=64, max_concurrency=8)
     with pytest.raises(ContextLengthExceeded, match=r"\d+ tokens.*context is 64"):
         admit(engine, 1, chat(" ".join(WORDS), max_tokens=1))
-    with pytest.raises(ContextLengthExceeded, match="asks for 64 more.*context is 64"):
+    with pytest.raises(ContextLengthExceeded, match=r"asks for 64 more.*context is 64"):
         admit(engine, 1, chat("Hello", max_tokens=64))
     with pytest.raises(ContextLengthExceeded, match="context is 64"):
         engine.admit_warm(1, warm_head(loaded[1], SYSTEM), SYSTEM)
