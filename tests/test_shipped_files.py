@@ -42,9 +42,7 @@ def test_launchd_waits_longer_than_a_drain_takes() -> None:
     assert plist["ProgramArguments"][1:3] == ["serve", "--config"]
     assert all(path.startswith("/") for path in plist["ProgramArguments"] if "/" in path)
     assert plist["KeepAlive"] is True
-    assert (
-        plist["ExitTimeOut"] > ServerConfig().drain_timeout + timings.stop + timings.kill
-    )
+    assert plist["ExitTimeOut"] > ServerConfig().drain_timeout + timings.stop + timings.kill
 
 
 def test_systemd_waits_longer_than_a_drain_takes() -> None:

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from html.parser import HTMLParser
 from typing import IO, TYPE_CHECKING, Final
-from urllib.parse import urldefrag, urljoin, urlsplit
+from urllib.parse import urldefrag, unquote, urljoin, urlsplit
 
 import aiohttp
 import msgspec
@@ -117,7 +117,9 @@ class _Anchors(HTMLParser):
 def _link(url: str) -> Link:
     address, fragment = urldefrag(url)
     digest = fragment.removeprefix("sha256=").lower() if fragment.startswith("sha256=") else None
-    return Link(url=address, filename=urlsplit(address).path.rpartition("/")[2], sha256=digest)
+    # The last part of the decoded path: an encoded slash must not lead out of the folder.
+    filename = unquote(urlsplit(address).path).rpartition("/")[2]
+    return Link(url=address, filename=filename, sha256=digest)
 
 
 def _is_wheel_of(filename: str, source: PyPISource) -> bool:
