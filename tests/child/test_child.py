@@ -1,0 +1,245 @@
+"""A real child on a real pipe, with this test in the front's place."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from mlx_worker.supervisor.child import CHILD_COMMAND
+from mlx_worker.wire import messages as m
+from mlx_worker.wire.framing import encode, frames_from_child
+from tests.made_models import WORDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+T = TypeVar("T")
+
+DEADLINE = 60.0
+
+
+class Front:
+    """The other end of a child's pipe."""
+
+    def __init__(self, sock: socket.socket, process: subprocess.Popen[str]) -> None:
+        self.socket = sock
+        self.process = process
+        self._frames = frames_from_child()
+        self._heard: Iterator[m.FromChild] = self._listen()
+
+    def say(self, *messages: m.Message) -> None:
+        self.socket.sendall(b"".join(encode(message) for message in messages))
+
+    def hear(self, kind: type[T]) -> T:
+        """The next message of this kind; others before it are passed over."""
+        return next(message for message in self._heard if isinstance(message, kind))
+
+    def hear_all(self, until: type[T]) -> list[m.FromChild]:
+        """Everything up to and with the next message of that kind."""
+        heard = []
+        for message in self._heard:
+            heard.append(message)
+            if isinstance(message, until):
+                return heard
+        raise AssertionError(f"the child closed its pipe before any {until.__name__}")
+
+    def _listen(self) -> Iterator[m.FromChild]:
+        while data := self.socket.recv(1 << 16):
+            yield from self._frames.feed(data)
+
+
+@contextlib.contextmanager
+def child() -> Iterator[Front]:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(DEADLINE)
+    with theirs:
+        process = subprocess.Popen(
+            [*CHILD_COMMAND, "--fd", str(theirs.fileno())],
+            pass_fds=(theirs.fileno(),),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    with ours, process:
+        try:
+            yield Front(ours, process)
+        finally:
+            process.kill()
+
+
+def load(path: Path, **more: int) -> m.Load:
+    return m.Load("tiny", str(path), more.get("rows", 8), more.get("context"))
+
+
+def generate(id_: int, text: str, max_tokens: int, **more: object) -> m.Generate:
+    messages = [{"role": "user", "content": text}]
+    return m.Generate(id_, m.ChatRequest(messages, m.Sampling(1), max_tokens, **more))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def loaded(tiny: Path) -> Iterator[Front]:
+    with child() as front:
+        front.hear(m.Hello)
+        front.say(load(tiny))
+        front.hear(m.Loaded)
+        yield front
+
+
+def test_it_says_hello_then_loads_with_progress(tiny: Path) -> None:
+    with child() as front:
+        hello = front.hear(m.Hello)
+        assert hello.protocol == m.PROTOCOL
+        assert hello.pid == front.process.pid
+        assert "mlx-lm" in hello.versions
+        front.say(load(tiny, context=100))
+        *progress, loaded = front.hear_all(m.Loaded)
+        assert isinstance(loaded, m.Loaded)
+        assert loaded.context_length == 100
+        last = progress[-1]
+        assert isinstance(last, m.LoadProgress)
+        assert last.done == last.total == loaded.weight_bytes > 0
+
+
+def test_it_leaves_at_eof_even_before_it_has_imported_anything() -> None:
+    with child() as front:
+        front.socket.close()
+        assert front.process.wait(DEADLINE) == 0
+
+
+def test_it_leaves_at_eof_in_the_middle_of_a_generation(loaded: Front) -> None:
+    loaded.say(generate(1, "Hello", 5000))
+    loaded.hear(m.Step)
+    loaded.socket.close()
+    assert loaded.process.wait(DEADLINE) == 0
+
+
+def test_it_leaves_when_the_front_speaks_no_message(loaded: Front) -> None:
+    loaded.socket.sendall(b"\x00\x00\x00\x03abc")
+    assert loaded.process.wait(DEADLINE) == 65
+
+
+def test_pings_are_answered_while_it_works_and_tell_of_progress(loaded: Front) -> None:
+    loaded.say(generate(1, "Hello", 3000), m.Ping(1))
+    first = loaded.hear(m.Pong)
+    loaded.hear(m.Step)
+    loaded.hear(m.Step)
+    loaded.say(m.Ping(2))
+    heard = loaded.hear_all(m.Pong)
+    second = heard[-1]
+    assert isinstance(second, m.Pong)
+    assert not any(isinstance(message, m.Done) for message in heard)
+    assert (first.seq, second.seq) == (1, 2)
+    assert second.decode_steps > first.decode_steps
+    assert second.active == 1
+    assert second.resident_bytes > 10_000_000
+
+
+def test_started_comes_before_prefill_and_the_last_word_once(loaded: Front) -> None:
+    loaded.say(generate(1, " ".join(WORDS) * 8, 3))
+    kinds = [type(message).__name__ for message in loaded.hear_all(m.Done)]
+    assert kinds[0] in ("Started", "CacheState")
+    assert kinds.index("Started") < kinds.index("Prefill") < kinds.index("Step")
+    assert kinds.count("Prefill") > 2
+
+
+def test_all_sequences_share_one_step(loaded: Front) -> None:
+    loaded.say(*(generate(i, f"{WORDS[i]} once", 200) for i in range(8)))
+    widest = 0
+    finished = 0
+    while finished < 8:
+        message = loaded.hear(m.Step | m.Done)  # type: ignore[arg-type]
+        if isinstance(message, m.Step):
+            assert len({row.id for row in message.rows}) == len(message.rows)
+            widest = max(widest, len(message.rows))
+        else:
+            finished += 1
+    assert widest == 8
+
+
+def test_a_cancelled_generation_says_so_and_says_nothing_more(loaded: Front) -> None:
+    loaded.say(generate(1, "Hello", 5000))
+    loaded.hear(m.Step)
+    loaded.say(m.Cancel(1))
+    done = loaded.hear(m.Done)
+    assert done.finish == "cancelled"
+    loaded.say(generate(2, "Hello", 3))
+    after = loaded.hear_all(m.Done)
+    assert all(row.id == 2 for it in after if isinstance(it, m.Step) for row in it.rows)
+
+
+def test_a_generation_cancelled_before_it_was_admitted_is_never_started(loaded: Front) -> None:
+    loaded.say(*(generate(i, " ".join(WORDS) * 8, 2) for i in range(5)), m.Cancel(4))
+    last_words = {}
+    started = set()
+    while len(last_words) < 5:
+        message = loaded.hear(m.Started | m.Done)  # type: ignore[arg-type]
+        if isinstance(message, m.Done):
+            last_words[message.id] = message.finish
+        else:
+            started.add(message.id)
+    assert last_words[4] == "cancelled"
+    assert {last_words[i] for i in range(4)} == {"length"}
+
+
+def test_a_cancel_for_what_is_over_is_harmless(loaded: Front) -> None:
+    loaded.say(generate(1, "Hello", 2))
+    loaded.hear(m.Done)
+    loaded.say(m.Cancel(1), m.Cancel(77), generate(2, "Hello", 2))
+    assert loaded.hear(m.Done).id == 2
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        (generate(1, "x", 4, template_kwargs={"tokenize": False}), "tokenize"),
+        (generate(1, "x " * 9000, 4), "8192"),
+    ],
+)
+def test_a_chat_that_cannot_be_is_refused_and_the_next_is_served(
+    loaded: Front, refused: m.Generate, said: str
+) -> None:
+    loaded.say(refused, generate(2, "Hello", 2))
+    failed = loaded.hear(m.Failed)
+    assert failed.id == 1
+    assert said in failed.message
+    assert loaded.hear(m.Done).id == 2
+
+
+def test_warming_clearing_and_the_state_that_follows(loaded: Front) -> None:
+    loaded.say(m.Warm(1, "You are a river."))
+    warmed = loaded.hear(m.Warmed)
+    state = loaded.hear(m.CacheState)
+    assert state.tokens == warmed.tokens > 3
+    assert (state.warmed, len(state.system_prompt_hash)) == (1, 64)
+    loaded.say(m.ClearCache(2))
+    loaded.hear(m.Cleared)
+    state = loaded.hear(m.CacheState)
+    assert (state.tokens, state.warmed, state.entries, state.bytes) == (0, 0, 0, 0)
+
+
+def test_a_prompt_too_long_to_warm_is_refused(loaded: Front) -> None:
+    loaded.say(m.Warm(1, "x " * 9000))
+    assert "context is 8192" in loaded.hear(m.Failed).message
+
+
+def test_a_folder_without_a_model_is_a_permanent_failure(tmp_path: Path) -> None:
+    with child() as front:
+        front.hear(m.Hello)
+        front.say(load(tmp_path / "nowhere"))
+        failed = front.hear(m.LoadFailed)
+        assert failed.permanent
+        assert "nowhere" in failed.reason
+        assert front.process.wait(DEADLINE) != 0
+
+
+def test_the_child_needs_its_end_of_a_pipe() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mlx_worker.child"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "--fd" in done.stderr
