@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _REFUSALS: Final = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),  # full or failing
+        *(errno.EROFS, errno.EACCES, errno.EPERM),  # not ours to write
+        *(errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY),  # something else is in the way
+    }
 )
 
 

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from html.parser import HTMLParser
 from typing import IO, TYPE_CHECKING, Final
-from urllib.parse import urldefrag, unquote, urljoin, urlsplit
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import aiohttp
 import msgspec

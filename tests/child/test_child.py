@@ -174,8 +174,8 @@ def test_a_cancelled_generation_says_so_and_says_nothing_more(loaded: Front) -> 
 
 def test_a_generation_cancelled_before_it_was_admitted_is_never_started(loaded: Front) -> None:
     loaded.say(*(generate(i, " ".join(WORDS) * 8, 2) for i in range(5)), m.Cancel(4))
-    last_words = {}
-    started = set()
+    last_words: dict[int, str] = {}
+    started: set[int] = set()
     while len(last_words) < 5:
         message = loaded.hear(m.Started | m.Done)  # type: ignore[arg-type]
         if isinstance(message, m.Done):
