@@ -12,6 +12,7 @@ import ipaddress
 import os
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +31,8 @@ FILE_NAME = "mlx-worker.toml"
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
-Bytes = Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)]
+# The largest body must fit a frame of the pipe (wire.framing.MAX_FRAME).
+Bytes = Annotated[int, msgspec.Meta(ge=1024, le=64 * 1024 * 1024)]
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,14 +135,22 @@ def _path(kind: type[Any], value: Any) -> Any:
     raise ValueError("Expected a path")
 
 
+def expanded(path: Path) -> Path:
+    """The path with its `~` resolved; as it stands where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def _anchored_server(server: ServerConfig, folder: Path) -> ServerConfig:
     if server.models_dir is None:
         return server
-    return msgspec.structs.replace(server, models_dir=folder / server.models_dir.expanduser())
+    return msgspec.structs.replace(server, models_dir=folder / expanded(server.models_dir))
 
 
 def _anchored(model: ModelConfig, folder: Path) -> ModelConfig:
-    warm = tuple(folder / path.expanduser() for path in model.warm)
+    warm = tuple(folder / expanded(path) for path in model.warm)
     return msgspec.structs.replace(model, warm=warm)
 
 
@@ -230,22 +240,37 @@ class _Complaint:
         return self(path or "the file", problem)
 
     def _line_of(self, path: str) -> int | None:
-        """The line of a key, by reading headers the way TOML does; None if it has none."""
-        match = re.fullmatch(r"(?:(\w+)(?:\[(\d+)\])?\.)?(\w+)?(?:\[\d+\])?.*", path)
-        if match is None:
-            return None
-        table, index, key = match[1] or "", int(match[2] or 0), match[3]
-        current, seen = "", -1
-        header_line = None
-        for number, line in enumerate(self._lines, 1):
-            header = re.match(r"\s*\[+\s*([\w.]+)\s*\]+", line)
-            if header:
-                current = header[1]
-                seen += current == table
-                if current == table and max(seen, 0) == index:
-                    header_line = number
-            elif current == table and (not table or max(seen, 0) == index):
-                found = re.match(rf"\s*[\"']?{re.escape(key or '')}[\"']?\s*=", line)
-                if key and found:
-                    return number
-        return header_line
+        """The line of a key, or of what it stands in."""
+        found = [
+            (len(place), line) for line, place in _places(self._lines) if _encloses(place, path)
+        ]
+        return max(found)[1] if found else None
+
+
+_KEY = r"""(?:"[^"]*"|'[^']*'|[\w-]+)"""
+_KEYS = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
+_HEADER = re.compile(rf"\s*(\[\[?)\s*({_KEYS})\s*\]")
+_ASSIGNMENT = re.compile(rf"\s*({_KEYS})\s*=")
+
+
+def _places(lines: list[str]) -> Iterator[tuple[int, str]]:
+    """(line number, path) of every header and key; what is inside inline values is not read."""
+    table = ""
+    counts: Counter[str] = Counter()
+    for number, line in enumerate(lines, 1):
+        if header := _HEADER.match(line):
+            table = _plain(header[2])
+            if header[1] == "[[":
+                counts[table] += 1
+                table = f"{table}[{counts[table] - 1}]"
+            yield number, table
+        elif assignment := _ASSIGNMENT.match(line):
+            yield number, f"{table}.{_plain(assignment[1])}".lstrip(".")
+
+
+def _plain(key: str) -> str:
+    return ".".join(part.strip().strip("\"'") for part in key.split("."))
+
+
+def _encloses(place: str, path: str) -> bool:
+    return path == place or path.startswith((f"{place}.", f"{place}["))

@@ -17,8 +17,8 @@ _LONGEST_SHOWN = 60
 
 def explain(error: msgspec.ValidationError, raw: Any) -> tuple[str, str]:
     """(path of the field, problem), e.g. ("models[0].id", "expected `str`, got `int` (3)")."""
-    problem, _, path = str(error).partition(" - at `$")
-    path = path.strip("`.")
+    problem, _, place = str(error).partition(" - at `")
+    path = place.rpartition("$")[2].strip("`.")
     missing = re.search(r"missing required field `(\w+)`", problem)
     if missing:
         return f"{path}.{missing[1]}".lstrip("."), "is required"

@@ -27,6 +27,7 @@ Unit = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 30)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 _MASK = (1 << 64) - 1
@@ -78,7 +79,7 @@ class ChatBody(msgspec.Struct, frozen=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
-    logit_bias: dict[int, Bias] | None = None
+    logit_bias: dict[TokenId, Bias] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     stream: bool | None = None
@@ -96,6 +97,7 @@ def parse(body: bytes) -> Call:
     """A request body as a call. Raises InvalidRequest, which names the field."""
     asked = decode(body, ChatBody)
     _refuse_unsupported(asked)
+    _refuse_huge_numbers(asked)
     limit = asked.max_completion_tokens
     return Call(
         model=asked.model,
@@ -126,6 +128,19 @@ def _refuse_unsupported(asked: ChatBody) -> None:
             raise UnsupportedField(f"{field}: this node cannot honour it", param=field)
 
 
+def _refuse_huge_numbers(asked: ChatBody) -> None:
+    """JSON has no largest integer, the pipe has; only what is free in form can hold one."""
+    free = {
+        "chat_template_kwargs": asked.chat_template_kwargs,
+        "messages": [message.tool_calls for message in asked.messages if message.tool_calls],
+    }
+    for field, value in free.items():
+        try:
+            msgspec.msgpack.encode(value)
+        except OverflowError as error:
+            raise InvalidRequest(f"{field}: a number beyond 64 bits", param=field) from error
+
+
 def _turn(index: int, message: ChatMessage) -> dict[str, Any]:
     turn = msgspec.to_builtins(message)
     assert isinstance(turn, dict)
@@ -144,11 +159,13 @@ def _text(index: int, message: ChatMessage) -> str | None:
     if isinstance(content, str):
         return content
     for k, part in enumerate(content):
-        if part.type != "text" or part.text is None:
-            field = f"messages[{index}].content[{k}]"
+        field = f"messages[{index}].content[{k}]"
+        if part.type != "text":
             raise UnsupportedField(
                 f"{field}: parts of type {part.type!r} are not understood, only 'text'", param=field
             )
+        if part.text is None:
+            raise InvalidRequest(f"{field}.text: is required", param=f"{field}.text")
     return "".join(part.text or "" for part in content)
 
 
@@ -186,7 +203,7 @@ class ChatReply:
         self._include_usage = include_usage
         head = self._chunk([{"index": 0, "delta": {"content": "?"}, "finish_reason": None}])
         # All but the text is the same in every chunk: encode it once.
-        self._before, self._after = head.split(b'"?"', 1)
+        self._before, _, self._after = head.rpartition(b'"?"')
 
     def opening(self) -> bytes:
         """The role chunk."""

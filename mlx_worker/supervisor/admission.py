@@ -49,10 +49,10 @@ class Admission:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.cancelled():
+            if not turn.cancelled():
+                self.leave()  # its turn had come
+            elif turn in self._queue:
                 self._queue.remove(turn)
-            else:
-                self.leave()
             raise
 
     def leave(self) -> None:

@@ -125,8 +125,7 @@ class Child:
 
     def hurry(self) -> None:
         """Ask for the end of a drain: what still runs is cut off."""
-        if self.state is State.DRAINING:
-            self._tell(Event.DEADLINE, "told not to wait")
+        self._tell(Event.HURRY)
 
     def refusal(self) -> WorkerError | None:
         """Why it takes no work just now; None: it does."""
@@ -161,6 +160,12 @@ class Child:
             await self._changed.wait_for(lambda: self.state in states)
             return self.state
 
+    async def has_left(self, state: State) -> State:
+        """Wait until it is in another state than this one."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.state is not state)
+            return self.state
+
     async def close(self) -> None:
         """End the writer. The child must have been stopped before."""
         self._writer.cancel()
@@ -179,6 +184,7 @@ class Child:
             if seen.incarnation != self._life.incarnation and seen.event not in (
                 Event.START,
                 Event.STOP,
+                Event.HURRY,
             ):
                 continue
             before = self.state
@@ -261,7 +267,7 @@ class Child:
                     start_new_session=True,
                 )
         except OSError as error:
-            self._tell(Event.EXITED, f"cannot start a process: {error}", incarnation)
+            self._tell(Event.EXITED, f"cannot start {self._command[0]}: {error}", incarnation)
             return
         self.facts.pid = self._process.pid
         self._reaper = asyncio.create_task(self._reap(self._process, incarnation))

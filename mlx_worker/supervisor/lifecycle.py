@@ -71,18 +71,21 @@ class Lifecycle:
                 self._window.forget()
             case Event.STOP:
                 self._wanted = False
-            case Event.LOADED:
-                self.reason = ""
-            case Event.HELLO | Event.DRAINED | Event.GIVE_UP:
+            case Event.HELLO | Event.LOADED | Event.DRAINED | Event.HURRY | Event.GIVE_UP:
                 pass
-            case Event.DEADLINE if self.state is State.BACKOFF:
-                pass
-            case Event.EXITED if self.state is State.KILLING and not self._unexplained:
-                pass
-            case _:
+            case _ if self._is_cause(event):
                 self._hopeless = event is Event.CANNOT_LOAD
                 self._unexplained = event is Event.LINK_LOST
                 self.reason = reason or f"{event.value} while {self.state.value}"
+
+    def _is_cause(self, event: Event) -> bool:
+        match self.state:
+            case State.KILLING:
+                return event is Event.DEADLINE or (event is Event.EXITED and self._unexplained)
+            case State.BACKOFF | State.FAILED | State.STOPPED:
+                return False
+            case _:
+                return True
 
     def _enter(self, state: State, now: float) -> None:
         self.state = state

@@ -192,8 +192,7 @@ class Node:
         return await asyncio.shield(self._in_background(self._warm(served, system_prompt)))
 
     async def _warm(self, served: Served, system_prompt: str) -> WarmPrompt:
-        if served.child.state in COMING:
-            await served.child.reached(State.READY, State.FAILED, State.STOPPED)
+        await self._until_settled(served.child)
         id_ = next(self._ids)
         warmed = await self._call(served, id_, m.Warm(id_, system_prompt))
         assert isinstance(warmed, m.Warmed)
@@ -211,6 +210,14 @@ class Node:
         call = Call()
         served.child.open(id_, call, message)
         return await call.answer
+
+    async def _until_settled(self, child: Child) -> None:
+        """Wait for a child that is on its way, sending it there first where it is stopped."""
+        if child.state is State.STOPPED and not self.draining:
+            child.start()
+            await child.has_left(State.STOPPED)
+        if child.state in COMING:
+            await child.reached(State.READY, State.FAILED, State.STOPPED)
 
     def _check(self, served: Served) -> None:
         if self.draining:

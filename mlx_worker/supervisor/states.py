@@ -55,6 +55,7 @@ class Event(StrEnum):
     CANNOT_LOAD = "cannot be loaded"
     STOP = "stop"
     DRAINED = "drained"
+    HURRY = "told not to wait"
     STALLED = "no progress"
     GARBAGE = "garbage on the pipe"
     LINK_LOST = "pipe closed"
@@ -104,6 +105,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
     },
     State.DRAINING: {
         Event.DRAINED: State.STOPPING,
+        Event.HURRY: State.STOPPING,
         Event.DEADLINE: State.STOPPING,
         Event.STOP: State.DRAINING,
         Event.STALLED: State.KILLING,

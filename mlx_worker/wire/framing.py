@@ -27,8 +27,11 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode(message: Message) -> bytes:
-    """One frame. Raises ValueError where the message would not fit a frame."""
-    payload = _encoder.encode(message)
+    """One frame. Raises ValueError for what does not fit a frame or no MessagePack holds."""
+    try:
+        payload = _encoder.encode(message)
+    except (OverflowError, RecursionError) as error:
+        raise ValueError(f"a message that cannot be sent: {error}") from error
     if len(payload) > MAX_FRAME:
         raise ValueError(f"a message of {len(payload)} bytes is over the limit of {MAX_FRAME}")
     return len(payload).to_bytes(_HEADER, "big") + payload
@@ -64,7 +67,7 @@ class _Frames(Generic[T]):
     def _decode(self, start: int, end: int) -> T:
         try:
             return self._decoder.decode(memoryview(self._buffer)[start:end])
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ChildMisbehaved(f"a frame that is no message: {error}") from error
 
 

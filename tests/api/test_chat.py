@@ -1,0 +1,523 @@
+"""The dialect of `POST /v1/chat/completions`: a body in, bytes out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_worker.api.chat import ChatReply, parse
+from mlx_worker.api.dialect import Call, Usage
+from mlx_worker.errors import ChildLost, InvalidRequest, UnsupportedField
+from mlx_worker.wire.framing import encode
+from mlx_worker.wire.messages import Generate, Sampling
+
+HELLO = [{"role": "user", "content": "Hello"}]
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {}}}
+
+
+def asked(**fields: Any) -> Call:
+    return parse(json.dumps({"messages": HELLO} | fields).encode())
+
+
+def refused(**fields: Any) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        asked(**fields)
+    return caught.value
+
+
+def turns(*messages: dict[str, Any]) -> list[dict[str, Any]]:
+    return asked(messages=messages).chat.messages
+
+
+# --- in: what is understood ---------------------------------------------------------------
+
+
+def test_messages_are_enough() -> None:
+    call = asked()
+    assert (call.model, call.stream, call.include_usage) == (None, False, False)
+    assert call.chat.messages == HELLO
+    assert call.chat.max_tokens is None
+    assert call.chat.stop == []
+    assert call.chat.template_kwargs == {}
+    assert call.chat.sampling == Sampling(seed=call.chat.sampling.seed)
+
+
+def test_every_sampler_is_passed_on() -> None:
+    call = asked(
+        temperature=0.7,
+        top_p=0.9,
+        top_k=40,
+        min_p=0.05,
+        repetition_penalty=1.1,
+        presence_penalty=-0.5,
+        frequency_penalty=0.25,
+        logit_bias={"17": -100, "3": 2.5},
+        seed=42,
+    )
+    assert call.chat.sampling == Sampling(
+        seed=42,
+        temperature=0.7,
+        top_p=0.9,
+        top_k=40,
+        min_p=0.05,
+        repetition_penalty=1.1,
+        presence_penalty=-0.5,
+        frequency_penalty=0.25,
+        logit_bias={17: -100.0, 3: 2.5},
+    )
+
+
+def test_a_stream_with_usage_of_a_named_model() -> None:
+    call = asked(model="qwen", stream=True, stream_options={"include_usage": True}, user="me")
+    assert (call.model, call.stream, call.include_usage) == ("qwen", True, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({"max_tokens": 7}, 7),
+        ({"max_completion_tokens": 8}, 8),
+        ({"max_tokens": 7, "max_completion_tokens": 8}, 8),
+        ({"max_tokens": 7, "max_completion_tokens": None}, 7),
+    ],
+)
+def test_the_newer_name_of_the_token_limit_wins(fields: dict[str, Any], limit: int) -> None:
+    assert asked(**fields).chat.max_tokens == limit
+
+
+@pytest.mark.parametrize(
+    ("stop", "words"), [("END", ["END"]), (["a", "b"], ["a", "b"]), ([], []), (None, [])]
+)
+def test_stop_is_a_word_or_a_list_of_them(stop: Any, words: list[str]) -> None:
+    assert asked(stop=stop).chat.stop == words
+
+
+def test_the_template_gets_its_own_arguments() -> None:
+    kwargs = {"enable_thinking": False, "depth": {"a": [1, None]}}
+    assert asked(chat_template_kwargs=kwargs).chat.template_kwargs == kwargs
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, -(2**63)])
+def test_a_seed_fixes_the_draws(seed: int) -> None:
+    first, again = asked(seed=seed).chat.sampling.seed, asked(seed=seed).chat.sampling.seed
+    assert first == again
+    assert 0 <= first < 2**64
+
+
+def test_seeds_that_differ_stay_different() -> None:
+    seeds = [0, 1, -1, 2**63 - 1, -(2**63)]
+    assert len({asked(seed=seed).chat.sampling.seed for seed in seeds}) == len(seeds)
+
+
+@pytest.mark.parametrize("fields", [{}, {"seed": None}], ids=["absent", "null"])
+def test_without_a_seed_each_call_has_its_own(fields: dict[str, Any]) -> None:
+    assert len({asked(**fields).chat.sampling.seed for _ in range(8)}) == 8
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("model", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k"),
+        *("min_p", "n", "stop", "presence_penalty", "frequency_penalty"),
+        *("repetition_penalty", "logit_bias", "logprobs", "top_logprobs", "stream"),
+        *("stream_options", "tools", "tool_choice", "parallel_tool_calls", "functions"),
+        *("response_format", "user", "chat_template_kwargs"),
+    ],
+)
+def test_null_is_the_same_as_absent(field: str) -> None:
+    assert asked(**{"seed": 1, field: None}) == asked(seed=1)
+
+
+def test_fields_that_nobody_knows_are_tolerated() -> None:
+    message = {"role": "user", "content": "Hello", "cache_control": {"type": "ephemeral"}}
+    call = asked(messages=[message], cache_prompt=True, metadata={"a": [1]}, store=False)
+    assert call.chat.messages == HELLO
+
+
+# --- in: turns ----------------------------------------------------------------------------
+
+
+def test_every_role_is_a_turn_and_the_developer_speaks_as_the_system() -> None:
+    roles = ["system", "developer", "user", "assistant", "tool"]
+    said = turns(*({"role": role, "content": role} for role in roles))
+    assert said == [
+        {"role": "system", "content": "system"},
+        {"role": "system", "content": "developer"},
+        {"role": "user", "content": "user"},
+        {"role": "assistant", "content": "assistant"},
+        {"role": "tool", "content": "tool"},
+    ]
+
+
+def test_parts_of_text_are_one_text() -> None:
+    parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "b\n"}]
+    assert turns({"role": "user", "content": parts}) == [{"role": "user", "content": "a b\n"}]
+    assert turns({"role": "user", "content": []}) == [{"role": "user", "content": ""}]
+
+
+def test_an_assistant_that_only_called_tools_has_no_content() -> None:
+    call = {"id": "t1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    answer = {"role": "tool", "content": "seen", "tool_call_id": "t1", "name": "look"}
+    assert turns(message, answer) == [message, answer]
+
+
+def test_an_assistant_may_leave_its_content_out() -> None:
+    assert turns({"role": "assistant"}) == [{"role": "assistant", "content": None}]
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "tool"])
+def test_who_says_nothing_is_asked_what_was_meant(role: str) -> None:
+    error = refused(messages=[*HELLO, {"role": role, "content": None}])
+    assert error.param == "messages[1].content"
+    assert role in error.message
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
+def test_a_part_that_is_no_text_is_refused_by_its_name(kind: str) -> None:
+    parts = [{"type": "text", "text": "What is it?"}, {"type": kind, kind: {"url": "x"}}]
+    error = refused(messages=[{"role": "user", "content": parts}])
+    assert isinstance(error, UnsupportedField)
+    assert error.param == "messages[0].content[1]"
+    assert f"'{kind}'" in error.message
+
+
+# --- in: what is refused ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 2),
+        ("logprobs", True),
+        ("top_logprobs", 3),
+        ("tools", [TOOL]),
+        ("functions", [{"name": "look"}]),
+        ("response_format", {"type": "json_object"}),
+        ("response_format", {"type": "json_schema", "json_schema": {}}),
+    ],
+)
+def test_what_the_node_cannot_honour_is_refused_by_its_name(field: str, value: Any) -> None:
+    error = refused(**{field: value})
+    assert isinstance(error, UnsupportedField)
+    assert (error.status, error.param) == (400, field)
+    assert field in error.message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": 1},
+        {"logprobs": False},
+        {"logprobs": False, "top_logprobs": 0},
+        {"tools": []},
+        {"tools": [TOOL], "tool_choice": "none"},
+        {"functions": []},
+        {"response_format": {"type": "text"}},
+        {"parallel_tool_calls": True},
+    ],
+    ids=str,
+)
+def test_what_asks_for_nothing_special_is_honoured(fields: dict[str, Any]) -> None:
+    assert asked(**fields).chat.messages == HELLO
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "limit"),
+    [
+        ("temperature", 2.1, "<= 2"),
+        ("temperature", -0.1, ">= 0"),
+        ("temperature", "hot", "float"),
+        ("top_p", 1.5, "<= 1"),
+        ("top_p", -1, "> 0"),
+        ("top_k", -1, ">= 0"),
+        ("top_k", 1.5, "int"),
+        ("min_p", 1.1, "<= 1"),
+        ("n", 0, ">= 1"),
+        ("n", 129, "<= 128"),
+        ("max_tokens", 0, ">= 1"),
+        ("max_tokens", "many", "int"),
+        ("max_tokens", 2**40, "<= 1073741824"),
+        ("max_completion_tokens", -1, ">= 1"),
+        ("presence_penalty", 2.5, "<= 2"),
+        ("frequency_penalty", -2.5, ">= -2"),
+        ("repetition_penalty", 0, "> 0"),
+        ("repetition_penalty", 11, "<= 10"),
+        ("top_logprobs", 21, "<= 20"),
+        ("seed", 2**63, "<= 9223372036854775807"),
+        ("seed", 1.5, "int"),
+        ("stop", "", "length >= 1"),
+        ("stop", 3, "str"),
+        ("stream", "yes", "bool"),
+        ("stream_options", 1, "object"),
+        ("model", 3, "str"),
+        ("user", 3, "str"),
+        ("messages", "Hello", "array"),
+        ("tools", "hammer", "array"),
+        ("logit_bias", 3, "object"),
+        ("chat_template_kwargs", 3, "object"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_limit(field: str, value: Any, limit: str) -> None:
+    error = refused(**{field: value})
+    assert (error.status, error.param) == (400, field)
+    assert field in error.message
+    assert limit in error.message
+    assert repr(value) in error.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "said"),
+    [
+        ({"stop": ["a", ""]}, "stop[1]", "length >= 1"),
+        ({"stop": ["x"] * 17}, "stop", "length <= 16"),
+        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage", "bool"),
+        ({"response_format": {}}, "response_format.type", "is required"),
+        ({"messages": []}, "messages", "length >= 1"),
+        ({"messages": [3]}, "messages[0]", "object"),
+        ({"messages": [{"content": "a"}]}, "messages[0].role", "is required"),
+        ({"messages": [{"role": "bot", "content": "a"}]}, "messages[0].role", "'bot'"),
+        ({"messages": [*HELLO, {"role": "user", "content": 3}]}, "messages[1].content", "3"),
+        (
+            {"messages": [{"role": "user", "content": [{"text": "a"}]}]},
+            "messages[0].content[0].type",
+            "is required",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]},
+            "messages[0].content[0].text",
+            "str",
+        ),
+    ],
+)
+def test_a_wrong_value_inside_is_named_by_its_path(
+    fields: dict[str, Any], param: str, said: str
+) -> None:
+    error = refused(**fields)
+    assert error.param == param
+    assert said in error.message
+
+
+@pytest.mark.parametrize(
+    ("bias", "said"),
+    [
+        pytest.param({"17": 101}, "<= 100", id="too much"),
+        pytest.param({"17": -101}, ">= -100", id="too little"),
+        pytest.param({"the": 1}, "int", id="a word for a token id"),
+        pytest.param({"17": "more"}, "float", id="a word for a number"),
+        pytest.param({str(2**64): 1}, "logit_bias", id="an id that no model has"),
+    ],
+)
+def test_a_wrong_bias_is_named(bias: dict[str, Any], said: str) -> None:
+    error = refused(logit_bias=bias)
+    assert (error.param or "").startswith("logit_bias")
+    assert said in error.message
+
+
+def test_a_part_of_text_without_text_is_told_so() -> None:
+    error = refused(messages=[{"role": "user", "content": [{"type": "text"}]}])
+    assert (error.param or "").startswith("messages[0].content[0]")
+    assert "'text' are not understood" not in error.message
+
+
+def test_a_call_without_messages_misses_a_field() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(b'{"model": "a"}')
+    assert (caught.value.status, caught.value.param) == (400, "messages")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"{", id="cut short"),
+        pytest.param(b"hello", id="a word"),
+        pytest.param(
+            b'{"messages": [{"role": "user", "content": "a"}]} x', id="more after the end"
+        ),
+        pytest.param(b'{"messages": [{"role": "user", "content": "\xff"}]}', id="not UTF-8"),
+        pytest.param(b'{"messages": [{"role": "user", "content": "\\ud800"}]}', id="half a pair"),
+        pytest.param(b'{"messages": [{"role": "user", "content": "a"}], "x": NaN}', id="NaN"),
+    ],
+)
+def test_a_body_that_is_not_json_is_told_so(body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="not JSON") as caught:
+        parse(body)
+    assert caught.value.status == 400
+
+
+def test_a_body_of_another_shape_is_told_what_was_expected() -> None:
+    with pytest.raises(InvalidRequest, match="body: expected `object`, got `array`"):
+        parse(b"[]")
+
+
+def test_a_body_too_deep_is_told_so() -> None:
+    deep = b"[" * 100_000 + b"]" * 100_000
+    with pytest.raises(InvalidRequest, match="too deeply"):
+        parse(b'{"messages": [{"role": "user", "content": "a"}], "x": ' + deep + b"}")
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(2**64, id="over 64 bits"),
+        pytest.param(-(2**63) - 1, id="under 64 bits"),
+        pytest.param(10**30, id="thirty digits"),
+    ],
+)
+def test_a_number_that_cannot_reach_the_child_is_refused_here(number: int) -> None:
+    """JSON has no largest integer, the pipe has: what was accepted must be able to go on."""
+    try:
+        call = asked(chat_template_kwargs={"budget": number})
+    except InvalidRequest:
+        return
+    assert encode(Generate(1, call.chat))
+
+
+# --- out ----------------------------------------------------------------------------------
+
+USAGE = Usage(prompt=100, cached=64, completion=7)
+
+
+def reply(model: str = "nano", *, include_usage: bool = False) -> ChatReply:
+    return ChatReply(model, 1_700_000_000, include_usage=include_usage)
+
+
+def events(stream: bytes) -> list[Any]:
+    """The data of each event, as a client of server-sent events reads them."""
+    assert stream.endswith(b"\n\n")
+    lines = stream[:-2].split(b"\n\n")
+    assert all(line.startswith(b"data: ") and b"\n" not in line for line in lines)
+    data = [line.removeprefix(b"data: ") for line in lines]
+    return ["[DONE]" if it == b"[DONE]" else json.loads(it) for it in data]
+
+
+def piece_of(model: str, text: str) -> Any:
+    (chunk,) = events(reply(model).piece(text))
+    return chunk
+
+
+def test_a_stream_is_role_then_text_then_finish_then_done() -> None:
+    it = reply()
+    stream = it.opening() + it.piece("Hel") + it.piece("lo") + it.closing("stop", USAGE)
+    *chunks, done = events(stream)
+    assert done == "[DONE]"
+    assert [chunk["choices"] for chunk in chunks] == [
+        [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}],
+        [{"index": 0, "delta": {"content": "Hel"}, "finish_reason": None}],
+        [{"index": 0, "delta": {"content": "lo"}, "finish_reason": None}],
+        [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+    ]
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+def test_every_chunk_of_a_stream_is_of_one_completion() -> None:
+    it = reply(include_usage=True)
+    stream = it.opening() + it.piece("Hello") + it.closing("length", USAGE)
+    heads = [
+        {k: v for k, v in chunk.items() if k not in ("choices", "usage")}
+        for chunk in events(stream)[:-1]
+    ]
+    assert heads == [heads[0]] * 4
+    assert heads[0].pop("id").startswith("chatcmpl-")
+    assert heads[0] == {
+        "object": "chat.completion.chunk",
+        "created": 1_700_000_000,
+        "model": "nano",
+    }
+
+
+def test_completions_have_ids_of_their_own() -> None:
+    ids = {events(reply().opening())[0]["id"] for _ in range(8)}
+    assert len(ids) == 8
+
+
+def test_usage_that_was_asked_for_is_the_last_chunk_without_choices() -> None:
+    finish, usage, done = events(reply(include_usage=True).closing("length", USAGE))
+    assert finish["choices"][0]["finish_reason"] == "length"
+    assert usage["choices"] == []
+    assert usage["usage"] == {
+        "prompt_tokens": 100,
+        "completion_tokens": 7,
+        "total_tokens": 107,
+        "prompt_tokens_details": {"cached_tokens": 64},
+    }
+    assert done == "[DONE]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('say "?" twice: "?"', id="quotes"),
+        pytest.param("?", id="a question mark"),
+        pytest.param('"?"', id="a quoted question mark"),
+        pytest.param("a\nb\r\nc\n\nd", id="line breaks"),
+        pytest.param("data: [DONE]\n\n", id="an end that is none"),
+        pytest.param("\u2028\u2029\x85\x0b\x0c", id="other line breaks"),
+        pytest.param("\x00\x1f\x7f", id="control characters"),
+        pytest.param("}", id="a lone brace"),
+        pytest.param('{"a": [', id="half of some JSON"),
+        pytest.param("\\", id="a backslash"),
+        pytest.param("Grüße 東京 👩‍👩‍👧 \U0010ffff", id="beyond ASCII"),
+        pytest.param("</script>", id="markup"),
+        pytest.param(" ", id="a space"),
+    ],
+)
+def test_a_piece_is_heard_as_it_was_said(text: str) -> None:
+    assert piece_of("nano", text)["choices"][0]["delta"] == {"content": text}
+
+
+@settings(derandomize=True, deadline=None)
+@given(text=st.text())
+def test_any_piece_is_heard_as_it_was_said(text: str) -> None:
+    assert piece_of("nano", text)["choices"][0]["delta"] == {"content": text}
+
+
+@pytest.mark.parametrize("model", ["org/model:4bit", "?", 'what"?', '"?"', 'a"b\\', "ö\n"])
+def test_no_name_of_a_model_breaks_a_piece(model: str) -> None:
+    """A client may send any name where the node has a default model."""
+    chunk = piece_of(model, "Hello")
+    assert chunk["model"] == model
+    assert chunk["choices"] == [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]
+
+
+def test_a_stream_that_breaks_says_so_in_one_event_and_is_not_done() -> None:
+    error = ChildLost("the model's process\nended", retry_after=1)
+    assert events(reply().broken(error)) == [
+        {
+            "error": {
+                "message": "the model's process\nended",
+                "type": "server_error",
+                "param": None,
+                "code": "child_lost",
+            }
+        }
+    ]
+
+
+def test_a_whole_answer_is_one_completion_object() -> None:
+    answer = json.loads(reply("qwen").whole('Hello "you"\n', "stop", USAGE))
+    assert answer.pop("id").startswith("chatcmpl-")
+    assert answer == {
+        "object": "chat.completion",
+        "created": 1_700_000_000,
+        "model": "qwen",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": 'Hello "you"\n'},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {
+            "prompt_tokens": 100,
+            "completion_tokens": 7,
+            "total_tokens": 107,
+            "prompt_tokens_details": {"cached_tokens": 64},
+        },
+    }

@@ -1,0 +1,124 @@
+"""What each error tells the border that has to translate it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from mlx_worker import errors
+from mlx_worker.errors import WorkerError
+from mlx_worker.supervisor.generation import as_error
+from mlx_worker.wire.messages import Failed
+
+FAMILY = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, WorkerError)
+]
+CARRIED = [
+    errors.InvalidRequest,
+    errors.ContextLengthExceeded,
+    errors.ChildLost,
+    errors.CacheError,
+    errors.InferenceError,
+    errors.WorkerError,
+]
+"""What a child's `Failed` may name."""
+
+SYSEXITS = {1, *range(64, 79)}
+
+each_error = pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.__name__)
+
+
+@each_error
+def test_an_error_has_a_status_and_a_type_that_agree(kind: type[WorkerError]) -> None:
+    """Client libraries choose their exception by one, people read the other."""
+    expected = "invalid_request_error" if 400 <= kind.status < 500 else "server_error"
+    assert 400 <= kind.status < 600
+    assert kind.kind == ("rate_limit_error" if kind.status == 429 else expected)
+
+
+@each_error
+def test_an_error_has_a_code_a_program_can_compare(kind: type[WorkerError]) -> None:
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", kind.code)
+
+
+@each_error
+def test_an_error_has_an_exit_code_of_sysexits(kind: type[WorkerError]) -> None:
+    assert kind.exit_code in SYSEXITS
+
+
+@each_error
+def test_an_error_keeps_what_it_was_told(kind: type[WorkerError]) -> None:
+    error = kind("7 is over 5", param="max", retry_after=2.5)
+    assert str(error) == error.message == "7 is over 5"
+    assert (error.param, error.retry_after) == ("max", 2.5)
+    assert (kind("x").param, kind("x").retry_after) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        (errors.InvalidRequest, 400, "invalid_request"),
+        (errors.MissingField, 422, "missing_field"),
+        (errors.UnsupportedField, 400, "unsupported_field"),
+        (errors.ContextLengthExceeded, 400, "context_length_exceeded"),
+        (errors.BodyTooLarge, 413, "body_too_large"),
+        (errors.UnknownModel, 404, "model_not_found"),
+        (errors.ModelLoading, 503, "model_loading"),
+        (errors.ModelFailed, 503, "model_failed"),
+        (errors.NodeDraining, 503, "node_draining"),
+        (errors.QueueFull, 429, "queue_full"),
+        (errors.InferenceError, 500, "inference_error"),
+        (errors.CacheError, 500, "cache_error"),
+    ],
+)
+def test_a_refusal_has_the_status_that_its_callers_know(
+    kind: type[WorkerError], status: int, code: str
+) -> None:
+    assert (kind.status, kind.code) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("kind", "exit_code"),
+    [
+        (errors.ConfigError, 78),
+        (errors.PortTaken, 69),
+        (errors.BadModelFolder, 65),
+        (errors.ModelNotFoundError, 66),
+        (errors.SourceUnavailable, 69),
+        (errors.BrokenDownload, 65),
+        (errors.CannotStore, 73),
+    ],
+)
+def test_a_command_ends_with_the_exit_code_that_says_why(
+    kind: type[WorkerError], exit_code: int
+) -> None:
+    assert kind.exit_code == exit_code
+
+
+def test_a_missing_model_is_an_inference_error() -> None:
+    """Callers of the Python modules catch the one and mean both."""
+    assert issubclass(errors.ModelNotFoundError, errors.InferenceError)
+
+
+def test_codes_that_cross_the_pipe_are_one_a_class() -> None:
+    assert len({kind.code for kind in CARRIED}) == len(CARRIED)
+
+
+@pytest.mark.parametrize("kind", CARRIED, ids=lambda kind: kind.__name__)
+def test_what_a_child_names_is_raised_in_the_front(kind: type[WorkerError]) -> None:
+    error = as_error(Failed(1, kind.code, "it went wrong"))
+    assert type(error) is kind
+    assert error.message == "it went wrong"
+
+
+@pytest.mark.parametrize("kind", CARRIED, ids=lambda kind: kind.__name__)
+def test_only_what_may_heal_says_when_to_try_again(kind: type[WorkerError]) -> None:
+    error = as_error(Failed(1, kind.code, "it went wrong"))
+    assert (error.retry_after is not None) == (kind.status == 503)
+
+
+def test_a_code_that_nobody_knows_is_an_internal_error() -> None:
+    assert type(as_error(Failed(1, "from_the_future", "?"))) is WorkerError

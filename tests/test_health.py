@@ -1,0 +1,322 @@
+"""The ledger, the words that follow from it, and the module's functions."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mlx_worker import health
+from mlx_worker.health import RECENT, Ledger, Status, node_word
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture
+def fresh() -> Any:
+    """The module anew: the node's ledger is one a process, and a test wants its own."""
+    assert health.__file__ is not None
+    spec = importlib.util.spec_from_file_location("fresh_health", health.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def eager_threads() -> Iterator[None]:
+    """Threads change places as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def ledger_of(outcomes: str) -> Ledger:
+    """A ledger of these outcomes: + answered, - failed."""
+    ledger = Ledger()
+    for outcome in outcomes:
+        ledger.record(outcome == "+", 1.0)
+    return ledger
+
+
+def together(count: int, work: Callable[[], object]) -> None:
+    """The same work in so many threads, all beginning at one moment."""
+    barrier = threading.Barrier(count)
+
+    def one() -> None:
+        barrier.wait()
+        work()
+
+    threads = [threading.Thread(target=one) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+# --- counting -----------------------------------------------------------------------------
+
+
+def test_a_new_ledger_has_seen_nothing() -> None:
+    ledger = Ledger(now=lambda: 1_700_000_000.25)
+    assert ledger.health() == {
+        "lastCheck": 1_700_000_000_250.0,
+        "consecutiveFailures": 0,
+        "avgResponseTime": 0.0,
+        "errorRate": 0.0,
+    }
+    assert ledger.metrics() == {
+        "requestsInFlight": 0,
+        "totalRequests": 0,
+        "cacheHitRate": 0.0,
+        "avgLatency": 0.0,
+    }
+
+
+def test_the_last_check_is_now_in_milliseconds_and_a_float() -> None:
+    """Cut to an int, it would lie before the moment it happened."""
+    before = time.time() * 1000
+    checked = Ledger().health()["lastCheck"]
+    assert isinstance(checked, float)
+    assert before <= checked <= time.time() * 1000
+
+
+def test_requests_are_in_flight_between_open_and_close() -> None:
+    ledger = Ledger()
+    ledger.open()
+    ledger.open()
+    assert ledger.metrics()["requestsInFlight"] == 2
+    ledger.close()
+    assert ledger.metrics()["requestsInFlight"] == 1
+
+
+def test_requests_in_flight_are_never_below_zero() -> None:
+    ledger = Ledger()
+    ledger.close()
+    ledger.close()
+    assert ledger.metrics()["requestsInFlight"] == 0
+    ledger.open()
+    assert ledger.metrics()["requestsInFlight"] == 1
+
+
+def test_means_count_failures_too() -> None:
+    ledger = Ledger()
+    ledger.record(success=True, latency=100.0)
+    ledger.record(success=False, latency=50.0)
+    assert ledger.metrics()["avgLatency"] == 75.0
+    assert ledger.health()["avgResponseTime"] == 75.0
+    assert ledger.metrics()["totalRequests"] == 2
+
+
+def test_a_request_may_take_no_time() -> None:
+    ledger = Ledger()
+    ledger.record(success=True, latency=0)
+    assert ledger.metrics()["totalRequests"] == 1
+
+
+@pytest.mark.parametrize("latency", [-1, -1e-9, float("-inf"), float("nan")])
+@pytest.mark.parametrize("success", [True, False])
+def test_a_latency_that_cannot_be_is_refused_and_not_counted(success: bool, latency: float) -> None:
+    ledger = ledger_of("--")
+    before = ledger.metrics(), ledger.health()["consecutiveFailures"]
+    with pytest.raises(ValueError, match="latency"):
+        ledger.record(success, latency)
+    assert (ledger.metrics(), ledger.health()["consecutiveFailures"]) == before
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "failures"), [("", 0), ("-", 1), ("+--", 2), ("--+", 0), ("--+---", 3)]
+)
+def test_a_success_resets_the_consecutive_failures(outcomes: str, failures: int) -> None:
+    assert ledger_of(outcomes).health()["consecutiveFailures"] == failures
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "rate"), [("+", 0.0), ("-", 1.0), ("+-", 0.5), ("+++-", 0.25)]
+)
+def test_the_error_rate_is_the_share_of_failures(outcomes: str, rate: float) -> None:
+    assert ledger_of(outcomes).health()["errorRate"] == rate
+
+
+def test_old_trouble_is_forgotten() -> None:
+    ledger = ledger_of("-" * RECENT + "+" * (RECENT - 1))
+    assert ledger.health()["errorRate"] == 1 / RECENT
+    ledger.record(success=True, latency=1.0)
+    assert ledger.health()["errorRate"] == 0.0
+    ledger.record(success=False, latency=1.0)
+    assert ledger.health()["errorRate"] == 1 / RECENT
+
+
+def test_the_hit_rate_is_the_share_of_hits() -> None:
+    ledger = Ledger()
+    for _ in range(3):
+        ledger.hit()
+    ledger.miss()
+    assert ledger.hit_rate == ledger.metrics()["cacheHitRate"] == 0.75
+
+
+def test_large_sums_stay_exact_and_are_json_numbers() -> None:
+    """No field of 32 bits, nor a float where a count is meant."""
+    ledger = Ledger()
+    for _ in range(3):
+        ledger.record(success=True, latency=2.0**40)
+    read = json.loads(json.dumps(ledger.metrics()))
+    assert read["avgLatency"] == 2.0**40
+    assert (type(read["totalRequests"]), read["totalRequests"]) == (int, 3)
+    assert type(read["requestsInFlight"]) is int
+
+
+# --- words --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "word"),
+    [
+        ("", "healthy"),
+        ("+" * 10, "healthy"),
+        ("+" * 10 + "-", "healthy"),
+        ("+" * 10 + "--", "degraded"),
+        ("+" * 10 + "----", "degraded"),
+        ("+" * 10 + "-----", "unhealthy"),
+        ("+" * 10 + "-----+", "healthy"),
+        ("-+", "healthy"),
+        ("--+", "unhealthy"),
+        ("-", "unhealthy"),
+        ("--++", "healthy"),
+        ("++--", "degraded"),
+    ],
+)
+def test_the_word_follows_from_failures_in_a_row_and_from_their_share(
+    outcomes: str, word: Status
+) -> None:
+    """Unhealthy: five in a row or more than half; degraded: two in a row."""
+    assert ledger_of(outcomes).word == word
+
+
+@pytest.mark.parametrize(
+    ("own", "models", "word"),
+    [
+        pytest.param("healthy", [], "healthy", id="no models"),
+        pytest.param("healthy", ["healthy", "healthy"], "healthy", id="all well"),
+        pytest.param("healthy", ["unhealthy"], "unhealthy", id="the only one down"),
+        pytest.param("healthy", ["unhealthy", "unhealthy"], "unhealthy", id="all down"),
+        pytest.param("healthy", ["healthy", "unhealthy"], "degraded", id="some down"),
+        pytest.param("healthy", ["initializing"], "initializing", id="loading"),
+        pytest.param("healthy", ["initializing", "unhealthy"], "initializing", id="one may come"),
+        pytest.param("healthy", ["healthy", "initializing"], "degraded", id="one still to come"),
+        pytest.param("healthy", ["offline"], "healthy", id="nobody asked yet"),
+        pytest.param("healthy", ["offline", "healthy"], "healthy", id="one not asked for"),
+        pytest.param("healthy", ["offline", "unhealthy"], "unhealthy", id="the asked one down"),
+        pytest.param("degraded", ["healthy"], "degraded", id="own trouble"),
+        pytest.param("degraded", ["healthy", "unhealthy"], "degraded", id="both troubles"),
+        pytest.param("unhealthy", ["healthy", "healthy"], "unhealthy", id="own failures"),
+        pytest.param("unhealthy", ["healthy", "unhealthy"], "unhealthy", id="the worse word"),
+        pytest.param("unhealthy", [], "unhealthy", id="own failures without models"),
+    ],
+)
+def test_the_nodes_word_is_made_of_its_own_and_its_models(
+    own: Status, models: list[Status], word: Status
+) -> None:
+    assert node_word(own, models) == word
+
+
+# --- the module's functions ---------------------------------------------------------------
+
+
+def test_the_functions_and_the_monitor_speak_of_one_ledger(fresh: Any) -> None:
+    fresh.record_request(True, 10.0)
+    fresh.HealthMonitor().record_failure(latency=30.0)
+    fresh.increment_requests_in_flight()
+    fresh.record_cache_hit()
+    fresh.record_cache_miss()
+    expected = {
+        "requestsInFlight": 1,
+        "totalRequests": 2,
+        "cacheHitRate": 0.5,
+        "avgLatency": 20.0,
+    }
+    assert fresh.get_metrics() == fresh.HealthMonitor().get_metrics() == expected
+    assert fresh.node_ledger().metrics() == expected
+    said = fresh.HealthMonitor().get_health()
+    assert said.pop("lastCheck") <= time.time() * 1000
+    assert said == {
+        "status": "healthy",
+        "consecutiveFailures": 1,
+        "avgResponseTime": 20.0,
+        "errorRate": 0.5,
+    }
+    assert set(fresh.get_node_health()) == {*said, "lastCheck"}
+
+
+def test_a_success_by_the_monitor_resets_the_failures(fresh: Any) -> None:
+    monitor = fresh.HealthMonitor()
+    for _ in range(5):
+        monitor.record_failure(latency=1.0)
+    assert monitor.get_health()["status"] == "unhealthy"
+    monitor.record_success(latency=1.0)
+    assert fresh.get_node_health()["consecutiveFailures"] == 0
+
+
+def test_the_module_counts_nothing_below_zero(fresh: Any) -> None:
+    fresh.decrement_requests_in_flight()
+    assert fresh.get_metrics()["requestsInFlight"] == 0
+
+
+@pytest.mark.parametrize("latency", [-0.001, float("nan")])
+def test_the_module_refuses_a_latency_that_cannot_be(fresh: Any, latency: float) -> None:
+    monitor = fresh.HealthMonitor()
+    with pytest.raises(ValueError, match="latency"):
+        fresh.record_request(True, latency)
+    with pytest.raises(ValueError, match="latency"):
+        monitor.record_success(latency=latency)
+    with pytest.raises(ValueError, match="latency"):
+        monitor.record_failure(latency=latency)
+    assert fresh.get_metrics()["totalRequests"] == 0
+
+
+def test_answers_are_the_callers_to_change(fresh: Any) -> None:
+    fresh.get_metrics()["totalRequests"] = 99
+    fresh.get_node_health()["status"] = "offline"
+    assert fresh.get_metrics()["totalRequests"] == 0
+    assert fresh.get_node_health()["status"] == "healthy"
+
+
+# --- threads ------------------------------------------------------------------------------
+
+
+def test_no_count_is_lost_between_eight_threads(fresh: Any, eager_threads: None) -> None:
+    def work() -> None:
+        for i in range(5000):
+            fresh.increment_requests_in_flight()
+            fresh.record_request(i % 4 != 0, 2.0)
+            if i % 5 == 0:
+                fresh.record_cache_hit()
+            else:
+                fresh.record_cache_miss()
+            if i % 2 == 0:
+                fresh.decrement_requests_in_flight()
+
+    together(8, work)
+    assert fresh.get_metrics() == {
+        "requestsInFlight": 8 * 2500,
+        "totalRequests": 8 * 5000,
+        "cacheHitRate": 0.2,
+        "avgLatency": 2.0,
+    }
+
+
+def test_there_is_one_monitor_however_many_threads_ask_first(
+    fresh: Any, eager_threads: None
+) -> None:
+    seen: list[Any] = []
+    together(16, lambda: seen.append(fresh.HealthMonitor()))
+    assert len(seen) == 16
+    assert len({id(monitor) for monitor in seen}) == 1

@@ -1,0 +1,265 @@
+"""Messages to bytes and back, whatever the pieces; garbage is said to be garbage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, get_args
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_worker.errors import ChildMisbehaved
+from mlx_worker.wire import messages as m
+from mlx_worker.wire.framing import MAX_FRAME, encode, frames_from_child, frames_to_child
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Ear(Protocol):
+    def feed(self, data: bytes) -> Iterator[m.Message]: ...
+
+
+HOSTILE = 'quote " back \\ line\nbreak {"a": 1} é 東京 🙂 \u2028 \x00'
+
+REQUEST = m.ChatRequest(
+    messages=[
+        {"role": "system", "content": HOSTILE},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "t", "n": 1.5}]},
+    ],
+    sampling=m.Sampling(
+        seed=2**64 - 1,
+        temperature=0.7,
+        top_p=0.9,
+        top_k=40,
+        min_p=0.05,
+        repetition_penalty=1.1,
+        presence_penalty=-0.5,
+        frequency_penalty=0.5,
+        logit_bias={0: -100.0, 151_643: 2.5},
+    ),
+    max_tokens=17,
+    stop=["\n\n", "END"],
+    template_kwargs={"enable_thinking": False},
+)
+
+EXAMPLES: dict[type[m.Message], m.Message] = {
+    type(example): example
+    for example in (
+        m.Load("qwen", "/models/qwen", max_concurrency=8, context_length=None),
+        m.Generate(1, REQUEST),
+        m.Cancel(2**53 + 1),
+        m.Warm(3, HOSTILE),
+        m.ClearCache(4),
+        m.Ping(5),
+        m.Hello(m.PROTOCOL, pid=4711, versions={"mlx": "0.32.4"}),
+        m.LoadProgress(done=2**33, total=2**34),
+        m.Loaded(context_length=32_768, weight_bytes=2**35),
+        m.LoadFailed(HOSTILE, permanent=True),
+        m.Started(6, prompt_tokens=100, cached_tokens=64, cache_hit=True),
+        m.Prefill(7, done=512, total=1024),
+        m.Step([m.Row(8, [1, 2, 151_643], HOSTILE), m.Row(9, [], "")]),
+        m.Done(10, "length", completion_tokens=3, text=HOSTILE),
+        m.Warmed(11, tokens=1000),
+        m.Cleared(12),
+        m.Failed(13, code="internal_error", message=HOSTILE),
+        m.CacheState(1, "ab" * 32, 1.7e12, entries=2, warmed=1, bytes=2**31, capacity=2**32),
+        m.Pong(
+            14,
+            prefilled_tokens=2**31,
+            decode_steps=2**32,
+            active=3,
+            resident_bytes=2**36,
+            device_bytes=2**37,
+        ),
+    )
+}
+
+WAYS: list[tuple[type[m.Message], Callable[[], Ear]]] = [
+    *((kind, frames_to_child) for kind in get_args(m.ToChild)),
+    *((kind, frames_from_child) for kind in get_args(m.FromChild)),
+]
+
+each_message = pytest.mark.parametrize(("kind", "ear"), WAYS, ids=[it.__name__ for it, _ in WAYS])
+each_ear = pytest.mark.parametrize("ear", [frames_from_child, frames_to_child])
+FROM_CHILD = [EXAMPLES[kind] for kind in get_args(m.FromChild)]
+
+
+def frame(payload: bytes) -> bytes:
+    return len(payload).to_bytes(4, "big") + payload
+
+
+def packed(**fields: Any) -> bytes:
+    return msgspec.msgpack.encode(fields)
+
+
+# --- what is said arrives -----------------------------------------------------------------
+
+
+@each_message
+def test_a_message_arrives_as_it_was_said(kind: type[m.Message], ear: Callable[[], Ear]) -> None:
+    assert list(ear().feed(encode(EXAMPLES[kind]))) == [EXAMPLES[kind]]
+
+
+@each_message
+def test_a_message_arrives_with_its_last_byte_and_not_before(
+    kind: type[m.Message], ear: Callable[[], Ear]
+) -> None:
+    frames = ear()
+    *before, last = [bytes([byte]) for byte in encode(EXAMPLES[kind])]
+    assert [message for byte in before for message in frames.feed(byte)] == []
+    assert list(frames.feed(last)) == [EXAMPLES[kind]]
+
+
+def test_several_messages_in_one_read_arrive_in_order() -> None:
+    data = b"".join(encode(message) for message in FROM_CHILD)
+    assert list(frames_from_child().feed(data)) == FROM_CHILD
+
+
+def test_the_beginning_of_the_next_message_waits_for_its_rest() -> None:
+    frames = frames_from_child()
+    first, second = encode(m.Cleared(1)), encode(m.Cleared(2))
+    assert list(frames.feed(first + second[:6])) == [m.Cleared(1)]
+    assert list(frames.feed(second[6:])) == [m.Cleared(2)]
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    said=st.lists(st.sampled_from(FROM_CHILD), max_size=6),
+    sizes=st.lists(st.integers(min_value=1, max_value=200), min_size=1, max_size=30),
+)
+def test_where_the_bytes_are_cut_changes_nothing(said: list[m.Message], sizes: list[int]) -> None:
+    data = b"".join(encode(message) for message in said)
+    frames, heard, at = frames_from_child(), list[m.Message](), 0
+    for size in sizes:
+        heard += frames.feed(data[at : at + size])
+        at += size
+    heard += frames.feed(data[at:])
+    assert heard == said
+
+
+# --- garbage ------------------------------------------------------------------------------
+
+
+@each_ear
+@pytest.mark.parametrize("length", [0, MAX_FRAME + 1, 2**32 - 1])
+def test_an_impossible_length_is_refused_before_its_payload(
+    ear: Callable[[], Ear], length: int
+) -> None:
+    with pytest.raises(ChildMisbehaved, match=rf"{length} bytes.*{MAX_FRAME}"):
+        list(ear().feed(length.to_bytes(4, "big")))
+
+
+@each_ear
+def test_the_largest_length_is_waited_for(ear: Callable[[], Ear]) -> None:
+    assert list(ear().feed(MAX_FRAME.to_bytes(4, "big") + b"\x80")) == []
+
+
+@each_message
+def test_a_message_of_the_other_direction_is_garbage(
+    kind: type[m.Message], ear: Callable[[], Ear]
+) -> None:
+    other = frames_from_child() if ear is frames_to_child else frames_to_child()
+    with pytest.raises(ChildMisbehaved, match="no message"):
+        list(other.feed(encode(EXAMPLES[kind])))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(b"\xc1", id="a byte MessagePack never uses"),
+        pytest.param(b"\x80", id="an empty map"),
+        pytest.param(packed(id=1), id="no tag"),
+        pytest.param(packed(**{"is": "Gossip", "id": 1}), id="an unknown tag"),
+        pytest.param(packed(**{"is": "Cleared"}), id="a missing field"),
+        pytest.param(packed(**{"is": "Cleared", "id": "1"}), id="a field of another type"),
+        pytest.param(packed(**{"is": "Done", "id": 1, "finish": "bored"}), id="an unknown word"),
+        pytest.param(encode(m.Cleared(1))[4:-1], id="a message cut short"),
+        pytest.param(encode(m.Cleared(1))[4:] + b"\x01", id="a byte too many"),
+        pytest.param(b"\x81\xa2is\xa1\xff", id="a tag that is not UTF-8"),
+        pytest.param(
+            b"\x83\xa2is\xa6Failed\xa2id\x01\xa4code\xa1\xff", id="text that is not UTF-8"
+        ),
+        pytest.param(b"\x82\xa2is\xa4Step\xa4rows\xdd\xff\xff\xff\xff", id="4 G rows announced"),
+        pytest.param(b"\x83\xa2is\xa7Cleared\xa2id\x01\xa1z" + b"\x91" * 100_000, id="a deep nest"),
+    ],
+)
+def test_a_frame_that_is_no_message_is_garbage(payload: bytes) -> None:
+    with pytest.raises(ChildMisbehaved):
+        list(frames_from_child().feed(frame(payload)))
+
+
+@each_ear
+@settings(derandomize=True, deadline=None)
+@given(payload=st.binary(min_size=1, max_size=64))
+def test_random_bytes_are_a_message_or_garbage(ear: Callable[[], Ear], payload: bytes) -> None:
+    try:
+        heard = list(ear().feed(frame(payload)))
+    except ChildMisbehaved:
+        return
+    assert len(heard) == 1
+
+
+@settings(derandomize=True, deadline=None, max_examples=500)
+@given(message=st.sampled_from(FROM_CHILD), data=st.data())
+def test_a_message_with_one_wrong_byte_is_a_message_or_garbage(
+    message: m.Message, data: st.DataObject
+) -> None:
+    payload = bytearray(encode(message)[4:])
+    payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        heard = list(frames_from_child().feed(frame(bytes(payload))))
+    except ChildMisbehaved:
+        return
+    assert len(heard) == 1
+
+
+@each_ear
+@settings(derandomize=True, deadline=None)
+@given(noise=st.binary(max_size=64))
+def test_noise_without_frames_waits_or_is_garbage(ear: Callable[[], Ear], noise: bytes) -> None:
+    frames = ear()
+    try:
+        for byte in noise:
+            list(frames.feed(bytes([byte])))
+    except ChildMisbehaved:
+        assert len(noise) >= 4
+
+
+def test_what_was_said_before_the_garbage_is_heard() -> None:
+    frames = frames_from_child().feed(encode(m.Cleared(1)) + frame(b"\xc1") + encode(m.Cleared(2)))
+    assert next(frames) == m.Cleared(1)
+    with pytest.raises(ChildMisbehaved):
+        next(frames)
+
+
+def test_nothing_is_believed_after_garbage() -> None:
+    frames = frames_from_child()
+    with pytest.raises(ChildMisbehaved):
+        list(frames.feed(frame(b"\xc1")))
+    with pytest.raises(ChildMisbehaved):
+        list(frames.feed(encode(m.Cleared(1))))
+
+
+# --- what cannot be said ------------------------------------------------------------------
+
+
+def test_the_frame_limit_is_exact() -> None:
+    overhead = len(encode(m.Warm(1, "x" * 2**16))) - 4 - 2**16
+    longest = "x" * (MAX_FRAME - overhead)
+    assert len(encode(m.Warm(1, longest))) == 4 + MAX_FRAME
+    with pytest.raises(ValueError, match=rf"{MAX_FRAME + 1} bytes.*{MAX_FRAME}"):
+        encode(m.Warm(1, longest + "x"))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(m.Cancel(2**64), id="an integer over 64 bits"),
+        pytest.param(m.Warm(1, "\ud800"), id="half a surrogate pair"),
+    ],
+)
+def test_a_value_that_messagepack_cannot_hold_is_a_value_error(message: m.Message) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        encode(message)
