@@ -25,6 +25,21 @@ def explain(error: msgspec.ValidationError, raw: Any) -> tuple[str, str]:
     return path, f"{problem[0].lower()}{problem[1:]}{_shown(_value_at(raw, path))}"
 
 
+def deeper_than(value: Any, limit: int) -> bool:
+    """Does a JSON value nest lists and objects deeper than this?"""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return any(isinstance(outer, dict | list) for outer in level)
+
+
 def _shown(value: Any) -> str:
     """A short scalar as it was given; nothing for what is long or may be somebody's text."""
     if isinstance(value, dict | list) or value is None:

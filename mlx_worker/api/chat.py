@@ -16,6 +16,7 @@ import msgspec
 from mlx_worker.api.dialect import Call, Usage, decode
 from mlx_worker.api.problems import error_body
 from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.typed import deeper_than
 from mlx_worker.wire.messages import ChatRequest, FinishReason, Sampling
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ Unit = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 30)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
+DEEPEST = 64
+"""Levels of lists and objects inside what is free in form."""
+
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
@@ -97,7 +101,7 @@ def parse(body: bytes) -> Call:
     """A request body as a call. Raises InvalidRequest, which names the field."""
     asked = decode(body, ChatBody)
     _refuse_unsupported(asked)
-    _refuse_huge_numbers(asked)
+    _refuse_unsayable(asked)
     limit = asked.max_completion_tokens
     return Call(
         model=asked.model,
@@ -128,13 +132,15 @@ def _refuse_unsupported(asked: ChatBody) -> None:
             raise UnsupportedField(f"{field}: this node cannot honour it", param=field)
 
 
-def _refuse_huge_numbers(asked: ChatBody) -> None:
-    """JSON has no largest integer, the pipe has; only what is free in form can hold one."""
+def _refuse_unsayable(asked: ChatBody) -> None:
+    """JSON has no largest integer and no deepest nest, the pipe and templates have."""
     free = {
         "chat_template_kwargs": asked.chat_template_kwargs,
         "messages": [message.tool_calls for message in asked.messages if message.tool_calls],
     }
     for field, value in free.items():
+        if deeper_than(value, DEEPEST):
+            raise InvalidRequest(f"{field}: nested deeper than {DEEPEST} levels", param=field)
         try:
             msgspec.msgpack.encode(value)
         except OverflowError as error:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from aiohttp import web
+from aiohttp import web
 
 REQUEST_ID = "X-Request-Id"
 SESSION_ID = "X-Session-Id"
@@ -15,14 +13,14 @@ CACHE_HIT = "X-Cache-Hit"
 
 # Anything else is not echoed: a header that comes back goes through other people's parsers.
 _PLAIN = re.compile(r"[!-~]{1,200}")
-_KEY = "mlx_worker.request_id"
+_KEY: web.RequestKey[str] = web.RequestKey("request_id", str)
 
 
 def request_id(request: web.Request) -> str:
     """The caller's id for this request, or one made once."""
     if _KEY not in request:
         request[_KEY] = _given(request, REQUEST_ID) or f"req-{secrets.token_hex(8)}"
-    return str(request[_KEY])
+    return request[_KEY]
 
 
 def session_id(request: web.Request) -> str:

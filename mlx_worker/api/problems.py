@@ -74,6 +74,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
         problem, headers = _refusal(request, error)
+    except web.RequestPayloadError as error:
+        problem = InvalidRequest(f"the body cannot be read: {error}")
     except ConnectionResetError:
         raise  # the client has left: nobody is there to be answered
     except Exception:

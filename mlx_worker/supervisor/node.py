@@ -232,8 +232,14 @@ class Node:
     def _in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._finished)
         return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Whoever still waits for it is told too; a caller that hung up is not.
+            log.warning("%s", error)
 
     async def _warm_files(self, served: Served) -> None:
         for path in served.config.warm:
