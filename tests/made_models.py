@@ -1,10 +1,11 @@
-"""Tiny llama models, made on the spot: what the tests serve instead of a downloaded model.
+"""Tiny models, made on the spot: what the tests serve instead of a downloaded model.
 
 A folder made here is an ordinary mlx_lm model (config, weights, tokenizer, chat template): it loads
 through the same code as a real one, but a decode step takes about a millisecond, so a test
 exercises the serving stack and not the arithmetic. The weights are random and frozen, tuned only
 so that greedy decoding never stops by itself, prints plain English words, and depends on the whole
-prompt: a token lost, repeated or given to the wrong stream changes the text.
+prompt: a token lost, repeated or given to the wrong stream changes the text. Most tests serve a
+llama; the other families are there for their caches: a sliding window, recurrent states.
 
 Only the standard library is used. The process that runs the tests thus stays free of mlx (one that
 has used it cannot be forked), and the files are the same bytes whatever versions are installed.
@@ -17,7 +18,7 @@ import json
 import math
 import random
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -64,12 +65,31 @@ class Spec:
     intermediate: int
     seed: int
     context: int = 8192
+    family: str = "llama"
 
 
 SPECS: Mapping[str, Spec] = {
     "nano": Spec(hidden=32, layers=1, heads=2, intermediate=64, seed=1),
     "tiny": Spec(hidden=64, layers=2, heads=4, intermediate=128, seed=1),
+    # Two layers that see 32 tokens back, then one that sees everything.
+    "window": Spec(
+        hidden=32, layers=3, heads=2, intermediate=64, seed=1, family="gemma3_text"
+    ),
+    # Attention and a state-space mixer side by side in each layer.
+    "statespace": Spec(hidden=32, layers=2, heads=2, intermediate=64, seed=1, family="falcon_h1"),
+    # A layer of gated linear attention, then one of ordinary attention.
+    "delta": Spec(hidden=32, layers=2, heads=2, intermediate=64, seed=1, family="qwen3_next"),
+    # No attention at all.
+    "recurrent": Spec(hidden=32, layers=2, heads=4, intermediate=64, seed=1, family="mamba2"),
 }
+WINDOW = 32
+"""Tokens that the sliding layers of "window" see."""
+CONVOLUTION = 4
+"""Tokens that a short convolution in front of a recurrent state sees."""
+STATE = 16
+"""What a state-space mixer keeps, by the number of a head's channels."""
+FORGETTING = 0.02
+"""How fast a recurrent state decays: about this share of it a token."""
 
 # How far each kind of matrix stretches a vector of unit variance. Attention speaks louder than the
 # token itself, else greedy decoding is a walk from word to word that soon closes into a loop. The
@@ -83,6 +103,11 @@ GAINS: Mapping[str, float] = {
     "up_proj": 1.5,
     "down_proj": 1.5,
     "lm_head": 4.5,
+    "conv1d": 1.5,
+    "in_proj": 1.5,
+    "in_proj_qkvz": 2.0,
+    "in_proj_ba": 1.0,
+    "out_proj": 2.0,
 }
 
 Shape: TypeAlias = tuple[int, ...]
@@ -112,6 +137,10 @@ def make(name: str, folder: Path) -> Path:
 
 
 def config(spec: Spec) -> dict[str, Any]:
+    return FAMILIES[spec.family].config(spec)
+
+
+def llama_config(spec: Spec) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -124,6 +153,84 @@ def config(spec: Spec) -> dict[str, Any]:
         "vocab_size": VOCABULARY,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "eos_token_id": SPECIALS.index(IM_END),
+        "dtype": "float32",
+    }
+
+
+def gemma3_config(spec: Spec) -> dict[str, Any]:
+    head = spec.hidden // spec.heads
+    return {
+        **llama_config(spec),
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "head_dim": head,
+        "query_pre_attn_scalar": head,
+        "sliding_window": WINDOW,
+        "sliding_window_pattern": spec.layers,
+    }
+
+
+def falcon_h1_config(spec: Spec) -> dict[str, Any]:
+    head = spec.hidden // spec.heads
+    return {
+        **llama_config(spec),
+        "architectures": ["FalconH1ForCausalLM"],
+        "model_type": "falcon_h1",
+        "head_dim": head,
+        "mamba_d_conv": CONVOLUTION,
+        "mamba_d_head": head,
+        "mamba_d_ssm": spec.hidden,
+        "mamba_d_state": STATE,
+        "mamba_n_heads": spec.heads,
+        "mamba_rms_norm": True,
+    }
+
+
+def qwen3_next_config(spec: Spec) -> dict[str, Any]:
+    head = spec.hidden // spec.heads
+    return {
+        **llama_config(spec),
+        "architectures": ["Qwen3NextForCausalLM"],
+        "model_type": "qwen3_next",
+        "head_dim": head,
+        "partial_rotary_factor": 0.5,
+        "full_attention_interval": spec.layers,
+        "linear_num_key_heads": spec.heads,
+        "linear_num_value_heads": spec.heads,
+        "linear_key_head_dim": head,
+        "linear_value_head_dim": head,
+        "linear_conv_kernel_dim": CONVOLUTION,
+        # Every layer's perceptron is dense.
+        "num_experts": 0,
+        "num_experts_per_tok": 0,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 0,
+        "shared_expert_intermediate_size": 0,
+    }
+
+
+def mamba2_config(spec: Spec) -> dict[str, Any]:
+    return {
+        "architectures": ["Mamba2ForCausalLM"],
+        "model_type": "mamba2",
+        "hidden_size": spec.hidden,
+        "intermediate_size": spec.intermediate,
+        "num_hidden_layers": spec.layers,
+        "num_heads": spec.heads,
+        "head_dim": spec.intermediate // spec.heads,
+        "state_size": STATE,
+        "conv_kernel": CONVOLUTION,
+        "n_groups": 1,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "time_step_limit": [0.0, 1e9],
+        "time_step_rank": "auto",
+        "layer_norm_epsilon": 1e-5,
+        "max_position_embeddings": spec.context,
+        "vocab_size": VOCABULARY,
         "tie_word_embeddings": False,
         "eos_token_id": SPECIALS.index(IM_END),
         "dtype": "float32",
@@ -198,29 +305,158 @@ def tokenizer_config(spec: Spec) -> dict[str, Any]:
 
 
 def shapes(spec: Spec) -> dict[str, Shape]:
-    """The name and shape of every tensor, as mlx_lm's llama calls them."""
-    hidden, inner = spec.hidden, spec.intermediate
-    block: dict[str, Shape] = {
-        "input_layernorm": (hidden,),
-        "self_attn.q_proj": (hidden, hidden),
-        "self_attn.k_proj": (hidden, hidden),
-        "self_attn.v_proj": (hidden, hidden),
-        "self_attn.o_proj": (hidden, hidden),
-        "post_attention_layernorm": (hidden,),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }
+    """The name and shape of every tensor, as mlx_lm calls them."""
+    return FAMILIES[spec.family].shapes(spec)
+
+
+def around(spec: Spec, block: Mapping[str, Shape], norm: str = "norm") -> dict[str, Shape]:
+    """Layers of this block between embeddings and a head of their own."""
     return {
-        "model.embed_tokens.weight": (VOCABULARY, hidden),
+        "model.embed_tokens.weight": (VOCABULARY, spec.hidden),
         **{
-            f"model.layers.{layer}.{part}.weight": shape
+            f"model.layers.{layer}.{part}": shape
             for layer in range(spec.layers)
             for part, shape in block.items()
         },
-        "model.norm.weight": (hidden,),
-        "lm_head.weight": (VOCABULARY, hidden),
+        f"model.{norm}.weight": (spec.hidden,),
+        "lm_head.weight": (VOCABULARY, spec.hidden),
     }
+
+
+def attention(spec: Spec) -> dict[str, Shape]:
+    square = (spec.hidden, spec.hidden)
+    return {f"self_attn.{part}_proj.weight": square for part in "qkvo"}
+
+
+def perceptron(spec: Spec, name: str = "mlp") -> dict[str, Shape]:
+    return {
+        f"{name}.gate_proj.weight": (spec.intermediate, spec.hidden),
+        f"{name}.up_proj.weight": (spec.intermediate, spec.hidden),
+        f"{name}.down_proj.weight": (spec.hidden, spec.intermediate),
+    }
+
+
+def norms(width: int, *names: str) -> dict[str, Shape]:
+    return {f"{name}.weight": (width,) for name in names}
+
+
+def mixer(name: str, hidden: int, inner: int, heads: int) -> dict[str, Shape]:
+    """A state-space mixer of one group."""
+    mixed = inner + 2 * STATE
+    return {
+        f"{name}.in_proj.weight": (inner + mixed + heads, hidden),
+        f"{name}.conv1d.weight": (mixed, CONVOLUTION, 1),
+        f"{name}.conv1d.bias": (mixed,),
+        f"{name}.dt_bias": (heads,),
+        f"{name}.A_log": (heads,),
+        f"{name}.D": (heads,),
+        f"{name}.norm.weight": (inner,),
+        f"{name}.out_proj.weight": (hidden, inner),
+    }
+
+
+def llama_shapes(spec: Spec) -> dict[str, Shape]:
+    return around(
+        spec,
+        {
+            **norms(spec.hidden, "input_layernorm"),
+            **attention(spec),
+            **norms(spec.hidden, "post_attention_layernorm"),
+            **perceptron(spec),
+        },
+    )
+
+
+def gemma3_shapes(spec: Spec) -> dict[str, Shape]:
+    head = spec.hidden // spec.heads
+    return around(
+        spec,
+        {
+            **norms(spec.hidden, "input_layernorm", "post_attention_layernorm"),
+            **attention(spec),
+            **norms(head, "self_attn.q_norm", "self_attn.k_norm"),
+            **norms(spec.hidden, "pre_feedforward_layernorm", "post_feedforward_layernorm"),
+            **perceptron(spec),
+        },
+    )
+
+
+def falcon_h1_shapes(spec: Spec) -> dict[str, Shape]:
+    return around(
+        spec,
+        {
+            **norms(spec.hidden, "input_layernorm", "pre_ff_layernorm"),
+            **attention(spec),
+            **mixer("mamba", spec.hidden, spec.hidden, spec.heads),
+            **perceptron(spec, "feed_forward"),
+        },
+        norm="final_layernorm",
+    )
+
+
+def qwen3_next_shapes(spec: Spec) -> dict[str, Shape]:
+    hidden, head = spec.hidden, spec.hidden // spec.heads
+    shared = {
+        **norms(hidden, "input_layernorm", "post_attention_layernorm"),
+        **perceptron(spec),
+    }
+    linear: dict[str, Shape] = {
+        "linear_attn.in_proj_qkvz.weight": (4 * hidden, hidden),
+        "linear_attn.in_proj_ba.weight": (2 * spec.heads, hidden),
+        "linear_attn.conv1d.weight": (3 * hidden, CONVOLUTION, 1),
+        "linear_attn.dt_bias": (spec.heads,),
+        "linear_attn.A_log": (spec.heads,),
+        "linear_attn.norm.weight": (head,),
+        "linear_attn.out_proj.weight": (hidden, hidden),
+    }
+    full = {
+        **attention(spec),
+        "self_attn.q_proj.weight": (2 * hidden, hidden),  # with the gate
+        **norms(head, "self_attn.q_norm", "self_attn.k_norm"),
+    }
+    layers = {
+        f"model.layers.{layer}.{part}": shape
+        for layer in range(spec.layers)
+        for part, shape in {**shared, **(full if layer + 1 == spec.layers else linear)}.items()
+    }
+    return {**around(spec, {}), **layers}
+
+
+def mamba2_shapes(spec: Spec) -> dict[str, Shape]:
+    block = {
+        **norms(spec.hidden, "norm"),
+        **mixer("mixer", spec.hidden, spec.intermediate, spec.heads),
+    }
+    return {
+        "backbone.embeddings.weight": (VOCABULARY, spec.hidden),
+        **{
+            f"backbone.layers.{layer}.{part}": shape
+            for layer in range(spec.layers)
+            for part, shape in block.items()
+        },
+        "backbone.norm_f.weight": (spec.hidden,),
+        "lm_head.weight": (VOCABULARY, spec.hidden),
+    }
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one architecture describes itself, and its tensors."""
+
+    config: Callable[[Spec], dict[str, Any]]
+    shapes: Callable[[Spec], dict[str, Shape]]
+    unit: float = 1.0
+    """What a norm's weight is where it changes nothing."""
+
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family(llama_config, llama_shapes),
+    "gemma3_text": Family(gemma3_config, gemma3_shapes, unit=0.0),
+    "falcon_h1": Family(falcon_h1_config, falcon_h1_shapes),
+    # It is the unconverted checkpoint whose norms count from 0; this one is as mlx_lm writes it.
+    "qwen3_next": Family(qwen3_next_config, qwen3_next_shapes),
+    "mamba2": Family(mamba2_config, mamba2_shapes),
+}
 
 
 def weights(spec: Spec, tokens: list[str]) -> dict[str, tuple[Shape, Floats]]:
@@ -231,15 +467,25 @@ def weights(spec: Spec, tokens: list[str]) -> dict[str, tuple[Shape, Floats]]:
 
 
 def values(spec: Spec, name: str, shape: Shape) -> Floats:
-    """Ones for a norm, else uniform noise; each tensor has its own stream, named after it."""
+    """One value for a vector, else uniform noise; each tensor has its own stream, by its name."""
     count = math.prod(shape)
     if len(shape) == 1:
-        return array("f", [1.0]) * count
+        return array("f", [vector(spec, name)]) * count
     kind = name.split(".")[-2]
     gain = GAINS[kind] / math.sqrt(shape[1]) if kind in GAINS else 1.0
     reach = gain * math.sqrt(3)  # uniform in ±√3 has unit variance
     draw = random.Random(f"{spec.seed}/{name}").random
     return array("f", (reach * (2 * draw() - 1) for _ in range(count)))
+
+
+def vector(spec: Spec, name: str) -> float:
+    """The element of a vector: norms pass on, states forget slowly."""
+    *_, owner, last = name.split(".")
+    if last == "A_log":
+        return math.log(FORGETTING)
+    if last == "bias" or owner.endswith("conv1d"):
+        return 0.0
+    return FAMILIES[spec.family].unit if last == "weight" else 1.0
 
 
 def silence(head: Floats, hidden: int, tokens: list[str]) -> None:

@@ -1,0 +1,130 @@
+"""A front to ask over HTTP: started with scripted children, its answers read to their end."""
+
+import hashlib
+import json
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import ClientResponse, web
+from aiohttp.test_utils import TestClient
+
+from mlx_worker.api.front import FRONT
+from mlx_worker.config import ModelConfig, ServerConfig
+from mlx_worker.supervisor.lifecycle import Timings
+from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.restart import RestartPolicy
+from tests.scripted import eventually, soon
+
+PROMPT = "be kind and brief"
+DIGEST = hashlib.sha256(PROMPT.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer that was read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def events(self) -> list[Any]:
+        """The stream's events: parsed, but for `[DONE]`."""
+        *events, rest = self.body.decode().split("\n\n")
+        assert rest == "", "the last event is whole"
+        assert all(event.startswith("data: ") for event in events)
+        data = [event.removeprefix("data: ") for event in events]
+        return [it if it == "[DONE]" else json.loads(it) for it in data]
+
+    @property
+    def text(self) -> str:
+        """What was said, streamed or not."""
+        if self.headers["Content-Type"].startswith("application/json"):
+            return str(self.json["choices"][0]["message"]["content"])
+        deltas = [
+            event["choices"][0]["delta"].get("content", "")
+            for event in self.events
+            if event != "[DONE]" and event.get("choices")
+        ]
+        return "".join(deltas)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The body that OpenAI's libraries read, and nothing else."""
+        assert set(self.json) == {"error"}
+        error: dict[str, Any] = self.json["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["message"]
+        return error
+
+
+class Front:
+    """A running front and its one client."""
+
+    def __init__(self, client: TestClient[web.Request, web.Application]) -> None:
+        self.client = client
+
+    @property
+    def node(self) -> Node:
+        return self.client.server.app[FRONT].node  # type: ignore[attr-defined,no-any-return]
+
+    async def ask(
+        self, path: str, body: Any = None, *, method: str | None = None, **headers: str
+    ) -> Answer:
+        """One request. `body` is sent as JSON unless it is bytes; `x_y` names header `x-y`."""
+        response = await soon(self.open(path, body, method=method, **headers))
+        answer = await soon(response.read())
+        return Answer(response.status, response.headers, answer)
+
+    def open(
+        self, path: str, body: Any = None, *, method: str | None = None, **headers: str
+    ) -> Awaitable[ClientResponse]:
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        verb = method or ("GET" if data is None else "POST")
+        return self.client.request(verb, path, data=data, headers=named)
+
+    async def chat(self, text: str, **fields: Any) -> Answer:
+        return await self.ask("/v1/chat/completions", asked(text, **fields))
+
+    async def model(self, name: str = "m") -> dict[str, Any]:
+        entry: dict[str, Any] = (await self.ask("/health")).json["models"][name]
+        return entry
+
+    async def reaches(self, name: str = "m", **facts: Any) -> None:
+        """Wait until /health says these things of a model."""
+
+        async def so() -> bool:
+            entry = await self.model(name)
+            return all(entry[key] == value for key, value in facts.items())
+
+        await eventually(so)
+
+
+def asked(text: str, *, system: str | None = None, **fields: Any) -> dict[str, Any]:
+    head = [] if system is None else [{"role": "system", "content": system}]
+    return {"messages": [*head, {"role": "user", "content": text}]} | fields
+
+
+class Serve(Protocol):
+    """Start a front whose children have these flags, and wait until they serve."""
+
+    async def __call__(
+        self,
+        *flags: str | Path,
+        models: tuple[ModelConfig, ...] = ...,
+        server: ServerConfig = ...,
+        timings: Timings = ...,
+        policy: RestartPolicy = ...,
+        wait: bool = True,
+    ) -> Front: ...
+
+
+def model(model_id: str = "m", **settings: Any) -> ModelConfig:
+    return ModelConfig(id=model_id, path="nano", **settings)

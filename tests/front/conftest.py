@@ -1,0 +1,66 @@
+"""A front on a port of its own, on the loop that the product runs on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import uvloop
+from aiohttp.test_utils import TestClient, TestServer
+from msgspec.structs import replace
+
+from mlx_worker.config import Config, ModelConfig, ServerConfig
+from mlx_worker.health import Ledger
+from mlx_worker.server import build_app
+from mlx_worker.supervisor.lifecycle import Timings
+from mlx_worker.supervisor.restart import RestartPolicy
+from tests.front.asking import Front, Serve, model
+from tests.scripted import AT_ONCE, QUICK, Fifo, scripted
+
+DEFAULTS = ServerConfig()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def serve(nano: Path) -> AsyncIterator[Serve]:
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            *flags: str | Path,
+            models: tuple[ModelConfig, ...] = (model(),),
+            server: ServerConfig = DEFAULTS,
+            timings: Timings = QUICK,
+            policy: RestartPolicy = AT_ONCE,
+            wait: bool = True,
+        ) -> Front:
+            app = build_app(
+                Config(models=models, server=replace(server, models_dir=nano.parent)),
+                ledger=Ledger(),
+                timings=timings,
+                policy=policy,
+                command=scripted(*flags),
+            )
+            front = Front(await stack.enter_async_context(TestClient(TestServer(app))))
+            for it in models:
+                if wait and it.preload:
+                    await front.reaches(it.id, state="ready")
+            return front
+
+        yield start
+
+
+@pytest.fixture
+def pace(tmp_path: Path) -> Iterator[Fifo]:
+    with Fifo(tmp_path / "pace") as fifo:
+        yield fifo
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Iterator[Fifo]:
+    with Fifo(tmp_path / "hold") as fifo:
+        yield fifo

@@ -1,0 +1,81 @@
+"""Where things are: any run of /v1, what is nobody's, who answers at once."""
+
+import asyncio
+
+import pytest
+
+from mlx_worker.supervisor.restart import RestartPolicy
+from tests.front.asking import PROMPT, Serve, asked
+from tests.scripted import soon
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1", "/v1/v1", "/v1/v1/v1"])
+async def test_any_run_of_v1_in_front_of_any_path_is_the_same_path(
+    serve: Serve, prefix: str
+) -> None:
+    front = await serve()
+    answers = {
+        (method, path): (await front.ask(prefix + path, body, method=method)).status
+        for method, path, body in (
+            ("GET", "/models", None),
+            ("GET", "/models/m", None),
+            ("GET", "/health", None),
+            ("GET", "/health/live", None),
+            ("GET", "/health/ready", None),
+            ("GET", "/cluster/health", None),
+            ("GET", "/cache", None),
+            ("GET", "/cluster/cache", None),
+            ("POST", "/cache/warm", {"system_prompt": PROMPT}),
+            ("POST", "/cluster/cache/warm", {"systemPrompt": PROMPT}),
+            ("POST", "/chat/completions", asked("hello")),
+            ("DELETE", "/cache", None),
+        )
+    }
+    assert {key: status for key, status in answers.items() if status != 200} == {}
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v2/models", "/v1models", "/nowhere"])
+async def test_a_path_that_is_nobodys_is_a_404_in_the_shape_of_every_error(
+    serve: Serve, path: str
+) -> None:
+    answer = await (await serve(wait=False)).ask(path)
+    assert answer.status == 404
+    assert answer.error["type"] == "invalid_request_error"
+    assert path in answer.error["message"]
+
+
+async def test_a_wrong_method_is_a_405_that_names_the_right_one(serve: Serve) -> None:
+    answer = await (await serve(wait=False)).ask("/v1/chat/completions")
+    assert answer.status == 405
+    assert answer.headers["Allow"] == "POST"
+    assert "POST" in answer.error["message"]
+
+
+async def test_a_bearer_key_that_nobody_asked_for_is_ignored(serve: Serve) -> None:
+    front = await serve()
+    key = "Bearer sk-none"
+    assert (await front.ask("/v1/models", Authorization=key)).status == 200
+    answer = await front.ask("/v1/chat/completions", asked("hello"), Authorization=key)
+    assert answer.text == "hello"
+
+
+@pytest.mark.parametrize("flag", ["--no-hello", "--hang-in-load", "--exit-before-hello=1"])
+async def test_lists_and_health_answer_at_once_whatever_the_child_does(
+    serve: Serve, flag: str
+) -> None:
+    front = await serve(flag, wait=False, policy=RestartPolicy(intensity=1000))
+    for path in ("/v1/models", "/models/m", "/health", "/health/live", "/cache", "/cluster/cache"):
+        async with asyncio.timeout(1):
+            assert (await front.ask(path)).status == 200
+    for path in ("/v1/cluster/health", "/health/ready"):
+        async with asyncio.timeout(1):
+            assert (await front.ask(path)).status == 503
+
+
+async def test_lists_and_health_answer_while_the_child_is_stuck_with_work(serve: Serve) -> None:
+    front = await serve("--hang-after-tokens", "0")
+    stuck = await soon(front.open("/v1/chat/completions", asked("hello", stream=True)))
+    for path in ("/v1/models", "/health", "/v1/cluster/health", "/v1/cluster/cache"):
+        async with asyncio.timeout(1):
+            assert (await front.ask(path)).status == 200
+    stuck.close()

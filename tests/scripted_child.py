@@ -1,0 +1,329 @@
+"""A child without a model: a real process on the real pipe that does what its flags say.
+
+It answers every message as the product's own child would, with text that a test can foretell: the
+answer to a chat is the words of its last user message, one a decode step. Each flag is one fault
+(`--…-after-tokens K`: once a generation has had K); `--once FILE` keeps them to the incarnation
+that creates FILE, so that its successor works.
+
+With `--pace FIFO` a decode step waits for a byte from there, with `--hold-load FIFO` the end of
+loading does, with `--hold-warm FIFO` each warm-up: tests hold time in their hands and never sleep.
+"""
+
+import argparse
+import hashlib
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from mlx_worker.child.pipe import Pipe
+from mlx_worker.errors import CacheError, ContextLengthExceeded, InferenceError
+from mlx_worker.wire import messages as m
+from mlx_worker.wire.framing import frames_to_child
+
+EXIT_AS_TOLD = 3
+WEIGHT_BYTES = 123_456
+CONTEXT_LENGTH = 4096
+CAPACITY = 1 << 20
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A child without a model.")
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--pace", type=Path, metavar="FIFO")
+    parser.add_argument("--hold-load", type=Path, metavar="FIFO")
+    parser.add_argument("--hold-warm", type=Path, metavar="FIFO")
+    parser.add_argument("--once", type=Path, metavar="FILE")
+    fault = parser.add_argument_group("faults")
+    fault.add_argument("--no-hello", action="store_true")
+    fault.add_argument("--wrong-protocol", action="store_true")
+    fault.add_argument("--exit-before-hello", type=int, metavar="STATUS")
+    fault.add_argument("--load-failed", action="store_true")
+    fault.add_argument("--cannot-load", action="store_true")
+    fault.add_argument("--hang-in-load", action="store_true")
+    fault.add_argument("--garbage-after-tokens", type=int, metavar="K")
+    fault.add_argument("--unknown-id-after-tokens", type=int, metavar="K")
+    fault.add_argument("--die-after-tokens", type=int, metavar="K")
+    fault.add_argument("--abort-after-tokens", type=int, metavar="K")
+    fault.add_argument("--exit-after-tokens", type=int, metavar="K")
+    fault.add_argument("--hang-after-tokens", type=int, metavar="K")
+    fault.add_argument("--fail-after-tokens", type=int, metavar="K")
+    fault.add_argument("--refuse", action="store_true")
+    fault.add_argument("--fail-warm", action="store_true")
+    fault.add_argument("--ignore-eof", action="store_true")
+    given = parser.parse_args()
+    if given.once is not None and not claimed(given.once):
+        return parser.parse_args([*without_faults(given)])
+    return given
+
+
+def claimed(file: Path) -> bool:
+    try:
+        file.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def without_faults(given: argparse.Namespace) -> list[str]:
+    kept = ["--fd", str(given.fd)]
+    for flag in ("pace", "hold_load", "hold_warm"):
+        if fifo := getattr(given, flag):
+            kept += [f"--{flag.replace('_', '-')}", str(fifo)]
+    return kept
+
+
+def wait_for_leave(fifo: Path | None) -> None:
+    """Wait for a byte from there, where there is one to wait for."""
+    if fifo is not None:
+        with fifo.open("rb", buffering=0) as leave:
+            leave.read(1)
+
+
+def hang() -> NoReturn:
+    while True:
+        threading.Event().wait()
+
+
+def words(text: object) -> list[str]:
+    return str(text or "").split()
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def system_prompt(request: m.ChatRequest) -> str | None:
+    first = request.messages[0]
+    return str(first["content"]) if first["role"] == "system" else None
+
+
+def answer(request: m.ChatRequest) -> list[str]:
+    """The pieces of the whole answer: the last user message, word by word."""
+    said = [turn["content"] for turn in request.messages if turn["role"] == "user"]
+    return [f" {word}" if at else word for at, word in enumerate(words(said[-1] if said else ""))]
+
+
+@dataclass(slots=True)
+class Row:
+    """One generation: what it will have said, and how far it is."""
+
+    id: int
+    pieces: list[str]
+    finish: m.FinishReason
+    said: int = 0
+
+
+class Tick:
+    """Leave for one decode step."""
+
+
+class ScriptedChild:
+    """One child; the reader's thread hears, the main thread does."""
+
+    def __init__(self, flags: argparse.Namespace) -> None:
+        self._flags = flags
+        self._pipe = Pipe(flags.fd)
+        self._jobs: queue.SimpleQueue[m.ToChild | Tick] = queue.SimpleQueue()
+        self._rows: dict[int, Row] = {}
+        self._permits = 0
+        self._resident: dict[str, int] = {}  # system prompts by hash: tokens
+        self._prefilled = 0
+        self._steps = 0
+
+    # --- the reader's thread ---
+
+    def listen(self) -> None:
+        if self._flags.ignore_eof:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            threading.Thread(target=self._read_past_eof, daemon=True).start()
+        else:
+            self._pipe.listen(self._hear)
+        if self._flags.pace:
+            threading.Thread(target=self._follow, args=(self._flags.pace,), daemon=True).start()
+
+    def _read_past_eof(self) -> None:
+        frames = frames_to_child()
+        while data := os.read(self._flags.fd, 1 << 16):
+            for message in frames.feed(data):
+                self._hear(message)
+
+    def _follow(self, pace: Path) -> None:
+        with pace.open("rb", buffering=0) as fifo:
+            while fifo.read(1):
+                self._jobs.put(Tick())
+
+    def _hear(self, message: m.ToChild) -> None:
+        if isinstance(message, m.Ping):
+            self._pipe.send([self._pong(message.seq)])
+        else:
+            self._jobs.put(message)
+
+    def _pong(self, seq: int) -> m.Pong:
+        return m.Pong(
+            seq=seq,
+            prefilled_tokens=self._prefilled,
+            decode_steps=self._steps,
+            active=len(self._rows),
+            resident_bytes=1 << 20,
+            device_bytes=1 << 19,
+        )
+
+    # --- the main thread ---
+
+    def run(self) -> None:
+        self._hello()
+        self._load()
+        while True:
+            if self._may_step() and self._jobs.empty():
+                self._step()
+            else:
+                self._answer(self._jobs.get())
+
+    def _hello(self) -> None:
+        if self._flags.exit_before_hello is not None:
+            sys.exit(self._flags.exit_before_hello)
+        if self._flags.no_hello:
+            hang()
+        protocol = m.PROTOCOL + 1 if self._flags.wrong_protocol else m.PROTOCOL
+        self._pipe.send([m.Hello(protocol, os.getpid(), {"scripted": "1"})])
+
+    def _load(self) -> None:
+        load = self._jobs.get()
+        assert isinstance(load, m.Load)
+        self._pipe.send([m.LoadProgress(WEIGHT_BYTES // 2, WEIGHT_BYTES)])
+        if self._flags.hang_in_load:
+            hang()
+        if self._flags.load_failed or self._flags.cannot_load:
+            self._pipe.send([m.LoadFailed("so it was written", permanent=self._flags.cannot_load)])
+            sys.exit(1)
+        wait_for_leave(self._flags.hold_load)
+        self._pipe.send(
+            [
+                m.LoadProgress(WEIGHT_BYTES, WEIGHT_BYTES),
+                m.Loaded(load.context_length or CONTEXT_LENGTH, WEIGHT_BYTES),
+            ]
+        )
+
+    def _may_step(self) -> bool:
+        return bool(self._rows) and (not self._flags.pace or self._permits > 0)
+
+    def _answer(self, job: m.ToChild | Tick) -> None:
+        match job:
+            case Tick():
+                self._permits += 1
+            case m.Generate():
+                self._generate(job.id, job.request)
+            case m.Cancel():
+                if (row := self._rows.pop(job.id, None)) is not None:
+                    self._pipe.send([m.Done(row.id, "cancelled", row.said, "")])
+            case m.Warm():
+                self._warm(job)
+            case m.ClearCache():
+                self._resident.clear()
+                self._pipe.send([m.Cleared(job.id), self._cache_state(None)])
+            case _:
+                raise AssertionError(job)
+
+    def _generate(self, id_: int, request: m.ChatRequest) -> None:
+        if self._flags.refuse:
+            self._pipe.send([m.Failed(id_, ContextLengthExceeded.code, "5000 tokens of 4096")])
+            return
+        prompt_tokens = sum(len(words(turn["content"])) for turn in request.messages)
+        system = system_prompt(request)
+        hit = system is not None and digest(system) in self._resident
+        cached = len(words(system)) if hit else 0
+        pieces = answer(request)
+        limit = len(pieces) if request.max_tokens is None else request.max_tokens
+        finish: m.FinishReason = "length" if limit < len(pieces) else "stop"
+        self._rows[id_] = Row(id_, pieces[:limit], finish)
+        self._prefilled += prompt_tokens - cached
+        self._pipe.send(
+            [
+                m.Started(id_, prompt_tokens, cached, hit),
+                m.Prefill(id_, prompt_tokens - cached, prompt_tokens - cached),
+                *([] if system is None else [self._now_resident(system)]),
+            ]
+        )
+        self._go_wrong(self._rows[id_])
+
+    def _warm(self, asked: m.Warm) -> None:
+        if self._flags.fail_warm:
+            self._pipe.send([m.Failed(asked.id, CacheError.code, "so it was written")])
+            return
+        wait_for_leave(self._flags.hold_warm)
+        tokens = len(words(asked.system_prompt))
+        state = self._now_resident(asked.system_prompt)
+        self._pipe.send([m.Warmed(asked.id, tokens), state])
+
+    def _now_resident(self, prompt: str) -> m.CacheState:
+        self._resident[digest(prompt)] = len(words(prompt))
+        return self._cache_state(prompt)
+
+    def _cache_state(self, prompt: str | None) -> m.CacheState:
+        return m.CacheState(
+            tokens=len(words(prompt)),
+            system_prompt_hash=digest(prompt) if prompt else "",
+            last_updated=time.time() * 1000,
+            entries=len(self._resident),
+            warmed=len(self._resident),
+            bytes=sum(self._resident.values()),
+            capacity=CAPACITY,
+        )
+
+    def _step(self) -> None:
+        """One decode step: a word of every row, all in one frame."""
+        self._permits -= 1
+        self._steps += 1
+        speaking = [row for row in self._rows.values() if row.said < len(row.pieces)]
+        said = [self._next(row) for row in speaking]
+        over = [row for row in self._rows.values() if row.said == len(row.pieces)]
+        for row in over:
+            del self._rows[row.id]
+        self._pipe.send(
+            [
+                *([m.Step(said)] if said else []),
+                *(m.Done(row.id, row.finish, row.said, "") for row in over),
+            ]
+        )
+        for row in speaking:
+            self._go_wrong(row)
+
+    def _next(self, row: Row) -> m.Row:
+        piece = row.pieces[row.said]
+        row.said += 1
+        return m.Row(row.id, [row.said], piece)
+
+    # --- faults in the middle of work ---
+
+    def _go_wrong(self, row: Row) -> None:
+        flags = self._flags
+        if row.said == flags.garbage_after_tokens:
+            os.write(flags.fd, (2).to_bytes(4, "big") + b"\xc1\xc1")
+        if row.said == flags.unknown_id_after_tokens:
+            self._pipe.send([m.Step([m.Row(row.id + 1000, [1], "whose is this?")])])
+        if row.said == flags.die_after_tokens:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if row.said == flags.abort_after_tokens:
+            os.abort()
+        if row.said == flags.exit_after_tokens:
+            sys.exit(EXIT_AS_TOLD)
+        if row.said == flags.hang_after_tokens:
+            hang()
+        if row.said == flags.fail_after_tokens and self._rows.pop(row.id, None):
+            self._pipe.send([m.Failed(row.id, InferenceError.code, "so it was written")])
+
+
+def main() -> None:
+    child = ScriptedChild(arguments())
+    child.listen()
+    child.run()
+
+
+if __name__ == "__main__":
+    main()

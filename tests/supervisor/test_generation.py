@@ -1,0 +1,152 @@
+"""One request's life: what the link says on one side, what its reader gets on the other."""
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from mlx_worker import errors
+from mlx_worker.supervisor.generation import Ending, Generation
+from mlx_worker.wire import messages as m
+from tests.scripted import soon
+
+if TYPE_CHECKING:
+    from mlx_worker.supervisor.child import Child
+
+STARTED = m.Started(1, 4, 2, cache_hit=True)
+LOST = m.Failed(1, "child_lost", "it died")
+
+
+class Canceller:
+    """The one thing a generation wants of its child."""
+
+    def __init__(self) -> None:
+        self.cancelled: list[int] = []
+
+    def cancel(self, id_: int) -> None:
+        self.cancelled.append(id_)
+
+
+class Heard:
+    """A generation and what it did to the world."""
+
+    def __init__(self) -> None:
+        self.child = Canceller()
+        self.ends = 0
+        self.it = Generation(1, cast("Child", self.child), self._end)
+
+    def _end(self) -> None:
+        self.ends += 1
+
+    def hear(self, *messages: m.Started | m.Prefill | m.Row | m.Done | m.Failed) -> None:
+        for message in messages:
+            self.it.hear(message)
+
+
+async def test_it_has_started_when_the_child_says_so() -> None:
+    heard = Heard()
+    waiting = asyncio.create_task(heard.it.started())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    heard.hear(STARTED)
+    assert await soon(waiting) == STARTED
+
+
+async def test_whoever_gives_up_waiting_for_the_start_does_not_spoil_it_for_others() -> None:
+    heard = Heard()
+    impatient = asyncio.create_task(heard.it.started())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.wait({impatient})
+    heard.hear(STARTED)
+    assert await soon(heard.it.started()) == STARTED
+
+
+async def test_a_reader_that_lags_takes_everything_at_once() -> None:
+    heard = Heard()
+    heard.hear(STARTED, m.Row(1, [1], "one"), m.Row(1, [2, 3], " two three"))
+    assert await soon(heard.it.take()) == "one two three"
+    assert heard.it.tokens == [1, 2, 3]
+
+
+async def test_a_reader_that_waits_is_woken_by_text_and_not_by_tokens_without_any() -> None:
+    heard = Heard()
+    reading = asyncio.create_task(heard.it.take())
+    await asyncio.sleep(0)
+    heard.hear(STARTED, m.Prefill(1, 4, 4), m.Row(1, [1], ""))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not reading.done()
+    heard.hear(m.Row(1, [2], "at last"))
+    assert await soon(reading) == "at last"
+
+
+async def test_the_end_gives_what_was_held_back_then_nothing_for_ever() -> None:
+    heard = Heard()
+    heard.hear(STARTED, m.Row(1, [1], "one"), m.Done(1, "length", 2, " two"))
+    assert await soon(heard.it.take()) == "one two"
+    assert await soon(heard.it.take()) == ""
+    assert await soon(heard.it.take()) == ""
+    assert heard.it.ending == Ending("length", 2)
+    assert heard.ends == 1
+
+
+async def test_a_failure_is_raised_after_everything_said_before_it_and_stays() -> None:
+    heard = Heard()
+    heard.hear(STARTED, m.Row(1, [1], "one"), LOST)
+    assert await soon(heard.it.take()) == "one"
+    for _ in range(2):
+        with pytest.raises(errors.ChildLost, match="it died"):
+            await soon(heard.it.take())
+    assert await soon(heard.it.started()) == STARTED
+    assert heard.it.ending is None
+    assert heard.ends == 1
+
+
+async def test_a_reader_that_waits_is_woken_by_a_failure() -> None:
+    heard = Heard()
+    reading = asyncio.create_task(heard.it.take())
+    await asyncio.sleep(0)
+    heard.hear(LOST)
+    with pytest.raises(errors.ChildLost):
+        await soon(reading)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "retry_after"),
+    [
+        ("context_length_exceeded", errors.ContextLengthExceeded, None),
+        ("invalid_request", errors.InvalidRequest, None),
+        ("inference_error", errors.InferenceError, None),
+        ("cache_error", errors.CacheError, None),
+        ("child_lost", errors.ChildLost, 1),
+        ("nobody knows this one", errors.WorkerError, None),
+    ],
+)
+async def test_a_refusal_before_the_start_is_the_error_that_the_child_named(
+    code: str, kind: type[errors.WorkerError], retry_after: float | None
+) -> None:
+    heard = Heard()
+    heard.hear(m.Failed(1, code, "5000 tokens of 4096"))
+    with pytest.raises(errors.WorkerError, match="5000 tokens of 4096") as refused:
+        await soon(heard.it.started())
+    assert type(refused.value) is kind
+    assert refused.value.retry_after == retry_after
+
+
+async def test_leaving_cancels_in_the_child_while_it_runs() -> None:
+    heard = Heard()
+    heard.hear(STARTED)
+    heard.it.leave()
+    assert heard.child.cancelled == [1]
+    heard.hear(m.Done(1, "cancelled", 0, ""))
+    assert await soon(heard.it.take()) == ""
+    assert heard.ends == 1
+
+
+@pytest.mark.parametrize("last_word", [m.Done(1, "stop", 0, ""), LOST])
+async def test_leaving_after_the_end_says_nothing(last_word: m.Done | m.Failed) -> None:
+    heard = Heard()
+    heard.hear(STARTED, last_word)
+    heard.it.leave()
+    assert heard.child.cancelled == []
