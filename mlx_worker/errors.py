@@ -111,7 +111,7 @@ class QueueFull(WorkerError):
     kind = "rate_limit_error"
 
 
-class ChildLost(Unavailable):
+class ChildLost(WorkerError):
     """The child died with this request in its hands."""
 
     code = "child_lost"

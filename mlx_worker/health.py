@@ -8,6 +8,7 @@ the one passed in. Times are milliseconds since the epoch, as floats; latencies 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -53,8 +54,8 @@ class Ledger:
             self._in_flight = max(0, self._in_flight - 1)
 
     def record(self, success: bool, latency: float) -> None:
-        """One request ended, after `latency` ms. Raises ValueError where that is negative."""
-        if not latency >= 0:
+        """One request ended, after `latency` ms. Raises ValueError where that cannot be."""
+        if not (math.isfinite(latency) and latency >= 0):
             raise ValueError(f"latency cannot be {latency} ms")
         with self._lock:
             self._requests += 1
@@ -165,7 +166,7 @@ def get_metrics() -> dict[str, Any]:
 
 
 def record_request(success: bool, latency: float) -> None:
-    """One request ended, after `latency` ms. Raises ValueError where that is negative."""
+    """One request ended, after `latency` ms. Raises ValueError where that cannot be."""
     _node.record(success, latency)
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import msgspec
 
+IS_REQUIRED = "is required"
+
 _LONGEST_SHOWN = 60
 
 
@@ -21,7 +23,7 @@ def explain(error: msgspec.ValidationError, raw: Any) -> tuple[str, str]:
     path = place.rpartition("$")[2].strip("`.")
     missing = re.search(r"missing required field `(\w+)`", problem)
     if missing:
-        return f"{path}.{missing[1]}".lstrip("."), "is required"
+        return f"{path}.{missing[1]}".lstrip("."), IS_REQUIRED
     return path, f"{problem[0].lower()}{problem[1:]}{_shown(_value_at(raw, path))}"
 
 

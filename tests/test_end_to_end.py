@@ -190,6 +190,32 @@ def test_a_request_in_flight_at_a_crash_is_told_so(tiny: Path, tmp_path: Path) -
         assert broken.value.code == "child_lost"
 
 
+def test_a_broken_stream_ends_with_its_error_and_the_connection_closes(
+    tiny: Path, tmp_path: Path
+) -> None:
+    with running_node(tmp_path, {"tiny": tiny}) as node:
+        node.wait_until_ready()
+        body = json.dumps(
+            {
+                "messages": [{"role": "user", "content": "Hello"}],
+                "max_tokens": 7000,
+                "stream": True,
+            }
+        ).encode()
+        host, port = node.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=DEADLINE) as raw:
+            raw.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+                b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
+            heard = raw.recv(1 << 16)
+            psutil.Process(node.model("tiny")["pid"]).kill()
+            while data := raw.recv(1 << 16):  # to its end: the node closes
+                heard += data
+        assert b'"code":"child_lost"' in heard
+        assert b"[DONE]" not in heard
+
+
 def test_nothing_of_a_killed_front_is_left(nano: Path, tiny: Path, tmp_path: Path) -> None:
     with running_node(tmp_path, {"tiny": tiny, "nano": nano}) as node:
         node.wait_until_ready()

@@ -117,7 +117,7 @@ def test_what_a_child_names_is_raised_in_the_front(kind: type[WorkerError]) -> N
 @pytest.mark.parametrize("kind", CARRIED, ids=lambda kind: kind.__name__)
 def test_only_what_may_heal_says_when_to_try_again(kind: type[WorkerError]) -> None:
     error = as_error(Failed(1, kind.code, "it went wrong"))
-    assert (error.retry_after is not None) == (kind.status == 503)
+    assert (error.retry_after is not None) == (kind is errors.ChildLost)
 
 
 def test_a_code_that_nobody_knows_is_an_internal_error() -> None:

@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -317,10 +318,14 @@ def test_no_count_is_lost_between_eight_threads(fresh: Any, eager_threads: None)
     }
 
 
+def ask_for_monitor(module: Any, seen: list[Any]) -> None:
+    seen.append(module.HealthMonitor())
+
+
 def test_there_is_one_monitor_however_many_threads_ask_first(eager_threads: None) -> None:
     for _ in range(50):
         module = module_anew()
         seen: list[Any] = []
-        together(8, lambda module=module, seen=seen: seen.append(module.HealthMonitor()))
+        together(8, partial(ask_for_monitor, module, seen))
         assert len(seen) == 8
         assert len({id(monitor) for monitor in seen}) == 1

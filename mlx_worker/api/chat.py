@@ -92,6 +92,8 @@ class ChatBody(msgspec.Struct, frozen=True):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     functions: list[dict[str, Any]] | None = None
+    function_call: str | dict[str, Any] | None = None
+    modalities: list[str] | None = None
     response_format: ResponseFormat | None = None
     user: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -124,7 +126,10 @@ def _refuse_unsupported(asked: ChatBody) -> None:
         "logprobs": bool(asked.logprobs),
         "top_logprobs": bool(asked.top_logprobs),
         "tools": bool(asked.tools) and asked.tool_choice != "none",
+        "tool_choice": asked.tool_choice not in (None, "none", "auto"),
         "functions": bool(asked.functions),
+        "function_call": asked.function_call not in (None, "none", "auto"),
+        "modalities": asked.modalities not in (None, ["text"]),
         "response_format": shape is not None and shape.type != "text",
     }
     for field, is_asked in refused.items():
@@ -155,13 +160,8 @@ def _turn(index: int, message: ChatMessage) -> dict[str, Any]:
     return turn
 
 
-def _text(index: int, message: ChatMessage) -> str | None:
-    content = message.content
-    if content is None:
-        if message.role != "assistant":
-            field = f"messages[{index}].content"
-            raise InvalidRequest(f"{field}: a {message.role} message needs content", param=field)
-        return None
+def _text(index: int, message: ChatMessage) -> str:
+    content = message.content or ""
     if isinstance(content, str):
         return content
     for k, part in enumerate(content):

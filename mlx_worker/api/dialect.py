@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
-from mlx_worker.errors import InvalidRequest
-from mlx_worker.typed import explain
+from mlx_worker.errors import InvalidRequest, MissingField
+from mlx_worker.typed import IS_REQUIRED, explain
 
 if TYPE_CHECKING:
     from mlx_worker.errors import WorkerError
@@ -64,7 +64,8 @@ def decode(body: bytes, shape: type[T]) -> T:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:
         path, problem = explain(error, _raw(body))
-        raise InvalidRequest(f"{path or 'body'}: {problem}", param=path or None) from error
+        kind = MissingField if problem == IS_REQUIRED and "." not in path else InvalidRequest
+        raise kind(f"{path or 'body'}: {problem}", param=path or None) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the body is not JSON: {error}") from error
     except RecursionError as error:

@@ -127,6 +127,7 @@ async def _streamed(way: _Way, books: _Books) -> web.StreamResponse:
     except WorkerError as error:
         # The status is sent; only the stream itself can still say it.
         books.ended(error)
+        response.force_close()
         await response.write(way.reply.broken(error))
     else:
         ending = way.generation.ending

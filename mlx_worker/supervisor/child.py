@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 CHILD_COMMAND: Sequence[str] = (sys.executable, "-P", "-m", "mlx_worker.child")
 """What starts a child; `--fd N` is appended. The only thread between the two halves."""
 
+LAST_WORDS = 1.0
+"""Seconds in which the pipe of a process that has ended is read to its end."""
+
 CHILD_ENVIRONMENT = {
     # A child reads what is on the disk; it fetches nothing, whatever a model's files say.
     "HF_HUB_OFFLINE": "1",
@@ -270,10 +273,16 @@ class Child:
             self._tell(Event.EXITED, f"cannot start {self._command[0]}: {error}", incarnation)
             return
         self.facts.pid = self._process.pid
-        self._reaper = asyncio.create_task(self._reap(self._process, incarnation))
+        self._reaper = asyncio.create_task(self._reap(self._process, self._link, incarnation))
 
-    async def _reap(self, process: asyncio.subprocess.Process, incarnation: int) -> None:
+    async def _reap(
+        self, process: asyncio.subprocess.Process, link: Link, incarnation: int
+    ) -> None:
         code = await process.wait()
+        # What it said last may still be in the pipe, and may say why it ended.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS):
+                await link.ended.wait()
         self._tell(Event.EXITED, _how_it_ended(code), incarnation)
 
     def _say(self, message: m.Message) -> None:
@@ -291,7 +300,9 @@ class Child:
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                # Not through the process object: it may reap the child before its watcher does,
+                # and the true exit status would be lost.
+                os.kill(self._process.pid, number)
 
     # --- ears ---
 

@@ -35,7 +35,7 @@ _BY_CODE = {
 def as_error(failed: m.Failed) -> errors.WorkerError:
     """A child's `Failed` as the error it names."""
     kind = _BY_CODE.get(failed.code, errors.WorkerError)
-    retry = 1 if issubclass(kind, errors.Unavailable) else None
+    retry = 1 if kind is errors.ChildLost else None
     return kind(failed.message, param=failed.param, retry_after=retry)
 
 

@@ -82,6 +82,8 @@ class Lifecycle:
         match self.state:
             case State.KILLING:
                 return event is Event.DEADLINE or (event is Event.EXITED and self._unexplained)
+            case State.STOPPING:
+                return event is Event.DEADLINE
             case State.BACKOFF | State.FAILED | State.STOPPED:
                 return False
             case _:

@@ -51,6 +51,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self.last_progress = self._loop.time()
+        self.ended = asyncio.Event()
 
     @property
     def open_ids(self) -> int:
@@ -134,6 +135,7 @@ class Link(asyncio.Protocol):
 
     def _lose(self, reason: str) -> None:
         self._transport = None
+        self.ended.set()
         listeners, self._listeners = self._listeners, {}
         for id_, listener in listeners.items():
             listener.hear(m.Failed(id_, ChildLost.code, f"the model's process ended: {reason}"))

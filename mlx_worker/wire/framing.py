@@ -45,7 +45,7 @@ class _Frames(Generic[T]):
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[T]:
-        """Every message completed by these bytes, in order."""
+        """Every message completed by these bytes, in order. To be iterated to its end."""
         self._buffer += data
         start = 0
         try:

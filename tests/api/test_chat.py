@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlx_worker.api.chat import ChatReply, parse
 from mlx_worker.api.dialect import Call, Usage
-from mlx_worker.errors import ChildLost, InvalidRequest, UnsupportedField
+from mlx_worker.errors import ChildLost, InvalidRequest, MissingField, UnsupportedField
 from mlx_worker.wire.framing import encode
 from mlx_worker.wire.messages import Generate, Sampling
 
@@ -163,18 +163,30 @@ def test_an_assistant_that_only_called_tools_has_no_content() -> None:
     call = {"id": "t1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     answer = {"role": "tool", "content": "seen", "tool_call_id": "t1", "name": "look"}
-    assert turns(message, answer) == [message, answer]
+    assert turns(message, answer) == [message | {"content": ""}, answer]
 
 
 def test_an_assistant_may_leave_its_content_out() -> None:
-    assert turns({"role": "assistant"}) == [{"role": "assistant", "content": None}]
+    assert turns({"role": "assistant"}) == [{"role": "assistant", "content": ""}]
 
 
-@pytest.mark.parametrize("role", ["system", "developer", "user", "tool"])
-def test_who_says_nothing_is_asked_what_was_meant(role: str) -> None:
-    error = refused(messages=[*HELLO, {"role": role, "content": None}])
-    assert error.param == "messages[1].content"
-    assert role in error.message
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
+def test_null_content_is_no_text(role: str) -> None:
+    """Templates join content to other text: they cannot be given null."""
+    assert turns({"role": role, "content": None}) == [{"role": role, "content": ""}]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tool_choice", "required"),
+        ("tool_choice", {"type": "function", "function": {"name": "look"}}),
+        ("function_call", {"name": "look"}),
+        ("modalities", ["text", "audio"]),
+    ],
+)
+def test_what_would_change_the_answer_and_cannot_is_refused(field: str, value: object) -> None:
+    assert refused(**{field: value}).param == field
 
 
 @pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
@@ -325,9 +337,9 @@ def test_a_part_of_text_without_text_is_told_so() -> None:
 
 
 def test_a_call_without_messages_misses_a_field() -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(MissingField) as caught:
         parse(b'{"model": "a"}')
-    assert (caught.value.status, caught.value.param) == (400, "messages")
+    assert (caught.value.status, caught.value.param) == (422, "messages")
 
 
 @pytest.mark.parametrize(

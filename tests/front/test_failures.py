@@ -31,12 +31,12 @@ async def test_a_crash_in_mid_stream_is_an_error_event_and_the_node_goes_on(
     assert health["metrics"]["requestsInFlight"] == 0
 
 
-async def test_a_crash_in_an_answer_that_is_not_streamed_is_a_503(
+async def test_a_crash_in_an_answer_that_is_not_streamed_is_a_500(
     serve: Serve, tmp_path: Path
 ) -> None:
     front = await serve("--die-after-tokens", "2", "--once", tmp_path / "once")
     answer = await front.chat("one two three")
-    assert answer.status == 503
+    assert answer.status == 500
     assert answer.error["code"] == "child_lost"
     assert int(answer.headers["Retry-After"]) > 0
     await front.reaches(state="ready", restarts=1)

@@ -13,7 +13,7 @@ from mlx_worker.errors import QueueFull
 from mlx_worker.supervisor.admission import Admission
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
 
 async def settle() -> None:
@@ -22,8 +22,8 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def soon(task: asyncio.Task[None]) -> None:
-    await asyncio.wait_for(task, timeout=5)
+async def soon(work: Awaitable[None]) -> None:
+    await asyncio.wait_for(work, timeout=5)
 
 
 async def waiting(admission: Admission, count: int) -> list[asyncio.Task[None]]:
@@ -37,14 +37,14 @@ async def waiting(admission: Admission, count: int) -> list[asyncio.Task[None]]:
 async def full(places: int = 1, max_queue: int = 8) -> Admission:
     admission = Admission("nano", places, max_queue)
     for _ in range(places):
-        await admission.enter()
+        await soon(admission.enter())
     return admission
 
 
 async def test_places_are_given_at_once_while_there_are_any() -> None:
     admission = Admission("nano", 3, 0)
     for taken in range(1, 4):
-        await admission.enter()
+        await soon(admission.enter())
         assert (admission.running, admission.queued) == (taken, 0)
 
 
@@ -52,7 +52,7 @@ async def test_a_place_given_back_is_free_again() -> None:
     admission = await full(places=1, max_queue=0)
     admission.leave()
     assert admission.running == 0
-    await admission.enter()
+    await soon(admission.enter())
     assert admission.running == 1
 
 
@@ -81,7 +81,7 @@ async def test_one_more_than_may_wait_is_refused_with_the_numbers() -> None:
     admission = await full(places=2, max_queue=3)
     tasks = await waiting(admission, 3)
     with pytest.raises(QueueFull, match=r"'nano' runs 2 requests and 3 wait.*max_queue is 3") as e:
-        await admission.enter()
+        await soon(admission.enter())
     assert e.value.retry_after is not None
     assert e.value.retry_after > 0
     assert (admission.running, admission.queued) == (2, 3)
@@ -93,7 +93,7 @@ async def test_one_more_than_may_wait_is_refused_with_the_numbers() -> None:
 async def test_without_a_queue_the_first_too_many_is_refused() -> None:
     admission = await full(places=1, max_queue=0)
     with pytest.raises(QueueFull, match="max_queue is 0"):
-        await admission.enter()
+        await soon(admission.enter())
 
 
 @pytest.mark.parametrize("left", [0, 1, 2])
@@ -140,7 +140,7 @@ async def test_when_all_who_waited_have_left_the_place_is_free() -> None:
     await settle()
     assert [task.cancelled() for task in tasks] == [True, True]
     assert (admission.running, admission.queued) == (0, 0)
-    await admission.enter()
+    await soon(admission.enter())
 
 
 # --- any order of anything ----------------------------------------------------------------
