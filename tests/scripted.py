@@ -13,6 +13,7 @@ import psutil
 from mlx_worker.config import ModelConfig
 from mlx_worker.models.folder import ModelFolder
 from mlx_worker.plan import PlannedModel
+from mlx_worker.supervisor.generation import Generation
 from mlx_worker.supervisor.lifecycle import Timings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.restart import RestartPolicy
@@ -116,3 +117,9 @@ async def ready(node: Node) -> Node:
         if served.config.preload:
             await soon(served.child.reached(State.READY))
     return node
+
+
+async def text_of(generation: Generation) -> str:
+    """The next text of a generation; "" at its end."""
+    piece = await soon(generation.take())
+    return piece.text if piece else ""

@@ -117,6 +117,31 @@ def test_one_seed_is_one_answer_and_another_is_another(client: openai.OpenAI) ->
     assert first == second != other
 
 
+def test_logprobs_come_whole_and_streamed_alike(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "Hello"}],
+        "max_tokens": 12,
+        "logprobs": True,
+        "top_logprobs": 3,
+    }
+    whole = client.chat.completions.create(**asked).choices[0]
+    assert whole.logprobs
+    assert whole.logprobs.content
+    streamed = [
+        entry
+        for chunk in client.chat.completions.create(**asked, stream=True)
+        if chunk.choices[0].logprobs
+        for entry in chunk.choices[0].logprobs.content or []
+    ]
+    assert streamed == whole.logprobs.content
+    assert len(streamed) == 12
+    assert all(len(entry.top_logprobs) == 3 for entry in streamed)
+    assert all(entry.logprob == entry.top_logprobs[0].logprob < 0 for entry in streamed)
+    assert "".join(entry.token for entry in streamed).strip() == whole.message.content
+    assert all(entry.bytes == list(entry.token.encode()) for entry in streamed)
+
+
 def test_a_stop_string_ends_the_answer(client: openai.OpenAI) -> None:
     whole = ask(client, "Hello")
     stop = whole[10:16]

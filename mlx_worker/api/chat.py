@@ -21,6 +21,8 @@ from mlx_worker.wire.messages import ChatRequest, FinishReason, Sampling
 
 if TYPE_CHECKING:
     from mlx_worker.errors import WorkerError
+    from mlx_worker.supervisor.generation import Piece
+    from mlx_worker.wire.messages import Choice, TokenLogprobs
 
 # --- in -----------------------------------------------------------------------------------
 
@@ -113,6 +115,7 @@ def parse(body: bytes) -> Call:
             max_tokens=asked.max_tokens if limit is None else limit,
             stop=_stop(asked.stop),
             template_kwargs=asked.chat_template_kwargs or {},
+            logprobs=_logprobs(asked),
         ),
         stream=bool(asked.stream),
         include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
@@ -123,8 +126,6 @@ def _refuse_unsupported(asked: ChatBody) -> None:
     shape = asked.response_format
     refused = {
         "n": (asked.n or 1) > 1,
-        "logprobs": bool(asked.logprobs),
-        "top_logprobs": bool(asked.top_logprobs),
         "tools": bool(asked.tools) and asked.tool_choice != "none",
         "tool_choice": asked.tool_choice not in (None, "none", "auto"),
         "functions": bool(asked.functions),
@@ -135,6 +136,17 @@ def _refuse_unsupported(asked: ChatBody) -> None:
     for field, is_asked in refused.items():
         if is_asked:
             raise UnsupportedField(f"{field}: this node cannot honour it", param=field)
+
+
+def _logprobs(asked: ChatBody) -> int | None:
+    if asked.logprobs:
+        return asked.top_logprobs or 0
+    if asked.top_logprobs:
+        raise InvalidRequest(
+            f"top_logprobs: {asked.top_logprobs} is only told with logprobs: true",
+            param="top_logprobs",
+        )
+    return None
 
 
 def _refuse_unsayable(asked: ChatBody) -> None:
@@ -216,9 +228,12 @@ class ChatReply:
         delta = {"role": "assistant", "content": ""}
         return self._chunk([{"index": 0, "delta": delta, "finish_reason": None}])
 
-    def piece(self, text: str) -> bytes:
+    def piece(self, piece: Piece) -> bytes:
         """A content chunk."""
-        return self._before + _json(text) + self._after
+        if not piece.logprobs:
+            return self._before + _json(piece.text) + self._after
+        choice = {"index": 0, "delta": {"content": piece.text}, "finish_reason": None}
+        return self._chunk([choice | {"logprobs": _told(piece.logprobs)}])
 
     def closing(self, finish: FinishReason, usage: Usage) -> bytes:
         """The finish chunk, the usage chunk where it was asked for, and [DONE]."""
@@ -231,10 +246,14 @@ class ChatReply:
         """An error event: client libraries raise it."""
         return b"data: " + error_body(error) + b"\n\n"
 
-    def whole(self, text: str, finish: FinishReason, usage: Usage) -> bytes:
+    def whole(self, whole: Piece, finish: FinishReason, usage: Usage) -> bytes:
         """The completion object."""
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": whole.text},
+            "logprobs": _told(whole.logprobs) if whole.logprobs else None,
+            "finish_reason": finish,
+        }
         return _json(self._object("chat.completion", [choice]) | {"usage": _usage(usage)})
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
@@ -249,6 +268,24 @@ class ChatReply:
             "model": self._model,
             "choices": choices,
         }
+
+
+def _told(logprobs: list[TokenLogprobs]) -> dict[str, Any]:
+    content = [
+        _choice(it.chosen) | {"top_logprobs": [_choice(other) for other in it.likeliest]}
+        for it in logprobs
+    ]
+    return {"content": content}
+
+
+def _choice(choice: Choice) -> dict[str, Any]:
+    # A token that is no whole character has no text of its own to spell out in bytes.
+    whole = "\ufffd" not in choice.text
+    return {
+        "token": choice.text,
+        "logprob": choice.logprob,
+        "bytes": list(choice.text.encode()) if whole else None,
+    }
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

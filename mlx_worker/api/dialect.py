@@ -15,6 +15,7 @@ from mlx_worker.typed import IS_REQUIRED, explain
 
 if TYPE_CHECKING:
     from mlx_worker.errors import WorkerError
+    from mlx_worker.supervisor.generation import Piece
     from mlx_worker.wire.messages import ChatRequest, FinishReason
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ class Reply(Protocol):
     def opening(self) -> bytes:
         """The first bytes of a stream, sent before there is any text."""
 
-    def piece(self, text: str) -> bytes:
+    def piece(self, piece: Piece) -> bytes:
         """Some text of a stream."""
 
     def closing(self, finish: FinishReason, usage: Usage) -> bytes:
@@ -54,7 +55,7 @@ class Reply(Protocol):
     def broken(self, error: WorkerError) -> bytes:
         """The last bytes of a stream that did not."""
 
-    def whole(self, text: str, finish: FinishReason, usage: Usage) -> bytes:
+    def whole(self, whole: Piece, finish: FinishReason, usage: Usage) -> bytes:
         """The body of an answer that is not streamed."""
 
 

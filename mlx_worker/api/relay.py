@@ -17,6 +17,7 @@ from aiohttp import web
 from mlx_worker.api.dialect import Usage
 from mlx_worker.api.headers import CACHE_HIT, REQUEST_ID, SESSION_ID, request_id, session_id
 from mlx_worker.errors import ChildLost, InferenceError, WorkerError
+from mlx_worker.supervisor.generation import Piece
 
 if TYPE_CHECKING:
     from mlx_worker.api.dialect import Call, Reply
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from mlx_worker.health import Ledger
     from mlx_worker.supervisor.generation import Generation
     from mlx_worker.supervisor.node import Served
-    from mlx_worker.wire.messages import Started
+    from mlx_worker.wire.messages import Started, TokenLogprobs
 
 log = logging.getLogger(__name__)
 
@@ -108,12 +109,15 @@ async def relay(
 
 
 async def _whole(way: _Way) -> web.Response:
-    pieces = []
-    while text := await way.generation.take():
-        pieces.append(text)
+    text: list[str] = []
+    logprobs: list[TokenLogprobs] = []
+    while (piece := await way.generation.take()) is not None:
+        text.append(piece.text)
+        logprobs += piece.logprobs
     ending = way.generation.ending
     assert ending is not None
-    body = way.reply.whole("".join(pieces), ending.finish, way.usage())
+    whole = Piece("".join(text), logprobs)
+    body = way.reply.whole(whole, ending.finish, way.usage())
     return web.Response(body=body, content_type="application/json", headers=way.headers)
 
 
@@ -122,8 +126,8 @@ async def _streamed(way: _Way, books: _Books) -> web.StreamResponse:
     await response.prepare(way.request)
     await response.write(way.reply.opening())
     try:
-        while text := await way.generation.take():
-            await response.write(way.reply.piece(text))
+        while (piece := await way.generation.take()) is not None:
+            await response.write(way.reply.piece(piece))
     except WorkerError as error:
         # The status is sent; only the stream itself can still say it.
         books.ended(error)

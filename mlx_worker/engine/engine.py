@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 
+from mlx_worker.engine.logprobs import read_logprobs
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.prompt_cache import PromptCache
 from mlx_worker.engine.sampling import make_processors, make_sampler
@@ -37,6 +38,7 @@ class _Sequence:
     cached: int
     text: TextStream | None
     """None: nothing is generated, the head is to be warmed."""
+    logprobs: int | None = None
     produced: int = 0
 
     @property
@@ -85,6 +87,7 @@ class Engine:
             prompt,
             TextStream(self._tokenizer, request.stop),
             max_tokens=room,
+            logprobs=request.logprobs,
             sampler=make_sampler(request.sampling, self._vocabulary),
             processors=make_processors(request.sampling),
         )
@@ -175,6 +178,7 @@ class Engine:
         text: TextStream | None,
         *,
         max_tokens: int,
+        logprobs: int | None = None,
         sampler: Any = None,
         processors: list[Any] | None = None,
     ) -> m.Started:
@@ -189,7 +193,7 @@ class Engine:
             samplers=[sampler],
             logits_processors=[processors or []],
         )
-        sequence = _Sequence(id_, uid, prompt, cached, text)
+        sequence = _Sequence(id_, uid, prompt, cached, text, logprobs)
         self._by_uid[uid] = self._by_id[id_] = sequence
         hit = prompt.head > 0 and not sequence.head_is_new
         return m.Started(id_, len(prompt.tokens), cached, hit)
@@ -218,7 +222,15 @@ class Engine:
         text = sequence.text
         assert text is not None
         released = "" if response.finish_reason == "stop" else text.add(token)
-        return m.Row(sequence.id, [token], released)
+        return m.Row(sequence.id, [token], released, self._logprobs(sequence, response))
+
+    def _logprobs(self, sequence: _Sequence, response: Any) -> list[m.TokenLogprobs]:
+        if sequence.logprobs is None or response.finish_reason == "stop":
+            return []
+        with mx.stream(self._batch.stream):
+            return [
+                read_logprobs(self._tokenizer, response.logprobs, response.token, sequence.logprobs)
+            ]
 
     def _end(self, sequence: _Sequence, response: Any) -> m.Done | None:
         text = sequence.text

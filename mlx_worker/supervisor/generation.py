@@ -47,6 +47,14 @@ class Ending:
     completion_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What came since the last time: text, and an entry a token where logprobs were asked for."""
+
+    text: str
+    logprobs: list[m.TokenLogprobs]
+
+
 class Generation:
     """A listener of the link on one side, a source of text on the other."""
 
@@ -57,6 +65,7 @@ class Generation:
         self._child = child
         self._on_end = on_end
         self._text: list[str] = []
+        self._logprobs: list[m.TokenLogprobs] = []
         self._failed: m.Failed | None = None
         self._over = False
         self._news = asyncio.Event()
@@ -69,6 +78,7 @@ class Generation:
         match message:
             case m.Row():
                 self.tokens += message.tokens
+                self._logprobs += message.logprobs
                 self._say(message.text)
             case m.Started():
                 if not self._started.done():
@@ -85,6 +95,7 @@ class Generation:
     def _say(self, text: str) -> None:
         if text:
             self._text.append(text)
+        if text or self._logprobs:
             self._news.set()
 
     def _end(self, text: str) -> None:
@@ -102,21 +113,22 @@ class Generation:
         """Wait until the child has admitted it. Raises the refusal if it does not."""
         return await asyncio.shield(self._started)
 
-    async def take(self) -> str:
-        """The text since the last call, waiting until there is some; "" at the end.
+    async def take(self) -> Piece | None:
+        """What came since the last call, waiting until there is something; None at the end.
 
         Raises what went wrong once everything said before it was taken.
         """
-        while not self._text:
+        while not (self._text or self._logprobs):
             if self._over:
                 if self._failed is not None:
                     raise as_error(self._failed)
-                return ""
+                return None
             self._news.clear()
             await self._news.wait()
-        text = "".join(self._text)
+        piece = Piece("".join(self._text), self._logprobs)
         self._text.clear()
-        return text
+        self._logprobs = []
+        return piece
 
     def leave(self) -> None:
         """The client is gone or has had enough: free the row. Harmless after the end."""

@@ -46,13 +46,17 @@ class Sampling(Part, frozen=True, array_like=True):
 
 
 class ChatRequest(Part, frozen=True, array_like=True):
-    """One chat generation, in no dialect. `max_tokens` None: whatever the context leaves."""
+    """One chat generation, in no dialect. `max_tokens` None: whatever the context leaves.
+
+    `logprobs`: how many alternatives to report with each token; None: no probabilities at all.
+    """
 
     messages: list[dict[str, Any]]
     sampling: Sampling
     max_tokens: int | None = None
     stop: list[str] = []
     template_kwargs: dict[str, Any] = {}
+    logprobs: int | None = None
 
 
 # --- front → child ------------------------------------------------------------------------
@@ -154,12 +158,30 @@ class Prefill(Message, frozen=True):
     total: int
 
 
+class Choice(Part, frozen=True, array_like=True):
+    """A token that could be chosen: its text by itself, and its log-probability."""
+
+    text: str
+    logprob: float
+
+
+class TokenLogprobs(Part, frozen=True, array_like=True):
+    """The token that was chosen, and the likeliest ones, likeliest first."""
+
+    chosen: Choice
+    likeliest: list[Choice]
+
+
 class Row(Part, frozen=True, array_like=True):
-    """One sequence's share of a decode step: its new tokens and the text they released."""
+    """One sequence's share of a decode step: its new tokens and the text they released.
+
+    `logprobs`, where they were asked for, has one entry a token.
+    """
 
     id: int
     tokens: list[int]
     text: str
+    logprobs: list[TokenLogprobs] = []
 
 
 class Step(Message, frozen=True):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mlx_worker.api.chat import ChatReply, parse
 from mlx_worker.api.dialect import Call, Usage
 from mlx_worker.errors import ChildLost, InvalidRequest, MissingField, UnsupportedField
+from mlx_worker.supervisor.generation import Piece
 from mlx_worker.wire.framing import encode
 from mlx_worker.wire.messages import Generate, Sampling
 
@@ -205,8 +206,6 @@ def test_a_part_that_is_no_text_is_refused_by_its_name(kind: str) -> None:
     ("field", "value"),
     [
         ("n", 2),
-        ("logprobs", True),
-        ("top_logprobs", 3),
         ("tools", [TOOL]),
         ("functions", [{"name": "look"}]),
         ("response_format", {"type": "json_object"}),
@@ -409,13 +408,18 @@ def events(stream: bytes) -> list[Any]:
 
 
 def piece_of(model: str, text: str) -> Any:
-    (chunk,) = events(reply(model).piece(text))
+    (chunk,) = events(reply(model).piece(Piece(text, [])))
     return chunk
 
 
 def test_a_stream_is_role_then_text_then_finish_then_done() -> None:
     it = reply()
-    stream = it.opening() + it.piece("Hel") + it.piece("lo") + it.closing("stop", USAGE)
+    stream = (
+        it.opening()
+        + it.piece(Piece("Hel", []))
+        + it.piece(Piece("lo", []))
+        + it.closing("stop", USAGE)
+    )
     *chunks, done = events(stream)
     assert done == "[DONE]"
     assert [chunk["choices"] for chunk in chunks] == [
@@ -429,7 +433,7 @@ def test_a_stream_is_role_then_text_then_finish_then_done() -> None:
 
 def test_every_chunk_of_a_stream_is_of_one_completion() -> None:
     it = reply(include_usage=True)
-    stream = it.opening() + it.piece("Hello") + it.closing("length", USAGE)
+    stream = it.opening() + it.piece(Piece("Hello", [])) + it.closing("length", USAGE)
     heads = [
         {k: v for k, v in chunk.items() if k not in ("choices", "usage")}
         for chunk in events(stream)[:-1]
@@ -512,7 +516,7 @@ def test_a_stream_that_breaks_says_so_in_one_event_and_is_not_done() -> None:
 
 
 def test_a_whole_answer_is_one_completion_object() -> None:
-    answer = json.loads(reply("qwen").whole('Hello "you"\n', "stop", USAGE))
+    answer = json.loads(reply("qwen").whole(Piece('Hello "you"\n', []), "stop", USAGE))
     assert answer.pop("id").startswith("chatcmpl-")
     assert answer == {
         "object": "chat.completion",

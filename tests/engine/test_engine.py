@@ -297,3 +297,28 @@ def test_logit_bias_outside_the_vocabulary_is_refused(engine: Engine) -> None:
     with pytest.raises(InvalidRequest, match="token 99999"):
         admit(engine, 1, chat("Hello", max_tokens=3, logit_bias={99999: 1.0}))
     assert engine.active == 0
+
+
+def test_logprobs_are_mlx_lms(engine: Engine, loaded: tuple[Any, Any]) -> None:
+    asked, silent = chat("Hello", max_tokens=20, logprobs=5), chat("Good day", max_tokens=30)
+    admit(engine, 1, silent)
+    admit(engine, 2, asked)
+    told: list[m.TokenLogprobs] = []
+    while engine.active:
+        for message in engine.step():
+            if isinstance(message, m.Step):
+                assert all(bool(row.logprobs) == (row.id == 2) for row in message.rows)
+                told += [entry for row in message.rows for entry in row.logprobs]
+    model, tokenizer = loaded
+    prompt = tokenizer.apply_chat_template(asked.messages, add_generation_prompt=True)
+    reference = list(mlx_lm.stream_generate(model, tokenizer, prompt, max_tokens=20))
+    assert len(told) == len(reference) == 20
+    for entry, response in zip(told, reference, strict=True):
+        values: list[float] = response.logprobs.tolist()
+        best = sorted(range(len(values)), key=lambda i: -values[i])[:5]
+        assert entry.chosen.logprob == pytest.approx(values[response.token], abs=1e-4)
+        assert entry.chosen.text == tokenizer.decode([response.token])
+        assert [it.logprob for it in entry.likeliest] == pytest.approx(
+            [values[i] for i in best], abs=1e-4
+        )
+        assert [it.text for it in entry.likeliest] == [tokenizer.decode([i]) for i in best]

@@ -35,7 +35,9 @@ HELLO = [{"role": "user", "content": "hello"}]
         pytest.param({"messages": HELLO, "max_tokens": 0}, "max_tokens", id="no tokens"),
         pytest.param({"messages": HELLO, "max_tokens": "ten"}, "max_tokens", id="ten tokens"),
         pytest.param({"messages": HELLO, "n": 2}, "n", id="two answers"),
-        pytest.param({"messages": HELLO, "logprobs": True}, "logprobs", id="logprobs"),
+        pytest.param(
+            {"messages": HELLO, "top_logprobs": 2}, "top_logprobs", id="top_logprobs alone"
+        ),
         pytest.param({"messages": HELLO, "stream": "yes"}, "stream", id="stream of a wrong type"),
         pytest.param(
             {"messages": HELLO, "response_format": {"type": "json_object"}},

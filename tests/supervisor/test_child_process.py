@@ -20,7 +20,18 @@ from mlx_worker.supervisor.lifecycle import Lifecycle, Timings
 from mlx_worker.supervisor.restart import RestartPolicy, RestartWindow
 from mlx_worker.supervisor.states import State
 from mlx_worker.wire import messages as m
-from tests.scripted import AT_ONCE, NOT_READY, QUICK, Fifo, alive, chat, eventually, scripted, soon
+from tests.scripted import (
+    AT_ONCE,
+    NOT_READY,
+    QUICK,
+    Fifo,
+    alive,
+    chat,
+    eventually,
+    scripted,
+    soon,
+    text_of,
+)
 
 NEVER = RestartPolicy(intensity=0)
 """The first end is the last: the reason stays to be read."""
@@ -59,7 +70,7 @@ def ask(child: Child, request: m.ChatRequest, id_: int = 1) -> Generation:
 
 async def whole(generation: Generation) -> str:
     text = ""
-    while piece := await soon(generation.take()):
+    while piece := await text_of(generation):
         text += piece
     return text
 
@@ -67,7 +78,7 @@ async def whole(generation: Generation) -> str:
 async def text_before_the_loss(generation: Generation) -> str:
     text = ""
     try:
-        while piece := await soon(generation.take()):
+        while piece := await text_of(generation):
             text += piece
     except ChildLost:
         return text
@@ -108,7 +119,7 @@ async def test_pongs_bring_its_counters(pace: Fifo) -> None:
         await soon(child.reached(State.READY))
         generation = ask(child, chat("one two three"))
         pace.let(1)
-        assert await soon(generation.take()) == "one"
+        assert await text_of(generation) == "one"
 
         async def counted() -> bool:
             pong = child.facts.pong
@@ -225,7 +236,7 @@ async def test_a_client_that_leaves_a_hung_child_does_not_hide_the_hang() -> Non
     async with child_of(scripted("--hang-after-tokens", "1"), timings=timings, policy=NEVER) as it:
         await soon(it.reached(State.READY))
         generation = ask(it, chat("one two three"))
-        assert await soon(generation.take()) == "one"
+        assert await text_of(generation) == "one"
         generation.leave()
         await soon(it.reached(State.FAILED))
         assert "no progress" in it.reason
@@ -416,7 +427,7 @@ async def test_stopping_lets_running_work_finish_and_takes_no_new(pace: Fifo) ->
         await soon(child.reached(State.READY))
         generation = ask(child, chat("one two three"))
         pace.let(1)
-        assert await soon(generation.take()) == "one"
+        assert await text_of(generation) == "one"
         async with stopped_after(child):
             child.stop()
             await soon(child.reached(State.DRAINING))

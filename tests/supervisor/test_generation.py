@@ -8,7 +8,7 @@ import pytest
 from mlx_worker import errors
 from mlx_worker.supervisor.generation import Ending, Generation
 from mlx_worker.wire import messages as m
-from tests.scripted import soon
+from tests.scripted import soon, text_of
 
 if TYPE_CHECKING:
     from mlx_worker.supervisor.child import Child
@@ -65,13 +65,13 @@ async def test_whoever_gives_up_waiting_for_the_start_does_not_spoil_it_for_othe
 async def test_a_reader_that_lags_takes_everything_at_once() -> None:
     heard = Heard()
     heard.hear(STARTED, m.Row(1, [1], "one"), m.Row(1, [2, 3], " two three"))
-    assert await soon(heard.it.take()) == "one two three"
+    assert await text_of(heard.it) == "one two three"
     assert heard.it.tokens == [1, 2, 3]
 
 
 async def test_a_reader_that_waits_is_woken_by_text_and_not_by_tokens_without_any() -> None:
     heard = Heard()
-    reading = asyncio.create_task(heard.it.take())
+    reading = asyncio.create_task(text_of(heard.it))
     await asyncio.sleep(0)
     heard.hear(STARTED, m.Prefill(1, 4, 4), m.Row(1, [1], ""))
     for _ in range(3):
@@ -84,9 +84,9 @@ async def test_a_reader_that_waits_is_woken_by_text_and_not_by_tokens_without_an
 async def test_the_end_gives_what_was_held_back_then_nothing_for_ever() -> None:
     heard = Heard()
     heard.hear(STARTED, m.Row(1, [1], "one"), m.Done(1, "length", 2, " two"))
-    assert await soon(heard.it.take()) == "one two"
-    assert await soon(heard.it.take()) == ""
-    assert await soon(heard.it.take()) == ""
+    assert await text_of(heard.it) == "one two"
+    assert await text_of(heard.it) == ""
+    assert await text_of(heard.it) == ""
     assert heard.it.ending == Ending("length", 2)
     assert heard.ends == 1
 
@@ -94,10 +94,10 @@ async def test_the_end_gives_what_was_held_back_then_nothing_for_ever() -> None:
 async def test_a_failure_is_raised_after_everything_said_before_it_and_stays() -> None:
     heard = Heard()
     heard.hear(STARTED, m.Row(1, [1], "one"), LOST)
-    assert await soon(heard.it.take()) == "one"
+    assert await text_of(heard.it) == "one"
     for _ in range(2):
         with pytest.raises(errors.ChildLost, match="it died"):
-            await soon(heard.it.take())
+            await text_of(heard.it)
     assert await soon(heard.it.started()) == STARTED
     assert heard.it.ending is None
     assert heard.ends == 1
@@ -105,7 +105,7 @@ async def test_a_failure_is_raised_after_everything_said_before_it_and_stays() -
 
 async def test_a_reader_that_waits_is_woken_by_a_failure() -> None:
     heard = Heard()
-    reading = asyncio.create_task(heard.it.take())
+    reading = asyncio.create_task(text_of(heard.it))
     await asyncio.sleep(0)
     heard.hear(LOST)
     with pytest.raises(errors.ChildLost):
@@ -140,7 +140,7 @@ async def test_leaving_cancels_in_the_child_while_it_runs() -> None:
     heard.it.leave()
     assert heard.child.cancelled == [1]
     heard.hear(m.Done(1, "cancelled", 0, ""))
-    assert await soon(heard.it.take()) == ""
+    assert await text_of(heard.it) == ""
     assert heard.ends == 1
 
 

@@ -39,6 +39,7 @@ from tests.scripted import (
     running,
     scripted,
     soon,
+    text_of,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,7 @@ async def ask(node: Node, text: str, *, system: str | None = None) -> Generation
 
 async def whole(generation: Generation) -> str:
     text = ""
-    while piece := await soon(generation.take()):
+    while piece := await text_of(generation):
         text += piece
     return text
 
@@ -106,10 +107,10 @@ async def test_a_generation_in_flight_at_a_crash_hears_of_it_and_the_next_one_is
         await ready(node)
         generation = await ask(node, "one two three")
         pace.let(1)
-        assert await soon(generation.take()) == "one"
+        assert await text_of(generation) == "one"
         kill(node)
         with pytest.raises(ChildLost):
-            await soon(generation.take())
+            await text_of(generation)
         assert node.primary.admission.running == 0
         await back(node)
         pace.let(2)
@@ -124,7 +125,7 @@ async def test_everybody_in_the_batch_and_nobody_else_hears_of_a_crash(pace: Fif
         kill(node)
         for victim in victims:
             with pytest.raises(ChildLost):
-                await soon(victim.take())
+                await text_of(victim)
         assert node.models["b"].child.state is State.READY
         other.leave()
         assert await whole(other) == ""
@@ -140,7 +141,7 @@ async def test_whoever_queues_at_a_crash_is_told_to_come_back(pace: Fifo) -> Non
         assert node.primary.admission.queued == 1
         kill(node)
         with pytest.raises(ChildLost):
-            await soon(first.take())
+            await text_of(first)
         with pytest.raises((ModelLoading, ChildLost)) as refused:
             await soon(queued)
         assert refused.value.retry_after
@@ -248,7 +249,7 @@ async def test_leaving_a_generation_frees_its_row_and_its_place(pace: Fifo) -> N
         await ready(node)
         generation = await ask(node, "one two three")
         pace.let(1)
-        assert await soon(generation.take()) == "one"
+        assert await text_of(generation) == "one"
         generation.leave()
         assert await whole(generation) == ""
         assert generation.ending == Ending("cancelled", 1)
@@ -434,7 +435,7 @@ async def test_hurry_cuts_what_still_runs_on_every_child(pace: Fifo) -> None:
         node.hurry()
         for generation in generations:
             with pytest.raises(ChildLost):
-                await soon(generation.take())
+                await text_of(generation)
         await soon(stopping)
 
 
@@ -447,7 +448,7 @@ async def test_hurry_right_after_stop_is_not_lost(pace: Fifo) -> None:
         await asyncio.sleep(0)
         node.hurry()
         with pytest.raises(ChildLost):
-            await soon(generation.take())
+            await text_of(generation)
         await soon(stopping)
 
 

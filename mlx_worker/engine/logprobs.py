@@ -1,0 +1,28 @@
+"""Log-probabilities of tokens, for those who asked.
+
+What the batch computed anyway is read back here, and only for the rows that asked: a read-back
+waits for the device. The values are mlx_lm's: of the logits after the processors (penalties,
+bias), before temperature and filters. [child]
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_worker.wire.messages import Choice, TokenLogprobs
+
+
+def read_logprobs(tokenizer: Any, logprobs: mx.array, token: int, count: int) -> TokenLogprobs:
+    """The chosen token of one row and the `count` likeliest; `logprobs` is (vocabulary,)."""
+    best: list[int] = []
+    if count:
+        unsorted = mx.argpartition(-logprobs, kth=count - 1)[:count]
+        best = unsorted[mx.argsort(-logprobs[unsorted])].tolist()  # type: ignore[assignment]
+    values: list[float] = logprobs[mx.array([token, *best])].tolist()  # type: ignore[assignment]
+    choices = [
+        Choice(tokenizer.decode([token_id]), value)
+        for token_id, value in zip([token, *best], values, strict=True)
+    ]
+    return TokenLogprobs(choices[0], choices[1:])
