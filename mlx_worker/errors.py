@@ -188,3 +188,9 @@ class CannotStore(WorkerError):
 
     code = "cannot_store"
     exit_code = 73
+
+
+def cause_of(error: BaseException) -> str:
+    """Somebody else's error in one line: its type, and the first line of what it says."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -11,100 +11,27 @@ import itertools
 import os
 import threading
 from collections import defaultdict, deque
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from secrets import randbits
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import mlx.core as mx
-from mlx.utils import tree_flatten
-from mlx_lm import utils as mlx_lm_utils
+from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.engine import Engine
-from mlx_worker.engine.prompt import head_tokens, render
-from mlx_worker.errors import BadModelFolder, InferenceError, ModelNotFoundError, WorkerError
-from mlx_worker.models.store import inspect_folder
+from mlx_worker.engine.loading import read_model
+from mlx_worker.engine.mlx_thread import MlxThread
+from mlx_worker.engine.prompt import render, warm_head
+from mlx_worker.errors import InferenceError, ModelNotFoundError, WorkerError, cause_of
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-    LoadProgress = Callable[[int, int], None]
-    """Called with (bytes in memory, bytes in all)."""
-
-T = TypeVar("T")
+    from collections.abc import Generator
 
 MODEL_PATH_VARIABLE = "MLX_MODEL_PATH"
 LIBRARY_CONCURRENCY = 8
-UNSTATED_CONTEXT = 4096
-"""Tokens, for a model whose config.json does not say."""
 
 
-# --- loading ------------------------------------------------------------------------------
+# --- the models in this process -----------------------------------------------------------
 
-
-def read_model(
-    path: Path, config: dict[str, Any] | None = None, on_progress: LoadProgress | None = None
-) -> tuple[Any, Any, int]:
-    """Load weights and tokenizer from a folder, telling how far it is.
-
-    Returns (model, tokenizer, context length in tokens). `config` overrides entries of the
-    model's config.json. Raises ModelNotFoundError where there is no such folder, BadModelFolder
-    where something in it is missing or broken, InferenceError with the cause for anything else.
-    """
-    if not path.is_dir():
-        raise ModelNotFoundError(f"Model not found: {path}")
-    folder = inspect_folder(path)
-    try:
-        model, settings = mlx_lm_utils.load_model(path, lazy=True, model_config=config)
-        _materialize(model, on_progress)
-        tokenizer = mlx_lm_utils.load_tokenizer(path, eos_token_ids=settings.get("eos_token_id"))
-    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        raise BadModelFolder(f"{path} holds no model that can be built: {_cause(error)}") from error
-    except Exception as error:
-        # mlx and transformers raise nearly anything here, MemoryError included.
-        raise InferenceError(f"cannot load the model at {path}: {_cause(error)}") from error
-    return model, tokenizer, folder.context_length or UNSTATED_CONTEXT
-
-
-def weight_bytes(model: Any) -> int:
-    """Bytes of all parameters."""
-    return sum(array.nbytes for _, array in tree_flatten(model.parameters()))
-
-
-def _materialize(model: Any, on_progress: LoadProgress | None) -> None:
-    """Read the lazily loaded weights, a bite at a time so that progress can be told."""
-    bite = 64 << 20
-    arrays = [array for _, array in tree_flatten(model.parameters())]
-    total = sum(array.nbytes for array in arrays)
-    done, pending, waiting = 0, [], 0
-    for array in arrays:
-        pending.append(array)
-        waiting += array.nbytes
-        if waiting >= bite:
-            mx.eval(pending)
-            done, pending, waiting = done + waiting, [], 0
-            if on_progress is not None:
-                on_progress(done, total)
-    mx.eval(model.parameters())
-    if on_progress is not None:
-        on_progress(total, total)
-
-
-def _cause(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-
-
-# --- the library's own models -------------------------------------------------------------
-
-
-# mlx's streams belong to a thread: whatever thread calls, this one loads and runs every model.
-_mlx_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlx")
-
-
-def _on_mlx_thread(work: Callable[[], T]) -> T:
-    return _mlx_thread.submit(work).result()
+_on_mlx_thread = MlxThread().run
 
 
 class Runtime:
@@ -174,13 +101,6 @@ class Runtime:
                 elif isinstance(said, m.Done | m.Warmed):
                     self._said[said.id].append(said)
         return self._said[id_].popleft()
-
-
-def warm_head(tokenizer: Any, system_prompt: str) -> list[int]:
-    """The tokens that a warmed system prompt puts into the cache; none for an empty one."""
-    if not system_prompt:
-        return []
-    return head_tokens(tokenizer, [{"role": "system", "content": system_prompt}], {})
 
 
 _guard = threading.RLock()
@@ -300,7 +220,7 @@ def pieces(chosen: Runtime, request: m.ChatRequest) -> Generator[str]:
     except WorkerError:
         raise
     except Exception as error:
-        raise InferenceError(f"generation failed: {_cause(error)}") from error
+        raise InferenceError(f"generation failed: {cause_of(error)}") from error
 
 
 def _later(request: m.ChatRequest, path: str | os.PathLike[str] | None) -> Generator[str]:

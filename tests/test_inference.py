@@ -182,6 +182,16 @@ def test_with_no_model_loaded_the_environment_names_it(tiny: Path) -> None:
     assert int(run(code, MLX_MODEL_PATH=str(tiny))) > 0
 
 
+def test_a_program_that_generated_ends_in_peace(tiny: Path) -> None:
+    code = (
+        "from mlx_worker.inference import generate_stream\n"
+        "messages = [{'role': 'user', 'content': 'Hello'}]\n"
+        "print(''.join(generate_stream(messages, max_tokens=4)))"
+    )
+    for _ in range(5):
+        assert run(code, MLX_MODEL_PATH=str(tiny))
+
+
 def test_with_no_model_at_all_it_says_so() -> None:
     code = (
         "from mlx_worker import cache, inference\n"

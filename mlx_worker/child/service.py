@@ -20,9 +20,9 @@ import psutil
 import setproctitle
 
 from mlx_worker.engine.engine import Engine
-from mlx_worker.engine.prompt import Prompt, render
+from mlx_worker.engine.loading import read_model, weight_bytes
+from mlx_worker.engine.prompt import Prompt, render, warm_head
 from mlx_worker.errors import BadModelFolder, CacheError, ModelNotFoundError, WorkerError
-from mlx_worker.inference import read_model, warm_head, weight_bytes
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
@@ -183,9 +183,10 @@ class Service:
         if self._arrived(id_):
             return [m.Done(id_, "cancelled", 0, "")]
         try:
-            return [engine.admit(id_, job.message.request, job.prompt)]
+            started = engine.admit(id_, job.message.request, job.prompt)
         except Exception as error:  # noqa: BLE001  (one bad request must not end the model)
             return [self._last_word(id_, error)]
+        return [started] if started else []
 
     def _warm(self, engine: Engine, job: _ReadyToWarm) -> list[m.Message]:
         try:

@@ -8,42 +8,24 @@ goes to the prompt cache. [child]
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
+from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 
 from mlx_worker.engine.logprobs import read_logprobs
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.prompt_cache import PromptCache
 from mlx_worker.engine.sampling import make_processors, make_sampler
+from mlx_worker.engine.schedule import CHUNK_ALONE, READERS, chunk_size, follow, may_start
+from mlx_worker.engine.sequence import Sequence
 from mlx_worker.engine.text import TextStream
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire import messages as m
 
-PREFILL_STEP = 512
-"""Prompt tokens a chunk: the longest that a running stream waits for somebody's prefill."""
-
 Said = m.Started | m.Prefill | m.Step | m.Done | m.Warmed
-
-
-@dataclass(slots=True)
-class _Sequence:
-    """One row from admission to its last word."""
-
-    id: int
-    uid: int
-    prompt: Prompt
-    cached: int
-    text: TextStream | None
-    """None: nothing is generated, the head is to be warmed."""
-    logprobs: int | None = None
-    produced: int = 0
-
-    @property
-    def head_is_new(self) -> bool:
-        return self.cached < self.prompt.head
 
 
 class Engine:
@@ -62,11 +44,13 @@ class Engine:
             model,
             stop_tokens=[[token] for token in tokenizer.eos_token_ids],
             completion_batch_size=max_concurrency,
-            prefill_batch_size=min(8, max_concurrency),
-            prefill_step_size=PREFILL_STEP,
+            prefill_batch_size=min(READERS, max_concurrency),
+            prefill_step_size=CHUNK_ALONE,
         )
-        self._by_uid: dict[int, _Sequence] = {}
-        self._by_id: dict[int, _Sequence] = {}
+        self._cuttable = can_trim_prompt_cache(make_prompt_cache(model))
+        self._by_uid: dict[int, Sequence] = {}
+        self._by_id: dict[int, Sequence] = {}
+        self._waiting: list[Sequence] = []
 
     @property
     def active(self) -> int:
@@ -75,14 +59,14 @@ class Engine:
 
     # --- in ---
 
-    def admit(self, id_: int, request: m.ChatRequest, prompt: Prompt) -> m.Started:
-        """Take a request into the batch.
+    def admit(self, id_: int, request: m.ChatRequest, prompt: Prompt) -> m.Started | None:
+        """Take a request in; None: it waits, and a later `step` says that it has started.
 
         Raises ContextLengthExceeded or InvalidRequest, with the numbers, before any work.
         """
         room = self._room(prompt, request.max_tokens)
         self._check_bias(request.sampling.logit_bias)
-        return self._insert(
+        sequence = Sequence(
             id_,
             prompt,
             TextStream(self._tokenizer, request.stop),
@@ -91,6 +75,7 @@ class Engine:
             sampler=make_sampler(request.sampling, self._vocabulary),
             processors=make_processors(request.sampling),
         )
+        return self._take_in(sequence)
 
     def admit_warm(self, id_: int, head: list[int], system_prompt: str) -> m.Warmed | None:
         """Have this head prefilled and kept; the answer at once if it is resident already.
@@ -111,7 +96,7 @@ class Engine:
             self._store_warm(prompt, head, kv)
         if cached == len(head):
             return m.Warmed(id_, len(head))
-        self._insert(id_, prompt, None, max_tokens=1)
+        self._take_in(Sequence(id_, prompt, None))
         return None
 
     def cancel(self, id_: int) -> m.Done | None:
@@ -126,8 +111,11 @@ class Engine:
 
     def step(self) -> list[Said]:
         """One decode step for all, then at most one chunk of prefill."""
+        said: list[Said] = [*self._start_waiting()]
+        readers = [it for it in self._by_uid.values() if it.reading]
+        decoding = len(self._by_uid) > len(readers)
+        self._batch.prefill_step_size = chunk_size(len(readers), decoding=decoding)
         prompts, generated = self._batch.next()
-        said: list[Said] = []
         for response in prompts:
             said += self._prefilled(response)
         if generated:
@@ -171,38 +159,63 @@ class Engine:
                     param="logit_bias",
                 )
 
-    def _insert(
-        self,
-        id_: int,
-        prompt: Prompt,
-        text: TextStream | None,
-        *,
-        max_tokens: int,
-        logprobs: int | None = None,
-        sampler: Any = None,
-        processors: list[Any] | None = None,
-    ) -> m.Started:
+    # --- from waiting to reading ---
+
+    def _take_in(self, sequence: Sequence) -> m.Started | None:
+        follow(sequence, self._by_id.values(), any_length=self._cuttable)
+        self._by_id[sequence.id] = sequence
+        self._waiting.append(sequence)
+        return next(iter(self._start_waiting()), None) if len(self._waiting) == 1 else None
+
+    def _start_waiting(self) -> list[m.Started]:
+        """Start whoever may, in the order they came."""
+        if not self._waiting:
+            return []
+        started: list[m.Started] = []
+        for sequence in list(self._waiting):
+            readers = [it for it in self._by_uid.values() if it.reading]
+            resident = partial(self.cache.resident, sequence.prompt.tokens)
+            if may_start(sequence, readers, resident):
+                self._waiting.remove(sequence)
+                started.append(self._start(sequence))
+        return started
+
+    def _start(self, sequence: Sequence) -> m.Started:
+        self._keep_what_was_read_for(sequence)
+        tokens = sequence.prompt.tokens
         with mx.stream(self._batch.stream):
-            kv, cached = self.cache.fetch(prompt.tokens)
-        boundary = max(prompt.head, cached)
-        (uid,) = self._batch.insert_segments(
-            [[prompt.tokens[cached:boundary], prompt.tokens[boundary:]]],
-            [max_tokens],
+            kv, cached = self.cache.fetch(tokens)
+        boundary = max(sequence.prompt.head, cached)
+        (sequence.uid,) = self._batch.insert_segments(
+            [[tokens[cached:boundary], tokens[boundary:]]],
+            [sequence.max_tokens],
             caches=[kv],
-            all_tokens=[prompt.tokens[:cached]],
-            samplers=[sampler],
-            logits_processors=[processors or []],
+            all_tokens=[tokens[:cached]],
+            samplers=[sequence.sampler],
+            logits_processors=[sequence.processors],
         )
-        sequence = _Sequence(id_, uid, prompt, cached, text, logprobs)
-        self._by_uid[uid] = self._by_id[id_] = sequence
-        hit = prompt.head > 0 and not sequence.head_is_new
-        return m.Started(id_, len(prompt.tokens), cached, hit)
+        sequence.cached = sequence.read = cached
+        self._by_uid[sequence.uid] = sequence
+        hit = sequence.prompt.head > 0 and not sequence.head_is_new
+        return m.Started(sequence.id, len(tokens), cached, hit)
+
+    def _keep_what_was_read_for(self, sequence: Sequence) -> None:
+        """What its leader has read for both goes into the cache while the leader goes on."""
+        leader = sequence.leader
+        sequence.leader = None
+        if leader is None or leader.over or leader.kept >= sequence.shared or not self._cuttable:
+            return
+        leader.kept = leader.read
+        self._keep(leader, "user")
+
+    # --- what a step brought ---
 
     def _prefilled(self, response: Any) -> list[Said]:
         sequence = self._by_uid[response.uid]
         done, total = response.progress
+        sequence.read = sequence.cached + done
         said: list[Said] = [m.Prefill(sequence.id, sequence.cached + done, sequence.cached + total)]
-        head_done = response.end_of_segment and sequence.cached + done == sequence.prompt.head
+        head_done = response.end_of_segment and sequence.read == sequence.prompt.head
         if sequence.text is None:
             if head_done:
                 kv, tokens = self._extract(sequence)
@@ -216,7 +229,7 @@ class Engine:
             self._keep(sequence, "system")
         return said
 
-    def _row(self, sequence: _Sequence, response: Any) -> m.Row:
+    def _row(self, sequence: Sequence, response: Any) -> m.Row:
         sequence.produced += 1
         token = int(response.token)
         text = sequence.text
@@ -224,7 +237,7 @@ class Engine:
         released = "" if response.finish_reason == "stop" else text.add(token)
         return m.Row(sequence.id, [token], released, self._logprobs(sequence, response))
 
-    def _logprobs(self, sequence: _Sequence, response: Any) -> list[m.TokenLogprobs]:
+    def _logprobs(self, sequence: Sequence, response: Any) -> list[m.TokenLogprobs]:
         if sequence.logprobs is None or response.finish_reason == "stop":
             return []
         with mx.stream(self._batch.stream):
@@ -232,7 +245,7 @@ class Engine:
                 read_logprobs(self._tokenizer, response.logprobs, response.token, sequence.logprobs)
             ]
 
-    def _end(self, sequence: _Sequence, response: Any) -> m.Done | None:
+    def _end(self, sequence: Sequence, response: Any) -> m.Done | None:
         text = sequence.text
         assert text is not None
         if response.finish_reason is not None:
@@ -246,18 +259,24 @@ class Engine:
             return m.Done(sequence.id, "stop", sequence.produced, "")
         return None
 
-    def _remove(self, sequence: _Sequence, *, keep: bool) -> None:
+    def _remove(self, sequence: Sequence, *, keep: bool) -> None:
+        if sequence.waiting:
+            self._waiting.remove(sequence)
+            self._forget(sequence)
+            return
         if keep:
             self._keep(sequence, "assistant")
         self._forget(sequence)
         self._batch.remove([sequence.uid])
 
-    def _forget(self, sequence: _Sequence) -> None:
-        del self._by_uid[sequence.uid], self._by_id[sequence.id]
+    def _forget(self, sequence: Sequence) -> None:
+        sequence.over = True
+        del self._by_id[sequence.id]
+        self._by_uid.pop(sequence.uid, None)
 
     # --- what is left behind ---
 
-    def _keep(self, sequence: _Sequence, kind: str) -> None:
+    def _keep(self, sequence: Sequence, kind: str) -> None:
         kv, tokens = self._extract(sequence)
         self._store(tokens, kv, kind)
 
@@ -266,7 +285,7 @@ class Engine:
         self.cache.keep_warm(tokens, kv)
         self.cache.used(len(tokens), prompt.system)
 
-    def _extract(self, sequence: _Sequence) -> tuple[list[Any], list[int]]:
+    def _extract(self, sequence: Sequence) -> tuple[list[Any], list[int]]:
         with mx.stream(self._batch.stream):
             kv, tokens = self._batch.extract_cache([sequence.uid])[sequence.uid]
         return kv, tokens

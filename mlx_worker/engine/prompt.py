@@ -75,6 +75,13 @@ def head_tokens(tokenizer: Any, system: Messages, template_kwargs: dict[str, Any
     return first[: _common(first, second)]
 
 
+def warm_head(tokenizer: Any, system_prompt: str) -> list[int]:
+    """The tokens that a warmed system prompt puts into the cache; none for an empty one."""
+    if not system_prompt:
+        return []
+    return head_tokens(tokenizer, [{"role": "system", "content": system_prompt}], {})
+
+
 def _system_part(messages: Messages) -> Messages:
     end = next((i for i, m in enumerate(messages) if m["role"] != "system"), len(messages))
     return messages[:end]

@@ -73,6 +73,10 @@ class PromptCache:
             (_nearest(trie, tokens) for trie in (self._traffic, self._warm)), key=itemgetter(1)
         )
 
+    def resident(self, tokens: list[int]) -> int:
+        """The length of the longest known prefix, without a copy of its KV."""
+        return max(_length_known(trie, tokens) for trie in (self._traffic, self._warm))
+
     def keep(self, tokens: list[int], kv: list[Any], kind: str) -> None:
         """Remember the KV of exactly these tokens; `kind` as mlx_lm orders eviction."""
         if tokens:
@@ -116,3 +120,11 @@ def _nearest(trie: LRUPromptCache, tokens: list[int]) -> tuple[list[Any] | None,
         kv, rest = trie.fetch_nearest_cache(_KEY, tokens[:-1])
         rest = [*rest, tokens[-1]]
     return (None, 0) if kv is None else (kv, len(tokens) - len(rest))
+
+
+def _length_known(trie: LRUPromptCache, tokens: list[int]) -> int:
+    # mlx_lm has no look-up that does not copy.
+    found = trie._trie.search(_KEY, tokens)  # noqa: SLF001
+    if found.exact is not None:
+        return len(tokens)
+    return max(len(found.shorter or ()), found.common_prefix if found.longer is not None else 0)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import mlx_lm
 import pytest
 
-from mlx_worker.engine.engine import PREFILL_STEP, Engine
-from mlx_worker.engine.prompt import render
+from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.loading import read_model
+from mlx_worker.engine.prompt import render, warm_head
+from mlx_worker.engine.schedule import CHUNK_BESIDE_DECODE
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
-from mlx_worker.inference import read_model, warm_head
 from mlx_worker.wire import messages as m
 from tests.made_models import WORDS
 
@@ -42,8 +43,14 @@ def chat(text: str, *, system: str | None = None, **request: Any) -> m.ChatReque
     )
 
 
-def admit(engine: Engine, id_: int, request: m.ChatRequest) -> m.Started:
+def offer(engine: Engine, id_: int, request: m.ChatRequest) -> m.Started | None:
     return engine.admit(id_, request, render(engine._tokenizer, request.messages, {}))
+
+
+def admit(engine: Engine, id_: int, request: m.ChatRequest) -> m.Started:
+    started = offer(engine, id_, request)
+    assert started is not None
+    return started
 
 
 class Heard:
@@ -54,6 +61,7 @@ class Heard:
         self.tokens: dict[int, list[int]] = {}
         self.done: dict[int, m.Done] = {}
         self.warmed: dict[int, int] = {}
+        self.started: dict[int, m.Started] = {}
         self.steps = 0
 
     def take(self, said: Iterable[Any]) -> None:
@@ -68,6 +76,8 @@ class Heard:
                     self.text[message.id] = self.text.get(message.id, "") + message.text
                     assert message.id not in self.done
                     self.done[message.id] = message
+                case m.Started():
+                    self.started[message.id] = message
                 case m.Warmed():
                     self.warmed[message.id] = message.tokens
                 case _:
@@ -123,8 +133,8 @@ def test_a_long_prompt_is_read_in_chunks_while_others_decode(engine: Engine) -> 
         said = engine.step()
         chunks += any(isinstance(it, m.Prefill) and it.id == 2 for it in said)
         heard.take(said)
-    assert started.prompt_tokens > 3 * PREFILL_STEP
-    assert chunks >= started.prompt_tokens // PREFILL_STEP
+    assert started.prompt_tokens > 3 * CHUNK_BESIDE_DECODE
+    assert chunks >= started.prompt_tokens // CHUNK_BESIDE_DECODE
     assert len(heard.tokens[1]) - before >= chunks
 
 
@@ -181,7 +191,7 @@ def test_traffic_does_not_evict_warmed_prompts(engine: Engine, loaded: tuple[Any
         engine.admit_warm(id_, warm_head(loaded[1], prompt), prompt)
         run(engine)
     for id_ in range(10, 90):
-        admit(engine, id_, chat(f"{WORDS[id_]} {WORDS[id_ - 10]}", max_tokens=1))
+        offer(engine, id_, chat(f"{WORDS[id_]} {WORDS[id_ - 10]}", max_tokens=1))
         if engine.active == 8:
             run(engine)
     run(engine)
@@ -322,3 +332,66 @@ def test_logprobs_are_mlx_lms(engine: Engine, loaded: tuple[Any, Any]) -> None:
             [values[i] for i in best], abs=1e-4
         )
         assert [it.text for it in entry.likeliest] == [tokenizer.decode([i]) for i in best]
+
+
+def test_what_several_prompts_share_is_read_once(engine: Engine, loaded: tuple[Any, Any]) -> None:
+    system = " ".join(WORDS) * 4
+    requests = {i: chat(f"{WORDS[i]} once", system=system, max_tokens=12) for i in range(6)}
+    alone = len(render(loaded[1], requests[0].messages, {}).tokens)
+    heard = Heard()
+    for id_, request in requests.items():
+        if (started := offer(engine, id_, request)) is not None:
+            heard.take([started])
+    run(engine, heard)
+    assert engine.prefilled_tokens < alone + 6 * 30
+    assert [started.cache_hit for _, started in sorted(heard.started.items())] == [False] + [
+        True
+    ] * 5
+    assert heard.text == {i: reference(loaded, request) for i, request in requests.items()}
+
+
+def test_a_prompt_that_is_being_answered_is_not_read_again(
+    engine: Engine, loaded: tuple[Any, Any]
+) -> None:
+    request = chat("Hello", system=SYSTEM, max_tokens=40)
+    admit(engine, 1, request)
+    heard = Heard()
+    while 1 not in heard.tokens:
+        heard.take(engine.step())
+    again = admit(engine, 2, request)
+    assert again.cached_tokens == again.prompt_tokens - 1
+    run(engine, heard)
+    assert heard.text[1] == heard.text[2] == reference(loaded, request)
+
+
+def test_who_waits_for_a_leader_that_leaves_reads_for_itself(
+    engine: Engine, loaded: tuple[Any, Any]
+) -> None:
+    system = " ".join(WORDS) * 12
+    admit(engine, 1, chat("Hello", system=system, max_tokens=4))
+    request = chat("Good day", system=system, max_tokens=12)
+    assert offer(engine, 2, request) is None
+    engine.step()
+    engine.cancel(1)
+    heard = run(engine)
+    assert heard.started[2].cached_tokens > 0
+    assert heard.text[2] == reference(loaded, request)
+
+
+def test_a_short_prompt_overtakes_long_ones(engine: Engine) -> None:
+    for i in range(7):
+        offer(engine, i, chat(f"{WORDS[i]} " + " ".join(WORDS) * 12, max_tokens=2))
+    offer(engine, 9, chat("Hello", max_tokens=2))
+    heard = Heard()
+    while 9 not in heard.done:
+        heard.take(engine.step())
+    assert len(heard.done) == 1
+    assert sorted(run(engine, heard).done) == [0, 1, 2, 3, 4, 5, 6, 9]
+
+
+def test_one_who_waits_can_be_cancelled(engine: Engine) -> None:
+    system = " ".join(WORDS) * 4
+    admit(engine, 1, chat("Hello", system=system, max_tokens=4))
+    assert offer(engine, 2, chat("Good day", system=system, max_tokens=4)) is None
+    assert engine.cancel(2) == m.Done(2, "cancelled", 0, "")
+    assert sorted(run(engine).done) == [1]

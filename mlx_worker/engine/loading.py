@@ -1,0 +1,74 @@
+"""From a folder on the disk to a model in memory, telling how far it is. [child]"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm import utils as mlx_lm_utils
+
+from mlx_worker.errors import BadModelFolder, InferenceError, ModelNotFoundError, cause_of
+from mlx_worker.models.store import inspect_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    LoadProgress = Callable[[int, int], None]
+    """Called with (bytes in memory, bytes in all)."""
+
+UNSTATED_CONTEXT = 4096
+"""Tokens, for a model whose config.json does not say."""
+
+BITE = 64 << 20
+"""Bytes read between two words of progress."""
+
+
+def read_model(
+    path: Path, config: dict[str, Any] | None = None, on_progress: LoadProgress | None = None
+) -> tuple[Any, Any, int]:
+    """Load weights and tokenizer from a folder, telling how far it is.
+
+    Returns (model, tokenizer, context length in tokens). `config` overrides entries of the
+    model's config.json. Raises ModelNotFoundError where there is no such folder, BadModelFolder
+    where something in it is missing or broken, InferenceError with the cause for anything else.
+    """
+    if not path.is_dir():
+        raise ModelNotFoundError(f"Model not found: {path}")
+    folder = inspect_folder(path)
+    try:
+        model, settings = mlx_lm_utils.load_model(path, lazy=True, model_config=config)
+        _materialize(model, on_progress)
+        tokenizer = mlx_lm_utils.load_tokenizer(path, eos_token_ids=settings.get("eos_token_id"))
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        raise BadModelFolder(
+            f"{path} holds no model that can be built: {cause_of(error)}"
+        ) from error
+    except Exception as error:
+        # mlx and transformers raise nearly anything here, MemoryError included.
+        raise InferenceError(f"cannot load the model at {path}: {cause_of(error)}") from error
+    return model, tokenizer, folder.context_length or UNSTATED_CONTEXT
+
+
+def weight_bytes(model: Any) -> int:
+    """Bytes of all parameters."""
+    return sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+
+
+def _materialize(model: Any, on_progress: LoadProgress | None) -> None:
+    """Read the lazily loaded weights, a bite at a time so that progress can be told."""
+    arrays = [array for _, array in tree_flatten(model.parameters())]
+    total = sum(array.nbytes for array in arrays)
+    done, pending, waiting = 0, [], 0
+    for array in arrays:
+        pending.append(array)
+        waiting += array.nbytes
+        if waiting >= BITE:
+            mx.eval(pending)
+            done, pending, waiting = done + waiting, [], 0
+            if on_progress is not None:
+                on_progress(done, total)
+    mx.eval(model.parameters())
+    if on_progress is not None:
+        on_progress(total, total)

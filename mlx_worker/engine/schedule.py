@@ -1,0 +1,87 @@
+"""Who may begin to read its prompt, and how much is read between two decode steps.
+
+Three promises. Running streams keep their pace: while anybody decodes, all readers together get
+one small chunk a step. A short prompt is not stuck behind long ones: they may take only half of
+the reading rows. What several prompts share is read once: whoever comes later waits until an
+earlier one has read it. Pure: sequences in, decisions out. [child]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from collections.abc import Sequence as Listed
+
+    from mlx_worker.engine.sequence import Sequence
+
+READERS = 8
+"""Prompts read side by side."""
+
+LONG = 512
+"""Tokens left to read from which a prompt is a long one."""
+
+LONG_READERS = READERS // 2
+
+CHUNK_BESIDE_DECODE = 256
+"""Prompt tokens, of all readers together, between two decode steps."""
+
+CHUNK_ALONE = 2048
+"""The same while nobody decodes."""
+
+SMALLEST_CHUNK = 16
+
+WORTH_WAITING = 64
+"""Shared tokens below which reading them twice is cheaper than waiting."""
+
+
+def chunk_size(readers: int, *, decoding: bool) -> int:
+    """Tokens that each reader reads next."""
+    together = CHUNK_BESIDE_DECODE if decoding else CHUNK_ALONE
+    return max(SMALLEST_CHUNK, together // max(1, readers))
+
+
+def follow(new: Sequence, others: Iterable[Sequence], *, any_length: bool) -> None:
+    """Let `new` wait for the earlier sequence with which it shares most, if that is worth it.
+
+    `any_length`: the model's KV can be cut anywhere; else only a whole head is of use.
+    """
+    for other in others:
+        shared = common_prefix(new.prompt.tokens, other.prompt.tokens)
+        usable = shared if any_length else new.prompt.head if shared >= new.prompt.head else 0
+        if usable - other.cached >= WORTH_WAITING and usable > new.shared:
+            new.leader, new.shared = other, usable
+
+
+def may_start(sequence: Sequence, readers: Listed[Sequence], resident: Callable[[], int]) -> bool:
+    """Is there a row for it, and nothing to wait for?
+
+    `resident` tells, at some cost, how many of its tokens need not be read.
+    """
+    leader = sequence.leader
+    if leader is not None and not leader.over and leader.read < sequence.shared:
+        return False
+    if len(readers) >= READERS:
+        return False
+    if sum(_left(it) > LONG for it in readers) < LONG_READERS:
+        return True
+    return len(sequence.prompt.tokens) - resident() <= LONG
+
+
+def _left(sequence: Sequence) -> int:
+    return len(sequence.prompt.tokens) - sequence.read
+
+
+def common_prefix(a: Listed[int], b: Listed[int]) -> int:
+    """How many first tokens are the same; by halving, because slices compare fast."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,52 @@
+"""One row of the engine, from its admission to its last word. [child]"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlx_worker.engine.prompt import Prompt
+    from mlx_worker.engine.text import TextStream
+
+WAITING = -1
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request on its way: waiting, reading its prompt, or decoding. Counts are in tokens.
+
+    `text` None: nothing is generated, the head is to be warmed. `leader` is an earlier sequence
+    whose reading will spare this one `shared` tokens of its own.
+    """
+
+    id: int
+    prompt: Prompt
+    text: TextStream | None
+    max_tokens: int = 1
+    logprobs: int | None = None
+    sampler: Any = None
+    processors: list[Any] = field(default_factory=list)
+    uid: int = WAITING
+    cached: int = 0
+    read: int = 0
+    kept: int = 0
+    produced: int = 0
+    over: bool = False
+    leader: Sequence | None = None
+    shared: int = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Not in the batch yet."""
+        return self.uid == WAITING
+
+    @property
+    def reading(self) -> bool:
+        """In the batch, its prompt not read to the end."""
+        return not self.waiting and not self.over and self.read < len(self.prompt.tokens)
+
+    @property
+    def head_is_new(self) -> bool:
+        """Its system prompt was not resident."""
+        return self.cached < self.prompt.head

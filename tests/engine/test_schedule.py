@@ -1,0 +1,110 @@
+"""The order of reading, without a model."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_worker.engine.prompt import Prompt
+from mlx_worker.engine.schedule import (
+    CHUNK_ALONE,
+    CHUNK_BESIDE_DECODE,
+    LONG,
+    LONG_READERS,
+    READERS,
+    WORTH_WAITING,
+    chunk_size,
+    common_prefix,
+    follow,
+    may_start,
+)
+from mlx_worker.engine.sequence import Sequence
+
+
+def sequence(tokens: list[int], *, head: int = 0, read: int | None = None) -> Sequence:
+    made = Sequence(1, Prompt(tokens, head, ""), None)
+    if read is not None:
+        made.uid, made.read = 1, read
+    return made
+
+
+def unknown() -> int:
+    return 0
+
+
+@given(st.lists(st.integers(0, 3)), st.lists(st.integers(0, 3)))
+def test_a_common_prefix_is_as_long_as_it_can_be(a: list[int], b: list[int]) -> None:
+    same = [x == y for x, y in zip(a, b, strict=False)]
+    assert common_prefix(a, b) == [*same, False].index(False)
+
+
+def test_readers_share_one_chunk_and_it_is_small_beside_decoders() -> None:
+    assert chunk_size(1, decoding=True) == CHUNK_BESIDE_DECODE
+    assert chunk_size(4, decoding=True) * 4 == CHUNK_BESIDE_DECODE
+    assert chunk_size(1, decoding=False) == CHUNK_ALONE
+    assert chunk_size(10_000, decoding=True) > 0
+    assert chunk_size(0, decoding=True) == CHUNK_BESIDE_DECODE
+
+
+def test_a_follower_waits_until_its_leader_has_read_what_they_share() -> None:
+    leader = sequence([*range(100), 1], read=0)
+    follower = sequence([*range(100), 2])
+    follow(follower, [leader], any_length=True)
+    assert (follower.leader, follower.shared) == (leader, 100)
+    assert not may_start(follower, [leader], unknown)
+    leader.read = 99
+    assert not may_start(follower, [leader], unknown)
+    leader.read = 100
+    assert may_start(follower, [leader], unknown)
+
+
+def test_a_leader_that_is_over_holds_nobody_up() -> None:
+    leader = sequence([*range(100), 1], read=0)
+    follower = sequence([*range(100), 2])
+    follow(follower, [leader], any_length=True)
+    leader.over = True
+    assert may_start(follower, [leader], unknown)
+
+
+def test_nobody_follows_for_a_few_tokens_or_for_what_was_resident() -> None:
+    few = WORTH_WAITING - 1
+    follower = sequence([*range(few), 2])
+    follow(follower, [sequence([*range(few), 1], read=0)], any_length=True)
+    resident = sequence([*range(100), 1], read=90)
+    resident.cached = 90
+    follow(follower, [resident], any_length=True)
+    assert follower.leader is None
+
+
+def test_the_best_leader_is_the_one_that_shares_most() -> None:
+    near, far = sequence([*range(80), 1], read=0), sequence([*range(200), 1], read=0)
+    follower = sequence([*range(200), 2])
+    follow(follower, [near, far], any_length=True)
+    assert follower.leader is far
+
+
+def test_kv_that_cannot_be_cut_is_shared_by_whole_heads_only() -> None:
+    leader = sequence([*range(100), 1], head=80, read=0)
+    whole, half = sequence([*range(100), 2], head=80), sequence([*range(70), 2], head=70)
+    follow(whole, [leader], any_length=False)
+    follow(half, [leader], any_length=False)
+    assert (whole.leader, whole.shared) == (leader, 80)
+    assert half.shared == 70
+
+
+def test_long_prompts_leave_room_for_short_ones() -> None:
+    long = [sequence(list(range(LONG * 4)), read=0) for _ in range(LONG_READERS)]
+    assert not may_start(sequence(list(range(LONG * 2))), long, unknown)
+    assert may_start(sequence(list(range(LONG * 2))), long[1:], unknown)
+    assert may_start(sequence(list(range(10))), long, unknown)
+
+
+def test_a_long_prompt_that_is_mostly_resident_is_a_short_one() -> None:
+    long = [sequence(list(range(LONG * 4)), read=0) for _ in range(LONG_READERS)]
+    assert may_start(sequence(list(range(LONG * 2))), long, lambda: LONG * 2 - 10)
+
+
+def test_readers_are_bounded() -> None:
+    short = [sequence(list(range(10)), read=0) for _ in range(READERS)]
+    assert not may_start(sequence([1, 2]), short, unknown)
+    assert may_start(sequence([1, 2]), short[1:], unknown)
