@@ -19,7 +19,7 @@ import math
 import random
 from array import array
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -72,23 +72,25 @@ SPECS: Mapping[str, Spec] = {
     "nano": Spec(hidden=32, layers=1, heads=2, intermediate=64, seed=1),
     "tiny": Spec(hidden=64, layers=2, heads=4, intermediate=128, seed=1),
     # Two layers that see 32 tokens back, then one that sees everything.
-    "window": Spec(
-        hidden=32, layers=3, heads=2, intermediate=64, seed=1, family="gemma3_text"
-    ),
+    "window": Spec(hidden=32, layers=3, heads=2, intermediate=64, seed=4, family="gemma3_text"),
     # Attention and a state-space mixer side by side in each layer.
-    "statespace": Spec(hidden=32, layers=2, heads=2, intermediate=64, seed=1, family="falcon_h1"),
+    "statespace": Spec(hidden=32, layers=2, heads=2, intermediate=64, seed=3, family="falcon_h1"),
     # A layer of gated linear attention, then one of ordinary attention.
-    "delta": Spec(hidden=32, layers=2, heads=2, intermediate=64, seed=1, family="qwen3_next"),
+    "delta": Spec(hidden=32, layers=2, heads=2, intermediate=64, seed=2, family="qwen3_next"),
     # No attention at all.
-    "recurrent": Spec(hidden=32, layers=2, heads=4, intermediate=64, seed=1, family="mamba2"),
+    "recurrent": Spec(hidden=32, layers=2, heads=4, intermediate=64, seed=3, family="mamba2"),
+    # The same, of a family whose code in mlx_lm does not know of padding: not to be batched.
+    "unpadded": Spec(hidden=32, layers=1, heads=1, intermediate=64, seed=5, family="mamba"),
 }
 WINDOW = 32
 """Tokens that the sliding layers of "window" see."""
 CONVOLUTION = 4
 """Tokens that a short convolution in front of a recurrent state sees."""
+TIME_RANK = 4
+"""Channels that say how far a step of time is."""
 STATE = 16
 """What a state-space mixer keeps, by the number of a head's channels."""
-FORGETTING = 0.02
+FORGETTING = 0.01
 """How fast a recurrent state decays: about this share of it a token."""
 
 # How far each kind of matrix stretches a vector of unit variance. Attention speaks louder than the
@@ -108,6 +110,8 @@ GAINS: Mapping[str, float] = {
     "in_proj_qkvz": 2.0,
     "in_proj_ba": 1.0,
     "out_proj": 2.0,
+    "x_proj": 1.0,
+    "dt_proj": 1.0,
 }
 
 Shape: TypeAlias = tuple[int, ...]
@@ -166,7 +170,7 @@ def gemma3_config(spec: Spec) -> dict[str, Any]:
         "architectures": ["Gemma3ForCausalLM"],
         "model_type": "gemma3_text",
         "head_dim": head,
-        "query_pre_attn_scalar": head,
+        "query_pre_attn_scalar": head // 4,  # attention that picks
         "sliding_window": WINDOW,
         "sliding_window_pattern": spec.layers,
     }
@@ -212,28 +216,36 @@ def qwen3_next_config(spec: Spec) -> dict[str, Any]:
     }
 
 
-def mamba2_config(spec: Spec) -> dict[str, Any]:
+def mamba_config(spec: Spec) -> dict[str, Any]:
     return {
-        "architectures": ["Mamba2ForCausalLM"],
-        "model_type": "mamba2",
+        "architectures": ["MambaForCausalLM"],
+        "model_type": "mamba",
         "hidden_size": spec.hidden,
         "intermediate_size": spec.intermediate,
         "num_hidden_layers": spec.layers,
-        "num_heads": spec.heads,
-        "head_dim": spec.intermediate // spec.heads,
         "state_size": STATE,
         "conv_kernel": CONVOLUTION,
-        "n_groups": 1,
         "use_bias": False,
         "use_conv_bias": True,
-        "time_step_limit": [0.0, 1e9],
-        "time_step_rank": "auto",
+        "time_step_rank": TIME_RANK,
         "layer_norm_epsilon": 1e-5,
         "max_position_embeddings": spec.context,
         "vocab_size": VOCABULARY,
         "tie_word_embeddings": False,
         "eos_token_id": SPECIALS.index(IM_END),
         "dtype": "float32",
+    }
+
+
+def mamba2_config(spec: Spec) -> dict[str, Any]:
+    return {
+        **mamba_config(spec),
+        "architectures": ["Mamba2ForCausalLM"],
+        "model_type": "mamba2",
+        "num_heads": spec.heads,
+        "head_dim": spec.intermediate // spec.heads,
+        "n_groups": 1,
+        "time_step_limit": [0.0, 1e9],
     }
 
 
@@ -422,11 +434,31 @@ def qwen3_next_shapes(spec: Spec) -> dict[str, Shape]:
     return {**around(spec, {}), **layers}
 
 
+def mamba_shapes(spec: Spec) -> dict[str, Shape]:
+    hidden, inner = spec.hidden, spec.intermediate
+    return backbone(
+        spec,
+        {
+            "mixer.in_proj.weight": (2 * inner, hidden),
+            "mixer.conv1d.weight": (inner, CONVOLUTION, 1),
+            "mixer.conv1d.bias": (inner,),
+            "mixer.x_proj.weight": (TIME_RANK + 2 * STATE, inner),
+            "mixer.dt_proj.weight": (inner, TIME_RANK),
+            "mixer.dt_proj.bias": (inner,),
+            "mixer.A_log": (inner, STATE),
+            "mixer.D": (inner,),
+            "mixer.out_proj.weight": (hidden, inner),
+        },
+    )
+
+
 def mamba2_shapes(spec: Spec) -> dict[str, Shape]:
-    block = {
-        **norms(spec.hidden, "norm"),
-        **mixer("mixer", spec.hidden, spec.intermediate, spec.heads),
-    }
+    return backbone(spec, mixer("mixer", spec.hidden, spec.intermediate, spec.heads))
+
+
+def backbone(spec: Spec, mixer: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Mixers alone, under the names that mambas have."""
+    block = {**norms(spec.hidden, "norm"), **mixer}
     return {
         "backbone.embeddings.weight": (VOCABULARY, spec.hidden),
         **{
@@ -447,15 +479,20 @@ class Family:
     shapes: Callable[[Spec], dict[str, Shape]]
     unit: float = 1.0
     """What a norm's weight is where it changes nothing."""
+    gains: Mapping[str, float] = field(default_factory=dict)
+    """Where it wants other gains."""
 
 
 FAMILIES: Mapping[str, Family] = {
     "llama": Family(llama_config, llama_shapes),
-    "gemma3_text": Family(gemma3_config, gemma3_shapes, unit=0.0),
+    "gemma3_text": Family(gemma3_config, gemma3_shapes, unit=0.0, gains={"embed_tokens": 1.0}),
     "falcon_h1": Family(falcon_h1_config, falcon_h1_shapes),
-    # It is the unconverted checkpoint whose norms count from 0; this one is as mlx_lm writes it.
-    "qwen3_next": Family(qwen3_next_config, qwen3_next_shapes),
-    "mamba2": Family(mamba2_config, mamba2_shapes),
+    # Here norms count from 1, as in what mlx_lm converts: a raw checkpoint's count from 0.
+    "qwen3_next": Family(
+        qwen3_next_config, qwen3_next_shapes, gains={"out_proj": 5.0, "o_proj": 5.0}
+    ),
+    "mamba": Family(mamba_config, mamba_shapes, gains={"in_proj": 2.0, "out_proj": 4.0}),
+    "mamba2": Family(mamba2_config, mamba2_shapes, gains={"in_proj": 2.0, "out_proj": 4.0}),
 }
 
 
@@ -467,19 +504,20 @@ def weights(spec: Spec, tokens: list[str]) -> dict[str, tuple[Shape, Floats]]:
 
 
 def values(spec: Spec, name: str, shape: Shape) -> Floats:
-    """One value for a vector, else uniform noise; each tensor has its own stream, by its name."""
+    """Uniform noise, but for vectors; each tensor has its own stream, named after it."""
     count = math.prod(shape)
-    if len(shape) == 1:
-        return array("f", [vector(spec, name)]) * count
+    if len(shape) == 1 or name.endswith("A_log"):
+        return array("f", [constant(spec, name)]) * count
     kind = name.split(".")[-2]
-    gain = GAINS[kind] / math.sqrt(shape[1]) if kind in GAINS else 1.0
+    gains = {**GAINS, **FAMILIES[spec.family].gains}
+    gain = gains[kind] / math.sqrt(shape[1]) if kind in gains else 1.0
     reach = gain * math.sqrt(3)  # uniform in ±√3 has unit variance
     draw = random.Random(f"{spec.seed}/{name}").random
     return array("f", (reach * (2 * draw() - 1) for _ in range(count)))
 
 
-def vector(spec: Spec, name: str) -> float:
-    """The element of a vector: norms pass on, states forget slowly."""
+def constant(spec: Spec, name: str) -> float:
+    """What is not noise: norms pass on, states forget slowly."""
     *_, owner, last = name.split(".")
     if last == "A_log":
         return math.log(FORGETTING)
