@@ -35,6 +35,15 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
 Bytes = Annotated[int, msgspec.Meta(ge=1024, le=64 * 1024 * 1024)]
 
 
+# What a request may ask of the sampler, and a model's defaults may say.
+Unit = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
+TopP = Annotated[float, msgspec.Meta(gt=0, le=1)]
+TopK = Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
+RepetitionPenalty = Annotated[float, msgspec.Meta(gt=0, le=10)]
+Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 30)]
+
+
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the front listens and what it accepts.
 
@@ -49,12 +58,23 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_body_bytes: Bytes = 16 * 1024 * 1024
 
 
+class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a request of this model means where it does not say; None: mlx_lm's own default."""
+
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: Unit | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    max_tokens: Tokens | None = None
+
+
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One model: its name in requests, where it lies, and how much of it runs at once.
 
     `max_concurrency` is in decode rows, `max_queue` in requests that wait for one,
-    `context_length` in tokens (None: the model's own), `warm` files that are prefilled after
-    every load.
+    `context_length` in tokens (None: the model's own), `cache_bytes` for the KV of cached prompts
+    and running rows together, `warm` files that are prefilled after every load.
     """
 
     id: Name
@@ -65,6 +85,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_concurrency: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
     max_queue: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 64
     context_length: Annotated[int, msgspec.Meta(ge=8, le=1 << 24)] | None = None
+    cache_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)] = 4 << 30
+    defaults: Defaults = Defaults()
     warm: tuple[Path, ...] = ()
 
 
@@ -162,7 +184,10 @@ def _refuse_unknown_keys(raw: dict[str, Any], complain: _Complaint) -> None:
     tables.append(("server", raw.get("server"), ServerConfig))
     models = raw.get("models")
     if isinstance(models, list):
-        tables += [(f"models[{i}]", model, ModelConfig) for i, model in enumerate(models)]
+        for i, model in enumerate(models):
+            tables.append((f"models[{i}]", model, ModelConfig))
+            if isinstance(model, dict):
+                tables.append((f"models[{i}].defaults", model.get("defaults"), Defaults))
     for path, table, shape in tables:
         if isinstance(table, dict):
             _refuse_unknown_in(path, table, shape, complain)
@@ -259,13 +284,19 @@ def _places(lines: list[str]) -> Iterator[tuple[int, str]]:
     counts: Counter[str] = Counter()
     for number, line in enumerate(lines, 1):
         if header := _HEADER.match(line):
-            table = _plain(header[2])
+            table = _within(_plain(header[2]), counts)
             if header[1] == "[[":
                 counts[table] += 1
                 table = f"{table}[{counts[table] - 1}]"
             yield number, table
         elif assignment := _ASSIGNMENT.match(line):
             yield number, f"{table}.{_plain(assignment[1])}".lstrip(".")
+
+
+def _within(table: str, counts: Counter[str]) -> str:
+    """[models.defaults] belongs to the [[models]] that stands above it."""
+    outer, dot, inner = table.partition(".")
+    return f"{outer}[{counts[outer] - 1}].{inner}" if dot and counts[outer] else table
 
 
 def _plain(key: str) -> str:

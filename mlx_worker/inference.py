@@ -19,7 +19,7 @@ from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.mlx_thread import MlxThread
 from mlx_worker.engine.prompt import render, warm_head
-from mlx_worker.errors import InferenceError, ModelNotFoundError, WorkerError, cause_of
+from mlx_worker.errors import CacheError, InferenceError, ModelNotFoundError, WorkerError, cause_of
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ LIBRARY_CONCURRENCY = 8
 
 
 # --- the models in this process -----------------------------------------------------------
+
+_Heard = m.Row | m.Done | m.Warmed | m.Failed
 
 _on_mlx_thread = MlxThread().run
 
@@ -49,7 +51,7 @@ class Runtime:
             )
         )
         self._ids = itertools.count(1)
-        self._said: defaultdict[int, deque[m.Row | m.Done | m.Warmed]] = defaultdict(deque)
+        self._said: defaultdict[int, deque[_Heard]] = defaultdict(deque)
 
     def generate(self, request: m.ChatRequest) -> Generator[str]:
         """The pieces of one answer, each made when it is asked for."""
@@ -58,7 +60,7 @@ class Runtime:
         try:
             while True:
                 said = _on_mlx_thread(lambda: self._next(id_))
-                assert not isinstance(said, m.Warmed)
+                assert isinstance(said, m.Row | m.Done)
                 if said.text:
                     yield said.text
                 if isinstance(said, m.Done):
@@ -86,19 +88,20 @@ class Runtime:
 
     def _warm(self, id_: int, system_prompt: str) -> int:
         head = warm_head(self.tokenizer, system_prompt)
-        if self.engine.admit_warm(id_, head, system_prompt) is None:
-            self._next(id_)
-            self._said.pop(id_)
+        said = self.engine.admit_warm(id_, head, system_prompt) or self._next(id_)
+        self._said.pop(id_, None)
+        if isinstance(said, m.Failed):
+            raise CacheError(said.message)
         return len(head)
 
-    def _next(self, id_: int) -> m.Row | m.Done | m.Warmed:
+    def _next(self, id_: int) -> _Heard:
         """What is said next about this id; a step of the engine serves every caller's ids."""
         while not self._said[id_]:
             for said in self.engine.step():
                 if isinstance(said, m.Step):
                     for row in said.rows:
                         self._said[row.id].append(row)
-                elif isinstance(said, m.Done | m.Warmed):
+                elif isinstance(said, m.Done | m.Warmed | m.Failed):
                     self._said[said.id].append(said)
         return self._said[id_].popleft()
 

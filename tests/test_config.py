@@ -332,3 +332,24 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: "):
         load_config(tmp_path)
+
+
+# --- a model's defaults ---------------------------------------------------------------------
+
+
+def test_defaults_belong_to_the_model_above_them() -> None:
+    config = parsed(f"{MODEL}[models.defaults]\ntemperature = 0.7\n{OTHER}")
+    assert [model.defaults.temperature for model in config.models] == [0.7, None]
+
+
+def test_a_wrong_default_is_named_with_its_line() -> None:
+    message = complaint(f"{MODEL}{OTHER}[models.defaults]\ntemperature = 3\n")
+    assert message.startswith("node.toml:8: models[1].defaults.temperature: ")
+    assert "<= 2" in message
+
+
+def test_an_unknown_default_is_named_with_the_nearest() -> None:
+    message = complaint(f"{MODEL}[models.defaults]\n\ntemprature = 1\n")
+    assert message == (
+        "node.toml:6: models[0].defaults.temprature: unknown key; did you mean 'temperature'?"
+    )

@@ -9,26 +9,29 @@ them. [front]
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from mlx_worker.api.dialect import Call, Usage, decode
 from mlx_worker.api.problems import error_body
+from mlx_worker.config import Defaults, RepetitionPenalty, Temperature, Tokens, TopK, TopP, Unit
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.typed import deeper_than
 from mlx_worker.wire.messages import ChatRequest, FinishReason, Sampling
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.generation import Piece
     from mlx_worker.wire.messages import Choice, TokenLogprobs
 
+T = TypeVar("T")
+
 # --- in -----------------------------------------------------------------------------------
 
-Unit = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
-Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 30)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 DEEPEST = 64
 """Levels of lists and objects inside what is free in form."""
@@ -75,16 +78,16 @@ class ChatBody(msgspec.Struct, frozen=True):
     model: str | None = None
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
-    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
     min_p: Unit | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
     stop: Word | Annotated[list[Word], msgspec.Meta(max_length=16)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=-(1 << 63), le=_MASK >> 1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     logit_bias: dict[TokenId, Bias] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
@@ -101,18 +104,26 @@ class ChatBody(msgspec.Struct, frozen=True):
     chat_template_kwargs: dict[str, Any] | None = None
 
 
-def parse(body: bytes) -> Call:
-    """A request body as a call. Raises InvalidRequest, which names the field."""
+def no_defaults(_model: str | None) -> Defaults:
+    """For a model that has none."""
+    return Defaults()
+
+
+def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaults) -> Call:
+    """A request body as a call. Raises InvalidRequest, which names the field.
+
+    `defaults_of` tells what the model of that name means where the request says nothing.
+    """
     asked = decode(body, ChatBody)
+    defaults = defaults_of(asked.model)
     _refuse_unsupported(asked)
     _refuse_unsayable(asked)
-    limit = asked.max_completion_tokens
     return Call(
         model=asked.model,
         chat=ChatRequest(
             messages=[_turn(i, message) for i, message in enumerate(asked.messages)],
-            sampling=_sampling(asked),
-            max_tokens=asked.max_tokens if limit is None else limit,
+            sampling=_sampling(asked, defaults),
+            max_tokens=_first(asked.max_completion_tokens, asked.max_tokens, defaults.max_tokens),
             stop=_stop(asked.stop),
             template_kwargs=asked.chat_template_kwargs or {},
             logprobs=_logprobs(asked),
@@ -191,18 +202,28 @@ def _stop(stop: str | list[str] | None) -> list[str]:
     return [stop] if isinstance(stop, str) else stop or []
 
 
-def _sampling(asked: ChatBody) -> Sampling:
-    seed = secrets.randbits(64) if asked.seed is None else asked.seed & _MASK
+def _first(*values: T | None) -> T | None:
+    """The first that was given."""
+    return next((value for value in values if value is not None), None)
+
+
+def _sampling(asked: ChatBody, defaults: Defaults) -> Sampling:
+    said: dict[str, float | None] = {
+        name: _first(getattr(asked, name), getattr(defaults, name, None))
+        for name in (
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "repetition_penalty",
+            "presence_penalty",
+            "frequency_penalty",
+        )
+    }
     return Sampling(
-        seed=seed,
-        temperature=asked.temperature or 0.0,
-        top_p=1.0 if asked.top_p is None else asked.top_p,
-        top_k=asked.top_k or 0,
-        min_p=asked.min_p or 0.0,
-        repetition_penalty=asked.repetition_penalty or 1.0,
-        presence_penalty=asked.presence_penalty or 0.0,
-        frequency_penalty=asked.frequency_penalty or 0.0,
+        seed=secrets.randbits(64) if asked.seed is None else asked.seed & _MASK,
         logit_bias=asked.logit_bias or {},
+        **{name: value for name, value in said.items() if value is not None},  # type: ignore[arg-type]
     )
 
 

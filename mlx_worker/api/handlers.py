@@ -39,7 +39,7 @@ def reply(body: Any, status: int = 200) -> web.Response:
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """`POST /v1/chat/completions`."""
     front = request.app[FRONT]
-    call = chat.parse(await request.read())
+    call = chat.parse(await request.read(), lambda name: front.node.find(name).config.defaults)
     served = front.node.find(call.model)
     written = chat.ChatReply(
         call.model or served.config.id, front.now(), include_usage=call.include_usage

@@ -147,6 +147,7 @@ class Service:
                 self._tokenizer,
                 context_length=context,
                 max_concurrency=load.max_concurrency,
+                cache_bytes=load.cache_bytes,
             )
         except Exception as error:
             permanent = isinstance(error, ModelNotFoundError | BadModelFolder)

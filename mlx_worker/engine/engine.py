@@ -17,24 +17,30 @@ from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 
 from mlx_worker.engine.logprobs import read_logprobs
 from mlx_worker.engine.prompt import Prompt
-from mlx_worker.engine.prompt_cache import PromptCache
+from mlx_worker.engine.prompt_cache import MAX_BYTES, PromptCache
 from mlx_worker.engine.sampling import make_processors, make_sampler
 from mlx_worker.engine.schedule import CHUNK_ALONE, READERS, chunk_size, follow, may_start
 from mlx_worker.engine.sequence import Sequence
 from mlx_worker.engine.text import TextStream
-from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
+from mlx_worker.errors import CacheError, ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire import messages as m
 
-Said = m.Started | m.Prefill | m.Step | m.Done | m.Warmed
+Said = m.Started | m.Prefill | m.Step | m.Done | m.Warmed | m.Failed
 
 
 class Engine:
     """Generations in, wire messages out."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, context_length: int, max_concurrency: int
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        context_length: int,
+        max_concurrency: int,
+        cache_bytes: int = MAX_BYTES,
     ) -> None:
-        self.cache = PromptCache()
+        self.cache = PromptCache(cache_bytes)
         self.context_length = context_length
         self.prefilled_tokens = 0
         self.decode_steps = 0
@@ -77,7 +83,9 @@ class Engine:
         )
         return self._take_in(sequence)
 
-    def admit_warm(self, id_: int, head: list[int], system_prompt: str) -> m.Warmed | None:
+    def admit_warm(
+        self, id_: int, head: list[int], system_prompt: str
+    ) -> m.Warmed | m.Failed | None:
         """Have this head prefilled and kept; the answer at once if it is resident already.
 
         Raises ContextLengthExceeded.
@@ -93,9 +101,9 @@ class Engine:
         with mx.stream(self._batch.stream):
             kv, cached = self.cache.fetch(prompt.tokens)
         if kv is not None and cached == len(head):
-            self._store_warm(prompt, head, kv)
-        if cached == len(head):
-            return m.Warmed(id_, len(head))
+            return self._store_warm(id_, prompt, head, kv)
+        if not head:
+            return m.Warmed(id_, 0)
         self._take_in(Sequence(id_, prompt, None))
         return None
 
@@ -220,8 +228,7 @@ class Engine:
             if head_done:
                 kv, tokens = self._extract(sequence)
                 self._remove(sequence, keep=False)
-                self._store_warm(sequence.prompt, tokens, kv)
-                said.append(m.Warmed(sequence.id, len(tokens)))
+                said.append(self._store_warm(sequence.id, sequence.prompt, tokens, kv))
         elif response.end_of_prompt:
             self.prefilled_tokens += total
             self.cache.used(sequence.prompt.head, sequence.prompt.system)
@@ -280,10 +287,17 @@ class Engine:
         kv, tokens = self._extract(sequence)
         self._store(tokens, kv, kind)
 
-    def _store_warm(self, prompt: Prompt, tokens: list[int], kv: list[Any]) -> None:
+    def _store_warm(
+        self, id_: int, prompt: Prompt, tokens: list[int], kv: list[Any]
+    ) -> m.Warmed | m.Failed:
         self._detach(kv)
         self.cache.keep_warm(tokens, kv)
+        self.cache.fit(self._batch.prompt_cache_nbytes)
+        if self.cache.resident(tokens) < len(tokens):
+            limit = f"cache_bytes is {self.cache.facts.capacity}"
+            return m.Failed(id_, CacheError.code, f"the prompt's KV does not fit: {limit}")
         self.cache.used(len(tokens), prompt.system)
+        return m.Warmed(id_, len(tokens))
 
     def _extract(self, sequence: Sequence) -> tuple[list[Any], list[int]]:
         with mx.stream(self._batch.stream):
@@ -294,6 +308,7 @@ class Engine:
         if tokens:
             self._detach(kv)
             self.cache.keep(tokens, kv, kind)
+            self.cache.fit(self._batch.prompt_cache_nbytes)
 
     def _detach(self, kv: list[Any]) -> None:
         """Evaluate, or the lazy slice would keep the whole batch's KV alive and in the way."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAX_ENTRIES = 64
 MAX_WARM = 8
 MAX_BYTES = 4 << 30
+"""Unless somebody says otherwise."""
 
 _KEY = "model"  # a trie can serve several models; ours serves one
 
@@ -42,21 +43,23 @@ class CacheFacts:
     entries: int = 0
     warmed: int = 0
     nbytes: int = 0
-    capacity: int = 2 * MAX_BYTES
+    capacity: int = MAX_BYTES
 
 
 class PromptCache:
     """Prefixes in, their KV out."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES, now: Callable[[], float] = time.time) -> None:
+        self._max_bytes = max_bytes
         self._now = now
         self._lock = threading.Lock()
-        self._facts = CacheFacts()
+        self._facts = CacheFacts(capacity=max_bytes)
         self._reset()
 
     def _reset(self) -> None:
-        self._traffic = LRUPromptCache(max_size=MAX_ENTRIES, max_bytes=MAX_BYTES)
-        self._warm = LRUPromptCache(max_size=MAX_WARM, max_bytes=MAX_BYTES)
+        self._traffic = LRUPromptCache(max_size=MAX_ENTRIES)
+        # Bounded in bytes by `fit`, with everything else; warmed prompts are the last to go.
+        self._warm = LRUPromptCache(max_size=MAX_WARM)
 
     @property
     def facts(self) -> CacheFacts:
@@ -88,6 +91,13 @@ class PromptCache:
         if tokens:
             self._warm.insert_cache(_KEY, list(tokens), kv, cache_type="system")
 
+    def fit(self, running: int) -> None:
+        """Forget what is over the budget, with `running` bytes of KV in rows at work."""
+        left = max(0, self._max_bytes - running)
+        self._warm.trim_to(n_bytes=left)
+        self._traffic.trim_to(n_bytes=left - self._warm.nbytes)
+        self._refresh()
+
     def used(self, tokens: int, system_prompt: str) -> None:
         """Note the prompt that was warmed or used last: its resident tokens."""
         self._refresh(tokens, compute_prompt_hash(system_prompt) if system_prompt else "")
@@ -96,7 +106,7 @@ class PromptCache:
         """Forget everything."""
         self._reset()
         with self._lock:
-            self._facts = CacheFacts(last_updated=self._now() * 1000)
+            self._facts = CacheFacts(last_updated=self._now() * 1000, capacity=self._max_bytes)
 
     def _refresh(self, tokens: int | None = None, digest: str | None = None) -> None:
         with self._lock:
@@ -108,6 +118,7 @@ class PromptCache:
                 entries=len(self._traffic),
                 warmed=len(self._warm),
                 nbytes=self._traffic.nbytes + self._warm.nbytes,
+                capacity=self._max_bytes,
             )
 
 

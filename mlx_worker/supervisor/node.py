@@ -109,6 +109,7 @@ class Node:
             path=str(planned.folder.path),
             max_concurrency=model.max_concurrency,
             context_length=model.context_length,
+            cache_bytes=model.cache_bytes,
         )
         window = RestartWindow(self._policy, random.Random())  # noqa: S311  (no secret: jitter)
         child = Child(

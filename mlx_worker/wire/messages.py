@@ -63,12 +63,16 @@ class ChatRequest(Part, frozen=True, array_like=True):
 
 
 class Load(Message, frozen=True):
-    """Load this model. `context_length` (tokens) None: the model's own."""
+    """Load this model. `context_length` (tokens) None: the model's own.
+
+    `cache_bytes` bounds the KV of cached prompts and running rows together.
+    """
 
     model: str
     path: str
     max_concurrency: int
     context_length: int | None
+    cache_bytes: int
 
 
 class Generate(Message, frozen=True):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mlx_worker.api.chat import ChatReply, parse
 from mlx_worker.api.dialect import Call, Usage
+from mlx_worker.config import Defaults
 from mlx_worker.errors import ChildLost, InvalidRequest, MissingField, UnsupportedField
 from mlx_worker.supervisor.generation import Piece
 from mlx_worker.wire.framing import encode
@@ -537,3 +538,26 @@ def test_a_whole_answer_is_one_completion_object() -> None:
             "prompt_tokens_details": {"cached_tokens": 64},
         },
     }
+
+
+# --- a model's defaults ---------------------------------------------------------------------
+
+
+def test_a_models_defaults_speak_where_the_request_is_silent() -> None:
+    defaults = Defaults(temperature=0.7, top_p=0.9, top_k=40, max_tokens=50)
+    body = json.dumps({"model": "m", "messages": HELLO, "top_k": 0, "max_tokens": 5}).encode()
+    asked_for: list[str | None] = []
+
+    def defaults_of(model: str | None) -> Defaults:
+        asked_for.append(model)
+        return defaults
+
+    chat = parse(body, defaults_of).chat
+    assert asked_for == ["m"]
+    assert (chat.sampling.temperature, chat.sampling.top_p) == (0.7, 0.9)
+    assert (chat.sampling.top_k, chat.max_tokens) == (0, 5)
+
+
+def test_without_defaults_it_is_greedy_to_the_contexts_end() -> None:
+    chat = parse(json.dumps({"messages": HELLO}).encode()).chat
+    assert (chat.sampling.temperature, chat.sampling.top_p, chat.max_tokens) == (0.0, 1.0, None)

@@ -395,3 +395,28 @@ def test_one_who_waits_can_be_cancelled(engine: Engine) -> None:
     assert offer(engine, 2, chat("Good day", system=system, max_tokens=4)) is None
     assert engine.cancel(2) == m.Done(2, "cancelled", 0, "")
     assert sorted(run(engine).done) == [1]
+
+
+def test_the_cache_keeps_to_its_budget_and_warmed_prompts_go_last(loaded: tuple[Any, Any]) -> None:
+    a_token = 2 * 2 * 64 * 4  # k and v; layers; floats of four bytes
+    engine = Engine(*loaded, context_length=8192, max_concurrency=8, cache_bytes=400 * a_token)
+    head = warm_head(loaded[1], SYSTEM)
+    engine.admit_warm(0, head, SYSTEM)
+    run(engine)
+    for id_ in range(1, 12):
+        offer(engine, id_, chat(f"{WORDS[id_]} " + " ".join(WORDS[id_ : id_ + 60]), max_tokens=2))
+        run(engine)
+        facts = engine.cache.facts
+        assert facts.nbytes <= facts.capacity == 400 * a_token
+    assert engine.cache.facts.entries > 0
+    assert admit(engine, 99, chat("Hello", system=SYSTEM, max_tokens=1)).cache_hit
+
+
+def test_a_prompt_over_the_budget_is_not_said_to_be_warm(loaded: tuple[Any, Any]) -> None:
+    engine = Engine(*loaded, context_length=8192, max_concurrency=8, cache_bytes=1000)
+    engine.admit_warm(1, warm_head(loaded[1], SYSTEM), SYSTEM)
+    said = [message for _ in range(5) for message in engine.step()]
+    (failed,) = [message for message in said if isinstance(message, m.Failed)]
+    assert "cache_bytes is 1000" in failed.message
+    assert engine.active == 0
+    assert engine.cache.facts.tokens == 0

@@ -47,7 +47,13 @@ async def child_of(
 ) -> AsyncIterator[Child]:
     """A child that was told to start; in the end its process is gone."""
     child = Child(
-        m.Load(model="model", path="/nowhere", max_concurrency=4, context_length=None),
+        m.Load(
+            model="model",
+            path="/nowhere",
+            max_concurrency=4,
+            context_length=None,
+            cache_bytes=1 << 30,
+        ),
         Lifecycle(timings, RestartWindow(policy, Random(1))),
         timings,
         on_ready=on_ready,
