@@ -81,7 +81,9 @@ class Engine:
             sampler=make_sampler(request.sampling, self._vocabulary),
             processors=make_processors(request.sampling),
         )
-        return self._take_in(sequence)
+        started = self._take_in(sequence)
+        assert started is None or isinstance(started, m.Started)
+        return started
 
     def admit_warm(
         self, id_: int, head: list[int], system_prompt: str
@@ -97,15 +99,11 @@ class Engine:
             )
         # The batch reads all but the last token of a prompt before it decodes: one is put behind
         # the head for it, and is never read.
-        prompt = Prompt([*head, 0], len(head), system_prompt)
-        with mx.stream(self._batch.stream):
-            kv, cached = self.cache.fetch(prompt.tokens)
-        if kv is not None and cached == len(head):
-            return self._store_warm(id_, prompt, head, kv)
+        sequence = Sequence(id_, Prompt([*head, 0], len(head), system_prompt), None)
         if not head:
             return m.Warmed(id_, 0)
-        self._take_in(Sequence(id_, prompt, None))
-        return None
+        said = self._take_in(sequence)
+        return None if isinstance(said, m.Started) else said
 
     def cancel(self, id_: int) -> m.Done | None:
         """Free a row now, keeping what it has read. None: there is no such row."""
@@ -169,17 +167,17 @@ class Engine:
 
     # --- from waiting to reading ---
 
-    def _take_in(self, sequence: Sequence) -> m.Started | None:
+    def _take_in(self, sequence: Sequence) -> m.Started | m.Warmed | m.Failed | None:
         follow(sequence, self._by_id.values(), any_length=self._cuttable)
         self._by_id[sequence.id] = sequence
         self._waiting.append(sequence)
         return next(iter(self._start_waiting()), None) if len(self._waiting) == 1 else None
 
-    def _start_waiting(self) -> list[m.Started]:
+    def _start_waiting(self) -> list[m.Started | m.Warmed | m.Failed]:
         """Start whoever may, in the order they came."""
         if not self._waiting:
             return []
-        started: list[m.Started] = []
+        started: list[m.Started | m.Warmed | m.Failed] = []
         for sequence in list(self._waiting):
             readers = [it for it in self._by_uid.values() if it.reading]
             resident = partial(self.cache.resident, sequence.prompt.tokens)
@@ -188,11 +186,15 @@ class Engine:
                 started.append(self._start(sequence))
         return started
 
-    def _start(self, sequence: Sequence) -> m.Started:
+    def _start(self, sequence: Sequence) -> m.Started | m.Warmed | m.Failed:
         self._keep_what_was_read_for(sequence)
         tokens = sequence.prompt.tokens
         with mx.stream(self._batch.stream):
             kv, cached = self.cache.fetch(tokens)
+        if kv is not None and sequence.text is None and cached == sequence.prompt.head:
+            # To be warmed, and resident already: there is nothing to read.
+            self._forget(sequence)
+            return self._store_warm(sequence.id, sequence.prompt, tokens[:cached], kv)
         boundary = max(sequence.prompt.head, cached)
         (sequence.uid,) = self._batch.insert_segments(
             [[tokens[cached:boundary], tokens[boundary:]]],

@@ -185,6 +185,26 @@ def test_warming_what_is_resident_is_answered_at_once(
     assert engine.admit_warm(3, [], "") == m.Warmed(3, 0)
 
 
+def test_one_prompt_warmed_twice_at_once_is_read_once(
+    engine: Engine, loaded: tuple[Any, Any]
+) -> None:
+    head = warm_head(loaded[1], SYSTEM)
+    for id_ in range(3):
+        assert engine.admit_warm(id_, head, SYSTEM) is None
+    assert run(engine).warmed == dict.fromkeys(range(3), len(head))
+    assert engine.cache.facts.warmed == 1
+
+
+def test_warming_beside_the_prompts_first_request(engine: Engine, loaded: tuple[Any, Any]) -> None:
+    head = warm_head(loaded[1], SYSTEM)
+    request = chat("Hello", system=SYSTEM, max_tokens=12)
+    admit(engine, 1, request)
+    engine.admit_warm(2, head, SYSTEM)
+    heard = run(engine)
+    assert heard.warmed == {2: len(head)}
+    assert heard.text[1] == reference(loaded, request)
+
+
 def test_traffic_does_not_evict_warmed_prompts(engine: Engine, loaded: tuple[Any, Any]) -> None:
     prompts = [f"You are {word}. {SYSTEM}" for word in WORDS[:4]]
     for id_, prompt in enumerate(prompts):
