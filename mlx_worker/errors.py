@@ -169,6 +169,13 @@ class BadModelFolder(WorkerError):
     exit_code = 65
 
 
+class UnservableModel(WorkerError):
+    """A model that loads but that this engine cannot run."""
+
+    code = "unservable_model"
+    exit_code = 65
+
+
 class SourceUnavailable(WorkerError):
     """A model's source could not be reached or does not have it."""
 

@@ -90,6 +90,7 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
         "queueDepth": served.admission.queued,
         "running": served.admission.running,
         "contextLength": facts.loaded.context_length if facts.loaded else None,
+        "unbatched": facts.loaded.unbatched if facts.loaded else "",
         "loadSeconds": facts.load_seconds,
         "loading": {"done": facts.loading.done, "total": facts.loading.total}
         if facts.loading and served.child.state is State.LOADING

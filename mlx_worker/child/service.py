@@ -22,12 +22,22 @@ import setproctitle
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model, weight_bytes
 from mlx_worker.engine.prompt import Prompt, render, warm_head
-from mlx_worker.errors import BadModelFolder, CacheError, ModelNotFoundError, WorkerError
+from mlx_worker.errors import (
+    BadModelFolder,
+    CacheError,
+    ModelNotFoundError,
+    UnservableModel,
+    WorkerError,
+)
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
     from mlx_worker.child.pipe import Pipe
     from mlx_worker.engine.prompt_cache import CacheFacts
+
+
+PERMANENT = (ModelNotFoundError, BadModelFolder, UnservableModel)
+"""What another try would not heal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +160,10 @@ class Service:
                 cache_bytes=load.cache_bytes,
             )
         except Exception as error:
-            permanent = isinstance(error, ModelNotFoundError | BadModelFolder)
+            permanent = isinstance(error, PERMANENT)
             self._pipe.send([m.LoadFailed(str(error) or type(error).__name__, permanent)])
             raise
-        self._pipe.send([m.Loaded(context, weight_bytes(model))])
+        self._pipe.send([m.Loaded(context, weight_bytes(model), engine.unbatched)])
         return engine
 
     def _progress(self, done: int, total: int) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
-from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 
+from mlx_worker.engine.batching import is_cuttable, unbatched_because
 from mlx_worker.engine.logprobs import read_logprobs
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.prompt_cache import MAX_BYTES, PromptCache
@@ -25,7 +25,8 @@ from mlx_worker.engine.text import TextStream
 from mlx_worker.errors import CacheError, ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire import messages as m
 
-Said = m.Started | m.Prefill | m.Step | m.Done | m.Warmed | m.Failed
+Begun = m.Started | m.Warmed | m.Failed
+Said = Begun | m.Prefill | m.Step | m.Done
 
 
 class Engine:
@@ -46,14 +47,16 @@ class Engine:
         self.decode_steps = 0
         self._tokenizer = tokenizer
         self._vocabulary = len(tokenizer)
+        self.unbatched = unbatched_because(model)
+        self._cuttable = is_cuttable(model)
+        rows = 1 if self.unbatched else max_concurrency
         self._batch = BatchGenerator(
             model,
             stop_tokens=[[token] for token in tokenizer.eos_token_ids],
-            completion_batch_size=max_concurrency,
-            prefill_batch_size=min(READERS, max_concurrency),
+            completion_batch_size=rows,
+            prefill_batch_size=min(READERS, rows),
             prefill_step_size=CHUNK_ALONE,
         )
-        self._cuttable = can_trim_prompt_cache(make_prompt_cache(model))
         self._by_uid: dict[int, Sequence] = {}
         self._by_id: dict[int, Sequence] = {}
         self._waiting: list[Sequence] = []
@@ -103,7 +106,8 @@ class Engine:
         if not head:
             return m.Warmed(id_, 0)
         said = self._take_in(sequence)
-        return None if isinstance(said, m.Started) else said
+        assert not isinstance(said, m.Started)
+        return said
 
     def cancel(self, id_: int) -> m.Done | None:
         """Free a row now, keeping what it has read. None: there is no such row."""
@@ -120,7 +124,7 @@ class Engine:
         said: list[Said] = [*self._start_waiting()]
         readers = [it for it in self._by_uid.values() if it.reading]
         decoding = len(self._by_uid) > len(readers)
-        self._batch.prefill_step_size = chunk_size(len(readers), decoding=decoding)
+        self._batch.prefill_step_size = chunk_size(readers, decoding=decoding)
         prompts, generated = self._batch.next()
         for response in prompts:
             said += self._prefilled(response)
@@ -167,26 +171,29 @@ class Engine:
 
     # --- from waiting to reading ---
 
-    def _take_in(self, sequence: Sequence) -> m.Started | m.Warmed | m.Failed | None:
+    def _take_in(self, sequence: Sequence) -> Begun | None:
         follow(sequence, self._by_id.values(), any_length=self._cuttable)
         self._by_id[sequence.id] = sequence
         self._waiting.append(sequence)
         return next(iter(self._start_waiting()), None) if len(self._waiting) == 1 else None
 
-    def _start_waiting(self) -> list[m.Started | m.Warmed | m.Failed]:
+    def _start_waiting(self) -> list[Begun]:
         """Start whoever may, in the order they came."""
         if not self._waiting:
             return []
-        started: list[m.Started | m.Warmed | m.Failed] = []
+        begun: list[Begun] = []
         for sequence in list(self._waiting):
             readers = [it for it in self._by_uid.values() if it.reading]
             resident = partial(self.cache.resident, sequence.prompt.tokens)
             if may_start(sequence, readers, resident):
                 self._waiting.remove(sequence)
-                started.append(self._start(sequence))
-        return started
+                word = self._start(sequence)
+                if word is not None:
+                    begun.append(word)
+        return begun
 
-    def _start(self, sequence: Sequence) -> m.Started | m.Warmed | m.Failed:
+    def _start(self, sequence: Sequence) -> Begun | None:
+        """Into the batch. None: a prompt to be warmed, whose only word is its last."""
         self._keep_what_was_read_for(sequence)
         tokens = sequence.prompt.tokens
         with mx.stream(self._batch.stream):
@@ -195,7 +202,9 @@ class Engine:
             # To be warmed, and resident already: there is nothing to read.
             self._forget(sequence)
             return self._store_warm(sequence.id, sequence.prompt, tokens[:cached], kv)
-        boundary = max(sequence.prompt.head, cached)
+        # Not one token before the border: see `schedule.past_heads`.
+        border = sequence.prompt.head
+        boundary = cached if border - cached <= 1 and sequence.text is not None else border
         (sequence.uid,) = self._batch.insert_segments(
             [[tokens[cached:boundary], tokens[boundary:]]],
             [sequence.max_tokens],
@@ -206,6 +215,8 @@ class Engine:
         )
         sequence.cached = sequence.read = cached
         self._by_uid[sequence.uid] = sequence
+        if sequence.text is None:
+            return None
         hit = sequence.prompt.head > 0 and not sequence.head_is_new
         return m.Started(sequence.id, len(tokens), cached, hit)
 

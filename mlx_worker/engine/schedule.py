@@ -36,10 +36,22 @@ WORTH_WAITING = 64
 """Shared tokens below which reading them twice is cheaper than waiting."""
 
 
-def chunk_size(readers: int, *, decoding: bool) -> int:
+def chunk_size(readers: Listed[Sequence], *, decoding: bool) -> int:
     """Tokens that each reader reads next."""
     together = CHUNK_BESIDE_DECODE if decoding else CHUNK_ALONE
-    return max(SMALLEST_CHUNK, together // max(1, readers))
+    return past_heads(max(SMALLEST_CHUNK, together // max(1, len(readers))), readers)
+
+
+def past_heads(size: int, readers: Listed[Sequence]) -> int:
+    """A chunk at least this long that leaves nobody one token before the end of its head.
+
+    Where a sliding window is full, mlx_lm 0.32.2 masks what follows a chunk of one token wrongly
+    for padded rows (`BatchRotatingKVCache.make_mask` takes the place in the ring for its width).
+    """
+    left = {reader.prompt.head - reader.read for reader in readers}
+    while size + 1 in left:
+        size += 1
+    return size
 
 
 def follow(new: Sequence, others: Iterable[Sequence], *, any_length: bool) -> None:

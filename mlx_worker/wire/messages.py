@@ -129,10 +129,14 @@ class LoadProgress(Message, frozen=True):
 
 
 class Loaded(Message, frozen=True):
-    """The model is ready. `context_length` in tokens, `weight_bytes` in memory."""
+    """The model is ready. `context_length` in tokens, `weight_bytes` in memory.
+
+    `unbatched` says why it is served one row at a time; "" where it is batched.
+    """
 
     context_length: int
     weight_bytes: int
+    unbatched: str = ""
 
 
 class LoadFailed(Message, frozen=True):

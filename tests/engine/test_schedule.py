@@ -39,11 +39,20 @@ def test_a_common_prefix_is_as_long_as_it_can_be(a: list[int], b: list[int]) -> 
 
 
 def test_readers_share_one_chunk_and_it_is_small_beside_decoders() -> None:
-    assert chunk_size(1, decoding=True) == CHUNK_BESIDE_DECODE
-    assert chunk_size(4, decoding=True) * 4 == CHUNK_BESIDE_DECODE
-    assert chunk_size(1, decoding=False) == CHUNK_ALONE
-    assert chunk_size(10_000, decoding=True) > 0
-    assert chunk_size(0, decoding=True) == CHUNK_BESIDE_DECODE
+    one = sequence(list(range(5000)), read=0)
+    assert chunk_size([one], decoding=True) == CHUNK_BESIDE_DECODE
+    assert chunk_size([one] * 4, decoding=True) * 4 == CHUNK_BESIDE_DECODE
+    assert chunk_size([one], decoding=False) == CHUNK_ALONE
+    assert chunk_size([one] * 10_000, decoding=True) > 0
+    assert chunk_size([], decoding=True) == CHUNK_BESIDE_DECODE
+
+
+def test_no_chunk_leaves_one_token_before_a_heads_end() -> None:
+    heads = [CHUNK_BESIDE_DECODE // 2 + left for left in (1, 2, 4)]
+    readers = [sequence(list(range(5000)), head=head, read=0) for head in heads[:2]]
+    size = chunk_size(readers, decoding=True)
+    assert all(head - size != 1 for head in heads[:2])
+    assert size == CHUNK_BESIDE_DECODE // 2 + 2
 
 
 def test_a_follower_waits_until_its_leader_has_read_what_they_share() -> None:

@@ -1,0 +1,33 @@
+"""The made models with their references, shared by all tests; the count at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.fidelity import tally
+from tests.fidelity.reference import Model
+from tests.made_models import make
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture(scope="session")
+def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
+    """Made and loaded once a session, by its name in `made_models`."""
+    folder = tmp_path_factory.mktemp("families")
+    models: dict[str, Model] = {}
+
+    def model_of(name: str) -> Model:
+        if name not in models:
+            models[name] = Model.load(make(name, folder / name))
+        return models[name]
+
+    return model_of
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if tally.compared:
+        terminalreporter.write_line(tally.line())

@@ -1,0 +1,111 @@
+"""What mlx_lm itself says to the same prompt, alone: the one measure of the engine.
+
+Greedy or sampled, the loop is `mlx_lm.stream_generate`: no batch, no prefix, no engine. A sampled
+request brings the engine's sampler, whose draws are a function of (seed, position) alone, and
+mlx_lm's own logits processors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import mlx_lm
+
+from mlx_worker.engine.loading import read_model
+from mlx_worker.engine.sampling import make_processors, make_sampler
+from mlx_worker.wire import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+GREEDY = m.Sampling(seed=0)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request: what the engine is given, and all that its answer may depend on."""
+
+    prompt: tuple[int, ...]
+    head: int = 0
+    max_tokens: int = 16
+    sampling: m.Sampling = GREEDY
+    stop: tuple[str, ...] = ()
+
+    @property
+    def request(self) -> m.ChatRequest:
+        return m.ChatRequest(
+            messages=[],  # rendered already
+            sampling=self.sampling,
+            max_tokens=self.max_tokens,
+            stop=list(self.stop),
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All tokens of an answer, its text and how close each choice was."""
+
+    tokens: list[int]
+    text: str
+    finish: str
+    gaps: list[float]
+    """How far the likeliest token is ahead of the next: what rounding would have to bridge."""
+
+
+@dataclass
+class Model:
+    """One loaded model with the answers that it gave alone."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    answers: dict[tuple[Any, ...], Answer] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path) -> Model:
+        model, tokenizer, _ = read_model(folder)
+        return cls(folder.name, model, tokenizer)
+
+    def answer(self, ask: Ask) -> Answer:
+        """The reference, stop strings aside; asked once."""
+        key = (ask.prompt, ask.max_tokens, repr(ask.sampling))
+        if key not in self.answers:
+            self.answers[key] = self._alone(ask)
+        return self.answers[key]
+
+    def text(self, ask: Ask) -> tuple[str, str]:
+        """The text that a client sees, and why it ends."""
+        answer = self.answer(ask)
+        return cut(answer.text, ask.stop) or (answer.text, answer.finish)
+
+    def _alone(self, ask: Ask) -> Answer:
+        said = list(
+            mlx_lm.stream_generate(
+                self.model,
+                self.tokenizer,
+                list(ask.prompt),
+                max_tokens=ask.max_tokens,
+                sampler=make_sampler(ask.sampling, len(self.tokenizer)),
+                logits_processors=make_processors(ask.sampling),
+            )
+        )
+        best = mx.sort(mx.stack([piece.logprobs for piece in said]), axis=-1)
+        gaps: list[float] = (best[:, -1] - best[:, -2]).tolist()  # type: ignore[assignment]
+        return Answer(
+            [piece.token for piece in said],
+            "".join(piece.text for piece in said),
+            said[-1].finish_reason,
+            gaps,
+        )
+
+
+def cut(text: str, stop: Sequence[str]) -> tuple[str, str] | None:
+    """The text before the stop string that is complete first; None where none occurs."""
+    found = [(text.index(word) + len(word), word) for word in stop if word in text]
+    if not found:
+        return None
+    end, word = min(found)
+    return text[: end - len(word)], "stop"
