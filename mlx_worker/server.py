@@ -22,9 +22,9 @@ from mlx_worker.api.problems import BODY_LIMIT, problems
 from mlx_worker.errors import PortTaken
 from mlx_worker.health import Ledger, node_ledger
 from mlx_worker.plan import plan
-from mlx_worker.supervisor.child import CHILD_COMMAND
 from mlx_worker.supervisor.lifecycle import Timings
 from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.process import CHILD_COMMAND
 from mlx_worker.supervisor.restart import RestartPolicy
 
 if TYPE_CHECKING:

@@ -12,14 +12,12 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
-import signal
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining, WorkerError
 from mlx_worker.supervisor.link import Fact, Link, Listener, connect
+from mlx_worker.supervisor.process import CHILD_COMMAND, how_it_ended, kill, spawn
 from mlx_worker.supervisor.states import Event, IllegalEvent, State
 from mlx_worker.wire import messages as m
 
@@ -30,20 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHILD_COMMAND: Sequence[str] = (sys.executable, "-P", "-m", "mlx_worker.child")
-"""What starts a child; `--fd N` is appended. The only thread between the two halves."""
-
 LAST_WORDS = 1.0
 """Seconds in which the pipe of a process that has ended is read to its end."""
-
-CHILD_ENVIRONMENT = {
-    # A child reads what is on the disk; it fetches nothing, whatever a model's files say.
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    # It would warn that there is no PyTorch, in every child.
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 
 
 @dataclass(slots=True)
@@ -217,7 +203,8 @@ class Child:
                 self._close_link()
             case State.KILLING:
                 self._close_link()
-                self._signal(signal.SIGKILL)
+                if self._process is not None:
+                    kill(self._process)
             case State.BACKOFF | State.FAILED | State.STOPPED:
                 self._close_link()
             case _:
@@ -259,16 +246,7 @@ class Child:
         try:
             theirs = await connect(self._link)
             with theirs:
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    "--fd",
-                    str(theirs.fileno()),
-                    pass_fds=(theirs.fileno(),),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    env=os.environ | CHILD_ENVIRONMENT,
-                    # ctrl-C in a terminal is the front's to answer.
-                    start_new_session=True,
-                )
+                self._process = await spawn(self._command, theirs.fileno())
         except OSError as error:
             self._tell(Event.EXITED, f"cannot start {self._command[0]}: {error}", incarnation)
             return
@@ -283,7 +261,7 @@ class Child:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS):
                 await link.ended.wait()
-        self._tell(Event.EXITED, _how_it_ended(code), incarnation)
+        self._tell(Event.EXITED, how_it_ended(code), incarnation)
 
     def _say(self, message: m.Message) -> None:
         if self._link is not None:
@@ -296,13 +274,6 @@ class Child:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                # Not through the process object: it may reap the child before its watcher does,
-                # and the true exit status would be lost.
-                os.kill(self._process.pid, number)
 
     # --- ears ---
 
@@ -345,11 +316,3 @@ class Child:
             return
         link.send(m.Ping(next(self._pings)))
         self._watch = self._loop.call_later(self._timings.ping, self._look_after, incarnation)
-
-
-def _how_it_ended(code: int) -> str:
-    if code >= 0:
-        return f"exit status {code}"
-    with contextlib.suppress(ValueError):
-        return f"killed by {signal.Signals(-code).name}"
-    return f"killed by signal {-code}"

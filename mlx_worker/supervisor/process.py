@@ -1,0 +1,59 @@
+"""The process under a child: how it is started, ended, and what its end means. [front]"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CHILD_COMMAND: Final[Sequence[str]] = (sys.executable, "-P", "-m", "mlx_worker.child")
+"""What starts a child; `--fd N` is appended. The only thread between the two halves."""
+
+CHILD_ENVIRONMENT: Final = {
+    # A child reads what is on the disk; it fetches nothing, whatever a model's files say.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    # It would warn that there is no PyTorch, in every child.
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+async def spawn(command: Sequence[str], fd: int) -> asyncio.subprocess.Process:
+    """Start a child that inherits this end of its pipe. Raises OSError where it cannot be."""
+    return await asyncio.create_subprocess_exec(
+        *command,
+        "--fd",
+        str(fd),
+        pass_fds=(fd,),
+        stdin=asyncio.subprocess.DEVNULL,
+        env=os.environ | CHILD_ENVIRONMENT,
+        # ctrl-C in a terminal is the front's to answer.
+        start_new_session=True,
+    )
+
+
+def kill(process: asyncio.subprocess.Process) -> None:
+    """End it now. Nothing happens where it has ended.
+
+    Not through the process object: it may reap the child before its watcher does, and the true
+    exit status would be lost.
+    """
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code in words; a negative one is a signal's number."""
+    if code >= 0:
+        return f"exit status {code}"
+    with contextlib.suppress(ValueError):
+        return f"killed by {signal.Signals(-code).name}"
+    return f"killed by signal {-code}"
