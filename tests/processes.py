@@ -98,6 +98,14 @@ def eventually(condition: Callable[[], bool], deadline: float = DEADLINE) -> Non
         time.sleep(0.01)
 
 
+def has_ended(process: psutil.Process) -> bool:
+    """It runs no more. A zombie has ended too: an orphan's new parent reaps when it likes."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def config_text(models: Mapping[str, Path], *, server: str = "", extra: str = "") -> str:
     """A configuration that serves these folders on a free port; the first is the default."""
     text = f'[server]\nhost = "127.0.0.1"\nport = 0\n{server}\n'

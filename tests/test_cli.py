@@ -11,7 +11,14 @@ import psutil
 import pytest
 
 from mlx_worker import __version__
-from tests.processes import COMMAND, DEADLINE, config_text, running_node
+from tests.processes import (
+    COMMAND,
+    DEADLINE,
+    config_text,
+    eventually,
+    has_ended,
+    running_node,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,6 +123,5 @@ def test_sigterm_ends_the_node_with_0_and_without_a_trace_back(tiny: Path, tmp_p
         node.wait_until_ready()
         family = node.children()
         assert node.stop() == 0
-        _, alive = psutil.wait_procs(family, timeout=5)
-        assert alive == []
+        eventually(lambda: all(has_ended(child) for child in family))
     assert not any("Traceback" in line for line in node.log)

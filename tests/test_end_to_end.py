@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.made_models import WORDS
-from tests.processes import DEADLINE, RunningNode, eventually, running_node
+from tests.processes import DEADLINE, RunningNode, eventually, has_ended, running_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -247,8 +247,7 @@ def test_nothing_of_a_killed_front_is_left(nano: Path, tiny: Path, tmp_path: Pat
         family = node.children()
         assert len(family) == 2
         node.process.kill()
-        _, alive = psutil.wait_procs(family, timeout=2)
-        assert alive == []
+        eventually(lambda: all(has_ended(child) for child in family))
 
 
 def test_the_node_answers_before_any_model_is_loaded(tiny: Path, tmp_path: Path) -> None:

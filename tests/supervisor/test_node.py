@@ -25,9 +25,9 @@ from mlx_worker.supervisor.generation import Ending, Generation
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.restart import RestartPolicy
 from mlx_worker.supervisor.states import State
+from tests import processes
 from tests.scripted import (
     AT_ONCE,
-    DEADLINE,
     NOT_READY,
     QUICK,
     Fifo,
@@ -484,6 +484,7 @@ async def test_a_node_whose_children_fail_for_ever_stops_too() -> None:
 
 LONELY_FRONT = """
 import asyncio
+from tests import processes
 from tests.scripted import planned, ready, running, scripted
 
 async def main():
@@ -506,5 +507,4 @@ def test_children_do_not_outlive_a_front_that_was_killed() -> None:
         assert len(children) == 2
         assert all(child.is_running() for child in children)
         front.kill()
-        _, left = psutil.wait_procs(children, timeout=DEADLINE)
-        assert left == []
+        processes.eventually(lambda: all(processes.has_ended(child) for child in children))
