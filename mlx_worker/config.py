@@ -97,11 +97,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: ServerConfig = ServerConfig()
     folder: Path = Path()
 
-    @property
-    def default_model(self) -> ModelConfig | None:
-        """The model that answers for names nobody knows."""
-        return next((model for model in self.models if model.default), None)
-
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What may stand at the top of the file."""

@@ -101,11 +101,11 @@ def test_everything_that_can_be_said_is_heard(tmp_path: Path) -> None:
 
 def test_the_default_model_is_the_one_that_says_so() -> None:
     config = parsed(MODEL + OTHER + "default = true\n")
-    assert config.default_model == config.models[1]
+    assert [model.default for model in config.models] == [False, True]
 
 
 def test_without_a_default_there_is_none() -> None:
-    assert parsed(MODEL + OTHER).default_model is None
+    assert not any(model.default for model in parsed(MODEL + OTHER).models)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "0.0.0.0", "::", "::1", "10.1.2.3"])

@@ -22,7 +22,7 @@ def test_there_are_examples() -> None:
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_an_example_configuration_loads(file: Path) -> None:
     config = load_config(file)
-    assert config.default_model is not None
+    assert sum(model.default for model in config.models) == 1
     assert config.server.host == "127.0.0.1"
 
 
