@@ -23,9 +23,14 @@ def request_id(request: web.Request) -> str:
     return request[_KEY]
 
 
+def session_given(request: web.Request) -> str | None:
+    """The caller's own name for its session."""
+    return _given(request, SESSION_ID)
+
+
 def session_id(request: web.Request) -> str:
     """The caller's session, or a new one."""
-    return _given(request, SESSION_ID) or secrets.token_hex(16)
+    return session_given(request) or secrets.token_hex(16)
 
 
 def _given(request: web.Request, name: str) -> str | None:

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from mlx_worker.api.dialect import Usage
-from mlx_worker.api.headers import CACHE_HIT, REQUEST_ID, SESSION_ID, request_id, session_id
+from mlx_worker.api.headers import (
+    CACHE_HIT,
+    REQUEST_ID,
+    SESSION_ID,
+    request_id,
+    session_given,
+    session_id,
+)
 from mlx_worker.errors import ChildLost, InferenceError, WorkerError
 from mlx_worker.supervisor.generation import Piece
 
@@ -90,7 +97,7 @@ async def relay(
     books = _Books(front.ledgers[served.config.id], front.ledger)
     generation = None
     try:
-        generation = await front.node.generate(served, call.chat)
+        generation = await front.node.generate(served, call.chat, session_given(request) or "")
         started = await generation.started()
         books.looked_up(hit=started.cache_hit)
         headers[CACHE_HIT] = "true" if started.cache_hit else "false"

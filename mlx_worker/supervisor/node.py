@@ -172,14 +172,20 @@ class Node:
             raise UnknownModel(f"no model is named {name!r}; this node has: {names}", param="model")
         return self.primary
 
-    async def generate(self, served: Served, request: m.ChatRequest) -> Generation:
-        """Hand a request to a child, waiting for a place. Raises the refusal if it takes none."""
+    async def generate(
+        self, served: Served, request: m.ChatRequest, session: str = ""
+    ) -> Generation:
+        """Hand a request to a child, waiting for a place. Raises the refusal if it takes none.
+
+        `session` is the caller's own name for its conversation, "" where it gave none.
+        """
         self._check(served)
         await served.admission.enter()
         generation = Generation(next(self._ids), served.child, served.admission.leave)
         try:
             self._check(served)
-            served.child.open(generation.id, generation, m.Generate(generation.id, request))
+            ask = m.Generate(generation.id, request, session=session)
+            served.child.open(generation.id, generation, ask)
         except BaseException:
             served.admission.leave()
             raise

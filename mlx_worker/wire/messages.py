@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised whenever a message changes; a child of another version is refused at hello."""
 
 
@@ -76,10 +76,17 @@ class Load(Message, frozen=True):
 
 
 class Generate(Message, frozen=True):
-    """Start a generation under this id."""
+    """Start a generation under this id, or go on with one.
+
+    `replay` are the token ids that its client already has: they are read, not said again, and the
+    next token is the one that would have followed. `session` is the client's own name for the
+    conversation, "" where it gave none.
+    """
 
     id: int
     request: ChatRequest
+    replay: list[int] = []
+    session: str = ""
 
 
 class Cancel(Message, frozen=True):
