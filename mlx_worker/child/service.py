@@ -194,10 +194,16 @@ class Service:
         if self._arrived(id_):
             return [m.Done(id_, "cancelled", 0, "")]
         try:
-            started = engine.admit(id_, job.message.request, job.prompt)
+            begun = engine.admit(
+                id_,
+                job.message.request,
+                job.prompt,
+                replay=job.message.replay,
+                in_session=bool(job.message.session),
+            )
         except Exception as error:  # noqa: BLE001  (one bad request must not end the model)
             return [self._last_word(id_, error)]
-        return [started] if started else []
+        return [begun] if begun else []
 
     def _warm(self, engine: Engine, job: _ReadyToWarm) -> list[m.Message]:
         try:

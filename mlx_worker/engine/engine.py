@@ -8,7 +8,9 @@ goes to the prompt cache. [child]
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import mlx.core as mx
@@ -17,9 +19,17 @@ from mlx_lm.generate import BatchGenerator
 from mlx_worker.engine.batching import is_cuttable, unbatched_because
 from mlx_worker.engine.logprobs import read_logprobs
 from mlx_worker.engine.prompt import Prompt
-from mlx_worker.engine.prompt_cache import MAX_BYTES, PromptCache
+from mlx_worker.engine.prompt_cache import MAX_BYTES, Kind, PromptCache
 from mlx_worker.engine.sampling import make_processors, make_sampler
-from mlx_worker.engine.schedule import CHUNK_ALONE, READERS, chunk_size, follow, may_start
+from mlx_worker.engine.schedule import (
+    CHUNK_ALONE,
+    READERS,
+    WORTH_WAITING,
+    chunk_size,
+    cuts,
+    follow,
+    may_start,
+)
 from mlx_worker.engine.sequence import Sequence
 from mlx_worker.engine.text import TextStream
 from mlx_worker.errors import CacheError, ContextLengthExceeded, InvalidRequest
@@ -68,25 +78,56 @@ class Engine:
 
     # --- in ---
 
-    def admit(self, id_: int, request: m.ChatRequest, prompt: Prompt) -> m.Started | None:
+    def admit(
+        self,
+        id_: int,
+        request: m.ChatRequest,
+        prompt: Prompt,
+        *,
+        replay: list[int] | None = None,
+        in_session: bool = False,
+    ) -> m.Started | m.Done | None:
         """Take a request in; None: it waits, and a later `step` says that it has started.
 
-        Raises ContextLengthExceeded or InvalidRequest, with the numbers, before any work.
+        `replay` are the tokens that a former child said: they are read like a prompt, and what
+        follows is what would have followed; Done, if nothing does. What a request leaves behind
+        is kept longer `in_session`. Raises ContextLengthExceeded or InvalidRequest, with the
+        numbers, before any work.
         """
+        said = replay or []
         room = self._room(prompt, request.max_tokens)
         self._check_bias(request.sampling.logit_bias)
+        text = TextStream(self._tokenizer, request.stop)
         sequence = Sequence(
             id_,
-            prompt,
-            TextStream(self._tokenizer, request.stop),
-            max_tokens=room,
+            replace(prompt, tokens=prompt.tokens + said),
+            text,
+            max_tokens=room - len(said),
             logprobs=request.logprobs,
-            sampler=make_sampler(request.sampling, self._vocabulary),
+            in_session=in_session,
+            replayed=len(said),
+            produced=len(said),
+            sampler=make_sampler(request.sampling, self._vocabulary, len(said)),
             processors=make_processors(request.sampling),
         )
+        if said and (end := self._replay(sequence, text, said)) is not None:
+            return end
         started = self._take_in(sequence)
         assert started is None or isinstance(started, m.Started)
         return started
+
+    def _replay(self, sequence: Sequence, text: TextStream, said: list[int]) -> m.Done | None:
+        """Bring the text to where it was. Done: it had come to its end, unheard."""
+        ended = said[-1] in self._tokenizer.eos_token_ids
+        for token in said[: len(said) - ended]:
+            text.add(token)
+        if text.stopped:
+            return m.Done(sequence.id, "stop", len(said), "")
+        if ended:
+            return m.Done(sequence.id, "stop", len(said), text.finish())
+        if sequence.max_tokens <= 0:
+            return m.Done(sequence.id, "length", len(said), text.finish())
+        return None
 
     def admit_warm(
         self, id_: int, head: list[int], system_prompt: str
@@ -202,11 +243,14 @@ class Engine:
             # To be warmed, and resident already: there is nothing to read.
             self._forget(sequence)
             return self._store_warm(sequence.id, sequence.prompt, tokens[:cached], kv)
-        # Not one token before the border: see `schedule.past_heads`.
-        border = sequence.prompt.head
-        boundary = cached if border - cached <= 1 and sequence.text is not None else border
+        sequence.cuts = (
+            [sequence.prompt.head]
+            if sequence.text is None
+            else cuts(sequence.prompt, cached, every_segment=not self._cuttable)
+        )
+        ends = [cached, *sequence.cuts, len(tokens)]
         (sequence.uid,) = self._batch.insert_segments(
-            [[tokens[cached:boundary], tokens[boundary:]]],
+            [[tokens[begin:end] for begin, end in pairwise(ends)]],
             [sequence.max_tokens],
             caches=[kv],
             all_tokens=[tokens[:cached]],
@@ -217,8 +261,13 @@ class Engine:
         self._by_uid[sequence.uid] = sequence
         if sequence.text is None:
             return None
-        hit = sequence.prompt.head > 0 and not sequence.head_is_new
-        return m.Started(sequence.id, len(tokens), cached, hit)
+        return self._started(sequence)
+
+    def _started(self, sequence: Sequence) -> m.Started:
+        prompt, asked = sequence.prompt, len(sequence.prompt.tokens) - sequence.replayed
+        known = prompt.head > 0 and not sequence.head_is_new
+        miss = self.cache.missed(prompt.tokens[: prompt.head]) if sequence.head_is_new else ""
+        return m.Started(sequence.id, asked, min(sequence.cached, asked), known, miss)
 
     def _keep_what_was_read_for(self, sequence: Sequence) -> None:
         """What its leader has read for both goes into the cache while the leader goes on."""
@@ -227,7 +276,7 @@ class Engine:
         if leader is None or leader.over or leader.kept >= sequence.shared or not self._cuttable:
             return
         leader.kept = leader.read
-        self._keep(leader, "user")
+        self._keep(leader, self._kind(leader))
 
     # --- what a step brought ---
 
@@ -236,18 +285,25 @@ class Engine:
         done, total = response.progress
         sequence.read = sequence.cached + done
         said: list[Said] = [m.Prefill(sequence.id, sequence.cached + done, sequence.cached + total)]
-        head_done = response.end_of_segment and sequence.read == sequence.prompt.head
+        cut = response.end_of_segment and sequence.read in sequence.cuts
         if sequence.text is None:
-            if head_done:
+            if cut:
                 kv, tokens = self._extract(sequence)
                 self._remove(sequence, keep=False)
                 said.append(self._store_warm(sequence.id, sequence.prompt, tokens, kv))
         elif response.end_of_prompt:
             self.prefilled_tokens += total
             self.cache.used(sequence.prompt.head, sequence.prompt.system)
-        elif head_done and sequence.head_is_new:
-            self._keep(sequence, "system")
+        elif cut:
+            self._keep_segment(sequence)
         return said
+
+    def _keep_segment(self, sequence: Sequence) -> None:
+        """What is read up to here, unless it is hardly more than what was resident."""
+        if sequence.read == sequence.prompt.head:
+            self._keep(sequence, Kind.HEAD)
+        elif sequence.read == sequence.cuts[-1] or sequence.read - sequence.cached >= WORTH_WAITING:
+            self._keep(sequence, self._kind(sequence))
 
     def _row(self, sequence: Sequence, response: Any) -> m.Row:
         sequence.produced += 1
@@ -270,7 +326,7 @@ class Engine:
         assert text is not None
         if response.finish_reason is not None:
             self._forget(sequence)
-            self._store(response.all_tokens, response.prompt_cache, "assistant")
+            self._store(response.all_tokens, response.prompt_cache, self._kind(sequence))
             rest = "" if text.stopped else text.finish()
             finish: m.FinishReason = "stop" if text.stopped else response.finish_reason
             return m.Done(sequence.id, finish, sequence.produced, rest)
@@ -285,7 +341,7 @@ class Engine:
             self._forget(sequence)
             return
         if keep:
-            self._keep(sequence, "assistant")
+            self._keep(sequence, self._kind(sequence))
         self._forget(sequence)
         self._batch.remove([sequence.uid])
 
@@ -296,7 +352,10 @@ class Engine:
 
     # --- what is left behind ---
 
-    def _keep(self, sequence: Sequence, kind: str) -> None:
+    def _kind(self, sequence: Sequence) -> Kind:
+        return Kind.SESSION if sequence.in_session else Kind.STRANGER
+
+    def _keep(self, sequence: Sequence, kind: Kind) -> None:
         kv, tokens = self._extract(sequence)
         self._store(tokens, kv, kind)
 
@@ -304,7 +363,7 @@ class Engine:
         self, id_: int, prompt: Prompt, tokens: list[int], kv: list[Any]
     ) -> m.Warmed | m.Failed:
         self._detach(kv)
-        self.cache.keep_warm(tokens, kv)
+        self.cache.keep(tokens, kv, Kind.WARM)
         self.cache.fit(self._batch.prompt_cache_nbytes)
         if self.cache.resident(tokens) < len(tokens):
             limit = f"cache_bytes is {self.cache.facts.capacity}"
@@ -317,7 +376,7 @@ class Engine:
             kv, tokens = self._batch.extract_cache([sequence.uid])[sequence.uid]
         return kv, tokens
 
-    def _store(self, tokens: list[int], kv: list[Any], kind: str) -> None:
+    def _store(self, tokens: list[int], kv: list[Any], kind: Kind) -> None:
         if tokens:
             self._detach(kv)
             self.cache.keep(tokens, kv, kind)

@@ -14,27 +14,37 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from mlx_worker.engine.schedule import common_prefix
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
 Messages = list[dict[str, Any]]
 
 RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 """Names that steer the tokenizer itself; a request may speak to the template only."""
 
-_PROBES = ("0", "z")
-"""Two user turns that differ in their first character: what precedes them is the head."""
+_MARK = "\ue000"
+"""What no chat says: where it begins in a probe, the user's own words begin."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`tokens` of the whole prompt, `head` of them shared, `system` the raw system prompt."""
+    """`tokens` of the whole prompt, `head` of them shared, `system` the raw system prompt.
+
+    `borders` are where its later segments end, in tokens, rising: history, last turn.
+    """
 
     tokens: list[int]
     head: int
     system: str
+    borders: tuple[int, ...] = ()
+
+    @property
+    def segments(self) -> list[int]:
+        """Where segments end: system, history, last turn."""
+        return sorted({self.head, *self.borders} - {0})
 
 
 def system_text(messages: Messages) -> str:
@@ -49,37 +59,60 @@ def render(tokenizer: Any, messages: Messages, template_kwargs: dict[str, Any]) 
             f"chat_template_kwargs: {min(reserved)!r} is not the template's to be told",
             param="chat_template_kwargs",
         )
-    tokens = _tokens(tokenizer, messages, template_kwargs, add_generation_prompt=True)
+    text = _text(tokenizer, messages, template_kwargs, add_generation_prompt=True)
+    tokens, place_of = _tokenize(tokenizer, text)
     if not tokens:
         raise InvalidRequest("the chat template made an empty prompt", param="messages")
-    head = head_tokens(tokenizer, _system_part(messages), template_kwargs)
-    # The last token is never part of the head: the model must read at least one.
-    shared = min(_common(head, tokens), len(tokens) - 1)
-    return Prompt(tokens, shared, system_text(messages))
-
-
-def head_tokens(tokenizer: Any, system: Messages, template_kwargs: dict[str, Any]) -> list[int]:
-    """What every chat that begins with these system messages starts with; [] if nothing."""
-    try:
-        first, second = (
-            _tokens(
-                tokenizer,
-                [*system, {"role": "user", "content": probe}],
-                template_kwargs,
-                add_generation_prompt=False,
-            )
-            for probe in _PROBES
-        )
-    except InvalidRequest:
-        return []
-    return first[: _common(first, second)]
+    others = _that_differ_after_a_segment(tokenizer, messages, template_kwargs)
+    # The last token is never part of a segment: the model must read at least one.
+    head, *borders = (min(place_of(common_prefix(text, it)), len(tokens) - 1) for it in others)
+    return Prompt(tokens, head, system_text(messages), tuple(it for it in borders if it > head))
 
 
 def warm_head(tokenizer: Any, system_prompt: str) -> list[int]:
     """The tokens that a warmed system prompt puts into the cache; none for an empty one."""
     if not system_prompt:
         return []
-    return head_tokens(tokenizer, [{"role": "system", "content": system_prompt}], {})
+    probe = _probe(tokenizer, [{"role": "system", "content": system_prompt}], _USER, {})
+    tokens, place_of = _tokenize(tokenizer, probe)
+    return tokens[: place_of(max(0, probe.rfind(_MARK)))]
+
+
+# --- segments -----------------------------------------------------------------------------
+
+_USER = {"role": "user", "content": ""}
+
+
+def _that_differ_after_a_segment(
+    tokenizer: Any, messages: Messages, kwargs: dict[str, Any]
+) -> list[str]:
+    """Chats like this one up to the end of: system, history, last turn."""
+    last = _last_turn(messages)
+    try:
+        turn = _text(tokenizer, messages, kwargs, add_generation_prompt=False)
+    except InvalidRequest:
+        turn = ""
+    return [
+        _probe(tokenizer, _system_part(messages), _USER, kwargs),
+        _probe(tokenizer, messages[:last], messages[last], kwargs) if last else "",
+        turn,
+    ]
+
+
+def _probe(tokenizer: Any, before: Messages, turn: dict[str, Any], kwargs: dict[str, Any]) -> str:
+    """The text of a chat whose last turn says nothing that another would; "" if refused."""
+    try:
+        return _text(
+            tokenizer, [*before, {**turn, "content": _MARK}], kwargs, add_generation_prompt=False
+        )
+    except InvalidRequest:
+        return ""
+
+
+def _last_turn(messages: Messages) -> int:
+    """Where what was said since the assistant's last words begins; 0: it said nothing yet."""
+    said = (i for i, m in enumerate(messages[:-1], 1) if m["role"] == "assistant")
+    return max(said, default=0)
 
 
 def _system_part(messages: Messages) -> Messages:
@@ -87,15 +120,18 @@ def _system_part(messages: Messages) -> Messages:
     return messages[:end]
 
 
-def _tokens(
+# --- text and tokens ----------------------------------------------------------------------
+
+
+def _text(
     tokenizer: Any, messages: Messages, kwargs: dict[str, Any], *, add_generation_prompt: bool
-) -> list[int]:
+) -> str:
     if not tokenizer.has_chat_template:
         raise InvalidRequest("this model has no chat template", param="messages")
     try:
-        return list(
+        return str(
             tokenizer.apply_chat_template(
-                messages, **kwargs, add_generation_prompt=add_generation_prompt
+                messages, **kwargs, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         )
     except (TemplateError, TypeError, KeyError, ValueError, AttributeError) as error:
@@ -105,8 +141,19 @@ def _tokens(
         ) from error
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
+def _tokenize(tokenizer: Any, text: str) -> tuple[list[int], Callable[[int], int]]:
+    """The text's token ids, and how many of them are whole before a character.
+
+    A tokenizer that does not know (one that is not in Rust) has no segments.
+    """
+    encoded = tokenizer._tokenizer(text, add_special_tokens=False)  # noqa: SLF001
+    tokens = list(encoded["input_ids"])
+
+    def place_of(character: int) -> int:
+        if not encoded.is_fast:
+            return 0
+        # A character that no token covers was dropped by the tokenizer: the next one counts.
+        covered = (encoded.char_to_token(at) for at in range(character, len(text)))
+        return next((token for token in covered if token is not None), len(tokens))
+
+    return tokens, place_of

@@ -1,31 +1,55 @@
 """The KV of prompts already read, by prefix.
 
-Two of mlx_lm's prefix tries side by side: one for traffic, where least recently used entries go
-first, and one for warmed system prompts, which ordinary traffic never evicts (every router start
-warms a default prompt: several must stay). A lookup takes whichever knows the longer prefix.
-All calls that touch KV belong to the engine's thread; `state` may be read from any. [child]
+Entries are kept in the order of their tokens, so that whoever shares the longest prefix with a
+prompt stands next to where it would stand. mlx_lm's own `LRUPromptCache` evicts in the order of
+insertion, drops a system prompt when a conversation extends it, and searches in time that grows
+with the square of what it finds: for a node that lives on reuse it does not do. The KV itself, and
+cutting it, are mlx_lm's.
+
+What a request of a named session leaves is kept longer than a stranger's, a system prompt longer
+still, and a warmed one is the last to go. All calls that touch KV belong to the engine's thread;
+`facts` may be read from any. [child]
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 import time
+from bisect import bisect_left, bisect_right, insort
+from collections import OrderedDict
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal
 
-from mlx_lm.models.cache import LRUPromptCache, can_trim_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
+
+from mlx_worker.engine.schedule import common_prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-MAX_ENTRIES = 64
+MAX_ENTRIES = 2048
 MAX_WARM = 8
 MAX_BYTES = 4 << 30
 """Unless somebody says otherwise."""
 
-_KEY = "model"  # a trie can serve several models; ours serves one
+MAX_REMEMBERED = 4096
+"""Heads whose fate is known: 32 bytes each."""
+
+Tokens = tuple[int, ...]
+Miss = Literal["", "new", "evicted", "cleared"]
+"""Why a prompt's head was not resident: never read, read and evicted since, or cleared."""
+
+
+class Kind(Enum):
+    """What an entry is. The value is how many times longer than a stranger's it is kept."""
+
+    STRANGER = 1
+    SESSION = 4
+    HEAD = 16
+    WARM = None
 
 
 def compute_prompt_hash(prompt: str) -> str:
@@ -46,6 +70,16 @@ class CacheFacts:
     capacity: int = MAX_BYTES
 
 
+@dataclass(slots=True)
+class _Entry:
+    """KV of exactly some tokens; `used` counts uses of the cache, not seconds."""
+
+    kv: list[Any]
+    nbytes: int
+    kind: Kind
+    used: int
+
+
 class PromptCache:
     """Prefixes in, their KV out."""
 
@@ -54,12 +88,18 @@ class PromptCache:
         self._now = now
         self._lock = threading.Lock()
         self._facts = CacheFacts(capacity=max_bytes)
+        self._uses = 0
+        self._cleared: OrderedDict[bytes, bool] = OrderedDict()
         self._reset()
 
     def _reset(self) -> None:
-        self._traffic = LRUPromptCache(max_size=MAX_ENTRIES)
-        # Bounded in bytes by `fit`, with everything else; warmed prompts are the last to go.
-        self._warm = LRUPromptCache(max_size=MAX_WARM)
+        self._sorted: list[Tokens] = []
+        self._entries: dict[Tokens, _Entry] = {}
+        # Of each kind, the least recently used first.
+        self._order: dict[Kind, OrderedDict[Tokens, _Entry]] = {
+            kind: OrderedDict() for kind in Kind
+        }
+        self._nbytes = 0
 
     @property
     def facts(self) -> CacheFacts:
@@ -67,35 +107,90 @@ class PromptCache:
         with self._lock:
             return self._facts
 
+    # --- looking up ---
+
     def fetch(self, tokens: list[int]) -> tuple[list[Any] | None, int]:
-        """KV of the longest known prefix of `tokens`, and its length in tokens.
+        """A copy of the KV of the longest known prefix of `tokens`, and its length in tokens.
 
         Never all of them: the model must read at least the last one to say what follows.
         """
-        return max(
-            (_nearest(trie, tokens) for trie in (self._traffic, self._warm)), key=itemgetter(1)
-        )
+        key, length = self._longest(tuple(tokens[:-1]))
+        if not length:
+            return None, 0
+        self._use(key)
+        kv = copy.deepcopy(self._entries[key].kv)
+        if surplus := len(key) - length:
+            trim_prompt_cache(kv, surplus)
+        return kv, length
 
     def resident(self, tokens: list[int]) -> int:
-        """The length of the longest known prefix, without a copy of its KV."""
-        return max(_length_known(trie, tokens) for trie in (self._traffic, self._warm))
+        """The length of the longest known prefix of `tokens`."""
+        return self._longest(tuple(tokens))[1]
 
-    def keep(self, tokens: list[int], kv: list[Any], kind: str) -> None:
-        """Remember the KV of exactly these tokens; `kind` as mlx_lm orders eviction."""
-        if tokens:
-            self._traffic.insert_cache(_KEY, list(tokens), kv, cache_type=kind)
-            self._refresh()
+    def missed(self, head: list[int]) -> Miss:
+        """Why this head, which is not resident, is not; from now on it is known."""
+        digest = hashlib.sha256(repr(head).encode()).digest()
+        cleared = self._cleared.pop(digest, None)
+        self._cleared[digest] = False
+        if len(self._cleared) > MAX_REMEMBERED:
+            self._cleared.popitem(last=False)
+        if cleared is None:
+            return "new"
+        return "cleared" if cleared else "evicted"
 
-    def keep_warm(self, tokens: list[int], kv: list[Any]) -> None:
-        """Remember them beyond the reach of ordinary traffic."""
-        if tokens:
-            self._warm.insert_cache(_KEY, list(tokens), kv, cache_type="system")
+    def _longest(self, tokens: Tokens) -> tuple[Tokens, int]:
+        """Whose KV serves the longest prefix of `tokens`, cut if need be, and how long that is."""
+        best = next(self._prefixes(tokens), ())
+        length = len(best)
+        place = bisect_left(self._sorted, tokens)
+        for key in self._sorted[max(0, place - 1) : place + 1]:
+            shared = common_prefix(key, tokens)
+            if shared > length and can_trim_prompt_cache(self._entries[key].kv):
+                best, length = key, shared
+        return best, length
+
+    def _prefixes(self, tokens: Tokens) -> Iterator[Tokens]:
+        """Every entry that `tokens` begin with, the longest first."""
+        rest = tokens
+        while place := bisect_right(self._sorted, rest):
+            before = self._sorted[place - 1]
+            shared = common_prefix(before, rest)
+            if shared == len(before):
+                yield before
+                shared -= 1
+            if not shared:
+                return
+            rest = rest[:shared]
+
+    # --- keeping ---
+
+    def keep(self, tokens: list[int], kv: list[Any], kind: Kind) -> None:
+        """Remember the KV of exactly these tokens."""
+        if not tokens:
+            return
+        key = tuple(tokens)
+        known = self._entries.get(key)
+        if known is not None:
+            kind = max(kind, known.kind, key=_rank)
+            self._drop(key)
+        if can_trim_prompt_cache(kv):
+            # An earlier turn that this one extends can be cut out of it.
+            turns = [it for it in self._prefixes(key) if _is_turn(self._entries[it])]
+            for turn in turns:
+                self._drop(turn)
+        entry = _Entry(kv, sum(layer.nbytes for layer in kv), kind, self._uses)
+        self._entries[key] = self._order[kind][key] = entry
+        insort(self._sorted, key)
+        self._nbytes += entry.nbytes
+        self._use(key)
+        self._bound()
+        self._refresh()
 
     def fit(self, running: int) -> None:
         """Forget what is over the budget, with `running` bytes of KV in rows at work."""
-        left = max(0, self._max_bytes - running)
-        self._warm.trim_to(n_bytes=left)
-        self._traffic.trim_to(n_bytes=left - self._warm.nbytes)
+        left = self._max_bytes - running
+        while self._entries and self._nbytes > left:
+            self._drop(self._victim())
         self._refresh()
 
     def used(self, tokens: int, system_prompt: str) -> None:
@@ -105,8 +200,42 @@ class PromptCache:
     def clear(self) -> None:
         """Forget everything."""
         self._reset()
+        self._cleared = OrderedDict.fromkeys(self._cleared, True)
         with self._lock:
             self._facts = CacheFacts(last_updated=self._now() * 1000, capacity=self._max_bytes)
+
+    # --- forgetting ---
+
+    def _use(self, key: Tokens) -> None:
+        self._uses += 1
+        entry = self._entries[key]
+        entry.used = self._uses
+        self._order[entry.kind].move_to_end(key)
+
+    def _bound(self) -> None:
+        warm = self._order[Kind.WARM]
+        if len(warm) > MAX_WARM:
+            self._drop(next(iter(warm)))
+        if len(self._entries) > MAX_ENTRIES:
+            self._drop(self._victim())
+
+    def _victim(self) -> Tokens:
+        """Unused for longest, for its kind; a warmed prompt only where there is nothing else."""
+        oldest = [
+            (next(iter(order.items())), kind.value)
+            for kind, order in self._order.items()
+            if order and kind.value is not None
+        ]
+        if not oldest:
+            return next(iter(self._order[Kind.WARM]))
+        (key, _), _ = max(oldest, key=lambda it: (self._uses - it[0][1].used) / it[1])
+        return key
+
+    def _drop(self, key: Tokens) -> None:
+        entry = self._entries.pop(key)
+        del self._order[entry.kind][key]
+        del self._sorted[bisect_left(self._sorted, key)]
+        self._nbytes -= entry.nbytes
 
     def _refresh(self, tokens: int | None = None, digest: str | None = None) -> None:
         with self._lock:
@@ -115,27 +244,16 @@ class PromptCache:
                 tokens=last.tokens if tokens is None else tokens,
                 system_prompt_hash=last.system_prompt_hash if digest is None else digest,
                 last_updated=last.last_updated if tokens is None else self._now() * 1000,
-                entries=len(self._traffic),
-                warmed=len(self._warm),
-                nbytes=self._traffic.nbytes + self._warm.nbytes,
+                entries=len(self._entries) - len(self._order[Kind.WARM]),
+                warmed=len(self._order[Kind.WARM]),
+                nbytes=self._nbytes,
                 capacity=self._max_bytes,
             )
 
 
-def _nearest(trie: LRUPromptCache, tokens: list[int]) -> tuple[list[Any] | None, int]:
-    kv, rest = trie.fetch_nearest_cache(_KEY, tokens)
-    if kv is not None and not rest:
-        if can_trim_prompt_cache(kv):
-            trim_prompt_cache(kv, 1)
-            return kv, len(tokens) - 1
-        kv, rest = trie.fetch_nearest_cache(_KEY, tokens[:-1])
-        rest = [*rest, tokens[-1]]
-    return (None, 0) if kv is None else (kv, len(tokens) - len(rest))
+def _is_turn(entry: _Entry) -> bool:
+    return entry.kind in (Kind.STRANGER, Kind.SESSION)
 
 
-def _length_known(trie: LRUPromptCache, tokens: list[int]) -> int:
-    # mlx_lm has no look-up that does not copy.
-    found = trie._trie.search(_KEY, tokens)  # noqa: SLF001
-    if found.exact is not None:
-        return len(tokens)
-    return max(len(found.shorter or ()), found.common_prefix if found.longer is not None else 0)
+def _rank(kind: Kind) -> float:
+    return float("inf") if kind.value is None else kind.value

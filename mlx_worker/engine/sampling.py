@@ -33,13 +33,13 @@ def key_seed(seed: int, position: int) -> int:
 
 
 class KeyedSampler:
-    """Draws the tokens of one row, position by position; one call is one position."""
+    """Draws the tokens of one row from `position` on; one call is one position."""
 
-    def __init__(self, sampling: Sampling, vocabulary: int) -> None:
+    def __init__(self, sampling: Sampling, vocabulary: int, position: int = 0) -> None:
         self._seed = sampling.seed
         self._scale = 1.0 / sampling.temperature
         self._filters = _filters(sampling, vocabulary)
-        self._position = 0
+        self._position = position
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Log-probabilities (1, vocabulary) in, token ids (1,) out."""
@@ -61,11 +61,16 @@ def _filters(sampling: Sampling, vocabulary: int) -> list[Callable[[mx.array], m
     return filters
 
 
-def make_sampler(sampling: Sampling, vocabulary: int) -> Callable[[mx.array], mx.array]:
-    """A sampler for one row. Greedy rows share one object: they are sampled in one call."""
+def make_sampler(
+    sampling: Sampling, vocabulary: int, position: int = 0
+) -> Callable[[mx.array], mx.array]:
+    """A sampler for one row, which has `position` tokens already.
+
+    Greedy rows share one object: they are sampled in one call.
+    """
     if sampling.temperature == 0:
         return greedy_sampler  # type: ignore[no-any-return]
-    return KeyedSampler(sampling, vocabulary)
+    return KeyedSampler(sampling, vocabulary, position)
 
 
 def make_processors(sampling: Sampling) -> list[Any]:

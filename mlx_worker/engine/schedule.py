@@ -8,12 +8,13 @@ earlier one has read it. Pure: sequences in, decisions out. [child]
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from collections.abc import Sequence as Listed
 
+    from mlx_worker.engine.prompt import Prompt
     from mlx_worker.engine.sequence import Sequence
 
 READERS = 8
@@ -39,29 +40,45 @@ WORTH_WAITING = 64
 def chunk_size(readers: Listed[Sequence], *, decoding: bool) -> int:
     """Tokens that each reader reads next."""
     together = CHUNK_BESIDE_DECODE if decoding else CHUNK_ALONE
-    return past_heads(max(SMALLEST_CHUNK, together // max(1, len(readers))), readers)
+    return past_cuts(max(SMALLEST_CHUNK, together // max(1, len(readers))), readers)
 
 
-def past_heads(size: int, readers: Listed[Sequence]) -> int:
-    """A chunk at least this long that leaves nobody one token before the end of its head.
+def past_cuts(size: int, readers: Listed[Sequence]) -> int:
+    """A chunk at least this long that leaves nobody one token before the end of a segment.
 
     Where a sliding window is full, mlx_lm 0.32.2 masks what follows a chunk of one token wrongly
     for padded rows (`BatchRotatingKVCache.make_mask` takes the place in the ring for its width).
     """
-    left = {reader.prompt.head - reader.read for reader in readers}
+    left = {cut - reader.read for reader in readers for cut in reader.cuts}
     while size + 1 in left:
         size += 1
     return size
 
 
+def cuts(prompt: Prompt, cached: int, *, every_segment: bool) -> list[int]:
+    """Where reading stops for a moment, so that what is read up to there can be kept.
+
+    `every_segment`: else only the end of the head, because the KV can be cut later. Never one
+    token after the last: see `past_cuts`.
+    """
+    chosen: list[int] = []
+    last = cached
+    for end in prompt.segments if every_segment else [prompt.head]:
+        if end - last > 1:
+            chosen.append(end)
+            last = end
+    return chosen
+
+
 def follow(new: Sequence, others: Iterable[Sequence], *, any_length: bool) -> None:
     """Let `new` wait for the earlier sequence with which it shares most, if that is worth it.
 
-    `any_length`: the model's KV can be cut anywhere; else only a whole head is of use.
+    `any_length`: the model's KV can be cut anywhere; else only whole segments are of use.
     """
     for other in others:
         shared = common_prefix(new.prompt.tokens, other.prompt.tokens)
-        usable = shared if any_length else new.prompt.head if shared >= new.prompt.head else 0
+        segments = (end for end in other.prompt.segments if end <= shared)
+        usable = shared if any_length else max(segments, default=0)
         if usable - other.cached >= WORTH_WAITING and usable > new.shared:
             new.leader, new.shared = other, usable
 
@@ -85,8 +102,8 @@ def _left(sequence: Sequence) -> int:
     return len(sequence.prompt.tokens) - sequence.read
 
 
-def common_prefix(a: Listed[int], b: Listed[int]) -> int:
-    """How many first tokens are the same; by halving, because slices compare fast."""
+def common_prefix(a: Listed[Any], b: Listed[Any]) -> int:
+    """How many first items are the same; by halving, because slices compare fast."""
     low, high = 0, min(len(a), len(b))
     if a[:high] == b[:high]:
         return high

@@ -16,8 +16,9 @@ WAITING = -1
 class Sequence:
     """A request on its way: waiting, reading its prompt, or decoding. Counts are in tokens.
 
-    `text` None: nothing is generated, the head is to be warmed. `leader` is an earlier sequence
-    whose reading will spare this one `shared` tokens of its own.
+    `text` None: nothing is generated, the head is to be warmed. `max_tokens` are still to come;
+    `replayed` at the end of `prompt.tokens` were said before by a former child, and count in
+    `produced`. `leader` is an earlier sequence whose reading will spare this one `shared` tokens.
     """
 
     id: int
@@ -25,12 +26,15 @@ class Sequence:
     text: TextStream | None
     max_tokens: int = 1
     logprobs: int | None = None
+    in_session: bool = False
+    replayed: int = 0
     sampler: Any = None
     processors: list[Any] = field(default_factory=list)
     uid: int = WAITING
     cached: int = 0
     read: int = 0
     kept: int = 0
+    cuts: list[int] = field(default_factory=list)
     produced: int = 0
     over: bool = False
     leader: Sequence | None = None

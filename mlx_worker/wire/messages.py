@@ -156,13 +156,15 @@ class LoadFailed(Message, frozen=True):
 class Started(Message, frozen=True):
     """Tokenized, looked up and admitted: from here on the answer is on its way.
 
-    `cache_hit`: the KV of the prompt's shared head (system prompt) was resident.
+    `cache_hit`: the KV of the prompt's shared head (system prompt) was resident; `miss` says why
+    it was not ("new", "evicted", "cleared"; "" also where there is no head).
     """
 
     id: int
     prompt_tokens: int
     cached_tokens: int
     cache_hit: bool
+    miss: str = ""
 
 
 class Prefill(Message, frozen=True):

@@ -44,7 +44,9 @@ def chat(text: str, *, system: str | None = None, **request: Any) -> m.ChatReque
 
 
 def offer(engine: Engine, id_: int, request: m.ChatRequest) -> m.Started | None:
-    return engine.admit(id_, request, render(engine._tokenizer, request.messages, {}))
+    word = engine.admit(id_, request, render(engine._tokenizer, request.messages, {}))
+    assert not isinstance(word, m.Done)
+    return word
 
 
 def admit(engine: Engine, id_: int, request: m.ChatRequest) -> m.Started:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +17,7 @@ from mlx_worker.engine.schedule import (
     WORTH_WAITING,
     chunk_size,
     common_prefix,
+    cuts,
     follow,
     may_start,
 )
@@ -25,6 +28,7 @@ def sequence(tokens: list[int], *, head: int = 0, read: int | None = None) -> Se
     made = Sequence(1, Prompt(tokens, head, ""), None)
     if read is not None:
         made.uid, made.read = 1, read
+        made.cuts = cuts(made.prompt, 0, every_segment=True)
     return made
 
 
@@ -92,13 +96,24 @@ def test_the_best_leader_is_the_one_that_shares_most() -> None:
     assert follower.leader is far
 
 
-def test_kv_that_cannot_be_cut_is_shared_by_whole_heads_only() -> None:
-    leader = sequence([*range(100), 1], head=80, read=0)
-    whole, half = sequence([*range(100), 2], head=80), sequence([*range(70), 2], head=70)
-    follow(whole, [leader], any_length=False)
-    follow(half, [leader], any_length=False)
-    assert (whole.leader, whole.shared) == (leader, 80)
-    assert half.shared == 70
+def test_kv_that_cannot_be_cut_is_shared_by_whole_segments_of_the_leaders_only() -> None:
+    leader = sequence([*range(200), 1], head=80, read=0)
+    leader.prompt = replace(leader.prompt, borders=(150, 180))
+    head, history, less = (sequence([*range(end), 2], head=70) for end in (149, 160, 79))
+    for follower in (head, history, less):
+        follow(follower, [leader], any_length=False)
+    assert (head.leader, head.shared) == (leader, 80)
+    assert (history.leader, history.shared) == (leader, 150)
+    assert less.leader is None
+
+
+def test_reading_stops_where_segments_end_and_never_for_one_token() -> None:
+    prompt = Prompt(list(range(100)), 40, "", (41, 60, 62, 99))
+    assert cuts(prompt, 0, every_segment=True) == [40, 60, 62, 99]
+    assert cuts(prompt, 39, every_segment=True) == [41, 60, 62, 99]
+    assert cuts(prompt, 60, every_segment=True) == [62, 99]
+    assert cuts(prompt, 0, every_segment=False) == [40]
+    assert cuts(prompt, 39, every_segment=False) == []
 
 
 def test_long_prompts_leave_room_for_short_ones() -> None:

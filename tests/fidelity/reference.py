@@ -33,6 +33,7 @@ class Ask:
     max_tokens: int = 16
     sampling: m.Sampling = GREEDY
     stop: tuple[str, ...] = ()
+    borders: tuple[int, ...] = ()
 
     @property
     def request(self) -> m.ChatRequest:

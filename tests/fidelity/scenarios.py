@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.prompt import Prompt
-from mlx_worker.engine.schedule import past_heads
+from mlx_worker.engine.schedule import past_cuts
 from mlx_worker.wire import messages as m
 from tests.fidelity.reference import GREEDY, Ask, Model
 
@@ -89,6 +89,19 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Crash:
+    """The engine is gone, and another goes on with all that was running."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One request is taken up again from some way back in what it has said."""
+
+    which: int
+    share: float
+
+
+@dataclass(frozen=True)
 class Warm:
     """A system prompt is warmed."""
 
@@ -108,7 +121,7 @@ class Chunk:
     tokens: int
 
 
-Event = Admit | Steps | Cancel | Warm | Clear | Chunk
+Event = Admit | Steps | Cancel | Crash | Replay | Warm | Clear | Chunk
 
 
 def tokens(salt: int, seed: int, count: int) -> tuple[int, ...]:
@@ -161,6 +174,9 @@ admits = st.builds(
 others = st.one_of(
     st.builds(Cancel, which=st.integers(0, 7)),
     st.builds(Cancel, which=st.integers(0, 7)),
+    st.builds(Crash),
+    st.builds(Replay, which=st.integers(0, 7), share=st.floats(0, 1)),
+    st.builds(Replay, which=st.integers(0, 7), share=st.just(1.0)),
     st.builds(Warm, system=st.integers(0, 2), head=heads),
     st.builds(Chunk, tokens=st.sampled_from([0, 2, 3, 16, 64, 512])),
     st.just(Clear()),
@@ -205,9 +221,15 @@ class Row:
     started: m.Started | None = None
     """None: it waits."""
     tokens: list[int] = field(default_factory=list)
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
+    """The text that each token released."""
     read: int = 0
     done: m.Done | None = None
+    replays: int = 0
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces) + (self.done.text if self.done else "")
 
 
 class Stage:
@@ -216,12 +238,17 @@ class Stage:
     def __init__(self, model: Model, concurrency: int = 8) -> None:
         self.model = model
         self.rows: list[Row] = []
-        self.engine = Engine(
-            model.model, model.tokenizer, context_length=8192, max_concurrency=concurrency
-        )
+        self.engine = self._new_engine(concurrency)
+        self._concurrency = concurrency
         self._by_id: dict[int, Row] = {}
         self._warming: set[int] = set()
         self._ids = itertools.count(1)
+
+    def _new_engine(self, concurrency: int) -> Engine:
+        model = self.model
+        return Engine(
+            model.model, model.tokenizer, context_length=8192, max_concurrency=concurrency
+        )
 
     @property
     def running(self) -> list[Row]:
@@ -229,11 +256,38 @@ class Stage:
 
     def admit(self, ask: Ask) -> Row:
         row = Row(next(self._ids), ask)
-        prompt = Prompt(list(ask.prompt), ask.head, "")
-        row.started = self.engine.admit(row.id, ask.request, prompt)
         self._by_id[row.id] = row
         self.rows.append(row)
+        self._hand_in(row)
         return row
+
+    def _hand_in(self, row: Row) -> None:
+        ask = row.ask
+        prompt = Prompt(list(ask.prompt), ask.head, "", ask.borders)
+        session = len(ask.prompt) % 2 == 0
+        word = self.engine.admit(row.id, ask.request, prompt, replay=row.tokens, in_session=session)
+        assert not isinstance(word, m.Done), "nothing was left to say, and nobody said so"
+        row.started = word
+
+    def replay(self, row: Row, share: float) -> None:
+        """Have a request taken up again, after a share of what it has said."""
+        self.engine.cancel(row.id)
+        self._take_up(row, round(share * len(row.tokens)))
+
+    def crash(self) -> None:
+        """All KV is lost; what was said is not."""
+        self.engine = self._new_engine(self._concurrency)
+        self._warming.clear()
+        for row in self.running:
+            self._take_up(row, len(row.tokens))
+
+    def _take_up(self, row: Row, said: int) -> None:
+        del row.tokens[said:], row.pieces[said:]
+        del self._by_id[row.id]
+        row.id = next(self._ids)
+        row.replays += 1
+        self._by_id[row.id] = row
+        self._hand_in(row)
 
     def warm(self, head: tuple[int, ...]) -> None:
         id_ = next(self._ids)
@@ -255,7 +309,7 @@ class Stage:
 
         def next_in_chunks() -> Any:
             readers = [it for it in self.engine._by_uid.values() if it.reading]
-            batch.prefill_step_size = size if size == 1 else past_heads(size, readers)
+            batch.prefill_step_size = size if size == 1 else past_cuts(size, readers)
             return type(batch).next(batch)
 
         batch.next = next_in_chunks if size else partial(type(batch).next, batch)
@@ -271,11 +325,10 @@ class Stage:
                         assert row.started is not None, "a token before Started"
                         assert row.done is None, "a token after the last word"
                         row.tokens += part.tokens
-                        row.text += part.text
+                        row.pieces.append(part.text)
                 case m.Done():
                     row = self._by_id[message.id]
                     assert row.done is None, "a second last word"
-                    row.text += message.text
                     row.done = message
                 case m.Started():
                     assert message.id not in self._warming, "warming has no Started"
@@ -316,7 +369,9 @@ def ask_of(model: Model, admit: Admit, salt: int, earlier: list[Ask]) -> Ask:
     if len(prompt) > LONGEST:
         prompt = prompt[-40:]
         head = 0
-    ask = Ask(prompt, min(head, len(prompt) - 1), admit.max_tokens, admit.sampling)
+    head = min(head, len(prompt) - 1)
+    borders = borders_of(prompt, head, salt)
+    ask = Ask(prompt, head, admit.max_tokens, admit.sampling, (), borders)
     if admit.stop is None:
         return ask
     text = model.answer(ask).text
@@ -325,7 +380,15 @@ def ask_of(model: Model, admit: Admit, salt: int, earlier: list[Ask]) -> Ask:
     word = text[first : first + 1 + int(share * (len(text) - first))]
     # One that never comes, though its first half may; one that does, unless the text is short.
     never = text[first // 2 : first // 2 + 3] + "#"
-    return Ask(*(ask.prompt, ask.head, ask.max_tokens, ask.sampling), tuple({never, word} - {""}))
+    return replace(ask, stop=tuple({never, word} - {""}))
+
+
+def borders_of(prompt: tuple[int, ...], head: int, salt: int) -> tuple[int, ...]:
+    """Where its history and its last turn end: anywhere, but often near the head or the end."""
+    draw = random.Random(f"{salt}/{len(prompt)}")
+    last = len(prompt) - 1
+    near = [head + 1, head + 2, last - 1, last, draw.randint(head, last)]
+    return tuple(sorted({it for it in draw.sample(near, 2) if head < it <= last}))
 
 
 def play(model: Model, scenario: Scenario) -> Stage:
@@ -341,6 +404,10 @@ def play(model: Model, scenario: Scenario) -> Stage:
                     stage.step()
             case Cancel(which) if running := stage.running:
                 stage.cancel(running[which % len(running)])
+            case Crash():
+                stage.crash()
+            case Replay(which, share) if running := stage.running:
+                stage.replay(running[which % len(running)], share)
             case Warm(system, head) if head:
                 stage.warm(tokens(salt, -1 - system, head))
             case Chunk(size):
@@ -359,7 +426,7 @@ def wrong(model: Model, row: Row) -> str | None:
     text, finish = model.text(row.ask)
     assert row.done is not None
     cached = row.started.cached_tokens if row.started is not None else 0
-    said = f"{len(row.ask.prompt)} prompt tokens, {cached} cached"
+    said = f"{len(row.ask.prompt)} prompt tokens, {cached} cached, {row.replays} replays"
     for i, (ours, theirs) in enumerate(zip(row.tokens, answer.tokens, strict=False)):
         if ours != theirs:
             return f"token {i} is {ours}, not {theirs}, ahead by {answer.gaps[i]:.1e} ({said})"

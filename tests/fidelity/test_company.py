@@ -115,7 +115,7 @@ def test_one_seed_is_one_text_fifty_times_among_random_company(
 def test_mlx_lm_still_masks_a_full_window_wrongly_after_a_chunk_of_one_token(
     model_of: Callable[[str], Model],
 ) -> None:
-    # Why `schedule.past_heads` is there; when this fails, it has become needless.
+    # Why `schedule.past_cuts` is there; when this fails, it has become needless.
     # mlx_lm's BatchRotatingKVCache.make_mask takes `_idx` for the width of the buffer; once a
     # chunk of one token has turned the buffer round, it is not, and the mask of the next wider
     # chunk hides the first token of whoever has padding on the left.
