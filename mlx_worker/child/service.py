@@ -20,6 +20,7 @@ import psutil
 import setproctitle
 
 from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.kv_cost import measure
 from mlx_worker.engine.loading import read_model, weight_bytes
 from mlx_worker.engine.prompt import Prompt, render, warm_head
 from mlx_worker.errors import (
@@ -163,7 +164,7 @@ class Service:
             permanent = isinstance(error, PERMANENT)
             self._pipe.send([m.LoadFailed(str(error) or type(error).__name__, permanent)])
             raise
-        self._pipe.send([m.Loaded(context, weight_bytes(model), engine.unbatched)])
+        self._pipe.send([m.Loaded(context, weight_bytes(model), engine.unbatched, measure(model))])
         return engine
 
     def _progress(self, done: int, total: int) -> None:

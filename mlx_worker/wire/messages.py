@@ -135,8 +135,29 @@ class LoadProgress(Message, frozen=True):
     total: int
 
 
+class Growth(Part, frozen=True, array_like=True):
+    """KV that grows by so many bytes with each token, `until` so many tokens; None: for ever."""
+
+    per_token: int
+    until: int | None = None
+
+
+class KvCost(Part, frozen=True, array_like=True):
+    """What the KV of one row costs: `fixed` bytes, and what grows."""
+
+    fixed: int = 0
+    growing: list[Growth] = []
+
+    def nbytes(self, tokens: int) -> int:
+        """Of a row of so many tokens."""
+        return self.fixed + sum(
+            it.per_token * (tokens if it.until is None else min(tokens, it.until))
+            for it in self.growing
+        )
+
+
 class Loaded(Message, frozen=True):
-    """The model is ready. `context_length` in tokens, `weight_bytes` in memory.
+    """The model is ready. `context_length` in tokens, `weight_bytes` in memory, `kv` as measured.
 
     `unbatched` says why it is served one row at a time; "" where it is batched.
     """
@@ -144,6 +165,7 @@ class Loaded(Message, frozen=True):
     context_length: int
     weight_bytes: int
     unbatched: str = ""
+    kv: KvCost = KvCost()
 
 
 class LoadFailed(Message, frozen=True):
