@@ -25,9 +25,6 @@ Messages = list[dict[str, Any]]
 RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 """Names that steer the tokenizer itself; a request may speak to the template only."""
 
-_MARK = "\ue000"
-"""What no chat says: where it begins in a probe, the user's own words begin."""
-
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -63,7 +60,7 @@ def render(tokenizer: Any, messages: Messages, template_kwargs: dict[str, Any]) 
     tokens, place_of = _tokenize(tokenizer, text)
     if not tokens:
         raise InvalidRequest("the chat template made an empty prompt", param="messages")
-    others = _that_differ_after_a_segment(tokenizer, messages, template_kwargs)
+    others = _that_differ_after_a_segment(tokenizer, messages, template_kwargs, _mark(text))
     # The last token is never part of a segment: the model must read at least one.
     head, *borders = (min(place_of(common_prefix(text, it)), len(tokens) - 1) for it in others)
     return Prompt(tokens, head, system_text(messages), tuple(it for it in borders if it > head))
@@ -73,9 +70,10 @@ def warm_head(tokenizer: Any, system_prompt: str) -> list[int]:
     """The tokens that a warmed system prompt puts into the cache; none for an empty one."""
     if not system_prompt:
         return []
-    probe = _probe(tokenizer, [{"role": "system", "content": system_prompt}], _USER, {})
+    mark = _mark(system_prompt)
+    probe = _probe(tokenizer, [{"role": "system", "content": system_prompt}], _USER, {}, mark)
     tokens, place_of = _tokenize(tokenizer, probe)
-    return tokens[: place_of(max(0, probe.rfind(_MARK)))]
+    return tokens[: place_of(max(0, probe.find(mark)))]
 
 
 # --- segments -----------------------------------------------------------------------------
@@ -83,8 +81,14 @@ def warm_head(tokenizer: Any, system_prompt: str) -> list[int]:
 _USER = {"role": "user", "content": ""}
 
 
+def _mark(text: str) -> str:
+    """A character that the text does not have: where it is in a probe, a user's words begin."""
+    unused = (mark for mark in map(chr, range(0xE000, 0xF8FF)) if mark not in text)
+    return next(unused, "\ue000")
+
+
 def _that_differ_after_a_segment(
-    tokenizer: Any, messages: Messages, kwargs: dict[str, Any]
+    tokenizer: Any, messages: Messages, kwargs: dict[str, Any], mark: str
 ) -> list[str]:
     """Chats like this one up to the end of: system, history, last turn."""
     last = _last_turn(messages)
@@ -93,17 +97,19 @@ def _that_differ_after_a_segment(
     except InvalidRequest:
         turn = ""
     return [
-        _probe(tokenizer, _system_part(messages), _USER, kwargs),
-        _probe(tokenizer, messages[:last], messages[last], kwargs) if last else "",
+        _probe(tokenizer, _system_part(messages), _USER, kwargs, mark),
+        _probe(tokenizer, messages[:last], messages[last], kwargs, mark) if last else "",
         turn,
     ]
 
 
-def _probe(tokenizer: Any, before: Messages, turn: dict[str, Any], kwargs: dict[str, Any]) -> str:
+def _probe(
+    tokenizer: Any, before: Messages, turn: dict[str, Any], kwargs: dict[str, Any], mark: str
+) -> str:
     """The text of a chat whose last turn says nothing that another would; "" if refused."""
     try:
         return _text(
-            tokenizer, [*before, {**turn, "content": _MARK}], kwargs, add_generation_prompt=False
+            tokenizer, [*before, {**turn, "content": mark}], kwargs, add_generation_prompt=False
         )
     except InvalidRequest:
         return ""

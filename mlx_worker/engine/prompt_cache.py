@@ -228,7 +228,7 @@ class PromptCache:
         ]
         if not oldest:
             return next(iter(self._order[Kind.WARM]))
-        (key, _), _ = max(oldest, key=lambda it: (self._uses - it[0][1].used) / it[1])
+        (key, _), _ = max(oldest, key=lambda it: (self._uses + 1 - it[0][1].used) / it[1])
         return key
 
     def _drop(self, key: Tokens) -> None:

@@ -442,3 +442,51 @@ def test_a_prompt_over_the_budget_is_not_said_to_be_warm(loaded: tuple[Any, Any]
     assert "cache_bytes is 1000" in failed.message
     assert engine.active == 0
     assert engine.cache.facts.tokens == 0
+
+
+def replay(engine: Engine, request: m.ChatRequest, said: list[int]) -> m.Started | m.Done | None:
+    prompt = render(engine._tokenizer, request.messages, {})
+    return engine.admit(1, request, prompt, replay=said)
+
+
+def test_a_replay_that_had_come_to_its_end_unheard_ends_at_once(
+    engine: Engine, loaded: tuple[Any, Any]
+) -> None:
+    _, tokenizer = loaded
+    request = chat("Hello", max_tokens=12)
+    admit(engine, 7, request)
+    heard = run(engine)
+    said, rest = heard.tokens[7], heard.done[7].text
+    assert replay(engine, request, said) == m.Done(1, "length", 12, rest)
+    ended = [*said[:5], next(iter(tokenizer.eos_token_ids))]
+    unheard = replay(engine, request, ended)
+    assert isinstance(unheard, m.Done)
+    assert (unheard.finish, unheard.completion_tokens) == ("stop", 6)
+    stop = heard.text[7][-6:-2]
+    stopped = chat("Hello", max_tokens=12, stop=[stop])
+    assert replay(engine, stopped, said) == m.Done(1, "stop", 12, "")
+    assert engine.active == 0
+
+
+def test_a_replay_counts_what_was_said_before(engine: Engine) -> None:
+    request = chat("Hello", max_tokens=12)
+    first = admit(engine, 7, request)
+    said = run(engine).tokens[7]
+    again = replay(engine, request, said[:5])
+    assert isinstance(again, m.Started)
+    assert again.prompt_tokens == first.prompt_tokens
+    assert again.cached_tokens <= first.prompt_tokens
+    heard = run(engine)
+    assert heard.tokens[1] == said[5:]
+    assert heard.done[1].completion_tokens == 12
+
+
+def test_a_head_is_missed_for_a_reason_that_is_told(engine: Engine) -> None:
+    request = chat("Hello", system=SYSTEM, max_tokens=2)
+    misses = []
+    for clear in (False, False, True):
+        if clear:
+            engine.clear_cache()
+        misses.append(admit(engine, 1, request).miss)
+        run(engine)
+    assert misses == ["new", "", "cleared"]

@@ -131,3 +131,50 @@ def test_mlx_lm_still_masks_a_full_window_wrongly_after_a_chunk_of_one_token(
     stage.finish()
     wrong = mistakes(stage.model, stage.rows)
     assert wrong
+
+
+@pytest.mark.parametrize("sampler", [{}, SAMPLERS[1], SAMPLERS[2]], ids=repr)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_goes_on_after_any_of_its_tokens(
+    family: str, sampler: dict[str, Any], model_of: Callable[[str], Model]
+) -> None:
+    stage = Stage(model_of(family))
+    ask = Ask(tokens(5, 1, 40), 20, 24, m.Sampling(seed=9, **sampler), borders=(30, 38))
+    whole = stage.model.answer(ask)
+    for said in range(len(whole.tokens)):
+        if said == len(whole.tokens) - 1 and whole.finish == "stop":
+            break  # only the end-of-text token is to come: it releases no text of its own
+        row = stage.admit(ask)
+        while len(row.tokens) < said:
+            stage.step()
+        if said % 2:
+            stage.crash()
+        else:
+            stage.replay(row, 1.0)
+        stage.finish()
+        assert row.replays == 1
+    wrong = mistakes(stage.model, stage.rows)
+    tally.note(family, len(stage.rows), len(wrong))
+    assert not wrong
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_prompt_and_the_next_turn_are_read_from_the_cache(
+    family: str, model_of: Callable[[str], Model]
+) -> None:
+    stage = Stage(model_of(family))
+    ask = Ask(tokens(6, 1, 200), 100, 8, borders=(150, 196))
+    for prompt, cached in (
+        (ask.prompt, 0),
+        (ask.prompt, 196),
+        ((*ask.prompt[:160], *tokens(6, 2, 40)), 150),
+        ((*ask.prompt, *stage.model.answer(ask).tokens, *tokens(6, 3, 20)), 207),
+        ((*ask.prompt[:100], *tokens(6, 4, 20)), 100),
+    ):
+        row = stage.admit(Ask(prompt, 100, 8, borders=(150, 196)))
+        stage.finish()
+        assert row.started is not None
+        assert row.started.cached_tokens >= cached
+    wrong = mistakes(stage.model, stage.rows)
+    tally.note(family, len(stage.rows), len(wrong))
+    assert not wrong

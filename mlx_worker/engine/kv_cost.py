@@ -1,0 +1,46 @@
+"""What the KV of one row costs, measured on the model itself.
+
+One token is read into a fresh cache and each layer's arrays are looked at: full attention grows
+with every token, a sliding window up to its width, a recurrent state not at all. What mlx_lm holds
+in reserve (blocks of 256 tokens) counts as tokens. [child]
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import CacheList, RotatingKVCache, make_prompt_cache
+
+from mlx_worker.wire.messages import Growth, KvCost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def measure(model: Any) -> KvCost:
+    """Read one token and weigh what is left of it."""
+    cache = make_prompt_cache(model)
+    model(mx.array([[0]]), cache=cache)
+    mx.eval([layer.state for layer in cache])
+    fixed = 0
+    growing: Counter[int | None] = Counter()
+    for layer in _leaves(cache):
+        keys = getattr(layer, "keys", None)
+        if keys is None:
+            fixed += layer.nbytes
+            continue
+        (_, first), *_ = tree_flatten([keys])
+        until = layer.max_size if isinstance(layer, RotatingKVCache) else None
+        growing[until] += layer.nbytes // first.shape[-2]
+    return KvCost(fixed, [Growth(per_token, until) for until, per_token in growing.items()])
+
+
+def _leaves(cache: list[Any]) -> Iterator[Any]:
+    for layer in cache:
+        if isinstance(layer, CacheList):
+            yield from _leaves(list(layer.caches))
+        else:
+            yield layer

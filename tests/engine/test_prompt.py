@@ -1,0 +1,70 @@
+"""Where the segments of a prompt end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mlx_worker.engine.loading import read_model
+from mlx_worker.engine.prompt import render, warm_head
+from mlx_worker.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SYSTEM = {"role": "system", "content": "You are an old river."}
+HELLO = {"role": "user", "content": "hello there"}
+ANSWER = {"role": "assistant", "content": "good day"}
+MORE = {"role": "user", "content": "and more"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny: Path) -> Any:
+    return read_model(tiny)[1]
+
+
+def test_the_tokens_are_mlx_lms(tokenizer: Any) -> None:
+    for chat in ([HELLO], [SYSTEM, HELLO], [SYSTEM, HELLO, ANSWER, MORE], [SYSTEM, HELLO, ANSWER]):
+        theirs = tokenizer.apply_chat_template(chat, add_generation_prompt=True)
+        assert render(tokenizer, chat, {}).tokens == list(theirs)
+
+
+def test_segments_end_where_the_words_that_differ_begin(tokenizer: Any) -> None:
+    prompt = render(tokenizer, [SYSTEM, HELLO, ANSWER, MORE], {})
+    said = [tokenizer.decode(prompt.tokens[:end]) for end in prompt.segments]
+    assert said[0].endswith("old river.<|im_end|>\n<|im_start|>user\n")
+    assert said[1].endswith("good day<|im_end|>\n<|im_start|>user\n")
+    assert said[2].endswith("and more<|im_end|>\n")
+    assert len(said) == 3
+    assert tokenizer.decode(prompt.tokens) == f"{said[2]}<|im_start|>assistant\n"
+
+
+def test_every_chat_with_a_system_prompt_has_the_head_that_is_warmed(tokenizer: Any) -> None:
+    head = warm_head(tokenizer, SYSTEM["content"])
+    for words in ("x", " spaced", "\n\nlines", "user", "<|im_end|>", "日本", "\ue000 odd"):
+        prompt = render(tokenizer, [SYSTEM, {"role": "user", "content": words}], {})
+        assert prompt.tokens[: prompt.head] == head[: prompt.head]
+        assert prompt.head >= len(head) - 1
+
+
+def test_a_tools_result_is_a_last_turn_of_its_own(tokenizer: Any) -> None:
+    result = {"role": "tool", "content": "42", "tool_call_id": "a"}
+    prompt = render(tokenizer, [SYSTEM, HELLO, ANSWER, result], {})
+    before = tokenizer.decode(prompt.tokens[: prompt.segments[1]])
+    assert before.endswith("good day<|im_end|>\n<|im_start|>tool\n")
+
+
+def test_a_chat_that_ends_with_the_assistants_words_has_segments_too(tokenizer: Any) -> None:
+    prompt = render(tokenizer, [SYSTEM, HELLO, ANSWER], {})
+    assert prompt.head == prompt.segments[0] > 0
+    assert prompt.segments[-1] < len(prompt.tokens)
+
+
+def test_nothing_is_warmed_for_no_prompt(tokenizer: Any) -> None:
+    assert warm_head(tokenizer, "") == []
+
+
+def test_a_template_that_refuses_says_so(tokenizer: Any) -> None:
+    with pytest.raises(InvalidRequest, match="refuses these messages"):
+        render(tokenizer, [{"role": "user"}, {"role": 3, "content": object()}], {})

@@ -1,0 +1,159 @@
+"""Which prefixes are found, which are kept, and why one is missed. KV as mlx_lm makes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlx_lm.models.cache import ArraysCache, KVCache
+
+from mlx_worker.engine.prompt_cache import MAX_WARM, Kind, PromptCache
+
+
+def kv(tokens: list[int]) -> list[Any]:
+    """KV that can be cut, and that says what it is of."""
+    layer = KVCache()
+    values = mx.array(tokens, dtype=mx.float32).reshape(1, 1, len(tokens), 1)
+    layer.update_and_fetch(values, values)
+    return [layer]
+
+
+def state(tokens: list[int]) -> list[Any]:
+    """A recurrent state: good for exactly these tokens."""
+    layer = ArraysCache(1)
+    layer[0] = mx.array(tokens)
+    return [layer]
+
+
+def told(found: list[Any] | None) -> list[int]:
+    """The tokens that some KV is of."""
+    assert found is not None
+    (layer,) = found
+    held = layer[0] if isinstance(layer, ArraysCache) else layer.keys[0, 0, : layer.offset, 0]
+    return [int(it) for it in held.tolist()]
+
+
+A_BLOCK = sum(layer.nbytes for layer in kv([1]))
+
+
+@pytest.fixture
+def cache() -> PromptCache:
+    return PromptCache()
+
+
+prompts = st.lists(st.integers(0, 2), min_size=1, max_size=6)
+
+
+@given(st.lists(prompts, max_size=12), prompts)
+def test_the_longest_prefix_is_found_and_cut_to_length(
+    known: list[list[int]], prompt: list[int]
+) -> None:
+    cache = PromptCache()
+    for tokens in known:
+        cache.keep(tokens, kv(tokens), Kind.STRANGER)
+    found, length = cache.fetch(prompt)
+    most = prompt[:-1]
+    assert length == max((shared(tokens, most) for tokens in known), default=0)
+    assert found is None if not length else told(found) == prompt[:length]
+
+
+@given(st.lists(prompts, max_size=12), prompts)
+def test_what_cannot_be_cut_is_found_where_it_is_whole(
+    known: list[list[int]], prompt: list[int]
+) -> None:
+    cache = PromptCache()
+    for tokens in known:
+        cache.keep(tokens, state(tokens), Kind.STRANGER)
+    found, length = cache.fetch(prompt)
+    most = prompt[:-1]
+    whole = [tokens for tokens in known if tokens == most[: len(tokens)]]
+    assert length == max((len(tokens) for tokens in whole), default=0)
+    assert found is None if not length else told(found) == prompt[:length]
+    assert cache.facts.entries == len({tuple(tokens) for tokens in known})
+
+
+def shared(a: list[int], b: list[int]) -> int:
+    return [*(x == y for x, y in zip(a, b, strict=False)), False].index(False)
+
+
+def test_what_is_fetched_can_be_written_to_without_harm(cache: PromptCache) -> None:
+    cache.keep([1, 2, 3], kv([1, 2, 3]), Kind.STRANGER)
+    found, _ = cache.fetch([1, 2, 3, 4])
+    assert found is not None
+    more = mx.full((1, 1, 1, 1), 9.0)
+    found[0].update_and_fetch(more, more)
+    again, _ = cache.fetch([1, 2, 3, 4])
+    assert told(again) == [1, 2, 3]
+
+
+def test_a_turn_takes_the_place_of_the_turn_it_extends_but_not_of_a_head(
+    cache: PromptCache,
+) -> None:
+    cache.keep([1], kv([1]), Kind.HEAD)
+    cache.keep([1, 2], kv([1, 2]), Kind.STRANGER)
+    cache.keep([1, 2, 3], kv([1, 2, 3]), Kind.STRANGER)
+    assert cache.facts.entries == 2
+    assert cache.resident([1, 9]) == 1
+
+
+def test_least_recently_used_goes_first_and_being_found_is_use(cache: PromptCache) -> None:
+    cache = PromptCache(3 * A_BLOCK)
+    for token in (1, 2, 3):
+        cache.keep([token, 0], kv([token, 0]), Kind.STRANGER)
+    cache.fetch([1, 0, 5])
+    cache.keep([4, 0], kv([4, 0]), Kind.STRANGER)
+    cache.fit(0)
+    assert [cache.resident([token, 0]) for token in (1, 2, 3, 4)] == [2, 0, 2, 2]
+
+
+def test_sessions_outlive_strangers_heads_outlive_sessions_and_nobody_lives_for_ever() -> None:
+    cache = PromptCache(4 * A_BLOCK)
+    cache.keep([100], kv([100]), Kind.HEAD)
+    cache.keep([200], kv([200]), Kind.SESSION)
+    gone = []
+    for token in range(90):
+        cache.keep([token], kv([token]), Kind.STRANGER)
+        cache.fit(0)
+        gone += [it for it in (100, 200) if it not in gone and not cache.resident([it])]
+        assert cache.resident([token]) == 1
+    assert gone == [200, 100]
+
+
+def test_running_rows_count_in_the_budget_and_warmed_prompts_go_last() -> None:
+    cache = PromptCache(3 * A_BLOCK)
+    cache.keep([1], kv([1]), Kind.WARM)
+    cache.keep([2], kv([2]), Kind.HEAD)
+    cache.keep([3], kv([3]), Kind.STRANGER)
+    cache.fit(0)
+    assert cache.facts.nbytes == 3 * A_BLOCK
+    cache.fit(A_BLOCK)
+    assert [cache.resident([it]) for it in (1, 2, 3)] == [1, 1, 0]
+    cache.fit(2 * A_BLOCK)
+    assert [cache.resident([it]) for it in (1, 2, 3)] == [1, 0, 0]
+    cache.fit(3 * A_BLOCK)
+    assert cache.facts.entries == cache.facts.warmed == cache.facts.nbytes == 0
+
+
+def test_warmed_prompts_have_a_limit_of_their_own(cache: PromptCache) -> None:
+    for token in range(MAX_WARM + 2):
+        cache.keep([token], kv([token]), Kind.WARM)
+    assert cache.facts.warmed == MAX_WARM
+    assert [cache.resident([it]) for it in (0, 1, 2)] == [0, 0, 1]
+
+
+def test_a_warmed_prompt_stays_warmed_when_traffic_reads_it_again(cache: PromptCache) -> None:
+    cache.keep([1], kv([1]), Kind.WARM)
+    cache.keep([1], kv([1]), Kind.HEAD)
+    assert cache.facts.warmed == 1
+
+
+def test_a_miss_has_its_reason(cache: PromptCache) -> None:
+    assert cache.missed([1]) == "new"
+    assert cache.missed([1]) == "evicted"
+    cache.clear()
+    assert cache.missed([1]) == "cleared"
+    assert cache.missed([1]) == "evicted"
+    assert cache.missed([2]) == "new"
