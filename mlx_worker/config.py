@@ -74,7 +74,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `max_concurrency` is in decode rows, `max_queue` in requests that wait for one,
     `context_length` in tokens (None: the model's own), `cache_bytes` for the KV of cached prompts
-    and running rows together, `warm` files that are prefilled after every load.
+    and running rows together, `prefill_pause` the seconds that reading a prompt may hold running
+    streams up between two of their tokens, `warm` files that are prefilled after every load.
     """
 
     id: Name
@@ -86,6 +87,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_queue: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 64
     context_length: Annotated[int, msgspec.Meta(ge=8, le=1 << 24)] | None = None
     cache_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)] = 4 << 30
+    prefill_pause: Annotated[float, msgspec.Meta(gt=0, le=60)] = 0.1
     defaults: Defaults = Defaults()
     warm: tuple[Path, ...] = ()
 

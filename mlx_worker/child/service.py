@@ -159,6 +159,7 @@ class Service:
                 context_length=context,
                 max_concurrency=load.max_concurrency,
                 cache_bytes=load.cache_bytes,
+                prefill_pause=load.prefill_pause,
             )
         except Exception as error:
             permanent = isinstance(error, PERMANENT)

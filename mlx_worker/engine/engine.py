@@ -22,10 +22,11 @@ from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.prompt_cache import MAX_BYTES, Kind, PromptCache
 from mlx_worker.engine.sampling import make_processors, make_sampler
 from mlx_worker.engine.schedule import (
-    CHUNK_ALONE,
+    LARGEST_CHUNK,
+    PAUSE,
     READERS,
     WORTH_WAITING,
-    chunk_size,
+    Pace,
     cuts,
     follow,
     may_start,
@@ -50,6 +51,7 @@ class Engine:
         context_length: int,
         max_concurrency: int,
         cache_bytes: int = MAX_BYTES,
+        prefill_pause: float = PAUSE,
     ) -> None:
         self.cache = PromptCache(cache_bytes)
         self.context_length = context_length
@@ -65,8 +67,9 @@ class Engine:
             stop_tokens=[[token] for token in tokenizer.eos_token_ids],
             completion_batch_size=rows,
             prefill_batch_size=min(READERS, rows),
-            prefill_step_size=CHUNK_ALONE,
+            prefill_step_size=LARGEST_CHUNK,
         )
+        self._pace = Pace(prefill_pause)
         self._by_uid: dict[int, Sequence] = {}
         self._by_id: dict[int, Sequence] = {}
         self._waiting: list[Sequence] = []
@@ -163,10 +166,7 @@ class Engine:
     def step(self) -> list[Said]:
         """One decode step for all, then at most one chunk of prefill."""
         said: list[Said] = [*self._start_waiting()]
-        readers = [it for it in self._by_uid.values() if it.reading]
-        decoding = len(self._by_uid) > len(readers)
-        self._batch.prefill_step_size = chunk_size(readers, decoding=decoding)
-        prompts, generated = self._batch.next()
+        prompts, generated = self._next()
         for response in prompts:
             said += self._prefilled(response)
         if generated:
@@ -189,6 +189,17 @@ class Engine:
         mx.clear_cache()
 
     # --- inside ---
+
+    def _next(self) -> tuple[list[Any], list[Any]]:
+        readers = [it for it in self._by_uid.values() if it.reading]
+        if not readers:
+            return self._batch.next()  # type: ignore[no-any-return]
+        decoding = len(self._by_uid) > len(readers)
+        self._batch.prefill_step_size = self._pace.chunk(readers, decoding=decoding)
+        with self._batch.stats() as work:
+            responses = self._batch.next()
+        self._pace.took(work.prompt_tokens, work.prompt_time)
+        return responses  # type: ignore[no-any-return]
 
     def _room(self, prompt: Prompt, max_tokens: int | None) -> int:
         used = len(prompt.tokens)

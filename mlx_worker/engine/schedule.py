@@ -1,9 +1,10 @@
 """Who may begin to read its prompt, and how much is read between two decode steps.
 
 Three promises. Running streams keep their pace: while anybody decodes, all readers together get
-one small chunk a step. A short prompt is not stuck behind long ones: they may take only half of
-the reading rows. What several prompts share is read once: whoever comes later waits until an
-earlier one has read it. Pure: sequences in, decisions out. [child]
+one chunk a step, no larger than what is read in the pause that the configuration allows. A short
+prompt is not stuck behind long ones: they may take only half of the reading rows. What several
+prompts share is read once: whoever comes later waits until an earlier one has read it. Pure:
+sequences in, decisions out. [child]
 """
 
 from __future__ import annotations
@@ -25,22 +26,50 @@ LONG = 512
 
 LONG_READERS = READERS // 2
 
-CHUNK_BESIDE_DECODE = 256
-"""Prompt tokens, of all readers together, between two decode steps."""
-
-CHUNK_ALONE = 2048
-"""The same while nobody decodes."""
-
 SMALLEST_CHUNK = 16
+LARGEST_CHUNK = 2048
+"""Prompt tokens, of all readers together, between two steps."""
+
+FIRST_CHUNK = 64
+"""The same beside decoding rows, before it is known how fast this model reads."""
+
+ALONE = 8
+"""How many times longer a chunk may take while nobody decodes: newcomers and cancels wait for it,
+but no stream does."""
+
+PAUSE = 0.1
+"""Seconds that reading may hold decoding up between two steps, unless somebody says otherwise."""
 
 WORTH_WAITING = 64
 """Shared tokens below which reading them twice is cheaper than waiting."""
 
 
-def chunk_size(readers: Listed[Sequence], *, decoding: bool) -> int:
-    """Tokens that each reader reads next."""
-    together = CHUNK_BESIDE_DECODE if decoding else CHUNK_ALONE
-    return past_cuts(max(SMALLEST_CHUNK, together // max(1, len(readers))), readers)
+class Pace:
+    """How much may be read in a `pause` of so many seconds, by what reading took so far.
+
+    In powers of two: a device likes few shapes, and the same prompt is mostly cut the same way.
+    """
+
+    def __init__(self, pause: float = PAUSE) -> None:
+        self._pause = pause
+        self._rate: float | None = None
+
+    def took(self, tokens: int, seconds: float) -> None:
+        """So many tokens were read in so many seconds."""
+        if tokens and seconds > 0:
+            rate = tokens / seconds
+            self._rate = rate if self._rate is None else (self._rate + rate) / 2
+
+    def chunk(self, readers: Listed[Sequence], *, decoding: bool) -> int:
+        """Tokens that each reader reads next."""
+        together = self._together(self._pause if decoding else self._pause * ALONE, decoding)
+        return past_cuts(max(SMALLEST_CHUNK, together // max(1, len(readers))), readers)
+
+    def _together(self, seconds: float, decoding: bool) -> int:
+        if self._rate is None:
+            return FIRST_CHUNK if decoding else LARGEST_CHUNK
+        fitting = max(1, int(self._rate * seconds))
+        return min(LARGEST_CHUNK, 1 << (fitting.bit_length() - 1))
 
 
 def past_cuts(size: int, readers: Listed[Sequence]) -> int:

@@ -110,6 +110,7 @@ class Node:
             max_concurrency=model.max_concurrency,
             context_length=model.context_length,
             cache_bytes=model.cache_bytes,
+            prefill_pause=model.prefill_pause,
         )
         window = RestartWindow(self._policy, random.Random())  # noqa: S311  (no secret: jitter)
         child = Child(

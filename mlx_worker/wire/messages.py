@@ -65,7 +65,8 @@ class ChatRequest(Part, frozen=True, array_like=True):
 class Load(Message, frozen=True):
     """Load this model. `context_length` (tokens) None: the model's own.
 
-    `cache_bytes` bounds the KV of cached prompts and running rows together.
+    `cache_bytes` bounds the KV of cached prompts and running rows together, `prefill_pause` the
+    seconds that reading a prompt holds running streams up between two of their tokens.
     """
 
     model: str
@@ -73,6 +74,7 @@ class Load(Message, frozen=True):
     max_concurrency: int
     context_length: int | None
     cache_bytes: int
+    prefill_pause: float
 
 
 class Generate(Message, frozen=True):

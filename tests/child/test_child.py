@@ -73,7 +73,7 @@ def child() -> Iterator[Front]:
 
 
 def load(path: Path, **more: int) -> m.Load:
-    return m.Load("tiny", str(path), more.get("rows", 8), more.get("context"), 1 << 30)
+    return m.Load("tiny", str(path), more.get("rows", 8), more.get("context"), 1 << 30, 0.1)
 
 
 def generate(id_: int, text: str, max_tokens: int, **more: object) -> m.Generate:

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.schedule import (
-    CHUNK_ALONE,
-    CHUNK_BESIDE_DECODE,
+    FIRST_CHUNK,
+    LARGEST_CHUNK,
     LONG,
     LONG_READERS,
     READERS,
+    SMALLEST_CHUNK,
     WORTH_WAITING,
-    chunk_size,
+    Pace,
     common_prefix,
     cuts,
     follow,
@@ -42,21 +43,44 @@ def test_a_common_prefix_is_as_long_as_it_can_be(a: list[int], b: list[int]) -> 
     assert common_prefix(a, b) == [*same, False].index(False)
 
 
-def test_readers_share_one_chunk_and_it_is_small_beside_decoders() -> None:
-    one = sequence(list(range(5000)), read=0)
-    assert chunk_size([one], decoding=True) == CHUNK_BESIDE_DECODE
-    assert chunk_size([one] * 4, decoding=True) * 4 == CHUNK_BESIDE_DECODE
-    assert chunk_size([one], decoding=False) == CHUNK_ALONE
-    assert chunk_size([one] * 10_000, decoding=True) > 0
-    assert chunk_size([], decoding=True) == CHUNK_BESIDE_DECODE
+ONE = [sequence(list(range(5000)), read=0)]
 
 
-def test_no_chunk_leaves_one_token_before_a_heads_end() -> None:
-    heads = [CHUNK_BESIDE_DECODE // 2 + left for left in (1, 2, 4)]
-    readers = [sequence(list(range(5000)), head=head, read=0) for head in heads[:2]]
-    size = chunk_size(readers, decoding=True)
-    assert all(head - size != 1 for head in heads[:2])
-    assert size == CHUNK_BESIDE_DECODE // 2 + 2
+def test_a_chunk_is_what_is_read_in_the_pause_and_longer_while_nobody_decodes() -> None:
+    pace = Pace(0.1)
+    assert pace.chunk(ONE, decoding=True) == FIRST_CHUNK
+    assert pace.chunk(ONE, decoding=False) == LARGEST_CHUNK
+    pace.took(64, 0.02)  # 3,200 tokens a second: 320 of them in the pause
+    assert pace.chunk(ONE, decoding=True) == 256
+    assert pace.chunk(ONE, decoding=False) == 2048
+    for _ in range(8):
+        pace.took(64, 0.4)  # it has become slower: 160 a second
+    assert pace.chunk(ONE, decoding=True) == SMALLEST_CHUNK
+    assert pace.chunk(ONE, decoding=False) == 128
+
+
+def test_a_step_that_read_nothing_tells_nothing_of_the_pace() -> None:
+    pace = Pace(0.1)
+    pace.took(0, 0.0)
+    pace.took(0, 1.0)
+    assert pace.chunk(ONE, decoding=True) == FIRST_CHUNK
+
+
+def test_readers_share_one_chunk() -> None:
+    pace = Pace(0.1)
+    pace.took(1000, 0.1)
+    assert pace.chunk(ONE * 4, decoding=True) * 4 == pace.chunk(ONE, decoding=True) == 512
+    assert pace.chunk(ONE * 10_000, decoding=True) == SMALLEST_CHUNK
+    assert pace.chunk([], decoding=True) == 512
+
+
+def test_no_chunk_leaves_one_token_before_the_end_of_a_segment() -> None:
+    pace = Pace(0.1)
+    heads = [FIRST_CHUNK // 2 + left for left in (1, 2)]
+    readers = [sequence(list(range(5000)), head=head, read=0) for head in heads]
+    size = pace.chunk(readers, decoding=True)
+    assert all(head - size != 1 for head in heads)
+    assert size == FIRST_CHUNK // 2 + 2
 
 
 def test_a_follower_waits_until_its_leader_has_read_what_they_share() -> None:

@@ -53,6 +53,7 @@ async def child_of(
             max_concurrency=4,
             context_length=None,
             cache_bytes=1 << 30,
+            prefill_pause=0.1,
         ),
         Lifecycle(timings, RestartWindow(policy, Random(1))),
         timings,

@@ -47,7 +47,7 @@ REQUEST = m.ChatRequest(
 EXAMPLES: dict[type[m.Message], m.Message] = {
     type(example): example
     for example in (
-        m.Load("qwen", "/models/qwen", max_concurrency=8, context_length=None, cache_bytes=1 << 30),
+        m.Load("qwen", "/models/qwen", 8, None, 1 << 30, 0.1),
         m.Generate(1, REQUEST),
         m.Cancel(2**53 + 1),
         m.Warm(3, HOSTILE),
