@@ -79,7 +79,7 @@ class Runtime:
     # --- on the mlx thread ---
 
     def _admit(self, id_: int, request: m.ChatRequest) -> None:
-        prompt = render(self.tokenizer, request.messages, request.template_kwargs)
+        prompt = render(self.tokenizer, request.messages, request.template_kwargs, request.tools)
         self.engine.admit(id_, request, prompt)
 
     def _leave(self, id_: int) -> None:

@@ -1,4 +1,4 @@
-"""The dialect of `POST /v1/chat/completions`.
+"""The dialect of `POST /v1/chat/completions`, as it is asked; `chat_reply` writes its answers.
 
 Unknown fields are tolerated, because clients add their own; a known field that this node cannot
 honour is refused with its name, never ignored in silence. Source: OpenAI's API reference, chat
@@ -13,23 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from mlx_worker.api.dialect import Call, Usage, decode
-from mlx_worker.api.problems import error_body
+from mlx_worker.api.dialect import Call, decode, fitted
 from mlx_worker.config import Defaults, RepetitionPenalty, Temperature, Tokens, TopK, TopP, Unit
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.typed import deeper_than
-from mlx_worker.wire.messages import ChatRequest, FinishReason, Sampling
+from mlx_worker.wire.messages import ChatRequest, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.errors import WorkerError
-    from mlx_worker.supervisor.generation import Piece
-    from mlx_worker.wire.messages import Choice, TokenLogprobs
-
 T = TypeVar("T")
-
-# --- in -----------------------------------------------------------------------------------
 
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
@@ -40,6 +33,8 @@ TokenId = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 _MASK = (1 << 64) - 1
+_MADE_SEED_BITS = 53
+"""A seed made here is told to the caller: as many bits as every reader of JSON keeps."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -69,6 +64,21 @@ class ResponseFormat(msgspec.Struct, frozen=True):
     """The shape of the answer; only text is honoured."""
 
     type: str
+
+
+class Function(msgspec.Struct, frozen=True):
+    """What a tool must say of itself; the rest is between the caller and the template."""
+
+    name: Word
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A tool that is offered; there are only functions."""
+
+    type: Literal["function"]
+    function: Function
 
 
 class ChatBody(msgspec.Struct, frozen=True):
@@ -118,16 +128,21 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
     defaults = defaults_of(asked.model)
     _refuse_unsupported(asked)
     _refuse_unsayable(asked)
+    seed = secrets.randbits(_MADE_SEED_BITS) if asked.seed is None else asked.seed
     return Call(
         model=asked.model,
         chat=ChatRequest(
             messages=[_turn(i, message) for i, message in enumerate(asked.messages)],
-            sampling=_sampling(asked, defaults),
+            sampling=_sampling(asked, defaults, seed),
             max_tokens=_first(asked.max_completion_tokens, asked.max_tokens, defaults.max_tokens),
             stop=_stop(asked.stop),
             template_kwargs=asked.chat_template_kwargs or {},
             logprobs=_logprobs(asked),
+            tools=_tools(asked),
+            one_call=asked.parallel_tool_calls is False,
         ),
+        seed=seed,
+        n=asked.n or 1,
         stream=bool(asked.stream),
         include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
     )
@@ -136,8 +151,6 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
 def _refuse_unsupported(asked: ChatBody) -> None:
     shape = asked.response_format
     refused = {
-        "n": (asked.n or 1) > 1,
-        "tools": bool(asked.tools) and asked.tool_choice != "none",
         "tool_choice": asked.tool_choice not in (None, "none", "auto"),
         "functions": bool(asked.functions),
         "function_call": asked.function_call not in (None, "none", "auto"),
@@ -147,6 +160,14 @@ def _refuse_unsupported(asked: ChatBody) -> None:
     for field, is_asked in refused.items():
         if is_asked:
             raise UnsupportedField(f"{field}: this node cannot honour it", param=field)
+
+
+def _tools(asked: ChatBody) -> list[dict[str, Any]]:
+    """Those that are offered, as the caller wrote them: templates show them word for word."""
+    if not asked.tools:
+        return []
+    fitted(asked.tools, list[Tool], "tools")
+    return [] if asked.tool_choice == "none" else asked.tools
 
 
 def _logprobs(asked: ChatBody) -> int | None:
@@ -164,6 +185,7 @@ def _refuse_unsayable(asked: ChatBody) -> None:
     """JSON has no largest integer and no deepest nest, the pipe and templates have."""
     free = {
         "chat_template_kwargs": asked.chat_template_kwargs,
+        "tools": asked.tools,
         "messages": [message.tool_calls for message in asked.messages if message.tool_calls],
     }
     for field, value in free.items():
@@ -207,7 +229,7 @@ def _first(*values: T | None) -> T | None:
     return next((value for value in values if value is not None), None)
 
 
-def _sampling(asked: ChatBody, defaults: Defaults) -> Sampling:
+def _sampling(asked: ChatBody, defaults: Defaults, seed: int) -> Sampling:
     said: dict[str, float | None] = {
         name: _first(getattr(asked, name), getattr(defaults, name, None))
         for name in (
@@ -221,98 +243,7 @@ def _sampling(asked: ChatBody, defaults: Defaults) -> Sampling:
         )
     }
     return Sampling(
-        seed=secrets.randbits(64) if asked.seed is None else asked.seed & _MASK,
+        seed=seed & _MASK,
         logit_bias=asked.logit_bias or {},
         **{name: value for name, value in said.items() if value is not None},  # type: ignore[arg-type]
     )
-
-
-# --- out ----------------------------------------------------------------------------------
-
-_json = msgspec.json.encode
-
-
-class ChatReply:
-    """One chat completion being written; a stream's chunks differ only in their text."""
-
-    def __init__(self, model: str, created: int, *, include_usage: bool) -> None:
-        self._id = f"chatcmpl-{secrets.token_hex(12)}"
-        self._model = model
-        self._created = created
-        self._include_usage = include_usage
-        head = self._chunk([{"index": 0, "delta": {"content": "?"}, "finish_reason": None}])
-        # All but the text is the same in every chunk: encode it once.
-        self._before, _, self._after = head.rpartition(b'"?"')
-
-    def opening(self) -> bytes:
-        """The role chunk."""
-        delta = {"role": "assistant", "content": ""}
-        return self._chunk([{"index": 0, "delta": delta, "finish_reason": None}])
-
-    def piece(self, piece: Piece) -> bytes:
-        """A content chunk."""
-        if not piece.logprobs:
-            return self._before + _json(piece.text) + self._after
-        choice = {"index": 0, "delta": {"content": piece.text}, "finish_reason": None}
-        return self._chunk([choice | {"logprobs": _told(piece.logprobs)}])
-
-    def closing(self, finish: FinishReason, usage: Usage) -> bytes:
-        """The finish chunk, the usage chunk where it was asked for, and [DONE]."""
-        end = self._chunk([{"index": 0, "delta": {}, "finish_reason": finish}])
-        if self._include_usage:
-            end += self._chunk([], usage=_usage(usage))
-        return end + b"data: [DONE]\n\n"
-
-    def broken(self, error: WorkerError) -> bytes:
-        """An error event: client libraries raise it."""
-        return b"data: " + error_body(error) + b"\n\n"
-
-    def whole(self, whole: Piece, finish: FinishReason, usage: Usage) -> bytes:
-        """The completion object."""
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": whole.text},
-            "logprobs": _told(whole.logprobs) if whole.logprobs else None,
-            "finish_reason": finish,
-        }
-        return _json(self._object("chat.completion", [choice]) | {"usage": _usage(usage)})
-
-    def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        body = self._object("chat.completion.chunk", choices) | more
-        return b"data: " + _json(body) + b"\n\n"
-
-    def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": kind,
-            "created": self._created,
-            "model": self._model,
-            "choices": choices,
-        }
-
-
-def _told(logprobs: list[TokenLogprobs]) -> dict[str, Any]:
-    content = [
-        _choice(it.chosen) | {"top_logprobs": [_choice(other) for other in it.likeliest]}
-        for it in logprobs
-    ]
-    return {"content": content}
-
-
-def _choice(choice: Choice) -> dict[str, Any]:
-    # A token that is no whole character has no text of its own to spell out in bytes.
-    whole = "\ufffd" not in choice.text
-    return {
-        "token": choice.text,
-        "logprob": choice.logprob,
-        "bytes": list(choice.text.encode()) if whole else None,
-    }
-
-
-def _usage(usage: Usage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": usage.prompt,
-        "completion_tokens": usage.completion,
-        "total_tokens": usage.prompt + usage.completion,
-        "prompt_tokens_details": {"cached_tokens": usage.cached},
-    }

@@ -5,15 +5,19 @@ The relay carries every generation the one same way and asks these for the words
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from mlx_worker.errors import InvalidRequest, MissingField
 from mlx_worker.typed import IS_REQUIRED, explain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.generation import Piece
     from mlx_worker.wire.messages import ChatRequest, FinishReason
@@ -23,17 +27,32 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A parsed request: for whom, what, and how the answer is wanted."""
+    """A parsed request: for whom, what, and how the answer is wanted.
+
+    `seed` is the caller's own or was made for it; `n` choices are to be made of the one chat.
+    """
 
     model: str | None
     chat: ChatRequest
     stream: bool
     include_usage: bool
+    seed: int
+    n: int
+
+    def choices(self) -> list[ChatRequest]:
+        """A request a choice. The first has the seed itself, the others have seeds made of it."""
+        return [self.chat, *(_with_seed(self.chat, choice) for choice in range(1, self.n))]
+
+
+def _with_seed(chat: ChatRequest, choice: int) -> ChatRequest:
+    made = hashlib.sha256(f"choice {choice} of {chat.sampling.seed}".encode()).digest()
+    seed = int.from_bytes(made[:8], "little")
+    return replace(chat, sampling=replace(chat.sampling, seed=seed))
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one generation; `cached` of `prompt` were resident."""
+    """Tokens of one answer; `cached` of `prompt` were resident, all choices made `completion`."""
 
     prompt: int
     cached: int
@@ -41,22 +60,26 @@ class Usage:
 
 
 class Reply(Protocol):
-    """One answer being written."""
+    """One answer being written; its choices are counted from 0."""
 
     def opening(self) -> bytes:
         """The first bytes of a stream, sent before there is any text."""
 
-    def piece(self, piece: Piece) -> bytes:
-        """Some text of a stream."""
+    def piece(self, piece: Piece, choice: int) -> bytes:
+        """Some of a choice of a stream."""
 
-    def closing(self, finish: FinishReason, usage: Usage) -> bytes:
-        """The last bytes of a stream that ended as it should."""
+    def closing(self, finishes: Sequence[FinishReason], usage: Usage) -> bytes:
+        """The last bytes of a stream whose choices all ended as they should."""
 
     def broken(self, error: WorkerError) -> bytes:
         """The last bytes of a stream that did not."""
 
-    def whole(self, whole: Piece, finish: FinishReason, usage: Usage) -> bytes:
+    def whole(self, choices: Sequence[Whole], usage: Usage) -> bytes:
         """The body of an answer that is not streamed."""
+
+
+Whole = tuple["Piece", "FinishReason"]
+"""A whole choice: all of it, and why it ended."""
 
 
 def decode(body: bytes, shape: type[T]) -> T:
@@ -71,6 +94,16 @@ def decode(body: bytes, shape: type[T]) -> T:
         raise InvalidRequest(f"the body is not JSON: {error}") from error
     except RecursionError as error:
         raise InvalidRequest("the body is nested too deeply") from error
+
+
+def fitted(value: Any, shape: type[T], field: str) -> T:
+    """What is in a field as a typed value. Raises InvalidRequest as `decode` does."""
+    try:
+        return msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        path, problem = explain(error, value)
+        place = f"{field}{path if path.startswith('[') else f'.{path}' if path else ''}"
+        raise InvalidRequest(f"{place}: {problem}", param=place) from error
 
 
 def _raw(body: bytes) -> Any:

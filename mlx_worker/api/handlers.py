@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from mlx_worker.api import chat, reports
+from mlx_worker.api.chat_reply import ChatReply
 from mlx_worker.api.dialect import decode
 from mlx_worker.api.front import FRONT
 from mlx_worker.api.problems import answer
@@ -41,10 +43,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     front = request.app[FRONT]
     call = chat.parse(await request.read(), lambda name: front.node.find(name).config.defaults)
     served = front.node.find(call.model)
-    written = chat.ChatReply(
-        call.model or served.config.id, front.now(), include_usage=call.include_usage
-    )
-    return await relay(request, front, served, call, written)
+    model = call.model or served.config.id
+    return await relay(request, front, served, call, partial(ChatReply, call, model, front.now()))
 
 
 # --- health -------------------------------------------------------------------------------

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from mlx_worker.api.choices import begin, heard
 from mlx_worker.api.dialect import Usage
 from mlx_worker.api.headers import (
     CACHE_HIT,
@@ -23,16 +26,24 @@ from mlx_worker.api.headers import (
     session_given,
     session_id,
 )
-from mlx_worker.errors import ChildLost, InferenceError, WorkerError
-from mlx_worker.supervisor.generation import Piece
+from mlx_worker.errors import ChildLost, InferenceError, InvalidRequest, WorkerError
+from mlx_worker.supervisor.generation import piece_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlx_worker.api.dialect import Call, Reply
     from mlx_worker.api.front import Front
     from mlx_worker.health import Ledger
     from mlx_worker.supervisor.generation import Generation
     from mlx_worker.supervisor.node import Served
-    from mlx_worker.wire.messages import Started, TokenLogprobs
+    from mlx_worker.wire.messages import (
+        ChatRequest,
+        FinishReason,
+        Span,
+        Started,
+        TokenLogprobs,
+    )
 
 log = logging.getLogger(__name__)
 
@@ -79,29 +90,43 @@ class _Way:
 
     request: web.Request
     reply: Reply
-    generation: Generation
+    generations: list[Generation]
     started: Started
     headers: dict[str, str]
 
+    def finishes(self) -> list[FinishReason]:
+        endings = [it.ending for it in self.generations]
+        assert all(endings), "every choice was heard to its end"
+        return [ending.finish for ending in endings if ending]
+
     def usage(self) -> Usage:
-        ending = self.generation.ending
-        completion = ending.completion_tokens if ending else len(self.generation.tokens)
+        """The prompt is the same for every choice, and is counted once."""
+        endings = [it.ending for it in self.generations]
+        completion = sum(ending.completion_tokens for ending in endings if ending)
         return Usage(self.started.prompt_tokens, self.started.cached_tokens, completion)
 
 
 async def relay(
-    request: web.Request, front: Front, served: Served, call: Call, reply: Reply
+    request: web.Request,
+    front: Front,
+    served: Served,
+    call: Call,
+    reply_by: Callable[[str], Reply],
 ) -> web.StreamResponse:
-    """Run one call and answer it. Raises the refusal where nothing was sent yet."""
+    """Run one call and answer it. Raises the refusal where nothing was sent yet.
+
+    `reply_by` makes the reply, given the fingerprint of what answers.
+    """
     headers = {REQUEST_ID: request_id(request), SESSION_ID: session_id(request)}
     books = _Books(front.ledgers[served.config.id], front.ledger)
-    generation = None
+    generations: list[Generation] = []
     try:
-        generation = await front.node.generate(served, call.chat, session_given(request) or "")
-        started = await generation.started()
+        generate = partial(front.node.generate, served, session=session_given(request) or "")
+        generations += await begin(generate, _fitting(call, served))
+        started, *_ = [await generation.started() for generation in generations]
         books.looked_up(hit=started.cache_hit)
         headers[CACHE_HIT] = "true" if started.cache_hit else "false"
-        way = _Way(request, reply, generation, started, headers)
+        way = _Way(request, reply_by(served.fingerprint), generations, started, headers)
         response = await (_streamed(way, books) if call.stream else _whole(way))
         if books.outcome == "left":
             books.ended(None)
@@ -109,22 +134,32 @@ async def relay(
         books.ended(error)
         raise
     finally:
-        if generation is not None:
+        for generation in generations:
             generation.leave()
-        _log(request, headers, served, generation, books)
+        _log(request, headers, served, generations, books)
     return response
 
 
+def _fitting(call: Call, served: Served) -> list[ChatRequest]:
+    """The choices, which all have to be running or in line at once."""
+    places = served.config.max_concurrency + served.config.max_queue
+    if call.n > places:
+        raise InvalidRequest(
+            f"n: {call.n} choices; model {served.config.id!r} takes {places} requests at a time",
+            param="n",
+        )
+    return call.choices()
+
+
 async def _whole(way: _Way) -> web.Response:
-    text: list[str] = []
-    logprobs: list[TokenLogprobs] = []
-    while (piece := await way.generation.take()) is not None:
-        text.append(piece.text)
-        logprobs += piece.logprobs
-    ending = way.generation.ending
-    assert ending is not None
-    whole = Piece("".join(text), logprobs)
-    body = way.reply.whole(whole, ending.finish, way.usage())
+    spans: list[list[Span]] = [[] for _ in way.generations]
+    logprobs: list[list[TokenLogprobs]] = [[] for _ in way.generations]
+    async with aclosing(heard(way.generations)) as pieces:
+        async for choice, piece in pieces:
+            spans[choice] += piece.said
+            logprobs[choice] += piece.logprobs
+    said = [piece_of(*it) for it in zip(spans, logprobs, strict=True)]
+    body = way.reply.whole(list(zip(said, way.finishes(), strict=True)), way.usage())
     return web.Response(body=body, content_type="application/json", headers=way.headers)
 
 
@@ -133,17 +168,16 @@ async def _streamed(way: _Way, books: _Books) -> web.StreamResponse:
     await response.prepare(way.request)
     await response.write(way.reply.opening())
     try:
-        while (piece := await way.generation.take()) is not None:
-            await response.write(way.reply.piece(piece))
+        async with aclosing(heard(way.generations)) as pieces:
+            async for choice, piece in pieces:
+                await response.write(way.reply.piece(piece, choice))
     except WorkerError as error:
         # The status is sent; only the stream itself can still say it.
         books.ended(error)
         response.force_close()
         await response.write(way.reply.broken(error))
     else:
-        ending = way.generation.ending
-        assert ending is not None
-        await response.write(way.reply.closing(ending.finish, way.usage()))
+        await response.write(way.reply.closing(way.finishes(), way.usage()))
     await response.write_eof()
     return response
 
@@ -152,7 +186,7 @@ def _log(
     request: web.Request,
     headers: dict[str, str],
     served: Served,
-    generation: Generation | None,
+    generations: list[Generation],
     books: _Books,
 ) -> None:
     latency = books.close()
@@ -165,6 +199,6 @@ def _log(
         headers[REQUEST_ID],
         books.outcome,
         headers.get(CACHE_HIT, "-"),
-        len(generation.tokens) if generation else 0,
+        sum(len(it.tokens) for it in generations),
         latency,
     )

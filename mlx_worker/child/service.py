@@ -20,6 +20,7 @@ import psutil
 import setproctitle
 
 from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.identity import weights_identity
 from mlx_worker.engine.kv_cost import measure
 from mlx_worker.engine.loading import read_model, weight_bytes
 from mlx_worker.engine.prompt import Prompt, render, warm_head
@@ -132,7 +133,8 @@ class Service:
         if isinstance(message, m.Warm):
             return _ReadyToWarm(message, warm_head(self._tokenizer, message.system_prompt))
         chat = message.request
-        return _Ready(message, render(self._tokenizer, chat.messages, chat.template_kwargs))
+        prompt = render(self._tokenizer, chat.messages, chat.template_kwargs, chat.tools)
+        return _Ready(message, prompt)
 
     # --- the main thread: everything mlx ---
 
@@ -165,7 +167,9 @@ class Service:
             permanent = isinstance(error, PERMANENT)
             self._pipe.send([m.LoadFailed(str(error) or type(error).__name__, permanent)])
             raise
-        self._pipe.send([m.Loaded(context, weight_bytes(model), engine.unbatched, measure(model))])
+        weights = weights_identity(Path(load.path))
+        facts = m.Loaded(context, weight_bytes(model), engine.unbatched, measure(model), weights)
+        self._pipe.send([facts])
         return engine
 
     def _progress(self, done: int, total: int) -> None:

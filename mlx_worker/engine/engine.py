@@ -18,6 +18,7 @@ from mlx_lm.generate import BatchGenerator
 
 from mlx_worker.engine.batching import is_cuttable, unbatched_because
 from mlx_worker.engine.logprobs import read_logprobs
+from mlx_worker.engine.markers import Markers
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.prompt_cache import MAX_BYTES, Kind, PromptCache
 from mlx_worker.engine.sampling import make_processors, make_sampler
@@ -32,7 +33,7 @@ from mlx_worker.engine.schedule import (
     may_start,
 )
 from mlx_worker.engine.sequence import Sequence
-from mlx_worker.engine.text import TextStream
+from mlx_worker.engine.text import Released, TextStream
 from mlx_worker.errors import CacheError, ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire import messages as m
 
@@ -58,6 +59,7 @@ class Engine:
         self.prefilled_tokens = 0
         self.decode_steps = 0
         self._tokenizer = tokenizer
+        self._markers = Markers(tokenizer)
         self._vocabulary = len(tokenizer)
         self.unbatched = unbatched_because(model)
         self._cuttable = is_cuttable(model)
@@ -100,7 +102,7 @@ class Engine:
         said = replay or []
         room = self._room(prompt, request.max_tokens)
         self._check_bias(request.sampling.logit_bias)
-        text = TextStream(self._tokenizer, request.stop)
+        text = TextStream(self._markers, request, prompt.state)
         sequence = Sequence(
             id_,
             replace(prompt, tokens=prompt.tokens + said),
@@ -124,13 +126,12 @@ class Engine:
         ended = said[-1] in self._tokenizer.eos_token_ids
         for token in said[: len(said) - ended]:
             text.add(token)
-        if text.stopped:
-            return m.Done(sequence.id, "stop", len(said), "")
-        if ended:
-            return m.Done(sequence.id, "stop", len(said), text.finish())
-        if sequence.max_tokens <= 0:
-            return m.Done(sequence.id, "length", len(said), text.finish())
-        return None
+        if not (text.stopped or ended or sequence.max_tokens <= 0):
+            return None
+        natural: m.FinishReason = "stop" if ended else "length"
+        rest = text.finish(natural)
+        finish = text.finish_reason(natural)
+        return m.Done(sequence.id, finish, len(said), rest.text, rest.spans)
 
     def admit_warm(
         self, id_: int, head: list[int], system_prompt: str
@@ -321,8 +322,9 @@ class Engine:
         token = int(response.token)
         text = sequence.text
         assert text is not None
-        released = "" if response.finish_reason == "stop" else text.add(token)
-        return m.Row(sequence.id, [token], released, self._logprobs(sequence, response))
+        released = Released([], "") if response.finish_reason == "stop" else text.add(token)
+        logprobs = self._logprobs(sequence, response)
+        return m.Row(sequence.id, [token], released.text, logprobs, released.spans)
 
     def _logprobs(self, sequence: Sequence, response: Any) -> list[m.TokenLogprobs]:
         if sequence.logprobs is None or response.finish_reason == "stop":
@@ -338,12 +340,12 @@ class Engine:
         if response.finish_reason is not None:
             self._forget(sequence)
             self._store(response.all_tokens, response.prompt_cache, self._kind(sequence))
-            rest = "" if text.stopped else text.finish()
-            finish: m.FinishReason = "stop" if text.stopped else response.finish_reason
-            return m.Done(sequence.id, finish, sequence.produced, rest)
+            rest = text.finish(response.finish_reason)
+            finish = text.finish_reason(response.finish_reason)
+            return m.Done(sequence.id, finish, sequence.produced, rest.text, rest.spans)
         if text.stopped:
             self._remove(sequence, keep=True)
-            return m.Done(sequence.id, "stop", sequence.produced, "")
+            return m.Done(sequence.id, text.finish_reason("stop"), sequence.produced, "")
         return None
 
     def _remove(self, sequence: Sequence, *, keep: bool) -> None:

@@ -8,19 +8,22 @@ decode loop, never in it. [child]
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from mlx_worker.engine.markers import CONTENT, opening_state
 from mlx_worker.engine.schedule import common_prefix
-from mlx_worker.errors import InvalidRequest
+from mlx_worker.errors import InvalidRequest, UnsupportedField
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Messages = list[dict[str, Any]]
+Tools = list[dict[str, Any]]
 
 RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 """Names that steer the tokenizer itself; a request may speak to the template only."""
@@ -30,13 +33,15 @@ RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_templa
 class Prompt:
     """`tokens` of the whole prompt, `head` of them shared, `system` the raw system prompt.
 
-    `borders` are where its later segments end, in tokens, rising: history, last turn.
+    `borders` are where its later segments end, in tokens, rising: history, last turn. `state` is
+    where the answer begins, e.g. in the middle of reasoning: see `engine/markers`.
     """
 
     tokens: list[int]
     head: int
     system: str
     borders: tuple[int, ...] = ()
+    state: str = CONTENT
 
     @property
     def segments(self) -> list[int]:
@@ -49,21 +54,37 @@ def system_text(messages: Messages) -> str:
     return "\n\n".join(str(message["content"] or "") for message in _system_part(messages))
 
 
-def render(tokenizer: Any, messages: Messages, template_kwargs: dict[str, Any]) -> Prompt:
-    """Apply the template and tokenize. Raises InvalidRequest with what the template refused."""
+def render(
+    tokenizer: Any, messages: Messages, template_kwargs: dict[str, Any], tools: Tools | None = None
+) -> Prompt:
+    """Apply the template and tokenize. Raises InvalidRequest with what the template refused.
+
+    UnsupportedField where tools are offered to a model that has no way to call them.
+    """
     if reserved := RESERVED & template_kwargs.keys():
         raise InvalidRequest(
             f"chat_template_kwargs: {min(reserved)!r} is not the template's to be told",
             param="chat_template_kwargs",
         )
-    text = _text(tokenizer, messages, template_kwargs, add_generation_prompt=True)
+    told = template_kwargs
+    if tools:
+        told = template_kwargs | {"tools": tools}
+        _refuse_unheard(tokenizer, told, template_kwargs)
+    turns = _for_template(messages)
+    text = _text(tokenizer, turns, told, add_generation_prompt=True)
     tokens, place_of = _tokenize(tokenizer, text)
     if not tokens:
         raise InvalidRequest("the chat template made an empty prompt", param="messages")
-    others = _that_differ_after_a_segment(tokenizer, messages, template_kwargs, _mark(text))
+    others = _that_differ_after_a_segment(tokenizer, turns, told, _mark(text))
     # The last token is never part of a segment: the model must read at least one.
     head, *borders = (min(place_of(common_prefix(text, it)), len(tokens) - 1) for it in others)
-    return Prompt(tokens, head, system_text(messages), tuple(it for it in borders if it > head))
+    return Prompt(
+        tokens,
+        head,
+        system_text(messages),
+        tuple(it for it in borders if it > head),
+        opening_state(tokenizer, tokens),
+    )
 
 
 def warm_head(tokenizer: Any, system_prompt: str) -> list[int]:
@@ -119,6 +140,36 @@ def _last_turn(messages: Messages) -> int:
     """Where what was said since the assistant's last words begins; 0: it said nothing yet."""
     said = (i for i, m in enumerate(messages[:-1], 1) if m["role"] == "assistant")
     return max(said, default=0)
+
+
+def _refuse_unheard(tokenizer: Any, told: dict[str, Any], without: dict[str, Any]) -> None:
+    """Tools that the template does not show the model, or calls that nobody could read."""
+    heard, unheard = (
+        _text(tokenizer, [_USER], kwargs, add_generation_prompt=False) for kwargs in (told, without)
+    )
+    if not tokenizer.has_tool_calling or heard == unheard:
+        raise UnsupportedField("tools: this model's chat template has no tool calls", param="tools")
+
+
+def _for_template(messages: Messages) -> Messages:
+    """OpenAI's dialect has a call's arguments as a string of JSON, templates want the object."""
+    return [
+        message | {"tool_calls": [_read_arguments(call) for call in calls]}
+        if (calls := message.get("tool_calls"))
+        else message
+        for message in messages
+    ]
+
+
+def _read_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(function["arguments"] or "{}")
+    except (ValueError, RecursionError):
+        return call  # a call that went wrong is history like any other: the template has the word
+    return call | {"function": function | {"arguments": arguments}}
 
 
 def _system_part(messages: Messages) -> Messages:

@@ -1,50 +1,141 @@
-"""Token ids to the text a client sees.
+"""Token ids to what a client gets: content, reasoning and tool calls.
 
-Mlx_lm's streaming detokenizer keeps multi-byte characters whole across tokens; its text state
-machine finds stop strings across tokens and holds back what may still become one, so that no part
-of a stop string ever leaks. [child]
+mlx_lm's streaming detokenizer keeps multi-byte characters whole across tokens; its text machine
+finds the markers between spans and holds back what may still become one, so that no part of a
+marker ever leaks. Everything a stream will say depends on its request and on the tokens it was
+given, and on nothing else: a stream that is given the same tokens again in another process goes
+on as this one would have, the ids of its calls included. [child]
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import hashlib
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlx_lm.generate import TextStateMachine
 
+from mlx_worker.engine.content import Content
+from mlx_worker.engine.markers import CALL, CONTENT, REASONING
+from mlx_worker.engine.tool_calls import MalformedCall, parse_calls
+from mlx_worker.wire import messages as m
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
+
+    from mlx_worker.engine.markers import Markers
+    from mlx_worker.engine.tool_calls import ParsedCall
+
+
+class Released(NamedTuple):
+    """What a token released: spans in order, then the content that came last."""
+
+    spans: list[m.Span]
+    text: str
 
 
 class TextStream:
-    """The text of one sequence, released as soon as it is certain."""
+    """The answer of one sequence, released as soon as it is certain.
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
-        self._detokenizer = tokenizer.detokenizer
-        # A match leads to no state at all: the end.
-        self._watch = (
-            TextStateMachine({"normal": [(word, None) for word in stop]}).make_state()
-            if stop
-            else None
-        )
-        self.stopped = False
+    Stop strings end the content and are not looked for in reasoning or calls: a reader who asks
+    for one means what is shown. A call is released when it is complete, also where the request
+    offered no tools: it is what the model says, and its markers would be no better as content.
+    """
 
-    def add(self, token: int) -> str:
-        """The text that this token released. Sets `stopped` at a stop string."""
+    def __init__(self, markers: Markers, request: m.ChatRequest, state: str = CONTENT) -> None:
+        self._markers = markers
+        self._request = request
+        self._detokenizer = markers.tokenizer.detokenizer
+        self._machine = markers.machine.make_state(state) if markers.machine else None
+        self._state = state
+        self._content = Content(request.stop)
+        self._call = ""
+        self._calls = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Nothing more is wanted: a stop string, or the one call that was asked for."""
+        return self._content.stopped or (self._request.one_call and self._calls > 0)
+
+    def finish_reason(self, natural: m.FinishReason) -> m.FinishReason:
+        """Why it ended, where `natural` says why the tokens did."""
+        stopped = self.stopped or natural == "stop"
+        return "tool_calls" if stopped and self._calls else "stop" if stopped else natural
+
+    def add(self, token: int) -> Released:
+        """What this token released. Nothing more is to be added once `stopped`."""
+        if token in self._markers.stripped and self._state != CALL:
+            return Released([], "")
         self._detokenizer.add_token(token)
-        return self._release(self._detokenizer.last_segment)
+        return self._released(self._detokenizer.last_segment)
 
-    def finish(self) -> str:
-        """The text still held back when the sequence ended by itself or by its length."""
+    def finish(self, natural: m.FinishReason) -> Released:
+        """What was still held back when the tokens ended; nothing where it had `stopped`."""
+        if self.stopped:
+            return Released([], "")
         self._detokenizer.finalize()
-        text = self._release(self._detokenizer.last_segment)
-        if self._watch is not None and not self.stopped:
-            self._watch, rest, _ = TextStateMachine.flush(self._watch)
-            text += rest
-        return text
+        spans, text = self._released(self._detokenizer.last_segment)
+        spans.append(text)
+        if self._machine is not None and not self.stopped:
+            self._machine, rest, state = TextStateMachine.flush(self._machine)
+            spans += self._said([(state, rest)])
+        if not self.stopped:
+            spans += self._left(cut=natural == "length")
+        return _in_order(spans)
 
-    def _release(self, text: str) -> str:
-        if self._watch is None or not text:
-            return text
-        self._watch, segments = TextStateMachine.split(self._watch, text)
-        self.stopped = segments[-1][0] is None
-        return "".join(piece for _, piece in segments)
+    # --- inside ---
+
+    def _released(self, text: str) -> Released:
+        if self._machine is None or not text:
+            return Released([], self._content.add(text))
+        self._machine, segments = TextStateMachine.split(self._machine, text)
+        return _in_order(self._said(segments))
+
+    def _said(self, segments: Iterable[tuple[str, str]]) -> list[m.Span]:
+        """Segments of the text machine as spans: a change of state ends a span."""
+        spans: list[m.Span] = []
+        for state, text in segments:
+            if state != self._state:
+                spans += self._left(cut=False)
+                self._state = state
+                if state == CONTENT:
+                    self._content.begin()
+            if self.stopped:
+                break
+            if state == CONTENT:
+                spans.append(self._content.add(text))
+            elif state == REASONING and text:
+                spans.append(m.Reasoning(text))
+            elif state == CALL:
+                self._call += text
+        return spans
+
+    def _left(self, *, cut: bool) -> list[m.Span]:
+        """The state is left: what that releases. `cut`: the token limit ended it."""
+        if self._state == CONTENT:
+            return [self._content.end()]
+        if self._state != CALL:
+            return []
+        text, self._call = self._call, ""
+        if cut and self._markers.call_end:
+            return [m.BrokenCall(text, "a call was cut short by the token limit")]
+        try:
+            calls = parse_calls(self._markers.parse_call, text, self._request.tools)
+        except MalformedCall as error:
+            return [m.BrokenCall(text, str(error))]
+        return [self._numbered(it) for it in (calls[:1] if self._request.one_call else calls)]
+
+    def _numbered(self, call: ParsedCall) -> m.ToolCall:
+        """With an id that no other call has, made again alike when the tokens are replayed."""
+        made = hashlib.sha256(f"{self._calls} of {self._request!r}".encode()).hexdigest()
+        self._calls += 1
+        return m.ToolCall(call.id or f"call_{made[:24]}", call.name, call.arguments)
+
+
+def _in_order(spans: list[m.Span]) -> Released:
+    """Empty content left out, and the content that comes last set apart."""
+    spans = [it for it in spans if it]
+    text = ""
+    while spans and isinstance(last := spans[-1], str):
+        text = last + text
+        spans.pop()
+    return Released(spans, text)

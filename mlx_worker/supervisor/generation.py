@@ -8,14 +8,15 @@ tokens in one write. [front]
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
 
 from mlx_worker import errors
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mlx_worker.supervisor.child import Child
     from mlx_worker.supervisor.link import Told
@@ -24,6 +25,7 @@ _BY_CODE = {
     kind.code: kind
     for kind in (
         errors.InvalidRequest,
+        errors.UnsupportedField,
         errors.ContextLengthExceeded,
         errors.ChildLost,
         errors.CacheError,
@@ -49,10 +51,35 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What came since the last time: text, and an entry a token where logprobs were asked for."""
+    """What came since the last time, in the order of `wire.messages.Row`: spans, then content.
+
+    `logprobs` has an entry a token where they were asked for.
+    """
 
     text: str
     logprobs: list[m.TokenLogprobs]
+    spans: list[m.Span] = field(default_factory=list)
+
+    @property
+    def said(self) -> list[m.Span]:
+        """All of it as spans."""
+        return [*self.spans, self.text] if self.text else self.spans
+
+
+def piece_of(spans: list[m.Span], logprobs: list[m.TokenLogprobs]) -> Piece:
+    """Neighbours of one kind joined, and the content that comes last set apart."""
+    joined: list[m.Span] = []
+    for kind, run in itertools.groupby(spans, type):
+        if kind is str:
+            joined.append("".join(cast("Iterator[str]", run)))
+        elif kind is m.Reasoning:
+            joined.append(
+                m.Reasoning("".join(it.text for it in cast("Iterator[m.Reasoning]", run)))
+            )
+        else:
+            joined += run
+    last = joined.pop() if joined and isinstance(joined[-1], str) else ""
+    return Piece(cast("str", last), logprobs, joined)
 
 
 class Generation:
@@ -64,7 +91,7 @@ class Generation:
         self.ending: Ending | None = None
         self._child = child
         self._on_end = on_end
-        self._text: list[str] = []
+        self._spans: list[m.Span] = []
         self._logprobs: list[m.TokenLogprobs] = []
         self._failed: m.Failed | None = None
         self._over = False
@@ -79,27 +106,28 @@ class Generation:
             case m.Row():
                 self.tokens += message.tokens
                 self._logprobs += message.logprobs
-                self._say(message.text)
+                self._say(message.text, message.spans)
             case m.Started():
                 if not self._started.done():
                     self._started.set_result(message)
             case m.Done():
                 self.ending = Ending(message.finish, message.completion_tokens)
-                self._end(message.text)
+                self._say(message.text, message.spans)
+                self._end()
             case m.Failed():
                 self._failed = message
-                self._end("")
+                self._end()
             case _:
                 pass
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, spans: list[m.Span]) -> None:
+        self._spans += spans
         if text:
-            self._text.append(text)
-        if text or self._logprobs:
+            self._spans.append(text)
+        if self._spans or self._logprobs:
             self._news.set()
 
-    def _end(self, text: str) -> None:
-        self._say(text)
+    def _end(self) -> None:
         self._over = True
         self._news.set()
         if self._failed is not None and not self._started.done():
@@ -118,16 +146,15 @@ class Generation:
 
         Raises what went wrong once everything said before it was taken.
         """
-        while not (self._text or self._logprobs):
+        while not (self._spans or self._logprobs):
             if self._over:
                 if self._failed is not None:
                     raise as_error(self._failed)
                 return None
             self._news.clear()
             await self._news.wait()
-        piece = Piece("".join(self._text), self._logprobs)
-        self._text.clear()
-        self._logprobs = []
+        piece = piece_of(self._spans, self._logprobs)
+        self._spans, self._logprobs = [], []
         return piece
 
     def leave(self) -> None:

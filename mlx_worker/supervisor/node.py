@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from mlx_worker.errors import NodeDraining, UnknownModel, WorkerError
 from mlx_worker.supervisor.admission import Admission
 from mlx_worker.supervisor.child import Child
+from mlx_worker.supervisor.fingerprint import fingerprint
 from mlx_worker.supervisor.generation import Generation, as_error
 from mlx_worker.supervisor.lifecycle import Lifecycle
 from mlx_worker.supervisor.restart import RestartWindow
@@ -79,6 +80,11 @@ class Served:
         self.child = child
         self.context_length = context_length
         self.admission = Admission(config.id, config.max_concurrency, config.max_queue)
+
+    @property
+    def fingerprint(self) -> str:
+        """The weights and versions that answer now."""
+        return fingerprint(self.child.facts)
 
 
 class Node:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised whenever a message changes; a child of another version is refused at hello."""
 
 
@@ -49,6 +49,8 @@ class ChatRequest(Part, frozen=True, array_like=True):
     """One chat generation, in no dialect. `max_tokens` None: whatever the context leaves.
 
     `logprobs`: how many alternatives to report with each token; None: no probabilities at all.
+    `tools` are offered through the model's template, as OpenAI's chat completions write them;
+    `one_call` ends the answer after its first call.
     """
 
     messages: list[dict[str, Any]]
@@ -57,6 +59,8 @@ class ChatRequest(Part, frozen=True, array_like=True):
     stop: list[str] = []
     template_kwargs: dict[str, Any] = {}
     logprobs: int | None = None
+    tools: list[dict[str, Any]] = []
+    one_call: bool = False
 
 
 # --- front → child ------------------------------------------------------------------------
@@ -161,13 +165,15 @@ class KvCost(Part, frozen=True, array_like=True):
 class Loaded(Message, frozen=True):
     """The model is ready. `context_length` in tokens, `weight_bytes` in memory, `kv` as measured.
 
-    `unbatched` says why it is served one row at a time; "" where it is batched.
+    `unbatched` says why it is served one row at a time; "" where it is batched. `weights` names
+    what was loaded: the same name, the same weights.
     """
 
     context_length: int
     weight_bytes: int
     unbatched: str = ""
     kv: KvCost = KvCost()
+    weights: str = ""
 
 
 class LoadFailed(Message, frozen=True):
@@ -213,16 +219,43 @@ class TokenLogprobs(Part, frozen=True, array_like=True):
     likeliest: list[Choice]
 
 
-class Row(Part, frozen=True, array_like=True):
-    """One sequence's share of a decode step: its new tokens and the text they released.
+class Reasoning(Part, frozen=True, array_like=True, tag="reasoning"):
+    """What the model says to itself."""
 
-    `logprobs`, where they were asked for, has one entry a token.
+    text: str
+
+
+class ToolCall(Part, frozen=True, array_like=True, tag="call"):
+    """A call that is complete; `arguments` is JSON."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class BrokenCall(Part, frozen=True, array_like=True, tag="broken"):
+    """A call that nobody can carry out: the text between its markers, and what is wrong with it."""
+
+    text: str
+    problem: str
+
+
+Span = str | Reasoning | ToolCall | BrokenCall
+"""A stretch of an answer; content is a bare string."""
+
+
+class Row(Part, frozen=True, array_like=True):
+    """One sequence's share of a decode step: its new tokens and what they released.
+
+    `text` is the content that comes last, most often all there is; `spans` is what comes before
+    it, in order. `logprobs`, where they were asked for, has one entry a token.
     """
 
     id: int
     tokens: list[int]
     text: str
     logprobs: list[TokenLogprobs] = []
+    spans: list[Span] = []
 
 
 class Step(Message, frozen=True):
@@ -231,16 +264,17 @@ class Step(Message, frozen=True):
     rows: list[Row]
 
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 
 
 class Done(Message, frozen=True):
-    """The last word on a `Generate`; `text` is what was still held back."""
+    """The last word on a `Generate`; `spans`, then `text`, are what was still held back."""
 
     id: int
     finish: FinishReason
     completion_tokens: int
     text: str
+    spans: list[Span] = []
 
 
 class Warmed(Message, frozen=True):

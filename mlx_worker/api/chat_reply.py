@@ -1,0 +1,171 @@
+"""What `POST /v1/chat/completions` answers: one completion object, or its chunks.
+
+Beyond OpenAI's fields: `reasoning_content` and `reasoning`, because both spellings are in use;
+`seed`, in the completion and in a stream's first chunks, which makes the same answer again; and
+`warnings`, in a choice whose model wrote a call that is none. [front]
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mlx_worker.api.problems import error_body
+from mlx_worker.wire.messages import BrokenCall, Reasoning, ToolCall
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mlx_worker.api.dialect import Call, Usage, Whole
+    from mlx_worker.errors import WorkerError
+    from mlx_worker.supervisor.generation import Piece
+    from mlx_worker.wire.messages import Choice, FinishReason, Span, TokenLogprobs
+
+_json = msgspec.json.encode
+
+
+class ChatReply:
+    """One chat completion being written; a stream's chunks differ only in their choice."""
+
+    def __init__(self, call: Call, model: str, created: int, fingerprint: str) -> None:
+        self._id = f"chatcmpl-{secrets.token_hex(12)}"
+        self._model = model
+        self._created = created
+        self._fingerprint = fingerprint
+        self._seed = call.seed
+        self._n = call.n
+        self._include_usage = call.include_usage
+        self._calls = [0] * call.n
+        # All but the text is the same in every chunk of a choice: encode it once.
+        chunks = (self._chunk([_delta(choice, {"content": "?"})]) for choice in range(call.n))
+        self._around = [(it[0], it[2]) for it in (chunk.rpartition(b'"?"') for chunk in chunks)]
+
+    def opening(self) -> bytes:
+        """The role chunks."""
+        role = {"role": "assistant", "content": ""}
+        chunks = (self._chunk([_delta(it, role)], seed=self._seed) for it in range(self._n))
+        return b"".join(chunks)
+
+    def piece(self, piece: Piece, choice: int) -> bytes:
+        """Chunks of content, reasoning and calls, in their order."""
+        if not piece.spans and not piece.logprobs:
+            before, after = self._around[choice]
+            return before + _json(piece.text) + after
+        deltas = [delta for span in piece.spans for delta in self._deltas(span, choice)]
+        if piece.text or not deltas:
+            deltas.append(_delta(choice, {"content": piece.text}))
+        if piece.logprobs:
+            deltas[-1]["logprobs"] = _told(piece.logprobs)
+        return b"".join(self._chunk([delta]) for delta in deltas)
+
+    def closing(self, finishes: Sequence[FinishReason], usage: Usage) -> bytes:
+        """The finish chunks, the usage chunk where it was asked for, and [DONE]."""
+        end = b"".join(
+            self._chunk([{"index": choice, "delta": {}, "finish_reason": finish}])
+            for choice, finish in enumerate(finishes)
+        )
+        if self._include_usage:
+            end += self._chunk([], usage=_usage(usage))
+        return end + b"data: [DONE]\n\n"
+
+    def broken(self, error: WorkerError) -> bytes:
+        """An error event: client libraries raise it."""
+        return b"data: " + error_body(error) + b"\n\n"
+
+    def whole(self, choices: Sequence[Whole], usage: Usage) -> bytes:
+        """The completion object."""
+        said = [_whole_choice(i, piece, finish) for i, (piece, finish) in enumerate(choices)]
+        body = self._object("chat.completion", said)
+        return _json(body | {"usage": _usage(usage), "seed": self._seed})
+
+    def _deltas(self, span: Span, choice: int) -> Iterator[dict[str, Any]]:
+        match span:
+            case str():
+                yield _delta(choice, {"content": span})
+            case Reasoning():
+                yield _delta(choice, _reasoning(span.text))
+            case BrokenCall():
+                yield _delta(choice, {"content": span.text}) | {"warnings": [span.problem]}
+            case ToolCall():
+                index = self._calls[choice]
+                self._calls[choice] += 1
+                named = {"index": index} | _call(span, arguments="")
+                yield _delta(choice, {"tool_calls": [named]})
+                rest = {"index": index, "function": {"arguments": span.arguments}}
+                yield _delta(choice, {"tool_calls": [rest]})
+
+    def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        body = self._object("chat.completion.chunk", choices) | more
+        return b"data: " + _json(body) + b"\n\n"
+
+    def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": kind,
+            "created": self._created,
+            "model": self._model,
+            "system_fingerprint": self._fingerprint,
+            "choices": choices,
+        }
+
+
+def _delta(choice: int, delta: dict[str, Any]) -> dict[str, Any]:
+    return {"index": choice, "delta": delta, "finish_reason": None}
+
+
+def _reasoning(text: str) -> dict[str, Any]:
+    return {"reasoning_content": text, "reasoning": text}
+
+
+def _call(call: ToolCall, arguments: str) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _whole_choice(index: int, piece: Piece, finish: FinishReason) -> dict[str, Any]:
+    calls = [_call(it, it.arguments) for it in piece.spans if isinstance(it, ToolCall)]
+    thought = "".join(it.text for it in piece.spans if isinstance(it, Reasoning))
+    broken = [it for it in piece.spans if isinstance(it, BrokenCall)]
+    shown = (it for it in piece.said if isinstance(it, str | BrokenCall))
+    content = "".join(it if isinstance(it, str) else it.text for it in shown)
+    message: dict[str, Any] = {"role": "assistant", "content": content}
+    if calls:
+        message |= {"content": content or None, "tool_calls": calls}
+    if thought:
+        message |= _reasoning(thought)
+    choice: dict[str, Any] = {
+        "index": index,
+        "message": message,
+        "logprobs": _told(piece.logprobs) if piece.logprobs else None,
+        "finish_reason": finish,
+    }
+    return choice | ({"warnings": [it.problem for it in broken]} if broken else {})
+
+
+def _told(logprobs: list[TokenLogprobs]) -> dict[str, Any]:
+    content = [
+        _choice(it.chosen) | {"top_logprobs": [_choice(other) for other in it.likeliest]}
+        for it in logprobs
+    ]
+    return {"content": content}
+
+
+def _choice(choice: Choice) -> dict[str, Any]:
+    # A token that is no whole character has no text of its own to spell out in bytes.
+    whole = "\ufffd" not in choice.text
+    return {
+        "token": choice.text,
+        "logprob": choice.logprob,
+        "bytes": list(choice.text.encode()) if whole else None,
+    }
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+    }

@@ -1,0 +1,61 @@
+"""The content of an answer: what a reader is meant to see, up to the first stop string. [child]"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlx_lm.generate import TextStateMachine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Content:
+    """Content in stretches, between reasoning and calls; released as soon as it is certain.
+
+    mlx_lm's text machine finds stop strings across tokens and holds back what may still become
+    one. Whitespace that follows another span is held until something follows it: before more
+    content it is content, before anything else it was only the format's layout and is dropped.
+    Stop strings are not looked for in it, or a blank line would end an answer that has not begun.
+    """
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        # A match leads to no state at all: the end.
+        self._watch = (
+            TextStateMachine({"normal": [(word, None) for word in stop]}).make_state()
+            if stop
+            else None
+        )
+        self._layout: str | None = None
+        self.stopped = False
+
+    def add(self, text: str) -> str:
+        """What this text released. Sets `stopped` at a stop string."""
+        if self._layout is None:
+            return self._watched(text)
+        text = self._layout + text
+        said = text.lstrip()
+        if not said:
+            self._layout = text
+            return ""
+        self._layout = None
+        return text[: len(text) - len(said)] + self._watched(said)
+
+    def begin(self) -> None:
+        """A stretch begins after another span."""
+        self._layout = ""
+
+    def end(self) -> str:
+        """A stretch ends: what was still held back, layout aside."""
+        self._layout = None
+        if self._watch is None or self.stopped:
+            return ""
+        self._watch, rest, _ = TextStateMachine.flush(self._watch)
+        return str(rest)
+
+    def _watched(self, text: str) -> str:
+        if self._watch is None or not text:
+            return text
+        self._watch, segments = TextStateMachine.split(self._watch, text)
+        self.stopped = segments[-1][0] is None
+        return "".join(piece for _, piece in segments)
