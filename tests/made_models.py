@@ -37,6 +37,35 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
+# The same, for a model that reasons and calls tools as Qwen does.
+CALLER_TEMPLATE = (
+    "{%- if tools %}"
+    "{{- '<|im_start|>system\\n' }}"
+    "{%- if messages[0].role == 'system' %}{{- messages[0].content + '\\n' }}{%- endif %}"
+    "{{- 'Tools:' }}{%- for tool in tools %}{{- '\\n' + (tool | tojson) }}{%- endfor %}"
+    "{{- '<|im_end|>\\n' }}"
+    "{%- endif %}"
+    "{%- for message in messages %}"
+    "{%- if not (tools and loop.first and message.role == 'system') %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + (message.content or '') }}"
+    "{%- for tool_call in message.tool_calls or [] %}"
+    "{%- set tool_call = tool_call.function %}"
+    '{{- \'<tool_call>\\n{"name": "\' + tool_call.name + \'", "arguments": \' }}'
+    "{{- (tool_call.arguments | tojson) + '}\\n</tool_call>' }}"
+    "{%- endfor %}"
+    "{{- '<|im_end|>\\n' }}"
+    "{%- endif %}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}"
+    "{{- '<|im_start|>assistant\\n' }}"
+    "{%- if enable_thinking %}{{- '<think>\\n' }}{%- endif %}"
+    "{%- endif %}"
+)
+THINK, THOUGHT = "<think>", "</think>"
+CALL, CALLED = "<tool_call>", "</tool_call>"
+CALL_PARTS = ('{"name": "look", "arguments": {"at": ', '"the river"}}', '"the moon"}}')
+"""Tokens of their own, so that a test can have the model say a whole call by biases alone."""
+
 CORPUS = """
 the user asked a question and the assistant gave an answer about the system or a tool
 once there was an old miller who lived by the river with three sons and one grey cat
@@ -66,11 +95,24 @@ class Spec:
     seed: int
     context: int = 8192
     family: str = "llama"
+    template: str = CHAT_TEMPLATE
+    added: tuple[str, ...] = ()
+    """Tokens that are added to the vocabulary and are no special ones."""
 
 
 SPECS: Mapping[str, Spec] = {
     "nano": Spec(hidden=32, layers=1, heads=2, intermediate=64, seed=1),
     "tiny": Spec(hidden=64, layers=2, heads=4, intermediate=128, seed=1),
+    # It reasons and calls tools: a format that mlx_lm knows.
+    "caller": Spec(
+        hidden=32,
+        layers=1,
+        heads=2,
+        intermediate=64,
+        seed=1,
+        template=CALLER_TEMPLATE,
+        added=(THINK, THOUGHT, CALL, CALLED, *CALL_PARTS),
+    ),
     # Two layers that see 32 tokens back, then one that sees everything.
     "window": Spec(hidden=32, layers=3, heads=2, intermediate=64, seed=4, family="gemma3_text"),
     # Attention and a state-space mixer side by side in each layer.
@@ -123,6 +165,11 @@ def make_nano(folder: Path) -> Path:
     return make("nano", folder)
 
 
+def make_caller(folder: Path) -> Path:
+    """A model that reasons and calls tools, once it is made to."""
+    return make("caller", folder)
+
+
 def make_tiny(folder: Path) -> Path:
     """A model whose prefill costs enough to be measured: for prefix reuse and first tokens."""
     return make("tiny", folder)
@@ -131,10 +178,10 @@ def make_tiny(folder: Path) -> Path:
 def make(name: str, folder: Path) -> Path:
     """Write the model called *name* into *folder* and return the folder."""
     spec = SPECS[name]
-    tokens = vocabulary()
+    tokens = vocabulary(spec)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config(spec))
-    write_json(folder / "tokenizer.json", tokenizer(tokens))
+    write_json(folder / "tokenizer.json", tokenizer(spec, tokens))
     write_json(folder / "tokenizer_config.json", tokenizer_config(spec))
     write_safetensors(folder / "model.safetensors", weights(spec, tokens))
     return folder
@@ -256,7 +303,7 @@ def byte_alphabet() -> list[str]:
     return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
 
 
-def merges() -> list[tuple[str, str]]:
+def merges(spec: Spec) -> list[tuple[str, str]]:
     """Merge rules that spell each word letter by letter, first with its space, then without.
 
     Written down instead of trained: a trainer's ties would hang on its version. Spaced words
@@ -269,17 +316,17 @@ def merges() -> list[tuple[str, str]]:
         for word in spelled
         for before, letter in zip(accumulate(word), word[1:], strict=False)
     )
-    room = VOCABULARY - len(SPECIALS) - 256
+    room = VOCABULARY - len(SPECIALS) - len(spec.added) - 256
     assert len(rules) >= room, f"the corpus makes {len(rules)} merges of {room}"
     return list(rules)[:room]
 
 
-def vocabulary() -> list[str]:
+def vocabulary(spec: Spec) -> list[str]:
     """Every token in the order of its id."""
-    return [*SPECIALS, *byte_alphabet(), *("".join(pair) for pair in merges())]
+    return [*SPECIALS, *spec.added, *byte_alphabet(), *("".join(pair) for pair in merges(spec))]
 
 
-def tokenizer(tokens: list[str]) -> dict[str, Any]:
+def tokenizer(spec: Spec, tokens: list[str]) -> dict[str, Any]:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     return {
         "version": "1.0",
@@ -291,16 +338,16 @@ def tokenizer(tokens: list[str]) -> dict[str, Any]:
                 "lstrip": False,
                 "rstrip": False,
                 "normalized": False,
-                "special": True,
+                "special": token in SPECIALS,
             }
-            for number, token in enumerate(SPECIALS)
+            for number, token in enumerate((*SPECIALS, *spec.added))
         ],
         "pre_tokenizer": {**byte_level, "use_regex": True},
         "decoder": byte_level,
         "model": {
             "type": "BPE",
             "vocab": {token: number for number, token in enumerate(tokens)},
-            "merges": merges(),
+            "merges": merges(spec),
         },
     }
 
@@ -312,7 +359,7 @@ def tokenizer_config(spec: Spec) -> dict[str, Any]:
         "additional_special_tokens": list(SPECIALS),
         "clean_up_tokenization_spaces": False,
         "model_max_length": spec.context,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": spec.template,
     }
 
 

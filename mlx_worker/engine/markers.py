@@ -22,7 +22,8 @@ CALL: Final = "tool"
 class Markers:
     """One model's format.
 
-    `machine` is None where it has none: all it says is content. `stripped` are the special tokens
+    `machine` is None where it has none: all it says is content. `starts` are the characters that
+    a marker can begin with. `stripped` are the special tokens
     that mean nothing to the format; by id, because a model that writes "<s>" in ordinary tokens
     means it. `call_end` is "" where only the end of the answer ends a call.
     """
@@ -33,6 +34,7 @@ class Markers:
         self.call_end: str = tokenizer.tool_call_end or ""
         words = _marker_words(tokenizer)
         self.machine = make_text_state_machine(tokenizer) if words else None
+        self.starts = frozenset(word[0] for word in words)
         self.stripped = frozenset(
             token
             for token, text in _special_tokens(tokenizer).items()

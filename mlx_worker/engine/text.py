@@ -87,6 +87,9 @@ class TextStream:
     def _released(self, text: str) -> Released:
         if self._machine is None or not text:
             return Released([], self._content.add(text))
+        *_, held_back = self._machine
+        if not held_back and self._markers.starts.isdisjoint(text):
+            return _in_order(self._said([(self._state, text)]))  # nearly always: no marker begins
         self._machine, segments = TextStateMachine.split(self._machine, text)
         return _in_order(self._said(segments))
 
