@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from mlx_worker.api.chat import ChatReply, parse
-from mlx_worker.api.dialect import Call, Usage
+from mlx_worker.api.chat import parse
 from mlx_worker.config import Defaults
-from mlx_worker.errors import ChildLost, InvalidRequest, MissingField, UnsupportedField
-from mlx_worker.supervisor.generation import Piece
+from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
 from mlx_worker.wire.framing import encode
 from mlx_worker.wire.messages import Generate, Sampling
+
+if TYPE_CHECKING:
+    from mlx_worker.api.dialect import Call
 
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {}}}
@@ -200,14 +200,123 @@ def test_a_part_that_is_no_text_is_refused_by_its_name(kind: str) -> None:
     assert f"'{kind}'" in error.message
 
 
+# --- in: tools ----------------------------------------------------------------------------
+
+
+def test_tools_are_offered_word_for_word() -> None:
+    """A template shows them to the model: what this node does not know is the model's to know."""
+    tool = {
+        "function": {"parameters": {"x": {"b": 1, "a": None}}, "name": "look", "new": [1.5]},
+        "type": "function",
+        "cache_control": None,
+    }
+    offered = asked(tools=[tool, TOOL]).chat.tools
+    assert json.dumps(offered) == json.dumps([tool, TOOL])
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": []}, {"tools": None}, {"tool_choice": "auto"}])
+def test_nothing_is_offered_where_nothing_is_asked(fields: dict[str, Any]) -> None:
+    assert asked(**fields).chat.tools == []
+
+
+def test_tools_that_must_not_be_chosen_are_not_offered() -> None:
+    assert asked(tools=[TOOL], tool_choice="none").chat.tools == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "one"),
+    [({}, False), ({"parallel_tool_calls": True}, False), ({"parallel_tool_calls": False}, True)],
+)
+def test_calls_side_by_side_can_be_declined(fields: dict[str, Any], one: bool) -> None:
+    assert asked(tools=[TOOL], **fields).chat.one_call is one
+
+
+@pytest.mark.parametrize(
+    ("tool", "param", "said"),
+    [
+        pytest.param({"type": "function"}, "tools[1].function", "is required", id="no function"),
+        pytest.param({"function": {"name": "a"}}, "tools[1].type", "is required", id="no type"),
+        pytest.param(
+            {"type": "web_search", "function": {"name": "a"}},
+            "tools[1].type",
+            "'web_search'",
+            id="another kind",
+        ),
+        pytest.param(
+            {"type": "function", "function": {}},
+            "tools[1].function.name",
+            "is required",
+            id="no name",
+        ),
+        pytest.param(
+            {"type": "function", "function": {"name": ""}},
+            "tools[1].function.name",
+            "length >= 1",
+            id="an empty name",
+        ),
+        pytest.param(
+            {"type": "function", "function": {"name": "a", "parameters": []}},
+            "tools[1].function.parameters",
+            "object",
+            id="parameters that are no object",
+        ),
+    ],
+)
+@pytest.mark.parametrize("choice", ["auto", "none"])
+def test_a_tool_that_is_none_is_named_by_its_path(
+    tool: dict[str, Any], param: str, said: str, choice: str
+) -> None:
+    error = refused(tools=[TOOL, tool], tool_choice=choice)
+    assert error.param == param
+    assert said in error.message
+
+
+@pytest.mark.parametrize("inner", [2**64, [[]]], ids=["a number over 64 bits", "a deep nest"])
+def test_tools_that_cannot_reach_the_child_are_refused_here(inner: Any) -> None:
+    for _ in range(70 if inner == [[]] else 0):
+        inner = [inner]
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"x": inner}}}
+    assert refused(tools=[tool]).param == "tools"
+
+
+# --- in: choices --------------------------------------------------------------------------
+
+
+def test_one_choice_is_the_request_itself() -> None:
+    call = asked(seed=5)
+    assert call.n == 1
+    assert call.choices() == [call.chat]
+
+
+def test_choices_differ_in_nothing_but_seeds_made_of_the_one_that_was_given() -> None:
+    first, *others = asked(seed=5, n=4, temperature=0.5).choices()
+    assert first.sampling.seed == 5
+    assert len({it.sampling.seed for it in (first, *others)}) == 4
+    assert all(0 <= it.sampling.seed < 2**64 for it in others)
+    for other in others:
+        alike = replace(other, sampling=replace(other.sampling, seed=5))
+        assert alike == first
+    assert asked(seed=5, n=4, temperature=0.5).choices() == [first, *others]
+    assert asked(seed=6, n=4, temperature=0.5).choices()[1] not in others
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**63 - 1, -(2**63)])
+def test_a_seed_that_was_given_is_told_as_it_was(seed: int) -> None:
+    assert asked(seed=seed).seed == seed
+
+
+def test_a_seed_that_was_made_makes_the_same_request_when_it_is_given_back() -> None:
+    made = asked(temperature=1)
+    assert asked(temperature=1, seed=made.seed).chat == made.chat
+    assert 0 <= made.seed < 2**53  # what every reader of JSON keeps
+
+
 # --- in: what is refused ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("n", 2),
-        ("tools", [TOOL]),
         ("functions", [{"name": "look"}]),
         ("response_format", {"type": "json_object"}),
         ("response_format", {"type": "json_schema", "json_schema": {}}),
@@ -230,6 +339,7 @@ def test_what_the_node_cannot_honour_is_refused_by_its_name(field: str, value: A
         {"tools": [TOOL], "tool_choice": "none"},
         {"functions": []},
         {"response_format": {"type": "text"}},
+        {"tools": [TOOL], "tool_choice": "auto"},
         {"parallel_tool_calls": True},
     ],
     ids=str,
@@ -388,156 +498,6 @@ def test_a_number_that_cannot_reach_the_child_is_refused_here(number: int) -> No
     except InvalidRequest:
         return
     assert encode(Generate(1, call.chat))
-
-
-# --- out ----------------------------------------------------------------------------------
-
-USAGE = Usage(prompt=100, cached=64, completion=7)
-
-
-def reply(model: str = "nano", *, include_usage: bool = False) -> ChatReply:
-    return ChatReply(model, 1_700_000_000, include_usage=include_usage)
-
-
-def events(stream: bytes) -> list[Any]:
-    """The data of each event, as a client of server-sent events reads them."""
-    assert stream.endswith(b"\n\n")
-    lines = stream[:-2].split(b"\n\n")
-    assert all(line.startswith(b"data: ") and b"\n" not in line for line in lines)
-    data = [line.removeprefix(b"data: ") for line in lines]
-    return ["[DONE]" if it == b"[DONE]" else json.loads(it) for it in data]
-
-
-def piece_of(model: str, text: str) -> Any:
-    (chunk,) = events(reply(model).piece(Piece(text, [])))
-    return chunk
-
-
-def test_a_stream_is_role_then_text_then_finish_then_done() -> None:
-    it = reply()
-    stream = (
-        it.opening()
-        + it.piece(Piece("Hel", []))
-        + it.piece(Piece("lo", []))
-        + it.closing("stop", USAGE)
-    )
-    *chunks, done = events(stream)
-    assert done == "[DONE]"
-    assert [chunk["choices"] for chunk in chunks] == [
-        [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}],
-        [{"index": 0, "delta": {"content": "Hel"}, "finish_reason": None}],
-        [{"index": 0, "delta": {"content": "lo"}, "finish_reason": None}],
-        [{"index": 0, "delta": {}, "finish_reason": "stop"}],
-    ]
-    assert all("usage" not in chunk for chunk in chunks)
-
-
-def test_every_chunk_of_a_stream_is_of_one_completion() -> None:
-    it = reply(include_usage=True)
-    stream = it.opening() + it.piece(Piece("Hello", [])) + it.closing("length", USAGE)
-    heads = [
-        {k: v for k, v in chunk.items() if k not in ("choices", "usage")}
-        for chunk in events(stream)[:-1]
-    ]
-    assert heads == [heads[0]] * 4
-    assert heads[0].pop("id").startswith("chatcmpl-")
-    assert heads[0] == {
-        "object": "chat.completion.chunk",
-        "created": 1_700_000_000,
-        "model": "nano",
-    }
-
-
-def test_completions_have_ids_of_their_own() -> None:
-    ids = {events(reply().opening())[0]["id"] for _ in range(8)}
-    assert len(ids) == 8
-
-
-def test_usage_that_was_asked_for_is_the_last_chunk_without_choices() -> None:
-    finish, usage, done = events(reply(include_usage=True).closing("length", USAGE))
-    assert finish["choices"][0]["finish_reason"] == "length"
-    assert usage["choices"] == []
-    assert usage["usage"] == {
-        "prompt_tokens": 100,
-        "completion_tokens": 7,
-        "total_tokens": 107,
-        "prompt_tokens_details": {"cached_tokens": 64},
-    }
-    assert done == "[DONE]"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        pytest.param('say "?" twice: "?"', id="quotes"),
-        pytest.param("?", id="a question mark"),
-        pytest.param('"?"', id="a quoted question mark"),
-        pytest.param("a\nb\r\nc\n\nd", id="line breaks"),
-        pytest.param("data: [DONE]\n\n", id="an end that is none"),
-        pytest.param("\u2028\u2029\x85\x0b\x0c", id="other line breaks"),
-        pytest.param("\x00\x1f\x7f", id="control characters"),
-        pytest.param("}", id="a lone brace"),
-        pytest.param('{"a": [', id="half of some JSON"),
-        pytest.param("\\", id="a backslash"),
-        pytest.param("Grüße 東京 👩‍👩‍👧 \U0010ffff", id="beyond ASCII"),
-        pytest.param("</script>", id="markup"),
-        pytest.param(" ", id="a space"),
-    ],
-)
-def test_a_piece_is_heard_as_it_was_said(text: str) -> None:
-    assert piece_of("nano", text)["choices"][0]["delta"] == {"content": text}
-
-
-@settings(derandomize=True, deadline=None)
-@given(text=st.text())
-def test_any_piece_is_heard_as_it_was_said(text: str) -> None:
-    assert piece_of("nano", text)["choices"][0]["delta"] == {"content": text}
-
-
-@pytest.mark.parametrize("model", ["org/model:4bit", "?", 'what"?', '"?"', 'a"b\\', "ö\n"])
-def test_no_name_of_a_model_breaks_a_piece(model: str) -> None:
-    """A client may send any name where the node has a default model."""
-    chunk = piece_of(model, "Hello")
-    assert chunk["model"] == model
-    assert chunk["choices"] == [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]
-
-
-def test_a_stream_that_breaks_says_so_in_one_event_and_is_not_done() -> None:
-    error = ChildLost("the model's process\nended", retry_after=1)
-    assert events(reply().broken(error)) == [
-        {
-            "error": {
-                "message": "the model's process\nended",
-                "type": "server_error",
-                "param": None,
-                "code": "child_lost",
-            }
-        }
-    ]
-
-
-def test_a_whole_answer_is_one_completion_object() -> None:
-    answer = json.loads(reply("qwen").whole(Piece('Hello "you"\n', []), "stop", USAGE))
-    assert answer.pop("id").startswith("chatcmpl-")
-    assert answer == {
-        "object": "chat.completion",
-        "created": 1_700_000_000,
-        "model": "qwen",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": 'Hello "you"\n'},
-                "logprobs": None,
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": {
-            "prompt_tokens": 100,
-            "completion_tokens": 7,
-            "total_tokens": 107,
-            "prompt_tokens_details": {"cached_tokens": 64},
-        },
-    }
 
 
 # --- a model's defaults ---------------------------------------------------------------------
