@@ -19,6 +19,8 @@ async def test_a_whole_answer(serve: Serve) -> None:
     body = answer.json
     assert body.pop("id").startswith("chatcmpl-")
     assert now <= body.pop("created") <= time.time()
+    assert body.pop("system_fingerprint").startswith("fp_")
+    assert isinstance(body.pop("seed"), int)
     assert body == {
         "object": "chat.completion",
         "model": "m",

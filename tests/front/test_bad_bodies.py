@@ -34,7 +34,8 @@ HELLO = [{"role": "user", "content": "hello"}]
         pytest.param({"messages": HELLO, "temperature": "hot"}, "temperature", id="hot"),
         pytest.param({"messages": HELLO, "max_tokens": 0}, "max_tokens", id="no tokens"),
         pytest.param({"messages": HELLO, "max_tokens": "ten"}, "max_tokens", id="ten tokens"),
-        pytest.param({"messages": HELLO, "n": 2}, "n", id="two answers"),
+        pytest.param({"messages": HELLO, "n": 0}, "n", id="no answers"),
+        pytest.param({"messages": HELLO, "n": 129}, "n", id="too many answers"),
         pytest.param(
             {"messages": HELLO, "top_logprobs": 2}, "top_logprobs", id="top_logprobs alone"
         ),

@@ -298,7 +298,7 @@ async def test_a_child_that_hangs_on_the_way_is_killed_at_the_deadline(
     ("flags", "reason"),
     [
         (["--exit-before-hello", "7"], "exit status 7"),
-        (["--wrong-protocol"], "protocol 2, not 1"),
+        (["--wrong-protocol"], f"protocol {m.PROTOCOL + 1}, not {m.PROTOCOL}"),
         (["--load-failed"], "so it was written"),
     ],
 )

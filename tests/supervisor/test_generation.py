@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from mlx_worker import errors
-from mlx_worker.supervisor.generation import Ending, Generation
+from mlx_worker.supervisor.generation import Ending, Generation, Piece
 from mlx_worker.wire import messages as m
 from tests.scripted import soon, text_of
 
@@ -69,6 +69,35 @@ async def test_a_reader_that_lags_takes_everything_at_once() -> None:
     assert heard.it.tokens == [1, 2, 3]
 
 
+async def test_spans_stay_in_order_and_neighbours_of_one_kind_are_one() -> None:
+    heard = Heard()
+    look = m.ToolCall("call_1", "look", "{}")
+    heard.hear(
+        STARTED,
+        m.Row(1, [1], "", [], [m.Reasoning("a")]),
+        m.Row(1, [2], "", [], [m.Reasoning("b")]),
+        m.Row(1, [3], "one"),
+        m.Row(1, [4], " two"),
+        m.Row(1, [5], " three", [], [look, look]),
+        m.Row(1, [6], " four", [], [" and"]),
+    )
+    piece = await soon(heard.it.take())
+    assert piece == Piece(" three and four", [], [m.Reasoning("ab"), "one two", look, look])
+    assert piece.said == [m.Reasoning("ab"), "one two", look, look, " three and four"]
+
+
+async def test_a_reader_that_waits_is_woken_by_a_span_and_gets_those_that_were_held_back() -> None:
+    heard = Heard()
+    reading = asyncio.create_task(heard.it.take())
+    await asyncio.sleep(0)
+    heard.hear(STARTED, m.Row(1, [1], "", [], [m.Reasoning("a")]))
+    assert await soon(reading) == Piece("", [], [m.Reasoning("a")])
+    cut = m.BrokenCall("{", "cut short")
+    heard.hear(m.Done(1, "length", 2, "", [cut]))
+    assert await soon(heard.it.take()) == Piece("", [], [cut])
+    assert await soon(heard.it.take()) is None
+
+
 async def test_a_reader_that_waits_is_woken_by_text_and_not_by_tokens_without_any() -> None:
     heard = Heard()
     reading = asyncio.create_task(text_of(heard.it))
@@ -117,6 +146,7 @@ async def test_a_reader_that_waits_is_woken_by_a_failure() -> None:
     [
         ("context_length_exceeded", errors.ContextLengthExceeded, None),
         ("invalid_request", errors.InvalidRequest, None),
+        ("unsupported_field", errors.UnsupportedField, None),
         ("inference_error", errors.InferenceError, None),
         ("cache_error", errors.CacheError, None),
         ("child_lost", errors.ChildLost, 1),

@@ -42,7 +42,16 @@ REQUEST = m.ChatRequest(
     max_tokens=17,
     stop=["\n\n", "END"],
     template_kwargs={"enable_thinking": False},
+    tools=[{"type": "function", "function": {"name": "t", "parameters": {"n": [1.5, None]}}}],
+    one_call=True,
 )
+
+SPANS: list[m.Span] = [
+    HOSTILE,
+    m.Reasoning(HOSTILE),
+    m.ToolCall("call_1", "look", '{"at": 1}'),
+    m.BrokenCall(HOSTILE, "why"),
+]
 
 EXAMPLES: dict[type[m.Message], m.Message] = {
     type(example): example
@@ -55,12 +64,12 @@ EXAMPLES: dict[type[m.Message], m.Message] = {
         m.Ping(5),
         m.Hello(m.PROTOCOL, pid=4711, versions={"mlx": "0.32.4"}),
         m.LoadProgress(done=2**33, total=2**34),
-        m.Loaded(context_length=32_768, weight_bytes=2**35),
+        m.Loaded(context_length=32_768, weight_bytes=2**35, unbatched="", weights="ab" * 32),
         m.LoadFailed(HOSTILE, permanent=True),
         m.Started(6, prompt_tokens=100, cached_tokens=64, cache_hit=True),
         m.Prefill(7, done=512, total=1024),
-        m.Step([m.Row(8, [1, 2, 151_643], HOSTILE), m.Row(9, [], "")]),
-        m.Done(10, "length", completion_tokens=3, text=HOSTILE),
+        m.Step([m.Row(8, [1, 2, 151_643], HOSTILE), m.Row(9, [], "", [], SPANS)]),
+        m.Done(10, "length", completion_tokens=3, text=HOSTILE, spans=SPANS),
         m.Warmed(11, tokens=1000),
         m.Cleared(12),
         m.Failed(13, code="internal_error", message=HOSTILE),

@@ -1,0 +1,28 @@
+"""A short name for weights and versions."""
+
+import re
+
+from mlx_worker.supervisor.child import Facts
+from mlx_worker.supervisor.fingerprint import fingerprint
+from mlx_worker.wire import messages as m
+
+
+def told(weights: str, **versions: str) -> Facts:
+    return Facts(loaded=m.Loaded(4096, 1, weights=weights), versions=versions)
+
+
+def test_it_is_the_same_for_the_same_weights_and_versions_in_any_order() -> None:
+    one = fingerprint(told("ab", mlx="1", mlx_lm="2"))
+    assert one == fingerprint(told("ab", mlx_lm="2", mlx="1"))
+    assert re.fullmatch(r"fp_[0-9a-f]{12}", one)
+
+
+def test_it_is_another_for_other_weights_or_versions() -> None:
+    names = {
+        fingerprint(told("ab", mlx="1")),
+        fingerprint(told("ac", mlx="1")),
+        fingerprint(told("ab", mlx="2")),
+        fingerprint(told("ab", mlx="1", mlx_lm="1")),
+        fingerprint(Facts()),
+    }
+    assert len(names) == 5
