@@ -296,7 +296,7 @@ def _stretches(text: str) -> list[tuple[str, str, bool]]:
         "reasoning": {THOUGHT: "after", CALL: "call"},
         "call": {CALLED: "after"},
     }
-    kind, found = "content", []
+    kind, found = "content", list[tuple[str, str, bool]]()
     while True:
         first = (
             min((at, word) for word in ways[kind] if (at := text.find(word)) >= 0)
