@@ -1,0 +1,73 @@
+"""A request whose answer reasons and calls tools goes on in another process after any token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.loading import read_model
+from mlx_worker.engine.prompt import render
+from mlx_worker.engine.text import Released
+from mlx_worker.wire import messages as m
+from tests.engine.spoken import Said
+from tests.foretold import foretold
+from tests.made_models import CALL, CALL_PARTS, CALLED, IM_END, THOUGHT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+WHOLE_CALL = (CALL, *CALL_PARTS[:2], CALLED)
+
+
+def answered(
+    engine: Engine, request: m.ChatRequest, replay: list[int]
+) -> tuple[list[int], list[Said], m.FinishReason]:
+    """The tokens that followed, what each of them and then the end released, and the reason."""
+    prompt = render(engine._tokenizer, request.messages, request.template_kwargs, request.tools)
+    first = engine.admit(1, request, prompt, replay=replay)
+    heard: list[Any] = [first] if isinstance(first, m.Done) else []
+    while engine.active:
+        heard += engine.step()
+    rows = [row for it in heard if isinstance(it, m.Step) for row in it.rows]
+    (done,) = (it for it in heard if isinstance(it, m.Done))
+    released = []
+    words: list[m.Row | m.Done] = [*rows, done]
+    for it in words:
+        said = Said()
+        said.take(Released(it.spans, it.text))
+        released.append(said)
+    return [token for row in rows for token in row.tokens], released, done.finish
+
+
+@pytest.mark.parametrize(
+    ("tokens", "finish", "more"),
+    [
+        (("!", THOUGHT, "?", *WHOLE_CALL, IM_END), "tool_calls", {}),
+        (("!", THOUGHT, "?", *WHOLE_CALL, "<"), "tool_calls", {"one_call": True}),
+        ((THOUGHT, *WHOLE_CALL, "?", ".", "<"), "tool_calls", {"stop": ["?."]}),
+        ((THOUGHT, "<", *WHOLE_CALL[:3]), "length", {"max_tokens": 4}),
+        (("!", THOUGHT, "?", "<"), "length", {"max_tokens": 4}),
+    ],
+)
+def test_what_follows_any_token_is_what_would_have_followed(
+    caller: Path, tokens: tuple[str, ...], finish: str, more: dict[str, Any]
+) -> None:
+    model, tokenizer, _ = read_model(caller)
+    engine = Engine(model, tokenizer, context_length=1024, max_concurrency=4)
+    said = foretold(tokenizer, *tokens)
+    bias = {int(token): value for token, value in said.pop("logit_bias").items()}
+    request = m.ChatRequest(
+        [{"role": "user", "content": "Hello"}],
+        m.Sampling(seed=1, logit_bias=bias, **said),
+        tools=TOOLS,
+        **({"max_tokens": 16} | more),
+    )
+    all_tokens, released, reason = answered(engine, request, [])
+    assert reason == finish
+    assert [tokenizer.decode([it]) for it in all_tokens] == list(tokens[: len(all_tokens)])
+    for done in range(1, len(all_tokens) + 1):
+        rest, later, again = answered(engine, request, all_tokens[:done])
+        assert (rest, later, again) == (all_tokens[done:], released[done:], reason)
