@@ -61,8 +61,8 @@ class Runtime:
             while True:
                 said = _on_mlx_thread(lambda: self._next(id_))
                 assert isinstance(said, m.Row | m.Done)
-                if said.text:
-                    yield said.text
+                if text := "".join(map(m.shown, said.spans)) + said.text:
+                    yield text
                 if isinstance(said, m.Done):
                     return
         finally:
@@ -177,7 +177,7 @@ def generate_stream(
     template_kwargs: dict[str, Any] | None = None,
     **sampling: Any,
 ) -> Generator[str]:
-    """Answer a chat, piece by piece, each piece made when it is asked for.
+    """Answer a chat, piece by piece, each piece made when it is asked for: its content alone.
 
     `sampling` takes what `wire.messages.Sampling` has (temperature, top_p, …; default greedy);
     `max_tokens` None: whatever the context leaves. Raises ValueError for no messages, TypeError

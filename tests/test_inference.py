@@ -14,7 +14,16 @@ import pytest
 
 from mlx_worker import inference
 from mlx_worker.errors import InferenceError, ModelNotFoundError
-from tests.made_models import WORDS
+from tests.foretold import foretold
+from tests.made_models import (
+    CALL,
+    CALL_PARTS,
+    CALLED,
+    IM_END,
+    THOUGHT,
+    WORDS,
+    make_caller,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,6 +80,16 @@ def test_generation_is_mlx_lms(model: tuple[Any, Any]) -> None:
     pieces = list(inference.generate_stream(HELLO, max_tokens=40))
     assert len(pieces) > 20
     assert "".join(pieces) == reference(model, HELLO, 40)
+
+
+def test_only_content_is_generated(tmp_path: Path) -> None:
+    """A reader of plain text is not shown reasoning, and is shown a call that is none."""
+    folder = make_caller(tmp_path / "caller")
+    _, tokenizer = inference.load_model(folder)
+    said = foretold(tokenizer, "!", THOUGHT, "?", CALL, CALL_PARTS[0], CALLED, ".", IM_END)
+    bias = {int(token): value for token, value in said.pop("logit_bias").items()}
+    pieces = inference.generate_stream(HELLO, path=folder, logit_bias=bias, **said)
+    assert "".join(pieces) == f"?{CALL_PARTS[0]}."
 
 
 def test_generation_is_lazy(model: tuple[Any, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlx_worker.api.problems import error_body
-from mlx_worker.wire.messages import BrokenCall, Reasoning, ToolCall
+from mlx_worker.wire.messages import BrokenCall, Reasoning, ToolCall, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -128,8 +128,7 @@ def _whole_choice(index: int, piece: Piece, finish: FinishReason) -> dict[str, A
     calls = [_call(it, it.arguments) for it in piece.spans if isinstance(it, ToolCall)]
     thought = "".join(it.text for it in piece.spans if isinstance(it, Reasoning))
     broken = [it for it in piece.spans if isinstance(it, BrokenCall)]
-    shown = (it for it in piece.said if isinstance(it, str | BrokenCall))
-    content = "".join(it if isinstance(it, str) else it.text for it in shown)
+    content = "".join(map(shown, piece.said))
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
         message |= {"content": content or None, "tool_calls": calls}

@@ -244,6 +244,17 @@ Span = str | Reasoning | ToolCall | BrokenCall
 """A stretch of an answer; content is a bare string."""
 
 
+def shown(span: Span) -> str:
+    """What of a span is there to be read as content: a broken call too, for want of better."""
+    match span:
+        case str():
+            return span
+        case BrokenCall():
+            return span.text
+        case _:
+            return ""
+
+
 class Row(Part, frozen=True, array_like=True):
     """One sequence's share of a decode step: its new tokens and what they released.
 
