@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Ledger:
         self._latency = 0.0
         self._in_flight = 0
         self._hits = 0
-        self._misses = 0
+        self._misses: Counter[str] = Counter()
 
     def open(self) -> None:
         """A request is in flight."""
@@ -75,10 +75,10 @@ class Ledger:
         with self._lock:
             self._hits += 1
 
-    def miss(self) -> None:
-        """It was not."""
+    def miss(self, why: str = "new") -> None:
+        """It was not, because it was never read ("new"), or for what became of it since."""
         with self._lock:
-            self._misses += 1
+            self._misses[why] += 1
 
     def health(self) -> dict[str, Any]:
         """`lastCheck`, `consecutiveFailures`, `avgResponseTime`, `errorRate`."""
@@ -107,6 +107,12 @@ class Ledger:
             return self._hit_rate()
 
     @property
+    def misses(self) -> dict[str, int]:
+        """How many, by reason."""
+        with self._lock:
+            return dict(self._misses)
+
+    @property
     def failing(self) -> bool:
         """Unhealthy, and lately so."""
         return self.word == "unhealthy" and self._now() - self._last_failure < FORGIVEN
@@ -126,7 +132,7 @@ class Ledger:
         return self._recent_failures / len(self._recent) if self._recent else 0.0
 
     def _hit_rate(self) -> float:
-        looked_up = self._hits + self._misses
+        looked_up = self._hits + self._misses.total()
         return self._hits / looked_up if looked_up else 0.0
 
 

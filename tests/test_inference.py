@@ -123,17 +123,17 @@ def test_a_failure_in_the_middle_comes_after_the_pieces_before_it(model: tuple[A
         """A tokenizer whose detokenizer gives up after five tokens."""
 
         def __init__(self, tokenizer: Any) -> None:
-            self._tokenizer = tokenizer
+            self._inner = tokenizer
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(self._tokenizer, name)
+            return getattr(self._inner, name)
 
         def __len__(self) -> int:
-            return len(self._tokenizer)
+            return len(self._inner)
 
         @property
         def detokenizer(self) -> Any:
-            inner, add = self._tokenizer.detokenizer, self._tokenizer.detokenizer.add_token
+            inner, add = self._inner.detokenizer, self._inner.detokenizer.add_token
             count = iter(range(5))
 
             def add_token(token: int) -> None:

@@ -64,9 +64,12 @@ class _Books:
         for ledger in ledgers:
             ledger.open()
 
-    def looked_up(self, *, hit: bool) -> None:
+    def looked_up(self, started: Started) -> None:
         for ledger in self._ledgers:
-            ledger.hit() if hit else ledger.miss()
+            if started.cache_hit:
+                ledger.hit()
+            else:
+                ledger.miss(started.miss or "no system prompt")
 
     def ended(self, error: WorkerError | None) -> None:
         """What came of it. A refusal is no failure of the model: nothing was tried."""
@@ -124,7 +127,7 @@ async def relay(
         generate = partial(front.node.generate, served, session=session_given(request) or "")
         generations += await begin(generate, _fitting(call, served))
         started, *_ = [await generation.started() for generation in generations]
-        books.looked_up(hit=started.cache_hit)
+        books.looked_up(started)
         headers[CACHE_HIT] = "true" if started.cache_hit else "false"
         way = _Way(request, reply_by(served.fingerprint), generations, started, headers)
         response = await (_streamed(way, books) if call.stream else _whole(way))

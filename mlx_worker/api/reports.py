@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.front import Front
     from mlx_worker.health import Ledger
     from mlx_worker.supervisor.node import Served
+    from mlx_worker.wire.messages import KvCost
 
 # --- words --------------------------------------------------------------------------------
 
@@ -97,6 +98,7 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
         else None,
         "memory": {
             "weightBytes": facts.loaded.weight_bytes if facts.loaded else None,
+            "kv": _kv(facts.loaded.kv) if facts.loaded else None,
             "residentBytes": facts.pong.resident_bytes if facts.pong else None,
             "deviceBytes": facts.pong.device_bytes if facts.pong else None,
         },
@@ -104,6 +106,12 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
         "cache": _cache_in_health(served),
         "metrics": ledger.metrics(),
     }
+
+
+def _kv(cost: KvCost) -> dict[str, Any]:
+    """Bytes of one row: fixed, and with each token (until so many; null: for ever)."""
+    growing = [{"bytes": it.per_token, "until": it.until} for it in cost.growing]
+    return {"fixedBytes": cost.fixed, "perToken": growing}
 
 
 # --- cache --------------------------------------------------------------------------------
@@ -124,6 +132,7 @@ def _cache_of_model(served: Served, front: Front) -> dict[str, Any]:
     state = served.child.facts.cache
     return _cache_facts(served) | {
         "hitRate": front.ledgers[served.config.id].hit_rate,
+        "misses": front.ledgers[served.config.id].misses,
         "entries": state.entries if state else 0,
         "warmed": state.warmed if state else 0,
         "bytes": state.bytes if state else 0,

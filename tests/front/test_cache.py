@@ -39,6 +39,9 @@ async def test_a_warmed_prompt_is_reported_and_hit(serve: Serve) -> None:
     assert answer.headers["X-Cache-Hit"] == "true"
     assert answer.json["usage"]["prompt_tokens_details"] == {"cached_tokens": 4}
     assert (await front.ask("/v1/cluster/cache")).json["hitRate"] == 1
+    await front.chat("hello")
+    detail = (await front.ask("/cache?model=m")).json
+    assert (detail["hitRate"], detail["misses"]) == (0.5, {"no system prompt": 1})
 
 
 async def test_several_warmed_prompts_live_side_by_side_the_last_is_reported(serve: Serve) -> None:

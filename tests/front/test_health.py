@@ -35,6 +35,7 @@ async def test_health_has_the_keys_and_types_that_its_callers_read(serve: Serve,
     assert alive(entry["pid"])
     assert entry["contextLength"] == 4096
     assert entry["memory"]["weightBytes"] == 123_456
+    assert entry["memory"]["kv"] == {"fixedBytes": 0, "perToken": []}
     assert entry["loadSeconds"] > 0
 
 
