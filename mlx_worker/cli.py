@@ -155,7 +155,8 @@ def _pull(source: str, models_dir: Path, name: str | None) -> Path:
 
 def _print_plan(config: Config, planned: list[PlannedModel]) -> None:
     server = config.server
-    typer.echo(f"listens on {server.host} port {server.port}; drains for {server.drain_timeout} s")
+    drain = config.supervisor.drain_timeout
+    typer.echo(f"listens on {server.host} port {server.port}; drains for {drain} s")
     for it in planned:
         model, folder = it.config, it.folder
         names = ", ".join((model.id, *model.aliases))

@@ -31,6 +31,7 @@ FILE_NAME = "mlx-worker.toml"
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+Interval = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 # The largest body must fit a frame of the pipe (wire.framing.MAX_FRAME).
 Bytes = Annotated[int, msgspec.Meta(ge=1024, le=64 * 1024 * 1024)]
 
@@ -45,17 +46,36 @@ Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 30)]
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the front listens and what it accepts.
-
-    `port` 0 takes a free one. `drain_timeout` in seconds: how long running generations may take
-    to finish once the node was told to stop.
-    """
+    """Where the front listens and what it accepts. `port` 0 takes a free one."""
 
     host: Name = "127.0.0.1"
     port: Port = 8081
     models_dir: Path | None = None
-    drain_timeout: Seconds = 30.0
     max_body_bytes: Bytes = 16 * 1024 * 1024
+
+
+class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a child is given up as hung, when it is started again, and who waits how long for it.
+
+    All but the counts in seconds. A child with work and no progress for `stall_timeout` is killed,
+    one that loads and no byte further for `load_stall_timeout` too. It comes back after a random
+    delay of at most `backoff_initial`, doubled at each end up to `backoff_max`; after more than
+    `max_restarts` ends in `restart_window` it is given up. What it was doing waits
+    `resume_timeout` for it; a request that was there at `max_crashes` ends is refused. New
+    requests wait `load_wait` for a model on its way. `drain_timeout`: how long running generations
+    may take to finish once they are to.
+    """
+
+    stall_timeout: Interval = 120.0
+    load_stall_timeout: Interval = 120.0
+    resume_timeout: Seconds = 300.0
+    max_crashes: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+    max_restarts: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 6
+    restart_window: Interval = 120.0
+    backoff_initial: Seconds = 0.2
+    backoff_max: Seconds = 30.0
+    load_wait: Seconds = 30.0
+    drain_timeout: Seconds = 30.0
 
 
 class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,6 +117,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     models: Annotated[tuple[ModelConfig, ...], msgspec.Meta(min_length=1)]
     server: ServerConfig = ServerConfig()
+    supervisor: SupervisorConfig = SupervisorConfig()
     folder: Path = Path()
 
 
@@ -105,6 +126,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     models: Annotated[tuple[ModelConfig, ...], msgspec.Meta(min_length=1)]
     server: ServerConfig = ServerConfig()
+    supervisor: SupervisorConfig = SupervisorConfig()
 
 
 def default_file() -> Path:
@@ -139,6 +161,7 @@ def parse_config(text: str, *, source: str, folder: Path) -> Config:
     config = Config(
         models=tuple(_anchored(model, folder) for model in parsed.models),
         server=_anchored_server(parsed.server, folder),
+        supervisor=parsed.supervisor,
         folder=folder,
     )
     _check_names(config, complain)
@@ -179,6 +202,7 @@ def _anchored(model: ModelConfig, folder: Path) -> ModelConfig:
 def _refuse_unknown_keys(raw: dict[str, Any], complain: _Complaint) -> None:
     tables: list[tuple[str, Any, type[msgspec.Struct]]] = [("", raw, _File)]
     tables.append(("server", raw.get("server"), ServerConfig))
+    tables.append(("supervisor", raw.get("supervisor"), SupervisorConfig))
     models = raw.get("models")
     if isinstance(models, list):
         for i, model in enumerate(models):

@@ -112,9 +112,19 @@ class QueueFull(WorkerError):
 
 
 class ChildLost(WorkerError):
-    """The child died with this request in its hands."""
+    """The child died with this request in its hands, and no other took it over in time.
 
+    Not `Unavailable`: something was tried, and it failed.
+    """
+
+    status = 503
     code = "child_lost"
+
+
+class PoisonedRequest(WorkerError):
+    """The child died again and again with this request in its hands: it is not tried once more."""
+
+    code = "poisoned_request"
 
 
 class ChildMisbehaved(WorkerError):

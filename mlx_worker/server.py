@@ -22,15 +22,17 @@ from mlx_worker.api.problems import BODY_LIMIT, problems
 from mlx_worker.errors import PortTaken
 from mlx_worker.health import Ledger, node_ledger
 from mlx_worker.plan import plan
-from mlx_worker.supervisor.lifecycle import Timings
+from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process import CHILD_COMMAND
-from mlx_worker.supervisor.restart import RestartPolicy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from mlx_worker.config import Config, ServerConfig
+    from mlx_worker.supervisor.lifecycle import Timings
+    from mlx_worker.supervisor.restart import RestartPolicy
+    from mlx_worker.supervisor.resume import ResumePolicy
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ ROUTES = [
     ("POST", "cache/warm", handlers.cache_warm),
     ("GET", "cluster/cache", handlers.cache_state),
     ("POST", "cluster/cache/warm", handlers.cache_warm),
+    ("POST", "admin/models/{id:.+}/restart", handlers.restart),
 ]
 
 LEADING_V1 = "/{v1:(?:v1/)*}"
@@ -64,23 +67,26 @@ def build_app(
     ledger: Ledger | None = None,
     timings: Timings | None = None,
     policy: RestartPolicy | None = None,
+    resume: ResumePolicy | None = None,
     command: Sequence[str] = CHILD_COMMAND,
 ) -> web.Application:
     """The application of one node. It starts its children when it starts, and ends them.
 
-    What is not given is the product's own: the process-wide node ledger, the default timings and
-    restart policy, the real child. Raises ModelNotFoundError or BadModelFolder for a model that
-    is not there.
+    What is not given is the product's own: the process-wide node ledger, what the configuration
+    says of timings and policies, the real child. Raises ModelNotFoundError or BadModelFolder for
+    a model that is not there.
     """
     planned = plan(config)
-    timings = timings or Timings(drain=config.server.drain_timeout)
+    timings = timings or settings.timings(config.supervisor)
+    policy = policy or settings.restart_policy(config.supervisor)
+    resume = resume or settings.resume_policy(config.supervisor)
     app = web.Application(middlewares=[problems], client_max_size=config.server.max_body_bytes)
     app[BODY_LIMIT] = config.server.max_body_bytes
     for method, path, handler in ROUTES:
         app.router.add_route(method, LEADING_V1 + path, handler)
 
     async def node(app: web.Application) -> AsyncIterator[None]:
-        children = Node(planned, timings=timings, policy=policy or RestartPolicy(), command=command)
+        children = Node(planned, timings=timings, policy=policy, resume=resume, command=command)
         models = {model.id: Ledger() for model in config.models}
         app[FRONT] = Front(children, node_ledger() if ledger is None else ledger, models)
         children.start()

@@ -17,6 +17,7 @@ from mlx_worker.supervisor.generation import Generation
 from mlx_worker.supervisor.lifecycle import Timings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.resume import ResumePolicy
 from mlx_worker.supervisor.states import State
 from mlx_worker.wire import messages as m
 
@@ -25,6 +26,9 @@ DEADLINE = 10.0
 
 QUICK = Timings(start=DEADLINE, load=DEADLINE, stall=DEADLINE, drain=0.2, stop=2, kill=5, ping=0.02)
 """Nothing but what a test sets ever ends a child here."""
+
+PATIENT = ResumePolicy(timeout=DEADLINE, load_wait=0, max_crashes=3, sign_every=DEADLINE)
+"""What was lost waits; what is new is refused at once where there is no child."""
 
 AT_ONCE = RestartPolicy(base=0.01, ceiling=0.01, intensity=3, period=600)
 """A restart without a pause, three times."""
@@ -101,9 +105,12 @@ async def running(
     command: Sequence[str],
     timings: Timings = QUICK,
     policy: RestartPolicy = AT_ONCE,
+    resume: ResumePolicy = PATIENT,
 ) -> AsyncIterator[Node]:
     """A started node; in the end it is stopped, whatever the test left running."""
-    node = Node(models or (planned(),), timings=timings, policy=policy, command=command)
+    node = Node(
+        models or (planned(),), timings=timings, policy=policy, resume=resume, command=command
+    )
     node.start()
     try:
         yield node

@@ -1,12 +1,16 @@
 """A child without a model: a real process on the real pipe that does what its flags say.
 
 It answers every message as the product's own child would, with text that a test can foretell: the
-answer to a chat is the words of its last user message, one a decode step. Each flag is one fault
-(`--…-after-tokens K`: once a generation has had K); `--once FILE` keeps them to the incarnation
-that creates FILE, so that its successor works.
+answer to a chat is the words of its last user message, one a decode step, and their token ids are
+1, 2, 3 and so on: a replay of k ids goes on with word k + 1. Each flag is one fault
+(`--…-after-tokens K`: once a generation has had K, with `--only WORD` one that will say WORD);
+`--once FILE` keeps them to the incarnation that creates FILE, so that its successor works;
+`--plan FILE` gives each incarnation the flags of the next line.
 
-With `--pace FIFO` a decode step waits for a byte from there, with `--hold-load FIFO` the end of
-loading does, with `--hold-warm FIFO` each warm-up: tests hold time in their hands and never sleep.
+With `--pace FIFO` a decode step waits for a byte from there, and so do hello, the end of loading,
+the start of a generation and a warm-up with their `--hold-…`: tests hold time in their hands and
+never sleep. What no signal does by itself is done when one asks: SIGUSR1 for garbage on the pipe,
+SIGUSR2 for an exit.
 """
 
 import argparse
@@ -30,15 +34,18 @@ EXIT_AS_TOLD = 3
 WEIGHT_BYTES = 123_456
 CONTEXT_LENGTH = 4096
 CAPACITY = 1 << 20
+HOLDS = ("pace", "hold-hello", "hold-load", "hold-start", "hold-warm")
+GARBAGE = (2).to_bytes(4, "big") + b"\xc1\xc1"
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A child without a model.")
     parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--pace", type=Path, metavar="FIFO")
-    parser.add_argument("--hold-load", type=Path, metavar="FIFO")
-    parser.add_argument("--hold-warm", type=Path, metavar="FIFO")
+    for flag in HOLDS:
+        parser.add_argument(f"--{flag}", type=Path, metavar="FIFO")
     parser.add_argument("--once", type=Path, metavar="FILE")
+    parser.add_argument("--plan", type=Path, metavar="FILE")
+    parser.add_argument("--only", default="", metavar="WORD")
     fault = parser.add_argument_group("faults")
     fault.add_argument("--no-hello", action="store_true")
     fault.add_argument("--wrong-protocol", action="store_true")
@@ -59,7 +66,16 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if given.once is not None and not claimed(given.once):
         return parser.parse_args([*without_faults(given)])
+    if given.plan is not None:
+        return parser.parse_args([*without_faults(given), *next_line(given.plan)])
     return given
+
+
+def next_line(plan: Path) -> list[str]:
+    """The flags of this incarnation; the next one finds the rest."""
+    first, _, rest = plan.read_text().partition("\n")
+    plan.write_text(rest)
+    return first.split()
 
 
 def claimed(file: Path) -> bool:
@@ -72,9 +88,9 @@ def claimed(file: Path) -> bool:
 
 def without_faults(given: argparse.Namespace) -> list[str]:
     kept = ["--fd", str(given.fd)]
-    for flag in ("pace", "hold_load", "hold_warm"):
-        if fifo := getattr(given, flag):
-            kept += [f"--{flag.replace('_', '-')}", str(fifo)]
+    for flag in HOLDS:
+        if fifo := getattr(given, flag.replace("-", "_")):
+            kept += [f"--{flag}", str(fifo)]
     return kept
 
 
@@ -190,6 +206,7 @@ class ScriptedChild:
             sys.exit(self._flags.exit_before_hello)
         if self._flags.no_hello:
             hang()
+        wait_for_leave(self._flags.hold_hello)
         protocol = m.PROTOCOL + 1 if self._flags.wrong_protocol else m.PROTOCOL
         self._pipe.send([m.Hello(protocol, os.getpid(), {"scripted": "1"})])
 
@@ -218,7 +235,7 @@ class ScriptedChild:
             case Tick():
                 self._permits += 1
             case m.Generate():
-                self._generate(job.id, job.request)
+                self._generate(job)
             case m.Cancel():
                 if (row := self._rows.pop(job.id, None)) is not None:
                     self._pipe.send([m.Done(row.id, "cancelled", row.said, "")])
@@ -230,10 +247,14 @@ class ScriptedChild:
             case _:
                 raise AssertionError(job)
 
-    def _generate(self, id_: int, request: m.ChatRequest) -> None:
+    def _generate(self, asked: m.Generate) -> None:
+        id_, request = asked.id, asked.request
+        wait_for_leave(self._flags.hold_start)
         if self._flags.refuse:
             self._pipe.send([m.Failed(id_, ContextLengthExceeded.code, "5000 tokens of 4096")])
             return
+        said = len(asked.replay)
+        assert asked.replay == list(range(1, said + 1)), asked.replay
         prompt_tokens = sum(len(words(turn["content"])) for turn in request.messages)
         system = system_prompt(request)
         hit = system is not None and digest(system) in self._resident
@@ -241,7 +262,7 @@ class ScriptedChild:
         pieces = answer(request)
         limit = len(pieces) if request.max_tokens is None else request.max_tokens
         finish: m.FinishReason = "length" if limit < len(pieces) else "stop"
-        self._rows[id_] = Row(id_, pieces[:limit], finish)
+        self._rows[id_] = Row(id_, pieces[:limit], finish, said)
         self._prefilled += prompt_tokens - cached
         self._pipe.send(
             [
@@ -303,8 +324,10 @@ class ScriptedChild:
 
     def _go_wrong(self, row: Row) -> None:
         flags = self._flags
+        if flags.only and flags.only not in "".join(row.pieces).split():
+            return
         if row.said == flags.garbage_after_tokens:
-            os.write(flags.fd, (2).to_bytes(4, "big") + b"\xc1\xc1")
+            os.write(flags.fd, GARBAGE)
         if row.said == flags.unknown_id_after_tokens:
             self._pipe.send([m.Step([m.Row(row.id + 1000, [1], "whose is this?")])])
         if row.said == flags.die_after_tokens:
@@ -320,7 +343,10 @@ class ScriptedChild:
 
 
 def main() -> None:
-    child = ScriptedChild(arguments())
+    flags = arguments()
+    signal.signal(signal.SIGUSR1, lambda *_: os.write(flags.fd, GARBAGE) and None)
+    signal.signal(signal.SIGUSR2, lambda *_: os._exit(EXIT_AS_TOLD))
+    child = ScriptedChild(flags)
     child.listen()
     child.run()
 

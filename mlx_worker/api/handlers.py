@@ -145,6 +145,17 @@ async def cache_clear(request: web.Request) -> web.Response:
     return reply({"success": True, "cleared": [served.config.id for served in cleared]})
 
 
+# --- administration -----------------------------------------------------------------------
+
+
+async def restart(request: web.Request) -> web.Response:
+    """`POST /admin/models/{id}/restart`: 202 at once; `/health` tells how it goes."""
+    node = request.app[FRONT].node
+    served = node.named(request.match_info["id"])
+    node.restart(served)
+    return reply({"model": served.config.id, "restarting": True}, HTTPStatus.ACCEPTED)
+
+
 def _named(request: web.Request) -> Served | None:
     name = request.query.get("model")
     return None if name is None else request.app[FRONT].node.find(name)

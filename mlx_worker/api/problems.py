@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import web
 
 from mlx_worker.api.headers import REQUEST_ID, request_id
-from mlx_worker.errors import BodyTooLarge, InvalidRequest, WorkerError
+from mlx_worker.errors import BodyTooLarge, InvalidRequest, PoisonedRequest, WorkerError
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
@@ -56,6 +56,9 @@ def answer(error: WorkerError, headers: dict[str, str] | None = None) -> web.Res
     more = dict(headers or {})
     if error.retry_after is not None:
         more["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, PoisonedRequest):
+        # OpenAI's libraries would send it again twice, and fell as many children again.
+        more["X-Should-Retry"] = "false"
     return web.Response(
         body=error_body(error), status=error.status, content_type="application/json", headers=more
     )

@@ -26,7 +26,13 @@ from mlx_worker.api.headers import (
     session_given,
     session_id,
 )
-from mlx_worker.errors import ChildLost, InferenceError, InvalidRequest, WorkerError
+from mlx_worker.errors import (
+    ChildLost,
+    InferenceError,
+    InvalidRequest,
+    PoisonedRequest,
+    WorkerError,
+)
 from mlx_worker.supervisor.generation import piece_of
 
 if TYPE_CHECKING:
@@ -53,6 +59,9 @@ STREAM_HEADERS = {
     "X-Accel-Buffering": "no",
 }
 
+SIGN_OF_LIFE = b": the model is at work\n\n"
+"""A comment: event-stream readers pass over it, and whoever waits for bytes knows to wait on."""
+
 
 class _Books:
     """One request's entry in the model's ledger and in the node's."""
@@ -61,6 +70,7 @@ class _Books:
         self._ledgers = ledgers
         self._since = time.perf_counter()
         self.outcome = "left"
+        self.error = "-"
         for ledger in ledgers:
             ledger.open()
 
@@ -73,7 +83,8 @@ class _Books:
 
     def ended(self, error: WorkerError | None) -> None:
         """What came of it. A refusal is no failure of the model: nothing was tried."""
-        tried = error is None or isinstance(error, ChildLost | InferenceError)
+        self.error = "-" if error is None else error.code
+        tried = error is None or isinstance(error, ChildLost | PoisonedRequest | InferenceError)
         tried = tried or (error is not None and type(error) is WorkerError)
         self.outcome = "ok" if error is None else "failed" if tried else "refused"
 
@@ -173,7 +184,8 @@ async def _streamed(way: _Way, books: _Books) -> web.StreamResponse:
     try:
         async with aclosing(heard(way.generations)) as pieces:
             async for choice, piece in pieces:
-                await response.write(way.reply.piece(piece, choice))
+                told = piece.said or piece.logprobs
+                await response.write(way.reply.piece(piece, choice) if told else SIGN_OF_LIFE)
     except WorkerError as error:
         # The status is sent; only the stream itself can still say it.
         books.ended(error)
@@ -194,13 +206,14 @@ def _log(
 ) -> None:
     latency = books.close()
     log.info(
-        "%s %s model=%s session=%s request=%s outcome=%s cache_hit=%s tokens=%d ms=%.1f",
+        "%s %s model=%s session=%s request=%s outcome=%s error=%s cache_hit=%s tokens=%d ms=%.1f",
         request.method,
         request.path,
         served.config.id,
         headers[SESSION_ID],
         headers[REQUEST_ID],
         books.outcome,
+        books.error,
         headers.get(CACHE_HIT, "-"),
         sum(len(it.tokens) for it in generations),
         latency,

@@ -88,6 +88,10 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
         "reason": served.child.reason,
         "pid": facts.pid,
         "restarts": served.child.restarts,
+        "last_exit": {"how": exit_.how, "at": exit_.at}
+        if (exit_ := served.child.last_exit)
+        else None,
+        "resumes": served.dispatch.resumes,
         "queueDepth": served.admission.queued,
         "running": served.admission.running,
         "contextLength": facts.loaded.context_length if facts.loaded else None,

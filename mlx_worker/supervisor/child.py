@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,14 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended, in words, and when (ms since the epoch)."""
+
+    how: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Seen:
     incarnation: int
     event: Event
@@ -53,7 +62,11 @@ class _Seen:
 
 
 class Child:
-    """The process of one model, through all its incarnations."""
+    """The process of one model, through all its incarnations.
+
+    `on_entered` is told every state once it is carried out, `on_progress` that more of the model
+    is in memory.
+    """
 
     def __init__(
         self,
@@ -61,14 +74,17 @@ class Child:
         lifecycle: Lifecycle,
         timings: Timings,
         *,
-        on_ready: Callable[[], None],
+        on_entered: Callable[[State], None],
+        on_progress: Callable[[], None],
         command: Sequence[str] = CHILD_COMMAND,
     ) -> None:
         self.load = load
         self.facts = Facts()
+        self.last_exit: Exit | None = None
         self._life = lifecycle
         self._timings = timings
-        self._on_ready = on_ready
+        self._on_entered = on_entered
+        self._on_progress = on_progress
         self._command = command
         self._inbox: asyncio.Queue[_Seen] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
@@ -104,9 +120,24 @@ class Child:
         """Work in the child's hands."""
         return self._link.open_ids if self._link else 0
 
+    @property
+    def serving(self) -> bool:
+        """Does it do what it is given? A dead one may be READY for a moment yet."""
+        up = self._link is not None and self._link.is_up
+        return up and self.state in (State.READY, State.DRAINING)
+
+    @property
+    def coming_back(self) -> bool:
+        """Is it meant to run, so that what it loses may wait for its next process?"""
+        return self._life.wanted
+
     def start(self) -> None:
         """Ask for it to run."""
         self._tell(Event.START)
+
+    def restart(self) -> None:
+        """Ask for a new process: what runs may finish within the drain deadline first."""
+        self._tell(Event.RESTART)
 
     def stop(self) -> None:
         """Ask for it to finish its work, within the drain deadline, and end."""
@@ -117,25 +148,23 @@ class Child:
         self._tell(Event.HURRY)
 
     def refusal(self) -> WorkerError | None:
-        """Why it takes no work just now; None: it does."""
+        """Why it takes no new work just now; None: it does."""
         model = self.load.model
         match self.state:
             case State.READY:
                 return None
             case State.FAILED:
                 return ModelFailed(f"model {model!r} was given up: {self.reason}", retry_after=30)
-            case State.DRAINING | State.STOPPING:
+            case State.DRAINING | State.STOPPING if not self.coming_back:
                 return NodeDraining(f"model {model!r} is being stopped", retry_after=5)
             case state:
                 why = f" after: {self.reason}" if self.reason else ""
                 return ModelLoading(f"model {model!r} is {state.value}{why}", retry_after=2)
 
     def open(self, id_: int, listener: Listener, message: m.Message) -> None:
-        """Give it work. Raises what `refusal` says where it takes none."""
-        if (refusal := self.refusal()) is not None:
-            raise refusal
-        if self._link is None:
-            raise ChildLost("the model's process has just ended", retry_after=1)
+        """Give it work. Raises what `refusal` says, or ChildLost, unless it is `serving`."""
+        if self._link is None or not self.serving:
+            raise self.refusal() or ChildLost("the model's process has just ended", retry_after=1)
         self._link.open(id_, listener, message)
 
     def cancel(self, id_: int) -> None:
@@ -148,6 +177,13 @@ class Child:
         async with self._changed:
             await self._changed.wait_for(lambda: self.state in states)
             return self.state
+
+    async def settled(self) -> None:
+        """Wait until it serves, or will not by itself."""
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: self.serving or self.state in (State.FAILED, State.STOPPED)
+            )
 
     async def has_left(self, state: State) -> State:
         """Wait until it is in another state than this one."""
@@ -172,6 +208,7 @@ class Child:
             seen = await self._inbox.get()
             if seen.incarnation != self._life.incarnation and seen.event not in (
                 Event.START,
+                Event.RESTART,
                 Event.STOP,
                 Event.HURRY,
             ):
@@ -196,7 +233,6 @@ class Child:
             case State.READY:
                 self.facts.load_seconds = self._loop.time() - self._started_at
                 self._look_after(self._life.incarnation)
-                self._on_ready()
             case State.DRAINING if self.open_ids == 0:
                 self._tell(Event.DRAINED)
             case State.STOPPING:
@@ -209,6 +245,7 @@ class Child:
                 self._close_link()
             case _:
                 pass
+        self._on_entered(self.state)
         async with self._changed:
             self._changed.notify_all()
 
@@ -237,6 +274,8 @@ class Child:
 
     async def _spawn(self) -> None:
         incarnation = self._life.incarnation
+        self._close_link()  # its process may have ended without closing it
+        self.facts = Facts()
         self._started_at = self._loop.time()
         self._link = Link(
             on_fact=lambda fact: self._hear(fact, incarnation),
@@ -257,6 +296,7 @@ class Child:
         self, process: asyncio.subprocess.Process, link: Link, incarnation: int
     ) -> None:
         code = await process.wait()
+        self.last_exit = Exit(how_it_ended(code), time.time() * 1000)
         # What it said last may still be in the pipe, and may say why it ended.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS):
@@ -289,6 +329,7 @@ class Child:
                 self.facts.loading = fact
                 self._life.progressed(self._loop.time())
                 self._arm()
+                self._on_progress()
             case m.Loaded():
                 self.facts.loaded = fact
                 self._tell(Event.LOADED, "", incarnation)

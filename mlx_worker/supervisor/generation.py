@@ -1,7 +1,8 @@
-"""One request's life: opened in a child, heard row by row, ended exactly once.
+"""One request's life, across the processes that work on it: heard row by row, ended exactly once.
 
-The link's callback puts what it hears here without waking a task for each token: `wait` wakes the
-reader once, `take` hands over everything that came since, so that a reader who lags sends many
+It keeps what the next process needs to go on where this one died: the request with its seed, and
+the token ids its client has. The link's callback puts what it hears here without waking a task for
+each token; `take` hands over everything that came since, so that a reader who lags sends many
 tokens in one write. [front]
 """
 
@@ -10,15 +11,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from mlx_worker import errors
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from mlx_worker.supervisor.child import Child
     from mlx_worker.supervisor.link import Told
 
 _BY_CODE = {
@@ -53,7 +53,8 @@ class Ending:
 class Piece:
     """What came since the last time, in the order of `wire.messages.Row`: spans, then content.
 
-    `logprobs` has an entry a token where they were asked for.
+    `logprobs` has an entry a token where they were asked for. One with nothing in it is a sign of
+    life: the child makes progress, but has nothing to say.
     """
 
     text: str
@@ -82,21 +83,47 @@ def piece_of(spans: list[m.Span], logprobs: list[m.TokenLogprobs]) -> Piece:
     return Piece(cast("str", last), logprobs, joined)
 
 
-class Generation:
-    """A listener of the link on one side, a source of text on the other."""
+class Keeper(Protocol):
+    """Whoever hands a generation to a child, and to the next one."""
 
-    def __init__(self, id_: int, child: Child, on_end: Callable[[], None]) -> None:
-        self.id = id_
+    def lost(self, generation: Generation, why: str) -> None:
+        """The process that had it is gone."""
+
+    def left(self, generation: Generation) -> None:
+        """Its reader wants no more of it."""
+
+    def ended(self, generation: Generation) -> None:
+        """It has ended, once."""
+
+
+class Generation:
+    """A listener of the link on one side, a source of text on the other.
+
+    `crashes` counts the processes that died with it in their hands, `lost_by` says what happened
+    to the last that had it, in words; "" where none was lost. Seconds in `sign_every`.
+    """
+
+    def __init__(
+        self, request: m.ChatRequest, session: str, keeper: Keeper, *, sign_every: float
+    ) -> None:
+        self.request = request
+        self.session = session
         self.tokens: list[int] = []
+        self.crashes = 0
+        self.lost_by = ""
+        self.has_left = False
         self.ending: Ending | None = None
-        self._child = child
-        self._on_end = on_end
+        self._keeper = keeper
+        self._sign_every = sign_every
         self._spans: list[m.Span] = []
         self._logprobs: list[m.TokenLogprobs] = []
-        self._failed: m.Failed | None = None
+        self._sign = False
+        self._error: errors.WorkerError | None = None
         self._over = False
         self._news = asyncio.Event()
-        self._started: asyncio.Future[m.Started] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._last_taken = self._loop.time()
+        self._started: asyncio.Future[m.Started] = self._loop.create_future()
 
     # --- the link's side ---
 
@@ -108,17 +135,41 @@ class Generation:
                 self._logprobs += message.logprobs
                 self._say(message.text, message.spans)
             case m.Started():
+                # The client knows the first; a later process only has other figures.
                 if not self._started.done():
                     self._started.set_result(message)
+            case m.Prefill():
+                self.progressed()
             case m.Done():
                 self.ending = Ending(message.finish, message.completion_tokens)
                 self._say(message.text, message.spans)
                 self._end()
+            case m.Failed(code=errors.ChildLost.code):
+                self._keeper.lost(self, message.message)
             case m.Failed():
-                self._failed = message
-                self._end()
+                self.fail(as_error(message))
             case _:
                 pass
+
+    # --- the keeper's side ---
+
+    def fail(self, error: errors.WorkerError) -> None:
+        """Nothing more will come, and this is why."""
+        self._error = error
+        self._end()
+
+    def drop(self) -> None:
+        """End it without a word: nobody listens."""
+        self.ending = Ending("cancelled", len(self.tokens))
+        self._end()
+
+    def progressed(self) -> None:
+        """The child is on its way to the next word: let the reader know, but not too often."""
+        if self._loop.time() - self._last_taken >= self._sign_every:
+            self._sign = True
+            self._news.set()
+
+    # --- inside ---
 
     def _say(self, text: str, spans: list[m.Span]) -> None:
         self._spans += spans
@@ -130,10 +181,10 @@ class Generation:
     def _end(self) -> None:
         self._over = True
         self._news.set()
-        if self._failed is not None and not self._started.done():
-            self._started.set_exception(as_error(self._failed))
+        if self._error is not None and not self._started.done():
+            self._started.set_exception(self._error)
             self._started.exception()  # whoever asks is told; nobody has to
-        self._on_end()
+        self._keeper.ended(self)
 
     # --- the reader's side ---
 
@@ -148,16 +199,21 @@ class Generation:
         """
         while not (self._spans or self._logprobs):
             if self._over:
-                if self._failed is not None:
-                    raise as_error(self._failed)
+                if self._error is not None:
+                    raise self._error
                 return None
+            if self._sign:
+                break
             self._news.clear()
             await self._news.wait()
         piece = piece_of(self._spans, self._logprobs)
         self._spans, self._logprobs = [], []
+        self._sign = False
+        self._last_taken = self._loop.time()
         return piece
 
     def leave(self) -> None:
         """The client is gone or has had enough: free the row. Harmless after the end."""
         if not self._over:
-            self._child.cancel(self.id)
+            self.has_left = True
+            self._keeper.left(self)

@@ -44,7 +44,8 @@ class Lifecycle:
         self.deadline: float | None = None
         self.reason = ""
         self.restarts = 0
-        self._wanted = False
+        self.wanted = False
+        """After this process there is to be another, if the policy allows."""
         self._hopeless = False
         # A closed pipe says that the process ended, not why: its exit status will.
         self._unexplained = False
@@ -66,11 +67,11 @@ class Lifecycle:
     def _note(self, event: Event, reason: str) -> None:
         """Keep the cause, not its consequences: the first thing that went wrong."""
         match event:
-            case Event.START:
-                self._wanted, self._hopeless, self.reason = True, False, ""
+            case Event.START | Event.RESTART:
+                self.wanted, self._hopeless, self.reason = True, False, ""
                 self._window.forget()
             case Event.STOP:
-                self._wanted = False
+                self.wanted = False
             case Event.HELLO | Event.LOADED | Event.DRAINED | Event.HURRY | Event.GIVE_UP:
                 pass
             case _ if self._is_cause(event):
@@ -95,7 +96,9 @@ class Lifecycle:
         if state is State.STARTING:
             self.restarts += self.incarnation > 0
             self.incarnation += 1
-        if state is State.BACKOFF:
+        if state is State.STOPPED and self.wanted:
+            self.apply(Event.START, now)
+        elif state is State.BACKOFF:
             self._enter_backoff(now)
         elif (patience := self._patience(state)) is not None:
             self.deadline = now + patience
@@ -116,7 +119,7 @@ class Lifecycle:
                 return None
 
     def _enter_backoff(self, now: float) -> None:
-        if not self._wanted:
+        if not self.wanted:
             self.apply(Event.STOP, now)
             return
         delay = None if self._hopeless else self._window.ended(now)

@@ -58,6 +58,11 @@ class Link(asyncio.Protocol):
         """How many ids wait for their last word."""
         return len(self._listeners)
 
+    @property
+    def is_up(self) -> bool:
+        """Can anything be said?"""
+        return self._transport is not None
+
     def open(self, id_: int, listener: Listener, message: m.Message) -> None:
         """Say something that will be answered; the listener hears the answers.
 

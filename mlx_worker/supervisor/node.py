@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import logging
 import random
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlx_worker.errors import NodeDraining, UnknownModel, WorkerError
+from mlx_worker.errors import ChildLost, ModelLoading, NodeDraining, UnknownModel, WorkerError
 from mlx_worker.supervisor.admission import Admission
 from mlx_worker.supervisor.child import Child
+from mlx_worker.supervisor.dispatch import Dispatch
 from mlx_worker.supervisor.fingerprint import fingerprint
 from mlx_worker.supervisor.generation import Generation, as_error
 from mlx_worker.supervisor.lifecycle import Lifecycle
@@ -22,20 +24,18 @@ from mlx_worker.supervisor.states import State
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Iterator, Sequence
 
     from mlx_worker.config import ModelConfig
     from mlx_worker.plan import PlannedModel
     from mlx_worker.supervisor.lifecycle import Timings
     from mlx_worker.supervisor.link import Told
     from mlx_worker.supervisor.restart import RestartPolicy
+    from mlx_worker.supervisor.resume import ResumePolicy
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-COMING: Final = (State.STARTING, State.LOADING, State.KILLING, State.BACKOFF)
-"""States that lead to READY by themselves, if all goes well."""
 
 
 class Call:
@@ -70,16 +70,24 @@ class WarmPrompt:
 
 
 class Served:
-    """One configured model: its settings, its child, its places.
+    """One configured model: its settings, its child, its places, its generations.
 
     `context_length` in tokens is what the folder and the configuration say before it is loaded.
     """
 
-    def __init__(self, config: ModelConfig, child: Child, context_length: int | None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        child: Child,
+        context_length: int | None,
+        ids: Iterator[int],
+        resume: ResumePolicy,
+    ) -> None:
         self.config = config
         self.child = child
         self.context_length = context_length
         self.admission = Admission(config.id, config.max_concurrency, config.max_queue)
+        self.dispatch = Dispatch(child, ids, resume, self.admission.leave)
 
     @property
     def fingerprint(self) -> str:
@@ -96,10 +104,12 @@ class Node:
         *,
         timings: Timings,
         policy: RestartPolicy,
+        resume: ResumePolicy,
         command: Sequence[str],
     ) -> None:
         self._timings = timings
         self._policy = policy
+        self._resume = resume
         self._command = command
         self._ids = itertools.count(1)
         self._background: set[asyncio.Task[Any]] = set()
@@ -123,13 +133,19 @@ class Node:
             load,
             Lifecycle(self._timings, window),
             self._timings,
-            on_ready=lambda: self._ready(model.id),
+            on_entered=lambda state: self._entered(model.id, state),
+            on_progress=lambda: self._progressed(model.id),
             command=self._command,
         )
-        return Served(model, child, planned.context_length)
+        return Served(model, child, planned.context_length, self._ids, self._resume)
 
-    def _ready(self, model: str) -> None:
-        if (served := self.models[model]).config.warm:
+    def _progressed(self, model: str) -> None:
+        self.models[model].dispatch.progressed()
+
+    def _entered(self, model: str, state: State) -> None:
+        served = self.models[model]
+        served.dispatch.entered(state)
+        if state is State.READY and served.config.warm:
             self._in_background(self._warm_files(served))
 
     # --- life ---
@@ -157,6 +173,14 @@ class Node:
         for served in self.models.values():
             served.child.hurry()
 
+    def restart(self, served: Served) -> None:
+        """A new process for this model; what runs may finish first, and what cannot goes on in it.
+
+        Starts a model that was given up. Raises NodeDraining.
+        """
+        self._refuse_if_draining()
+        served.child.restart()
+
     # --- work ---
 
     @property
@@ -171,31 +195,41 @@ class Node:
         """
         if name is None:
             return self.primary
+        try:
+            return self.named(name)
+        except UnknownModel:
+            if self._default is None:
+                raise
+            return self.primary
+
+    def named(self, name: str) -> Served:
+        """The model of that name or alias, and no other. Raises UnknownModel."""
         known = self.models.get(self._aliases.get(name, name))
-        if known is not None:
-            return known
-        if self._default is None:
+        if known is None:
             names = ", ".join(self.models)
             raise UnknownModel(f"no model is named {name!r}; this node has: {names}", param="model")
-        return self.primary
+        return known
 
     async def generate(
         self, served: Served, request: m.ChatRequest, session: str = ""
     ) -> Generation:
-        """Hand a request to a child, waiting for a place. Raises the refusal if it takes none.
+        """Take a request on, waiting for a place. Raises the refusal if it cannot be.
 
+        A model that is on its way may take `load_wait` to come; what was taken on waits for it.
         `session` is the caller's own name for its conversation, "" where it gave none.
         """
-        self._check(served)
+        until = asyncio.get_running_loop().time() + self._resume.load_wait
+        self._check(served, until)
         await served.admission.enter()
-        generation = Generation(next(self._ids), served.child, served.admission.leave)
         try:
-            self._check(served)
-            ask = m.Generate(generation.id, request, session=session)
-            served.child.open(generation.id, generation, ask)
+            self._check(served, until)
         except BaseException:
             served.admission.leave()
             raise
+        generation = Generation(
+            request, session, served.dispatch, sign_every=self._resume.sign_every
+        )
+        served.dispatch.submit(generation, until)
         return generation
 
     async def warm(self, served: Served, system_prompt: str) -> WarmPrompt:
@@ -206,21 +240,30 @@ class Node:
         return await asyncio.shield(self._in_background(self._warm(served, system_prompt)))
 
     async def _warm(self, served: Served, system_prompt: str) -> WarmPrompt:
-        await self._until_settled(served.child)
-        id_ = next(self._ids)
-        warmed = await self._call(served, id_, m.Warm(id_, system_prompt))
-        assert isinstance(warmed, m.Warmed)
+        try:
+            warmed = await self._warm_once(served, system_prompt)
+        except ChildLost:
+            warmed = await self._warm_once(served, system_prompt)
         digest = hashlib.sha256(system_prompt.encode()).hexdigest() if system_prompt else ""
         return WarmPrompt(digest, warmed.tokens, time.time() * 1000)
 
+    async def _warm_once(self, served: Served, system_prompt: str) -> m.Warmed:
+        await self._until_settled(served.child)
+        self._check(served, until=0.0)
+        id_ = next(self._ids)
+        warmed = await self._call(served, id_, m.Warm(id_, system_prompt))
+        assert isinstance(warmed, m.Warmed)
+        return warmed
+
     async def clear(self, served: Served) -> None:
-        """Forget a child's cached prompts. A child that does not run has none."""
-        if served.child.state is State.READY:
+        """Forget a child's cached prompts. A child that does not run, or dies, has none."""
+        if served.child.serving:
+            self._refuse_if_draining()
             id_ = next(self._ids)
-            await self._call(served, id_, m.ClearCache(id_))
+            with contextlib.suppress(ChildLost):
+                await self._call(served, id_, m.ClearCache(id_))
 
     async def _call(self, served: Served, id_: int, message: m.Message) -> m.Warmed | m.Cleared:
-        self._check(served)
         call = Call()
         served.child.open(id_, call, message)
         return await call.answer
@@ -230,15 +273,20 @@ class Node:
         if child.state is State.STOPPED and not self.draining:
             child.start()
             await child.has_left(State.STOPPED)
-        if child.state in COMING:
-            await child.reached(State.READY, State.FAILED, State.STOPPED)
+        await child.settled()
 
-    def _check(self, served: Served) -> None:
+    def _refuse_if_draining(self) -> None:
         if self.draining:
             raise NodeDraining("the node is draining and takes no new work", retry_after=5)
+
+    def _check(self, served: Served, until: float) -> None:
+        """Raise why a request cannot be taken on; until then it may wait for the model to come."""
+        self._refuse_if_draining()
         if served.child.state is State.STOPPED:
-            served.child.start()  # on demand: this caller is told to come back
-        if (refusal := served.child.refusal()) is not None:
+            served.child.start()  # on demand
+        refusal = served.child.refusal()
+        in_time = asyncio.get_running_loop().time() < until
+        if refusal is not None and not (isinstance(refusal, ModelLoading) and in_time):
             raise refusal
 
     # --- beside the requests ---

@@ -10,6 +10,8 @@ such an event raises and changes nothing. Three rules shape it:
 - After EXITED comes BACKOFF, always, unless the node wanted the child gone; there the restart
   policy answers with a delay (DEADLINE follows) or with GIVE_UP.
 - Every state that waits has one deadline. Its passing is an event like any other.
+- RESTART goes the way of STOP, but for what runs no more: that starts at once. The lifecycle
+  remembers that the child is wanted, and STOPPED is followed by START.
 
         START        HELLO         LOADED
 STOPPED ─────► STARTING ────► LOADING ────► READY ──STOP──► DRAINING ──DRAINED──► STOPPING
@@ -54,6 +56,7 @@ class Event(StrEnum):
     LOAD_FAILED = "load failed"
     CANNOT_LOAD = "cannot be loaded"
     STOP = "stop"
+    RESTART = "restart"
     DRAINED = "drained"
     HURRY = "told not to wait"
     STALLED = "no progress"
@@ -76,11 +79,13 @@ class IllegalEvent(Exception):
 TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
     State.STOPPED: {
         Event.START: State.STARTING,
+        Event.RESTART: State.STARTING,
         Event.STOP: State.STOPPED,
     },
     State.STARTING: {
         Event.HELLO: State.LOADING,
         Event.STOP: State.STOPPING,
+        Event.RESTART: State.STOPPING,
         Event.GARBAGE: State.KILLING,
         Event.LINK_LOST: State.KILLING,
         Event.DEADLINE: State.KILLING,
@@ -91,6 +96,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         Event.LOAD_FAILED: State.KILLING,
         Event.CANNOT_LOAD: State.KILLING,
         Event.STOP: State.STOPPING,
+        Event.RESTART: State.STOPPING,
         Event.GARBAGE: State.KILLING,
         Event.LINK_LOST: State.KILLING,
         Event.DEADLINE: State.KILLING,
@@ -98,6 +104,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
     },
     State.READY: {
         Event.STOP: State.DRAINING,
+        Event.RESTART: State.DRAINING,
         Event.STALLED: State.KILLING,
         Event.GARBAGE: State.KILLING,
         Event.LINK_LOST: State.KILLING,
@@ -108,6 +115,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         Event.HURRY: State.STOPPING,
         Event.DEADLINE: State.STOPPING,
         Event.STOP: State.DRAINING,
+        Event.RESTART: State.DRAINING,
         Event.STALLED: State.KILLING,
         Event.GARBAGE: State.KILLING,
         Event.LINK_LOST: State.KILLING,
@@ -115,6 +123,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
     },
     State.STOPPING: {
         Event.STOP: State.STOPPING,
+        Event.RESTART: State.STOPPING,
         Event.GARBAGE: State.STOPPING,
         Event.LINK_LOST: State.STOPPING,
         Event.DEADLINE: State.KILLING,
@@ -124,6 +133,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         # A child that outlives SIGKILL hangs in the kernel; a new one would meet the same device.
         Event.DEADLINE: State.FAILED,
         Event.STOP: State.STOPPING,
+        Event.RESTART: State.KILLING,
         Event.GARBAGE: State.KILLING,
         Event.LINK_LOST: State.KILLING,
         Event.STALLED: State.KILLING,
@@ -133,9 +143,11 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         Event.DEADLINE: State.STARTING,
         Event.GIVE_UP: State.FAILED,
         Event.STOP: State.STOPPED,
+        Event.RESTART: State.STARTING,
     },
     State.FAILED: {
         Event.START: State.STARTING,
+        Event.RESTART: State.STARTING,
         Event.STOP: State.STOPPED,
         Event.EXITED: State.FAILED,
         Event.LINK_LOST: State.FAILED,

@@ -15,6 +15,7 @@ from mlx_worker.config import ModelConfig, ServerConfig
 from mlx_worker.supervisor.lifecycle import Timings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.resume import ResumePolicy
 from tests.scripted import eventually, soon
 
 PROMPT = "be kind and brief"
@@ -122,6 +123,7 @@ class Serve(Protocol):
         server: ServerConfig = ...,
         timings: Timings = ...,
         policy: RestartPolicy = ...,
+        resume: ResumePolicy = ...,
         wait: bool = True,
     ) -> Front: ...
 

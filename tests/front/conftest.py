@@ -16,8 +16,9 @@ from mlx_worker.health import Ledger
 from mlx_worker.server import build_app
 from mlx_worker.supervisor.lifecycle import Timings
 from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.resume import ResumePolicy
 from tests.front.asking import Front, Serve, model
-from tests.scripted import AT_ONCE, QUICK, Fifo, scripted
+from tests.scripted import AT_ONCE, PATIENT, QUICK, Fifo, scripted
 
 DEFAULTS = ServerConfig()
 
@@ -37,6 +38,7 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
             server: ServerConfig = DEFAULTS,
             timings: Timings = QUICK,
             policy: RestartPolicy = AT_ONCE,
+            resume: ResumePolicy = PATIENT,
             wait: bool = True,
         ) -> Front:
             app = build_app(
@@ -44,6 +46,7 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
                 ledger=Ledger(),
                 timings=timings,
                 policy=policy,
+                resume=resume,
                 command=scripted(*flags),
             )
             # A connection a request: one that the node closes after a broken stream must not be

@@ -1,0 +1,179 @@
+"""Between the generations of one model and its child: who is in its hands, who waits for it.
+
+A generation that was accepted stays here until its end, however many processes that takes. It is
+handed over when the child serves; when the child dies it waits for the next one and is handed over
+again under a new wire id, with the token ids its client already has. Time limits run only while
+there is no child to hand it to. [front]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from mlx_worker.errors import (
+    ChildLost,
+    InvalidRequest,
+    ModelLoading,
+    NodeDraining,
+    PoisonedRequest,
+    WorkerError,
+)
+from mlx_worker.supervisor.resume import is_poison, may_start
+from mlx_worker.supervisor.states import State
+from mlx_worker.wire import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mlx_worker.supervisor.child import Child
+    from mlx_worker.supervisor.generation import Generation
+    from mlx_worker.supervisor.resume import ResumePolicy
+
+log = logging.getLogger(__name__)
+
+
+class Dispatch:
+    """All generations of one model that have not ended. `on_end` is told of each end."""
+
+    def __init__(
+        self, child: Child, ids: Iterator[int], policy: ResumePolicy, on_end: Callable[[], None]
+    ) -> None:
+        self._child = child
+        self._ids = ids
+        self._policy = policy
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[Generation, int] = {}
+        # With the end of its patience, which it needs only while there is no child.
+        self._waiting: dict[Generation, asyncio.TimerHandle | None] = {}
+        self.resumes = 0
+
+    def submit(self, generation: Generation, until: float) -> None:
+        """Take it on. Where no child serves it waits for one, until then on the loop's clock."""
+        self._wait(generation, until)
+        self._hand_over()
+
+    # --- the child's side ---
+
+    def entered(self, state: State) -> None:
+        """The child is in a new state."""
+        match state:
+            case State.READY:
+                for generation in self._waiting:
+                    self._set_timer(generation, None)
+                self._hand_over()
+            case State.FAILED | State.STOPPED:
+                for generation in list(self._waiting):
+                    generation.fail(self._what_became_of(generation))
+            case _:
+                until = self._loop.time() + self._policy.timeout
+                for generation, timer in self._waiting.items():
+                    if timer is None:
+                        self._set_timer(generation, until)
+
+    def progressed(self) -> None:
+        """More of the model is in memory."""
+        for generation in self._waiting:
+            generation.progressed()
+
+    # --- a generation's side ---
+
+    def lost(self, generation: Generation, why: str) -> None:
+        """Its process is gone: have it wait for the next one, where there is to be one."""
+        del self._open[generation]
+        generation.lost_by = why
+        if self._child.state is not State.STOPPING:  # else it was cut off: nothing has crashed
+            generation.crashes += 1
+        if generation.has_left:
+            generation.drop()
+        elif not self._child.coming_back:
+            generation.fail(ChildLost(why, retry_after=1))
+        elif is_poison(generation, self._policy):
+            generation.fail(
+                PoisonedRequest(f"{why}; {generation.crashes} processes died on this request")
+            )
+        else:
+            self._wait(generation, self._loop.time() + self._policy.timeout)
+
+    def left(self, generation: Generation) -> None:
+        """Nobody reads it any more."""
+        id_ = self._open.get(generation)
+        if id_ is None:
+            generation.drop()
+        else:
+            self._child.cancel(id_)
+
+    def ended(self, generation: Generation) -> None:
+        """It has had its last word: whoever waited for that may go."""
+        self._open.pop(generation, None)
+        if generation in self._waiting:
+            self._set_timer(generation, None)
+            del self._waiting[generation]
+        self._on_end()
+        self._hand_over()
+
+    # --- inside ---
+
+    @property
+    def _has_child(self) -> bool:
+        return self._child.serving and self._child.state is State.READY
+
+    def _hand_over(self) -> None:
+        """Give the child what it may have; while it drains, only what a child had before."""
+        if not self._child.serving:
+            return
+        waiting = [it for it in self._waiting if it.lost_by or self._has_child]
+        for generation in may_start(waiting, self._open, self._policy):
+            self._give(generation)
+
+    def _give(self, generation: Generation) -> None:
+        self._set_timer(generation, None)
+        del self._waiting[generation]
+        id_ = next(self._ids)
+        ask = m.Generate(id_, generation.request, list(generation.tokens), generation.session)
+        self._open[generation] = id_
+        try:
+            self._child.open(id_, generation, ask)
+        except ValueError as error:
+            generation.fail(InvalidRequest(str(error)))
+            return
+        if generation.lost_by:
+            self.resumes += 1
+            log.info(
+                "%s: a generation goes on after %d tokens as %d, %d crashes behind it",
+                self._child.load.model,
+                len(generation.tokens),
+                id_,
+                generation.crashes,
+            )
+
+    def _wait(self, generation: Generation, until: float) -> None:
+        self._waiting[generation] = None
+        if not self._has_child:
+            self._set_timer(generation, until)
+
+    def _set_timer(self, generation: Generation, until: float | None) -> None:
+        if (timer := self._waiting[generation]) is not None:
+            timer.cancel()
+        self._waiting[generation] = (
+            None if until is None else self._loop.call_at(until, self._expire, generation)
+        )
+
+    def _expire(self, generation: Generation) -> None:
+        generation.fail(self._what_became_of(generation))
+
+    def _what_became_of(self, generation: Generation) -> WorkerError:
+        """Why it waits no longer for a child."""
+        child, refusal = self._child, self._child.refusal()
+        if generation.lost_by:
+            rest = f": {child.reason}" if child.state is State.FAILED else ""
+            retry = refusal.retry_after if refusal else 1
+            return ChildLost(
+                f"{generation.lost_by}, and the model is {child.state.value}{rest}",
+                retry_after=retry,
+            )
+        if child.state is State.STOPPED:
+            return NodeDraining(f"model {child.load.model!r} was stopped", retry_after=5)
+        return refusal or ModelLoading(f"model {child.load.model!r} is coming back", retry_after=2)

@@ -1,0 +1,38 @@
+"""The configuration's `[supervisor]` section in the words of the parts that go by it. [front]"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlx_worker.supervisor.lifecycle import Timings
+from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.resume import ResumePolicy
+
+if TYPE_CHECKING:
+    from mlx_worker.config import SupervisorConfig
+
+
+def timings(config: SupervisorConfig) -> Timings:
+    """How long a child may take."""
+    return Timings(
+        load=config.load_stall_timeout, stall=config.stall_timeout, drain=config.drain_timeout
+    )
+
+
+def restart_policy(config: SupervisorConfig) -> RestartPolicy:
+    """When a child that ended is started again."""
+    return RestartPolicy(
+        base=config.backoff_initial,
+        ceiling=config.backoff_max,
+        intensity=config.max_restarts,
+        period=config.restart_window,
+    )
+
+
+def resume_policy(config: SupervisorConfig) -> ResumePolicy:
+    """How long requests wait for a child, and how many of them they may see die."""
+    return ResumePolicy(
+        timeout=config.resume_timeout,
+        load_wait=config.load_wait,
+        max_crashes=config.max_crashes,
+    )
