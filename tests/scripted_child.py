@@ -56,10 +56,12 @@ def arguments() -> argparse.Namespace:
     fault.add_argument("--garbage-after-tokens", type=int, metavar="K")
     fault.add_argument("--unknown-id-after-tokens", type=int, metavar="K")
     fault.add_argument("--die-after-tokens", type=int, metavar="K")
+    fault.add_argument("--segv-after-tokens", type=int, metavar="K")
     fault.add_argument("--abort-after-tokens", type=int, metavar="K")
     fault.add_argument("--exit-after-tokens", type=int, metavar="K")
     fault.add_argument("--hang-after-tokens", type=int, metavar="K")
     fault.add_argument("--fail-after-tokens", type=int, metavar="K")
+    fault.add_argument("--mute-after-tokens", type=int, metavar="K", help="no Done at K tokens")
     fault.add_argument("--refuse", action="store_true")
     fault.add_argument("--fail-warm", action="store_true")
     fault.add_argument("--ignore-eof", action="store_true")
@@ -160,8 +162,6 @@ class ScriptedChild:
             threading.Thread(target=self._read_past_eof, daemon=True).start()
         else:
             self._pipe.listen(self._hear)
-        if self._flags.pace:
-            threading.Thread(target=self._follow, args=(self._flags.pace,), daemon=True).start()
 
     def _read_past_eof(self) -> None:
         frames = frames_to_child()
@@ -195,6 +195,8 @@ class ScriptedChild:
     def run(self) -> None:
         self._hello()
         self._load()
+        if self._flags.pace:
+            threading.Thread(target=self._follow, args=(self._flags.pace,), daemon=True).start()
         while True:
             if self._may_step() and self._jobs.empty():
                 self._step()
@@ -309,7 +311,11 @@ class ScriptedChild:
         self._pipe.send(
             [
                 *([m.Step(said)] if said else []),
-                *(m.Done(row.id, row.finish, row.said, "") for row in over),
+                *(
+                    m.Done(row.id, row.finish, row.said, "")
+                    for row in over
+                    if row.said != self._flags.mute_after_tokens
+                ),
             ]
         )
         for row in speaking:
@@ -332,6 +338,8 @@ class ScriptedChild:
             self._pipe.send([m.Step([m.Row(row.id + 1000, [1], "whose is this?")])])
         if row.said == flags.die_after_tokens:
             os.kill(os.getpid(), signal.SIGKILL)
+        if row.said == flags.segv_after_tokens:
+            os.kill(os.getpid(), signal.SIGSEGV)
         if row.said == flags.abort_after_tokens:
             os.abort()
         if row.said == flags.exit_after_tokens:

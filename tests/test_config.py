@@ -7,8 +7,19 @@ from textwrap import dedent
 
 import pytest
 
-from mlx_worker.config import Config, ModelConfig, ServerConfig, load_config, parse_config
+from mlx_worker.config import (
+    Config,
+    ModelConfig,
+    ServerConfig,
+    SupervisorConfig,
+    load_config,
+    parse_config,
+)
 from mlx_worker.errors import ConfigError
+from mlx_worker.supervisor import settings
+from mlx_worker.supervisor.lifecycle import Timings
+from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.resume import ResumePolicy
 from mlx_worker.wire.framing import MAX_FRAME
 
 MODEL = '[[models]]\nid = "a"\npath = "p"\n'
@@ -37,7 +48,6 @@ def test_a_model_needs_only_its_name_and_its_path() -> None:
         host="127.0.0.1",
         port=8081,
         models_dir=None,
-        drain_timeout=30.0,
         max_body_bytes=16 * 1024 * 1024,
     )
     assert config.models == (
@@ -64,8 +74,19 @@ def test_everything_that_can_be_said_is_heard(tmp_path: Path) -> None:
             host = "::1"
             port = 0
             models_dir = "/srv/models"
-            drain_timeout = 5
             max_body_bytes = 1_048_576
+
+            [supervisor]
+            stall_timeout = 600
+            load_stall_timeout = 900.5
+            resume_timeout = 0
+            max_crashes = 1
+            max_restarts = 0
+            restart_window = 60
+            backoff_initial = 0
+            backoff_max = 10
+            load_wait = 0
+            drain_timeout = 5
 
             [[models]]
             id = "a"
@@ -84,7 +105,8 @@ def test_everything_that_can_be_said_is_heard(tmp_path: Path) -> None:
         """),
         tmp_path,
     )
-    assert config.server == ServerConfig("::1", 0, Path("/srv/models"), 5.0, 1_048_576)
+    assert config.server == ServerConfig("::1", 0, Path("/srv/models"), 1_048_576)
+    assert config.supervisor == SupervisorConfig(600, 900.5, 0, 1, 0, 60, 0, 10, 0, 5)
     assert config.models[0] == ModelConfig(
         "a",
         "/srv/models/a",
@@ -159,10 +181,6 @@ def test_a_configuration_cannot_be_changed(part: str) -> None:
         ('host = "127.0.0.1:80"', ("server.host", "'127.0.0.1:80'")),
         ("models_dir = 3", ("server.models_dir", "path", "3")),
         ('models_dir = ""', ("server.models_dir", "path", "''")),
-        ("drain_timeout = -0.5", ("server.drain_timeout", ">= 0", "-0.5")),
-        ("drain_timeout = 86401", ("server.drain_timeout", "86400", "86401")),
-        ("drain_timeout = nan", ("server.drain_timeout", ">= 0", "nan")),
-        ("drain_timeout = inf", ("server.drain_timeout", "86400", "inf")),
         ("max_body_bytes = 1023", ("server.max_body_bytes", "1024", "1023")),
         ("max_body_bytes = 10_000_000_000", ("server.max_body_bytes", "<=", "10000000000")),
     ],
@@ -171,6 +189,38 @@ def test_a_wrong_server_value_is_named_with_its_line(text: str, said: tuple[str,
     message = complaint(f"# a node\n[server]\n\n{text}\n{MODEL}")
     assert message.startswith("node.toml:4: ")
     assert [part for part in said if part not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stall_timeout = 0", ("supervisor.stall_timeout", "> 0", "0")),
+        ("load_stall_timeout = 0", ("supervisor.load_stall_timeout", "> 0", "0")),
+        ("resume_timeout = -1", ("supervisor.resume_timeout", ">= 0", "-1")),
+        ("max_crashes = 0", ("supervisor.max_crashes", ">= 1", "0")),
+        ("max_restarts = -1", ("supervisor.max_restarts", ">= 0", "-1")),
+        ("restart_window = 0", ("supervisor.restart_window", "> 0", "0")),
+        ("backoff_initial = -1", ("supervisor.backoff_initial", ">= 0", "-1")),
+        ("backoff_max = -1", ("supervisor.backoff_max", ">= 0", "-1")),
+        ("load_wait = -1", ("supervisor.load_wait", ">= 0", "-1")),
+        ("drain_timeout = -0.5", ("supervisor.drain_timeout", ">= 0", "-0.5")),
+        ("drain_timeout = 86401", ("supervisor.drain_timeout", "86400", "86401")),
+        ("drain_timeout = nan", ("supervisor.drain_timeout", ">= 0", "nan")),
+        ("drain_timeout = inf", ("supervisor.drain_timeout", "86400", "inf")),
+        ("standbye = true", ("supervisor.standbye", "unknown key")),
+    ],
+)
+def test_a_wrong_supervisor_value_is_named_with_its_line(text: str, said: tuple[str, ...]) -> None:
+    message = complaint(f"# a node\n[supervisor]\n\n{text}\n{MODEL}")
+    assert message.startswith("node.toml:4: ")
+    assert [part for part in said if part not in message] == []
+
+
+def test_what_the_supervisor_does_by_default_is_what_its_parts_do_by_default() -> None:
+    """Written twice, because the configuration knows none of the parts."""
+    assert settings.timings(SupervisorConfig()) == Timings()
+    assert settings.restart_policy(SupervisorConfig()) == RestartPolicy()
+    assert settings.resume_policy(SupervisorConfig()) == ResumePolicy()
 
 
 @pytest.mark.parametrize(
@@ -208,7 +258,7 @@ def test_a_wrong_model_value_is_named_with_its_line(text: str, said: tuple[str, 
     ("text", "line", "said"),
     [
         (f"[server]\nprot = 1\n{MODEL}", 2, ("server.prot", "'port'")),
-        (f"[server]\ncolour = 1\n{MODEL}", 2, ("server.colour", "host", "port", "drain_timeout")),
+        (f"[server]\ncolour = 1\n{MODEL}", 2, ("server.colour", "host", "port", "models_dir")),
         (f"{MODEL}max-queue = 3\n", 4, ("models[0].max-queue", "'max_queue'")),
         (f"{MODEL}{OTHER}alias = []\n", 7, ("models[1].alias", "'aliases'")),
         (f"sever = 1\n{MODEL}", 1, ("sever", "'server'")),

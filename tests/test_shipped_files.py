@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_worker.config import ServerConfig, load_config
+from mlx_worker.config import load_config
 from mlx_worker.supervisor.lifecycle import Timings
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +42,7 @@ def test_launchd_waits_longer_than_a_drain_takes() -> None:
     assert plist["ProgramArguments"][1:3] == ["serve", "--config"]
     assert all(path.startswith("/") for path in plist["ProgramArguments"] if "/" in path)
     assert plist["KeepAlive"] is True
-    assert plist["ExitTimeOut"] > ServerConfig().drain_timeout + timings.stop + timings.kill
+    assert plist["ExitTimeOut"] > timings.drain + timings.stop + timings.kill
 
 
 def test_systemd_waits_longer_than_a_drain_takes() -> None:
@@ -50,6 +50,6 @@ def test_systemd_waits_longer_than_a_drain_takes() -> None:
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(ROOT / "deploy/systemd/mlx-worker.service")
     timings = Timings()
-    needed = ServerConfig().drain_timeout + timings.stop + timings.kill
+    needed = timings.drain + timings.stop + timings.kill
     assert int(unit["Service"]["TimeoutStopSec"]) > needed
     assert unit["Service"]["RestartPreventExitStatus"].split() == ["65", "66", "78"]

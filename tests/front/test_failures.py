@@ -1,20 +1,41 @@
 """Crashes, failures and clients that leave in the middle."""
 
 import asyncio
+import logging
+import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mlx_worker.supervisor.restart import RestartPolicy
 from tests.front.asking import Serve, asked, model
-from tests.scripted import Fifo, soon
+from tests.scripted import PATIENT, Fifo, soon
 
 # --- failures -------------------------------------------------------------------------------
 
 
-async def test_a_crash_in_mid_stream_is_an_error_event_and_the_node_goes_on(
-    serve: Serve, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_crash_is_a_pause_to_the_client(serve: Serve, tmp_path: Path, stream: bool) -> None:
     front = await serve("--die-after-tokens", "2", "--once", tmp_path / "once")
+    answer = await front.chat("one two three", stream=stream)
+    assert (answer.status, answer.text) == (200, "one two three")
+    last = answer.events[-2] if stream else answer.json
+    assert last["choices"][0]["finish_reason"] == "stop"
+    if not stream:
+        assert answer.json["usage"]["completion_tokens"] == 3
+    health = (await front.ask("/health")).json
+    assert health["metrics"]["totalRequests"] == 1
+    assert health["metrics"]["requestsInFlight"] == 0
+    entry = health["models"]["m"]
+    assert (entry["restarts"], entry["resumes"]) == (1, 1)
+    assert entry["last_exit"]["how"] == "killed by SIGKILL"
+    assert entry["health"]["errorRate"] == 0
+
+
+async def test_a_crash_without_a_successor_is_an_error_event_in_mid_stream(serve: Serve) -> None:
+    front = await serve("--die-after-tokens", "2", policy=RestartPolicy(intensity=0))
     answer = await front.chat("one two three", stream=True)
     assert answer.status == 200
     *said, broken = answer.events
@@ -24,23 +45,55 @@ async def test_a_crash_in_mid_stream_is_an_error_event_and_the_node_goes_on(
     assert set(broken) == {"error"}
     assert {"message", "type", "code"} <= set(broken["error"])
     assert broken["error"]["code"] == "child_lost"
-    await front.reaches(state="ready", restarts=1)
-    assert (await front.chat("one two three")).text == "one two three"
-    health = (await front.ask("/health")).json
-    assert health["metrics"]["totalRequests"] == 2
-    assert health["metrics"]["requestsInFlight"] == 0
+    assert "SIGKILL" in broken["error"]["message"]
+    assert (await front.model())["health"]["errorRate"] == 1
 
 
-async def test_a_crash_in_an_answer_that_is_not_streamed_is_a_500(
-    serve: Serve, tmp_path: Path
-) -> None:
-    front = await serve("--die-after-tokens", "2", "--once", tmp_path / "once")
+async def test_a_crash_without_a_successor_is_a_503_where_nothing_was_sent(serve: Serve) -> None:
+    front = await serve("--die-after-tokens", "2", policy=RestartPolicy(intensity=0))
     answer = await front.chat("one two three")
-    assert answer.status == 500
-    assert answer.error["code"] == "child_lost"
+    assert (answer.status, answer.error["code"]) == (503, "child_lost")
     assert int(answer.headers["Retry-After"]) > 0
-    await front.reaches(state="ready", restarts=1)
+    assert (await front.model())["health"]["errorRate"] == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_request_that_fells_every_child_is_refused_for_good(
+    serve: Serve, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    front = await serve("--die-after-tokens", "1", "--only", "poison")
+    body = asked("a poison here", stream=stream)
+    answer = await front.ask("/v1/chat/completions", body, X_Request_Id="request-9")
+    if stream:
+        assert (answer.status, answer.text) == (200, "a")
+        assert answer.events[-1]["error"]["code"] == "poisoned_request"
+        assert "[DONE]" not in answer.events
+    else:
+        assert (answer.status, answer.error["code"]) == (500, "poisoned_request")
+        assert answer.headers["X-Should-Retry"] == "false"
+    assert "request=request-9 outcome=failed error=poisoned_request" in caplog.text
+    await front.reaches(state="ready", restarts=3)
     assert (await front.chat("one two three")).text == "one two three"
+
+
+async def test_a_stream_that_waits_for_its_model_gets_comments_while_that_loads(
+    serve: Serve, tmp_path: Path, pace: Fifo, hold: Fifo
+) -> None:
+    hold.let(1)
+    often = replace(PATIENT, sign_every=0)
+    front = await serve("--pace", pace.path, "--hold-load", hold.path, resume=often)
+    stream = await soon(front.open("/v1/chat/completions", asked("one two", stream=True)))
+    pace.let(1)
+    await soon(stream.content.readuntil(b'"one"'))
+    os.kill((await front.model())["pid"], signal.SIGKILL)
+    said = await soon(stream.content.readuntil(b": the model is at work\n\n"))
+    assert b"two" not in said
+    hold.let(1)
+    pace.let(1)
+    rest = await soon(stream.read())
+    assert b'" two"' in rest
+    assert rest.endswith(b"data: [DONE]\n\n")
 
 
 async def test_a_failure_in_mid_stream_is_an_error_event_and_the_child_lives(serve: Serve) -> None:
@@ -64,6 +117,22 @@ async def test_what_the_child_refuses_has_its_true_status_also_for_a_stream(
 
 
 # --- clients that leave ---------------------------------------------------------------------
+
+
+async def test_a_client_that_leaves_while_its_stream_waits_for_a_new_child_frees_its_place(
+    serve: Serve, pace: Fifo, hold: Fifo
+) -> None:
+    hold.let(1)
+    front = await serve("--pace", pace.path, "--hold-load", hold.path)
+    stream = await soon(front.open("/v1/chat/completions", asked("one two", stream=True)))
+    pace.let(1)
+    await soon(stream.content.readuntil(b'"one"'))
+    os.kill((await front.model())["pid"], signal.SIGKILL)
+    await front.reaches(state="loading", running=1)
+    stream.close()
+    await front.reaches(running=0)
+    hold.let(1)
+    await front.reaches(state="ready", resumes=0)
 
 
 async def test_a_client_that_leaves_its_stream_frees_the_row(serve: Serve, pace: Fifo) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -43,7 +44,7 @@ async def child_of(
     *,
     timings: Timings = QUICK,
     policy: RestartPolicy = AT_ONCE,
-    on_ready: Callable[[], None] = lambda: None,
+    on_entered: Callable[[State], None] = lambda _: None,
 ) -> AsyncIterator[Child]:
     """A child that was told to start; in the end its process is gone."""
     child = Child(
@@ -57,7 +58,8 @@ async def child_of(
         ),
         Lifecycle(timings, RestartWindow(policy, Random(1))),
         timings,
-        on_ready=on_ready,
+        on_entered=on_entered,
+        on_progress=lambda: None,
         command=command,
     )
     child.start()
@@ -69,8 +71,25 @@ async def child_of(
         await child.close()
 
 
+class OneChild:
+    """A keeper that knows this process only: what it loses is lost."""
+
+    def __init__(self, child: Child, id_: int) -> None:
+        self._child = child
+        self._id = id_
+
+    def lost(self, generation: Generation, why: str) -> None:
+        generation.fail(ChildLost(why))
+
+    def left(self, _generation: Generation) -> None:
+        self._child.cancel(self._id)
+
+    def ended(self, _generation: Generation) -> None:
+        pass
+
+
 def ask(child: Child, request: m.ChatRequest, id_: int = 1) -> Generation:
-    generation = Generation(id_, child, lambda: None)
+    generation = Generation(request, "", OneChild(child, id_), sign_every=3600)
     child.open(id_, generation, m.Generate(id_, request))
     return generation
 
@@ -106,12 +125,15 @@ async def test_a_child_starts_loads_and_answers() -> None:
         assert await whole(generation) == "the answer is here"
 
 
-async def test_ready_is_announced_once_an_incarnation() -> None:
-    announced = []
-    async with child_of(scripted(), on_ready=lambda: announced.append("ready")) as child:
+async def test_every_state_is_announced_in_its_order() -> None:
+    announced: list[State] = []
+    async with child_of(scripted(), on_entered=announced.append) as child:
         await soon(child.reached(State.READY))
         await killed_and_back(child)
-        assert announced == ["ready", "ready"]
+    up = [State.STARTING, State.LOADING, State.READY]
+    assert announced[:3] == up
+    assert announced[-6:-3] == up  # the pipe's end or the process's may be seen first
+    assert announced[-3:] == [State.DRAINING, State.STOPPING, State.STOPPED]
 
 
 async def test_it_is_the_leader_of_a_session_so_that_ctrl_c_is_not_its_to_answer() -> None:
@@ -313,6 +335,77 @@ async def test_a_child_that_fails_on_the_way_is_tried_again(
         assert child.restarts == 1
 
 
+async def test_how_and_when_the_last_process_ended_is_known() -> None:
+    async with child_of(scripted()) as child:
+        await soon(child.reached(State.READY))
+        assert child.last_exit is None
+        before = time.time() * 1000
+        await killed_and_back(child)
+        assert child.last_exit is not None
+        assert child.last_exit.how == "killed by SIGKILL"
+        assert before <= child.last_exit.at <= time.time() * 1000
+
+
+# --- restarted by an operator ---------------------------------------------------------------
+
+
+async def restarted(child: Child) -> None:
+    before, pid = child.restarts, child.facts.pid
+    child.restart()
+
+    async def is_back() -> bool:
+        return child.restarts > before and child.state is State.READY
+
+    await eventually(is_back)
+    assert child.facts.pid != pid
+    assert pid is None or not alive(pid)
+
+
+async def test_a_restart_is_a_new_process() -> None:
+    async with child_of(scripted()) as child:
+        await soon(child.reached(State.READY))
+        await restarted(child)
+        assert (child.restarts, child.reason) == (1, "")
+        assert await whole(ask(child, chat("here again"))) == "here again"
+
+
+async def test_a_child_that_was_given_up_can_be_restarted(tmp_path: Path) -> None:
+    async with child_of(scripted("--cannot-load", "--once", tmp_path / "once")) as child:
+        await soon(child.reached(State.FAILED))
+        await restarted(child)
+        assert child.reason == ""
+
+
+async def test_a_child_that_hangs_in_loading_can_be_restarted(tmp_path: Path) -> None:
+    async with child_of(scripted("--hang-in-load", "--once", tmp_path / "once")) as child:
+        await soon(child.reached(State.LOADING))
+        await restarted(child)
+
+
+async def test_a_child_that_waits_for_its_restart_is_restarted_at_once(tmp_path: Path) -> None:
+    slowly = RestartPolicy(base=3600, ceiling=3600)
+    command = scripted("--exit-before-hello", "1", "--once", tmp_path / "once")
+    async with child_of(command, policy=slowly) as child:
+        await soon(child.reached(State.BACKOFF))
+        await restarted(child)
+
+
+async def test_a_restart_lets_running_work_finish_first(pace: Fifo) -> None:
+    command = scripted("--pace", pace.path)
+    async with child_of(command, timings=replace(QUICK, drain=60)) as child:
+        await soon(child.reached(State.READY))
+        generation = ask(child, chat("one two three"))
+        pace.let(1)
+        assert await text_of(generation) == "one"
+        child.restart()
+        await soon(child.reached(State.DRAINING))
+        assert isinstance(child.refusal(), ModelLoading)
+        pace.let(2)
+        assert await whole(generation) == " two three"
+        await soon(child.reached(State.READY))
+        assert child.restarts == 1
+
+
 # --- giving up ------------------------------------------------------------------------------
 
 
@@ -438,8 +531,7 @@ async def test_stopping_lets_running_work_finish_and_takes_no_new(pace: Fifo) ->
         async with stopped_after(child):
             child.stop()
             await soon(child.reached(State.DRAINING))
-            with pytest.raises(NodeDraining):
-                ask(child, chat("too late"), id_=2)
+            assert isinstance(child.refusal(), NodeDraining)
             pace.let(2)
             assert await whole(generation) == " two three"
 

@@ -1,42 +1,37 @@
 """One request's life: what the link says on one side, what its reader gets on the other."""
 
 import asyncio
-from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from mlx_worker import errors
 from mlx_worker.supervisor.generation import Ending, Generation, Piece
 from mlx_worker.wire import messages as m
-from tests.scripted import soon, text_of
-
-if TYPE_CHECKING:
-    from mlx_worker.supervisor.child import Child
+from tests.scripted import chat, soon, text_of
 
 STARTED = m.Started(1, 4, 2, cache_hit=True)
 LOST = m.Failed(1, "child_lost", "it died")
-
-
-class Canceller:
-    """The one thing a generation wants of its child."""
-
-    def __init__(self) -> None:
-        self.cancelled: list[int] = []
-
-    def cancel(self, id_: int) -> None:
-        self.cancelled.append(id_)
+FAILED = m.Failed(1, "inference_error", "it broke")
 
 
 class Heard:
-    """A generation and what it did to the world."""
+    """A generation, and the keeper to whom it says what it wants of the world."""
 
-    def __init__(self) -> None:
-        self.child = Canceller()
-        self.ends = 0
-        self.it = Generation(1, cast("Child", self.child), self._end)
+    def __init__(self, *, sign_every: float = 3600) -> None:
+        self.said: list[str] = []
+        self.it = Generation(chat("hello"), "session", self, sign_every=sign_every)
 
-    def _end(self) -> None:
-        self.ends += 1
+    def lost(self, generation: Generation, why: str) -> None:
+        assert generation is self.it
+        self.said.append(f"lost: {why}")
+
+    def left(self, generation: Generation) -> None:
+        assert generation is self.it
+        self.said.append("left")
+
+    def ended(self, generation: Generation) -> None:
+        assert generation is self.it
+        self.said.append("ended")
 
     def hear(self, *messages: m.Started | m.Prefill | m.Row | m.Done | m.Failed) -> None:
         for message in messages:
@@ -117,66 +112,119 @@ async def test_the_end_gives_what_was_held_back_then_nothing_for_ever() -> None:
     assert await text_of(heard.it) == ""
     assert await text_of(heard.it) == ""
     assert heard.it.ending == Ending("length", 2)
-    assert heard.ends == 1
+    assert heard.said == ["ended"]
 
 
 async def test_a_failure_is_raised_after_everything_said_before_it_and_stays() -> None:
     heard = Heard()
-    heard.hear(STARTED, m.Row(1, [1], "one"), LOST)
+    heard.hear(STARTED, m.Row(1, [1], "one"), FAILED)
     assert await text_of(heard.it) == "one"
     for _ in range(2):
-        with pytest.raises(errors.ChildLost, match="it died"):
+        with pytest.raises(errors.InferenceError, match="it broke"):
             await text_of(heard.it)
     assert await soon(heard.it.started()) == STARTED
     assert heard.it.ending is None
-    assert heard.ends == 1
+    assert heard.said == ["ended"]
+
+
+async def test_the_loss_of_its_process_is_no_end_and_what_the_next_one_says_follows() -> None:
+    heard = Heard()
+    heard.hear(STARTED, m.Row(1, [1], "one"), LOST)
+    assert heard.said == ["lost: it died"]
+    heard.hear(m.Started(2, 5, 5, cache_hit=False), m.Row(2, [2], " two"), m.Done(2, "stop", 2, ""))
+    assert await soon(heard.it.started()) == STARTED
+    assert await text_of(heard.it) == "one two"
+    assert await text_of(heard.it) == ""
+    assert heard.it.tokens == [1, 2]
+    assert heard.said == ["lost: it died", "ended"]
+
+
+async def test_lost_before_its_start_it_starts_with_the_next_process() -> None:
+    heard = Heard()
+    heard.hear(LOST)
+    waiting = asyncio.create_task(heard.it.started())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    again = m.Started(2, 5, 5, cache_hit=False)
+    heard.hear(again)
+    assert await soon(waiting) == again
+
+
+async def test_progress_without_a_word_is_a_sign_of_life() -> None:
+    heard = Heard(sign_every=0)
+    reading = asyncio.create_task(heard.it.take())
+    await asyncio.sleep(0)
+    heard.hear(STARTED, m.Prefill(1, 1, 4), m.Prefill(1, 2, 4))
+    assert await soon(reading) == Piece("", [])
+    heard.hear(m.Row(1, [1], "one"))
+    assert await text_of(heard.it) == "one"
+
+
+async def test_signs_of_life_are_not_given_too_often() -> None:
+    heard = Heard(sign_every=3600)
+    reading = asyncio.create_task(heard.it.take())
+    await asyncio.sleep(0)
+    heard.hear(STARTED, m.Prefill(1, 1, 4))
+    heard.it.progressed()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not reading.done()
+    heard.hear(m.Row(1, [1], "one"))
+    assert await soon(reading) == Piece("one", [])
 
 
 async def test_a_reader_that_waits_is_woken_by_a_failure() -> None:
     heard = Heard()
     reading = asyncio.create_task(text_of(heard.it))
     await asyncio.sleep(0)
-    heard.hear(LOST)
-    with pytest.raises(errors.ChildLost):
+    heard.hear(FAILED)
+    with pytest.raises(errors.InferenceError):
         await soon(reading)
 
 
 @pytest.mark.parametrize(
-    ("code", "kind", "retry_after"),
+    ("code", "kind"),
     [
-        ("context_length_exceeded", errors.ContextLengthExceeded, None),
-        ("invalid_request", errors.InvalidRequest, None),
-        ("unsupported_field", errors.UnsupportedField, None),
-        ("inference_error", errors.InferenceError, None),
-        ("cache_error", errors.CacheError, None),
-        ("child_lost", errors.ChildLost, 1),
-        ("nobody knows this one", errors.WorkerError, None),
+        ("context_length_exceeded", errors.ContextLengthExceeded),
+        ("invalid_request", errors.InvalidRequest),
+        ("unsupported_field", errors.UnsupportedField),
+        ("inference_error", errors.InferenceError),
+        ("cache_error", errors.CacheError),
+        ("nobody knows this one", errors.WorkerError),
     ],
 )
 async def test_a_refusal_before_the_start_is_the_error_that_the_child_named(
-    code: str, kind: type[errors.WorkerError], retry_after: float | None
+    code: str, kind: type[errors.WorkerError]
 ) -> None:
     heard = Heard()
     heard.hear(m.Failed(1, code, "5000 tokens of 4096"))
     with pytest.raises(errors.WorkerError, match="5000 tokens of 4096") as refused:
         await soon(heard.it.started())
     assert type(refused.value) is kind
-    assert refused.value.retry_after == retry_after
 
 
-async def test_leaving_cancels_in_the_child_while_it_runs() -> None:
+async def test_leaving_is_said_while_it_runs() -> None:
     heard = Heard()
     heard.hear(STARTED)
     heard.it.leave()
-    assert heard.child.cancelled == [1]
+    assert heard.said == ["left"]
     heard.hear(m.Done(1, "cancelled", 0, ""))
     assert await text_of(heard.it) == ""
-    assert heard.ends == 1
+    assert heard.said == ["left", "ended"]
 
 
-@pytest.mark.parametrize("last_word", [m.Done(1, "stop", 0, ""), LOST])
+async def test_dropped_it_ends_with_what_it_had() -> None:
+    heard = Heard()
+    heard.hear(STARTED, m.Row(1, [1], "one"), LOST)
+    heard.it.drop()
+    assert await text_of(heard.it) == "one"
+    assert await text_of(heard.it) == ""
+    assert heard.it.ending == Ending("cancelled", 1)
+
+
+@pytest.mark.parametrize("last_word", [m.Done(1, "stop", 0, ""), FAILED])
 async def test_leaving_after_the_end_says_nothing(last_word: m.Done | m.Failed) -> None:
     heard = Heard()
     heard.hear(STARTED, last_word)
     heard.it.leave()
-    assert heard.child.cancelled == []
+    assert heard.said == ["ended"]

@@ -267,6 +267,39 @@ def test_a_child_that_was_stopped_and_started_is_wanted_again() -> None:
 
 
 @pytest.mark.parametrize("state", State)
+def test_restart_leads_to_a_new_process_and_never_rests_in_between(state: State) -> None:
+    """Follows every event that can happen after RESTART until the next process starts."""
+    restarted = life(*WAYS[state])
+    before = restarted.incarnation
+    restarted.apply(Event.RESTART, 0.0)
+    walks: list[tuple[Lifecycle, tuple[State, ...]]] = [(restarted, (restarted.state,))]
+    while walks:
+        child, path = walks.pop()
+        assert child.wanted
+        if child.incarnation > before:
+            assert child.state is State.STARTING
+            continue
+        assert len(path) <= 5, path
+        if child.state is State.FAILED:
+            assert path[-2] is State.KILLING, path  # it outlives SIGKILL: an operator's affair
+            continue
+        waits = {State.DRAINING, State.STOPPING, State.KILLING, State.BACKOFF}
+        assert child.state in waits, path
+        asked = {Event.START, Event.STOP, Event.RESTART, Event.GIVE_UP}
+        for event in set(TRANSITIONS[child.state]) - asked:
+            after = copy.deepcopy(child)
+            if after.apply(event, 0.0) is not child.state:
+                walks.append((after, (*path, after.state)))
+
+
+def test_restart_forgets_what_led_to_giving_up() -> None:
+    child = life(*WAYS[State.FAILED])
+    assert child.reason
+    child.apply(Event.RESTART, 0.0)
+    assert (child.state, child.reason) == (State.STARTING, "")
+
+
+@pytest.mark.parametrize("state", State)
 def test_stop_ends_in_stopped_whatever_happens(state: State) -> None:
     """Follows every event that can happen after STOP, the worst included.
 
@@ -282,7 +315,7 @@ def test_stop_ends_in_stopped_whatever_happens(state: State) -> None:
             continue
         assert len(path) <= 5, path
         assert child.state in {State.DRAINING, State.STOPPING, State.KILLING, State.FAILED}, path
-        events = set(TRANSITIONS[child.state]) - {Event.START, Event.STOP}
+        events = set(TRANSITIONS[child.state]) - {Event.START, Event.STOP, Event.RESTART}
         if child.state is State.FAILED:
             assert path[-2] is State.KILLING
             events = {Event.STOP}

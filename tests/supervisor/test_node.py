@@ -100,54 +100,6 @@ async def test_without_a_default_an_unknown_name_is_refused_with_those_that_are_
 # --- crashes --------------------------------------------------------------------------------
 
 
-async def test_a_generation_in_flight_at_a_crash_hears_of_it_and_the_next_one_is_served(
-    pace: Fifo,
-) -> None:
-    async with running(command=scripted("--pace", pace.path)) as node:
-        await ready(node)
-        generation = await ask(node, "one two three")
-        pace.let(1)
-        assert await text_of(generation) == "one"
-        kill(node)
-        with pytest.raises(ChildLost):
-            await text_of(generation)
-        assert node.primary.admission.running == 0
-        await back(node)
-        pace.let(2)
-        assert await whole(await ask(node, "here again")) == "here again"
-
-
-async def test_everybody_in_the_batch_and_nobody_else_hears_of_a_crash(pace: Fifo) -> None:
-    async with running(planned("a"), planned("b"), command=scripted("--pace", pace.path)) as node:
-        await ready(node)
-        victims = [await ask(node, "one two") for _ in range(3)]
-        other = await soon(node.generate(node.models["b"], chat("one two")))
-        kill(node)
-        for victim in victims:
-            with pytest.raises(ChildLost):
-                await text_of(victim)
-        assert node.models["b"].child.state is State.READY
-        other.leave()
-        assert await whole(other) == ""
-
-
-async def test_whoever_queues_at_a_crash_is_told_to_come_back(pace: Fifo) -> None:
-    model = planned(max_concurrency=1)
-    async with running(model, command=scripted("--pace", pace.path)) as node:
-        await ready(node)
-        first = await ask(node, "one two")
-        queued = asyncio.create_task(node.generate(node.primary, chat("three")))
-        await asyncio.sleep(0)
-        assert node.primary.admission.queued == 1
-        kill(node)
-        with pytest.raises(ChildLost):
-            await text_of(first)
-        with pytest.raises((ModelLoading, ChildLost)) as refused:
-            await soon(queued)
-        assert refused.value.retry_after
-        assert (node.primary.admission.running, node.primary.admission.queued) == (0, 0)
-
-
 async def test_a_model_that_was_given_up_takes_nothing_from_the_others(tmp_path: Path) -> None:
     command = scripted("--cannot-load", "--once", tmp_path / "once")
     async with running(planned("a"), planned("b"), command=command) as node:
@@ -163,17 +115,46 @@ async def test_a_model_that_was_given_up_takes_nothing_from_the_others(tmp_path:
                     await soon(node.generate(served, chat("fine")))
 
 
-async def test_warming_at_a_crash_fails_and_leaves_no_place_taken() -> None:
-    async with running(command=scripted("--hang-after-tokens", "0")) as node:
+async def test_warming_at_a_crash_is_done_in_the_next_process(tmp_path: Path) -> None:
+    command = scripted("--hang-after-tokens", "0", "--once", tmp_path / "once")
+    async with running(command=command) as node:
         await ready(node)
         hung = await ask(node, "hang now")
         await soon(hung.started())
         warming = asyncio.create_task(node.warm(node.primary, "a prompt"))
         await eventually(lambda: opened(node, 2))
         kill(node)
-        with pytest.raises(ChildLost):
-            await soon(warming)
+        assert (await soon(warming)).tokens == 2
+        assert await whole(hung) == "hang now"
         assert node.primary.admission.running == 0
+
+
+async def test_warming_at_two_crashes_fails_and_leaves_no_place_taken(tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    with Fifo(held):
+        async with running(command=scripted("--hold-warm", held)) as node:
+            await ready(node)
+            warming = asyncio.create_task(node.warm(node.primary, "a prompt"))
+            await eventually(lambda: opened(node, 1))
+            kill(node)
+            await soon(node.primary.child.reached(*NOT_READY))
+            await eventually(lambda: opened(node, 1))
+            kill(node)
+            with pytest.raises(ChildLost):
+                await soon(warming)
+            assert node.primary.admission.running == 0
+
+
+async def test_clearing_at_a_crash_is_done_by_the_crash(tmp_path: Path) -> None:
+    command = scripted("--hang-after-tokens", "0", "--once", tmp_path / "once")
+    async with running(command=command) as node:
+        await ready(node)
+        hung = await ask(node, "hang now")
+        await soon(hung.started())
+        clearing = asyncio.create_task(node.clear(node.primary))
+        await eventually(lambda: opened(node, 2))
+        kill(node)
+        await soon(clearing)
 
 
 async def opened(node: Node, count: int) -> bool:

@@ -25,6 +25,7 @@ LOADED      .        .        READY    .        .        .        .        .    
 LOAD_FAILED .        .        KILLING  .        .        .        .        .        .
 CANNOT_LOAD .        .        KILLING  .        .        .        .        .        .
 STOP        STOPPED  STOPPING STOPPING DRAINING DRAINING STOPPING STOPPING STOPPED  STOPPED
+RESTART     STARTING STOPPING STOPPING DRAINING DRAINING STOPPING KILLING  STARTING STARTING
 DRAINED     .        .        .        .        STOPPING .        .        .        .
 HURRY       .        .        .        .        STOPPING .        .        .        .
 STALLED     .        .        .        KILLING  KILLING  .        KILLING  .        .
