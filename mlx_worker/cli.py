@@ -1,8 +1,8 @@
 """The command line.
 
 Every command ends with an exit code that means something (sysexits.h): 0 done, 2 wrong usage,
-65 a broken model or download, 66 no such model, 69 a port taken or a source out of reach, 73 the
-disk refused, 78 a configuration that cannot be. Errors are one line on stderr. [front]
+65 a broken model or download, 66 no such model, 69 a port taken, a source or a node out of reach,
+73 the disk refused, 78 a configuration that cannot be. Errors are one line on stderr. [front]
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import uvloop
 
 from mlx_worker import __version__
 from mlx_worker.config import FILE_NAME, Config, default_file, load_config
+from mlx_worker.control import restart as restart_model
+from mlx_worker.control import url_of
 from mlx_worker.demo import run_demo
 from mlx_worker.errors import WorkerError
 from mlx_worker.models.store import default_models_dir
@@ -40,6 +42,15 @@ app = typer.Typer(
 
 ModelsDir = Annotated[
     Path | None, typer.Option("--models-dir", help="Where models are kept.", show_default=False)
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help=f"Default: ./{FILE_NAME}, else the one in the user's config folder.",
+        show_default=False,
+    ),
 ]
 
 
@@ -64,15 +75,7 @@ def _version(
 
 @app.command()
 def serve(
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            "-c",
-            help=f"Default: ./{FILE_NAME}, else the one in the user's config folder.",
-            show_default=False,
-        ),
-    ] = None,
+    config: ConfigFile = None,
 ) -> None:
     """Run the node in the foreground, until SIGTERM or ctrl-C."""
     loaded = load_config(config or default_file())
@@ -103,6 +106,21 @@ def pull(
     """Fetch a model into the models folder."""
     folder = _pull(source, models_dir or default_models_dir(), name)
     typer.echo(f"{folder.name} is in {folder}")
+
+
+@app.command()
+def restart(
+    model: Annotated[str, typer.Argument(help="Its name or alias in the configuration.")],
+    config: ConfigFile = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="The node's base URL.  Default: what the configuration listens on."),
+    ] = None,
+) -> None:
+    """Give a model of the running node a new process, also one that was given up."""
+    node = url or url_of(load_config(config or default_file()).server)
+    asyncio.run(restart_model(node.rstrip("/"), model))
+    typer.echo(f"{model} gets a new process; {node}/health tells how it goes")
 
 
 @app.command()

@@ -73,6 +73,7 @@ class UnknownModel(InvalidRequest):
 
     status = 404
     code = "model_not_found"
+    exit_code = 66
 
 
 # --- the node's state ---------------------------------------------------------------------
@@ -169,6 +170,13 @@ class PortTaken(WorkerError):
     """The address to listen on is somebody else's, or not ours to take."""
 
     code = "port_taken"
+    exit_code = 69
+
+
+class NodeUnreachable(WorkerError):
+    """Nothing that speaks like a node answers there."""
+
+    code = "node_unreachable"
     exit_code = 69
 
 

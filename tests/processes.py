@@ -106,9 +106,11 @@ def has_ended(process: psutil.Process) -> bool:
         return True
 
 
-def config_text(models: Mapping[str, Path], *, server: str = "", extra: str = "") -> str:
+def config_text(
+    models: Mapping[str, Path], *, server: str = "", supervisor: str = "", extra: str = ""
+) -> str:
     """A configuration that serves these folders on a free port; the first is the default."""
-    text = f'[server]\nhost = "127.0.0.1"\nport = 0\n{server}\n'
+    text = f'[server]\nhost = "127.0.0.1"\nport = 0\n{server}\n[supervisor]\n{supervisor}\n'
     for i, (name, folder) in enumerate(models.items()):
         default = "true" if i == 0 else "false"
         text += f'[[models]]\nid = "{name}"\npath = "{folder}"\ndefault = {default}\n{extra}\n'
@@ -117,11 +119,16 @@ def config_text(models: Mapping[str, Path], *, server: str = "", extra: str = ""
 
 @contextlib.contextmanager
 def running_node(
-    folder: Path, models: Mapping[str, Path], *, server: str = "", extra: str = ""
+    folder: Path,
+    models: Mapping[str, Path],
+    *,
+    server: str = "",
+    supervisor: str = "",
+    extra: str = "",
 ) -> Iterator[RunningNode]:
     """A node from a configuration file; whatever is left of it at the end is killed."""
     file = folder / "mlx-worker.toml"
-    file.write_text(config_text(models, server=server, extra=extra))
+    file.write_text(config_text(models, server=server, supervisor=supervisor, extra=extra))
     process = subprocess.Popen(
         [*COMMAND, "serve", "--config", str(file)], stderr=subprocess.PIPE, text=True
     )

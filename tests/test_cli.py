@@ -5,15 +5,19 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 from mlx_worker import __version__
+from mlx_worker.config import ServerConfig
+from mlx_worker.control import url_of
 from tests.processes import (
     COMMAND,
     DEADLINE,
+    RunningNode,
     config_text,
     eventually,
     has_ended,
@@ -125,3 +129,50 @@ def test_sigterm_ends_the_node_with_0_and_without_a_trace_back(tiny: Path, tmp_p
         assert node.stop() == 0
         eventually(lambda: all(has_ended(child) for child in family))
     assert not any("Traceback" in line for line in node.log)
+
+
+# --- restart --------------------------------------------------------------------------------
+
+
+def test_restart_gives_a_model_a_new_process(tiny: Path, tmp_path: Path) -> None:
+    with running_node(tmp_path, {"tiny": tiny}, extra='aliases = ["other"]') as node:
+        node.wait_until_ready()
+        for name in ("tiny", "other"):
+            before = node.model("tiny")
+            done = run("restart", name, "--url", f"{node.url}/")
+            assert (done.returncode, done.stderr) == (0, "")
+            assert name in done.stdout
+            eventually(partial(is_back, node, before["restarts"] + 1))
+            assert node.model("tiny")["pid"] != before["pid"]
+        lost = run("restart", "gpt-4o", "--url", node.url)
+        assert lost.returncode == 66
+        assert "'gpt-4o'" in one_line(lost)
+
+
+def is_back(node: RunningNode, restarts: int) -> bool:
+    entry = node.model("tiny")
+    return (entry["restarts"], entry["state"]) == (restarts, "ready")
+
+
+def test_restart_without_a_node_is_one_line(config: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config.write_text(config.read_text().replace("port = 0", f"port = {port}"))
+    done = run("restart", "tiny", "--config", str(config))
+    assert done.returncode == 69
+    assert f"http://127.0.0.1:{port}" in one_line(done)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8081"),
+        ("localhost", "http://localhost:8081"),
+        ("0.0.0.0", "http://127.0.0.1:8081"),
+        ("::", "http://[::1]:8081"),
+        ("::1", "http://[::1]:8081"),
+        ("10.1.2.3", "http://10.1.2.3:8081"),
+    ],
+)
+def test_a_node_is_reached_where_its_configuration_listens(host: str, url: str) -> None:
+    assert url_of(ServerConfig(host=host)) == url

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from mlx_worker.supervisor.restart import RestartPolicy
 from tests.front.asking import PROMPT, Answer, Serve, asked, model
-from tests.scripted import QUICK, Fifo, alive, soon
+from tests.scripted import PATIENT, QUICK, Fifo, alive, soon
 
 
 async def test_work_for_a_model_that_loads_is_to_come_back(serve: Serve) -> None:
@@ -15,6 +15,35 @@ async def test_work_for_a_model_that_loads_is_to_come_back(serve: Serve) -> None
     assert answer.status == 503
     assert answer.error["code"] == "model_loading"
     assert 0 < int(answer.headers["Retry-After"]) <= 5
+
+
+async def test_work_for_a_model_that_loads_may_wait_and_is_then_to_come_back(serve: Serve) -> None:
+    front = await serve("--hang-in-load", resume=replace(PATIENT, load_wait=0.1), wait=False)
+    for stream in (True, False):
+        answer = await front.chat("hello", stream=stream)
+        assert (answer.status, answer.error["code"]) == (503, "model_loading")
+        assert 0 < int(answer.headers["Retry-After"]) <= 5
+    health = (await front.ask("/health")).json
+    assert (health["metrics"]["totalRequests"], health["health"]["errorRate"]) == (0, 0)
+
+
+async def test_the_first_request_for_a_model_on_demand_is_answered_when_it_may_wait(
+    serve: Serve,
+) -> None:
+    resume = replace(PATIENT, load_wait=60)
+    front = await serve(models=(model(preload=False),), resume=resume)
+    assert (await front.chat("hello")).text == "hello"
+
+
+async def test_a_client_that_leaves_while_it_waits_for_a_model_frees_its_place(
+    serve: Serve,
+) -> None:
+    front = await serve("--hang-in-load", resume=replace(PATIENT, load_wait=60), wait=False)
+    asking = asyncio.ensure_future(front.chat("hello"))
+    await front.reaches(running=1)
+    asking.cancel()
+    await asyncio.wait({asking})
+    await front.reaches(running=0)
 
 
 async def test_the_first_request_for_a_model_on_demand_starts_it(serve: Serve) -> None:
