@@ -84,7 +84,7 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
     facts = served.child.facts
     return {
         "status": model_word(served, ledger),
-        "state": served.child.state,
+        "state": _state(served, front),
         "reason": served.child.reason,
         "pid": facts.pid,
         "restarts": served.child.restarts,
@@ -116,6 +116,12 @@ def _kv(cost: KvCost) -> dict[str, Any]:
     """Bytes of one row: fixed, and with each token (until so many; null: for ever)."""
     growing = [{"bytes": it.per_token, "until": it.until} for it in cost.growing]
     return {"fixedBytes": cost.fixed, "perToken": growing}
+
+
+def _state(served: Served, front: Front) -> State:
+    """Where its child is; while the node drains, a READY one takes nothing new either."""
+    state = served.child.state
+    return State.DRAINING if front.node.draining and state is State.READY else state
 
 
 # --- cache --------------------------------------------------------------------------------

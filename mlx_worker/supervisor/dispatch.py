@@ -48,12 +48,22 @@ class Dispatch:
         self._open: dict[Generation, int] = {}
         # With the end of its patience, which it needs only while there is no child.
         self._waiting: dict[Generation, asyncio.TimerHandle | None] = {}
+        self._ended = asyncio.Event()
         self.resumes = 0
 
     def submit(self, generation: Generation, until: float) -> None:
         """Take it on. Where no child serves it waits for one, until then on the loop's clock."""
         self._wait(generation, until)
         self._hand_over()
+
+    async def drain(self) -> None:
+        """Wait until all that was begun has ended. What was not is refused at once."""
+        for generation in list(self._waiting):
+            if not generation.lost_by:
+                generation.fail(NodeDraining("the node is going away", retry_after=5))
+        while self._open or self._waiting:
+            self._ended.clear()
+            await self._ended.wait()
 
     # --- the child's side ---
 
@@ -112,6 +122,7 @@ class Dispatch:
             self._set_timer(generation, None)
             del self._waiting[generation]
         self._on_end()
+        self._ended.set()
         self._hand_over()
 
     # --- inside ---

@@ -113,6 +113,7 @@ class Node:
         self._command = command
         self._ids = itertools.count(1)
         self._background: set[asyncio.Task[Any]] = set()
+        self._hurry = asyncio.Event()
         self.draining = False
         self.models = {it.config.id: self._serve(it) for it in planned}
         self._aliases = {alias: it.config.id for it in planned for alias in it.config.aliases}
@@ -157,21 +158,38 @@ class Node:
                 served.child.start()
 
     async def stop(self) -> None:
-        """No new work; running generations finish within the drain deadline; children end."""
+        """No new work; running generations finish within the drain deadline; children end.
+
+        A child that dies in this time comes back for what it was doing, as at any other.
+        """
         self.draining = True
+        await self._drain()
         children = [served.child for served in reversed(self.models.values())]
         for child in children:
             child.stop()
+            child.hurry()
         for child in children:
             await child.reached(State.STOPPED, State.FAILED)
             await child.close()
         for task in self._background:
             task.cancel()
 
+    async def _drain(self) -> None:
+        either: set[asyncio.Task[Any]] = {
+            asyncio.create_task(self._all_have_ended()),
+            asyncio.create_task(self._hurry.wait()),
+        }
+        await asyncio.wait(either, timeout=self._timings.drain, return_when=asyncio.FIRST_COMPLETED)
+        for task in either:
+            task.cancel()
+        await asyncio.wait(either)
+
+    async def _all_have_ended(self) -> None:
+        await asyncio.gather(*(it.dispatch.drain() for it in self.models.values()))
+
     def hurry(self) -> None:
-        """End running generations now."""
-        for served in self.models.values():
-            served.child.hurry()
+        """End a drain now: what still runs is cut off."""
+        self._hurry.set()
 
     def restart(self, served: Served) -> None:
         """A new process for this model; what runs may finish first, and what cannot goes on in it.

@@ -245,21 +245,52 @@ async def test_a_planned_end_is_an_end(pace: Fifo) -> None:
         assert generation.crashes == 0
 
 
-async def test_the_end_of_the_node_ends_the_waiting_for_a_child_that_comes_back(hold: Fifo) -> None:
+async def test_a_node_that_drains_waits_for_a_child_that_comes_back(hold: Fifo) -> None:
     hold.let(1)
     waits = replace(PATIENT, load_wait=3600)
-    command = scripted("--hold-load", hold.path, "--hang-after-tokens", "2")
-    async with running(command=command, resume=waits) as node:
+    timings = replace(QUICK, drain=3600)
+    command = scripted("--hold-load", hold.path, "--hang-after-tokens", "2", "--only", "two")
+    async with running(command=command, resume=waits, timings=timings) as node:
         await ready(node)
-        generation = await ask(node)
+        generation = await ask(node, "one and two and three")
         assert await text_of(generation) != ""
         await dead(node)
         fresh = await ask(node, "new")
-        await soon(node.stop())
-        assert await outcome(generation) is ChildLost
+        stopping = asyncio.create_task(node.stop())
+        # What was never begun is not begun now.
         with pytest.raises(NodeDraining):
             await soon(fresh.started())
+        assert not stopping.done()
+        node.hurry()
+        await soon(stopping)
+        assert await outcome(generation) is ChildLost
         assert node.primary.admission.running == 0
+
+
+async def test_a_drain_finishes_what_its_child_died_on(pace: Fifo) -> None:
+    timings = replace(QUICK, drain=3600)
+    async with running(command=scripted("--pace", pace.path), timings=timings) as node:
+        await ready(node)
+        generation = await ask(node)
+        pace.let(1)
+        assert await text_of(generation) == "one"
+        stopping = asyncio.create_task(node.stop())
+        await dead(node)
+        await ready(node)
+        pace.let(6)
+        assert await whole(generation) == TEXT.removeprefix("one")
+        await soon(stopping)
+        assert node.primary.child.state is State.STOPPED
+
+
+async def test_a_drain_that_takes_too_long_is_cut(pace: Fifo) -> None:
+    timings = replace(QUICK, drain=0.1)
+    async with running(command=scripted("--pace", pace.path), timings=timings) as node:
+        await ready(node)
+        generation = await ask(node)
+        await soon(node.stop())
+        assert await outcome(generation) is ChildLost
+        assert generation.crashes == 0
 
 
 async def test_a_reader_that_leaves_while_it_waits_is_dropped_at_once(hold: Fifo) -> None:
@@ -331,7 +362,7 @@ async def test_as_many_crashes_as_the_policy_says_make_poison(max_crashes: int) 
         assert node.primary.dispatch.resumes == max_crashes - 1
 
 
-async def test_while_a_suspect_runs_alone_others_wait_and_a_drain_finishes_them_all(
+async def test_while_a_suspect_runs_alone_others_wait_and_a_restart_finishes_them_all(
     pace: Fifo,
 ) -> None:
     timings = replace(QUICK, drain=3600)
@@ -347,14 +378,16 @@ async def test_while_a_suspect_runs_alone_others_wait_and_a_drain_finishes_them_
         assert node.primary.child.open_ids == 1
         newcomer = await ask(node, "three")
         assert node.primary.child.open_ids == 1
-        stopping = asyncio.create_task(node.stop())
+        node.primary.child.restart()
         await soon(node.primary.child.reached(State.DRAINING))
         pace.let(6)
         assert [await whole(it) for it in suspects] == ["one two"] * 3
-        # Accepted, but never begun: it is told so when the child is gone.
-        with pytest.raises(NodeDraining):
-            await soon(newcomer.started())
-        await soon(stopping)
+        # It was never begun: that is left to the next process.
+        await soon(node.primary.child.reached(State.LOADING))
+        await ready(node)
+        pace.let(1)
+        assert await whole(newcomer) == "three"
+        assert node.primary.child.restarts == 3
 
 
 async def opened(node: Node, count: int) -> bool:
@@ -442,7 +475,7 @@ async def test_a_node_that_drains_restarts_nothing(pace: Fifo) -> None:
         await ready(node)
         generation = await ask(node, "one")
         stopping = asyncio.create_task(node.stop())
-        await soon(node.primary.child.reached(State.DRAINING))
+        await asyncio.sleep(0)
         with pytest.raises(NodeDraining):
             node.restart(node.primary)
         pace.let(1)

@@ -389,7 +389,7 @@ async def test_a_draining_node_takes_no_new_work_while_what_runs_finishes(pace: 
         queued = asyncio.create_task(node.generate(node.primary, chat("three")))
         await asyncio.sleep(0)
         stopping = asyncio.create_task(node.stop())
-        await soon(node.primary.child.reached(State.DRAINING))
+        await eventually(lambda: draining(node))
         with pytest.raises(NodeDraining) as refused:
             await ask(node, "too late")
         assert refused.value.retry_after
@@ -402,6 +402,10 @@ async def test_a_draining_node_takes_no_new_work_while_what_runs_finishes(pace: 
         await soon(stopping)
 
 
+async def draining(node: Node) -> bool:
+    return node.draining
+
+
 async def test_hurry_cuts_what_still_runs_on_every_child(pace: Fifo) -> None:
     timings = replace(QUICK, drain=3600)
     command = scripted("--pace", pace.path)
@@ -411,8 +415,7 @@ async def test_hurry_cuts_what_still_runs_on_every_child(pace: Fifo) -> None:
             await soon(node.generate(served, chat("one two"))) for served in node.models.values()
         ]
         stopping = asyncio.create_task(node.stop())
-        for served in node.models.values():
-            await soon(served.child.reached(State.DRAINING))
+        await eventually(lambda: draining(node))
         node.hurry()
         for generation in generations:
             with pytest.raises(ChildLost):
