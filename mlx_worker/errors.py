@@ -215,6 +215,13 @@ class CannotStore(WorkerError):
     exit_code = 73
 
 
+class NotMeasured(WorkerError):
+    """What was to be measured did not start, or did not answer."""
+
+    code = "not_measured"
+    exit_code = 69
+
+
 def cause_of(error: BaseException) -> str:
     """Somebody else's error in one line: its type, and the first line of what it says."""
     text = str(error).strip().splitlines()

@@ -1,0 +1,101 @@
+"""Who is measured when: A B A B, because a machine drifts by more than servers differ.
+
+What one scenario compares is measured in turn, round by round, while every server of its setting
+stands there and the others rest. [bench]
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mlx_worker.bench.sample import Sample
+from mlx_worker.bench.targets.server import WARM_UP, Server
+from mlx_worker.errors import NotMeasured
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from mlx_worker.bench.scenarios.catalog import AnyScenario
+    from mlx_worker.bench.targets.target import Opened, Target
+
+
+class Measurement(msgspec.Struct, frozen=True):
+    """One sample, and what it is one of; rounds count from 0."""
+
+    scenario: str
+    target: str
+    round: int
+    sample: Sample
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure. `model` gives the folder for a made model's name."""
+
+    scenarios: Mapping[str, AnyScenario]
+    targets: Sequence[Target]
+    rounds: int
+    seed: str
+    model: Callable[[str], Path]
+
+
+def measured(plan: Plan) -> Iterator[Measurement]:
+    """Every sample as it comes. Raises NotMeasured where a target cannot be started."""
+    ordered = sorted(plan.scenarios.items(), key=_setting)
+    for (fresh, made, models), scenarios in groupby(ordered, key=_setting):
+        folders = [plan.model(made)] * models
+        if fresh:
+            yield from _fresh(plan, folders, dict(scenarios))
+        else:
+            yield from _standing(plan, folders, dict(scenarios))
+
+
+def _setting(item: tuple[str, AnyScenario]) -> tuple[bool, str, int]:
+    """What has to stand there for a scenario."""
+    _, scenario = item
+    return scenario.fresh, scenario.made, scenario.models
+
+
+def _standing(
+    plan: Plan, folders: Sequence[Path], scenarios: Mapping[str, AnyScenario]
+) -> Iterator[Measurement]:
+    wanted = set[str]().union(*(scenario.kinds for scenario in scenarios.values()))
+    with contextlib.ExitStack() as stack:
+        standing: dict[str, tuple[Target, Opened]] = {}
+        for target in plan.targets:
+            if target.kind in wanted:
+                opened = stack.enter_context(target.opened(folders))
+                if isinstance(opened, Server):
+                    opened.measure(WARM_UP, f"{plan.seed}/warm-up")
+                standing[target.name] = target, opened
+        for name, scenario in scenarios.items():
+            for turn in range(plan.rounds):
+                for target, opened in standing.values():
+                    if target.kind in scenario.kinds:
+                        yield _measurement(plan, name, target, turn, opened)
+
+
+def _fresh(
+    plan: Plan, folders: Sequence[Path], scenarios: Mapping[str, AnyScenario]
+) -> Iterator[Measurement]:
+    for name, scenario in scenarios.items():
+        for turn in range(plan.rounds):
+            for target in plan.targets:
+                if target.kind in scenario.kinds:
+                    with target.opened(folders) as opened:
+                        yield _measurement(plan, name, target, turn, opened)
+
+
+def _measurement(plan: Plan, name: str, target: Target, turn: int, opened: Opened) -> Measurement:
+    """A measurement that fails is one without figures: the others go on."""
+    try:
+        sample = opened.measure(plan.scenarios[name], f"{plan.seed}/{name}/{turn}")
+    except NotMeasured as error:
+        sample = Sample({}, complaints=[error.message])
+    return Measurement(name, target.name, turn, sample)

@@ -1,0 +1,28 @@
+"""What the processes of a measurement are told: a scenario, where to play it, and the seed. [bench]"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mlx_worker.bench.scenarios.catalog import AnyScenario
+from mlx_worker.bench.scenarios.streams import Streams
+
+
+class LoadJob(msgspec.Struct, frozen=True):
+    """For the load's process: the scenario, the server, its models' names, its processes."""
+
+    scenario: AnyScenario
+    seed: str
+    host: str
+    port: int
+    models: tuple[str, ...]
+    roles: dict[str, list[int]]
+
+
+class LimitJob(msgspec.Struct, frozen=True):
+    """For the process that is the limit: the scenario and the model's folder."""
+
+    scenario: Streams
+    seed: str
+    folder: str
+    rows: int

@@ -1,0 +1,45 @@
+"""Where the load runs: `python -m mlx_worker.bench.load`, a LoadJob on stdin, a Sample on stdout.
+
+A process of its own, so that its work is not the server's, nor the server's clients each other's.
+[bench]
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from time import perf_counter
+
+import msgspec
+import uvloop
+
+from mlx_worker.bench.client import Client
+from mlx_worker.bench.job import LoadJob
+from mlx_worker.bench.processes import until_idle
+from mlx_worker.bench.prompts import Prompts
+from mlx_worker.bench.sample import Sample
+from mlx_worker.bench.scenarios.scenario import Stage
+
+REST = 30.0
+"""Seconds that a server may go on working for clients who have left, before others are measured."""
+
+
+async def run(job: LoadJob) -> Sample:
+    """Play the scenario, then wait until the server has come to rest."""
+    client = Client(job.host, job.port, job.models[0])
+    stage = Stage(client, Prompts(job.seed), job.roles, job.models)
+    sample = await job.scenario.run(stage)
+    await until_idle(job.roles, perf_counter() + REST)
+    sample.figures = {name: it for name, it in sample.figures.items() if not math.isnan(it)}
+    return sample
+
+
+def main() -> None:
+    """One job."""
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=LoadJob)
+    sample = uvloop.run(run(job))
+    sys.stdout.buffer.write(msgspec.json.encode(sample))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""What the processes of a server have used: CPU time and resident memory.
+
+The kernel counts CPU time in ticks, on Linux of 10 ms: what is told here of a moment is good to
+two of them. [bench]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeAlias
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Roles: TypeAlias = "Mapping[str, Sequence[int]]"
+"""Process ids by what they do: front, child, server, engine."""
+
+WATCHED = 0.2
+"""Seconds over which a server must be quiet to be idle."""
+
+BUSY = 0.1
+"""Share of a core from which it is not."""
+
+LOOK_EVERY = 0.005
+
+
+def cpu_seconds(roles: Roles) -> dict[str, float]:
+    """User and system time so far, by role; a process that has ended counts nothing."""
+    return {role: sum(map(_cpu, pids)) for role, pids in roles.items()}
+
+
+def resident_megabytes(roles: Roles) -> dict[str, float]:
+    """Resident memory now, by role."""
+    return {role: sum(map(_resident, pids)) / 1e6 for role, pids in roles.items()}
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it; empty: it has ended."""
+    try:
+        process = psutil.Process(pid)
+        return [pid, *(child.pid for child in process.children(recursive=True))]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _cpu(pid: int) -> float:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        times = psutil.Process(pid).cpu_times()
+        return float(times.user + times.system)
+    return 0.0
+
+
+def _resident(pid: int) -> float:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return float(psutil.Process(pid).memory_info().rss)
+    return 0.0
+
+
+async def until_idle(roles: Roles, deadline: float) -> float:
+    """The first moment (of `perf_counter`) from which the processes used next to nothing.
+
+    The deadline, where they never came to rest before it.
+    """
+    seen: list[tuple[float, float]] = []
+    while (now := perf_counter()) < deadline:
+        seen.append((now, sum(cpu_seconds(roles).values())))
+        while seen[-1][0] - seen[0][0] >= WATCHED:
+            (since, then), (_, used) = seen[0], seen[-1]
+            if used - then < BUSY * WATCHED:
+                return since
+            del seen[0]
+        await asyncio.sleep(LOOK_EVERY)
+    return deadline

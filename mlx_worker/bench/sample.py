@@ -1,0 +1,74 @@
+"""What one measurement brings, and what each of its figures is called. [bench]"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+
+class Sample(msgspec.Struct):
+    """One scenario, one target, one round.
+
+    `figures` by the names below; `gaps` are the percentiles 0..100 of the pauses between a
+    stream's arrivals, in milliseconds (empty: not of interest); `complaints` say which requests
+    were not answered in full, and why.
+    """
+
+    figures: dict[str, float]
+    gaps: list[float] = []
+    complaints: list[str] = []
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How a figure is shown."""
+
+    label: str
+    unit: str
+    digits: int = 1
+
+
+FIGURES: dict[str, Figure] = {
+    "throughput": Figure("throughput", "tokens/s", 0),
+    "throughput_one": Figure("the same load on one model", "tokens/s", 0),
+    "ttft_p50": Figure("time to first token, p50", "ms"),
+    "ttft_p99": Figure("time to first token, p99", "ms"),
+    "gap_p50": Figure("pause between arrivals, p50", "ms"),
+    "gap_p99": Figure("pause between arrivals, p99", "ms"),
+    "cpu": Figure("CPU a token", "µs"),
+    "cpu_front": Figure("CPU a token, front", "µs"),
+    "cpu_child": Figure("CPU a token, child", "µs"),
+    "resident": Figure("resident memory", "MB"),
+    "resident_front": Figure("resident memory, front", "MB"),
+    "newcomer_p50": Figure("newcomer's first token, p50", "ms"),
+    "newcomer_p99": Figure("newcomer's first token, p99", "ms"),
+    "before_p50": Figure("pause before the prompt, p50", "ms"),
+    "before_p99": Figure("pause before the prompt, p99", "ms"),
+    "before_max": Figure("pause before the prompt, longest", "ms"),
+    "during_p50": Figure("pause while it is read, p50", "ms"),
+    "during_p99": Figure("pause while it is read, p99", "ms"),
+    "during_max": Figure("pause while it is read, longest", "ms"),
+    "after_p50": Figure("pause after it, p50", "ms"),
+    "after_p99": Figure("pause after it, p99", "ms"),
+    "after_max": Figure("pause after it, longest", "ms"),
+    "prompt_tokens": Figure("prompt", "tokens", 0),
+    "prompt_ttft": Figure("the prompt's own first token", "ms"),
+    "cold": Figure("first token, prefix new", "ms"),
+    "warm": Figure("first token, prefix seen", "ms"),
+    "gain": Figure("new / seen", "times"),
+    "cached_share": Figure("prompt tokens from the cache", "%"),
+    "cached_share_min": Figure("the same, worst turn", "%"),
+    "first_turn": Figure("first token, first turn", "ms"),
+    "turn_p50": Figure("first token, later turns, p50", "ms"),
+    "turn_max": Figure("first token, later turns, longest", "ms"),
+    "idle_streamed": Figure("left to idle, streamed", "ms", 0),
+    "idle_whole": Figure("left to idle, not streamed", "ms", 0),
+    "health_p50": Figure("/health, p50", "ms", 2),
+    "health_p99": Figure("/health, p99", "ms", 2),
+    "resumed_p50": Figure("kill to next token, p50", "ms", 0),
+    "resumed_max": Figure("kill to next token, longest", "ms", 0),
+    "lost": Figure("streams lost", "", 0),
+    "listening": Figure("exec to listening", "ms", 0),
+    "ready": Figure("exec to ready", "ms", 0),
+}

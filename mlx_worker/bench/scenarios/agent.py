@@ -1,0 +1,62 @@
+"""An agent at work: each turn sends all that was said before, and a tool's result. [bench]"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import msgspec
+
+from mlx_worker.bench.client import Ask
+from mlx_worker.bench.sample import Sample
+from mlx_worker.bench.scenarios.scenario import Scenario, Stage, complaints, milliseconds
+
+if TYPE_CHECKING:
+    from mlx_worker.bench.answer import Answer
+
+
+class Agent(Scenario, frozen=True, kw_only=True):
+    """So many turns behind a system prompt, each with a tool's result; sizes in words."""
+
+    turns: int = 20
+    system: int = 600
+    result: int = 60
+    tokens: int = 32
+    made: ClassVar[Literal["nano", "tiny"]] = "tiny"
+
+    async def run(self, stage: Stage) -> Sample:
+        """Whether later turns pay for earlier ones."""
+        messages = [stage.prompts.system(self.system), stage.prompts.user(20)]
+        answers: list[Answer] = []
+        for turn in range(self.turns):
+            answer = await stage.client.ask(Ask(messages, self.tokens))
+            answers.append(answer)
+            result = stage.prompts.words(self.result)
+            messages = [*messages, *_called(f"call_{turn}", answer.text, result)]
+        return Sample(_figures(answers), complaints=complaints(answers))
+
+
+def _called(id_: str, said: str, result: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the model said when it called a tool, and what the tool answered."""
+    arguments = msgspec.json.encode({"id": id_}).decode()
+    call = {"id": id_, "type": "function", "function": {"name": "look", "arguments": arguments}}
+    return (
+        {"role": "assistant", "content": said, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": id_, "content": result},
+    )
+
+
+def _figures(answers: list[Answer]) -> dict[str, float]:
+    first, *later = answers
+    figures = {
+        "prompt_tokens": float(later[-1].prompt_tokens),
+        "first_turn": 1000 * first.ttft,
+        "turn_p50": milliseconds([answer.ttft for answer in later], 0.5),
+        "turn_max": milliseconds([answer.ttft for answer in later], 1.0),
+    }
+    told = [it for it in later if it.cached_tokens is not None and it.prompt_tokens]
+    if told:
+        shares = [(it.cached_tokens or 0) / it.prompt_tokens for it in told]
+        cached = sum(it.cached_tokens or 0 for it in told)
+        figures["cached_share"] = 100 * cached / sum(it.prompt_tokens for it in told)
+        figures["cached_share_min"] = 100 * min(shares)
+    return figures

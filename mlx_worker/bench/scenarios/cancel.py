@@ -1,0 +1,41 @@
+"""A client leaves a long generation: how long does the server go on working for nobody?
+
+[bench]
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+
+from mlx_worker.bench.client import Ask
+from mlx_worker.bench.processes import until_idle
+from mlx_worker.bench.sample import Sample
+from mlx_worker.bench.scenarios.scenario import LONG_ANSWER, Scenario, Stage
+
+
+class Cancel(Scenario, frozen=True, kw_only=True):
+    """It leaves after so many seconds; we watch for at most so many more."""
+
+    patience: float = 0.3
+    limit: float = 20.0
+    tokens: int = LONG_ANSWER
+
+    async def run(self, stage: Stage) -> Sample:
+        """Once as a stream, once not. A server that never was idle shows the limit."""
+        if not stage.roles:
+            return Sample({})
+        return Sample(
+            {
+                "idle_streamed": 1000 * await self._leave(stage, stream=True),
+                "idle_whole": 1000 * await self._leave(stage, stream=False),
+            }
+        )
+
+    async def _leave(self, stage: Stage, *, stream: bool) -> float:
+        ask = Ask([stage.prompts.user(24)], self.tokens, stream=stream)
+        asked = await stage.client.start(ask)
+        await asyncio.sleep(self.patience)
+        asked.leave()
+        left = perf_counter()
+        return await until_idle(stage.roles, left + self.limit) - left

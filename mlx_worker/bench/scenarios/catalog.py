@@ -1,0 +1,38 @@
+"""The scenarios by the names that the command line knows, in the order they are run. [bench]"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from mlx_worker.bench.scenarios.agent import Agent
+from mlx_worker.bench.scenarios.cancel import Cancel
+from mlx_worker.bench.scenarios.crash import Crash
+from mlx_worker.bench.scenarios.health import Health
+from mlx_worker.bench.scenarios.long_prompt import LongPrompt
+from mlx_worker.bench.scenarios.newcomer import Newcomer
+from mlx_worker.bench.scenarios.prefix import Prefix
+from mlx_worker.bench.scenarios.start import Start
+from mlx_worker.bench.scenarios.streams import Streams
+from mlx_worker.bench.scenarios.two_models import TwoModels
+
+AnyScenario: TypeAlias = (
+    Agent | Cancel | Crash | Health | LongPrompt | Newcomer | Prefix | Start | Streams | TwoModels
+)
+
+NAMED: dict[str, AnyScenario] = {
+    "streams-1": Streams(streams=1, requests=16),
+    "streams-8": Streams(streams=8, requests=8),
+    "streams-32": Streams(streams=32, requests=4),
+    "streams-128": Streams(streams=128, requests=2),
+    "mixed": Streams(streams=32, requests=4, words=(8, 400), tokens=(8, 256)),
+    "newcomer": Newcomer(),
+    "health": Health(),
+    "cancel": Cancel(),
+    "prefix-1500": Prefix(words=1500),
+    "prefix-15000": Prefix(words=15_000),
+    "agent": Agent(),
+    "long-prompt": LongPrompt(),
+    "two-models": TwoModels(),
+    "start": Start(),
+    "crash": Crash(),
+}

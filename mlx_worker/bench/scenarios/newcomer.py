@@ -1,0 +1,37 @@
+"""Short requests that come while long streams run: when do they hear a first word? [bench]"""
+
+from __future__ import annotations
+
+from mlx_worker.bench.client import Ask
+from mlx_worker.bench.sample import Sample
+from mlx_worker.bench.scenarios.scenario import (
+    Scenario,
+    Stage,
+    complaints,
+    leave,
+    long_streams,
+    milliseconds,
+)
+
+
+class Newcomer(Scenario, frozen=True, kw_only=True):
+    """So many long streams, so many newcomers one after the other."""
+
+    streams: int = 24
+    newcomers: int = 8
+    tokens: int = 8
+
+    async def run(self, stage: Stage) -> Sample:
+        """Each newcomer's time to its first token."""
+        streams = await long_streams(stage, self.streams)
+        answers = [
+            await stage.client.ask(Ask([stage.prompts.user(24)], self.tokens))
+            for _ in range(self.newcomers)
+        ]
+        leave(streams)
+        firsts = [answer.ttft for answer in answers]
+        figures = {
+            "newcomer_p50": milliseconds(firsts, 0.5),
+            "newcomer_p99": milliseconds(firsts, 0.99),
+        }
+        return Sample(figures, complaints=complaints(answers))

@@ -1,0 +1,34 @@
+"""What a system prompt costs that was seen before, against one that was not. [bench]"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from mlx_worker.bench.client import Ask
+from mlx_worker.bench.sample import Sample
+from mlx_worker.bench.scenarios.scenario import Scenario, Stage, complaints
+
+
+class Prefix(Scenario, frozen=True, kw_only=True):
+    """Two users' first questions behind one system prompt of so many words."""
+
+    words: int
+    tokens: int = 8
+    made: ClassVar[Literal["nano", "tiny"]] = "tiny"
+
+    async def run(self, stage: Stage) -> Sample:
+        """The first pays for the prompt, the second should not."""
+        system = stage.prompts.system(self.words)
+        cold, warm = [
+            await stage.client.ask(Ask([system, stage.prompts.user(12)], self.tokens))
+            for _ in range(2)
+        ]
+        figures = {
+            "prompt_tokens": float(warm.prompt_tokens),
+            "cold": 1000 * cold.ttft,
+            "warm": 1000 * warm.ttft,
+            "gain": cold.ttft / warm.ttft,
+        }
+        if warm.cached_tokens is not None and warm.prompt_tokens:
+            figures["cached_share"] = 100 * warm.cached_tokens / warm.prompt_tokens
+        return Sample(figures, complaints=complaints((cold, warm)))

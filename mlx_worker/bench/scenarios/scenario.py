@@ -1,0 +1,78 @@
+"""What every scenario is: its sizes as frozen data, and how it runs against a server. [bench]"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+
+import msgspec
+
+from mlx_worker.bench.client import Ask
+from mlx_worker.bench.statistics import quantile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mlx_worker.bench.answer import Answer
+    from mlx_worker.bench.client import Asked, Client
+    from mlx_worker.bench.processes import Roles
+    from mlx_worker.bench.prompts import Prompts
+    from mlx_worker.bench.sample import Sample
+
+Kind: TypeAlias = Literal["limit", "node", "peer"]
+
+LONG_ANSWER = 4000
+"""Tokens: an answer that is still being written when it is no longer needed."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a scenario plays on: a server, its processes, and the names of its models."""
+
+    client: Client
+    prompts: Prompts
+    roles: Roles
+    models: tuple[str, ...]
+
+
+class Scenario(msgspec.Struct, frozen=True, tag=True):
+    """Sizes in the fields; what it needs in the class.
+
+    `made` is the made model that shows it best, `models` how many it needs at once, `kinds` what
+    it can be asked of, `fresh` whether each round wants a server that has just been started.
+    """
+
+    made: ClassVar[Literal["nano", "tiny"]] = "nano"
+    models: ClassVar[int] = 1
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"node", "peer"})
+    fresh: ClassVar[bool] = False
+
+    async def run(self, stage: Stage) -> Sample:
+        """Put the load on the server; what came of it."""
+        raise NotImplementedError
+
+
+async def long_streams(stage: Stage, count: int, words: int = 24) -> list[Asked]:
+    """Streams that go on, each past its first tokens."""
+    asks = [Ask([stage.prompts.user(words)], LONG_ANSWER) for _ in range(count)]
+    streams = await asyncio.gather(*map(stage.client.start, asks))
+    await asyncio.gather(*(stream.more_events(4) for stream in streams))
+    return streams
+
+
+def leave(streams: Iterable[Asked]) -> None:
+    """Everybody hangs up."""
+    for stream in streams:
+        stream.leave()
+
+
+def complaints(answers: Iterable[Answer]) -> list[str]:
+    """What was wrong with whichever were not complete."""
+    return [answer.complaint for answer in answers if answer.complaint]
+
+
+def milliseconds(seconds: Iterable[float], share: float) -> float:
+    """A quantile of times, NaN left out."""
+    return 1000 * quantile([it for it in seconds if not math.isnan(it)], share)

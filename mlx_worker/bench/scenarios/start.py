@@ -1,0 +1,24 @@
+"""A server's start: when it listens, when it serves, and what its first request waits. [bench]"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mlx_worker.bench.client import Ask
+from mlx_worker.bench.processes import resident_megabytes
+from mlx_worker.bench.sample import Sample
+from mlx_worker.bench.scenarios.scenario import Scenario, Stage, complaints
+
+
+class Start(Scenario, frozen=True, kw_only=True):
+    """The first request of a server's life; the times of the start itself are its starter's."""
+
+    tokens: int = 8
+    fresh: ClassVar[bool] = True
+
+    async def run(self, stage: Stage) -> Sample:
+        """One request."""
+        answer = await stage.client.ask(Ask([stage.prompts.user(24)], self.tokens))
+        figures = {"ttft_p50": 1000 * answer.ttft}
+        figures |= {f"resident_{role}": mb for role, mb in resident_megabytes(stage.roles).items()}
+        return Sample(figures, complaints=complaints([answer]))

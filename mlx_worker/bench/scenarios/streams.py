@@ -1,0 +1,103 @@
+"""Many streams side by side, each asking again as soon as it is answered. [bench]"""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import chain
+from typing import TYPE_CHECKING, ClassVar
+
+from mlx_worker.bench.client import Ask
+from mlx_worker.bench.processes import cpu_seconds, resident_megabytes
+from mlx_worker.bench.sample import Sample
+from mlx_worker.bench.scenarios.scenario import Kind, Scenario, Stage, complaints, milliseconds
+
+if TYPE_CHECKING:
+    from mlx_worker.bench.answer import Answer
+    from mlx_worker.bench.client import Client
+    from mlx_worker.bench.prompts import Prompts
+
+
+class Streams(Scenario, frozen=True, kw_only=True):
+    """Lengths are ranges, in words of a prompt and tokens of an answer."""
+
+    streams: int
+    requests: int
+    words: tuple[int, int] = (24, 24)
+    tokens: tuple[int, int] = (64, 64)
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"limit", "node", "peer"})
+
+    def asks(self, prompts: Prompts) -> list[list[Ask]]:
+        """What each stream asks, one after the other."""
+        return [
+            [
+                Ask(
+                    [prompts.user(prompts.random.randint(*self.words))],
+                    prompts.random.randint(*self.tokens),
+                )
+                for _ in range(self.requests)
+            ]
+            for _ in range(self.streams)
+        ]
+
+    async def run(self, stage: Stage) -> Sample:
+        """Throughput, first tokens, pauses, and what they cost."""
+        asks = self.asks(stage.prompts)
+        before = cpu_seconds(stage.roles)
+        answers = await side_by_side(stage.client, asks)
+        used = {role: now - before[role] for role, now in cpu_seconds(stage.roles).items()}
+        return Sample(
+            speed(answers) | _cost(answers, used) | _memory(stage),
+            gaps=[milliseconds(_gaps(answers), percent / 100) for percent in range(101)],
+            complaints=complaints(answers),
+        )
+
+
+async def side_by_side(
+    client: Client, asks: list[list[Ask]], model: str | None = None
+) -> list[Answer]:
+    """One task a stream."""
+
+    async def stream(mine: list[Ask]) -> list[Answer]:
+        return [await client.ask(ask, model) for ask in mine]
+
+    return list(chain.from_iterable(await asyncio.gather(*map(stream, asks))))
+
+
+def throughput(answers: list[Answer]) -> float:
+    """Tokens a second, from the first request to the last text."""
+    tokens = sum(answer.completion_tokens for answer in answers)
+    start = min(answer.sent for answer in answers)
+    end = max(answer.texts[-1] if answer.texts else answer.ended for answer in answers)
+    return tokens / (end - start)
+
+
+def speed(answers: list[Answer]) -> dict[str, float]:
+    """What the readers see."""
+    firsts = [answer.ttft for answer in answers]
+    gaps = _gaps(answers)
+    return {
+        "throughput": throughput(answers),
+        "ttft_p50": milliseconds(firsts, 0.5),
+        "ttft_p99": milliseconds(firsts, 0.99),
+        "gap_p50": milliseconds(gaps, 0.5),
+        "gap_p99": milliseconds(gaps, 0.99),
+    }
+
+
+def _gaps(answers: list[Answer]) -> list[float]:
+    return [gap for answer in answers for gap in answer.gaps]
+
+
+def _cost(answers: list[Answer], used: dict[str, float]) -> dict[str, float]:
+    tokens = sum(answer.completion_tokens for answer in answers)
+    if not tokens or not used:
+        return {}
+    parts = {f"cpu_{role}": 1e6 * seconds / tokens for role, seconds in used.items()}
+    return {"cpu": sum(parts.values())} | parts
+
+
+def _memory(stage: Stage) -> dict[str, float]:
+    parts = resident_megabytes(stage.roles)
+    if not parts:
+        return {}
+    return {"resident": sum(parts.values())} | {f"resident_{k}": v for k, v in parts.items()}

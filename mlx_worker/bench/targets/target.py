@@ -1,0 +1,40 @@
+"""What can be measured, and what it is once it stands there. [bench]"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from mlx_worker.bench.sample import Sample
+    from mlx_worker.bench.scenarios.catalog import AnyScenario
+    from mlx_worker.bench.scenarios.scenario import Kind
+
+ROWS = 128
+"""Sequences decoded side by side, of whatever is measured: as many as any scenario has streams."""
+
+READERS = 8
+"""Prompts read side by side, where that can be said."""
+
+CACHE_BYTES = 4 << 30
+"""Room for the KV of prompts, where that can be said."""
+
+
+class Opened(Protocol):
+    """Something that runs and can be measured."""
+
+    def measure(self, scenario: AnyScenario, seed: str) -> Sample:
+        """One scenario, once. Raises NotMeasured."""
+
+
+class Target(Protocol):
+    """Something that can be started."""
+
+    name: str
+    kind: Kind
+
+    def opened(self, models: Sequence[Path]) -> AbstractContextManager[Opened]:
+        """Start it on these models; at the end it is gone. Raises NotMeasured."""
