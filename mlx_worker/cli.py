@@ -136,6 +136,50 @@ def demo(
     _run(run_demo(where, port, once=once), logging.WARNING)
 
 
+@app.command()
+def bench(
+    *,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="A model's folder. Default: small ones made here.", show_default=False),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="A running node, instead of one started here.", show_default=False),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="Another server to compare with: mlx_lm.server, vllm-mlx."),
+    ] = None,
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="Only this; may be given more than once.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 3,
+    json: Annotated[
+        Path | None, typer.Option(help="Write every sample there.", show_default=False)
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Draw SVG files into that folder.", show_default=False)
+    ] = None,
+    goals: Annotated[bool, typer.Option("--goals", help="Print what is to be reached.")] = False,
+) -> None:
+    """Measure a node, the engine alone and other servers, side by side."""
+    from mlx_worker.bench.command import Options, run  # noqa: PLC0415  (serving does without it)
+
+    run(
+        Options(
+            model=model,
+            url=url,
+            peers=peer or [],
+            scenarios=scenario or [],
+            rounds=rounds,
+            json=json,
+            plots=plots,
+            goals=goals,
+        )
+    )
+
+
 def _run(node: Coroutine[Any, Any, None], level: int) -> None:
     setproctitle.setproctitle("mlx-worker: front")
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")

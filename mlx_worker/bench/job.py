@@ -1,4 +1,4 @@
-"""What the processes of a measurement are told: a scenario, where to play it, and the seed. [bench]"""
+"""What the processes of a measurement are told: a scenario, where to play it, a seed. [bench]"""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
@@ -17,8 +18,10 @@ from mlx_worker.bench.client import Client
 from mlx_worker.bench.job import LoadJob
 from mlx_worker.bench.processes import until_idle
 from mlx_worker.bench.prompts import Prompts
-from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import Stage
+
+if TYPE_CHECKING:
+    from mlx_worker.bench.sample import Sample
 
 REST = 30.0
 """Seconds that a server may go on working for clients who have left, before others are measured."""

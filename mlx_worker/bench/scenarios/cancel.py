@@ -9,7 +9,7 @@ import asyncio
 from time import perf_counter
 
 from mlx_worker.bench.client import Ask
-from mlx_worker.bench.processes import until_idle
+from mlx_worker.bench.processes import BUSY, cpu_seconds, until_idle
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import LONG_ANSWER, Scenario, Stage
 
@@ -25,17 +25,22 @@ class Cancel(Scenario, frozen=True, kw_only=True):
         """Once as a stream, once not. A server that never was idle shows the limit."""
         if not stage.roles:
             return Sample({})
-        return Sample(
-            {
-                "idle_streamed": 1000 * await self._leave(stage, stream=True),
-                "idle_whole": 1000 * await self._leave(stage, stream=False),
-            }
-        )
+        sample = Sample({})
+        for figure, stream in (("idle_streamed", True), ("idle_whole", False)):
+            idle = await self._leave(stage, stream=stream)
+            if idle is None:
+                sample.complaints.append(f"{figure}: nothing was being done when the client left")
+            else:
+                sample.figures[figure] = 1000 * idle
+        return sample
 
-    async def _leave(self, stage: Stage, *, stream: bool) -> float:
-        ask = Ask([stage.prompts.user(24)], self.tokens, stream=stream)
-        asked = await stage.client.start(ask)
+    async def _leave(self, stage: Stage, *, stream: bool) -> float | None:
+        """Seconds from leaving to rest; None: there was nothing to leave."""
+        before = sum(cpu_seconds(stage.roles).values())
+        asked = await stage.client.start(Ask([stage.prompts.user(24)], self.tokens, stream=stream))
         await asyncio.sleep(self.patience)
+        if sum(cpu_seconds(stage.roles).values()) - before < BUSY * self.patience:
+            return None
         asked.leave()
         left = perf_counter()
         return await until_idle(stage.roles, left + self.limit) - left

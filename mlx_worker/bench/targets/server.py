@@ -24,7 +24,7 @@ from mlx_worker.bench.targets.module import run_module
 from mlx_worker.errors import NotMeasured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mlx_worker.bench.sample import Sample
     from mlx_worker.bench.scenarios.catalog import AnyScenario
@@ -92,10 +92,12 @@ def _until_it_serves(
     process: subprocess.Popen[bytes], port: int, models: tuple[str, ...], began: float, log: Path
 ) -> dict[str, float]:
     """Milliseconds from its start to listening, and to the first answer of every model."""
+    conditions: dict[str, Callable[[], bool]] = {
+        "listening": lambda: _listens(port),
+        "ready": lambda: all(_answers(port, model) for model in models),
+    }
     figures: dict[str, float] = {}
-    waiting = [("listening", lambda: _listens(port))]
-    waiting += [("ready", lambda model=model: _answers(port, model)) for model in models]
-    for name, condition in waiting:
+    for name, condition in conditions.items():
         while not condition():
             if process.poll() is not None or time.perf_counter() - began > START_DEADLINE:
                 said = log.read_text(errors="replace").strip().splitlines()[-5:]
@@ -114,7 +116,7 @@ def _listens(port: int) -> bool:
 def _answers(port: int, model: str) -> bool:
     """It writes one token."""
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
-    request = urllib.request.Request(  # noqa: S310  (http, on loopback)
+    request = urllib.request.Request(
         f"http://{HOST}:{port}/v1/chat/completions",
         data=msgspec.json.encode(body),
         headers={"Content-Type": "application/json"},

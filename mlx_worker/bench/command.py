@@ -1,0 +1,137 @@
+"""What `mlx-worker bench` does: measure, print, write down. [bench]"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from mlx_worker.bench.goals import outcomes
+from mlx_worker.bench.interleave import Measurement, Plan, measured
+from mlx_worker.bench.made.folder import make_folder
+from mlx_worker.bench.made.llama import LLAMA, NANO, TINY
+from mlx_worker.bench.plots import draw, load_matplotlib
+from mlx_worker.bench.results import Results, this_machine
+from mlx_worker.bench.scenarios.catalog import NAMED
+from mlx_worker.bench.tables import goal_table, scenario_table
+from mlx_worker.bench.targets.limit import Limit
+from mlx_worker.bench.targets.node import RunningNode, StartedNode
+from mlx_worker.bench.targets.peer import PEERS, Peer
+from mlx_worker.errors import NotMeasured
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from mlx_worker.bench.targets.target import Target
+
+CONTEXT = 32_768
+"""Positions of the models made here: room for the longest prompts and for long answers."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for. No `scenarios`: all; no `model`: the made ones; no `url`: a new node."""
+
+    model: Path | None
+    url: str | None
+    peers: Sequence[str]
+    scenarios: Sequence[str]
+    rounds: int
+    json: Path | None
+    plots: Path | None
+    goals: bool
+
+
+def run(options: Options) -> None:
+    """Measure and print. Raises NotMeasured where something asked for is not to be had."""
+    unknown = [it for it in options.scenarios if it not in NAMED]
+    if unknown:
+        raise NotMeasured(f"no scenario {unknown[0]!r}; there are {', '.join(NAMED)}")
+    if options.plots is not None:
+        load_matplotlib()  # before an hour of work
+    screen = Console()
+    with _ended_by_sigterm(), _models(options.model) as model:
+        plan = Plan(
+            scenarios={name: NAMED[name] for name in options.scenarios or NAMED},
+            targets=_targets(options),
+            rounds=options.rounds,
+            seed=secrets.token_hex(8),
+            model=model,
+        )
+        measurements = []
+        for it in measured(plan):
+            _say(it, plan)
+            measurements.append(it)
+    results = Results(
+        machine=this_machine(),
+        command=sys.argv[1:],
+        model=str(options.model or "made"),
+        seed=plan.seed,
+        measurements=measurements,
+    )
+    for scenario in results.scenarios():
+        screen.print(scenario_table(results, scenario))
+    if options.goals:
+        screen.print(goal_table(outcomes(results)))
+    if options.json is not None:
+        results.write(options.json)
+    if options.plots is not None:
+        for file in draw(results, options.plots):
+            screen.print(f"drawn: {file}")
+
+
+def _targets(options: Options) -> list[Target]:
+    """The node first: the others are compared with it."""
+    if options.url is None:
+        return [StartedNode(), *map(_peer, options.peers), Limit()]
+    if options.model is None and options.peers:
+        raise NotMeasured("--url with --peer needs --model: the folder of what the node serves")
+    beside: list[Target] = [] if options.model is None else [*map(_peer, options.peers), Limit()]
+    return [RunningNode(options.url), *beside]
+
+
+def _peer(name: str) -> Peer:
+    if name not in PEERS:
+        raise NotMeasured(f"no peer {name!r}; there are {', '.join(PEERS)}")
+    return Peer(name)
+
+
+@contextlib.contextmanager
+def _models(given: Path | None) -> Iterator[Callable[[str], Path]]:
+    """The folder for a made model's name: the one given for all, else made when first asked for."""
+    if given is not None:
+        yield lambda _name: given
+        return
+    with tempfile.TemporaryDirectory(prefix="mlx-worker-bench-") as root:
+
+        @cache
+        def made(name: str) -> Path:
+            spec = replace({"nano": NANO, "tiny": TINY}[name], context=CONTEXT)
+            return make_folder(spec, LLAMA, Path(root) / name)
+
+        yield made
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM leaves as ctrl-C does: nothing that was started is left running."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say(it: Measurement, plan: Plan) -> None:
+    """One line of progress."""
+    what = f"{it.scenario}: {it.target}, round {it.round + 1} of {plan.rounds}"
+    how = f" ({it.sample.complaints[0]})" if it.sample.complaints else ""
+    sys.stderr.write(f"{what}{how}\n")

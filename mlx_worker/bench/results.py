@@ -1,0 +1,96 @@
+"""Everything that was measured, as it is asked for and as it is written down. [bench]"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mlx_worker import __version__
+from mlx_worker.bench.interleave import Measurement
+from mlx_worker.bench.statistics import median
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Where it was measured, and with what."""
+
+    system: str
+    processor: str
+    cores: int
+    python: str
+    versions: dict[str, str]
+
+
+class Results(msgspec.Struct, frozen=True):
+    """One run. `model` is a folder or "made"; rounds that failed have samples without figures."""
+
+    machine: Machine
+    command: list[str]
+    model: str
+    seed: str
+    measurements: list[Measurement]
+
+    def scenarios(self) -> list[str]:
+        """In the order they were measured."""
+        return list(dict.fromkeys(it.scenario for it in self.measurements))
+
+    def targets(self, scenario: str) -> list[str]:
+        """Whoever was measured in it."""
+        mine = (it for it in self.measurements if it.scenario == scenario)
+        return list(dict.fromkeys(it.target for it in mine))
+
+    def figures(self, scenario: str) -> list[str]:
+        """The names of all figures that anybody has in it."""
+        mine = (it for it in self.measurements if it.scenario == scenario)
+        return list(dict.fromkeys(name for it in mine for name in it.sample.figures))
+
+    def rounds(self, scenario: str, target: str, figure: str) -> list[float]:
+        """One value a round; NaN where a round has none."""
+        return [
+            it.sample.figures.get(figure, math.nan)
+            for it in self.measurements
+            if it.scenario == scenario and it.target == target
+        ]
+
+    def gaps(self, scenario: str, target: str) -> list[float]:
+        """Percentiles 0..100 of the pauses, in ms: of each the median of the rounds."""
+        rounds = [
+            it.sample.gaps
+            for it in self.measurements
+            if it.scenario == scenario and it.target == target and it.sample.gaps
+        ]
+        return [median(values) for values in zip(*rounds, strict=True)]
+
+    def write(self, file: Path) -> None:
+        """As JSON."""
+        text = msgspec.json.format(msgspec.json.encode(self), indent=1)
+        file.write_bytes(text + b"\n")
+
+
+def this_machine() -> Machine:
+    """The one we run on."""
+    return Machine(
+        system=platform.platform(),
+        processor=platform.processor() or platform.machine(),
+        cores=os.cpu_count() or 1,
+        python=sys.version.split()[0],
+        versions={"mlx-worker": __version__} | _versions("mlx", "mlx-lm", "vllm-mlx"),
+    )
+
+
+def _versions(*projects: str) -> dict[str, str]:
+    found = {}
+    for project in projects:
+        try:
+            found[project] = version(project)
+        except PackageNotFoundError:
+            continue
+    return found
