@@ -59,6 +59,9 @@ def read_answer(
     reader = ResponseReader()
     body = [(time, part) for time, data in arrivals if (part := reader.feed(data))]
     answer.status = reader.status
+    if not reader.status:
+        answer.complaint = "the connection was closed before anything was answered"
+        return answer
     if reader.status != OK:
         said = b"".join(part for _, part in body).decode(errors="replace")
         answer.complaint = f"HTTP status {reader.status}: {said[:200]}"

@@ -36,6 +36,10 @@ CONTEXT = 32_768
 """Positions of the models made here: room for the longest prompts and for long answers."""
 
 
+WIDTH = 160
+"""Columns of a table that goes into a file."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What was asked for. No `scenarios`: all; no `model`: the made ones; no `url`: a new node."""
@@ -57,7 +61,6 @@ def run(options: Options) -> None:
         raise NotMeasured(f"no scenario {unknown[0]!r}; there are {', '.join(NAMED)}")
     if options.plots is not None:
         load_matplotlib()  # before an hour of work
-    screen = Console()
     with _ended_by_sigterm(), _models(options.model) as model:
         plan = Plan(
             scenarios={name: NAMED[name] for name in options.scenarios or NAMED},
@@ -77,6 +80,7 @@ def run(options: Options) -> None:
         seed=plan.seed,
         measurements=measurements,
     )
+    screen = Console(width=None if sys.stdout.isatty() else WIDTH)
     for scenario in results.scenarios():
         screen.print(scenario_table(results, scenario))
     if options.goals:

@@ -1,8 +1,4 @@
-"""What the processes of a server have used: CPU time and resident memory.
-
-The kernel counts CPU time in ticks, on Linux of 10 ms: what is told here of a moment is good to
-two of them. [bench]
-"""
+"""What the processes of a server have used: CPU time and resident memory. [bench]"""
 
 from __future__ import annotations
 
@@ -18,6 +14,9 @@ if TYPE_CHECKING:
 
 Roles: TypeAlias = "Mapping[str, Sequence[int]]"
 """Process ids by what they do: front, child, server, engine."""
+
+TICK = 0.01
+"""Seconds in which the kernel counts CPU time, on Linux: no moment is known better."""
 
 WATCHED = 0.2
 """Seconds over which a server must be quiet to be idle."""

@@ -41,6 +41,7 @@ FIGURES: dict[str, Figure] = {
     "cpu_child": Figure("CPU a token, child", "µs"),
     "resident": Figure("resident memory", "MB"),
     "resident_front": Figure("resident memory, front", "MB"),
+    "resident_child": Figure("resident memory, child", "MB"),
     "newcomer_p50": Figure("newcomer's first token, p50", "ms"),
     "newcomer_p99": Figure("newcomer's first token, p99", "ms"),
     "before_p50": Figure("pause before the prompt, p50", "ms"),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mlx_worker.bench.client import Ask
 from mlx_worker.bench.sample import Sample
-from mlx_worker.bench.scenarios.scenario import Scenario, Stage, complaints, milliseconds
+from mlx_worker.bench.scenarios.scenario import Made, Scenario, Stage, complaints, milliseconds
 
 if TYPE_CHECKING:
     from mlx_worker.bench.answer import Answer
@@ -21,7 +21,7 @@ class Agent(Scenario, frozen=True, kw_only=True):
     system: int = 600
     result: int = 60
     tokens: int = 32
-    made: ClassVar[Literal["nano", "tiny"]] = "tiny"
+    made: Made = "tiny"
 
     async def run(self, stage: Stage) -> Sample:
         """Whether later turns pay for earlier ones."""

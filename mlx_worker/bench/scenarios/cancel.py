@@ -9,7 +9,7 @@ import asyncio
 from time import perf_counter
 
 from mlx_worker.bench.client import Ask
-from mlx_worker.bench.processes import BUSY, cpu_seconds, until_idle
+from mlx_worker.bench.processes import BUSY, TICK, cpu_seconds, until_idle
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import LONG_ANSWER, Scenario, Stage
 
@@ -35,7 +35,7 @@ class Cancel(Scenario, frozen=True, kw_only=True):
         return sample
 
     async def _leave(self, stage: Stage, *, stream: bool) -> float | None:
-        """Seconds from leaving to rest; None: there was nothing to leave."""
+        """Seconds from leaving to rest, a tick at least; None: there was nothing to leave."""
         before = sum(cpu_seconds(stage.roles).values())
         asked = await stage.client.start(Ask([stage.prompts.user(24)], self.tokens, stream=stream))
         await asyncio.sleep(self.patience)
@@ -43,4 +43,5 @@ class Cancel(Scenario, frozen=True, kw_only=True):
             return None
         asked.leave()
         left = perf_counter()
-        return await until_idle(stage.roles, left + self.limit) - left
+        idle = await until_idle(stage.roles, left + self.limit)
+        return max(idle - left, TICK)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from time import perf_counter
-from typing import ClassVar, Literal
 
 from mlx_worker.bench.client import Ask
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import (
+    Made,
     Scenario,
     Stage,
     complaints,
@@ -26,7 +26,7 @@ class LongPrompt(Scenario, frozen=True, kw_only=True):
     streams: int = 8
     words: int = 6000
     stretch: int = 150
-    made: ClassVar[Literal["nano", "tiny"]] = "tiny"
+    made: Made = "tiny"
 
     async def run(self, stage: Stage) -> Sample:
         """The streams' pauses before, while and after it is read."""

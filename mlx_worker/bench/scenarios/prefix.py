@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
 from mlx_worker.bench.client import Ask
 from mlx_worker.bench.sample import Sample
-from mlx_worker.bench.scenarios.scenario import Scenario, Stage, complaints
+from mlx_worker.bench.scenarios.scenario import Made, Scenario, Stage, complaints
 
 
 class Prefix(Scenario, frozen=True, kw_only=True):
@@ -14,7 +12,7 @@ class Prefix(Scenario, frozen=True, kw_only=True):
 
     words: int
     tokens: int = 8
-    made: ClassVar[Literal["nano", "tiny"]] = "tiny"
+    made: Made = "tiny"
 
     async def run(self, stage: Stage) -> Sample:
         """The first pays for the prompt, the second should not."""

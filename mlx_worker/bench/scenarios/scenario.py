@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlx_worker.bench.sample import Sample
 
 Kind: TypeAlias = Literal["limit", "node", "peer"]
+Made: TypeAlias = Literal["nano", "tiny"]
 
 LONG_ANSWER = 4000
 """Tokens: an answer that is still being written when it is no longer needed."""
@@ -37,14 +38,14 @@ class Stage:
     models: tuple[str, ...]
 
 
-class Scenario(msgspec.Struct, frozen=True, tag=True):
-    """Sizes in the fields; what it needs in the class.
+class Scenario(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Sizes in the fields, with the made model that shows it best; what it needs in the class.
 
-    `made` is the made model that shows it best, `models` how many it needs at once, `kinds` what
-    it can be asked of, `fresh` whether each round wants a server that has just been started.
+    `models` is how many it needs at once, `kinds` what it can be asked of, `fresh` whether each
+    round wants a server that has just been started.
     """
 
-    made: ClassVar[Literal["nano", "tiny"]] = "nano"
+    made: Made = "nano"
     models: ClassVar[int] = 1
     kinds: ClassVar[frozenset[Kind]] = frozenset({"node", "peer"})
     fresh: ClassVar[bool] = False
@@ -76,3 +77,10 @@ def complaints(answers: Iterable[Answer]) -> list[str]:
 def milliseconds(seconds: Iterable[float], share: float) -> float:
     """A quantile of times, NaN left out."""
     return 1000 * quantile([it for it in seconds if not math.isnan(it)], share)
+
+
+def in_parts(figure: str, by_role: dict[str, float]) -> dict[str, float]:
+    """The sum under the figure's name, and each role's part where there are several."""
+    parts = {f"{figure}_{role}": value for role, value in by_role.items()}
+    whole = {figure: sum(parts.values())} if parts else {}
+    return whole | parts if len(parts) > 1 else whole

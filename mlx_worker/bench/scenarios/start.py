@@ -7,7 +7,7 @@ from typing import ClassVar
 from mlx_worker.bench.client import Ask
 from mlx_worker.bench.processes import resident_megabytes
 from mlx_worker.bench.sample import Sample
-from mlx_worker.bench.scenarios.scenario import Scenario, Stage, complaints
+from mlx_worker.bench.scenarios.scenario import Scenario, Stage, complaints, in_parts
 
 
 class Start(Scenario, frozen=True, kw_only=True):
@@ -20,5 +20,5 @@ class Start(Scenario, frozen=True, kw_only=True):
         """One request."""
         answer = await stage.client.ask(Ask([stage.prompts.user(24)], self.tokens))
         figures = {"ttft_p50": 1000 * answer.ttft}
-        figures |= {f"resident_{role}": mb for role, mb in resident_megabytes(stage.roles).items()}
+        figures |= in_parts("resident", resident_megabytes(stage.roles))
         return Sample(figures, complaints=complaints([answer]))

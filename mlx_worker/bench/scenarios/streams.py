@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 from mlx_worker.bench.client import Ask
 from mlx_worker.bench.processes import cpu_seconds, resident_megabytes
 from mlx_worker.bench.sample import Sample
-from mlx_worker.bench.scenarios.scenario import Kind, Scenario, Stage, complaints, milliseconds
+from mlx_worker.bench.scenarios.scenario import (
+    Kind,
+    Scenario,
+    Stage,
+    complaints,
+    in_parts,
+    milliseconds,
+)
 
 if TYPE_CHECKING:
     from mlx_worker.bench.answer import Answer
@@ -46,7 +53,9 @@ class Streams(Scenario, frozen=True, kw_only=True):
         answers = await side_by_side(stage.client, asks)
         used = {role: now - before[role] for role, now in cpu_seconds(stage.roles).items()}
         return Sample(
-            speed(answers) | _cost(answers, used) | _memory(stage),
+            speed(answers)
+            | _cost(answers, used)
+            | in_parts("resident", resident_megabytes(stage.roles)),
             gaps=[milliseconds(_gaps(answers), percent / 100) for percent in range(101)],
             complaints=complaints(answers),
         )
@@ -90,14 +99,6 @@ def _gaps(answers: list[Answer]) -> list[float]:
 
 def _cost(answers: list[Answer], used: dict[str, float]) -> dict[str, float]:
     tokens = sum(answer.completion_tokens for answer in answers)
-    if not tokens or not used:
+    if not tokens:
         return {}
-    parts = {f"cpu_{role}": 1e6 * seconds / tokens for role, seconds in used.items()}
-    return {"cpu": sum(parts.values())} | parts
-
-
-def _memory(stage: Stage) -> dict[str, float]:
-    parts = resident_megabytes(stage.roles)
-    if not parts:
-        return {}
-    return {"resident": sum(parts.values())} | {f"resident_{k}": v for k, v in parts.items()}
+    return in_parts("cpu", {role: 1e6 * seconds / tokens for role, seconds in used.items()})

@@ -1,1 +1,1 @@
-"""What is measured: a node, its peers, and the engine alone. Each is started as a process. [bench]"""
+"""What is measured: a node, its peers, and the engine alone. Each is a process. [bench]"""
