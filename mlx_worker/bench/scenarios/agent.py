@@ -18,7 +18,7 @@ class Agent(Scenario, frozen=True, kw_only=True):
     """So many turns behind a system prompt, each with a tool's result; sizes in words."""
 
     turns: int = 20
-    system: int = 600
+    system: int = 1500
     result: int = 60
     tokens: int = 32
     made: Made = "tiny"
