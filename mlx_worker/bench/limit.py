@@ -69,9 +69,9 @@ class _Batch:
 def measure(job: LimitJob) -> Sample:
     """Once to warm up, once for the figures."""
     batch = _Batch(job.folder, job.rows)
-    prompts = Prompts(job.seed)
-    batch.run([stream[:1] for stream in job.scenario.asks(prompts)])
-    asks = job.scenario.asks(prompts)
+    warm_up = job.scenario.asks(Prompts(f"{job.seed}/warm-up"))
+    batch.run([stream[:1] for stream in warm_up])
+    asks = job.scenario.asks(Prompts(job.seed))
     roles = {"engine": [os.getpid()]}
     used, start = cpu_seconds(roles), perf_counter()
     tokens = batch.run(asks)
@@ -79,6 +79,7 @@ def measure(job: LimitJob) -> Sample:
     cpu = cpu_seconds(roles)["engine"] - used["engine"]
     return Sample(
         {
+            "tokens": float(tokens),
             "throughput": tokens / seconds,
             "cpu": 1e6 * cpu / tokens,
             "resident": resident_megabytes(roles)["engine"],

@@ -30,6 +30,7 @@ class Figure:
 
 
 FIGURES: dict[str, Figure] = {
+    "tokens": Figure("answers together", "tokens", 0),
     "throughput": Figure("throughput", "tokens/s", 0),
     "throughput_one": Figure("the same load on one model", "tokens/s", 0),
     "ttft_p50": Figure("time to first token, p50", "ms"),

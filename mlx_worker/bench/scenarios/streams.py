@@ -56,7 +56,7 @@ class Streams(Scenario, frozen=True, kw_only=True):
             speed(answers)
             | _cost(answers, used)
             | in_parts("resident", resident_megabytes(stage.roles)),
-            gaps=[milliseconds(_gaps(answers), percent / 100) for percent in range(101)],
+            gaps=_percentiles(_gaps(answers)),
             complaints=complaints(answers),
         )
 
@@ -85,12 +85,18 @@ def speed(answers: list[Answer]) -> dict[str, float]:
     firsts = [answer.ttft for answer in answers]
     gaps = _gaps(answers)
     return {
+        "tokens": float(sum(answer.completion_tokens for answer in answers)),
         "throughput": throughput(answers),
         "ttft_p50": milliseconds(firsts, 0.5),
         "ttft_p99": milliseconds(firsts, 0.99),
         "gap_p50": milliseconds(gaps, 0.5),
         "gap_p99": milliseconds(gaps, 0.99),
     }
+
+
+def _percentiles(gaps: list[float]) -> list[float]:
+    """0..100, in milliseconds; empty where every answer came at once."""
+    return [milliseconds(gaps, percent / 100) for percent in range(101)] if gaps else []
 
 
 def _gaps(answers: list[Answer]) -> list[float]:

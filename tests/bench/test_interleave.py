@@ -1,0 +1,96 @@
+"""The order of measurements, with targets that only take notes."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_worker.bench.interleave import Plan, measured
+from mlx_worker.bench.sample import Sample
+from mlx_worker.bench.scenarios.catalog import NAMED
+from mlx_worker.errors import NotMeasured
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mlx_worker.bench.scenarios.catalog import AnyScenario
+    from mlx_worker.bench.scenarios.scenario import Kind
+
+
+class Noting:
+    """Writes down what happens to it."""
+
+    def __init__(self, name: str, kind: Kind, notes: list[str], broken: bool = False) -> None:
+        self.name = name
+        self.kind = kind
+        self.notes = notes
+        self.broken = broken
+        self.seeds: list[str] = []
+
+    @contextlib.contextmanager
+    def opened(self, models: Sequence[Path]) -> Iterator[Noting]:
+        self.notes.append(f"{self.name} starts on {len(models)} {models[0].name}")
+        yield self
+        self.notes.append(f"{self.name} stops")
+
+    def measure(self, scenario: AnyScenario, seed: str) -> Sample:
+        self.seeds.append(seed)
+        if self.broken:
+            raise NotMeasured(f"cannot do {scenario.made}")
+        return Sample({"throughput": 1.0})
+
+
+def run(names: list[str], targets: list[Noting], notes: list[str], rounds: int = 2) -> list[Sample]:
+    scenarios = {name: NAMED[name] for name in names}
+    samples = []
+    for it in measured(Plan(scenarios, targets, rounds, "seed", Path)):
+        notes.append(f"{it.scenario} {it.target} {it.round}")
+        samples.append(it.sample)
+    return samples
+
+
+def test_targets_take_turns_round_by_round() -> None:
+    notes: list[str] = []
+    run(["streams-8"], [Noting("a", "node", notes), Noting("b", "peer", notes)], notes)
+    assert notes[:2] == ["a starts on 1 nano", "b starts on 1 nano"]
+    turns = ["streams-8 a 0", "streams-8 b 0", "streams-8 a 1", "streams-8 b 1"]
+    assert notes[2:6] == turns
+    assert notes[6:] == ["b stops", "a stops"]
+
+
+def test_whoever_cannot_play_a_scenario_is_left_out() -> None:
+    notes: list[str] = []
+    targets = [Noting("a", "node", notes), Noting("b", "peer", notes), Noting("c", "limit", notes)]
+    run(["two-models"], targets, notes, rounds=1)
+    assert notes == ["a starts on 2 nano", "two-models a 0", "a stops"]
+
+
+def test_a_fresh_server_is_started_for_each_round() -> None:
+    notes: list[str] = []
+    run(["crash"], [Noting("a", "node", notes)], notes)
+    each = ["a starts on 1 nano", "crash a {}", "a stops"]
+    assert notes == [line.format(turn) for turn in (0, 1) for line in each]
+
+
+def test_each_setting_is_started_once_and_has_its_model() -> None:
+    notes: list[str] = []
+    run(["streams-1", "prefix-1500", "streams-8"], [Noting("a", "node", notes)], notes, rounds=1)
+    starts = [note for note in notes if "starts" in note]
+    assert starts == ["a starts on 1 nano", "a starts on 1 tiny"]
+
+
+def test_everybody_has_the_same_prompts_in_a_round_and_no_round_those_of_another() -> None:
+    notes: list[str] = []
+    a, b = Noting("a", "node", notes), Noting("b", "peer", notes)
+    run(["streams-1", "streams-8"], [a, b], notes)
+    assert a.seeds == b.seeds
+    assert len(set(a.seeds)) == 4
+
+
+def test_a_measurement_that_fails_is_told_and_the_others_go_on() -> None:
+    notes: list[str] = []
+    targets = [Noting("a", "node", notes, broken=True), Noting("b", "peer", notes)]
+    samples = run(["streams-8"], targets, notes, rounds=1)
+    assert [sample.complaints for sample in samples] == [["cannot do nano"], []]
+    assert [sample.figures for sample in samples] == [{}, {"throughput": 1.0}]
