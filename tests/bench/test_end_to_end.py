@@ -31,7 +31,7 @@ from mlx_worker.bench.targets.limit import Limit
 from mlx_worker.bench.targets.node import RunningNode, StartedNode
 from mlx_worker.bench.targets.peer import Peer
 from mlx_worker.errors import NotMeasured
-from tests.processes import COMMAND
+from tests.processes import COMMAND, DEADLINE, eventually, has_ended
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,6 +198,18 @@ def test_the_command_prints_a_table_and_the_goals_and_writes_the_samples(tmp_pat
     results = msgspec.json.decode(file.read_bytes(), type=Results)
     assert [it.target for it in results.measurements] == ["node", "limit"]
     assert {it.sample.figures["tokens"] for it in results.measurements} == {16 * 64}
+
+
+def test_sigterm_ends_everything_that_was_started() -> None:
+    command = [*COMMAND, "bench", "--scenario", "streams-1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as bench:
+        assert bench.stderr is not None
+        assert bench.stderr.readline().startswith(b"streams-1: node, round 1 of 3")
+        below = psutil.Process(bench.pid).children(recursive=True)
+        assert len(below) >= 2
+        bench.terminate()
+        assert bench.wait(DEADLINE) == 143
+    eventually(lambda: all(has_ended(process) for process in below))
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,12 @@ def test_whoever_cannot_play_a_scenario_is_left_out() -> None:
     assert notes == ["a starts on 2 nano", "two-models a 0", "a stops"]
 
 
+def test_nobody_kills_the_children_of_a_node_that_runs_already() -> None:
+    notes: list[str] = []
+    run(["crash", "start", "two-models"], [Noting("a", "running", notes)], notes)
+    assert notes == []
+
+
 def test_a_fresh_server_is_started_for_each_round() -> None:
     notes: list[str] = []
     run(["crash"], [Noting("a", "node", notes)], notes)

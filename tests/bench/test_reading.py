@@ -13,13 +13,16 @@ from mlx_worker.bench.response import ResponseReader
 from mlx_worker.bench.sse import EventReader
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+USAGE = (
+    b'"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3,'
+    b'"prompt_tokens_details":{"cached_tokens":5}}'
+)
 EVENTS = (
     b': keepalive 1/2\n\ndata: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n',
     b'data: {"choices":[{"delta":{"content":"caf\xc3\xa9"}}]}\n\n',
     b'data: {"choices":[{"delta":{"reasoning_content":" so"}}]}\r\n\r\n',
     b'event: x\ndata:{"choices":[{"delta":{"content":" on"},"finish_reason":"length"}]}\n\n',
-    b'data: {"usage":{"prompt_tokens":7,"completion_tokens":3,"prompt_tokens_details":'
-    b'{"cached_tokens":5}}}\n\n',
+    b"data: {%s}\n\n" % USAGE,
     b"data: [DONE]\n\n",
 )
 PLAIN = HEAD + b"\r\n" + b"".join(EVENTS)

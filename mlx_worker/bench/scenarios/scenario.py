@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from mlx_worker.bench.prompts import Prompts
     from mlx_worker.bench.sample import Sample
 
-Kind: TypeAlias = Literal["limit", "node", "peer"]
+Kind: TypeAlias = Literal["limit", "node", "running", "peer"]
+"""`running`: a node of somebody else's, which must not be harmed."""
 Made: TypeAlias = Literal["nano", "tiny"]
 
 LONG_ANSWER = 4000
@@ -47,7 +48,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     made: Made = "nano"
     models: ClassVar[int] = 1
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"node", "peer"})
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"node", "running", "peer"})
     fresh: ClassVar[bool] = False
 
     async def run(self, stage: Stage) -> Sample:

@@ -7,13 +7,14 @@ from typing import ClassVar
 from mlx_worker.bench.client import Ask
 from mlx_worker.bench.processes import resident_megabytes
 from mlx_worker.bench.sample import Sample
-from mlx_worker.bench.scenarios.scenario import Scenario, Stage, complaints, in_parts
+from mlx_worker.bench.scenarios.scenario import Kind, Scenario, Stage, complaints, in_parts
 
 
 class Start(Scenario, frozen=True, kw_only=True):
     """The first request of a server's life; the times of the start itself are its starter's."""
 
     tokens: int = 8
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"node", "peer"})
     fresh: ClassVar[bool] = True
 
     async def run(self, stage: Stage) -> Sample:

@@ -31,7 +31,7 @@ class Streams(Scenario, frozen=True, kw_only=True):
     requests: int
     words: tuple[int, int] = (24, 24)
     tokens: tuple[int, int] = (64, 64)
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"limit", "node", "peer"})
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"limit", "node", "running", "peer"})
 
     def asks(self, prompts: Prompts) -> list[list[Ask]]:
         """What each stream asks, one after the other."""

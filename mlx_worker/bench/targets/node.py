@@ -51,7 +51,7 @@ class RunningNode:
     """A node that somebody else has started, and that is left as it was."""
 
     name = "node"
-    kind: Kind = "node"
+    kind: Kind = "running"
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -62,17 +62,14 @@ class RunningNode:
         self._port = parts.port or 80
 
     @contextlib.contextmanager
-    def opened(self, models: Sequence[Path]) -> Iterator[Server]:
-        """As many of its models as there are folders; what is in the folders is its affair."""
+    def opened(self, models: Sequence[Path]) -> Iterator[Server]:  # noqa: ARG002  (it has its own)
+        """Its first model is measured."""
         try:
             with urlopen(f"{self._url}/health", timeout=PATIENCE) as answer:  # noqa: S310
                 served = msgspec.json.decode(answer.read())["models"]
         except (OSError, KeyError, msgspec.DecodeError) as error:
             raise NotMeasured(f"{self._url}: no node answers there: {error}") from error
-        names = tuple(served)[: len(models)]
-        if len(names) < len(models):
-            raise NotMeasured(f"{self._url}: {len(models)} models are needed, it has {len(names)}")
-        yield Server(self._host, self._port, names, lambda: self._roles(served))
+        yield Server(self._host, self._port, tuple(served), lambda: self._roles(served))
 
     def _roles(self, served: dict[str, dict[str, int | None]]) -> dict[str, list[int]]:
         """Its processes, where they are on this machine."""
