@@ -18,7 +18,7 @@ Roles: TypeAlias = "Mapping[str, Sequence[int]]"
 TICK = 0.01
 """Seconds in which the kernel counts CPU time, on Linux: no moment is known better."""
 
-WATCHED = 0.2
+WATCHED = 0.3
 """Seconds over which a server must be quiet to be idle."""
 
 BUSY = 0.1
@@ -57,6 +57,16 @@ def _resident(pid: int) -> float:
     with contextlib.suppress(psutil.NoSuchProcess):
         return float(psutil.Process(pid).memory_info().rss)
     return 0.0
+
+
+async def until_used(roles: Roles, seconds: float, deadline: float) -> bool:
+    """Wait until the processes have used so much more CPU time; False: not before the deadline."""
+    before = sum(cpu_seconds(roles).values())
+    while sum(cpu_seconds(roles).values()) - before < seconds:
+        if perf_counter() > deadline:
+            return False
+        await asyncio.sleep(LOOK_EVERY)
+    return True
 
 
 async def until_idle(roles: Roles, deadline: float) -> float:

@@ -5,19 +5,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from time import perf_counter
 
 from mlx_worker.bench.client import Ask
-from mlx_worker.bench.processes import BUSY, TICK, cpu_seconds, until_idle
+from mlx_worker.bench.processes import TICK, until_idle, until_used
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import LONG_ANSWER, Scenario, Stage
 
 
 class Cancel(Scenario, frozen=True, kw_only=True):
-    """It leaves after so many seconds; we watch for at most so many more."""
+    """It leaves when the server has worked for it so many seconds; we watch for at most so many."""
 
-    patience: float = 0.3
+    work: float = 0.2
     limit: float = 20.0
     tokens: int = LONG_ANSWER
 
@@ -36,10 +35,8 @@ class Cancel(Scenario, frozen=True, kw_only=True):
 
     async def _leave(self, stage: Stage, *, stream: bool) -> float | None:
         """Seconds from leaving to rest, a tick at least; None: there was nothing to leave."""
-        before = sum(cpu_seconds(stage.roles).values())
         asked = await stage.client.start(Ask([stage.prompts.user(24)], self.tokens, stream=stream))
-        await asyncio.sleep(self.patience)
-        if sum(cpu_seconds(stage.roles).values()) - before < BUSY * self.patience:
+        if not await until_used(stage.roles, self.work, perf_counter() + self.limit):
             return None
         asked.leave()
         left = perf_counter()
