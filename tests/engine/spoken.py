@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlx_worker.bench.made.tokenizer import byte_alphabet
 from mlx_worker.engine.markers import Markers
 from mlx_worker.engine.text import TextStream
 from mlx_worker.wire import messages as m
-from tests.made_models import byte_alphabet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, TokenizerWrapper
 from mlx_lm.tool_parsers import mistral
 
+from mlx_worker.bench.made.tokenizer import IM_START
 from mlx_worker.wire import messages as m
 from tests.engine.spoken import Said, by_bytes, hear, request, stream
-from tests.made_models import CALL, CALLED, IM_START, THINK, THOUGHT
+from tests.made_models import CALL, CALLED, THINK, THOUGHT
 
 LOOK = '{"name": "look", "arguments": {"at": "東京"}}'
 WALK = '\n{"name": "walk", "arguments": {}}\n'

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.bench.made.family import Family, Floats, Shape, Spec
 
+
 def make_folder(spec: Spec, family: Family, folder: Path) -> Path:
     """Write the model into *folder*, which may exist, and return the folder."""
     tokens = vocabulary(spec.added)
