@@ -29,7 +29,7 @@ NAMED: dict[str, AnyScenario] = {
     "health": Health(),
     "cancel": Cancel(),
     "prefix-1500": Prefix(words=1500),
-    "prefix-15000": Prefix(words=15_000, made="nano"),  # on tiny, a prompt is a minute
+    "prefix-15000": Prefix(words=15_000),
     "agent": Agent(),
     "long-prompt": LongPrompt(),
     "two-models": TwoModels(),
