@@ -89,7 +89,7 @@ def _roles(pid: int) -> dict[str, list[int]]:
 
 
 def _configuration(models: dict[str, Path], port: int) -> str:
-    server = f'[server]\nhost = "{HOST}"\nport = {port}\ndrain_timeout = 0\n'
+    server = f'[server]\nhost = "{HOST}"\nport = {port}\n[supervisor]\ndrain_timeout = 0\n'
     tables = [
         f'[[models]]\nid = "{name}"\npath = {msgspec.json.encode(str(folder.resolve())).decode()}\n'
         f"max_concurrency = {ROWS}\nmax_queue = {QUEUE}\ncache_bytes = {CACHE_BYTES}\n"
