@@ -1,4 +1,4 @@
-"""The batch loop: mlx_lm's BatchGenerator, admitted to and cancelled from between any two steps.
+"""The batch loop: mlx_lm's batch, admitted to and cancelled from between any two steps.
 
 One engine, one model, one thread: whoever calls these methods owns every mlx call. `admit` says
 `Started` before any prefill; `step` runs one decode step and at most one prefill chunk and says
@@ -14,14 +14,14 @@ from itertools import pairwise
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.generate import BatchGenerator
 
+from mlx_worker.engine.batch import Batch
 from mlx_worker.engine.batching import is_cuttable, unbatched_because
 from mlx_worker.engine.logprobs import read_logprobs
 from mlx_worker.engine.markers import Markers
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.prompt_cache import MAX_BYTES, Kind, PromptCache
-from mlx_worker.engine.sampling import make_processors, make_sampler
+from mlx_worker.engine.sampling import Draw, make_processors
 from mlx_worker.engine.schedule import (
     LARGEST_CHUNK,
     PAUSE,
@@ -64,7 +64,7 @@ class Engine:
         self.unbatched = unbatched_because(model)
         self._cuttable = is_cuttable(model)
         rows = 1 if self.unbatched else max_concurrency
-        self._batch = BatchGenerator(
+        self._batch = Batch(
             model,
             stop_tokens=[[token] for token in tokenizer.eos_token_ids],
             completion_batch_size=rows,
@@ -112,7 +112,12 @@ class Engine:
             in_session=in_session,
             replayed=len(said),
             produced=len(said),
-            sampler=make_sampler(request.sampling, self._vocabulary, len(said)),
+            draw=Draw(
+                request.sampling,
+                self._vocabulary,
+                len(said),
+                reports=request.logprobs is not None,
+            ),
             processors=make_processors(request.sampling),
         )
         if said and (end := self._replay(sequence, text, said)) is not None:
@@ -266,7 +271,7 @@ class Engine:
             [sequence.max_tokens],
             caches=[kv],
             all_tokens=[tokens[:cached]],
-            samplers=[sequence.sampler],
+            samplers=[sequence.draw],
             logits_processors=[sequence.processors],
         )
         sequence.cached = sequence.read = cached

@@ -3,27 +3,32 @@
 The draw for position i of a request uses a key made of (seed, i) and nothing else, so one seed
 gives one answer whatever else is in the batch, and a sequence continued from token i draws what it
 would have drawn. The filters (top-p, min-p, top-k) and the penalties are mlx_lm's own, in its
-order; only its global random state is replaced. [child]
+order; only its global random state is replaced. Rows with the same settings are drawn in one call:
+each with its own key, so that it makes no difference to any of them. [child]
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import mlx.core as mx
 from mlx_lm.sample_utils import (
     apply_min_p,
     apply_top_k,
     apply_top_p,
-    greedy_sampler,
     make_logits_processors,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from mlx_worker.wire.messages import Sampling
+
+Settings = tuple[float, float, float, int]
+"""Temperature, top-p, min-p, top-k."""
+
+GREEDY: Final[Settings] = (0.0, 1.0, 0.0, 0)
 
 
 def key_seed(seed: int, position: int) -> int:
@@ -32,45 +37,65 @@ def key_seed(seed: int, position: int) -> int:
     return int.from_bytes(hashlib.blake2b(counter, digest_size=8).digest(), "little")
 
 
-class KeyedSampler:
-    """Draws the tokens of one row from `position` on; one call is one position."""
+class Draw:
+    """How the tokens of one row are drawn, from `position` on; one call is one position.
 
-    def __init__(self, sampling: Sampling, vocabulary: int, position: int = 0) -> None:
+    `reports`: somebody wants to be told the log-probabilities that they were drawn from.
+    """
+
+    def __init__(
+        self, sampling: Sampling, vocabulary: int, position: int = 0, *, reports: bool = False
+    ) -> None:
+        self.reports = reports
         self._seed = sampling.seed
-        self._scale = 1.0 / sampling.temperature
-        self._filters = _filters(sampling, vocabulary)
         self._position = position
+        greedy = sampling.temperature == 0
+        narrow = (sampling.top_p, sampling.min_p, min(sampling.top_k, vocabulary))
+        self.settings = GREEDY if greedy else (sampling.temperature, *narrow)
+        """What a row has in common with those that are drawn in the same call."""
+
+    def key(self) -> list[int]:
+        """The next position's key, as mlx has keys: two words."""
+        key = key_seed(self._seed, self._position)
+        self._position += 1
+        return [key >> 32, key & 0xFFFFFFFF]
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Log-probabilities (1, vocabulary) in, token ids (1,) out."""
-        for narrow in self._filters:
-            logprobs = narrow(logprobs)
-        key = mx.random.key(key_seed(self._seed, self._position))
-        self._position += 1
-        return mx.random.categorical(logprobs * self._scale, key=key)
+        return draw(logprobs, [self])
 
 
-def _filters(sampling: Sampling, vocabulary: int) -> list[Callable[[mx.array], mx.array]]:
-    filters: list[Callable[[mx.array], mx.array]] = []
-    if 0 < sampling.top_p < 1:
-        filters.append(lambda x: apply_top_p(x, sampling.top_p))
-    if sampling.min_p > 0:
-        filters.append(lambda x: apply_min_p(x, sampling.min_p, 1))
-    if 0 < sampling.top_k < vocabulary:
-        filters.append(lambda x: apply_top_k(x, sampling.top_k))
-    return filters
+def draw(logprobs: mx.array, rows: Sequence[Draw]) -> mx.array:
+    """Log-probabilities (rows, vocabulary) in, token ids (rows,) out."""
+    groups: dict[Settings, list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault(row.settings, []).append(place)
+    if len(groups) == 1:
+        return _drawn(logprobs, rows)
+    drawn = [_drawn(logprobs[mx.array(it)], [rows[i] for i in it]) for it in groups.values()]
+    places = [place for it in groups.values() for place in it]
+    back = sorted(range(len(places)), key=places.__getitem__)
+    return mx.concatenate(drawn)[mx.array(back)]
 
 
-def make_sampler(
-    sampling: Sampling, vocabulary: int, position: int = 0
-) -> Callable[[mx.array], mx.array]:
-    """A sampler for one row, which has `position` tokens already.
+def _drawn(logprobs: mx.array, rows: Sequence[Draw]) -> mx.array:
+    """The same for rows that share their settings."""
+    settings = rows[0].settings
+    if settings == GREEDY:
+        return mx.argmax(logprobs, axis=-1)
+    temperature, top_p, min_p, top_k = settings
+    if 0 < top_p < 1:
+        logprobs = apply_top_p(logprobs, top_p)
+    if min_p > 0:
+        logprobs = apply_min_p(logprobs, min_p, 1)
+    if 0 < top_k < logprobs.shape[-1]:
+        logprobs = apply_top_k(logprobs, top_k)
+    keys = mx.array([row.key() for row in rows], dtype=mx.uint32)
+    return _categorical(logprobs * (1.0 / temperature), keys)
 
-    Greedy rows share one object: they are sampled in one call.
-    """
-    if sampling.temperature == 0:
-        return greedy_sampler  # type: ignore[no-any-return]
-    return KeyedSampler(sampling, vocabulary, position)
+
+_categorical = mx.vmap(lambda logits, key: mx.random.categorical(logits, key=key))
+"""Each row with a key of its own: (rows, vocabulary) and (rows, 2) in, (rows,) out."""
 
 
 def make_processors(sampling: Sampling) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlx_worker.engine.prompt import Prompt
+    from mlx_worker.engine.sampling import Draw
     from mlx_worker.engine.text import TextStream
 
 WAITING = -1
@@ -28,7 +29,7 @@ class Sequence:
     logprobs: int | None = None
     in_session: bool = False
     replayed: int = 0
-    sampler: Any = None
+    draw: Draw | None = None
     processors: list[Any] = field(default_factory=list)
     uid: int = WAITING
     cached: int = 0

@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx_lm
 
 from mlx_worker.engine.loading import read_model
-from mlx_worker.engine.sampling import make_processors, make_sampler
+from mlx_worker.engine.sampling import Draw, make_processors
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Model:
                 self.tokenizer,
                 list(ask.prompt),
                 max_tokens=ask.max_tokens,
-                sampler=make_sampler(ask.sampling, len(self.tokenizer)),
+                sampler=Draw(ask.sampling, len(self.tokenizer)),
                 logits_processors=make_processors(ask.sampling),
             )
         )

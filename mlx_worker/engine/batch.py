@@ -1,0 +1,104 @@
+"""Mlx_lm's batch, with a decode step that does nothing nobody asked for.
+
+What differs from `BatchGenerator` is how a step chooses its tokens: rows with the same settings are
+drawn in one call, each by its own key, and log-probabilities are cut out for the rows that report
+them only. mlx_lm calls a sampler for each row unless all share one, and cuts a slice for every row.
+The tokens are the same; `tests/fidelity` holds it to that. Written against mlx-lm 0.32, whose
+`_step` it replaces. [child]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
+
+from mlx_worker.engine.sampling import draw
+
+if TYPE_CHECKING:
+    from mlx_worker.engine.sampling import Draw
+
+
+class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
+    """A batch of rows, whose samplers are all `sampling.Draw`s."""
+
+    def __init__(self, model: Any, **settings: Any) -> None:
+        super().__init__(model, **settings)
+        # What is admitted later is joined to these two, and takes on their kind.
+        self._prompt_batch = _Readers.empty(model, self.sampler)
+        self._generation_batch = _Decoders.empty(model, self.sampler)
+
+
+class _Readers(PromptProcessingBatch):  # type: ignore[misc]
+    """Rows that read their prompts."""
+
+    uids: list[int]
+    prompt_cache: list[Any]
+    tokens: list[list[int]]
+    samplers: list[Draw]
+    logits_processors: list[list[Any]]
+    max_tokens: list[int]
+
+    def generate(self, tokens: list[list[int]]) -> _Decoders:
+        """Have all of them decode; `tokens` are the last of each prompt."""
+        decoders = _Decoders(
+            self.model,
+            self.uids,
+            mx.array([last for (last,) in tokens]),
+            self.prompt_cache,
+            self.tokens,
+            self.samplers,
+            self.fallback_sampler,
+            self.logits_processors,
+            self.stop_sequences,
+            self.max_tokens,
+        )
+        self.uids, self.prompt_cache, self.tokens = [], [], []
+        self.samplers, self.logits_processors, self.max_tokens = [], [], []
+        return decoders
+
+
+class _Decoders(GenerationBatch):  # type: ignore[misc]
+    """Rows that decode."""
+
+    tokens: list[list[int]]
+    samplers: list[Draw]
+    logits_processors: list[list[Any]]
+    _next_tokens: mx.array
+    _next_logprobs: list[mx.array | None]
+
+    def _step(self) -> tuple[list[int], list[mx.array | None]]:
+        """Compute the next tokens, and read those that were computed meanwhile."""
+        inputs, reported = self._next_tokens, self._next_logprobs
+        logits = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1, :]
+        logits, contexts = self._processed(logits, inputs)
+        # Before the greedy rows' argmax too: it decides ties, and mlx_lm does it.
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        self._next_tokens = draw(logprobs, self.samplers)
+        self._next_logprobs = [
+            logprobs[place] if row.reports else None for place, row in enumerate(self.samplers)
+        ]
+        asked = [it for it in self._next_logprobs if it is not None]
+        mx.async_eval(self._next_tokens, asked, contexts)  # type: ignore[no-untyped-call]
+        mx.eval(inputs, [it for it in reported if it is not None])
+        tokens: list[int] = inputs.tolist()  # type: ignore[assignment]
+        for held, token in zip(self.tokens, tokens, strict=True):
+            held.append(token)
+        return tokens, reported
+
+    def _processed(self, logits: mx.array, inputs: mx.array) -> tuple[mx.array, list[mx.array]]:
+        """Penalties and biases, for the rows that have any."""
+        if not any(self.logits_processors):
+            return logits, []
+        contexts: list[mx.array] = []
+        rows: list[mx.array] = []
+        for place, processors in enumerate(self.logits_processors):
+            row = logits[place : place + 1]
+            if processors:
+                context = self._token_context[place].update_and_fetch(inputs[place : place + 1])
+                contexts.append(context)
+                for process in processors:
+                    row = process(context, row)
+            rows.append(row)
+        return mx.concatenate(rows), contexts
