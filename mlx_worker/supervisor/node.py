@@ -21,6 +21,7 @@ from mlx_worker.supervisor.generation import Generation, as_error
 from mlx_worker.supervisor.lifecycle import Lifecycle
 from mlx_worker.supervisor.restart import RestartWindow
 from mlx_worker.supervisor.states import State
+from mlx_worker.supervisor.warm_set import WarmSet
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Served:
         self.child = child
         self.context_length = context_length
         self.admission = Admission(config.id, config.max_concurrency, config.max_queue)
+        self.warm_set = WarmSet(config.warm)
         self.dispatch = Dispatch(child, ids, resume, self.admission.leave)
 
     @property
@@ -146,8 +148,8 @@ class Node:
     def _entered(self, model: str, state: State) -> None:
         served = self.models[model]
         served.dispatch.entered(state)
-        if state is State.READY and served.config.warm:
-            self._in_background(self._warm_files(served))
+        if state is State.READY and served.warm_set:
+            self._in_background(self._warm_again(served))
 
     # --- life ---
 
@@ -262,6 +264,8 @@ class Node:
             warmed = await self._warm_once(served, system_prompt)
         except ChildLost:
             warmed = await self._warm_once(served, system_prompt)
+        if system_prompt:
+            served.warm_set.warmed(system_prompt)
         digest = hashlib.sha256(system_prompt.encode()).hexdigest() if system_prompt else ""
         return WarmPrompt(digest, warmed.tokens, time.time() * 1000)
 
@@ -275,6 +279,7 @@ class Node:
 
     async def clear(self, served: Served) -> None:
         """Forget a child's cached prompts. A child that does not run, or dies, has none."""
+        served.warm_set.clear()
         if served.child.serving:
             self._refuse_if_draining()
             id_ = next(self._ids)
@@ -321,12 +326,11 @@ class Node:
             # Whoever still waits for it is told too; a caller that hung up is not.
             log.warning("%s", error)
 
-    async def _warm_files(self, served: Served) -> None:
-        for path in served.config.warm:
+    async def _warm_again(self, served: Served) -> None:
+        async for prompt in served.warm_set.prompts():
             try:
-                text = await asyncio.to_thread(path.read_text, encoding="utf-8")
-                warmed = await self._warm(served, text)
-            except (WorkerError, OSError, UnicodeDecodeError) as error:
-                log.warning("%s: %s was not warmed: %s", served.config.id, path, error)
+                warmed = await self._warm(served, prompt)
+            except WorkerError as error:
+                log.warning("%s: a prompt was not warmed: %s", served.config.id, error)
             else:
-                log.info("%s: %s warmed, %d tokens", served.config.id, path, warmed.tokens)
+                log.info("%s: a prompt warmed, %d tokens", served.config.id, warmed.tokens)

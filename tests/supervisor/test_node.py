@@ -366,16 +366,46 @@ async def test_a_prompt_file_that_is_gone_keeps_neither_the_model_nor_the_next_f
         assert await resident(node, "be kind")
 
 
-async def test_a_cache_that_died_with_its_process_is_not_reported_as_resident(hold: Fifo) -> None:
+async def test_what_was_warmed_dies_with_its_process_and_is_warmed_again_in_the_next(
+    hold: Fifo,
+) -> None:
     async with running(command=scripted("--hold-load", hold.path)) as node:
         hold.let(1)
         await ready(node)
-        await soon(node.warm(node.primary, "be kind"))
+        for prompt in ("be very kind", "be kind"):
+            await soon(node.warm(node.primary, prompt))
         kill(node)
-        hold.let(1)
-        await back(node)
+        await soon(node.primary.child.reached(State.LOADING))
         state = node.primary.child.facts.cache
         assert state is None or (state.tokens, state.warmed, state.bytes) == (0, 0, 0)
+        hold.let(1)
+        await soon(node.primary.child.reached(State.READY))
+
+        async def warm_again() -> bool:
+            state = node.primary.child.facts.cache
+            return state is not None and (state.warmed, state.tokens) == (2, 2)
+
+        await eventually(warm_again)
+        assert await resident(node, "be kind")
+
+
+async def test_a_prompt_on_which_the_next_process_dies_is_not_warmed_for_ever() -> None:
+    async with running(command=scripted()) as node:
+        await ready(node)
+        await soon(node.warm(node.primary, "be kind"))
+        again = [prompt async for prompt in node.primary.warm_set.prompts()]
+        assert again == ["be kind"]
+        assert not node.primary.warm_set
+
+
+async def test_what_was_cleared_is_not_warmed_again() -> None:
+    async with running(command=scripted()) as node:
+        await ready(node)
+        await soon(node.warm(node.primary, "be kind"))
+        await soon(node.clear(node.primary))
+        kill(node)
+        await back(node)
+        assert not await resident(node, "be kind")
 
 
 # --- the end --------------------------------------------------------------------------------

@@ -1,0 +1,62 @@
+"""The system prompts that are to be resident in a model's child, whichever process that is.
+
+Those of the configuration's files, then those that somebody warmed since, the last one last: it is
+the one that a cache report speaks of. [front]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+MAX_ASKED = 8
+"""As many as a child keeps warm."""
+
+
+class WarmSet:
+    """Prompts in the order of their warming."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+        self._asked: dict[str, None] = {}
+
+    def __bool__(self) -> bool:
+        """Is there anything to warm?"""
+        return bool(self._files or self._asked)
+
+    def warmed(self, prompt: str) -> None:
+        """It is resident now, and is to be so in the next process."""
+        self._asked.pop(prompt, None)
+        self._asked[prompt] = None
+        if len(self._asked) > MAX_ASKED:
+            del self._asked[next(iter(self._asked))]
+
+    def clear(self) -> None:
+        """Nobody wants what was asked for any more."""
+        self._asked.clear()
+
+    async def prompts(self) -> AsyncIterator[str]:
+        """What a new process is to warm.
+
+        Each is forgotten as it is handed out, until it has been warmed again: a prompt that ends
+        processes must not end them all.
+        """
+        asked = list(self._asked)
+        for path in self._files:
+            try:
+                prompt = await asyncio.to_thread(path.read_text, encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                log.warning("%s was not warmed: %s", path, error)
+                continue
+            if prompt not in asked:
+                yield prompt
+        for prompt in asked:
+            self._asked.pop(prompt, None)
+            yield prompt
