@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from mlx_worker.supervisor.restart import RestartPolicy
 from tests.front.asking import Answer, Front, Serve, asked, model
 from tests.scripted import Fifo, soon
 
@@ -102,12 +105,28 @@ async def test_a_choice_that_fails_fails_the_answer(serve: Serve) -> None:
     await front.reaches(running=0)
 
 
-async def test_a_process_that_dies_takes_all_choices_with_it_in_one_error(
-    serve: Serve, tmp_path: Path
+@pytest.mark.parametrize("stream", [True, False])
+async def test_all_choices_go_on_in_the_next_process(
+    serve: Serve, tmp_path: Path, stream: bool
 ) -> None:
     front = await serve("--die-after-tokens", "2", "--once", tmp_path / "died")
+    answer = await front.chat(HELLO, n=3, stream=stream)
+    assert answer.status == 200
+    if stream:
+        assert [told(answer, choice) for choice in range(3)] == [HELLO] * 3
+    else:
+        assert [it["message"]["content"] for it in answer.json["choices"]] == [HELLO] * 3
+    entry = await front.model()
+    assert entry["resumes"] == 3
+    assert_one_request(front, entry)
+
+
+async def test_a_process_without_a_successor_takes_all_choices_with_it_in_one_error(
+    serve: Serve,
+) -> None:
+    front = await serve("--die-after-tokens", "2", policy=RestartPolicy(intensity=0))
     answer = await front.chat(HELLO, n=3)
-    assert (answer.status, answer.error["code"]) == (500, "child_lost")
+    assert (answer.status, answer.error["code"]) == (503, "child_lost")
     assert_one_request(front, await front.model())
 
 
