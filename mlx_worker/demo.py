@@ -82,8 +82,8 @@ async def _ask(url: str) -> AsyncIterator[str]:
         session.post(f"{url}/v1/chat/completions", json=body) as response,
     ):
         async for line in response.content:
-            data = line.decode().removeprefix("data: ").strip()
-            if not data or data == "[DONE]":
+            field, _, data = line.decode().strip().partition(": ")
+            if field != "data" or data == "[DONE]":  # an empty line, a comment or the end
                 continue
             chunk = json.loads(data)
             if "error" in chunk:

@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import openai
 import pytest
 
 from mlx_worker.supervisor.restart import RestartPolicy
@@ -94,6 +95,23 @@ async def test_a_stream_that_waits_for_its_model_gets_comments_while_that_loads(
     rest = await soon(stream.read())
     assert b'" two"' in rest
     assert rest.endswith(b"data: [DONE]\n\n")
+
+
+async def test_comments_are_passed_over_by_openais_library(serve: Serve, pace: Fifo) -> None:
+    """The scripted child reads its prompt, which is progress, and then waits for leave to speak."""
+    front = await serve("--pace", pace.path, resume=replace(PATIENT, sign_every=0))
+    raw = await soon(front.open("/v1/chat/completions", asked("one two", stream=True)))
+    assert b": the model is at work\n\n" in await soon(raw.content.readuntil(b"work\n\n"))
+    raw.close()
+    await front.reaches(running=0)
+    url = str(front.client.make_url("/v1"))
+    async with openai.AsyncOpenAI(base_url=url, api_key="ignored") as client:
+        stream = await client.chat.completions.create(
+            model="m", messages=[{"role": "user", "content": "one two"}], stream=True
+        )
+        pace.let(2)
+        said = [chunk.choices[0].delta.content or "" async for chunk in stream]
+    assert "".join(said) == "one two"
 
 
 async def test_a_failure_in_mid_stream_is_an_error_event_and_the_child_lives(serve: Serve) -> None:
