@@ -7,6 +7,7 @@ main thread owns every mlx call: it loads, then admits, cancels and steps. [chil
 
 from __future__ import annotations
 
+import gc
 import platform
 import queue
 import threading
@@ -142,6 +143,9 @@ class Service:
         """Say hello, load what is asked for, then serve until the pipe's reader ends us."""
         self._pipe.send([m.Hello(m.PROTOCOL, self._process.pid, _versions())])
         engine = self._engine = self._load()
+        # What is loaded stays; to look it all over again would hold every stream up for 50 ms.
+        gc.collect()
+        gc.freeze()
         threading.Thread(target=self._tokenize, name="tokenizer", daemon=True).start()
         self._say(engine, [])
         while True:
