@@ -63,7 +63,8 @@ class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `max_restarts` ends in `restart_window` it is given up. What it was doing waits
     `resume_timeout` for it; a request that was there at `max_crashes` ends is refused. New
     requests wait `load_wait` for a model on its way. `drain_timeout`: how long running generations
-    may take to finish once they are to.
+    may take to finish once they are to. `standby`: spare children that have everything imported;
+    a model that starts takes one, and only its weights have to be read.
     """
 
     stall_timeout: Interval = 120.0
@@ -76,6 +77,7 @@ class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backoff_max: Seconds = 30.0
     load_wait: Seconds = 30.0
     drain_timeout: Seconds = 30.0
+    standby: Annotated[int, msgspec.Meta(ge=0, le=8)] = 1
 
 
 class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.lifecycle import Timings
     from mlx_worker.supervisor.restart import RestartPolicy
     from mlx_worker.supervisor.resume import ResumePolicy
+    from mlx_worker.supervisor.standby import StandbyPolicy
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def build_app(
     timings: Timings | None = None,
     policy: RestartPolicy | None = None,
     resume: ResumePolicy | None = None,
+    standby: StandbyPolicy | None = None,
     command: Sequence[str] = CHILD_COMMAND,
 ) -> web.Application:
     """The application of one node. It starts its children when it starts, and ends them.
@@ -81,13 +83,21 @@ def build_app(
     timings = timings or settings.timings(config.supervisor)
     policy = policy or settings.restart_policy(config.supervisor)
     resume = resume or settings.resume_policy(config.supervisor)
+    standby = standby or settings.standby_policy(config.supervisor)
     app = web.Application(middlewares=[problems], client_max_size=config.server.max_body_bytes)
     app[BODY_LIMIT] = config.server.max_body_bytes
     for method, path, handler in ROUTES:
         app.router.add_route(method, LEADING_V1 + path, handler)
 
     async def node(app: web.Application) -> AsyncIterator[None]:
-        children = Node(planned, timings=timings, policy=policy, resume=resume, command=command)
+        children = Node(
+            planned,
+            timings=timings,
+            policy=policy,
+            resume=resume,
+            standby=standby,
+            command=command,
+        )
         models = {model.id: Ledger() for model in config.models}
         app[FRONT] = Front(children, node_ledger() if ledger is None else ledger, models)
         children.start()

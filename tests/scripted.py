@@ -18,6 +18,7 @@ from mlx_worker.supervisor.lifecycle import Timings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.restart import RestartPolicy
 from mlx_worker.supervisor.resume import ResumePolicy
+from mlx_worker.supervisor.standby import StandbyPolicy
 from mlx_worker.supervisor.states import State
 from mlx_worker.wire import messages as m
 
@@ -32,6 +33,9 @@ PATIENT = ResumePolicy(timeout=DEADLINE, load_wait=0, max_crashes=3, sign_every=
 
 AT_ONCE = RestartPolicy(base=0.01, ceiling=0.01, intensity=3, period=600)
 """A restart without a pause, three times."""
+
+ALONE = StandbyPolicy(spares=0)
+"""No process but those of the models: each flag of a scripted child is one child's."""
 
 NOT_READY = tuple(state for state in State if state is not State.READY)
 
@@ -106,10 +110,16 @@ async def running(
     timings: Timings = QUICK,
     policy: RestartPolicy = AT_ONCE,
     resume: ResumePolicy = PATIENT,
+    standby: StandbyPolicy = ALONE,
 ) -> AsyncIterator[Node]:
     """A started node; in the end it is stopped, whatever the test left running."""
     node = Node(
-        models or (planned(),), timings=timings, policy=policy, resume=resume, command=command
+        models or (planned(),),
+        timings=timings,
+        policy=policy,
+        resume=resume,
+        standby=standby,
+        command=command,
     )
     node.start()
     try:

@@ -75,6 +75,7 @@ def health(front: Front) -> dict[str, Any]:
         "health": front.ledger.health(),
         "cache": _cache_in_health(_latest(front)),
         "metrics": front.ledger.metrics(),
+        "standby": {"wanted": front.node.standby.wanted, "waiting": front.node.standby.waiting},
         "models": {id_: _model(served, front) for id_, served in front.node.models.items()},
     }
 
@@ -96,6 +97,7 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
         "running": served.admission.running,
         "contextLength": facts.loaded.context_length if facts.loaded else None,
         "unbatched": facts.loaded.unbatched if facts.loaded else "",
+        "enteredAt": served.child.entered_at,
         "loadSeconds": facts.load_seconds,
         "loading": {"done": facts.loading.done, "total": facts.loading.total}
         if facts.loading and served.child.state is State.LOADING

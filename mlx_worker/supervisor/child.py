@@ -17,15 +17,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining, WorkerError
-from mlx_worker.supervisor.link import Fact, Link, Listener, connect
-from mlx_worker.supervisor.process import CHILD_COMMAND, how_it_ended, kill, spawn
+from mlx_worker.supervisor.link import Owner
+from mlx_worker.supervisor.process import how_it_ended, kill
 from mlx_worker.supervisor.states import Event, IllegalEvent, State
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
+    from mlx_worker.supervisor.launch import Launch
     from mlx_worker.supervisor.lifecycle import Lifecycle, Timings
+    from mlx_worker.supervisor.link import Fact, Link, Listener
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +66,8 @@ class _Seen:
 class Child:
     """The process of one model, through all its incarnations.
 
-    `on_entered` is told every state once it is carried out, `on_progress` that more of the model
-    is in memory.
+    `launch` gives it a process, `on_entered` is told every state once it is carried out,
+    `on_progress` that more of the model is in memory.
     """
 
     def __init__(
@@ -74,18 +76,20 @@ class Child:
         lifecycle: Lifecycle,
         timings: Timings,
         *,
+        launch: Launch,
         on_entered: Callable[[State], None],
         on_progress: Callable[[], None],
-        command: Sequence[str] = CHILD_COMMAND,
     ) -> None:
         self.load = load
         self.facts = Facts()
         self.last_exit: Exit | None = None
+        self.entered_at: dict[State, float] = {}
+        """When it was last in each state that it has been in: ms since the epoch."""
         self._life = lifecycle
         self._timings = timings
         self._on_entered = on_entered
         self._on_progress = on_progress
-        self._command = command
+        self._launch = launch
         self._inbox: asyncio.Queue[_Seen] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Condition()
@@ -250,6 +254,7 @@ class Child:
             self._changed.notify_all()
 
     def _note(self, before: State, seen: _Seen) -> None:
+        self.entered_at[self.state] = time.time() * 1000
         if self.state not in (State.STARTING, State.LOADING, State.READY, State.DRAINING):
             self.facts = Facts()
         level = logging.WARNING if self.state in (State.KILLING, State.FAILED) else logging.INFO
@@ -277,20 +282,21 @@ class Child:
         self._close_link()  # its process may have ended without closing it
         self.facts = Facts()
         self._started_at = self._loop.time()
-        self._link = Link(
+        owner = Owner(
             on_fact=lambda fact: self._hear(fact, incarnation),
             on_end=lambda event, reason: self._tell(event, reason, incarnation),
             on_quiet=self._quiet,
         )
         try:
-            theirs = await connect(self._link)
-            with theirs:
-                self._process = await spawn(self._command, theirs.fileno())
+            launched = await self._launch(owner)
         except OSError as error:
-            self._tell(Event.EXITED, f"cannot start {self._command[0]}: {error}", incarnation)
+            self._tell(Event.EXITED, str(error), incarnation)
             return
+        self._process, self._link = launched.process, launched.link
         self.facts.pid = self._process.pid
         self._reaper = asyncio.create_task(self._reap(self._process, self._link, incarnation))
+        if launched.hello is not None:
+            self._hear(launched.hello, incarnation)
 
     async def _reap(
         self, process: asyncio.subprocess.Process, link: Link, incarnation: int

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from mlx_worker.errors import ChildLost, ChildMisbehaved
@@ -34,18 +35,20 @@ class Listener(Protocol):
         """One message about this id, in the order the child said them."""
 
 
-class Link(asyncio.Protocol):
-    """One duplex pipe. `on_fact` and `on_end` are the child's; the rest goes to listeners."""
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who is told of the child as a whole: facts, the end of its pipe, that no id is open."""
 
-    def __init__(
-        self,
-        on_fact: Callable[[Fact], None],
-        on_end: Callable[[Event, str], None],
-        on_quiet: Callable[[], None],
-    ) -> None:
-        self._on_fact = on_fact
-        self._on_end = on_end
-        self._on_quiet = on_quiet
+    on_fact: Callable[[Fact], None]
+    on_end: Callable[[Event, str], None]
+    on_quiet: Callable[[], None]
+
+
+class Link(asyncio.Protocol):
+    """One duplex pipe. `owner` hears what concerns the child; the rest goes to listeners."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
         self._frames = frames_from_child()
         self._listeners: dict[int, Listener] = {}
         self._transport: asyncio.Transport | None = None
@@ -122,9 +125,9 @@ class Link(asyncio.Protocol):
                 del self._listeners[message.id]
                 listener.hear(message)
                 if not self._listeners:
-                    self._on_quiet()
+                    self.owner.on_quiet()
             case _:
-                self._on_fact(message)
+                self.owner.on_fact(message)
 
     def _listener(self, id_: int) -> Listener:
         try:
@@ -136,7 +139,7 @@ class Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
             self._lose(reason)
-            self._on_end(event, reason)
+            self.owner.on_end(event, reason)
 
     def _lose(self, reason: str) -> None:
         self._transport = None

@@ -20,6 +20,7 @@ from mlx_worker.supervisor.fingerprint import fingerprint
 from mlx_worker.supervisor.generation import Generation, as_error
 from mlx_worker.supervisor.lifecycle import Lifecycle
 from mlx_worker.supervisor.restart import RestartWindow
+from mlx_worker.supervisor.standby import Standby
 from mlx_worker.supervisor.states import State
 from mlx_worker.supervisor.warm_set import WarmSet
 from mlx_worker.wire import messages as m
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.link import Told
     from mlx_worker.supervisor.restart import RestartPolicy
     from mlx_worker.supervisor.resume import ResumePolicy
+    from mlx_worker.supervisor.standby import StandbyPolicy
 
 log = logging.getLogger(__name__)
 
@@ -107,12 +109,13 @@ class Node:
         timings: Timings,
         policy: RestartPolicy,
         resume: ResumePolicy,
+        standby: StandbyPolicy,
         command: Sequence[str],
     ) -> None:
         self._timings = timings
         self._policy = policy
         self._resume = resume
-        self._command = command
+        self.standby = Standby(command, standby, self._restarts(), self._is_busy)
         self._ids = itertools.count(1)
         self._background: set[asyncio.Task[Any]] = set()
         self._hurry = asyncio.Event()
@@ -131,22 +134,30 @@ class Node:
             cache_bytes=model.cache_bytes,
             prefill_pause=model.prefill_pause,
         )
-        window = RestartWindow(self._policy, random.Random())  # noqa: S311  (no secret: jitter)
         child = Child(
             load,
-            Lifecycle(self._timings, window),
+            Lifecycle(self._timings, self._restarts()),
             self._timings,
+            launch=self.standby.launch,
             on_entered=lambda state: self._entered(model.id, state),
             on_progress=lambda: self._progressed(model.id),
-            command=self._command,
         )
         return Served(model, child, planned.context_length, self._ids, self._resume)
+
+    def _restarts(self) -> RestartWindow:
+        return RestartWindow(self._policy, random.Random())  # noqa: S311  (no secret: jitter)
+
+    def _is_busy(self) -> bool:
+        """Is a child on its way up, or about to be?"""
+        coming = (State.STARTING, State.LOADING, State.STOPPING, State.KILLING)
+        return any(served.child.state in coming for served in self.models.values())
 
     def _progressed(self, model: str) -> None:
         self.models[model].dispatch.progressed()
 
     def _entered(self, model: str, state: State) -> None:
         served = self.models[model]
+        self.standby.stirred()
         served.dispatch.entered(state)
         if state is State.READY and served.warm_set:
             self._in_background(self._warm_again(served))
@@ -166,6 +177,7 @@ class Node:
         """
         self.draining = True
         await self._drain()
+        await self.standby.close()
         children = [served.child for served in reversed(self.models.values())]
         for child in children:
             child.stop()

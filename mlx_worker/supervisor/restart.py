@@ -34,6 +34,11 @@ class RestartWindow:
         self._chance = chance
         self._ends: deque[float] = deque()
 
+    @property
+    def period(self) -> float:
+        """Seconds after which an end is forgotten."""
+        return self._policy.period
+
     def ended(self, now: float) -> float | None:
         """The delay in seconds before the next start; None: give up."""
         self._ends.append(now)

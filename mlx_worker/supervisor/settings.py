@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mlx_worker.supervisor.lifecycle import Timings
 from mlx_worker.supervisor.restart import RestartPolicy
 from mlx_worker.supervisor.resume import ResumePolicy
+from mlx_worker.supervisor.standby import StandbyPolicy
 
 if TYPE_CHECKING:
     from mlx_worker.config import SupervisorConfig
@@ -36,3 +37,8 @@ def resume_policy(config: SupervisorConfig) -> ResumePolicy:
         load_wait=config.load_wait,
         max_crashes=config.max_crashes,
     )
+
+
+def standby_policy(config: SupervisorConfig) -> StandbyPolicy:
+    """How many spare children there are to be."""
+    return StandbyPolicy(spares=config.standby)

@@ -16,6 +16,7 @@ from mlx_worker.supervisor.lifecycle import Timings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.restart import RestartPolicy
 from mlx_worker.supervisor.resume import ResumePolicy
+from mlx_worker.supervisor.standby import StandbyPolicy
 from tests.scripted import eventually, soon
 
 PROMPT = "be kind and brief"
@@ -124,6 +125,7 @@ class Serve(Protocol):
         timings: Timings = ...,
         policy: RestartPolicy = ...,
         resume: ResumePolicy = ...,
+        standby: StandbyPolicy = ...,
         wait: bool = True,
     ) -> Front: ...
 

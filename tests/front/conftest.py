@@ -17,8 +17,9 @@ from mlx_worker.server import build_app
 from mlx_worker.supervisor.lifecycle import Timings
 from mlx_worker.supervisor.restart import RestartPolicy
 from mlx_worker.supervisor.resume import ResumePolicy
+from mlx_worker.supervisor.standby import StandbyPolicy
 from tests.front.asking import Front, Serve, model
-from tests.scripted import AT_ONCE, PATIENT, QUICK, Fifo, scripted
+from tests.scripted import ALONE, AT_ONCE, PATIENT, QUICK, Fifo, scripted
 
 DEFAULTS = ServerConfig()
 
@@ -39,6 +40,7 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
             timings: Timings = QUICK,
             policy: RestartPolicy = AT_ONCE,
             resume: ResumePolicy = PATIENT,
+            standby: StandbyPolicy = ALONE,
             wait: bool = True,
         ) -> Front:
             app = build_app(
@@ -47,6 +49,7 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
                 timings=timings,
                 policy=policy,
                 resume=resume,
+                standby=standby,
                 command=scripted(*flags),
             )
             # A connection a request: one that the node closes after a broken stream must not be

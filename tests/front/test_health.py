@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from mlx_worker.supervisor.standby import StandbyPolicy
 from mlx_worker.supervisor.states import State
 from tests.front.asking import DIGEST, PROMPT, Serve, asked, model
-from tests.scripted import Fifo, alive, soon
+from tests.scripted import Fifo, alive, eventually, soon
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/cluster/health"])
@@ -17,7 +18,7 @@ async def test_health_has_the_keys_and_types_that_its_callers_read(serve: Serve,
     front = await serve()
     before = time.time() * 1000
     body = (await front.ask(path)).json
-    assert set(body) == {"status", "health", "cache", "metrics", "models"}
+    assert set(body) == {"status", "health", "cache", "metrics", "standby", "models"}
     assert body["status"] == "healthy"
     for part in (body, body["models"]["m"]):
         health, cache, metrics = part["health"], part["cache"], part["metrics"]
@@ -171,3 +172,18 @@ async def test_a_killed_child_is_back_under_a_new_pid_and_the_list_never_dropped
     await front.reaches(state="ready")
     assert (await front.model())["pid"] != pid
     assert (await front.ask("/v1/cluster/health")).status == 200
+
+
+async def test_a_spare_child_is_shown_and_is_no_model(serve: Serve) -> None:
+    front = await serve(standby=StandbyPolicy(spares=1, calm=0, ping=0.02))
+
+    async def waiting() -> bool:
+        return len((await front.ask("/health")).json["standby"]["waiting"]) == 1
+
+    await eventually(waiting)
+    body = (await front.ask("/health")).json
+    assert body["standby"]["wanted"] == 1
+    (spare,) = body["standby"]["waiting"]
+    assert list(body["models"]) == ["m"]
+    assert body["models"]["m"]["pid"] != spare
+    assert alive(spare)

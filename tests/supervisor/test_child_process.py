@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -17,6 +18,7 @@ import pytest
 from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining
 from mlx_worker.supervisor.child import Child
 from mlx_worker.supervisor.generation import Generation
+from mlx_worker.supervisor.launch import launch
 from mlx_worker.supervisor.lifecycle import Lifecycle, Timings
 from mlx_worker.supervisor.restart import RestartPolicy, RestartWindow
 from mlx_worker.supervisor.states import State
@@ -60,7 +62,7 @@ async def child_of(
         timings,
         on_entered=on_entered,
         on_progress=lambda: None,
-        command=command,
+        launch=partial(launch, command),
     )
     child.start()
     try:
@@ -123,6 +125,15 @@ async def test_a_child_starts_loads_and_answers() -> None:
         generation = ask(child, chat("the answer is here"))
         assert (await soon(generation.started())).prompt_tokens == 4
         assert await whole(generation) == "the answer is here"
+
+
+async def test_it_is_known_when_it_came_to_each_state() -> None:
+    before = time.time() * 1000
+    async with child_of(scripted()) as child:
+        await soon(child.reached(State.READY))
+        assert list(child.entered_at) == [State.STARTING, State.LOADING, State.READY]
+        times = [before, *child.entered_at.values(), time.time() * 1000]
+        assert times == sorted(times)
 
 
 async def test_every_state_is_announced_in_its_order() -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mlx_worker.errors import ChildLost
-from mlx_worker.supervisor.link import Fact, Link, Told, connect
+from mlx_worker.supervisor.link import Fact, Link, Owner, Told, connect
 from mlx_worker.supervisor.states import Event
 from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import MAX_FRAME, encode, frames_to_child
@@ -39,7 +39,7 @@ class Peer:
         self.facts: asyncio.Queue[Fact] = asyncio.Queue()
         self.ends: asyncio.Queue[tuple[Event, str]] = asyncio.Queue()
         self.quiet = 0
-        self.link = Link(self.facts.put_nowait, self._ended, self._hushed)
+        self.link = Link(Owner(self.facts.put_nowait, self._ended, self._hushed))
         self._frames = frames_to_child()
 
     def _ended(self, event: Event, reason: str) -> None:

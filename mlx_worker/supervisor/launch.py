@@ -1,0 +1,44 @@
+"""From nothing to a process and the pipe to it. [front]"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from mlx_worker.supervisor.link import Link, Owner, connect
+from mlx_worker.supervisor.process import spawn
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
+    from mlx_worker.wire import messages as m
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A process, the front's end of its pipe, and its hello where that was heard before."""
+
+    process: asyncio.subprocess.Process
+    link: Link
+    hello: m.Hello | None = None
+
+
+class Launch(Protocol):
+    """Whoever gives a child its process."""
+
+    async def __call__(self, owner: Owner) -> Launched:
+        """A process that the owner is told of from here on. Raises OSError where none can be."""
+
+
+async def launch(command: Sequence[str], owner: Owner) -> Launched:
+    """Start a new process. Raises OSError where it cannot be."""
+    link = Link(owner)
+    theirs = await connect(link)
+    with theirs:
+        try:
+            process = await spawn(command, theirs.fileno())
+        except OSError as error:
+            link.close()
+            raise OSError(f"cannot start {command[0]}: {error}") from error
+    return Launched(process, link)
