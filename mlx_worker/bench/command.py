@@ -95,7 +95,7 @@ def run(options: Options) -> None:
 def _targets(options: Options) -> list[Target]:
     """The node first: the others are compared with it."""
     if options.url is None:
-        return [StartedNode(), *map(_peer, options.peers), Limit()]
+        return [StartedNode(), StartedNode(spares=1), *map(_peer, options.peers), Limit()]
     if options.model is None and options.peers:
         raise NotMeasured("--url with --peer needs --model: the folder of what the node serves")
     beside: list[Target] = [] if options.model is None else [*map(_peer, options.peers), Limit()]

@@ -143,14 +143,17 @@ def test_two_models_answer_at_once(servers: dict[str, Server]) -> None:
     assert figures["throughput_one"] > 0
 
 
-def test_a_killed_child_s_streams_are_resumed_or_told_as_lost(nano: Path) -> None:
-    with StartedNode().opened([nano]) as server:
-        sample = server.measure(Crash(streams=2, tokens=600, after=4), "seed")
+@pytest.mark.parametrize("spares", [0, 1])
+def test_a_killed_child_s_streams_are_resumed_or_told_as_lost(nano: Path, spares: int) -> None:
+    with StartedNode(spares=spares).opened([nano]) as server:
+        sample = server.measure(Crash(streams=2, tokens=600, after=4, kills=1), "seed")
     lost = sample.figures["lost"]
     assert lost in (0, 1, 2)
     assert len(sample.complaints) == lost
     assert all(complaint.startswith("stream lost: ") for complaint in sample.complaints)
     assert ("resumed_max" in sample.figures) == (lost < 2)
+    parts = sum(sample.figures[part] for part in ("detect", "spawn", "load", "prefill"))
+    assert 0 < parts <= sample.figures["resumed_max"]
 
 
 def test_a_start_is_measured_and_nothing_of_it_is_left(nano: Path) -> None:

@@ -6,46 +6,100 @@ import asyncio
 import math
 import os
 import signal
+import time
+from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from mlx_worker.bench.client import Ask
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import Kind, Scenario, Stage, complaints, milliseconds
+from mlx_worker.bench.statistics import median
+from mlx_worker.errors import NotMeasured
 
 if TYPE_CHECKING:
     from mlx_worker.bench.answer import Answer
 
+LOOK_EVERY = 0.05
+COME_BACK = 60.0
+"""Seconds in which a node must be whole again."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill: its answers, and the parts of the first stream's pause by name, in ms."""
+
+    answers: list[Answer]
+    pauses: list[float]
+    parts: dict[str, float]
+
 
 class Crash(Scenario, frozen=True, kw_only=True):
-    """So many streams, killed once each has shown `after` events."""
+    """So many streams, killed once each has shown `after` events; so many kills, one by one."""
 
     streams: int = 8
     tokens: int = 800
     after: int = 16
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"node"})
+    kills: int = 20
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"node", "standby"})
     fresh: ClassVar[bool] = True
 
     async def run(self, stage: Stage) -> Sample:
         """From the kill to each stream's next token. A stream that ends with an error is lost."""
-        _, health = await stage.client.get("/health")
-        child = msgspec.json.decode(health)["models"][stage.models[0]]["pid"]
-        asks = [Ask([stage.prompts.user(24)], self.tokens) for _ in range(self.streams)]
-        streams = await asyncio.gather(*map(stage.client.start, asks))
-        await asyncio.gather(*(stream.more_events(self.after) for stream in streams))
-        os.kill(child, signal.SIGKILL)
-        killed = perf_counter()
-        answers = [await stream.answer() for stream in streams]
-        pauses = [_resumed(answer, killed) for answer in answers if answer.complete]
+        kills = [await self._kill(stage) for _ in range(self.kills)]
+        answers = [answer for kill in kills for answer in kill.answers]
+        pauses = [pause for kill in kills for pause in kill.pauses]
+        parts = [kill.parts for kill in kills if kill.parts]
         figures = {
             "resumed_p50": milliseconds(pauses, 0.5),
             "resumed_max": milliseconds(pauses, 1.0),
             "lost": float(sum(not answer.complete for answer in answers)),
         }
+        if parts:
+            figures |= {name: median([it[name] for it in parts]) for name in parts[0]}
         said = [f"stream lost: {complaint}" for complaint in complaints(answers)]
         return Sample(figures, complaints=said)
+
+    async def _kill(self, stage: Stage) -> Kill:
+        before = await _whole(stage)
+        asks = [Ask([stage.prompts.user(24)], self.tokens) for _ in range(self.streams)]
+        streams = await asyncio.gather(*map(stage.client.start, asks))
+        await asyncio.gather(*(stream.more_events(self.after) for stream in streams))
+        os.kill(before["pid"], signal.SIGKILL)
+        killed, killed_at = perf_counter(), time.time() * 1000
+        answers = [await stream.answer() for stream in streams]
+        pauses = [_resumed(answer, killed) for answer in answers if answer.complete]
+        after = (await _whole(stage))["enteredAt"]
+        first = milliseconds(pauses, 0.0)
+        return Kill(answers, pauses, {} if math.isnan(first) else _parts(after, killed_at, first))
+
+
+async def _whole(stage: Stage) -> dict[str, Any]:
+    """Its model's part of /health, once it is ready and all spares wait. Raises NotMeasured."""
+    deadline = perf_counter() + COME_BACK
+    while perf_counter() < deadline:
+        _, health = await stage.client.get("/health")
+        facts = msgspec.json.decode(health)
+        model: dict[str, Any] = facts["models"][stage.models[0]]
+        spares = facts["standby"]
+        if model["state"] == "ready" and len(spares["waiting"]) == spares["wanted"]:
+            return model
+        await asyncio.sleep(LOOK_EVERY)
+    raise NotMeasured(f"the node was not whole within {COME_BACK} s")
+
+
+def _parts(entered_at: dict[str, float], killed_at: float, first: float) -> dict[str, float]:
+    """The first stream's pause in parts, in ms: the front's times and ours are of one clock."""
+    lost = min(at for state in ("killing", "backoff") if (at := entered_at[state]) >= killed_at)
+    hello, loaded = entered_at["loading"], entered_at["ready"]
+    return {
+        "detect": lost - killed_at,
+        "spawn": hello - lost,
+        "load": loaded - hello,
+        "prefill": first - (loaded - killed_at),
+    }
 
 
 def _resumed(answer: Answer, killed: float) -> float:

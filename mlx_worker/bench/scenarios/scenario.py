@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mlx_worker.bench.prompts import Prompts
     from mlx_worker.bench.sample import Sample
 
-Kind: TypeAlias = Literal["limit", "node", "running", "peer"]
-"""`running`: a node of somebody else's, which must not be harmed."""
+Kind: TypeAlias = Literal["limit", "node", "standby", "running", "peer"]
+"""`standby`: a node with a spare child, `running`: somebody else's, which must not be harmed."""
 Made: TypeAlias = Literal["nano", "tiny"]
 
 LONG_ANSWER = 4000

@@ -29,10 +29,16 @@ PATIENCE = 10.0
 
 
 class StartedNode:
-    """`mlx-worker serve`, on a free port."""
+    """`mlx-worker serve`, on a free port, without or with a spare child.
 
-    name = "node"
-    kind: Kind = "node"
+    A spare that is prepared takes a core for a second or two, so only what a spare changes is
+    measured beside one.
+    """
+
+    def __init__(self, *, spares: int = 0) -> None:
+        self.name = "node with standby" if spares else "node"
+        self.kind: Kind = "standby" if spares else "node"
+        self._spares = spares
 
     @contextlib.contextmanager
     def opened(self, models: Sequence[Path]) -> Iterator[Server]:
@@ -41,7 +47,9 @@ class StartedNode:
         port = free_port()
         with tempfile.TemporaryDirectory(prefix="mlx-worker-bench-") as folder:
             file = Path(folder) / "bench.toml"
-            file.write_text(_configuration(dict(zip(names, models, strict=True)), port))
+            file.write_text(
+                _configuration(dict(zip(names, models, strict=True)), port, self._spares)
+            )
             command = [sys.executable, "-m", "mlx_worker", "serve", "--config", str(file)]
             with started(command, port, names, _roles) as server:
                 yield server
@@ -88,11 +96,16 @@ def _roles(pid: int) -> dict[str, list[int]]:
     return {"front": [front], "child": children}
 
 
-def _configuration(models: dict[str, Path], port: int) -> str:
-    server = f'[server]\nhost = "{HOST}"\nport = {port}\n[supervisor]\ndrain_timeout = 0\n'
+def _configuration(models: dict[str, Path], port: int, spares: int) -> str:
+    server = f'[server]\nhost = "{HOST}"\nport = {port}\n'
     tables = [
         f'[[models]]\nid = "{name}"\npath = {msgspec.json.encode(str(folder.resolve())).decode()}\n'
         f"max_concurrency = {ROWS}\nmax_queue = {QUEUE}\ncache_bytes = {CACHE_BYTES}\n"
         for name, folder in models.items()
     ]
-    return "\n".join([server, *tables])
+    # Children that are killed on purpose come back at once, and are not given up.
+    supervisor = (
+        f"[supervisor]\nstandby = {spares}\nbackoff_initial = 0\nmax_restarts = 100000\n"
+        "drain_timeout = 0\n"
+    )
+    return "\n".join([server, supervisor, *tables])
