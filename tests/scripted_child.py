@@ -65,6 +65,7 @@ def arguments() -> argparse.Namespace:
     fault.add_argument("--refuse", action="store_true")
     fault.add_argument("--fail-warm", action="store_true")
     fault.add_argument("--ignore-eof", action="store_true")
+    fault.add_argument("--write", metavar="TEXT", help="to stderr, before anything else")
     given = parser.parse_args()
     if given.once is not None and not claimed(given.once):
         return parser.parse_args([*without_faults(given)])
@@ -352,6 +353,8 @@ class ScriptedChild:
 
 def main() -> None:
     flags = arguments()
+    if flags.write:
+        sys.stderr.write(f"{flags.write}\n")
     signal.signal(signal.SIGUSR1, lambda *_: os.write(flags.fd, GARBAGE) and None)
     signal.signal(signal.SIGUSR2, lambda *_: os._exit(EXIT_AS_TOLD))
     child = ScriptedChild(flags)

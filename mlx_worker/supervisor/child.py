@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining, WorkerError
+from mlx_worker.supervisor.last_words import DeviceErrors, device_error
 from mlx_worker.supervisor.link import Owner
 from mlx_worker.supervisor.process import how_it_ended, kill
 from mlx_worker.supervisor.states import Event, IllegalEvent, State
@@ -25,7 +26,7 @@ from mlx_worker.wire import messages as m
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.supervisor.launch import Launch
+    from mlx_worker.supervisor.launch import Launch, Launched
     from mlx_worker.supervisor.lifecycle import Lifecycle, Timings
     from mlx_worker.supervisor.link import Fact, Link, Listener
 
@@ -50,10 +51,11 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a process ended, in words, and when (ms since the epoch)."""
+    """How a process ended, in words, when (ms since the epoch), and what it wrote last."""
 
     how: str
     at: float
+    lines: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ class Child:
         self._watch: asyncio.TimerHandle | None = None
         self._reaper: asyncio.Task[None] | None = None
         self._started_at = self._loop.time()
+        self._device_errors = DeviceErrors()
         self._pings = itertools.count(1)
         self._writer = asyncio.create_task(self._write(), name=f"child {load.model}")
 
@@ -137,10 +140,12 @@ class Child:
 
     def start(self) -> None:
         """Ask for it to run."""
+        self._device_errors.forget()
         self._tell(Event.START)
 
     def restart(self) -> None:
         """Ask for a new process: what runs may finish within the drain deadline first."""
+        self._device_errors.forget()
         self._tell(Event.RESTART)
 
     def stop(self) -> None:
@@ -294,20 +299,24 @@ class Child:
             return
         self._process, self._link = launched.process, launched.link
         self.facts.pid = self._process.pid
-        self._reaper = asyncio.create_task(self._reap(self._process, self._link, incarnation))
+        self._reaper = asyncio.create_task(self._reap(launched, incarnation))
         if launched.hello is not None:
             self._hear(launched.hello, incarnation)
 
-    async def _reap(
-        self, process: asyncio.subprocess.Process, link: Link, incarnation: int
-    ) -> None:
-        code = await process.wait()
-        self.last_exit = Exit(how_it_ended(code), time.time() * 1000)
-        # What it said last may still be in the pipe, and may say why it ended.
+    async def _reap(self, launched: Launched, incarnation: int) -> None:
+        how = how_it_ended(await launched.process.wait())
+        # What it said last may still be in its pipes, and may say why it ended.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS):
-                await link.ended.wait()
-        self._tell(Event.EXITED, how_it_ended(code), incarnation)
+                await launched.link.ended.wait()
+        lines = await launched.words.complete(LAST_WORDS)
+        self.last_exit = Exit(how, time.time() * 1000, lines)
+        error = device_error(lines)
+        if self._device_errors.ended(error):
+            reason = f"needs reboot: {error}, process after process"
+            self._tell(Event.DEVICE_LOST, reason, incarnation)
+        else:
+            self._tell(Event.EXITED, f"{how}: {error}" if error else how, incarnation)
 
     def _say(self, message: m.Message) -> None:
         if self._link is not None:

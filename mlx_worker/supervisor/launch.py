@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from mlx_worker.supervisor.last_words import LastWords
 from mlx_worker.supervisor.link import Link, Owner, connect
 from mlx_worker.supervisor.process import spawn
 
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A process, the front's end of its pipe, and its hello where that was heard before."""
+    """A process, the front's end of its pipe, its stderr, and a hello that was heard before."""
 
     process: asyncio.subprocess.Process
     link: Link
+    words: LastWords
     hello: m.Hello | None = None
 
 
@@ -41,4 +43,4 @@ async def launch(command: Sequence[str], owner: Owner) -> Launched:
         except OSError as error:
             link.close()
             raise OSError(f"cannot start {command[0]}: {error}") from error
-    return Launched(process, link)
+    return Launched(process, link, LastWords(process))

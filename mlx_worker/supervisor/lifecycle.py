@@ -75,14 +75,15 @@ class Lifecycle:
             case Event.HELLO | Event.LOADED | Event.DRAINED | Event.HURRY | Event.GIVE_UP:
                 pass
             case _ if self._is_cause(event):
-                self._hopeless = event is Event.CANNOT_LOAD
+                self._hopeless = event in (Event.CANNOT_LOAD, Event.DEVICE_LOST)
                 self._unexplained = event is Event.LINK_LOST
                 self.reason = reason or f"{event.value} while {self.state.value}"
 
     def _is_cause(self, event: Event) -> bool:
         match self.state:
             case State.KILLING:
-                return event is Event.DEADLINE or (event is Event.EXITED and self._unexplained)
+                explains = event is Event.EXITED and self._unexplained
+                return explains or event in (Event.DEADLINE, Event.DEVICE_LOST)
             case State.STOPPING:
                 return event is Event.DEADLINE
             case State.BACKOFF | State.FAILED | State.STOPPED:

@@ -33,6 +33,7 @@ async def spawn(command: Sequence[str], fd: int) -> asyncio.subprocess.Process:
         str(fd),
         pass_fds=(fd,),
         stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
         env=os.environ | CHILD_ENVIRONMENT,
         # ctrl-C in a terminal is the front's to answer.
         start_new_session=True,

@@ -13,10 +13,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mlx_worker.supervisor.launch import Launched, launch
+from mlx_worker.supervisor.launch import launch
 from mlx_worker.supervisor.link import Owner
 from mlx_worker.supervisor.process import how_it_ended, kill
 from mlx_worker.wire import messages as m
@@ -24,6 +24,7 @@ from mlx_worker.wire import messages as m
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from mlx_worker.supervisor.launch import Launched
     from mlx_worker.supervisor.link import Fact
     from mlx_worker.supervisor.restart import RestartWindow
     from mlx_worker.supervisor.states import Event
@@ -91,7 +92,7 @@ class Spare:
         """Hand it over: from here on the owner is told."""
         assert self.launched is not None
         self.launched.link.owner = owner
-        return Launched(self.launched.process, self.launched.link, self.hello)
+        return replace(self.launched, hello=self.hello)
 
     def end(self, *, now: bool) -> None:
         """Close its pipe: it leaves by itself; `now`: kill it."""
@@ -208,6 +209,7 @@ class Standby:
         """Wait for its end. Cancelled when it is taken."""
         code = await launched.process.wait()
         spare.end(now=False)
+        await launched.words.complete(self._policy.stop)
         if self._spares.pop(spare, None) is not None:
             self._died(how_it_ended(code))
 

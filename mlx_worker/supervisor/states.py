@@ -63,6 +63,7 @@ class Event(StrEnum):
     GARBAGE = "garbage on the pipe"
     LINK_LOST = "pipe closed"
     EXITED = "process ended"
+    DEVICE_LOST = "process ended by its device, like those before it"
     DEADLINE = "deadline passed"
     GIVE_UP = "given up"
 
@@ -90,6 +91,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         Event.LINK_LOST: State.KILLING,
         Event.DEADLINE: State.KILLING,
         Event.EXITED: State.BACKOFF,
+        Event.DEVICE_LOST: State.BACKOFF,
     },
     State.LOADING: {
         Event.LOADED: State.READY,
@@ -101,6 +103,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         Event.LINK_LOST: State.KILLING,
         Event.DEADLINE: State.KILLING,
         Event.EXITED: State.BACKOFF,
+        Event.DEVICE_LOST: State.BACKOFF,
     },
     State.READY: {
         Event.STOP: State.DRAINING,
@@ -109,6 +112,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         Event.GARBAGE: State.KILLING,
         Event.LINK_LOST: State.KILLING,
         Event.EXITED: State.BACKOFF,
+        Event.DEVICE_LOST: State.BACKOFF,
     },
     State.DRAINING: {
         Event.DRAINED: State.STOPPING,
@@ -120,6 +124,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         Event.GARBAGE: State.KILLING,
         Event.LINK_LOST: State.KILLING,
         Event.EXITED: State.STOPPED,
+        Event.DEVICE_LOST: State.STOPPED,
     },
     State.STOPPING: {
         Event.STOP: State.STOPPING,
@@ -128,6 +133,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         Event.LINK_LOST: State.STOPPING,
         Event.DEADLINE: State.KILLING,
         Event.EXITED: State.STOPPED,
+        Event.DEVICE_LOST: State.STOPPED,
     },
     State.KILLING: {
         # A child that outlives SIGKILL hangs in the kernel; a new one would meet the same device.
@@ -138,6 +144,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         Event.LINK_LOST: State.KILLING,
         Event.STALLED: State.KILLING,
         Event.EXITED: State.BACKOFF,
+        Event.DEVICE_LOST: State.BACKOFF,
     },
     State.BACKOFF: {
         Event.DEADLINE: State.STARTING,
@@ -150,6 +157,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         Event.RESTART: State.STARTING,
         Event.STOP: State.STOPPED,
         Event.EXITED: State.FAILED,
+        Event.DEVICE_LOST: State.FAILED,
         Event.LINK_LOST: State.FAILED,
     },
 }

@@ -318,7 +318,7 @@ async def test_work_after_a_long_idle_time_has_its_full_patience(pace: Fifo) -> 
 async def test_a_child_that_hangs_on_the_way_is_killed_at_the_deadline(
     flags: list[str], reason: str
 ) -> None:
-    timings = replace(QUICK, start=0.5, load=0.2)
+    timings = replace(QUICK, load=0.2) if reason == "loading" else replace(QUICK, start=0.5)
     async with child_of(scripted(*flags), timings=timings, policy=NEVER) as child:
         await soon(child.reached(State.STARTING))
         pid = child.facts.pid
@@ -355,6 +355,22 @@ async def test_how_and_when_the_last_process_ended_is_known() -> None:
         assert child.last_exit is not None
         assert child.last_exit.how == "killed by SIGKILL"
         assert before <= child.last_exit.at <= time.time() * 1000
+
+
+async def test_a_device_that_fells_process_after_process_is_given_up_and_needs_a_reboot() -> None:
+    error = "kIOGPUCommandBufferCallbackErrorTimeout"
+    flags = ("--write", f"[METAL] it failed ({error})", "--exit-before-hello", "134")
+    policy = replace(AT_ONCE, intensity=1000)
+    async with child_of(scripted(*flags), policy=policy) as child:
+        await soon(child.reached(State.FAILED))
+        assert child.reason == f"needs reboot: {error}, process after process"
+        assert child.restarts == 2
+        assert child.last_exit is not None
+        assert child.last_exit.lines == [f"[METAL] it failed ({error})"]
+        child.start()  # somebody has rebooted, or so they say: it has three processes again
+        await soon(child.has_left(State.FAILED))
+        await soon(child.reached(State.FAILED))
+        assert child.restarts == 5
 
 
 # --- restarted by an operator ---------------------------------------------------------------

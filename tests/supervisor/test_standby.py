@@ -1,5 +1,6 @@
 """Spare children with real processes: who gets them, what becomes of them."""
 
+import asyncio
 import logging
 import os
 import signal
@@ -128,7 +129,7 @@ async def test_a_spare_that_is_still_importing_is_taken_too(hold: Fifo) -> None:
         me = psutil.Process()
 
         async def launched() -> bool:
-            return len(me.children()) == 1
+            return any(spare.pid for spare in node.standby._spares)
 
         await eventually(launched)
         (importing,) = me.children()
@@ -155,9 +156,8 @@ async def test_two_models_that_die_together_take_two_spares() -> None:
         children = [served.child for served in node.models.values()]
         for child in children:
             os.kill(child.facts.pid or 0, signal.SIGKILL)
-        for child in children:
-            await soon(child.has_left(State.READY))
-            await soon(child.reached(State.READY))
+        await asyncio.gather(*(soon(child.has_left(State.READY)) for child in children))
+        await asyncio.gather(*(soon(child.reached(State.READY)) for child in children))
         assert {child.facts.pid for child in children} == set(waiting)
 
 

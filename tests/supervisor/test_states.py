@@ -32,6 +32,7 @@ STALLED     .        .        .        KILLING  KILLING  .        KILLING  .    
 GARBAGE     .        KILLING  KILLING  KILLING  KILLING  STOPPING KILLING  .        .
 LINK_LOST   .        KILLING  KILLING  KILLING  KILLING  STOPPING KILLING  .        FAILED
 EXITED      .        BACKOFF  BACKOFF  BACKOFF  STOPPED  STOPPED  BACKOFF  .        FAILED
+DEVICE_LOST .        BACKOFF  BACKOFF  BACKOFF  STOPPED  STOPPED  BACKOFF  .        FAILED
 DEADLINE    .        KILLING  KILLING  .        STOPPING KILLING  FAILED   STARTING .
 GIVE_UP     .        .        .        .        .        .        .        FAILED   .
 """
@@ -114,4 +115,4 @@ def test_a_child_is_started_only_after_its_end_was_seen_or_before_its_first() ->
     into_backoff = {
         event for row in TRANSITIONS.values() for event, to in row.items() if to is State.BACKOFF
     }
-    assert into_backoff == {Event.EXITED}
+    assert into_backoff == {Event.EXITED, Event.DEVICE_LOST}

@@ -1,0 +1,92 @@
+"""What a child's process writes to its stderr: into the log, and kept for when it has ended.
+
+An abort in mlx leaves nothing else behind: the exception's text, and faulthandler's frames. [front]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+log = logging.getLogger(__name__)
+
+KEPT = 100
+"""Lines."""
+
+LONGEST = 2000
+"""Characters of a line; the rest of it is a line of its own."""
+
+_READ = 1 << 16
+
+DEVICE_ERROR: Final = re.compile(r"kIOGPUCommandBufferCallbackError\w+|CUDA error: [^\n]{1,80}")
+"""How mlx names what the device did to it: Metal's status, CUDA's message."""
+
+HEALS: Final = "OutOfMemory"
+"""The one device error that says nothing of the device: a smaller request may pass."""
+
+
+class LastWords:
+    """The last lines of one process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._pid = process.pid
+        self._kept: deque[str] = deque(maxlen=KEPT)
+        assert process.stderr is not None, "it was started with a pipe there"
+        self._reading = asyncio.create_task(self._read(process.stderr), name=f"stderr {self._pid}")
+
+    @property
+    def lines(self) -> list[str]:
+        """What it wrote last, oldest first."""
+        return list(self._kept)
+
+    async def complete(self, within: float) -> list[str]:
+        """The same once its stderr is closed, or after so many seconds: another may hold it."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._reading), within)
+        return self.lines
+
+    async def _read(self, stderr: asyncio.StreamReader) -> None:
+        rest = ""
+        while data := await stderr.read(_READ):
+            *lines, rest = (rest + data.decode(errors="replace")).split("\n")
+            while len(rest) > LONGEST:
+                lines.append(rest[:LONGEST])
+                rest = rest[LONGEST:]
+            self._keep(lines)
+        self._keep([rest])
+
+    def _keep(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            if line.strip():
+                self._kept.append(line[:LONGEST])
+                log.info("%d: %s", self._pid, line[:LONGEST])
+
+
+def device_error(lines: Iterable[str]) -> str:
+    """What the device did to a process, in the words of its driver; "" for nothing of the kind."""
+    found = [match.group() for line in lines for match in DEVICE_ERROR.finditer(line)]
+    return next((it for it in reversed(found) if not it.endswith(HEALS)), "")
+
+
+class DeviceErrors:
+    """The device errors of one model's processes, in a row."""
+
+    def __init__(self, limit: int = 3) -> None:
+        self._limit = limit
+        self._row: list[str] = []
+
+    def ended(self, error: str) -> bool:
+        """A process has ended, with this error or none. Has the device outlived too many?"""
+        self._row = [*self._row, error] if error and {error} >= set(self._row) else [error]
+        return bool(error) and len(self._row) >= self._limit
+
+    def forget(self) -> None:
+        """An operator has done something about it."""
+        self._row.clear()
