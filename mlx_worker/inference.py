@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.mlx_thread import MlxThread
-from mlx_worker.engine.prompt import render, warm_head
+from mlx_worker.engine.prompt import prompt_of, warm_head
 from mlx_worker.errors import CacheError, InferenceError, ModelNotFoundError, WorkerError, cause_of
 from mlx_worker.wire import messages as m
 
@@ -79,8 +79,7 @@ class Runtime:
     # --- on the mlx thread ---
 
     def _admit(self, id_: int, request: m.ChatRequest) -> None:
-        prompt = render(self.tokenizer, request.messages, request.template_kwargs, request.tools)
-        self.engine.admit(id_, request, prompt)
+        self.engine.admit(id_, request, prompt_of(self.tokenizer, request))
 
     def _leave(self, id_: int) -> None:
         self.engine.cancel(id_)

@@ -45,6 +45,9 @@ BACKLOG = 1024
 
 ROUTES = [
     ("POST", "chat/completions", handlers.chat_completions),
+    ("POST", "responses", handlers.response),
+    ("POST", "messages", handlers.message),
+    ("POST", "messages/count_tokens", handlers.count_tokens),
     ("GET", "models", handlers.models),
     ("GET", "models/{id:.+}", handlers.model),
     ("GET", "health", handlers.health),

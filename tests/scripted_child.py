@@ -118,14 +118,32 @@ def digest(text: str) -> str:
 
 
 def system_prompt(request: m.ChatRequest) -> str | None:
+    if not request.messages:
+        return None
     first = request.messages[0]
     return str(first["content"]) if first["role"] == "system" else None
 
 
 def answer(request: m.ChatRequest) -> list[str]:
-    """The pieces of the whole answer: the last user message, word by word."""
-    said = [turn["content"] for turn in request.messages if turn["role"] == "user"]
+    """The pieces of the whole answer: the last user message or the prompt, word by word."""
+    said = (
+        [raw(request)]
+        if request.prompt is not None
+        else [turn["content"] for turn in request.messages if turn["role"] == "user"]
+    )
     return [f" {word}" if at else word for at, word in enumerate(words(said[-1] if said else ""))]
+
+
+def raw(request: m.ChatRequest) -> str:
+    """A raw prompt as text: its tokens are numbers."""
+    prompt = request.prompt
+    return " ".join(map(str, prompt)) if isinstance(prompt, list) else prompt or ""
+
+
+def read(request: m.ChatRequest) -> list[str]:
+    """Everything that is read, word by word: a token each."""
+    said = [raw(request), *(turn["content"] for turn in request.messages)]
+    return [word for text in said for word in words(text)]
 
 
 @dataclass(slots=True)
@@ -244,6 +262,11 @@ class ScriptedChild:
                     self._pipe.send([m.Done(row.id, "cancelled", row.said, "")])
             case m.Warm():
                 self._warm(job)
+            case m.Tokenize():
+                tokens = list(range(1, len(read(job.request)) + 1))
+                self._pipe.send([m.Tokenized(job.id, tokens)])
+            case m.Detokenize():
+                self._pipe.send([m.Detokenized(job.id, " ".join(map(str, job.tokens)))])
             case m.ClearCache():
                 self._resident.clear()
                 self._pipe.send([m.Cleared(job.id), self._cache_state(None)])
@@ -258,7 +281,7 @@ class ScriptedChild:
             return
         said = len(asked.replay)
         assert asked.replay == list(range(1, said + 1)), asked.replay
-        prompt_tokens = sum(len(words(turn["content"])) for turn in request.messages)
+        prompt_tokens = len(read(request))
         system = system_prompt(request)
         hit = system is not None and digest(system) in self._resident
         cached = len(words(system)) if hit else 0

@@ -8,33 +8,32 @@ them. [front]
 
 from __future__ import annotations
 
-import secrets
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
 from mlx_worker.api.dialect import Call, decode, fitted
-from mlx_worker.config import Defaults, RepetitionPenalty, Temperature, Tokens, TopK, TopP, Unit
+from mlx_worker.api.fields import (
+    Samplers,
+    Stop,
+    Word,
+    first_given,
+    no_defaults,
+    refuse_unsayable,
+    refuse_unsupported,
+    sampling,
+    seed_of,
+    stop_words,
+    template_kwargs,
+)
+from mlx_worker.config import Tokens
 from mlx_worker.errors import InvalidRequest, UnsupportedField
-from mlx_worker.typed import deeper_than
-from mlx_worker.wire.messages import ChatRequest, Sampling
+from mlx_worker.wire.messages import ChatRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-T = TypeVar("T")
-
-Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
-Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
-DEEPEST = 64
-"""Levels of lists and objects inside what is free in form."""
-
-TokenId = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
-Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
-
-_MASK = (1 << 64) - 1
-_MADE_SEED_BITS = 53
-"""A seed made here is told to the caller: as many bits as every reader of JSON keeps."""
+    from mlx_worker.config import Defaults
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -52,6 +51,7 @@ class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -81,24 +81,15 @@ class Tool(msgspec.Struct, frozen=True):
     function: Function
 
 
-class ChatBody(msgspec.Struct, frozen=True):
+class ChatBody(Samplers, frozen=True, kw_only=True):
     """The fields that this node knows."""
 
     messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1, max_length=10_000)]
     model: str | None = None
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
-    top_k: TopK | None = None
-    min_p: Unit | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
-    stop: Word | Annotated[list[Word], msgspec.Meta(max_length=16)] | None = None
-    seed: Annotated[int, msgspec.Meta(ge=-(1 << 63), le=_MASK >> 1)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: RepetitionPenalty | None = None
-    logit_bias: dict[TokenId, Bias] | None = None
+    stop: Stop | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     stream: bool | None = None
@@ -109,14 +100,14 @@ class ChatBody(msgspec.Struct, frozen=True):
     functions: list[dict[str, Any]] | None = None
     function_call: str | dict[str, Any] | None = None
     modalities: list[str] | None = None
+    audio: dict[str, Any] | None = None
+    prediction: dict[str, Any] | None = None
+    web_search_options: dict[str, Any] | None = None
     response_format: ResponseFormat | None = None
+    reasoning_effort: Word | None = None
+    verbosity: str | None = None
+    store: bool | None = None
     user: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-
-
-def no_defaults(_model: str | None) -> Defaults:
-    """For a model that has none."""
-    return Defaults()
 
 
 def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaults) -> Call:
@@ -126,21 +117,21 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
     """
     asked = decode(body, ChatBody)
     defaults = defaults_of(asked.model)
-    _refuse_unsupported(asked)
-    _refuse_unsayable(asked)
-    seed = secrets.randbits(_MADE_SEED_BITS) if asked.seed is None else asked.seed
+    _refuse(asked)
+    seed = seed_of(asked)
+    chat = ChatRequest(
+        messages=[_turn(i, message) for i, message in enumerate(asked.messages)],
+        sampling=sampling(asked, defaults, seed),
+        max_tokens=first_given(asked.max_completion_tokens, asked.max_tokens, defaults.max_tokens),
+        stop=stop_words(asked.stop),
+        template_kwargs=template_kwargs(asked, asked.reasoning_effort),
+        logprobs=_logprobs(asked),
+        tools=_tools(asked),
+        one_call=asked.parallel_tool_calls is False,
+    )
     return Call(
         model=asked.model,
-        chat=ChatRequest(
-            messages=[_turn(i, message) for i, message in enumerate(asked.messages)],
-            sampling=_sampling(asked, defaults, seed),
-            max_tokens=_first(asked.max_completion_tokens, asked.max_tokens, defaults.max_tokens),
-            stop=_stop(asked.stop),
-            template_kwargs=asked.chat_template_kwargs or {},
-            logprobs=_logprobs(asked),
-            tools=_tools(asked),
-            one_call=asked.parallel_tool_calls is False,
-        ),
+        chats=[chat],
         seed=seed,
         n=asked.n or 1,
         stream=bool(asked.stream),
@@ -148,18 +139,30 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
     )
 
 
-def _refuse_unsupported(asked: ChatBody) -> None:
+def _refuse(asked: ChatBody) -> None:
     shape = asked.response_format
-    refused = {
-        "tool_choice": asked.tool_choice not in (None, "none", "auto"),
-        "functions": bool(asked.functions),
-        "function_call": asked.function_call not in (None, "none", "auto"),
-        "modalities": asked.modalities not in (None, ["text"]),
-        "response_format": shape is not None and shape.type != "text",
-    }
-    for field, is_asked in refused.items():
-        if is_asked:
-            raise UnsupportedField(f"{field}: this node cannot honour it", param=field)
+    refuse_unsupported(
+        {
+            "tool_choice": asked.tool_choice not in (None, "none", "auto"),
+            "functions": bool(asked.functions),
+            "function_call": asked.function_call not in (None, "none", "auto"),
+            "modalities": asked.modalities not in (None, ["text"]),
+            "audio": asked.audio is not None,
+            "prediction": asked.prediction is not None,
+            "web_search_options": asked.web_search_options is not None,
+            "response_format": shape is not None and shape.type != "text",
+            "verbosity": asked.verbosity not in (None, "medium"),
+            "store": asked.store is True,
+        }
+    )
+    calls = [message.tool_calls for message in asked.messages if message.tool_calls]
+    refuse_unsayable(
+        {
+            "chat_template_kwargs": asked.chat_template_kwargs,
+            "tools": asked.tools,
+            "messages": calls,
+        }
+    )
 
 
 def _tools(asked: ChatBody) -> list[dict[str, Any]]:
@@ -179,22 +182,6 @@ def _logprobs(asked: ChatBody) -> int | None:
             param="top_logprobs",
         )
     return None
-
-
-def _refuse_unsayable(asked: ChatBody) -> None:
-    """JSON has no largest integer and no deepest nest, the pipe and templates have."""
-    free = {
-        "chat_template_kwargs": asked.chat_template_kwargs,
-        "tools": asked.tools,
-        "messages": [message.tool_calls for message in asked.messages if message.tool_calls],
-    }
-    for field, value in free.items():
-        if deeper_than(value, DEEPEST):
-            raise InvalidRequest(f"{field}: nested deeper than {DEEPEST} levels", param=field)
-        try:
-            msgspec.msgpack.encode(value)
-        except OverflowError as error:
-            raise InvalidRequest(f"{field}: a number beyond 64 bits", param=field) from error
 
 
 def _turn(index: int, message: ChatMessage) -> dict[str, Any]:
@@ -218,32 +205,3 @@ def _text(index: int, message: ChatMessage) -> str:
         if part.text is None:
             raise InvalidRequest(f"{field}.text: is required", param=f"{field}.text")
     return "".join(part.text or "" for part in content)
-
-
-def _stop(stop: str | list[str] | None) -> list[str]:
-    return [stop] if isinstance(stop, str) else stop or []
-
-
-def _first(*values: T | None) -> T | None:
-    """The first that was given."""
-    return next((value for value in values if value is not None), None)
-
-
-def _sampling(asked: ChatBody, defaults: Defaults, seed: int) -> Sampling:
-    said: dict[str, float | None] = {
-        name: _first(getattr(asked, name), getattr(defaults, name, None))
-        for name in (
-            "temperature",
-            "top_p",
-            "top_k",
-            "min_p",
-            "repetition_penalty",
-            "presence_penalty",
-            "frequency_penalty",
-        )
-    }
-    return Sampling(
-        seed=seed & _MASK,
-        logit_bias=asked.logit_bias or {},
-        **{name: value for name, value in said.items() if value is not None},  # type: ignore[arg-type]
-    )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlx_worker.api.problems import error_body
+from mlx_worker.api.dialect import COMMENT
+from mlx_worker.api.error_bodies import openai_error
 from mlx_worker.wire.messages import BrokenCall, Reasoning, ToolCall, shown
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.dialect import Call, Usage, Whole
     from mlx_worker.errors import WorkerError
-    from mlx_worker.supervisor.generation import Piece
+    from mlx_worker.supervisor.generation import Ending, Piece
     from mlx_worker.wire.messages import Choice, FinishReason, Span, TokenLogprobs
 
 _json = msgspec.json.encode
@@ -42,11 +43,15 @@ class ChatReply:
         chunks = (self._chunk([_delta(choice, {"content": "?"})]) for choice in range(call.n))
         self._around = [(it[0], it[2]) for it in (chunk.rpartition(b'"?"') for chunk in chunks)]
 
-    def opening(self) -> bytes:
+    def opening(self, _usage: Usage) -> bytes:
         """The role chunks."""
         role = {"role": "assistant", "content": ""}
         chunks = (self._chunk([_delta(it, role)], seed=self._seed) for it in range(self._n))
         return b"".join(chunks)
+
+    def sign(self) -> bytes:
+        """A comment."""
+        return COMMENT
 
     def piece(self, piece: Piece, choice: int) -> bytes:
         """Chunks of content, reasoning and calls, in their order."""
@@ -60,25 +65,25 @@ class ChatReply:
             deltas[-1]["logprobs"] = _told(piece.logprobs)
         return b"".join(self._chunk([delta]) for delta in deltas)
 
-    def closing(self, finishes: Sequence[FinishReason], usage: Usage) -> bytes:
+    def closing(self, endings: Sequence[Ending], usage: Usage) -> bytes:
         """The finish chunks, the usage chunk where it was asked for, and [DONE]."""
         end = b"".join(
-            self._chunk([{"index": choice, "delta": {}, "finish_reason": finish}])
-            for choice, finish in enumerate(finishes)
+            self._chunk([{"index": choice, "delta": {}, "finish_reason": ending.finish}])
+            for choice, ending in enumerate(endings)
         )
         if self._include_usage:
-            end += self._chunk([], usage=_usage(usage))
+            end += self._chunk([], usage=usage_of(usage))
         return end + b"data: [DONE]\n\n"
 
     def broken(self, error: WorkerError) -> bytes:
         """An error event: client libraries raise it."""
-        return b"data: " + error_body(error) + b"\n\n"
+        return b"data: " + openai_error(error) + b"\n\n"
 
     def whole(self, choices: Sequence[Whole], usage: Usage) -> bytes:
         """The completion object."""
-        said = [_whole_choice(i, piece, finish) for i, (piece, finish) in enumerate(choices)]
+        said = [_whole_choice(i, piece, end.finish) for i, (piece, end) in enumerate(choices)]
         body = self._object("chat.completion", said)
-        return _json(body | {"usage": _usage(usage), "seed": self._seed})
+        return _json(body | {"usage": usage_of(usage), "seed": self._seed})
 
     def _deltas(self, span: Span, choice: int) -> Iterator[dict[str, Any]]:
         match span:
@@ -161,10 +166,12 @@ def _choice(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def usage_of(usage: Usage) -> dict[str, Any]:
+    """As chat completions and completions tell it."""
     return {
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
         "total_tokens": usage.prompt + usage.completion,
         "prompt_tokens_details": {"cached_tokens": usage.cached},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
     }

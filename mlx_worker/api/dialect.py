@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlx_worker.errors import WorkerError
-    from mlx_worker.supervisor.generation import Piece
-    from mlx_worker.wire.messages import ChatRequest, FinishReason
+    from mlx_worker.supervisor.generation import Ending, Piece
+    from mlx_worker.wire.messages import ChatRequest
 
 T = TypeVar("T")
 
@@ -29,19 +29,32 @@ T = TypeVar("T")
 class Call:
     """A parsed request: for whom, what, and how the answer is wanted.
 
-    `seed` is the caller's own or was made for it; `n` choices are to be made of the one chat.
+    `seed` is the caller's own or was made for it; `n` choices are to be made of each chat, of
+    which only a completion has more than one.
     """
 
     model: str | None
-    chat: ChatRequest
+    chats: list[ChatRequest]
     stream: bool
     include_usage: bool
     seed: int
     n: int
 
+    @property
+    def wide(self) -> int:
+        """How many choices there are in all."""
+        return self.n * len(self.chats)
+
     def choices(self) -> list[ChatRequest]:
-        """A request a choice. The first has the seed itself, the others have seeds made of it."""
-        return [self.chat, *(_with_seed(self.chat, choice) for choice in range(1, self.n))]
+        """A request a choice, those of one chat side by side.
+
+        The first of a chat has the seed itself, the others have seeds made of it.
+        """
+        return [
+            chat if choice == 0 else _with_seed(chat, choice)
+            for chat in self.chats
+            for choice in range(self.n)
+        ]
 
 
 def _with_seed(chat: ChatRequest, choice: int) -> ChatRequest:
@@ -52,23 +65,30 @@ def _with_seed(chat: ChatRequest, choice: int) -> ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one answer; `cached` of `prompt` were resident, all choices made `completion`."""
+    """Tokens of one answer; `cached` of `prompt` were resident, all choices made `completion`.
+
+    `reasoning` are those of `completion` that were said while a model reasoned.
+    """
 
     prompt: int
     cached: int
-    completion: int
+    completion: int = 0
+    reasoning: int = 0
 
 
 class Reply(Protocol):
     """One answer being written; its choices are counted from 0."""
 
-    def opening(self) -> bytes:
+    def opening(self, usage: Usage) -> bytes:
         """The first bytes of a stream, sent before there is any text."""
+
+    def sign(self) -> bytes:
+        """The model is at work and has nothing to say: for whoever waits for bytes."""
 
     def piece(self, piece: Piece, choice: int) -> bytes:
         """Some of a choice of a stream."""
 
-    def closing(self, finishes: Sequence[FinishReason], usage: Usage) -> bytes:
+    def closing(self, endings: Sequence[Ending], usage: Usage) -> bytes:
         """The last bytes of a stream whose choices all ended as they should."""
 
     def broken(self, error: WorkerError) -> bytes:
@@ -78,8 +98,11 @@ class Reply(Protocol):
         """The body of an answer that is not streamed."""
 
 
-Whole = tuple["Piece", "FinishReason"]
-"""A whole choice: all of it, and why it ended."""
+Whole = tuple["Piece", "Ending"]
+"""A whole choice: all of it, and how it ended."""
+
+COMMENT = b": the model is at work\n\n"
+"""Event-stream readers pass over it, and whoever waits for bytes knows to wait on."""
 
 
 def decode(body: bytes, shape: type[T]) -> T:

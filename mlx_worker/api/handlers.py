@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from aiohttp import web
 
-from mlx_worker.api import chat, reports
+from mlx_worker.api import chat, messages, reports, responses
 from mlx_worker.api.chat_reply import ChatReply
-from mlx_worker.api.dialect import decode
+from mlx_worker.api.dialect import Call, decode
 from mlx_worker.api.front import FRONT
+from mlx_worker.api.messages_reply import MessagesReply
 from mlx_worker.api.problems import answer
 from mlx_worker.api.relay import relay
+from mlx_worker.api.responses_reply import ResponsesReply
 from mlx_worker.errors import (
     InvalidRequest,
     MissingField,
@@ -25,7 +27,13 @@ from mlx_worker.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlx_worker.api.dialect import Reply
+    from mlx_worker.config import Defaults
     from mlx_worker.supervisor.node import Served
+
+C = TypeVar("C", bound=Call)
 
 
 def reply(body: Any, status: int = 200) -> web.Response:
@@ -40,11 +48,41 @@ def reply(body: Any, status: int = 200) -> web.Response:
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """`POST /v1/chat/completions`."""
+    return await _generated(request, chat.parse, ChatReply)
+
+
+async def response(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/responses`."""
+    return await _generated(request, responses.parse, ResponsesReply)
+
+
+async def message(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/messages`."""
+    return await _generated(request, messages.parse, MessagesReply)
+
+
+async def _generated(
+    request: web.Request,
+    parse: Callable[[bytes, Callable[[str | None], Defaults]], C],
+    writer: Callable[[C, str, int, str], Reply],
+) -> web.StreamResponse:
+    """The way of every generation: a dialect's `parse` in, its `writer` out."""
     front = request.app[FRONT]
-    call = chat.parse(await request.read(), lambda name: front.node.find(name).config.defaults)
+    call = parse(await request.read(), lambda name: front.node.find(name).config.defaults)
     served = front.node.find(call.model)
     model = call.model or served.config.id
-    return await relay(request, front, served, call, partial(ChatReply, call, model, front.now()))
+    return await relay(request, front, served, call, partial(writer, call, model, front.now()))
+
+
+# --- tokens -------------------------------------------------------------------------------
+
+
+async def count_tokens(request: web.Request) -> web.Response:
+    """`POST /v1/messages/count_tokens`: what the model would read, special tokens and all."""
+    node = request.app[FRONT].node
+    name, chat_ = messages.parse_to_count(await request.read())
+    tokens = await node.tokenize(node.find(name), chat_)
+    return reply({"input_tokens": len(tokens)})
 
 
 # --- health -------------------------------------------------------------------------------
@@ -128,7 +166,7 @@ async def cache_warm(request: web.Request) -> web.Response:
     except (InvalidRequest, Unavailable):
         raise
     except WorkerError as error:
-        return answer(WorkerError(f"warming failed: {error}"))
+        return answer(request, WorkerError(f"warming failed: {error}"))
     state = {"tokens": warmed.tokens, "lastUpdated": warmed.at, "model": served.config.id}
     return reply(
         {"success": True, "hash": warmed.digest, "systemPromptHash": warmed.digest} | state

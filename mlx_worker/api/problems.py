@@ -1,7 +1,8 @@
 """Everything that can go wrong in a handler, as the answer its caller understands.
 
 One middleware turns the error family, aiohttp's own refusals and whatever nobody thought of into
-OpenAI-shaped bodies; messages carry field names and numbers, never a prompt. [front]
+bodies of the dialect that was spoken, OpenAI's where it is none; messages carry field names and
+numbers, never a prompt. [front]
 """
 
 from __future__ import annotations
@@ -11,16 +12,25 @@ import math
 from http import HTTPStatus
 from typing import TYPE_CHECKING, ClassVar
 
-import msgspec
 from aiohttp import web
 
+from mlx_worker.api.error_bodies import anthropic_error, openai_error
 from mlx_worker.api.headers import REQUEST_ID, request_id
-from mlx_worker.errors import BodyTooLarge, InvalidRequest, PoisonedRequest, WorkerError
+from mlx_worker.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    MissingField,
+    PoisonedRequest,
+    WorkerError,
+)
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
 log = logging.getLogger(__name__)
+
+ANTHROPIC_PATHS = ("/messages", "/messages/count_tokens")
+"""Whoever asks there reads Anthropic's errors, also those that no handler has seen."""
 
 
 class NoSuchPath(InvalidRequest):
@@ -37,22 +47,14 @@ class WrongMethod(InvalidRequest):
     code: ClassVar[str] = "wrong_method"
 
 
-def error_body(error: WorkerError) -> bytes:
-    """The body that OpenAI's client libraries read."""
-    return msgspec.json.encode(
-        {
-            "error": {
-                "message": error.message,
-                "type": error.kind,
-                "param": error.param,
-                "code": error.code,
-            }
-        }
-    )
-
-
-def answer(error: WorkerError, headers: dict[str, str] | None = None) -> web.Response:
+def answer(
+    request: web.Request, error: WorkerError, headers: dict[str, str] | None = None
+) -> web.Response:
     """An error as a response, with Retry-After in whole seconds where waiting helps."""
+    anthropic = request.path.rstrip("/").endswith(ANTHROPIC_PATHS)
+    status: int = error.status
+    if anthropic and isinstance(error, MissingField):
+        status = HTTPStatus.BAD_REQUEST  # Anthropic has no 422
     more = dict(headers or {})
     if error.retry_after is not None:
         more["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
@@ -60,7 +62,10 @@ def answer(error: WorkerError, headers: dict[str, str] | None = None) -> web.Res
         # OpenAI's libraries would send it again twice, and fell as many children again.
         more["X-Should-Retry"] = "false"
     return web.Response(
-        body=error_body(error), status=error.status, content_type="application/json", headers=more
+        body=anthropic_error(error) if anthropic else openai_error(error),
+        status=status,
+        content_type="application/json",
+        headers=more,
     )
 
 
@@ -84,7 +89,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except Exception:
         log.exception("request %s failed", request_id(request))
         problem = WorkerError(f"the node failed on this request; its id is {request_id(request)}")
-    return answer(problem, {REQUEST_ID: request_id(request)} | headers)
+    return answer(request, problem, {REQUEST_ID: request_id(request)} | headers)
 
 
 def _refusal(request: web.Request, error: web.HTTPException) -> tuple[WorkerError, dict[str, str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -41,11 +41,10 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialect import Call, Reply
     from mlx_worker.api.front import Front
     from mlx_worker.health import Ledger
-    from mlx_worker.supervisor.generation import Generation
+    from mlx_worker.supervisor.generation import Ending, Generation
     from mlx_worker.supervisor.node import Served
     from mlx_worker.wire.messages import (
         ChatRequest,
-        FinishReason,
         Span,
         Started,
         TokenLogprobs,
@@ -58,9 +57,6 @@ STREAM_HEADERS = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",
 }
-
-SIGN_OF_LIFE = b": the model is at work\n\n"
-"""A comment: event-stream readers pass over it, and whoever waits for bytes knows to wait on."""
 
 
 class _Books:
@@ -105,19 +101,21 @@ class _Way:
     request: web.Request
     reply: Reply
     generations: list[Generation]
-    started: Started
+    prompt: Usage
     headers: dict[str, str]
 
-    def finishes(self) -> list[FinishReason]:
+    def endings(self) -> list[Ending]:
         endings = [it.ending for it in self.generations]
         assert all(endings), "every choice was heard to its end"
-        return [ending.finish for ending in endings if ending]
+        return [ending for ending in endings if ending]
 
     def usage(self) -> Usage:
-        """The prompt is the same for every choice, and is counted once."""
-        endings = [it.ending for it in self.generations]
-        completion = sum(ending.completion_tokens for ending in endings if ending)
-        return Usage(self.started.prompt_tokens, self.started.cached_tokens, completion)
+        endings = self.endings()
+        return replace(
+            self.prompt,
+            completion=sum(it.completion_tokens for it in endings),
+            reasoning=sum(it.reasoning_tokens for it in endings),
+        )
 
 
 async def relay(
@@ -137,10 +135,12 @@ async def relay(
     try:
         generate = partial(front.node.generate, served, session=session_given(request) or "")
         generations += await begin(generate, _fitting(call, served))
-        started, *_ = [await generation.started() for generation in generations]
-        books.looked_up(started)
-        headers[CACHE_HIT] = "true" if started.cache_hit else "false"
-        way = _Way(request, reply_by(served.fingerprint), generations, started, headers)
+        # A chat's choices read the same prompt, which is counted once.
+        started = [await generation.started() for generation in generations][:: call.n]
+        books.looked_up(started[0])
+        headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
+        reply = reply_by(served.fingerprint)
+        way = _Way(request, reply, generations, _read(started), headers)
         response = await (_streamed(way, books) if call.stream else _whole(way))
         if books.outcome == "left":
             books.ended(None)
@@ -154,12 +154,19 @@ async def relay(
     return response
 
 
+def _read(started: list[Started]) -> Usage:
+    return Usage(
+        prompt=sum(it.prompt_tokens for it in started),
+        cached=sum(it.cached_tokens for it in started),
+    )
+
+
 def _fitting(call: Call, served: Served) -> list[ChatRequest]:
     """The choices, which all have to be running or in line at once."""
     places = served.config.max_concurrency + served.config.max_queue
-    if call.n > places:
+    if call.wide > places:
         raise InvalidRequest(
-            f"n: {call.n} choices; model {served.config.id!r} takes {places} requests at a time",
+            f"n: {call.wide} choices; model {served.config.id!r} takes {places} requests at a time",
             param="n",
         )
     return call.choices()
@@ -173,26 +180,26 @@ async def _whole(way: _Way) -> web.Response:
             spans[choice] += piece.said
             logprobs[choice] += piece.logprobs
     said = [piece_of(*it) for it in zip(spans, logprobs, strict=True)]
-    body = way.reply.whole(list(zip(said, way.finishes(), strict=True)), way.usage())
+    body = way.reply.whole(list(zip(said, way.endings(), strict=True)), way.usage())
     return web.Response(body=body, content_type="application/json", headers=way.headers)
 
 
 async def _streamed(way: _Way, books: _Books) -> web.StreamResponse:
     response = web.StreamResponse(headers=STREAM_HEADERS | way.headers)
     await response.prepare(way.request)
-    await response.write(way.reply.opening())
+    await response.write(way.reply.opening(way.prompt))
     try:
         async with aclosing(heard(way.generations)) as pieces:
             async for choice, piece in pieces:
                 told = piece.said or piece.logprobs
-                await response.write(way.reply.piece(piece, choice) if told else SIGN_OF_LIFE)
+                await response.write(way.reply.piece(piece, choice) if told else way.reply.sign())
     except WorkerError as error:
         # The status is sent; only the stream itself can still say it.
         books.ended(error)
         response.force_close()
         await response.write(way.reply.broken(error))
     else:
-        await response.write(way.reply.closing(way.finishes(), way.usage()))
+        await response.write(way.reply.closing(way.endings(), way.usage()))
     await response.write_eof()
     return response
 

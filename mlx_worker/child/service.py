@@ -24,7 +24,7 @@ from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.identity import weights_identity
 from mlx_worker.engine.kv_cost import measure
 from mlx_worker.engine.loading import read_model, weight_bytes
-from mlx_worker.engine.prompt import Prompt, render, warm_head
+from mlx_worker.engine.prompt import Prompt, check_tokens, prompt_of, warm_head
 from mlx_worker.errors import (
     BadModelFolder,
     CacheError,
@@ -67,6 +67,8 @@ class _Refused:
     error: Exception
 
 
+_Text = m.Generate | m.Warm | m.Tokenize | m.Detokenize
+"""What the tokenizer has to see first, or alone."""
 _Job = m.ClearCache | m.Cancel | _Ready | _ReadyToWarm | _Refused
 
 
@@ -77,7 +79,7 @@ class Service:
         self._pipe = pipe
         self._loads: queue.SimpleQueue[m.Load] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._chats: queue.SimpleQueue[m.Generate | m.Warm] = queue.SimpleQueue()
+        self._chats: queue.SimpleQueue[_Text] = queue.SimpleQueue()
         self._process = psutil.Process()
         self._engine: Engine | None = None
         self._tokenizer: Any = None
@@ -102,7 +104,7 @@ class Service:
                     if message.id in self._coming:
                         self._coming[message.id] = True
                 self._jobs.put(message)
-            case m.Warm():
+            case m.Warm() | m.Tokenize() | m.Detokenize():
                 self._chats.put(message)
             case m.ClearCache():
                 self._jobs.put(message)
@@ -126,16 +128,24 @@ class Service:
         while True:
             message = self._chats.get()
             try:
-                self._jobs.put(self._prepared(message))
+                match message:
+                    case m.Tokenize() | m.Detokenize():
+                        self._pipe.send([self._read(message)])  # nothing for the engine to do
+                    case m.Generate() | m.Warm():
+                        self._jobs.put(self._prepared(message))
             except Exception as error:  # noqa: BLE001  (one bad chat must not end the thread)
                 self._jobs.put(_Refused(message.id, error))
 
     def _prepared(self, message: m.Generate | m.Warm) -> _Job:
         if isinstance(message, m.Warm):
             return _ReadyToWarm(message, warm_head(self._tokenizer, message.system_prompt))
-        chat = message.request
-        prompt = render(self._tokenizer, chat.messages, chat.template_kwargs, chat.tools)
-        return _Ready(message, prompt)
+        return _Ready(message, prompt_of(self._tokenizer, message.request))
+
+    def _read(self, message: m.Tokenize | m.Detokenize) -> m.Tokenized | m.Detokenized:
+        if isinstance(message, m.Tokenize):
+            return m.Tokenized(message.id, prompt_of(self._tokenizer, message.request).tokens)
+        check_tokens(self._tokenizer, message.tokens, "tokens")
+        return m.Detokenized(message.id, self._tokenizer.decode(message.tokens))
 
     # --- the main thread: everything mlx ---
 

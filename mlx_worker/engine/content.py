@@ -9,6 +9,8 @@ from mlx_lm.generate import TextStateMachine
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_GOES_ON = "goes on"
+
 
 class Content:
     """Content in stretches, between reasoning and calls; released as soon as it is certain.
@@ -20,17 +22,23 @@ class Content:
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
-        # A match leads to no state at all: the end.
+        # Each stop string leads to a state of its own name, from which nothing leads on.
+        edges = {_GOES_ON: [(word, f"={word}") for word in stop]}
         self._watch = (
-            TextStateMachine({"normal": [(word, None) for word in stop]}).make_state()
+            TextStateMachine(edges | {f"={word}": [] for word in stop}).make_state(_GOES_ON)
             if stop
             else None
         )
         self._layout: str | None = None
-        self.stopped = False
+        self.stop_string: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Has a stop string come?"""
+        return self.stop_string is not None
 
     def add(self, text: str) -> str:
-        """What this text released. Sets `stopped` at a stop string."""
+        """What this text released. Sets `stop_string` where one comes."""
         if self._layout is None:
             return self._watched(text)
         text = self._layout + text
@@ -57,5 +65,7 @@ class Content:
         if self._watch is None or not text:
             return text
         self._watch, segments = TextStateMachine.split(self._watch, text)
-        self.stopped = segments[-1][0] is None
-        return "".join(piece for _, piece in segments)
+        state, _ = segments[-1]
+        if state != _GOES_ON:
+            self.stop_string = str(state).removeprefix("=")
+        return "".join(piece for state, piece in segments if state == _GOES_ON)

@@ -133,10 +133,7 @@ class Engine:
             text.add(token)
         if not (text.stopped or ended or sequence.max_tokens <= 0):
             return None
-        natural: m.FinishReason = "stop" if ended else "length"
-        rest = text.finish(natural)
-        finish = text.finish_reason(natural)
-        return m.Done(sequence.id, finish, len(said), rest.text, rest.spans)
+        return _done(sequence, text, "stop" if ended else "length")
 
     def admit_warm(
         self, id_: int, head: list[int], system_prompt: str
@@ -345,12 +342,10 @@ class Engine:
         if response.finish_reason is not None:
             self._forget(sequence)
             self._store(response.all_tokens, response.prompt_cache, self._kind(sequence))
-            rest = text.finish(response.finish_reason)
-            finish = text.finish_reason(response.finish_reason)
-            return m.Done(sequence.id, finish, sequence.produced, rest.text, rest.spans)
+            return _done(sequence, text, response.finish_reason)
         if text.stopped:
             self._remove(sequence, keep=True)
-            return m.Done(sequence.id, text.finish_reason("stop"), sequence.produced, "")
+            return _done(sequence, text, "stop")
         return None
 
     def _remove(self, sequence: Sequence, *, keep: bool) -> None:
@@ -404,3 +399,17 @@ class Engine:
         """Evaluate, or the lazy slice would keep the whole batch's KV alive and in the way."""
         with mx.stream(self._batch.stream):
             mx.eval([layer.state for layer in kv])
+
+
+def _done(sequence: Sequence, text: TextStream, natural: m.FinishReason) -> m.Done:
+    """The last word, where `natural` says why the tokens ended."""
+    rest = text.finish(natural)
+    return m.Done(
+        sequence.id,
+        text.finish_reason(natural),
+        sequence.produced,
+        rest.text,
+        rest.spans,
+        text.stop_string,
+        text.reasoning_tokens,
+    )

@@ -22,6 +22,8 @@ from mlx_worker.errors import InvalidRequest, UnsupportedField
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlx_worker.wire.messages import ChatRequest
+
 Messages = list[dict[str, Any]]
 Tools = list[dict[str, Any]]
 
@@ -47,6 +49,13 @@ class Prompt:
     def segments(self) -> list[int]:
         """Where segments end: system, history, last turn."""
         return sorted({self.head, *self.borders} - {0})
+
+
+def prompt_of(tokenizer: Any, request: ChatRequest) -> Prompt:
+    """What the model is to read for a request. Raises InvalidRequest."""
+    if request.prompt is None:
+        return render(tokenizer, request.messages, request.template_kwargs, request.tools)
+    return Prompt(_raw(tokenizer, request.prompt), 0, "")
 
 
 def system_text(messages: Messages) -> str:
@@ -170,6 +179,27 @@ def _read_arguments(call: dict[str, Any]) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return call  # a call that went wrong is history like any other: the template has the word
     return call | {"function": function | {"arguments": arguments}}
+
+
+def _raw(tokenizer: Any, prompt: str | list[int]) -> list[int]:
+    """Text as mlx_lm's own server reads it; tokens as they are."""
+    if isinstance(prompt, str):
+        tokens = list(tokenizer.encode(prompt))
+    else:
+        check_tokens(tokenizer, prompt, "prompt")
+        tokens = prompt
+    if not tokens:
+        raise InvalidRequest("prompt: is empty", param="prompt")
+    return tokens
+
+
+def check_tokens(tokenizer: Any, tokens: list[int], field: str) -> None:
+    """Raises InvalidRequest where one is no token of this model."""
+    for token in tokens:
+        if not 0 <= token < len(tokenizer):
+            raise InvalidRequest(
+                f"{field}: token {token}; the vocabulary has {len(tokenizer)}", param=field
+            )
 
 
 def _system_part(messages: Messages) -> Messages:

@@ -45,11 +45,19 @@ class TextStream:
         self._markers = markers
         self._request = request
         self._detokenizer = markers.tokenizer.detokenizer
-        self._machine = markers.machine.make_state(state) if markers.machine else None
+        # What is answered to a raw prompt is text and nothing else.
+        machine = markers.machine if request.prompt is None else None
+        self._machine = machine.make_state(state) if machine else None
         self._state = state
         self._content = Content(request.stop)
         self._call = ""
         self._calls = 0
+        self.reasoning_tokens = 0
+
+    @property
+    def stop_string(self) -> str:
+        """The stop string that ended it; "" where none did."""
+        return self._content.stop_string or ""
 
     @property
     def stopped(self) -> bool:
@@ -63,6 +71,7 @@ class TextStream:
 
     def add(self, token: int) -> Released:
         """What this token released. Nothing more is to be added once `stopped`."""
+        self.reasoning_tokens += self._state == REASONING
         if token in self._markers.stripped and self._state != CALL:
             return Released([], "")
         self._detokenizer.add_token(token)

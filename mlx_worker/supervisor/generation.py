@@ -43,10 +43,16 @@ def as_error(failed: m.Failed) -> errors.WorkerError:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a generation ended: the client's finish reason and what was generated, in tokens."""
+    """How a generation ended: the client's finish reason and what was generated, in tokens.
+
+    `stop_string` is the one that ended it, "" where none did; `reasoning_tokens` are those of
+    `completion_tokens` that were said while it reasoned.
+    """
 
     finish: m.FinishReason
     completion_tokens: int
+    stop_string: str = ""
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +147,12 @@ class Generation:
             case m.Prefill():
                 self.progressed()
             case m.Done():
-                self.ending = Ending(message.finish, message.completion_tokens)
+                self.ending = Ending(
+                    message.finish,
+                    message.completion_tokens,
+                    message.stop_string,
+                    message.reasoning_tokens,
+                )
                 self._say(message.text, message.spans)
                 self._end()
             case m.Failed(code=errors.ChildLost.code):

@@ -21,7 +21,7 @@ from mlx_worker.wire.framing import encode, frames_from_child
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LastWord = m.Done | m.Warmed | m.Cleared | m.Failed
+LastWord = m.Done | m.Warmed | m.Cleared | m.Tokenized | m.Detokenized | m.Failed
 Told = m.Started | m.Prefill | m.Row | LastWord
 """What an opened id may hear."""
 Fact = m.Hello | m.LoadProgress | m.Loaded | m.LoadFailed | m.CacheState | m.Pong
@@ -119,7 +119,7 @@ class Link(asyncio.Protocol):
             case m.Started() | m.Prefill():
                 self.last_progress = self._loop.time()
                 self._listener(message.id).hear(message)
-            case m.Done() | m.Warmed() | m.Cleared() | m.Failed():
+            case m.Done() | m.Warmed() | m.Cleared() | m.Tokenized() | m.Detokenized() | m.Failed():
                 self.last_progress = self._loop.time()
                 listener = self._listener(message.id)
                 del self._listeners[message.id]

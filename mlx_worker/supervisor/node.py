@@ -10,9 +10,17 @@ import logging
 import random
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlx_worker.errors import ChildLost, ModelLoading, NodeDraining, UnknownModel, WorkerError
+from mlx_worker.errors import (
+    ChildLost,
+    InvalidRequest,
+    ModelLoading,
+    NodeDraining,
+    UnknownModel,
+    WorkerError,
+)
 from mlx_worker.supervisor.admission import Admission
 from mlx_worker.supervisor.child import Child
 from mlx_worker.supervisor.dispatch import Dispatch
@@ -26,7 +34,7 @@ from mlx_worker.supervisor.warm_set import WarmSet
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
     from mlx_worker.config import ModelConfig
     from mlx_worker.plan import PlannedModel
@@ -39,22 +47,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Answer = m.Warmed | m.Cleared | m.Tokenized | m.Detokenized
 
 
 class Call:
-    """A listener for what has one answer: warm, clear."""
+    """A listener for what has one answer: warm, clear, tokenize."""
 
     def __init__(self) -> None:
-        self.answer: asyncio.Future[m.Warmed | m.Cleared] = (
-            asyncio.get_running_loop().create_future()
-        )
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     def hear(self, message: Told) -> None:
         """Keep the last word."""
         if self.answer.done():
             return
         match message:
-            case m.Warmed() | m.Cleared():
+            case m.Warmed() | m.Cleared() | m.Tokenized() | m.Detokenized():
                 self.answer.set_result(message)
             case m.Failed():
                 self.answer.set_exception(as_error(message))
@@ -298,7 +305,38 @@ class Node:
             with contextlib.suppress(ChildLost):
                 await self._call(served, id_, m.ClearCache(id_))
 
-    async def _call(self, served: Served, id_: int, message: m.Message) -> m.Warmed | m.Cleared:
+    async def tokenize(self, served: Served, request: m.ChatRequest) -> list[int]:
+        """The tokens that the model would read. Raises the refusal."""
+        said = await self._asked_twice(served, partial(m.Tokenize, request=request))
+        assert isinstance(said, m.Tokenized)
+        return said.tokens
+
+    async def detokenize(self, served: Served, tokens: list[int]) -> str:
+        """The text of tokens. Raises the refusal."""
+        said = await self._asked_twice(served, partial(m.Detokenize, tokens=tokens))
+        assert isinstance(said, m.Detokenized)
+        return said.text
+
+    async def _asked_twice(self, served: Served, message: Callable[[int], m.Message]) -> Answer:
+        """Ask the child beside its work, and the next one where it dies of other things."""
+        try:
+            return await self._asked(served, message)
+        except ChildLost:
+            return await self._asked(served, message)
+
+    async def _asked(self, served: Served, message: Callable[[int], m.Message]) -> Answer:
+        self._refuse_if_draining()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._resume.load_wait):
+                await self._until_settled(served.child)
+        self._check(served, until=0.0)
+        id_ = next(self._ids)
+        try:
+            return await self._call(served, id_, message(id_))
+        except ValueError as error:  # it fits no frame
+            raise InvalidRequest(str(error)) from error
+
+    async def _call(self, served: Served, id_: int, message: m.Message) -> Answer:
         call = Call()
         served.child.open(id_, call, message)
         return await call.answer

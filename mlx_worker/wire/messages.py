@@ -2,8 +2,9 @@
 
 A closed set of tagged, frozen types that neither side owns. Two unions, one a direction; whatever
 does not decode into its union is garbage, and a child that sends garbage is replaced. The law of
-ids: for every `Generate`, `Warm` and `ClearCache` the child answers exactly one of `Done`,
-`Warmed`, `Cleared` or `Failed`; if it dies first, the front's link says `Failed` in its place.
+ids: for every `Generate`, `Warm`, `ClearCache`, `Tokenize` and `Detokenize` the child answers
+exactly one of `Done`, `Warmed`, `Cleared`, `Tokenized`, `Detokenized` or `Failed`; if it dies
+first, the front's link says `Failed` in its place.
 [both]
 """
 
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised whenever a message changes; a child of another version is refused at hello."""
 
 
@@ -46,7 +47,10 @@ class Sampling(Part, frozen=True, array_like=True):
 
 
 class ChatRequest(Part, frozen=True, array_like=True):
-    """One chat generation, in no dialect. `max_tokens` None: whatever the context leaves.
+    """One generation, in no dialect. `max_tokens` None: whatever the context leaves.
+
+    `prompt`, text or token ids, is read as it stands, without a template, in place of `messages`;
+    what is answered to it is content only.
 
     `logprobs`: how many alternatives to report with each token; None: no probabilities at all.
     `tools` are offered through the model's template, as OpenAI's chat completions write them;
@@ -61,6 +65,7 @@ class ChatRequest(Part, frozen=True, array_like=True):
     logprobs: int | None = None
     tools: list[dict[str, Any]] = []
     one_call: bool = False
+    prompt: str | list[int] | None = None
 
 
 # --- front → child ------------------------------------------------------------------------
@@ -114,13 +119,27 @@ class ClearCache(Message, frozen=True):
     id: int
 
 
+class Tokenize(Message, frozen=True):
+    """Which tokens would a `Generate` of this request read? Nothing is generated."""
+
+    id: int
+    request: ChatRequest
+
+
+class Detokenize(Message, frozen=True):
+    """Which text do these tokens make?"""
+
+    id: int
+    tokens: list[int]
+
+
 class Ping(Message, frozen=True):
     """Are you there, and what have you done? Answered by the reader thread at once."""
 
     seq: int
 
 
-ToChild = Load | Generate | Cancel | Warm | ClearCache | Ping
+ToChild = Load | Generate | Cancel | Warm | ClearCache | Tokenize | Detokenize | Ping
 
 
 # --- child → front ------------------------------------------------------------------------
@@ -279,13 +298,19 @@ FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 
 
 class Done(Message, frozen=True):
-    """The last word on a `Generate`; `spans`, then `text`, are what was still held back."""
+    """The last word on a `Generate`; `spans`, then `text`, are what was still held back.
+
+    `stop_string` is the one that ended it, "" where none did; `reasoning_tokens` are those of
+    `completion_tokens` that were said while it reasoned.
+    """
 
     id: int
     finish: FinishReason
     completion_tokens: int
     text: str
     spans: list[Span] = []
+    stop_string: str = ""
+    reasoning_tokens: int = 0
 
 
 class Warmed(Message, frozen=True):
@@ -299,6 +324,20 @@ class Cleared(Message, frozen=True):
     """The last word on a `ClearCache`."""
 
     id: int
+
+
+class Tokenized(Message, frozen=True):
+    """The last word on a `Tokenize`."""
+
+    id: int
+    tokens: list[int]
+
+
+class Detokenized(Message, frozen=True):
+    """The last word on a `Detokenize`."""
+
+    id: int
+    text: str
 
 
 class Failed(Message, frozen=True):
@@ -351,6 +390,8 @@ FromChild = (
     | Done
     | Warmed
     | Cleared
+    | Tokenized
+    | Detokenized
     | Failed
     | CacheState
     | Pong

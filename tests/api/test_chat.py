@@ -32,7 +32,7 @@ def refused(**fields: Any) -> InvalidRequest:
 
 
 def turns(*messages: dict[str, Any]) -> list[dict[str, Any]]:
-    return asked(messages=messages).chat.messages
+    return asked(messages=messages).chats[0].messages
 
 
 # --- in: what is understood ---------------------------------------------------------------
@@ -41,11 +41,11 @@ def turns(*messages: dict[str, Any]) -> list[dict[str, Any]]:
 def test_messages_are_enough() -> None:
     call = asked()
     assert (call.model, call.stream, call.include_usage) == (None, False, False)
-    assert call.chat.messages == HELLO
-    assert call.chat.max_tokens is None
-    assert call.chat.stop == []
-    assert call.chat.template_kwargs == {}
-    assert call.chat.sampling == Sampling(seed=call.chat.sampling.seed)
+    assert call.chats[0].messages == HELLO
+    assert call.chats[0].max_tokens is None
+    assert call.chats[0].stop == []
+    assert call.chats[0].template_kwargs == {}
+    assert call.chats[0].sampling == Sampling(seed=call.chats[0].sampling.seed)
 
 
 def test_every_sampler_is_passed_on() -> None:
@@ -60,7 +60,7 @@ def test_every_sampler_is_passed_on() -> None:
         logit_bias={"17": -100, "3": 2.5},
         seed=42,
     )
-    assert call.chat.sampling == Sampling(
+    assert call.chats[0].sampling == Sampling(
         seed=42,
         temperature=0.7,
         top_p=0.9,
@@ -88,36 +88,36 @@ def test_a_stream_with_usage_of_a_named_model() -> None:
     ],
 )
 def test_the_newer_name_of_the_token_limit_wins(fields: dict[str, Any], limit: int) -> None:
-    assert asked(**fields).chat.max_tokens == limit
+    assert asked(**fields).chats[0].max_tokens == limit
 
 
 @pytest.mark.parametrize(
     ("stop", "words"), [("END", ["END"]), (["a", "b"], ["a", "b"]), ([], []), (None, [])]
 )
 def test_stop_is_a_word_or_a_list_of_them(stop: Any, words: list[str]) -> None:
-    assert asked(stop=stop).chat.stop == words
+    assert asked(stop=stop).chats[0].stop == words
 
 
 def test_the_template_gets_its_own_arguments() -> None:
     kwargs = {"enable_thinking": False, "depth": {"a": [1, None]}}
-    assert asked(chat_template_kwargs=kwargs).chat.template_kwargs == kwargs
+    assert asked(chat_template_kwargs=kwargs).chats[0].template_kwargs == kwargs
 
 
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, -(2**63)])
 def test_a_seed_fixes_the_draws(seed: int) -> None:
-    first, again = asked(seed=seed).chat.sampling.seed, asked(seed=seed).chat.sampling.seed
+    first, again = asked(seed=seed).chats[0].sampling.seed, asked(seed=seed).chats[0].sampling.seed
     assert first == again
     assert 0 <= first < 2**64
 
 
 def test_seeds_that_differ_stay_different() -> None:
     seeds = [0, 1, -1, 2**63 - 1, -(2**63)]
-    assert len({asked(seed=seed).chat.sampling.seed for seed in seeds}) == len(seeds)
+    assert len({asked(seed=seed).chats[0].sampling.seed for seed in seeds}) == len(seeds)
 
 
 @pytest.mark.parametrize("fields", [{}, {"seed": None}], ids=["absent", "null"])
 def test_without_a_seed_each_call_has_its_own(fields: dict[str, Any]) -> None:
-    assert len({asked(**fields).chat.sampling.seed for _ in range(8)}) == 8
+    assert len({asked(**fields).chats[0].sampling.seed for _ in range(8)}) == 8
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_null_is_the_same_as_absent(field: str) -> None:
 def test_fields_that_nobody_knows_are_tolerated() -> None:
     message = {"role": "user", "content": "Hello", "cache_control": {"type": "ephemeral"}}
     call = asked(messages=[message], cache_prompt=True, metadata={"a": [1]}, store=False)
-    assert call.chat.messages == HELLO
+    assert call.chats[0].messages == HELLO
 
 
 # --- in: turns ----------------------------------------------------------------------------
@@ -210,17 +210,17 @@ def test_tools_are_offered_word_for_word() -> None:
         "type": "function",
         "cache_control": None,
     }
-    offered = asked(tools=[tool, TOOL]).chat.tools
+    offered = asked(tools=[tool, TOOL]).chats[0].tools
     assert json.dumps(offered) == json.dumps([tool, TOOL])
 
 
 @pytest.mark.parametrize("fields", [{}, {"tools": []}, {"tools": None}, {"tool_choice": "auto"}])
 def test_nothing_is_offered_where_nothing_is_asked(fields: dict[str, Any]) -> None:
-    assert asked(**fields).chat.tools == []
+    assert asked(**fields).chats[0].tools == []
 
 
 def test_tools_that_must_not_be_chosen_are_not_offered() -> None:
-    assert asked(tools=[TOOL], tool_choice="none").chat.tools == []
+    assert asked(tools=[TOOL], tool_choice="none").chats[0].tools == []
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_tools_that_must_not_be_chosen_are_not_offered() -> None:
     [({}, False), ({"parallel_tool_calls": True}, False), ({"parallel_tool_calls": False}, True)],
 )
 def test_calls_side_by_side_can_be_declined(fields: dict[str, Any], one: bool) -> None:
-    assert asked(tools=[TOOL], **fields).chat.one_call is one
+    assert asked(tools=[TOOL], **fields).chats[0].one_call is one
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_tools_that_cannot_reach_the_child_are_refused_here(inner: Any) -> None:
 def test_one_choice_is_the_request_itself() -> None:
     call = asked(seed=5)
     assert call.n == 1
-    assert call.choices() == [call.chat]
+    assert call.choices() == call.chats
 
 
 def test_choices_differ_in_nothing_but_seeds_made_of_the_one_that_was_given() -> None:
@@ -307,7 +307,7 @@ def test_a_seed_that_was_given_is_told_as_it_was(seed: int) -> None:
 
 def test_a_seed_that_was_made_makes_the_same_request_when_it_is_given_back() -> None:
     made = asked(temperature=1)
-    assert asked(temperature=1, seed=made.seed).chat == made.chat
+    assert asked(temperature=1, seed=made.seed).chats == made.chats
     assert 0 <= made.seed < 2**53  # what every reader of JSON keeps
 
 
@@ -345,7 +345,7 @@ def test_what_the_node_cannot_honour_is_refused_by_its_name(field: str, value: A
     ids=str,
 )
 def test_what_asks_for_nothing_special_is_honoured(fields: dict[str, Any]) -> None:
-    assert asked(**fields).chat.messages == HELLO
+    assert asked(**fields).chats[0].messages == HELLO
 
 
 @pytest.mark.parametrize(
@@ -497,7 +497,7 @@ def test_a_number_that_cannot_reach_the_child_is_refused_here(number: int) -> No
         call = asked(chat_template_kwargs={"budget": number})
     except InvalidRequest:
         return
-    assert encode(Generate(1, call.chat))
+    assert encode(Generate(1, call.chats[0]))
 
 
 # --- a model's defaults ---------------------------------------------------------------------
@@ -512,12 +512,12 @@ def test_a_models_defaults_speak_where_the_request_is_silent() -> None:
         asked_for.append(model)
         return defaults
 
-    chat = parse(body, defaults_of).chat
+    chat = parse(body, defaults_of).chats[0]
     assert asked_for == ["m"]
     assert (chat.sampling.temperature, chat.sampling.top_p) == (0.7, 0.9)
     assert (chat.sampling.top_k, chat.max_tokens) == (0, 5)
 
 
 def test_without_defaults_it_is_greedy_to_the_contexts_end() -> None:
-    chat = parse(json.dumps({"messages": HELLO}).encode()).chat
+    chat = parse(json.dumps({"messages": HELLO}).encode()).chats[0]
     assert (chat.sampling.temperature, chat.sampling.top_p, chat.max_tokens) == (0.0, 1.0, None)

@@ -12,15 +12,19 @@ from hypothesis import strategies as st
 from mlx_worker.api.chat_reply import ChatReply
 from mlx_worker.api.dialect import Call, Usage
 from mlx_worker.errors import ChildLost
-from mlx_worker.supervisor.generation import Piece
+from mlx_worker.supervisor.generation import Ending, Piece
 from mlx_worker.wire import messages as m
 
-USAGE = Usage(prompt=100, cached=64, completion=7)
+USAGE = Usage(prompt=100, cached=64, completion=7, reasoning=2)
+
+
+def ended(finish: m.FinishReason) -> Ending:
+    return Ending(finish, 7)
 
 
 def reply(model: str = "nano", *, include_usage: bool = False, n: int = 1) -> ChatReply:
     chat = m.ChatRequest([{"role": "user", "content": "Hello"}], m.Sampling(seed=7))
-    call = Call(model, chat, stream=True, include_usage=include_usage, seed=7, n=n)
+    call = Call(model, [chat], stream=True, include_usage=include_usage, seed=7, n=n)
     return ChatReply(call, model, 1_700_000_000, "fp_0123456789ab")
 
 
@@ -41,10 +45,10 @@ def piece_of(model: str, text: str) -> Any:
 def test_a_stream_is_role_then_text_then_finish_then_done() -> None:
     it = reply()
     stream = (
-        it.opening()
+        it.opening(USAGE)
         + it.piece(Piece("Hel", []), 0)
         + it.piece(Piece("lo", []), 0)
-        + it.closing(["stop"], USAGE)
+        + it.closing([ended("stop")], USAGE)
     )
     *chunks, done = events(stream)
     assert done == "[DONE]"
@@ -59,7 +63,9 @@ def test_a_stream_is_role_then_text_then_finish_then_done() -> None:
 
 def test_every_chunk_of_a_stream_is_of_one_completion() -> None:
     it = reply(include_usage=True)
-    stream = it.opening() + it.piece(Piece("Hello", []), 0) + it.closing(["length"], USAGE)
+    stream = (
+        it.opening(USAGE) + it.piece(Piece("Hello", []), 0) + it.closing([ended("length")], USAGE)
+    )
     heads = [
         {k: v for k, v in chunk.items() if k not in ("choices", "usage", "seed")}
         for chunk in events(stream)[:-1]
@@ -75,12 +81,12 @@ def test_every_chunk_of_a_stream_is_of_one_completion() -> None:
 
 
 def test_completions_have_ids_of_their_own() -> None:
-    ids = {events(reply().opening())[0]["id"] for _ in range(8)}
+    ids = {events(reply().opening(USAGE))[0]["id"] for _ in range(8)}
     assert len(ids) == 8
 
 
 def test_usage_that_was_asked_for_is_the_last_chunk_without_choices() -> None:
-    finish, usage, done = events(reply(include_usage=True).closing(["length"], USAGE))
+    finish, usage, done = events(reply(include_usage=True).closing([ended("length")], USAGE))
     assert finish["choices"][0]["finish_reason"] == "length"
     assert usage["choices"] == []
     assert usage["usage"] == {
@@ -88,6 +94,7 @@ def test_usage_that_was_asked_for_is_the_last_chunk_without_choices() -> None:
         "completion_tokens": 7,
         "total_tokens": 107,
         "prompt_tokens_details": {"cached_tokens": 64},
+        "completion_tokens_details": {"reasoning_tokens": 2},
     }
     assert done == "[DONE]"
 
@@ -143,7 +150,7 @@ def test_a_stream_that_breaks_says_so_in_one_event_and_is_not_done() -> None:
 
 
 def test_a_whole_answer_is_one_completion_object() -> None:
-    answer = json.loads(reply("qwen").whole([(Piece('Hello "you"\n', []), "stop")], USAGE))
+    answer = json.loads(reply("qwen").whole([(Piece('Hello "you"\n', []), ended("stop"))], USAGE))
     assert answer.pop("id").startswith("chatcmpl-")
     assert answer == {
         "object": "chat.completion",
@@ -164,6 +171,7 @@ def test_a_whole_answer_is_one_completion_object() -> None:
             "completion_tokens": 7,
             "total_tokens": 107,
             "prompt_tokens_details": {"cached_tokens": 64},
+            "completion_tokens_details": {"reasoning_tokens": 2},
         },
     }
 
@@ -182,7 +190,7 @@ def deltas(*pieces: Piece) -> list[Any]:
 
 
 def whole(piece: Piece, finish: m.FinishReason = "stop") -> Any:
-    (choice,) = json.loads(reply().whole([(piece, finish)], USAGE))["choices"]
+    (choice,) = json.loads(reply().whole([(piece, ended(finish))], USAGE))["choices"]
     assert choice["finish_reason"] == finish
     return choice
 
@@ -280,11 +288,11 @@ def test_probabilities_of_a_piece_are_told_once_whatever_its_spans() -> None:
 def test_the_choices_of_a_stream_are_told_by_their_index() -> None:
     it = reply(n=2)
     stream = (
-        it.opening()
+        it.opening(USAGE)
         + it.piece(Piece("b", [], [LOOK]), 1)
         + it.piece(Piece("a", []), 0)
         + it.piece(Piece("", [], [WALK]), 0)
-        + it.closing(["tool_calls", "length"], USAGE)
+        + it.closing([ended("tool_calls"), ended("length")], USAGE)
     )
     *chunks, done = events(stream)
     assert done == "[DONE]"
@@ -300,9 +308,9 @@ def test_the_choices_of_a_stream_are_told_by_their_index() -> None:
 
 
 def test_the_choices_of_a_whole_answer_are_in_order() -> None:
-    said: list[tuple[Piece, m.FinishReason]] = [
-        (Piece("a", []), "stop"),
-        (Piece("b", []), "length"),
+    said: list[tuple[Piece, Ending]] = [
+        (Piece("a", []), ended("stop")),
+        (Piece("b", []), ended("length")),
     ]
     choices = json.loads(reply(n=2).whole(said, USAGE))["choices"]
     assert [(it["index"], it["message"]["content"], it["finish_reason"]) for it in choices] == [

@@ -37,6 +37,7 @@ async def test_a_whole_answer(serve: Serve) -> None:
             "completion_tokens": 3,
             "total_tokens": 6,
             "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0},
         },
     }
 
@@ -79,6 +80,7 @@ async def test_usage_is_streamed_only_when_it_is_asked_for(serve: Serve, include
             "completion_tokens": 2,
             "total_tokens": 4,
             "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0},
         }
 
 

@@ -1,0 +1,122 @@
+"""What bodies of several dialects have in common: samplers, stop words, and what is refused.
+
+The samplers are OpenAI's, and those beyond it (top_k, min_p, repetition_penalty, and the template's
+own arguments) as mlx_lm.server names them; every dialect of this node takes all of them. [front]
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import msgspec
+
+from mlx_worker.config import Defaults, RepetitionPenalty, Temperature, TopK, TopP, Unit
+from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.typed import deeper_than
+from mlx_worker.wire.messages import Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+T = TypeVar("T")
+
+Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
+Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+Stop = Word | Annotated[list[Word], msgspec.Meta(max_length=16)]
+
+DEEPEST = 64
+"""Levels of lists and objects inside what is free in form."""
+
+_MASK = (1 << 64) - 1
+_MADE_SEED_BITS = 53
+"""A seed made here is told to the caller: as many bits as every reader of JSON keeps."""
+
+
+class Samplers(msgspec.Struct, frozen=True, kw_only=True):
+    """How tokens are chosen, and what the model's template is told."""
+
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: Unit | None = None
+    seed: Annotated[int, msgspec.Meta(ge=-(1 << 63), le=_MASK >> 1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    logit_bias: dict[TokenId, Bias] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+def no_defaults(_model: str | None) -> Defaults:
+    """For a model that has none."""
+    return Defaults()
+
+
+def seed_of(asked: Samplers) -> int:
+    """The caller's own, or one that is made."""
+    return secrets.randbits(_MADE_SEED_BITS) if asked.seed is None else asked.seed
+
+
+def sampling(asked: Samplers, defaults: Defaults, seed: int) -> Sampling:
+    """What is asked for, else what the model means by itself, else what mlx_lm does."""
+    said: dict[str, float | None] = {
+        name: first_given(getattr(asked, name), getattr(defaults, name, None))
+        for name in (
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "repetition_penalty",
+            "presence_penalty",
+            "frequency_penalty",
+        )
+    }
+    return Sampling(
+        seed=seed & _MASK,
+        logit_bias=asked.logit_bias or {},
+        **{name: value for name, value in said.items() if value is not None},  # type: ignore[arg-type]
+    )
+
+
+def template_kwargs(asked: Samplers, effort: str | None) -> dict[str, Any]:
+    """The template's arguments: an effort of reasoning by the names that templates give it.
+
+    What the request tells the template itself goes before it.
+    """
+    told: dict[str, Any] = {}
+    if effort == "none":
+        told["enable_thinking"] = False
+    elif effort is not None:
+        told["reasoning_effort"] = effort
+    return told | (asked.chat_template_kwargs or {})
+
+
+def stop_words(stop: str | list[str] | None) -> list[str]:
+    """One or several, as several."""
+    return [stop] if isinstance(stop, str) else stop or []
+
+
+def first_given(*values: T | None) -> T | None:
+    """The first that is not None."""
+    return next((value for value in values if value is not None), None)
+
+
+def refuse_unsupported(asked: Mapping[str, bool]) -> None:
+    """Raise UnsupportedField for the first known field that asks for what this node has not."""
+    for field, is_asked in asked.items():
+        if is_asked:
+            raise UnsupportedField(f"{field}: this node cannot honour it", param=field)
+
+
+def refuse_unsayable(free: Mapping[str, Any]) -> None:
+    """JSON has no largest integer and no deepest nest, the pipe and templates have."""
+    for field, value in free.items():
+        if deeper_than(value, DEEPEST):
+            raise InvalidRequest(f"{field}: nested deeper than {DEEPEST} levels", param=field)
+        try:
+            msgspec.msgpack.encode(value)
+        except OverflowError as error:
+            raise InvalidRequest(f"{field}: a number beyond 64 bits", param=field) from error

@@ -1,0 +1,262 @@
+"""The dialect of `POST /v1/responses`, as it is asked; `responses_reply` writes its answers.
+
+This node keeps no responses: a conversation comes whole with every request, and whatever would
+need a kept one is refused by name. Source: OpenAI's API reference, responses. [front]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from mlx_worker.api.dialect import Call, decode, fitted
+from mlx_worker.api.fields import (
+    Samplers,
+    Word,
+    first_given,
+    no_defaults,
+    refuse_unsayable,
+    refuse_unsupported,
+    sampling,
+    seed_of,
+    template_kwargs,
+)
+from mlx_worker.api.turns import Turns
+from mlx_worker.config import Tokens
+from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.wire.messages import ChatRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlx_worker.config import Defaults
+
+T = TypeVar("T")
+
+TEXT_PARTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
+SAID_IN_FULL = "reasoning.encrypted_content"
+"""Reasoning goes to the caller as text: there is nothing encrypted to include."""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One part of an item's content; only text is understood."""
+
+    type: str
+    text: str | None = None
+
+
+Parts = str | list[Part]
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One thing said, thought, called or answered; which fields it needs is told by its type."""
+
+    type: str = "message"
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: Parts | None = None
+    summary: list[Part] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: Parts | None = None
+
+
+class FlatTool(msgspec.Struct, frozen=True):
+    """A tool that is offered; there are only functions."""
+
+    type: Literal["function"]
+    name: Word
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class TextFormat(msgspec.Struct, frozen=True):
+    """The shape of the answer; only text is honoured."""
+
+    type: str
+
+
+class TextOptions(msgspec.Struct, frozen=True):
+    """How the text is to be."""
+
+    format: TextFormat | None = None
+    verbosity: str | None = None
+
+
+class ReasoningOptions(msgspec.Struct, frozen=True):
+    """How much is to be reasoned."""
+
+    effort: Word | None = None
+    summary: str | None = None
+
+
+class ResponsesBody(Samplers, frozen=True, kw_only=True):
+    """The fields that this node knows."""
+
+    input: str | Annotated[list[Item], msgspec.Meta(min_length=1, max_length=10_000)]
+    model: str | None = None
+    instructions: str | None = None
+    max_output_tokens: Tokens | None = None
+    stream: bool | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: ReasoningOptions | None = None
+    text: TextOptions | None = None
+    metadata: dict[str, str] | None = None
+    include: list[str] | None = None
+    previous_response_id: str | None = None
+    conversation: str | dict[str, Any] | None = None
+    prompt: dict[str, Any] | None = None
+    background: bool | None = None
+    store: bool | None = None
+    truncation: str | None = None
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsesCall(Call):
+    """A call whose answer repeats what was asked."""
+
+    repeated: dict[str, Any]
+
+
+def parse(
+    body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaults
+) -> ResponsesCall:
+    """A request body as a call. Raises InvalidRequest, which names the field."""
+    asked = decode(body, ResponsesBody)
+    defaults = defaults_of(asked.model)
+    _refuse(asked)
+    turns = _turns(asked)
+    tools = asked.tools or []
+    refuse_unsayable({"chat_template_kwargs": asked.chat_template_kwargs, "tools": tools})
+    fitted(tools, list[FlatTool], "tools")
+    seed = seed_of(asked)
+    chat = ChatRequest(
+        messages=turns.made,
+        sampling=sampling(asked, defaults, seed),
+        max_tokens=first_given(asked.max_output_tokens, defaults.max_tokens),
+        template_kwargs=template_kwargs(asked, asked.reasoning.effort if asked.reasoning else None),
+        tools=[] if asked.tool_choice == "none" else [_nested(tool) for tool in tools],
+        one_call=asked.parallel_tool_calls is False,
+    )
+    return ResponsesCall(
+        model=asked.model,
+        chats=[chat],
+        seed=seed,
+        n=1,
+        stream=bool(asked.stream),
+        include_usage=True,
+        repeated=_repeated(asked, chat),
+    )
+
+
+def _refuse(asked: ResponsesBody) -> None:
+    text = asked.text or TextOptions()
+    if asked.previous_response_id is not None:
+        raise UnsupportedField(
+            "previous_response_id: this node keeps no responses; send the whole conversation in"
+            " input",
+            param="previous_response_id",
+        )
+    refuse_unsupported(
+        {
+            "conversation": asked.conversation is not None,
+            "prompt": asked.prompt is not None,
+            "background": asked.background is True,
+            "store": asked.store is True,
+            "truncation": asked.truncation not in (None, "disabled"),
+            "include": any(it != SAID_IN_FULL for it in asked.include or ()),
+            "top_logprobs": bool(asked.top_logprobs),
+            "tool_choice": asked.tool_choice not in (None, "none", "auto"),
+            "text.format": text.format is not None and text.format.type != "text",
+            "text.verbosity": text.verbosity not in (None, "medium"),
+        }
+    )
+
+
+def _repeated(asked: ResponsesBody, chat: ChatRequest) -> dict[str, Any]:
+    return {
+        "instructions": asked.instructions,
+        "max_output_tokens": asked.max_output_tokens,
+        "metadata": asked.metadata or {},
+        "parallel_tool_calls": not chat.one_call,
+        "reasoning": asked.reasoning or ReasoningOptions(),
+        "temperature": chat.sampling.temperature,
+        "top_p": chat.sampling.top_p,
+        "text": {"format": {"type": "text"}},
+        "tool_choice": asked.tool_choice or "auto",
+        "tools": asked.tools or [],
+    }
+
+
+def _nested(tool: dict[str, Any]) -> dict[str, Any]:
+    """A flat tool as chat templates know it."""
+    said = {key: tool[key] for key in ("name", "description", "parameters") if tool.get(key)}
+    return {"type": "function", "function": said}
+
+
+# --- input --------------------------------------------------------------------------------
+
+
+def _turns(asked: ResponsesBody) -> Turns:
+    turns = Turns()
+    if asked.instructions:
+        turns.said("system", asked.instructions)
+    if isinstance(asked.input, str):
+        turns.said("user", asked.input)
+        return turns
+    for i, item in enumerate(asked.input):
+        _take(turns, item, f"input[{i}]")
+    return turns
+
+
+def _take(turns: Turns, item: Item, at: str) -> None:
+    match item.type:
+        case "message":
+            role = _given(item.role, f"{at}.role")
+            text = _text(_given(item.content, f"{at}.content"), f"{at}.content")
+            turns.said("system" if role == "developer" else role, text)
+        case "reasoning":
+            parts: Parts = item.content or item.summary or []
+            turns.thought(_text(parts, f"{at}.content"))
+        case "function_call":
+            turns.called(
+                _given(item.call_id, f"{at}.call_id"),
+                _given(item.name, f"{at}.name"),
+                _given(item.arguments, f"{at}.arguments"),
+            )
+        case "function_call_output":
+            output: Parts = _given(item.output, f"{at}.output")
+            call_id = _given(item.call_id, f"{at}.call_id")
+            turns.answered(call_id, _text(output, f"{at}.output"))
+        case "item_reference":
+            raise UnsupportedField(
+                f"{at}: this node keeps no items; send the item itself", param=f"{at}.type"
+            )
+        case other:
+            raise UnsupportedField(
+                f"{at}: items of type {other!r} are not understood", param=f"{at}.type"
+            )
+
+
+def _given(value: T | None, field: str) -> T:
+    if value is None:
+        raise InvalidRequest(f"{field}: is required", param=field)
+    return value
+
+
+def _text(content: Parts, field: str) -> str:
+    if isinstance(content, str):
+        return content
+    for k, part in enumerate(content):
+        if part.type not in TEXT_PARTS:
+            raise UnsupportedField(
+                f"{field}[{k}]: parts of type {part.type!r} are not understood, only text",
+                param=f"{field}[{k}]",
+            )
+        _given(part.text, f"{field}[{k}].text")
+    return "".join(part.text or "" for part in content)

@@ -1,0 +1,228 @@
+"""What `POST /v1/responses` answers: one response object, or the events that make it.
+
+An answer is items in the order they were said: reasoning, messages, function calls. Streamed or
+not, they are made by the same hand, so that both answers are one. Beyond OpenAI's fields: `seed`,
+which makes the same answer again, and `warnings`, why a call is in a message. [front]
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from mlx_worker.api.dialect import COMMENT
+from mlx_worker.api.events import event
+from mlx_worker.wire.messages import BrokenCall, Reasoning, ToolCall, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mlx_worker.api.dialect import Usage, Whole
+    from mlx_worker.api.responses import ResponsesCall
+    from mlx_worker.errors import WorkerError
+    from mlx_worker.supervisor.generation import Ending, Piece
+    from mlx_worker.wire.messages import Span
+
+
+class _Kind(NamedTuple):
+    """How an item of text is called: its id, its one part, its events, and what it has besides."""
+
+    id: str
+    part: str
+    item: dict[str, Any]
+    in_part: dict[str, Any]
+    in_delta: dict[str, Any]
+
+
+_MESSAGE = _Kind(
+    "msg",
+    "output_text",
+    {"type": "message", "role": "assistant"},
+    {"annotations": []},
+    {"logprobs": []},
+)
+_REASONING = _Kind("rs", "reasoning_text", {"type": "reasoning", "summary": []}, {}, {})
+
+
+@dataclass(slots=True)
+class _Open:
+    """An item of text that goes on."""
+
+    kind: _Kind
+    id: str
+    said: list[str] = field(default_factory=list)
+
+    def part(self) -> dict[str, Any]:
+        return {"type": self.kind.part, "text": "".join(self.said)} | self.kind.in_part
+
+    def item(self, status: str) -> dict[str, Any]:
+        content = [] if status == "in_progress" else [self.part()]
+        return {"id": self.id, **self.kind.item, "status": status, "content": content}
+
+
+class ResponsesReply:
+    """One response being written."""
+
+    def __init__(self, call: ResponsesCall, model: str, created: int, _fingerprint: str) -> None:
+        self._head = {
+            "id": f"resp_{secrets.token_hex(16)}",
+            "object": "response",
+            "created_at": created,
+            "model": model,
+            **call.repeated,
+            "background": False,
+            "previous_response_id": None,
+            "store": False,
+            "truncation": "disabled",
+            "seed": call.seed,
+        }
+        self._numbers = itertools.count()
+        self._output: list[dict[str, Any]] = []
+        self._open: _Open | None = None
+        self._warnings: list[str] = []
+
+    def opening(self, _usage: Usage) -> bytes:
+        """The response, of which nothing is said yet."""
+        response = self._response("in_progress")
+        return b"".join(
+            self._written({"type": kind, "response": response})
+            for kind in ("response.created", "response.in_progress")
+        )
+
+    def sign(self) -> bytes:
+        """A comment."""
+        return COMMENT
+
+    def piece(self, piece: Piece, _choice: int) -> bytes:
+        """Events of items that begin, go on and end."""
+        told = (said for span in piece.said for said in self._take(span))
+        return b"".join(map(self._written, told))
+
+    def closing(self, endings: Sequence[Ending], usage: Usage) -> bytes:
+        """The end of the last item, and the whole response."""
+        (ending,) = endings
+        status = _status(ending)
+        told = [*self._close(status)]
+        told.append(
+            {"type": f"response.{status}", "response": self._response(status, usage)},
+        )
+        return b"".join(map(self._written, told))
+
+    def broken(self, error: WorkerError) -> bytes:
+        """An error event; without code and number, client libraries would drop it in silence."""
+        told = {"code": error.code, "message": error.message, "param": error.param}
+        return self._written({"type": "error"} | told)
+
+    def whole(self, choices: Sequence[Whole], usage: Usage) -> bytes:
+        """The response object."""
+        ((piece, ending),) = choices
+        status = _status(ending)
+        for span in piece.said:
+            _exhaust(self._take(span))
+        _exhaust(self._close(status))
+        return msgspec.json.encode(self._response(status, usage))
+
+    # --- items ---
+
+    def _take(self, span: Span) -> Iterator[dict[str, Any]]:
+        match span:
+            case ToolCall():
+                yield from self._close("completed")
+                yield from self._call(span)
+            case Reasoning():
+                yield from self._say(_REASONING, span.text)
+            case _:
+                if isinstance(span, BrokenCall):
+                    self._warnings.append(span.problem)
+                yield from self._say(_MESSAGE, shown(span))
+
+    def _say(self, kind: _Kind, text: str) -> Iterator[dict[str, Any]]:
+        if self._open is None or self._open.kind is not kind:
+            yield from self._close("completed")
+            self._open = _Open(kind, _made_id(kind.id))
+            yield self._of_item("added", self._open.item("in_progress"))
+            yield self._in_part("response.content_part.added", part=self._open.part())
+        self._open.said.append(text)
+        yield self._in_part(f"response.{kind.part}.delta", delta=text) | kind.in_delta
+
+    def _close(self, status: str) -> Iterator[dict[str, Any]]:
+        if self._open is None:
+            return
+        kind, part = self._open.kind, self._open.part()
+        done = self._in_part(f"response.{kind.part}.done", text=part["text"])
+        yield done | kind.in_delta
+        yield self._in_part("response.content_part.done", part=part)
+        yield from self._end(self._open.item(status))
+        self._open = None
+
+    def _call(self, call: ToolCall) -> Iterator[dict[str, Any]]:
+        item = {
+            "id": _made_id("fc"),
+            "type": "function_call",
+            "status": "in_progress",
+            "call_id": call.id,
+            "name": call.name,
+            "arguments": "",
+        }
+        at = {"item_id": item["id"], "output_index": len(self._output)}
+        kind = "response.function_call_arguments"
+        yield self._of_item("added", item)
+        yield {"type": f"{kind}.delta", **at, "delta": call.arguments}
+        yield {"type": f"{kind}.done", **at, "name": call.name, "arguments": call.arguments}
+        yield from self._end(item | {"status": "completed", "arguments": call.arguments})
+
+    def _end(self, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        yield self._of_item("done", item)
+        self._output.append(item)
+
+    # --- events ---
+
+    def _of_item(self, what: str, item: dict[str, Any]) -> dict[str, Any]:
+        kind = f"response.output_item.{what}"
+        return {"type": kind, "output_index": len(self._output), "item": item}
+
+    def _in_part(self, kind: str, **more: Any) -> dict[str, Any]:
+        assert self._open is not None
+        at = {"item_id": self._open.id, "output_index": len(self._output), "content_index": 0}
+        return {"type": kind, **at, **more}
+
+    def _written(self, told: dict[str, Any]) -> bytes:
+        return event(told | {"sequence_number": next(self._numbers)})
+
+    def _response(self, status: str, usage: Usage | None = None) -> dict[str, Any]:
+        cut = {"reason": "max_output_tokens"} if status == "incomplete" else None
+        response = self._head | {
+            "status": status,
+            "error": None,
+            "incomplete_details": cut,
+            "output": self._output,
+            "usage": None if usage is None else _usage(usage),
+        }
+        return response | ({"warnings": self._warnings} if self._warnings else {})
+
+
+def _status(ending: Ending) -> str:
+    return "incomplete" if ending.finish == "length" else "completed"
+
+
+def _made_id(kind: str) -> str:
+    return f"{kind}_{secrets.token_hex(16)}"
+
+
+def _exhaust(told: Iterator[dict[str, Any]]) -> None:
+    for _ in told:
+        pass
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "input_tokens": usage.prompt,
+        "input_tokens_details": {"cached_tokens": usage.cached},
+        "output_tokens": usage.completion,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "total_tokens": usage.prompt + usage.completion,
+    }
