@@ -45,9 +45,12 @@ BACKLOG = 1024
 
 ROUTES = [
     ("POST", "chat/completions", handlers.chat_completions),
+    ("POST", "completions", handlers.completion),
     ("POST", "responses", handlers.response),
     ("POST", "messages", handlers.message),
     ("POST", "messages/count_tokens", handlers.count_tokens),
+    ("POST", "tokenize", handlers.tokenize),
+    ("POST", "detokenize", handlers.detokenize),
     ("GET", "models", handlers.models),
     ("GET", "models/{id:.+}", handlers.model),
     ("GET", "health", handlers.health),

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from mlx_worker.api import chat, messages, reports, responses
+from mlx_worker.api import chat, completions, messages, reports, responses
 from mlx_worker.api.chat_reply import ChatReply
+from mlx_worker.api.completions_reply import CompletionReply
 from mlx_worker.api.dialect import Call, decode
 from mlx_worker.api.front import FRONT
 from mlx_worker.api.messages_reply import MessagesReply
 from mlx_worker.api.problems import answer
 from mlx_worker.api.relay import relay
 from mlx_worker.api.responses_reply import ResponsesReply
+from mlx_worker.api.tokens import parse_to_detokenize, parse_to_tokenize
 from mlx_worker.errors import (
     InvalidRequest,
     MissingField,
@@ -61,15 +63,38 @@ async def message(request: web.Request) -> web.StreamResponse:
     return await _generated(request, messages.parse, MessagesReply)
 
 
+async def completion(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/completions`."""
+    call, served = await _parsed(request, completions.parse)
+    node = request.app[FRONT].node
+    echoes = [
+        it if isinstance(it, str) else await node.detokenize(served, it) for it in call.echoed
+    ]
+    return await _relayed(request, call, served, partial(CompletionReply, echoes))
+
+
 async def _generated(
     request: web.Request,
     parse: Callable[[bytes, Callable[[str | None], Defaults]], C],
     writer: Callable[[C, str, int, str], Reply],
 ) -> web.StreamResponse:
-    """The way of every generation: a dialect's `parse` in, its `writer` out."""
+    """The way of a generation: a dialect's `parse` in, its `writer` out."""
+    call, served = await _parsed(request, parse)
+    return await _relayed(request, call, served, writer)
+
+
+async def _parsed(
+    request: web.Request, parse: Callable[[bytes, Callable[[str | None], Defaults]], C]
+) -> tuple[C, Served]:
+    node = request.app[FRONT].node
+    call = parse(await request.read(), lambda name: node.find(name).config.defaults)
+    return call, node.find(call.model)
+
+
+async def _relayed(
+    request: web.Request, call: C, served: Served, writer: Callable[[C, str, int, str], Reply]
+) -> web.StreamResponse:
     front = request.app[FRONT]
-    call = parse(await request.read(), lambda name: front.node.find(name).config.defaults)
-    served = front.node.find(call.model)
     model = call.model or served.config.id
     return await relay(request, front, served, call, partial(writer, call, model, front.now()))
 
@@ -83,6 +108,21 @@ async def count_tokens(request: web.Request) -> web.Response:
     name, chat_ = messages.parse_to_count(await request.read())
     tokens = await node.tokenize(node.find(name), chat_)
     return reply({"input_tokens": len(tokens)})
+
+
+async def tokenize(request: web.Request) -> web.Response:
+    """`POST /tokenize`."""
+    node = request.app[FRONT].node
+    name, asked = parse_to_tokenize(await request.read())
+    tokens = await node.tokenize(node.find(name), asked) if asked.prompt else []
+    return reply({"tokens": tokens, "count": len(tokens)})
+
+
+async def detokenize(request: web.Request) -> web.Response:
+    """`POST /detokenize`."""
+    node = request.app[FRONT].node
+    name, tokens = parse_to_detokenize(await request.read())
+    return reply({"prompt": await node.detokenize(node.find(name), tokens)})
 
 
 # --- health -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ need a kept one is refused by name. Source: OpenAI's API reference, responses. [
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.config import Defaults
-
-T = TypeVar("T")
 
 TEXT_PARTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
 SAID_IN_FULL = "reasoning.encrypted_content"
@@ -218,11 +216,10 @@ def _take(turns: Turns, item: Item, at: str) -> None:
     match item.type:
         case "message":
             role = _given(item.role, f"{at}.role")
-            text = _text(_given(item.content, f"{at}.content"), f"{at}.content")
+            text = _text(item.content, f"{at}.content")
             turns.said("system" if role == "developer" else role, text)
         case "reasoning":
-            parts: Parts = item.content or item.summary or []
-            turns.thought(_text(parts, f"{at}.content"))
+            turns.thought(_text(item.content or item.summary or [], f"{at}.content"))
         case "function_call":
             turns.called(
                 _given(item.call_id, f"{at}.call_id"),
@@ -230,9 +227,8 @@ def _take(turns: Turns, item: Item, at: str) -> None:
                 _given(item.arguments, f"{at}.arguments"),
             )
         case "function_call_output":
-            output: Parts = _given(item.output, f"{at}.output")
             call_id = _given(item.call_id, f"{at}.call_id")
-            turns.answered(call_id, _text(output, f"{at}.output"))
+            turns.answered(call_id, _text(item.output, f"{at}.output"))
         case "item_reference":
             raise UnsupportedField(
                 f"{at}: this node keeps no items; send the item itself", param=f"{at}.type"
@@ -243,13 +239,15 @@ def _take(turns: Turns, item: Item, at: str) -> None:
             )
 
 
-def _given(value: T | None, field: str) -> T:
+def _given(value: str | None, field: str) -> str:
     if value is None:
         raise InvalidRequest(f"{field}: is required", param=field)
     return value
 
 
-def _text(content: Parts, field: str) -> str:
+def _text(content: Parts | None, field: str) -> str:
+    if content is None:
+        raise InvalidRequest(f"{field}: is required", param=field)
     if isinstance(content, str):
         return content
     for k, part in enumerate(content):

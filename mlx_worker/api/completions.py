@@ -1,0 +1,126 @@
+"""The dialect of `POST /v1/completions`, as it is asked; `completions_reply` writes its answers.
+
+Prompts are read as they stand: no template, no roles; what a model would mark as reasoning or a
+call is text here. Source: OpenAI's API reference, completions (legacy). [front]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+
+from mlx_worker.api.chat import StreamOptions
+from mlx_worker.api.dialect import Call, decode
+from mlx_worker.api.fields import (
+    Samplers,
+    Stop,
+    TokenId,
+    first_given,
+    no_defaults,
+    refuse_unsupported,
+    sampling,
+    seed_of,
+    stop_words,
+)
+from mlx_worker.config import Tokens
+from mlx_worker.errors import InvalidRequest
+from mlx_worker.wire.messages import ChatRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlx_worker.config import Defaults
+
+MAX_TOKENS = 16
+"""OpenAI's own default here, where neither the request nor the model has one."""
+
+Prompt = str | list[int]
+"""Text, or token ids."""
+
+
+class CompletionBody(Samplers, frozen=True, kw_only=True):
+    """The fields that this node knows."""
+
+    prompt: (
+        str
+        | Annotated[
+            list[str | TokenId | list[TokenId]], msgspec.Meta(min_length=1, max_length=1_000_000)
+        ]
+    )
+    model: str | None = None
+    max_tokens: Tokens | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
+    best_of: int | None = None
+    stop: Stop | None = None
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionCall(Call):
+    """A call of one prompt or several. `echoed` are those that each answer begins with."""
+
+    echoed: list[Prompt]
+
+
+def parse(
+    body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaults
+) -> CompletionCall:
+    """A request body as a call. Raises InvalidRequest, which names the field."""
+    asked = decode(body, CompletionBody)
+    defaults = defaults_of(asked.model)
+    prompts = _prompts(asked)
+    _refuse(asked)
+    seed = seed_of(asked)
+    chats = [
+        ChatRequest(
+            messages=[],
+            prompt=prompt,
+            sampling=sampling(asked, defaults, seed),
+            max_tokens=first_given(asked.max_tokens, defaults.max_tokens, MAX_TOKENS),
+            stop=stop_words(asked.stop),
+            logprobs=asked.logprobs,
+        )
+        for prompt in prompts
+    ]
+    return CompletionCall(
+        model=asked.model,
+        chats=chats,
+        seed=seed,
+        n=asked.n or 1,
+        stream=bool(asked.stream),
+        include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+        echoed=prompts if asked.echo else [],
+    )
+
+
+def _refuse(asked: CompletionBody) -> None:
+    refuse_unsupported(
+        {
+            "suffix": bool(asked.suffix),
+            "best_of": asked.best_of not in (None, asked.n or 1),
+            "echo with logprobs": bool(asked.echo) and asked.logprobs is not None,
+            "chat_template_kwargs": bool(asked.chat_template_kwargs),
+        }
+    )
+
+
+def _prompts(asked: CompletionBody) -> list[Prompt]:
+    """One or several. Raises InvalidRequest where texts, tokens and lists of them are mixed."""
+    if isinstance(asked.prompt, str):
+        return [asked.prompt]
+    tokens = [it for it in asked.prompt if isinstance(it, int)]
+    if len(tokens) == len(asked.prompt):
+        return [tokens]
+    several: list[Prompt] = [it for it in asked.prompt if not isinstance(it, int)]
+    if len(several) < len(asked.prompt) or len({type(it) for it in several}) > 1:
+        raise InvalidRequest(
+            "prompt: texts, tokens and lists of tokens cannot be mixed", param="prompt"
+        )
+    return several
