@@ -1,0 +1,117 @@
+"""The dialect of `POST /v1/completions`: a body in, bytes out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from mlx_worker.api.completions import CompletionCall, parse
+from mlx_worker.api.completions_reply import CompletionReply
+from mlx_worker.api.dialect import Usage
+from mlx_worker.config import Defaults
+from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
+from mlx_worker.supervisor.generation import Ending, Piece
+from mlx_worker.wire import messages as m
+from tests.dialects import events_of
+
+USAGE = Usage(prompt=10, cached=4, completion=7)
+
+
+def asked(**fields: Any) -> CompletionCall:
+    return parse(json.dumps({"prompt": "Hello"} | fields).encode())
+
+
+def refused(**fields: Any) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        asked(**fields)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("Hello", ["Hello"]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2, 3], [[1, 2, 3]]),
+        ([[1, 2], [3]], [[1, 2], [3]]),
+    ],
+)
+def test_a_prompt_is_text_or_tokens_one_or_several(prompt: Any, prompts: list[Any]) -> None:
+    call = asked(prompt=prompt)
+    assert [chat.prompt for chat in call.chats] == prompts
+    assert all(chat.messages == [] for chat in call.chats)
+    assert call.echoed == []
+    assert asked(prompt=prompt, echo=True).echoed == prompts
+
+
+def test_every_prompt_has_its_choices_side_by_side() -> None:
+    call = asked(prompt=["a", "b"], n=2, seed=5)
+    choices = call.choices()
+    assert call.wide == 4
+    assert [chat.prompt for chat in choices] == ["a", "a", "b", "b"]
+    seeds = [chat.sampling.seed for chat in choices]
+    assert seeds[0] == seeds[2] == 5
+    assert seeds[1] == seeds[3] != 5
+
+
+def test_the_token_limit_is_the_requests_else_the_models_else_openais() -> None:
+    body = b'{"prompt": "Hello"}'
+    assert asked(max_tokens=3).chats[0].max_tokens == 3
+    assert parse(body, lambda _: Defaults(max_tokens=7)).chats[0].max_tokens == 7
+    assert parse(body).chats[0].max_tokens == 16
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"suffix": "end"}, "suffix"),
+        ({"best_of": 3}, "best_of"),
+        ({"echo": True, "logprobs": 1}, "echo with logprobs"),
+        ({"chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    error = refused(**fields)
+    assert isinstance(error, UnsupportedField)
+    assert error.param == param
+
+
+@pytest.mark.parametrize("prompt", [["a", 1], [[1], 2], ["a", [1]], []])
+def test_prompts_of_several_kinds_are_no_prompt(prompt: Any) -> None:
+    assert refused(prompt=prompt).param == "prompt"
+
+
+def test_a_body_without_a_prompt_is_missing_it() -> None:
+    with pytest.raises(MissingField, match="prompt"):
+        parse(b"{}")
+
+
+def told(text: str) -> m.TokenLogprobs:
+    return m.TokenLogprobs(m.Choice(text, -0.5), [m.Choice(text, -0.5), m.Choice("x", -2.0)])
+
+
+def test_log_probabilities_are_lists_whose_offsets_go_on_from_piece_to_piece() -> None:
+    it = CompletionReply([], asked(logprobs=2, stream=True), "m", 1, "fp_1")
+    stream = it.piece(Piece("Hello", [told("Hel"), told("lo")]), 0) + it.piece(
+        Piece("!", [told("!")]), 0
+    )
+    first, second = [data["choices"][0]["logprobs"] for _, data in events_of(stream)]
+    assert first == {
+        "tokens": ["Hel", "lo"],
+        "token_logprobs": [-0.5, -0.5],
+        "top_logprobs": [{"Hel": -0.5, "x": -2.0}, {"lo": -0.5, "x": -2.0}],
+        "text_offset": [0, 3],
+    }
+    assert second["text_offset"] == [5]
+
+
+def test_what_is_echoed_stands_before_every_choice_of_its_prompt() -> None:
+    call = asked(prompt=["a", "b"], n=2, echo=True)
+    it = CompletionReply(["a", "b"], call, "m", 1, "fp_1")
+    said = [(Piece(str(i), []), Ending("stop", 1)) for i in range(4)]
+    whole = json.loads(it.whole(said, USAGE))
+    assert [choice["text"] for choice in whole["choices"]] == ["a0", "a1", "b2", "b3"]
+    opening = [data["choices"][0]["text"] for _, data in events_of(it.opening(USAGE))]
+    assert opening == ["a", "a", "b", "b"]
