@@ -128,7 +128,10 @@ def listen(server: ServerConfig) -> socket.socket:
 
 
 async def serve(
-    config: Config, *, on_listening: Callable[[str], Awaitable[None]] | None = None
+    config: Config,
+    *,
+    on_listening: Callable[[str], Awaitable[None]] | None = None,
+    command: Sequence[str] = CHILD_COMMAND,
 ) -> None:
     """Serve until SIGTERM or ctrl-C; drain, end the children in reverse order, return.
 
@@ -138,7 +141,9 @@ async def serve(
     sock = listen(config.server)
     url = _url(sock)
     with sock, _signals() as stop:
-        runner = web.AppRunner(build_app(config), handler_cancellation=True, access_log=None)
+        runner = web.AppRunner(
+            build_app(config, command=command), handler_cancellation=True, access_log=None
+        )
         await runner.setup()
         try:
             await web.SockSite(runner, sock, backlog=BACKLOG).start()

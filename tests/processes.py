@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 DEADLINE = 60.0
@@ -125,12 +125,13 @@ def running_node(
     server: str = "",
     supervisor: str = "",
     extra: str = "",
+    command: Sequence[str] = COMMAND,
 ) -> Iterator[RunningNode]:
     """A node from a configuration file; whatever is left of it at the end is killed."""
     file = folder / "mlx-worker.toml"
     file.write_text(config_text(models, server=server, supervisor=supervisor, extra=extra))
     process = subprocess.Popen(
-        [*COMMAND, "serve", "--config", str(file)], stderr=subprocess.PIPE, text=True
+        [*command, "serve", "--config", str(file)], stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
     family: list[psutil.Process] = []

@@ -70,10 +70,14 @@ class Crash(Scenario, frozen=True, kw_only=True):
         os.kill(before["pid"], signal.SIGKILL)
         killed, killed_at = perf_counter(), time.time() * 1000
         answers = [await stream.answer() for stream in streams]
-        pauses = [_resumed(answer, killed) for answer in answers if answer.complete]
-        after = (await _whole(stage))["enteredAt"]
+        entered_at = (await _whole(stage))["enteredAt"]
+        # What arrives after that is the new process's; what did before was on its way.
+        loaded = killed + (entered_at["ready"] - killed_at) / 1000
+        pauses = [_next(answer, loaded) - killed for answer in answers if answer.complete]
         first = milliseconds(pauses, 0.0)
-        return Kill(answers, pauses, {} if math.isnan(first) else _parts(after, killed_at, first))
+        return Kill(
+            answers, pauses, {} if math.isnan(first) else _parts(entered_at, killed_at, first)
+        )
 
 
 async def _whole(stage: Stage) -> dict[str, Any]:
@@ -102,8 +106,6 @@ def _parts(entered_at: dict[str, float], killed_at: float, first: float) -> dict
     }
 
 
-def _resumed(answer: Answer, killed: float) -> float:
-    """Seconds from the kill over the longest pause that came after it."""
-    pairs = zip(answer.texts, answer.texts[1:], strict=False)
-    ends = [(b - a, b - killed) for a, b in pairs if b > killed]
-    return max(ends)[1] if ends else math.nan
+def _next(answer: Answer, loaded: float) -> float:
+    """When its first text came after the model was there again; NaN: it had all by then."""
+    return next((at for at in answer.texts if at > loaded), math.nan)

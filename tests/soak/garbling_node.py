@@ -1,0 +1,16 @@
+"""The product's node, on children that can be told to write garbage: `serve --config FILE`."""
+
+import logging
+import sys
+from pathlib import Path
+
+import uvloop
+
+from mlx_worker.config import load_config
+from mlx_worker.server import serve
+
+CHILD = (sys.executable, str(Path(__file__).with_name("garbling_child.py")))
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    uvloop.run(serve(load_config(Path(sys.argv[-1])), command=CHILD))

@@ -1,0 +1,69 @@
+"""Health, asked again and again: is it answered, how soon, and is it true?"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import aiohttp
+
+EVERY: Final = 0.05
+TRUE_WITHIN: Final = 1.0
+"""Seconds from a process's end to the last answer that may call its model ready."""
+
+
+class Watch:
+    """All polls of one soak. `ended` is told by whoever ends a process: its pid, and when."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self._url = f"{url}/health"
+        self._session = session
+        self.ended: dict[int, float] = {}
+        self.seen: set[int] = set()
+        self.polls = 0
+        self.unanswered = 0
+        self.slowest = 0.0
+        self.untrue: list[str] = []
+        self.latest: dict[str, Any] = {}
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        while True:
+            await self.poll()
+            await asyncio.sleep(EVERY)
+
+    async def poll(self) -> None:
+        asked = monotonic()
+        self.polls += 1
+        async with self._session.get(self._url) as response:
+            body = await response.json()
+            if response.status != 200:
+                self.unanswered += 1
+                return
+        self.slowest = max(self.slowest, monotonic() - asked)
+        self.latest = body
+        self.seen.update(body["standby"]["waiting"])
+        for name, model in body["models"].items():
+            if (pid := model["pid"]) is None:
+                continue
+            self.seen.add(pid)
+            gone = asked - self.ended.get(pid, asked)
+            if model["state"] == "ready" and gone > TRUE_WITHIN:
+                self.untrue.append(f"{name} is ready {gone:.2f} s after the end of {pid}")
+
+    async def until_whole(self) -> None:
+        """Wait until every model is ready and every spare waits."""
+        async with asyncio.timeout(60):
+            while not self._is_whole():
+                await self.poll()
+                await asyncio.sleep(EVERY)
+
+    def _is_whole(self) -> bool:
+        if not self.latest:
+            return False
+        standby = self.latest["standby"]
+        models = self.latest["models"].values()
+        ready = all(it["state"] == "ready" and it["pid"] not in self.ended for it in models)
+        return ready and len(standby["waiting"]) == standby["wanted"]
