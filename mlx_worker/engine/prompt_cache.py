@@ -17,6 +17,7 @@ import copy
 import hashlib
 import threading
 import time
+from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ class PromptCache:
 
     def missed(self, head: list[int]) -> Miss:
         """Why this head, which is not resident, is not; from now on it is known."""
-        digest = hashlib.sha256(repr(head).encode()).digest()
+        digest = hashlib.sha256(array("q", head)).digest()
         cleared = self._cleared.pop(digest, None)
         self._cleared[digest] = False
         if len(self._cleared) > MAX_REMEMBERED:
