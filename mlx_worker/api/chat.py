@@ -101,6 +101,7 @@ class ChatBody(Samplers, frozen=True, kw_only=True):
     function_call: str | dict[str, Any] | None = None
     modalities: list[str] | None = None
     audio: dict[str, Any] | None = None
+    moderation: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
     web_search_options: dict[str, Any] | None = None
     response_format: ResponseFormat | None = None
@@ -148,6 +149,7 @@ def _refuse(asked: ChatBody) -> None:
             "function_call": asked.function_call not in (None, "none", "auto"),
             "modalities": asked.modalities not in (None, ["text"]),
             "audio": asked.audio is not None,
+            "moderation": asked.moderation is not None,
             "prediction": asked.prediction is not None,
             "web_search_options": asked.web_search_options is not None,
             "response_format": shape is not None and shape.type != "text",

@@ -109,6 +109,7 @@ class ResponsesBody(Samplers, frozen=True, kw_only=True):
     conversation: str | dict[str, Any] | None = None
     prompt: dict[str, Any] | None = None
     background: bool | None = None
+    moderation: dict[str, Any] | None = None
     store: bool | None = None
     truncation: str | None = None
     top_logprobs: int | None = None
@@ -165,6 +166,7 @@ def _refuse(asked: ResponsesBody) -> None:
             "conversation": asked.conversation is not None,
             "prompt": asked.prompt is not None,
             "background": asked.background is True,
+            "moderation": asked.moderation is not None,
             "store": asked.store is True,
             "truncation": asked.truncation not in (None, "disabled"),
             "include": any(it != SAID_IN_FULL for it in asked.include or ()),

@@ -118,6 +118,7 @@ def test_what_the_model_means_by_itself_holds_where_nothing_is_said() -> None:
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"background": True}, "background"),
         ({"store": True}, "store"),
+        ({"moderation": {"model": "m"}}, "moderation"),
         ({"truncation": "auto"}, "truncation"),
         ({"include": ["message.output_text.logprobs"]}, "include"),
         ({"top_logprobs": 2}, "top_logprobs"),
