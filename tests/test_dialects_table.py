@@ -16,7 +16,7 @@ from mlx_worker.api.responses import ResponsesBody
 from mlx_worker.api.tokens import DetokenizeBody, TokenizeBody
 
 TEXT = (Path(__file__).parent.parent / "docs" / "dialects.md").read_text()
-SECTIONS = {
+SECTIONS: dict[str, tuple[type[msgspec.Struct], ...]] = {
     "POST /v1/chat/completions": (ChatBody,),
     "POST /v1/completions": (CompletionBody,),
     "POST /v1/responses": (ResponsesBody,),

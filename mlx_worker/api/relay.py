@@ -165,9 +165,11 @@ def _fitting(call: Call, served: Served) -> list[ChatRequest]:
     """The choices, which all have to be running or in line at once."""
     places = served.config.max_concurrency + served.config.max_queue
     if call.wide > places:
+        field = "n" if call.n > 1 else "prompt"
         raise InvalidRequest(
-            f"n: {call.wide} choices; model {served.config.id!r} takes {places} requests at a time",
-            param="n",
+            f"{field}: {call.wide} choices; model {served.config.id!r} takes {places} requests at"
+            " a time",
+            param=field,
         )
     return call.choices()
 

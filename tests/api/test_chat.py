@@ -91,6 +91,20 @@ def test_the_newer_name_of_the_token_limit_wins(fields: dict[str, Any], limit: i
     assert asked(**fields).chats[0].max_tokens == limit
 
 
+def test_an_effort_of_reasoning_is_told_to_the_template_unless_it_is_told_itself() -> None:
+    assert asked(reasoning_effort="low").chats[0].template_kwargs == {"reasoning_effort": "low"}
+    told = {"reasoning_effort": "high", "enable_thinking": True}
+    for effort in ("low", "none"):
+        chat = asked(reasoning_effort=effort, chat_template_kwargs=told).chats[0]
+        assert chat.template_kwargs == told
+    assert asked(reasoning_effort="none").chats[0].template_kwargs == {"enable_thinking": False}
+
+
+def test_what_the_model_thought_goes_back_to_its_template() -> None:
+    turn = {"role": "assistant", "content": "So.", "reasoning_content": "hm"}
+    assert turns(HELLO[0], turn)[1] == turn
+
+
 @pytest.mark.parametrize(
     ("stop", "words"), [("END", ["END"]), (["a", "b"], ["a", "b"]), ([], []), (None, [])]
 )
@@ -318,6 +332,12 @@ def test_a_seed_that_was_made_makes_the_same_request_when_it_is_given_back() -> 
     ("field", "value"),
     [
         ("functions", [{"name": "look"}]),
+        ("audio", {"voice": "a"}),
+        ("moderation", {"model": "m"}),
+        ("prediction", {"type": "content", "content": "a"}),
+        ("web_search_options", {}),
+        ("verbosity", "low"),
+        ("store", True),
         ("response_format", {"type": "json_object"}),
         ("response_format", {"type": "json_schema", "json_schema": {}}),
     ],

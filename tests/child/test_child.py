@@ -243,3 +243,18 @@ def test_the_child_needs_its_end_of_a_pipe() -> None:
     )
     assert done.returncode == 2
     assert "--fd" in done.stderr
+
+
+def test_tokens_are_told_beside_a_generation_that_runs(loaded: Front) -> None:
+    chat = m.ChatRequest([{"role": "user", "content": "Hello"}], m.Sampling(1))
+    raw = m.ChatRequest([], m.Sampling(1), prompt="Hello")
+    loaded.say(generate(1, "Hello", 2000), m.Tokenize(2, chat), m.Tokenize(3, raw))
+    whole, text = loaded.hear(m.Tokenized), loaded.hear(m.Tokenized)
+    assert (whole.id, text.id) == (2, 3)
+    assert len(whole.tokens) > len(text.tokens) > 0
+    loaded.say(m.Detokenize(4, text.tokens), m.Detokenize(5, [1 << 30]))
+    assert loaded.hear(m.Detokenized) == m.Detokenized(4, "Hello")
+    refused = loaded.hear(m.Failed)
+    assert (refused.id, refused.param) == (5, "tokens")
+    loaded.say(m.Cancel(1))
+    assert loaded.hear(m.Done).finish == "cancelled"

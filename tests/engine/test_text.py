@@ -123,6 +123,38 @@ def test_a_stop_string_ends_content_and_is_not_looked_for_elsewhere(tokenizer: A
     assert it.stopped
 
 
+@pytest.mark.parametrize(
+    ("text", "stop", "said", "which"),
+    [
+        ("one END two", ("STOP", "END"), "one ", "END"),
+        ("one two", ("STOP", "END"), "one two", ""),
+        ("a=b", ("=b", "b"), "a", "=b"),
+        (f"{THINK}END{THOUGHT}So END", ("END",), "So ", "END"),
+    ],
+)
+def test_the_stop_string_that_ended_an_answer_is_known(
+    tokenizer: Any, text: str, stop: tuple[str, ...], said: str, which: str
+) -> None:
+    it = stream(tokenizer, request(*stop))
+    assert hear(it, by_bytes(tokenizer, text)).content == said
+    assert it.stop_string == which
+
+
+def test_tokens_are_counted_as_reasoning_until_its_end(tokenizer: Any) -> None:
+    it = stream(tokenizer, state="reasoning")
+    hear(it, tokenizer.encode(f"a{THOUGHT}b{THINK}c d"))
+    before, after = tokenizer.encode(f"a{THOUGHT}"), tokenizer.encode("c d")
+    assert it.reasoning_tokens == len(before) + len(after)
+
+
+def test_what_is_answered_to_a_raw_prompt_is_text_and_nothing_else(tokenizer: Any) -> None:
+    text = f"{THINK}a{THOUGHT}{CALL}{LOOK}{CALLED}"
+    it = stream(tokenizer, request(prompt="Hello"))
+    assert hear(it, tokenizer.encode(text)).spans == [text]
+    assert it.reasoning_tokens == 0
+    assert it.finish_reason("stop") == "stop"
+
+
 def test_a_stop_string_is_not_made_of_two_stretches_of_content(tokenizer: Any) -> None:
     said = heard(tokenizer, f"E{THINK}a{THOUGHT}ND", "END")
     assert said.spans == ["E", m.Reasoning("a"), "ND"]

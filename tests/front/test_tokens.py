@@ -1,0 +1,101 @@
+"""Tokens that are counted, not read: beside a child's work, and past its death."""
+
+import asyncio
+import os
+import signal
+from dataclasses import replace
+from http import HTTPStatus
+
+import pytest
+
+from mlx_worker.api.error_bodies import anthropic_error
+from mlx_worker.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    NodeDraining,
+    QueueFull,
+    UnknownModel,
+    WorkerError,
+)
+from tests.dialects import CHAT, MESSAGES
+from tests.front.asking import Serve
+from tests.scripted import DEADLINE, PATIENT, Fifo, eventually, soon
+
+COUNT = "/v1/messages/count_tokens"
+
+
+async def test_a_chat_is_counted_with_its_system_prompt(serve: Serve) -> None:
+    front = await serve()
+    body = MESSAGES.body("one two three", system="be kind")
+    assert (await front.ask(COUNT, body)).json == {"input_tokens": 5}
+
+
+async def test_text_and_tokens_are_had_under_any_run_of_v1(serve: Serve) -> None:
+    front = await serve()
+    for v1 in ("", "/v1"):
+        tokens = await front.ask(f"{v1}/tokenize", {"prompt": "one two", "model": "m"})
+        assert tokens.json == {"tokens": [1, 2], "count": 2}
+        assert (await front.ask(f"{v1}/detokenize", {"tokens": [1, 2]})).json == {"prompt": "1 2"}
+
+
+async def test_special_tokens_are_not_left_out(serve: Serve) -> None:
+    front = await serve(wait=False)
+    answer = await front.ask("/tokenize", {"prompt": "one", "add_special_tokens": False})
+    assert (answer.status, answer.error["param"]) == (400, "add_special_tokens")
+
+
+async def test_whoever_counts_waits_for_a_model_on_its_way(serve: Serve, hold: Fifo) -> None:
+    patient = replace(PATIENT, load_wait=DEADLINE)
+    front = await serve("--hold-load", hold.path, resume=patient, wait=False)
+    counting = asyncio.ensure_future(front.ask(COUNT, MESSAGES.body("one two")))
+    await front.reaches(state="loading")
+    hold.let(1)
+    assert (await soon(counting)).json == {"input_tokens": 2}
+
+
+async def test_whoever_counts_is_told_to_come_again_where_a_model_is_too_long_on_its_way(
+    serve: Serve, hold: Fifo
+) -> None:
+    front = await serve("--hold-load", hold.path, resume=replace(PATIENT, load_wait=0), wait=False)
+    answer = await front.ask(COUNT, MESSAGES.body("one two"))
+    assert answer.status == 503
+    assert answer.json["error"]["type"] == "overloaded_error"
+    assert int(answer.headers["Retry-After"]) >= 1
+    hold.let(1)
+
+
+async def test_a_count_that_died_with_its_child_is_made_by_the_next(
+    serve: Serve, hold: Fifo
+) -> None:
+    patient = replace(PATIENT, load_wait=DEADLINE)
+    front = await serve("--hold-start", hold.path, resume=patient)
+    chat = asyncio.ensure_future(front.ask(CHAT.path, CHAT.body("hello")))
+    await front.reaches(running=1)
+    counting = asyncio.ensure_future(front.ask(COUNT, MESSAGES.body("one two")))
+    child = front.node.models["m"].child
+
+    async def in_its_hands() -> bool:
+        return child.open_ids == 2
+
+    await eventually(in_its_hands)
+    os.kill((await front.model())["pid"], signal.SIGKILL)
+    hold.let(2)
+    assert (await soon(counting)).json == {"input_tokens": 2}
+    assert (await soon(chat)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (InvalidRequest("why"), "invalid_request_error"),
+        (UnknownModel("why"), "not_found_error"),
+        (BodyTooLarge("why"), "request_too_large"),
+        (QueueFull("why"), "rate_limit_error"),
+        (NodeDraining("why"), "overloaded_error"),
+        (WorkerError("why"), "api_error"),
+    ],
+)
+def test_anthropics_errors_go_by_the_status(error: WorkerError, kind: str) -> None:
+    told = b'{"type":"error","error":{"type":"%s","message":"why"}}' % kind.encode()
+    assert anthropic_error(error) == told
+    assert error.status >= HTTPStatus.BAD_REQUEST
