@@ -16,6 +16,7 @@ import pytest
 
 from tests.made_models import WORDS
 from tests.processes import RunningNode, eventually, running_node
+from tests.soak.garbling_node import COMMAND
 
 ASKED: Final = {
     "messages": [{"role": "user", "content": " ".join(WORDS * 12)}],
@@ -33,6 +34,8 @@ FAULTS: Final = {
     "killed": signal.SIGKILL,
     "segfault": signal.SIGSEGV,
     "abort": signal.SIGABRT,
+    "terminated": signal.SIGTERM,
+    "garbage": signal.SIGUSR1,
     "hang": signal.SIGSTOP,
 }
 MOMENTS: Final = {"asked": 0, "prefill": 1, "decode": 3}
@@ -91,10 +94,14 @@ class Fault:
             os.kill(self._pid, self._number)
 
 
-@pytest.fixture(scope="module")
-def faulty(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+@pytest.fixture(scope="module", params=[0, 1], ids=["alone", "standby"])
+def faulty(
+    request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningNode]:
+    """Without a spare child, and with one where there was time to prepare it."""
     folder = tmp_path_factory.mktemp("node")
-    with running_node(folder, {"tiny": tiny}, supervisor=SUPERVISOR) as node:
+    supervisor = f"{SUPERVISOR}standby = {request.param}"
+    with running_node(folder, {"tiny": tiny}, supervisor=supervisor, command=COMMAND) as node:
         node.wait_until_ready()
         yield node
 
@@ -124,7 +131,19 @@ def test_a_fault_while_it_works_is_a_pause(
     eventually(lambda: faulty.model("tiny")["restarts"] > before["restarts"])
 
 
-@pytest.mark.parametrize("fault", ["killed", "segfault", "abort"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_while_it_idles_is_a_wait(
+    faulty: RunningNode, expected: list[str], fault: str
+) -> None:
+    """A hang is seen when there is work: only then is anything missed."""
+    eventually(lambda: state(faulty) == "ready")
+    before = faulty.model("tiny")
+    os.kill(before["pid"], FAULTS[fault])
+    assert asyncio.run(both(faulty.url, nothing)) == expected
+    eventually(lambda: faulty.model("tiny")["restarts"] > before["restarts"])
+
+
+@pytest.mark.parametrize("fault", ["killed", "segfault", "abort", "terminated"])
 @pytest.mark.parametrize("phase", ["starting", "loading"])
 def test_a_fault_on_the_way_up_is_a_longer_wait(
     faulty: RunningNode, expected: list[str], phase: str, fault: str
@@ -145,11 +164,11 @@ def test_a_fault_on_the_way_up_is_a_longer_wait(
     eventually(lambda: faulty.model("tiny")["restarts"] >= before["restarts"] + 2)
 
 
-@pytest.mark.parametrize("fault", ["killed", "hang"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_a_drain_is_a_pause_too(
     tiny: Path, tmp_path: Path, expected: list[str], fault: str
 ) -> None:
-    with running_node(tmp_path, {"tiny": tiny}, supervisor=SUPERVISOR) as node:
+    with running_node(tmp_path, {"tiny": tiny}, supervisor=SUPERVISOR, command=COMMAND) as node:
         node.wait_until_ready()
         strike = Fault(node.model("tiny")["pid"], FAULTS[fault], 5)
 

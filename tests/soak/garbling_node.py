@@ -9,6 +9,7 @@ import uvloop
 from mlx_worker.config import load_config
 from mlx_worker.server import serve
 
+COMMAND = (sys.executable, __file__)
 CHILD = (sys.executable, str(Path(__file__).with_name("garbling_child.py")))
 
 if __name__ == "__main__":

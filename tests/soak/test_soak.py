@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import random
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,13 @@ import pytest
 from tests.processes import RunningNode, eventually, has_ended, running_node
 from tests.soak.asking import Ask, Client, Outcome, Tally, bodies
 from tests.soak.faults import Faults
+from tests.soak.garbling_node import COMMAND
 from tests.soak.watch import Watch
 
 FAULTS: Final = int(os.environ.get("MLX_WORKER_SOAK", "12"))
 SEED: Final = int(os.environ.get("MLX_WORKER_SOAK_SEED", "1"))
 CLIENTS: Final = 32
 BODIES: Final = 30
-NODE: Final = (sys.executable, str(Path(__file__).with_name("garbling_node.py")))
 SUPERVISOR: Final = """
 stall_timeout = 4
 load_stall_timeout = 4
@@ -65,7 +64,9 @@ def holdings(node: RunningNode) -> Holdings:
 @pytest.fixture
 def soaked(tiny: Path, tmp_path: Path) -> Iterator[RunningNode]:
     models = {"one": tiny, "two": tiny}
-    with running_node(tmp_path, models, supervisor=SUPERVISOR, extra=PLACES, command=NODE) as node:
+    with running_node(
+        tmp_path, models, supervisor=SUPERVISOR, extra=PLACES, command=COMMAND
+    ) as node:
         node.wait_until_ready()
         eventually(lambda: len(node.ask("/health").json["standby"]["waiting"]) == 1)
         yield node
