@@ -4,6 +4,7 @@ A streamed and a whole request run side by side; both get what an undisturbed no
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -94,14 +95,24 @@ class Fault:
             os.kill(self._pid, self._number)
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["alone", "standby"])
-def faulty(
-    request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningNode]:
-    """Without a spare child, and with one where there was time to prepare it."""
-    folder = tmp_path_factory.mktemp("node")
-    supervisor = f"{SUPERVISOR}standby = {request.param}"
-    with running_node(folder, {"tiny": tiny}, supervisor=supervisor, command=COMMAND) as node:
+@pytest.fixture(scope="module")
+def faulty(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    """With a spare child, where there was time to prepare it."""
+    with node_of(tiny, tmp_path_factory.mktemp("node"), spares=1) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def alone(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    """Without one: its child is long in STARTING."""
+    with node_of(tiny, tmp_path_factory.mktemp("alone"), spares=0) as node:
+        yield node
+
+
+@contextlib.contextmanager
+def node_of(model: Path, folder: Path, *, spares: int) -> Iterator[RunningNode]:
+    supervisor = f"{SUPERVISOR}standby = {spares}"
+    with running_node(folder, {"tiny": model}, supervisor=supervisor, command=COMMAND) as node:
         node.wait_until_ready()
         yield node
 
@@ -146,22 +157,22 @@ def test_a_fault_while_it_idles_is_a_wait(
 @pytest.mark.parametrize("fault", ["killed", "segfault", "abort", "terminated"])
 @pytest.mark.parametrize("phase", ["starting", "loading"])
 def test_a_fault_on_the_way_up_is_a_longer_wait(
-    faulty: RunningNode, expected: list[str], phase: str, fault: str
+    alone: RunningNode, expected: list[str], phase: str, fault: str
 ) -> None:
     """LOADING of so small a model may pass unseen: then the fault meets it when it is READY."""
-    eventually(lambda: state(faulty) == "ready")
-    before = faulty.model("tiny")
+    eventually(lambda: state(alone) == "ready")
+    before = alone.model("tiny")
     os.kill(before["pid"], signal.SIGKILL)
     later = {"starting": ("starting", "loading", "ready"), "loading": ("loading", "ready")}[phase]
 
     def there() -> bool:
-        entry = faulty.model("tiny")
+        entry = alone.model("tiny")
         return entry["restarts"] > before["restarts"] and entry["state"] in later
 
     eventually(there)
-    os.kill(faulty.model("tiny")["pid"], FAULTS[fault])
-    assert asyncio.run(both(faulty.url, nothing)) == expected
-    eventually(lambda: faulty.model("tiny")["restarts"] >= before["restarts"] + 2)
+    os.kill(alone.model("tiny")["pid"], FAULTS[fault])
+    assert asyncio.run(both(alone.url, nothing)) == expected
+    eventually(lambda: alone.model("tiny")["restarts"] >= before["restarts"] + 2)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
