@@ -19,6 +19,7 @@ import uvloop
 
 from mlx_worker import __version__
 from mlx_worker.config import FILE_NAME, Config, default_file, load_config
+from mlx_worker.control import reload as reload_node
 from mlx_worker.control import restart as restart_model
 from mlx_worker.control import url_of
 from mlx_worker.demo import run_demo
@@ -51,6 +52,11 @@ ConfigFile = Annotated[
         help=f"Default: ./{FILE_NAME}, else the one in the user's config folder.",
         show_default=False,
     ),
+]
+
+NodeUrl = Annotated[
+    str | None,
+    typer.Option(help="The node's base URL.  Default: what the configuration listens on."),
 ]
 
 
@@ -112,15 +118,21 @@ def pull(
 def restart(
     model: Annotated[str, typer.Argument(help="Its name or alias in the configuration.")],
     config: ConfigFile = None,
-    url: Annotated[
-        str | None,
-        typer.Option(help="The node's base URL.  Default: what the configuration listens on."),
-    ] = None,
+    url: NodeUrl = None,
 ) -> None:
     """Give a model of the running node a new process, also one that was given up."""
     node = url or url_of(load_config(config or default_file()).server)
     asyncio.run(restart_model(node.rstrip("/"), model))
     typer.echo(f"{model} gets a new process; {node}/health tells how it goes")
+
+
+@app.command()
+def reload(config: ConfigFile = None, url: NodeUrl = None) -> None:
+    """Have the running node read its configuration again; models that did not change go on."""
+    node = url or url_of(load_config(config or default_file()).server)
+    for what, names in asyncio.run(reload_node(node.rstrip("/"))).items():
+        if names:
+            typer.echo(f"{what.replace('_', ' ')}: {', '.join(names)}")
 
 
 @app.command()

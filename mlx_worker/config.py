@@ -20,6 +20,7 @@ import msgspec
 import platformdirs
 
 from mlx_worker.errors import ConfigError
+from mlx_worker.sizes import Limit, Size
 from mlx_worker.typed import explain
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `resume_timeout` for it; a request that was there at `max_crashes` ends is refused. New
     requests wait `load_wait` for a model on its way. `drain_timeout`: how long running generations
     may take to finish once they are to. `standby`: spare children that have everything imported;
-    a model that starts takes one, and only its weights have to be read.
+    a model that starts takes one, and only its weights have to be read. `memory_limit` is for the
+    processes of all models together; None: what suits the machine.
     """
 
     stall_timeout: Interval = 120.0
@@ -78,6 +80,7 @@ class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     load_wait: Seconds = 30.0
     drain_timeout: Seconds = 30.0
     standby: Annotated[int, msgspec.Meta(ge=0, le=8)] = 1
+    memory_limit: Limit | None = None
 
 
 class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,7 +100,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `max_concurrency` is in decode rows, `max_queue` in requests that wait for one,
     `context_length` in tokens (None: the model's own), `cache_bytes` for the KV of cached prompts
     and running rows together, `prefill_pause` the seconds that reading a prompt may hold running
-    streams up between two of their tokens, `warm` files that are prefilled after every load.
+    streams up between two of their tokens, `warm` files that are prefilled after every load. A
+    model that nobody needed for `idle_timeout` seconds (None: however long) is unloaded until
+    somebody does; one with `pin` is never unloaded. A request may take `request_timeout` seconds
+    in all, waiting included (None: as long as it takes).
     """
 
     id: Name
@@ -105,22 +111,29 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aliases: tuple[Name, ...] = ()
     default: bool = False
     preload: bool = True
+    pin: bool = False
+    idle_timeout: Interval | None = None
+    request_timeout: Interval | None = None
     max_concurrency: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
     max_queue: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 64
     context_length: Annotated[int, msgspec.Meta(ge=8, le=1 << 24)] | None = None
-    cache_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)] = 4 << 30
+    cache_bytes: Size = Size(4 << 30)
     prefill_pause: Annotated[float, msgspec.Meta(gt=0, le=60)] = 0.1
     defaults: Defaults = Defaults()
     warm: tuple[Path, ...] = ()
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A node. `folder` is where the file lies: relative paths start there."""
+    """A node. `folder` is where the file lies: relative paths start there.
+
+    `file` is what it was read from, None where it was not.
+    """
 
     models: Annotated[tuple[ModelConfig, ...], msgspec.Meta(min_length=1)]
     server: ServerConfig = ServerConfig()
     supervisor: SupervisorConfig = SupervisorConfig()
     folder: Path = Path()
+    file: Path | None = None
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,7 +158,8 @@ def load_config(file: Path) -> Config:
         raise ConfigError(f"{file}: there is no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from error
-    return parse_config(text, source=str(file), folder=file.resolve().parent)
+    config = parse_config(text, source=str(file), folder=file.resolve().parent)
+    return msgspec.structs.replace(config, file=file.resolve())
 
 
 def parse_config(text: str, *, source: str, folder: Path) -> Config:
@@ -157,7 +171,7 @@ def parse_config(text: str, *, source: str, folder: Path) -> Config:
     complain = _Complaint(source, text, raw)
     _refuse_unknown_keys(raw, complain)
     try:
-        parsed = msgspec.convert(raw, _File, strict=True, dec_hook=_path)
+        parsed = msgspec.convert(raw, _File, strict=True, dec_hook=_read)
     except msgspec.ValidationError as error:
         raise complain.about_type(error) from error
     config = Config(
@@ -169,11 +183,14 @@ def parse_config(text: str, *, source: str, folder: Path) -> Config:
     _check_names(config, complain)
     _check_host(config.server, complain)
     _check_warm_files(config, complain)
+    _check_pins(config, complain)
     return config
 
 
-def _path(kind: type[Any], value: Any) -> Any:
-    """Paths are the one type that TOML does not have."""
+def _read(kind: type[Any], value: Any) -> Any:
+    """The types that TOML does not have."""
+    if kind in (Size, Limit):
+        return kind.read(value)
     if kind is Path and isinstance(value, str) and value:
         return Path(value)
     raise ValueError("Expected a path")
@@ -264,6 +281,12 @@ def _check_warm_files(config: Config, complain: _Complaint) -> None:
         for k, path in enumerate(model.warm):
             if not (path.is_file() and os.access(path, os.R_OK)):
                 raise complain(f"models[{i}].warm[{k}]", f"{path} is no file that can be read")
+
+
+def _check_pins(config: Config, complain: _Complaint) -> None:
+    for i, model in enumerate(config.models):
+        if model.pin and model.idle_timeout is not None:
+            raise complain(f"models[{i}].idle_timeout", "a pinned model is never unloaded")
 
 
 # --- saying where -------------------------------------------------------------------------

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import aiohttp
 
-from mlx_worker.errors import NodeUnreachable, UnknownModel, WorkerError
+from mlx_worker.errors import ConfigError, NodeUnreachable, UnknownModel, WorkerError
 
 if TYPE_CHECKING:
     from mlx_worker.config import ServerConfig
@@ -36,15 +36,31 @@ async def restart(url: str, model: str) -> None:
 
     Raises NodeUnreachable, UnknownModel, or WorkerError with what the node said.
     """
-    path = f"{url}/admin/models/{quote(model)}/restart"
+    await _post(url, f"/admin/models/{quote(model)}/restart")
+
+
+async def reload(url: str) -> dict[str, list[str]]:
+    """Have the node read its configuration again; returns what came of it, as the node says it.
+
+    Raises NodeUnreachable, or ConfigError with what the node said.
+    """
+    answer: dict[str, list[str]] = await _post(url, "/admin/reload")
+    return answer
+
+
+_BY_STATUS = {HTTPStatus.NOT_FOUND: UnknownModel, HTTPStatus.UNPROCESSABLE_ENTITY: ConfigError}
+
+
+async def _post(url: str, path: str) -> Any:
     try:
         async with (
             aiohttp.ClientSession(timeout=PATIENCE) as session,
-            session.post(path) as response,
+            session.post(url + path) as response,
         ):
-            if response.status == HTTPStatus.ACCEPTED:
-                return
-            said = (await response.json())["error"]["message"]
+            body = await response.json()
+            if response.ok:
+                return body
+            said = body["error"]["message"]
     except (OSError, TimeoutError, aiohttp.ClientError, ValueError, KeyError, TypeError) as error:
         raise NodeUnreachable(f"no node answers at {url}: {error}") from error
-    raise (UnknownModel if response.status == HTTPStatus.NOT_FOUND else WorkerError)(said)
+    raise _BY_STATUS.get(HTTPStatus(response.status), WorkerError)(said)

@@ -14,13 +14,14 @@ class WorkerError(Exception):
     """The root. Its class says what happened, its message the numbers.
 
     `status` is an HTTP status, `retry_after` is in seconds (None: trying again will not help),
-    `exit_code` follows sysexits.h.
+    `exit_code` follows sysexits.h. `resend`: may a client library send the same again by itself?
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     kind: ClassVar[str] = "server_error"
     exit_code: ClassVar[int] = 1
+    resend: ClassVar[bool] = True
 
     def __init__(
         self, message: str, *, param: str | None = None, retry_after: float | None = None
@@ -61,6 +62,12 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
+class KvTooLarge(InvalidRequest):
+    """Prompt and answer would take more memory than this node has for a model's KV."""
+
+    code = "kv_too_large"
+
+
 class BodyTooLarge(InvalidRequest):
     """More bytes than `max_body_bytes`."""
 
@@ -98,6 +105,19 @@ class ModelFailed(Unavailable):
     code = "model_failed"
 
 
+class MemoryFull(Unavailable):
+    """It would not fit in memory now, beside what is there."""
+
+    code = "memory_full"
+
+
+class ModelTooLarge(Unavailable):
+    """The model would not fit in memory if it were alone."""
+
+    code = "model_too_large"
+    resend = False
+
+
 class NodeDraining(Unavailable):
     """The node is going away and takes no new work."""
 
@@ -126,6 +146,15 @@ class PoisonedRequest(WorkerError):
     """The child died again and again with this request in its hands: it is not tried once more."""
 
     code = "poisoned_request"
+    resend = False
+
+
+class RequestTimedOut(WorkerError):
+    """The request was not done within the model's `request_timeout`."""
+
+    status = 504
+    code = "request_timeout"
+    resend = False
 
 
 class ChildMisbehaved(WorkerError):

@@ -13,6 +13,7 @@ import gc
 import logging
 import signal
 import socket
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -20,7 +21,8 @@ from aiohttp import web
 from mlx_worker.api import handlers
 from mlx_worker.api.front import FRONT, Front
 from mlx_worker.api.problems import BODY_LIMIT, problems
-from mlx_worker.errors import PortTaken
+from mlx_worker.api.reload import Reload
+from mlx_worker.errors import PortTaken, WorkerError
 from mlx_worker.health import Ledger, node_ledger
 from mlx_worker.plan import plan
 from mlx_worker.supervisor import settings
@@ -62,6 +64,7 @@ ROUTES = [
     ("POST", "cache/warm", handlers.cache_warm),
     ("GET", "cluster/cache", handlers.cache_state),
     ("POST", "cluster/cache/warm", handlers.cache_warm),
+    ("POST", "admin/reload", handlers.reload),
     ("POST", "admin/models/{id:.+}/restart", handlers.restart),
 ]
 
@@ -102,10 +105,12 @@ def build_app(
             policy=policy,
             resume=resume,
             standby=standby,
+            memory_limit=settings.memory_limit(config.supervisor),
             command=command,
         )
-        models = {model.id: Ledger() for model in config.models}
-        app[FRONT] = Front(children, node_ledger() if ledger is None else ledger, models)
+        of_node = node_ledger() if ledger is None else ledger
+        of_models: defaultdict[str, Ledger] = defaultdict(Ledger)
+        app[FRONT] = Front(children, of_node, of_models, Reload(config, children))
         children.start()
         yield
         await children.stop()
@@ -135,8 +140,9 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or ctrl-C; drain, end the children in reverse order, return.
 
-    A second signal cuts the drain short. `on_listening` is awaited, beside the serving, with the
-    node's base URL once it answers; the node stops when it raises.
+    SIGHUP has the configuration read again. A second signal cuts the drain short. `on_listening`
+    is awaited, beside the serving, with the node's base URL once it answers; the node stops when
+    it raises.
     """
     sock = listen(config.server)
     url = _url(sock)
@@ -149,7 +155,8 @@ async def serve(
             await web.SockSite(runner, sock, backlog=BACKLOG).start()
             gc.freeze()  # what is imported stays: to look it all over again takes 50 ms
             log.info("listening on %s", url)
-            await _until(stop, on_listening(url) if on_listening else None)
+            with _at_hangup(runner.app[FRONT].reload):
+                await _until(stop, on_listening(url) if on_listening else None)
             await _drain(runner.app[FRONT].node, stop)
         finally:
             await runner.cleanup()
@@ -194,6 +201,31 @@ def _signals() -> Iterator[asyncio.Event]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def _at_hangup(reload: Reload) -> Iterator[None]:
+    """SIGHUP reloads; what comes of it is in the log."""
+    loop = asyncio.get_running_loop()
+    running: set[asyncio.Task[None]] = set()
+
+    async def follow() -> None:
+        with contextlib.suppress(WorkerError):
+            await reload()
+
+    def begin() -> None:
+        task = loop.create_task(follow())
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, begin)
+    try:
+        yield
+    finally:
+        # From here on a hangup is no reason to end the process before it has drained.
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        for task in running:
+            task.cancel()
 
 
 def _url(sock: socket.socket) -> str:

@@ -37,6 +37,9 @@ AT_ONCE = RestartPolicy(base=0.01, ceiling=0.01, intensity=3, period=600)
 ALONE = StandbyPolicy(spares=0)
 """No process but those of the models: each flag of a scripted child is one child's."""
 
+PLENTY = 1 << 40
+"""Bytes: nothing here needs as many."""
+
 NOT_READY = tuple(state for state in State if state is not State.READY)
 
 T = TypeVar("T")
@@ -90,9 +93,10 @@ def alive(pid: int | None) -> bool:
         return False
 
 
-def planned(model_id: str = "model", **settings: Any) -> PlannedModel:
-    """A configured model whose folder nobody opens."""
-    folder = ModelFolder(Path("/nowhere") / model_id, "llama", 8192, 1, has_chat_template=True)
+def planned(model_id: str = "model", *, weights: int = 1, **settings: Any) -> PlannedModel:
+    """A configured model whose folder nobody opens, with weights of so many bytes."""
+    path = Path("/nowhere") / model_id
+    folder = ModelFolder(path, "llama", 8192, weights, has_chat_template=True)
     return PlannedModel(ModelConfig(id=model_id, path=model_id, **settings), folder)
 
 
@@ -111,6 +115,7 @@ async def running(
     policy: RestartPolicy = AT_ONCE,
     resume: ResumePolicy = PATIENT,
     standby: StandbyPolicy = ALONE,
+    memory_limit: int = PLENTY,
 ) -> AsyncIterator[Node]:
     """A started node; in the end it is stopped, whatever the test left running."""
     node = Node(
@@ -119,6 +124,7 @@ async def running(
         policy=policy,
         resume=resume,
         standby=standby,
+        memory_limit=memory_limit,
         command=command,
     )
     node.start()

@@ -46,6 +46,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--once", type=Path, metavar="FILE")
     parser.add_argument("--plan", type=Path, metavar="FILE")
     parser.add_argument("--only", default="", metavar="WORD")
+    parser.add_argument("--resident", type=int, default=1 << 20, metavar="BYTES")
+    parser.add_argument("--grow", type=int, default=0, metavar="BYTES", help="with each answer")
     fault = parser.add_argument_group("faults")
     fault.add_argument("--no-hello", action="store_true")
     fault.add_argument("--wrong-protocol", action="store_true")
@@ -62,6 +64,7 @@ def arguments() -> argparse.Namespace:
     fault.add_argument("--hang-after-tokens", type=int, metavar="K")
     fault.add_argument("--fail-after-tokens", type=int, metavar="K")
     fault.add_argument("--mute-after-tokens", type=int, metavar="K", help="no Done at K tokens")
+    fault.add_argument("--never-shrink", action="store_true")
     fault.add_argument("--refuse", action="store_true")
     fault.add_argument("--fail-warm", action="store_true")
     fault.add_argument("--ignore-eof", action="store_true")
@@ -90,7 +93,7 @@ def claimed(file: Path) -> bool:
 
 
 def without_faults(given: argparse.Namespace) -> list[str]:
-    kept = ["--fd", str(given.fd)]
+    kept = ["--fd", str(given.fd), f"--resident={given.resident}", f"--grow={given.grow}"]
     for flag in HOLDS:
         if fifo := getattr(given, flag.replace("-", "_")):
             kept += [f"--{flag}", str(fifo)]
@@ -172,6 +175,7 @@ class ScriptedChild:
         self._resident: dict[str, int] = {}  # system prompts by hash: tokens
         self._prefilled = 0
         self._steps = 0
+        self._grown = 0
 
     # --- the reader's thread ---
 
@@ -205,7 +209,7 @@ class ScriptedChild:
             prefilled_tokens=self._prefilled,
             decode_steps=self._steps,
             active=len(self._rows),
-            resident_bytes=1 << 20,
+            resident_bytes=self._flags.resident + self._grown,
             device_bytes=1 << 19,
         )
 
@@ -267,9 +271,8 @@ class ScriptedChild:
                 self._pipe.send([m.Tokenized(job.id, tokens)])
             case m.Detokenize():
                 self._pipe.send([m.Detokenized(job.id, " ".join(map(str, job.tokens)))])
-            case m.ClearCache():
-                self._resident.clear()
-                self._pipe.send([m.Cleared(job.id), self._cache_state(None)])
+            case m.ClearCache() | m.TrimCache():
+                self._forget(job)
             case _:
                 raise AssertionError(job)
 
@@ -290,11 +293,13 @@ class ScriptedChild:
         finish: m.FinishReason = "length" if limit < len(pieces) else "stop"
         self._rows[id_] = Row(id_, pieces[:limit], finish, said)
         self._prefilled += prompt_tokens - cached
+        self._grown += self._flags.grow
         self._pipe.send(
             [
                 m.Started(id_, prompt_tokens, cached, hit),
                 m.Prefill(id_, prompt_tokens - cached, prompt_tokens - cached),
                 *([] if system is None else [self._now_resident(system)]),
+                *([self._cache_state(system)] if self._flags.grow else []),
             ]
         )
         self._go_wrong(self._rows[id_])
@@ -308,6 +313,13 @@ class ScriptedChild:
         state = self._now_resident(asked.system_prompt)
         self._pipe.send([m.Warmed(asked.id, tokens), state])
 
+    def _forget(self, asked: m.ClearCache | m.TrimCache) -> None:
+        if isinstance(asked, m.ClearCache):
+            self._resident.clear()
+        elif not self._flags.never_shrink:
+            self._grown = max(0, self._grown - asked.nbytes)
+        self._pipe.send([m.Cleared(asked.id), self._cache_state(None)])
+
     def _now_resident(self, prompt: str) -> m.CacheState:
         self._resident[digest(prompt)] = len(words(prompt))
         return self._cache_state(prompt)
@@ -319,7 +331,7 @@ class ScriptedChild:
             last_updated=time.time() * 1000,
             entries=len(self._resident),
             warmed=len(self._resident),
-            bytes=sum(self._resident.values()),
+            bytes=self._grown or sum(self._resident.values()),
             capacity=CAPACITY,
         )
 

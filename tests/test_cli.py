@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 from functools import partial
@@ -129,6 +130,46 @@ def test_sigterm_ends_the_node_with_0_and_without_a_trace_back(tiny: Path, tmp_p
         assert node.stop() == 0
         eventually(lambda: all(has_ended(child) for child in family))
     assert not any("Traceback" in line for line in node.log)
+
+
+# --- reload ---------------------------------------------------------------------------------
+
+
+def test_reload_follows_the_file_and_a_bad_one_changes_nothing(tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mlx-worker.toml"
+    with running_node(tmp_path, {"a": tiny, "b": tiny}) as node:
+        node.wait_until_ready()
+        before = {name: node.model(name)["pid"] for name in "ab"}
+        file.write_text("[[models]]\nid = 7\n")
+        bad = run("reload", "--url", node.url)
+        assert bad.returncode == 78
+        assert "models[0].id" in one_line(bad)
+        assert {name: node.model(name)["pid"] for name in "ab"} == before
+
+        models = {"a": tiny, "c": tiny}
+        file.write_text(config_text(models, server="max_body_bytes = 2048", extra="max_queue = 3"))
+        done = run("reload", "--url", node.url)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == [
+            "added: c",
+            "removed: b",
+            "changed: a",
+            "needs restart: server.max_body_bytes",
+        ]
+        assert node.model("a")["pid"] == before["a"]
+        eventually(lambda: node.model("c")["state"] == "ready")
+        assert set(node.ask("/health").json["models"]) == {"a", "c"}
+        eventually(lambda: not psutil.pid_exists(before["b"]))
+
+        file.write_text(config_text({"a": tiny}, extra="context_length = 64"))
+        node.process.send_signal(signal.SIGHUP)
+        eventually(lambda: set(node.ask("/health").json["models"]) == {"a"})
+        eventually(lambda: node.model("a")["contextLength"] == 64)
+        assert node.model("a")["pid"] != before["a"]
+        file.write_text("nonsense")
+        node.process.send_signal(signal.SIGHUP)
+        eventually(lambda: any("nothing was reloaded" in line for line in node.log))
+        assert node.model("a")["state"] == "ready"
 
 
 # --- restart --------------------------------------------------------------------------------

@@ -403,3 +403,8 @@ def test_an_unknown_default_is_named_with_the_nearest() -> None:
     assert message == (
         "node.toml:6: models[0].defaults.temprature: unknown key; did you mean 'temperature'?"
     )
+
+
+def test_a_pinned_model_has_no_time_to_be_unloaded_after() -> None:
+    message = complaint(f"{MODEL}pin = true\nidle_timeout = 60\n")
+    assert "models[0].idle_timeout: a pinned model is never unloaded" in message

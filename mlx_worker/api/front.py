@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 if TYPE_CHECKING:
+    from mlx_worker.api.reload import Reload
     from mlx_worker.health import Ledger
     from mlx_worker.supervisor.node import Node
 
@@ -20,6 +21,7 @@ class Front:
     node: Node
     ledger: Ledger
     ledgers: dict[str, Ledger]
+    reload: Reload
     created: int = field(default_factory=lambda: int(time.time()))
 
     @staticmethod

@@ -234,6 +234,11 @@ async def restart(request: web.Request) -> web.Response:
     return reply({"model": served.config.id, "restarting": True}, HTTPStatus.ACCEPTED)
 
 
+async def reload(request: web.Request) -> web.Response:
+    """`POST /admin/reload`: 200 with what came of it; `/health` tells how it goes."""
+    return reply(await request.app[FRONT].reload())
+
+
 def _named(request: web.Request) -> Served | None:
     name = request.query.get("model")
     return None if name is None else request.app[FRONT].node.find(name)

@@ -16,13 +16,7 @@ from aiohttp import web
 
 from mlx_worker.api.error_bodies import anthropic_error, openai_error
 from mlx_worker.api.headers import REQUEST_ID, request_id
-from mlx_worker.errors import (
-    BodyTooLarge,
-    InvalidRequest,
-    MissingField,
-    PoisonedRequest,
-    WorkerError,
-)
+from mlx_worker.errors import BodyTooLarge, InvalidRequest, MissingField, WorkerError
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
@@ -58,7 +52,7 @@ def answer(
     more = dict(headers or {})
     if error.retry_after is not None:
         more["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    if isinstance(error, PoisonedRequest):
+    if not error.resend:
         # OpenAI's libraries would send it again twice, and fell as many children again.
         more["X-Should-Retry"] = "false"
     return web.Response(

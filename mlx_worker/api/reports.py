@@ -28,7 +28,7 @@ def model_word(served: Served, ledger: Ledger) -> Status:
             return ledger.word
         case State.STARTING | State.LOADING if served.child.restarts == 0:
             return "initializing"
-        case State.STOPPED if served.config.preload:
+        case State.STOPPED if served.child.coming_back:
             return "initializing"  # about to be started
         case State.STOPPED | State.DRAINING | State.STOPPING:
             return "offline"
@@ -45,12 +45,12 @@ def node_status(front: Front) -> Status:
 
 
 def can_serve(front: Front) -> bool:
-    """Would a request find a model? One that starts on demand counts; one that fails does not."""
+    """Would a request find a model? One that it would start counts; one that fails does not."""
     if front.node.draining:
         return False
     return any(
         (served.child.state is State.READY and not front.ledgers[id_].failing)
-        or (served.child.state is State.STOPPED and not served.config.preload)
+        or (served.child.state in (State.STOPPED, State.STOPPING) and not served.child.coming_back)
         for id_, served in front.node.models.items()
     )
 
@@ -76,6 +76,11 @@ def health(front: Front) -> dict[str, Any]:
         "cache": _cache_in_health(_latest(front)),
         "metrics": front.ledger.metrics(),
         "standby": {"wanted": front.node.standby.wanted, "waiting": front.node.standby.waiting},
+        "memory": {
+            "usedBytes": front.node.pressure.used,
+            "limitBytes": front.node.room.limit,
+            "pressure": front.node.pressure.rung.name.lower(),
+        },
         "models": {id_: _model(served, front) for id_, served in front.node.models.items()},
     }
 
@@ -86,7 +91,7 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
     return {
         "status": model_word(served, ledger),
         "state": _state(served, front),
-        "reason": served.child.reason,
+        "reason": _reason(served),
         "pid": facts.pid,
         "restarts": served.child.restarts,
         "last_exit": {"how": exit_.how, "at": exit_.at}
@@ -103,7 +108,9 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
         if facts.loading and served.child.state is State.LOADING
         else None,
         "memory": {
+            "expectedBytes": served.child.at_start or served.expected_bytes,
             "weightBytes": facts.loaded.weight_bytes if facts.loaded else None,
+            "kvBudgetBytes": served.child.load.kv_bytes,
             "kv": _kv(facts.loaded.kv) if facts.loaded else None,
             "residentBytes": facts.pong.resident_bytes if facts.pong else None,
             "deviceBytes": facts.pong.device_bytes if facts.pong else None,
@@ -112,6 +119,12 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
         "cache": _cache_in_health(served),
         "metrics": ledger.metrics(),
     }
+
+
+def _reason(served: Served) -> str:
+    """Why it does not run, or was restarted last."""
+    held_back = served.child.held_back
+    return held_back.message if held_back else served.child.reason
 
 
 def _kv(cost: KvCost) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import mlx.core as mx
 import psutil
 import setproctitle
 
+from mlx_worker.child.footprint import footprint_of
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.identity import weights_identity
 from mlx_worker.engine.kv_cost import measure
@@ -69,7 +70,7 @@ class _Refused:
 
 _Text = m.Generate | m.Warm | m.Tokenize | m.Detokenize
 """What the tokenizer has to see first, or alone."""
-_Job = m.ClearCache | m.Cancel | _Ready | _ReadyToWarm | _Refused
+_Job = m.ClearCache | m.TrimCache | m.Cancel | _Ready | _ReadyToWarm | _Refused
 
 
 class Service:
@@ -81,6 +82,7 @@ class Service:
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._chats: queue.SimpleQueue[_Text] = queue.SimpleQueue()
         self._process = psutil.Process()
+        self._footprint = footprint_of(self._process)
         self._engine: Engine | None = None
         self._tokenizer: Any = None
         self._told: CacheFacts | None = None
@@ -106,7 +108,7 @@ class Service:
                 self._jobs.put(message)
             case m.Warm() | m.Tokenize() | m.Detokenize():
                 self._chats.put(message)
-            case m.ClearCache():
+            case m.ClearCache() | m.TrimCache():
                 self._jobs.put(message)
             case m.Load():
                 self._loads.put(message)
@@ -118,7 +120,7 @@ class Service:
             prefilled_tokens=engine.prefilled_tokens if engine else 0,
             decode_steps=engine.decode_steps if engine else 0,
             active=engine.active if engine else 0,
-            resident_bytes=self._process.memory_info().rss,
+            resident_bytes=self._footprint(),
             device_bytes=mx.get_active_memory(),
         )
 
@@ -169,12 +171,15 @@ class Service:
         try:
             model, self._tokenizer, own = read_model(Path(load.path), on_progress=self._progress)
             context = min(load.context_length or own, own)
+            kv = measure(model)
             engine = Engine(
                 model,
                 self._tokenizer,
                 context_length=context,
                 max_concurrency=load.max_concurrency,
                 cache_bytes=load.cache_bytes,
+                kv=kv,
+                kv_bytes=load.kv_bytes,
                 prefill_pause=load.prefill_pause,
             )
         except Exception as error:
@@ -182,7 +187,7 @@ class Service:
             self._pipe.send([m.LoadFailed(str(error) or type(error).__name__, permanent)])
             raise
         weights = weights_identity(Path(load.path))
-        facts = m.Loaded(context, weight_bytes(model), engine.unbatched, measure(model), weights)
+        facts = m.Loaded(context, weight_bytes(model), engine.unbatched, kv, weights)
         self._pipe.send([facts])
         return engine
 
@@ -207,6 +212,9 @@ class Service:
                 return [done] if done else []
             case m.ClearCache():
                 engine.clear_cache()
+                return [m.Cleared(job.id)]
+            case m.TrimCache():
+                engine.trim_cache(job.nbytes)
                 return [m.Cleared(job.id)]
 
     def _admit(self, engine: Engine, job: _Ready) -> list[m.Message]:

@@ -29,14 +29,17 @@ from mlx_worker.engine.schedule import (
     WORTH_WAITING,
     Pace,
     cuts,
+    fits,
     follow,
     may_start,
 )
 from mlx_worker.engine.sequence import Sequence
 from mlx_worker.engine.text import Released, TextStream
-from mlx_worker.errors import CacheError, ContextLengthExceeded, InvalidRequest
+from mlx_worker.errors import CacheError, ContextLengthExceeded, InvalidRequest, KvTooLarge
+from mlx_worker.sizes import in_words
 from mlx_worker.wire import messages as m
 
+UNKNOWN_COST = m.KvCost()
 Begun = m.Started | m.Warmed | m.Failed
 Said = Begun | m.Prefill | m.Step | m.Done
 
@@ -52,6 +55,8 @@ class Engine:
         context_length: int,
         max_concurrency: int,
         cache_bytes: int = MAX_BYTES,
+        kv: m.KvCost = UNKNOWN_COST,
+        kv_bytes: int | None = None,
         prefill_pause: float = PAUSE,
     ) -> None:
         self.cache = PromptCache(cache_bytes)
@@ -72,6 +77,8 @@ class Engine:
             prefill_step_size=LARGEST_CHUNK,
         )
         self._pace = Pace(prefill_pause)
+        self._kv = kv
+        self._kv_bytes = kv_bytes
         self._by_uid: dict[int, Sequence] = {}
         self._by_id: dict[int, Sequence] = {}
         self._waiting: list[Sequence] = []
@@ -96,8 +103,8 @@ class Engine:
 
         `replay` are the tokens that a former child said: they are read like a prompt, and what
         follows is what would have followed; Done, if nothing does. What a request leaves behind
-        is kept longer `in_session`. Raises ContextLengthExceeded or InvalidRequest, with the
-        numbers, before any work.
+        is kept longer `in_session`. Raises ContextLengthExceeded, KvTooLarge or InvalidRequest,
+        with the numbers, before any work.
         """
         said = replay or []
         room = self._room(prompt, request.max_tokens)
@@ -108,6 +115,7 @@ class Engine:
             replace(prompt, tokens=prompt.tokens + said),
             text,
             max_tokens=room - len(said),
+            bounded=request.max_tokens is not None,
             logprobs=request.logprobs,
             in_session=in_session,
             replayed=len(said),
@@ -140,7 +148,7 @@ class Engine:
     ) -> m.Warmed | m.Failed | None:
         """Have this head prefilled and kept; the answer at once if it is resident already.
 
-        Raises ContextLengthExceeded.
+        Raises ContextLengthExceeded or KvTooLarge.
         """
         if len(head) >= self.context_length:
             raise ContextLengthExceeded(
@@ -191,6 +199,11 @@ class Engine:
         self.cache.clear()
         mx.clear_cache()
 
+    def trim_cache(self, nbytes: int) -> None:
+        """Forget cached prompts of at least so many bytes, and give the memory back."""
+        self.cache.trim(nbytes)
+        mx.clear_cache()
+
     # --- inside ---
 
     def _next(self) -> tuple[list[Any], list[Any]]:
@@ -227,6 +240,13 @@ class Engine:
     # --- from waiting to reading ---
 
     def _take_in(self, sequence: Sequence) -> Begun | None:
+        if not fits(sequence, [], self._kv, self._kv_bytes):
+            raise KvTooLarge(
+                f"{sequence.foreseen} tokens of KV are foreseen, "
+                f"{in_words(self._kv.nbytes(sequence.foreseen))}; "
+                f"this model has {in_words(self._kv_bytes or 0)} for it",
+                param="max_tokens" if sequence.bounded else "messages",
+            )
         follow(sequence, self._by_id.values(), any_length=self._cuttable)
         self._by_id[sequence.id] = sequence
         self._waiting.append(sequence)
@@ -241,6 +261,8 @@ class Engine:
             readers = [it for it in self._by_uid.values() if it.reading]
             resident = partial(self.cache.resident, sequence.prompt.tokens)
             if may_start(sequence, readers, resident):
+                if not fits(sequence, list(self._by_uid.values()), self._kv, self._kv_bytes):
+                    break  # nor may others overtake it: it would wait for ever
                 self._waiting.remove(sequence)
                 word = self._start(sequence)
                 if word is not None:

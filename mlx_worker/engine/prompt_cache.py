@@ -194,6 +194,13 @@ class PromptCache:
             self._drop(self._victim())
         self._refresh()
 
+    def trim(self, nbytes: int) -> None:
+        """Forget at least so many bytes, where there are as many."""
+        goal = self._nbytes - nbytes
+        while self._entries and self._nbytes > goal:
+            self._drop(self._victim())
+        self._refresh()
+
     def used(self, tokens: int, system_prompt: str) -> None:
         """Note the prompt that was warmed or used last: its resident tokens."""
         self._refresh(tokens, compute_prompt_hash(system_prompt) if system_prompt else "")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.engine.prompt import Prompt
     from mlx_worker.engine.sequence import Sequence
+    from mlx_worker.wire.messages import KvCost
 
 READERS = 8
 """Prompts read side by side."""
@@ -39,6 +40,9 @@ but no stream does."""
 
 PAUSE = 0.1
 """Seconds that reading may hold decoding up between two steps, unless somebody says otherwise."""
+
+BLOCK = 256
+"""Tokens by which mlx_lm's KV caches grow."""
 
 WORTH_WAITING = 64
 """Shared tokens below which reading them twice is cheaper than waiting."""
@@ -125,6 +129,17 @@ def may_start(sequence: Sequence, readers: Listed[Sequence], resident: Callable[
     if sum(_left(it) > LONG for it in readers) < LONG_READERS:
         return True
     return len(sequence.prompt.tokens) - resident() <= LONG
+
+
+def fits(new: Sequence, rows: Listed[Sequence], cost: KvCost, budget: int | None) -> bool:
+    """Does the KV of these rows and a new one fit so many bytes, by what is foreseen of them?
+
+    mlx_lm pads a batch to its longest row, and grows it in blocks. None: there is no budget.
+    """
+    if budget is None:
+        return True
+    longest = max(it.foreseen for it in (new, *rows))
+    return (len(rows) + 1) * cost.nbytes(-(-longest // BLOCK) * BLOCK) <= budget
 
 
 def _left(sequence: Sequence) -> int:

@@ -12,12 +12,16 @@ if TYPE_CHECKING:
 
 WAITING = -1
 
+AHEAD = 512
+"""Tokens that an answer without a limit is expected to grow by."""
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
     """A request on its way: waiting, reading its prompt, or decoding. Counts are in tokens.
 
-    `text` None: nothing is generated, the head is to be warmed. `max_tokens` are still to come;
+    `text` None: nothing is generated, the head is to be warmed. At most `max_tokens` come after its
+    admission; `bounded` where its client said how many, else that is all its context leaves.
     `replayed` at the end of `prompt.tokens` were said before by a former child, and count in
     `produced`. `leader` is an earlier sequence whose reading will spare this one `shared` tokens.
     """
@@ -26,6 +30,7 @@ class Sequence:
     prompt: Prompt
     text: TextStream | None
     max_tokens: int = 1
+    bounded: bool = True
     logprobs: int | None = None
     in_session: bool = False
     replayed: int = 0
@@ -50,6 +55,17 @@ class Sequence:
     def reading(self) -> bool:
         """In the batch, its prompt not read to the end."""
         return not self.waiting and not self.over and self.read < len(self.prompt.tokens)
+
+    @property
+    def foreseen(self) -> int:
+        """Tokens it will have KV of, as far as can be known.
+
+        Few who ask for no limit come near the context's end: they are counted as they go.
+        """
+        ahead = self.max_tokens
+        if not self.bounded:
+            ahead = min(ahead, self.produced - self.replayed + AHEAD)
+        return len(self.prompt.tokens) + ahead
 
     @property
     def head_is_new(self) -> bool:

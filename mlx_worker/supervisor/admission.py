@@ -1,16 +1,37 @@
 """Who may hand work to a child, and who has to wait.
 
-As many requests as the child has decode rows are in its hands; the next `max_queue` wait here, in
-the order they came; the rest is refused. A request that is cancelled while it waits gives up its
-place. [front]
+As many requests as the child has decode rows are in its hands; the next `max_queue` wait here. Each
+turn goes to the next session in the round, and in a session to whoever came first, so that one with
+many requests delays the others by one of them, not by all. The rest is refused. A request that is
+cancelled while it waits gives up its place. [front]
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
+from typing import Final
 
 from mlx_worker.errors import QueueFull
+
+LONGEST_WAIT: Final = 120.0
+"""Seconds that nobody is told to stay away for more."""
+
+RECENT: Final = 32
+"""Requests whose duration is looked at."""
+
+Turn = asyncio.Future[None]
+
+
+def comes_free_in(waiting: int, places: int, durations: deque[float]) -> float:
+    """Seconds until all who wait will have had their turn, by how long requests took of late.
+
+    At least a second, and that where nothing is known.
+    """
+    if not durations:
+        return 1.0
+    mean = sum(durations) / len(durations)
+    return min(max(1.0, (waiting + 1) * mean / places), LONGEST_WAIT)
 
 
 class Admission:
@@ -19,47 +40,92 @@ class Admission:
     def __init__(self, model: str, max_concurrency: int, max_queue: int) -> None:
         self._model = model
         self._places = max_concurrency
-        self._free = max_concurrency
+        self._taken = 0
         self._max_queue = max_queue
-        self._queue: deque[asyncio.Future[None]] = deque()
+        # The sessions in the order of their turns; who gave no name is a session of its own.
+        self._line: OrderedDict[object, deque[Turn]] = OrderedDict()
+        self._durations: deque[float] = deque(maxlen=RECENT)
 
     @property
     def queued(self) -> int:
         """Requests that wait for a place."""
-        return len(self._queue)
+        return sum(map(len, self._line.values()))
 
     @property
     def running(self) -> int:
         """Places taken."""
-        return self._places - self._free
+        return self._taken
 
-    async def enter(self) -> None:
+    def resize(self, max_concurrency: int, max_queue: int) -> None:
+        """Have so many places from now on; who has one keeps it, who waits goes on waiting."""
+        self._places = max_concurrency
+        self._max_queue = max_queue
+        while self._line and self._taken < self._places:
+            self._taken += 1
+            self._call_next()
+
+    async def enter(self, session: str = "") -> None:
         """Take a place, waiting in line for one. Raises QueueFull."""
-        if self._free and not self._queue:
-            self._free -= 1
+        if self._taken < self._places and not self._line:
+            self._taken += 1
             return
-        if len(self._queue) >= self._max_queue:
-            raise QueueFull(
-                f"model {self._model!r} runs {self._places} requests and {len(self._queue)} wait; "
-                f"max_queue is {self._max_queue}",
-                retry_after=1,
-            )
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
+        key: object = session or object()
+        if self.queued >= self._max_queue and not self._makes_way_for(key):
+            raise self._full()
+        turn: Turn = asyncio.get_running_loop().create_future()
+        self._line.setdefault(key, deque()).append(turn)
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():
+            if turn.cancelled():
+                self._drop(key, turn)
+            elif turn.exception() is None:
                 self.leave()  # its turn had come
-            elif turn in self._queue:
-                self._queue.remove(turn)
             raise
 
-    def leave(self) -> None:
-        """Give the place to whoever waits longest."""
-        while self._queue:
-            turn = self._queue.popleft()
+    def leave(self, took: float | None = None) -> None:
+        """Give the place back, to whoever's turn it is; it was held for `took` seconds."""
+        if took is not None:
+            self._durations.append(took)
+        if self._taken > self._places or not self._call_next():
+            self._taken -= 1
+
+    def _call_next(self) -> bool:
+        """Give a place that is taken already to the next in the round. False: nobody waits."""
+        while self._line:
+            key, turns = self._line.popitem(last=False)
+            turn = turns.popleft()
+            if turns:
+                self._line[key] = turns
             if not turn.done():
                 turn.set_result(None)
-                return
-        self._free += 1
+                return True
+        return False
+
+    def _makes_way_for(self, key: object) -> bool:
+        """In a full line, the last of the session with most in it yields to one with less."""
+        if not self._line:
+            return False
+        longest, turns = max(self._line.items(), key=lambda it: len(it[1]))
+        if len(turns) <= len(self._line.get(key, ())) + 1:
+            return False
+        turn = turns[-1]
+        self._drop(longest, turn)
+        if not turn.done():
+            turn.set_exception(self._full())
+        return True
+
+    def _drop(self, key: object, turn: Turn) -> None:
+        turns = self._line.get(key)
+        if turns is not None and turn in turns:
+            turns.remove(turn)
+            if not turns:
+                del self._line[key]
+
+    def _full(self) -> QueueFull:
+        waiting = self.queued
+        return QueueFull(
+            f"model {self._model!r} runs {self._taken} requests and {waiting} wait; "
+            f"max_queue is {self._max_queue}",
+            retry_after=comes_free_in(waiting, self._places, self._durations),
+        )

@@ -69,7 +69,9 @@ class Child:
     """The process of one model, through all its incarnations.
 
     `launch` gives it a process, `on_entered` is told every state once it is carried out,
-    `on_progress` that more of the model is in memory.
+    `on_progress` that more of the model is in memory; `is_busy` answers whether anybody needs the
+    model. `held_back` is why the node does not start it, None where it would; `at_start` in bytes
+    is what its process was measured to take once it was loaded, and outlives that process.
     """
 
     def __init__(
@@ -81,17 +83,22 @@ class Child:
         launch: Launch,
         on_entered: Callable[[State], None],
         on_progress: Callable[[], None],
+        is_busy: Callable[[], bool],
     ) -> None:
         self.load = load
         self.facts = Facts()
         self.last_exit: Exit | None = None
         self.entered_at: dict[State, float] = {}
         """When it was last in each state that it has been in: ms since the epoch."""
+        self.held_back: WorkerError | None = None
+        self.at_start: int | None = None
         self._life = lifecycle
         self._timings = timings
         self._on_entered = on_entered
         self._on_progress = on_progress
         self._launch = launch
+        self._is_busy = is_busy
+        self._asked_to_run = False
         self._inbox: asyncio.Queue[_Seen] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Condition()
@@ -135,22 +142,32 @@ class Child:
 
     @property
     def coming_back(self) -> bool:
-        """Is it meant to run, so that what it loses may wait for its next process?"""
-        return self._life.wanted
+        """Is it meant to run, so that what it loses may wait for its next process?
+
+        What was asked counts before the writer has come to it.
+        """
+        return self._asked_to_run
 
     def start(self) -> None:
-        """Ask for it to run."""
+        """Ask for it to run. Nothing happens where it does."""
         self._device_errors.forget()
+        self._asked_to_run = True
         self._tell(Event.START)
 
     def restart(self) -> None:
         """Ask for a new process: what runs may finish within the drain deadline first."""
         self._device_errors.forget()
+        self._asked_to_run = True
         self._tell(Event.RESTART)
 
     def stop(self) -> None:
         """Ask for it to finish its work, within the drain deadline, and end."""
+        self._asked_to_run = False
         self._tell(Event.STOP)
+
+    def unload(self) -> None:
+        """Ask for it to end until it is needed. Nothing happens where it has work by then."""
+        self._tell(Event.UNLOAD)
 
     def hurry(self) -> None:
         """Ask for the end of a drain: what still runs is cut off."""
@@ -159,12 +176,14 @@ class Child:
     def refusal(self) -> WorkerError | None:
         """Why it takes no new work just now; None: it does."""
         model = self.load.model
+        if self.held_back is not None and self.state is not State.FAILED:
+            return self.held_back
         match self.state:
             case State.READY:
                 return None
             case State.FAILED:
                 return ModelFailed(f"model {model!r} was given up: {self.reason}", retry_after=30)
-            case State.DRAINING | State.STOPPING if not self.coming_back:
+            case State.DRAINING if not self.coming_back:
                 return NodeDraining(f"model {model!r} is being stopped", retry_after=5)
             case state:
                 why = f" after: {self.reason}" if self.reason else ""
@@ -191,7 +210,11 @@ class Child:
         """Wait until it serves, or will not by itself."""
         async with self._changed:
             await self._changed.wait_for(
-                lambda: self.serving or self.state in (State.FAILED, State.STOPPED)
+                lambda: (
+                    self.serving
+                    or self.state is State.FAILED
+                    or (self.state is State.STOPPED and not self.coming_back)
+                )
             )
 
     async def has_left(self, state: State) -> State:
@@ -222,12 +245,16 @@ class Child:
                 Event.HURRY,
             ):
                 continue
+            if seen.event is Event.UNLOAD and self._is_busy():
+                continue
             before = self.state
             try:
                 self._life.apply(seen.event, self._loop.time(), seen.reason)
             except IllegalEvent as error:
                 log.debug("%s: %s", self.load.model, error)
                 continue
+            if seen.event is Event.UNLOAD:
+                self._asked_to_run = False
             if self.state is not before:
                 await self._entered(before, seen)
 
@@ -250,7 +277,10 @@ class Child:
                 self._close_link()
                 if self._process is not None:
                     kill(self._process)
-            case State.BACKOFF | State.FAILED | State.STOPPED:
+            case State.BACKOFF | State.STOPPED:
+                self._close_link()
+            case State.FAILED:
+                self._asked_to_run = False
                 self._close_link()
             case _:
                 pass
@@ -354,6 +384,8 @@ class Child:
             case m.CacheState():
                 self.facts.cache = fact
             case m.Pong():
+                if self.facts.pong is None:
+                    self.at_start = fact.resident_bytes
                 self.facts.pong = fact
 
     def _quiet(self) -> None:

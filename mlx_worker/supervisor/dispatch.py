@@ -38,7 +38,11 @@ class Dispatch:
     """All generations of one model that have not ended. `on_end` is told of each end."""
 
     def __init__(
-        self, child: Child, ids: Iterator[int], policy: ResumePolicy, on_end: Callable[[], None]
+        self,
+        child: Child,
+        ids: Iterator[int],
+        policy: ResumePolicy,
+        on_end: Callable[[Generation], None],
     ) -> None:
         self._child = child
         self._ids = ids
@@ -49,6 +53,7 @@ class Dispatch:
         # With the end of its patience, which it needs only while there is no child.
         self._waiting: dict[Generation, asyncio.TimerHandle | None] = {}
         self._ended = asyncio.Event()
+        self._closing = False
         self.resumes = 0
 
     def submit(self, generation: Generation, until: float) -> None:
@@ -58,12 +63,18 @@ class Dispatch:
 
     async def drain(self) -> None:
         """Wait until all that was begun has ended. What was not is refused at once."""
+        self._closing = True
         for generation in list(self._waiting):
             if not generation.lost_by:
                 generation.fail(NodeDraining("the node is going away", retry_after=5))
         while self._open or self._waiting:
             self._ended.clear()
             await self._ended.wait()
+
+    @property
+    def is_busy(self) -> bool:
+        """Is anything running or waiting?"""
+        return bool(self._open or self._waiting)
 
     # --- the child's side ---
 
@@ -74,9 +85,10 @@ class Dispatch:
                 for generation in self._waiting:
                     self._set_timer(generation, None)
                 self._hand_over()
-            case State.FAILED | State.STOPPED:
-                for generation in list(self._waiting):
-                    generation.fail(self._what_became_of(generation))
+            case State.FAILED:
+                self._fail_waiting()
+            case State.STOPPED if self._closing:
+                self._fail_waiting()
             case _:
                 until = self._loop.time() + self._policy.timeout
                 for generation, timer in self._waiting.items():
@@ -115,17 +127,28 @@ class Dispatch:
         else:
             self._child.cancel(id_)
 
+    def overdue(self, generation: Generation, error: WorkerError) -> None:
+        """Its time is up: free its row, and tell its reader."""
+        id_ = self._open.get(generation)
+        if id_ is not None:
+            self._child.cancel(id_)
+        generation.fail(error)
+
     def ended(self, generation: Generation) -> None:
         """It has had its last word: whoever waited for that may go."""
         self._open.pop(generation, None)
         if generation in self._waiting:
             self._set_timer(generation, None)
             del self._waiting[generation]
-        self._on_end()
+        self._on_end(generation)
         self._ended.set()
         self._hand_over()
 
     # --- inside ---
+
+    def _fail_waiting(self) -> None:
+        for generation in list(self._waiting):
+            generation.fail(self._what_became_of(generation))
 
     @property
     def _has_child(self) -> bool:
@@ -185,6 +208,6 @@ class Dispatch:
                 f"{generation.lost_by}, and the model is {child.state.value}{rest}",
                 retry_after=retry,
             )
-        if child.state is State.STOPPED:
+        if self._closing:
             return NodeDraining(f"model {child.load.model!r} was stopped", retry_after=5)
         return refusal or ModelLoading(f"model {child.load.model!r} is coming back", retry_after=2)

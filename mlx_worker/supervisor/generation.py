@@ -27,6 +27,7 @@ _BY_CODE = {
         errors.InvalidRequest,
         errors.UnsupportedField,
         errors.ContextLengthExceeded,
+        errors.KvTooLarge,
         errors.ChildLost,
         errors.CacheError,
         errors.InferenceError,
@@ -98,6 +99,9 @@ class Keeper(Protocol):
     def left(self, generation: Generation) -> None:
         """Its reader wants no more of it."""
 
+    def overdue(self, generation: Generation, error: errors.WorkerError) -> None:
+        """Its time is up: nobody is to work on it any more."""
+
     def ended(self, generation: Generation) -> None:
         """It has ended, once."""
 
@@ -128,13 +132,21 @@ class Generation:
         self._over = False
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._last_taken = self._loop.time()
+        self._last_taken = self._began = self._loop.time()
         self._started: asyncio.Future[m.Started] = self._loop.create_future()
+        self._deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was taken on."""
+        return self._loop.time() - self._began
 
     # --- the link's side ---
 
     def hear(self, message: Told) -> None:
-        """Take in one message about this id."""
+        """Take in one message about this id; after the end there is nothing to take in."""
+        if self._over:
+            return
         match message:
             case m.Row():
                 self.tokens += message.tokens
@@ -164,6 +176,10 @@ class Generation:
 
     # --- the keeper's side ---
 
+    def end_by(self, deadline: float, error: errors.WorkerError) -> None:
+        """Fail with this error unless it has ended by then, on the loop's clock."""
+        self._deadline = self._loop.call_at(deadline, self._keeper.overdue, self, error)
+
     def fail(self, error: errors.WorkerError) -> None:
         """Nothing more will come, and this is why."""
         self._error = error
@@ -192,6 +208,8 @@ class Generation:
     def _end(self) -> None:
         self._over = True
         self._news.set()
+        if self._deadline is not None:
+            self._deadline.cancel()
         if self._error is not None and not self._started.done():
             self._started.set_exception(self._error)
             self._started.exception()  # whoever asks is told; nobody has to

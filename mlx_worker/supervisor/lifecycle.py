@@ -54,7 +54,7 @@ class Lifecycle:
         """Apply one event. Raises IllegalEvent, and nothing changes, if it cannot happen."""
         state = transition(self.state, event)
         self._note(event, reason)
-        if state is self.state and event is not Event.START:
+        if state is self.state:
             return state
         self._enter(state, now)
         return self.state
@@ -70,7 +70,7 @@ class Lifecycle:
             case Event.START | Event.RESTART:
                 self.wanted, self._hopeless, self.reason = True, False, ""
                 self._window.forget()
-            case Event.STOP:
+            case Event.STOP | Event.UNLOAD:
                 self.wanted = False
             case Event.HELLO | Event.LOADED | Event.DRAINED | Event.HURRY | Event.GIVE_UP:
                 pass

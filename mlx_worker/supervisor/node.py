@@ -13,33 +13,42 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
 from mlx_worker.errors import (
     ChildLost,
     InvalidRequest,
+    MemoryFull,
     ModelLoading,
     NodeDraining,
+    RequestTimedOut,
     UnknownModel,
     WorkerError,
 )
 from mlx_worker.supervisor.admission import Admission
+from mlx_worker.supervisor.call import Answer, Call
 from mlx_worker.supervisor.child import Child
 from mlx_worker.supervisor.dispatch import Dispatch
 from mlx_worker.supervisor.fingerprint import fingerprint
-from mlx_worker.supervisor.generation import Generation, as_error
+from mlx_worker.supervisor.generation import Generation
+from mlx_worker.supervisor.idle import IdleTimer
 from mlx_worker.supervisor.lifecycle import Lifecycle
+from mlx_worker.supervisor.memory import kv_budget
+from mlx_worker.supervisor.pressure import Pressure
+from mlx_worker.supervisor.reconfigure import Changes, compare, load_of
 from mlx_worker.supervisor.restart import RestartWindow
+from mlx_worker.supervisor.room import Room, expected_bytes, tenant_of
 from mlx_worker.supervisor.standby import Standby
 from mlx_worker.supervisor.states import State
 from mlx_worker.supervisor.warm_set import WarmSet
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
     from mlx_worker.config import ModelConfig
     from mlx_worker.plan import PlannedModel
     from mlx_worker.supervisor.lifecycle import Timings
-    from mlx_worker.supervisor.link import Told
     from mlx_worker.supervisor.restart import RestartPolicy
     from mlx_worker.supervisor.resume import ResumePolicy
     from mlx_worker.supervisor.standby import StandbyPolicy
@@ -47,27 +56,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Answer = m.Warmed | m.Cleared | m.Tokenized | m.Detokenized
-
-
-class Call:
-    """A listener for what has one answer: warm, clear, tokenize."""
-
-    def __init__(self) -> None:
-        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-    def hear(self, message: Told) -> None:
-        """Keep the last word."""
-        if self.answer.done():
-            return
-        match message:
-            case m.Warmed() | m.Cleared() | m.Tokenized() | m.Detokenized():
-                self.answer.set_result(message)
-            case m.Failed():
-                self.answer.set_exception(as_error(message))
-                self.answer.exception()  # a caller may have left
-            case _:
-                pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,23 +70,77 @@ class WarmPrompt:
 class Served:
     """One configured model: its settings, its child, its places, its generations.
 
-    `context_length` in tokens is what the folder and the configuration say before it is loaded.
+    `on_end` is told of each generation's end. A `retired` one is in the configuration no more.
     """
 
     def __init__(
         self,
-        config: ModelConfig,
+        planned: PlannedModel,
         child: Child,
-        context_length: int | None,
         ids: Iterator[int],
         resume: ResumePolicy,
+        on_end: Callable[[], None],
     ) -> None:
-        self.config = config
+        config = planned.config
+        self.planned = planned
         self.child = child
-        self.context_length = context_length
+        self.retired = False
+        self._calls = 0
+        self._on_end = on_end
         self.admission = Admission(config.id, config.max_concurrency, config.max_queue)
         self.warm_set = WarmSet(config.warm)
-        self.dispatch = Dispatch(child, ids, resume, self.admission.leave)
+        self.dispatch = Dispatch(child, ids, resume, self._ended)
+        self.idle = IdleTimer(config.idle_timeout, child.unload)
+
+    @property
+    def config(self) -> ModelConfig:
+        """What the configuration says of it."""
+        return self.planned.config
+
+    @property
+    def context_length(self) -> int | None:
+        """In tokens, as folder and configuration say before it is loaded."""
+        return self.planned.context_length
+
+    @property
+    def expected_bytes(self) -> int:
+        """What its process will take, before it was ever measured."""
+        return expected_bytes(self.planned)
+
+    def follow(self, planned: PlannedModel) -> None:
+        """Go by other settings; what only a process goes by counts from the next one on."""
+        config = planned.config
+        if load_of(planned) != load_of(self.planned):
+            self.child.load = load_of(planned)
+            self.child.at_start = None
+        self.planned = planned
+        self.admission.resize(config.max_concurrency, config.max_queue)
+        self.warm_set.files = config.warm
+        self.idle.after = config.idle_timeout
+        self.idle.used()
+
+    @property
+    def is_busy(self) -> bool:
+        """Does anybody need the model just now?"""
+        admission = self.admission
+        at_work = self.child.open_ids or self.dispatch.is_busy
+        return bool(at_work or admission.running or admission.queued or self._calls)
+
+    @contextlib.contextmanager
+    def needed(self) -> Iterator[None]:
+        """Count as use what is no generation, from its wait for the model to its end."""
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self.idle.used()
+            self._on_end()
+
+    def _ended(self, generation: Generation) -> None:
+        self.admission.leave(generation.age)
+        self.idle.used()
+        self._on_end()
 
     @property
     def fingerprint(self) -> str:
@@ -117,6 +159,7 @@ class Node:
         policy: RestartPolicy,
         resume: ResumePolicy,
         standby: StandbyPolicy,
+        memory_limit: int,
         command: Sequence[str],
     ) -> None:
         self._timings = timings
@@ -126,30 +169,35 @@ class Node:
         self._ids = itertools.count(1)
         self._background: set[asyncio.Task[Any]] = set()
         self._hurry = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._watch: asyncio.TimerHandle | None = None
         self.draining = False
-        self.models = {it.config.id: self._serve(it) for it in planned}
-        self._aliases = {alias: it.config.id for it in planned for alias in it.config.aliases}
-        self._default = next((it.config.id for it in planned if it.config.default), None)
+        self.models: dict[str, Served] = {}
+        self._leaving: set[Served] = set()
+        self.room = Room(memory_limit, self._everybody)
+        self.pressure = Pressure(memory_limit, self._everybody, self._trim)
+        self._follow(planned)
+
+    def _everybody(self) -> list[Served]:
+        return [*self.models.values(), *self._leaving]
 
     def _serve(self, planned: PlannedModel) -> Served:
-        model = planned.config
-        load = m.Load(
-            model=model.id,
-            path=str(planned.folder.path),
-            max_concurrency=model.max_concurrency,
-            context_length=model.context_length,
-            cache_bytes=model.cache_bytes,
-            prefill_pause=model.prefill_pause,
-        )
+        served: Served
+
+        def progressed() -> None:
+            served.dispatch.progressed()
+
         child = Child(
-            load,
+            load_of(planned),
             Lifecycle(self._timings, self._restarts()),
             self._timings,
             launch=self.standby.launch,
-            on_entered=lambda state: self._entered(model.id, state),
-            on_progress=lambda: self._progressed(model.id),
+            on_entered=lambda state: self._entered(served, state),
+            on_progress=progressed,
+            is_busy=lambda: served.is_busy,
         )
-        return Served(model, child, planned.context_length, self._ids, self._resume)
+        served = Served(planned, child, self._ids, self._resume, self.room.changed)
+        return served
 
     def _restarts(self) -> RestartWindow:
         return RestartWindow(self._policy, random.Random())  # noqa: S311  (no secret: jitter)
@@ -157,25 +205,48 @@ class Node:
     def _is_busy(self) -> bool:
         """Is a child on its way up, or about to be?"""
         coming = (State.STARTING, State.LOADING, State.STOPPING, State.KILLING)
-        return any(served.child.state in coming for served in self.models.values())
+        return any(served.child.state in coming for served in self._everybody())
 
-    def _progressed(self, model: str) -> None:
-        self.models[model].dispatch.progressed()
+    def _limit_kv(self) -> None:
+        """Tell each child how much its running rows may take."""
+        tenants = {id_: tenant_of(it) for id_, it in self.models.items()}
+        for id_, served in self.models.items():
+            others = [it for other, it in tenants.items() if other != id_]
+            budget = kv_budget(tenants[id_], others, self.room.limit)
+            served.child.load = msgspec.structs.replace(served.child.load, kv_bytes=budget)
 
-    def _entered(self, model: str, state: State) -> None:
-        served = self.models[model]
+    def _entered(self, served: Served, state: State) -> None:
         self.standby.stirred()
         served.dispatch.entered(state)
-        if state is State.READY and served.warm_set:
-            self._in_background(self._warm_again(served))
+        self.room.changed()
+        if state is State.READY:
+            served.idle.used()
+            if served.warm_set:
+                self._in_background(self._warm_again(served))
 
     # --- life ---
 
     def start(self) -> None:
-        """Ask every preloaded model to start; returns at once."""
-        for served in self.models.values():
+        """Ask every preloaded model to start, the pinned first; returns at once.
+
+        One that finds no room is started by its first request.
+        """
+        self._preload(self.models)
+        self._look_at_memory()
+
+    def _preload(self, models: Iterable[str]) -> None:
+        for served in sorted((self.models[it] for it in models), key=lambda it: not it.config.pin):
             if served.config.preload:
-                served.child.start()
+                self.room.bring(served)
+
+    def _look_at_memory(self) -> None:
+        self.pressure.look()
+        self._watch = self._loop.call_later(self._timings.ping, self._look_at_memory)
+
+    def _trim(self, served: Served, nbytes: int) -> None:
+        if served.child.serving:
+            id_ = next(self._ids)
+            self._in_background(self._call(served, id_, m.TrimCache(id_, nbytes)))
 
     async def stop(self) -> None:
         """No new work; running generations finish within the drain deadline; children end.
@@ -185,13 +256,17 @@ class Node:
         self.draining = True
         await self._drain()
         await self.standby.close()
-        children = [served.child for served in reversed(self.models.values())]
+        children = [served.child for served in reversed(self._everybody())]
         for child in children:
             child.stop()
             child.hurry()
         for child in children:
             await child.reached(State.STOPPED, State.FAILED)
             await child.close()
+        for served in self._everybody():
+            served.idle.close()
+        if self._watch is not None:
+            self._watch.cancel()
         for task in self._background:
             task.cancel()
 
@@ -206,19 +281,71 @@ class Node:
         await asyncio.wait(either)
 
     async def _all_have_ended(self) -> None:
-        await asyncio.gather(*(it.dispatch.drain() for it in self.models.values()))
+        await asyncio.gather(*(it.dispatch.drain() for it in self._everybody()))
 
     def hurry(self) -> None:
         """End a drain now: what still runs is cut off."""
         self._hurry.set()
 
+    def reload(self, planned: Sequence[PlannedModel]) -> Changes:
+        """Serve these models from now on; what runs may finish within the drain deadline first.
+
+        Only a model whose process has to know gets a new one. Raises NodeDraining.
+        """
+        self._refuse_if_draining()
+        changes = self._follow(planned)
+        for id_ in changes.restarted:
+            served = self.models[id_]
+            if tenant_of(served).lodged:
+                served.child.restart()
+            elif served.child.state is State.FAILED:
+                self.room.bring(served)
+        self._preload(changes.added)
+        return changes
+
+    def _follow(self, planned: Sequence[PlannedModel]) -> Changes:
+        """Have exactly these models, by these settings, in this order."""
+        before, self.models = self.models, {}
+        changes = compare({id_: it.planned for id_, it in before.items()}, planned)
+        for it in planned:
+            id_ = it.config.id
+            self.models[id_] = self._serve(it) if id_ in changes.added else before[id_]
+            if id_ in changes.restarted or id_ in changes.changed:
+                self.models[id_].follow(it)
+        self._aliases = {alias: it.config.id for it in planned for alias in it.config.aliases}
+        self._default = next((it.config.id for it in planned if it.config.default), None)
+        for id_ in changes.removed:
+            self._leaving.add(before[id_])
+            self._in_background(self._retire(before[id_]))
+        self._limit_kv()
+        return changes
+
+    async def _retire(self, served: Served) -> None:
+        """End a model that is served no more, as a node that drains would."""
+        served.retired = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timings.drain):
+                await served.dispatch.drain()
+        served.child.stop()
+        served.child.hurry()
+        await served.child.reached(State.STOPPED, State.FAILED)
+        await served.child.close()
+        served.idle.close()
+        self._leaving.discard(served)
+        self.room.changed()
+
     def restart(self, served: Served) -> None:
         """A new process for this model; what runs may finish first, and what cannot goes on in it.
 
-        Starts a model that was given up. Raises NodeDraining.
+        Starts a model that was given up. Raises NodeDraining, MemoryFull or ModelTooLarge.
         """
         self._refuse_if_draining()
-        served.child.restart()
+        if tenant_of(served).lodged:
+            served.child.restart()
+            return
+        self.room.bring(served)
+        if (held_back := served.child.held_back) and not self.room.promised(served):
+            raise held_back
 
     # --- work ---
 
@@ -257,9 +384,15 @@ class Node:
         A model that is on its way may take `load_wait` to come; what was taken on waits for it.
         `session` is the caller's own name for its conversation, "" where it gave none.
         """
-        until = asyncio.get_running_loop().time() + self._resume.load_wait
+        until = self._loop.time() + self._resume.load_wait
+        limit = served.config.request_timeout
+        deadline = None if limit is None else self._loop.time() + limit
         self._check(served, until)
-        await served.admission.enter()
+        try:
+            async with asyncio.timeout_at(deadline):
+                await served.admission.enter(session)
+        except TimeoutError:
+            raise _timed_out(served) from None
         try:
             self._check(served, until)
         except BaseException:
@@ -268,6 +401,8 @@ class Node:
         generation = Generation(
             request, session, served.dispatch, sign_every=self._resume.sign_every
         )
+        if deadline is not None:
+            generation.end_by(deadline, _timed_out(served))
         served.dispatch.submit(generation, until)
         return generation
 
@@ -289,10 +424,11 @@ class Node:
         return WarmPrompt(digest, warmed.tokens, time.time() * 1000)
 
     async def _warm_once(self, served: Served, system_prompt: str) -> m.Warmed:
-        await self._until_settled(served.child)
-        self._check(served, until=0.0)
-        id_ = next(self._ids)
-        warmed = await self._call(served, id_, m.Warm(id_, system_prompt))
+        with served.needed():
+            await self._until_settled(served)
+            self._check(served, until=0.0)
+            id_ = next(self._ids)
+            warmed = await self._call(served, id_, m.Warm(id_, system_prompt))
         assert isinstance(warmed, m.Warmed)
         return warmed
 
@@ -326,26 +462,31 @@ class Node:
 
     async def _asked(self, served: Served, message: Callable[[int], m.Message]) -> Answer:
         self._refuse_if_draining()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._resume.load_wait):
-                await self._until_settled(served.child)
-        self._check(served, until=0.0)
-        id_ = next(self._ids)
-        try:
-            return await self._call(served, id_, message(id_))
-        except ValueError as error:  # it fits no frame
-            raise InvalidRequest(str(error)) from error
+        with served.needed():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._resume.load_wait):
+                    await self._until_settled(served)
+            self._check(served, until=0.0)
+            id_ = next(self._ids)
+            try:
+                return await self._call(served, id_, message(id_))
+            except ValueError as error:  # it fits no frame
+                raise InvalidRequest(str(error)) from error
 
     async def _call(self, served: Served, id_: int, message: m.Message) -> Answer:
         call = Call()
         served.child.open(id_, call, message)
         return await call.answer
 
-    async def _until_settled(self, child: Child) -> None:
+    async def _until_settled(self, served: Served) -> None:
         """Wait for a child that is on its way, sending it there first where it is stopped."""
-        if child.state is State.STOPPED and not self.draining:
-            child.start()
-            await child.has_left(State.STOPPED)
+        child = served.child
+        if _is_unloaded(child) and not self.draining:
+            self.room.bring(served)
+            if isinstance(child.held_back, MemoryFull):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._resume.timeout):
+                        await child.reached(*(it for it in State if it is not State.STOPPED))
         await child.settled()
 
     def _refuse_if_draining(self) -> None:
@@ -355,11 +496,15 @@ class Node:
     def _check(self, served: Served, until: float) -> None:
         """Raise why a request cannot be taken on; until then it may wait for the model to come."""
         self._refuse_if_draining()
-        if served.child.state is State.STOPPED:
-            served.child.start()  # on demand
+        if served.retired:
+            raise NodeDraining(f"model {served.config.id!r} is leaving this node", retry_after=5)
+        if _is_unloaded(served.child):
+            self.room.bring(served)  # on demand
+        if (too_much := self.pressure.refusal()) is not None:
+            raise too_much
         refusal = served.child.refusal()
         in_time = asyncio.get_running_loop().time() < until
-        if refusal is not None and not (isinstance(refusal, ModelLoading) and in_time):
+        if refusal is not None and not (isinstance(refusal, ModelLoading | MemoryFull) and in_time):
             raise refusal
 
     # --- beside the requests ---
@@ -384,3 +529,13 @@ class Node:
                 log.warning("%s: a prompt was not warmed: %s", served.config.id, error)
             else:
                 log.info("%s: a prompt warmed, %d tokens", served.config.id, warmed.tokens)
+
+
+def _timed_out(served: Served) -> RequestTimedOut:
+    model, limit = served.config.id, served.config.request_timeout
+    return RequestTimedOut(f"not done in {limit:g} s, the request_timeout of model {model!r}")
+
+
+def _is_unloaded(child: Child) -> bool:
+    """It ends, or has ended, because nobody needed it."""
+    return not child.coming_back and child.state is not State.FAILED

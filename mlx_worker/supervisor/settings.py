@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Final
 
+import psutil
+
+from mlx_worker.sizes import Limit
 from mlx_worker.supervisor.lifecycle import Timings
 from mlx_worker.supervisor.restart import RestartPolicy
 from mlx_worker.supervisor.resume import ResumePolicy
@@ -28,6 +32,16 @@ def restart_policy(config: SupervisorConfig) -> RestartPolicy:
         intensity=config.max_restarts,
         period=config.restart_window,
     )
+
+
+SHARE: Final = Limit(0.75 if sys.platform == "darwin" else 0.8)
+"""Of the machine's memory, for models. macOS lets the GPU wire down three quarters; beyond that
+allocations fail, or the system with them."""
+
+
+def memory_limit(config: SupervisorConfig) -> int:
+    """Bytes that the processes of all models may take together."""
+    return (config.memory_limit or SHARE).of(psutil.virtual_memory().total)
 
 
 def resume_policy(config: SupervisorConfig) -> ResumePolicy:

@@ -12,6 +12,8 @@ such an event raises and changes nothing. Three rules shape it:
 - Every state that waits has one deadline. Its passing is an event like any other.
 - RESTART goes the way of STOP, but for what runs no more: that starts at once. The lifecycle
   remembers that the child is wanted, and STOPPED is followed by START.
+- UNLOAD is STOP for a child without work: there is nothing to drain. A START that comes before its
+  process has ended is remembered like a RESTART.
 
         START        HELLO         LOADED
 STOPPED ─────► STARTING ────► LOADING ────► READY ──STOP──► DRAINING ──DRAINED──► STOPPING
@@ -57,6 +59,7 @@ class Event(StrEnum):
     CANNOT_LOAD = "cannot be loaded"
     STOP = "stop"
     RESTART = "restart"
+    UNLOAD = "not needed now"
     DRAINED = "drained"
     HURRY = "told not to wait"
     STALLED = "no progress"
@@ -108,6 +111,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
     State.READY: {
         Event.STOP: State.DRAINING,
         Event.RESTART: State.DRAINING,
+        Event.UNLOAD: State.STOPPING,
         Event.STALLED: State.KILLING,
         Event.GARBAGE: State.KILLING,
         Event.LINK_LOST: State.KILLING,
@@ -127,6 +131,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         Event.DEVICE_LOST: State.STOPPED,
     },
     State.STOPPING: {
+        Event.START: State.STOPPING,
         Event.STOP: State.STOPPING,
         Event.RESTART: State.STOPPING,
         Event.GARBAGE: State.STOPPING,
@@ -138,6 +143,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
     State.KILLING: {
         # A child that outlives SIGKILL hangs in the kernel; a new one would meet the same device.
         Event.DEADLINE: State.FAILED,
+        Event.START: State.KILLING,
         Event.STOP: State.STOPPING,
         Event.RESTART: State.KILLING,
         Event.GARBAGE: State.KILLING,

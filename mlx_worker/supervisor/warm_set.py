@@ -24,12 +24,12 @@ class WarmSet:
     """Prompts in the order of their warming."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self._files = files
+        self.files = files
         self._asked: dict[str, None] = {}
 
     def __bool__(self) -> bool:
         """Is there anything to warm?"""
-        return bool(self._files or self._asked)
+        return bool(self.files or self._asked)
 
     def warmed(self, prompt: str) -> None:
         """It is resident now, and is to be so in the next process."""
@@ -49,7 +49,7 @@ class WarmSet:
         processes must not end them all.
         """
         asked = list(self._asked)
-        for path in self._files:
+        for path in self.files:
             try:
                 prompt = await asyncio.to_thread(path.read_text, encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:

@@ -2,9 +2,9 @@
 
 A closed set of tagged, frozen types that neither side owns. Two unions, one a direction; whatever
 does not decode into its union is garbage, and a child that sends garbage is replaced. The law of
-ids: for every `Generate`, `Warm`, `ClearCache`, `Tokenize` and `Detokenize` the child answers
-exactly one of `Done`, `Warmed`, `Cleared`, `Tokenized`, `Detokenized` or `Failed`; if it dies
-first, the front's link says `Failed` in its place.
+ids: for every `Generate`, `Warm`, `ClearCache`, `TrimCache`, `Tokenize` and `Detokenize` the child
+answers exactly one of `Done`, `Warmed`, `Cleared`, `Tokenized`, `Detokenized` or `Failed`; if it
+dies first, the front's link says `Failed` in its place.
 [both]
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Raised whenever a message changes; a child of another version is refused at hello."""
 
 
@@ -74,8 +74,9 @@ class ChatRequest(Part, frozen=True, array_like=True):
 class Load(Message, frozen=True):
     """Load this model. `context_length` (tokens) None: the model's own.
 
-    `cache_bytes` bounds the KV of cached prompts and running rows together, `prefill_pause` the
-    seconds that reading a prompt holds running streams up between two of their tokens.
+    `cache_bytes` bounds the KV of cached prompts and running rows together: cached ones give way.
+    `kv_bytes` bounds that of running rows: more of them wait. `prefill_pause` bounds the seconds
+    that reading a prompt holds running streams up between two of their tokens.
     """
 
     model: str
@@ -83,6 +84,7 @@ class Load(Message, frozen=True):
     max_concurrency: int
     context_length: int | None
     cache_bytes: int
+    kv_bytes: int
     prefill_pause: float
 
 
@@ -119,6 +121,13 @@ class ClearCache(Message, frozen=True):
     id: int
 
 
+class TrimCache(Message, frozen=True):
+    """Forget cached prompts of at least so many bytes, the least worth keeping first."""
+
+    id: int
+    nbytes: int
+
+
 class Tokenize(Message, frozen=True):
     """Which tokens would a `Generate` of this request read? Nothing is generated."""
 
@@ -139,7 +148,7 @@ class Ping(Message, frozen=True):
     seq: int
 
 
-ToChild = Load | Generate | Cancel | Warm | ClearCache | Tokenize | Detokenize | Ping
+ToChild = Load | Generate | Cancel | Warm | ClearCache | TrimCache | Tokenize | Detokenize | Ping
 
 
 # --- child → front ------------------------------------------------------------------------
@@ -321,7 +330,7 @@ class Warmed(Message, frozen=True):
 
 
 class Cleared(Message, frozen=True):
-    """The last word on a `ClearCache`."""
+    """The last word on a `ClearCache` or a `TrimCache`."""
 
     id: int
 

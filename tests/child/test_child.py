@@ -73,7 +73,8 @@ def child() -> Iterator[Front]:
 
 
 def load(path: Path, **more: int) -> m.Load:
-    return m.Load("tiny", str(path), more.get("rows", 8), more.get("context"), 1 << 30, 0.1)
+    rows, context, kv = more.get("rows", 8), more.get("context"), more.get("kv", 1 << 40)
+    return m.Load("tiny", str(path), rows, context, 1 << 30, kv, 0.1)
 
 
 def generate(id_: int, text: str, max_tokens: int, **more: object) -> m.Generate:

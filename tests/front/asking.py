@@ -11,7 +11,7 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient
 
 from mlx_worker.api.front import FRONT
-from mlx_worker.config import ModelConfig, ServerConfig
+from mlx_worker.config import ModelConfig, ServerConfig, SupervisorConfig
 from mlx_worker.supervisor.lifecycle import Timings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.restart import RestartPolicy
@@ -122,6 +122,7 @@ class Serve(Protocol):
         *flags: str | Path,
         models: tuple[ModelConfig, ...] = ...,
         server: ServerConfig = ...,
+        supervisor: SupervisorConfig = ...,
         timings: Timings = ...,
         policy: RestartPolicy = ...,
         resume: ResumePolicy = ...,

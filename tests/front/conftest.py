@@ -11,17 +11,19 @@ import uvloop
 from aiohttp.test_utils import TestClient, TestServer
 from msgspec.structs import replace
 
-from mlx_worker.config import Config, ModelConfig, ServerConfig
+from mlx_worker.config import Config, ModelConfig, ServerConfig, SupervisorConfig
 from mlx_worker.health import Ledger
 from mlx_worker.server import build_app
+from mlx_worker.sizes import Limit
 from mlx_worker.supervisor.lifecycle import Timings
 from mlx_worker.supervisor.restart import RestartPolicy
 from mlx_worker.supervisor.resume import ResumePolicy
 from mlx_worker.supervisor.standby import StandbyPolicy
 from tests.front.asking import Front, Serve, model
-from tests.scripted import ALONE, AT_ONCE, PATIENT, QUICK, Fifo, scripted
+from tests.scripted import ALONE, AT_ONCE, PATIENT, PLENTY, QUICK, Fifo, scripted
 
 DEFAULTS = ServerConfig()
+SUPERVISOR = SupervisorConfig(memory_limit=Limit(PLENTY))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -37,6 +39,7 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
             *flags: str | Path,
             models: tuple[ModelConfig, ...] = (model(),),
             server: ServerConfig = DEFAULTS,
+            supervisor: SupervisorConfig = SUPERVISOR,
             timings: Timings = QUICK,
             policy: RestartPolicy = AT_ONCE,
             resume: ResumePolicy = PATIENT,
@@ -44,7 +47,11 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
             wait: bool = True,
         ) -> Front:
             app = build_app(
-                Config(models=models, server=replace(server, models_dir=nano.parent)),
+                Config(
+                    models=models,
+                    server=replace(server, models_dir=nano.parent),
+                    supervisor=supervisor,
+                ),
                 ledger=Ledger(),
                 timings=timings,
                 policy=policy,

@@ -18,7 +18,9 @@ async def test_health_has_the_keys_and_types_that_its_callers_read(serve: Serve,
     front = await serve()
     before = time.time() * 1000
     body = (await front.ask(path)).json
-    assert set(body) == {"status", "health", "cache", "metrics", "standby", "models"}
+    parts = {"status", "health", "cache", "metrics", "standby", "memory", "models"}
+    assert set(body) == parts
+    assert set(body["memory"]) == {"usedBytes", "limitBytes", "pressure"}
     assert body["status"] == "healthy"
     for part in (body, body["models"]["m"]):
         health, cache, metrics = part["health"], part["cache"], part["metrics"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_worker.errors import QueueFull
-from mlx_worker.supervisor.admission import Admission
+from mlx_worker.supervisor.admission import Admission, comes_free_in
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -143,10 +144,112 @@ async def test_when_all_who_waited_have_left_the_place_is_free() -> None:
     await soon(admission.enter())
 
 
+# --- sessions -----------------------------------------------------------------------------
+
+
+async def in_line(admission: Admission, *sessions: str) -> list[asyncio.Task[None]]:
+    tasks = [asyncio.create_task(admission.enter(it)) for it in sessions]
+    await settle()
+    return tasks
+
+
+async def turns(admission: Admission, tasks: list[asyncio.Task[None]]) -> list[int]:
+    """Who got a place, in order, while places come back one by one."""
+    order: list[int] = []
+    while len(order) < len(tasks):
+        admission.leave()
+        await settle()
+        order += [i for i, task in enumerate(tasks) if task.done() and i not in order]
+    return order
+
+
+async def test_sessions_take_turns_and_within_one_the_first_comes_first() -> None:
+    admission = await full()
+    tasks = await in_line(admission, "noisy", "noisy", "noisy", "calm", "noisy", "calm")
+    assert await turns(admission, tasks) == [0, 3, 1, 5, 2, 4]
+
+
+async def test_each_stranger_is_a_session_of_its_own() -> None:
+    admission = await full()
+    tasks = await in_line(admission, "noisy", "noisy", "", "noisy", "")
+    assert await turns(admission, tasks) == [0, 2, 4, 1, 3]
+
+
+async def test_a_full_line_takes_one_of_less_and_refuses_the_last_of_the_session_with_most() -> (
+    None
+):
+    admission = await full(max_queue=3)
+    noisy = await in_line(admission, "noisy", "noisy", "noisy")
+    (calm,) = await in_line(admission, "calm")
+    assert [it.done() for it in noisy] == [False, False, True]
+    with pytest.raises(QueueFull):
+        noisy[2].result()
+    assert not calm.done()
+    with pytest.raises(QueueFull):
+        await soon(admission.enter("noisy"))
+    (stranger,) = await in_line(admission, "")
+    assert [it.done() for it in noisy] == [False, True, True]
+    with pytest.raises(QueueFull):
+        await soon(admission.enter())  # nobody has more than it would have
+    with pytest.raises(QueueFull):
+        noisy[1].result()
+    assert await turns(admission, [noisy[0], calm, stranger]) == [0, 1, 2]
+
+
+async def test_more_places_are_given_to_those_who_wait() -> None:
+    admission = await full(places=1)
+    tasks = await waiting(admission, 3)
+    admission.resize(3, 0)
+    await settle()
+    assert [task.done() for task in tasks] == [True, True, False]
+    assert (admission.running, admission.queued) == (3, 1)
+
+
+async def test_fewer_places_are_given_back_before_anybody_gets_one() -> None:
+    admission = await full(places=3)
+    tasks = await waiting(admission, 1)
+    admission.resize(1, 8)
+    for _ in range(2):
+        admission.leave()
+    await settle()
+    assert (admission.running, tasks[0].done()) == (1, False)
+    admission.leave()
+    await soon(tasks[0])
+    assert admission.running == 1
+
+
+# --- when to come back ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("waiting", "places", "durations", "seconds"),
+    [
+        (0, 1, [], 1.0),
+        (0, 1, [10.0], 10.0),
+        (3, 2, [10.0, 20.0], 30.0),
+        (3, 32, [1.0], 1.0),
+        (64, 1, [600.0], 120.0),
+    ],
+)
+def test_come_back_when_all_who_wait_have_had_their_turn(
+    waiting: int, places: int, durations: list[float], seconds: float
+) -> None:
+    assert comes_free_in(waiting, places, deque(durations)) == seconds
+
+
+async def test_a_refusal_goes_by_how_long_requests_took_of_late() -> None:
+    admission = await full(places=2, max_queue=0)
+    admission.leave(took=30.0)
+    await soon(admission.enter())
+    with pytest.raises(QueueFull) as refused:
+        await soon(admission.enter())
+    assert refused.value.retry_after == 15.0
+
+
 # --- any order of anything ----------------------------------------------------------------
 
 ACTS = st.one_of(
-    st.just(("arrive", 0)),
+    st.tuples(st.just("arrive"), st.integers(0, 2)),
     st.just(("leave", 0)),
     st.tuples(st.just("cancel"), st.integers(0, 7)),
     st.just(("tick", 0)),
@@ -170,7 +273,8 @@ class Crowd:
     async def act(self, act: str, who: int) -> None:
         match act:
             case "arrive":
-                self.callers.append(asyncio.create_task(self.admission.enter()))
+                session = ("", "a", "b")[who % 3]
+                self.callers.append(asyncio.create_task(self.admission.enter(session)))
             case "leave" if self.inside():
                 self.gone += 1
                 self.admission.leave()

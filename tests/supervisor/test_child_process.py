@@ -15,7 +15,7 @@ from random import Random
 import psutil
 import pytest
 
-from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining
+from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining, WorkerError
 from mlx_worker.supervisor.child import Child
 from mlx_worker.supervisor.generation import Generation
 from mlx_worker.supervisor.launch import launch
@@ -56,6 +56,7 @@ async def child_of(
             max_concurrency=4,
             context_length=None,
             cache_bytes=1 << 30,
+            kv_bytes=1 << 30,
             prefill_pause=0.1,
         ),
         Lifecycle(timings, RestartWindow(policy, Random(1))),
@@ -63,6 +64,7 @@ async def child_of(
         on_entered=on_entered,
         on_progress=lambda: None,
         launch=partial(launch, command),
+        is_busy=lambda: False,
     )
     child.start()
     try:
@@ -85,6 +87,9 @@ class OneChild:
 
     def left(self, _generation: Generation) -> None:
         self._child.cancel(self._id)
+
+    def overdue(self, generation: Generation, error: WorkerError) -> None:
+        generation.fail(error)
 
     def ended(self, _generation: Generation) -> None:
         pass

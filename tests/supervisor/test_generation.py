@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from mlx_worker import errors
+from mlx_worker.errors import ChildLost, RequestTimedOut, WorkerError
 from mlx_worker.supervisor.generation import Ending, Generation, Piece
 from mlx_worker.wire import messages as m
 from tests.scripted import chat, soon, text_of
@@ -28,6 +29,10 @@ class Heard:
     def left(self, generation: Generation) -> None:
         assert generation is self.it
         self.said.append("left")
+
+    def overdue(self, generation: Generation, error: WorkerError) -> None:
+        assert generation is self.it
+        self.it.fail(error)
 
     def ended(self, generation: Generation) -> None:
         assert generation is self.it
@@ -228,3 +233,28 @@ async def test_leaving_after_the_end_says_nothing(last_word: m.Done | m.Failed) 
     heard.hear(STARTED, last_word)
     heard.it.leave()
     assert heard.said == ["ended"]
+
+
+# --- its time -------------------------------------------------------------------------------
+
+
+async def test_what_is_not_done_by_its_deadline_fails_and_what_comes_later_is_not_heard() -> None:
+    heard = Heard()
+    heard.it.end_by(0.0, RequestTimedOut("too late"))
+    with pytest.raises(RequestTimedOut):
+        await soon(heard.it.take())
+    heard.hear(m.Done(1, "cancelled", 3, ""))
+    heard.hear(m.Failed(1, ChildLost.code, "gone"))
+    assert heard.said == ["ended"]
+
+
+async def test_what_is_done_has_no_deadline_any_more() -> None:
+    heard = Heard()
+    loop = asyncio.get_running_loop()
+    heard.it.end_by(loop.time() + 0.05, RequestTimedOut("too late"))
+    heard.hear(STARTED, m.Done(1, "stop", 1, "hello"))
+    passed = asyncio.Event()
+    loop.call_later(0.1, passed.set)
+    await soon(passed.wait())
+    assert heard.said == ["ended"]
+    assert await text_of(heard.it) == "hello"

@@ -19,6 +19,7 @@ from mlx_worker.errors import (
     ModelLoading,
     NodeDraining,
     QueueFull,
+    RequestTimedOut,
     UnknownModel,
 )
 from mlx_worker.supervisor.generation import Ending, Generation
@@ -236,6 +237,36 @@ async def test_leaving_a_generation_frees_its_row_and_its_place(pace: Fifo) -> N
         assert generation.ending == Ending("cancelled", 1)
         pace.let(1)
         assert await whole(await ask(node, "next")) == "next"
+
+
+# --- the time of a request ------------------------------------------------------------------
+
+
+async def test_a_request_that_takes_too_long_is_ended_and_its_row_is_free(pace: Fifo) -> None:
+    model = planned(max_concurrency=1, request_timeout=0.2)
+    async with running(model, command=scripted("--pace", pace.path)) as node:
+        await ready(node)
+        generation = await ask(node, "one two")
+        pace.let(1)
+        assert await text_of(generation) == "one"
+        with pytest.raises(RequestTimedOut, match=r"not done in 0\.2 s"):
+            await text_of(generation)
+        await eventually(lambda: opened(node, 0))
+        pace.let(1)
+        assert await whole(await ask(node, "next")) == "next"
+        assert node.primary.admission.running == 0
+
+
+async def test_time_in_line_counts_too(pace: Fifo) -> None:
+    model = planned(max_concurrency=1, request_timeout=0.3)
+    async with running(model, command=scripted("--pace", pace.path)) as node:
+        await ready(node)
+        first = await ask(node, "one two")
+        with pytest.raises(RequestTimedOut):
+            await whole(await ask(node, "never"))
+        with pytest.raises(RequestTimedOut):
+            await whole(first)
+        assert (node.primary.admission.running, node.primary.admission.queued) == (0, 0)
 
 
 # --- on demand ------------------------------------------------------------------------------

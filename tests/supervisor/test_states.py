@@ -19,13 +19,14 @@ from mlx_worker.supervisor.states import (
 # A column a state, a row an event; a dot where the event cannot happen.
 GRID: Final = """
             STOPPED  STARTING LOADING  READY    DRAINING STOPPING KILLING  BACKOFF  FAILED
-START       STARTING .        .        .        .        .        .        .        STARTING
+START       STARTING .        .        .        .        STOPPING KILLING  .        STARTING
 HELLO       .        LOADING  .        .        .        .        .        .        .
 LOADED      .        .        READY    .        .        .        .        .        .
 LOAD_FAILED .        .        KILLING  .        .        .        .        .        .
 CANNOT_LOAD .        .        KILLING  .        .        .        .        .        .
 STOP        STOPPED  STOPPING STOPPING DRAINING DRAINING STOPPING STOPPING STOPPED  STOPPED
 RESTART     STARTING STOPPING STOPPING DRAINING DRAINING STOPPING KILLING  STARTING STARTING
+UNLOAD      .        .        .        STOPPING .        .        .        .        .
 DRAINED     .        .        .        .        STOPPING .        .        .        .
 HURRY       .        .        .        .        STOPPING .        .        .        .
 STALLED     .        .        .        KILLING  KILLING  .        KILLING  .        .

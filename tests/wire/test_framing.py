@@ -56,11 +56,12 @@ SPANS: list[m.Span] = [
 EXAMPLES: dict[type[m.Message], m.Message] = {
     type(example): example
     for example in (
-        m.Load("qwen", "/models/qwen", 8, None, 1 << 30, 0.1),
+        m.Load("qwen", "/models/qwen", 8, None, 1 << 30, 1 << 31, 0.1),
         m.Generate(1, REQUEST),
         m.Cancel(2**53 + 1),
         m.Warm(3, HOSTILE),
         m.ClearCache(4),
+        m.TrimCache(9, 1 << 20),
         m.Ping(5),
         m.Hello(m.PROTOCOL, pid=4711, versions={"mlx": "0.32.4"}),
         m.LoadProgress(done=2**33, total=2**34),

@@ -1,0 +1,90 @@
+"""The configuration file read again while the node runs. [front]"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from mlx_worker.config import Config, load_config
+from mlx_worker.errors import InvalidRequest, WorkerError
+from mlx_worker.plan import plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlx_worker.plan import PlannedModel
+    from mlx_worker.supervisor.node import Node
+
+log = logging.getLogger(__name__)
+
+
+class CannotReload(InvalidRequest):
+    """The file says something that cannot be done: nothing has changed."""
+
+    status: ClassVar[int] = 422
+    code: ClassVar[str] = "config_error"
+
+
+class Reloaded(msgspec.Struct, frozen=True):
+    """What came of it: models by what happened to them, and keys that only a restart heeds."""
+
+    added: list[str]
+    removed: list[str]
+    restarted: list[str]
+    changed: list[str]
+    needs_restart: list[str]
+
+
+class Reload:
+    """Reads the file that the node was started from, and has the node follow it."""
+
+    def __init__(self, running: Config, node: Node) -> None:
+        self._running = running
+        self._node = node
+        self._one_at_a_time = asyncio.Lock()
+
+    async def __call__(self) -> Reloaded:
+        """Apply what the file says now.
+
+        Raises CannotReload, or NodeDraining; nothing has changed then, and the log says why.
+        """
+        async with self._one_at_a_time:
+            try:
+                config, planned = await asyncio.to_thread(_read, self._running.file)
+                changes = self._node.reload(planned)
+            except WorkerError as error:
+                log.error("nothing was reloaded: %s", error)  # noqa: TRY400  (it is all there is)
+                raise
+        done = Reloaded(
+            added=list(changes.added),
+            removed=list(changes.removed),
+            restarted=list(changes.restarted),
+            changed=list(changes.changed),
+            needs_restart=_unheeded(self._running, config),
+        )
+        log.info("reloaded: %s", msgspec.json.encode(done).decode())
+        return done
+
+
+def _read(file: Path | None) -> tuple[Config, list[PlannedModel]]:
+    if file is None:
+        raise CannotReload("this node was not started from a file")
+    try:
+        config = load_config(file)
+        return config, plan(config)
+    except WorkerError as error:
+        raise CannotReload(error.message, param=error.param) from error
+
+
+def _unheeded(running: Config, new: Config) -> list[str]:
+    """Keys of what is set up once, at the start. `models_dir` is looked at by every plan."""
+    return [
+        f"{section}.{key}"
+        for section in ("server", "supervisor")
+        for key in getattr(new, section).__struct_fields__
+        if key != "models_dir"
+        and getattr(getattr(new, section), key) != getattr(getattr(running, section), key)
+    ]

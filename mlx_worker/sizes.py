@@ -1,0 +1,67 @@
+"""Amounts of memory as people write them: bytes, "12GB", or a share of the machine. [both]"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY: Final = {"KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}
+_WRITTEN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?\s*", re.IGNORECASE)
+
+LARGEST: Final = 1 << 50
+
+
+class Size(int):
+    """Bytes, 0 to a petabyte."""
+
+    __slots__ = ()
+
+    @classmethod
+    def read(cls, value: Any) -> Size:
+        """From a whole number of bytes, or a text such as "12GB" or "1.5 GiB".
+
+        Raises ValueError, saying what it takes.
+        """
+        nbytes = _nbytes(value)
+        if nbytes is None or not 0 <= nbytes <= LARGEST:
+            raise ValueError('Expected bytes, 0 to 2**50, as a whole number or as in "12GB"')
+        return cls(nbytes)
+
+
+class Limit(float):
+    """Bytes, or a share of the machine's memory where it is at most 1."""
+
+    __slots__ = ()
+
+    @classmethod
+    def read(cls, value: Any) -> Limit:
+        """From bytes as `Size` reads them, or a share above 0. Raises ValueError."""
+        if isinstance(value, float) and 0 < value <= 1:
+            return cls(value)
+        nbytes = _nbytes(value)
+        if nbytes is None or not 1 < nbytes <= LARGEST:
+            raise ValueError('Expected bytes as in "12GB", or a share of the machine as in 0.75')
+        return cls(nbytes)
+
+    def of(self, machine: int) -> int:
+        """Bytes, on a machine that has so many."""
+        return int(self * machine) if self <= 1 else int(self)
+
+
+def in_words(nbytes: int) -> str:
+    """Short, for a message: "1.5 GB"."""
+    for unit in ("T", "G", "M", "K"):
+        if abs(nbytes) >= _UNITS[unit]:
+            return f"{nbytes / _UNITS[unit]:.1f} {unit}B"
+    return f"{nbytes} bytes"
+
+
+def _nbytes(value: Any) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    found = _WRITTEN.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return None
+    unit = (found[2] or "").upper()
+    return int(float(found[1]) * (_UNITS | _BINARY)[unit])

@@ -1,0 +1,61 @@
+"""What a changed configuration means for the models that run. Pure. [front]"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlx_worker.wire import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mlx_worker.plan import PlannedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Models by what becomes of them; `changed` are those that go on in their process.
+
+    A model whose folder is another one is removed and added: what the old one has begun, it ends.
+    """
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+
+def load_of(planned: PlannedModel) -> m.Load:
+    """What a model's process is told, but for its share of the node's memory."""
+    model = planned.config
+    return m.Load(
+        model=model.id,
+        path=str(planned.folder.path),
+        max_concurrency=model.max_concurrency,
+        context_length=model.context_length,
+        cache_bytes=int(model.cache_bytes),
+        kv_bytes=0,
+        prefill_pause=model.prefill_pause,
+    )
+
+
+def compare(before: Mapping[str, PlannedModel], after: Sequence[PlannedModel]) -> Changes:
+    """What changes from one configuration to the next."""
+    now = {it.config.id: it for it in after}
+    kept = {
+        id_: before[id_]
+        for id_, it in now.items()
+        if id_ in before and before[id_].folder.path == it.folder.path
+    }
+    restarted = [id_ for id_, old in kept.items() if load_of(old) != load_of(now[id_])]
+    return Changes(
+        added=tuple(id_ for id_ in now if id_ not in kept),
+        removed=tuple(id_ for id_ in before if id_ not in kept),
+        restarted=tuple(restarted),
+        changed=tuple(
+            id_
+            for id_, old in kept.items()
+            if id_ not in restarted and old.config != now[id_].config
+        ),
+    )

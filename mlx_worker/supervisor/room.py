@@ -1,0 +1,125 @@
+"""Who may start, as memory allows, and who leaves for it.
+
+`memory` decides; here its decisions are carried out on the children. A model that has to wait for
+room is kept in mind, and tried again whenever anything ended: a generation, a process. [front]
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from mlx_worker.errors import MemoryFull, ModelTooLarge
+from mlx_worker.supervisor.memory import (
+    PROCESS_BYTES,
+    Evict,
+    Fits,
+    Full,
+    NeverFits,
+    Tenant,
+    make_room,
+)
+from mlx_worker.supervisor.states import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from mlx_worker.errors import WorkerError
+    from mlx_worker.plan import PlannedModel
+    from mlx_worker.supervisor.node import Served
+
+log = logging.getLogger(__name__)
+
+COME_BACK = 5.0
+"""Seconds after which room may be asked for again: somebody at work may be idle by then."""
+
+
+def expected_bytes(planned: PlannedModel) -> int:
+    """What a model's process will take once it is loaded, before it was ever measured."""
+    return planned.folder.weight_bytes + PROCESS_BYTES
+
+
+def tenant_of(served: Served) -> Tenant:
+    """What is known of a model's memory just now."""
+    child = served.child
+    gone = child.state in (State.STOPPED, State.FAILED)
+    return Tenant(
+        model=served.config.id,
+        at_start=child.at_start or served.expected_bytes,
+        used=child.facts.pong.resident_bytes if child.facts.pong else None,
+        lodged=child.coming_back or not gone,
+        leaving=not gone and (served.retired or not child.coming_back),
+        idle=child.state is State.READY and not served.is_busy,
+        pinned=served.config.pin,
+        last_used=served.idle.last_used,
+    )
+
+
+class Room:
+    """The node's memory as models come and go. `everybody` lists all, those on their way out too.
+
+    `limit` in bytes.
+    """
+
+    def __init__(self, limit: int, everybody: Callable[[], Collection[Served]]) -> None:
+        self.limit = limit
+        self._everybody = everybody
+        # Whether its room is being made already: then it starts, though nobody may wait by then.
+        self._waiting: dict[Served, bool] = {}
+
+    def bring(self, served: Served) -> None:
+        """Start a model, now or once there is room; `held_back` says why it has not started."""
+        # One on its way out may have the name of one that is served.
+        others = [it for it in self._everybody() if it is not served]
+        tenants = [tenant_of(it) for it in others]
+        match make_room(tenant_of(served), tenants, self.limit):
+            case Fits():
+                self._forget(served)
+                served.child.start()
+            case Evict(models):
+                for other in others:
+                    if other.config.id in models and not other.retired:
+                        log.info(
+                            "%s leaves, because %s needs room", other.config.id, served.config.id
+                        )
+                        other.child.unload()
+                self._hold(served, _room_is_made(served, models), promised=True)
+            case Full(why):
+                error = MemoryFull(_no_room(served, why), retry_after=COME_BACK)
+                self._hold(served, error, promised=False)
+            case NeverFits(why):
+                self._forget(served)
+                served.child.held_back = ModelTooLarge(_no_room(served, why))
+                log.warning("%s", served.child.held_back)
+
+    def promised(self, served: Served) -> bool:
+        """Is its room being made already?"""
+        return self._waiting.get(served, False)
+
+    def changed(self) -> None:
+        """Something has ended: there may be room now."""
+        for served, promised in list(self._waiting.items()):
+            if promised or served.is_busy:
+                self.bring(served)
+            else:
+                self._forget(served)
+
+    def _hold(self, served: Served, error: WorkerError, *, promised: bool) -> None:
+        if served.child.held_back is None:
+            log.info("%s", error)
+        served.child.held_back = error
+        self._waiting[served] = promised
+
+    def _forget(self, served: Served) -> None:
+        served.child.held_back = None
+        self._waiting.pop(served, None)
+
+
+def _no_room(served: Served, why: str) -> str:
+    return f"model {served.config.id!r} does not fit in memory: {why}"
+
+
+def _room_is_made(served: Served, models: tuple[str, ...]) -> MemoryFull:
+    leaving = ", ".join(models) or "what is leaving"
+    why = f"model {served.config.id!r} waits for the memory of {leaving}"
+    return MemoryFull(why, retry_after=1)
