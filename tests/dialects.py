@@ -222,7 +222,8 @@ def _responses_whole(body: Any) -> Heard:
             case "message":
                 heard.text += "".join(part["text"] for part in item["content"])
             case "reasoning":
-                heard.reasoning += "".join(part["text"] for part in item["content"])
+                told = item["summary"] or item["content"]
+                heard.reasoning += "".join(part["text"] for part in told)
             case "function_call":
                 arguments = json.loads(item["arguments"])
                 heard.calls.append((item["call_id"], item["name"], arguments))
@@ -264,7 +265,7 @@ class _ResponsesReader:
             self.done.append(data["item"])
             self.item = None
         else:
-            assert kind in ("response.content_part.added", "response.content_part.done")
+            assert kind.removesuffix(".added").removesuffix(".done").endswith("_part")
             assert data["part"]["text"] == ("" if kind.endswith("added") else self.said)
         if kind.startswith("response.output_item"):
             assert data["output_index"] == len(self.done) - kind.endswith("done")

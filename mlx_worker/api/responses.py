@@ -117,9 +117,10 @@ class ResponsesBody(Samplers, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class ResponsesCall(Call):
-    """A call whose answer repeats what was asked."""
+    """A call whose answer repeats what was asked; `summary`: reasoning is wanted as one."""
 
     repeated: dict[str, Any]
+    summary: bool
 
 
 def parse(
@@ -150,6 +151,7 @@ def parse(
         stream=bool(asked.stream),
         include_usage=True,
         repeated=_repeated(asked, chat),
+        summary=bool(asked.reasoning and asked.reasoning.summary),
     )
 
 

@@ -29,10 +29,16 @@ if TYPE_CHECKING:
 
 
 class _Kind(NamedTuple):
-    """How an item of text is called: its id, its one part, its events, and what it has besides."""
+    """How an item of text is called, and where in it the text is.
+
+    `text` and `part` name its events, `list` is the field with its one part, which is of `type`.
+    """
 
     id: str
+    text: str
     part: str
+    list: str
+    type: str
     item: dict[str, Any]
     in_part: dict[str, Any]
     in_delta: dict[str, Any]
@@ -41,11 +47,34 @@ class _Kind(NamedTuple):
 _MESSAGE = _Kind(
     "msg",
     "output_text",
+    "content_part",
+    "content",
+    "output_text",
     {"type": "message", "role": "assistant"},
     {"annotations": []},
     {"logprobs": []},
 )
-_REASONING = _Kind("rs", "reasoning_text", {"type": "reasoning", "summary": []}, {}, {})
+_REASONING = _Kind(
+    "rs",
+    "reasoning_text",
+    "content_part",
+    "content",
+    "reasoning_text",
+    {"type": "reasoning", "summary": []},
+    {},
+    {},
+)
+# Whoever asks for a summary looks nowhere else for reasoning: it is given there, in full.
+_SUMMARY = _Kind(
+    "rs",
+    "reasoning_summary_text",
+    "reasoning_summary_part",
+    "summary",
+    "summary_text",
+    {"type": "reasoning"},
+    {},
+    {},
+)
 
 
 @dataclass(slots=True)
@@ -57,11 +86,11 @@ class _Open:
     said: list[str] = field(default_factory=list)
 
     def part(self) -> dict[str, Any]:
-        return {"type": self.kind.part, "text": "".join(self.said)} | self.kind.in_part
+        return {"type": self.kind.type, "text": "".join(self.said)} | self.kind.in_part
 
     def item(self, status: str) -> dict[str, Any]:
-        content = [] if status == "in_progress" else [self.part()]
-        return {"id": self.id, **self.kind.item, "status": status, "content": content}
+        parts = [] if status == "in_progress" else [self.part()]
+        return {"id": self.id, **self.kind.item, "status": status, self.kind.list: parts}
 
 
 class ResponsesReply:
@@ -80,6 +109,7 @@ class ResponsesReply:
             "truncation": "disabled",
             "seed": call.seed,
         }
+        self._reasoning = _SUMMARY if call.summary else _REASONING
         self._numbers = itertools.count()
         self._output: list[dict[str, Any]] = []
         self._open: _Open | None = None
@@ -134,7 +164,7 @@ class ResponsesReply:
                 yield from self._close("completed")
                 yield from self._call(span)
             case Reasoning():
-                yield from self._say(_REASONING, span.text)
+                yield from self._say(self._reasoning, span.text)
             case _:
                 if isinstance(span, BrokenCall):
                     self._warnings.append(span.problem)
@@ -145,17 +175,17 @@ class ResponsesReply:
             yield from self._close("completed")
             self._open = _Open(kind, _made_id(kind.id))
             yield self._of_item("added", self._open.item("in_progress"))
-            yield self._in_part("response.content_part.added", part=self._open.part())
+            yield self._in_part(f"response.{kind.part}.added", part=self._open.part())
         self._open.said.append(text)
-        yield self._in_part(f"response.{kind.part}.delta", delta=text) | kind.in_delta
+        yield self._in_part(f"response.{kind.text}.delta", delta=text) | kind.in_delta
 
     def _close(self, status: str) -> Iterator[dict[str, Any]]:
         if self._open is None:
             return
         kind, part = self._open.kind, self._open.part()
-        done = self._in_part(f"response.{kind.part}.done", text=part["text"])
+        done = self._in_part(f"response.{kind.text}.done", text=part["text"])
         yield done | kind.in_delta
-        yield self._in_part("response.content_part.done", part=part)
+        yield self._in_part(f"response.{kind.part}.done", part=part)
         yield from self._end(self._open.item(status))
         self._open = None
 
@@ -187,8 +217,8 @@ class ResponsesReply:
 
     def _in_part(self, kind: str, **more: Any) -> dict[str, Any]:
         assert self._open is not None
-        at = {"item_id": self._open.id, "output_index": len(self._output), "content_index": 0}
-        return {"type": kind, **at, **more}
+        at = {"item_id": self._open.id, "output_index": len(self._output)}
+        return {"type": kind, **at, f"{self._open.kind.list}_index": 0, **more}
 
     def _written(self, told: dict[str, Any]) -> bytes:
         return event(told | {"sequence_number": next(self._numbers)})

@@ -147,3 +147,16 @@ def test_an_item_that_the_limit_cut_is_incomplete_itself() -> None:
     piece = Piece("Hel", [], [m.Reasoning("hm")])
     told = json.loads(it.whole([(piece, Ending("length", 7))], USED))
     assert [item["status"] for item in told["output"]] == ["completed", "incomplete"]
+
+
+def test_reasoning_is_the_summary_where_one_is_asked_for() -> None:
+    body = {"input": "hello", "reasoning": {"summary": "auto"}}
+    it = MADE[RESPONSES](json.dumps(body).encode())
+    stream = it.opening(READ) + it.piece(Piece("So.", [], [m.Reasoning("hm")]), 0)
+    events = events_of(stream + it.closing([Ending("stop", 7)], USED))
+    expected = Heard("So.", "hm", finish="stop", usage=USAGE)
+    assert RESPONSES.streamed(events) == expected
+    deltas = [data for name, data in events if name == "response.reasoning_summary_text.delta"]
+    assert [(it["summary_index"], it["delta"]) for it in deltas] == [(0, "hm")]
+    item = events[-1][1]["response"]["output"][0]
+    assert item["summary"] == [{"type": "summary_text", "text": "hm"}]
