@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DEADLINE = 60.0
 """Seconds: far beyond what anything takes; its passing is a failure, not a measure."""
 
+CONFIG = "mlx-worker.toml"
 COMMAND = (sys.executable, "-m", "mlx_worker")
 
 
@@ -128,7 +129,7 @@ def running_node(
     command: Sequence[str] = COMMAND,
 ) -> Iterator[RunningNode]:
     """A node from a configuration file; whatever is left of it at the end is killed."""
-    file = folder / "mlx-worker.toml"
+    file = folder / CONFIG
     file.write_text(config_text(models, server=server, supervisor=supervisor, extra=extra))
     process = subprocess.Popen(
         [*command, "serve", "--config", str(file)], stderr=subprocess.PIPE, text=True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from collections import Counter
 from time import monotonic
@@ -14,6 +15,7 @@ from tests.soak.asking import Ask
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
     from random import Random
 
     import aiohttp
@@ -27,6 +29,7 @@ WEIGHTS: Final = {
     "garbage": 4,
     "kill a spare": 2,
     "restart": 2,
+    "reload": 2,
     "slow client": 3,
     "client leaves": 4,
     "burst": 2,
@@ -51,6 +54,7 @@ class Faults:
         client: Client,
         bodies: list[dict[str, Any]],
         watch: Watch,
+        config: Path,
         chance: Random,
     ) -> None:
         self._url = url
@@ -58,6 +62,7 @@ class Faults:
         self._client = client
         self._bodies = bodies
         self._watch = watch
+        self._config = config
         self._chance = chance
         self._stopped: set[int] = set()
         self._beside: set[asyncio.Task[Any]] = set()
@@ -68,6 +73,7 @@ class Faults:
             "garbage": lambda: self._signal(signal.SIGUSR1),
             "kill a spare": self._kill_a_spare,
             "restart": self._restart,
+            "reload": self._reload,
             "slow client": lambda: self._ask(slow=True),
             "client leaves": lambda: self._ask(leaves_after=self._chance.randint(1, 20)),
             "burst": self._burst,
@@ -119,6 +125,15 @@ class Faults:
         name = self._chance.choice(list(self._watch.latest["models"]))
         async with self._session.post(f"{self._url}/admin/models/{name}/restart") as response:
             assert response.status == 202, await response.text()
+        return True
+
+    async def _reload(self) -> bool:
+        """Another setting that a process has to know: both models get a new one."""
+        pause = f"prefill_pause = {self._chance.uniform(0.05, 0.2):.4f}"
+        text = re.sub(r"prefill_pause = \S+", pause, self._config.read_text(encoding="utf-8"))
+        self._config.write_text(text, encoding="utf-8")
+        async with self._session.post(f"{self._url}/admin/reload") as response:
+            assert response.status == 200, await response.text()
         return True
 
     async def _ask(self, **manners: Any) -> bool:

@@ -18,7 +18,7 @@ import aiohttp
 import psutil
 import pytest
 
-from tests.processes import RunningNode, eventually, has_ended, running_node
+from tests.processes import CONFIG, RunningNode, eventually, has_ended, running_node
 from tests.soak.asking import Ask, Client, Outcome, Tally, bodies
 from tests.soak.faults import Faults
 from tests.soak.garbling_node import COMMAND
@@ -38,7 +38,7 @@ max_crashes = 100
 load_wait = 120
 drain_timeout = 5
 """
-PLACES: Final = "max_concurrency = 16\nmax_queue = 32"
+PLACES: Final = "max_concurrency = 16\nmax_queue = 32\nprefill_pause = 0.1"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def soaked(tiny: Path, tmp_path: Path) -> Iterator[RunningNode]:
         yield node
 
 
-async def soak(node: RunningNode, tally: Tally) -> tuple[Faults, Watch]:
+async def soak(node: RunningNode, config: Path, tally: Tally) -> tuple[Faults, Watch]:
     """All of it, until the node is whole again."""
     chance = random.Random(SEED)
     asked = bodies(["one", "two"], chance, BODIES)
@@ -83,7 +83,7 @@ async def soak(node: RunningNode, tally: Tally) -> tuple[Faults, Watch]:
             await client.learn(body)
         watch = Watch(node.url, session)
         await watch.until_whole()
-        faults = Faults(node.url, session, client, asked, watch, chance)
+        faults = Faults(node.url, session, client, asked, watch, config, chance)
         polling = asyncio.create_task(watch.run())
         clients = [asyncio.create_task(keep_asking(client, asked, chance)) for _ in range(CLIENTS)]
         await faults.run(FAULTS, tally)
@@ -113,10 +113,10 @@ async def keep_asking(client: Client, asked: list[dict[str, Any]], chance: rando
 
 
 @pytest.mark.timeout(60 + 20 * FAULTS)
-def test_no_answer_is_lost_and_nothing_is_left_over(soaked: RunningNode) -> None:
+def test_no_answer_is_lost_and_nothing_is_left_over(soaked: RunningNode, tmp_path: Path) -> None:
     before = holdings(soaked)
     tally = Tally()
-    faults, watch = asyncio.run(soak(soaked, tally))
+    faults, watch = asyncio.run(soak(soaked, tmp_path / CONFIG, tally))
     eventually(lambda: holdings(soaked).descriptors <= before.descriptors)
     after = holdings(soaked)
     family = soaked.children()
