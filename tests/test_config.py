@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from textwrap import dedent
 
+import psutil
 import pytest
+from msgspec import structs
 
 from mlx_worker.config import (
     Config,
@@ -207,6 +209,8 @@ def test_a_wrong_server_value_is_named_with_its_line(text: str, said: tuple[str,
         ("drain_timeout = 86401", ("supervisor.drain_timeout", "86400", "86401")),
         ("drain_timeout = nan", ("supervisor.drain_timeout", ">= 0", "nan")),
         ("drain_timeout = inf", ("supervisor.drain_timeout", "86400", "inf")),
+        ("memory_limit = 0", ("supervisor.memory_limit", "share", "0")),
+        ('memory_limit = "much"', ("supervisor.memory_limit", "12GB", "'much'")),
         ("standbye = true", ("supervisor.standbye", "unknown key")),
     ],
 )
@@ -348,7 +352,8 @@ def test_what_is_not_toml_is_refused_with_its_line() -> None:
 def test_a_file_is_read_with_its_folder(tmp_path: Path) -> None:
     file = tmp_path / "node.toml"
     file.write_text(MODEL, encoding="utf-8")
-    assert load_config(file) == parse_config(MODEL, source=str(file), folder=tmp_path)
+    parsed_alike = parse_config(MODEL, source=str(file), folder=tmp_path)
+    assert load_config(file) == structs.replace(parsed_alike, file=file.resolve())
 
 
 def test_the_folder_is_absolute_however_the_file_was_named(
@@ -408,3 +413,19 @@ def test_an_unknown_default_is_named_with_the_nearest() -> None:
 def test_a_pinned_model_has_no_time_to_be_unloaded_after() -> None:
     message = complaint(f"{MODEL}pin = true\nidle_timeout = 60\n")
     assert "models[0].idle_timeout: a pinned model is never unloaded" in message
+
+
+def test_a_limit_of_memory_is_a_share_of_this_machine_or_bytes() -> None:
+    machine = psutil.virtual_memory().total
+    for written, nbytes in ((0.5, machine // 2), ('"3GB"', 3 * 10**9), (4096, 4096)):
+        config = parsed(f"[supervisor]\nmemory_limit = {written}\n{MODEL}")
+        assert settings.memory_limit(config.supervisor) == nbytes
+    by_default = settings.memory_limit(parsed(MODEL).supervisor)
+    assert machine // 2 < by_default < machine
+
+
+def test_bytes_may_be_written_with_a_unit() -> None:
+    assert parsed(f'{MODEL}cache_bytes = "2GiB"\n').models[0].cache_bytes == 2 << 30
+    message = complaint(f'{MODEL}cache_bytes = "2 parsecs"\n')
+    for part in ("models[0].cache_bytes", "12GB", "2 parsecs"):
+        assert part in message

@@ -6,13 +6,13 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from mlx_worker.supervisor.memory import PROCESS_BYTES
 from tests.processes import running_node
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from tests.processes import RunningNode
 
@@ -28,13 +28,14 @@ def resident(node: RunningNode) -> int:
     return sum(it.memory_info().rss for it in node.children() if it.is_running())
 
 
+@pytest.mark.timeout(300)  # twenty processes start, one after the other
 def test_200_requests_to_three_models_of_which_two_fit(
     nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = {}
     for name in "abc":
         models[name] = shutil.copytree(nano, tmp_path / name)
-    supervisor = f"memory_limit = {LIMIT}\nload_wait = 600"
+    supervisor = f"memory_limit = {LIMIT}\nload_wait = 600\nstandby = 0"
     failed, most, peaks = 0, 0, []
     with running_node(tmp_path, models, supervisor=supervisor, extra="preload = false") as node:
         for block in range(BLOCKS):
