@@ -11,13 +11,14 @@ import pytest
 
 from mlx_worker.models.store import default_models_dir, locate
 from tests.fidelity import tally
+from tests.fidelity.test_fidelity import CASES
 from tests.processes import COMMAND, running_node
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "smollm2-135m"
-WORDS = 20
+WORDS = 20 if CASES >= 2000 else 8
 """Tokens of each answer: a CPU says some ten a second."""
 
 PROMPTS = (
