@@ -7,6 +7,7 @@ alone. Tokens are counted by their log-probabilities: one entry each.
 import asyncio
 import contextlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ import pytest
 from tests.processes import RunningNode, eventually, running_node
 
 TOKENS: Final = 60
+STRIDE: Final = 1 if "MLX_WORKER_SOAK" in os.environ else 4
+"""At every token in `tox -e soak`, at every fourth in the ordinary suite."""
+
 MESSAGES: Final = [
     {"role": "system", "content": "You are kind and brief."},
     {"role": "user", "content": "Tell me of rivers"},
@@ -103,7 +107,7 @@ def expected(node: RunningNode) -> list[Heard]:
     return heard
 
 
-@pytest.mark.parametrize("token", range(TOKENS))
+@pytest.mark.parametrize("token", range(0, TOKENS, STRIDE))
 def test_a_child_killed_at_a_token_is_not_heard_of(
     restless: RunningNode, expected: list[Heard], token: int
 ) -> None:
@@ -131,6 +135,6 @@ def test_streams_were_taken_up_from_all_over_their_length(restless: RunningNode)
     """The tests above prove nothing where the child had said everything before it was killed."""
     lines = [re.search(r"goes on after (\d+) tokens", line) for line in restless.log]
     taken_up = {int(found[1]) for found in lines if found}
-    assert len(taken_up) > TOKENS / 2
+    assert len(taken_up) > TOKENS / STRIDE / 2
     assert min(taken_up) < TOKENS / 4
-    assert max(taken_up) > TOKENS * 3 / 4
+    assert max(taken_up) > TOKENS / 2
