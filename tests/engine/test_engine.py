@@ -465,7 +465,7 @@ def test_a_replay_that_had_come_to_its_end_unheard_ends_at_once(
     assert (unheard.finish, unheard.completion_tokens) == ("stop", 6)
     stop = heard.text[7][-6:-2]
     stopped = chat("Hello", max_tokens=12, stop=[stop])
-    assert replay(engine, stopped, said) == m.Done(1, "stop", 12, "")
+    assert replay(engine, stopped, said) == m.Done(1, "stop", 12, "", [], stop)
     assert engine.active == 0
 
 
