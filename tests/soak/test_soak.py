@@ -68,6 +68,8 @@ def soaked(tiny: Path, tmp_path: Path) -> Iterator[RunningNode]:
         tmp_path, models, supervisor=SUPERVISOR, extra=PLACES, command=COMMAND
     ) as node:
         node.wait_until_ready()
+        # Files are read beside the event loop: the thread for that stays once it is there.
+        assert node.ask("/admin/reload", method="POST").status == 200
         eventually(lambda: len(node.ask("/health").json["standby"]["waiting"]) == 1)
         yield node
 
