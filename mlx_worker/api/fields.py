@@ -99,6 +99,13 @@ def stop_words(stop: str | list[str] | None) -> list[str]:
     return [stop] if isinstance(stop, str) else stop or []
 
 
+def required(value: T | None, field: str) -> T:
+    """What a type could not say of a field: it has to be there. Raises InvalidRequest."""
+    if value is None:
+        raise InvalidRequest(f"{field}: is required", param=field)
+    return value
+
+
 def first_given(*values: T | None) -> T | None:
     """The first that is not None."""
     return next((value for value in values if value is not None), None)

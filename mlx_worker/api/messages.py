@@ -18,13 +18,14 @@ from mlx_worker.api.fields import (
     no_defaults,
     refuse_unsayable,
     refuse_unsupported,
+    required,
     sampling,
     seed_of,
     template_kwargs,
 )
 from mlx_worker.api.turns import Turns
 from mlx_worker.config import Tokens
-from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.errors import UnsupportedField
 from mlx_worker.wire.messages import ChatRequest
 
 if TYPE_CHECKING:
@@ -221,18 +222,18 @@ def _take(turns: Turns, role: str, blocks: list[Block], at: str) -> None:
         field = f"{at}[{k}]"
         match block.type:
             case "text" if role == "assistant":
-                turns.said(role, _given(block.text, f"{field}.text"))
+                turns.said(role, required(block.text, f"{field}.text"))
             case "text":
-                words.append(_given(block.text, f"{field}.text"))
+                words.append(required(block.text, f"{field}.text"))
             case "thinking" if role == "assistant":
-                turns.thought(_given(block.thinking, f"{field}.thinking"))
+                turns.thought(required(block.thinking, f"{field}.thinking"))
             case "redacted_thinking" if role == "assistant":
                 pass  # another server's, and nobody else can read it
             case "tool_use" if role == "assistant":
-                name = _given(block.name, f"{field}.name")
-                turns.called(_given(block.id, f"{field}.id"), name, block.input or {})
+                name = required(block.name, f"{field}.name")
+                turns.called(required(block.id, f"{field}.id"), name, block.input or {})
             case "tool_result" if role == "user":
-                call_id = _given(block.tool_use_id, f"{field}.tool_use_id")
+                call_id = required(block.tool_use_id, f"{field}.tool_use_id")
                 turns.answered(call_id, _words(block.content or "", f"{field}.content"))
             case other:
                 raise UnsupportedField(
@@ -252,11 +253,5 @@ def _words(content: str | list[TextBlock], at: str) -> str:
                 f"{at}[{k}]: blocks of type {block.type!r} are not understood, only text",
                 param=f"{at}[{k}]",
             )
-        _given(block.text, f"{at}[{k}].text")
+        required(block.text, f"{at}[{k}].text")
     return PARAGRAPH.join(block.text or "" for block in content)
-
-
-def _given(value: str | None, field: str) -> str:
-    if value is None:
-        raise InvalidRequest(f"{field}: is required", param=field)
-    return value

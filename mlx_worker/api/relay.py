@@ -193,8 +193,8 @@ async def _streamed(way: _Way, books: _Books) -> web.StreamResponse:
     try:
         async with aclosing(heard(way.generations)) as pieces:
             async for choice, piece in pieces:
-                told = piece.said or piece.logprobs
-                await response.write(way.reply.piece(piece, choice) if told else way.reply.sign())
+                reply = way.reply
+                await response.write(reply.sign() if piece.is_sign else reply.piece(piece, choice))
     except WorkerError as error:
         # The status is sent; only the stream itself can still say it.
         books.ended(error)

@@ -19,6 +19,7 @@ from mlx_worker.api.fields import (
     no_defaults,
     refuse_unsayable,
     refuse_unsupported,
+    required,
     sampling,
     seed_of,
     template_kwargs,
@@ -219,19 +220,19 @@ def _turns(asked: ResponsesBody) -> Turns:
 def _take(turns: Turns, item: Item, at: str) -> None:
     match item.type:
         case "message":
-            role = _given(item.role, f"{at}.role")
+            role = required(item.role, f"{at}.role")
             text = _text(item.content, f"{at}.content")
             turns.said("system" if role == "developer" else role, text)
         case "reasoning":
             turns.thought(_text(item.content or item.summary or [], f"{at}.content"))
         case "function_call":
             turns.called(
-                _given(item.call_id, f"{at}.call_id"),
-                _given(item.name, f"{at}.name"),
-                _given(item.arguments, f"{at}.arguments"),
+                required(item.call_id, f"{at}.call_id"),
+                required(item.name, f"{at}.name"),
+                required(item.arguments, f"{at}.arguments"),
             )
         case "function_call_output":
-            call_id = _given(item.call_id, f"{at}.call_id")
+            call_id = required(item.call_id, f"{at}.call_id")
             turns.answered(call_id, _text(item.output, f"{at}.output"))
         case "item_reference":
             raise UnsupportedField(
@@ -241,12 +242,6 @@ def _take(turns: Turns, item: Item, at: str) -> None:
             raise UnsupportedField(
                 f"{at}: items of type {other!r} are not understood", param=f"{at}.type"
             )
-
-
-def _given(value: str | None, field: str) -> str:
-    if value is None:
-        raise InvalidRequest(f"{field}: is required", param=field)
-    return value
 
 
 def _text(content: Parts | None, field: str) -> str:
@@ -260,5 +255,5 @@ def _text(content: Parts | None, field: str) -> str:
                 f"{field}[{k}]: parts of type {part.type!r} are not understood, only text",
                 param=f"{field}[{k}]",
             )
-        _given(part.text, f"{field}[{k}].text")
+        required(part.text, f"{field}[{k}].text")
     return "".join(part.text or "" for part in content)

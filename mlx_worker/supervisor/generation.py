@@ -69,6 +69,11 @@ class Piece:
     spans: list[m.Span] = field(default_factory=list)
 
     @property
+    def is_sign(self) -> bool:
+        """Is there nothing in it?"""
+        return not (self.text or self.spans or self.logprobs)
+
+    @property
     def said(self) -> list[m.Span]:
         """All of it as spans."""
         return [*self.spans, self.text] if self.text else self.spans
