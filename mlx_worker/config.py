@@ -59,14 +59,15 @@ class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When a child is given up as hung, when it is started again, and who waits how long for it.
 
     All but the counts in seconds. A child with work and no progress for `stall_timeout` is killed,
-    one that loads and no byte further for `load_stall_timeout` too. It comes back after a random
-    delay of at most `backoff_initial`, doubled at each end up to `backoff_max`; after more than
-    `max_restarts` ends in `restart_window` it is given up. What it was doing waits
-    `resume_timeout` for it; a request that was there at `max_crashes` ends is refused. New
-    requests wait `load_wait` for a model on its way. `drain_timeout`: how long running generations
-    may take to finish once they are to. `standby`: spare children that have everything imported;
-    a model that starts takes one, and only its weights have to be read. `memory_limit` is for the
-    processes of all models together; None: what suits the machine.
+    one on its way up that has not said hello, or loads and is no byte further, for
+    `load_stall_timeout` too. It comes back after a random delay of at most `backoff_initial`,
+    doubled at each end up to `backoff_max`; after more than `max_restarts` ends in
+    `restart_window` it is given up. What it was doing waits `resume_timeout` for it; a request
+    that was there at `max_crashes` ends is refused. New requests wait `load_wait` for a model on
+    its way. `drain_timeout`: how long running generations may take to finish once they are to.
+    `standby`: spare children that have everything imported; a model that starts takes one, and
+    only its weights have to be read. `memory_limit` is for the processes of all models together;
+    None: what suits the machine.
     """
 
     stall_timeout: Interval = 120.0

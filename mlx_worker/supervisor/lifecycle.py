@@ -24,7 +24,7 @@ class Timings:
     prefilled, decode steps); the others run from the state's beginning.
     """
 
-    start: float = 60.0
+    start: float = 120.0
     load: float = 120.0
     stall: float = 120.0
     drain: float = 30.0

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 def timings(config: SupervisorConfig) -> Timings:
     """How long a child may take."""
     return Timings(
-        load=config.load_stall_timeout, stall=config.stall_timeout, drain=config.drain_timeout
+        start=config.load_stall_timeout,
+        load=config.load_stall_timeout,
+        stall=config.stall_timeout,
+        drain=config.drain_timeout,
     )
 
 
@@ -55,4 +58,4 @@ def resume_policy(config: SupervisorConfig) -> ResumePolicy:
 
 def standby_policy(config: SupervisorConfig) -> StandbyPolicy:
     """How many spare children there are to be."""
-    return StandbyPolicy(spares=config.standby)
+    return StandbyPolicy(spares=config.standby, start=config.load_stall_timeout)

@@ -48,7 +48,7 @@ class StandbyPolicy:
     calm: float = 1.0
     ping: float = 1.0
     silence: float = 15.0
-    start: float = 60.0
+    start: float = 120.0
     stop: float = 5.0
 
 
