@@ -13,7 +13,7 @@ import psutil
 from mlx_worker.config import ModelConfig
 from mlx_worker.models.folder import ModelFolder
 from mlx_worker.plan import PlannedModel
-from mlx_worker.supervisor.generation import Generation
+from mlx_worker.supervisor.generation import Generation, Piece
 from mlx_worker.supervisor.lifecycle import Timings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.restart import RestartPolicy
@@ -142,7 +142,20 @@ async def ready(node: Node) -> Node:
     return node
 
 
+async def taken(generation: Generation) -> Piece | None:
+    """The next piece of a generation; None at its end. Raises what went wrong."""
+    news = asyncio.Event()
+    generation.attend(news.set)
+    while (piece := generation.take()) is None:
+        if generation.over:
+            generation.check()
+            return None
+        news.clear()
+        await soon(news.wait())
+    return piece
+
+
 async def text_of(generation: Generation) -> str:
     """The next text of a generation; "" at its end."""
-    piece = await soon(generation.take())
+    piece = await taken(generation)
     return piece.text if piece else ""

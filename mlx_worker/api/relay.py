@@ -7,17 +7,18 @@ until then has its true status, and the cache-hit header is known. [front]
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from mlx_worker.api.choices import begin, heard
+from mlx_worker.api.choices import begin
 from mlx_worker.api.dialect import Usage
+from mlx_worker.api.event_stream import EventStream
 from mlx_worker.api.headers import (
     CACHE_HIT,
     REQUEST_ID,
@@ -33,7 +34,7 @@ from mlx_worker.errors import (
     PoisonedRequest,
     WorkerError,
 )
-from mlx_worker.supervisor.generation import piece_of
+from mlx_worker.supervisor.generation import Piece
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,9 +46,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.node import Served
     from mlx_worker.wire.messages import (
         ChatRequest,
-        Span,
         Started,
-        TokenLogprobs,
     )
 
 log = logging.getLogger(__name__)
@@ -175,26 +174,22 @@ def _fitting(call: Call, served: Served) -> list[ChatRequest]:
 
 
 async def _whole(way: _Way) -> web.Response:
-    spans: list[list[Span]] = [[] for _ in way.generations]
-    logprobs: list[list[TokenLogprobs]] = [[] for _ in way.generations]
-    async with aclosing(heard(way.generations)) as pieces:
-        async for choice, piece in pieces:
-            spans[choice] += piece.said
-            logprobs[choice] += piece.logprobs
-    said = [piece_of(*it) for it in zip(spans, logprobs, strict=True)]
+    # One that fails ends the wait for all.
+    await asyncio.gather(*(it.heard_out() for it in way.generations))
+    said = [it.take() or Piece("", []) for it in way.generations]
     body = way.reply.whole(list(zip(said, way.endings(), strict=True)), way.usage())
     return web.Response(body=body, content_type="application/json", headers=way.headers)
 
 
 async def _streamed(way: _Way, books: _Books) -> web.StreamResponse:
     response = web.StreamResponse(headers=STREAM_HEADERS | way.headers)
-    await response.prepare(way.request)
+    writer, transport = await response.prepare(way.request), way.request.transport
+    assert writer is not None, "nothing else has answered"
+    if transport is None:
+        raise ConnectionResetError("the client has left")
     await response.write(way.reply.opening(way.prompt))
     try:
-        async with aclosing(heard(way.generations)) as pieces:
-            async for choice, piece in pieces:
-                reply = way.reply
-                await response.write(reply.sign() if piece.is_sign else reply.piece(piece, choice))
+        await EventStream(response, writer, transport, way.reply, way.generations).run()
     except WorkerError as error:
         # The status is sent; only the stream itself can still say it.
         books.ended(error)

@@ -1,23 +1,25 @@
 """One request's life, across the processes that work on it: heard row by row, ended exactly once.
 
 It keeps what the next process needs to go on where this one died: the request with its seed, and
-the token ids its client has. The link's callback puts what it hears here without waking a task for
-each token; `take` hands over everything that came since, so that a reader who lags sends many
-tokens in one write. [front]
+the token ids its client has. A reader is called in the link's own callback, with no task between a
+token and its socket; `take` hands over everything that came since, so that a reader who lags sends
+many tokens in one write, and one who wants the whole is never called before the end. [front]
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
+
+import msgspec
 
 from mlx_worker import errors
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mlx_worker.supervisor.link import Told
 
@@ -56,8 +58,7 @@ class Ending:
     reasoning_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """What came since the last time, in the order of `wire.messages.Row`: spans, then content.
 
     `logprobs` has an entry a token where they were asked for. One with nothing in it is a sign of
@@ -66,7 +67,7 @@ class Piece:
 
     text: str
     logprobs: list[m.TokenLogprobs]
-    spans: list[m.Span] = field(default_factory=list)
+    spans: list[m.Span] = []
 
     @property
     def is_sign(self) -> bool:
@@ -81,6 +82,8 @@ class Piece:
 
 def piece_of(spans: list[m.Span], logprobs: list[m.TokenLogprobs]) -> Piece:
     """Neighbours of one kind joined, and the content that comes last set apart."""
+    if len(spans) == 1 and isinstance(spans[0], str):  # by far the most: one token's text
+        return Piece(spans[0], logprobs)
     joined: list[m.Span] = []
     for kind, run in itertools.groupby(spans, type):
         if kind is str:
@@ -93,6 +96,10 @@ def piece_of(spans: list[m.Span], logprobs: list[m.TokenLogprobs]) -> Piece:
             joined += run
     last = joined.pop() if joined and isinstance(joined[-1], str) else ""
     return Piece(cast("str", last), logprobs, joined)
+
+
+def _nobody() -> None:
+    """Nobody reads yet."""
 
 
 class Keeper(Protocol):
@@ -134,8 +141,9 @@ class Generation:
         self._logprobs: list[m.TokenLogprobs] = []
         self._sign = False
         self._error: errors.WorkerError | None = None
-        self._over = False
-        self._news = asyncio.Event()
+        self.over = False
+        self._reader: Callable[[], None] = _nobody
+        self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._last_taken = self._began = self._loop.time()
         self._started: asyncio.Future[m.Started] = self._loop.create_future()
@@ -150,7 +158,7 @@ class Generation:
 
     def hear(self, message: Told) -> None:
         """Take in one message about this id; after the end there is nothing to take in."""
-        if self._over:
+        if self.over:
             return
         match message:
             case m.Row():
@@ -199,7 +207,7 @@ class Generation:
         """The child is on its way to the next word: let the reader know, but not too often."""
         if self._loop.time() - self._last_taken >= self._sign_every:
             self._sign = True
-            self._news.set()
+            self._reader()
 
     # --- inside ---
 
@@ -208,11 +216,12 @@ class Generation:
         if text:
             self._spans.append(text)
         if self._spans or self._logprobs:
-            self._news.set()
+            self._reader()
 
     def _end(self) -> None:
-        self._over = True
-        self._news.set()
+        self.over = True
+        self._ended.set()
+        self._reader()
         if self._deadline is not None:
             self._deadline.cancel()
         if self._error is not None and not self._started.done():
@@ -226,28 +235,41 @@ class Generation:
         """Wait until the child has admitted it. Raises the refusal if it does not."""
         return await asyncio.shield(self._started)
 
-    async def take(self) -> Piece | None:
-        """What came since the last call, waiting until there is something; None at the end.
+    def attend(self, reader: Callable[[], None]) -> None:
+        """Have it called whenever there is something to take, and at the end.
 
-        Raises what went wrong once everything said before it was taken.
+        It is called in the link's callback: it must not block, and not raise.
         """
-        while not (self._spans or self._logprobs):
-            if self._over:
-                if self._error is not None:
-                    raise self._error
-                return None
-            if self._sign:
-                break
-            self._news.clear()
-            await self._news.wait()
+        self._reader = reader
+        if self._has_news or self.over:
+            reader()
+
+    def take(self) -> Piece | None:
+        """What came since the last time; None where that is nothing."""
+        if not self._has_news:
+            return None
         piece = piece_of(self._spans, self._logprobs)
         self._spans, self._logprobs = [], []
         self._sign = False
         self._last_taken = self._loop.time()
         return piece
 
+    @property
+    def _has_news(self) -> bool:
+        return bool(self._spans or self._logprobs or self._sign)
+
+    async def heard_out(self) -> None:
+        """Wait for the end. Raises what went wrong; what was said before it can be taken."""
+        await self._ended.wait()
+        self.check()
+
+    def check(self) -> None:
+        """Raises what it failed by, where it did."""
+        if self._error is not None:
+            raise self._error
+
     def leave(self) -> None:
         """The client is gone or has had enough: free the row. Harmless after the end."""
-        if not self._over:
+        if not self.over:
             self.has_left = True
             self._keeper.left(self)

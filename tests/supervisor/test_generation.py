@@ -8,7 +8,7 @@ from mlx_worker import errors
 from mlx_worker.errors import ChildLost, RequestTimedOut, WorkerError
 from mlx_worker.supervisor.generation import Ending, Generation, Piece
 from mlx_worker.wire import messages as m
-from tests.scripted import chat, soon, text_of
+from tests.scripted import chat, soon, taken, text_of
 
 STARTED = m.Started(1, 4, 2, cache_hit=True)
 LOST = m.Failed(1, "child_lost", "it died")
@@ -81,21 +81,21 @@ async def test_spans_stay_in_order_and_neighbours_of_one_kind_are_one() -> None:
         m.Row(1, [5], " three", [], [look, look]),
         m.Row(1, [6], " four", [], [" and"]),
     )
-    piece = await soon(heard.it.take())
+    piece = await soon(taken(heard.it))
     assert piece == Piece(" three and four", [], [m.Reasoning("ab"), "one two", look, look])
     assert piece.said == [m.Reasoning("ab"), "one two", look, look, " three and four"]
 
 
 async def test_a_reader_that_waits_is_woken_by_a_span_and_gets_those_that_were_held_back() -> None:
     heard = Heard()
-    reading = asyncio.create_task(heard.it.take())
+    reading = asyncio.create_task(taken(heard.it))
     await asyncio.sleep(0)
     heard.hear(STARTED, m.Row(1, [1], "", [], [m.Reasoning("a")]))
     assert await soon(reading) == Piece("", [], [m.Reasoning("a")])
     cut = m.BrokenCall("{", "cut short")
     heard.hear(m.Done(1, "length", 2, "", [cut]))
-    assert await soon(heard.it.take()) == Piece("", [], [cut])
-    assert await soon(heard.it.take()) is None
+    assert await soon(taken(heard.it)) == Piece("", [], [cut])
+    assert await soon(taken(heard.it)) is None
 
 
 async def test_a_reader_that_waits_is_woken_by_text_and_not_by_tokens_without_any() -> None:
@@ -157,7 +157,7 @@ async def test_lost_before_its_start_it_starts_with_the_next_process() -> None:
 
 async def test_progress_without_a_word_is_a_sign_of_life() -> None:
     heard = Heard(sign_every=0)
-    reading = asyncio.create_task(heard.it.take())
+    reading = asyncio.create_task(taken(heard.it))
     await asyncio.sleep(0)
     heard.hear(STARTED, m.Prefill(1, 1, 4), m.Prefill(1, 2, 4))
     assert await soon(reading) == Piece("", [])
@@ -167,7 +167,7 @@ async def test_progress_without_a_word_is_a_sign_of_life() -> None:
 
 async def test_signs_of_life_are_not_given_too_often() -> None:
     heard = Heard(sign_every=3600)
-    reading = asyncio.create_task(heard.it.take())
+    reading = asyncio.create_task(taken(heard.it))
     await asyncio.sleep(0)
     heard.hear(STARTED, m.Prefill(1, 1, 4))
     heard.it.progressed()
@@ -242,7 +242,7 @@ async def test_what_is_not_done_by_its_deadline_fails_and_what_comes_later_is_no
     heard = Heard()
     heard.it.end_by(0.0, RequestTimedOut("too late"))
     with pytest.raises(RequestTimedOut):
-        await soon(heard.it.take())
+        await soon(taken(heard.it))
     heard.hear(m.Done(1, "cancelled", 3, ""))
     heard.hear(m.Failed(1, ChildLost.code, "gone"))
     assert heard.said == ["ended"]

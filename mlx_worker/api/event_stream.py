@@ -1,0 +1,88 @@
+"""The streamed way of an answer: from the link's callback straight to the socket.
+
+A token is worth a few microseconds; a task switch, a coroutine and a queue each cost as much. So
+pieces are written where they are heard, past aiohttp's writer, which sends the headers before the
+first and the end after the last. A client that lags is not written to: what it will get piles up
+in its generation as tokens, and goes out in one write when its socket is empty again. [front]
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aiohttp import hdrs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiohttp import web
+    from aiohttp.abc import AbstractStreamWriter
+
+    from mlx_worker.api.dialect import Reply
+    from mlx_worker.supervisor.generation import Generation
+
+
+class EventStream:
+    """One response whose headers are sent, and the choices that it tells of."""
+
+    def __init__(
+        self,
+        response: web.StreamResponse,
+        writer: AbstractStreamWriter,
+        transport: asyncio.WriteTransport,
+        reply: Reply,
+        generations: Sequence[Generation],
+    ) -> None:
+        self._writer = writer
+        self._transport = transport
+        self._is_chunked = hdrs.TRANSFER_ENCODING in response.headers
+        self._high_water = transport.get_write_buffer_limits()[1]
+        self._reply = reply
+        self._generations = generations
+        self._lags = False
+        self._is_over = False
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Tell all of it. Raises what went wrong with a choice, once what it said is told."""
+        try:
+            for choice, generation in enumerate(self._generations):
+                generation.attend(partial(self._news, generation, choice))
+            while self._lags or not all(it.over for it in self._generations):
+                self._wake.clear()
+                await self._wake.wait()
+                if self._lags:
+                    await self._catch_up()
+                else:
+                    for generation in self._generations:
+                        generation.check()
+            for generation in self._generations:
+                generation.check()
+        finally:
+            self._is_over = True
+
+    async def _catch_up(self) -> None:
+        """Wait until the client has read what was sent, then send what has come since."""
+        await self._writer.drain()
+        self._lags = False
+        for choice, generation in enumerate(self._generations):
+            self._news(generation, choice)
+
+    def _news(self, generation: Generation, choice: int) -> None:
+        """Called by a generation that has something to say, or has ended."""
+        if self._lags or self._is_over:
+            return
+        if (piece := generation.take()) is not None:
+            reply = self._reply
+            self._write(reply.sign() if piece.is_sign else reply.piece(piece, choice))
+        if generation.over or self._lags:
+            self._wake.set()
+
+    def _write(self, data: bytes) -> None:
+        transport = self._transport
+        if transport.is_closing():
+            return
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
+        self._lags = transport.get_write_buffer_size() > self._high_water
