@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,6 +26,17 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]
         return models[name]
 
     return model_of
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where several processes share the tests, each hands over what it counted."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["fidelity"] = tally.counted()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    tally.add(node.workeroutput["fidelity"])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
