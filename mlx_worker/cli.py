@@ -8,7 +8,6 @@ Every command ends with an exit code that means something (sysexits.h): 0 done, 
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -18,12 +17,13 @@ import typer
 import uvloop
 
 from mlx_worker import __version__
-from mlx_worker.config import FILE_NAME, Config, default_file, load_config
+from mlx_worker.config import FILE_NAME, Config, LogConfig, default_file, load_config
 from mlx_worker.control import reload as reload_node
 from mlx_worker.control import restart as restart_model
 from mlx_worker.control import url_of
 from mlx_worker.demo import run_demo
 from mlx_worker.errors import WorkerError
+from mlx_worker.logs import set_up
 from mlx_worker.models.store import default_models_dir
 from mlx_worker.plan import plan
 from mlx_worker.server import serve as serve_node
@@ -85,7 +85,8 @@ def serve(
 ) -> None:
     """Run the node in the foreground, until SIGTERM or ctrl-C."""
     loaded = load_config(config or default_file())
-    _run(serve_node(loaded), logging.INFO)
+    set_up(loaded.log)
+    _run(serve_node(loaded))
 
 
 @app.command()
@@ -145,7 +146,8 @@ def demo(
     """Serve a small real model, ask it one question, go on serving."""
     where = models_dir or default_models_dir()
     _pull("smollm2-135m", where, None)
-    _run(run_demo(where, port, once=once), logging.WARNING)
+    set_up(LogConfig(level="warning"))
+    _run(run_demo(where, port, once=once))
 
 
 @app.command()
@@ -192,9 +194,8 @@ def bench(
     )
 
 
-def _run(node: Coroutine[Any, Any, None], level: int) -> None:
+def _run(node: Coroutine[Any, Any, None]) -> None:
     setproctitle.setproctitle("mlx-worker: front")
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     uvloop.run(node)
 
 

@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import platformdirs
@@ -44,6 +44,9 @@ TopP = Annotated[float, msgspec.Meta(gt=0, le=1)]
 TopK = Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
 RepetitionPenalty = Annotated[float, msgspec.Meta(gt=0, le=10)]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 30)]
+
+
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,6 +127,19 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warm: tuple[Path, ...] = ()
 
 
+class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the node logs: JSON lines or text (auto: text to a terminal), from which level on.
+
+    To stderr, or to `file`, which begins anew at `max_bytes`; so many old ones are kept.
+    """
+
+    format: Literal["auto", "json", "console"] = "auto"
+    level: LogLevel = "info"
+    file: Path | None = None
+    max_bytes: Size = Size(16 << 20)
+    keep: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A node. `folder` is where the file lies: relative paths start there.
 
@@ -133,6 +149,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models: Annotated[tuple[ModelConfig, ...], msgspec.Meta(min_length=1)]
     server: ServerConfig = ServerConfig()
     supervisor: SupervisorConfig = SupervisorConfig()
+    log: LogConfig = LogConfig()
     folder: Path = Path()
     file: Path | None = None
 
@@ -143,6 +160,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models: Annotated[tuple[ModelConfig, ...], msgspec.Meta(min_length=1)]
     server: ServerConfig = ServerConfig()
     supervisor: SupervisorConfig = SupervisorConfig()
+    log: LogConfig = LogConfig()
 
 
 def default_file() -> Path:
@@ -179,6 +197,7 @@ def parse_config(text: str, *, source: str, folder: Path) -> Config:
         models=tuple(_anchored(model, folder) for model in parsed.models),
         server=_anchored_server(parsed.server, folder),
         supervisor=parsed.supervisor,
+        log=_anchored_log(parsed.log, folder),
         folder=folder,
     )
     _check_names(config, complain)
@@ -211,6 +230,12 @@ def _anchored_server(server: ServerConfig, folder: Path) -> ServerConfig:
     return msgspec.structs.replace(server, models_dir=folder / expanded(server.models_dir))
 
 
+def _anchored_log(log: LogConfig, folder: Path) -> LogConfig:
+    if log.file is None:
+        return log
+    return msgspec.structs.replace(log, file=folder / expanded(log.file))
+
+
 def _anchored(model: ModelConfig, folder: Path) -> ModelConfig:
     warm = tuple(folder / expanded(path) for path in model.warm)
     return msgspec.structs.replace(model, warm=warm)
@@ -223,6 +248,7 @@ def _refuse_unknown_keys(raw: dict[str, Any], complain: _Complaint) -> None:
     tables: list[tuple[str, Any, type[msgspec.Struct]]] = [("", raw, _File)]
     tables.append(("server", raw.get("server"), ServerConfig))
     tables.append(("supervisor", raw.get("supervisor"), SupervisorConfig))
+    tables.append(("log", raw.get("log"), LogConfig))
     models = raw.get("models")
     if isinstance(models, list):
         for i, model in enumerate(models):

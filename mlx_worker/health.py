@@ -107,6 +107,12 @@ class Ledger:
             return self._hit_rate()
 
     @property
+    def hits(self) -> int:
+        """How many."""
+        with self._lock:
+            return self._hits
+
+    @property
     def misses(self) -> dict[str, int]:
         """How many, by reason."""
         with self._lock:

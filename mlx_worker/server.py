@@ -14,14 +14,18 @@ import logging
 import signal
 import socket
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from mlx_worker.api import handlers
+from mlx_worker.api import handlers, observe
 from mlx_worker.api.front import FRONT, Front
+from mlx_worker.api.lag import Lag
+from mlx_worker.api.own_log import OwnLog
 from mlx_worker.api.problems import BODY_LIMIT, problems
 from mlx_worker.api.reload import Reload
+from mlx_worker.api.traffic import Traffic
 from mlx_worker.errors import PortTaken, WorkerError
 from mlx_worker.health import Ledger, node_ledger
 from mlx_worker.plan import plan
@@ -32,7 +36,7 @@ from mlx_worker.supervisor.process import CHILD_COMMAND
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
-    from mlx_worker.config import Config, ServerConfig
+    from mlx_worker.config import Config, LogLevel, ServerConfig
     from mlx_worker.supervisor.lifecycle import Timings
     from mlx_worker.supervisor.restart import RestartPolicy
     from mlx_worker.supervisor.resume import ResumePolicy
@@ -65,6 +69,12 @@ ROUTES = [
     ("GET", "cluster/cache", handlers.cache_state),
     ("POST", "cluster/cache/warm", handlers.cache_warm),
     ("POST", "admin/reload", handlers.reload),
+    ("GET", "metrics", observe.metrics),
+    ("GET", "admin/events", observe.events),
+    ("GET", "admin/events/stream", observe.live_events),
+    ("GET", "admin/logs", observe.log_lines),
+    ("GET", "admin/logs/stream", observe.live_log_lines),
+    ("PUT", "admin/logs/level", observe.log_level),
     ("POST", "admin/models/{id:.+}/restart", handlers.restart),
 ]
 
@@ -110,12 +120,22 @@ def build_app(
         )
         of_node = node_ledger() if ledger is None else ledger
         of_models: defaultdict[str, Ledger] = defaultdict(Ledger)
-        app[FRONT] = Front(children, of_node, of_models, Reload(config, children))
-        children.start()
-        yield
-        await children.stop()
+        with Lag() as lag, OwnLog() as own_log:
+            app[FRONT] = Front(
+                children,
+                of_node,
+                of_models,
+                Reload(config, children),
+                Traffic(),
+                lag,
+                own_log,
+            )
+            children.start()
+            yield
+            await children.stop()
 
     app.cleanup_ctx.append(node)
+    app.on_shutdown.append(observe.end_live)
     return app
 
 
@@ -155,9 +175,10 @@ async def serve(
             await web.SockSite(runner, sock, backlog=BACKLOG).start()
             gc.freeze()  # what is imported stays: to look it all over again takes 50 ms
             log.info("listening on %s", url)
-            with _at_hangup(runner.app[FRONT].reload):
+            front = runner.app[FRONT]
+            with _at_hangup(front.reload), _at_user_signals(front.node, config.log.level):
                 await _until(stop, on_listening(url) if on_listening else None)
-            await _drain(runner.app[FRONT].node, stop)
+            await _drain(front.node, stop)
         finally:
             await runner.cleanup()
 
@@ -226,6 +247,21 @@ def _at_hangup(reload: Reload) -> Iterator[None]:
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
         for task in running:
             task.cancel()
+
+
+@contextlib.contextmanager
+def _at_user_signals(node: Node, configured: LogLevel) -> Iterator[None]:
+    """SIGUSR1 has the log say everything, SIGUSR2 what the configuration says again."""
+    loop = asyncio.get_running_loop()
+    levels: dict[int, LogLevel] = {signal.SIGUSR1: "debug", signal.SIGUSR2: configured}
+    for number, level in levels.items():
+        loop.add_signal_handler(number, partial(observe.set_level, node, level))
+    try:
+        yield
+    finally:
+        # As with a hangup: what is left of the process's life is no time to die of one.
+        for number in levels:
+            loop.add_signal_handler(number, lambda: None)
 
 
 def _url(sock: socket.socket) -> str:

@@ -1,4 +1,4 @@
-"""What handlers reach for: the node, its ledgers, the moment it all began. [front]"""
+"""What handlers reach for: the node, its ledgers and counts, the moment it all began. [front]"""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 if TYPE_CHECKING:
+    from mlx_worker.api.lag import Lag
+    from mlx_worker.api.own_log import OwnLog
     from mlx_worker.api.reload import Reload
+    from mlx_worker.api.traffic import Traffic
     from mlx_worker.health import Ledger
     from mlx_worker.supervisor.node import Node
 
@@ -22,6 +25,9 @@ class Front:
     ledger: Ledger
     ledgers: dict[str, Ledger]
     reload: Reload
+    traffic: Traffic
+    lag: Lag
+    own_log: OwnLog
     created: int = field(default_factory=lambda: int(time.time()))
 
     @staticmethod

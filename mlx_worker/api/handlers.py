@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from mlx_worker.api import chat, completions, messages, reports, responses
+from mlx_worker.api.books import Books
 from mlx_worker.api.chat_reply import ChatReply
 from mlx_worker.api.completions_reply import CompletionReply
 from mlx_worker.api.dialect import Call, decode
@@ -50,53 +51,63 @@ def reply(body: Any, status: int = 200) -> web.Response:
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """`POST /v1/chat/completions`."""
-    return await _generated(request, chat.parse, ChatReply)
+    return await _generated(request, "chat", chat.parse, ChatReply)
 
 
 async def response(request: web.Request) -> web.StreamResponse:
     """`POST /v1/responses`."""
-    return await _generated(request, responses.parse, ResponsesReply)
+    return await _generated(request, "responses", responses.parse, ResponsesReply)
 
 
 async def message(request: web.Request) -> web.StreamResponse:
     """`POST /v1/messages`."""
-    return await _generated(request, messages.parse, MessagesReply)
+    return await _generated(request, "messages", messages.parse, MessagesReply)
 
 
 async def completion(request: web.Request) -> web.StreamResponse:
     """`POST /v1/completions`."""
-    call, served = await _parsed(request, completions.parse)
     node = request.app[FRONT].node
-    echoes = [
-        it if isinstance(it, str) else await node.detokenize(served, it) for it in call.echoed
-    ]
-    return await _relayed(request, call, served, partial(CompletionReply, echoes))
+    body = await request.read()
+    with Books(request, request.app[FRONT], "completions") as books:
+        call, served = _parsed(request, body, completions.parse)
+        echoes = [
+            it if isinstance(it, str) else await node.detokenize(served, it) for it in call.echoed
+        ]
+        return await _relayed(request, call, served, partial(CompletionReply, echoes), books)
 
 
 async def _generated(
     request: web.Request,
+    dialect: str,
     parse: Callable[[bytes, Callable[[str | None], Defaults]], C],
     writer: Callable[[C, str, int, str], Reply],
 ) -> web.StreamResponse:
     """The way of a generation: a dialect's `parse` in, its `writer` out."""
-    call, served = await _parsed(request, parse)
-    return await _relayed(request, call, served, writer)
+    body = await request.read()
+    with Books(request, request.app[FRONT], dialect) as books:
+        call, served = _parsed(request, body, parse)
+        return await _relayed(request, call, served, writer, books)
 
 
-async def _parsed(
-    request: web.Request, parse: Callable[[bytes, Callable[[str | None], Defaults]], C]
+def _parsed(
+    request: web.Request, body: bytes, parse: Callable[[bytes, Callable[[str | None], Defaults]], C]
 ) -> tuple[C, Served]:
     node = request.app[FRONT].node
-    call = parse(await request.read(), lambda name: node.find(name).config.defaults)
+    call = parse(body, lambda name: node.find(name).config.defaults)
     return call, node.find(call.model)
 
 
 async def _relayed(
-    request: web.Request, call: C, served: Served, writer: Callable[[C, str, int, str], Reply]
+    request: web.Request,
+    call: C,
+    served: Served,
+    writer: Callable[[C, str, int, str], Reply],
+    books: Books,
 ) -> web.StreamResponse:
     front = request.app[FRONT]
     model = call.model or served.config.id
-    return await relay(request, front, served, call, partial(writer, call, model, front.now()))
+    reply_by = partial(writer, call, model, front.now())
+    return await relay(request, front, served, call, reply_by, books)
 
 
 # --- tokens -------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from aiohttp import web
 from mlx_worker.api.error_bodies import anthropic_error, openai_error
 from mlx_worker.api.headers import REQUEST_ID, request_id
 from mlx_worker.errors import BodyTooLarge, InvalidRequest, MissingField, WorkerError
+from mlx_worker.logs import Entry
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
@@ -41,14 +42,21 @@ class WrongMethod(InvalidRequest):
     code: ClassVar[str] = "wrong_method"
 
 
+def _is_anthropic(request: web.Request) -> bool:
+    return request.path.rstrip("/").endswith(ANTHROPIC_PATHS)
+
+
+def status_of(request: web.Request, error: WorkerError) -> int:
+    """The HTTP status that tells of an error where it was asked."""
+    if _is_anthropic(request) and isinstance(error, MissingField):
+        return HTTPStatus.BAD_REQUEST  # Anthropic has no 422
+    return error.status
+
+
 def answer(
     request: web.Request, error: WorkerError, headers: dict[str, str] | None = None
 ) -> web.Response:
     """An error as a response, with Retry-After in whole seconds where waiting helps."""
-    anthropic = request.path.rstrip("/").endswith(ANTHROPIC_PATHS)
-    status: int = error.status
-    if anthropic and isinstance(error, MissingField):
-        status = HTTPStatus.BAD_REQUEST  # Anthropic has no 422
     more = dict(headers or {})
     if error.retry_after is not None:
         more["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
@@ -56,8 +64,8 @@ def answer(
         # OpenAI's libraries would send it again twice, and fell as many children again.
         more["X-Should-Retry"] = "false"
     return web.Response(
-        body=anthropic_error(error) if anthropic else openai_error(error),
-        status=status,
+        body=anthropic_error(error) if _is_anthropic(request) else openai_error(error),
+        status=status_of(request, error),
         content_type="application/json",
         headers=more,
     )
@@ -81,7 +89,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except ConnectionResetError:
         raise  # the client has left: nobody is there to be answered
     except Exception:
-        log.exception("request %s failed", request_id(request))
+        log.exception(Entry("unforeseen", request_id=request_id(request), path=request.path))
         problem = WorkerError(f"the node failed on this request; its id is {request_id(request)}")
     return answer(request, problem, {REQUEST_ID: request_id(request)} | headers)
 

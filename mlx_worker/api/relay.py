@@ -1,15 +1,12 @@
 """The one way of a generation: from a parsed call to the last byte its client gets.
 
-The ledger opens when the call is known to be well formed and closes exactly once, in `finally`,
-whoever ended it. Nothing is sent before the child has said `Started`, so that everything refused
+Nothing is sent before the child has said `Started`, so that everything refused
 until then has its true status, and the cache-hit header is known. [front]
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,21 +24,15 @@ from mlx_worker.api.headers import (
     session_given,
     session_id,
 )
-from mlx_worker.errors import (
-    ChildLost,
-    InferenceError,
-    InvalidRequest,
-    PoisonedRequest,
-    WorkerError,
-)
+from mlx_worker.errors import InvalidRequest, WorkerError
 from mlx_worker.supervisor.generation import Piece
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlx_worker.api.books import Books
     from mlx_worker.api.dialect import Call, Reply
     from mlx_worker.api.front import Front
-    from mlx_worker.health import Ledger
     from mlx_worker.supervisor.generation import Ending, Generation
     from mlx_worker.supervisor.node import Served
     from mlx_worker.wire.messages import (
@@ -49,48 +40,11 @@ if TYPE_CHECKING:
         Started,
     )
 
-log = logging.getLogger(__name__)
-
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",
 }
-
-
-class _Books:
-    """One request's entry in the model's ledger and in the node's."""
-
-    def __init__(self, *ledgers: Ledger) -> None:
-        self._ledgers = ledgers
-        self._since = time.perf_counter()
-        self.outcome = "left"
-        self.error = "-"
-        for ledger in ledgers:
-            ledger.open()
-
-    def looked_up(self, started: Started) -> None:
-        for ledger in self._ledgers:
-            if started.cache_hit:
-                ledger.hit()
-            else:
-                ledger.miss(started.miss or "no system prompt")
-
-    def ended(self, error: WorkerError | None) -> None:
-        """What came of it. A refusal is no failure of the model: nothing was tried."""
-        self.error = "-" if error is None else error.code
-        tried = error is None or isinstance(error, ChildLost | PoisonedRequest | InferenceError)
-        tried = tried or (error is not None and type(error) is WorkerError)
-        self.outcome = "ok" if error is None else "failed" if tried else "refused"
-
-    def close(self) -> float:
-        """Close the entry; returns the latency in ms."""
-        latency = (time.perf_counter() - self._since) * 1000
-        for ledger in self._ledgers:
-            ledger.close()
-            if self.outcome in ("ok", "failed"):
-                ledger.record(self.outcome == "ok", latency)
-        return latency
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,34 +77,34 @@ async def relay(
     served: Served,
     call: Call,
     reply_by: Callable[[str], Reply],
+    books: Books,
 ) -> web.StreamResponse:
     """Run one call and answer it. Raises the refusal where nothing was sent yet.
 
     `reply_by` makes the reply, given the fingerprint of what answers.
     """
     headers = {REQUEST_ID: request_id(request), SESSION_ID: session_id(request)}
-    books = _Books(front.ledgers[served.config.id], front.ledger)
+    books.opened(served)
     generations: list[Generation] = []
     try:
-        generate = partial(front.node.generate, served, session=session_given(request) or "")
+        generate = partial(
+            front.node.generate,
+            served,
+            session=session_given(request) or "",
+            request_id=headers[REQUEST_ID],
+        )
         generations += await begin(generate, _fitting(call, served))
         # A chat's choices read the same prompt, which is counted once.
         started = [await generation.started() for generation in generations][:: call.n]
-        books.looked_up(started[0])
+        read = _read(started)
+        books.began(generations, started[0], read)
         headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
         reply = reply_by(served.fingerprint)
-        way = _Way(request, reply, generations, _read(started), headers)
-        response = await (_streamed(way, books) if call.stream else _whole(way))
-        if books.outcome == "left":
-            books.ended(None)
-    except WorkerError as error:
-        books.ended(error)
-        raise
+        way = _Way(request, reply, generations, read, headers)
+        return await (_streamed(way, books) if call.stream else _whole(way, books))
     finally:
         for generation in generations:
             generation.leave()
-        _log(request, headers, served, generations, books)
-    return response
 
 
 def _read(started: list[Started]) -> Usage:
@@ -173,20 +127,24 @@ def _fitting(call: Call, served: Served) -> list[ChatRequest]:
     return call.choices()
 
 
-async def _whole(way: _Way) -> web.Response:
+async def _whole(way: _Way, books: Books) -> web.Response:
     # One that fails ends the wait for all.
     await asyncio.gather(*(it.heard_out() for it in way.generations))
     said = [it.take() or Piece("", []) for it in way.generations]
     body = way.reply.whole(list(zip(said, way.endings(), strict=True)), way.usage())
-    return web.Response(body=body, content_type="application/json", headers=way.headers)
+    response = web.Response(body=body, content_type="application/json", headers=way.headers)
+    books.answered(response.status)
+    books.ended(None)
+    return response
 
 
-async def _streamed(way: _Way, books: _Books) -> web.StreamResponse:
+async def _streamed(way: _Way, books: Books) -> web.StreamResponse:
     response = web.StreamResponse(headers=STREAM_HEADERS | way.headers)
     writer, transport = await response.prepare(way.request), way.request.transport
     assert writer is not None, "nothing else has answered"
     if transport is None:
         raise ConnectionResetError("the client has left")
+    books.answered(response.status)
     await response.write(way.reply.opening(way.prompt))
     try:
         await EventStream(response, writer, transport, way.reply, way.generations).run()
@@ -197,28 +155,6 @@ async def _streamed(way: _Way, books: _Books) -> web.StreamResponse:
         await response.write(way.reply.broken(error))
     else:
         await response.write(way.reply.closing(way.endings(), way.usage()))
+        books.ended(None)
     await response.write_eof()
     return response
-
-
-def _log(
-    request: web.Request,
-    headers: dict[str, str],
-    served: Served,
-    generations: list[Generation],
-    books: _Books,
-) -> None:
-    latency = books.close()
-    log.info(
-        "%s %s model=%s session=%s request=%s outcome=%s error=%s cache_hit=%s tokens=%d ms=%.1f",
-        request.method,
-        request.path,
-        served.config.id,
-        headers[SESSION_ID],
-        headers[REQUEST_ID],
-        books.outcome,
-        books.error,
-        headers.get(CACHE_HIT, "-"),
-        sum(len(it.tokens) for it in generations),
-        latency,
-    )

@@ -10,6 +10,7 @@ import msgspec
 
 from mlx_worker.config import Config, load_config
 from mlx_worker.errors import InvalidRequest, WorkerError
+from mlx_worker.logs import Entry
 from mlx_worker.plan import plan
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class Reload:
                 config, planned = await asyncio.to_thread(_read, self._running.file)
                 changes = self._node.reload(planned)
             except WorkerError as error:
-                log.error("nothing was reloaded: %s", error)  # noqa: TRY400  (it is all there is)
+                # The error's own words are all there is to say.
+                log.error(Entry("nothing was reloaded", why=error.message))  # noqa: TRY400
                 raise
         done = Reloaded(
             added=list(changes.added),
@@ -65,7 +67,7 @@ class Reload:
             changed=list(changes.changed),
             needs_restart=_unheeded(self._running, config),
         )
-        log.info("reloaded: %s", msgspec.json.encode(done).decode())
+        self._node.events.happened("reload", **msgspec.structs.asdict(done))
         return done
 
 
@@ -83,7 +85,7 @@ def _unheeded(running: Config, new: Config) -> list[str]:
     """Keys of what is set up once, at the start. `models_dir` is looked at by every plan."""
     return [
         f"{section}.{key}"
-        for section in ("server", "supervisor")
+        for section in ("server", "supervisor", "log")
         for key in getattr(new, section).__struct_fields__
         if key != "models_dir"
         and getattr(getattr(new, section), key) != getattr(getattr(running, section), key)

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 import setproctitle
 
 from mlx_worker.child.pipe import Pipe
+from mlx_worker.logs import set_up_child
 
 
 def main() -> None:
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True, help="the inherited end of the pipe")
     fd = parser.parse_args().fd
     faulthandler.enable()
+    set_up_child()
     setproctitle.setproctitle("mlx-worker: child")
     pipe = Pipe(fd)
     service: Future[Service] = Future()

@@ -8,9 +8,11 @@ main thread owns every mlx call: it loads, then admits, cancels and steps. [chil
 from __future__ import annotations
 
 import gc
+import logging
 import platform
 import queue
 import threading
+import traceback
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -33,12 +35,17 @@ from mlx_worker.errors import (
     UnservableModel,
     WorkerError,
 )
+from mlx_worker.logs import Entry
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
     from mlx_worker.child.pipe import Pipe
     from mlx_worker.engine.prompt_cache import CacheFacts
 
+log = logging.getLogger(__name__)
+
+FRAMES = 6
+"""Of the place where something unforeseen happened."""
 
 PERMANENT = (ModelNotFoundError, BadModelFolder, UnservableModel)
 """What another try would not heal."""
@@ -66,6 +73,7 @@ class _Refused:
 
     id: int
     error: Exception
+    request_id: str = ""
 
 
 _Text = m.Generate | m.Warm | m.Tokenize | m.Detokenize
@@ -136,7 +144,8 @@ class Service:
                     case m.Generate() | m.Warm():
                         self._jobs.put(self._prepared(message))
             except Exception as error:  # noqa: BLE001  (one bad chat must not end the thread)
-                self._jobs.put(_Refused(message.id, error))
+                request_id = message.request_id if isinstance(message, m.Generate) else ""
+                self._jobs.put(_Refused(message.id, error, request_id))
 
     def _prepared(self, message: m.Generate | m.Warm) -> _Job:
         if isinstance(message, m.Warm):
@@ -206,7 +215,7 @@ class Service:
             case _ReadyToWarm():
                 return self._warm(engine, job)
             case _Refused():
-                return [self._last_word(job.id, job.error)]
+                return [self._last_word(job.id, job.error, job.request_id)]
             case m.Cancel():
                 done = engine.cancel(job.id)
                 return [done] if done else []
@@ -218,7 +227,8 @@ class Service:
                 return [m.Cleared(job.id)]
 
     def _admit(self, engine: Engine, job: _Ready) -> list[m.Message]:
-        id_ = job.message.id
+        id_, request_id = job.message.id, job.message.request_id
+        log.debug(Entry("taken in", request_id=request_id, tokens=len(job.prompt.tokens)))
         if self._arrived(id_):
             return [m.Done(id_, "cancelled", 0, "")]
         try:
@@ -230,7 +240,7 @@ class Service:
                 in_session=bool(job.message.session),
             )
         except Exception as error:  # noqa: BLE001  (one bad request must not end the model)
-            return [self._last_word(id_, error)]
+            return [self._last_word(id_, error, request_id)]
         return [begun] if begun else []
 
     def _warm(self, engine: Engine, job: _ReadyToWarm) -> list[m.Message]:
@@ -245,8 +255,9 @@ class Service:
         with self._lock:
             return self._coming.pop(id_, False)
 
-    def _last_word(self, id_: int, error: Exception) -> m.Failed:
+    def _last_word(self, id_: int, error: Exception, request_id: str) -> m.Failed:
         self._arrived(id_)
+        _note(error, request_id)
         message = str(error) or type(error).__name__
         if isinstance(error, WorkerError):
             return m.Failed(id_, error.code, message, error.param)
@@ -262,6 +273,16 @@ class Service:
             messages = [*messages, _cache_state(facts)]
         if messages:
             self._pipe.send(messages)
+
+
+def _note(error: Exception, request_id: str) -> None:
+    """Where it comes from, but not what it says: that may be the prompt's own words."""
+    if isinstance(error, WorkerError):
+        log.debug(Entry("refused", request_id=request_id, error=error.code))
+        return
+    frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
+    where = [f"{Path(it.filename).name}:{it.lineno} {it.name}" for it in frames]
+    log.error(Entry("failed", request_id=request_id, error=type(error).__name__, frames=where))
 
 
 def _cache_state(facts: CacheFacts) -> m.CacheState:

@@ -17,15 +17,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining, WorkerError
-from mlx_worker.supervisor.last_words import DeviceErrors, device_error
+from mlx_worker.logs import Entry
+from mlx_worker.supervisor.last_words import KEPT_OF_MODEL, DeviceErrors, Line, device_error
 from mlx_worker.supervisor.link import Owner
-from mlx_worker.supervisor.process import how_it_ended, kill
+from mlx_worker.supervisor.pace import Pace
+from mlx_worker.supervisor.process import how_it_ended, kill, signal_name
+from mlx_worker.supervisor.ring import Ring
 from mlx_worker.supervisor.states import Event, IllegalEvent, State
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable
 
+    from mlx_worker.supervisor.events import Events
     from mlx_worker.supervisor.launch import Launch, Launched
     from mlx_worker.supervisor.lifecycle import Lifecycle, Timings
     from mlx_worker.supervisor.link import Fact, Link, Listener
@@ -51,11 +56,20 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a process ended, in words, when (ms since the epoch), and what it wrote last."""
+    """How a process ended, in words, when (ms since the epoch), and what it wrote last.
+
+    `code` as `subprocess` has it; seconds in `uptime`; `in_flight` are the requests that it had,
+    `measured` is what it last said of its memory.
+    """
 
     how: str
     at: float
     lines: list[str]
+    pid: int
+    code: int
+    uptime: float
+    in_flight: list[str]
+    measured: m.Pong | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +84,9 @@ class Child:
 
     `launch` gives it a process, `on_entered` is told every state once it is carried out,
     `on_progress` that more of the model is in memory; `is_busy` answers whether anybody needs the
-    model. `held_back` is why the node does not start it, None where it would; `at_start` in bytes
-    is what its process was measured to take once it was loaded, and outlives that process.
+    model, `take_lost` which requests its last process had when it ended. `held_back` is why the
+    node does not start it, None where it would; `at_start` in bytes is what its process was
+    measured to take once it was loaded, and outlives that process.
     """
 
     def __init__(
@@ -84,9 +99,13 @@ class Child:
         on_entered: Callable[[State], None],
         on_progress: Callable[[], None],
         is_busy: Callable[[], bool],
+        take_lost: Callable[[], list[str]],
+        events: Events,
     ) -> None:
         self.load = load
         self.facts = Facts()
+        self.pace = Pace()
+        self.lines: Ring[Line] = Ring(KEPT_OF_MODEL)
         self.last_exit: Exit | None = None
         self.entered_at: dict[State, float] = {}
         """When it was last in each state that it has been in: ms since the epoch."""
@@ -98,6 +117,10 @@ class Child:
         self._on_progress = on_progress
         self._launch = launch
         self._is_busy = is_busy
+        self._take_lost = take_lost
+        self._events = events
+        self._measured: m.Pong | None = None
+        self._ended: Exit | None = None
         self._asked_to_run = False
         self._inbox: asyncio.Queue[_Seen] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
@@ -128,6 +151,21 @@ class Child:
     def restarts(self) -> int:
         """How often it has been started again."""
         return self._life.restarts
+
+    @property
+    def restarts_by(self) -> Counter[Event]:
+        """The same by what ended the process before."""
+        return self._life.restarts_by
+
+    @property
+    def has_lost_its_device(self) -> bool:
+        """Was it given up because new processes do not heal what ends them?"""
+        return self.state is State.FAILED and self._life.cause is Event.DEVICE_LOST
+
+    @property
+    def stalls(self) -> int:
+        """How often it had work and made no progress."""
+        return self._life.stalls
 
     @property
     def open_ids(self) -> int:
@@ -225,6 +263,7 @@ class Child:
 
     async def close(self) -> None:
         """End the writer. The child must have been stopped before."""
+        self.lines.close()
         self._writer.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._writer
@@ -251,7 +290,7 @@ class Child:
             try:
                 self._life.apply(seen.event, self._loop.time(), seen.reason)
             except IllegalEvent as error:
-                log.debug("%s: %s", self.load.model, error)
+                log.debug(Entry("illegal event", model=self.load.model, what=str(error)))
                 continue
             if seen.event is Event.UNLOAD:
                 self._asked_to_run = False
@@ -292,9 +331,38 @@ class Child:
         self.entered_at[self.state] = time.time() * 1000
         if self.state not in (State.STARTING, State.LOADING, State.READY, State.DRAINING):
             self.facts = Facts()
-        level = logging.WARNING if self.state in (State.KILLING, State.FAILED) else logging.INFO
-        why = f": {seen.reason}" if seen.reason else ""
-        log.log(level, "%s: %s -> %s (%s%s)", self.load.model, before, self.state, seen.event, why)
+        if seen.event in (Event.EXITED, Event.DEVICE_LOST) and before is not State.STOPPING:
+            self._report_crash()
+        self._events.happened(
+            "state",
+            self.load.model,
+            level=logging.WARNING if self.state in (State.KILLING, State.FAILED) else logging.INFO,
+            was=before.value,
+            now=self.state.value,
+            event=seen.event.value,
+            reason=seen.reason,
+        )
+
+    def _report_crash(self) -> None:
+        """Everything that is known of a process that ended without being asked to."""
+        ended, self._ended = self._ended, None
+        if ended is None:  # there was none: it could not be started
+            return
+        self._events.happened(
+            "crash",
+            self.load.model,
+            level=logging.WARNING,
+            cause=self.reason or ended.how,
+            how=ended.how,
+            signal=signal_name(ended.code),
+            exit_code=ended.code if ended.code >= 0 else None,
+            pid=ended.pid,
+            uptime_s=round(ended.uptime, 3),
+            in_flight=ended.in_flight,
+            resident_bytes=ended.measured.resident_bytes if ended.measured else None,
+            device_bytes=ended.measured.device_bytes if ended.measured else None,
+            lines=ended.lines,
+        )
 
     def _arm(self) -> None:
         """Have the state's one deadline arrive as an event."""
@@ -316,11 +384,14 @@ class Child:
         incarnation = self._life.incarnation
         self._close_link()  # its process may have ended without closing it
         self.facts = Facts()
+        self._measured = None
+        self._ended = None
         self._started_at = self._loop.time()
         owner = Owner(
             on_fact=lambda fact: self._hear(fact, incarnation),
             on_end=lambda event, reason: self._tell(event, reason, incarnation),
             on_quiet=self._quiet,
+            on_step=self.pace.step,
         )
         try:
             launched = await self._launch(owner)
@@ -329,18 +400,29 @@ class Child:
             return
         self._process, self._link = launched.process, launched.link
         self.facts.pid = self._process.pid
+        launched.words.of(self.load.model, self.lines)
         self._reaper = asyncio.create_task(self._reap(launched, incarnation))
         if launched.hello is not None:
             self._hear(launched.hello, incarnation)
 
     async def _reap(self, launched: Launched, incarnation: int) -> None:
-        how = how_it_ended(await launched.process.wait())
+        code = await launched.process.wait()
+        how = how_it_ended(code)
         # What it said last may still be in its pipes, and may say why it ended.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS):
                 await launched.link.ended.wait()
         lines = await launched.words.complete(LAST_WORDS)
-        self.last_exit = Exit(how, time.time() * 1000, lines)
+        self.last_exit = self._ended = Exit(
+            how,
+            time.time() * 1000,
+            lines,
+            pid=launched.process.pid,
+            code=code,
+            uptime=self._loop.time() - self._started_at,
+            in_flight=self._take_lost(),
+            measured=self._measured,
+        )
         error = device_error(lines)
         if self._device_errors.ended(error):
             reason = f"needs reboot: {error}, process after process"
@@ -386,7 +468,7 @@ class Child:
             case m.Pong():
                 if self.facts.pong is None:
                     self.at_start = fact.resident_bytes
-                self.facts.pong = fact
+                self.facts.pong = self._measured = fact
 
     def _quiet(self) -> None:
         if self.state is State.DRAINING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import (
     ChildLost,
@@ -20,6 +20,7 @@ from mlx_worker.errors import (
     PoisonedRequest,
     WorkerError,
 )
+from mlx_worker.histogram import CRASH_TO_TOKEN, Histogram
 from mlx_worker.supervisor.resume import is_poison, may_start
 from mlx_worker.supervisor.states import State
 from mlx_worker.wire import messages as m
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mlx_worker.supervisor.child import Child
+    from mlx_worker.supervisor.events import Events
     from mlx_worker.supervisor.generation import Generation
     from mlx_worker.supervisor.resume import ResumePolicy
 
-log = logging.getLogger(__name__)
+MOST_NAMED: Final = 100
+"""Requests that a crash report names at most."""
 
 
 class Dispatch:
@@ -43,8 +46,10 @@ class Dispatch:
         ids: Iterator[int],
         policy: ResumePolicy,
         on_end: Callable[[Generation], None],
+        events: Events,
     ) -> None:
         self._child = child
+        self._events = events
         self._ids = ids
         self._policy = policy
         self._on_end = on_end
@@ -54,7 +59,9 @@ class Dispatch:
         self._waiting: dict[Generation, asyncio.TimerHandle | None] = {}
         self._ended = asyncio.Event()
         self._closing = False
+        self._lost_ids: list[str] = []
         self.resumes = 0
+        self.crash_to_token = Histogram(CRASH_TO_TOKEN)
 
     def submit(self, generation: Generation, until: float) -> None:
         """Take it on. Where no child serves it waits for one, until then on the loop's clock."""
@@ -76,7 +83,17 @@ class Dispatch:
         """Is anything running or waiting?"""
         return bool(self._open or self._waiting)
 
+    @property
+    def kv_tokens(self) -> list[int]:
+        """Of each generation in the child's hands: tokens that it has KV of."""
+        return [it.kv_tokens for it in self._open]
+
     # --- the child's side ---
+
+    def take_lost(self) -> list[str]:
+        """Which requests were lost since this was asked last, by their names in the log."""
+        lost, self._lost_ids = self._lost_ids, []
+        return lost[:MOST_NAMED]
 
     def entered(self, state: State) -> None:
         """The child is in a new state."""
@@ -105,7 +122,8 @@ class Dispatch:
     def lost(self, generation: Generation, why: str) -> None:
         """Its process is gone: have it wait for the next one, where there is to be one."""
         del self._open[generation]
-        generation.lost_by = why
+        generation.lose(why)
+        self._lost_ids.append(generation.request_id)
         if self._child.state is not State.STOPPING:  # else it was cut off: nothing has crashed
             generation.crashes += 1
         if generation.has_left:
@@ -113,11 +131,22 @@ class Dispatch:
         elif not self._child.coming_back:
             generation.fail(ChildLost(why, retry_after=1))
         elif is_poison(generation, self._policy):
+            self._events.happened(
+                "poison",
+                self._child.load.model,
+                level=logging.WARNING,
+                request_id=generation.request_id,
+                crashes=generation.crashes,
+            )
             generation.fail(
                 PoisonedRequest(f"{why}; {generation.crashes} processes died on this request")
             )
         else:
             self._wait(generation, self._loop.time() + self._policy.timeout)
+
+    def spoke_again(self, _generation: Generation, after: float) -> None:
+        """What a crash took was seconds away, to its reader."""
+        self.crash_to_token.see(after)
 
     def left(self, generation: Generation) -> None:
         """Nobody reads it any more."""
@@ -166,7 +195,13 @@ class Dispatch:
         self._set_timer(generation, None)
         del self._waiting[generation]
         id_ = next(self._ids)
-        ask = m.Generate(id_, generation.request, list(generation.tokens), generation.session)
+        ask = m.Generate(
+            id_,
+            generation.request,
+            list(generation.tokens),
+            generation.session,
+            generation.request_id,
+        )
         self._open[generation] = id_
         try:
             self._child.open(id_, generation, ask)
@@ -175,12 +210,12 @@ class Dispatch:
             return
         if generation.lost_by:
             self.resumes += 1
-            log.info(
-                "%s: a generation goes on after %d tokens as %d, %d crashes behind it",
+            self._events.happened(
+                "resume",
                 self._child.load.model,
-                len(generation.tokens),
-                id_,
-                generation.crashes,
+                request_id=generation.request_id,
+                after_tokens=len(generation.tokens),
+                crashes=generation.crashes,
             )
 
     def _wait(self, generation: Generation, until: float) -> None:

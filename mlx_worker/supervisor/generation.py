@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -108,6 +109,9 @@ class Keeper(Protocol):
     def lost(self, generation: Generation, why: str) -> None:
         """The process that had it is gone."""
 
+    def spoke_again(self, generation: Generation, after: float) -> None:
+        """Its first token since it was lost, so many seconds ago."""
+
     def left(self, generation: Generation) -> None:
         """Its reader wants no more of it."""
 
@@ -123,13 +127,22 @@ class Generation:
 
     `crashes` counts the processes that died with it in their hands, `lost_by` says what happened
     to the last that had it, in words; "" where none was lost. Seconds in `sign_every`.
+    `request_id` is its name in the log; `first_token_at` is on `time.perf_counter`.
     """
 
     def __init__(
-        self, request: m.ChatRequest, session: str, keeper: Keeper, *, sign_every: float
+        self,
+        request: m.ChatRequest,
+        session: str,
+        keeper: Keeper,
+        *,
+        sign_every: float,
+        request_id: str = "",
     ) -> None:
         self.request = request
         self.session = session
+        self.request_id = request_id
+        self.first_token_at: float | None = None
         self.tokens: list[int] = []
         self.crashes = 0
         self.lost_by = ""
@@ -144,6 +157,8 @@ class Generation:
         self.over = False
         self._reader: Callable[[], None] = _nobody
         self._ended = asyncio.Event()
+        self._lost_at: float | None = None
+        self._is_silent = True  # it has said nothing yet, or nothing since it was lost
         self._loop = asyncio.get_running_loop()
         self._last_taken = self._began = self._loop.time()
         self._started: asyncio.Future[m.Started] = self._loop.create_future()
@@ -162,6 +177,8 @@ class Generation:
             return
         match message:
             case m.Row():
+                if self._is_silent:
+                    self._speaks()
                 self.tokens += message.tokens
                 self._logprobs += message.logprobs
                 self._say(message.text, message.spans)
@@ -189,6 +206,19 @@ class Generation:
 
     # --- the keeper's side ---
 
+    def lose(self, why: str) -> None:
+        """The process that had it is gone: what comes next comes from another."""
+        self.lost_by = why
+        self._is_silent = True
+        if self._lost_at is None:
+            self._lost_at = time.perf_counter()
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that a child has KV of for it, as far as it has told."""
+        begun = self._started.done() and not self._error
+        return self._started.result().prompt_tokens + len(self.tokens) if begun else 0
+
     def end_by(self, deadline: float, error: errors.WorkerError) -> None:
         """Fail with this error unless it has ended by then, on the loop's clock."""
         self._deadline = self._loop.call_at(deadline, self._keeper.overdue, self, error)
@@ -210,6 +240,15 @@ class Generation:
             self._reader()
 
     # --- inside ---
+
+    def _speaks(self) -> None:
+        now = time.perf_counter()
+        self._is_silent = False
+        if self.first_token_at is None:
+            self.first_token_at = now
+        if self._lost_at is not None:
+            self._keeper.spoke_again(self, now - self._lost_at)
+            self._lost_at = None
 
     def _say(self, text: str, spans: list[m.Span]) -> None:
         self._spans += spans

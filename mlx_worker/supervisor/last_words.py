@@ -9,16 +9,26 @@ import asyncio
 import contextlib
 import logging
 import re
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from mlx_worker.logs import Entry, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mlx_worker.supervisor.ring import Ring
+
 log = logging.getLogger(__name__)
 
 KEPT = 100
-"""Lines."""
+"""Lines of one process."""
+
+KEPT_OF_MODEL = 1000
+"""Lines of one model, whichever of its processes wrote them."""
 
 LONGEST = 2000
 """Characters of a line; the rest of it is a line of its own."""
@@ -32,11 +42,22 @@ HEALS: Final = "OutOfMemory"
 """The one device error that says nothing of the device: a smaller request may pass."""
 
 
+class Line(msgspec.Struct, frozen=True):
+    """What a model's process wrote: when (ms since the epoch), which process, how grave it is."""
+
+    at: float
+    pid: int
+    level: str
+    text: str
+
+
 class LastWords:
-    """The last lines of one process."""
+    """The last lines of one process; its model's too, once it has one."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._pid = process.pid
+        self._model = ""
+        self._of_model: Ring[Line] | None = None
         self._kept: deque[str] = deque(maxlen=KEPT)
         assert process.stderr is not None, "it was started with a pipe there"
         self._reading = asyncio.create_task(self._read(process.stderr), name=f"stderr {self._pid}")
@@ -45,6 +66,10 @@ class LastWords:
     def lines(self) -> list[str]:
         """What it wrote last, oldest first."""
         return list(self._kept)
+
+    def of(self, model: str, ring: Ring[Line]) -> None:
+        """From here on these are the words of a model, which are kept for longer."""
+        self._model, self._of_model = model, ring
 
     async def complete(self, within: float) -> list[str]:
         """The same once its stderr is closed, or after so many seconds: another may hold it."""
@@ -65,8 +90,22 @@ class LastWords:
     def _keep(self, lines: Iterable[str]) -> None:
         for line in lines:
             if line.strip():
-                self._kept.append(line[:LONGEST])
-                log.info("%d: %s", self._pid, line[:LONGEST])
+                self._take(line)
+
+    def _take(self, line: str) -> None:
+        """A line of the child's own log is told as what it is, any other as what was written."""
+        whose = {"model": self._model, "pid": self._pid}
+        if (said := read(line)) is not None:
+            level, entry = said
+            text = str(entry)[:LONGEST]
+            log.log(level, Entry(entry.event, **{**entry.facts, **whose}))
+        else:
+            level, text = logging.INFO, line[:LONGEST]
+            log.info(Entry("stderr", **whose, line=text))
+        self._kept.append(text)
+        if self._of_model is not None:
+            name = logging.getLevelName(level).lower()
+            self._of_model.add(Line(time.time() * 1000, self._pid, name, text))
 
 
 def device_error(lines: Iterable[str]) -> str:

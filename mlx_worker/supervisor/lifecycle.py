@@ -7,6 +7,7 @@ process; `child` carries out what a state means. [front]
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,12 +44,20 @@ class Lifecycle:
         self.incarnation = 0
         self.deadline: float | None = None
         self.reason = ""
-        self.restarts = 0
+        self.cause: Event | None = None
+        """What last ended a process, or asked for that."""
+        self.restarts_by: Counter[Event] = Counter()
+        self.stalls = 0
         self.wanted = False
         """After this process there is to be another, if the policy allows."""
         self._hopeless = False
         # A closed pipe says that the process ended, not why: its exit status will.
         self._unexplained = False
+
+    @property
+    def restarts(self) -> int:
+        """How often it has been started again."""
+        return self.restarts_by.total()
 
     def apply(self, event: Event, now: float, reason: str = "") -> State:
         """Apply one event. Raises IllegalEvent, and nothing changes, if it cannot happen."""
@@ -68,13 +77,18 @@ class Lifecycle:
         """Keep the cause, not its consequences: the first thing that went wrong."""
         match event:
             case Event.START | Event.RESTART:
+                if event is Event.RESTART:
+                    self.cause = event
                 self.wanted, self._hopeless, self.reason = True, False, ""
                 self._window.forget()
             case Event.STOP | Event.UNLOAD:
+                self.cause = event
                 self.wanted = False
             case Event.HELLO | Event.LOADED | Event.DRAINED | Event.HURRY | Event.GIVE_UP:
                 pass
             case _ if self._is_cause(event):
+                self.cause = event
+                self.stalls += event is Event.STALLED
                 self._hopeless = event in (Event.CANNOT_LOAD, Event.DEVICE_LOST)
                 self._unexplained = event is Event.LINK_LOST
                 self.reason = reason or f"{event.value} while {self.state.value}"
@@ -95,7 +109,9 @@ class Lifecycle:
         self.state = state
         self.deadline = None
         if state is State.STARTING:
-            self.restarts += self.incarnation > 0
+            if self.incarnation > 0:
+                assert self.cause is not None, "something has ended the process before"
+                self.restarts_by[self.cause] += 1
             self.incarnation += 1
         if state is State.STOPPED and self.wanted:
             self.apply(Event.START, now)

@@ -37,11 +37,15 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who is told of the child as a whole: facts, the end of its pipe, that no id is open."""
+    """Who is told of the child as a whole.
+
+    Of facts, the end of its pipe, that no id is open, and the rows of each decode step.
+    """
 
     on_fact: Callable[[Fact], None]
     on_end: Callable[[Event, str], None]
     on_quiet: Callable[[], None]
+    on_step: Callable[[list[m.Row]], None]
 
 
 class Link(asyncio.Protocol):
@@ -114,6 +118,7 @@ class Link(asyncio.Protocol):
         match message:
             case m.Step():
                 self.last_progress = self._loop.time()
+                self.owner.on_step(message.rows)
                 for row in message.rows:
                     self._listener(row.id).hear(row)
             case m.Started() | m.Prefill():

@@ -25,10 +25,12 @@ from mlx_worker.errors import (
     UnknownModel,
     WorkerError,
 )
+from mlx_worker.logs import Entry
 from mlx_worker.supervisor.admission import Admission
 from mlx_worker.supervisor.call import Answer, Call
 from mlx_worker.supervisor.child import Child
 from mlx_worker.supervisor.dispatch import Dispatch
+from mlx_worker.supervisor.events import Events
 from mlx_worker.supervisor.fingerprint import fingerprint
 from mlx_worker.supervisor.generation import Generation
 from mlx_worker.supervisor.idle import IdleTimer
@@ -80,6 +82,7 @@ class Served:
         ids: Iterator[int],
         resume: ResumePolicy,
         on_end: Callable[[], None],
+        events: Events,
     ) -> None:
         config = planned.config
         self.planned = planned
@@ -89,7 +92,7 @@ class Served:
         self._on_end = on_end
         self.admission = Admission(config.id, config.max_concurrency, config.max_queue)
         self.warm_set = WarmSet(config.warm)
-        self.dispatch = Dispatch(child, ids, resume, self._ended)
+        self.dispatch = Dispatch(child, ids, resume, self._ended, events)
         self.idle = IdleTimer(config.idle_timeout, child.unload)
 
     @property
@@ -118,6 +121,18 @@ class Served:
         self.warm_set.files = config.warm
         self.idle.after = config.idle_timeout
         self.idle.used()
+
+    @property
+    def running_kv_bytes(self) -> int:
+        """What its running rows take, by their tokens; what shares a prefix counts each time."""
+        loaded = self.child.facts.loaded
+        return sum(map(loaded.kv.nbytes, self.dispatch.kv_tokens)) if loaded else 0
+
+    @property
+    def kv_usage(self) -> float:
+        """The same as a share of what they may take, 0 to 1."""
+        budget = min(self.child.load.kv_bytes, self.child.load.cache_bytes)
+        return min(1.0, self.running_kv_bytes / budget) if budget else 1.0
 
     @property
     def is_busy(self) -> bool:
@@ -172,10 +187,11 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._watch: asyncio.TimerHandle | None = None
         self.draining = False
+        self.events = Events()
         self.models: dict[str, Served] = {}
         self._leaving: set[Served] = set()
-        self.room = Room(memory_limit, self._everybody)
-        self.pressure = Pressure(memory_limit, self._everybody, self._trim)
+        self.room = Room(memory_limit, self._everybody, self.events)
+        self.pressure = Pressure(memory_limit, self._everybody, self._trim, self.events)
         self._follow(planned)
 
     def _everybody(self) -> list[Served]:
@@ -187,6 +203,9 @@ class Node:
         def progressed() -> None:
             served.dispatch.progressed()
 
+        def take_lost() -> list[str]:
+            return served.dispatch.take_lost()
+
         child = Child(
             load_of(planned),
             Lifecycle(self._timings, self._restarts()),
@@ -195,8 +214,10 @@ class Node:
             on_entered=lambda state: self._entered(served, state),
             on_progress=progressed,
             is_busy=lambda: served.is_busy,
+            take_lost=take_lost,
+            events=self.events,
         )
-        served = Served(planned, child, self._ids, self._resume, self.room.changed)
+        served = Served(planned, child, self._ids, self._resume, self.room.changed, self.events)
         return served
 
     def _restarts(self) -> RestartWindow:
@@ -254,6 +275,7 @@ class Node:
         A child that dies in this time comes back for what it was doing, as at any other.
         """
         self.draining = True
+        self.events.happened("drain", within_s=self._timings.drain)
         await self._drain()
         await self.standby.close()
         children = [served.child for served in reversed(self._everybody())]
@@ -377,12 +399,13 @@ class Node:
         return known
 
     async def generate(
-        self, served: Served, request: m.ChatRequest, session: str = ""
+        self, served: Served, request: m.ChatRequest, session: str = "", request_id: str = ""
     ) -> Generation:
         """Take a request on, waiting for a place. Raises the refusal if it cannot be.
 
         A model that is on its way may take `load_wait` to come; what was taken on waits for it.
-        `session` is the caller's own name for its conversation, "" where it gave none.
+        `session` is the caller's own name for its conversation, "" where it gave none;
+        `request_id` its name in the log.
         """
         until = self._loop.time() + self._resume.load_wait
         limit = served.config.request_timeout
@@ -399,7 +422,11 @@ class Node:
             served.admission.leave()
             raise
         generation = Generation(
-            request, session, served.dispatch, sign_every=self._resume.sign_every
+            request,
+            session,
+            served.dispatch,
+            sign_every=self._resume.sign_every,
+            request_id=request_id,
         )
         if deadline is not None:
             generation.end_by(deadline, _timed_out(served))
@@ -519,16 +546,17 @@ class Node:
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # Whoever still waits for it is told too; a caller that hung up is not.
-            log.warning("%s", error)
+            log.warning(Entry("background work failed", error=str(error)))
 
     async def _warm_again(self, served: Served) -> None:
         async for prompt in served.warm_set.prompts():
             try:
                 warmed = await self._warm(served, prompt)
             except WorkerError as error:
-                log.warning("%s: a prompt was not warmed: %s", served.config.id, error)
+                model = served.config.id
+                log.warning(Entry("prompt not warmed", model=model, why=str(error)))
             else:
-                log.info("%s: a prompt warmed, %d tokens", served.config.id, warmed.tokens)
+                log.info(Entry("prompt warmed", model=served.config.id, tokens=warmed.tokens))
 
 
 def _timed_out(served: Served) -> RequestTimedOut:

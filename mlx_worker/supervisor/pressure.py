@@ -17,9 +17,8 @@ from mlx_worker.supervisor.states import State
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from mlx_worker.supervisor.events import Events
     from mlx_worker.supervisor.node import Served
-
-log = logging.getLogger(__name__)
 
 AT_REST = (State.READY, State.STOPPED, State.FAILED)
 
@@ -32,7 +31,9 @@ class Pressure:
         limit: int,
         everybody: Callable[[], Collection[Served]],
         trim: Callable[[Served, int], None],
+        events: Events,
     ) -> None:
+        self._events = events
         self._limit = limit
         self._everybody = everybody
         self._trim = trim
@@ -59,12 +60,7 @@ class Pressure:
         before = self.rung
         step = self._ladder.look(self.used, self._limit)
         if step is not None and step is not before:
-            log.log(
-                logging.INFO if step is Rung.CALM else logging.WARNING,
-                "memory: %s: %s",
-                self._numbers(),
-                _WORDS[step],
-            )
+            self._say(_WORDS[step], grave=step is not Rung.CALM)
         match step:
             case Rung.TRIM:
                 self._trim_caches()
@@ -86,11 +82,17 @@ class Pressure:
             return  # somebody's end or start is to be seen first
         tenants = [tenant_of(it) for it in models.values()]
         if (grown := who_grew(self.used - self._limit, tenants)) is not None:
-            log.warning("memory: %s, %s, gets a fresh process", grown.model, in_words(grown.needs))
+            self._say("gets a fresh process", grown.model)
             models[grown.model].child.restart()
         elif (resting := who_rests(tenants)) is not None:
-            log.warning("memory: %s, %s, is unloaded", resting.model, in_words(resting.needs))
+            self._say("is unloaded", resting.model)
             models[resting.model].child.unload()
+
+    def _say(self, what: str, model: str = "", *, grave: bool = True) -> None:
+        level = logging.WARNING if grave else logging.INFO
+        self._events.happened(
+            "pressure", model, level=level, what=what, used=self.used, limit=self._limit
+        )
 
     def _numbers(self) -> str:
         return f"{in_words(self.used)} of {in_words(self._limit)}"

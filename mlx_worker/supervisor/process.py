@@ -55,6 +55,13 @@ def how_it_ended(code: int) -> str:
     """An exit code in words; a negative one is a signal's number."""
     if code >= 0:
         return f"exit status {code}"
+    return f"killed by {signal_name(code)}"
+
+
+def signal_name(code: int) -> str | None:
+    """The signal that such an exit code stands for; None: it ended by itself."""
+    if code >= 0:
+        return None
     with contextlib.suppress(ValueError):
-        return f"killed by {signal.Signals(-code).name}"
-    return f"killed by signal {-code}"
+        return signal.Signals(-code).name
+    return f"signal {-code}"

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
     from mlx_worker.errors import WorkerError
     from mlx_worker.plan import PlannedModel
+    from mlx_worker.supervisor.events import Events
     from mlx_worker.supervisor.node import Served
-
-log = logging.getLogger(__name__)
 
 COME_BACK = 5.0
 """Seconds after which room may be asked for again: somebody at work may be idle by then."""
@@ -61,8 +60,11 @@ class Room:
     `limit` in bytes.
     """
 
-    def __init__(self, limit: int, everybody: Callable[[], Collection[Served]]) -> None:
+    def __init__(
+        self, limit: int, everybody: Callable[[], Collection[Served]], events: Events
+    ) -> None:
         self.limit = limit
+        self._events = events
         self._everybody = everybody
         # Whether its room is being made already: then it starts, though nobody may wait by then.
         self._waiting: dict[Served, bool] = {}
@@ -79,18 +81,18 @@ class Room:
             case Evict(models):
                 for other in others:
                     if other.config.id in models and not other.retired:
-                        log.info(
-                            "%s leaves, because %s needs room", other.config.id, served.config.id
-                        )
+                        self._events.happened("evict", other.config.id, by=served.config.id)
                         other.child.unload()
                 self._hold(served, _room_is_made(served, models), promised=True)
             case Full(why):
                 error = MemoryFull(_no_room(served, why), retry_after=COME_BACK)
+                if served.child.held_back is None:
+                    self._say_no_room(served, why)
                 self._hold(served, error, promised=False)
             case NeverFits(why):
                 self._forget(served)
                 served.child.held_back = ModelTooLarge(_no_room(served, why))
-                log.warning("%s", served.child.held_back)
+                self._say_no_room(served, why)
 
     def promised(self, served: Served) -> bool:
         """Is its room being made already?"""
@@ -105,10 +107,11 @@ class Room:
                 self._forget(served)
 
     def _hold(self, served: Served, error: WorkerError, *, promised: bool) -> None:
-        if served.child.held_back is None:
-            log.info("%s", error)
         served.child.held_back = error
         self._waiting[served] = promised
+
+    def _say_no_room(self, served: Served, why: str) -> None:
+        self._events.happened("no room", served.config.id, level=logging.WARNING, why=why)
 
     def _forget(self, served: Served) -> None:
         served.child.held_back = None

@@ -52,6 +52,11 @@ class StandbyPolicy:
     stop: float = 5.0
 
 
+def _without_work(on_fact: Callable[[Fact], None], on_end: Callable[[Event, str], None]) -> Owner:
+    """The owner of a process that has no work."""
+    return Owner(on_fact, on_end, lambda: None, lambda _: None)
+
+
 class Spare:
     """One process without a model, from its start to its end or its taking."""
 
@@ -64,7 +69,7 @@ class Spare:
 
     async def start(self, command: Sequence[str]) -> Launched:
         """Its process. Raises OSError where it cannot be."""
-        self.launched = await launch(command, Owner(self._hear, self._ended, lambda: None))
+        self.launched = await launch(command, _without_work(self._hear, self._ended))
         return self.launched
 
     @property

@@ -93,13 +93,14 @@ class Generate(Message, frozen=True):
 
     `replay` are the token ids that its client already has: they are read, not said again, and the
     next token is the one that would have followed. `session` is the client's own name for the
-    conversation, "" where it gave none.
+    conversation, `request_id` its name in the log; "" where there is none.
     """
 
     id: int
     request: ChatRequest
     replay: list[int] = []
     session: str = ""
+    request_id: str = ""
 
 
 class Cancel(Message, frozen=True):

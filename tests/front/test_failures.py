@@ -73,7 +73,8 @@ async def test_a_request_that_fells_every_child_is_refused_for_good(
     else:
         assert (answer.status, answer.error["code"]) == (500, "poisoned_request")
         assert answer.headers["X-Should-Retry"] == "false"
-    assert "request=request-9 outcome=failed error=poisoned_request" in caplog.text
+    assert " request_id=request-9 " in caplog.text
+    assert " outcome=failed error=poisoned_request " in caplog.text
     await front.reaches(state="ready", restarts=3)
     assert (await front.chat("one two three")).text == "one two three"
 

@@ -17,6 +17,7 @@ import pytest
 
 from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining, WorkerError
 from mlx_worker.supervisor.child import Child
+from mlx_worker.supervisor.events import Events
 from mlx_worker.supervisor.generation import Generation
 from mlx_worker.supervisor.launch import launch
 from mlx_worker.supervisor.lifecycle import Lifecycle, Timings
@@ -65,6 +66,8 @@ async def child_of(
         on_progress=lambda: None,
         launch=partial(launch, command),
         is_busy=lambda: False,
+        take_lost=list,
+        events=Events(),
     )
     child.start()
     try:
@@ -84,6 +87,9 @@ class OneChild:
 
     def lost(self, generation: Generation, why: str) -> None:
         generation.fail(ChildLost(why))
+
+    def spoke_again(self, _generation: Generation, _after: float) -> None:
+        raise AssertionError("what is lost does not come back")
 
     def left(self, _generation: Generation) -> None:
         self._child.cancel(self._id)

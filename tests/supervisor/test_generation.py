@@ -26,6 +26,11 @@ class Heard:
         assert generation is self.it
         self.said.append(f"lost: {why}")
 
+    def spoke_again(self, generation: Generation, after: float) -> None:
+        assert generation is self.it
+        assert after > 0
+        self.said.append("spoke again")
+
     def left(self, generation: Generation) -> None:
         assert generation is self.it
         self.said.append("left")

@@ -39,7 +39,8 @@ class Peer:
         self.facts: asyncio.Queue[Fact] = asyncio.Queue()
         self.ends: asyncio.Queue[tuple[Event, str]] = asyncio.Queue()
         self.quiet = 0
-        self.link = Link(Owner(self.facts.put_nowait, self._ended, self._hushed))
+        self.steps: list[list[m.Row]] = []
+        self.link = Link(Owner(self.facts.put_nowait, self._ended, self._hushed, self.steps.append))
         self._frames = frames_to_child()
 
     def _ended(self, event: Event, reason: str) -> None:

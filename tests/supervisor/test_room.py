@@ -1,7 +1,6 @@
 """Memory holds: models leave for each other, wait or are refused; caches and processes give way."""
 
 import asyncio
-import logging
 from dataclasses import replace
 
 import pytest
@@ -168,10 +167,9 @@ async def test_under_pressure_caches_are_trimmed_and_nothing_is_refused() -> Non
         assert node.named("a").child.restarts == 0
 
 
-async def test_a_process_that_grew_and_does_not_shrink_is_recycled_after_new_work_was_refused(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.INFO)
+async def test_a_process_that_grew_and_does_not_shrink_is_recycled_after_new_work_was_refused() -> (
+    None
+):
     command = of_size("--grow", str(8 * MB), "--never-shrink")
     async with running(planned("a"), command=command, memory_limit=ONE + 10 * MB) as node:
         await ready(node)
@@ -185,7 +183,7 @@ async def test_a_process_that_grew_and_does_not_shrink_is_recycled_after_new_wor
         await ready(node)
         assert node.named("a").child.restarts == 1
         assert await said(node, "a") == "hello"
-    steps = [it.message for it in caplog.records if it.message.startswith("memory:")]
+        steps = [it.facts["what"] for _, it in node.events.after(0) if it.kind == "pressure"]
     words = ["given up", "refused", "has to end", "fresh process", "welcome"]
     assert [word for line, word in zip(steps, words, strict=True) if word in line] == words
 

@@ -40,7 +40,7 @@ FAULTS = {
     "garbage": signal.SIGUSR1,
     "hang": signal.SIGSTOP,
 }
-NOBODY = Owner(lambda _: None, lambda *_: None, lambda: None)
+NOBODY = Owner(lambda _: None, lambda *_: None, lambda: None, lambda _: None)
 
 
 async def spares(standby: Standby, count: int, but: Sequence[int] = ()) -> list[int]:

@@ -1,0 +1,61 @@
+"""How often a figure was how large: buckets that cost a bisection to fill.
+
+The exposition reads them when it is asked; nothing is formatted before. [front]
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import accumulate
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+# --- bounds, in seconds ---
+
+FIRST_TOKEN: Final = (
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640,
+)  # fmt: skip
+"""A resident prompt of a small model to a cold one of 100,000 tokens."""
+
+BETWEEN_TOKENS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1,
+    2.5, 5, 10,
+)  # fmt: skip
+"""1,000 tokens a second to none for the time of a long prompt."""
+
+WHOLE_ANSWER: Final = (
+    0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 90, 120, 180, 300, 600, 1200, 2400,
+)  # fmt: skip
+"""A word to a long answer behind a long queue."""
+
+CRASH_TO_TOKEN: Final = (0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300)
+"""A spare process and a small model to the whole patience of a stream."""
+
+LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+"""An idle event loop to one that somebody blocks."""
+
+
+class Histogram:
+    """Counts by upper bound, those above the last one too; `total` of everything seen."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def see(self, value: float, times: int = 1) -> None:
+        """That value, so many times."""
+        self._counts[bisect_left(self._bounds, value)] += times
+        self.total += value * times
+
+    @property
+    def count(self) -> int:
+        """How many values were seen."""
+        return sum(self._counts)
+
+    def cumulative(self) -> Iterator[tuple[float, int]]:
+        """(upper bound, how many were at most that), to infinity."""
+        return zip((*self._bounds, inf), accumulate(self._counts), strict=True)

@@ -1,0 +1,39 @@
+"""How fast one model's streams go, through all its processes: counted once a decode step.
+
+A step's time is the inter-token latency of every row that was in the one before, too; a row that
+begins, or comes back after a pause of its own, has none yet. So one clock and one bisection serve
+all rows, and the price of a token falls with their number. [front]
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from mlx_worker.histogram import BETWEEN_TOKENS, Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from mlx_worker.wire.messages import Row
+
+
+class Pace:
+    """Tokens generated, and seconds between two of a row."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._at = 0.0
+        self._rows: AbstractSet[int] = frozenset()
+        self.tokens = 0
+        self.between = Histogram(BETWEEN_TOKENS)
+
+    def step(self, rows: Sequence[Row]) -> None:
+        """These rows got a token each, just now."""
+        now = self._clock()
+        ids = {row.id for row in rows}
+        if again := len(ids & self._rows):
+            self.between.see(now - self._at, again)
+        self._at, self._rows = now, ids
+        self.tokens += len(rows)

@@ -1,0 +1,20 @@
+"""Buckets: every value in the one it belongs to."""
+
+from math import inf
+
+from mlx_worker.histogram import Histogram
+
+
+def test_a_value_counts_in_the_bucket_whose_bound_it_does_not_exceed() -> None:
+    histogram = Histogram((1, 2, 5))
+    for value in (0.5, 1, 1.5, 5, 7):
+        histogram.see(value)
+    assert list(histogram.cumulative()) == [(1, 2), (2, 3), (5, 4), (inf, 5)]
+    assert histogram.total == 15
+
+
+def test_a_value_may_be_seen_many_times_at_once() -> None:
+    histogram = Histogram((1, 2))
+    histogram.see(1.5, 32)
+    assert list(histogram.cumulative()) == [(1, 0), (2, 32), (inf, 32)]
+    assert histogram.total == 48
