@@ -35,7 +35,7 @@ class Entry:
 
     __slots__ = ("event", "facts")
 
-    def __init__(self, event: str, **facts: Any) -> None:
+    def __init__(self, event: str, /, **facts: Any) -> None:
         self.event = event
         self.facts = facts
 

@@ -339,7 +339,7 @@ class Child:
             level=logging.WARNING if self.state in (State.KILLING, State.FAILED) else logging.INFO,
             was=before.value,
             now=self.state.value,
-            event=seen.event.value,
+            because=seen.event.value,
             reason=seen.reason,
         )
 

@@ -40,7 +40,7 @@ class Events(Ring[Event]):
         super().__init__(KEPT)
 
     def happened(
-        self, kind: str, model: str = "", *, level: int = logging.INFO, **facts: Any
+        self, kind: str, model: str = "", /, *, level: int = logging.INFO, **facts: Any
     ) -> None:
         """Log it and keep it."""
         told = {name: it for name, it in facts.items() if name not in IN_THE_LOG}
