@@ -1,0 +1,90 @@
+"""The log of a whole node with a real child: ids in both processes, levels, crash reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.processes import RunningNode, eventually, running_node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SECRET = "sesame opens"
+
+
+@pytest.fixture(scope="module")
+def node(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    folder = tmp_path_factory.mktemp("logged")
+    with running_node(folder, {"tiny": tiny}, supervisor="backoff_initial = 0") as running:
+        running.wait_until_ready()
+        yield running
+
+
+def entries(node: RunningNode, **facts: Any) -> list[dict[str, Any]]:
+    """The lines of the log that say these things; every line is JSON."""
+    lines = [json.loads(line) for line in node.log]
+    return [it for it in lines if all(it.get(name) == fact for name, fact in facts.items())]
+
+
+def ask(node: RunningNode, request_id: str) -> None:
+    body = {"messages": [{"role": "user", "content": SECRET}], "max_tokens": 4}
+    answer = node.ask("/v1/chat/completions", body, headers={"X-Request-Id": request_id})
+    assert answer.status == 200
+
+
+def level(node: RunningNode) -> str:
+    return str(node.ask("/admin/logs").json["level"])
+
+
+def test_a_request_is_one_line_under_its_id_and_a_signal_shows_what_its_child_says(
+    node: RunningNode,
+) -> None:
+    ask(node, "quiet-1")
+    eventually(lambda: bool(entries(node, event="request", request_id="quiet-1")))
+    assert len(entries(node, request_id="quiet-1")) == 1
+
+    node.process.send_signal(signal.SIGUSR1)
+    eventually(lambda: level(node) == "debug")
+    ask(node, "loud-1")
+    eventually(lambda: len(entries(node, request_id="loud-1")) == 2)
+    (in_child,) = entries(node, event="taken in", request_id="loud-1")
+    (in_front,) = entries(node, event="request", request_id="loud-1")
+    assert (in_child["model"], in_child["pid"]) == ("tiny", node.model("tiny")["pid"])
+    assert in_child["tokens"] == in_front["prompt_tokens"]
+    assert in_front["outcome"] == "success"
+    assert in_front["completion_tokens"] == 4
+    assert 0 < in_front["ttft_ms"] <= in_front["total_ms"]
+
+    node.process.send_signal(signal.SIGUSR2)
+    eventually(lambda: level(node) == "info")
+    assert not any(SECRET in line for line in node.log)
+
+
+def test_what_the_child_says_is_kept_though_nobody_wanted_to_see_it(node: RunningNode) -> None:
+    ask(node, "quiet-2")
+    lines = node.ask("/admin/logs?model=tiny").json["lines"]
+    assert any("request_id=quiet-2" in line["text"] for line in lines)
+    assert SECRET not in json.dumps(lines)
+
+
+def test_a_crash_report_has_the_last_frames(node: RunningNode) -> None:
+    pid = node.model("tiny")["pid"]
+    os.kill(pid, signal.SIGSEGV)
+
+    def crashes() -> list[dict[str, Any]]:
+        events = node.ask("/admin/events").json["events"]
+        return [it["facts"] for it in events if it["kind"] == "crash" and it["facts"]["pid"] == pid]
+
+    eventually(lambda: bool(crashes()))
+    (crash,) = crashes()
+    assert crash["signal"] == "SIGSEGV"
+    assert "Fatal Python error: Segmentation fault" in crash["lines"]
+    assert any("File " in line and "service.py" in line for line in crash["lines"])
+    eventually(lambda: bool(entries(node, event="crash", pid=pid)))
+    eventually(lambda: node.model("tiny")["state"] == "ready")
