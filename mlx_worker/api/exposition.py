@@ -31,6 +31,8 @@ ONE: Final[Labels] = ()
 """The labels of what there is one of."""
 MODEL: Final = ("model",)
 
+OPENMETRICS: Final = "application/openmetrics-text"
+
 _FRONT: Final = psutil.Process()
 
 
@@ -38,10 +40,8 @@ def exposed(front: Front, accept: str) -> tuple[bytes, str]:
     """The body for such an Accept header, and its Content-Type."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Node(front))
-    try:
-        encode, content_type = choose_encoder(accept)
-    except ValueError:  # a version that is none
-        encode, content_type = choose_encoder("")
+    # Of two texts, by name alone: the library trips over versions that are none.
+    encode, content_type = choose_encoder(f"{OPENMETRICS}; version=1.0.0" * (OPENMETRICS in accept))
     return encode(registry), content_type
 
 

@@ -1,7 +1,7 @@
 """The one way of a generation: from a parsed call to the last byte its client gets.
 
-Nothing is sent before the child has said `Started`, so that everything refused
-until then has its true status, and the cache-hit header is known. [front]
+Nothing is sent before the child has said `Started`, so that everything refused until then has its
+true status, and the cache-hit header is known. [front]
 """
 
 from __future__ import annotations

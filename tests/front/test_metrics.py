@@ -68,11 +68,22 @@ async def test_openmetrics_is_spoken_to_whoever_asks_for_it(serve: Serve) -> Non
     assert families["mlx_worker_time_to_first_token_seconds"].type == "histogram"
 
 
-@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=x.y", "*/*", ",;=,"])
+@pytest.mark.parametrize("accept", ["*/*", ",;=,", "text/plain; version=x.y", ""])
 async def test_any_other_accept_header_gets_the_plain_text(serve: Serve, accept: str) -> None:
     answer = await (await serve()).ask("/metrics", Accept=accept)
     assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert list(text_string_to_metric_families(answer.body.decode()))
+
+
+@pytest.mark.parametrize("version", ["x.y", "99", "1.0.0; escaping=allow-utf-8;q=0.5"])
+async def test_whatever_version_is_asked_for_is_answered_with_the_one_there_is(
+    serve: Serve, version: str
+) -> None:
+    accept = f"application/openmetrics-text; version={version}, */*;q=0.1"
+    answer = await (await serve()).ask("/metrics", Accept=accept)
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert list(openmetrics_families(answer.body.decode()))
 
 
 # --- requests -------------------------------------------------------------------------------
