@@ -6,12 +6,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.front.asking import PROMPT, Front, Serve, asked, model
+from tests.front.asking import PROMPT, Answer, Front, Serve, asked, model
 from tests.scripted import Fifo, eventually, soon
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -20,6 +21,10 @@ Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
 def key(labels: dict[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(labels.items()))
+
+
+def in_openmetrics(answer: Answer) -> list[Metric]:
+    return list(openmetrics_families(answer.body.decode()))  # type: ignore[no-untyped-call]
 
 
 async def scraped(front: Front) -> Samples:
@@ -62,7 +67,7 @@ async def test_openmetrics_is_spoken_to_whoever_asks_for_it(serve: Serve) -> Non
     await front.chat("one two", system=PROMPT)
     answer = await front.ask("/v1/metrics", Accept=OPENMETRICS)
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
-    families = {it.name: it for it in openmetrics_families(answer.body.decode())}
+    families = {it.name: it for it in in_openmetrics(answer)}
     assert families["mlx_worker_model_state"].type == "stateset"
     assert families["mlx_worker_requests"].type == "counter"
     assert families["mlx_worker_time_to_first_token_seconds"].type == "histogram"
@@ -83,7 +88,7 @@ async def test_whatever_version_is_asked_for_is_answered_with_the_one_there_is(
     accept = f"application/openmetrics-text; version={version}, */*;q=0.1"
     answer = await (await serve()).ask("/metrics", Accept=accept)
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
-    assert list(openmetrics_families(answer.body.decode()))
+    assert in_openmetrics(answer)
 
 
 # --- requests -------------------------------------------------------------------------------
