@@ -118,6 +118,15 @@ class ModelTooLarge(Unavailable):
     resend = False
 
 
+class ModelBusy(WorkerError):
+    """The model is at work and cannot be taken from those it works for."""
+
+    status = 409
+    code = "model_busy"
+    kind = "invalid_request_error"
+    exit_code = 75
+
+
 class NodeDraining(Unavailable):
     """The node is going away and takes no new work."""
 

@@ -76,6 +76,8 @@ ROUTES = [
     ("GET", "admin/logs/stream", observe.live_log_lines),
     ("PUT", "admin/logs/level", observe.log_level),
     ("POST", "admin/models/{id:.+}/restart", handlers.restart),
+    ("POST", "admin/models/{id:.+}/load", handlers.load),
+    ("POST", "admin/models/{id:.+}/unload", handlers.unload),
 ]
 
 LEADING_V1 = "/{v1:(?:v1/)*}"

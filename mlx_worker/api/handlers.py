@@ -245,6 +245,22 @@ async def restart(request: web.Request) -> web.Response:
     return reply({"model": served.config.id, "restarting": True}, HTTPStatus.ACCEPTED)
 
 
+async def load(request: web.Request) -> web.Response:
+    """`POST /admin/models/{id}/load`: 202 at once; `/health` tells how it goes."""
+    node = request.app[FRONT].node
+    served = node.named(request.match_info["id"])
+    node.load(served)
+    return reply({"model": served.config.id, "loading": True}, HTTPStatus.ACCEPTED)
+
+
+async def unload(request: web.Request) -> web.Response:
+    """`POST /admin/models/{id}/unload`: 202 at once, 409 while the model is at work."""
+    node = request.app[FRONT].node
+    served = node.named(request.match_info["id"])
+    node.unload(served)
+    return reply({"model": served.config.id, "unloading": True}, HTTPStatus.ACCEPTED)
+
+
 async def reload(request: web.Request) -> web.Response:
     """`POST /admin/reload`: 200 with what came of it; `/health` tells how it goes."""
     return reply(await request.app[FRONT].reload())

@@ -19,6 +19,7 @@ from mlx_worker.errors import (
     ChildLost,
     InvalidRequest,
     MemoryFull,
+    ModelBusy,
     ModelLoading,
     NodeDraining,
     RequestTimedOut,
@@ -364,7 +365,34 @@ class Node:
         self._refuse_if_draining()
         if tenant_of(served).lodged:
             served.child.restart()
-            return
+        else:
+            self._bring(served)
+
+    def load(self, served: Served) -> None:
+        """Start this model, also one that was given up; nothing happens where it runs or comes.
+
+        Raises NodeDraining, MemoryFull or ModelTooLarge.
+        """
+        self._refuse_if_draining()
+        if not served.child.coming_back:
+            self._bring(served)
+
+    def unload(self, served: Served) -> None:
+        """End this model's process until somebody needs it. Raises NodeDraining or ModelBusy."""
+        self._refuse_if_draining()
+        if served.is_busy:
+            raise ModelBusy(
+                f"model {served.config.id!r} is at work: {served.admission.running} running, "
+                f"{served.admission.queued} waiting",
+                retry_after=1,
+            )
+        self.room.forget(served)
+        if served.child.state is State.READY:
+            served.child.unload()  # which looks once more, in the step that ends it
+        else:
+            served.child.stop()
+
+    def _bring(self, served: Served) -> None:
         self.room.bring(served)
         if (held_back := served.child.held_back) and not self.room.promised(served):
             raise held_back

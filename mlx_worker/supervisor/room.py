@@ -76,7 +76,7 @@ class Room:
         tenants = [tenant_of(it) for it in others]
         match make_room(tenant_of(served), tenants, self.limit):
             case Fits():
-                self._forget(served)
+                self.forget(served)
                 served.child.start()
             case Evict(models):
                 for other in others:
@@ -90,7 +90,7 @@ class Room:
                     self._say_no_room(served, why)
                 self._hold(served, error, promised=False)
             case NeverFits(why):
-                self._forget(served)
+                self.forget(served)
                 served.child.held_back = ModelTooLarge(_no_room(served, why))
                 self._say_no_room(served, why)
 
@@ -104,7 +104,12 @@ class Room:
             if promised or served.is_busy:
                 self.bring(served)
             else:
-                self._forget(served)
+                self.forget(served)
+
+    def forget(self, served: Served) -> None:
+        """It is not to be started any more."""
+        served.child.held_back = None
+        self._waiting.pop(served, None)
 
     def _hold(self, served: Served, error: WorkerError, *, promised: bool) -> None:
         served.child.held_back = error
@@ -112,10 +117,6 @@ class Room:
 
     def _say_no_room(self, served: Served, why: str) -> None:
         self._events.happened("no room", served.config.id, level=logging.WARNING, why=why)
-
-    def _forget(self, served: Served) -> None:
-        served.child.held_back = None
-        self._waiting.pop(served, None)
 
 
 def _no_room(served: Served, why: str) -> str:
