@@ -2,14 +2,15 @@
 
 Every command ends with an exit code that means something (sysexits.h): 0 done, 2 wrong usage,
 65 a broken model or download, 66 no such model, 69 a port taken, a source or a node out of reach,
-73 the disk refused, 78 a configuration that cannot be. Errors are one line on stderr. [front]
+71 the service manager refused, 73 the disk refused, 75 not now, 77 not with this key, 78 a
+configuration that cannot be. Errors are one line on stderr. [front]
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from pathlib import Path
+from pathlib import Path  # noqa: TC003  (typer reads annotations)
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import setproctitle
@@ -17,16 +18,16 @@ import typer
 import uvloop
 
 from mlx_worker import __version__
-from mlx_worker.config import FILE_NAME, Config, LogConfig, default_file, load_config
-from mlx_worker.control import reload as reload_node
-from mlx_worker.control import restart as restart_model
-from mlx_worker.control import url_of
+from mlx_worker.config import Config, LogConfig, default_file, load_config
 from mlx_worker.demo import run_demo
 from mlx_worker.errors import WorkerError
 from mlx_worker.logs import set_up
 from mlx_worker.models.store import default_models_dir
+from mlx_worker.operate.commands import commands as operator_commands
+from mlx_worker.options import ConfigFile, ModelsDir  # noqa: TC001
 from mlx_worker.plan import plan
 from mlx_worker.server import serve as serve_node
+from mlx_worker.service.commands import commands as service_commands
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -37,27 +38,10 @@ app = typer.Typer(
     name="mlx-worker",
     help="A serving node for MLX language models.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-ModelsDir = Annotated[
-    Path | None, typer.Option("--models-dir", help="Where models are kept.", show_default=False)
-]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        help=f"Default: ./{FILE_NAME}, else the one in the user's config folder.",
-        show_default=False,
-    ),
-]
-
-NodeUrl = Annotated[
-    str | None,
-    typer.Option(help="The node's base URL.  Default: what the configuration listens on."),
-]
+app.add_typer(operator_commands)
+app.add_typer(service_commands, name="service")
 
 
 def main() -> None:
@@ -113,27 +97,6 @@ def pull(
     """Fetch a model into the models folder."""
     folder = _pull(source, models_dir or default_models_dir(), name)
     typer.echo(f"{folder.name} is in {folder}")
-
-
-@app.command()
-def restart(
-    model: Annotated[str, typer.Argument(help="Its name or alias in the configuration.")],
-    config: ConfigFile = None,
-    url: NodeUrl = None,
-) -> None:
-    """Give a model of the running node a new process, also one that was given up."""
-    node = url or url_of(load_config(config or default_file()).server)
-    asyncio.run(restart_model(node.rstrip("/"), model))
-    typer.echo(f"{model} gets a new process; {node}/health tells how it goes")
-
-
-@app.command()
-def reload(config: ConfigFile = None, url: NodeUrl = None) -> None:
-    """Have the running node read its configuration again; models that did not change go on."""
-    node = url or url_of(load_config(config or default_file()).server)
-    for what, names in asyncio.run(reload_node(node.rstrip("/"))).items():
-        if names:
-            typer.echo(f"{what.replace('_', ' ')}: {', '.join(names)}")
 
 
 @app.command()

@@ -75,6 +75,16 @@ class BodyTooLarge(InvalidRequest):
     code = "body_too_large"
 
 
+class Unauthorized(WorkerError):
+    """No API key, or none that this node knows."""
+
+    status = 401
+    code = "invalid_api_key"
+    kind = "authentication_error"
+    exit_code = 77
+    resend = False
+
+
 class UnknownModel(InvalidRequest):
     """A name that no configured model or alias has, on a node without a default."""
 
@@ -251,6 +261,13 @@ class CannotStore(WorkerError):
 
     code = "cannot_store"
     exit_code = 73
+
+
+class CannotServe(WorkerError):
+    """The system's service manager refused, or this system has none that we know."""
+
+    code = "cannot_serve"
+    exit_code = 71
 
 
 class NotMeasured(WorkerError):

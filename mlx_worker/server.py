@@ -28,6 +28,7 @@ from mlx_worker.api.reload import Reload
 from mlx_worker.api.traffic import Traffic
 from mlx_worker.errors import PortTaken, WorkerError
 from mlx_worker.health import Ledger, node_ledger
+from mlx_worker.notify import Notifier
 from mlx_worker.plan import plan
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
@@ -168,7 +169,7 @@ async def serve(
     """
     sock = listen(config.server)
     url = _url(sock)
-    with sock, _signals() as stop:
+    with sock, _signals() as stop, Notifier.of_this_process() as notifier:
         runner = web.AppRunner(
             build_app(config, command=command), handler_cancellation=True, access_log=None
         )
@@ -178,8 +179,13 @@ async def serve(
             gc.freeze()  # what is imported stays: to look it all over again takes 50 ms
             log.info("listening on %s", url)
             front = runner.app[FRONT]
-            with _at_hangup(front.reload), _at_user_signals(front.node, config.log.level):
+            notifier.ready()
+            with (
+                _at_hangup(front.reload, notifier),
+                _at_user_signals(front.node, config.log.level),
+            ):
                 await _until(stop, on_listening(url) if on_listening else None)
+            notifier.stopping()
             await _drain(front.node, stop)
         finally:
             await runner.cleanup()
@@ -227,14 +233,16 @@ def _signals() -> Iterator[asyncio.Event]:
 
 
 @contextlib.contextmanager
-def _at_hangup(reload: Reload) -> Iterator[None]:
+def _at_hangup(reload: Reload, notifier: Notifier) -> Iterator[None]:
     """SIGHUP reloads; what comes of it is in the log."""
     loop = asyncio.get_running_loop()
     running: set[asyncio.Task[None]] = set()
 
     async def follow() -> None:
+        notifier.reloading()
         with contextlib.suppress(WorkerError):
             await reload()
+        notifier.ready()
 
     def begin() -> None:
         task = loop.create_task(follow())

@@ -117,7 +117,7 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
         },
         "health": ledger.health(),
         "cache": _cache_in_health(served),
-        "metrics": ledger.metrics(),
+        "metrics": ledger.metrics() | {"generatedTokens": served.child.pace.tokens},
     }
 
 

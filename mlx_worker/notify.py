@@ -1,0 +1,96 @@
+"""What a service manager that asks for it is told: ready, reloading, stopping, and still alive.
+
+The protocol of sd_notify(3): one datagram of `NAME=value` lines to the socket that
+`$NOTIFY_SOCKET` names. The sign of life is sent from the event loop, at half the time that
+`$WATCHDOG_USEC` allows: a front whose loop is stuck is killed and started again. Who is not
+started by such a manager has neither variable, and nothing is sent. [front]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+log = logging.getLogger(__name__)
+
+SOCKET, WATCHDOG, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
+
+
+class Notifier:
+    """One service's words to its manager, while it is entered.
+
+    The variables are taken out of `environ`: they are this process's, and none of its children's.
+    """
+
+    def __init__(self, environ: MutableMapping[str, str]) -> None:
+        self._address = _address(environ.pop(SOCKET, ""))
+        self._pulse = _pulse(environ)
+        self._timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        """By this process's own environment."""
+        return cls(os.environ)
+
+    def __enter__(self) -> Self:
+        """Begin the signs of life, where they are asked for."""
+        if self._pulse is not None:
+            self._beat(asyncio.get_running_loop(), self._pulse)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End them."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def ready(self) -> None:
+        """It listens; also: it has reloaded."""
+        self._tell("READY=1")
+
+    def reloading(self) -> None:
+        """It reads its configuration again; `ready` has to follow."""
+        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        """It drains, and will end."""
+        self._tell("STOPPING=1")
+
+    def _beat(self, loop: asyncio.AbstractEventLoop, every: float) -> None:
+        self._tell("WATCHDOG=1")
+        self._timer = loop.call_later(every, self._beat, loop, every)
+
+    def _tell(self, *lines: str) -> None:
+        if self._address is None:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)  # a manager that does not listen must hold nobody up
+            try:
+                sock.sendto("\n".join(lines).encode(), self._address)
+            except OSError as error:
+                log.warning("the service manager was not told %s: %s", lines[0], error)
+
+
+def _address(named: str) -> str | None:
+    """A path, or a name of the abstract space, which is written with @ for its zero byte."""
+    if named.startswith("@"):
+        return "\0" + named[1:]
+    return named if named.startswith("/") else None
+
+
+def _pulse(environ: MutableMapping[str, str]) -> float | None:
+    """Seconds between two signs of life; None where none is wanted of this process."""
+    usec, pid = environ.pop(WATCHDOG, ""), environ.pop(WATCHDOG_PID, "")
+    if pid and pid != str(os.getpid()):
+        return None
+    with contextlib.suppress(ValueError):
+        if int(usec) > 0:
+            return int(usec) / 2_000_000
+    return None

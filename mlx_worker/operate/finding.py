@@ -1,0 +1,33 @@
+"""One thing that was looked at. [front]"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Word = Literal["ok", "warn", "bad"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How it is, and what to do about it: bad is what a node cannot run with."""
+
+    word: Word
+    subject: str
+    said: str
+    advice: str = ""
+
+
+def ok(subject: str, said: str) -> Finding:
+    """As it should be."""
+    return Finding("ok", subject, said)
+
+
+def warn(subject: str, said: str, advice: str) -> Finding:
+    """The node runs, but not as well or as safely as it could."""
+    return Finding("warn", subject, said, advice)
+
+
+def bad(subject: str, said: str, advice: str) -> Finding:
+    """The node does not run."""
+    return Finding("bad", subject, said, advice)

@@ -1,0 +1,26 @@
+"""The configured models as a table. [front]"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def table_of(listed: Sequence[dict[str, Any]]) -> Table:
+    """What `/v1/models` lists, a model a row, with its aliases."""
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    entries = {}
+    for it in listed:
+        entries[it["root"]] = it
+        if it["id"] != it["root"]:
+            names[it["root"]].append(it["id"])
+    table = Table("model", "state", "context", "aliases", box=None, pad_edge=False)
+    for id_, it in entries.items():
+        context = it["context_length"]
+        table.add_row(id_, it["state"], str(context or "-"), ", ".join(names[id_]))
+    return table

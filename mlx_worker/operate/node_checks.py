@@ -1,0 +1,93 @@
+"""Findings about what a configuration needs. [front]"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from mlx_worker.control import RemoteNode, url_of
+from mlx_worker.errors import NodeUnreachable, PortTaken, WorkerError
+from mlx_worker.models.store import default_models_dir
+from mlx_worker.operate.finding import Finding, bad, ok, warn
+from mlx_worker.operate.machine import memory_now
+from mlx_worker.plan import plan
+from mlx_worker.server import listen
+from mlx_worker.sizes import in_words
+from mlx_worker.supervisor import settings
+from mlx_worker.supervisor.room import expected_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlx_worker.config import Config
+
+LITTLE_DISK = 5 << 30
+
+
+def models(config: Config) -> list[Finding]:
+    """Each model's folder, until one that is bad."""
+    try:
+        planned = plan(config)
+    except WorkerError as error:
+        return [bad("models", str(error), "`mlx-worker pull`, or mend its path")]
+    return [
+        ok(
+            f"model {it.config.id}",
+            f"{it.folder.path}: {it.folder.model_type}, {in_words(it.folder.weight_bytes)}",
+        )
+        for it in planned
+    ]
+
+
+def memory(config: Config) -> Finding:
+    """Whether the models that start with the node fit together."""
+    limit = settings.memory_limit(config.supervisor)
+    try:
+        needed = sum(expected_bytes(it) for it in plan(config) if it.config.preload)
+    except WorkerError:
+        needed = 0  # said by `models`
+    said = (
+        f"{memory_now()}; models may take {in_words(limit)}, those at boot need {in_words(needed)}"
+    )
+    if needed > limit:
+        advice = "give one of them preload = false: it is started by its first request"
+        return warn("memory", said, advice)
+    return ok("memory", said)
+
+
+def disk(config: Config) -> Finding:
+    """Room for more models."""
+    folder = config.server.models_dir or default_models_dir()
+    try:
+        free = shutil.disk_usage(_existing(folder)).free
+    except OSError as error:
+        return warn("models folder", f"{folder}: {error.strerror}", "make it readable")
+    said = f"{folder}, {in_words(free)} free"
+    if free < LITTLE_DISK:
+        return warn("models folder", said, "little room for another model")
+    return ok("models folder", said)
+
+
+def _existing(folder: Path) -> Path:
+    return next(it for it in (folder, *folder.parents) if it.exists())
+
+
+async def port(config: Config) -> Finding:
+    """The port is free, or a node has it."""
+    where = f"{config.server.host} port {config.server.port}"
+    try:
+        listen(config.server).close()
+    except PortTaken as error:
+        return await _who_has_it(config, str(error))
+    return ok("port", f"{where} is free")
+
+
+async def _who_has_it(config: Config, problem: str) -> Finding:
+    url = url_of(config.server)
+    try:
+        body = await RemoteNode.at(url).health()
+    except NodeUnreachable:
+        return bad("port", problem, "end who has it, or take another server.port")
+    except WorkerError as error:
+        return warn("port", f"a node answers at {url}: {error}", "set MLX_WORKER_API_KEY")
+    return ok("port", f"a node answers at {url}: {body['status']}")

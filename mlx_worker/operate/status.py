@@ -1,0 +1,98 @@
+"""`/health` for people: a table, and an exit code for scripts. [front]"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.table import Table
+from rich.text import Text
+
+from mlx_worker.sizes import in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EXIT_CODES: Final = {
+    "healthy": 0,
+    "degraded": 3,
+    "unhealthy": 4,
+    "initializing": 5,
+    "offline": 6,
+}
+"""By the node's word. A node that cannot be reached is 69, one that refuses the key 77."""
+
+_COLOURS: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
+
+Rates = dict[str, float]
+"""Tokens per second, by model."""
+
+
+def overview(url: str, body: Mapping[str, Any], rates: Rates | None = None) -> Table:
+    """A node's `/health` as a table; with a column of tokens per second where `rates` are known.
+
+    The title has the node's own facts, each row a model's.
+    """
+    table = Table(title=_headline(url, body), title_justify="left", box=None, pad_edge=False)
+    table.add_column("model")
+    table.add_column("state")
+    for name in ("for", "pid", "running", "queue", "requests"):
+        table.add_column(name, justify="right")
+    if rates is not None:
+        table.add_column("tokens/s", justify="right")
+    for name in ("latency", "cache hits", "memory", "restarts"):
+        table.add_column(name, justify="right")
+    table.add_column("reason", overflow="fold")
+    for id_, entry in body["models"].items():
+        table.add_row(*_cells(id_, entry, rates))
+    return table
+
+
+def _headline(url: str, body: Mapping[str, Any]) -> Text:
+    memory, metrics, word = body["memory"], body["metrics"], body["status"]
+    return Text.assemble(
+        f"{url}  ",
+        (word, _COLOURS.get(word, "")),
+        f"  {metrics['requestsInFlight']} in flight, {metrics['totalRequests']} done"
+        f"  memory {in_words(memory['usedBytes'])} of {in_words(memory['limitBytes'])}",
+    )
+
+
+def _cells(id_: str, entry: Mapping[str, Any], rates: Rates | None) -> list[Text | str]:
+    metrics = entry["metrics"]
+    resident = entry["memory"]["residentBytes"]
+    return [
+        id_,
+        Text(_state(entry), _COLOURS.get(entry["status"], "")),
+        _since(entry),
+        str(entry["pid"] or "-"),
+        str(entry["running"]),
+        str(entry["queueDepth"]),
+        str(metrics["totalRequests"]),
+        *([] if rates is None else [f"{rates.get(id_, 0.0):.1f}"]),
+        f"{metrics['avgLatency']:.0f} ms",
+        f"{metrics['cacheHitRate']:.0%}",
+        in_words(resident) if resident else "-",
+        str(entry["restarts"]),
+        Text(entry["reason"]),  # may hold brackets, which are no markup
+    ]
+
+
+def _state(entry: Mapping[str, Any]) -> str:
+    loading = entry["loading"]
+    if loading and loading["total"]:
+        return f"{entry['state']} {loading['done'] / loading['total']:.0%}"
+    return str(entry["state"])
+
+
+def _since(entry: Mapping[str, Any]) -> str:
+    entered = entry["enteredAt"].get(entry["state"])
+    return "-" if entered is None else span(time.time() - entered / 1000)
+
+
+def span(seconds: float) -> str:
+    """Short: "42s", "3m", "5h", "9d"."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{max(seconds, 0):.0f}s"

@@ -1,0 +1,120 @@
+"""What a service is, whichever system keeps it running. [front]"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from mlx_worker.errors import CannotServe
+from mlx_worker.models.store import default_models_dir
+from mlx_worker.supervisor import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mlx_worker.config import Config
+
+NAME: Final = "mlx-worker"
+
+OPEN_FILES: Final = 65_536
+"""A connection is a file; macOS gives 256 to who does not ask."""
+
+SLACK: Final = 15
+"""Seconds above what a stop may take by its own deadlines."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A service: its command, where and with what it runs, how long it may take to stop.
+
+    Paths are absolute, `stop_timeout` in seconds. `user` is the account of a service that is the
+    machine's; None: one that the system makes up.
+    """
+
+    command: tuple[str, ...]
+    folder: Path
+    stop_timeout: int
+    user: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class State:
+    """How the system has the service. `said` is its own word."""
+
+    installed: bool
+    running: bool
+    pid: int | None
+    said: str
+
+
+class Keeper(Protocol):
+    """What keeps the node running. Every method that acts raises CannotServe."""
+
+    @property
+    def file(self) -> Path:
+        """Where it looks for the service."""
+
+    def text(self, definition: Definition) -> str:
+        """The service in its words."""
+
+    def install(self, definition: Definition) -> None:
+        """Have the service from now on, at every start of machine or session, and start it."""
+
+    def uninstall(self) -> None:
+        """Stop it and have it no more."""
+
+    def start(self) -> None:
+        """Start it."""
+
+    def stop(self) -> None:
+        """Stop it, until it is started or the machine is."""
+
+    def state(self) -> State:
+        """How it is."""
+
+
+def describe(config: Config, user: str | None) -> Definition:
+    """The service that runs this configuration with this Python. Raises CannotServe."""
+    if config.file is None:
+        raise CannotServe("a service needs a configuration file")
+    models = config.server.models_dir or default_models_dir()
+    return Definition(
+        command=(sys.executable, "-m", "mlx_worker", "serve", "--config", str(config.file)),
+        folder=config.file.parent,
+        stop_timeout=stop_timeout(config),
+        user=user,
+        environment={"MLX_WORKER_MODELS": os.path.abspath(models)},  # noqa: PTH100  (no symlinks)
+    )
+
+
+def stop_timeout(config: Config) -> int:
+    """Seconds after which a node that was told to stop is surely wedged."""
+    timings = settings.timings(config.supervisor)
+    return math.ceil(timings.drain + timings.stop + timings.kill) + SLACK
+
+
+def write(file: Path, text: str) -> None:
+    """Put the service's file where its keeper looks for it. Raises CannotServe."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        file.chmod(0o644)
+    except OSError as error:
+        raise CannotServe(f"{file} cannot be written: {error.strerror}{_hint(error)}") from error
+
+
+def remove(file: Path) -> None:
+    """Take the service's file away, where there is one. Raises CannotServe."""
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise CannotServe(f"{file} cannot be removed: {error.strerror}{_hint(error)}") from error
+
+
+def _hint(error: OSError) -> str:
+    return " (a daemon is the machine's: use sudo)" if isinstance(error, PermissionError) else ""

@@ -1,0 +1,49 @@
+"""The one way to the system's own commands, so that a test can answer in their place. [front]"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mlx_worker.errors import CannotServe
+
+PATIENCE = 120.0
+"""Seconds; longer than a service may take to stop would make `stop` fail: it is not waited for."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended: its exit status, and what it said on both outputs."""
+
+    status: int
+    said: str
+
+
+Run = Callable[[Sequence[str]], Ran]
+
+
+def run(command: Sequence[str]) -> Ran:
+    """Run a system command to its end. One that this machine does not have ends with 127."""
+    try:
+        done = subprocess.run(  # noqa: S603  (our own words, no shell)
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+    except FileNotFoundError:
+        return Ran(127, f"{command[0]}: there is no such command here")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Ran(126, str(error))
+    return Ran(done.returncode, done.stdout.strip())
+
+
+def run_or_raise(run_: Run, *command: str) -> str:
+    """What the command said. Raises CannotServe with it where the command failed."""
+    ran = run_(command)
+    if ran.status != 0:
+        raise CannotServe(f"`{' '.join(command)}` ended with {ran.status}: {ran.said}")
+    return ran.said

@@ -1,0 +1,178 @@
+"""systemd: a unit of the machine, or of a user.
+
+Checked by `systemd-analyze verify`; the commands are tested with recorded answers, and were not
+run where systemd runs. [front]
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_worker.service.definition import NAME, OPEN_FILES, State, remove, write
+from mlx_worker.service.run import run_or_raise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mlx_worker.service.definition import Definition
+    from mlx_worker.service.run import Run
+
+UNIT = f"{NAME}.service"
+
+NETWORK = """\
+After=network-online.target
+Wants=network-online.target
+"""
+
+HARDENING = """\
+NoNewPrivileges=yes
+LockPersonality=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+RestrictNamespaces=yes
+SystemCallArchitectures=native
+UMask=0077
+"""
+"""What needs neither root nor a namespace, so that it holds for a user's unit too."""
+
+HARDENING_OF_THE_MACHINES = """\
+ProtectSystem=strict
+ProtectHome=read-only
+PrivateTmp=yes
+ProtectControlGroups=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectHostname=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+CapabilityBoundingSet=
+# Off, because MLX needs it: MemoryDenyWriteExecute (kernels are compiled while it runs, then
+# loaded), PrivateDevices, ProtectClock and DevicePolicy (they hide GPUs), ProcSubset (the
+# machine's memory is read from /proc/meminfo).
+"""
+
+
+@dataclass(frozen=True)
+class Systemd:
+    """The service as systemd keeps it."""
+
+    run: Run
+    daemon: bool = False
+
+    @property
+    def file(self) -> Path:
+        """Where an administrator's, or a user's, units lie."""
+        if self.daemon:
+            return Path("/etc/systemd/system") / UNIT
+        config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+        return Path(config) / "systemd" / "user" / UNIT
+
+    @property
+    def _systemctl(self) -> tuple[str, ...]:
+        return ("systemctl",) if self.daemon else ("systemctl", "--user")
+
+    def text(self, definition: Definition) -> str:
+        """The unit."""
+        target = "multi-user.target" if self.daemon else "default.target"
+        return f"""\
+[Unit]
+Description=mlx_worker, a serving node for MLX language models
+{NETWORK if self.daemon else ""}StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+ExecStart={_command(definition.command)}
+ExecReload=/bin/kill -HUP $MAINPID
+WorkingDirectory={_path(definition.folder)}
+{self._account(definition)}{_environment(definition)}\
+WatchdogSec=30
+Restart=always
+RestartSec=2
+# A broken model, one that is not there, a configuration that cannot be: they do not heal alone.
+RestartPreventExitStatus=65 66 78
+# Above drain_timeout and the children's end.
+TimeoutStopSec={definition.stop_timeout}
+# The front ends its children itself; SIGKILL, when it comes, is for all.
+KillMode=mixed
+# A model that the kernel kills for its memory comes back by itself.
+OOMPolicy=continue
+LimitNOFILE={OPEN_FILES}
+{HARDENING}{HARDENING_OF_THE_MACHINES if self.daemon else ""}
+[Install]
+WantedBy={target}
+"""
+
+    def install(self, definition: Definition) -> None:
+        """Write the unit, enable it, and (re)start it."""
+        write(self.file, self.text(definition))
+        self._ctl("daemon-reload")
+        self._ctl("enable", UNIT)
+        self._ctl("restart", UNIT)
+
+    def uninstall(self) -> None:
+        """Disable and stop the unit, and take its file away."""
+        self._ctl("disable", "--now", UNIT)
+        remove(self.file)
+        self._ctl("daemon-reload")
+
+    def start(self) -> None:
+        """Start the unit; returns once the node listens."""
+        self._ctl("start", UNIT)
+
+    def stop(self) -> None:
+        """Ask the unit to stop; the drain is not waited for."""
+        self._ctl("stop", "--no-block", UNIT)
+
+    def state(self) -> State:
+        """What `systemctl show` says of it."""
+        ran = self.run(
+            [*self._systemctl, "show", UNIT, "--property", "ActiveState,SubState,MainPID"]
+        )
+        facts = dict(line.partition("=")[::2] for line in ran.said.splitlines() if "=" in line)
+        active = facts.get("ActiveState")
+        if ran.status != 0 or active is None:
+            return State(self.file.exists(), running=False, pid=None, said=ran.said)
+        return State(
+            self.file.exists(),
+            running=active in ("active", "reloading"),
+            pid=int(facts.get("MainPID", "0")) or None,
+            said=f"{active} ({facts.get('SubState', '')})",
+        )
+
+    def _account(self, definition: Definition) -> str:
+        if not self.daemon:
+            return ""
+        if definition.user is not None:
+            return f"User={definition.user}\n"
+        home = "Environment=HOME=%S/mlx-worker"
+        return f"DynamicUser=yes\nStateDirectory={NAME}\n{home}\n"
+
+    def _ctl(self, *words: str) -> None:
+        run_or_raise(self.run, *self._systemctl, *words)
+
+
+def _environment(definition: Definition) -> str:
+    return "".join(
+        f"Environment={_word(f'{name}={value}')}\n"
+        for name, value in definition.environment.items()
+    )
+
+
+def _command(words: Iterable[str]) -> str:
+    return " ".join(_word(word).replace("$", "$$") for word in words)
+
+
+def _path(path: Path) -> str:
+    return str(path).replace("%", "%%")
+
+
+def _word(word: str) -> str:
+    """A word in systemd's quoting: its specifiers begin with %."""
+    word = word.replace("%", "%%")
+    if re.fullmatch(r"[\w@%+=:,./-]+", word):
+        return word
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
