@@ -1,0 +1,337 @@
+"""What an operator types, against a front with scripted children."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from mlx_worker.operate.top import Speed
+from mlx_worker.supervisor.states import State
+from tests.commands import command
+from tests.front.asking import Serve, asked, model
+from tests.scripted import eventually, soon
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from tests.front.asking import Front
+    from tests.scripted import Fifo
+
+
+def url_of(front: Front) -> str:
+    return str(front.client.make_url("")).rstrip("/")
+
+
+@pytest.fixture
+def nobody() -> str:
+    """A URL where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+async def standing_in() -> AsyncIterator[Callable[..., Any]]:
+    servers = []
+
+    async def start(*routes: web.RouteDef) -> str:
+        app = web.Application()
+        app.add_routes(routes)
+        server = TestServer(app)
+        await server.start_server()
+        servers.append(server)
+        return str(server.make_url("")).rstrip("/")
+
+    yield start
+    for server in servers:
+        await server.close()
+
+
+# --- status -------------------------------------------------------------------------------
+
+
+async def test_status_is_a_table_for_people_and_json_for_programs(serve: Serve) -> None:
+    front = await serve(models=(model("a"), model("b", preload=False)))
+    await front.chat("hello", model="a")
+    shown = await command("status", "--url", url_of(front))
+    assert shown.code == 0
+    headline, _, a, b = shown.said.splitlines()[:4]
+    assert url_of(front) in headline
+    assert "healthy" in headline
+    assert a.split()[:2] == ["a", "ready"]
+    assert str((await front.model("a"))["pid"]) in a
+    assert b.split()[:2] == ["b", "stopped"]
+    printed = await command("status", "--json", "--url", url_of(front))
+    assert printed.code == 0
+    assert json.loads(printed.said)["models"]["a"]["pid"] == (await front.model("a"))["pid"]
+
+
+async def test_status_says_degraded_by_its_exit_code(serve: Serve, tmp_path: Path) -> None:
+    models = (model("a"), model("b"))
+    front = await serve("--cannot-load", "--once", tmp_path / "x", models=models, wait=False)
+    for it in front.node.models.values():
+        await soon(it.child.reached(State.READY, State.FAILED))
+    shown = await command("status", "--url", url_of(front))
+    assert shown.code == 3
+    assert "failed" in shown.said
+    assert "so it was written" in shown.said
+
+
+async def test_status_says_unhealthy_by_its_exit_code(serve: Serve) -> None:
+    front = await serve("--cannot-load", wait=False)
+    await front.reaches(state="failed")
+    assert (await command("status", "--json", "--url", url_of(front))).code == 4
+
+
+async def test_status_says_initializing_by_its_exit_code(serve: Serve, hold: Fifo) -> None:
+    front = await serve("--hold-load", hold.path, wait=False)
+    await front.reaches(state="loading", loading={"done": 61_728, "total": 123_456})
+    shown = await command("status", "--url", url_of(front))
+    assert shown.code == 5
+    assert "loading 50%" in shown.said
+
+
+async def test_status_says_offline_by_its_exit_code(serve: Serve) -> None:
+    front = await serve()
+    await front.node.stop()
+    assert (await command("status", "--url", url_of(front))).code == 6
+
+
+async def test_a_node_that_is_not_there_is_one_line_and_69(nobody: str) -> None:
+    for words in (["status"], ["models"], ["load", "m"], ["logs"], ["logs", "-f"], ["clear"]):
+        ran = await command(*words, "--url", nobody)
+        assert ran.code == 69, words
+        assert f"no node answers at {nobody}" in ran.said
+    asked_ = await command("chat", "--url", nobody, said="hello\n")
+    assert asked_.code == 69
+
+
+async def test_a_key_that_the_node_does_not_know_is_77(standing_in: Callable[..., Any]) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "no such key"}}, status=401)
+
+    url = await standing_in(web.get("/health", refuse), web.get("/v1/models", refuse))
+    for words in (["status"], ["models"], ["chat"]):
+        ran = await command(*words, "--url", url, said="hello\n")
+        assert (ran.code, ran.said) == (77, "no such key")
+
+
+async def test_the_key_of_the_environment_is_shown(
+    standing_in: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+
+    async def note(request: web.Request) -> web.Response:
+        shown.append(request.headers.get("Authorization"))
+        return web.json_response({"data": []})
+
+    url = await standing_in(web.get("/v1/models", note))
+    await command("models", "--url", url)
+    monkeypatch.setenv("MLX_WORKER_API_KEY", "sesame")
+    await command("models", "--url", url)
+    assert shown == [None, "Bearer sesame"]
+
+
+async def test_what_answers_but_is_no_node_is_69(standing_in: Callable[..., Any]) -> None:
+    async def chatter(_: web.Request) -> web.Response:
+        return web.Response(text="<html>", content_type="text/html")
+
+    url = await standing_in(web.get("/health", chatter))
+    assert (await command("status", "--url", url)).code == 69
+    assert (await command("models", "--url", url)).code == 69
+
+
+# --- top and models -----------------------------------------------------------------------
+
+
+async def test_top_shows_the_table_with_a_rate_and_lives_through_a_node_that_goes(
+    serve: Serve, nobody: str
+) -> None:
+    front = await serve()
+    shown = await command("top", "-n", "2", "--every", "0.1", "--url", url_of(front))
+    assert shown.code == 0
+    assert "tokens/s" in shown.said
+    assert "0.0" in shown.said
+    gone = await command("top", "-n", "1", "--url", nobody)
+    assert gone.code == 0
+    assert "no node answers" in gone.said
+
+
+async def test_health_counts_the_tokens_of_all_processes_of_a_model(serve: Serve) -> None:
+    front = await serve()
+    await front.chat("one two three")
+    assert (await front.model())["metrics"]["generatedTokens"] == 3
+    await front.ask("/admin/models/m/restart", method="POST")
+    await front.reaches(state="ready", restarts=1)
+    await front.chat("four five")
+    assert (await front.model())["metrics"]["generatedTokens"] == 5
+
+
+def test_tokens_per_second_are_what_came_between_two_looks() -> None:
+    def counted(**counts: int) -> dict[str, Any]:
+        return {"models": {k: {"metrics": {"generatedTokens": v}} for k, v in counts.items()}}
+
+    speed = Speed()
+    assert speed.look(counted(a=10), 100.0) == {}
+    assert speed.look(counted(a=30, b=5), 102.0) == {"a": 10.0}
+    assert speed.look(counted(a=0, b=6), 104.0) == {"a": 0, "b": 0.5}
+
+
+async def test_models_lists_a_model_once_with_its_aliases(serve: Serve) -> None:
+    front = await serve(models=(model("a", aliases=("x", "y")), model("b", preload=False)))
+    lines = (await command("models", "--url", url_of(front))).said.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["a", "ready", "4096", "x,", "y"],
+        ["b", "stopped", "8192"],
+    ]
+    printed = await command("models", "--json", "--url", url_of(front))
+    assert [it["id"] for it in json.loads(printed.said)["data"]] == ["a", "x", "y", "b"]
+
+
+# --- commands to models -------------------------------------------------------------------
+
+
+async def test_models_are_unloaded_loaded_and_restarted(serve: Serve) -> None:
+    front = await serve()
+    at = ("--url", url_of(front))
+    assert (await command("unload", "m", *at)).code == 0
+    await front.reaches(state="stopped")
+    assert (await command("load", "m", *at)).code == 0
+    await front.reaches(state="ready")
+    restarts = (await front.model())["restarts"]
+    assert (await command("restart", "m", *at)).code == 0
+    await front.reaches(state="ready", restarts=restarts + 1)
+
+
+async def test_a_model_at_work_is_75_and_one_that_nobody_has_66(serve: Serve, pace: Fifo) -> None:
+    front = await serve("--pace", pace.path)
+    stream = await soon(front.open("/v1/chat/completions", asked("hello", stream=True)))
+    busy = await command("unload", "m", "--url", url_of(front))
+    assert busy.code == 75
+    assert "at work" in busy.said
+    pace.let(1)
+    await soon(stream.read())
+    for verb in ("load", "unload", "restart"):
+        assert (await command(verb, "lost", "--url", url_of(front))).code == 66
+
+
+async def test_prompts_are_warmed_and_forgotten(serve: Serve, tmp_path: Path) -> None:
+    front = await serve(models=(model("a"), model("b")))
+    at = ("--url", url_of(front))
+    file = tmp_path / "prompt.txt"
+    file.write_text("be kind and brief")
+    warmed = await command("warm", str(file), "--model", "b", *at)
+    state = (await front.ask("/cache?model=b")).json
+    assert warmed.said == f"b: {state['tokens']} tokens, {state['systemPromptHash']}\n"
+    assert (await command("warm", "-", *at, said="be brief")).said.startswith("a: ")
+    assert (await command("clear", "b", *at)).said == "cleared: b\n"
+    assert (await command("clear", *at)).said == "cleared: a, b\n"
+    assert (await front.ask("/cache?model=b")).json["tokens"] == 0
+
+
+# --- logs ---------------------------------------------------------------------------------
+
+
+async def test_logs_are_printed_and_followed(standing_in: Callable[..., Any]) -> None:
+    models = []
+    line = {"id": 1, "time": 0, "model": "m", "line": "loading [1/2]"}
+
+    async def lines(request: web.Request) -> web.Response:
+        models.append(request.query.get("model"))
+        return web.json_response({"lines": [line]})
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        models.append(request.query.get("model"))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for i in (1, 2):
+            event = json.dumps(line | {"id": i, "line": f"line {i}"})
+            await response.write(f": still here\n\nid: {i}\ndata: {event}\n\n".encode())
+        return response
+
+    url = await standing_in(web.get("/admin/logs", lines), web.get("/admin/logs/stream", stream))
+    printed = await command("logs", "m", "--url", url)
+    assert printed.code == 0
+    assert printed.said.endswith(" m: loading [1/2]\n")
+    followed = await command("logs", "-f", "--url", url)
+    assert [it.rpartition(" m: ")[2] for it in followed.said.splitlines()] == ["line 1", "line 2"]
+    assert models == ["m", None]
+
+
+# --- chat ---------------------------------------------------------------------------------
+
+
+async def test_a_chat_keeps_its_conversation(serve: Serve) -> None:
+    front = await serve()
+    said = "one two\nthree\n/quit\nnever asked\n"
+    talked = await command("chat", "m", "--stats", "--url", url_of(front), said=said)
+    assert talked.code == 0
+    first, stats, second, _ = talked.said.splitlines()
+    assert (first.strip(), second.strip()) == ("one two", "three")
+    assert "2 tokens" in stats
+    assert "first token" in stats
+    assert (await front.model())["metrics"]["totalRequests"] == 2
+
+
+async def test_a_chat_sends_what_was_asked_for_and_said_before(
+    standing_in: Callable[..., Any],
+) -> None:
+    bodies = []
+
+    async def answer(request: web.Request) -> web.Response:
+        bodies.append(await request.json())
+        delta = {"delta": {"content": "Good."}, "finish_reason": None}
+        text = f"data: {json.dumps({'choices': [delta]})}\n\ndata: [DONE]\n\n"
+        return web.Response(text=text, content_type="text/event-stream")
+
+    async def listed(_: web.Request) -> web.Response:
+        return web.json_response({"data": []})
+
+    url = await standing_in(web.post("/v1/chat/completions", answer), web.get("/v1/models", listed))
+    words = ("--system", "Be brief.", "--seed", "7", "--temperature", "0.5", "--max-tokens", "9")
+    await command("chat", "m", *words, "--url", url, said="How?\n\nWhy?\n")
+    last = bodies[-1]
+    assert [it["content"] for it in last["messages"]] == ["Be brief.", "How?", "Good.", "Why?"]
+    wanted = {"model": "m", "seed": 7, "temperature": 0.5, "max_tokens": 9, "stream": True}
+    assert {key: last[key] for key in wanted} == wanted
+
+
+async def test_a_script_that_chats_ends_with_what_went_wrong(serve: Serve) -> None:
+    front = await serve("--fail-after-tokens", "1")
+    talked = await command("chat", "--url", url_of(front), said="one two\n")
+    assert talked.code == 1
+    assert (await command("chat", "lost", "--url", url_of(front), said="one\n")).code == 66
+
+
+async def test_ctrl_c_cancels_the_answer_and_the_chat_goes_on(serve: Serve, pace: Fifo) -> None:
+    front = await serve("--pace", pace.path)
+    chat = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-u", "-m", "mlx_worker", "chat", "--url", url_of(front)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert chat.stdin
+    assert chat.stdout
+    chat.stdin.write(b"one two three\n")
+    pace.let(1)
+    assert (await soon(chat.stdout.readexactly(3))).startswith(b"one")
+    chat.send_signal(signal.SIGINT)
+    await soon(chat.stdout.readuntil(b"[cancelled]\n"))
+
+    async def idle() -> bool:
+        return (await front.model())["metrics"]["requestsInFlight"] == 0
+
+    await eventually(idle)
+    chat.stdin.write(b"four\n/quit\n")
+    pace.let(8)
+    said, _ = await soon(chat.communicate())
+    assert said.strip() == b"four"
+    assert chat.returncode == 0
