@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from mlx_worker.config import Config
+    from mlx_worker.config import Config, SupervisorConfig
 
 NAME: Final = "mlx-worker"
 
@@ -86,15 +86,15 @@ def describe(config: Config, user: str | None) -> Definition:
     return Definition(
         command=(sys.executable, "-m", "mlx_worker", "serve", "--config", str(config.file)),
         folder=config.file.parent,
-        stop_timeout=stop_timeout(config),
+        stop_timeout=stop_timeout(config.supervisor),
         user=user,
         environment={"MLX_WORKER_MODELS": os.path.abspath(models)},  # noqa: PTH100  (no symlinks)
     )
 
 
-def stop_timeout(config: Config) -> int:
+def stop_timeout(supervisor: SupervisorConfig) -> int:
     """Seconds after which a node that was told to stop is surely wedged."""
-    timings = settings.timings(config.supervisor)
+    timings = settings.timings(supervisor)
     return math.ceil(timings.drain + timings.stop + timings.kill) + SLACK
 
 

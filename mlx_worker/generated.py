@@ -1,0 +1,70 @@
+"""The files of this repository that code writes: `python -m mlx_worker.generated` renews them.
+
+They are kept beside the code because people read and copy them; a test holds them equal. [front]
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mlx_worker import reference
+from mlx_worker.config import SupervisorConfig
+from mlx_worker.service.definition import Definition, stop_timeout
+from mlx_worker.service.launchd import Launchd
+from mlx_worker.service.run import run
+from mlx_worker.service.systemd import Systemd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+def _schema() -> str:
+    return json.dumps(reference.json_schema(), indent=2) + "\n"
+
+
+def _plist() -> str:
+    home = Path("/opt/mlx-worker")
+    definition = _example(home, home / "mlx-worker.toml", home / "models", user="_mlxworker")
+    return Launchd(run, daemon=True).text(definition)
+
+
+def _unit() -> str:
+    home, folder = Path("/opt/mlx-worker"), Path("/etc/mlx-worker")
+    models = Path("/var/lib/mlx-worker/models")
+    definition = _example(home, folder / "mlx-worker.toml", models, user=None)
+    return Systemd(run, daemon=True).text(definition)
+
+
+def _example(home: Path, config: Path, models: Path, *, user: str | None) -> Definition:
+    return Definition(
+        command=(
+            *(str(home / ".venv/bin/python"), "-m", "mlx_worker"),
+            *("serve", "--config", str(config)),
+        ),
+        folder=config.parent,
+        stop_timeout=stop_timeout(SupervisorConfig()),
+        user=user,
+        environment={"MLX_WORKER_MODELS": str(models)},
+    )
+
+
+FILES: Final[Mapping[str, Callable[[], str]]] = {
+    "docs/configuration.md": reference.page,
+    "config/mlx-worker.schema.json": _schema,
+    "deploy/launchd/mlx-worker.plist": _plist,
+    "deploy/systemd/mlx-worker.service": _unit,
+}
+"""What writes each file."""
+
+
+def main() -> None:
+    """Write all of them."""
+    root = Path(__file__).parents[1]
+    for name, text in FILES.items():
+        (root / name).write_text(text(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

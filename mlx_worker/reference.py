@@ -1,0 +1,251 @@
+"""The configuration's keys as data: what documents and editors say of them is made of the types.
+
+Types, limits and defaults come from `config`; only what a key means is written here, once. A key
+without words is an error, so that none is ever added in silence. [front]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import inspect
+
+from mlx_worker.config import (
+    Defaults,
+    ModelConfig,
+    ServerConfig,
+    SupervisorConfig,
+)
+from mlx_worker.sizes import Limit, Size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+SECTIONS: Final[Mapping[str, tuple[type[msgspec.Struct], str]]] = {
+    "server": (ServerConfig, "Where the front listens, and what it accepts."),
+    "supervisor": (SupervisorConfig, "When a child is given up as hung, when it is started again."),
+    "models": (ModelConfig, "One model; the section stands once for each, as `[[models]]`."),
+    "models.defaults": (Defaults, "What a request means where it says nothing."),
+}
+"""Each section's type and what it is about, in the order of a file."""
+
+WORDS: Final[Mapping[str, str]] = {
+    "server.host": "Address to listen on: `localhost` or an IP address.",
+    "server.port": "Port to listen on; 0 takes a free one.",
+    "server.models_dir": "Where models are kept. Without it: `$MLX_WORKER_MODELS`, else the user's "
+    "data folder.",
+    "server.max_body_bytes": "Largest request body, in bytes; a larger one is refused with 413.",
+    "supervisor.stall_timeout": "A child with work and no progress for so many seconds is killed.",
+    "supervisor.load_stall_timeout": "So is one that loads, and no byte further.",
+    "supervisor.resume_timeout": "What a dead child was doing waits so many seconds for the next.",
+    "supervisor.max_crashes": "A request that was there at so many ends is refused, not run again.",
+    "supervisor.max_restarts": "More ends than these within `restart_window`, and the model is "
+    "given up.",
+    "supervisor.restart_window": "Seconds that `max_restarts` counts in.",
+    "supervisor.backoff_initial": "Longest pause in seconds before the first restart; it doubles.",
+    "supervisor.backoff_max": "The longest it doubles to, in seconds.",
+    "supervisor.load_wait": "New requests wait so many seconds for a model on its way; 0: 503 at "
+    "once.",
+    "supervisor.drain_timeout": "Seconds that what runs may take to finish once it is to.",
+    "supervisor.standby": "Spare processes: a model that starts has only its weights to read.",
+    "supervisor.memory_limit": "For the processes of all models together: a share of the machine, "
+    'or bytes as in "96GB". Without it: 0.8 of the machine, on macOS 0.75.',
+    "models.id": "The name in requests and in `/health`.",
+    "models.path": "A folder (relative to the file), or a name in the models folder.",
+    "models.aliases": "Other names for it.",
+    "models.default": "Answers for names nobody knows; at most one model does.",
+    "models.preload": "Started with the node; else by its first request.",
+    "models.pin": "Never unloaded, neither when idle nor for another model.",
+    "models.idle_timeout": "Seconds unused after which it is unloaded. Without it: never.",
+    "models.request_timeout": "Seconds that a request may take, waiting included. Without it: as "
+    "long as it takes.",
+    "models.max_concurrency": "Decode rows: requests that run at once.",
+    "models.max_queue": "Requests that may wait for a row.",
+    "models.context_length": "Tokens of prompt and answer. Without it: the model's own.",
+    "models.cache_bytes": 'KV of cached prompts and running rows together: bytes, or as in "4GiB".',
+    "models.prefill_pause": "Seconds that a new prompt may hold running streams up, between two "
+    "tokens.",
+    "models.defaults": "See below.",
+    "models.warm": "Files (relative to this one) that are prefilled after every load.",
+    "models.defaults.temperature": "0 is greedy.",
+    "models.defaults.top_p": "Draw from the likeliest tokens that make up this probability.",
+    "models.defaults.top_k": "Draw from so many of the likeliest tokens; 0: from all.",
+    "models.defaults.min_p": "Draw from tokens at least this likely, next to the likeliest.",
+    "models.defaults.repetition_penalty": "Above 1, tokens that were said before are less likely.",
+    "models.defaults.max_tokens": "Tokens of an answer.",
+}
+"""What each key means."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key: its name, what may stand there, what stands there if nothing does, what it means.
+
+    `schema` is JSON Schema's word for the type; `default` is None where there is none.
+    """
+
+    name: str
+    schema: Mapping[str, Any]
+    required: bool
+    default: Any
+    words: str
+
+
+def keys(section: str) -> Iterator[Key]:
+    """The keys of a section, in the order of its type. Raises KeyError for one without words."""
+    info = inspect.type_info(SECTIONS[section][0])
+    assert isinstance(info, inspect.StructType)
+    for field in info.fields:
+        default = None if field.default is msgspec.NODEFAULT else field.default
+        yield Key(
+            field.name,
+            _schema(field.type),
+            field.required,
+            msgspec.to_builtins(default, enc_hook=_plain),
+            WORDS[f"{section}.{field.name}"],
+        )
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON schema of the file, for editors."""
+    tables = {section: _table(section) for section in SECTIONS}
+    tables["models"]["properties"]["defaults"] = tables.pop("models.defaults")
+    models = {"type": "array", "minItems": 1, "items": tables.pop("models")}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "mlx-worker.toml",
+        "type": "object",
+        "properties": {**tables, "models": models},
+        "required": ["models"],
+        "additionalProperties": False,
+    }
+
+
+def _table(section: str) -> dict[str, Any]:
+    listed = list(keys(section))
+    return {
+        "type": "object",
+        "description": SECTIONS[section][1],
+        "properties": {
+            it.name: {
+                **it.schema,
+                "description": it.words.replace("`", ""),
+                **({} if it.default is None else {"default": it.default}),
+            }
+            for it in listed
+        },
+        "required": [it.name for it in listed if it.required],
+        "additionalProperties": False,
+    }
+
+
+_PLAIN_TYPES: Final = {
+    inspect.StrType: "string",
+    inspect.IntType: "integer",
+    inspect.FloatType: "number",
+    inspect.BoolType: "boolean",
+}
+_LIMITS: Final = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+    "min_length": "minLength",
+    "max_length": "maxLength",
+    "pattern": "pattern",
+}
+
+
+def _schema(kind: inspect.Type) -> dict[str, Any]:
+    match kind:
+        case inspect.UnionType():  # TOML has no null: a key is there or not
+            (only,) = [it for it in kind.types if not isinstance(it, inspect.NoneType)]
+            return _schema(only)
+        case inspect.VarTupleType():
+            return {"type": "array", "items": _schema(kind.item_type)}
+        case inspect.StructType():
+            return {"type": "object"}
+        case inspect.CustomType():
+            return _CUSTOM[kind.cls]
+        case inspect.LiteralType():
+            return {"enum": list(kind.values)}
+        case _:
+            limits = {ours: getattr(kind, it, None) for it, ours in _LIMITS.items()}
+            found = {key: value for key, value in limits.items() if value is not None}
+            return {"type": _PLAIN_TYPES[type(kind)], **found}
+
+
+_CUSTOM: Final[Mapping[type, dict[str, Any]]] = {
+    Path: {"type": "string", "minLength": 1},
+    Size: {"type": ["integer", "string"], "minimum": 0},
+    Limit: {"type": ["number", "string"], "exclusiveMinimum": 0},
+}
+
+
+def _plain(value: Any) -> Any:
+    """The file's own words for a default."""
+    if isinstance(value, Size):
+        return int(value)
+    raise NotImplementedError(type(value).__name__)
+
+
+# --- a page -------------------------------------------------------------------------------
+
+HEAD = """\
+# Configuration
+
+Written by `python -m mlx_worker.generated` out of the types that read it. A file is TOML;
+`mlx-worker check FILE` says what would run, or what is wrong, with key, value, limit and line.
+`config/mlx-worker.schema.json` tells editors the same: with `#:schema PATH` in its first line, a
+file is completed and checked while it is written. Paths are relative to the file.
+"""
+
+
+def page() -> str:
+    """All keys as Markdown tables."""
+    return HEAD + "".join(_section(section) for section in SECTIONS)
+
+
+def _section(section: str) -> str:
+    title = f"[[{section}]]" if section == "models" else f"[{section}]"
+    rows = "".join(
+        f"| `{it.name}` | {in_words(it.schema)} | {_default(it)} | {it.words} |\n"
+        for it in keys(section)
+        if it.schema != {"type": "object"}
+    )
+    return f"""
+## `{title}`
+
+{SECTIONS[section][1]}
+
+| key | takes | default | |
+|---|---|---|---|
+{rows}"""
+
+
+def in_words(schema: Mapping[str, Any]) -> str:
+    """What may stand there, for a reader."""
+    if "enum" in schema:
+        return ", ".join(f"`{it}`" for it in schema["enum"])
+    if schema["type"] == "array":
+        return f"list of {in_words(schema['items'])}"
+    names = {"string": "text", "integer": "whole number", "boolean": "true, false"}
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    text = " or ".join(names.get(kind, kind) for kind in kinds)
+    low = schema.get("minimum", schema.get("exclusiveMinimum"))
+    above = "above " if "exclusiveMinimum" in schema else ""
+    if "maximum" in schema:
+        between = " to " if not above else ", at most "
+        return f"{text}, {above}{low}{between}{schema['maximum']}"
+    return text
+
+
+def _default(key: Key) -> str:
+    if key.required:
+        return "required"
+    if key.default in (None, ()):
+        return ""
+    return f"`{str(key.default).lower() if isinstance(key.default, bool) else key.default}`"

@@ -1,0 +1,225 @@
+"""The unit fits the configuration; systemctl is answered for, where no systemd runs."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec.structs import replace
+
+from mlx_worker.config import load_config
+from mlx_worker.errors import CannotServe
+from mlx_worker.generated import FILES
+from mlx_worker.service.definition import Definition, describe
+from mlx_worker.service.here import keeper
+from mlx_worker.service.launchd import Launchd
+from mlx_worker.service.run import Ran, run
+from mlx_worker.service.systemd import Systemd
+from mlx_worker.supervisor import settings
+from tests.processes import config_text
+from tests.service.recorded import Recorded
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlx_worker.config import Config
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    file = tmp_path / "mlx-worker.toml"
+    file.write_text(config_text({"m": Path("m")}, supervisor="drain_timeout = 99.5"))
+    return load_config(file)
+
+
+def service_of(text: str) -> configparser.SectionProxy:
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(text)
+    return unit["Service"]
+
+
+@pytest.mark.parametrize("daemon", [False, True])
+def test_the_unit_fits_the_configuration(config: Config, *, daemon: bool) -> None:
+    service = service_of(Systemd(Recorded(), daemon).text(describe(config, None)))
+    timings = settings.timings(config.supervisor)
+    assert int(service["TimeoutStopSec"]) > timings.drain + timings.stop + timings.kill > 99
+    assert service["ExecStart"] == f"{sys.executable} -m mlx_worker serve --config {config.file}"
+    assert service["Type"] == "notify"
+    assert int(service["WatchdogSec"]) > 0
+    assert service["RestartPreventExitStatus"].split() == ["65", "66", "78"]
+    assert service["NoNewPrivileges"] == "yes"
+    assert "MemoryDenyWriteExecute" not in service
+    assert ("ProtectSystem" in service) is daemon
+    assert service.get("DynamicUser") == ("yes" if daemon else None)
+
+
+def test_a_daemon_with_an_account_has_no_made_up_one(config: Config) -> None:
+    service = service_of(Systemd(Recorded(), daemon=True).text(describe(config, "somebody")))
+    assert service["User"] == "somebody"
+    assert "DynamicUser" not in service
+
+
+def verified(text: str, folder: Path, *, user: bool) -> str:
+    file = folder / "mlx-worker.service"
+    file.write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *(["--user"] if user else []), "--man=no", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | {"XDG_RUNTIME_DIR": str(folder)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+has_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
+)
+
+
+@has_systemd
+@pytest.mark.parametrize("daemon", [False, True])
+@pytest.mark.parametrize("name", ["plain.toml", 'with 100% $HOME "quotes" and spaces.toml'])
+def test_systemd_finds_nothing_wrong(config: Config, name: str, *, daemon: bool) -> None:
+    text = Systemd(run, daemon).text(describe(replace(config, file=config.folder / name), None))
+    assert verified(text, config.folder, user=not daemon) == ""
+
+
+@has_systemd
+def test_systemd_finds_nothing_wrong_with_the_one_to_copy(tmp_path: Path) -> None:
+    text = FILES["deploy/systemd/mlx-worker.service"]()
+    there = text.replace("/opt/mlx-worker/.venv/bin/python", sys.executable)
+    assert verified(there, tmp_path, user=False) == ""
+
+
+@has_systemd
+def test_a_unit_that_is_wrong_is_found_out(tmp_path: Path) -> None:
+    text = FILES["deploy/systemd/mlx-worker.service"]().replace("Type=notify", "Type=nonsense")
+    with pytest.raises(AssertionError, match=r"nonsense|/opt"):
+        assert verified(text, tmp_path, user=False) == ""
+
+
+def test_install_enables_and_starts_it_and_uninstall_leaves_nothing(config: Config) -> None:
+    systemctl = Recorded()
+    unit = Systemd(systemctl)
+    unit.install(describe(config, None))
+    assert "ExecStart" in unit.file.read_text()
+    unit.start()
+    unit.stop()
+    unit.uninstall()
+    assert not unit.file.exists()
+    assert [" ".join(words[2:]) for words in systemctl.asked] == [
+        "daemon-reload",
+        "enable mlx-worker.service",
+        "restart mlx-worker.service",
+        "start mlx-worker.service",
+        "stop --no-block mlx-worker.service",
+        "disable --now mlx-worker.service",
+        "daemon-reload",
+    ]
+    assert all(words[:2] == ["systemctl", "--user"] for words in systemctl.asked)
+
+
+@pytest.mark.parametrize(
+    ("said", "running", "pid", "word"),
+    [
+        ("MainPID=77\nActiveState=active\nSubState=running", True, 77, "active (running)"),
+        ("MainPID=77\nActiveState=reloading\nSubState=reload", True, 77, "reloading (reload)"),
+        ("MainPID=0\nActiveState=failed\nSubState=failed", False, None, "failed (failed)"),
+        ("Failed to connect to bus", False, None, "Failed to connect to bus"),
+    ],
+)
+def test_its_state_is_what_systemctl_shows(
+    said: str, pid: int | None, word: str, *, running: bool
+) -> None:
+    state = Systemd(Recorded(show=Ran(0, said))).state()
+    assert (state.running, state.pid, state.said) == (running, pid, word)
+
+
+def test_a_file_that_cannot_be_written_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "systemd").write_text("in the way")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    definition = Definition(("/bin/true",), tmp_path, 60)
+    with pytest.raises(CannotServe, match="cannot be written"):
+        Systemd(Recorded()).install(definition)
+
+
+def test_each_system_has_its_keeper() -> None:
+    assert isinstance(keeper(run, daemon=False, platform="darwin"), Launchd)
+    assert isinstance(keeper(run, daemon=False, platform="linux"), Systemd)
+    with pytest.raises(CannotServe, match="win32"):
+        keeper(run, daemon=False, platform="win32")
+
+
+def test_a_command_that_is_not_there_ends_with_127() -> None:
+    assert run(["no-such-command-anywhere"]).status == 127
+
+
+# --- the command line ---------------------------------------------------------------------
+
+
+SYSTEMCTL = """#!/bin/sh
+echo "$@" >> {log}
+echo "MainPID=7
+ActiveState=active
+SubState=running"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux has systemd")
+def test_the_service_commands_drive_systemctl(nano: Path, tmp_path: Path) -> None:
+    stand_in, log = tmp_path / "bin" / "systemctl", tmp_path / "log"
+    stand_in.parent.mkdir()
+    stand_in.write_text(SYSTEMCTL.format(log=log))
+    stand_in.chmod(0o755)
+    file = tmp_path / "mlx-worker.toml"
+    file.write_text(config_text({"nano": nano}))
+    environment = os.environ | {
+        "PATH": f"{stand_in.parent}:{os.environ['PATH']}",
+        "XDG_CONFIG_HOME": str(tmp_path / "home"),
+    }
+
+    def service(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "mlx_worker", "service", *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env=environment,
+        )
+
+    unit = tmp_path / "home/systemd/user/mlx-worker.service"
+    assert service("status").returncode == 4
+    shown = service("install", "--print", "--config", file)
+    assert shown.returncode == 0, shown.stderr
+    assert not unit.exists()
+    installed = service("install", "--config", file)
+    assert str(unit) in installed.stdout
+    assert unit.read_text() == shown.stdout
+    state = service("status")
+    assert (state.returncode, state.stdout) == (0, "active (running), pid 7\n")
+    assert service("stop").returncode == service("start").returncode == 0
+    assert service("uninstall").returncode == 0
+    assert not unit.exists()
+    verbs = [line.split()[1] for line in log.read_text().splitlines()]
+    wanted: Sequence[str] = ("daemon-reload", "enable", "restart", "show", "stop", "start")
+    assert [it for it in verbs if it != "show"] == [
+        *(it for it in wanted if it != "show"),
+        "disable",
+        "daemon-reload",
+    ]
+    file.write_text(config_text({"lost": tmp_path / "nowhere"}))
+    assert service("install", "--config", file).returncode == 66
