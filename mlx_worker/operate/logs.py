@@ -25,6 +25,7 @@ async def following(node: RemoteNode, model: str | None) -> AsyncIterator[str]:
 
 
 def written(line: Mapping[str, Any]) -> str:
-    """One line with its moment (this machine's clock) and its model."""
-    moment = time.strftime("%H:%M:%S", time.localtime(line["time"] / 1000))
-    return f"{moment} {line['model']}: {line['line']}"
+    """One line with its moment (this machine's clock), its level and, of a model's, its process."""
+    moment = time.strftime("%H:%M:%S", time.localtime(line["at"] / 1000))
+    who = f" [{line['pid']}]" if "pid" in line else ""
+    return f"{moment} {line['level']}{who} {line['text']}"

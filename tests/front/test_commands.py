@@ -242,7 +242,7 @@ async def test_prompts_are_warmed_and_forgotten(serve: Serve, tmp_path: Path) ->
 
 async def test_logs_are_printed_and_followed(standing_in: Callable[..., Any]) -> None:
     models = []
-    line = {"id": 1, "time": 0, "model": "m", "line": "loading [1/2]"}
+    line = {"id": 1, "at": 0, "pid": 7, "level": "info", "text": "loading [1/2]"}
 
     async def lines(request: web.Request) -> web.Response:
         models.append(request.query.get("model"))
@@ -253,16 +253,16 @@ async def test_logs_are_printed_and_followed(standing_in: Callable[..., Any]) ->
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for i in (1, 2):
-            event = json.dumps(line | {"id": i, "line": f"line {i}"})
+            event = json.dumps({"id": i, "at": 0, "level": "error", "text": f"line {i}"})
             await response.write(f": still here\n\nid: {i}\ndata: {event}\n\n".encode())
         return response
 
     url = await standing_in(web.get("/admin/logs", lines), web.get("/admin/logs/stream", stream))
     printed = await command("logs", "m", "--url", url)
     assert printed.code == 0
-    assert printed.said.endswith(" m: loading [1/2]\n")
+    assert printed.said.endswith(" info [7] loading [1/2]\n")
     followed = await command("logs", "-f", "--url", url)
-    assert [it.rpartition(" m: ")[2] for it in followed.said.splitlines()] == ["line 1", "line 2"]
+    assert [it.partition(" error ")[2] for it in followed.said.splitlines()] == ["line 1", "line 2"]
     assert models == ["m", None]
 
 
