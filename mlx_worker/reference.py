@@ -15,6 +15,7 @@ from msgspec import inspect
 
 from mlx_worker.config import (
     Defaults,
+    LogConfig,
     ModelConfig,
     ServerConfig,
     SupervisorConfig,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 SECTIONS: Final[Mapping[str, tuple[type[msgspec.Struct], str]]] = {
     "server": (ServerConfig, "Where the front listens, and what it accepts."),
     "supervisor": (SupervisorConfig, "When a child is given up as hung, when it is started again."),
+    "log": (LogConfig, "What the node says of itself, and where."),
     "models": (ModelConfig, "One model; the section stands once for each, as `[[models]]`."),
     "models.defaults": (Defaults, "What a request means where it says nothing."),
 }
@@ -39,7 +41,7 @@ WORDS: Final[Mapping[str, str]] = {
     "data folder.",
     "server.max_body_bytes": "Largest request body, in bytes; a larger one is refused with 413.",
     "supervisor.stall_timeout": "A child with work and no progress for so many seconds is killed.",
-    "supervisor.load_stall_timeout": "So is one that loads, and no byte further.",
+    "supervisor.load_stall_timeout": "So is one on its way up: no hello, or no byte further.",
     "supervisor.resume_timeout": "What a dead child was doing waits so many seconds for the next.",
     "supervisor.max_crashes": "A request that was there at so many ends is refused, not run again.",
     "supervisor.max_restarts": "More ends than these within `restart_window`, and the model is "
@@ -53,6 +55,11 @@ WORDS: Final[Mapping[str, str]] = {
     "supervisor.standby": "Spare processes: a model that starts has only its weights to read.",
     "supervisor.memory_limit": "For the processes of all models together: a share of the machine, "
     'or bytes as in "96GB". Without it: 0.8 of the machine, on macOS 0.75.',
+    "log.format": "`auto` is text to a terminal, JSON lines to anything else.",
+    "log.level": "The least that is said; SIGUSR1 and SIGUSR2 change it while the node runs.",
+    "log.file": "Where to, instead of stderr.",
+    "log.max_bytes": "At this size the file begins anew, beside the old one.",
+    "log.keep": "So many old ones are kept.",
     "models.id": "The name in requests and in `/health`.",
     "models.path": "A folder (relative to the file), or a name in the models folder.",
     "models.aliases": "Other names for it.",
@@ -234,7 +241,7 @@ def in_words(schema: Mapping[str, Any]) -> str:
         return f"list of {in_words(schema['items'])}"
     names = {"string": "text", "integer": "whole number", "boolean": "true, false"}
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    text = " or ".join(names.get(kind, kind) for kind in kinds)
+    text = " or ".join(names.get(str(kind), str(kind)) for kind in kinds)
     low = schema.get("minimum", schema.get("exclusiveMinimum"))
     above = "above " if "exclusiveMinimum" in schema else ""
     if "maximum" in schema:

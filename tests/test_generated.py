@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import fields
 
 from mlx_worker import reference
-from mlx_worker.config import parse_config
+from mlx_worker.config import Config, parse_config
 from mlx_worker.errors import ConfigError
 from mlx_worker.generated import FILES
 
@@ -21,6 +22,11 @@ jsonschema_rs = pytest.importorskip("jsonschema_rs")
 @pytest.mark.parametrize("name", FILES)
 def test_what_is_kept_is_what_would_be_written(name: str) -> None:
     assert (ROOT / name).read_text() == FILES[name](), "run `python -m mlx_worker.generated`"
+
+
+def test_no_section_is_left_out() -> None:
+    tables = {field.name for field in fields(Config) if field.name not in ("file", "folder")}
+    assert tables | {"models.defaults"} == set(reference.SECTIONS)
 
 
 def test_no_words_are_left_over() -> None:

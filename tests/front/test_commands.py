@@ -327,7 +327,7 @@ async def test_ctrl_c_cancels_the_answer_and_the_chat_goes_on(serve: Serve, pace
     await soon(chat.stdout.readuntil(b"[cancelled]\n"))
 
     async def idle() -> bool:
-        return (await front.model())["metrics"]["requestsInFlight"] == 0
+        return bool((await front.model())["metrics"]["requestsInFlight"] == 0)
 
     await eventually(idle)
     chat.stdin.write(b"four\n/quit\n")

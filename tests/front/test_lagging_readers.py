@@ -75,7 +75,8 @@ async def test_a_client_that_lags_and_leaves_ends_its_generation(serve: Serve) -
     lagging.close()
 
     async def is_over() -> bool:
-        return (await front.model())["metrics"]["requestsInFlight"] == 0
+        metrics = (await front.model())["metrics"]
+        return bool(metrics["requestsInFlight"] == 0)
 
     await eventually(is_over)
     assert (await front.chat("still there")).text == "still there"
