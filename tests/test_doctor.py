@@ -40,8 +40,9 @@ def test_a_machine_that_is_well_ends_with_0(config: Path) -> None:
 
 
 def hang_up(server: socket.socket) -> None:
-    """Answer one connection as no node would."""
-    server.accept()[0].close()
+    """Answer as no node would, the question and its repetition."""
+    for _ in range(2):
+        server.accept()[0].close()
 
 
 def test_what_is_bad_ends_with_1_and_says_what_to_do(config: Path, tmp_path: Path) -> None:

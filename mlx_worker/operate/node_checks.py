@@ -61,11 +61,11 @@ def disk(config: Config) -> Finding:
     try:
         free = shutil.disk_usage(_existing(folder)).free
     except OSError as error:
-        return warn("models folder", f"{folder}: {error.strerror}", "make it readable")
+        return warn("disk", f"{folder}: {error.strerror}", "make it readable")
     said = f"{folder}, {in_words(free)} free"
     if free < LITTLE_DISK:
-        return warn("models folder", said, "little room for another model")
-    return ok("models folder", said)
+        return warn("disk", said, "little room for another model")
+    return ok("disk", said)
 
 
 def _existing(folder: Path) -> Path:
