@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from msgspec.structs import fields
 
@@ -16,7 +17,6 @@ from mlx_worker.errors import ConfigError
 from mlx_worker.generated import FILES
 
 ROOT = Path(__file__).parent.parent
-jsonschema_rs = pytest.importorskip("jsonschema_rs")
 
 
 @pytest.mark.parametrize("name", FILES)
