@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -28,24 +29,27 @@ Rates = dict[str, float]
 """Tokens per second, by model."""
 
 
-def overview(url: str, body: Mapping[str, Any], rates: Rates | None = None) -> Table:
-    """A node's `/health` as a table; with a column of tokens per second where `rates` are known.
+def overview(url: str, body: Mapping[str, Any], rates: Rates | None = None) -> Group:
+    """A node's `/health`: a line of its own facts, a row a model.
 
-    The title has the node's own facts, each row a model's.
+    With a column of tokens per second where `rates` are known.
     """
-    table = Table(title=_headline(url, body), title_justify="left", box=None, pad_edge=False)
-    table.add_column("model")
-    table.add_column("state")
-    for name in ("for", "pid", "running", "queue", "requests"):
-        table.add_column(name, justify="right")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for name in ("for", "pid", "run", "queue", "done"):
+        table.add_column(name, justify="right", no_wrap=True)
     if rates is not None:
-        table.add_column("tokens/s", justify="right")
-    for name in ("latency", "cache hits", "memory", "restarts"):
-        table.add_column(name, justify="right")
-    table.add_column("reason", overflow="fold")
+        table.add_column("tok/s", justify="right", no_wrap=True)
+    for name in ("ms", "hits", "memory", "restarts"):
+        table.add_column(name, justify="right", no_wrap=True)
+    reasons = any(entry["reason"] for entry in body["models"].values())
+    if reasons:
+        table.add_column("reason", overflow="fold")
     for id_, entry in body["models"].items():
-        table.add_row(*_cells(id_, entry, rates))
-    return table
+        why = [Text(entry["reason"])] if reasons else []  # brackets in it are no markup
+        table.add_row(*_cells(id_, entry, rates), *why)
+    return Group(_headline(url, body), table)
 
 
 def _headline(url: str, body: Mapping[str, Any]) -> Text:
@@ -70,11 +74,10 @@ def _cells(id_: str, entry: Mapping[str, Any], rates: Rates | None) -> list[Text
         str(entry["queueDepth"]),
         str(metrics["totalRequests"]),
         *([] if rates is None else [f"{rates.get(id_, 0.0):.1f}"]),
-        f"{metrics['avgLatency']:.0f} ms",
+        f"{metrics['avgLatency']:.0f}",
         f"{metrics['cacheHitRate']:.0%}",
         in_words(resident) if resident else "-",
         str(entry["restarts"]),
-        Text(entry["reason"]),  # may hold brackets, which are no markup
     ]
 
 
