@@ -146,10 +146,11 @@ WantedBy={target}
     def _account(self, definition: Definition) -> str:
         if not self.daemon:
             return ""
+        logs = f"LogsDirectory={NAME}\n"  # all else is read-only, and log.file may be wanted
         if definition.user is not None:
-            return f"User={definition.user}\n"
+            return f"User={definition.user}\n{logs}"
         home = "Environment=HOME=%S/mlx-worker"
-        return f"DynamicUser=yes\nStateDirectory={NAME}\n{home}\n"
+        return f"DynamicUser=yes\nStateDirectory={NAME}\n{home}\n{logs}"
 
     def _ctl(self, *words: str) -> None:
         run_or_raise(self.run, *self._systemctl, *words)

@@ -240,6 +240,15 @@ async def test_prompts_are_warmed_and_forgotten(serve: Serve, tmp_path: Path) ->
 # --- logs ---------------------------------------------------------------------------------
 
 
+async def test_logs_are_what_a_models_process_wrote(serve: Serve) -> None:
+    front = await serve("--write", "so it was written")
+    printed = await command("logs", "m", "--url", url_of(front))
+    assert printed.code == 0
+    pid = (await front.model())["pid"]
+    assert f"[{pid}] so it was written" in printed.said
+    assert (await command("logs", "lost", "--url", url_of(front))).code == 66
+
+
 async def test_logs_are_printed_and_followed(standing_in: Callable[..., Any]) -> None:
     models = []
     line = {"id": 1, "at": 0, "pid": 7, "level": "info", "text": "loading [1/2]"}
