@@ -36,7 +36,8 @@ def test_an_error_has_a_status_and_a_type_that_agree(kind: type[WorkerError]) ->
     """Client libraries choose their exception by one, people read the other."""
     expected = "invalid_request_error" if 400 <= kind.status < 500 else "server_error"
     assert 400 <= kind.status < 600
-    assert kind.kind == ("rate_limit_error" if kind.status == 429 else expected)
+    named = {401: "authentication_error", 429: "rate_limit_error"}
+    assert kind.kind == named.get(kind.status, expected)
 
 
 @each_error
