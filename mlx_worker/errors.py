@@ -62,6 +62,12 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
+class ConstraintTooComplex(InvalidRequest):
+    """A grammar or schema whose next step takes more work than is given to one."""
+
+    code = "constraint_too_complex"
+
+
 class KvTooLarge(InvalidRequest):
     """Prompt and answer would take more memory than this node has for a model's KV."""
 

@@ -23,6 +23,7 @@ import psutil
 import setproctitle
 
 from mlx_worker.child.footprint import footprint_of
+from mlx_worker.engine.constraints import Constraints
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.identity import weights_identity
 from mlx_worker.engine.kv_cost import measure
@@ -40,6 +41,7 @@ from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
     from mlx_worker.child.pipe import Pipe
+    from mlx_worker.engine.constraint import Constraint
     from mlx_worker.engine.prompt_cache import CacheFacts
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class _Ready:
 
     message: m.Generate
     prompt: Prompt
+    constraint: Constraint | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,8 @@ class Service:
     def _prepared(self, message: m.Generate | m.Warm) -> _Job:
         if isinstance(message, m.Warm):
             return _ReadyToWarm(message, warm_head(self._tokenizer, message.system_prompt))
-        return _Ready(message, prompt_of(self._tokenizer, message.request))
+        prompt = prompt_of(self._tokenizer, message.request)
+        return _Ready(message, prompt, self._constraints.of(message.request, prompt))
 
     def _read(self, message: m.Tokenize | m.Detokenize) -> m.Tokenized | m.Detokenized:
         if isinstance(message, m.Tokenize):
@@ -167,6 +171,7 @@ class Service:
         # What is loaded stays; to look it all over again would hold every stream up for 50 ms.
         gc.collect()
         gc.freeze()
+        self._constraints = Constraints(self._tokenizer)
         threading.Thread(target=self._tokenize, name="tokenizer", daemon=True).start()
         self._say(engine, [])
         while True:
@@ -238,6 +243,7 @@ class Service:
                 job.prompt,
                 replay=job.message.replay,
                 in_session=bool(job.message.session),
+                constraint=job.constraint,
             )
         except Exception as error:  # noqa: BLE001  (one bad request must not end the model)
             return [self._last_word(id_, error, request_id)]

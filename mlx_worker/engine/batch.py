@@ -1,10 +1,10 @@
 """Mlx_lm's batch, with a decode step that does nothing nobody asked for.
 
 What differs from `BatchGenerator` is how a step chooses its tokens: rows with the same settings are
-drawn in one call, each by its own key, and log-probabilities are cut out for the rows that report
-them only. mlx_lm calls a sampler for each row unless all share one, and cuts a slice for every row.
-The tokens are the same; `tests/fidelity` holds it to that. Written against mlx-lm 0.32, whose
-`_step` it replaces. [child]
+drawn in one call, each by its own key, log-probabilities are cut out for the rows that report them
+only, and rows with a grammar are drawn from what it allows. mlx_lm calls a sampler for each row
+unless all share one, and cuts a slice for every row. The tokens are the same; `tests/fidelity`
+holds it to that. Written against mlx-lm 0.32, whose `_step` it replaces. [child]
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
         logits, contexts = self._processed(logits, inputs)
         # Before the greedy rows' argmax too: it decides ties, and mlx_lm does it.
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        self._next_tokens = draw(logprobs, self.samplers)
+        self._next_tokens = draw(self._allowed(logprobs, inputs), self.samplers)
         self._next_logprobs = [
             logprobs[place] if row.reports else None for place, row in enumerate(self.samplers)
         ]
@@ -86,6 +86,28 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
         for held, token in zip(self.tokens, tokens, strict=True):
             held.append(token)
         return tokens, reported
+
+    def _allowed(self, logprobs: mx.array, inputs: mx.array) -> mx.array:
+        """What is drawn from: for rows with a grammar, only what may follow, as if it were all.
+
+        It takes the token before, which is on its way: the device works on this step meanwhile.
+        """
+        bound = [
+            (place, row.constraint) for place, row in enumerate(self.samplers) if row.constraint
+        ]
+        if not bound:
+            return logprobs
+        mx.async_eval(logprobs)  # type: ignore[no-untyped-call]
+        last: list[int] = inputs.tolist()  # type: ignore[assignment]
+        width = logprobs.shape[-1]
+        told = b"".join(constraint.next_after(last[place], width) for place, constraint in bound)
+        places = mx.array([place for place, _ in bound])
+        bytes_ = mx.array(memoryview(told))  # type: ignore[arg-type]  # mlx takes any buffer
+        may_follow = bytes_.reshape(len(bound), width) != 0
+        rows = mx.where(may_follow, logprobs[places], -mx.inf)
+        drawn_from = mx.array(logprobs)  # what is reported stays what the model thought
+        drawn_from[places] = rows - mx.logsumexp(rows, axis=-1, keepdims=True)
+        return drawn_from
 
     def _processed(self, logits: mx.array, inputs: mx.array) -> tuple[mx.array, list[mx.array]]:
         """Penalties and biases, for the rows that have any."""

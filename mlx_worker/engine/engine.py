@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -35,9 +35,18 @@ from mlx_worker.engine.schedule import (
 )
 from mlx_worker.engine.sequence import Sequence
 from mlx_worker.engine.text import Released, TextStream
-from mlx_worker.errors import CacheError, ContextLengthExceeded, InvalidRequest, KvTooLarge
+from mlx_worker.errors import (
+    CacheError,
+    ConstraintTooComplex,
+    ContextLengthExceeded,
+    InvalidRequest,
+    KvTooLarge,
+)
 from mlx_worker.sizes import in_words
 from mlx_worker.wire import messages as m
+
+if TYPE_CHECKING:
+    from mlx_worker.engine.constraint import Constraint
 
 UNKNOWN_COST = m.KvCost()
 Begun = m.Started | m.Warmed | m.Failed
@@ -98,13 +107,14 @@ class Engine:
         *,
         replay: list[int] | None = None,
         in_session: bool = False,
+        constraint: Constraint | None = None,
     ) -> m.Started | m.Done | None:
         """Take a request in; None: it waits, and a later `step` says that it has started.
 
         `replay` are the tokens that a former child said: they are read like a prompt, and what
         follows is what would have followed; Done, if nothing does. What a request leaves behind
-        is kept longer `in_session`. Raises ContextLengthExceeded, KvTooLarge or InvalidRequest,
-        with the numbers, before any work.
+        is kept longer `in_session`. `constraint` is the request's, made by `constraints`. Raises
+        ContextLengthExceeded, KvTooLarge or InvalidRequest, with the numbers, before any work.
         """
         said = replay or []
         room = self._room(prompt, request.max_tokens)
@@ -125,7 +135,9 @@ class Engine:
                 self._vocabulary,
                 len(said),
                 reports=request.logprobs is not None,
+                constraint=constraint,
             ),
+            constraint=constraint,
             processors=make_processors(request.sampling),
         )
         if said and (end := self._replay(sequence, text, said)) is not None:
@@ -139,6 +151,9 @@ class Engine:
         ended = said[-1] in self._tokenizer.eos_token_ids
         for token in said[: len(said) - ended]:
             text.add(token)
+        if sequence.constraint is not None:
+            sequence.constraint.replay(said)
+            ended = ended or sequence.constraint.complete
         if not (text.stopped or ended or sequence.max_tokens <= 0):
             return None
         return _done(sequence, text, "stop" if ended else "length")
@@ -358,17 +373,21 @@ class Engine:
                 read_logprobs(self._tokenizer, response.logprobs, response.token, sequence.logprobs)
             ]
 
-    def _end(self, sequence: Sequence, response: Any) -> m.Done | None:
-        text = sequence.text
+    def _end(self, sequence: Sequence, response: Any) -> m.Done | m.Failed | None:
+        text, constraint = sequence.text, sequence.constraint
         assert text is not None
+        complete = constraint is not None and constraint.complete
+        problem = constraint.problem if constraint is not None else ""
         if response.finish_reason is not None:
             self._forget(sequence)
             self._store(response.all_tokens, response.prompt_cache, self._kind(sequence))
-            return _done(sequence, text, response.finish_reason)
-        if text.stopped:
+        elif text.stopped or complete or problem:
             self._remove(sequence, keep=True)
-            return _done(sequence, text, "stop")
-        return None
+        else:
+            return None
+        if problem:
+            return m.Failed(sequence.id, ConstraintTooComplex.code, problem)
+        return _done(sequence, text, "stop" if complete else response.finish_reason or "stop")
 
     def _remove(self, sequence: Sequence, *, keep: bool) -> None:
         if sequence.waiting:

@@ -51,10 +51,20 @@ def opening_state(tokenizer: Any, prompt: Sequence[int]) -> str:
         return str(tokenizer.response_initial_state)
     if not tokenizer.has_thinking:
         return CONTENT
-    ends = tokenizer.eos_token_ids
-    start = next((at for at in reversed(range(len(prompt))) if prompt[at] in ends), -1) + 1
+    start = _last_turn(tokenizer, prompt)
     opened = tokenizer.rfind_think_start(prompt, start=start)
     return REASONING if opened > tokenizer.rfind_think_end(prompt, start=start) else CONTENT
+
+
+def has_thought(tokenizer: Any, prompt: Sequence[int]) -> bool:
+    """Does a prompt close the reasoning of its answer itself, as templates do to have none?"""
+    return bool(tokenizer.rfind_think_end(prompt, start=_last_turn(tokenizer, prompt)) >= 0)
+
+
+def _last_turn(tokenizer: Any, prompt: Sequence[int]) -> int:
+    """Where what follows the last end of a turn begins."""
+    ends = tokenizer.eos_token_ids
+    return next((at for at in reversed(range(len(prompt))) if prompt[at] in ends), -1) + 1
 
 
 def _marker_words(tokenizer: Any) -> list[str]:

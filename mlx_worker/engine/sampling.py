@@ -23,6 +23,7 @@ from mlx_lm.sample_utils import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mlx_worker.engine.constraint import Constraint
     from mlx_worker.wire.messages import Sampling
 
 Settings = tuple[float, float, float, int]
@@ -41,12 +42,20 @@ class Draw:
     """How the tokens of one row are drawn, from `position` on; one call is one position.
 
     `reports`: somebody wants to be told the log-probabilities that they were drawn from.
+    `constraint`: not all tokens may be drawn.
     """
 
     def __init__(
-        self, sampling: Sampling, vocabulary: int, position: int = 0, *, reports: bool = False
+        self,
+        sampling: Sampling,
+        vocabulary: int,
+        position: int = 0,
+        *,
+        reports: bool = False,
+        constraint: Constraint | None = None,
     ) -> None:
         self.reports = reports
+        self.constraint = constraint
         self._seed = sampling.seed
         self._position = position
         greedy = sampling.temperature == 0

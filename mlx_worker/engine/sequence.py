@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlx_worker.engine.constraint import Constraint
     from mlx_worker.engine.prompt import Prompt
     from mlx_worker.engine.sampling import Draw
     from mlx_worker.engine.text import TextStream
@@ -35,6 +36,7 @@ class Sequence:
     in_session: bool = False
     replayed: int = 0
     draw: Draw | None = None
+    constraint: Constraint | None = None
     processors: list[Any] = field(default_factory=list)
     uid: int = WAITING
     cached: int = 0

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Raised whenever a message changes; a child of another version is refused at hello."""
 
 
@@ -46,6 +46,40 @@ class Sampling(Part, frozen=True, array_like=True):
     logit_bias: dict[int, float] = {}
 
 
+class JsonSchema(Part, frozen=True, array_like=True, tag="schema"):
+    """The content is a JSON document that fits `schema`, itself JSON.
+
+    Here and below, `field` is where the request says so, for errors to name.
+    """
+
+    schema: str
+    field: str
+
+
+class Regex(Part, frozen=True, array_like=True, tag="regex"):
+    """The content matches `pattern` as a whole, in the syntax of Rust's regex."""
+
+    pattern: str
+    field: str
+
+
+class Lark(Part, frozen=True, array_like=True, tag="lark"):
+    """The content is what the rule `start` of `grammar` makes, in llguidance's kind of Lark."""
+
+    grammar: str
+    field: str
+
+
+class Call(Part, frozen=True, array_like=True, tag="call"):
+    """The answer is calls of tools of these `names`, with arguments that fit their schemas."""
+
+    names: list[str]
+    field: str
+
+
+Constraint = JsonSchema | Regex | Lark | Call
+
+
 class ChatRequest(Part, frozen=True, array_like=True):
     """One generation, in no dialect. `max_tokens` None: whatever the context leaves.
 
@@ -54,7 +88,7 @@ class ChatRequest(Part, frozen=True, array_like=True):
 
     `logprobs`: how many alternatives to report with each token; None: no probabilities at all.
     `tools` are offered through the model's template, as OpenAI's chat completions write them;
-    `one_call` ends the answer after its first call.
+    `one_call` ends the answer after its first call. `constraint` is what the answer has to be.
     """
 
     messages: list[dict[str, Any]]
@@ -66,6 +100,7 @@ class ChatRequest(Part, frozen=True, array_like=True):
     tools: list[dict[str, Any]] = []
     one_call: bool = False
     prompt: str | list[int] | None = None
+    constraint: Constraint | None = None
 
 
 # --- front → child ------------------------------------------------------------------------
