@@ -148,7 +148,7 @@ def test_a_response_that_the_limit_cut_is_incomplete(
     ("fields", "kind", "param"),
     [
         ({"previous_response_id": "resp_1"}, openai.BadRequestError, "previous_response_id"),
-        ({"tool_choice": "required"}, openai.BadRequestError, "tool_choice"),
+        ({"tools": [], "tool_choice": "required"}, openai.BadRequestError, "tool_choice"),
         ({"max_output_tokens": 9000}, openai.BadRequestError, "max_tokens"),
         ({"input": []}, openai.BadRequestError, "input"),
     ],
@@ -335,7 +335,7 @@ def test_a_billing_line_that_changes_does_not_cost_the_prefix(
 @pytest.mark.parametrize(
     ("fields", "kind"),
     [
-        ({"tool_choice": {"type": "any"}}, anthropic.BadRequestError),
+        ({"tools": [], "tool_choice": {"type": "any"}}, anthropic.BadRequestError),
         ({"messages": []}, anthropic.BadRequestError),
         ({"max_tokens": 9000}, anthropic.BadRequestError),
     ],

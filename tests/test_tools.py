@@ -192,9 +192,9 @@ def test_the_head_with_tools_is_shared_by_the_next_chat(client: openai.OpenAI) -
     assert cached > 20
 
 
-def test_required_calls_are_refused_by_name(client: openai.OpenAI) -> None:
+def test_calls_cannot_be_required_where_there_are_no_tools(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        ask(client, tool_choice="required")
+        ask(client, tools=[], tool_choice="required")
     assert refused.value.param == "tool_choice"
 
 

@@ -21,11 +21,13 @@ from mlx_worker.api.fields import (
     no_defaults,
     refuse_unsayable,
     refuse_unsupported,
+    required,
     sampling,
     seed_of,
     stop_words,
     template_kwargs,
 )
+from mlx_worker.api.shapes import constraint_of, formatted, must_call
 from mlx_worker.config import Tokens
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.wire.messages import ChatRequest
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.config import Defaults
+    from mlx_worker.wire import messages as m
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -60,10 +63,33 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
 
 
+class NamedSchema(msgspec.Struct, frozen=True):
+    """A schema that the content has to fit; it is kept to, `strict` or not."""
+
+    name: Word | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
 class ResponseFormat(msgspec.Struct, frozen=True):
-    """The shape of the answer; only text is honoured."""
+    """The shape of the answer."""
 
     type: str
+    json_schema: NamedSchema | None = None
+
+
+class ChosenFunction(msgspec.Struct, frozen=True):
+    """A function's name."""
+
+    name: Word
+
+
+class ChosenTool(msgspec.Struct, frozen=True):
+    """The tool that has to be called."""
+
+    type: Literal["function"]
+    function: ChosenFunction
 
 
 class Function(msgspec.Struct, frozen=True):
@@ -120,6 +146,7 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
     defaults = defaults_of(asked.model)
     _refuse(asked)
     seed = seed_of(asked)
+    tools = _tools(asked)
     chat = ChatRequest(
         messages=[_turn(i, message) for i, message in enumerate(asked.messages)],
         sampling=sampling(asked, defaults, seed),
@@ -127,8 +154,9 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
         stop=stop_words(asked.stop),
         template_kwargs=template_kwargs(asked, asked.reasoning_effort),
         logprobs=_logprobs(asked),
-        tools=_tools(asked),
-        one_call=asked.parallel_tool_calls is False,
+        tools=tools,
+        one_call=asked.parallel_tool_calls is False or isinstance(asked.tool_choice, dict),
+        constraint=constraint_of(asked, _forced(asked), _shape(asked.response_format)),
     )
     return Call(
         model=asked.model,
@@ -141,10 +169,8 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
 
 
 def _refuse(asked: ChatBody) -> None:
-    shape = asked.response_format
     refuse_unsupported(
         {
-            "tool_choice": asked.tool_choice not in (None, "none", "auto"),
             "functions": bool(asked.functions),
             "function_call": asked.function_call not in (None, "none", "auto"),
             "modalities": asked.modalities not in (None, ["text"]),
@@ -152,7 +178,6 @@ def _refuse(asked: ChatBody) -> None:
             "moderation": asked.moderation is not None,
             "prediction": asked.prediction is not None,
             "web_search_options": asked.web_search_options is not None,
-            "response_format": shape is not None and shape.type != "text",
             "verbosity": asked.verbosity not in (None, "medium"),
             "store": asked.store is True,
         }
@@ -173,6 +198,27 @@ def _tools(asked: ChatBody) -> list[dict[str, Any]]:
         return []
     fitted(asked.tools, list[Tool], "tools")
     return [] if asked.tool_choice == "none" else asked.tools
+
+
+def _forced(asked: ChatBody) -> m.Call | None:
+    """The calls that an answer has to be. Raises InvalidRequest."""
+    choice = asked.tool_choice
+    if choice in (None, "none", "auto"):
+        return None
+    names = [tool["function"]["name"] for tool in asked.tools or []]
+    if choice == "required":
+        return must_call(names, "tool_choice")
+    if isinstance(choice, str) or choice.get("type") != "function":
+        raise UnsupportedField(f"tool_choice: {choice!r} is not understood", param="tool_choice")
+    only = fitted(choice, ChosenTool, "tool_choice").function.name
+    return must_call(names, "tool_choice", only)
+
+
+def _shape(asked: ResponseFormat | None) -> m.JsonSchema | None:
+    if asked is None:
+        return None
+    schema = asked.json_schema.schema if asked.json_schema else None
+    return formatted(asked.type, schema, "response_format", "response_format.json_schema.schema")
 
 
 def _logprobs(asked: ChatBody) -> int | None:
@@ -204,6 +250,5 @@ def _text(index: int, message: ChatMessage) -> str:
             raise UnsupportedField(
                 f"{field}: parts of type {part.type!r} are not understood, only 'text'", param=field
             )
-        if part.text is None:
-            raise InvalidRequest(f"{field}.text: is required", param=f"{field}.text")
+        required(part.text, f"{field}.text")
     return "".join(part.text or "" for part in content)

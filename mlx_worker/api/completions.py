@@ -24,6 +24,7 @@ from mlx_worker.api.fields import (
     seed_of,
     stop_words,
 )
+from mlx_worker.api.shapes import constraint_of
 from mlx_worker.config import Tokens
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.wire.messages import ChatRequest
@@ -86,6 +87,7 @@ def parse(
             max_tokens=first_given(asked.max_tokens, defaults.max_tokens, MAX_TOKENS),
             stop=stop_words(asked.stop),
             logprobs=asked.logprobs,
+            constraint=constraint_of(asked, None),
         )
         for prompt in prompts
     ]

@@ -27,6 +27,8 @@ TokenId = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 Stop = Word | Annotated[list[Word], msgspec.Meta(max_length=16)]
 
+Language = Annotated[str, msgspec.Meta(min_length=1, max_length=100_000)]
+
 DEEPEST = 64
 """Levels of lists and objects inside what is free in form."""
 
@@ -35,8 +37,17 @@ _MADE_SEED_BITS = 53
 """A seed made here is told to the caller: as many bits as every reader of JSON keeps."""
 
 
+class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the content is to be, by one of these; named as vLLM names them."""
+
+    json: dict[str, Any] | None = None
+    regex: Language | None = None
+    choice: Annotated[list[Word], msgspec.Meta(min_length=1, max_length=10_000)] | None = None
+    grammar: Language | None = None
+
+
 class Samplers(msgspec.Struct, frozen=True, kw_only=True):
-    """How tokens are chosen, and what the model's template is told."""
+    """How tokens are chosen, what the model's template is told, and what the content has to be."""
 
     temperature: Temperature | None = None
     top_p: TopP | None = None
@@ -48,6 +59,7 @@ class Samplers(msgspec.Struct, frozen=True, kw_only=True):
     repetition_penalty: RepetitionPenalty | None = None
     logit_bias: dict[TokenId, Bias] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    structured_outputs: StructuredOutputs | None = None
 
 
 def no_defaults(_model: str | None) -> Defaults:

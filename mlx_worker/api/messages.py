@@ -23,6 +23,7 @@ from mlx_worker.api.fields import (
     seed_of,
     template_kwargs,
 )
+from mlx_worker.api.shapes import constraint_of, fitting, must_call
 from mlx_worker.api.turns import Turns
 from mlx_worker.config import Tokens
 from mlx_worker.errors import UnsupportedField
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.config import Defaults
+    from mlx_worker.wire import messages as m
 
 BILLING = "x-anthropic-billing-header:"
 """A line at the head of a coding agent's system prompt, new with every request: with it in place
@@ -77,9 +79,10 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class ToolChoice(msgspec.Struct, frozen=True):
-    """Whether tools may be called, and how many at a time."""
+    """Whether tools may or have to be called, which one, and how many at a time."""
 
-    type: str
+    type: Literal["auto", "none", "any", "tool"]
+    name: Word | None = None
     disable_parallel_tool_use: bool | None = None
 
 
@@ -89,11 +92,18 @@ class Thinking(msgspec.Struct, frozen=True):
     type: Literal["enabled", "adaptive", "between_tools", "disabled"]
 
 
+class OutputFormat(msgspec.Struct, frozen=True):
+    """The shape of the answer."""
+
+    type: Literal["json_schema"]
+    schema: dict[str, Any]
+
+
 class OutputConfig(msgspec.Struct, frozen=True):
     """How much effort, and in which shape."""
 
     effort: Word | None = None
-    format: dict[str, Any] | None = None
+    format: OutputFormat | None = None
 
 
 class MessagesBody(Samplers, frozen=True, kw_only=True):
@@ -109,7 +119,7 @@ class MessagesBody(Samplers, frozen=True, kw_only=True):
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
-    output_format: dict[str, Any] | None = None
+    output_format: OutputFormat | None = None
     container: str | dict[str, Any] | None = None
     mcp_servers: list[dict[str, Any]] | None = None
 
@@ -143,7 +153,7 @@ def parse_to_count(body: bytes) -> tuple[str | None, ChatRequest]:
 
 def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> ChatRequest:
     choice = asked.tool_choice or ToolChoice("auto")
-    _refuse(asked, choice)
+    _refuse(asked)
     turns = _turns(asked)
     tools = asked.tools or []
     refuse_unsayable(
@@ -161,17 +171,30 @@ def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> ChatRequest:
         stop=asked.stop_sequences or [],
         template_kwargs=_template_kwargs(asked),
         tools=[] if choice.type == "none" else [_as_function(tool) for tool in tools],
-        one_call=choice.disable_parallel_tool_use is True,
+        one_call=choice.disable_parallel_tool_use is True or choice.type == "tool",
+        constraint=constraint_of(asked, _forced(asked, choice), _shape(asked)),
     )
 
 
-def _refuse(asked: MessagesBody, choice: ToolChoice) -> None:
-    output = asked.output_config or OutputConfig()
+def _forced(asked: MessagesBody, choice: ToolChoice) -> m.Call | None:
+    """The calls that an answer has to be. Raises InvalidRequest."""
+    if choice.type in ("auto", "none"):
+        return None
+    only = required(choice.name, "tool_choice.name") if choice.type == "tool" else None
+    return must_call([tool["name"] for tool in asked.tools or []], "tool_choice", only)
+
+
+def _shape(asked: MessagesBody) -> m.JsonSchema | None:
+    if asked.output_config is not None and asked.output_config.format is not None:
+        return fitting(asked.output_config.format.schema, "output_config.format.schema")
+    if asked.output_format is not None:  # as it was called while in beta
+        return fitting(asked.output_format.schema, "output_format.schema")
+    return None
+
+
+def _refuse(asked: MessagesBody) -> None:
     refuse_unsupported(
         {
-            "tool_choice": choice.type not in ("auto", "none"),
-            "output_config.format": output.format is not None,
-            "output_format": asked.output_format is not None,
             "container": asked.container is not None,
             "mcp_servers": bool(asked.mcp_servers),
         }

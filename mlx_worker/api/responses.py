@@ -24,6 +24,7 @@ from mlx_worker.api.fields import (
     seed_of,
     template_kwargs,
 )
+from mlx_worker.api.shapes import constraint_of, formatted, must_call
 from mlx_worker.api.turns import Turns
 from mlx_worker.config import Tokens
 from mlx_worker.errors import InvalidRequest, UnsupportedField
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.config import Defaults
+    from mlx_worker.wire import messages as m
 
 TEXT_PARTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
 SAID_IN_FULL = "reasoning.encrypted_content"
@@ -72,9 +74,20 @@ class FlatTool(msgspec.Struct, frozen=True):
 
 
 class TextFormat(msgspec.Struct, frozen=True):
-    """The shape of the answer; only text is honoured."""
+    """The shape of the answer; a schema is kept to, `strict` or not."""
 
     type: str
+    name: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+class ChosenTool(msgspec.Struct, frozen=True):
+    """The tool that has to be called."""
+
+    type: Literal["function"]
+    name: Word
 
 
 class TextOptions(msgspec.Struct, frozen=True):
@@ -142,7 +155,8 @@ def parse(
         max_tokens=first_given(asked.max_output_tokens, defaults.max_tokens),
         template_kwargs=template_kwargs(asked, asked.reasoning.effort if asked.reasoning else None),
         tools=[] if asked.tool_choice == "none" else [_nested(tool) for tool in tools],
-        one_call=asked.parallel_tool_calls is False,
+        one_call=asked.parallel_tool_calls is False or isinstance(asked.tool_choice, dict),
+        constraint=constraint_of(asked, _forced(asked), _shape(asked.text)),
     )
     return ResponsesCall(
         model=asked.model,
@@ -174,11 +188,28 @@ def _refuse(asked: ResponsesBody) -> None:
             "truncation": asked.truncation not in (None, "disabled"),
             "include": any(it != SAID_IN_FULL for it in asked.include or ()),
             "top_logprobs": bool(asked.top_logprobs),
-            "tool_choice": asked.tool_choice not in (None, "none", "auto"),
-            "text.format": text.format is not None and text.format.type != "text",
             "text.verbosity": text.verbosity not in (None, "medium"),
         }
     )
+
+
+def _forced(asked: ResponsesBody) -> m.Call | None:
+    """The calls that an answer has to be. Raises InvalidRequest."""
+    choice = asked.tool_choice
+    if choice in (None, "none", "auto"):
+        return None
+    names = [tool["name"] for tool in asked.tools or []]
+    if choice == "required":
+        return must_call(names, "tool_choice")
+    if isinstance(choice, str) or choice.get("type") != "function":
+        raise UnsupportedField(f"tool_choice: {choice!r} is not understood", param="tool_choice")
+    return must_call(names, "tool_choice", fitted(choice, ChosenTool, "tool_choice").name)
+
+
+def _shape(asked: TextOptions | None) -> m.JsonSchema | None:
+    if asked is None or asked.format is None:
+        return None
+    return formatted(asked.format.type, asked.format.schema, "text.format", "text.format.schema")
 
 
 def _repeated(asked: ResponsesBody, chat: ChatRequest) -> dict[str, Any]:
@@ -186,11 +217,11 @@ def _repeated(asked: ResponsesBody, chat: ChatRequest) -> dict[str, Any]:
         "instructions": asked.instructions,
         "max_output_tokens": asked.max_output_tokens,
         "metadata": asked.metadata or {},
-        "parallel_tool_calls": not chat.one_call,
+        "parallel_tool_calls": asked.parallel_tool_calls is not False,
         "reasoning": asked.reasoning or ReasoningOptions(),
         "temperature": chat.sampling.temperature,
         "top_p": chat.sampling.top_p,
-        "text": {"format": {"type": "text"}},
+        "text": {"format": (asked.text and asked.text.format) or TextFormat("text")},
         "tool_choice": asked.tool_choice or "auto",
         "tools": asked.tools or [],
     }

@@ -338,8 +338,9 @@ def test_a_seed_that_was_made_makes_the_same_request_when_it_is_given_back() -> 
         ("web_search_options", {}),
         ("verbosity", "low"),
         ("store", True),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", {"type": "json_schema", "json_schema": {}}),
+        ("response_format", {"type": "structural_tag"}),
+        ("tool_choice", "validated"),
+        ("tool_choice", {"type": "allowed_tools", "allowed_tools": {}}),
     ],
 )
 def test_what_the_node_cannot_honour_is_refused_by_its_name(field: str, value: Any) -> None:

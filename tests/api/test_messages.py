@@ -135,10 +135,6 @@ def test_thinking_is_the_templates_switch(fields: dict[str, Any], told: dict[str
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tool_choice": {"type": "any"}}, "tool_choice"),
-        ({"tool_choice": {"type": "tool", "name": "look"}}, "tool_choice"),
-        ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format"),
-        ({"output_format": {"type": "json_schema"}}, "output_format"),
         ({"container": "c"}, "container"),
         ({"mcp_servers": [{"url": "http://x"}]}, "mcp_servers"),
         ({"messages": [user({"type": "image", "source": {}})]}, "messages[0].content[0]"),

@@ -41,7 +41,7 @@ HELLO = [{"role": "user", "content": "hello"}]
         ),
         pytest.param({"messages": HELLO, "stream": "yes"}, "stream", id="stream of a wrong type"),
         pytest.param(
-            {"messages": HELLO, "response_format": {"type": "json_object"}},
+            {"messages": HELLO, "response_format": {"type": "structural_tag"}},
             "response_format",
             id="a format that is not honoured",
         ),
