@@ -62,10 +62,10 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
-class ConstraintTooComplex(InvalidRequest):
-    """A grammar or schema whose next step takes more work than is given to one."""
+class ConstraintFailed(InvalidRequest):
+    """A grammar or schema that could not be followed on, as where a step takes too much work."""
 
-    code = "constraint_too_complex"
+    code = "constraint_failed"
 
 
 class KvTooLarge(InvalidRequest):

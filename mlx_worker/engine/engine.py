@@ -37,7 +37,7 @@ from mlx_worker.engine.sequence import Sequence
 from mlx_worker.engine.text import Released, TextStream
 from mlx_worker.errors import (
     CacheError,
-    ConstraintTooComplex,
+    ConstraintFailed,
     ContextLengthExceeded,
     InvalidRequest,
     KvTooLarge,
@@ -386,7 +386,7 @@ class Engine:
         else:
             return None
         if problem:
-            return m.Failed(sequence.id, ConstraintTooComplex.code, problem)
+            return m.Failed(sequence.id, ConstraintFailed.code, problem)
         return _done(sequence, text, "stop" if complete else response.finish_reason or "stop")
 
     def _remove(self, sequence: Sequence, *, keep: bool) -> None:

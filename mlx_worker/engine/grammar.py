@@ -28,6 +28,10 @@ JSON_STYLE: Any = {"whitespace_pattern": "( |\\n[ \\t]{0,16})", "lenient": False
 """A space, or a new line and its indentation: a model that has nothing to say would else go on with
 blanks for ever. What llguidance does not know of a schema is an error, never ignored."""
 
+BYTES_ONLY = '%llguidance {"no_forcing": true}'
+"""Where one text alone can follow, llguidance would ask for the tokens that a tokenizer makes of
+it, a special token for what is spelled like one: then neither text nor token would fit."""
+
 ANY_OBJECT: Schema = {"type": "object"}
 
 
@@ -66,7 +70,7 @@ def answer_grammar(request: m.ChatRequest, prompt: Prompt, tokenizer: Any, lark:
     assert shape is not None
     if request.prompt is not None:  # no template: what is answered is content and nothing else
         assert not isinstance(shape, m.Call)
-        return content_grammar(shape)
+        return _joined(["start: @content"], {"content": content_grammar(shape)})
     if tokenizer.structural_markers or tokenizer.response_transitions:
         raise UnsupportedField(
             f"{shape.field}: this model's answers have a format that no grammar is known for",
@@ -85,7 +89,7 @@ def answer_grammar(request: m.ChatRequest, prompt: Prompt, tokenizer: Any, lark:
             body = f"@content | {calls}"
     thought, more = _thought(prompt, tokenizer, lark)
     lines = [f"start: {thought} ({body})", *rules, *more]
-    return _joined("\n".join(lines), parts)
+    return _joined(lines, parts)
 
 
 def _thought(prompt: Prompt, tokenizer: Any, lark: Lark) -> tuple[str, list[str]]:
@@ -100,9 +104,10 @@ def _thought(prompt: Prompt, tokenizer: Any, lark: Lark) -> tuple[str, list[str]
     return f"({lark.word(tokenizer.think_start)} {inside})?", [rule]
 
 
-def _joined(answer: str, parts: dict[str, str]) -> str:
-    """One grammar that names others."""
-    grammars: list[Schema] = [{"name": "answer", "lark_grammar": answer}]
+def _joined(answer: list[str], parts: dict[str, str]) -> str:
+    """One grammar, in lines, that names others."""
+    lark = "\n".join([BYTES_ONLY, *answer])
+    grammars: list[Schema] = [{"name": "answer", "lark_grammar": lark}]
     for name, grammar in parts.items():
         grammars.append(_alone(grammar) | {"name": name})
     return json.dumps({"grammars": grammars})
