@@ -47,5 +47,3 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if tally.compared:
         terminalreporter.write_line(tally.line())
-    for line in tally.lines:
-        terminalreporter.write_line(line)

@@ -6,8 +6,6 @@ from collections import Counter
 
 compared: Counter[str] = Counter()
 wrong: Counter[str] = Counter()
-lines: list[str] = []
-"""What other counts say."""
 
 
 def note(family: str, cases: int, mistakes: int) -> None:

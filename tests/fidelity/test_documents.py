@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 DOCUMENTS = 200 if "MLX_WORKER_FIDELITY" in os.environ else 40
 SCHEMAS = [random_schema(Random(seed)) for seed in range(DOCUMENTS)]
-ROUND = 8
-"""Documents at a time."""
+ROUND = FREE = 8
+"""Documents at a time, and free rows beside them."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def bound(number: int) -> m.ChatRequest:
 
 
 def free() -> list[m.ChatRequest]:
-    return [asked(seed=seed, temperature=seed % 2, max_tokens=150) for seed in range(8)]
+    return [asked(seed=seed, temperature=seed % 2, max_tokens=150) for seed in range(FREE)]
 
 
 def misfits(answers: Sequence[Answer], numbers: Sequence[int]) -> list[str]:
@@ -57,24 +57,27 @@ def misfits(answers: Sequence[Answer], numbers: Sequence[int]) -> list[str]:
     return wrong
 
 
+def differences(heard: Sequence[Answer], expected: Sequence[Answer]) -> int:
+    return sum(mine.tokens != theirs.tokens for mine, theirs in zip(heard, expected, strict=True))
+
+
 @pytest.mark.timeout(0)
 def test_every_document_fits_its_schema_alone_and_beside_free_rows(
     bench: Bench,
 ) -> None:
-    undisturbed = [it.tokens for it in bench.play(*free())]
+    undisturbed = bench.play(*free())
     wrong: list[str] = []
-    changed = 0
-    different = 0
+    rounds = changed = different = 0
     for first in range(0, DOCUMENTS, ROUND):
         numbers = range(first, min(first + ROUND, DOCUMENTS))
         alone = bench.play(*map(bound, numbers))
         beside = bench.play(*free(), *map(bound, numbers))
-        wrong += misfits(alone, numbers) + misfits(beside[8:], numbers)
-        changed += sum(it.tokens != was for it, was in zip(beside[:8], undisturbed, strict=True))
-        different += [it.tokens for it in beside[8:]] != [it.tokens for it in alone]
-    tally.lines.append(
-        f"documents: {DOCUMENTS} schemas, {2 * DOCUMENTS - len(wrong)} valid of {2 * DOCUMENTS}"
-        f" (half of them beside 8 free rows); free rows that changed: {changed}"
-    )
+        rounds += 1
+        wrong += misfits(alone, numbers)
+        changed += differences(beside[:FREE], undisturbed)
+        different += differences(beside[FREE:], alone)
+    tally.note("documents", DOCUMENTS, len(wrong))
+    tally.note("documents beside free rows", DOCUMENTS, different)
+    tally.note("free rows beside documents", rounds * FREE, changed)
     assert wrong == []
     assert (changed, different) == (0, 0)
