@@ -45,9 +45,9 @@ class Constraint:
         """
         if self._begun:
             self._matcher.consume_token(token)
+            if self._matcher.is_stopped():
+                return ALLOWED * width  # the row is leaving: what is drawn now is never heard
         self._begun = True
-        if self._matcher.is_stopped():
-            return ALLOWED * width  # the row is leaving: what is drawn now is never heard
         told = self._matcher.compute_logit_bias()
         # Models have more rows in their heads than their tokenizers have tokens, or fewer.
         return told if len(told) == width else told[:width].ljust(width, b"\0")

@@ -98,6 +98,7 @@ def test_a_document_fits_its_schema_and_ends_by_itself(tiny: Bench, temperature:
     [
         (m.Regex(r"a[bc]{3,5}/\d", "f"), r"a[bc]{3,5}/\d"),
         (m.Lark('start: "the " THING "!"\nTHING: /moon|river/', "f"), "the (moon|river)!"),
+        (m.Lark('start: ""', "f"), ""),
     ],
 )
 def test_a_text_is_one_of_its_language(tiny: Bench, constraint: m.Constraint, pattern: str) -> None:
