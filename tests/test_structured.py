@@ -229,4 +229,4 @@ def test_a_grammar_that_is_none_is_refused_with_its_line(gpt: openai.OpenAI) -> 
             extra_body={"structured_outputs": {"grammar": 'start: a\na: "x" b\n'}},
         )
     assert refused.value.param == "structured_outputs.grammar"
-    assert "2(8)" in refused.value.message
+    assert "at 2(4)" in refused.value.message

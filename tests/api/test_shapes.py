@@ -40,11 +40,12 @@ def tools_of(dialect: str, *names: str) -> list[dict[str, Any]]:
 
 
 def named_of(dialect: str, name: str) -> dict[str, Any]:
-    return {
+    choices: dict[str, dict[str, Any]] = {
         "chat": {"type": "function", "function": {"name": name}},
         "responses": {"type": "function", "name": name},
         "messages": {"type": "tool", "name": name},
-    }[dialect]
+    }
+    return choices[dialect]
 
 
 @pytest.mark.parametrize("dialect", PARSERS)
