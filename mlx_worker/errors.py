@@ -11,8 +11,9 @@ from typing import ClassVar
 
 
 class WorkerError(Exception):
-    """The root. Its class says what happened, its message the numbers.
+    """What failed without a better name; the root of those that have one.
 
+    An error's class says what happened, its message the numbers.
     `status` is an HTTP status, `retry_after` is in seconds (None: trying again will not help),
     `exit_code` follows sysexits.h. `resend`: may a client library send the same again by itself?
     """

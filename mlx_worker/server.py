@@ -1,4 +1,4 @@
-"""The front: its routes, and the order in which it starts and stops.
+"""The front: its application, and the order in which it starts and stops.
 
 The socket is bound before anything else, so that a taken port costs nothing and callers that come
 early wait in its queue instead of meeting a refusal; handlers answer before, while and whether or
@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from mlx_worker.api import handlers, observe
+from mlx_worker.api import observe
 from mlx_worker.api.front import FRONT, Front
 from mlx_worker.api.lag import Lag
+from mlx_worker.api.openapi import DOCUMENT, document
 from mlx_worker.api.own_log import OwnLog
 from mlx_worker.api.problems import BODY_LIMIT, problems
 from mlx_worker.api.reload import Reload
+from mlx_worker.api.routes import ROUTES
 from mlx_worker.api.traffic import Traffic
 from mlx_worker.errors import PortTaken, WorkerError
 from mlx_worker.health import Ledger, node_ledger
@@ -47,39 +49,6 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: a burst must not meet a full queue."""
-
-# --- routes -------------------------------------------------------------------------------
-
-ROUTES = [
-    ("POST", "chat/completions", handlers.chat_completions),
-    ("POST", "completions", handlers.completion),
-    ("POST", "responses", handlers.response),
-    ("POST", "messages", handlers.message),
-    ("POST", "messages/count_tokens", handlers.count_tokens),
-    ("POST", "tokenize", handlers.tokenize),
-    ("POST", "detokenize", handlers.detokenize),
-    ("GET", "models", handlers.models),
-    ("GET", "models/{id:.+}", handlers.model),
-    ("GET", "health", handlers.health),
-    ("GET", "health/live", handlers.live),
-    ("GET", "health/ready", handlers.ready),
-    ("GET", "cluster/health", handlers.cluster_health),
-    ("GET", "cache", handlers.cache_state),
-    ("DELETE", "cache", handlers.cache_clear),
-    ("POST", "cache/warm", handlers.cache_warm),
-    ("GET", "cluster/cache", handlers.cache_state),
-    ("POST", "cluster/cache/warm", handlers.cache_warm),
-    ("POST", "admin/reload", handlers.reload),
-    ("GET", "metrics", observe.metrics),
-    ("GET", "admin/events", observe.events),
-    ("GET", "admin/events/stream", observe.live_events),
-    ("GET", "admin/logs", observe.log_lines),
-    ("GET", "admin/logs/stream", observe.live_log_lines),
-    ("PUT", "admin/logs/level", observe.log_level),
-    ("POST", "admin/models/{id:.+}/restart", handlers.restart),
-    ("POST", "admin/models/{id:.+}/load", handlers.load),
-    ("POST", "admin/models/{id:.+}/unload", handlers.unload),
-]
 
 LEADING_V1 = "/{v1:(?:v1/)*}"
 """Callers put any run of /v1 in front: their base URL has it, or their path, or both."""
@@ -108,8 +77,9 @@ def build_app(
     standby = standby or settings.standby_policy(config.supervisor)
     app = web.Application(middlewares=[problems], client_max_size=config.server.max_body_bytes)
     app[BODY_LIMIT] = config.server.max_body_bytes
-    for method, path, handler in ROUTES:
-        app.router.add_route(method, LEADING_V1 + path, handler)
+    app[DOCUMENT] = document(ROUTES)
+    for route in ROUTES:
+        app.router.add_route(route.method, LEADING_V1 + route.path, route.handler)
 
     async def node(app: web.Application) -> AsyncIterator[None]:
         children = Node(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from mlx_worker.errors import MissingField
+
 if TYPE_CHECKING:
     from mlx_worker.errors import WorkerError
 
@@ -21,18 +23,38 @@ _ANTHROPIC = {
 """Its other 4xx are `invalid_request_error`, its other 5xx `api_error`."""
 
 
+class OpenAIProblem(msgspec.Struct, frozen=True):
+    """What went wrong: in a sentence, by kind, with which field, as a word for programs."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIError(msgspec.Struct, frozen=True):
+    """The body that OpenAI's client libraries read."""
+
+    error: OpenAIProblem
+
+
+class AnthropicProblem(msgspec.Struct, frozen=True):
+    """What went wrong: by kind, in a sentence."""
+
+    type: str
+    message: str
+
+
+class AnthropicError(msgspec.Struct, frozen=True, tag="error"):
+    """The body that Anthropic's client libraries read."""
+
+    error: AnthropicProblem
+
+
 def openai_error(error: WorkerError) -> bytes:
     """The body that OpenAI's client libraries read."""
-    return msgspec.json.encode(
-        {
-            "error": {
-                "message": error.message,
-                "type": error.kind,
-                "param": error.param,
-                "code": error.code,
-            }
-        }
-    )
+    problem = OpenAIProblem(error.message, error.kind, error.param, error.code)
+    return msgspec.json.encode(OpenAIError(problem))
 
 
 def anthropic_error(error: WorkerError) -> bytes:
@@ -40,4 +62,9 @@ def anthropic_error(error: WorkerError) -> bytes:
     ours = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
     other = "api_error" if ours else "invalid_request_error"
     kind = _ANTHROPIC.get(error.status, other)
-    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": error.message}})
+    return msgspec.json.encode(AnthropicError(AnthropicProblem(kind, error.message)))
+
+
+def anthropic_status(kind: type[WorkerError]) -> int:
+    """An error's status there: Anthropic has no 422."""
+    return HTTPStatus.BAD_REQUEST if issubclass(kind, MissingField) else kind.status

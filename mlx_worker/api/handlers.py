@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from mlx_worker.api import chat, completions, messages, reports, responses
+from mlx_worker.api import answers, chat, completions, messages, reports, responses
 from mlx_worker.api.books import Books
 from mlx_worker.api.chat_reply import ChatReply
 from mlx_worker.api.completions_reply import CompletionReply
@@ -118,7 +118,7 @@ async def count_tokens(request: web.Request) -> web.Response:
     node = request.app[FRONT].node
     name, chat_ = messages.parse_to_count(await request.read())
     tokens = await node.tokenize(node.find(name), chat_)
-    return reply({"input_tokens": len(tokens)})
+    return reply(answers.TokenCount(len(tokens)))
 
 
 async def tokenize(request: web.Request) -> web.Response:
@@ -126,14 +126,14 @@ async def tokenize(request: web.Request) -> web.Response:
     node = request.app[FRONT].node
     name, asked = parse_to_tokenize(await request.read())
     tokens = await node.tokenize(node.find(name), asked) if asked.prompt else []
-    return reply({"tokens": tokens, "count": len(tokens)})
+    return reply(answers.Tokenized(tokens, len(tokens)))
 
 
 async def detokenize(request: web.Request) -> web.Response:
     """`POST /detokenize`."""
     node = request.app[FRONT].node
     name, tokens = parse_to_detokenize(await request.read())
-    return reply({"prompt": await node.detokenize(node.find(name), tokens)})
+    return reply(answers.Detokenized(await node.detokenize(node.find(name), tokens)))
 
 
 # --- health -------------------------------------------------------------------------------
@@ -153,14 +153,14 @@ async def cluster_health(request: web.Request) -> web.Response:
 
 async def live(_request: web.Request) -> web.Response:
     """`GET /health/live`: the process is up."""
-    return reply({"status": "live"})
+    return reply(answers.Readiness("live"))
 
 
 async def ready(request: web.Request) -> web.Response:
     """`GET /health/ready`: a model can serve."""
     if reports.can_serve(request.app[FRONT]):
-        return reply({"status": "ready"})
-    return reply({"status": "not ready"}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return reply(answers.Readiness("ready"))
+    return reply(answers.Readiness("not ready"), HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 # --- models -------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ async def models(request: web.Request) -> web.Response:
     """`GET /v1/models`."""
     front = request.app[FRONT]
     reports.refuse_if_gone(front)
-    return reply({"object": "list", "data": reports.models(front)})
+    return reply(answers.ModelList(reports.models(front)))
 
 
 async def model(request: web.Request) -> web.Response:
@@ -179,7 +179,7 @@ async def model(request: web.Request) -> web.Response:
     reports.refuse_if_gone(front)
     name = request.match_info["id"]
     for listed in reports.models(front):
-        if listed["id"] == name:
+        if listed.id == name:
             return reply(listed)
     raise UnknownModel(f"no model is named {name!r}", param="model")
 
@@ -218,10 +218,8 @@ async def cache_warm(request: web.Request) -> web.Response:
         raise
     except WorkerError as error:
         return answer(request, WorkerError(f"warming failed: {error}"))
-    state = {"tokens": warmed.tokens, "lastUpdated": warmed.at, "model": served.config.id}
-    return reply(
-        {"success": True, "hash": warmed.digest, "systemPromptHash": warmed.digest} | state
-    )
+    digest = warmed.digest
+    return reply(answers.Warmed(digest, digest, warmed.tokens, warmed.at, served.config.id))
 
 
 async def cache_clear(request: web.Request) -> web.Response:
@@ -231,7 +229,7 @@ async def cache_clear(request: web.Request) -> web.Response:
     cleared = [named] if named else list(front.node.models.values())
     for served in cleared:
         await front.node.clear(served)
-    return reply({"success": True, "cleared": [served.config.id for served in cleared]})
+    return reply(answers.Cleared([served.config.id for served in cleared]))
 
 
 # --- administration -----------------------------------------------------------------------
@@ -242,7 +240,7 @@ async def restart(request: web.Request) -> web.Response:
     node = request.app[FRONT].node
     served = node.named(request.match_info["id"])
     node.restart(served)
-    return reply({"model": served.config.id, "restarting": True}, HTTPStatus.ACCEPTED)
+    return reply(answers.Restarting(served.config.id), HTTPStatus.ACCEPTED)
 
 
 async def load(request: web.Request) -> web.Response:
@@ -250,7 +248,7 @@ async def load(request: web.Request) -> web.Response:
     node = request.app[FRONT].node
     served = node.named(request.match_info["id"])
     node.load(served)
-    return reply({"model": served.config.id, "loading": True}, HTTPStatus.ACCEPTED)
+    return reply(answers.Loading(served.config.id), HTTPStatus.ACCEPTED)
 
 
 async def unload(request: web.Request) -> web.Response:
@@ -258,7 +256,7 @@ async def unload(request: web.Request) -> web.Response:
     node = request.app[FRONT].node
     served = node.named(request.match_info["id"])
     node.unload(served)
-    return reply({"model": served.config.id, "unloading": True}, HTTPStatus.ACCEPTED)
+    return reply(answers.Unloading(served.config.id), HTTPStatus.ACCEPTED)
 
 
 async def reload(request: web.Request) -> web.Response:

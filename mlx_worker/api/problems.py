@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from aiohttp import web
 
-from mlx_worker.api.error_bodies import anthropic_error, openai_error
+from mlx_worker.api.error_bodies import anthropic_error, anthropic_status, openai_error
 from mlx_worker.api.headers import REQUEST_ID, request_id
-from mlx_worker.errors import BodyTooLarge, InvalidRequest, MissingField, WorkerError
+from mlx_worker.errors import BodyTooLarge, InvalidRequest, WorkerError
 from mlx_worker.logs import Entry
 
 if TYPE_CHECKING:
@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 
 ANTHROPIC_PATHS = ("/messages", "/messages/count_tokens")
 """Whoever asks there reads Anthropic's errors, also those that no handler has seen."""
+
+
+def speaks_anthropic(path: str) -> bool:
+    """Is it one of those?"""
+    return f"/{path.strip('/')}".endswith(ANTHROPIC_PATHS)
 
 
 class NoSuchPath(InvalidRequest):
@@ -42,21 +47,16 @@ class WrongMethod(InvalidRequest):
     code: ClassVar[str] = "wrong_method"
 
 
-def _is_anthropic(request: web.Request) -> bool:
-    return request.path.rstrip("/").endswith(ANTHROPIC_PATHS)
-
-
 def status_of(request: web.Request, error: WorkerError) -> int:
     """The HTTP status that tells of an error where it was asked."""
-    if _is_anthropic(request) and isinstance(error, MissingField):
-        return HTTPStatus.BAD_REQUEST  # Anthropic has no 422
-    return error.status
+    return anthropic_status(type(error)) if speaks_anthropic(request.path) else error.status
 
 
 def answer(
     request: web.Request, error: WorkerError, headers: dict[str, str] | None = None
 ) -> web.Response:
     """An error as a response, with Retry-After in whole seconds where waiting helps."""
+    anthropic = speaks_anthropic(request.path)
     more = dict(headers or {})
     if error.retry_after is not None:
         more["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
@@ -64,7 +64,7 @@ def answer(
         # OpenAI's libraries would send it again twice, and fell as many children again.
         more["X-Should-Retry"] = "false"
     return web.Response(
-        body=anthropic_error(error) if _is_anthropic(request) else openai_error(error),
+        body=anthropic_error(error) if anthropic else openai_error(error),
         status=status_of(request, error),
         content_type="application/json",
         headers=more,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlx_worker.api.answers import ModelEntry
 from mlx_worker.errors import NodeDraining, Unavailable
 from mlx_worker.health import Status, node_word
 from mlx_worker.supervisor.states import State
@@ -190,23 +191,21 @@ def _latest(front: Front) -> Served:
 # --- models -------------------------------------------------------------------------------
 
 
-def models(front: Front) -> list[dict[str, Any]]:
+def models(front: Front) -> list[ModelEntry]:
     """All configured models and aliases, loaded or not, as OpenAI lists them."""
     return [
-        _model_object(name, served, front)
+        _entry(name, served, front)
         for served in front.node.models.values()
         for name in (served.config.id, *served.config.aliases)
     ]
 
 
-def _model_object(name: str, served: Served, front: Front) -> dict[str, Any]:
+def _entry(name: str, served: Served, front: Front) -> ModelEntry:
     loaded = served.child.facts.loaded
-    return {
-        "id": name,
-        "object": "model",
-        "created": front.created,
-        "owned_by": "mlx-worker",
-        "root": served.config.id,
-        "context_length": loaded.context_length if loaded else served.context_length,
-        "state": served.child.state,
-    }
+    return ModelEntry(
+        id=name,
+        created=front.created,
+        root=served.config.id,
+        context_length=loaded.context_length if loaded else served.context_length,
+        state=served.child.state,
+    )

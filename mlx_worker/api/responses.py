@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
+from mlx_worker.api.chat import Part
 from mlx_worker.api.dialect import Call, decode, fitted
 from mlx_worker.api.fields import (
     Samplers,
@@ -39,13 +40,6 @@ if TYPE_CHECKING:
 TEXT_PARTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
 SAID_IN_FULL = "reasoning.encrypted_content"
 """Reasoning goes to the caller as text: there is nothing encrypted to include."""
-
-
-class Part(msgspec.Struct, frozen=True):
-    """One part of an item's content; only text is understood."""
-
-    type: str
-    text: str | None = None
 
 
 Parts = str | list[Part]

@@ -1,0 +1,162 @@
+"""`openapi.json`: the table of routes and the types of bodies, answers and errors, as a document.
+
+Made once, of what parses and refuses, so that it cannot say anything else. [front]
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from functools import cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+
+from mlx_worker import __version__
+from mlx_worker.api.error_bodies import AnthropicError, OpenAIError, anthropic_status
+from mlx_worker.api.headers import CACHE_HIT, REQUEST_ID, SESSION_ID
+from mlx_worker.api.problems import speaks_anthropic
+from mlx_worker.api.route import EVENTS, Keys, Text
+
+if TYPE_CHECKING:
+    from mlx_worker.api.route import Route
+    from mlx_worker.errors import WorkerError
+
+DOCUMENT: web.AppKey[bytes] = web.AppKey("document", bytes)
+
+_ABOUT = """\
+Any run of `/v1` in front of a path is ignored, none included. Fields that are not named here are
+tolerated; a known one that this node cannot honour is a 400 with its name. What is at no path is a
+404 (`no_such_path`), a method that is not at a path a 405 (`wrong_method`, with `Allow`)."""
+
+_JSON = "application/json"
+_TEXT = {"type": "string"}
+_WAITING_HELPS = (
+    HTTPStatus.CONFLICT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+
+
+async def served(request: web.Request) -> web.Response:
+    """`GET /openapi.json`."""
+    return web.Response(body=request.app[DOCUMENT], content_type=_JSON)
+
+
+@cache
+def document(routes: tuple[Route, ...]) -> bytes:
+    """OpenAPI 3.1, as JSON."""
+    return msgspec.json.encode(_Document(routes).whole())
+
+
+class _Document:
+    """One in the making: types are named once, and referred to wherever they are used."""
+
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        self._routes = routes
+        answers = (it.answer for it in routes if isinstance(it.answer, type))
+        bodies = (it.body for it in routes if it.body)
+        types = [*dict.fromkeys((*bodies, *answers, OpenAIError, AnthropicError))]
+        schemas, self._components = msgspec.json.schema_components(
+            types, ref_template="#/components/schemas/{name}"
+        )
+        self._schemas = dict(zip(types, schemas, strict=True))
+
+    def whole(self) -> dict[str, Any]:
+        paths: dict[str, dict[str, Any]] = {}
+        for route in self._routes:
+            paths.setdefault(_path(route), {})[route.method.lower()] = self._operation(route)
+        return {
+            "openapi": "3.1.0",
+            "info": {"title": "mlx-worker", "version": __version__, "description": _ABOUT},
+            "servers": [{"url": "/"}, {"url": "/v1"}],
+            "paths": paths,
+            "components": {"schemas": self._components},
+        }
+
+    def _operation(self, route: Route) -> dict[str, Any]:
+        operation = {
+            "operationId": "_".join(re.findall(r"\w+", f"{route.method} {_path(route)}")).lower(),
+            "summary": route.does,
+            "parameters": _parameters(route),
+            "responses": self._answers(route) | self._refusals(route),
+        }
+        if route.body:
+            content = _content(self._schemas[route.body])
+            operation["requestBody"] = {"required": True, "content": content}
+        return operation
+
+    # --- what comes back ---
+
+    def _answers(self, route: Route) -> dict[str, Any]:
+        answer: dict[str, Any] = {
+            "description": route.does,
+            "content": self._answered(route.answer),
+        }
+        if route.streams:
+            answer["content"] |= self._answered(EVENTS)
+            answer["headers"] = _headers(REQUEST_ID, SESSION_ID, CACHE_HIT)
+        return {str(status): answer for status in route.statuses}
+
+    def _answered(self, answer: type[msgspec.Struct] | Keys | Text) -> dict[str, Any]:
+        match answer:
+            case Text(media):
+                return {it: {} for it in media}
+            case Keys(names):
+                return _content({"type": "object", "required": list(names)})
+            case typed:
+                return _content(self._schemas[typed])
+
+    def _refusals(self, route: Route) -> dict[str, Any]:
+        anthropic = speaks_anthropic(_path(route))
+        schema = self._schemas[AnthropicError if anthropic else OpenAIError]
+        kinds: defaultdict[int, list[type[WorkerError]]] = defaultdict(list)
+        for kind in route.all_errors:
+            kinds[anthropic_status(kind) if anthropic else kind.status].append(kind)
+        return {
+            str(status): {
+                "description": "\n".join(
+                    f"- `{it.code}`: {_first_line(it)}" for it in kinds[status]
+                ),
+                "content": _content(schema),
+                "headers": _headers(REQUEST_ID) | _when_to_retry(status, kinds[status]),
+            }
+            for status in sorted(kinds)
+        }
+
+
+def _path(route: Route) -> str:
+    """As documents write it: the router's `{id:.+}` is `{id}` there."""
+    return "/" + re.sub(r"{(\w+):[^}]*}", r"{\1}", route.path)
+
+
+def _parameters(route: Route) -> list[dict[str, Any]]:
+    told = [
+        {"name": name, "in": "path", "required": True, "schema": _TEXT | {"minLength": 1}}
+        for name in re.findall(r"{(\w+)}", _path(route))
+    ]
+    told += [{"name": it, "in": "query", "schema": _TEXT} for it in route.query]
+    if route.streams:
+        told += [{"name": it, "in": "header", "schema": _TEXT} for it in (REQUEST_ID, SESSION_ID)]
+    return told
+
+
+def _content(schema: dict[str, Any]) -> dict[str, Any]:
+    return {_JSON: {"schema": schema}}
+
+
+def _headers(*names: str, required: bool = True) -> dict[str, Any]:
+    return {name: {"required": required, "schema": _TEXT} for name in names}
+
+
+def _when_to_retry(status: int, kinds: list[type[WorkerError]]) -> dict[str, Any]:
+    """Seconds, where waiting helps; and whether client libraries may send the same again."""
+    waiting = ("Retry-After",) if status in _WAITING_HELPS else ()
+    never = ("X-Should-Retry",) if not all(it.resend for it in kinds) else ()
+    return _headers(*waiting, *never, required=False)
+
+
+def _first_line(kind: type[WorkerError]) -> str:
+    return (kind.__doc__ or "").partition("\n")[0]

@@ -1,0 +1,92 @@
+"""What an endpoint is: its place, what it takes and answers, what may go wrong there. [front]"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlx_worker import errors
+
+if TYPE_CHECKING:
+    import msgspec
+    from aiohttp.typedefs import Handler
+
+Errors = tuple[type[errors.WorkerError], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """A JSON object that is no type here: the keys that it always has."""
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, names: str) -> Keys:
+        """Of names with blanks between them."""
+        return cls(tuple(names.split()))
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """An answer that is no JSON: of one of these media types."""
+
+    media: tuple[str, ...]
+
+
+EVENTS = Text(("text/event-stream",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """An endpoint. `path` is what follows any run of /v1, `does` says what it is for.
+
+    `statuses` carry `answer`. With `streams`, a body that asks for it is answered by events
+    instead. `query` are the names that may stand behind the `?`. `errors` are the endpoint's own,
+    beyond what may happen anywhere or to any body.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    does: str
+    answer: type[msgspec.Struct] | Keys | Text
+    statuses: tuple[int, ...] = (200,)
+    body: type[msgspec.Struct] | None = None
+    streams: bool = False
+    query: tuple[str, ...] = ()
+    errors: Errors = ()
+
+    @property
+    def all_errors(self) -> Errors:
+        """Everything that may go wrong here."""
+        return ANYWHERE + (OF_A_BODY if self.body else ()) + self.errors
+
+
+# --- what goes wrong together -------------------------------------------------------------
+
+ANYWHERE: Errors = (errors.InvalidRequest, errors.WorkerError)
+
+OF_A_BODY: Errors = (errors.MissingField, errors.UnsupportedField, errors.BodyTooLarge)
+
+AWAY: Errors = (
+    errors.ModelLoading,
+    errors.ModelFailed,
+    errors.MemoryFull,
+    errors.ModelTooLarge,
+    errors.NodeDraining,
+)
+"""Why a model cannot be asked."""
+
+ASKED: Errors = (errors.UnknownModel, *AWAY, errors.ChildLost)
+"""What a request that names a model may meet."""
+
+GENERATED: Errors = (
+    *ASKED,
+    errors.ContextLengthExceeded,
+    errors.KvTooLarge,
+    errors.QueueFull,
+    errors.RequestTimedOut,
+    errors.PoisonedRequest,
+    errors.InferenceError,
+)
+"""What a generation may meet."""

@@ -1,0 +1,277 @@
+"""Every endpoint: the router is filled from this table, `openapi.json` made of it. [front]"""
+
+from __future__ import annotations
+
+from mlx_worker.api import answers, handlers, observe, openapi
+from mlx_worker.api.chat import ChatBody
+from mlx_worker.api.completions import CompletionBody
+from mlx_worker.api.exposition import OPENMETRICS
+from mlx_worker.api.messages import MessagesBody
+from mlx_worker.api.reload import CannotReload, Reloaded
+from mlx_worker.api.responses import ResponsesBody
+from mlx_worker.api.route import ASKED, AWAY, EVENTS, GENERATED, Keys, Route, Text
+from mlx_worker.api.tokens import DetokenizeBody, TokenizeBody
+from mlx_worker.errors import (
+    MemoryFull,
+    ModelBusy,
+    ModelTooLarge,
+    NodeDraining,
+    Unavailable,
+    UnknownModel,
+)
+
+_HEALTH = Keys.of("status health cache metrics standby memory models")
+_CACHE = Keys.of("tokens systemPromptHash lastUpdated hitRate")
+_COMPLETION = Keys.of("id object created model system_fingerprint choices usage seed")
+_RESPONSE = Keys.of(
+    "id object created_at model status error incomplete_details output usage seed instructions"
+    " max_output_tokens metadata parallel_tool_calls reasoning temperature top_p text tool_choice"
+    " tools background previous_response_id store truncation"
+)
+_MESSAGE = Keys.of("id type role model content stop_reason stop_sequence usage")
+
+ROUTES = (
+    # --- generation -----------------------------------------------------------------------
+    Route(
+        method="POST",
+        path="chat/completions",
+        handler=handlers.chat_completions,
+        does="OpenAI chat completions",
+        body=ChatBody,
+        answer=_COMPLETION,
+        streams=True,
+        errors=GENERATED,
+    ),
+    Route(
+        method="POST",
+        path="completions",
+        handler=handlers.completion,
+        does="OpenAI completions (legacy): raw prompts, by text or token ids",
+        body=CompletionBody,
+        answer=_COMPLETION,
+        streams=True,
+        errors=GENERATED,
+    ),
+    Route(
+        method="POST",
+        path="responses",
+        handler=handlers.response,
+        does="OpenAI responses; the conversation comes with every request",
+        body=ResponsesBody,
+        answer=_RESPONSE,
+        streams=True,
+        errors=GENERATED,
+    ),
+    Route(
+        method="POST",
+        path="messages",
+        handler=handlers.message,
+        does="Anthropic messages",
+        body=MessagesBody,
+        answer=_MESSAGE,
+        streams=True,
+        errors=GENERATED,
+    ),
+    # --- tokens ---------------------------------------------------------------------------
+    Route(
+        method="POST",
+        path="messages/count_tokens",
+        handler=handlers.count_tokens,
+        does="How many tokens the model would read",
+        body=MessagesBody,
+        answer=answers.TokenCount,
+        errors=ASKED,
+    ),
+    Route(
+        method="POST",
+        path="tokenize",
+        handler=handlers.tokenize,
+        does="The tokens of a text",
+        body=TokenizeBody,
+        answer=answers.Tokenized,
+        errors=ASKED,
+    ),
+    Route(
+        method="POST",
+        path="detokenize",
+        handler=handlers.detokenize,
+        does="The text of tokens",
+        body=DetokenizeBody,
+        answer=answers.Detokenized,
+        errors=ASKED,
+    ),
+    # --- the node -------------------------------------------------------------------------
+    Route(
+        method="GET",
+        path="models",
+        handler=handlers.models,
+        does="Configured models and aliases, loaded or not",
+        answer=answers.ModelList,
+        errors=(NodeDraining, Unavailable),
+    ),
+    Route(
+        method="GET",
+        path="models/{id:.+}",
+        handler=handlers.model,
+        does="One of them",
+        answer=answers.ModelEntry,
+        errors=(UnknownModel, NodeDraining, Unavailable),
+    ),
+    Route(
+        method="GET",
+        path="health",
+        handler=handlers.health,
+        does="How node and models are, in the body",
+        answer=_HEALTH,
+    ),
+    Route(
+        method="GET",
+        path="cluster/health",
+        handler=handlers.cluster_health,
+        does="The same, and whether a request would be served now in the status",
+        answer=_HEALTH,
+        statuses=(200, 503),
+    ),
+    Route(
+        method="GET",
+        path="health/live",
+        handler=handlers.live,
+        does="The process is up",
+        answer=answers.Readiness,
+    ),
+    Route(
+        method="GET",
+        path="health/ready",
+        handler=handlers.ready,
+        does="A model can serve",
+        answer=answers.Readiness,
+        statuses=(200, 503),
+    ),
+    Route(
+        method="GET",
+        path="openapi.json",
+        handler=openapi.served,
+        does="This document",
+        answer=Keys.of("openapi info servers paths components"),
+    ),
+    # --- cache ----------------------------------------------------------------------------
+    *(
+        Route(
+            method="GET",
+            path=path,
+            handler=handlers.cache_state,
+            does="What is resident",
+            answer=_CACHE,
+            query=("model",),
+            errors=(UnknownModel,),
+        )
+        for path in ("cache", "cluster/cache")
+    ),
+    Route(
+        method="DELETE",
+        path="cache",
+        handler=handlers.cache_clear,
+        does="Forget cached prompts",
+        answer=answers.Cleared,
+        query=("model",),
+        errors=(UnknownModel, NodeDraining),
+    ),
+    *(
+        Route(
+            method="POST",
+            path=path,
+            handler=handlers.cache_warm,
+            does="Read a system prompt and keep it; goes on when its caller hangs up",
+            body=handlers.WarmBody,
+            answer=answers.Warmed,
+            errors=(UnknownModel, *AWAY),
+        )
+        for path in ("cache/warm", "cluster/cache/warm")
+    ),
+    # --- observation ----------------------------------------------------------------------
+    Route(
+        method="GET",
+        path="metrics",
+        handler=observe.metrics,
+        does="Counts for Prometheus",
+        answer=Text(("text/plain", OPENMETRICS)),
+    ),
+    Route(
+        method="GET",
+        path="admin/events",
+        handler=observe.events,
+        does="What happened last, the oldest first",
+        answer=Keys.of("events"),
+        query=("after",),
+    ),
+    Route(
+        method="GET",
+        path="admin/events/stream",
+        handler=observe.live_events,
+        does="The same, and then whatever happens",
+        answer=EVENTS,
+        query=("after",),
+    ),
+    Route(
+        method="GET",
+        path="admin/logs",
+        handler=observe.log_lines,
+        does="The node's last lines, or all that one model's processes wrote",
+        answer=Keys.of("level lines"),
+        query=("model", "after"),
+        errors=(UnknownModel,),
+    ),
+    Route(
+        method="GET",
+        path="admin/logs/stream",
+        handler=observe.live_log_lines,
+        does="The same, and then whatever comes",
+        answer=EVENTS,
+        query=("model", "after"),
+        errors=(UnknownModel,),
+    ),
+    Route(
+        method="PUT",
+        path="admin/logs/level",
+        handler=observe.log_level,
+        does="From which level on lines are shown, until it is set again",
+        body=observe.LevelBody,
+        answer=Keys.of("level"),
+    ),
+    # --- administration -------------------------------------------------------------------
+    Route(
+        method="POST",
+        path="admin/reload",
+        handler=handlers.reload,
+        does="Read the configuration again",
+        answer=Reloaded,
+        errors=(CannotReload, NodeDraining),
+    ),
+    Route(
+        method="POST",
+        path="admin/models/{id:.+}/restart",
+        handler=handlers.restart,
+        does="A new process for a model, also for one that was given up",
+        answer=answers.Restarting,
+        statuses=(202,),
+        errors=(UnknownModel, MemoryFull, ModelTooLarge, NodeDraining),
+    ),
+    Route(
+        method="POST",
+        path="admin/models/{id:.+}/load",
+        handler=handlers.load,
+        does="Start a model, also one that was given up",
+        answer=answers.Loading,
+        statuses=(202,),
+        errors=(UnknownModel, MemoryFull, ModelTooLarge, NodeDraining),
+    ),
+    Route(
+        method="POST",
+        path="admin/models/{id:.+}/unload",
+        handler=handlers.unload,
+        does="End a model's process until somebody needs it",
+        answer=answers.Unloading,
+        statuses=(202,),
+        errors=(UnknownModel, ModelBusy, NodeDraining),
+    ),
+)
