@@ -1,0 +1,162 @@
+"""openapi.json is true: what is served is in it and nothing else, answers are as it says."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import jsonschema_rs
+import pytest
+
+from mlx_worker import __version__, errors
+from mlx_worker.api.openapi import document
+from mlx_worker.api.problems import NoSuchPath, WrongMethod
+from mlx_worker.api.routes import ROUTES
+from mlx_worker.errors import WorkerError
+from tests.asked import BODIES
+
+if TYPE_CHECKING:
+    from tests.front.asking import Front, Serve
+
+SAID: dict[str, Any] = json.loads(document(ROUTES))
+
+OPERATIONS = {
+    (method.upper(), path): said
+    for path, methods in SAID["paths"].items()
+    for method, said in methods.items()
+}
+
+NOT_OVER_HTTP = {
+    errors.ChildMisbehaved,  # ends the child; its requests go on in the next
+    errors.CacheError,  # a warm-up that failed is an internal error, with this as its message
+    errors.ModelNotFoundError,
+    errors.ConfigError,
+    errors.PortTaken,
+    errors.NodeUnreachable,
+    errors.BadModelFolder,
+    errors.UnservableModel,
+    errors.SourceUnavailable,
+    errors.BrokenDownload,
+    errors.CannotStore,
+    errors.NotMeasured,
+}
+"""For commands, the Python modules and the log: no handler raises these."""
+
+NO_ENDPOINTS_OWN = {NoSuchPath, WrongMethod}
+
+WRONG: list[Any] = [None, True, -1, 1.5, "\x00", [], {}, [[None]], {"a": [None]}]
+
+
+def family(kind: type[WorkerError]) -> set[type[WorkerError]]:
+    return {kind, *(it for sub in kind.__subclasses__() for it in family(sub))}
+
+
+def resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    """With what it refers to."""
+    return schema | {"components": SAID["components"]}
+
+
+def answer_schema(operation: dict[str, Any], status: int) -> dict[str, Any]:
+    schema: dict[str, Any] = operation["responses"][str(status)]["content"]["application/json"][
+        "schema"
+    ]
+    return schema
+
+
+async def ask(front: Front, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    answer = await front.ask(path.replace("{id}", "m"), body, method=method)
+    return answer.status, answer.json
+
+
+async def test_the_router_serves_what_is_in_the_document_and_nothing_else(serve: Serve) -> None:
+    front = await serve(wait=False)
+    router = front.client.server.app.router  # type: ignore[attr-defined]
+    served = set()
+    for route in router.routes():
+        path = route.resource.canonical
+        assert path.startswith("/{v1}"), "any run of /v1 may stand in front"
+        served.add((route.method, "/" + path.removeprefix("/{v1}")))
+    assert served == OPERATIONS.keys()
+    assert len(served) == len(ROUTES)
+
+
+async def test_it_is_served_as_json_with_the_version_that_runs(serve: Serve) -> None:
+    status, said = await ask(await serve(wait=False), "GET", "/v1/openapi.json")
+    assert status == 200
+    assert said == SAID
+    assert (said["openapi"], said["info"]["version"]) == ("3.1.0", __version__)
+
+
+def test_operations_have_ids_of_their_own() -> None:
+    ids = [said["operationId"] for said in OPERATIONS.values()]
+    assert len({*ids}) == len(ids)
+    assert all(re.fullmatch(r"[a-z0-9_]+", it) for it in ids)
+
+
+def test_every_error_that_a_caller_may_meet_is_documented_with_its_status() -> None:
+    documented = {kind for route in ROUTES for kind in route.all_errors}
+    ours = {it for it in family(WorkerError) if it.__module__.startswith("mlx_worker")}
+    assert documented | NOT_OVER_HTTP | NO_ENDPOINTS_OWN == ours
+    assert not documented & NOT_OVER_HTTP
+    for kind in NO_ENDPOINTS_OWN:
+        assert f"{kind.status} (`{kind.code}`" in SAID["info"]["description"]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda it: f"{it.method} {it.path}")
+def test_a_status_means_an_answer_or_a_refusal_and_never_both(route: Any) -> None:
+    assert not {*route.statuses} & {kind.status for kind in route.all_errors}
+
+
+def test_anthropics_endpoints_document_no_422() -> None:
+    responses = OPERATIONS["POST", "/messages"]["responses"]
+    assert "422" not in responses
+    assert "missing_field" in responses["400"]["description"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [it for it in OPERATIONS if it != ("POST", "/admin/reload")]
+)
+async def test_an_answer_is_as_documented_and_has_no_key_beside(
+    serve: Serve, method: str, path: str
+) -> None:
+    front = await serve()
+    status, body = await ask(front, method, path, BODIES.get(path))
+    assert status in (200, 202)
+    schema = answer_schema(OPERATIONS[method, path], status)
+    jsonschema_rs.validate(resolved(schema), body)
+    if "$ref" not in schema:
+        assert set(body) == set(schema["required"]) | ({"models"} if "cache" in path else set())
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_what_the_document_refuses_in_a_field_is_refused_with_its_name(
+    serve: Serve, path: str
+) -> None:
+    """So the type that is documented is the one that parses."""
+    front = await serve()
+    (content,) = OPERATIONS["POST", path]["requestBody"]["content"].values()
+    body = SAID["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
+    refused = 0
+    for field, schema in body["properties"].items():
+        validator = jsonschema_rs.validator_for(resolved(schema))
+        for wrong in (it for it in WRONG if not validator.is_valid(it)):
+            status, answer = await ask(front, "POST", path, BODIES[path] | {field: wrong})
+            assert status in (400, 422)
+            assert answer["error"]["message"].startswith(field)
+            refused += 1
+    assert refused > 2 * len(body["properties"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [it for it in BODIES if not it.endswith("warm")],  # either of two spellings is required there
+)
+async def test_a_field_that_the_document_requires_is_required(serve: Serve, path: str) -> None:
+    front = await serve(wait=False)
+    (content,) = OPERATIONS["POST", path]["requestBody"]["content"].values()
+    body = SAID["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
+    (field,) = body["required"]
+    status, answer = await ask(front, "POST", path, {})
+    assert status == (400 if path.startswith("/messages") else 422)
+    assert field in answer["error"]["message"]
