@@ -96,6 +96,7 @@ class _Document:
             "content": self._answered(route.answer),
         }
         if route.streams:
+            answer["description"] += "; with `stream: true` the events that make the same answer"
             answer["content"] |= self._answered(EVENTS)
             answer["headers"] = _headers(REQUEST_ID, SESSION_ID, CACHE_HIT)
         return {str(status): answer for status in route.statuses}
