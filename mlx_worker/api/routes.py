@@ -12,6 +12,8 @@ from mlx_worker.api.responses import ResponsesBody
 from mlx_worker.api.route import ASKED, AWAY, EVENTS, GENERATED, Keys, Route, Text
 from mlx_worker.api.tokens import DetokenizeBody, TokenizeBody
 from mlx_worker.errors import (
+    ContextLengthExceeded,
+    KvTooLarge,
     MemoryFull,
     ModelBusy,
     ModelTooLarge,
@@ -184,7 +186,7 @@ ROUTES = (
             does="Read a system prompt and keep it; goes on when its caller hangs up",
             body=handlers.WarmBody,
             answer=answers.Warmed,
-            errors=(UnknownModel, *AWAY),
+            errors=(UnknownModel, *AWAY, ContextLengthExceeded, KvTooLarge),
         )
         for path in ("cache/warm", "cluster/cache/warm")
     ),

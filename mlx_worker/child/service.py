@@ -32,6 +32,7 @@ from mlx_worker.engine.prompt import Prompt, check_tokens, prompt_of, warm_head
 from mlx_worker.errors import (
     BadModelFolder,
     CacheError,
+    InvalidRequest,
     ModelNotFoundError,
     UnservableModel,
     WorkerError,
@@ -252,6 +253,8 @@ class Service:
     def _warm(self, engine: Engine, job: _ReadyToWarm) -> list[m.Message]:
         try:
             warmed = engine.admit_warm(job.message.id, job.head, job.message.system_prompt)
+        except InvalidRequest as error:
+            return [self._last_word(job.message.id, error)]
         except Exception as error:  # noqa: BLE001
             return [m.Failed(job.message.id, CacheError.code, str(error))]
         return [warmed] if warmed else []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
+from mlx_worker.errors import ContextLengthExceeded
 from mlx_worker.supervisor.process import CHILD_COMMAND
 from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import encode, frames_from_child
@@ -223,9 +224,11 @@ def test_warming_clearing_and_the_state_that_follows(loaded: Front) -> None:
     assert (state.tokens, state.warmed, state.entries, state.bytes) == (0, 0, 0, 0)
 
 
-def test_a_prompt_too_long_to_warm_is_refused(loaded: Front) -> None:
+def test_a_prompt_too_long_to_warm_is_refused_as_its_callers_fault(loaded: Front) -> None:
     loaded.say(m.Warm(1, "x " * 9000))
-    assert "context is 8192" in loaded.hear(m.Failed).message
+    failed = loaded.hear(m.Failed)
+    assert failed.code == ContextLengthExceeded.code
+    assert "context is 8192" in failed.message
 
 
 def test_a_folder_without_a_model_is_a_permanent_failure(tmp_path: Path) -> None:
