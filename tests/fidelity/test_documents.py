@@ -10,7 +10,7 @@ import os
 from random import Random
 from typing import TYPE_CHECKING
 
-import jsonschema
+import jsonschema_rs
 import pytest
 
 from tests.bound import Answer, Bench, asked, schema
@@ -51,8 +51,8 @@ def misfits(answers: Sequence[Answer], numbers: Sequence[int]) -> list[str]:
     for number, answer in zip(numbers, answers, strict=True):
         try:
             assert answer.finish == "stop", answer
-            jsonschema.validate(json.loads(answer.text), SCHEMAS[number])
-        except (AssertionError, ValueError, jsonschema.ValidationError) as error:
+            jsonschema_rs.validate(SCHEMAS[number], json.loads(answer.text))
+        except (AssertionError, ValueError, jsonschema_rs.ValidationError) as error:
             wrong.append(f"{SCHEMAS[number]}: {answer.text!r}: {error}")
     return wrong
 

@@ -24,9 +24,11 @@ _SAMPLERS: dict[str, Any] = {
     "repetition_penalty": 1.1,
     "logit_bias": {"70": 1.5},
     "chat_template_kwargs": {"enable_thinking": False},
-    "model": "tiny",
+    "model": "caller",
 }
 _STREAMED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+_LOOK: dict[str, Any] = {"name": "look", "description": "Look there."}
+_AT: dict[str, Any] = {"type": "object", "properties": {"at": {"type": "string"}}}
 _CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
 
 VALID: dict[str, dict[str, Any]] = {
@@ -53,6 +55,7 @@ VALID: dict[str, dict[str, Any]] = {
         "reasoning_effort": "low",
         "user": "ann",
         "response_format": {"type": "text"},
+        "tools": [{"type": "function", "function": _LOOK | {"parameters": _AT}}],
         "tool_choice": "auto",
         "parallel_tool_calls": True,
         "metadata": {"any": "thing"},
@@ -78,6 +81,8 @@ VALID: dict[str, dict[str, Any]] = {
             {"role": "user", "content": "and now?"},
         ],
         "instructions": "be brief",
+        "tools": [_LOOK | {"type": "function", "parameters": _AT}],
+        "parallel_tool_calls": False,
         "max_output_tokens": 4,
         "stream": True,
         "reasoning": {"effort": "low", "summary": "auto"},
@@ -108,7 +113,8 @@ VALID: dict[str, dict[str, Any]] = {
         "stop_sequences": ["zzz"],
         "stream": True,
         "thinking": {"type": "enabled", "budget_tokens": 1024},
-        "tool_choice": {"type": "auto"},
+        "tools": [_LOOK | {"input_schema": _AT, "cache_control": {"type": "ephemeral"}}],
+        "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
         "output_config": {"effort": "low"},
         "metadata": {"user_id": "ann"},
     },
@@ -117,10 +123,10 @@ VALID: dict[str, dict[str, Any]] = {
         "system": "be brief",
         "thinking": {"type": "disabled"},
     },
-    "/tokenize": {"prompt": "hello", "model": "tiny", "add_special_tokens": True},
-    "/detokenize": {"tokens": [70, 71, 72], "model": "tiny"},
-    "/cache/warm": {"system_prompt": "be brief", "model": "tiny", "tools": []},
-    "/cluster/cache/warm": {"systemPrompt": "be brief", "model": "tiny"},
+    "/tokenize": {"prompt": "hello", "model": "caller", "add_special_tokens": True},
+    "/detokenize": {"tokens": [70, 71, 72], "model": "caller"},
+    "/cache/warm": {"system_prompt": "be brief", "model": "caller", "tools": []},
+    "/cluster/cache/warm": {"systemPrompt": "be brief", "model": "caller"},
 }
 """By path, as `openapi.json` has it; the node answers each with 200."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from tests.made_models import make_caller
 from tests.processes import eventually, running_node
 
 if TYPE_CHECKING:
@@ -26,20 +27,23 @@ IN_FULL = COUNT > SHORT
 GROWTH = 32 << 20
 """Bytes that a front may take more after thousands of bodies of any size: its allocator's."""
 
+MODEL = "caller"
+
 SETTINGS = "context_length = 256\nrequest_timeout = 50\n[models.defaults]\nmax_tokens = 4\n"
 """Whatever a request asks for, it is over soon."""
 
 
 @contextlib.contextmanager
-def fuzzed_node(folder: Path, tiny: Path) -> Iterator[RunningNode]:
-    with running_node(folder, {"tiny": tiny}, extra=SETTINGS) as node:
+def fuzzed_node(folder: Path) -> Iterator[RunningNode]:
+    """Its model knows tools and reasoning."""
+    with running_node(folder, {MODEL: make_caller(folder / MODEL)}, extra=SETTINGS) as node:
         node.wait_until_ready()
         yield node
 
 
 def _is_idle(node: RunningNode) -> bool:
     """What a client has left takes a moment to end."""
-    model = node.model("tiny")
+    model = node.model(MODEL)
     return bool(model["running"] == model["queueDepth"] == 0)
 
 
@@ -54,7 +58,7 @@ class Standing:
     @classmethod
     def of(cls, node: RunningNode) -> Standing:
         eventually(lambda: _is_idle(node))
-        model = node.model("tiny")
+        model = node.model(MODEL)
         resident = psutil.Process(node.process.pid).memory_info().rss
         return cls(model["pid"], model["restarts"], resident)
 

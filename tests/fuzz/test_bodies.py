@@ -19,7 +19,6 @@ from tests.fuzz.nodes import COUNT, GROWTH, IN_FULL, Standing, fuzzed_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.processes import Answer, RunningNode
 
@@ -56,8 +55,8 @@ class Fuzzed:
 
 
 @pytest.fixture(scope="module")
-def fuzzed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
-    with fuzzed_node(tmp_path_factory.mktemp("node"), tiny) as node:
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
+    with fuzzed_node(tmp_path_factory.mktemp("node")) as node:
         for path, body in VALID.items():  # what is read and made once
             assert node.ask(path, body).status == 200, path
         fuzzed = Fuzzed(node)

@@ -23,12 +23,11 @@ from schemathesis.specs.openapi.checks import (
 from mlx_worker.api.openapi import document
 from mlx_worker.api.routes import ROUTES
 from tests.asked import BODIES
-from tests.fuzz.nodes import COUNT, IN_FULL, Standing, fuzzed_node
+from tests.fuzz.nodes import COUNT, IN_FULL, MODEL, Standing, fuzzed_node
 from tests.processes import DEADLINE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from schemathesis.core.transport import Response
 
@@ -72,13 +71,13 @@ def map_path_parameters(
 ) -> dict[str, Any] | None:
     """Every other name is that of a model: by chance none would be."""
     if path_parameters and len(str(path_parameters.get("id"))) % 2:
-        return path_parameters | {"id": "tiny"}
+        return path_parameters | {"id": MODEL}
     return path_parameters
 
 
 @pytest.fixture(scope="module")
-def node(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    with fuzzed_node(tmp_path_factory.mktemp("node"), tiny) as running:
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    with fuzzed_node(tmp_path_factory.mktemp("node")) as running:
         yield running
     by_status = ", ".join(f"{status}: {count:,}" for status, count in sorted(ANSWERS.items()))
     print(f"\nschemathesis: {ANSWERS.total():,} requests ({by_status})")  # noqa: T201
