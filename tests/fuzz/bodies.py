@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _SAMPLERS: dict[str, Any] = {
     "temperature": 0.5,
@@ -191,8 +191,8 @@ def places(value: Any, above: Place = ()) -> Iterator[Place]:
 def _with(value: Any, place: Place, new: Any) -> Any:
     """A copy in which something else is there."""
     key, *rest = place
-    changed = list(value) if isinstance(value, list) else dict(value)
-    changed[key] = _with(value[key], tuple(rest), new) if rest else new  # type: ignore[call-overload]
+    changed: Any = list(value) if isinstance(value, list) else dict(value)
+    changed[key] = _with(value[key], tuple(rest), new) if rest else new
     return changed
 
 
@@ -252,7 +252,7 @@ def _claims(encoding: str, data: bytes) -> tuple[bytes, dict[str, str]]:
     return data, {"Content-Encoding": encoding}
 
 
-_WRAPPED = {
+_WRAPPED: dict[str, Callable[[str], tuple[bytes, dict[str, str]]]] = {
     "UTF-16": lambda text: (text.encode("utf-16"), {}),
     "UTF-32": lambda text: (text.encode("utf-32"), {}),
     "Latin-1": lambda text: (text.replace("hello", "h\xe9llo").encode("latin-1"), {}),

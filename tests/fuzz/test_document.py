@@ -83,14 +83,14 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
     print(f"\nschemathesis: {ANSWERS.total():,} requests ({by_status})")  # noqa: T201
 
 
-def ask(case: schemathesis.Case, node: RunningNode) -> Response:
+def ask(case: schemathesis.Case[Any], node: RunningNode) -> Response:
     response = case.call_and_validate(base_url=node.url, checks=CHECKS, timeout=DEADLINE)
     ANSWERS[response.status_code] += 1
     assert response.status_code not in (500, 504)
     return response
 
 
-def without_what_was_refused(case: schemathesis.Case, response: Response) -> bool:
+def without_what_was_refused(case: schemathesis.Case[Any], response: Response) -> bool:
     """Leave the field out that the error names; False where the endpoint cannot do without."""
     if response.status_code != 400 or not isinstance(case.body, dict):
         return False
@@ -102,7 +102,7 @@ def without_what_was_refused(case: schemathesis.Case, response: Response) -> boo
 
 
 @CALM.parametrize()
-def test_every_answer_is_documented(case: schemathesis.Case, node: RunningNode) -> None:
+def test_every_answer_is_documented(case: schemathesis.Case[Any], node: RunningNode) -> None:
     before = Standing.of(node)
     while without_what_was_refused(case, ask(case, node)):
         pass
@@ -111,7 +111,7 @@ def test_every_answer_is_documented(case: schemathesis.Case, node: RunningNode) 
 
 @STIRRING.parametrize()
 def test_every_answer_of_an_administrator_is_documented(
-    case: schemathesis.Case, node: RunningNode
+    case: schemathesis.Case[Any], node: RunningNode
 ) -> None:
     ask(case, node)
 
