@@ -267,8 +267,6 @@ _WRAPPED: dict[str, Callable[[str], tuple[bytes, dict[str, str]]]] = {
     "half a gzip": lambda text: _claims("gzip", gzip.compress(text.encode())[:-12]),
     "no gzip": lambda text: _claims("gzip", text.encode()),
     "no deflate": lambda text: _claims("deflate", text.encode()),
-    "no br": lambda text: _claims("br", text.encode()),
-    "no zstd": lambda text: _claims("zstd", text.encode()),
     "an encoding of no name": lambda text: _claims("rot13", text.encode()),
     "more than may be, in a gzip": lambda _: _claims("gzip", gzip.compress(b" " * (20 << 20))),
     "nothing": lambda _: (b"", {}),
