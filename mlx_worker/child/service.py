@@ -254,7 +254,7 @@ class Service:
         try:
             warmed = engine.admit_warm(job.message.id, job.head, job.message.system_prompt)
         except InvalidRequest as error:
-            return [self._last_word(job.message.id, error)]
+            return [self._last_word(job.message.id, error, "")]
         except Exception as error:  # noqa: BLE001
             return [m.Failed(job.message.id, CacheError.code, str(error))]
         return [warmed] if warmed else []
