@@ -50,12 +50,17 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the front listens and what it accepts. `port` 0 takes a free one."""
+    """Where the front listens and what it accepts. `port` 0 takes a free one.
+
+    `host_names` are those by which browsers may call a node without keys, beside `localhost` and
+    the machine's own.
+    """
 
     host: Name = "127.0.0.1"
     port: Port = 8081
     models_dir: Path | None = None
     max_body_bytes: Bytes = 16 * 1024 * 1024
+    host_names: tuple[Name, ...] = ()
 
 
 class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -92,6 +92,20 @@ class Unauthorized(WorkerError):
     resend = False
 
 
+class CrossSite(InvalidRequest):
+    """A browser asks to change something, for a page of another site."""
+
+    status = 403
+    code = "cross_site"
+
+
+class UnknownHost(InvalidRequest):
+    """A browser came by a name that this node, which has no keys, does not know as its own."""
+
+    status = 421
+    code = "unknown_host"
+
+
 class UnknownModel(InvalidRequest):
     """A name that no configured model or alias has, on a node without a default."""
 

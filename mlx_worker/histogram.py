@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+Cumulative = tuple[tuple[float, int], ...]
+"""(upper bound, how many were at most that), to infinity."""
+
 # --- bounds, in seconds ---
 
 FIRST_TOKEN: Final = (
@@ -59,3 +62,21 @@ class Histogram:
     def cumulative(self) -> Iterator[tuple[float, int]]:
         """(upper bound, how many were at most that), to infinity."""
         return zip((*self._bounds, inf), accumulate(self._counts), strict=True)
+
+
+def quantile(seen: Cumulative, share: float) -> float | None:
+    """The value that this share (0 to 1) was at most; within a bucket, as if spread evenly.
+
+    None where nothing was seen; the last bound for what lies beyond it.
+    """
+    total = seen[-1][1]
+    if not total:
+        return None
+    low, below = 0.0, 0
+    for bound, times in seen:
+        if times >= share * total and times > below:
+            if bound == inf:
+                return low
+            return low + (bound - low) * (share * total - below) / (times - below)
+        low, below = bound, times
+    raise AssertionError("the last bucket has everything")

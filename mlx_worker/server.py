@@ -21,12 +21,15 @@ from aiohttp import web
 
 from mlx_worker.api import observe
 from mlx_worker.api.front import FRONT, Front
+from mlx_worker.api.history import History
 from mlx_worker.api.lag import Lag
 from mlx_worker.api.openapi import DOCUMENT, document
 from mlx_worker.api.own_log import OwnLog
+from mlx_worker.api.page import PAGE, page, page_files
 from mlx_worker.api.problems import BODY_LIMIT, problems
 from mlx_worker.api.reload import Reload
 from mlx_worker.api.routes import ROUTES
+from mlx_worker.api.same_origin import same_origin
 from mlx_worker.api.traffic import Traffic
 from mlx_worker.errors import PortTaken, WorkerError
 from mlx_worker.health import Ledger, node_ledger
@@ -49,6 +52,9 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: a burst must not meet a full queue."""
+
+PAGE_ROUTES = [("", page), ("page/{name}", page)]
+"""Of no API: what a browser loads."""
 
 LEADING_V1 = "/{v1:(?:v1/)*}"
 """Callers put any run of /v1 in front: their base URL has it, or their path, or both."""
@@ -75,11 +81,17 @@ def build_app(
     policy = policy or settings.restart_policy(config.supervisor)
     resume = resume or settings.resume_policy(config.supervisor)
     standby = standby or settings.standby_policy(config.supervisor)
-    app = web.Application(middlewares=[problems], client_max_size=config.server.max_body_bytes)
+    browsers = same_origin(config.server.host_names, (), lambda: False)
+    app = web.Application(
+        middlewares=[problems, browsers], client_max_size=config.server.max_body_bytes
+    )
     app[BODY_LIMIT] = config.server.max_body_bytes
     app[DOCUMENT] = document(ROUTES)
+    app[PAGE] = page_files()
     for route in ROUTES:
         app.router.add_route(route.method, LEADING_V1 + route.path, route.handler)
+    for path, handler in PAGE_ROUTES:
+        app.router.add_get(LEADING_V1 + path, handler)
 
     async def node(app: web.Application) -> AsyncIterator[None]:
         children = Node(
@@ -93,15 +105,17 @@ def build_app(
         )
         of_node = node_ledger() if ledger is None else ledger
         of_models: defaultdict[str, Ledger] = defaultdict(Ledger)
-        with Lag() as lag, OwnLog() as own_log:
+        traffic = Traffic()
+        with Lag() as lag, OwnLog() as own_log, History(children, traffic) as history:
             app[FRONT] = Front(
                 children,
                 of_node,
                 of_models,
                 Reload(config, children),
-                Traffic(),
+                traffic,
                 lag,
                 own_log,
+                history,
             )
             children.start()
             yield

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 if TYPE_CHECKING:
+    from mlx_worker.api.history import History
     from mlx_worker.api.lag import Lag
     from mlx_worker.api.own_log import OwnLog
     from mlx_worker.api.reload import Reload
@@ -28,6 +29,7 @@ class Front:
     traffic: Traffic
     lag: Lag
     own_log: OwnLog
+    history: History
     created: int = field(default_factory=lambda: int(time.time()))
 
     @staticmethod

@@ -11,6 +11,8 @@ from aiohttp import web
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlx_worker.supervisor.ring import Ring
 
 HEARTBEAT: Final = 15.0
@@ -28,10 +30,17 @@ def listed(request: web.Request, ring: Ring[Any]) -> list[dict[str, Any]]:
     return [_with_id(*it) for it in ring.after(_number(request.query.get("after", "0"), "after"))]
 
 
-async def live(request: web.Request, ring: Ring[Any]) -> web.StreamResponse:
+async def live(
+    request: web.Request,
+    ring: Ring[Any],
+    every: float = HEARTBEAT,
+    beside: Callable[[], bytes] | None = None,
+) -> web.StreamResponse:
     """Each as an event whose id is its number, until the node or the reader goes.
 
     Begins after `Last-Event-ID`, which a reader that comes again says by itself, or `?after=`.
+    What `beside` says is sent after them, or after `every` seconds without any; where there is
+    none, a comment is sent then.
     """
     last = request.headers.get("Last-Event-ID")
     if last is None:
@@ -40,9 +49,10 @@ async def live(request: web.Request, ring: Ring[Any]) -> web.StreamResponse:
         number = _number(last, "Last-Event-ID")
     response = web.StreamResponse(headers=HEADERS)
     await response.prepare(request)
-    async with aclosing(ring.follow(number, HEARTBEAT)) as news:
+    async with aclosing(ring.follow(number, every)) as news:
         async for items in news:
-            await response.write(b"".join(map(_event, items)) or b": nothing new\n\n")
+            told = b"".join(map(_event, items))
+            await response.write(told + beside() if beside else told or b": nothing new\n\n")
     await response.write_eof()
     return response
 

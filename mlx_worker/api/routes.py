@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlx_worker.api import answers, handlers, observe, openapi
+from mlx_worker.api import answers, handlers, observe, openapi, watch
 from mlx_worker.api.chat import ChatBody
 from mlx_worker.api.completions import CompletionBody
 from mlx_worker.api.exposition import OPENMETRICS
@@ -212,6 +212,22 @@ ROUTES = (
         handler=observe.live_events,
         does="The same, and then whatever happens",
         answer=EVENTS,
+        query=("after",),
+    ),
+    Route(
+        method="GET",
+        path="admin/watch",
+        handler=watch.watch,
+        does="What the page shows: events, and all figures once a second",
+        answer=EVENTS,
+        query=("after",),
+    ),
+    Route(
+        method="GET",
+        path="admin/history",
+        handler=watch.history,
+        does="The last hour, a sample every ten seconds",
+        answer=Keys.of("every samples"),
         query=("after",),
     ),
     Route(

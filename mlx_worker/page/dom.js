@@ -1,0 +1,81 @@
+// Making and changing elements. What is shown changes only where it is new, so that nothing loses
+// its focus, its selection or its place because a second has passed.
+
+export const byId = (id) => document.getElementById(id);
+
+export function el(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name in made && typeof value !== "string") made[name] = value;
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export function svg(tag, attributes = {}) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+export function setText(element, text) {
+  const said = String(text);
+  if (element.textContent !== said) element.textContent = said;
+}
+
+export function setMood(element, mood) {
+  if (element.dataset.mood !== mood) element.dataset.mood = mood;
+}
+
+export function setOptions(select, options) {
+  const wanted = options.map(([value, label]) => `${value}\n${label}`).join("\n\n");
+  if (select.dataset.options === wanted) return;
+  const chosen = select.value;
+  select.replaceChildren(...options.map(([value, label]) => el("option", { value }, label)));
+  if (options.some(([value]) => value === chosen)) select.value = chosen;
+  select.dataset.options = wanted;
+}
+
+// A list of terms and figures; what is returned says one of them.
+export function figures(list, terms) {
+  const values = {};
+  for (const [name, term, title = ""] of terms) {
+    values[name] = el("dd", {}, "–");
+    list.append(el("div", { title }, el("dt", {}, term), values[name]));
+  }
+  return (name, text) => setText(values[name], text);
+}
+
+// A bar of so much of so much; what is returned sets it.
+export function bar(parent, label) {
+  const fill = el("i");
+  const output = el("output");
+  const track = el("div", { class: "track", role: "meter", "aria-label": label, "aria-valuemin": "0", "aria-valuemax": "100" }, fill);
+  const whole = el("div", { class: "bar" }, el("span", {}, label), output, track);
+  parent.append(whole);
+  return (used, limit, text) => {
+    const percent = limit > 0 ? Math.min(100, (100 * used) / limit) : 0;
+    const width = `${percent.toFixed(1)}%`;
+    if (fill.style.width !== width) fill.style.width = width;
+    track.setAttribute("aria-valuenow", percent.toFixed(0));
+    track.setAttribute("aria-valuetext", text);
+    setText(output, text);
+    setMood(whole, percent > 95 ? "bad" : percent > 80 ? "wait" : "good");
+  };
+}
+
+export function setHidden(element, hidden) {
+  if (element.hidden !== hidden) element.hidden = hidden;
+}
+
+let fading;
+
+export function toast(text, mood = "good") {
+  const said = el("div", { class: "toast", "data-mood": mood }, text);
+  byId("toasts").replaceChildren(said);
+  clearTimeout(fading);
+  fading = setTimeout(() => said.remove(), mood === "bad" ? 12000 : 5000);
+}

@@ -1,0 +1,88 @@
+// Where the page begins: one stream of reports and events, and who shows what of them.
+
+import * as actions from "./actions.js";
+import { Log, showEvent } from "./activity.js";
+import { ask } from "./api.js";
+import { Charts } from "./charts.js";
+import { askForKey } from "./dialogs.js";
+import { byId, setHidden, setText } from "./dom.js";
+import { follow } from "./follow.js";
+import { Models } from "./models.js";
+import { NodeView } from "./node.js";
+import { Playground } from "./playground.js";
+import { Rates } from "./rates.js";
+
+const SAMPLES_EVERY = 10000;
+
+const node = new NodeView();
+const models = new Models(actions);
+const charts = new Charts();
+const playground = new Playground();
+const log = new Log();
+const rates = new Rates();
+
+let startedAt = null;
+let lastEvent = 0;
+let waiting = []; // events that came before the first report: their models have no card yet
+let sampledAt = 0;
+
+function hearReport(report) {
+  if (startedAt !== null && report.startedAt !== startedAt) {
+    location.reload(); // another process: its events, counts and perhaps this page are new
+    return;
+  }
+  startedAt = report.startedAt;
+  const ids = Object.keys(report.models);
+  rates.add(report);
+  node.show(report, rates);
+  models.show(report, rates);
+  playground.offer(ids);
+  log.offer(ids);
+  for (const event of waiting.splice(0)) hearEvent(event);
+  if (report.at - sampledAt >= SAMPLES_EVERY) {
+    sampledAt = report.at;
+    sample(ids);
+  }
+  live();
+}
+
+function hearEvent(event) {
+  lastEvent = event.id;
+  showEvent(event);
+  if (event.kind === "crash") models.crashed(event);
+}
+
+async function sample(ids) {
+  try {
+    charts.add(await (await ask("GET", `admin/history?after=${charts.newest}`)).json(), ids);
+  } catch {
+    sampledAt = 0; // asked again with the next report; the stream says what is wrong
+  }
+}
+
+function live() {
+  setText(byId("link"), "live");
+  byId("link").dataset.link = "live";
+  setHidden(byId("notice"), true);
+}
+
+function lost(problem) {
+  setText(byId("link"), "reconnecting");
+  byId("link").dataset.link = "lost";
+  setText(byId("notice"), `What is shown may be old: ${problem?.message ?? "the connection was closed"}. Trying again.`);
+  setHidden(byId("notice"), false);
+}
+
+byId("key-button").addEventListener("click", () => askForKey());
+
+follow(() => `admin/watch?after=${lastEvent}`, {
+  silence: 5000,
+  event: ({ event, data }) => {
+    const told = JSON.parse(data);
+    if (event === "report") hearReport(told);
+    else if (startedAt === null) waiting.push(told);
+    else hearEvent(told);
+  },
+  lost,
+});
+log.read();

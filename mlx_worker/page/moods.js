@@ -1,0 +1,15 @@
+// Which words are good news, which ask for patience, which for an operator.
+
+const MOODS = {
+  healthy: "good", ready: "good",
+  initializing: "wait", degraded: "wait", starting: "wait", loading: "wait", draining: "wait",
+  stopping: "wait", backoff: "wait",
+  unhealthy: "bad", killing: "bad", failed: "bad",
+};
+
+export const moodOf = (word) => MOODS[word] ?? "rest";
+
+const OF_EVENTS = { crash: "bad", poison: "bad", "no room": "wait", pressure: "wait", resume: "good", evict: "wait" };
+
+export const moodOfEvent = (event) =>
+  event.kind === "state" ? moodOf(event.facts.now) : (OF_EVENTS[event.kind] ?? "rest");

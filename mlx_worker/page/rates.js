@@ -1,0 +1,33 @@
+// Speeds from counts that only grow: the difference between reports a few seconds apart.
+
+const KEPT = 60000; // ms
+const SPEED_OVER = 5000;
+
+export class Rates {
+  #reports = [];
+
+  add(report) {
+    this.#reports.push(report);
+    const oldest = report.at - KEPT;
+    while (this.#reports[0].at < oldest) this.#reports.shift();
+  }
+
+  // Tokens a second over the last few seconds.
+  speed(model) {
+    const now = this.#reports.at(-1);
+    const before = this.#reports.find((it) => it.at >= now.at - SPEED_OVER && it.models[model]);
+    if (!before || before === now) return null;
+    const tokens = now.models[model].generatedTokens - before.models[model].generatedTokens;
+    return (1000 * tokens) / (now.at - before.at);
+  }
+
+  // Mean seconds to the first token: of the last minute's requests, else of all; null without any.
+  firstToken(model) {
+    const now = this.#reports.at(-1).models[model].firstToken;
+    const before = this.#reports[0].models[model]?.firstToken ?? { count: 0, seconds: 0 };
+    const { count, seconds } = now.count > before.count
+      ? { count: now.count - before.count, seconds: now.seconds - before.seconds }
+      : now;
+    return count ? seconds / count : null;
+  }
+}

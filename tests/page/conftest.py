@@ -1,0 +1,55 @@
+"""The page in a real browser: headless Chromium, in front of a real node with two real models."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.page.looking import DEADLINE, Looking
+from tests.processes import RunningNode, running_node
+
+NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
+SERVER = 'host_names = ["node.test"]'
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if BROWSER is None:
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
+    expect.set_options(timeout=DEADLINE)
+    with sync_playwright() as playwright:
+        # A container's own sandbox leaves none to Chromium; only our own node is looked at.
+        names = "--host-resolver-rules=MAP *.test 127.0.0.1"
+        running = playwright.chromium.launch(
+            executable_path=BROWSER, args=["--no-sandbox", names, "--disable-dev-shm-usage"]
+        )
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def node(nano: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    """Tests share it, and leave its models as they were: loaded."""
+    folder = tmp_path_factory.mktemp("page")
+    with running_node(folder, {"nano": nano, "tiny": tiny}, server=SERVER) as running:
+        running.wait_until_ready()
+        yield running
+
+
+@pytest.fixture
+def look(browser: Browser, node: RunningNode) -> Iterator[Looking]:
+    """The page, open and live; whatever its console complains of fails the test."""
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        page = context.new_page()
+        looking = Looking(page, node)
+        looking.open()
+        yield looking
+        assert looking.complaints == []
+
+
+@pytest.fixture
+def page(look: Looking) -> Page:
+    return look.page
