@@ -11,6 +11,7 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient
 
 from mlx_worker.api.front import FRONT
+from mlx_worker.api.history import History
 from mlx_worker.config import ModelConfig, ServerConfig, SupervisorConfig
 from mlx_worker.supervisor.lifecycle import Timings
 from mlx_worker.supervisor.node import Node
@@ -75,6 +76,10 @@ class Front:
     @property
     def node(self) -> Node:
         return self.client.server.app[FRONT].node  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def history(self) -> History:
+        return self.client.server.app[FRONT].history  # type: ignore[attr-defined,no-any-return]
 
     async def ask(
         self, path: str, body: Any = None, *, method: str | None = None, **headers: str

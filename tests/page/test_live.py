@@ -1,0 +1,118 @@
+"""The page shows what happens when it happens."""
+
+import os
+import re
+import signal
+from pathlib import Path
+
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.page.looking import Looking
+from tests.processes import running_node
+
+RECORD = """model => {
+  const badge = document.querySelector(`[data-model="${model}"] .badge`);
+  window.said = [badge.textContent];
+  new MutationObserver(() => window.said.push(badge.textContent))
+    .observe(badge, { childList: true, characterData: true, subtree: true });
+}"""
+
+
+def test_it_shows_what_health_says(look: Looking) -> None:
+    health = look.node.ask("/health").json
+    expect(look.page.locator("#status")).to_have_text("healthy")
+    for name in ("nano", "tiny"):
+        expect(look.badge(name)).to_have_text("ready")
+        expect(look.figure(name, "pid")).to_have_text(str(health["models"][name]["pid"]))
+        expect(look.figure(name, "running")).to_have_text("0/32")
+    assert look.page.title() == "healthy · mlx-worker"
+
+
+def test_states_change_live_while_a_child_is_killed(look: Looking) -> None:
+    before = look.node.model("tiny")
+    look.page.evaluate(RECORD, "tiny")
+    os.kill(before["pid"], signal.SIGKILL)
+    restarts = look.figure("tiny", "restarts")
+    expect(restarts).to_have_text(str(before["restarts"] + 1))
+    expect(look.badge("tiny")).to_have_text("ready")
+    said = look.page.evaluate("window.said")
+    assert said[0] == said[-1] == "ready"
+    assert set(said) & {"killing", "backoff", "starting", "loading"}, said
+    expect(look.figure("tiny", "pid")).to_have_text(str(look.node.model("tiny")["pid"]))
+    expect(look.card("tiny").locator(".crashes li").first).to_contain_text("SIGKILL")
+    crash = look.page.locator("#events li", has_text=f"(pid {before['pid']})")
+    expect(crash).to_have_attribute("data-mood", "bad")
+    expect(look.badge("nano")).to_have_text("ready")
+
+
+def test_a_stream_that_outlives_a_crash_is_one_answer_on_the_page(look: Looking) -> None:
+    page, before = look.page, look.node.model("tiny")
+    page.select_option("#playground-model", "tiny")
+    page.fill("#max-tokens", "1500")
+    page.fill("#message", "tell me everything")
+    page.click("#send")
+    expect(page.locator("#measures")).to_contain_text("ms")
+    os.kill(before["pid"], signal.SIGKILL)
+    expect(look.figure("tiny", "restarts")).to_have_text(str(before["restarts"] + 1))
+    expect(page.locator("#send")).to_be_enabled()
+    expect(measure(page, "tokens")).to_contain_text("+ 1500")
+    expect(measure(page, "ended by")).to_have_text("length")
+
+
+def test_the_log_of_a_model_is_its_process_s(look: Looking) -> None:
+    expect(look.page.locator("#log")).to_contain_text("ready")
+    look.page.select_option("#log-of", "nano")
+    expect(look.page.locator("#log")).not_to_contain_text("listening on")
+
+
+def test_playground_streams_and_says_what_it_took(look: Looking) -> None:
+    page = look.page
+    page.select_option("#playground-model", "tiny")
+    page.fill("#max-tokens", "40")
+    page.fill("#seed", "7")
+    page.fill("#temperature", "0")
+    page.fill("#message", "hello there")
+    page.keyboard.press("Control+Enter")
+    expect(measure(page, "tokens")).to_contain_text("+ 40")
+    said = page.locator("#transcript .turn").nth(1).locator("span").first.text_content()
+    asked = {"model": "tiny", "max_tokens": 40, "seed": 7, "temperature": 0}
+    turns = [{"role": "user", "content": "hello there"}]
+    answer = look.node.ask("/v1/chat/completions", asked | {"messages": turns}).json
+    assert said == answer["choices"][0]["message"]["content"]
+    expect(measure(page, "seed")).to_have_text("7")
+    expect(measure(page, "prompt tokens cached")).to_contain_text("of")
+    assert (measure(page, "first token").text_content() or "").endswith("s")
+    assert float((measure(page, "tokens/s").text_content() or "").replace(",", "")) > 0
+
+
+def test_a_refused_chat_says_why(look: Looking) -> None:
+    look.page.fill("#max-tokens", "1000000")
+    look.page.fill("#message", "hello")
+    look.page.click("#send")
+    expect(look.page.locator("#transcript .problem")).to_contain_text("context")
+    look.complaints.clear()  # the browser logs every 400 by itself
+
+
+def test_a_chart_has_a_line_a_model_and_says_its_figures(look: Looking) -> None:
+    page = look.page
+    expect(page.locator("#charts .chart")).to_have_count(4)
+    expect(page.locator("#legend > span")).to_have_text(["nano", "tiny"])
+    expect(page.locator("#charts svg").first).to_have_attribute(
+        "aria-label", re.compile("Tokens per second: .+ now, at most .+ in the last hour")
+    )
+
+
+def test_a_node_that_goes_is_missed_and_one_that_comes_is_found(
+    browser: Browser, nano: Path, tmp_path: Path
+) -> None:
+    with browser.new_context() as context, running_node(tmp_path, {"nano": nano}) as node:
+        look = Looking(context.new_page(), node)
+        look.open()
+        node.stop()
+        expect(look.page.locator("#link")).to_have_text("reconnecting")
+        expect(look.page.locator("#notice")).to_contain_text("may be old")
+
+
+def measure(page: Page, term: str) -> Locator:
+    """The figure under that term in the playground."""
+    return page.locator(f"#measures div:has(dt:text-is('{term}')) dd")
