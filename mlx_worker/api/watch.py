@@ -67,7 +67,7 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
         "firstToken": {"count": first_token.count, "seconds": first_token.total},
         "kvBytes": served.running_kv_bytes,
         "cacheBytes": cache.bytes if cache else 0,
-        "cacheLimitBytes": cache.capacity if cache else config.cache_bytes,
+        "cacheLimitBytes": cache.capacity if cache else int(config.cache_bytes),
         "cacheEntries": cache.entries if cache else 0,
         "restartsBy": {event.value: n for event, n in served.child.restarts_by.items()},
     }
