@@ -34,7 +34,7 @@ const ACTIONS = {
     done: (id, tokens) => `${id} keeps ${tokens} tokens`,
   },
   clear: {
-    label: "Clear cache",
+    label: "Clear",
     question: (id) => ({ title: `Clear the cache of ${id}?`, text: "Every cached prompt is forgotten and will be read again.", yes: "Clear" }),
     run: (id) => ask("DELETE", `cache?model=${encodeURIComponent(id)}`),
     done: (id) => `${id} has forgotten its prompts`,

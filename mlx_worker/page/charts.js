@@ -5,11 +5,12 @@ import { bytes, clock, count, rate, seconds } from "./format.js";
 import { colourOf } from "./models.js";
 
 const HOUR = 3600000;
-const [WIDTH, HEIGHT, TOP] = [600, 110, 6];
+const LEAST = 300000; // ms: a node that has just begun does not have its samples in one corner
+const [WIDTH, HEIGHT, TOP] = [600, 110, 18];
 
 const CHARTS = [
   { title: "Tokens per second", say: rate, least: 1, lines: [["tokensPerSecond", ""]] },
-  { title: "Time to first token", note: "median; dotted: 95 of 100", say: seconds, least: 0.01, lines: [["firstTokenP50", ""], ["firstTokenP95", "dashed"]] },
+  { title: "Time to first token", note: "median; dotted: 95th percentile", say: seconds, least: 0.01, lines: [["firstTokenP50", ""], ["firstTokenP95", "dashed"]] },
   { title: "Running and queued", note: "dotted: queued", say: count, least: 1, lines: [["running", ""], ["queued", "dashed"]] },
   { title: "Memory of processes", say: bytes, least: 1, lines: [["residentBytes", ""]] },
 ];
@@ -18,10 +19,11 @@ class Chart {
   constructor({ title, note = "", say, least, lines }) {
     Object.assign(this, { title, note, say, least, lines });
     this.said = el("span", {}, note);
+    this.since = el("span");
     this.most = el("span", { class: "most" });
     this.svg = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
     this.cursor = svg("line", { class: "cursor", y1: 0, y2: HEIGHT, visibility: "hidden" });
-    const axis = el("div", { class: "axis", "aria-hidden": "true" }, el("span", {}, "60 min ago"), el("span", {}, "30"), el("span", {}, "now"));
+    const axis = el("div", { class: "axis", "aria-hidden": "true" }, this.since, el("span", {}, "now"));
     this.element = el("div", { class: "chart" }, el("h3", {}, title, this.said), el("div", { class: "plot" }, this.svg, this.most), axis);
     this.svg.addEventListener("pointermove", (event) => this.#point(event));
     this.svg.addEventListener("pointerleave", () => this.#leave());
@@ -30,7 +32,9 @@ class Chart {
   draw(samples, ids, every) {
     Object.assign(this, { samples, ids });
     this.now = samples.at(-1)?.at ?? Date.now();
-    const figures = samples.flatMap((sample) => ids.flatMap((id) => this.lines.map(([name]) => sample.models[id]?.[name] ?? 0)));
+    this.span = Math.max(LEAST, this.now - (samples[0]?.at ?? this.now));
+    setText(this.since, `${Math.round(this.span / 60000)} min ago`);
+    const figures = samples.flatMap((sample) => ids.flatMap((id) => this.lines.map(([name]) => sample.models[id]?.[name] ?? null))).filter((it) => it !== null);
     const most = Math.max(this.least, ...figures);
     const base = svg("line", { x1: 0, x2: WIDTH, y1: HEIGHT - 1, y2: HEIGHT - 1 });
     const lines = ids.flatMap((id, index) => this.lines.map(([name, look]) => this.#line(id, name, look, index, most, every)));
@@ -58,13 +62,13 @@ class Chart {
   }
 
   #x(at) {
-    return WIDTH * (1 - (this.now - at) / HOUR);
+    return WIDTH * (1 - (this.now - at) / this.span);
   }
 
   #summary(most) {
     const last = this.samples.at(-1);
     if (!last) return `${this.title}: nothing yet`;
-    return `${this.title}: ${this.#figuresAt(last)} now, at most ${this.say(most)} in the last hour`;
+    return `${this.title}: ${this.#figuresAt(last)} now, at most ${this.say(most)}`;
   }
 
   #figuresAt(sample) {
@@ -74,7 +78,7 @@ class Chart {
 
   #point(event) {
     const box = this.svg.getBoundingClientRect();
-    const at = this.now - HOUR * (1 - (event.clientX - box.left) / box.width);
+    const at = this.now - this.span * (1 - (event.clientX - box.left) / box.width);
     const near = this.samples.reduce((best, it) => (Math.abs(it.at - at) < Math.abs(best.at - at) ? it : best), this.samples[0]);
     if (!near) return;
     const x = this.#x(near.at);

@@ -34,4 +34,11 @@ export function rate(value) {
 
 export const count = (value) => Math.round(value).toLocaleString("en");
 export const percent = (share) => `${Math.round(share * 100)} %`;
-export const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB");
+
+// The time of day; of another day, which one.
+export function clock(ms) {
+  const at = new Date(ms);
+  const time = at.toLocaleTimeString("en-GB");
+  if (at.toDateString() === new Date().toDateString()) return time;
+  return `${at.toLocaleDateString("en-GB", { day: "numeric", month: "short" })} ${time}`;
+}

@@ -8,7 +8,7 @@ from tests.page.looking import Looking
 def test_unload_and_load(look: Looking) -> None:
     look.press("nano", "Unload", sure="Unload")
     expect(look.badge("nano")).to_have_text("stopped")
-    expect(look.figure("nano", "pid")).to_have_text("–")
+    expect(look.figure("nano", "pid")).to_have_text("\N{EN DASH}")
     look.press("nano", "Load")
     expect(look.badge("nano")).to_have_text("ready")
     assert look.node.model("nano")["state"] == "ready"
@@ -31,7 +31,7 @@ def test_warm_and_clear(look: Looking) -> None:
     assert warmed["warmed"] == 1
     expect(look.page.locator("#toasts")).to_contain_text(f"tiny keeps {warmed['tokens']} tokens")
     expect(look.card("tiny").locator(".bars")).to_contain_text("1 entry")
-    look.press("tiny", "Clear cache", sure="Clear")
+    look.press("tiny", "Clear", sure="Clear")
     expect(look.card("tiny").locator(".bars")).to_contain_text("0 entries")
     assert look.node.ask("/cache?model=tiny").json["warmed"] == 0
 

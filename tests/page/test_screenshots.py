@@ -1,0 +1,116 @@
+"""The pictures in docs/images, of a node that had something to do: `tox -e screenshots`."""
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.page.looking import Looking
+from tests.processes import RunningNode, running_node
+
+SECONDS = float(os.environ.get("MLX_WORKER_SCREENSHOTS", "0"))
+"""Of traffic before the first picture."""
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+LARGEST = 150_000
+
+pytestmark = [
+    pytest.mark.skipif(not SECONDS, reason="made on demand: MLX_WORKER_SCREENSHOTS=SECONDS"),
+    pytest.mark.timeout(SECONDS + 240),
+]
+
+
+@pytest.fixture(scope="module")
+def busy(nano: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    """A node with a little traffic; without a spare, so that a crash lasts long enough to see."""
+    folder = tmp_path_factory.mktemp("busy")
+    models = {"writer-7b": tiny, "coder-30b": nano}
+    with running_node(folder, models, supervisor="standby = 0") as node, traffic(node):
+        node.wait_until_ready()
+        threading.Event().wait(SECONDS)  # the charts are of this time
+        yield node
+
+
+class traffic:  # noqa: N801  (a context)
+    """Chats of any length, a few at once, until its end."""
+
+    def __init__(self, node: RunningNode) -> None:
+        self._node = node
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(it,)) for it in range(3)]
+
+    def __enter__(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, number: int) -> None:
+        chance = random.Random(number)
+        systems = ["You are brief.", "You are kind, and tell stories at length."]
+        while not self._over.wait(chance.expovariate(1.0)):
+            turns = [
+                {"role": "system", "content": chance.choice(systems)},
+                {"role": "user", "content": "tell me more " * chance.randrange(1, 60)},
+            ]
+            model = chance.choice(["writer-7b", "writer-7b", "coder-30b"])
+            body = {"model": model, "messages": turns, "max_tokens": chance.randrange(20, 300)}
+            self._node.ask("/v1/chat/completions", body)
+
+
+def shoot(look: Looking, name: str, *, whole: bool = True) -> None:
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    file = IMAGES / f"page-{name}.png"
+    look.page.screenshot(path=file, full_page=whole, scale="css", animations="disabled")
+    assert file.stat().st_size < LARGEST, f"{file} is too large for a repository"
+
+
+def test_desktop(browser: Browser, busy: RunningNode) -> None:
+    with browser.new_context(viewport={"width": 1240, "height": 900}) as context:
+        look = Looking(context.new_page(), busy)
+        look.open()
+        chat(look, "Tell me a story")
+        shoot(look, "desktop")
+
+
+def test_dark(browser: Browser, busy: RunningNode) -> None:
+    viewport = {"width": 1240, "height": 900}
+    with browser.new_context(viewport=viewport, color_scheme="dark") as context:  # type: ignore[arg-type]
+        look = Looking(context.new_page(), busy)
+        look.open()
+        chat(look, "Tell me another one")
+        shoot(look, "dark", whole=False)
+
+
+def test_phone(browser: Browser, busy: RunningNode) -> None:
+    viewport = {"width": 390, "height": 1400}
+    with browser.new_context(viewport=viewport, is_mobile=True, has_touch=True) as context:  # type: ignore[arg-type]
+        look = Looking(context.new_page(), busy)
+        look.open()
+        expect(look.figure("writer-7b", "tokens/s")).not_to_have_text("\N{EN DASH}")
+        shoot(look, "phone", whole=False)
+
+
+def test_crash(browser: Browser, busy: RunningNode) -> None:
+    with browser.new_context(viewport={"width": 1240, "height": 900}) as context:
+        look = Looking(context.new_page(), busy)
+        look.open()
+        pid = busy.model("writer-7b")["pid"]
+        os.kill(pid, signal.SIGKILL)
+        expect(look.badge("writer-7b")).to_have_text("starting")
+        shoot(look, "crash", whole=False)
+
+
+def chat(look: Looking, text: str) -> None:
+    look.page.fill("#message", text)
+    look.page.fill("#max-tokens", "120")
+    look.page.click("#send")
+    expect(look.page.locator("#measures")).to_contain_text("+ 120")
