@@ -30,7 +30,7 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def node(nano: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
     """Tests share it, and leave its models as they were: loaded."""
     folder = tmp_path_factory.mktemp("page")

@@ -20,7 +20,8 @@ class Looking:
         page.on("console", lambda it: self._hear(it.type, it.text))
 
     def _hear(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning"):
+        # Of a refusal the browser says that it was one; what the page makes of it is tested.
+        if kind in ("error", "warning") and not text.startswith("Failed to load resource"):
             self.complaints.append(text)
 
     def open(self) -> None:

@@ -48,14 +48,14 @@ def test_states_change_live_while_a_child_is_killed(look: Looking) -> None:
 def test_a_stream_that_outlives_a_crash_is_one_answer_on_the_page(look: Looking) -> None:
     page, before = look.page, look.node.model("tiny")
     page.select_option("#playground-model", "tiny")
-    page.fill("#max-tokens", "1500")
+    page.fill("#max-tokens", "600")
     page.fill("#message", "tell me everything")
     page.click("#send")
-    expect(page.locator("#measures")).to_contain_text("ms")
+    expect(measure(page, "first token")).not_to_have_text("\N{EN DASH}")
     os.kill(before["pid"], signal.SIGKILL)
     expect(look.figure("tiny", "restarts")).to_have_text(str(before["restarts"] + 1))
     expect(page.locator("#send")).to_be_enabled()
-    expect(measure(page, "tokens")).to_contain_text("+ 1500")
+    expect(measure(page, "tokens")).to_contain_text("+ 600")
     expect(measure(page, "ended by")).to_have_text("length")
 
 
@@ -90,7 +90,6 @@ def test_a_refused_chat_says_why(look: Looking) -> None:
     look.page.fill("#message", "hello")
     look.page.click("#send")
     expect(look.page.locator("#transcript .problem")).to_contain_text("context")
-    look.complaints.clear()  # the browser logs every 400 by itself
 
 
 def test_a_chart_has_a_line_a_model_and_says_its_figures(look: Looking) -> None:
@@ -102,9 +101,7 @@ def test_a_chart_has_a_line_a_model_and_says_its_figures(look: Looking) -> None:
     )
 
 
-def test_a_node_that_goes_is_missed_and_one_that_comes_is_found(
-    browser: Browser, nano: Path, tmp_path: Path
-) -> None:
+def test_a_node_that_goes_is_missed(browser: Browser, nano: Path, tmp_path: Path) -> None:
     with browser.new_context() as context, running_node(tmp_path, {"nano": nano}) as node:
         look = Looking(context.new_page(), node)
         look.open()
