@@ -69,5 +69,6 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
         "cacheBytes": cache.bytes if cache else 0,
         "cacheLimitBytes": cache.capacity if cache else int(config.cache_bytes),
         "cacheEntries": cache.entries if cache else 0,
+        "cacheWarmed": cache.warmed if cache else 0,
         "restartsBy": {event.value: n for event, n in served.child.restarts_by.items()},
     }

@@ -77,7 +77,7 @@ class Card {
     const resident = memory.residentBytes;
     this.memory(resident ?? 0, limit, resident === null ? `none; ${bytes(memory.expectedBytes)} expected` : bytes(resident));
     this.kv(more.kvBytes, memory.kvBudgetBytes, `${bytes(more.kvBytes)} of ${bytes(memory.kvBudgetBytes)}`);
-    const entries = `${count(more.cacheEntries)} ${more.cacheEntries === 1 ? "entry" : "entries"}`;
+    const entries = `${count(more.cacheEntries)} kept, ${count(more.cacheWarmed)} warmed`;
     this.cache(more.cacheBytes, more.cacheLimitBytes, `${bytes(more.cacheBytes)} of ${bytes(more.cacheLimitBytes)} · ${entries}`);
   }
 

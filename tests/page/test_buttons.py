@@ -30,9 +30,9 @@ def test_warm_and_clear(look: Looking) -> None:
     warmed = look.node.ask("/cache?model=tiny").json
     assert warmed["warmed"] == 1
     expect(look.page.locator("#toasts")).to_contain_text(f"tiny keeps {warmed['tokens']} tokens")
-    expect(look.card("tiny").locator(".bars")).to_contain_text("1 entry")
+    expect(look.card("tiny").locator(".bars")).to_contain_text("1 warmed")
     look.press("tiny", "Clear", sure="Clear")
-    expect(look.card("tiny").locator(".bars")).to_contain_text("0 entries")
+    expect(look.card("tiny").locator(".bars")).to_contain_text("0 warmed")
     assert look.node.ask("/cache?model=tiny").json["warmed"] == 0
 
 
