@@ -40,6 +40,8 @@ WORDS: Final[Mapping[str, str]] = {
     "server.models_dir": "Where models are kept. Without it: `$MLX_WORKER_MODELS`, else the user's "
     "data folder.",
     "server.max_body_bytes": "Largest request body, in bytes; a larger one is refused with 413.",
+    "server.host_names": "Names by which browsers may call a node without keys, beside `localhost` "
+    "and the machine's own.",
     "supervisor.stall_timeout": "A child with work and no progress for so many seconds is killed.",
     "supervisor.load_stall_timeout": "So is one on its way up: no hello, or no byte further.",
     "supervisor.resume_timeout": "What a dead child was doing waits so many seconds for the next.",

@@ -63,7 +63,6 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
         "isDefault": config.default,
         "maxConcurrency": config.max_concurrency,
         "maxQueue": config.max_queue,
-        "generatedTokens": served.child.pace.tokens,
         "firstToken": {"count": first_token.count, "seconds": first_token.total},
         "kvBytes": served.running_kv_bytes,
         "cacheBytes": cache.bytes if cache else 0,

@@ -3,6 +3,8 @@
 const KEPT = 60000; // ms
 const SPEED_OVER = 5000;
 
+const tokensOf = (report, model) => report.health.models[model].metrics.generatedTokens;
+
 export class Rates {
   #reports = [];
 
@@ -17,8 +19,7 @@ export class Rates {
     const now = this.#reports.at(-1);
     const before = this.#reports.find((it) => it.at >= now.at - SPEED_OVER && it.models[model]);
     if (!before || before === now) return null;
-    const tokens = now.models[model].generatedTokens - before.models[model].generatedTokens;
-    return (1000 * tokens) / (now.at - before.at);
+    return (1000 * (tokensOf(now, model) - tokensOf(before, model))) / (now.at - before.at);
   }
 
   // Mean seconds to the first token: of the last minute's requests, else of all; null without any.
