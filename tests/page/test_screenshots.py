@@ -69,6 +69,7 @@ class traffic:  # noqa: N801  (a context)
 def shoot(look: Looking, name: str, *, whole: bool = True) -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     file = IMAGES / f"page-{name}.png"
+    look.page.evaluate("scrollTo(0, 0)")
     look.page.screenshot(path=file, full_page=whole, scale="css", animations="disabled")
     assert file.stat().st_size < LARGEST, f"{file} is too large for a repository"
 
