@@ -31,7 +31,8 @@ def test_a_wrong_key_is_said_to_be_wrong_and_the_right_one_opens(
 ) -> None:
     with browser.new_context() as context:
         look = Looking(page := context.new_page(), node)
-        guard(page, asked := [])
+        asked: list[str] = []
+        guard(page, asked)
         page.goto(node.url + "/")
         expect(page.locator("#key-problem")).to_have_text("This node asks for an API key.")
         page.fill("#key", "not-the-key")
