@@ -28,7 +28,7 @@ class Card {
     this.loadingBar = bars.lastChild;
     this.memory = bar(bars, "Memory, of the node’s limit");
     this.kv = bar(bars, "KV of running rows");
-    this.cache = bar(bars, "Cache of prompts");
+    this.cache = bar(bars, "Prompt cache");
     this.crashes = el("ol", { class: "crashes", "aria-label": `Crashes of ${id}` });
     this.buttons = {};
     const buttons = el("div", { class: "buttons" });
