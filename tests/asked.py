@@ -16,5 +16,6 @@ BODIES: dict[str, dict[str, Any]] = {
     "/detokenize": {"tokens": [70, 71]},
     "/cache/warm": {"system_prompt": "be brief"},
     "/cluster/cache/warm": {"systemPrompt": "be brief"},
+    "/admin/logs/level": {"level": "info"},
 }
 """By path, as `openapi.json` has it."""

@@ -64,7 +64,12 @@ class Route:
 
 # --- what goes wrong together -------------------------------------------------------------
 
-ANYWHERE: Errors = (errors.InvalidRequest, errors.WorkerError)
+ANYWHERE: Errors = (
+    errors.InvalidRequest,
+    errors.WorkerError,
+    errors.CrossSite,
+    errors.UnknownHost,
+)
 
 OF_A_BODY: Errors = (errors.MissingField, errors.UnsupportedField, errors.BodyTooLarge)
 
@@ -88,5 +93,6 @@ GENERATED: Errors = (
     errors.RequestTimedOut,
     errors.PoisonedRequest,
     errors.InferenceError,
+    errors.ConstraintFailed,
 )
 """What a generation may meet."""

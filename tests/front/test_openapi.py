@@ -15,6 +15,7 @@ from mlx_worker.api.problems import NoSuchPath, WrongMethod
 from mlx_worker.api.routes import ROUTES
 from mlx_worker.errors import WorkerError
 from tests.asked import BODIES
+from tests.scripted import soon
 
 if TYPE_CHECKING:
     from tests.front.asking import Front, Serve
@@ -27,7 +28,14 @@ OPERATIONS = {
     for method, said in methods.items()
 }
 
+TAKING = [it for it, said in OPERATIONS.items() if "requestBody" in said]
+
+TEXTS = {it for it in OPERATIONS if it[1].endswith(("/metrics", "/stream", "/watch"))}
+"""Answers that are no JSON; those of the streams have no end."""
+
 NOT_OVER_HTTP = {
+    errors.Unauthorized,  # met by commands; nothing here asks for a key
+    errors.CannotServe,
     errors.ChildMisbehaved,  # ends the child; its requests go on in the next
     errors.CacheError,  # a warm-up that failed is an internal error, with this as its message
     errors.ModelNotFoundError,
@@ -44,6 +52,9 @@ NOT_OVER_HTTP = {
 """For commands, the Python modules and the log: no handler raises these."""
 
 NO_ENDPOINTS_OWN = {NoSuchPath, WrongMethod}
+
+OF_THE_PAGE = {"/{v1}", "/{v1}page/{name}"}
+"""What a browser loads is of no API."""
 
 WRONG: list[Any] = [None, True, -1, 1.5, "\x00", [], {}, [[None]], {"a": [None]}]
 
@@ -76,7 +87,8 @@ async def test_the_router_serves_what_is_in_the_document_and_nothing_else(serve:
     for route in router.routes():
         path = route.resource.canonical
         assert path.startswith("/{v1}"), "any run of /v1 may stand in front"
-        served.add((route.method, "/" + path.removeprefix("/{v1}")))
+        if path not in OF_THE_PAGE:
+            served.add((route.method, "/" + path.removeprefix("/{v1}")))
     assert served == OPERATIONS.keys()
     assert len(served) == len(ROUTES)
 
@@ -115,7 +127,7 @@ def test_anthropics_endpoints_document_no_422() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [it for it in OPERATIONS if it != ("POST", "/admin/reload")]
+    ("method", "path"), sorted(OPERATIONS.keys() - TEXTS - {("POST", "/admin/reload")})
 )
 async def test_an_answer_is_as_documented_and_has_no_key_beside(
     serve: Serve, method: str, path: str
@@ -129,19 +141,43 @@ async def test_an_answer_is_as_documented_and_has_no_key_beside(
         assert set(body) == set(schema["required"]) | ({"models"} if "cache" in path else set())
 
 
-@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize(("method", "path"), sorted(TEXTS))
+async def test_an_answer_that_is_no_json_is_of_a_documented_type(
+    serve: Serve, method: str, path: str
+) -> None:
+    front = await serve(wait=False)
+    response = await soon(front.open(path, method=method))
+    assert response.content_type in OPERATIONS[method, path]["responses"]["200"]["content"]
+    response.close()
+
+
+async def test_metrics_are_of_the_other_documented_type_where_that_is_asked_for(
+    serve: Serve,
+) -> None:
+    front = await serve(wait=False)
+    media = "application/openmetrics-text"
+    response = await soon(front.open("/metrics", Accept=media))
+    assert response.content_type == media
+    assert media in OPERATIONS["GET", "/metrics"]["responses"]["200"]["content"]
+
+
+def test_there_is_a_body_for_every_endpoint_that_takes_one() -> None:
+    assert {path for _, path in TAKING} == BODIES.keys()
+
+
+@pytest.mark.parametrize(("method", "path"), TAKING)
 async def test_what_the_document_refuses_in_a_field_is_refused_with_its_name(
-    serve: Serve, path: str
+    serve: Serve, method: str, path: str
 ) -> None:
     """So the type that is documented is the one that parses."""
     front = await serve()
-    (content,) = OPERATIONS["POST", path]["requestBody"]["content"].values()
+    (content,) = OPERATIONS[method, path]["requestBody"]["content"].values()
     body = SAID["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
     refused = 0
     for field, schema in body["properties"].items():
         validator = jsonschema_rs.validator_for(resolved(schema))
         for wrong in (it for it in WRONG if not validator.is_valid(it)):
-            status, answer = await ask(front, "POST", path, BODIES[path] | {field: wrong})
+            status, answer = await ask(front, method, path, BODIES[path] | {field: wrong})
             assert status in (400, 422)
             assert answer["error"]["message"].startswith(field)
             refused += 1
@@ -149,14 +185,16 @@ async def test_what_the_document_refuses_in_a_field_is_refused_with_its_name(
 
 
 @pytest.mark.parametrize(
-    "path",
-    [it for it in BODIES if not it.endswith("warm")],  # either of two spellings is required there
+    ("method", "path"),
+    [it for it in TAKING if not it[1].endswith("warm")],  # either of two spellings is required
 )
-async def test_a_field_that_the_document_requires_is_required(serve: Serve, path: str) -> None:
+async def test_a_field_that_the_document_requires_is_required(
+    serve: Serve, method: str, path: str
+) -> None:
     front = await serve(wait=False)
-    (content,) = OPERATIONS["POST", path]["requestBody"]["content"].values()
+    (content,) = OPERATIONS[method, path]["requestBody"]["content"].values()
     body = SAID["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
     (field,) = body["required"]
-    status, answer = await ask(front, "POST", path, {})
+    status, answer = await ask(front, method, path, {})
     assert status == (400 if path.startswith("/messages") else 422)
     assert field in answer["error"]["message"]

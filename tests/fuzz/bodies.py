@@ -127,6 +127,7 @@ VALID: dict[str, dict[str, Any]] = {
     "/detokenize": {"tokens": [70, 71, 72], "model": "caller"},
     "/cache/warm": {"system_prompt": "be brief", "model": "caller", "tools": []},
     "/cluster/cache/warm": {"systemPrompt": "be brief", "model": "caller"},
+    "/admin/logs/level": {"level": "info"},
 }
 """By path, as `openapi.json` has it; the node answers each with 200."""
 
