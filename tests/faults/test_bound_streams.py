@@ -63,4 +63,4 @@ def test_a_document_goes_on_in_another_process(
     assert len(json.loads(text)) == 60
     before = len(restless.log)
     assert streamed(restless, asked, kill=True) == (text, "stop")
-    eventually(lambda: any("goes on after" in line for line in restless.log[before:]))
+    eventually(lambda: any("after_tokens" in line for line in restless.log[before:]))
