@@ -113,8 +113,13 @@ def demo(
     _run(run_demo(where, port, once=once))
 
 
-@app.command()
+measuring = typer.Typer()
+app.add_typer(measuring, name="bench")
+
+
+@measuring.callback(invoke_without_command=True)
 def bench(
+    context: typer.Context,
     *,
     model: Annotated[
         Path | None,
@@ -141,6 +146,8 @@ def bench(
     goals: Annotated[bool, typer.Option("--goals", help="Print what is to be reached.")] = False,
 ) -> None:
     """Measure a node, the engine alone and other servers, side by side."""
+    if context.invoked_subcommand is not None:
+        return
     from mlx_worker.bench.command import Options, run  # noqa: PLC0415  (serving does without it)
 
     run(
@@ -155,6 +162,24 @@ def bench(
             goals=goals,
         )
     )
+
+
+@measuring.command()
+def growth(
+    *,
+    into: Annotated[Path, typer.Option(help="The folder for plots, figures and their tables.")],
+    curve: Annotated[
+        list[str] | None, typer.Option(help="Only this; may be given more than once.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 3,
+    up_to: Annotated[
+        int | None, typer.Option(min=1, help="No larger sizes.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure what things cost as there is more of them: streams, models, sessions, entries."""
+    from mlx_worker.bench.growth.command import Options, run  # noqa: PLC0415  (see above)
+
+    run(Options(names=curve or [], rounds=rounds, up_to=up_to, into=into))
 
 
 def _run(node: Coroutine[Any, Any, None]) -> None:

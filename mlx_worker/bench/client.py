@@ -67,11 +67,15 @@ class _Connection(asyncio.Protocol):
 
 @dataclass(frozen=True)
 class Ask:
-    """One chat completion: greedy, `max_tokens` long where the model does not end it before."""
+    """One chat completion: greedy, `max_tokens` long where the model does not end it before.
+
+    `session` is the name it gives its conversation, "" where it gives none.
+    """
 
     messages: Sequence[dict[str, Any]]
     max_tokens: int
     stream: bool = True
+    session: str = ""
 
 
 class Asked:
@@ -116,7 +120,9 @@ class Client:
         }
         if ask.stream:
             body["stream_options"] = {"include_usage": True}
-        request = self._request("POST", "/v1/chat/completions", msgspec.json.encode(body))
+        request = self._request(
+            "POST", "/v1/chat/completions", msgspec.json.encode(body), ask.session
+        )
         sent = perf_counter()
         return Asked(ask, sent, await self._connect(request))
 
@@ -126,8 +132,15 @@ class Client:
 
     async def get(self, path: str) -> tuple[float, bytes]:
         """(seconds from before connecting to the end, body). Raises NotMeasured."""
+        return await self._call("GET", path)
+
+    async def delete(self, path: str) -> None:
+        """Have something forgotten. Raises NotMeasured."""
+        await self._call("DELETE", path)
+
+    async def _call(self, method: str, path: str) -> tuple[float, bytes]:
         sent = perf_counter()
-        connection = await self._connect(self._request("GET", path, b""))
+        connection = await self._connect(self._request(method, path, b""))
         ended = await connection.ended
         reader = ResponseReader()
         body = b"".join(reader.feed(data) for _, data in connection.arrivals)
@@ -142,10 +155,11 @@ class Client:
         )
         return connection
 
-    def _request(self, method: str, path: str, body: bytes) -> bytes:
+    def _request(self, method: str, path: str, body: bytes, session: str = "") -> bytes:
+        named = f"X-Session-Id: {session}\r\n" if session else ""
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
-            "Content-Type: application/json\r\nConnection: close\r\n"
+            f"Content-Type: application/json\r\nConnection: close\r\n{named}"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-import signal
 import sys
-import tempfile
-from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from mlx_worker.bench.ending import ended_by_sigterm
 from mlx_worker.bench.goals import outcomes
 from mlx_worker.bench.interleave import Measurement, Plan, measured
-from mlx_worker.bench.made.folder import make_folder
-from mlx_worker.bench.made.llama import LLAMA, NANO, TINY
+from mlx_worker.bench.made.on_demand import models
 from mlx_worker.bench.plots import draw, load_matplotlib
 from mlx_worker.bench.results import Results, this_machine
 from mlx_worker.bench.scenarios.catalog import NAMED
@@ -28,13 +23,10 @@ from mlx_worker.bench.targets.peer import PEERS, Peer
 from mlx_worker.errors import NotMeasured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from mlx_worker.bench.targets.target import Target
-
-CONTEXT = 32_768
-"""Positions of the models made here: room for the longest prompts and for long answers."""
-
 
 WIDTH = 160
 """Columns of a table that goes into a file."""
@@ -61,7 +53,7 @@ def run(options: Options) -> None:
         raise NotMeasured(f"no scenario {unknown[0]!r}; there are {', '.join(NAMED)}")
     if options.plots is not None:
         load_matplotlib()  # before an hour of work
-    with _ended_by_sigterm(), _models(options.model) as model:
+    with ended_by_sigterm(), models(options.model) as model:
         plan = Plan(
             scenarios={name: NAMED[name] for name in options.scenarios or NAMED},
             targets=_targets(options),
@@ -106,32 +98,6 @@ def _peer(name: str) -> Peer:
     if name not in PEERS:
         raise NotMeasured(f"no peer {name!r}; there are {', '.join(PEERS)}")
     return Peer(name)
-
-
-@contextlib.contextmanager
-def _models(given: Path | None) -> Iterator[Callable[[str], Path]]:
-    """The folder for a made model's name: the one given for all, else made when first asked for."""
-    if given is not None:
-        yield lambda _name: given
-        return
-    with tempfile.TemporaryDirectory(prefix="mlx-worker-bench-") as root:
-
-        @cache
-        def made(name: str) -> Path:
-            spec = replace({"nano": NANO, "tiny": TINY}[name], context=CONTEXT)
-            return make_folder(spec, LLAMA, Path(root) / name)
-
-        yield made
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM leaves as ctrl-C does: nothing that was started is left running."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _say(it: Measurement, plan: Plan) -> None:

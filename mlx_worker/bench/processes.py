@@ -32,6 +32,11 @@ def cpu_seconds(roles: Roles) -> dict[str, float]:
     return {role: sum(map(_cpu, pids)) for role, pids in roles.items()}
 
 
+def cpu_since(before: Mapping[str, float], roles: Roles) -> dict[str, float]:
+    """User and system time since then, by role."""
+    return {role: now - before[role] for role, now in cpu_seconds(roles).items()}
+
+
 def resident_megabytes(roles: Roles) -> dict[str, float]:
     """Resident memory now, by role."""
     return {role: sum(map(_resident, pids)) / 1e6 for role, pids in roles.items()}

@@ -68,6 +68,7 @@ FIGURES: dict[str, Figure] = {
     "idle_whole": Figure("left to idle, not streamed", "ms", 0),
     "health_p50": Figure("/health, p50", "ms", 2),
     "health_p99": Figure("/health, p99", "ms", 2),
+    "health_bytes": Figure("/health, body", "bytes", 0),
     "resumed_p50": Figure("kill to next token, p50", "ms", 0),
     "resumed_max": Figure("kill to next token, longest", "ms", 0),
     "detect": Figure("kill to its being seen", "ms", 1),

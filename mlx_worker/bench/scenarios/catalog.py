@@ -5,19 +5,35 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from mlx_worker.bench.scenarios.agent import Agent
+from mlx_worker.bench.scenarios.cached_prompts import CachedPrompts
 from mlx_worker.bench.scenarios.cancel import Cancel
 from mlx_worker.bench.scenarios.crash import Crash
 from mlx_worker.bench.scenarios.health import Health
 from mlx_worker.bench.scenarios.long_prompt import LongPrompt
+from mlx_worker.bench.scenarios.many_models import ManyModels
 from mlx_worker.bench.scenarios.newcomer import Newcomer
 from mlx_worker.bench.scenarios.prefix import Prefix
+from mlx_worker.bench.scenarios.sessions import Sessions
 from mlx_worker.bench.scenarios.start import Start
 from mlx_worker.bench.scenarios.streams import Streams
 from mlx_worker.bench.scenarios.two_models import TwoModels
 
 AnyScenario: TypeAlias = (
-    Agent | Cancel | Crash | Health | LongPrompt | Newcomer | Prefix | Start | Streams | TwoModels
+    Agent
+    | CachedPrompts
+    | Cancel
+    | Crash
+    | Health
+    | LongPrompt
+    | ManyModels
+    | Newcomer
+    | Prefix
+    | Sessions
+    | Start
+    | Streams
+    | TwoModels
 )
+"""Whatever can be put on a server; those without a name below belong to curves of growth."""
 
 NAMED: dict[str, AnyScenario] = {
     "streams-1": Streams(streams=1, requests=16),

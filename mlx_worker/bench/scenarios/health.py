@@ -21,8 +21,17 @@ class Health(Scenario, frozen=True, kw_only=True):
     async def run(self, stage: Stage) -> Sample:
         """How long each answer took."""
         streams = await long_streams(stage, self.streams)
-        times = [(await stage.client.get("/health"))[0] for _ in range(self.questions)]
+        figures = await ask_health(stage, self.questions)
         leave(streams)
-        return Sample(
-            {"health_p50": milliseconds(times, 0.5), "health_p99": milliseconds(times, 0.99)}
-        )
+        return Sample(figures)
+
+
+async def ask_health(stage: Stage, questions: int) -> dict[str, float]:
+    """How long each answer to so many questions took, and how many bytes the last one had."""
+    answers = [await stage.client.get("/health") for _ in range(questions)]
+    times = [seconds for seconds, _ in answers]
+    return {
+        "health_p50": milliseconds(times, 0.5),
+        "health_p99": milliseconds(times, 0.99),
+        "health_bytes": float(len(answers[-1][1])),
+    }

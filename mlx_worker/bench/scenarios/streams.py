@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
 from mlx_worker.bench.client import Ask
-from mlx_worker.bench.processes import cpu_seconds, resident_megabytes
+from mlx_worker.bench.processes import cpu_seconds, cpu_since, resident_megabytes
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import (
     Kind,
@@ -51,10 +51,10 @@ class Streams(Scenario, frozen=True, kw_only=True):
         asks = self.asks(stage.prompts)
         before = cpu_seconds(stage.roles)
         answers = await side_by_side(stage.client, asks)
-        used = {role: now - before[role] for role, now in cpu_seconds(stage.roles).items()}
+        used = cpu_since(before, stage.roles)
         return Sample(
             speed(answers)
-            | _cost(answers, used)
+            | cost(answers, used)
             | in_parts("resident", resident_megabytes(stage.roles)),
             gaps=_percentiles(_gaps(answers)),
             complaints=complaints(answers),
@@ -103,7 +103,8 @@ def _gaps(answers: list[Answer]) -> list[float]:
     return [gap for answer in answers for gap in answer.gaps]
 
 
-def _cost(answers: list[Answer], used: dict[str, float]) -> dict[str, float]:
+def cost(answers: list[Answer], used: dict[str, float]) -> dict[str, float]:
+    """CPU time a token, in microseconds, from seconds by role."""
     tokens = sum(answer.completion_tokens for answer in answers)
     if not tokens:
         return {}

@@ -12,13 +12,14 @@ from mlx_worker.bench.sample import Sample
 from mlx_worker.errors import NotMeasured
 
 if TYPE_CHECKING:
+    from mlx_worker.bench.growth.job import StructureJob
     from mlx_worker.bench.job import LimitJob, LoadJob
 
 DEADLINE: Final = 600.0
 """Seconds for one measurement: beyond it something hangs."""
 
 
-def run_module(module: str, job: LimitJob | LoadJob) -> Sample:
+def run_module(module: str, job: LimitJob | LoadJob | StructureJob) -> Sample:
     """Raises NotMeasured with the last thing it said."""
     command = [sys.executable, "-m", module]
     try:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from mlx_worker.bench.scenarios.catalog import AnyScenario
     from mlx_worker.bench.scenarios.scenario import Kind
 
-ROWS = 128
-"""Sequences decoded side by side, of whatever is measured: as many as any scenario has streams."""
+ROWS = 256
+"""Sequences decoded side by side, of whatever is measured: as many as anybody ever has streams."""
 
 READERS = 8
 """Prompts read side by side, where that can be said."""

@@ -1,0 +1,65 @@
+"""What a curve is: which figures are drawn against which sizes, and who is measured. [bench]"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from mlx_worker.bench.sample import Sample
+
+MeasuredAt: TypeAlias = "Callable[[int, str], Sample]"
+"""A size and a seed in, what it cost out. Raises NotMeasured."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure of the samples, as it is drawn.
+
+    `bound` is the slope from which it is worse than linear: 0 for what each of them costs, 1 for
+    what all of them cost together; None where less is not better. `per_size`: divided by the size.
+    """
+
+    figure: str
+    label: str
+    unit: str
+    bound: Literal[0, 1] | None
+    per_size: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who is measured, and what stands there while it is, for sizes up to the one given."""
+
+    name: str
+    opened: Callable[[int], AbstractContextManager[MeasuredAt]]
+
+
+class Order(Enum):
+    """In which order sizes are measured, and what stands there meanwhile.
+
+    SHUFFLED: everybody stands from the first round to the last, each round has an order of its
+    own. APART: likewise, but each size on a subject that was started for it. RISING: each round
+    starts anew, and larger sizes add to what smaller ones left behind.
+    """
+
+    SHUFFLED = "shuffled"
+    APART = "apart"
+    RISING = "rising"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One size that grows. `axis` names it with its unit."""
+
+    name: str
+    title: str
+    axis: str
+    sizes: tuple[int, ...]
+    order: Order
+    subjects: tuple[Subject, ...]
+    lines: tuple[Line, ...]

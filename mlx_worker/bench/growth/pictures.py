@@ -1,0 +1,76 @@
+"""Curves as SVG files: a panel a figure, a line a subject, both axes by powers. [bench]"""
+
+from __future__ import annotations
+
+import importlib
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from mlx_worker.bench.plots import load_matplotlib
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from mlx_worker.bench.growth.curve import Curve, Line
+    from mlx_worker.bench.growth.figures import Growth
+    from mlx_worker.bench.statistics import Spread
+
+ACROSS = 3
+WIDTH, HEIGHT = 3.6, 2.9
+"""Panels in a row, and inches of one."""
+
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "mlx-worker", "font.size": 8}
+"""Text stays text, and the same figures make the same file."""
+
+
+def draw(curve: Curve, growth: Growth, folder: Path) -> Path:
+    """The file that was written. Raises NotMeasured where there is no matplotlib."""
+    figure = load_matplotlib()
+    rows = ceil(len(curve.lines) / ACROSS)
+    with importlib.import_module("matplotlib").rc_context(STYLE):
+        drawing = figure(figsize=(ACROSS * WIDTH, rows * HEIGHT), layout="constrained")
+        drawing.suptitle(curve.title)
+        panels = drawing.subplots(rows, ACROSS, squeeze=False)
+        for place, axes in enumerate(panels.flat):
+            if place < len(curve.lines):
+                _panel(axes, curve, curve.lines[place], growth)
+            else:
+                axes.set_axis_off()
+        file = folder / f"{curve.name}.svg"
+        drawing.savefig(file, metadata={"Date": None})
+    return file
+
+
+def _panel(axes: Any, curve: Curve, line: Line, growth: Growth) -> None:
+    for subject in curve.subjects:
+        points = growth.line(curve.name, subject.name, line)
+        if points:
+            _line(axes, subject.name, points)
+            if line.bound == 1 and subject is curve.subjects[0]:
+                _linear(axes, points)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set(xlabel=curve.axis, ylabel=line.unit, title=line.label)
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def _line(axes: Any, name: str, points: Sequence[tuple[int, Spread]]) -> None:
+    seen = [it for _, it in points]
+    axes.errorbar(
+        [size for size, _ in points],
+        [it.median for it in seen],
+        yerr=[[it.median - it.low for it in seen], [it.high - it.median for it in seen]],
+        label=name,
+        marker="o",
+        markersize=3,
+        capsize=2,
+    )
+
+
+def _linear(axes: Any, points: Sequence[tuple[int, Spread]]) -> None:
+    """What the first point would grow to, were nothing of it shared."""
+    (first, seen), (last, _) = points[0], points[-1]
+    ends = [seen.median, seen.median * last / first]
+    axes.plot([first, last], ends, color="grey", linestyle=":", label="linear")
