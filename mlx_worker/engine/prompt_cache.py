@@ -1,7 +1,7 @@
 """The KV of prompts already read, by prefix.
 
-Entries are kept in the order of their tokens, so that whoever shares the longest prefix with a
-prompt stands next to where it would stand. mlx_lm's own `LRUPromptCache` evicts in the order of
+Entries are found by a `PrefixIndex`: whoever shares the longest prefix with a prompt stands next
+to where it would stand. mlx_lm's own `LRUPromptCache` evicts in the order of
 insertion, drops a system prompt when a conversation extends it, and searches in time that grows
 with the square of what it finds: for a node that lives on reuse it does not do. The KV itself, and
 cutting it, are mlx_lm's.
@@ -18,7 +18,6 @@ import hashlib
 import threading
 import time
 from array import array
-from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
@@ -26,10 +25,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 
+from mlx_worker.engine.prefix_index import Indexed, PrefixIndex, Tokens
 from mlx_worker.engine.schedule import common_prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 MAX_ENTRIES = 2048
 MAX_WARM = 8
@@ -39,7 +39,6 @@ MAX_BYTES = 4 << 30
 MAX_REMEMBERED = 4096
 """Heads whose fate is known: 32 bytes each."""
 
-Tokens = tuple[int, ...]
 Miss = Literal["", "new", "evicted", "cleared"]
 """Why a prompt's head was not resident: never read, read and evicted since, or cleared."""
 
@@ -71,9 +70,9 @@ class CacheFacts:
     capacity: int = MAX_BYTES
 
 
-@dataclass(slots=True)
-class _Entry:
-    """KV of exactly some tokens; `used` counts uses of the cache, not seconds."""
+@dataclass(slots=True, eq=False)
+class _Entry(Indexed):
+    """KV of exactly its tokens; `used` counts uses of the cache, not seconds."""
 
     kv: list[Any]
     nbytes: int
@@ -94,7 +93,7 @@ class PromptCache:
         self._reset()
 
     def _reset(self) -> None:
-        self._sorted: list[Tokens] = []
+        self._index: PrefixIndex[_Entry] = PrefixIndex()
         self._entries: dict[Tokens, _Entry] = {}
         # Of each kind, the least recently used first.
         self._order: dict[Kind, OrderedDict[Tokens, _Entry]] = {
@@ -141,27 +140,14 @@ class PromptCache:
 
     def _longest(self, tokens: Tokens) -> tuple[Tokens, int]:
         """Whose KV serves the longest prefix of `tokens`, cut if need be, and how long that is."""
-        best = next(self._prefixes(tokens), ())
+        whole = next(self._index.prefixes(tokens), None)
+        best = whole.tokens if whole else ()
         length = len(best)
-        place = bisect_left(self._sorted, tokens)
-        for key in self._sorted[max(0, place - 1) : place + 1]:
-            shared = common_prefix(key, tokens)
-            if shared > length and can_trim_prompt_cache(self._entries[key].kv):
-                best, length = key, shared
+        for entry in self._index.neighbours(tokens):
+            shared = common_prefix(entry.tokens, tokens)
+            if shared > length and can_trim_prompt_cache(entry.kv):
+                best, length = entry.tokens, shared
         return best, length
-
-    def _prefixes(self, tokens: Tokens) -> Iterator[Tokens]:
-        """Every entry that `tokens` begin with, the longest first."""
-        rest = tokens
-        while place := bisect_right(self._sorted, rest):
-            before = self._sorted[place - 1]
-            shared = common_prefix(before, rest)
-            if shared == len(before):
-                yield before
-                shared -= 1
-            if not shared:
-                return
-            rest = rest[:shared]
 
     # --- keeping ---
 
@@ -176,12 +162,12 @@ class PromptCache:
             self._drop(key)
         if can_trim_prompt_cache(kv):
             # An earlier turn that this one extends can be cut out of it.
-            turns = [it for it in self._prefixes(key) if _is_turn(self._entries[it])]
+            turns = [it for it in self._index.prefixes(key) if _is_turn(it)]
             for turn in turns:
-                self._drop(turn)
-        entry = _Entry(kv, sum(layer.nbytes for layer in kv), kind, self._uses)
+                self._drop(turn.tokens)
+        entry = _Entry(key, kv, sum(layer.nbytes for layer in kv), kind, self._uses)
         self._entries[key] = self._order[kind][key] = entry
-        insort(self._sorted, key)
+        self._index.add(entry)
         self._nbytes += entry.nbytes
         self._use(key)
         self._bound()
@@ -242,7 +228,7 @@ class PromptCache:
     def _drop(self, key: Tokens) -> None:
         entry = self._entries.pop(key)
         del self._order[entry.kind][key]
-        del self._sorted[bisect_left(self._sorted, key)]
+        self._index.remove(entry)
         self._nbytes -= entry.nbytes
 
     def _refresh(self, tokens: int | None = None, digest: str | None = None) -> None:
