@@ -9,18 +9,20 @@ cancelled while it waits gives up its place. [front]
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
-from typing import Final
+from collections import deque
+from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import QueueFull
+from mlx_worker.supervisor.line import Line
+
+if TYPE_CHECKING:
+    from mlx_worker.supervisor.line import Turn
 
 LONGEST_WAIT: Final = 120.0
 """Seconds that nobody is told to stay away for more."""
 
 RECENT: Final = 32
 """Requests whose duration is looked at."""
-
-Turn = asyncio.Future[None]
 
 
 def comes_free_in(waiting: int, places: int, durations: deque[float]) -> float:
@@ -42,14 +44,13 @@ class Admission:
         self._places = max_concurrency
         self._taken = 0
         self._max_queue = max_queue
-        # The sessions in the order of their turns; who gave no name is a session of its own.
-        self._line: OrderedDict[object, deque[Turn]] = OrderedDict()
+        self._line = Line()
         self._durations: deque[float] = deque(maxlen=RECENT)
 
     @property
     def queued(self) -> int:
         """Requests that wait for a place."""
-        return sum(map(len, self._line.values()))
+        return len(self._line)
 
     @property
     def running(self) -> int:
@@ -69,16 +70,16 @@ class Admission:
         if self._taken < self._places and not self._line:
             self._taken += 1
             return
-        key: object = session or object()
+        key: object = session or object()  # who gave no name is a session of its own
         if self.queued >= self._max_queue and not self._makes_way_for(key):
             raise self._full()
         turn: Turn = asyncio.get_running_loop().create_future()
-        self._line.setdefault(key, deque()).append(turn)
+        self._line.add(key, turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._drop(key, turn)
+                self._line.drop(key, turn)
             elif turn.exception() is None:
                 self.leave()  # its turn had come
             raise
@@ -93,10 +94,7 @@ class Admission:
     def _call_next(self) -> bool:
         """Give a place that is taken already to the next in the round. False: nobody waits."""
         while self._line:
-            key, turns = self._line.popitem(last=False)
-            turn = turns.popleft()
-            if turns:
-                self._line[key] = turns
+            turn = self._line.take()
             if not turn.done():
                 turn.set_result(None)
                 return True
@@ -104,23 +102,13 @@ class Admission:
 
     def _makes_way_for(self, key: object) -> bool:
         """In a full line, the last of the session with most in it yields to one with less."""
-        if not self._line:
+        if self._line.most <= self._line.count(key) + 1:
             return False
-        longest, turns = max(self._line.items(), key=lambda it: len(it[1]))
-        if len(turns) <= len(self._line.get(key, ())) + 1:
-            return False
-        turn = turns[-1]
-        self._drop(longest, turn)
+        longest, turn = self._line.last_of_most()
+        self._line.drop(longest, turn)
         if not turn.done():
             turn.set_exception(self._full())
         return True
-
-    def _drop(self, key: object, turn: Turn) -> None:
-        turns = self._line.get(key)
-        if turns is not None and turn in turns:
-            turns.remove(turn)
-            if not turns:
-                del self._line[key]
 
     def _full(self) -> QueueFull:
         waiting = self.queued
