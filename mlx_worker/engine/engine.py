@@ -31,6 +31,7 @@ from mlx_worker.engine.schedule import (
     cuts,
     fits,
     follow,
+    has_room,
     may_start,
 )
 from mlx_worker.engine.sequence import Sequence
@@ -272,14 +273,20 @@ class Engine:
         if not self._waiting:
             return []
         begun: list[Begun] = []
+        rows = list(self._by_uid.values())
+        readers = [it for it in rows if it.reading]
         for sequence in list(self._waiting):
-            readers = [it for it in self._by_uid.values() if it.reading]
+            if not has_room(readers):
+                break
             resident = partial(self.cache.resident, sequence.prompt.tokens)
             if may_start(sequence, readers, resident):
-                if not fits(sequence, list(self._by_uid.values()), self._kv, self._kv_bytes):
+                if not fits(sequence, rows, self._kv, self._kv_bytes):
                     break  # nor may others overtake it: it would wait for ever
                 self._waiting.remove(sequence)
                 word = self._start(sequence)
+                if sequence.reading:
+                    rows.append(sequence)
+                    readers.append(sequence)
                 if word is not None:
                     begun.append(word)
         return begun

@@ -108,27 +108,35 @@ def follow(new: Sequence, others: Iterable[Sequence], *, any_length: bool) -> No
 
     `any_length`: the model's KV can be cut anywhere; else only whole segments are of use.
     """
+    tokens = new.prompt.tokens
     for other in others:
-        shared = common_prefix(new.prompt.tokens, other.prompt.tokens)
+        worth = max(other.cached + WORTH_WAITING, new.shared + 1)
+        if not _begin_alike(tokens, other.prompt.tokens, worth):
+            continue
+        shared = common_prefix(tokens, other.prompt.tokens)
         segments = (end for end in other.prompt.segments if end <= shared)
         usable = shared if any_length else max(segments, default=0)
         if usable - other.cached >= WORTH_WAITING and usable > new.shared:
             new.leader, new.shared = other, usable
 
 
+def has_room(readers: Listed[Sequence]) -> bool:
+    """May anybody else read beside these?"""
+    return len(readers) < READERS
+
+
 def may_start(sequence: Sequence, readers: Listed[Sequence], resident: Callable[[], int]) -> bool:
-    """Is there a row for it, and nothing to wait for?
+    """Is there nothing for it to wait for, where there is room?
 
     `resident` tells, at some cost, how many of its tokens need not be read.
     """
     leader = sequence.leader
     if leader is not None and not leader.over and leader.read < sequence.shared:
         return False
-    if len(readers) >= READERS:
-        return False
     if sum(_left(it) > LONG for it in readers) < LONG_READERS:
         return True
-    return len(sequence.prompt.tokens) - resident() <= LONG
+    length = len(sequence.prompt.tokens)
+    return length <= LONG or length - resident() <= LONG
 
 
 def fits(new: Sequence, rows: Listed[Sequence], cost: KvCost, budget: int | None) -> bool:
@@ -144,6 +152,13 @@ def fits(new: Sequence, rows: Listed[Sequence], cost: KvCost, budget: int | None
 
 def _left(sequence: Sequence) -> int:
     return len(sequence.prompt.tokens) - sequence.read
+
+
+def _begin_alike(a: Listed[Any], b: Listed[Any], count: int) -> bool:
+    """Are the first so many items the same? By one look at the last of them in most cases."""
+    if len(a) < count or len(b) < count:
+        return False
+    return bool(a[count - 1] == b[count - 1] and a[:count] == b[:count])
 
 
 def common_prefix(a: Listed[Any], b: Listed[Any]) -> int:

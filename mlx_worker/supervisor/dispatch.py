@@ -185,7 +185,7 @@ class Dispatch:
 
     def _hand_over(self) -> None:
         """Give the child what it may have; while it drains, only what a child had before."""
-        if not self._child.serving:
+        if not self._waiting or not self._child.serving:
             return
         waiting = [it for it in self._waiting if it.lost_by or self._has_child]
         for generation in may_start(waiting, self._open, self._policy):

@@ -10,9 +10,10 @@ import pytest
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import render, warm_head
-from mlx_worker.engine.schedule import SMALLEST_CHUNK
+from mlx_worker.engine.schedule import READERS, SMALLEST_CHUNK
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire import messages as m
+from tests.counted import calls
 from tests.made_models import WORDS
 
 if TYPE_CHECKING:
@@ -491,3 +492,16 @@ def test_a_head_is_missed_for_a_reason_that_is_told(engine: Engine) -> None:
         misses.append(admit(engine, 1, request).miss)
         run(engine)
     assert misses == ["new", "", "cleared"]
+
+
+@pytest.mark.parametrize("waiting", [1, 40])
+def test_those_who_wait_for_a_row_cost_a_step_nothing(
+    loaded: tuple[Any, Any], waiting: int
+) -> None:
+    engine = Engine(*loaded, context_length=8192, max_concurrency=READERS)
+    for id_ in range(READERS + waiting):
+        offer(engine, id_, chat(f"{id_} {' '.join(WORDS[:200])}"))
+    made = calls(engine.step)
+    assert made["step"] == 1
+    assert made["may_start"] == 0
+    assert made["reading"] <= 4 * READERS

@@ -20,9 +20,11 @@ from mlx_worker.engine.schedule import (
     common_prefix,
     cuts,
     follow,
+    has_room,
     may_start,
 )
 from mlx_worker.engine.sequence import Sequence
+from tests.counted import Token, comparisons
 
 
 def sequence(tokens: list[int], *, head: int = 0, read: int | None = None) -> Sequence:
@@ -120,6 +122,17 @@ def test_the_best_leader_is_the_one_that_shares_most() -> None:
     assert follower.leader is far
 
 
+def test_those_who_share_no_more_than_was_found_cost_a_search_next_to_nothing() -> None:
+    head = range(500)
+    others = [sequence([*map(Token, [*head, i])], read=0) for i in range(1000, 1100)]
+    follower = sequence([*map(Token, [*head, 1])])
+    follow(follower, others[:1], any_length=True)
+    assert (follower.leader, follower.shared) == (others[0], len(head))
+    rest = comparisons(lambda: follow(follower, others[1:], any_length=True))
+    assert 0 < rest <= len(others)
+    assert follower.leader is others[0]
+
+
 def test_kv_that_cannot_be_cut_is_shared_by_whole_segments_of_the_leaders_only() -> None:
     leader = sequence([*range(200), 1], head=80, read=0)
     leader.prompt = replace(leader.prompt, borders=(150, 180))
@@ -154,5 +167,5 @@ def test_a_long_prompt_that_is_mostly_resident_is_a_short_one() -> None:
 
 def test_readers_are_bounded() -> None:
     short = [sequence(list(range(10)), read=0) for _ in range(READERS)]
-    assert not may_start(sequence([1, 2]), short, unknown)
-    assert may_start(sequence([1, 2]), short[1:], unknown)
+    assert not has_room(short)
+    assert has_room(short[1:])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_worker.supervisor.line import Line
+from tests.counted import calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,30 +73,24 @@ def test_it_does_what_lists_of_lists_do(
         assert [line.count(it) for it in range(4)] == [len(waiting.get(it, ())) for it in range(4)]
 
 
-def calls(turn: Callable[[], Turn], waiting: int) -> int:
-    """Made by coming, yielding and having one's turn, where so many sessions wait."""
+def work(turn: Callable[[], Turn], waiting: int) -> int:
+    """Calls made by coming, yielding and having one's turn, where so many sessions wait."""
     line = Line()
     for session in range(waiting):
         for _ in range(1 + session % 3):
             line.add(session, turn())
-    made = 0
 
-    def count(_frame: object, event: str, _argument: object) -> None:
-        nonlocal made
-        made += event in ("call", "c_call")
-
-    sys.setprofile(count)
-    try:
+    def come_and_go() -> None:
         line.add("late", turn())
         line.drop(*line.last_of_most())
         line.take()
-        assert len(line) >= waiting
-    finally:
-        sys.setprofile(None)
-    return made
+
+    made = calls(come_and_go)
+    assert len(line) >= waiting
+    return made.total()
 
 
 def test_coming_yielding_and_taking_turns_cost_the_same_in_a_line_of_any_length(
     turn: Callable[[], Turn],
 ) -> None:
-    assert 0 < calls(turn, 10_000) <= calls(turn, 10)
+    assert 0 < work(turn, 10_000) <= work(turn, 10)
