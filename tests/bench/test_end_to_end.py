@@ -18,12 +18,15 @@ import pytest
 from mlx_worker.bench.client import Ask, Client
 from mlx_worker.bench.results import Results
 from mlx_worker.bench.scenarios.agent import Agent
+from mlx_worker.bench.scenarios.cached_prompts import CachedPrompts
 from mlx_worker.bench.scenarios.cancel import Cancel
 from mlx_worker.bench.scenarios.crash import Crash
 from mlx_worker.bench.scenarios.health import Health
 from mlx_worker.bench.scenarios.long_prompt import LongPrompt
+from mlx_worker.bench.scenarios.many_models import ManyModels
 from mlx_worker.bench.scenarios.newcomer import Newcomer
 from mlx_worker.bench.scenarios.prefix import Prefix
+from mlx_worker.bench.scenarios.sessions import Sessions
 from mlx_worker.bench.scenarios.start import Start
 from mlx_worker.bench.scenarios.streams import Streams
 from mlx_worker.bench.scenarios.two_models import TwoModels
@@ -141,6 +144,32 @@ def test_two_models_answer_at_once(servers: dict[str, Server]) -> None:
     figures = sound(servers["node"], TwoModels(streams=2, requests=1, tokens=5)).figures
     assert figures["tokens"] == 2 * 2 * 5
     assert figures["throughput_one"] > 0
+
+
+def test_many_models_share_streams_and_are_all_in_health(nano: Path) -> None:
+    with StartedNode().opened([nano, nano]) as server:
+        figures = sound(server, ManyModels(streams=3, requests=1, tokens=5, questions=2)).figures
+    assert figures["tokens"] == 3 * 5
+    assert figures["health_bytes"] > 1000
+    assert {"cpu_front", "resident_child", "ready", "health_p50"} <= set(figures)
+
+
+def test_sessions_come_and_requests_of_any_of_them_are_measured(
+    servers: dict[str, Server],
+) -> None:
+    scenario = Sessions(before=2, sessions=6, requests=8, questions=2)
+    figures = sound(servers["node"], scenario).figures
+    assert {"cpu_request_front", "resident_front", "health_bytes"} <= set(figures)
+
+
+async def test_prompts_are_cached_as_many_as_are_asked_for(servers: dict[str, Server]) -> None:
+    server = servers["node"]
+    first = sound(server, CachedPrompts(before=0, prompts=3, words=20)).figures
+    sound(server, CachedPrompts(before=3, prompts=5, words=20))
+    _, body = await Client(server.host, server.port, "").get("/cache")
+    entries = msgspec.json.decode(body)["models"]["bench-0"]["entries"]
+    assert entries == 1 + 5  # what all of them begin with is an entry too
+    assert {"cold", "warm", "resident_child"} <= set(first)
 
 
 @pytest.mark.parametrize("spares", [0, 1])

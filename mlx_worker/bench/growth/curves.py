@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    Nano = Callable[..., list[Path]]
+
 BESIDE_THE_WORDS = 12
 """Tokens that the made models' template puts around a user's words, and that words are split in."""
 
@@ -26,7 +28,10 @@ PROMPTS = (1, 10, 100, 500, 1000, 2000)
 
 def curves(model: Callable[[str], Path]) -> dict[str, Curve]:
     """All of them, on the made models that `model` gives by their names."""
-    nano = model("nano")
+
+    def nano(count: int = 1) -> list[Path]:
+        return [model("nano")] * count
+
     all_curves = (
         _streams(nano),
         _prompt(nano),
@@ -39,7 +44,7 @@ def curves(model: Callable[[str], Path]) -> dict[str, Curve]:
     return {it.name: it for it in all_curves}
 
 
-def _streams(nano: Path) -> Curve:
+def _streams(nano: Nano) -> Curve:
     def scenario(streams: int) -> Streams:
         return Streams(streams=streams, requests=min(16, max(2, 128 // streams)))
 
@@ -50,8 +55,8 @@ def _streams(nano: Path) -> Curve:
         sizes=(1, 2, 4, 8, 16, 32, 64, 128, 256),
         order=Order.SHUFFLED,
         subjects=(
-            under_load(StartedNode(), scenario, lambda _: [nano]),
-            under_load(Limit(), scenario, lambda _: [nano]),
+            under_load(StartedNode(), scenario, lambda _: nano()),
+            under_load(Limit(), scenario, lambda _: nano()),
         ),
         lines=(
             Line("cpu", "CPU a token", "µs", 0),
@@ -64,7 +69,7 @@ def _streams(nano: Path) -> Curve:
     )
 
 
-def _prompt(nano: Path) -> Curve:
+def _prompt(nano: Nano) -> Curve:
     def scenario(tokens: int) -> Streams:
         words = tokens - BESIDE_THE_WORDS
         return Streams(
@@ -81,8 +86,8 @@ def _prompt(nano: Path) -> Curve:
         sizes=(32, 64, 128, 256, 512, 1024, 2048, 4096, 8192),
         order=Order.SHUFFLED,
         subjects=(
-            under_load(StartedNode(), scenario, lambda _: [nano]),
-            under_load(Limit(), scenario, lambda _: [nano]),
+            under_load(StartedNode(), scenario, lambda _: nano()),
+            under_load(Limit(), scenario, lambda _: nano()),
         ),
         lines=(
             Line("ttft_p50", "time to first token, p50", "ms", 1),
@@ -93,14 +98,14 @@ def _prompt(nano: Path) -> Curve:
     )
 
 
-def _models(nano: Path) -> Curve:
+def _models(nano: Nano) -> Curve:
     return Curve(
         name="models",
         title="models of one node, 16 streams dealt out to them",
         axis="models",
         sizes=(1, 2, 4, 8),
         order=Order.APART,
-        subjects=(under_load(StartedNode(), lambda _: ManyModels(), lambda n: [nano] * n),),
+        subjects=(under_load(StartedNode(), lambda _: ManyModels(), nano),),
         lines=(
             Line("cpu_front", "CPU a token, front", "µs", 0),
             Line("cpu_child", "CPU a token, children", "µs", 1),
@@ -113,7 +118,7 @@ def _models(nano: Path) -> Curve:
     )
 
 
-def _sessions(nano: Path) -> Curve:
+def _sessions(nano: Nano) -> Curve:
     before = dict(zip(SESSIONS, (0, *SESSIONS), strict=False))
     return Curve(
         name="sessions",
@@ -125,7 +130,7 @@ def _sessions(nano: Path) -> Curve:
             under_load(
                 StartedNode(),
                 lambda it: Sessions(before=before[it], sessions=it),
-                lambda _: [nano],
+                lambda _: nano(),
             ),
         ),
         lines=(
@@ -156,7 +161,7 @@ def _line() -> Curve:
     )
 
 
-def _cached(nano: Path) -> Curve:
+def _cached(nano: Nano) -> Curve:
     before = dict(zip(PROMPTS, (0, *PROMPTS), strict=False))
     return Curve(
         name="cached",
@@ -168,7 +173,7 @@ def _cached(nano: Path) -> Curve:
             under_load(
                 StartedNode(),
                 lambda it: CachedPrompts(before=before[it], prompts=it),
-                lambda _: [nano],
+                lambda _: nano(),
             ),
         ),
         lines=(
