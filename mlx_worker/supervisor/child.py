@@ -295,7 +295,12 @@ class Child:
             if seen.event is Event.UNLOAD:
                 self._asked_to_run = False
             if self.state is not before:
-                await self._entered(before, seen)
+                try:
+                    await self._entered(before, seen)
+                except Exception as error:
+                    # A defect, which must not end the one task that brings the model back.
+                    log.exception(Entry("not carried out", model=self.load.model, was=before))
+                    self._give_up_process(f"a defect of the node: {error!r}")
 
     async def _entered(self, before: State, seen: _Seen) -> None:
         self._note(before, seen)
@@ -429,6 +434,13 @@ class Child:
             self._tell(Event.DEVICE_LOST, reason, incarnation)
         else:
             self._tell(Event.EXITED, f"{how}: {error}" if error else how, incarnation)
+
+    def _give_up_process(self, why: str) -> None:
+        """Its end, which its reaper will see, leads out of any state; so does there being none."""
+        if self._process is not None and self._process.returncode is None:
+            kill(self._process)
+        else:
+            self._tell(Event.EXITED, why)
 
     def _say(self, message: m.Message) -> None:
         if self._link is not None:

@@ -357,6 +357,22 @@ async def test_a_child_that_fails_on_the_way_is_tried_again(
         assert child.restarts == 1
 
 
+@pytest.mark.parametrize("state", [State.STARTING, State.LOADING, State.READY])
+async def test_a_defect_of_the_node_costs_a_process_and_not_the_model(state: State) -> None:
+    """Whoever is told of a state may fail; the task that brings the model back may not."""
+    failed = []
+
+    def fail_once(entered: State) -> None:
+        if entered is state and not failed:
+            failed.append(entered)
+            raise RuntimeError("a defect")
+
+    async with child_of(scripted(), on_entered=fail_once) as child:
+        await soon(child.reached(State.BACKOFF))
+        assert failed == [state]
+        await soon(child.reached(State.READY))
+
+
 async def test_how_and_when_the_last_process_ended_is_known() -> None:
     async with child_of(scripted()) as child:
         await soon(child.reached(State.READY))
