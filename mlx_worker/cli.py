@@ -18,6 +18,7 @@ import typer
 import uvloop
 
 from mlx_worker import __version__
+from mlx_worker.api.border import Border
 from mlx_worker.config import Config, LogConfig, default_file, load_config
 from mlx_worker.demo import run_demo
 from mlx_worker.errors import WorkerError
@@ -77,7 +78,7 @@ def serve(
 def check(file: Annotated[Path, typer.Argument(help="The configuration to check.")]) -> None:
     """Validate a configuration and print what would run."""
     config = load_config(file)
-    _print_plan(config, plan(config))
+    _print_plan(config, plan(config), Border(config.server))
 
 
 @app.command()
@@ -216,10 +217,15 @@ def _pull(source: str, models_dir: Path, name: str | None) -> Path:
         )
 
 
-def _print_plan(config: Config, planned: list[PlannedModel]) -> None:
+def _print_plan(config: Config, planned: list[PlannedModel], border: Border) -> None:
     server = config.server
     drain = config.supervisor.drain_timeout
     typer.echo(f"listens on {server.host} port {server.port}; drains for {drain} s")
+    names = ", ".join(name for name, _ in border.keys.hashes)
+    typer.echo(
+        f"{'TLS' if border.tls else 'no TLS'}; "
+        f"{f'asks for a key: {names}' if names else 'asks for no key'}"
+    )
     for it in planned:
         model, folder = it.config, it.folder
         names = ", ".join((model.id, *model.aliases))

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 APP = "mlx-worker"
 FILE_NAME = "mlx-worker.toml"
 
+KEYS_VARIABLE = "MLX_WORKER_API_KEYS"
+"""In the environment: API keys beside those of `api_keys_file`."""
+
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
@@ -48,12 +51,22 @@ Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 30)]
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
+# An origin as browsers say it (scheme://host[:port]), or any.
+Origin = Annotated[str, msgspec.Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s*]{1,200})$")]
+
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the front listens and what it accepts. `port` 0 takes a free one.
+    """Where the front listens, who may ask, and what it accepts. `port` 0 takes a free one.
 
     `host_names` are those by which browsers may call a node without keys, beside `localhost` and
     the machine's own.
+
+    Without `api_keys_file` (and without keys in the environment) everybody who reaches the port
+    may ask: on another host than loopback that has to be said, by `insecure`. `tls_cert` and
+    `tls_key` are PEM files, both or neither. Pages of `cors_origins` may ask from a browser.
+    At most `max_connections` do work at a time. One that has not sent a whole request for
+    `idle_timeout` seconds is closed; a body may pause for `body_timeout`, and a client that takes
+    nothing of its answer for `send_timeout` loses it.
     """
 
     host: Name = "127.0.0.1"
@@ -61,6 +74,15 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models_dir: Path | None = None
     max_body_bytes: Bytes = 16 * 1024 * 1024
     host_names: tuple[Name, ...] = ()
+    api_keys_file: Path | None = None
+    insecure: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    cors_origins: tuple[Origin, ...] = ()
+    max_connections: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 1024
+    idle_timeout: Interval = 75.0
+    body_timeout: Interval = 20.0
+    send_timeout: Interval = 60.0
 
 
 class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -207,6 +229,7 @@ def parse_config(text: str, *, source: str, folder: Path) -> Config:
     )
     _check_names(config, complain)
     _check_host(config.server, complain)
+    _check_border(config.server, complain)
     _check_warm_files(config, complain)
     _check_pins(config, complain)
     return config
@@ -230,9 +253,12 @@ def expanded(path: Path) -> Path:
 
 
 def _anchored_server(server: ServerConfig, folder: Path) -> ServerConfig:
-    if server.models_dir is None:
-        return server
-    return msgspec.structs.replace(server, models_dir=folder / expanded(server.models_dir))
+    paths = {
+        key: folder / expanded(value)
+        for key in server.__struct_fields__
+        if isinstance(value := getattr(server, key), Path)
+    }
+    return msgspec.structs.replace(server, **paths)
 
 
 def _anchored_log(log: LogConfig, folder: Path) -> LogConfig:
@@ -306,6 +332,26 @@ def _check_host(server: ServerConfig, complain: _Complaint) -> None:
         raise complain(
             "server.host", f"{server.host!r} is neither 'localhost' nor an IP address to listen on"
         ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Can only this machine reach it?"""
+    return host == "localhost" or ipaddress.ip_address(host).is_loopback
+
+
+def _check_border(server: ServerConfig, complain: _Complaint) -> None:
+    keyed = server.api_keys_file is not None or KEYS_VARIABLE in os.environ
+    if not (keyed or server.insecure or is_loopback(server.host)):
+        raise complain(
+            "server.host",
+            f"{server.host!r} can be reached by others, and there are no API keys: set"
+            f" server.api_keys_file or {KEYS_VARIABLE}, or server.insecure = true",
+        )
+    if (server.tls_cert is None) != (server.tls_key is None):
+        given, missing = ("tls_cert", "tls_key") if server.tls_cert else ("tls_key", "tls_cert")
+        raise complain(f"server.{given}", f"needs server.{missing} beside it")
+    if "*" in server.cors_origins and len(server.cors_origins) > 1:
+        raise complain("server.cors_origins", "'*' is every origin: the others say nothing")
 
 
 def _check_warm_files(config: Config, complain: _Complaint) -> None:

@@ -10,7 +10,7 @@ import ipaddress
 import json
 import os
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -25,9 +25,12 @@ from mlx_worker.errors import (
     UnknownModel,
     WorkerError,
 )
+from mlx_worker.keys import first_key
+from mlx_worker.tls import client_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
 
     from mlx_worker.config import ServerConfig
 
@@ -51,24 +54,37 @@ def url_of(server: ServerConfig) -> str:
             host = "::1" if v6 else "127.0.0.1"
         if v6:
             host = f"[{host}]"
-    return f"http://{host}:{server.port}"
+    scheme = "http" if server.tls_cert is None else "https"
+    return f"{scheme}://{host}:{server.port}"
 
 
 @dataclass(frozen=True)
 class RemoteNode:
-    """A running node: its base URL, and the key to show it.
+    """A running node: its base URL, the key to show it, the certificate that it is known by.
+
+    Without a certificate, one that the system's authorities know.
 
     Every method raises NodeUnreachable, Unauthorized, UnknownModel, or what else the node said as
     a WorkerError.
     """
 
     url: str
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
+    certificate: Path | None = None
 
     @classmethod
     def at(cls, url: str) -> RemoteNode:
         """The node there, with the key of this environment."""
         return cls(url.rstrip("/"), os.environ.get(KEY_VARIABLE) or None)
+
+    @classmethod
+    def of(cls, server: ServerConfig) -> RemoteNode:
+        """The node with this configuration: with this environment's key, else its first.
+
+        Raises ConfigError for keys that cannot be read.
+        """
+        key = os.environ.get(KEY_VARIABLE) or first_key(server)
+        return cls(url_of(server), key, server.tls_cert)
 
     async def get(self, path: str, **query: str | None) -> Any:
         """What the node says there; a query of None is left out."""
@@ -152,12 +168,14 @@ class RemoteNode:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A good answer, open; any other is raised."""
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        tls = client_context(self.certificate)
         async with aiohttp.ClientSession(timeout=patience, headers=headers) as session:
             try:
                 response = await session.request(
                     method,
                     self.url + path,
                     json=body,
+                    ssl=tls,
                     params={key: value for key, value in query.items() if value is not None},
                 )
             except (OSError, TimeoutError, aiohttp.ClientError, ValueError) as error:

@@ -82,6 +82,13 @@ class BodyTooLarge(InvalidRequest):
     code = "body_too_large"
 
 
+class BodyTooSlow(InvalidRequest):
+    """A body that came at less than a crawl."""
+
+    status = 408
+    code = "body_too_slow"
+
+
 class Unauthorized(WorkerError):
     """No API key, or none that this node knows."""
 
@@ -162,6 +169,12 @@ class NodeDraining(Unavailable):
     """The node is going away and takes no new work."""
 
     code = "node_draining"
+
+
+class TooManyConnections(Unavailable):
+    """More connections than `max_connections` are at work."""
+
+    code = "too_many_connections"
 
 
 class QueueFull(WorkerError):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mlx_worker.config import FILE_NAME, Config, default_file, load_config
-from mlx_worker.control import KEY_VARIABLE, RemoteNode, url_of
+from mlx_worker.control import KEY_VARIABLE, RemoteNode
 
 ModelsDir = Annotated[
     Path | None, typer.Option("--models-dir", help="Where models are kept.", show_default=False)
@@ -26,7 +26,7 @@ NodeUrl = Annotated[
     str | None,
     typer.Option(
         help="The node's base URL. Default: what the configuration listens on. "
-        f"Its key is taken from ${KEY_VARIABLE}.",
+        f"Its key is taken from ${KEY_VARIABLE}, else from the configuration.",
         show_default=False,
     ),
 ]
@@ -40,4 +40,4 @@ def configuration(file: Path | None) -> Config:
 
 def node_meant(url: str | None, config: Path | None) -> RemoteNode:
     """The node at `url`, else where the configuration listens."""
-    return RemoteNode.at(url or url_of(configuration(config).server))
+    return RemoteNode.at(url) if url else RemoteNode.of(configuration(config).server)

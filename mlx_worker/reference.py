@@ -42,6 +42,19 @@ WORDS: Final[Mapping[str, str]] = {
     "server.max_body_bytes": "Largest request body, in bytes; a larger one is refused with 413.",
     "server.host_names": "Names by which browsers may call a node without keys, beside `localhost` "
     "and the machine's own.",
+    "server.api_keys_file": "Lines `name:key`, `#` comments; readable by its owner alone. Keys may "
+    "stand in `$MLX_WORKER_API_KEYS` too. Without any, everybody who reaches the port may ask.",
+    "server.insecure": "Allows a host that others can reach without any key.",
+    "server.tls_cert": "Certificate chain, PEM; together with `tls_key`.",
+    "server.tls_key": "Its private key, PEM, without a password.",
+    "server.cors_origins": 'Origins of pages that may ask from a browser, or `["*"]`.',
+    "server.max_connections": "Connections at work at a time; over it idle ones are closed, then "
+    "new ones get 503 but for health.",
+    "server.idle_timeout": "Seconds in which a connection has to send a whole head, counted from "
+    "its begin or its last answer; else it is closed.",
+    "server.body_timeout": "Seconds that a body may pause in all, at 16 KiB a second; else 408.",
+    "server.send_timeout": "Seconds after which a client that takes nothing of its answer loses "
+    "it.",
     "supervisor.stall_timeout": "A child with work and no progress for so many seconds is killed.",
     "supervisor.load_stall_timeout": "So is one on its way up: no hello, or no byte further.",
     "supervisor.resume_timeout": "What a dead child was doing waits so many seconds for the next.",

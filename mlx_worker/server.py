@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import resource
 import signal
 import socket
 from collections import defaultdict
@@ -19,27 +20,34 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from mlx_worker.api import observe
+from mlx_worker.api import handlers, observe
+from mlx_worker.api.authentication import authentication
+from mlx_worker.api.body import BODY, BodyLimits
+from mlx_worker.api.border import BORDER, Border
+from mlx_worker.api.cors import Cors
+from mlx_worker.api.door import BESIDE, DOOR, Door
 from mlx_worker.api.front import FRONT, Front
 from mlx_worker.api.history import History
 from mlx_worker.api.lag import Lag
 from mlx_worker.api.openapi import DOCUMENT, document
 from mlx_worker.api.own_log import OwnLog
 from mlx_worker.api.page import PAGE, page, page_files
-from mlx_worker.api.problems import BODY_LIMIT, problems
+from mlx_worker.api.problems import problems
 from mlx_worker.api.reload import Reload
 from mlx_worker.api.routes import ROUTES
 from mlx_worker.api.same_origin import same_origin
 from mlx_worker.api.traffic import Traffic
-from mlx_worker.errors import PortTaken, WorkerError
+from mlx_worker.errors import CannotStore, PortTaken, WorkerError
 from mlx_worker.health import Ledger, node_ledger
 from mlx_worker.notify import Notifier
 from mlx_worker.plan import plan
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process import CHILD_COMMAND
+from mlx_worker.supervisor.scratch import scratch_folder
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from mlx_worker.config import Config, LogLevel, ServerConfig
@@ -52,6 +60,16 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: a burst must not meet a full queue."""
+
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds in which a connection has to agree on TLS."""
+
+OTHER_FILES = 128
+"""Open files beside connections: pipes, logs, models that are looked at."""
+
+OPEN = frozenset({handlers.live, handlers.ready, page})
+"""Asked without a key: by whoever starts and balances nodes, for a yes or a no; and the page, which
+asks its reader for one."""
 
 PAGE_ROUTES = [("", page), ("page/{name}", page)]
 """Of no API: what a browser loads."""
@@ -74,18 +92,22 @@ def build_app(
 
     What is not given is the product's own: the process-wide node ledger, what the configuration
     says of timings and policies, the real child. Raises ModelNotFoundError or BadModelFolder for
-    a model that is not there.
+    a model that is not there, ConfigError for keys or a certificate that cannot be used.
     """
     planned = plan(config)
     timings = timings or settings.timings(config.supervisor)
     policy = policy or settings.restart_policy(config.supervisor)
     resume = resume or settings.resume_policy(config.supervisor)
     standby = standby or settings.standby_policy(config.supervisor)
-    browsers = same_origin(config.server.host_names, (), lambda: False)
-    app = web.Application(
-        middlewares=[problems, browsers], client_max_size=config.server.max_body_bytes
-    )
-    app[BODY_LIMIT] = config.server.max_body_bytes
+    server = config.server
+    border, door = Border(server), Door(server)
+    browsers = same_origin(server.host_names, server.cors_origins, lambda: bool(border.keys))
+    callers = authentication(lambda: border.keys, OPEN)
+    app = web.Application(middlewares=[problems, door.watch, browsers, callers])
+    app[BORDER], app[DOOR] = border, door
+    app[BODY] = BodyLimits(server.max_body_bytes, server.body_timeout)
+    if server.cors_origins:
+        Cors(server.cors_origins).install(app)
     app[DOCUMENT] = document(ROUTES)
     app[PAGE] = page_files()
     for route in ROUTES:
@@ -111,7 +133,7 @@ def build_app(
                 children,
                 of_node,
                 of_models,
-                Reload(config, children),
+                Reload(config, children, border),
                 traffic,
                 lag,
                 own_log,
@@ -151,28 +173,69 @@ async def serve(
     is awaited, beside the serving, with the node's base URL once it answers; the node stops when
     it raises.
     """
+    app = build_app(config, command=command)
+    _check_scratch()
+    _allow_files(config.server.max_connections + BESIDE + OTHER_FILES)
     sock = listen(config.server)
-    url = _url(sock)
+    url = _url(sock, app[BORDER].tls)
     with sock, _signals() as stop, Notifier.of_this_process() as notifier:
-        runner = web.AppRunner(
-            build_app(config, command=command), handler_cancellation=True, access_log=None
-        )
+        runner = web.AppRunner(app, handler_cancellation=True)
         await runner.setup()
         try:
-            await web.SockSite(runner, sock, backlog=BACKLOG).start()
-            gc.freeze()  # what is imported stays: to look it all over again takes 50 ms
-            log.info("listening on %s", url)
-            front = runner.app[FRONT]
-            notifier.ready()
-            with (
-                _at_hangup(front.reload, notifier),
-                _at_user_signals(front.node, config.log.level),
-            ):
-                await _until(stop, on_listening(url) if on_listening else None)
-            notifier.stopping()
-            await _drain(front.node, stop)
+            async with _accepting(runner, sock):
+                gc.freeze()  # what is imported stays: to look it all over again takes 50 ms
+                log.info("listening on %s", url)
+                front = runner.app[FRONT]
+                notifier.ready()
+                with (
+                    _at_hangup(front.reload, notifier),
+                    _at_user_signals(front.node, config.log.level),
+                ):
+                    await _until(stop, on_listening(url) if on_listening else None)
+                notifier.stopping()
+                await _drain(front.node, stop)
         finally:
             await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def _accepting(runner: web.AppRunner, sock: socket.socket) -> AsyncIterator[None]:
+    """Connections to the socket come in through the door."""
+    server, door, tls = runner.server, runner.app[DOOR], runner.app[BORDER].tls
+    assert server is not None, "it was set up"
+    listener = await asyncio.get_running_loop().create_server(
+        partial(door.protocol, server),
+        sock=sock,
+        backlog=BACKLOG,
+        ssl=tls,
+        ssl_handshake_timeout=None if tls is None else HANDSHAKE_TIMEOUT,
+    )
+    try:
+        yield
+    finally:
+        listener.close()
+
+
+def _check_scratch() -> None:
+    """Refuse now what no child could start with."""
+    try:
+        scratch_folder()
+    except OSError as error:
+        problem = f"children need a private folder in the user's cache folder: {error}"
+        raise CannotStore(problem) from error
+
+
+def _allow_files(wanted: int) -> None:
+    """Each connection is an open file; launchd allows 256 where nobody says otherwise."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    if soft < wanted:
+        log.warning("only %d files may be open: fewer connections than max_connections", soft)
 
 
 async def _until(stop: asyncio.Event, beside: Awaitable[None] | None) -> None:
@@ -258,6 +321,7 @@ def _at_user_signals(node: Node, configured: LogLevel) -> Iterator[None]:
             loop.add_signal_handler(number, lambda: None)
 
 
-def _url(sock: socket.socket) -> str:
+def _url(sock: socket.socket, tls: ssl.SSLContext | None) -> str:
+    scheme = "http" if tls is None else "https"
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -159,7 +159,7 @@ def running_node(
 def _read_url(stderr: IO[str], log: list[str]) -> str:
     for line in stderr:
         log.append(line)
-        if found := re.search(r"listening on (http://[\w.:\[\]-]+)", line):
+        if found := re.search(r"listening on (https?://[\w.:\[\]-]+)", line):
             return found[1]
     raise AssertionError("the node did not listen:\n" + "".join(log))
 

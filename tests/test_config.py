@@ -134,7 +134,8 @@ def test_without_a_default_there_is_none() -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "0.0.0.0", "::", "::1", "10.1.2.3"])
 def test_a_host_to_listen_on_is_an_address_or_localhost(host: str) -> None:
-    assert parsed(f'server.host = "{host}"\n{MODEL}').server.host == host
+    text = f'server.host = "{host}"\nserver.insecure = true\n{MODEL}'
+    assert parsed(text).server.host == host
 
 
 def test_warm_files_lie_beside_the_file_that_names_them(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Self
 
+from mlx_worker.api.authentication import key_name
 from mlx_worker.api.headers import request_id, session_id
 from mlx_worker.api.problems import status_of
 from mlx_worker.api.traffic import Kind
@@ -143,6 +144,7 @@ class Books:
             "request",
             request_id=request_id(self._request),
             session_id=session_id(self._request),
+            key=key_name(self._request),
             path=self._request.path,
             dialect=self._dialect,
             model=self._model,

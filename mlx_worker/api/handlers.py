@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from mlx_worker.api import answers, chat, completions, messages, reports, responses
+from mlx_worker.api.body import read_body
 from mlx_worker.api.books import Books
 from mlx_worker.api.chat_reply import ChatReply
 from mlx_worker.api.completions_reply import CompletionReply
@@ -67,7 +68,7 @@ async def message(request: web.Request) -> web.StreamResponse:
 async def completion(request: web.Request) -> web.StreamResponse:
     """`POST /v1/completions`."""
     node = request.app[FRONT].node
-    body = await request.read()
+    body = await read_body(request)
     with Books(request, request.app[FRONT], "completions") as books:
         call, served = _parsed(request, body, completions.parse)
         echoes = [
@@ -83,7 +84,7 @@ async def _generated(
     writer: Callable[[C, str, int, str], Reply],
 ) -> web.StreamResponse:
     """The way of a generation: a dialect's `parse` in, its `writer` out."""
-    body = await request.read()
+    body = await read_body(request)
     with Books(request, request.app[FRONT], dialect) as books:
         call, served = _parsed(request, body, parse)
         return await _relayed(request, call, served, writer, books)
@@ -116,7 +117,7 @@ async def _relayed(
 async def count_tokens(request: web.Request) -> web.Response:
     """`POST /v1/messages/count_tokens`: what the model would read, special tokens and all."""
     node = request.app[FRONT].node
-    name, chat_ = messages.parse_to_count(await request.read())
+    name, chat_ = messages.parse_to_count(await read_body(request))
     tokens = await node.tokenize(node.find(name), chat_)
     return reply(answers.TokenCount(len(tokens)))
 
@@ -124,7 +125,7 @@ async def count_tokens(request: web.Request) -> web.Response:
 async def tokenize(request: web.Request) -> web.Response:
     """`POST /tokenize`."""
     node = request.app[FRONT].node
-    name, asked = parse_to_tokenize(await request.read())
+    name, asked = parse_to_tokenize(await read_body(request))
     tokens = await node.tokenize(node.find(name), asked) if asked.prompt else []
     return reply(answers.Tokenized(tokens, len(tokens)))
 
@@ -132,7 +133,7 @@ async def tokenize(request: web.Request) -> web.Response:
 async def detokenize(request: web.Request) -> web.Response:
     """`POST /detokenize`."""
     node = request.app[FRONT].node
-    name, tokens = parse_to_detokenize(await request.read())
+    name, tokens = parse_to_detokenize(await read_body(request))
     return reply(answers.Detokenized(await node.detokenize(node.find(name), tokens)))
 
 
@@ -205,7 +206,7 @@ async def cache_state(request: web.Request) -> web.Response:
 async def cache_warm(request: web.Request) -> web.Response:
     """`POST /cache/warm`, `POST /v1/cluster/cache/warm`."""
     front = request.app[FRONT]
-    body = decode(await request.read(), WarmBody)
+    body = decode(await read_body(request), WarmBody)
     prompt = body.system_prompt if body.systemPrompt is None else body.systemPrompt
     if prompt is None:
         raise MissingField("system_prompt (or systemPrompt): is required", param="system_prompt")

@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from mlx_worker import logs
+from mlx_worker.api.body import read_body
 from mlx_worker.api.dialect import decode
 from mlx_worker.api.exposition import exposed
 from mlx_worker.api.front import FRONT
@@ -69,7 +70,7 @@ class LevelBody(msgspec.Struct, frozen=True):
 
 async def log_level(request: web.Request) -> web.Response:
     """`PUT /admin/logs/level`: until it is set again, or the node starts anew."""
-    body = decode(await request.read(), LevelBody)
+    body = decode(await read_body(request), LevelBody)
     set_level(request.app[FRONT].node, body.level)
     return _json({"level": logs.level()})
 

@@ -29,7 +29,14 @@ DOCUMENT: web.AppKey[bytes] = web.AppKey("document", bytes)
 _ABOUT = """\
 Any run of `/v1` in front of a path is ignored, none included. Fields that are not named here are
 tolerated; a known one that this node cannot honour is a 400 with its name. What is at no path is a
-404 (`no_such_path`), a method that is not at a path a 405 (`wrong_method`, with `Allow`)."""
+404 (`no_such_path`), a method that is not at a path a 405 (`wrong_method`, with `Allow`), what is no
+HTTP a 400 (`not_http`), a connection too many a 503 (`too_many_connections`, with `Retry-After`; not
+for health). Where the node has keys, all but `/health/live` and `/health/ready` asks for one."""
+
+_SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
 
 _JSON = "application/json"
 _TEXT = {"type": "string"}
@@ -73,7 +80,8 @@ class _Document:
             "info": {"title": "mlx-worker", "version": __version__, "description": _ABOUT},
             "servers": [{"url": "/"}, {"url": "/v1"}],
             "paths": paths,
-            "components": {"schemas": self._components},
+            "components": {"schemas": self._components, "securitySchemes": _SECURITY},
+            "security": [{}, *({name: list[str]()} for name in _SECURITY)],
         }
 
     def _operation(self, route: Route) -> dict[str, Any]:

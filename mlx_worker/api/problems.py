@@ -16,7 +16,7 @@ from aiohttp import web
 
 from mlx_worker.api.error_bodies import anthropic_error, anthropic_status, openai_error
 from mlx_worker.api.headers import REQUEST_ID, request_id
-from mlx_worker.errors import BodyTooLarge, InvalidRequest, WorkerError
+from mlx_worker.errors import InvalidRequest, Unauthorized, WorkerError
 from mlx_worker.logs import Entry
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def answer(
     more = dict(headers or {})
     if error.retry_after is not None:
         more["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, Unauthorized):
+        more["WWW-Authenticate"] = "Bearer"
     if not error.resend:
         # OpenAI's libraries would send it again twice, and fell as many children again.
         more["X-Should-Retry"] = "false"
@@ -103,11 +105,5 @@ def _refusal(request: web.Request, error: web.HTTPException) -> tuple[WorkerErro
             allowed = error.headers.get("Allow", "")
             problem = WrongMethod(f"{request.path} answers {allowed}, not {request.method}")
             return problem, {"Allow": allowed}
-        case 413:
-            limit = request.app[BODY_LIMIT]
-            return BodyTooLarge(f"the body is over max_body_bytes, {limit} bytes"), {}
         case _:
             return InvalidRequest(error.reason), {}
-
-
-BODY_LIMIT: web.AppKey[int] = web.AppKey("body_limit", int)

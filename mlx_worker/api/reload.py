@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
@@ -14,8 +15,10 @@ from mlx_worker.logs import Entry
 from mlx_worker.plan import plan
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from mlx_worker.api.border import Border
     from mlx_worker.plan import PlannedModel
     from mlx_worker.supervisor.node import Node
 
@@ -42,9 +45,10 @@ class Reloaded(msgspec.Struct, frozen=True):
 class Reload:
     """Reads the file that the node was started from, and has the node follow it."""
 
-    def __init__(self, running: Config, node: Node) -> None:
+    def __init__(self, running: Config, node: Node, border: Border) -> None:
         self._running = running
         self._node = node
+        self._border = border
         self._one_at_a_time = asyncio.Lock()
 
     async def __call__(self) -> Reloaded:
@@ -54,8 +58,9 @@ class Reload:
         """
         async with self._one_at_a_time:
             try:
-                config, planned = await asyncio.to_thread(_read, self._running.file)
-                changes = self._node.reload(planned)
+                read = await asyncio.to_thread(_read, self._running.file, self._border)
+                changes = self._node.reload(read.planned)
+                read.hold()
             except WorkerError as error:
                 # The error's own words are all there is to say.
                 log.error(Entry("nothing was reloaded", why=error.message))  # noqa: TRY400
@@ -65,28 +70,37 @@ class Reload:
             removed=list(changes.removed),
             restarted=list(changes.restarted),
             changed=list(changes.changed),
-            needs_restart=_unheeded(self._running, config),
+            needs_restart=self._unheeded(read.config),
         )
         self._node.events.happened("reload", **msgspec.structs.asdict(done))
         return done
 
+    def _unheeded(self, new: Config) -> list[str]:
+        """Keys of what is set up once, at the start. `models_dir` is looked at by every plan."""
+        return [
+            f"{section}.{key}"
+            for section in ("server", "supervisor", "log")
+            for key in getattr(new, section).__struct_fields__
+            if key != "models_dir"
+            and not (section == "server" and self._border.heeds(key, new.server))
+            and getattr(getattr(new, section), key) != getattr(getattr(self._running, section), key)
+        ]
 
-def _read(file: Path | None) -> tuple[Config, list[PlannedModel]]:
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """All that stands in the file and in the files that it names; `hold` lets these hold."""
+
+    config: Config
+    planned: list[PlannedModel]
+    hold: Callable[[], None]
+
+
+def _read(file: Path | None, border: Border) -> _Read:
     if file is None:
         raise CannotReload("this node was not started from a file")
     try:
         config = load_config(file)
-        return config, plan(config)
+        return _Read(config, plan(config), border.reread(config.server))
     except WorkerError as error:
         raise CannotReload(error.message, param=error.param) from error
-
-
-def _unheeded(running: Config, new: Config) -> list[str]:
-    """Keys of what is set up once, at the start. `models_dir` is looked at by every plan."""
-    return [
-        f"{section}.{key}"
-        for section in ("server", "supervisor", "log")
-        for key in getattr(new, section).__struct_fields__
-        if key != "models_dir"
-        and getattr(getattr(new, section), key) != getattr(getattr(running, section), key)
-    ]

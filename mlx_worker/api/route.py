@@ -69,9 +69,15 @@ ANYWHERE: Errors = (
     errors.WorkerError,
     errors.CrossSite,
     errors.UnknownHost,
+    errors.Unauthorized,
 )
 
-OF_A_BODY: Errors = (errors.MissingField, errors.UnsupportedField, errors.BodyTooLarge)
+OF_A_BODY: Errors = (
+    errors.MissingField,
+    errors.UnsupportedField,
+    errors.BodyTooLarge,
+    errors.BodyTooSlow,
+)
 
 AWAY: Errors = (
     errors.ModelLoading,

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from mlx_worker.api.paths import plain
 from mlx_worker.errors import CrossSite, UnknownHost
 
 if TYPE_CHECKING:
@@ -88,9 +89,7 @@ def _needs_known_host(request: web.Request) -> bool:
 
 
 def _is_for_operators(request: web.Request) -> bool:
-    path = request.path
-    while path.startswith("/v1/"):
-        path = path.removeprefix("/v1")
+    path = plain(request)
     return path == "/" or path.startswith(("/admin/", "/page/"))
 
 

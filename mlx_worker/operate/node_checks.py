@@ -85,7 +85,7 @@ async def port(config: Config) -> Finding:
 async def _who_has_it(config: Config, problem: str) -> Finding:
     url = url_of(config.server)
     try:
-        body = await RemoteNode.at(url).health()
+        body = await RemoteNode.of(config.server).health()
     except NodeUnreachable:
         return bad("port", problem, "end who has it, or take another server.port")
     except WorkerError as error:

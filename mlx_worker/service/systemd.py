@@ -146,7 +146,8 @@ WantedBy={target}
     def _account(self, definition: Definition) -> str:
         if not self.daemon:
             return ""
-        logs = f"LogsDirectory={NAME}\n"  # all else is read-only, and log.file may be wanted
+        # All else is read-only: log.file may be wanted, and children compile kernels.
+        logs = f"LogsDirectory={NAME}\nCacheDirectory={NAME}\nEnvironment=XDG_CACHE_HOME=%C\n"
         if definition.user is not None:
             return f"User={definition.user}\n{logs}"
         home = "Environment=HOME=%S/mlx-worker"

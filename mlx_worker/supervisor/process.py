@@ -9,6 +9,9 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
+from mlx_worker.config import KEYS_VARIABLE
+from mlx_worker.supervisor.scratch import scratch_folder
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -34,10 +37,16 @@ async def spawn(command: Sequence[str], fd: int) -> asyncio.subprocess.Process:
         pass_fds=(fd,),
         stdin=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env=os.environ | CHILD_ENVIRONMENT,
+        env=_environment(),
         # ctrl-C in a terminal is the front's to answer.
         start_new_session=True,
     )
+
+
+def _environment() -> dict[str, str]:
+    """The front's own, but for what is the front's alone."""
+    inherited = {name: value for name, value in os.environ.items() if name != KEYS_VARIABLE}
+    return inherited | CHILD_ENVIRONMENT | {"TMPDIR": str(scratch_folder())}
 
 
 def kill(process: asyncio.subprocess.Process) -> None:

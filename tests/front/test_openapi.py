@@ -10,6 +10,7 @@ import jsonschema_rs
 import pytest
 
 from mlx_worker import __version__, errors
+from mlx_worker.api.door import NotHttp
 from mlx_worker.api.openapi import document
 from mlx_worker.api.problems import NoSuchPath, WrongMethod
 from mlx_worker.api.routes import ROUTES
@@ -34,7 +35,6 @@ TEXTS = {it for it in OPERATIONS if it[1].endswith(("/metrics", "/stream", "/wat
 """Answers that are no JSON; those of the streams have no end."""
 
 NOT_OVER_HTTP = {
-    errors.Unauthorized,  # met by commands; nothing here asks for a key
     errors.CannotServe,
     errors.ChildMisbehaved,  # ends the child; its requests go on in the next
     errors.CacheError,  # a warm-up that failed is an internal error, with this as its message
@@ -51,7 +51,7 @@ NOT_OVER_HTTP = {
 }
 """For commands, the Python modules and the log: no handler raises these."""
 
-NO_ENDPOINTS_OWN = {NoSuchPath, WrongMethod}
+NO_ENDPOINTS_OWN = {NoSuchPath, WrongMethod, NotHttp, errors.TooManyConnections}
 
 OF_THE_PAGE = {"/{v1}", "/{v1}page/{name}"}
 """What a browser loads is of no API."""

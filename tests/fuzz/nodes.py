@@ -34,9 +34,10 @@ SETTINGS = "context_length = 256\nrequest_timeout = 50\n[models.defaults]\nmax_t
 
 
 @contextlib.contextmanager
-def fuzzed_node(folder: Path) -> Iterator[RunningNode]:
+def fuzzed_node(folder: Path, *, server: str = "") -> Iterator[RunningNode]:
     """Its model knows tools and reasoning."""
-    with running_node(folder, {MODEL: make_caller(folder / MODEL)}, extra=SETTINGS) as node:
+    models = {MODEL: make_caller(folder / MODEL)}
+    with running_node(folder, models, server=server, extra=SETTINGS) as node:
         node.wait_until_ready()
         yield node
 

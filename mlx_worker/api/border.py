@@ -1,0 +1,58 @@
+"""Who may come in, and how it is proven to them where they are: keys and certificate. [front]
+
+Both are read again with the configuration while the node runs; connections that are open stay open,
+and new ones meet what is new.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+
+from mlx_worker.keys import load_keys
+from mlx_worker.tls import load_certificate, server_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlx_worker.config import ServerConfig
+
+HEEDED = frozenset({"api_keys_file", "insecure"})
+TLS = frozenset({"tls_cert", "tls_key"})
+
+
+class Border:
+    """The keys and the certificate that hold now. Raises ConfigError where a file is wrong."""
+
+    def __init__(self, server: ServerConfig) -> None:
+        self._running = server
+        self.keys = load_keys(server)
+        self.tls = server_context(server)
+
+    def reread(self, server: ServerConfig) -> Callable[[], None]:
+        """Read the files of a new configuration; what is returned makes them hold.
+
+        Raises ConfigError, and nothing has changed. The node listens where it did: whether it may
+        do without keys is asked of that.
+        """
+        keys = load_keys(msgspec.structs.replace(server, host=self._running.host))
+        # A trial beforehand: half of a new pair in the context in use would end all handshakes.
+        renewed = server_context(server) is not None and self.tls is not None
+
+        def hold() -> None:
+            self.keys = keys
+            if renewed and self.tls is not None:
+                load_certificate(self.tls, server)
+
+        return hold
+
+    def heeds(self, key: str, server: ServerConfig) -> bool:
+        """Does a key of `[server]` hold without a restart? TLS cannot begin or end on a socket."""
+        if key in TLS:
+            return self.tls is not None and server.tls_cert is not None
+        return key in HEEDED
+
+
+BORDER: web.AppKey[Border] = web.AppKey("border", Border)
