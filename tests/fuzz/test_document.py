@@ -79,8 +79,9 @@ def operations() -> list[Any]:
 
     Those come last that end the process which others would ask.
     """
-    found = [it.ok() for it in SCHEMA.get_all_operations()]
-    ending = [it for it in found if not it.path.endswith("/stream")]
+    results: list[Any] = list(SCHEMA.get_all_operations())
+    found = [it.ok() for it in results]
+    ending = [it for it in found if not it.path.endswith(("/stream", "/watch"))]
     return sorted(ending, key=lambda it: it.path.startswith(STIRRING))
 
 

@@ -360,7 +360,7 @@ async def test_a_child_that_fails_on_the_way_is_tried_again(
 @pytest.mark.parametrize("state", [State.STARTING, State.LOADING, State.READY])
 async def test_a_defect_of_the_node_costs_a_process_and_not_the_model(state: State) -> None:
     """Whoever is told of a state may fail; the task that brings the model back may not."""
-    failed = []
+    failed: list[State] = []
 
     def fail_once(entered: State) -> None:
         if entered is state and not failed:
