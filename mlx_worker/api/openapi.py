@@ -31,7 +31,8 @@ Any run of `/v1` in front of a path is ignored, none included. Fields that are n
 tolerated; a known one that this node cannot honour is a 400 with its name. What is at no path is a
 404 (`no_such_path`), a method that is not at a path a 405 (`wrong_method`, with `Allow`), what is
 no HTTP a 400 (`not_http`), a connection too many a 503 (`too_many_connections`, with `Retry-After`;
-not for health). Where the node has keys, all but `/health/live` and `/health/ready` asks for one."""
+not for health). Where the node has keys, all but `/health/live` and `/health/ready` asks for
+one."""
 
 _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},
