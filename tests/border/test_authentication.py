@@ -15,6 +15,15 @@ from tests.scripted import soon
 
 CHAT = {"messages": [{"role": "user", "content": "one two"}]}
 OPEN = {"health/live", "health/ready"}
+NOTHING = (
+    "/nothing",
+    "/v1",
+    "/page/x/y",
+    "/page/../health",
+    "/page/%2e%2e/health",
+    "/health/live/x",
+    "/health/live%2f..%2f..%2fhealth",
+)
 
 
 async def test_everything_but_the_two_open_paths_asks_for_a_key(
@@ -32,15 +41,7 @@ async def test_everything_but_the_two_open_paths_asks_for_a_key(
                 assert answer.headers["WWW-Authenticate"] == "Bearer"
     for own in ("/", "/v1/", "/page/main.js"):
         assert (await ask(url, own)).status == 200, own
-    for nothing in (
-        "/nothing",
-        "/page/../health",
-        "/page/%2e%2e/health",
-        "/page/x/y",
-        "/health/live/x",
-        "/v1",
-        "/health/live%2f..%2f..%2fhealth",
-    ):
+    for nothing in NOTHING:
         assert (await ask(url, nothing)).status == 401, nothing
 
 
