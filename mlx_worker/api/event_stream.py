@@ -50,18 +50,19 @@ class EventStream:
         try:
             for choice, generation in enumerate(self._generations):
                 generation.attend(partial(self._news, generation, choice))
-            while self._lags or not all(it.over for it in self._generations):
+            while not await self._is_told():
                 self._wake.clear()
                 await self._wake.wait()
-                if self._lags:
-                    await self._catch_up()
-                else:
-                    for generation in self._generations:
-                        generation.check()
-            for generation in self._generations:
-                generation.check()
         finally:
             self._is_over = True
+
+    async def _is_told(self) -> bool:
+        """Is all of it said? Waits where the client lags, for nothing else."""
+        while self._lags:  # again, where what piled up is more than its socket takes
+            await self._catch_up()
+        for generation in self._generations:
+            generation.check()
+        return all(it.over for it in self._generations)
 
     async def _catch_up(self) -> None:
         """Wait until the client has read what was sent, then send what has come since."""
