@@ -154,7 +154,7 @@ ROUTES = (
         path="openapi.json",
         handler=openapi.served,
         does="This document",
-        answer=Keys.of("openapi info servers paths components"),
+        answer=Keys.of("openapi info servers security paths components"),
     ),
     # --- cache ----------------------------------------------------------------------------
     *(

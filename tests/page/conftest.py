@@ -15,8 +15,9 @@ BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 SERVER = 'host_names = ["node.test"]'
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not longer than a module: playwright's loop would run beneath all other tests."""
     if BROWSER is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
     expect.set_options(timeout=DEADLINE)
@@ -30,7 +31,7 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def node(nano: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
     """Tests share it, and leave its models as they were: loaded."""
     folder = tmp_path_factory.mktemp("page")
