@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from math import ceil
+import math
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker.bench.plots import load_matplotlib
@@ -20,6 +20,9 @@ ACROSS = 3
 WIDTH, HEIGHT = 3.6, 2.9
 """Panels in a row, and inches of one."""
 
+TICKS = 6
+"""Sizes that are written beneath a panel."""
+
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "mlx-worker", "font.size": 8}
 """Text stays text, and the same figures make the same file."""
 
@@ -27,7 +30,7 @@ STYLE = {"svg.fonttype": "none", "svg.hashsalt": "mlx-worker", "font.size": 8}
 def draw(curve: Curve, growth: Growth, folder: Path) -> Path:
     """The file that was written. Raises NotMeasured where there is no matplotlib."""
     figure = load_matplotlib()
-    rows = ceil(len(curve.lines) / ACROSS)
+    rows = math.ceil(len(curve.lines) / ACROSS)
     with importlib.import_module("matplotlib").rc_context(STYLE):
         drawing = figure(figsize=(ACROSS * WIDTH, rows * HEIGHT), layout="constrained")
         drawing.suptitle(curve.title)
@@ -43,17 +46,41 @@ def draw(curve: Curve, growth: Growth, folder: Path) -> Path:
 
 
 def _panel(axes: Any, curve: Curve, line: Line, growth: Growth) -> None:
-    for subject in curve.subjects:
-        points = growth.line(curve.name, subject.name, line)
-        if points:
-            _line(axes, subject.name, points)
-            if line.bound == 1 and subject is curve.subjects[0]:
-                _linear(axes, points)
+    drawn = {it.name: growth.line(curve.name, it.name, line) for it in curve.subjects}
+    drawn = {name: points for name, points in drawn.items() if points}
+    for name, points in drawn.items():
+        _line(axes, name, points)
+    if drawn and line.bound == 1:
+        _linear(axes, next(iter(drawn.values())))
     axes.set_xscale("log")
     axes.set_yscale("log")
+    _label(axes, curve.sizes)
+    if bounds := _bounds([it for points in drawn.values() for _, it in points]):
+        axes.set_ylim(*bounds)
     axes.set(xlabel=curve.axis, ylabel=line.unit, title=line.label)
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def _bounds(seen: Sequence[Spread]) -> tuple[float, float] | None:
+    """The panel's lowest and highest value: a decade at least, or what is flat would look wild."""
+    if not seen or min(it.low for it in seen) <= 0:
+        return None
+    low, high = min(it.low for it in seen), max(it.high for it in seen)
+    stretch = max(1.2, math.sqrt(10 * low / high))
+    return low / stretch, high * stretch
+
+
+def _label(axes: Any, sizes: Sequence[int]) -> None:
+    """Sizes as they are, values as plain numbers."""
+    ticker = importlib.import_module("matplotlib.ticker")
+    crowded = len(sizes) > TICKS
+    axes.set_xticks(sizes[::2] if crowded else sizes, minor=False)
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
 
 
 def _line(axes: Any, name: str, points: Sequence[tuple[int, Spread]]) -> None:
