@@ -1,39 +1,35 @@
-"""A node that asks for a key, from the page's side: what is refused here stands for the node."""
+"""A node with API keys: the page asks for one, and keeps it to itself."""
 
-from playwright.sync_api import Browser, Page, Route, expect
+from collections.abc import Iterator
+from pathlib import Path
 
-from mlx_worker.api.error_bodies import openai_error
-from mlx_worker.errors import WorkerError
+import pytest
+from playwright.sync_api import Browser, expect
+
 from tests.page.looking import Looking
-from tests.processes import RunningNode
+from tests.processes import RunningNode, running_node
 
-KEY = "a-key-of-the-node"
-REFUSAL = openai_error(WorkerError("this node asks for an API key"))
+KEY = "a-key-of-the-node-0123456789"
 
 
-def guard(page: Page, asked: list[str]) -> None:
-    """Refuse whatever comes without the key, but for the page's own files."""
-
-    def let(route: Route) -> None:
-        request = route.request
-        asked.append(request.url)
-        if request.headers.get("authorization") == f"Bearer {KEY}":
-            route.continue_()
-        else:
-            route.fulfill(status=401, content_type="application/json", body=REFUSAL)
-
-    page.route("**/admin/**", let)
-    page.route("**/v1/**", let)
+@pytest.fixture(scope="module")
+def guarded(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    folder = tmp_path_factory.mktemp("guarded")
+    keys = folder / "keys"
+    keys.touch(mode=0o600)
+    keys.write_text(f"operator:{KEY}\n")
+    with running_node(folder, {"nano": nano}, server=f'api_keys_file = "{keys}"') as running:
+        yield running
 
 
 def test_a_wrong_key_is_said_to_be_wrong_and_the_right_one_opens(
-    browser: Browser, node: RunningNode
+    browser: Browser, guarded: RunningNode
 ) -> None:
     with browser.new_context() as context:
-        look = Looking(page := context.new_page(), node)
+        look = Looking(page := context.new_page(), guarded)
         asked: list[str] = []
-        guard(page, asked)
-        page.goto(node.url + "/")
+        page.on("request", lambda it: asked.append(it.url))
+        page.goto(guarded.url + "/")
         expect(page.locator("#key-problem")).to_have_text("This node asks for an API key.")
         page.fill("#key", "not-the-key")
         page.keyboard.press("Enter")
@@ -52,3 +48,13 @@ def test_a_wrong_key_is_said_to_be_wrong_and_the_right_one_opens(
         page.click("#key-forget")
         page.reload()
         expect(page.locator("#key-problem")).to_have_text("This node asks for an API key.")
+        assert look.complaints == []
+
+
+def test_a_node_with_keys_may_be_called_by_any_name(browser: Browser, guarded: RunningNode) -> None:
+    with browser.new_context() as context:
+        look = Looking(page := context.new_page(), guarded)
+        page.goto(guarded.url.replace("127.0.0.1", "any.test"))
+        page.fill("#key", KEY)
+        page.keyboard.press("Enter")
+        expect(look.badge("nano")).to_have_text("ready")
