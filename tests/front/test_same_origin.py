@@ -78,3 +78,19 @@ async def test_names_in_the_configuration_are_known(serve: Serve) -> None:
     front = await serve(server=replace(ServerConfig(), host_names=("Studio.lan",)))
     assert await status(front, "/", "GET", Host="studio.lan:8081") == 200
     assert await status(front, "/", "GET", Host="other.lan:8081") == 421
+
+
+async def test_origins_in_the_configuration_may(serve: Serve) -> None:
+    front = await serve(server=replace(ServerConfig(), cors_origins=("https://ui.test",)))
+    named = {"Origin": "https://ui.test", "Sec_Fetch_Site": "cross-site"}
+    assert await status(front, "/v1/chat/completions", **named) == 200
+    assert await status(front, RESTART, **named) == 202
+    other = {"Origin": "https://other.test", "Sec_Fetch_Site": "cross-site"}
+    assert await status(front, "/v1/chat/completions", **other) == 403
+
+
+async def test_any_origin_may_ask_models_and_none_may_operate(serve: Serve) -> None:
+    front = await serve(server=replace(ServerConfig(), cors_origins=("*",)))
+    foreign = {"Origin": EVIL, "Sec_Fetch_Site": "cross-site"}
+    assert await status(front, "/v1/chat/completions", **foreign) == 200
+    assert await status(front, RESTART, **foreign) == 403
