@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.processes import RunningNode
 
-SHORT = 300
+SHORT = 100
 COUNT = int(os.environ.get("MLX_WORKER_FUZZ", "0")) or SHORT
 """Fuzzed bodies in all; what else is fuzzed goes by it."""
 
