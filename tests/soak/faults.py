@@ -118,7 +118,7 @@ class Faults:
         if number == signal.SIGSTOP:
             self._stopped.add(pid)
         else:
-            self._watch.ended[pid] = monotonic()
+            self._watch.ended[pid] = None if number == signal.SIGUSR1 else monotonic()
         return True
 
     async def _restart(self) -> bool:

@@ -21,6 +21,7 @@ import pytest
 from tests.processes import CONFIG, RunningNode, eventually, has_ended, running_node
 from tests.soak.asking import Ask, Client, Outcome, Tally, bodies
 from tests.soak.faults import Faults
+from tests.soak.garbling_child import FOLDER
 from tests.soak.garbling_node import COMMAND
 from tests.soak.watch import Watch
 
@@ -62,7 +63,16 @@ def holdings(node: RunningNode) -> Holdings:
 
 
 @pytest.fixture
-def soaked(tiny: Path, tmp_path: Path) -> Iterator[RunningNode]:
+def garbled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where children tell that they write garbage."""
+    folder = tmp_path / "garbled"
+    folder.mkdir()
+    monkeypatch.setenv(FOLDER, str(folder))
+    return folder
+
+
+@pytest.fixture
+def soaked(tiny: Path, tmp_path: Path, garbled: Path) -> Iterator[RunningNode]:
     models = {"one": tiny, "two": tiny}
     with running_node(
         tmp_path, models, supervisor=SUPERVISOR, extra=PLACES, command=COMMAND
@@ -74,7 +84,9 @@ def soaked(tiny: Path, tmp_path: Path) -> Iterator[RunningNode]:
         yield node
 
 
-async def soak(node: RunningNode, config: Path, tally: Tally) -> tuple[Faults, Watch]:
+async def soak(
+    node: RunningNode, config: Path, garbled: Path, tally: Tally
+) -> tuple[Faults, Watch]:
     """All of it, until the node is whole again."""
     chance = random.Random(SEED)
     asked = bodies(["one", "two"], chance, BODIES)
@@ -83,7 +95,7 @@ async def soak(node: RunningNode, config: Path, tally: Tally) -> tuple[Faults, W
         client = Client(node.url, session, tally)
         for body in asked:
             await client.learn(body)
-        watch = Watch(node.url, session)
+        watch = Watch(node.url, session, garbled)
         await watch.until_whole()
         faults = Faults(node.url, session, client, asked, watch, config, chance)
         polling = asyncio.create_task(watch.run())
@@ -115,10 +127,12 @@ async def keep_asking(client: Client, asked: list[dict[str, Any]], chance: rando
 
 
 @pytest.mark.timeout(60 + 20 * FAULTS)
-def test_no_answer_is_lost_and_nothing_is_left_over(soaked: RunningNode, tmp_path: Path) -> None:
+def test_no_answer_is_lost_and_nothing_is_left_over(
+    soaked: RunningNode, tmp_path: Path, garbled: Path
+) -> None:
     before = holdings(soaked)
     tally = Tally()
-    faults, watch = asyncio.run(soak(soaked, tmp_path / CONFIG, tally))
+    faults, watch = asyncio.run(soak(soaked, tmp_path / CONFIG, garbled, tally))
     eventually(lambda: holdings(soaked).descriptors <= before.descriptors)
     after = holdings(soaked)
     family = soaked.children()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import aiohttp
 
 EVERY: Final = 0.05
@@ -15,12 +18,17 @@ TRUE_WITHIN: Final = 1.0
 
 
 class Watch:
-    """All polls of one soak. `ended` is told by whoever ends a process: its pid, and when."""
+    """All polls of one soak.
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+    `ended` is told by whoever ends a process: its pid, and when; None: when it writes garbage,
+    which its file in `garbled` tells.
+    """
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, garbled: Path) -> None:
         self._url = f"{url}/health"
         self._session = session
-        self.ended: dict[int, float] = {}
+        self._garbled = garbled
+        self.ended: dict[int, float | None] = {}
         self.seen: set[int] = set()
         self.polls = 0
         self.unanswered = 0
@@ -49,9 +57,18 @@ class Watch:
             if (pid := model["pid"]) is None:
                 continue
             self.seen.add(pid)
-            gone = asked - self.ended.get(pid, asked)
+            gone = self._gone(pid, asked)
             if model["state"] == "ready" and gone > TRUE_WITHIN:
                 self.untrue.append(f"{name} is ready {gone:.2f} s after the end of {pid}")
+
+    def _gone(self, pid: int, asked: float) -> float:
+        """Seconds from the process's end to the question."""
+        at = self.ended.get(pid, asked)
+        if at is not None:
+            return asked - at
+        file = self._garbled / str(pid)
+        since = time.time() - file.stat().st_mtime if file.exists() else 0.0
+        return since - (monotonic() - asked)
 
     async def until_whole(self) -> None:
         """Wait until every model is ready and every spare waits."""
