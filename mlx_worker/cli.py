@@ -3,36 +3,31 @@
 Every command ends with an exit code that means something (sysexits.h): 0 done, 2 wrong usage,
 65 a broken model or download, 66 no such model, 69 a port taken, a source or a node out of reach,
 71 the service manager refused, 73 the disk refused, 75 not now, 77 not with this key, 78 a
-configuration that cannot be. Errors are one line on stderr. [front]
+configuration that cannot be. Errors are one line on stderr.
+
+A command imports what it needs when it is called: a node that starts does not wait for tables and
+progress bars. [front]
 """
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path  # noqa: TC003  (typer reads annotations)
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import setproctitle
 import typer
-import uvloop
 
 from mlx_worker import __version__
-from mlx_worker.api.border import Border
-from mlx_worker.config import Config, LogConfig, default_file, load_config
-from mlx_worker.demo import run_demo
 from mlx_worker.errors import WorkerError
-from mlx_worker.logs import set_up
-from mlx_worker.models.store import default_models_dir
 from mlx_worker.operate.commands import commands as operator_commands
-from mlx_worker.options import ConfigFile, ModelsDir  # noqa: TC001
-from mlx_worker.plan import plan
-from mlx_worker.server import serve as serve_node
+from mlx_worker.options import ConfigFile, ModelsDir, configuration
 from mlx_worker.service.commands import commands as service_commands
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from mlx_worker.api.border import Border
+    from mlx_worker.config import Config
     from mlx_worker.plan import PlannedModel
 
 app = typer.Typer(
@@ -69,7 +64,10 @@ def serve(
     config: ConfigFile = None,
 ) -> None:
     """Run the node in the foreground, until SIGTERM or ctrl-C."""
-    loaded = load_config(config or default_file())
+    from mlx_worker.logs import set_up
+    from mlx_worker.server import serve as serve_node
+
+    loaded = configuration(config)
     set_up(loaded.log)
     _run(serve_node(loaded))
 
@@ -77,7 +75,10 @@ def serve(
 @app.command()
 def check(file: Annotated[Path, typer.Argument(help="The configuration to check.")]) -> None:
     """Validate a configuration and print what would run."""
-    config = load_config(file)
+    from mlx_worker.api.border import Border
+    from mlx_worker.plan import plan
+
+    config = configuration(file)
     _print_plan(config, plan(config), Border(config.server))
 
 
@@ -96,6 +97,8 @@ def pull(
     models_dir: ModelsDir = None,
 ) -> None:
     """Fetch a model into the models folder."""
+    from mlx_worker.models.store import default_models_dir
+
     folder = _pull(source, models_dir or default_models_dir(), name)
     typer.echo(f"{folder.name} is in {folder}")
 
@@ -108,6 +111,11 @@ def demo(
     models_dir: ModelsDir = None,
 ) -> None:
     """Serve a small real model, ask it one question, go on serving."""
+    from mlx_worker.config import LogConfig
+    from mlx_worker.demo import run_demo
+    from mlx_worker.logs import set_up
+    from mlx_worker.models.store import default_models_dir
+
     where = models_dir or default_models_dir()
     _pull("smollm2-135m", where, None)
     set_up(LogConfig(level="warning"))
@@ -144,12 +152,11 @@ def bench(
     plots: Annotated[
         Path | None, typer.Option(help="Draw SVG files into that folder.", show_default=False)
     ] = None,
-    goals: Annotated[bool, typer.Option("--goals", help="Print what is to be reached.")] = False,
 ) -> None:
     """Measure a node, the engine alone and other servers, side by side."""
     if context.invoked_subcommand is not None:
         return
-    from mlx_worker.bench.command import Options, run  # noqa: PLC0415  (serving does without it)
+    from mlx_worker.bench.command import Options, run
 
     run(
         Options(
@@ -160,7 +167,6 @@ def bench(
             rounds=rounds,
             json=json,
             plots=plots,
-            goals=goals,
         )
     )
 
@@ -178,26 +184,25 @@ def growth(
     ] = None,
 ) -> None:
     """Measure what things cost as there is more of them: streams, models, sessions, entries."""
-    from mlx_worker.bench.growth.command import Options, run  # noqa: PLC0415  (see above)
+    from mlx_worker.bench.growth.command import Options, run
 
     run(Options(names=curve or [], rounds=rounds, up_to=up_to, into=into))
 
 
 def _run(node: Coroutine[Any, Any, None]) -> None:
+    import setproctitle
+    import uvloop
+
     setproctitle.setproctitle("mlx-worker: front")
     uvloop.run(node)
 
 
 def _pull(source: str, models_dir: Path, name: str | None) -> Path:
-    from rich.progress import (  # noqa: PLC0415  (serving does without it)
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    import asyncio
 
-    from mlx_worker.models.pull import pull as fetch  # noqa: PLC0415
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from mlx_worker.models.pull import pull as fetch
 
     columns = (
         TextColumn("{task.description}"),

@@ -32,6 +32,9 @@ FILE_NAME = "mlx-worker.toml"
 KEYS_VARIABLE = "MLX_WORKER_API_KEYS"
 """In the environment: API keys beside those of `api_keys_file`."""
 
+KEY_VARIABLE = "MLX_WORKER_API_KEY"
+"""In the environment: the key that a command shows to its node."""
+
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]

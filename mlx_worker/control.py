@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from mlx_worker.config import KEY_VARIABLE
 from mlx_worker.errors import (
     ConfigError,
     ModelBusy,
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlx_worker.config import ServerConfig
-
-KEY_VARIABLE = "MLX_WORKER_API_KEY"
-"""In the environment: the key that a command shows to its node."""
 
 PATIENCE = aiohttp.ClientTimeout(total=30)
 """A node answers a question or a command at once."""

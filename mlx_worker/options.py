@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_worker.config import FILE_NAME, Config, default_file, load_config
-from mlx_worker.control import KEY_VARIABLE, RemoteNode
+from mlx_worker.config import FILE_NAME, KEY_VARIABLE, Config, default_file, load_config
+
+if TYPE_CHECKING:
+    from mlx_worker.control import RemoteNode
 
 ModelsDir = Annotated[
     Path | None, typer.Option("--models-dir", help="Where models are kept.", show_default=False)
@@ -40,4 +42,6 @@ def configuration(file: Path | None) -> Config:
 
 def node_meant(url: str | None, config: Path | None) -> RemoteNode:
     """The node at `url`, else where the configuration listens."""
+    from mlx_worker.control import RemoteNode
+
     return RemoteNode.at(url) if url else RemoteNode.of(configuration(config).server)

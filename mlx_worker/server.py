@@ -29,7 +29,7 @@ from mlx_worker.api.door import BESIDE, DOOR, Door
 from mlx_worker.api.front import FRONT, Front
 from mlx_worker.api.history import History
 from mlx_worker.api.lag import Lag
-from mlx_worker.api.openapi import DOCUMENT, document
+from mlx_worker.api.openapi import DOCUMENTED
 from mlx_worker.api.own_log import OwnLog
 from mlx_worker.api.page import PAGE, page, page_files
 from mlx_worker.api.problems import problems
@@ -108,7 +108,7 @@ def build_app(
     app[BODY] = BodyLimits(server.max_body_bytes, server.body_timeout)
     if server.cors_origins:
         Cors(server.cors_origins).install(app)
-    app[DOCUMENT] = document(ROUTES)
+    app[DOCUMENTED] = ROUTES
     app[PAGE] = page_files()
     for route in ROUTES:
         app.router.add_route(route.method, LEADING_V1 + route.path, route.handler)

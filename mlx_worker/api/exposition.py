@@ -31,17 +31,14 @@ ONE: Final[Labels] = ()
 """The labels of what there is one of."""
 MODEL: Final = ("model",)
 
-OPENMETRICS: Final = "application/openmetrics-text"
-
 _FRONT: Final = psutil.Process()
 
 
 def exposed(front: Front, accept: str) -> tuple[bytes, str]:
-    """The body for such an Accept header, and its Content-Type."""
+    """The body in the encoding for such an Accept header, and its Content-Type."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Node(front))
-    # Of two texts, by name alone: the library trips over versions that are none.
-    encode, content_type = choose_encoder(f"{OPENMETRICS}; version=1.0.0" * (OPENMETRICS in accept))
+    encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 
 

@@ -1,6 +1,6 @@
 """`openapi.json`: the table of routes and the types of bodies, answers and errors, as a document.
 
-Made once, of what parses and refuses, so that it cannot say anything else. [front]
+Made when it is first asked for, of what parses and refuses, so that it cannot say anything else. [front]
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.route import Route
     from mlx_worker.errors import WorkerError
 
-DOCUMENT: web.AppKey[bytes] = web.AppKey("document", bytes)
+DOCUMENTED: web.AppKey[tuple[Route, ...]] = web.AppKey("documented", tuple)
 
 _ABOUT = """\
 Any run of `/v1` in front of a path is ignored, none included. Fields that are not named here are
@@ -50,7 +50,7 @@ _WAITING_HELPS = (
 
 async def served(request: web.Request) -> web.Response:
     """`GET /openapi.json`."""
-    return web.Response(body=request.app[DOCUMENT], content_type=_JSON)
+    return web.Response(body=document(request.app[DOCUMENTED]), content_type=_JSON)
 
 
 @cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 from mlx_worker.api import answers, handlers, observe, openapi, watch
 from mlx_worker.api.chat import ChatBody
 from mlx_worker.api.completions import CompletionBody
-from mlx_worker.api.exposition import OPENMETRICS
 from mlx_worker.api.messages import MessagesBody
 from mlx_worker.api.reload import CannotReload, Reloaded
 from mlx_worker.api.responses import ResponsesBody
@@ -196,7 +195,7 @@ ROUTES = (
         path="metrics",
         handler=observe.metrics,
         does="Counts for Prometheus",
-        answer=Text(("text/plain", OPENMETRICS)),
+        answer=Text(("text/plain", observe.OPENMETRICS)),
     ),
     Route(
         method="GET",

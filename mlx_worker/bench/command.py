@@ -43,7 +43,6 @@ class Options:
     rounds: int
     json: Path | None
     plots: Path | None
-    goals: bool
 
 
 def run(options: Options) -> None:
@@ -75,8 +74,8 @@ def run(options: Options) -> None:
     screen = Console(width=None if sys.stdout.isatty() else WIDTH)
     for scenario in results.scenarios():
         screen.print(scenario_table(results, scenario))
-    if options.goals:
-        screen.print(goal_table(outcomes(results)))
+    if options.model is None and options.url is None and (reached := outcomes(results)):
+        screen.print(goal_table(reached))  # they are of the made models
     if options.json is not None:
         results.write(options.json)
     if options.plots is not None:

@@ -26,6 +26,7 @@ class Goal:
     how: How = "ratio"
     other: str = ""
     """The other's figure, where it has another name there."""
+    of: str = "node"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Outcome:
         return self.seen.median <= self.goal.bound
 
 
-MLX_LM, VLLM = "mlx_lm.server", "vllm-mlx"
+MLX_LM, VLLM, SPARE = "mlx_lm.server", "vllm-mlx", "node with standby"
 
 GOALS = (
     Goal("throughput at 32", "streams-32", "throughput", "limit", 0.90, at_least=True),
@@ -81,17 +82,27 @@ GOALS = (
         how="itself",
     ),
     Goal("exec to listening, ms", "start", "listening", "", 500, at_least=False, how="itself"),
-    Goal("exec to ready, ms", "start", "ready", "", 500, at_least=False, how="itself"),
+    Goal(
+        "crash to loaded again with a spare, ms",
+        "crash",
+        "child_ready",
+        "",
+        500,
+        at_least=False,
+        how="itself",
+        of=SPARE,
+    ),
 )
 
 
-def outcomes(results: Results, node: str = "node") -> list[Outcome]:
-    """Every goal, round by round, by the median of the rounds."""
-    return [Outcome(goal, spread(_seen(goal, results, node))) for goal in GOALS]
+def outcomes(results: Results) -> list[Outcome]:
+    """The goals of what was run, round by round, by the median of the rounds."""
+    run = results.scenarios()
+    return [Outcome(goal, spread(_seen(goal, results))) for goal in GOALS if goal.scenario in run]
 
 
-def _seen(goal: Goal, results: Results, node: str) -> list[float]:
-    ours = results.rounds(goal.scenario, node, goal.figure)
+def _seen(goal: Goal, results: Results) -> list[float]:
+    ours = results.rounds(goal.scenario, goal.of, goal.figure)
     if goal.how == "itself":
         return ours
     theirs = results.rounds(goal.scenario, goal.against, goal.other or goal.figure)

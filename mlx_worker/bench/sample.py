@@ -74,6 +74,7 @@ FIGURES: dict[str, Figure] = {
     "detect": Figure("kill to its being seen", "ms", 1),
     "spawn": Figure("seen to a process with all imports", "ms", 1),
     "load": Figure("process to model loaded", "ms", 1),
+    "child_ready": Figure("seen to model loaded", "ms", 1),
     "prefill": Figure("loaded to the first stream's next token", "ms", 1),
     "lost": Figure("streams lost", "", 0),
     "listening": Figure("exec to listening", "ms", 0),

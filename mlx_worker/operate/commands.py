@@ -1,24 +1,24 @@
-"""The operator's commands, as the command line has them. [front]"""
+"""The operator's commands, as the command line has them.
+
+Imported with every command, so what one of them alone needs it imports itself. [front]
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from mlx_worker.control import RemoteNode
-from mlx_worker.operate import chat as chatting
-from mlx_worker.operate import doctor as doctoring
-from mlx_worker.operate import logs as logging
-from mlx_worker.operate import router_config as routing
-from mlx_worker.operate.models import table_of
-from mlx_worker.operate.status import EXIT_CODES, overview
-from mlx_worker.operate.top import watch
+from mlx_worker.operate.router_config import Router, written
 from mlx_worker.options import AsJson, ConfigFile, NodeUrl, node_meant
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from mlx_worker.control import RemoteNode
 
 commands = typer.Typer()
 
@@ -37,12 +37,14 @@ def status(*, json: AsJson = False, config: ConfigFile = None, url: NodeUrl = No
 
     0 healthy, 3 degraded, 4 unhealthy, 5 initializing, 6 going down, 69 out of reach, 77 wrong key.
     """
+    from mlx_worker.operate.status import EXIT_CODES, overview
+
     node = node_meant(url, config)
     body = asyncio.run(node.health())
     if json:
         _print_json(body)
     else:
-        Console().print(overview(node.url, body))
+        _print(overview(node.url, body))
     raise typer.Exit(EXIT_CODES[body["status"]])
 
 
@@ -58,17 +60,23 @@ def top(
     url: NodeUrl = None,
 ) -> None:
     """Show the running node live, with tokens per second, until ctrl-C."""
+    from rich.console import Console
+
+    from mlx_worker.operate.top import watch
+
     asyncio.run(watch(node_meant(url, config), every, Console(), looks))
 
 
 @commands.command()
 def models(*, json: AsJson = False, config: ConfigFile = None, url: NodeUrl = None) -> None:
     """List the models of the running node."""
+    from mlx_worker.operate.models import table_of
+
     listed = asyncio.run(node_meant(url, config).get("/v1/models"))
     if json:
         _print_json(listed)
     else:
-        Console().print(table_of(listed["data"]))
+        _print(table_of(listed["data"]))
 
 
 @commands.command()
@@ -86,11 +94,13 @@ def logs(
 
 
 async def _print_lines(node: RemoteNode, model: str | None, *, follow: bool) -> None:
+    from mlx_worker.operate.logs import following, last_lines
+
     if follow:
-        async for line in logging.following(node, model):
+        async for line in following(node, model):
             typer.echo(line)
     else:
-        for line in await logging.last_lines(node, model):
+        for line in await last_lines(node, model):
             typer.echo(line)
 
 
@@ -173,12 +183,14 @@ def chat(
     url: NodeUrl = None,
 ) -> None:
     """Talk to a model in the terminal: ctrl-C cancels an answer, /quit leaves."""
+    from mlx_worker.operate.chat import Conversation, converse
+
     asked = {"model": model, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     settings = {key: value for key, value in asked.items() if value is not None}
-    conversation = chatting.Conversation(node_meant(url, config), settings, _say)
+    conversation = Conversation(node_meant(url, config), settings, _say)
     if system is not None:
         conversation.turns.append({"role": "system", "content": system})
-    chatting.converse(conversation, stats=stats)
+    converse(conversation, stats=stats)
 
 
 def _say(text: str) -> None:
@@ -195,8 +207,10 @@ def doctor(config: ConfigFile = None) -> None:
 
     Ends with 1 where something is bad.
     """
-    findings = asyncio.run(doctoring.examine(config))
-    Console().print(doctoring.table_of(findings))
+    from mlx_worker.operate.doctor import examine, table_of
+
+    findings = asyncio.run(examine(config))
+    _print(table_of(findings))
     raise typer.Exit(1 if any(it.word == "bad" for it in findings) else 0)
 
 
@@ -210,14 +224,20 @@ def router_config(
         ),
     ] = None,
     *,
-    for_: Annotated[routing.Router, typer.Option("--for", help="Who is to read it.")] = (
-        routing.Router.JSON
-    ),
+    for_: Annotated[Router, typer.Option("--for", help="Who is to read it.")] = Router.JSON,
     config: ConfigFile = None,
 ) -> None:
     """Print the list of nodes as a router or proxy in front of them reads it."""
+    from mlx_worker.control import RemoteNode
+
     remotes = [RemoteNode.at(it) for it in nodes or []] or [node_meant(None, config)]
-    typer.echo(asyncio.run(routing.written(remotes, for_)), nl=False)
+    typer.echo(asyncio.run(written(remotes, for_)), nl=False)
+
+
+def _print(table: RenderableType) -> None:
+    from rich.console import Console
+
+    Console().print(table)
 
 
 def _print_json(body: Any) -> None:

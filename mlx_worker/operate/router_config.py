@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from mlx_worker.control import KEY_VARIABLE
+from mlx_worker.config import KEY_VARIABLE
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""`mlx-worker service …`. [front]"""
+"""`mlx-worker service …`.
+
+Imported with every command, so what these alone need they import themselves. [front]
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,6 @@ import typer
 
 from mlx_worker.errors import CannotServe
 from mlx_worker.options import ConfigFile, configuration
-from mlx_worker.plan import plan
-from mlx_worker.service.definition import describe
-from mlx_worker.service.here import keeper
-from mlx_worker.service.run import run
 
 if TYPE_CHECKING:
     from mlx_worker.service.definition import Keeper
@@ -45,6 +44,9 @@ def install(
     config: ConfigFile = None,
 ) -> None:
     """Run this configuration with this Python from now on, and start it."""
+    from mlx_worker.plan import plan
+    from mlx_worker.service.definition import describe
+
     loaded = configuration(config)
     plan(loaded)
     here = _here(daemon=daemon)
@@ -89,6 +91,9 @@ def status(*, daemon: Daemon = False) -> None:
 
 
 def _here(*, daemon: bool) -> Keeper:
+    from mlx_worker.service.here import keeper
+    from mlx_worker.service.run import run
+
     return keeper(run, daemon=daemon)
 
 

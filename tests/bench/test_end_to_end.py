@@ -220,7 +220,7 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
 
 def test_the_command_prints_a_table_and_the_goals_and_writes_the_samples(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
-    arguments = ["--scenario", "streams-1", "--rounds", "1", "--goals", "--json", str(file)]
+    arguments = ["--scenario", "streams-1", "--rounds", "1", "--json", str(file)]
     done = subprocess.run(
         [*COMMAND, "bench", *arguments], capture_output=True, text=True, timeout=100, check=False
     )

@@ -42,6 +42,8 @@ def results() -> Results:
         )
     ]
     measurements.append(Measurement("crash", "node", 0, sample({"lost": 8.0}, ("stream lost",))))
+    spared = sample({"child_ready": 80.0})
+    measurements.append(Measurement("crash", "node with standby", 0, spared))
     return Results(this_machine(), ["bench"], "made", "seed", measurements)
 
 
@@ -85,6 +87,8 @@ def test_goals_are_judged_by_ratios_and_what_was_not_measured_says_so(results: R
     ]
     assert row(text, "throughput at 32", "mlx_lm.server")[-1] == "met"
     assert row(text, "throughput at 32", "vllm-mlx")[-1] == "not measured"
+    assert row(text, "crash to loaded again")[-3:] == ["80.00", "≤ 500", "met"]
+    assert "exec to listening" not in text, "nobody asked for that scenario"
 
 
 def test_a_difference_is_taken_round_by_round(results: Results) -> None:

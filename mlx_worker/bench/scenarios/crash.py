@@ -102,6 +102,7 @@ def _parts(entered_at: dict[str, float], killed_at: float, first: float) -> dict
         "detect": lost - killed_at,
         "spawn": hello - lost,
         "load": loaded - hello,
+        "child_ready": loaded - lost,
         "prefill": first - (loaded - killed_at),
     }
 
