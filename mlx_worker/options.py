@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Final
 
-import typer
+import click
 
 from mlx_worker.config import FILE_NAME, KEY_VARIABLE, Config, default_file, load_config
 
 if TYPE_CHECKING:
     from mlx_worker.control import RemoteNode
 
-ModelsDir = Annotated[
-    Path | None, typer.Option("--models-dir", help="Where models are kept.", show_default=False)
-]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        help=f"Default: ./{FILE_NAME}, else the one in the user's config folder.",
-        show_default=False,
-    ),
-]
-NodeUrl = Annotated[
-    str | None,
-    typer.Option(
-        help="The node's base URL. Default: what the configuration listens on. "
-        f"Its key is taken from ${KEY_VARIABLE}, else from the configuration.",
-        show_default=False,
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+A_PATH: Final = click.Path(path_type=Path)
+
+models_dir = click.option("--models-dir", type=A_PATH, help="Where models are kept.")
+config_file = click.option(
+    "--config",
+    "-c",
+    "file",
+    type=A_PATH,
+    help=f"Default: ./{FILE_NAME}, else the one in the user's config folder.",
+)
+node_url = click.option(
+    "--url",
+    help="The node's base URL. Default: what the configuration listens on. "
+    f"Its key is taken from ${KEY_VARIABLE}, else from the configuration.",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 
 
 def configuration(file: Path | None) -> Config:
@@ -40,8 +35,8 @@ def configuration(file: Path | None) -> Config:
     return load_config(file or default_file())
 
 
-def node_meant(url: str | None, config: Path | None) -> RemoteNode:
+def node_meant(url: str | None, file: Path | None) -> RemoteNode:
     """The node at `url`, else where the configuration listens."""
     from mlx_worker.control import RemoteNode
 
-    return RemoteNode.at(url) if url else RemoteNode.of(configuration(config).server)
+    return RemoteNode.at(url) if url else RemoteNode.of(configuration(file).server)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -107,6 +108,31 @@ def test_a_taken_port_is_one_line_and_nothing_is_left_running(config: Path) -> N
 def test_wrong_usage_is_2() -> None:
     assert run("serve", "--cofnig", "x").returncode == 2
     assert run("nonsense").returncode == 2
+
+
+def test_a_shell_that_was_taught_completes_commands_and_options() -> None:
+    script = run("completion", "bash").stdout
+    assert "_MLX_WORKER_COMPLETE=bash_complete" in script
+    for line, expected in (
+        ("mlx-worker resta", "plain,restart"),
+        ("mlx-worker top --ev", "--every"),
+    ):
+        asking = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        done = subprocess.run(
+            COMMAND,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=True,
+            env=os.environ | asking | {"_MLX_WORKER_COMPLETE": "bash_complete"},
+        )
+        assert expected in done.stdout
+
+
+def test_without_a_command_the_commands_are_listed() -> None:
+    done = run()
+    assert done.returncode == 2
+    assert "Talk to a model in the terminal" in done.stderr
 
 
 def test_serve_finds_the_configuration_where_it_stands(config: Path) -> None:

@@ -1,6 +1,6 @@
 """`openapi.json`: the table of routes and the types of bodies, answers and errors, as a document.
 
-Made when it is first asked for, of what parses and refuses, so that it cannot say anything else. [front]
+Made when it is first asked for, of what parses and refuses, so it cannot say anything else. [front]
 """
 
 from __future__ import annotations
