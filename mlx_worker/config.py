@@ -8,6 +8,7 @@ models is asked by `mlx-worker check` and by the child that loads them. [both]
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import ipaddress
 import os
 import re
@@ -35,6 +36,9 @@ KEYS_VARIABLE = "MLX_WORKER_API_KEYS"
 KEY_VARIABLE = "MLX_WORKER_API_KEY"
 """In the environment: the key that a command shows to its node."""
 
+EXPORTER = "opentelemetry.exporter.otlp.proto.http"
+"""The package of the extra `telemetry` that needs all others of it."""
+
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
@@ -56,6 +60,10 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 # An origin as browsers say it (scheme://host[:port]), or any.
 Origin = Annotated[str, msgspec.Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s*]{1,200})$")]
+
+
+# A base URL without credentials, which would stand in logs; headers carry those.
+BaseUrl = Annotated[str, msgspec.Meta(pattern=r"^https?://[^/\s?#@]{1,255}(/[^\s?#]{0,1000})?$")]
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -170,6 +178,15 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
 
 
+class TelemetryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where traces go: a collector's base URL for OTLP over HTTP; None: nowhere.
+
+    Everything else about them is said by OpenTelemetry's own variables, `OTEL_*`.
+    """
+
+    endpoint: BaseUrl | None = None
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A node. `folder` is where the file lies: relative paths start there.
 
@@ -180,6 +197,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: ServerConfig = ServerConfig()
     supervisor: SupervisorConfig = SupervisorConfig()
     log: LogConfig = LogConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     folder: Path = Path()
     file: Path | None = None
 
@@ -191,6 +209,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: ServerConfig = ServerConfig()
     supervisor: SupervisorConfig = SupervisorConfig()
     log: LogConfig = LogConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
 
 
 def default_file() -> Path:
@@ -228,11 +247,13 @@ def parse_config(text: str, *, source: str, folder: Path) -> Config:
         server=_anchored_server(parsed.server, folder),
         supervisor=parsed.supervisor,
         log=_anchored_log(parsed.log, folder),
+        telemetry=parsed.telemetry,
         folder=folder,
     )
     _check_names(config, complain)
     _check_host(config.server, complain)
     _check_border(config.server, complain)
+    _check_telemetry(config.telemetry, complain)
     _check_warm_files(config, complain)
     _check_pins(config, complain)
     return config
@@ -283,6 +304,7 @@ def _refuse_unknown_keys(raw: dict[str, Any], complain: _Complaint) -> None:
     tables.append(("server", raw.get("server"), ServerConfig))
     tables.append(("supervisor", raw.get("supervisor"), SupervisorConfig))
     tables.append(("log", raw.get("log"), LogConfig))
+    tables.append(("telemetry", raw.get("telemetry"), TelemetryConfig))
     models = raw.get("models")
     if isinstance(models, list):
         for i, model in enumerate(models):
@@ -355,6 +377,19 @@ def _check_border(server: ServerConfig, complain: _Complaint) -> None:
         raise complain(f"server.{given}", f"needs server.{missing} beside it")
     if "*" in server.cors_origins and len(server.cors_origins) > 1:
         raise complain("server.cors_origins", "'*' is every origin: the others say nothing")
+
+
+def _check_telemetry(telemetry: TelemetryConfig, complain: _Complaint) -> None:
+    if telemetry.endpoint is not None and not _is_installed(EXPORTER):
+        raise complain("telemetry.endpoint", "needs an extra: pip install 'mlx-worker[telemetry]'")
+
+
+def _is_installed(package: str) -> bool:
+    """Could it be imported? Nothing of it is."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # one that it lies in
+        return False
 
 
 def _check_warm_files(config: Config, complain: _Complaint) -> None:

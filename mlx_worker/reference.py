@@ -19,6 +19,7 @@ from mlx_worker.config import (
     ModelConfig,
     ServerConfig,
     SupervisorConfig,
+    TelemetryConfig,
 )
 from mlx_worker.sizes import Limit, Size
 
@@ -29,6 +30,7 @@ SECTIONS: Final[Mapping[str, tuple[type[msgspec.Struct], str]]] = {
     "server": (ServerConfig, "Where the front listens, and what it accepts."),
     "supervisor": (SupervisorConfig, "When a child is given up as hung, when it is started again."),
     "log": (LogConfig, "What the node says of itself, and where."),
+    "telemetry": (TelemetryConfig, "OpenTelemetry traces; the extra `telemetry` sends them."),
     "models": (ModelConfig, "One model; the section stands once for each, as `[[models]]`."),
     "models.defaults": (Defaults, "What a request means where it says nothing."),
 }
@@ -75,6 +77,8 @@ WORDS: Final[Mapping[str, str]] = {
     "log.file": "Where to, instead of stderr.",
     "log.max_bytes": "At this size the file begins anew, beside the old one.",
     "log.keep": "So many old ones are kept.",
+    "telemetry.endpoint": "Base URL of a collector (OTLP over HTTP). Without it: no traces. All "
+    "else is said by OpenTelemetry's own variables, as `$OTEL_EXPORTER_OTLP_HEADERS`.",
     "models.id": "The name in requests and in `/health`.",
     "models.path": "A folder (relative to the file), or a name in the models folder.",
     "models.aliases": "Other names for it.",

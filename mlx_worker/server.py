@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
-    from mlx_worker.config import Config, LogLevel, ServerConfig
+    from mlx_worker.api.traces import Traces
+    from mlx_worker.config import Config, LogLevel, ServerConfig, TelemetryConfig
     from mlx_worker.supervisor.lifecycle import Timings
     from mlx_worker.supervisor.restart import RestartPolicy
     from mlx_worker.supervisor.resume import ResumePolicy
@@ -129,23 +130,38 @@ def build_app(
         of_models: defaultdict[str, Ledger] = defaultdict(Ledger)
         traffic = Traffic()
         with Lag() as lag, OwnLog() as own_log, History(children, traffic) as history:
-            app[FRONT] = Front(
-                children,
-                of_node,
-                of_models,
-                Reload(config, children, border),
-                traffic,
-                lag,
-                own_log,
-                history,
-            )
-            children.start()
-            yield
-            await children.stop()
+            async with _traces(config.telemetry) as traces:
+                app[FRONT] = Front(
+                    children,
+                    of_node,
+                    of_models,
+                    Reload(config, children, border),
+                    traffic,
+                    lag,
+                    own_log,
+                    history,
+                    traces,
+                )
+                children.start()
+                yield
+                await children.stop()
 
     app.cleanup_ctx.append(node)
     app.on_shutdown.append(observe.end_live)
     return app
+
+
+@contextlib.asynccontextmanager
+async def _traces(telemetry: TelemetryConfig) -> AsyncIterator[Traces | None]:
+    """What tells the collector, where there is one."""
+    if telemetry.endpoint is None:
+        yield None
+        return
+    # An extra of nearly half a second, which no other start is to wait for.
+    from mlx_worker.api.traces import Traces  # noqa: PLC0415
+
+    async with Traces(telemetry.endpoint) as traces:
+        yield traces
 
 
 # --- start and stop -----------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from mlx_worker.api.authentication import key_name
@@ -53,6 +54,27 @@ def outcome_of(error: WorkerError | None) -> Outcome:
             return "failed" if type(error) is WorkerError else "refused"
 
 
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What is known of a request at its end; moments are on `time.perf_counter`.
+
+    `accepted` is when it was known to be well formed and for whom, `status` what its client was
+    told (None: it left before), `error` a code, "" where nothing went wrong.
+    """
+
+    request: web.Request
+    dialect: str
+    model: str
+    outcome: Outcome
+    error: str
+    status: int | None
+    read: Usage | None
+    generations: list[Generation]
+    began: float
+    accepted: float | None
+    ended: float
+
+
 class Books:
     """One request's entries; a context, whose end is the request's."""
 
@@ -61,6 +83,7 @@ class Books:
         self._front = front
         self._dialect = dialect
         self._since = time.perf_counter()
+        self._accepted: float | None = None
         self._model = ""
         self._ledgers: tuple[Ledger, ...] = ()
         self._outcome: Outcome = "cancelled"
@@ -74,14 +97,19 @@ class Books:
 
     def opened(self, served: Served) -> None:
         """It is well formed, and for this model."""
+        self._accepted = time.perf_counter()
         self._model = served.config.id
         self._ledgers = (self._front.ledgers[self._model], self._front.ledger)
         for ledger in self._ledgers:
             ledger.open()
 
-    def began(self, generations: list[Generation], started: Started, read: Usage) -> None:
+    def taken_on(self, generations: list[Generation]) -> None:
+        """Its choices have places."""
+        self._generations = generations
+
+    def began(self, started: Started, read: Usage) -> None:
         """Its choices are under way; `started` is the first one's, `read` what all of them read."""
-        self._generations, self._read, self._hit = generations, read, started.cache_hit
+        self._read, self._hit = read, started.cache_hit
         for ledger in self._ledgers:
             if started.cache_hit:
                 ledger.hit()
@@ -115,9 +143,10 @@ class Books:
             known = error if isinstance(error, WorkerError) else WorkerError("unforeseen")
             self.ended(known)
             self._status = self._status or status_of(self._request, known)
-        self._close(time.perf_counter() - self._since)
+        self._close(time.perf_counter())
 
-    def _close(self, took: float) -> None:
+    def _close(self, now: float) -> None:
+        took = now - self._since
         for ledger in self._ledgers:
             ledger.close()
             if self._outcome in ("success", "failed"):
@@ -132,6 +161,23 @@ class Books:
             if first is not None:
                 flow.first_token.see(first)
         self._log(first, took)
+        if self._front.traces is not None:
+            self._front.traces.ended(self._account(now))
+
+    def _account(self, now: float) -> Account:
+        return Account(
+            request=self._request,
+            dialect=self._dialect,
+            model=self._model,
+            outcome=self._outcome,
+            error=self._error,
+            status=self._status,
+            read=self._read,
+            generations=self._generations,
+            began=self._since,
+            accepted=self._accepted,
+            ended=now,
+        )
 
     def _first_token(self) -> float | None:
         """Seconds until any choice had one."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.lag import Lag
     from mlx_worker.api.own_log import OwnLog
     from mlx_worker.api.reload import Reload
+    from mlx_worker.api.traces import Traces
     from mlx_worker.api.traffic import Traffic
     from mlx_worker.health import Ledger
     from mlx_worker.supervisor.node import Node
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Front:
-    """One running front. `ledger` is the node's, `ledgers` are the models'."""
+    """One running front. `ledger` is the node's, `ledgers` are the models'.
+
+    `traces` is None where they go nowhere.
+    """
 
     node: Node
     ledger: Ledger
@@ -30,6 +34,7 @@ class Front:
     lag: Lag
     own_log: OwnLog
     history: History
+    traces: Traces | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @staticmethod

@@ -94,10 +94,11 @@ async def relay(
             request_id=headers[REQUEST_ID],
         )
         generations += await begin(generate, _fitting(call, served))
+        books.taken_on(generations)
         # A chat's choices read the same prompt, which is counted once.
         started = [await generation.started() for generation in generations][:: call.n]
         read = _read(started)
-        books.began(generations, started[0], read)
+        books.began(started[0], read)
         headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
         reply = reply_by(served.fingerprint)
         way = _Way(request, reply, generations, read, headers)

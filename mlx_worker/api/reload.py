@@ -79,7 +79,7 @@ class Reload:
         """Keys of what is set up once, at the start. `models_dir` is looked at by every plan."""
         return [
             f"{section}.{key}"
-            for section in ("server", "supervisor", "log")
+            for section in ("server", "supervisor", "log", "telemetry")
             for key in getattr(new, section).__struct_fields__
             if key != "models_dir"
             and not (section == "server" and self._border.heeds(key, new.server))

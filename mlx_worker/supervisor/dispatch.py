@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import (
@@ -203,6 +204,7 @@ class Dispatch:
             generation.request_id,
         )
         self._open[generation] = id_
+        generation.handed_over.append(time.perf_counter())
         try:
             self._child.open(id_, generation, ask)
         except ValueError as error:

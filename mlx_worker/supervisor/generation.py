@@ -59,6 +59,14 @@ class Ending:
     reasoning_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A process ended with it: when, on `time.perf_counter`, and how many tokens it had by then."""
+
+    at: float
+    tokens: int
+
+
 class Piece(msgspec.Struct, frozen=True):
     """What came since the last time, in the order of `wire.messages.Row`: spans, then content.
 
@@ -127,7 +135,8 @@ class Generation:
 
     `crashes` counts the processes that died with it in their hands, `lost_by` says what happened
     to the last that had it, in words; "" where none was lost. Seconds in `sign_every`.
-    `request_id` is its name in the log; `first_token_at` is on `time.perf_counter`.
+    `request_id` is its name in the log. `first_token_at` and `ended_at` are on `time.perf_counter`,
+    as are the moments in `handed_over`, one a process that it was given to.
     """
 
     def __init__(
@@ -143,6 +152,9 @@ class Generation:
         self.session = session
         self.request_id = request_id
         self.first_token_at: float | None = None
+        self.ended_at: float | None = None
+        self.handed_over: list[float] = []
+        self.losses: list[Loss] = []
         self.tokens: list[int] = []
         self.crashes = 0
         self.lost_by = ""
@@ -208,10 +220,12 @@ class Generation:
 
     def lose(self, why: str) -> None:
         """The process that had it is gone: what comes next comes from another."""
+        now = time.perf_counter()
         self.lost_by = why
+        self.losses.append(Loss(now, len(self.tokens)))
         self._is_silent = True
         if self._lost_at is None:
-            self._lost_at = time.perf_counter()
+            self._lost_at = now
 
     @property
     def kv_tokens(self) -> int:
@@ -259,6 +273,7 @@ class Generation:
 
     def _end(self) -> None:
         self.over = True
+        self.ended_at = time.perf_counter()
         self._ended.set()
         self._reader()
         if self._deadline is not None:

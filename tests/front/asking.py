@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient
 
 from mlx_worker.api.front import FRONT
 from mlx_worker.api.history import History
-from mlx_worker.config import ModelConfig, ServerConfig, SupervisorConfig
+from mlx_worker.config import ModelConfig, ServerConfig, SupervisorConfig, TelemetryConfig
 from mlx_worker.supervisor.lifecycle import Timings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.restart import RestartPolicy
@@ -128,6 +128,7 @@ class Serve(Protocol):
         models: tuple[ModelConfig, ...] = ...,
         server: ServerConfig = ...,
         supervisor: SupervisorConfig = ...,
+        telemetry: TelemetryConfig = ...,
         timings: Timings = ...,
         policy: RestartPolicy = ...,
         resume: ResumePolicy = ...,

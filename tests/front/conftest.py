@@ -11,7 +11,13 @@ import uvloop
 from aiohttp.test_utils import TestClient, TestServer
 from msgspec.structs import replace
 
-from mlx_worker.config import Config, ModelConfig, ServerConfig, SupervisorConfig
+from mlx_worker.config import (
+    Config,
+    ModelConfig,
+    ServerConfig,
+    SupervisorConfig,
+    TelemetryConfig,
+)
 from mlx_worker.health import Ledger
 from mlx_worker.server import build_app
 from mlx_worker.sizes import Limit
@@ -23,6 +29,7 @@ from tests.front.asking import Front, Serve, model
 from tests.scripted import ALONE, AT_ONCE, PATIENT, PLENTY, QUICK, Fifo, scripted
 
 DEFAULTS = ServerConfig()
+NO_TELEMETRY = TelemetryConfig()
 SUPERVISOR = SupervisorConfig(memory_limit=Limit(PLENTY))
 
 
@@ -40,6 +47,7 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
             models: tuple[ModelConfig, ...] = (model(),),
             server: ServerConfig = DEFAULTS,
             supervisor: SupervisorConfig = SUPERVISOR,
+            telemetry: TelemetryConfig = NO_TELEMETRY,
             timings: Timings = QUICK,
             policy: RestartPolicy = AT_ONCE,
             resume: ResumePolicy = PATIENT,
@@ -51,6 +59,7 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
                     models=models,
                     server=replace(server, models_dir=nano.parent),
                     supervisor=supervisor,
+                    telemetry=telemetry,
                 ),
                 ledger=Ledger(),
                 timings=timings,

@@ -1,0 +1,482 @@
+"""What a collector is told of requests: a real one, which decodes what the node sends."""
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer, unused_port
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from mlx_worker.config import TelemetryConfig
+from mlx_worker.supervisor.restart import RestartPolicy
+from tests.dialects import ALL, Dialect
+from tests.front.asking import Front, Serve, asked, model
+from tests.scripted import Fifo, soon
+
+CHAT = "POST /v1/chat/completions"
+PATH = "/v1/chat/completions"
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+CALLER = "b7ad6b7169203331"
+LOST = "traces may be lost"
+FOUND = "traces are taken again"
+
+Start = Callable[..., Awaitable[Front]]
+
+
+class Collector:
+    """Takes traces over HTTP, or answers with another `status`, or not while it may not."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.bodies: list[bytes] = []
+        self.resource: dict[str, Any] = {}
+        self.spans: list[Span] = []
+        self._came = asyncio.Event()
+
+    async def take(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        self.bodies.append(body)
+        if self.status == 200:
+            self._read(ExportTraceServiceRequest.FromString(body))
+        self._came.set()
+        await self.may_answer.wait()
+        return web.Response(status=self.status)
+
+    def _read(self, sent: ExportTraceServiceRequest) -> None:
+        for of_resource in sent.resource_spans:
+            self.resource = facts(of_resource.resource)
+            for of_scope in of_resource.scope_spans:
+                self.spans += of_scope.spans
+
+    async def next_body(self) -> None:
+        """Wait until more comes than what is there."""
+        self._came.clear()
+        await soon(self._came.wait())
+
+    async def request(self, name: str = CHAT) -> Span:
+        """The one server span of this name, once it has come."""
+        while not (found := [it for it in self.spans if it.name == name]):
+            await self.next_body()
+        (span,) = found
+        return span
+
+    def beneath(self, parent: Span) -> list[Span]:
+        """Its children, in the order of their times."""
+        return sorted(
+            (it for it in self.spans if it.parent_span_id == parent.span_id),
+            key=lambda it: (it.start_time_unix_nano, it.end_time_unix_nano),
+        )
+
+
+def value(it: AnyValue) -> Any:
+    kind = it.WhichOneof("value")
+    assert kind is not None
+    return (
+        [value(one) for one in it.array_value.values]
+        if kind == "array_value"
+        else getattr(it, kind)
+    )
+
+
+def facts(it: Any) -> dict[str, Any]:
+    """The attributes of a span, an event or a resource."""
+    return {attribute.key: value(attribute.value) for attribute in it.attributes}
+
+
+@pytest.fixture(autouse=True)
+def soon_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are not waited for, and no proxy stands in between."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+async def collector() -> Collector:
+    return Collector()
+
+
+@pytest.fixture
+async def endpoint(collector: Collector) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_post("/v1/traces", collector.take)
+    async with TestServer(app, port=unused_port()) as server:
+        yield str(server.make_url("/"))
+        collector.may_answer.set()
+
+
+@pytest.fixture
+def traced(endpoint: str, serve: Serve) -> Start:
+    """Serve, with traces to the collector."""
+
+    async def start(*flags: str | Path, **settings: Any) -> Front:
+        return await serve(*flags, telemetry=TelemetryConfig(endpoint), **settings)
+
+    return start
+
+
+def tells_in_order(root: Span, phases: list[Span]) -> None:
+    """Each phase begins where the one before it ends, and the request encloses them."""
+    moments = [root.start_time_unix_nano, phases[0].start_time_unix_nano]
+    for phase in phases:
+        assert phase.start_time_unix_nano == moments[-1]
+        moments.append(phase.end_time_unix_nano)
+    moments.append(root.end_time_unix_nano)
+    assert moments == sorted(moments)
+
+
+# --- what is told ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_request_is_a_server_span_with_its_phases_beneath_it_in_order(
+    traced: Start, collector: Collector, stream: bool
+) -> None:
+    front = await traced()
+    body = asked("one two three", stream=stream)
+    await front.ask(f"/v1{PATH}", body, X_Request_Id="r-1", X_Session_Id="s-1")
+    root = await collector.request()
+    assert (root.kind, root.status.code) == (Span.SPAN_KIND_SERVER, Status.STATUS_CODE_UNSET)
+    assert root.parent_span_id == b""
+    phases = collector.beneath(root)
+    assert [it.name for it in phases] == ["queue", "prefill", "decode"]
+    assert {it.trace_id for it in phases} == {root.trace_id}
+    tells_in_order(root, phases)
+    assert facts(root) == {
+        "http.request.method": "POST",
+        "http.route": PATH,
+        "http.response.status_code": 200,
+        "url.path": f"/v1{PATH}",
+        "url.scheme": "http",
+        "gen_ai.provider.name": "mlx_worker",
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": "m",
+        "gen_ai.conversation.id": "s-1",
+        "gen_ai.usage.input_tokens": 3,
+        "gen_ai.usage.cache_read.input_tokens": 0,
+        "gen_ai.usage.output_tokens": 3,
+        "gen_ai.response.finish_reasons": ["stop"],
+        "mlx_worker.dialect": "chat",
+        "mlx_worker.outcome": "success",
+        "mlx_worker.request_id": "r-1",
+    }
+
+
+@pytest.mark.parametrize("dialect", ALL, ids=lambda it: it.name)
+async def test_every_dialect_is_told_by_its_endpoint(
+    traced: Start, collector: Collector, dialect: Dialect
+) -> None:
+    front = await traced()
+    assert (await front.ask(dialect.path, dialect.body("one two"))).status == 200
+    told = facts(await collector.request(f"POST {dialect.path}"))
+    operation = "chat" if dialect.chats else "text_completion"
+    assert (told["http.route"], told["gen_ai.operation.name"]) == (dialect.path, operation)
+    assert told["gen_ai.usage.output_tokens"] == 2
+
+
+async def test_choices_share_the_phases_of_their_answer(
+    traced: Start, collector: Collector
+) -> None:
+    front = await traced()
+    await front.chat("one two", n=3)
+    root = await collector.request()
+    assert [it.name for it in collector.beneath(root)] == ["queue", "prefill", "decode"]
+    told = facts(root)
+    assert told["gen_ai.request.choice.count"] == 3
+    assert told["gen_ai.usage.output_tokens"] == 6
+    assert told["gen_ai.response.finish_reasons"] == ["stop"] * 3
+
+
+async def test_the_node_is_a_service_of_its_own_name_unless_the_environment_says_another(
+    traced: Start, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = await traced()
+    await front.chat("one")
+    await collector.request()
+    assert collector.resource["service.name"] == "mlx-worker"
+    collector.spans.clear()
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "studio-1")
+    front = await traced()
+    await front.chat("one")
+    await collector.request()
+    assert collector.resource["service.name"] == "studio-1"
+
+
+async def test_nothing_that_was_asked_or_answered_leaves_the_node(
+    traced: Start, collector: Collector
+) -> None:
+    front = await traced("--fail-after-tokens", "2", "--only", "breaks")
+    secret = {"Authorization": "Bearer marmalade-key"}
+    for words in ("marmalade whispers", "marmalade whispers breaks"):
+        body = asked(words, system="marmalade-system", stream=True, user="marmalade-user")
+        await front.ask(f"{PATH}?marmalade-query", body, **secret)
+    await front.ask(PATH, {"messages": "marmalade", "marmalade": 1})
+    while len([it for it in collector.spans if it.name == CHAT]) < 3:
+        await collector.next_body()
+    for body in collector.bodies:
+        assert b"marmalade" not in body
+        assert b"whispers" not in body
+
+
+# --- the caller's trace -----------------------------------------------------------------------
+
+
+async def test_the_callers_span_is_the_parent(traced: Start, collector: Collector) -> None:
+    front = await traced()
+    caller = {"traceparent": f"00-{TRACE}-{CALLER}-01", "tracestate": "router=a1,other=2"}
+    await front.ask(PATH, asked("one"), **caller)
+    root = await collector.request()
+    assert (root.trace_id.hex(), root.parent_span_id.hex()) == (TRACE, CALLER)
+    assert root.trace_state == "router=a1,other=2"
+    assert {it.trace_id.hex() for it in collector.beneath(root)} == {TRACE}
+
+
+async def test_what_the_caller_does_not_sample_is_not_told(
+    traced: Start, collector: Collector
+) -> None:
+    front = await traced()
+    await front.ask(PATH, asked("one"), traceparent=f"00-{TRACE}-{CALLER}-00")
+    await front.ask(PATH, asked("one"), X_Request_Id="the next one")
+    root = await collector.request()
+    assert root.trace_id.hex() != TRACE
+    assert len(collector.spans) == 4
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "00",
+        f"ff-{TRACE}-{CALLER}-01",
+        f"00-{'0' * 32}-{CALLER}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE.upper()}-{CALLER}-01",
+        f"00-{TRACE}-{CALLER}-01-more",
+        "x" * 2000,
+        "\xe9\xff",
+    ],
+)
+async def test_a_parent_that_cannot_be_read_is_none(
+    traced: Start, collector: Collector, caplog: pytest.LogCaptureFixture, given: str
+) -> None:
+    front = await traced()
+    caller = {"traceparent": given, "tracestate": "=,=marmalade"}
+    assert (await front.ask(PATH, asked("one"), **caller)).status == 200
+    root = await collector.request()
+    assert (root.parent_span_id, root.trace_state) == (b"", "")
+    assert root.trace_id.hex() != TRACE
+    assert "marmalade" not in caplog.text
+
+
+async def test_a_state_that_cannot_be_read_is_left_out_of_the_trace_and_of_the_log(
+    traced: Start, collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    front = await traced()
+    caller = {"traceparent": f"00-{TRACE}-{CALLER}-01", "tracestate": "=,=marmalade"}
+    await front.ask(PATH, asked("one"), **caller)
+    root = await collector.request()
+    assert (root.trace_id.hex(), root.trace_state) == (TRACE, "")
+    assert "marmalade" not in caplog.text
+
+
+# --- what went wrong --------------------------------------------------------------------------
+
+
+async def test_a_full_queue_is_told_as_a_refusal_in_line(
+    traced: Start, collector: Collector, pace: Fifo
+) -> None:
+    front = await traced("--pace", pace.path, models=(model(max_concurrency=1, max_queue=0),))
+    running = asyncio.ensure_future(front.chat("one"))
+    await front.reaches(running=1)
+    assert (await front.chat("two")).status == 429
+    root = await collector.request()
+    told = facts(root)
+    assert told["http.response.status_code"] == 429
+    assert (told["error.type"], told["mlx_worker.outcome"]) == ("queue_full", "refused")
+    assert root.status.code == Status.STATUS_CODE_UNSET
+    assert [it.name for it in collector.beneath(root)] == ["queue"]
+    pace.let(1)
+    await soon(running)
+
+
+async def test_a_request_that_means_nothing_has_no_phases(
+    traced: Start, collector: Collector
+) -> None:
+    front = await traced()
+    assert (await front.ask(PATH, {"messages": 1})).status == 400
+    root = await collector.request()
+    told = facts(root)
+    assert (told["http.response.status_code"], told["mlx_worker.outcome"]) == (400, "client_error")
+    assert "gen_ai.request.model" not in told
+    assert root.status.code == Status.STATUS_CODE_UNSET
+    assert collector.beneath(root) == []
+
+
+@pytest.mark.parametrize(("stream", "status"), [(True, 200), (False, 500)])
+async def test_a_failure_in_mid_answer_is_an_error_of_the_span(
+    traced: Start, collector: Collector, stream: bool, status: int
+) -> None:
+    front = await traced("--fail-after-tokens", "2")
+    await front.chat("one two three", stream=stream)
+    root = await collector.request()
+    told = facts(root)
+    assert root.status.code == Status.STATUS_CODE_ERROR
+    assert (told["http.response.status_code"], told["error.type"]) == (status, "inference_error")
+    assert told["gen_ai.usage.output_tokens"] == 2
+    assert "gen_ai.response.finish_reasons" not in told
+    phases = collector.beneath(root)
+    assert [it.name for it in phases] == ["queue", "prefill", "decode"]
+    tells_in_order(root, phases)
+
+
+async def test_a_client_that_leaves_is_told_as_such(
+    traced: Start, collector: Collector, pace: Fifo
+) -> None:
+    front = await traced("--pace", pace.path)
+    stream = await soon(front.open(PATH, asked("one two", stream=True)))
+    pace.let(1)
+    await soon(stream.content.readuntil(b'"one"'))
+    stream.close()
+    root = await collector.request()
+    told = facts(root)
+    assert told["mlx_worker.outcome"] == "cancelled"
+    assert "error.type" not in told
+    phases = collector.beneath(root)
+    assert [it.name for it in phases] == ["queue", "prefill", "decode"]
+    tells_in_order(root, phases)
+
+
+async def test_a_crash_that_was_gone_on_from_is_two_events(
+    traced: Start, collector: Collector, tmp_path: Path
+) -> None:
+    front = await traced("--die-after-tokens", "2", "--once", tmp_path / "once")
+    await front.chat("one two three", stream=True)
+    root = await collector.request()
+    lost, resumed = root.events
+    assert [lost.name, resumed.name] == ["mlx_worker.child_lost", "mlx_worker.resumed"]
+    assert facts(lost) == facts(resumed) == {"mlx_worker.after_tokens": 2}
+    decode = collector.beneath(root)[-1]
+    moments = [decode.start_time_unix_nano, lost.time_unix_nano, resumed.time_unix_nano]
+    assert [*moments, decode.end_time_unix_nano] == sorted([*moments, decode.end_time_unix_nano])
+    assert facts(root)["mlx_worker.outcome"] == "success"
+    assert root.status.code == Status.STATUS_CODE_UNSET
+
+
+async def test_a_crash_without_a_successor_is_one_event_and_an_error(
+    traced: Start, collector: Collector
+) -> None:
+    front = await traced("--die-after-tokens", "2", policy=RestartPolicy(intensity=0))
+    await front.chat("one two three", stream=True)
+    root = await collector.request()
+    assert [it.name for it in root.events] == ["mlx_worker.child_lost"]
+    assert root.status.code == Status.STATUS_CODE_ERROR
+    assert facts(root)["error.type"] == "child_lost"
+
+
+# --- a collector in trouble -------------------------------------------------------------------
+
+
+async def test_a_collector_that_refuses_is_one_warning_until_it_takes_again(
+    traced: Start, collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mlx_worker")
+    collector.status = 401
+    front = await traced()
+    while len(collector.bodies) < 3:
+        assert (await front.chat("one")).text == "one"
+        await collector.next_body()
+    collector.status = 200
+    await front.chat("one")
+    await collector.request()
+    await front.client.close()
+    told = [it.getMessage() for it in caplog.records if it.name == "mlx_worker.api.traces"]
+    assert [it.partition(" why=")[0] for it in told] == [LOST, FOUND]
+    assert "401" in told[0]
+
+
+async def test_a_collector_that_is_not_there_costs_a_line_of_the_log(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    front = await serve(telemetry=TelemetryConfig(f"http://127.0.0.1:{unused_port()}"))
+    for _ in range(3):
+        assert (await front.chat("one two")).text == "one two"
+    await soon(front.client.close())
+    told = [it.getMessage() for it in caplog.records if it.name == "mlx_worker.api.traces"]
+    assert len([it for it in told if it.startswith(LOST)]) == 1
+    assert "opentelemetry" not in {it.name.partition(".")[0] for it in caplog.records}
+
+
+async def test_a_collector_that_never_answers_does_not_keep_a_node_from_stopping(
+    traced: Start, collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    collector.may_answer.clear()
+    front = await traced()
+    await front.chat("one")
+    await collector.request()
+    await soon(front.client.close())
+    assert "the last traces were not taken within" in caplog.text
+
+
+async def test_what_is_not_sent_yet_is_sent_when_the_node_stops(
+    traced: Start, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "3600000")
+    front = await traced()
+    await front.chat("one")
+    assert collector.bodies == []
+    await soon(front.client.close())
+    assert [it.name for it in collector.spans].count(CHAT) == 1
+
+
+# --- without it -------------------------------------------------------------------------------
+
+REPORT = """
+import asyncio, json, sys
+from pathlib import Path
+from aiohttp.test_utils import TestClient, TestServer
+from mlx_worker.config import Config, ModelConfig, ServerConfig, TelemetryConfig
+from mlx_worker.server import build_app
+from mlx_worker.supervisor.standby import StandbyPolicy
+
+folder, endpoint, *command = sys.argv[1:]
+
+async def main():
+    config = Config(
+        models=(ModelConfig(id="m", path=folder),),
+        telemetry=TelemetryConfig(endpoint or None),
+    )
+    app = build_app(config, standby=StandbyPolicy(spares=0), command=command)
+    async with TestClient(TestServer(app)) as client:
+        body = {"messages": [{"role": "user", "content": "one two"}]}
+        async with client.post("/v1/chat/completions", json=body) as answer:
+            assert answer.status == 200, await answer.text()
+    print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:1"])
+def test_the_library_is_loaded_only_where_there_is_a_collector(nano: Path, endpoint: str) -> None:
+    child = Path(__file__).parents[1] / "scripted_child.py"
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT, nano, endpoint, sys.executable, child],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(json.loads(done.stdout))
+    assert "mlx_worker" in loaded
+    assert bool(loaded & {"opentelemetry", "google", "requests"}) is bool(endpoint)
