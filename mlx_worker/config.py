@@ -62,8 +62,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 Origin = Annotated[str, msgspec.Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s*]{1,200})$")]
 
 
-# A base URL without credentials, which would stand in logs; headers carry those.
-BaseUrl = Annotated[str, msgspec.Meta(pattern=r"^https?://[^/\s?#@]{1,255}(/[^\s?#]{0,1000})?$")]
+BaseUrl = Annotated[str, msgspec.Meta(pattern=r"^https?://[^/\s?#]{1,255}(/[^\s?#]{0,1000})?$")]
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -380,7 +379,11 @@ def _check_border(server: ServerConfig, complain: _Complaint) -> None:
 
 
 def _check_telemetry(telemetry: TelemetryConfig, complain: _Complaint) -> None:
-    if telemetry.endpoint is not None and not _is_installed(EXPORTER):
+    if telemetry.endpoint is None:
+        return
+    if "@" in telemetry.endpoint:  # it stands in logs
+        raise complain("telemetry.endpoint", "credentials belong in $OTEL_EXPORTER_OTLP_HEADERS")
+    if not _is_installed(EXPORTER):
         raise complain("telemetry.endpoint", "needs an extra: pip install 'mlx-worker[telemetry]'")
 
 

@@ -173,14 +173,15 @@ def test_reload_follows_the_file_and_a_bad_one_changes_nothing(tiny: Path, tmp_p
         assert {name: node.model(name)["pid"] for name in "ab"} == before
 
         models = {"a": tiny, "c": tiny}
-        file.write_text(config_text(models, server="max_body_bytes = 2048", extra="max_queue = 3"))
+        text = config_text(models, server="max_body_bytes = 2048", extra="max_queue = 3")
+        file.write_text(f'{text}\n[telemetry]\nendpoint = "http://127.0.0.1:4318"\n')
         done = run("reload", "--url", node.url)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == [
             "added: c",
             "removed: b",
             "changed: a",
-            "needs restart: server.max_body_bytes",
+            "needs restart: server.max_body_bytes, telemetry.endpoint",
         ]
         assert node.model("a")["pid"] == before["a"]
         eventually(lambda: node.model("c")["state"] == "ready")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from textwrap import dedent
 
@@ -27,6 +29,19 @@ from mlx_worker.wire.framing import MAX_FRAME
 MODEL = '[[models]]\nid = "a"\npath = "p"\n'
 OTHER = '[[models]]\nid = "b"\npath = "q"\n'
 FOLDER = Path("/etc/mlx")
+
+WITHOUT = """
+import sys
+from pathlib import Path
+from mlx_worker.config import parse_config
+from mlx_worker.errors import ConfigError
+
+sys.modules[sys.argv[1]] = None
+try:
+    parse_config(sys.argv[2], source="node.toml", folder=Path())
+except ConfigError as error:
+    print(error)
+"""
 
 
 def parsed(text: str, folder: Path = FOLDER) -> Config:
@@ -219,6 +234,46 @@ def test_a_wrong_supervisor_value_is_named_with_its_line(text: str, said: tuple[
     message = complaint(f"# a node\n[supervisor]\n\n{text}\n{MODEL}")
     assert message.startswith("node.toml:4: ")
     assert [part for part in said if part not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("endpoint = 4318", ("telemetry.endpoint", "expected `str", "4318")),
+        ('endpoint = "127.0.0.1:4318"', ("telemetry.endpoint", "'127.0.0.1:4318'")),
+        ('endpoint = "grpc://host:4317"', ("telemetry.endpoint", "'grpc://host:4317'")),
+        ('endpoint = "http://host/?key=1"', ("telemetry.endpoint", "'http://host/?key=1'")),
+        ('endpont = "http://host"', ("telemetry.endpont", "did you mean 'endpoint'")),
+    ],
+)
+def test_a_wrong_telemetry_value_is_named_with_its_line(text: str, said: tuple[str, ...]) -> None:
+    message = complaint(f"# a node\n[telemetry]\n\n{text}\n{MODEL}")
+    assert message.startswith("node.toml:4: ")
+    assert [part for part in said if part not in message] == []
+
+
+def test_a_collectors_credentials_are_refused_and_not_repeated() -> None:
+    message = complaint(f'[telemetry]\nendpoint = "http://me:marmalade@host"\n{MODEL}')
+    assert message.startswith("node.toml:2: telemetry.endpoint: ")
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in message
+    assert "marmalade" not in message
+
+
+@pytest.mark.parametrize("package", ["opentelemetry", "opentelemetry.exporter.otlp.proto.http"])
+def test_a_collector_without_the_extra_is_one_line_with_what_to_do(package: str) -> None:
+    """In a process that has it not: None in sys.modules is how Python says so."""
+    text = f'[telemetry]\nendpoint = "http://127.0.0.1:4318"\n{MODEL}'
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, package, text],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    assert done.stdout == (
+        "node.toml:2: telemetry.endpoint: needs an extra: pip install 'mlx-worker[telemetry]'\n"
+    )
+    assert parsed(text).telemetry.endpoint == "http://127.0.0.1:4318"
 
 
 def test_what_the_supervisor_does_by_default_is_what_its_parts_do_by_default() -> None:

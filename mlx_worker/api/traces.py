@@ -57,9 +57,9 @@ class Traces:
 
     def __init__(self, endpoint: str) -> None:
         self._trouble = _Trouble()
-        self._exporter = _Exporter(f"{endpoint.rstrip('/')}/v1/traces", self._trouble)
+        exporter = _Exporter(f"{endpoint.rstrip('/')}/v1/traces", self._trouble)
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("mlx_worker", __version__)
 
     async def __aenter__(self) -> Self:
@@ -77,8 +77,7 @@ class Traces:
         flush.start()
         await asyncio.to_thread(flush.join, FLUSHED_WITHIN)
         if flush.is_alive():
-            self._exporter.shutdown()
-            log.warning("the last traces were not taken within %g s", FLUSHED_WITHIN)
+            self._trouble.say(f"the last ones were not taken within {FLUSHED_WITHIN:g} s")
         _library.removeHandler(self._trouble)
 
     def ended(self, account: Account) -> None:
@@ -207,10 +206,14 @@ class _Trouble(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """On any thread, one at a time."""
-        sends = record.name.startswith(("opentelemetry.exporter.", "opentelemetry.sdk."))
-        if sends and not self._is_told:
+        if record.name.startswith(("opentelemetry.exporter.", "opentelemetry.sdk.")):
+            self.say(record.getMessage())
+
+    def say(self, why: str) -> None:
+        """Spans were not taken."""
+        if not self._is_told:
             self._is_told = True
-            log.warning(Entry("traces may be lost", why=record.getMessage()))
+            log.warning(Entry("traces may be lost", why=why))
 
     def is_over(self) -> None:
         """Spans were taken."""
