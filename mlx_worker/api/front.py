@@ -34,7 +34,7 @@ class Front:
     lag: Lag
     own_log: OwnLog
     history: History
-    traces: Traces | None = None
+    traces: Traces | None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @staticmethod
