@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,8 +168,10 @@ async def test_a_request_is_a_server_span_with_its_phases_beneath_it_in_order(
 ) -> None:
     front = await traced()
     body = asked("one two three", stream=stream)
+    before = time.time_ns()
     await front.ask(f"/v1{PATH}", body, X_Request_Id="r-1", X_Session_Id="s-1")
     root = await collector.request()
+    assert before <= root.start_time_unix_nano <= root.end_time_unix_nano <= time.time_ns()
     assert (root.kind, root.status.code) == (Span.SPAN_KIND_SERVER, Status.STATUS_CODE_UNSET)
     assert root.parent_span_id == b""
     phases = collector.beneath(root)
@@ -216,6 +219,21 @@ async def test_choices_share_the_phases_of_their_answer(
     assert told["gen_ai.request.choice.count"] == 3
     assert told["gen_ai.usage.output_tokens"] == 6
     assert told["gen_ai.response.finish_reasons"] == ["stop"] * 3
+
+
+async def test_time_in_line_is_the_queues(traced: Start, collector: Collector, pace: Fifo) -> None:
+    front = await traced("--pace", pace.path, models=(model(max_concurrency=1, max_queue=1),))
+    first = asyncio.ensure_future(front.ask(PATH, asked("one"), X_Request_Id="first"))
+    await front.reaches(running=1)
+    second = asyncio.ensure_future(front.ask(PATH, asked("two"), X_Request_Id="second"))
+    await front.reaches(queueDepth=1)
+    pace.let(2)
+    await soon(asyncio.gather(first, second))
+    while len(roots := [it for it in collector.spans if it.name == CHAT]) < 2:
+        await collector.next_body()
+    phases = {facts(it)["mlx_worker.request_id"]: collector.beneath(it) for it in roots}
+    (*_, decode), (queue, *_) = phases["first"], phases["second"]
+    assert queue.start_time_unix_nano < decode.end_time_unix_nano <= queue.end_time_unix_nano
 
 
 async def test_the_node_is_a_service_of_its_own_name_unless_the_environment_says_another(
