@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
     from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span
     from opentelemetry.util.types import AttributeValue
 
@@ -57,9 +58,9 @@ class Traces:
 
     def __init__(self, endpoint: str) -> None:
         self._trouble = _Trouble()
-        exporter = _Exporter(f"{endpoint.rstrip('/')}/v1/traces", self._trouble)
+        self._exporter: SpanExporter = _Exporter(f"{endpoint.rstrip('/')}/v1/traces", self._trouble)
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("mlx_worker", __version__)
 
     async def __aenter__(self) -> Self:
@@ -78,6 +79,7 @@ class Traces:
         await asyncio.to_thread(flush.join, FLUSHED_WITHIN)
         if flush.is_alive():
             self._trouble.say(f"the last ones were not taken within {FLUSHED_WITHIN:g} s")
+            self._exporter.shutdown()  # it tries no more
         _library.removeHandler(self._trouble)
 
     def ended(self, account: Account) -> None:
