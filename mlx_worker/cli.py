@@ -79,9 +79,9 @@ def serve(*, file: Path | None) -> None:
 
 
 @app.command
-@click.argument("file", type=A_PATH)
-def check(*, file: Path) -> None:
-    """Validate the configuration in FILE and print what would run."""
+@click.argument("file", type=A_PATH, required=False)
+def check(*, file: Path | None) -> None:
+    """Validate the configuration in FILE, else the one of `serve`, and print what would run."""
     from mlx_worker.api.border import Border
     from mlx_worker.plan import plan
 

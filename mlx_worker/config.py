@@ -212,9 +212,17 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def default_file() -> Path:
-    """`./mlx-worker.toml` where there is one, else the one in the user's config folder."""
-    here = Path(FILE_NAME)
-    return here if here.exists() else platformdirs.user_config_path(APP) / FILE_NAME
+    """`./mlx-worker.toml` where there is one, else the one in the user's config folder.
+
+    Raises ConfigError where there is neither.
+    """
+    here, of_user = Path(FILE_NAME), platformdirs.user_config_path(APP) / FILE_NAME
+    for file in (here, of_user):
+        if file.exists():
+            return file
+    raise ConfigError(
+        f"there is neither ./{here} nor {of_user}: write one, or name another with --config"
+    )
 
 
 def load_config(file: Path) -> Config:

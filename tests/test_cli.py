@@ -30,9 +30,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *args: str, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *args], capture_output=True, text=True, timeout=DEADLINE, check=False, cwd=cwd
+        [*COMMAND, *args],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+        cwd=cwd,
+        env=os.environ | environment,
     )
 
 
@@ -67,6 +75,15 @@ def test_a_wrong_key_is_one_line_with_file_line_and_the_nearest_key(config: Path
         assert one_line(done).endswith(
             f"{config}:3: server.prot: unknown key; did you mean 'port'?"
         )
+
+
+def test_without_a_file_the_places_that_were_looked_at_are_named(tmp_path: Path) -> None:
+    for words in (["serve"], ["check"], ["status"]):
+        done = run(*words, cwd=tmp_path, XDG_CONFIG_HOME=str(tmp_path), HOME=str(tmp_path))
+        assert done.returncode == 78
+        said = one_line(done)
+        assert "neither ./mlx-worker.toml nor " in said
+        assert "mlx-worker/mlx-worker.toml: write one, or name another with --config" in said
 
 
 def test_no_configuration_is_one_line(tmp_path: Path) -> None:

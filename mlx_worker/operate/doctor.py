@@ -24,7 +24,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
 
 async def examine(file: Path | None) -> list[Finding]:
     """All findings: this machine's, then those of the configuration and what it needs."""
-    config, finding = _configuration(file or default_file())
+    config, finding = _configuration(file)
     findings = [machine.python(), machine.mlx(run), machine.open_files(), finding]
     findings += machine.wired_limit(run, config)
     if config is not None:
@@ -37,9 +37,10 @@ async def examine(file: Path | None) -> list[Finding]:
     return [*findings, *machine.services(run), machine.environment()]
 
 
-def _configuration(file: Path) -> tuple[Config | None, Finding]:
+def _configuration(file: Path | None) -> tuple[Config | None, Finding]:
     try:
-        return load_config(file), ok("configuration", str(file))
+        found = file or default_file()
+        return load_config(found), ok("configuration", str(found))
     except WorkerError as error:
         return None, bad("configuration", str(error), "mend it; config/ has examples")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -27,6 +28,10 @@ of_the_machine = click.option(
 
 NOT_RUNNING, NOT_INSTALLED = 3, 4
 """Exit codes of `service status`, as `systemctl status` has them."""
+
+
+LOOK_EVERY = 0.2
+"""Seconds."""
 
 
 @click.group
@@ -74,8 +79,14 @@ def start(*, daemon: bool) -> None:
 @service.command
 @of_the_machine
 def stop(*, daemon: bool) -> None:
-    """Stop the service until it is started again: running streams finish within drain_timeout."""
-    _here(daemon=daemon).stop()
+    """Stop the service until it is started again.
+
+    Running streams finish within drain_timeout; the command ends when the node has.
+    """
+    here = _here(daemon=daemon)
+    here.stop()
+    while here.state().pid is not None:  # the system ends a node that does not end by itself
+        time.sleep(LOOK_EVERY)
 
 
 @service.command

@@ -1,7 +1,7 @@
 """systemd: a unit of the machine, or of a user.
 
-Checked by `systemd-analyze verify`; the commands are tested with recorded answers, and were not
-run where systemd runs. [front]
+Checked by `systemd-analyze verify`; the commands are tested with recorded answers. A user's unit
+was run under systemd 252, the machine's was not. [front]
 """
 
 from __future__ import annotations

@@ -173,10 +173,27 @@ def test_a_command_that_is_not_there_ends_with_127() -> None:
 
 SYSTEMCTL = """#!/bin/sh
 echo "$@" >> {log}
-echo "MainPID=7
+case "$2" in
+  stop) echo 2 > {log}.drains ;;
+  start) rm {log}.drains ;;
+  show)
+    left=$(cat {log}.drains 2>/dev/null)
+    case "$left" in
+      "") echo "MainPID=7
 ActiveState=active
-SubState=running"
+SubState=running" ;;
+      0) echo "MainPID=0
+ActiveState=inactive
+SubState=dead" ;;
+      *)
+        echo $((left - 1)) > {log}.drains
+        echo "MainPID=7
+ActiveState=deactivating
+SubState=stop-sigterm" ;;
+    esac ;;
+esac
 """
+"""A node that is asked to stop is still there when it is looked at twice."""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux has systemd")
@@ -199,7 +216,9 @@ def test_the_service_commands_drive_systemctl(
     assert str(unit) in command("service", "install", "--config", str(file)).said
     assert unit.read_text() == shown.said
     assert command("service", "status") == Ended(0, "active (running), pid 7\n")
-    assert command("service", "stop").code == command("service", "start").code == 0
+    assert command("service", "stop").code == 0
+    assert command("service", "status") == Ended(3, "inactive (dead)\n")
+    assert command("service", "start").code == 0
     assert command("service", "uninstall").code == 0
     assert not unit.exists()
     verbs = [line.split()[1] for line in log.read_text().splitlines()]
