@@ -29,7 +29,9 @@ def commands_of(name: str) -> Iterator[list[str]]:
             yield words
 
 
-@pytest.mark.parametrize(("name", "count"), [("operations.md", 11), ("cluster.md", 4), ("first-node.md", 9)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("operations.md", 11), ("cluster.md", 4), ("first-node.md", 9)]
+)
 async def test_every_command_of_a_document_succeeds(
     serve: Serve,
     nano: Path,
