@@ -93,7 +93,12 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except Exception:
         log.exception(Entry("unforeseen", request_id=request_id(request), path=request.path))
         problem = WorkerError(f"the node failed on this request; its id is {request_id(request)}")
-    return answer(request, problem, {REQUEST_ID: request_id(request)} | headers)
+    try:
+        return answer(request, problem, {REQUEST_ID: request_id(request)} | headers)
+    finally:
+        # Its traceback knows this frame: the two would keep each other, and with them the request's
+        # body, until the collector comes by.
+        del problem
 
 
 def _refusal(request: web.Request, error: web.HTTPException) -> tuple[WorkerError, dict[str, str]]:
