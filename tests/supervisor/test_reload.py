@@ -100,7 +100,8 @@ async def test_what_runs_in_a_changed_model_finishes_and_what_waits_is_served_ne
         first = await soon(node.generate(node.primary, chat("one two")))
         second = asyncio.create_task(node.generate(node.primary, chat("three")))
         await asyncio.sleep(0)
-        node.reload([planned(max_concurrency=2)])
+        # No place more: with one the second could still begin in the process that is to end.
+        node.reload([planned(max_concurrency=1, context_length=64)])
         await soon(node.primary.child.reached(State.DRAINING))
         pace.let(2)
         assert await whole(first) == "one two"
