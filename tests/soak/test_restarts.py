@@ -19,7 +19,7 @@ from mlx_worker.supervisor.standby import StandbyPolicy
 from mlx_worker.supervisor.states import State
 from tests.scripted import alive, chat, eventually, planned, ready, running, scripted, text_of
 
-RESTARTS: Final = int(os.environ.get("MLX_WORKER_RESTARTS", "100"))
+RESTARTS: Final = int(os.environ.get("MLX_WORKER_RESTARTS", "60"))
 MODELS: Final = ("a", "b", "c", "d")
 FOR_EVER: Final = RestartPolicy(base=0, ceiling=0, intensity=10**6, period=600)
 SPARE: Final = StandbyPolicy(spares=1, calm=0, ping=0.05)

@@ -25,7 +25,7 @@ from tests.soak.garbling_child import FOLDER
 from tests.soak.garbling_node import COMMAND
 from tests.soak.watch import Watch
 
-FAULTS: Final = int(os.environ.get("MLX_WORKER_SOAK", "12"))
+FAULTS: Final = int(os.environ.get("MLX_WORKER_SOAK", "9"))
 SEED: Final = int(os.environ.get("MLX_WORKER_SOAK_SEED", "1"))
 CLIENTS: Final = 32
 BODIES: Final = 30
