@@ -41,8 +41,10 @@ FAULTS: Final = {
     "hang": signal.SIGSTOP,
 }
 SOME: Final = list(FAULTS) if "MLX_WORKER_SOAK" in os.environ else ["killed", "hang"]
-UP: Final = ["starting", "loading"] if "MLX_WORKER_SOAK" in os.environ else ["starting"]
 """In `tox -e soak` all of them; a scripted child has them all every time."""
+
+UP: Final = ["starting", "loading"] if "MLX_WORKER_SOAK" in os.environ else ["starting"]
+"""Phases on the way up, by the same rule."""
 
 ON_THE_WAY_UP: Final = [it for it in FAULTS if it != "garbage"]
 """What cannot speak yet cannot write garbage; the scripted child can."""

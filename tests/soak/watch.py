@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Watch:
         if at is not None:
             return asked - at
         file = self._garbled / str(pid)
-        since = time.time() - file.stat().st_mtime if file.exists() else 0.0
+        since = time() - file.stat().st_mtime if file.exists() else 0.0
         return since - (monotonic() - asked)
 
     async def until_whole(self) -> None:
