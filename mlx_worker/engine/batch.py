@@ -1,15 +1,17 @@
 """Mlx_lm's batch, with a decode step that does nothing nobody asked for.
 
-What differs from `BatchGenerator` is how a step chooses its tokens: rows with the same settings are
+What differs from `BatchGenerator` is that a chunk of prompts waits for the device once, and how a
+step chooses its tokens: rows with the same settings are
 drawn in one call, each by its own key, log-probabilities are cut out for the rows that report them
 only, and rows with a grammar are drawn from what it allows. mlx_lm calls a sampler for each row
 unless all share one, and cuts a slice for every row. The tokens are the same; `tests/fidelity`
-holds it to that. Written against mlx-lm 0.32, whose `_step` it replaces. [child]
+holds it to that. Written against mlx-lm 0.32, whose `prompt` and `_step` it replaces. [child]
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copy
+from typing import TYPE_CHECKING, Any, Final
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
@@ -18,6 +20,9 @@ from mlx_worker.engine.sampling import draw
 
 if TYPE_CHECKING:
     from mlx_worker.engine.sampling import Draw
+
+CLEAR_EVERY: Final = 2048
+"""Places read, padding included, after which the device gives back what it no longer needs."""
 
 
 class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
@@ -39,6 +44,39 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
     samplers: list[Draw]
     logits_processors: list[list[Any]]
     max_tokens: list[int]
+    stop_sequences: list[Any]
+    _places = 0
+
+    def prompt(self, tokens: list[list[int]]) -> None:
+        """Read these tokens, a list a row."""
+        if not tokens:
+            return
+        for held, more in zip(self.tokens, tokens, strict=True):
+            held.extend(more)
+        lengths = [len(it) for it in tokens]
+        longest = max(lengths)
+        padding = [longest - length for length in lengths]
+        if any(padding):
+            for cache in self.prompt_cache:
+                cache.prepare(lengths=lengths, right_padding=padding)
+        rows = [it + [0] * missing for it, missing in zip(tokens, padding, strict=True)]
+        self.model(mx.array(rows), cache=self.prompt_cache)
+        if any(padding):
+            for cache in self.prompt_cache:
+                cache.finalize()
+        mx.eval([cache.state for cache in self.prompt_cache])
+        self._places += len(rows) * longest
+        if self._places >= CLEAR_EVERY:
+            self._places = 0
+            mx.clear_cache()
+
+    def split(self, indices: list[int]) -> _Readers:
+        """Take these rows out; if that is all of them, without a copy of their KV."""
+        if len(indices) < len(self.uids):
+            return super().split(indices)  # type: ignore[no-any-return]
+        taken = copy.copy(self)
+        self._forget()
+        return taken
 
     def generate(self, tokens: list[list[int]]) -> _Decoders:
         """Have all of them decode; `tokens` are the last of each prompt."""
@@ -54,9 +92,14 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
             self.stop_sequences,
             self.max_tokens,
         )
-        self.uids, self.prompt_cache, self.tokens = [], [], []
-        self.samplers, self.logits_processors, self.max_tokens = [], [], []
+        self._forget()
         return decoders
+
+    def _forget(self) -> None:
+        """All rows are somebody else's."""
+        self.uids, self.prompt_cache, self.tokens = [], [], []
+        self.samplers, self.logits_processors = [], []
+        self.max_tokens, self.stop_sequences = [], []
 
 
 class _Decoders(GenerationBatch):  # type: ignore[misc]

@@ -32,6 +32,7 @@ from mlx_worker.engine.schedule import (
     fits,
     follow,
     has_room,
+    least_fetched,
     may_start,
 )
 from mlx_worker.engine.sequence import Sequence
@@ -83,7 +84,8 @@ class Engine:
             model,
             stop_tokens=[[token] for token in tokenizer.eos_token_ids],
             completion_batch_size=rows,
-            prefill_batch_size=min(READERS, rows),
+            # Those that have read all but the last token still count with mlx_lm's readers.
+            prefill_batch_size=min(2 * READERS, rows),
             prefill_step_size=LARGEST_CHUNK,
         )
         self._pace = Pace(prefill_pause)
@@ -296,7 +298,7 @@ class Engine:
         self._keep_what_was_read_for(sequence)
         tokens = sequence.prompt.tokens
         with mx.stream(self._batch.stream):
-            kv, cached = self.cache.fetch(tokens)
+            kv, cached = self.cache.fetch(tokens, least_fetched(sequence.prompt.head))
         if kv is not None and sequence.text is None and cached == sequence.prompt.head:
             # To be warmed, and resident already: there is nothing to read.
             self._forget(sequence)
@@ -444,9 +446,9 @@ class Engine:
             self.cache.fit(self._batch.prompt_cache_nbytes)
 
     def _detach(self, kv: list[Any]) -> None:
-        """Evaluate, or the lazy slice would keep the whole batch's KV alive and in the way."""
+        """Evaluate, or the lazy slice would keep the whole batch's KV alive; do not wait."""
         with mx.stream(self._batch.stream):
-            mx.eval([layer.state for layer in kv])
+            mx.async_eval([layer.state for layer in kv])  # type: ignore[no-untyped-call]
 
 
 def _done(sequence: Sequence, text: TextStream, natural: m.FinishReason) -> m.Done:

@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from mlx_worker.engine.markers import CONTENT, opening_state
-from mlx_worker.engine.schedule import common_prefix
+from mlx_worker.engine.schedule import WORTH_FETCHING, common_prefix
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 
 if TYPE_CHECKING:
@@ -87,10 +87,13 @@ def render(
     others = _that_differ_after_a_segment(tokenizer, turns, told, _mark(text))
     # The last token is never part of a segment: the model must read at least one.
     head, *borders = (min(place_of(common_prefix(text, it)), len(tokens) - 1) for it in others)
+    system = system_text(messages)
+    if not system and head < WORTH_FETCHING:
+        head = 0  # a template's first words are worth no segment of their own
     return Prompt(
         tokens,
         head,
-        system_text(messages),
+        system,
         tuple(it for it in borders if it > head),
         opening_state(tokenizer, tokens),
     )

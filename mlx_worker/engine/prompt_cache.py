@@ -109,13 +109,14 @@ class PromptCache:
 
     # --- looking up ---
 
-    def fetch(self, tokens: list[int]) -> tuple[list[Any] | None, int]:
+    def fetch(self, tokens: list[int], least: int = 1) -> tuple[list[Any] | None, int]:
         """A copy of the KV of the longest known prefix of `tokens`, and its length in tokens.
 
-        Never all of them: the model must read at least the last one to say what follows.
+        None where that is shorter than `least`. Never all of them: the model must read at least
+        the last one to say what follows.
         """
         key, length = self._longest(tuple(tokens[:-1]))
-        if not length:
+        if length < least:
             return None, 0
         self._use(key)
         kv = copy.deepcopy(self._entries[key].kv)

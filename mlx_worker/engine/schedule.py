@@ -47,6 +47,9 @@ BLOCK = 256
 WORTH_WAITING = 64
 """Shared tokens below which reading them twice is cheaper than waiting."""
 
+WORTH_FETCHING = 16
+"""Resident tokens below which reading them again is cheaper than joining their KV to a batch."""
+
 
 class Pace:
     """How much may be read in a `pause` of so many seconds, by what reading took so far.
@@ -118,6 +121,14 @@ def follow(new: Sequence, others: Iterable[Sequence], *, any_length: bool) -> No
         usable = shared if any_length else max(segments, default=0)
         if usable - other.cached >= WORTH_WAITING and usable > new.shared:
             new.leader, new.shared = other, usable
+
+
+def least_fetched(head: int) -> int:
+    """Tokens that a resident prefix must have to be fetched.
+
+    A shorter head is fetched all the same: a client is told whether its system prompt was resident.
+    """
+    return min(head or WORTH_FETCHING, WORTH_FETCHING)
 
 
 def has_room(readers: Listed[Sequence]) -> bool:

@@ -55,8 +55,8 @@ class Sequence:
 
     @property
     def reading(self) -> bool:
-        """In the batch, its prompt not read to the end."""
-        return not self.waiting and not self.over and self.read < len(self.prompt.tokens)
+        """In the batch, its prompt not read to the end, of which the last token is decoded."""
+        return not self.waiting and not self.over and self.read < len(self.prompt.tokens) - 1
 
     @property
     def foreseen(self) -> int:

@@ -146,7 +146,7 @@ def test_started_comes_before_prefill_and_the_last_word_once(loaded: Front) -> N
     kinds = [type(message).__name__ for message in loaded.hear_all(m.Done)]
     assert kinds[0] in ("Started", "CacheState")
     assert kinds.index("Started") < kinds.index("Prefill") < kinds.index("Step")
-    assert kinds.count("Prefill") > 2
+    assert kinds.count("Prefill") > 1
 
 
 def test_all_sequences_share_one_step(loaded: Front) -> None:

@@ -494,6 +494,18 @@ def test_a_head_is_missed_for_a_reason_that_is_told(engine: Engine) -> None:
     assert misses == ["new", "", "cleared"]
 
 
+def test_who_has_read_all_but_the_last_token_keeps_nobody_from_reading(
+    loaded: tuple[Any, Any],
+) -> None:
+    engine = Engine(*loaded, context_length=8192, max_concurrency=4 * READERS)
+    for id_ in range(3 * READERS):
+        offer(engine, id_, chat(f"{WORDS[id_]} again", max_tokens=9))
+    read: set[int] = set()
+    for step in (1, 2, 3):
+        read |= {it.id for it in engine.step() if isinstance(it, m.Prefill)}
+        assert read == set(range(step * READERS))
+
+
 @pytest.mark.parametrize("waiting", [1, 40])
 def test_those_who_wait_for_a_row_cost_a_step_nothing(
     loaded: tuple[Any, Any], waiting: int

@@ -61,6 +61,12 @@ def test_a_chat_that_ends_with_the_assistants_words_has_segments_too(tokenizer: 
     assert prompt.segments[-1] < len(prompt.tokens)
 
 
+def test_what_a_template_says_before_every_chat_is_no_head(tokenizer: Any) -> None:
+    prompt = render(tokenizer, [HELLO], {})
+    assert (prompt.head, prompt.system) == (0, "")
+    assert tokenizer.decode(prompt.tokens[: prompt.segments[0]]).endswith("there<|im_end|>\n")
+
+
 def test_nothing_is_warmed_for_no_prompt(tokenizer: Any) -> None:
     assert warm_head(tokenizer, "") == []
 

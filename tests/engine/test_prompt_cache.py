@@ -60,6 +60,12 @@ def test_the_longest_prefix_is_found_and_cut_to_length(
     assert found is None if not length else told(found) == prompt[:length]
 
 
+def test_too_short_a_prefix_is_not_fetched(cache: PromptCache) -> None:
+    cache.keep([1, 2, 3, 4], kv([1, 2, 3, 4]), Kind.STRANGER)
+    assert cache.fetch([1, 2, 3, 9, 9], least=4) == (None, 0)
+    assert cache.fetch([1, 2, 3, 9, 9], least=3)[1] == 3
+
+
 @given(st.lists(prompts, max_size=12), prompts)
 def test_what_cannot_be_cut_is_found_where_it_is_whole(
     known: list[list[int]], prompt: list[int]

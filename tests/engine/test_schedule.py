@@ -15,12 +15,14 @@ from mlx_worker.engine.schedule import (
     LONG_READERS,
     READERS,
     SMALLEST_CHUNK,
+    WORTH_FETCHING,
     WORTH_WAITING,
     Pace,
     common_prefix,
     cuts,
     follow,
     has_room,
+    least_fetched,
     may_start,
 )
 from mlx_worker.engine.sequence import Sequence
@@ -163,6 +165,18 @@ def test_long_prompts_leave_room_for_short_ones() -> None:
 def test_a_long_prompt_that_is_mostly_resident_is_a_short_one() -> None:
     long = [sequence(list(range(LONG * 4)), read=0) for _ in range(LONG_READERS)]
     assert may_start(sequence(list(range(LONG * 2))), long, lambda: LONG * 2 - 10)
+
+
+def test_few_resident_tokens_are_read_again_unless_they_are_a_whole_head() -> None:
+    assert least_fetched(0) == WORTH_FETCHING
+    assert least_fetched(5) == 5
+    assert least_fetched(WORTH_FETCHING * 9) == WORTH_FETCHING
+
+
+def test_a_row_with_one_token_left_reads_no_longer() -> None:
+    prompt = list(range(10))
+    assert sequence(prompt, read=8).reading
+    assert not sequence(prompt, read=9).reading
 
 
 def test_readers_are_bounded() -> None:
