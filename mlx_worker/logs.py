@@ -9,6 +9,7 @@ processes that run already. [both]
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
@@ -30,6 +31,9 @@ LINE: Final = ("at", "level", "logger", "event", "exception")
 """What every JSON line says, or may; facts have other names."""
 
 
+_SPECIAL: Final = re.compile(r'[\s"=]')
+
+
 class Entry:
     """An event and its facts. As text the facts stand behind it: name=value."""
 
@@ -47,7 +51,7 @@ def _text(value: Any) -> str:
     """A value as one word; "-" for none."""
     if value is None or value == "":
         return "-"
-    plain = isinstance(value, str) and not any(it.isspace() or it in '"=' for it in value)
+    plain = isinstance(value, str) and not _SPECIAL.search(value)
     return value if plain else msgspec.json.encode(value).decode()
 
 

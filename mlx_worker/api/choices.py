@@ -20,6 +20,8 @@ async def begin(
 
     They ask at once, so that a queue too short for all of them says so before any has worked.
     """
+    if len(requests) == 1:
+        return [await generate(requests[0])]
     tasks = [asyncio.create_task(generate(request)) for request in requests]
     try:
         return await asyncio.gather(*tasks)

@@ -2,7 +2,7 @@
 
 A token is worth a few microseconds; a task switch, a coroutine and a queue each cost as much. So
 pieces are written where they are heard, past aiohttp's writer, which sends the headers before the
-first and the end after the last. A client that lags is not written to: what it will get piles up
+first and the end with the last. A client that lags is not written to: what it will get piles up
 in its generation as tokens, and goes out in one write when its socket is empty again. [front]
 """
 
@@ -46,7 +46,10 @@ class EventStream:
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Tell all of it. Raises what went wrong with a choice, once what it said is told."""
+        """Tell of it until all have ended. Raises what went wrong with a choice.
+
+        What came last is left to be taken, and to be sent with the end.
+        """
         try:
             for choice, generation in enumerate(self._generations):
                 generation.attend(partial(self._news, generation, choice))
@@ -56,34 +59,45 @@ class EventStream:
         finally:
             self._is_over = True
 
+    def take(self) -> bytes:
+        """What has come and was not sent, as the dialect writes it."""
+        return b"".join(self._said(it, choice) for choice, it in enumerate(self._generations))
+
+    def _said(self, generation: Generation, choice: int) -> bytes:
+        if (piece := generation.take()) is None:
+            return b""
+        return self._reply.sign() if piece.is_sign else self._reply.piece(piece, choice)
+
     async def _is_told(self) -> bool:
-        """Is all of it said? Waits where the client lags, for nothing else."""
+        """Have all ended? Waits where the client lags, for nothing else."""
         while self._lags:  # again, where what piled up is more than its socket takes
-            await self._catch_up()
+            await self._writer.drain()
+            self._lags = False
+            self._write(self.take())
         for generation in self._generations:
             generation.check()
-        return all(it.over for it in self._generations)
+        return self._all_over
 
-    async def _catch_up(self) -> None:
-        """Wait until the client has read what was sent, then send what has come since."""
-        await self._writer.drain()
-        self._lags = False
-        for choice, generation in enumerate(self._generations):
-            self._news(generation, choice)
+    @property
+    def _all_over(self) -> bool:
+        return all(it.over for it in self._generations)
 
     def _news(self, generation: Generation, choice: int) -> None:
         """Called by a generation that has something to say, or has ended."""
-        if self._lags or self._is_over:
+        if self._is_over:
             return
-        if (piece := generation.take()) is not None:
-            reply = self._reply
-            self._write(reply.sign() if piece.is_sign else reply.piece(piece, choice))
-        if generation.over or self._lags:
+        if generation.over:
             self._wake.set()
+            if self._all_over:
+                return
+        if not self._lags:
+            self._write(self._said(generation, choice))
 
     def _write(self, data: bytes) -> None:
         transport = self._transport
-        if transport.is_closing():
+        if not data or transport.is_closing():
             return
         transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
-        self._lags = transport.get_write_buffer_size() > self._high_water
+        if transport.get_write_buffer_size() > self._high_water:
+            self._lags = True
+            self._wake.set()

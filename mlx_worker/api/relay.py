@@ -147,15 +147,16 @@ async def _streamed(way: _Way, books: Books) -> web.StreamResponse:
         raise ConnectionResetError("the client has left")
     books.answered(response.status)
     await response.write(way.reply.opening(way.prompt))
+    stream = EventStream(response, writer, transport, way.reply, way.generations)
     try:
-        await EventStream(response, writer, transport, way.reply, way.generations).run()
+        await stream.run()
     except WorkerError as error:
         # The status is sent; only the stream itself can still say it.
         books.ended(error)
         response.force_close()
-        await response.write(way.reply.broken(error))
+        last = stream.take() + way.reply.broken(error)
     else:
-        await response.write(way.reply.closing(way.endings(), way.usage()))
+        last = stream.take() + way.reply.closing(way.endings(), way.usage())
         books.ended(None)
-    await response.write_eof()
+    await response.write_eof(last)
     return response

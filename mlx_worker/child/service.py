@@ -23,6 +23,7 @@ import psutil
 import setproctitle
 
 from mlx_worker.child.footprint import footprint_of
+from mlx_worker.child.outbox import Outbox
 from mlx_worker.engine.constraints import Constraints
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.identity import weights_identity
@@ -90,6 +91,7 @@ class Service:
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
+        self._outbox = Outbox(pipe.send)
         self._loads: queue.SimpleQueue[m.Load] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._chats: queue.SimpleQueue[_Text] = queue.SimpleQueue()
@@ -178,6 +180,8 @@ class Service:
         while True:
             self._take_jobs(engine)
             if engine.active:
+                if engine.reads:
+                    self._outbox.flush()
                 self._say(engine, engine.step())
 
     def _load(self) -> Engine:
@@ -275,13 +279,12 @@ class Service:
     # --- out ---
 
     def _say(self, engine: Engine, messages: list[Any]) -> None:
-        """One write for all of it, with the cache's state where that changed."""
+        """One frame for all of it, with the cache's state where that changed."""
         facts = engine.cache.facts
         if facts is not self._told:
             self._told = facts
             messages = [*messages, _cache_state(facts)]
-        if messages:
-            self._pipe.send(messages)
+        self._outbox.put(messages, goes_on=not engine.reads and self._jobs.empty())
 
 
 def _note(error: Exception, request_id: str) -> None:

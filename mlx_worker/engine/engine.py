@@ -100,6 +100,11 @@ class Engine:
         """Sequences that are not finished."""
         return len(self._by_id)
 
+    @property
+    def reads(self) -> bool:
+        """Will the next step read a prompt?"""
+        return bool(self._waiting) or any(it.reading for it in self._by_uid.values())
+
     # --- in ---
 
     def admit(

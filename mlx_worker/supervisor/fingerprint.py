@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import mlx_worker
@@ -15,5 +16,11 @@ def fingerprint(facts: Facts) -> str:
     """A short name of both, as a child last told them: `fp_` and 12 hex digits."""
     versions = facts.versions | {"mlx-worker": mlx_worker.__version__}
     weights = facts.loaded.weights if facts.loaded else ""
-    known = f"{weights} {sorted(versions.items())}"
+    return _named(weights, tuple(sorted(versions.items())))
+
+
+@lru_cache
+def _named(weights: str, versions: tuple[tuple[str, str], ...]) -> str:
+    """Asked for by every request."""
+    known = f"{weights} {list(versions)}"
     return f"fp_{hashlib.sha256(known.encode()).hexdigest()[:12]}"

@@ -189,11 +189,7 @@ class Generation:
             return
         match message:
             case m.Row():
-                if self._is_silent:
-                    self._speaks()
-                self.tokens += message.tokens
-                self._logprobs += message.logprobs
-                self._say(message.text, message.spans)
+                self._hear_row(message)
             case m.Started():
                 # The client knows the first; a later process only has other figures.
                 if not self._started.done():
@@ -207,7 +203,7 @@ class Generation:
                     message.stop_string,
                     message.reasoning_tokens,
                 )
-                self._say(message.text, message.spans)
+                self._keep(message.text, message.spans)  # to be taken with the end
                 self._end()
             case m.Failed(code=errors.ChildLost.code):
                 self._keeper.lost(self, message.message)
@@ -264,12 +260,19 @@ class Generation:
             self._keeper.spoke_again(self, now - self._lost_at)
             self._lost_at = None
 
-    def _say(self, text: str, spans: list[m.Span]) -> None:
+    def _hear_row(self, row: m.Row) -> None:
+        if self._is_silent:
+            self._speaks()
+        self.tokens += row.tokens
+        self._logprobs += row.logprobs
+        self._keep(row.text, row.spans)
+        if self._has_news:
+            self._reader()
+
+    def _keep(self, text: str, spans: list[m.Span]) -> None:
         self._spans += spans
         if text:
             self._spans.append(text)
-        if self._spans or self._logprobs:
-            self._reader()
 
     def _end(self) -> None:
         self.over = True

@@ -1,8 +1,9 @@
 """How fast one model's streams go, through all its processes: counted once a decode step.
 
 A step's time is the inter-token latency of every row that was in the one before, too; a row that
-begins, or comes back after a pause of its own, has none yet. So one clock and one bisection serve
-all rows, and the price of a token falls with their number. [front]
+begins, or comes back after a pause of its own, has none yet. Several short steps may come as one,
+and have shared its time. So one clock and one bisection serve all rows, and the price of a token
+falls with their number. [front]
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class Pace:
         self.between = Histogram(BETWEEN_TOKENS)
 
     def step(self, rows: Sequence[Row]) -> None:
-        """These rows got a token each, just now."""
+        """These rows got their tokens, just now: one each in every step that it was."""
         now = self._clock()
-        ids = {row.id for row in rows}
-        if again := len(ids & self._rows):
-            self.between.see(now - self._at, again)
-        self._at, self._rows = now, ids
-        self.tokens += len(rows)
+        tokens = {row.id: len(row.tokens) for row in rows}
+        if again := sum(tokens[id_] for id_ in tokens.keys() & self._rows):
+            self.between.see((now - self._at) / max(tokens.values()), again)
+        self._at, self._rows = now, tokens.keys()
+        self.tokens += sum(tokens.values())

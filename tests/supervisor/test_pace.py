@@ -28,6 +28,17 @@ def test_a_step_is_the_latency_of_every_row_that_was_in_the_one_before() -> None
     assert pace.between.total == 2 + 2 + 1
 
 
+def test_several_short_steps_that_come_as_one_have_shared_its_time() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.step(rows(1, 2))
+    clock.now += 3
+    pace.step([m.Row(1, [7, 7, 7], "words"), m.Row(2, [7], "word")])
+    assert pace.tokens == 6
+    assert sum(times for _, times in list(pace.between.cumulative())[-1:]) == 4
+    assert pace.between.total == 4 * 1
+
+
 def test_the_time_in_which_nobody_spoke_is_nobodys_latency() -> None:
     clock = Clock()
     pace = Pace(clock)

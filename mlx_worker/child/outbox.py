@@ -1,0 +1,74 @@
+"""What the engine says, put into frames.
+
+A frame costs as much as a row in it, and wakes the front. So the tokens of several short decode
+steps go up together: a step is held back if the next one will have come within `EVERY`. Nothing
+else ever waits, and with anything else that is said, what was held back goes first. [child]
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from mlx_worker.wire import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Set as AbstractSet
+
+EVERY: Final = 1 / 60
+"""Seconds: no screen shows apart what comes within them."""
+
+
+class Outbox:
+    """Where the engine's words leave. `send` writes messages to the front at once."""
+
+    def __init__(
+        self,
+        send: Callable[[Iterable[m.Message]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._send = send
+        self._clock = clock
+        self._rows: dict[int, m.Row] = {}
+        self._speakers: AbstractSet[int] = frozenset()
+        self._sent = self._put = clock()
+
+    def put(self, said: Sequence[m.Message], *, goes_on: bool) -> None:
+        """Say this, or hold it back; `goes_on`: the next step comes at once and only decodes."""
+        now = self._clock()
+        took, self._put = now - self._put, now
+        others = [it for it in said if not isinstance(it, m.Step)]
+        begins = [self._hold(it.rows) for it in said if isinstance(it, m.Step)]
+        late = now + took > self._sent + EVERY
+        if others or any(begins) or late or not goes_on:
+            self._out(others)
+
+    def flush(self) -> None:
+        """Hold nothing back: the next step takes longer."""
+        self._out([])
+
+    def _hold(self, rows: Sequence[m.Row]) -> bool:
+        """Add a step's rows to what is held. Does any of them begin to speak?"""
+        held = self._rows
+        for row in rows:
+            before = held.get(row.id)
+            held[row.id] = row if before is None else _joined(before, row)
+        known, self._speakers = self._speakers, {row.id for row in rows}
+        return not self._speakers <= known
+
+    def _out(self, others: Sequence[m.Message]) -> None:
+        step = [m.Step(list(self._rows.values()))] if self._rows else []
+        if step or others:
+            self._rows = {}
+            self._sent = self._put
+            self._send([*step, *others])
+
+
+def _joined(one: m.Row, more: m.Row) -> m.Row:
+    """Two steps of one row as one."""
+    tokens, logprobs = one.tokens + more.tokens, one.logprobs + more.logprobs
+    if not more.spans:
+        return m.Row(one.id, tokens, one.text + more.text, logprobs, one.spans)
+    spans = [*one.spans, one.text, *more.spans] if one.text else one.spans + more.spans
+    return m.Row(one.id, tokens, more.text, logprobs, spans)
