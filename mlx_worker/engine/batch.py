@@ -11,6 +11,7 @@ holds it to that. Written against mlx-lm 0.32, whose `prompt` and `_step` it rep
 from __future__ import annotations
 
 import copy
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import mlx.core as mx
@@ -19,6 +20,8 @@ from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBat
 from mlx_worker.engine.sampling import draw
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlx_worker.engine.sampling import Draw
 
 CLEAR_EVERY: Final = 2048
@@ -26,12 +29,18 @@ CLEAR_EVERY: Final = 2048
 
 
 class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
-    """A batch of rows, whose samplers are all `sampling.Draw`s."""
+    """A batch of rows, whose samplers are all `sampling.Draw`s.
 
-    def __init__(self, model: Any, **settings: Any) -> None:
+    `on_read` is told how many tokens of prompts were read in how many seconds.
+    """
+
+    def __init__(
+        self, model: Any, *, on_read: Callable[[int, float], None], **settings: Any
+    ) -> None:
         super().__init__(model, **settings)
         # What is admitted later is joined to these two, and takes on their kind.
         self._prompt_batch = _Readers.empty(model, self.sampler)
+        self._prompt_batch.on_read = on_read
         self._generation_batch = _Decoders.empty(model, self.sampler)
 
 
@@ -45,12 +54,14 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
     logits_processors: list[list[Any]]
     max_tokens: list[int]
     stop_sequences: list[Any]
+    on_read: Callable[[int, float], None]
     _places = 0
 
     def prompt(self, tokens: list[list[int]]) -> None:
         """Read these tokens, a list a row."""
         if not tokens:
             return
+        begun = time.perf_counter()
         for held, more in zip(self.tokens, tokens, strict=True):
             held.extend(more)
         lengths = [len(it) for it in tokens]
@@ -69,6 +80,7 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
         if self._places >= CLEAR_EVERY:
             self._places = 0
             mx.clear_cache()
+        self.on_read(sum(lengths), time.perf_counter() - begun)
 
     def split(self, indices: list[int]) -> _Readers:
         """Take these rows out; if that is all of them, without a copy of their KV."""

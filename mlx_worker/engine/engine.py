@@ -80,15 +80,16 @@ class Engine:
         self.unbatched = unbatched_because(model)
         self._cuttable = is_cuttable(model)
         rows = 1 if self.unbatched else max_concurrency
+        self._pace = Pace(prefill_pause)
         self._batch = Batch(
             model,
+            on_read=self._pace.took,
             stop_tokens=[[token] for token in tokenizer.eos_token_ids],
             completion_batch_size=rows,
             # Those that have read all but the last token still count with mlx_lm's readers.
             prefill_batch_size=min(2 * READERS, rows),
             prefill_step_size=LARGEST_CHUNK,
         )
-        self._pace = Pace(prefill_pause)
         self._kv = kv
         self._kv_bytes = kv_bytes
         self._by_uid: dict[int, Sequence] = {}
@@ -235,10 +236,7 @@ class Engine:
             return self._batch.next()  # type: ignore[no-any-return]
         decoding = len(self._by_uid) > len(readers)
         self._batch.prefill_step_size = self._pace.chunk(readers, decoding=decoding)
-        with self._batch.stats() as work:
-            responses = self._batch.next()
-        self._pace.took(work.prompt_tokens, work.prompt_time)
-        return responses  # type: ignore[no-any-return]
+        return self._batch.next()  # type: ignore[no-any-return]
 
     def _room(self, prompt: Prompt, max_tokens: int | None) -> int:
         used = len(prompt.tokens)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -130,10 +131,28 @@ def _that_differ_after_a_segment(
     except InvalidRequest:
         turn = ""
     return [
-        _probe(tokenizer, _system_part(messages), _USER, kwargs, mark),
+        _of_head(tokenizer, _Head.of(_system_part(messages), kwargs), mark),
         _probe(tokenizer, messages[:last], messages[last], kwargs, mark) if last else "",
         turn,
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """A system part and what else the template is told; many chats have the same."""
+
+    key: str
+    system: Messages = field(compare=False)
+    kwargs: dict[str, Any] = field(compare=False)
+
+    @classmethod
+    def of(cls, system: Messages, kwargs: dict[str, Any]) -> _Head:
+        return cls(repr((system, kwargs)), system, kwargs)
+
+
+@lru_cache(maxsize=16)
+def _of_head(tokenizer: Any, head: _Head, mark: str) -> str:
+    return _probe(tokenizer, head.system, _USER, head.kwargs, mark)
 
 
 def _probe(

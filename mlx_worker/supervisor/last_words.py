@@ -98,7 +98,8 @@ class LastWords:
         if (said := read(line)) is not None:
             level, entry = said
             text = str(entry)[:LONGEST]
-            log.log(level, Entry(entry.event, **{**entry.facts, **whose}))
+            if log.isEnabledFor(level):
+                log.log(level, Entry(entry.event, **{**entry.facts, **whose}))
         else:
             level, text = logging.INFO, line[:LONGEST]
             log.info(Entry("stderr", **whose, line=text))

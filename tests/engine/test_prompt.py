@@ -9,6 +9,7 @@ import pytest
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import render, warm_head
 from mlx_worker.errors import InvalidRequest
+from tests.counted import calls
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,6 +66,17 @@ def test_what_a_template_says_before_every_chat_is_no_head(tokenizer: Any) -> No
     prompt = render(tokenizer, [HELLO], {})
     assert (prompt.head, prompt.system) == (0, "")
     assert tokenizer.decode(prompt.tokens[: prompt.segments[0]]).endswith("there<|im_end|>\n")
+
+
+def test_a_head_is_rendered_once_for_all_chats_that_share_it(tokenizer: Any) -> None:
+    def rendered(system: str, words: str, **told: Any) -> int:
+        chat = [{"role": "system", "content": system}, {"role": "user", "content": words}]
+        return calls(lambda: render(tokenizer, chat, told))["_text"]
+
+    first = rendered("You count.", "one")
+    assert rendered("You count.", "two") == first - 1
+    assert rendered("You count on.", "two") == first
+    assert rendered("You count.", "two", mood="merry") == first
 
 
 def test_nothing_is_warmed_for_no_prompt(tokenizer: Any) -> None:
