@@ -63,8 +63,13 @@ def install(*, daemon: bool, user: str | None, show: bool, file: Path | None) ->
 @service.command
 @of_the_machine
 def uninstall(*, daemon: bool) -> None:
-    """Stop the service and take its file away; configuration, models and logs stay."""
+    """Stop the service, as `stop` does, and take its file away.
+
+    Configuration, models and logs stay.
+    """
     here = _here(daemon=daemon)
+    if here.state().pid is not None:  # a service manager's own wait is shorter than a drain may be
+        _stop(here)
     here.uninstall()
     click.echo(f"{here.file} is gone")
 
@@ -83,10 +88,7 @@ def stop(*, daemon: bool) -> None:
 
     Running streams finish within drain_timeout; the command ends when the node has.
     """
-    here = _here(daemon=daemon)
-    here.stop()
-    while here.state().pid is not None:  # the system ends a node that does not end by itself
-        time.sleep(LOOK_EVERY)
+    _stop(_here(daemon=daemon))
 
 
 @service.command
@@ -100,6 +102,12 @@ def status(*, daemon: bool) -> None:
         sys.exit(NOT_INSTALLED)
     click.echo(f"{state.said}, pid {state.pid}" if state.pid else state.said)
     sys.exit(0 if state.running else NOT_RUNNING)
+
+
+def _stop(here: Keeper) -> None:
+    here.stop()
+    while here.state().pid is not None:  # the system ends a node that does not end by itself
+        time.sleep(LOOK_EVERY)
 
 
 def _here(*, daemon: bool) -> Keeper:

@@ -222,7 +222,8 @@ def test_the_service_commands_drive_systemctl(
     assert command("service", "uninstall").code == 0
     assert not unit.exists()
     verbs = [line.split()[1] for line in log.read_text().splitlines()]
-    wanted = ["daemon-reload", "enable", "restart", "stop", "start", "disable", "daemon-reload"]
+    begun = ["daemon-reload", "enable", "restart"]
+    wanted = [*begun, "stop", "start", "stop", "disable", "daemon-reload"]
     assert [it for it in verbs if it != "show"] == wanted
     file.write_text(config_text({"lost": tmp_path / "nowhere"}))
     assert command("service", "install", "--config", str(file)).code == 66
