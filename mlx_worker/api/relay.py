@@ -154,9 +154,8 @@ async def _streamed(way: _Way, books: Books) -> web.StreamResponse:
         # The status is sent; only the stream itself can still say it.
         books.ended(error)
         response.force_close()
-        last = stream.take() + way.reply.broken(error)
+        await response.write_eof(stream.take() + way.reply.broken(error))
     else:
-        last = stream.take() + way.reply.closing(way.endings(), way.usage())
+        await response.write_eof(stream.take() + way.reply.closing(way.endings(), way.usage()))
         books.ended(None)
-    await response.write_eof(last)
     return response

@@ -334,7 +334,7 @@ class Row(Part, frozen=True, array_like=True):
 
 
 class Step(Message, frozen=True):
-    """One decode step: the new tokens of all sequences, in one frame."""
+    """A decode step, or several short ones: the new tokens of all sequences, in one frame."""
 
     rows: list[Row]
 
