@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TypeVar
 
 from aiohttp import web
 
@@ -22,8 +21,6 @@ class BodyLimits:
     patience: float
 
 
-B = TypeVar("B", bytes, bytearray)
-
 BODY: web.AppKey[BodyLimits] = web.AppKey("body", BodyLimits)
 
 
@@ -31,13 +28,15 @@ async def read_body(request: web.Request) -> bytes:
     """All of it. Raises BodyTooLarge, or BodyTooSlow where it came at less than a crawl."""
     limits = request.app[BODY]
     if request.content.is_eof():  # it came with its head, as most do: there is nothing to wait for
-        return _bounded(request.content.read_nowait(), limits)
+        body = request.content.read_nowait()
+        _check(len(body), limits)
+        return body
     read = bytearray()
     try:
         async with asyncio.timeout(limits.patience) as deadline:
             while chunk := await request.content.readany():
                 read += chunk
-                _bounded(read, limits)
+                _check(len(read), limits)
                 # Every byte buys its time, so that patience is for pauses alone.
                 deadline.reschedule((deadline.when() or 0) + len(chunk) / SLOWEST)
     except TimeoutError as error:
@@ -48,8 +47,6 @@ async def read_body(request: web.Request) -> bytes:
     return bytes(read)
 
 
-def _bounded(read: B, limits: BodyLimits) -> B:
-    """What was read so far. Raises BodyTooLarge."""
-    if len(read) > limits.most:
+def _check(size: int, limits: BodyLimits) -> None:
+    if size > limits.most:
         raise BodyTooLarge(f"the body is over max_body_bytes, {limits.most} bytes")
-    return read

@@ -35,7 +35,10 @@ class Outbox:
         self._sent = self._put = clock()
 
     def put(self, said: Sequence[m.Message], *, goes_on: bool) -> None:
-        """Say this, or hold it back; `goes_on`: the next step comes at once and only decodes."""
+        """Say this, or hold it back. `goes_on`: the next step comes at once and only decodes.
+
+        Where it does not go on nothing is held, also when there is nothing new to say.
+        """
         now = self._clock()
         took, self._put = now - self._put, now
         others = [it for it in said if not isinstance(it, m.Step)]
@@ -43,10 +46,6 @@ class Outbox:
         late = now + took > self._sent + EVERY
         if others or any(begins) or late or not goes_on:
             self._out(others)
-
-    def flush(self) -> None:
-        """Hold nothing back: the next step takes longer."""
-        self._out([])
 
     def _hold(self, rows: Sequence[m.Row]) -> bool:
         """Add a step's rows to what is held. Does any of them begin to speak?"""

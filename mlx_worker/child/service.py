@@ -180,8 +180,6 @@ class Service:
         while True:
             self._take_jobs(engine)
             if engine.active:
-                if engine.reads:
-                    self._outbox.flush()
                 self._say(engine, engine.step())
 
     def _load(self) -> Engine:

@@ -1,11 +1,11 @@
 """Mlx_lm's batch, with a decode step that does nothing nobody asked for.
 
 What differs from `BatchGenerator` is that a chunk of prompts waits for the device once, and how a
-step chooses its tokens: rows with the same settings are
-drawn in one call, each by its own key, log-probabilities are cut out for the rows that report them
-only, and rows with a grammar are drawn from what it allows. mlx_lm calls a sampler for each row
-unless all share one, and cuts a slice for every row. The tokens are the same; `tests/fidelity`
-holds it to that. Written against mlx-lm 0.32, whose `prompt` and `_step` it replaces. [child]
+step chooses its tokens: rows with the same settings are drawn in one call, each by its own key,
+log-probabilities are cut out for the rows that report them only, and rows with a grammar are drawn
+from what it allows. mlx_lm calls a sampler for each row unless all share one, and cuts a slice for
+every row. The tokens are the same; `tests/fidelity` holds it to that. Written against mlx-lm 0.32,
+whose `prompt` and `_step` it replaces. [child]
 """
 
 from __future__ import annotations
@@ -67,12 +67,13 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
         lengths = [len(it) for it in tokens]
         longest = max(lengths)
         padding = [longest - length for length in lengths]
-        if any(padding):
+        is_padded = any(padding)
+        if is_padded:
             for cache in self.prompt_cache:
                 cache.prepare(lengths=lengths, right_padding=padding)
         rows = [it + [0] * missing for it, missing in zip(tokens, padding, strict=True)]
         self.model(mx.array(rows), cache=self.prompt_cache)
-        if any(padding):
+        if is_padded:
             for cache in self.prompt_cache:
                 cache.finalize()
         mx.eval([cache.state for cache in self.prompt_cache])

@@ -84,8 +84,8 @@ def test_nothing_is_held_before_a_step_that_takes_longer(sent: Sent) -> None:
     sent.speaks(1)
     sent.step(row(1, "a"), goes_on=False)
     sent.step(row(1, "b"))
-    sent.box.flush()
-    sent.box.flush()
+    sent.box.put([], goes_on=False)
+    sent.box.put([], goes_on=False)
     assert sent.frames == [[m.Step([row(1, "a")])], [m.Step([row(1, "b")])]]
 
 
@@ -95,7 +95,7 @@ def test_spans_and_content_keep_their_order(sent: Sent) -> None:
     sent.step(row(1, "a"))
     sent.step(row(1, "b", spans=[thought]))
     sent.step(row(1, "c", spans=[call]))
-    sent.box.flush()
+    sent.box.put([], goes_on=False)
     ((step,),) = sent.frames
     assert isinstance(step, m.Step)
     (joined,) = step.rows
