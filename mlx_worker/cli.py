@@ -219,7 +219,7 @@ def _print_plan(config: Config, planned: list[PlannedModel], border: Border) -> 
         f"{f'asks for a key: {names}' if names else 'asks for no key'}"
     )
     for it in planned:
-        model, folder = it.config, it.folder
+        model, folder = it.config, it.inspected
         names = ", ".join((model.id, *model.aliases))
         rest = "  answers for unknown names" if model.default else ""
         click.echo(

@@ -102,7 +102,9 @@ class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     one on its way up that has not said hello, or loads and is no byte further, for
     `load_stall_timeout` too. It comes back after a random delay of at most `backoff_initial`,
     doubled at each end up to `backoff_max`; after more than `max_restarts` ends in
-    `restart_window` it is given up. What it was doing waits `resume_timeout` for it; a request
+    `restart_window` it is given up, and tried again slowly: after `retry_initial`, doubled each time
+    up to `retry_max`. Where no model can be served for `exit_when_failed_for` the node ends (None:
+    never). What it was doing waits `resume_timeout` for it; a request
     that was there at `max_crashes` ends is refused. New requests wait `load_wait` for a model on
     its way. `drain_timeout`: how long running generations may take to finish once they are to.
     `standby`: spare children that have everything imported; a model that starts takes one, and
@@ -118,6 +120,9 @@ class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     restart_window: Interval = 120.0
     backoff_initial: Seconds = 0.2
     backoff_max: Seconds = 30.0
+    retry_initial: Interval = 30.0
+    retry_max: Interval = 600.0
+    exit_when_failed_for: Interval | None = None
     load_wait: Seconds = 30.0
     drain_timeout: Seconds = 30.0
     standby: Annotated[int, msgspec.Meta(ge=0, le=8)] = 1

@@ -33,14 +33,14 @@ from mlx_worker.api.openapi import DOCUMENTED
 from mlx_worker.api.own_log import OwnLog
 from mlx_worker.api.page import PAGE, page, page_files
 from mlx_worker.api.problems import problems
-from mlx_worker.api.reload import Reload
+from mlx_worker.api.reload import Reload, folder_access
 from mlx_worker.api.routes import ROUTES
 from mlx_worker.api.same_origin import same_origin
 from mlx_worker.api.traffic import Traffic
 from mlx_worker.errors import CannotStore, PortTaken, WorkerError
 from mlx_worker.health import Ledger, node_ledger
 from mlx_worker.notify import Notifier
-from mlx_worker.plan import plan
+from mlx_worker.plan import unseen
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process import CHILD_COMMAND
@@ -92,10 +92,10 @@ def build_app(
     """The application of one node. It starts its children when it starts, and ends them.
 
     What is not given is the product's own: the process-wide node ledger, what the configuration
-    says of timings and policies, the real child. Raises ModelNotFoundError or BadModelFolder for
-    a model that is not there, ConfigError for keys or a certificate that cannot be used.
+    says of timings and policies, the real child. Models' folders are looked at once the
+    application runs: a model whose folder cannot be used is `failed`, and the others serve. Raises
+    ConfigError for keys or a certificate that cannot be used.
     """
-    planned = plan(config)
     timings = timings or settings.timings(config.supervisor)
     policy = policy or settings.restart_policy(config.supervisor)
     resume = resume or settings.resume_policy(config.supervisor)
@@ -118,13 +118,14 @@ def build_app(
 
     async def node(app: web.Application) -> AsyncIterator[None]:
         children = Node(
-            planned,
+            unseen(config),
             timings=timings,
             policy=policy,
             resume=resume,
             standby=standby,
             memory_limit=settings.memory_limit(config.supervisor),
             command=command,
+            folders=folder_access(config),
         )
         of_node = node_ledger() if ledger is None else ledger
         of_models: defaultdict[str, Ledger] = defaultdict(Ledger)

@@ -68,6 +68,7 @@ async def child_of(
         is_busy=lambda: False,
         take_lost=list,
         events=Events(),
+        on_retry_due=lambda: None,
     )
     child.start()
     try:
