@@ -16,7 +16,7 @@ import signal
 import socket
 from collections import defaultdict
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -43,6 +43,7 @@ from mlx_worker.notify import Notifier
 from mlx_worker.plan import unseen
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.outage import end_at_outage
 from mlx_worker.supervisor.process import CHILD_COMMAND
 from mlx_worker.supervisor.scratch import scratch_folder
 
@@ -188,7 +189,7 @@ async def serve(
 
     SIGHUP has the configuration read again. A second signal cuts the drain short. `on_listening`
     is awaited, beside the serving, with the node's base URL once it answers; the node stops when
-    it raises.
+    it raises. Raises NothingServed where no model could be served for `exit_when_failed_for`.
     """
     app = build_app(config, command=command)
     _check_scratch()
@@ -208,7 +209,8 @@ async def serve(
                     _at_hangup(front.reload, notifier),
                     _at_user_signals(front.node, config.log.level),
                 ):
-                    await _until(stop, on_listening(url) if on_listening else None)
+                    outage = end_at_outage(front.node, config.supervisor.exit_when_failed_for)
+                    await _until(stop, outage, *([on_listening(url)] if on_listening else []))
                 notifier.stopping()
                 await _drain(front.node, stop)
         finally:
@@ -255,18 +257,18 @@ def _allow_files(wanted: int) -> None:
         log.warning("only %d files may be open: fewer connections than max_connections", soft)
 
 
-async def _until(stop: asyncio.Event, beside: Awaitable[None] | None) -> None:
+async def _until(stop: asyncio.Event, *beside: Awaitable[None]) -> None:
     """Wait for the signal; what runs beside may end the node by raising."""
     stopped = asyncio.ensure_future(stop.wait())
-    other = asyncio.ensure_future(beside) if beside else None
+    others = [asyncio.ensure_future(other) for other in beside]
+    waiting: set[asyncio.Future[Any]] = {stopped, *others}
     try:
-        if other is not None:
-            await asyncio.wait({stopped, other}, return_when=asyncio.FIRST_COMPLETED)
-            if other.done():
-                await other
-        await stopped
+        while not stopped.done():
+            ended, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                await task
     finally:
-        for task in filter(None, (stopped, other)):
+        for task in (stopped, *others):
             task.cancel()
 
 

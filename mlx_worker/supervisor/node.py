@@ -430,6 +430,11 @@ class Node:
     # --- work ---
 
     @property
+    def all_given_up(self) -> bool:
+        """Return True if every model was given up and none has come back since."""
+        return all(served.child.given_up for served in self.models.values())
+
+    @property
     def primary(self) -> Served:
         """Who is meant where nobody is named: the default model, else the first."""
         return self.models[self._default or next(iter(self.models))]

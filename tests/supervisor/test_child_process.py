@@ -478,7 +478,8 @@ async def test_after_too_many_ends_it_is_given_up_and_says_why() -> None:
         assert child.reason == "exit status 7"
         with pytest.raises(ModelFailed, match="exit status 7") as refused:
             ask(child, chat("anybody there?"))
-        assert refused.value.retry_after == 30
+        assert refused.value.retry_after is not None
+        assert 1 <= refused.value.retry_after <= AT_ONCE.retry_initial
 
 
 async def test_a_command_that_cannot_be_run_is_given_up_with_its_name() -> None:
