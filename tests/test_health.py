@@ -193,8 +193,12 @@ def test_large_sums_stay_exact_and_are_json_numbers() -> None:
         ("+" * 10 + "-----", "unhealthy"),
         ("+" * 10 + "-----+", "healthy"),
         ("-+", "healthy"),
-        ("--+", "unhealthy"),
-        ("-", "unhealthy"),
+        ("--+", "healthy"),
+        ("-", "healthy"),
+        ("--", "degraded"),
+        ("-+" * 4 + "-", "healthy"),
+        ("-+" * 4 + "--+", "unhealthy"),
+        ("-+" * 5 + "-", "unhealthy"),
         ("--++", "healthy"),
         ("++--", "degraded"),
     ],
@@ -202,7 +206,7 @@ def test_large_sums_stay_exact_and_are_json_numbers() -> None:
 def test_the_word_follows_from_failures_in_a_row_and_from_their_share(
     outcomes: str, word: Status
 ) -> None:
-    """Unhealthy: five in a row or more than half; degraded: two in a row."""
+    """Unhealthy: five in a row, or more than half of at least ten; degraded: two in a row."""
     assert ledger_of(outcomes).word == word
 
 

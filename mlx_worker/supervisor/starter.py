@@ -52,6 +52,8 @@ class _Look:
         self.task: asyncio.Task[None] | None = None
         self.watch: asyncio.Task[None] | None = None
         self.inspection: asyncio.Future[ModelFolder] | None = None
+        self.signature: Hashable = None
+        """Of the folder as the last inspection found it; None: not inspected."""
         self.before: asyncio.Task[None] | None = None
         self.wanted = False
         """Start the model once its folder can be used."""
@@ -167,7 +169,7 @@ class Starter:
     async def _found(self, served: Served, look: _Look) -> ModelFolder:
         """Inspect the folder within the deadline. Raises WorkerError with the reason."""
         if look.inspection is None or look.inspection.done():
-            call = partial(self.access.inspect, served.config)
+            call = partial(self._read, served.config, look)
             look.inspection = call_in_daemon_thread(call, f"inspect {served.config.id}")
         inspection = look.inspection
         await asyncio.wait({inspection}, timeout=self._timings.inspect)
@@ -183,16 +185,22 @@ class Starter:
         except Exception as error:
             raise WorkerError(f"model {served.config.id!r}: {cause_of(error)}") from error
 
+    def _read(self, config: ModelConfig, look: _Look) -> ModelFolder:
+        """Inspect a folder, in a daemon thread."""
+        # Before the inspection: what changes meanwhile is a change.
+        look.signature = _signature(self.access.places, config)
+        return self.access.inspect(config)
+
     async def _watch(self, served: Served) -> None:
-        """Look at the folder's signature while the model is given up; inspect where it changed."""
-        known: Hashable = None
-        first = True
+        """Compare the folder with the last inspection while the model is given up."""
+        look = self._look(served)
         while True:
             call = partial(_signature, self.access.places, served.config)
             signature = await call_in_daemon_thread(call, f"watch {served.config.id}")
-            if not first and signature != known:
+            if look.signature is None:
+                look.signature = signature
+            elif signature != look.signature:
                 self.inspect(served)
-            known, first = signature, False
             await asyncio.sleep(self._timings.watch)
 
 
