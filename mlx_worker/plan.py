@@ -7,10 +7,11 @@ looks at each folder with `inspect_model` beside its work. [front]
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlx_worker.errors import WorkerError
+from mlx_worker.errors import ConfigError, WorkerError
 from mlx_worker.models.store import default_models_dir, inspect_folder, locate, places
 
 if TYPE_CHECKING:
@@ -42,10 +43,11 @@ class PlannedModel:
 
 
 def plan(config: Config) -> list[PlannedModel]:
-    """Find and inspect every model's folder.
+    """Find and inspect every model's folder, and the files that are to be warmed.
 
-    Raises ModelNotFoundError or BadModelFolder, naming the model.
+    Raises ModelNotFoundError or BadModelFolder, naming the model, or ConfigError.
     """
+    _check_warm_files(config)
     return [PlannedModel(model, inspect_model(config, model)) for model in config.models]
 
 
@@ -68,6 +70,17 @@ def inspect_model(config: Config, model: ModelConfig) -> ModelFolder:
 def model_places(config: Config, model: ModelConfig) -> list[Path]:
     """Return the paths where one model's folder may be, the preferred one first."""
     return places(model.path, _models_dir(config), config.folder)
+
+
+def _check_warm_files(config: Config) -> None:
+    for i, model in enumerate(config.models):
+        for k, path in enumerate(model.warm):
+            if not (path.is_file() and os.access(path, os.R_OK)):
+                key = f"models[{i}].warm[{k}]"
+                problem = f"{key}: {path} is no file that can be read"
+                raise ConfigError(
+                    f"{config.file}: {problem}" if config.file else problem, param=key
+                )
 
 
 def _models_dir(config: Config) -> Path:

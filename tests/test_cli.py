@@ -111,6 +111,14 @@ def test_half_a_model_folder_is_one_line(config: Path, tiny: Path, tmp_path: Pat
     assert "model.safetensors" in one_line(done)
 
 
+def test_check_names_a_file_to_warm_that_is_not_there(config: Path) -> None:
+    config.write_text(config.read_text() + '\nwarm = ["gone.txt"]\n')
+    done = run("check", str(config))
+    assert done.returncode == 78
+    assert "models[0].warm[0]: " in one_line(done)
+    assert "gone.txt is no file that can be read" in one_line(done)
+
+
 def test_a_taken_port_is_one_line_and_nothing_is_left_running(config: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -85,9 +85,9 @@ class Child:
     `launch` gives it a process, `on_entered` is told every state once it is carried out,
     `on_progress` that more of the model is in memory; `is_busy` answers whether anybody needs the
     model, `take_lost` which requests its last process had when it ended. `held_back` is why the
-    node does not start it, None where it would; `on_retry_due` is told that a slow retry of a model
-    that was given up is due, which the node starts with `start`; `at_start` in bytes is what its process was
-    measured to take once it was loaded, and outlives that process.
+    node does not start it, None where it would; `at_start` in bytes is what its process was
+    measured to take once it was loaded, and outlives that process. `on_retry_due` is told that the
+    slow retry of a model that was given up is due, which the node starts with `start`.
     """
 
     def __init__(

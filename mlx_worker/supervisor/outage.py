@@ -40,8 +40,9 @@ async def end_at_outage(node: Node, limit: float | None) -> None:
     if limit is None:
         return
     outage, loop = Outage(limit), asyncio.get_running_loop()
-    while not outage.is_over_limit(loop.time(), all_given_up=node.all_given_up):
+    while not outage.is_over_limit(loop.time(), all_given_up=node.all_given_up):  # noqa: ASYNC110  (of many models)
         await asyncio.sleep(min(LOOK_EVERY, limit))
     reasons = {id_: served.child.reason for id_, served in node.models.items()}
     node.events.happened("outage", level=logging.ERROR, seconds=limit, reasons=reasons)
-    raise NothingServed(f"no model could be served for {limit:g} s: the node ends")
+    said = "; ".join(f"{id_}: {reason}" for id_, reason in reasons.items())
+    raise NothingServed(f"no model could be served for {limit:g} s: {said}")

@@ -156,10 +156,10 @@ class Starter:
     def _start(self, served: Served, look: _Look) -> None:
         self._room.bring(served)
         held_back = served.child.held_back
-        if held_back is not None and served.child.state is State.FAILED:
-            if not self._room.promised(served):
-                look.wanted = True
-                served.child.cannot_start(held_back.message)
+        waits = held_back is not None and not self._room.promised(served)
+        if held_back is not None and waits and served.child.state is State.FAILED:
+            look.wanted = True
+            served.child.cannot_start(held_back.message)
 
     def _cannot_start(self, served: Served, look: _Look, why: str) -> None:
         look.wanted = look.wanted or served.child.wants_process

@@ -83,8 +83,8 @@ async def reached(node: Node, model_id: str, state: State) -> None:
     await soon(node.named(model_id).child.reached(state))
 
 
-async def said(node: Node, model_id: str) -> str:
-    generation = await soon(node.generate(node.named(model_id), chat("hello")))
+async def said(node: Node, model_id: str, words: str = "hello") -> str:
+    generation = await soon(node.generate(node.named(model_id), chat(words)))
     text = ""
     while piece := await text_of(generation):
         text += piece
@@ -323,10 +323,8 @@ async def test_deaths_of_a_poisonous_request_do_not_count_towards_giving_up() ->
     async with running(command=command, policy=AT_ONCE, resume=LOAD_WAITS) as node:
         for _ in range(4):  # of three deaths each; four ends are one too many
             await ready(node)
-            generation = await soon(node.generate(node.primary, chat("poison one two")))
             with pytest.raises(PoisonedRequest):
-                while await text_of(generation):
-                    pass
+                await said(node, node.primary.config.id, "poison one two")
         await ready(node)
         assert node.primary.child.ends[0] <= 1
         assert await said(node, node.primary.config.id) == "hello"
