@@ -120,13 +120,13 @@ class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     restart_window: Interval = 120.0
     backoff_initial: Seconds = 0.2
     backoff_max: Seconds = 30.0
-    retry_initial: Interval = 30.0
-    retry_max: Interval = 600.0
-    exit_when_failed_for: Interval | None = None
     load_wait: Seconds = 30.0
     drain_timeout: Seconds = 30.0
     standby: Annotated[int, msgspec.Meta(ge=0, le=8)] = 1
     memory_limit: Limit | None = None
+    retry_initial: Interval = 30.0
+    retry_max: Interval = 600.0
+    exit_when_failed_for: Interval | None = None
 
 
 class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,8 +2,8 @@
 
 Each model has one, and so has the node; the node's is also what the module's functions and the
 `HealthMonitor` speak of. Beside the error family, standard library only; safe under threads, no
-clock of its own beyond the one passed in. Times are milliseconds since the epoch, as floats; latencies milliseconds.
-[front]
+clock of its own beyond the one passed in. Times are milliseconds since the epoch, as floats;
+latencies milliseconds. [front]
 """
 
 from __future__ import annotations

@@ -4,13 +4,19 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
-from tests.processes import DEADLINE, RunningNode, eventually, running_node
+from tests.processes import CONFIG, DEADLINE, RunningNode, config_text, eventually, running_node
 
 
 def said(node: RunningNode, model: str) -> int:
     body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}
     return node.ask("/v1/chat/completions", body).status
+
+
+def reloaded(node: RunningNode) -> tuple[int, Any]:
+    answer = node.ask("/admin/reload", b"", "POST")
+    return answer.status, answer.json.get("changed")
 
 
 def is_in(node: RunningNode, model: str, state: str) -> bool:
@@ -29,6 +35,12 @@ def test_a_node_listens_and_serves_without_two_of_its_three_folders(
         assert said(node, "good") == 200
         assert is_in(node, "late", "failed")
         assert is_in(node, "fifo", "failed")
+        # A reload takes a failed model as the model is, and no new one that cannot be.
+        before = config_text({"late": late, "fifo": fifo, "good": nano})
+        (tmp_path / CONFIG).write_text(before + "max_queue = 3\n")
+        assert reloaded(node) == (200, ["good"])
+        (tmp_path / CONFIG).write_text(before + '[[models]]\nid = "new"\npath = "nowhere"\n')
+        assert reloaded(node) == (422, None)
         shutil.copytree(nano, late)
         eventually(lambda: is_in(node, "late", "ready"))
         assert said(node, "late") == 200

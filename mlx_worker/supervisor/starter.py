@@ -70,6 +70,7 @@ class Starter:
         self._timings = timings
         self._on_found = on_found
         self._looks: dict[Served, _Look] = {}
+        self._closed = False
 
     def bring(self, served: Served) -> None:
         """Start a model as soon as its folder can be used and memory has room."""
@@ -104,12 +105,14 @@ class Starter:
 
     def entered(self, served: Served, state: State) -> None:
         """Watch the folder of a model while the model is given up."""
-        look = self._look(served)
-        if state is State.FAILED and look.watch is None:
-            look.watch = asyncio.create_task(self._watch(served))
-        elif state is not State.FAILED and look.watch is not None:
-            look.watch.cancel()
-            look.watch = None
+        look = self._looks.get(served)
+        if state is not State.FAILED:
+            if look is not None and look.watch is not None:
+                look.watch.cancel()
+                look.watch = None
+        elif not (served.retired or self._closed):
+            look = look or self._look(served)
+            look.watch = look.watch or asyncio.create_task(self._watch(served, look))
 
     def cancel(self, served: Served) -> None:
         """Do not start the model when its folder can be used."""
@@ -123,7 +126,8 @@ class Starter:
                 task.cancel()
 
     def close(self) -> None:
-        """End all that is under way."""
+        """End all that is under way, for good."""
+        self._closed = True
         for served in list(self._looks):
             self.forget(served)
 
@@ -191,9 +195,8 @@ class Starter:
         look.signature = _signature(self.access.places, config)
         return self.access.inspect(config)
 
-    async def _watch(self, served: Served) -> None:
+    async def _watch(self, served: Served, look: _Look) -> None:
         """Compare the folder with the last inspection while the model is given up."""
-        look = self._look(served)
         while True:
             call = partial(_signature, self.access.places, served.config)
             signature = await call_in_daemon_thread(call, f"watch {served.config.id}")
