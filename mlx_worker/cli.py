@@ -2,8 +2,8 @@
 
 Every command ends with an exit code that means something (sysexits.h): 0 done, 2 wrong usage,
 65 a broken model or download, 66 no such model, 69 a port taken, a source or a node out of reach,
-71 the service manager refused, 73 the disk refused, 75 not now, 77 not with this key, 78 a
-configuration that cannot be. Errors are one line on stderr.
+70 no model served for `exit_when_failed_for`, 71 the service manager refused, 73 the disk refused,
+75 not now, 77 not with this key, 78 a configuration that cannot be. Errors are one line on stderr.
 
 A command imports what it needs when it is called: a node that starts does not wait for tables and
 progress bars. [front]
@@ -219,7 +219,7 @@ def _print_plan(config: Config, planned: list[PlannedModel], border: Border) -> 
         f"{f'asks for a key: {names}' if names else 'asks for no key'}"
     )
     for it in planned:
-        model, folder = it.config, it.folder
+        model, folder = it.config, it.inspected
         names = ", ".join((model.id, *model.aliases))
         rest = "  answers for unknown names" if model.default else ""
         click.echo(

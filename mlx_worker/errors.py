@@ -138,7 +138,7 @@ class ModelLoading(Unavailable):
 
 
 class ModelFailed(Unavailable):
-    """The model's child was given up; only an operator brings it back."""
+    """The model was given up; `retry_after` is when the node tries again."""
 
     code = "model_failed"
 
@@ -238,6 +238,12 @@ class CacheError(WorkerError):
     code = "cache_error"
 
 
+class HealthError(WorkerError, ValueError):
+    """A figure that no request can have, such as a negative latency."""
+
+    code = "health_error"
+
+
 # --- commands -----------------------------------------------------------------------------
 
 
@@ -246,6 +252,13 @@ class ConfigError(WorkerError):
 
     code = "config_error"
     exit_code = 78
+
+
+class NothingServed(WorkerError):
+    """No model could be served for `exit_when_failed_for`: a new process may fare better."""
+
+    code = "nothing_served"
+    exit_code = 70
 
 
 class PortTaken(WorkerError):

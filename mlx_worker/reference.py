@@ -66,6 +66,11 @@ WORDS: Final[Mapping[str, str]] = {
     "supervisor.restart_window": "Seconds that `max_restarts` counts in.",
     "supervisor.backoff_initial": "Longest pause in seconds before the first restart; it doubles.",
     "supervisor.backoff_max": "The longest it doubles to, in seconds.",
+    "supervisor.retry_initial": "Longest pause in seconds before a given-up model is tried again; "
+    "it doubles. A changed folder is tried at once.",
+    "supervisor.retry_max": "The longest it doubles to, in seconds.",
+    "supervisor.exit_when_failed_for": "Where no model can be served for so many seconds, the node "
+    "ends with exit code 70, and a service manager may start it anew. Without it: never.",
     "supervisor.load_wait": "New requests wait so many seconds for a model on its way; 0: 503 at "
     "once.",
     "supervisor.drain_timeout": "Seconds that what runs may take to finish once it is to.",

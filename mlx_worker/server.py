@@ -16,7 +16,7 @@ import signal
 import socket
 from collections import defaultdict
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -33,16 +33,17 @@ from mlx_worker.api.openapi import DOCUMENTED
 from mlx_worker.api.own_log import OwnLog
 from mlx_worker.api.page import PAGE, page, page_files
 from mlx_worker.api.problems import problems
-from mlx_worker.api.reload import Reload
+from mlx_worker.api.reload import Reload, folder_access
 from mlx_worker.api.routes import ROUTES
 from mlx_worker.api.same_origin import same_origin
 from mlx_worker.api.traffic import Traffic
 from mlx_worker.errors import CannotStore, PortTaken, WorkerError
 from mlx_worker.health import Ledger, node_ledger
 from mlx_worker.notify import Notifier
-from mlx_worker.plan import plan
+from mlx_worker.plan import unseen
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.outage import end_at_outage
 from mlx_worker.supervisor.process import CHILD_COMMAND
 from mlx_worker.supervisor.scratch import scratch_folder
 
@@ -92,10 +93,10 @@ def build_app(
     """The application of one node. It starts its children when it starts, and ends them.
 
     What is not given is the product's own: the process-wide node ledger, what the configuration
-    says of timings and policies, the real child. Raises ModelNotFoundError or BadModelFolder for
-    a model that is not there, ConfigError for keys or a certificate that cannot be used.
+    says of timings and policies, the real child. Models' folders are looked at once the
+    application runs: a model whose folder cannot be used is `failed`, and the others serve. Raises
+    ConfigError for keys or a certificate that cannot be used.
     """
-    planned = plan(config)
     timings = timings or settings.timings(config.supervisor)
     policy = policy or settings.restart_policy(config.supervisor)
     resume = resume or settings.resume_policy(config.supervisor)
@@ -118,13 +119,14 @@ def build_app(
 
     async def node(app: web.Application) -> AsyncIterator[None]:
         children = Node(
-            planned,
+            unseen(config),
             timings=timings,
             policy=policy,
             resume=resume,
             standby=standby,
             memory_limit=settings.memory_limit(config.supervisor),
             command=command,
+            folders=folder_access(config),
         )
         of_node = node_ledger() if ledger is None else ledger
         of_models: defaultdict[str, Ledger] = defaultdict(Ledger)
@@ -187,7 +189,7 @@ async def serve(
 
     SIGHUP has the configuration read again. A second signal cuts the drain short. `on_listening`
     is awaited, beside the serving, with the node's base URL once it answers; the node stops when
-    it raises.
+    it raises. Raises NothingServed where no model could be served for `exit_when_failed_for`.
     """
     app = build_app(config, command=command)
     _check_scratch()
@@ -207,7 +209,8 @@ async def serve(
                     _at_hangup(front.reload, notifier),
                     _at_user_signals(front.node, config.log.level),
                 ):
-                    await _until(stop, on_listening(url) if on_listening else None)
+                    outage = end_at_outage(front.node, config.supervisor.exit_when_failed_for)
+                    await _until(stop, outage, *([on_listening(url)] if on_listening else []))
                 notifier.stopping()
                 await _drain(front.node, stop)
         finally:
@@ -254,18 +257,18 @@ def _allow_files(wanted: int) -> None:
         log.warning("only %d files may be open: fewer connections than max_connections", soft)
 
 
-async def _until(stop: asyncio.Event, beside: Awaitable[None] | None) -> None:
+async def _until(stop: asyncio.Event, *beside: Awaitable[None]) -> None:
     """Wait for the signal; what runs beside may end the node by raising."""
     stopped = asyncio.ensure_future(stop.wait())
-    other = asyncio.ensure_future(beside) if beside else None
+    others = [asyncio.ensure_future(other) for other in beside]
+    waiting: set[asyncio.Future[Any]] = {stopped, *others}
     try:
-        if other is not None:
-            await asyncio.wait({stopped, other}, return_when=asyncio.FIRST_COMPLETED)
-            if other.done():
-                await other
-        await stopped
+        while not stopped.done():
+            ended, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                await task
     finally:
-        for task in filter(None, (stopped, other)):
+        for task in (stopped, *others):
             task.cancel()
 
 

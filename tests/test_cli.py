@@ -94,9 +94,9 @@ def test_no_configuration_is_one_line(tmp_path: Path) -> None:
 
 def test_a_model_that_is_not_there_is_one_line(config: Path, tmp_path: Path) -> None:
     config.write_text(config_text({"lost": tmp_path / "nowhere"}))
-    for done in (run("check", str(config)), run("serve", "-c", str(config))):
-        assert done.returncode == 66
-        assert "model 'lost': Model not found" in one_line(done)
+    done = run("check", str(config))
+    assert done.returncode == 66
+    assert "model 'lost': Model not found" in one_line(done)
 
 
 def test_half_a_model_folder_is_one_line(config: Path, tiny: Path, tmp_path: Path) -> None:
@@ -105,10 +105,18 @@ def test_half_a_model_folder_is_one_line(config: Path, tiny: Path, tmp_path: Pat
     weights = half / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     config.write_text(config_text({"half": half}))
-    for done in (run("check", str(config)), run("serve", "-c", str(config))):
-        assert done.returncode == 65
-        assert "model 'half'" in one_line(done)
-        assert "model.safetensors" in one_line(done)
+    done = run("check", str(config))
+    assert done.returncode == 65
+    assert "model 'half'" in one_line(done)
+    assert "model.safetensors" in one_line(done)
+
+
+def test_check_names_a_file_to_warm_that_is_not_there(config: Path) -> None:
+    config.write_text(config.read_text() + '\nwarm = ["gone.txt"]\n')
+    done = run("check", str(config))
+    assert done.returncode == 78
+    assert "models[0].warm[0]: " in one_line(done)
+    assert "gone.txt is no file that can be read" in one_line(done)
 
 
 def test_a_taken_port_is_one_line_and_nothing_is_left_running(config: Path) -> None:

@@ -302,8 +302,6 @@ def test_what_the_supervisor_does_by_default_is_what_its_parts_do_by_default() -
         ("context_length = 16777217", ("models[1].context_length", "16777216", "16777217")),
         ("warm = [3]", ("models[1].warm[0]", "path", "3")),
         ('warm = [""]', ("models[1].warm[0]", "path", "''")),
-        ('warm = ["gone.txt"]', ("models[1].warm[0]", "/etc/mlx/gone.txt", "no file")),
-        ('warm = ["~nobody-here/x.txt"]', ("models[1].warm[0]", "~nobody-here/x.txt")),
     ],
 )
 def test_a_wrong_model_value_is_named_with_its_line(text: str, said: tuple[str, ...]) -> None:

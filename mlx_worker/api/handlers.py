@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from mlx_worker.api import answers, chat, completions, messages, reports, responses
+from mlx_worker.api import (
+    answers,
+    chat,
+    completions,
+    health_report,
+    messages,
+    reports,
+    responses,
+)
 from mlx_worker.api.body import read_body
 from mlx_worker.api.books import Books
 from mlx_worker.api.chat_reply import ChatReply
@@ -141,15 +149,27 @@ async def detokenize(request: web.Request) -> web.Response:
 
 
 async def health(request: web.Request) -> web.Response:
-    """`GET /health`: always 200, the word is in the body."""
-    return reply(reports.health(request.app[FRONT]))
+    """`GET /health`: always 200, the word is in the body; `?brief` says little of each model."""
+    body = reports.health(request.app[FRONT])
+    return reply(health_report.brief(body) if _is_brief(request) else body)
 
 
 async def cluster_health(request: web.Request) -> web.Response:
-    """`GET /v1/cluster/health`: the same body; the status says whether the node can serve."""
+    """`GET /v1/cluster/health`: the same body; the status says whether the node can serve.
+
+    With many models it is brief: a router polls it, and large bodies cost it a connection.
+    """
     front = request.app[FRONT]
     status = HTTPStatus.OK if reports.can_serve(front) else HTTPStatus.SERVICE_UNAVAILABLE
-    return reply(reports.health(front), status)
+    body = reports.health(front)
+    if _is_brief(request):
+        return reply(health_report.brief(body), status)
+    text = health_report.encoded_within_limit(body)
+    return web.Response(body=text, status=status, content_type="application/json")
+
+
+def _is_brief(request: web.Request) -> bool:
+    return request.query.get("brief", "false").lower() in ("", "1", "true")
 
 
 async def live(_request: web.Request) -> web.Response:

@@ -21,7 +21,7 @@ from mlx_worker.errors import (
     UnknownModel,
 )
 
-_HEALTH = Keys.of("status health cache metrics standby memory models")
+_HEALTH = Keys.of("status reason version uptime health cache metrics standby memory models")
 _CACHE = Keys.of("tokens systemPromptHash lastUpdated hitRate")
 _COMPLETION = Keys.of("id object created model system_fingerprint choices usage seed")
 _RESPONSE = Keys.of(
@@ -122,8 +122,9 @@ ROUTES = (
         method="GET",
         path="health",
         handler=handlers.health,
-        does="How node and models are, in the body",
+        does="How node and models are, in the body; `?brief` says little of each model",
         answer=_HEALTH,
+        query=("brief",),
     ),
     Route(
         method="GET",
@@ -131,6 +132,7 @@ ROUTES = (
         handler=handlers.cluster_health,
         does="The same, and whether a request would be served now in the status",
         answer=_HEALTH,
+        query=("brief",),
         statuses=(200, 503),
     ),
     Route(

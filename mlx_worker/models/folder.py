@@ -13,6 +13,7 @@ import msgspec
 
 from mlx_worker.errors import BadModelFolder
 from mlx_worker.models.header import checked_weight_bytes
+from mlx_worker.models.regular import read_regular
 
 
 class ModelFolder(msgspec.Struct, frozen=True):
@@ -44,19 +45,19 @@ def inspect_folder(path: Path) -> ModelFolder:
 
 
 def _json_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise BadModelFolder(f"{path.parent} has no {path.name}")
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except msgspec.DecodeError as error:
+        return msgspec.json.decode(read_regular(path), type=dict[str, Any])
+    except FileNotFoundError as error:
+        raise BadModelFolder(f"{path.parent} has no {path.name}") from error
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BadModelFolder(f"{path} is no JSON object: {error}") from error
 
 
 def _require_json(path: Path) -> None:
     """Check the syntax only: a vocabulary is large, and only cut-off files are looked for."""
     try:
-        msgspec.json.decode(path.read_bytes(), type=msgspec.Raw)
-    except msgspec.DecodeError as error:
+        msgspec.json.decode(read_regular(path), type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BadModelFolder(f"{path} is no JSON: {error}") from error
 
 
@@ -80,7 +81,7 @@ def _shards(path: Path) -> list[Path]:
     """Find the files that mlx_lm would load, and miss those that the index lists."""
     shards = sorted(path.glob("model*.safetensors"))
     index = path / "model.safetensors.index.json"
-    if index.is_file():
+    if index.exists():
         listed = _json_object(index).get("weight_map")
         names = set(listed.values()) if isinstance(listed, dict) else set()
         missing = sorted(str(name) for name in names if path / str(name) not in shards)
@@ -92,12 +93,12 @@ def _shards(path: Path) -> list[Path]:
 
 
 def _tokenizer_config(path: Path) -> dict[str, Any]:
-    if (path / "tokenizer.json").is_file():
+    if (path / "tokenizer.json").exists():
         _require_json(path / "tokenizer.json")
     elif not (path / "tokenizer.model").is_file():
         raise BadModelFolder(f"{path} has neither tokenizer.json nor tokenizer.model")
     config = path / "tokenizer_config.json"
-    return _json_object(config) if config.is_file() else {}
+    return _json_object(config) if config.exists() else {}
 
 
 def _has_chat_template(path: Path, tokenizer_config: dict[str, Any]) -> bool:

@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import platformdirs
 
 from mlx_worker.config import expanded
-from mlx_worker.errors import ModelNotFoundError
+from mlx_worker.errors import BadModelFolder, ModelNotFoundError
 from mlx_worker.models.catalog import CATALOG
 from mlx_worker.models.folder import ModelFolder, inspect_folder
 
-__all__ = ["ModelFolder", "default_models_dir", "inspect_folder", "locate"]
+__all__ = ["ModelFolder", "default_models_dir", "inspect_folder", "locate", "places"]
 
 
 def default_models_dir() -> Path:
@@ -33,7 +34,7 @@ def locate(path_or_name: str, models_dir: Path, relative_to: Path | None = None)
     directory). A bare name is looked for in the models folder first. What is in the folder is
     not looked at. Raises ModelNotFoundError with the places that were tried.
     """
-    candidates = _candidates(path_or_name, models_dir, relative_to or Path.cwd())
+    candidates = places(path_or_name, models_dir, relative_to)
     for candidate in candidates:
         if _is_folder(candidate):
             return candidate
@@ -43,9 +44,11 @@ def locate(path_or_name: str, models_dir: Path, relative_to: Path | None = None)
     )
 
 
-def _candidates(path_or_name: str, models_dir: Path, start: Path) -> list[Path]:
+def places(path_or_name: str, models_dir: Path, relative_to: Path | None = None) -> list[Path]:
+    """Return the paths where `locate` looks for a model's folder, in order."""
     if not path_or_name:
         return []
+    start = relative_to or Path.cwd()
     path = Path(os.path.normpath(start / expanded(Path(path_or_name))))
     return [path] if _is_path(path_or_name) else [models_dir / path_or_name, path]
 
@@ -56,8 +59,10 @@ def _is_path(text: str) -> bool:
 
 def _is_folder(path: Path) -> bool:
     try:
-        return path.is_dir()
-    except OSError:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except PermissionError as error:
+        raise BadModelFolder(f"{path} may not be read: {error.strerror}") from error
+    except (OSError, ValueError):
         return False
 
 

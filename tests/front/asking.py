@@ -18,6 +18,7 @@ from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.restart import RestartPolicy
 from mlx_worker.supervisor.resume import ResumePolicy
 from mlx_worker.supervisor.standby import StandbyPolicy
+from mlx_worker.supervisor.states import State
 from tests.scripted import eventually, soon
 
 PROMPT = "be kind and brief"
@@ -103,6 +104,13 @@ class Front:
     async def model(self, name: str = "m") -> dict[str, Any]:
         entry: dict[str, Any] = (await self.ask("/health")).json["models"][name]
         return entry
+
+    async def knows_folders(self) -> bool:
+        """True once every model's folder was looked at, or found to be unusable."""
+        return all(
+            served.planned.folder is not None or served.child.state is State.FAILED
+            for served in self.node.models.values()
+        )
 
     async def reaches(self, name: str = "m", **facts: Any) -> None:
         """Wait until /health says these things of a model."""

@@ -68,6 +68,7 @@ async def child_of(
         is_busy=lambda: False,
         take_lost=list,
         events=Events(),
+        on_retry_due=lambda: None,
     )
     child.start()
     try:
@@ -477,13 +478,15 @@ async def test_after_too_many_ends_it_is_given_up_and_says_why() -> None:
         assert child.reason == "exit status 7"
         with pytest.raises(ModelFailed, match="exit status 7") as refused:
             ask(child, chat("anybody there?"))
-        assert refused.value.retry_after == 30
+        assert refused.value.retry_after is not None
+        assert 1 <= refused.value.retry_after <= AT_ONCE.retry_initial
 
 
-async def test_a_command_that_cannot_be_run_is_given_up_with_its_name() -> None:
-    async with child_of(["/nowhere/python"]) as child:
-        await soon(child.reached(State.FAILED))
+async def test_a_command_that_cannot_be_run_is_named_and_never_given_up() -> None:
+    async with child_of(["/nowhere/python"], policy=NEVER) as child:
+        await soon(child.reached(State.BACKOFF))
         assert "/nowhere/python" in child.reason
+        assert child.ends == (0, 0)
 
 
 async def test_given_up_it_starts_again_when_it_is_asked_to(tmp_path: Path) -> None:
