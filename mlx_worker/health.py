@@ -1,8 +1,9 @@
 """The ledger: what became of requests, and the word that follows from it.
 
 Each model has one, and so has the node; the node's is also what the module's functions and the
-`HealthMonitor` speak of. Standard library only, safe under threads, no clock of its own beyond
-the one passed in. Times are milliseconds since the epoch, as floats; latencies milliseconds.
+`HealthMonitor` speak of. Standard library only, safe under threads, no clocks of its own beyond
+those passed in. Times are milliseconds since the epoch, as floats; latencies milliseconds. Ages
+are measured on a clock that nobody sets back.
 [front]
 """
 
@@ -30,8 +31,13 @@ router that stays away from a failing node would never see it well again."""
 class Ledger:
     """Counts of one model or of the node."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._now = now
+        self._clock = clock
         self._lock = threading.Lock()
         self._recent: deque[bool] = deque(maxlen=RECENT)
         self._recent_failures = 0
@@ -68,7 +74,7 @@ class Ledger:
             else:
                 self._recent_failures += 1
                 self._consecutive_failures += 1
-                self._last_failure = self._now()
+                self._last_failure = self._clock()
 
     def hit(self) -> None:
         """A request's system prompt was resident."""
@@ -121,7 +127,7 @@ class Ledger:
     @property
     def failing(self) -> bool:
         """Unhealthy, and lately so."""
-        return self.word == "unhealthy" and self._now() - self._last_failure < FORGIVEN
+        return self.word == "unhealthy" and self._clock() - self._last_failure < FORGIVEN
 
     @property
     def word(self) -> Status:

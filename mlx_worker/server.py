@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import resource
 import signal
 import socket
 from collections import defaultdict
@@ -25,7 +24,7 @@ from mlx_worker.api.authentication import authentication
 from mlx_worker.api.body import BODY, BodyLimits
 from mlx_worker.api.border import BORDER, Border
 from mlx_worker.api.cors import Cors
-from mlx_worker.api.door import BESIDE, DOOR, Door
+from mlx_worker.api.door import DOOR, Door
 from mlx_worker.api.front import FRONT, Front
 from mlx_worker.api.history import History
 from mlx_worker.api.lag import Lag
@@ -38,7 +37,9 @@ from mlx_worker.api.routes import ROUTES
 from mlx_worker.api.same_origin import same_origin
 from mlx_worker.api.traffic import Traffic
 from mlx_worker.errors import CannotStore, PortTaken, WorkerError
+from mlx_worker.file_limit import places_within, raise_limit, wanted_files
 from mlx_worker.health import Ledger, node_ledger
+from mlx_worker.logs import Entry
 from mlx_worker.notify import Notifier
 from mlx_worker.plan import plan
 from mlx_worker.supervisor import settings
@@ -65,8 +66,8 @@ BACKLOG = 1024
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds in which a connection has to agree on TLS."""
 
-OTHER_FILES = 128
-"""Open files beside connections: pipes, logs, models that are looked at."""
+GRACE = 1.0
+"""Seconds after the end of a drain in which answers that are cut off may still be taken."""
 
 OPEN = frozenset({handlers.live, handlers.ready, page})
 """Asked without a key: by whoever starts and balances nodes, for a yes or a no; and the page, which
@@ -191,11 +192,17 @@ async def serve(
     """
     app = build_app(config, command=command)
     _check_scratch()
-    _allow_files(config.server.max_connections + BESIDE + OTHER_FILES)
+    _fit_connections(app[DOOR], len(config.models))
     sock = listen(config.server)
     url = _url(sock, app[BORDER].tls)
-    with sock, _signals() as stop, Notifier.of_this_process() as notifier:
-        runner = web.AppRunner(app, handler_cancellation=True)
+    drain = config.supervisor.drain_timeout
+    with (
+        sock,
+        _signals() as stop,
+        Notifier.of_this_process() as notifier,
+        contextlib.ExitStack() as ending,
+    ):
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=drain + 2 * GRACE)
         await runner.setup()
         try:
             async with _accepting(runner, sock):
@@ -209,6 +216,8 @@ async def serve(
                 ):
                     await _until(stop, on_listening(url) if on_listening else None)
                 notifier.stopping()
+                stop.clear()
+                ending.enter_context(_ending_connections(app[DOOR], drain + GRACE, stop))
                 await _drain(front.node, stop)
         finally:
             await runner.cleanup()
@@ -241,17 +250,20 @@ def _check_scratch() -> None:
         raise CannotStore(problem) from error
 
 
-def _allow_files(wanted: int) -> None:
-    """Each connection is an open file; launchd allows 256 where nobody says otherwise."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        soft = most
-    if soft < wanted:
-        log.warning("only %d files may be open: fewer connections than max_connections", soft)
+def _fit_connections(door: Door, models: int) -> None:
+    """Each connection is an open file: have no more of them than the system allows."""
+    wanted = door.places
+    files = raise_limit(wanted_files(wanted, models))
+    places = places_within(files, wanted, models)
+    if places != wanted:
+        door.lower(places)
+        entry = Entry(
+            "max_connections lowered",
+            configured=wanted.working,
+            connections=places.working,
+            open_files=files,
+        )
+        log.warning(entry)
 
 
 async def _until(stop: asyncio.Event, beside: Awaitable[None] | None) -> None:
@@ -269,8 +281,29 @@ async def _until(stop: asyncio.Event, beside: Awaitable[None] | None) -> None:
             task.cancel()
 
 
+@contextlib.contextmanager
+def _ending_connections(door: Door, within: float, stop: asyncio.Event) -> Iterator[None]:
+    """End what connections are left after so many seconds, or soon after the next signal.
+
+    A client that reads nothing of its answer would keep its handler, and so the node.
+    """
+    loop = asyncio.get_running_loop()
+    timers = [loop.call_later(within, door.end_all)]
+
+    async def at_signal() -> None:
+        await stop.wait()
+        timers.append(loop.call_later(GRACE, door.end_all))
+
+    hurried = loop.create_task(at_signal())
+    try:
+        yield
+    finally:
+        hurried.cancel()
+        for timer in timers:
+            timer.cancel()
+
+
 async def _drain(node: Node, stop: asyncio.Event) -> None:
-    stop.clear()
     log.info("draining: no new work; a second signal ends running streams")
     drained = asyncio.ensure_future(node.stop())
     hurried = asyncio.ensure_future(stop.wait())
