@@ -31,6 +31,7 @@ from mlx_worker.api.lag import Lag
 from mlx_worker.api.openapi import DOCUMENTED
 from mlx_worker.api.own_log import OwnLog
 from mlx_worker.api.page import PAGE, page, page_files
+from mlx_worker.api.parser import PARSER, Parser
 from mlx_worker.api.problems import problems
 from mlx_worker.api.reload import Reload
 from mlx_worker.api.routes import ROUTES
@@ -131,7 +132,8 @@ def build_app(
         of_models: defaultdict[str, Ledger] = defaultdict(Ledger)
         traffic = Traffic()
         with Lag() as lag, OwnLog() as own_log, History(children, traffic) as history:
-            async with _traces(config.telemetry) as traces:
+            async with _traces(config.telemetry) as traces, Parser() as parser:
+                app[PARSER] = parser
                 app[FRONT] = Front(
                     children,
                     of_node,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.supervisor.link import Told
 
+
 def as_error(failed: m.Failed) -> errors.WorkerError:
     """A child's `Failed` as the error it names."""
     kind = errors.error_class(failed.code)
