@@ -26,6 +26,7 @@ from mlx_worker.api.border import BORDER, Border
 from mlx_worker.api.cors import Cors
 from mlx_worker.api.door import DOOR, Door
 from mlx_worker.api.front import FRONT, Front
+from mlx_worker.api.held import Held
 from mlx_worker.api.history import History
 from mlx_worker.api.lag import Lag
 from mlx_worker.api.openapi import DOCUMENTED
@@ -103,10 +104,11 @@ def build_app(
     resume = resume or settings.resume_policy(config.supervisor)
     standby = standby or settings.standby_policy(config.supervisor)
     server = config.server
-    border, door = Border(server), Door(server)
+    held = Held()
+    border, door = Border(server), Door(server, held)
     browsers = same_origin(server.host_names, server.cors_origins, lambda: bool(border.keys))
     callers = authentication(lambda: border.keys, OPEN)
-    app = web.Application(middlewares=[problems, door.watch, browsers, callers])
+    app = web.Application(middlewares=[held.watch, problems, door.watch, browsers, callers])
     app[BORDER], app[DOOR] = border, door
     app[BODY] = BodyLimits(server.max_body_bytes, server.body_timeout)
     if server.cors_origins:
@@ -131,7 +133,8 @@ def build_app(
         of_node = node_ledger() if ledger is None else ledger
         of_models: defaultdict[str, Ledger] = defaultdict(Ledger)
         traffic = Traffic()
-        with Lag() as lag, OwnLog() as own_log, History(children, traffic) as history:
+        held.tell = partial(_tell_held, children)
+        with Lag(held) as lag, OwnLog() as own_log, History(children, traffic) as history:
             async with _traces(config.telemetry) as traces, Parser() as parser:
                 app[PARSER] = parser
                 app[FRONT] = Front(
@@ -152,6 +155,10 @@ def build_app(
     app.cleanup_ctx.append(node)
     app.on_shutdown.append(observe.end_live)
     return app
+
+
+def _tell_held(node: Node, path: str, seconds: float) -> None:
+    node.events.happened("loop held", level=logging.WARNING, path=path, ms=round(seconds * 1000, 1))
 
 
 @contextlib.asynccontextmanager

@@ -23,6 +23,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from mlx_worker.api.error_bodies import openai_error
+from mlx_worker.api.held import CONNECTION
 from mlx_worker.api.paths import plain
 from mlx_worker.errors import InvalidRequest, TooManyConnections
 from mlx_worker.file_limit import Places
@@ -30,6 +31,7 @@ from mlx_worker.file_limit import Places
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler, Middleware
 
+    from mlx_worker.api.held import Held
     from mlx_worker.config import ServerConfig
 
 log = logging.getLogger(__name__)
@@ -81,6 +83,13 @@ class Connection(web.RequestHandler):
         self._door.left(self)
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Take it apart, and see how long that holds everybody else up."""
+        held = self._door.held
+        began = held.clock()
+        super().data_received(data)
+        held.see(CONNECTION, held.clock() - began)
+
     def pause_writing(self) -> None:
         """Its client takes nothing: the clock runs."""
         super().pause_writing()
@@ -129,7 +138,8 @@ class Connection(web.RequestHandler):
 class Door:
     """All connections of a node; who is at work, and who is one too many."""
 
-    def __init__(self, server: ServerConfig) -> None:
+    def __init__(self, server: ServerConfig, held: Held) -> None:
+        self.held = held
         self.send_timeout = server.send_timeout
         self._places = Places(server.max_connections, BESIDE)
         self._idle_timeout = server.idle_timeout
