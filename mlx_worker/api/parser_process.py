@@ -21,6 +21,9 @@ from mlx_worker.errors import WorkerError
 if TYPE_CHECKING:
     from typing import BinaryIO
 
+NICENESS: Final = 10
+"""Large bodies may take longer where the machine is busy: streams and health may not."""
+
 LONGEST_MESSAGE: Final = 4096
 """Characters of a refusal: a large body may have a large value where a word should be."""
 
@@ -31,6 +34,7 @@ BEFOREHAND: Final = (chat, completions, messages, responses, tokens)
 def main() -> None:
     """Answer until the front goes away."""
     setproctitle.setproctitle("mlx-worker: parser")
+    os.nice(NICENESS)
     # A parsed body is freed by its last reference; the collector would look through millions of
     # values again and again while they are made, which takes longer than making them.
     gc.disable()

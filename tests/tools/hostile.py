@@ -98,11 +98,11 @@ def parsed() -> argparse.Namespace:
 def run(trial: Trial, options: argparse.Namespace) -> bool:
     """Run one trial and print its line. Return whether it was bad."""
     before = lags(options)
-    observers = {kind: started(options, "--observe", kind) for kind in ("health", "stream")}
-    for observer in observers.values():
-        assert observer.stdout is not None
-        observer.stdout.readline()  # it watches
     attacker = started(options, "--attack", trial.name)
+    observers = {kind: started(options, "--observe", kind) for kind in ("health", "stream")}
+    for ready in (attacker, *observers.values()):
+        assert ready.stdout is not None
+        ready.stdout.readline()  # its body is made, it watches
     answer = said_within(attacker, LIMIT) or f"none in {LIMIT:g} s"
     time.sleep(AFTER)
     worst = {kind: float(said_within(it, LIMIT) or "inf") for kind, it in observers.items()}
@@ -148,6 +148,8 @@ def attack(trial: Trial, options: argparse.Namespace) -> None:
         headers["Authorization"] = f"Bearer {options.key}"
     if trial.headers == {}:  # JSON as it stands
         body = body.replace(b"{", b'{"model":"%b",' % options.model.encode(), 1)
+    print("ready", flush=True)
+    sys.stdin.read()
     told = [asked(options, trial.path, body, headers) for _ in range(trial.times)]
     print(told[-1])
 
@@ -156,10 +158,9 @@ def asked(options: argparse.Namespace, path: str, body: bytes, headers: dict[str
     """The status of one answer, its code and how long it took."""
     began = time.perf_counter()
     with contextlib.closing(connection(options, LIMIT)) as client:
-        try:
+        # It may be refused before all of it is sent: its answer may still be there.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             client.request("POST", path, body, headers)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it was refused before all of it was sent: its answer may still be there
         try:
             response = client.getresponse()
             told = response.read()
