@@ -76,13 +76,14 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `tls_key` are PEM files, both or neither. Pages of `cors_origins` may ask from a browser.
     At most `max_connections` do work at a time. One that has not sent a whole request for
     `idle_timeout` seconds is closed; a body may pause for `body_timeout`, and a client that takes
-    nothing of its answer for `send_timeout` loses it.
+    nothing of its answer for `send_timeout` loses it. A body is at most `max_body_bytes` long;
+    None: what the largest context of the models could hold.
     """
 
     host: Name = "127.0.0.1"
     port: Port = 8081
     models_dir: Path | None = None
-    max_body_bytes: Bytes = 16 * 1024 * 1024
+    max_body_bytes: Bytes | None = None
     host_names: tuple[Name, ...] = ()
     api_keys_file: Path | None = None
     insecure: bool = False

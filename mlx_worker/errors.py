@@ -7,7 +7,11 @@ HTTP dialects, the CLI, the pipe) translate these; nobody else invents a status.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class WorkerError(Exception):
@@ -87,6 +91,13 @@ class BodyTooSlow(InvalidRequest):
 
     status = 408
     code = "body_too_slow"
+
+
+class UnsupportedEncoding(InvalidRequest):
+    """A body that is compressed in a way that this node does not read."""
+
+    status = 415
+    code = "unsupported_encoding"
 
 
 class Unauthorized(WorkerError):
@@ -328,3 +339,32 @@ def cause_of(error: BaseException) -> str:
     """Somebody else's error in one line: its type, and the first line of what it says."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+# --- by code ------------------------------------------------------------------------------
+
+
+def error_class(code: str) -> type[WorkerError]:
+    """Return the class of this module with this code; WorkerError for an unknown code.
+
+    A child names its errors by their codes. The classes themselves are the registry, so that a
+    new class is known to the front as soon as a child can raise it.
+    """
+    return _classes().get(code, WorkerError)
+
+
+@cache
+def _classes() -> dict[str, type[WorkerError]]:
+    classes: dict[str, type[WorkerError]] = {}
+    for kind in _family(WorkerError):
+        if kind.__module__ == __name__:
+            # Of two classes with one code the first is the one that a request meets.
+            classes.setdefault(kind.code, kind)
+    return classes
+
+
+def _family(kind: type[WorkerError]) -> Iterator[type[WorkerError]]:
+    """Yield a class and all classes below it, in the order of their definition."""
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _family(below)

@@ -2,8 +2,8 @@
 
 Each model has one, and so has the node; the node's is also what the module's functions and the
 `HealthMonitor` speak of. Beside the error family, standard library only; safe under threads, no
-clock of its own beyond the one passed in. Times are milliseconds since the epoch, as floats;
-latencies milliseconds. [front]
+clocks of its own beyond those passed in. Times are milliseconds since the epoch, as floats;
+latencies milliseconds. Ages are measured on a clock that is never set back. [front]
 """
 
 from __future__ import annotations
@@ -38,8 +38,13 @@ router that stays away from a failing node would never see it well again."""
 class Ledger:
     """Counts of one model or of the node."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._now = now
+        self._clock = clock
         self._lock = threading.Lock()
         self._recent: deque[bool] = deque(maxlen=RECENT)
         self._recent_failures = 0
@@ -77,7 +82,7 @@ class Ledger:
             else:
                 self._recent_failures += 1
                 self._consecutive_failures += 1
-                self._last_failure = self._now()
+                self._last_failure = self._clock()
 
     def hit(self) -> None:
         """A request's system prompt was resident."""
@@ -130,7 +135,7 @@ class Ledger:
     @property
     def failing(self) -> bool:
         """Unhealthy, and lately so."""
-        return self.word == "unhealthy" and self._now() - self._last_failure < FORGIVEN
+        return self.word == "unhealthy" and self._clock() - self._last_failure < FORGIVEN
 
     @property
     def word(self) -> Status:

@@ -65,7 +65,7 @@ def test_a_model_needs_only_its_name_and_its_path() -> None:
         host="127.0.0.1",
         port=8081,
         models_dir=None,
-        max_body_bytes=16 * 1024 * 1024,
+        max_body_bytes=None,
     )
     assert config.models == (
         ModelConfig(

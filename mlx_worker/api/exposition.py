@@ -76,6 +76,9 @@ def _node(front: Front) -> Iterator[Metric]:
     yield gauge("spares_waiting", "Spare processes.", ONE, {ONE: len(node.standby.waiting)})
     what = "How late the front's event loop comes to what is due."
     yield histogram("event_loop_lag_seconds", what, ONE, {ONE: front.lag.seen})
+    what = "Steps that held the front's event loop longer than 50 ms, by the path asked."
+    held: dict[Labels, float] = {(path,): times for path, times in front.lag.held.counts.items()}
+    yield counter("loop_held", what, ("path",), held)
 
 
 # --- requests -----------------------------------------------------------------------------

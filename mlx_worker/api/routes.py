@@ -10,6 +10,7 @@ from mlx_worker.api.reload import CannotReload, Reloaded
 from mlx_worker.api.responses import ResponsesBody
 from mlx_worker.api.route import ASKED, AWAY, EVENTS, GENERATED, Keys, Route, Text
 from mlx_worker.api.tokens import DetokenizeBody, TokenizeBody
+from mlx_worker.api.warm import WarmBody
 from mlx_worker.errors import (
     ContextLengthExceeded,
     KvTooLarge,
@@ -185,7 +186,7 @@ ROUTES = (
             path=path,
             handler=handlers.cache_warm,
             does="Read a system prompt and keep it; goes on when its caller hangs up",
-            body=handlers.WarmBody,
+            body=WarmBody,
             answer=answers.Warmed,
             errors=(UnknownModel, *AWAY, ContextLengthExceeded, KvTooLarge),
         )

@@ -1,6 +1,7 @@
 """A front to ask over HTTP: started with scripted children, its answers read to their end."""
 
 import hashlib
+import io
 import json
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from mlx_worker.supervisor.resume import ResumePolicy
 from mlx_worker.supervisor.standby import StandbyPolicy
 from mlx_worker.supervisor.states import State
 from tests.scripted import eventually, soon
+
+LARGE = 1 << 20
+"""Bytes that aiohttp's client wants as a file."""
 
 PROMPT = "be kind and brief"
 DIGEST = hashlib.sha256(PROMPT.encode()).hexdigest()
@@ -96,6 +100,9 @@ class Front:
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         verb = method or ("GET" if data is None else "POST")
+        if data is not None and len(data) > LARGE:
+            named.setdefault("Content-Length", str(len(data)))
+            return self.client.request(verb, path, data=io.BytesIO(data), headers=named)
         return self.client.request(verb, path, data=data, headers=named)
 
     async def chat(self, text: str, **fields: Any) -> Answer:
