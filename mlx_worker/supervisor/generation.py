@@ -30,6 +30,8 @@ _BY_CODE = {
         errors.InvalidRequest,
         errors.UnsupportedField,
         errors.ContextLengthExceeded,
+        errors.ConstraintFailed,
+        errors.ConstraintTooCostly,
         errors.KvTooLarge,
         errors.ChildLost,
         errors.CacheError,
