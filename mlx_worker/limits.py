@@ -35,7 +35,7 @@ TOOL_VALUES: Final = 200_000
 
 def check_values(value: Any, most: int, field: str) -> None:
     """Raise InvalidRequest if there are more than `most` values in a JSON value, at any depth."""
-    for count, _ in enumerate(_values(value), 1):
+    for count, _ in enumerate(json_values(value), 1):
         if count > most:
             raise InvalidRequest(f"{field}: more than {most} values; at most {most}", param=field)
 
@@ -51,7 +51,7 @@ def check_schemas(schemas: Iterable[Any], field: str) -> None:
     """Raise ConstraintTooCostly for more patterns, enum entries or alternatives than may be."""
     patterns = choices = 0
     for schema in schemas:
-        for part in _values(schema):
+        for part in json_values(schema):
             if not isinstance(part, dict):
                 continue
             named = part.get("patternProperties")
@@ -77,8 +77,8 @@ def _check_alternatives(part: dict[str, Any], field: str) -> None:
             )
 
 
-def _values(value: Any) -> Iterator[Any]:
-    """The value and all that is in it; no recursion, for nesting is the caller's."""
+def json_values(value: Any) -> Iterator[Any]:
+    """Yield a JSON value and all that is in it; no recursion, for nesting is the caller's."""
     waiting: list[Iterator[Any]] = [iter((value,))]
     while waiting:
         for inner in waiting[-1]:

@@ -8,6 +8,7 @@ loaded, not beside running streams. [child]
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import OrderedDict
@@ -34,7 +35,7 @@ from mlx_worker.engine.constraint_refusal import refusal, too_costly
 from mlx_worker.engine.grammar import answer_grammar, arguments_of, content_grammar, of_schema
 from mlx_worker.engine.lark import Lark
 from mlx_worker.engine.schema_faults import place_of
-from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.errors import InvalidRequest, UnsupportedField, cause_of
 from mlx_worker.limits import check_constraint_text, check_schemas
 from mlx_worker.wire import messages as m
 
@@ -67,9 +68,9 @@ class Constraints:
         """Grammars of answers that were not known, so far."""
 
     def prepare(self) -> None:
-        """Make the vocabulary now, if this model's tokenizer can have one."""
-        if self._tokenizer._tokenizer.is_fast:  # noqa: SLF001  (mlx_lm's wrapper hides it)
-            _ = self._vocabulary
+        """Make the vocabulary now; a model whose tokenizer has none refuses grammars later."""
+        with contextlib.suppress(InvalidRequest):
+            self._check_vocabulary("")
 
     def of(self, request: m.ChatRequest, prompt: Prompt) -> Constraint | None:
         """Return what binds the answer to this request. Raises InvalidRequest with the place."""
@@ -145,11 +146,19 @@ class Constraints:
         return place_of(schema, fault, problem)
 
     def _check_vocabulary(self, field: str) -> None:
-        if not self._tokenizer._tokenizer.is_fast:  # noqa: SLF001
+        if not self._tokenizer._tokenizer.is_fast:  # noqa: SLF001  (mlx_lm's wrapper hides it)
             raise UnsupportedField(
                 f"{field}: this model's tokenizer is not in Rust; no grammar can be kept",
                 param=field,
             )
+        try:
+            _ = self._vocabulary
+        except Exception as error:
+            # llguidance reads the tokenizer's own description, and knows not every kind of it.
+            raise UnsupportedField(
+                f"{field}: no grammar can be kept with this model's tokenizer: {cause_of(error)}",
+                param=field,
+            ) from error
 
     @cached_property
     def _trials(self) -> Trials:
