@@ -42,7 +42,12 @@ def check_values(value: Any, most: int, field: str) -> None:
 
 def check_constraint_text(text: str, field: str) -> None:
     """Raise ConstraintTooCostly for a schema, grammar or regex of too many bytes."""
-    size = len(text) if len(text) > CONSTRAINT_BYTES else len(text.encode(errors="replace"))
+    try:
+        size = len(text) if len(text) > CONSTRAINT_BYTES else len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"{field}: character {error.start} is half of a surrogate pair", param=field
+        ) from error
     if size > CONSTRAINT_BYTES:
         raise ConstraintTooCostly(f"{field}: {size} bytes; at most {CONSTRAINT_BYTES}", param=field)
 

@@ -7,7 +7,7 @@ from typing import Final
 from mlx_worker.engine.compile_trial import NOTHING_FITS
 from mlx_worker.errors import ConstraintFailed, ConstraintTooCostly, InvalidRequest
 
-COSTLY: Final = ("fuel", "too big", "too large", "max is", "too many", "limit", "too complex")
+COSTLY: Final = ("fuel", "too big", "schema too large", "max is", "too many", "limit")
 """What llguidance says where it gives up at one of its limits."""
 
 

@@ -32,10 +32,11 @@ from mlx_worker.engine.compile_trial import (
 from mlx_worker.engine.compile_trials import SECONDS, Trials
 from mlx_worker.engine.constraint import Constraint
 from mlx_worker.engine.constraint_refusal import refusal, too_costly
+from mlx_worker.engine.endless_schema import is_endless
 from mlx_worker.engine.grammar import answer_grammar, arguments_of, content_grammar, of_schema
 from mlx_worker.engine.lark import Lark
 from mlx_worker.engine.schema_faults import place_of
-from mlx_worker.errors import InvalidRequest, UnsupportedField, cause_of
+from mlx_worker.errors import ConstraintFailed, InvalidRequest, UnsupportedField, cause_of
 from mlx_worker.limits import check_constraint_text, check_schemas
 from mlx_worker.wire import messages as m
 
@@ -106,6 +107,13 @@ class Constraints:
 
     def _compiled(self, whole: str, shape: m.Constraint, tools: list[Schema]) -> LLMatcher:
         parts = _parts(shape, tools)
+        for part, place, param in parts:
+            if isinstance(part, dict) and is_endless(part):
+                raise ConstraintFailed(
+                    f"{place}: every document would be endless, for a required part requires"
+                    " itself again",
+                    param=param,
+                )
         items = PLAIN_ITEMS if isinstance(shape, m.JsonSchema | m.Call) else FREE_ITEMS
         grammars = [*(_grammar(it, place, param) for it, place, param in parts), whole]
         verdict = self._verdict(Trial(grammars, items), shape)
