@@ -189,7 +189,12 @@ def test_constraints_a_refused_grammar_is_compiled_once_too(desk: Desk) -> None:
 def test_preparation_text_beyond_the_context_is_refused_untokenized(desk: Desk) -> None:
     text = "b" * 4_000_000
     request = m.ChatRequest([], m.Sampling(1), prompt=text)
-    for work in (generate(1, text), m.Warm(2, text), m.Tokenize(3, request)):
+    works: list[m.Generate | m.Warm | m.Tokenize] = [
+        generate(1, text),
+        m.Warm(2, text),
+        m.Tokenize(3, request),
+    ]
+    for work in works:
         desk.work.put(work)
         desk.work.short_turn(desk.tools)
         desk.work.long_turn(desk.tools)
@@ -201,7 +206,11 @@ def test_preparation_text_beyond_the_context_is_refused_untokenized(desk: Desk) 
 
 def test_preparation_more_ids_than_the_context_are_refused(desk: Desk) -> None:
     request = m.ChatRequest([], m.Sampling(1), prompt=[1] * (CONTEXT + 1))
-    for work in (m.Detokenize(1, [1] * (CONTEXT + 1)), m.Tokenize(2, request)):
+    works: list[m.Detokenize | m.Tokenize] = [
+        m.Detokenize(1, [1] * (CONTEXT + 1)),
+        m.Tokenize(2, request),
+    ]
+    for work in works:
         desk.work.put(work)
         desk.work.short_turn(desk.tools)
     assert [type(it.error) for it in desk.prepared] == [ContextLengthExceeded] * 2
@@ -229,7 +238,8 @@ def test_preparation_more_values_than_a_template_may_walk_over_are_refused(
 
 
 def test_preparation_half_a_surrogate_pair_is_refused(desk: Desk) -> None:
-    for id_, work in enumerate((generate(1, "\ud800"), m.Warm(2, "\udfff")), 1):
+    wrong: list[m.Generate | m.Warm] = [generate(1, "\ud800"), m.Warm(2, "\udfff")]
+    for id_, work in enumerate(wrong, 1):
         desk.work.put(work)
         desk.work.short_turn(desk.tools)
         assert isinstance(desk.prepared[id_ - 1].error, InvalidRequest)

@@ -216,7 +216,9 @@ def template_arguments(chance: random.Random) -> tuple[str, Json]:
     deep: Json = []
     for _ in range(chance.choice((1, 30, 200))):
         deep = [deep]
-    value = chance.choice((deep, [[]] * 50_000, "x" * 300_000, {"a": None}, 1e308, True, "\ud800"))
+    value: Json = chance.choice(
+        (deep, [[]] * 50_000, "x" * 300_000, {"a": None}, 1e308, True, "\ud800")
+    )
     names = ("enable_thinking", "tokenize", "messages", "tools", "add_generation_prompt", "x")
     path = chance.choice((CHAT, RESPONSES, MESSAGES, COUNT))
     body = hello(chance, path) | {"chat_template_kwargs": {chance.choice(names): value}}
