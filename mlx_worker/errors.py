@@ -73,6 +73,12 @@ class ConstraintFailed(InvalidRequest):
     code = "constraint_failed"
 
 
+class ConstraintTooCostly(InvalidRequest):
+    """A schema, grammar or regex that would take more work than one request may have."""
+
+    code = "constraint_too_costly"
+
+
 class KvTooLarge(InvalidRequest):
     """Prompt and answer would take more memory than this node has for a model's KV."""
 

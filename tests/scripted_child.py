@@ -62,6 +62,7 @@ def arguments() -> argparse.Namespace:
     fault.add_argument("--abort-after-tokens", type=int, metavar="K")
     fault.add_argument("--exit-after-tokens", type=int, metavar="K")
     fault.add_argument("--hang-after-tokens", type=int, metavar="K")
+    parser.add_argument("--prepare", type=int, default=0, metavar="PINGS", help="is progress")
     fault.add_argument("--fail-after-tokens", type=int, metavar="K")
     fault.add_argument("--mute-after-tokens", type=int, metavar="K", help="no Done at K tokens")
     fault.add_argument("--never-shrink", action="store_true")
@@ -211,6 +212,7 @@ class ScriptedChild:
             active=len(self._rows),
             resident_bytes=self._flags.resident + self._grown,
             device_bytes=1 << 19,
+            prepared=min(seq, self._flags.prepare),
         )
 
     # --- the main thread ---

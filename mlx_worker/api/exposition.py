@@ -144,6 +144,14 @@ def _lives(front: Front) -> Iterator[Metric]:
     }
     what = "Processes started again, by what ended the one before."
     yield counter("restarts", what, ("model", "cause"), restarts)
+    held = {
+        (*id_, kind): times
+        for id_, it in models.items()
+        if (pong := it.child.facts.pong) is not None
+        for kind, times in pong.held.items()
+    }
+    what = "Pieces of work that held a thread of a model's process for more than a second, by kind."
+    yield counter("child_held", what, ("model", "kind"), held)
     stalls = {id_: it.child.stalls for id_, it in models.items()}
     yield counter("stalls", "Processes killed with work and no progress.", MODEL, stalls)
     needs_reboot = {id_: it.child.has_lost_its_device for id_, it in models.items()}

@@ -549,6 +549,8 @@ class Child:
             case m.Pong():
                 if self.facts.pong is None:
                     self.at_start = fact.resident_bytes
+                elif self._link is not None and fact.prepared > self.facts.pong.prepared:
+                    self._link.last_progress = self._loop.time()  # requests are being prepared
                 self.facts.pong = self._measured = fact
 
     def _quiet(self) -> None:

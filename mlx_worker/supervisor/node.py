@@ -560,6 +560,9 @@ class Node:
             id_ = next(self._ids)
             try:
                 return await self._call(served, id_, message(id_))
+            except asyncio.CancelledError:
+                served.child.cancel(id_)  # its client has left: nobody waits for the answer
+                raise
             except ValueError as error:  # it fits no frame
                 raise InvalidRequest(str(error)) from error
 

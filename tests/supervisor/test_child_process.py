@@ -283,6 +283,20 @@ async def test_a_child_that_hangs_with_work_in_hand_is_killed_though_it_pongs() 
         assert "no progress" in it.reason
 
 
+async def test_preparing_requests_is_progress_until_it_ends() -> None:
+    pings = 60
+    flags = scripted("--hang-after-tokens", "1", "--prepare", str(pings))
+    timings = replace(QUICK, stall=10 * QUICK.ping)
+    async with child_of(flags, timings=timings, policy=NEVER) as it:
+        await soon(it.reached(State.READY))
+        ask(it, chat("one two three"))
+        await soon(it.reached(State.FAILED))
+        assert "no progress" in it.reason
+        assert it.last_exit is not None
+        assert it.last_exit.measured is not None
+        assert it.last_exit.measured.seq >= pings
+
+
 async def test_a_client_that_leaves_a_hung_child_does_not_hide_the_hang() -> None:
     timings = replace(QUICK, stall=0.3)
     async with child_of(scripted("--hang-after-tokens", "1"), timings=timings, policy=NEVER) as it:
