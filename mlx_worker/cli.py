@@ -21,6 +21,7 @@ from mlx_worker.errors import WorkerError
 from mlx_worker.operate.commands import COMMANDS
 from mlx_worker.options import A_PATH, config_file, configuration, models_dir
 from mlx_worker.service.commands import service
+from mlx_worker.standard_streams import fill_closed_streams
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -44,6 +45,7 @@ rounds = click.option(
 
 def main() -> None:
     """Run a command; known errors become one line and their exit code."""
+    fill_closed_streams()
     try:
         app(prog_name=NAME, standalone_mode=False)
     except WorkerError as error:
@@ -180,8 +182,11 @@ def _run(node: Coroutine[Any, Any, None]) -> None:
     import setproctitle
     import uvloop
 
+    from mlx_worker.process_end import reported_end
+
     setproctitle.setproctitle("mlx-worker: front")
-    uvloop.run(node)
+    with reported_end():
+        uvloop.run(node)
 
 
 def _pull(source: str, models_dir: Path, name: str | None) -> Path:

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from mlx_worker import __version__
 from mlx_worker.api import vllm_names
 from mlx_worker.api.families import counter, gauge, histogram, states
+from mlx_worker.logs import DROPPED
 from mlx_worker.supervisor.states import State
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def _node(front: Front) -> Iterator[Metric]:
     yield gauge("spares_waiting", "Spare processes.", ONE, {ONE: len(node.standby.waiting)})
     what = "How late the front's event loop comes to what is due."
     yield histogram("event_loop_lag_seconds", what, ONE, {ONE: front.lag.seen})
+    what = "Log lines that were not written: nothing took them as fast as they came."
+    yield counter("log_lines_dropped", what, ONE, {ONE: DROPPED.total})
 
 
 # --- requests -----------------------------------------------------------------------------
