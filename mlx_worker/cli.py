@@ -179,12 +179,12 @@ def growth(**options: Any) -> None:
 
 
 def _run(node: Coroutine[Any, Any, None]) -> None:
-    import setproctitle
     import uvloop
 
     from mlx_worker.process_end import reported_end
+    from mlx_worker.titles import set_title
 
-    setproctitle.setproctitle("mlx-worker: front")
+    set_title("front")
     with reported_end():
         uvloop.run(node)
 

@@ -40,11 +40,13 @@ from mlx_worker.api.traffic import Traffic
 from mlx_worker.errors import CannotStore, PortTaken, WorkerError
 from mlx_worker.health import Ledger, node_ledger
 from mlx_worker.notify import Notifier
+from mlx_worker.open_files import warn_of_few_files
 from mlx_worker.plan import plan
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process import CHILD_COMMAND
 from mlx_worker.supervisor.scratch import scratch_folder
+from mlx_worker.titles import set_port, set_title
 
 if TYPE_CHECKING:
     import ssl
@@ -191,9 +193,12 @@ async def serve(
     """
     app = build_app(config, command=command)
     _check_scratch()
+    warn_of_few_files()
     _allow_files(config.server.max_connections + BESIDE + OTHER_FILES)
     sock = listen(config.server)
     url = _url(sock, app[BORDER].tls)
+    set_port(sock.getsockname()[1])
+    set_title("front")
     with sock, _signals() as stop, Notifier.of_this_process() as notifier:
         runner = web.AppRunner(app, handler_cancellation=True)
         await runner.setup()

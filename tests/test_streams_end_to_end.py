@@ -175,3 +175,20 @@ def dropped_lines(port: int) -> float:
         it for it in text.splitlines() if it.startswith("mlx_worker_log_lines_dropped_total")
     ]
     return float(line.split()[1])
+
+
+# --- limits ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [160, 1000, 4095])
+def test_children_start_under_a_low_hard_limit_of_open_files(
+    most: int, nano: Path, tmp_path: Path
+) -> None:
+    port = free_port()
+    file = configured(tmp_path, nano, port)
+    words = " ".join([*COMMAND, "serve", "--config", str(file)])
+    with (tmp_path / "log").open("wb") as log:
+        limited = ["/bin/sh", "-c", f"ulimit -n {most}; exec {words}"]
+        with started(limited, port, stderr=log):
+            eventually(lambda: answers(port, "/health/ready"))
+    assert f"at most {most} files" in (tmp_path / "log").read_text()

@@ -11,10 +11,9 @@ import argparse
 import faulthandler
 from concurrent.futures import Future
 
-import setproctitle
-
 from mlx_worker.child.pipe import Pipe
 from mlx_worker.logs import set_up_child
+from mlx_worker.titles import set_title
 
 
 def main() -> None:
@@ -24,7 +23,7 @@ def main() -> None:
     fd = parser.parse_args().fd
     faulthandler.enable()
     set_up_child()
-    setproctitle.setproctitle("mlx-worker: child")
+    set_title("child")
     pipe = Pipe(fd)
     service: Future[Service] = Future()
     # The front says nothing before Hello, so this waits for nobody but sees EOF from the start.

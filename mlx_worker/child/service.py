@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import psutil
-import setproctitle
 
 from mlx_worker.child.footprint import footprint_of
 from mlx_worker.child.outbox import Outbox
@@ -39,6 +38,7 @@ from mlx_worker.errors import (
     WorkerError,
 )
 from mlx_worker.logs import Entry
+from mlx_worker.titles import set_title
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Service:
 
     def _load(self) -> Engine:
         load = self._loads.get()
-        setproctitle.setproctitle(f"mlx-worker: {load.model}")
+        set_title(load.model)
         try:
             model, self._tokenizer, own = read_model(Path(load.path), on_progress=self._progress)
             context = min(load.context_length or own, own)

@@ -418,6 +418,10 @@ class Child:
             async with asyncio.timeout(LAST_WORDS):
                 await launched.link.ended.wait()
         lines = await launched.words.complete(LAST_WORDS)
+        in_flight = self._take_lost()
+        if code > 0 and not in_flight and self._measured is None:
+            # Never at work, so that its last line holds no words of a request.
+            how = launched.words.cause(how)
         self.last_exit = self._ended = Exit(
             how,
             time.time() * 1000,
@@ -425,7 +429,7 @@ class Child:
             pid=launched.process.pid,
             code=code,
             uptime=self._loop.time() - self._started_at,
-            in_flight=self._take_lost(),
+            in_flight=in_flight,
             measured=self._measured,
         )
         error = device_error(lines)

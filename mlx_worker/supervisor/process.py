@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.config import KEYS_VARIABLE
+from mlx_worker.supervisor.child_environment import without_secrets
 from mlx_worker.supervisor.scratch import scratch_folder
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ async def spawn(command: Sequence[str], fd: int) -> asyncio.subprocess.Process:
 
 def _environment() -> dict[str, str]:
     """The front's own, but for what is the front's alone."""
-    inherited = {name: value for name, value in os.environ.items() if name != KEYS_VARIABLE}
-    return inherited | CHILD_ENVIRONMENT | {"TMPDIR": str(scratch_folder())}
+    return without_secrets(os.environ) | CHILD_ENVIRONMENT | {"TMPDIR": str(scratch_folder())}
 
 
 def kill(process: asyncio.subprocess.Process) -> None:
