@@ -72,11 +72,12 @@ app.add_command(service)
 @config_file
 def serve(*, file: Path | None) -> None:
     """Run the node in the foreground, until SIGTERM or ctrl-C."""
+    from mlx_worker.log_file import with_the_services_file
     from mlx_worker.logs import set_up
     from mlx_worker.server import serve as serve_node
 
     loaded = configuration(file)
-    set_up(loaded.log)
+    set_up(with_the_services_file(loaded.log))
     _run(serve_node(loaded))
 
 

@@ -40,7 +40,7 @@ def _unit() -> str:
 def _example(home: Path, config: Path, models: Path, *, user: str | None) -> Definition:
     return Definition(
         command=(
-            *(str(home / ".venv/bin/python"), "-m", "mlx_worker"),
+            *(str(home / ".venv/bin/python"), "-P", "-m", "mlx_worker"),
             *("serve", "--config", str(config)),
         ),
         folder=config.parent,

@@ -23,6 +23,7 @@ import psutil
 
 from mlx_worker.child.footprint import footprint_of
 from mlx_worker.child.outbox import Outbox
+from mlx_worker.child.working_set import working_set
 from mlx_worker.engine.constraints import Constraints
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.identity import weights_identity
@@ -169,7 +170,8 @@ class Service:
 
     def run(self) -> None:
         """Say hello, load what is asked for, then serve until the pipe's reader ends us."""
-        self._pipe.send([m.Hello(m.PROTOCOL, self._process.pid, _versions())])
+        hello = m.Hello(m.PROTOCOL, self._process.pid, _versions(), working_set(mx.device_info()))
+        self._pipe.send([hello])
         engine = self._engine = self._load()
         # What is loaded stays; to look it all over again would hold every stream up for 50 ms.
         gc.collect()

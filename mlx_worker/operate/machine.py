@@ -49,7 +49,7 @@ def python() -> Finding:
 
 def mlx(run: Run) -> Finding:
     """mlx, its device, and whether it can compile a kernel."""
-    ran = run([sys.executable, "-c", ASK_MLX])
+    ran = run([sys.executable, "-P", "-c", ASK_MLX])
     last = ran.said.splitlines()[-1] if ran.said else f"ended with {ran.status}"
     if ran.status != 0:
         advice = "reinstall mlx; on Linux without a GPU its kernels need a C++ compiler (g++)"

@@ -52,6 +52,7 @@ class Facts:
     pong: m.Pong | None = None
     load_seconds: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    working_set: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,8 +309,6 @@ class Child:
         match self.state:
             case State.STARTING:
                 await self._spawn()
-            case State.LOADING:
-                self._say(self.load)
             case State.READY:
                 self.facts.load_seconds = self._loop.time() - self._started_at
                 self._look_after(self._life.incarnation)
@@ -329,6 +328,9 @@ class Child:
             case _:
                 pass
         self._on_entered(self.state)
+        if self.state is State.LOADING:
+            # Only now: what the process said of its device may have lowered what it may take.
+            self._say(self.load)
         async with self._changed:
             self._changed.notify_all()
 
@@ -467,6 +469,7 @@ class Child:
                 self._tell(Event.GARBAGE, wrong, incarnation)
             case m.Hello():
                 self.facts.versions = fact.versions
+                self.facts.working_set = fact.working_set
                 self._tell(Event.HELLO, "", incarnation)
             case m.LoadProgress():
                 self.facts.loading = fact
