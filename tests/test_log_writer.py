@@ -58,7 +58,12 @@ def read_until_idle(fd: int, writer: LogWriter) -> list[str]:
     """What the writer had to write, once all of it has been read."""
     read = b""
     idle = threading.Event()
-    threading.Thread(target=lambda: (writer.flush(DEADLINE), idle.set())).start()
+
+    def wait() -> None:
+        writer.flush(DEADLINE)
+        idle.set()
+
+    threading.Thread(target=wait).start()
     while not idle.is_set() or select.select([fd], [], [], 0)[0]:
         if select.select([fd], [], [], 0.01)[0]:
             read += os.read(fd, 1 << 16)

@@ -111,9 +111,9 @@ class Launchd:
 
     def install(self, definition: Definition) -> None:
         """Write the file and bootstrap it; an older service of this name is ended first."""
-        write(self.file, self.text(definition))
         if self.daemon:
             give_folder(self._logs, definition.user)
+        write(self.file, self.text(definition))
         self._boot_out()
         self.start()
 

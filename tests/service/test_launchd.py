@@ -89,7 +89,13 @@ class DrainingMac:
             self.loaded_in = self._gone_at = None
         if domain not in self._domains and verb != "enable":
             return Ran(125, "Domain does not support specified action")
-        return getattr(self, f"_{verb}")(domain)
+        answers = {
+            "enable": self._enable,
+            "bootout": self._bootout,
+            "bootstrap": self._bootstrap,
+            "print": self._print,
+        }
+        return answers[verb](domain)
 
     def _enable(self, _domain: str) -> Ran:
         return Ran(0, "")
