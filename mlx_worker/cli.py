@@ -74,11 +74,13 @@ def serve(*, file: Path | None) -> None:
     """Run the node in the foreground, until SIGTERM or ctrl-C."""
     from mlx_worker.log_file import with_the_services_file
     from mlx_worker.logs import set_up
+    from mlx_worker.process_end import reported_end
     from mlx_worker.server import serve as serve_node
 
-    loaded = configuration(file)
-    set_up(with_the_services_file(loaded.log))
-    _run(serve_node(loaded))
+    with reported_end():
+        loaded = configuration(file)
+        set_up(with_the_services_file(loaded.log))
+        _run(serve_node(loaded))
 
 
 @app.command
@@ -124,11 +126,13 @@ def demo(*, port: int, once: bool, models_dir: Path | None) -> None:
     from mlx_worker.demo import run_demo
     from mlx_worker.logs import set_up
     from mlx_worker.models.store import default_models_dir
+    from mlx_worker.process_end import reported_end
 
     where = models_dir or default_models_dir()
     _pull("smollm2-135m", where, None)
-    set_up(LogConfig(level="warning"))
-    _run(run_demo(where, port, once=once))
+    with reported_end():
+        set_up(LogConfig(level="warning"))
+        _run(run_demo(where, port, once=once))
 
 
 @app.command
@@ -182,12 +186,10 @@ def growth(**options: Any) -> None:
 def _run(node: Coroutine[Any, Any, None]) -> None:
     import uvloop
 
-    from mlx_worker.process_end import reported_end
     from mlx_worker.titles import set_title
 
     set_title("front")
-    with reported_end():
-        uvloop.run(node)
+    uvloop.run(node)
 
 
 def _pull(source: str, models_dir: Path, name: str | None) -> Path:

@@ -12,6 +12,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+import click
+
 from mlx_worker.errors import WorkerError
 from mlx_worker.log_writer import STDERR, write_within
 from mlx_worker.logs import FLUSH, Entry, flush
@@ -39,6 +41,8 @@ def reported_end() -> Iterator[None]:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except click.ClickException:  # wrong usage, which the command line tells
+        raise
     except Exception:
         log.critical(Entry("the node ended by a defect"), exc_info=True)
         sys.exit(DEFECT)

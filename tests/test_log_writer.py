@@ -7,6 +7,8 @@ import logging
 import os
 import pty
 import select
+import subprocess
+import sys
 import termios
 import threading
 from typing import TYPE_CHECKING
@@ -267,3 +269,29 @@ def test_a_last_line_is_written_or_given_up(pipe: tuple[int, int]) -> None:
         os.write(end, b"x" * 4096)
     os.set_blocking(end, True)
     write_within(end, "unread", 0)  # returns
+
+
+# --- a child and its front ------------------------------------------------------------------
+
+
+TALKATIVE = """
+import logging, sys
+from mlx_worker.logs import DROPPED, Entry, set_up_child
+set_up_child()
+for number in range(100_000):
+    logging.getLogger("mlx_worker.child").debug(Entry("said", number=number))
+print(DROPPED.total > 0)
+"""
+
+
+def test_a_child_whose_front_is_stopped_goes_on_and_ends(pipe: tuple[int, int]) -> None:
+    _, end = pipe
+    done = subprocess.run(
+        [sys.executable, "-c", TALKATIVE],
+        stdout=subprocess.PIPE,
+        stderr=end,
+        timeout=DEADLINE,
+        check=False,
+    )
+    os.close(end)
+    assert (done.returncode, done.stdout) == (0, b"True\n")

@@ -95,6 +95,16 @@ def test_a_start_that_fails_with_closed_streams_ends_with_its_code(
     assert ended.returncode == 69
 
 
+@pytest.mark.parametrize("redirections", CLOSED)
+def test_a_wrong_configuration_with_closed_streams_ends_with_its_code(
+    redirections: str, tmp_path: Path
+) -> None:
+    file = tmp_path / CONFIG
+    file.write_text("nonsense")
+    ended = subprocess.run(shell(redirections, file), timeout=DEADLINE, check=False)
+    assert ended.returncode == 78
+
+
 def filled(write_end: int) -> None:
     os.set_blocking(write_end, False)
     while select.select([], [write_end], [], 0)[1]:
@@ -137,7 +147,10 @@ def test_a_start_that_fails_while_stderr_is_not_read_ends_with_its_code(
         file = configured(tmp_path, nano, taken.getsockname()[1], "preload = false")
         command = [*COMMAND, "serve", "--config", str(file)]
         ended = subprocess.run(command, stderr=writer, timeout=DEADLINE, check=False)
-    assert ended.returncode == 69
+        assert ended.returncode == 69
+        file.write_text("nonsense")
+        ended = subprocess.run(command, stderr=writer, timeout=DEADLINE, check=False)
+        assert ended.returncode == 78
     os.close(reader)
     os.close(writer)
 

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import os
 from concurrent.futures import Future
+from typing import Final
 
 from mlx_worker.child.pipe import Pipe
+from mlx_worker.log_writer import STDERR
 from mlx_worker.logs import set_up_child
 from mlx_worker.titles import set_title
+
+STDOUT: Final = 1
 
 
 def main() -> None:
@@ -22,6 +27,7 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True, help="the inherited end of the pipe")
     fd = parser.parse_args().fd
     faulthandler.enable()
+    os.dup2(STDERR, STDOUT)  # what a model's own code prints is read and logged by the front
     set_up_child()
     set_title("child")
     pipe = Pipe(fd)

@@ -36,6 +36,8 @@ async def spawn(command: Sequence[str], fd: int) -> asyncio.subprocess.Process:
         str(fd),
         pass_fds=(fd,),
         stdin=asyncio.subprocess.DEVNULL,
+        # The front's own stdout may be a pipe that is not read; a child would wait for it for ever.
+        stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         env=_environment(),
         # ctrl-C in a terminal is the front's to answer.
