@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SPARELESS = "standby = 0"
 CLOSED = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "2</dev/null", "2>/dev/full"]
 
 
@@ -64,7 +63,7 @@ def answers(port: int, path: str = "/health/live") -> bool:
 
 def configured(folder: Path, model: Path, port: int, extra: str = "", log: str = "") -> Path:
     file = folder / CONFIG
-    text = config_text({"m": model}, supervisor=SPARELESS, extra=extra)
+    text = config_text({"m": model}, extra=extra)
     file.write_text(text.replace("port = 0", f"port = {port}") + log)
     return file
 
