@@ -43,12 +43,14 @@ from mlx_worker.file_limit import places_within, raise_limit, wanted_files
 from mlx_worker.health import Ledger, node_ledger
 from mlx_worker.logs import Entry
 from mlx_worker.notify import Notifier
+from mlx_worker.open_files import warn_of_few_files
 from mlx_worker.plan import unseen
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.outage import end_at_outage
 from mlx_worker.supervisor.process import CHILD_COMMAND
 from mlx_worker.supervisor.scratch import scratch_folder
+from mlx_worker.titles import set_port, set_title
 
 if TYPE_CHECKING:
     import ssl
@@ -203,9 +205,12 @@ async def serve(
     """
     app = build_app(config, command=command)
     _check_scratch()
+    warn_of_few_files()
     _fit_connections(app[DOOR], len(config.models))
     sock = listen(config.server)
     url = _url(sock, app[BORDER].tls)
+    set_port(sock.getsockname()[1])
+    set_title("front")
     drain = config.supervisor.drain_timeout
     with (
         sock,

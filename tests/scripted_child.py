@@ -47,6 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--plan", type=Path, metavar="FILE")
     parser.add_argument("--only", default="", metavar="WORD")
     parser.add_argument("--resident", type=int, default=1 << 20, metavar="BYTES")
+    parser.add_argument("--working-set", type=int, metavar="BYTES")
     parser.add_argument("--grow", type=int, default=0, metavar="BYTES", help="with each answer")
     fault = parser.add_argument_group("faults")
     fault.add_argument("--no-hello", action="store_true")
@@ -235,7 +236,9 @@ class ScriptedChild:
             hang()
         wait_for_leave(self._flags.hold_hello)
         protocol = m.PROTOCOL + 1 if self._flags.wrong_protocol else m.PROTOCOL
-        self._pipe.send([m.Hello(protocol, os.getpid(), {"scripted": "1"})])
+        self._pipe.send(
+            [m.Hello(protocol, os.getpid(), {"scripted": "1"}, self._flags.working_set)]
+        )
 
     def _load(self) -> None:
         load = self._jobs.get()

@@ -170,8 +170,11 @@ def test_serve_finds_the_configuration_where_it_stands(config: Path) -> None:
 def test_processes_are_named(tiny: Path, tmp_path: Path) -> None:
     with running_node(tmp_path, {"tiny": tiny}) as node:
         node.wait_until_ready()
-        assert psutil.Process(node.process.pid).cmdline()[0] == "mlx-worker: front"
-        assert [child.cmdline()[0] for child in node.children()] == ["mlx-worker: tiny"]
+        port = node.url.rpartition(":")[2]
+        assert psutil.Process(node.process.pid).cmdline()[0] == f"mlx-worker: front, port {port}"
+        assert [child.cmdline()[0] for child in node.children()] == [
+            f"mlx-worker: tiny, port {port}"
+        ]
 
 
 def test_sigterm_ends_the_node_with_0_and_without_a_trace_back(tiny: Path, tmp_path: Path) -> None:

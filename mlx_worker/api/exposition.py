@@ -18,6 +18,7 @@ from mlx_worker import __version__
 from mlx_worker.api import reports, vllm_names
 from mlx_worker.api.families import counter, gauge, histogram, states
 from mlx_worker.health import Status
+from mlx_worker.logs import DROPPED
 from mlx_worker.supervisor.states import State
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def _node(front: Front) -> Iterator[Metric]:
     what = "Steps that held the front's event loop longer than 50 ms, by the path asked."
     held: dict[Labels, float] = {(path,): times for path, times in front.lag.held.counts.items()}
     yield counter("loop_held", what, ("path",), held)
+    what = "Log lines that were not written: nothing took them as fast as they came."
+    yield counter("log_lines_dropped", what, ONE, {ONE: DROPPED.total})
 
 
 # --- requests -----------------------------------------------------------------------------

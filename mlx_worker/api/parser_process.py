@@ -12,11 +12,10 @@ import pickle
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-import setproctitle
-
 from mlx_worker.api import chat, completions, messages, responses, tokens
 from mlx_worker.api.packing import HEADER, Failure, in_packs
 from mlx_worker.errors import WorkerError
+from mlx_worker.titles import set_title
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -33,7 +32,7 @@ BEFOREHAND: Final = (chat, completions, messages, responses, tokens)
 
 def main() -> None:
     """Answer until the front goes away."""
-    setproctitle.setproctitle("mlx-worker: parser")
+    set_title("parser")
     os.nice(NICENESS)
     # A parsed body is freed by its last reference; the collector would look through millions of
     # values again and again while they are made, which takes longer than making them.

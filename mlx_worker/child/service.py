@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import psutil
-import setproctitle
 
 from mlx_worker.child.footprint import footprint_of
 from mlx_worker.child.held import Held
@@ -33,6 +32,7 @@ from mlx_worker.child.preparation import (
     Refused,
     Tools,
 )
+from mlx_worker.child.working_set import working_set
 from mlx_worker.engine.constraints import Constraints
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.identity import weights_identity
@@ -48,6 +48,7 @@ from mlx_worker.errors import (
     WorkerError,
 )
 from mlx_worker.logs import Entry
+from mlx_worker.titles import set_title
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ class Service:
 
     def run(self) -> None:
         """Say hello, load what is asked for, then serve until the pipe's reader ends us."""
-        self._pipe.send([m.Hello(m.PROTOCOL, self._process.pid, _versions())])
+        hello = m.Hello(m.PROTOCOL, self._process.pid, _versions(), working_set(mx.device_info()))
+        self._pipe.send([hello])
         engine = self._engine = self._load()
         # What is loaded stays; to look it all over again would hold every stream up for 50 ms.
         gc.collect()
@@ -159,7 +161,7 @@ class Service:
 
     def _load(self) -> Engine:
         load = self._loads.get()
-        setproctitle.setproctitle(f"mlx-worker: {load.model}")
+        set_title(load.model)
         try:
             model, self._tokenizer, own = read_model(Path(load.path), on_progress=self._progress)
             self._constraints = Constraints(self._tokenizer)

@@ -6,6 +6,7 @@ is missing or broken has a name. [both]
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 from mlx_worker.errors import BadModelFolder
 from mlx_worker.models.header import checked_weight_bytes
 from mlx_worker.models.regular import read_regular
+from mlx_worker.privacy import hint
 
 
 class ModelFolder(msgspec.Struct, frozen=True):
@@ -33,6 +35,7 @@ def inspect_folder(path: Path) -> ModelFolder:
     """
     try:
         config = _json_object(path / "config.json")
+        os.scandir(path).close()  # a glob of a folder that may not be listed is silently empty
         return ModelFolder(
             path=path,
             model_type=_model_type(path, config),
@@ -40,8 +43,15 @@ def inspect_folder(path: Path) -> ModelFolder:
             weight_bytes=sum(checked_weight_bytes(shard) for shard in _shards(path)),
             has_chat_template=_has_chat_template(path, _tokenizer_config(path)),
         )
+    except PermissionError as error:
+        raise not_permitted(Path(error.filename or path), error) from error
     except OSError as error:
         raise BadModelFolder(f"cannot read {error.filename or path}: {error.strerror}") from error
+
+
+def not_permitted(path: Path, error: OSError) -> BadModelFolder:
+    """Return the error for a file or folder that is there and may not be read."""
+    return BadModelFolder(f"{path}: not permitted to read this ({error.strerror}){hint()}")
 
 
 def _json_object(path: Path) -> dict[str, Any]:

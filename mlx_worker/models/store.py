@@ -14,7 +14,7 @@ import platformdirs
 from mlx_worker.config import expanded
 from mlx_worker.errors import BadModelFolder, ModelNotFoundError
 from mlx_worker.models.catalog import CATALOG
-from mlx_worker.models.folder import ModelFolder, inspect_folder
+from mlx_worker.models.folder import ModelFolder, inspect_folder, not_permitted
 
 __all__ = ["ModelFolder", "default_models_dir", "inspect_folder", "locate", "places"]
 
@@ -32,12 +32,21 @@ def locate(path_or_name: str, models_dir: Path, relative_to: Path | None = None)
 
     Relative paths start at `relative_to` (the configuration's folder; None: the working
     directory). A bare name is looked for in the models folder first. What is in the folder is
-    not looked at. Raises ModelNotFoundError with the places that were tried.
+    not looked at. Raises ModelNotFoundError with the places that were tried, BadModelFolder where
+    one of them may not be looked at.
     """
     candidates = places(path_or_name, models_dir, relative_to)
+    refused: BadModelFolder | None = None
     for candidate in candidates:
-        if _is_folder(candidate):
-            return candidate
+        try:
+            if stat.S_ISDIR(candidate.stat().st_mode):
+                return candidate
+        except PermissionError as error:
+            refused = refused or not_permitted(candidate, error)
+        except (OSError, ValueError):  # it is not there, or no path can be like that
+            continue
+    if refused is not None:
+        raise refused
     tried = ", ".join(str(candidate) for candidate in candidates) or "nowhere: it is empty"
     raise ModelNotFoundError(
         f"Model not found: {path_or_name} (looked in {tried}){_hint(path_or_name)}"
@@ -55,15 +64,6 @@ def places(path_or_name: str, models_dir: Path, relative_to: Path | None = None)
 
 def _is_path(text: str) -> bool:
     return "/" in text or text.startswith((".", "~"))
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return stat.S_ISDIR(path.stat().st_mode)
-    except PermissionError as error:
-        raise BadModelFolder(f"{path} may not be read: {error.strerror}") from error
-    except (OSError, ValueError):
-        return False
 
 
 def _hint(path_or_name: str) -> str:

@@ -52,6 +52,7 @@ class Facts:
     pong: m.Pong | None = None
     load_seconds: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    working_set: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,8 +365,6 @@ class Child:
         match self.state:
             case State.STARTING:
                 await self._spawn()
-            case State.LOADING:
-                self._say(self.load)
             case State.READY:
                 self.facts.load_seconds = self._loop.time() - self._started_at
                 self._look_after(self._life.incarnation)
@@ -385,6 +384,9 @@ class Child:
             case _:
                 pass
         self._on_entered(self.state)
+        if self.state is State.LOADING:
+            # Only now: what the process said of its device may have lowered what it may take.
+            self._say(self.load)
         async with self._changed:
             self._changed.notify_all()
 
@@ -484,6 +486,10 @@ class Child:
             async with asyncio.timeout(LAST_WORDS):
                 await launched.link.ended.wait()
         lines = await launched.words.complete(LAST_WORDS)
+        in_flight = self._take_lost()
+        if code > 0 and not in_flight and self._measured is None:
+            # Never at work, so that its last line holds no words of a request.
+            how = launched.words.cause(how)
         self.last_exit = self._ended = Exit(
             how,
             time.time() * 1000,
@@ -491,7 +497,7 @@ class Child:
             pid=launched.process.pid,
             code=code,
             uptime=self._loop.time() - self._started_at,
-            in_flight=self._take_lost(),
+            in_flight=in_flight,
             measured=self._measured,
         )
         error = device_error(lines)
@@ -532,6 +538,7 @@ class Child:
                 self._tell(Event.GARBAGE, wrong, incarnation)
             case m.Hello():
                 self.facts.versions = fact.versions
+                self.facts.working_set = fact.working_set
                 self._tell(Event.HELLO, "", incarnation)
             case m.LoadProgress():
                 self.facts.loading = fact

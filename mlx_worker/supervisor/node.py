@@ -253,8 +253,20 @@ class Node:
             budget = kv_budget(tenants[id_], others, self.room.limit)
             served.child.load = msgspec.structs.replace(served.child.load, kv_bytes=budget)
 
+    def _lower_limit(self, working_set: int) -> None:
+        """Let models take no more than their device recommends to hold at most."""
+        if working_set >= self.room.limit:
+            return
+        self.events.happened(
+            "memory limit", level=logging.WARNING, was=self.room.limit, working_set=working_set
+        )
+        self.room.limit = self.pressure.limit = working_set
+        self._limit_kv()
+
     def _entered(self, served: Served, state: State) -> None:
         self.standby.stirred()
+        if (working_set := served.child.facts.working_set) is not None:
+            self._lower_limit(working_set)
         served.dispatch.entered(state)
         self.starter.entered(served, state)
         self.room.changed()

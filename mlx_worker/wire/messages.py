@@ -191,11 +191,15 @@ ToChild = Load | Generate | Cancel | Warm | ClearCache | TrimCache | Tokenize | 
 
 
 class Hello(Message, frozen=True):
-    """Everything is imported; a model may come."""
+    """Everything is imported; a model may come.
+
+    `working_set`: bytes that the device recommends to hold at most; None where it names none.
+    """
 
     protocol: int
     pid: int
     versions: dict[str, str]
+    working_set: int | None = None
 
 
 class LoadProgress(Message, frozen=True):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -370,6 +371,14 @@ async def test_a_child_that_fails_on_the_way_is_tried_again(
     async with child_of(scripted(*flags, "--once", tmp_path / "once")) as child:
         await soon(child.reached(State.READY))
         assert child.restarts == 1
+
+
+async def test_the_last_line_on_stderr_is_part_of_the_reason() -> None:
+    """As of an import that fails: nothing else says why no process comes up."""
+    failing = [sys.executable, "-c", "raise ValueError('not allowed to raise maximum limit')"]
+    async with child_of(failing, policy=NEVER) as child:
+        await soon(child.reached(State.FAILED))
+        assert child.reason == "exit status 1: ValueError: not allowed to raise maximum limit"
 
 
 @pytest.mark.parametrize("state", [State.STARTING, State.LOADING, State.READY])
