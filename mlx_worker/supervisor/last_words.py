@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mlx_worker.logs import Entry, read
+from mlx_worker.logs import COMPUTATION_FAILED, Entry, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,6 +58,8 @@ class LastWords:
         self._pid = process.pid
         self._model = ""
         self._of_model: Ring[Line] | None = None
+        self.computation_failure = ""
+        """Why it ended itself, where it did because what it computed could not be trusted."""
         self._kept: deque[str] = deque(maxlen=KEPT)
         assert process.stderr is not None, "it was started with a pipe there"
         self._reading = asyncio.create_task(self._read(process.stderr), name=f"stderr {self._pid}")
@@ -97,6 +99,8 @@ class LastWords:
         whose = {"model": self._model, "pid": self._pid}
         if (said := read(line)) is not None:
             level, entry = said
+            if entry.event == COMPUTATION_FAILED:
+                self.computation_failure = str(entry.facts.get("reason", ""))
             text = str(entry)[:LONGEST]
             if log.isEnabledFor(level):
                 log.log(level, Entry(entry.event, **{**entry.facts, **whose}))
