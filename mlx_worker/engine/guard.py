@@ -78,6 +78,8 @@ class Evidence:
     def _is_flat(self, normalizer: float, probed: list[float]) -> bool:
         """Return True if all logits of a row have the value that those in `probed` have."""
         value = probed[0]
+        if math.isinf(value):
+            return False
         slack = TOLERANCE[self._normalizers.dtype] * max(1.0, abs(normalizer), abs(value))
         is_uniform = abs(normalizer - value - math.log(self._width)) <= slack
         return is_uniform and all(it == value for it in probed)
