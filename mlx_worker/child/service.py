@@ -203,7 +203,7 @@ class Service:
                 kv=kv,
                 kv_bytes=load.kv_bytes,
                 prefill_pause=load.prefill_pause,
-                on_encoded=self._send_confirmed,
+                on_encoded=self._on_encoded,
             )
         except Exception as error:
             permanent = isinstance(error, PERMANENT)
@@ -285,24 +285,26 @@ class Service:
     def _say(self, engine: Engine, messages: list[Any]) -> None:
         """Have all of it sent in one frame, with the cache's state where that changed.
 
-        mlx may raise an error one step late. So the frame leaves in the next step, when the device
-        has been given more work and has raised nothing; where no step follows, at once after the
-        same question.
+        On a GPU mlx may raise an error one step late. So the frame leaves in the next step, when
+        the device has been given more work and has raised nothing; where no step follows, at once
+        after the same question.
         """
         facts = engine.cache.facts
         if facts is not self._told:
             self._told = facts
             messages = [*messages, _cache_state(facts)]
         self._unconfirmed += messages
-        if not engine.decodes:
+        if not engine.is_unconfirmed:
             engine.confirm()
-            self._send_confirmed()
+            self._send_confirmed(engine)
 
-    def _send_confirmed(self) -> None:
-        """Let go of what the engine said before the device was last given work."""
-        engine, confirmed = self._engine, self._unconfirmed
-        assert engine is not None
-        self._unconfirmed = []
+    def _on_encoded(self) -> None:
+        """Let go of what was said before the device was given the step that is on its way."""
+        if self._unconfirmed and self._engine is not None:
+            self._send_confirmed(self._engine)
+
+    def _send_confirmed(self, engine: Engine) -> None:
+        confirmed, self._unconfirmed = self._unconfirmed, []
         self._outbox.put(confirmed, goes_on=not engine.reads and self._jobs.empty())
 
 

@@ -57,6 +57,14 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
         """True if the next step computes tokens, and reads those that are being computed."""
         return len(self._generation_batch) > 0
 
+    @property
+    def errors_come_late(self) -> bool:
+        """True if what was read may be of a step whose error is yet to be raised.
+
+        Not on a CPU: there the thread that computes marks all that is read after an error.
+        """
+        return bool(self.stream.device.type == mx.DeviceType.gpu)
+
     def confirm(self) -> None:
         """Raise the error of work that was given to the device before, where there was one.
 
@@ -159,7 +167,7 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
     def extend(self, batch: _Decoders) -> None:
         """Take in the rows of another batch, with the evidence of their next tokens."""
         super().extend(batch)
-        self._next_evidence += batch._next_evidence  # noqa: SLF001  (one of its own kind)
+        self._next_evidence += batch._next_evidence
 
     def _step(self) -> tuple[list[int], list[mx.array | None]]:
         """Compute the next tokens, and read those that were computed meanwhile.
@@ -170,19 +178,17 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
         computed = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1, :]
         logits, contexts = self._processed(computed, inputs)
         # Before the greedy rows' argmax too: it decides ties, and mlx_lm does it.
-        normalizers = mx.logsumexp(logits, axis=-1, keepdims=True)
-        logprobs = logits - normalizers
-        if logits is not computed:
-            normalizers = mx.logsumexp(computed, axis=-1, keepdims=True)
-        observed = self.evidence_of(self.uids, computed, normalizers)
-        self._next_evidence = (observed,)
+        logprobs, normalizers = _normalized(logits)
+        own, own_normalizers = (logprobs, normalizers) if not contexts else _normalized(computed)
+        evidence_of_next = self.evidence_of(self.uids, own, own_normalizers)
+        self._next_evidence = (evidence_of_next,)
         self._next_tokens = draw(self._allowed(logprobs, inputs), self.samplers)
         self._next_logprobs = [
             logprobs[place] if row.reports else None for place, row in enumerate(self.samplers)
         ]
         asked = [it for it in self._next_logprobs if it is not None]
         mx.async_eval(  # type: ignore[no-untyped-call]
-            self._next_tokens, asked, contexts, observed.arrays
+            self._next_tokens, asked, contexts, evidence_of_next.probes
         )
         self.on_encoded()
         mx.eval(inputs, [it for it in reported if it is not None])
@@ -230,3 +236,9 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
                     row = process(context, row)
             rows.append(row)
         return mx.concatenate(rows), contexts
+
+
+def _normalized(logits: mx.array) -> tuple[mx.array, mx.array]:
+    """Return logits (rows, vocabulary) as log-probabilities, and what was taken off each row."""
+    normalizers = mx.logsumexp(logits, axis=-1, keepdims=True)
+    return logits - normalizers, normalizers

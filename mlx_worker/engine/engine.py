@@ -65,9 +65,10 @@ def _ignore() -> None:
 class Engine:
     """Generations in, wire messages out.
 
-    mlx may raise an error one step late. Tokens that `step` returned are known to be good once
-    `on_encoded` was called, in the next step, or once `confirm` has returned. After any error but a
-    `WorkerError` nothing that the engine holds may be used again.
+    On a GPU mlx may raise an error one step late. Tokens that `step` returned are known to be good
+    once `on_encoded` was called, in the next step, or, where `is_unconfirmed` is false, once
+    `confirm` has returned. After any error but a `WorkerError` nothing that the engine holds may be
+    used again.
     """
 
     def __init__(
@@ -121,13 +122,14 @@ class Engine:
         return bool(self._waiting) or any(it.reading for it in self._by_uid.values())
 
     @property
-    def decodes(self) -> bool:
-        """True if `on_encoded` will be called in the next step."""
-        return self._batch.decodes
+    def is_unconfirmed(self) -> bool:
+        """True if `on_encoded` is to be waited for before what was returned is used."""
+        return self._batch.errors_come_late and self._batch.decodes
 
     def confirm(self) -> None:
-        """Raise the error of earlier work on the device, if there was one; does not wait."""
-        self._batch.confirm()
+        """Raise the error of earlier work on a GPU, if there was one; does not wait."""
+        if self._batch.errors_come_late:
+            self._batch.confirm()
 
     # --- in ---
 

@@ -162,5 +162,5 @@ class Model(llama.Model):  # type: ignore[misc]
     def __call__(self, inputs: mx.array, cache: Any = None, **more: Any) -> mx.array:
         if inputs.shape[1] > 1:
             SCRIPT.fail("prefill")
-            return super().__call__(inputs, cache=cache, **more)
-        return SCRIPT.disturbed(super().__call__(inputs, cache=cache, **more))
+        logits: mx.array = super().__call__(inputs, cache=cache, **more)
+        return logits if inputs.shape[1] > 1 else SCRIPT.disturbed(logits)

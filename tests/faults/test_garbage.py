@@ -1,6 +1,6 @@
 """Garbage of a device, and errors of mlx: no token of them is heard, and nothing else is lost.
 
-An engine that fails is replaced by a fresh one, as the front replaces a child: what it had confirmed
+An engine that fails is replaced by a fresh one, as the front replaces a child: what was confirmed
 is replayed. The answers are compared with undisturbed ones, token for token.
 """
 
@@ -36,8 +36,12 @@ TOKENS: Final = 60
 IN_FULL: Final = "MLX_WORKER_SOAK" in os.environ
 """`tox -e soak` has every kind of garbage at every token; the ordinary suite takes turns."""
 
-SAMPLED: Final = {"temperature": 0.9, "top_p": 0.95}
-PENALIZED: Final = {"temperature": 0.7, "presence_penalty": 0.5, "logit_bias": {70: 2.0}}
+SAMPLED: Final[dict[str, Any]] = {"temperature": 0.9, "top_p": 0.95}
+PENALIZED: Final[dict[str, Any]] = {
+    "temperature": 0.7,
+    "presence_penalty": 0.5,
+    "logit_bias": {70: 2.0},
+}
 REGEX: Final = m.Regex("[a-z ]+", "response_format")
 
 
@@ -104,8 +108,7 @@ class Front:
             self._unconfirmed = []
             try:
                 self._be_a_process()
-            except Exception as error:
-                assert isinstance(error, ComputationFailed | RuntimeError), error
+            except (ComputationFailed, RuntimeError) as error:
                 self.deaths.append(error)
         return list(self.heard.values())
 
@@ -125,10 +128,10 @@ class Front:
                 word = engine.admit(id_, request, prompt, replay=said, constraint=bound)
                 self._unconfirmed += [word] if word else []
         while engine.active:
-            said = engine.step()  # in which what was said before is confirmed
-            self._unconfirmed += said
-            if not engine.decodes:
-                engine.confirm()
+            heard = engine.step()  # in which what was said before is confirmed
+            self._unconfirmed += heard
+            if not engine._batch.decodes:  # on a CPU the engine itself has no need to ask
+                engine._batch.confirm()
                 self._take_confirmed()
 
     def _take_confirmed(self) -> None:
@@ -301,12 +304,18 @@ def test_a_requests_own_faults_stay_its_own(engine: Engine) -> None:
 def test_an_error_that_mlx_parked_is_raised_before_the_last_tokens_leave(engine: Engine) -> None:
     admit(engine, GREEDY)
     finish(engine)
-    engine.confirm()
+    engine._batch.confirm()
     with mx.stream(engine._batch.stream):
         slow = mx.ones((700, 700)) @ mx.ones((700, 700)) @ mx.ones((700, 700))
-        mx.async_eval(mx.linalg.inv(slow[:2, :2] * 0, stream=engine._batch.stream))
+        doomed: Any = mx.linalg.inv(slow[:2, :2] * 0, stream=engine._batch.stream)
+        mx.async_eval(doomed)  # type: ignore[no-untyped-call]
+
+    def confirmed() -> bool:
+        engine._batch.confirm()
+        return False
+
     with pytest.raises(RuntimeError, match="Inverse"):
-        eventually(lambda: engine.confirm() is not None)
+        eventually(confirmed)
 
 
 # --- what garbage is ---
@@ -317,7 +326,7 @@ GOOD: Final = {
     "zeros where it is probed": [0.0, 1.0] * 4,
     "ruled out": [-mx.inf] * 7 + [1.0],
     "ruled out where it is probed": [-mx.inf, 1.0] * 4,
-    "large": [3e4, 1e4, 2e4, 1e4, 3e4, 1e4, 1e4, 0.0],
+    "large": [3e4, 1e4, 2e4, 1e4, 2e4, 1e4, 1e4, 0.0],
 }
 
 
@@ -344,4 +353,7 @@ def test_garbage_in_a_row_that_has_left_ends_nothing() -> None:
 
 
 def evidence_of(logits: mx.array) -> Evidence:
-    return Evidence([5], logits, mx.logsumexp(logits, axis=-1, keepdims=True))
+    normalizers = mx.logsumexp(logits, axis=-1, keepdims=True)
+    evidence = Evidence([5], logits - normalizers, normalizers)
+    mx.eval(evidence.probes)
+    return evidence

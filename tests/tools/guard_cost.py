@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import argparse
 import gc
+import random
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
+
+import click
 
 from mlx_worker.engine.batch import Batch
 from mlx_worker.engine.loading import read_model
@@ -33,7 +36,7 @@ WARM_UP: Final = 20
 class NoEvidence:
     """What stands in the guard's place in the batch that is measured without it."""
 
-    arrays: tuple[()] = ()
+    probes: tuple[()] = ()
 
     def check(self, present: Collection[int]) -> None:
         """Find nothing."""
@@ -77,11 +80,14 @@ class Measured:
 def compare(model: Any, rows: int, sampling: Sampling, steps: int) -> tuple[float, float, float]:
     """Return medians in seconds: a step without the guard, what it adds, how long a frame waits."""
     without, guarded = (Measured(model, rows, sampling, guarded=it) for it in (False, True))
-    for step in range(steps + WARM_UP):
-        for measured in (without, guarded) if step % 2 else (guarded, without):
+    order, chance = [without, guarded], random.Random(rows)
+    for _ in range(steps + WARM_UP):
+        chance.shuffle(order)  # who follows itself finds its memory warm
+        for measured in order:
             measured.step()
-    bare = median(without.steps[WARM_UP:])
-    return bare, median(guarded.steps[WARM_UP:]) - bare, median(guarded.waits[WARM_UP:])
+    pairs = zip(without.steps[WARM_UP:], guarded.steps[WARM_UP:], strict=True)
+    added = median(theirs - bare for bare, theirs in pairs)
+    return median(without.steps[WARM_UP:]), added, median(guarded.waits[WARM_UP:])
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
@@ -91,8 +97,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", default=["nano", "tiny"])
     chosen = parser.parse_args(None if arguments is None else list(arguments))
     gc.disable()
-    print("| model | rows | step (µs) | guard adds (µs) | share | a frame waits (µs) |")
-    print("|---|---|---|---|---|---|")
+    click.echo("| model | rows | step (µs) | guard adds (µs) | share | a frame waits (µs) |")
+    click.echo("|---|---|---|---|---|---|")
     for name in chosen.models:
         with tempfile.TemporaryDirectory() as folder:
             model, _, _ = read_model(make(name, Path(folder) / name))
@@ -101,10 +107,9 @@ def main(arguments: Iterable[str] | None = None) -> None:
                 sampling = Sampling(7, temperature=temperature)
                 count = chosen.steps if rows < ROWS[-1] else chosen.steps // 4
                 bare, added, wait = compare(model, rows, sampling, count)
-                us = [round(it * 1e6) for it in (bare, added, wait)]
-                print(
-                    f"| {name}, {kind} | {rows} | {us[0]} | {us[1]} | {added / bare:+.1%} | {us[2]} |"
-                )
+                us = [round(seconds * 1e6) for seconds in (bare, added, wait)]
+                share = f"{added / bare:+.1%}"
+                click.echo(f"| {name}, {kind} | {rows} | {us[0]} | {us[1]} | {share} | {us[2]} |")
 
 
 if __name__ == "__main__":
