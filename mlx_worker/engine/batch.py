@@ -188,7 +188,7 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
         ]
         asked = [it for it in self._next_logprobs if it is not None]
         mx.async_eval(  # type: ignore[no-untyped-call]
-            self._next_tokens, asked, contexts, evidence_of_next.probes
+            self._next_tokens, asked, contexts, evidence_of_next.least
         )
         self.on_encoded()
         mx.eval(inputs, [it for it in reported if it is not None])

@@ -2,15 +2,14 @@
 
 Since mlx 0.32 a failed Metal command buffer is an exception that may come late: the evaluation
 before it "succeeds", with output that was never written. So each row of logits brings evidence
-along, which is read together with the token: its log-sum-exp, which sampling needs anyway, and a
-few of its values. A row that is all equal (never written: zeros) or holds a NaN or a positive
-infinity was not computed. A negative infinity is what models write for tokens that they rule out.
+along, which is read together with the token: its smallest log-probability. A row that is all equal
+(never written: zeros) or holds a NaN or a positive infinity was not computed. A negative infinity
+is what models write for tokens that they rule out.
 
-The evidence is of the model's own logits, before penalties, biases and grammars. A row is flat if
-the probed values are equal and the log-sum-exp is what equal logits make: either alone may happen
-to a good row, as where a head has rows of zeros. Not seen is what is wrong and looks plausible:
-logits from KV that was never written, or a row of which only a part is missing. For those there is
-the exception that mlx raises, and that a frame waits for one step longer. [child]
+The evidence is of the model's own logits, before penalties, biases and grammars. Not seen is what
+is wrong and looks plausible: logits from KV that was never written, or a row of which only a part
+is missing. For those there is the exception that mlx raises, and that a frame waits for on a GPU.
+[child]
 """
 
 from __future__ import annotations
@@ -27,11 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 
-PROBES: Final = 4
-"""Logits of a row that are compared with each other, at least."""
-
-TOLERANCE: Final = {mx.float32: 1e-5, mx.float16: 2.0**-9, mx.bfloat16: 2.0**-6}
-"""How far a log-sum-exp may lie from the exact value, relatively: some roundings of its type."""
+TOLERANCE: Final = {mx.float32: 2.0**-20, mx.float16: 2.0**-10, mx.bfloat16: 2.0**-7}
+"""What rounding makes of a log-probability, relative to the numbers that were subtracted."""
 
 
 class ComputationFailed(Exception):
@@ -44,17 +40,17 @@ class ComputationFailed(Exception):
 class Evidence:
     """What tells whether the rows of one step were computed, with the rows' ids.
 
-    `logprobs` are the logits less `normalizers`, their log-sum-exps. Of each row a few are read,
-    and the log-sum-exp only where those leave a doubt: a second array costs as much as the first.
+    `logprobs` are the logits less `normalizers`, their log-sum-exps. The smallest of a row is
+    `-log(vocabulary)` if all are equal, and less than that by far in any row that says something.
     """
 
-    __slots__ = ("_normalizers", "_rows", "_width", "probes")
+    __slots__ = ("_normalizers", "_rows", "_uniform", "least")
 
     def __init__(self, rows: list[int], logprobs: mx.array, normalizers: mx.array) -> None:
         self._rows = rows
-        self._width = width = logprobs.shape[-1]
+        self._uniform = -math.log(logprobs.shape[-1])
         self._normalizers = normalizers
-        self.probes = logprobs[:, :: width // PROBES or 1]
+        self.least = mx.min(logprobs, axis=-1)
         """What is to be evaluated together with the step's tokens."""
 
     def check(self, present: Collection[int]) -> None:
@@ -62,30 +58,26 @@ class Evidence:
 
         The step is to have been evaluated.
         """
-        probes: list[list[float]] = self.probes.tolist()  # type: ignore[assignment]
-        for place, probed in enumerate(probes):
-            first, last = probed[0], probed[-1]
-            # Neither is true where one is a NaN, nor where the row has an infinite log-sum-exp.
-            if first < last or first > last:
-                continue
-            self._look_closely(place, probed, present)
-
-    def _look_closely(self, place: int, probed: list[float], present: Collection[int]) -> None:
-        # As a whole: to cut one out would be new work, which waits for the step on its way.
+        least: list[float] = self.least.tolist()  # type: ignore[assignment]
+        surely = self._uniform - 1
+        # Not true of a NaN.
+        doubtful = [place for place, it in enumerate(least) if not -math.inf < it < surely]
+        if not doubtful:
+            return
+        # Part of the step, so this waits for nothing; read where there is doubt alone.
         normalizers: list[list[float]] = self._normalizers.tolist()  # type: ignore[assignment]
-        (normalizer,) = normalizers[place]
-        is_good = math.isfinite(normalizer) and not self._is_flat(normalizer, probed)
-        if not is_good and self._rows[place] in present:
-            raise ComputationFailed(
-                f"garbage logits: a row's log-sum-exp is {normalizer:g}, "
-                f"some of its {self._width} log-probabilities are {probed}"
-            )
+        for place in doubtful:
+            (normalizer,) = normalizers[place]
+            is_good = math.isfinite(normalizer) and not self._is_flat(normalizer, least[place])
+            if not is_good and self._rows[place] in present:
+                raise ComputationFailed(
+                    f"garbage logits: a row's log-sum-exp is {normalizer:g}, "
+                    f"its smallest log-probability {least[place]:g}"
+                )
 
-    def _is_flat(self, normalizer: float, probed: list[float]) -> bool:
-        """Return True if all logits of a row have the value that the probed ones have."""
-        slack = TOLERANCE[self._normalizers.dtype] * max(1.0, abs(normalizer))
-        is_uniform = abs(probed[0] + math.log(self._width)) <= slack
-        return is_uniform and all(it == probed[0] for it in probed)
+    def _is_flat(self, normalizer: float, least: float) -> bool:
+        slack = TOLERANCE[self._normalizers.dtype] * (abs(normalizer) - self._uniform)
+        return abs(least - self._uniform) <= slack
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ WARM_UP: Final = 20
 class NoEvidence:
     """What stands in the guard's place in the batch that is measured without it."""
 
-    probes: tuple[()] = ()
+    least: tuple[()] = ()
 
     def check(self, present: Collection[int]) -> None:
         """Find nothing."""
