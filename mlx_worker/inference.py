@@ -96,7 +96,9 @@ class Runtime:
     def _next(self, id_: int) -> _Heard:
         """What is said next about this id; a step of the engine serves every caller's ids."""
         while not self._said[id_]:
-            for said in self.engine.step():
+            step = self.engine.step()
+            self.engine.confirm()  # mlx may raise an error of this step after it
+            for said in step:
                 if isinstance(said, m.Step):
                     for row in said.rows:
                         self._said[row.id].append(row)

@@ -43,6 +43,9 @@ LINE: Final = ("at", "level", "logger", "event", "exception")
 """What every JSON line says, or may; facts have other names."""
 
 
+COMPUTATION_FAILED: Final = "computation failed"
+"""The event of a child that ends because what it computed cannot be trusted; with its `reason`."""
+
 _SPECIAL: Final = re.compile(r'[\s"=]')
 
 

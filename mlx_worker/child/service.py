@@ -12,7 +12,6 @@ import logging
 import platform
 import queue
 import threading
-import traceback
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import psutil
 
+from mlx_worker.child.fatal import end_process, frames_of
 from mlx_worker.child.footprint import footprint_of
 from mlx_worker.child.held import Held
 from mlx_worker.child.outbox import Outbox
@@ -35,14 +35,13 @@ from mlx_worker.child.preparation import (
 from mlx_worker.child.working_set import working_set
 from mlx_worker.engine.constraints import Constraints
 from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.guard import ComputationFailed
 from mlx_worker.engine.identity import weights_identity
 from mlx_worker.engine.kv_cost import measure
 from mlx_worker.engine.loading import read_model, weight_bytes
 from mlx_worker.engine.text_bound import TextBound
 from mlx_worker.errors import (
     BadModelFolder,
-    CacheError,
-    InvalidRequest,
     ModelNotFoundError,
     UnservableModel,
     WorkerError,
@@ -56,9 +55,6 @@ if TYPE_CHECKING:
     from mlx_worker.engine.prompt_cache import CacheFacts
 
 log = logging.getLogger(__name__)
-
-FRAMES = 6
-"""Of the place where something unforeseen happened."""
 
 PERMANENT = (ModelNotFoundError, BadModelFolder, UnservableModel)
 """What another try would not heal."""
@@ -89,6 +85,8 @@ class Service:
         self._engine: Engine | None = None
         self._tokenizer: Any = None
         self._told: CacheFacts | None = None
+        # What the engine said since the device was last seen to have raised nothing.
+        self._unconfirmed: list[m.Message] = []
         # Ids on their way to the engine, and whether their client has left meanwhile.
         self._coming: dict[int, bool] = {}
         self._lock = threading.Lock()
@@ -142,7 +140,11 @@ class Service:
     # --- the main thread: everything mlx ---
 
     def run(self) -> None:
-        """Say hello, load what is asked for, then serve until the pipe's reader ends us."""
+        """Say hello, load what is asked for, then serve until the pipe's reader ends us.
+
+        An error that no request is answered with ends the process: mlx's, the device's, or a
+        defect that leaves the engine half-way through a step.
+        """
         hello = m.Hello(m.PROTOCOL, self._process.pid, _versions(), working_set(mx.device_info()))
         self._pipe.send([hello])
         engine = self._engine = self._load()
@@ -151,13 +153,16 @@ class Service:
         gc.freeze()
         bound = TextBound(self._tokenizer, engine.context_length)
         self._preparation.start(Tools(self._tokenizer, self._constraints, bound))
-        self._say(engine, [])
-        while True:
-            self._take_jobs(engine)
-            if engine.active:
-                with self._held.by("prefill" if engine.reads else "decode"):
-                    said = engine.step()
-                self._say(engine, said)
+        try:
+            self._say(engine, [])
+            while True:
+                self._take_jobs(engine)
+                if engine.active:
+                    with self._held.by("prefill" if engine.reads else "decode"):
+                        said = engine.step()
+                    self._say(engine, said)
+        except Exception as error:  # noqa: BLE001  (whatever it is, nothing computed is to leave)
+            end_process(error)
 
     def _load(self) -> Engine:
         load = self._loads.get()
@@ -178,6 +183,7 @@ class Service:
                 kv=kv,
                 kv_bytes=load.kv_bytes,
                 prefill_pause=load.prefill_pause,
+                on_encoded=self._on_encoded,
             )
         except Exception as error:
             permanent = isinstance(error, PERMANENT)
@@ -234,6 +240,8 @@ class Service:
                 in_session=bool(job.message.session),
                 constraint=job.constraint,
             )
+        except (ComputationFailed, MemoryError):
+            raise
         except Exception as error:  # noqa: BLE001  (one bad request must not end the model)
             return [self._last_word(id_, error, request_id)]
         return [begun] if begun else []
@@ -241,10 +249,8 @@ class Service:
     def _warm(self, engine: Engine, job: ReadyToWarm) -> list[m.Message]:
         try:
             warmed = engine.admit_warm(job.message.id, job.head, job.message.system_prompt)
-        except InvalidRequest as error:
+        except WorkerError as error:
             return [self._last_word(job.message.id, error, "")]
-        except Exception as error:  # noqa: BLE001
-            return [m.Failed(job.message.id, CacheError.code, str(error))]
         return [warmed] if warmed else []
 
     def _arrived(self, id_: int) -> bool:
@@ -263,12 +269,29 @@ class Service:
     # --- out ---
 
     def _say(self, engine: Engine, messages: list[Any]) -> None:
-        """One frame for all of it, with the cache's state where that changed."""
+        """Have all of it sent in one frame, with the cache's state where that changed.
+
+        On a GPU mlx may raise an error one step late. So the frame leaves in the next step, when
+        the device has been given more work and has raised nothing; where no step follows, at once
+        after the same question.
+        """
         facts = engine.cache.facts
         if facts is not self._told:
             self._told = facts
             messages = [*messages, _cache_state(facts)]
-        self._outbox.put(messages, goes_on=not engine.reads and self._jobs.empty())
+        self._unconfirmed += messages
+        if not engine.is_unconfirmed:
+            engine.confirm()
+            self._send_confirmed(engine)
+
+    def _on_encoded(self) -> None:
+        """Let go of what was said before the device was given the step that is on its way."""
+        if self._unconfirmed and self._engine is not None:
+            self._send_confirmed(self._engine)
+
+    def _send_confirmed(self, engine: Engine) -> None:
+        confirmed, self._unconfirmed = self._unconfirmed, []
+        self._outbox.put(confirmed, goes_on=not engine.reads and self._jobs.empty())
 
 
 def _note(error: BaseException, request_id: str) -> None:
@@ -276,8 +299,7 @@ def _note(error: BaseException, request_id: str) -> None:
     if isinstance(error, WorkerError):
         log.debug(Entry("refused", request_id=request_id, error=error.code))
         return
-    frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
-    where = [f"{Path(it.filename).name}:{it.lineno} {it.name}" for it in frames]
+    where = frames_of(error)
     log.error(Entry("failed", request_id=request_id, error=type(error).__name__, frames=where))
 
 

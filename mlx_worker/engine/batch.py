@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
 
+from mlx_worker.engine.guard import Evidence
 from mlx_worker.engine.sampling import draw
 
 if TYPE_CHECKING:
@@ -31,17 +32,46 @@ CLEAR_EVERY: Final = 2048
 class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
     """A batch of rows, whose samplers are all `sampling.Draw`s.
 
-    `on_read` is told how many tokens of prompts were read in how many seconds.
+    `on_read` is told how many tokens of prompts were read in how many seconds. `on_encoded` is
+    called in each decode step when the device has been given the step and has raised nothing,
+    before the tokens of the step before are read.
     """
 
     def __init__(
-        self, model: Any, *, on_read: Callable[[int, float], None], **settings: Any
+        self,
+        model: Any,
+        *,
+        on_read: Callable[[int, float], None],
+        on_encoded: Callable[[], None],
+        **settings: Any,
     ) -> None:
         super().__init__(model, **settings)
         # What is admitted later is joined to these two, and takes on their kind.
         self._prompt_batch = _Readers.empty(model, self.sampler)
         self._prompt_batch.on_read = on_read
         self._generation_batch = _Decoders.empty(model, self.sampler)
+        self._generation_batch.on_encoded = on_encoded
+
+    @property
+    def decodes(self) -> bool:
+        """True if the next step computes tokens, and reads those that are being computed."""
+        return len(self._generation_batch) > 0
+
+    @property
+    def errors_come_late(self) -> bool:
+        """True if what was read may be of a step whose error is yet to be raised.
+
+        Not on a CPU: there the thread that computes marks all that is read after an error.
+        """
+        return bool(self.stream.device.type == mx.DeviceType.gpu)
+
+    def confirm(self) -> None:
+        """Raise the error of work that was given to the device before, where there was one.
+
+        mlx raises such an error when the stream is next used: this is the smallest use.
+        """
+        with mx.stream(self.stream):
+            mx.async_eval(mx.zeros((1,)))  # type: ignore[no-untyped-call]
 
 
 class _Readers(PromptProcessingBatch):  # type: ignore[misc]
@@ -115,29 +145,55 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
         self.max_tokens, self.stop_sequences = [], []
 
 
+def _ignore() -> None:
+    """Take no notice of a step that was encoded: rows that join a batch have no reader yet."""
+
+
 class _Decoders(GenerationBatch):  # type: ignore[misc]
-    """Rows that decode."""
+    """Rows that decode.
+
+    `_next_evidence` belongs to `_next_tokens`, a piece for each batch that joined since.
+    """
 
     tokens: list[list[int]]
     samplers: list[Draw]
     logits_processors: list[list[Any]]
     _next_tokens: mx.array
     _next_logprobs: list[mx.array | None]
+    _next_evidence: tuple[Evidence, ...] = ()
+    on_encoded: Callable[[], None] = staticmethod(_ignore)
+    evidence_of: Callable[[list[int], mx.array, mx.array], Evidence] = Evidence
+
+    def extend(self, batch: _Decoders) -> None:
+        """Take in the rows of another batch, with the evidence of their next tokens."""
+        super().extend(batch)
+        self._next_evidence += batch._next_evidence
 
     def _step(self) -> tuple[list[int], list[mx.array | None]]:
-        """Compute the next tokens, and read those that were computed meanwhile."""
-        inputs, reported = self._next_tokens, self._next_logprobs
-        logits = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1, :]
-        logits, contexts = self._processed(logits, inputs)
+        """Compute the next tokens, and read those that were computed meanwhile.
+
+        Raises ComputationFailed where those were drawn from logits that are none.
+        """
+        inputs, reported, evidence = self._next_tokens, self._next_logprobs, self._next_evidence
+        computed = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1, :]
+        logits, contexts = self._processed(computed, inputs)
         # Before the greedy rows' argmax too: it decides ties, and mlx_lm does it.
-        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        logprobs, normalizers = _normalized(logits)
+        own, own_normalizers = (logprobs, normalizers) if not contexts else _normalized(computed)
+        evidence_of_next = self.evidence_of(self.uids, own, own_normalizers)
+        self._next_evidence = (evidence_of_next,)
         self._next_tokens = draw(self._allowed(logprobs, inputs), self.samplers)
         self._next_logprobs = [
             logprobs[place] if row.reports else None for place, row in enumerate(self.samplers)
         ]
         asked = [it for it in self._next_logprobs if it is not None]
-        mx.async_eval(self._next_tokens, asked, contexts)  # type: ignore[no-untyped-call]
+        mx.async_eval(  # type: ignore[no-untyped-call]
+            self._next_tokens, asked, contexts, evidence_of_next.least
+        )
+        self.on_encoded()
         mx.eval(inputs, [it for it in reported if it is not None])
+        for piece in evidence:
+            piece.check(self.uids)
         tokens: list[int] = inputs.tolist()  # type: ignore[assignment]
         for held, token in zip(self.tokens, tokens, strict=True):
             held.append(token)
@@ -180,3 +236,9 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
                     row = process(context, row)
             rows.append(row)
         return mx.concatenate(rows), contexts
+
+
+def _normalized(logits: mx.array) -> tuple[mx.array, mx.array]:
+    """Return logits (rows, vocabulary) as log-probabilities, and what was taken off each row."""
+    normalizers = mx.logsumexp(logits, axis=-1, keepdims=True)
+    return logits - normalizers, normalizers

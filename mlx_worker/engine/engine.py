@@ -17,6 +17,7 @@ import mlx.core as mx
 
 from mlx_worker.engine.batch import Batch
 from mlx_worker.engine.batching import is_cuttable, unbatched_because
+from mlx_worker.engine.guard import computing
 from mlx_worker.engine.logprobs import read_logprobs
 from mlx_worker.engine.markers import Markers
 from mlx_worker.engine.prompt import Prompt
@@ -48,6 +49,8 @@ from mlx_worker.sizes import in_words
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlx_worker.engine.constraint import Constraint
 
 UNKNOWN_COST = m.KvCost()
@@ -55,8 +58,18 @@ Begun = m.Started | m.Warmed | m.Failed
 Said = Begun | m.Prefill | m.Step | m.Done
 
 
+def _ignore() -> None:
+    """Take no notice of a step that was encoded."""
+
+
 class Engine:
-    """Generations in, wire messages out."""
+    """Generations in, wire messages out.
+
+    On a GPU mlx may raise an error one step late. Tokens that `step` returned are known to be good
+    once `on_encoded` was called, in the next step, or, where `is_unconfirmed` is false, once
+    `confirm` has returned. After any error but a `WorkerError` nothing that the engine holds may be
+    used again.
+    """
 
     def __init__(
         self,
@@ -69,6 +82,7 @@ class Engine:
         kv: m.KvCost = UNKNOWN_COST,
         kv_bytes: int | None = None,
         prefill_pause: float = PAUSE,
+        on_encoded: Callable[[], None] = _ignore,
     ) -> None:
         self.cache = PromptCache(cache_bytes)
         self.context_length = context_length
@@ -84,6 +98,7 @@ class Engine:
         self._batch = Batch(
             model,
             on_read=self._pace.took,
+            on_encoded=on_encoded,
             stop_tokens=[[token] for token in tokenizer.eos_token_ids],
             completion_batch_size=rows,
             # Those that have read all but the last token still count with mlx_lm's readers.
@@ -106,6 +121,16 @@ class Engine:
         """Will the next step read a prompt?"""
         return bool(self._waiting) or any(it.reading for it in self._by_uid.values())
 
+    @property
+    def is_unconfirmed(self) -> bool:
+        """True if `on_encoded` is to be waited for before what was returned is used."""
+        return self._batch.errors_come_late and self._batch.decodes
+
+    def confirm(self) -> None:
+        """Raise the error of earlier work on a GPU, if there was one; does not wait."""
+        if self._batch.errors_come_late:
+            self._batch.confirm()
+
     # --- in ---
 
     def admit(
@@ -123,7 +148,8 @@ class Engine:
         `replay` are the tokens that a former child said: they are read like a prompt, and what
         follows is what would have followed; Done, if nothing does. What a request leaves behind
         is kept longer `in_session`. `constraint` is the request's, made by `constraints`. Raises
-        ContextLengthExceeded, KvTooLarge or InvalidRequest, with the numbers, before any work.
+        ContextLengthExceeded, KvTooLarge or InvalidRequest, with the numbers, before any work;
+        ComputationFailed for what goes wrong in mlx.
         """
         said = replay or []
         room = self._room(prompt, request.max_tokens)
@@ -147,11 +173,12 @@ class Engine:
                 constraint=constraint,
             ),
             constraint=constraint,
-            processors=make_processors(request.sampling),
         )
         if said and (end := self._replay(sequence, text, said)) is not None:
             return end
-        started = self._take_in(sequence)
+        with computing():
+            sequence.processors = make_processors(request.sampling)
+            started = self._take_in(sequence)
         assert started is None or isinstance(started, m.Started)
         return started
 

@@ -505,7 +505,8 @@ class Child:
             reason = f"needs reboot: {error}, process after process"
             self._tell(Event.DEVICE_LOST, reason, incarnation)
         else:
-            self._tell(Event.EXITED, f"{how}: {error}" if error else how, incarnation)
+            cause = error or launched.words.computation_failure
+            self._tell(Event.EXITED, f"{how}: {cause}" if cause else how, incarnation)
 
     def _give_up_process(self, why: str) -> None:
         """Its end, which its reaper will see, leads out of any state; so does there being none."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mlx_worker.logs import DROPPED, Entry, read
+from mlx_worker.logs import COMPUTATION_FAILED, DROPPED, Entry, read
 from mlx_worker.supervisor.allowance import Allowance
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class LastWords:
         self._last_written = ""
         self._model = ""
         self._of_model: Ring[Line] | None = None
+        self.computation_failure = ""
+        """Why it ended itself, where it did because what it computed could not be trusted."""
         self._kept: deque[str] = deque(maxlen=KEPT)
         assert process.stderr is not None, "it was started with a pipe there"
         self._reading = asyncio.create_task(self._read(process.stderr), name=f"stderr {self._pid}")
@@ -122,6 +124,8 @@ class LastWords:
 
     def _take(self, line: str) -> None:
         """A line of the child's own log is told as what it is, any other as what was written."""
+        if COMPUTATION_FAILED in line:
+            self._note_failure(line)
         if not self._allowance.take():
             self._kept.append(line[:LONGEST])
             self._drop()
@@ -140,6 +144,12 @@ class LastWords:
         if self._of_model is not None:
             name = logging.getLevelName(level).lower()
             self._of_model.add(Line(time.time() * 1000, self._pid, name, text))
+
+    def _note_failure(self, line: str) -> None:
+        """Keep why the process ended itself, also where its lines are dropped."""
+        said = read(line)
+        if said is not None and said[1].event == COMPUTATION_FAILED:
+            self.computation_failure = str(said[1].facts.get("reason", ""))
 
     def _drop(self) -> None:
         DROPPED.add(1)

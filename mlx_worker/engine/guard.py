@@ -1,0 +1,98 @@
+"""Whether what the device computed may be used: the evidence of a step, and what ends the engine.
+
+Since mlx 0.32 a failed Metal command buffer is an exception that may come late: the evaluation
+before it "succeeds", with output that was never written. So each row of logits brings evidence
+along, which is read together with the token: its smallest log-probability. A row that is all equal
+(never written: zeros) or holds a NaN or a positive infinity was not computed. A negative infinity
+is what models write for tokens that they rule out.
+
+The evidence is of the model's own logits, before penalties, biases and grammars. Not seen is what
+is wrong and looks plausible: logits from KV that was never written, or a row of which only a part
+is missing. For those there is the exception that mlx raises, and that a frame waits for on a GPU.
+[child]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import TYPE_CHECKING, Final
+
+import mlx.core as mx
+
+from mlx_worker.errors import WorkerError, cause_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+
+TOLERANCE: Final = {mx.float32: 2.0**-20, mx.float16: 2.0**-10, mx.bfloat16: 2.0**-7}
+"""What rounding makes of a log-probability, relative to the numbers that were subtracted."""
+
+
+class ComputationFailed(Exception):
+    """The device, or mlx on its behalf, failed: nothing that this engine holds may be used again.
+
+    Not a `WorkerError`: no request is answered with this error. The process ends instead.
+    """
+
+
+class Evidence:
+    """What tells whether the rows of one step were computed, with the rows' ids.
+
+    `logprobs` are the logits less `normalizers`, their log-sum-exps. The smallest of a row is
+    `-log(vocabulary)` if all are equal, and less than that by far in any row that says something.
+    """
+
+    __slots__ = ("_normalizers", "_rows", "_uniform", "least")
+
+    def __init__(self, rows: list[int], logprobs: mx.array, normalizers: mx.array) -> None:
+        self._rows = rows
+        self._uniform = -math.log(logprobs.shape[-1])
+        self._normalizers = normalizers
+        self.least = mx.min(logprobs, axis=-1)
+        """What is to be evaluated together with the step's tokens."""
+
+    def check(self, present: Collection[int]) -> None:
+        """Raise ComputationFailed where a row was not computed that is still among `present`.
+
+        The step is to have been evaluated.
+        """
+        least: list[float] = self.least.tolist()  # type: ignore[assignment]
+        surely = self._uniform - 1
+        # Not true of a NaN.
+        doubtful = [place for place, it in enumerate(least) if not -math.inf < it < surely]
+        if not doubtful:
+            return
+        # Part of the step, so this waits for nothing; read where there is doubt alone.
+        normalizers: list[list[float]] = self._normalizers.tolist()  # type: ignore[assignment]
+        for place in doubtful:
+            (normalizer,) = normalizers[place]
+            is_good = math.isfinite(normalizer) and not self._is_flat(normalizer, least[place])
+            if not is_good and self._rows[place] in present:
+                raise ComputationFailed(
+                    f"garbage logits: a row's log-sum-exp is {normalizer:g}, "
+                    f"its smallest log-probability {least[place]:g}"
+                )
+
+    def _is_flat(self, normalizer: float, least: float) -> bool:
+        slack = TOLERANCE[self._normalizers.dtype] * (abs(normalizer) - self._uniform)
+        return abs(least - self._uniform) <= slack
+
+
+@contextlib.contextmanager
+def computing() -> Iterator[None]:
+    """Have every error in this block be fatal, but for those that are a request's own.
+
+    mlx raises RuntimeError, ValueError and MemoryError, for its device as for its arguments: what a
+    request asks for is checked before, and everything else that goes wrong here is mlx's.
+    """
+    try:
+        yield
+    except (WorkerError, ComputationFailed):
+        raise
+    except (RuntimeError, MemoryError) as error:
+        raise ComputationFailed(cause_of(error)) from error
+    except Exception as error:
+        # The text of another error may quote what was asked.
+        raise ComputationFailed(type(error).__name__) from error

@@ -1,0 +1,17 @@
+"""The product's node, on children whose model can be told to fail: `serve --config FILE`."""
+
+import logging
+import sys
+from pathlib import Path
+
+import uvloop
+
+from mlx_worker.config import load_config
+from mlx_worker.server import serve
+
+COMMAND = (sys.executable, "-m", "tests.faults.failing_node")
+CHILD = (sys.executable, "-m", "tests.faults.failing_child")
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    uvloop.run(serve(load_config(Path(sys.argv[-1])), command=CHILD))

@@ -1,0 +1,146 @@
+"""Garbage and errors of mlx in real children, through HTTP: a pause, and the same answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+import pytest
+
+from mlx_worker.child.fatal import EXIT_COMPUTATION_FAILED
+from tests.faults.failing_model import FILE, FOLDER, WORDS, Fault
+from tests.faults.failing_node import COMMAND
+from tests.processes import RunningNode, eventually, running_node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TOKENS: Final = 60
+BODIES: Final[list[dict[str, Any]]] = [
+    {"temperature": 0, "logprobs": True},
+    {"temperature": 0.9, "top_p": 0.95, "seed": 11},
+    {
+        "temperature": 0.9,
+        "seed": 5,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "a", "schema": {"enum": ["the river and the moon " * 6]}},
+        },
+    },
+]
+IN_FULL: Final = "MLX_WORKER_SOAK" in os.environ
+FAULTS: Final = [
+    Fault(kind="zeros", at=0),
+    Fault(kind="nan", at=17, row=1),
+    Fault(at=30, late=1),
+    Fault(where="prefill"),
+    Fault(where="extract"),
+    *(
+        Fault(kind=kind, at=at, row=row, late=late)
+        for at in (range(TOKENS - 2) if IN_FULL else ())
+        for kind, row, late in (
+            ("equal", None, 0),
+            ("inf", at, 0),
+            ("zeros", at, 0),
+            ("error", None, at % 2),
+        )
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fault")
+
+
+@pytest.fixture(scope="module")
+def failing(
+    nano: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningNode]:
+    model = tmp_path_factory.mktemp("model")
+    for file in nano.iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    config = json.loads((nano / "config.json").read_text()) | {"model_type": "failing"}
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER, str(folder))
+        with running_node(
+            tmp_path_factory.mktemp("node"),
+            {"nano": model},
+            supervisor="backoff_initial = 0\nmax_restarts = 100000\nstandby = 0",
+            command=COMMAND,
+        ) as node:
+            node.wait_until_ready()
+            yield node
+
+
+async def answers(url: str) -> list[str]:
+    """What all of them say, streamed, together."""
+
+    async def one(session: aiohttp.ClientSession, body: dict[str, Any]) -> str:
+        asked = {
+            "messages": [{"role": "user", "content": "Tell me of rivers"}],
+            "max_tokens": TOKENS,
+            "stream": True,
+        }
+        said = ""
+        async with session.post(f"{url}/v1/chat/completions", json=asked | body) as response:
+            assert response.status == 200, await response.text()
+            async for line in response.content:
+                data = line.decode().removeprefix("data: ").strip()
+                if data.startswith("{"):
+                    event = json.loads(data)
+                    assert "error" not in event, event
+                    for choice in event["choices"]:
+                        said += choice["delta"].get("content") or ""
+                        said += f"<{choice['finish_reason']}>" if choice["finish_reason"] else ""
+        return said
+
+    async with aiohttp.ClientSession() as session:
+        return await asyncio.gather(*(one(session, body) for body in BODIES))
+
+
+@pytest.fixture(scope="module")
+def expected(failing: RunningNode) -> list[str]:
+    return asyncio.run(answers(failing.url))
+
+
+def crashes(node: RunningNode) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = node.ask("/admin/events").json["events"]
+    return [event["facts"] for event in events if event["kind"] == "crash"]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_a_child_that_computes_garbage_ends_and_its_answers_go_on(
+    failing: RunningNode, folder: Path, expected: list[str], fault: Fault
+) -> None:
+    before = len(crashes(failing))
+    pid = failing.model("nano")["pid"]
+    (folder / FILE).write_text(json.dumps(asdict(fault)))
+    if fault.where == "prefill":  # what is resident is not read
+        failing.ask("/cache", method="DELETE")
+    assert asyncio.run(answers(failing.url)) == expected
+    eventually(lambda: len(crashes(failing)) > before)
+    crash = crashes(failing)[-1]
+    assert crash["exit_code"] == EXIT_COMPUTATION_FAILED
+    assert (WORDS if fault.kind == "error" else "garbage logits") in crash["cause"]
+    eventually(lambda: failing.model("nano")["state"] == "ready")
+    assert failing.model("nano")["pid"] != pid
+
+
+def test_a_request_whose_logits_overflow_in_every_process_is_poison_and_no_more(
+    failing: RunningNode, folder: Path, expected: list[str]
+) -> None:
+    (folder / FILE).write_text(json.dumps(asdict(Fault(kind="inf", at=3, again=True))))
+    body = {"messages": [{"role": "user", "content": "Overflow"}], "max_tokens": 20}
+    answer = failing.ask("/v1/chat/completions", body)
+    (folder / FILE).unlink()
+    assert answer.status == 500
+    assert answer.json["error"]["code"] == "poisoned_request"
+    eventually(lambda: failing.model("nano")["state"] == "ready")
+    assert asyncio.run(answers(failing.url)) == expected
