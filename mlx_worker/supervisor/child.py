@@ -148,6 +148,11 @@ class Child:
         return self._life.reason
 
     @property
+    def incarnation(self) -> int:
+        """The number of its process: 1 for the first, one more for each that follows."""
+        return self._life.incarnation
+
+    @property
     def restarts(self) -> int:
         """How often it has been started again."""
         return self._life.restarts
