@@ -25,6 +25,7 @@ from mlx_worker.api.headers import (
     session_id,
 )
 from mlx_worker.errors import InvalidRequest, WorkerError
+from mlx_worker.supervisor.fingerprint import weights_changed
 from mlx_worker.supervisor.generation import Piece
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ async def relay(
         read = _read(started)
         books.began(started[0], read)
         headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
-        reply = reply_by(served.fingerprint)
+        reply = reply_by(_fingerprint_of(generations, served))
         way = _Way(request, reply, generations, read, headers)
         return await (_streamed(way, books) if call.stream else _whole(way, books))
     finally:
@@ -113,6 +114,19 @@ def _read(started: list[Started]) -> Usage:
         prompt=sum(it.prompt_tokens for it in started),
         cached=sum(it.cached_tokens for it in started),
     )
+
+
+def _fingerprint_of(generations: list[Generation], served: Served) -> str:
+    """Return the fingerprint of all choices. Raises WeightsChanged where theirs differ.
+
+    A choice that waited for a place may have begun in a later process than its neighbours.
+    """
+    first, *others = [it.identity for it in generations]
+    assert first is not None, "a process has begun every choice"
+    for other in others:
+        if other is not None and other != first:
+            raise weights_changed(served.config.id, first, other)
+    return first.fingerprint
 
 
 def _fitting(call: Call, served: Served) -> list[ChatRequest]:

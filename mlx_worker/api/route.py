@@ -98,6 +98,7 @@ GENERATED: Errors = (
     errors.QueueFull,
     errors.RequestTimedOut,
     errors.PoisonedRequest,
+    errors.WeightsChanged,
     errors.InferenceError,
     errors.ConstraintFailed,
 )

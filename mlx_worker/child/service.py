@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import gc
 import logging
-import platform
 import queue
 import threading
 import traceback
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +24,7 @@ from mlx_worker.child.footprint import footprint_of
 from mlx_worker.child.outbox import Outbox
 from mlx_worker.engine.constraints import Constraints
 from mlx_worker.engine.engine import Engine
-from mlx_worker.engine.identity import weights_identity
+from mlx_worker.engine.identity import check_unchanged, folder_state, model_identity
 from mlx_worker.engine.kv_cost import measure
 from mlx_worker.engine.loading import read_model, weight_bytes
 from mlx_worker.engine.prompt import Prompt, check_tokens, prompt_of, warm_head
@@ -42,6 +40,7 @@ from mlx_worker.logs import Entry
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
+    from mlx_worker.child.imported_code import ImportedCode
     from mlx_worker.child.pipe import Pipe
     from mlx_worker.engine.constraint import Constraint
     from mlx_worker.engine.prompt_cache import CacheFacts
@@ -89,8 +88,9 @@ _Job = m.ClearCache | m.TrimCache | m.Cancel | _Ready | _ReadyToWarm | _Refused
 class Service:
     """One model for one front."""
 
-    def __init__(self, pipe: Pipe) -> None:
+    def __init__(self, pipe: Pipe, code: ImportedCode) -> None:
         self._pipe = pipe
+        self._code = code
         self._outbox = Outbox(pipe.send)
         self._loads: queue.SimpleQueue[m.Load] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
@@ -169,7 +169,7 @@ class Service:
 
     def run(self) -> None:
         """Say hello, load what is asked for, then serve until the pipe's reader ends us."""
-        self._pipe.send([m.Hello(m.PROTOCOL, self._process.pid, _versions())])
+        self._pipe.send([m.Hello(m.PROTOCOL, self._process.pid, self._code.versions())])
         engine = self._engine = self._load()
         # What is loaded stays; to look it all over again would hold every stream up for 50 ms.
         gc.collect()
@@ -185,8 +185,10 @@ class Service:
     def _load(self) -> Engine:
         load = self._loads.get()
         setproctitle.setproctitle(f"mlx-worker: {load.model}")
+        folder = Path(load.path)
+        before = folder_state(folder)
         try:
-            model, self._tokenizer, own = read_model(Path(load.path), on_progress=self._progress)
+            model, self._tokenizer, own = read_model(folder, on_progress=self._progress)
             context = min(load.context_length or own, own)
             kv = measure(model)
             engine = Engine(
@@ -199,11 +201,14 @@ class Service:
                 kv_bytes=load.kv_bytes,
                 prefill_pause=load.prefill_pause,
             )
+            weights = model_identity(folder, model)
+            check_unchanged(folder, before)
+            self._code.check_unchanged()
         except Exception as error:
-            permanent = isinstance(error, PERMANENT)
+            # What is missing from a folder that is being replaced may be there at the next try.
+            permanent = isinstance(error, PERMANENT) and folder_state(folder) == before
             self._pipe.send([m.LoadFailed(str(error) or type(error).__name__, permanent)])
             raise
-        weights = weights_identity(Path(load.path))
         facts = m.Loaded(context, weight_bytes(model), engine.unbatched, kv, weights)
         self._pipe.send([facts])
         return engine
@@ -305,8 +310,3 @@ def _cache_state(facts: CacheFacts) -> m.CacheState:
         bytes=facts.nbytes,
         capacity=facts.capacity,
     )
-
-
-def _versions() -> dict[str, str]:
-    known = {name: version(name) for name in ("mlx", "mlx-lm", "transformers")}
-    return known | {"python": platform.python_version(), "device": str(mx.default_device())}

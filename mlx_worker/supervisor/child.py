@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining, WorkerError
 from mlx_worker.logs import Entry
+from mlx_worker.supervisor.fingerprint import note_replaced_package
 from mlx_worker.supervisor.last_words import KEPT_OF_MODEL, DeviceErrors, Line, device_error
 from mlx_worker.supervisor.link import Owner
 from mlx_worker.supervisor.pace import Pace
@@ -468,6 +469,7 @@ class Child:
                 self._tell(Event.GARBAGE, wrong, incarnation)
             case m.Hello():
                 self.facts.versions = fact.versions
+                note_replaced_package(self._events, self.load.model, fact.versions)
                 self._tell(Event.HELLO, "", incarnation)
             case m.LoadProgress():
                 self.facts.loading = fact

@@ -22,12 +22,13 @@ from mlx_worker.errors import (
     WorkerError,
 )
 from mlx_worker.histogram import CRASH_TO_TOKEN, Histogram
+from mlx_worker.supervisor.fingerprint import identity_of, weights_changed
 from mlx_worker.supervisor.resume import is_poison, may_start
 from mlx_worker.supervisor.states import State
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from mlx_worker.supervisor.child import Child
     from mlx_worker.supervisor.events import Events
@@ -60,6 +61,7 @@ class Dispatch:
         self._waiting: dict[Generation, asyncio.TimerHandle | None] = {}
         self._ended = asyncio.Event()
         self._closing = False
+        self._is_handing_over = False
         self._lost_ids: list[str] = []
         self._ended_by_poison: set[int] = set()
         self.resumes = 0
@@ -197,13 +199,43 @@ class Dispatch:
 
     def _hand_over(self) -> None:
         """Give the child what it may have; while it drains, only what a child had before."""
+        if self._is_handing_over:
+            return  # a generation ended in the loop below, which looks again
+        self._is_handing_over = True
+        try:
+            while turns := self._next_turns():
+                for generation in turns:
+                    if generation in self._waiting:
+                        self._give(generation)
+        finally:
+            self._is_handing_over = False
+
+    def _next_turns(self) -> Sequence[Generation]:
         if not self._waiting or not self._child.serving:
-            return
+            return ()
+        self._end_changed()
         waiting = [it for it in self._waiting if it.lost_by or self._has_child]
-        for generation in may_start(waiting, self._open, self._policy):
-            self._give(generation)
+        return may_start(waiting, self._open, self._policy)
+
+    def _end_changed(self) -> None:
+        """End what was begun by other weights or versions: the rest would be others' words."""
+        now = identity_of(self._child.facts)
+        for generation in [it for it in self._waiting if it.has_begun and it.identity != now]:
+            before = generation.identity
+            assert before is not None, "a process has begun the generation"
+            self._events.happened(
+                "weights changed",
+                self._child.load.model,
+                level=logging.WARNING,
+                request_id=generation.request_id,
+                after_tokens=len(generation.tokens),
+                was=before.fingerprint,
+                now=now.fingerprint,
+            )
+            generation.fail(weights_changed(self._child.load.model, before, now))
 
     def _give(self, generation: Generation) -> None:
+        generation.identity = identity_of(self._child.facts)
         self._set_timer(generation, None)
         del self._waiting[generation]
         id_ = next(self._ids)

@@ -22,6 +22,7 @@ from mlx_worker.wire import messages as m
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mlx_worker.supervisor.fingerprint import Identity
     from mlx_worker.supervisor.link import Told
 
 _BY_CODE = {
@@ -137,7 +138,8 @@ class Generation:
     incarnations that did, `lost_by` says what happened to the last that had it, in words; "" where
     none was lost. Seconds in `sign_every`.
     `request_id` is its name in the log. `first_token_at` and `ended_at` are on `time.perf_counter`,
-    as are the moments in `handed_over`, one a process that it was given to.
+    as are the moments in `handed_over`, one a process that it was given to. `identity`
+    is of the process that has it, or had it last.
     """
 
     def __init__(
@@ -159,6 +161,7 @@ class Generation:
         self.tokens: list[int] = []
         self.crashes = 0
         self.crashed_in: list[int] = []
+        self.identity: Identity | None = None
         self.lost_by = ""
         self.has_left = False
         self.ending: Ending | None = None
@@ -224,6 +227,11 @@ class Generation:
         self._is_silent = True
         if self._lost_at is None:
             self._lost_at = now
+
+    @property
+    def has_begun(self) -> bool:
+        """True if a process has begun the answer: its client may know of which weights."""
+        return self._started.done() and not self._started.exception()
 
     @property
     def kv_tokens(self) -> int:

@@ -32,7 +32,7 @@ from mlx_worker.supervisor.call import Answer, Call
 from mlx_worker.supervisor.child import Child
 from mlx_worker.supervisor.dispatch import Dispatch
 from mlx_worker.supervisor.events import Events
-from mlx_worker.supervisor.fingerprint import fingerprint
+from mlx_worker.supervisor.fingerprint import own_code
 from mlx_worker.supervisor.generation import Generation
 from mlx_worker.supervisor.idle import IdleTimer
 from mlx_worker.supervisor.lifecycle import Lifecycle
@@ -158,11 +158,6 @@ class Served:
         self.idle.used()
         self._on_end()
 
-    @property
-    def fingerprint(self) -> str:
-        """The weights and versions that answer now."""
-        return fingerprint(self.child.facts)
-
 
 class Node:
     """The children by model, in the order of the configuration."""
@@ -178,6 +173,7 @@ class Node:
         memory_limit: int,
         command: Sequence[str],
     ) -> None:
+        own_code()  # of now, before anything can be replaced on the disk
         self._timings = timings
         self._policy = policy
         self._resume = resume
