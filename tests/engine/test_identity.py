@@ -7,8 +7,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
-from mlx import nn
 import pytest
+from mlx import nn
 
 from mlx_worker.engine.identity import check_unchanged, folder_state, model_identity
 from mlx_worker.engine.loading import read_model
