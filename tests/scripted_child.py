@@ -48,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="WORD")
     parser.add_argument("--resident", type=int, default=1 << 20, metavar="BYTES")
     parser.add_argument("--grow", type=int, default=0, metavar="BYTES", help="with each answer")
+    parser.add_argument("--every", type=float, default=0, metavar="S", help="a step each so often")
     parser.add_argument("--weights", default="", metavar="NAME", help="what it says it has loaded")
     parser.add_argument("--version", default="1", help="of the code it says it runs")
     parser.add_argument("--package", default="", help="the version of mlx-worker it says it runs")
@@ -348,6 +349,7 @@ class ScriptedChild:
     def _step(self) -> None:
         """One decode step: a word of every row, all in one frame."""
         self._permits -= 1
+        time.sleep(self._flags.every)
         self._steps += 1
         speaking = [row for row in self._rows.values() if row.said < len(row.pieces)]
         said = [self._next(row) for row in speaking]

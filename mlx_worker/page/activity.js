@@ -18,6 +18,7 @@ const SENTENCES = {
   evict: ({ by }) => `makes room for ${by}`,
   "no room": ({ why }) => why,
   drain: ({ within_s: within }) => `the node drains, within ${within} s`,
+  pause: ({ seconds }) => `the node and its processes did not run for ${seconds} s`,
   level: ({ shown_from: level }) => `the log is shown from ${level} on`,
 };
 

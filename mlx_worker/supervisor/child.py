@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.launch import Launch, Launched
     from mlx_worker.supervisor.lifecycle import Lifecycle, Timings
     from mlx_worker.supervisor.link import Fact, Link, Listener
+    from mlx_worker.supervisor.pause import PauseDetector, Timer
 
 log = logging.getLogger(__name__)
 
@@ -83,11 +84,11 @@ class _Seen:
 class Child:
     """The process of one model, through all its incarnations.
 
-    `launch` gives it a process, `on_entered` is told every state once it is carried out,
-    `on_progress` that more of the model is in memory; `is_busy` answers whether anybody needs the
-    model, `take_lost` which requests its last process had when it ended. `held_back` is why the
-    node does not start it, None where it would; `at_start` in bytes is what its process was
-    measured to take once it was loaded, and outlives that process.
+    `launch` gives it a process, `pause` knows when this process did not run, `on_entered` is told
+    every state once it is carried out, `on_progress` that more of the model is in memory; `is_busy`
+    answers whether anybody needs the model, `take_lost` which requests its last process had when
+    that ended. `held_back` is why the node does not start it, None where it would; `at_start` in
+    bytes is what its process was measured to take once it was loaded, and outlives that process.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Child:
         timings: Timings,
         *,
         launch: Launch,
+        pause: PauseDetector,
         on_entered: Callable[[State], None],
         on_progress: Callable[[], None],
         is_busy: Callable[[], bool],
@@ -117,6 +119,7 @@ class Child:
         self._on_entered = on_entered
         self._on_progress = on_progress
         self._launch = launch
+        self._pause = pause
         self._is_busy = is_busy
         self._take_lost = take_lost
         self._events = events
@@ -128,7 +131,7 @@ class Child:
         self._changed = asyncio.Condition()
         self._link: Link | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._reaper: asyncio.Task[None] | None = None
         self._started_at = self._loop.time()
@@ -381,8 +384,8 @@ class Child:
             self._timer.cancel()
             self._timer = None
         if self._life.deadline is not None:
-            self._timer = self._loop.call_at(
-                self._life.deadline,
+            self._timer = self._pause.timer(
+                self._life.deadline - self._loop.time(),
                 self._tell,
                 Event.DEADLINE,
                 "" if self.state is State.BACKOFF else f"{self.state.value} took too long",
@@ -498,7 +501,7 @@ class Child:
         link = self._link
         if link is None or incarnation != self._life.incarnation:
             return
-        silent = self._loop.time() - link.last_progress
+        silent = self._loop.time() - self._pause.since(link.last_progress)
         if link.open_ids and silent > self._timings.stall:
             reason = f"{link.open_ids} requests in hand and no progress for {silent:.1f} s"
             self._tell(Event.STALLED, reason, incarnation)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.child import Child
     from mlx_worker.supervisor.events import Events
     from mlx_worker.supervisor.generation import Generation
+    from mlx_worker.supervisor.pause import PauseDetector, Timer
     from mlx_worker.supervisor.resume import ResumePolicy
 
 MOST_NAMED: Final = 100
@@ -47,6 +48,7 @@ class Dispatch:
         child: Child,
         ids: Iterator[int],
         policy: ResumePolicy,
+        pause: PauseDetector,
         on_end: Callable[[Generation], None],
         events: Events,
     ) -> None:
@@ -54,11 +56,12 @@ class Dispatch:
         self._events = events
         self._ids = ids
         self._policy = policy
+        self._pause = pause
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._open: dict[Generation, int] = {}
         # With the end of its patience, which it needs only while there is no child.
-        self._waiting: dict[Generation, asyncio.TimerHandle | None] = {}
+        self._waiting: dict[Generation, Timer | None] = {}
         self._ended = asyncio.Event()
         self._closing = False
         self._is_handing_over = False
@@ -272,7 +275,9 @@ class Dispatch:
         if (timer := self._waiting[generation]) is not None:
             timer.cancel()
         self._waiting[generation] = (
-            None if until is None else self._loop.call_at(until, self._expire, generation)
+            None
+            if until is None
+            else self._pause.timer(until - self._loop.time(), self._expire, generation)
         )
 
     def _expire(self, generation: Generation) -> None:

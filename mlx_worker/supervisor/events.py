@@ -2,7 +2,8 @@
 
 Kinds: `state` (a child's), `crash`, `resume`, `poison` (a request given up), `weights changed` (an
 answer that no process can go on with), `package replaced` (the node has to be restarted), `no
-room`, `evict`, `pressure`, `reload`, `drain`, `level` (of the log). [front]
+room`, `evict`, `pressure`, `reload`, `drain`, `pause` (of the whole node: its processes did not
+run), `level` (of the log). [front]
 """
 
 from __future__ import annotations

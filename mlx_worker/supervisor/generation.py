@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.supervisor.fingerprint import Identity
     from mlx_worker.supervisor.link import Told
+    from mlx_worker.supervisor.pause import Handle
 
 _BY_CODE = {
     kind.code: kind
@@ -139,7 +140,8 @@ class Generation:
     none was lost. Seconds in `sign_every`.
     `request_id` is its name in the log. `first_token_at` and `ended_at` are on `time.perf_counter`,
     as are the moments in `handed_over`, one a process that it was given to. `identity`
-    is of the process that has it, or had it last.
+    is of the process that has it, or had it last. `deadline` is a
+    timer that the end cancels.
     """
 
     def __init__(
@@ -179,7 +181,7 @@ class Generation:
         self._loop = asyncio.get_running_loop()
         self._last_taken = self._began = self._loop.time()
         self._started: asyncio.Future[m.Started] = self._loop.create_future()
-        self._deadline: asyncio.TimerHandle | None = None
+        self.deadline: Handle | None = None
 
     @property
     def age(self) -> float:
@@ -239,10 +241,6 @@ class Generation:
         begun = self._started.done() and not self._error
         return self._started.result().prompt_tokens + len(self.tokens) if begun else 0
 
-    def end_by(self, deadline: float, error: errors.WorkerError) -> None:
-        """Fail with this error unless it has ended by then, on the loop's clock."""
-        self._deadline = self._loop.call_at(deadline, self._keeper.overdue, self, error)
-
     def fail(self, error: errors.WorkerError) -> None:
         """Nothing more will come, and this is why."""
         self._error = error
@@ -289,8 +287,8 @@ class Generation:
         self.ended_at = time.perf_counter()
         self._ended.set()
         self._reader()
-        if self._deadline is not None:
-            self._deadline.cancel()
+        if self.deadline is not None:
+            self.deadline.cancel()
         if self._error is not None and not self._started.done():
             self._started.set_exception(self._error)
             self._started.exception()  # whoever asks is told; nobody has to
