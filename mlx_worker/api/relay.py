@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from mlx_worker.api.authentication import key_name
 from mlx_worker.api.choices import begin
 from mlx_worker.api.dialect import Usage
 from mlx_worker.api.event_stream import EventStream
@@ -93,6 +94,7 @@ async def relay(
             served,
             session=session_given(request) or "",
             request_id=headers[REQUEST_ID],
+            key=key_name(request),
         )
         generations += await begin(generate, _fitting(call, served))
         books.taken_on(generations)

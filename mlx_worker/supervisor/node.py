@@ -441,20 +441,25 @@ class Node:
         return known
 
     async def generate(
-        self, served: Served, request: m.ChatRequest, session: str = "", request_id: str = ""
+        self,
+        served: Served,
+        request: m.ChatRequest,
+        session: str = "",
+        request_id: str = "",
+        key: str = "",
     ) -> Generation:
         """Take a request on, waiting for a place. Raises the refusal if it cannot be.
 
         A model that is on its way may take `load_wait` to come; what was taken on waits for it.
         `session` is the caller's own name for its conversation, "" where it gave none;
-        `request_id` its name in the log.
+        `request_id` its name in the log, `key` the name of the API key that it came with.
         """
         began = self._loop.time()
         limit = served.config.request_timeout
         self._check(served, began + self._resume.load_wait)
         try:
             async with self._pause.timeout(limit):
-                await served.admission.enter(session)
+                await served.admission.enter(session, key)
         except TimeoutError:
             raise _timed_out(served) from None
         began = self._pause.since(began)
