@@ -219,6 +219,16 @@ class PoisonedRequest(WorkerError):
     resend = False
 
 
+class WeightsChanged(WorkerError):
+    """The answer was begun by other weights or versions than those of the process that runs now.
+
+    Its rest would be another model's words. The caller decides whether to ask again.
+    """
+
+    code = "weights_changed"
+    resend = False
+
+
 class RequestTimedOut(WorkerError):
     """The request was not done within the model's `request_timeout`."""
 

@@ -49,6 +49,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--resident", type=int, default=1 << 20, metavar="BYTES")
     parser.add_argument("--working-set", type=int, metavar="BYTES")
     parser.add_argument("--grow", type=int, default=0, metavar="BYTES", help="with each answer")
+    parser.add_argument("--every", type=float, default=0, metavar="S", help="a step each so often")
+    parser.add_argument("--weights", default="", metavar="NAME", help="what it says it has loaded")
+    parser.add_argument("--version", default="1", help="of the code it says it runs")
+    parser.add_argument("--package", default="", help="the version of mlx-worker it says it runs")
     fault = parser.add_argument_group("faults")
     fault.add_argument("--no-hello", action="store_true")
     fault.add_argument("--wrong-protocol", action="store_true")
@@ -236,9 +240,10 @@ class ScriptedChild:
             hang()
         wait_for_leave(self._flags.hold_hello)
         protocol = m.PROTOCOL + 1 if self._flags.wrong_protocol else m.PROTOCOL
-        self._pipe.send(
-            [m.Hello(protocol, os.getpid(), {"scripted": "1"}, self._flags.working_set)]
-        )
+        versions = {"scripted": self._flags.version}
+        if self._flags.package:
+            versions["mlx-worker"] = self._flags.package
+        self._pipe.send([m.Hello(protocol, os.getpid(), versions, self._flags.working_set)])
 
     def _load(self) -> None:
         load = self._jobs.get()
@@ -253,7 +258,11 @@ class ScriptedChild:
         self._pipe.send(
             [
                 m.LoadProgress(WEIGHT_BYTES, WEIGHT_BYTES),
-                m.Loaded(load.context_length or CONTEXT_LENGTH, WEIGHT_BYTES),
+                m.Loaded(
+                    load.context_length or CONTEXT_LENGTH,
+                    WEIGHT_BYTES,
+                    weights=self._flags.weights,
+                ),
             ]
         )
 
@@ -343,6 +352,7 @@ class ScriptedChild:
     def _step(self) -> None:
         """One decode step: a word of every row, all in one frame."""
         self._permits -= 1
+        time.sleep(self._flags.every)
         self._steps += 1
         speaking = [row for row in self._rows.values() if row.said < len(row.pieces)]
         said = [self._next(row) for row in speaking]

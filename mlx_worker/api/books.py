@@ -42,7 +42,10 @@ log = logging.getLogger(__name__)
 
 
 def outcome_of(error: WorkerError | None) -> Outcome:
-    """A request's end in a word. What was refused was not tried: no failure of the model."""
+    """A request's end in a word. What was refused was not tried: no failure of the model.
+
+    Nor is an answer that ended because its weights were replaced: the model that runs now serves.
+    """
     match error:
         case None:
             return "success"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from mlx_worker.api.authentication import key_name
 from mlx_worker.api.choices import begin
 from mlx_worker.api.dialect import Usage
 from mlx_worker.api.event_stream import EventStream
@@ -26,6 +27,7 @@ from mlx_worker.api.headers import (
 )
 from mlx_worker.api.terms import places_of
 from mlx_worker.errors import WorkerError
+from mlx_worker.supervisor.fingerprint import weights_changed
 from mlx_worker.supervisor.generation import Piece
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ async def relay(
             served,
             session=session_given(request) or "",
             request_id=headers[REQUEST_ID],
+            key=key_name(request),
         )
         generations += await begin(generate, _fitting(call, served))
         books.taken_on(generations)
@@ -101,7 +104,7 @@ async def relay(
         read = _read(started)
         books.began(started[0], read)
         headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
-        reply = reply_by(served.fingerprint)
+        reply = reply_by(_fingerprint_of(generations, served))
         way = _Way(request, reply, generations, read, headers)
         return await (_streamed(way, books) if call.stream else _whole(way, books))
     finally:
@@ -114,6 +117,19 @@ def _read(started: list[Started]) -> Usage:
         prompt=sum(it.prompt_tokens for it in started),
         cached=sum(it.cached_tokens for it in started),
     )
+
+
+def _fingerprint_of(generations: list[Generation], served: Served) -> str:
+    """Return the fingerprint of all choices. Raises WeightsChanged where theirs differ.
+
+    A choice that waited for a place may have begun in a later process than its neighbours.
+    """
+    first, *others = [it.identity for it in generations]
+    assert first is not None, "a process has begun every choice"
+    for other in others:
+        if other is not None and other != first:
+            raise weights_changed(served.config.id, first, other)
+    return first.fingerprint
 
 
 def _fitting(call: Call, served: Served) -> list[ChatRequest]:

@@ -99,6 +99,7 @@ GENERATED: Errors = (
     errors.QueueFull,
     errors.RequestTimedOut,
     errors.PoisonedRequest,
+    errors.WeightsChanged,
     errors.InferenceError,
     errors.ConstraintFailed,
 )

@@ -13,6 +13,7 @@ import os
 from concurrent.futures import Future
 from typing import Final
 
+from mlx_worker.child.imported_code import ImportedCode
 from mlx_worker.child.pipe import Pipe
 from mlx_worker.log_writer import STDERR
 from mlx_worker.logs import set_up_child
@@ -34,9 +35,10 @@ def main() -> None:
     service: Future[Service] = Future()
     # The front says nothing before Hello, so this waits for nobody but sees EOF from the start.
     pipe.listen(lambda message: service.result().hear(message))
+    code = ImportedCode()
     from mlx_worker.child.service import Service  # noqa: PLC0415  (seconds of imports)
 
-    ours = Service(pipe)
+    ours = Service(pipe, code)
     service.set_result(ours)
     ours.run()
 

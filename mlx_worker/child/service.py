@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import gc
 import logging
-import platform
 import queue
 import threading
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +34,7 @@ from mlx_worker.child.working_set import working_set
 from mlx_worker.engine.constraints import Constraints
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.guard import ComputationFailed
-from mlx_worker.engine.identity import weights_identity
+from mlx_worker.engine.identity import check_unchanged, folder_state, model_identity
 from mlx_worker.engine.kv_cost import measure
 from mlx_worker.engine.loading import read_model, weight_bytes
 from mlx_worker.engine.text_bound import TextBound
@@ -51,6 +49,7 @@ from mlx_worker.titles import set_title
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
+    from mlx_worker.child.imported_code import ImportedCode
     from mlx_worker.child.pipe import Pipe
     from mlx_worker.engine.prompt_cache import CacheFacts
 
@@ -66,8 +65,9 @@ _Job = m.ClearCache | m.TrimCache | m.Cancel | Prepared
 class Service:
     """One model for one front."""
 
-    def __init__(self, pipe: Pipe) -> None:
+    def __init__(self, pipe: Pipe, code: ImportedCode) -> None:
         self._pipe = pipe
+        self._code = code
         self._outbox = Outbox(pipe.send)
         self._loads: queue.SimpleQueue[m.Load] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
@@ -145,8 +145,10 @@ class Service:
         An error that no request is answered with ends the process: mlx's, the device's, or a
         defect that leaves the engine half-way through a step.
         """
-        hello = m.Hello(m.PROTOCOL, self._process.pid, _versions(), working_set(mx.device_info()))
-        self._pipe.send([hello])
+        versions = self._code.versions()
+        self._pipe.send(
+            [m.Hello(m.PROTOCOL, self._process.pid, versions, working_set(mx.device_info()))]
+        )
         engine = self._engine = self._load()
         # What is loaded stays; to look it all over again would hold every stream up for 50 ms.
         gc.collect()
@@ -167,8 +169,10 @@ class Service:
     def _load(self) -> Engine:
         load = self._loads.get()
         set_title(load.model)
+        folder = Path(load.path)
+        before = folder_state(folder)
         try:
-            model, self._tokenizer, own = read_model(Path(load.path), on_progress=self._progress)
+            model, self._tokenizer, own = read_model(folder, on_progress=self._progress)
             self._constraints = Constraints(self._tokenizer)
             vocabulary = threading.Thread(target=self._constraints.prepare, name="vocabulary")
             vocabulary.start()  # it holds the interpreter for a while: no stream runs yet
@@ -185,11 +189,14 @@ class Service:
                 prefill_pause=load.prefill_pause,
                 on_encoded=self._on_encoded,
             )
+            weights = model_identity(folder, model)
+            check_unchanged(folder, before)
+            self._code.check_unchanged()
         except Exception as error:
-            permanent = isinstance(error, PERMANENT)
+            # What is missing from a folder that is being replaced may be there at the next try.
+            permanent = isinstance(error, PERMANENT) and folder_state(folder) == before
             self._pipe.send([m.LoadFailed(str(error) or type(error).__name__, permanent)])
             raise
-        weights = weights_identity(Path(load.path))
         vocabulary.join()
         facts = m.Loaded(context, weight_bytes(model), engine.unbatched, kv, weights)
         self._pipe.send([facts])
@@ -313,8 +320,3 @@ def _cache_state(facts: CacheFacts) -> m.CacheState:
         bytes=facts.nbytes,
         capacity=facts.capacity,
     )
-
-
-def _versions() -> dict[str, str]:
-    known = {name: version(name) for name in ("mlx", "mlx-lm", "transformers")}
-    return known | {"python": platform.python_version(), "device": str(mx.default_device())}

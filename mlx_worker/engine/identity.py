@@ -1,45 +1,140 @@
-"""A name for the weights that were loaded, without a read of all their gigabytes. [child]"""
+"""Name what a process has loaded, so that two processes can be told apart by what they would say.
+
+The name covers every byte of the parameters in memory, not a sample of the files: files may change
+on the disk while a model loads, and an edit of a single number is another model. Parameters are
+summed on the device, in rows and in columns, at the speed of memory; only the sums are hashed. A
+change of one word always changes a sum, and so does an exchange of two words. [child]
+"""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from mlx_worker.errors import InferenceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_SAMPLES: Final = 256
-_SAMPLE: Final = 256
-"""So many places of each weights file, and so many bytes at each, are looked at."""
+_ROW: Final = 4096
+"""Words of 32 bits that make one row sum."""
 
-_WHOLE: Final = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-"""Files that a model's words depend on, read to their end."""
+_BITE: Final = 256 << 20
+"""Bytes of parameters that are summed in one evaluation."""
+
+_TEXTS: Final = frozenset({".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"})
+"""Suffixes of the files beside the weights that a model's words depend on."""
+
+_LONGEST_TEXT: Final = 256 << 20
+"""Bytes: no tokenizer is larger, and what is larger belongs to no model."""
+
+_PLACES: Final = ("*", "additional_chat_templates/*")
+
+_UNREAD: Final = ".safetensors.index.json"
+"""End of the name of a file that loading does not need: the arrays' own headers say it all."""
+
+FolderState = tuple[tuple[str, int, int, int, int], ...]
 
 
-def weights_identity(folder: Path) -> str:
-    """SHA-256 hex over what a model's folder holds: the same wherever the folder lies.
+def folder_state(folder: Path) -> FolderState:
+    """Return what the disk says of each file that loading may read, without reading any."""
+    states = []
+    for path in _files(folder):
+        try:
+            stat = path.stat()
+        except FileNotFoundError:  # it was taken away just now
+            continue
+        name = str(path.relative_to(folder))
+        states.append((name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    return tuple(states)
 
-    Weights are sampled all over, because two trainings of one shape differ nearly everywhere; the
-    change of a single number may go unseen.
+
+def check_unchanged(folder: Path, before: FolderState) -> None:
+    """Raise InferenceError where files of the folder changed after `before` was taken."""
+    changed = {state[0] for state in set(before) ^ set(folder_state(folder))}
+    if changed:
+        names = ", ".join(sorted(changed)[:3])
+        raise InferenceError(f"files in {folder} changed while the model was loaded: {names}")
+
+
+def model_identity(folder: Path, model: Any) -> str:
+    """Return SHA-256 hex over a model's parameters in memory and the texts in its folder.
+
+    The same model has the same identity wherever its folder lies.
     """
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-        for sample in _samples(path):
-            digest.update(sample)
-    for name in _WHOLE:
-        if (folder / name).is_file():
-            digest.update(f"{name}\n".encode() + (folder / name).read_bytes())
+    arrays = tree_flatten(model.parameters())
+    for name, array in arrays:
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+    for sums in _sums([array for _, array in arrays]):
+        digest.update(sums)
+    for path in _files(folder):
+        if path.suffix in _TEXTS:
+            content = _content(path)
+            digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode())
+            digest.update(content)
     return digest.hexdigest()
 
 
-def _samples(path: Path) -> Iterator[bytes]:
-    """The header, which names every array, and a little of the weights every so often."""
-    size = path.stat().st_size
-    with path.open("rb", buffering=0) as file:
-        length = file.read(8)
-        yield length + file.read(int.from_bytes(length, "little"))
-        for place in range(file.tell(), size, max(size // _SAMPLES, _SAMPLE)):
-            file.seek(place)
-            yield file.read(_SAMPLE)
+def _files(folder: Path) -> list[Path]:
+    """Return the regular files that loading may read, in the order of their names."""
+    found = [path for pattern in _PLACES for path in folder.glob(pattern)]
+    return sorted(path for path in found if _is_read(path))
+
+
+def _is_read(path: Path) -> bool:
+    is_known = path.suffix in _TEXTS or path.suffix == ".safetensors"
+    return is_known and not path.name.endswith(_UNREAD) and path.is_file()
+
+
+def _content(path: Path) -> bytes:
+    """Return a text's bytes; b"" for a file that no loader can have read either."""
+    try:
+        return path.read_bytes() if path.stat().st_size <= _LONGEST_TEXT else b""
+    except PermissionError:
+        return b""
+
+
+def _sums(arrays: list[mx.array]) -> Iterator[bytes]:
+    """Yield the sums of all arrays, in their order, evaluating a bite at a time."""
+    pending: list[mx.array] = []
+    size = 0
+    for array in arrays:
+        pending += _sums_of(array)
+        size += array.nbytes
+        if size >= _BITE:
+            yield from _evaluated(pending)
+            pending, size = [], 0
+    yield from _evaluated(pending)
+
+
+def _evaluated(sums: list[mx.array]) -> Iterator[bytes]:
+    mx.eval(sums)
+    for array in sums:
+        yield bytes(memoryview(array))  # type: ignore[arg-type]  # its stub hides the buffer
+
+
+def _sums_of(array: mx.array) -> list[mx.array]:
+    """Return row and column sums over an array's bits; they wrap around."""
+    if not array.size:
+        return []
+    words = _words(array)
+    rows = words.size // _ROW
+    table, rest = words[: rows * _ROW].reshape(-1, _ROW), words[rows * _ROW :]
+    sums = [rest] if rest.size else []
+    return [*sums, mx.sum(table, axis=1), mx.sum(table, axis=0)] if rows else sums
+
+
+def _words(array: mx.array) -> mx.array:
+    """Return an array's bits as numbers of 32 bits, in one dimension."""
+    flat = array.reshape(-1)
+    if flat.dtype == mx.bool_:
+        return flat.astype(mx.uint32)
+    if flat.nbytes % 4 == 0:
+        return flat.view(mx.uint32)
+    halves = flat.view(mx.uint16 if flat.nbytes % 2 == 0 else mx.uint8)
+    return halves.astype(mx.uint32)

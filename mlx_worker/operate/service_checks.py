@@ -112,6 +112,6 @@ def _guarded_folders(config: Config, platform: str) -> Iterator[Finding]:
 
 def _model_folders(config: Config) -> list[Path]:
     try:
-        return [model.folder.path for model in plan(config)]
+        return [model.inspected.path for model in plan(config)]
     except WorkerError:
         return []  # a finding of its own

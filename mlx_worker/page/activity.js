@@ -13,9 +13,12 @@ const SENTENCES = {
   crash: ({ cause, pid, in_flight: lost }) => `${cause} (pid ${pid}), ${lost.length ? `in flight: ${lost.join(", ")}` : "nothing in flight"}`,
   resume: ({ request_id: id, after_tokens: tokens }) => `${id} goes on after ${tokens} tokens`,
   poison: ({ request_id: id, crashes }) => `${id} was there at ${crashes} crashes and is refused`,
+  "weights changed": ({ request_id: id, was, now }) => `${id} was begun by ${was}, the model is ${now} now: it ends with an error`,
+  "package replaced": ({ node, process, cure }) => `the process runs mlx-worker ${process}, the node ${node}: ${cure}`,
   evict: ({ by }) => `makes room for ${by}`,
   "no room": ({ why }) => why,
   drain: ({ within_s: within }) => `the node drains, within ${within} s`,
+  pause: ({ seconds }) => `the node and its processes did not run for ${seconds} s`,
   level: ({ shown_from: level }) => `the log is shown from ${level} on`,
 };
 

@@ -64,7 +64,7 @@ def install(*, daemon: bool, name: str, user: str | None, show: bool, file: Path
     if show:
         click.echo(here.text(definition), nl=False)
         return
-    folders = [model.folder.path for model in planned]
+    folders = [model.inspected.path for model in planned]
     for path in guarded(paths_of_service(loaded, folders)):
         click.echo(f"warning: macOS does not let a service read {path}: {ADVICE}", err=True)
     here.install(definition)

@@ -1,9 +1,9 @@
 """Who may hand work to a child, and who has to wait.
 
 As many requests as the child has decode rows are in its hands; the next `max_queue` wait here. Each
-turn goes to the next session in the round, and in a session to whoever came first, so that one with
-many requests delays the others by one of them, not by all. The rest is refused. A request that is
-cancelled while it waits gives up its place. [front]
+turn goes to the next API key in the round, and of that key to the next session, and in a session to
+whoever came first, so that one with many requests delays the others by one of them, not by all. The
+rest is refused. A request that is cancelled while it waits gives up its place. [front]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import QueueFull
-from mlx_worker.supervisor.line import Line
+from mlx_worker.supervisor.line import Line, Place
 
 if TYPE_CHECKING:
     from mlx_worker.supervisor.line import Turn
@@ -65,21 +65,25 @@ class Admission:
             self._taken += 1
             self._call_next()
 
-    async def enter(self, session: str = "") -> None:
-        """Take a place, waiting in line for one. Raises QueueFull."""
+    async def enter(self, session: str = "", key: str = "") -> None:
+        """Take a place, waiting in line for one. Raises QueueFull.
+
+        `session` is the caller's own name for its conversation, `key` the name of its API key.
+        """
         if self._taken < self._places and not self._line:
             self._taken += 1
             return
-        key: object = session or object()  # who gave no name is a session of its own
-        if self.queued >= self._max_queue and not self._makes_way_for(key):
+        # A request without a session's name is a session of its own.
+        place = Place(key, session or object())
+        if self.queued >= self._max_queue and not self._makes_way_for(place):
             raise self._full()
         turn: Turn = asyncio.get_running_loop().create_future()
-        self._line.add(key, turn)
+        self._line.add(place, turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._line.drop(key, turn)
+                self._line.drop(place, turn)
             elif turn.exception() is None:
                 self.leave()  # its turn had come
             raise
@@ -100,11 +104,12 @@ class Admission:
                 return True
         return False
 
-    def _makes_way_for(self, key: object) -> bool:
-        """In a full line, the last of the session with most in it yields to one with less."""
-        if self._line.most <= self._line.count(key) + 1:
+    def _makes_way_for(self, place: Place) -> bool:
+        """In a full line, the last of the key or session with most in it yields to another's."""
+        yielding = self._line.yields_to(place)
+        if yielding is None:
             return False
-        longest, turn = self._line.last_of_most()
+        longest, turn = yielding
         self._line.drop(longest, turn)
         if not turn.done():
             turn.set_exception(self._full())

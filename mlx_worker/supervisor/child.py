@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining, WorkerError
 from mlx_worker.logs import Entry
+from mlx_worker.supervisor.fingerprint import note_replaced_package
 from mlx_worker.supervisor.last_words import KEPT_OF_MODEL, DeviceErrors, Line, device_error
 from mlx_worker.supervisor.link import Owner
 from mlx_worker.supervisor.pace import Pace
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.launch import Launch, Launched
     from mlx_worker.supervisor.lifecycle import Lifecycle, Timings
     from mlx_worker.supervisor.link import Fact, Link, Listener
+    from mlx_worker.supervisor.pause import Handle, PauseDetector
 
 log = logging.getLogger(__name__)
 
@@ -83,12 +85,13 @@ class _Seen:
 class Child:
     """The process of one model, through all its incarnations.
 
-    `launch` gives it a process, `on_entered` is told every state once it is carried out,
-    `on_progress` that more of the model is in memory; `is_busy` answers whether anybody needs the
-    model, `take_lost` which requests its last process had when it ended. `held_back` is why the
-    node does not start it, None where it would; `at_start` in bytes is what its process was
-    measured to take once it was loaded, and outlives that process. `on_retry_due` is told that the
-    slow retry of a model that was given up is due, which the node starts with `start`.
+    `launch` gives it a process, `pause` knows when this process did not run, `on_entered` is told
+    every state once it is carried out, `on_progress` that more of the model is in memory; `is_busy`
+    answers whether anybody needs the model, `take_lost` which requests its last process had when
+    that ended. `held_back` is why the node does not start it, None where it would; `at_start` in
+    bytes is what its process was measured to take once it was loaded, and outlives that process.
+    `on_retry_due` is told that the slow retry of a model that was given up is due, which the node
+    starts with `start`.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Child:
         timings: Timings,
         *,
         launch: Launch,
+        pause: PauseDetector,
         on_entered: Callable[[State], None],
         on_progress: Callable[[], None],
         is_busy: Callable[[], bool],
@@ -119,6 +123,7 @@ class Child:
         self._on_entered = on_entered
         self._on_progress = on_progress
         self._launch = launch
+        self._pause = pause
         self._is_busy = is_busy
         self._take_lost = take_lost
         self._on_retry_due = on_retry_due
@@ -132,7 +137,7 @@ class Child:
         self._changed = asyncio.Condition()
         self._link: Link | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Handle | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._reaper: asyncio.Task[None] | None = None
         self._started_at = self._loop.time()
@@ -151,6 +156,11 @@ class Child:
     def reason(self) -> str:
         """Why it is not READY, or why it was restarted last."""
         return self._life.reason
+
+    @property
+    def incarnation(self) -> int:
+        """The number of its process: 1 for the first, one more for each that follows."""
+        return self._life.incarnation
 
     @property
     def restarts(self) -> int:
@@ -436,8 +446,8 @@ class Child:
         if self._life.deadline is not None and self.state is State.FAILED:
             self._timer = self._loop.call_at(self._life.deadline, self._retry_is_due)
         elif self._life.deadline is not None:
-            self._timer = self._loop.call_at(
-                self._life.deadline,
+            self._timer = self._pause.timer(
+                self._life.deadline - self._loop.time(),
                 self._tell,
                 Event.DEADLINE,
                 "" if self.state is State.BACKOFF else f"{self.state.value} took too long",
@@ -540,6 +550,7 @@ class Child:
             case m.Hello():
                 self.facts.versions = fact.versions
                 self.facts.working_set = fact.working_set
+                note_replaced_package(self._events, self.load.model, fact.versions)
                 self._tell(Event.HELLO, "", incarnation)
             case m.LoadProgress():
                 self.facts.loading = fact
@@ -570,7 +581,7 @@ class Child:
         link = self._link
         if link is None or incarnation != self._life.incarnation:
             return
-        silent = self._loop.time() - link.last_progress
+        silent = self._loop.time() - self._pause.since(link.last_progress)
         if link.open_ids and silent > self._timings.stall:
             reason = f"{link.open_ids} requests in hand and no progress for {silent:.1f} s"
             self._tell(Event.STALLED, reason, incarnation)

@@ -22,16 +22,18 @@ from mlx_worker.errors import (
     WorkerError,
 )
 from mlx_worker.histogram import CRASH_TO_TOKEN, Histogram
+from mlx_worker.supervisor.fingerprint import identity_of, weights_changed
 from mlx_worker.supervisor.resume import is_poison, may_start
 from mlx_worker.supervisor.states import State
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from mlx_worker.supervisor.child import Child
     from mlx_worker.supervisor.events import Events
     from mlx_worker.supervisor.generation import Generation
+    from mlx_worker.supervisor.pause import PauseDetector, Timer
     from mlx_worker.supervisor.resume import ResumePolicy
 
 MOST_NAMED: Final = 100
@@ -46,6 +48,7 @@ class Dispatch:
         child: Child,
         ids: Iterator[int],
         policy: ResumePolicy,
+        pause: PauseDetector,
         on_end: Callable[[Generation], None],
         events: Events,
     ) -> None:
@@ -53,14 +56,17 @@ class Dispatch:
         self._events = events
         self._ids = ids
         self._policy = policy
+        self._pause = pause
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._open: dict[Generation, int] = {}
         # With the end of its patience, which it needs only while there is no child.
-        self._waiting: dict[Generation, asyncio.TimerHandle | None] = {}
+        self._waiting: dict[Generation, Timer | None] = {}
         self._ended = asyncio.Event()
         self._closing = False
+        self._is_handing_over = False
         self._lost_ids: list[str] = []
+        self._ended_by_poison: set[int] = set()
         self.resumes = 0
         self.crash_to_token = Histogram(CRASH_TO_TOKEN)
 
@@ -96,6 +102,14 @@ class Dispatch:
         lost, self._lost_ids = self._lost_ids, []
         return lost[:MOST_NAMED]
 
+    def take_ended_by_poison(self) -> frozenset[int]:
+        """Return the incarnations that requests refused as poison ended, since the last call.
+
+        A request is known as poison only at its last crash: earlier incarnations are named then.
+        """
+        ended, self._ended_by_poison = self._ended_by_poison, set()
+        return frozenset(ended)
+
     def entered(self, state: State) -> None:
         """The child is in a new state."""
         match state:
@@ -127,11 +141,13 @@ class Dispatch:
         self._lost_ids.append(generation.request_id)
         if self._child.state is not State.STOPPING:  # else it was cut off: nothing has crashed
             generation.crashes += 1
+            generation.crashed_in.append(self._child.incarnation)
         if generation.has_left:
             generation.drop()
         elif not self._child.coming_back:
             generation.fail(ChildLost(why, retry_after=1))
         elif is_poison(generation, self._policy):
+            self._ended_by_poison.update(generation.crashed_in)
             self._events.happened(
                 "poison",
                 self._child.load.model,
@@ -190,13 +206,43 @@ class Dispatch:
 
     def _hand_over(self) -> None:
         """Give the child what it may have; while it drains, only what a child had before."""
+        if self._is_handing_over:
+            return  # a generation ended in the loop below, which looks again
+        self._is_handing_over = True
+        try:
+            while turns := self._next_turns():
+                for generation in turns:
+                    if generation in self._waiting:
+                        self._give(generation)
+        finally:
+            self._is_handing_over = False
+
+    def _next_turns(self) -> Sequence[Generation]:
         if not self._waiting or not self._child.serving:
-            return
+            return ()
+        self._end_changed()
         waiting = [it for it in self._waiting if it.lost_by or self._has_child]
-        for generation in may_start(waiting, self._open, self._policy):
-            self._give(generation)
+        return may_start(waiting, self._open, self._policy)
+
+    def _end_changed(self) -> None:
+        """End what was begun by other weights or versions: the rest would be others' words."""
+        now = identity_of(self._child.facts)
+        for generation in [it for it in self._waiting if it.has_begun and it.identity != now]:
+            before = generation.identity
+            assert before is not None, "a process has begun the generation"
+            self._events.happened(
+                "weights changed",
+                self._child.load.model,
+                level=logging.WARNING,
+                request_id=generation.request_id,
+                after_tokens=len(generation.tokens),
+                was=before.fingerprint,
+                now=now.fingerprint,
+            )
+            generation.fail(weights_changed(self._child.load.model, before, now))
 
     def _give(self, generation: Generation) -> None:
+        generation.identity = identity_of(self._child.facts)
         self._set_timer(generation, None)
         del self._waiting[generation]
         id_ = next(self._ids)
@@ -233,7 +279,9 @@ class Dispatch:
         if (timer := self._waiting[generation]) is not None:
             timer.cancel()
         self._waiting[generation] = (
-            None if until is None else self._loop.call_at(until, self._expire, generation)
+            None
+            if until is None
+            else self._pause.timer(until - self._loop.time(), self._expire, generation)
         )
 
     def _expire(self, generation: Generation) -> None:

@@ -1,8 +1,10 @@
 """What has happened to the node: each thing once in the log, and kept for page and commands.
 
-Kinds: `state` (a child's), `crash`, `resume`, `poison` (a request given up), `no room`, `evict`,
-`pressure`, `reload`, `drain`, `level` (of the log), `outage` (no model served for long),
-`loop held` (a path held the event loop). [front]
+Kinds: `state` (a child's), `crash`, `resume`, `poison` (a request given up), `weights changed` (an
+answer that no process can go on with), `package replaced` (the node has to be restarted), `no
+room`, `evict`, `pressure`, `reload`, `drain`, `pause` (of the whole node: its processes did not
+run), `level` (of the log), `outage` (no model served for long), `loop held` (a path held the event
+loop). [front]
 """
 
 from __future__ import annotations

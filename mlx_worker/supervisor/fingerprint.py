@@ -1,26 +1,93 @@
-"""What an answer hangs on besides its request: weights and versions. [front]"""
+"""Name what an answer depends on besides its request: weights and versions. [front]"""
 
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
-from typing import TYPE_CHECKING
+import logging
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Final
 
-import mlx_worker
+from mlx_worker.errors import WeightsChanged
+from mlx_worker.package_code import child_code
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from mlx_worker.supervisor.child import Facts
+    from mlx_worker.supervisor.events import Events
+
+OURS: Final = "mlx-worker"
+"""The name of this package among the versions."""
+
+SHOWN: Final = 12
+"""Hex digits of a hash that are told to people."""
 
 
-def fingerprint(facts: Facts) -> str:
-    """A short name of both, as a child last told them: `fp_` and 12 hex digits."""
-    versions = facts.versions | {"mlx-worker": mlx_worker.__version__}
+@dataclass(frozen=True)
+class Identity:
+    """The weights and versions of one process. Equal: both processes say the same words."""
+
+    weights: str
+    versions: tuple[tuple[str, str], ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short name: `fp_` and 12 hex digits."""
+        known = f"{self.weights} {list(self.versions)}"
+        return f"fp_{hashlib.sha256(known.encode()).hexdigest()[:SHOWN]}"
+
+
+def identity_of(facts: Facts) -> Identity:
+    """Return the identity of the process that said these facts of itself."""
     weights = facts.loaded.weights if facts.loaded else ""
-    return _named(weights, tuple(sorted(versions.items())))
+    return _interned(weights, tuple(sorted(facts.versions.items())))
 
 
 @lru_cache
-def _named(weights: str, versions: tuple[tuple[str, str], ...]) -> str:
-    """Asked for by every request."""
-    known = f"{weights} {list(versions)}"
-    return f"fp_{hashlib.sha256(known.encode()).hexdigest()[:12]}"
+def _interned(weights: str, versions: tuple[tuple[str, str], ...]) -> Identity:
+    """Return one object for equal identities: every request asks for its fingerprint."""
+    return Identity(weights, versions)
+
+
+@lru_cache
+def own_code() -> str:
+    """Return the version and the code's digest that the disk had when the node first asked."""
+    return child_code()
+
+
+def is_replaced(versions: Mapping[str, str]) -> bool:
+    """True if a process imported another version of this package than the node did."""
+    return versions.get(OURS, own_code()) != own_code()
+
+
+def note_replaced_package(events: Events, model: str, versions: Mapping[str, str]) -> None:
+    """Report that a new process runs other code than this node, and what to do."""
+    if is_replaced(versions):
+        events.happened(
+            "package replaced",
+            model,
+            level=logging.WARNING,
+            node=own_code(),
+            process=versions[OURS],
+            cure="restart the node",
+        )
+
+
+def weights_changed(model: str, before: Identity, now: Identity) -> WeightsChanged:
+    """Return the error of an answer that `before` began and only `now` could go on with."""
+    changes = "; ".join(_changes(before, now))
+    cure = "restart the node, then send" if is_replaced(dict(now.versions)) else "send"
+    return WeightsChanged(
+        f"the process of model {model!r} ended during this answer, and the next one differs"
+        f" ({changes}): its words would not belong to this answer; {cure} the request again"
+    )
+
+
+def _changes(before: Identity, now: Identity) -> Iterator[str]:
+    if before.weights != now.weights:
+        yield f"model files: {before.weights[:SHOWN]}, now {now.weights[:SHOWN]}"
+    old, new = dict(before.versions), dict(now.versions)
+    for name in sorted(old | new):
+        if old.get(name) != new.get(name):
+            yield f"{name}: {old.get(name, 'none')}, now {new.get(name, 'none')}"

@@ -22,7 +22,9 @@ from mlx_worker.wire import messages as m
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mlx_worker.supervisor.fingerprint import Identity
     from mlx_worker.supervisor.link import Told
+    from mlx_worker.supervisor.pause import Handle
 
 
 def as_error(failed: m.Failed) -> errors.WorkerError:
@@ -120,10 +122,13 @@ class Keeper(Protocol):
 class Generation:
     """A listener of the link on one side, a source of text on the other.
 
-    `crashes` counts the processes that died with it in their hands, `lost_by` says what happened
-    to the last that had it, in words; "" where none was lost. Seconds in `sign_every`.
+    `crashes` counts the processes that died with it in their hands, `crashed_in` are the child's
+    incarnations that did, `lost_by` says what happened to the last that had it, in words; "" where
+    none was lost. Seconds in `sign_every`.
     `request_id` is its name in the log. `first_token_at` and `ended_at` are on `time.perf_counter`,
-    as are the moments in `handed_over`, one a process that it was given to.
+    as are the moments in `handed_over`, one a process that it was given to. `identity`
+    is of the process that has it, or had it last. `deadline` is a
+    timer that the end cancels.
     """
 
     def __init__(
@@ -144,6 +149,8 @@ class Generation:
         self.losses: list[Loss] = []
         self.tokens: list[int] = []
         self.crashes = 0
+        self.crashed_in: list[int] = []
+        self.identity: Identity | None = None
         self.lost_by = ""
         self.has_left = False
         self.ending: Ending | None = None
@@ -161,7 +168,7 @@ class Generation:
         self._loop = asyncio.get_running_loop()
         self._last_taken = self._began = self._loop.time()
         self._started: asyncio.Future[m.Started] = self._loop.create_future()
-        self._deadline: asyncio.TimerHandle | None = None
+        self.deadline: Handle | None = None
 
     @property
     def age(self) -> float:
@@ -211,14 +218,15 @@ class Generation:
             self._lost_at = now
 
     @property
+    def has_begun(self) -> bool:
+        """True if a process has begun the answer: its client may know of which weights."""
+        return self._started.done() and not self._started.exception()
+
+    @property
     def kv_tokens(self) -> int:
         """Tokens that a child has KV of for it, as far as it has told."""
         begun = self._started.done() and not self._error
         return self._started.result().prompt_tokens + len(self.tokens) if begun else 0
-
-    def end_by(self, deadline: float, error: errors.WorkerError) -> None:
-        """Fail with this error unless it has ended by then, on the loop's clock."""
-        self._deadline = self._loop.call_at(deadline, self._keeper.overdue, self, error)
 
     def fail(self, error: errors.WorkerError) -> None:
         """Nothing more will come, and this is why."""
@@ -266,8 +274,8 @@ class Generation:
         self.ended_at = time.perf_counter()
         self._ended.set()
         self._reader()
-        if self._deadline is not None:
-            self._deadline.cancel()
+        if self.deadline is not None:
+            self.deadline.cancel()
         if self._error is not None and not self._started.done():
             self._started.set_exception(self._error)
             self._started.exception()  # whoever asks is told; nobody has to

@@ -32,11 +32,12 @@ from mlx_worker.supervisor.call import Answer, Call
 from mlx_worker.supervisor.child import Child
 from mlx_worker.supervisor.dispatch import Dispatch
 from mlx_worker.supervisor.events import Events
-from mlx_worker.supervisor.fingerprint import fingerprint
+from mlx_worker.supervisor.fingerprint import own_code
 from mlx_worker.supervisor.generation import Generation
 from mlx_worker.supervisor.idle import IdleTimer
 from mlx_worker.supervisor.lifecycle import Lifecycle
 from mlx_worker.supervisor.memory import kv_budget
+from mlx_worker.supervisor.pause import PauseDetector, tick_for
 from mlx_worker.supervisor.pressure import Pressure
 from mlx_worker.supervisor.reconfigure import Changes, compare, load_of, with_known_folders
 from mlx_worker.supervisor.restart import RestartWindow
@@ -85,6 +86,7 @@ class Served:
         child: Child,
         ids: Iterator[int],
         resume: ResumePolicy,
+        pause: PauseDetector,
         on_end: Callable[[], None],
         events: Events,
     ) -> None:
@@ -96,7 +98,7 @@ class Served:
         self._on_end = on_end
         self.admission = Admission(config.id, config.max_concurrency, config.max_queue)
         self.warm_set = WarmSet(config.warm)
-        self.dispatch = Dispatch(child, ids, resume, self._ended, events)
+        self.dispatch = Dispatch(child, ids, resume, pause, self._ended, events)
         self.idle = IdleTimer(config.idle_timeout, child.unload)
 
     @property
@@ -167,11 +169,6 @@ class Served:
         self.idle.used()
         self._on_end()
 
-    @property
-    def fingerprint(self) -> str:
-        """The weights and versions that answer now."""
-        return fingerprint(self.child.facts)
-
 
 class Node:
     """The children by model, in the order of the configuration."""
@@ -188,17 +185,19 @@ class Node:
         command: Sequence[str],
         folders: FolderAccess,
     ) -> None:
+        own_code()  # of now, before anything can be replaced on the disk
         self._timings = timings
         self._policy = policy
         self._resume = resume
-        self.standby = Standby(command, standby, self._restarts(), self._is_busy)
+        self._loop = asyncio.get_running_loop()
+        self.events = Events()
+        self._pause = PauseDetector(self._loop, tick_for(timings), self._paused)
+        self.standby = Standby(command, standby, self._restarts(), self._is_busy, self._pause)
         self._ids = itertools.count(1)
         self._background: set[asyncio.Task[Any]] = set()
         self._hurry = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
         self._watch: asyncio.TimerHandle | None = None
         self.draining = False
-        self.events = Events()
         self.models: dict[str, Served] = {}
         self._leaving: set[Served] = set()
         self.room = Room(memory_limit, self._everybody, self.events)
@@ -227,6 +226,7 @@ class Node:
             Lifecycle(self._timings, self._restarts()),
             self._timings,
             launch=self.standby.launch,
+            pause=self._pause,
             on_entered=lambda state: self._entered(served, state),
             on_progress=progressed,
             is_busy=lambda: served.is_busy,
@@ -234,8 +234,19 @@ class Node:
             events=self.events,
             on_retry_due=retry,
         )
-        served = Served(planned, child, self._ids, self._resume, self.room.changed, self.events)
+        served = Served(
+            planned,
+            child,
+            self._ids,
+            self._resume,
+            self._pause,
+            self.room.changed,
+            self.events,
+        )
         return served
+
+    def _paused(self, seconds: float) -> None:
+        self.events.happened("pause", seconds=round(seconds, 1))
 
     def _restarts(self) -> RestartWindow:
         return RestartWindow(self._policy, random.Random())  # noqa: S311  (no secret: jitter)
@@ -322,6 +333,7 @@ class Node:
             served.idle.close()
         if self._watch is not None:
             self._watch.cancel()
+        self._pause.close()
         for task in self._background:
             task.cancel()
 
@@ -330,7 +342,9 @@ class Node:
             asyncio.create_task(self._all_have_ended()),
             asyncio.create_task(self._hurry.wait()),
         }
-        await asyncio.wait(either, timeout=self._timings.drain, return_when=asyncio.FIRST_COMPLETED)
+        with contextlib.suppress(TimeoutError):
+            async with self._pause.timeout(self._timings.drain):
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         for task in either:
             task.cancel()
         await asyncio.wait(either)
@@ -385,7 +399,7 @@ class Node:
         """End a model that is served no more, as a node that drains would."""
         served.retired = True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._timings.drain):
+            async with self._pause.timeout(self._timings.drain):
                 await served.dispatch.drain()
         self.starter.forget(served)
         served.child.stop()
@@ -474,23 +488,29 @@ class Node:
         return known
 
     async def generate(
-        self, served: Served, request: m.ChatRequest, session: str = "", request_id: str = ""
+        self,
+        served: Served,
+        request: m.ChatRequest,
+        session: str = "",
+        request_id: str = "",
+        key: str = "",
     ) -> Generation:
         """Take a request on, waiting for a place. Raises the refusal if it cannot be.
 
         A model that is on its way may take `load_wait` to come; what was taken on waits for it.
         `session` is the caller's own name for its conversation, "" where it gave none;
-        `request_id` its name in the log.
+        `request_id` its name in the log, `key` the name of the API key that it came with.
         """
-        until = self._loop.time() + self._resume.load_wait
+        began = self._loop.time()
         limit = served.config.request_timeout
-        deadline = None if limit is None else self._loop.time() + limit
-        self._check(served, until)
+        self._check(served, began + self._resume.load_wait)
         try:
-            async with asyncio.timeout_at(deadline):
-                await served.admission.enter(session)
+            async with self._pause.timeout(limit):
+                await served.admission.enter(session, key)
         except TimeoutError:
             raise _timed_out(served) from None
+        began = self._pause.since(began)
+        until = began + self._resume.load_wait
         try:
             self._check(served, until)
         except BaseException:
@@ -503,8 +523,10 @@ class Node:
             sign_every=self._resume.sign_every,
             request_id=request_id,
         )
-        if deadline is not None:
-            generation.end_by(deadline, _timed_out(served))
+        if limit is not None:
+            rest = began + limit - self._loop.time()
+            overdue = served.dispatch.overdue
+            generation.deadline = self._pause.timer(rest, overdue, generation, _timed_out(served))
         served.dispatch.submit(generation, until)
         return generation
 
@@ -566,7 +588,7 @@ class Node:
         self._refuse_if_draining()
         with served.needed():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._resume.load_wait):
+                async with self._pause.timeout(self._resume.load_wait):
                     await self._until_settled(served)
             self._check(served, until=0.0)
             id_ = next(self._ids)
@@ -590,7 +612,7 @@ class Node:
             self.starter.bring(served)
             if isinstance(child.held_back, MemoryFull | ModelLoading):
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._resume.timeout):
+                    async with self._pause.timeout(self._resume.timeout):
                         await child.reached(*(it for it in State if it is not State.STOPPED))
         await child.settled()
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.supervisor.launch import Launched
     from mlx_worker.supervisor.link import Fact
+    from mlx_worker.supervisor.pause import PauseDetector
     from mlx_worker.supervisor.restart import RestartWindow
     from mlx_worker.supervisor.states import Event
 
@@ -131,11 +132,13 @@ class Standby:
         policy: StandbyPolicy,
         deaths: RestartWindow,
         busy: Callable[[], bool],
+        pause: PauseDetector,
     ) -> None:
         self._command = command
         self._policy = policy
         self._deaths = deaths
         self._busy = busy
+        self._pause = pause
         self._loop = asyncio.get_running_loop()
         self._not_before = self._loop.time() + policy.calm
         self._spares: dict[Spare, asyncio.Task[None]] = {}
@@ -196,7 +199,7 @@ class Standby:
 
     def _look_after(self, spare: Spare) -> None:
         patience = self._policy.silence if spare.hello else self._policy.start
-        if self._loop.time() - spare.heard_at > patience:
+        if self._loop.time() - self._pause.since(spare.heard_at) > patience:
             spare.end(now=True)
         else:
             spare.ping()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mlx_worker.child.imported_code import ImportedCode
 from mlx_worker.child.service import Service
 from mlx_worker.wire import messages as m
 
@@ -53,7 +54,7 @@ def front() -> Front:
 
 @pytest.fixture
 def service(gpu: Gpu, front: Front) -> Any:
-    made: Any = Service(front)  # type: ignore[arg-type]
+    made: Any = Service(front, ImportedCode())  # type: ignore[arg-type]
     made._engine = gpu
     return made
 

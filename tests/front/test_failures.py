@@ -79,6 +79,40 @@ async def test_a_request_that_fells_every_child_is_refused_for_good(
     assert (await front.chat("one two three")).text == "one two three"
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_answer_whose_weights_were_replaced_ends_with_an_error(
+    serve: Serve, tmp_path: Path, stream: bool, path: str
+) -> None:
+    plan = tmp_path / "plan"
+    plan.write_text("--weights old --die-after-tokens 2\n--weights new")
+    front = await serve("--plan", plan)
+    turns = [{"role": "user", "content": "one two three"}]
+    field = "input" if path.endswith("responses") else "messages"
+    answer = await front.ask(path, {field: turns, "stream": stream, "model": "m", "max_tokens": 9})
+    told = answer.body.decode()
+    assert "model files: old, now new" in told
+    assert "three" not in told.replace("one two three", "")
+    if stream:
+        assert answer.status == 200
+    else:
+        assert answer.status == 500
+        assert answer.headers["X-Should-Retry"] == "false"
+    await front.reaches(state="ready", status="healthy")
+
+
+async def test_choices_of_two_processes_with_other_weights_are_not_one_answer(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """The first choice is whole before the second has its turn, in the next process."""
+    plan = tmp_path / "plan"
+    plan.write_text("--weights old --die-after-tokens 0 --only second\n--weights new")
+    front = await serve("--plan", plan, models=(model(max_concurrency=1),))
+    body = {"model": "m", "prompt": ["first", "second one"]}
+    answer = await front.ask("/v1/completions", body)
+    assert (answer.status, answer.error["code"]) == (500, "weights_changed")
+
+
 async def test_a_stream_that_waits_for_its_model_gets_comments_while_that_loads(
     serve: Serve, tmp_path: Path, pace: Fifo, hold: Fifo
 ) -> None:

@@ -2,12 +2,14 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 from msgspec.structs import replace as with_
 
-from mlx_worker.config import SupervisorConfig
+from mlx_worker.config import ServerConfig, SupervisorConfig
 from mlx_worker.sizes import Limit
 from mlx_worker.supervisor.memory import PROCESS_BYTES
+from mlx_worker.supervisor.states import State
 from tests.front.asking import PROMPT, Answer, Serve, asked, model
 from tests.scripted import PATIENT, QUICK, Fifo, eventually, soon
 
@@ -166,6 +168,53 @@ async def test_a_noisy_session_gives_way_to_another_in_a_full_line(
     pace.let(3)
     said = [(await soon(it)).text for it in (first, noisy[0], calm)]
     assert said == ["zero", "one", "calm"]
+
+
+async def test_a_nameless_flood_of_one_key_gives_way_to_another_key(
+    serve: Serve, pace: Fifo, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("alice:sk-of-alice-0123456789\nbob:sk-of-bob-0123456789\n")
+    keys.chmod(0o600)
+    front = await serve(
+        "--pace",
+        pace.path,
+        models=(model(max_concurrency=1, max_queue=8),),
+        server=ServerConfig(api_keys_file=keys),
+        wait=False,
+    )
+    served = front.node.models["m"]
+    await soon(served.child.reached(State.READY))
+
+    def ask(text: str, who: str) -> asyncio.Task[Answer]:
+        key = f"Bearer sk-of-{who}-0123456789"
+        return asyncio.ensure_future(
+            front.ask("/v1/chat/completions", asked(text), Authorization=key)
+        )
+
+    async def waiting(count: int) -> None:
+        async def so() -> bool:
+            return served.admission.queued == count
+
+        await eventually(so)
+
+    flood = [ask("first", "alice")]
+    for number in range(8):
+        await waiting(number)
+        flood.append(ask(f"word{number}", "alice"))
+    await waiting(8)
+    calm = [ask(f"calm{number}", "bob") for number in range(4)]
+    refused = [await soon(flood.pop()) for _ in range(4)]
+    assert [it.status for it in refused] == [429] * 4
+    order: list[str] = []
+    pending = {*flood, *calm}
+    while pending:
+        pace.let(1)
+        done, pending = await soon(asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED))
+        order += [it.result().text for it in done]
+    first, *others = order
+    assert first == "first"
+    assert [text.startswith("calm") for text in others] == [False, True] * 4
 
 
 # --- the configuration ----------------------------------------------------------------------

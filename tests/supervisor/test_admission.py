@@ -196,6 +196,23 @@ async def test_a_full_line_takes_one_of_less_and_refuses_the_last_of_the_session
     assert await turns(admission, [noisy[0], calm, stranger]) == [0, 1, 2]
 
 
+async def test_a_flood_of_one_key_neither_delays_nor_displaces_another_key() -> None:
+    """The flood names no session, or a new one each time: that is its own word only."""
+    admission = await full(max_queue=40)
+    flood = [
+        asyncio.create_task(admission.enter(f"s{number}" if number % 2 else "", "flood"))
+        for number in range(40)
+    ]
+    await settle()
+    calm = [asyncio.create_task(admission.enter("", "calm")) for _ in range(20)]
+    await settle()
+    assert admission.queued == 40
+    for it in flood[20:]:
+        assert isinstance(it.exception(), QueueFull)
+    order = await turns(admission, [*flood[:20], *calm])
+    assert [place >= 20 for place in order] == [False, True] * 20
+
+
 async def test_more_places_are_given_to_those_who_wait() -> None:
     admission = await full(places=1)
     tasks = await waiting(admission, 3)
@@ -274,7 +291,8 @@ class Crowd:
         match act:
             case "arrive":
                 session = ("", "a", "b")[who % 3]
-                self.callers.append(asyncio.create_task(self.admission.enter(session)))
+                entering = self.admission.enter(session, f"key {len(self.callers) % 2}")
+                self.callers.append(asyncio.create_task(entering))
             case "leave" if self.inside():
                 self.gone += 1
                 self.admission.leave()

@@ -22,6 +22,7 @@ from mlx_worker.supervisor.events import Events
 from mlx_worker.supervisor.generation import Generation
 from mlx_worker.supervisor.launch import launch
 from mlx_worker.supervisor.lifecycle import Lifecycle, Timings
+from mlx_worker.supervisor.pause import PauseDetector
 from mlx_worker.supervisor.restart import RestartPolicy, RestartWindow
 from mlx_worker.supervisor.states import State
 from mlx_worker.wire import messages as m
@@ -51,6 +52,7 @@ async def child_of(
     on_entered: Callable[[State], None] = lambda _: None,
 ) -> AsyncIterator[Child]:
     """A child that was told to start; in the end its process is gone."""
+    pause = PauseDetector(asyncio.get_running_loop(), timings.ping)
     child = Child(
         m.Load(
             model="model",
@@ -66,6 +68,7 @@ async def child_of(
         on_entered=on_entered,
         on_progress=lambda: None,
         launch=partial(launch, command),
+        pause=pause,
         is_busy=lambda: False,
         take_lost=list,
         events=Events(),

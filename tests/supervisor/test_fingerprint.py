@@ -1,28 +1,47 @@
-"""A short name for weights and versions."""
+"""A short name for weights and versions, and what is said where they differ."""
 
 import re
 
 from mlx_worker.supervisor.child import Facts
-from mlx_worker.supervisor.fingerprint import fingerprint
+from mlx_worker.supervisor.fingerprint import (
+    Identity,
+    identity_of,
+    is_replaced,
+    own_code,
+    weights_changed,
+)
 from mlx_worker.wire import messages as m
 
 
-def told(weights: str, **versions: str) -> Facts:
-    return Facts(loaded=m.Loaded(4096, 1, weights=weights), versions=versions)
+def told(weights: str, **versions: str) -> Identity:
+    return identity_of(Facts(loaded=m.Loaded(4096, 1, weights=weights), versions=versions))
 
 
 def test_it_is_the_same_for_the_same_weights_and_versions_in_any_order() -> None:
-    one = fingerprint(told("ab", mlx="1", mlx_lm="2"))
-    assert one == fingerprint(told("ab", mlx_lm="2", mlx="1"))
-    assert re.fullmatch(r"fp_[0-9a-f]{12}", one)
+    one = told("ab", mlx="1", mlx_lm="2")
+    assert one == told("ab", mlx_lm="2", mlx="1")
+    assert re.fullmatch(r"fp_[0-9a-f]{12}", one.fingerprint)
 
 
 def test_it_is_another_for_other_weights_or_versions() -> None:
-    names = {
-        fingerprint(told("ab", mlx="1")),
-        fingerprint(told("ac", mlx="1")),
-        fingerprint(told("ab", mlx="2")),
-        fingerprint(told("ab", mlx="1", mlx_lm="1")),
-        fingerprint(Facts()),
-    }
-    assert len(names) == 5
+    identities = [
+        told("ab", mlx="1"),
+        told("ac", mlx="1"),
+        told("ab", mlx="2"),
+        told("ab", mlx="1", mlx_lm="1"),
+        identity_of(Facts()),
+    ]
+    assert len({it.fingerprint for it in identities}) == len(set(identities)) == 5
+
+
+def test_the_error_names_what_changed_and_only_that() -> None:
+    error = weights_changed("m", told("ab", mlx="1", lm="1"), told("ab", mlx="2", lm="1"))
+    assert "(mlx: 1, now 2)" in error.message
+    assert error.message.endswith("; send the request again")
+    assert not error.resend
+
+
+def test_a_process_that_tells_no_version_of_this_package_is_not_taken_for_a_newer_one() -> None:
+    assert not is_replaced({"mlx": "1"})
+    assert not is_replaced({"mlx-worker": own_code()})
+    assert is_replaced({"mlx-worker": "0.0.1"})

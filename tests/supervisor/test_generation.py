@@ -245,7 +245,7 @@ async def test_leaving_after_the_end_says_nothing(last_word: m.Done | m.Failed) 
 
 async def test_what_is_not_done_by_its_deadline_fails_and_what_comes_later_is_not_heard() -> None:
     heard = Heard()
-    heard.it.end_by(0.0, RequestTimedOut("too late"))
+    heard.overdue(heard.it, RequestTimedOut("too late"))
     with pytest.raises(RequestTimedOut):
         await soon(taken(heard.it))
     heard.hear(m.Done(1, "cancelled", 3, ""))
@@ -256,7 +256,8 @@ async def test_what_is_not_done_by_its_deadline_fails_and_what_comes_later_is_no
 async def test_what_is_done_has_no_deadline_any_more() -> None:
     heard = Heard()
     loop = asyncio.get_running_loop()
-    heard.it.end_by(loop.time() + 0.05, RequestTimedOut("too late"))
+    error = RequestTimedOut("too late")
+    heard.it.deadline = loop.call_later(0.05, heard.overdue, heard.it, error)
     heard.hear(STARTED, m.Done(1, "stop", 1, "hello"))
     passed = asyncio.Event()
     loop.call_later(0.1, passed.set)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_worker.supervisor.line import Line
+from mlx_worker.supervisor.line import Line, Place
 from tests.counted import calls
 
 if TYPE_CHECKING:
@@ -25,72 +25,124 @@ def turn() -> Iterator[Callable[[], Turn]]:
     loop.close()
 
 
+class Lists:
+    """A line as lists of lists: keys in the order of their turns, each with its sessions so."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, dict[object, list[Turn]]] = {}
+
+    def add(self, place: Place, turn: Turn) -> None:
+        self.keys.setdefault(place.key, {}).setdefault(place.session, []).append(turn)
+
+    def take(self) -> Turn:
+        key = next(iter(self.keys))
+        session, turns = next(iter(self.keys[key].items()))
+        first = turns[0]
+        self.drop(Place(key, session), first)
+        if key in self.keys:
+            sessions = self.keys.pop(key)
+            self.keys[key] = sessions
+            if session in sessions:
+                sessions[session] = sessions.pop(session)
+        return first
+
+    def drop(self, place: Place, turn: Turn) -> None:
+        sessions = self.keys[place.key]
+        sessions[place.session].remove(turn)
+        if not sessions[place.session]:
+            del sessions[place.session]
+        if not sessions:
+            del self.keys[place.key]
+
+    def of_key(self, key: str) -> int:
+        return sum(map(len, self.keys.get(key, {}).values()))
+
+    def of(self, place: Place) -> list[Turn]:
+        return self.keys.get(place.key, {}).get(place.session, [])
+
+    def check_yielding(self, place: Place, yielding: tuple[Place, Turn] | None) -> None:
+        most = max(map(self.of_key, self.keys), default=0)
+        own = max(map(len, self.keys.get(place.key, {}).values()), default=0)
+        if yielding is None:
+            assert most <= self.of_key(place.key) + 1
+            assert own <= len(self.of(place)) + 1
+            return
+        loser, turn = yielding
+        assert self.of(loser)[-1] is turn
+        assert len(self.of(loser)) == max(map(len, self.keys[loser.key].values()))
+        if loser.key == place.key:
+            assert most <= self.of_key(place.key) + 1
+            assert len(self.of(loser)) > len(self.of(place)) + 1
+        else:
+            assert self.of_key(loser.key) == most > self.of_key(place.key) + 1
+
+
 ACTS = st.lists(
-    st.tuples(st.sampled_from(("add", "take", "drop", "yield")), st.integers(0, 3)), max_size=40
+    st.tuples(
+        st.sampled_from(("add", "add", "take", "drop", "yield")),
+        st.builds(Place, st.sampled_from("ab"), st.integers(0, 2)),
+    ),
+    max_size=60,
 )
 
 
 @given(acts=ACTS)
 def test_it_does_what_lists_of_lists_do(
-    turn: Callable[[], Turn], acts: list[tuple[str, int]]
+    turn: Callable[[], Turn], acts: list[tuple[str, Place]]
 ) -> None:
-    line = Line()
-    sessions: list[int] = []
-    waiting: dict[int, list[Turn]] = {}
-
-    def gone(session: int, it: Turn) -> None:
-        waiting[session].remove(it)
-        if not waiting[session]:
-            del waiting[session]
-            sessions.remove(session)
-
-    for act, who in acts:
+    line, lists = Line(), Lists()
+    for act, place in acts:
         if act == "add":
             it = turn()
-            line.add(who, it)
-            waiting.setdefault(who, []).append(it)
-            if who not in sessions:
-                sessions.append(who)
-        elif act == "drop" and who in waiting:
-            it = waiting[who][-1]
-            line.drop(who, it)
-            line.drop(who, it)
-            gone(who, it)
-        elif act == "yield" and sessions:
-            session, it = line.last_of_most()
-            assert isinstance(session, int)
-            assert waiting[session][-1] is it
-            assert len(waiting[session]) == max(map(len, waiting.values()))
-        elif act == "take" and sessions:
-            first = sessions[0]
-            it = waiting[first][0]
-            assert line.take() is it
-            gone(first, it)
-            if first in sessions:
-                sessions.append(sessions.pop(0))
-        assert len(line) == sum(map(len, waiting.values()))
-        assert line.most == max(map(len, waiting.values()), default=0)
-        assert [line.count(it) for it in range(4)] == [len(waiting.get(it, ())) for it in range(4)]
+            line.add(place, it)
+            lists.add(place, it)
+        elif act == "drop" and lists.of(place):
+            it = lists.of(place)[-1]
+            line.drop(place, it)
+            line.drop(place, it)
+            lists.drop(place, it)
+        elif act == "take" and len(line):
+            assert line.take() is lists.take()
+        elif act == "yield":
+            lists.check_yielding(place, line.yields_to(place))
+        assert len(line) == sum(map(lists.of_key, lists.keys))
 
 
-def work(turn: Callable[[], Turn], waiting: int) -> int:
+def test_a_flood_without_names_waits_for_its_own_turns_only(turn: Callable[[], Turn]) -> None:
+    """Forty of one key, each a session of its own, are one turn beside each of another's."""
+    line = Line()
+    for number in range(40):
+        line.add(Place("flood", number), turn())
+    calm = [turn() for _ in range(5)]
+    for it in calm:
+        line.add(Place("calm", "s"), it)
+    order = [line.take() for _ in range(len(line))]
+    assert [order.index(it) for it in calm] == [1, 3, 5, 7, 9]
+
+
+@pytest.mark.parametrize("sessions_each", [1, 3])
+def test_coming_yielding_and_taking_turns_cost_the_same_in_a_line_of_any_length(
+    turn: Callable[[], Turn], sessions_each: int
+) -> None:
+    assert 0 < work(turn, 10_000, sessions_each) <= work(turn, 10, sessions_each)
+
+
+def work(turn: Callable[[], Turn], waiting: int, sessions_each: int) -> int:
     """Calls made by coming, yielding and having one's turn, where so many sessions wait."""
     line = Line()
-    for session in range(waiting):
-        for _ in range(1 + session % 3):
-            line.add(session, turn())
+    for number in range(waiting):
+        place = Place(f"key {number // sessions_each}", number)
+        for _ in range(2 + number % 3):
+            line.add(place, turn())
 
     def come_and_go() -> None:
-        line.add("late", turn())
-        line.drop(*line.last_of_most())
+        late = Place("late", "late")
+        yielding = line.yields_to(late)
+        assert yielding is not None
+        line.add(late, turn())
+        line.drop(*yielding)
         line.take()
 
     made = calls(come_and_go)
     assert len(line) >= waiting
     return made.total()
-
-
-def test_coming_yielding_and_taking_turns_cost_the_same_in_a_line_of_any_length(
-    turn: Callable[[], Turn],
-) -> None:
-    assert 0 < work(turn, 10_000) <= work(turn, 10)

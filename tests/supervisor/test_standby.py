@@ -15,6 +15,7 @@ import pytest
 
 from mlx_worker.supervisor.link import Owner
 from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.pause import PauseDetector
 from mlx_worker.supervisor.restart import RestartPolicy, RestartWindow
 from mlx_worker.supervisor.standby import Standby, StandbyPolicy
 from mlx_worker.supervisor.states import State
@@ -67,11 +68,13 @@ async def standby_of(
     deaths: RestartPolicy = AT_ONCE,
     busy: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[Standby]:
-    standby = Standby(command, policy, RestartWindow(deaths, Random(1)), busy)
+    pause = PauseDetector(asyncio.get_running_loop(), policy.ping)
+    standby = Standby(command, policy, RestartWindow(deaths, Random(1)), busy, pause)
     try:
         yield standby
     finally:
         await soon(standby.close())
+        pause.close()
 
 
 # --- taking -------------------------------------------------------------------------------
