@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import platformdirs
 
+from mlx_worker.addresses import read_network
 from mlx_worker.errors import ConfigError
 from mlx_worker.sizes import Limit, Size
 from mlx_worker.typed import explain
@@ -72,7 +73,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     the machine's own.
 
     Without `api_keys_file` (and without keys in the environment) everybody who reaches the port
-    may ask: on another host than loopback that has to be said, by `insecure`. `tls_cert` and
+    may ask: on another host than loopback that has to be said, by `insecure`. Addresses in
+    `trusted` need no key for models, health, cache, warming and generation. `tls_cert` and
     `tls_key` are PEM files, both or neither. Pages of `cors_origins` may ask from a browser.
     At most `max_connections` do work at a time. One that has not sent a whole request for
     `idle_timeout` seconds is closed; a body may pause for `body_timeout`, and a client that takes
@@ -86,6 +88,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host_names: tuple[Name, ...] = ()
     api_keys_file: Path | None = None
     insecure: bool = False
+    trusted: tuple[Name, ...] = ()
     tls_cert: Path | None = None
     tls_key: Path | None = None
     cors_origins: tuple[Origin, ...] = ()
@@ -373,17 +376,30 @@ def is_loopback(host: str) -> bool:
 
 def _check_border(server: ServerConfig, complain: _Complaint) -> None:
     keyed = server.api_keys_file is not None or KEYS_VARIABLE in os.environ
-    if not (keyed or server.insecure or is_loopback(server.host)):
+    _check_trusted(server, complain, keyed=keyed)
+    if not (keyed or server.trusted or server.insecure or is_loopback(server.host)):
         raise complain(
             "server.host",
             f"{server.host!r} can be reached by others, and there are no API keys: set"
-            f" server.api_keys_file or {KEYS_VARIABLE}, or server.insecure = true",
+            f" server.api_keys_file, {KEYS_VARIABLE} or server.trusted, or server.insecure = true",
         )
     if (server.tls_cert is None) != (server.tls_key is None):
         given, missing = ("tls_cert", "tls_key") if server.tls_cert else ("tls_key", "tls_cert")
         raise complain(f"server.{given}", f"needs server.{missing} beside it")
     if "*" in server.cors_origins and len(server.cors_origins) > 1:
         raise complain("server.cors_origins", "'*' is every origin: the others say nothing")
+
+
+def _check_trusted(server: ServerConfig, complain: _Complaint, *, keyed: bool) -> None:
+    for k, text in enumerate(server.trusted):
+        try:
+            read_network(text)
+        except ValueError as error:
+            raise complain(f"server.trusted[{k}]", str(error)) from error
+    if server.trusted and server.insecure and not keyed:
+        raise complain(
+            "server.trusted", "has no effect: without keys, server.insecure lets every address ask"
+        )
 
 
 def _check_telemetry(telemetry: TelemetryConfig, complain: _Complaint) -> None:

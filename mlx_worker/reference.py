@@ -47,6 +47,9 @@ WORDS: Final[Mapping[str, str]] = {
     "server.api_keys_file": "Lines `name:key`, `#` comments; readable by its owner alone. Keys may "
     "stand in `$MLX_WORKER_API_KEYS` too. Without any, everybody who reaches the port may ask.",
     "server.insecure": "Allows a host that others can reach without any key.",
+    "server.trusted": 'Addresses and networks, such as `"10.0.0.0/24"`, that need no key for '
+    "models, health, cache, warming and generation. With this list and no key, no other address may ask, "
+    "and what needs a key (`/admin`, `/metrics`) is refused.",
     "server.tls_cert": "Certificate chain, PEM; together with `tls_key`.",
     "server.tls_key": "Its private key, PEM, without a password.",
     "server.cors_origins": 'Origins of pages that may ask from a browser, or `["*"]`.',

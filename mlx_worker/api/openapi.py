@@ -32,7 +32,7 @@ tolerated; a known one that this node cannot honour is a 400 with its name. What
 404 (`no_such_path`), a method that is not at a path a 405 (`wrong_method`, with `Allow`), what is
 no HTTP a 400 (`not_http`), a connection too many a 503 (`too_many_connections`, with `Retry-After`;
 not for health). Where the node has keys, all but `/health/live` and `/health/ready` asks for
-one."""
+one; not from an address in `server.trusted`, for models, health, cache, warming and generation."""
 
 _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},
