@@ -108,13 +108,21 @@ def has_ended(process: psutil.Process) -> bool:
 
 
 def config_text(
-    models: Mapping[str, Path], *, server: str = "", supervisor: str = "", extra: str = ""
+    models: Mapping[str, Path],
+    *,
+    server: str = "",
+    supervisor: str = "",
+    extra: str | Mapping[str, str] = "",
 ) -> str:
-    """A configuration that serves these folders on a free port; the first is the default."""
+    """A configuration that serves these folders on a free port; the first is the default.
+
+    `extra` is what each model's section has besides, or what that of each name has.
+    """
     text = f'[server]\nhost = "127.0.0.1"\nport = 0\n{server}\n[supervisor]\n{supervisor}\n'
     for i, (name, folder) in enumerate(models.items()):
         default = "true" if i == 0 else "false"
-        text += f'[[models]]\nid = "{name}"\npath = "{folder}"\ndefault = {default}\n{extra}\n'
+        more = extra if isinstance(extra, str) else extra[name]
+        text += f'[[models]]\nid = "{name}"\npath = "{folder}"\ndefault = {default}\n{more}\n'
     return text
 
 
@@ -125,7 +133,7 @@ def running_node(
     *,
     server: str = "",
     supervisor: str = "",
-    extra: str = "",
+    extra: str | Mapping[str, str] = "",
     command: Sequence[str] = COMMAND,
 ) -> Iterator[RunningNode]:
     """A node from a configuration file; whatever is left of it at the end is killed."""

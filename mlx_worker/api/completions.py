@@ -16,7 +16,6 @@ from mlx_worker.api.dialect import Call, decode
 from mlx_worker.api.fields import (
     Samplers,
     Stop,
-    TokenId,
     first_given,
     no_defaults,
     refuse_unsupported,
@@ -25,8 +24,8 @@ from mlx_worker.api.fields import (
     stop_words,
 )
 from mlx_worker.api.shapes import constraint_of
-from mlx_worker.config import Tokens
 from mlx_worker.errors import InvalidRequest
+from mlx_worker.sampler_types import TokenId, Tokens
 from mlx_worker.wire.messages import ChatRequest
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def parse(
     defaults = defaults_of(asked.model)
     prompts = _prompts(asked)
     _refuse(asked)
-    seed = seed_of(asked)
+    seed = seed_of(asked, defaults)
     chats = [
         ChatRequest(
             messages=[],

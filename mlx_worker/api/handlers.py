@@ -17,6 +17,7 @@ from mlx_worker.api.completions_reply import CompletionReply
 from mlx_worker.api.dialect import Call, decode
 from mlx_worker.api.front import FRONT
 from mlx_worker.api.messages_reply import MessagesReply
+from mlx_worker.api.model_settings import chat_with_settings, with_settings
 from mlx_worker.api.problems import answer
 from mlx_worker.api.relay import relay
 from mlx_worker.api.responses_reply import ResponsesReply
@@ -95,7 +96,8 @@ def _parsed(
 ) -> tuple[C, Served]:
     node = request.app[FRONT].node
     call = parse(body, lambda name: node.find(name).config.defaults)
-    return call, node.find(call.model)
+    served = node.find(call.model)
+    return with_settings(call, served.config), served
 
 
 async def _relayed(
@@ -118,7 +120,8 @@ async def count_tokens(request: web.Request) -> web.Response:
     """`POST /v1/messages/count_tokens`: what the model would read, special tokens and all."""
     node = request.app[FRONT].node
     name, chat_ = messages.parse_to_count(await read_body(request))
-    tokens = await node.tokenize(node.find(name), chat_)
+    served = node.find(name)
+    tokens = await node.tokenize(served, chat_with_settings(chat_, served.config))
     return reply(answers.TokenCount(len(tokens)))
 
 

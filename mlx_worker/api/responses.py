@@ -27,8 +27,8 @@ from mlx_worker.api.fields import (
 )
 from mlx_worker.api.shapes import constraint_of, formatted, must_call
 from mlx_worker.api.turns import Turns
-from mlx_worker.config import Tokens
 from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.sampler_types import Tokens
 from mlx_worker.wire.messages import ChatRequest
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def parse(
     tools = asked.tools or []
     refuse_unsayable({"chat_template_kwargs": asked.chat_template_kwargs, "tools": tools})
     fitted(tools, list[FlatTool], "tools")
-    seed = seed_of(asked)
+    seed = seed_of(asked, defaults)
     chat = ChatRequest(
         messages=turns.made,
         sampling=sampling(asked, defaults, seed),

@@ -16,7 +16,7 @@ import msgspec
 
 from mlx_worker.api.dialect import COMMENT
 from mlx_worker.api.events import event
-from mlx_worker.wire.messages import BrokenCall, Reasoning, ToolCall, shown
+from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -165,6 +165,8 @@ class ResponsesReply:
                 yield from self._call(span)
             case Reasoning():
                 yield from self._say(self._reasoning, span.text)
+            case Notice():
+                self._warnings.append(span.problem)
             case _:
                 if isinstance(span, BrokenCall):
                     self._warnings.append(span.problem)

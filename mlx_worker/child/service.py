@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import psutil
 import setproctitle
+from msgspec.structs import replace
 
 from mlx_worker.child.footprint import footprint_of
 from mlx_worker.child.outbox import Outbox
@@ -29,7 +30,8 @@ from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.identity import weights_identity
 from mlx_worker.engine.kv_cost import measure
 from mlx_worker.engine.loading import read_model, weight_bytes
-from mlx_worker.engine.prompt import Prompt, check_tokens, prompt_of, warm_head
+from mlx_worker.engine.prompt import Prompt, check_tokens, warm_head
+from mlx_worker.engine.tool_offer import ToolOffers
 from mlx_worker.errors import (
     BadModelFolder,
     CacheError,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from mlx_worker.child.pipe import Pipe
     from mlx_worker.engine.constraint import Constraint
     from mlx_worker.engine.prompt_cache import CacheFacts
+    from mlx_worker.engine.tool_offer import Offer
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,7 @@ class _Ready:
     """A generation whose prompt is tokenized."""
 
     message: m.Generate
+    offer: Offer
     prompt: Prompt
     constraint: Constraint | None
 
@@ -103,6 +107,8 @@ class Service:
         # Ids on their way to the engine, and whether their client has left meanwhile.
         self._coming: dict[int, bool] = {}
         self._lock = threading.Lock()
+        # What the callers of running ids are to be told with the end of their answer.
+        self._notices: dict[int, str] = {}
 
     # --- the reader's thread ---
 
@@ -155,13 +161,16 @@ class Service:
 
     def _prepared(self, message: m.Generate | m.Warm) -> _Job:
         if isinstance(message, m.Warm):
-            return _ReadyToWarm(message, warm_head(self._tokenizer, message.system_prompt))
-        prompt = prompt_of(self._tokenizer, message.request)
-        return _Ready(message, prompt, self._constraints.of(message.request, prompt))
+            head = warm_head(self._tokenizer, message.system_prompt, message.template_kwargs)
+            return _ReadyToWarm(message, head)
+        offer = self._tools.adapt(message.request)
+        prompt = offer.prompt(self._tokenizer)
+        return _Ready(message, offer, prompt, self._constraints.of(offer.request, prompt))
 
     def _read(self, message: m.Tokenize | m.Detokenize) -> m.Tokenized | m.Detokenized:
         if isinstance(message, m.Tokenize):
-            return m.Tokenized(message.id, prompt_of(self._tokenizer, message.request).tokens)
+            prompt = self._tools.adapt(message.request).prompt(self._tokenizer)
+            return m.Tokenized(message.id, prompt.tokens)
         check_tokens(self._tokenizer, message.tokens, "tokens")
         return m.Detokenized(message.id, self._tokenizer.decode(message.tokens))
 
@@ -186,7 +195,10 @@ class Service:
         load = self._loads.get()
         setproctitle.setproctitle(f"mlx-worker: {load.model}")
         try:
-            model, self._tokenizer, own = read_model(Path(load.path), on_progress=self._progress)
+            model, self._tokenizer, own = read_model(
+                Path(load.path), on_progress=self._progress, chat_template=load.chat_template
+            )
+            self._tools = ToolOffers(self._tokenizer, load.tools)
             context = min(load.context_length or own, own)
             kv = measure(model)
             engine = Engine(
@@ -203,7 +215,8 @@ class Service:
             permanent = isinstance(error, PERMANENT)
             self._pipe.send([m.LoadFailed(str(error) or type(error).__name__, permanent)])
             raise
-        weights = weights_identity(Path(load.path))
+        configured = (load.chat_template or "", load.tools) if _differs(load) else ()
+        weights = weights_identity(Path(load.path), configured)
         facts = m.Loaded(context, weight_bytes(model), engine.unbatched, kv, weights)
         self._pipe.send([facts])
         return engine
@@ -242,7 +255,7 @@ class Service:
         try:
             begun = engine.admit(
                 id_,
-                job.message.request,
+                job.offer.request,
                 job.prompt,
                 replay=job.message.replay,
                 in_session=bool(job.message.session),
@@ -250,6 +263,8 @@ class Service:
             )
         except Exception as error:  # noqa: BLE001  (one bad request must not end the model)
             return [self._last_word(id_, error, request_id)]
+        if job.offer.notice:
+            self._notices[id_] = job.offer.notice
         return [begun] if begun else []
 
     def _warm(self, engine: Engine, job: _ReadyToWarm) -> list[m.Message]:
@@ -278,11 +293,26 @@ class Service:
 
     def _say(self, engine: Engine, messages: list[Any]) -> None:
         """One frame for all of it, with the cache's state where that changed."""
+        if self._notices:
+            messages = [self._with_notice(it) for it in messages]
         facts = engine.cache.facts
         if facts is not self._told:
             self._told = facts
             messages = [*messages, _cache_state(facts)]
         self._outbox.put(messages, goes_on=not engine.reads and self._jobs.empty())
+
+    def _with_notice(self, message: Any) -> Any:
+        """The last word on a generation with what its caller is to be told."""
+        if isinstance(message, m.Done | m.Failed):
+            notice = self._notices.pop(message.id, "")
+            if notice and isinstance(message, m.Done):
+                return replace(message, spans=[*message.spans, m.Notice(notice)])
+        return message
+
+
+def _differs(load: m.Load) -> bool:
+    """Does the configuration change what the folder alone would make of a prompt?"""
+    return load.chat_template is not None or load.tools != "refuse"
 
 
 def _note(error: Exception, request_id: str) -> None:

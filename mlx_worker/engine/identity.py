@@ -17,8 +17,10 @@ _WHOLE: Final = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat
 """Files that a model's words depend on, read to their end."""
 
 
-def weights_identity(folder: Path) -> str:
+def weights_identity(folder: Path, configured: tuple[str, ...] = ()) -> str:
     """SHA-256 hex over what a model's folder holds: the same wherever the folder lies.
+
+    `configured` is what the configuration puts in place of something in the folder.
 
     Weights are sampled all over, because two trainings of one shape differ nearly everywhere; the
     change of a single number may go unseen.
@@ -31,6 +33,8 @@ def weights_identity(folder: Path) -> str:
     for name in _WHOLE:
         if (folder / name).is_file():
             digest.update(f"{name}\n".encode() + (folder / name).read_bytes())
+    for text in configured:
+        digest.update(f"{len(text)} {text}\n".encode())
     return digest.hexdigest()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import platformdirs
 
-from mlx_worker.config import expanded
+from mlx_worker.config_paths import expand_user
 from mlx_worker.errors import ModelNotFoundError
 from mlx_worker.models.catalog import CATALOG
 from mlx_worker.models.folder import ModelFolder, inspect_folder
@@ -46,7 +46,7 @@ def locate(path_or_name: str, models_dir: Path, relative_to: Path | None = None)
 def _candidates(path_or_name: str, models_dir: Path, start: Path) -> list[Path]:
     if not path_or_name:
         return []
-    path = Path(os.path.normpath(start / expanded(Path(path_or_name))))
+    path = Path(os.path.normpath(start / expand_user(Path(path_or_name))))
     return [path] if _is_path(path_or_name) else [models_dir / path_or_name, path]
 
 

@@ -1,4 +1,4 @@
-"""What an answer hangs on besides its request: weights and versions. [front]"""
+"""What an answer hangs on besides its request: weights, versions, configured prompts. [front]"""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ from typing import TYPE_CHECKING
 import mlx_worker
 
 if TYPE_CHECKING:
+    from mlx_worker.config import ModelConfig
     from mlx_worker.supervisor.child import Facts
 
 
-def fingerprint(facts: Facts) -> str:
-    """A short name of both, as a child last told them: `fp_` and 12 hex digits."""
+def prompting(model: ModelConfig) -> str:
+    """Return what a configuration adds to the prompts of requests; "" for nothing."""
+    added = (model.system_prompt, model.chat_template_kwargs)
+    return repr(added) if any(added) else ""
+
+
+def fingerprint(facts: Facts, prompted: str = "") -> str:
+    """A short name of all, as a child last told the first two: `fp_` and 12 hex digits."""
     versions = facts.versions | {"mlx-worker": mlx_worker.__version__}
     weights = facts.loaded.weights if facts.loaded else ""
-    return _named(weights, tuple(sorted(versions.items())))
+    return _named(weights + prompted, tuple(sorted(versions.items())))
 
 
 @lru_cache

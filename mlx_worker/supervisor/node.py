@@ -32,7 +32,7 @@ from mlx_worker.supervisor.call import Answer, Call
 from mlx_worker.supervisor.child import Child
 from mlx_worker.supervisor.dispatch import Dispatch
 from mlx_worker.supervisor.events import Events
-from mlx_worker.supervisor.fingerprint import fingerprint
+from mlx_worker.supervisor.fingerprint import fingerprint, prompting
 from mlx_worker.supervisor.generation import Generation
 from mlx_worker.supervisor.idle import IdleTimer
 from mlx_worker.supervisor.lifecycle import Lifecycle
@@ -160,8 +160,8 @@ class Served:
 
     @property
     def fingerprint(self) -> str:
-        """The weights and versions that answer now."""
-        return fingerprint(self.child.facts)
+        """The weights, versions and configured prompts that answer now."""
+        return fingerprint(self.child.facts, prompting(self.config))
 
 
 class Node:
@@ -211,7 +211,7 @@ class Node:
             load_of(planned),
             Lifecycle(self._timings, self._restarts()),
             self._timings,
-            launch=self.standby.launch,
+            launch=lambda owner: self.standby.launch(owner, served.config.env),
             on_entered=lambda state: self._entered(served, state),
             on_progress=progressed,
             is_busy=lambda: served.is_busy,
@@ -475,7 +475,7 @@ class Node:
             warmed = await self._warm_once(served, system_prompt)
         if system_prompt:
             served.warm_set.warmed(system_prompt)
-        digest = hashlib.sha256(system_prompt.encode()).hexdigest() if system_prompt else ""
+        digest = hashlib.sha256(system_prompt.encode()).hexdigest()
         return WarmPrompt(digest, warmed.tokens, time.time() * 1000)
 
     async def _warm_once(self, served: Served, system_prompt: str) -> m.Warmed:
@@ -483,7 +483,9 @@ class Node:
             await self._until_settled(served)
             self._check(served, until=0.0)
             id_ = next(self._ids)
-            warmed = await self._call(served, id_, m.Warm(id_, system_prompt))
+            warmed = await self._call(
+                served, id_, m.Warm(id_, system_prompt, served.config.chat_template_kwargs)
+            )
         assert isinstance(warmed, m.Warmed)
         return warmed
 
