@@ -153,6 +153,7 @@ def build_app(
                     own_log,
                     history,
                     traces,
+                    server.reasoning_summaries,
                 )
                 children.start()
                 yield

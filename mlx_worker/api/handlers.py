@@ -58,7 +58,9 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 
 async def response(request: web.Request) -> web.StreamResponse:
     """`POST /v1/responses`."""
-    return await _generated(request, "responses", responses.parse, ResponsesReply)
+    summaries = request.app[FRONT].reasoning_summaries
+    parse = partial(responses.parse, summaries=summaries)
+    return await _generated(request, "responses", parse, ResponsesReply)
 
 
 async def message(request: web.Request) -> web.StreamResponse:

@@ -123,18 +123,27 @@ class ResponsesBody(Samplers, frozen=True, kw_only=True):
     top_logprobs: int | None = None
 
 
+ReasoningAs = Literal["text", "summary", "both"]
+
+
 @dataclass(frozen=True, slots=True)
 class ResponsesCall(Call):
-    """A call whose answer repeats what was asked; `summary`: reasoning is wanted as one."""
+    """A call whose answer repeats what was asked; `reasoning_as` says where reasoning is told."""
 
     repeated: dict[str, Any]
-    summary: bool
+    reasoning_as: ReasoningAs
 
 
 def parse(
-    body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaults
+    body: bytes,
+    defaults_of: Callable[[str | None], Defaults] = no_defaults,
+    *,
+    summaries: Literal["asked", "always"] = "asked",
 ) -> ResponsesCall:
-    """A request body as a call. Raises InvalidRequest, which names the field."""
+    """A request body as a call. Raises InvalidRequest, which names the field.
+
+    `summaries`: a request that asks for no summary of reasoning gets one too, beside the text.
+    """
     asked = decode(body, ResponsesBody)
     defaults = defaults_of(asked.model)
     _refuse(asked)
@@ -160,8 +169,14 @@ def parse(
         stream=bool(asked.stream),
         include_usage=True,
         repeated=_repeated(asked, chat),
-        summary=bool(asked.reasoning and asked.reasoning.summary),
+        reasoning_as=_reasoning_as(asked, always=summaries == "always"),
     )
+
+
+def _reasoning_as(asked: ResponsesBody, *, always: bool) -> ReasoningAs:
+    if asked.reasoning and asked.reasoning.summary:
+        return "summary"
+    return "both" if always else "text"
 
 
 def _refuse(asked: ResponsesBody) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import platformdirs
 
 from mlx_worker.config_paths import expand_user
-from mlx_worker.errors import ModelNotFoundError
+from mlx_worker.errors import BadModelFolder, ModelNotFoundError
 from mlx_worker.models.catalog import CATALOG
 from mlx_worker.models.folder import ModelFolder, inspect_folder
 
@@ -31,12 +31,16 @@ def locate(path_or_name: str, models_dir: Path, relative_to: Path | None = None)
 
     Relative paths start at `relative_to` (the configuration's folder; None: the working
     directory). A bare name is looked for in the models folder first. What is in the folder is
-    not looked at. Raises ModelNotFoundError with the places that were tried.
+    not looked at. Raises ModelNotFoundError with the places that were tried, BadModelFolder where
+    something else than a folder is at one of them.
     """
     candidates = _candidates(path_or_name, models_dir, relative_to or Path.cwd())
     for candidate in candidates:
         if _is_folder(candidate):
             return candidate
+    for candidate in candidates:
+        if _exists(candidate):
+            raise BadModelFolder(f"{candidate} is not a folder; a model is a folder of files")
     tried = ", ".join(str(candidate) for candidate in candidates) or "nowhere: it is empty"
     raise ModelNotFoundError(
         f"Model not found: {path_or_name} (looked in {tried}){_hint(path_or_name)}"
@@ -57,6 +61,13 @@ def _is_path(text: str) -> bool:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
+    except OSError:
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
     except OSError:
         return False
 

@@ -40,3 +40,14 @@ def test_what_else_the_words_depend_on_is_in_the_name(nano: Path, copy: Path, fi
 def test_a_file_of_weights_more_is_another_name(nano: Path, copy: Path) -> None:
     shutil.copy(copy / "model.safetensors", copy / "model-2.safetensors")
     assert weights_identity(copy) != weights_identity(nano)
+
+
+def test_what_replaces_something_in_the_folder_is_in_the_name(nano: Path) -> None:
+    configured = [
+        (),
+        ("template", "refuse"),
+        ("template", "prompt"),
+        ("", "prompt"),
+        ("temp", "late"),
+    ]
+    assert len({weights_identity(nano, it) for it in configured}) == len(configured)

@@ -72,9 +72,10 @@ def test_a_template_with_tool_calls_is_left_to_itself(tokenizer: Any, mode: Any)
 
 def test_raw_prompts_have_no_tools_in_any_mode(caller: Path) -> None:
     asked = chat(prompt="Hello", tools=())
-    for mode in ("refuse", "ignore", "prompt"):
+    modes: tuple[Any, ...] = ("refuse", "ignore", "prompt")
+    for mode in modes:
         tokenizer = with_template(caller, CHAT_TEMPLATE)
-        offer = ToolOffers(tokenizer, mode).adapt(asked)  # type: ignore[arg-type]
+        offer = ToolOffers(tokenizer, mode).adapt(asked)
         assert offer.shown is asked
         assert offer.prompt(tokenizer).system == ""
 

@@ -2,8 +2,9 @@
 
 import re
 
+from mlx_worker.config import ModelConfig
 from mlx_worker.supervisor.child import Facts
-from mlx_worker.supervisor.fingerprint import fingerprint
+from mlx_worker.supervisor.fingerprint import fingerprint, prompting
 from mlx_worker.wire import messages as m
 
 
@@ -26,3 +27,13 @@ def test_it_is_another_for_other_weights_or_versions() -> None:
         fingerprint(Facts()),
     }
     assert len(names) == 5
+
+
+def test_it_is_another_where_the_configuration_adds_to_prompts() -> None:
+    models = [
+        ModelConfig(id="a", path="p"),
+        ModelConfig(id="a", path="p", system_prompt="x"),
+        ModelConfig(id="a", path="p", chat_template_kwargs={"x": 1}),
+    ]
+    assert len({fingerprint(told("ab"), prompting(it)) for it in models}) == 3
+    assert fingerprint(told("ab"), prompting(models[0])) == fingerprint(told("ab"))
