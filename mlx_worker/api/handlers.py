@@ -110,9 +110,14 @@ async def _relayed(
     books: Books,
 ) -> web.StreamResponse:
     front = request.app[FRONT]
-    model = call.model or served.config.id
-    reply_by = partial(writer, call, model, front.now())
+    reply_by = partial(writer, call, _name_of(served, call.model), front.now())
     return await relay(request, front, served, call, reply_by, books)
+
+
+def _name_of(served: Served, asked: str | None) -> str:
+    """The model's name in answers: its own id where the request's name is no name of it."""
+    config = served.config
+    return asked if asked is not None and asked in config.aliases else config.id
 
 
 # --- tokens -------------------------------------------------------------------------------

@@ -18,8 +18,11 @@ from mlx_worker.api.dialect import Usage
 from mlx_worker.api.event_stream import EventStream
 from mlx_worker.api.headers import (
     CACHE_HIT,
+    MODEL,
     REQUEST_ID,
     SESSION_ID,
+    check_session,
+    model_id,
     request_id,
     session_given,
     session_id,
@@ -83,7 +86,12 @@ async def relay(
 
     `reply_by` makes the reply, given the fingerprint of what answers.
     """
-    headers = {REQUEST_ID: request_id(request), SESSION_ID: session_id(request)}
+    check_session(request)
+    headers = {
+        REQUEST_ID: request_id(request),
+        SESSION_ID: session_id(request),
+        MODEL: model_id(served.config.id),
+    }
     books.opened(served)
     generations: list[Generation] = []
     try:
