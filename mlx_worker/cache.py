@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mlx_worker import inference
 from mlx_worker.engine.prompt_cache import CacheFacts, compute_prompt_hash
-from mlx_worker.errors import CacheError
+from mlx_worker.errors import CacheError, ModelNotFoundError
 
 if TYPE_CHECKING:
     import os
@@ -30,7 +30,10 @@ _guard = threading.Lock()
 def get_cache_state() -> dict[str, Any]:
     """A fresh `{"tokens", "systemPromptHash", "lastUpdated"}` (ms); 0, "", 0 before any use."""
     runtimes = inference.loaded()
-    facts = runtimes[-1].engine.cache.facts if runtimes else CacheFacts()
+    return _state(runtimes[-1].engine.cache.facts if runtimes else CacheFacts())
+
+
+def _state(facts: CacheFacts) -> dict[str, Any]:
     return {
         "tokens": facts.tokens,
         "systemPromptHash": facts.system_prompt_hash,
@@ -41,18 +44,20 @@ def get_cache_state() -> dict[str, Any]:
 def warm_cache(system_prompt: str, *, path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """Prefill a system prompt into the KV cache and keep it; returns the state after it.
 
-    Raises CacheError with the cause, ModelNotFoundError where no model is meant.
+    An empty prompt is 0 tokens and the hash of the empty text. Raises ModelNotFoundError where no
+    model is meant or none is at the path, and CacheError with the cause for any other failure, that
+    of loading the model included.
     """
-    chosen = inference.runtime(path)
     try:
-        chosen.warm(system_prompt)
+        return _state(inference.runtime(path).warm(system_prompt))
+    except ModelNotFoundError:
+        raise
     except Exception as error:
         raise CacheError(f"warming failed: {error}") from error
-    return get_cache_state()
 
 
 def clear_cache() -> None:
-    """Forget every cached prompt of every model; once more does nothing more."""
+    """Forget every cached prompt of every model; `lastUpdated` is then the moment of that."""
     for runtime in inference.loaded():
         runtime.clear()
 

@@ -225,6 +225,7 @@ def _print_plan(config: Config, planned: list[PlannedModel], border: Border) -> 
     click.echo(
         f"{'TLS' if border.tls else 'no TLS'}; "
         f"{f'asks for a key: {names}' if names else 'asks for no key'}"
+        f"{'; needs none from ' if server.trusted else ''}{', '.join(server.trusted)}"
     )
     for it in planned:
         model, folder = it.config, it.inspected

@@ -14,13 +14,28 @@ import os
 import re
 import tomllib
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 import platformdirs
 
+from mlx_worker.addresses import read_network
+from mlx_worker.config_checks import check_environment, check_template_arguments
+from mlx_worker.config_paths import expand_user, expand_variables
 from mlx_worker.errors import ConfigError
+from mlx_worker.sampler_types import (
+    Penalty,
+    RepetitionPenalty,
+    Seed,
+    StopWord,
+    Temperature,
+    Tokens,
+    TopK,
+    TopP,
+    Unit,
+)
 from mlx_worker.sizes import Limit, Size
 from mlx_worker.typed import explain
 
@@ -46,17 +61,12 @@ Interval = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 # The largest body must fit a frame of the pipe (wire.framing.MAX_FRAME).
 Bytes = Annotated[int, msgspec.Meta(ge=1024, le=64 * 1024 * 1024)]
 
-
-# What a request may ask of the sampler, and a model's defaults may say.
-Unit = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
-TopP = Annotated[float, msgspec.Meta(gt=0, le=1)]
-TopK = Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
-RepetitionPenalty = Annotated[float, msgspec.Meta(gt=0, le=10)]
-Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 30)]
-
-
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+ToolMode = Literal["refuse", "ignore", "prompt"]
+"""What becomes of tools that are offered to a model whose chat template has no tool calls."""
+
+SystemPrompt = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000_000)]
 
 # An origin as browsers say it (scheme://host[:port]), or any.
 Origin = Annotated[str, msgspec.Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s*]{1,200})$")]
@@ -72,8 +82,10 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     the machine's own.
 
     Without `api_keys_file` (and without keys in the environment) everybody who reaches the port
-    may ask: on another host than loopback that has to be said, by `insecure`. `tls_cert` and
+    may ask: on another host than loopback that has to be said, by `insecure`. Addresses in
+    `trusted` need no key for models, health, cache, warming and generation. `tls_cert` and
     `tls_key` are PEM files, both or neither. Pages of `cors_origins` may ask from a browser.
+    `reasoning_summaries` says who gets reasoning as a summary in the Responses dialect too.
     At most `max_connections` do work at a time. One that has not sent a whole request for
     `idle_timeout` seconds is closed; a body may pause for `body_timeout`, and a client that takes
     nothing of its answer for `send_timeout` loses it. A body is at most `max_body_bytes` long;
@@ -87,9 +99,11 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host_names: tuple[Name, ...] = ()
     api_keys_file: Path | None = None
     insecure: bool = False
+    trusted: tuple[Name, ...] = ()
     tls_cert: Path | None = None
     tls_key: Path | None = None
     cors_origins: tuple[Origin, ...] = ()
+    reasoning_summaries: Literal["asked", "always"] = "asked"
     max_connections: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 1024
     idle_timeout: Interval = 75.0
     body_timeout: Interval = 20.0
@@ -138,6 +152,9 @@ class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     top_k: TopK | None = None
     min_p: Unit | None = None
     repetition_penalty: RepetitionPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    seed: Seed | None = None
     max_tokens: Tokens | None = None
 
 
@@ -151,6 +168,12 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model that nobody needed for `idle_timeout` seconds (None: however long) is unloaded until
     somebody does; one with `pin` is never unloaded. A request may take `request_timeout` seconds
     in all, waiting included (None: as long as it takes).
+
+    `chat_template` is a file that replaces the folder's template, and `chat_template_kwargs` are
+    arguments that the template gets where a request has none of that name. `system_prompt` stands
+    in a conversation without any system turn; `stop` are strings beside the request's. `tools`
+    says what becomes of tools where the template has no tool calls. `env` are variables of this
+    model's process.
     """
 
     id: Name
@@ -168,6 +191,12 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefill_pause: Annotated[float, msgspec.Meta(gt=0, le=60)] = 0.1
     defaults: Defaults = Defaults()
     warm: tuple[Path, ...] = ()
+    chat_template: Path | None = None
+    chat_template_kwargs: dict[str, Any] = {}
+    system_prompt: SystemPrompt | None = None
+    stop: Annotated[tuple[StopWord, ...], msgspec.Meta(max_length=16)] = ()
+    tools: ToolMode = "refuse"
+    env: dict[str, str] = {}
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -256,10 +285,13 @@ def parse_config(text: str, *, source: str, folder: Path) -> Config:
     except msgspec.ValidationError as error:
         raise complain.about_type(error) from error
     config = Config(
-        models=tuple(_anchored(model, folder) for model in parsed.models),
-        server=_anchored_server(parsed.server, folder),
+        models=tuple(
+            _anchored_model(model, _Anchor(folder, f"models[{i}]", complain))
+            for i, model in enumerate(parsed.models)
+        ),
+        server=_anchored(parsed.server, _Anchor(folder, "server", complain)),
         supervisor=parsed.supervisor,
-        log=_anchored_log(parsed.log, folder),
+        log=_anchored(parsed.log, _Anchor(folder, "log", complain)),
         telemetry=parsed.telemetry,
         folder=folder,
     )
@@ -267,6 +299,7 @@ def parse_config(text: str, *, source: str, folder: Path) -> Config:
     _check_host(config.server, complain)
     _check_border(config.server, complain)
     _check_telemetry(config.telemetry, complain)
+    _check_tables(config, complain)
     _check_pins(config, complain)
     return config
 
@@ -280,32 +313,45 @@ def _read(kind: type[Any], value: Any) -> Any:
     raise ValueError("Expected a path")
 
 
-def expanded(path: Path) -> Path:
-    """The path with its `~` resolved; as it stands where there is no such user."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        return path
+@dataclass(frozen=True, slots=True)
+class _Anchor:
+    """Where the paths of a section start, and how to complain about one."""
+
+    folder: Path
+    section: str
+    complain: _Complaint
+
+    def text(self, key: str, text: str) -> str:
+        """The text with its variables replaced."""
+        try:
+            return expand_variables(text)
+        except ValueError as error:
+            raise self.complain(f"{self.section}.{key}", str(error)) from error
+
+    def path(self, key: str, path: Path) -> Path:
+        """The path as the file's reader means it."""
+        return self.folder / expand_user(Path(self.text(key, str(path))))
 
 
-def _anchored_server(server: ServerConfig, folder: Path) -> ServerConfig:
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def _anchored(section: S, anchor: _Anchor) -> S:
+    """The section with every path in it absolute."""
     paths = {
-        key: folder / expanded(value)
-        for key in server.__struct_fields__
-        if isinstance(value := getattr(server, key), Path)
+        key: anchor.path(key, value)
+        for key in section.__struct_fields__
+        if isinstance(value := getattr(section, key), Path)
     }
-    return msgspec.structs.replace(server, **paths)
+    return msgspec.structs.replace(section, **paths)
 
 
-def _anchored_log(log: LogConfig, folder: Path) -> LogConfig:
-    if log.file is None:
-        return log
-    return msgspec.structs.replace(log, file=folder / expanded(log.file))
-
-
-def _anchored(model: ModelConfig, folder: Path) -> ModelConfig:
-    warm = tuple(folder / expanded(path) for path in model.warm)
-    return msgspec.structs.replace(model, warm=warm)
+def _anchored_model(model: ModelConfig, anchor: _Anchor) -> ModelConfig:
+    return msgspec.structs.replace(
+        _anchored(model, anchor),
+        path=anchor.text("path", model.path),
+        warm=tuple(anchor.path(f"warm[{k}]", path) for k, path in enumerate(model.warm)),
+    )
 
 
 # --- checks beyond types ------------------------------------------------------------------
@@ -378,17 +424,30 @@ def is_loopback(host: str) -> bool:
 
 def _check_border(server: ServerConfig, complain: _Complaint) -> None:
     keyed = server.api_keys_file is not None or KEYS_VARIABLE in os.environ
-    if not (keyed or server.insecure or is_loopback(server.host)):
+    _check_trusted(server, complain, keyed=keyed)
+    if not (keyed or server.trusted or server.insecure or is_loopback(server.host)):
         raise complain(
             "server.host",
             f"{server.host!r} can be reached by others, and there are no API keys: set"
-            f" server.api_keys_file or {KEYS_VARIABLE}, or server.insecure = true",
+            f" server.api_keys_file, {KEYS_VARIABLE} or server.trusted, or server.insecure = true",
         )
     if (server.tls_cert is None) != (server.tls_key is None):
         given, missing = ("tls_cert", "tls_key") if server.tls_cert else ("tls_key", "tls_cert")
         raise complain(f"server.{given}", f"needs server.{missing} beside it")
     if "*" in server.cors_origins and len(server.cors_origins) > 1:
         raise complain("server.cors_origins", "'*' is every origin: the others say nothing")
+
+
+def _check_trusted(server: ServerConfig, complain: _Complaint, *, keyed: bool) -> None:
+    for k, text in enumerate(server.trusted):
+        try:
+            read_network(text)
+        except ValueError as error:
+            raise complain(f"server.trusted[{k}]", str(error)) from error
+    if server.trusted and server.insecure and not keyed:
+        raise complain(
+            "server.trusted", "has no effect: without keys, server.insecure lets every address ask"
+        )
 
 
 def _check_telemetry(telemetry: TelemetryConfig, complain: _Complaint) -> None:
@@ -406,6 +465,13 @@ def _is_installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # one that it lies in
         return False
+
+
+def _check_tables(config: Config, complain: _Complaint) -> None:
+    for i, model in enumerate(config.models):
+        check_environment(model.env, f"models[{i}].env", complain)
+        arguments = f"models[{i}].chat_template_kwargs"
+        check_template_arguments(model.chat_template_kwargs, arguments, complain)
 
 
 def _check_pins(config: Config, complain: _Complaint) -> None:

@@ -259,6 +259,12 @@ class ModelNotFoundError(InferenceError):
     exit_code = 66
 
 
+class InvalidSetting(InvalidRequest, ValueError):
+    """A setting of a Python call outside the limits that a request over HTTP has."""
+
+    code = "invalid_setting"
+
+
 class CacheError(WorkerError):
     """A prompt could not be prefilled into the KV cache."""
 

@@ -12,7 +12,6 @@ import os
 import threading
 from collections import defaultdict, deque
 from pathlib import Path
-from secrets import randbits
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.engine import Engine
@@ -20,10 +19,13 @@ from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.mlx_thread import MlxThread
 from mlx_worker.engine.prompt import prompt_of, warm_head
 from mlx_worker.errors import CacheError, InferenceError, ModelNotFoundError, WorkerError, cause_of
+from mlx_worker.generation_settings import chat_request
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from mlx_worker.engine.prompt_cache import CacheFacts
 
 MODEL_PATH_VARIABLE = "MLX_MODEL_PATH"
 LIBRARY_CONCURRENCY = 8
@@ -68,8 +70,8 @@ class Runtime:
         finally:
             _on_mlx_thread(lambda: self._leave(id_))
 
-    def warm(self, system_prompt: str) -> int:
-        """Prefill a system prompt and keep its KV; returns its tokens."""
+    def warm(self, system_prompt: str) -> CacheFacts:
+        """Prefill a system prompt and keep its KV; returns the cache's facts right after that."""
         return _on_mlx_thread(lambda: self._warm(next(self._ids), system_prompt))
 
     def clear(self) -> None:
@@ -85,13 +87,13 @@ class Runtime:
         self.engine.cancel(id_)
         self._said.pop(id_, None)
 
-    def _warm(self, id_: int, system_prompt: str) -> int:
+    def _warm(self, id_: int, system_prompt: str) -> CacheFacts:
         head = warm_head(self.tokenizer, system_prompt)
         said = self.engine.admit_warm(id_, head, system_prompt) or self._next(id_)
         self._said.pop(id_, None)
         if isinstance(said, m.Failed):
             raise CacheError(said.message)
-        return len(head)
+        return self.engine.cache.facts
 
     def _next(self, id_: int) -> _Heard:
         """What is said next about this id; a step of the engine serves every caller's ids."""
@@ -172,49 +174,21 @@ def generate_stream(
     messages: list[dict[str, Any]],
     *,
     path: str | os.PathLike[str] | None = None,
-    max_tokens: int | None = None,
-    stop: list[str] | None = None,
-    seed: int | None = None,
-    template_kwargs: dict[str, Any] | None = None,
-    **sampling: Any,
+    **settings: Any,
 ) -> Generator[str]:
     """Answer a chat, piece by piece, each piece made when it is asked for: its content alone.
 
-    `sampling` takes what `wire.messages.Sampling` has (temperature, top_p, …; default greedy);
-    `max_tokens` None: whatever the context leaves. Raises ValueError for no messages, TypeError
-    for unknown settings, ModelNotFoundError, and InferenceError with the cause for a failure,
-    after the pieces made before it.
+    `settings` are those of a request over HTTP, within the same limits: `max_tokens` (default:
+    whatever the context leaves), `stop` (a list), `seed`, `template_kwargs`, `temperature`
+    (default: greedy), `top_p`, `top_k`, `min_p`, `logit_bias` and the penalties. `cache_prompt`,
+    `metadata`, `stream` and `user` are accepted and change nothing. Raises ValueError for no
+    messages, InvalidSetting, a ValueError, for a setting outside its limits, TypeError for unknown
+    settings, ModelNotFoundError, and InferenceError with the cause for a failure, after the pieces
+    made before it.
     """
     if not messages:
         raise ValueError("messages cannot be empty")
-    request = chat(
-        messages,
-        max_tokens=max_tokens,
-        stop=stop,
-        seed=seed,
-        template_kwargs=template_kwargs,
-        **sampling,
-    )
-    return _later(request, path)
-
-
-def chat(
-    messages: list[dict[str, Any]],
-    *,
-    max_tokens: int | None = None,
-    stop: list[str] | None = None,
-    seed: int | None = None,
-    template_kwargs: dict[str, Any] | None = None,
-    **sampling: Any,
-) -> m.ChatRequest:
-    """A request as the engine takes it; a seed is made where none is given."""
-    return m.ChatRequest(
-        messages=messages,
-        sampling=m.Sampling(seed=randbits(64) if seed is None else seed, **sampling),
-        max_tokens=max_tokens,
-        stop=stop or [],
-        template_kwargs=template_kwargs or {},
-    )
+    return _later(chat_request(messages, settings), path)
 
 
 def pieces(chosen: Runtime, request: m.ChatRequest) -> Generator[str]:

@@ -34,7 +34,7 @@ _OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys of a node: a hash for each name. Empty: everybody may ask."""
+    """The keys of a node: a hash for each name. Empty: no key is asked for."""
 
     hashes: tuple[tuple[str, bytes], ...] = ()
 
@@ -58,7 +58,7 @@ def load_keys(server: ServerConfig, environ: Mapping[str, str] | None = None) ->
     than this machine could ask.
     """
     taken = dict(_lines(server, os.environ if environ is None else environ))
-    if not (taken or server.insecure or is_loopback(server.host)):
+    if not (taken or server.trusted or server.insecure or is_loopback(server.host)):
         raise ConfigError(f"server.host: others could ask at {server.host!r} without an API key")
     return Keys(tuple((name, _hashed(key)) for name, key in taken.items()))
 

@@ -11,7 +11,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from mlx_worker.errors import ConfigError, WorkerError
+from mlx_worker.models.regular import read_regular
 from mlx_worker.models.store import default_models_dir, inspect_folder, locate, places
 
 if TYPE_CHECKING:
@@ -34,6 +37,11 @@ class PlannedModel:
         of_folder = self.folder.context_length if self.folder else None
         limits = (self.config.context_length, of_folder)
         return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The text of the template that the configuration names; None for the folder's own."""
+        return self.folder.chat_template if self.folder else None
 
     @property
     def inspected(self) -> ModelFolder:
@@ -59,10 +67,12 @@ def unseen(config: Config) -> list[PlannedModel]:
 def inspect_model(config: Config, model: ModelConfig) -> ModelFolder:
     """Find and inspect one model's folder. May block for as long as the disk does.
 
-    Raises ModelNotFoundError or BadModelFolder, naming the model.
+    Raises ModelNotFoundError or BadModelFolder, naming the model, or ConfigError for a chat
+    template that cannot be read.
     """
     try:
-        return inspect_folder(locate(model.path, _models_dir(config), config.folder))
+        folder = inspect_folder(locate(model.path, _models_dir(config), config.folder))
+        return replace(folder, chat_template=_chat_template(model))
     except WorkerError as error:
         raise type(error)(f"model {model.id!r}: {error}", param="path") from error
 
@@ -85,3 +95,19 @@ def _check_warm_files(config: Config) -> None:
 
 def _models_dir(config: Config) -> Path:
     return config.server.models_dir or default_models_dir()
+
+
+def _chat_template(model: ModelConfig) -> str | None:
+    """Return the text of the template that the configuration names. Raises ConfigError."""
+    if model.chat_template is None:
+        return None
+    try:
+        text = read_regular(model.chat_template).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        problem = f"{model.chat_template} cannot be read: {reason}"
+    else:
+        if text.strip():
+            return text
+        problem = f"{model.chat_template} is empty"
+    raise ConfigError(f"chat_template: {problem}", param="chat_template")

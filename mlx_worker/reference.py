@@ -49,9 +49,15 @@ WORDS: Final[Mapping[str, str]] = {
     "server.api_keys_file": "Lines `name:key`, `#` comments; readable by its owner alone. Keys may "
     "stand in `$MLX_WORKER_API_KEYS` too. Without any, everybody who reaches the port may ask.",
     "server.insecure": "Allows a host that others can reach without any key.",
+    "server.trusted": 'Addresses and networks, such as `"10.0.0.0/24"`, that need no key for '
+    "models, health, cache, warming and generation. With this list and no key, no other address "
+    "may ask, and what needs a key (`/admin`, `/metrics`) is refused.",
     "server.tls_cert": "Certificate chain, PEM; together with `tls_key`.",
     "server.tls_key": "Its private key, PEM, without a password.",
     "server.cors_origins": 'Origins of pages that may ask from a browser, or `["*"]`.',
+    "server.reasoning_summaries": "Who gets reasoning as a summary in the Responses dialect: a "
+    "request that asks for one, or `always`: a request that does not ask gets the summary beside "
+    "the reasoning's own text, for clients that read only summaries.",
     "server.max_connections": "Connections at work at a time; over it idle ones are closed, then "
     "new ones get 503 but for health. Lowered to what the limit of open files leaves room for.",
     "server.idle_timeout": "Seconds in which a connection has to send a whole head, counted from "
@@ -103,11 +109,26 @@ WORDS: Final[Mapping[str, str]] = {
     "tokens.",
     "models.defaults": "See below.",
     "models.warm": "Files (relative to this one) that are prefilled after every load.",
+    "models.chat_template": "File of a Jinja template that replaces the folder's own. A reload "
+    "reads it again, and starts the model anew where it has changed.",
+    "models.chat_template_kwargs": "Arguments of the chat template, such as `enable_thinking = "
+    "false`, for requests that name none of that name themselves.",
+    "models.system_prompt": "System prompt of a conversation that has no system turn.",
+    "models.stop": "Stop strings, beside those of a request.",
+    "models.tools": "Tools that are offered to a model whose chat template has no tool calls: "
+    "`refuse` with 400, `ignore` with a warning in the answer, or `prompt`: described in the "
+    "system prompt, and calls are read from the answer (docs/dialects.md).",
+    "models.env": "Variables in the environment of this model's process, before those of the "
+    "node's own environment. No spare process is used for such a model. What the node sets for "
+    "all its children (`TMPDIR`, `HF_HUB_OFFLINE`, …) cannot be set here.",
     "models.defaults.temperature": "0 is greedy.",
     "models.defaults.top_p": "Draw from the likeliest tokens that make up this probability.",
     "models.defaults.top_k": "Draw from so many of the likeliest tokens; 0: from all.",
     "models.defaults.min_p": "Draw from tokens at least this likely, next to the likeliest.",
     "models.defaults.repetition_penalty": "Above 1, tokens that were said before are less likely.",
+    "models.defaults.presence_penalty": "Above 0, tokens that were said are less likely.",
+    "models.defaults.frequency_penalty": "Above 0, the more so the more often they were said.",
+    "models.defaults.seed": "Seed of requests that give none: equal requests get equal answers.",
     "models.defaults.max_tokens": "Tokens of an answer.",
 }
 """What each key means."""
@@ -192,7 +213,7 @@ _LIMITS: Final = {
 }
 
 
-def _schema(kind: inspect.Type) -> dict[str, Any]:
+def _schema(kind: inspect.Type) -> dict[str, Any]:  # noqa: PLR0911  (a case a type)
     match kind:
         case inspect.UnionType():  # TOML has no null: a key is there or not
             (only,) = [it for it in kind.types if not isinstance(it, inspect.NoneType)]
@@ -203,6 +224,10 @@ def _schema(kind: inspect.Type) -> dict[str, Any]:
             return {"type": "object"}
         case inspect.CustomType():
             return _CUSTOM[kind.cls]
+        case inspect.DictType():
+            return {"type": "object", "additionalProperties": _schema(kind.value_type)}
+        case inspect.AnyType():
+            return {}
         case inspect.LiteralType():
             return {"enum": list(kind.values)}
         case _:
@@ -233,7 +258,9 @@ HEAD = """\
 Written by `python -m mlx_worker.generated` out of the types that read it. A file is TOML;
 `mlx-worker check FILE` says what would run, or what is wrong, with key, value, limit and line.
 `config/mlx-worker.schema.json` tells editors the same: with `#:schema PATH` in its first line, a
-file is completed and checked while it is written. Paths are relative to the file.
+file is completed and checked while it is written. Paths are relative to the file; in each of them
+`~` is a home folder, `$NAME` or `${NAME}` a variable of the environment (one that is not set is an
+error), and `$$` a dollar sign.
 """
 
 
@@ -265,7 +292,12 @@ def in_words(schema: Mapping[str, Any]) -> str:
         return ", ".join(f"`{it}`" for it in schema["enum"])
     if schema["type"] == "array":
         return f"list of {in_words(schema['items'])}"
-    names = {"string": "text", "integer": "whole number", "boolean": "true, false"}
+    names = {
+        "string": "text",
+        "integer": "whole number",
+        "boolean": "true, false",
+        "object": "table",
+    }
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     text = " or ".join(names.get(str(kind), str(kind)) for kind in kinds)
     low = schema.get("minimum", schema.get("exclusiveMinimum"))

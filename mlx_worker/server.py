@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from mlx_worker.api import handlers, observe
-from mlx_worker.api.authentication import authentication
+from mlx_worker.api.authentication import Authentication
 from mlx_worker.api.body import BODY, BodyLimits
 from mlx_worker.api.border import BORDER, Border
 from mlx_worker.api.cors import Cors
@@ -78,6 +78,17 @@ OPEN = frozenset({handlers.live, handlers.ready, page})
 """Asked without a key: by whoever starts and balances nodes, for a yes or a no; and the page, which
 asks its reader for one."""
 
+TRUSTING = frozenset(
+    {
+        *(handlers.chat_completions, handlers.completion, handlers.response, handlers.message),
+        *(handlers.count_tokens, handlers.tokenize, handlers.detokenize),
+        *(handlers.models, handlers.model, handlers.health, handlers.cluster_health),
+        *(handlers.cache_state, handlers.cache_warm),
+    }
+)
+"""Asked without a key from a trusted address: what a cluster's router and its clients need. To
+clear the cache, to operate the node and to read its metrics takes a key from everywhere."""
+
 PAGE_ROUTES = [("", page), ("page/{name}", page)]
 """Of no API: what a browser loads."""
 
@@ -109,9 +120,12 @@ def build_app(
     server = config.server
     held = Held()
     border, door = Border(server), Door(server, held)
-    browsers = same_origin(server.host_names, server.cors_origins, lambda: bool(border.keys))
-    callers = authentication(lambda: border.keys, OPEN)
-    app = web.Application(middlewares=[held.watch, problems, door.watch, browsers, callers])
+    origins = server.cors_origins
+    callers = Authentication(border, origins, unasked=OPEN, trusting=TRUSTING)
+    browsers = same_origin(server.host_names, origins, callers.keeps_strangers_out)
+    app = web.Application(
+        middlewares=[held.watch, problems, door.watch, browsers, callers.middleware]
+    )
     app[BORDER], app[DOOR] = border, door
     app[BODY] = BodyLimits(server.max_body_bytes, server.body_timeout)
     if server.cors_origins:
@@ -151,6 +165,7 @@ def build_app(
                     own_log,
                     history,
                     traces,
+                    server.reasoning_summaries,
                 )
                 children.start()
                 yield

@@ -112,18 +112,20 @@ def config_text(
     *,
     server: str = "",
     supervisor: str = "",
-    extra: str = "",
+    extra: str | Mapping[str, str] = "",
     spares: int = 0,
 ) -> str:
     """A configuration that serves these folders on a free port; the first is the default.
 
-    A spare child imports all of MLX: a node has `spares` only where a test is about them.
+    `extra` is what each model's section has besides, or what that of each name has. A spare child
+    imports all of MLX: a node has `spares` only where a test is about them.
     """
     text = f'[server]\nhost = "127.0.0.1"\nport = 0\n{server}\n'
     text += f"[supervisor]\nstandby = {spares}\n{supervisor}\n"
     for i, (name, folder) in enumerate(models.items()):
         default = "true" if i == 0 else "false"
-        text += f'[[models]]\nid = "{name}"\npath = "{folder}"\ndefault = {default}\n{extra}\n'
+        more = extra if isinstance(extra, str) else extra[name]
+        text += f'[[models]]\nid = "{name}"\npath = "{folder}"\ndefault = {default}\n{more}\n'
     return text
 
 
@@ -134,7 +136,7 @@ def running_node(
     *,
     server: str = "",
     supervisor: str = "",
-    extra: str = "",
+    extra: str | Mapping[str, str] = "",
     spares: int = 0,
     command: Sequence[str] = COMMAND,
 ) -> Iterator[RunningNode]:

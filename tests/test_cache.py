@@ -11,7 +11,7 @@ import pytest
 
 from mlx_worker import cache, inference
 from mlx_worker.cache import CacheManager
-from mlx_worker.errors import CacheError
+from mlx_worker.errors import CacheError, InferenceError, ModelNotFoundError
 from tests.made_models import WORDS
 
 if TYPE_CHECKING:
@@ -62,8 +62,41 @@ def test_clearing_is_idempotent() -> None:
     assert (state["tokens"], state["systemPromptHash"]) == (0, "")
 
 
-def test_an_empty_prompt_is_no_tokens() -> None:
-    assert cache.warm_cache("")["tokens"] == 0
+def test_an_empty_prompt_is_no_tokens_and_has_a_hash_of_its_own() -> None:
+    before = cache.warm_cache(SYSTEM)
+    state = cache.warm_cache("")
+    assert state == {
+        "tokens": 0,
+        "systemPromptHash": hashlib.sha256(b"").hexdigest(),
+        "lastUpdated": state["lastUpdated"],
+    }
+    assert state["lastUpdated"] >= before["lastUpdated"]
+    assert cache.get_cache_state() == state
+
+
+def test_a_clear_is_a_moment_of_its_own() -> None:
+    warmed = cache.warm_cache(SYSTEM)
+    cache.clear_cache()
+    assert cache.get_cache_state()["lastUpdated"] >= warmed["lastUpdated"] > 0
+
+
+def test_the_state_that_is_returned_is_of_the_model_that_was_warmed(tiny: Path, nano: Path) -> None:
+    inference.load_model(nano)
+    state = cache.warm_cache(SYSTEM, path=tiny)
+    assert state["systemPromptHash"] == hashlib.sha256(SYSTEM.encode()).hexdigest()
+
+
+def test_a_model_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="Model not found"):
+        cache.warm_cache(SYSTEM, path=tmp_path / "none")
+
+
+def test_a_model_that_cannot_be_loaded_is_a_cache_error(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CacheError) as failed:
+        cache.warm_cache(SYSTEM, path=tmp_path)
+    assert str(tmp_path) in str(failed.value)
+    assert isinstance(failed.value.__cause__, InferenceError)
 
 
 def test_a_prompt_over_the_context_is_a_cache_error() -> None:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import mlx_lm
 import pytest
+from msgspec import structs
 
 from mlx_worker import inference
-from mlx_worker.errors import InferenceError, ModelNotFoundError
+from mlx_worker.errors import InferenceError, InvalidRequest, ModelNotFoundError
+from mlx_worker.generation_settings import chat_request
 from tests.foretold import foretold
 from tests.made_models import (
     CALL,
@@ -148,7 +150,7 @@ def test_a_failure_in_the_middle_comes_after_the_pieces_before_it(model: tuple[A
     runtime = inference.Runtime(model[0], Broken(model[1]), 8192)
     pieces: list[str] = []
     with pytest.raises(InferenceError, match="no more") as failed:
-        pieces.extend(inference.pieces(runtime, inference.chat(HELLO, max_tokens=40)))
+        pieces.extend(inference.pieces(runtime, chat_request(HELLO, {"max_tokens": 40})))
     assert isinstance(failed.value.__cause__, RuntimeError)
     assert "".join(pieces) == reference(model, HELLO, 40)[: len("".join(pieces))] != ""
 
@@ -221,3 +223,57 @@ def test_with_no_model_at_all_it_says_so() -> None:
         "    except inference.ModelNotFoundError as error: print(error)\n"
     )
     assert run(code).count("MLX_MODEL_PATH is not set") == 3
+
+
+# --- settings -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("temperature", it) for it in (-1, -0.001, 2.001, 5, float("nan"), float("inf"), "1")],
+        *[("top_p", it) for it in (-0.5, 1.1, 2, float("nan"))],
+        *[("top_k", it) for it in (-1, 1.5, 1 << 31)],
+        *[("min_p", it) for it in (-0.1, 1.1)],
+        *[("repetition_penalty", it) for it in (-1, 11)],
+        *[(f"{it}_penalty", value) for it in ("presence", "frequency") for value in (-3, 2.5)],
+        *[("max_tokens", it) for it in (0, -1, 1.5, True, 1 << 31)],
+        *[("stop", it) for it in ("word", [""], ["x"] * 17, [1])],
+        *[("seed", it) for it in (1 << 63, "1")],
+        *[("logit_bias", it) for it in ({1: 101}, {-1: 1}, [1])],
+        ("template_kwargs", []),
+    ],
+)
+def test_settings_have_the_limits_of_http(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name) as refused:
+        inference.generate_stream(HELLO, **{name: value})
+    assert isinstance(refused.value, InvalidRequest)
+
+
+def test_what_callers_pass_along_is_tolerated_and_what_nobody_knows_is_not(
+    model: tuple[Any, Any],
+) -> None:
+    along: dict[str, Any] = {"cache_prompt": True, "metadata": {}, "stream": True, "user": "me"}
+    pieces = inference.generate_stream(HELLO, max_tokens=5, **along, temperature=None)
+    assert "".join(pieces) == reference(model, HELLO, 5)
+    with pytest.raises(TypeError, match="temprature"):
+        inference.generate_stream(HELLO, temprature=1)
+
+
+def test_a_request_that_is_refused_leaves_nothing_in_the_engine(tiny: Path) -> None:
+    runtime = inference.runtime(tiny)
+    asked = chat_request(HELLO, {})
+    for max_tokens in (0, -1, 1 << 40):
+        with pytest.raises(InvalidRequest):
+            list(runtime.generate(structs.replace(asked, max_tokens=max_tokens)))
+        assert runtime.engine.active == 0
+    assert not runtime.engine.reads
+
+
+def test_a_file_is_no_folder_and_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    with pytest.raises(InferenceError, match="is not a folder") as refused:
+        inference.load_model(file)
+    assert not isinstance(refused.value, ModelNotFoundError)
+    assert "not found" not in str(refused.value)

@@ -1,6 +1,6 @@
-"""Who may come in, and how it is proven to them where they are: keys and certificate. [front]
+"""Who may come in, and how the node proves itself: keys, addresses, certificate. [front]
 
-Both are read again with the configuration while the node runs; connections that are open stay open,
+All are read again with the configuration while the node runs; connections that are open stay open,
 and new ones meet what is new.
 """
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
+from mlx_worker.addresses import Networks
 from mlx_worker.keys import load_keys
 from mlx_worker.tls import load_certificate, server_context
 
@@ -19,17 +20,26 @@ if TYPE_CHECKING:
 
     from mlx_worker.config import ServerConfig
 
-HEEDED = frozenset({"api_keys_file", "insecure"})
+HEEDED = frozenset({"api_keys_file", "insecure", "trusted"})
 TLS = frozenset({"tls_cert", "tls_key"})
 
 
 class Border:
-    """The keys and the certificate that hold now. Raises ConfigError where a file is wrong."""
+    """The keys, the trusted addresses and the certificate that hold now.
+
+    Raises ConfigError where a file is wrong.
+    """
 
     def __init__(self, server: ServerConfig) -> None:
         self._running = server
         self.keys = load_keys(server)
+        self.trusted = Networks.read(server.trusted)
         self.tls = server_context(server)
+
+    @property
+    def is_closed(self) -> bool:
+        """True if a caller needs a key or a trusted address."""
+        return bool(self.keys or self.trusted)
 
     def reread(self, server: ServerConfig) -> Callable[[], None]:
         """Read the files of a new configuration; what is returned makes them hold.
@@ -38,11 +48,12 @@ class Border:
         do without keys is asked of that.
         """
         keys = load_keys(msgspec.structs.replace(server, host=self._running.host))
+        trusted = Networks.read(server.trusted)
         # A trial beforehand: half of a new pair in the context in use would end all handshakes.
         renewed = server_context(server) is not None and self.tls is not None
 
         def hold() -> None:
-            self.keys = keys
+            self.keys, self.trusted = keys, trusted
             if renewed and self.tls is not None:
                 load_certificate(self.tls, server)
 

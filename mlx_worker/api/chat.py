@@ -29,8 +29,8 @@ from mlx_worker.api.fields import (
     template_kwargs,
 )
 from mlx_worker.api.shapes import constraint_of, formatted, must_call
-from mlx_worker.config import Tokens
 from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.sampler_types import Tokens
 from mlx_worker.wire.messages import ChatRequest
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
     asked = decode(body, ChatBody)
     defaults = defaults_of(asked.model)
     _refuse(asked)
-    seed = seed_of(asked)
+    seed = seed_of(asked, defaults)
     tools = _tools(asked)
     chat = ChatRequest(
         messages=[_turn(i, message) for i, message in enumerate(asked.messages)],

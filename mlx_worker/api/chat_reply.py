@@ -2,7 +2,7 @@
 
 Beyond OpenAI's fields: `reasoning_content` and `reasoning`, because both spellings are in use;
 `seed`, in the completion and in a stream's first chunks, which makes the same answer again; and
-`warnings`, in a choice whose model wrote a call that is none. [front]
+`warnings`, in a choice whose model wrote a call that is none or whose tools were left out. [front]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from mlx_worker.api.dialect import COMMENT
 from mlx_worker.api.error_bodies import openai_error
-from mlx_worker.wire.messages import BrokenCall, Reasoning, ToolCall, shown
+from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -93,6 +93,8 @@ class ChatReply:
                 yield _delta(choice, _reasoning(span.text))
             case BrokenCall():
                 yield _delta(choice, {"content": span.text}) | {"warnings": [span.problem]}
+            case Notice():
+                yield _delta(choice, {"content": ""}) | {"warnings": [span.problem]}
             case ToolCall():
                 index = self._calls[choice]
                 self._calls[choice] += 1
@@ -132,7 +134,7 @@ def _call(call: ToolCall, arguments: str) -> dict[str, Any]:
 def _whole_choice(index: int, piece: Piece, finish: FinishReason) -> dict[str, Any]:
     calls = [_call(it, it.arguments) for it in piece.spans if isinstance(it, ToolCall)]
     thought = "".join(it.text for it in piece.spans if isinstance(it, Reasoning))
-    broken = [it for it in piece.spans if isinstance(it, BrokenCall)]
+    warned = [it for it in piece.spans if isinstance(it, BrokenCall | Notice)]
     content = "".join(map(shown, piece.said))
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
@@ -145,7 +147,7 @@ def _whole_choice(index: int, piece: Piece, finish: FinishReason) -> dict[str, A
         "logprobs": _told(piece.logprobs) if piece.logprobs else None,
         "finish_reason": finish,
     }
-    return choice | ({"warnings": [it.problem for it in broken]} if broken else {})
+    return choice | ({"warnings": [it.problem for it in warned]} if warned else {})
 
 
 def _told(logprobs: list[TokenLogprobs]) -> dict[str, Any]:

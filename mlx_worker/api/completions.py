@@ -20,7 +20,6 @@ from mlx_worker.api.fields import (
     ModelName,
     Samplers,
     Stop,
-    TokenId,
     first_given,
     no_defaults,
     refuse_unsupported,
@@ -30,8 +29,8 @@ from mlx_worker.api.fields import (
 )
 from mlx_worker.api.packing import packed, packed_chat
 from mlx_worker.api.shapes import constraint_of
-from mlx_worker.config import Tokens
 from mlx_worker.errors import InvalidRequest
+from mlx_worker.sampler_types import TokenId, Tokens
 from mlx_worker.wire.messages import ChatRequest
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ def parse(
     places_of(asked.model).check(n * _count(asked), "n" if n > 1 else "prompt")
     prompts = _prompts(asked)
     _refuse(asked)
-    seed = seed_of(asked)
+    seed = seed_of(asked, defaults)
     shared = ChatRequest(
         messages=[],
         sampling=sampling(asked, defaults, seed),

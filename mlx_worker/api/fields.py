@@ -11,8 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
-from mlx_worker.config import Defaults, RepetitionPenalty, Temperature, TopK, TopP, Unit
+from mlx_worker.config import Defaults
 from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.sampler_types import (
+    SEED_MASK,
+    Bias,
+    Penalty,
+    RepetitionPenalty,
+    Seed,
+    Temperature,
+    TokenId,
+    TopK,
+    TopP,
+    Unit,
+)
 from mlx_worker.typed import too_much
 from mlx_worker.wire.messages import Sampling
 
@@ -21,9 +33,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
-Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
-TokenId = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 Stop = Word | Annotated[list[Word], msgspec.Meta(max_length=16)]
 
@@ -38,7 +47,6 @@ DEEPEST = 64
 MOST_VALUES = 200_000
 """Values in it. A template, a grammar and another process look at each of them."""
 
-_MASK = (1 << 64) - 1
 _MADE_SEED_BITS = 53
 """A seed made here is told to the caller: as many bits as every reader of JSON keeps."""
 
@@ -59,7 +67,7 @@ class Samplers(msgspec.Struct, frozen=True, kw_only=True):
     top_p: TopP | None = None
     top_k: TopK | None = None
     min_p: Unit | None = None
-    seed: Annotated[int, msgspec.Meta(ge=-(1 << 63), le=_MASK >> 1)] | None = None
+    seed: Seed | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: RepetitionPenalty | None = None
@@ -73,9 +81,10 @@ def no_defaults(_model: str | None) -> Defaults:
     return Defaults()
 
 
-def seed_of(asked: Samplers) -> int:
-    """The caller's own, or one that is made."""
-    return secrets.randbits(_MADE_SEED_BITS) if asked.seed is None else asked.seed
+def seed_of(asked: Samplers, defaults: Defaults) -> int:
+    """The caller's own, else the model's, else one that is made."""
+    given = first_given(asked.seed, defaults.seed)
+    return secrets.randbits(_MADE_SEED_BITS) if given is None else given
 
 
 def sampling(asked: Samplers, defaults: Defaults, seed: int) -> Sampling:
@@ -93,7 +102,7 @@ def sampling(asked: Samplers, defaults: Defaults, seed: int) -> Sampling:
         )
     }
     return Sampling(
-        seed=seed & _MASK,
+        seed=seed & SEED_MASK,
         logit_bias=asked.logit_bias or {},
         **{name: value for name, value in said.items() if value is not None},  # type: ignore[arg-type]
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from aiohttp import web
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Front:
     """One running front. `ledger` is the node's, `ledgers` are the models'.
 
-    `traces` is None where they go nowhere.
+    `traces` is None where they go nowhere. `reasoning_summaries` is the configuration's.
     """
 
     node: Node
@@ -35,6 +35,7 @@ class Front:
     own_log: OwnLog
     history: History
     traces: Traces | None
+    reasoning_summaries: Literal["asked", "always"] = "asked"
     created: int = field(default_factory=lambda: int(time.time()))
     started: float = field(default_factory=time.monotonic)
 

@@ -25,6 +25,7 @@ from mlx_worker.api.completions_reply import CompletionReply
 from mlx_worker.api.dialect import Call
 from mlx_worker.api.front import FRONT
 from mlx_worker.api.messages_reply import MessagesReply
+from mlx_worker.api.model_settings import parse_to_count_with_settings, parse_with_settings
 from mlx_worker.api.parser import parsed
 from mlx_worker.api.problems import answer
 from mlx_worker.api.relay import relay
@@ -61,7 +62,9 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 
 async def response(request: web.Request) -> web.StreamResponse:
     """`POST /v1/responses`."""
-    return await _generated(request, "responses", responses.parse, ResponsesReply)
+    summaries = request.app[FRONT].reasoning_summaries
+    parse = partial(responses.parse, summaries=summaries)
+    return await _generated(request, "responses", parse, ResponsesReply)
 
 
 async def message(request: web.Request) -> web.StreamResponse:
@@ -75,7 +78,15 @@ async def completion(request: web.Request) -> web.StreamResponse:
     body = await read_body(request)
     with Books(request, request.app[FRONT], "completions") as books:
         models = Models(node)
-        call = await parsed(request, body, completions.parse, models.defaults, models.places)
+        call = await parsed(
+            request,
+            body,
+            parse_with_settings,
+            completions.parse,
+            models.settings,
+            models.defaults,
+            models.places,
+        )
         served = node.find(call.model)
         echoes = [
             it if isinstance(it, str) else await node.detokenize(served, it) for it in call.echoed
@@ -92,8 +103,11 @@ async def _generated(
     """The way of a generation: a dialect's `parse` in, its `writer` out."""
     body = await read_body(request)
     node = request.app[FRONT].node
+    models = Models(node)
     with Books(request, request.app[FRONT], dialect) as books:
-        call = await parsed(request, body, parse, Models(node).defaults)
+        call = await parsed(
+            request, body, parse_with_settings, parse, models.settings, models.defaults
+        )
         return await _relayed(request, call, node.find(call.model), writer, books)
 
 
@@ -105,9 +119,14 @@ async def _relayed(
     books: Books,
 ) -> web.StreamResponse:
     front = request.app[FRONT]
-    model = call.model or served.config.id
-    reply_by = partial(writer, call, model, front.now())
+    reply_by = partial(writer, call, _name_of(served, call.model), front.now())
     return await relay(request, front, served, call, reply_by, books)
+
+
+def _name_of(served: Served, asked: str | None) -> str:
+    """The model's name in answers: its own id where the request's name is no name of it."""
+    config = served.config
+    return asked if asked is not None and asked in config.aliases else config.id
 
 
 # --- tokens -------------------------------------------------------------------------------
@@ -116,7 +135,9 @@ async def _relayed(
 async def count_tokens(request: web.Request) -> web.Response:
     """`POST /v1/messages/count_tokens`: what the model would read, special tokens and all."""
     node = request.app[FRONT].node
-    name, chat_ = await parsed(request, await read_body(request), messages.parse_to_count)
+    body = await read_body(request)
+    settings = Models(node).settings
+    name, chat_ = await parsed(request, body, parse_to_count_with_settings, settings)
     tokens = await node.tokenize(node.find(name), chat_)
     return reply(answers.TokenCount(len(tokens)))
 

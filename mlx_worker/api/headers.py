@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import re
 import secrets
+from typing import Final
+from urllib.parse import quote
 
 from aiohttp import web
+
+from mlx_worker.errors import InvalidRequest
 
 REQUEST_ID = "X-Request-Id"
 SESSION_ID = "X-Session-Id"
 CACHE_HIT = "X-Cache-Hit"
+MODEL = "X-Model"
+"""The configured id of the model that answered, whatever name the request had for it."""
+
+LONGEST_SESSION: Final = 1024
+"""Bytes of a caller's name for its session: the node keeps it while the session waits."""
+
+_IN_A_HEADER: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 # Anything else is not echoed: a header that comes back goes through other people's parsers.
 _PLAIN = re.compile(r"[!-~]{1,200}")
@@ -25,8 +36,20 @@ def request_id(request: web.Request) -> str:
 
 
 def session_given(request: web.Request) -> str | None:
-    """The caller's own name for its session."""
-    return _given(request, SESSION_ID)
+    """The caller's own name for its session; None for one that `check_session` refuses."""
+    value = request.headers.get(SESSION_ID, "")
+    return value if value and not _problem_of_session(value) else None
+
+
+def check_session(request: web.Request) -> None:
+    """Raise InvalidRequest for a session's name that this node could not keep to."""
+    if problem := _problem_of_session(request.headers.get(SESSION_ID, "")):
+        raise InvalidRequest(f"{SESSION_ID}: {problem}", param=SESSION_ID)
+
+
+def model_id(name: str) -> str:
+    """Return a model's id as a header can carry it: what is not ASCII comes percent-encoded."""
+    return quote(name, safe=_IN_A_HEADER)
 
 
 def session_id(request: web.Request) -> str:
@@ -34,6 +57,14 @@ def session_id(request: web.Request) -> str:
     if _SESSION not in request:
         request[_SESSION] = session_given(request) or secrets.token_hex(16)
     return request[_SESSION]
+
+
+def _problem_of_session(value: str) -> str:
+    """Return what is wrong with a name, "" for nothing. Spaces and other alphabets are fine."""
+    if not value.isprintable():
+        return "has a character that cannot be printed, or bytes that are not UTF-8"
+    size = len(value.encode())
+    return f"has {size} bytes; at most {LONGEST_SESSION}" if size > LONGEST_SESSION else ""
 
 
 def _given(request: web.Request, name: str) -> str | None:

@@ -26,8 +26,8 @@ from mlx_worker.api.fields import (
 )
 from mlx_worker.api.shapes import constraint_of, fitting, must_call
 from mlx_worker.api.turns import Turns
-from mlx_worker.config import Tokens
 from mlx_worker.errors import UnsupportedField
+from mlx_worker.sampler_types import Tokens
 from mlx_worker.wire.messages import ChatRequest
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
             param=last,
         )
     defaults = defaults_of(asked.model)
-    seed = seed_of(asked)
+    seed = seed_of(asked, defaults)
     return Call(
         model=asked.model,
         chats=[_chat(asked, defaults, seed)],

@@ -13,7 +13,7 @@ import msgspec
 
 from mlx_worker.api.error_bodies import anthropic_error
 from mlx_worker.api.events import event
-from mlx_worker.wire.messages import BrokenCall, Reasoning, ToolCall, shown
+from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -99,6 +99,8 @@ class MessagesReply:
                 yield from self._call(span)
             case Reasoning():
                 yield from self._say(_THINKING, span.text)
+            case Notice():
+                self._warnings.append(span.problem)
             case _:
                 if isinstance(span, BrokenCall):
                     self._warnings.append(span.problem)

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from mlx_worker import __version__
 from mlx_worker.api.error_bodies import AnthropicError, OpenAIError, anthropic_status
-from mlx_worker.api.headers import CACHE_HIT, REQUEST_ID, SESSION_ID
+from mlx_worker.api.headers import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID
 from mlx_worker.api.problems import speaks_anthropic
 from mlx_worker.api.route import EVENTS, Keys, Text
 
@@ -32,7 +32,7 @@ tolerated; a known one that this node cannot honour is a 400 with its name. What
 404 (`no_such_path`), a method that is not at a path a 405 (`wrong_method`, with `Allow`), what is
 no HTTP a 400 (`not_http`), a connection too many a 503 (`too_many_connections`, with `Retry-After`;
 not for health). Where the node has keys, all but `/health/live` and `/health/ready` asks for
-one."""
+one; not from an address in `server.trusted`, for models, health, cache, warming and generation."""
 
 _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -107,7 +107,7 @@ class _Document:
         if route.streams:
             answer["description"] += "; with `stream: true` the events that make the same answer"
             answer["content"] |= self._answered(EVENTS)
-            answer["headers"] = _headers(REQUEST_ID, SESSION_ID, CACHE_HIT)
+            answer["headers"] = _headers(REQUEST_ID, SESSION_ID, CACHE_HIT, MODEL)
         return {str(status): answer for status in route.statuses}
 
     def _answered(self, answer: type[msgspec.Struct] | Keys | Text) -> dict[str, Any]:

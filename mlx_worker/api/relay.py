@@ -19,15 +19,18 @@ from mlx_worker.api.dialect import Usage
 from mlx_worker.api.event_stream import EventStream
 from mlx_worker.api.headers import (
     CACHE_HIT,
+    MODEL,
     REQUEST_ID,
     SESSION_ID,
+    check_session,
+    model_id,
     request_id,
     session_given,
     session_id,
 )
 from mlx_worker.api.terms import places_of
 from mlx_worker.errors import WorkerError
-from mlx_worker.supervisor.fingerprint import weights_changed
+from mlx_worker.supervisor.fingerprint import prompting, weights_changed
 from mlx_worker.supervisor.generation import Piece
 
 if TYPE_CHECKING:
@@ -86,7 +89,12 @@ async def relay(
 
     `reply_by` makes the reply, given the fingerprint of what answers.
     """
-    headers = {REQUEST_ID: request_id(request), SESSION_ID: session_id(request)}
+    check_session(request)
+    headers = {
+        REQUEST_ID: request_id(request),
+        SESSION_ID: session_id(request),
+        MODEL: model_id(served.config.id),
+    }
     books.opened(served)
     generations: list[Generation] = []
     try:
@@ -129,7 +137,7 @@ def _fingerprint_of(generations: list[Generation], served: Served) -> str:
     for other in others:
         if other is not None and other != first:
             raise weights_changed(served.config.id, first, other)
-    return first.fingerprint
+    return first.with_prompts(prompting(served.config))
 
 
 def _fitting(call: Call, served: Served) -> list[ChatRequest]:

@@ -106,7 +106,8 @@ class Reload:
     async def _inspected(self, config: Config, model: PlannedModel) -> PlannedModel:
         known = self._node.models.get(model.config.id)
         stays = known is not None and known.config.path == model.config.path
-        if stays and config.server.models_dir == self._models_dir:
+        templated = model.config.chat_template or (known and known.config.chat_template)
+        if stays and not templated and config.server.models_dir == self._models_dir:
             return model
         what = f"the folder of model {model.config.id!r}"
         folder = await _answered(partial(inspect_model, config, model.config), what)

@@ -30,8 +30,8 @@ from mlx_worker.api.fields import (
 from mlx_worker.api.packing import packed_chat
 from mlx_worker.api.shapes import constraint_of, formatted, must_call
 from mlx_worker.api.turns import Turns
-from mlx_worker.config import Tokens
 from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.sampler_types import Tokens
 from mlx_worker.wire.messages import ChatRequest
 
 if TYPE_CHECKING:
@@ -126,12 +126,15 @@ class ResponsesBody(Samplers, frozen=True, kw_only=True):
     top_logprobs: int | None = None
 
 
+ReasoningAs = Literal["text", "summary", "both"]
+
+
 @dataclass(frozen=True, slots=True)
 class ResponsesCall(Call):
-    """A call whose answer repeats what was asked; `summary`: reasoning is wanted as one."""
+    """A call whose answer repeats what was asked; `reasoning_as` says where reasoning is told."""
 
     repeated: dict[str, Any]
-    summary: bool
+    reasoning_as: ReasoningAs
 
     def packed(self) -> Self:
         """Return the same call with its bulky parts packed; `repeated` is to be JSON."""
@@ -142,9 +145,15 @@ class ResponsesCall(Call):
 
 
 def parse(
-    body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaults
+    body: bytes,
+    defaults_of: Callable[[str | None], Defaults] = no_defaults,
+    *,
+    summaries: Literal["asked", "always"] = "asked",
 ) -> ResponsesCall:
-    """A request body as a call. Raises InvalidRequest, which names the field."""
+    """A request body as a call. Raises InvalidRequest, which names the field.
+
+    `summaries`: a request that asks for no summary of reasoning gets one too, beside the text.
+    """
     asked = decode(body, ResponsesBody)
     defaults = defaults_of(asked.model)
     _refuse(asked)
@@ -152,7 +161,7 @@ def parse(
     tools = asked.tools or []
     refuse_unsayable({"chat_template_kwargs": asked.chat_template_kwargs, "tools": tools})
     fitted(tools, list[FlatTool], "tools")
-    seed = seed_of(asked)
+    seed = seed_of(asked, defaults)
     chat = ChatRequest(
         messages=turns.made,
         sampling=sampling(asked, defaults, seed),
@@ -170,8 +179,14 @@ def parse(
         stream=bool(asked.stream),
         include_usage=True,
         repeated=_repeated(asked, chat),
-        summary=bool(asked.reasoning and asked.reasoning.summary),
+        reasoning_as=_reasoning_as(asked, always=summaries == "always"),
     )
+
+
+def _reasoning_as(asked: ResponsesBody, *, always: bool) -> ReasoningAs:
+    if asked.reasoning and asked.reasoning.summary:
+        return "summary"
+    return "both" if always else "text"
 
 
 def _refuse(asked: ResponsesBody) -> None:

@@ -10,19 +10,19 @@ from __future__ import annotations
 import itertools
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from mlx_worker.api.dialect import COMMENT
 from mlx_worker.api.events import event
-from mlx_worker.wire.messages import BrokenCall, Reasoning, ToolCall, shown
+from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mlx_worker.api.dialect import Usage, Whole
-    from mlx_worker.api.responses import ResponsesCall
+    from mlx_worker.api.responses import ReasoningAs, ResponsesCall
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.generation import Ending, Piece
     from mlx_worker.wire.messages import Span
@@ -77,20 +77,36 @@ _SUMMARY = _Kind(
 )
 
 
+_Kinds = tuple[_Kind, ...]
+"""How an item's text is told: once, or in two places of the item."""
+
+_SAYS: Final[_Kinds] = (_MESSAGE,)
+_THINKS: Final[Mapping[ReasoningAs, _Kinds]] = {
+    "text": (_REASONING,),
+    "summary": (_SUMMARY,),
+    "both": (_SUMMARY, _REASONING),
+}
+
+
 @dataclass(slots=True)
 class _Open:
     """An item of text that goes on."""
 
-    kind: _Kind
+    kinds: _Kinds
     id: str
     said: list[str] = field(default_factory=list)
 
-    def part(self) -> dict[str, Any]:
-        return {"type": self.kind.type, "text": "".join(self.said)} | self.kind.in_part
+    def part(self, kind: _Kind) -> dict[str, Any]:
+        return {"type": kind.type, "text": "".join(self.said)} | kind.in_part
 
     def item(self, status: str) -> dict[str, Any]:
-        parts = [] if status == "in_progress" else [self.part()]
-        return {"id": self.id, **self.kind.item, "status": status, self.kind.list: parts}
+        item: dict[str, Any] = {"id": self.id}
+        for kind in self.kinds:
+            item |= kind.item
+        item["status"] = status
+        for kind in self.kinds:
+            item[kind.list] = [] if status == "in_progress" else [self.part(kind)]
+        return item
 
 
 class ResponsesReply:
@@ -109,7 +125,7 @@ class ResponsesReply:
             "truncation": "disabled",
             "seed": call.seed,
         }
-        self._reasoning = _SUMMARY if call.summary else _REASONING
+        self._thinks = _THINKS[call.reasoning_as]
         self._numbers = itertools.count()
         self._output: list[dict[str, Any]] = []
         self._open: _Open | None = None
@@ -164,28 +180,33 @@ class ResponsesReply:
                 yield from self._close("completed")
                 yield from self._call(span)
             case Reasoning():
-                yield from self._say(self._reasoning, span.text)
+                yield from self._say(self._thinks, span.text)
+            case Notice():
+                self._warnings.append(span.problem)
             case _:
                 if isinstance(span, BrokenCall):
                     self._warnings.append(span.problem)
-                yield from self._say(_MESSAGE, shown(span))
+                yield from self._say(_SAYS, shown(span))
 
-    def _say(self, kind: _Kind, text: str) -> Iterator[dict[str, Any]]:
-        if self._open is None or self._open.kind is not kind:
+    def _say(self, kinds: _Kinds, text: str) -> Iterator[dict[str, Any]]:
+        if self._open is None or self._open.kinds is not kinds:
             yield from self._close("completed")
-            self._open = _Open(kind, _made_id(kind.id))
-            yield self._of_item("added", self._open.item("in_progress"))
-            yield self._in_part(f"response.{kind.part}.added", part=self._open.part())
+            self._open = opened = _Open(kinds, _made_id(kinds[0].id))
+            yield self._of_item("added", opened.item("in_progress"))
+            for kind in kinds:
+                yield self._in_part(kind, f"{kind.part}.added", part=opened.part(kind))
         self._open.said.append(text)
-        yield self._in_part(f"response.{kind.text}.delta", delta=text) | kind.in_delta
+        for kind in kinds:
+            yield self._in_part(kind, f"{kind.text}.delta", delta=text) | kind.in_delta
 
     def _close(self, status: str) -> Iterator[dict[str, Any]]:
         if self._open is None:
             return
-        kind, part = self._open.kind, self._open.part()
-        done = self._in_part(f"response.{kind.text}.done", text=part["text"])
-        yield done | kind.in_delta
-        yield self._in_part(f"response.{kind.part}.done", part=part)
+        for kind in self._open.kinds:
+            part = self._open.part(kind)
+            done = self._in_part(kind, f"{kind.text}.done", text=part["text"])
+            yield done | kind.in_delta
+            yield self._in_part(kind, f"{kind.part}.done", part=part)
         yield from self._end(self._open.item(status))
         self._open = None
 
@@ -215,10 +236,10 @@ class ResponsesReply:
         kind = f"response.output_item.{what}"
         return {"type": kind, "output_index": len(self._output), "item": item}
 
-    def _in_part(self, kind: str, **more: Any) -> dict[str, Any]:
+    def _in_part(self, kind: _Kind, what: str, **more: Any) -> dict[str, Any]:
         assert self._open is not None
         at = {"item_id": self._open.id, "output_index": len(self._output)}
-        return {"type": kind, **at, f"{self._open.kind.list}_index": 0, **more}
+        return {"type": f"response.{what}", **at, f"{kind.list}_index": 0, **more}
 
     def _written(self, told: dict[str, Any]) -> bytes:
         return event(told | {"sequence_number": next(self._numbers)})

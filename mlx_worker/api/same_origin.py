@@ -6,8 +6,9 @@ that a browser has marked or that only operators make; programs that are no brow
 and notice nothing:
 
 - What changes something must come from this node's own page, or from an origin in `cors_origins`.
-- On a node without keys, a browser must have come by an address, by `localhost`, by the machine's
-  own name or by one of `host_names`. With keys a stranger's page has none, and any name will do.
+- Where a request needs no key, a browser must have come by an address, by `localhost`, by the
+  machine's own name or by one of `host_names`: on a node without keys, and from a trusted address.
+  Where a key is needed a stranger's page has none, and any name will do.
 
 [front]
 """
@@ -36,24 +37,24 @@ OWN: Final = frozenset({"same-origin", "none"})
 
 
 def same_origin(
-    host_names: tuple[str, ...], origins: tuple[str, ...], keyed: Callable[[], bool]
+    host_names: tuple[str, ...], origins: tuple[str, ...], keyed: Callable[[web.Request], bool]
 ) -> Middleware:
-    """The middleware that refuses the rest. `keyed`: does the node ask for keys just now?"""
+    """The middleware that refuses the rest. `keyed`: does this request need a key, or show one?"""
     names = frozenset(map(_folded, (*_own_names(), *host_names)))
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not _is_welcome(request, origins):
-            if request.method not in READING and _is_foreign(request):
+            if request.method not in READING and is_foreign(request):
                 raise CrossSite(
                     "a page of another site may not do this; server.cors_origins names those that"
                     " may"
                 )
             host = _host_of(request)
-            if not keyed() and _needs_known_host(request) and not _is_known(host, names):
+            if not keyed(request) and _needs_known_host(request) and not _is_known(host, names):
                 raise UnknownHost(
-                    f"this node has no keys and does not know itself as {host!r}: ask it by its"
-                    " address, or name it in server.host_names"
+                    f"without a key this node answers no browser that calls it {host!r}: ask it by"
+                    " its address, or name it in server.host_names"
                 )
         return await handler(request)
 
@@ -71,8 +72,8 @@ def _is_welcome(request: web.Request, origins: tuple[str, ...]) -> bool:
     )
 
 
-def _is_foreign(request: web.Request) -> bool:
-    """Does the browser say that a page of another origin asks?"""
+def is_foreign(request: web.Request) -> bool:
+    """Return True if the browser says that a page of another origin asks."""
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
         return site not in OWN

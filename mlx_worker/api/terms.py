@@ -1,4 +1,4 @@
-"""What parsing has to know of the models: their defaults, and how much they take.
+"""What parsing has to know of the models: their defaults, their settings, how much they take.
 
 [front]
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlx_worker.api.dialect import Places
+from mlx_worker.api.model_settings import ModelSettings, settings_of
 
 if TYPE_CHECKING:
     from mlx_worker.config import Defaults
@@ -19,6 +20,7 @@ class Terms(NamedTuple):
 
     defaults: Defaults
     places: Places
+    settings: ModelSettings
 
 
 class Models:
@@ -34,6 +36,10 @@ class Models:
     def places(self, name: str | None) -> Places:
         """Return how many requests that model takes at a time. Raises UnknownModel."""
         return places_of(self._node.find(name))
+
+    def settings(self, name: str | None) -> ModelSettings:
+        """Return what that model adds to a request. Raises UnknownModel."""
+        return settings_of(self._node.find(name).config)
 
     def __reduce__(self) -> tuple[type[ModelTable], tuple[dict[str, Terms], Terms]]:
         by_name = {
@@ -62,6 +68,10 @@ class ModelTable(NamedTuple):
         """Return how many requests that model takes at a time."""
         return self._terms(name).places
 
+    def settings(self, name: str | None) -> ModelSettings:
+        """Return what that model adds to a request."""
+        return self._terms(name).settings
+
     def _terms(self, name: str | None) -> Terms:
         return self.primary if name is None else self.by_name.get(name, self.primary)
 
@@ -72,4 +82,4 @@ def places_of(served: Served) -> Places:
 
 
 def _terms(served: Served) -> Terms:
-    return Terms(served.config.defaults, places_of(served))
+    return Terms(served.config.defaults, places_of(served), settings_of(served.config))

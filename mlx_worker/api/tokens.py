@@ -7,7 +7,8 @@ from typing import Annotated
 import msgspec
 
 from mlx_worker.api.dialect import decode
-from mlx_worker.api.fields import ModelName, TokenId, refuse_unsupported
+from mlx_worker.api.fields import ModelName, refuse_unsupported
+from mlx_worker.sampler_types import TokenId
 from mlx_worker.wire.messages import ChatRequest, Sampling
 
 MAX_TEXT = 4_000_000

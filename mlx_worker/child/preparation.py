@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from mlx_worker.child.fair_queue import FairQueue
-from mlx_worker.engine.prompt import Prompt, check_tokens, prompt_of, warm_head
+from mlx_worker.engine.prompt import Prompt, check_tokens, warm_head
 from mlx_worker.limits import json_values
 from mlx_worker.wire import messages as m
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlx_worker.engine.constraint import Constraint
     from mlx_worker.engine.constraints import Constraints
     from mlx_worker.engine.text_bound import TextBound
+    from mlx_worker.engine.tool_offer import Offer, ToolOffers
 
 SHORT: Final = 1 << 16
 """Characters up to which work is short; a value of a message, or a token id, counts as some."""
@@ -36,6 +37,7 @@ class Ready:
     """A generation whose prompt is tokenized and whose grammar is compiled."""
 
     message: m.Generate
+    offer: Offer
     prompt: Prompt
     constraint: Constraint | None
 
@@ -76,6 +78,7 @@ class Tools:
     tokenizer: Any
     constraints: Constraints
     bound: TextBound
+    offers: ToolOffers
 
 
 class Preparation:
@@ -95,7 +98,7 @@ class Preparation:
         self._held = held
         self._short: FairQueue[Work] = FairQueue()
         self._long: FairQueue[Work] = FairQueue()
-        self._shapes: FairQueue[tuple[m.Generate, Prompt]] = FairQueue()
+        self._shapes: FairQueue[tuple[m.Generate, Offer, Prompt]] = FairQueue()
         self._said: dict[str, tuple[object, Prompt]] = {}
 
     def put(self, work: Work) -> None:
@@ -133,17 +136,17 @@ class Preparation:
 
     def shape_turn(self, tools: Tools) -> None:
         """Compile the grammar of the next request that has one."""
-        _, (message, prompt) = self._shapes.get()
+        _, (message, offer, prompt) = self._shapes.get()
         if self._has_left(message.id):
             self._on_prepared(Left(message.id))
             return
         try:
             with self._held.by("compile"):
-                constraint = tools.constraints.of(message.request, prompt)
+                constraint = tools.constraints.of(offer.request, prompt)
         except BaseException as error:  # noqa: BLE001  (nothing of a request may end the thread)
             self._on_prepared(Refused(message.id, error, message.request_id))
             return
-        self._on_prepared(Ready(message, prompt, constraint))
+        self._on_prepared(Ready(message, offer, prompt, constraint))
 
     # --- inside ---
 
@@ -165,7 +168,8 @@ class Preparation:
         match work:
             case m.Tokenize():
                 with self._held.by("prompt"):
-                    tokens = prompt_of(tokenizer, work.request, bound).tokens
+                    offer = tools.offers.adapt(work.request)
+                    tokens = offer.prompt(tokenizer, bound).tokens
                 self._answer(m.Tokenized(work.id, tokens))
             case m.Detokenize():
                 with self._held.by("detokenize"):
@@ -175,25 +179,26 @@ class Preparation:
                 self._answer(m.Detokenized(work.id, text))
             case m.Warm():
                 with self._held.by("prompt"):
-                    head = warm_head(tokenizer, work.system_prompt, bound)
+                    head = warm_head(tokenizer, work.system_prompt, work.template_kwargs, bound)
                 self._on_prepared(ReadyToWarm(work, head))
             case m.Generate():
                 with self._held.by("prompt"):
-                    prompt = self._prompt(key, work.request, tools)
-                if work.request.constraint is None:
-                    self._on_prepared(Ready(work, prompt, None))
+                    offer, prompt = self._prompt(key, work.request, tools)
+                if offer.request.constraint is None:
+                    self._on_prepared(Ready(work, offer, prompt, None))
                 else:
-                    self._shapes.put(key, (work, prompt))
+                    self._shapes.put(key, (work, offer, prompt))
 
-    def _prompt(self, key: str, request: m.ChatRequest, tools: Tools) -> Prompt:
+    def _prompt(self, key: str, request: m.ChatRequest, tools: Tools) -> tuple[Offer, Prompt]:
         """Make the prompt, or take that of the same body's choice before, where it is equal."""
+        offer = tools.offers.adapt(request)
         content = (request.messages, request.template_kwargs, request.tools, request.prompt)
         said = self._said.get(key)
         if said is not None and said[0] == content:
-            return said[1]
-        prompt = prompt_of(tools.tokenizer, request, tools.bound)
+            return offer, said[1]
+        prompt = offer.prompt(tools.tokenizer, tools.bound)
         self._said[key] = (content, prompt)
-        return prompt
+        return offer, prompt
 
 
 def is_long(work: Work) -> bool:

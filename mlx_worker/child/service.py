@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import psutil
+from msgspec.structs import replace
 
 from mlx_worker.child.fatal import end_process, frames_of
 from mlx_worker.child.footprint import footprint_of
@@ -38,6 +39,7 @@ from mlx_worker.engine.identity import check_unchanged, folder_state, model_iden
 from mlx_worker.engine.kv_cost import measure
 from mlx_worker.engine.loading import read_model, weight_bytes
 from mlx_worker.engine.text_bound import TextBound
+from mlx_worker.engine.tool_offer import ToolOffers
 from mlx_worker.errors import (
     BadModelFolder,
     ModelNotFoundError,
@@ -90,6 +92,8 @@ class Service:
         # Ids on their way to the engine, and whether their client has left meanwhile.
         self._coming: dict[int, bool] = {}
         self._lock = threading.Lock()
+        # What the callers of running ids are to be told with the end of their answer.
+        self._notices: dict[int, str] = {}
 
     # --- the reader's thread ---
 
@@ -154,7 +158,7 @@ class Service:
         gc.collect()
         gc.freeze()
         bound = TextBound(self._tokenizer, engine.context_length)
-        self._preparation.start(Tools(self._tokenizer, self._constraints, bound))
+        self._preparation.start(Tools(self._tokenizer, self._constraints, bound, self._offers))
         try:
             self._say(engine, [])
             while True:
@@ -172,7 +176,10 @@ class Service:
         folder = Path(load.path)
         before = folder_state(folder)
         try:
-            model, self._tokenizer, own = read_model(folder, on_progress=self._progress)
+            model, self._tokenizer, own = read_model(
+                folder, on_progress=self._progress, chat_template=load.chat_template
+            )
+            self._offers = ToolOffers(self._tokenizer, load.tools)
             self._constraints = Constraints(self._tokenizer)
             vocabulary = threading.Thread(target=self._constraints.prepare, name="vocabulary")
             vocabulary.start()  # it holds the interpreter for a while: no stream runs yet
@@ -189,7 +196,8 @@ class Service:
                 prefill_pause=load.prefill_pause,
                 on_encoded=self._on_encoded,
             )
-            weights = model_identity(folder, model)
+            configured = (load.chat_template or "", load.tools) if _differs(load) else ()
+            weights = model_identity(folder, model, configured)
             check_unchanged(folder, before)
             self._code.check_unchanged()
         except Exception as error:
@@ -241,7 +249,7 @@ class Service:
         try:
             begun = engine.admit(
                 id_,
-                job.message.request,
+                job.offer.request,
                 job.prompt,
                 replay=job.message.replay,
                 in_session=bool(job.message.session),
@@ -251,6 +259,8 @@ class Service:
             raise
         except Exception as error:  # noqa: BLE001  (one bad request must not end the model)
             return [self._last_word(id_, error, request_id)]
+        if job.offer.notice:
+            self._notices[id_] = job.offer.notice
         return [begun] if begun else []
 
     def _warm(self, engine: Engine, job: ReadyToWarm) -> list[m.Message]:
@@ -282,6 +292,8 @@ class Service:
         the device has been given more work and has raised nothing; where no step follows, at once
         after the same question.
         """
+        if self._notices:
+            messages = [self._with_notice(message) for message in messages]
         facts = engine.cache.facts
         if facts is not self._told:
             self._told = facts
@@ -299,6 +311,19 @@ class Service:
     def _send_confirmed(self, engine: Engine) -> None:
         confirmed, self._unconfirmed = self._unconfirmed, []
         self._outbox.put(confirmed, goes_on=not engine.reads and self._jobs.empty())
+
+    def _with_notice(self, message: Any) -> Any:
+        """The last word on a generation with what its caller is to be told."""
+        if isinstance(message, m.Done | m.Failed):
+            notice = self._notices.pop(message.id, "")
+            if notice and isinstance(message, m.Done):
+                return replace(message, spans=[*message.spans, m.Notice(notice)])
+        return message
+
+
+def _differs(load: m.Load) -> bool:
+    """Does the configuration change what the folder alone would make of a prompt?"""
+    return load.chat_template is not None or load.tools != "refuse"
 
 
 def _note(error: BaseException, request_id: str) -> None:

@@ -210,6 +210,7 @@ class Engine:
         # the head for it, and is never read.
         sequence = Sequence(id_, Prompt([*head, 0], len(head), system_prompt), None)
         if not head:
+            self.cache.warmed(0, system_prompt)
             return m.Warmed(id_, 0)
         said = self._take_in(sequence)
         assert not isinstance(said, m.Started)
@@ -266,6 +267,8 @@ class Engine:
         return self._batch.next()  # type: ignore[no-any-return]
 
     def _room(self, prompt: Prompt, max_tokens: int | None) -> int:
+        if max_tokens is not None and max_tokens < 1:
+            raise InvalidRequest(f"max_tokens: {max_tokens} is less than 1", param="max_tokens")
         used = len(prompt.tokens)
         left = self.context_length - used
         if left < 1 or (max_tokens is not None and max_tokens > left):
@@ -298,7 +301,13 @@ class Engine:
         follow(sequence, self._by_id.values(), any_length=self._cuttable)
         self._by_id[sequence.id] = sequence
         self._waiting.append(sequence)
-        return next(iter(self._start_waiting()), None) if len(self._waiting) == 1 else None
+        if len(self._waiting) > 1:
+            return None
+        try:
+            return next(iter(self._start_waiting()), None)
+        except BaseException:
+            self._withdraw(sequence)  # nobody will ask for this id again
+            raise
 
     def _start_waiting(self) -> list[Begun]:
         """Start whoever may, in the order they came."""
@@ -438,6 +447,13 @@ class Engine:
         self._forget(sequence)
         self._batch.remove([sequence.uid])
 
+    def _withdraw(self, sequence: Sequence) -> None:
+        """Forget a sequence that could not be started."""
+        if sequence in self._waiting:
+            self._waiting.remove(sequence)
+        if sequence.id in self._by_id:
+            self._forget(sequence)
+
     def _forget(self, sequence: Sequence) -> None:
         sequence.over = True
         del self._by_id[sequence.id]
@@ -461,7 +477,7 @@ class Engine:
         if self.cache.resident(tokens) < len(tokens):
             limit = f"cache_bytes is {self.cache.facts.capacity}"
             return m.Failed(id_, CacheError.code, f"the prompt's KV does not fit: {limit}")
-        self.cache.used(len(tokens), prompt.system)
+        self.cache.warmed(len(tokens), prompt.system)
         return m.Warmed(id_, len(tokens))
 
     def _extract(self, sequence: Sequence) -> tuple[list[Any], list[int]]:

@@ -61,10 +61,11 @@ def check_unchanged(folder: Path, before: FolderState) -> None:
         raise InferenceError(f"files in {folder} changed while the model was loaded: {names}")
 
 
-def model_identity(folder: Path, model: Any) -> str:
+def model_identity(folder: Path, model: Any, configured: tuple[str, ...] = ()) -> str:
     """Return SHA-256 hex over a model's parameters in memory and the texts in its folder.
 
-    The same model has the same identity wherever its folder lies.
+    The same model has the same identity wherever its folder lies. `configured` is what the
+    configuration puts in place of something in the folder.
     """
     digest = hashlib.sha256()
     arrays = tree_flatten(model.parameters())
@@ -77,6 +78,8 @@ def model_identity(folder: Path, model: Any) -> str:
             content = _content(path)
             digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode())
             digest.update(content)
+    for text in configured:
+        digest.update(f"{len(text)} {text}\n".encode())
     return digest.hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
+from jinja2 import TemplateSyntaxError
 from mlx.utils import tree_flatten
 from mlx_lm import utils as mlx_lm_utils
 
@@ -26,21 +27,30 @@ BITE = 64 << 20
 
 
 def read_model(
-    path: Path, config: dict[str, Any] | None = None, on_progress: LoadProgress | None = None
+    path: Path,
+    config: dict[str, Any] | None = None,
+    on_progress: LoadProgress | None = None,
+    chat_template: str | None = None,
 ) -> tuple[Any, Any, int]:
     """Load weights and tokenizer from a folder, telling how far it is.
 
     Returns (model, tokenizer, context length in tokens). `config` overrides entries of the
-    model's config.json. Raises ModelNotFoundError where there is no such folder, BadModelFolder
-    where something in it is missing or broken, InferenceError with the cause for anything else.
+    model's config.json, `chat_template` the tokenizer's own. Raises ModelNotFoundError where there
+    is nothing at the path, BadModelFolder where it is no folder, or something in it or the template
+    is missing or broken, InferenceError with the cause for anything else.
     """
-    if not path.is_dir():
+    if not path.exists():
         raise ModelNotFoundError(f"Model not found: {path}")
+    if not path.is_dir():
+        raise BadModelFolder(f"{path} is not a folder; a model is a folder of files")
     folder = inspect_folder(path)
+    extra = None if chat_template is None else {"chat_template": chat_template}
     try:
         model, settings = mlx_lm_utils.load_model(path, lazy=True, model_config=config)
         _materialize(model, on_progress)
-        tokenizer = mlx_lm_utils.load_tokenizer(path, eos_token_ids=settings.get("eos_token_id"))
+        tokenizer = mlx_lm_utils.load_tokenizer(
+            path, extra, eos_token_ids=settings.get("eos_token_id")
+        )
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         raise BadModelFolder(
             f"{path} holds no model that can be built: {cause_of(error)}"
@@ -48,7 +58,21 @@ def read_model(
     except Exception as error:
         # mlx and transformers raise nearly anything here, MemoryError included.
         raise InferenceError(f"cannot load the model at {path}: {cause_of(error)}") from error
+    if chat_template is not None:
+        # Families without a Jinja template have one in mlx_lm's own code, which would go first.
+        tokenizer._chat_template = None  # noqa: SLF001
+        _check_template(tokenizer)
     return model, tokenizer, folder.context_length or UNSTATED_CONTEXT
+
+
+def _check_template(tokenizer: Any) -> None:
+    """Raise BadModelFolder for a template that is none; what one refuses is a request's affair."""
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
+    except TemplateSyntaxError as error:
+        raise BadModelFolder(f"chat_template: line {error.lineno}: {error.message}") from error
+    except Exception:  # noqa: BLE001  (a program of its author's, which may refuse this chat)
+        return
 
 
 def weight_bytes(model: Any) -> int:

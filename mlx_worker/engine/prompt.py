@@ -130,12 +130,26 @@ def render(
     )
 
 
-def warm_head(tokenizer: Any, system_prompt: str, bound: TextBound | None = None) -> list[int]:
-    """The tokens that a warmed system prompt puts into the cache; none for an empty one."""
+def chat_text(tokenizer: Any, messages: Messages, template_kwargs: dict[str, Any]) -> str:
+    """Return the text that the template makes of a chat, up to its end. Raises InvalidRequest."""
+    return _text(tokenizer, messages, template_kwargs, add_generation_prompt=False)
+
+
+def warm_head(
+    tokenizer: Any,
+    system_prompt: str,
+    template_kwargs: dict[str, Any] | None = None,
+    bound: TextBound | None = None,
+) -> list[int]:
+    """The tokens that a warmed system prompt puts into the cache; none for an empty one.
+
+    `template_kwargs` are those of the chats that it is warmed for.
+    """
     if not system_prompt:
         return []
     mark = _mark(system_prompt)
-    probe = _probe(tokenizer, [{"role": "system", "content": system_prompt}], _USER, {}, mark)
+    system = [{"role": "system", "content": system_prompt}]
+    probe = _probe(tokenizer, system, _USER, template_kwargs or {}, mark)
     if bound is not None:
         bound.check_text(probe, "system_prompt")
     tokens, place_of = _tokenize(tokenizer, probe, "system_prompt")

@@ -189,8 +189,12 @@ class PromptCache:
         self._refresh()
 
     def used(self, tokens: int, system_prompt: str) -> None:
-        """Note the prompt that was warmed or used last: its resident tokens."""
+        """Note the prompt that was used last: its resident tokens. "" is a chat without one."""
         self._refresh(tokens, compute_prompt_hash(system_prompt) if system_prompt else "")
+
+    def warmed(self, tokens: int, system_prompt: str) -> None:
+        """Note the prompt that was warmed last; an empty one is a prompt like any other."""
+        self._refresh(tokens, compute_prompt_hash(system_prompt))
 
     def clear(self) -> None:
         """Forget everything."""

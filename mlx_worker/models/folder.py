@@ -19,13 +19,17 @@ from mlx_worker.privacy import hint
 
 
 class ModelFolder(msgspec.Struct, frozen=True):
-    """What a folder says about its model; `context_length` in tokens, None where it does not."""
+    """What a folder says about its model; `context_length` in tokens, None where it does not.
+
+    `chat_template` is the text of one that is configured in place of the folder's.
+    """
 
     path: Path
     model_type: str
     context_length: int | None
     weight_bytes: int
     has_chat_template: bool
+    chat_template: str | None = None
 
 
 def inspect_folder(path: Path) -> ModelFolder:

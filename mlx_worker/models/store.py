@@ -11,7 +11,7 @@ from pathlib import Path
 
 import platformdirs
 
-from mlx_worker.config import expanded
+from mlx_worker.config_paths import expand_user
 from mlx_worker.errors import BadModelFolder, ModelNotFoundError
 from mlx_worker.models.catalog import CATALOG
 from mlx_worker.models.folder import ModelFolder, inspect_folder, not_permitted
@@ -33,18 +33,22 @@ def locate(path_or_name: str, models_dir: Path, relative_to: Path | None = None)
     Relative paths start at `relative_to` (the configuration's folder; None: the working
     directory). A bare name is looked for in the models folder first. What is in the folder is
     not looked at. Raises ModelNotFoundError with the places that were tried, BadModelFolder where
-    one of them may not be looked at.
+    one of them may not be looked at, or something else than a folder is there.
     """
     candidates = places(path_or_name, models_dir, relative_to)
     refused: BadModelFolder | None = None
     for candidate in candidates:
         try:
-            if stat.S_ISDIR(candidate.stat().st_mode):
-                return candidate
+            mode = candidate.stat().st_mode
         except PermissionError as error:
             refused = refused or not_permitted(candidate, error)
+            continue
         except (OSError, ValueError):  # it is not there, or no path can be like that
             continue
+        if stat.S_ISDIR(mode):
+            return candidate
+        what = f"{candidate} is not a folder; a model is a folder of files"
+        refused = refused or BadModelFolder(what)
     if refused is not None:
         raise refused
     tried = ", ".join(str(candidate) for candidate in candidates) or "nowhere: it is empty"
@@ -58,7 +62,7 @@ def places(path_or_name: str, models_dir: Path, relative_to: Path | None = None)
     if not path_or_name:
         return []
     start = relative_to or Path.cwd()
-    path = Path(os.path.normpath(start / expanded(Path(path_or_name))))
+    path = Path(os.path.normpath(start / expand_user(Path(path_or_name))))
     return [path] if _is_path(path_or_name) else [models_dir / path_or_name, path]
 
 

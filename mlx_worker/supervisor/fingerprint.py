@@ -1,4 +1,7 @@
-"""Name what an answer depends on besides its request: weights and versions. [front]"""
+"""Name what an answer depends on besides its request: weights, versions, configured prompts.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from mlx_worker.package_code import child_code
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from mlx_worker.config import ModelConfig
     from mlx_worker.supervisor.child import Facts
     from mlx_worker.supervisor.events import Events
 
@@ -34,7 +38,11 @@ class Identity:
     @cached_property
     def fingerprint(self) -> str:
         """A short name: `fp_` and 12 hex digits."""
-        known = f"{self.weights} {list(self.versions)}"
+        return self.with_prompts("")
+
+    def with_prompts(self, prompted: str) -> str:
+        """Return the short name of this process together with `prompting` of its model."""
+        known = f"{self.weights} {list(self.versions)}{prompted}"
         return f"fp_{hashlib.sha256(known.encode()).hexdigest()[:SHOWN]}"
 
 
@@ -42,6 +50,12 @@ def identity_of(facts: Facts) -> Identity:
     """Return the identity of the process that said these facts of itself."""
     weights = facts.loaded.weights if facts.loaded else ""
     return _interned(weights, tuple(sorted(facts.versions.items())))
+
+
+def prompting(model: ModelConfig) -> str:
+    """Return what a configuration adds to the prompts of requests; "" for nothing."""
+    added = (model.system_prompt, model.chat_template_kwargs)
+    return repr(added) if any(added) else ""
 
 
 @lru_cache

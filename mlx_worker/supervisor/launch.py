@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from mlx_worker.supervisor.last_words import LastWords
 from mlx_worker.supervisor.link import Link, Owner, connect
-from mlx_worker.supervisor.process import spawn
+from mlx_worker.supervisor.process import NO_VARIABLES, spawn
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mlx_worker.wire import messages as m
 
@@ -33,13 +33,15 @@ class Launch(Protocol):
         """A process that the owner is told of from here on. Raises OSError where none can be."""
 
 
-async def launch(command: Sequence[str], owner: Owner) -> Launched:
-    """Start a new process. Raises OSError where it cannot be."""
+async def launch(
+    command: Sequence[str], owner: Owner, env: Mapping[str, str] = NO_VARIABLES
+) -> Launched:
+    """Start a new process, with these variables of its model. Raises OSError where it cannot be."""
     link = Link(owner)
     theirs = await connect(link)
     with theirs:
         try:
-            process = await spawn(command, theirs.fileno())
+            process = await spawn(command, theirs.fileno(), env)
         except OSError as error:
             link.close()
             raise OSError(f"cannot start {command[0]}: {error}") from error

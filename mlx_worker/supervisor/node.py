@@ -225,7 +225,7 @@ class Node:
             load_of(planned),
             Lifecycle(self._timings, self._restarts()),
             self._timings,
-            launch=self.standby.launch,
+            launch=lambda owner: self.standby.launch(owner, served.config.env),
             pause=self._pause,
             on_entered=lambda state: self._entered(served, state),
             on_progress=progressed,
@@ -544,7 +544,7 @@ class Node:
             warmed = await self._warm_once(served, system_prompt)
         if system_prompt:
             served.warm_set.warmed(system_prompt)
-        digest = hashlib.sha256(system_prompt.encode()).hexdigest() if system_prompt else ""
+        digest = hashlib.sha256(system_prompt.encode()).hexdigest()
         return WarmPrompt(digest, warmed.tokens, time.time() * 1000)
 
     async def _warm_once(self, served: Served, system_prompt: str) -> m.Warmed:
@@ -552,7 +552,9 @@ class Node:
             await self._until_settled(served)
             self._check(served, until=0.0)
             id_ = next(self._ids)
-            warmed = await self._call(served, id_, m.Warm(id_, system_prompt))
+            warmed = await self._call(
+                served, id_, m.Warm(id_, system_prompt, served.config.chat_template_kwargs)
+            )
         assert isinstance(warmed, m.Warmed)
         return warmed
 

@@ -7,13 +7,14 @@ import contextlib
 import os
 import signal
 import sys
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.supervisor.child_environment import without_secrets
 from mlx_worker.supervisor.scratch import scratch_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 CHILD_COMMAND: Final[Sequence[str]] = (sys.executable, "-P", "-m", "mlx_worker.child")
 """What starts a child; `--fd N` is appended. The only thread between the two halves."""
@@ -27,9 +28,17 @@ CHILD_ENVIRONMENT: Final = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
+"""Of a model whose configuration has no `env`."""
 
-async def spawn(command: Sequence[str], fd: int) -> asyncio.subprocess.Process:
-    """Start a child that inherits this end of its pipe. Raises OSError where it cannot be."""
+
+async def spawn(
+    command: Sequence[str], fd: int, env: Mapping[str, str] = NO_VARIABLES
+) -> asyncio.subprocess.Process:
+    """Start a child that inherits this end of its pipe. Raises OSError where it cannot be.
+
+    `env` are variables of the child's model.
+    """
     return await asyncio.create_subprocess_exec(
         *command,
         "--fd",
@@ -39,15 +48,16 @@ async def spawn(command: Sequence[str], fd: int) -> asyncio.subprocess.Process:
         # The front's own stdout may be a pipe that is not read; a child would wait for it for ever.
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env=_environment(),
+        env=_environment(env),
         # ctrl-C in a terminal is the front's to answer.
         start_new_session=True,
     )
 
 
-def _environment() -> dict[str, str]:
-    """The front's own, but for what is the front's alone."""
-    return without_secrets(os.environ) | CHILD_ENVIRONMENT | {"TMPDIR": str(scratch_folder())}
+def _environment(of_model: Mapping[str, str]) -> dict[str, str]:
+    """Return the front's own but for secrets, and the model's over it."""
+    own = CHILD_ENVIRONMENT | {"TMPDIR": str(scratch_folder())}
+    return without_secrets(os.environ) | dict(of_model) | own
 
 
 def kill(process: asyncio.subprocess.Process) -> None:

@@ -37,6 +37,8 @@ def load_of(planned: PlannedModel) -> m.Load:
         cache_bytes=int(model.cache_bytes),
         kv_bytes=0,
         prefill_pause=model.prefill_pause,
+        chat_template=planned.chat_template,
+        tools=model.tools,
     )
 
 
@@ -54,6 +56,11 @@ def with_known_folders(
     ]
 
 
+def _process_of(planned: PlannedModel) -> tuple[m.Load, Mapping[str, str]]:
+    """Return what only a new process goes by: what it is told, and its environment."""
+    return load_of(planned), planned.config.env
+
+
 def compare(before: Mapping[str, PlannedModel], after: Sequence[PlannedModel]) -> Changes:
     """What changes from one configuration to the next."""
     now = {it.config.id: it for it in after}
@@ -62,7 +69,7 @@ def compare(before: Mapping[str, PlannedModel], after: Sequence[PlannedModel]) -
         for id_, it in now.items()
         if id_ in before and _is_same_folder(before[id_], it)
     }
-    restarted = [id_ for id_, old in kept.items() if load_of(old) != load_of(now[id_])]
+    restarted = [id_ for id_, old in kept.items() if _process_of(old) != _process_of(now[id_])]
     return Changes(
         added=tuple(id_ for id_ in now if id_ not in kept),
         removed=tuple(id_ for id_ in before if id_ not in kept),

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 from mlx_worker.supervisor.launch import launch
 from mlx_worker.supervisor.link import Owner
-from mlx_worker.supervisor.process import how_it_ended, kill
+from mlx_worker.supervisor.process import NO_VARIABLES, how_it_ended, kill
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mlx_worker.supervisor.launch import Launched
     from mlx_worker.supervisor.link import Fact
@@ -154,8 +154,13 @@ class Standby:
         """The process ids of those that have everything imported."""
         return [it.pid for it in self._spares if it.hello and it.fit and it.pid]
 
-    async def launch(self, owner: Owner) -> Launched:
-        """A spare where there is one, else a new process. Raises OSError where none can be."""
+    async def launch(self, owner: Owner, env: Mapping[str, str] = NO_VARIABLES) -> Launched:
+        """A spare where there is one, else a new process. Raises OSError where none can be.
+
+        A model with variables of its own gets a new process: those of a spare are set already.
+        """
+        if env:
+            return await launch(self._command, owner, env)
         fit = [it for it in self._spares if it.fit]
         spare = next((it for it in fit if it.hello), fit[0] if fit else None)
         if spare is None:

@@ -111,7 +111,8 @@ class Load(Message, frozen=True):
 
     `cache_bytes` bounds the KV of cached prompts and running rows together: cached ones give way.
     `kv_bytes` bounds that of running rows: more of them wait. `prefill_pause` bounds the seconds
-    that reading a prompt holds running streams up between two of their tokens.
+    that reading a prompt holds running streams up between two of their tokens. `chat_template`
+    replaces the folder's own; `tools` says what becomes of tools where it has no tool calls.
     """
 
     model: str
@@ -121,6 +122,8 @@ class Load(Message, frozen=True):
     cache_bytes: int
     kv_bytes: int
     prefill_pause: float
+    chat_template: str | None = None
+    tools: Literal["refuse", "ignore", "prompt"] = "refuse"
 
 
 class Generate(Message, frozen=True):
@@ -145,10 +148,14 @@ class Cancel(Message, frozen=True):
 
 
 class Warm(Message, frozen=True):
-    """Prefill this system prompt into the KV cache and keep it there."""
+    """Prefill this system prompt into the KV cache and keep it there.
+
+    `template_kwargs` are those of the chats that it is for.
+    """
 
     id: int
     system_prompt: str
+    template_kwargs: dict[str, Any] = {}
 
 
 class ClearCache(Message, frozen=True):
@@ -308,7 +315,13 @@ class BrokenCall(Part, frozen=True, array_like=True, tag="broken"):
     problem: str
 
 
-Span = str | Reasoning | ToolCall | BrokenCall
+class Notice(Part, frozen=True, array_like=True, tag="notice"):
+    """A warning about how the answer was made; nothing of the answer itself."""
+
+    problem: str
+
+
+Span = str | Reasoning | ToolCall | BrokenCall | Notice
 """A stretch of an answer; content is a bare string."""
 
 

@@ -160,3 +160,51 @@ def test_reasoning_is_the_summary_where_one_is_asked_for() -> None:
     assert [(it["summary_index"], it["delta"]) for it in deltas] == [(0, "hm")]
     item = events[-1][1]["response"]["output"][0]
     assert item["summary"] == [{"type": "summary_text", "text": "hm"}]
+
+
+@pytest.mark.parametrize(
+    "reasoning", [{}, {"reasoning": {"effort": "low"}}], ids=["none", "effort"]
+)
+def test_reasoning_can_always_be_a_summary_beside_its_text(reasoning: dict[str, Any]) -> None:
+    body = json.dumps({"input": "hello"} | reasoning).encode()
+    call = responses.parse(body, summaries="always")
+    pieces = [Piece("", [], [m.Reasoning("h")]), Piece("So.", [], [m.Reasoning("m")])]
+    it = ResponsesReply(call, "m", 1, "fp_1")
+    stream = it.opening(READ) + b"".join(it.piece(piece, 0) for piece in pieces)
+    events = [data for _, data in events_of(stream + it.closing([Ending("stop", 7)], USED))]
+    kinds = [event["type"] for event in events]
+    for kind in ("reasoning_summary_text", "reasoning_text"):
+        at = [i for i, it in enumerate(kinds) if it == f"response.{kind}.delta"]
+        assert "".join(events[i]["delta"] for i in at) == "hm"
+        assert (
+            at[-1] < kinds.index(f"response.{kind}.done") < kinds.index("response.output_item.done")
+        )
+    assert kinds.count("response.output_item.added") == 2, "one item reasons, one answers"
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    thought, said = events[-1]["response"]["output"]
+    assert thought["summary"] == [{"type": "summary_text", "text": "hm"}]
+    assert thought["content"] == [{"type": "reasoning_text", "text": "hm"}]
+    assert said["content"][0]["text"] == "So."
+    again = ResponsesReply(call, "m", 1, "fp_1")
+    whole = json.loads(
+        again.whole([(piece_of([m.Reasoning("hm"), "So."], []), Ending("stop", 7))], USED)
+    )
+    assert [{**item, "id": ""} for item in whole["output"]] == [
+        {**item, "id": ""} for item in (thought, said)
+    ]
+
+
+def test_a_request_for_a_summary_gets_it_alone_whatever_the_node_does() -> None:
+    body = json.dumps({"input": "hello", "reasoning": {"summary": "auto"}}).encode()
+    assert responses.parse(body, summaries="always").reasoning_as == "summary"
+    assert responses.parse(body).reasoning_as == "summary"
+    assert responses.parse(b'{"input": "hello"}').reasoning_as == "text"
+
+
+@every_chat
+def test_a_notice_is_a_warning_and_no_part_of_the_answer(spoken: Dialect) -> None:
+    spans: list[list[m.Span]] = [["So."], [m.Notice("left out")]]
+    for heard in both_ways(spoken, spans, Ending("stop", 7)):
+        assert (heard.text, heard.warnings) == ("So.", ["left out"])
+    for heard in both_ways(spoken, [[m.Notice("left out")]], Ending("stop", 7)):
+        assert (heard.text, heard.warnings) == ("", ["left out"])

@@ -25,11 +25,17 @@ async def ask(
     *,
     method: str | None = None,
     headers: Mapping[str, str] | None = None,
+    source: str | None = None,
 ) -> Answer:
-    """One request on a connection of its own; `body` is sent as JSON."""
+    """One request on a connection of its own; `body` is sent as JSON.
+
+    `source` is the local address that the connection comes from.
+    """
     data = None if body is None else json.dumps(body).encode()
     verb = method or ("GET" if data is None else "POST")
-    async with aiohttp.ClientSession() as session:
+    local = None if source is None else (source, 0)
+    connector = aiohttp.TCPConnector(local_addr=local)
+    async with aiohttp.ClientSession(connector=connector) as session:
         asked = session.request(verb, URL(url + path, encoded=True), data=data, headers=headers)
         response = await soon(asked)
         return Answer(response.status, response.headers, await soon(response.read()))

@@ -21,6 +21,7 @@ from mlx_worker.child.preparation import (
 )
 from mlx_worker.engine.constraints import Constraints
 from mlx_worker.engine.text_bound import TextBound
+from mlx_worker.engine.tool_offer import ToolOffers
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire import messages as m
 from tests.made_models import make_caller
@@ -43,7 +44,9 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         tokenizer: Any = load_tokenizer(folder)
         self.constraints = Constraints(tokenizer)
-        self.tools = Tools(tokenizer, self.constraints, TextBound(tokenizer, CONTEXT))
+        bound = TextBound(tokenizer, CONTEXT)
+        offers = ToolOffers(tokenizer, "refuse")
+        self.tools = Tools(tokenizer, self.constraints, bound, offers)
         self.prepared: list[Any] = []
         self.answers: list[Any] = []
         self.left: set[int] = set()

@@ -127,3 +127,15 @@ def test_a_file_that_was_replaced_or_taken_away_is_a_change(copy: Path, file: st
     shutil.copy(copy / "kept", copy / file)
     with pytest.raises(InferenceError, match=file):
         check_unchanged(copy, before)
+
+
+def test_what_replaces_something_in_the_folder_is_in_the_name(nano: Path) -> None:
+    model = read_model(nano)[0]
+    configured = [
+        (),
+        ("template", "refuse"),
+        ("template", "prompt"),
+        ("", "prompt"),
+        ("temp", "late"),
+    ]
+    assert len({model_identity(nano, model, it) for it in configured}) == len(configured)

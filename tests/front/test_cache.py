@@ -1,6 +1,7 @@
 """Warming, reading and clearing the prompt cache over HTTP."""
 
 import asyncio
+import hashlib
 import time
 from typing import Any
 
@@ -68,6 +69,7 @@ async def test_the_cache_has_each_models_detail(serve: Serve) -> None:
 async def test_an_empty_prompt_is_warmed_by_doing_nothing(serve: Serve) -> None:
     answer = await (await serve()).ask("/cache/warm", {"systemPrompt": ""})
     assert (answer.status, answer.json["success"], answer.json["tokens"]) == (200, True, 0)
+    assert answer.json["systemPromptHash"] == hashlib.sha256(b"").hexdigest()
 
 
 @pytest.mark.parametrize("body", [{}, {"prompt": PROMPT}, {"system_prompt": None}])

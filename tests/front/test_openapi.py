@@ -38,6 +38,7 @@ NOT_OVER_HTTP = {
     errors.CannotServe,
     errors.ChildMisbehaved,  # ends the child; its requests go on in the next
     errors.CacheError,  # a warm-up that failed is an internal error, with this as its message
+    errors.InvalidSetting,
     errors.ModelNotFoundError,
     errors.ConfigError,
     errors.HealthError,

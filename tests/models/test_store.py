@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_worker.errors import ModelNotFoundError
+from mlx_worker.errors import BadModelFolder, ModelNotFoundError
 from mlx_worker.models.store import default_models_dir, locate
 
 
@@ -86,7 +86,7 @@ def test_both_places_of_a_bare_name_are_in_the_message(models: Path, configs: Pa
 
 def test_a_file_is_no_model(models: Path, configs: Path) -> None:
     (configs / "file").touch()
-    with pytest.raises(ModelNotFoundError):
+    with pytest.raises(BadModelFolder, match=r"file is not a folder"):
         locate("./file", models, configs)
 
 

@@ -2,12 +2,14 @@
 
 import re
 
+from mlx_worker.config import ModelConfig
 from mlx_worker.supervisor.child import Facts
 from mlx_worker.supervisor.fingerprint import (
     Identity,
     identity_of,
     is_replaced,
     own_code,
+    prompting,
     weights_changed,
 )
 from mlx_worker.wire import messages as m
@@ -45,3 +47,14 @@ def test_a_process_that_tells_no_version_of_this_package_is_not_taken_for_a_newe
     assert not is_replaced({"mlx": "1"})
     assert not is_replaced({"mlx-worker": own_code()})
     assert is_replaced({"mlx-worker": "0.0.1"})
+
+
+def test_it_is_another_where_the_configuration_adds_to_prompts() -> None:
+    models = [
+        ModelConfig(id="a", path="p"),
+        ModelConfig(id="a", path="p", system_prompt="x"),
+        ModelConfig(id="a", path="p", chat_template_kwargs={"x": 1}),
+    ]
+    names = [told("ab").with_prompts(prompting(model)) for model in models]
+    assert len(set(names)) == 3
+    assert names[0] == told("ab").fingerprint

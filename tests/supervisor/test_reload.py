@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -55,11 +56,31 @@ def test_what_only_the_front_goes_by_needs_no_new_process() -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [{"max_concurrency": 3}, {"context_length": 64}, {"cache_bytes": 9}, {"prefill_pause": 1.0}],
+    [
+        *({"max_concurrency": 3}, {"context_length": 64}, {"cache_bytes": 9}),
+        *({"prefill_pause": 1.0}, {"tools": "ignore"}, {"env": {"A": "1"}}),
+    ],
 )
 def test_what_the_process_goes_by_needs_a_new_one(setting: dict[str, Any]) -> None:
     after = planned("a", **setting)
     assert compare({"a": planned("a")}, [after]) == Changes(restarted=("a",))
+
+
+def test_another_text_of_a_template_needs_a_new_process() -> None:
+    folder = planned("a").inspected
+    before, after = (
+        replace(planned("a"), folder=msgspec.structs.replace(folder, chat_template=text))
+        for text in ("one", "two")
+    )
+    assert compare({"a": before}, [after]) == Changes(restarted=("a",))
+    assert compare({"a": before}, [before]) == Changes()
+
+
+@pytest.mark.parametrize(
+    "setting", [{"system_prompt": "x"}, {"stop": ("x",)}, {"chat_template_kwargs": {"x": 1}}]
+)
+def test_what_the_front_adds_to_requests_needs_none(setting: dict[str, Any]) -> None:
+    assert compare({"a": planned("a")}, [planned("a", **setting)]) == Changes(changed=("a",))
 
 
 def test_another_folder_is_another_model() -> None:

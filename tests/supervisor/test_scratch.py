@@ -72,6 +72,18 @@ async def test_children_are_told_of_it_and_not_of_keys(
     assert told.decode() == f"{scratch_folder()}False"
 
 
+async def test_a_models_own_variables_go_before_the_nodes_and_never_before_its_rules(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHADE", "of the node")
+    names = ("SHADE", "HF_HUB_OFFLINE", "TMPDIR")
+    tell = f"import os, sys; sys.stderr.write(' '.join(os.environ[it] for it in {names}))"
+    of_model = {"SHADE": "model", "HF_HUB_OFFLINE": "0", "TMPDIR": "/"}
+    process = await spawn([sys.executable, "-c", tell], 2, of_model)
+    _, told = await process.communicate()
+    assert told.decode() == f"model 1 {scratch_folder()}"
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="kernels are Metal's there, and not kept")
 async def test_what_mlx_compiles_lies_in_it(cache: Path) -> None:
     compile_one = (

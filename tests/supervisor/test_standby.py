@@ -113,6 +113,18 @@ async def test_a_model_on_demand_takes_the_spare() -> None:
         assert node.primary.child.facts.pid == spare
 
 
+async def test_a_model_with_variables_of_its_own_takes_no_spare() -> None:
+    demanding = planned("b", preload=False, env={"SHADE": "blue"})
+    async with running(planned("a"), demanding, command=scripted(), standby=ONE) as node:
+        (spare,) = await spares(node.standby, 1)
+        child = node.named("b").child
+        node.load(node.named("b"))
+        await soon(child.reached(State.READY))
+        assert child.facts.pid != spare
+        assert psutil.Process(child.facts.pid).environ()["SHADE"] == "blue"
+        assert alive(spare), "it waits for another model"
+
+
 async def test_what_becomes_of_a_taken_spare_is_its_childs() -> None:
     async with running(planned(preload=False), command=scripted(), standby=ONE) as node:
         (spare,) = await spares(node.standby, 1)
