@@ -83,7 +83,7 @@ def wired_limit(run: Run, config: Config | None) -> list[Finding]:
         return [warn("wired limit", ran.said, "macOS 15 or later has iogpu.wired_limit_mb")]
     limit = int(ran.said) << 20
     if limit == 0:
-        return [ok("wired limit", "the system's own, about three quarters of the memory")]
+        return [ok("wired limit", "the system's own, two thirds to three quarters of the memory")]
     wanted = settings.memory_limit(config.supervisor) if config else 0
     said = f"{in_words(limit)}, models may take {in_words(wanted)}"
     if wanted > limit:

@@ -117,10 +117,11 @@ class LastWords:
 
     async def _keep(self, lines: list[str]) -> None:
         for start in range(0, len(lines), SLICE):
+            if start:
+                await asyncio.sleep(0)
             for line in lines[start : start + SLICE]:
                 if line.strip():
                     self._take(line)
-            await asyncio.sleep(0)
 
     def _take(self, line: str) -> None:
         """A line of the child's own log is told as what it is, any other as what was written."""
