@@ -15,7 +15,7 @@ def said(node: RunningNode, model: str) -> int:
 
 
 def reloaded(node: RunningNode) -> tuple[int, Any]:
-    answer = node.ask("/admin/reload", b"", "POST")
+    answer = node.ask("/admin/reload", b"", method="POST")
     return answer.status, answer.json.get("changed")
 
 
