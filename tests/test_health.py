@@ -332,3 +332,31 @@ def test_there_is_one_monitor_however_many_threads_ask_first(eager_threads: None
         together(8, partial(ask_for_monitor, module, seen))
         assert len(seen) == 8
         assert len({id(monitor) for monitor in seen}) == 1
+
+
+# --- figures that JSON can say, reasons ---------------------------------------------------
+
+
+def test_the_mean_of_the_longest_latencies_is_finite() -> None:
+    ledger = Ledger()
+    for _ in range(2):
+        ledger.record(success=True, latency=1e308)
+    assert ledger.health()["avgResponseTime"] == pytest.approx(1e308)
+
+
+def test_the_modules_health_has_exactly_its_four_keys(fresh: Any) -> None:
+    keys = {"lastCheck", "consecutiveFailures", "avgResponseTime", "errorRate"}
+    assert set(fresh.get_node_health()) == keys
+    assert issubclass(fresh.HealthError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "reason"),
+    [
+        ("-", ""),
+        ("+--", "the last 2 requests failed"),
+        ("-+" * 5 + "-", "6 of the last 11 requests failed"),
+    ],
+)
+def test_a_word_that_is_not_healthy_has_a_reason(outcomes: str, reason: str) -> None:
+    assert ledger_of(outcomes).reason == reason

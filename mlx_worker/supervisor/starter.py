@@ -105,6 +105,8 @@ class Starter:
 
     def entered(self, served: Served, state: State) -> None:
         """Watch the folder of a model while the model is given up."""
+        if state is not State.STOPPED and isinstance(served.child.held_back, ModelLoading):
+            served.child.held_back = None  # what was found in the folder is known by now
         look = self._looks.get(served)
         if state is not State.FAILED:
             if look is not None and look.watch is not None:
@@ -167,7 +169,6 @@ class Starter:
 
     def _cannot_start(self, served: Served, look: _Look, why: str) -> None:
         look.wanted = look.wanted or served.child.wants_process
-        served.child.held_back = None
         served.child.cannot_start(why)
 
     async def _found(self, served: Served, look: _Look) -> ModelFolder:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_worker.config import ModelConfig, SupervisorConfig
+from mlx_worker.config import ModelConfig
 from mlx_worker.supervisor.restart import RestartPolicy
 from mlx_worker.supervisor.states import State
 from tests.front.asking import Front, Serve, model
@@ -104,15 +104,6 @@ async def test_another_protocol_names_the_cure(serve: Serve) -> None:
     assert "restart the node" in (await front.model())["reason"]
 
 
-async def test_a_reload_with_a_folder_that_cannot_be_used_changes_nothing_that_runs(
-    serve: Serve,
-) -> None:
-    front = await serve()
-    answer = await front.ask("/admin/reload", method="POST")
-    assert answer.status == 422  # it was not started from a file
-    assert (await front.chat("hello")).text == "hello"
-
-
 # --- what health says ---------------------------------------------------------------------
 
 
@@ -177,7 +168,3 @@ async def test_metrics_say_the_nodes_word(serve: Serve) -> None:
     text = (await front.ask("/metrics")).body.decode()
     assert 'mlx_worker_node_status{mlx_worker_node_status="offline"} 1.0' in text
     assert 'mlx_worker_model_state{mlx_worker_model_state="draining",model="m"} 1.0' in text
-
-
-def test_an_outage_limit_is_a_time() -> None:
-    assert SupervisorConfig().exit_when_failed_for is None

@@ -141,6 +141,21 @@ async def test_an_unchanged_folder_is_not_read_again_and_again(tmp_path: Path) -
             assert folders.inspections == ["a"]
 
 
+async def test_a_model_is_held_back_until_its_folder_is_known_to_be_unusable(
+    tmp_path: Path,
+) -> None:
+    """No report may take it for a model that waits for its first request."""
+    with disk(tmp_path, missing="a") as folders:
+        async with running(
+            unseen("a", preload=False), command=scripted(), folders=folders.access
+        ) as node:
+            async with asyncio.timeout(DEADLINE):
+                while node.primary.child.state is State.STOPPED:
+                    assert isinstance(node.primary.child.held_back, ModelLoading)
+                    await asyncio.sleep(0)
+            assert node.primary.child.state is State.FAILED
+
+
 async def test_a_stalled_share_holds_up_neither_models_nor_a_stop(tmp_path: Path) -> None:
     with disk(tmp_path, stalled="a") as folders:
         models = (unseen("a"), unseen("b"))
