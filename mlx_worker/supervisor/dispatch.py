@@ -17,7 +17,6 @@ from mlx_worker.errors import (
     ChildLost,
     InvalidRequest,
     ModelLoading,
-    NodeDraining,
     PoisonedRequest,
     WorkerError,
 )
@@ -63,7 +62,7 @@ class Dispatch:
         # With the end of its patience, which it needs only while there is no child.
         self._waiting: dict[Generation, Timer | None] = {}
         self._ended = asyncio.Event()
-        self._closing = False
+        self._closing: WorkerError | None = None
         self._is_handing_over = False
         self._lost_ids: list[str] = []
         self._ended_by_poison: set[int] = set()
@@ -75,12 +74,12 @@ class Dispatch:
         self._wait(generation, until)
         self._hand_over()
 
-    async def drain(self) -> None:
+    async def drain(self, refusal: WorkerError) -> None:
         """Wait until all that was begun has ended. What was not is refused at once."""
-        self._closing = True
+        self._closing = refusal
         for generation in list(self._waiting):
             if not generation.lost_by:
-                generation.fail(NodeDraining("the node is going away", retry_after=5))
+                generation.fail(refusal)
         while self._open or self._waiting:
             self._ended.clear()
             await self._ended.wait()
@@ -298,5 +297,5 @@ class Dispatch:
                 retry_after=retry,
             )
         if self._closing:
-            return NodeDraining(f"model {child.load.model!r} was stopped", retry_after=5)
+            return self._closing
         return refusal or ModelLoading(f"model {child.load.model!r} is coming back", retry_after=2)

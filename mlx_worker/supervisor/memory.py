@@ -181,6 +181,23 @@ def who_grew(over: int, tenants: Sequence[Tenant]) -> Tenant | None:
     return most if most is not None and most.grown * 2 >= over else None
 
 
-def who_rests(tenants: Sequence[Tenant]) -> Tenant | None:
-    """The one that could be unloaded and was not used for longest."""
-    return min((it for it in tenants if it.may_go), key=lambda it: it.last_used, default=None)
+def rest(over: int, tenants: Sequence[Tenant]) -> list[Tenant]:
+    """Return the idle models to unload, the longest idle first, until the rest is not over."""
+    over -= sum(it.used or 0 for it in tenants if it.leaving)
+    chosen: list[Tenant] = []
+    for it in sorted(filter(lambda it: it.may_go, tenants), key=lambda it: it.last_used):
+        if over <= 0:
+            break
+        chosen.append(it)
+        over -= it.used or 0
+    return chosen
+
+
+def surplus(measured: Iterable[tuple[int, int]]) -> int:
+    """Return what processes take beyond what was expected of them, in bytes.
+
+    `measured` has (taken, expected) of each process that was measured. The median: one large cache
+    makes no other model large.
+    """
+    over = sorted(max(0, taken - expected) for taken, expected in measured)
+    return over[len(over) // 2] if over else 0

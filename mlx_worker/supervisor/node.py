@@ -350,7 +350,8 @@ class Node:
         await asyncio.wait(either)
 
     async def _all_have_ended(self) -> None:
-        await asyncio.gather(*(it.dispatch.drain() for it in self._everybody()))
+        refusal = NodeDraining("the node is going away", retry_after=5)
+        await asyncio.gather(*(it.dispatch.drain(refusal) for it in self._everybody()))
 
     def hurry(self) -> None:
         """End a drain now: what still runs is cut off."""
@@ -400,7 +401,7 @@ class Node:
         served.retired = True
         with contextlib.suppress(TimeoutError):
             async with self._pause.timeout(self._timings.drain):
-                await served.dispatch.drain()
+                await served.dispatch.drain(self._removed(served))
         self.starter.forget(served)
         served.child.stop()
         served.child.hurry()
@@ -503,6 +504,7 @@ class Node:
         """
         began = self._loop.time()
         limit = served.config.request_timeout
+        await self._until_calm()
         self._check(served, began + self._resume.load_wait)
         try:
             async with self._pause.timeout(limit):
@@ -618,15 +620,29 @@ class Node:
                         await child.reached(*(it for it in State if it is not State.STOPPED))
         await child.settled()
 
+    async def _until_calm(self) -> None:
+        """Wait for memory that models are about to give back, as for a model that loads."""
+        if self.pressure.refusal() is not None:
+            with contextlib.suppress(TimeoutError):
+                async with self._pause.timeout(self._resume.load_wait):
+                    await self.pressure.has_room()
+
     def _refuse_if_draining(self) -> None:
         if self.draining:
             raise NodeDraining("the node is draining and takes no new work", retry_after=5)
+
+    def _removed(self, served: Served) -> WorkerError:
+        """Return why a model that a reload took away takes no work any more."""
+        id_ = served.config.id
+        if id_ in self.models:
+            return ModelLoading(f"model {id_!r} was replaced by another folder", retry_after=1)
+        return UnknownModel(f"model {id_!r} was removed from the configuration", param="model")
 
     def _check(self, served: Served, until: float) -> None:
         """Raise why a request cannot be taken on; until then it may wait for the model to come."""
         self._refuse_if_draining()
         if served.retired:
-            raise NodeDraining(f"model {served.config.id!r} is leaving this node", retry_after=5)
+            raise self._removed(served)
         if _is_unloaded(served.child):
             self.starter.bring(served)  # on demand
         if (too_much := self.pressure.refusal()) is not None:

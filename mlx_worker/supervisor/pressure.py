@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
 from mlx_worker.errors import MemoryFull
 from mlx_worker.sizes import in_words
-from mlx_worker.supervisor.memory import Ladder, Rung, trims, who_grew, who_rests
+from mlx_worker.supervisor.memory import Ladder, Rung, rest, trims, who_grew
 from mlx_worker.supervisor.room import COME_BACK, tenant_of
 from mlx_worker.supervisor.states import State
 
@@ -38,6 +39,7 @@ class Pressure:
         self._everybody = everybody
         self._trim = trim
         self._ladder = Ladder()
+        self._looked = asyncio.Event()
 
     @property
     def used(self) -> int:
@@ -51,12 +53,28 @@ class Pressure:
 
     def refusal(self) -> MemoryFull | None:
         """Why new work is refused; None: it is not."""
-        if not self._ladder.refuses:
+        # A process that has ended since the last look has given its memory back already.
+        if not self._ladder.refuses or self.used - self._returnable() <= self.limit:
             return None
         return MemoryFull(f"the models take {self._numbers()}", retry_after=COME_BACK)
 
+    async def has_room(self) -> None:
+        """Wait until new work is not refused any more."""
+        while self.refusal() is not None:
+            self._looked.clear()
+            await self._looked.wait()
+
+    def _returnable(self) -> int:
+        """Return the bytes of idle models that may leave, or leave, without anybody's notice."""
+        tenants = map(tenant_of, self._everybody())
+        return sum(it.used or 0 for it in tenants if it.may_go or it.leaving)
+
     def look(self) -> None:
         """Take the step that is due."""
+        self._look()
+        self._looked.set()
+
+    def _look(self) -> None:
         before = self.rung
         step = self._ladder.look(self.used, self.limit)
         if step is not None and step is not before:
@@ -64,8 +82,8 @@ class Pressure:
         match step:
             case Rung.TRIM:
                 self._trim_caches()
-            case Rung.RECYCLE:
-                self._recycle()
+            case Rung.REFUSE | Rung.RECYCLE:
+                self._give_up_processes(recycle=step is Rung.RECYCLE)
             case _:
                 pass
 
@@ -76,17 +94,23 @@ class Pressure:
         for id_, nbytes in trims(self.used - self.limit, sizes).items():
             self._trim(models[id_], nbytes)
 
-    def _recycle(self) -> None:
-        models = {it.config.id: it for it in self._everybody()}
-        if any(it.child.state not in AT_REST for it in models.values()):
-            return  # somebody's end or start is to be seen first
+    def _give_up_processes(self, *, recycle: bool) -> None:
+        """Have processes end, so that the rest fits: the idle ones, or the one that grew most.
+
+        Idle ones are unloaded before new work is refused; one that grew is kept as long as trimmed
+        caches may still help, until `recycle`.
+        """
+        models = {it.config.id: it for it in self._everybody() if not it.retired}
         tenants = [tenant_of(it) for it in models.values()]
-        if (grown := who_grew(self.used - self.limit, tenants)) is not None:
-            self._say("gets a fresh process", grown.model)
-            models[grown.model].child.restart()
-        elif (resting := who_rests(tenants)) is not None:
-            self._say("is unloaded", resting.model)
-            models[resting.model].child.unload()
+        over = self.used - self.limit
+        if (grown := who_grew(over, tenants)) is not None:
+            if recycle and all(it.child.state in AT_REST for it in models.values()):
+                self._say("gets a fresh process", grown.model)
+                models[grown.model].child.restart()
+            return
+        for tenant in rest(over, tenants):
+            self._say("is unloaded", tenant.model)
+            models[tenant.model].child.unload()
 
     def _say(self, what: str, model: str = "", *, grave: bool = True) -> None:
         level = logging.WARNING if grave else logging.INFO

@@ -7,6 +7,7 @@ room is kept in mind, and tried again whenever anything ended: a generation, a p
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlx_worker.errors import MemoryFull, ModelTooLarge
@@ -18,6 +19,7 @@ from mlx_worker.supervisor.memory import (
     NeverFits,
     Tenant,
     make_room,
+    surplus,
 )
 from mlx_worker.supervisor.states import State
 
@@ -74,8 +76,8 @@ class Room:
         """Start a model, now or once there is room; `held_back` says why it has not started."""
         # One on its way out may have the name of one that is served.
         others = [it for it in self._everybody() if it is not served]
-        tenants = [tenant_of(it) for it in others]
-        match make_room(tenant_of(served), tenants, self.limit):
+        tenants = [self._corrected(it) for it in others]
+        match make_room(self._corrected(served), tenants, self.limit):
             case Fits():
                 self.forget(served)
                 served.child.start()
@@ -94,6 +96,19 @@ class Room:
                 self.forget(served)
                 served.child.held_back = ModelTooLarge(_no_room(served, why))
                 self._say_no_room(served, why)
+
+    def _corrected(self, served: Served) -> Tenant:
+        """Return a claim that goes by what others' processes took, where its own is not measured.
+
+        A model that fits alone by its own figures is not refused for good by those of others.
+        """
+        tenant = tenant_of(served)
+        if served.child.at_start is not None:
+            return tenant
+        known = [it for it in self._everybody() if it.child.at_start is not None]
+        more = surplus((it.child.at_start or 0, it.expected_bytes) for it in known)
+        at_start = max(tenant.at_start, min(tenant.at_start + more, self.limit))
+        return replace(tenant, at_start=at_start)
 
     def promised(self, served: Served) -> bool:
         """Is its room being made already?"""

@@ -16,9 +16,10 @@ from mlx_worker.supervisor.memory import (
     Tenant,
     kv_budget,
     make_room,
+    rest,
+    surplus,
     trims,
     who_grew,
-    who_rests,
 )
 
 GB = 10**9
@@ -175,8 +176,21 @@ def test_a_fresh_process_that_would_hardly_help_is_not_made() -> None:
     assert who_grew(3 * GB, []) is None
 
 
-def test_the_idle_one_that_rested_longest_goes_and_no_other() -> None:
+def test_the_idle_ones_that_rested_longest_go_and_no_more_than_have_to() -> None:
     late, early = idle("late", 5, 9.0), idle("early", 5, 1.0)
     staying = [at_work("busy", 5), idle("pinned", 5, pinned=True)]
-    assert who_rests([late, early, *staying]) is early
-    assert who_rests(staying) is None
+    assert rest(1, [late, early, *staying]) == [early]
+    assert rest(6 * GB, [late, early, *staying]) == [early, late]
+    assert rest(99 * GB, [late, early, *staying]) == [early, late]
+    assert rest(99, staying) == rest(0, [late, early]) == []
+
+
+def test_what_is_leaving_already_is_counted_before_another_has_to_go() -> None:
+    gone = Tenant("gone", 5 * GB, 5 * GB, lodged=True, leaving=True)
+    assert rest(5 * GB, [gone, idle("idle", 5)]) == []
+
+
+def test_what_processes_take_beyond_what_was_expected_is_their_median() -> None:
+    assert surplus([]) == 0
+    assert surplus([(15, 10), (18, 10), (1000, 10)]) == 8
+    assert surplus([(5, 10)]) == 0

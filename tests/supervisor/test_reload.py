@@ -8,7 +8,7 @@ import msgspec
 import psutil
 import pytest
 
-from mlx_worker.errors import NodeDraining, UnknownModel
+from mlx_worker.errors import ModelLoading, NodeDraining, UnknownModel
 from mlx_worker.supervisor.generation import Generation
 from mlx_worker.supervisor.memory import PROCESS_BYTES
 from mlx_worker.supervisor.node import Node
@@ -168,8 +168,27 @@ async def test_who_waits_for_a_removed_model_is_sent_away(pace: Fifo) -> None:
         node.reload([planned("b", preload=False)], NOWHERE)
         pace.let(1)
         assert await whole(first) == "one"
-        with pytest.raises(NodeDraining, match="leaving"):
+        with pytest.raises(UnknownModel, match="'a' was removed from the configuration"):
             await soon(second)
+
+
+async def test_who_waits_for_a_model_that_does_not_run_and_is_removed_hears_so(hold: Fifo) -> None:
+    command = scripted("--hold-load", hold.path)
+    async with running(planned("a"), command=command, resume=WAITS) as node:
+        waiting = await soon(node.generate(node.named("a"), chat("one")))
+        node.reload([planned("b", preload=False)])
+        with pytest.raises(UnknownModel, match="'a' was removed from the configuration"):
+            await soon(waiting.started())
+
+
+async def test_who_waits_for_a_model_whose_folder_moved_is_told_to_come_again(hold: Fifo) -> None:
+    command = scripted("--hold-load", hold.path)
+    async with running(planned("a"), command=command, resume=WAITS) as node:
+        waiting = await soon(node.generate(node.named("a"), chat("one")))
+        node.reload([replace(planned("a"), folder=planned("elsewhere").folder)])
+        with pytest.raises(ModelLoading, match="replaced by another folder") as told:
+            await soon(waiting.started())
+        assert told.value.retry_after
 
 
 async def test_a_model_whose_folder_moved_comes_back_in_the_room_that_it_left() -> None:

@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 
 from mlx_worker.errors import MemoryFull, ModelTooLarge
+from mlx_worker.supervisor.events import Events
 from mlx_worker.supervisor.generation import Generation
 from mlx_worker.supervisor.memory import PROCESS_BYTES, Rung
 from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.pressure import Pressure
 from mlx_worker.supervisor.states import State
 from tests.scripted import (
     PATIENT,
@@ -201,3 +203,36 @@ async def test_a_recycled_process_finishes_what_it_has_first(pace: Fifo) -> None
         assert await whole(generation) == "one two three"
         await soon(node.named("a").child.reached(State.STARTING, State.LOADING, State.READY))
         assert node.named("a").dispatch.resumes == 0
+
+
+async def test_processes_larger_than_expected_make_room_by_what_was_measured() -> None:
+    """One request each to many models, one after the other: none is refused."""
+    models = [planned(f"m{number}", preload=False) for number in range(8)]
+    command = scripted("--resident", str(2 * ONE))
+    async with running(*models, command=command, resume=WAITS, memory_limit=5 * ONE) as node:
+        for number in range(8):
+            assert await said(node, f"m{number}") == "hello"
+            await eventually(lambda: measured(node))
+            assert node.pressure.rung is Rung.CALM
+
+
+async def measured(node: Node) -> bool:
+    up = [it for it in node.models.values() if it.child.state is State.READY]
+    return all(it.child.at_start is not None for it in up)
+
+
+async def test_over_the_limit_idle_models_leave_and_a_request_waits_for_that() -> None:
+    """All start at once, so that none could be corrected by another."""
+    models = [planned(f"m{number}") for number in range(4)]
+    command = scripted("--resident", str(2 * ONE))
+    async with running(*models, command=command, resume=WAITS, memory_limit=4 * ONE) as node:
+        await ready(node)
+        for number in range(4):
+            assert await said(node, f"m{number}") == "hello"
+
+
+async def test_a_process_that_has_ended_is_no_reason_to_refuse_work() -> None:
+    """Its memory is free at once; the ladder hears of that at the next look."""
+    pressure = Pressure(100, list, lambda *_: None, Events())
+    pressure._ladder.rung = Rung.RECYCLE
+    assert pressure.refusal() is None
