@@ -7,6 +7,7 @@ is replayed. The answers are compared with undisturbed ones, token for token.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 import mlx.core as mx
 import pytest
 
+from mlx_worker import inference
 from mlx_worker.engine.constraints import Constraints
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.guard import ComputationFailed, Evidence
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import prompt_of
-from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
+from mlx_worker.errors import ContextLengthExceeded, InferenceError, InvalidRequest
 from mlx_worker.wire import messages as m
 from tests.faults import failing_model
 from tests.faults.failing_model import GARBAGE, SCRIPT, SPOILT, Fault
@@ -316,6 +318,26 @@ def test_an_error_that_mlx_parked_is_raised_before_the_last_tokens_leave(engine:
 
     with pytest.raises(RuntimeError, match="Inverse"):
         eventually(confirmed)
+
+
+def test_a_program_goes_on_without_what_was_computed_before_the_garbage(
+    loaded: tuple[Any, Any], nano: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(nano, tmp_path / "nano")
+    SCRIPT.set(None)
+    inference.load_model(folder, {"model_type": "failing"})
+
+    def said() -> str:
+        messages = [{"role": "user", "content": "Hello"}]
+        return "".join(inference.generate_stream(messages, path=folder, max_tokens=TOKENS))
+
+    expected = said()
+    assert inference.runtime(folder).engine.cache.facts.entries == 1
+    SCRIPT.set(Fault(kind="nan", at=5))
+    with pytest.raises(InferenceError, match="garbage logits"):
+        said()
+    assert inference.runtime(folder).engine.cache.facts.entries == 0
+    assert said() == expected
 
 
 # --- what garbage is ---
