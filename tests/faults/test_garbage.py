@@ -26,7 +26,6 @@ from mlx_worker.wire import messages as m
 from tests.faults import failing_model
 from tests.faults.failing_model import GARBAGE, SCRIPT, SPOILT, Fault
 from tests.made_models import WORDS
-from tests.processes import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -234,6 +233,16 @@ def test_an_error_at_a_step_or_behind_it_leaves_nothing_wrong_said(
         assert deaths == 1
 
 
+@pytest.mark.skipif(mx.default_device().type == mx.DeviceType.gpu, reason="no inverse on a GPU")
+def test_an_error_of_mlxs_own_thread_is_raised_before_its_token_is_heard(
+    loaded: tuple[Any, Any], expected: Callable[[list[m.ChatRequest]], Any]
+) -> None:
+    for token in range(0, TOKENS, 1 if IN_FULL else 4):
+        heard, deaths = answered(loaded, EIGHT, Fault(kind="parked", at=token))
+        assert tokens_of(heard) == expected(EIGHT), token
+        assert deaths == 1
+
+
 @pytest.mark.parametrize("where", ["prefill", "merge", "extract"])
 def test_an_error_on_the_way_to_a_step_is_fatal_and_costs_nothing(
     loaded: tuple[Any, Any], expected: Callable[[list[m.ChatRequest]], Any], where: str
@@ -303,23 +312,6 @@ def test_a_requests_own_faults_stay_its_own(engine: Engine) -> None:
     finish(engine)
 
 
-def test_an_error_that_mlx_parked_is_raised_before_the_last_tokens_leave(engine: Engine) -> None:
-    admit(engine, GREEDY)
-    finish(engine)
-    engine._batch.confirm()
-    with mx.stream(engine._batch.stream):
-        slow = mx.ones((700, 700)) @ mx.ones((700, 700)) @ mx.ones((700, 700))
-        doomed: Any = mx.linalg.inv(slow[:2, :2] * 0, stream=engine._batch.stream)
-        mx.async_eval(doomed)  # type: ignore[no-untyped-call]
-
-    def confirmed() -> bool:
-        engine._batch.confirm()
-        return False
-
-    with pytest.raises(RuntimeError, match="Inverse"):
-        eventually(confirmed)
-
-
 def test_a_program_goes_on_without_what_was_computed_before_the_garbage(
     loaded: tuple[Any, Any], nano: Path, tmp_path: Path
 ) -> None:
@@ -361,7 +353,7 @@ def test_garbage_is_told_from_what_models_say_in_every_precision(
         logits = mx.array((row * (width // 8 + 1))[:width], dtype=dtype)[None]
         evidence_of(logits).check([5])
         assert name
-    for value in (0.0, 3.7, -12.0, 3000.0):
+    for value in (0.0, 3.7, -12.0, 100.0):
         logits = mx.full((1, width), value, dtype=dtype)
         with pytest.raises(ComputationFailed, match="garbage logits"):
             evidence_of(logits).check([5])
