@@ -2,8 +2,8 @@
 
 Every command ends with an exit code that means something (sysexits.h): 0 done, 2 wrong usage,
 65 a broken model or download, 66 no such model, 69 a port taken, a source or a node out of reach,
-71 the service manager refused, 73 the disk refused, 75 not now, 77 not with this key, 78 a
-configuration that cannot be. Errors are one line on stderr.
+70 no model served for `exit_when_failed_for`, 71 the service manager refused, 73 the disk refused,
+75 not now, 77 not with this key, 78 a configuration that cannot be. Errors are one line on stderr.
 
 A command imports what it needs when it is called: a node that starts does not wait for tables and
 progress bars. [front]
@@ -21,6 +21,7 @@ from mlx_worker.errors import WorkerError
 from mlx_worker.operate.commands import COMMANDS
 from mlx_worker.options import A_PATH, config_file, configuration, models_dir
 from mlx_worker.service.commands import service
+from mlx_worker.standard_streams import fill_closed_streams
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -44,6 +45,7 @@ rounds = click.option(
 
 def main() -> None:
     """Run a command; known errors become one line and their exit code."""
+    fill_closed_streams()
     try:
         app(prog_name=NAME, standalone_mode=False)
     except WorkerError as error:
@@ -70,12 +72,15 @@ app.add_command(service)
 @config_file
 def serve(*, file: Path | None) -> None:
     """Run the node in the foreground, until SIGTERM or ctrl-C."""
+    from mlx_worker.log_file import with_the_services_file
     from mlx_worker.logs import set_up
+    from mlx_worker.process_end import reported_end
     from mlx_worker.server import serve as serve_node
 
-    loaded = configuration(file)
-    set_up(loaded.log)
-    _run(serve_node(loaded))
+    with reported_end():
+        loaded = configuration(file)
+        set_up(with_the_services_file(loaded.log))
+        _run(serve_node(loaded))
 
 
 @app.command
@@ -121,11 +126,13 @@ def demo(*, port: int, once: bool, models_dir: Path | None) -> None:
     from mlx_worker.demo import run_demo
     from mlx_worker.logs import set_up
     from mlx_worker.models.store import default_models_dir
+    from mlx_worker.process_end import reported_end
 
     where = models_dir or default_models_dir()
     _pull("smollm2-135m", where, None)
-    set_up(LogConfig(level="warning"))
-    _run(run_demo(where, port, once=once))
+    with reported_end():
+        set_up(LogConfig(level="warning"))
+        _run(run_demo(where, port, once=once))
 
 
 @app.command
@@ -177,10 +184,11 @@ def growth(**options: Any) -> None:
 
 
 def _run(node: Coroutine[Any, Any, None]) -> None:
-    import setproctitle
     import uvloop
 
-    setproctitle.setproctitle("mlx-worker: front")
+    from mlx_worker.titles import set_title
+
+    set_title("front")
     uvloop.run(node)
 
 
@@ -219,7 +227,7 @@ def _print_plan(config: Config, planned: list[PlannedModel], border: Border) -> 
         f"{f'asks for a key: {names}' if names else 'asks for no key'}"
     )
     for it in planned:
-        model, folder = it.config, it.folder
+        model, folder = it.config, it.inspected
         names = ", ".join((model.id, *model.aliases))
         rest = "  answers for unknown names" if model.default else ""
         click.echo(

@@ -76,13 +76,14 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `tls_key` are PEM files, both or neither. Pages of `cors_origins` may ask from a browser.
     At most `max_connections` do work at a time. One that has not sent a whole request for
     `idle_timeout` seconds is closed; a body may pause for `body_timeout`, and a client that takes
-    nothing of its answer for `send_timeout` loses it.
+    nothing of its answer for `send_timeout` loses it. A body is at most `max_body_bytes` long;
+    None: what the largest context of the models could hold.
     """
 
     host: Name = "127.0.0.1"
     port: Port = 8081
     models_dir: Path | None = None
-    max_body_bytes: Bytes = 16 * 1024 * 1024
+    max_body_bytes: Bytes | None = None
     host_names: tuple[Name, ...] = ()
     api_keys_file: Path | None = None
     insecure: bool = False
@@ -102,9 +103,11 @@ class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     one on its way up that has not said hello, or loads and is no byte further, for
     `load_stall_timeout` too. It comes back after a random delay of at most `backoff_initial`,
     doubled at each end up to `backoff_max`; after more than `max_restarts` ends in
-    `restart_window` it is given up. What it was doing waits `resume_timeout` for it; a request
-    that was there at `max_crashes` ends is refused. New requests wait `load_wait` for a model on
-    its way. `drain_timeout`: how long running generations may take to finish once they are to.
+    `restart_window` it is given up, and tried again slowly: after `retry_initial`, doubled each
+    time up to `retry_max`. Where no model can be served for `exit_when_failed_for` the node ends
+    (None: never). What a child was doing waits `resume_timeout` for the next one; a request that
+    was there at `max_crashes` ends is refused. New requests wait `load_wait` for a model on its
+    way. `drain_timeout`: how long running generations may take to finish once they are to.
     `standby`: spare children that have everything imported; a model that starts takes one, and
     only its weights have to be read. `memory_limit` is for the processes of all models together;
     None: what suits the machine.
@@ -122,6 +125,9 @@ class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drain_timeout: Seconds = 30.0
     standby: Annotated[int, msgspec.Meta(ge=0, le=8)] = 1
     memory_limit: Limit | None = None
+    retry_initial: Interval = 30.0
+    retry_max: Interval = 600.0
+    exit_when_failed_for: Interval | None = None
 
 
 class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -261,7 +267,6 @@ def parse_config(text: str, *, source: str, folder: Path) -> Config:
     _check_host(config.server, complain)
     _check_border(config.server, complain)
     _check_telemetry(config.telemetry, complain)
-    _check_warm_files(config, complain)
     _check_pins(config, complain)
     return config
 
@@ -401,13 +406,6 @@ def _is_installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # one that it lies in
         return False
-
-
-def _check_warm_files(config: Config, complain: _Complaint) -> None:
-    for i, model in enumerate(config.models):
-        for k, path in enumerate(model.warm):
-            if not (path.is_file() and os.access(path, os.R_OK)):
-                raise complain(f"models[{i}].warm[{k}]", f"{path} is no file that can be read")
 
 
 def _check_pins(config: Config, complain: _Complaint) -> None:

@@ -7,7 +7,11 @@ HTTP dialects, the CLI, the pipe) translate these; nobody else invents a status.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class WorkerError(Exception):
@@ -69,6 +73,12 @@ class ConstraintFailed(InvalidRequest):
     code = "constraint_failed"
 
 
+class ConstraintTooCostly(InvalidRequest):
+    """A schema, grammar or regex that would take more work than one request may have."""
+
+    code = "constraint_too_costly"
+
+
 class KvTooLarge(InvalidRequest):
     """Prompt and answer would take more memory than this node has for a model's KV."""
 
@@ -87,6 +97,13 @@ class BodyTooSlow(InvalidRequest):
 
     status = 408
     code = "body_too_slow"
+
+
+class UnsupportedEncoding(InvalidRequest):
+    """A body that is compressed in a way that this node does not read."""
+
+    status = 415
+    code = "unsupported_encoding"
 
 
 class Unauthorized(WorkerError):
@@ -138,7 +155,7 @@ class ModelLoading(Unavailable):
 
 
 class ModelFailed(Unavailable):
-    """The model's child was given up; only an operator brings it back."""
+    """The model was given up; `retry_after` is when the node tries again."""
 
     code = "model_failed"
 
@@ -238,6 +255,12 @@ class CacheError(WorkerError):
     code = "cache_error"
 
 
+class HealthError(WorkerError, ValueError):
+    """A figure that no request can have, such as a negative latency."""
+
+    code = "health_error"
+
+
 # --- commands -----------------------------------------------------------------------------
 
 
@@ -246,6 +269,13 @@ class ConfigError(WorkerError):
 
     code = "config_error"
     exit_code = 78
+
+
+class NothingServed(WorkerError):
+    """No model could be served for `exit_when_failed_for`: a new process may fare better."""
+
+    code = "nothing_served"
+    exit_code = 70
 
 
 class PortTaken(WorkerError):
@@ -315,3 +345,32 @@ def cause_of(error: BaseException) -> str:
     """Somebody else's error in one line: its type, and the first line of what it says."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+# --- by code ------------------------------------------------------------------------------
+
+
+def error_class(code: str) -> type[WorkerError]:
+    """Return the class of this module with this code; WorkerError for an unknown code.
+
+    A child names its errors by their codes. The classes themselves are the registry, so that a
+    new class is known to the front as soon as a child can raise it.
+    """
+    return _classes().get(code, WorkerError)
+
+
+@cache
+def _classes() -> dict[str, type[WorkerError]]:
+    classes: dict[str, type[WorkerError]] = {}
+    for kind in _family(WorkerError):
+        if kind.__module__ == __name__:
+            # Of two classes with one code the first is the one that a request meets.
+            classes.setdefault(kind.code, kind)
+    return classes
+
+
+def _family(kind: type[WorkerError]) -> Iterator[type[WorkerError]]:
+    """Yield a class and all classes below it, in the order of their definition."""
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _family(below)

@@ -6,6 +6,7 @@ They are kept beside the code because people read and copy them; a test holds th
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,7 +28,9 @@ def _schema() -> str:
 def _plist() -> str:
     home = Path("/opt/mlx-worker")
     definition = _example(home, home / "mlx-worker.toml", home / "models", user="_mlxworker")
-    return Launchd(run, daemon=True).text(definition)
+    # A role account's own home is /var/empty; children keep compiled kernels in their home.
+    environment = {**definition.environment, "HOME": str(home)}
+    return Launchd(run, daemon=True).text(replace(definition, environment=environment))
 
 
 def _unit() -> str:
@@ -40,7 +43,7 @@ def _unit() -> str:
 def _example(home: Path, config: Path, models: Path, *, user: str | None) -> Definition:
     return Definition(
         command=(
-            *(str(home / ".venv/bin/python"), "-m", "mlx_worker"),
+            *(str(home / ".venv/bin/python"), "-P", "-m", "mlx_worker"),
             *("serve", "--config", str(config)),
         ),
         folder=config.parent,

@@ -1,9 +1,9 @@
 """The ledger: what became of requests, and the word that follows from it.
 
 Each model has one, and so has the node; the node's is also what the module's functions and the
-`HealthMonitor` speak of. Standard library only, safe under threads, no clock of its own beyond
-the one passed in. Times are milliseconds since the epoch, as floats; latencies milliseconds.
-[front]
+`HealthMonitor` speak of. Beside the error family, standard library only; safe under threads, no
+clocks of its own beyond those passed in. Times are milliseconds since the epoch, as floats;
+latencies milliseconds. Ages are measured on a clock that is never set back. [front]
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from mlx_worker.errors import HealthError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -21,6 +23,12 @@ Status = Literal["initializing", "healthy", "degraded", "unhealthy", "offline"]
 
 RECENT = 1000
 """Requests that the error rate looks back on: old trouble is forgotten."""
+
+LEAST_SAMPLES = 10
+"""Requests before their error rate counts: one failed first request is a rate of 1."""
+
+MOST_IN_A_ROW = 5
+"""Consecutive failures that make unhealthy; two make degraded."""
 
 FORGIVEN = 30.0
 """Seconds without a failure after which what is unhealthy is worth another try. Without it, a
@@ -30,15 +38,20 @@ router that stays away from a failing node would never see it well again."""
 class Ledger:
     """Counts of one model or of the node."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._now = now
+        self._clock = clock
         self._lock = threading.Lock()
         self._recent: deque[bool] = deque(maxlen=RECENT)
         self._recent_failures = 0
         self._last_failure = 0.0
         self._consecutive_failures = 0
         self._requests = 0
-        self._latency = 0.0
+        self._mean = 0.0
         self._in_flight = 0
         self._hits = 0
         self._misses: Counter[str] = Counter()
@@ -54,12 +67,13 @@ class Ledger:
             self._in_flight = max(0, self._in_flight - 1)
 
     def record(self, success: bool, latency: float) -> None:
-        """One request ended, after `latency` ms. Raises ValueError where that cannot be."""
+        """Count one request that ended after `latency` ms. Raises HealthError for no latency."""
         if not (math.isfinite(latency) and latency >= 0):
-            raise ValueError(f"latency cannot be {latency} ms")
+            raise HealthError(f"latency cannot be {latency} ms")
         with self._lock:
             self._requests += 1
-            self._latency += latency
+            # Step by step: the sum of two latencies may be more than a float holds.
+            self._mean += (latency - self._mean) / self._requests
             if len(self._recent) == RECENT:
                 self._recent_failures -= not self._recent[0]
             self._recent.append(success)
@@ -68,7 +82,7 @@ class Ledger:
             else:
                 self._recent_failures += 1
                 self._consecutive_failures += 1
-                self._last_failure = self._now()
+                self._last_failure = self._clock()
 
     def hit(self) -> None:
         """A request's system prompt was resident."""
@@ -86,7 +100,7 @@ class Ledger:
             return {
                 "lastCheck": self._now() * 1000,
                 "consecutiveFailures": self._consecutive_failures,
-                "avgResponseTime": self._mean(),
+                "avgResponseTime": self._mean,
                 "errorRate": self._error_rate(),
             }
 
@@ -97,7 +111,7 @@ class Ledger:
                 "requestsInFlight": self._in_flight,
                 "totalRequests": self._requests,
                 "cacheHitRate": self._hit_rate(),
-                "avgLatency": self._mean(),
+                "avgLatency": self._mean,
             }
 
     @property
@@ -121,18 +135,29 @@ class Ledger:
     @property
     def failing(self) -> bool:
         """Unhealthy, and lately so."""
-        return self.word == "unhealthy" and self._now() - self._last_failure < FORGIVEN
+        return self.word == "unhealthy" and self._clock() - self._last_failure < FORGIVEN
 
     @property
     def word(self) -> Status:
         """What the counts alone say."""
         with self._lock:
-            if self._consecutive_failures >= 5 or self._error_rate() > 0.5:  # noqa: PLR2004
+            if self._consecutive_failures >= MOST_IN_A_ROW or self._fails_mostly():
                 return "unhealthy"
             return "degraded" if self._consecutive_failures >= 2 else "healthy"  # noqa: PLR2004
 
-    def _mean(self) -> float:
-        return self._latency / self._requests if self._requests else 0.0
+    @property
+    def reason(self) -> str:
+        """Return why the word is not healthy; "" where the word is."""
+        if self.word == "healthy":
+            return ""
+        with self._lock:
+            if self._consecutive_failures >= 2:  # noqa: PLR2004
+                return f"the last {self._consecutive_failures} requests failed"
+            recent = len(self._recent)
+            return f"{self._recent_failures} of the last {recent} requests failed"
+
+    def _fails_mostly(self) -> bool:
+        return len(self._recent) >= LEAST_SAMPLES and self._error_rate() > 0.5  # noqa: PLR2004
 
     def _error_rate(self) -> float:
         return self._recent_failures / len(self._recent) if self._recent else 0.0
@@ -168,8 +193,8 @@ def node_ledger() -> Ledger:
 
 
 def get_node_health() -> dict[str, Any]:
-    """The node's health, with its `status` by the counts."""
-    return {"status": _node.word, **_node.health()}
+    """`lastCheck`, `consecutiveFailures`, `avgResponseTime`, `errorRate` of the node."""
+    return _node.health()
 
 
 def get_metrics() -> dict[str, Any]:
@@ -178,7 +203,7 @@ def get_metrics() -> dict[str, Any]:
 
 
 def record_request(success: bool, latency: float) -> None:
-    """One request ended, after `latency` ms. Raises ValueError where that cannot be."""
+    """Count one request that ended after `latency` ms. Raises HealthError for no latency."""
     _node.record(success, latency)
 
 

@@ -3,24 +3,36 @@
 An `Entry` is an event and its facts; any other message is an event without facts. A child writes
 everything it has to say as JSON lines on its stderr: the front reads them, keeps the last ones for
 when it dies, and its own level decides what is shown. So levels change in one place, at once, for
-processes that run already. [both]
+processes that run already. No thread that logs waits for a write: see `log_writer`. [both]
 """
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import queue
 import re
-import sys
+import threading
 from datetime import UTC, datetime
-from logging.handlers import RotatingFileHandler
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from mlx_worker.errors import ConfigError
+from mlx_worker.log_writer import (
+    STDERR,
+    Descriptor,
+    Dropped,
+    LogWriter,
+    PipeDescriptor,
+    RotatingFile,
+    Sink,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from mlx_worker.config import LogConfig
 
@@ -87,6 +99,43 @@ class Console(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
 
+DROPPED: Final = Dropped()
+"""Log lines of this process, and lines of its children, that were not written."""
+
+FLUSH: Final = 2.0
+"""Seconds in which the last lines have to be written: a stalled stderr must not hold up an exit."""
+
+OPENING: Final = 2.0
+"""Seconds in which `log.file` is opened; a disk that stalls for longer does not hold up a start."""
+
+
+class QueueingHandler(logging.Handler):
+    """Hand each record, formatted, to the thread that writes."""
+
+    def __init__(self, sink: Sink, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self._writer = LogWriter(sink, self._notice, DROPPED)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue the record's line."""
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001  (a record that cannot be formatted ends no request)
+            DROPPED.add(1)
+        else:
+            self._writer.put(line)
+
+    def flush(self) -> None:
+        """Wait for the queue, a bounded time. `logging` does so when the process ends."""
+        self._writer.flush(FLUSH)
+
+    def _notice(self, lines: int) -> str:
+        entry = Entry("log lines dropped", count=lines)
+        record = logging.LogRecord(OURS, logging.WARNING, "", 0, entry, (), None)
+        return self.format(record)
+
+
 def set_up(config: LogConfig) -> None:
     """Have this process log as the configuration says. Raises ConfigError where it cannot."""
     _write_to(_handler(config), config.level)
@@ -94,9 +143,13 @@ def set_up(config: LogConfig) -> None:
 
 def set_up_child() -> None:
     """Have this process say everything, in lines that the front can read."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    _write_to(handler, "debug")
+    _write_to(QueueingHandler(PipeDescriptor(STDERR), JsonLines()), "debug")
+
+
+def flush() -> None:
+    """Wait, a bounded time, until what was logged is written."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
 
 
 def _write_to(handler: logging.Handler, level: str) -> None:
@@ -105,20 +158,34 @@ def _write_to(handler: logging.Handler, level: str) -> None:
 
 
 def _handler(config: LogConfig) -> logging.Handler:
-    handler: logging.Handler
     if config.file is None:
-        handler = logging.StreamHandler(sys.stderr)
-        json = config.format == "json" or (config.format == "auto" and not sys.stderr.isatty())
-    else:
+        json = config.format == "json" or (config.format == "auto" and not os.isatty(STDERR))
+        return QueueingHandler(Descriptor(STDERR), JsonLines() if json else Console())
+    file = RotatingFile(config.file, config.max_bytes, config.keep)
+    _open(file, config.file)
+    return QueueingHandler(file, Console() if config.format == "console" else JsonLines())
+
+
+def _open(file: RotatingFile, path: Path) -> None:
+    """Open the log's file on a thread that may be left waiting. Raises ConfigError."""
+    outcome: queue.SimpleQueue[OSError | None] = queue.SimpleQueue()
+
+    def open_file() -> None:
         try:
-            handler = RotatingFileHandler(
-                config.file, maxBytes=config.max_bytes, backupCount=config.keep, encoding="utf-8"
-            )
+            file.open()
         except OSError as error:
-            raise ConfigError(f"log.file: {config.file}: {error.strerror}") from error
-        json = config.format != "console"
-    handler.setFormatter(JsonLines() if json else Console())
-    return handler
+            outcome.put(error)
+        else:
+            outcome.put(None)
+
+    threading.Thread(target=open_file, name="open log.file", daemon=True).start()
+    try:
+        error = outcome.get(timeout=OPENING)
+    except queue.Empty:
+        return
+    # ENXIO: a FIFO that is not read yet. Its lines are dropped until it is.
+    if error is not None and error.errno != errno.ENXIO:
+        raise ConfigError(f"log.file: {path}: {error.strerror}") from error
 
 
 def level() -> str:

@@ -1,48 +1,87 @@
 """What a configuration would run: each model with the folder that was found for it.
 
-Asked once, before anything starts, so that a wrong path or half a model folder is one line and an
-exit code instead of a child that fails for ever. [front]
+`plan` is strict and for commands that check a configuration: a wrong path or half a model folder
+is one line and an exit code. A node starts with what has not been looked at yet (`unseen`), and
+looks at each folder with `inspect_model` beside its work. [front]
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlx_worker.errors import WorkerError
-from mlx_worker.models.store import default_models_dir, inspect_folder, locate
+from mlx_worker.errors import ConfigError, WorkerError
+from mlx_worker.models.store import default_models_dir, inspect_folder, locate, places
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mlx_worker.config import Config, ModelConfig
     from mlx_worker.models.store import ModelFolder
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedModel:
-    """One configured model and what lies in its folder."""
+    """One configured model and what lies in its folder; `folder` is None until it was inspected."""
 
     config: ModelConfig
-    folder: ModelFolder
+    folder: ModelFolder | None
 
     @property
     def context_length(self) -> int | None:
         """Tokens, by the configuration and the folder; None where neither says."""
-        limits = (self.config.context_length, self.folder.context_length)
+        of_folder = self.folder.context_length if self.folder else None
+        limits = (self.config.context_length, of_folder)
         return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def inspected(self) -> ModelFolder:
+        """Return the folder of a model that `plan` has inspected."""
+        assert self.folder is not None, "plan inspects every folder"
+        return self.folder
 
 
 def plan(config: Config) -> list[PlannedModel]:
-    """Find and inspect every model's folder.
+    """Find and inspect every model's folder, and the files that are to be warmed.
+
+    Raises ModelNotFoundError or BadModelFolder, naming the model, or ConfigError.
+    """
+    _check_warm_files(config)
+    return [PlannedModel(model, inspect_model(config, model)) for model in config.models]
+
+
+def unseen(config: Config) -> list[PlannedModel]:
+    """Return every model as configured, without a look at any folder."""
+    return [PlannedModel(model, None) for model in config.models]
+
+
+def inspect_model(config: Config, model: ModelConfig) -> ModelFolder:
+    """Find and inspect one model's folder. May block for as long as the disk does.
 
     Raises ModelNotFoundError or BadModelFolder, naming the model.
     """
-    return [_planned(config, model) for model in config.models]
-
-
-def _planned(config: Config, model: ModelConfig) -> PlannedModel:
-    models_dir = config.server.models_dir or default_models_dir()
     try:
-        folder = inspect_folder(locate(model.path, models_dir, config.folder))
+        return inspect_folder(locate(model.path, _models_dir(config), config.folder))
     except WorkerError as error:
         raise type(error)(f"model {model.id!r}: {error}", param="path") from error
-    return PlannedModel(model, folder)
+
+
+def model_places(config: Config, model: ModelConfig) -> list[Path]:
+    """Return the paths where one model's folder may be, the preferred one first."""
+    return places(model.path, _models_dir(config), config.folder)
+
+
+def _check_warm_files(config: Config) -> None:
+    for i, model in enumerate(config.models):
+        for k, path in enumerate(model.warm):
+            if not (path.is_file() and os.access(path, os.R_OK)):
+                key = f"models[{i}].warm[{k}]"
+                problem = f"{key}: {path} is no file that can be read"
+                raise ConfigError(
+                    f"{config.file}: {problem}" if config.file else problem, param=key
+                )
+
+
+def _models_dir(config: Config) -> Path:
+    return config.server.models_dir or default_models_dir()

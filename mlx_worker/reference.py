@@ -41,7 +41,9 @@ WORDS: Final[Mapping[str, str]] = {
     "server.port": "Port to listen on; 0 takes a free one.",
     "server.models_dir": "Where models are kept. Without it: `$MLX_WORKER_MODELS`, else the user's "
     "data folder.",
-    "server.max_body_bytes": "Largest request body, in bytes; a larger one is refused with 413.",
+    "server.max_body_bytes": "Largest request body in bytes, decompressed; a larger one is refused "
+    "with 413. Without it: 16 bytes for each token of the largest context among the models, at "
+    "least 4 MiB, at most 32 MiB.",
     "server.host_names": "Names by which browsers may call a node without keys, beside `localhost` "
     "and the machine's own.",
     "server.api_keys_file": "Lines `name:key`, `#` comments; readable by its owner alone. Keys may "
@@ -51,7 +53,7 @@ WORDS: Final[Mapping[str, str]] = {
     "server.tls_key": "Its private key, PEM, without a password.",
     "server.cors_origins": 'Origins of pages that may ask from a browser, or `["*"]`.',
     "server.max_connections": "Connections at work at a time; over it idle ones are closed, then "
-    "new ones get 503 but for health.",
+    "new ones get 503 but for health. Lowered to what the limit of open files leaves room for.",
     "server.idle_timeout": "Seconds in which a connection has to send a whole head, counted from "
     "its begin or its last answer; else it is closed.",
     "server.body_timeout": "Seconds that a body may pause in all, at 16 KiB a second; else 408.",
@@ -66,6 +68,11 @@ WORDS: Final[Mapping[str, str]] = {
     "supervisor.restart_window": "Seconds that `max_restarts` counts in.",
     "supervisor.backoff_initial": "Longest pause in seconds before the first restart; it doubles.",
     "supervisor.backoff_max": "The longest it doubles to, in seconds.",
+    "supervisor.retry_initial": "Longest pause in seconds before a given-up model is tried again; "
+    "it doubles. A changed folder is tried at once.",
+    "supervisor.retry_max": "The longest it doubles to, in seconds.",
+    "supervisor.exit_when_failed_for": "Where no model can be served for so many seconds, the node "
+    "ends with exit code 70, and a service manager may start it anew. Without it: never.",
     "supervisor.load_wait": "New requests wait so many seconds for a model on its way; 0: 503 at "
     "once.",
     "supervisor.drain_timeout": "Seconds that what runs may take to finish once it is to.",

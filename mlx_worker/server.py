@@ -11,12 +11,11 @@ import asyncio
 import contextlib
 import gc
 import logging
-import resource
 import signal
 import socket
 from collections import defaultdict
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -25,26 +24,33 @@ from mlx_worker.api.authentication import authentication
 from mlx_worker.api.body import BODY, BodyLimits
 from mlx_worker.api.border import BORDER, Border
 from mlx_worker.api.cors import Cors
-from mlx_worker.api.door import BESIDE, DOOR, Door
+from mlx_worker.api.door import DOOR, Door
 from mlx_worker.api.front import FRONT, Front
+from mlx_worker.api.held import Held
 from mlx_worker.api.history import History
 from mlx_worker.api.lag import Lag
 from mlx_worker.api.openapi import DOCUMENTED
 from mlx_worker.api.own_log import OwnLog
 from mlx_worker.api.page import PAGE, page, page_files
+from mlx_worker.api.parser import PARSER, Parser
 from mlx_worker.api.problems import problems
-from mlx_worker.api.reload import Reload
+from mlx_worker.api.reload import Reload, folder_access
 from mlx_worker.api.routes import ROUTES
 from mlx_worker.api.same_origin import same_origin
 from mlx_worker.api.traffic import Traffic
 from mlx_worker.errors import CannotStore, PortTaken, WorkerError
+from mlx_worker.file_limit import places_within, raise_limit, wanted_files
 from mlx_worker.health import Ledger, node_ledger
+from mlx_worker.logs import Entry
 from mlx_worker.notify import Notifier
-from mlx_worker.plan import plan
+from mlx_worker.open_files import warn_of_few_files
+from mlx_worker.plan import unseen
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.outage import end_at_outage
 from mlx_worker.supervisor.process import CHILD_COMMAND
 from mlx_worker.supervisor.scratch import scratch_folder
+from mlx_worker.titles import set_port, set_title
 
 if TYPE_CHECKING:
     import ssl
@@ -65,8 +71,8 @@ BACKLOG = 1024
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds in which a connection has to agree on TLS."""
 
-OTHER_FILES = 128
-"""Open files beside connections: pipes, logs, models that are looked at."""
+GRACE = 1.0
+"""Seconds after the end of a drain in which answers that are cut off may still be taken."""
 
 OPEN = frozenset({handlers.live, handlers.ready, page})
 """Asked without a key: by whoever starts and balances nodes, for a yes or a no; and the page, which
@@ -92,19 +98,20 @@ def build_app(
     """The application of one node. It starts its children when it starts, and ends them.
 
     What is not given is the product's own: the process-wide node ledger, what the configuration
-    says of timings and policies, the real child. Raises ModelNotFoundError or BadModelFolder for
-    a model that is not there, ConfigError for keys or a certificate that cannot be used.
+    says of timings and policies, the real child. Models' folders are looked at once the
+    application runs: a model whose folder cannot be used is `failed`, and the others serve. Raises
+    ConfigError for keys or a certificate that cannot be used.
     """
-    planned = plan(config)
     timings = timings or settings.timings(config.supervisor)
     policy = policy or settings.restart_policy(config.supervisor)
     resume = resume or settings.resume_policy(config.supervisor)
     standby = standby or settings.standby_policy(config.supervisor)
     server = config.server
-    border, door = Border(server), Door(server)
+    held = Held()
+    border, door = Border(server), Door(server, held)
     browsers = same_origin(server.host_names, server.cors_origins, lambda: bool(border.keys))
     callers = authentication(lambda: border.keys, OPEN)
-    app = web.Application(middlewares=[problems, door.watch, browsers, callers])
+    app = web.Application(middlewares=[held.watch, problems, door.watch, browsers, callers])
     app[BORDER], app[DOOR] = border, door
     app[BODY] = BodyLimits(server.max_body_bytes, server.body_timeout)
     if server.cors_origins:
@@ -118,19 +125,22 @@ def build_app(
 
     async def node(app: web.Application) -> AsyncIterator[None]:
         children = Node(
-            planned,
+            unseen(config),
             timings=timings,
             policy=policy,
             resume=resume,
             standby=standby,
             memory_limit=settings.memory_limit(config.supervisor),
             command=command,
+            folders=folder_access(config),
         )
         of_node = node_ledger() if ledger is None else ledger
         of_models: defaultdict[str, Ledger] = defaultdict(Ledger)
         traffic = Traffic()
-        with Lag() as lag, OwnLog() as own_log, History(children, traffic) as history:
-            async with _traces(config.telemetry) as traces:
+        held.tell = partial(_tell_held, children)
+        with Lag(held) as lag, OwnLog() as own_log, History(children, traffic) as history:
+            async with _traces(config.telemetry) as traces, Parser() as parser:
+                app[PARSER] = parser
                 app[FRONT] = Front(
                     children,
                     of_node,
@@ -149,6 +159,10 @@ def build_app(
     app.cleanup_ctx.append(node)
     app.on_shutdown.append(observe.end_live)
     return app
+
+
+def _tell_held(node: Node, path: str, seconds: float) -> None:
+    node.events.happened("loop held", level=logging.WARNING, path=path, ms=round(seconds * 1000, 1))
 
 
 @contextlib.asynccontextmanager
@@ -187,15 +201,24 @@ async def serve(
 
     SIGHUP has the configuration read again. A second signal cuts the drain short. `on_listening`
     is awaited, beside the serving, with the node's base URL once it answers; the node stops when
-    it raises.
+    it raises. Raises NothingServed where no model could be served for `exit_when_failed_for`.
     """
     app = build_app(config, command=command)
     _check_scratch()
-    _allow_files(config.server.max_connections + BESIDE + OTHER_FILES)
+    warn_of_few_files()
+    _fit_connections(app[DOOR], len(config.models))
     sock = listen(config.server)
     url = _url(sock, app[BORDER].tls)
-    with sock, _signals() as stop, Notifier.of_this_process() as notifier:
-        runner = web.AppRunner(app, handler_cancellation=True)
+    set_port(sock.getsockname()[1])
+    set_title("front")
+    drain = config.supervisor.drain_timeout
+    with (
+        sock,
+        _signals() as stop,
+        Notifier.of_this_process() as notifier,
+        contextlib.ExitStack() as ending,
+    ):
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=drain + 2 * GRACE)
         await runner.setup()
         try:
             async with _accepting(runner, sock):
@@ -207,8 +230,11 @@ async def serve(
                     _at_hangup(front.reload, notifier),
                     _at_user_signals(front.node, config.log.level),
                 ):
-                    await _until(stop, on_listening(url) if on_listening else None)
+                    outage = end_at_outage(front.node, config.supervisor.exit_when_failed_for)
+                    await _until(stop, outage, *([on_listening(url)] if on_listening else []))
                 notifier.stopping()
+                stop.clear()
+                ending.enter_context(_ending_connections(app[DOOR], drain + GRACE, stop))
                 await _drain(front.node, stop)
         finally:
             await runner.cleanup()
@@ -241,36 +267,60 @@ def _check_scratch() -> None:
         raise CannotStore(problem) from error
 
 
-def _allow_files(wanted: int) -> None:
-    """Each connection is an open file; launchd allows 256 where nobody says otherwise."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        soft = most
-    if soft < wanted:
-        log.warning("only %d files may be open: fewer connections than max_connections", soft)
+def _fit_connections(door: Door, models: int) -> None:
+    """Each connection is an open file: have no more of them than the system allows."""
+    wanted = door.places
+    files = raise_limit(wanted_files(wanted, models))
+    places = places_within(files, wanted, models)
+    if places != wanted:
+        door.lower(places)
+        entry = Entry(
+            "max_connections lowered",
+            configured=wanted.working,
+            connections=places.working,
+            open_files=files,
+        )
+        log.warning(entry)
 
 
-async def _until(stop: asyncio.Event, beside: Awaitable[None] | None) -> None:
+async def _until(stop: asyncio.Event, *beside: Awaitable[None]) -> None:
     """Wait for the signal; what runs beside may end the node by raising."""
     stopped = asyncio.ensure_future(stop.wait())
-    other = asyncio.ensure_future(beside) if beside else None
+    others = [asyncio.ensure_future(other) for other in beside]
+    waiting: set[asyncio.Future[Any]] = {stopped, *others}
     try:
-        if other is not None:
-            await asyncio.wait({stopped, other}, return_when=asyncio.FIRST_COMPLETED)
-            if other.done():
-                await other
-        await stopped
+        while not stopped.done():
+            ended, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                await task
     finally:
-        for task in filter(None, (stopped, other)):
+        for task in (stopped, *others):
             task.cancel()
 
 
+@contextlib.contextmanager
+def _ending_connections(door: Door, within: float, stop: asyncio.Event) -> Iterator[None]:
+    """End what connections are left after so many seconds, or soon after the next signal.
+
+    A client that reads nothing of its answer would keep its handler, and so the node.
+    """
+    loop = asyncio.get_running_loop()
+    timers = [loop.call_later(within, door.end_all)]
+
+    async def at_signal() -> None:
+        await stop.wait()
+        timers.append(loop.call_later(GRACE, door.end_all))
+
+    hurried = loop.create_task(at_signal())
+    try:
+        yield
+    finally:
+        hurried.cancel()
+        for timer in timers:
+            timer.cancel()
+
+
 async def _drain(node: Node, stop: asyncio.Event) -> None:
-    stop.clear()
     log.info("draining: no new work; a second signal ends running streams")
     drained = asyncio.ensure_future(node.stop())
     hurried = asyncio.ensure_future(stop.wait())

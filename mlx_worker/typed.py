@@ -27,24 +27,28 @@ def explain(error: msgspec.ValidationError, raw: Any) -> tuple[str, str]:
     return path, f"{problem[0].lower()}{problem[1:]}{_shown(_value_at(raw, path))}"
 
 
-def deeper_than(value: Any, limit: int) -> bool:
-    """Does a JSON value nest lists and objects deeper than this?"""
-    level = [value]
-    for _ in range(limit):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
-            return False
-    return any(isinstance(outer, dict | list) for outer in level)
+def too_much(value: Any, levels: int, most: int) -> str | None:
+    """Say what a JSON value has too much of: levels of lists and objects, or values in all.
+
+    None where it has neither. Each level is counted before it is looked into.
+    """
+    level, count = [value], 1
+    for _ in range(levels + 1):
+        outer = [it for it in level if isinstance(it, dict | list)]
+        if not outer:
+            return None
+        count += sum(map(len, outer))
+        if count > most:
+            return f"more than {most} values"
+        level = [inner for it in outer for inner in (it.values() if isinstance(it, dict) else it)]
+    return f"nested deeper than {levels} levels"
 
 
 def _shown(value: Any) -> str:
     """A short scalar as it was given; nothing for what is long or may be somebody's text."""
     if isinstance(value, dict | list) or value is None:
+        return ""
+    if isinstance(value, str) and len(value) > _LONGEST_SHOWN:
         return ""
     text = repr(value)
     return f" (here {text})" if len(text) <= _LONGEST_SHOWN else ""

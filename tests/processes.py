@@ -108,10 +108,19 @@ def has_ended(process: psutil.Process) -> bool:
 
 
 def config_text(
-    models: Mapping[str, Path], *, server: str = "", supervisor: str = "", extra: str = ""
+    models: Mapping[str, Path],
+    *,
+    server: str = "",
+    supervisor: str = "",
+    extra: str = "",
+    spares: int = 0,
 ) -> str:
-    """A configuration that serves these folders on a free port; the first is the default."""
-    text = f'[server]\nhost = "127.0.0.1"\nport = 0\n{server}\n[supervisor]\n{supervisor}\n'
+    """A configuration that serves these folders on a free port; the first is the default.
+
+    A spare child imports all of MLX: a node has `spares` only where a test is about them.
+    """
+    text = f'[server]\nhost = "127.0.0.1"\nport = 0\n{server}\n'
+    text += f"[supervisor]\nstandby = {spares}\n{supervisor}\n"
     for i, (name, folder) in enumerate(models.items()):
         default = "true" if i == 0 else "false"
         text += f'[[models]]\nid = "{name}"\npath = "{folder}"\ndefault = {default}\n{extra}\n'
@@ -126,11 +135,13 @@ def running_node(
     server: str = "",
     supervisor: str = "",
     extra: str = "",
+    spares: int = 0,
     command: Sequence[str] = COMMAND,
 ) -> Iterator[RunningNode]:
     """A node from a configuration file; whatever is left of it at the end is killed."""
     file = folder / CONFIG
-    file.write_text(config_text(models, server=server, supervisor=supervisor, extra=extra))
+    text = config_text(models, server=server, supervisor=supervisor, extra=extra, spares=spares)
+    file.write_text(text)
     process = subprocess.Popen(
         [*command, "serve", "--config", str(file)], stderr=subprocess.PIPE, text=True
     )

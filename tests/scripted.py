@@ -19,6 +19,7 @@ from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.restart import RestartPolicy
 from mlx_worker.supervisor.resume import ResumePolicy
 from mlx_worker.supervisor.standby import StandbyPolicy
+from mlx_worker.supervisor.starter import FolderAccess
 from mlx_worker.supervisor.states import State
 from mlx_worker.wire import messages as m
 
@@ -107,6 +108,14 @@ def chat(text: str, *, system: str | None = None, max_tokens: int | None = None)
     return m.ChatRequest(turns, m.Sampling(seed=1), max_tokens=max_tokens)
 
 
+def nowhere(config: ModelConfig) -> ModelFolder:
+    """The folder that `planned` gives a model: found without a look at any disk."""
+    return planned(config.id).inspected
+
+
+NOWHERE = FolderAccess(inspect=nowhere, places=lambda _: [])
+
+
 @asynccontextmanager
 async def running(
     *models: PlannedModel,
@@ -116,6 +125,7 @@ async def running(
     resume: ResumePolicy = PATIENT,
     standby: StandbyPolicy = ALONE,
     memory_limit: int = PLENTY,
+    folders: FolderAccess = NOWHERE,
 ) -> AsyncIterator[Node]:
     """A started node; in the end it is stopped, whatever the test left running."""
     node = Node(
@@ -126,6 +136,7 @@ async def running(
         standby=standby,
         memory_limit=memory_limit,
         command=command,
+        folders=folders,
     )
     node.start()
     try:

@@ -47,6 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--plan", type=Path, metavar="FILE")
     parser.add_argument("--only", default="", metavar="WORD")
     parser.add_argument("--resident", type=int, default=1 << 20, metavar="BYTES")
+    parser.add_argument("--working-set", type=int, metavar="BYTES")
     parser.add_argument("--grow", type=int, default=0, metavar="BYTES", help="with each answer")
     fault = parser.add_argument_group("faults")
     fault.add_argument("--no-hello", action="store_true")
@@ -62,6 +63,7 @@ def arguments() -> argparse.Namespace:
     fault.add_argument("--abort-after-tokens", type=int, metavar="K")
     fault.add_argument("--exit-after-tokens", type=int, metavar="K")
     fault.add_argument("--hang-after-tokens", type=int, metavar="K")
+    parser.add_argument("--prepare", type=int, default=0, metavar="PINGS", help="is progress")
     fault.add_argument("--fail-after-tokens", type=int, metavar="K")
     fault.add_argument("--mute-after-tokens", type=int, metavar="K", help="no Done at K tokens")
     fault.add_argument("--never-shrink", action="store_true")
@@ -211,6 +213,7 @@ class ScriptedChild:
             active=len(self._rows),
             resident_bytes=self._flags.resident + self._grown,
             device_bytes=1 << 19,
+            prepared=min(seq, self._flags.prepare),
         )
 
     # --- the main thread ---
@@ -233,7 +236,9 @@ class ScriptedChild:
             hang()
         wait_for_leave(self._flags.hold_hello)
         protocol = m.PROTOCOL + 1 if self._flags.wrong_protocol else m.PROTOCOL
-        self._pipe.send([m.Hello(protocol, os.getpid(), {"scripted": "1"})])
+        self._pipe.send(
+            [m.Hello(protocol, os.getpid(), {"scripted": "1"}, self._flags.working_set)]
+        )
 
     def _load(self) -> None:
         load = self._jobs.get()

@@ -94,9 +94,9 @@ def test_no_configuration_is_one_line(tmp_path: Path) -> None:
 
 def test_a_model_that_is_not_there_is_one_line(config: Path, tmp_path: Path) -> None:
     config.write_text(config_text({"lost": tmp_path / "nowhere"}))
-    for done in (run("check", str(config)), run("serve", "-c", str(config))):
-        assert done.returncode == 66
-        assert "model 'lost': Model not found" in one_line(done)
+    done = run("check", str(config))
+    assert done.returncode == 66
+    assert "model 'lost': Model not found" in one_line(done)
 
 
 def test_half_a_model_folder_is_one_line(config: Path, tiny: Path, tmp_path: Path) -> None:
@@ -105,10 +105,18 @@ def test_half_a_model_folder_is_one_line(config: Path, tiny: Path, tmp_path: Pat
     weights = half / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     config.write_text(config_text({"half": half}))
-    for done in (run("check", str(config)), run("serve", "-c", str(config))):
-        assert done.returncode == 65
-        assert "model 'half'" in one_line(done)
-        assert "model.safetensors" in one_line(done)
+    done = run("check", str(config))
+    assert done.returncode == 65
+    assert "model 'half'" in one_line(done)
+    assert "model.safetensors" in one_line(done)
+
+
+def test_check_names_a_file_to_warm_that_is_not_there(config: Path) -> None:
+    config.write_text(config.read_text() + '\nwarm = ["gone.txt"]\n')
+    done = run("check", str(config))
+    assert done.returncode == 78
+    assert "models[0].warm[0]: " in one_line(done)
+    assert "gone.txt is no file that can be read" in one_line(done)
 
 
 def test_a_taken_port_is_one_line_and_nothing_is_left_running(config: Path) -> None:
@@ -162,8 +170,11 @@ def test_serve_finds_the_configuration_where_it_stands(config: Path) -> None:
 def test_processes_are_named(tiny: Path, tmp_path: Path) -> None:
     with running_node(tmp_path, {"tiny": tiny}) as node:
         node.wait_until_ready()
-        assert psutil.Process(node.process.pid).cmdline()[0] == "mlx-worker: front"
-        assert [child.cmdline()[0] for child in node.children()] == ["mlx-worker: tiny"]
+        port = node.url.rpartition(":")[2]
+        assert psutil.Process(node.process.pid).cmdline()[0] == f"mlx-worker: front, port {port}"
+        assert [child.cmdline()[0] for child in node.children()] == [
+            f"mlx-worker: tiny, port {port}"
+        ]
 
 
 def test_sigterm_ends_the_node_with_0_and_without_a_trace_back(tiny: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from mlx_worker import errors
+from mlx_worker.api.books import outcome_of
 from mlx_worker.errors import WorkerError
 from mlx_worker.supervisor.generation import as_error
 from mlx_worker.wire.messages import Failed
@@ -16,14 +17,9 @@ FAMILY = [
     for kind in vars(errors).values()
     if isinstance(kind, type) and issubclass(kind, WorkerError)
 ]
-CARRIED = [
-    errors.InvalidRequest,
-    errors.ContextLengthExceeded,
-    errors.ChildLost,
-    errors.CacheError,
-    errors.InferenceError,
-    errors.WorkerError,
-]
+TWO_OF_A_CODE = {errors.ModelNotFoundError}
+"""Raised to Python programs only: a request meets the other class of its code."""
+CARRIED = [kind for kind in FAMILY if kind not in TWO_OF_A_CODE]
 """What a child's `Failed` may name."""
 
 SYSEXITS = {1, *range(64, 79)}
@@ -119,6 +115,22 @@ def test_what_a_child_names_is_raised_in_the_front(kind: type[WorkerError]) -> N
 def test_only_what_may_heal_says_when_to_try_again(kind: type[WorkerError]) -> None:
     error = as_error(Failed(1, kind.code, "it went wrong"))
     assert (error.retry_after is not None) == (kind is errors.ChildLost)
+
+
+@pytest.mark.parametrize("code", ["constraint_failed", "context_length_exceeded", "kv_too_large"])
+def test_a_constraint_that_fails_is_no_failure_of_the_node(code: str) -> None:
+    error = as_error(Failed(1, code, "it cannot be kept", "response_format"))
+    assert (error.status, error.param) == (400, "response_format")
+    assert outcome_of(error) == "client_error"
+
+
+def test_an_error_of_another_module_is_not_taken_from_a_child() -> None:
+    """What a border invents for itself has no meaning on the pipe."""
+
+    class Invented(WorkerError):
+        code = "invented"
+
+    assert type(as_error(Failed(1, Invented.code, "?"))) is WorkerError
 
 
 def test_a_code_that_nobody_knows_is_an_internal_error() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +15,6 @@ from tests.processes import RunningNode, eventually, running_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SECRET = "sesame opens"
 
@@ -71,6 +72,12 @@ def test_what_the_child_says_is_kept_though_nobody_wanted_to_see_it(node: Runnin
     lines = node.ask("/admin/logs?model=tiny").json["lines"]
     assert any("request_id=quiet-2" in line["text"] for line in lines)
     assert SECRET not in json.dumps(lines)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_what_a_model_prints_goes_where_the_front_reads(node: RunningNode) -> None:
+    files = f"/proc/{node.model('tiny')['pid']}/fd"
+    assert Path(files, "1").readlink() == Path(files, "2").readlink()
 
 
 def test_a_crash_report_has_the_last_frames(node: RunningNode) -> None:

@@ -4,7 +4,6 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -103,14 +102,13 @@ def test_any_other_line_is_no_entry(line: str) -> None:
 
 @pytest.mark.parametrize(("form", "json_"), [("auto", True), ("json", True), ("console", False)])
 def test_what_is_no_terminal_gets_json_unless_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch, form: str, json_: bool
+    capfd: pytest.CaptureFixture[str], form: str, json_: bool
 ) -> None:
-    stderr = StringIO()
-    monkeypatch.setattr(sys, "stderr", stderr)
     logs.set_up(LogConfig(format=form))  # type: ignore[arg-type]
     log.info(Entry("hello", to="you"))
     log.debug(Entry("whispered"))
-    (line,) = stderr.getvalue().splitlines()
+    logs.flush()
+    (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("{") == json_
     assert "hello" in line
 
@@ -120,6 +118,7 @@ def test_a_file_begins_anew_at_its_size_and_the_last_ones_are_kept(tmp_path: Pat
     logs.set_up(LogConfig(file=file, max_bytes=Size(4096), keep=2))
     for number in range(200):
         log.info(Entry("counted", number=number))
+    logs.flush()
     files = [file, tmp_path / "node.log.1", tmp_path / "node.log.2"]
     assert sorted(tmp_path.iterdir()) == files
     assert all(it.stat().st_size <= 4096 for it in files)
@@ -135,15 +134,14 @@ def test_a_file_that_cannot_be_written_is_one_line_about_the_key(tmp_path: Path)
 
 
 def test_levels_change_for_our_own_words_and_no_others(
-    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    stderr = StringIO()
-    monkeypatch.setattr(sys, "stderr", stderr)
     logs.set_up(LogConfig(level="warning"))
     log.info("unheard")
     logs.set_level("debug")
     assert logs.level() == "debug"
     log.debug("heard")
     logging.getLogger("somebody.else").info("never heard")
-    (line,) = stderr.getvalue().splitlines()
+    logs.flush()
+    (line,) = capfd.readouterr().err.splitlines()
     assert json.loads(line)["event"] == "heard"

@@ -39,7 +39,7 @@ def test_three_models_of_which_two_fit_are_used_in_turn(
     models = {}
     for name in "abc":
         models[name] = shutil.copytree(nano, tmp_path / name)
-    supervisor = f"memory_limit = {LIMIT}\nload_wait = 600\nstandby = 0"
+    supervisor = f"memory_limit = {LIMIT}\nload_wait = 600"
     failed, most, peaks = 0, 0, []
     with running_node(tmp_path, models, supervisor=supervisor, extra="preload = false") as node:
         for block in range(BLOCKS):

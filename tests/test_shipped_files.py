@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import plistlib
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,22 @@ def test_the_readmes_configuration_loads(tmp_path: Path) -> None:
     file.write_text(text)
     (model,) = load_config(file).models
     assert model.warm == (tmp_path / "prompts" / "system.txt",)
+
+
+def test_the_wired_limit_is_set_at_each_start() -> None:
+    plist = plistlib.loads((ROOT / "deploy/launchd/mlx-worker.wired-limit.plist").read_bytes())
+    assert plist["RunAtLoad"] is True
+    program, setting = plist["ProgramArguments"]
+    assert Path(program).is_absolute()
+    name, _, megabytes = setting.partition("=")
+    assert (name, int(megabytes) > 0) == ("iogpu.wired_limit_mb", True)
+
+
+def test_the_daemon_to_copy_has_a_home_that_its_account_can_write() -> None:
+    plist = plistlib.loads((ROOT / "deploy/launchd/mlx-worker.plist").read_bytes())
+    home = plist["EnvironmentVariables"]["HOME"]
+    assert plist["WorkingDirectory"] == home
+    words = (ROOT / "deploy/README.md").read_text()
+    assert f"-addUser {plist['UserName']} -roleAccount -UID 399 -home {home}" in words
+    assert f"chown -R {plist['UserName']} {home}" in words
+    assert f"install -d -o {plist['UserName']} {Path(plist['StandardErrorPath']).parent}" in words

@@ -14,6 +14,7 @@ import msgspec
 
 from mlx_worker.api.dialect import Call, decode, fitted
 from mlx_worker.api.fields import (
+    ModelName,
     Samplers,
     Stop,
     Word,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 class Part(msgspec.Struct, frozen=True):
     """One part of a message's content; only text is understood."""
 
-    type: str
+    type: Word
     text: str | None = None
 
 
@@ -75,7 +76,7 @@ class NamedSchema(msgspec.Struct, frozen=True):
 class ResponseFormat(msgspec.Struct, frozen=True):
     """The shape of the answer."""
 
-    type: str
+    type: Word
     json_schema: NamedSchema | None = None
 
 
@@ -111,7 +112,7 @@ class ChatBody(Samplers, frozen=True, kw_only=True):
     """The fields that this node knows."""
 
     messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1, max_length=10_000)]
-    model: str | None = None
+    model: ModelName | None = None
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
@@ -121,10 +122,10 @@ class ChatBody(Samplers, frozen=True, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Word | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     functions: list[dict[str, Any]] | None = None
-    function_call: str | dict[str, Any] | None = None
+    function_call: Word | dict[str, Any] | None = None
     modalities: list[str] | None = None
     audio: dict[str, Any] | None = None
     moderation: dict[str, Any] | None = None

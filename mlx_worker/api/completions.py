@@ -6,14 +6,18 @@ call is text here. Source: OpenAI's API reference, completions (legacy). [front]
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import msgspec
+from msgspec.structs import replace
 
 from mlx_worker.api.chat import StreamOptions
-from mlx_worker.api.dialect import Call, decode
+from mlx_worker.api.dialect import Call, Places, decode
 from mlx_worker.api.fields import (
+    ModelName,
     Samplers,
     Stop,
     TokenId,
@@ -24,6 +28,7 @@ from mlx_worker.api.fields import (
     seed_of,
     stop_words,
 )
+from mlx_worker.api.packing import packed, packed_chat
 from mlx_worker.api.shapes import constraint_of
 from mlx_worker.config import Tokens
 from mlx_worker.errors import InvalidRequest
@@ -50,7 +55,7 @@ class CompletionBody(Samplers, frozen=True, kw_only=True):
             list[str | TokenId | list[TokenId]], msgspec.Meta(min_length=1, max_length=1_000_000)
         ]
     )
-    model: str | None = None
+    model: ModelName | None = None
     max_tokens: Tokens | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
     best_of: int | None = None
@@ -69,33 +74,51 @@ class CompletionCall(Call):
 
     echoed: list[Prompt]
 
+    def packed(self) -> Self:
+        """Return the same call with its bulky parts packed, what all prompts share only once."""
+        shared = packed_chat(self.chats[0])
+        return dataclasses.replace(
+            self,
+            chats=[replace(shared, prompt=packed(chat.prompt)) for chat in self.chats],
+            echoed=[it if isinstance(it, str) else packed(it) for it in self.echoed],
+        )
+
+
+def unlimited(_model: str | None) -> Places:
+    """As many as anybody likes."""
+    return Places("", sys.maxsize)
+
 
 def parse(
-    body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaults
+    body: bytes,
+    defaults_of: Callable[[str | None], Defaults] = no_defaults,
+    places_of: Callable[[str | None], Places] = unlimited,
 ) -> CompletionCall:
-    """A request body as a call. Raises InvalidRequest, which names the field."""
+    """A request body as a call. Raises InvalidRequest, which names the field.
+
+    The choices are counted before anything is made for one of them.
+    """
     asked = decode(body, CompletionBody)
     defaults = defaults_of(asked.model)
+    n = asked.n or 1
+    places_of(asked.model).check(n * _count(asked), "n" if n > 1 else "prompt")
     prompts = _prompts(asked)
     _refuse(asked)
     seed = seed_of(asked)
-    chats = [
-        ChatRequest(
-            messages=[],
-            prompt=prompt,
-            sampling=sampling(asked, defaults, seed),
-            max_tokens=first_given(asked.max_tokens, defaults.max_tokens, MAX_TOKENS),
-            stop=stop_words(asked.stop),
-            logprobs=asked.logprobs,
-            constraint=constraint_of(asked, None),
-        )
-        for prompt in prompts
-    ]
+    shared = ChatRequest(
+        messages=[],
+        sampling=sampling(asked, defaults, seed),
+        max_tokens=first_given(asked.max_tokens, defaults.max_tokens, MAX_TOKENS),
+        stop=stop_words(asked.stop),
+        logprobs=asked.logprobs,
+        constraint=constraint_of(asked, None),
+    )
+    chats = [replace(shared, prompt=prompt) for prompt in prompts]
     return CompletionCall(
         model=asked.model,
         chats=chats,
         seed=seed,
-        n=asked.n or 1,
+        n=n,
         stream=bool(asked.stream),
         include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
         echoed=prompts if asked.echo else [],
@@ -111,6 +134,13 @@ def _refuse(asked: CompletionBody) -> None:
             "chat_template_kwargs": bool(asked.chat_template_kwargs),
         }
     )
+
+
+def _count(asked: CompletionBody) -> int:
+    """Return the number of prompts; a list of mixed kinds is refused later."""
+    if isinstance(asked.prompt, str) or isinstance(asked.prompt[0], int):
+        return 1
+    return len(asked.prompt)
 
 
 def _prompts(asked: CompletionBody) -> list[Prompt]:

@@ -5,13 +5,15 @@ The relay carries every generation the one same way and asks these for the words
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
+from mlx_worker.api.packing import nbytes, packed_chat
 from mlx_worker.errors import InvalidRequest, MissingField
 from mlx_worker.typed import IS_REQUIRED, explain
 
@@ -23,6 +25,26 @@ if TYPE_CHECKING:
     from mlx_worker.wire.messages import ChatRequest
 
 T = TypeVar("T")
+
+
+MAX_COPIED = 32 * 1024 * 1024
+"""Bytes that the choices of one body may take on their way to a model, where there are several."""
+
+
+class Places(NamedTuple):
+    """How many requests a model takes at a time, those at work and those in line together."""
+
+    model: str
+    most: int
+
+    def check(self, choices: int, field: str) -> None:
+        """Raise InvalidRequest where one body asks for more choices than can ever be in line."""
+        if choices > self.most:
+            raise InvalidRequest(
+                f"{field}: {choices} choices; model {self.model!r} takes {self.most} requests at"
+                " a time",
+                param=field,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +66,27 @@ class Call:
     def wide(self) -> int:
         """How many choices there are in all."""
         return self.n * len(self.chats)
+
+    @property
+    def field(self) -> str:
+        """The field that makes the choices several."""
+        return "n" if self.n > 1 else "prompt"
+
+    def packed(self) -> Self:
+        """Return the same call with its bulky parts packed."""
+        return dataclasses.replace(self, chats=[packed_chat(chat) for chat in self.chats])
+
+    def check_size(self) -> None:
+        """Raise InvalidRequest where the choices of a packed call are too much together."""
+        if self.wide == 1:
+            return
+        size = self.n * sum(map(nbytes, self.chats))
+        if size > MAX_COPIED:
+            raise InvalidRequest(
+                f"{self.field}: {self.wide} choices with {size} bytes of prompts and schemas"
+                f" together; the limit is {MAX_COPIED}",
+                param=self.field,
+            )
 
     def choices(self) -> list[ChatRequest]:
         """A request a choice, those of one chat side by side.

@@ -5,6 +5,9 @@ from its last answer, is closed by aiohttp; so a request's head has a deadline, 
 One that is asked to take bytes and does not for `send_timeout` is ended here: its handler is
 cancelled, and the generation with it. What it leaves unsent is bounded: nobody writes above 64 KiB.
 
+A body is not inflated on its way in: nothing of a request may cost more than its bytes before the
+key was looked at.
+
 Over `max_connections` those that are idle leave, the oldest first. Where all are at work, a few
 more are let in to ask how the node is, and are refused everything else. [front]
 """
@@ -20,12 +23,15 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from mlx_worker.api.error_bodies import openai_error
+from mlx_worker.api.held import CONNECTION
 from mlx_worker.api.paths import plain
 from mlx_worker.errors import InvalidRequest, TooManyConnections
+from mlx_worker.file_limit import Places
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler, Middleware
 
+    from mlx_worker.api.held import Held
     from mlx_worker.config import ServerConfig
 
 log = logging.getLogger(__name__)
@@ -41,7 +47,7 @@ MAX_FIELD = 8 * 1024
 MAX_HEADERS = 100
 """What a request's head may be: bytes of its first line, of a header, and how many of those."""
 
-LINGERING = 5.0
+LINGERING = 1.0
 """Seconds in which a refused body may still come, so that its sender reads the refusal."""
 
 COME_AGAIN = 1.0
@@ -76,6 +82,13 @@ class Connection(web.RequestHandler):
         self._taken()
         self._door.left(self)
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take it apart, and see how long that holds everybody else up."""
+        held = self._door.held
+        began = held.clock()
+        super().data_received(data)
+        held.see(CONNECTION, held.clock() - began)
 
     def pause_writing(self) -> None:
         """Its client takes nothing: the clock runs."""
@@ -125,13 +138,28 @@ class Connection(web.RequestHandler):
 class Door:
     """All connections of a node; who is at work, and who is one too many."""
 
-    def __init__(self, server: ServerConfig) -> None:
+    def __init__(self, server: ServerConfig, held: Held) -> None:
+        self.held = held
         self.send_timeout = server.send_timeout
-        self._most = server.max_connections
+        self._places = Places(server.max_connections, BESIDE)
         self._idle_timeout = server.idle_timeout
         self._inside: dict[web.RequestHandler, None] = {}  # in the order of their last answer
         self._beside: set[web.RequestHandler] = set()
         self._working: set[web.RequestHandler] = set()
+
+    @property
+    def places(self) -> Places:
+        """How many connections there may be."""
+        return self._places
+
+    def lower(self, places: Places) -> None:
+        """Have fewer places from now on; connections that are open stay open."""
+        self._places = places
+
+    def end_all(self) -> None:
+        """End every connection now, whatever is still to be sent."""
+        for connection in [*self._inside, *self._beside]:
+            cast("Connection", connection).end()
 
     def protocol(self, manager: web.Server) -> Connection:
         """The protocol of the next connection to a server."""
@@ -142,6 +170,7 @@ class Door:
             access_log=None,
             keepalive_timeout=self._idle_timeout,
             lingering_time=LINGERING,
+            auto_decompress=False,
             max_line_size=MAX_LINE,
             max_field_size=MAX_FIELD,
             max_headers=MAX_HEADERS,
@@ -149,13 +178,13 @@ class Door:
 
     def entered(self, connection: Connection) -> None:
         """There is one more: make room, let it in beside, or send it away."""
-        if len(self._inside) < self._most:
+        if len(self._inside) < self._places.working:
             self._inside[connection] = None
         elif idle := next((it for it in self._inside if it not in self._working), None):
             del self._inside[idle]
             self._inside[connection] = None
             cast("Connection", idle).end()
-        elif len(self._beside) < BESIDE:
+        elif len(self._beside) < self._places.beside:
             self._beside.add(connection)
         else:
             connection.end()
@@ -176,7 +205,7 @@ class Door:
                 connection.close()  # once this one is answered
                 if plain(request) not in HEALTH:
                     raise TooManyConnections(
-                        f"{self._most} connections are at work (max_connections)",
+                        f"{self._places.working} connections are at work (max_connections)",
                         retry_after=COME_AGAIN,
                     )
             self._working.add(connection)

@@ -7,7 +7,7 @@ Nothing on a request's way knows of Prometheus: what is counted there are plain 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 import psutil
 from prometheus_client import CollectorRegistry
@@ -15,8 +15,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from mlx_worker import __version__
-from mlx_worker.api import vllm_names
+from mlx_worker.api import reports, vllm_names
 from mlx_worker.api.families import counter, gauge, histogram, states
+from mlx_worker.health import Status
+from mlx_worker.logs import DROPPED
 from mlx_worker.supervisor.states import State
 
 if TYPE_CHECKING:
@@ -68,10 +70,18 @@ class _Node(Collector):
 def _node(front: Front) -> Iterator[Metric]:
     node = front.node
     yield gauge("build", "What runs: always 1.", ("version",), {(__version__,): 1})
+    word = {ONE: reports.node_status(front)}
+    what = "The node's status, as /health says it."
+    yield states("node_status", what, ONE, get_args(Status), word)
     yield gauge("draining", "Is the node on its way out?", ONE, {ONE: node.draining})
     yield gauge("spares_waiting", "Spare processes.", ONE, {ONE: len(node.standby.waiting)})
     what = "How late the front's event loop comes to what is due."
     yield histogram("event_loop_lag_seconds", what, ONE, {ONE: front.lag.seen})
+    what = "Steps that held the front's event loop longer than 50 ms, by the path asked."
+    held: dict[Labels, float] = {(path,): times for path, times in front.lag.held.counts.items()}
+    yield counter("loop_held", what, ("path",), held)
+    what = "Log lines that were not written: nothing took them as fast as they came."
+    yield counter("log_lines_dropped", what, ONE, {ONE: DROPPED.total})
 
 
 # --- requests -----------------------------------------------------------------------------
@@ -128,7 +138,7 @@ def _tokens(front: Front) -> Iterator[Metric]:
 
 def _lives(front: Front) -> Iterator[Metric]:
     models = {(id_,): it for id_, it in front.node.models.items()}
-    now = {id_: it.child.state.value for id_, it in models.items()}
+    now = {id_: reports.state(it, front).value for id_, it in models.items()}
     yield states("model_state", "Where a model's process is.", MODEL, map(str, State), now)
     restarts = {
         (*id_, event.name.lower()): times
@@ -137,6 +147,14 @@ def _lives(front: Front) -> Iterator[Metric]:
     }
     what = "Processes started again, by what ended the one before."
     yield counter("restarts", what, ("model", "cause"), restarts)
+    held = {
+        (*id_, kind): times
+        for id_, it in models.items()
+        if (pong := it.child.facts.pong) is not None
+        for kind, times in pong.held.items()
+    }
+    what = "Pieces of work that held a thread of a model's process for more than a second, by kind."
+    yield counter("child_held", what, ("model", "kind"), held)
     stalls = {id_: it.child.stalls for id_, it in models.items()}
     yield counter("stalls", "Processes killed with work and no progress.", MODEL, stalls)
     needs_reboot = {id_: it.child.has_lost_its_device for id_, it in models.items()}

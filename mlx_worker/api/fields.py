@@ -13,7 +13,7 @@ import msgspec
 
 from mlx_worker.config import Defaults, RepetitionPenalty, Temperature, TopK, TopP, Unit
 from mlx_worker.errors import InvalidRequest, UnsupportedField
-from mlx_worker.typed import deeper_than
+from mlx_worker.typed import too_much
 from mlx_worker.wire.messages import Sampling
 
 if TYPE_CHECKING:
@@ -27,10 +27,16 @@ TokenId = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 Stop = Word | Annotated[list[Word], msgspec.Meta(max_length=16)]
 
+ModelName = Annotated[str, msgspec.Meta(max_length=1000)]
+"""Every event of a stream repeats the name."""
+
 Language = Annotated[str, msgspec.Meta(min_length=1, max_length=100_000)]
 
 DEEPEST = 64
 """Levels of lists and objects inside what is free in form."""
+
+MOST_VALUES = 200_000
+"""Values in it. A template, a grammar and another process look at each of them."""
 
 _MASK = (1 << 64) - 1
 _MADE_SEED_BITS = 53
@@ -133,8 +139,8 @@ def refuse_unsupported(asked: Mapping[str, bool]) -> None:
 def refuse_unsayable(free: Mapping[str, Any]) -> None:
     """JSON has no largest integer and no deepest nest, the pipe and templates have."""
     for field, value in free.items():
-        if deeper_than(value, DEEPEST):
-            raise InvalidRequest(f"{field}: nested deeper than {DEEPEST} levels", param=field)
+        if (problem := too_much(value, DEEPEST, MOST_VALUES)) is not None:
+            raise InvalidRequest(f"{field}: {problem}", param=field)
         try:
             msgspec.msgpack.encode(value)
         except OverflowError as error:

@@ -36,6 +36,12 @@ class Front:
     history: History
     traces: Traces | None
     created: int = field(default_factory=lambda: int(time.time()))
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def uptime(self) -> float:
+        """Return the seconds since the front started."""
+        return time.monotonic() - self.started
 
     @staticmethod
     def now() -> int:

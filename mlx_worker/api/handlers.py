@@ -9,26 +9,30 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from mlx_worker.api import answers, chat, completions, messages, reports, responses
+from mlx_worker.api import (
+    answers,
+    chat,
+    completions,
+    health_report,
+    messages,
+    reports,
+    responses,
+)
 from mlx_worker.api.body import read_body
 from mlx_worker.api.books import Books
 from mlx_worker.api.chat_reply import ChatReply
 from mlx_worker.api.completions_reply import CompletionReply
-from mlx_worker.api.dialect import Call, decode
+from mlx_worker.api.dialect import Call
 from mlx_worker.api.front import FRONT
 from mlx_worker.api.messages_reply import MessagesReply
+from mlx_worker.api.parser import parsed
 from mlx_worker.api.problems import answer
 from mlx_worker.api.relay import relay
 from mlx_worker.api.responses_reply import ResponsesReply
+from mlx_worker.api.terms import Models
 from mlx_worker.api.tokens import parse_to_detokenize, parse_to_tokenize
-from mlx_worker.errors import (
-    InvalidRequest,
-    MissingField,
-    Unavailable,
-    UnknownModel,
-    UnsupportedField,
-    WorkerError,
-)
+from mlx_worker.api.warm import parse_to_warm
+from mlx_worker.errors import InvalidRequest, Unavailable, UnknownModel, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +74,9 @@ async def completion(request: web.Request) -> web.StreamResponse:
     node = request.app[FRONT].node
     body = await read_body(request)
     with Books(request, request.app[FRONT], "completions") as books:
-        call, served = _parsed(request, body, completions.parse)
+        models = Models(node)
+        call = await parsed(request, body, completions.parse, models.defaults, models.places)
+        served = node.find(call.model)
         echoes = [
             it if isinstance(it, str) else await node.detokenize(served, it) for it in call.echoed
         ]
@@ -85,17 +91,10 @@ async def _generated(
 ) -> web.StreamResponse:
     """The way of a generation: a dialect's `parse` in, its `writer` out."""
     body = await read_body(request)
-    with Books(request, request.app[FRONT], dialect) as books:
-        call, served = _parsed(request, body, parse)
-        return await _relayed(request, call, served, writer, books)
-
-
-def _parsed(
-    request: web.Request, body: bytes, parse: Callable[[bytes, Callable[[str | None], Defaults]], C]
-) -> tuple[C, Served]:
     node = request.app[FRONT].node
-    call = parse(body, lambda name: node.find(name).config.defaults)
-    return call, node.find(call.model)
+    with Books(request, request.app[FRONT], dialect) as books:
+        call = await parsed(request, body, parse, Models(node).defaults)
+        return await _relayed(request, call, node.find(call.model), writer, books)
 
 
 async def _relayed(
@@ -117,7 +116,7 @@ async def _relayed(
 async def count_tokens(request: web.Request) -> web.Response:
     """`POST /v1/messages/count_tokens`: what the model would read, special tokens and all."""
     node = request.app[FRONT].node
-    name, chat_ = messages.parse_to_count(await read_body(request))
+    name, chat_ = await parsed(request, await read_body(request), messages.parse_to_count)
     tokens = await node.tokenize(node.find(name), chat_)
     return reply(answers.TokenCount(len(tokens)))
 
@@ -125,15 +124,16 @@ async def count_tokens(request: web.Request) -> web.Response:
 async def tokenize(request: web.Request) -> web.Response:
     """`POST /tokenize`."""
     node = request.app[FRONT].node
-    name, asked = parse_to_tokenize(await read_body(request))
-    tokens = await node.tokenize(node.find(name), asked) if asked.prompt else []
+    name, asked = await parsed(request, await read_body(request), parse_to_tokenize)
+    served = node.find(name)
+    tokens = [] if asked is None else await node.tokenize(served, asked)
     return reply(answers.Tokenized(tokens, len(tokens)))
 
 
 async def detokenize(request: web.Request) -> web.Response:
     """`POST /detokenize`."""
     node = request.app[FRONT].node
-    name, tokens = parse_to_detokenize(await read_body(request))
+    name, tokens = await parsed(request, await read_body(request), parse_to_detokenize)
     return reply(answers.Detokenized(await node.detokenize(node.find(name), tokens)))
 
 
@@ -141,15 +141,27 @@ async def detokenize(request: web.Request) -> web.Response:
 
 
 async def health(request: web.Request) -> web.Response:
-    """`GET /health`: always 200, the word is in the body."""
-    return reply(reports.health(request.app[FRONT]))
+    """`GET /health`: always 200, the word is in the body; `?brief` says little of each model."""
+    body = reports.health(request.app[FRONT])
+    return reply(health_report.brief(body) if _is_brief(request) else body)
 
 
 async def cluster_health(request: web.Request) -> web.Response:
-    """`GET /v1/cluster/health`: the same body; the status says whether the node can serve."""
+    """`GET /v1/cluster/health`: the same body; the status says whether the node can serve.
+
+    With many models it is brief: a router polls it, and large bodies cost it a connection.
+    """
     front = request.app[FRONT]
     status = HTTPStatus.OK if reports.can_serve(front) else HTTPStatus.SERVICE_UNAVAILABLE
-    return reply(reports.health(front), status)
+    body = reports.health(front)
+    if _is_brief(request):
+        return reply(health_report.brief(body), status)
+    text = health_report.encoded_within_limit(body)
+    return web.Response(body=text, status=status, content_type="application/json")
+
+
+def _is_brief(request: web.Request) -> bool:
+    return request.query.get("brief", "false").lower() in ("", "1", "true")
 
 
 async def live(_request: web.Request) -> web.Response:
@@ -188,15 +200,6 @@ async def model(request: web.Request) -> web.Response:
 # --- cache --------------------------------------------------------------------------------
 
 
-class WarmBody(msgspec.Struct, frozen=True):
-    """Both spellings of the one required field are in the field."""
-
-    system_prompt: str | None = None
-    systemPrompt: str | None = None  # noqa: N815  (the router's spelling)
-    model: str | None = None
-    tools: list[dict[str, Any]] | None = None
-
-
 async def cache_state(request: web.Request) -> web.Response:
     """`GET /cache`, `GET /v1/cluster/cache`; `?model=` narrows to one."""
     front = request.app[FRONT]
@@ -206,13 +209,8 @@ async def cache_state(request: web.Request) -> web.Response:
 async def cache_warm(request: web.Request) -> web.Response:
     """`POST /cache/warm`, `POST /v1/cluster/cache/warm`."""
     front = request.app[FRONT]
-    body = decode(await read_body(request), WarmBody)
-    prompt = body.system_prompt if body.systemPrompt is None else body.systemPrompt
-    if prompt is None:
-        raise MissingField("system_prompt (or systemPrompt): is required", param="system_prompt")
-    if body.tools:
-        raise UnsupportedField("tools: this node cannot warm with tools", param="tools")
-    served = front.node.find(body.model)
+    name, prompt = await parsed(request, await read_body(request), parse_to_warm)
+    served = front.node.find(name)
     try:
         warmed = await front.node.warm(served, prompt)
     except (InvalidRequest, Unavailable):

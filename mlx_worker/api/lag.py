@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Final, Self
 
+from mlx_worker.api.held import OTHER, Held
 from mlx_worker.histogram import LAG, Histogram
 
 if TYPE_CHECKING:
@@ -16,12 +16,18 @@ EVERY: Final = 0.5
 
 
 class Lag:
-    """Asks to be called and looks how much later that was, in seconds."""
+    """Asks to be called and looks how much later that was, in seconds.
 
-    def __init__(self) -> None:
+    What made it late is known to `held` where it was a request; else it is counted there as other
+    work.
+    """
+
+    def __init__(self, held: Held) -> None:
         self.seen = Histogram(LAG)
+        self.held = held
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
+        self._known = 0
 
     def __enter__(self) -> Self:
         self._arm()
@@ -37,10 +43,15 @@ class Lag:
             self._timer.cancel()
 
     def _arm(self) -> None:
-        self._due = time.perf_counter() + EVERY
-        self._timer = asyncio.get_running_loop().call_later(EVERY, self._look)
+        self._due = self.held.clock() + EVERY
+        self._known = self.held.counts.total()
+        self._timer = asyncio.get_running_loop().call_later(EVERY, self.look)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """See how late it is. Called by the loop."""
         # A loop's clock is coarser than ours: it may call a little early.
-        self.seen.see(max(0.0, time.perf_counter() - self._due))
+        late = max(0.0, self.held.clock() - self._due)
+        self.seen.see(late)
+        if self.held.counts.total() == self._known:
+            self.held.see(OTHER, late)
         self._arm()

@@ -12,6 +12,7 @@ import msgspec
 
 from mlx_worker.api.dialect import Call, decode, fitted
 from mlx_worker.api.fields import (
+    ModelName,
     Samplers,
     Word,
     first_given,
@@ -45,14 +46,14 @@ PARAGRAPH = "\n\n"
 class TextBlock(msgspec.Struct, frozen=True):
     """Words; what else a block may be is refused by its type."""
 
-    type: str
+    type: Word
     text: str | None = None
 
 
 class Block(msgspec.Struct, frozen=True):
     """One part of a message; which fields it needs is told by its type."""
 
-    type: str
+    type: Word
     text: str | None = None
     thinking: str | None = None
     id: str | None = None
@@ -110,7 +111,7 @@ class MessagesBody(Samplers, frozen=True, kw_only=True):
     """The fields that this node knows."""
 
     messages: Annotated[list[Message], msgspec.Meta(min_length=1, max_length=10_000)]
-    model: str | None = None
+    model: ModelName | None = None
     system: str | list[TextBlock] | None = None
     max_tokens: Tokens | None = None
     stop_sequences: Annotated[list[Word], msgspec.Meta(max_length=16)] | None = None

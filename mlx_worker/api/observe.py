@@ -12,6 +12,7 @@ from mlx_worker.api.body import read_body
 from mlx_worker.api.dialect import decode
 from mlx_worker.api.front import FRONT
 from mlx_worker.api.live import listed, live
+from mlx_worker.api.parser import parsed
 from mlx_worker.config import LogLevel
 
 if TYPE_CHECKING:
@@ -74,9 +75,14 @@ class LevelBody(msgspec.Struct, frozen=True):
     level: LogLevel
 
 
+def parse_level(body: bytes) -> LevelBody:
+    """Which level. Raises InvalidRequest, which names the field."""
+    return decode(body, LevelBody)
+
+
 async def log_level(request: web.Request) -> web.Response:
     """`PUT /admin/logs/level`: until it is set again, or the node starts anew."""
-    body = decode(await read_body(request), LevelBody)
+    body = await parsed(request, await read_body(request), parse_level)
     set_level(request.app[FRONT].node, body.level)
     return _json({"level": logs.level()})
 

@@ -16,7 +16,8 @@ from aiohttp import web
 
 from mlx_worker.api.error_bodies import anthropic_error, anthropic_status, openai_error
 from mlx_worker.api.headers import REQUEST_ID, request_id
-from mlx_worker.errors import InvalidRequest, Unauthorized, WorkerError
+from mlx_worker.api.inflate import SUPPORTED
+from mlx_worker.errors import InvalidRequest, Unauthorized, UnsupportedEncoding, WorkerError
 from mlx_worker.logs import Entry
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def answer(
         more["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, Unauthorized):
         more["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, UnsupportedEncoding):
+        more["Accept-Encoding"] = SUPPORTED
     if not error.resend:
         # OpenAI's libraries would send it again twice, and fell as many children again.
         more["X-Should-Retry"] = "false"

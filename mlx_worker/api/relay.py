@@ -24,7 +24,8 @@ from mlx_worker.api.headers import (
     session_given,
     session_id,
 )
-from mlx_worker.errors import InvalidRequest, WorkerError
+from mlx_worker.api.terms import places_of
+from mlx_worker.errors import WorkerError
 from mlx_worker.supervisor.generation import Piece
 
 if TYPE_CHECKING:
@@ -117,14 +118,8 @@ def _read(started: list[Started]) -> Usage:
 
 def _fitting(call: Call, served: Served) -> list[ChatRequest]:
     """The choices, which all have to be running or in line at once."""
-    places = served.config.max_concurrency + served.config.max_queue
-    if call.wide > places:
-        field = "n" if call.n > 1 else "prompt"
-        raise InvalidRequest(
-            f"{field}: {call.wide} choices; model {served.config.id!r} takes {places} requests at"
-            " a time",
-            param=field,
-        )
+    places_of(served).check(call.wide, call.field)
+    call.check_size()
     return call.choices()
 
 

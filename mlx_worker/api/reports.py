@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlx_worker import __version__
 from mlx_worker.api.answers import ModelEntry
-from mlx_worker.errors import NodeDraining, Unavailable
+from mlx_worker.api.health_report import model_reason, next_try_ms, node_reason
+from mlx_worker.errors import ModelLoading, NodeDraining, Unavailable
 from mlx_worker.health import Status, node_word
 from mlx_worker.supervisor.states import State
 
@@ -27,14 +29,23 @@ def model_word(served: Served, ledger: Ledger) -> Status:
     match served.child.state:
         case State.READY:
             return ledger.word
-        case State.STARTING | State.LOADING if served.child.restarts == 0:
+        case State.STARTING | State.LOADING if _is_first_start(served):
             return "initializing"
-        case State.STOPPED if served.child.coming_back:
+        case State.STOPPED if served.child.coming_back or _is_inspected_now(served):
             return "initializing"  # about to be started
         case State.STOPPED | State.DRAINING | State.STOPPING:
             return "offline"
         case _:
             return "unhealthy"
+
+
+def _is_first_start(served: Served) -> bool:
+    return served.child.restarts == 0 and not served.child.given_up
+
+
+def _is_inspected_now(served: Served) -> bool:
+    """Return True while nothing is known of the model's folder yet."""
+    return isinstance(served.child.held_back, ModelLoading)
 
 
 def node_status(front: Front) -> Status:
@@ -51,7 +62,11 @@ def can_serve(front: Front) -> bool:
         return False
     return any(
         (served.child.state is State.READY and not front.ledgers[id_].failing)
-        or (served.child.state in (State.STOPPED, State.STOPPING) and not served.child.coming_back)
+        or (
+            served.child.state in (State.STOPPED, State.STOPPING)
+            and not served.child.coming_back
+            and not _is_inspected_now(served)
+        )
         for id_, served in front.node.models.items()
     )
 
@@ -60,10 +75,11 @@ def refuse_if_gone(front: Front) -> None:
     """Raise where the node will serve nothing for long: draining, or every model given up."""
     if front.node.draining:
         raise NodeDraining("the node is draining", retry_after=5)
-    served = front.node.models.values()
-    if all(it.child.state is State.FAILED for it in served):
+    if front.node.all_given_up:
+        served = front.node.models.values()
         reasons = "; ".join(f"{it.config.id}: {it.child.reason}" for it in served)
-        raise Unavailable(f"every model was given up: {reasons}", retry_after=30)
+        soonest = min(it.child.retry_after for it in served)
+        raise Unavailable(f"every model was given up: {reasons}", retry_after=soonest)
 
 
 # --- health -------------------------------------------------------------------------------
@@ -71,28 +87,46 @@ def refuse_if_gone(front: Front) -> None:
 
 def health(front: Front) -> dict[str, Any]:
     """The body of `/health` and `/v1/cluster/health`."""
+    models = {id_: _model(served, front) for id_, served in front.node.models.items()}
+    words = {id_: (entry["status"], entry["reason"]) for id_, entry in models.items()}
+    status, draining = node_status(front), front.node.draining
     return {
-        "status": node_status(front),
+        "status": status,
+        "reason": node_reason(status, front.ledger.reason, words, draining=draining),
+        "version": __version__,
+        "uptime": front.uptime,
         "health": front.ledger.health(),
         "cache": _cache_in_health(_latest(front)),
-        "metrics": front.ledger.metrics(),
+        "metrics": front.ledger.metrics() | {"requestsOfRemovedModels": _of_removed_models(front)},
         "standby": {"wanted": front.node.standby.wanted, "waiting": front.node.standby.waiting},
         "memory": {
             "usedBytes": front.node.pressure.used,
             "limitBytes": front.node.room.limit,
             "pressure": front.node.pressure.rung.name.lower(),
         },
-        "models": {id_: _model(served, front) for id_, served in front.node.models.items()},
+        "models": models,
     }
+
+
+def _of_removed_models(front: Front) -> int:
+    """Return the requests that went to models which a reload has removed since."""
+    totals = (
+        ledger.metrics()["totalRequests"]
+        for id_, ledger in list(front.ledgers.items())
+        if id_ not in front.node.models
+    )
+    return sum(totals)
 
 
 def _model(served: Served, front: Front) -> dict[str, Any]:
     ledger = front.ledgers[served.config.id]
     facts = served.child.facts
+    word = model_word(served, ledger)
     return {
-        "status": model_word(served, ledger),
-        "state": _state(served, front),
-        "reason": _reason(served),
+        "status": word,
+        "state": state(served, front),
+        "reason": model_reason(served, word, ledger),
+        "nextTry": next_try_ms(served.child),
         "pid": facts.pid,
         "restarts": served.child.restarts,
         "last_exit": {"how": exit_.how, "at": exit_.at}
@@ -122,22 +156,16 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
     }
 
 
-def _reason(served: Served) -> str:
-    """Why it does not run, or was restarted last."""
-    held_back = served.child.held_back
-    return held_back.message if held_back else served.child.reason
-
-
 def _kv(cost: KvCost) -> dict[str, Any]:
     """Bytes of one row: fixed, and with each token (until so many; null: for ever)."""
     growing = [{"bytes": it.per_token, "until": it.until} for it in cost.growing]
     return {"fixedBytes": cost.fixed, "perToken": growing}
 
 
-def _state(served: Served, front: Front) -> State:
+def state(served: Served, front: Front) -> State:
     """Where its child is; while the node drains, a READY one takes nothing new either."""
-    state = served.child.state
-    return State.DRAINING if front.node.draining and state is State.READY else state
+    now = served.child.state
+    return State.DRAINING if front.node.draining and now is State.READY else now
 
 
 # --- cache --------------------------------------------------------------------------------

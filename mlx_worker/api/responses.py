@@ -6,14 +6,16 @@ need a kept one is refused by name. Source: OpenAI's API reference, responses. [
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import msgspec
 
 from mlx_worker.api.chat import Part
 from mlx_worker.api.dialect import Call, decode, fitted
 from mlx_worker.api.fields import (
+    ModelName,
     Samplers,
     Word,
     first_given,
@@ -25,6 +27,7 @@ from mlx_worker.api.fields import (
     seed_of,
     template_kwargs,
 )
+from mlx_worker.api.packing import packed_chat
 from mlx_worker.api.shapes import constraint_of, formatted, must_call
 from mlx_worker.api.turns import Turns
 from mlx_worker.config import Tokens
@@ -48,7 +51,7 @@ Parts = str | list[Part]
 class Item(msgspec.Struct, frozen=True):
     """One thing said, thought, called or answered; which fields it needs is told by its type."""
 
-    type: str = "message"
+    type: Word = "message"
     role: Literal["system", "developer", "user", "assistant"] | None = None
     content: Parts | None = None
     summary: list[Part] | None = None
@@ -70,7 +73,7 @@ class FlatTool(msgspec.Struct, frozen=True):
 class TextFormat(msgspec.Struct, frozen=True):
     """The shape of the answer; a schema is kept to, `strict` or not."""
 
-    type: str
+    type: Word
     name: str | None = None
     schema: dict[str, Any] | None = None
     strict: bool | None = None
@@ -102,16 +105,16 @@ class ResponsesBody(Samplers, frozen=True, kw_only=True):
     """The fields that this node knows."""
 
     input: str | Annotated[list[Item], msgspec.Meta(min_length=1, max_length=10_000)]
-    model: str | None = None
+    model: ModelName | None = None
     instructions: str | None = None
     max_output_tokens: Tokens | None = None
     stream: bool | None = None
     tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Word | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning: ReasoningOptions | None = None
     text: TextOptions | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], msgspec.Meta(max_length=1000)] | None = None
     include: list[str] | None = None
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
@@ -129,6 +132,13 @@ class ResponsesCall(Call):
 
     repeated: dict[str, Any]
     summary: bool
+
+    def packed(self) -> Self:
+        """Return the same call with its bulky parts packed; `repeated` is to be JSON."""
+        repeated = {key: msgspec.Raw(msgspec.json.encode(it)) for key, it in self.repeated.items()}
+        return dataclasses.replace(
+            self, chats=[packed_chat(chat) for chat in self.chats], repeated=repeated
+        )
 
 
 def parse(

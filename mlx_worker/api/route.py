@@ -77,6 +77,7 @@ OF_A_BODY: Errors = (
     errors.UnsupportedField,
     errors.BodyTooLarge,
     errors.BodyTooSlow,
+    errors.UnsupportedEncoding,
 )
 
 AWAY: Errors = (

@@ -10,6 +10,7 @@ from mlx_worker.api.reload import CannotReload, Reloaded
 from mlx_worker.api.responses import ResponsesBody
 from mlx_worker.api.route import ASKED, AWAY, EVENTS, GENERATED, Keys, Route, Text
 from mlx_worker.api.tokens import DetokenizeBody, TokenizeBody
+from mlx_worker.api.warm import WarmBody
 from mlx_worker.errors import (
     ContextLengthExceeded,
     KvTooLarge,
@@ -21,7 +22,7 @@ from mlx_worker.errors import (
     UnknownModel,
 )
 
-_HEALTH = Keys.of("status health cache metrics standby memory models")
+_HEALTH = Keys.of("status reason version uptime health cache metrics standby memory models")
 _CACHE = Keys.of("tokens systemPromptHash lastUpdated hitRate")
 _COMPLETION = Keys.of("id object created model system_fingerprint choices usage seed")
 _RESPONSE = Keys.of(
@@ -122,8 +123,9 @@ ROUTES = (
         method="GET",
         path="health",
         handler=handlers.health,
-        does="How node and models are, in the body",
+        does="How node and models are, in the body; `?brief` says little of each model",
         answer=_HEALTH,
+        query=("brief",),
     ),
     Route(
         method="GET",
@@ -131,6 +133,7 @@ ROUTES = (
         handler=handlers.cluster_health,
         does="The same, and whether a request would be served now in the status",
         answer=_HEALTH,
+        query=("brief",),
         statuses=(200, 503),
     ),
     Route(
@@ -183,7 +186,7 @@ ROUTES = (
             path=path,
             handler=handlers.cache_warm,
             does="Read a system prompt and keep it; goes on when its caller hangs up",
-            body=handlers.WarmBody,
+            body=WarmBody,
             answer=answers.Warmed,
             errors=(UnknownModel, *AWAY, ContextLengthExceeded, KvTooLarge),
         )

@@ -79,6 +79,8 @@ def _extension(asked: StructuredOutputs) -> m.Constraint:
     if asked.regex is not None:
         return m.Regex(asked.regex, field)
     if asked.choice is not None:
-        return m.Lark("start: " + " | ".join(map(json.dumps, asked.choice)), field)
+        # One terminal, which is one automaton: as rules, thousands of choices are too many.
+        choices = " | ".join(map(json.dumps, asked.choice))
+        return m.Lark(f"start: CHOICE\nCHOICE: {choices}", field)
     assert asked.grammar is not None
     return m.Lark(asked.grammar, field)

@@ -6,33 +6,57 @@ want them as one turn of the assistant. [front]
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+PARAGRAPH: Final = "\n\n"
+
+
+class _Text:
+    """A text in the making: its parts, and what stands between two of them."""
+
+    def __init__(self, between: str, *parts: str) -> None:
+        self._between = between
+        self._parts = [*parts]
+
+    def add(self, part: str) -> None:
+        self._parts.append(part)
+
+    def joined(self) -> str:
+        return self._between.join(self._parts)
 
 
 class Turns:
     """Turns in the making, as OpenAI's chat completions write them."""
 
     def __init__(self) -> None:
-        self.made: list[dict[str, Any]] = []
+        self._turns: list[dict[str, Any]] = []
+
+    @property
+    def made(self) -> list[dict[str, Any]]:
+        """All turns so far. Texts are joined here, once: adding to a text copies all of it."""
+        return [
+            {key: it if not isinstance(it, _Text) else it.joined() for key, it in turn.items()}
+            for turn in self._turns
+        ]
 
     @property
     def calls(self) -> list[Any]:
         """All calls so far: what in them is free in form is the caller's."""
-        return [turn["tool_calls"] for turn in self.made if "tool_calls" in turn]
+        return [turn["tool_calls"] for turn in self._turns if "tool_calls" in turn]
 
     def said(self, role: str, text: str) -> None:
         """Words. System prompts that follow each other are one, in paragraphs."""
         if role == "assistant":
-            self._own()["content"] += text
-        elif role == "system" and self.made and self.made[-1]["role"] == "system":
-            self.made[-1]["content"] += f"\n\n{text}"
+            self._own()["content"].add(text)
+        elif role == "system" and self._turns and self._turns[-1]["role"] == "system":
+            self._turns[-1]["content"].add(text)
         else:
-            self.made.append({"role": role, "content": text})
+            between = PARAGRAPH if role == "system" else ""
+            self._turns.append({"role": role, "content": _Text(between, text)})
 
     def thought(self, text: str) -> None:
         """What the model said to itself."""
-        turn = self._own()
-        turn["reasoning_content"] = turn.get("reasoning_content", "") + text
+        self._own().setdefault("reasoning_content", _Text("")).add(text)
 
     def called(self, call_id: str, name: str, arguments: str | dict[str, Any]) -> None:
         """A call of the model's; its arguments as JSON, or as the object itself."""
@@ -45,10 +69,10 @@ class Turns:
 
     def answered(self, call_id: str, text: str) -> None:
         """What came of a call."""
-        self.made.append({"role": "tool", "tool_call_id": call_id, "content": text})
+        self._turns.append({"role": "tool", "tool_call_id": call_id, "content": text})
 
     def _own(self) -> dict[str, Any]:
         """The assistant's turn that goes on, or a new one."""
-        if not self.made or self.made[-1]["role"] != "assistant":
-            self.made.append({"role": "assistant", "content": ""})
-        return self.made[-1]
+        if not self._turns or self._turns[-1]["role"] != "assistant":
+            self._turns.append({"role": "assistant", "content": _Text("")})
+        return self._turns[-1]

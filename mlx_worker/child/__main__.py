@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import os
 from concurrent.futures import Future
-
-import setproctitle
+from typing import Final
 
 from mlx_worker.child.pipe import Pipe
+from mlx_worker.log_writer import STDERR
 from mlx_worker.logs import set_up_child
+from mlx_worker.titles import set_title
+
+STDOUT: Final = 1
 
 
 def main() -> None:
@@ -23,8 +27,9 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True, help="the inherited end of the pipe")
     fd = parser.parse_args().fd
     faulthandler.enable()
+    os.dup2(STDERR, STDOUT)  # what a model's own code prints is read and logged by the front
     set_up_child()
-    setproctitle.setproctitle("mlx-worker: child")
+    set_title("child")
     pipe = Pipe(fd)
     service: Future[Service] = Future()
     # The front says nothing before Hello, so this waits for nobody but sees EOF from the start.

@@ -1,8 +1,8 @@
 """Messages to engine calls, and what the engine says back to messages.
 
-Three threads, each with one job. The pipe's reader answers pings and notes cancels at once, and
-passes the rest on. The tokenizer thread turns chats into token ids, beside the decode loop. The
-main thread owns every mlx call: it loads, then admits, cancels and steps. [child]
+The pipe's reader answers pings and notes cancels at once, and passes the rest on. `preparation`
+turns chats into token ids and shapes into grammars, on threads of its own beside the decode loop.
+The main thread owns every mlx call: it loads, then admits, cancels and steps. [child]
 """
 
 from __future__ import annotations
@@ -12,25 +12,34 @@ import logging
 import platform
 import queue
 import threading
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import psutil
-import setproctitle
 
 from mlx_worker.child.fatal import end_process, frames_of
 from mlx_worker.child.footprint import footprint_of
+from mlx_worker.child.held import Held
 from mlx_worker.child.outbox import Outbox
+from mlx_worker.child.preparation import (
+    Left,
+    Preparation,
+    Prepared,
+    Ready,
+    ReadyToWarm,
+    Refused,
+    Tools,
+)
+from mlx_worker.child.working_set import working_set
 from mlx_worker.engine.constraints import Constraints
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.guard import ComputationFailed
 from mlx_worker.engine.identity import weights_identity
 from mlx_worker.engine.kv_cost import measure
 from mlx_worker.engine.loading import read_model, weight_bytes
-from mlx_worker.engine.prompt import Prompt, check_tokens, prompt_of, warm_head
+from mlx_worker.engine.text_bound import TextBound
 from mlx_worker.errors import (
     BadModelFolder,
     ModelNotFoundError,
@@ -38,11 +47,11 @@ from mlx_worker.errors import (
     WorkerError,
 )
 from mlx_worker.logs import Entry
+from mlx_worker.titles import set_title
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
     from mlx_worker.child.pipe import Pipe
-    from mlx_worker.engine.constraint import Constraint
     from mlx_worker.engine.prompt_cache import CacheFacts
 
 log = logging.getLogger(__name__)
@@ -51,35 +60,7 @@ PERMANENT = (ModelNotFoundError, BadModelFolder, UnservableModel)
 """What another try would not heal."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """A generation whose prompt is tokenized."""
-
-    message: m.Generate
-    prompt: Prompt
-    constraint: Constraint | None
-
-
-@dataclass(frozen=True, slots=True)
-class _ReadyToWarm:
-    """A system prompt that is tokenized."""
-
-    message: m.Warm
-    head: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    """Work that could not be tokenized."""
-
-    id: int
-    error: Exception
-    request_id: str = ""
-
-
-_Text = m.Generate | m.Warm | m.Tokenize | m.Detokenize
-"""What the tokenizer has to see first, or alone."""
-_Job = m.ClearCache | m.TrimCache | m.Cancel | _Ready | _ReadyToWarm | _Refused
+_Job = m.ClearCache | m.TrimCache | m.Cancel | Prepared
 
 
 class Service:
@@ -90,7 +71,15 @@ class Service:
         self._outbox = Outbox(pipe.send)
         self._loads: queue.SimpleQueue[m.Load] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._chats: queue.SimpleQueue[_Text] = queue.SimpleQueue()
+        self._held = Held()
+        self._prepares = Held()
+        """Apart, because only this is progress while it is under way: a step may hang."""
+        self._preparation = Preparation(
+            on_prepared=self._jobs.put,
+            answer=self._tell,
+            has_left=self._has_left,
+            held=self._prepares,
+        )
         self._process = psutil.Process()
         self._footprint = footprint_of(self._process)
         self._engine: Engine | None = None
@@ -109,17 +98,17 @@ class Service:
         match message:
             case m.Ping():
                 self._pipe.send([self._pong(message.seq)])
-            case m.Generate():
+            case m.Generate() | m.Tokenize() | m.Detokenize():
                 with self._lock:
                     self._coming[message.id] = False
-                self._chats.put(message)
+                self._preparation.put(message)
             case m.Cancel():
                 with self._lock:
                     if message.id in self._coming:
                         self._coming[message.id] = True
                 self._jobs.put(message)
-            case m.Warm() | m.Tokenize() | m.Detokenize():
-                self._chats.put(message)
+            case m.Warm():
+                self._preparation.put(message)
             case m.ClearCache() | m.TrimCache():
                 self._jobs.put(message)
             case m.Load():
@@ -134,34 +123,19 @@ class Service:
             active=engine.active if engine else 0,
             resident_bytes=self._footprint(),
             device_bytes=mx.get_active_memory(),
+            prepared=self._prepares.progress,
+            held=self._held.over | self._prepares.over,
         )
 
-    # --- the tokenizer's thread ---
+    # --- the threads that prepare ---
 
-    def _tokenize(self) -> None:
-        while True:
-            message = self._chats.get()
-            try:
-                match message:
-                    case m.Tokenize() | m.Detokenize():
-                        self._pipe.send([self._read(message)])  # nothing for the engine to do
-                    case m.Generate() | m.Warm():
-                        self._jobs.put(self._prepared(message))
-            except Exception as error:  # noqa: BLE001  (one bad chat must not end the thread)
-                request_id = message.request_id if isinstance(message, m.Generate) else ""
-                self._jobs.put(_Refused(message.id, error, request_id))
+    def _has_left(self, id_: int) -> bool:
+        with self._lock:
+            return self._coming.get(id_, False)
 
-    def _prepared(self, message: m.Generate | m.Warm) -> _Job:
-        if isinstance(message, m.Warm):
-            return _ReadyToWarm(message, warm_head(self._tokenizer, message.system_prompt))
-        prompt = prompt_of(self._tokenizer, message.request)
-        return _Ready(message, prompt, self._constraints.of(message.request, prompt))
-
-    def _read(self, message: m.Tokenize | m.Detokenize) -> m.Tokenized | m.Detokenized:
-        if isinstance(message, m.Tokenize):
-            return m.Tokenized(message.id, prompt_of(self._tokenizer, message.request).tokens)
-        check_tokens(self._tokenizer, message.tokens, "tokens")
-        return m.Detokenized(message.id, self._tokenizer.decode(message.tokens))
+    def _tell(self, answer: m.Tokenized | m.Detokenized) -> None:
+        self._arrived(answer.id)
+        self._pipe.send([answer])
 
     # --- the main thread: everything mlx ---
 
@@ -171,27 +145,33 @@ class Service:
         An error that no request is answered with ends the process: mlx's, the device's, or a
         defect that leaves the engine half-way through a step.
         """
-        self._pipe.send([m.Hello(m.PROTOCOL, self._process.pid, _versions())])
+        hello = m.Hello(m.PROTOCOL, self._process.pid, _versions(), working_set(mx.device_info()))
+        self._pipe.send([hello])
         engine = self._engine = self._load()
         # What is loaded stays; to look it all over again would hold every stream up for 50 ms.
         gc.collect()
         gc.freeze()
-        self._constraints = Constraints(self._tokenizer)
-        threading.Thread(target=self._tokenize, name="tokenizer", daemon=True).start()
+        bound = TextBound(self._tokenizer, engine.context_length)
+        self._preparation.start(Tools(self._tokenizer, self._constraints, bound))
         try:
             self._say(engine, [])
             while True:
                 self._take_jobs(engine)
                 if engine.active:
-                    self._say(engine, engine.step())
+                    with self._held.by("prefill" if engine.reads else "decode"):
+                        said = engine.step()
+                    self._say(engine, said)
         except Exception as error:  # noqa: BLE001  (whatever it is, nothing computed is to leave)
             end_process(error)
 
     def _load(self) -> Engine:
         load = self._loads.get()
-        setproctitle.setproctitle(f"mlx-worker: {load.model}")
+        set_title(load.model)
         try:
             model, self._tokenizer, own = read_model(Path(load.path), on_progress=self._progress)
+            self._constraints = Constraints(self._tokenizer)
+            vocabulary = threading.Thread(target=self._constraints.prepare, name="vocabulary")
+            vocabulary.start()  # it holds the interpreter for a while: no stream runs yet
             context = min(load.context_length or own, own)
             kv = measure(model)
             engine = Engine(
@@ -210,6 +190,7 @@ class Service:
             self._pipe.send([m.LoadFailed(str(error) or type(error).__name__, permanent)])
             raise
         weights = weights_identity(Path(load.path))
+        vocabulary.join()
         facts = m.Loaded(context, weight_bytes(model), engine.unbatched, kv, weights)
         self._pipe.send([facts])
         return engine
@@ -220,27 +201,32 @@ class Service:
     def _take_jobs(self, engine: Engine) -> None:
         """Everything that waits; with nothing to decode, wait for something."""
         while not self._jobs.empty() or not engine.active:
-            self._say(engine, self._answer(engine, self._jobs.get()))
+            job = self._jobs.get()
+            with self._held.by("admit"):
+                said = self._answer(engine, job)
+            self._say(engine, said)
 
     def _answer(self, engine: Engine, job: _Job) -> list[m.Message]:
         match job:
-            case _Ready():
+            case Ready():
                 return self._admit(engine, job)
-            case _ReadyToWarm():
+            case ReadyToWarm():
                 return self._warm(engine, job)
-            case _Refused():
+            case Refused():
                 return [self._last_word(job.id, job.error, job.request_id)]
+            case Left():
+                self._arrived(job.id)
+                return [m.Done(job.id, "cancelled", 0, "")]
             case m.Cancel():
                 done = engine.cancel(job.id)
                 return [done] if done else []
             case m.ClearCache():
                 engine.clear_cache()
-                return [m.Cleared(job.id)]
             case m.TrimCache():
                 engine.trim_cache(job.nbytes)
-                return [m.Cleared(job.id)]
+        return [m.Cleared(job.id)]
 
-    def _admit(self, engine: Engine, job: _Ready) -> list[m.Message]:
+    def _admit(self, engine: Engine, job: Ready) -> list[m.Message]:
         id_, request_id = job.message.id, job.message.request_id
         log.debug(Entry("taken in", request_id=request_id, tokens=len(job.prompt.tokens)))
         if self._arrived(id_):
@@ -260,7 +246,7 @@ class Service:
             return [self._last_word(id_, error, request_id)]
         return [begun] if begun else []
 
-    def _warm(self, engine: Engine, job: _ReadyToWarm) -> list[m.Message]:
+    def _warm(self, engine: Engine, job: ReadyToWarm) -> list[m.Message]:
         try:
             warmed = engine.admit_warm(job.message.id, job.head, job.message.system_prompt)
         except WorkerError as error:
@@ -272,7 +258,7 @@ class Service:
         with self._lock:
             return self._coming.pop(id_, False)
 
-    def _last_word(self, id_: int, error: Exception, request_id: str) -> m.Failed:
+    def _last_word(self, id_: int, error: BaseException, request_id: str) -> m.Failed:
         self._arrived(id_)
         _note(error, request_id)
         message = str(error) or type(error).__name__
@@ -308,7 +294,7 @@ class Service:
         self._outbox.put(confirmed, goes_on=not engine.reads and self._jobs.empty())
 
 
-def _note(error: Exception, request_id: str) -> None:
+def _note(error: BaseException, request_id: str) -> None:
     """Where it comes from, but not what it says: that may be the prompt's own words."""
     if isinstance(error, WorkerError):
         log.debug(Entry("refused", request_id=request_id, error=error.code))

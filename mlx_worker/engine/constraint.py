@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mlx_worker.engine.constraint_refusal import in_words
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -32,7 +34,8 @@ class Constraint:
     @property
     def problem(self) -> str:
         """Why it cannot go on, e.g. a limit on its work; "" while it can."""
-        return self._matcher.get_error().partition("\n")[0]
+        fault = self._matcher.get_error()
+        return in_words(fault) if fault else ""
 
     def replay(self, said: Sequence[int]) -> None:
         """Go on after what a former child said."""

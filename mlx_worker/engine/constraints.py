@@ -1,52 +1,157 @@
 """Requests to the constraints of their rows, and what is wrong with those that make none.
 
-The vocabulary as llguidance wants it takes a while to make (0.3 s of 49,000 tokens) and holds the
-interpreter meanwhile: it is made for the first request that needs it. [child]
+A grammar is compiled once, however many choices, prompts or requests have it: what was made, or
+why it was refused, is kept for the last few. The vocabulary as llguidance wants it takes a while to
+make (0.3 s of 49,000 tokens) and holds the interpreter meanwhile: it is made while the model is
+loaded, not beside running streams. [child]
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
+from collections import OrderedDict
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
 
-from llguidance import LLMatcher, LLParserLimits
+import msgspec
+from llguidance import LLMatcher
 from llguidance.hf import from_tokenizer
 
+from mlx_worker.engine.compile_trial import (
+    FREE_ITEMS,
+    PLAIN_ITEMS,
+    Trial,
+    Verdict,
+    fault_of,
+    limits_of,
+    tried,
+)
+from mlx_worker.engine.compile_trials import SECONDS, Trials
 from mlx_worker.engine.constraint import Constraint
+from mlx_worker.engine.constraint_refusal import refusal, too_costly
+from mlx_worker.engine.endless_schema import is_endless
 from mlx_worker.engine.grammar import answer_grammar, arguments_of, content_grammar, of_schema
 from mlx_worker.engine.lark import Lark
 from mlx_worker.engine.schema_faults import place_of
-from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.errors import ConstraintFailed, InvalidRequest, UnsupportedField, cause_of
+from mlx_worker.limits import check_constraint_text, check_schemas
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llguidance import LLTokenizer
 
-    from mlx_worker.engine.grammar import ContentShape, Schema
+    from mlx_worker.engine.grammar import Schema
     from mlx_worker.engine.prompt import Prompt
 
-LIMITS = LLParserLimits(verbose_errors=False)
+KEPT: Final = 16
+"""Grammars of answers."""
+
+SEARCH: Final = 0.2
+"""Seconds in which the place of a schema's fault is looked for."""
+
+COSTLY_WORDS: Final = ("pattern", "patternProperties", "allOf", "multipleOf", "format", "not")
+"""Keywords of a schema that become intersections of regexes, whose work has no limit."""
 
 
 class Constraints:
-    """One model's."""
+    """One model's. Called by one thread, but for `prepare`, which comes first."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self._tokenizer = tokenizer
+        self._clock = clock
+        self._made: OrderedDict[bytes, LLMatcher | InvalidRequest] = OrderedDict()
+        self.compiled = 0
+        """Grammars of answers that were not known, so far."""
+
+    def prepare(self) -> None:
+        """Make the vocabulary now; a model whose tokenizer has none refuses grammars later."""
+        with contextlib.suppress(InvalidRequest):
+            self._check_vocabulary("")
 
     def of(self, request: m.ChatRequest, prompt: Prompt) -> Constraint | None:
-        """What binds the answer to this request. Raises InvalidRequest with the place."""
+        """Return what binds the answer to this request. Raises InvalidRequest with the place."""
         shape = request.constraint
         if shape is None:
             return None
         self._check_vocabulary(shape.field)
-        if isinstance(shape, m.Call):
-            self._check_tools(request.tools, shape.names)
-        else:
-            self._check_content(shape)
-        whole = answer_grammar(request, prompt, self._tokenizer, self._lark)
-        return Constraint(self._matcher(whole, shape.field))
+        _check_amount(shape, request.tools)
+        try:
+            whole = answer_grammar(request, prompt, self._tokenizer, self._lark)
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequest(f"{shape.field}: {error}", param=shape.field) from error
+        matcher = self._known(whole, shape, request.tools)
+        return Constraint(matcher.deep_copy())
+
+    def _known(self, whole: str, shape: m.Constraint, tools: list[Schema]) -> LLMatcher:
+        """Return the matcher of an answer's grammar, from what is kept where it is there."""
+        key = sha256(whole.encode() + msgspec.json.encode(shape)).digest()
+        made = self._made.get(key)
+        if made is None:
+            self.compiled += 1
+            try:
+                made = self._compiled(whole, shape, tools)
+            except InvalidRequest as error:
+                made = error.with_traceback(None)
+            self._made[key] = made
+            if len(self._made) > KEPT:
+                self._made.popitem(last=False)
+        self._made.move_to_end(key)
+        if isinstance(made, InvalidRequest):
+            raise type(made)(made.message, param=made.param)
+        return made
+
+    def _compiled(self, whole: str, shape: m.Constraint, tools: list[Schema]) -> LLMatcher:
+        parts = _parts(shape, tools)
+        for part, place, param in parts:
+            if isinstance(part, dict) and is_endless(part):
+                raise ConstraintFailed(
+                    f"{place}: every document would be endless, for a required part requires"
+                    " itself again",
+                    param=param,
+                )
+        items = PLAIN_ITEMS if isinstance(shape, m.JsonSchema | m.Call) else FREE_ITEMS
+        grammars = [*(_grammar(it, place, param) for it, place, param in parts), whole]
+        verdict = self._verdict(Trial(grammars, items), shape)
+        if verdict is None:
+            raise too_costly(shape.field, SECONDS)
+        if verdict.fault:
+            part, place, param = [*parts, (None, shape.field, shape.field)][verdict.place]
+            path = self._path(part, verdict.fault, shape)
+            raise refusal(verdict.fault, place + path, param + path if place == param else param)
+        matcher = LLMatcher(self._vocabulary, whole, log_level=0, limits=limits_of(items))
+        if fault := fault_of(matcher):
+            raise refusal(fault, shape.field, shape.field)
+        # Asking for the first mask has built some of the lexer, which every copy has.
+        return matcher
+
+    def _verdict(self, trial: Trial, shape: m.Constraint) -> Verdict | None:
+        """Try here what is sure to be cheap, in the helper what may not be."""
+        if isinstance(shape, m.JsonSchema | m.Call) and not _may_be_costly(trial.grammars):
+            return tried(self._vocabulary, trial)
+        return self._trials.verdict(trial)
+
+    def _path(self, schema: Any, fault: str, shape: m.Constraint) -> str:
+        """Where in a schema a fault is; as far as it was found in time."""
+        if not isinstance(schema, dict):
+            return ""
+        end = self._clock() + SEARCH
+
+        def problem(part: Schema) -> str:
+            if self._clock() > end:
+                return ""
+            try:
+                grammar = of_schema(part)
+            except ValueError as error:
+                return str(error)
+            verdict = self._verdict(Trial([grammar], PLAIN_ITEMS), shape)
+            return verdict.fault if verdict is not None else ""
+
+        return place_of(schema, fault, problem)
 
     def _check_vocabulary(self, field: str) -> None:
         if not self._tokenizer._tokenizer.is_fast:  # noqa: SLF001  (mlx_lm's wrapper hides it)
@@ -54,35 +159,19 @@ class Constraints:
                 f"{field}: this model's tokenizer is not in Rust; no grammar can be kept",
                 param=field,
             )
-
-    def _check_content(self, shape: ContentShape) -> None:
-        if isinstance(shape, m.JsonSchema):
-            self._check_schema(json.loads(shape.schema), shape.field, shape.field)
-        else:
-            self._matcher(content_grammar(shape), shape.field)
-
-    def _check_tools(self, tools: list[Schema], names: list[str]) -> None:
-        for name, schema in zip(names, arguments_of(tools, names), strict=True):
-            self._check_schema(schema, f"tools: the parameters of {name!r}", "tools")
-
-    def _check_schema(self, schema: Schema, place: str, field: str) -> None:
-        if fault := self._fault(schema):
-            path = place_of(schema, fault, self._fault)
-            param = field if place != field else f"{field}{path}"
-            raise InvalidRequest(f"{place}{path}: {fault}", param=param)
-
-    def _fault(self, schema: Schema) -> str:
         try:
-            grammar = of_schema(schema)
-        except ValueError as error:
-            return str(error)
-        return LLMatcher.validate_grammar(grammar, self._vocabulary, limits=LIMITS)
+            _ = self._vocabulary
+        except Exception as error:
+            # llguidance reads the tokenizer's own description, and knows not every kind of it.
+            raise UnsupportedField(
+                f"{field}: no grammar can be kept with this model's tokenizer: {cause_of(error)}",
+                param=field,
+            ) from error
 
-    def _matcher(self, grammar: str, field: str) -> LLMatcher:
-        matcher = LLMatcher(self._vocabulary, grammar, log_level=0, limits=LIMITS)
-        if matcher.is_error():
-            raise InvalidRequest(f"{field}: {matcher.get_error().strip()}", param=field)
-        return matcher
+    @cached_property
+    def _trials(self) -> Trials:
+        description = self._tokenizer._tokenizer.backend_tokenizer.to_str()  # noqa: SLF001
+        return Trials(description, list(self._tokenizer.eos_token_ids))
 
     @cached_property
     def _vocabulary(self) -> LLTokenizer:
@@ -94,3 +183,45 @@ class Constraints:
         added = self._tokenizer.added_tokens_decoder.items()
         vocabulary = self._vocabulary
         return Lark({it.content: id_ for id_, it in added if vocabulary.is_special_token(id_)})
+
+
+_Part = tuple[Any, str, str]
+"""A schema or another shape, where a fault in it is, and which field an error names."""
+
+
+def _check_amount(shape: m.Constraint, tools: list[Schema]) -> None:
+    """Raise ConstraintTooCostly for more than one request may ask for, before any of the work."""
+    match shape:
+        case m.JsonSchema():
+            check_constraint_text(shape.schema, shape.field)
+            check_schemas([json.loads(shape.schema)], shape.field)
+        case m.Regex():
+            check_constraint_text(shape.pattern, shape.field)
+        case m.Lark():
+            check_constraint_text(shape.grammar, shape.field)
+        case m.Call():
+            schemas = arguments_of(tools, shape.names)
+            check_constraint_text(json.dumps(schemas), "tools")
+            check_schemas(schemas, "tools")
+
+
+def _parts(shape: m.Constraint, tools: list[Schema]) -> list[_Part]:
+    """What is tried by itself, so that a fault has a place."""
+    if isinstance(shape, m.JsonSchema):
+        return [(json.loads(shape.schema), shape.field, shape.field)]
+    if isinstance(shape, m.Call):
+        schemas = arguments_of(tools, shape.names)
+        named = zip(shape.names, schemas, strict=True)
+        return [(it, f"tools: the parameters of {name!r}", "tools") for name, it in named]
+    return [(shape, shape.field, shape.field)]
+
+
+def _grammar(part: Any, place: str, param: str) -> str:
+    try:
+        return of_schema(part) if isinstance(part, dict) else content_grammar(part)
+    except ValueError as error:
+        raise InvalidRequest(f"{place}: {error}", param=param) from error
+
+
+def _may_be_costly(grammars: list[str]) -> bool:
+    return any(f'"{word}"' in grammar for grammar in grammars for word in COSTLY_WORDS)

@@ -43,7 +43,8 @@ def content_grammar(shape: ContentShape) -> str:
         case m.Regex():
             return LLMatcher.grammar_from_regex(shape.pattern)
         case m.Lark():
-            return LLMatcher.grammar_from_lark(shape.grammar)
+            # As JSON, or a text that looks like a list of grammars would be taken for one.
+            return json.dumps({"grammars": [{"lark_grammar": shape.grammar}]})
 
 
 def of_schema(schema: Schema) -> str:

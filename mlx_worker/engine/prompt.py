@@ -7,6 +7,7 @@ decode loop, never in it. [child]
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 from dataclasses import dataclass, field
@@ -18,11 +19,13 @@ from transformers import PreTrainedTokenizerBase
 
 from mlx_worker.engine.markers import CONTENT, opening_state
 from mlx_worker.engine.schedule import WORTH_FETCHING, common_prefix
-from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.errors import ContextLengthExceeded, InvalidRequest, UnsupportedField
+from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES, check_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from mlx_worker.engine.text_bound import TextBound
     from mlx_worker.wire.messages import ChatRequest
 
 Messages = list[dict[str, Any]]
@@ -52,11 +55,32 @@ class Prompt:
         return sorted({self.head, *self.borders} - {0})
 
 
-def prompt_of(tokenizer: Any, request: ChatRequest) -> Prompt:
-    """What the model is to read for a request. Raises InvalidRequest."""
-    if request.prompt is None:
-        return render(tokenizer, request.messages, request.template_kwargs, request.tools)
-    return Prompt(_raw(tokenizer, request.prompt), 0, "")
+def prompt_of(tokenizer: Any, request: ChatRequest, bound: TextBound | None = None) -> Prompt:
+    """Return what the model is to read for a request. Raises InvalidRequest.
+
+    `bound` refuses, before the work, what is too much for the template or for the context.
+    """
+    if request.prompt is not None:
+        return Prompt(_raw(tokenizer, request.prompt, bound), 0, "")
+    if bound is not None:
+        _check_amount(request, bound)
+    return render(tokenizer, request.messages, request.template_kwargs, request.tools, bound)
+
+
+def _check_amount(request: ChatRequest, bound: TextBound) -> None:
+    """Raise for more than a template may be given: it may walk over all of it, many times."""
+    check_values(request.template_kwargs, TEMPLATE_VALUES, "chat_template_kwargs")
+    check_values(request.tools, TOOL_VALUES, "tools")
+    if len(request.messages) > bound.context_length:
+        turns = sum(
+            bool(turn.get("content") or turn.get("tool_calls")) for turn in request.messages
+        )
+        if turns > bound.context_length:  # each of them is a token at least
+            raise ContextLengthExceeded(
+                f"messages has {turns} turns that say something; the model's context is"
+                f" {bound.context_length} tokens",
+                param="messages",
+            )
 
 
 def system_text(messages: Messages) -> str:
@@ -65,7 +89,11 @@ def system_text(messages: Messages) -> str:
 
 
 def render(
-    tokenizer: Any, messages: Messages, template_kwargs: dict[str, Any], tools: Tools | None = None
+    tokenizer: Any,
+    messages: Messages,
+    template_kwargs: dict[str, Any],
+    tools: Tools | None = None,
+    bound: TextBound | None = None,
 ) -> Prompt:
     """Apply the template and tokenize. Raises InvalidRequest with what the template refused.
 
@@ -82,7 +110,9 @@ def render(
         _refuse_unheard(tokenizer, told, template_kwargs)
     turns = _for_template(messages)
     text = _text(tokenizer, turns, told, add_generation_prompt=True)
-    tokens, place_of = _tokenize(tokenizer, text)
+    if bound is not None:
+        bound.check_text(text, "messages")
+    tokens, place_of = _tokenize(tokenizer, text, "messages")
     if not tokens:
         raise InvalidRequest("the chat template made an empty prompt", param="messages")
     others = _that_differ_after_a_segment(tokenizer, turns, told, _mark(text))
@@ -100,13 +130,15 @@ def render(
     )
 
 
-def warm_head(tokenizer: Any, system_prompt: str) -> list[int]:
+def warm_head(tokenizer: Any, system_prompt: str, bound: TextBound | None = None) -> list[int]:
     """The tokens that a warmed system prompt puts into the cache; none for an empty one."""
     if not system_prompt:
         return []
     mark = _mark(system_prompt)
     probe = _probe(tokenizer, [{"role": "system", "content": system_prompt}], _USER, {}, mark)
-    tokens, place_of = _tokenize(tokenizer, probe)
+    if bound is not None:
+        bound.check_text(probe, "system_prompt")
+    tokens, place_of = _tokenize(tokenizer, probe, "system_prompt")
     return tokens[: place_of(max(0, probe.find(mark)))]
 
 
@@ -117,7 +149,9 @@ _USER = {"role": "user", "content": ""}
 
 def _mark(text: str) -> str:
     """A character that the text does not have: where it is in a probe, a user's words begin."""
-    unused = (mark for mark in map(chr, range(0xE000, 0xF8FF)) if mark not in text)
+    # Few are tried, for each is a search of the text: with all of them in it, a segment may end a
+    # character late, and costs a little reuse.
+    unused = (mark for mark in map(chr, range(0xE000, 0xE020)) if mark not in text)
     return next(unused, "\ue000")
 
 
@@ -203,11 +237,16 @@ def _read_arguments(call: dict[str, Any]) -> dict[str, Any]:
     return call | {"function": function | {"arguments": arguments}}
 
 
-def _raw(tokenizer: Any, prompt: str | list[int]) -> list[int]:
+def _raw(tokenizer: Any, prompt: str | list[int], bound: TextBound | None) -> list[int]:
     """Text as mlx_lm's own server reads it; tokens as they are."""
     if isinstance(prompt, str):
-        tokens = list(tokenizer.encode(prompt))
+        if bound is not None:
+            bound.check_text(prompt, "prompt")
+        with _text_refusal("prompt"):
+            tokens = list(tokenizer.encode(prompt))
     else:
+        if bound is not None:
+            bound.check_count(prompt, "prompt")
         check_tokens(tokenizer, prompt, "prompt")
         tokens = prompt
     if not tokens:
@@ -217,11 +256,10 @@ def _raw(tokenizer: Any, prompt: str | list[int]) -> list[int]:
 
 def check_tokens(tokenizer: Any, tokens: list[int], field: str) -> None:
     """Raises InvalidRequest where one is no token of this model."""
-    for token in tokens:
-        if not 0 <= token < len(tokenizer):
-            raise InvalidRequest(
-                f"{field}: token {token}; the vocabulary has {len(tokenizer)}", param=field
-            )
+    size = len(tokenizer)
+    wrong = next((token for token in tokens if not 0 <= token < size), None)
+    if wrong is not None:
+        raise InvalidRequest(f"{field}: token {wrong}; the vocabulary has {size}", param=field)
 
 
 def _system_part(messages: Messages) -> Messages:
@@ -243,19 +281,38 @@ def _text(
                 messages, **kwargs, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         )
-    except (TemplateError, TypeError, KeyError, ValueError, AttributeError) as error:
+    except (
+        TemplateError,
+        TypeError,
+        KeyError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        IndexError,
+        RecursionError,
+    ) as error:
         # A template is a program of the model's author: it may refuse a chat in any of these ways.
         raise InvalidRequest(
             f"the model's chat template refuses these messages: {error}", param="messages"
         ) from error
 
 
-def _tokenize(tokenizer: Any, text: str) -> tuple[list[int], Callable[[int], int]]:
+@contextlib.contextmanager
+def _text_refusal(field: str) -> Iterator[None]:
+    """Half of a surrogate pair is no text: Rust's tokenizers do not take it."""
+    try:
+        yield
+    except (TypeError, UnicodeError) as error:
+        raise InvalidRequest(f"{field}: this is no text: {error}", param=field) from error
+
+
+def _tokenize(tokenizer: Any, text: str, field: str) -> tuple[list[int], Callable[[int], int]]:
     """The text's token ids, and how many of them are whole before a character.
 
     A tokenizer that does not know (one that is not in Rust) has no segments.
     """
-    encoded = tokenizer._tokenizer(text, add_special_tokens=False)  # noqa: SLF001
+    with _text_refusal(field):
+        encoded = tokenizer._tokenizer(text, add_special_tokens=False)  # noqa: SLF001
     tokens = list(encoded["input_ids"])
 
     def place_of(character: int) -> int:

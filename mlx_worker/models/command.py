@@ -36,7 +36,7 @@ async def run_module(
     on_line: Callable[[str], None],
     bad_data: type[BadModelFolder | BrokenDownload],
 ) -> None:
-    """Run `python -m module arguments…` to its end; `on_line` gets its stdout line by line.
+    """Run `python -P -m module arguments…` to its end; `on_line` gets its stdout line by line.
 
     The child inherits the descriptor `lock`, so that a pull that was killed stays locked until
     its orphan is gone too. Raises the child's error; `bad_data` is the class for exit code 65
@@ -44,6 +44,7 @@ async def run_module(
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-P",
         "-m",
         module,
         *arguments,

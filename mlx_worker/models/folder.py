@@ -6,6 +6,7 @@ is missing or broken has a name. [both]
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import msgspec
 
 from mlx_worker.errors import BadModelFolder
 from mlx_worker.models.header import checked_weight_bytes
+from mlx_worker.models.regular import read_regular
+from mlx_worker.privacy import hint
 
 
 class ModelFolder(msgspec.Struct, frozen=True):
@@ -32,6 +35,7 @@ def inspect_folder(path: Path) -> ModelFolder:
     """
     try:
         config = _json_object(path / "config.json")
+        os.scandir(path).close()  # a glob of a folder that may not be listed is silently empty
         return ModelFolder(
             path=path,
             model_type=_model_type(path, config),
@@ -39,24 +43,31 @@ def inspect_folder(path: Path) -> ModelFolder:
             weight_bytes=sum(checked_weight_bytes(shard) for shard in _shards(path)),
             has_chat_template=_has_chat_template(path, _tokenizer_config(path)),
         )
+    except PermissionError as error:
+        raise not_permitted(Path(error.filename or path), error) from error
     except OSError as error:
         raise BadModelFolder(f"cannot read {error.filename or path}: {error.strerror}") from error
 
 
+def not_permitted(path: Path, error: OSError) -> BadModelFolder:
+    """Return the error for a file or folder that is there and may not be read."""
+    return BadModelFolder(f"{path}: not permitted to read this ({error.strerror}){hint()}")
+
+
 def _json_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise BadModelFolder(f"{path.parent} has no {path.name}")
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except msgspec.DecodeError as error:
+        return msgspec.json.decode(read_regular(path), type=dict[str, Any])
+    except FileNotFoundError as error:
+        raise BadModelFolder(f"{path.parent} has no {path.name}") from error
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BadModelFolder(f"{path} is no JSON object: {error}") from error
 
 
 def _require_json(path: Path) -> None:
     """Check the syntax only: a vocabulary is large, and only cut-off files are looked for."""
     try:
-        msgspec.json.decode(path.read_bytes(), type=msgspec.Raw)
-    except msgspec.DecodeError as error:
+        msgspec.json.decode(read_regular(path), type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BadModelFolder(f"{path} is no JSON: {error}") from error
 
 
@@ -80,7 +91,7 @@ def _shards(path: Path) -> list[Path]:
     """Find the files that mlx_lm would load, and miss those that the index lists."""
     shards = sorted(path.glob("model*.safetensors"))
     index = path / "model.safetensors.index.json"
-    if index.is_file():
+    if index.exists():
         listed = _json_object(index).get("weight_map")
         names = set(listed.values()) if isinstance(listed, dict) else set()
         missing = sorted(str(name) for name in names if path / str(name) not in shards)
@@ -92,12 +103,12 @@ def _shards(path: Path) -> list[Path]:
 
 
 def _tokenizer_config(path: Path) -> dict[str, Any]:
-    if (path / "tokenizer.json").is_file():
+    if (path / "tokenizer.json").exists():
         _require_json(path / "tokenizer.json")
     elif not (path / "tokenizer.model").is_file():
         raise BadModelFolder(f"{path} has neither tokenizer.json nor tokenizer.model")
     config = path / "tokenizer_config.json"
-    return _json_object(config) if config.is_file() else {}
+    return _json_object(config) if config.exists() else {}
 
 
 def _has_chat_template(path: Path, tokenizer_config: dict[str, Any]) -> bool:

@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import platformdirs
 
 from mlx_worker.config import expanded
-from mlx_worker.errors import ModelNotFoundError
+from mlx_worker.errors import BadModelFolder, ModelNotFoundError
 from mlx_worker.models.catalog import CATALOG
-from mlx_worker.models.folder import ModelFolder, inspect_folder
+from mlx_worker.models.folder import ModelFolder, inspect_folder, not_permitted
 
-__all__ = ["ModelFolder", "default_models_dir", "inspect_folder", "locate"]
+__all__ = ["ModelFolder", "default_models_dir", "inspect_folder", "locate", "places"]
 
 
 def default_models_dir() -> Path:
@@ -31,34 +32,38 @@ def locate(path_or_name: str, models_dir: Path, relative_to: Path | None = None)
 
     Relative paths start at `relative_to` (the configuration's folder; None: the working
     directory). A bare name is looked for in the models folder first. What is in the folder is
-    not looked at. Raises ModelNotFoundError with the places that were tried.
+    not looked at. Raises ModelNotFoundError with the places that were tried, BadModelFolder where
+    one of them may not be looked at.
     """
-    candidates = _candidates(path_or_name, models_dir, relative_to or Path.cwd())
+    candidates = places(path_or_name, models_dir, relative_to)
+    refused: BadModelFolder | None = None
     for candidate in candidates:
-        if _is_folder(candidate):
-            return candidate
+        try:
+            if stat.S_ISDIR(candidate.stat().st_mode):
+                return candidate
+        except PermissionError as error:
+            refused = refused or not_permitted(candidate, error)
+        except (OSError, ValueError):  # it is not there, or no path can be like that
+            continue
+    if refused is not None:
+        raise refused
     tried = ", ".join(str(candidate) for candidate in candidates) or "nowhere: it is empty"
     raise ModelNotFoundError(
         f"Model not found: {path_or_name} (looked in {tried}){_hint(path_or_name)}"
     )
 
 
-def _candidates(path_or_name: str, models_dir: Path, start: Path) -> list[Path]:
+def places(path_or_name: str, models_dir: Path, relative_to: Path | None = None) -> list[Path]:
+    """Return the paths where `locate` looks for a model's folder, in order."""
     if not path_or_name:
         return []
+    start = relative_to or Path.cwd()
     path = Path(os.path.normpath(start / expanded(Path(path_or_name))))
     return [path] if _is_path(path_or_name) else [models_dir / path_or_name, path]
 
 
 def _is_path(text: str) -> bool:
     return "/" in text or text.startswith((".", "~"))
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
 
 
 def _hint(path_or_name: str) -> str:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from mlx_worker.config import default_file, load_config
 from mlx_worker.errors import WorkerError
-from mlx_worker.operate import machine, node_checks
+from mlx_worker.operate import machine, node_checks, service_checks
 from mlx_worker.operate.finding import Finding, bad, ok
 from mlx_worker.service.run import run
 
@@ -34,7 +34,11 @@ async def examine(file: Path | None) -> list[Finding]:
             node_checks.disk(config),
             await node_checks.port(config),
         ]
-    return [*findings, *machine.services(run), machine.environment()]
+    findings += machine.services(run)
+    if config is not None:
+        findings += service_checks.service_files(run, config)
+        findings += service_checks.of_macos(run, config)
+    return [*findings, machine.environment()]
 
 
 def _configuration(file: Path | None) -> tuple[Config | None, Finding]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from mlx_worker.open_files import ENOUGH, few_files_allowed
 from mlx_worker.operate.finding import Finding, bad, ok, warn
 from mlx_worker.service.here import keeper
 from mlx_worker.sizes import in_words
@@ -31,8 +32,6 @@ versions = [f"{name} {metadata.version(name)}" for name in ("mlx", "mlx-lm")]
 print(*versions, f"on {mx.default_device()}", sep=", ")
 """
 
-FEW_FILES = 4096
-
 READ = ("MLX_WORKER_MODELS", "HF_ENDPOINT", "HF_HOME", "PIP_INDEX_URL", "HTTPS_PROXY", "NO_PROXY")
 """Variables that change what a node or a command does."""
 
@@ -50,7 +49,7 @@ def python() -> Finding:
 
 def mlx(run: Run) -> Finding:
     """mlx, its device, and whether it can compile a kernel."""
-    ran = run([sys.executable, "-c", ASK_MLX])
+    ran = run([sys.executable, "-P", "-c", ASK_MLX])
     last = ran.said.splitlines()[-1] if ran.said else f"ended with {ran.status}"
     if ran.status != 0:
         advice = "reinstall mlx; on Linux without a GPU its kernels need a C++ compiler (g++)"
@@ -63,8 +62,14 @@ def mlx(run: Run) -> Finding:
 def open_files() -> Finding:
     """How many files, and so connections, a process may have open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < FEW_FILES:
-        advice = f"`ulimit -n {FEW_FILES}` before `serve`; the service sets its own limit"
+    if (most := few_files_allowed()) is not None:
+        advice = (
+            f"raise the hard limit to {ENOUGH} or more: limits.conf, LimitNOFILE of a unit,"
+            " --ulimit nofile=65536:65536 of a container"
+        )
+        return warn("open files", f"{soft}, at most {most} (the hard limit)", advice)
+    if soft != resource.RLIM_INFINITY and soft < ENOUGH:
+        advice = f"`ulimit -n {ENOUGH}` before `serve`; the service sets its own limit"
         return warn("open files", f"{soft}, and each connection is one", advice)
     return ok("open files", "no limit" if soft == resource.RLIM_INFINITY else str(soft))
 

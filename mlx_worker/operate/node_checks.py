@@ -33,7 +33,8 @@ def models(config: Config) -> list[Finding]:
     return [
         ok(
             f"model {it.config.id}",
-            f"{it.folder.path}: {it.folder.model_type}, {in_words(it.folder.weight_bytes)}",
+            f"{it.inspected.path}: {it.inspected.model_type}, "
+            f"{in_words(it.inspected.weight_bytes)}",
         )
         for it in planned
     ]

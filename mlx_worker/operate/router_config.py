@@ -30,6 +30,7 @@ LONGEST_ANSWER = 600
 class Router(StrEnum):
     """Who reads the list."""
 
+    CLUSTER = "cluster"
     JSON = "json"
     NGINX = "nginx"
     HAPROXY = "haproxy"
@@ -49,6 +50,8 @@ async def written(nodes: Sequence[RemoteNode], router: Router) -> str:
             return _haproxy(nodes)
         case Router.LITELLM:
             return _litellm(nodes, await _models(nodes))
+        case Router.CLUSTER:
+            return _cluster(nodes)
         case Router.JSON:
             return _json(nodes, await _models(nodes))
 
@@ -65,6 +68,19 @@ def _json(nodes: Sequence[RemoteNode], models: list[list[str]]) -> str:
         for node, names in zip(nodes, models, strict=True)
     ]
     return json.dumps({"nodes": listed}, indent=2) + "\n"
+
+
+def _cluster(nodes: Sequence[RemoteNode]) -> str:
+    """The file of the router that polls `/v1/models` and the cluster paths of each node.
+
+    Its own defaults hold for all that is not named. It goes by resident prompts if told so.
+    """
+    listed = [{"id": _address(node), "url": node.url} for node in nodes]
+    file = {
+        "discovery": {"mode": "static", "nodes": listed},
+        "routing": {"strategy": "cache-aware"},
+    }
+    return json.dumps(file, indent=2) + "\n"
 
 
 def _nginx(nodes: Sequence[RemoteNode]) -> str:

@@ -43,13 +43,15 @@ def overview(url: str, body: Mapping[str, Any], rates: Rates | None = None) -> G
         table.add_column("tok/s", justify="right", no_wrap=True)
     for name in ("ms", "hits", "memory", "restarts"):
         table.add_column(name, justify="right", no_wrap=True)
-    reasons = any(entry["reason"] for entry in body["models"].values())
-    if reasons:
-        table.add_column("reason", overflow="fold")
     for id_, entry in body["models"].items():
-        why = [Text(entry["reason"])] if reasons else []  # brackets in it are no markup
-        table.add_row(*_cells(id_, entry, rates), *why)
-    return Group(_headline(url, body), table)
+        table.add_row(*_cells(id_, entry, rates))
+    # Below the table: beside it, a line of 80 columns leaves a reason one word a row.
+    reasons = [
+        Text(f"{id_}: {entry['reason']}")  # brackets in it are no markup
+        for id_, entry in body["models"].items()
+        if entry["reason"]
+    ]
+    return Group(_headline(url, body), table, *reasons)
 
 
 def _headline(url: str, body: Mapping[str, Any]) -> Text:

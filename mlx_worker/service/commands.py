@@ -26,6 +26,12 @@ of_the_machine = click.option(
     help="The machine's, not the user's: runs without a login. Needs sudo.",
 )
 
+service_name = click.option(
+    "--name",
+    default="",
+    help="Of a second node on this machine: its service is mlx-worker-NAME.",
+)
+
 NOT_RUNNING, NOT_INSTALLED = 3, 4
 """Exit codes of `service status`, as `systemctl status` has them."""
 
@@ -41,33 +47,39 @@ def service() -> None:
 
 @service.command
 @of_the_machine
+@service_name
 @click.option("--user", help="A daemon's account. Default: who called sudo.")
 @click.option("--print", "show", is_flag=True, help="Print the file, change nothing.")
 @config_file
-def install(*, daemon: bool, user: str | None, show: bool, file: Path | None) -> None:
+def install(*, daemon: bool, name: str, user: str | None, show: bool, file: Path | None) -> None:
     """Run this configuration with this Python from now on, and start it."""
     from mlx_worker.plan import plan
-    from mlx_worker.service.definition import describe
+    from mlx_worker.privacy import ADVICE, guarded
+    from mlx_worker.service.definition import describe, paths_of_service
 
     loaded = configuration(file)
-    plan(loaded)
-    here = _here(daemon=daemon)
+    planned = plan(loaded)
+    here = _here(daemon=daemon, name=name)
     definition = describe(loaded, _account(user) if daemon else None)
     if show:
         click.echo(here.text(definition), nl=False)
         return
+    folders = [model.folder.path for model in planned]
+    for path in guarded(paths_of_service(loaded, folders)):
+        click.echo(f"warning: macOS does not let a service read {path}: {ADVICE}", err=True)
     here.install(definition)
     click.echo(f"{here.file} is installed and started; `mlx-worker status` tells how it goes")
 
 
 @service.command
 @of_the_machine
-def uninstall(*, daemon: bool) -> None:
+@service_name
+def uninstall(*, daemon: bool, name: str) -> None:
     """Stop the service, as `stop` does, and take its file away.
 
     Configuration, models and logs stay.
     """
-    here = _here(daemon=daemon)
+    here = _here(daemon=daemon, name=name)
     if here.state().pid is not None:  # a service manager's own wait is shorter than a drain may be
         _stop(here)
     here.uninstall()
@@ -76,26 +88,29 @@ def uninstall(*, daemon: bool) -> None:
 
 @service.command
 @of_the_machine
-def start(*, daemon: bool) -> None:
+@service_name
+def start(*, daemon: bool, name: str) -> None:
     """Start the installed service."""
-    _here(daemon=daemon).start()
+    _here(daemon=daemon, name=name).start()
 
 
 @service.command
 @of_the_machine
-def stop(*, daemon: bool) -> None:
+@service_name
+def stop(*, daemon: bool, name: str) -> None:
     """Stop the service until it is started again.
 
     Running streams finish within drain_timeout; the command ends when the node has.
     """
-    _stop(_here(daemon=daemon))
+    _stop(_here(daemon=daemon, name=name))
 
 
 @service.command
 @of_the_machine
-def status(*, daemon: bool) -> None:
+@service_name
+def status(*, daemon: bool, name: str) -> None:
     """Say how the system has the service: 0 running, 3 not running, 4 not installed."""
-    here = _here(daemon=daemon)
+    here = _here(daemon=daemon, name=name)
     state = here.state()
     if not state.installed:
         click.echo(f"not installed: there is no {here.file}")
@@ -110,11 +125,11 @@ def _stop(here: Keeper) -> None:
         time.sleep(LOOK_EVERY)
 
 
-def _here(*, daemon: bool) -> Keeper:
+def _here(*, daemon: bool, name: str) -> Keeper:
     from mlx_worker.service.here import keeper
     from mlx_worker.service.run import run
 
-    return keeper(run, daemon=daemon)
+    return keeper(run, daemon=daemon, name=name)
 
 
 def _account(user: str | None) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import shutil
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
@@ -13,12 +15,14 @@ from mlx_worker.models.store import default_models_dir
 from mlx_worker.supervisor import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from mlx_worker.config import Config, SupervisorConfig
 
 NAME: Final = "mlx-worker"
+
+SERVICE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 
 OPEN_FILES: Final = 65_536
 """A connection is a file; macOS gives 256 to who does not ask."""
@@ -32,7 +36,8 @@ class Definition:
     """A service: its command, where and with what it runs, how long it may take to stop.
 
     Paths are absolute, `stop_timeout` in seconds. `user` is the account of a service that is the
-    machine's; None: one that the system makes up.
+    machine's; None: one that the system makes up. `logs_to_file`: the configuration names the
+    log's file, so that the service manager need not.
     """
 
     command: tuple[str, ...]
@@ -40,6 +45,7 @@ class Definition:
     stop_timeout: int
     user: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    logs_to_file: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,9 @@ class Keeper(Protocol):
 
     def text(self, definition: Definition) -> str:
         """The service in its words."""
+
+    def account(self) -> str | None:
+        """Return the account that the installed service runs as; None: its file names none."""
 
     def install(self, definition: Definition) -> None:
         """Have the service from now on, at every start of machine or session, and start it."""
@@ -84,12 +93,29 @@ def describe(config: Config, user: str | None) -> Definition:
         raise CannotServe("a service needs a configuration file")
     models = config.server.models_dir or default_models_dir()
     return Definition(
-        command=(sys.executable, "-m", "mlx_worker", "serve", "--config", str(config.file)),
+        # -P: a checkout in the working folder must not be served in place of what is installed.
+        command=(sys.executable, "-P", "-m", "mlx_worker", "serve", "--config", str(config.file)),
         folder=config.file.parent,
         stop_timeout=stop_timeout(config.supervisor),
         user=user,
         environment={"MLX_WORKER_MODELS": os.path.abspath(models)},  # noqa: PTH100  (no symlinks)
+        logs_to_file=config.log.file is not None,
     )
+
+
+def paths_of_service(config: Config, model_folders: Iterable[Path]) -> list[Path]:
+    """Return the files and folders that the service reads or writes."""
+    named = [config.file, config.server.models_dir, config.log.file, *model_folders]
+    return [path for path in named if path is not None]
+
+
+def label(name: str) -> str:
+    """Return the name that the service manager has for a service. Raises CannotServe."""
+    if not name:
+        return NAME
+    if SERVICE_NAME.fullmatch(name) is None:
+        raise CannotServe(f"--name {name!r}: letters, digits, - and _, at most 32 of them")
+    return f"{NAME}-{name}"
 
 
 def stop_timeout(supervisor: SupervisorConfig) -> int:
@@ -106,6 +132,18 @@ def write(file: Path, text: str) -> None:
         file.chmod(0o644)
     except OSError as error:
         raise CannotServe(f"{file} cannot be written: {error.strerror}{_hint(error)}") from error
+
+
+def give_folder(folder: Path, user: str | None) -> None:
+    """Make a folder that a daemon's account may write to. Raises CannotServe."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if user is not None:
+            shutil.chown(folder, user)
+    except LookupError as error:
+        raise CannotServe(f"there is no account {user!r}: --user names another") from error
+    except OSError as error:
+        raise CannotServe(f"{folder} cannot be made: {error.strerror}{_hint(error)}") from error
 
 
 def remove(file: Path) -> None:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from mlx_worker.service.run import Run
 
 
-def keeper(run: Run, *, daemon: bool, platform: str = sys.platform) -> Keeper:
-    """Launchd or systemd. Raises CannotServe where there is neither."""
+def keeper(run: Run, *, daemon: bool, platform: str = sys.platform, name: str = "") -> Keeper:
+    """Launchd or systemd, for the service of this name. Raises CannotServe where there is none."""
     if platform == "darwin":
-        return Launchd(run, daemon)
+        return Launchd(run, daemon, name)
     if platform == "linux":
-        return Systemd(run, daemon)
+        return Systemd(run, daemon, name)
     raise CannotServe(f"no service manager that we know on {platform}")

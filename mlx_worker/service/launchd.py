@@ -1,5 +1,10 @@
 """launchd: an agent of the user who is logged in, or a daemon of the machine.
 
+launchd answers before its work is done. `bootout` of a node that still drains ends with 36, and a
+label is released some time after its process has ended; until then `bootstrap` of the same label
+ends with 5. So what is refused for such a reason is asked again, until a deadline. Without a login
+at the screen there is no `gui` domain (125): the user's background domain is taken then.
+
 Written from launchd.plist(5) and launchctl(1), tested with their recorded answers, and not run on
 a Mac. [front]
 """
@@ -9,80 +14,140 @@ from __future__ import annotations
 import os
 import plistlib
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from mlx_worker.service.definition import NAME, OPEN_FILES, State, remove, write
-from mlx_worker.service.run import run_or_raise
+from mlx_worker.errors import CannotServe
+from mlx_worker.log_file import LOG_VARIABLE
+from mlx_worker.service.definition import (
+    OPEN_FILES,
+    SLACK,
+    State,
+    give_folder,
+    label,
+    remove,
+    write,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlx_worker.service.definition import Definition
-    from mlx_worker.service.run import Run
+    from mlx_worker.service.run import Ran, Run
 
 THROTTLE = 10
 """Seconds between two starts: a configuration that cannot be is not to be spun on."""
 
+LOOK_EVERY = 0.5
+"""Seconds between two tries."""
+
+NOT_LOADED: Final = (3, 113)
+"""launchctl: no such process, could not find service."""
+
+IN_PROGRESS: Final = 36
+
+LABEL_TAKEN: Final = (5, 37)
+"""What `bootstrap` ends with while the label is not released: input/output error, in progress."""
+
+NO_DOMAIN: Final = (112, 125)
+"""launchctl: could not find domain, domain does not support specified action."""
+
+USUAL_EXIT_TIMEOUT: Final = 60
+"""Seconds, where the installed file does not say how long a stop may take."""
+
 
 @dataclass(frozen=True)
 class Launchd:
-    """The service as launchd keeps it."""
+    """The service as launchd keeps it. `name` tells a second node's service from the first."""
 
     run: Run
     daemon: bool = False
+    name: str = ""
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
 
     @property
     def file(self) -> Path:
         """Where launchd looks at login, or at the machine's start."""
         library = Path("/Library/LaunchDaemons") if self.daemon else _home("LaunchAgents")
-        return library / f"{NAME}.plist"
+        return library / f"{self._label}.plist"
 
     @property
     def log(self) -> Path:
-        """Where what the node says goes."""
-        return (Path("/Library/Logs") if self.daemon else _home("Logs")) / f"{NAME}.log"
+        """Where the node writes and rotates its log, unless the configuration says where."""
+        return self._logs / f"{self._label}.log"
 
     @property
-    def _domain(self) -> str:
-        return "system" if self.daemon else f"gui/{os.getuid()}"
+    def _logs(self) -> Path:
+        # A daemon's account may not write to /Library/Logs itself.
+        return Path("/Library/Logs") / self._label if self.daemon else _home("Logs")
 
     @property
-    def _target(self) -> str:
-        return f"{self._domain}/{NAME}"
+    def _stderr(self) -> Path:
+        """Where launchd has Python's and mlx's own words written: little, and not rotated."""
+        return self._logs / f"{self._label}.stderr.log"
+
+    @property
+    def _label(self) -> str:
+        return label(self.name)
+
+    @property
+    def _domains(self) -> tuple[str, ...]:
+        """Where the service may be, the preferred one first."""
+        if self.daemon:
+            return ("system",)
+        return (f"gui/{os.getuid()}", f"user/{os.getuid()}")
 
     def text(self, definition: Definition) -> str:
         """The property list."""
         return plistlib.dumps(self._plist(definition), sort_keys=False).decode()
 
+    def account(self) -> str | None:
+        """Return the account that the installed service runs as; None: the user's own."""
+        user = self._installed().get("UserName")
+        return str(user) if user else None
+
     def install(self, definition: Definition) -> None:
         """Write the file and bootstrap it; an older service of this name is ended first."""
+        if self.daemon:
+            give_folder(self._logs, definition.user)
         write(self.file, self.text(definition))
-        self.run(["launchctl", "bootout", self._target])
+        self._boot_out()
         self.start()
 
     def uninstall(self) -> None:
         """End the service and take its file away."""
-        self.run(["launchctl", "bootout", self._target])
+        if self._boot_out() == IN_PROGRESS:
+            self._wait_for_release()
         remove(self.file)
 
     def start(self) -> None:
         """Have launchd read the file: it starts the node, and starts it again when it ends."""
-        run_or_raise(self.run, "launchctl", "enable", self._target)
-        run_or_raise(self.run, "launchctl", "bootstrap", self._domain, str(self.file))
+        refused = None
+        for domain in self._domains:
+            refused = self._start_in(domain)
+            if refused is None:
+                return
+        raise CannotServe(
+            f"{refused}. launchd has no session for this user: log in at the screen, or install"
+            " the machine's service (`sudo mlx-worker service install --daemon`)"
+        )
 
     def stop(self) -> None:
-        """Boot it out: merely killed, KeepAlive would bring it back."""
-        run_or_raise(self.run, "launchctl", "bootout", self._target)
+        """Boot it out: merely killed, KeepAlive would bring it back. The end is not waited for."""
+        self._boot_out()
 
     def state(self) -> State:
         """What `launchctl print` says of it."""
-        ran = self.run(["launchctl", "print", self._target])
         installed = self.file.exists()
-        if ran.status != 0:
+        printed = self._printed()
+        if printed is None:
             return State(installed, running=False, pid=None, said="not loaded")
-        said = _value("state", ran.said) or "unknown"
-        pid = _value("pid", ran.said)
-        last = _value("last exit code", ran.said)
+        said = _value("state", printed) or "unknown"
+        pid = _value("pid", printed)
+        last = _value("last exit code", printed)
         return State(
             installed,
             running=said == "running",
@@ -90,14 +155,83 @@ class Launchd:
             said=f"{said}, last exit {last}" if last else said,
         )
 
+    # --- launchctl ---
+
+    def _start_in(self, domain: str) -> str | None:
+        """Enable and bootstrap the service; return what was said where there is no such domain."""
+        enable = ("enable", f"{domain}/{self._label}")
+        ran = self._ctl(*enable)
+        if ran.status in NO_DOMAIN:
+            return _told(enable, ran)
+        _check(enable, ran)
+        bootstrap = ("bootstrap", domain, str(self.file))
+        deadline = self.clock() + self._patience()
+        while (ran := self._ctl(*bootstrap)).status in LABEL_TAKEN and self.clock() < deadline:
+            self.sleep(LOOK_EVERY)
+        if ran.status in NO_DOMAIN:
+            return _told(bootstrap, ran)
+        if not (ran.status in LABEL_TAKEN and self.state().running):  # it has been loaded all along
+            _check(bootstrap, ran)
+        return None
+
+    def _boot_out(self) -> int:
+        """End the service in the domain that has it; return launchctl's status."""
+        status = 0
+        for domain in self._domains:
+            words = ("bootout", f"{domain}/{self._label}")
+            ran = self._ctl(*words)
+            status = ran.status
+            if status in (0, IN_PROGRESS):
+                break
+            if status not in (*NOT_LOADED, *NO_DOMAIN):
+                _check(words, ran)
+        return status
+
+    def _wait_for_release(self) -> None:
+        """Wait until launchd has the label no more. Raises CannotServe after the deadline."""
+        patience = self._patience()
+        deadline = self.clock() + patience
+        while self._printed() is not None:
+            if self.clock() >= deadline:
+                raise CannotServe(f"launchd still ends {self._label} after {patience} s: try again")
+            self.sleep(LOOK_EVERY)
+
+    def _patience(self) -> int:
+        """Seconds after which launchd has surely killed a node that does not end."""
+        asked = self._installed().get("ExitTimeOut")
+        return (asked if isinstance(asked, int) else USUAL_EXIT_TIMEOUT) + SLACK
+
+    def _printed(self) -> str | None:
+        """What launchd says of the service; None where no domain has the label."""
+        for domain in self._domains:
+            ran = self._ctl("print", f"{domain}/{self._label}")
+            if ran.status == 0 and "state = " in ran.said:
+                return ran.said
+        return None
+
+    def _ctl(self, *words: str) -> Ran:
+        return self.run(["launchctl", *words])
+
+    # --- the file ---
+
+    def _installed(self) -> dict[str, Any]:
+        try:
+            read: dict[str, Any] = plistlib.loads(self.file.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return read
+
     def _plist(self, definition: Definition) -> dict[str, Any]:
         limits = {"NumberOfFiles": OPEN_FILES}
+        log = {} if definition.logs_to_file else {LOG_VARIABLE: str(self.log)}
+        # A background session is all that a user has who is not logged in at the screen.
+        agent = {"LimitLoadToSessionType": ["Aqua", "Background"]}
         return {
-            "Label": NAME,
+            "Label": self._label,
             "ProgramArguments": list(definition.command),
             "WorkingDirectory": str(definition.folder),
-            "EnvironmentVariables": dict(definition.environment),
-            **({"UserName": definition.user} if self.daemon else {}),
+            "EnvironmentVariables": {**definition.environment, **log},
+            **({"UserName": definition.user} if self.daemon else agent),
             "RunAtLoad": True,
             "KeepAlive": True,
             "ThrottleInterval": THROTTLE,
@@ -106,10 +240,19 @@ class Launchd:
             "ProcessType": "Interactive",
             "SoftResourceLimits": limits,
             "HardResourceLimits": limits,
-            "StandardOutPath": str(self.log),
-            "StandardErrorPath": str(self.log),
+            "StandardOutPath": str(self._stderr),
+            "StandardErrorPath": str(self._stderr),
             "Umask": 0o077,
         }
+
+
+def _check(words: tuple[str, ...], ran: Ran) -> None:
+    if ran.status != 0:
+        raise CannotServe(_told(words, ran))
+
+
+def _told(words: tuple[str, ...], ran: Ran) -> str:
+    return f"`launchctl {' '.join(words)}` ended with {ran.status}: {ran.said}"
 
 
 def _home(folder: str) -> Path:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_worker.service.definition import NAME, OPEN_FILES, State, remove, write
+from mlx_worker.service.definition import OPEN_FILES, State, label, remove, write
 from mlx_worker.service.run import run_or_raise
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from mlx_worker.service.definition import Definition
     from mlx_worker.service.run import Run
-
-UNIT = f"{NAME}.service"
 
 NETWORK = """\
 After=network-online.target
@@ -58,18 +56,23 @@ CapabilityBoundingSet=
 
 @dataclass(frozen=True)
 class Systemd:
-    """The service as systemd keeps it."""
+    """The service as systemd keeps it. `name` tells a second node's unit from the first."""
 
     run: Run
     daemon: bool = False
+    name: str = ""
 
     @property
     def file(self) -> Path:
         """Where an administrator's, or a user's, units lie."""
         if self.daemon:
-            return Path("/etc/systemd/system") / UNIT
+            return Path("/etc/systemd/system") / self._unit
         config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-        return Path(config) / "systemd" / "user" / UNIT
+        return Path(config) / "systemd" / "user" / self._unit
+
+    @property
+    def _unit(self) -> str:
+        return f"{label(self.name)}.service"
 
     @property
     def _systemctl(self) -> tuple[str, ...]:
@@ -90,10 +93,9 @@ ExecReload=/bin/kill -HUP $MAINPID
 WorkingDirectory={_path(definition.folder)}
 {self._account(definition)}{_environment(definition)}\
 WatchdogSec=30
+# Whatever the exit code: a disk may be mounted later, a port be free, a key file appear.
 Restart=always
 RestartSec=2
-# A broken model, one that is not there, a configuration that cannot be: they do not heal alone.
-RestartPreventExitStatus=65 66 78
 # Above drain_timeout and the children's end.
 TimeoutStopSec={definition.stop_timeout}
 # The front ends its children itself; SIGKILL, when it comes, is for all.
@@ -106,31 +108,40 @@ LimitNOFILE={OPEN_FILES}
 WantedBy={target}
 """
 
+    def account(self) -> str | None:
+        """Return the account that the installed unit names; None: it names none."""
+        try:
+            text = self.file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return None
+        found = re.search(r"^User=(.+)$", text, re.MULTILINE)
+        return found[1] if found else None
+
     def install(self, definition: Definition) -> None:
         """Write the unit, enable it, and (re)start it."""
         write(self.file, self.text(definition))
         self._ctl("daemon-reload")
-        self._ctl("enable", UNIT)
-        self._ctl("restart", UNIT)
+        self._ctl("enable", self._unit)
+        self._ctl("restart", self._unit)
 
     def uninstall(self) -> None:
         """Disable and stop the unit, and take its file away."""
-        self._ctl("disable", "--now", UNIT)
+        self._ctl("disable", "--now", self._unit)
         remove(self.file)
         self._ctl("daemon-reload")
 
     def start(self) -> None:
         """Start the unit; returns once the node listens."""
-        self._ctl("start", UNIT)
+        self._ctl("start", self._unit)
 
     def stop(self) -> None:
         """Ask the unit to stop; the drain is not waited for."""
-        self._ctl("stop", "--no-block", UNIT)
+        self._ctl("stop", "--no-block", self._unit)
 
     def state(self) -> State:
         """What `systemctl show` says of it."""
         ran = self.run(
-            [*self._systemctl, "show", UNIT, "--property", "ActiveState,SubState,MainPID"]
+            [*self._systemctl, "show", self._unit, "--property", "ActiveState,SubState,MainPID"]
         )
         facts = dict(line.partition("=")[::2] for line in ran.said.splitlines() if "=" in line)
         active = facts.get("ActiveState")
@@ -146,12 +157,13 @@ WantedBy={target}
     def _account(self, definition: Definition) -> str:
         if not self.daemon:
             return ""
+        own = label(self.name)
         # All else is read-only: log.file may be wanted, and children compile kernels.
-        logs = f"LogsDirectory={NAME}\nCacheDirectory={NAME}\nEnvironment=XDG_CACHE_HOME=%C\n"
+        logs = f"LogsDirectory={own}\nCacheDirectory={own}\nEnvironment=XDG_CACHE_HOME=%C\n"
         if definition.user is not None:
             return f"User={definition.user}\n{logs}"
-        home = "Environment=HOME=%S/mlx-worker"
-        return f"DynamicUser=yes\nStateDirectory={NAME}\n{home}\n{logs}"
+        home = f"Environment=HOME=%S/{own}"
+        return f"DynamicUser=yes\nStateDirectory={own}\n{home}\n{logs}"
 
     def _ctl(self, *words: str) -> None:
         run_or_raise(self.run, *self._systemctl, *words)

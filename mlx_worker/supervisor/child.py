@@ -52,6 +52,7 @@ class Facts:
     pong: m.Pong | None = None
     load_seconds: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    working_set: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ class Child:
     `on_progress` that more of the model is in memory; `is_busy` answers whether anybody needs the
     model, `take_lost` which requests its last process had when it ended. `held_back` is why the
     node does not start it, None where it would; `at_start` in bytes is what its process was
-    measured to take once it was loaded, and outlives that process.
+    measured to take once it was loaded, and outlives that process. `on_retry_due` is told that the
+    slow retry of a model that was given up is due, which the node starts with `start`.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Child:
         is_busy: Callable[[], bool],
         take_lost: Callable[[], list[str]],
         events: Events,
+        on_retry_due: Callable[[], None],
     ) -> None:
         self.load = load
         self.facts = Facts()
@@ -118,10 +121,12 @@ class Child:
         self._launch = launch
         self._is_busy = is_busy
         self._take_lost = take_lost
+        self._on_retry_due = on_retry_due
         self._events = events
         self._measured: m.Pong | None = None
         self._ended: Exit | None = None
         self._asked_to_run = False
+        self._retry_due = False
         self._inbox: asyncio.Queue[_Seen] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Condition()
@@ -158,6 +163,37 @@ class Child:
         return self._life.restarts_by
 
     @property
+    def given_up(self) -> bool:
+        """Return True from giving up until READY, or until an operator asks for a start."""
+        return self._life.given_up
+
+    @property
+    def cannot_load(self) -> bool:
+        """Return True if the model's files are why the child was given up."""
+        causes = (Event.CANNOT_LOAD, Event.CANNOT_START)
+        return self.state is State.FAILED and self._life.cause in causes
+
+    @property
+    def wants_process(self) -> bool:
+        """Return True if the model was to run when the child was given up."""
+        return self._life.wanted
+
+    @property
+    def next_try(self) -> float | None:
+        """Return when the child is started again, on the loop's clock; None: nothing is due."""
+        return self._life.deadline if self.state in (State.BACKOFF, State.FAILED) else None
+
+    @property
+    def retry_after(self) -> float:
+        """Return the seconds until the next try, at least 1."""
+        return max(1.0, (self.next_try or 0.0) - self._loop.time())
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Return the recent ends that count, and how many of them are allowed."""
+        return self._life.ends(self._loop.time())
+
+    @property
     def has_lost_its_device(self) -> bool:
         """Was it given up because new processes do not heal what ends them?"""
         return self.state is State.FAILED and self._life.cause is Event.DEVICE_LOST
@@ -188,9 +224,12 @@ class Child:
 
     def start(self) -> None:
         """Ask for it to run. Nothing happens where it does."""
-        self._device_errors.forget()
         self._asked_to_run = True
-        self._tell(Event.START)
+        if self._retry_due:  # the ends before it still count
+            self._tell(Event.DEADLINE)
+        else:
+            self._device_errors.forget()
+            self._tell(Event.START)
 
     def restart(self) -> None:
         """Ask for a new process: what runs may finish within the drain deadline first."""
@@ -207,6 +246,18 @@ class Child:
         """Ask for it to end until it is needed. Nothing happens where it has work by then."""
         self._tell(Event.UNLOAD)
 
+    def cannot_start(self, why: str) -> None:
+        """Record that the model cannot be started now: its folder or memory does not allow it."""
+        self._tell(Event.CANNOT_START, why)
+
+    def can_start(self) -> None:
+        """Record that the model can be started again, by its first request."""
+        self._tell(Event.CAN_START)
+
+    def pardon(self, deaths: int) -> None:
+        """Take back ends that one request caused which was refused for them."""
+        self._life.pardon(deaths)
+
     def hurry(self) -> None:
         """Ask for the end of a drain: what still runs is cut off."""
         self._tell(Event.HURRY)
@@ -220,12 +271,14 @@ class Child:
             case State.READY:
                 return None
             case State.FAILED:
-                return ModelFailed(f"model {model!r} was given up: {self.reason}", retry_after=30)
+                why = f"model {model!r} was given up: {self.reason}"
+                return ModelFailed(why, retry_after=self.retry_after)
             case State.DRAINING if not self.coming_back:
                 return NodeDraining(f"model {model!r} is being stopped", retry_after=5)
             case state:
                 why = f" after: {self.reason}" if self.reason else ""
-                return ModelLoading(f"model {model!r} is {state.value}{why}", retry_after=2)
+                wait = max(2.0, self.retry_after)
+                return ModelLoading(f"model {model!r} is {state.value}{why}", retry_after=wait)
 
     def open(self, id_: int, listener: Listener, message: m.Message) -> None:
         """Give it work. Raises what `refusal` says, or ChildLost, unless it is `serving`."""
@@ -282,6 +335,8 @@ class Child:
                 Event.RESTART,
                 Event.STOP,
                 Event.HURRY,
+                Event.CANNOT_START,
+                Event.CAN_START,
             ):
                 continue
             if seen.event is Event.UNLOAD and self._is_busy():
@@ -294,6 +349,8 @@ class Child:
                 continue
             if seen.event is Event.UNLOAD:
                 self._asked_to_run = False
+            elif seen.event is Event.CANNOT_START:
+                self._arm()
             if self.state is not before:
                 try:
                     await self._entered(before, seen)
@@ -308,8 +365,6 @@ class Child:
         match self.state:
             case State.STARTING:
                 await self._spawn()
-            case State.LOADING:
-                self._say(self.load)
             case State.READY:
                 self.facts.load_seconds = self._loop.time() - self._started_at
                 self._look_after(self._life.incarnation)
@@ -329,6 +384,9 @@ class Child:
             case _:
                 pass
         self._on_entered(self.state)
+        if self.state is State.LOADING:
+            # Only now: what the process said of its device may have lowered what it may take.
+            self._say(self.load)
         async with self._changed:
             self._changed.notify_all()
 
@@ -374,7 +432,10 @@ class Child:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._life.deadline is not None:
+        self._retry_due = False
+        if self._life.deadline is not None and self.state is State.FAILED:
+            self._timer = self._loop.call_at(self._life.deadline, self._retry_is_due)
+        elif self._life.deadline is not None:
             self._timer = self._loop.call_at(
                 self._life.deadline,
                 self._tell,
@@ -382,6 +443,13 @@ class Child:
                 "" if self.state is State.BACKOFF else f"{self.state.value} took too long",
                 self._life.incarnation,
             )
+
+    def _retry_is_due(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self.cannot_start(self.reason)  # two processes of one model would share its memory
+        else:
+            self._retry_due = True
+            self._on_retry_due()
 
     # --- acts ---
 
@@ -401,7 +469,7 @@ class Child:
         try:
             launched = await self._launch(owner)
         except OSError as error:
-            self._tell(Event.EXITED, str(error), incarnation)
+            self._tell(Event.NOT_SPAWNED, str(error), incarnation)
             return
         self._process, self._link = launched.process, launched.link
         self.facts.pid = self._process.pid
@@ -418,6 +486,10 @@ class Child:
             async with asyncio.timeout(LAST_WORDS):
                 await launched.link.ended.wait()
         lines = await launched.words.complete(LAST_WORDS)
+        in_flight = self._take_lost()
+        if code > 0 and not in_flight and self._measured is None:
+            # Never at work, so that its last line holds no words of a request.
+            how = launched.words.cause(how)
         self.last_exit = self._ended = Exit(
             how,
             time.time() * 1000,
@@ -425,7 +497,7 @@ class Child:
             pid=launched.process.pid,
             code=code,
             uptime=self._loop.time() - self._started_at,
-            in_flight=self._take_lost(),
+            in_flight=in_flight,
             measured=self._measured,
         )
         error = device_error(lines)
@@ -460,10 +532,14 @@ class Child:
     def _hear(self, fact: Fact, incarnation: int) -> None:
         match fact:
             case m.Hello() if fact.protocol != m.PROTOCOL:
-                wrong = f"speaks protocol {fact.protocol}, not {m.PROTOCOL}"
+                wrong = (
+                    f"the model's process speaks protocol {fact.protocol}, not {m.PROTOCOL}: "
+                    "mlx-worker was replaced while this node runs; restart the node"
+                )
                 self._tell(Event.GARBAGE, wrong, incarnation)
             case m.Hello():
                 self.facts.versions = fact.versions
+                self.facts.working_set = fact.working_set
                 self._tell(Event.HELLO, "", incarnation)
             case m.LoadProgress():
                 self.facts.loading = fact
@@ -481,6 +557,8 @@ class Child:
             case m.Pong():
                 if self.facts.pong is None:
                     self.at_start = fact.resident_bytes
+                elif self._link is not None and fact.prepared > self.facts.pong.prepared:
+                    self._link.last_progress = self._loop.time()  # requests are being prepared
                 self.facts.pong = self._measured = fact
 
     def _quiet(self) -> None:

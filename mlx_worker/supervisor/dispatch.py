@@ -104,7 +104,7 @@ class Dispatch:
                     self._set_timer(generation, None)
                 self._hand_over()
             case State.FAILED:
-                self._fail_waiting()
+                self._fail_waiting(until=self._child.next_try)
             case State.STOPPED if self._closing:
                 self._fail_waiting()
             case _:
@@ -139,6 +139,7 @@ class Dispatch:
                 request_id=generation.request_id,
                 crashes=generation.crashes,
             )
+            self._child.pardon(generation.crashes)
             generation.fail(
                 PoisonedRequest(f"{why}; {generation.crashes} processes died on this request")
             )
@@ -176,9 +177,12 @@ class Dispatch:
 
     # --- inside ---
 
-    def _fail_waiting(self) -> None:
-        for generation in list(self._waiting):
-            generation.fail(self._what_became_of(generation))
+    def _fail_waiting(self, until: float | None = None) -> None:
+        """Fail what waits, but for begun work that may wait beyond `until` for the next try."""
+        for generation, timer in list(self._waiting.items()):
+            may_wait = until is not None and timer is not None and timer.when() > until
+            if not (generation.lost_by and may_wait):
+                generation.fail(self._what_became_of(generation))
 
     @property
     def _has_child(self) -> bool:

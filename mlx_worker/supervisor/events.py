@@ -1,7 +1,8 @@
 """What has happened to the node: each thing once in the log, and kept for page and commands.
 
 Kinds: `state` (a child's), `crash`, `resume`, `poison` (a request given up), `no room`, `evict`,
-`pressure`, `reload`, `drain`, `level` (of the log). [front]
+`pressure`, `reload`, `drain`, `level` (of the log), `outage` (no model served for long),
+`loop held` (a path held the event loop). [front]
 """
 
 from __future__ import annotations

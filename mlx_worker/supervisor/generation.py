@@ -24,23 +24,10 @@ if TYPE_CHECKING:
 
     from mlx_worker.supervisor.link import Told
 
-_BY_CODE = {
-    kind.code: kind
-    for kind in (
-        errors.InvalidRequest,
-        errors.UnsupportedField,
-        errors.ContextLengthExceeded,
-        errors.KvTooLarge,
-        errors.ChildLost,
-        errors.CacheError,
-        errors.InferenceError,
-    )
-}
-
 
 def as_error(failed: m.Failed) -> errors.WorkerError:
     """A child's `Failed` as the error it names."""
-    kind = _BY_CODE.get(failed.code, errors.WorkerError)
+    kind = errors.error_class(failed.code)
     retry = 1 if kind is errors.ChildLost else None
     return kind(failed.message, param=failed.param, retry_after=retry)
 

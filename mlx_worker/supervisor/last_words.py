@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mlx_worker.logs import COMPUTATION_FAILED, Entry, read
+from mlx_worker.logs import COMPUTATION_FAILED, DROPPED, Entry, read
+from mlx_worker.supervisor.allowance import Allowance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from mlx_worker.supervisor.ring import Ring
 
@@ -32,6 +33,19 @@ KEPT_OF_MODEL = 1000
 
 LONGEST = 2000
 """Characters of a line; the rest of it is a line of its own."""
+
+LONGEST_CAUSE = 200
+"""Characters of a line in the reason of an end."""
+
+AT_ONCE, EACH_SECOND = 2_000, 1_000
+"""Lines of one process that are logged. A flood beyond is read, so that the process is not held up,
+and counted."""
+
+SLICE = 100
+"""Lines that are looked at before other work of the event loop has its turn: some 3 ms."""
+
+REPORT_AFTER = 1.0
+"""Seconds from the first dropped line of a flood to the line that says how many."""
 
 _READ = 1 << 16
 
@@ -54,8 +68,15 @@ class Line(msgspec.Struct, frozen=True):
 class LastWords:
     """The last lines of one process; its model's too, once it has one."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._pid = process.pid
+        self._allowance = Allowance(AT_ONCE, EACH_SECOND, clock)
+        self._unreported = 0
+        self._last_written = ""
         self._model = ""
         self._of_model: Ring[Line] | None = None
         self.computation_failure = ""
@@ -68,6 +89,10 @@ class LastWords:
     def lines(self) -> list[str]:
         """What it wrote last, oldest first."""
         return list(self._kept)
+
+    def cause(self, how: str) -> str:
+        """Say how the process ended, with the last line that is no line of its log."""
+        return f"{how}: {self._last_written[:LONGEST_CAUSE]}" if self._last_written else how
 
     def of(self, model: str, ring: Ring[Line]) -> None:
         """From here on these are the words of a model, which are kept for longer."""
@@ -86,31 +111,58 @@ class LastWords:
             while len(rest) > LONGEST:
                 lines.append(rest[:LONGEST])
                 rest = rest[LONGEST:]
-            self._keep(lines)
-        self._keep([rest])
+            await self._keep(lines)
+        await self._keep([rest])
+        self._report_dropped()
 
-    def _keep(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            if line.strip():
-                self._take(line)
+    async def _keep(self, lines: list[str]) -> None:
+        for start in range(0, len(lines), SLICE):
+            for line in lines[start : start + SLICE]:
+                if line.strip():
+                    self._take(line)
+            await asyncio.sleep(0)
 
     def _take(self, line: str) -> None:
         """A line of the child's own log is told as what it is, any other as what was written."""
+        if COMPUTATION_FAILED in line:
+            self._note_failure(line)
+        if not self._allowance.take():
+            self._kept.append(line[:LONGEST])
+            self._drop()
+            return
         whose = {"model": self._model, "pid": self._pid}
         if (said := read(line)) is not None:
             level, entry = said
-            if entry.event == COMPUTATION_FAILED:
-                self.computation_failure = str(entry.facts.get("reason", ""))
             text = str(entry)[:LONGEST]
             if log.isEnabledFor(level):
                 log.log(level, Entry(entry.event, **{**entry.facts, **whose}))
         else:
             level, text = logging.INFO, line[:LONGEST]
+            self._last_written = text.strip()
             log.info(Entry("stderr", **whose, line=text))
         self._kept.append(text)
         if self._of_model is not None:
             name = logging.getLevelName(level).lower()
             self._of_model.add(Line(time.time() * 1000, self._pid, name, text))
+
+    def _note_failure(self, line: str) -> None:
+        """Keep why the process ended itself, also where its lines are dropped."""
+        said = read(line)
+        if said is not None and said[1].event == COMPUTATION_FAILED:
+            self.computation_failure = str(said[1].facts.get("reason", ""))
+
+    def _drop(self) -> None:
+        DROPPED.add(1)
+        self._unreported += 1
+        if self._unreported == 1:
+            asyncio.get_running_loop().call_later(REPORT_AFTER, self._report_dropped)
+
+    def _report_dropped(self) -> None:
+        count, self._unreported = self._unreported, 0
+        if count:
+            log.warning(
+                Entry("stderr lines dropped", model=self._model, pid=self._pid, count=count)
+            )
 
 
 def device_error(lines: Iterable[str]) -> str:

@@ -22,7 +22,8 @@ class Timings:
     """How long a child may take, in seconds.
 
     `load` and `stall` run anew with every sign of progress (bytes loaded, prompt tokens
-    prefilled, decode steps); the others run from the state's beginning.
+    prefilled, decode steps); the others run from the state's beginning. `inspect` is for a look
+    at the model's folder, `watch` between two looks at the folder of a model that was given up.
     """
 
     start: float = 120.0
@@ -32,6 +33,8 @@ class Timings:
     stop: float = 5.0
     kill: float = 10.0
     ping: float = 1.0
+    inspect: float = 10.0
+    watch: float = 5.0
 
 
 class Lifecycle:
@@ -50,7 +53,10 @@ class Lifecycle:
         self.stalls = 0
         self.wanted = False
         """After this process there is to be another, if the policy allows."""
+        self.given_up = False
+        """Given up, and not READY since: what runs now, if anything, is a slow retry."""
         self._hopeless = False
+        self._ready_since: float | None = None
         # A closed pipe says that the process ended, not why: its exit status will.
         self._unexplained = False
 
@@ -64,6 +70,8 @@ class Lifecycle:
         state = transition(self.state, event)
         self._note(event, reason)
         if state is self.state:
+            if event is Event.CANNOT_START and self.deadline is not None and now >= self.deadline:
+                self.deadline = now + self._window.gave_up()
             return state
         self._enter(state, now)
         return self.state
@@ -73,14 +81,28 @@ class Lifecycle:
         if self.state is State.LOADING:
             self.deadline = now + self._timings.load
 
+    def ends(self, now: float) -> tuple[int, int]:
+        """Return the recent ends that count, and how many of them are allowed."""
+        return self._window.count(now), self._window.allowed
+
+    def pardon(self, deaths: int) -> None:
+        """Take back ends that one refused request caused."""
+        counted = self.state in (State.BACKOFF, State.FAILED)
+        self._window.pardon(deaths, last_is_counted=counted)
+
     def _note(self, event: Event, reason: str) -> None:
         """Keep the cause, not its consequences: the first thing that went wrong."""
         match event:
-            case Event.START | Event.RESTART:
+            case Event.START | Event.RESTART | Event.CAN_START:
                 if event is Event.RESTART:
                     self.cause = event
-                self.wanted, self._hopeless, self.reason = True, False, ""
+                self.wanted, self._hopeless, self.reason = event is not Event.CAN_START, False, ""
+                self.given_up = False
                 self._window.forget()
+            case Event.CANNOT_START:
+                self.cause, self.reason = event, reason
+            case Event.DEADLINE if self.state is State.FAILED:
+                self.wanted, self._hopeless = True, False
             case Event.STOP | Event.UNLOAD:
                 self.cause = event
                 self.wanted = False
@@ -106,6 +128,8 @@ class Lifecycle:
                 return True
 
     def _enter(self, state: State, now: float) -> None:
+        if self.state is State.READY:
+            self._leave_ready(now)
         self.state = state
         self.deadline = None
         if state is State.STARTING:
@@ -113,12 +137,23 @@ class Lifecycle:
                 assert self.cause is not None, "something has ended the process before"
                 self.restarts_by[self.cause] += 1
             self.incarnation += 1
+        if state is State.READY:
+            self.given_up, self._ready_since = False, now
         if state is State.STOPPED and self.wanted:
             self.apply(Event.START, now)
+        elif state is State.FAILED:
+            self.given_up = True
+            self.deadline = now + self._window.gave_up()
         elif state is State.BACKOFF:
             self._enter_backoff(now)
         elif (patience := self._patience(state)) is not None:
             self.deadline = now + patience
+
+    def _leave_ready(self, now: float) -> None:
+        """Count anew where the child was stable for a whole period."""
+        assert self._ready_since is not None, "it was entered"
+        if now - self._ready_since >= self._window.period:
+            self._window.forget()
 
     def _patience(self, state: State) -> float | None:
         match state:
@@ -139,8 +174,15 @@ class Lifecycle:
         if not self.wanted:
             self.apply(Event.STOP, now)
             return
-        delay = None if self._hopeless else self._window.ended(now)
+        delay = self._delay(now)
         if delay is None:
             self.apply(Event.GIVE_UP, now, self.reason)
         else:
             self.deadline = now + delay
+
+    def _delay(self, now: float) -> float | None:
+        if self._hopeless:
+            return None
+        if self.cause is Event.NOT_SPAWNED:
+            return self._window.not_spawned()
+        return self._window.ended(now)

@@ -9,7 +9,7 @@ import itertools
 import logging
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,10 +38,11 @@ from mlx_worker.supervisor.idle import IdleTimer
 from mlx_worker.supervisor.lifecycle import Lifecycle
 from mlx_worker.supervisor.memory import kv_budget
 from mlx_worker.supervisor.pressure import Pressure
-from mlx_worker.supervisor.reconfigure import Changes, compare, load_of
+from mlx_worker.supervisor.reconfigure import Changes, compare, load_of, with_known_folders
 from mlx_worker.supervisor.restart import RestartWindow
 from mlx_worker.supervisor.room import Room, expected_bytes, tenant_of
 from mlx_worker.supervisor.standby import Standby
+from mlx_worker.supervisor.starter import Starter
 from mlx_worker.supervisor.states import State
 from mlx_worker.supervisor.warm_set import WarmSet
 from mlx_worker.wire import messages as m
@@ -50,11 +51,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
     from mlx_worker.config import ModelConfig
+    from mlx_worker.models.folder import ModelFolder
     from mlx_worker.plan import PlannedModel
     from mlx_worker.supervisor.lifecycle import Timings
     from mlx_worker.supervisor.restart import RestartPolicy
     from mlx_worker.supervisor.resume import ResumePolicy
     from mlx_worker.supervisor.standby import StandbyPolicy
+    from mlx_worker.supervisor.starter import FolderAccess
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +126,12 @@ class Served:
         self.idle.after = config.idle_timeout
         self.idle.used()
 
+    def found(self, folder: ModelFolder) -> None:
+        """Record what was found in the model's folder."""
+        if folder != self.planned.folder:
+            self.planned = replace(self.planned, folder=folder)
+            self.child.load = msgspec.structs.replace(self.child.load, path=str(folder.path))
+
     @property
     def running_kv_bytes(self) -> int:
         """What its running rows take, by their tokens; what shares a prefix counts each time."""
@@ -177,6 +186,7 @@ class Node:
         standby: StandbyPolicy,
         memory_limit: int,
         command: Sequence[str],
+        folders: FolderAccess,
     ) -> None:
         self._timings = timings
         self._policy = policy
@@ -193,6 +203,7 @@ class Node:
         self._leaving: set[Served] = set()
         self.room = Room(memory_limit, self._everybody, self.events)
         self.pressure = Pressure(memory_limit, self._everybody, self._trim, self.events)
+        self.starter = Starter(folders, self.room, timings, self._limit_kv)
         self._follow(planned)
 
     def _everybody(self) -> list[Served]:
@@ -203,6 +214,10 @@ class Node:
 
         def progressed() -> None:
             served.dispatch.progressed()
+
+        def retry() -> None:
+            if not self.draining or served.is_busy:
+                self.starter.retry(served)
 
         def take_lost() -> list[str]:
             return served.dispatch.take_lost()
@@ -217,6 +232,7 @@ class Node:
             is_busy=lambda: served.is_busy,
             take_lost=take_lost,
             events=self.events,
+            on_retry_due=retry,
         )
         served = Served(planned, child, self._ids, self._resume, self.room.changed, self.events)
         return served
@@ -237,9 +253,22 @@ class Node:
             budget = kv_budget(tenants[id_], others, self.room.limit)
             served.child.load = msgspec.structs.replace(served.child.load, kv_bytes=budget)
 
+    def _lower_limit(self, working_set: int) -> None:
+        """Let models take no more than their device recommends to hold at most."""
+        if working_set >= self.room.limit:
+            return
+        self.events.happened(
+            "memory limit", level=logging.WARNING, was=self.room.limit, working_set=working_set
+        )
+        self.room.limit = self.pressure.limit = working_set
+        self._limit_kv()
+
     def _entered(self, served: Served, state: State) -> None:
         self.standby.stirred()
+        if (working_set := served.child.facts.working_set) is not None:
+            self._lower_limit(working_set)
         served.dispatch.entered(state)
+        self.starter.entered(served, state)
         self.room.changed()
         if state is State.READY:
             served.idle.used()
@@ -257,9 +286,11 @@ class Node:
         self._look_at_memory()
 
     def _preload(self, models: Iterable[str]) -> None:
-        for served in sorted((self.models[it] for it in models), key=lambda it: not it.config.pin):
-            if served.config.preload:
-                self.room.bring(served)
+        pinned_first = sorted((self.models[it] for it in models), key=lambda it: not it.config.pin)
+        self.starter.bring_in_order(it for it in pinned_first if it.config.preload)
+        for served in pinned_first:
+            if served.planned.folder is None:
+                self.starter.inspect(served)
 
     def _look_at_memory(self) -> None:
         self.pressure.look()
@@ -278,6 +309,7 @@ class Node:
         self.draining = True
         self.events.happened("drain", within_s=self._timings.drain)
         await self._drain()
+        self.starter.close()
         await self.standby.close()
         children = [served.child for served in reversed(self._everybody())]
         for child in children:
@@ -310,20 +342,26 @@ class Node:
         """End a drain now: what still runs is cut off."""
         self._hurry.set()
 
-    def reload(self, planned: Sequence[PlannedModel]) -> Changes:
+    def reload(self, planned: Sequence[PlannedModel], folders: FolderAccess) -> Changes:
         """Serve these models from now on; what runs may finish within the drain deadline first.
 
-        Only a model whose process has to know gets a new one. Raises NodeDraining.
+        Only a model whose process has to know gets a new one. A model that was given up is looked
+        at again. Raises NodeDraining.
         """
         self._refuse_if_draining()
-        changes = self._follow(planned)
+        self.starter.access = folders
+        known = {id_: served.planned for id_, served in self.models.items()}
+        changes = self._follow(with_known_folders(known, planned))
         for id_ in changes.restarted:
             served = self.models[id_]
             if tenant_of(served).lodged:
                 served.child.restart()
             elif served.child.state is State.FAILED:
-                self.room.bring(served)
+                self.starter.bring(served)
         self._preload(changes.added)
+        for served in self.models.values():
+            if served.child.state is State.FAILED:
+                self.starter.inspect(served)
         return changes
 
     def _follow(self, planned: Sequence[PlannedModel]) -> Changes:
@@ -349,6 +387,7 @@ class Node:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timings.drain):
                 await served.dispatch.drain()
+        self.starter.forget(served)
         served.child.stop()
         served.child.hurry()
         await served.child.reached(State.STOPPED, State.FAILED)
@@ -386,6 +425,7 @@ class Node:
                 f"{served.admission.queued} waiting",
                 retry_after=1,
             )
+        self.starter.cancel(served)
         self.room.forget(served)
         if served.child.state is State.READY:
             served.child.unload()  # which looks once more, in the step that ends it
@@ -393,11 +433,18 @@ class Node:
             served.child.stop()
 
     def _bring(self, served: Served) -> None:
-        self.room.bring(served)
-        if (held_back := served.child.held_back) and not self.room.promised(served):
+        self.starter.bring(served)
+        held_back = served.child.held_back
+        waits = isinstance(held_back, ModelLoading) or self.room.promised(served)
+        if held_back is not None and not waits:
             raise held_back
 
     # --- work ---
+
+    @property
+    def all_given_up(self) -> bool:
+        """Return True if every model was given up and none has come back since."""
+        return all(served.child.given_up for served in self.models.values())
 
     @property
     def primary(self) -> Served:
@@ -525,6 +572,9 @@ class Node:
             id_ = next(self._ids)
             try:
                 return await self._call(served, id_, message(id_))
+            except asyncio.CancelledError:
+                served.child.cancel(id_)  # its client has left: nobody waits for the answer
+                raise
             except ValueError as error:  # it fits no frame
                 raise InvalidRequest(str(error)) from error
 
@@ -537,8 +587,8 @@ class Node:
         """Wait for a child that is on its way, sending it there first where it is stopped."""
         child = served.child
         if _is_unloaded(child) and not self.draining:
-            self.room.bring(served)
-            if isinstance(child.held_back, MemoryFull):
+            self.starter.bring(served)
+            if isinstance(child.held_back, MemoryFull | ModelLoading):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._resume.timeout):
                         await child.reached(*(it for it in State if it is not State.STOPPED))
@@ -554,7 +604,7 @@ class Node:
         if served.retired:
             raise NodeDraining(f"model {served.config.id!r} is leaving this node", retry_after=5)
         if _is_unloaded(served.child):
-            self.room.bring(served)  # on demand
+            self.starter.bring(served)  # on demand
         if (too_much := self.pressure.refusal()) is not None:
             raise too_much
         refusal = served.child.refusal()

@@ -24,7 +24,7 @@ AT_REST = (State.READY, State.STOPPED, State.FAILED)
 
 
 class Pressure:
-    """Compares what is measured with the limit, in bytes; `trim` has a cache give bytes back."""
+    """Compares what is measured with `limit`, in bytes; `trim` has a cache give bytes back."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Pressure:
         events: Events,
     ) -> None:
         self._events = events
-        self._limit = limit
+        self.limit = limit
         self._everybody = everybody
         self._trim = trim
         self._ladder = Ladder()
@@ -58,7 +58,7 @@ class Pressure:
     def look(self) -> None:
         """Take the step that is due."""
         before = self.rung
-        step = self._ladder.look(self.used, self._limit)
+        step = self._ladder.look(self.used, self.limit)
         if step is not None and step is not before:
             self._say(_WORDS[step], grave=step is not Rung.CALM)
         match step:
@@ -73,7 +73,7 @@ class Pressure:
         models = {it.config.id: it for it in self._everybody()}
         caches = {id_: it.child.facts.cache for id_, it in models.items()}
         sizes = {id_: cache.bytes for id_, cache in caches.items() if cache}
-        for id_, nbytes in trims(self.used - self._limit, sizes).items():
+        for id_, nbytes in trims(self.used - self.limit, sizes).items():
             self._trim(models[id_], nbytes)
 
     def _recycle(self) -> None:
@@ -81,7 +81,7 @@ class Pressure:
         if any(it.child.state not in AT_REST for it in models.values()):
             return  # somebody's end or start is to be seen first
         tenants = [tenant_of(it) for it in models.values()]
-        if (grown := who_grew(self.used - self._limit, tenants)) is not None:
+        if (grown := who_grew(self.used - self.limit, tenants)) is not None:
             self._say("gets a fresh process", grown.model)
             models[grown.model].child.restart()
         elif (resting := who_rests(tenants)) is not None:
@@ -91,11 +91,11 @@ class Pressure:
     def _say(self, what: str, model: str = "", *, grave: bool = True) -> None:
         level = logging.WARNING if grave else logging.INFO
         self._events.happened(
-            "pressure", model, level=level, what=what, used=self.used, limit=self._limit
+            "pressure", model, level=level, what=what, used=self.used, limit=self.limit
         )
 
     def _numbers(self) -> str:
-        return f"{in_words(self.used)} of {in_words(self._limit)}"
+        return f"{in_words(self.used)} of {in_words(self.limit)}"
 
 
 _WORDS = {

@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.config import KEYS_VARIABLE
+from mlx_worker.supervisor.child_environment import without_secrets
 from mlx_worker.supervisor.scratch import scratch_folder
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ async def spawn(command: Sequence[str], fd: int) -> asyncio.subprocess.Process:
         str(fd),
         pass_fds=(fd,),
         stdin=asyncio.subprocess.DEVNULL,
+        # The front's own stdout may be a pipe that is not read; a child would wait for it for ever.
+        stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         env=_environment(),
         # ctrl-C in a terminal is the front's to answer.
@@ -45,8 +47,7 @@ async def spawn(command: Sequence[str], fd: int) -> asyncio.subprocess.Process:
 
 def _environment() -> dict[str, str]:
     """The front's own, but for what is the front's alone."""
-    inherited = {name: value for name, value in os.environ.items() if name != KEYS_VARIABLE}
-    return inherited | CHILD_ENVIRONMENT | {"TMPDIR": str(scratch_folder())}
+    return without_secrets(os.environ) | CHILD_ENVIRONMENT | {"TMPDIR": str(scratch_folder())}
 
 
 def kill(process: asyncio.subprocess.Process) -> None:

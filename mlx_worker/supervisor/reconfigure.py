@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlx_worker.wire import messages as m
@@ -31,7 +31,7 @@ def load_of(planned: PlannedModel) -> m.Load:
     model = planned.config
     return m.Load(
         model=model.id,
-        path=str(planned.folder.path),
+        path=str(planned.folder.path) if planned.folder else "",
         max_concurrency=model.max_concurrency,
         context_length=model.context_length,
         cache_bytes=int(model.cache_bytes),
@@ -40,13 +40,27 @@ def load_of(planned: PlannedModel) -> m.Load:
     )
 
 
+def with_known_folders(
+    before: Mapping[str, PlannedModel], after: Sequence[PlannedModel]
+) -> list[PlannedModel]:
+    """Give models that were not inspected the folder that is known of the same configured path."""
+    return [
+        replace(model, folder=before[model.config.id].folder)
+        if model.folder is None
+        and model.config.id in before
+        and before[model.config.id].config.path == model.config.path
+        else model
+        for model in after
+    ]
+
+
 def compare(before: Mapping[str, PlannedModel], after: Sequence[PlannedModel]) -> Changes:
     """What changes from one configuration to the next."""
     now = {it.config.id: it for it in after}
     kept = {
         id_: before[id_]
         for id_, it in now.items()
-        if id_ in before and before[id_].folder.path == it.folder.path
+        if id_ in before and _is_same_folder(before[id_], it)
     }
     restarted = [id_ for id_, old in kept.items() if load_of(old) != load_of(now[id_])]
     return Changes(
@@ -59,3 +73,10 @@ def compare(before: Mapping[str, PlannedModel], after: Sequence[PlannedModel]) -
             if id_ not in restarted and old.config != now[id_].config
         ),
     )
+
+
+def _is_same_folder(before: PlannedModel, after: PlannedModel) -> bool:
+    """Return True for one folder, or, where a folder was not inspected, for one configured path."""
+    if before.folder is None or after.folder is None:
+        return before.config.path == after.config.path
+    return before.folder.path == after.folder.path

@@ -35,7 +35,8 @@ COME_BACK = 5.0
 
 def expected_bytes(planned: PlannedModel) -> int:
     """What a model's process will take once it is loaded, before it was ever measured."""
-    return planned.folder.weight_bytes + PROCESS_BYTES
+    weights = planned.folder.weight_bytes if planned.folder else 0
+    return weights + PROCESS_BYTES
 
 
 def tenant_of(served: Served) -> Tenant:

@@ -34,6 +34,8 @@ def restart_policy(config: SupervisorConfig) -> RestartPolicy:
         ceiling=config.backoff_max,
         intensity=config.max_restarts,
         period=config.restart_window,
+        retry_initial=config.retry_initial,
+        retry_max=config.retry_max,
     )
 
 

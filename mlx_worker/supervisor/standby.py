@@ -216,7 +216,8 @@ class Standby:
         spare.end(now=False)
         await launched.words.complete(self._policy.stop)
         if self._spares.pop(spare, None) is not None:
-            self._died(how_it_ended(code))
+            how = how_it_ended(code)
+            self._died(launched.words.cause(how) if code > 0 else how)
 
     def _died(self, how: str) -> None:
         now = self._loop.time()

@@ -12,6 +12,11 @@ such an event raises and changes nothing. Three rules shape it:
 - Every state that waits has one deadline. Its passing is an event like any other.
 - RESTART goes the way of STOP, but for what runs no more: that starts at once. The lifecycle
   remembers that the child is wanted, and STOPPED is followed by START.
+- FAILED is not for ever. Its deadline is a slow retry; the node lets the deadline through
+  (DEADLINE) once the model's folder can be used and memory has room. CAN_START says that the
+  folder can be used again, for a model that waits for its first request.
+- A model whose folder cannot be used is FAILED without a process (CANNOT_START). A process that
+  the system refuses to start is no crash (NOT_SPAWNED): BACKOFF follows, and never GIVE_UP.
 - UNLOAD is STOP for a child without work: there is nothing to drain. A START that comes before its
   process has ended is remembered like a RESTART.
 
@@ -20,7 +25,8 @@ STOPPED ─────► STARTING ────► LOADING ────► READ
    ▲              ▲  └─────────────┴──────────┴── anything wrong ──┐   ┌── deadline ──┘ │
    │              │ DEADLINE                                       ▼   ▼                │
    │              └────────── BACKOFF ◄──────── EXITED ─────────  KILLING               │
-   │                             └─GIVE_UP─► FAILED ──START──► STARTING                 │
+   │                             └─GIVE_UP─► FAILED ──START or DEADLINE──► STARTING     │
+   ├──CANNOT_START──► FAILED ──CAN_START──► STOPPED                                     │
    └──────────────────────────────── EXITED ◄───────────────────────────────────────────┘
 
 [front]
@@ -57,6 +63,9 @@ class Event(StrEnum):
     LOADED = "loaded"
     LOAD_FAILED = "load failed"
     CANNOT_LOAD = "cannot be loaded"
+    CANNOT_START = "folder cannot be used"
+    CAN_START = "folder can be used again"
+    NOT_SPAWNED = "no process could be started"
     STOP = "stop"
     RESTART = "restart"
     UNLOAD = "not needed now"
@@ -85,6 +94,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         Event.START: State.STARTING,
         Event.RESTART: State.STARTING,
         Event.STOP: State.STOPPED,
+        Event.CANNOT_START: State.FAILED,
     },
     State.STARTING: {
         Event.HELLO: State.LOADING,
@@ -93,6 +103,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         Event.GARBAGE: State.KILLING,
         Event.LINK_LOST: State.KILLING,
         Event.DEADLINE: State.KILLING,
+        Event.NOT_SPAWNED: State.BACKOFF,
         Event.EXITED: State.BACKOFF,
         Event.DEVICE_LOST: State.BACKOFF,
     },
@@ -162,6 +173,9 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         Event.START: State.STARTING,
         Event.RESTART: State.STARTING,
         Event.STOP: State.STOPPED,
+        Event.DEADLINE: State.STARTING,
+        Event.CANNOT_START: State.FAILED,
+        Event.CAN_START: State.STOPPED,
         Event.EXITED: State.FAILED,
         Event.DEVICE_LOST: State.FAILED,
         Event.LINK_LOST: State.FAILED,
@@ -176,6 +190,7 @@ WAITING: Final = frozenset(
         State.STOPPING,
         State.KILLING,
         State.BACKOFF,
+        State.FAILED,
     }
 )
 """States that a deadline ends."""

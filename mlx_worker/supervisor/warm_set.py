@@ -6,9 +6,13 @@ the one that a cache report speaks of. [front]
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
+
+from mlx_worker.errors import WorkerError
+from mlx_worker.models.regular import read_regular
+from mlx_worker.supervisor.aside import call_in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -51,8 +55,8 @@ class WarmSet:
         asked = list(self._asked)
         for path in self.files:
             try:
-                prompt = await asyncio.to_thread(path.read_text, encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
+                prompt = await call_in_daemon_thread(partial(_text_of, path), f"read {path.name}")
+            except (OSError, UnicodeDecodeError, WorkerError) as error:
                 log.warning("%s was not warmed: %s", path, error)
                 continue
             if prompt not in asked:
@@ -60,3 +64,7 @@ class WarmSet:
         for prompt in asked:
             self._asked.pop(prompt, None)
             yield prompt
+
+
+def _text_of(path: Path) -> str:
+    return read_regular(path).decode("utf-8")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Raised whenever a message changes; a child of another version is refused at hello."""
 
 
@@ -191,11 +191,15 @@ ToChild = Load | Generate | Cancel | Warm | ClearCache | TrimCache | Tokenize | 
 
 
 class Hello(Message, frozen=True):
-    """Everything is imported; a model may come."""
+    """Everything is imported; a model may come.
+
+    `working_set`: bytes that the device recommends to hold at most; None where it names none.
+    """
 
     protocol: int
     pid: int
     versions: dict[str, str]
+    working_set: int | None = None
 
 
 class LoadProgress(Message, frozen=True):
@@ -414,7 +418,11 @@ class CacheState(Message, frozen=True):
 
 
 class Pong(Message, frozen=True):
-    """Counters since the start, and memory in bytes: progress, not a mere sign of life."""
+    """Counters since the start, and memory in bytes: progress, not a mere sign of life.
+
+    `prepared` rises with each request's preparation, and while one is under way; `held` are the
+    pieces of work that held a thread for longer than they may, by kind.
+    """
 
     seq: int
     prefilled_tokens: int
@@ -422,6 +430,8 @@ class Pong(Message, frozen=True):
     active: int
     resident_bytes: int
     device_bytes: int
+    prepared: int = 0
+    held: dict[str, int] = {}
 
 
 FromChild = (

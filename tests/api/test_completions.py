@@ -9,11 +9,12 @@ import pytest
 
 from mlx_worker.api.completions import CompletionCall, parse
 from mlx_worker.api.completions_reply import CompletionReply
-from mlx_worker.api.dialect import Usage
+from mlx_worker.api.dialect import Places, Usage
 from mlx_worker.config import Defaults
 from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
 from mlx_worker.supervisor.generation import Ending, Piece
 from mlx_worker.wire import messages as m
+from tests.counted import calls
 from tests.dialects import events_of
 
 USAGE = Usage(prompt=10, cached=4, completion=7)
@@ -54,6 +55,26 @@ def test_every_prompt_has_its_choices_side_by_side() -> None:
     seeds = [chat.sampling.seed for chat in choices]
     assert seeds[0] == seeds[2] == 5
     assert seeds[1] == seeds[3] != 5
+
+
+SCHEMA = {"json": {"type": "object", "properties": {str(i): {} for i in range(100)}}}
+
+
+def test_prompts_are_counted_before_anything_is_made_for_one() -> None:
+    body = json.dumps({"prompt": ["a"] * 97, "n": 2, "structured_outputs": SCHEMA}).encode()
+
+    def refuse() -> None:
+        with pytest.raises(InvalidRequest, match="194 choices; model 'm' takes 96"):
+            parse(body, places_of=lambda _: Places("m", 96))
+
+    made = calls(refuse)
+    assert not made.keys() & {"sampling", "constraint_of", "seed_of", "refuse_unsayable", "replace"}
+
+
+def test_what_all_prompts_share_is_made_once() -> None:
+    body = json.dumps({"prompt": ["a"] * 97, "structured_outputs": SCHEMA}).encode()
+    made = calls(lambda: parse(body, places_of=lambda _: Places("m", 97)).packed())
+    assert made["sampling"] == made["constraint_of"] == made["packed_chat"] == 1
 
 
 def test_the_token_limit_is_the_requests_else_the_models_else_openais() -> None:

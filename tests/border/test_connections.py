@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from mlx_worker.api.door import BESIDE, MAX_FIELD, MAX_HEADERS, MAX_LINE
+from mlx_worker.config import Config, ModelConfig, ServerConfig
 from tests.border.asking import answer_of, ask, exchange
-from tests.border.conftest import Connect, Connection, Serving
+from tests.border.conftest import SUPERVISOR, Connect, Connection, Serving, ready, served
 from tests.scripted import Fifo, eventually, soon
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -108,13 +109,16 @@ def small_socket(url: str) -> socket.socket:
 WORDS = [f"{i}{'x' * 20_000}" for i in range(600)]
 """More than all buffers on the way hold."""
 
+LARGE = 16 << 20
+"""The largest body that holds them."""
+
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_a_client_that_takes_nothing_loses_its_answer(
     serving: Serving, stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    url = await serving(send_timeout=0.3)
+    url = await serving(send_timeout=0.3, max_body_bytes=LARGE)
     with small_socket(url) as sock:
         await asyncio.to_thread(sock.sendall, chat(" ".join(WORDS), stream=stream))
 
@@ -131,7 +135,7 @@ async def test_a_client_that_takes_nothing_loses_its_answer(
 
 async def test_a_client_that_takes_nothing_frees_its_row(serving: Serving, pace: Fifo) -> None:
     """The generation that it does not read is cancelled, not only the connection."""
-    url = await serving("--pace", pace.path, send_timeout=0.3)
+    url = await serving("--pace", pace.path, send_timeout=0.3, max_body_bytes=LARGE)
     with small_socket(url) as sock:
         await asyncio.to_thread(sock.sendall, chat(" ".join(WORDS)))
         pace.let(len(WORDS) - 1)
@@ -154,7 +158,7 @@ def drained(sock: socket.socket) -> bytes:
 
 
 async def test_a_client_that_reads_slowly_but_reads_gets_all_of_it(serving: Serving) -> None:
-    url = await serving(send_timeout=5)
+    url = await serving(send_timeout=5, max_body_bytes=LARGE)
     with small_socket(url) as sock:
         await asyncio.to_thread(sock.sendall, chat(" ".join(WORDS)))
         got = b""
@@ -276,3 +280,24 @@ async def test_a_head_that_is_too_much_is_a_400_and_the_end(
 def pace(tmp_path: Path) -> Any:
     with Fifo(tmp_path / "pace") as fifo:
         yield fifo
+
+
+async def test_an_unread_answer_does_not_outlive_the_drain(nano: Path) -> None:
+    """Its client takes nothing, and nobody but the end of the drain ends its connection."""
+    config = Config(
+        models=(ModelConfig(id="m", path="nano", default=True),),
+        server=ServerConfig(port=0, models_dir=nano.parent, send_timeout=600, max_body_bytes=LARGE),
+        supervisor=SUPERVISOR,
+    )
+    async with served(config) as url:
+        await ready(url)
+        sock = small_socket(url)
+        await asyncio.to_thread(sock.sendall, chat(" ".join(WORDS)))
+
+        async def generated() -> bool:
+            return await running(url) == 0
+
+        await eventually(generated)
+    # `served` has waited for the node's end, but not as long as a handler might have taken.
+    with sock, contextlib.suppress(ConnectionError):
+        assert b"[DONE]" not in await asyncio.to_thread(drained, sock)

@@ -121,8 +121,9 @@ def alone(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
 
 @contextlib.contextmanager
 def node_of(model: Path, folder: Path, *, spares: int) -> Iterator[RunningNode]:
-    supervisor = f"{SUPERVISOR}standby = {spares}"
-    with running_node(folder, {"tiny": model}, supervisor=supervisor, command=COMMAND) as node:
+    with running_node(
+        folder, {"tiny": model}, supervisor=SUPERVISOR, spares=spares, command=COMMAND
+    ) as node:
         node.wait_until_ready()
         yield node
 

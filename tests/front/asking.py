@@ -1,6 +1,7 @@
 """A front to ask over HTTP: started with scripted children, its answers read to their end."""
 
 import hashlib
+import io
 import json
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,11 @@ from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.restart import RestartPolicy
 from mlx_worker.supervisor.resume import ResumePolicy
 from mlx_worker.supervisor.standby import StandbyPolicy
+from mlx_worker.supervisor.states import State
 from tests.scripted import eventually, soon
+
+LARGE = 1 << 20
+"""Bytes that aiohttp's client wants as a file."""
 
 PROMPT = "be kind and brief"
 DIGEST = hashlib.sha256(PROMPT.encode()).hexdigest()
@@ -95,6 +100,9 @@ class Front:
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         verb = method or ("GET" if data is None else "POST")
+        if data is not None and len(data) > LARGE:
+            named.setdefault("Content-Length", str(len(data)))
+            return self.client.request(verb, path, data=io.BytesIO(data), headers=named)
         return self.client.request(verb, path, data=data, headers=named)
 
     async def chat(self, text: str, **fields: Any) -> Answer:
@@ -103,6 +111,13 @@ class Front:
     async def model(self, name: str = "m") -> dict[str, Any]:
         entry: dict[str, Any] = (await self.ask("/health")).json["models"][name]
         return entry
+
+    async def knows_folders(self) -> bool:
+        """True once every model's folder was looked at, or found to be unusable."""
+        return all(
+            served.planned.folder is not None or served.child.state is State.FAILED
+            for served in self.node.models.values()
+        )
 
     async def reaches(self, name: str = "m", **facts: Any) -> None:
         """Wait until /health says these things of a model."""

@@ -26,7 +26,7 @@ from mlx_worker.supervisor.restart import RestartPolicy
 from mlx_worker.supervisor.resume import ResumePolicy
 from mlx_worker.supervisor.standby import StandbyPolicy
 from tests.front.asking import Front, Serve, model
-from tests.scripted import ALONE, AT_ONCE, PATIENT, PLENTY, QUICK, Fifo, scripted
+from tests.scripted import ALONE, AT_ONCE, PATIENT, PLENTY, QUICK, Fifo, eventually, scripted
 
 DEFAULTS = ServerConfig()
 NO_TELEMETRY = TelemetryConfig()
@@ -73,6 +73,7 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
             connector = aiohttp.TCPConnector(force_close=True)
             client = TestClient(TestServer(app), connector=connector)
             front = Front(await stack.enter_async_context(client))
+            await eventually(front.knows_folders)
             for it in models:
                 if wait and it.preload:
                     await front.reaches(it.id, state="ready")

@@ -30,7 +30,7 @@ def commands_of(name: str) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("operations.md", 11), ("cluster.md", 4), ("first-node.md", 9)]
+    ("name", "count"), [("operations.md", 11), ("cluster.md", 5), ("first-node.md", 9)]
 )
 async def test_every_command_of_a_document_succeeds(
     serve: Serve,

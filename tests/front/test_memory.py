@@ -57,6 +57,25 @@ async def test_an_idle_model_makes_room_and_the_client_sees_a_pause(serve: Serve
     assert (await front.chat("here again", model="a")).text == "here again"
 
 
+async def test_models_take_no_more_than_the_device_recommends(serve: Serve) -> None:
+    front = await serve(
+        *of_size("--working-set", str(2 * ONE)), models=(model("a"),), supervisor=limited(9 * ONE)
+    )
+    await front.reaches("a", state="ready")
+    memory = (await front.ask("/health")).json["memory"]
+    assert memory["limitBytes"] == 2 * ONE
+    assert front.node.room.limit == front.node.pressure.limit == 2 * ONE
+    assert 0 < front.node.models["a"].child.load.kv_bytes < 2 * ONE
+
+
+async def test_a_device_with_more_memory_than_the_limit_changes_nothing(serve: Serve) -> None:
+    front = await serve(
+        *of_size("--working-set", str(9 * ONE)), models=(model("a"),), supervisor=limited(2 * ONE)
+    )
+    await front.reaches("a", state="ready")
+    assert front.node.room.limit == 2 * ONE
+
+
 async def test_a_model_that_never_fits_is_not_to_be_asked_for_again(serve: Serve) -> None:
     front = await serve(models=(model(preload=False),), supervisor=limited(ONE // 2), wait=False)
     answer = await front.chat("hello")

@@ -40,6 +40,8 @@ NOT_OVER_HTTP = {
     errors.CacheError,  # a warm-up that failed is an internal error, with this as its message
     errors.ModelNotFoundError,
     errors.ConfigError,
+    errors.HealthError,
+    errors.NothingServed,
     errors.PortTaken,
     errors.NodeUnreachable,
     errors.BadModelFolder,

@@ -28,6 +28,19 @@ async def test_json_and_litellm_have_the_models_that_the_nodes_have(serve: Serve
     assert listed.count(f'api_base: "{url}/v1"') == 2
 
 
+def test_the_cluster_router_finds_the_nodes_where_it_looks() -> None:
+    file = json.loads(run("router-config", "--for", "cluster", *NODES).said)
+    assert file["discovery"] == {
+        "mode": "static",
+        "nodes": [
+            {"id": "10.0.0.5:8081", "url": "http://10.0.0.5:8081"},
+            {"id": "[fd00::6]:8081", "url": "http://[fd00::6]:8081"},
+        ],
+    }
+    assert file["routing"]["strategy"] == "cache-aware"
+    assert run("router-config", "--for", "cluster", "10.0.0.5:8081").code != 0
+
+
 def checked(*command_: str | Path) -> None:
     done = subprocess.run(
         [*map(str, command_)], capture_output=True, text=True, check=False, timeout=60

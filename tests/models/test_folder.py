@@ -165,5 +165,5 @@ def test_a_file_that_cannot_be_read_is_named(folder: Path) -> None:
     """A folder in the place of the weights: as unreadable for root as for anybody."""
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").mkdir()
-    with pytest.raises(BadModelFolder, match=r"cannot read .*model\.safetensors"):
+    with pytest.raises(BadModelFolder, match=r"model\.safetensors is a folder, not a regular file"):
         inspect_folder(folder)

@@ -32,7 +32,7 @@ def busy(nano: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     """A node with a little traffic; without a spare, so that a crash lasts long enough to see."""
     folder = tmp_path_factory.mktemp("busy")
     models = {"writer-7b": tiny, "coder-30b": nano}
-    with running_node(folder, models, supervisor="standby = 0") as node, traffic(node):
+    with running_node(folder, models) as node, traffic(node):
         node.wait_until_ready()
         threading.Event().wait(SECONDS)  # the charts are of this time
         yield node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_worker.service.run import Ran
@@ -11,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class Recorded:
-    """Answers by verb, and with success where nothing was recorded; keeps what was asked."""
+    """Answers by verb, or by program where there is none; with success where nothing was recorded.
+
+    Keeps what was asked.
+    """
 
     def __init__(self, **answers: Ran) -> None:
         self._answers = answers
@@ -19,5 +23,6 @@ class Recorded:
 
     def __call__(self, command: Sequence[str]) -> Ran:
         self.asked.append(list(command))
-        verb = next(word for word in command[1:] if not word.startswith("-"))
-        return self._answers.get(verb, Ran(0, ""))
+        program = Path(command[0]).name
+        verb = next((word for word in command[1:] if not word.startswith("-")), program)
+        return self._answers.get(program) or self._answers.get(verb) or Ran(0, "")

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from mlx_worker.config import load_config
 from mlx_worker.errors import CannotServe
-from mlx_worker.service.definition import describe
+from mlx_worker.log_file import LOG_VARIABLE, with_the_services_file
+from mlx_worker.service.definition import describe, give_folder
 from mlx_worker.service.launchd import Launchd
 from mlx_worker.service.run import Ran, run
 from mlx_worker.supervisor import settings
@@ -22,6 +24,8 @@ from tests.processes import config_text
 from tests.service.recorded import Recorded
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlx_worker.config import Config
 
 PRINTED = """\
@@ -45,6 +49,77 @@ gui/501/mlx-worker = {
 }
 """
 TARGET = f"gui/{os.getuid()}/mlx-worker"
+IN_BACKGROUND = f"user/{os.getuid()}/mlx-worker"
+
+
+class Clock:
+    """Time that passes only where a service manager is waited for."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def time(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+class DrainingMac:
+    """launchctl as recorded with a node that drains: the label is released only after that.
+
+    `drains` in seconds; `domains` are those that this login has.
+    """
+
+    def __init__(
+        self, drains: float, domains: tuple[str, ...] = ("gui", "user"), *, loaded: bool = True
+    ) -> None:
+        self.clock = Clock()
+        self.loaded_in: str | None = domains[0] if loaded else None
+        self.asked: list[str] = []
+        self._drains = drains
+        self._domains = domains
+        self._gone_at: float | None = None
+
+    def __call__(self, command: Sequence[str]) -> Ran:
+        verb, target = command[1], command[2]
+        self.asked.append(" ".join(command[1:3]))
+        domain = target.split("/")[0]
+        if self._gone_at is not None and self.clock.seconds >= self._gone_at:
+            self.loaded_in = self._gone_at = None
+        if domain not in self._domains and verb != "enable":
+            return Ran(125, "Domain does not support specified action")
+        answers = {
+            "enable": self._enable,
+            "bootout": self._bootout,
+            "bootstrap": self._bootstrap,
+            "print": self._print,
+        }
+        return answers[verb](domain)
+
+    def _enable(self, _domain: str) -> Ran:
+        return Ran(0, "")
+
+    def _bootout(self, domain: str) -> Ran:
+        if self.loaded_in != domain:
+            return Ran(3, "Boot-out failed: 3: No such process")
+        if self._gone_at is None:
+            self._gone_at = self.clock.seconds + self._drains
+        return Ran(36, "Boot-out failed: 36: Operation now in progress")
+
+    def _bootstrap(self, domain: str) -> Ran:
+        if self.loaded_in is not None:
+            return Ran(5, "Bootstrap failed: 5: Input/output error")
+        self.loaded_in = domain
+        return Ran(0, "")
+
+    def _print(self, domain: str) -> Ran:
+        if self.loaded_in == domain:
+            return Ran(0, PRINTED)
+        return Ran(113, "Could not find service")
+
+    def keeper(self) -> Launchd:
+        return Launchd(self, clock=self.clock.time, sleep=self.clock.sleep)
 
 
 @pytest.fixture
@@ -116,8 +191,10 @@ def test_stop_boots_it_out_and_uninstall_takes_the_file_away(config: Config, hom
 
 def test_what_launchctl_refuses_is_told(home: Path) -> None:
     launchctl = Recorded(bootstrap=Ran(5, "Bootstrap failed: 5: Input/output error"))
+    now = Clock()
     with pytest.raises(CannotServe, match="Bootstrap failed: 5"):
-        Launchd(launchctl).start()
+        Launchd(launchctl, clock=now.time, sleep=now.sleep).start()
+    assert 60 <= now.seconds < 120
 
 
 def test_its_state_is_what_launchctl_prints_of_the_service_itself(home: Path) -> None:
@@ -135,3 +212,133 @@ def test_a_daemon_is_the_systems() -> None:
     daemon.state()
     assert isinstance(daemon.run, Recorded)
     assert daemon.run.asked[-1] == ["launchctl", "print", "system/mlx-worker"]
+
+
+# --- a node at work -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("domains", [("gui", "user"), ("user",)])
+def test_install_again_waits_for_the_drain_and_the_service_is_up(
+    config: Config, home: Path, domains: tuple[str, ...]
+) -> None:
+    mac = DrainingMac(30, domains)
+    mac.keeper().install(describe(config, None))
+    assert mac.loaded_in == domains[0]
+    assert 30 <= mac.clock.seconds < 32
+
+
+def test_stop_of_a_node_that_drains_is_no_error_and_start_waits_for_its_label(
+    config: Config, home: Path
+) -> None:
+    mac = DrainingMac(30)
+    mac.keeper().stop()
+    assert mac.clock.seconds == 0
+    mac.keeper().stop()
+    mac.keeper().start()
+    assert mac.loaded_in == "gui"
+    assert 30 <= mac.clock.seconds < 32
+
+
+def test_uninstall_of_a_node_that_drains_waits_and_takes_the_file_away(
+    config: Config, home: Path
+) -> None:
+    mac = DrainingMac(30, loaded=False)
+    mac.keeper().install(describe(config, None))
+    mac.keeper().uninstall()
+    assert mac.loaded_in is None
+    assert not mac.keeper().file.exists()
+
+
+def test_a_label_that_is_never_released_is_told_after_the_services_own_timeout(
+    config: Config, home: Path
+) -> None:
+    mac = DrainingMac(1e9, loaded=False)
+    mac.keeper().install(describe(config, None))
+    with pytest.raises(CannotServe, match="still ends mlx-worker after"):
+        mac.keeper().uninstall()
+    timings = settings.timings(config.supervisor)
+    assert mac.clock.seconds > timings.drain + timings.stop + timings.kill
+    assert mac.keeper().file.exists()
+
+
+def test_start_of_a_service_that_runs_is_no_error(config: Config, home: Path) -> None:
+    mac = DrainingMac(0)
+    mac.keeper().start()
+    assert mac.loaded_in == "gui"
+
+
+def test_without_a_login_at_the_screen_the_background_domain_is_taken(
+    config: Config, home: Path
+) -> None:
+    mac = DrainingMac(0, ("user",), loaded=False)
+    agent = mac.keeper()
+    agent.install(describe(config, None))
+    assert mac.loaded_in == "user"
+    assert f"bootstrap user/{os.getuid()}" in mac.asked
+    assert agent.state().running
+    agent.uninstall()
+    assert mac.loaded_in is None
+    plist = plist_of(config, daemon=False)
+    assert plist["LimitLoadToSessionType"] == ["Aqua", "Background"]
+
+
+def test_without_any_domain_the_error_says_what_to_do(config: Config, home: Path) -> None:
+    mac = DrainingMac(0, ("none",), loaded=False)
+    with pytest.raises(CannotServe, match=r"125.*log in at the screen.*--daemon"):
+        mac.keeper().install(describe(config, None))
+
+
+def test_other_errors_of_bootout_are_told(home: Path) -> None:
+    refused = Recorded(bootout=Ran(1, "Operation not permitted"))
+    with pytest.raises(CannotServe, match="not permitted"):
+        Launchd(refused).stop()
+
+
+# --- names, accounts, logs ----------------------------------------------------------------
+
+
+def test_a_second_node_has_a_label_and_logs_of_its_own(config: Config, home: Path) -> None:
+    launchctl = Recorded()
+    agent = Launchd(launchctl, name="small")
+    agent.install(describe(config, None))
+    plist = plistlib.loads(agent.file.read_bytes())
+    assert agent.file.name == "mlx-worker-small.plist"
+    assert plist["Label"] == "mlx-worker-small"
+    assert launchctl.asked[0] == ["launchctl", "bootout", f"{TARGET}-small"]
+    first = plist_of(config, daemon=False)
+    logs = ("StandardErrorPath", "StandardOutPath")
+    assert not {first[key] for key in logs} & {plist[key] for key in logs}
+    assert not Launchd(launchctl).state().installed
+
+
+def test_the_services_log_rotates_unless_the_configuration_names_its_file(
+    config: Config, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = plist_of(config, daemon=False)["EnvironmentVariables"][LOG_VARIABLE]
+    assert named == str(home / "Library/Logs/mlx-worker.log")
+    assert named not in plist_of(config, daemon=False).values()
+    monkeypatch.setenv(LOG_VARIABLE, named)
+    assert with_the_services_file(config.log).file == Path(named)
+    own = replace(config.log, file=home / "own.log")
+    assert with_the_services_file(own) == own
+    itself = replace(config, log=own)
+    assert LOG_VARIABLE not in plist_of(itself, daemon=False)["EnvironmentVariables"]
+
+
+def test_the_installed_account_is_read_back(config: Config, home: Path) -> None:
+    agent = Launchd(Recorded())
+    assert agent.account() is None
+    agent.file.parent.mkdir(parents=True)
+    agent.file.write_text(Launchd(Recorded(), daemon=True).text(describe(config, "me")))
+    assert agent.account() == "me"
+    agent.file.write_text("no property list")
+    assert agent.account() is None
+
+
+def test_an_account_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CannotServe, match="no account 'nobody-of-this-name'"):
+        give_folder(tmp_path / "logs", "nobody-of-this-name")
+    give_folder(tmp_path / "logs", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotServe, match="cannot be made"):
+        give_folder(tmp_path / "file", None)

@@ -22,6 +22,7 @@ from mlx_worker.service.launchd import Launchd
 from mlx_worker.service.run import Ran, run
 from mlx_worker.service.systemd import Systemd
 from mlx_worker.supervisor import settings
+from mlx_worker.supervisor.process import CHILD_COMMAND
 from tests.commands import Ran as Ended
 from tests.commands import run as command
 from tests.processes import config_text
@@ -51,10 +52,11 @@ def test_the_unit_fits_the_configuration(config: Config, *, daemon: bool) -> Non
     service = service_of(Systemd(Recorded(), daemon).text(describe(config, None)))
     timings = settings.timings(config.supervisor)
     assert int(service["TimeoutStopSec"]) > timings.drain + timings.stop + timings.kill > 99
-    assert service["ExecStart"] == f"{sys.executable} -m mlx_worker serve --config {config.file}"
+    assert service["ExecStart"] == f"{sys.executable} -P -m mlx_worker serve --config {config.file}"
     assert service["Type"] == "notify"
     assert int(service["WatchdogSec"]) > 0
-    assert service["RestartPreventExitStatus"].split() == ["65", "66", "78"]
+    assert service["Restart"] == "always"
+    assert "RestartPreventExitStatus" not in service
     assert service["NoNewPrivileges"] == "yes"
     assert "MemoryDenyWriteExecute" not in service
     assert ("ProtectSystem" in service) is daemon
@@ -227,3 +229,57 @@ def test_the_service_commands_drive_systemctl(
     assert [it for it in verbs if it != "show"] == wanted
     file.write_text(config_text({"lost": tmp_path / "nowhere"}))
     assert command("service", "install", "--config", str(file)).code == 66
+
+
+# --- a second node ------------------------------------------------------------------------
+
+
+def test_a_second_node_has_a_unit_and_folders_of_its_own(config: Config) -> None:
+    systemctl = Recorded()
+    unit = Systemd(systemctl, daemon=False, name="small")
+    unit.install(describe(config, None))
+    assert unit.file.name == "mlx-worker-small.service"
+    assert systemctl.asked[-1][-1] == "mlx-worker-small.service"
+    assert not Systemd(systemctl).state().installed
+    service = service_of(Systemd(systemctl, daemon=True, name="small").text(describe(config, None)))
+    assert service["StateDirectory"] == service["LogsDirectory"] == "mlx-worker-small"
+
+
+@pytest.mark.parametrize("name", ["a/b", "-x", "ü", "a" * 40, "a b", "../x"])
+def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
+    for kind in (Systemd, Launchd):
+        with pytest.raises(CannotServe, match="--name"):
+            _ = kind(Recorded(), daemon=False, name=name).file
+
+
+# --- what is installed is what runs -------------------------------------------------------
+
+
+def test_a_checkout_in_the_working_folder_is_not_served(config: Config) -> None:
+    """The service starts in the configuration's folder, where a checkout may lie."""
+    for package in ("mlx_worker", "mlx"):
+        (config.folder / package).mkdir()
+        (config.folder / package / "__init__.py").write_text("raise SystemExit('shadowed')")
+    python = describe(config, None).command[: describe(config, None).command.index("mlx_worker")]
+    for words in ((*python, "mlx_worker"), CHILD_COMMAND):
+        done = subprocess.run(
+            [*words, "--help"],
+            cwd=config.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "usage" in done.stdout.lower()
+
+
+def test_the_installed_account_is_read_back(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = Systemd(Recorded())
+    assert unit.account() is None
+    unit.install(describe(config, None))
+    assert unit.account() is None
+    unit.file.write_text("[Service]\nUser=me\n")
+    assert unit.account() == "me"

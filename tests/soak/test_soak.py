@@ -75,7 +75,7 @@ def garbled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def soaked(tiny: Path, tmp_path: Path, garbled: Path) -> Iterator[RunningNode]:
     models = {"one": tiny, "two": tiny}
     with running_node(
-        tmp_path, models, supervisor=SUPERVISOR, extra=PLACES, command=COMMAND
+        tmp_path, models, supervisor=SUPERVISOR, extra=PLACES, spares=1, command=COMMAND
     ) as node:
         node.wait_until_ready()
         # Files are read beside the event loop: the thread for that stays once it is there.

@@ -227,7 +227,8 @@ async def test_a_model_that_is_given_up_says_so_to_whoever_waits(tokens: int) ->
         generation = await ask(node)
         with pytest.raises(ChildLost, match="failed: killed by SIGKILL") as lost:
             await whole(generation)
-        assert lost.value.retry_after == 30
+        assert lost.value.retry_after is not None
+        assert 1 <= lost.value.retry_after <= policy.retry_initial
         assert node.primary.admission.running == 0
 
 

@@ -1,10 +1,24 @@
 """What processes leave on their stderr, and what it says of the device."""
 
+import asyncio
+import json
+import logging
 import sys
 
 import pytest
 
-from mlx_worker.supervisor.last_words import KEPT, LONGEST, DeviceErrors, LastWords, device_error
+from mlx_worker.logs import DROPPED
+from mlx_worker.supervisor.allowance import Allowance
+from mlx_worker.supervisor.last_words import (
+    AT_ONCE,
+    KEPT,
+    LONGEST,
+    LONGEST_CAUSE,
+    SLICE,
+    DeviceErrors,
+    LastWords,
+    device_error,
+)
 from mlx_worker.supervisor.process import spawn
 from tests.scripted import soon
 
@@ -63,3 +77,60 @@ def test_the_same_error_of_process_after_process_is_the_devices() -> None:
     assert errors.ended("b")
     errors.forget()
     assert not errors.ended("b")
+
+
+# --- floods ---------------------------------------------------------------------------------
+
+
+async def test_a_flood_is_read_to_its_end_and_what_is_not_logged_is_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    flood = AT_ONCE * 20
+    program = f"import sys\nfor i in range({flood}): print('line', i, file=sys.stderr)"
+    process = await spawn([sys.executable, "-c", program], 2)
+    before = DROPPED.total
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    with caplog.at_level(logging.INFO, "mlx_worker"):
+        words = LastWords(process, clock=lambda: 0.0)
+        counting = asyncio.create_task(count_turns())
+        await soon(process.wait())
+        lines = await soon(words.complete(within=60))
+        counting.cancel()
+    assert lines[-1] == f"line {flood - 1}"
+    assert DROPPED.total - before == flood - AT_ONCE
+    assert turns > flood / SLICE
+    said = [str(record.msg) for record in caplog.records]
+    assert sum(line.startswith("stderr model=") for line in said) == AT_ONCE
+    counted = [int(line.rpartition("count=")[2]) for line in said if "lines dropped" in line]
+    assert sum(counted) == flood - AT_ONCE
+
+
+def test_an_allowance_is_refilled_with_time() -> None:
+    now = 0.0
+    allowance = Allowance(2, 10, lambda: now)
+    assert [allowance.take() for _ in range(3)] == [True, True, False]
+    now = 0.1
+    assert [allowance.take() for _ in range(2)] == [True, False]
+    now = 100.0
+    assert [allowance.take() for _ in range(3)] == [True, True, False]
+    now = 50.0  # a clock that goes back takes nothing away
+    assert not allowance.take()
+
+
+async def test_the_cause_of_an_end_is_the_last_line_that_is_no_line_of_its_log() -> None:
+    logged = json.dumps({"at": "", "level": "debug", "event": "taken in"})
+    program = f"import sys; sys.stderr.write('ValueError: no {'x' * 300}\\n' + {logged!r} + '\\n')"
+    process = await spawn([sys.executable, "-c", program], 2)
+    words = LastWords(process)
+    await soon(process.wait())
+    await soon(words.complete(within=5))
+    cause = words.cause("exit status 1")
+    assert cause.startswith("exit status 1: ValueError: no xxx")
+    assert len(cause) == len("exit status 1: ") + LONGEST_CAUSE

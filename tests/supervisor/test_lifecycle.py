@@ -75,7 +75,7 @@ def test_a_state_that_waits_waits_as_long_as_the_timings_say(state: State, patie
     assert life(*WAYS[state], now=1000.0).deadline == 1000.0 + patience
 
 
-@pytest.mark.parametrize("state", [State.STOPPED, State.READY, State.FAILED])
+@pytest.mark.parametrize("state", [State.STOPPED, State.READY])
 def test_a_state_at_rest_waits_for_nothing(state: State) -> None:
     assert life(*WAYS[state], now=1000.0).deadline is None
 
@@ -132,7 +132,6 @@ def test_a_child_that_ended_is_started_again_after_its_delay() -> None:
 def test_one_end_too_many_and_the_child_is_given_up() -> None:
     child = life(*TO_BACKOFF, Event.DEADLINE, Event.EXITED, Event.DEADLINE)
     assert child.apply(Event.EXITED, 1.0, "exit status 3") is State.FAILED
-    assert child.deadline is None
     assert child.reason == "exit status 3"
 
 
@@ -318,8 +317,102 @@ def test_stop_ends_in_stopped_whatever_happens(state: State) -> None:
         events = set(TRANSITIONS[child.state]) - {Event.START, Event.STOP, Event.RESTART}
         if child.state is State.FAILED:
             assert path[-2] is State.KILLING
-            events = {Event.STOP}
+            events = {Event.STOP}  # the node lets no deadline of FAILED through while it stops
         for event in events:
             after = copy.deepcopy(child)
             if after.apply(event, 0.0) is not child.state:
                 walks.append((after, (*path, after.state)))
+
+
+# --- slow retries -------------------------------------------------------------------------
+
+RETRYING: Final = RestartPolicy(
+    base=0.0, ceiling=0.0, intensity=0, period=10.0, retry_initial=40.0, retry_max=100.0
+)
+
+
+def given_up(times: int) -> Lifecycle:
+    """A child given up so often, each time at its slow retry."""
+    child = life(*TO_READY, policy=RETRYING)
+    now = 0.0
+    for _ in range(times):
+        child.apply(Event.EXITED, now, "exit status 3")
+        assert child.state is State.FAILED
+        assert child.deadline is not None
+        now = child.deadline
+        child.apply(Event.DEADLINE, now)
+    return child
+
+
+@pytest.mark.parametrize(("times", "longest"), [(0, 40.0), (1, 80.0), (2, 100.0), (9, 100.0)])
+def test_slow_retries_double_and_half_of_each_pause_is_certain(times: int, longest: float) -> None:
+    child = given_up(times)
+    child.apply(Event.EXITED, 5000.0)
+    assert child.state is State.FAILED
+    assert child.deadline is not None
+    assert longest / 2 <= child.deadline - 5000.0 <= longest
+
+
+def test_a_slow_retry_keeps_the_reason_and_is_wanted() -> None:
+    child = given_up(1)
+    assert (child.state, child.reason) == (State.STARTING, "exit status 3")
+    assert child.wanted
+    assert child.given_up
+
+
+def test_ready_is_the_end_of_having_been_given_up() -> None:
+    child = given_up(1)
+    for event in (Event.HELLO, Event.LOADED):
+        child.apply(event, 100.0)
+    assert not child.given_up
+
+
+def test_a_stable_child_is_given_up_for_a_short_time_again() -> None:
+    child = given_up(5)
+    for event in (Event.HELLO, Event.LOADED):
+        child.apply(event, 5000.0)
+    child.apply(Event.EXITED, 5000.0 + RETRYING.period)
+    assert child.deadline is not None
+    assert child.deadline - 5010.0 <= RETRYING.retry_initial
+
+
+def test_an_operators_start_begins_slow_retries_anew() -> None:
+    child = given_up(5)
+    child.apply(Event.EXITED, 1000.0)
+    child.apply(Event.START, 1000.0)
+    child.apply(Event.EXITED, 1000.0)
+    assert child.deadline is not None
+    assert child.deadline - 1000.0 <= RETRYING.retry_initial
+
+
+def test_a_folder_that_still_cannot_be_used_at_the_retry_moves_the_next_one() -> None:
+    child = life(Event.CANNOT_START, policy=RETRYING)
+    first = child.deadline
+    assert first is not None
+    child.apply(Event.CANNOT_START, first - 1, "early: seen because the folder changed")
+    assert child.deadline == first
+    child.apply(Event.CANNOT_START, first, "still away")
+    assert child.deadline >= first + 40.0
+    assert child.reason == "still away"
+
+
+def test_a_process_that_could_not_be_spawned_is_no_end() -> None:
+    child = life(Event.START, policy=RETRYING)
+    for now in range(50):
+        assert child.apply(Event.NOT_SPAWNED, float(now), "EMFILE") is State.BACKOFF
+        child.apply(Event.DEADLINE, float(now))
+    assert child.ends(50.0) == (0, 0)
+
+
+@pytest.mark.parametrize("last_is_counted", [True, False])
+def test_a_pardon_takes_back_as_many_ends_as_were_caused(last_is_counted: bool) -> None:
+    window = RestartWindow(POLICY, random.Random(7))
+    caused = 2
+    for now in range(caused if last_is_counted else caused - 1):
+        window.ended(float(now))
+    window.pardon(caused, last_is_counted=last_is_counted)
+    if not last_is_counted:
+        window.ended(5.0)
+    assert window.count(5.0) == 0
+    window.ended(6.0)
+    assert window.count(6.0) == 1

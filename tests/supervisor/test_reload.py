@@ -14,6 +14,7 @@ from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.reconfigure import Changes, compare
 from mlx_worker.supervisor.states import State
 from tests.scripted import (
+    NOWHERE,
     PATIENT,
     QUICK,
     Fifo,
@@ -79,7 +80,7 @@ async def test_only_the_changed_model_gets_a_new_process() -> None:
     async with running(planned("a"), planned("b"), command=scripted()) as node:
         await ready(node)
         pids = {id_: it.child.facts.pid for id_, it in node.models.items()}
-        node.reload([planned("a", context_length=64), planned("b", aliases=("x",))])
+        node.reload([planned("a", context_length=64), planned("b", aliases=("x",))], NOWHERE)
         await soon(node.named("a").child.reached(State.STARTING, State.LOADING))
         await soon(node.named("a").child.reached(State.READY))
         assert node.named("a").child.facts.pid != pids["a"]
@@ -101,7 +102,7 @@ async def test_what_runs_in_a_changed_model_finishes_and_what_waits_is_served_ne
         second = asyncio.create_task(node.generate(node.primary, chat("three")))
         await asyncio.sleep(0)
         # No place more: with one the second could still begin in the process that is to end.
-        node.reload([planned(max_concurrency=1, context_length=64)])
+        node.reload([planned(max_concurrency=1, context_length=64)], NOWHERE)
         await soon(node.primary.child.reached(State.DRAINING))
         pace.let(2)
         assert await whole(first) == "one two"
@@ -118,7 +119,7 @@ async def test_a_new_model_starts_and_a_removed_one_ends_after_its_work(pace: Fi
         await ready(node)
         old = node.named("a").child.facts.pid
         last = await soon(node.generate(node.named("a"), chat("one two")))
-        changes = node.reload([planned("b", preload=False)])
+        changes = node.reload([planned("b", preload=False)], NOWHERE)
         assert changes == Changes(added=("b",), removed=("a",))
         with pytest.raises(UnknownModel):
             node.named("a")
@@ -143,7 +144,7 @@ async def test_who_waits_for_a_removed_model_is_sent_away(pace: Fifo) -> None:
         first = await soon(node.generate(served, chat("one")))
         second = asyncio.create_task(node.generate(served, chat("two")))
         await asyncio.sleep(0)
-        node.reload([planned("b", preload=False)])
+        node.reload([planned("b", preload=False)], NOWHERE)
         pace.let(1)
         assert await whole(first) == "one"
         with pytest.raises(NodeDraining, match="leaving"):
@@ -156,7 +157,7 @@ async def test_a_model_whose_folder_moved_comes_back_in_the_room_that_it_left() 
     async with running(planned("a"), command=command, memory_limit=one, resume=WAITS) as node:
         await ready(node)
         before = node.named("a").child
-        node.reload([replace(planned("a"), folder=planned("elsewhere").folder)])
+        node.reload([replace(planned("a"), folder=planned("elsewhere").folder)], NOWHERE)
         await soon(node.named("a").child.reached(State.READY))
         assert before.state is State.STOPPED
         assert node.named("a").child.load.path == "/nowhere/elsewhere"
@@ -168,7 +169,7 @@ async def test_a_node_stops_while_a_removed_model_is_at_work(pace: Fifo) -> None
     async with running(planned("a"), command=command, timings=replace(QUICK, drain=0.3)) as node:
         await ready(node)
         await soon(node.generate(node.named("a"), chat("one")))
-        node.reload([planned("b", preload=False)])
+        node.reload([planned("b", preload=False)], NOWHERE)
         await soon(node.stop())
         assert psutil.Process().children() == []
 
@@ -177,5 +178,5 @@ async def test_a_draining_node_reloads_nothing() -> None:
     async with running(planned("a"), command=scripted()) as node:
         await soon(node.stop())
         with pytest.raises(NodeDraining):
-            node.reload([planned("b")])
+            node.reload([planned("b")], NOWHERE)
         assert list(node.models) == ["a"]

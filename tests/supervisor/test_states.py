@@ -24,6 +24,9 @@ HELLO       .        LOADING  .        .        .        .        .        .    
 LOADED      .        .        READY    .        .        .        .        .        .
 LOAD_FAILED .        .        KILLING  .        .        .        .        .        .
 CANNOT_LOAD .        .        KILLING  .        .        .        .        .        .
+CANNOT_START FAILED  .        .        .        .        .        .        .        FAILED
+CAN_START   .        .        .        .        .        .        .        .        STOPPED
+NOT_SPAWNED .        BACKOFF  .        .        .        .        .        .        .
 STOP        STOPPED  STOPPING STOPPING DRAINING DRAINING STOPPING STOPPING STOPPED  STOPPED
 RESTART     STARTING STOPPING STOPPING DRAINING DRAINING STOPPING KILLING  STARTING STARTING
 UNLOAD      .        .        .        STOPPING .        .        .        .        .
@@ -34,7 +37,7 @@ GARBAGE     .        KILLING  KILLING  KILLING  KILLING  STOPPING KILLING  .    
 LINK_LOST   .        KILLING  KILLING  KILLING  KILLING  STOPPING KILLING  .        FAILED
 EXITED      .        BACKOFF  BACKOFF  BACKOFF  STOPPED  STOPPED  BACKOFF  .        FAILED
 DEVICE_LOST .        BACKOFF  BACKOFF  BACKOFF  STOPPED  STOPPED  BACKOFF  .        FAILED
-DEADLINE    .        KILLING  KILLING  .        STOPPING KILLING  FAILED   STARTING .
+DEADLINE    .        KILLING  KILLING  .        STOPPING KILLING  FAILED   STARTING STARTING
 GIVE_UP     .        .        .        .        .        .        .        FAILED   .
 """
 
@@ -116,4 +119,4 @@ def test_a_child_is_started_only_after_its_end_was_seen_or_before_its_first() ->
     into_backoff = {
         event for row in TRANSITIONS.values() for event, to in row.items() if to is State.BACKOFF
     }
-    assert into_backoff == {Event.EXITED, Event.DEVICE_LOST}
+    assert into_backoff == {Event.EXITED, Event.DEVICE_LOST, Event.NOT_SPAWNED}

@@ -103,9 +103,10 @@ def _configuration(models: dict[str, Path], port: int, spares: int) -> str:
         f"max_concurrency = {ROWS}\nmax_queue = {QUEUE}\ncache_bytes = {CACHE_BYTES}\n"
         for name, folder in models.items()
     ]
-    # Children that are killed on purpose come back at once, and are not given up.
+    # Children that are killed on purpose come back at once, and are not given up. A node that can
+    # serve nothing is not waited for.
     supervisor = (
         f"[supervisor]\nstandby = {spares}\nbackoff_initial = 0\nmax_restarts = 100000\n"
-        "drain_timeout = 0\n"
+        "drain_timeout = 0\nexit_when_failed_for = 1\n"
     )
     return "\n".join([server, supervisor, *tables])

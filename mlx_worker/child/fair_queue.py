@@ -1,0 +1,42 @@
+"""Work for one thread, in turns by request.
+
+A body with a hundred choices is one request of many, and each has one turn in a round. [child]
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class FairQueue(Generic[T]):
+    """Items by a key; each key with items has one turn before any has its second."""
+
+    def __init__(self) -> None:
+        self._items: OrderedDict[str, deque[T]] = OrderedDict()
+        self._changed = threading.Condition()
+
+    def put(self, key: str, item: T) -> None:
+        """Add an item behind those of its key; a new key's turn is the last."""
+        with self._changed:
+            self._items.setdefault(key, deque()).append(item)
+            self._changed.notify()
+
+    def get(self) -> tuple[str, T]:
+        """Wait for an item, and take the first of the key whose turn is next."""
+        with self._changed:
+            while not self._items:
+                self._changed.wait()
+            key, items = self._items.popitem(last=False)
+            item = items.popleft()
+            if items:
+                self._items[key] = items
+            return key, item
+
+    def has(self, key: str) -> bool:
+        """True if items of this key wait."""
+        with self._changed:
+            return key in self._items

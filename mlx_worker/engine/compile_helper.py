@@ -1,0 +1,48 @@
+"""The process in which costly grammars are tried: `python -m mlx_worker.engine.compile_helper`.
+
+Reads one JSON line with the vocabulary, then a line a trial, and writes a line a verdict. It ends
+with its pipe. A trial that takes more than its processor time ends it: the interval timer's signal
+is left to the system, which needs no cooperation of the code at work. [child's helper]
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import msgspec
+from llguidance import LLTokenizer
+
+from mlx_worker.engine.compile_trial import Trial, Verdict, tried
+
+
+class Vocabulary(msgspec.Struct, frozen=True):
+    """A tokenizer as `tokenizer.json` has it, its end tokens, and processor seconds a trial."""
+
+    tokenizer: str
+    ends: list[int]
+    seconds: float
+
+
+def main() -> None:
+    """Answer trials until the pipe is closed."""
+    said, heard = sys.stdin.buffer, sys.stdout.buffer
+    first = said.readline()
+    if not first:
+        return
+    known = msgspec.json.decode(first, type=Vocabulary)
+    vocabulary = LLTokenizer(known.tokenizer, eos_token=known.ends)
+    for line in iter(said.readline, b""):
+        trial = msgspec.json.decode(line, type=Trial)
+        signal.setitimer(signal.ITIMER_PROF, known.seconds)
+        try:
+            verdict = tried(vocabulary, trial)
+        except BaseException as error:  # noqa: BLE001  (a panic of Rust's is no Exception)
+            verdict = Verdict(f"{type(error).__name__}: {error}")
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        heard.write(msgspec.json.encode(verdict) + b"\n")
+        heard.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""How long a text can be and still fit a context, known before the text is tokenized.
+
+Tokenizing costs time and memory by the text's length, so a text that cannot fit is refused by its
+bytes. The bound must never refuse a text that fits: it holds only where every byte of a text ends
+in some token, which a tokenizer's own description says. Where that is not certain (a normalizer
+that drops characters, a word that becomes one unknown token) there is no bound. [child]
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from tokenizers.pre_tokenizers import ByteLevel
+
+from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MARGIN: Final = 4096
+"""Bytes beyond the bound that are tokenized all the same."""
+
+SHRINKING: Final = {"NFC": 4, "NFD": 4, "NFKC": 4, "NFKD": 4, "Lowercase": 4, "ByteLevel": 1}
+"""Normalizers that drop nothing, and by what factor the bytes of a text can become fewer."""
+
+KEEPING: Final = frozenset({"ByteLevel", "Digits", "Metaspace", "Split", "Punctuation"})
+"""Pre-tokenizers that drop nothing, unless they are told to remove what they split at."""
+
+WHITESPACE: Final = b" \t\n\r\v\f"
+
+BYTES: Final = 256
+"""Different ones that there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """`longest` are the most bytes of a text that one token can stand for.
+
+    `only_visible`: some token takes in all whitespace beside it, so that whitespace does not count
+    (nor does what is not ASCII, some of which is whitespace).
+    """
+
+    longest: int
+    only_visible: bool
+
+
+class TextBound:
+    """One model's. `context_length` is in tokens."""
+
+    def __init__(self, tokenizer: Any, context_length: int) -> None:
+        self._tokenizer = tokenizer
+        self.context_length = context_length
+
+    def check_text(self, text: str, field: str) -> None:
+        """Raise ContextLengthExceeded for a text that cannot fit, InvalidRequest for no text."""
+        if len(text) <= self.context_length:
+            return
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(
+                f"{field}: character {error.start} is half of a surrogate pair", param=field
+            ) from error
+        bound = self._bound
+        if bound is None:
+            return
+        if bound.only_visible:
+            data = data.decode("ascii", "ignore").encode().translate(None, WHITESPACE)
+        most = bound.longest * self.context_length + MARGIN
+        if len(data) > most:
+            raise ContextLengthExceeded(
+                f"the text has {len(data)} bytes; the model's context of {self.context_length}"
+                f" tokens holds {most} at most",
+                param=field,
+            )
+
+    def check_count(self, tokens: list[int], field: str) -> None:
+        """Raise ContextLengthExceeded for more token ids than the context has places for."""
+        if len(tokens) > self.context_length:
+            raise ContextLengthExceeded(
+                f"{field} has {len(tokens)} tokens; the model's context is {self.context_length}",
+                param=field,
+            )
+
+    @cached_property
+    def _bound(self) -> Bound | None:
+        own = self._tokenizer._tokenizer  # noqa: SLF001  (mlx_lm's wrapper hides transformers' one)
+        return bound_of(json.loads(own.backend_tokenizer.to_str())) if own.is_fast else None
+
+
+def bound_of(described: dict[str, Any]) -> Bound | None:
+    """Return the bound of a tokenizer as its `tokenizer.json` describes it; None: there is none."""
+    shrinking = _shrinking(described.get("normalizer"))
+    if shrinking is None or not _keeps_all(described.get("pre_tokenizer")):
+        return None
+    longest = _longest_piece(described)
+    if longest is None:
+        return None
+    added = described.get("added_tokens") or []
+    longest = max([longest, *(len(token["content"].encode()) for token in added)])
+    greedy = any(token.get("lstrip") or token.get("rstrip") for token in added)
+    return Bound(longest * shrinking, greedy)
+
+
+def _parts(part: dict[str, Any] | None, members: str) -> Iterator[dict[str, Any]]:
+    """The steps of a sequence, however nested."""
+    if part is None:
+        return
+    if part["type"] == "Sequence":
+        for member in part[members]:
+            yield from _parts(member, members)
+    else:
+        yield part
+
+
+def _shrinking(normalizer: dict[str, Any] | None) -> int | None:
+    """By what factor bytes can become fewer; None where characters may be dropped."""
+    factor = 1
+    for step in _parts(normalizer, "normalizers"):
+        match step:
+            case {"type": "Prepend"}:
+                continue
+            case {"type": "Replace", "pattern": {"String": pattern}, "content": str(content)} if (
+                content
+            ):
+                factor *= -(-len(pattern.encode()) // len(content.encode()))
+            case {"type": kind} if kind in SHRINKING:
+                factor *= SHRINKING[kind]
+            case _:
+                return None
+    return factor
+
+
+def _keeps_all(pre_tokenizer: dict[str, Any] | None) -> bool:
+    """True if no character of a text is dropped between two words."""
+    return all(
+        step["type"] in KEEPING and step.get("behavior") != "Removed"
+        for step in _parts(pre_tokenizer, "pretokenizers")
+    )
+
+
+def _longest_piece(described: dict[str, Any]) -> int | None:
+    """The most bytes of one token; None where a token may stand for text of any length."""
+    model = described["model"]
+    vocabulary = model.get("vocab") or {}
+    pieces = [piece for piece, *_ in vocabulary] if isinstance(vocabulary, list) else vocabulary
+    if model.get("byte_fallback"):
+        known = set(pieces)
+        if all(f"<0x{byte:02X}>" in known for byte in range(BYTES)):
+            return max(len(piece.encode()) for piece in pieces)
+        return None
+    steps = [
+        *_parts(described.get("pre_tokenizer"), "pretokenizers"),
+        *_parts(described.get("normalizer"), "normalizers"),
+    ]
+    if model.get("type") == "BPE" and any(step["type"] == "ByteLevel" for step in steps):
+        # Each character of a piece is a byte. All of them must be known, or some are dropped.
+        known = set(pieces)
+        return max(map(len, pieces)) if known.issuperset(ByteLevel.alphabet()) else None
+    return None

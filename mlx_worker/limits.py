@@ -1,0 +1,98 @@
+"""How much a request may ask of its model's process before the answer begins.
+
+Each check raises an error that names the field, the value and the limit, and stops counting at the
+limit: to refuse costs no more than to accept. Checked in the child, where every dialect's requests
+come together; cheap enough for the front. [both]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from mlx_worker.errors import ConstraintTooCostly, InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+CONSTRAINT_BYTES: Final = 256 << 10
+"""Of a schema, a grammar or a regex, in UTF-8; of all tools' parameters together."""
+
+PATTERNS: Final = 200
+"""`pattern` and `patternProperties` entries in the schemas of one body."""
+
+CHOICES: Final = 20_000
+"""Entries of `enum`, and `const` schemas, in the schemas of one body."""
+
+ALTERNATIVES: Final = 500
+"""Schemas in one `anyOf` or `oneOf`, `const` ones not counted."""
+
+TEMPLATE_VALUES: Final = 20_000
+"""Values, at any depth, in `chat_template_kwargs`: a template may walk over all of them."""
+
+TOOL_VALUES: Final = 200_000
+"""Values, at any depth, in `tools`."""
+
+
+def check_values(value: Any, most: int, field: str) -> None:
+    """Raise InvalidRequest if there are more than `most` values in a JSON value, at any depth."""
+    for count, _ in enumerate(json_values(value), 1):
+        if count > most:
+            raise InvalidRequest(f"{field}: more than {most} values; at most {most}", param=field)
+
+
+def check_constraint_text(text: str, field: str) -> None:
+    """Raise ConstraintTooCostly for a schema, grammar or regex of too many bytes."""
+    try:
+        size = len(text) if len(text) > CONSTRAINT_BYTES else len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"{field}: character {error.start} is half of a surrogate pair", param=field
+        ) from error
+    if size > CONSTRAINT_BYTES:
+        raise ConstraintTooCostly(f"{field}: {size} bytes; at most {CONSTRAINT_BYTES}", param=field)
+
+
+def check_schemas(schemas: Iterable[Any], field: str) -> None:
+    """Raise ConstraintTooCostly for more patterns, enum entries or alternatives than may be."""
+    patterns = choices = 0
+    for schema in schemas:
+        for part in json_values(schema):
+            if not isinstance(part, dict):
+                continue
+            named = part.get("patternProperties")
+            patterns += isinstance(part.get("pattern"), str)
+            patterns += len(named) if isinstance(named, dict) else 0
+            listed = part.get("enum")
+            choices += len(listed) if isinstance(listed, list) else "const" in part
+            _check_alternatives(part, field)
+    for count, most, what in ((patterns, PATTERNS, "patterns"), (choices, CHOICES, "enum entries")):
+        if count > most:
+            raise ConstraintTooCostly(f"{field}: {count} {what}; at most {most}", param=field)
+
+
+def _check_alternatives(part: dict[str, Any], field: str) -> None:
+    for name in ("anyOf", "oneOf"):
+        listed = part.get(name)
+        if not isinstance(listed, list) or len(listed) <= ALTERNATIVES:
+            continue
+        schemas = sum("const" not in it for it in listed if isinstance(it, dict))
+        if schemas > ALTERNATIVES:
+            raise ConstraintTooCostly(
+                f"{field}: {name} has {schemas} schemas; at most {ALTERNATIVES}", param=field
+            )
+
+
+def json_values(value: Any) -> Iterator[Any]:
+    """Yield a JSON value and all that is in it; no recursion, for nesting is the caller's."""
+    waiting: list[Iterator[Any]] = [iter((value,))]
+    while waiting:
+        for inner in waiting[-1]:
+            yield inner
+            if isinstance(inner, dict):
+                waiting.append(iter(inner.values()))
+                break
+            if isinstance(inner, list):
+                waiting.append(iter(inner))
+                break
+        else:
+            waiting.pop()

@@ -1,0 +1,287 @@
+"""Who is prepared when, what is made once, and what is refused before any of the work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from mlx_lm.utils import load_tokenizer
+
+from mlx_worker.child.fair_queue import FairQueue
+from mlx_worker.child.held import BUDGET, PIECE, Held
+from mlx_worker.child.preparation import (
+    SHORT,
+    Left,
+    Preparation,
+    Ready,
+    ReadyToWarm,
+    Refused,
+    Tools,
+    is_long,
+)
+from mlx_worker.engine.constraints import Constraints
+from mlx_worker.engine.text_bound import TextBound
+from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
+from mlx_worker.wire import messages as m
+from tests.made_models import make_caller
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONTEXT = 512
+LONG = "a" * (SHORT + 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_caller(tmp_path_factory.mktemp("models") / "caller")
+
+
+class Desk:
+    """A preparation without threads: each turn is taken when a test says so."""
+
+    def __init__(self, folder: Path) -> None:
+        tokenizer: Any = load_tokenizer(folder)
+        self.constraints = Constraints(tokenizer)
+        self.tools = Tools(tokenizer, self.constraints, TextBound(tokenizer, CONTEXT))
+        self.prepared: list[Any] = []
+        self.answers: list[Any] = []
+        self.left: set[int] = set()
+        self.held = Held()
+        self.work = Preparation(
+            on_prepared=self.prepared.append,
+            answer=self.answers.append,
+            has_left=self.left.__contains__,
+            held=self.held,
+        )
+
+    def ids(self) -> list[int]:
+        return [it.id if isinstance(it, Left | Refused) else it.message.id for it in self.prepared]
+
+
+@pytest.fixture
+def desk(folder: Path) -> Desk:
+    return Desk(folder)
+
+
+def generate(id_: int, text: str = "hello", body: str = "", **more: Any) -> m.Generate:
+    turns = [{"role": "user", "content": text}]
+    request = m.ChatRequest(turns, m.Sampling(id_), 4, **more)
+    return m.Generate(id_, request, request_id=body)
+
+
+# --- turns --------------------------------------------------------------------------------
+
+
+def test_fair_queue_many_items_of_one_key_take_turns_with_others() -> None:
+    queue: FairQueue[int] = FairQueue()
+    for item in range(4):
+        queue.put("many", item)
+    queue.put("one", 10)
+    queue.put("two", 20)
+    assert [queue.get()[1] for _ in range(6)] == [0, 10, 20, 1, 2, 3]
+
+
+def test_preparation_a_small_body_comes_before_the_rest_of_a_large_one(desk: Desk) -> None:
+    for choice in range(1, 97):
+        desk.work.put(generate(choice, body="large"))
+    desk.work.put(generate(100, body="small"))
+    for _ in range(2):
+        desk.work.short_turn(desk.tools)
+    assert desk.ids() == [1, 100]
+
+
+def test_preparation_long_text_leaves_the_turn_of_short_ones_at_once(desk: Desk) -> None:
+    desk.work.put(generate(1, LONG))
+    desk.work.put(generate(2))
+    for _ in range(2):
+        desk.work.short_turn(desk.tools)
+    assert desk.ids() == [2]
+    desk.work.long_turn(desk.tools)
+    assert desk.ids() == [2, 1]
+
+
+def test_preparation_a_grammar_leaves_the_turn_of_short_ones_at_once(desk: Desk) -> None:
+    desk.work.put(generate(1, constraint=m.Regex("a+", "f")))
+    desk.work.put(generate(2))
+    for _ in range(2):
+        desk.work.short_turn(desk.tools)
+    assert desk.ids() == [2]
+    assert desk.constraints.compiled == 0
+    desk.work.shape_turn(desk.tools)
+    assert desk.ids() == [2, 1]
+    assert isinstance(desk.prepared[1], Ready)
+    assert desk.prepared[1].constraint is not None
+
+
+@pytest.mark.parametrize(
+    ("work", "expected"),
+    [
+        (m.Warm(1, LONG), True),
+        (m.Warm(1, "a"), False),
+        (m.Detokenize(1, [1] * SHORT), True),
+        (m.Detokenize(1, [1]), False),
+        (generate(1, tools=[{"a": [[]] * SHORT}]), True),
+        (generate(1, template_kwargs={"a": {"b": LONG}}), True),
+        (generate(1, prompt=[1] * SHORT), True),
+        (generate(1, prompt="a"), False),
+        (m.Tokenize(1, m.ChatRequest([], m.Sampling(1), prompt=LONG)), True),
+    ],
+)
+def test_is_long_goes_by_all_that_work_has_to_walk_over(work: Any, expected: bool) -> None:
+    assert is_long(work) == expected
+
+
+# --- who has left -------------------------------------------------------------------------
+
+
+def test_preparation_work_whose_client_has_left_is_not_done(desk: Desk) -> None:
+    shape = m.Regex("b+", "f")
+    for id_, text in ((1, "hello"), (2, LONG), (3, "hello")):
+        desk.work.put(generate(id_, text, constraint=shape))
+    desk.left |= {1, 2}
+    for _ in range(3):
+        desk.work.short_turn(desk.tools)
+    desk.work.long_turn(desk.tools)
+    assert desk.prepared == [Left(1), Left(2)]
+    desk.left.add(3)
+    desk.work.shape_turn(desk.tools)
+    assert desk.prepared[2] == Left(3)
+    assert desk.constraints.compiled == 0
+
+
+# --- made once ----------------------------------------------------------------------------
+
+
+def test_preparation_choices_of_one_body_share_prompt_and_grammar(desk: Desk) -> None:
+    shape = m.JsonSchema('{"type":"object","properties":{"a":{"pattern":"x+"}}}', "f")
+    for choice in range(1, 9):
+        desk.work.put(generate(choice, body="b", constraint=shape))
+    for _ in range(8):
+        desk.work.short_turn(desk.tools)
+        desk.work.shape_turn(desk.tools)
+    assert len({id(it.prompt) for it in desk.prepared}) == 1
+    assert len({id(it.constraint) for it in desk.prepared}) == 8
+    assert desk.constraints.compiled == 1
+
+
+def test_preparation_other_prompts_of_one_body_are_their_own(desk: Desk) -> None:
+    for id_, text in ((1, "hello"), (2, "moon"), (3, "hello")):
+        desk.work.put(generate(id_, text, body="b"))
+    for _ in range(3):
+        desk.work.short_turn(desk.tools)
+    first, second, third = (it.prompt.tokens for it in desk.prepared)
+    assert first == third != second
+
+
+def test_constraints_a_refused_grammar_is_compiled_once_too(desk: Desk) -> None:
+    for id_ in (1, 2, 3):
+        desk.work.put(generate(id_, constraint=m.Regex("a(b", "f")))
+        desk.work.short_turn(desk.tools)
+        desk.work.shape_turn(desk.tools)
+    assert desk.constraints.compiled == 1
+    assert [str(it.error) for it in desk.prepared] == [str(desk.prepared[0].error)] * 3
+
+
+# --- what is refused ----------------------------------------------------------------------
+
+
+def test_preparation_text_beyond_the_context_is_refused_untokenized(desk: Desk) -> None:
+    text = "b" * 4_000_000
+    request = m.ChatRequest([], m.Sampling(1), prompt=text)
+    works: list[m.Generate | m.Warm | m.Tokenize] = [
+        generate(1, text),
+        m.Warm(2, text),
+        m.Tokenize(3, request),
+    ]
+    for work in works:
+        desk.work.put(work)
+        desk.work.short_turn(desk.tools)
+        desk.work.long_turn(desk.tools)
+    assert desk.ids() == [1, 2, 3]
+    assert [type(it.error) for it in desk.prepared] == [ContextLengthExceeded] * 3
+    assert [it.error.param for it in desk.prepared] == ["messages", "system_prompt", "prompt"]
+    assert "4000" in desk.prepared[2].error.message
+
+
+def test_preparation_more_ids_than_the_context_are_refused(desk: Desk) -> None:
+    request = m.ChatRequest([], m.Sampling(1), prompt=[1] * (CONTEXT + 1))
+    works: list[m.Detokenize | m.Tokenize] = [
+        m.Detokenize(1, [1] * (CONTEXT + 1)),
+        m.Tokenize(2, request),
+    ]
+    for work in works:
+        desk.work.put(work)
+        desk.work.short_turn(desk.tools)
+    assert [type(it.error) for it in desk.prepared] == [ContextLengthExceeded] * 2
+    desk.work.put(m.Detokenize(3, [1] * CONTEXT))
+    desk.work.short_turn(desk.tools)
+    assert len(desk.answers) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"template_kwargs": {"a": [[]] * 30_000}}, "chat_template_kwargs"),
+        ({"tools": [{"type": "function", "function": {"a": [[]] * 300_000}}]}, "tools"),
+    ],
+)
+def test_preparation_more_values_than_a_template_may_walk_over_are_refused(
+    desk: Desk, more: dict[str, Any], param: str
+) -> None:
+    desk.work.put(generate(1, **more))
+    desk.work.short_turn(desk.tools)
+    desk.work.long_turn(desk.tools)
+    (refused,) = desk.prepared
+    assert isinstance(refused.error, InvalidRequest)
+    assert refused.error.param == param
+
+
+def test_preparation_half_a_surrogate_pair_is_refused(desk: Desk) -> None:
+    wrong: list[m.Generate | m.Warm] = [generate(1, "\ud800"), m.Warm(2, "\udfff")]
+    for id_, work in enumerate(wrong, 1):
+        desk.work.put(work)
+        desk.work.short_turn(desk.tools)
+        assert isinstance(desk.prepared[id_ - 1].error, InvalidRequest)
+
+
+def test_preparation_warm_head_is_prepared(desk: Desk) -> None:
+    desk.work.put(m.Warm(1, "be brief"))
+    desk.work.short_turn(desk.tools)
+    assert isinstance(desk.prepared[0], ReadyToWarm)
+    assert desk.prepared[0].head
+
+
+# --- what held a thread -------------------------------------------------------------------
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_held_counts_only_work_beyond_its_budget_by_kind() -> None:
+    clock = Clock()
+    held = Held(clock)
+    for kind, seconds in (("prompt", BUDGET), ("prompt", BUDGET + 0.1), ("compile", 9.0)):
+        with held.by(kind):
+            clock.now += seconds
+    assert held.over == {"prompt": 1, "compile": 1}
+
+
+def test_held_work_under_way_is_progress_but_not_for_ever() -> None:
+    clock = Clock()
+    held = Held(clock)
+    seen = [held.progress]
+    with held.by("prompt"):
+        for _ in range(4):
+            clock.now += PIECE / 2
+            seen.append(held.progress)
+    seen.append(held.progress)
+    assert seen[0] < seen[1] < seen[2]
+    assert seen[2] == seen[3] == seen[4]
+    assert seen[5] > seen[4]

@@ -1,0 +1,334 @@
+"""Models whose folder is missing, stalled or comes later, and models that were given up."""
+
+import asyncio
+import os
+import resource
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlx_worker.config import ModelConfig
+from mlx_worker.errors import BadModelFolder, ModelFailed, ModelLoading, PoisonedRequest
+from mlx_worker.models.folder import ModelFolder
+from mlx_worker.plan import PlannedModel
+from mlx_worker.supervisor.child import Child
+from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.starter import FolderAccess
+from mlx_worker.supervisor.states import State
+from tests.scripted import (
+    AT_ONCE,
+    DEADLINE,
+    NOWHERE,
+    PATIENT,
+    QUICK,
+    chat,
+    eventually,
+    planned,
+    ready,
+    running,
+    scripted,
+    soon,
+    text_of,
+)
+
+WATCHFUL = replace(QUICK, inspect=DEADLINE, watch=0.01)
+NEVER_AGAIN = replace(AT_ONCE, retry_initial=3600, retry_max=3600)
+SLOWLY = RestartPolicy(base=0, ceiling=0, intensity=0, retry_initial=0.02, retry_max=0.02)
+LOAD_WAITS = replace(PATIENT, load_wait=DEADLINE)
+
+
+class Disk:
+    """The folders of models: there, missing, or on a share that does not answer."""
+
+    def __init__(self, tmp_path: Path, *, missing: str = "", stalled: str = "") -> None:
+        self.missing = {missing} - {""}
+        self.stalled = {stalled} - {""}
+        self.answers = threading.Event()
+        self.inspections: list[str] = []
+        self._root = tmp_path
+        self._root.mkdir(exist_ok=True)
+        self.access = FolderAccess(self._inspect, lambda _: [self._root])
+
+    def mount(self, model_id: str) -> None:
+        self.missing.discard(model_id)
+        (self._root / model_id).mkdir()  # seen by the signature
+
+    def _inspect(self, config: ModelConfig) -> ModelFolder:
+        self.inspections.append(config.id)
+        if config.id in self.stalled:
+            self.answers.wait()
+        if config.id in self.missing:
+            raise BadModelFolder(f"{config.id} is not there")
+        return planned(config.id, weights=7).inspected
+
+
+@contextmanager
+def disk(tmp_path: Path, *, missing: str = "", stalled: str = "") -> Iterator[Disk]:
+    made = Disk(tmp_path / "disk", missing=missing, stalled=stalled)
+    yield made
+    made.answers.set()  # no thread is left behind by a test
+
+
+def unseen(model_id: str, *, preload: bool = True) -> PlannedModel:
+    return PlannedModel(ModelConfig(id=model_id, path=model_id, preload=preload), None)
+
+
+async def reached(node: Node, model_id: str, state: State) -> None:
+    await soon(node.named(model_id).child.reached(state))
+
+
+async def said(node: Node, model_id: str, words: str = "hello") -> str:
+    generation = await soon(node.generate(node.named(model_id), chat(words)))
+    text = ""
+    while piece := await text_of(generation):
+        text += piece
+    return text
+
+
+# --- folders ------------------------------------------------------------------------------
+
+
+async def test_a_missing_folder_is_one_models_trouble(tmp_path: Path) -> None:
+    with disk(tmp_path, missing="a") as folders:
+        models = (unseen("a"), unseen("b"))
+        async with running(*models, command=scripted(), folders=folders.access) as node:
+            await reached(node, "a", State.FAILED)
+            await reached(node, "b", State.READY)
+            assert await said(node, "b") == "hello"
+            with pytest.raises(ModelFailed, match="a is not there") as refused:
+                await node.generate(node.named("a"), chat("hello"))
+            child = node.named("a").child
+            assert child.next_try is not None
+            remaining = child.next_try - asyncio.get_running_loop().time()
+            assert refused.value.retry_after == pytest.approx(remaining, abs=1)
+
+
+@pytest.mark.parametrize("preload", [True, False])
+async def test_a_folder_that_appears_is_served_at_once(tmp_path: Path, preload: bool) -> None:
+    with disk(tmp_path, missing="a") as folders:
+        async with running(
+            unseen("a", preload=preload),
+            command=scripted(),
+            folders=folders.access,
+            timings=WATCHFUL,
+            policy=NEVER_AGAIN,
+            resume=LOAD_WAITS,
+        ) as node:
+            await reached(node, "a", State.FAILED)
+            folders.mount("a")
+            await reached(node, "a", State.READY if preload else State.STOPPED)
+            assert await said(node, "a") == "hello"
+
+
+async def test_an_unchanged_folder_is_not_read_again_and_again(tmp_path: Path) -> None:
+    with disk(tmp_path, missing="a") as folders:
+        async with running(
+            unseen("a"),
+            command=scripted(),
+            folders=folders.access,
+            timings=replace(QUICK, watch=0),
+            policy=NEVER_AGAIN,
+        ) as node:
+            await reached(node, "a", State.FAILED)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert folders.inspections == ["a"]
+
+
+async def test_a_stalled_share_holds_up_neither_models_nor_a_stop(tmp_path: Path) -> None:
+    with disk(tmp_path, stalled="a") as folders:
+        models = (unseen("a"), unseen("b"))
+        timings = replace(QUICK, inspect=0.05)
+        async with running(
+            *models, command=scripted(), folders=folders.access, timings=timings
+        ) as node:
+            await reached(node, "b", State.READY)
+            await reached(node, "a", State.FAILED)
+            assert "does not answer" in node.named("a").child.reason
+            assert await said(node, "b") == "hello"
+            node.load(node.named("a"))
+            assert (
+                folders.inspections.count("a") == 1
+            )  # one thread a model, however often it is asked
+        # The node has stopped, and the thread has not: nothing waited for it.
+
+
+async def test_a_share_that_answers_late_is_served(tmp_path: Path) -> None:
+    with disk(tmp_path, stalled="a") as folders:
+        policy = replace(NEVER_AGAIN, retry_initial=0.02, retry_max=0.02)
+        timings = replace(QUICK, inspect=0.02)
+        async with running(
+            unseen("a"), command=scripted(), folders=folders.access, timings=timings, policy=policy
+        ) as node:
+            await reached(node, "a", State.FAILED)
+            folders.answers.set()
+            await reached(node, "a", State.READY)
+
+
+async def test_a_request_waits_for_the_first_look_at_a_folder(tmp_path: Path) -> None:
+    with disk(tmp_path, stalled="a") as folders:
+        async with running(
+            unseen("a", preload=False),
+            command=scripted(),
+            folders=folders.access,
+            resume=LOAD_WAITS,
+        ) as node:
+            with pytest.raises(ModelLoading):
+                node.primary.child.open(1, None, None)  # type: ignore[arg-type]
+            asking = asyncio.create_task(said(node, "a"))
+            await asyncio.sleep(0)
+            folders.answers.set()
+            assert await soon(asking) == "hello"
+
+
+async def test_a_reload_looks_at_a_failed_models_folder_at_once(tmp_path: Path) -> None:
+    with disk(tmp_path, missing="a") as folders:
+        models = (unseen("a"), unseen("b"))
+        async with running(
+            *models, command=scripted(), folders=folders.access, policy=NEVER_AGAIN
+        ) as node:
+            await reached(node, "a", State.FAILED)
+            await reached(node, "b", State.READY)
+            pid = node.named("b").child.facts.pid
+            folders.missing.clear()
+            node.reload(models, folders.access)
+            await reached(node, "a", State.READY)
+            assert node.named("b").child.facts.pid == pid
+
+
+@pytest.mark.parametrize("verb", ["load", "restart"])
+async def test_an_operator_has_a_failed_models_folder_looked_at(tmp_path: Path, verb: str) -> None:
+    with disk(tmp_path, missing="a") as folders:
+        async with running(
+            unseen("a"), command=scripted(), folders=folders.access, policy=NEVER_AGAIN
+        ) as node:
+            await reached(node, "a", State.FAILED)
+            getattr(node, verb)(node.primary)
+            folders.missing.clear()
+            getattr(node, verb)(node.primary)
+            await reached(node, "a", State.READY)
+
+
+async def test_what_is_found_in_a_folder_is_what_the_model_is_expected_to_take(
+    tmp_path: Path,
+) -> None:
+    with disk(tmp_path) as folders:
+        async with running(unseen("a"), command=scripted(), folders=folders.access) as node:
+            assert node.primary.context_length is None
+            await ready(node)
+            assert node.primary.context_length == 8192
+            assert node.primary.child.load.path == "/nowhere/a"
+            assert node.primary.child.load.kv_bytes > 0
+
+
+# --- slow retries -------------------------------------------------------------------------
+
+
+async def test_a_model_that_could_not_be_loaded_is_tried_again(tmp_path: Path) -> None:
+    command = scripted("--cannot-load", "--once", tmp_path / "once")
+    async with running(command=command, policy=SLOWLY) as node:
+        await ready(node)
+        assert node.primary.child.restarts == 1
+        assert not node.primary.child.given_up
+
+
+async def test_a_begun_stream_outlives_giving_up_where_the_retry_comes_in_time(
+    tmp_path: Path,
+) -> None:
+    command = scripted("--die-after-tokens", "2", "--once", tmp_path / "once")
+    async with running(command=command, policy=SLOWLY) as node:
+        await ready(node)
+        generation = await soon(node.generate(node.primary, chat("a b c d")))
+        text = ""
+        while piece := await text_of(generation):
+            text += piece
+        assert text == "a b c d"
+        assert node.primary.dispatch.resumes == 1
+
+
+async def test_a_model_without_room_at_its_retry_says_so_and_is_tried_again(
+    tmp_path: Path,
+) -> None:
+    command = scripted("--cannot-load", "--once", tmp_path / "once")
+    small, large = planned("small"), planned("large", weights=1 << 50)
+    async with running(small, large, command=command, policy=SLOWLY) as node:
+        await reached(node, "small", State.READY)
+        assert node.named("large").child.state is State.STOPPED
+
+
+# --- no process ---------------------------------------------------------------------------
+
+
+async def test_a_program_that_appears_is_run_and_its_absence_counts_as_no_end(
+    tmp_path: Path,
+) -> None:
+    program = tmp_path / "child"
+    policy = RestartPolicy(base=0.001, ceiling=0.001, intensity=0)
+    async with running(command=[str(program)], policy=policy) as node:
+        child = node.primary.child
+        await eventually(tried(child, 5))
+        assert not child.given_up
+        assert child.ends == (0, 0)
+        words = " ".join(scripted())
+        program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        program.chmod(0o755)
+        await ready(node)
+
+
+def tried(child: Child, times: int) -> Callable[[], Awaitable[bool]]:
+    async def so() -> bool:
+        return child.restarts >= times
+
+    return so
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """No file can be opened in this process: its table is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the limit does not bind open numbers there")
+async def test_a_full_file_table_counts_as_no_end() -> None:
+    policy = RestartPolicy(base=0.001, ceiling=0.001, intensity=1)
+    async with running(command=scripted(), policy=policy) as node:
+        await ready(node)
+        child = node.primary.child
+        with no_more_files():
+            child.restart()
+            await eventually(tried(child, child.restarts + 5))
+            assert not child.given_up
+            assert "Too many open files" in child.reason
+        await ready(node)
+
+
+# --- poison -------------------------------------------------------------------------------
+
+
+async def test_deaths_of_a_poisonous_request_do_not_count_towards_giving_up() -> None:
+    command = scripted("--die-after-tokens", "1", "--only", "poison")
+    async with running(command=command, policy=AT_ONCE, resume=LOAD_WAITS) as node:
+        for _ in range(4):  # of three deaths each; four ends are one too many
+            await ready(node)
+            with pytest.raises(PoisonedRequest):
+                await said(node, node.primary.config.id, "poison one two")
+        await ready(node)
+        assert node.primary.child.ends[0] <= 1
+        assert await said(node, node.primary.config.id) == "hello"
+
+
+def test_the_folders_of_tests_are_found_without_a_disk() -> None:
+    assert NOWHERE.inspect(planned("a").config) == planned("a").folder
