@@ -11,6 +11,7 @@ import itertools
 import os
 import threading
 from collections import defaultdict, deque
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from mlx_worker.generation_settings import chat_request
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
     from mlx_worker.engine.prompt_cache import CacheFacts
 
@@ -44,14 +45,8 @@ class Runtime:
     def __init__(self, model: Any, tokenizer: Any, context_length: int) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.engine = _on_mlx_thread(
-            lambda: Engine(
-                model,
-                tokenizer,
-                context_length=context_length,
-                max_concurrency=LIBRARY_CONCURRENCY,
-            )
-        )
+        self._context_length = context_length
+        self.engine = _on_mlx_thread(self._fresh_engine)
         self._ids = itertools.count(1)
         self._said: defaultdict[int, deque[_Heard]] = defaultdict(deque)
 
@@ -80,8 +75,30 @@ class Runtime:
 
     # --- on the mlx thread ---
 
+    def _fresh_engine(self) -> Engine:
+        return Engine(
+            self.model,
+            self.tokenizer,
+            context_length=self._context_length,
+            max_concurrency=LIBRARY_CONCURRENCY,
+        )
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """After an error that is no request's own, use nothing again that was computed."""
+        try:
+            yield
+        except WorkerError:
+            raise
+        except Exception:
+            self.engine = self._fresh_engine()
+            self._said.clear()
+            raise
+
     def _admit(self, id_: int, request: m.ChatRequest) -> None:
-        self.engine.admit(id_, request, prompt_of(self.tokenizer, request))
+        prompt = prompt_of(self.tokenizer, request)
+        with self._computing():
+            self.engine.admit(id_, request, prompt)
 
     def _leave(self, id_: int) -> None:
         self.engine.cancel(id_)
@@ -89,7 +106,9 @@ class Runtime:
 
     def _warm(self, id_: int, system_prompt: str) -> CacheFacts:
         head = warm_head(self.tokenizer, system_prompt)
-        said = self.engine.admit_warm(id_, head, system_prompt) or self._next(id_)
+        with self._computing():
+            warmed = self.engine.admit_warm(id_, head, system_prompt)
+        said = warmed or self._next(id_)
         self._said.pop(id_, None)
         if isinstance(said, m.Failed):
             raise CacheError(said.message)
@@ -98,8 +117,11 @@ class Runtime:
     def _next(self, id_: int) -> _Heard:
         """What is said next about this id; a step of the engine serves every caller's ids."""
         while not self._said[id_]:
-            step = self.engine.step()
-            self.engine.confirm()  # mlx may raise an error of this step after it
+            if not self.engine.active:
+                raise InferenceError("the failure of another answer has ended this one")
+            with self._computing():
+                step = self.engine.step()
+                self.engine.confirm()  # mlx may raise an error of this step after it
             for said in step:
                 if isinstance(said, m.Step):
                     for row in said.rows:

@@ -61,7 +61,7 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
     def errors_come_late(self) -> bool:
         """True if what was read may be of a step whose error is yet to be raised.
 
-        Not on a CPU: there the thread that computes marks all that is read after an error.
+        Not on a CPU: there an error belongs to what the failed step made, and reading raises it.
         """
         return bool(self.stream.device.type == mx.DeviceType.gpu)
 

@@ -59,7 +59,7 @@ class Evidence:
         The step is to have been evaluated.
         """
         least: list[float] = self.least.tolist()  # type: ignore[assignment]
-        surely = self._uniform - 1
+        surely = 2 * self._uniform - 1  # 16 bits may round by as much
         # Not true of a NaN.
         doubtful = [place for place, it in enumerate(least) if not -math.inf < it < surely]
         if not doubtful:

@@ -116,8 +116,10 @@ SPOILT: Final[dict[str, Any]] = {
     "one inf": _with_one(mx.inf),
     # Plausible, and wrong: the tokens change places.
     "error": lambda logits: logits[..., ::-1],
+    # An error of mlx's own, on its own thread, while the step is computed.
+    "parked": lambda logits: logits + mx.linalg.inv(mx.zeros((2, 2)))[0, 0],
 }
-GARBAGE: Final = [kind for kind in SPOILT if kind != "error"]
+GARBAGE: Final = [kind for kind in SPOILT if kind not in ("error", "parked")]
 
 SCRIPT: Final = Script()
 

@@ -72,7 +72,7 @@ def failing(
         with running_node(
             tmp_path_factory.mktemp("node"),
             {"nano": model},
-            supervisor="backoff_initial = 0\nmax_restarts = 100000\nstandby = 0",
+            supervisor="backoff_initial = 0\nmax_restarts = 100000",
             command=COMMAND,
         ) as node:
             node.wait_until_ready()
