@@ -34,6 +34,7 @@ class Ask:
     sampling: m.Sampling = GREEDY
     stop: tuple[str, ...] = ()
     borders: tuple[int, ...] = ()
+    logprobs: int | None = None
 
     @property
     def request(self) -> m.ChatRequest:
@@ -42,6 +43,7 @@ class Ask:
             sampling=self.sampling,
             max_tokens=self.max_tokens,
             stop=list(self.stop),
+            logprobs=self.logprobs,
         )
 
 
