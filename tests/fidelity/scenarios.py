@@ -228,6 +228,8 @@ class Row:
     read: int = 0
     done: m.Done | None = None
     replays: int = 0
+    resumed: int = 0
+    """Tokens that a former engine has sent, by `Stage.resume`: their text is not known here."""
 
     @property
     def text(self) -> str:
@@ -266,6 +268,7 @@ class Stage:
     def resume(self, ask: Ask, said: Iterable[int]) -> Row:
         """Admit a request of which a former engine has sent these tokens."""
         row = Row(next(self._ids), ask, tokens=list(said))
+        row.resumed = len(row.tokens)
         self._by_id[row.id] = row
         self.rows.append(row)
         self._hand_in(row)
