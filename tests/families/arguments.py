@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import inspect
 import pkgutil
 import typing
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import mlx_lm.models
 
@@ -23,6 +22,7 @@ from tests.families.sizes import CONTEXT, SIZES
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
+
 
 def modules() -> list[str]:
     """Every module of mlx_lm.models, helpers too, without importing one."""

@@ -34,7 +34,7 @@ def make_family(name: str, folder: Path) -> Path:
     mx.eval(tensors)
     folder.mkdir(parents=True)
     mx.save_safetensors(str(folder / "model.safetensors"), tensors, metadata={"format": "mlx"})
-    for name, content in {
+    for file_name, content in {
         "config.json": config,
         "tokenizer.json": tokenizer(vocabulary()),
         "tokenizer_config.json": {
@@ -43,7 +43,7 @@ def make_family(name: str, folder: Path) -> Path:
             "chat_template": CHAT_TEMPLATE,
         },
     }.items():
-        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+        (folder / file_name).write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 

@@ -20,7 +20,7 @@ class Text:
 
 _SLIDING: Final = ["sliding_attention", "full_attention"]
 _ROPE: Final = {"rope_theta": 10000.0, "rope_type": "default"}
-_ROPE_BY_LAYER: Final = {"rope_parameters": {layer: _ROPE for layer in _SLIDING}}
+_ROPE_BY_LAYER: Final = {"rope_parameters": dict.fromkeys(_SLIDING, _ROPE)}
 _LLAMA_4_ROPE: Final = {
     "rope_theta": 10000.0,
     "rope_type": "yarn",
@@ -93,7 +93,11 @@ PARTICULAR: Final[Mapping[str, Mapping[str, Any]]] = {
         },
     },
     "granitemoehybrid": {"layer_types": ["mamba", "attention"], "mamba_d_head": 32},
-    "hunyuan": {"rope_scaling": {"type": "dynamic", "factor": 1.0, "alpha": 1000.0}, "cla_share_factor": 2, "use_cla": True},
+    "hunyuan": {
+        "rope_scaling": {"type": "dynamic", "factor": 1.0, "alpha": 1000.0},
+        "cla_share_factor": 2,
+        "use_cla": True,
+    },
     "jamba": {
         "attn_layer_offset": 1,
         "attn_layer_period": 2,
@@ -160,7 +164,7 @@ PARTICULAR: Final[Mapping[str, Mapping[str, Any]]] = {
                 "output_multiplier": 1.0,
                 "moe_hidden_size": 32,
             },
-        )
+        ),
     },
     "nemotron": {"hidden_act": "relu2"},
     "nemotron-nas": {
@@ -169,7 +173,10 @@ PARTICULAR: Final[Mapping[str, Mapping[str, Any]]] = {
             {"attention": {"no_op": True}, "ffn": {"ffn_mult": 1.0}},
         ]
     },
-    "nemotron_h": {"layer_types": ["mamba", "attention", "mlp", "moe"], "routed_scaling_factor": 1.0},
+    "nemotron_h": {
+        "layer_types": ["mamba", "attention", "mlp", "moe"],
+        "routed_scaling_factor": 1.0,
+    },
     "olmo_hybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "openelm": {
         "num_query_heads": [4, 4],

@@ -6,7 +6,6 @@ state often moves these before another token comes of it.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import mlx_lm
@@ -87,8 +86,8 @@ def after_a_replay(model: Model) -> list[str]:
 
 def in_mlx_lms_batch(model: Model) -> list[str]:
     """A short and a long prompt in mlx_lm's own batch: the smallest case that pads."""
-    long, short = asks(4)[2], asks(4)[4]
-    rows = [Row(number, replace(ask, max_tokens=8)) for number, ask in enumerate((long, short))]
+    greedy = [Ask(tokens(4, length, length), max_tokens=8, logprobs=0) for length in (3, 30)]
+    rows = [Row(number, ask) for number, ask in enumerate(greedy)]
     batch = BatchGenerator(model.model)
     uids = batch.insert([list(row.ask.prompt) for row in rows], [8] * len(rows))
     by_uid = dict(zip(uids, rows, strict=True))
@@ -111,7 +110,7 @@ def cut_otherwise_in_mlx_lm(model: Model) -> bool:
             model.model, model.tokenizer, list(ask.prompt), max_tokens=1, prefill_step_size=4
         )
     )
-    return abs(first.logprobs[own.tokens[0]].item() - own.logprobs[0]) > ROUNDING
+    return bool(abs(first.logprobs[own.tokens[0]].item() - own.logprobs[0]) > ROUNDING)
 
 
 def mistakes(model: Model, rows: Iterable[Row]) -> list[str]:
@@ -120,7 +119,7 @@ def mistakes(model: Model, rows: Iterable[Row]) -> list[str]:
 
 
 def difference(model: Model, row: Row) -> str | None:
-    """Compare tokens and log-probabilities; text is the tokenizer's, which all models here share."""
+    """Compare tokens and log-probabilities; all models here share one tokenizer, so no text."""
     answer = model.answer(row.ask)
     assert row.done is not None
     computed = answer.tokens if row.done.finish != "cancelled" else answer.tokens[: len(row.tokens)]

@@ -74,8 +74,9 @@ def append_cells(chosen: argparse.Namespace) -> None:
         made = chosen.model == "tiny"
         folder = make("tiny", Path(scratch) / "tiny") if made else Path(chosen.model)
         cells = measure(folder, chosen.formats, blas, chosen.prompts, chosen.tokens)
-    with chosen.to.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(cell)) + "\n" for cell in cells)
+        for cell in cells:
+            with chosen.to.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(cell)) + "\n")
 
 
 def read_cell(line: str) -> Cell:

@@ -21,7 +21,7 @@ from tests.fidelity.reference import Ask, Model
 from tests.fidelity.scenarios import Row, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 SYSTEM: Final = "You are a careful assistant. Answer in plain words, and as briefly as you can."
@@ -113,7 +113,7 @@ class Reference:
             key = key_seed(sampling.seed, place)
             words = mx.array([key >> 32, key & 0xFFFFFFFF], dtype=mx.uint32)
             logprobs = logprobs / sampling.temperature + mx.random.gumbel(logprobs.shape, key=words)
-        return float(logprobs[token].item())
+        return item(logprobs[token])
 
     def compare(self, row: Row, first: int) -> tuple[Difference | None, float]:
         """Where a row parts from this, and how far its log-probabilities moved before.
@@ -126,11 +126,17 @@ class Reference:
                 margin = self.score(place, theirs) - self.score(place, ours)
                 return Difference(place, margin), moved
             if 0 <= place - first < len(row.logprobs):
-                own = float(self.logprobs[place][theirs].item())
+                own = item(self.logprobs[place][theirs])
                 moved = max(moved, abs(own - row.logprobs[place - first]))
         assert len(self.tokens) == len(row.tokens)
         assert row.logprobs
         return None, moved
+
+
+def item(scalar: mx.array) -> float:
+    """Read one number back."""
+    value: float = scalar.item()  # type: ignore[assignment]  # no complex number is here
+    return value
 
 
 def _alone(model: Model, references: list[Reference]) -> list[Row]:
@@ -191,8 +197,8 @@ WAYS: Final[Mapping[str, Callable[[Model, list[Reference]], list[Row]]]] = {
 
 def measure(
     folder: Path, number_format: str, blas: str, prompts: int, tokens: int
-) -> list[Cell]:
-    """Compute all cells of one model in one number format."""
+) -> Iterator[Cell]:
+    """Compute the cells of one model in one number format, one after the other."""
     weights, tokenizer, _ = read_model(folder)
     FORMATS[number_format](weights)
     mx.eval(weights.parameters())
@@ -202,7 +208,6 @@ def measure(
         for greedy, sampled in _pairs(prompts)
         for question, temperature in ((greedy, 0.0), (sampled, TEMPERATURE))
     ]
-    cells = []
     for way, compute in WAYS.items():
         rows = compute(model, references)
         for drawn in ("greedy", "sampled"):
@@ -216,20 +221,17 @@ def measure(
                 for reference, row in pairs
             ]
             differences = [it for it, _ in compared if it is not None]
-            cells.append(
-                Cell(
-                    folder.name,
-                    blas,
-                    number_format,
-                    drawn,
-                    way,
-                    answers=len(pairs),
-                    equal=len(pairs) - len(differences),
-                    moved=max(moved for _, moved in compared),
-                    differences=differences,
-                )
+            yield Cell(
+                folder.name,
+                blas,
+                number_format,
+                drawn,
+                way,
+                answers=len(pairs),
+                equal=len(pairs) - len(differences),
+                moved=max(moved for _, moved in compared),
+                differences=differences,
             )
-    return cells
 
 
 def _pairs(count: int) -> list[tuple[str, str]]:
@@ -247,9 +249,7 @@ def _ask(tokenizer: Any, question: str, temperature: float, tokens: int) -> Ask:
     ]
     sampling = m.Sampling(seed=len(question), temperature=temperature)
     prompt = prompt_of(tokenizer, m.ChatRequest(messages, sampling))
-    return Ask(
-        tuple(prompt.tokens), prompt.head, tokens, sampling, (), prompt.borders, logprobs=0
-    )
+    return Ask(tuple(prompt.tokens), prompt.head, tokens, sampling, (), prompt.borders, logprobs=0)
 
 
 def _reference(model: Model, ask: Ask) -> Reference:

@@ -1,6 +1,6 @@
 """Print docs/families.md: how each architecture of mlx_lm is served.
 
-    python -m tests.tools.families > docs/families.md
+python -m tests.tools.families > docs/families.md
 """
 
 from __future__ import annotations
