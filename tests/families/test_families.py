@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 IN_FULL = "MLX_WORKER_FAMILIES" in os.environ
-HANDFUL = {"gemma3_text", "mamba", "nemotron_h", "olmo", "qwen3_next"}
+HANDFUL = {"gemma2", "gemma3_text", "gpt_bigcode", "mamba", "olmo", "plamo3", "qwen3_next"}
 
 VARIED = 20
 """Tokens that a model's answers have at least: one that repeats itself proves little."""
