@@ -14,6 +14,9 @@ from mlx_worker.errors import BadModelFolder, UnservableModel
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MLX_LM: Final = "0.32.2"
+"""The version that the trials were made with."""
+
 BATCHED: Final = tuple(
     """
     Klear afmoe apertus bailing_hybrid bailing_moe bailing_moe_v3 cohere cohere2 dbrx

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ from mlx_worker.engine.batching import UNBATCHED, is_cuttable, unbatched_because
 from mlx_worker.engine.kv_cost import measure
 from mlx_worker.engine.loading import read_model
 from tests.families.arguments import architectures, is_unimportable
-from tests.families.known import BATCHED, INEXACT, NOT_TRIED, REFUSED
+from tests.families.known import BATCHED, INEXACT, MLX_LM, NOT_TRIED, REFUSED
 from tests.families.made import make_family
 from tests.families.trial import (
     after_a_replay,
@@ -45,7 +46,9 @@ def chosen(names: Iterable[str]) -> list[str]:
     return [name for name in names if IN_FULL or name in HANDFUL]
 
 
+@pytest.mark.skipif(not IN_FULL, reason="a newer mlx_lm may have more")
 def test_every_architecture_of_mlx_lm_is_listed() -> None:
+    assert version("mlx-lm") == MLX_LM
     assert sorted({*BATCHED, *UNBATCHED, *INEXACT, *REFUSED, *NOT_TRIED}) == architectures()
 
 

@@ -6,12 +6,11 @@ python -m tests.tools.families > docs/families.md
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.engine.batching import UNBATCHED
-from tests.families.known import BATCHED, INEXACT, NOT_TRIED, REFUSED
+from tests.families.known import BATCHED, INEXACT, MLX_LM, NOT_TRIED, REFUSED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +24,7 @@ def page() -> str:
     total = sum(map(len, (BATCHED, single, INEXACT, refused, NOT_TRIED)))
     return f"""# Architectures
 
-The {total} architectures of mlx_lm {version("mlx-lm")}, by their `model_type`. The suite
+The {total} architectures of mlx_lm {MLX_LM}, by their `model_type`. The suite
 `tox -e families` makes a tiny random float32 model of each from the fields of mlx_lm's own
 arguments, loads the model as the node does, and compares every token and its log-probability
 with `mlx_lm.stream_generate` alone: in a batch of eight requests that join and leave, on a
