@@ -31,11 +31,11 @@ def test_tiny_answers_alone_batched_cached_resumed_are_equal_or_close(
 
 def test_the_table_says_where_answers_part_and_how_narrowly() -> None:
     cells = [
-        Cell("m", "B", "4-bit", "greedy", "alone", answers=3, equal=3, moved=0.0),
-        Cell("m", "B", "4-bit", "greedy", "resumed", 3, 2, 0.01, [Difference(7, 0.002)]),
+        Cell("m", "B", "4-bit", "greedy", "alone", answers=3, equal=3, moved=0.0, closest=0.2),
+        Cell("m", "B", "4-bit", "greedy", "resumed", 3, 2, 0.01, 0.2, [Difference(7, 0.002)]),
     ]
     _, _, row = table(cells).splitlines()
     assert row == (
-        "| m | B | 4-bit | greedy | 3 of 3 (±0) | not measured | not measured "
+        "| m | B | 4-bit | greedy | 2e-01 | 3 of 3 (±0) | not measured | not measured "
         "| 2 of 3 (±1e-02), from token 7, margins ≤ 0.002 |"
     )

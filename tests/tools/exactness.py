@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measuring = commands.add_parser("measure", help="measure, and append the cells to a file")
     measuring.add_argument("model", help="tiny, or a model folder")
     measuring.add_argument("--formats", default=",".join(FORMATS))
+    measuring.add_argument("--ways", default=",".join(WAYS))
     measuring.add_argument("--blas", type=Path, help="a library to preload")
     measuring.add_argument("--prompts", type=int, default=8)
     measuring.add_argument("--tokens", type=int, default=32)
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure_in_a_process(chosen: argparse.Namespace, number_format: str) -> None:
     """Run this script again for one number format, with the BLAS preloaded."""
     command = [sys.executable, "-m", "tests.tools.exactness", "measure", chosen.model, "--here"]
-    command += ["--formats", number_format, "--to", str(chosen.to)]
+    command += ["--formats", number_format, "--ways", chosen.ways, "--to", str(chosen.to)]
     command += ["--prompts", str(chosen.prompts), "--tokens", str(chosen.tokens)]
     environment = dict(os.environ)
     if chosen.blas is not None:
@@ -73,7 +74,14 @@ def append_cells(chosen: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         made = chosen.model == "tiny"
         folder = make("tiny", Path(scratch) / "tiny") if made else Path(chosen.model)
-        cells = measure(folder, chosen.formats, blas, chosen.prompts, chosen.tokens)
+        cells = measure(
+            folder,
+            chosen.formats,
+            blas,
+            prompts=chosen.prompts,
+            tokens=chosen.tokens,
+            ways=chosen.ways.split(","),
+        )
         for cell in cells:
             with chosen.to.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(cell)) + "\n")
@@ -93,9 +101,12 @@ def table(cells: Iterable[Cell]) -> str:
     rows: dict[tuple[str, str, str, str], dict[str, Cell]] = {}
     for cell in cells:
         rows.setdefault((cell.model, cell.blas, cell.format, cell.drawn), {})[cell.way] = cell
-    head = ["model", "BLAS", "format", "tokens are", *WAYS]
+    head = ["model", "BLAS", "format", "tokens are", "closest", *WAYS]
     lines = [head, ["---"] * len(head)]
-    lines += [[*row, *(described(ways.get(way)) for way in WAYS)] for row, ways in rows.items()]
+    for row, ways in rows.items():
+        closest = min(cell.closest for cell in ways.values())
+        cells_of_row = (described(ways.get(way)) for way in WAYS)
+        lines.append([*row, f"{closest:.0e}", *cells_of_row])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

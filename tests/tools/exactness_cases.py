@@ -21,7 +21,7 @@ from tests.fidelity.reference import Ask, Model
 from tests.fidelity.scenarios import Row, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
 SYSTEM: Final = "You are a careful assistant. Answer in plain words, and as briefly as you can."
@@ -94,6 +94,8 @@ class Cell:
     equal: int
     moved: float
     """The largest change of a token's log-probability, up to the first different token."""
+    closest: float
+    """The narrowest margin of all tokens of the reference: what rounding would have to bridge."""
     differences: list[Difference] = field(default_factory=list)
 
 
@@ -105,15 +107,21 @@ class Reference:
     tokens: list[int]
     logprobs: list[mx.array]
 
-    def score(self, place: int, token: int) -> float:
-        """What decided the draw at this place, for this token."""
+    def scores(self, place: int) -> mx.array:
+        """What decided the draw at this place, for every token."""
         logprobs = self.logprobs[place].astype(mx.float32)
         sampling = self.ask.sampling
         if sampling.temperature:
             key = key_seed(sampling.seed, place)
             words = mx.array([key >> 32, key & 0xFFFFFFFF], dtype=mx.uint32)
             logprobs = logprobs / sampling.temperature + mx.random.gumbel(logprobs.shape, key=words)
-        return item(logprobs[token])
+        return logprobs
+
+    @property
+    def closest(self) -> float:
+        """The narrowest margin between a token and its best rival."""
+        best = [mx.topk(self.scores(place), 2) for place in range(len(self.tokens))]
+        return min(item(mx.max(pair) - mx.min(pair)) for pair in best)
 
     def compare(self, row: Row, first: int) -> tuple[Difference | None, float]:
         """Where a row parts from this, and how far its log-probabilities moved before.
@@ -123,8 +131,8 @@ class Reference:
         moved = 0.0
         for place, (theirs, ours) in enumerate(zip(self.tokens, row.tokens, strict=False)):
             if theirs != ours:
-                margin = self.score(place, theirs) - self.score(place, ours)
-                return Difference(place, margin), moved
+                scores = self.scores(place)
+                return Difference(place, item(scores[theirs] - scores[ours])), moved
             if 0 <= place - first < len(row.logprobs):
                 own = item(self.logprobs[place][theirs])
                 moved = max(moved, abs(own - row.logprobs[place - first]))
@@ -196,9 +204,15 @@ WAYS: Final[Mapping[str, Callable[[Model, list[Reference]], list[Row]]]] = {
 
 
 def measure(
-    folder: Path, number_format: str, blas: str, prompts: int, tokens: int
+    folder: Path,
+    number_format: str,
+    blas: str,
+    *,
+    prompts: int,
+    tokens: int,
+    ways: Iterable[str] = (),
 ) -> Iterator[Cell]:
-    """Compute the cells of one model in one number format, one after the other."""
+    """Compute the cells of one model in one number format, one after the other; `ways`: which."""
     weights, tokenizer, _ = read_model(folder)
     FORMATS[number_format](weights)
     mx.eval(weights.parameters())
@@ -208,8 +222,8 @@ def measure(
         for greedy, sampled in _pairs(prompts)
         for question, temperature in ((greedy, 0.0), (sampled, TEMPERATURE))
     ]
-    for way, compute in WAYS.items():
-        rows = compute(model, references)
+    for way in ways or WAYS:
+        rows = WAYS[way](model, references)
         for drawn in ("greedy", "sampled"):
             pairs = [
                 (reference, row)
@@ -230,6 +244,7 @@ def measure(
                 answers=len(pairs),
                 equal=len(pairs) - len(differences),
                 moved=max(moved for _, moved in compared),
+                closest=min(reference.closest for reference, _ in pairs),
                 differences=differences,
             )
 
