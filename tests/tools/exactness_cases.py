@@ -53,7 +53,7 @@ def _cast(kind: Any) -> Callable[[Any], None]:
 
 def _quantized(bits: int) -> Callable[[Any], None]:
     def quantize(model: Any) -> None:
-        model.set_dtype(mx.bfloat16)
+        model.set_dtype(mx.float32)
         nn.quantize(model, group_size=64, bits=bits)
 
     return quantize
@@ -66,7 +66,8 @@ FORMATS: Final[Mapping[str, Callable[[Any], None]]] = {
     "8-bit": _quantized(8),
     "4-bit": _quantized(4),
 }
-"""Quantized as mlx_lm does: groups of 64, bfloat16 between the matrices."""
+"""Quantized in groups of 64, as mlx_lm does; float32 between the matrices, because mlx's quantized
+product takes nine times as long in bfloat16 on a CPU."""
 
 
 @dataclass(frozen=True)
