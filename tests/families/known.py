@@ -74,9 +74,8 @@ NOT_TRIED: Final[Mapping[str, str]] = {
     "bitnet": "its matrix product is a kernel for Metal",
     "muse_spark": "it calls a kernel for Metal",
     "phi3small": (
-        "mlx_lm alone ends with a segmentation fault on a CPU, in mlx's compiled code of the "
-        "activation; served one row at a time, because its attention does not take the mask of "
-        "a batch"
+        "mlx_lm alone ends with a segmentation fault on a CPU; served one row at a time, because "
+        "its attention does not take the mask of a batch"
     ),
 }
 """Cannot be computed on a CPU, not by mlx_lm alone either."""
