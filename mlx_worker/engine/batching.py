@@ -2,8 +2,9 @@
 
 A batch pads shorter prompts. Most of mlx_lm's models take the padding out again; the ones named
 here let it run through a recurrent state, a convolution or a position, and say something else in a
-batch than alone (measured against mlx_lm 0.32.2, or read in its code where it says so). They are
-served one row at a time, which is exact, and their entry in `/health` says why. [child]
+batch than alone, or raise an error in the first step of a batch (measured against mlx_lm 0.32.2 by
+`tests/families`). They are served one row at a time, which is exact, and their entry in `/health`
+says why. [child]
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _STATE: Final = "padding runs through its recurrent state"
+_MASK: Final = "its attention does not take the mask of a batch"
 
 UNBATCHED: Final[Mapping[str, str]] = {
     "afm7": "padding counts as positions",
     "baichuan_m1": "its last key and value may be padding",
-    "bailing_moe_linear": f"{_STATE} (read, not measured)",
-    "falcon_mamba": _STATE,
-    "jamba": f"{_STATE} (read, not measured)",
+    "bailing_moe_linear": _STATE,
+    "gemma2": _MASK,
+    "gpt_bigcode": "its position is one number for all rows",
+    "jamba": _STATE,
     "longcat_flash_ngram": "its n-gram context may be padding",
     "mamba": _STATE,
     "nemotron_h": _STATE,
-    "olmo_hybrid": f"{_STATE} (read, not measured)",
+    "olmo_hybrid": _STATE,
+    "phi3small": _MASK,
     "recurrent_gemma": _STATE,
-    "rwkv7": f"{_STATE} (read, not measured)",
+    "rwkv7": _STATE,
 }
 """Modules of mlx_lm.models, and why."""
 

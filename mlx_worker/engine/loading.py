@@ -55,6 +55,12 @@ def read_model(
         raise BadModelFolder(
             f"{path} holds no model that can be built: {cause_of(error)}"
         ) from error
+    except SystemExit as error:
+        # mlx_lm's module for a family that needs another package prints so, and exits.
+        raise BadModelFolder(
+            f"mlx_lm cannot load a model of type {folder.model_type!r} here: "
+            "its module asks for a package that is not installed"
+        ) from error
     except Exception as error:
         # mlx and transformers raise nearly anything here, MemoryError included.
         raise InferenceError(f"cannot load the model at {path}: {cause_of(error)}") from error

@@ -34,6 +34,7 @@ class Ask:
     sampling: m.Sampling = GREEDY
     stop: tuple[str, ...] = ()
     borders: tuple[int, ...] = ()
+    logprobs: int | None = None
 
     @property
     def request(self) -> m.ChatRequest:
@@ -42,6 +43,7 @@ class Ask:
             sampling=self.sampling,
             max_tokens=self.max_tokens,
             stop=list(self.stop),
+            logprobs=self.logprobs,
         )
 
 
@@ -52,6 +54,7 @@ class Answer:
     tokens: list[int]
     text: str
     finish: str
+    logprobs: list[float]
     gaps: list[float]
     """How far the likeliest token is ahead of the next: what rounding would have to bridge."""
 
@@ -93,12 +96,16 @@ class Model:
                 logits_processors=make_processors(ask.sampling),
             )
         )
-        best = mx.sort(mx.stack([piece.logprobs for piece in said]), axis=-1)
+        logprobs = mx.stack([piece.logprobs for piece in said])
+        tokens = [piece.token for piece in said]
+        chosen = mx.take_along_axis(logprobs, mx.array(tokens)[:, None], axis=-1)
+        best = mx.sort(logprobs, axis=-1)
         gaps: list[float] = (best[:, -1] - best[:, -2]).tolist()  # type: ignore[assignment]
         return Answer(
-            [piece.token for piece in said],
+            tokens,
             "".join(piece.text for piece in said),
             said[-1].finish_reason,
+            chosen[:, 0].tolist(),  # type: ignore[arg-type]
             gaps,
         )
 

@@ -223,9 +223,13 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
     """The text that each token released."""
+    logprobs: list[float] = field(default_factory=list)
+    """Of the tokens that came with one: of all but an end of text, where the request asks."""
     read: int = 0
     done: m.Done | None = None
     replays: int = 0
+    resumed: int = 0
+    """Tokens that a former engine has sent, by `Stage.resume`: their text is not known here."""
 
     @property
     def text(self) -> str:
@@ -256,6 +260,15 @@ class Stage:
 
     def admit(self, ask: Ask) -> Row:
         row = Row(next(self._ids), ask)
+        self._by_id[row.id] = row
+        self.rows.append(row)
+        self._hand_in(row)
+        return row
+
+    def resume(self, ask: Ask, said: Iterable[int]) -> Row:
+        """Admit a request of which a former engine has sent these tokens."""
+        row = Row(next(self._ids), ask, tokens=list(said))
+        row.resumed = len(row.tokens)
         self._by_id[row.id] = row
         self.rows.append(row)
         self._hand_in(row)
@@ -326,6 +339,7 @@ class Stage:
                         assert row.done is None, "a token after the last word"
                         row.tokens += part.tokens
                         row.pieces.append(part.text)
+                        row.logprobs += [it.chosen.logprob for it in part.logprobs]
                 case m.Done():
                     row = self._by_id[message.id]
                     assert row.done is None, "a second last word"
