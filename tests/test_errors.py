@@ -19,6 +19,8 @@ FAMILY = [
 CARRIED = [
     errors.InvalidRequest,
     errors.ContextLengthExceeded,
+    errors.ConstraintFailed,
+    errors.ConstraintTooCostly,
     errors.ChildLost,
     errors.CacheError,
     errors.InferenceError,

@@ -91,6 +91,9 @@ AWAY: Errors = (
 ASKED: Errors = (errors.UnknownModel, *AWAY, errors.ChildLost)
 """What a request that names a model may meet."""
 
+READ: Errors = (*ASKED, errors.ContextLengthExceeded)
+"""What a request may meet whose text is only read."""
+
 GENERATED: Errors = (
     *ASKED,
     errors.ContextLengthExceeded,
@@ -100,5 +103,6 @@ GENERATED: Errors = (
     errors.PoisonedRequest,
     errors.InferenceError,
     errors.ConstraintFailed,
+    errors.ConstraintTooCostly,
 )
 """What a generation may meet."""

@@ -8,7 +8,7 @@ from mlx_worker.api.completions import CompletionBody
 from mlx_worker.api.messages import MessagesBody
 from mlx_worker.api.reload import CannotReload, Reloaded
 from mlx_worker.api.responses import ResponsesBody
-from mlx_worker.api.route import ASKED, AWAY, EVENTS, GENERATED, Keys, Route, Text
+from mlx_worker.api.route import AWAY, EVENTS, GENERATED, READ, Keys, Route, Text
 from mlx_worker.api.tokens import DetokenizeBody, TokenizeBody
 from mlx_worker.errors import (
     ContextLengthExceeded,
@@ -81,7 +81,7 @@ ROUTES = (
         does="How many tokens the model would read",
         body=MessagesBody,
         answer=answers.TokenCount,
-        errors=ASKED,
+        errors=READ,
     ),
     Route(
         method="POST",
@@ -90,7 +90,7 @@ ROUTES = (
         does="The tokens of a text",
         body=TokenizeBody,
         answer=answers.Tokenized,
-        errors=ASKED,
+        errors=READ,
     ),
     Route(
         method="POST",
@@ -99,7 +99,7 @@ ROUTES = (
         does="The text of tokens",
         body=DetokenizeBody,
         answer=answers.Detokenized,
-        errors=ASKED,
+        errors=READ,
     ),
     # --- the node -------------------------------------------------------------------------
     Route(

@@ -11,6 +11,7 @@ import gc
 import logging
 import platform
 import queue
+import sys
 import threading
 import traceback
 from importlib.metadata import version
@@ -58,6 +59,10 @@ log = logging.getLogger(__name__)
 
 FRAMES = 6
 """Of the place where something unforeseen happened."""
+
+SWITCH = 0.0005
+"""Seconds that a thread may keep the interpreter while another waits: a template at work beside the
+decode loop doubles a step of a small model at Python's 5 ms, and is not noticed at this."""
 
 PERMANENT = (ModelNotFoundError, BadModelFolder, UnservableModel)
 """What another try would not heal."""
@@ -147,6 +152,7 @@ class Service:
         # What is loaded stays; to look it all over again would hold every stream up for 50 ms.
         gc.collect()
         gc.freeze()
+        sys.setswitchinterval(SWITCH)
         bound = TextBound(self._tokenizer, engine.context_length)
         self._preparation.start(Tools(self._tokenizer, self._constraints, bound))
         self._say(engine, [])
