@@ -92,6 +92,9 @@ AWAY: Errors = (
 ASKED: Errors = (errors.UnknownModel, *AWAY, errors.ChildLost)
 """What a request that names a model may meet."""
 
+READ: Errors = (*ASKED, errors.ContextLengthExceeded)
+"""What a request may meet whose text is only read."""
+
 GENERATED: Errors = (
     *ASKED,
     errors.ContextLengthExceeded,
@@ -102,5 +105,6 @@ GENERATED: Errors = (
     errors.WeightsChanged,
     errors.InferenceError,
     errors.ConstraintFailed,
+    errors.ConstraintTooCostly,
 )
 """What a generation may meet."""

@@ -8,7 +8,7 @@ from mlx_worker.api.completions import CompletionBody
 from mlx_worker.api.messages import MessagesBody
 from mlx_worker.api.reload import CannotReload, Reloaded
 from mlx_worker.api.responses import ResponsesBody
-from mlx_worker.api.route import ASKED, AWAY, EVENTS, GENERATED, Keys, Route, Text
+from mlx_worker.api.route import AWAY, EVENTS, GENERATED, READ, Keys, Route, Text
 from mlx_worker.api.tokens import DetokenizeBody, TokenizeBody
 from mlx_worker.api.warm import WarmBody
 from mlx_worker.errors import (
@@ -82,7 +82,7 @@ ROUTES = (
         does="How many tokens the model would read",
         body=MessagesBody,
         answer=answers.TokenCount,
-        errors=ASKED,
+        errors=READ,
     ),
     Route(
         method="POST",
@@ -91,7 +91,7 @@ ROUTES = (
         does="The tokens of a text",
         body=TokenizeBody,
         answer=answers.Tokenized,
-        errors=ASKED,
+        errors=READ,
     ),
     Route(
         method="POST",
@@ -100,7 +100,7 @@ ROUTES = (
         does="The text of tokens",
         body=DetokenizeBody,
         answer=answers.Detokenized,
-        errors=ASKED,
+        errors=READ,
     ),
     # --- the node -------------------------------------------------------------------------
     Route(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import queue
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,10 @@ if TYPE_CHECKING:
     from mlx_worker.engine.prompt_cache import CacheFacts
 
 log = logging.getLogger(__name__)
+
+SWITCH = 0.0005
+"""Seconds that a thread may keep the interpreter while another waits: a template at work beside the
+decode loop doubles a step of a small model at Python's 5 ms, and is not noticed at this."""
 
 PERMANENT = (ModelNotFoundError, BadModelFolder, UnservableModel)
 """What another try would not heal."""
@@ -157,6 +162,7 @@ class Service:
         # What is loaded stays; to look it all over again would hold every stream up for 50 ms.
         gc.collect()
         gc.freeze()
+        sys.setswitchinterval(SWITCH)
         bound = TextBound(self._tokenizer, engine.context_length)
         self._preparation.start(Tools(self._tokenizer, self._constraints, bound, self._offers))
         try:

@@ -74,6 +74,8 @@ class Trials:
             return process.stdout.readline() if selector.select(PATIENCE) else b""
 
     def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is not None:
+            self.close()  # it has ended by itself: no fault of the grammar that comes now
         if self._process is None:
             self._process = subprocess.Popen(  # noqa: S603  (our own module, by our own Python)
                 self._command,

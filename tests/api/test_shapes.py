@@ -104,7 +104,7 @@ def test_any_object_is_a_schema() -> None:
         ({"grammar": 'start: "a"'}, Lark('start: "a"', "structured_outputs.grammar")),
         (
             {"choice": ["yes", 'a "no"']},
-            Lark('start: "yes" | "a \\"no\\""', "structured_outputs.choice"),
+            Lark('start: CHOICE\nCHOICE: "yes" | "a \\"no\\""', "structured_outputs.choice"),
         ),
     ],
 )

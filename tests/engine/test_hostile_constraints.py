@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from mlx_worker.engine.compile_trial import PLAIN_ITEMS, Trial, Verdict
@@ -197,6 +198,20 @@ def test_trials_names_the_grammar_that_has_the_fault(tiny: Bench) -> None:
     assert verdict is not None
     assert verdict.place == 1
     assert trials.verdict(Trial([good], PLAIN_ITEMS)) == Verdict()
+    trials.close()
+
+
+def test_trials_helper_that_ended_between_two_trials_is_replaced_unnoticed(tiny: Bench) -> None:
+    trials = Trials(
+        tiny.tokenizer._tokenizer.backend_tokenizer.to_str(), list(tiny.tokenizer.eos_token_ids)
+    )
+    trial = Trial(['start: "a"'], PLAIN_ITEMS)
+    before = set(psutil.Process().children())
+    assert trials.verdict(trial) == Verdict()
+    (helper,) = set(psutil.Process().children()) - before
+    helper.kill()
+    psutil.wait_procs([helper], timeout=60)
+    assert trials.verdict(trial) == Verdict()
     trials.close()
 
 
