@@ -84,6 +84,7 @@ async def test_a_path_that_is_not_there_has_no_name_of_its_own(held: Held, clock
     class Listed(Held):
         def see(self, path: str, seconds: float) -> None:
             paths.append(path)
+            super().see(path, seconds)
 
     assert await ask(Listed(clock), handler, "/nothing/of/the/kind") == 404
     assert set(paths) == {NO_PATH}
