@@ -49,6 +49,9 @@ COMMAND: Final[Sequence[str]] = (sys.executable, "-P", "-m", "mlx_worker.api.par
 _BUFFER: Final = 1 << 20
 """Bytes that are read ahead of a large answer."""
 
+_PIECE: Final = 256 * 1024
+"""Bytes that are written at a time: other work on the loop comes in between."""
+
 _SECRETS: Final = frozenset({KEYS_VARIABLE, KEY_VARIABLE})
 
 
@@ -74,13 +77,14 @@ class Parser:
             exchange.cancel()
         await self._end()
 
-    async def run(self, parse: Callable[..., T], *arguments: Any) -> T:
+    async def run(self, parse: Callable[..., T], *arguments: Any, body: bytes = b"") -> T:
         """Return what `parse` returns of these arguments in the process. Raises its refusal.
 
-        `parse` is a function of a module, and what it returns is packed. A caller that is cancelled
-        leaves the exchange to its end, so that the next one finds the pipe between two frames.
+        A `body` goes before the arguments, without a copy of it. `parse` is a function of a module;
+        what it returns is packed. A caller that is cancelled leaves the exchange to its end, so
+        that the next one finds the pipe between two frames.
         """
-        exchange = asyncio.create_task(self._in_turn(pickle.dumps((parse, arguments))))
+        exchange = asyncio.create_task(self._in_turn(pickle.dumps((parse, arguments)), body))
         self._exchanges.add(exchange)
         exchange.add_done_callback(self._exchanged)
         said = await asyncio.shield(exchange)
@@ -95,24 +99,28 @@ class Parser:
         if not exchange.cancelled():
             exchange.exception()  # its caller may have left
 
-    async def _in_turn(self, asked: bytes) -> Any:
+    async def _in_turn(self, asked: bytes, body: bytes) -> Any:
         async with self._turn:
             for _ in range(TRIES):
                 try:
                     async with asyncio.timeout(PATIENCE):
-                        return pickle.loads(await self._exchange(asked))  # noqa: S301  (our own)
+                        answer = await self._exchange(asked, body)
+                        return pickle.loads(answer)  # noqa: S301  (of our own process)
                 except (OSError, EOFError, TimeoutError) as error:
                     log.warning(Entry("parser lost", why=type(error).__name__))
                     await self._end()
         raise Unavailable("the process that parses large bodies ended", retry_after=1)
 
-    async def _exchange(self, asked: bytes) -> bytes:
+    async def _exchange(self, asked: bytes, body: bytes) -> bytes:
         process = await self._running()
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(len(asked).to_bytes(HEADER, "big"))
-        process.stdin.write(asked)
-        await process.stdin.drain()
+        for part in (asked, body):
+            process.stdin.write(len(part).to_bytes(HEADER, "big"))
+            view = memoryview(part)
+            for at in range(0, len(part), _PIECE):
+                process.stdin.write(view[at : at + _PIECE])
+                await process.stdin.drain()
         size = int.from_bytes(await process.stdout.readexactly(HEADER), "big")
         return await process.stdout.readexactly(size)
 
@@ -147,4 +155,4 @@ async def parsed(request: web.Request, body: bytes, parse: Callable[..., T], *ar
     """
     if len(body) <= LARGE:
         return cast("T", in_packs(parse(body, *arguments)))
-    return await request.app[PARSER].run(parse, body, *arguments)
+    return await request.app[PARSER].run(parse, *arguments, body=body)

@@ -1,7 +1,8 @@
 """The process that parses large bodies: `python -m mlx_worker.api.parser_process`.
 
-Frames on its standard input and output, eight bytes of length each: a function with its arguments,
-then what the function returned, packed, or why it did not. It ends when its input does. [front]
+Frames on its standard input and output, eight bytes of length each: a function with its arguments
+and a body, then what the function returned, packed, or why it did not. It ends when its input
+does. [front]
 """
 
 from __future__ import annotations
@@ -41,22 +42,24 @@ def main() -> None:
     # Whatever else may be printed is no frame.
     os.dup2(2, 1)
     while head := source.read(HEADER):
-        answered(source.read(int.from_bytes(head, "big")), sink)
+        asked = source.read(int.from_bytes(head, "big"))
+        body = source.read(int.from_bytes(source.read(HEADER), "big"))
+        answered(asked, body, sink)
 
 
-def answered(asked: bytes, sink: BinaryIO) -> None:
-    """Answer one frame."""
-    answer = pickle.dumps(result_of(asked), protocol=pickle.HIGHEST_PROTOCOL)
+def answered(asked: bytes, body: bytes, sink: BinaryIO) -> None:
+    """Answer one question."""
+    answer = pickle.dumps(result_of(asked, body), protocol=pickle.HIGHEST_PROTOCOL)
     sink.write(len(answer).to_bytes(HEADER, "big"))
     sink.write(answer)
     sink.flush()
 
 
-def result_of(asked: bytes) -> Any:
+def result_of(asked: bytes, body: bytes) -> Any:
     """Return what was asked for, packed, or why there is none."""
     try:
         parse, arguments = pickle.loads(asked)  # noqa: S301  (the front is its only author)
-        return in_packs(parse(*arguments))
+        return in_packs(parse(body, *arguments) if body else parse(*arguments))
     except WorkerError as error:
         message = error.message[:LONGEST_MESSAGE]
         param = error.param and error.param[:LONGEST_MESSAGE]

@@ -47,7 +47,7 @@ async def test_a_body_is_the_same_request_wherever_it_is_parsed(
     parser: Parser, parse: Callable[..., Any], body: dict[str, Any]
 ) -> None:
     data = json.dumps(body).encode()
-    here, there = in_packs(parse(data)), await soon(parser.run(parse, data))
+    here, there = in_packs(parse(data)), await soon(parser.run(parse, body=data))
     assert type(here) is type(there)
     assert msgspec.json.encode(there, enc_hook=bytes) == msgspec.json.encode(here, enc_hook=bytes)
 
@@ -57,7 +57,7 @@ async def test_a_refusal_is_the_same_wherever_it_is_made(parser: Parser, body: b
     with pytest.raises(InvalidRequest) as here:
         chat.parse(body)
     with pytest.raises(InvalidRequest) as there:
-        await soon(parser.run(chat.parse, body))
+        await soon(parser.run(chat.parse, body=body))
     assert type(there.value) is type(here.value)
     assert there.value.message == here.value.message
     assert there.value.param == here.value.param
@@ -65,7 +65,7 @@ async def test_a_refusal_is_the_same_wherever_it_is_made(parser: Parser, body: b
 
 async def test_a_missing_field_keeps_its_class(parser: Parser) -> None:
     with pytest.raises(MissingField):
-        await soon(parser.run(warm.parse_to_warm, b"{}"))
+        await soon(parser.run(warm.parse_to_warm, body=b"{}"))
 
 
 async def test_one_process_parses_all_bodies(parser: Parser) -> None:
