@@ -159,13 +159,7 @@ def _told(logprobs: list[TokenLogprobs]) -> dict[str, Any]:
 
 
 def _choice(choice: Choice) -> dict[str, Any]:
-    # A token that is no whole character has no text of its own to spell out in bytes.
-    whole = "\ufffd" not in choice.text
-    return {
-        "token": choice.text,
-        "logprob": choice.logprob,
-        "bytes": list(choice.text.encode()) if whole else None,
-    }
+    return {"token": choice.text, "logprob": choice.logprob, "bytes": list(choice.added)}
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:

@@ -6,8 +6,8 @@ and in a stream's first chunks, which makes the same answer again. [front]
 
 from __future__ import annotations
 
+import codecs
 import secrets
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialect import Usage, Whole
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.generation import Ending, Piece
-    from mlx_worker.wire.messages import TokenLogprobs
+    from mlx_worker.wire.messages import Choice, TokenLogprobs
 
 
 class CompletionReply:
@@ -47,7 +47,7 @@ class CompletionReply:
         self._seed = call.seed
         self._include_usage = call.include_usage
         self._echoes = [text for text in echoes for _ in range(call.n)] or [""] * call.wide
-        self._offsets = [len(text) for text in self._echoes]
+        self._offsets = [_Offsets(len(text)) for text in self._echoes]
 
     def opening(self, _usage: Usage) -> bytes:
         """A chunk a choice, with what is echoed."""
@@ -88,11 +88,7 @@ class CompletionReply:
     def _told(self, piece: Piece, choice: int) -> dict[str, Any] | None:
         if not piece.logprobs:
             return None
-        first, self._offsets[choice] = (
-            self._offsets[choice],
-            self._offsets[choice] + sum(len(it.chosen.text) for it in piece.logprobs),
-        )
-        return _logprobs(piece.logprobs, first)
+        return _logprobs(piece.logprobs, self._offsets[choice])
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return b"data: " + msgspec.json.encode(self._head | {"choices": choices} | more) + b"\n\n"
@@ -104,13 +100,39 @@ def _choice(
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
 
-def _logprobs(told: list[TokenLogprobs], first: int) -> dict[str, Any]:
-    """As this dialect has them: a list a fact. Offsets are in characters of the answer."""
-    tokens = [it.chosen.text for it in told]
-    ends = accumulate((len(it) for it in tokens), initial=first)
+class _Offsets:
+    """Where each token of one choice begins, in characters of its text.
+
+    A token inside a character begins where that character does.
+    """
+
+    def __init__(self, first: int) -> None:
+        self._at = first
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def passed(self, data: bytes) -> int:
+        """Return where the next token begins, and pass it: `data` is what it adds."""
+        begin = self._at
+        self._at += len(self._decoder.decode(data))
+        return begin
+
+
+def _logprobs(told: list[TokenLogprobs], offsets: _Offsets) -> dict[str, Any]:
+    """Return what this dialect tells: a list a fact. Offsets are in characters of the answer."""
     return {
-        "tokens": tokens,
-        "token_logprobs": [it.chosen.logprob for it in told],
-        "top_logprobs": [{other.text: other.logprob for other in it.likeliest} for it in told],
-        "text_offset": [*ends][:-1],
+        "tokens": [token.chosen.text for token in told],
+        "token_logprobs": [token.chosen.logprob for token in told],
+        "top_logprobs": [_by_text(token.likeliest) for token in told],
+        "text_offset": [offsets.passed(token.chosen.added) for token in told],
     }
+
+
+def _by_text(likeliest: Sequence[Choice]) -> dict[str, float]:
+    """Return log-probabilities by text; parts of characters that look alike by their bytes too."""
+    values: dict[str, float] = {}
+    for choice in likeliest:
+        name = choice.text
+        if name in values:
+            name = "bytes:" + "".join(f"\\x{byte:02x}" for byte in choice.added)
+        values.setdefault(name, choice.logprob)
+    return values

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
-Stop = Word | Annotated[list[Word], msgspec.Meta(max_length=16)]
+Stop = Word | list[Word]
+
+MOST_STOP_BYTES = 16 << 10
+"""Of all stop strings of a request together: each is looked for in every character said."""
 
 ModelName = Annotated[str, msgspec.Meta(max_length=1000)]
 """Every event of a stream repeats the name."""
@@ -121,9 +124,16 @@ def template_kwargs(asked: Samplers, effort: str | None) -> dict[str, Any]:
     return told | (asked.chat_template_kwargs or {})
 
 
-def stop_words(stop: str | list[str] | None) -> list[str]:
-    """One or several, as several."""
-    return [stop] if isinstance(stop, str) else stop or []
+def stop_words(stop: str | list[str] | None, field: str = "stop") -> list[str]:
+    """Return one or several as several. Raises InvalidRequest where they are too much text."""
+    words = [stop] if isinstance(stop, str) else stop or []
+    length = sum(len(word.encode("utf-8", "replace")) for word in words)
+    if length > MOST_STOP_BYTES:
+        raise InvalidRequest(
+            f"{field}: the strings have {length} bytes; at most {MOST_STOP_BYTES} are taken",
+            param=field,
+        )
+    return words
 
 
 def required(value: T | None, field: str) -> T:

@@ -22,6 +22,7 @@ from mlx_worker.api.fields import (
     required,
     sampling,
     seed_of,
+    stop_words,
     template_kwargs,
 )
 from mlx_worker.api.shapes import constraint_of, fitting, must_call
@@ -114,7 +115,7 @@ class MessagesBody(Samplers, frozen=True, kw_only=True):
     model: ModelName | None = None
     system: str | list[TextBlock] | None = None
     max_tokens: Tokens | None = None
-    stop_sequences: Annotated[list[Word], msgspec.Meta(max_length=16)] | None = None
+    stop_sequences: list[Word] | None = None
     stream: bool | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: ToolChoice | None = None
@@ -169,7 +170,7 @@ def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> ChatRequest:
         messages=turns.made,
         sampling=sampling(asked, defaults, seed),
         max_tokens=first_given(asked.max_tokens, defaults.max_tokens),
-        stop=asked.stop_sequences or [],
+        stop=stop_words(asked.stop_sequences, "stop_sequences"),
         template_kwargs=_template_kwargs(asked),
         tools=[] if choice.type == "none" else [_as_function(tool) for tool in tools],
         one_call=choice.disable_parallel_tool_use is True or choice.type == "tool",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mlx_lm.generate import TextStateMachine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from mlx_worker.engine.stop_strings import StopStrings
 
 _GOES_ON = "goes on"
 
@@ -21,12 +21,14 @@ class Content:
     Stop strings are not looked for in it, or a blank line would end an answer that has not begun.
     """
 
-    def __init__(self, stop: Sequence[str]) -> None:
+    def __init__(self, stops: StopStrings) -> None:
+        self._stops = stops
         # Each stop string leads to a state of its own name, from which nothing leads on.
-        edges = {_GOES_ON: [(word, f"={word}") for word in stop]}
+        words = stops.watched
+        edges = {_GOES_ON: [(word, f"={word}") for word in words]}
         self._watch = (
-            TextStateMachine(edges | {f"={word}": [] for word in stop}).make_state(_GOES_ON)
-            if stop
+            TextStateMachine(edges | {f"={word}": [] for word in words}).make_state(_GOES_ON)
+            if words
             else None
         )
         self._layout: str | None = None
@@ -59,7 +61,7 @@ class Content:
         if self._watch is None or self.stopped:
             return ""
         self._watch, rest, _ = TextStateMachine.flush(self._watch)
-        return str(rest)
+        return self._stops.shown(str(rest))
 
     def _watched(self, text: str) -> str:
         if self._watch is None or not text:
@@ -67,5 +69,6 @@ class Content:
         self._watch, segments = TextStateMachine.split(self._watch, text)
         state, _ = segments[-1]
         if state != _GOES_ON:
-            self.stop_string = str(state).removeprefix("=")
-        return "".join(piece for state, piece in segments if state == _GOES_ON)
+            self.stop_string = self._stops.watched[str(state).removeprefix("=")]
+        released = "".join(piece for state, piece in segments if state == _GOES_ON)
+        return self._stops.shown(released)

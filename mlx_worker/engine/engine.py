@@ -154,7 +154,7 @@ class Engine:
         said = replay or []
         room = self._room(prompt, request.max_tokens)
         self._check_bias(request.sampling.logit_bias)
-        text = TextStream(self._markers, request, prompt.state)
+        text = TextStream(self._markers, request, prompt.state, prompt.tokens)
         sequence = Sequence(
             id_,
             replace(prompt, tokens=prompt.tokens + said),
@@ -418,7 +418,7 @@ class Engine:
             return []
         with mx.stream(self._batch.stream):
             return [
-                read_logprobs(self._tokenizer, response.logprobs, response.token, sequence.logprobs)
+                read_logprobs(self._markers, response.logprobs, response.token, sequence.logprobs)
             ]
 
     def _end(self, sequence: Sequence, response: Any) -> m.Done | m.Failed | None:

@@ -7,22 +7,30 @@ bias), before temperature and filters. [child]
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from mlx_worker.wire.messages import Choice, TokenLogprobs
 
+if TYPE_CHECKING:
+    from mlx_worker.engine.markers import Markers
 
-def read_logprobs(tokenizer: Any, logprobs: mx.array, token: int, count: int) -> TokenLogprobs:
-    """The chosen token of one row and the `count` likeliest; `logprobs` is (vocabulary,)."""
+
+def read_logprobs(markers: Markers, logprobs: mx.array, token: int, count: int) -> TokenLogprobs:
+    """Return the chosen token of one row and the `count` likeliest; `logprobs` is (vocabulary,)."""
     best: list[int] = []
     if count:
         unsorted = mx.argpartition(-logprobs, kth=count - 1)[:count]
         best = unsorted[mx.argsort(-logprobs[unsorted])].tolist()  # type: ignore[assignment]
     values: list[float] = logprobs[mx.array([token, *best])].tolist()  # type: ignore[assignment]
     choices = [
-        Choice(tokenizer.decode([token_id]), value)
+        _choice(markers, token_id, value)
         for token_id, value in zip([token, *best], values, strict=True)
     ]
     return TokenLogprobs(choices[0], choices[1:])
+
+
+def _choice(markers: Markers, token: int, logprob: float) -> Choice:
+    text, data = markers.text_of(token)
+    return Choice(text, logprob, None if data == text.encode() else data)

@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlx_lm.generate import make_text_state_machine
 
+from mlx_worker.engine.detokenizer import ByteDetokenizer, WindowDetokenizer
+from mlx_worker.engine.token_bytes import token_bytes, trims_first_space
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from mlx_worker.engine.detokenizer import Detokenizer
 
 CONTENT: Final = "normal"
 REASONING: Final = "reasoning"
@@ -23,9 +28,10 @@ class Markers:
     """One model's format.
 
     `machine` is None where it has none: all it says is content. `starts` are the characters that
-    a marker can begin with. `stripped` are the special tokens
-    that mean nothing to the format; by id, because a model that writes "<s>" in ordinary tokens
-    means it. `call_end` is "" where only the end of the answer ends a call.
+    a marker can begin with. `stripped` are the special tokens that mean nothing to the format; by
+    id, because a model that writes "<s>" in ordinary tokens means it. `added` has the text of each
+    token beyond the ordinary vocabulary. `call_end` is "" where only the end of the answer ends a
+    call.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -35,11 +41,37 @@ class Markers:
         words = _marker_words(tokenizer)
         self.machine = make_text_state_machine(tokenizer) if words else None
         self.starts = frozenset(word[0] for word in words)
+        added = tokenizer.added_tokens_decoder
+        self.added: dict[int, str] = {
+            token: token_info.content for token, token_info in added.items()
+        }
         self.stripped = frozenset(
             token
-            for token, text in _special_tokens(tokenizer).items()
-            if not any(text in word for word in words)
+            for token, text in self.added.items()
+            if added[token].special and not any(text in word for word in words)
         )
+        self._bytes = token_bytes(tokenizer)
+        self._trims = trims_first_space(tokenizer)
+
+    def detokenizer(self, follows: Sequence[int] | None) -> Detokenizer:
+        """Return a detokenizer for one answer.
+
+        `follows` are the tokens of a raw prompt, which the answer goes on with: then its first
+        space is text. None: the answer begins by itself.
+        """
+        if self._bytes is None:
+            return WindowDetokenizer(self.tokenizer, (follows or ())[-1:])
+        return ByteDetokenizer(self._bytes, trims=self._trims and follows is None)
+
+    def text_of(self, token: int) -> tuple[str, bytes]:
+        """Return a token's text by itself, and the bytes that the token adds to an answer."""
+        if self._bytes is None:
+            text = str(self.tokenizer.decode([token]))
+            data = text.encode()
+        else:
+            data = self._bytes[token] if token < len(self._bytes) else b""
+            text = data.decode("utf-8", "replace")
+        return text, b"" if token in self.stripped else data
 
 
 def opening_state(tokenizer: Any, prompt: Sequence[int]) -> str:
@@ -78,8 +110,3 @@ def _marker_words(tokenizer: Any) -> list[str]:
         *(word for word, _ in edges),
     ]
     return [word for word in words if word]
-
-
-def _special_tokens(tokenizer: Any) -> dict[int, str]:
-    added = tokenizer.added_tokens_decoder.items()
-    return {token: it.content for token, it in added if it.special}

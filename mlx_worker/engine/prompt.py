@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from mlx_worker.engine.markers import CONTENT, opening_state
 from mlx_worker.engine.schedule import WORTH_FETCHING, common_prefix
+from mlx_worker.engine.template_rules import REFUSALS, fit_to_template
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest, UnsupportedField
 from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES, check_values
 
@@ -108,14 +107,13 @@ def render(
     if tools:
         told = template_kwargs | {"tools": tools}
         _refuse_unheard(tokenizer, told, template_kwargs)
-    turns = _for_template(messages)
-    text = _text(tokenizer, turns, told, add_generation_prompt=True)
+    text = _text(tokenizer, messages, told, add_generation_prompt=True)
     if bound is not None:
         bound.check_text(text, "messages")
     tokens, place_of = _tokenize(tokenizer, text, "messages")
     if not tokens:
         raise InvalidRequest("the chat template made an empty prompt", param="messages")
-    others = _that_differ_after_a_segment(tokenizer, turns, told, _mark(text))
+    others = _that_differ_after_a_segment(tokenizer, messages, told, _mark(text))
     # The last token is never part of a segment: the model must read at least one.
     head, *borders = (min(place_of(common_prefix(text, it)), len(tokens) - 1) for it in others)
     system = system_text(messages)
@@ -230,27 +228,6 @@ def _refuse_unheard(tokenizer: Any, told: dict[str, Any], without: dict[str, Any
         raise UnsupportedField("tools: this model's chat template has no tool calls", param="tools")
 
 
-def _for_template(messages: Messages) -> Messages:
-    """OpenAI's dialect has a call's arguments as a string of JSON, templates want the object."""
-    return [
-        message | {"tool_calls": [_read_arguments(call) for call in calls]}
-        if (calls := message.get("tool_calls"))
-        else message
-        for message in messages
-    ]
-
-
-def _read_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        arguments = json.loads(function["arguments"] or "{}")
-    except (ValueError, RecursionError):
-        return call  # a call that went wrong is history like any other: the template has the word
-    return call | {"function": function | {"arguments": arguments}}
-
-
 def _raw(tokenizer: Any, prompt: str | list[int], bound: TextBound | None) -> list[int]:
     """Text as mlx_lm's own server reads it; tokens as they are."""
     if isinstance(prompt, str):
@@ -292,20 +269,13 @@ def _text(
     try:
         return str(
             tokenizer.apply_chat_template(
-                messages, **kwargs, tokenize=False, add_generation_prompt=add_generation_prompt
+                fit_to_template(tokenizer, messages),
+                **kwargs,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
             )
         )
-    except (
-        TemplateError,
-        TypeError,
-        KeyError,
-        ValueError,
-        AttributeError,
-        ArithmeticError,
-        IndexError,
-        RecursionError,
-    ) as error:
-        # A template is a program of the model's author: it may refuse a chat in any of these ways.
+    except REFUSALS as error:
         raise InvalidRequest(
             f"the model's chat template refuses these messages: {error}", param="messages"
         ) from error

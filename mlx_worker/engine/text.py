@@ -1,8 +1,8 @@
 """Token ids to what a client gets: content, reasoning and tool calls.
 
-mlx_lm's streaming detokenizer keeps multi-byte characters whole across tokens; its text machine
-finds the markers between spans and holds back what may still become one, so that no part of a
-marker ever leaks. Everything a stream will say depends on its request and on the tokens it was
+The detokenizer keeps characters whole across tokens; mlx_lm's text machine finds the markers
+between spans and holds back what may still become one, so that no part of a marker ever leaks.
+Everything a stream will say depends on its request and on the tokens it was
 given, and on nothing else: a stream that is given the same tokens again in another process goes
 on as this one would have, the ids of its calls included. [child]
 """
@@ -16,11 +16,12 @@ from mlx_lm.generate import TextStateMachine
 
 from mlx_worker.engine.content import Content
 from mlx_worker.engine.markers import CALL, CONTENT, REASONING
+from mlx_worker.engine.stop_strings import StopStrings
 from mlx_worker.engine.tool_calls import MalformedCall, parse_calls
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from mlx_worker.engine.markers import Markers
     from mlx_worker.engine.tool_calls import ParsedCall
@@ -39,17 +40,27 @@ class TextStream:
     Stop strings end the content and are not looked for in reasoning or calls: a reader who asks
     for one means what is shown. A call is released when it is complete, also where the request
     offered no tools: it is what the model says, and its markers would be no better as content.
+    A stop string that is the text of a token ends the answer wherever the model says that token.
+    `prompt` are the tokens that the answer follows.
     """
 
-    def __init__(self, markers: Markers, request: m.ChatRequest, state: str = CONTENT) -> None:
+    def __init__(
+        self,
+        markers: Markers,
+        request: m.ChatRequest,
+        state: str = CONTENT,
+        prompt: Sequence[int] = (),
+    ) -> None:
         self._markers = markers
         self._request = request
-        self._detokenizer = markers.tokenizer.detokenizer
+        self._detokenizer = markers.detokenizer(None if request.prompt is None else prompt)
         # What is answered to a raw prompt is text and nothing else.
         machine = markers.machine if request.prompt is None else None
         self._machine = machine.make_state(state) if machine else None
         self._state = state
-        self._content = Content(request.stop)
+        self._stops = StopStrings(request.stop, markers.added, markers.stripped)
+        self._stop_token = ""
+        self._content = Content(self._stops)
         self._call = ""
         self._calls = 0
         self.reasoning_tokens = 0
@@ -57,12 +68,13 @@ class TextStream:
     @property
     def stop_string(self) -> str:
         """The stop string that ended it; "" where none did."""
-        return self._content.stop_string or ""
+        return self._content.stop_string or self._stop_token
 
     @property
     def stopped(self) -> bool:
         """Nothing more is wanted: a stop string, or the one call that was asked for."""
-        return self._content.stopped or (self._request.one_call and self._calls > 0)
+        enough = self._request.one_call and self._calls > 0
+        return bool(self._content.stopped or self._stop_token or enough)
 
     def finish_reason(self, natural: m.FinishReason) -> m.FinishReason:
         """Why it ended, where `natural` says why the tokens did."""
@@ -72,17 +84,20 @@ class TextStream:
     def add(self, token: int) -> Released:
         """What this token released. Nothing more is to be added once `stopped`."""
         self.reasoning_tokens += self._state == REASONING
+        if token in self._stops.tokens:
+            released = self.finish("stop")
+            self._stop_token = self._stops.tokens[token]
+            return released
         if token in self._markers.stripped and self._state != CALL:
-            return Released([], "")
-        self._detokenizer.add_token(token)
-        return self._released(self._detokenizer.last_segment)
+            marked = self._state == CONTENT
+            return self._released(self._stops.placeholder(token) if marked else "")
+        return self._released(self._detokenizer.add(token))
 
     def finish(self, natural: m.FinishReason) -> Released:
         """What was still held back when the tokens ended; nothing where it had `stopped`."""
         if self.stopped:
             return Released([], "")
-        self._detokenizer.finalize()
-        spans, text = self._released(self._detokenizer.last_segment)
+        spans, text = self._released(self._detokenizer.finish())
         spans.append(text)
         if self._machine is not None and not self.stopped:
             self._machine, rest, state = TextStateMachine.flush(self._machine)

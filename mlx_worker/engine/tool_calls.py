@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from mlx_worker.engine.call_values import parse_values
 from mlx_worker.errors import cause_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from mlx_worker.engine.call_values import CallParser
 
-    CallParser = Callable[[str, list[dict[str, Any]]], Any]
-    """One of mlx_lm's: (the text between the markers, the tools offered) → a call or several."""
+_ARGUMENTS: Final = ("arguments", "parameters", "args", "input")
+"""Names that models give the arguments of a call, whatever their template shows."""
+
+_BESIDE: Final = frozenset({"name", "id", "type", "function", *_ARGUMENTS})
+"""Keys that a call may have. Any other key without arguments is no call: it would lose words."""
 
 
 class MalformedCall(ValueError):
@@ -36,7 +40,7 @@ class ParsedCall:
 def parse_calls(parse: CallParser, text: str, tools: list[dict[str, Any]]) -> list[ParsedCall]:
     """All calls of one text, at least one. Raises MalformedCall."""
     try:
-        parsed = parse(text, tools)
+        parsed = parse_values(parse, text, tools)
         calls = [_call(it) for it in (parsed if isinstance(parsed, list) else [parsed])]
     except MalformedCall:
         raise
@@ -49,14 +53,26 @@ def parse_calls(parse: CallParser, text: str, tools: list[dict[str, Any]]) -> li
 
 
 def _call(parsed: Any) -> ParsedCall:
+    own = parsed.get("id") if isinstance(parsed, dict) else None
+    if isinstance(parsed, dict) and isinstance(parsed.get("function"), dict):
+        parsed = parsed["function"]  # as OpenAI's API writes a call
     name = parsed.get("name") if isinstance(parsed, dict) else None
     if not isinstance(name, str) or not name:
         raise MalformedCall("not a call: it names no function")
-    own = parsed.get("id")
-    arguments = _arguments(parsed.get("arguments") or {})
+    arguments = _arguments(_said_arguments(parsed))
     for said in (name, arguments):
         said.encode()  # half a surrogate pair could not be sent
     return ParsedCall(own if isinstance(own, str) and own else None, name, arguments)
+
+
+def _said_arguments(parsed: dict[str, Any]) -> Any:
+    """Return the arguments under whichever name the model gave them; {} where it gave none."""
+    for key in _ARGUMENTS:
+        if parsed.get(key) is not None:
+            return parsed[key] or {}
+    if others := sorted(map(str, parsed.keys() - _BESIDE)):
+        raise MalformedCall(f"not a call: it has no arguments, but {', '.join(others)[:100]!r}")
+    return {}
 
 
 def _arguments(arguments: Any) -> str:

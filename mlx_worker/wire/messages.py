@@ -281,10 +281,20 @@ class Prefill(Message, frozen=True):
 
 
 class Choice(Part, frozen=True, array_like=True):
-    """A token that could be chosen: its text by itself, and its log-probability."""
+    """A token that could be chosen: its text by itself, and its log-probability.
+
+    `data` are the bytes that the token adds to an answer, where those are not its text's own: of a
+    part of a character, or none of a special token that is not shown.
+    """
 
     text: str
     logprob: float
+    data: bytes | None = None
+
+    @property
+    def added(self) -> bytes:
+        """The bytes that the token adds to an answer."""
+        return self.text.encode() if self.data is None else self.data
 
 
 class TokenLogprobs(Part, frozen=True, array_like=True):

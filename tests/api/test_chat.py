@@ -417,7 +417,7 @@ def test_a_wrong_value_is_named_with_its_limit(field: str, value: Any, limit: st
     ("fields", "param", "said"),
     [
         ({"stop": ["a", ""]}, "stop[1]", "length >= 1"),
-        ({"stop": ["x"] * 17}, "stop", "length <= 16"),
+        ({"stop": ["x" * 1000] * 17}, "stop", "17000 bytes; at most 16384"),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage", "bool"),
         ({"response_format": {}}, "response_format.type", "is required"),
         ({"messages": []}, "messages", "length >= 1"),

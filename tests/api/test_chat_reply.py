@@ -282,6 +282,13 @@ def test_probabilities_of_a_piece_are_told_once_whatever_its_spans() -> None:
         assert [len(it["content"]) for it in entries if it] == [1]
 
 
+def test_a_part_of_a_character_has_the_bytes_that_it_adds() -> None:
+    told = m.TokenLogprobs(m.Choice("\ufffd", -1.0, b"\xf0\x9f"), [m.Choice("é", -2.0)])
+    (entry,) = whole(Piece("", [told]))["logprobs"]["content"]
+    assert (entry["token"], entry["bytes"]) == ("\ufffd", [0xF0, 0x9F])
+    assert entry["top_logprobs"][0]["bytes"] == [*"é".encode()]
+
+
 # --- choices ----------------------------------------------------------------------------------
 
 

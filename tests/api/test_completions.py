@@ -128,6 +128,25 @@ def test_log_probabilities_are_lists_whose_offsets_go_on_from_piece_to_piece() -
     assert second["text_offset"] == [5]
 
 
+def test_offsets_count_characters_whatever_their_bytes() -> None:
+    """Tokens inside a character begin with it; a special token that is not shown has no width."""
+    halves = [m.Choice("\ufffd", -0.5, part) for part in ("🙂".encode()[:2], "🙂".encode()[2:])]
+    choices = [m.Choice("a", -0.5), m.Choice("<|x|>", -0.5, b""), *halves, m.Choice("b", -0.5)]
+    it = CompletionReply([], asked(logprobs=0, stream=True), "m", 1, "fp_1")
+    stream = it.piece(Piece("a🙂b", [m.TokenLogprobs(choice, []) for choice in choices]), 0)
+    (_, data), *_ = events_of(stream)
+    assert data["choices"][0]["logprobs"]["text_offset"] == [0, 1, 1, 1, 2]
+
+
+def test_alternatives_that_look_alike_are_told_apart_by_their_bytes() -> None:
+    likeliest = [m.Choice("\ufffd", -1.0, b"\xf0"), m.Choice("\ufffd", -2.0, b"\xf1\x9f")]
+    it = CompletionReply([], asked(logprobs=2, stream=True), "m", 1, "fp_1")
+    stream = it.piece(Piece("", [m.TokenLogprobs(likeliest[0], likeliest)]), 0)
+    (_, data), *_ = events_of(stream)
+    (top,) = data["choices"][0]["logprobs"]["top_logprobs"]
+    assert top == {"\ufffd": -1.0, "bytes:\\xf1\\x9f": -2.0}
+
+
 def test_what_is_echoed_stands_before_every_choice_of_its_prompt() -> None:
     call = asked(prompt=["a", "b"], n=2, echo=True)
     it = CompletionReply(["a", "b"], call, "m", 1, "fp_1")

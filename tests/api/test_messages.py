@@ -112,6 +112,11 @@ def test_tools_are_functions_for_the_template() -> None:
     assert asked(tools=[tool], tool_choice={"type": "none"}).chats[0].tools == []
 
 
+def test_stop_sequences_are_bounded_by_their_bytes() -> None:
+    assert len(asked(stop_sequences=["word"] * 400).chats[0].stop) == 400
+    assert refused(stop_sequences=["x" * 1000] * 17).param == "stop_sequences"
+
+
 def test_limits_samplers_and_stop_sequences_are_passed_on() -> None:
     chat = asked(temperature=0.5, top_p=0.9, top_k=4, stop_sequences=["a", "b"]).chats[0]
     assert chat.max_tokens == 9

@@ -178,6 +178,53 @@ def test_a_stop_string_in_what_the_end_releases_still_stops(tokenizer: Any) -> N
     assert it.finish_reason("length") == "stop"
 
 
+# --- stop strings that are tokens ------------------------------------------------------------
+
+
+def special(tokenizer: Any, *parts: str) -> list[int]:
+    """Each part as the one token that it is, else as ordinary tokens."""
+    known = {it.content: token for token, it in tokenizer.added_tokens_decoder.items()}
+    tokens: list[int] = []
+    for part in parts:
+        tokens += [known[part]] if part in known else tokenizer.encode(part)
+    return tokens
+
+
+@pytest.mark.parametrize(
+    ("stop", "parts", "spans", "stops"),
+    [
+        (IM_START, ["a", IM_START, "b"], ["a"], True),
+        (f"{IM_START}user", ["a", IM_START, "user", "b"], ["a"], True),
+        (f"{IM_START}user", ["a", IM_START, "us", "er", "b"], ["a"], True),
+        (f"{IM_START}user", ["a", IM_START, "use", "less"], ["a", "useless"], False),
+        (f"a{IM_START}", ["xa", IM_START, "b"], ["x"], True),
+        (f"{IM_START}{IM_START}", ["a", IM_START, "b", IM_START, IM_START, "c"], ["a", "b"], True),
+        (IM_START, [IM_START[:-1], ">", "b"], [], True),
+        (IM_START, [IM_START[:-1], "b"], [IM_START[:-1], "b"], False),
+        (CALL, ["a", CALL, LOOK, CALLED], ["a"], True),
+        (CALLED, ["a", CALL, LOOK, CALLED, "b"], ["a", ("look", '{"at": "東京"}')], True),
+        (THOUGHT, [THINK, "a", THOUGHT, "b"], [m.Reasoning("a")], True),
+        (IM_START, [THINK, "a", IM_START, "b"], [m.Reasoning("a")], True),
+    ],
+)
+def test_a_stop_string_stops_as_a_token_and_as_text(
+    tokenizer: Any, stop: str, parts: list[str], spans: list[Any], stops: bool
+) -> None:
+    it = stream(tokenizer, request("zzz", stop))
+    said = hear(it, special(tokenizer, *parts), "length")
+    content = "".join(span for span in spans if isinstance(span, str))
+    others = [span for span in spans if not isinstance(span, str)]
+    assert said.content == content
+    assert [span for span in shapes(said) if not isinstance(span, str)] == others
+    assert it.stopped == stops
+    assert it.stop_string == (stop if stops else "")
+
+
+def test_a_special_token_that_no_stop_string_names_is_not_shown(tokenizer: Any) -> None:
+    it = stream(tokenizer, request("END"))
+    assert hear(it, special(tokenizer, "a", IM_START, "b")).spans == ["ab"]
+
+
 # --- the end --------------------------------------------------------------------------------
 
 

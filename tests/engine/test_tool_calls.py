@@ -16,7 +16,7 @@ from mlx_lm.tool_parsers import json_tools
 from mlx_worker.engine.tool_calls import MalformedCall, ParsedCall, parse_calls
 
 if TYPE_CHECKING:
-    from mlx_worker.engine.tool_calls import CallParser
+    from mlx_worker.engine.call_values import CallParser
 
 PARSERS = sorted(it.name for it in pkgutil.iter_modules(tool_parsers.__path__))
 SCHEMA = {"type": "object", "properties": {"at": {"type": "string"}, "far": {"type": "integer"}}}
@@ -121,3 +121,89 @@ def test_any_text_in_any_format_is_a_call_or_one_error(name: str, text: str) -> 
         arguments: Any = json.loads(call.arguments)
         assert isinstance(arguments, dict)
         assert call.name
+
+
+# --- values of calls whose format is tags around bare text -----------------------------------
+
+TAGS = {
+    "qwen3_coder": "<function=look><parameter=a>\n{}\n</parameter></function>",
+    "minimax_m2": '<invoke name="look"><parameter name="a">{}</parameter></invoke>',
+    "minicpm5": '<function name="look"><param name="a">{}</param></function>',
+    "glm47": "look\n<arg_key>a</arg_key><arg_value>{}</arg_value>",
+    "laguna": "look\n<arg_key>a</arg_key><arg_value>{}</arg_value>",
+    "longcat": "look\n<longcat_arg_key>a</longcat_arg_key>"
+    "<longcat_arg_value>{}</longcat_arg_value>",
+}
+INTEGER = {"type": "integer"}
+NUMBER = {"type": "number"}
+VALUES: list[tuple[dict[str, Any], str, Any]] = [
+    (INTEGER, "7", 7),
+    (INTEGER, "-7", -7),
+    (INTEGER, "1234567890123456789", 1234567890123456789),
+    (INTEGER, "9" * 60, int("9" * 60)),
+    (INTEGER, "7.0", 7),
+    (INTEGER, "7.5", 7.5),
+    (INTEGER, "2026-01-15", "2026-01-15"),
+    (INTEGER, "null", None),
+    (NUMBER, "9007199254740993", 9007199254740993),
+    (NUMBER, "9007199254740993.0", 9007199254740993),
+    (NUMBER, "2.5", 2.5),
+    (NUMBER, "1e3", 1000),
+    (NUMBER, "1e400", "1e400"),
+    (NUMBER, "1e9999", "1e9999"),
+    (NUMBER, "NaN", "NaN"),
+    (NUMBER, "-Infinity", "-Infinity"),
+    (NUMBER, "about five", "about five"),
+    ({"type": ["integer", "null"]}, "1234567890123456789", 1234567890123456789),
+    ({"type": ["integer", "null"]}, "none", None),
+    ({"anyOf": [INTEGER, {"type": "null"}]}, "9007199254740993", 9007199254740993),
+    ({"oneOf": [NUMBER, {"type": "boolean"}]}, "true", True),
+    ({"type": "boolean"}, "true", True),
+    ({"type": "boolean"}, "False", False),
+    ({"type": "boolean"}, "perhaps", "perhaps"),
+    ({"type": ["boolean", "null"]}, "true", True),
+    ({"type": "string"}, "123", "123"),
+    ({"type": "array", "items": INTEGER}, "[1234567890123456789]", [1234567890123456789]),
+    ({"type": "object"}, '{"k": 1}', {"k": 1}),
+    ({"type": "object"}, '{"k": NaN}', '{"k": NaN}'),
+]
+
+
+@pytest.mark.parametrize("name", TAGS)
+@pytest.mark.parametrize(("schema", "written", "value"), VALUES)
+def test_a_value_is_what_the_model_wrote_by_its_declared_type(
+    name: str, schema: dict[str, Any], written: str, value: Any
+) -> None:
+    offered = {"type": "object", "properties": {"a": schema}}
+    tools = [{"type": "function", "function": {"name": "look", "parameters": offered}}]
+    (call,) = parse_calls(parser(name), TAGS[name].format(written), tools)
+    read = json.loads(call.arguments)["a"]
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_an_object_without_a_declared_type_is_an_object() -> None:
+    offered = {"type": "object", "properties": {"a": {}}}
+    tools = [{"type": "function", "function": {"name": "look", "parameters": offered}}]
+    for written, value in (('{"k": 1}', {"k": 1}), ("plain words", "plain words"), ("7", "7")):
+        (call,) = parse_calls(parser("qwen3_coder"), TAGS["qwen3_coder"].format(written), tools)
+        assert json.loads(call.arguments) == {"a": value}
+
+
+@pytest.mark.parametrize("key", ["arguments", "parameters", "args", "input"])
+def test_arguments_have_several_names(key: str) -> None:
+    (call,) = parse_calls(
+        json_tools.parse_tool_call, f'{{"name": "look", "{key}": {{"a": 1}}}}', []
+    )
+    assert call.arguments == '{"a": 1}'
+
+
+def test_a_call_as_the_api_writes_one_is_a_call() -> None:
+    text = '{"type": "function", "function": {"name": "look", "arguments": "{\\"a\\": 1}"}}'
+    assert parse_calls(json_tools.parse_tool_call, text, []) == [
+        ParsedCall(None, "look", '{"a": 1}')
+    ]
+
+
+def test_words_under_another_name_are_not_lost() -> None:
+    with pytest.raises(MalformedCall, match="no arguments, but 'at'"):
+        parse_calls(json_tools.parse_tool_call, '{"name": "look", "at": "the river"}', TOOLS)

@@ -1,0 +1,234 @@
+"""Conversations as clients send them, for templates as models have them."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from mlx_lm.utils import load_tokenizer
+
+from mlx_worker.engine.prompt import render, warm_head
+from mlx_worker.engine.template_rules import TemplateRules, fit_to_template, rules_of
+from mlx_worker.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
+FIRST_ONLY = TURNS.replace(
+    "%}<",
+    "%}{% if m.role == 'system' and not loop.first %}"
+    "{{ raise_exception('System message must be at the beginning.') }}{% endif %}<",
+    1,
+)
+SILENT = TURNS.replace("%}<", "%}{% if m.role != 'system' or loop.first %}<", 1).replace(
+    "</>", "</>{% endif %}"
+)
+ALTERNATE = TURNS.replace(
+    "%}<",
+    "%}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}<",
+    1,
+)
+CALLS = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}[{{ c.function.name }} ARGUMENTS]{% endfor %}</>{% endfor %}"
+)
+AS_JSON = CALLS.replace("ARGUMENTS", "{{ c.function.arguments | tojson }}")
+BY_KEY = CALLS.replace(
+    "ARGUMENTS", "{% for k, v in c.function.arguments | items %}{{ k }}={{ v }};{% endfor %}"
+)
+KEY_IS_THERE = CALLS.replace(
+    "{% for c in",
+    "{% if 'tool_calls' in m and m.tool_calls | length != 1 %}"
+    "{{ raise_exception('one call at a time') }}{% endif %}{% for c in",
+).replace("ARGUMENTS", "{{ c.function.arguments | tojson }}")
+
+S, S2 = ({"role": "system", "content": text} for text in ("be kind", "be brief"))
+U, U2 = ({"role": "user", "content": text} for text in ("hi", "go on"))
+A, A2 = ({"role": "assistant", "content": text} for text in ("yes", "no"))
+
+
+@pytest.fixture
+def templated(nano: Path) -> Any:
+    def with_template(template: str) -> Any:
+        tokenizer = load_tokenizer(nano)
+        tokenizer.chat_template = template
+        return tokenizer
+
+    return with_template
+
+
+def text_of(tokenizer: Any, messages: list[dict[str, Any]]) -> str:
+    return str(tokenizer.apply_chat_template(fit_to_template(tokenizer, messages), tokenize=False))
+
+
+def test_rules_are_what_each_template_takes(templated: Any) -> None:
+    assert rules_of(templated(TURNS)) == TemplateRules()
+    assert rules_of(templated(FIRST_ONLY)) == TemplateRules(later_system=False)
+    assert rules_of(templated(SILENT)) == TemplateRules(later_system=False)
+    assert rules_of(templated(ALTERNATE)) == TemplateRules(
+        system=False,
+        later_system=False,
+        user_runs=False,
+        assistant_runs=False,
+        assistant_first=False,
+    )
+    assert rules_of(templated(AS_JSON)) == TemplateRules()
+    assert rules_of(templated(BY_KEY)) == TemplateRules(any_arguments=False)
+
+
+@pytest.mark.parametrize(
+    ("messages", "plain", "first_only", "alternate"),
+    [
+        ([S, U], "<system>be kind</><user>hi</>", None, "<user>be kind\n\nhi</>"),
+        (
+            [S, S2, U],
+            "<system>be kind\n\nbe brief</><user>hi</>",
+            None,
+            "<user>be kind\n\nbe brief\n\nhi</>",
+        ),
+        (
+            [U, S, U2],
+            "<user>hi</><system>be kind</><user>go on</>",
+            "<user>hi\n\nbe kind</><user>go on</>",
+            "<user>hi\n\nbe kind\n\ngo on</>",
+        ),
+        (
+            [S, U, A, S2, U2],
+            "<system>be kind</><user>hi</><assistant>yes</><system>be brief</><user>go on</>",
+            "<system>be kind</><user>hi</><assistant>yes</><user>be brief\n\ngo on</>",
+            "<user>be kind\n\nhi</><assistant>yes</><user>be brief\n\ngo on</>",
+        ),
+        (
+            [U, A, S],
+            "<user>hi</><assistant>yes</><system>be kind</>",
+            "<user>hi</><assistant>yes</><user>be kind</>",
+            "<user>hi</><assistant>yes</><user>be kind</>",
+        ),
+        (
+            [A, U],
+            "<assistant>yes</><user>hi</>",
+            None,
+            "<user></><assistant>yes</><user>hi</>",
+        ),
+        (
+            [U, A, A2, U2],
+            "<user>hi</><assistant>yes</><assistant>no</><user>go on</>",
+            None,
+            "<user>hi</><assistant>yes\n\nno</><user>go on</>",
+        ),
+        ([S], "<system>be kind</>", None, "<user>be kind</>"),
+    ],
+)
+def test_conversation_is_told_in_a_form_that_the_template_takes(
+    templated: Any,
+    messages: list[dict[str, Any]],
+    plain: str,
+    first_only: str | None,
+    alternate: str,
+) -> None:
+    before = copy.deepcopy(messages)
+    assert text_of(templated(TURNS), messages) == plain
+    assert text_of(templated(FIRST_ONLY), messages) == (first_only or plain)
+    assert text_of(templated(ALTERNATE), messages) == alternate
+    assert messages == before
+
+
+@pytest.mark.parametrize("template", [TURNS, FIRST_ONLY, SILENT, ALTERNATE, AS_JSON, BY_KEY])
+def test_every_order_of_turns_is_read_and_nothing_is_lost(templated: Any, template: str) -> None:
+    tokenizer = templated(template)
+    for length in (1, 2, 3, 4):
+        for roles in itertools.product(("system", "user", "assistant"), repeat=length):
+            turns = [{"role": role, "content": f"w{i}w"} for i, role in enumerate(roles)]
+            text = text_of(tokenizer, turns)
+            assert all(f"w{i}w" in text for i in range(length)), roles
+
+
+def test_empty_later_system_says_nothing(templated: Any) -> None:
+    empty = {"role": "system", "content": ""}
+    assert text_of(templated(FIRST_ONLY), [U, empty, U2]) == "<user>hi</><user>go on</>"
+
+
+@pytest.mark.parametrize(
+    ("written", "as_json", "by_key"),
+    [
+        ('{"a": 1}', '{"a": 1}', "a=1;"),
+        ({"a": 1}, '{"a": 1}', "a=1;"),
+        ("", "{}", ""),
+        (" ", "{}", ""),
+        ("null", "{}", ""),
+        (None, "{}", ""),
+        (..., "{}", ""),
+        ("[]", "{}", ""),
+        ('"{\\"a\\": 1}"', '{"a": 1}', "a=1;"),
+        ('{"a": 1, "cmd": "ls -', None, 'arguments={"a": 1, "cmd": "ls -;'),
+        ("[1]", "[1]", "arguments=[1];"),
+        ("5", "5", "arguments=5;"),
+        ("true", "true", "arguments=true;"),
+        ('"ls"', '"ls"', 'arguments="ls";'),
+        ("ls -la", '"ls -la"', "arguments=ls -la;"),
+        ("{'a': 1}", None, "arguments={'a': 1};"),
+        ('{"a": 1} {"b": 2}', None, 'arguments={"a": 1} {"b": 2};'),
+        ('{"a": 1,}', None, 'arguments={"a": 1,};'),
+    ],
+)
+def test_arguments_of_any_kind_in_the_history_are_read(
+    templated: Any, written: Any, as_json: str | None, by_key: str
+) -> None:
+    function = {"name": "look"} | ({} if written is ... else {"arguments": written})
+    whole = {"name": "look", "arguments": '{"b": 2}'}
+    calls = [
+        {"id": f"c{i}", "type": "function", "function": it}
+        for i, it in enumerate((function, whole))
+    ]
+    turns: list[dict[str, Any]] = [
+        U,
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        U2,
+    ]
+    shown = json.dumps(written) if as_json is None else as_json
+    for template, first, second in ((AS_JSON, shown, '{"b": 2}'), (BY_KEY, by_key, "b=2;")):
+        text = text_of(templated(template), turns)
+        assert f"[look {first}][look {second}]" in text
+
+
+def test_empty_lists_of_calls_are_as_absent(templated: Any) -> None:
+    tokenizer = templated(KEY_IS_THERE)
+    for role in ("user", "assistant", "system"):
+        turn: dict[str, Any] = {"role": role, "content": "a", "tool_calls": []}
+        assert text_of(tokenizer, [turn]) == f"<{role}>a</>"
+
+
+@pytest.mark.parametrize("template", [TURNS, FIRST_ONLY, ALTERNATE])
+def test_a_system_prompt_is_a_head_of_its_own_wherever_it_is_folded(
+    templated: Any, template: str
+) -> None:
+    """What is warmed is what a chat's prompt begins with, also in the user's turn."""
+    tokenizer = templated(template)
+    system = "be kind and brief " * 10
+    chat = render(tokenizer, [{"role": "system", "content": system}, U], {})
+    warmed = warm_head(tokenizer, system)
+    assert chat.head == len(warmed) > 10
+    assert chat.tokens[: chat.head] == warmed
+
+
+def test_conversation_that_goes_on_keeps_its_prefix(templated: Any) -> None:
+    """A folded turn stays where it was when more turns follow."""
+    for template in (FIRST_ONLY, ALTERNATE):
+        tokenizer = templated(template)
+        turns = [S, U, S2, A, U2, A2, S2, U]
+        shorter = [text_of(tokenizer, turns[:end]) for end in (3, 5, 8)]
+        longer = text_of(tokenizer, turns)
+        assert all(longer.startswith(text) for text in shorter)
+
+
+def test_template_that_takes_nothing_known_has_the_word(templated: Any) -> None:
+    tokenizer = templated("{{ raise_exception('never') }}")
+    assert rules_of(tokenizer) == TemplateRules()
+    with pytest.raises(InvalidRequest, match="never"):
+        render(tokenizer, [U], {})
