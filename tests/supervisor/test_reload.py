@@ -176,7 +176,7 @@ async def test_who_waits_for_a_model_that_does_not_run_and_is_removed_hears_so(h
     command = scripted("--hold-load", hold.path)
     async with running(planned("a"), command=command, resume=WAITS) as node:
         waiting = await soon(node.generate(node.named("a"), chat("one")))
-        node.reload([planned("b", preload=False)])
+        node.reload([planned("b", preload=False)], NOWHERE)
         with pytest.raises(UnknownModel, match="'a' was removed from the configuration"):
             await soon(waiting.started())
 
@@ -185,7 +185,7 @@ async def test_who_waits_for_a_model_whose_folder_moved_is_told_to_come_again(ho
     command = scripted("--hold-load", hold.path)
     async with running(planned("a"), command=command, resume=WAITS) as node:
         waiting = await soon(node.generate(node.named("a"), chat("one")))
-        node.reload([replace(planned("a"), folder=planned("elsewhere").folder)])
+        node.reload([replace(planned("a"), folder=planned("elsewhere").folder)], NOWHERE)
         with pytest.raises(ModelLoading, match="replaced by another folder") as told:
             await soon(waiting.started())
         assert told.value.retry_after
