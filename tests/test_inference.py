@@ -149,7 +149,8 @@ def test_a_failure_in_the_middle_comes_after_the_pieces_before_it(model: tuple[A
     with pytest.raises(InferenceError, match="no more") as failed:
         pieces.extend(inference.pieces(runtime, chat_request(HELLO, {"max_tokens": 40})))
     assert isinstance(failed.value.__cause__, RuntimeError)
-    assert "".join(pieces) == reference(model, HELLO, 40)[: len("".join(pieces))] != ""
+    said = "".join(pieces).removeprefix(" ")
+    assert said == reference(model, HELLO, 40)[: len(said)] != ""
 
 
 def test_threads_share_one_engine_and_each_gets_its_own_answer(model: tuple[Any, Any]) -> None:

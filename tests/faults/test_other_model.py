@@ -172,7 +172,7 @@ async def test_this_package_replaced_under_the_node_ends_the_answers_and_names_t
     def replace() -> None:
         replace_text(package / "engine" / "sampling.py", "\n# newer\n")
 
-    with running_node(tmp_path, {"m": tiny}, supervisor="standby = 1") as node:
+    with running_node(tmp_path, {"m": tiny}, spares=1) as node:
         node.wait_until_ready()
         eventually(lambda: bool(node.ask("/health").json["standby"]["waiting"]))
         await ends_with_what_changed(node, replace, "mlx-worker: ", "restart the node")
