@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mlx_worker.engine.compile_helper import Vocabulary
-from mlx_worker.engine.compile_trial import Trial, Verdict
+from mlx_worker.engine.compile_trial import Trial, Verdict, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ is less than half of it."""
 PATIENCE: Final = 60.0
 """Seconds by the clock: a machine too busy to give the helper its processor time by then."""
 
-COMMAND: Final = (sys.executable, "-m", "mlx_worker.engine.compile_helper")
+COMMAND: Final = (sys.executable, "-P", "-m", "mlx_worker.engine.compile_helper")
 
 
 class Trials:
