@@ -466,6 +466,11 @@ class Node:
         """Who is meant where nobody is named: the default model, else the first."""
         return self.models[self._default or next(iter(self.models))]
 
+    @property
+    def takes_any_name(self) -> bool:
+        """Return whether an unknown name means the default model."""
+        return self._default is not None
+
     def find(self, name: str | None) -> Served:
         """The model of that name or alias; names nobody knows go to the default model.
 
@@ -484,8 +489,7 @@ class Node:
         """The model of that name or alias, and no other. Raises UnknownModel."""
         known = self.models.get(self._aliases.get(name, name))
         if known is None:
-            names = ", ".join(self.models)
-            raise UnknownModel(f"no model is named {name!r}; this node has: {names}", param="model")
+            raise UnknownModel.among(self.models, name)
         return known
 
     async def generate(
