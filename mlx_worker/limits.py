@@ -40,6 +40,9 @@ TOOL_VALUES: Final = 200_000
 CALL_VALUES: Final = 200_000
 """Values, at any depth, in the calls of earlier turns."""
 
+ANSWER_BYTES: Final = 32 << 20
+"""Of token ids or of their text, as JSON: the front passes such an answer on in one step."""
+
 DEEPEST: Final = 64
 """Levels of lists and objects inside what is free in form."""
 
@@ -89,6 +92,14 @@ def check_constraint_text(text: str, field: str) -> None:
         ) from error
     if size > CONSTRAINT_BYTES:
         raise ConstraintTooCostly(f"{field}: {size} bytes; at most {CONSTRAINT_BYTES}", param=field)
+
+
+def check_answer(json_text: bytes, field: str) -> None:
+    """Raise InvalidRequest for an answer, in JSON, of too many bytes."""
+    if len(json_text) > ANSWER_BYTES:
+        raise InvalidRequest(
+            f"{field}: the answer has {len(json_text)} bytes; at most {ANSWER_BYTES}", param=field
+        )
 
 
 def check_schemas(schemas: Iterable[Any], field: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 from aiohttp import web
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.api.dialect import Reply
-    from mlx_worker.supervisor.node import Served
+    from mlx_worker.supervisor.node import Node, Served
 
 C = TypeVar("C", bound=Call)
 
@@ -77,7 +77,7 @@ async def completion(request: web.Request) -> web.StreamResponse:
         call = await parsed(request, body, AskCompletion())
         served = node.find(call.model)
         echoes = [
-            it if isinstance(it, str) else await node.detokenize(served, it) for it in call.echoed
+            it if isinstance(it, str) else await _text_of(node, served, it) for it in call.echoed
         ]
         return await _relayed(request, call, served, partial(CompletionReply, echoes), books)
 
@@ -121,8 +121,8 @@ async def count_tokens(request: web.Request) -> web.Response:
     """`POST /v1/messages/count_tokens`: what the model would read, special tokens and all."""
     node = request.app[FRONT].node
     name, asked = await parsed(request, await read_body(request), AskCount())
-    tokens = await node.tokenize(node.find(name), asked)
-    return reply(answers.TokenCount(len(tokens)))
+    said = await node.tokenize(node.find(name), asked)
+    return reply(answers.TokenCount(said.count))
 
 
 async def tokenize(request: web.Request) -> web.Response:
@@ -130,15 +130,24 @@ async def tokenize(request: web.Request) -> web.Response:
     node = request.app[FRONT].node
     name, asked = await parsed(request, await read_body(request), AskTokenize())
     served = node.find(name)
-    tokens = [] if asked is None else await node.tokenize(served, asked)
-    return reply(answers.Tokenized(tokens, len(tokens)))
+    if asked is None:
+        return reply(answers.Tokenized([], 0))
+    said = await node.tokenize(served, asked)
+    tokens = cast("list[int]", msgspec.Raw(said.tokens))  # JSON, which is not looked into
+    return reply(answers.Tokenized(tokens, said.count))
 
 
 async def detokenize(request: web.Request) -> web.Response:
     """`POST /detokenize`."""
     node = request.app[FRONT].node
     name, tokens = await parsed(request, await read_body(request), AskDetokenize())
-    return reply(answers.Detokenized(await node.detokenize(node.find(name), tokens)))
+    said = await node.detokenize(node.find(name), tokens)
+    return reply(answers.Detokenized(cast("str", msgspec.Raw(said.text))))
+
+
+async def _text_of(node: Node, served: Served, tokens: list[int]) -> str:
+    said = await node.detokenize(served, tokens)
+    return msgspec.json.decode(said.text, type=str)
 
 
 # --- health -------------------------------------------------------------------------------

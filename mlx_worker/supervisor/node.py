@@ -573,17 +573,17 @@ class Node:
             with contextlib.suppress(ChildLost):
                 await self._call(served, id_, m.ClearCache(id_))
 
-    async def tokenize(self, served: Served, request: m.ChatRequest) -> list[int]:
-        """The tokens that the model would read. Raises the refusal."""
+    async def tokenize(self, served: Served, request: m.ChatRequest) -> m.Tokenized:
+        """Return the tokens that the model would read. Raises the refusal."""
         said = await self._asked_twice(served, partial(m.Tokenize, request=request))
         assert isinstance(said, m.Tokenized)
-        return said.tokens
+        return said
 
-    async def detokenize(self, served: Served, tokens: list[int]) -> str:
-        """The text of tokens. Raises the refusal."""
+    async def detokenize(self, served: Served, tokens: list[int]) -> m.Detokenized:
+        """Return the text of tokens. Raises the refusal."""
         said = await self._asked_twice(served, partial(m.Detokenize, tokens=tokens))
         assert isinstance(said, m.Detokenized)
-        return said.text
+        return said
 
     async def _asked_twice(self, served: Served, message: Callable[[int], m.Message]) -> Answer:
         """Ask the child beside its work, and the next one where it dies of other things."""
