@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 class WorkerError(Exception):
@@ -136,6 +136,12 @@ class UnknownModel(InvalidRequest):
     status = 404
     code = "model_not_found"
     exit_code = 66
+
+    @classmethod
+    def among(cls, ids: Iterable[str], name: str) -> UnknownModel:
+        """Return the error for a name that none of these models has."""
+        known = ", ".join(ids)
+        return cls(f"no model is named {name!r}; this node has: {known}", param="model")
 
 
 # --- the node's state ---------------------------------------------------------------------

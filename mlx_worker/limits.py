@@ -1,15 +1,20 @@
 """How much a request may ask of its model's process before the answer begins.
 
 Each check raises an error that names the field, the value and the limit, and stops counting at the
-limit: to refuse costs no more than to accept. Checked in the child, where every dialect's requests
-come together; cheap enough for the front. [both]
+limit: to refuse costs no more than to accept. The front checks a body while it is parsed, so that
+what is too much is sent to no child; the child checks every request, whoever sent it. [both]
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from mlx_worker.call_schemas import arguments_of
 from mlx_worker.errors import ConstraintTooCostly, InvalidRequest
+from mlx_worker.typed import too_much
+from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,12 +37,49 @@ TEMPLATE_VALUES: Final = 20_000
 TOOL_VALUES: Final = 200_000
 """Values, at any depth, in `tools`."""
 
+CALL_VALUES: Final = 200_000
+"""Values, at any depth, in the calls of earlier turns."""
+
+ANSWER_BYTES: Final = 32 << 20
+"""Of token ids or of their text, as JSON: the front passes such an answer on in one step."""
+
+DEEPEST: Final = 64
+"""Levels of lists and objects inside what is free in form."""
+
+
+def check_amount(request: m.ChatRequest) -> None:
+    """Raise InvalidRequest for more values than a template may be given."""
+    check_values(request.template_kwargs, TEMPLATE_VALUES, "chat_template_kwargs")
+    check_values(request.tools, TOOL_VALUES, "tools")
+
+
+def check_constraint(request: m.ChatRequest) -> None:
+    """Raise ConstraintTooCostly for a constraint of more than one request may ask for."""
+    match shape := request.constraint:
+        case m.JsonSchema():
+            check_constraint_text(shape.schema, shape.field)
+            check_schemas([json.loads(shape.schema)], shape.field)
+        case m.Regex():
+            check_constraint_text(shape.pattern, shape.field)
+        case m.Lark():
+            check_constraint_text(shape.grammar, shape.field)
+        case m.Call():
+            schemas = arguments_of(request.tools, shape.names)
+            check_constraint_text(json.dumps(schemas), "tools")
+            check_schemas(schemas, "tools")
+
 
 def check_values(value: Any, most: int, field: str) -> None:
     """Raise InvalidRequest if there are more than `most` values in a JSON value, at any depth."""
     for count, _ in enumerate(json_values(value), 1):
         if count > most:
             raise InvalidRequest(f"{field}: more than {most} values; at most {most}", param=field)
+
+
+def check_depth(value: Any, field: str) -> None:
+    """Raise InvalidRequest if lists and objects are nested deeper than `DEEPEST` levels."""
+    if (problem := too_much(value, DEEPEST, sys.maxsize)) is not None:
+        raise InvalidRequest(f"{field}: {problem}", param=field)
 
 
 def check_constraint_text(text: str, field: str) -> None:
@@ -50,6 +92,14 @@ def check_constraint_text(text: str, field: str) -> None:
         ) from error
     if size > CONSTRAINT_BYTES:
         raise ConstraintTooCostly(f"{field}: {size} bytes; at most {CONSTRAINT_BYTES}", param=field)
+
+
+def check_answer(json_text: bytes, field: str) -> None:
+    """Raise InvalidRequest for an answer, in JSON, of too many bytes."""
+    if len(json_text) > ANSWER_BYTES:
+        raise InvalidRequest(
+            f"{field}: the answer has {len(json_text)} bytes; at most {ANSWER_BYTES}", param=field
+        )
 
 
 def check_schemas(schemas: Iterable[Any], field: str) -> None:

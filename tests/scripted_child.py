@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
+
 from mlx_worker.child.pipe import Pipe
 from mlx_worker.errors import CacheError, ContextLengthExceeded, InferenceError
 from mlx_worker.wire import messages as m
@@ -282,9 +284,10 @@ class ScriptedChild:
                 self._warm(job)
             case m.Tokenize():
                 tokens = list(range(1, len(read(job.request)) + 1))
-                self._pipe.send([m.Tokenized(job.id, tokens)])
+                self._pipe.send([m.Tokenized(job.id, len(tokens), msgspec.json.encode(tokens))])
             case m.Detokenize():
-                self._pipe.send([m.Detokenized(job.id, " ".join(map(str, job.tokens)))])
+                text = msgspec.json.encode(" ".join(map(str, job.tokens)))
+                self._pipe.send([m.Detokenized(job.id, text)])
             case m.ClearCache() | m.TrimCache():
                 self._forget(job)
             case _:

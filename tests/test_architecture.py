@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,25 @@ def test_the_child_never_loads_http_nor_the_fronts_half(module: str) -> None:
 def test_a_child_that_has_just_begun_has_loaded_nothing_heavy() -> None:
     """It reads its pipe first: even one that is still importing ends with its front."""
     assert loaded_by("mlx_worker.child.__main__") & {"mlx", "mlx_lm", "transformers"} == set()
+
+
+EXECUTING = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle"}
+"""Modules whose data can name functions to be called."""
+
+
+def test_no_process_reads_data_that_can_name_functions() -> None:
+    for file in sorted((ROOT / "mlx_worker").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            assert not EXECUTING & {name.partition(".")[0] for name in names}, file
+
+
+def test_the_process_that_parses_loads_nothing_of_http() -> None:
+    loaded = loaded_by("mlx_worker.api.parser_process")
+    assert loaded & {"aiohttp", "uvloop", "mlx", "mlx_lm"} == set()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlx_worker import health
-from mlx_worker.health import RECENT, Ledger, Status, node_word
+from mlx_worker.health import FORGIVEN, MOST_IN_A_ROW, RECENT, Ledger, Status, node_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -158,6 +158,19 @@ def test_old_trouble_is_forgotten() -> None:
     assert ledger.health()["errorRate"] == 0.0
     ledger.record(success=False, latency=1.0)
     assert ledger.health()["errorRate"] == 1 / RECENT
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+def test_a_wall_clock_that_is_set_does_not_change_how_long_a_failure_counts(jump: float) -> None:
+    wall, elapsed = [1e9], [100.0]
+    ledger = Ledger(now=lambda: wall[0], clock=lambda: elapsed[0])
+    for _ in range(MOST_IN_A_ROW):
+        ledger.record(success=False, latency=1.0)
+    wall[0] += jump
+    elapsed[0] += FORGIVEN - 0.1
+    assert ledger.failing
+    elapsed[0] += 0.1
+    assert not ledger.failing
 
 
 def test_the_hit_rate_is_the_share_of_hits() -> None:

@@ -30,6 +30,7 @@ from mlx_worker.api.fields import (
 )
 from mlx_worker.api.shapes import constraint_of, formatted, must_call
 from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES
 from mlx_worker.sampler_types import Tokens
 from mlx_worker.wire.messages import ChatRequest
 
@@ -184,13 +185,9 @@ def _refuse(asked: ChatBody) -> None:
         }
     )
     calls = [message.tool_calls for message in asked.messages if message.tool_calls]
-    refuse_unsayable(
-        {
-            "chat_template_kwargs": asked.chat_template_kwargs,
-            "tools": asked.tools,
-            "messages": calls,
-        }
-    )
+    refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
+    refuse_unsayable("tools", asked.tools, TOOL_VALUES)
+    refuse_unsayable("messages", calls, CALL_VALUES)
 
 
 def _tools(asked: ChatBody) -> list[dict[str, Any]]:

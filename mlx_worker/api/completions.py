@@ -6,9 +6,7 @@ call is text here. Source: OpenAI's API reference, completions (legacy). [front]
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Self
 
 import msgspec
@@ -67,8 +65,7 @@ class CompletionBody(Samplers, frozen=True, kw_only=True):
     user: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CompletionCall(Call):
+class CompletionCall(Call, frozen=True):
     """A call of one prompt or several. `echoed` are those that each answer begins with."""
 
     echoed: list[Prompt]
@@ -76,7 +73,7 @@ class CompletionCall(Call):
     def packed(self) -> Self:
         """Return the same call with its bulky parts packed, what all prompts share only once."""
         shared = packed_chat(self.chats[0])
-        return dataclasses.replace(
+        return replace(
             self,
             chats=[replace(shared, prompt=packed(chat.prompt)) for chat in self.chats],
             echoed=[it if isinstance(it, str) else packed(it) for it in self.echoed],

@@ -5,7 +5,6 @@ The relay carries every generation the one same way and asks these for the words
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
@@ -16,13 +15,13 @@ from msgspec.structs import replace
 from mlx_worker.api.packing import nbytes, packed_chat
 from mlx_worker.errors import InvalidRequest, MissingField
 from mlx_worker.typed import IS_REQUIRED, explain
+from mlx_worker.wire.messages import ChatRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.generation import Ending, Piece
-    from mlx_worker.wire.messages import ChatRequest
 
 T = TypeVar("T")
 
@@ -47,8 +46,7 @@ class Places(NamedTuple):
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """A parsed request: for whom, what, and how the answer is wanted.
 
     `seed` is the caller's own or was made for it; `n` choices are to be made of each chat, of
@@ -74,7 +72,7 @@ class Call:
 
     def packed(self) -> Self:
         """Return the same call with its bulky parts packed."""
-        return dataclasses.replace(self, chats=[packed_chat(chat) for chat in self.chats])
+        return replace(self, chats=[packed_chat(chat) for chat in self.chats])
 
     def check_size(self) -> None:
         """Raise InvalidRequest where the choices of a packed call are too much together."""

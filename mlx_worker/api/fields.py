@@ -13,6 +13,7 @@ import msgspec
 
 from mlx_worker.config import Defaults
 from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.limits import check_depth, check_values
 from mlx_worker.sampler_types import (
     SEED_MASK,
     Bias,
@@ -25,7 +26,6 @@ from mlx_worker.sampler_types import (
     TopP,
     Unit,
 )
-from mlx_worker.typed import too_much
 from mlx_worker.wire.messages import Sampling
 
 if TYPE_CHECKING:
@@ -43,12 +43,6 @@ ModelName = Annotated[str, msgspec.Meta(max_length=1000)]
 """Every event of a stream repeats the name."""
 
 Language = Annotated[str, msgspec.Meta(min_length=1, max_length=100_000)]
-
-DEEPEST = 64
-"""Levels of lists and objects inside what is free in form."""
-
-MOST_VALUES = 200_000
-"""Values in it. A template, a grammar and another process look at each of them."""
 
 _MADE_SEED_BITS = 53
 """A seed made here is told to the caller: as many bits as every reader of JSON keeps."""
@@ -155,12 +149,16 @@ def refuse_unsupported(asked: Mapping[str, bool]) -> None:
             raise UnsupportedField(f"{field}: this node cannot honour it", param=field)
 
 
-def refuse_unsayable(free: Mapping[str, Any]) -> None:
-    """JSON has no largest integer and no deepest nest, the pipe and templates have."""
-    for field, value in free.items():
-        if (problem := too_much(value, DEEPEST, MOST_VALUES)) is not None:
-            raise InvalidRequest(f"{field}: {problem}", param=field)
-        try:
-            msgspec.msgpack.encode(value)
-        except OverflowError as error:
-            raise InvalidRequest(f"{field}: a number beyond 64 bits", param=field) from error
+def refuse_unsayable(field: str, value: Any, most: int) -> None:
+    """Raise InvalidRequest for what is free in form and has too many values, or too large ones."""
+    check_values(value, most, field)
+    check_portable(field, value)
+
+
+def check_portable(field: str, value: Any) -> None:
+    """Raise InvalidRequest: JSON has no largest integer and no deepest nest, the pipe has."""
+    check_depth(value, field)
+    try:
+        msgspec.msgpack.encode(value)
+    except OverflowError as error:
+        raise InvalidRequest(f"{field}: a number beyond 64 bits", param=field) from error

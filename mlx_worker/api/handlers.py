@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 from aiohttp import web
 
-from mlx_worker.api import (
-    answers,
-    chat,
-    completions,
-    health_report,
-    messages,
-    reports,
-    responses,
+from mlx_worker.api import answers, health_report, reports
+from mlx_worker.api.asks import (
+    Ask,
+    AskChat,
+    AskCompletion,
+    AskCount,
+    AskDetokenize,
+    AskMessage,
+    AskResponse,
+    AskTokenize,
+    AskWarm,
 )
 from mlx_worker.api.body import read_body
 from mlx_worker.api.books import Books
@@ -25,22 +28,17 @@ from mlx_worker.api.completions_reply import CompletionReply
 from mlx_worker.api.dialect import Call
 from mlx_worker.api.front import FRONT
 from mlx_worker.api.messages_reply import MessagesReply
-from mlx_worker.api.model_settings import parse_to_count_with_settings, parse_with_settings
 from mlx_worker.api.parser import parsed
 from mlx_worker.api.problems import answer
 from mlx_worker.api.relay import relay
 from mlx_worker.api.responses_reply import ResponsesReply
-from mlx_worker.api.terms import Models
-from mlx_worker.api.tokens import parse_to_detokenize, parse_to_tokenize
-from mlx_worker.api.warm import parse_to_warm
 from mlx_worker.errors import InvalidRequest, Unavailable, UnknownModel, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.api.dialect import Reply
-    from mlx_worker.config import Defaults
-    from mlx_worker.supervisor.node import Served
+    from mlx_worker.supervisor.node import Node, Served
 
 C = TypeVar("C", bound=Call)
 
@@ -57,19 +55,18 @@ def reply(body: Any, status: int = 200) -> web.Response:
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """`POST /v1/chat/completions`."""
-    return await _generated(request, "chat", chat.parse, ChatReply)
+    return await _generated(request, "chat", AskChat(), ChatReply)
 
 
 async def response(request: web.Request) -> web.StreamResponse:
     """`POST /v1/responses`."""
     summaries = request.app[FRONT].reasoning_summaries
-    parse = partial(responses.parse, summaries=summaries)
-    return await _generated(request, "responses", parse, ResponsesReply)
+    return await _generated(request, "responses", AskResponse(summaries), ResponsesReply)
 
 
 async def message(request: web.Request) -> web.StreamResponse:
     """`POST /v1/messages`."""
-    return await _generated(request, "messages", messages.parse, MessagesReply)
+    return await _generated(request, "messages", AskMessage(), MessagesReply)
 
 
 async def completion(request: web.Request) -> web.StreamResponse:
@@ -77,19 +74,10 @@ async def completion(request: web.Request) -> web.StreamResponse:
     node = request.app[FRONT].node
     body = await read_body(request)
     with Books(request, request.app[FRONT], "completions") as books:
-        models = Models(node)
-        call = await parsed(
-            request,
-            body,
-            parse_with_settings,
-            completions.parse,
-            models.settings,
-            models.defaults,
-            models.places,
-        )
+        call = await parsed(request, body, AskCompletion())
         served = node.find(call.model)
         echoes = [
-            it if isinstance(it, str) else await node.detokenize(served, it) for it in call.echoed
+            it if isinstance(it, str) else await _text_of(node, served, it) for it in call.echoed
         ]
         return await _relayed(request, call, served, partial(CompletionReply, echoes), books)
 
@@ -97,17 +85,14 @@ async def completion(request: web.Request) -> web.StreamResponse:
 async def _generated(
     request: web.Request,
     dialect: str,
-    parse: Callable[[bytes, Callable[[str | None], Defaults]], C],
+    ask: Ask[C],
     writer: Callable[[C, str, int, str], Reply],
 ) -> web.StreamResponse:
-    """The way of a generation: a dialect's `parse` in, its `writer` out."""
+    """The way of a generation: a body of the dialect in, its `writer` out."""
     body = await read_body(request)
     node = request.app[FRONT].node
-    models = Models(node)
     with Books(request, request.app[FRONT], dialect) as books:
-        call = await parsed(
-            request, body, parse_with_settings, parse, models.settings, models.defaults
-        )
+        call = await parsed(request, body, ask)
         return await _relayed(request, call, node.find(call.model), writer, books)
 
 
@@ -135,27 +120,34 @@ def _name_of(served: Served, asked: str | None) -> str:
 async def count_tokens(request: web.Request) -> web.Response:
     """`POST /v1/messages/count_tokens`: what the model would read, special tokens and all."""
     node = request.app[FRONT].node
-    body = await read_body(request)
-    settings = Models(node).settings
-    name, chat_ = await parsed(request, body, parse_to_count_with_settings, settings)
-    tokens = await node.tokenize(node.find(name), chat_)
-    return reply(answers.TokenCount(len(tokens)))
+    name, asked = await parsed(request, await read_body(request), AskCount())
+    said = await node.tokenize(node.find(name), asked)
+    return reply(answers.TokenCount(said.count))
 
 
 async def tokenize(request: web.Request) -> web.Response:
     """`POST /tokenize`."""
     node = request.app[FRONT].node
-    name, asked = await parsed(request, await read_body(request), parse_to_tokenize)
+    name, asked = await parsed(request, await read_body(request), AskTokenize())
     served = node.find(name)
-    tokens = [] if asked is None else await node.tokenize(served, asked)
-    return reply(answers.Tokenized(tokens, len(tokens)))
+    if asked is None:
+        return reply(answers.Tokenized([], 0))
+    said = await node.tokenize(served, asked)
+    tokens = cast("list[int]", msgspec.Raw(said.tokens))  # JSON, which is not looked into
+    return reply(answers.Tokenized(tokens, said.count))
 
 
 async def detokenize(request: web.Request) -> web.Response:
     """`POST /detokenize`."""
     node = request.app[FRONT].node
-    name, tokens = await parsed(request, await read_body(request), parse_to_detokenize)
-    return reply(answers.Detokenized(await node.detokenize(node.find(name), tokens)))
+    name, tokens = await parsed(request, await read_body(request), AskDetokenize())
+    said = await node.detokenize(node.find(name), tokens)
+    return reply(answers.Detokenized(cast("str", msgspec.Raw(said.text))))
+
+
+async def _text_of(node: Node, served: Served, tokens: list[int]) -> str:
+    said = await node.detokenize(served, tokens)
+    return msgspec.json.decode(said.text, type=str)
 
 
 # --- health -------------------------------------------------------------------------------
@@ -230,7 +222,7 @@ async def cache_state(request: web.Request) -> web.Response:
 async def cache_warm(request: web.Request) -> web.Response:
     """`POST /cache/warm`, `POST /v1/cluster/cache/warm`."""
     front = request.app[FRONT]
-    name, prompt = await parsed(request, await read_body(request), parse_to_warm)
+    name, prompt = await parsed(request, await read_body(request), AskWarm())
     served = front.node.find(name)
     try:
         warmed = await front.node.warm(served, prompt)

@@ -28,6 +28,7 @@ from mlx_worker.api.fields import (
 from mlx_worker.api.shapes import constraint_of, fitting, must_call
 from mlx_worker.api.turns import Turns
 from mlx_worker.errors import UnsupportedField
+from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES
 from mlx_worker.sampler_types import Tokens
 from mlx_worker.wire.messages import ChatRequest
 
@@ -158,13 +159,9 @@ def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> ChatRequest:
     _refuse(asked)
     turns = _turns(asked)
     tools = asked.tools or []
-    refuse_unsayable(
-        {
-            "chat_template_kwargs": asked.chat_template_kwargs,
-            "tools": tools,
-            "messages": turns.calls,
-        }
-    )
+    refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
+    refuse_unsayable("tools", tools, TOOL_VALUES)
+    refuse_unsayable("messages", turns.calls, CALL_VALUES)
     fitted(tools, list[Tool], "tools")
     return ChatRequest(
         messages=turns.made,

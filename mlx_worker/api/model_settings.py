@@ -6,17 +6,13 @@ are added to its own. The settings are added where a body is parsed, before its 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import msgspec
+from msgspec.structs import replace
 
-from mlx_worker.api import messages
 from mlx_worker.api.dialect import Call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mlx_worker.config import ModelConfig
     from mlx_worker.wire.messages import ChatRequest
 
@@ -36,37 +32,22 @@ def settings_of(model: ModelConfig) -> ModelSettings:
     return ModelSettings(model.system_prompt, model.chat_template_kwargs, tuple(model.stop))
 
 
-def parse_with_settings(
-    body: bytes,
-    parse: Callable[..., C],
-    settings: Callable[[str | None], ModelSettings],
-    *arguments: Any,
-) -> C:
-    """Return what a dialect's `parse` makes of a body, with the settings of the model it names."""
-    call = parse(body, *arguments)
-    added = settings(call.model)
+def call_with_settings(call: C, added: ModelSettings) -> C:
+    """Return a call with the settings of its model."""
     if not any(added):
         return call
     return replace(call, chats=[chat_with_settings(chat, added) for chat in call.chats])
-
-
-def parse_to_count_with_settings(
-    body: bytes, settings: Callable[[str | None], ModelSettings]
-) -> tuple[str | None, ChatRequest]:
-    """Return for which model, and what is to be counted, with that model's settings."""
-    name, chat = messages.parse_to_count(body)
-    return name, chat_with_settings(chat, settings(name))
 
 
 def chat_with_settings(chat: ChatRequest, added: ModelSettings) -> ChatRequest:
     """Return one chat with the settings; a raw prompt has no system prompt and no template."""
     stop = list(dict.fromkeys([*chat.stop, *added.stop]))
     if chat.prompt is not None:
-        return msgspec.structs.replace(chat, stop=stop)
+        return replace(chat, stop=stop)
     turns = chat.messages
     if added.system_prompt and all(turn["role"] != "system" for turn in turns):
         turns = [{"role": "system", "content": added.system_prompt}, *turns]
-    return msgspec.structs.replace(
+    return replace(
         chat,
         messages=turns,
         stop=stop,

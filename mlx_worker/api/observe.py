@@ -8,14 +8,14 @@ import msgspec
 from aiohttp import web
 
 from mlx_worker import logs
+from mlx_worker.api.asks import AskLevel
 from mlx_worker.api.body import read_body
-from mlx_worker.api.dialect import decode
 from mlx_worker.api.front import FRONT
 from mlx_worker.api.live import listed, live
 from mlx_worker.api.parser import parsed
-from mlx_worker.config import LogLevel
 
 if TYPE_CHECKING:
+    from mlx_worker.config import LogLevel
     from mlx_worker.supervisor.node import Node
     from mlx_worker.supervisor.ring import Ring
 
@@ -69,20 +69,9 @@ def _lines(request: web.Request) -> Ring[Any]:
     return front.own_log.lines if name is None else front.node.named(name).child.lines
 
 
-class LevelBody(msgspec.Struct, frozen=True):
-    """From which level on lines are shown."""
-
-    level: LogLevel
-
-
-def parse_level(body: bytes) -> LevelBody:
-    """Which level. Raises InvalidRequest, which names the field."""
-    return decode(body, LevelBody)
-
-
 async def log_level(request: web.Request) -> web.Response:
     """`PUT /admin/logs/level`: until it is set again, or the node starts anew."""
-    body = await parsed(request, await read_body(request), parse_level)
+    body = await parsed(request, await read_body(request), AskLevel())
     set_level(request.app[FRONT].node, body.level)
     return _json({"level": logs.level()})
 

@@ -6,23 +6,13 @@ many values are in it; no other hand in the front looks into these parts.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, Protocol, Self, cast, runtime_checkable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 import msgspec
 from msgspec.structs import replace
 
-from mlx_worker.errors import InvalidRequest, WorkerError
+from mlx_worker.errors import InvalidRequest
 from mlx_worker.wire.messages import ChatRequest
-
-HEADER: Final = 8
-"""Bytes of a frame's length, to and from the process that parses."""
-
-
-class Failure(NamedTuple):
-    """Why that process has no result: the refusal, or the type of another error."""
-
-    refusal: WorkerError | None
-    other: str
 
 
 def packed_chat(chat: ChatRequest) -> ChatRequest:
@@ -49,8 +39,8 @@ def packed(part: Any) -> Any:
         raise InvalidRequest(f"the body holds what cannot be passed on: {error}") from error
 
 
-def nbytes(chat: ChatRequest) -> int:
-    """Return the bytes of a packed request's bulky parts, its constraint included."""
+def bulky_parts(chat: ChatRequest) -> tuple[msgspec.Raw, ...]:
+    """Return the bulky parts of a packed request."""
     parts = (
         chat.messages,
         chat.sampling.logit_bias,
@@ -59,7 +49,12 @@ def nbytes(chat: ChatRequest) -> int:
         chat.tools,
         chat.prompt,
     )
-    packed_parts = sum(memoryview(cast("msgspec.Raw", part)).nbytes for part in parts)
+    return cast("tuple[msgspec.Raw, ...]", parts)
+
+
+def nbytes(chat: ChatRequest) -> int:
+    """Return the bytes of a packed request's bulky parts, its constraint included."""
+    packed_parts = sum(memoryview(part).nbytes for part in bulky_parts(chat))
     return packed_parts + len(msgspec.msgpack.encode(chat.constraint))
 
 

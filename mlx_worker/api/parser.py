@@ -2,9 +2,9 @@
 
 A thread would not do. msgspec decodes a body in one call that holds the interpreter's lock: 15 MB
 of empty lists took 2.7 s, 16 MB of text with escapes 0.1 s. So a large body goes to a process that
-parses it and sends back a request whose bulky parts are bytes (`packing`): what the front has to do
-with it then is copying. The process starts with the first large body, parses one at a time, and
-ends with the front, whose end of the pipe it reads. [front]
+parses it and sends back a request whose bulky parts are bytes (`parser_frames`): what the front has
+to do with it then is copying. The process starts with the first large body, parses one at a time,
+and ends with the front, whose end of the pipe it reads. [front]
 """
 
 from __future__ import annotations
@@ -13,20 +13,25 @@ import asyncio
 import contextlib
 import logging
 import os
-import pickle
 import sys
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 from aiohttp import web
 
-from mlx_worker.api.packing import HEADER, Failure, in_packs
-from mlx_worker.config import KEY_VARIABLE, KEYS_VARIABLE
-from mlx_worker.errors import Unavailable
+from mlx_worker.api import parser_frames as frames
+from mlx_worker.api.asks import parse
+from mlx_worker.api.front import FRONT
+from mlx_worker.api.terms import Models
+from mlx_worker.errors import ChildMisbehaved, Unavailable
 from mlx_worker.logs import Entry
+from mlx_worker.supervisor.child_environment import without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
+
+    from mlx_worker.api.asks import AnyAsk, Ask
+    from mlx_worker.api.terms import ModelTable
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +57,6 @@ _BUFFER: Final = 1 << 20
 _PIECE: Final = 256 * 1024
 """Bytes that are written at a time: other work on the loop comes in between."""
 
-_SECRETS: Final = frozenset({KEYS_VARIABLE, KEY_VARIABLE})
-
 
 class Parser:
     """The process and its pipes; a context whose end is the process's."""
@@ -77,52 +80,47 @@ class Parser:
             exchange.cancel()
         await self._end()
 
-    async def run(self, parse: Callable[..., T], *arguments: Any, body: bytes = b"") -> T:
-        """Return what `parse` returns of these arguments in the process. Raises its refusal.
+    async def run(self, ask: Ask[T], models: ModelTable, body: bytes) -> T:
+        """Return what the process makes of a body. Raises its refusal.
 
-        A `body` goes before the arguments, without a copy of it. `parse` is a function of a module;
-        what it returns is packed. A caller that is cancelled leaves the exchange to its end, so
-        that the next one finds the pipe between two frames.
+        A caller that is cancelled leaves the exchange to its end, so that the next one finds the
+        pipe between two frames.
         """
-        exchange = asyncio.create_task(self._in_turn(pickle.dumps((parse, arguments)), body))
+        asked = frames.encode(frames.Question(cast("AnyAsk", ask), models))
+        exchange = asyncio.create_task(self._in_turn(asked, body))
         self._exchanges.add(exchange)
         exchange.add_done_callback(self._exchanged)
-        said = await asyncio.shield(exchange)
-        if not isinstance(said, Failure):
-            return cast("T", said)
-        if said.refusal is not None:
-            raise said.refusal
-        raise RuntimeError(f"parsing a body failed with {said.other}")
+        answer = await asyncio.shield(exchange)
+        return cast("T", answer.parsed())
 
     def _exchanged(self, exchange: asyncio.Task[Any]) -> None:
         self._exchanges.discard(exchange)
         if not exchange.cancelled():
             exchange.exception()  # its caller may have left
 
-    async def _in_turn(self, asked: bytes, body: bytes) -> Any:
+    async def _in_turn(self, asked: bytes, body: bytes) -> frames.AnyAnswer:
         async with self._turn:
             for _ in range(TRIES):
                 try:
                     async with asyncio.timeout(PATIENCE):
-                        answer = await self._exchange(asked, body)
-                        return pickle.loads(answer)  # noqa: S301  (of our own process)
-                except (OSError, EOFError, TimeoutError) as error:
+                        return await self._exchange(asked, body)
+                except (OSError, EOFError, TimeoutError, ChildMisbehaved) as error:
                     log.warning(Entry("parser lost", why=type(error).__name__))
                     await self._end()
         raise Unavailable("the process that parses large bodies ended", retry_after=1)
 
-    async def _exchange(self, asked: bytes, body: bytes) -> bytes:
+    async def _exchange(self, asked: bytes, body: bytes) -> frames.AnyAnswer:
         process = await self._running()
         assert process.stdin is not None
         assert process.stdout is not None
-        for part in (asked, body):
-            process.stdin.write(len(part).to_bytes(HEADER, "big"))
-            view = memoryview(part)
-            for at in range(0, len(part), _PIECE):
+        for payload in (asked, body):
+            process.stdin.write(frames.header_of(payload))
+            view = memoryview(payload)
+            for at in range(0, len(payload), _PIECE):
                 process.stdin.write(view[at : at + _PIECE])
                 await process.stdin.drain()
-        size = int.from_bytes(await process.stdout.readexactly(HEADER), "big")
-        return await process.stdout.readexactly(size)
+        size = frames.size_of(await process.stdout.readexactly(frames.HEADER))
+        return frames.answer_in(await process.stdout.readexactly(size))
 
     async def _running(self) -> asyncio.subprocess.Process:
         if self._process is None:
@@ -131,7 +129,7 @@ class Parser:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=_BUFFER,
-                env={name: it for name, it in os.environ.items() if name not in _SECRETS},
+                env=without_secrets(os.environ),
                 # ctrl-C in a terminal is the front's to answer.
                 start_new_session=True,
             )
@@ -148,11 +146,12 @@ class Parser:
 PARSER: web.AppKey[Parser] = web.AppKey("parser", Parser)
 
 
-async def parsed(request: web.Request, body: bytes, parse: Callable[..., T], *arguments: Any) -> T:
-    """Return what `parse` makes of a body, packed, without holding anybody up.
+async def parsed(request: web.Request, body: bytes, ask: Ask[T]) -> T:
+    """Return what is made of a body of this kind, packed; no body holds the event loop.
 
-    Raises its refusal.
+    Raises the body's refusal.
     """
+    models = Models(request.app[FRONT].node)
     if len(body) <= LARGE:
-        return cast("T", in_packs(parse(body, *arguments)))
-    return await request.app[PARSER].run(parse, *arguments, body=body)
+        return parse(ask, body, models)
+    return await request.app[PARSER].run(ask, models.table(), body)

@@ -1,21 +1,21 @@
 """The process that parses large bodies: `python -m mlx_worker.api.parser_process`.
 
-Frames on its standard input and output, eight bytes of length each: a function with its arguments
-and a body, then what the function returned, packed, or why it did not. It ends when its input
-does. [front]
+Questions come on its standard input, answers go to its standard output (`parser_frames`). The
+process ends when its input does, which is when the front ends, and where a frame is no question.
+[front]
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
-import pickle
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from mlx_worker.api import chat, completions, messages, responses, tokens
-from mlx_worker.api.packing import HEADER, Failure, in_packs
-from mlx_worker.errors import WorkerError
+from mlx_worker.api import parser_frames
+from mlx_worker.api.asks import Ask, parse
+from mlx_worker.errors import ChildMisbehaved, WorkerError
 from mlx_worker.titles import set_title
 
 if TYPE_CHECKING:
@@ -24,11 +24,8 @@ if TYPE_CHECKING:
 NICENESS: Final = 10
 """Large bodies may take longer where the machine is busy: streams and health may not."""
 
-LONGEST_MESSAGE: Final = 4096
-"""Characters of a refusal: a large body may have a large value where a word should be."""
-
-BEFOREHAND: Final = (chat, completions, messages, responses, tokens)
-"""Imported before the first body comes."""
+NO_QUESTION: Final = 65
+"""Exit code where the input is no question, as of commands whose data is wrong."""
 
 
 def main() -> None:
@@ -41,31 +38,33 @@ def main() -> None:
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     # Whatever else may be printed is no frame.
     os.dup2(2, 1)
-    while head := source.read(HEADER):
-        asked = source.read(int.from_bytes(head, "big"))
-        body = source.read(int.from_bytes(source.read(HEADER), "big"))
-        answered(asked, body, sink)
+    try:
+        while (asked := parser_frames.read_frame(source)) is not None:
+            answer_question(asked, parser_frames.read_frame(source) or b"", sink)
+    except ChildMisbehaved:
+        sys.exit(NO_QUESTION)
+    except BrokenPipeError:  # the front ended while a body was parsed
+        with contextlib.suppress(BrokenPipeError):
+            sink.close()
 
 
-def answered(asked: bytes, body: bytes, sink: BinaryIO) -> None:
-    """Answer one question."""
-    answer = pickle.dumps(result_of(asked, body), protocol=pickle.HIGHEST_PROTOCOL)
-    sink.write(len(answer).to_bytes(HEADER, "big"))
+def answer_question(asked: bytes, body: bytes, sink: BinaryIO) -> None:
+    """Write the answer to one question. Raises ChildMisbehaved where there is no question."""
+    answer = parser_frames.encode(answer_to(parser_frames.question_in(asked), body))
+    sink.write(parser_frames.header_of(answer))
     sink.write(answer)
     sink.flush()
 
 
-def result_of(asked: bytes, body: bytes) -> Any:
+def answer_to(question: parser_frames.Question, body: bytes) -> parser_frames.AnyAnswer:
     """Return what was asked for, packed, or why there is none."""
     try:
-        parse, arguments = pickle.loads(asked)  # noqa: S301  (the front is its only author)
-        return in_packs(parse(body, *arguments) if body else parse(*arguments))
+        ask: Ask[Any] = question.ask
+        return parser_frames.answer_of(parse(ask, body, question.models))
     except WorkerError as error:
-        message = error.message[:LONGEST_MESSAGE]
-        param = error.param and error.param[:LONGEST_MESSAGE]
-        return Failure(type(error)(message, param=param, retry_after=error.retry_after), "")
+        return parser_frames.refusal_of(error)
     except Exception as error:  # noqa: BLE001  (the front says so, and goes on)
-        return Failure(None, type(error).__name__)
+        return parser_frames.Failed(type(error).__name__)
 
 
 if __name__ == "__main__":

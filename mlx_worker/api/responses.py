@@ -6,11 +6,10 @@ need a kept one is refused by name. Source: OpenAI's API reference, responses. [
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import msgspec
+from msgspec.structs import replace
 
 from mlx_worker.api.chat import Part
 from mlx_worker.api.dialect import Call, decode, fitted
@@ -31,6 +30,7 @@ from mlx_worker.api.packing import packed_chat
 from mlx_worker.api.shapes import constraint_of, formatted, must_call
 from mlx_worker.api.turns import Turns
 from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES
 from mlx_worker.sampler_types import Tokens
 from mlx_worker.wire.messages import ChatRequest
 
@@ -129,8 +129,7 @@ class ResponsesBody(Samplers, frozen=True, kw_only=True):
 ReasoningAs = Literal["text", "summary", "both"]
 
 
-@dataclass(frozen=True, slots=True)
-class ResponsesCall(Call):
+class ResponsesCall(Call, frozen=True):
     """A call whose answer repeats what was asked; `reasoning_as` says where reasoning is told."""
 
     repeated: dict[str, Any]
@@ -139,9 +138,7 @@ class ResponsesCall(Call):
     def packed(self) -> Self:
         """Return the same call with its bulky parts packed; `repeated` is to be JSON."""
         repeated = {key: msgspec.Raw(msgspec.json.encode(it)) for key, it in self.repeated.items()}
-        return dataclasses.replace(
-            self, chats=[packed_chat(chat) for chat in self.chats], repeated=repeated
-        )
+        return replace(self, chats=[packed_chat(chat) for chat in self.chats], repeated=repeated)
 
 
 def parse(
@@ -159,7 +156,8 @@ def parse(
     _refuse(asked)
     turns = _turns(asked)
     tools = asked.tools or []
-    refuse_unsayable({"chat_template_kwargs": asked.chat_template_kwargs, "tools": tools})
+    refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
+    refuse_unsayable("tools", tools, TOOL_VALUES)
     fitted(tools, list[FlatTool], "tools")
     seed = seed_of(asked, defaults)
     chat = ChatRequest(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mlx_worker.api import answers, handlers, observe, openapi, watch
 from mlx_worker.api.chat import ChatBody
 from mlx_worker.api.completions import CompletionBody
+from mlx_worker.api.level import LevelBody
 from mlx_worker.api.messages import MessagesBody
 from mlx_worker.api.reload import CannotReload, Reloaded
 from mlx_worker.api.responses import ResponsesBody
@@ -255,7 +256,7 @@ ROUTES = (
         path="admin/logs/level",
         handler=observe.log_level,
         does="From which level on lines are shown, until it is set again",
-        body=observe.LevelBody,
+        body=LevelBody,
         answer=Keys.of("level"),
     ),
     # --- administration -------------------------------------------------------------------

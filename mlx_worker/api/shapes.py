@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlx_worker.api.fields import refuse_unsayable, required
+from mlx_worker.api.fields import check_portable, required
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.wire import messages as m
 
@@ -52,7 +52,7 @@ def formatted(kind: str, schema: dict[str, Any] | None, field: str, at: str) -> 
 
 def fitting(schema: dict[str, Any], field: str) -> m.JsonSchema:
     """JSON that fits a schema, whose keys keep their order. Raises InvalidRequest."""
-    refuse_unsayable({field: schema})
+    check_portable(field, schema)
     return m.JsonSchema(msgspec.json.encode(schema).decode(), field)
 
 

@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from mlx_worker.api.dialect import Places
 from mlx_worker.api.model_settings import ModelSettings, settings_of
+from mlx_worker.config import Defaults
+from mlx_worker.errors import UnknownModel
 
 if TYPE_CHECKING:
-    from mlx_worker.config import Defaults
     from mlx_worker.supervisor.node import Node, Served
 
 
-class Terms(NamedTuple):
+class Terms(msgspec.Struct, frozen=True):
     """One model's."""
 
     defaults: Defaults
@@ -23,57 +26,55 @@ class Terms(NamedTuple):
     settings: ModelSettings
 
 
+class ModelTerms(Protocol):
+    """The terms of every model of a node."""
+
+    def terms(self, name: str | None) -> Terms:
+        """Return the terms of the model that a request means. Raises UnknownModel."""
+
+
 class Models:
-    """The models of a node. Pickled it is a `ModelTable`: another process has no node."""
+    """The terms as the node's models have them now."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    def defaults(self, name: str | None) -> Defaults:
-        """Return what that model means where a request says nothing. Raises UnknownModel."""
-        return self._node.find(name).config.defaults
+    def terms(self, name: str | None) -> Terms:
+        """Return the terms of the model that a request means. Raises UnknownModel."""
+        return _terms(self._node.find(name))
 
-    def places(self, name: str | None) -> Places:
-        """Return how many requests that model takes at a time. Raises UnknownModel."""
-        return places_of(self._node.find(name))
-
-    def settings(self, name: str | None) -> ModelSettings:
-        """Return what that model adds to a request. Raises UnknownModel."""
-        return settings_of(self._node.find(name).config)
-
-    def __reduce__(self) -> tuple[type[ModelTable], tuple[dict[str, Terms], Terms]]:
-        by_name = {
-            name: _terms(served)
-            for served in self._node.models.values()
-            for name in (served.config.id, *served.config.aliases)
-        }
-        return ModelTable, (by_name, _terms(self._node.primary))
+    def table(self) -> ModelTable:
+        """Return the terms of all models, for a process without a node."""
+        node = self._node
+        return ModelTable(
+            by_name={
+                name: _terms(served)
+                for served in node.models.values()
+                for name in (served.config.id, *served.config.aliases)
+            },
+            primary=_terms(node.primary),
+            ids=list(node.models),
+            takes_any_name=node.takes_any_name,
+        )
 
 
-class ModelTable(NamedTuple):
-    """The same for a process without a node.
-
-    An unknown name has the terms of the primary model: the front refuses the name afterwards,
-    where it is to be refused.
-    """
+class ModelTable(msgspec.Struct, frozen=True):
+    """The terms of all models by their names; `takes_any_name`: others mean the primary model."""
 
     by_name: dict[str, Terms]
     primary: Terms
+    ids: list[str]
+    takes_any_name: bool
 
-    def defaults(self, name: str | None) -> Defaults:
-        """Return what that model means where a request says nothing."""
-        return self._terms(name).defaults
-
-    def places(self, name: str | None) -> Places:
-        """Return how many requests that model takes at a time."""
-        return self._terms(name).places
-
-    def settings(self, name: str | None) -> ModelSettings:
-        """Return what that model adds to a request."""
-        return self._terms(name).settings
-
-    def _terms(self, name: str | None) -> Terms:
-        return self.primary if name is None else self.by_name.get(name, self.primary)
+    def terms(self, name: str | None) -> Terms:
+        """Return the terms of the model that a request means. Raises UnknownModel."""
+        if name is None:
+            return self.primary
+        if (known := self.by_name.get(name)) is not None:
+            return known
+        if self.takes_any_name:
+            return self.primary
+        raise UnknownModel.among(self.ids, name)
 
 
 def places_of(served: Served) -> Places:

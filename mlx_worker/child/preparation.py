@@ -11,9 +11,11 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from mlx_worker.child.fair_queue import FairQueue
 from mlx_worker.engine.prompt import Prompt, check_tokens, warm_head
-from mlx_worker.limits import json_values
+from mlx_worker.limits import check_answer, json_values
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
@@ -170,12 +172,15 @@ class Preparation:
                 with self._held.by("prompt"):
                     offer = tools.offers.adapt(work.request)
                     tokens = offer.prompt(tokenizer, bound).tokens
-                self._answer(m.Tokenized(work.id, tokens))
+                    told = msgspec.json.encode(tokens)
+                    check_answer(told, "prompt" if work.request.prompt is not None else "messages")
+                self._answer(m.Tokenized(work.id, len(tokens), told))
             case m.Detokenize():
                 with self._held.by("detokenize"):
                     bound.check_count(work.tokens, "tokens")
                     check_tokens(tokenizer, work.tokens, "tokens")
-                    text = tokenizer.decode(work.tokens)
+                    text = msgspec.json.encode(tokenizer.decode(work.tokens))
+                    check_answer(text, "tokens")
                 self._answer(m.Detokenized(work.id, text))
             case m.Warm():
                 with self._held.by("prompt"):

@@ -20,6 +20,7 @@ import msgspec
 from llguidance import LLMatcher
 from llguidance.hf import from_tokenizer
 
+from mlx_worker.call_schemas import arguments_of
 from mlx_worker.engine.compile_trial import (
     FREE_ITEMS,
     PLAIN_ITEMS,
@@ -33,11 +34,11 @@ from mlx_worker.engine.compile_trials import SECONDS, Trials
 from mlx_worker.engine.constraint import Constraint
 from mlx_worker.engine.constraint_refusal import refusal, too_costly
 from mlx_worker.engine.endless_schema import is_endless
-from mlx_worker.engine.grammar import answer_grammar, arguments_of, content_grammar, of_schema
+from mlx_worker.engine.grammar import answer_grammar, content_grammar, of_schema
 from mlx_worker.engine.lark import Lark
 from mlx_worker.engine.schema_faults import place_of
 from mlx_worker.errors import ConstraintFailed, InvalidRequest, UnsupportedField, cause_of
-from mlx_worker.limits import check_constraint_text, check_schemas
+from mlx_worker.limits import check_constraint
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Constraints:
         if shape is None:
             return None
         self._check_vocabulary(shape.field)
-        _check_amount(shape, request.tools)
+        check_constraint(request)
         try:
             whole = answer_grammar(request, prompt, self._tokenizer, self._lark)
         except (ValueError, RecursionError) as error:
@@ -187,22 +188,6 @@ class Constraints:
 
 _Part = tuple[Any, str, str]
 """A schema or another shape, where a fault in it is, and which field an error names."""
-
-
-def _check_amount(shape: m.Constraint, tools: list[Schema]) -> None:
-    """Raise ConstraintTooCostly for more than one request may ask for, before any of the work."""
-    match shape:
-        case m.JsonSchema():
-            check_constraint_text(shape.schema, shape.field)
-            check_schemas([json.loads(shape.schema)], shape.field)
-        case m.Regex():
-            check_constraint_text(shape.pattern, shape.field)
-        case m.Lark():
-            check_constraint_text(shape.grammar, shape.field)
-        case m.Call():
-            schemas = arguments_of(tools, shape.names)
-            check_constraint_text(json.dumps(schemas), "tools")
-            check_schemas(schemas, "tools")
 
 
 def _parts(shape: m.Constraint, tools: list[Schema]) -> list[_Part]:

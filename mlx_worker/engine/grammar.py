@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher
 
+from mlx_worker.call_schemas import arguments_of
 from mlx_worker.engine.call_grammar import forced_calls, free_calls
 from mlx_worker.engine.markers import REASONING, has_thought
-from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.errors import UnsupportedField
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ BYTES_ONLY = '%llguidance {"no_forcing": true}'
 """Where one text alone can follow, llguidance would ask for the tokens that a tokenizer makes of
 it, a special token for what is spelled like one: then neither text nor token would fit."""
 
-ANY_OBJECT: Schema = {"type": "object"}
-
 
 def content_grammar(shape: ContentShape) -> str:
     """The grammar of the content alone, as llguidance takes it; not checked."""
@@ -50,16 +49,6 @@ def content_grammar(shape: ContentShape) -> str:
 def of_schema(schema: Schema) -> str:
     """The grammar of the documents that a schema describes."""
     return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_STYLE)
-
-
-def arguments_of(tools: list[Schema], names: list[str]) -> list[Schema]:
-    """The schemas of what calls of these tools bring: objects. Raises InvalidRequest."""
-    functions = {tool["function"]["name"]: tool["function"] for tool in tools}
-    schemas = [ANY_OBJECT | (functions[name].get("parameters") or {}) for name in names]
-    for name, schema in zip(names, schemas, strict=True):
-        if schema["type"] != "object":
-            raise InvalidRequest(f"tools: the parameters of {name!r} are no object", param="tools")
-    return schemas
 
 
 def answer_grammar(request: m.ChatRequest, prompt: Prompt, tokenizer: Any, lark: Lark) -> str:

@@ -19,7 +19,7 @@ from mlx_worker.engine.markers import CONTENT, opening_state
 from mlx_worker.engine.schedule import WORTH_FETCHING, common_prefix
 from mlx_worker.engine.template_rules import REFUSALS, fit_to_template
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest, UnsupportedField
-from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES, check_values
+from mlx_worker.limits import check_amount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,8 +68,7 @@ def prompt_of(tokenizer: Any, request: ChatRequest, bound: TextBound | None = No
 
 def _check_amount(request: ChatRequest, bound: TextBound) -> None:
     """Raise for more than a template may be given: it may walk over all of it, many times."""
-    check_values(request.template_kwargs, TEMPLATE_VALUES, "chat_template_kwargs")
-    check_values(request.tools, TOOL_VALUES, "tools")
+    check_amount(request)
     if len(request.messages) > bound.context_length:
         turns = sum(
             bool(turn.get("content") or turn.get("tool_calls")) for turn in request.messages

@@ -467,6 +467,11 @@ class Node:
         """Who is meant where nobody is named: the default model, else the first."""
         return self.models[self._default or next(iter(self.models))]
 
+    @property
+    def takes_any_name(self) -> bool:
+        """Return whether an unknown name means the default model."""
+        return self._default is not None
+
     def find(self, name: str | None) -> Served:
         """The model of that name or alias; names nobody knows go to the default model.
 
@@ -485,8 +490,7 @@ class Node:
         """The model of that name or alias, and no other. Raises UnknownModel."""
         known = self.models.get(self._aliases.get(name, name))
         if known is None:
-            names = ", ".join(self.models)
-            raise UnknownModel(f"no model is named {name!r}; this node has: {names}", param="model")
+            raise UnknownModel.among(self.models, name)
         return known
 
     async def generate(
@@ -570,17 +574,17 @@ class Node:
             with contextlib.suppress(ChildLost):
                 await self._call(served, id_, m.ClearCache(id_))
 
-    async def tokenize(self, served: Served, request: m.ChatRequest) -> list[int]:
-        """The tokens that the model would read. Raises the refusal."""
+    async def tokenize(self, served: Served, request: m.ChatRequest) -> m.Tokenized:
+        """Return the tokens that the model would read. Raises the refusal."""
         said = await self._asked_twice(served, partial(m.Tokenize, request=request))
         assert isinstance(said, m.Tokenized)
-        return said.tokens
+        return said
 
-    async def detokenize(self, served: Served, tokens: list[int]) -> str:
-        """The text of tokens. Raises the refusal."""
+    async def detokenize(self, served: Served, tokens: list[int]) -> m.Detokenized:
+        """Return the text of tokens. Raises the refusal."""
         said = await self._asked_twice(served, partial(m.Detokenize, tokens=tokens))
         assert isinstance(said, m.Detokenized)
-        return said.text
+        return said
 
     async def _asked_twice(self, served: Served, message: Callable[[int], m.Message]) -> Answer:
         """Ask the child beside its work, and the next one where it dies of other things."""

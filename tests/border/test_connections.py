@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mlx_worker.api.door import BESIDE, MAX_FIELD, MAX_HEADERS, MAX_LINE
 from mlx_worker.config import Config, ModelConfig, ServerConfig
-from tests.border.asking import answer_of, ask, exchange
+from tests.border.asking import answer_of, ask, bare, exchange
 from tests.border.conftest import SUPERVISOR, Connect, Connection, Serving, ready, served
 from tests.scripted import Fifo, eventually, soon
 
@@ -301,3 +304,60 @@ async def test_an_unread_answer_does_not_outlive_the_drain(nano: Path) -> None:
     # `served` has waited for the node's end, but not as long as a handler might have taken.
     with sock, contextlib.suppress(ConnectionError):
         assert b"[DONE]" not in await asyncio.to_thread(drained, sock)
+
+
+PATIENT_DRAIN = replace(SUPERVISOR, drain_timeout=600)
+
+
+def patient(nano: Path) -> Config:
+    """A node that waits far longer for its streams and their readers than a test does."""
+    return Config(
+        models=(ModelConfig(id="m", path="nano", default=True),),
+        server=ServerConfig(port=0, models_dir=nano.parent, send_timeout=600, max_body_bytes=LARGE),
+        supervisor=PATIENT_DRAIN,
+    )
+
+
+async def test_a_second_signal_ends_an_answer_that_is_not_read(nano: Path) -> None:
+    async with served(patient(nano)) as url:
+        await ready(url)
+        sock = small_socket(url)
+        await asyncio.to_thread(sock.sendall, chat(" ".join(WORDS)))
+
+        async def generated() -> bool:
+            return await running(url) == 0
+
+        await eventually(generated)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+        async def takes_no_connection() -> bool:
+            try:
+                _, writer = await bare(url)
+            except ConnectionError:
+                return True
+            writer.close()
+            return False
+
+        await eventually(takes_no_connection)
+        os.kill(os.getpid(), signal.SIGTERM)
+    # `served` has waited for the node's end: without the second signal it would take ten minutes.
+    with sock, contextlib.suppress(ConnectionError):
+        assert b"[DONE]" not in await asyncio.to_thread(drained, sock)
+
+
+async def test_a_second_signal_ends_a_stream_that_runs(nano: Path, pace: Fifo) -> None:
+    async with served(patient(nano), "--pace", pace.path) as url:
+        await ready(url)
+        reader, writer = await streaming(await bare(url), pace)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+        async def drains() -> bool:
+            status: str = (await ask(url, "/health")).json["status"]
+            return status == "offline"
+
+        await eventually(drains)
+        os.kill(os.getpid(), signal.SIGTERM)
+        rest = await soon(reader.read())
+        writer.close()
+    assert b'"error"' in rest
+    assert b"[DONE]" not in rest

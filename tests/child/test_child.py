@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -255,9 +256,10 @@ def test_tokens_are_told_beside_a_generation_that_runs(loaded: Front) -> None:
     loaded.say(generate(1, "Hello", 2000), m.Tokenize(2, chat), m.Tokenize(3, raw))
     whole, text = loaded.hear(m.Tokenized), loaded.hear(m.Tokenized)
     assert (whole.id, text.id) == (2, 3)
-    assert len(whole.tokens) > len(text.tokens) > 0
-    loaded.say(m.Detokenize(4, text.tokens), m.Detokenize(5, [1 << 30]))
-    assert loaded.hear(m.Detokenized) == m.Detokenized(4, "Hello")
+    tokens = json.loads(text.tokens)
+    assert whole.count == len(json.loads(whole.tokens)) > text.count == len(tokens) > 0
+    loaded.say(m.Detokenize(4, tokens), m.Detokenize(5, [1 << 30]))
+    assert loaded.hear(m.Detokenized) == m.Detokenized(4, b'"Hello"')
     refused = loaded.hear(m.Failed)
     assert (refused.id, refused.param) == (5, "tokens")
     loaded.say(m.Cancel(1))

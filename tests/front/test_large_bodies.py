@@ -13,9 +13,9 @@ from mlx_worker.api.body import (
     default_limit,
 )
 from mlx_worker.api.dialect import MAX_COPIED
-from mlx_worker.api.fields import MOST_VALUES
 from mlx_worker.api.parser import LARGE
 from mlx_worker.config import ServerConfig
+from mlx_worker.limits import CONSTRAINT_BYTES, TEMPLATE_VALUES, TOOL_VALUES
 from tests.front.asking import Serve, model
 
 FILL = " " * LARGE
@@ -106,10 +106,19 @@ async def test_choices_of_a_large_prompt_are_bounded_together(serve: Serve) -> N
     assert str(MAX_COPIED) in answer.error["message"]
 
 
-@pytest.mark.parametrize("field", ["chat_template_kwargs", "tools", "response_format"])
-async def test_more_values_than_anybody_looks_at_are_a_400(serve: Serve, field: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("chat_template_kwargs", f"more than {TEMPLATE_VALUES} values"),
+        ("tools", f"more than {TOOL_VALUES} values"),
+        ("response_format", f"at most {CONSTRAINT_BYTES}"),
+    ],
+)
+async def test_more_values_than_anybody_looks_at_are_a_400(
+    serve: Serve, field: str, message: str
+) -> None:
     front = await serve()
-    many: list[list[Any]] = [[]] * MOST_VALUES
+    many: list[list[Any]] = [[]] * TOOL_VALUES
     shapes: dict[str, Any] = {
         "chat_template_kwargs": {"a": many},
         "tools": [{"type": "function", "function": {"name": "f", "parameters": {"enum": many}}}],
@@ -117,7 +126,7 @@ async def test_more_values_than_anybody_looks_at_are_a_400(serve: Serve, field: 
     }
     answer = await front.chat("one", **{field: shapes[field]})
     assert answer.status == 400
-    assert f"more than {MOST_VALUES} values" in answer.error["message"]
+    assert message in answer.error["message"]
 
 
 @pytest.mark.parametrize("size", [2000, LARGE])

@@ -17,6 +17,8 @@ from mlx_worker.errors import (
     UnknownModel,
     WorkerError,
 )
+from mlx_worker.wire import messages as m
+from mlx_worker.wire.framing import encode, frames_from_child
 from tests.dialects import CHAT, MESSAGES
 from tests.front.asking import Serve
 from tests.scripted import DEADLINE, PATIENT, Fifo, eventually, soon
@@ -36,6 +38,19 @@ async def test_text_and_tokens_are_had_under_any_run_of_v1(serve: Serve) -> None
         tokens = await front.ask(f"{v1}/tokenize", {"prompt": "one two", "model": "m"})
         assert tokens.json == {"tokens": [1, 2], "count": 2}
         assert (await front.ask(f"{v1}/detokenize", {"tokens": [1, 2]})).json == {"prompt": "1 2"}
+
+
+async def test_echoed_tokens_are_told_as_text(serve: Serve) -> None:
+    front = await serve()
+    answer = await front.ask("/v1/completions", {"prompt": [1, 2], "echo": True})
+    assert answer.json["choices"][0]["text"].startswith("1 2")
+
+
+def test_the_front_makes_no_value_of_a_token() -> None:
+    ids = b"[" + b",".join([b"65"] * 1_000_000) + b"]"
+    (told,) = frames_from_child().feed(encode(m.Tokenized(1, 1_000_000, ids)))
+    assert isinstance(told, m.Tokenized)
+    assert told.tokens == ids
 
 
 async def test_special_tokens_are_not_left_out(serve: Serve) -> None:

@@ -75,8 +75,8 @@ EXAMPLES: dict[type[m.Message], m.Message] = {
         m.Cleared(12),
         m.Tokenize(15, m.ChatRequest([], m.Sampling(seed=1), prompt=[1, 151_643])),
         m.Detokenize(16, [1, 151_643]),
-        m.Tokenized(17, [1, 151_643]),
-        m.Detokenized(18, HOSTILE),
+        m.Tokenized(17, 2, b"[1,151643]"),
+        m.Detokenized(18, msgspec.json.encode(HOSTILE)),
         m.Failed(13, code="internal_error", message=HOSTILE),
         m.CacheState(1, "ab" * 32, 1.7e12, entries=2, warmed=1, bytes=2**31, capacity=2**32),
         m.Pong(
