@@ -132,7 +132,9 @@ class Served:
         """Record what was found in the model's folder."""
         if folder != self.planned.folder:
             self.planned = replace(self.planned, folder=folder)
-            self.child.load = msgspec.structs.replace(self.child.load, path=str(folder.path))
+            self.child.load = msgspec.structs.replace(
+                self.child.load, path=str(folder.path), chat_template=self.planned.chat_template
+            )
 
     @property
     def running_kv_bytes(self) -> int:
