@@ -1,5 +1,4 @@
-"""How many files the node and its children may open, and how many connections that leaves. [front]
-"""
+"""How many files the node may open, and how many connections that leaves. [front]"""
 
 from __future__ import annotations
 

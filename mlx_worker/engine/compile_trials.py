@@ -81,8 +81,7 @@ class Trials:
         self._end()
 
     def _answer(self, process: subprocess.Popen[bytes], line: bytes) -> bytes | None:
-        """Return a line of the helper, cut short where the helper ended; None: it takes too long.
-        """
+        """Return a line of the helper, cut short where that ended; None: no line came in time."""
         assert process.stdin is not None
         assert process.stdout is not None
         with contextlib.suppress(OSError):
