@@ -113,6 +113,15 @@ def nowhere(config: ModelConfig) -> ModelFolder:
     return planned(config.id).inspected
 
 
+def started_processes() -> list[psutil.Process]:
+    """Return the processes that a supervisor in this process has started.
+
+    An engine in the same process, of another test, may keep one in which it tries grammars.
+    """
+    others = "mlx_worker.engine.compile_helper"
+    return [it for it in psutil.Process().children() if others not in it.cmdline()]
+
+
 NOWHERE = FolderAccess(inspect=nowhere, places=lambda _: [])
 
 

@@ -60,8 +60,6 @@ frequency_penalty = 2
     ("lines", "said"),
     [
         ('tools = "drop"', "models[0].tools"),
-        ('chat_template = "none.jinja"', "models[0].chat_template: "),
-        ('chat_template = "."', "models[0].chat_template: "),
         ('system_prompt = ""', "models[0].system_prompt"),
         ('stop = "END"', "models[0].stop"),
         ('stop = [""]', "models[0].stop[0]"),

@@ -204,7 +204,9 @@ def test_a_killed_child_comes_back_and_the_node_says_so(tiny: Path, tmp_path: Pa
 def test_a_broken_stream_ends_with_its_error_and_the_connection_closes(
     tiny: Path, tmp_path: Path
 ) -> None:
-    with running_node(tmp_path, {"tiny": tiny}, supervisor="max_restarts = 0") as node:
+    # The model is tried again later than its stream waits.
+    supervisor = "max_restarts = 0\nresume_timeout = 1"
+    with running_node(tmp_path, {"tiny": tiny}, supervisor=supervisor) as node:
         node.wait_until_ready()
         body = json.dumps(
             {

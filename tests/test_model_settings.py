@@ -55,7 +55,6 @@ def node(caller: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
             {"plain": caller, "set": caller},
             extra={"plain": "", "set": SET},
             server='reasoning_summaries = "always"',
-            supervisor="standby = 0",
         ) as running:
             running.wait_until_ready()
             yield running

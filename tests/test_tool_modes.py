@@ -99,7 +99,7 @@ def node(caller: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
     (folder / "plain.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     extra = {mode: f'chat_template = "plain.jinja"\ntools = "{mode}"' for mode in MODES}
     models = dict.fromkeys(MODES, caller)
-    with running_node(folder, models, extra=extra, supervisor="standby = 0") as running:
+    with running_node(folder, models, extra=extra) as running:
         running.wait_until_ready()
         yield running
 

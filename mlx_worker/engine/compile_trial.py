@@ -30,6 +30,14 @@ NOTHING_FITS: Final = "NoExtensionBias"
 """llguidance's name for a first mask that allows no token."""
 
 
+class Vocabulary(msgspec.Struct, frozen=True):
+    """A tokenizer as `tokenizer.json` has it, its end tokens, and processor seconds a trial."""
+
+    tokenizer: str
+    ends: list[int]
+    seconds: float
+
+
 class Trial(msgspec.Struct, frozen=True):
     """Grammars to be tried, in order."""
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mlx_worker.engine.compile_helper import Vocabulary
-from mlx_worker.engine.compile_trial import Trial, Verdict
+from mlx_worker.engine.compile_trial import Trial, Verdict, Vocabulary
 from mlx_worker.errors import Unavailable
 
 if TYPE_CHECKING:

@@ -132,9 +132,8 @@ class Served:
         """Record what was found in the model's folder."""
         if folder != self.planned.folder:
             self.planned = replace(self.planned, folder=folder)
-            self.child.load = msgspec.structs.replace(
-                self.child.load, path=str(folder.path), chat_template=self.planned.chat_template
-            )
+            kv_bytes = self.child.load.kv_bytes
+            self.child.load = msgspec.structs.replace(load_of(self.planned), kv_bytes=kv_bytes)
 
     @property
     def running_kv_bytes(self) -> int:

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import mlx.core as mx
@@ -152,8 +153,14 @@ class Front:
         self._unconfirmed = []
 
 
+@lru_cache(maxsize=1)
+def constraints_of(tokenizer: Any) -> Constraints:
+    """A process makes them once; here all processes are this one."""
+    return Constraints(tokenizer)
+
+
 def constraint(tokenizer: Any, request: m.ChatRequest) -> Constraint | None:
-    return Constraints(tokenizer).of(request, prompt_of(tokenizer, request))
+    return constraints_of(tokenizer).of(request, prompt_of(tokenizer, request))
 
 
 def tokens_of(answers: Iterable[Heard]) -> list[tuple[list[int], str, str]]:

@@ -121,7 +121,7 @@ async def ends_with_what_changed(
 
 
 async def test_weights_with_one_other_bit_end_the_answers(folder: Path, tmp_path: Path) -> None:
-    with running_node(tmp_path, {"m": folder}, supervisor="standby = 0") as node:
+    with running_node(tmp_path, {"m": folder}) as node:
         node.wait_until_ready()
         await ends_with_what_changed(node, lambda: replace_number(folder), "model files")
 
@@ -130,7 +130,7 @@ async def test_a_tokenizer_that_was_replaced_ends_the_answers(folder: Path, tmp_
     def replace() -> None:
         replace_text(folder / "tokenizer_config.json", " ")
 
-    with running_node(tmp_path, {"m": folder}, supervisor="standby = 0") as node:
+    with running_node(tmp_path, {"m": folder}) as node:
         node.wait_until_ready()
         await ends_with_what_changed(node, replace, "model files")
 
@@ -143,7 +143,7 @@ async def test_a_folder_of_the_same_content_goes_on(folder: Path, tmp_path: Path
         folder.rename(tmp_path / "old")
         new.rename(folder)
 
-    with running_node(tmp_path, {"m": folder}, supervisor="standby = 0") as node:
+    with running_node(tmp_path, {"m": folder}) as node:
         node.wait_until_ready()
         expected = exact(node)
         text, code, whole = await both(node, replace)
@@ -157,7 +157,7 @@ async def test_another_mlx_lm_ends_the_answers(tiny: Path, tmp_path: Path, site:
         (new / "_version.py").write_text('__version__ = "0.99.0"\n')
         new.rename(site / "mlx_lm")
 
-    with running_node(tmp_path, {"m": tiny}, supervisor="standby = 0") as node:
+    with running_node(tmp_path, {"m": tiny}) as node:
         node.wait_until_ready()
         await ends_with_what_changed(node, replace, "mlx-lm: 0.", "now 0.99.0")
 
@@ -172,7 +172,7 @@ async def test_this_package_replaced_under_the_node_ends_the_answers_and_names_t
     def replace() -> None:
         replace_text(package / "engine" / "sampling.py", "\n# newer\n")
 
-    with running_node(tmp_path, {"m": tiny}, supervisor="standby = 1") as node:
+    with running_node(tmp_path, {"m": tiny}, spares=1) as node:
         node.wait_until_ready()
         eventually(lambda: bool(node.ask("/health").json["standby"]["waiting"]))
         await ends_with_what_changed(node, replace, "mlx-worker: ", "restart the node")

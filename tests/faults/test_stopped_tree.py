@@ -24,7 +24,6 @@ WORDS: Final = [f"word{number}" for number in range(40 * STOPS)]
 SUPERVISOR: Final = f"""
 stall_timeout = {STALL}
 load_stall_timeout = {STALL * 10}
-standby = 1
 """
 
 
@@ -79,7 +78,9 @@ async def stopped_again_and_again(node: RunningNode) -> list[Stream]:
 async def test_a_stopped_tree_kills_no_process_and_loses_no_stream(
     nano: Path, tmp_path: Path
 ) -> None:
-    with running_node(tmp_path, {"m": nano}, supervisor=SUPERVISOR, command=COMMAND) as node:
+    with running_node(
+        tmp_path, {"m": nano}, supervisor=SUPERVISOR, spares=1, command=COMMAND
+    ) as node:
         node.wait_until_ready()
         eventually(lambda: bool(node.ask("/health").json["standby"]["waiting"]))
         before = {process.pid for process in node.children()}

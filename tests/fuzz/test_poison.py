@@ -43,7 +43,7 @@ OWN_FAULTS = (b'"internal_error"', b'"child_lost"', b'"poisoned_request"', b'"ap
 def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
     folder = tmp_path_factory.mktemp("poisoned")
     models = {MODEL: make_caller(folder / MODEL)}
-    with running_node(folder, models, supervisor="standby = 0", extra=SETTINGS) as node:
+    with running_node(folder, models, extra=SETTINGS) as node:
         node.wait_until_ready()
         yield node
 

@@ -88,7 +88,9 @@ def test_an_answer_that_the_limit_cut_says_so(
 def test_a_stream_that_breaks_is_an_error_and_no_short_answer(
     packages: Path, caller: Path, tmp_path: Path
 ) -> None:
-    with running_node(tmp_path, {"caller": caller}, supervisor="max_restarts = 0") as node:
+    with running_node(
+        tmp_path, {"caller": caller}, supervisor="max_restarts = 0\nresume_timeout = 1"
+    ) as node:
         node.wait_until_ready()
         fields = {"max_output_tokens": 7000, "reasoning": {"summary": "auto"}}
         command = ["node", "ask.mjs", f"{node.url}/v1", "responses", json.dumps(fields)]

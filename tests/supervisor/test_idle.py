@@ -4,8 +4,6 @@ import asyncio
 from dataclasses import replace
 from functools import partial
 
-import psutil
-
 from mlx_worker.supervisor.generation import Generation
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.states import State
@@ -19,6 +17,7 @@ from tests.scripted import (
     running,
     scripted,
     soon,
+    started_processes,
     text_of,
 )
 
@@ -43,7 +42,7 @@ async def test_an_idle_model_is_unloaded_and_its_process_is_gone() -> None:
         pid = node.primary.child.facts.pid
         await soon(node.primary.child.reached(State.STOPPED))
         assert not alive(pid)
-        assert psutil.Process().children() == []
+        assert started_processes() == []
 
 
 async def test_the_next_request_brings_it_back() -> None:

@@ -40,6 +40,7 @@ from tests.scripted import (
     running,
     scripted,
     soon,
+    started_processes,
     text_of,
 )
 
@@ -291,7 +292,7 @@ async def test_many_first_requests_start_one_process() -> None:
                 await ask(node, "hello")
         await soon(node.primary.child.reached(State.READY))
         assert node.primary.child.restarts == 0
-        assert len(psutil.Process().children()) == 1
+        assert len(started_processes()) == 1
 
 
 async def test_warming_a_model_on_demand_starts_it_and_is_done() -> None:
@@ -513,7 +514,7 @@ async def test_a_node_stops_at_any_moment_of_its_start() -> None:
                 await asyncio.sleep(0)
             await soon(node.stop())
             assert {it.child.state for it in node.models.values()} == {State.STOPPED}
-            assert psutil.Process().children() == []
+            assert started_processes() == []
 
 
 async def test_a_node_whose_children_fail_for_ever_stops_too() -> None:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-import psutil
 import pytest
 
 from mlx_worker.errors import ModelLoading, NodeDraining, UnknownModel
@@ -27,6 +26,7 @@ from tests.scripted import (
     running,
     scripted,
     soon,
+    started_processes,
     text_of,
 )
 
@@ -211,7 +211,7 @@ async def test_a_node_stops_while_a_removed_model_is_at_work(pace: Fifo) -> None
         await soon(node.generate(node.named("a"), chat("one")))
         node.reload([planned("b", preload=False)], NOWHERE)
         await soon(node.stop())
-        assert psutil.Process().children() == []
+        assert started_processes() == []
 
 
 async def test_a_draining_node_reloads_nothing() -> None:

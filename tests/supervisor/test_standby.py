@@ -32,6 +32,7 @@ from tests.scripted import (
     running,
     scripted,
     soon,
+    started_processes,
     text_of,
 )
 
@@ -149,13 +150,12 @@ async def test_what_becomes_of_a_taken_spare_is_its_childs() -> None:
 async def test_a_spare_that_is_still_importing_is_taken_too(hold: Fifo) -> None:
     command = scripted("--hold-hello", hold.path)
     async with running(planned(preload=False), command=command, standby=ONE) as node:
-        me = psutil.Process()
 
         async def launched() -> bool:
             return any(spare.pid for spare in node.standby._spares)
 
         await eventually(launched)
-        (importing,) = me.children()
+        (importing,) = started_processes()
         assert node.standby.waiting == []
         child = node.primary.child
         child.start()
@@ -191,7 +191,7 @@ async def test_no_spare_is_prepared_beside_a_model_that_comes_up() -> None:
     asked: list[int] = []
 
     def busy() -> bool:
-        asked.append(len(psutil.Process().children()))
+        asked.append(len(started_processes()))
         return len(asked) < 5
 
     async with standby_of(scripted(), busy=busy) as standby:
@@ -211,7 +211,7 @@ async def test_a_change_of_state_puts_the_preparing_off() -> None:
             return looked > 50
 
         await eventually(stirred)
-        assert psutil.Process().children() == []
+        assert started_processes() == []
         await spares(standby, 1)
 
 
@@ -282,7 +282,7 @@ async def test_spares_end_with_the_node() -> None:
         await ready(node)
         (spare,) = await spares(node.standby, 1)
     assert not alive(spare)
-    assert psutil.Process().children() == []
+    assert started_processes() == []
 
 
 async def test_a_spare_that_stays_when_its_pipe_closes_is_killed() -> None:
@@ -297,7 +297,7 @@ async def test_a_spare_that_is_being_started_at_the_end_is_ended_too(turns: int)
     async with standby_of(scripted()):
         for _ in range(turns):
             await asyncio.sleep(0)
-    assert psutil.Process().children() == []
+    assert started_processes() == []
 
 
 @pytest.mark.parametrize("turns", range(1, 9))
@@ -319,6 +319,6 @@ async def test_a_launch_that_is_cancelled_leaves_no_pipe_open(turns: int) -> Non
         await ended(launched)
 
     async def closed() -> bool:
-        return psutil.Process().num_fds() <= before and not psutil.Process().children()
+        return psutil.Process().num_fds() <= before
 
     await eventually(closed)
