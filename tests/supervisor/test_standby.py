@@ -305,7 +305,7 @@ async def test_a_launch_that_is_cancelled_leaves_no_pipe_open(turns: int) -> Non
     await ended(await launch(scripted(), NOBODY))  # the loop's own files are there from now on
     for _ in range(3):
         await asyncio.sleep(0)
-    before = psutil.Process().num_fds()
+    before, others = psutil.Process().num_fds(), set(psutil.Process().children())
     starting = asyncio.create_task(launch(scripted(), NOBODY))
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -319,6 +319,9 @@ async def test_a_launch_that_is_cancelled_leaves_no_pipe_open(turns: int) -> Non
         await ended(launched)
 
     async def closed() -> bool:
-        return psutil.Process().num_fds() <= before
+        me = psutil.Process()
+        return me.num_fds() <= before and set(me.children()) <= others
 
     await eventually(closed)
+    for _ in range(3):  # what the loop still has to say of the process that it killed
+        await asyncio.sleep(0)
