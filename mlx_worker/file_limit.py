@@ -1,11 +1,17 @@
-"""How many files the process may open, and how many connections that leaves. [front]"""
+"""How many files the node may open, and how many connections that leaves. [front]"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import resource
 from dataclasses import dataclass
 from typing import Final
+
+log = logging.getLogger(__name__)
+
+ENOUGH: Final = 4096
+"""For connections, pipes and the files of large models."""
 
 FOR_THE_NODE: Final = 128
 """Open files beside connections and children: logs, libraries, models that are looked at."""
@@ -54,3 +60,20 @@ def places_within(files: int, wanted: Places, models: int) -> Places:
     free = max(2, files - kept)
     beside = max(1, min(wanted.beside, free // 4))
     return Places(min(wanted.working, free - beside), beside)
+
+
+def few_files_allowed() -> int | None:
+    """Return the hard limit where that is low, else None."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if hard == resource.RLIM_INFINITY or hard >= ENOUGH else hard
+
+
+def warn_of_few_files() -> None:
+    """Log a hard limit that is low: nothing in the node can raise that limit."""
+    if (most := few_files_allowed()) is not None:
+        log.warning(
+            "the hard limit allows at most %d files to be open in the node and in each model's"
+            " process (`ulimit -Hn`): raise the limit to %d or more",
+            most,
+            ENOUGH,
+        )

@@ -39,15 +39,15 @@ from mlx_worker.api.routes import ROUTES
 from mlx_worker.api.same_origin import same_origin
 from mlx_worker.api.traffic import Traffic
 from mlx_worker.errors import CannotStore, PortTaken, WorkerError
-from mlx_worker.file_limit import places_within, raise_limit, wanted_files
+from mlx_worker.file_limit import places_within, raise_limit, wanted_files, warn_of_few_files
 from mlx_worker.health import Ledger, node_ledger
 from mlx_worker.logs import Entry
 from mlx_worker.notify import Notifier
-from mlx_worker.open_files import warn_of_few_files
 from mlx_worker.plan import unseen
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.outage import end_at_outage
+from mlx_worker.supervisor.pause import PauseDetector
 from mlx_worker.supervisor.process import CHILD_COMMAND
 from mlx_worker.supervisor.scratch import scratch_folder
 from mlx_worker.titles import set_port, set_title
@@ -249,7 +249,9 @@ async def serve(
                     await _until(stop, outage, *([on_listening(url)] if on_listening else []))
                 notifier.stopping()
                 stop.clear()
-                ending.enter_context(_ending_connections(app[DOOR], drain + GRACE, stop))
+                pause = PauseDetector(asyncio.get_running_loop(), GRACE)
+                ending.callback(pause.close)
+                ending.enter_context(_ending_connections(app[DOOR], drain + GRACE, stop, pause))
                 await _drain(front.node, stop)
         finally:
             await runner.cleanup()
@@ -314,19 +316,21 @@ async def _until(stop: asyncio.Event, *beside: Awaitable[None]) -> None:
 
 
 @contextlib.contextmanager
-def _ending_connections(door: Door, within: float, stop: asyncio.Event) -> Iterator[None]:
+def _ending_connections(
+    door: Door, within: float, stop: asyncio.Event, pause: PauseDetector
+) -> Iterator[None]:
     """End what connections are left after so many seconds, or soon after the next signal.
 
-    A client that reads nothing of its answer would keep its handler, and so the node.
+    A client that reads nothing of its answer would keep its handler, and so the node. A pause of
+    this process begins the count anew, as it does that of the drain.
     """
-    loop = asyncio.get_running_loop()
-    timers = [loop.call_later(within, door.end_all)]
+    timers = [pause.timer(within, door.end_all)]
 
     async def at_signal() -> None:
         await stop.wait()
-        timers.append(loop.call_later(GRACE, door.end_all))
+        timers.append(pause.timer(GRACE, door.end_all))
 
-    hurried = loop.create_task(at_signal())
+    hurried = asyncio.create_task(at_signal())
     try:
         yield
     finally:

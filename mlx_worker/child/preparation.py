@@ -153,11 +153,11 @@ class Preparation:
     # --- inside ---
 
     def _prepare(self, key: str, work: Work, tools: Tools) -> None:
-        if self._has_left(work.id):
-            self._on_prepared(Left(work.id))
-            return
         try:
-            self._do(key, work, tools)
+            if self._has_left(work.id):
+                self._on_prepared(Left(work.id))
+            else:
+                self._do(key, work, tools)
         except BaseException as error:  # noqa: BLE001  (a panic of Rust's is no Exception)
             request_id = work.request_id if isinstance(work, m.Generate) else ""
             self._on_prepared(Refused(work.id, error, request_id))

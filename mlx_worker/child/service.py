@@ -50,6 +50,7 @@ from mlx_worker.errors import (
 from mlx_worker.logs import Entry
 from mlx_worker.titles import set_title
 from mlx_worker.wire import messages as m
+from mlx_worker.wire.framing import sayable
 
 if TYPE_CHECKING:
     from mlx_worker.child.imported_code import ImportedCode
@@ -284,9 +285,10 @@ class Service:
     def _last_word(self, id_: int, error: BaseException, request_id: str) -> m.Failed:
         self._arrived(id_)
         _note(error, request_id)
-        message = str(error) or type(error).__name__
+        # A template may quote what is no text; a frame that cannot be made would end the process.
+        message = sayable(str(error)) or type(error).__name__
         if isinstance(error, WorkerError):
-            return m.Failed(id_, error.code, message, error.param)
+            return m.Failed(id_, error.code, message, error.param and sayable(error.param))
         return m.Failed(id_, WorkerError.code, message)
 
     # --- out ---

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import selectors
+import signal
 import subprocess
 import sys
 import weakref
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mlx_worker.engine.compile_trial import Trial, Verdict, Vocabulary
+from mlx_worker.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,8 +26,16 @@ SECONDS: Final = 0.6
 """Of processor time, for all grammars of one answer: what passes is compiled once more here, which
 is less than half of it."""
 
-PATIENCE: Final = 60.0
-"""Seconds by the clock: a machine too busy to give the helper its processor time by then."""
+LOOKS: Final = 60
+"""Waits of `EACH` for a verdict: a machine too busy to give the helper its processor time by then.
+Counted, not timed: while the whole machine or all processes are stopped, one wait passes at most.
+"""
+
+EACH: Final = 1.0
+"""Seconds."""
+
+TRIES: Final = 2
+"""Helpers that a trial is given to: one may end for reasons of its own."""
 
 COMMAND: Final = (sys.executable, "-P", "-m", "mlx_worker.engine.compile_helper")
 
@@ -47,44 +57,60 @@ class Trials:
         self._end: Callable[[], object] = lambda: None
 
     def verdict(self, trial: Trial) -> Verdict | None:
-        """Return the verdict of the helper; None: its processor time was used up."""
-        try:
-            line = self._answer(msgspec.json.encode(trial) + b"\n")
-        except OSError:
-            line = b""
-        if not line.endswith(b"\n"):
+        """Return the verdict of the helper; None: its time was used up, or it ended again.
+
+        Raises Unavailable where no helper can be started: that says nothing of the grammar.
+        """
+        for _ in range(TRIES):
+            process = self._running()
+            line = self._answer(process, msgspec.json.encode(trial) + b"\n")
+            if line is not None and line.endswith(b"\n"):
+                return msgspec.json.decode(line, type=Verdict)
+            if line is not None:  # the end of its output: its exit status says why
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(EACH)
             self.close()
-            return None
-        return msgspec.json.decode(line, type=Verdict)
+            if line is None or process.returncode == -signal.SIGPROF:
+                return None
+        return None
 
     def close(self) -> None:
         """End the helper, if there is one."""
         self._process = None
         self._end()
 
-    def _answer(self, line: bytes) -> bytes:
-        process = self._running()
+    def _answer(self, process: subprocess.Popen[bytes], line: bytes) -> bytes | None:
+        """Return a line of the helper, cut short where that ended; None: no line came in time."""
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(line)
-        process.stdin.flush()
+        with contextlib.suppress(OSError):
+            process.stdin.write(line)
+            process.stdin.flush()
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
-            return process.stdout.readline() if selector.select(PATIENCE) else b""
+            for _ in range(LOOKS):
+                if selector.select(EACH):
+                    return process.stdout.readline()
+        return None
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is not None:
             self.close()  # it has ended by itself: no fault of the grammar that comes now
         if self._process is None:
-            self._process = subprocess.Popen(  # noqa: S603  (our own module, by our own Python)
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
+            try:
+                self._process = subprocess.Popen(  # noqa: S603  (our own module, by our own Python)
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                )
+            except OSError as error:
+                why = f"the process that tries grammars cannot be started: {error.strerror}"
+                raise Unavailable(why, retry_after=1) from error
             self._end = weakref.finalize(self, _end, self._process)
             assert self._process.stdin is not None
-            self._process.stdin.write(self._first)
+            with contextlib.suppress(OSError):  # it has ended: no verdict will come
+                self._process.stdin.write(self._first)
         return self._process
 
 

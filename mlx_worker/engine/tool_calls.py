@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlx_worker.engine.call_values import parse_values
 from mlx_worker.errors import cause_of
+from mlx_worker.wire.framing import sayable
 
 if TYPE_CHECKING:
     from mlx_worker.engine.call_values import CallParser
@@ -46,7 +47,7 @@ def parse_calls(parse: CallParser, text: str, tools: list[dict[str, Any]]) -> li
         raise
     except Exception as error:
         # A parser is a program on the model's text: it fails in as many ways as that can be wrong.
-        raise MalformedCall(f"not a call: {cause_of(error)}") from error
+        raise MalformedCall(sayable(f"not a call: {cause_of(error)}")) from error
     if not calls:
         raise MalformedCall("not a call: there is none in it")
     return calls
@@ -62,7 +63,8 @@ def _call(parsed: Any) -> ParsedCall:
     arguments = _arguments(_said_arguments(parsed))
     for said in (name, arguments):
         said.encode()  # half a surrogate pair could not be sent
-    return ParsedCall(own if isinstance(own, str) and own else None, name, arguments)
+    has_id = isinstance(own, str) and own and own == sayable(own)
+    return ParsedCall(own if has_id else None, name, arguments)
 
 
 def _said_arguments(parsed: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from mlx_worker.open_files import ENOUGH, few_files_allowed
+from mlx_worker.file_limit import ENOUGH, few_files_allowed
 from mlx_worker.operate.finding import Finding, bad, ok, warn
 from mlx_worker.service.here import keeper
 from mlx_worker.sizes import in_words

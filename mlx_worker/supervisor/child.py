@@ -29,7 +29,7 @@ from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mlx_worker.supervisor.events import Events
     from mlx_worker.supervisor.launch import Launch, Launched
@@ -55,6 +55,7 @@ class Facts:
     load_seconds: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
     working_set: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,11 +326,13 @@ class Child:
             return self.state
 
     async def close(self) -> None:
-        """End the writer. The child must have been stopped before."""
+        """End the writer and the timers. The child must have been stopped before."""
         self.lines.close()
         self._writer.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._writer
+        if self._timer is not None:
+            self._timer.cancel()  # the slow retry of a model that was given up
 
     # --- the writer ---
 
@@ -483,6 +486,7 @@ class Child:
             return
         self._process, self._link = launched.process, launched.link
         self.facts.pid = self._process.pid
+        self.facts.env = launched.env
         launched.words.of(self.load.model, self.lines)
         self._reaper = asyncio.create_task(self._reap(launched, incarnation))
         if launched.hello is not None:

@@ -65,7 +65,6 @@ class Dispatch:
         self._closing: WorkerError | None = None
         self._is_handing_over = False
         self._lost_ids: list[str] = []
-        self._ended_by_poison: set[int] = set()
         self.resumes = 0
         self.crash_to_token = Histogram(CRASH_TO_TOKEN)
 
@@ -101,14 +100,6 @@ class Dispatch:
         lost, self._lost_ids = self._lost_ids, []
         return lost[:MOST_NAMED]
 
-    def take_ended_by_poison(self) -> frozenset[int]:
-        """Return the incarnations that requests refused as poison ended, since the last call.
-
-        A request is known as poison only at its last crash: earlier incarnations are named then.
-        """
-        ended, self._ended_by_poison = self._ended_by_poison, set()
-        return frozenset(ended)
-
     def entered(self, state: State) -> None:
         """The child is in a new state."""
         match state:
@@ -140,13 +131,11 @@ class Dispatch:
         self._lost_ids.append(generation.request_id)
         if self._child.state is not State.STOPPING:  # else it was cut off: nothing has crashed
             generation.crashes += 1
-            generation.crashed_in.append(self._child.incarnation)
         if generation.has_left:
             generation.drop()
         elif not self._child.coming_back:
             generation.fail(ChildLost(why, retry_after=1))
         elif is_poison(generation, self._policy):
-            self._ended_by_poison.update(generation.crashed_in)
             self._events.happened(
                 "poison",
                 self._child.load.model,

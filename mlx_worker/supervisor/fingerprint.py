@@ -30,10 +30,15 @@ SHOWN: Final = 12
 
 @dataclass(frozen=True)
 class Identity:
-    """The weights and versions of one process. Equal: both processes say the same words."""
+    """What one process says its words by. Equal: both processes say the same words.
+
+    `variables` stands for the environment variables that the model's configuration sets, which may
+    choose other kernels; "" for none.
+    """
 
     weights: str
     versions: tuple[tuple[str, str], ...]
+    variables: str = ""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -42,14 +47,15 @@ class Identity:
 
     def with_prompts(self, prompted: str) -> str:
         """Return the short name of this process together with `prompting` of its model."""
-        known = f"{self.weights} {list(self.versions)}{prompted}"
+        known = f"{self.weights} {list(self.versions)}{self.variables}{prompted}"
         return f"fp_{hashlib.sha256(known.encode()).hexdigest()[:SHOWN]}"
 
 
 def identity_of(facts: Facts) -> Identity:
     """Return the identity of the process that said these facts of itself."""
     weights = facts.loaded.weights if facts.loaded else ""
-    return _interned(weights, tuple(sorted(facts.versions.items())))
+    variables = repr(sorted(facts.env.items())) if facts.env else ""
+    return _interned(weights, tuple(sorted(facts.versions.items())), variables)
 
 
 def prompting(model: ModelConfig) -> str:
@@ -59,9 +65,9 @@ def prompting(model: ModelConfig) -> str:
 
 
 @lru_cache
-def _interned(weights: str, versions: tuple[tuple[str, str], ...]) -> Identity:
+def _interned(weights: str, versions: tuple[tuple[str, str], ...], variables: str) -> Identity:
     """Return one object for equal identities: every request asks for its fingerprint."""
-    return Identity(weights, versions)
+    return Identity(weights, versions, variables)
 
 
 @lru_cache
@@ -105,3 +111,5 @@ def _changes(before: Identity, now: Identity) -> Iterator[str]:
     for name in sorted(old | new):
         if old.get(name) != new.get(name):
             yield f"{name}: {old.get(name, 'none')}, now {new.get(name, 'none')}"
+    if before.variables != now.variables:
+        yield "the environment variables of the model"  # their values may be secrets

@@ -122,13 +122,11 @@ class Keeper(Protocol):
 class Generation:
     """A listener of the link on one side, a source of text on the other.
 
-    `crashes` counts the processes that died with it in their hands, `crashed_in` are the child's
-    incarnations that did, `lost_by` says what happened to the last that had it, in words; "" where
-    none was lost. Seconds in `sign_every`.
-    `request_id` is its name in the log. `first_token_at` and `ended_at` are on `time.perf_counter`,
-    as are the moments in `handed_over`, one a process that it was given to. `identity`
-    is of the process that has it, or had it last. `deadline` is a
-    timer that the end cancels.
+    `crashes` counts the processes that died with it in their hands, `lost_by` says what happened to
+    the last that had it, in words; "" where none was lost. Seconds in `sign_every`. `request_id` is
+    its name in the log. `first_token_at` and `ended_at` are on `time.perf_counter`, as are the
+    moments in `handed_over`, one a process that it was given to. `identity` is of the process that
+    has it, or had it last. `deadline` is a timer that the end cancels.
     """
 
     def __init__(
@@ -149,7 +147,6 @@ class Generation:
         self.losses: list[Loss] = []
         self.tokens: list[int] = []
         self.crashes = 0
-        self.crashed_in: list[int] = []
         self.identity: Identity | None = None
         self.lost_by = ""
         self.has_left = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from mlx_worker.supervisor.last_words import LastWords
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A process, the front's end of its pipe, its stderr, and a hello that was heard before."""
+    """A process, the front's end of its pipe, its stderr, and a hello that was heard before.
+
+    `env` are the variables of its model that the process was started with.
+    """
 
     process: asyncio.subprocess.Process
     link: Link
     words: LastWords
     hello: m.Hello | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 class Launch(Protocol):
@@ -45,4 +49,7 @@ async def launch(
         except OSError as error:
             link.close()
             raise OSError(f"cannot start {command[0]}: {error}") from error
-    return Launched(process, link, LastWords(process))
+        except BaseException:
+            link.close()
+            raise
+    return Launched(process, link, LastWords(process), env=env)

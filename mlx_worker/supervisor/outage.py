@@ -6,10 +6,12 @@ A service manager starts the node anew, which may help where processes alone do 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import NothingServed
+from mlx_worker.supervisor.pause import PauseDetector
 
 if TYPE_CHECKING:
     from mlx_worker.supervisor.node import Node
@@ -25,13 +27,17 @@ class Outage:
         self._limit = limit
         self._since: float | None = None
 
-    def is_over_limit(self, now: float, *, all_given_up: bool) -> bool:
-        """Return True once all models have been given up for the whole limit."""
+    def is_over_limit(self, now: float, *, all_given_up: bool, resumed_at: float = 0.0) -> bool:
+        """Return True once all models have been given up for the whole limit.
+
+        Nothing before `resumed_at` counts, where this process did not run for a while.
+        """
         if not all_given_up:
             self._since = None
             return False
         if self._since is None:
             self._since = now
+        self._since = max(self._since, resumed_at)
         return now - self._since >= self._limit
 
 
@@ -40,8 +46,15 @@ async def end_at_outage(node: Node, limit: float | None) -> None:
     if limit is None:
         return
     outage, loop = Outage(limit), asyncio.get_running_loop()
-    while not outage.is_over_limit(loop.time(), all_given_up=node.all_given_up):  # noqa: ASYNC110  (of many models)
-        await asyncio.sleep(min(LOOK_EVERY, limit))
+    pause = PauseDetector(loop, LOOK_EVERY)
+    with contextlib.closing(pause):
+        ended = False
+        while not ended:
+            await asyncio.sleep(min(LOOK_EVERY, limit))
+            resumed_at = pause.since(0.0)
+            ended = outage.is_over_limit(
+                loop.time(), all_given_up=node.all_given_up, resumed_at=resumed_at
+            )
     reasons = {id_: served.child.reason for id_, served in node.models.items()}
     node.events.happened("outage", level=logging.ERROR, seconds=limit, reasons=reasons)
     said = "; ".join(f"{id_}: {reason}" for id_, reason in reasons.items())

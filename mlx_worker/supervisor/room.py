@@ -119,8 +119,12 @@ class Room:
         for served, promised in list(self._waiting.items()):
             if promised or served.is_busy:
                 self.bring(served)
+                refusal = None if served in self._waiting else served.child.held_back
             else:
+                refusal = served.child.held_back
                 self.forget(served)
+            if refusal is not None and served.child.state is State.FAILED:
+                served.child.cannot_start(refusal.message)  # its slow retry comes again
 
     def forget(self, served: Served) -> None:
         """It is not to be started any more."""

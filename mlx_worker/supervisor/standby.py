@@ -142,6 +142,7 @@ class Standby:
         self._loop = asyncio.get_running_loop()
         self._not_before = self._loop.time() + policy.calm
         self._spares: dict[Spare, asyncio.Task[None]] = {}
+        self._closing = asyncio.Event()
         self._keeper = asyncio.create_task(self._keep(), name="standby") if policy.spares else None
 
     @property
@@ -174,7 +175,10 @@ class Standby:
 
     async def close(self) -> None:
         """End all spares. Whoever does not leave when its pipe closes is killed."""
+        self._closing.set()
         if self._keeper is not None:
+            # A process that is being started is waited for: cancelled, it would be nobody's.
+            await asyncio.wait({self._keeper}, timeout=self._policy.stop)
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
@@ -191,7 +195,7 @@ class Standby:
     # --- the keeper ---
 
     async def _keep(self) -> None:
-        while True:
+        while not self._closing.is_set():
             for spare in list(self._spares):
                 self._look_after(spare)
             if (
@@ -200,7 +204,8 @@ class Standby:
                 and not self._busy()
             ):
                 await self._prepare()
-            await asyncio.sleep(self._policy.ping)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), self._policy.ping)
 
     def _look_after(self, spare: Spare) -> None:
         patience = self._policy.silence if spare.hello else self._policy.start

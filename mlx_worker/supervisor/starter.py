@@ -146,10 +146,11 @@ class Starter:
             return
         served.found(folder)
         self._on_found()
-        wanted, look.wanted = look.wanted, False
-        if wanted and look.before is not None:
+        if look.wanted and look.before is not None:
             await asyncio.wait({look.before}, timeout=IN_ORDER)
             look.before = None
+        # Only now: an operator may have stopped the model meanwhile.
+        wanted, look.wanted = look.wanted, False
         served.child.held_back = None
         if wanted or served.is_busy:
             self._start(served, look)
@@ -200,7 +201,11 @@ class Starter:
         """Compare the folder with the last inspection while the model is given up."""
         while True:
             call = partial(_signature, self.access.places, served.config)
-            signature = await call_in_daemon_thread(call, f"watch {served.config.id}")
+            signature: Hashable
+            try:
+                signature = await call_in_daemon_thread(call, f"watch {served.config.id}")
+            except Exception as error:  # noqa: BLE001  (no look that fails ends the watch)
+                signature = cause_of(error)
             if look.signature is None:
                 look.signature = signature
             elif signature != look.signature:

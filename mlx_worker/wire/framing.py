@@ -37,6 +37,11 @@ def encode(message: Message) -> bytes:
     return len(payload).to_bytes(_HEADER, "big") + payload
 
 
+def sayable(text: str) -> str:
+    """Return a text in a form that a frame holds: halves of surrogate pairs are written out."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class _Frames(Generic[T]):
     """Collects bytes until they make frames. Raises ChildMisbehaved on anything else."""
 

@@ -10,7 +10,9 @@ import pytest
 
 from mlx_worker.child.imported_code import ImportedCode
 from mlx_worker.child.service import Service
+from mlx_worker.errors import InvalidRequest
 from mlx_worker.wire import messages as m
+from mlx_worker.wire.framing import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,3 +94,9 @@ def test_what_was_held_back_never_leaves_once_the_device_has_failed(
     with pytest.raises(RuntimeError, match="METAL"):
         service._say(gpu, [SECOND])
     assert front.heard == []
+
+
+def test_a_refusal_with_half_of_a_surrogate_pair_can_be_sent(service: Any) -> None:
+    failed = service._last_word(1, InvalidRequest("refused: \ud800", param="a\ud800"), "")
+    assert encode(failed)
+    assert failed.message == "refused: \\ud800"

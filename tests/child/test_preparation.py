@@ -168,6 +168,16 @@ def test_preparation_choices_of_one_body_share_prompt_and_grammar(desk: Desk) ->
     assert desk.constraints.compiled == 1
 
 
+def test_preparation_client_left_between_two_choices_nothing_is_kept(desk: Desk) -> None:
+    desk.work.put(generate(1, body="one"))
+    desk.work.put(generate(2, body="one"))
+    desk.work.short_turn(desk.tools)
+    desk.left.add(2)
+    desk.work.short_turn(desk.tools)
+    assert desk.ids() == [1, 2]
+    assert desk.work._said == {}
+
+
 def test_preparation_other_prompts_of_one_body_are_their_own(desk: Desk) -> None:
     for id_, text in ((1, "hello"), (2, "moon"), (3, "hello")):
         desk.work.put(generate(id_, text, body="b"))

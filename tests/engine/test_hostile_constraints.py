@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -11,7 +12,7 @@ import pytest
 from mlx_worker.engine.compile_trial import PLAIN_ITEMS, Trial, Verdict
 from mlx_worker.engine.compile_trials import Trials
 from mlx_worker.engine.endless_schema import is_endless
-from mlx_worker.errors import ConstraintFailed, ConstraintTooCostly, InvalidRequest
+from mlx_worker.errors import ConstraintFailed, ConstraintTooCostly, InvalidRequest, Unavailable
 from mlx_worker.limits import ALTERNATIVES, CHOICES, CONSTRAINT_BYTES, PATTERNS
 from mlx_worker.wire import messages as m
 from tests.bound import Bench, asked, schema
@@ -186,6 +187,42 @@ def test_trials_helper_that_dies_is_a_verdict_and_is_replaced() -> None:
     trial = Trial(['start: "a"'], PLAIN_ITEMS)
     assert trials.verdict(trial) is None
     assert trials.verdict(trial) is None
+    trials.close()
+
+
+DIES_ONCE = """
+import os, sys
+if not os.path.exists(sys.argv[1]):
+    open(sys.argv[1], "w").close()
+    os.kill(os.getpid(), 9)
+sys.stdin.readline()
+sys.stdin.readline()
+print('{"fault": "", "place": 0}', flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_trials_helper_that_is_killed_once_says_nothing_of_the_grammar(tmp_path: Path) -> None:
+    trials = Trials("{}", [0], command=(sys.executable, "-c", DIES_ONCE, str(tmp_path / "died")))
+    assert trials.verdict(Trial(['start: "a"'], PLAIN_ITEMS)) == Verdict()
+    trials.close()
+
+
+def test_trials_without_a_process_is_no_fault_of_the_grammar() -> None:
+    trials = Trials("{}", [0], command=("/nowhere/python",))
+    with pytest.raises(Unavailable, match="cannot be started"):
+        trials.verdict(Trial(['start: "a"'], PLAIN_ITEMS))
+
+
+def test_trials_helper_imports_nothing_from_the_working_folder(
+    tiny: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "msgspec.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path)
+    trials = Trials(
+        tiny.tokenizer._tokenizer.backend_tokenizer.to_str(), list(tiny.tokenizer.eos_token_ids)
+    )
+    assert trials.verdict(Trial(['start: "a"'], PLAIN_ITEMS)) == Verdict()
     trials.close()
 
 

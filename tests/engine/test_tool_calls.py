@@ -99,6 +99,20 @@ def test_what_nobody_could_carry_out_is_one_error(text: str) -> None:
         parse_calls(json_tools.parse_tool_call, text, TOOLS)
 
 
+def test_parse_calls_id_that_cannot_be_sent_is_left_out() -> None:
+    text = '{"id": "\\ud800", "name": "look", "arguments": {}}'
+    assert parse_calls(json_tools.parse_tool_call, text, TOOLS) == [ParsedCall(None, "look", "{}")]
+
+
+def test_parse_calls_problem_can_be_sent_whatever_the_parser_says() -> None:
+    def parse(text: str, tools: Any) -> Any:
+        raise ValueError(f"no function {text}")
+
+    with pytest.raises(MalformedCall) as error:
+        parse_calls(parse, "\ud800", TOOLS)
+    assert str(error.value).encode()
+
+
 CLOSE_TO = st.lists(
     st.one_of(st.sampled_from(sorted({c for it in WRITTEN.values() for c in it})), st.text()),
     max_size=40,

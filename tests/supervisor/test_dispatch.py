@@ -350,17 +350,6 @@ async def test_two_poisons_in_one_batch_cost_four_processes() -> None:
         assert node.primary.child.restarts == 4
 
 
-async def test_ends_by_poison_are_named_and_an_end_by_chance_is_not() -> None:
-    command = scripted("--die-after-tokens", "1", "--only", "poison")
-    async with running(command=command, policy=RestartPolicy(base=0, intensity=9)) as node:
-        await ready(node)
-        await dead(node)
-        await ready(node)
-        assert await outcome(await ask(node, "poison here")) is PoisonedRequest
-        assert node.primary.dispatch.take_ended_by_poison() == {2, 3, 4}
-        assert node.primary.dispatch.take_ended_by_poison() == frozenset()
-
-
 @pytest.mark.parametrize("max_crashes", [1, 2, 4])
 async def test_as_many_crashes_as_the_policy_says_make_poison(max_crashes: int) -> None:
     resume = replace(PATIENT, max_crashes=max_crashes)

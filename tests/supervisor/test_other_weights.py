@@ -16,6 +16,7 @@ from mlx_worker.supervisor.standby import StandbyPolicy
 from tests.scripted import (
     DEADLINE,
     NOT_READY,
+    NOWHERE,
     Fifo,
     chat,
     eventually,
@@ -154,3 +155,15 @@ async def test_a_process_of_another_package_says_to_restart_the_node(tmp_path: P
         told = events(node, "package replaced")
         assert [event.facts["process"] for event in told] == ["0.0.1", "0.0.2"]
         assert told[-1].facts["cure"] == "restart the node"
+
+
+async def test_other_variables_of_the_environment_end_what_was_begun(pace: Fifo) -> None:
+    command = scripted("--pace", pace.path)
+    async with running(command=command) as node:
+        await ready(node)
+        generation = await ask(node)
+        pace.let(2)
+        await soon(text_of(generation))
+        node.reload([planned(env={"KERNELS": "others"})], NOWHERE)
+        with pytest.raises(WeightsChanged, match="environment variables"):
+            await whole(generation)

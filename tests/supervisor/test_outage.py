@@ -24,6 +24,14 @@ def test_a_model_that_comes_back_ends_the_outage() -> None:
     assert not outage.is_over_limit(61.0, all_given_up=True)
 
 
+def test_a_pause_of_the_process_is_no_outage() -> None:
+    outage = Outage(limit=60.0)
+    outage.is_over_limit(100.0, all_given_up=True)
+    assert not outage.is_over_limit(5000.0, all_given_up=True, resumed_at=5000.0)
+    assert not outage.is_over_limit(5059.0, all_given_up=True, resumed_at=5000.0)
+    assert outage.is_over_limit(5060.0, all_given_up=True, resumed_at=5000.0)
+
+
 async def test_a_node_that_serves_nothing_ends_with_an_event_that_says_so() -> None:
     policy = RestartPolicy(intensity=0, retry_initial=3600)
     async with running(command=scripted("--cannot-load"), policy=policy) as node:

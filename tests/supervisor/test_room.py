@@ -236,3 +236,23 @@ async def test_a_process_that_has_ended_is_no_reason_to_refuse_work() -> None:
     pressure = Pressure(100, list, lambda *_: None, Events())
     pressure._ladder.rung = Rung.RECYCLE
     assert pressure.refusal() is None
+
+
+async def test_a_given_up_model_whose_room_is_lost_again_is_tried_again_later() -> None:
+    models = [planned("a"), planned("b", preload=False)]
+    async with running(*models, command=of_size(), memory_limit=ONE) as node:
+        await ready(node)
+        a, b = node.named("a"), node.named("b")
+        b.child.cannot_start("its folder is gone")
+        await soon(b.child.reached(State.FAILED))
+        node.room.bring(b)
+        assert node.room.promised(b)
+        with a.needed():  # before it has left
+            node.room.changed()
+            node.room.changed()
+
+        async def told() -> bool:
+            return "does not fit in memory" in b.child.reason
+
+        await eventually(told)
+        assert b.child.state is State.FAILED

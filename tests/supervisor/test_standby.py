@@ -13,6 +13,7 @@ from random import Random
 import psutil
 import pytest
 
+from mlx_worker.supervisor.launch import Launched, launch
 from mlx_worker.supervisor.link import Owner
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.pause import PauseDetector
@@ -96,6 +97,13 @@ async def test_a_child_that_died_comes_back_in_the_spare_and_another_spare_is_pr
         assert (child.restarts, alive(first)) == (1, False)
         assert await said(node, "from the spare") == "from the spare"
         await spares(node.standby, 1, but=[spare])
+
+
+async def ended(launched: Launched) -> None:
+    """End a process that a test was given, and wait for all that is left of it."""
+    launched.link.close()
+    await soon(launched.process.wait())
+    await launched.words.complete(DEADLINE)
 
 
 async def said(node: Node, text: str) -> str:
@@ -217,8 +225,7 @@ async def test_a_spare_that_breaks_is_replaced_and_given_to_nobody(fault: str) -
         launched = await soon(standby.launch(NOBODY))
         assert launched.process.pid != broken
         assert launched.hello is not None
-        launched.link.close()
-        await soon(launched.process.wait())
+        await ended(launched)
 
 
 async def test_a_hung_spare_is_passed_over_before_it_is_given_up() -> None:
@@ -233,8 +240,7 @@ async def test_a_hung_spare_is_passed_over_before_it_is_given_up() -> None:
         assert alive(hung)
         launched = await soon(standby.launch(NOBODY))
         assert launched.process.pid != hung
-        launched.link.close()
-        await soon(launched.process.wait())
+        await ended(launched)
 
 
 async def test_a_spare_without_its_hello_in_time_is_replaced(tmp_path: Path) -> None:
@@ -284,3 +290,38 @@ async def test_a_spare_that_stays_when_its_pipe_closes_is_killed() -> None:
     async with standby_of(scripted("--ignore-eof"), policy) as standby:
         (stubborn,) = await spares(standby, 1)
     await gone(stubborn)
+
+
+@pytest.mark.parametrize("turns", range(1, 9))
+async def test_a_spare_that_is_being_started_at_the_end_is_ended_too(turns: int) -> None:
+    async with standby_of(scripted()):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    assert started_processes() == []
+
+
+@pytest.mark.parametrize("turns", range(1, 9))
+async def test_a_launch_that_is_cancelled_leaves_no_pipe_open(turns: int) -> None:
+    await ended(await launch(scripted(), NOBODY))  # the loop's own files are there from now on
+    for _ in range(3):
+        await asyncio.sleep(0)
+    before, others = psutil.Process().num_fds(), set(psutil.Process().children())
+    starting = asyncio.create_task(launch(scripted(), NOBODY))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    if not starting.done():
+        starting.cancel()
+    try:
+        launched = await starting
+    except asyncio.CancelledError:
+        pass
+    else:
+        await ended(launched)
+
+    async def closed() -> bool:
+        me = psutil.Process()
+        return me.num_fds() <= before and set(me.children()) <= others
+
+    await eventually(closed)
+    for _ in range(3):  # what the loop still has to say of the process that it killed
+        await asyncio.sleep(0)

@@ -1,6 +1,7 @@
 """Models whose folder is missing, stalled or comes later, and models that were given up."""
 
 import asyncio
+import errno
 import os
 import resource
 import sys
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mlx_worker.config import ModelConfig
@@ -347,3 +349,97 @@ async def test_deaths_of_a_poisonous_request_do_not_count_towards_giving_up() ->
 
 def test_the_folders_of_tests_are_found_without_a_disk() -> None:
     assert NOWHERE.inspect(planned("a").config) == planned("a").folder
+
+
+# --- what the folder brings, and what an operator says meanwhile ---------------------------
+
+
+async def test_a_configured_template_that_is_read_after_the_start_reaches_the_process() -> None:
+    def inspect(config: ModelConfig) -> ModelFolder:
+        return msgspec.structs.replace(planned(config.id).inspected, chat_template="a template")
+
+    folders = FolderAccess(inspect, lambda _: [])
+    async with running(unseen("a"), command=scripted(), folders=folders) as node:
+        await reached(node, "a", State.READY)
+        assert node.named("a").child.load.chat_template == "a template"
+
+
+async def test_a_model_unloaded_while_it_waits_for_its_turn_to_start_stays_down(
+    tmp_path: Path,
+) -> None:
+    with disk(tmp_path, stalled="a") as folders:
+        models = (unseen("a"), unseen("b"))
+        async with running(
+            *models, command=scripted(), folders=folders.access, resume=LOAD_WAITS
+        ) as node:
+            b = node.named("b")
+
+            async def waits() -> bool:
+                return b.planned.folder is not None
+
+            await eventually(waits)
+            node.unload(b)
+            folders.answers.set()
+            await reached(node, "a", State.READY)
+            task = node.starter._looks[b].task
+            assert task is not None
+            await soon(task)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert b.child.state is State.STOPPED
+            assert not b.child.coming_back
+
+
+async def test_a_model_that_a_reload_removed_is_not_tried_again(tmp_path: Path) -> None:
+    with disk(tmp_path, missing="a") as folders:
+        folders.missing.add("b")
+        async with running(
+            unseen("a"),
+            unseen("b"),
+            command=scripted(),
+            folders=folders.access,
+            policy=SLOWLY,
+        ) as node:
+            await reached(node, "a", State.FAILED)
+            node.reload([unseen("b")], folders.access)
+
+            async def retired() -> bool:
+                return not node._leaving
+
+            await eventually(retired)
+            tried = folders.inspections.count("a")
+            others = folders.inspections.count("b")
+
+            async def the_other_was_tried_often() -> bool:
+                return folders.inspections.count("b") >= others + 5
+
+            await eventually(the_other_was_tried_often)
+            assert folders.inspections.count("a") == tried
+
+
+async def test_a_folder_is_watched_on_after_a_look_that_failed(tmp_path: Path) -> None:
+    with disk(tmp_path, missing="a") as folders:
+        looks = 0
+
+        def places(config: ModelConfig) -> list[Path]:
+            nonlocal looks
+            looks += 1
+            if looks == 2:  # the first is the inspection's own
+                raise OSError(errno.EMFILE, "too many open files")
+            return folders.access.places(config)
+
+        async with running(
+            unseen("a"),
+            command=scripted(),
+            folders=replace(folders.access, places=places),
+            timings=WATCHFUL,
+            policy=NEVER_AGAIN,
+        ) as node:
+            await reached(node, "a", State.FAILED)
+
+            async def looked() -> bool:
+                return looks >= 2
+
+            await eventually(looked)
+            folders.mount("a")
+            await reached(node, "a", State.READY)
