@@ -110,8 +110,14 @@ def expected(failing: RunningNode) -> list[str]:
     return asyncio.run(answers(failing.url))
 
 
-def crashes(node: RunningNode) -> list[dict[str, Any]]:
+def last_event(node: RunningNode) -> int:
+    """Return the number of what happened last; the node keeps only the last few hundred."""
     events: list[dict[str, Any]] = node.ask("/admin/events").json["events"]
+    return int(events[-1]["id"])
+
+
+def crashes(node: RunningNode, after: int) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = node.ask(f"/admin/events?after={after}").json["events"]
     return [event["facts"] for event in events if event["kind"] == "crash"]
 
 
@@ -119,14 +125,14 @@ def crashes(node: RunningNode) -> list[dict[str, Any]]:
 def test_a_child_that_computes_garbage_ends_and_its_answers_go_on(
     failing: RunningNode, folder: Path, expected: list[str], fault: Fault
 ) -> None:
-    before = len(crashes(failing))
+    before = last_event(failing)
     pid = failing.model("nano")["pid"]
     (folder / FILE).write_text(json.dumps(asdict(fault)))
     if fault.where == "prefill":  # what is resident is not read
         failing.ask("/cache", method="DELETE")
     assert asyncio.run(answers(failing.url)) == expected
-    eventually(lambda: len(crashes(failing)) > before)
-    crash = crashes(failing)[-1]
+    eventually(lambda: bool(crashes(failing, before)))
+    crash = crashes(failing, before)[-1]
     assert crash["exit_code"] == EXIT_COMPUTATION_FAILED
     assert (WORDS if fault.kind == "error" else "garbage logits") in crash["cause"]
     eventually(lambda: failing.model("nano")["state"] == "ready")
