@@ -86,11 +86,16 @@ def test_no_body_fells_a_child_or_makes_the_node_say_that_it_is_at_fault(
         said, _ = onlooker.communicate()
     seen = json.loads(said)
     after = poisoned.model(MODEL)
+    held = "\n".join(
+        line
+        for line in poisoned.ask("/metrics").body.decode().splitlines()
+        if line.startswith(("mlx_worker_loop_held_total{", "mlx_worker_child_held_total{"))
+    )
     by_kind = "\n".join(f"  {kind}: {code}: {n}" for (kind, code), n in sorted(statuses.items()))
     print(  # noqa: T201  (what was seen is the point)
         f"\n{COUNT:,} bodies, seed {SEED}: {len(faults)} faults;"
         f" health {seen['health']:.3f} s at worst of {seen['looks']:,},"
-        f" gap {seen['gap']:.3f} s of {seen['pieces']:,} pieces\n{by_kind}"
+        f" gap {seen['gap']:.3f} s of {seen['pieces']:,} pieces\n{by_kind}\n{held}"
     )
     assert not faults, "\n".join(faults[:10])
     assert (after["pid"], after["restarts"]) == (before["pid"], before["restarts"])
