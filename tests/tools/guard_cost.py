@@ -1,8 +1,8 @@
 """What the guard adds to a decode step: the same batch with and without it, a step of each in turn.
 
-For contributors: `python -m tests.tools.guard_cost [--steps 400]` on a machine that does nothing
-else. Prints a Markdown table of medians: a step without the guard, what the guard adds, and how
-long a frame waits until the next step has been given to the device.
+For contributors: `python -m tests.tools.guard_cost [--steps 400] [--models nano FOLDER] [--rows 1]`
+on a machine that does nothing else. Prints a Markdown table of medians: a step without the guard,
+what the guard adds, and how long a frame waits until the next step has been given to the device.
 """
 
 from __future__ import annotations
@@ -94,22 +94,25 @@ def main(arguments: Iterable[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--models", nargs="+", default=["nano", "tiny"])
+    parser.add_argument("--models", nargs="+", default=["nano", "tiny"], help="or folders")
+    parser.add_argument("--rows", nargs="+", type=int, default=ROWS)
     chosen = parser.parse_args(None if arguments is None else list(arguments))
     gc.disable()
     click.echo("| model | rows | step (µs) | guard adds (µs) | share | a frame waits (µs) |")
     click.echo("|---|---|---|---|---|---|")
     for name in chosen.models:
         with tempfile.TemporaryDirectory() as folder:
-            model, _, _ = read_model(make(name, Path(folder) / name))
-        for rows in ROWS:
+            own = Path(name)
+            model, _, _ = read_model(own if own.is_dir() else make(name, Path(folder) / name))
+        for rows in chosen.rows:
             for kind, temperature in (("greedy", 0.0), ("sampled", 0.8)):
                 sampling = Sampling(7, temperature=temperature)
                 count = chosen.steps if rows < ROWS[-1] else chosen.steps // 4
                 bare, added, wait = compare(model, rows, sampling, count)
                 us = [round(seconds * 1e6) for seconds in (bare, added, wait)]
                 share = f"{added / bare:+.1%}"
-                click.echo(f"| {name}, {kind} | {rows} | {us[0]} | {us[1]} | {share} | {us[2]} |")
+                what = f"{own.name}, {kind}"
+                click.echo(f"| {what} | {rows} | {us[0]} | {us[1]} | {share} | {us[2]} |")
 
 
 if __name__ == "__main__":
