@@ -604,7 +604,7 @@ class Node:
             try:
                 return await self._call(served, id_, message(id_))
             except asyncio.CancelledError:
-                served.child.cancel(id_)  # its client has left: nobody waits for the answer
+                served.child.cancel(id_)  # its client has left
                 raise
             except ValueError as error:  # it fits no frame
                 raise InvalidRequest(str(error)) from error

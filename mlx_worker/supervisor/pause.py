@@ -50,7 +50,7 @@ class Clockwork(Protocol):
         """Return seconds on the loop's clock."""
 
     def call_later(self, delay: float, callback: Callable[..., None], /, *args: Any) -> Handle:
-        """Call back once after so many seconds."""
+        """Call back once after `delay` seconds."""
 
 
 class PauseDetector:
@@ -74,12 +74,12 @@ class PauseDetector:
         return max(moment, self._resumed_at)
 
     def timer(self, seconds: float, act: Callable[..., None], *args: Any) -> Timer:
-        """Call back after so many seconds without a pause in them."""
+        """Call back after `seconds` without a pause in them."""
         return Timer(self, self._loop, seconds, lambda: act(*args))
 
     @contextlib.asynccontextmanager
     async def timeout(self, seconds: float | None) -> AsyncIterator[None]:
-        """End what is inside after so many seconds without a pause in them, by TimeoutError."""
+        """End the block by TimeoutError after `seconds` without a pause in them."""
         async with asyncio.timeout(None) as scope:
             if seconds is None:
                 yield
