@@ -15,7 +15,7 @@ from tests.clients.prefixes import INSTALL_DEADLINE, NotInstalled, installed
 from tests.clients.seat import KEY, Seat
 from tests.clients.table import Table
 from tests.clients.talking_model import make_talker
-from tests.processes import RunningNode, running_node
+from tests.processes import RunningNode, eventually, running_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -86,7 +86,10 @@ def served(wanted: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     keys.chmod(0o600)
     setting = f'api_keys_file = "{keys}"'
     with running_node(folder, folders, server=setting, command=NODE) as running:
-        running.wait_until_ready()
+        shown = {"Authorization": f"Bearer {KEY}"}
+        eventually(
+            lambda: running.ask("/health", headers=shown).json.get("status") == "healthy"
+        )
         yield Served(running, folders)
 
 
