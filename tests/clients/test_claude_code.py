@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -86,6 +87,9 @@ def test_tool_on_a_small_context_or_a_strict_template(
     seat = seat_of(NAME, model=model, label=label)
     table.begin(label, "text", "tool")
     assert ask(seat, TEXT)["result"] == SENTENCE
+    # Without limits in its settings: it asks for 32,000 tokens whatever the model has.
+    unlimited = replace(seat, target=replace(seat.target, context=None))
+    assert ask(unlimited, TEXT)["result"] == SENTENCE
     table.seen(label, "text")
     answered = ask(seat, SHELL, "--allowedTools", "Bash")
     assert answered["result"] == "The tool said: from the shell"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.clients.talk import ROW
@@ -65,7 +66,7 @@ def test_lm_eval_generates_and_scores_choices(seat_of: Seats, table: Table) -> N
     one = {
         "question": "Once",
         "answer": "".join(ROW[:3]),
-        # The model is as certain of the one as it is against the other.
+        # To the model all tokens of a prompt are alike: the fewer, the likelier.
         "choices": ["".join(ROW[:1]), "zebra"],
         "label": 0,
     }
@@ -110,6 +111,4 @@ def test_guidellm_measures_as_many_tokens_as_were_asked_for(
 
 
 def _script(name: str) -> str:
-    from pathlib import Path  # noqa: PLC0415
-
     return (Path(__file__).parent / "trials" / name).read_text()
