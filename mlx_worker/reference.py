@@ -129,7 +129,7 @@ WORDS: Final[Mapping[str, str]] = {
     "models.defaults.presence_penalty": "Above 0, tokens that were said are less likely.",
     "models.defaults.frequency_penalty": "Above 0, the more so the more often they were said.",
     "models.defaults.seed": "Seed of requests that give none: equal requests get equal answers.",
-    "models.defaults.max_tokens": "Tokens of an answer.",
+    "models.defaults.max_tokens": "Tokens of an answer, at most as many as the context leaves.",
 }
 """What each key means."""
 

@@ -15,8 +15,12 @@ RepetitionPenalty = Annotated[float, msgspec.Meta(gt=0, le=10)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 Seed = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
-Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 30)]
+Tokens = Annotated[int, msgspec.Meta(ge=1)]
+DefaultTokens = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 StopWord = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+
+MOST_TOKENS = (1 << 63) - 1
+"""Of an answer, as a request travels: clients ask for more than there can be to mean no limit."""
 
 SEED_MASK = (1 << 64) - 1
 """What the sampler uses of a seed: a negative one is the same 64 bits without a sign."""

@@ -18,7 +18,7 @@ from mlx_worker.api.fields import (
     Samplers,
     Stop,
     Word,
-    first_given,
+    answer_tokens,
     no_defaults,
     refuse_unsayable,
     refuse_unsupported,
@@ -152,7 +152,9 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
     chat = ChatRequest(
         messages=[_turn(i, message) for i, message in enumerate(asked.messages)],
         sampling=sampling(asked, defaults, seed),
-        max_tokens=first_given(asked.max_completion_tokens, asked.max_tokens, defaults.max_tokens),
+        max_tokens=answer_tokens(
+            asked.max_completion_tokens, asked.max_tokens, defaults.max_tokens
+        ),
         stop=stop_words(asked.stop),
         template_kwargs=template_kwargs(asked, asked.reasoning_effort),
         logprobs=_logprobs(asked),

@@ -15,7 +15,7 @@ from mlx_worker.api.fields import (
     ModelName,
     Samplers,
     Word,
-    first_given,
+    answer_tokens,
     no_defaults,
     refuse_unsayable,
     refuse_unsupported,
@@ -166,7 +166,7 @@ def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> ChatRequest:
     return ChatRequest(
         messages=turns.made,
         sampling=sampling(asked, defaults, seed),
-        max_tokens=first_given(asked.max_tokens, defaults.max_tokens),
+        max_tokens=answer_tokens(asked.max_tokens, defaults.max_tokens),
         stop=stop_words(asked.stop_sequences, "stop_sequences"),
         template_kwargs=_template_kwargs(asked),
         tools=[] if choice.type == "none" else [_as_function(tool) for tool in tools],

@@ -151,7 +151,7 @@ def _unended() -> dict[str, Any]:
 
 
 def _ended(ending: Ending) -> dict[str, Any]:
-    reason = _REASONS.get(ending.finish)
+    reason = "model_context_window_exceeded" if ending.context_full else _REASONS[ending.finish]
     if ending.finish == "stop" and ending.stop_string:
         return {"stop_reason": "stop_sequence", "stop_sequence": ending.stop_string}
     return {"stop_reason": reason, "stop_sequence": None}

@@ -17,7 +17,7 @@ from mlx_worker.api.fields import (
     ModelName,
     Samplers,
     Word,
-    first_given,
+    answer_tokens,
     no_defaults,
     refuse_unsayable,
     refuse_unsupported,
@@ -163,7 +163,7 @@ def parse(
     chat = ChatRequest(
         messages=turns.made,
         sampling=sampling(asked, defaults, seed),
-        max_tokens=first_given(asked.max_output_tokens, defaults.max_tokens),
+        max_tokens=answer_tokens(asked.max_output_tokens, defaults.max_tokens),
         template_kwargs=template_kwargs(asked, asked.reasoning.effort if asked.reasoning else None),
         tools=[] if asked.tool_choice == "none" else [_nested(tool) for tool in tools],
         one_call=asked.parallel_tool_calls is False or isinstance(asked.tool_choice, dict),

@@ -43,6 +43,7 @@ from mlx_worker.engine.text_bound import TextBound
 from mlx_worker.engine.tool_offer import ToolOffers
 from mlx_worker.errors import (
     BadModelFolder,
+    ContextLengthExceeded,
     ModelNotFoundError,
     UnservableModel,
     WorkerError,
@@ -287,6 +288,8 @@ class Service:
         _note(error, request_id)
         # A template may quote what is no text; a frame that cannot be made would end the process.
         message = sayable(str(error)) or type(error).__name__
+        if isinstance(error, ContextLengthExceeded):
+            return m.Failed(id_, error.code, message, error.param, error.tokens, error.context)
         if isinstance(error, WorkerError):
             return m.Failed(id_, error.code, message, error.param and sayable(error.param))
         return m.Failed(id_, WorkerError.code, message)

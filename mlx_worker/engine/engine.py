@@ -152,7 +152,7 @@ class Engine:
         ComputationFailed for what goes wrong in mlx.
         """
         said = replay or []
-        room = self._room(prompt, request.max_tokens)
+        room = self._room(prompt, request)
         self._check_bias(request.sampling.logit_bias)
         text = TextStream(self._markers, request, prompt.state, prompt.tokens)
         sequence = Sequence(
@@ -160,7 +160,8 @@ class Engine:
             replace(prompt, tokens=prompt.tokens + said),
             text,
             max_tokens=room - len(said),
-            bounded=request.max_tokens is not None,
+            bounded=request.max_tokens == room,
+            fills_context=request.max_tokens != room,
             logprobs=request.logprobs,
             in_session=in_session,
             replayed=len(said),
@@ -202,10 +203,7 @@ class Engine:
         Raises ContextLengthExceeded or KvTooLarge.
         """
         if len(head) >= self.context_length:
-            raise ContextLengthExceeded(
-                f"the system prompt has {len(head)} tokens; "
-                f"the model's context is {self.context_length}"
-            )
+            raise ContextLengthExceeded.of(len(head), self.context_length, "system_prompt")
         # The batch reads all but the last token of a prompt before it decodes: one is put behind
         # the head for it, and is never read.
         sequence = Sequence(id_, Prompt([*head, 0], len(head), system_prompt), None)
@@ -266,19 +264,17 @@ class Engine:
         self._batch.prefill_step_size = self._pace.chunk(readers, decoding=decoding)
         return self._batch.next()  # type: ignore[no-any-return]
 
-    def _room(self, prompt: Prompt, max_tokens: int | None) -> int:
-        if max_tokens is not None and max_tokens < 1:
-            raise InvalidRequest(f"max_tokens: {max_tokens} is less than 1", param="max_tokens")
+    def _room(self, prompt: Prompt, request: m.ChatRequest) -> int:
+        """Return how many tokens the answer may have: those asked for, at most what is left."""
+        asked = request.max_tokens
+        if asked is not None and asked < 1:
+            raise InvalidRequest(f"max_tokens: {asked} is less than 1", param="max_tokens")
         used = len(prompt.tokens)
         left = self.context_length - used
-        if left < 1 or (max_tokens is not None and max_tokens > left):
-            asked = "an answer" if max_tokens is None else f"{max_tokens} more"
-            raise ContextLengthExceeded(
-                f"the prompt has {used} tokens and asks for {asked}; "
-                f"the model's context is {self.context_length}",
-                param="messages" if left < 1 else "max_tokens",
-            )
-        return left if max_tokens is None else max_tokens
+        if left < 1:
+            field = "messages" if request.prompt is None else "prompt"
+            raise ContextLengthExceeded.of(used, self.context_length, field)
+        return left if asked is None else min(asked, left)
 
     def _check_bias(self, bias: dict[int, float]) -> None:
         for token in bias:
@@ -291,12 +287,17 @@ class Engine:
     # --- from waiting to reading ---
 
     def _take_in(self, sequence: Sequence) -> Begun | None:
+        limited = sequence.bounded
+        if limited and not fits(sequence, [], self._kv, self._kv_bytes):
+            # Clients ask for far more than models say: what cannot be kept free for it is counted
+            # as it grows.
+            sequence.bounded = False
         if not fits(sequence, [], self._kv, self._kv_bytes):
             raise KvTooLarge(
                 f"{sequence.foreseen} tokens of KV are foreseen, "
                 f"{in_words(self._kv.nbytes(sequence.foreseen))}; "
                 f"this model has {in_words(self._kv_bytes or 0)} for it",
-                param="max_tokens" if sequence.bounded else "messages",
+                param="max_tokens" if limited else "messages",
             )
         follow(sequence, self._by_id.values(), any_length=self._cuttable)
         self._by_id[sequence.id] = sequence
@@ -500,12 +501,14 @@ class Engine:
 def _done(sequence: Sequence, text: TextStream, natural: m.FinishReason) -> m.Done:
     """The last word, where `natural` says why the tokens ended."""
     rest = text.finish(natural)
+    finish = text.finish_reason(natural)
     return m.Done(
         sequence.id,
-        text.finish_reason(natural),
+        finish,
         sequence.produced,
         rest.text,
         rest.spans,
         text.stop_string,
         text.reasoning_tokens,
+        context_full=finish == "length" and sequence.fills_context,
     )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 8
+PROTOCOL = 9
 """Raised whenever a message changes; a child of another version is refused at hello."""
 
 
@@ -81,7 +81,9 @@ Constraint = JsonSchema | Regex | Lark | Call
 
 
 class ChatRequest(Part, frozen=True, array_like=True):
-    """One generation, in no dialect. `max_tokens` None: whatever the context leaves.
+    """One generation, in no dialect. The context may leave less room than `max_tokens`.
+
+    `max_tokens` None: all the room that the context leaves.
 
     `prompt`, text or token ids, is read as it stands, without a template, in place of `messages`;
     what is answered to it is content only.
@@ -373,7 +375,8 @@ class Done(Message, frozen=True):
     """The last word on a `Generate`; `spans`, then `text`, are what was still held back.
 
     `stop_string` is the one that ended it, "" where none did; `reasoning_tokens` are those of
-    `completion_tokens` that were said while it reasoned.
+    `completion_tokens` that were said while it reasoned. `context_full`: `length` is the context's,
+    not that of `max_tokens`.
     """
 
     id: int
@@ -383,6 +386,7 @@ class Done(Message, frozen=True):
     spans: list[Span] = []
     stop_string: str = ""
     reasoning_tokens: int = 0
+    context_full: bool = False
 
 
 class Warmed(Message, frozen=True):
@@ -419,13 +423,16 @@ class Detokenized(Message, frozen=True):
 class Failed(Message, frozen=True):
     """The last word on any id that went wrong; `code` is one of the error family's.
 
-    `param` names the request's field where one is to blame.
+    `param` names the request's field where one is to blame. `prompt_tokens` and `context` are those
+    of a prompt that does not fit.
     """
 
     id: int
     code: str
     message: str
     param: str | None = None
+    prompt_tokens: int = 0
+    context: int = 0
 
 
 class CacheState(Message, frozen=True):

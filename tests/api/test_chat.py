@@ -384,7 +384,6 @@ def test_what_asks_for_nothing_special_is_honoured(fields: dict[str, Any]) -> No
         ("n", 129, "<= 128"),
         ("max_tokens", 0, ">= 1"),
         ("max_tokens", "many", "int"),
-        ("max_tokens", 2**40, "<= 1073741824"),
         ("max_completion_tokens", -1, ">= 1"),
         ("presence_penalty", 2.5, "<= 2"),
         ("frequency_penalty", -2.5, ">= -2"),

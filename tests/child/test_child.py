@@ -229,7 +229,7 @@ def test_a_prompt_too_long_to_warm_is_refused_as_its_callers_fault(loaded: Front
     loaded.say(m.Warm(1, "x " * 9000))
     failed = loaded.hear(m.Failed)
     assert failed.code == ContextLengthExceeded.code
-    assert "context is 8192" in failed.message
+    assert "context length is 8192" in failed.message
 
 
 def test_a_folder_without_a_model_is_a_permanent_failure(tmp_path: Path) -> None:

@@ -310,11 +310,9 @@ def test_logit_bias_forces_a_token(engine: Engine, loaded: tuple[Any, Any]) -> N
 
 def test_a_prompt_over_the_context_is_refused_with_the_numbers(loaded: tuple[Any, Any]) -> None:
     engine = Engine(*loaded, context_length=64, max_concurrency=8)
-    with pytest.raises(ContextLengthExceeded, match=r"\d+ tokens.*context is 64"):
+    with pytest.raises(ContextLengthExceeded, match=r"length is 64 .* resulted in \d+ tokens"):
         admit(engine, 1, chat(" ".join(WORDS), max_tokens=1))
-    with pytest.raises(ContextLengthExceeded, match=r"asks for 64 more.*context is 64"):
-        admit(engine, 1, chat("Hello", max_tokens=64))
-    with pytest.raises(ContextLengthExceeded, match="context is 64"):
+    with pytest.raises(ContextLengthExceeded, match=r"length is 64 .*system prompt resulted"):
         engine.admit_warm(1, warm_head(loaded[1], SYSTEM), SYSTEM)
     assert engine.active == 0
 
@@ -323,8 +321,39 @@ def test_no_limit_means_what_the_context_leaves(loaded: tuple[Any, Any]) -> None
     engine = Engine(*loaded, context_length=64, max_concurrency=8)
     started = admit(engine, 1, chat("Hello"))
     done = run(engine).done[1]
-    assert done.finish == "length"
+    assert (done.finish, done.context_full) == ("length", True)
     assert done.completion_tokens == 64 - started.prompt_tokens
+
+
+@pytest.mark.parametrize("asked", [64, 32_000, (1 << 63) - 1])
+def test_a_limit_over_the_room_is_cut_to_the_room(loaded: tuple[Any, Any], asked: int) -> None:
+    engine = Engine(*loaded, context_length=64, max_concurrency=8)
+    started = admit(engine, 1, chat("Hello", max_tokens=asked))
+    done = run(engine).done[1]
+    assert (done.finish, done.context_full) == ("length", True)
+    assert done.completion_tokens == 64 - started.prompt_tokens
+    admit(engine, 2, chat("Hello", max_tokens=done.completion_tokens))
+    exact = run(engine).done[2]
+    assert (exact.finish, exact.context_full) == ("length", False)
+    assert exact.completion_tokens == done.completion_tokens
+
+
+def test_a_cut_answer_is_cut_alike_when_it_is_replayed(loaded: tuple[Any, Any]) -> None:
+    request = chat("Hello", max_tokens=32_000, temperature=1.0)
+    engine = Engine(*loaded, context_length=64, max_concurrency=8)
+    admit(engine, 1, request)
+    whole = run(engine)
+    said = whole.tokens[1]
+    for known in range(1, len(said) + 1):
+        word = replay(engine, request, said[:known])
+        if isinstance(word, m.Done):
+            assert known == len(said)
+            assert (word.finish, word.context_full) == ("length", True)
+        else:
+            again = run(engine)
+            assert said[:known] + again.tokens[1] == said
+            assert again.done[1].completion_tokens == len(said)
+            assert again.done[1].context_full
 
 
 def test_logit_bias_outside_the_vocabulary_is_refused(engine: Engine) -> None:
