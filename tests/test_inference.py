@@ -231,7 +231,7 @@ def test_with_no_model_at_all_it_says_so() -> None:
     [
         *[("temperature", it) for it in (-1, -0.001, 2.001, 5, float("nan"), float("inf"), "1")],
         *[("top_p", it) for it in (-0.5, 1.1, 2, float("nan"))],
-        *[("top_k", it) for it in (-1, 1.5, 1 << 31)],
+        *[("top_k", it) for it in (-2, 1.5, 1 << 31)],
         *[("min_p", it) for it in (-0.1, 1.1)],
         *[("repetition_penalty", it) for it in (-1, 11)],
         *[(f"{it}_penalty", value) for it in ("presence", "frequency") for value in (-3, 2.5)],

@@ -30,7 +30,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Sampling(Part, frozen=True, array_like=True):
-    """How the next token is chosen. Zero or one means 'off', as in mlx_lm.
+    """How the next token is chosen. Zero, one or -1 means 'off', as in mlx_lm and vLLM.
 
     `seed` fixes every draw: position i of a request uses a key made of (seed, i) alone.
     """

@@ -302,6 +302,25 @@ def test_one_seed_gives_one_text_in_any_company(engine: Engine, settings: dict[s
     assert heard.text[3] != alone
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"top_p": 0.0},
+        {"top_k": -1},
+        {"repetition_penalty": 0.0},
+        {"top_p": 0.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 0.0},
+    ],
+)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_sampler_that_is_off_changes_nothing(
+    engine: Engine, settings: dict[str, Any], temperature: float
+) -> None:
+    admit(engine, 1, chat("Hello", max_tokens=24, temperature=temperature))
+    admit(engine, 2, chat("Hello", max_tokens=24, temperature=temperature, **settings))
+    heard = run(engine)
+    assert heard.tokens[2] == heard.tokens[1]
+
+
 def test_logit_bias_forces_a_token(engine: Engine, loaded: tuple[Any, Any]) -> None:
     (token,) = loaded[1].encode(" river", add_special_tokens=False)
     admit(engine, 1, chat("Hello", max_tokens=3, logit_bias={token: 100.0}))
