@@ -8,7 +8,7 @@ Beyond OpenAI's fields: `reasoning_content` and `reasoning`, because both spelli
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.generation import Ending, Piece
     from mlx_worker.wire.messages import Choice, FinishReason, Span, TokenLogprobs
 
+NO_USAGE: Final[dict[str, Any]] = {"usage": None}
+"""What all chunks but the last say of the usage, where a stream's caller asked for it."""
+
 _json = msgspec.json.encode
 
 
@@ -38,6 +41,7 @@ class ChatReply:
         self._seed = call.seed
         self._n = call.n
         self._include_usage = call.include_usage
+        self._no_usage: dict[str, Any] = NO_USAGE if call.include_usage else {}
         self._calls = [0] * call.n
         # All but the text is the same in every chunk of a choice: encode it once.
         chunks = (self._chunk([_delta(choice, {"content": "?"})]) for choice in range(call.n))
@@ -104,8 +108,8 @@ class ChatReply:
                 yield _delta(choice, {"tool_calls": [rest]})
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        body = self._object("chat.completion.chunk", choices) | more
-        return b"data: " + _json(body) + b"\n\n"
+        body = self._object("chat.completion.chunk", choices)
+        return b"data: " + _json(body | self._no_usage | more) + b"\n\n"
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
