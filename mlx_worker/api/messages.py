@@ -220,7 +220,7 @@ def _as_function(tool: dict[str, Any]) -> dict[str, Any]:
 
 
 def _turns(asked: MessagesBody) -> Turns:
-    turns = Turns()
+    turns = Turns(joins_users=True)
     if system := _without_billing(_words(asked.system or "", "system")):
         turns.said("system", system)
     for i, message in enumerate(asked.messages):
