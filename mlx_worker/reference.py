@@ -43,7 +43,7 @@ WORDS: Final[Mapping[str, str]] = {
     "data folder.",
     "server.max_body_bytes": "Largest request body in bytes, decompressed; a larger one is refused "
     "with 413. Without it: 16 bytes for each token of the largest context among the models, at "
-    "least 4 MiB, at most 32 MiB.",
+    "least 4 MiB, at most 32 MiB; a model without a stated context counts as 16 MiB.",
     "server.host_names": "Names by which browsers may call a node without keys, beside `localhost` "
     "and the machine's own.",
     "server.api_keys_file": "Lines `name:key`, `#` comments; readable by its owner alone. Keys may "
@@ -103,7 +103,8 @@ WORDS: Final[Mapping[str, str]] = {
     "long as it takes.",
     "models.max_concurrency": "Decode rows: requests that run at once.",
     "models.max_queue": "Requests that may wait for a row.",
-    "models.context_length": "Tokens of prompt and answer. Without it: the model's own.",
+    "models.context_length": "Tokens of prompt and answer. Without it: the model's own; no limit "
+    "but memory where its files state none. A larger one than config.json's does not count.",
     "models.cache_bytes": 'KV of cached prompts and running rows together: bytes, or as in "4GiB".',
     "models.prefill_pause": "Seconds that a new prompt may hold running streams up, between two "
     "tokens.",

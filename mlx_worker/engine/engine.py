@@ -9,14 +9,14 @@ goes to the prompt cache. [child]
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from mlx_worker.engine.batch import Batch
-from mlx_worker.engine.batching import is_cuttable, unbatched_because
+from mlx_worker.engine.batching import is_cuttable, logit_count, unbatched_because
 from mlx_worker.engine.guard import computing
 from mlx_worker.engine.logprobs import read_logprobs
 from mlx_worker.engine.markers import Markers
@@ -88,6 +88,7 @@ class Engine:
         self.context_length = context_length
         self.prefilled_tokens = 0
         self.decode_steps = 0
+        self._model = model
         self._tokenizer = tokenizer
         self._markers = Markers(tokenizer)
         self._vocabulary = len(tokenizer)
@@ -278,11 +279,17 @@ class Engine:
 
     def _check_bias(self, bias: dict[int, float]) -> None:
         for token in bias:
-            if not 0 <= token < self._vocabulary:
+            known = self._vocabulary if token < self._vocabulary else self._logits
+            if not 0 <= token < known:
                 raise InvalidRequest(
-                    f"logit_bias names token {token}; the vocabulary has {self._vocabulary}",
+                    f"logit_bias names token {token}; the vocabulary has {known}",
                     param="logit_bias",
                 )
+
+    @cached_property
+    def _logits(self) -> int:
+        """Tokens that the model has logits for: with padding, more than its tokenizer knows."""
+        return logit_count(self._model)
 
     # --- from waiting to reading ---
 

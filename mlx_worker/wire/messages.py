@@ -242,11 +242,13 @@ class KvCost(Part, frozen=True, array_like=True):
 class Loaded(Message, frozen=True):
     """The model is ready. `context_length` in tokens, `weight_bytes` in memory, `kv` as measured.
 
+    `context_length` None: the model's files state none, and no configuration does.
+
     `unbatched` says why it is served one row at a time; "" where it is batched. `weights` names
     what was loaded: the same name, the same weights.
     """
 
-    context_length: int
+    context_length: int | None
     weight_bytes: int
     unbatched: str = ""
     kv: KvCost = KvCost()
