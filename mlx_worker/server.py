@@ -92,8 +92,11 @@ clear the cache, to operate the node and to read its metrics takes a key from ev
 PAGE_ROUTES = [("", page), ("page/{name}", page)]
 """Of no API: what a browser loads."""
 
-LEADING_V1 = "/{v1:(?:v1/)*}"
-"""Callers put any run of /v1 in front: their base URL has it, or their path, or both."""
+LEADING_V1 = "/{v1:/*(?:v1/+)*}"
+"""Callers put any run of /v1 in front: their base URL has it, or their path, or both. Where the two
+are joined there are often two slashes, and one too many at the end."""
+
+TRAILING = "{end:/*}"
 
 
 def build_app(
@@ -133,9 +136,10 @@ def build_app(
     app[DOCUMENTED] = ROUTES
     app[PAGE] = page_files()
     for route in ROUTES:
-        app.router.add_route(route.method, LEADING_V1 + route.path, route.handler)
+        for method in route.methods:
+            app.router.add_route(method, _pattern(route.path), route.handler)
     for path, handler in PAGE_ROUTES:
-        app.router.add_get(LEADING_V1 + path, handler)
+        app.router.add_get(_pattern(path), handler)
 
     async def node(app: web.Application) -> AsyncIterator[None]:
         children = Node(
@@ -174,6 +178,11 @@ def build_app(
     app.cleanup_ctx.append(node)
     app.on_shutdown.append(observe.end_live)
     return app
+
+
+def _pattern(path: str) -> str:
+    """Return the router's pattern of a path: slashes at its end are no part of a name in it."""
+    return LEADING_V1 + path.replace(".+}", ".+?}") + TRAILING
 
 
 def _tell_held(node: Node, path: str, seconds: float) -> None:

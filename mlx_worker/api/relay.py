@@ -16,7 +16,7 @@ from aiohttp import web
 from mlx_worker.api.authentication import key_name
 from mlx_worker.api.choices import begin
 from mlx_worker.api.dialect import Usage
-from mlx_worker.api.event_stream import EventStream
+from mlx_worker.api.event_stream import EventStream, streamed_response
 from mlx_worker.api.headers import (
     CACHE_HIT,
     MODEL,
@@ -45,12 +45,6 @@ if TYPE_CHECKING:
         ChatRequest,
         Started,
     )
-
-STREAM_HEADERS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +153,7 @@ async def _whole(way: _Way, books: Books) -> web.Response:
 
 
 async def _streamed(way: _Way, books: Books) -> web.StreamResponse:
-    response = web.StreamResponse(headers=STREAM_HEADERS | way.headers)
+    response = streamed_response(way.request, way.headers)
     writer, transport = await response.prepare(way.request), way.request.transport
     assert writer is not None, "nothing else has answered"
     if transport is None:
