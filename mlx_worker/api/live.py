@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from mlx_worker.api.event_stream import streamed_response
+from mlx_worker.api.half_close import within_stream
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -47,10 +48,11 @@ async def live(
     if request.method == hdrs.METH_HEAD:
         await response.write_eof()
         return response
-    async with aclosing(ring.follow(number, every)) as news:
-        async for items in news:
-            told = b"".join(map(_event, items))
-            await response.write(told + beside() if beside else told or b": nothing new\n\n")
+    with within_stream(request, response):
+        async with aclosing(ring.follow(number, every)) as news:
+            async for items in news:
+                told = b"".join(map(_event, items))
+                await response.write(told + beside() if beside else told or b": nothing new\n\n")
     await response.write_eof()
     return response
 

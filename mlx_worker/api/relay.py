@@ -17,6 +17,7 @@ from mlx_worker.api.authentication import key_name
 from mlx_worker.api.choices import begin
 from mlx_worker.api.dialect import Usage
 from mlx_worker.api.event_stream import EventStream, streamed_response
+from mlx_worker.api.half_close import within_stream
 from mlx_worker.api.headers import (
     CACHE_HIT,
     MODEL,
@@ -162,7 +163,8 @@ async def _streamed(way: _Way, books: Books) -> web.StreamResponse:
     await response.write(way.reply.opening(way.prompt))
     stream = EventStream(response, writer, transport, way.reply, way.generations)
     try:
-        await stream.run()
+        with within_stream(way.request, response):
+            await stream.run()
     except WorkerError as error:
         # The status is sent; only the stream itself can still say it.
         books.ended(error)
