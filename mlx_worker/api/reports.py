@@ -95,6 +95,7 @@ def health(front: Front) -> dict[str, Any]:
         "reason": node_reason(status, front.ledger.reason, words, draining=draining),
         "version": __version__,
         "uptime": front.uptime,
+        "addresses": front.addresses,
         "health": front.ledger.health(),
         "cache": _cache_in_health(_latest(front)),
         "metrics": front.ledger.metrics() | {"requestsOfRemovedModels": _of_removed_models(front)},

@@ -11,7 +11,7 @@ from mlx_worker.models.store import default_models_dir
 from mlx_worker.operate.finding import Finding, bad, ok, warn
 from mlx_worker.operate.machine import memory_now
 from mlx_worker.plan import plan
-from mlx_worker.server import listen
+from mlx_worker.listening import listen
 from mlx_worker.sizes import in_words
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.room import expected_bytes
@@ -80,7 +80,8 @@ async def port(config: Config) -> Finding:
     """The port is free, or a node has it."""
     where = f"{config.server.host} port {config.server.port}"
     try:
-        listen(config.server).close()
+        for sock in listen(config.server):
+            sock.close()
     except PortTaken as error:
         return await _who_has_it(config, str(error))
     return ok("port", f"{where} is free")
