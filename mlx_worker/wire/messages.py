@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 8
+PROTOCOL = 9
 """Raised whenever a message changes; a child of another version is refused at hello."""
 
 
@@ -80,6 +80,11 @@ class Call(Part, frozen=True, array_like=True, tag="call"):
 Constraint = JsonSchema | Regex | Lark | Call
 
 
+Opening = Literal["turn", "continued", "none"]
+"""How an answer begins: as a `turn` of the assistant's; `continued` from the last message, which is
+the assistant's; right behind the last message, with `none`."""
+
+
 class ChatRequest(Part, frozen=True, array_like=True):
     """One generation, in no dialect. `max_tokens` None: whatever the context leaves.
 
@@ -88,7 +93,8 @@ class ChatRequest(Part, frozen=True, array_like=True):
 
     `logprobs`: how many alternatives to report with each token; None: no probabilities at all.
     `tools` are offered through the model's template, as OpenAI's chat completions write them;
-    `one_call` ends the answer after its first call. `constraint` is what the answer has to be.
+    `one_call` ends the answer after its first call. `constraint` is what the answer has to be,
+    `opening` how it begins.
     """
 
     messages: list[dict[str, Any]]
@@ -101,6 +107,7 @@ class ChatRequest(Part, frozen=True, array_like=True):
     one_call: bool = False
     prompt: str | list[int] | None = None
     constraint: Constraint | None = None
+    opening: Opening = "turn"
 
 
 # --- front → child ------------------------------------------------------------------------
