@@ -32,6 +32,8 @@ REFUSALS: Final = (
     ArithmeticError,
     IndexError,
     RecursionError,
+    AssertionError,
+    NotImplementedError,
 )
 """A template is a program of the model's author: it may refuse a chat in any of these ways."""
 

@@ -53,7 +53,8 @@ class TextStream:
     ) -> None:
         self._markers = markers
         self._request = request
-        self._detokenizer = markers.detokenizer(None if request.prompt is None else prompt)
+        begins = request.prompt is None and request.opening == "turn"
+        self._detokenizer = markers.detokenizer(None if begins else prompt)
         # What is answered to a raw prompt is text and nothing else.
         machine = markers.machine if request.prompt is None else None
         self._machine = machine.make_state(state) if machine else None

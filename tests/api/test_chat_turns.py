@@ -227,7 +227,7 @@ def test_file_of_text_is_text(data: str, words: str) -> None:
     [
         f"data:application/pdf;base64,{coded(b'%PDF-1.7')}",
         f"data:text/plain;base64,{coded(bytes([0xFF, 0xFE, 0]))}",
-        f"data:text/plain;base64,{coded(b'a') }b",
+        f"data:text/plain;base64,{coded(b'a')}b",
         "data:text/plain;base64",
         coded(b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n"),
         coded(b"a\0b"),

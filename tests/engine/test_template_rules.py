@@ -236,7 +236,9 @@ def test_template_that_takes_nothing_known_has_the_word(templated: Any) -> None:
 
 # --- reasoning of earlier turns -----------------------------------------------------------
 
-THOUGHT = TURNS.replace("{{ m.content }}", "{% if m.NAME %}({{ m.NAME }}){% endif %}{{ m.content }}")
+THOUGHT = TURNS.replace(
+    "{{ m.content }}", "{% if m.NAME %}({{ m.NAME }}){% endif %}{{ m.content }}"
+)
 IN_CHAIN = (  # as gpt-oss's: beside a call only, and never with words
     "{% for m in messages %}<{{ m.role }}>{% if m.tool_calls %}"
     "{% if m.content and m.thinking %}{{ raise_exception('not both') }}{% endif %}"
