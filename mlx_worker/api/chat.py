@@ -18,6 +18,7 @@ from mlx_worker.api.fields import (
     ModelName,
     Samplers,
     Stop,
+    Verbosity,
     Word,
     first_given,
     no_defaults,
@@ -119,7 +120,7 @@ class ChatBody(Samplers, frozen=True, kw_only=True):
     reasoning_effort: Word | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
-    verbosity: str | None = None
+    verbosity: Verbosity | None = None
     store: bool | None = None
     user: str | None = None
 
@@ -167,8 +168,6 @@ def _refuse(asked: ChatBody) -> None:
             "moderation": asked.moderation is not None,
             "prediction": asked.prediction is not None,
             "web_search_options": asked.web_search_options is not None,
-            "verbosity": asked.verbosity not in (None, "medium"),
-            "store": asked.store is True,
         }
     )
     calls = [message.tool_calls for message in asked.messages if message.tool_calls]

@@ -72,6 +72,11 @@ class TextStream:
         return self._content.stop_string or self._stop_token
 
     @property
+    def in_content(self) -> bool:
+        """True if what is said now is content, as far as the tokens so far tell."""
+        return self._state == CONTENT
+
+    @property
     def stopped(self) -> bool:
         """Nothing more is wanted: a stop string, or the one call that was asked for."""
         enough = self._request.one_call and self._calls > 0

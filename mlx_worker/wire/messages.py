@@ -305,10 +305,14 @@ class Choice(Part, frozen=True, array_like=True):
 
 
 class TokenLogprobs(Part, frozen=True, array_like=True):
-    """The token that was chosen, and the likeliest ones, likeliest first."""
+    """The token that was chosen, and the likeliest ones, likeliest first.
+
+    `is_content`: it was said as content, not in reasoning or a call.
+    """
 
     chosen: Choice
     likeliest: list[Choice]
+    is_content: bool = True
 
 
 class Reasoning(Part, frozen=True, array_like=True, tag="reasoning"):

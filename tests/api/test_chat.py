@@ -335,8 +335,6 @@ def test_a_seed_that_was_made_makes_the_same_request_when_it_is_given_back() -> 
         ("moderation", {"model": "m"}),
         ("prediction", {"type": "content", "content": "a"}),
         ("web_search_options", {}),
-        ("verbosity", "low"),
-        ("store", True),
         ("response_format", {"type": "structural_tag"}),
         ("tool_choice", "validated"),
         ("tool_choice", {"type": "allowed_tools", "allowed_tools": {}}),
