@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlx_lm.utils import load_tokenizer
 
+from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.markers import Markers
 from mlx_worker.engine.prompt import prompt_of
 from mlx_worker.engine.text import TextStream
@@ -115,3 +117,32 @@ def test_first_space_of_a_continuation_is_text(tokenizer: Any, opening: Any, tex
     tokens = tokenizer.encode(" old bank", add_special_tokens=False)
     said = "".join(stream.add(token).text for token in tokens) + stream.finish("length").text
     assert said == text
+
+
+def answered(engine: Engine, asked: m.ChatRequest, replay: list[int]) -> tuple[list[int], str]:
+    """Return the tokens that followed `replay`, and their text."""
+    prompt = prompt_of(engine._tokenizer, asked)
+    engine.admit(1, asked, prompt, replay=replay)
+    tokens: list[int] = []
+    text = ""
+    while engine.active:
+        for message in engine.step():
+            rows = message.rows if isinstance(message, m.Step) else []
+            tokens += [token for row in rows for token in row.tokens]
+            text += "".join(row.text for row in rows)
+            text += message.text if isinstance(message, m.Done) else ""
+    return tokens, text
+
+
+def test_continuation_says_what_the_answer_would_have_said(tiny: Path) -> None:
+    """Also in another process, after any token that its client already has."""
+    model, tokenizer, _ = read_model(tiny)
+    engine = Engine(model, tokenizer, context_length=1024, max_concurrency=4)
+    whole, text = answered(engine, request(U, opening="turn", max_tokens=24), [])
+    begun = {"role": "assistant", "content": tokenizer.decode(whole[:8])}
+    asked = request(U, begun, max_tokens=16)
+    rest, continued = answered(engine, asked, [])
+    assert rest == whole[8:]
+    assert (begun["content"] + continued).removeprefix(" ") == text
+    for done in (1, 7, 15):
+        assert answered(engine, asked, rest[:done])[0] == rest[done:]
