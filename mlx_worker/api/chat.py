@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
+from mlx_worker.api.chat_reasoning import Reasoning, ThinkingSwitch, reasoning_kwargs
 from mlx_worker.api.chat_turns import ChatMessage, turns_of
 from mlx_worker.api.dialect import Call, decode, fitted
 from mlx_worker.api.fields import (
@@ -27,7 +28,6 @@ from mlx_worker.api.fields import (
     sampling,
     seed_of,
     stop_words,
-    template_kwargs,
 )
 from mlx_worker.api.shapes import constraint_of, formatted, must_call
 from mlx_worker.errors import InvalidRequest, UnsupportedField
@@ -118,6 +118,8 @@ class ChatBody(Samplers, frozen=True, kw_only=True):
     web_search_options: dict[str, Any] | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: Word | None = None
+    reasoning: Reasoning | None = None
+    thinking: bool | ThinkingSwitch | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     verbosity: Verbosity | None = None
@@ -141,7 +143,7 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
         sampling=sampling(asked, defaults, seed),
         max_tokens=first_given(asked.max_completion_tokens, asked.max_tokens, defaults.max_tokens),
         stop=stop_words(asked.stop),
-        template_kwargs=template_kwargs(asked, asked.reasoning_effort),
+        template_kwargs=reasoning_kwargs(asked),
         logprobs=_logprobs(asked),
         tools=tools,
         one_call=asked.parallel_tool_calls is False or isinstance(asked.tool_choice, dict),
