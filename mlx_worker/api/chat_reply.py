@@ -14,6 +14,7 @@ import msgspec
 
 from mlx_worker.api.dialect import COMMENT
 from mlx_worker.api.error_bodies import openai_error
+from mlx_worker.api.token_logprobs import told_logprobs
 from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialect import Call, Usage, Whole
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.generation import Ending, Piece
-    from mlx_worker.wire.messages import Choice, FinishReason, Span, TokenLogprobs
+    from mlx_worker.wire.messages import FinishReason, Span
 
 NO_USAGE: Final[dict[str, Any]] = {"usage": None}
 """What all chunks but the last say of the usage, where a stream's caller asked for it."""
@@ -66,7 +67,7 @@ class ChatReply:
         if piece.text or not deltas:
             deltas.append(_delta(choice, {"content": piece.text}))
         if piece.logprobs:
-            deltas[-1]["logprobs"] = _told(piece.logprobs)
+            deltas[-1]["logprobs"] = {"content": told_logprobs(piece.logprobs)}
         return b"".join(self._chunk([delta]) for delta in deltas)
 
     def closing(self, endings: Sequence[Ending], usage: Usage) -> bytes:
@@ -148,22 +149,10 @@ def _whole_choice(index: int, piece: Piece, finish: FinishReason) -> dict[str, A
     choice: dict[str, Any] = {
         "index": index,
         "message": message,
-        "logprobs": _told(piece.logprobs) if piece.logprobs else None,
+        "logprobs": {"content": told_logprobs(piece.logprobs)} if piece.logprobs else None,
         "finish_reason": finish,
     }
     return choice | ({"warnings": [it.problem for it in warned]} if warned else {})
-
-
-def _told(logprobs: list[TokenLogprobs]) -> dict[str, Any]:
-    content = [
-        _choice(it.chosen) | {"top_logprobs": [_choice(other) for other in it.likeliest]}
-        for it in logprobs
-    ]
-    return {"content": content}
-
-
-def _choice(choice: Choice) -> dict[str, Any]:
-    return {"token": choice.text, "logprob": choice.logprob, "bytes": list(choice.added)}
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:

@@ -25,9 +25,17 @@ from mlx_worker.api.fields import (
     stop_words,
     template_kwargs,
 )
+from mlx_worker.api.message_blocks import (
+    TOLD,
+    TextBlock,
+    ToldBlock,
+    own_turn,
+    text_in,
+    text_of,
+)
 from mlx_worker.api.shapes import constraint_of, fitting, must_call
 from mlx_worker.api.turns import Turns
-from mlx_worker.errors import UnsupportedField
+from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES
 from mlx_worker.sampler_types import Tokens
 from mlx_worker.wire.messages import ChatRequest
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.config import Defaults
     from mlx_worker.wire import messages as m
+    from mlx_worker.wire.messages import Opening
 
 BILLING = "x-anthropic-billing-header:"
 """A line at the head of a coding agent's system prompt, new with every request: with it in place
@@ -45,24 +54,14 @@ no prefix would ever be found again."""
 PARAGRAPH = "\n\n"
 
 
-class TextBlock(msgspec.Struct, frozen=True):
-    """Words; what else a block may be is refused by its type."""
-
-    type: Word
-    text: str | None = None
-
-
-class Block(msgspec.Struct, frozen=True):
+class Block(ToldBlock, frozen=True):
     """One part of a message; which fields it needs is told by its type."""
 
-    type: Word
-    text: str | None = None
     thinking: str | None = None
     id: str | None = None
     name: str | None = None
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None
-    content: str | list[TextBlock] | None = None
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -130,12 +129,6 @@ class MessagesBody(Samplers, frozen=True, kw_only=True):
 def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaults) -> Call:
     """A request body as a call. Raises InvalidRequest, which names the field."""
     asked = decode(body, MessagesBody)
-    if asked.messages[-1].role == "assistant":
-        last = f"messages[{len(asked.messages) - 1}]"
-        raise UnsupportedField(
-            f"{last}: the assistant's last words cannot be gone on with; end with the user's",
-            param=last,
-        )
     defaults = defaults_of(asked.model)
     seed = seed_of(asked, defaults)
     return Call(
@@ -163,6 +156,7 @@ def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> ChatRequest:
     refuse_unsayable("tools", tools, TOOL_VALUES)
     refuse_unsayable("messages", turns.calls, CALL_VALUES)
     fitted(tools, list[Tool], "tools")
+    constraint = constraint_of(asked, _forced(asked, choice), _shape(asked))
     return ChatRequest(
         messages=turns.made,
         sampling=sampling(asked, defaults, seed),
@@ -171,8 +165,31 @@ def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> ChatRequest:
         template_kwargs=_template_kwargs(asked),
         tools=[] if choice.type == "none" else [_as_function(tool) for tool in tools],
         one_call=choice.disable_parallel_tool_use is True or choice.type == "tool",
-        constraint=constraint_of(asked, _forced(asked, choice), _shape(asked)),
+        constraint=constraint,
+        opening=_opening(asked, turns, constraint),
     )
+
+
+def _opening(asked: MessagesBody, turns: Turns, constraint: m.Constraint | None) -> Opening:
+    """Return how the answer begins: words of the assistant's at the end are continued.
+
+    Raises InvalidRequest where such an answer could not be what is asked for.
+    """
+    if asked.messages[-1].role != "assistant" or turns.last_role != "assistant":
+        return "turn"
+    field = f"messages[{len(asked.messages) - 1}]"
+    if turns.ends_with_calls:
+        raise InvalidRequest(
+            f"{field}: the conversation ends with a tool_use; its tool_result has to follow",
+            param=field,
+        )
+    if constraint is not None:
+        raise InvalidRequest(
+            f"{field}: the assistant's message begins the answer, which {constraint.field} then"
+            " cannot shape; end with the user's message",
+            param=field,
+        )
+    return "continued"
 
 
 def _forced(asked: MessagesBody, choice: ToolChoice) -> m.Call | None:
@@ -223,11 +240,12 @@ def _turns(asked: MessagesBody) -> Turns:
     turns = Turns(joins_users=True)
     if system := _without_billing(_words(asked.system or "", "system")):
         turns.said("system", system)
+    own = own_turn(asked.messages)
     for i, message in enumerate(asked.messages):
         if isinstance(message.content, str):
             turns.said(message.role, message.content)
         else:
-            _take(turns, message.role, message.content, f"messages[{i}].content")
+            _take(turns, message.role, message.content, f"messages[{i}].content", own=i == own)
     return turns
 
 
@@ -238,15 +256,15 @@ def _without_billing(system: str) -> str:
     return rest.lstrip("\n")
 
 
-def _take(turns: Turns, role: str, blocks: list[Block], at: str) -> None:
+def _take(turns: Turns, role: str, blocks: list[Block], at: str, *, own: bool) -> None:
     words: list[str] = []
     for k, block in enumerate(blocks):
         field = f"{at}[{k}]"
         match block.type:
-            case "text" if role == "assistant":
-                turns.said(role, required(block.text, f"{field}.text"))
-            case "text":
-                words.append(required(block.text, f"{field}.text"))
+            case kind if kind in TOLD and role == "assistant":
+                turns.said(role, text_of(block, field))
+            case kind if kind in TOLD:
+                words.append(text_of(block, field, own=own))
             case "thinking" if role == "assistant":
                 turns.thought(required(block.thinking, f"{field}.thinking"))
             case "redacted_thinking" if role == "assistant":
@@ -256,14 +274,14 @@ def _take(turns: Turns, role: str, blocks: list[Block], at: str) -> None:
                 turns.called(required(block.id, f"{field}.id"), name, block.input or {})
             case "tool_result" if role == "user":
                 call_id = required(block.tool_use_id, f"{field}.tool_use_id")
-                turns.answered(call_id, _words(block.content or "", f"{field}.content"))
+                turns.answered(call_id, text_in(block.content, f"{field}.content"))
             case other:
                 raise UnsupportedField(
                     f"{field}: blocks of type {other!r} are not understood from the {role}",
                     param=field,
                 )
     if words:
-        turns.said(role, PARAGRAPH.join(words))
+        turns.said(role, PARAGRAPH.join(filter(None, words)))
 
 
 def _words(content: str | list[TextBlock], at: str) -> str:

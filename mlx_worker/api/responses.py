@@ -6,16 +6,16 @@ need a kept one is refused by name. Source: OpenAI's API reference, responses. [
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import msgspec
 from msgspec.structs import replace
 
-from mlx_worker.api.chat import Part
 from mlx_worker.api.dialect import Call, decode, fitted
 from mlx_worker.api.fields import (
     ModelName,
     Samplers,
+    Verbosity,
     Word,
     answer_tokens,
     no_defaults,
@@ -27,9 +27,10 @@ from mlx_worker.api.fields import (
     template_kwargs,
 )
 from mlx_worker.api.packing import packed_chat
+from mlx_worker.api.response_parts import InputPart, Parts, own_item, text_of_parts
 from mlx_worker.api.shapes import constraint_of, formatted, must_call
 from mlx_worker.api.turns import Turns
-from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.errors import UnsupportedField
 from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES
 from mlx_worker.sampler_types import Tokens
 from mlx_worker.wire.messages import ChatRequest
@@ -40,25 +41,40 @@ if TYPE_CHECKING:
     from mlx_worker.config import Defaults
     from mlx_worker.wire import messages as m
 
-TEXT_PARTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
-SAID_IN_FULL = "reasoning.encrypted_content"
-"""Reasoning goes to the caller as text: there is nothing encrypted to include."""
+LOGPROBS: Final = "message.output_text.logprobs"
 
-
-Parts = str | list[Part]
+INCLUDABLE: Final = frozenset(
+    {
+        LOGPROBS,
+        "code_interpreter_call.outputs",
+        "computer_call_output.output.image_url",
+        "file_search_call.results",
+        "message.input_image.image_url",
+        "reasoning.encrypted_content",
+        "web_search_call.action.sources",
+        "web_search_call.results",
+    }
+)
+"""What the reference lets an answer include. But for `LOGPROBS`, no answer of this node has any:
+reasoning is told as text, and there are no hosted tools and no images."""
 
 
 class Item(msgspec.Struct, frozen=True):
     """One thing said, thought, called or answered; which fields it needs is told by its type."""
 
-    type: Word = "message"
+    type: Word | None = None
     role: Literal["system", "developer", "user", "assistant"] | None = None
     content: Parts | None = None
-    summary: list[Part] | None = None
+    summary: list[InputPart] | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
     output: Parts | None = None
+
+    @property
+    def kind(self) -> str:
+        """The type; without one, an item is a message."""
+        return self.type or "message"
 
 
 class FlatTool(msgspec.Struct, frozen=True):
@@ -91,7 +107,7 @@ class TextOptions(msgspec.Struct, frozen=True):
     """How the text is to be."""
 
     format: TextFormat | None = None
-    verbosity: str | None = None
+    verbosity: Verbosity | None = None
 
 
 class ReasoningOptions(msgspec.Struct, frozen=True):
@@ -115,15 +131,15 @@ class ResponsesBody(Samplers, frozen=True, kw_only=True):
     reasoning: ReasoningOptions | None = None
     text: TextOptions | None = None
     metadata: Annotated[dict[str, str], msgspec.Meta(max_length=1000)] | None = None
-    include: list[str] | None = None
+    include: list[Word] | None = None
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
     prompt: dict[str, Any] | None = None
     background: bool | None = None
     moderation: dict[str, Any] | None = None
     store: bool | None = None
-    truncation: str | None = None
-    top_logprobs: int | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
 
 
 ReasoningAs = Literal["text", "summary", "both"]
@@ -165,6 +181,7 @@ def parse(
         sampling=sampling(asked, defaults, seed),
         max_tokens=answer_tokens(asked.max_output_tokens, defaults.max_tokens),
         template_kwargs=template_kwargs(asked, asked.reasoning.effort if asked.reasoning else None),
+        logprobs=_logprobs(asked),
         tools=[] if asked.tool_choice == "none" else [_nested(tool) for tool in tools],
         one_call=asked.parallel_tool_calls is False or isinstance(asked.tool_choice, dict),
         constraint=constraint_of(asked, _forced(asked), _shape(asked.text)),
@@ -188,11 +205,10 @@ def _reasoning_as(asked: ResponsesBody, *, always: bool) -> ReasoningAs:
 
 
 def _refuse(asked: ResponsesBody) -> None:
-    text = asked.text or TextOptions()
     if asked.previous_response_id is not None:
         raise UnsupportedField(
-            "previous_response_id: this node keeps no responses; send the whole conversation in"
-            " input",
+            "previous_response_id: this node stores no responses; send the earlier items again in"
+            " input, which a client does where its own store is false",
             param="previous_response_id",
         )
     refuse_unsupported(
@@ -201,13 +217,18 @@ def _refuse(asked: ResponsesBody) -> None:
             "prompt": asked.prompt is not None,
             "background": asked.background is True,
             "moderation": asked.moderation is not None,
-            "store": asked.store is True,
-            "truncation": asked.truncation not in (None, "disabled"),
-            "include": any(it != SAID_IN_FULL for it in asked.include or ()),
-            "top_logprobs": bool(asked.top_logprobs),
-            "text.verbosity": text.verbosity not in (None, "medium"),
         }
     )
+    for name in asked.include or ():
+        if name not in INCLUDABLE:
+            raise UnsupportedField(f"include: {name!r} is not known here", param="include")
+
+
+def _logprobs(asked: ResponsesBody) -> int | None:
+    """Return how many alternatives are told with each token; None: no probabilities at all."""
+    if LOGPROBS in (asked.include or ()) or asked.top_logprobs:
+        return asked.top_logprobs or 0
+    return None
 
 
 def _forced(asked: ResponsesBody) -> m.Call | None:
@@ -230,6 +251,7 @@ def _shape(asked: TextOptions | None) -> m.JsonSchema | None:
 
 
 def _repeated(asked: ResponsesBody, chat: ChatRequest) -> dict[str, Any]:
+    text = asked.text or TextOptions()
     return {
         "instructions": asked.instructions,
         "max_output_tokens": asked.max_output_tokens,
@@ -238,7 +260,10 @@ def _repeated(asked: ResponsesBody, chat: ChatRequest) -> dict[str, Any]:
         "reasoning": asked.reasoning or ReasoningOptions(),
         "temperature": chat.sampling.temperature,
         "top_p": chat.sampling.top_p,
-        "text": {"format": (asked.text and asked.text.format) or TextFormat("text")},
+        "text": {
+            "format": text.format or TextFormat("text"),
+            "verbosity": text.verbosity or "medium",
+        },
         "tool_choice": asked.tool_choice or "auto",
         "tools": asked.tools or [],
     }
@@ -260,19 +285,20 @@ def _turns(asked: ResponsesBody) -> Turns:
     if isinstance(asked.input, str):
         turns.said("user", asked.input)
         return turns
+    own = own_item(asked.input)
     for i, item in enumerate(asked.input):
-        _take(turns, item, f"input[{i}]")
+        _take(turns, item, f"input[{i}]", own=i == own)
     return turns
 
 
-def _take(turns: Turns, item: Item, at: str) -> None:
-    match item.type:
+def _take(turns: Turns, item: Item, at: str, *, own: bool) -> None:
+    match item.kind:
         case "message":
             role = required(item.role, f"{at}.role")
-            text = _text(item.content, f"{at}.content")
+            text = text_of_parts(item.content, f"{at}.content", own=own)
             turns.said("system" if role == "developer" else role, text)
         case "reasoning":
-            turns.thought(_text(item.content or item.summary or [], f"{at}.content"))
+            turns.thought(text_of_parts(item.content or item.summary or [], f"{at}.content"))
         case "function_call":
             turns.called(
                 required(item.call_id, f"{at}.call_id"),
@@ -281,7 +307,7 @@ def _take(turns: Turns, item: Item, at: str) -> None:
             )
         case "function_call_output":
             call_id = required(item.call_id, f"{at}.call_id")
-            turns.answered(call_id, _text(item.output, f"{at}.output"))
+            turns.answered(call_id, text_of_parts(item.output, f"{at}.output"))
         case "item_reference":
             raise UnsupportedField(
                 f"{at}: this node keeps no items; send the item itself", param=f"{at}.type"
@@ -290,18 +316,3 @@ def _take(turns: Turns, item: Item, at: str) -> None:
             raise UnsupportedField(
                 f"{at}: items of type {other!r} are not understood", param=f"{at}.type"
             )
-
-
-def _text(content: Parts | None, field: str) -> str:
-    if content is None:
-        raise InvalidRequest(f"{field}: is required", param=field)
-    if isinstance(content, str):
-        return content
-    for k, part in enumerate(content):
-        if part.type not in TEXT_PARTS:
-            raise UnsupportedField(
-                f"{field}[{k}]: parts of type {part.type!r} are not understood, only text",
-                param=f"{field}[{k}]",
-            )
-        required(part.text, f"{field}[{k}].text")
-    return "".join(part.text or "" for part in content)

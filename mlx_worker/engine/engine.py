@@ -417,16 +417,26 @@ class Engine:
         token = int(response.token)
         text = sequence.text
         assert text is not None
+        was_content = text.in_content
         released = Released([], "") if response.finish_reason == "stop" else text.add(token)
-        logprobs = self._logprobs(sequence, response)
+        is_content = was_content and text.in_content  # else it may be part of a marker
+        logprobs = self._logprobs(sequence, response, is_content=is_content)
         return m.Row(sequence.id, [token], released.text, logprobs, released.spans)
 
-    def _logprobs(self, sequence: Sequence, response: Any) -> list[m.TokenLogprobs]:
+    def _logprobs(
+        self, sequence: Sequence, response: Any, *, is_content: bool
+    ) -> list[m.TokenLogprobs]:
         if sequence.logprobs is None or response.finish_reason == "stop":
             return []
         with mx.stream(self._batch.stream):
             return [
-                read_logprobs(self._markers, response.logprobs, response.token, sequence.logprobs)
+                read_logprobs(
+                    self._markers,
+                    response.logprobs,
+                    response.token,
+                    sequence.logprobs,
+                    is_content=is_content,
+                )
             ]
 
     def _end(self, sequence: Sequence, response: Any) -> m.Done | m.Failed | None:

@@ -187,7 +187,6 @@ def test_thinking_is_the_templates_switch(fields: dict[str, Any], told: dict[str
         ({"messages": [user({"type": "image", "source": {}})]}, "messages[0].content[0]"),
         ({"messages": [user({"type": "document"})]}, "messages[0].content[0]"),
         ({"messages": [user(USE)]}, "messages[0].content[0]"),
-        ({"messages": [USER, {"role": "assistant", "content": "I am"}]}, "messages[1]"),
         ({"system": [{"type": "image"}]}, "system[0]"),
     ],
 )
