@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
-from mlx_worker.api.dialect import Call, decode, fitted
+from mlx_worker.api.chat_tools import chosen
+from mlx_worker.api.dialect import Call, decode
 from mlx_worker.api.fields import (
     ModelName,
     Samplers,
@@ -28,7 +29,7 @@ from mlx_worker.api.fields import (
     stop_words,
     template_kwargs,
 )
-from mlx_worker.api.shapes import constraint_of, formatted, must_call
+from mlx_worker.api.shapes import constraint_of, formatted
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES
 from mlx_worker.sampler_types import Tokens
@@ -81,34 +82,6 @@ class ResponseFormat(msgspec.Struct, frozen=True):
     json_schema: NamedSchema | None = None
 
 
-class ChosenFunction(msgspec.Struct, frozen=True):
-    """A function's name."""
-
-    name: Word
-
-
-class ChosenTool(msgspec.Struct, frozen=True):
-    """The tool that has to be called."""
-
-    type: Literal["function"]
-    function: ChosenFunction
-
-
-class Function(msgspec.Struct, frozen=True):
-    """What a tool must say of itself; the rest is between the caller and the template."""
-
-    name: Word
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-
-
-class Tool(msgspec.Struct, frozen=True):
-    """A tool that is offered; there are only functions."""
-
-    type: Literal["function"]
-    function: Function
-
-
 class ChatBody(Samplers, frozen=True, kw_only=True):
     """The fields that this node knows."""
 
@@ -148,7 +121,8 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
     defaults = defaults_of(asked.model)
     _refuse(asked)
     seed = seed_of(asked, defaults)
-    tools = _tools(asked)
+    hosted = [] if asked.web_search_options is None else ["web_search_options"]
+    choice = chosen(asked.tools or [], asked.tool_choice, hosted)
     chat = ChatRequest(
         messages=[_turn(i, message) for i, message in enumerate(asked.messages)],
         sampling=sampling(asked, defaults, seed),
@@ -156,9 +130,9 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
         stop=stop_words(asked.stop),
         template_kwargs=template_kwargs(asked, asked.reasoning_effort),
         logprobs=_logprobs(asked),
-        tools=tools,
-        one_call=asked.parallel_tool_calls is False or isinstance(asked.tool_choice, dict),
-        constraint=constraint_of(asked, _forced(asked), _shape(asked.response_format)),
+        tools=choice.offered,
+        one_call=asked.parallel_tool_calls is False or choice.one_call,
+        constraint=constraint_of(asked, choice.forced, _shape(asked.response_format)),
     )
     return Call(
         model=asked.model,
@@ -167,6 +141,7 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
         n=asked.n or 1,
         stream=bool(asked.stream),
         include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+        warnings=choice.warnings,
     )
 
 
@@ -179,7 +154,6 @@ def _refuse(asked: ChatBody) -> None:
             "audio": asked.audio is not None,
             "moderation": asked.moderation is not None,
             "prediction": asked.prediction is not None,
-            "web_search_options": asked.web_search_options is not None,
             "verbosity": asked.verbosity not in (None, "medium"),
             "store": asked.store is True,
         }
@@ -188,28 +162,6 @@ def _refuse(asked: ChatBody) -> None:
     refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
     refuse_unsayable("tools", asked.tools, TOOL_VALUES)
     refuse_unsayable("messages", calls, CALL_VALUES)
-
-
-def _tools(asked: ChatBody) -> list[dict[str, Any]]:
-    """Those that are offered, as the caller wrote them: templates show them word for word."""
-    if not asked.tools:
-        return []
-    fitted(asked.tools, list[Tool], "tools")
-    return [] if asked.tool_choice == "none" else asked.tools
-
-
-def _forced(asked: ChatBody) -> m.Call | None:
-    """The calls that an answer has to be. Raises InvalidRequest."""
-    choice = asked.tool_choice
-    if choice in (None, "none", "auto"):
-        return None
-    names = [tool["function"]["name"] for tool in asked.tools or []]
-    if choice == "required":
-        return must_call(names, "tool_choice")
-    if isinstance(choice, str) or choice.get("type") != "function":
-        raise UnsupportedField(f"tool_choice: {choice!r} is not understood", param="tool_choice")
-    only = fitted(choice, ChosenTool, "tool_choice").function.name
-    return must_call(names, "tool_choice", only)
 
 
 def _shape(asked: ResponseFormat | None) -> m.JsonSchema | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import msgspec
 from msgspec.structs import replace
 
+from mlx_worker.api import responses_history
 from mlx_worker.api.chat import Part
 from mlx_worker.api.dialect import Call, decode, fitted
 from mlx_worker.api.fields import (
@@ -26,8 +27,11 @@ from mlx_worker.api.fields import (
     seed_of,
     template_kwargs,
 )
+from mlx_worker.api.hosted_tools import history_warning, unknown_type
 from mlx_worker.api.packing import packed_chat
-from mlx_worker.api.shapes import constraint_of, formatted, must_call
+from mlx_worker.api.responses_history import LEFT_OUT, WITH_TOOLS
+from mlx_worker.api.responses_tools import CUSTOM_INPUT, ToolName, Tools
+from mlx_worker.api.shapes import constraint_of, formatted
 from mlx_worker.api.turns import Turns
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES
@@ -45,6 +49,17 @@ SAID_IN_FULL = "reasoning.encrypted_content"
 """Reasoning goes to the caller as text: there is nothing encrypted to include."""
 
 
+_TYPES = (
+    "message",
+    "reasoning",
+    "function_call",
+    "function_call_output",
+    "custom_tool_call",
+    "custom_tool_call_output",
+    *responses_history.TYPES,
+)
+"""Types of items that a model is told of."""
+
 Parts = str | list[Part]
 
 
@@ -55,19 +70,18 @@ class Item(msgspec.Struct, frozen=True):
     role: Literal["system", "developer", "user", "assistant"] | None = None
     content: Parts | None = None
     summary: list[Part] | None = None
+    id: str | None = None
     call_id: str | None = None
+    namespace: str | None = None
     name: str | None = None
-    arguments: str | None = None
-    output: Parts | None = None
-
-
-class FlatTool(msgspec.Struct, frozen=True):
-    """A tool that is offered; there are only functions."""
-
-    type: Literal["function"]
-    name: Word
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
+    arguments: Any = None
+    input: str | None = None
+    output: Any = None
+    error: Any = None
+    action: Any = None
+    operation: Any = None
+    server_label: str | None = None
+    tools: Any = None
 
 
 class TextFormat(msgspec.Struct, frozen=True):
@@ -78,13 +92,6 @@ class TextFormat(msgspec.Struct, frozen=True):
     schema: dict[str, Any] | None = None
     strict: bool | None = None
     description: str | None = None
-
-
-class ChosenTool(msgspec.Struct, frozen=True):
-    """The tool that has to be called."""
-
-    type: Literal["function"]
-    name: Word
 
 
 class TextOptions(msgspec.Struct, frozen=True):
@@ -129,11 +136,15 @@ class ResponsesBody(Samplers, frozen=True, kw_only=True):
 ReasoningAs = Literal["text", "summary", "both"]
 
 
-class ResponsesCall(Call, frozen=True):
-    """A call whose answer repeats what was asked; `reasoning_as` says where reasoning is told."""
+class ResponsesCall(Call, frozen=True, kw_only=True):
+    """A call whose answer repeats what was asked; `reasoning_as` says where reasoning is told.
+
+    `renamed` are the client's names of tools, by the names under which a model calls them.
+    """
 
     repeated: dict[str, Any]
     reasoning_as: ReasoningAs
+    renamed: dict[str, ToolName]
 
     def packed(self) -> Self:
         """Return the same call with its bulky parts packed; `repeated` is to be JSON."""
@@ -154,20 +165,19 @@ def parse(
     asked = decode(body, ResponsesBody)
     defaults = defaults_of(asked.model)
     _refuse(asked)
-    turns = _turns(asked)
-    tools = asked.tools or []
     refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
-    refuse_unsayable("tools", tools, TOOL_VALUES)
-    fitted(tools, list[FlatTool], "tools")
+    tools = _tools(asked)
+    choice = tools.chosen(asked.tool_choice)
+    turns, left_out = _turns(asked, tools)
     seed = seed_of(asked, defaults)
     chat = ChatRequest(
         messages=turns.made,
         sampling=sampling(asked, defaults, seed),
         max_tokens=first_given(asked.max_output_tokens, defaults.max_tokens),
         template_kwargs=template_kwargs(asked, asked.reasoning.effort if asked.reasoning else None),
-        tools=[] if asked.tool_choice == "none" else [_nested(tool) for tool in tools],
-        one_call=asked.parallel_tool_calls is False or isinstance(asked.tool_choice, dict),
-        constraint=constraint_of(asked, _forced(asked), _shape(asked.text)),
+        tools=choice.offered,
+        one_call=asked.parallel_tool_calls is False or choice.one_call,
+        constraint=constraint_of(asked, choice.forced, _shape(asked.text)),
     )
     return ResponsesCall(
         model=asked.model,
@@ -178,6 +188,8 @@ def parse(
         include_usage=True,
         repeated=_repeated(asked, chat),
         reasoning_as=_reasoning_as(asked, always=summaries == "always"),
+        renamed=tools.renamed,
+        warnings=[*tools.warnings(choice.forced), *history_warning("input", left_out)],
     )
 
 
@@ -210,17 +222,17 @@ def _refuse(asked: ResponsesBody) -> None:
     )
 
 
-def _forced(asked: ResponsesBody) -> m.Call | None:
-    """The calls that an answer has to be. Raises InvalidRequest."""
-    choice = asked.tool_choice
-    if choice in (None, "none", "auto"):
-        return None
-    names = [tool["name"] for tool in asked.tools or []]
-    if choice == "required":
-        return must_call(names, "tool_choice")
-    if isinstance(choice, str) or choice.get("type") != "function":
-        raise UnsupportedField(f"tool_choice: {choice!r} is not understood", param="tool_choice")
-    return must_call(names, "tool_choice", fitted(choice, ChosenTool, "tool_choice").name)
+def _tools(asked: ResponsesBody) -> Tools:
+    """Return the tools of the request, and of items that brought some. Raises InvalidRequest."""
+    refuse_unsayable("tools", asked.tools, TOOL_VALUES)
+    tools = Tools()
+    tools.add(asked.tools or [], "tools")
+    for i, item in enumerate(asked.input if isinstance(asked.input, list) else ()):
+        if item.type in WITH_TOOLS and item.tools:
+            field = f"input[{i}].tools"
+            refuse_unsayable(field, item.tools, TOOL_VALUES)
+            tools.add(fitted(item.tools, list[dict[str, Any]], field), field)
+    return tools
 
 
 def _shape(asked: TextOptions | None) -> m.JsonSchema | None:
@@ -244,28 +256,27 @@ def _repeated(asked: ResponsesBody, chat: ChatRequest) -> dict[str, Any]:
     }
 
 
-def _nested(tool: dict[str, Any]) -> dict[str, Any]:
-    """A flat tool as chat templates know it."""
-    said = {key: tool[key] for key in ("name", "description", "parameters") if tool.get(key)}
-    return {"type": "function", "function": said}
-
-
 # --- input --------------------------------------------------------------------------------
 
 
-def _turns(asked: ResponsesBody) -> Turns:
+def _turns(asked: ResponsesBody, tools: Tools) -> tuple[Turns, list[str]]:
+    """Return the conversation, and the types of items that are left out of it."""
     turns = Turns()
+    left_out: list[str] = []
     if asked.instructions:
         turns.said("system", asked.instructions)
     if isinstance(asked.input, str):
         turns.said("user", asked.input)
-        return turns
+        return turns, left_out
     for i, item in enumerate(asked.input):
-        _take(turns, item, f"input[{i}]")
-    return turns
+        if item.type in LEFT_OUT:
+            left_out.append(item.type)
+        elif item.type not in WITH_TOOLS:
+            _take(turns, item, f"input[{i}]", tools)
+    return turns, left_out
 
 
-def _take(turns: Turns, item: Item, at: str) -> None:
+def _take(turns: Turns, item: Item, at: str, tools: Tools) -> None:
     match item.type:
         case "message":
             role = required(item.role, f"{at}.role")
@@ -274,22 +285,35 @@ def _take(turns: Turns, item: Item, at: str) -> None:
         case "reasoning":
             turns.thought(_text(item.content or item.summary or [], f"{at}.content"))
         case "function_call":
-            turns.called(
-                required(item.call_id, f"{at}.call_id"),
-                required(item.name, f"{at}.name"),
-                required(item.arguments, f"{at}.arguments"),
-            )
-        case "function_call_output":
             call_id = required(item.call_id, f"{at}.call_id")
-            turns.answered(call_id, _text(item.output, f"{at}.output"))
-        case "item_reference":
-            raise UnsupportedField(
-                f"{at}: this node keeps no items; send the item itself", param=f"{at}.type"
-            )
+            arguments = fitted(required(item.arguments, f"{at}.arguments"), str, f"{at}.arguments")
+            turns.called(call_id, _called_name(item, at, tools), arguments)
+        case "custom_tool_call":
+            call_id = required(item.call_id, f"{at}.call_id")
+            text = required(item.input, f"{at}.input")
+            arguments = msgspec.json.encode({CUSTOM_INPUT: text}).decode()
+            turns.called(call_id, _called_name(item, at, tools), arguments)
+        case "function_call_output" | "custom_tool_call_output":
+            call_id = required(item.call_id, f"{at}.call_id")
+            turns.answered(call_id, _text(_output(item, at), f"{at}.output"))
+        case kind if kind in responses_history.TYPES:
+            responses_history.tell(turns, item, at)
         case other:
-            raise UnsupportedField(
-                f"{at}: items of type {other!r} are not understood", param=f"{at}.type"
-            )
+            raise unknown_type(f"{at}.type", other, _TYPES)
+
+
+def _output(item: Item, at: str) -> Parts | None:
+    """Return what a call came to. Other items' `output` may be anything."""
+    if item.output is None or isinstance(item.output, str):
+        return item.output
+    return fitted(item.output, list[Part], f"{at}.output")
+
+
+def _called_name(item: Item, at: str, tools: Tools) -> str:
+    """Return the name of a called tool as the model knows the tool."""
+    name = required(item.name, f"{at}.name")
+    is_custom = item.type == "custom_tool_call"
+    return tools.offered_name(ToolName(item.namespace or None, name, is_custom))
 
 
 def _text(content: Parts | None, field: str) -> str:
