@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from mlx_worker.api.traces import Traces
-    from mlx_worker.config import Config, LogLevel, ServerConfig, TelemetryConfig
+    from mlx_worker.config import Config, LogLevel, TelemetryConfig
     from mlx_worker.supervisor.lifecycle import Timings
     from mlx_worker.supervisor.restart import RestartPolicy
     from mlx_worker.supervisor.resume import ResumePolicy
