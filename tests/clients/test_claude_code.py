@@ -78,21 +78,29 @@ def test_structured(seat_of: Seats, table: Table) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["talker-16k", "talker-32k", "system-first", "alternating"]
+    ("model", "compacts"),
+    [
+        # Its own prompt fills this context so far that, told the length, it compacts at once.
+        ("talker-16k", True),
+        ("talker-32k", False),
+        ("system-first", False),
+        ("alternating", False),
+    ],
 )
 def test_tool_on_a_small_context_or_a_strict_template(
-    model: str, seat_of: Seats, table: Table
+    model: str, compacts: bool, seat_of: Seats, table: Table
 ) -> None:
     label = f"{NAME} ({model})"
     seat = seat_of(NAME, model=model, label=label)
     table.begin(label, "text", "tool")
-    assert ask(seat, TEXT)["result"] == SENTENCE
-    # Without limits in its settings: it asks for 32,000 tokens whatever the model has.
+    # Without limits in its settings it asks for 32,000 tokens whatever the model has.
     unlimited = replace(seat, target=replace(seat.target, context=None))
-    assert ask(unlimited, TEXT)["result"] == SENTENCE
+    for each in (seat, unlimited):
+        assert ask(each, TEXT)["result"] == SENTENCE
     table.seen(label, "text")
-    answered = ask(seat, SHELL, "--allowedTools", "Bash")
-    assert answered["result"] == "The tool said: from the shell"
+    for each in (unlimited,) if compacts else (seat, unlimited):
+        answered = ask(each, SHELL, "--allowedTools", "Bash")
+        assert answered["result"] == "The tool said: from the shell"
     table.seen(label, "tool")
 
 
