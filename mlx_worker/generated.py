@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlx_worker import reference
 from mlx_worker.config import SupervisorConfig
+from mlx_worker.operate import client_page
 from mlx_worker.service.definition import Definition, stop_timeout
 from mlx_worker.service.launchd import Launchd
 from mlx_worker.service.run import run
@@ -55,6 +56,7 @@ def _example(home: Path, config: Path, models: Path, *, user: str | None) -> Def
 
 FILES: Final[Mapping[str, Callable[[], str]]] = {
     "docs/configuration.md": reference.page,
+    "docs/how-to/clients.md": client_page.page,
     "config/mlx-worker.schema.json": _schema,
     "deploy/launchd/mlx-worker.plist": _plist,
     "deploy/systemd/mlx-worker.service": _unit,

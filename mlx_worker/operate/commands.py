@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from mlx_worker.operate.client_blocks import CLIENTS
 from mlx_worker.operate.router_config import Router, written
 from mlx_worker.options import as_json, config_file, node_meant, node_url
 
@@ -249,6 +250,24 @@ def router_config(*, nodes: tuple[str, ...], reader: str, file: Path | None) -> 
     click.echo(asyncio.run(written(remotes, Router(reader))), nl=False)
 
 
+@click.command("client-config")
+@click.argument("client", type=click.Choice(tuple(CLIENTS)))
+@click.option("--model", help="A model's name or alias. Default: the first that the node lists.")
+@config_file
+@node_url
+def client_config(*, client: str, model: str | None, file: Path | None, url: str | None) -> None:
+    """Print the settings with which CLIENT uses the running node.
+
+    The node's key stands for itself as a variable. Where the settings go is said on stderr.
+    """
+    from mlx_worker.operate.client_config import target_of
+
+    chosen = CLIENTS[client]
+    target = asyncio.run(target_of(node_meant(url, file), model))
+    click.echo(chosen.write(target), nl=False)
+    click.echo(f"{chosen.title}: {chosen.place}", err=True)
+
+
 def _print(table: RenderableType) -> None:
     from rich.console import Console
 
@@ -273,4 +292,5 @@ COMMANDS = (
     chat,
     doctor,
     router_config,
+    client_config,
 )

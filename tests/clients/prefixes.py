@@ -1,7 +1,7 @@
 """Install clients, each in a prefix of its own, and keep the prefixes between runs.
 
 Every client is pinned exactly; what a client in Python needs besides is pinned by `pins/NAME.txt`.
-Prefixes lie in the folder that MLX_WORKER_CLIENTS_CACHE names, else below tox's work folder. A
+Prefixes lie in the folder that MLX_WORKER_CLIENTS_CACHE names, else in tox's usual work folder. A
 prefix whose stamp names other packages is made anew.
 """
 
@@ -82,7 +82,7 @@ PREFIXES: Final[Mapping[str, Prefix]] = MappingProxyType(
 
 def cache_folder() -> Path:
     """Return where prefixes are kept."""
-    named = os.environ.get("MLX_WORKER_CLIENTS_CACHE") or os.environ.get("TOX_WORK_DIR")
+    named = os.environ.get("MLX_WORKER_CLIENTS_CACHE")
     return Path(named or HERE.parents[1] / ".tox").resolve() / "clients-prefixes"
 
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlx_worker.config import KEY_VARIABLE
 from mlx_worker.operate.client_blocks import CLIENTS
-from mlx_worker.operate.client_blocks.client import Target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from mlx_worker.operate.client_blocks.client import Target
 
 DEADLINE: Final = 100.0
 """Seconds that one run of a client may take; most take one."""
@@ -122,7 +123,9 @@ class Seat:
         except subprocess.TimeoutExpired:
             _end_group(process.pid)
             out, err = process.communicate()
-            raise AssertionError(f"{command} took {deadline} s:\n{out[-4000:]}\n{err[-4000:]}") from None
+            raise AssertionError(
+                f"{command} took {deadline} s:\n{out[-4000:]}\n{err[-4000:]}"
+            ) from None
         finally:
             _end_group(process.pid)
         return Ran(process.returncode, out, err)
@@ -151,10 +154,7 @@ class Seat:
             "TMPDIR": os.environ.get("TMPDIR", "/tmp"),
             "LANG": "C.UTF-8",
             KEY_VARIABLE: KEY,
-            **{
-                name: NOWHERE
-                for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
-            },
+            **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), NOWHERE),
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
             **QUIET,

@@ -40,7 +40,7 @@ class Table:
 
     def lines(self) -> Iterator[str]:
         """Yield the table's lines, as Markdown has tables."""
-        rows = [("client", "version", *KINDS)]
+        rows: list[tuple[str, ...]] = [("client", "version", *KINDS)]
         rows += [
             (label, _version(label), *(row[kind] for kind in KINDS))
             for label, row in sorted(self._rows.items())

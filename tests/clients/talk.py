@@ -75,6 +75,5 @@ def _call(words: str, offered: str) -> str:
     name, _, arguments = words.strip().partition(" ")
     if f'"name": "{name}"' not in offered:
         return f"There is no tool {name} here."
-    return (
-        f'{CALL_BEGINS}\n{{"name": "{name}", "arguments": {arguments.strip() or "{}"}}}\n{CALL_ENDS}'
-    )
+    call = f'{{"name": "{name}", "arguments": {arguments.strip() or "{}"}}}'
+    return f"{CALL_BEGINS}\n{call}\n{CALL_ENDS}"

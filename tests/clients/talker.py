@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
+from mlx import nn
 from mlx_lm.models.base import BaseModelArgs
 from tokenizers import Tokenizer
 

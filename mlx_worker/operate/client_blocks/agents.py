@@ -60,7 +60,7 @@ def _opencode(target: Target) -> str:
             }
         },
     }
-    return json.dumps(block, indent=2) + "\n"
+    return json.dumps(block, indent=2, ensure_ascii=False) + "\n"
 
 
 def _aider(target: Target) -> str:
@@ -73,7 +73,7 @@ def _aider(target: Target) -> str:
             "max_input_tokens": target.context,
             "max_output_tokens": target.answer,
         }
-        metadata = shlex.quote(json.dumps({name: limits}))
+        metadata = shlex.quote(json.dumps({name: limits}, ensure_ascii=False))
         lines += f"echo {metadata} > .aider.model.metadata.json\n"
     return lines + f"aider --model {shlex.quote(name)}\n"
 
@@ -90,16 +90,36 @@ def _llm(target: Target) -> str:
 
 
 AGENTS: Final = (
-    Client("claude-code", "Claude Code", "sh", "in the shell", _claude_code),
-    Client("codex", "Codex", "toml", "in ~/.codex/config.toml", _codex),
+    Client(
+        "claude-code",
+        "Claude Code",
+        "sh",
+        "in the shell",
+        _claude_code,
+        """\
+Claude Code's own prompt takes about 15,000 tokens. A context of 32,000 tokens is the least to work
+with: at 16,000 Claude Code answers, and compacts the conversation in nearly every turn. The model's
+template may take a system turn only at the beginning, or want turns to alternate. A picture that a
+tool reads reaches the model as a sentence. Web search is not offered to the model.""",
+    ),
+    Client(
+        "codex",
+        "Codex",
+        "toml",
+        "in ~/.codex/config.toml",
+        _codex,
+        """\
+MCP servers work as they are configured. Web search is not offered to the model; the node says so in
+a warning. Codex reports that it has no metadata for the model: that is harmless.""",
+    ),
     Client("opencode", "opencode", "json", "in ~/.config/opencode/opencode.json", _opencode),
     Client("aider", "aider", "sh", "in the shell, in the project's folder", _aider),
     Client(
         "llm",
         "llm",
         "yaml",
-        "in extra-openai-models.yaml in the folder that `dirname $(llm logs path)` prints; "
-        f"the key: llm keys set mlx-worker --value {SHELL_KEY}",
+        "in extra-openai-models.yaml in the folder of `llm logs path`",
         _llm,
+        f"The key: `llm keys set mlx-worker --value {SHELL_KEY}`.",
     ),
 )

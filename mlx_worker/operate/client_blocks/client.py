@@ -54,7 +54,8 @@ class Target:
 class Client:
     """A client: its name for the command, its own name, and how its block is written.
 
-    `language` is the block's, as Markdown names languages. `place` says where the block goes.
+    `language` is the block's, as Markdown names languages. `place` says where the block goes, and
+    `notes` is what the documentation says besides.
     """
 
     name: str
@@ -62,11 +63,12 @@ class Client:
     language: str
     place: str
     write: Callable[[Target], str]
+    notes: str = ""
 
 
 def quoted(text: str) -> str:
     """Return a string literal that JSON, TOML, YAML, Python and JavaScript read alike."""
-    return json.dumps(text)
+    return json.dumps(text, ensure_ascii=False)
 
 
 def exports(**variables: str | int | None) -> str:

@@ -6,11 +6,13 @@ import shlex
 from typing import Final
 
 from mlx_worker.config import KEY_VARIABLE
-from mlx_worker.operate.client_blocks.client import NO_KEY, SHELL_KEY, Client, Target, exports
+from mlx_worker.operate.client_blocks.client import SHELL_KEY, Client, Target, exports
 
 _IN_SHELL: Final = "in the shell"
 
-_FOLDER: Final = "# MODEL_FOLDER is the model's folder: the client counts tokens with its tokenizer.\n"
+_FOLDER: Final = (
+    "# MODEL_FOLDER is the model's folder: the client counts tokens with its tokenizer.\n"
+)
 
 
 def _inspect_ai(target: Target) -> str:
@@ -25,29 +27,41 @@ def _inspect_ai(target: Target) -> str:
 
 def _lm_eval(target: Target) -> str:
     """Ask for completions: only they have the log-likelihoods that most tasks are scored by."""
-    arguments = (
-        f"model={target.model},base_url={target.api}/completions,tokenizer=$MODEL_FOLDER"
-        + ("" if target.context is None else f",max_length={target.context}")
-    )
+    limit = "" if target.context is None else f"max_length={target.context},"
+    arguments = f"model={target.model},base_url={target.api}/completions,{limit}tokenizer="
     return (
         _FOLDER
         + exports(OPENAI_API_KEY=SHELL_KEY)
-        + f'lm_eval --model local-completions --model_args "{arguments}"\n'
+        + "lm_eval --model local-completions"
+        + f' --model_args {shlex.quote(arguments)}"$MODEL_FOLDER"\n'
     )
 
 
 def _guidellm(target: Target) -> str:
-    key = f"${{{KEY_VARIABLE}:-{NO_KEY}}}"
-    backend = f"kind=openai_http,target={target.url},model={target.model},api_key={key}"
+    backend = f"kind=openai_http,target={target.url},model={target.model},api_key="
     return (
         _FOLDER
-        + f'guidellm run --backend "{backend}"'
-        + ' --tokenizer "kind=huggingface_auto,model=$MODEL_FOLDER"\n'
+        + f"guidellm run --backend {shlex.quote(backend)}{SHELL_KEY}"
+        + ' --tokenizer kind=huggingface_auto,model="$MODEL_FOLDER"\n'
     )
 
 
 EVALUATION: Final = (
-    Client("inspect-ai", "Inspect", "sh", _IN_SHELL, _inspect_ai),
-    Client("lm-eval", "lm-evaluation-harness", "sh", _IN_SHELL, _lm_eval),
-    Client("guidellm", "GuideLLM", "sh", _IN_SHELL, _guidellm),
+    Client("inspect-ai", "Inspect", "sh", _IN_SHELL, _inspect_ai, "Append the file of the task."),
+    Client(
+        "lm-eval",
+        "lm-evaluation-harness",
+        "sh",
+        _IN_SHELL,
+        _lm_eval,
+        "Append `--tasks` and what else the harness is to be told.",
+    ),
+    Client(
+        "guidellm",
+        "GuideLLM",
+        "sh",
+        _IN_SHELL,
+        _guidellm,
+        "Append `--data`, `--profile` and `--constraint`.",
+    ),
 )

@@ -133,7 +133,16 @@ def _argument(name: str, value: int | None) -> str:
 
 
 LIBRARIES: Final = (
-    Client("litellm", "LiteLLM", "yaml", "in the proxy's config.yaml", _litellm),
+    Client(
+        "litellm",
+        "LiteLLM",
+        "yaml",
+        "in the proxy's config.yaml",
+        _litellm,
+        """\
+`litellm.Router` takes the same `model_list`. Releases 1.82.7, 1.82.8 and 1.107.0 are reported to be
+compromised: install another one by its exact version.""",
+    ),
     Client("langchain-openai", "LangChain (OpenAI)", "python", _IN_PYTHON, _langchain_openai),
     Client(
         "langchain-anthropic", "LangChain (Anthropic)", "python", _IN_PYTHON, _langchain_anthropic
@@ -141,5 +150,12 @@ LIBRARIES: Final = (
     Client("pydantic-ai", "Pydantic AI", "python", _IN_PYTHON, _pydantic_ai),
     Client("instructor", "Instructor", "python", _IN_PYTHON, _instructor),
     Client("openai-agents", "OpenAI Agents SDK", "python", _IN_PYTHON, _openai_agents),
-    Client("ai", "AI SDK (npm's ai)", "javascript", "in JavaScript", _ai_sdk),
+    Client(
+        "ai",
+        "AI SDK (npm's ai)",
+        "javascript",
+        "in JavaScript",
+        _ai_sdk,
+        "The provider of Messages asks for 4,096 tokens at most unless `maxOutputTokens` is set.",
+    ),
 )

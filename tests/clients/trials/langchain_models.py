@@ -1,8 +1,8 @@
 from configured import model
-from trial import LOOK, SAYS_PERSON, TEXT, look, run
 from langchain.agents import create_agent
 from langchain_core.tools import tool as as_tool
 from pydantic import BaseModel
+from trial import LOOK, SAYS_PERSON, TEXT, look, run
 
 
 class Person(BaseModel):

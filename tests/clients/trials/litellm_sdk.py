@@ -1,13 +1,13 @@
-from trial import LOOK, PERSON, SAYS_PERSON, TEXT, look, run
 import json
+from pathlib import Path
 
 import litellm
 import yaml
 from pydantic import BaseModel
+from trial import LOOK, SAYS_PERSON, TEXT, look, run
 
 litellm.telemetry = False
-with open("config.yaml") as file:
-    CONFIG = yaml.safe_load(file)
+CONFIG = yaml.safe_load(Path("config.yaml").read_text())
 MODEL = CONFIG["model_list"][0]["model_name"]
 router = litellm.Router(model_list=CONFIG["model_list"], num_retries=0)
 TOOL = {

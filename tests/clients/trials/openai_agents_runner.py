@@ -1,7 +1,7 @@
-from configured import model
-from trial import LOOK, SAYS_PERSON, TEXT, look, run
 from agents import Agent, Runner, WebSearchTool, function_tool
+from configured import model
 from pydantic import BaseModel
+from trial import LOOK, SAYS_PERSON, TEXT, look, run
 
 
 class Person(BaseModel):

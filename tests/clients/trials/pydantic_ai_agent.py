@@ -1,7 +1,7 @@
 from configured import model
-from trial import LOOK, PERSON, SAYS_PERSON, TEXT, calls, look, run
 from pydantic import BaseModel
 from pydantic_ai import Agent, NativeOutput
+from trial import LOOK, PERSON, SAYS_PERSON, TEXT, calls, look, run
 
 
 class Person(BaseModel):

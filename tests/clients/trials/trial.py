@@ -9,6 +9,7 @@ import inspect
 import json
 import sys
 import traceback
+from typing import Any
 
 PLACE = "the river"
 PERSON = {"name": "Ada", "age": 36}
@@ -21,7 +22,7 @@ def look(at: str) -> str:
     return f"{at} is wide"
 
 
-def calls(name, arguments):
+def calls(name: str, arguments: dict[str, Any]) -> str:
     """Ask for one call, and then for what the tool said."""
     return f"Please. [[call: {name} {json.dumps(arguments)}]] [[tell]]"
 
@@ -30,7 +31,7 @@ LOOK = calls("look", {"at": PLACE})
 SAYS_PERSON = f"Please. [[say: {json.dumps(PERSON)}]]"
 
 
-def run(**turns):
+def run(**turns: Any) -> None:
     """Run each turn and print a JSON object of what each returned, or of the error."""
     outcome = {}
     with asyncio.Runner() as loop:
