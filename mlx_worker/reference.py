@@ -37,13 +37,15 @@ SECTIONS: Final[Mapping[str, tuple[type[msgspec.Struct], str]]] = {
 """Each section's type and what it is about, in the order of a file."""
 
 WORDS: Final[Mapping[str, str]] = {
-    "server.host": "Address to listen on: `localhost` or an IP address.",
+    "server.host": "Address to listen on: `localhost` (127.0.0.1 and ::1, those that the machine has) "
+    "or an IP address. `0.0.0.0` is every IPv4 address, `::` every address, IPv4 included where "
+    "the system can.",
     "server.port": "Port to listen on; 0 takes a free one.",
     "server.models_dir": "Where models are kept. Without it: `$MLX_WORKER_MODELS`, else the user's "
     "data folder.",
     "server.max_body_bytes": "Largest request body in bytes, decompressed; a larger one is refused "
     "with 413. Without it: 16 bytes for each token of the largest context among the models, at "
-    "least 4 MiB, at most 32 MiB.",
+    "least 4 MiB, at most 32 MiB; a model without a stated context counts as 16 MiB.",
     "server.host_names": "Names by which browsers may call a node without keys, beside `localhost` "
     "and the machine's own.",
     "server.api_keys_file": "Lines `name:key`, `#` comments; readable by its owner alone. Keys may "
@@ -103,7 +105,8 @@ WORDS: Final[Mapping[str, str]] = {
     "long as it takes.",
     "models.max_concurrency": "Decode rows: requests that run at once.",
     "models.max_queue": "Requests that may wait for a row.",
-    "models.context_length": "Tokens of prompt and answer. Without it: the model's own.",
+    "models.context_length": "Tokens of prompt and answer. Without it: the model's own; no limit "
+    "but memory where its files state none. A larger one than config.json's does not count.",
     "models.cache_bytes": 'KV of cached prompts and running rows together: bytes, or as in "4GiB".',
     "models.prefill_pause": "Seconds that a new prompt may hold running streams up, between two "
     "tokens.",

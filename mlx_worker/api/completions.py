@@ -65,7 +65,7 @@ class CompletionBody(Samplers, frozen=True, kw_only=True):
     user: str | None = None
 
 
-class CompletionCall(Call, frozen=True):
+class CompletionCall(Call, frozen=True, kw_only=True):
     """A call of one prompt or several. `echoed` are those that each answer begins with."""
 
     echoed: list[Prompt]

@@ -51,7 +51,7 @@ class Call(msgspec.Struct, frozen=True):
     """A parsed request: for whom, what, and how the answer is wanted.
 
     `seed` is the caller's own or was made for it; `n` choices are to be made of each chat, of
-    which only a completion has more than one.
+    which only a completion has more than one. `warnings` say what of the request was left out.
     """
 
     model: str | None
@@ -60,6 +60,7 @@ class Call(msgspec.Struct, frozen=True):
     include_usage: bool
     seed: int
     n: int
+    warnings: list[str] = []
 
     @property
     def wide(self) -> int:

@@ -7,7 +7,7 @@ own arguments) as mlx_lm.server names them; every dialect of this node takes all
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -44,6 +44,9 @@ ModelName = Annotated[str, msgspec.Meta(max_length=1000)]
 """Every event of a stream repeats the name."""
 
 Language = Annotated[str, msgspec.Meta(min_length=1, max_length=100_000)]
+
+Verbosity = Literal["low", "medium", "high"]
+"""How long an answer is to be. No template has a place for it, so that it changes no answer."""
 
 _MADE_SEED_BITS = 53
 """A seed made here is told to the caller: as many bits as every reader of JSON keeps."""

@@ -43,7 +43,7 @@ _THINKING = _Kind("thinking", "thinking", "thinking_delta", {"signature": ""})
 class MessagesReply:
     """One message being written."""
 
-    def __init__(self, _call: Call, model: str, _created: int, _fingerprint: str) -> None:
+    def __init__(self, call: Call, model: str, _created: int, _fingerprint: str) -> None:
         self._head = {
             "id": f"msg_{secrets.token_hex(12)}",
             "type": "message",
@@ -53,7 +53,7 @@ class MessagesReply:
         self._blocks: list[dict[str, Any]] = []
         self._kind: _Kind | None = None
         self._words: list[str] = []
-        self._warnings: list[str] = []
+        self._warnings = [*call.warnings]
 
     def opening(self, usage: Usage) -> bytes:
         """The message, of which nothing is said yet."""

@@ -49,6 +49,16 @@ class Turns:
         """All calls so far: what in them is free in form is the caller's."""
         return [turn["tool_calls"] for turn in self._turns if "tool_calls" in turn]
 
+    @property
+    def last_role(self) -> str | None:
+        """The role of the last turn; None where there is no turn."""
+        return self._turns[-1]["role"] if self._turns else None
+
+    @property
+    def ends_with_calls(self) -> bool:
+        """True if the last turn has calls, whose results do not follow."""
+        return bool(self._turns) and "tool_calls" in self._turns[-1]
+
     def said(self, role: str, text: str) -> None:
         """Words. System prompts that follow each other are one, in paragraphs."""
         if role == "assistant":

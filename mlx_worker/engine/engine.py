@@ -9,14 +9,14 @@ goes to the prompt cache. [child]
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from mlx_worker.engine.batch import Batch
-from mlx_worker.engine.batching import is_cuttable, unbatched_because
+from mlx_worker.engine.batching import is_cuttable, logit_count, unbatched_because
 from mlx_worker.engine.guard import computing
 from mlx_worker.engine.logprobs import read_logprobs
 from mlx_worker.engine.markers import Markers
@@ -88,6 +88,7 @@ class Engine:
         self.context_length = context_length
         self.prefilled_tokens = 0
         self.decode_steps = 0
+        self._model = model
         self._tokenizer = tokenizer
         self._markers = Markers(tokenizer)
         self._vocabulary = len(tokenizer)
@@ -278,11 +279,17 @@ class Engine:
 
     def _check_bias(self, bias: dict[int, float]) -> None:
         for token in bias:
-            if not 0 <= token < self._vocabulary:
+            known = self._vocabulary if token < self._vocabulary else self._logits
+            if not 0 <= token < known:
                 raise InvalidRequest(
-                    f"logit_bias names token {token}; the vocabulary has {self._vocabulary}",
+                    f"logit_bias names token {token}; the vocabulary has {known}",
                     param="logit_bias",
                 )
+
+    @cached_property
+    def _logits(self) -> int:
+        """Tokens that the model has logits for: with padding, more than its tokenizer knows."""
+        return logit_count(self._model)
 
     # --- from waiting to reading ---
 
@@ -410,16 +417,26 @@ class Engine:
         token = int(response.token)
         text = sequence.text
         assert text is not None
+        was_content = text.in_content
         released = Released([], "") if response.finish_reason == "stop" else text.add(token)
-        logprobs = self._logprobs(sequence, response)
+        is_content = was_content and text.in_content  # else it may be part of a marker
+        logprobs = self._logprobs(sequence, response, is_content=is_content)
         return m.Row(sequence.id, [token], released.text, logprobs, released.spans)
 
-    def _logprobs(self, sequence: Sequence, response: Any) -> list[m.TokenLogprobs]:
+    def _logprobs(
+        self, sequence: Sequence, response: Any, *, is_content: bool
+    ) -> list[m.TokenLogprobs]:
         if sequence.logprobs is None or response.finish_reason == "stop":
             return []
         with mx.stream(self._batch.stream):
             return [
-                read_logprobs(self._markers, response.logprobs, response.token, sequence.logprobs)
+                read_logprobs(
+                    self._markers,
+                    response.logprobs,
+                    response.token,
+                    sequence.logprobs,
+                    is_content=is_content,
+                )
             ]
 
     def _end(self, sequence: Sequence, response: Any) -> m.Done | m.Failed | None:

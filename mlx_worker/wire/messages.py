@@ -80,6 +80,11 @@ class Call(Part, frozen=True, array_like=True, tag="call"):
 Constraint = JsonSchema | Regex | Lark | Call
 
 
+Opening = Literal["turn", "continued", "none"]
+"""How an answer begins: as a `turn` of the assistant's; `continued` from the last message, which is
+the assistant's; right behind the last message, with `none`."""
+
+
 class ChatRequest(Part, frozen=True, array_like=True):
     """One generation, in no dialect. The context may leave less room than `max_tokens`.
 
@@ -90,7 +95,8 @@ class ChatRequest(Part, frozen=True, array_like=True):
 
     `logprobs`: how many alternatives to report with each token; None: no probabilities at all.
     `tools` are offered through the model's template, as OpenAI's chat completions write them;
-    `one_call` ends the answer after its first call. `constraint` is what the answer has to be.
+    `one_call` ends the answer after its first call. `constraint` is what the answer has to be,
+    `opening` how it begins.
     """
 
     messages: list[dict[str, Any]]
@@ -103,6 +109,7 @@ class ChatRequest(Part, frozen=True, array_like=True):
     one_call: bool = False
     prompt: str | list[int] | None = None
     constraint: Constraint | None = None
+    opening: Opening = "turn"
 
 
 # --- front → child ------------------------------------------------------------------------
@@ -242,11 +249,13 @@ class KvCost(Part, frozen=True, array_like=True):
 class Loaded(Message, frozen=True):
     """The model is ready. `context_length` in tokens, `weight_bytes` in memory, `kv` as measured.
 
+    `context_length` None: the model's files state none, and no configuration does.
+
     `unbatched` says why it is served one row at a time; "" where it is batched. `weights` names
     what was loaded: the same name, the same weights.
     """
 
-    context_length: int
+    context_length: int | None
     weight_bytes: int
     unbatched: str = ""
     kv: KvCost = KvCost()
@@ -300,10 +309,14 @@ class Choice(Part, frozen=True, array_like=True):
 
 
 class TokenLogprobs(Part, frozen=True, array_like=True):
-    """The token that was chosen, and the likeliest ones, likeliest first."""
+    """The token that was chosen, and the likeliest ones, likeliest first.
+
+    `is_content`: it was said as content, not in reasoning or a call.
+    """
 
     chosen: Choice
     likeliest: list[Choice]
+    is_content: bool = True
 
 
 class Reasoning(Part, frozen=True, array_like=True, tag="reasoning"):

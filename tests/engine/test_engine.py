@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import mlx_lm
@@ -373,6 +375,28 @@ def test_a_cut_answer_is_cut_alike_when_it_is_replayed(loaded: tuple[Any, Any]) 
             assert said[:known] + again.tokens[1] == said
             assert again.done[1].completion_tokens == len(said)
             assert again.done[1].context_full
+
+
+def test_logit_bias_of_a_padding_token_is_taken(tiny: Path, tmp_path: Path) -> None:
+    """The model has logits for more tokens than its tokenizer knows, as mlx_lm's models may."""
+    folder = shutil.copytree(tiny, tmp_path / "padded")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    *_, last = sorted(vocabulary, key=vocabulary.__getitem__)
+    padding = vocabulary.pop(last)
+    tokenizer["model"]["merges"].pop()
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    model, tokenizer, _ = read_model(folder)
+    assert len(tokenizer) == padding
+    engine = Engine(model, tokenizer, context_length=64, max_concurrency=8)
+    admit(engine, 1, chat("Hello", max_tokens=3, logit_bias={padding: 100.0}))
+    assert run(engine).tokens[1] == [padding] * 3
+    admit(engine, 2, chat("Hello", max_tokens=3, logit_bias={padding: -100.0}))
+    assert padding not in run(engine).tokens[2]
+    with pytest.raises(InvalidRequest, match=f"token {padding + 1}.*vocabulary has {padding + 1}"):
+        admit(engine, 3, chat("Hello", max_tokens=3, logit_bias={padding + 1: 1.0}))
+    with pytest.raises(InvalidRequest, match="token -1"):
+        admit(engine, 3, chat("Hello", max_tokens=3, logit_bias={-1: 1.0}))
 
 
 def test_logit_bias_outside_the_vocabulary_is_refused(engine: Engine) -> None:
