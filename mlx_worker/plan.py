@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from mlx_worker.errors import ConfigError, WorkerError
 from mlx_worker.models.regular import read_regular
+from mlx_worker.text_files import decode_text
 from mlx_worker.models.store import default_models_dir, inspect_folder, locate, places
 
 if TYPE_CHECKING:
@@ -102,9 +103,9 @@ def _chat_template(model: ModelConfig) -> str | None:
     if model.chat_template is None:
         return None
     try:
-        text = read_regular(model.chat_template).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        text = decode_text(read_regular(model.chat_template))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         problem = f"{model.chat_template} cannot be read: {reason}"
     else:
         if text.strip():
