@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from mlx_worker.errors import ConfigError, WorkerError
 from mlx_worker.models.regular import read_regular
-from mlx_worker.text_files import decode_text
 from mlx_worker.models.store import default_models_dir, inspect_folder, locate, places
+from mlx_worker.text_files import decode_text
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -37,9 +37,9 @@ SECTIONS: Final[Mapping[str, tuple[type[msgspec.Struct], str]]] = {
 """Each section's type and what it is about, in the order of a file."""
 
 WORDS: Final[Mapping[str, str]] = {
-    "server.host": "Address to listen on: `localhost` (127.0.0.1 and ::1, those that the machine has) "
-    "or an IP address. `0.0.0.0` is every IPv4 address, `::` every address, IPv4 included where "
-    "the system can.",
+    "server.host": "Address to listen on: `localhost` (127.0.0.1 and ::1, those that the machine "
+    "has) or an IP address. `0.0.0.0` is every IPv4 address, `::` every address, IPv4 included "
+    "where the system can.",
     "server.port": "Port to listen on; 0 takes a free one.",
     "server.models_dir": "Where models are kept. Without it: `$MLX_WORKER_MODELS`, else the user's "
     "data folder.",

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from mlx_worker.control import RemoteNode, url_of
 from mlx_worker.errors import NodeUnreachable, PortTaken, WorkerError
+from mlx_worker.listening import listen
 from mlx_worker.models.store import default_models_dir
 from mlx_worker.operate.finding import Finding, bad, ok, warn
 from mlx_worker.operate.machine import memory_now
 from mlx_worker.plan import plan
-from mlx_worker.listening import listen
 from mlx_worker.sizes import in_words
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.room import expected_bytes

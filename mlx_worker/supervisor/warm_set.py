@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from mlx_worker.errors import WorkerError
 from mlx_worker.models.regular import read_regular
-from mlx_worker.text_files import decode_text
 from mlx_worker.supervisor.aside import call_in_daemon_thread
+from mlx_worker.text_files import decode_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
