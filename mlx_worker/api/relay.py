@@ -23,11 +23,13 @@ from mlx_worker.api.headers import (
     MODEL,
     REQUEST_ID,
     SESSION_ID,
+    WARNINGS,
     check_session,
     model_id,
     request_id,
     session_given,
     session_id,
+    warnings_text,
 )
 from mlx_worker.api.terms import places_of
 from mlx_worker.errors import WorkerError
@@ -90,6 +92,9 @@ async def relay(
         SESSION_ID: session_id(request),
         MODEL: model_id(served.config.id),
     }
+    if call.warnings:
+        headers[WARNINGS] = warnings_text(call.warnings)
+        books.warned(call.warnings)
     books.opened(served)
     generations: list[Generation] = []
     try:

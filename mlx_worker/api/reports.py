@@ -136,6 +136,7 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
         "resumes": served.dispatch.resumes,
         "queueDepth": served.admission.queued,
         "running": served.admission.running,
+        "warnings": list(served.planned.warnings),
         "contextLength": facts.loaded.context_length if facts.loaded else None,
         "unbatched": facts.loaded.unbatched if facts.loaded else "",
         "enteredAt": served.child.entered_at,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlx_worker.config import Config
+    from mlx_worker.plan import PlannedModel
 
 LITTLE_DISK = 5 << 30
 
@@ -30,14 +31,16 @@ def models(config: Config) -> list[Finding]:
         planned = plan(config)
     except WorkerError as error:
         return [bad("models", str(error), "`mlx-worker pull`, or mend its path")]
-    return [
-        ok(
-            f"model {it.config.id}",
-            f"{it.inspected.path}: {it.inspected.model_type}, "
-            f"{in_words(it.inspected.weight_bytes)}",
-        )
-        for it in planned
-    ]
+    return [_of_model(it) for it in planned]
+
+
+def _of_model(planned: PlannedModel) -> Finding:
+    folder = planned.inspected
+    subject = f"model {planned.config.id}"
+    said = f"{folder.path}: {folder.model_type}, {in_words(folder.weight_bytes)}"
+    if planned.warnings:
+        return warn(subject, "; ".join((said, *planned.warnings)), "docs/operations.md, folders")
+    return ok(subject, said)
 
 
 def memory(config: Config) -> Finding:
