@@ -152,7 +152,7 @@ def decode(body: bytes, shape: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:
-        path, problem = explain(error, _raw(body))
+        path, problem = explain(error, _raw(body), shape)
         kind = MissingField if problem == IS_REQUIRED and "." not in path else InvalidRequest
         raise kind(f"{path or 'body'}: {problem}", param=path or None) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -166,7 +166,7 @@ def fitted(value: Any, shape: type[T], field: str) -> T:
     try:
         return msgspec.convert(value, shape)
     except msgspec.ValidationError as error:
-        path, problem = explain(error, value)
+        path, problem = explain(error, value, shape)
         place = f"{field}{path if path.startswith('[') else f'.{path}' if path else ''}"
         raise InvalidRequest(f"{place}: {problem}", param=place) from error
 

@@ -13,6 +13,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from mlx_worker.errors import UnsupportedField
+from mlx_worker.typed import named
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -50,8 +51,6 @@ _HOSTED: Final = re.compile(rf"(?:{'|'.join(_FAMILIES)})(?:_\d{{8}}|_\d{{4}}_\d{
 MOST_NAMED: Final = 20
 """Types that one warning names."""
 
-_LONGEST_SHOWN: Final = 60
-
 
 def is_hosted(kind: object) -> bool:
     """Return True for the type of a tool that a server runs, or that has no schema."""
@@ -70,10 +69,8 @@ def history_warning(field: str, kinds: Iterable[str]) -> list[str]:
 
 def unknown_type(field: str, kind: Any, known: Iterable[str]) -> UnsupportedField:
     """Return the refusal of a type that is not among the `known` ones; `field` is its place."""
-    is_short = isinstance(kind, str) and len(kind) <= _LONGEST_SHOWN
-    shown = repr(kind) if is_short else "the value"
     return UnsupportedField(
-        f"{field}: {shown} is not one of {', '.join(map(repr, known))}", param=field
+        f"{field}: {named(kind)} is not one of {', '.join(map(repr, known))}", param=field
     )
 
 
