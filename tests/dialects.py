@@ -108,6 +108,7 @@ def _openai_streamed(take: Callable[[Heard, Any], None], events: list[Event]) ->
         if not chunk["choices"]:
             heard.usage = _openai_usage(chunk["usage"])
             continue
+        assert chunk.get("usage") is None, "only the last chunk tells the usage"
         (choice,) = chunk["choices"]
         assert heard.finish == "", "nothing is said after the end"
         heard.finish = choice["finish_reason"] or ""
@@ -333,6 +334,7 @@ FINISHES = {
     "end_turn": "stop",
     "stop_sequence": "stop",
     "max_tokens": "length",
+    "model_context_window_exceeded": "length",
     "tool_use": "tool_calls",
 }
 
@@ -343,7 +345,8 @@ def _messages_body(text: str, **fields: Any) -> dict[str, Any]:
 
 def _anthropic_usage(usage: Any) -> Usage:
     cached = usage["cache_read_input_tokens"]
-    return Usage(usage["input_tokens"] + cached, cached, usage["output_tokens"])
+    prompt = usage["input_tokens"] + cached + usage["cache_creation_input_tokens"]
+    return Usage(prompt, cached, usage["output_tokens"])
 
 
 def _messages_whole(body: Any) -> Heard:

@@ -8,29 +8,30 @@ them. [front]
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from mlx_worker.api.chat_reasoning import Reasoning, ThinkingSwitch, reasoning_kwargs
 from mlx_worker.api.chat_tools import chosen
+from mlx_worker.api.chat_turns import ChatMessage, turns_of
 from mlx_worker.api.dialect import Call, decode
 from mlx_worker.api.fields import (
     ModelName,
     Samplers,
     Stop,
+    Verbosity,
     Word,
-    first_given,
+    answer_tokens,
     no_defaults,
     refuse_unsayable,
     refuse_unsupported,
-    required,
     sampling,
     seed_of,
     stop_words,
-    template_kwargs,
 )
 from mlx_worker.api.shapes import constraint_of, formatted
-from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.errors import InvalidRequest
 from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES
 from mlx_worker.sampler_types import Tokens
 from mlx_worker.wire.messages import ChatRequest
@@ -40,24 +41,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.config import Defaults
     from mlx_worker.wire import messages as m
-
-
-class Part(msgspec.Struct, frozen=True):
-    """One part of a message's content; only text is understood."""
-
-    type: Word
-    text: str | None = None
-
-
-class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One turn."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
-    name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-    tool_call_id: str | None = None
-    reasoning_content: str | None = None
+    from mlx_worker.wire.messages import Opening
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -107,7 +91,11 @@ class ChatBody(Samplers, frozen=True, kw_only=True):
     web_search_options: dict[str, Any] | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: Word | None = None
-    verbosity: str | None = None
+    reasoning: Reasoning | None = None
+    thinking: bool | ThinkingSwitch | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+    verbosity: Verbosity | None = None
     store: bool | None = None
     user: str | None = None
 
@@ -121,18 +109,22 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
     defaults = defaults_of(asked.model)
     _refuse(asked)
     seed = seed_of(asked, defaults)
+    opening = _opening(asked)
     hosted = [] if asked.web_search_options is None else ["web_search_options"]
     choice = chosen(asked.tools or [], asked.tool_choice, hosted)
     chat = ChatRequest(
-        messages=[_turn(i, message) for i, message in enumerate(asked.messages)],
+        messages=turns_of(asked.messages, body, continued=opening == "continued"),
         sampling=sampling(asked, defaults, seed),
-        max_tokens=first_given(asked.max_completion_tokens, asked.max_tokens, defaults.max_tokens),
+        max_tokens=answer_tokens(
+            asked.max_completion_tokens, asked.max_tokens, defaults.max_tokens
+        ),
         stop=stop_words(asked.stop),
-        template_kwargs=template_kwargs(asked, asked.reasoning_effort),
+        template_kwargs=reasoning_kwargs(asked),
         logprobs=_logprobs(asked),
         tools=choice.offered,
         one_call=asked.parallel_tool_calls is False or choice.one_call,
         constraint=constraint_of(asked, choice.forced, _shape(asked.response_format)),
+        opening=opening,
     )
     return Call(
         model=asked.model,
@@ -154,14 +146,33 @@ def _refuse(asked: ChatBody) -> None:
             "audio": asked.audio is not None,
             "moderation": asked.moderation is not None,
             "prediction": asked.prediction is not None,
-            "verbosity": asked.verbosity not in (None, "medium"),
-            "store": asked.store is True,
         }
     )
     calls = [message.tool_calls for message in asked.messages if message.tool_calls]
     refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
     refuse_unsayable("tools", asked.tools, TOOL_VALUES)
     refuse_unsayable("messages", calls, CALL_VALUES)
+
+
+def _opening(asked: ChatBody) -> Opening:
+    """Return how the answer begins. Raises InvalidRequest."""
+    if not asked.continue_final_message:
+        return "none" if asked.add_generation_prompt is False else "turn"
+    if asked.add_generation_prompt:
+        raise InvalidRequest(
+            "add_generation_prompt: continue_final_message is true, so no turn begins; leave it out"
+            " or send false",
+            param="add_generation_prompt",
+        )
+    last = asked.messages[-1]
+    if last.role != "assistant" or last.tool_calls:
+        what = f"is of role {last.role!r}" if last.role != "assistant" else "has tool_calls"
+        raise InvalidRequest(
+            f"continue_final_message: messages[{len(asked.messages) - 1}] {what};"
+            " only words of the assistant can be continued",
+            param="continue_final_message",
+        )
+    return "continued"
 
 
 def _shape(asked: ResponseFormat | None) -> m.JsonSchema | None:
@@ -180,25 +191,3 @@ def _logprobs(asked: ChatBody) -> int | None:
             param="top_logprobs",
         )
     return None
-
-
-def _turn(index: int, message: ChatMessage) -> dict[str, Any]:
-    turn = msgspec.to_builtins(message)
-    assert isinstance(turn, dict)
-    turn["role"] = "system" if message.role == "developer" else message.role
-    turn["content"] = _text(index, message)
-    return turn
-
-
-def _text(index: int, message: ChatMessage) -> str:
-    content = message.content or ""
-    if isinstance(content, str):
-        return content
-    for k, part in enumerate(content):
-        field = f"messages[{index}].content[{k}]"
-        if part.type != "text":
-            raise UnsupportedField(
-                f"{field}: parts of type {part.type!r} are not understood, only 'text'", param=field
-            )
-        required(part.text, f"{field}.text")
-    return "".join(part.text or "" for part in content)

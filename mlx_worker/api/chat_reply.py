@@ -9,12 +9,13 @@ and in the choice's first chunk. [front]
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from mlx_worker.api.dialect import COMMENT
 from mlx_worker.api.error_bodies import openai_error
+from mlx_worker.api.token_logprobs import told_logprobs
 from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
 
 if TYPE_CHECKING:
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialect import Call, Usage, Whole
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.generation import Ending, Piece
-    from mlx_worker.wire.messages import Choice, FinishReason, Span, TokenLogprobs
+    from mlx_worker.wire.messages import FinishReason, Span
+
+NO_USAGE: Final[dict[str, Any]] = {"usage": None}
+"""What all chunks but the last say of the usage, where a stream's caller asked for it."""
 
 _json = msgspec.json.encode
 
@@ -39,6 +43,7 @@ class ChatReply:
         self._seed = call.seed
         self._n = call.n
         self._include_usage = call.include_usage
+        self._no_usage: dict[str, Any] = NO_USAGE if call.include_usage else {}
         self._warnings = call.warnings
         self._calls = [0] * call.n
         # All but the text is the same in every chunk of a choice: encode it once.
@@ -65,7 +70,7 @@ class ChatReply:
         if piece.text or not deltas:
             deltas.append(_delta(choice, {"content": piece.text}))
         if piece.logprobs:
-            deltas[-1]["logprobs"] = _told(piece.logprobs)
+            deltas[-1]["logprobs"] = {"content": told_logprobs(piece.logprobs)}
         return b"".join(self._chunk([delta]) for delta in deltas)
 
     def closing(self, endings: Sequence[Ending], usage: Usage) -> bytes:
@@ -110,8 +115,8 @@ class ChatReply:
                 yield _delta(choice, {"tool_calls": [rest]})
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        body = self._object("chat.completion.chunk", choices) | more
-        return b"data: " + _json(body) + b"\n\n"
+        body = self._object("chat.completion.chunk", choices)
+        return b"data: " + _json(body | self._no_usage | more) + b"\n\n"
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -153,22 +158,10 @@ def _whole_choice(
     choice: dict[str, Any] = {
         "index": index,
         "message": message,
-        "logprobs": _told(piece.logprobs) if piece.logprobs else None,
+        "logprobs": {"content": told_logprobs(piece.logprobs)} if piece.logprobs else None,
         "finish_reason": finish,
     }
     return choice | ({"warnings": warned} if warned else {})
-
-
-def _told(logprobs: list[TokenLogprobs]) -> dict[str, Any]:
-    content = [
-        _choice(it.chosen) | {"top_logprobs": [_choice(other) for other in it.likeliest]}
-        for it in logprobs
-    ]
-    return {"content": content}
-
-
-def _choice(choice: Choice) -> dict[str, Any]:
-    return {"token": choice.text, "logprob": choice.logprob, "bytes": list(choice.added)}
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:

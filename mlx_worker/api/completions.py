@@ -18,7 +18,7 @@ from mlx_worker.api.fields import (
     ModelName,
     Samplers,
     Stop,
-    first_given,
+    answer_tokens,
     no_defaults,
     refuse_unsupported,
     sampling,
@@ -104,7 +104,7 @@ def parse(
     shared = ChatRequest(
         messages=[],
         sampling=sampling(asked, defaults, seed),
-        max_tokens=first_given(asked.max_tokens, defaults.max_tokens, MAX_TOKENS),
+        max_tokens=answer_tokens(asked.max_tokens, defaults.max_tokens, MAX_TOKENS),
         stop=stop_words(asked.stop),
         logprobs=asked.logprobs,
         constraint=constraint_of(asked, None),

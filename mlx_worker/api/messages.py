@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 
-from mlx_worker.api.dialect import Call, decode, fitted
+from mlx_worker.api.dialect import Call, decode
 from mlx_worker.api.fields import (
     ModelName,
     Samplers,
     Word,
-    first_given,
+    answer_tokens,
     no_defaults,
     refuse_unsayable,
     refuse_unsupported,
@@ -26,10 +26,18 @@ from mlx_worker.api.fields import (
     template_kwargs,
 )
 from mlx_worker.api.hosted_tools import history_warning
+from mlx_worker.api.message_blocks import (
+    TOLD,
+    TextBlock,
+    ToldBlock,
+    own_turn,
+    text_in,
+    text_of,
+)
 from mlx_worker.api.messages_tools import ToolChoice, chosen
 from mlx_worker.api.shapes import constraint_of, fitting
 from mlx_worker.api.turns import Turns
-from mlx_worker.errors import UnsupportedField
+from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES
 from mlx_worker.sampler_types import Tokens
 from mlx_worker.wire.messages import ChatRequest
@@ -39,6 +47,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.config import Defaults
     from mlx_worker.wire import messages as m
+    from mlx_worker.wire.messages import Opening
 
 BILLING = "x-anthropic-billing-header:"
 """A line at the head of a coding agent's system prompt, new with every request: with it in place
@@ -68,24 +77,14 @@ _SPEAKS: Final = {"tool_result": "user", "mcp_tool_result": "assistant"}
 """Who tells the result of a tool: its caller, or the server that ran it."""
 
 
-class TextBlock(msgspec.Struct, frozen=True):
-    """Words; what else a block may be is refused by its type."""
-
-    type: Word
-    text: str | None = None
-
-
-class Block(msgspec.Struct, frozen=True):
+class Block(ToldBlock, frozen=True):
     """One part of a message; which fields it needs is told by its type."""
 
-    type: Word
-    text: str | None = None
     thinking: str | None = None
     id: str | None = None
     name: str | None = None
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None
-    content: Any = None
     server_name: str | None = None
 
 
@@ -137,12 +136,6 @@ class MessagesBody(Samplers, frozen=True, kw_only=True):
 def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaults) -> Call:
     """A request body as a call. Raises InvalidRequest, which names the field."""
     asked = decode(body, MessagesBody)
-    if asked.messages[-1].role == "assistant":
-        last = f"messages[{len(asked.messages) - 1}]"
-        raise UnsupportedField(
-            f"{last}: the assistant's last words cannot be gone on with; end with the user's",
-            param=last,
-        )
     defaults = defaults_of(asked.model)
     seed = seed_of(asked, defaults)
     chat, warnings = _chat(asked, defaults, seed)
@@ -173,17 +166,41 @@ def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> tuple[ChatReque
     refuse_unsayable("messages", turns.calls, CALL_VALUES)
     servers = ["mcp_servers"] if asked.mcp_servers else []
     choice = chosen(asked.tools or [], asked.tool_choice or ToolChoice("auto"), servers)
+    constraint = constraint_of(asked, choice.forced, _shape(asked))
     chat = ChatRequest(
         messages=turns.made,
         sampling=sampling(asked, defaults, seed),
-        max_tokens=first_given(asked.max_tokens, defaults.max_tokens),
+        max_tokens=answer_tokens(asked.max_tokens, defaults.max_tokens),
         stop=stop_words(asked.stop_sequences, "stop_sequences"),
         template_kwargs=_template_kwargs(asked),
         tools=choice.offered,
         one_call=choice.one_call,
-        constraint=constraint_of(asked, choice.forced, _shape(asked)),
+        constraint=constraint,
+        opening=_opening(asked, turns, constraint),
     )
     return chat, [*choice.warnings, *history_warning("messages", left_out)]
+
+
+def _opening(asked: MessagesBody, turns: Turns, constraint: m.Constraint | None) -> Opening:
+    """Return how the answer begins: words of the assistant's at the end are continued.
+
+    Raises InvalidRequest where such an answer could not be what is asked for.
+    """
+    if asked.messages[-1].role != "assistant" or turns.last_role != "assistant":
+        return "turn"
+    field = f"messages[{len(asked.messages) - 1}]"
+    if turns.ends_with_calls:
+        raise InvalidRequest(
+            f"{field}: the conversation ends with a tool_use; its tool_result has to follow",
+            param=field,
+        )
+    if constraint is not None:
+        raise InvalidRequest(
+            f"{field}: the assistant's message begins the answer, which {constraint.field} then"
+            " cannot shape; end with the user's message",
+            param=field,
+        )
+    return "continued"
 
 
 def _shape(asked: MessagesBody) -> m.JsonSchema | None:
@@ -210,15 +227,17 @@ def _template_kwargs(asked: MessagesBody) -> dict[str, Any]:
 
 def _turns(asked: MessagesBody) -> tuple[Turns, list[str]]:
     """Return the conversation, and the types of blocks that are left out of it."""
-    turns = Turns()
+    turns = Turns(joins_users=True)
     left_out: list[str] = []
     if system := _without_billing(_words(asked.system or "", "system")):
         turns.said("system", system)
+    own = own_turn(asked.messages)
     for i, message in enumerate(asked.messages):
         if isinstance(message.content, str):
             turns.said(message.role, message.content)
         else:
-            left_out += _take(turns, message.role, message.content, f"messages[{i}].content")
+            at = f"messages[{i}].content"
+            left_out += _take(turns, message.role, message.content, at, own=i == own)
     return turns, left_out
 
 
@@ -229,17 +248,17 @@ def _without_billing(system: str) -> str:
     return rest.lstrip("\n")
 
 
-def _take(turns: Turns, role: str, blocks: list[Block], at: str) -> list[str]:
+def _take(turns: Turns, role: str, blocks: list[Block], at: str, *, own: bool) -> list[str]:
     """Add one turn to a conversation; return the types of the blocks that are left out."""
     left_out: list[str] = []
     words: list[str] = []
     for k, block in enumerate(blocks):
         field = f"{at}[{k}]"
         match block.type:
-            case "text" if role == "assistant":
-                turns.said(role, required(block.text, f"{field}.text"))
-            case "text":
-                words.append(required(block.text, f"{field}.text"))
+            case kind if kind in TOLD and role == "assistant":
+                turns.said(role, text_of(block, field))
+            case kind if kind in TOLD:
+                words.append(text_of(block, field, own=own))
             case "thinking" if role == "assistant":
                 turns.thought(required(block.thinking, f"{field}.thinking"))
             case "redacted_thinking" if role == "assistant":
@@ -250,7 +269,7 @@ def _take(turns: Turns, role: str, blocks: list[Block], at: str) -> list[str]:
                 turns.called(required(block.id, f"{field}.id"), called, block.input or {})
             case "tool_result" | "mcp_tool_result" if role == _SPEAKS[block.type]:
                 call_id = required(block.tool_use_id, f"{field}.tool_use_id")
-                turns.answered(call_id, _words(_result(block, field), f"{field}.content"))
+                turns.answered(call_id, text_in(block.content, f"{field}.content"))
             case hosted if hosted in LEFT_OUT:
                 left_out.append(hosted)
             case other:
@@ -259,16 +278,8 @@ def _take(turns: Turns, role: str, blocks: list[Block], at: str) -> list[str]:
                     param=field,
                 )
     if words:
-        turns.said(role, PARAGRAPH.join(words))
+        turns.said(role, PARAGRAPH.join(filter(None, words)))
     return left_out
-
-
-def _result(block: Block, at: str) -> str | list[TextBlock]:
-    """Return what a tool returned. Other blocks' `content` may be anything."""
-    content = block.content or ""
-    if isinstance(content, str):
-        return content
-    return fitted(content, list[TextBlock], f"{at}.content")
 
 
 def _words(content: str | list[TextBlock], at: str) -> str:

@@ -58,17 +58,17 @@ TYPES: Final = (*_CALLS, *_OUTPUTS, "mcp_call")
 
 def tell(turns: Turns, item: Item, at: str) -> None:
     """Add an item of `TYPES` to a conversation. Raises InvalidRequest."""
-    if item.type == "mcp_call":
+    if item.kind == "mcp_call":
         name = f"{required(item.server_label, f'{at}.server_label')}__{item.name or ''}"
         call_id = required(item.id, f"{at}.id")
         turns.called(call_id, name, _text(item.arguments, at) or "{}")
         turns.answered(call_id, _text(item.output if item.output is not None else item.error, at))
         return
     call_id = required(item.call_id or item.id, f"{at}.call_id")
-    if item.type in _OUTPUTS:
+    if item.kind in _OUTPUTS:
         turns.answered(call_id, _text(item.output, at))
     else:
-        turns.called(call_id, _CALLS[item.type], _text(item.action or item.operation, at) or "{}")
+        turns.called(call_id, _CALLS[item.kind], _text(item.action or item.operation, at) or "{}")
 
 
 def _text(value: Any, at: str) -> str:
