@@ -48,6 +48,9 @@ _FAMILIES: Final = (
 _HOSTED: Final = re.compile(rf"(?:{'|'.join(_FAMILIES)})(?:_\d{{8}}|_\d{{4}}_\d{{2}}_\d{{2}})?")
 """A family's name, and behind it the day of the tool's version where the type has one."""
 
+CHOICES: Final = ("none", "auto", "required")
+"""The words that OpenAI's dialects know as a `tool_choice`."""
+
 MOST_NAMED: Final = 20
 """Types that one warning names."""
 
