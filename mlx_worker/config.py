@@ -499,7 +499,7 @@ class _Complaint:
 
     def about_type(self, error: msgspec.ValidationError) -> ConfigError:
         """What msgspec found wrong."""
-        path, problem = explain(error, self._raw)
+        path, problem = explain(error, self._raw, _File)
         return self(path or "the file", problem)
 
     def _line_of(self, path: str) -> int | None:

@@ -170,7 +170,7 @@ def _read_again(raw: Any, shape: type[T], error: msgspec.ValidationError) -> T:
             return msgspec.convert(with_whole_numbers(raw), shape, str_keys=True)
         except msgspec.ValidationError as other:
             error = other
-    path, problem = explain(error, raw)
+    path, problem = explain(error, raw, shape)
     kind = MissingField if problem == IS_REQUIRED and "." not in path else InvalidRequest
     raise kind(f"{path or 'body'}: {problem}", param=path or None) from error
 
@@ -180,7 +180,7 @@ def fitted(value: Any, shape: type[T], field: str) -> T:
     try:
         return msgspec.convert(value, shape)
     except msgspec.ValidationError as error:
-        path, problem = explain(error, value)
+        path, problem = explain(error, value, shape)
         place = f"{field}{path if path.startswith('[') else f'.{path}' if path else ''}"
         raise InvalidRequest(f"{place}: {problem}", param=place) from error
 
