@@ -8,20 +8,21 @@ them. [front]
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from mlx_worker.api.chat_reasoning import Reasoning, ThinkingSwitch, reasoning_kwargs
+from mlx_worker.api.chat_tools import chosen
 from mlx_worker.api.chat_turns import ChatMessage, turns_of
-from mlx_worker.api.dialect import Call, decode, fitted
+from mlx_worker.api.dialect import Call, decode
 from mlx_worker.api.fields import (
     ModelName,
     Samplers,
     Stop,
     Verbosity,
     Word,
-    first_given,
+    answer_tokens,
     no_defaults,
     refuse_unsayable,
     refuse_unsupported,
@@ -29,8 +30,8 @@ from mlx_worker.api.fields import (
     seed_of,
     stop_words,
 )
-from mlx_worker.api.shapes import constraint_of, formatted, must_call
-from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.api.shapes import constraint_of, formatted
+from mlx_worker.errors import InvalidRequest
 from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES
 from mlx_worker.sampler_types import Tokens
 from mlx_worker.wire.messages import ChatRequest
@@ -63,34 +64,6 @@ class ResponseFormat(msgspec.Struct, frozen=True):
 
     type: Word
     json_schema: NamedSchema | None = None
-
-
-class ChosenFunction(msgspec.Struct, frozen=True):
-    """A function's name."""
-
-    name: Word
-
-
-class ChosenTool(msgspec.Struct, frozen=True):
-    """The tool that has to be called."""
-
-    type: Literal["function"]
-    function: ChosenFunction
-
-
-class Function(msgspec.Struct, frozen=True):
-    """What a tool must say of itself; the rest is between the caller and the template."""
-
-    name: Word
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-
-
-class Tool(msgspec.Struct, frozen=True):
-    """A tool that is offered; there are only functions."""
-
-    type: Literal["function"]
-    function: Function
 
 
 class ChatBody(Samplers, frozen=True, kw_only=True):
@@ -136,18 +109,21 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
     defaults = defaults_of(asked.model)
     _refuse(asked)
     seed = seed_of(asked, defaults)
-    tools = _tools(asked)
     opening = _opening(asked)
+    hosted = [] if asked.web_search_options is None else ["web_search_options"]
+    choice = chosen(asked.tools or [], asked.tool_choice, hosted)
     chat = ChatRequest(
         messages=turns_of(asked.messages, body, continued=opening == "continued"),
         sampling=sampling(asked, defaults, seed),
-        max_tokens=first_given(asked.max_completion_tokens, asked.max_tokens, defaults.max_tokens),
+        max_tokens=answer_tokens(
+            asked.max_completion_tokens, asked.max_tokens, defaults.max_tokens
+        ),
         stop=stop_words(asked.stop),
         template_kwargs=reasoning_kwargs(asked),
         logprobs=_logprobs(asked),
-        tools=tools,
-        one_call=asked.parallel_tool_calls is False or isinstance(asked.tool_choice, dict),
-        constraint=constraint_of(asked, _forced(asked), _shape(asked.response_format)),
+        tools=choice.offered,
+        one_call=asked.parallel_tool_calls is False or choice.one_call,
+        constraint=constraint_of(asked, choice.forced, _shape(asked.response_format)),
         opening=opening,
     )
     return Call(
@@ -157,6 +133,7 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
         n=asked.n or 1,
         stream=bool(asked.stream),
         include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+        warnings=choice.warnings,
     )
 
 
@@ -169,35 +146,12 @@ def _refuse(asked: ChatBody) -> None:
             "audio": asked.audio is not None,
             "moderation": asked.moderation is not None,
             "prediction": asked.prediction is not None,
-            "web_search_options": asked.web_search_options is not None,
         }
     )
     calls = [message.tool_calls for message in asked.messages if message.tool_calls]
     refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
     refuse_unsayable("tools", asked.tools, TOOL_VALUES)
     refuse_unsayable("messages", calls, CALL_VALUES)
-
-
-def _tools(asked: ChatBody) -> list[dict[str, Any]]:
-    """Those that are offered, as the caller wrote them: templates show them word for word."""
-    if not asked.tools:
-        return []
-    fitted(asked.tools, list[Tool], "tools")
-    return [] if asked.tool_choice == "none" else asked.tools
-
-
-def _forced(asked: ChatBody) -> m.Call | None:
-    """The calls that an answer has to be. Raises InvalidRequest."""
-    choice = asked.tool_choice
-    if choice in (None, "none", "auto"):
-        return None
-    names = [tool["function"]["name"] for tool in asked.tools or []]
-    if choice == "required":
-        return must_call(names, "tool_choice")
-    if isinstance(choice, str) or choice.get("type") != "function":
-        raise UnsupportedField(f"tool_choice: {choice!r} is not understood", param="tool_choice")
-    only = fitted(choice, ChosenTool, "tool_choice").function.name
-    return must_call(names, "tool_choice", only)
 
 
 def _opening(asked: ChatBody) -> Opening:

@@ -2,13 +2,14 @@
 
 Beyond OpenAI's fields: `reasoning_content` and `reasoning`, because both spellings are in use;
 `seed`, in the completion and in a stream's first chunks, which makes the same answer again; and
-`warnings`, in a choice whose model wrote a call that is none or whose tools were left out. [front]
+`warnings`, in a choice whose model wrote a call that is none or whose tools were left out, there
+and in the choice's first chunk. [front]
 """
 
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.generation import Ending, Piece
     from mlx_worker.wire.messages import FinishReason, Span
 
+NO_USAGE: Final[dict[str, Any]] = {"usage": None}
+"""What all chunks but the last say of the usage, where a stream's caller asked for it."""
+
 _json = msgspec.json.encode
 
 
@@ -39,6 +43,8 @@ class ChatReply:
         self._seed = call.seed
         self._n = call.n
         self._include_usage = call.include_usage
+        self._no_usage: dict[str, Any] = NO_USAGE if call.include_usage else {}
+        self._warnings = call.warnings
         self._calls = [0] * call.n
         # All but the text is the same in every chunk of a choice: encode it once.
         chunks = (self._chunk([_delta(choice, {"content": "?"})]) for choice in range(call.n))
@@ -47,8 +53,9 @@ class ChatReply:
     def opening(self, _usage: Usage) -> bytes:
         """The role chunks."""
         role = {"role": "assistant", "content": ""}
-        chunks = (self._chunk([_delta(it, role)], seed=self._seed) for it in range(self._n))
-        return b"".join(chunks)
+        warned = {"warnings": self._warnings} if self._warnings else {}
+        choices = (_delta(it, role) | warned for it in range(self._n))
+        return b"".join(self._chunk([choice], seed=self._seed) for choice in choices)
 
     def sign(self) -> bytes:
         """A comment."""
@@ -82,7 +89,10 @@ class ChatReply:
 
     def whole(self, choices: Sequence[Whole], usage: Usage) -> bytes:
         """The completion object."""
-        said = [_whole_choice(i, piece, end.finish) for i, (piece, end) in enumerate(choices)]
+        said = [
+            _whole_choice(i, piece, end.finish, self._warnings)
+            for i, (piece, end) in enumerate(choices)
+        ]
         body = self._object("chat.completion", said)
         return _json(body | {"usage": usage_of(usage), "seed": self._seed})
 
@@ -105,8 +115,8 @@ class ChatReply:
                 yield _delta(choice, {"tool_calls": [rest]})
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        body = self._object("chat.completion.chunk", choices) | more
-        return b"data: " + _json(body) + b"\n\n"
+        body = self._object("chat.completion.chunk", choices)
+        return b"data: " + _json(body | self._no_usage | more) + b"\n\n"
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -132,10 +142,13 @@ def _call(call: ToolCall, arguments: str) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _whole_choice(index: int, piece: Piece, finish: FinishReason) -> dict[str, Any]:
+def _whole_choice(
+    index: int, piece: Piece, finish: FinishReason, warnings: list[str]
+) -> dict[str, Any]:
     calls = [_call(it, it.arguments) for it in piece.spans if isinstance(it, ToolCall)]
     thought = "".join(it.text for it in piece.spans if isinstance(it, Reasoning))
-    warned = [it for it in piece.spans if isinstance(it, BrokenCall | Notice)]
+    noted = [it.problem for it in piece.spans if isinstance(it, BrokenCall | Notice)]
+    warned = [*warnings, *noted]
     content = "".join(map(shown, piece.said))
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
@@ -148,7 +161,7 @@ def _whole_choice(index: int, piece: Piece, finish: FinishReason) -> dict[str, A
         "logprobs": {"content": told_logprobs(piece.logprobs)} if piece.logprobs else None,
         "finish_reason": finish,
     }
-    return choice | ({"warnings": [it.problem for it in warned]} if warned else {})
+    return choice | ({"warnings": warned} if warned else {})
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:

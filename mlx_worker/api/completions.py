@@ -18,7 +18,7 @@ from mlx_worker.api.fields import (
     ModelName,
     Samplers,
     Stop,
-    first_given,
+    answer_tokens,
     no_defaults,
     refuse_unsupported,
     sampling,
@@ -65,7 +65,7 @@ class CompletionBody(Samplers, frozen=True, kw_only=True):
     user: str | None = None
 
 
-class CompletionCall(Call, frozen=True):
+class CompletionCall(Call, frozen=True, kw_only=True):
     """A call of one prompt or several. `echoed` are those that each answer begins with."""
 
     echoed: list[Prompt]
@@ -104,7 +104,7 @@ def parse(
     shared = ChatRequest(
         messages=[],
         sampling=sampling(asked, defaults, seed),
-        max_tokens=first_given(asked.max_tokens, defaults.max_tokens, MAX_TOKENS),
+        max_tokens=answer_tokens(asked.max_tokens, defaults.max_tokens, MAX_TOKENS),
         stop=stop_words(asked.stop),
         logprobs=asked.logprobs,
         constraint=constraint_of(asked, None),

@@ -15,6 +15,7 @@ from mlx_worker.config import Defaults
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import check_depth, check_values
 from mlx_worker.sampler_types import (
+    MOST_TOKENS,
     SEED_MASK,
     Bias,
     Penalty,
@@ -143,6 +144,15 @@ def required(value: T | None, field: str) -> T:
 def first_given(*values: T | None) -> T | None:
     """The first that is not None."""
     return next((value for value in values if value is not None), None)
+
+
+def answer_tokens(*given: int | None) -> int | None:
+    """Return the first limit on the answer's tokens that is given; None: no limit is.
+
+    The model's process cuts a limit to the room that the prompt leaves.
+    """
+    asked = first_given(*given)
+    return None if asked is None else min(asked, MOST_TOKENS)
 
 
 def refuse_unsupported(asked: Mapping[str, bool]) -> None:

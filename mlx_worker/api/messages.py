@@ -6,16 +6,16 @@ Source: Anthropic's API reference, messages. [front]
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 
-from mlx_worker.api.dialect import Call, decode, fitted
+from mlx_worker.api.dialect import Call, decode
 from mlx_worker.api.fields import (
     ModelName,
     Samplers,
     Word,
-    first_given,
+    answer_tokens,
     no_defaults,
     refuse_unsayable,
     refuse_unsupported,
@@ -25,6 +25,7 @@ from mlx_worker.api.fields import (
     stop_words,
     template_kwargs,
 )
+from mlx_worker.api.hosted_tools import history_warning
 from mlx_worker.api.message_blocks import (
     TOLD,
     TextBlock,
@@ -33,7 +34,8 @@ from mlx_worker.api.message_blocks import (
     text_in,
     text_of,
 )
-from mlx_worker.api.shapes import constraint_of, fitting, must_call
+from mlx_worker.api.messages_tools import ToolChoice, chosen
+from mlx_worker.api.shapes import constraint_of, fitting
 from mlx_worker.api.turns import Turns
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES
@@ -53,6 +55,27 @@ no prefix would ever be found again."""
 
 PARAGRAPH = "\n\n"
 
+LEFT_OUT: Final = frozenset(
+    {
+        "advisor_tool_result",
+        "bash_code_execution_tool_result",
+        "code_execution_tool_result",
+        "fallback",
+        "mcp_tool_listing",
+        "server_tool_use",
+        "text_editor_code_execution_tool_result",
+        "tool_addition",
+        "tool_removal",
+        "tool_search_tool_result",
+        "web_fetch_tool_result",
+        "web_search_tool_result",
+    }
+)
+"""Blocks of a server's own tools in earlier turns: a model is not told of them."""
+
+_SPEAKS: Final = {"tool_result": "user", "mcp_tool_result": "assistant"}
+"""Who tells the result of a tool: its caller, or the server that ran it."""
+
 
 class Block(ToldBlock, frozen=True):
     """One part of a message; which fields it needs is told by its type."""
@@ -62,6 +85,7 @@ class Block(ToldBlock, frozen=True):
     name: str | None = None
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None
+    server_name: str | None = None
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -69,23 +93,6 @@ class Message(msgspec.Struct, frozen=True):
 
     role: Literal["user", "assistant", "system"]
     content: str | list[Block]
-
-
-class Tool(msgspec.Struct, frozen=True):
-    """A tool that is offered; there are only the caller's own."""
-
-    name: Word
-    type: Literal["custom"] | None = None
-    description: str | None = None
-    input_schema: dict[str, Any] | None = None
-
-
-class ToolChoice(msgspec.Struct, frozen=True):
-    """Whether tools may or have to be called, which one, and how many at a time."""
-
-    type: Literal["auto", "none", "any", "tool"]
-    name: Word | None = None
-    disable_parallel_tool_use: bool | None = None
 
 
 class Thinking(msgspec.Struct, frozen=True):
@@ -131,43 +138,47 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
     asked = decode(body, MessagesBody)
     defaults = defaults_of(asked.model)
     seed = seed_of(asked, defaults)
+    chat, warnings = _chat(asked, defaults, seed)
     return Call(
         model=asked.model,
-        chats=[_chat(asked, defaults, seed)],
+        chats=[chat],
         seed=seed,
         n=1,
         stream=bool(asked.stream),
         include_usage=True,
+        warnings=warnings,
     )
 
 
 def parse_to_count(body: bytes) -> tuple[str | None, ChatRequest]:
     """A body whose tokens are to be counted: for which model, and what."""
     asked = decode(body, MessagesBody)
-    return asked.model, _chat(asked, no_defaults(None), seed=0)
+    chat, _ = _chat(asked, no_defaults(None), seed=0)
+    return asked.model, chat
 
 
-def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> ChatRequest:
-    choice = asked.tool_choice or ToolChoice("auto")
+def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> tuple[ChatRequest, list[str]]:
+    """Return the request, and what its caller should know of what was left out."""
     _refuse(asked)
-    turns = _turns(asked)
-    tools = asked.tools or []
+    turns, left_out = _turns(asked)
     refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
-    refuse_unsayable("tools", tools, TOOL_VALUES)
+    refuse_unsayable("tools", asked.tools, TOOL_VALUES)
     refuse_unsayable("messages", turns.calls, CALL_VALUES)
-    fitted(tools, list[Tool], "tools")
-    constraint = constraint_of(asked, _forced(asked, choice), _shape(asked))
-    return ChatRequest(
+    servers = ["mcp_servers"] if asked.mcp_servers else []
+    choice = chosen(asked.tools or [], asked.tool_choice or ToolChoice("auto"), servers)
+    constraint = constraint_of(asked, choice.forced, _shape(asked))
+    chat = ChatRequest(
         messages=turns.made,
         sampling=sampling(asked, defaults, seed),
-        max_tokens=first_given(asked.max_tokens, defaults.max_tokens),
+        max_tokens=answer_tokens(asked.max_tokens, defaults.max_tokens),
         stop=stop_words(asked.stop_sequences, "stop_sequences"),
         template_kwargs=_template_kwargs(asked),
-        tools=[] if choice.type == "none" else [_as_function(tool) for tool in tools],
-        one_call=choice.disable_parallel_tool_use is True or choice.type == "tool",
+        tools=choice.offered,
+        one_call=choice.one_call,
         constraint=constraint,
         opening=_opening(asked, turns, constraint),
     )
+    return chat, [*choice.warnings, *history_warning("messages", left_out)]
 
 
 def _opening(asked: MessagesBody, turns: Turns, constraint: m.Constraint | None) -> Opening:
@@ -192,14 +203,6 @@ def _opening(asked: MessagesBody, turns: Turns, constraint: m.Constraint | None)
     return "continued"
 
 
-def _forced(asked: MessagesBody, choice: ToolChoice) -> m.Call | None:
-    """The calls that an answer has to be. Raises InvalidRequest."""
-    if choice.type in ("auto", "none"):
-        return None
-    only = required(choice.name, "tool_choice.name") if choice.type == "tool" else None
-    return must_call([tool["name"] for tool in asked.tools or []], "tool_choice", only)
-
-
 def _shape(asked: MessagesBody) -> m.JsonSchema | None:
     if asked.output_config is not None and asked.output_config.format is not None:
         return fitting(asked.output_config.format.schema, "output_config.format.schema")
@@ -209,12 +212,7 @@ def _shape(asked: MessagesBody) -> m.JsonSchema | None:
 
 
 def _refuse(asked: MessagesBody) -> None:
-    refuse_unsupported(
-        {
-            "container": asked.container is not None,
-            "mcp_servers": bool(asked.mcp_servers),
-        }
-    )
+    refuse_unsupported({"container": asked.container is not None})
 
 
 def _template_kwargs(asked: MessagesBody) -> dict[str, Any]:
@@ -224,20 +222,13 @@ def _template_kwargs(asked: MessagesBody) -> dict[str, Any]:
     return {"enable_thinking": asked.thinking.type != "disabled"} | told
 
 
-def _as_function(tool: dict[str, Any]) -> dict[str, Any]:
-    """A tool as chat templates know it."""
-    said = {key: tool[key] for key in ("name", "description") if tool.get(key)}
-    return {
-        "type": "function",
-        "function": said | {"parameters": tool.get("input_schema") or {}},
-    }
-
-
 # --- what was said ------------------------------------------------------------------------
 
 
-def _turns(asked: MessagesBody) -> Turns:
-    turns = Turns()
+def _turns(asked: MessagesBody) -> tuple[Turns, list[str]]:
+    """Return the conversation, and the types of blocks that are left out of it."""
+    turns = Turns(joins_users=True)
+    left_out: list[str] = []
     if system := _without_billing(_words(asked.system or "", "system")):
         turns.said("system", system)
     own = own_turn(asked.messages)
@@ -245,8 +236,9 @@ def _turns(asked: MessagesBody) -> Turns:
         if isinstance(message.content, str):
             turns.said(message.role, message.content)
         else:
-            _take(turns, message.role, message.content, f"messages[{i}].content", own=i == own)
-    return turns
+            at = f"messages[{i}].content"
+            left_out += _take(turns, message.role, message.content, at, own=i == own)
+    return turns, left_out
 
 
 def _without_billing(system: str) -> str:
@@ -256,7 +248,9 @@ def _without_billing(system: str) -> str:
     return rest.lstrip("\n")
 
 
-def _take(turns: Turns, role: str, blocks: list[Block], at: str, *, own: bool) -> None:
+def _take(turns: Turns, role: str, blocks: list[Block], at: str, *, own: bool) -> list[str]:
+    """Add one turn to a conversation; return the types of the blocks that are left out."""
+    left_out: list[str] = []
     words: list[str] = []
     for k, block in enumerate(blocks):
         field = f"{at}[{k}]"
@@ -269,12 +263,15 @@ def _take(turns: Turns, role: str, blocks: list[Block], at: str, *, own: bool) -
                 turns.thought(required(block.thinking, f"{field}.thinking"))
             case "redacted_thinking" if role == "assistant":
                 pass  # another server's, and nobody else can read it
-            case "tool_use" if role == "assistant":
+            case "tool_use" | "mcp_tool_use" if role == "assistant":
                 name = required(block.name, f"{field}.name")
-                turns.called(required(block.id, f"{field}.id"), name, block.input or {})
-            case "tool_result" if role == "user":
+                called = f"{block.server_name or ''}__{name}" if block.type != "tool_use" else name
+                turns.called(required(block.id, f"{field}.id"), called, block.input or {})
+            case "tool_result" | "mcp_tool_result" if role == _SPEAKS[block.type]:
                 call_id = required(block.tool_use_id, f"{field}.tool_use_id")
                 turns.answered(call_id, text_in(block.content, f"{field}.content"))
+            case hosted if hosted in LEFT_OUT:
+                left_out.append(hosted)
             case other:
                 raise UnsupportedField(
                     f"{field}: blocks of type {other!r} are not understood from the {role}",
@@ -282,6 +279,7 @@ def _take(turns: Turns, role: str, blocks: list[Block], at: str, *, own: bool) -
                 )
     if words:
         turns.said(role, PARAGRAPH.join(filter(None, words)))
+    return left_out
 
 
 def _words(content: str | list[TextBlock], at: str) -> str:

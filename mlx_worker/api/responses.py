@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 import msgspec
 from msgspec.structs import replace
 
+from mlx_worker.api import responses_history
 from mlx_worker.api.dialect import Call, decode, fitted
 from mlx_worker.api.fields import (
     ModelName,
     Samplers,
     Verbosity,
     Word,
-    first_given,
+    answer_tokens,
     no_defaults,
     refuse_unsayable,
     refuse_unsupported,
@@ -26,9 +27,12 @@ from mlx_worker.api.fields import (
     seed_of,
     template_kwargs,
 )
+from mlx_worker.api.hosted_tools import history_warning, unknown_type
 from mlx_worker.api.packing import packed_chat
 from mlx_worker.api.response_parts import InputPart, Parts, own_item, text_of_parts
-from mlx_worker.api.shapes import constraint_of, formatted, must_call
+from mlx_worker.api.responses_history import LEFT_OUT, WITH_TOOLS
+from mlx_worker.api.responses_tools import CUSTOM_INPUT, ToolName, Tools
+from mlx_worker.api.shapes import constraint_of, formatted
 from mlx_worker.api.turns import Turns
 from mlx_worker.errors import UnsupportedField
 from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES
@@ -58,6 +62,17 @@ INCLUDABLE: Final = frozenset(
 """What the reference lets an answer include. But for `LOGPROBS`, no answer of this node has any:
 reasoning is told as text, and there are no hosted tools and no images."""
 
+_TYPES = (
+    "message",
+    "reasoning",
+    "function_call",
+    "function_call_output",
+    "custom_tool_call",
+    "custom_tool_call_output",
+    *responses_history.TYPES,
+)
+"""Types of items that a model is told of."""
+
 
 class Item(msgspec.Struct, frozen=True):
     """One thing said, thought, called or answered; which fields it needs is told by its type."""
@@ -66,24 +81,23 @@ class Item(msgspec.Struct, frozen=True):
     role: Literal["system", "developer", "user", "assistant"] | None = None
     content: Parts | None = None
     summary: list[InputPart] | None = None
+    id: str | None = None
     call_id: str | None = None
+    namespace: str | None = None
     name: str | None = None
-    arguments: str | None = None
-    output: Parts | None = None
+    arguments: Any = None
+    input: str | None = None
+    output: Any = None
+    error: Any = None
+    action: Any = None
+    operation: Any = None
+    server_label: str | None = None
+    tools: Any = None
 
     @property
     def kind(self) -> str:
         """The type; without one, an item is a message."""
         return self.type or "message"
-
-
-class FlatTool(msgspec.Struct, frozen=True):
-    """A tool that is offered; there are only functions."""
-
-    type: Literal["function"]
-    name: Word
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
 
 
 class TextFormat(msgspec.Struct, frozen=True):
@@ -94,13 +108,6 @@ class TextFormat(msgspec.Struct, frozen=True):
     schema: dict[str, Any] | None = None
     strict: bool | None = None
     description: str | None = None
-
-
-class ChosenTool(msgspec.Struct, frozen=True):
-    """The tool that has to be called."""
-
-    type: Literal["function"]
-    name: Word
 
 
 class TextOptions(msgspec.Struct, frozen=True):
@@ -145,11 +152,15 @@ class ResponsesBody(Samplers, frozen=True, kw_only=True):
 ReasoningAs = Literal["text", "summary", "both"]
 
 
-class ResponsesCall(Call, frozen=True):
-    """A call whose answer repeats what was asked; `reasoning_as` says where reasoning is told."""
+class ResponsesCall(Call, frozen=True, kw_only=True):
+    """A call whose answer repeats what was asked; `reasoning_as` says where reasoning is told.
+
+    `renamed` are the client's names of tools, by the names under which a model calls them.
+    """
 
     repeated: dict[str, Any]
     reasoning_as: ReasoningAs
+    renamed: dict[str, ToolName]
 
     def packed(self) -> Self:
         """Return the same call with its bulky parts packed; `repeated` is to be JSON."""
@@ -170,21 +181,20 @@ def parse(
     asked = decode(body, ResponsesBody)
     defaults = defaults_of(asked.model)
     _refuse(asked)
-    turns = _turns(asked)
-    tools = asked.tools or []
     refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
-    refuse_unsayable("tools", tools, TOOL_VALUES)
-    fitted(tools, list[FlatTool], "tools")
+    tools = _tools(asked)
+    choice = tools.chosen(asked.tool_choice)
+    turns, left_out = _turns(asked, tools)
     seed = seed_of(asked, defaults)
     chat = ChatRequest(
         messages=turns.made,
         sampling=sampling(asked, defaults, seed),
-        max_tokens=first_given(asked.max_output_tokens, defaults.max_tokens),
+        max_tokens=answer_tokens(asked.max_output_tokens, defaults.max_tokens),
         template_kwargs=template_kwargs(asked, asked.reasoning.effort if asked.reasoning else None),
         logprobs=_logprobs(asked),
-        tools=[] if asked.tool_choice == "none" else [_nested(tool) for tool in tools],
-        one_call=asked.parallel_tool_calls is False or isinstance(asked.tool_choice, dict),
-        constraint=constraint_of(asked, _forced(asked), _shape(asked.text)),
+        tools=choice.offered,
+        one_call=asked.parallel_tool_calls is False or choice.one_call,
+        constraint=constraint_of(asked, choice.forced, _shape(asked.text)),
     )
     return ResponsesCall(
         model=asked.model,
@@ -195,6 +205,8 @@ def parse(
         include_usage=True,
         repeated=_repeated(asked, chat),
         reasoning_as=_reasoning_as(asked, always=summaries == "always"),
+        renamed=tools.renamed,
+        warnings=[*tools.warnings(choice.forced), *history_warning("input", left_out)],
     )
 
 
@@ -231,17 +243,17 @@ def _logprobs(asked: ResponsesBody) -> int | None:
     return None
 
 
-def _forced(asked: ResponsesBody) -> m.Call | None:
-    """The calls that an answer has to be. Raises InvalidRequest."""
-    choice = asked.tool_choice
-    if choice in (None, "none", "auto"):
-        return None
-    names = [tool["name"] for tool in asked.tools or []]
-    if choice == "required":
-        return must_call(names, "tool_choice")
-    if isinstance(choice, str) or choice.get("type") != "function":
-        raise UnsupportedField(f"tool_choice: {choice!r} is not understood", param="tool_choice")
-    return must_call(names, "tool_choice", fitted(choice, ChosenTool, "tool_choice").name)
+def _tools(asked: ResponsesBody) -> Tools:
+    """Return the tools of the request, and of items that brought some. Raises InvalidRequest."""
+    refuse_unsayable("tools", asked.tools, TOOL_VALUES)
+    tools = Tools()
+    tools.add(asked.tools or [], "tools")
+    for i, item in enumerate(asked.input if isinstance(asked.input, list) else ()):
+        if item.kind in WITH_TOOLS and item.tools:
+            field = f"input[{i}].tools"
+            refuse_unsayable(field, item.tools, TOOL_VALUES)
+            tools.add(fitted(item.tools, list[dict[str, Any]], field), field)
+    return tools
 
 
 def _shape(asked: TextOptions | None) -> m.JsonSchema | None:
@@ -269,29 +281,28 @@ def _repeated(asked: ResponsesBody, chat: ChatRequest) -> dict[str, Any]:
     }
 
 
-def _nested(tool: dict[str, Any]) -> dict[str, Any]:
-    """A flat tool as chat templates know it."""
-    said = {key: tool[key] for key in ("name", "description", "parameters") if tool.get(key)}
-    return {"type": "function", "function": said}
-
-
 # --- input --------------------------------------------------------------------------------
 
 
-def _turns(asked: ResponsesBody) -> Turns:
+def _turns(asked: ResponsesBody, tools: Tools) -> tuple[Turns, list[str]]:
+    """Return the conversation, and the types of items that are left out of it."""
     turns = Turns()
+    left_out: list[str] = []
     if asked.instructions:
         turns.said("system", asked.instructions)
     if isinstance(asked.input, str):
         turns.said("user", asked.input)
-        return turns
+        return turns, left_out
     own = own_item(asked.input)
     for i, item in enumerate(asked.input):
-        _take(turns, item, f"input[{i}]", own=i == own)
-    return turns
+        if item.kind in LEFT_OUT:
+            left_out.append(item.kind)
+        elif item.kind not in WITH_TOOLS:
+            _take(turns, item, f"input[{i}]", tools, own=i == own)
+    return turns, left_out
 
 
-def _take(turns: Turns, item: Item, at: str, *, own: bool) -> None:
+def _take(turns: Turns, item: Item, at: str, tools: Tools, *, own: bool) -> None:
     match item.kind:
         case "message":
             role = required(item.role, f"{at}.role")
@@ -300,19 +311,32 @@ def _take(turns: Turns, item: Item, at: str, *, own: bool) -> None:
         case "reasoning":
             turns.thought(text_of_parts(item.content or item.summary or [], f"{at}.content"))
         case "function_call":
-            turns.called(
-                required(item.call_id, f"{at}.call_id"),
-                required(item.name, f"{at}.name"),
-                required(item.arguments, f"{at}.arguments"),
-            )
-        case "function_call_output":
             call_id = required(item.call_id, f"{at}.call_id")
-            turns.answered(call_id, text_of_parts(item.output, f"{at}.output"))
-        case "item_reference":
-            raise UnsupportedField(
-                f"{at}: this node keeps no items; send the item itself", param=f"{at}.type"
-            )
+            arguments = fitted(required(item.arguments, f"{at}.arguments"), str, f"{at}.arguments")
+            turns.called(call_id, _called_name(item, at, tools), arguments)
+        case "custom_tool_call":
+            call_id = required(item.call_id, f"{at}.call_id")
+            text = required(item.input, f"{at}.input")
+            arguments = msgspec.json.encode({CUSTOM_INPUT: text}).decode()
+            turns.called(call_id, _called_name(item, at, tools), arguments)
+        case "function_call_output" | "custom_tool_call_output":
+            call_id = required(item.call_id, f"{at}.call_id")
+            turns.answered(call_id, text_of_parts(_output(item, at), f"{at}.output"))
+        case kind if kind in responses_history.TYPES:
+            responses_history.tell(turns, item, at)
         case other:
-            raise UnsupportedField(
-                f"{at}: items of type {other!r} are not understood", param=f"{at}.type"
-            )
+            raise unknown_type(f"{at}.type", other, _TYPES)
+
+
+def _output(item: Item, at: str) -> Parts | None:
+    """Return what a call came to. Other items' `output` may be anything."""
+    if item.output is None or isinstance(item.output, str):
+        return item.output
+    return fitted(item.output, list[InputPart], f"{at}.output")
+
+
+def _called_name(item: Item, at: str, tools: Tools) -> str:
+    """Return the name of a called tool as the model knows the tool."""
+    name = required(item.name, f"{at}.name")
+    is_custom = item.kind == "custom_tool_call"
+    return tools.offered_name(ToolName(item.namespace or None, name, is_custom))

@@ -16,6 +16,7 @@ import msgspec
 
 from mlx_worker.api.dialect import COMMENT
 from mlx_worker.api.events import event
+from mlx_worker.api.responses_calls import form_of
 from mlx_worker.api.token_logprobs import ContentLogprobs
 from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
 
@@ -134,7 +135,8 @@ class ResponsesReply:
         self._numbers = itertools.count()
         self._output: list[dict[str, Any]] = []
         self._open: _Open | None = None
-        self._warnings: list[str] = []
+        self._warnings = [*call.warnings]
+        self._renamed = call.renamed
         self._logprobs = ContentLogprobs()
 
     def opening(self, _usage: Usage) -> bytes:
@@ -224,20 +226,21 @@ class ResponsesReply:
         self._open = None
 
     def _call(self, call: ToolCall) -> Iterator[dict[str, Any]]:
+        form = form_of(call, self._renamed.get(call.name))
         item = {
-            "id": _made_id("fc"),
-            "type": "function_call",
+            "id": _made_id(form.id),
+            "type": form.type,
             "status": "in_progress",
             "call_id": call.id,
-            "name": call.name,
-            "arguments": "",
+            **form.names,
+            form.field: "",
         }
         at = {"item_id": item["id"], "output_index": len(self._output)}
-        kind = "response.function_call_arguments"
+        kind = f"response.{form.event}"
         yield self._of_item("added", item)
-        yield {"type": f"{kind}.delta", **at, "delta": call.arguments}
-        yield {"type": f"{kind}.done", **at, "name": call.name, "arguments": call.arguments}
-        yield from self._end(item | {"status": "completed", "arguments": call.arguments})
+        yield {"type": f"{kind}.delta", **at, "delta": form.text}
+        yield {"type": f"{kind}.done", **at, **form.names, form.field: form.text}
+        yield from self._end(item | {"status": "completed", form.field: form.text})
 
     def _end(self, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield self._of_item("done", item)

@@ -82,11 +82,7 @@ def _check_amount(request: ChatRequest, bound: TextBound) -> None:
             bool(turn.get("content") or turn.get("tool_calls")) for turn in request.messages
         )
         if turns > bound.context_length:  # each of them is a token at least
-            raise ContextLengthExceeded(
-                f"messages has {turns} turns that say something; the model's context is"
-                f" {bound.context_length} tokens",
-                param="messages",
-            )
+            raise ContextLengthExceeded.of(turns, bound.context_length, "messages", estimated=True)
 
 
 def system_text(messages: Messages) -> str:
