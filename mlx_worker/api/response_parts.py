@@ -52,7 +52,10 @@ def own_item(items: Sequence[Item]) -> int | None:
 def _speaker(item: Item) -> Speaker:
     if item.kind == "message":
         return "system" if item.role == "developer" else item.role or "user"
-    return "tool" if item.kind.endswith("_output") else "assistant"
+    if item.kind.endswith("_output"):
+        return "tool"
+    is_assistants = item.kind == "reasoning" or item.kind.endswith("_call")
+    return "assistant" if is_assistants else "system"
 
 
 def text_of_parts(content: Parts | None, field: str, *, own: bool = False) -> str:
