@@ -71,10 +71,10 @@ def own_turn(messages: Sequence[Message]) -> int | None:
 
 
 def _speaker(message: Message) -> Speaker:
-    is_result = message.role == "user" and not isinstance(message.content, str)
-    if is_result and any(block.type == "tool_result" for block in message.content):
-        return "tool"
-    return message.role
+    content = message.content
+    if isinstance(content, str) or all(block.type != "tool_result" for block in content):
+        return message.role
+    return "tool"
 
 
 def text_in(content: Any, field: str) -> str:
