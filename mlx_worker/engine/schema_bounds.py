@@ -7,42 +7,39 @@ to zero allows no number that the schema forbids. [child]
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from mlx_worker.engine.schema_faults import LISTED, NAMED, SINGLE
+from mlx_worker.engine.schema_walk import rewritten
 
-if TYPE_CHECKING:
-    Schema = dict[str, Any]
+Schema = dict[str, Any]
 
 FARTHEST: Final = 10**18
-"""The bound farthest from zero that llguidance keeps, for integers and for other numbers."""
+"""The bound farthest from zero that llguidance keeps for numbers that may have a fraction."""
 
-_UPPER: Final = ("maximum", "exclusiveMaximum")
-_LOWER: Final = ("minimum", "exclusiveMinimum")
+LOWEST: Final = -(2**63) + 1024
+"""The lowest bound that llguidance keeps for integers; for the highest, any will do."""
+
+UPPER: Final = ("maximum", "exclusiveMaximum")
+LOWER: Final = ("minimum", "exclusiveMinimum")
 
 
-def within_reach(schema: Schema) -> Schema:
+def within_reach(schema: Schema) -> Any:
     """Return a schema whose bounds llguidance can keep, in it and in all its parts."""
-    made = {key: _bound(key, value) for key, value in schema.items()}
-    for name in NAMED:
-        if isinstance(named := made.get(name), dict):
-            made[name] = {key: _part(part) for key, part in named.items()}
-    for name in LISTED:
-        if isinstance(listed := made.get(name), list):
-            made[name] = [_part(part) for part in listed]
-    for name in SINGLE:
-        if name in made:
-            made[name] = _part(made[name])
-    return made
+    return rewritten(schema, _within_reach)
 
 
-def _part(part: Any) -> Any:
-    return within_reach(part) if isinstance(part, dict) else part
+def _within_reach(part: Schema) -> Schema:
+    stated = part.get("type")
+    kinds = stated if isinstance(stated, list) else [stated]
+    whole = "integer" in kinds and "number" not in kinds
+    lowest = LOWEST if whole else -FARTHEST
+    closer: Schema = {name: lowest for name in LOWER if _bound(part, name) < lowest}
+    if not whole:
+        closer |= {name: FARTHEST for name in UPPER if _bound(part, name) > FARTHEST}
+    return part | closer if closer else part
 
 
-def _bound(key: str, value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value
-    if key in _UPPER and value > FARTHEST:
-        return FARTHEST
-    return -FARTHEST if key in _LOWER and value < -FARTHEST else value
+def _bound(part: Schema, name: str) -> float:
+    """Return the bound of that name; 0, which is within reach, where there is none."""
+    value = part.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else 0

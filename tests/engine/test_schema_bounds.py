@@ -9,7 +9,7 @@ from llguidance import LLMatcher
 
 from mlx_worker.call_schemas import arguments_of
 from mlx_worker.engine.grammar import of_schema
-from mlx_worker.engine.schema_bounds import FARTHEST, within_reach
+from mlx_worker.engine.schema_bounds import FARTHEST, LOWEST, within_reach
 from mlx_worker.errors import InvalidRequest
 
 FAR: Any = {"minimum": -(2**63), "maximum": 2**64 - 1}
@@ -52,6 +52,14 @@ def test_bounds_are_brought_closer_wherever_llguidance_reads_them() -> None:
     }
 
 
+@pytest.mark.parametrize("kind", ["integer", ["integer", "null"]])
+def test_bounds_of_integers_keep_all_but_the_lowest(kind: Any) -> None:
+    wanted = {"type": kind, "minimum": -(2**63), "maximum": 2**63 - 1}
+    assert within_reach(wanted) == wanted | {"minimum": LOWEST}
+    other = {"type": kind, "exclusiveMinimum": -1e308}
+    assert within_reach(other) == {"type": kind, "exclusiveMinimum": LOWEST}
+
+
 @pytest.mark.parametrize(
     "schema",
     [
@@ -64,7 +72,7 @@ def test_bounds_are_brought_closer_wherever_llguidance_reads_them() -> None:
     ],
 )
 def test_all_else_in_a_schema_stays_as_it_is(schema: dict[str, Any]) -> None:
-    assert within_reach(schema) == schema
+    assert within_reach(schema) is schema
 
 
 @pytest.mark.parametrize(
