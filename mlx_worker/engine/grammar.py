@@ -15,6 +15,7 @@ from llguidance import LLMatcher
 from mlx_worker.call_schemas import arguments_of
 from mlx_worker.engine.call_grammar import forced_calls, free_calls
 from mlx_worker.engine.markers import REASONING, has_thought
+from mlx_worker.engine.schema_bounds import within_reach
 from mlx_worker.errors import UnsupportedField
 from mlx_worker.wire import messages as m
 
@@ -48,7 +49,7 @@ def content_grammar(shape: ContentShape) -> str:
 
 def of_schema(schema: Schema) -> str:
     """The grammar of the documents that a schema describes."""
-    return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_STYLE)
+    return LLMatcher.grammar_from_json_schema(within_reach(schema), overrides=JSON_STYLE)
 
 
 def answer_grammar(request: m.ChatRequest, prompt: Prompt, tokenizer: Any, lark: Lark) -> str:

@@ -122,6 +122,14 @@ def test_other_numbers_are_no_whole_ones(name: str, value: Any) -> None:
 
 
 @in_every_dialect
+def test_a_value_of_any_depth_in_place_of_a_number_is_named(name: str) -> None:
+    parse, body, limit = DIALECTS[name]
+    deep = json.dumps(body)[:-1] + f', "{limit}": {"[" * 5000}{"]" * 5000}}}'
+    with pytest.raises(InvalidRequest, match=f"^{limit}: "):
+        parse(deep.encode())
+
+
+@in_every_dialect
 def test_whole_floats_have_the_limits_of_integers(name: str) -> None:
     limit = DIALECTS[name][2]
     assert ">= 1" in refusal(name, **{limit: -1.0}).message
