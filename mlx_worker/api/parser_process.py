@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 from mlx_worker.api import parser_frames
 from mlx_worker.api.asks import Ask, parse
 from mlx_worker.errors import ChildMisbehaved, WorkerError
+from mlx_worker.priority import lower_priority
 from mlx_worker.titles import set_title
 
 if TYPE_CHECKING:
     from typing import BinaryIO
-
-NICENESS: Final = 10
-"""Large bodies may take longer where the machine is busy: streams and health may not."""
 
 NO_QUESTION: Final = 65
 """Exit code where the input is no question, as of commands whose data is wrong."""
@@ -31,7 +29,7 @@ NO_QUESTION: Final = 65
 def main() -> None:
     """Answer until the front goes away."""
     set_title("parser")
-    os.nice(NICENESS)
+    lower_priority()
     # A parsed body is freed by its last reference; the collector would look through millions of
     # values again and again while they are made, which takes longer than making them.
     gc.disable()

@@ -8,15 +8,13 @@ imports: importing it lowers the priority of the process. [child's helper]
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-from typing import Final
+
+from mlx_worker.priority import lower_priority
 
 # Before the imports below, which are half a second's work of a processor.
-NICENESS: Final = 10
-"""Grammars that may be costly can wait where the machine is busy: streams and health cannot."""
-os.nice(NICENESS)
+lower_priority()
 
 import msgspec  # noqa: E402
 from llguidance import LLTokenizer  # noqa: E402

@@ -103,6 +103,7 @@ class Trials:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
+                    start_new_session=True,  # so that its priority is lowered as a session's
                 )
             except OSError as error:
                 why = f"the process that tries grammars cannot be started: {error.strerror}"

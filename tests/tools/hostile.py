@@ -8,7 +8,9 @@ A table, a line a trial: what the attacker was told; the worst answer time of `/
 worst pause of another model's stream; the worst lag of the front's event loop (an upper bound).
 The exit code is the number of trials in which health took longer than 0.1 s.
 
-Attacker and observers are processes of their own: one interpreter for both would measure itself.
+Attacker, observers and node are processes of their own, in sessions of their own: one interpreter
+for both would measure itself, and Linux gives all processes of a session one share of the
+processors, which a service and its clients do not have in common.
 Two trials have nodes of their own: one whose stderr is not read, one whose model never answers.
 """
 
@@ -121,7 +123,12 @@ def started(options: argparse.Namespace, *arguments: str) -> subprocess.Popen[st
     same = [f"--{name}={getattr(options, name)}" for name in ("url", "key", "model", "other")]
     command = [sys.executable, "-m", "tests.tools.hostile", *same, *arguments]
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path.cwd(),
+        start_new_session=True,
     )
 
 
@@ -273,6 +280,7 @@ def node(folder: Path, models: dict[str, str], *, level: str, read: bool) -> Ite
         [sys.executable, "-m", "mlx_worker", "serve", "--config", str(config)],
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     assert process.stderr is not None
     try:
