@@ -7,6 +7,11 @@ process ends when its input does, which is when the front ends, and where a fram
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take a processor for 0.3 s
+    from mlx_worker.priority import lower_priority
+
+    lower_priority()
+
 import contextlib
 import gc
 import os
@@ -16,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Final
 from mlx_worker.api import parser_frames
 from mlx_worker.api.asks import Ask, parse
 from mlx_worker.errors import ChildMisbehaved, WorkerError
-from mlx_worker.priority import lower_priority
 from mlx_worker.titles import set_title
 
 if TYPE_CHECKING:
@@ -29,7 +33,6 @@ NO_QUESTION: Final = 65
 def main() -> None:
     """Answer until the front goes away."""
     set_title("parser")
-    lower_priority()
     # A parsed body is freed by its last reference; the collector would look through millions of
     # values again and again while they are made, which takes longer than making them.
     gc.disable()

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mlx_worker.engine.compile_trial import Trial, Verdict, Vocabulary
 from mlx_worker.errors import Unavailable
+from mlx_worker.grammar_trial.trial import Trial, Verdict, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ EACH: Final = 1.0
 TRIES: Final = 2
 """Helpers that a trial is given to: one may end for reasons of its own."""
 
-COMMAND: Final = (sys.executable, "-P", "-m", "mlx_worker.engine.compile_helper")
+COMMAND: Final = (sys.executable, "-P", "-m", "mlx_worker.grammar_trial.helper")
 
 
 class Trials:

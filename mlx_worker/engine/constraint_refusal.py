@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from mlx_worker.engine.compile_trial import NOTHING_FITS
 from mlx_worker.errors import ConstraintFailed, ConstraintTooCostly, InvalidRequest
+from mlx_worker.grammar_trial.trial import NOTHING_FITS
 
 COSTLY: Final = ("fuel", "too big", "schema too large", "max is", "too many", "limit")
 """What llguidance says where it gives up at one of its limits."""

@@ -105,6 +105,11 @@ def run(trial: Trial, options: argparse.Namespace) -> bool:
     for ready in (attacker, *observers.values()):
         assert ready.stdout is not None
         ready.stdout.readline()  # its body is made, it watches
+    # Not before: to import and to make a body takes a processor from those who are watched.
+    for process in (*observers.values(), attacker):
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
     answer = said_within(attacker, LIMIT) or f"none in {LIMIT:g} s"
     time.sleep(AFTER)
     worst = {kind: float(said_within(it, LIMIT) or "inf") for kind, it in observers.items()}
@@ -156,7 +161,7 @@ def attack(trial: Trial, options: argparse.Namespace) -> None:
     if trial.headers == {}:  # JSON as it stands
         body = body.replace(b"{", b'{"model":"%b",' % options.model.encode(), 1)
     print("ready", flush=True)
-    sys.stdin.read()
+    sys.stdin.readline()
     told = [asked(options, trial.path, body, headers) for _ in range(trial.times)]
     print(told[-1])
 
@@ -188,21 +193,24 @@ def connection(options: argparse.Namespace, timeout: float) -> http.client.HTTPC
 
 
 def observe(options: argparse.Namespace) -> None:
-    """Watch until standard input ends, and print the worst seconds."""
-    over = threading.Event()
+    """Watch from a line on standard input until that ends, and print the worst seconds."""
+    begun, over = threading.Event(), threading.Event()
     kinds = {"health": answers_of_health, "stream": pauses_of_a_stream}
     seconds = kinds[options.observe](options)
     next(seconds)
     print("watching", flush=True)
 
     def wait() -> None:
+        sys.stdin.readline()
+        begun.set()
         sys.stdin.read()
         over.set()
 
     threading.Thread(target=wait, daemon=True).start()
     worst = 0.0
     for took in seconds:
-        worst = max(worst, took)
+        if begun.is_set():
+            worst = max(worst, took)
         if over.is_set():
             break
     print(worst, flush=True)

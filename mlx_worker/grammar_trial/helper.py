@@ -1,4 +1,4 @@
-"""The process in which costly grammars are tried: `python -m mlx_worker.engine.compile_helper`.
+"""The process in which costly grammars are tried: `python -m mlx_worker.grammar_trial.helper`.
 
 Reads one JSON line with the vocabulary, then a line a trial, and writes a line a verdict. It ends
 with its pipe. A trial that takes more than its processor time ends it: the interval timer's signal
@@ -19,7 +19,7 @@ lower_priority()
 import msgspec  # noqa: E402
 from llguidance import LLTokenizer  # noqa: E402
 
-from mlx_worker.engine.compile_trial import Trial, Verdict, Vocabulary, tried  # noqa: E402
+from mlx_worker.grammar_trial.trial import Trial, Verdict, Vocabulary, tried  # noqa: E402
 
 
 def main() -> None:
