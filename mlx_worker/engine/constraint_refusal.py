@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from mlx_worker.engine.compile_trial import NOTHING_FITS
 from mlx_worker.errors import ConstraintFailed, ConstraintTooCostly, InvalidRequest
+from mlx_worker.grammar_trial.trial import NOTHING_FITS
 
 LONGEST: Final = 1000
 """Characters of llguidance's words that are passed on: some quote a regex made of one bound."""

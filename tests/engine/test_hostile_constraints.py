@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from mlx_worker.engine.compile_trial import PLAIN_ITEMS, Trial, Verdict
 from mlx_worker.engine.compile_trials import Trials
 from mlx_worker.engine.endless_schema import is_endless, without_endless_parts
 from mlx_worker.engine.schema_bounds import LOWEST, within_reach
 from mlx_worker.errors import ConstraintFailed, ConstraintTooCostly, InvalidRequest, Unavailable
+from mlx_worker.grammar_trial.trial import PLAIN_ITEMS, Trial, Verdict
 from mlx_worker.limits import ALTERNATIVES, CHOICES, CONSTRAINT_BYTES, PATTERNS
 from mlx_worker.wire import messages as m
 from tests.bound import Bench, asked, schema

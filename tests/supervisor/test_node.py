@@ -495,7 +495,7 @@ async def test_hurry_cuts_what_still_runs_on_every_child(pace: Fifo) -> None:
         await eventually(lambda: draining(node))
         node.hurry()
         for generation in generations:
-            with pytest.raises(ChildLost):
+            with pytest.raises(NodeDraining):
                 await text_of(generation)
         await soon(stopping)
 
@@ -508,7 +508,7 @@ async def test_hurry_right_after_stop_is_not_lost(pace: Fifo) -> None:
         stopping = asyncio.create_task(node.stop())
         await asyncio.sleep(0)
         node.hurry()
-        with pytest.raises(ChildLost):
+        with pytest.raises(NodeDraining):
             await text_of(generation)
         await soon(stopping)
 
