@@ -18,6 +18,7 @@ from mlx_worker.api.fields import (
     Samplers,
     Stop,
     Word,
+    ends_of,
     first_given,
     no_defaults,
     refuse_unsayable,
@@ -28,6 +29,7 @@ from mlx_worker.api.fields import (
     stop_words,
     template_kwargs,
 )
+from mlx_worker.api.other_servers import refuse_foreign
 from mlx_worker.api.shapes import constraint_of, formatted, must_call
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES
@@ -74,11 +76,18 @@ class NamedSchema(msgspec.Struct, frozen=True):
     description: str | None = None
 
 
-class ResponseFormat(msgspec.Struct, frozen=True):
-    """The shape of the answer."""
+class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The shape of the answer.
+
+    llama.cpp and Together put the schema beside the type; the last three fields are then there too.
+    """
 
     type: Word
     json_schema: NamedSchema | None = None
+    schema: dict[str, Any] | None = None
+    name: str | None = None
+    strict: bool | None = None
+    description: str | None = None
 
 
 class ChosenFunction(msgspec.Struct, frozen=True):
@@ -145,6 +154,7 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
     `defaults_of` tells what the model of that name means where the request says nothing.
     """
     asked = decode(body, ChatBody)
+    refuse_foreign(body, "chat", ChatBody)
     defaults = defaults_of(asked.model)
     _refuse(asked)
     seed = seed_of(asked, defaults)
@@ -158,7 +168,8 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
         logprobs=_logprobs(asked),
         tools=tools,
         one_call=asked.parallel_tool_calls is False or isinstance(asked.tool_choice, dict),
-        constraint=constraint_of(asked, _forced(asked), _shape(asked.response_format)),
+        constraint=constraint_of(asked, _forced(asked), response_shape(asked.response_format)),
+        ends=ends_of(asked),
     )
     return Call(
         model=asked.model,
@@ -212,11 +223,17 @@ def _forced(asked: ChatBody) -> m.Call | None:
     return must_call(names, "tool_choice", only)
 
 
-def _shape(asked: ResponseFormat | None) -> m.JsonSchema | None:
+def response_shape(asked: ResponseFormat | None) -> m.JsonSchema | None:
+    """Return the shape that `response_format` asks for. Raises InvalidRequest."""
     if asked is None:
         return None
     schema = asked.json_schema.schema if asked.json_schema else None
-    return formatted(asked.type, schema, "response_format", "response_format.json_schema.schema")
+    at = "response_format.json_schema.schema"
+    if asked.schema is not None:
+        if schema is not None:
+            raise InvalidRequest(f"response_format.schema: {at} is given too", param=at)
+        schema, at = asked.schema, "response_format.schema"
+    return formatted(asked.type, schema, "response_format", at)
 
 
 def _logprobs(asked: ChatBody) -> int | None:

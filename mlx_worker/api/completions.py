@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Self
 import msgspec
 from msgspec.structs import replace
 
-from mlx_worker.api.chat import StreamOptions
+from mlx_worker.api.chat import ResponseFormat, StreamOptions, response_shape
 from mlx_worker.api.dialect import Call, Places, decode
 from mlx_worker.api.fields import (
     ModelName,
     Samplers,
     Stop,
+    ends_of,
     first_given,
     no_defaults,
     refuse_unsupported,
@@ -25,6 +26,7 @@ from mlx_worker.api.fields import (
     seed_of,
     stop_words,
 )
+from mlx_worker.api.other_servers import refuse_foreign
 from mlx_worker.api.packing import packed, packed_chat
 from mlx_worker.api.shapes import constraint_of
 from mlx_worker.errors import InvalidRequest
@@ -62,6 +64,7 @@ class CompletionBody(Samplers, frozen=True, kw_only=True):
     suffix: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
     user: str | None = None
 
 
@@ -95,6 +98,7 @@ def parse(
     The choices are counted before anything is made for one of them.
     """
     asked = decode(body, CompletionBody)
+    refuse_foreign(body, "completions", CompletionBody)
     defaults = defaults_of(asked.model)
     n = asked.n or 1
     places_of(asked.model).check(n * _count(asked), "n" if n > 1 else "prompt")
@@ -107,7 +111,8 @@ def parse(
         max_tokens=first_given(asked.max_tokens, defaults.max_tokens, MAX_TOKENS),
         stop=stop_words(asked.stop),
         logprobs=asked.logprobs,
-        constraint=constraint_of(asked, None),
+        constraint=constraint_of(asked, None, response_shape(asked.response_format)),
+        ends=ends_of(asked),
     )
     chats = [replace(shared, prompt=prompt) for prompt in prompts]
     return CompletionCall(
@@ -128,6 +133,7 @@ def _refuse(asked: CompletionBody) -> None:
             "best_of": asked.best_of not in (None, asked.n or 1),
             "echo with logprobs": bool(asked.echo) and asked.logprobs is not None,
             "chat_template_kwargs": bool(asked.chat_template_kwargs),
+            "enable_thinking": asked.enable_thinking is not None,
         }
     )
 

@@ -15,6 +15,7 @@ from mlx_worker.api.fields import (
     ModelName,
     Samplers,
     Word,
+    ends_of,
     first_given,
     no_defaults,
     refuse_unsayable,
@@ -25,6 +26,7 @@ from mlx_worker.api.fields import (
     stop_words,
     template_kwargs,
 )
+from mlx_worker.api.other_servers import refuse_foreign
 from mlx_worker.api.shapes import constraint_of, fitting, must_call
 from mlx_worker.api.turns import Turns
 from mlx_worker.errors import UnsupportedField
@@ -130,6 +132,7 @@ class MessagesBody(Samplers, frozen=True, kw_only=True):
 def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaults) -> Call:
     """A request body as a call. Raises InvalidRequest, which names the field."""
     asked = decode(body, MessagesBody)
+    refuse_foreign(body, "messages", MessagesBody)
     if asked.messages[-1].role == "assistant":
         last = f"messages[{len(asked.messages) - 1}]"
         raise UnsupportedField(
@@ -172,6 +175,7 @@ def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> ChatRequest:
         tools=[] if choice.type == "none" else [_as_function(tool) for tool in tools],
         one_call=choice.disable_parallel_tool_use is True or choice.type == "tool",
         constraint=constraint_of(asked, _forced(asked, choice), _shape(asked)),
+        ends=ends_of(asked),
     )
 
 

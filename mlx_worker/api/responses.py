@@ -17,6 +17,7 @@ from mlx_worker.api.fields import (
     ModelName,
     Samplers,
     Word,
+    ends_of,
     first_given,
     no_defaults,
     refuse_unsayable,
@@ -26,6 +27,7 @@ from mlx_worker.api.fields import (
     seed_of,
     template_kwargs,
 )
+from mlx_worker.api.other_servers import refuse_foreign
 from mlx_worker.api.packing import packed_chat
 from mlx_worker.api.shapes import constraint_of, formatted, must_call
 from mlx_worker.api.turns import Turns
@@ -152,6 +154,7 @@ def parse(
     `summaries`: a request that asks for no summary of reasoning gets one too, beside the text.
     """
     asked = decode(body, ResponsesBody)
+    refuse_foreign(body, "responses", ResponsesBody)
     defaults = defaults_of(asked.model)
     _refuse(asked)
     turns = _turns(asked)
@@ -168,6 +171,7 @@ def parse(
         tools=[] if asked.tool_choice == "none" else [_nested(tool) for tool in tools],
         one_call=asked.parallel_tool_calls is False or isinstance(asked.tool_choice, dict),
         constraint=constraint_of(asked, _forced(asked), _shape(asked.text)),
+        ends=ends_of(asked),
     )
     return ResponsesCall(
         model=asked.model,

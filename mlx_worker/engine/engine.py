@@ -17,6 +17,12 @@ import mlx.core as mx
 
 from mlx_worker.engine.batch import Batch
 from mlx_worker.engine.batching import is_cuttable, unbatched_because
+from mlx_worker.engine.ending import (
+    check_stop_tokens,
+    ending_tokens,
+    length_processors,
+    stop_sequences,
+)
 from mlx_worker.engine.guard import computing
 from mlx_worker.engine.logprobs import read_logprobs
 from mlx_worker.engine.markers import Markers
@@ -99,7 +105,6 @@ class Engine:
             model,
             on_read=self._pace.took,
             on_encoded=on_encoded,
-            stop_tokens=[[token] for token in tokenizer.eos_token_ids],
             completion_batch_size=rows,
             # Those that have read all but the last token still count with mlx_lm's readers.
             prefill_batch_size=min(2 * READERS, rows),
@@ -154,6 +159,8 @@ class Engine:
         said = replay or []
         room = self._room(prompt, request.max_tokens)
         self._check_bias(request.sampling.logit_bias)
+        check_stop_tokens(request.ends, self._vocabulary)
+        eos = self._tokenizer.eos_token_ids
         text = TextStream(self._markers, request, prompt.state, prompt.tokens)
         sequence = Sequence(
             id_,
@@ -173,18 +180,22 @@ class Engine:
                 constraint=constraint,
             ),
             constraint=constraint,
+            ends=ending_tokens(request.ends, eos),
         )
         if said and (end := self._replay(sequence, text, said)) is not None:
             return end
         with computing():
-            sequence.processors = make_processors(request.sampling)
+            sequence.processors = [
+                *make_processors(request.sampling),
+                *length_processors(request.ends, eos, len(prompt.tokens)),
+            ]
             started = self._take_in(sequence)
         assert started is None or isinstance(started, m.Started)
         return started
 
     def _replay(self, sequence: Sequence, text: TextStream, said: list[int]) -> m.Done | None:
         """Bring the text to where it was. Done: it had come to its end, unheard."""
-        ended = said[-1] in self._tokenizer.eos_token_ids
+        ended = said[-1] in sequence.ends
         for token in said[: len(said) - ended]:
             text.add(token)
         if sequence.constraint is not None:
@@ -355,6 +366,7 @@ class Engine:
             all_tokens=[tokens[:cached]],
             samplers=[sequence.draw],
             logits_processors=[sequence.processors],
+            stop_sequences=[stop_sequences(sequence.ends)],
         )
         sequence.cached = sequence.read = cached
         self._by_uid[sequence.uid] = sequence

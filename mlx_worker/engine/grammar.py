@@ -14,6 +14,7 @@ from llguidance import LLMatcher
 
 from mlx_worker.call_schemas import arguments_of
 from mlx_worker.engine.call_grammar import forced_calls, free_calls
+from mlx_worker.engine.gbnf import as_lark
 from mlx_worker.engine.markers import REASONING, has_thought
 from mlx_worker.errors import UnsupportedField
 from mlx_worker.wire import messages as m
@@ -35,7 +36,10 @@ it, a special token for what is spelled like one: then neither text nor token wo
 
 
 def content_grammar(shape: ContentShape) -> str:
-    """The grammar of the content alone, as llguidance takes it; not checked."""
+    """The grammar of the content alone, as llguidance takes it; not checked.
+
+    Raises InvalidRequest for a grammar in another notation that cannot be converted.
+    """
     match shape:
         case m.JsonSchema():
             return of_schema(json.loads(shape.schema))
@@ -43,7 +47,7 @@ def content_grammar(shape: ContentShape) -> str:
             return LLMatcher.grammar_from_regex(shape.pattern)
         case m.Lark():
             # As JSON, or a text that looks like a list of grammars would be taken for one.
-            return json.dumps({"grammars": [{"lark_grammar": shape.grammar}]})
+            return json.dumps({"grammars": [{"lark_grammar": as_lark(shape.grammar, shape.field)}]})
 
 
 def of_schema(schema: Schema) -> str:

@@ -23,8 +23,9 @@ class Sequence:
 
     `text` None: nothing is generated, the head is to be warmed. At most `max_tokens` come after its
     admission; `bounded` where its client said how many, else that is all its context leaves.
-    `replayed` at the end of `prompt.tokens` were said before by a former child, and count in
-    `produced`. `leader` is an earlier sequence whose reading will spare this one `shared` tokens.
+    The tokens in `ends` end it. `replayed` at the end of `prompt.tokens` were said before by a
+    former child, and count in `produced`. `leader` is an earlier sequence whose reading will spare
+    this one `shared` tokens.
     """
 
     id: int
@@ -37,6 +38,7 @@ class Sequence:
     replayed: int = 0
     draw: Draw | None = None
     constraint: Constraint | None = None
+    ends: frozenset[int] = frozenset()
     processors: list[Any] = field(default_factory=list)
     uid: int = WAITING
     cached: int = 0

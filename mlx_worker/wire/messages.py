@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 8
+PROTOCOL = 9
 """Raised whenever a message changes; a child of another version is refused at hello."""
 
 
@@ -80,6 +80,18 @@ class Call(Part, frozen=True, array_like=True, tag="call"):
 Constraint = JsonSchema | Regex | Lark | Call
 
 
+class Ends(Part, frozen=True, array_like=True):
+    """Which tokens end an answer, beside its limit and its stop strings.
+
+    `ignore_eos`: the model's own ends do not. The tokens in `stop_token_ids` do. Before the answer
+    has `min_tokens` tokens, none of these is said, and no stop string is looked for.
+    """
+
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    stop_token_ids: list[int] = []
+
+
 class ChatRequest(Part, frozen=True, array_like=True):
     """One generation, in no dialect. `max_tokens` None: whatever the context leaves.
 
@@ -101,6 +113,7 @@ class ChatRequest(Part, frozen=True, array_like=True):
     one_call: bool = False
     prompt: str | list[int] | None = None
     constraint: Constraint | None = None
+    ends: Ends = Ends()
 
 
 # --- front → child ------------------------------------------------------------------------
