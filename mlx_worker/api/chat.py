@@ -14,6 +14,7 @@ import msgspec
 
 from mlx_worker.api.dialect import Call, decode, fitted
 from mlx_worker.api.fields import (
+    Alternatives,
     ModelName,
     Samplers,
     Stop,
@@ -25,6 +26,7 @@ from mlx_worker.api.fields import (
     refuse_unsupported,
     required,
     sampling,
+    scoring_of,
     seed_of,
     stop_words,
     template_kwargs,
@@ -128,7 +130,8 @@ class ChatBody(Samplers, frozen=True, kw_only=True):
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
     stop: Stop | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    top_logprobs: Alternatives | None = None
+    prompt_logprobs: Alternatives | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     tools: list[dict[str, Any]] | None = None
@@ -170,6 +173,7 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
         one_call=asked.parallel_tool_calls is False or isinstance(asked.tool_choice, dict),
         constraint=constraint_of(asked, _forced(asked), response_shape(asked.response_format)),
         ends=ends_of(asked),
+        prompt_scoring=scoring_of(asked.prompt_logprobs, None, stream=bool(asked.stream)),
     )
     return Call(
         model=asked.model,

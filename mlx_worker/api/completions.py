@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from mlx_worker.api.chat import ResponseFormat, StreamOptions, response_shape
 from mlx_worker.api.dialect import Call, Places, decode
 from mlx_worker.api.fields import (
+    Alternatives,
     ModelName,
     Samplers,
     Stop,
@@ -23,6 +24,7 @@ from mlx_worker.api.fields import (
     no_defaults,
     refuse_unsupported,
     sampling,
+    scoring_of,
     seed_of,
     stop_words,
 )
@@ -30,7 +32,7 @@ from mlx_worker.api.other_servers import refuse_foreign
 from mlx_worker.api.packing import packed, packed_chat
 from mlx_worker.api.shapes import constraint_of
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.sampler_types import TokenId, Tokens
+from mlx_worker.sampler_types import TokenId
 from mlx_worker.wire.messages import ChatRequest
 
 if TYPE_CHECKING:
@@ -55,11 +57,12 @@ class CompletionBody(Samplers, frozen=True, kw_only=True):
         ]
     )
     model: ModelName | None = None
-    max_tokens: Tokens | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
     best_of: int | None = None
     stop: Stop | None = None
-    logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    logprobs: Alternatives | None = None
+    prompt_logprobs: Alternatives | None = None
     echo: bool | None = None
     suffix: str | None = None
     stream: bool | None = None
@@ -113,6 +116,11 @@ def parse(
         logprobs=asked.logprobs,
         constraint=constraint_of(asked, None, response_shape(asked.response_format)),
         ends=ends_of(asked),
+        prompt_scoring=scoring_of(
+            asked.prompt_logprobs,
+            asked.logprobs if asked.echo else None,
+            stream=bool(asked.stream),
+        ),
     )
     chats = [replace(shared, prompt=prompt) for prompt in prompts]
     return CompletionCall(
@@ -131,7 +139,6 @@ def _refuse(asked: CompletionBody) -> None:
         {
             "suffix": bool(asked.suffix),
             "best_of": asked.best_of not in (None, asked.n or 1),
-            "echo with logprobs": bool(asked.echo) and asked.logprobs is not None,
             "chat_template_kwargs": bool(asked.chat_template_kwargs),
             "enable_thinking": asked.enable_thinking is not None,
         }

@@ -26,7 +26,7 @@ from mlx_worker.sampler_types import (
     TopP,
     Unit,
 )
-from mlx_worker.wire.messages import Ends, Sampling
+from mlx_worker.wire.messages import Ends, PromptScoring, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +54,9 @@ Schema = dict[str, Any] | str
 """A JSON schema, or the text of one."""
 
 StopTokens = Annotated[list[TokenId], msgspec.Meta(max_length=1000)]
+
+Alternatives = Annotated[int, msgspec.Meta(ge=0, le=20)]
+"""Of a token, told with it."""
 
 LeastTokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
 
@@ -141,6 +144,22 @@ def sampling(asked: Samplers, defaults: Defaults, seed: int) -> Sampling:
 def ends_of(asked: Samplers) -> Ends:
     """Return which tokens end the answer."""
     return Ends(bool(asked.ignore_eos), asked.min_tokens or 0, asked.stop_token_ids or [])
+
+
+def scoring_of(
+    prompt_logprobs: int | None, echoed: int | None, *, stream: bool
+) -> PromptScoring | None:
+    """Return how the prompt's own tokens are scored. Raises InvalidRequest.
+
+    A stream has no place for vLLM's form, and vLLM refuses it there too.
+    """
+    if prompt_logprobs is not None and stream:
+        raise InvalidRequest(
+            "prompt_logprobs: told only where the answer is not streamed", param="prompt_logprobs"
+        )
+    if prompt_logprobs is None and echoed is None:
+        return None
+    return PromptScoring(echoed, prompt_logprobs)
 
 
 def template_kwargs(asked: Samplers, effort: str | None) -> dict[str, Any]:

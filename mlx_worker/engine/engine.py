@@ -28,6 +28,7 @@ from mlx_worker.engine.logprobs import read_logprobs
 from mlx_worker.engine.markers import Markers
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.prompt_cache import MAX_BYTES, Kind, PromptCache
+from mlx_worker.engine.prompt_scores import PromptScorer, check_scoring, most_scored
 from mlx_worker.engine.sampling import Draw, make_processors
 from mlx_worker.engine.schedule import (
     LARGEST_CHUNK,
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 
 UNKNOWN_COST = m.KvCost()
 Begun = m.Started | m.Warmed | m.Failed
-Said = Begun | m.Prefill | m.Step | m.Done
+Said = Begun | m.Prefill | m.PromptScores | m.Step | m.Done
 
 
 def _ignore() -> None:
@@ -160,7 +161,9 @@ class Engine:
         room = self._room(prompt, request.max_tokens)
         self._check_bias(request.sampling.logit_bias)
         check_stop_tokens(request.ends, self._vocabulary)
+        check_scoring(request.prompt_scoring, len(prompt.tokens))
         eos = self._tokenizer.eos_token_ids
+        scorer = self._scorer(request, prompt)
         text = TextStream(self._markers, request, prompt.state, prompt.tokens)
         sequence = Sequence(
             id_,
@@ -178,7 +181,9 @@ class Engine:
                 len(said),
                 reports=request.logprobs is not None,
                 constraint=constraint,
+                scorer=scorer,
             ),
+            scorer=scorer,
             constraint=constraint,
             ends=ending_tokens(request.ends, eos),
         )
@@ -274,15 +279,18 @@ class Engine:
         if not readers:
             return self._batch.next()  # type: ignore[no-any-return]
         decoding = len(self._by_uid) > len(readers)
-        self._batch.prefill_step_size = self._pace.chunk(readers, decoding=decoding)
+        most = LARGEST_CHUNK
+        if any(it.scorer is not None for it in readers):
+            most = most_scored(self._vocabulary, len(readers))
+        self._batch.prefill_step_size = self._pace.chunk(readers, decoding=decoding, most=most)
         return self._batch.next()  # type: ignore[no-any-return]
 
     def _room(self, prompt: Prompt, max_tokens: int | None) -> int:
-        if max_tokens is not None and max_tokens < 1:
-            raise InvalidRequest(f"max_tokens: {max_tokens} is less than 1", param="max_tokens")
+        if max_tokens is not None and max_tokens < 0:
+            raise InvalidRequest(f"max_tokens: {max_tokens} is less than 0", param="max_tokens")
         used = len(prompt.tokens)
         left = self.context_length - used
-        if left < 1 or (max_tokens is not None and max_tokens > left):
+        if left < (max_tokens != 0) or (max_tokens is not None and max_tokens > left):
             asked = "an answer" if max_tokens is None else f"{max_tokens} more"
             raise ContextLengthExceeded(
                 f"the prompt has {used} tokens and asks for {asked}; "
@@ -309,7 +317,8 @@ class Engine:
                 f"this model has {in_words(self._kv_bytes or 0)} for it",
                 param="max_tokens" if sequence.bounded else "messages",
             )
-        follow(sequence, self._by_id.values(), any_length=self._cuttable)
+        if sequence.scorer is None:  # what another has read tells nothing of this one's tokens
+            follow(sequence, self._by_id.values(), any_length=self._cuttable)
         self._by_id[sequence.id] = sequence
         self._waiting.append(sequence)
         if len(self._waiting) > 1:
@@ -347,8 +356,7 @@ class Engine:
         """Into the batch. None: a prompt to be warmed, whose only word is its last."""
         self._keep_what_was_read_for(sequence)
         tokens = sequence.prompt.tokens
-        with mx.stream(self._batch.stream):
-            kv, cached = self.cache.fetch(tokens, least_fetched(sequence.prompt.head))
+        kv, cached = self._resident(sequence)
         if kv is not None and sequence.text is None and cached == sequence.prompt.head:
             # To be warmed, and resident already: there is nothing to read.
             self._forget(sequence)
@@ -361,7 +369,7 @@ class Engine:
         ends = [cached, *sequence.cuts, len(tokens)]
         (sequence.uid,) = self._batch.insert_segments(
             [[tokens[begin:end] for begin, end in pairwise(ends)]],
-            [sequence.max_tokens],
+            [max(1, sequence.max_tokens)],  # mlx_lm knows no row that says nothing
             caches=[kv],
             all_tokens=[tokens[:cached]],
             samplers=[sequence.draw],
@@ -373,6 +381,18 @@ class Engine:
         if sequence.text is None:
             return None
         return self._started(sequence)
+
+    def _resident(self, sequence: Sequence) -> tuple[list[Any] | None, int]:
+        """Return the KV of what need not be read; of a prompt that is scored, all has to be."""
+        if sequence.scorer is not None:
+            return None, 0
+        with mx.stream(self._batch.stream):
+            head = least_fetched(sequence.prompt.head)
+            return self.cache.fetch(sequence.prompt.tokens, head)
+
+    def _scorer(self, request: m.ChatRequest, prompt: Prompt) -> PromptScorer | None:
+        scoring = request.prompt_scoring
+        return None if scoring is None else PromptScorer(self._markers, scoring, prompt)
 
     def _started(self, sequence: Sequence) -> m.Started:
         prompt, asked = sequence.prompt, len(sequence.prompt.tokens) - sequence.replayed
@@ -402,9 +422,15 @@ class Engine:
                 kv, tokens = self._extract(sequence)
                 self._remove(sequence, keep=False)
                 said.append(self._store_warm(sequence.id, sequence.prompt, tokens, kv))
-        elif response.end_of_prompt:
+            return said
+        if sequence.scorer is not None:
+            said.append(sequence.scorer.told(sequence.id, is_last=response.end_of_prompt))
+        if response.end_of_prompt:
             self.prefilled_tokens += total
             self.cache.used(sequence.prompt.head, sequence.prompt.system)
+            if sequence.max_tokens == 0:
+                self._remove(sequence, keep=True)
+                said.append(_done(sequence, sequence.text, "length"))
         elif cut:
             self._keep_segment(sequence)
         return said

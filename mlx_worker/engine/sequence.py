@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlx_worker.engine.constraint import Constraint
     from mlx_worker.engine.prompt import Prompt
+    from mlx_worker.engine.prompt_scores import PromptScorer
     from mlx_worker.engine.sampling import Draw
     from mlx_worker.engine.text import TextStream
 
@@ -37,6 +38,7 @@ class Sequence:
     in_session: bool = False
     replayed: int = 0
     draw: Draw | None = None
+    scorer: PromptScorer | None = None
     constraint: Constraint | None = None
     ends: frozenset[int] = frozenset()
     processors: list[Any] = field(default_factory=list)

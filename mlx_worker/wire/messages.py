@@ -92,6 +92,22 @@ class Ends(Part, frozen=True, array_like=True):
     stop_token_ids: list[int] = []
 
 
+class PromptScoring(Part, frozen=True, array_like=True):
+    """How the log-probabilities of a prompt's own tokens are told: with how many alternatives each.
+
+    `echoed`: in the lists of a completion that repeats its prompt. `listed`: as vLLM's
+    `prompt_logprobs`. None: not in that form.
+    """
+
+    echoed: int | None = None
+    listed: int | None = None
+
+    @property
+    def alternatives(self) -> int:
+        """The most alternatives that either form tells."""
+        return max(self.echoed or 0, self.listed or 0)
+
+
 class ChatRequest(Part, frozen=True, array_like=True):
     """One generation, in no dialect. `max_tokens` None: whatever the context leaves.
 
@@ -114,6 +130,7 @@ class ChatRequest(Part, frozen=True, array_like=True):
     prompt: str | list[int] | None = None
     constraint: Constraint | None = None
     ends: Ends = Ends()
+    prompt_scoring: PromptScoring | None = None
 
 
 # --- front → child ------------------------------------------------------------------------
@@ -291,6 +308,19 @@ class Prefill(Message, frozen=True):
     id: int
     done: int
     total: int
+
+
+class PromptScores(Message, frozen=True):
+    """Log-probabilities of the next tokens of a prompt, as JSON that the front passes on unread.
+
+    `echoed` are the lists of a completion's logprobs, in the order of `LOGPROB_LISTS`; `listed` is
+    vLLM's list. Each is a stretch of a list, without brackets; with `is_last` the lists are whole.
+    """
+
+    id: int
+    echoed: list[bytes]
+    listed: bytes
+    is_last: bool
 
 
 class Choice(Part, frozen=True, array_like=True):
@@ -481,6 +511,7 @@ FromChild = (
     | LoadFailed
     | Started
     | Prefill
+    | PromptScores
     | Step
     | Done
     | Warmed
