@@ -60,9 +60,9 @@ def test_a_foreign_field_that_asks_for_something_is_refused_by_name(dialect: Dia
 @pytest.mark.parametrize("dialect", ALL)
 def test_a_foreign_field_that_asks_for_nothing_changes_nothing(dialect: Dialect) -> None:
     plain = parse(dialect, seed=1)
-    value: Any
     for field in refused_in(dialect, OWN[dialect]):
-        for value in (None, *field.neutral):
+        neutral: list[Any] = [None, *field.neutral]
+        for value in neutral:
             assert parse(dialect, seed=1, **{field.name: value}) == plain
 
 
