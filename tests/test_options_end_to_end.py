@@ -152,7 +152,7 @@ def test_ends_are_ignored_or_put_off_in_every_dialect(
 @pytest.mark.parametrize(
     ("fields", "answers"),
     [
-        ({"guided_json": SCHEMA}, ('{"ok":true}', '{"ok":false}', '{"ok": true}', '{"ok": false}')),
+        ({"guided_json": SCHEMA}, ('{"ok":true}', '{"ok":false}')),
         ({"guided_regex": "(yes|no)!"}, ("yes!", "no!")),
         ({"guided_choice": ["the fox", "a barn"]}, ("the fox", "a barn")),
         ({"guided_grammar": 'root ::= "yes" | "no"'}, ("yes", "no")),
@@ -163,9 +163,10 @@ def test_ends_are_ignored_or_put_off_in_every_dialect(
 def test_shapes_by_other_names_are_kept_in_every_dialect(
     node: RunningNode, dialect: Dialect, fields: dict[str, Any], answers: tuple[str, ...]
 ) -> None:
-    answer = node.ask(dialect.path, dialect.body(TEXT, **{dialect.limit: 60}, **fields))
+    answer = node.ask(dialect.path, dialect.body(TEXT, **{dialect.limit: 200}, **fields))
     assert answer.status == 200, answer.body
-    assert dialect.whole(answer.json).text in answers
+    text = dialect.whole(answer.json).text
+    assert text in answers or "".join(text.split()) in answers
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=repr)
