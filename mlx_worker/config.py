@@ -26,12 +26,12 @@ from mlx_worker.config_checks import check_environment, check_template_arguments
 from mlx_worker.config_paths import expand_user, expand_variables
 from mlx_worker.errors import ConfigError
 from mlx_worker.sampler_types import (
+    DefaultTokens,
     Penalty,
     RepetitionPenalty,
     Seed,
     StopWord,
     Temperature,
-    Tokens,
     TopK,
     TopP,
     Unit,
@@ -155,7 +155,7 @@ class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     seed: Seed | None = None
-    max_tokens: Tokens | None = None
+    max_tokens: DefaultTokens | None = None
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

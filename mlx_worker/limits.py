@@ -37,6 +37,9 @@ TEMPLATE_VALUES: Final = 20_000
 TOOL_VALUES: Final = 200_000
 """Values, at any depth, in `tools`."""
 
+RENAMED_TOOLS: Final = 4096
+"""Custom tools, and tools of namespaces: the front keeps their names until the answer ends."""
+
 CALL_VALUES: Final = 200_000
 """Values, at any depth, in the calls of earlier turns."""
 

@@ -34,9 +34,15 @@ class PlannedModel:
     @property
     def context_length(self) -> int | None:
         """Tokens, by the configuration and the folder; None where neither says."""
-        of_folder = self.folder.context_length if self.folder else None
-        limits = (self.config.context_length, of_folder)
-        return min((limit for limit in limits if limit is not None), default=None)
+        configured = self.config.context_length
+        return self.folder.context_with(configured) if self.folder else configured
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What deserves a look in the folder, or beside the configuration; () for nothing."""
+        if self.folder is None:
+            return ()
+        return self.folder.all_warnings(self.config.context_length)
 
     @property
     def chat_template(self) -> str | None:

@@ -19,8 +19,8 @@ from mlx_worker.api.fields import (
     ModelName,
     Samplers,
     Stop,
+    answer_tokens,
     ends_of,
-    first_given,
     no_defaults,
     refuse_unsupported,
     sampling,
@@ -57,7 +57,7 @@ class CompletionBody(Samplers, frozen=True, kw_only=True):
         ]
     )
     model: ModelName | None = None
-    max_tokens: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
     best_of: int | None = None
     stop: Stop | None = None
@@ -71,7 +71,7 @@ class CompletionBody(Samplers, frozen=True, kw_only=True):
     user: str | None = None
 
 
-class CompletionCall(Call, frozen=True):
+class CompletionCall(Call, frozen=True, kw_only=True):
     """A call of one prompt or several. `echoed` are those that each answer begins with."""
 
     echoed: list[Prompt]
@@ -111,7 +111,7 @@ def parse(
     shared = ChatRequest(
         messages=[],
         sampling=sampling(asked, defaults, seed),
-        max_tokens=first_given(asked.max_tokens, defaults.max_tokens, MAX_TOKENS),
+        max_tokens=answer_tokens(asked.max_tokens, defaults.max_tokens, MAX_TOKENS),
         stop=stop_words(asked.stop),
         logprobs=asked.logprobs,
         constraint=constraint_of(asked, None, response_shape(asked.response_format)),

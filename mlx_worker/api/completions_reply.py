@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlx_worker.api.chat_reply import usage_of
+from mlx_worker.api.chat_reply import NO_USAGE, usage_of
 from mlx_worker.api.dialect import COMMENT
 from mlx_worker.api.error_bodies import openai_error
 from mlx_worker.api.packing import joined_list
@@ -46,6 +46,7 @@ class CompletionReply:
         }
         self._seed = call.seed
         self._include_usage = call.include_usage
+        self._no_usage: dict[str, Any] = NO_USAGE if call.include_usage else {}
         self._echoes = [text for text in echoes for _ in range(call.n)] or [""] * call.wide
         self._offsets = [Offsets(len(text)) for text in self._echoes]
         scoring = call.chats[0].prompt_scoring
@@ -97,7 +98,8 @@ class CompletionReply:
         return _merged(scores, logprob_lists(piece.logprobs, self._offsets[choice]))
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return b"data: " + msgspec.json.encode(self._head | {"choices": choices} | more) + b"\n\n"
+        body = self._head | {"choices": choices} | self._no_usage | more
+        return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
 def _choice(

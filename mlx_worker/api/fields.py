@@ -7,7 +7,7 @@ own arguments) as mlx_lm.server names them; every dialect of this node takes all
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ from mlx_worker.config import Defaults
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import check_depth, check_values
 from mlx_worker.sampler_types import (
+    MOST_TOKENS,
     SEED_MASK,
     Bias,
     Penalty,
@@ -43,6 +44,9 @@ ModelName = Annotated[str, msgspec.Meta(max_length=1000)]
 """Every event of a stream repeats the name."""
 
 Language = Annotated[str, msgspec.Meta(min_length=1, max_length=100_000)]
+
+Verbosity = Literal["low", "medium", "high"]
+"""How long an answer is to be. No template has a place for it, so that it changes no answer."""
 
 _MADE_SEED_BITS = 53
 """A seed made here is told to the caller: as many bits as every reader of JSON keeps."""
@@ -199,6 +203,15 @@ def required(value: T | None, field: str) -> T:
 def first_given(*values: T | None) -> T | None:
     """The first that is not None."""
     return next((value for value in values if value is not None), None)
+
+
+def answer_tokens(*given: int | None) -> int | None:
+    """Return the first limit on the answer's tokens that is given; None: no limit is.
+
+    The model's process cuts a limit to the room that the prompt leaves.
+    """
+    asked = first_given(*given)
+    return None if asked is None else min(asked, MOST_TOKENS)
 
 
 def refuse_unsupported(asked: Mapping[str, bool]) -> None:

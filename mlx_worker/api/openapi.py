@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 DOCUMENTED: web.AppKey[tuple[Route, ...]] = web.AppKey("documented", tuple)
 
 _ABOUT = """\
-Any run of `/v1` in front of a path is ignored, none included. Fields that are not named here are
-tolerated; a known one that this node cannot honour is a 400 with its name. What is at no path is a
-404 (`no_such_path`), a method that is not at a path a 405 (`wrong_method`, with `Allow`), what is
-no HTTP a 400 (`not_http`), a connection too many a 503 (`too_many_connections`, with `Retry-After`;
-not for health). Where the node has keys, all but `/health/live` and `/health/ready` asks for
-one; not from an address in `server.trusted`, for models, health, cache, warming and generation."""
+Any run of `/v1` in front of a path is ignored, none included, and so are slashes doubled there or
+put at the end. HEAD is answered wherever GET is, by the same headers without a body. Fields that
+are not named here are tolerated; a known one that this node cannot honour is a 400 with its name.
+What is at no path is a 404 (`no_such_path`), a method that is not at a path a 405 (`wrong_method`,
+with `Allow`), what is no HTTP a 400 (`not_http`), one connection too many a
+503 (`too_many_connections`, with `Retry-After`; not for health). Where the node has keys, all but
+`/health/live` and `/health/ready` asks for one; not from an address in `server.trusted`, for
+models, health, cache, warming and generation."""
 
 _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -75,7 +77,8 @@ class _Document:
     def whole(self) -> dict[str, Any]:
         paths: dict[str, dict[str, Any]] = {}
         for route in self._routes:
-            paths.setdefault(_path(route), {})[route.method.lower()] = self._operation(route)
+            for method in route.methods:
+                paths.setdefault(_path(route), {})[method.lower()] = self._operation(route, method)
         return {
             "openapi": "3.1.0",
             "info": {"title": "mlx-worker", "version": __version__, "description": _ABOUT},
@@ -85,12 +88,16 @@ class _Document:
             "security": [{}, *({name: list[str]()} for name in _SECURITY)],
         }
 
-    def _operation(self, route: Route) -> dict[str, Any]:
+    def _operation(self, route: Route, method: str) -> dict[str, Any]:
+        responses = self._answers(route) | self._refusals(route)
+        if method == "HEAD":
+            for response in responses.values():
+                del response["content"]
         operation = {
-            "operationId": "_".join(re.findall(r"\w+", f"{route.method} {_path(route)}")).lower(),
-            "summary": route.does,
+            "operationId": "_".join(re.findall(r"\w+", f"{method} {_path(route)}")).lower(),
+            "summary": "The headers of GET" if method == "HEAD" else route.does,
             "parameters": _parameters(route),
-            "responses": self._answers(route) | self._refusals(route),
+            "responses": responses,
         }
         if route.body:
             content = _content(self._schemas[route.body])
@@ -108,7 +115,7 @@ class _Document:
             answer["description"] += "; with `stream: true` the events that make the same answer"
             answer["content"] |= self._answered(EVENTS)
             answer["headers"] = _headers(REQUEST_ID, SESSION_ID, CACHE_HIT, MODEL)
-        return {str(status): answer for status in route.statuses}
+        return {str(status): dict(answer) for status in route.statuses}
 
     def _answered(self, answer: type[msgspec.Struct] | Keys | Text) -> dict[str, Any]:
         match answer:

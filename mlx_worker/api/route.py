@@ -57,6 +57,11 @@ class Route:
     errors: Errors = ()
 
     @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that the router has here: HEAD is wherever GET is."""
+        return ("GET", "HEAD") if self.method == "GET" else (self.method,)
+
+    @property
     def all_errors(self) -> Errors:
         """Everything that may go wrong here."""
         return ANYWHERE + (OF_A_BODY if self.body else ()) + self.errors

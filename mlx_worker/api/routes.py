@@ -23,7 +23,9 @@ from mlx_worker.errors import (
     UnknownModel,
 )
 
-_HEALTH = Keys.of("status reason version uptime health cache metrics standby memory models")
+_HEALTH = Keys.of(
+    "status reason version uptime addresses health cache metrics standby memory models"
+)
 _CACHE = Keys.of("tokens systemPromptHash lastUpdated hitRate")
 _COMPLETION = Keys.of("id object created model system_fingerprint choices usage seed")
 _RESPONSE = Keys.of(

@@ -9,14 +9,14 @@ goes to the prompt cache. [child]
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from mlx_worker.engine.batch import Batch
-from mlx_worker.engine.batching import is_cuttable, unbatched_because
+from mlx_worker.engine.batching import is_cuttable, logit_count, unbatched_because
 from mlx_worker.engine.ending import (
     check_stop_tokens,
     ending_tokens,
@@ -95,6 +95,7 @@ class Engine:
         self.context_length = context_length
         self.prefilled_tokens = 0
         self.decode_steps = 0
+        self._model = model
         self._tokenizer = tokenizer
         self._markers = Markers(tokenizer)
         self._vocabulary = len(tokenizer)
@@ -158,7 +159,7 @@ class Engine:
         ComputationFailed for what goes wrong in mlx.
         """
         said = replay or []
-        room = self._room(prompt, request.max_tokens)
+        room = self._room(prompt, request)
         self._check_bias(request.sampling.logit_bias)
         check_stop_tokens(request.ends, self._vocabulary)
         check_scoring(request.prompt_scoring, len(prompt.tokens))
@@ -170,7 +171,8 @@ class Engine:
             replace(prompt, tokens=prompt.tokens + said),
             text,
             max_tokens=room - len(said),
-            bounded=request.max_tokens is not None,
+            bounded=request.max_tokens == room,
+            fills_context=request.max_tokens != room,
             logprobs=request.logprobs,
             in_session=in_session,
             replayed=len(said),
@@ -218,10 +220,7 @@ class Engine:
         Raises ContextLengthExceeded or KvTooLarge.
         """
         if len(head) >= self.context_length:
-            raise ContextLengthExceeded(
-                f"the system prompt has {len(head)} tokens; "
-                f"the model's context is {self.context_length}"
-            )
+            raise ContextLengthExceeded.of(len(head), self.context_length, "system_prompt")
         # The batch reads all but the last token of a prompt before it decodes: one is put behind
         # the head for it, and is never read.
         sequence = Sequence(id_, Prompt([*head, 0], len(head), system_prompt), None)
@@ -285,37 +284,46 @@ class Engine:
         self._batch.prefill_step_size = self._pace.chunk(readers, decoding=decoding, most=most)
         return self._batch.next()  # type: ignore[no-any-return]
 
-    def _room(self, prompt: Prompt, max_tokens: int | None) -> int:
-        if max_tokens is not None and max_tokens < 0:
-            raise InvalidRequest(f"max_tokens: {max_tokens} is less than 0", param="max_tokens")
+    def _room(self, prompt: Prompt, request: m.ChatRequest) -> int:
+        """Return how many tokens the answer may have: those asked for, at most what is left."""
+        asked = request.max_tokens
+        if asked is not None and asked < 0:
+            raise InvalidRequest(f"max_tokens: {asked} is less than 0", param="max_tokens")
         used = len(prompt.tokens)
         left = self.context_length - used
-        if left < (max_tokens != 0) or (max_tokens is not None and max_tokens > left):
-            asked = "an answer" if max_tokens is None else f"{max_tokens} more"
-            raise ContextLengthExceeded(
-                f"the prompt has {used} tokens and asks for {asked}; "
-                f"the model's context is {self.context_length}",
-                param="messages" if left < 1 else "max_tokens",
-            )
-        return left if max_tokens is None else max_tokens
+        if left < (asked != 0):
+            field = "messages" if request.prompt is None else "prompt"
+            raise ContextLengthExceeded.of(used, self.context_length, field)
+        return left if asked is None else min(asked, left)
 
     def _check_bias(self, bias: dict[int, float]) -> None:
         for token in bias:
-            if not 0 <= token < self._vocabulary:
+            known = self._vocabulary if token < self._vocabulary else self._logits
+            if not 0 <= token < known:
                 raise InvalidRequest(
-                    f"logit_bias names token {token}; the vocabulary has {self._vocabulary}",
+                    f"logit_bias names token {token}; the vocabulary has {known}",
                     param="logit_bias",
                 )
+
+    @cached_property
+    def _logits(self) -> int:
+        """Tokens that the model has logits for: with padding, more than its tokenizer knows."""
+        return logit_count(self._model)
 
     # --- from waiting to reading ---
 
     def _take_in(self, sequence: Sequence) -> Begun | None:
+        limited = sequence.bounded
+        if limited and not fits(sequence, [], self._kv, self._kv_bytes):
+            # Clients ask for far more than models say: what cannot be kept free for it is counted
+            # as it grows.
+            sequence.bounded = False
         if not fits(sequence, [], self._kv, self._kv_bytes):
             raise KvTooLarge(
                 f"{sequence.foreseen} tokens of KV are foreseen, "
                 f"{in_words(self._kv.nbytes(sequence.foreseen))}; "
                 f"this model has {in_words(self._kv_bytes or 0)} for it",
-                param="max_tokens" if sequence.bounded else "messages",
+                param="max_tokens" if limited else "messages",
             )
         if sequence.scorer is None:  # what another has read tells nothing of this one's tokens
             follow(sequence, self._by_id.values(), any_length=self._cuttable)
@@ -447,16 +455,26 @@ class Engine:
         token = int(response.token)
         text = sequence.text
         assert text is not None
+        was_content = text.in_content
         released = Released([], "") if response.finish_reason == "stop" else text.add(token)
-        logprobs = self._logprobs(sequence, response)
+        is_content = was_content and text.in_content  # else it may be part of a marker
+        logprobs = self._logprobs(sequence, response, is_content=is_content)
         return m.Row(sequence.id, [token], released.text, logprobs, released.spans)
 
-    def _logprobs(self, sequence: Sequence, response: Any) -> list[m.TokenLogprobs]:
+    def _logprobs(
+        self, sequence: Sequence, response: Any, *, is_content: bool
+    ) -> list[m.TokenLogprobs]:
         if sequence.logprobs is None or response.finish_reason == "stop":
             return []
         with mx.stream(self._batch.stream):
             return [
-                read_logprobs(self._markers, response.logprobs, response.token, sequence.logprobs)
+                read_logprobs(
+                    self._markers,
+                    response.logprobs,
+                    response.token,
+                    sequence.logprobs,
+                    is_content=is_content,
+                )
             ]
 
     def _end(self, sequence: Sequence, response: Any) -> m.Done | m.Failed | None:
@@ -538,12 +556,14 @@ class Engine:
 def _done(sequence: Sequence, text: TextStream, natural: m.FinishReason) -> m.Done:
     """The last word, where `natural` says why the tokens ended."""
     rest = text.finish(natural)
+    finish = text.finish_reason(natural)
     return m.Done(
         sequence.id,
-        text.finish_reason(natural),
+        finish,
         sequence.produced,
         rest.text,
         rest.spans,
         text.stop_string,
         text.reasoning_tokens,
+        context_full=finish == "length" and sequence.fills_context,
     )

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from mlx_worker.engine.markers import Markers
 
 
-def read_logprobs(markers: Markers, logprobs: mx.array, token: int, count: int) -> TokenLogprobs:
+def read_logprobs(
+    markers: Markers, logprobs: mx.array, token: int, count: int, *, is_content: bool = True
+) -> TokenLogprobs:
     """Return the chosen token of one row and the `count` likeliest; `logprobs` is (vocabulary,)."""
     best: list[int] = []
     if count:
@@ -28,7 +30,7 @@ def read_logprobs(markers: Markers, logprobs: mx.array, token: int, count: int) 
         choice_of(markers, token_id, value)
         for token_id, value in zip([token, *best], values, strict=True)
     ]
-    return TokenLogprobs(choices[0], choices[1:])
+    return TokenLogprobs(choices[0], choices[1:], is_content)
 
 
 def choice_of(markers: Markers, token: int, logprob: float) -> Choice:

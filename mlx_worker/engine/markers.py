@@ -80,13 +80,14 @@ class Markers:
         return text, b"" if token in self.stripped else data
 
 
-def opening_state(tokenizer: Any, prompt: Sequence[int]) -> str:
+def opening_state(tokenizer: Any, prompt: Sequence[int], *, continues: bool = False) -> str:
     """The state that a prompt leaves the model in.
 
     Only what follows the last end of a turn is looked at: a user may well speak of markers.
+    `continues`: the prompt ends in the middle of an answer's content.
     """
     if tokenizer.response_initial_state is not None:
-        return str(tokenizer.response_initial_state)
+        return CONTENT if continues else str(tokenizer.response_initial_state)
     if not tokenizer.has_thinking:
         return CONTENT
     start = _last_turn(tokenizer, prompt)

@@ -62,7 +62,8 @@ class Draw:
         self._seed = sampling.seed
         self._position = position
         greedy = sampling.temperature == 0
-        narrow = (sampling.top_p, sampling.min_p, min(sampling.top_k, vocabulary))
+        top_k = max(0, min(sampling.top_k, vocabulary))
+        narrow = (sampling.top_p or 1.0, sampling.min_p, top_k)
         self.settings = GREEDY if greedy else (sampling.temperature, *narrow)
         """What a row has in common with those that are drawn in the same call."""
 
@@ -115,7 +116,7 @@ def make_processors(sampling: Sampling) -> list[Any]:
     return make_logits_processors(  # type: ignore[no-any-return]
         logit_bias=sampling.logit_bias or None,
         repetition_penalty=sampling.repetition_penalty
-        if sampling.repetition_penalty != 1
+        if sampling.repetition_penalty not in (0, 1)
         else None,
         presence_penalty=sampling.presence_penalty or None,
         frequency_penalty=sampling.frequency_penalty or None,

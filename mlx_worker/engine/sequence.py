@@ -23,10 +23,11 @@ class Sequence:
     """A request on its way: waiting, reading its prompt, or decoding. Counts are in tokens.
 
     `text` None: nothing is generated, the head is to be warmed. At most `max_tokens` come after its
-    admission; `bounded` where its client said how many, else that is all its context leaves.
-    The tokens in `ends` end it. `replayed` at the end of `prompt.tokens` were said before by a
-    former child, and count in `produced`. `leader` is an earlier sequence whose reading will spare
-    this one `shared` tokens.
+    admission: as many as its client asked for, or, if it `fills_context`, all that the context
+    leaves. `bounded`: memory is kept free for all of them.
+    The tokens in `ends` end it.
+    `replayed` at the end of `prompt.tokens` were said before by a former child, and count in
+    `produced`. `leader` is an earlier sequence whose reading will spare this one `shared` tokens.
     """
 
     id: int
@@ -34,6 +35,7 @@ class Sequence:
     text: TextStream | None
     max_tokens: int = 1
     bounded: bool = True
+    fills_context: bool = False
     logprobs: int | None = None
     in_session: bool = False
     replayed: int = 0
@@ -66,7 +68,7 @@ class Sequence:
     def foreseen(self) -> int:
         """Tokens it will have KV of, as far as can be known.
 
-        Few who ask for no limit come near the context's end: they are counted as they go.
+        Few that are not bounded come near their end: they are counted as they go.
         """
         ahead = self.max_tokens
         if not self.bounded:

@@ -54,7 +54,8 @@ class TextStream:
     ) -> None:
         self._markers = markers
         self._request = request
-        self._detokenizer = markers.detokenizer(None if request.prompt is None else prompt)
+        begins = request.prompt is None and request.opening == "turn"
+        self._detokenizer = markers.detokenizer(None if begins else prompt)
         # What is answered to a raw prompt is text and nothing else.
         machine = markers.machine if request.prompt is None else None
         self._machine = machine.make_state(state) if machine else None
@@ -72,6 +73,11 @@ class TextStream:
     def stop_string(self) -> str:
         """The stop string that ended it; "" where none did."""
         return self._content.stop_string or self._stop_token
+
+    @property
+    def in_content(self) -> bool:
+        """True if what is said now is content, as far as the tokens so far tell."""
+        return self._state == CONTENT
 
     @property
     def stopped(self) -> bool:

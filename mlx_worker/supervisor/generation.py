@@ -31,7 +31,10 @@ def as_error(failed: m.Failed) -> errors.WorkerError:
     """A child's `Failed` as the error it names."""
     kind = errors.error_class(failed.code)
     retry = 1 if kind is errors.ChildLost else None
-    return kind(failed.message, param=failed.param, retry_after=retry)
+    error = kind(failed.message, param=failed.param, retry_after=retry)
+    if isinstance(error, errors.ContextLengthExceeded):
+        error.tokens, error.context = failed.prompt_tokens, failed.context
+    return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +42,15 @@ class Ending:
     """How a generation ended: the client's finish reason and what was generated, in tokens.
 
     `stop_string` is the one that ended it, "" where none did; `reasoning_tokens` are those of
-    `completion_tokens` that were said while it reasoned.
+    `completion_tokens` that were said while it reasoned. `context_full`: the context ended the
+    answer, not a limit that was asked for.
     """
 
     finish: m.FinishReason
     completion_tokens: int
     stop_string: str = ""
     reasoning_tokens: int = 0
+    context_full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +221,7 @@ class Generation:
                     message.completion_tokens,
                     message.stop_string,
                     message.reasoning_tokens,
+                    message.context_full,
                 )
                 self._keep(message.text, message.spans)  # to be taken with the end
                 self._end()

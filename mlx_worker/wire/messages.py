@@ -30,7 +30,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Sampling(Part, frozen=True, array_like=True):
-    """How the next token is chosen. Zero or one means 'off', as in mlx_lm.
+    """How the next token is chosen. Zero, one or -1 means 'off', as in mlx_lm and vLLM.
 
     `seed` fixes every draw: position i of a request uses a key made of (seed, i) alone.
     """
@@ -80,6 +80,11 @@ class Call(Part, frozen=True, array_like=True, tag="call"):
 Constraint = JsonSchema | Regex | Lark | Call
 
 
+Opening = Literal["turn", "continued", "none"]
+"""How an answer begins: as a `turn` of the assistant's; `continued` from the last message, which is
+the assistant's; right behind the last message, with `none`."""
+
+
 class Ends(Part, frozen=True, array_like=True):
     """Which tokens end an answer, beside its limit and its stop strings.
 
@@ -109,14 +114,17 @@ class PromptScoring(Part, frozen=True, array_like=True):
 
 
 class ChatRequest(Part, frozen=True, array_like=True):
-    """One generation, in no dialect. `max_tokens` None: whatever the context leaves.
+    """One generation, in no dialect. The context may leave less room than `max_tokens`.
+
+    `max_tokens` None: all the room that the context leaves.
 
     `prompt`, text or token ids, is read as it stands, without a template, in place of `messages`;
     what is answered to it is content only.
 
     `logprobs`: how many alternatives to report with each token; None: no probabilities at all.
     `tools` are offered through the model's template, as OpenAI's chat completions write them;
-    `one_call` ends the answer after its first call. `constraint` is what the answer has to be.
+    `one_call` ends the answer after its first call. `constraint` is what the answer has to be,
+    `opening` how it begins.
     """
 
     messages: list[dict[str, Any]]
@@ -131,6 +139,7 @@ class ChatRequest(Part, frozen=True, array_like=True):
     constraint: Constraint | None = None
     ends: Ends = Ends()
     prompt_scoring: PromptScoring | None = None
+    opening: Opening = "turn"
 
 
 # --- front → child ------------------------------------------------------------------------
@@ -270,11 +279,13 @@ class KvCost(Part, frozen=True, array_like=True):
 class Loaded(Message, frozen=True):
     """The model is ready. `context_length` in tokens, `weight_bytes` in memory, `kv` as measured.
 
+    `context_length` None: the model's files state none, and no configuration does.
+
     `unbatched` says why it is served one row at a time; "" where it is batched. `weights` names
     what was loaded: the same name, the same weights.
     """
 
-    context_length: int
+    context_length: int | None
     weight_bytes: int
     unbatched: str = ""
     kv: KvCost = KvCost()
@@ -341,10 +352,14 @@ class Choice(Part, frozen=True, array_like=True):
 
 
 class TokenLogprobs(Part, frozen=True, array_like=True):
-    """The token that was chosen, and the likeliest ones, likeliest first."""
+    """The token that was chosen, and the likeliest ones, likeliest first.
+
+    `is_content`: it was said as content, not in reasoning or a call.
+    """
 
     chosen: Choice
     likeliest: list[Choice]
+    is_content: bool = True
 
 
 class Reasoning(Part, frozen=True, array_like=True, tag="reasoning"):
@@ -416,7 +431,8 @@ class Done(Message, frozen=True):
     """The last word on a `Generate`; `spans`, then `text`, are what was still held back.
 
     `stop_string` is the one that ended it, "" where none did; `reasoning_tokens` are those of
-    `completion_tokens` that were said while it reasoned.
+    `completion_tokens` that were said while it reasoned. `context_full`: `length` is the context's,
+    not that of `max_tokens`.
     """
 
     id: int
@@ -426,6 +442,7 @@ class Done(Message, frozen=True):
     spans: list[Span] = []
     stop_string: str = ""
     reasoning_tokens: int = 0
+    context_full: bool = False
 
 
 class Warmed(Message, frozen=True):
@@ -462,13 +479,16 @@ class Detokenized(Message, frozen=True):
 class Failed(Message, frozen=True):
     """The last word on any id that went wrong; `code` is one of the error family's.
 
-    `param` names the request's field where one is to blame.
+    `param` names the request's field where one is to blame. `prompt_tokens` and `context` are those
+    of a prompt that does not fit.
     """
 
     id: int
     code: str
     message: str
     param: str | None = None
+    prompt_tokens: int = 0
+    context: int = 0
 
 
 class CacheState(Message, frozen=True):

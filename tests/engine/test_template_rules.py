@@ -232,3 +232,85 @@ def test_template_that_takes_nothing_known_has_the_word(templated: Any) -> None:
     assert rules_of(tokenizer) == TemplateRules()
     with pytest.raises(InvalidRequest, match="never"):
         render(tokenizer, [U], {})
+
+
+# --- reasoning of earlier turns -----------------------------------------------------------
+
+THOUGHT = TURNS.replace(
+    "{{ m.content }}", "{% if m.NAME %}({{ m.NAME }}){% endif %}{{ m.content }}"
+)
+IN_CHAIN = (  # as gpt-oss's: beside a call only, and never with words
+    "{% for m in messages %}<{{ m.role }}>{% if m.tool_calls %}"
+    "{% if m.content and m.thinking %}{{ raise_exception('not both') }}{% endif %}"
+    "({{ m.thinking or m.content }})[{{ m.tool_calls[0].function.name }}]"
+    "{% else %}{{ m.content }}{% endif %}</>{% endfor %}"
+)
+LOOK: dict[str, Any] = {"id": "c", "type": "function", "function": {"name": "look"}}
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"reasoning_content": "hm"},
+        {"reasoning": "hm"},
+        {"thinking": "hm"},
+        {"reasoning_content": "hm", "reasoning": "hm"},
+        {"reasoning_content": "", "reasoning": "hm"},
+        {"reasoning_content": None, "reasoning": "hm"},
+        {"reasoning": {"effort": "x"}, "thinking": "hm"},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "hm", "signature": "s"}]},
+        {"reasoning_details": [{"type": "reasoning.summary", "summary": "hm"}]},
+        {"reasoning": "hm", "reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}]},
+    ],
+    ids=str,
+)
+def test_reasoning_reaches_the_template_under_the_name_that_it_reads(
+    templated: Any, name: str, keys: dict[str, Any]
+) -> None:
+    tokenizer = templated(THOUGHT.replace("NAME", name))
+    turns = [U, A | keys, U2]
+    before = copy.deepcopy(turns)
+    assert text_of(tokenizer, turns) == "<user>hi</><assistant>(hm)yes</><user>go on</>"
+    assert turns == before
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"reasoning": {"effort": "x"}, "reasoning_details": [{"type": "x"}, "y", {"text": 3}]},
+        {"reasoning_content": "", "reasoning": None, "thinking": False},
+        {"thinking_blocks": {"a": "b"}, "reasoning_details": "hm"},
+    ],
+    ids=str,
+)
+def test_reasoning_that_is_no_text_is_none(templated: Any, keys: dict[str, Any]) -> None:
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        template = "{% for m in messages %}<{{ m.role }}>{{ m.NAME or '' }}{% endfor %}"
+        text = text_of(templated(template.replace("NAME", name)), [U, A | keys])
+        assert text == "<user><assistant>"
+
+
+def test_keys_of_the_models_own_reach_its_template(templated: Any) -> None:
+    """As mlx_lm's server has it: every key of a message goes to the template."""
+    template = TURNS.replace("{{ m.content }}", "{{ m.content }}{{ m.citations }}{{ m.weight }}")
+    turn = A | {"citations": ["a", "b"], "weight": 0.5}
+    assert text_of(templated(template), [U, turn]).endswith("yes['a', 'b']0.5</>")
+
+
+def test_words_beside_reasoning_that_led_to_a_call_are_not_refused(templated: Any) -> None:
+    tokenizer = templated(IN_CHAIN)
+    assert not rules_of(tokenizer).words_beside_reasoning
+    called = {"role": "assistant", "content": "I look.", "tool_calls": [LOOK]}
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        text = text_of(tokenizer, [U, called | {name: "hm"}])
+        assert text == "<user>hi</><assistant>(hm\n\nI look.)[look]</>"
+    assert text_of(tokenizer, [U, called]) == "<user>hi</><assistant>(I look.)[look]</>"
+    assert text_of(tokenizer, [U, A | {"thinking": "hm"}]) == "<user>hi</><assistant>yes</>"
+
+
+def test_turns_in_a_row_keep_the_reasoning_of_each(templated: Any) -> None:
+    template = ALTERNATE.replace("{{ m.content }}", "({{ m.thinking }}){{ m.content }}")
+    turns = [U, A | {"reasoning": "hm"}, A2 | {"thinking": "oh"}, U2]
+    assert "<assistant>(hm\n\noh)yes\n\nno</>" in text_of(templated(template), turns)

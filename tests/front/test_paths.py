@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from mlx_worker.supervisor.restart import RestartPolicy
-from tests.front.asking import PROMPT, Serve, asked
+from tests.border.asking import ask
+from tests.front.asking import PROMPT, Front, Serve, asked, model
 from tests.scripted import soon
 
 
@@ -32,6 +33,39 @@ async def test_any_run_of_v1_in_front_of_any_path_is_the_same_path(
         )
     }
     assert {key: status for key, status in answers.items() if status != 200} == {}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("//v1/", ""), ("/v1//", ""), ("/v1/", "/"), ("/v1/v1//", ""), ("//", "/"), ("/v1//", "//")],
+)
+async def test_slashes_doubled_about_v1_or_put_at_the_end_change_nothing(
+    serve: Serve, before: str, after: str
+) -> None:
+    url = url_of(await serve(models=(model("org/m", default=True),)))
+    for path in ("models", "models/org/m", "health/ready", "admin/events"):
+        answer = await ask(url, before + path + after)
+        assert answer.status == 200, path
+    assert (await ask(url, f"{before}models/org/m{after}")).json["id"] == "org/m"
+    answer = await ask(url, before + "chat/completions" + after, asked("hello"))
+    assert answer.text == "hello"
+    refused = await ask(url, before + "messages" + after, {"messages": 5})
+    assert refused.json["type"] == "error", "in Anthropic's words"
+
+
+@pytest.mark.parametrize("path", ["//admin/events", "/v1//admin/events", "/admin/events/", "//"])
+async def test_slashes_do_not_hide_from_browsers_what_only_operators_read(
+    serve: Serve, path: str
+) -> None:
+    """A page of another site whose name points here reads nothing of it."""
+    url = url_of(await serve(wait=False))
+    assert (await ask(url, path)).status == 200
+    assert (await ask(url, path, headers={"Host": "evil.example"})).status == 421
+
+
+def url_of(front: Front) -> str:
+    """Return the base URL: the front's own client takes a path with two slashes for a host."""
+    return str(front.client.make_url("/")).rstrip("/")
 
 
 @pytest.mark.parametrize("path", ["/v1", "/v2/models", "/v1/v1", "/v1models", "/nowhere"])
