@@ -15,6 +15,7 @@ from llguidance import LLMatcher
 from mlx_worker.call_schemas import arguments_of
 from mlx_worker.engine.call_grammar import forced_calls, free_calls
 from mlx_worker.engine.endless_schema import without_endless_parts
+from mlx_worker.engine.gbnf import as_lark
 from mlx_worker.engine.markers import REASONING, has_thought
 from mlx_worker.engine.schema_bounds import within_reach
 from mlx_worker.errors import UnsupportedField
@@ -37,7 +38,10 @@ it, a special token for what is spelled like one: then neither text nor token wo
 
 
 def content_grammar(shape: ContentShape) -> str:
-    """The grammar of the content alone, as llguidance takes it; not checked."""
+    """The grammar of the content alone, as llguidance takes it; not checked.
+
+    Raises InvalidRequest for a grammar in another notation that cannot be converted.
+    """
     match shape:
         case m.JsonSchema():
             return of_schema(json.loads(shape.schema))
@@ -45,7 +49,7 @@ def content_grammar(shape: ContentShape) -> str:
             return LLMatcher.grammar_from_regex(shape.pattern)
         case m.Lark():
             # As JSON, or a text that looks like a list of grammars would be taken for one.
-            return json.dumps({"grammars": [{"lark_grammar": shape.grammar}]})
+            return json.dumps({"grammars": [{"lark_grammar": as_lark(shape.grammar, shape.field)}]})
 
 
 def of_schema(schema: Schema) -> str:

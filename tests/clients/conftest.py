@@ -87,9 +87,7 @@ def served(wanted: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     setting = f'api_keys_file = "{keys}"'
     with running_node(folder, folders, server=setting, command=NODE) as running:
         shown = {"Authorization": f"Bearer {KEY}"}
-        eventually(
-            lambda: running.ask("/health", headers=shown).json.get("status") == "healthy"
-        )
+        eventually(lambda: running.ask("/health", headers=shown).json.get("status") == "healthy")
         yield Served(running, folders)
 
 

@@ -122,7 +122,9 @@ class Seat:
         except subprocess.TimeoutExpired:
             _end_group(process.pid)
             out, err = process.communicate()
-            raise AssertionError(f"{command} took {deadline} s:\n{out[-4000:]}\n{err[-4000:]}") from None
+            raise AssertionError(
+                f"{command} took {deadline} s:\n{out[-4000:]}\n{err[-4000:]}"
+            ) from None
         finally:
             _end_group(process.pid)
         return Ran(process.returncode, out, err)
@@ -152,8 +154,7 @@ class Seat:
             "LANG": "C.UTF-8",
             KEY_VARIABLE: KEY,
             **{
-                name: NOWHERE
-                for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+                name: NOWHERE for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
             },
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",

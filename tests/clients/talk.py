@@ -75,6 +75,4 @@ def _call(words: str, offered: str) -> str:
     name, _, arguments = words.strip().partition(" ")
     if f'"name": "{name}"' not in offered:
         return f"There is no tool {name} here."
-    return (
-        f'{CALL_BEGINS}\n{{"name": "{name}", "arguments": {arguments.strip() or "{}"}}}\n{CALL_ENDS}'
-    )
+    return f'{CALL_BEGINS}\n{{"name": "{name}", "arguments": {arguments.strip() or "{}"}}}\n{CALL_ENDS}'

@@ -85,9 +85,7 @@ def test_lm_eval_generates_and_scores_choices(seat_of: Seats, table: Table) -> N
         table.seen("lm-eval", kind)
 
 
-def test_guidellm_measures_as_many_tokens_as_were_asked_for(
-    seat_of: Seats, table: Table
-) -> None:
+def test_guidellm_measures_as_many_tokens_as_were_asked_for(seat_of: Seats, table: Table) -> None:
     seat = seat_of("guidellm")
     table.begin("guidellm", "text", "stream")
     length = 16

@@ -10,7 +10,9 @@ from mlx_worker.operate.client_blocks.client import NO_KEY, SHELL_KEY, Client, T
 
 _IN_SHELL: Final = "in the shell"
 
-_FOLDER: Final = "# MODEL_FOLDER is the model's folder: the client counts tokens with its tokenizer.\n"
+_FOLDER: Final = (
+    "# MODEL_FOLDER is the model's folder: the client counts tokens with its tokenizer.\n"
+)
 
 
 def _inspect_ai(target: Target) -> str:

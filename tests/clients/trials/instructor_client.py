@@ -20,9 +20,7 @@ def text():
 
 def stream():
     """Return the last of a stream of ever fuller objects."""
-    parts = client.create_partial(
-        response_model=Person, model=MODEL, messages=user(SAYS_PERSON)
-    )
+    parts = client.create_partial(response_model=Person, model=MODEL, messages=user(SAYS_PERSON))
     return [it.model_dump() for it in parts][-1]
 
 
@@ -36,9 +34,7 @@ def tool():
 
 
 def structured():
-    said = client.create(
-        response_model=Person, model=MODEL, messages=user(SAYS_PERSON)
-    )
+    said = client.create(response_model=Person, model=MODEL, messages=user(SAYS_PERSON))
     return said.model_dump()
 
 
