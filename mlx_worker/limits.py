@@ -72,6 +72,25 @@ def check_constraint(request: m.ChatRequest) -> None:
             check_schemas(schemas, "tools")
 
 
+def check_ends(request: m.ChatRequest) -> None:
+    """Raise InvalidRequest for a least length that the answer cannot have.
+
+    An answer of a shape ends where its shape is complete, whatever its length.
+    """
+    ends, shape, most = request.ends, request.constraint, request.max_tokens
+    for field, is_asked in (("ignore_eos", ends.ignore_eos), ("min_tokens", ends.min_tokens > 0)):
+        if is_asked and shape is not None:
+            raise InvalidRequest(
+                f"{field}: {shape.field} asks for a shape, and its end is the end of the answer",
+                param=field,
+            )
+    if most is not None and ends.min_tokens > most:
+        raise InvalidRequest(
+            f"min_tokens: {ends.min_tokens} is more than max_tokens, which is {most}",
+            param="min_tokens",
+        )
+
+
 def check_values(value: Any, most: int, field: str) -> None:
     """Raise InvalidRequest if there are more than `most` values in a JSON value, at any depth."""
     for count, _ in enumerate(json_values(value), 1):

@@ -17,19 +17,23 @@ from mlx_worker.api.chat_tools import chosen
 from mlx_worker.api.chat_turns import ChatMessage, turns_of
 from mlx_worker.api.dialect import Call, decode
 from mlx_worker.api.fields import (
+    Alternatives,
     ModelName,
     Samplers,
     Stop,
     Verbosity,
     Word,
     answer_tokens,
+    ends_of,
     no_defaults,
     refuse_unsayable,
     refuse_unsupported,
     sampling,
+    scoring_of,
     seed_of,
     stop_words,
 )
+from mlx_worker.api.other_servers import refuse_foreign
 from mlx_worker.api.shapes import constraint_of, formatted
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES
@@ -59,11 +63,18 @@ class NamedSchema(msgspec.Struct, frozen=True):
     description: str | None = None
 
 
-class ResponseFormat(msgspec.Struct, frozen=True):
-    """The shape of the answer."""
+class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The shape of the answer.
+
+    llama.cpp and Together put the schema beside the type; the last three fields are then there too.
+    """
 
     type: Word
     json_schema: NamedSchema | None = None
+    schema: dict[str, Any] | None = None
+    name: str | None = None
+    strict: bool | None = None
+    description: str | None = None
 
 
 class ChatBody(Samplers, frozen=True, kw_only=True):
@@ -76,7 +87,8 @@ class ChatBody(Samplers, frozen=True, kw_only=True):
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
     stop: Stop | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    top_logprobs: Alternatives | None = None
+    prompt_logprobs: Alternatives | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     tools: list[dict[str, Any]] | None = None
@@ -106,6 +118,7 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
     `defaults_of` tells what the model of that name means where the request says nothing.
     """
     asked = decode(body, ChatBody)
+    refuse_foreign(body, "chat", ChatBody)
     defaults = defaults_of(asked.model)
     _refuse(asked)
     seed = seed_of(asked, defaults)
@@ -123,8 +136,10 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
         logprobs=_logprobs(asked),
         tools=choice.offered,
         one_call=asked.parallel_tool_calls is False or choice.one_call,
-        constraint=constraint_of(asked, choice.forced, _shape(asked.response_format)),
+        constraint=constraint_of(asked, choice.forced, response_shape(asked.response_format)),
         opening=opening,
+        ends=ends_of(asked),
+        prompt_scoring=scoring_of(asked.prompt_logprobs, None, stream=bool(asked.stream)),
     )
     return Call(
         model=asked.model,
@@ -156,15 +171,15 @@ def _refuse(asked: ChatBody) -> None:
 
 def _opening(asked: ChatBody) -> Opening:
     """Return how the answer begins. Raises InvalidRequest."""
-    if not asked.continue_final_message:
+    last = asked.messages[-1]
+    if not asked.continue_final_message and not last.is_begun:
         return "none" if asked.add_generation_prompt is False else "turn"
     if asked.add_generation_prompt:
         raise InvalidRequest(
-            "add_generation_prompt: continue_final_message is true, so no turn begins; leave it out"
-            " or send false",
+            "add_generation_prompt: the last message is to be continued, so no turn begins; leave"
+            " it out or send false",
             param="add_generation_prompt",
         )
-    last = asked.messages[-1]
     if last.role != "assistant" or last.tool_calls:
         what = f"is of role {last.role!r}" if last.role != "assistant" else "has tool_calls"
         raise InvalidRequest(
@@ -175,11 +190,17 @@ def _opening(asked: ChatBody) -> Opening:
     return "continued"
 
 
-def _shape(asked: ResponseFormat | None) -> m.JsonSchema | None:
+def response_shape(asked: ResponseFormat | None) -> m.JsonSchema | None:
+    """Return the shape that `response_format` asks for. Raises InvalidRequest."""
     if asked is None:
         return None
     schema = asked.json_schema.schema if asked.json_schema else None
-    return formatted(asked.type, schema, "response_format", "response_format.json_schema.schema")
+    at = "response_format.json_schema.schema"
+    if asked.schema is not None:
+        if schema is not None:
+            raise InvalidRequest(f"response_format.schema: {at} is given too", param=at)
+        schema, at = asked.schema, "response_format.schema"
+    return formatted(asked.type, schema, "response_format", at)
 
 
 def _logprobs(asked: ChatBody) -> int | None:

@@ -15,6 +15,7 @@ import msgspec
 
 from mlx_worker.api.dialect import COMMENT
 from mlx_worker.api.error_bodies import openai_error
+from mlx_worker.api.packing import joined_list
 from mlx_worker.api.token_logprobs import told_logprobs
 from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
 
@@ -94,7 +95,9 @@ class ChatReply:
             for i, (piece, end) in enumerate(choices)
         ]
         body = self._object("chat.completion", said)
-        return _json(body | {"usage": usage_of(usage), "seed": self._seed})
+        scores = choices[0][0].scores
+        listed = {} if scores is None else {"prompt_logprobs": joined_list(scores.listed)}
+        return _json(body | {"usage": usage_of(usage), "seed": self._seed} | listed)
 
     def _deltas(self, span: Span, choice: int) -> Iterator[dict[str, Any]]:
         match span:

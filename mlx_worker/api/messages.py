@@ -16,6 +16,7 @@ from mlx_worker.api.fields import (
     Samplers,
     Word,
     answer_tokens,
+    ends_of,
     no_defaults,
     refuse_unsayable,
     refuse_unsupported,
@@ -35,6 +36,7 @@ from mlx_worker.api.message_blocks import (
     text_of,
 )
 from mlx_worker.api.messages_tools import ToolChoice, chosen
+from mlx_worker.api.other_servers import refuse_foreign
 from mlx_worker.api.shapes import constraint_of, fitting
 from mlx_worker.api.turns import Turns
 from mlx_worker.errors import InvalidRequest, UnsupportedField
@@ -136,6 +138,7 @@ class MessagesBody(Samplers, frozen=True, kw_only=True):
 def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaults) -> Call:
     """A request body as a call. Raises InvalidRequest, which names the field."""
     asked = decode(body, MessagesBody)
+    refuse_foreign(body, "messages", MessagesBody)
     defaults = defaults_of(asked.model)
     seed = seed_of(asked, defaults)
     chat, warnings = _chat(asked, defaults, seed)
@@ -177,6 +180,7 @@ def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> tuple[ChatReque
         one_call=choice.one_call,
         constraint=constraint,
         opening=_opening(asked, turns, constraint),
+        ends=ends_of(asked),
     )
     return chat, [*choice.warnings, *history_warning("messages", left_out)]
 

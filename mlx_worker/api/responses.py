@@ -19,6 +19,7 @@ from mlx_worker.api.fields import (
     Verbosity,
     Word,
     answer_tokens,
+    ends_of,
     no_defaults,
     refuse_unsayable,
     refuse_unsupported,
@@ -28,6 +29,7 @@ from mlx_worker.api.fields import (
     template_kwargs,
 )
 from mlx_worker.api.hosted_tools import history_warning, unknown_type
+from mlx_worker.api.other_servers import refuse_foreign
 from mlx_worker.api.packing import packed_chat
 from mlx_worker.api.response_parts import InputPart, Parts, own_item, text_of_parts
 from mlx_worker.api.responses_history import LEFT_OUT, WITH_TOOLS
@@ -179,6 +181,7 @@ def parse(
     `summaries`: a request that asks for no summary of reasoning gets one too, beside the text.
     """
     asked = decode(body, ResponsesBody)
+    refuse_foreign(body, "responses", ResponsesBody)
     defaults = defaults_of(asked.model)
     _refuse(asked)
     refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
@@ -195,6 +198,7 @@ def parse(
         tools=choice.offered,
         one_call=asked.parallel_tool_calls is False or choice.one_call,
         constraint=constraint_of(asked, choice.forced, _shape(asked.text)),
+        ends=ends_of(asked),
     )
     return ResponsesCall(
         model=asked.model,

@@ -63,6 +63,12 @@ class Markers:
             return WindowDetokenizer(self.tokenizer, (follows or ())[-1:])
         return ByteDetokenizer(self._bytes, trims=self._trims and follows is None)
 
+    def bytes_of(self, token: int) -> bytes:
+        """Return the bytes of a token, of one that no answer shows too."""
+        if self._bytes is None:
+            return str(self.tokenizer.decode([token])).encode()
+        return self._bytes[token] if token < len(self._bytes) else b""
+
     def text_of(self, token: int) -> tuple[str, bytes]:
         """Return a token's text by itself, and the bytes that the token adds to an answer."""
         if self._bytes is None:

@@ -40,7 +40,8 @@ class Prompt:
     """`tokens` of the whole prompt, `head` of them shared, `system` the raw system prompt.
 
     `borders` are where its later segments end, in tokens, rising: history, last turn. `state` is
-    where the answer begins, e.g. in the middle of reasoning: see `engine/markers`.
+    where the answer begins, e.g. in the middle of reasoning: see `engine/markers`. `text` is what
+    an answer that echoes a raw prompt begins with, where its tokens are scored.
     """
 
     tokens: list[int]
@@ -48,6 +49,7 @@ class Prompt:
     system: str
     borders: tuple[int, ...] = ()
     state: str = CONTENT
+    text: str = ""
 
     @property
     def segments(self) -> list[int]:
@@ -61,7 +63,8 @@ def prompt_of(tokenizer: Any, request: ChatRequest, bound: TextBound | None = No
     `bound` refuses, before the work, what is too much for the template or for the context.
     """
     if request.prompt is not None:
-        return Prompt(_raw(tokenizer, request.prompt, bound), 0, "")
+        tokens = _raw(tokenizer, request.prompt, bound)
+        return Prompt(tokens, 0, "", text=_echoed(tokenizer, request))
     if bound is not None:
         _check_amount(request, bound)
     return render(
@@ -261,6 +264,15 @@ def _raw(tokenizer: Any, prompt: str | list[int], bound: TextBound | None) -> li
     if not tokens:
         raise InvalidRequest("prompt: is empty", param="prompt")
     return tokens
+
+
+def _echoed(tokenizer: Any, request: ChatRequest) -> str:
+    """Return the text of a raw prompt; "" where its tokens are not scored with it."""
+    scoring = request.prompt_scoring
+    if scoring is None or scoring.echoed is None or request.prompt is None:
+        return ""
+    prompt = request.prompt
+    return prompt if isinstance(prompt, str) else str(tokenizer.decode(prompt))
 
 
 def check_tokens(tokenizer: Any, tokens: list[int], field: str) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlx_worker.engine.constraint import Constraint
+    from mlx_worker.engine.prompt_scores import PromptScorer
     from mlx_worker.wire.messages import Sampling
 
 Settings = tuple[float, float, float, int]
@@ -42,7 +43,7 @@ class Draw:
     """How the tokens of one row are drawn, from `position` on; one call is one position.
 
     `reports`: somebody wants to be told the log-probabilities that they were drawn from.
-    `constraint`: not all tokens may be drawn.
+    `constraint`: not all tokens may be drawn. `scorer` takes the logits of the prompt's own tokens.
     """
 
     def __init__(
@@ -53,9 +54,11 @@ class Draw:
         *,
         reports: bool = False,
         constraint: Constraint | None = None,
+        scorer: PromptScorer | None = None,
     ) -> None:
         self.reports = reports
         self.constraint = constraint
+        self.scorer = scorer
         self._seed = sampling.seed
         self._position = position
         greedy = sampling.temperature == 0

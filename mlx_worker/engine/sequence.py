@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlx_worker.engine.constraint import Constraint
     from mlx_worker.engine.prompt import Prompt
+    from mlx_worker.engine.prompt_scores import PromptScorer
     from mlx_worker.engine.sampling import Draw
     from mlx_worker.engine.text import TextStream
 
@@ -24,6 +25,7 @@ class Sequence:
     `text` None: nothing is generated, the head is to be warmed. At most `max_tokens` come after its
     admission: as many as its client asked for, or, if it `fills_context`, all that the context
     leaves. `bounded`: memory is kept free for all of them.
+    The tokens in `ends` end it.
     `replayed` at the end of `prompt.tokens` were said before by a former child, and count in
     `produced`. `leader` is an earlier sequence whose reading will spare this one `shared` tokens.
     """
@@ -38,7 +40,9 @@ class Sequence:
     in_session: bool = False
     replayed: int = 0
     draw: Draw | None = None
+    scorer: PromptScorer | None = None
     constraint: Constraint | None = None
+    ends: frozenset[int] = frozenset()
     processors: list[Any] = field(default_factory=list)
     uid: int = WAITING
     cached: int = 0

@@ -41,6 +41,7 @@ class TextStream:
     for one means what is shown. A call is released when it is complete, also where the request
     offered no tools: it is what the model says, and its markers would be no better as content.
     A stop string that is the text of a token ends the answer wherever the model says that token.
+    No stop string ends an answer that has not the least number of tokens that was asked for.
     `prompt` are the tokens that the answer follows.
     """
 
@@ -62,6 +63,8 @@ class TextStream:
         self._stops = StopStrings(request.stop, markers.added, markers.stripped)
         self._stop_token = ""
         self._content = Content(self._stops)
+        self._content.may_stop = request.ends.min_tokens == 0
+        self._tokens = 0
         self._call = ""
         self._calls = 0
         self.reasoning_tokens = 0
@@ -90,7 +93,9 @@ class TextStream:
     def add(self, token: int) -> Released:
         """What this token released. Nothing more is to be added once `stopped`."""
         self.reasoning_tokens += self._state == REASONING
-        if token in self._stops.tokens:
+        self._tokens += 1
+        self._content.may_stop = self._tokens > self._request.ends.min_tokens
+        if token in self._stops.tokens and self._content.may_stop:
             released = self.finish("stop")
             self._stop_token = self._stops.tokens[token]
             return released

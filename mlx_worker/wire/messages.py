@@ -85,6 +85,34 @@ Opening = Literal["turn", "continued", "none"]
 the assistant's; right behind the last message, with `none`."""
 
 
+class Ends(Part, frozen=True, array_like=True):
+    """Which tokens end an answer, beside its limit and its stop strings.
+
+    `ignore_eos`: the model's own ends do not. The tokens in `stop_token_ids` do. Before the answer
+    has `min_tokens` tokens, none of these is said, and no stop string is looked for.
+    """
+
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    stop_token_ids: list[int] = []
+
+
+class PromptScoring(Part, frozen=True, array_like=True):
+    """How the log-probabilities of a prompt's own tokens are told: with how many alternatives each.
+
+    `echoed`: in the lists of a completion that repeats its prompt. `listed`: as vLLM's
+    `prompt_logprobs`. None: not in that form.
+    """
+
+    echoed: int | None = None
+    listed: int | None = None
+
+    @property
+    def alternatives(self) -> int:
+        """The most alternatives that either form tells."""
+        return max(self.echoed or 0, self.listed or 0)
+
+
 class ChatRequest(Part, frozen=True, array_like=True):
     """One generation, in no dialect. The context may leave less room than `max_tokens`.
 
@@ -109,6 +137,8 @@ class ChatRequest(Part, frozen=True, array_like=True):
     one_call: bool = False
     prompt: str | list[int] | None = None
     constraint: Constraint | None = None
+    ends: Ends = Ends()
+    prompt_scoring: PromptScoring | None = None
     opening: Opening = "turn"
 
 
@@ -289,6 +319,19 @@ class Prefill(Message, frozen=True):
     id: int
     done: int
     total: int
+
+
+class PromptScores(Message, frozen=True):
+    """Log-probabilities of the next tokens of a prompt, as JSON that the front passes on unread.
+
+    `echoed` are the lists of a completion's logprobs, in the order of `LOGPROB_LISTS`; `listed` is
+    vLLM's list. Each is a stretch of a list, without brackets; with `is_last` the lists are whole.
+    """
+
+    id: int
+    echoed: list[bytes]
+    listed: bytes
+    is_last: bool
 
 
 class Choice(Part, frozen=True, array_like=True):
@@ -488,6 +531,7 @@ FromChild = (
     | LoadFailed
     | Started
     | Prefill
+    | PromptScores
     | Step
     | Done
     | Warmed
