@@ -37,6 +37,7 @@ from mlx_worker.sampler_types import (
     Unit,
 )
 from mlx_worker.sizes import Limit, Size
+from mlx_worker.text_files import decode_text
 from mlx_worker.typed import explain
 
 if TYPE_CHECKING:
@@ -263,10 +264,10 @@ def default_file() -> Path:
 def load_config(file: Path) -> Config:
     """Read and check a file. Raises ConfigError with one line that says what to mend."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = decode_text(file.read_bytes())
     except FileNotFoundError as error:
         raise ConfigError(f"{file}: there is no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from error
     config = parse_config(text, source=str(file), folder=file.resolve().parent)
     return msgspec.structs.replace(config, file=file.resolve())
@@ -498,7 +499,7 @@ class _Complaint:
 
     def about_type(self, error: msgspec.ValidationError) -> ConfigError:
         """What msgspec found wrong."""
-        path, problem = explain(error, self._raw)
+        path, problem = explain(error, self._raw, _File)
         return self(path or "the file", problem)
 
     def _line_of(self, path: str) -> int | None:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from mlx_worker.errors import ConfigError, WorkerError
 from mlx_worker.models.regular import read_regular
 from mlx_worker.models.store import default_models_dir, inspect_folder, locate, places
+from mlx_worker.text_files import decode_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,9 +109,9 @@ def _chat_template(model: ModelConfig) -> str | None:
     if model.chat_template is None:
         return None
     try:
-        text = read_regular(model.chat_template).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        text = decode_text(read_regular(model.chat_template))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         problem = f"{model.chat_template} cannot be read: {reason}"
     else:
         if text.strip():

@@ -37,9 +37,9 @@ SECTIONS: Final[Mapping[str, tuple[type[msgspec.Struct], str]]] = {
 """Each section's type and what it is about, in the order of a file."""
 
 WORDS: Final[Mapping[str, str]] = {
-    "server.host": "Address to listen on: `localhost` (127.0.0.1 and ::1, those that the machine has) "
-    "or an IP address. `0.0.0.0` is every IPv4 address, `::` every address, IPv4 included where "
-    "the system can.",
+    "server.host": "Address to listen on: `localhost` (127.0.0.1 and ::1, those that the machine "
+    "has) or an IP address. `0.0.0.0` is every IPv4 address, `::` every address, IPv4 included "
+    "where the system can.",
     "server.port": "Port to listen on; 0 takes a free one.",
     "server.models_dir": "Where models are kept. Without it: `$MLX_WORKER_MODELS`, else the user's "
     "data folder.",
@@ -258,7 +258,8 @@ def _plain(value: Any) -> Any:
 HEAD = """\
 # Configuration
 
-Written by `python -m mlx_worker.generated` out of the types that read it. A file is TOML;
+Written by `python -m mlx_worker.generated` out of the types that read it. A file is TOML in UTF-8,
+as are the prompts, templates and keys that it names; a byte order mark in front is no part of them.
 `mlx-worker check FILE` says what would run, or what is wrong, with key, value, limit and line.
 `config/mlx-worker.schema.json` tells editors the same: with `#:schema PATH` in its first line, a
 file is completed and checked while it is written. Paths are relative to the file; in each of them

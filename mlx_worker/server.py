@@ -213,7 +213,8 @@ async def serve(
 
     SIGHUP has the configuration read again. A second signal cuts the drain short. `on_listening`
     is awaited, beside the serving, with the first base URL of the node once it answers; the node
-    stops when it raises. Raises NothingServed where no model could be served for `exit_when_failed_for`.
+    stops when it raises. Raises NothingServed where no model could be served for
+    `exit_when_failed_for`.
     """
     app = build_app(config, command=command)
     _check_scratch()

@@ -118,7 +118,7 @@ def started_processes() -> list[psutil.Process]:
 
     An engine in the same process, of another test, may keep one in which it tries grammars.
     """
-    others = "mlx_worker.engine.compile_helper"
+    others = "mlx_worker.grammar_trial.helper"
     return [it for it in psutil.Process().children() if others not in it.cmdline()]
 
 

@@ -86,6 +86,12 @@ def test_no_process_reads_data_that_can_name_functions() -> None:
             assert not EXECUTING & {name.partition(".")[0] for name in names}, file
 
 
+def test_the_helper_of_grammars_loads_nothing_of_mlx() -> None:
+    """Its start would take a processor for a second, beside streams."""
+    loaded = loaded_by("mlx_worker.grammar_trial.helper")
+    assert loaded & {"mlx", "mlx_lm", "transformers", "mlx_worker.engine"} == set()
+
+
 def test_the_process_that_parses_loads_nothing_of_http() -> None:
     loaded = loaded_by("mlx_worker.api.parser_process")
     assert loaded & {"aiohttp", "uvloop", "mlx", "mlx_lm"} == set()

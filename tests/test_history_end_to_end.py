@@ -106,12 +106,12 @@ def test_response_tells_the_probabilities_of_its_text(client: openai.OpenAI) -> 
         "top_logprobs": 2,
     }
     (item,) = client.responses.create(**asked).output
-    (part,) = item.content  # type: ignore[union-attr]
-    assert len(part.logprobs) == 16  # type: ignore[union-attr,arg-type]
-    data = b"".join(bytes(it.bytes) for it in part.logprobs)  # type: ignore[union-attr]
-    assert data.decode().strip() == part.text.strip()  # type: ignore[union-attr]
-    assert all(len(it.top_logprobs) == 2 for it in part.logprobs)  # type: ignore[union-attr]
+    (part,) = item.content
+    assert len(part.logprobs) == 16
+    data = b"".join(bytes(it.bytes) for it in part.logprobs)
+    assert data.decode().strip() == part.text.strip()
+    assert all(len(it.top_logprobs) == 2 for it in part.logprobs)
     with client.responses.create(**asked, stream=True) as events:
         told = [it for it in events if it.type == "response.output_text.delta"]
     tokens = [it.token for event in told for it in event.logprobs]
-    assert tokens == [it.token for it in part.logprobs][: len(tokens)]  # type: ignore[union-attr]
+    assert tokens == [it.token for it in part.logprobs][: len(tokens)]

@@ -94,7 +94,7 @@ class Authentication:
 
 
 def _keys_of(request: web.Request) -> tuple[str, str]:
-    """Return the key as OpenAI's libraries send it and as Anthropic's do; "" where there is none."""
+    """Return the keys of OpenAI's header and of Anthropic's; "" for one that is not there."""
     scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
     bearer = bearer.strip() if scheme.lower() == "bearer" else ""
     return bearer, request.headers.get("x-api-key", "").strip()

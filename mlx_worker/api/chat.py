@@ -171,15 +171,15 @@ def _refuse(asked: ChatBody) -> None:
 
 def _opening(asked: ChatBody) -> Opening:
     """Return how the answer begins. Raises InvalidRequest."""
-    if not asked.continue_final_message:
+    last = asked.messages[-1]
+    if not asked.continue_final_message and not last.is_begun:
         return "none" if asked.add_generation_prompt is False else "turn"
     if asked.add_generation_prompt:
         raise InvalidRequest(
-            "add_generation_prompt: continue_final_message is true, so no turn begins; leave it out"
-            " or send false",
+            "add_generation_prompt: the last message is to be continued, so no turn begins; leave"
+            " it out or send false",
             param="add_generation_prompt",
         )
-    last = asked.messages[-1]
     if last.role != "assistant" or last.tool_calls:
         what = f"is of role {last.role!r}" if last.role != "assistant" else "has tool_calls"
         raise InvalidRequest(

@@ -9,6 +9,7 @@ import msgspec
 from mlx_worker.api.dialect import fitted
 from mlx_worker.api.fields import Word
 from mlx_worker.api.hosted_tools import (
+    CHOICES,
     is_hosted,
     refuse_hosted_choice,
     refuse_nothing_to_call,
@@ -16,7 +17,7 @@ from mlx_worker.api.hosted_tools import (
     unknown_type,
 )
 from mlx_worker.api.shapes import must_call
-from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +96,7 @@ def chosen(
     if choice == "required":
         return all_offered._replace(forced=must_call(names, "tool_choice"))
     if isinstance(choice, str):
-        raise UnsupportedField(f"tool_choice: {choice!r} is not understood", param="tool_choice")
+        raise unknown_type("tool_choice", choice, CHOICES)
     kind = choice.get("type")
     refuse_hosted_choice(kind)
     if kind == "allowed_tools":

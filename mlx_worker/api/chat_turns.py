@@ -55,6 +55,13 @@ class ChatMessage(msgspec.Struct, frozen=True):
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    prefix: bool | None = None
+    partial: bool | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        """True if the message begins the answer, as Mistral and DeepSeek, or Moonshot, say it."""
+        return self.role == "assistant" and bool(self.prefix or self.partial)
 
     @property
     def speaker(self) -> Speaker:

@@ -152,22 +152,27 @@ def decode(body: bytes, shape: type[T]) -> T:
     """A JSON body as a typed value. Raises InvalidRequest that names field, value and limit."""
     try:
         return msgspec.json.decode(body, type=shape)
-    except msgspec.ValidationError:
-        return _read_again(_raw(body), shape)
+    except msgspec.ValidationError as error:
+        return _read_again(_raw(body), shape, error)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the body is not JSON: {error}") from error
     except RecursionError as error:
         raise InvalidRequest("the body is nested too deeply") from error
 
 
-def _read_again(raw: Any, shape: type[T]) -> T:
-    """Return a body that fits but for how its whole numbers are written. Raises InvalidRequest."""
-    try:
-        return msgspec.convert(with_whole_numbers(raw), shape, str_keys=True)
-    except msgspec.ValidationError as error:
-        path, problem = explain(error, raw)
-        kind = MissingField if problem == IS_REQUIRED and "." not in path else InvalidRequest
-        raise kind(f"{path or 'body'}: {problem}", param=path or None) from error
+def _read_again(raw: Any, shape: type[T], error: msgspec.ValidationError) -> T:
+    """Return a body that fits but for how its whole numbers are written. Raises InvalidRequest.
+
+    `raw` None: there is no body, or its nesting is too deep to be read without a type.
+    """
+    if raw is not None:
+        try:
+            return msgspec.convert(with_whole_numbers(raw), shape, str_keys=True)
+        except msgspec.ValidationError as other:
+            error = other
+    path, problem = explain(error, raw, shape)
+    kind = MissingField if problem == IS_REQUIRED and "." not in path else InvalidRequest
+    raise kind(f"{path or 'body'}: {problem}", param=path or None) from error
 
 
 def fitted(value: Any, shape: type[T], field: str) -> T:
@@ -175,7 +180,7 @@ def fitted(value: Any, shape: type[T], field: str) -> T:
     try:
         return msgspec.convert(value, shape)
     except msgspec.ValidationError as error:
-        path, problem = explain(error, value)
+        path, problem = explain(error, value, shape)
         place = f"{field}{path if path.startswith('[') else f'.{path}' if path else ''}"
         raise InvalidRequest(f"{place}: {problem}", param=place) from error
 

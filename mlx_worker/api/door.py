@@ -98,7 +98,7 @@ class Connection(web.RequestHandler):
             self._last_body = self._messages[-1][1]
         held.see(CONNECTION, held.clock() - began)
 
-    def eof_received(self) -> bool:  # type: ignore[override]  (aiohttp never keeps it open)
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never keeps it open
         """The client sends no more: keep the connection for the answers to what was asked whole."""
         assert self._wire is not None, "it was made"
         if self._wire.get_extra_info("sslcontext") is not None or not self._is_answering:

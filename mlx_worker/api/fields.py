@@ -233,4 +233,24 @@ def check_portable(field: str, value: Any) -> None:
     try:
         msgspec.msgpack.encode(value)
     except OverflowError as error:
-        raise InvalidRequest(f"{field}: a number beyond 64 bits", param=field) from error
+        raise InvalidRequest(
+            f"{field}{_place_of_large_number(value)}: a number beyond 64 bits, which are from -2^63"
+            " to 2^64 - 1",
+            param=field,
+        ) from error
+
+
+def _place_of_large_number(value: Any) -> str:
+    """Return where in a JSON value a number beyond 64 bits is, as ".a.b[0]"."""
+    if isinstance(value, dict):
+        inner = ((f".{name}", it) for name, it in value.items())
+    elif isinstance(value, list):
+        inner = ((f"[{place}]", it) for place, it in enumerate(value))
+    else:
+        return ""
+    for step, it in inner:
+        if isinstance(it, int) and not -(2**63) <= it < 2**64:
+            return step
+        if rest := _place_of_large_number(it):
+            return step + rest
+    return ""

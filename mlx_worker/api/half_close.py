@@ -94,7 +94,8 @@ class Prober:
 
 def _probe_text(request: web.BaseRequest) -> bytes:
     """Return what may be written now; nothing amid an answer in one piece."""
-    if (comment := request.get(_IN_STREAM)) is not None:
+    comment: bytes | None = request.get(_IN_STREAM)
+    if comment is not None:
         return comment
     if request.version < HttpVersion11 or _has_begun(request):
         return b""

@@ -13,6 +13,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from mlx_worker.errors import UnsupportedField
+from mlx_worker.typed import named
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -47,10 +48,11 @@ _FAMILIES: Final = (
 _HOSTED: Final = re.compile(rf"(?:{'|'.join(_FAMILIES)})(?:_\d{{8}}|_\d{{4}}_\d{{2}}_\d{{2}})?")
 """A family's name, and behind it the day of the tool's version where the type has one."""
 
+CHOICES: Final = ("none", "auto", "required")
+"""The words that OpenAI's dialects know as a `tool_choice`."""
+
 MOST_NAMED: Final = 20
 """Types that one warning names."""
-
-_LONGEST_SHOWN: Final = 60
 
 
 def is_hosted(kind: object) -> bool:
@@ -70,10 +72,8 @@ def history_warning(field: str, kinds: Iterable[str]) -> list[str]:
 
 def unknown_type(field: str, kind: Any, known: Iterable[str]) -> UnsupportedField:
     """Return the refusal of a type that is not among the `known` ones; `field` is its place."""
-    is_short = isinstance(kind, str) and len(kind) <= _LONGEST_SHOWN
-    shown = repr(kind) if is_short else "the value"
     return UnsupportedField(
-        f"{field}: {shown} is not one of {', '.join(map(repr, known))}", param=field
+        f"{field}: {named(kind)} is not one of {', '.join(map(repr, known))}", param=field
     )
 
 

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.messages import Message
 
-TOLD: Final = frozenset({"text", "document", "search_result", "tool_reference", *KINDS})
+TOLD: Final = frozenset(
+    {"text", "compaction", "document", "search_result", "tool_reference", *KINDS}
+)
 """Types of blocks that are told in words."""
 
 
@@ -71,10 +73,10 @@ def own_turn(messages: Sequence[Message]) -> int | None:
 
 
 def _speaker(message: Message) -> Speaker:
-    is_result = message.role == "user" and not isinstance(message.content, str)
-    if is_result and any(block.type == "tool_result" for block in message.content):
-        return "tool"
-    return message.role
+    content = message.content
+    if isinstance(content, str) or all(block.type != "tool_result" for block in content):
+        return message.role
+    return "tool"
 
 
 def text_in(content: Any, field: str) -> str:
@@ -98,6 +100,10 @@ def text_of(block: ToldBlock, field: str, *, own: bool = False) -> str:
         case "search_result":
             where = block.source if isinstance(block.source, str) else None
             return document(_plain(block.content, f"{field}.content"), block.title, where)
+        case "compaction":  # without a summary it stands for nothing
+            return (
+                f"{_plain(block.content, f'{field}.content')}{PARAGRAPH}" if block.content else ""
+            )
         case "tool_reference":
             return f"[tool: {required(block.tool_name, f'{field}.tool_name')}]"
         case "document" if (text := _text_of_document(block.source, f"{field}.source")) is not None:

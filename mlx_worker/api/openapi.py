@@ -17,8 +17,8 @@ from aiohttp import web
 from mlx_worker import __version__
 from mlx_worker.api.error_bodies import AnthropicError, OpenAIError, anthropic_status
 from mlx_worker.api.headers import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID
-from mlx_worker.api.problems import speaks_anthropic
 from mlx_worker.api.route import EVENTS, Keys, Text
+from mlx_worker.api.speaks import VERSION, is_anthropic_path
 
 if TYPE_CHECKING:
     from mlx_worker.api.route import Route
@@ -67,8 +67,9 @@ class _Document:
     def __init__(self, routes: tuple[Route, ...]) -> None:
         self._routes = routes
         answers = (it.answer for it in routes if isinstance(it.answer, type))
+        others = (it.anthropic for it in routes if it.anthropic)
         bodies = (it.body for it in routes if it.body)
-        types = [*dict.fromkeys((*bodies, *answers, OpenAIError, AnthropicError))]
+        types = [*dict.fromkeys((*bodies, *answers, *others, OpenAIError, AnthropicError))]
         schemas, self._components = msgspec.json.schema_components(
             types, ref_template="#/components/schemas/{name}"
         )
@@ -111,6 +112,10 @@ class _Document:
             "description": route.does,
             "content": self._answered(route.answer),
         }
+        if route.anthropic:
+            assert isinstance(route.answer, type), "two types for two vendors"
+            answer["description"] += f"; in Anthropic's shape where `{VERSION}` is sent"
+            answer["content"] = self._either(route.answer, route.anthropic)
         if route.streams:
             answer["description"] += "; with `stream: true` the events that make the same answer"
             answer["content"] |= self._answered(EVENTS)
@@ -126,9 +131,14 @@ class _Document:
             case typed:
                 return _content(self._schemas[typed])
 
+    def _either(self, *types: type[msgspec.Struct]) -> dict[str, Any]:
+        return _content({"anyOf": [self._schemas[kind] for kind in types]})
+
     def _refusals(self, route: Route) -> dict[str, Any]:
-        anthropic = speaks_anthropic(_path(route))
-        schema = self._schemas[AnthropicError if anthropic else OpenAIError]
+        anthropic = is_anthropic_path(_path(route))
+        content = _content(self._schemas[AnthropicError if anthropic else OpenAIError])
+        if route.anthropic:
+            content = self._either(OpenAIError, AnthropicError)
         kinds: defaultdict[int, list[type[WorkerError]]] = defaultdict(list)
         for kind in route.all_errors:
             kinds[anthropic_status(kind) if anthropic else kind.status].append(kind)
@@ -137,7 +147,7 @@ class _Document:
                 "description": "\n".join(
                     f"- `{it.code}`: {_first_line(it)}" for it in kinds[status]
                 ),
-                "content": _content(schema),
+                "content": content,
                 "headers": _headers(REQUEST_ID) | _when_to_retry(status, kinds[status]),
             }
             for status in sorted(kinds)
@@ -155,6 +165,8 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         for name in re.findall(r"{(\w+)}", _path(route))
     ]
     told += [{"name": it, "in": "query", "schema": _TEXT} for it in route.query]
+    if route.anthropic:
+        told.append({"name": VERSION, "in": "header", "schema": _TEXT})
     if route.streams:
         told += [{"name": it, "in": "header", "schema": _TEXT} for it in (REQUEST_ID, SESSION_ID)]
     return told

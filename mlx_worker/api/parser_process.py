@@ -7,6 +7,11 @@ process ends when its input does, which is when the front ends, and where a fram
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take a processor for 0.3 s
+    from mlx_worker.priority import lower_priority
+
+    lower_priority()
+
 import contextlib
 import gc
 import os
@@ -21,9 +26,6 @@ from mlx_worker.titles import set_title
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-NICENESS: Final = 10
-"""Large bodies may take longer where the machine is busy: streams and health may not."""
-
 NO_QUESTION: Final = 65
 """Exit code where the input is no question, as of commands whose data is wrong."""
 
@@ -31,7 +33,6 @@ NO_QUESTION: Final = 65
 def main() -> None:
     """Answer until the front goes away."""
     set_title("parser")
-    os.nice(NICENESS)
     # A parsed body is freed by its last reference; the collector would look through millions of
     # values again and again while they are made, which takes longer than making them.
     gc.disable()

@@ -19,7 +19,7 @@ from mlx_worker.api.attachments import (
     text_of_data,
 )
 from mlx_worker.api.fields import Word, required
-from mlx_worker.errors import UnsupportedField
+from mlx_worker.errors import InvalidRequest, UnsupportedField
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,10 @@ def own_item(items: Sequence[Item]) -> int | None:
 def _speaker(item: Item) -> Speaker:
     if item.kind == "message":
         return "system" if item.role == "developer" else item.role or "user"
-    return "tool" if item.kind.endswith("_output") else "assistant"
+    if item.kind.endswith("_output"):
+        return "tool"
+    is_assistants = item.kind == "reasoning" or item.kind.endswith("_call")
+    return "assistant" if is_assistants else "system"
 
 
 def text_of_parts(content: Parts | None, field: str, *, own: bool = False) -> str:
@@ -60,10 +63,11 @@ def text_of_parts(content: Parts | None, field: str, *, own: bool = False) -> st
 
     `own`: they are the user's own last message.
     """
-    given = required(content, field)
-    if isinstance(given, str):
-        return given
-    return in_lines(_text_of(part, f"{field}[{k}]", own=own) for k, part in enumerate(given))
+    if content is None:
+        raise InvalidRequest(f"{field}: is required", param=field)
+    if isinstance(content, str):
+        return content
+    return in_lines(_text_of(part, f"{field}[{k}]", own=own) for k, part in enumerate(content))
 
 
 def _text_of(part: InputPart, field: str, *, own: bool) -> tuple[str, bool]:

@@ -45,7 +45,7 @@ class _Kind(NamedTuple):
     in_part: dict[str, Any]
     tells_logprobs: bool = False
 
-    def logprobs(self, told: list[dict[str, Any]]) -> dict[str, Any]:
+    def logprobs(self, told: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return these tokens as a field, where this kind of text has one."""
         return {"logprobs": told} if self.tells_logprobs else {}
 

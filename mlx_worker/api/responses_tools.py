@@ -18,6 +18,7 @@ import msgspec
 from mlx_worker.api.dialect import fitted
 from mlx_worker.api.fields import Word, required
 from mlx_worker.api.hosted_tools import (
+    CHOICES,
     is_hosted,
     refuse_hosted_choice,
     refuse_nothing_to_call,
@@ -25,7 +26,7 @@ from mlx_worker.api.hosted_tools import (
     unknown_type,
 )
 from mlx_worker.api.shapes import must_call
-from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.errors import InvalidRequest
 from mlx_worker.limits import RENAMED_TOOLS
 
 if TYPE_CHECKING:
@@ -136,15 +137,17 @@ class Tools:
     def __init__(self) -> None:
         self.left_out: list[str] = []
         self._tools: list[_Tool] = []
+        self._renamed = 0
 
     def add(self, asked: Sequence[dict[str, Any]], field: str) -> None:
         """Add the tools of one field. Raises InvalidRequest."""
-        for i, tool in enumerate(asked):
-            self._tools += self._read(tool, f"{field}[{i}]")
-        renamed = sum(not tool.name.is_plain for tool in self._tools)
-        if renamed > RENAMED_TOOLS:
+        tools = [it for i, tool in enumerate(asked) for it in self._read(tool, f"{field}[{i}]")]
+        self._tools += tools
+        self._renamed += sum(not tool.name.is_plain for tool in tools)
+        if self._renamed > RENAMED_TOOLS:
             raise InvalidRequest(
-                f"{field}: {renamed} custom tools and tools of namespaces; at most {RENAMED_TOOLS}",
+                f"{field}: {self._renamed} custom tools and tools of namespaces; at most"
+                f" {RENAMED_TOOLS}",
                 param=field,
             )
 
@@ -187,9 +190,7 @@ class Tools:
         if choice == "required":
             return Choice(functions, must_call(names, "tool_choice"))
         if isinstance(choice, str):
-            raise UnsupportedField(
-                f"tool_choice: {choice!r} is not understood", param="tool_choice"
-            )
+            raise unknown_type("tool_choice", choice, CHOICES)
         return self._chosen_by(choice, functions)
 
     def _chosen_by(self, choice: dict[str, Any], functions: list[dict[str, Any]]) -> Choice:

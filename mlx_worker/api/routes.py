@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlx_worker.api import answers, handlers, observe, openapi, watch
+from mlx_worker.api import answers, anthropic_models, handlers, observe, openapi, watch
 from mlx_worker.api.chat import ChatBody
 from mlx_worker.api.completions import CompletionBody
 from mlx_worker.api.level import LevelBody
@@ -112,6 +112,8 @@ ROUTES = (
         handler=handlers.models,
         does="Configured models and aliases, loaded or not",
         answer=answers.ModelList,
+        anthropic=answers.AnthropicModelList,
+        query=anthropic_models.QUERY,
         errors=(NodeDraining, Unavailable),
     ),
     Route(
@@ -120,6 +122,7 @@ ROUTES = (
         handler=handlers.model,
         does="One of them",
         answer=answers.ModelEntry,
+        anthropic=answers.AnthropicModel,
         errors=(UnknownModel, NodeDraining, Unavailable),
     ),
     Route(

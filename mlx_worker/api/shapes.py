@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from mlx_worker.api.fields import check_portable, required
+from mlx_worker.api.hosted_tools import unknown_type
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.wire import messages as m
 
@@ -74,7 +75,7 @@ def formatted(kind: str, schema: dict[str, Any] | None, field: str, at: str) -> 
         case "json_object" | "json_schema":
             return fitting(required(schema, at), at)
         case other:
-            raise UnsupportedField(f"{field}: type {other!r} is not understood", param=field)
+            raise unknown_type(field, other, ("text", "json_object", "json_schema"))
 
 
 def fitting(schema: dict[str, Any], field: str) -> m.JsonSchema:

@@ -69,8 +69,9 @@ class Turns:
             self._turns.append({"role": role, "content": _Text(PARAGRAPH, text)})
 
     def thought(self, text: str) -> None:
-        """What the model said to itself."""
-        self._own().setdefault("reasoning_content", _Text("")).add(text)
+        """What the model said to itself; nothing where its server told nothing of it."""
+        if text:
+            self._own().setdefault("reasoning_content", _Text("")).add(text)
 
     def called(self, call_id: str, name: str, arguments: str | dict[str, Any]) -> None:
         """A call of the model's; its arguments as JSON, or as the object itself."""

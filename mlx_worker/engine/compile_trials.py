@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mlx_worker.engine.compile_trial import Trial, Verdict, Vocabulary
 from mlx_worker.errors import Unavailable
+from mlx_worker.grammar_trial.trial import Trial, Verdict, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ EACH: Final = 1.0
 TRIES: Final = 2
 """Helpers that a trial is given to: one may end for reasons of its own."""
 
-COMMAND: Final = (sys.executable, "-P", "-m", "mlx_worker.engine.compile_helper")
+COMMAND: Final = (sys.executable, "-P", "-m", "mlx_worker.grammar_trial.helper")
 
 
 class Trials:
@@ -103,6 +103,7 @@ class Trials:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
+                    start_new_session=True,  # so that its priority is lowered as a session's
                 )
             except OSError as error:
                 why = f"the process that tries grammars cannot be started: {error.strerror}"

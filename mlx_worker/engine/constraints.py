@@ -21,15 +21,6 @@ from llguidance import LLMatcher
 from llguidance.hf import from_tokenizer
 
 from mlx_worker.call_schemas import arguments_of
-from mlx_worker.engine.compile_trial import (
-    FREE_ITEMS,
-    PLAIN_ITEMS,
-    Trial,
-    Verdict,
-    fault_of,
-    limits_of,
-    tried,
-)
 from mlx_worker.engine.compile_trials import SECONDS, Trials
 from mlx_worker.engine.constraint import Constraint
 from mlx_worker.engine.constraint_refusal import refusal, too_costly
@@ -38,6 +29,15 @@ from mlx_worker.engine.grammar import answer_grammar, content_grammar, of_schema
 from mlx_worker.engine.lark import Lark
 from mlx_worker.engine.schema_faults import place_of
 from mlx_worker.errors import ConstraintFailed, InvalidRequest, UnsupportedField, cause_of
+from mlx_worker.grammar_trial.trial import (
+    FREE_ITEMS,
+    PLAIN_ITEMS,
+    Trial,
+    Verdict,
+    fault_of,
+    limits_of,
+    tried,
+)
 from mlx_worker.limits import check_constraint
 from mlx_worker.wire import messages as m
 

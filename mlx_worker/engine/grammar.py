@@ -14,8 +14,10 @@ from llguidance import LLMatcher
 
 from mlx_worker.call_schemas import arguments_of
 from mlx_worker.engine.call_grammar import forced_calls, free_calls
+from mlx_worker.engine.endless_schema import without_endless_parts
 from mlx_worker.engine.gbnf import as_lark
 from mlx_worker.engine.markers import REASONING, has_thought
+from mlx_worker.engine.schema_bounds import within_reach
 from mlx_worker.errors import UnsupportedField
 from mlx_worker.wire import messages as m
 
@@ -52,7 +54,8 @@ def content_grammar(shape: ContentShape) -> str:
 
 def of_schema(schema: Schema) -> str:
     """The grammar of the documents that a schema describes."""
-    return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_STYLE)
+    kept = within_reach(without_endless_parts(schema))
+    return LLMatcher.grammar_from_json_schema(kept, overrides=JSON_STYLE)
 
 
 def answer_grammar(request: m.ChatRequest, prompt: Prompt, tokenizer: Any, lark: Lark) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jinja2 import TemplateError
 
 from mlx_worker.engine.earlier_reasoning import NAMES, NEUTRAL, with_name, with_neutral_name
+from mlx_worker.engine.single_calls import with_single_calls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,6 +49,7 @@ class TemplateRules:
     `assistant_runs`: turns of that role in a row. `assistant_first`: a conversation that the
     assistant begins. `any_arguments`: calls whose arguments are no object. `reasoning`: the key of
     a turn's reasoning; `words_beside_reasoning`: a turn may have both where it has calls too.
+    `several_calls`: calls side by side in a turn.
     """
 
     system: bool = True
@@ -58,6 +60,7 @@ class TemplateRules:
     any_arguments: bool = True
     reasoning: str = NEUTRAL
     words_beside_reasoning: bool = True
+    several_calls: bool = True
 
 
 @lru_cache(maxsize=8)
@@ -84,6 +87,8 @@ def rules_of(tokenizer: Any) -> TemplateRules:
         any_arguments=asked.shows_arguments("probe") or not asked.shows_arguments({"a": "probe"}),
         reasoning=reasoning,
         words_beside_reasoning=asked.takes_words_beside(reasoning),
+        several_calls=asked.shows_calls(_TWO_CALLS)
+        or not asked.shows_calls(with_single_calls(_TWO_CALLS)),
     )
 
 
@@ -104,6 +109,8 @@ def fit_to_template(tokenizer: Any, messages: list[Turn]) -> list[Turn]:
         if not takes_runs
     ]
     turns = _join_runs(turns, joined) if joined else turns
+    if not rules.several_calls:
+        turns = with_single_calls(turns)
     if rules.reasoning == NEUTRAL and rules.words_beside_reasoning:
         return turns
     return [
@@ -237,6 +244,21 @@ def _with_call(more: Turn, arguments: Any = None) -> list[Turn]:
     ]
 
 
+_CALLED: Final = ("probe0word", "probe1word")
+_TWO_CALLS: Final[list[Turn]] = [
+    _HELLO,
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {"id": name, "type": "function", "function": {"name": name, "arguments": {}}}
+            for name in _CALLED
+        ],
+    },
+    *({"role": "tool", "tool_call_id": name, "content": "found"} for name in _CALLED),
+]
+
+
 class _Probe:
     """Short conversations, and whether a template shows all that is said in them."""
 
@@ -262,6 +284,11 @@ class _Probe:
         return "probe" in self._rendered(_with_call({name: "probe"})) or "probe" in self._rendered(
             [_HELLO, answer, _HELLO]
         )
+
+    def shows_calls(self, turns: list[Turn]) -> bool:
+        """Return True if both calls are in the rendering of these turns."""
+        text = self._rendered(turns)
+        return all(name in text for name in _CALLED)
 
     def takes_words_beside(self, name: str) -> bool:
         """Return False if a call's turn is refused for having words and reasoning, not one."""

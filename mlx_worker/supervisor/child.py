@@ -515,7 +515,7 @@ class Child:
             measured=self._measured,
         )
         error = device_error(lines)
-        if self._device_errors.ended(error):
+        if self._device_errors.ended(error, in_flight):
             reason = f"needs reboot: {error}, process after process"
             self._tell(Event.DEVICE_LOST, reason, incarnation)
         else:

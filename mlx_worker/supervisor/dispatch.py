@@ -17,6 +17,7 @@ from mlx_worker.errors import (
     ChildLost,
     InvalidRequest,
     ModelLoading,
+    NodeDraining,
     PoisonedRequest,
     WorkerError,
 )
@@ -129,10 +130,13 @@ class Dispatch:
         del self._open[generation]
         generation.lose(why)
         self._lost_ids.append(generation.request_id)
-        if self._child.state is not State.STOPPING:  # else it was cut off: nothing has crashed
+        is_cut_off = self._child.state is State.STOPPING
+        if not is_cut_off:  # else nothing has crashed
             generation.crashes += 1
         if generation.has_left:
             generation.drop()
+        elif is_cut_off and isinstance(self._closing, NodeDraining):
+            generation.fail(NodeDraining("the node went away in mid-answer", retry_after=5))
         elif not self._child.coming_back:
             generation.fail(ChildLost(why, retry_after=1))
         elif is_poison(generation, self._policy):

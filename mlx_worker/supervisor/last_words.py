@@ -173,16 +173,28 @@ def device_error(lines: Iterable[str]) -> str:
 
 
 class DeviceErrors:
-    """The device errors of one model's processes, in a row."""
+    """The device errors of one model's processes, in a row.
+
+    Where the same request was in the hands of all of them, the request may be the cause: it is
+    refused after a few crashes, and the device is not given up for it.
+    """
 
     def __init__(self, limit: int = 3) -> None:
         self._limit = limit
         self._row: list[str] = []
+        self._suspects: set[str] = set()
 
-    def ended(self, error: str) -> bool:
-        """A process has ended, with this error or none. Has the device outlived too many?"""
-        self._row = [*self._row, error] if error and {error} >= set(self._row) else [error]
-        return bool(error) and len(self._row) >= self._limit
+    def ended(self, error: str, in_flight: Iterable[str] = ()) -> bool:
+        """Return whether the device has outlived too many processes.
+
+        A process has ended with this error or none, and with these requests in its hands.
+        """
+        if error and {error} >= set(self._row):
+            self._suspects = self._suspects & set(in_flight) if self._row else set(in_flight)
+            self._row.append(error)
+        else:
+            self._row, self._suspects = [error], set(in_flight)
+        return bool(error) and len(self._row) >= self._limit and not self._suspects
 
     def forget(self) -> None:
         """An operator has done something about it."""

@@ -266,6 +266,16 @@ def test_opening_is_what_is_asked_for(fields: dict[str, Any], opening: str) -> N
     assert asked(U, A, **fields).opening == opening
 
 
+@pytest.mark.parametrize("key", ["prefix", "partial"])
+def test_message_that_begins_the_answer_is_continued(key: str) -> None:
+    """Mistral's and DeepSeek's `prefix`, Moonshot's `partial`."""
+    chat = asked(U, A | {key: True})
+    assert (chat.opening, chat.messages) == ("continued", [U, A])
+    assert asked(U, A | {key: False}).opening == "turn"
+    assert asked(U, A | {key: True}, U).opening == "turn"
+    assert refused(U, A | {key: True}, add_generation_prompt=True).param == "add_generation_prompt"
+
+
 @pytest.mark.parametrize(
     ("messages", "fields", "param"),
     [

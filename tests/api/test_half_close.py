@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -106,7 +107,7 @@ def test_prober_writes_after_pauses_that_double_and_have_an_end() -> None:
     times, texts = zip(*transport.wrote, strict=True)
     assert {*texts} == {INTERIM}
     assert times[:5] == tuple(FIRST * it for it in (1, 2, 4, 8, 16))
-    pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(times)]
     assert max(pauses) == pytest.approx(LONGEST)
 
 

@@ -214,6 +214,19 @@ def test_blocks_of_a_servers_tools_are_left_out_with_a_warning(content: Any) -> 
     assert warning.endswith(": server_tool_use, web_search_tool_result")
 
 
+@pytest.mark.parametrize(("summary", "said"), [("They met.", "They met.\n\nSo."), (None, "So.")])
+def test_the_summary_of_a_compaction_stays_in_the_conversation(summary: Any, said: str) -> None:
+    blocks = [{"type": "compaction", "content": summary}, {"type": "text", "text": "So."}]
+    turns = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": blocks},
+        {"role": "user", "content": "And?"},
+    ]
+    call = asked("messages", messages=turns)
+    assert call.chats[0].messages[1]["content"] == said
+    assert call.warnings == []
+
+
 def test_calls_by_another_server_stay_in_the_conversation() -> None:
     use = {
         "type": "mcp_tool_use",

@@ -122,8 +122,17 @@ def test_other_numbers_are_no_whole_ones(name: str, value: Any) -> None:
 
 
 @in_every_dialect
+def test_a_value_of_any_depth_in_place_of_a_number_is_named(name: str) -> None:
+    parse, body, limit = DIALECTS[name]
+    deep = json.dumps(body)[:-1] + f', "{limit}": {"[" * 5000}{"]" * 5000}}}'
+    with pytest.raises(InvalidRequest, match=f"^{limit}: "):
+        parse(deep.encode())
+
+
+@in_every_dialect
 def test_whole_floats_have_the_limits_of_integers(name: str) -> None:
     limit = DIALECTS[name][2]
-    assert ">= 1" in refusal(name, **{limit: -1.0}).message
+    least = 0 if name == "completions" else 1
+    assert f">= {least}" in refusal(name, **{limit: -1.0}).message
     assert "9223372036854775807" in refusal(name, seed=1e20).message
     assert asked(name, **{limit: 1e30}).chats[0].max_tokens == (1 << 63) - 1

@@ -67,7 +67,8 @@ def test_a_foreign_field_that_asks_for_nothing_changes_nothing(dialect: Dialect)
 
 
 def test_true_is_not_one_and_false_is_not_zero() -> None:
-    for value in (0, "false", []):
+    others: list[Any] = [0, "false", []]
+    for value in others:
         with pytest.raises(UnsupportedField):
             parse("chat", use_beam_search=value)
     with pytest.raises(UnsupportedField):

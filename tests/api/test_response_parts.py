@@ -105,6 +105,18 @@ def test_attachment_is_told_in_words_but_in_the_users_own_last_message(
         assert f"'{part['type']}'" in error.message
 
 
+def test_item_that_says_nothing_does_not_make_a_picture_an_earlier_one() -> None:
+    for kind in ("ghost_snapshot", "compaction_trigger", "item_reference"):
+        assert refused(user(IMAGE), {"type": kind, "id": "x"}).param == "input[0].content[0]"
+    assert contents(user(IMAGE), {"type": "web_search_call", "id": "x"}) == [IMAGE_TEXT]
+
+
+def test_reasoning_that_says_nothing_is_no_turn() -> None:
+    said = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "abc"}
+    assert asked(U, said, U).chats[0].messages == [U, U]
+    assert asked(U, said, A).chats[0].messages == [U, A]
+
+
 def test_file_of_text_is_text() -> None:
     file = {"type": "input_file", "filename": "a.txt", "file_data": TEXT_FILE}
     assert contents(user(text("see"), file, text("?"))) == ["see\na.txt\n\né\n?"]

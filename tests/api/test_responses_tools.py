@@ -14,6 +14,7 @@ from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import RENAMED_TOOLS
 from mlx_worker.supervisor.generation import Ending, Piece
 from mlx_worker.wire import messages as m
+from tests.counted import calls
 from tests.dialects import RESPONSES, Heard, events_of
 
 INTEGER = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -409,3 +410,32 @@ def test_a_call_of_a_custom_tool_comes_back_as_its_text(arguments: str, text: st
 def test_a_call_of_a_tool_that_was_not_offered_has_the_models_name() -> None:
     for heard in both_ways(asked(tools=[space("demo", ADD)]), m.ToolCall("c1", "demo.add", "{}")):
         assert heard.calls == [("c1", "demo.add", {})]
+
+
+# --- how much work ------------------------------------------------------------------------
+
+
+def additional(count: int) -> dict[str, Any]:
+    tools = [space("demo", ADD | {"name": "f"})]
+    return {"input": [USER, *[{"type": "additional_tools", "tools": tools}] * count]}
+
+
+def allowed(count: int) -> dict[str, Any]:
+    tools = [ADD | {"name": f"f{i}"} for i in range(count)]
+    listed = [{"type": "function", "name": f"f{i}"} for i in range(count)]
+    choice = {"type": "allowed_tools", "mode": "required", "tools": listed}
+    return {"tools": [space("demo", *tools)], "tool_choice": choice}
+
+
+def colliding(count: int) -> dict[str, Any]:
+    return {"tools": [tool | {"name": f"f{i}"} for i in range(count) for tool in (ADD, PATCH)]}
+
+
+@pytest.mark.parametrize("body", [additional, allowed, colliding])
+def test_twice_as_many_tools_are_twice_the_work(body: Any) -> None:
+    few, many = (_work(body(count)) for count in (100, 200))
+    assert many < 2.1 * few
+
+
+def _work(body: dict[str, Any]) -> int:
+    return sum(calls(lambda: asked(**body)).values())

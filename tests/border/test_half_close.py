@@ -6,7 +6,6 @@ client's bytes.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from tests.border.asking import ask
 from tests.scripted import Fifo, eventually, soon
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterator
     from pathlib import Path
 

@@ -28,7 +28,8 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TRIMMED = CHATML.replace("m.content", "m.content | trim")
-THINKING = CHATML.replace(  # as Qwen3's: the last turn has a place for thoughts, the prompt opens it
+# As Qwen3's: the last turn has a place for thoughts, which the prompt opens.
+THINKING = CHATML.replace(
     "{{ m.content }}",
     "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}",
 ).replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")

@@ -314,3 +314,58 @@ def test_turns_in_a_row_keep_the_reasoning_of_each(templated: Any) -> None:
     template = ALTERNATE.replace("{{ m.content }}", "({{ m.thinking }}){{ m.content }}")
     turns = [U, A | {"reasoning": "hm"}, A2 | {"thinking": "oh"}, U2]
     assert "<assistant>(hm\n\noh)yes\n\nno</>" in text_of(templated(template), turns)
+
+
+# --- calls side by side -------------------------------------------------------------------
+
+ONE_CALL = CALLS.replace(
+    "{% for c in",
+    "{% if m.tool_calls and m.tool_calls | length != 1 %}"
+    "{{ raise_exception('This model only supports single tool-calls at once!') }}{% endif %}"
+    "{% for c in",
+).replace(" ARGUMENTS", "")
+FIRST_CALL = CALLS.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]").replace(
+    " ARGUMENTS", ""
+)
+SEVERAL = CALLS.replace(" ARGUMENTS", "")
+
+
+def called(*names: str, **more: Any) -> dict[str, Any]:
+    calls = [{"id": n, "type": "function", "function": {"name": n}} for n in names]
+    return {"role": "assistant", "content": "So.", "tool_calls": calls} | more
+
+
+def found(name: str, text: str) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": name, "content": text}
+
+
+@pytest.mark.parametrize("template", [ONE_CALL, FIRST_CALL])
+def test_calls_side_by_side_are_a_turn_each_where_the_template_knows_one(
+    templated: Any, template: str
+) -> None:
+    tokenizer = templated(template)
+    assert not rules_of(tokenizer).several_calls
+    turns = [U, called("a", "b"), found("b", "2"), found("a", "1"), found("x", "3"), U2]
+    before = copy.deepcopy(turns)
+    assert text_of(tokenizer, turns) == (
+        "<user>hi</><assistant>So.[a]</><tool>1</><assistant>[b]</><tool>2</><tool>3</>"
+        "<user>go on</>"
+    )
+    assert turns == before
+    alone = [U, called("a"), found("a", "1")]
+    assert text_of(tokenizer, alone) == "<user>hi</><assistant>So.[a]</><tool>1</>"
+
+
+def test_calls_side_by_side_stay_where_the_template_shows_them(templated: Any) -> None:
+    for template in (SEVERAL, TURNS):
+        assert rules_of(templated(template)).several_calls
+    text = text_of(templated(SEVERAL), [U, called("a", "b"), found("a", "1"), found("b", "2")])
+    assert text == "<user>hi</><assistant>So.[a][b]</><tool>1</><tool>2</>"
+
+
+def test_reasoning_stays_with_the_first_of_several_calls(templated: Any) -> None:
+    template = ONE_CALL.replace("{{ m.content }}", "({{ m.reasoning or '' }}){{ m.content }}")
+    turns = [U, called("a", "b", reasoning="hm"), found("a", "1"), found("b", "2")]
+    assert "<assistant>(hm)So.[a]</><tool>()1</><assistant>()[b]</>" in text_of(
+        templated(template), turns
+    )

@@ -81,8 +81,10 @@ def answer_schema(operation: dict[str, Any], status: int) -> dict[str, Any]:
     return schema
 
 
-async def ask(front: Front, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    answer = await front.ask(path.replace("{id}", "m"), body, method=method)
+async def ask(
+    front: Front, method: str, path: str, body: Any = None, **headers: str
+) -> tuple[int, Any]:
+    answer = await front.ask(path.replace("{id}", "m"), body, method=method, **headers)
     return answer.status, answer.json
 
 
@@ -152,8 +154,24 @@ async def test_an_answer_is_as_documented_and_has_no_key_beside(
     assert status in (200, 202)
     schema = answer_schema(OPERATIONS[method, path], status)
     jsonschema_rs.validate(resolved(schema), body)
-    if "$ref" not in schema:
+    if "required" in schema:
         assert set(body) == set(schema["required"]) | ({"models"} if "cache" in path else set())
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("/models", "AnthropicModelList"), ("/models/{id}", "AnthropicModel")]
+)
+async def test_an_answer_to_anthropics_clients_is_as_documented(
+    serve: Serve, path: str, name: str
+) -> None:
+    front = await serve()
+    operation = OPERATIONS["GET", path]
+    assert "anthropic-version" in {it["name"] for it in operation["parameters"]}
+    status, body = await ask(front, "GET", path, anthropic_version="2023-06-01")
+    reference = {"$ref": f"#/components/schemas/{name}"}
+    assert reference in answer_schema(operation, status)["anyOf"]
+    jsonschema_rs.validate(resolved(reference), body)
+    assert set(body) == set(SAID["components"]["schemas"][name]["properties"])
 
 
 @pytest.mark.parametrize(("method", "path"), sorted(TEXTS))

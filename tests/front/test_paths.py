@@ -78,6 +78,14 @@ async def test_a_path_that_is_nobodys_is_a_404_in_the_shape_of_every_error(
     assert path in answer.error["message"]
 
 
+@pytest.mark.parametrize("path", ["/api/tags", "/api/version", "/v1/api/tags"])
+async def test_another_servers_path_is_a_404_that_says_where_v1_is(serve: Serve, path: str) -> None:
+    answer = await (await serve(wait=False)).ask(path)
+    assert (answer.status, answer.error["code"]) == (404, "no_such_path")
+    message = answer.error["message"]
+    assert message.startswith(f"there is nothing at {path}; this node has GET /")
+
+
 async def test_a_wrong_method_is_a_405_that_names_the_right_one(serve: Serve) -> None:
     answer = await (await serve(wait=False)).ask("/v1/chat/completions")
     assert answer.status == 405

@@ -290,7 +290,7 @@ async def test_a_drain_that_takes_too_long_is_cut(pace: Fifo) -> None:
         await ready(node)
         generation = await ask(node)
         await soon(node.stop())
-        assert await outcome(generation) is ChildLost
+        assert await outcome(generation) is NodeDraining
         assert generation.crashes == 0
 
 

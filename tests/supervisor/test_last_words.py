@@ -79,6 +79,20 @@ def test_the_same_error_of_process_after_process_is_the_devices() -> None:
     assert not errors.ended("b")
 
 
+def test_device_errors_of_one_request_are_not_the_devices() -> None:
+    errors = DeviceErrors(limit=3)
+    assert not errors.ended("a", ["poison", "other"])
+    assert not errors.ended("a", ["poison"])
+    assert not errors.ended("a", ["poison", "third"])
+    # The request was refused, and the errors go on: now the device is meant.
+    assert errors.ended("a", ["third"])
+
+
+def test_device_errors_of_different_requests_are_the_devices() -> None:
+    errors = DeviceErrors(limit=3)
+    assert [errors.ended("a", [request]) for request in "xyz"] == [False, False, True]
+
+
 # --- floods ---------------------------------------------------------------------------------
 
 

@@ -8,7 +8,9 @@ A table, a line a trial: what the attacker was told; the worst answer time of `/
 worst pause of another model's stream; the worst lag of the front's event loop (an upper bound).
 The exit code is the number of trials in which health took longer than 0.1 s.
 
-Attacker and observers are processes of their own: one interpreter for both would measure itself.
+Attacker, observers and node are processes of their own, in sessions of their own: one interpreter
+for both would measure itself, and Linux gives all processes of a session one share of the
+processors, which a service and its clients do not have in common.
 Two trials have nodes of their own: one whose stderr is not read, one whose model never answers.
 """
 
@@ -103,6 +105,11 @@ def run(trial: Trial, options: argparse.Namespace) -> bool:
     for ready in (attacker, *observers.values()):
         assert ready.stdout is not None
         ready.stdout.readline()  # its body is made, it watches
+    # Not before: to import and to make a body takes a processor from those who are watched.
+    for process in (*observers.values(), attacker):
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
     answer = said_within(attacker, LIMIT) or f"none in {LIMIT:g} s"
     time.sleep(AFTER)
     worst = {kind: float(said_within(it, LIMIT) or "inf") for kind, it in observers.items()}
@@ -121,7 +128,12 @@ def started(options: argparse.Namespace, *arguments: str) -> subprocess.Popen[st
     same = [f"--{name}={getattr(options, name)}" for name in ("url", "key", "model", "other")]
     command = [sys.executable, "-m", "tests.tools.hostile", *same, *arguments]
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path.cwd(),
+        start_new_session=True,
     )
 
 
@@ -149,7 +161,7 @@ def attack(trial: Trial, options: argparse.Namespace) -> None:
     if trial.headers == {}:  # JSON as it stands
         body = body.replace(b"{", b'{"model":"%b",' % options.model.encode(), 1)
     print("ready", flush=True)
-    sys.stdin.read()
+    sys.stdin.readline()
     told = [asked(options, trial.path, body, headers) for _ in range(trial.times)]
     print(told[-1])
 
@@ -181,21 +193,24 @@ def connection(options: argparse.Namespace, timeout: float) -> http.client.HTTPC
 
 
 def observe(options: argparse.Namespace) -> None:
-    """Watch until standard input ends, and print the worst seconds."""
-    over = threading.Event()
+    """Watch from a line on standard input until that ends, and print the worst seconds."""
+    begun, over = threading.Event(), threading.Event()
     kinds = {"health": answers_of_health, "stream": pauses_of_a_stream}
     seconds = kinds[options.observe](options)
     next(seconds)
     print("watching", flush=True)
 
     def wait() -> None:
+        sys.stdin.readline()
+        begun.set()
         sys.stdin.read()
         over.set()
 
     threading.Thread(target=wait, daemon=True).start()
     worst = 0.0
     for took in seconds:
-        worst = max(worst, took)
+        if begun.is_set():
+            worst = max(worst, took)
         if over.is_set():
             break
     print(worst, flush=True)
@@ -273,6 +288,7 @@ def node(folder: Path, models: dict[str, str], *, level: str, read: bool) -> Ite
         [sys.executable, "-m", "mlx_worker", "serve", "--config", str(config)],
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     assert process.stderr is not None
     try:

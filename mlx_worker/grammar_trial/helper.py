@@ -1,4 +1,4 @@
-"""The process in which costly grammars are tried: `python -m mlx_worker.engine.compile_helper`.
+"""The process in which costly grammars are tried: `python -m mlx_worker.grammar_trial.helper`.
 
 Reads one JSON line with the vocabulary, then a line a trial, and writes a line a verdict. It ends
 with its pipe. A trial that takes more than its processor time ends it: the interval timer's signal
@@ -8,20 +8,18 @@ imports: importing it lowers the priority of the process. [child's helper]
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-from typing import Final
+
+from mlx_worker.priority import lower_priority
 
 # Before the imports below, which are half a second's work of a processor.
-NICENESS: Final = 10
-"""Grammars that may be costly can wait where the machine is busy: streams and health cannot."""
-os.nice(NICENESS)
+lower_priority()
 
 import msgspec  # noqa: E402
 from llguidance import LLTokenizer  # noqa: E402
 
-from mlx_worker.engine.compile_trial import Trial, Verdict, Vocabulary, tried  # noqa: E402
+from mlx_worker.grammar_trial.trial import Trial, Verdict, Vocabulary, tried  # noqa: E402
 
 
 def main() -> None:

@@ -1,0 +1,52 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import psutil
+import pytest
+
+from mlx_worker.api.parser import COMMAND as PARSER
+from mlx_worker.engine.compile_trials import COMMAND as HELPER
+from mlx_worker.engine.compile_trials import Trials
+from mlx_worker.priority import AUTOGROUP, NICENESS
+from tests.processes import eventually
+
+GROUPS: Final = pytest.mark.skipif(not AUTOGROUP.exists(), reason="Linux with autogroup only")
+LOWER: Final = "from mlx_worker.priority import lower_priority; lower_priority()"
+LOWERED: Final = f"{LOWER}; print(open('{AUTOGROUP}').read())"
+
+
+def group_niceness(pid: int | str) -> int:
+    """The nice value of the session that this process is in."""
+    return int(Path(f"/proc/{pid}/autogroup").read_text(encoding="ascii").split()[-1])
+
+
+@GROUPS
+@pytest.mark.parametrize("command", [PARSER, HELPER], ids=["parser", "helper"])
+def test_a_process_whose_work_can_wait_lowers_its_session(command: tuple[str, ...]) -> None:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        eventually(lambda: group_niceness(process.pid) == NICENESS)
+        assert psutil.Process(process.pid).nice() == os.nice(0) + NICENESS
+        process.communicate()
+
+
+@GROUPS
+def test_a_process_in_the_session_of_others_leaves_their_priority() -> None:
+    before = group_niceness("self")
+    done = subprocess.run([sys.executable, "-c", LOWERED], capture_output=True, check=True)
+    assert int(done.stdout.split()[-1]) == before
+    assert group_niceness("self") == before
+
+
+def test_the_helper_of_grammars_leads_a_session_of_its_own() -> None:
+    wait = "import sys; sys.stdin.read()"
+    trials = Trials("{}", [0], command=(sys.executable, "-c", wait))
+    helper = trials._running()
+    try:
+        assert os.getsid(helper.pid) == helper.pid
+    finally:
+        trials.close()
