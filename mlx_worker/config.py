@@ -26,17 +26,18 @@ from mlx_worker.config_checks import check_environment, check_template_arguments
 from mlx_worker.config_paths import expand_user, expand_variables
 from mlx_worker.errors import ConfigError
 from mlx_worker.sampler_types import (
+    DefaultTokens,
     Penalty,
     RepetitionPenalty,
     Seed,
     StopWord,
     Temperature,
-    Tokens,
     TopK,
     TopP,
     Unit,
 )
 from mlx_worker.sizes import Limit, Size
+from mlx_worker.text_files import decode_text
 from mlx_worker.typed import explain
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     seed: Seed | None = None
-    max_tokens: Tokens | None = None
+    max_tokens: DefaultTokens | None = None
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -263,10 +264,10 @@ def default_file() -> Path:
 def load_config(file: Path) -> Config:
     """Read and check a file. Raises ConfigError with one line that says what to mend."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = decode_text(file.read_bytes())
     except FileNotFoundError as error:
         raise ConfigError(f"{file}: there is no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from error
     config = parse_config(text, source=str(file), folder=file.resolve().parent)
     return msgspec.structs.replace(config, file=file.resolve())
@@ -498,7 +499,7 @@ class _Complaint:
 
     def about_type(self, error: msgspec.ValidationError) -> ConfigError:
         """What msgspec found wrong."""
-        path, problem = explain(error, self._raw)
+        path, problem = explain(error, self._raw, _File)
         return self(path or "the file", problem)
 
     def _line_of(self, path: str) -> int | None:

@@ -62,9 +62,39 @@ class UnsupportedField(InvalidRequest):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """Prompt and answer together do not fit the model's context."""
+    """The prompt leaves no room for an answer in the model's context.
+
+    `tokens` are the prompt's, `context` the model's; 0 where the numbers are not known. Clients
+    recognize the sentence by its beginning, and read the numbers in it.
+    """
 
     code = "context_length_exceeded"
+    tokens = 0
+    context = 0
+
+    @classmethod
+    def of(
+        cls, tokens: int, context: int, param: str, *, estimated: bool = False
+    ) -> ContextLengthExceeded:
+        """Return the error for a field whose text has that many tokens, or about as many."""
+        what = param.replace("_", " ")
+        full = ", which leaves no room for an answer" if tokens == context else ""
+        error = cls(
+            f"This model's maximum context length is {context} tokens. However, your {what}"
+            f" resulted in {'about ' if estimated else ''}{tokens} tokens{full}."
+            f" Please reduce the length of the {what}.",
+            param=param,
+        )
+        error.tokens, error.context = tokens, context
+        return error
+
+    @property
+    def for_anthropic(self) -> str:
+        """The sentence that clients of the Messages dialect recognize."""
+        if not self.context:
+            return self.message
+        most = min(self.context, self.tokens - 1)
+        return f"prompt is too long: {self.tokens} tokens > {most} maximum"
 
 
 class ConstraintFailed(InvalidRequest):

@@ -85,5 +85,5 @@ def _checked(settings: dict[str, Any]) -> _Settings:
     try:
         return msgspec.convert(settings, _Settings)
     except msgspec.ValidationError as error:
-        path, problem = explain(error, settings)
+        path, problem = explain(error, settings, _Settings)
         raise InvalidSetting(f"{path}: {problem}", param=path) from error

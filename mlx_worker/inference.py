@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.kv_cost import ENDLESS
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.mlx_thread import MlxThread
 from mlx_worker.engine.prompt import prompt_of, warm_head
@@ -42,7 +43,7 @@ _on_mlx_thread = MlxThread().run
 class Runtime:
     """One loaded model with its engine, shared by the threads of a program."""
 
-    def __init__(self, model: Any, tokenizer: Any, context_length: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, context_length: int | None) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self._context_length = context_length
@@ -79,7 +80,7 @@ class Runtime:
         return Engine(
             self.model,
             self.tokenizer,
-            context_length=self._context_length,
+            context_length=self._context_length or ENDLESS,
             max_concurrency=LIBRARY_CONCURRENCY,
         )
 

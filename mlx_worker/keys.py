@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from mlx_worker.config import KEYS_VARIABLE, is_loopback
 from mlx_worker.errors import ConfigError
+from mlx_worker.text_files import decode_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -112,18 +113,18 @@ def _told(source: str, lines: list[str]) -> Iterator[tuple[str, str]]:
 def _read(file: Path) -> str:
     """Its text, if only its owner may read it: asked of the open file, so that none slips in."""
     try:
-        with file.open(encoding="utf-8") as opened:
+        with file.open("rb") as opened:
             mode = os.fstat(opened.fileno()).st_mode
             if mode & _OTHERS_MAY:
                 raise ConfigError(
                     f"server.api_keys_file: others may use {file} (mode {mode & 0o777:03o}):"
                     f" chmod 600 {file}"
                 )
-            return opened.read()
+            return decode_text(opened.read())
     except FileNotFoundError as error:
         raise ConfigError(f"server.api_keys_file: {file}: there is no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"server.api_keys_file: {file} cannot be read: {reason}") from error
 
 

@@ -37,6 +37,9 @@ TEMPLATE_VALUES: Final = 20_000
 TOOL_VALUES: Final = 200_000
 """Values, at any depth, in `tools`."""
 
+RENAMED_TOOLS: Final = 4096
+"""Custom tools, and tools of namespaces: the front keeps their names until the answer ends."""
+
 CALL_VALUES: Final = 200_000
 """Values, at any depth, in the calls of earlier turns."""
 
@@ -67,6 +70,25 @@ def check_constraint(request: m.ChatRequest) -> None:
             schemas = arguments_of(request.tools, shape.names)
             check_constraint_text(json.dumps(schemas), "tools")
             check_schemas(schemas, "tools")
+
+
+def check_ends(request: m.ChatRequest) -> None:
+    """Raise InvalidRequest for a least length that the answer cannot have.
+
+    An answer of a shape ends where its shape is complete, whatever its length.
+    """
+    ends, shape, most = request.ends, request.constraint, request.max_tokens
+    for field, is_asked in (("ignore_eos", ends.ignore_eos), ("min_tokens", ends.min_tokens > 0)):
+        if is_asked and shape is not None:
+            raise InvalidRequest(
+                f"{field}: {shape.field} asks for a shape, and its end is the end of the answer",
+                param=field,
+            )
+    if most is not None and ends.min_tokens > most:
+        raise InvalidRequest(
+            f"min_tokens: {ends.min_tokens} is more than max_tokens, which is {most}",
+            param="min_tokens",
+        )
 
 
 def check_values(value: Any, most: int, field: str) -> None:

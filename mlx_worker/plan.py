@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from mlx_worker.errors import ConfigError, WorkerError
 from mlx_worker.models.regular import read_regular
 from mlx_worker.models.store import default_models_dir, inspect_folder, locate, places
+from mlx_worker.text_files import decode_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,9 +35,15 @@ class PlannedModel:
     @property
     def context_length(self) -> int | None:
         """Tokens, by the configuration and the folder; None where neither says."""
-        of_folder = self.folder.context_length if self.folder else None
-        limits = (self.config.context_length, of_folder)
-        return min((limit for limit in limits if limit is not None), default=None)
+        configured = self.config.context_length
+        return self.folder.context_with(configured) if self.folder else configured
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What deserves a look in the folder, or beside the configuration; () for nothing."""
+        if self.folder is None:
+            return ()
+        return self.folder.all_warnings(self.config.context_length)
 
     @property
     def chat_template(self) -> str | None:
@@ -102,9 +109,9 @@ def _chat_template(model: ModelConfig) -> str | None:
     if model.chat_template is None:
         return None
     try:
-        text = read_regular(model.chat_template).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        text = decode_text(read_regular(model.chat_template))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         problem = f"{model.chat_template} cannot be read: {reason}"
     else:
         if text.strip():

@@ -37,13 +37,15 @@ SECTIONS: Final[Mapping[str, tuple[type[msgspec.Struct], str]]] = {
 """Each section's type and what it is about, in the order of a file."""
 
 WORDS: Final[Mapping[str, str]] = {
-    "server.host": "Address to listen on: `localhost` or an IP address.",
+    "server.host": "Address to listen on: `localhost` (127.0.0.1 and ::1, those that the machine "
+    "has) or an IP address. `0.0.0.0` is every IPv4 address, `::` every address, IPv4 included "
+    "where the system can.",
     "server.port": "Port to listen on; 0 takes a free one.",
     "server.models_dir": "Where models are kept. Without it: `$MLX_WORKER_MODELS`, else the user's "
     "data folder.",
     "server.max_body_bytes": "Largest request body in bytes, decompressed; a larger one is refused "
     "with 413. Without it: 16 bytes for each token of the largest context among the models, at "
-    "least 4 MiB, at most 32 MiB.",
+    "least 4 MiB, at most 32 MiB; a model without a stated context counts as 16 MiB.",
     "server.host_names": "Names by which browsers may call a node without keys, beside `localhost` "
     "and the machine's own.",
     "server.api_keys_file": "Lines `name:key`, `#` comments; readable by its owner alone. Keys may "
@@ -103,7 +105,8 @@ WORDS: Final[Mapping[str, str]] = {
     "long as it takes.",
     "models.max_concurrency": "Decode rows: requests that run at once.",
     "models.max_queue": "Requests that may wait for a row.",
-    "models.context_length": "Tokens of prompt and answer. Without it: the model's own.",
+    "models.context_length": "Tokens of prompt and answer. Without it: the model's own; no limit "
+    "but memory where its files state none. A larger one than config.json's does not count.",
     "models.cache_bytes": 'KV of cached prompts and running rows together: bytes, or as in "4GiB".',
     "models.prefill_pause": "Seconds that a new prompt may hold running streams up, between two "
     "tokens.",
@@ -122,14 +125,14 @@ WORDS: Final[Mapping[str, str]] = {
     "node's own environment. No spare process is used for such a model. What the node sets for "
     "all its children (`TMPDIR`, `HF_HUB_OFFLINE`, …) cannot be set here.",
     "models.defaults.temperature": "0 is greedy.",
-    "models.defaults.top_p": "Draw from the likeliest tokens that make up this probability.",
-    "models.defaults.top_k": "Draw from so many of the likeliest tokens; 0: from all.",
+    "models.defaults.top_p": "Draw from the likeliest tokens of this probability together; 0: all.",
+    "models.defaults.top_k": "Draw from so many of the likeliest tokens; 0 or -1: from all.",
     "models.defaults.min_p": "Draw from tokens at least this likely, next to the likeliest.",
     "models.defaults.repetition_penalty": "Above 1, tokens that were said before are less likely.",
     "models.defaults.presence_penalty": "Above 0, tokens that were said are less likely.",
     "models.defaults.frequency_penalty": "Above 0, the more so the more often they were said.",
     "models.defaults.seed": "Seed of requests that give none: equal requests get equal answers.",
-    "models.defaults.max_tokens": "Tokens of an answer.",
+    "models.defaults.max_tokens": "Tokens of an answer, at most as many as the context leaves.",
 }
 """What each key means."""
 
@@ -255,7 +258,8 @@ def _plain(value: Any) -> Any:
 HEAD = """\
 # Configuration
 
-Written by `python -m mlx_worker.generated` out of the types that read it. A file is TOML;
+Written by `python -m mlx_worker.generated` out of the types that read it. A file is TOML in UTF-8,
+as are the prompts, templates and keys that it names; a byte order mark in front is no part of them.
 `mlx-worker check FILE` says what would run, or what is wrong, with key, value, limit and line.
 `config/mlx-worker.schema.json` tells editors the same: with `#:schema PATH` in its first line, a
 file is completed and checked while it is written. Paths are relative to the file; in each of them

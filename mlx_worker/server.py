@@ -12,7 +12,6 @@ import contextlib
 import gc
 import logging
 import signal
-import socket
 from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from mlx_worker.api.body import BODY, BodyLimits
 from mlx_worker.api.border import BORDER, Border
 from mlx_worker.api.cors import Cors
 from mlx_worker.api.door import DOOR, Door
-from mlx_worker.api.front import FRONT, Front
+from mlx_worker.api.front import ADDRESSES, FRONT, Front
 from mlx_worker.api.held import Held
 from mlx_worker.api.history import History
 from mlx_worker.api.lag import Lag
@@ -38,9 +37,10 @@ from mlx_worker.api.reload import Reload, folder_access
 from mlx_worker.api.routes import ROUTES
 from mlx_worker.api.same_origin import same_origin
 from mlx_worker.api.traffic import Traffic
-from mlx_worker.errors import CannotStore, PortTaken, WorkerError
+from mlx_worker.errors import CannotStore, WorkerError
 from mlx_worker.file_limit import places_within, raise_limit, wanted_files, warn_of_few_files
 from mlx_worker.health import Ledger, node_ledger
+from mlx_worker.listening import BACKLOG, listen, url_of_socket
 from mlx_worker.logs import Entry
 from mlx_worker.notify import Notifier
 from mlx_worker.plan import unseen
@@ -53,20 +53,17 @@ from mlx_worker.supervisor.scratch import scratch_folder
 from mlx_worker.titles import set_port, set_title
 
 if TYPE_CHECKING:
-    import ssl
+    import socket
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from mlx_worker.api.traces import Traces
-    from mlx_worker.config import Config, LogLevel, ServerConfig, TelemetryConfig
+    from mlx_worker.config import Config, LogLevel, TelemetryConfig
     from mlx_worker.supervisor.lifecycle import Timings
     from mlx_worker.supervisor.restart import RestartPolicy
     from mlx_worker.supervisor.resume import ResumePolicy
     from mlx_worker.supervisor.standby import StandbyPolicy
 
 log = logging.getLogger(__name__)
-
-BACKLOG = 1024
-"""Connections that may wait to be accepted: a burst must not meet a full queue."""
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds in which a connection has to agree on TLS."""
@@ -92,8 +89,11 @@ clear the cache, to operate the node and to read its metrics takes a key from ev
 PAGE_ROUTES = [("", page), ("page/{name}", page)]
 """Of no API: what a browser loads."""
 
-LEADING_V1 = "/{v1:(?:v1/)*}"
-"""Callers put any run of /v1 in front: their base URL has it, or their path, or both."""
+LEADING_V1 = "/{v1:/*(?:v1/+)*}"
+"""Callers put any run of /v1 in front: their base URL has it, or their path, or both. Where the two
+are joined there are often two slashes, and one too many at the end."""
+
+TRAILING = "{end:/*}"
 
 
 def build_app(
@@ -133,9 +133,10 @@ def build_app(
     app[DOCUMENTED] = ROUTES
     app[PAGE] = page_files()
     for route in ROUTES:
-        app.router.add_route(route.method, LEADING_V1 + route.path, route.handler)
+        for method in route.methods:
+            app.router.add_route(method, _pattern(route.path), route.handler)
     for path, handler in PAGE_ROUTES:
-        app.router.add_get(LEADING_V1 + path, handler)
+        app.router.add_get(_pattern(path), handler)
 
     async def node(app: web.Application) -> AsyncIterator[None]:
         children = Node(
@@ -166,6 +167,7 @@ def build_app(
                     history,
                     traces,
                     server.reasoning_summaries,
+                    app.get(ADDRESSES, ()),
                 )
                 children.start()
                 yield
@@ -174,6 +176,11 @@ def build_app(
     app.cleanup_ctx.append(node)
     app.on_shutdown.append(observe.end_live)
     return app
+
+
+def _pattern(path: str) -> str:
+    """Return the router's pattern of a path: slashes at its end are no part of a name in it."""
+    return LEADING_V1 + path.replace(".+}", ".+?}") + TRAILING
 
 
 def _tell_held(node: Node, path: str, seconds: float) -> None:
@@ -196,16 +203,6 @@ async def _traces(telemetry: TelemetryConfig) -> AsyncIterator[Traces | None]:
 # --- start and stop -----------------------------------------------------------------------
 
 
-def listen(server: ServerConfig) -> socket.socket:
-    """Bind and listen. Raises PortTaken in one line."""
-    host = "127.0.0.1" if server.host == "localhost" else server.host
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, server.port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise PortTaken(f"cannot listen on {host} port {server.port}: {error.strerror}") from error
-
-
 async def serve(
     config: Config,
     *,
@@ -215,30 +212,32 @@ async def serve(
     """Serve until SIGTERM or ctrl-C; drain, end the children in reverse order, return.
 
     SIGHUP has the configuration read again. A second signal cuts the drain short. `on_listening`
-    is awaited, beside the serving, with the node's base URL once it answers; the node stops when
-    it raises. Raises NothingServed where no model could be served for `exit_when_failed_for`.
+    is awaited, beside the serving, with the first base URL of the node once it answers; the node
+    stops when it raises. Raises NothingServed where no model could be served for
+    `exit_when_failed_for`.
     """
     app = build_app(config, command=command)
     _check_scratch()
     warn_of_few_files()
     _fit_connections(app[DOOR], len(config.models))
-    sock = listen(config.server)
-    url = _url(sock, app[BORDER].tls)
-    set_port(sock.getsockname()[1])
+    sockets = listen(config.server)
+    app[ADDRESSES] = urls = tuple(url_of_socket(sock, app[BORDER].tls) for sock in sockets)
+    set_port(sockets[0].getsockname()[1])
     set_title("front")
     drain = config.supervisor.drain_timeout
     with (
-        sock,
         _signals() as stop,
         Notifier.of_this_process() as notifier,
         contextlib.ExitStack() as ending,
     ):
+        for sock in sockets:
+            ending.enter_context(sock)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=drain + 2 * GRACE)
         await runner.setup()
         try:
-            async with _accepting(runner, sock):
+            async with _accepting(runner, sockets):
                 gc.freeze()  # what is imported stays: to look it all over again takes 50 ms
-                log.info("listening on %s", url)
+                log.info("listening on %s", ", ".join(urls))
                 front = runner.app[FRONT]
                 notifier.ready()
                 with (
@@ -246,7 +245,7 @@ async def serve(
                     _at_user_signals(front.node, config.log.level),
                 ):
                     outage = end_at_outage(front.node, config.supervisor.exit_when_failed_for)
-                    await _until(stop, outage, *([on_listening(url)] if on_listening else []))
+                    await _until(stop, outage, *([on_listening(urls[0])] if on_listening else []))
                 notifier.stopping()
                 stop.clear()
                 pause = PauseDetector(asyncio.get_running_loop(), GRACE)
@@ -258,21 +257,23 @@ async def serve(
 
 
 @contextlib.asynccontextmanager
-async def _accepting(runner: web.AppRunner, sock: socket.socket) -> AsyncIterator[None]:
-    """Connections to the socket come in through the door."""
+async def _accepting(
+    runner: web.AppRunner, sockets: Sequence[socket.socket]
+) -> AsyncIterator[None]:
+    """Connections to the sockets come in through the door."""
     server, door, tls = runner.server, runner.app[DOOR], runner.app[BORDER].tls
     assert server is not None, "it was set up"
-    listener = await asyncio.get_running_loop().create_server(
-        partial(door.protocol, server),
-        sock=sock,
-        backlog=BACKLOG,
-        ssl=tls,
-        ssl_handshake_timeout=None if tls is None else HANDSHAKE_TIMEOUT,
-    )
-    try:
+    with contextlib.ExitStack() as listeners:
+        for sock in sockets:
+            listener = await asyncio.get_running_loop().create_server(
+                partial(door.protocol, server),
+                sock=sock,
+                backlog=BACKLOG,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else HANDSHAKE_TIMEOUT,
+            )
+            listeners.callback(listener.close)
         yield
-    finally:
-        listener.close()
 
 
 def _check_scratch() -> None:
@@ -404,9 +405,3 @@ def _at_user_signals(node: Node, configured: LogLevel) -> Iterator[None]:
         # As with a hangup: what is left of the process's life is no time to die of one.
         for number in levels:
             loop.add_signal_handler(number, lambda: None)
-
-
-def _url(sock: socket.socket, tls: ssl.SSLContext | None) -> str:
-    scheme = "http" if tls is None else "https"
-    host, port = sock.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

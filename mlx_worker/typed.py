@@ -7,23 +7,35 @@ error and the raw value into one sentence that names field, value and limit. [bo
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import inspect
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     import msgspec
 
 IS_REQUIRED = "is required"
 
 _LONGEST_SHOWN = 60
 
+_NO_SUCH_VALUE: Final = "Invalid enum value"
+"""How msgspec begins what it says of a value that is not among those of a `Literal`."""
 
-def explain(error: msgspec.ValidationError, raw: Any) -> tuple[str, str]:
-    """(path of the field, problem), e.g. ("models[0].id", "expected `str`, got `int` (3)")."""
+
+def explain(error: msgspec.ValidationError, raw: Any, shape: Any) -> tuple[str, str]:
+    """(path of the field, problem), e.g. ("models[0].id", "expected `str`, got `int` (3)").
+
+    `shape` is the type that the raw value does not fit.
+    """
     problem, _, place = str(error).partition(" - at `")
     path = place.rpartition("$")[2].strip("`.")
     missing = re.search(r"missing required field `(\w+)`", problem)
     if missing:
         return f"{path}.{missing[1]}".lstrip("."), IS_REQUIRED
+    if problem.startswith(_NO_SUCH_VALUE) and (allowed := _values_of(shape, path)):
+        return path, f"{named(_value_at(raw, path))} is not one of {', '.join(allowed)}"
     return path, f"{problem[0].lower()}{problem[1:]}{_shown(_value_at(raw, path))}"
 
 
@@ -52,6 +64,46 @@ def _shown(value: Any) -> str:
         return ""
     text = repr(value)
     return f" (here {text})" if len(text) <= _LONGEST_SHOWN else ""
+
+
+def named(value: Any) -> str:
+    """Return a short scalar as it was given, and words for any other value."""
+    shown = _shown(value)
+    return shown.removeprefix(" (here ").removesuffix(")") if shown else "the value"
+
+
+def _values_of(shape: Any, path: str) -> list[str]:
+    """Return the values that would do at this path; [] where they are not listed."""
+    kinds = [inspect.type_info(shape)]
+    for key, _ in re.findall(r"([^.\[\]]+)|\[(\.\.\.|\d+)\]", path):
+        kinds = [inner for kind in _members(kinds) for inner in _inside(kind, key)]
+    listed = [kind for kind in _members(kinds) if isinstance(kind, inspect.LiteralType)]
+    return [repr(value) for kind in listed for value in kind.values]
+
+
+def _members(kinds: Iterable[inspect.Type]) -> Iterator[inspect.Type]:
+    """Yield the kinds, a union's members in its place."""
+    for kind in kinds:
+        match kind:
+            case inspect.UnionType(types=types):
+                yield from _members(types)
+            case inspect.Metadata(type=inner):
+                yield from _members([inner])
+            case _:
+                yield kind
+
+
+def _inside(kind: inspect.Type, key: str) -> list[inspect.Type]:
+    """Return what a kind has under this key, or as an item where the key is ""."""
+    match kind:
+        case inspect.StructType(fields=fields):
+            return [field.type for field in fields if key and field.encode_name == key]
+        case inspect.ListType(item_type=inner) | inspect.VarTupleType(item_type=inner):
+            return [] if key else [inner]
+        case inspect.DictType(value_type=inner):
+            return [] if key else [inner]
+        case _:
+            return []
 
 
 def _value_at(raw: Any, path: str) -> Any:

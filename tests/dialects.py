@@ -108,6 +108,7 @@ def _openai_streamed(take: Callable[[Heard, Any], None], events: list[Event]) ->
         if not chunk["choices"]:
             heard.usage = _openai_usage(chunk["usage"])
             continue
+        assert chunk.get("usage") is None, "only the last chunk tells the usage"
         (choice,) = chunk["choices"]
         assert heard.finish == "", "nothing is said after the end"
         heard.finish = choice["finish_reason"] or ""
@@ -226,7 +227,9 @@ def _responses_whole(body: Any) -> Heard:
                 heard.reasoning += "".join(part["text"] for part in told)
             case "function_call":
                 arguments = json.loads(item["arguments"])
-                heard.calls.append((item["call_id"], item["name"], arguments))
+                heard.calls.append((item["call_id"], _spaced_name(item), arguments))
+            case "custom_tool_call":
+                heard.calls.append((item["call_id"], _spaced_name(item), item["input"]))
     cut = body["incomplete_details"] == {"reason": "max_output_tokens"}
     assert body["status"] == ("incomplete" if cut else "completed")
     heard.finish = "length" if cut else "tool_calls" if heard.calls else "stop"
@@ -235,6 +238,12 @@ def _responses_whole(body: Any) -> Heard:
     cached = usage["input_tokens_details"]["cached_tokens"]
     heard.usage = Usage(usage["input_tokens"], cached, usage["output_tokens"])
     return heard
+
+
+def _spaced_name(item: Any) -> str:
+    """The name of what was called, a namespace before a slash."""
+    space = item.get("namespace")
+    return str(item["name"]) if space is None else f"{space}/{item['name']}"
 
 
 class _ResponsesReader:
@@ -260,8 +269,13 @@ class _ResponsesReader:
             assert data["text"] == self.said
         elif kind == "response.function_call_arguments.done":
             assert data["arguments"] == self.said
+            assert data["name"] == self.item["name"]
+        elif kind == "response.custom_tool_call_input.done":
+            assert data["input"] == self.said
         elif kind == "response.output_item.done":
-            assert data["item"]["id"] == self.item["id"]
+            assert data["item"].keys() == self.item.keys()
+            same = self.item.keys() & {"id", "type", "call_id", "namespace", "name"}
+            assert all(data["item"][key] == self.item[key] for key in same)
             self.done.append(data["item"])
             self.item = None
         else:
@@ -320,6 +334,7 @@ FINISHES = {
     "end_turn": "stop",
     "stop_sequence": "stop",
     "max_tokens": "length",
+    "model_context_window_exceeded": "length",
     "tool_use": "tool_calls",
 }
 
@@ -330,7 +345,8 @@ def _messages_body(text: str, **fields: Any) -> dict[str, Any]:
 
 def _anthropic_usage(usage: Any) -> Usage:
     cached = usage["cache_read_input_tokens"]
-    return Usage(usage["input_tokens"] + cached, cached, usage["output_tokens"])
+    prompt = usage["input_tokens"] + cached + usage["cache_creation_input_tokens"]
+    return Usage(prompt, cached, usage["output_tokens"])
 
 
 def _messages_whole(body: Any) -> Heard:

@@ -100,7 +100,7 @@ def test_a_model_that_cannot_be_loaded_is_a_cache_error(tmp_path: Path) -> None:
 
 
 def test_a_prompt_over_the_context_is_a_cache_error() -> None:
-    with pytest.raises(CacheError, match="context is 8192"):
+    with pytest.raises(CacheError, match="context length is 8192"):
         cache.warm_cache(" ".join(WORDS) * 60)
 
 

@@ -434,7 +434,27 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "node.toml"
     file.write_bytes(b'[server]\nhost = "\xff"\n')
-    with pytest.raises(ConfigError, match=r"node\.toml: cannot be read: .*utf-8"):
+    with pytest.raises(ConfigError, match=r"node\.toml: cannot be read: it is not UTF-8: byte 17"):
+        load_config(file)
+
+
+def test_a_mark_in_front_of_utf8_is_no_part_of_the_file(tmp_path: Path) -> None:
+    marked, plain = tmp_path / "marked.toml", tmp_path / "plain.toml"
+    text = f"[server]\nport = 9000\n{MODEL}"
+    marked.write_text(text, encoding="utf-8-sig")
+    plain.write_text(text, encoding="utf-8")
+    assert structs.replace(load_config(marked), file=None) == structs.replace(
+        load_config(plain), file=None
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+def test_a_file_of_another_encoding_is_refused_with_its_name(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "node.toml"
+    mark = "\ufeff" if encoding.endswith("be") else ""
+    file.write_bytes((mark + MODEL).encode(encoding))
+    name = encoding.upper()[:6]
+    with pytest.raises(ConfigError, match=rf"cannot be read: it is {name}, not UTF-8: save"):
         load_config(file)
 
 

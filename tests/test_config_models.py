@@ -175,7 +175,9 @@ def test_the_text_of_a_template_is_read_with_the_plan(tmp_path: Path, nano: Path
     config = parsed(text, tmp_path)
     (planned,) = plan(config)
     assert planned.chat_template == "{{ messages }}"
-    for wrong, why in ((b" \n", "is empty"), (b"\xff", "not UTF-8")):
+    file.write_text("{{ messages }}", encoding="utf-8-sig")
+    assert plan(config)[0].chat_template == "{{ messages }}", "no mark in front of each prompt"
+    for wrong, why in ((b" \n", "is empty"), (b"\xff", "not UTF-8"), (b"\xff\xfe{", "UTF-16")):
         file.write_bytes(wrong)
         with pytest.raises(ConfigError, match=why):
             plan(config)

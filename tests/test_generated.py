@@ -54,7 +54,7 @@ MODEL: dict[str, Any] = {"id": "m", "path": "p"}
         {"models": [{"id": "m"}]},
         {"models": [MODEL | {"max_queue": -1}]},
         {"models": [MODEL | {"aliases": [""]}]},
-        {"models": [MODEL | {"defaults": {"top_p": 0.0}}]},
+        {"models": [MODEL | {"defaults": {"top_p": -0.1}}]},
         {"models": [MODEL], "server": {"port": 65536}},
         {"models": [MODEL], "server": {"prot": 1}},
         {"models": [MODEL], "supervisor": {"memory_limit": 0.0}},

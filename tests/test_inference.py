@@ -231,11 +231,11 @@ def test_with_no_model_at_all_it_says_so() -> None:
     [
         *[("temperature", it) for it in (-1, -0.001, 2.001, 5, float("nan"), float("inf"), "1")],
         *[("top_p", it) for it in (-0.5, 1.1, 2, float("nan"))],
-        *[("top_k", it) for it in (-1, 1.5, 1 << 31)],
+        *[("top_k", it) for it in (-2, 1.5, 1 << 31)],
         *[("min_p", it) for it in (-0.1, 1.1)],
         *[("repetition_penalty", it) for it in (-1, 11)],
         *[(f"{it}_penalty", value) for it in ("presence", "frequency") for value in (-3, 2.5)],
-        *[("max_tokens", it) for it in (0, -1, 1.5, True, 1 << 31)],
+        *[("max_tokens", it) for it in (0, -1, 1.5, True)],
         *[("stop", it) for it in ("word", [""], ["x"] * 17, [1])],
         *[("seed", it) for it in (1 << 63, "1")],
         *[("logit_bias", it) for it in ({1: 101}, {-1: 1}, [1])],
@@ -261,7 +261,7 @@ def test_what_callers_pass_along_is_tolerated_and_what_nobody_knows_is_not(
 def test_a_request_that_is_refused_leaves_nothing_in_the_engine(tiny: Path) -> None:
     runtime = inference.runtime(tiny)
     asked = chat_request(HELLO, {})
-    for max_tokens in (0, -1, 1 << 40):
+    for max_tokens in (0, -1):
         with pytest.raises(InvalidRequest):
             list(runtime.generate(structs.replace(asked, max_tokens=max_tokens)))
         assert runtime.engine.active == 0

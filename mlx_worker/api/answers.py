@@ -56,6 +56,30 @@ class ModelList(msgspec.Struct, frozen=True):
     object: Literal["list"] = "list"
 
 
+class AnthropicModel(msgspec.Struct, frozen=True):
+    """The same name in Anthropic's words; `created_at` is when this node started, in RFC 3339.
+
+    `max_input_tokens` and `max_tokens` are the context length: prompt and answer share it.
+    """
+
+    id: str
+    display_name: str
+    created_at: str
+    max_input_tokens: int | None
+    max_tokens: int | None
+    lifecycle: Literal["active"] = "active"
+    type: Literal["model"] = "model"
+
+
+class AnthropicModelList(msgspec.Struct, frozen=True):
+    """A page of all names."""
+
+    data: list[AnthropicModel]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
 class Warmed(msgspec.Struct, frozen=True):
     """A prompt that is resident: its SHA-256 in hex, in tokens, since when in ms of the epoch."""
 

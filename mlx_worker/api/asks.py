@@ -18,7 +18,7 @@ from mlx_worker.api.model_settings import call_with_settings, chat_with_settings
 from mlx_worker.api.packing import in_packs
 from mlx_worker.api.tokens import parse_to_detokenize, parse_to_tokenize
 from mlx_worker.api.warm import parse_to_warm
-from mlx_worker.limits import check_amount, check_constraint
+from mlx_worker.limits import check_amount, check_constraint, check_ends
 from mlx_worker.wire.messages import ChatRequest
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def _settled(call: C, models: ModelTerms) -> C:
     of_all = settled.chats[0]  # the chats of one call differ in their prompts alone
     check_amount(of_all)
     check_constraint(of_all)
+    check_ends(of_all)
     return settled
 
 

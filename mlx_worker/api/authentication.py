@@ -66,7 +66,9 @@ class Authentication:
         return not self._is_trusted(request) or self._name_of_key(request) is not None
 
     def _name_of_key(self, request: web.Request) -> str | None:
-        return self._border.keys.name_of(_key_of(request))
+        """Return whose key one of the two headers has: clients send a stale one in the other."""
+        names = [self._border.keys.name_of(key) for key in _keys_of(request)]
+        return next((name for name in names if name is not None), None)
 
     def _is_trusted(self, request: web.Request) -> bool:
         """Return True if the peer's address lets the request in, whatever key it shows.
@@ -91,9 +93,8 @@ class Authentication:
         )
 
 
-def _key_of(request: web.Request) -> str:
-    """The key as OpenAI's libraries send it, else as Anthropic's do; "" where there is none."""
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return key.strip()
-    return request.headers.get("x-api-key", "").strip()
+def _keys_of(request: web.Request) -> tuple[str, str]:
+    """Return the keys of OpenAI's header and of Anthropic's; "" for one that is not there."""
+    scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+    bearer = bearer.strip() if scheme.lower() == "bearer" else ""
+    return bearer, request.headers.get("x-api-key", "").strip()

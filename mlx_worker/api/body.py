@@ -36,7 +36,7 @@ A piece that has come is had without a wait. A body in chunks of one byte is hun
 """
 
 UNKNOWN_CONTEXT: Final = 16 * 1024 * 1024
-"""The limit where no model says how long its context is."""
+"""What a model counts for whose context has no stated length, or no known one yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,12 @@ BODY: web.AppKey[BodyLimits] = web.AppKey("body", BodyLimits)
 
 
 def default_limit(contexts: Iterable[int | None]) -> int:
-    """Return the largest body in bytes for models with contexts of these lengths in tokens."""
-    largest = max((tokens for tokens in contexts if tokens is not None), default=None)
-    if largest is None:
-        return UNKNOWN_CONTEXT
-    return min(max(SMALLEST_DEFAULT, largest * BYTES_PER_TOKEN), LARGEST_DEFAULT)
+    """Return the largest body in bytes for models with contexts of these lengths in tokens.
+
+    None: the length is not stated, or not known yet.
+    """
+    sizes = [UNKNOWN_CONTEXT if it is None else it * BYTES_PER_TOKEN for it in contexts]
+    return min(max(SMALLEST_DEFAULT, max(sizes, default=UNKNOWN_CONTEXT)), LARGEST_DEFAULT)
 
 
 async def read_body(request: web.Request) -> bytes:

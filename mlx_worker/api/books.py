@@ -91,6 +91,7 @@ class Books:
         self._ledgers: tuple[Ledger, ...] = ()
         self._outcome: Outcome = "cancelled"
         self._error = ""
+        self._warnings: list[str] = []
         self._status: int | None = None
         self._read: Usage | None = None
         self._hit: bool | None = None
@@ -105,6 +106,10 @@ class Books:
         self._ledgers = (self._front.ledgers[self._model], self._front.ledger)
         for ledger in self._ledgers:
             ledger.open()
+
+    def warned(self, warnings: list[str]) -> None:
+        """Something of it was left out."""
+        self._warnings = warnings
 
     def taken_on(self, generations: list[Generation]) -> None:
         """Its choices have places."""
@@ -200,6 +205,7 @@ class Books:
             status=self._status,
             outcome=self._outcome,
             error=self._error,
+            warnings="; ".join(self._warnings),
             cache_hit=self._hit,
             prompt_tokens=read.prompt if read else None,
             cached_tokens=read.cached if read else None,

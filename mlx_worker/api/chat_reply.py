@@ -2,18 +2,21 @@
 
 Beyond OpenAI's fields: `reasoning_content` and `reasoning`, because both spellings are in use;
 `seed`, in the completion and in a stream's first chunks, which makes the same answer again; and
-`warnings`, in a choice whose model wrote a call that is none or whose tools were left out. [front]
+`warnings`, in a choice whose model wrote a call that is none or whose tools were left out, there
+and in the choice's first chunk. [front]
 """
 
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from mlx_worker.api.dialect import COMMENT
 from mlx_worker.api.error_bodies import openai_error
+from mlx_worker.api.packing import joined_list
+from mlx_worker.api.token_logprobs import told_logprobs
 from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
 
 if TYPE_CHECKING:
@@ -22,7 +25,10 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialect import Call, Usage, Whole
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.generation import Ending, Piece
-    from mlx_worker.wire.messages import Choice, FinishReason, Span, TokenLogprobs
+    from mlx_worker.wire.messages import FinishReason, Span
+
+NO_USAGE: Final[dict[str, Any]] = {"usage": None}
+"""What all chunks but the last say of the usage, where a stream's caller asked for it."""
 
 _json = msgspec.json.encode
 
@@ -38,6 +44,8 @@ class ChatReply:
         self._seed = call.seed
         self._n = call.n
         self._include_usage = call.include_usage
+        self._no_usage: dict[str, Any] = NO_USAGE if call.include_usage else {}
+        self._warnings = call.warnings
         self._calls = [0] * call.n
         # All but the text is the same in every chunk of a choice: encode it once.
         chunks = (self._chunk([_delta(choice, {"content": "?"})]) for choice in range(call.n))
@@ -46,8 +54,9 @@ class ChatReply:
     def opening(self, _usage: Usage) -> bytes:
         """The role chunks."""
         role = {"role": "assistant", "content": ""}
-        chunks = (self._chunk([_delta(it, role)], seed=self._seed) for it in range(self._n))
-        return b"".join(chunks)
+        warned = {"warnings": self._warnings} if self._warnings else {}
+        choices = (_delta(it, role) | warned for it in range(self._n))
+        return b"".join(self._chunk([choice], seed=self._seed) for choice in choices)
 
     def sign(self) -> bytes:
         """A comment."""
@@ -62,7 +71,7 @@ class ChatReply:
         if piece.text or not deltas:
             deltas.append(_delta(choice, {"content": piece.text}))
         if piece.logprobs:
-            deltas[-1]["logprobs"] = _told(piece.logprobs)
+            deltas[-1]["logprobs"] = {"content": told_logprobs(piece.logprobs)}
         return b"".join(self._chunk([delta]) for delta in deltas)
 
     def closing(self, endings: Sequence[Ending], usage: Usage) -> bytes:
@@ -81,9 +90,14 @@ class ChatReply:
 
     def whole(self, choices: Sequence[Whole], usage: Usage) -> bytes:
         """The completion object."""
-        said = [_whole_choice(i, piece, end.finish) for i, (piece, end) in enumerate(choices)]
+        said = [
+            _whole_choice(i, piece, end.finish, self._warnings)
+            for i, (piece, end) in enumerate(choices)
+        ]
         body = self._object("chat.completion", said)
-        return _json(body | {"usage": usage_of(usage), "seed": self._seed})
+        scores = choices[0][0].scores
+        listed = {} if scores is None else {"prompt_logprobs": joined_list(scores.listed)}
+        return _json(body | {"usage": usage_of(usage), "seed": self._seed} | listed)
 
     def _deltas(self, span: Span, choice: int) -> Iterator[dict[str, Any]]:
         match span:
@@ -104,8 +118,8 @@ class ChatReply:
                 yield _delta(choice, {"tool_calls": [rest]})
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        body = self._object("chat.completion.chunk", choices) | more
-        return b"data: " + _json(body) + b"\n\n"
+        body = self._object("chat.completion.chunk", choices)
+        return b"data: " + _json(body | self._no_usage | more) + b"\n\n"
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -131,10 +145,13 @@ def _call(call: ToolCall, arguments: str) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _whole_choice(index: int, piece: Piece, finish: FinishReason) -> dict[str, Any]:
+def _whole_choice(
+    index: int, piece: Piece, finish: FinishReason, warnings: list[str]
+) -> dict[str, Any]:
     calls = [_call(it, it.arguments) for it in piece.spans if isinstance(it, ToolCall)]
     thought = "".join(it.text for it in piece.spans if isinstance(it, Reasoning))
-    warned = [it for it in piece.spans if isinstance(it, BrokenCall | Notice)]
+    noted = [it.problem for it in piece.spans if isinstance(it, BrokenCall | Notice)]
+    warned = [*warnings, *noted]
     content = "".join(map(shown, piece.said))
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
@@ -144,22 +161,10 @@ def _whole_choice(index: int, piece: Piece, finish: FinishReason) -> dict[str, A
     choice: dict[str, Any] = {
         "index": index,
         "message": message,
-        "logprobs": _told(piece.logprobs) if piece.logprobs else None,
+        "logprobs": {"content": told_logprobs(piece.logprobs)} if piece.logprobs else None,
         "finish_reason": finish,
     }
-    return choice | ({"warnings": [it.problem for it in warned]} if warned else {})
-
-
-def _told(logprobs: list[TokenLogprobs]) -> dict[str, Any]:
-    content = [
-        _choice(it.chosen) | {"top_logprobs": [_choice(other) for other in it.likeliest]}
-        for it in logprobs
-    ]
-    return {"content": content}
-
-
-def _choice(choice: Choice) -> dict[str, Any]:
-    return {"token": choice.text, "logprob": choice.logprob, "bytes": list(choice.added)}
+    return choice | ({"warnings": warned} if warned else {})
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:

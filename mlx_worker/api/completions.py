@@ -12,23 +12,27 @@ from typing import TYPE_CHECKING, Annotated, Self
 import msgspec
 from msgspec.structs import replace
 
-from mlx_worker.api.chat import StreamOptions
+from mlx_worker.api.chat import ResponseFormat, StreamOptions, response_shape
 from mlx_worker.api.dialect import Call, Places, decode
 from mlx_worker.api.fields import (
+    Alternatives,
     ModelName,
     Samplers,
     Stop,
-    first_given,
+    answer_tokens,
+    ends_of,
     no_defaults,
     refuse_unsupported,
     sampling,
+    scoring_of,
     seed_of,
     stop_words,
 )
+from mlx_worker.api.other_servers import refuse_foreign
 from mlx_worker.api.packing import packed, packed_chat
 from mlx_worker.api.shapes import constraint_of
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.sampler_types import TokenId, Tokens
+from mlx_worker.sampler_types import TokenId
 from mlx_worker.wire.messages import ChatRequest
 
 if TYPE_CHECKING:
@@ -53,19 +57,21 @@ class CompletionBody(Samplers, frozen=True, kw_only=True):
         ]
     )
     model: ModelName | None = None
-    max_tokens: Tokens | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
     best_of: int | None = None
     stop: Stop | None = None
-    logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    logprobs: Alternatives | None = None
+    prompt_logprobs: Alternatives | None = None
     echo: bool | None = None
     suffix: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
     user: str | None = None
 
 
-class CompletionCall(Call, frozen=True):
+class CompletionCall(Call, frozen=True, kw_only=True):
     """A call of one prompt or several. `echoed` are those that each answer begins with."""
 
     echoed: list[Prompt]
@@ -95,6 +101,7 @@ def parse(
     The choices are counted before anything is made for one of them.
     """
     asked = decode(body, CompletionBody)
+    refuse_foreign(body, "completions", CompletionBody)
     defaults = defaults_of(asked.model)
     n = asked.n or 1
     places_of(asked.model).check(n * _count(asked), "n" if n > 1 else "prompt")
@@ -104,10 +111,16 @@ def parse(
     shared = ChatRequest(
         messages=[],
         sampling=sampling(asked, defaults, seed),
-        max_tokens=first_given(asked.max_tokens, defaults.max_tokens, MAX_TOKENS),
+        max_tokens=answer_tokens(asked.max_tokens, defaults.max_tokens, MAX_TOKENS),
         stop=stop_words(asked.stop),
         logprobs=asked.logprobs,
-        constraint=constraint_of(asked, None),
+        constraint=constraint_of(asked, None, response_shape(asked.response_format)),
+        ends=ends_of(asked),
+        prompt_scoring=scoring_of(
+            asked.prompt_logprobs,
+            asked.logprobs if asked.echo else None,
+            stream=bool(asked.stream),
+        ),
     )
     chats = [replace(shared, prompt=prompt) for prompt in prompts]
     return CompletionCall(
@@ -126,8 +139,8 @@ def _refuse(asked: CompletionBody) -> None:
         {
             "suffix": bool(asked.suffix),
             "best_of": asked.best_of not in (None, asked.n or 1),
-            "echo with logprobs": bool(asked.echo) and asked.logprobs is not None,
             "chat_template_kwargs": bool(asked.chat_template_kwargs),
+            "enable_thinking": asked.enable_thinking is not None,
         }
     )
 

@@ -6,15 +6,16 @@ and in a stream's first chunks, which makes the same answer again. [front]
 
 from __future__ import annotations
 
-import codecs
 import secrets
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlx_worker.api.chat_reply import usage_of
+from mlx_worker.api.chat_reply import NO_USAGE, usage_of
 from mlx_worker.api.dialect import COMMENT
 from mlx_worker.api.error_bodies import openai_error
+from mlx_worker.api.packing import joined_list
+from mlx_worker.completion_logprobs import LOGPROB_LISTS, Offsets, logprob_lists
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.completions import CompletionCall
     from mlx_worker.api.dialect import Usage, Whole
     from mlx_worker.errors import WorkerError
-    from mlx_worker.supervisor.generation import Ending, Piece
-    from mlx_worker.wire.messages import Choice, TokenLogprobs
+    from mlx_worker.supervisor.generation import Ending, Piece, Scores
 
 
 class CompletionReply:
@@ -46,13 +46,17 @@ class CompletionReply:
         }
         self._seed = call.seed
         self._include_usage = call.include_usage
+        self._no_usage: dict[str, Any] = NO_USAGE if call.include_usage else {}
         self._echoes = [text for text in echoes for _ in range(call.n)] or [""] * call.wide
-        self._offsets = [_Offsets(len(text)) for text in self._echoes]
+        self._offsets = [Offsets(len(text)) for text in self._echoes]
+        scoring = call.chats[0].prompt_scoring
+        self._echoes_scores = scoring is not None and scoring.echoed is not None
 
     def opening(self, _usage: Usage) -> bytes:
-        """A chunk a choice, with what is echoed."""
+        """A chunk a choice, with what is echoed; that comes later where it is to be scored."""
+        echoes = [""] * len(self._echoes) if self._echoes_scores else self._echoes
         return b"".join(
-            self._chunk([_choice(i, text)], seed=self._seed) for i, text in enumerate(self._echoes)
+            self._chunk([_choice(i, text)], seed=self._seed) for i, text in enumerate(echoes)
         )
 
     def sign(self) -> bytes:
@@ -60,8 +64,9 @@ class CompletionReply:
         return COMMENT
 
     def piece(self, piece: Piece, choice: int) -> bytes:
-        """A chunk of text."""
-        return self._chunk([_choice(choice, piece.text, self._told(piece, choice))])
+        """A chunk of text, with what is echoed in front of it where its scores came."""
+        echo = self._echoes[choice] if piece.scores is not None else ""
+        return self._chunk([_choice(choice, echo + piece.text, self._told(piece, choice))])
 
     def closing(self, endings: Sequence[Ending], usage: Usage) -> bytes:
         """The finish chunks, the usage chunk where it was asked for, and [DONE]."""
@@ -80,18 +85,21 @@ class CompletionReply:
         """The completion object."""
         said = [
             _choice(i, self._echoes[i] + piece.text, self._told(piece, i), ending.finish)
+            | _listed(piece)
             for i, (piece, ending) in enumerate(choices)
         ]
         body = self._head | {"choices": said, "usage": usage_of(usage), "seed": self._seed}
         return msgspec.json.encode(body)
 
     def _told(self, piece: Piece, choice: int) -> dict[str, Any] | None:
-        if not piece.logprobs:
+        scores = piece.scores if self._echoes_scores else None
+        if scores is None and not piece.logprobs:
             return None
-        return _logprobs(piece.logprobs, self._offsets[choice])
+        return _merged(scores, logprob_lists(piece.logprobs, self._offsets[choice]))
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return b"data: " + msgspec.json.encode(self._head | {"choices": choices} | more) + b"\n\n"
+        body = self._head | {"choices": choices} | self._no_usage | more
+        return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
 def _choice(
@@ -100,39 +108,18 @@ def _choice(
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
 
-class _Offsets:
-    """Where each token of one choice begins, in characters of its text.
-
-    A token inside a character begins where that character does.
-    """
-
-    def __init__(self, first: int) -> None:
-        self._at = first
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def passed(self, data: bytes) -> int:
-        """Return where the next token begins, and pass it: `data` is what it adds."""
-        begin = self._at
-        self._at += len(self._decoder.decode(data))
-        return begin
+def _listed(piece: Piece) -> dict[str, Any]:
+    """Return the prompt's scores as vLLM lists them, where they were asked for in this form."""
+    if piece.scores is None or not piece.scores.listed:
+        return {}
+    return {"prompt_logprobs": joined_list(piece.scores.listed)}
 
 
-def _logprobs(told: list[TokenLogprobs], offsets: _Offsets) -> dict[str, Any]:
-    """Return what this dialect tells: a list a fact. Offsets are in characters of the answer."""
+def _merged(scores: Scores | None, told: dict[str, list[Any]]) -> dict[str, Any]:
+    """Return the lists of the prompt's tokens followed by the answer's."""
+    if scores is None:
+        return told
     return {
-        "tokens": [token.chosen.text for token in told],
-        "token_logprobs": [token.chosen.logprob for token in told],
-        "top_logprobs": [_by_text(token.likeliest) for token in told],
-        "text_offset": [offsets.passed(token.chosen.added) for token in told],
+        name: joined_list(of_prompt, msgspec.json.encode(told[name])[1:-1])
+        for name, of_prompt in zip(LOGPROB_LISTS, scores.echoed, strict=True)
     }
-
-
-def _by_text(likeliest: Sequence[Choice]) -> dict[str, float]:
-    """Return log-probabilities by text; parts of characters that look alike by their bytes too."""
-    values: dict[str, float] = {}
-    for choice in likeliest:
-        name = choice.text
-        if name in values:
-            name = "bytes:" + "".join(f"\\x{byte:02x}" for byte in choice.added)
-        values.setdefault(name, choice.logprob)
-    return values

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from mlx_worker.api.headers import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID
+from mlx_worker.api.headers import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID, WARNINGS
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler, Middleware
 
 METHODS = "GET, POST, DELETE"
-EXPOSED = f"{REQUEST_ID}, {SESSION_ID}, {CACHE_HIT}, {MODEL}, Retry-After, WWW-Authenticate"
+EXPOSED = (
+    f"{REQUEST_ID}, {SESSION_ID}, {CACHE_HIT}, {MODEL}, {WARNINGS}, Retry-After, WWW-Authenticate"
+)
 REMEMBERED = 600
 """Seconds for which a browser need not ask again."""
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mlx_worker.api.packing import nbytes, packed_chat
+from mlx_worker.api.whole_numbers import with_whole_numbers
 from mlx_worker.errors import InvalidRequest, MissingField
 from mlx_worker.typed import IS_REQUIRED, explain
 from mlx_worker.wire.messages import ChatRequest
@@ -50,7 +51,7 @@ class Call(msgspec.Struct, frozen=True):
     """A parsed request: for whom, what, and how the answer is wanted.
 
     `seed` is the caller's own or was made for it; `n` choices are to be made of each chat, of
-    which only a completion has more than one.
+    which only a completion has more than one. `warnings` say what of the request was left out.
     """
 
     model: str | None
@@ -59,6 +60,7 @@ class Call(msgspec.Struct, frozen=True):
     include_usage: bool
     seed: int
     n: int
+    warnings: list[str] = []
 
     @property
     def wide(self) -> int:
@@ -151,13 +153,26 @@ def decode(body: bytes, shape: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:
-        path, problem = explain(error, _raw(body))
-        kind = MissingField if problem == IS_REQUIRED and "." not in path else InvalidRequest
-        raise kind(f"{path or 'body'}: {problem}", param=path or None) from error
+        return _read_again(_raw(body), shape, error)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the body is not JSON: {error}") from error
     except RecursionError as error:
         raise InvalidRequest("the body is nested too deeply") from error
+
+
+def _read_again(raw: Any, shape: type[T], error: msgspec.ValidationError) -> T:
+    """Return a body that fits but for how its whole numbers are written. Raises InvalidRequest.
+
+    `raw` None: there is no body, or its nesting is too deep to be read without a type.
+    """
+    if raw is not None:
+        try:
+            return msgspec.convert(with_whole_numbers(raw), shape, str_keys=True)
+        except msgspec.ValidationError as other:
+            error = other
+    path, problem = explain(error, raw, shape)
+    kind = MissingField if problem == IS_REQUIRED and "." not in path else InvalidRequest
+    raise kind(f"{path or 'body'}: {problem}", param=path or None) from error
 
 
 def fitted(value: Any, shape: type[T], field: str) -> T:
@@ -165,7 +180,7 @@ def fitted(value: Any, shape: type[T], field: str) -> T:
     try:
         return msgspec.convert(value, shape)
     except msgspec.ValidationError as error:
-        path, problem = explain(error, value)
+        path, problem = explain(error, value, shape)
         place = f"{field}{path if path.startswith('[') else f'.{path}' if path else ''}"
         raise InvalidRequest(f"{place}: {problem}", param=place) from error
 

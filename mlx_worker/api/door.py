@@ -23,12 +23,14 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from mlx_worker.api.error_bodies import openai_error
+from mlx_worker.api.half_close import Prober
 from mlx_worker.api.held import CONNECTION
 from mlx_worker.api.paths import plain
 from mlx_worker.errors import InvalidRequest, TooManyConnections
 from mlx_worker.file_limit import Places
 
 if TYPE_CHECKING:
+    from aiohttp.streams import StreamReader
     from aiohttp.typedefs import Handler, Middleware
 
     from mlx_worker.api.held import Held
@@ -63,13 +65,15 @@ class NotHttp(InvalidRequest):
 class Connection(web.RequestHandler):
     """One connection, which has to take what it asked for."""
 
-    __slots__ = ("_deadline", "_door", "_wire")
+    __slots__ = ("_deadline", "_door", "_last_body", "_prober", "_wire")
 
     def __init__(self, door: Door, manager: web.Server, **settings: Any) -> None:
         super().__init__(manager, **settings)
         self._door = door
         self._wire: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._last_body: StreamReader | None = None
+        self._prober: Prober | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It counts from here."""
@@ -80,6 +84,8 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """To here."""
         self._taken()
+        if self._prober is not None:
+            self._prober.cancel()
         self._door.left(self)
         super().connection_lost(exc)
 
@@ -88,7 +94,36 @@ class Connection(web.RequestHandler):
         held = self._door.held
         began = held.clock()
         super().data_received(data)
+        if self._messages:
+            self._last_body = self._messages[-1][1]
         held.see(CONNECTION, held.clock() - began)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never keeps it open
+        """The client sends no more: keep the connection for the answers to what was asked whole."""
+        assert self._wire is not None, "it was made"
+        if self._wire.get_extra_info("sslcontext") is not None or not self._is_answering:
+            return False
+        if self._prober is None:
+            self._prober = Prober(self._loop, self._wire, lambda: self._current_request)
+        self._close_after_last()
+        return True
+
+    async def finish_response(self, *args: Any) -> tuple[web.StreamResponse, bool]:
+        """Send an answer to its end; the last one to a client that sends no more is the end."""
+        finished = await super().finish_response(*args)
+        if self._prober is not None:
+            self._close_after_last()
+        return finished
+
+    @property
+    def _is_answering(self) -> bool:
+        """True if all that has come is whole requests, and one of them is not answered yet."""
+        is_whole = self._last_body is not None and self._last_body.is_eof()
+        return is_whole and (bool(self._messages) or self._waiter is None)
+
+    def _close_after_last(self) -> None:
+        if not self._messages:
+            self.close()
 
     def pause_writing(self) -> None:
         """Its client takes nothing: the clock runs."""

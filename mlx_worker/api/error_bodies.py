@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mlx_worker.errors import MissingField
+from mlx_worker.errors import ContextLengthExceeded, MissingField
 
 if TYPE_CHECKING:
     from mlx_worker.errors import WorkerError
@@ -62,7 +62,10 @@ def anthropic_error(error: WorkerError) -> bytes:
     ours = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
     other = "api_error" if ours else "invalid_request_error"
     kind = _ANTHROPIC.get(error.status, other)
-    return msgspec.json.encode(AnthropicError(AnthropicProblem(kind, error.message)))
+    message = error.message
+    if isinstance(error, ContextLengthExceeded):
+        message = error.for_anthropic
+    return msgspec.json.encode(AnthropicError(AnthropicProblem(kind, message)))
 
 
 def anthropic_status(kind: type[WorkerError]) -> int:

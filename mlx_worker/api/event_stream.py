@@ -10,18 +10,38 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from aiohttp import hdrs
+from aiohttp import HttpVersion11, hdrs, web
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from aiohttp import web
     from aiohttp.abc import AbstractStreamWriter
 
     from mlx_worker.api.dialect import Reply
     from mlx_worker.supervisor.generation import Generation
+
+
+HEADERS: Final = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+
+
+def streamed_response(
+    request: web.Request, headers: Mapping[str, str] | None = None
+) -> web.StreamResponse:
+    """Return the response of an event stream, which is not prepared yet.
+
+    HTTP/1.0 knows no chunks: there only the end of the connection can end a body whose length
+    is not known beforehand, also where the client asked to keep the connection (RFC 9112 6.3).
+    """
+    response = web.StreamResponse(headers={**HEADERS, **(headers or {})})
+    if request.version < HttpVersion11:
+        response.force_close()
+    return response
 
 
 class EventStream:

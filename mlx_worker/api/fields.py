@@ -7,7 +7,7 @@ own arguments) as mlx_lm.server names them; every dialect of this node takes all
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ from mlx_worker.config import Defaults
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import check_depth, check_values
 from mlx_worker.sampler_types import (
+    MOST_TOKENS,
     SEED_MASK,
     Bias,
     Penalty,
@@ -26,7 +27,7 @@ from mlx_worker.sampler_types import (
     TopP,
     Unit,
 )
-from mlx_worker.wire.messages import Sampling
+from mlx_worker.wire.messages import Ends, PromptScoring, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,21 +45,48 @@ ModelName = Annotated[str, msgspec.Meta(max_length=1000)]
 
 Language = Annotated[str, msgspec.Meta(min_length=1, max_length=100_000)]
 
+Verbosity = Literal["low", "medium", "high"]
+"""How long an answer is to be. No template has a place for it, so that it changes no answer."""
+
 _MADE_SEED_BITS = 53
 """A seed made here is told to the caller: as many bits as every reader of JSON keeps."""
 
 
-class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the content is to be, by one of these; named as vLLM names them."""
+Choices = Annotated[list[Word], msgspec.Meta(min_length=1, max_length=10_000)]
 
-    json: dict[str, Any] | None = None
+Schema = dict[str, Any] | str
+"""A JSON schema, or the text of one."""
+
+StopTokens = Annotated[list[TokenId], msgspec.Meta(max_length=1000)]
+
+Alternatives = Annotated[int, msgspec.Meta(ge=0, le=20)]
+"""Of a token, told with it."""
+
+LeastTokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
+
+
+class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the content is to be, by one of the first five; named as vLLM names them.
+
+    The others are vLLM's too, and refused unless they ask for nothing.
+    """
+
+    json: Schema | None = None
     regex: Language | None = None
-    choice: Annotated[list[Word], msgspec.Meta(min_length=1, max_length=10_000)] | None = None
+    choice: Choices | None = None
     grammar: Language | None = None
+    json_object: bool | None = None
+    structural_tag: Any = None
+    whitespace_pattern: str | None = None
+    disable_any_whitespace: bool | None = None
+    disable_additional_properties: bool | None = None
 
 
 class Samplers(msgspec.Struct, frozen=True, kw_only=True):
-    """How tokens are chosen, what the model's template is told, and what the content has to be."""
+    """How tokens are chosen, what the model's template is told, and what the content has to be.
+
+    The last eight fields are other names of the shapes in `structured_outputs`.
+    """
 
     temperature: Temperature | None = None
     top_p: TopP | None = None
@@ -69,8 +97,20 @@ class Samplers(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: Penalty | None = None
     repetition_penalty: RepetitionPenalty | None = None
     logit_bias: dict[TokenId, Bias] | None = None
+    ignore_eos: bool | None = None
+    min_tokens: LeastTokens | None = None
+    stop_token_ids: StopTokens | None = None
+    enable_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | None = None
+    guided_regex: Language | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Language | None = None
+    json_schema: Schema | None = None
+    regex: Language | None = None
+    grammar: Language | None = None
+    ebnf: Language | None = None
 
 
 def no_defaults(_model: str | None) -> Defaults:
@@ -105,6 +145,27 @@ def sampling(asked: Samplers, defaults: Defaults, seed: int) -> Sampling:
     )
 
 
+def ends_of(asked: Samplers) -> Ends:
+    """Return which tokens end the answer."""
+    return Ends(bool(asked.ignore_eos), asked.min_tokens or 0, asked.stop_token_ids or [])
+
+
+def scoring_of(
+    prompt_logprobs: int | None, echoed: int | None, *, stream: bool
+) -> PromptScoring | None:
+    """Return how the prompt's own tokens are scored. Raises InvalidRequest.
+
+    A stream has no place for vLLM's form, and vLLM refuses it there too.
+    """
+    if prompt_logprobs is not None and stream:
+        raise InvalidRequest(
+            "prompt_logprobs: told only where the answer is not streamed", param="prompt_logprobs"
+        )
+    if prompt_logprobs is None and echoed is None:
+        return None
+    return PromptScoring(echoed, prompt_logprobs)
+
+
 def template_kwargs(asked: Samplers, effort: str | None) -> dict[str, Any]:
     """The template's arguments: an effort of reasoning by the names that templates give it.
 
@@ -115,6 +176,8 @@ def template_kwargs(asked: Samplers, effort: str | None) -> dict[str, Any]:
         told["enable_thinking"] = False
     elif effort is not None:
         told["reasoning_effort"] = effort
+    if asked.enable_thinking is not None:
+        told["enable_thinking"] = asked.enable_thinking
     return told | (asked.chat_template_kwargs or {})
 
 
@@ -142,6 +205,15 @@ def first_given(*values: T | None) -> T | None:
     return next((value for value in values if value is not None), None)
 
 
+def answer_tokens(*given: int | None) -> int | None:
+    """Return the first limit on the answer's tokens that is given; None: no limit is.
+
+    The model's process cuts a limit to the room that the prompt leaves.
+    """
+    asked = first_given(*given)
+    return None if asked is None else min(asked, MOST_TOKENS)
+
+
 def refuse_unsupported(asked: Mapping[str, bool]) -> None:
     """Raise UnsupportedField for the first known field that asks for what this node has not."""
     for field, is_asked in asked.items():
@@ -161,4 +233,24 @@ def check_portable(field: str, value: Any) -> None:
     try:
         msgspec.msgpack.encode(value)
     except OverflowError as error:
-        raise InvalidRequest(f"{field}: a number beyond 64 bits", param=field) from error
+        raise InvalidRequest(
+            f"{field}{_place_of_large_number(value)}: a number beyond 64 bits, which are from -2^63"
+            " to 2^64 - 1",
+            param=field,
+        ) from error
+
+
+def _place_of_large_number(value: Any) -> str:
+    """Return where in a JSON value a number beyond 64 bits is, as ".a.b[0]"."""
+    if isinstance(value, dict):
+        inner = ((f".{name}", it) for name, it in value.items())
+    elif isinstance(value, list):
+        inner = ((f"[{place}]", it) for place, it in enumerate(value))
+    else:
+        return ""
+    for step, it in inner:
+        if isinstance(it, int) and not -(2**63) <= it < 2**64:
+            return step
+        if rest := _place_of_large_number(it):
+            return step + rest
+    return ""

@@ -24,6 +24,7 @@ class Front:
     """One running front. `ledger` is the node's, `ledgers` are the models'.
 
     `traces` is None where they go nowhere. `reasoning_summaries` is the configuration's.
+    `addresses` are the URLs that the node listens at.
     """
 
     node: Node
@@ -36,6 +37,7 @@ class Front:
     history: History
     traces: Traces | None
     reasoning_summaries: Literal["asked", "always"] = "asked"
+    addresses: tuple[str, ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
     started: float = field(default_factory=time.monotonic)
 
@@ -49,5 +51,8 @@ class Front:
         """Seconds since the epoch, as OpenAI's `created` has them."""
         return int(time.time())
 
+
+ADDRESSES: web.AppKey[tuple[str, ...]] = web.AppKey("addresses", tuple)
+"""Set before the application starts, by what listens for it."""
 
 FRONT: web.AppKey[Front] = web.AppKey("front", Front)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import msgspec
 from aiohttp import web
 
-from mlx_worker.api import answers, health_report, reports
+from mlx_worker.api import answers, anthropic_models, health_report, reports
 from mlx_worker.api.asks import (
     Ask,
     AskChat,
@@ -32,6 +32,7 @@ from mlx_worker.api.parser import parsed
 from mlx_worker.api.problems import answer
 from mlx_worker.api.relay import relay
 from mlx_worker.api.responses_reply import ResponsesReply
+from mlx_worker.api.speaks import reads_anthropic
 from mlx_worker.errors import InvalidRequest, Unavailable, UnknownModel, WorkerError
 
 if TYPE_CHECKING:
@@ -193,20 +194,23 @@ async def ready(request: web.Request) -> web.Response:
 
 
 async def models(request: web.Request) -> web.Response:
-    """`GET /v1/models`."""
+    """`GET /v1/models`, in Anthropic's shape for Anthropic's clients."""
     front = request.app[FRONT]
     reports.refuse_if_gone(front)
-    return reply(answers.ModelList(reports.models(front)))
+    listed = reports.models(front)
+    if reads_anthropic(request):
+        return reply(anthropic_models.page(request, listed))
+    return reply(answers.ModelList(listed))
 
 
 async def model(request: web.Request) -> web.Response:
-    """`GET /v1/models/{id}`."""
+    """`GET /v1/models/{id}`, as `models`."""
     front = request.app[FRONT]
     reports.refuse_if_gone(front)
     name = request.match_info["id"]
     for listed in reports.models(front):
         if listed.id == name:
-            return reply(listed)
+            return reply(anthropic_models.entry(listed) if reads_anthropic(request) else listed)
     raise UnknownModel(f"no model is named {name!r}", param="model")
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from aiohttp import web
 
 from mlx_worker.errors import InvalidRequest
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 REQUEST_ID = "X-Request-Id"
 SESSION_ID = "X-Session-Id"
 CACHE_HIT = "X-Cache-Hit"
 MODEL = "X-Model"
 """The configured id of the model that answered, whatever name the request had for it."""
+WARNINGS = "X-Warnings"
+"""What of the request was left out, as in the answer's `warnings`."""
 
 LONGEST_SESSION: Final = 1024
 """Bytes of a caller's name for its session: the node keeps it while the session waits."""
@@ -50,6 +55,11 @@ def check_session(request: web.Request) -> None:
 def model_id(name: str) -> str:
     """Return a model's id as a header can carry it: what is not ASCII comes percent-encoded."""
     return quote(name, safe=_IN_A_HEADER)
+
+
+def warnings_text(warnings: Sequence[str]) -> str:
+    """Return warnings as a header can carry them."""
+    return quote("; ".join(warnings), safe=_IN_A_HEADER)
 
 
 def session_id(request: web.Request) -> str:

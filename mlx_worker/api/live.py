@@ -6,8 +6,10 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
+from mlx_worker.api.event_stream import streamed_response
+from mlx_worker.api.half_close import within_stream
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -17,12 +19,6 @@ if TYPE_CHECKING:
 
 HEARTBEAT: Final = 15.0
 """Seconds without news after which a comment is sent: proxies close what is silent for long."""
-
-HEADERS: Final = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",
-}
 
 
 def listed(request: web.Request, ring: Ring[Any]) -> list[dict[str, Any]]:
@@ -40,19 +36,23 @@ async def live(
 
     Begins after `Last-Event-ID`, which a reader that comes again says by itself, or `?after=`.
     What `beside` says is sent after them, or after `every` seconds without any; where there is
-    none, a comment is sent then.
+    none, a comment is sent then. HEAD has the headers alone.
     """
     last = request.headers.get("Last-Event-ID")
     if last is None:
         number = _number(request.query.get("after", "0"), "after")
     else:
         number = _number(last, "Last-Event-ID")
-    response = web.StreamResponse(headers=HEADERS)
+    response = streamed_response(request)
     await response.prepare(request)
-    async with aclosing(ring.follow(number, every)) as news:
-        async for items in news:
-            told = b"".join(map(_event, items))
-            await response.write(told + beside() if beside else told or b": nothing new\n\n")
+    if request.method == hdrs.METH_HEAD:
+        await response.write_eof()
+        return response
+    with within_stream(request, response):
+        async with aclosing(ring.follow(number, every)) as news:
+            async for items in news:
+                told = b"".join(map(_event, items))
+                await response.write(told + beside() if beside else told or b": nothing new\n\n")
     await response.write_eof()
     return response
 

@@ -6,16 +6,17 @@ Source: Anthropic's API reference, messages. [front]
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 
-from mlx_worker.api.dialect import Call, decode, fitted
+from mlx_worker.api.dialect import Call, decode
 from mlx_worker.api.fields import (
     ModelName,
     Samplers,
     Word,
-    first_given,
+    answer_tokens,
+    ends_of,
     no_defaults,
     refuse_unsayable,
     refuse_unsupported,
@@ -25,9 +26,20 @@ from mlx_worker.api.fields import (
     stop_words,
     template_kwargs,
 )
-from mlx_worker.api.shapes import constraint_of, fitting, must_call
+from mlx_worker.api.hosted_tools import history_warning
+from mlx_worker.api.message_blocks import (
+    TOLD,
+    TextBlock,
+    ToldBlock,
+    own_turn,
+    text_in,
+    text_of,
+)
+from mlx_worker.api.messages_tools import ToolChoice, chosen
+from mlx_worker.api.other_servers import refuse_foreign
+from mlx_worker.api.shapes import constraint_of, fitting
 from mlx_worker.api.turns import Turns
-from mlx_worker.errors import UnsupportedField
+from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES
 from mlx_worker.sampler_types import Tokens
 from mlx_worker.wire.messages import ChatRequest
@@ -37,6 +49,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.config import Defaults
     from mlx_worker.wire import messages as m
+    from mlx_worker.wire.messages import Opening
 
 BILLING = "x-anthropic-billing-header:"
 """A line at the head of a coding agent's system prompt, new with every request: with it in place
@@ -44,25 +57,37 @@ no prefix would ever be found again."""
 
 PARAGRAPH = "\n\n"
 
+LEFT_OUT: Final = frozenset(
+    {
+        "advisor_tool_result",
+        "bash_code_execution_tool_result",
+        "code_execution_tool_result",
+        "fallback",
+        "mcp_tool_listing",
+        "server_tool_use",
+        "text_editor_code_execution_tool_result",
+        "tool_addition",
+        "tool_removal",
+        "tool_search_tool_result",
+        "web_fetch_tool_result",
+        "web_search_tool_result",
+    }
+)
+"""Blocks of a server's own tools in earlier turns: a model is not told of them."""
 
-class TextBlock(msgspec.Struct, frozen=True):
-    """Words; what else a block may be is refused by its type."""
-
-    type: Word
-    text: str | None = None
+_SPEAKS: Final = {"tool_result": "user", "mcp_tool_result": "assistant"}
+"""Who tells the result of a tool: its caller, or the server that ran it."""
 
 
-class Block(msgspec.Struct, frozen=True):
+class Block(ToldBlock, frozen=True):
     """One part of a message; which fields it needs is told by its type."""
 
-    type: Word
-    text: str | None = None
     thinking: str | None = None
     id: str | None = None
     name: str | None = None
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None
-    content: str | list[TextBlock] | None = None
+    server_name: str | None = None
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -70,23 +95,6 @@ class Message(msgspec.Struct, frozen=True):
 
     role: Literal["user", "assistant", "system"]
     content: str | list[Block]
-
-
-class Tool(msgspec.Struct, frozen=True):
-    """A tool that is offered; there are only the caller's own."""
-
-    name: Word
-    type: Literal["custom"] | None = None
-    description: str | None = None
-    input_schema: dict[str, Any] | None = None
-
-
-class ToolChoice(msgspec.Struct, frozen=True):
-    """Whether tools may or have to be called, which one, and how many at a time."""
-
-    type: Literal["auto", "none", "any", "tool"]
-    name: Word | None = None
-    disable_parallel_tool_use: bool | None = None
 
 
 class Thinking(msgspec.Struct, frozen=True):
@@ -130,57 +138,73 @@ class MessagesBody(Samplers, frozen=True, kw_only=True):
 def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaults) -> Call:
     """A request body as a call. Raises InvalidRequest, which names the field."""
     asked = decode(body, MessagesBody)
-    if asked.messages[-1].role == "assistant":
-        last = f"messages[{len(asked.messages) - 1}]"
-        raise UnsupportedField(
-            f"{last}: the assistant's last words cannot be gone on with; end with the user's",
-            param=last,
-        )
+    refuse_foreign(body, "messages", MessagesBody)
     defaults = defaults_of(asked.model)
     seed = seed_of(asked, defaults)
+    chat, warnings = _chat(asked, defaults, seed)
     return Call(
         model=asked.model,
-        chats=[_chat(asked, defaults, seed)],
+        chats=[chat],
         seed=seed,
         n=1,
         stream=bool(asked.stream),
         include_usage=True,
+        warnings=warnings,
     )
 
 
 def parse_to_count(body: bytes) -> tuple[str | None, ChatRequest]:
     """A body whose tokens are to be counted: for which model, and what."""
     asked = decode(body, MessagesBody)
-    return asked.model, _chat(asked, no_defaults(None), seed=0)
+    chat, _ = _chat(asked, no_defaults(None), seed=0)
+    return asked.model, chat
 
 
-def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> ChatRequest:
-    choice = asked.tool_choice or ToolChoice("auto")
+def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> tuple[ChatRequest, list[str]]:
+    """Return the request, and what its caller should know of what was left out."""
     _refuse(asked)
-    turns = _turns(asked)
-    tools = asked.tools or []
+    turns, left_out = _turns(asked)
     refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
-    refuse_unsayable("tools", tools, TOOL_VALUES)
+    refuse_unsayable("tools", asked.tools, TOOL_VALUES)
     refuse_unsayable("messages", turns.calls, CALL_VALUES)
-    fitted(tools, list[Tool], "tools")
-    return ChatRequest(
+    servers = ["mcp_servers"] if asked.mcp_servers else []
+    choice = chosen(asked.tools or [], asked.tool_choice or ToolChoice("auto"), servers)
+    constraint = constraint_of(asked, choice.forced, _shape(asked))
+    chat = ChatRequest(
         messages=turns.made,
         sampling=sampling(asked, defaults, seed),
-        max_tokens=first_given(asked.max_tokens, defaults.max_tokens),
+        max_tokens=answer_tokens(asked.max_tokens, defaults.max_tokens),
         stop=stop_words(asked.stop_sequences, "stop_sequences"),
         template_kwargs=_template_kwargs(asked),
-        tools=[] if choice.type == "none" else [_as_function(tool) for tool in tools],
-        one_call=choice.disable_parallel_tool_use is True or choice.type == "tool",
-        constraint=constraint_of(asked, _forced(asked, choice), _shape(asked)),
+        tools=choice.offered,
+        one_call=choice.one_call,
+        constraint=constraint,
+        opening=_opening(asked, turns, constraint),
+        ends=ends_of(asked),
     )
+    return chat, [*choice.warnings, *history_warning("messages", left_out)]
 
 
-def _forced(asked: MessagesBody, choice: ToolChoice) -> m.Call | None:
-    """The calls that an answer has to be. Raises InvalidRequest."""
-    if choice.type in ("auto", "none"):
-        return None
-    only = required(choice.name, "tool_choice.name") if choice.type == "tool" else None
-    return must_call([tool["name"] for tool in asked.tools or []], "tool_choice", only)
+def _opening(asked: MessagesBody, turns: Turns, constraint: m.Constraint | None) -> Opening:
+    """Return how the answer begins: words of the assistant's at the end are continued.
+
+    Raises InvalidRequest where such an answer could not be what is asked for.
+    """
+    if asked.messages[-1].role != "assistant" or turns.last_role != "assistant":
+        return "turn"
+    field = f"messages[{len(asked.messages) - 1}]"
+    if turns.ends_with_calls:
+        raise InvalidRequest(
+            f"{field}: the conversation ends with a tool_use; its tool_result has to follow",
+            param=field,
+        )
+    if constraint is not None:
+        raise InvalidRequest(
+            f"{field}: the assistant's message begins the answer, which {constraint.field} then"
+            " cannot shape; end with the user's message",
+            param=field,
+        )
+    return "continued"
 
 
 def _shape(asked: MessagesBody) -> m.JsonSchema | None:
@@ -192,12 +216,7 @@ def _shape(asked: MessagesBody) -> m.JsonSchema | None:
 
 
 def _refuse(asked: MessagesBody) -> None:
-    refuse_unsupported(
-        {
-            "container": asked.container is not None,
-            "mcp_servers": bool(asked.mcp_servers),
-        }
-    )
+    refuse_unsupported({"container": asked.container is not None})
 
 
 def _template_kwargs(asked: MessagesBody) -> dict[str, Any]:
@@ -207,28 +226,23 @@ def _template_kwargs(asked: MessagesBody) -> dict[str, Any]:
     return {"enable_thinking": asked.thinking.type != "disabled"} | told
 
 
-def _as_function(tool: dict[str, Any]) -> dict[str, Any]:
-    """A tool as chat templates know it."""
-    said = {key: tool[key] for key in ("name", "description") if tool.get(key)}
-    return {
-        "type": "function",
-        "function": said | {"parameters": tool.get("input_schema") or {}},
-    }
-
-
 # --- what was said ------------------------------------------------------------------------
 
 
-def _turns(asked: MessagesBody) -> Turns:
-    turns = Turns()
+def _turns(asked: MessagesBody) -> tuple[Turns, list[str]]:
+    """Return the conversation, and the types of blocks that are left out of it."""
+    turns = Turns(joins_users=True)
+    left_out: list[str] = []
     if system := _without_billing(_words(asked.system or "", "system")):
         turns.said("system", system)
+    own = own_turn(asked.messages)
     for i, message in enumerate(asked.messages):
         if isinstance(message.content, str):
             turns.said(message.role, message.content)
         else:
-            _take(turns, message.role, message.content, f"messages[{i}].content")
-    return turns
+            at = f"messages[{i}].content"
+            left_out += _take(turns, message.role, message.content, at, own=i == own)
+    return turns, left_out
 
 
 def _without_billing(system: str) -> str:
@@ -238,32 +252,38 @@ def _without_billing(system: str) -> str:
     return rest.lstrip("\n")
 
 
-def _take(turns: Turns, role: str, blocks: list[Block], at: str) -> None:
+def _take(turns: Turns, role: str, blocks: list[Block], at: str, *, own: bool) -> list[str]:
+    """Add one turn to a conversation; return the types of the blocks that are left out."""
+    left_out: list[str] = []
     words: list[str] = []
     for k, block in enumerate(blocks):
         field = f"{at}[{k}]"
         match block.type:
-            case "text" if role == "assistant":
-                turns.said(role, required(block.text, f"{field}.text"))
-            case "text":
-                words.append(required(block.text, f"{field}.text"))
+            case kind if kind in TOLD and role == "assistant":
+                turns.said(role, text_of(block, field))
+            case kind if kind in TOLD:
+                words.append(text_of(block, field, own=own))
             case "thinking" if role == "assistant":
                 turns.thought(required(block.thinking, f"{field}.thinking"))
             case "redacted_thinking" if role == "assistant":
                 pass  # another server's, and nobody else can read it
-            case "tool_use" if role == "assistant":
+            case "tool_use" | "mcp_tool_use" if role == "assistant":
                 name = required(block.name, f"{field}.name")
-                turns.called(required(block.id, f"{field}.id"), name, block.input or {})
-            case "tool_result" if role == "user":
+                called = f"{block.server_name or ''}__{name}" if block.type != "tool_use" else name
+                turns.called(required(block.id, f"{field}.id"), called, block.input or {})
+            case "tool_result" | "mcp_tool_result" if role == _SPEAKS[block.type]:
                 call_id = required(block.tool_use_id, f"{field}.tool_use_id")
-                turns.answered(call_id, _words(block.content or "", f"{field}.content"))
+                turns.answered(call_id, text_in(block.content, f"{field}.content"))
+            case hosted if hosted in LEFT_OUT:
+                left_out.append(hosted)
             case other:
                 raise UnsupportedField(
                     f"{field}: blocks of type {other!r} are not understood from the {role}",
                     param=field,
                 )
     if words:
-        turns.said(role, PARAGRAPH.join(words))
+        turns.said(role, PARAGRAPH.join(filter(None, words)))
+    return left_out
 
 
 def _words(content: str | list[TextBlock], at: str) -> str:

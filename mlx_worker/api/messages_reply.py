@@ -43,7 +43,7 @@ _THINKING = _Kind("thinking", "thinking", "thinking_delta", {"signature": ""})
 class MessagesReply:
     """One message being written."""
 
-    def __init__(self, _call: Call, model: str, _created: int, _fingerprint: str) -> None:
+    def __init__(self, call: Call, model: str, _created: int, _fingerprint: str) -> None:
         self._head = {
             "id": f"msg_{secrets.token_hex(12)}",
             "type": "message",
@@ -53,11 +53,11 @@ class MessagesReply:
         self._blocks: list[dict[str, Any]] = []
         self._kind: _Kind | None = None
         self._words: list[str] = []
-        self._warnings: list[str] = []
+        self._warnings = [*call.warnings]
 
     def opening(self, usage: Usage) -> bytes:
         """The message, of which nothing is said yet."""
-        message = self._head | {"content": [], **_unended(), "usage": _usage(usage)}
+        message = self._head | {"content": [], **_unended(), "usage": _whole_usage(usage)}
         return event({"type": "message_start", "message": message})
 
     def sign(self) -> bytes:
@@ -87,8 +87,8 @@ class MessagesReply:
                 pass
         for _ in self._close():
             pass
-        message = self._head | {"content": self._blocks, **_ended(ending), "usage": _usage(usage)}
-        return msgspec.json.encode(message | self._warned())
+        said = {"content": self._blocks, **_ended(ending), "usage": _whole_usage(usage)}
+        return msgspec.json.encode(self._head | said | self._warned())
 
     # --- blocks ---
 
@@ -151,17 +151,28 @@ def _unended() -> dict[str, Any]:
 
 
 def _ended(ending: Ending) -> dict[str, Any]:
-    reason = _REASONS.get(ending.finish)
+    reason = "model_context_window_exceeded" if ending.context_full else _REASONS[ending.finish]
     if ending.finish == "stop" and ending.stop_string:
         return {"stop_reason": "stop_sequence", "stop_sequence": ending.stop_string}
     return {"stop_reason": reason, "stop_sequence": None}
 
 
+def _whole_usage(usage: Usage) -> dict[str, Any]:
+    """Return the usage of a message, which has fields that the end of a stream does not have."""
+    created = {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0}
+    return _usage(usage) | {"cache_creation": created, "service_tier": "standard"}
+
+
 def _usage(usage: Usage) -> dict[str, Any]:
-    """`input_tokens` are those that had to be read: Anthropic counts cached ones apart."""
+    """Return the tokens as Anthropic counts them: the prompt is the sum of the three input ones.
+
+    `input_tokens` had to be read. Nothing is paid for to be cached, so no tokens are created there.
+    """
     return {
         "input_tokens": usage.prompt - usage.cached,
+        "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": usage.cached,
         "output_tokens": usage.completion,
         "output_tokens_details": {"thinking_tokens": usage.reasoning},
+        "server_tool_use": None,
     }

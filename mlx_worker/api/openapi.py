@@ -17,8 +17,8 @@ from aiohttp import web
 from mlx_worker import __version__
 from mlx_worker.api.error_bodies import AnthropicError, OpenAIError, anthropic_status
 from mlx_worker.api.headers import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID
-from mlx_worker.api.problems import speaks_anthropic
 from mlx_worker.api.route import EVENTS, Keys, Text
+from mlx_worker.api.speaks import VERSION, is_anthropic_path
 
 if TYPE_CHECKING:
     from mlx_worker.api.route import Route
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 DOCUMENTED: web.AppKey[tuple[Route, ...]] = web.AppKey("documented", tuple)
 
 _ABOUT = """\
-Any run of `/v1` in front of a path is ignored, none included. Fields that are not named here are
-tolerated; a known one that this node cannot honour is a 400 with its name. What is at no path is a
-404 (`no_such_path`), a method that is not at a path a 405 (`wrong_method`, with `Allow`), what is
-no HTTP a 400 (`not_http`), a connection too many a 503 (`too_many_connections`, with `Retry-After`;
-not for health). Where the node has keys, all but `/health/live` and `/health/ready` asks for
-one; not from an address in `server.trusted`, for models, health, cache, warming and generation."""
+Any run of `/v1` in front of a path is ignored, none included, and so are slashes doubled there or
+put at the end. HEAD is answered wherever GET is, by the same headers without a body. Fields that
+are not named here are tolerated; a known one that this node cannot honour is a 400 with its name.
+What is at no path is a 404 (`no_such_path`), a method that is not at a path a 405 (`wrong_method`,
+with `Allow`), what is no HTTP a 400 (`not_http`), one connection too many a
+503 (`too_many_connections`, with `Retry-After`; not for health). Where the node has keys, all but
+`/health/live` and `/health/ready` asks for one; not from an address in `server.trusted`, for
+models, health, cache, warming and generation."""
 
 _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -65,8 +67,9 @@ class _Document:
     def __init__(self, routes: tuple[Route, ...]) -> None:
         self._routes = routes
         answers = (it.answer for it in routes if isinstance(it.answer, type))
+        others = (it.anthropic for it in routes if it.anthropic)
         bodies = (it.body for it in routes if it.body)
-        types = [*dict.fromkeys((*bodies, *answers, OpenAIError, AnthropicError))]
+        types = [*dict.fromkeys((*bodies, *answers, *others, OpenAIError, AnthropicError))]
         schemas, self._components = msgspec.json.schema_components(
             types, ref_template="#/components/schemas/{name}"
         )
@@ -75,7 +78,8 @@ class _Document:
     def whole(self) -> dict[str, Any]:
         paths: dict[str, dict[str, Any]] = {}
         for route in self._routes:
-            paths.setdefault(_path(route), {})[route.method.lower()] = self._operation(route)
+            for method in route.methods:
+                paths.setdefault(_path(route), {})[method.lower()] = self._operation(route, method)
         return {
             "openapi": "3.1.0",
             "info": {"title": "mlx-worker", "version": __version__, "description": _ABOUT},
@@ -85,12 +89,16 @@ class _Document:
             "security": [{}, *({name: list[str]()} for name in _SECURITY)],
         }
 
-    def _operation(self, route: Route) -> dict[str, Any]:
+    def _operation(self, route: Route, method: str) -> dict[str, Any]:
+        responses = self._answers(route) | self._refusals(route)
+        if method == "HEAD":
+            for response in responses.values():
+                del response["content"]
         operation = {
-            "operationId": "_".join(re.findall(r"\w+", f"{route.method} {_path(route)}")).lower(),
-            "summary": route.does,
+            "operationId": "_".join(re.findall(r"\w+", f"{method} {_path(route)}")).lower(),
+            "summary": "The headers of GET" if method == "HEAD" else route.does,
             "parameters": _parameters(route),
-            "responses": self._answers(route) | self._refusals(route),
+            "responses": responses,
         }
         if route.body:
             content = _content(self._schemas[route.body])
@@ -104,11 +112,15 @@ class _Document:
             "description": route.does,
             "content": self._answered(route.answer),
         }
+        if route.anthropic:
+            assert isinstance(route.answer, type), "two types for two vendors"
+            answer["description"] += f"; in Anthropic's shape where `{VERSION}` is sent"
+            answer["content"] = self._either(route.answer, route.anthropic)
         if route.streams:
             answer["description"] += "; with `stream: true` the events that make the same answer"
             answer["content"] |= self._answered(EVENTS)
             answer["headers"] = _headers(REQUEST_ID, SESSION_ID, CACHE_HIT, MODEL)
-        return {str(status): answer for status in route.statuses}
+        return {str(status): dict(answer) for status in route.statuses}
 
     def _answered(self, answer: type[msgspec.Struct] | Keys | Text) -> dict[str, Any]:
         match answer:
@@ -119,9 +131,14 @@ class _Document:
             case typed:
                 return _content(self._schemas[typed])
 
+    def _either(self, *types: type[msgspec.Struct]) -> dict[str, Any]:
+        return _content({"anyOf": [self._schemas[kind] for kind in types]})
+
     def _refusals(self, route: Route) -> dict[str, Any]:
-        anthropic = speaks_anthropic(_path(route))
-        schema = self._schemas[AnthropicError if anthropic else OpenAIError]
+        anthropic = is_anthropic_path(_path(route))
+        content = _content(self._schemas[AnthropicError if anthropic else OpenAIError])
+        if route.anthropic:
+            content = self._either(OpenAIError, AnthropicError)
         kinds: defaultdict[int, list[type[WorkerError]]] = defaultdict(list)
         for kind in route.all_errors:
             kinds[anthropic_status(kind) if anthropic else kind.status].append(kind)
@@ -130,7 +147,7 @@ class _Document:
                 "description": "\n".join(
                     f"- `{it.code}`: {_first_line(it)}" for it in kinds[status]
                 ),
-                "content": _content(schema),
+                "content": content,
                 "headers": _headers(REQUEST_ID) | _when_to_retry(status, kinds[status]),
             }
             for status in sorted(kinds)
@@ -148,6 +165,8 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         for name in re.findall(r"{(\w+)}", _path(route))
     ]
     told += [{"name": it, "in": "query", "schema": _TEXT} for it in route.query]
+    if route.anthropic:
+        told.append({"name": VERSION, "in": "header", "schema": _TEXT})
     if route.streams:
         told += [{"name": it, "in": "header", "schema": _TEXT} for it in (REQUEST_ID, SESSION_ID)]
     return told

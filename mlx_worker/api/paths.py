@@ -1,16 +1,25 @@
-"""Paths as the router sees them, whatever run of /v1 is in front. [front]"""
+"""Paths as the router sees them, whatever run of /v1 and of slashes is in front. [front]"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+_SLASHES: Final = re.compile("/+")
+_LEADING_V1: Final = re.compile("(?:/v1)+(?=/)")
+
 
 def plain(request: web.Request) -> str:
-    """The path without that run."""
-    path = request.path
-    while path.startswith("/v1/"):
-        path = path.removeprefix("/v1")
-    return path
+    """Return the request's path as `plain_path` does."""
+    return plain_path(request.path)
+
+
+def plain_path(path: str) -> str:
+    """Return a path without any /v1 in front, with single slashes and none at its end."""
+    path = _SLASHES.sub("/", path)
+    if leading := _LEADING_V1.match(path):
+        path = path[leading.end() :]
+    return path.rstrip("/") or "/"

@@ -17,6 +17,8 @@ from aiohttp import web
 from mlx_worker.api.error_bodies import anthropic_error, anthropic_status, openai_error
 from mlx_worker.api.headers import REQUEST_ID, request_id
 from mlx_worker.api.inflate import SUPPORTED
+from mlx_worker.api.other_paths import nearest
+from mlx_worker.api.speaks import reads_anthropic
 from mlx_worker.errors import InvalidRequest, Unauthorized, UnsupportedEncoding, WorkerError
 from mlx_worker.logs import Entry
 
@@ -24,14 +26,6 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
 log = logging.getLogger(__name__)
-
-ANTHROPIC_PATHS = ("/messages", "/messages/count_tokens")
-"""Whoever asks there reads Anthropic's errors, also those that no handler has seen."""
-
-
-def speaks_anthropic(path: str) -> bool:
-    """Is it one of those?"""
-    return f"/{path.strip('/')}".endswith(ANTHROPIC_PATHS)
 
 
 class NoSuchPath(InvalidRequest):
@@ -50,14 +44,14 @@ class WrongMethod(InvalidRequest):
 
 def status_of(request: web.Request, error: WorkerError) -> int:
     """The HTTP status that tells of an error where it was asked."""
-    return anthropic_status(type(error)) if speaks_anthropic(request.path) else error.status
+    return anthropic_status(type(error)) if reads_anthropic(request) else error.status
 
 
 def answer(
     request: web.Request, error: WorkerError, headers: dict[str, str] | None = None
 ) -> web.Response:
     """An error as a response, with Retry-After in whole seconds where waiting helps."""
-    anthropic = speaks_anthropic(request.path)
+    anthropic = reads_anthropic(request)
     more = dict(headers or {})
     if error.retry_after is not None:
         more["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
@@ -108,7 +102,7 @@ def _refusal(request: web.Request, error: web.HTTPException) -> tuple[WorkerErro
     """Name what aiohttp refused by itself."""
     match error.status:
         case 404:
-            return NoSuchPath(f"there is nothing at {request.path}"), {}
+            return NoSuchPath(f"there is nothing at {request.path}; {nearest(request.path)}"), {}
         case 405:
             allowed = error.headers.get("Allow", "")
             problem = WrongMethod(f"{request.path} answers {allowed}, not {request.method}")

@@ -16,17 +16,20 @@ from aiohttp import web
 from mlx_worker.api.authentication import key_name
 from mlx_worker.api.choices import begin
 from mlx_worker.api.dialect import Usage
-from mlx_worker.api.event_stream import EventStream
+from mlx_worker.api.event_stream import EventStream, streamed_response
+from mlx_worker.api.half_close import within_stream
 from mlx_worker.api.headers import (
     CACHE_HIT,
     MODEL,
     REQUEST_ID,
     SESSION_ID,
+    WARNINGS,
     check_session,
     model_id,
     request_id,
     session_given,
     session_id,
+    warnings_text,
 )
 from mlx_worker.api.terms import places_of
 from mlx_worker.errors import WorkerError
@@ -45,12 +48,6 @@ if TYPE_CHECKING:
         ChatRequest,
         Started,
     )
-
-STREAM_HEADERS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +92,9 @@ async def relay(
         SESSION_ID: session_id(request),
         MODEL: model_id(served.config.id),
     }
+    if call.warnings:
+        headers[WARNINGS] = warnings_text(call.warnings)
+        books.warned(call.warnings)
     books.opened(served)
     generations: list[Generation] = []
     try:
@@ -159,7 +159,7 @@ async def _whole(way: _Way, books: Books) -> web.Response:
 
 
 async def _streamed(way: _Way, books: Books) -> web.StreamResponse:
-    response = web.StreamResponse(headers=STREAM_HEADERS | way.headers)
+    response = streamed_response(way.request, way.headers)
     writer, transport = await response.prepare(way.request), way.request.transport
     assert writer is not None, "nothing else has answered"
     if transport is None:
@@ -168,7 +168,8 @@ async def _streamed(way: _Way, books: Books) -> web.StreamResponse:
     await response.write(way.reply.opening(way.prompt))
     stream = EventStream(response, writer, transport, way.reply, way.generations)
     try:
-        await stream.run()
+        with within_stream(way.request, response):
+            await stream.run()
     except WorkerError as error:
         # The status is sent; only the stream itself can still say it.
         books.ended(error)

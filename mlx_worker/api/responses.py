@@ -6,18 +6,20 @@ need a kept one is refused by name. Source: OpenAI's API reference, responses. [
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import msgspec
 from msgspec.structs import replace
 
-from mlx_worker.api.chat import Part
+from mlx_worker.api import responses_history
 from mlx_worker.api.dialect import Call, decode, fitted
 from mlx_worker.api.fields import (
     ModelName,
     Samplers,
+    Verbosity,
     Word,
-    first_given,
+    answer_tokens,
+    ends_of,
     no_defaults,
     refuse_unsayable,
     refuse_unsupported,
@@ -26,10 +28,15 @@ from mlx_worker.api.fields import (
     seed_of,
     template_kwargs,
 )
+from mlx_worker.api.hosted_tools import history_warning, unknown_type
+from mlx_worker.api.other_servers import refuse_foreign
 from mlx_worker.api.packing import packed_chat
-from mlx_worker.api.shapes import constraint_of, formatted, must_call
+from mlx_worker.api.response_parts import InputPart, Parts, own_item, text_of_parts
+from mlx_worker.api.responses_history import LEFT_OUT, WITH_TOOLS
+from mlx_worker.api.responses_tools import CUSTOM_INPUT, ToolName, Tools
+from mlx_worker.api.shapes import constraint_of, formatted
 from mlx_worker.api.turns import Turns
-from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.errors import UnsupportedField
 from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES
 from mlx_worker.sampler_types import Tokens
 from mlx_worker.wire.messages import ChatRequest
@@ -40,34 +47,59 @@ if TYPE_CHECKING:
     from mlx_worker.config import Defaults
     from mlx_worker.wire import messages as m
 
-TEXT_PARTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
-SAID_IN_FULL = "reasoning.encrypted_content"
-"""Reasoning goes to the caller as text: there is nothing encrypted to include."""
+LOGPROBS: Final = "message.output_text.logprobs"
 
+INCLUDABLE: Final = frozenset(
+    {
+        LOGPROBS,
+        "code_interpreter_call.outputs",
+        "computer_call_output.output.image_url",
+        "file_search_call.results",
+        "message.input_image.image_url",
+        "reasoning.encrypted_content",
+        "web_search_call.action.sources",
+        "web_search_call.results",
+    }
+)
+"""What the reference lets an answer include. But for `LOGPROBS`, no answer of this node has any:
+reasoning is told as text, and there are no hosted tools and no images."""
 
-Parts = str | list[Part]
+_TYPES = (
+    "message",
+    "reasoning",
+    "function_call",
+    "function_call_output",
+    "custom_tool_call",
+    "custom_tool_call_output",
+    *responses_history.TYPES,
+)
+"""Types of items that a model is told of."""
 
 
 class Item(msgspec.Struct, frozen=True):
     """One thing said, thought, called or answered; which fields it needs is told by its type."""
 
-    type: Word = "message"
+    type: Word | None = None
     role: Literal["system", "developer", "user", "assistant"] | None = None
     content: Parts | None = None
-    summary: list[Part] | None = None
+    summary: list[InputPart] | None = None
+    id: str | None = None
     call_id: str | None = None
+    namespace: str | None = None
     name: str | None = None
-    arguments: str | None = None
-    output: Parts | None = None
+    arguments: Any = None
+    input: str | None = None
+    output: Any = None
+    error: Any = None
+    action: Any = None
+    operation: Any = None
+    server_label: str | None = None
+    tools: Any = None
 
-
-class FlatTool(msgspec.Struct, frozen=True):
-    """A tool that is offered; there are only functions."""
-
-    type: Literal["function"]
-    name: Word
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
+    @property
+    def kind(self) -> str:
+        """The type; without one, an item is a message."""
+        return self.type or "message"
 
 
 class TextFormat(msgspec.Struct, frozen=True):
@@ -80,18 +112,11 @@ class TextFormat(msgspec.Struct, frozen=True):
     description: str | None = None
 
 
-class ChosenTool(msgspec.Struct, frozen=True):
-    """The tool that has to be called."""
-
-    type: Literal["function"]
-    name: Word
-
-
 class TextOptions(msgspec.Struct, frozen=True):
     """How the text is to be."""
 
     format: TextFormat | None = None
-    verbosity: str | None = None
+    verbosity: Verbosity | None = None
 
 
 class ReasoningOptions(msgspec.Struct, frozen=True):
@@ -115,25 +140,29 @@ class ResponsesBody(Samplers, frozen=True, kw_only=True):
     reasoning: ReasoningOptions | None = None
     text: TextOptions | None = None
     metadata: Annotated[dict[str, str], msgspec.Meta(max_length=1000)] | None = None
-    include: list[str] | None = None
+    include: list[Word] | None = None
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
     prompt: dict[str, Any] | None = None
     background: bool | None = None
     moderation: dict[str, Any] | None = None
     store: bool | None = None
-    truncation: str | None = None
-    top_logprobs: int | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
 
 
 ReasoningAs = Literal["text", "summary", "both"]
 
 
-class ResponsesCall(Call, frozen=True):
-    """A call whose answer repeats what was asked; `reasoning_as` says where reasoning is told."""
+class ResponsesCall(Call, frozen=True, kw_only=True):
+    """A call whose answer repeats what was asked; `reasoning_as` says where reasoning is told.
+
+    `renamed` are the client's names of tools, by the names under which a model calls them.
+    """
 
     repeated: dict[str, Any]
     reasoning_as: ReasoningAs
+    renamed: dict[str, ToolName]
 
     def packed(self) -> Self:
         """Return the same call with its bulky parts packed; `repeated` is to be JSON."""
@@ -152,22 +181,24 @@ def parse(
     `summaries`: a request that asks for no summary of reasoning gets one too, beside the text.
     """
     asked = decode(body, ResponsesBody)
+    refuse_foreign(body, "responses", ResponsesBody)
     defaults = defaults_of(asked.model)
     _refuse(asked)
-    turns = _turns(asked)
-    tools = asked.tools or []
     refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
-    refuse_unsayable("tools", tools, TOOL_VALUES)
-    fitted(tools, list[FlatTool], "tools")
+    tools = _tools(asked)
+    choice = tools.chosen(asked.tool_choice)
+    turns, left_out = _turns(asked, tools)
     seed = seed_of(asked, defaults)
     chat = ChatRequest(
         messages=turns.made,
         sampling=sampling(asked, defaults, seed),
-        max_tokens=first_given(asked.max_output_tokens, defaults.max_tokens),
+        max_tokens=answer_tokens(asked.max_output_tokens, defaults.max_tokens),
         template_kwargs=template_kwargs(asked, asked.reasoning.effort if asked.reasoning else None),
-        tools=[] if asked.tool_choice == "none" else [_nested(tool) for tool in tools],
-        one_call=asked.parallel_tool_calls is False or isinstance(asked.tool_choice, dict),
-        constraint=constraint_of(asked, _forced(asked), _shape(asked.text)),
+        logprobs=_logprobs(asked),
+        tools=choice.offered,
+        one_call=asked.parallel_tool_calls is False or choice.one_call,
+        constraint=constraint_of(asked, choice.forced, _shape(asked.text)),
+        ends=ends_of(asked),
     )
     return ResponsesCall(
         model=asked.model,
@@ -178,6 +209,8 @@ def parse(
         include_usage=True,
         repeated=_repeated(asked, chat),
         reasoning_as=_reasoning_as(asked, always=summaries == "always"),
+        renamed=tools.renamed,
+        warnings=[*tools.warnings(choice.forced), *history_warning("input", left_out)],
     )
 
 
@@ -188,11 +221,10 @@ def _reasoning_as(asked: ResponsesBody, *, always: bool) -> ReasoningAs:
 
 
 def _refuse(asked: ResponsesBody) -> None:
-    text = asked.text or TextOptions()
     if asked.previous_response_id is not None:
         raise UnsupportedField(
-            "previous_response_id: this node keeps no responses; send the whole conversation in"
-            " input",
+            "previous_response_id: this node stores no responses; send the earlier items again in"
+            " input, which a client does where its own store is false",
             param="previous_response_id",
         )
     refuse_unsupported(
@@ -201,26 +233,31 @@ def _refuse(asked: ResponsesBody) -> None:
             "prompt": asked.prompt is not None,
             "background": asked.background is True,
             "moderation": asked.moderation is not None,
-            "store": asked.store is True,
-            "truncation": asked.truncation not in (None, "disabled"),
-            "include": any(it != SAID_IN_FULL for it in asked.include or ()),
-            "top_logprobs": bool(asked.top_logprobs),
-            "text.verbosity": text.verbosity not in (None, "medium"),
         }
     )
+    for name in asked.include or ():
+        if name not in INCLUDABLE:
+            raise UnsupportedField(f"include: {name!r} is not known here", param="include")
 
 
-def _forced(asked: ResponsesBody) -> m.Call | None:
-    """The calls that an answer has to be. Raises InvalidRequest."""
-    choice = asked.tool_choice
-    if choice in (None, "none", "auto"):
-        return None
-    names = [tool["name"] for tool in asked.tools or []]
-    if choice == "required":
-        return must_call(names, "tool_choice")
-    if isinstance(choice, str) or choice.get("type") != "function":
-        raise UnsupportedField(f"tool_choice: {choice!r} is not understood", param="tool_choice")
-    return must_call(names, "tool_choice", fitted(choice, ChosenTool, "tool_choice").name)
+def _logprobs(asked: ResponsesBody) -> int | None:
+    """Return how many alternatives are told with each token; None: no probabilities at all."""
+    if LOGPROBS in (asked.include or ()) or asked.top_logprobs:
+        return asked.top_logprobs or 0
+    return None
+
+
+def _tools(asked: ResponsesBody) -> Tools:
+    """Return the tools of the request, and of items that brought some. Raises InvalidRequest."""
+    refuse_unsayable("tools", asked.tools, TOOL_VALUES)
+    tools = Tools()
+    tools.add(asked.tools or [], "tools")
+    for i, item in enumerate(asked.input if isinstance(asked.input, list) else ()):
+        if item.kind in WITH_TOOLS and item.tools:
+            field = f"input[{i}].tools"
+            refuse_unsayable(field, item.tools, TOOL_VALUES)
+            tools.add(fitted(item.tools, list[dict[str, Any]], field), field)
+    return tools
 
 
 def _shape(asked: TextOptions | None) -> m.JsonSchema | None:
@@ -230,6 +267,7 @@ def _shape(asked: TextOptions | None) -> m.JsonSchema | None:
 
 
 def _repeated(asked: ResponsesBody, chat: ChatRequest) -> dict[str, Any]:
+    text = asked.text or TextOptions()
     return {
         "instructions": asked.instructions,
         "max_output_tokens": asked.max_output_tokens,
@@ -238,70 +276,71 @@ def _repeated(asked: ResponsesBody, chat: ChatRequest) -> dict[str, Any]:
         "reasoning": asked.reasoning or ReasoningOptions(),
         "temperature": chat.sampling.temperature,
         "top_p": chat.sampling.top_p,
-        "text": {"format": (asked.text and asked.text.format) or TextFormat("text")},
+        "text": {
+            "format": text.format or TextFormat("text"),
+            "verbosity": text.verbosity or "medium",
+        },
         "tool_choice": asked.tool_choice or "auto",
         "tools": asked.tools or [],
     }
 
 
-def _nested(tool: dict[str, Any]) -> dict[str, Any]:
-    """A flat tool as chat templates know it."""
-    said = {key: tool[key] for key in ("name", "description", "parameters") if tool.get(key)}
-    return {"type": "function", "function": said}
-
-
 # --- input --------------------------------------------------------------------------------
 
 
-def _turns(asked: ResponsesBody) -> Turns:
+def _turns(asked: ResponsesBody, tools: Tools) -> tuple[Turns, list[str]]:
+    """Return the conversation, and the types of items that are left out of it."""
     turns = Turns()
+    left_out: list[str] = []
     if asked.instructions:
         turns.said("system", asked.instructions)
     if isinstance(asked.input, str):
         turns.said("user", asked.input)
-        return turns
+        return turns, left_out
+    own = own_item(asked.input)
     for i, item in enumerate(asked.input):
-        _take(turns, item, f"input[{i}]")
-    return turns
+        if item.kind in LEFT_OUT:
+            left_out.append(item.kind)
+        elif item.kind not in WITH_TOOLS:
+            _take(turns, item, f"input[{i}]", tools, own=i == own)
+    return turns, left_out
 
 
-def _take(turns: Turns, item: Item, at: str) -> None:
-    match item.type:
+def _take(turns: Turns, item: Item, at: str, tools: Tools, *, own: bool) -> None:
+    match item.kind:
         case "message":
             role = required(item.role, f"{at}.role")
-            text = _text(item.content, f"{at}.content")
+            text = text_of_parts(item.content, f"{at}.content", own=own)
             turns.said("system" if role == "developer" else role, text)
         case "reasoning":
-            turns.thought(_text(item.content or item.summary or [], f"{at}.content"))
+            turns.thought(text_of_parts(item.content or item.summary or [], f"{at}.content"))
         case "function_call":
-            turns.called(
-                required(item.call_id, f"{at}.call_id"),
-                required(item.name, f"{at}.name"),
-                required(item.arguments, f"{at}.arguments"),
-            )
-        case "function_call_output":
             call_id = required(item.call_id, f"{at}.call_id")
-            turns.answered(call_id, _text(item.output, f"{at}.output"))
-        case "item_reference":
-            raise UnsupportedField(
-                f"{at}: this node keeps no items; send the item itself", param=f"{at}.type"
-            )
+            arguments = fitted(required(item.arguments, f"{at}.arguments"), str, f"{at}.arguments")
+            turns.called(call_id, _called_name(item, at, tools), arguments)
+        case "custom_tool_call":
+            call_id = required(item.call_id, f"{at}.call_id")
+            text = required(item.input, f"{at}.input")
+            arguments = msgspec.json.encode({CUSTOM_INPUT: text}).decode()
+            turns.called(call_id, _called_name(item, at, tools), arguments)
+        case "function_call_output" | "custom_tool_call_output":
+            call_id = required(item.call_id, f"{at}.call_id")
+            turns.answered(call_id, text_of_parts(_output(item, at), f"{at}.output"))
+        case kind if kind in responses_history.TYPES:
+            responses_history.tell(turns, item, at)
         case other:
-            raise UnsupportedField(
-                f"{at}: items of type {other!r} are not understood", param=f"{at}.type"
-            )
+            raise unknown_type(f"{at}.type", other, _TYPES)
 
 
-def _text(content: Parts | None, field: str) -> str:
-    if content is None:
-        raise InvalidRequest(f"{field}: is required", param=field)
-    if isinstance(content, str):
-        return content
-    for k, part in enumerate(content):
-        if part.type not in TEXT_PARTS:
-            raise UnsupportedField(
-                f"{field}[{k}]: parts of type {part.type!r} are not understood, only text",
-                param=f"{field}[{k}]",
-            )
-        required(part.text, f"{field}[{k}].text")
-    return "".join(part.text or "" for part in content)
+def _output(item: Item, at: str) -> Parts | None:
+    """Return what a call came to. Other items' `output` may be anything."""
+    if item.output is None or isinstance(item.output, str):
+        return item.output
+    return fitted(item.output, list[InputPart], f"{at}.output")
+
+
+def _called_name(item: Item, at: str, tools: Tools) -> str:
+    """Return the name of a called tool as the model knows the tool."""
+    name = required(item.name, f"{at}.name")
+    is_custom = item.kind == "custom_tool_call"
+    return tools.offered_name(ToolName(item.namespace or None, name, is_custom))

@@ -16,6 +16,8 @@ import msgspec
 
 from mlx_worker.api.dialect import COMMENT
 from mlx_worker.api.events import event
+from mlx_worker.api.responses_calls import form_of
+from mlx_worker.api.token_logprobs import ContentLogprobs
 from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
 
 if TYPE_CHECKING:
@@ -41,7 +43,11 @@ class _Kind(NamedTuple):
     type: str
     item: dict[str, Any]
     in_part: dict[str, Any]
-    in_delta: dict[str, Any]
+    tells_logprobs: bool = False
+
+    def logprobs(self, told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return these tokens as a field, where this kind of text has one."""
+        return {"logprobs": told} if self.tells_logprobs else {}
 
 
 _MESSAGE = _Kind(
@@ -52,7 +58,7 @@ _MESSAGE = _Kind(
     "output_text",
     {"type": "message", "role": "assistant"},
     {"annotations": []},
-    {"logprobs": []},
+    tells_logprobs=True,
 )
 _REASONING = _Kind(
     "rs",
@@ -61,7 +67,6 @@ _REASONING = _Kind(
     "content",
     "reasoning_text",
     {"type": "reasoning", "summary": []},
-    {},
     {},
 )
 # Whoever asks for a summary looks nowhere else for reasoning: it is given there, in full.
@@ -72,7 +77,6 @@ _SUMMARY = _Kind(
     "summary",
     "summary_text",
     {"type": "reasoning"},
-    {},
     {},
 )
 
@@ -95,9 +99,11 @@ class _Open:
     kinds: _Kinds
     id: str
     said: list[str] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
 
     def part(self, kind: _Kind) -> dict[str, Any]:
-        return {"type": kind.type, "text": "".join(self.said)} | kind.in_part
+        part = {"type": kind.type, "text": "".join(self.said)} | kind.in_part
+        return part | kind.logprobs(self.logprobs)
 
     def item(self, status: str) -> dict[str, Any]:
         item: dict[str, Any] = {"id": self.id}
@@ -129,7 +135,9 @@ class ResponsesReply:
         self._numbers = itertools.count()
         self._output: list[dict[str, Any]] = []
         self._open: _Open | None = None
-        self._warnings: list[str] = []
+        self._warnings = [*call.warnings]
+        self._renamed = call.renamed
+        self._logprobs = ContentLogprobs()
 
     def opening(self, _usage: Usage) -> bytes:
         """The response, of which nothing is said yet."""
@@ -145,6 +153,7 @@ class ResponsesReply:
 
     def piece(self, piece: Piece, _choice: int) -> bytes:
         """Events of items that begin, go on and end."""
+        self._logprobs.add(piece.logprobs)
         told = (said for span in piece.said for said in self._take(span))
         return b"".join(map(self._written, told))
 
@@ -152,7 +161,7 @@ class ResponsesReply:
         """The end of the last item, and the whole response."""
         (ending,) = endings
         status = _status(ending)
-        told = [*self._close(status)]
+        told = [*self._close(status, is_last=True)]
         told.append(
             {"type": f"response.{status}", "response": self._response(status, usage)},
         )
@@ -167,9 +176,10 @@ class ResponsesReply:
         """The response object."""
         ((piece, ending),) = choices
         status = _status(ending)
+        self._logprobs.add(piece.logprobs)
         for span in piece.said:
             _exhaust(self._take(span))
-        _exhaust(self._close(status))
+        _exhaust(self._close(status, is_last=True))
         return msgspec.json.encode(self._response(status, usage))
 
     # --- items ---
@@ -196,35 +206,41 @@ class ResponsesReply:
             for kind in kinds:
                 yield self._in_part(kind, f"{kind.part}.added", part=opened.part(kind))
         self._open.said.append(text)
+        logprobs = self._logprobs.of(text) if kinds is _SAYS else []
+        self._open.logprobs += logprobs
         for kind in kinds:
-            yield self._in_part(kind, f"{kind.text}.delta", delta=text) | kind.in_delta
+            delta = self._in_part(kind, f"{kind.text}.delta", delta=text)
+            yield delta | kind.logprobs(logprobs)
 
-    def _close(self, status: str) -> Iterator[dict[str, Any]]:
+    def _close(self, status: str, *, is_last: bool = False) -> Iterator[dict[str, Any]]:
         if self._open is None:
             return
+        if is_last and self._open.kinds is _SAYS:
+            self._open.logprobs += self._logprobs.rest()
         for kind in self._open.kinds:
             part = self._open.part(kind)
             done = self._in_part(kind, f"{kind.text}.done", text=part["text"])
-            yield done | kind.in_delta
+            yield done | kind.logprobs(self._open.logprobs)
             yield self._in_part(kind, f"{kind.part}.done", part=part)
         yield from self._end(self._open.item(status))
         self._open = None
 
     def _call(self, call: ToolCall) -> Iterator[dict[str, Any]]:
+        form = form_of(call, self._renamed.get(call.name))
         item = {
-            "id": _made_id("fc"),
-            "type": "function_call",
+            "id": _made_id(form.id),
+            "type": form.type,
             "status": "in_progress",
             "call_id": call.id,
-            "name": call.name,
-            "arguments": "",
+            **form.names,
+            form.field: "",
         }
         at = {"item_id": item["id"], "output_index": len(self._output)}
-        kind = "response.function_call_arguments"
+        kind = f"response.{form.event}"
         yield self._of_item("added", item)
-        yield {"type": f"{kind}.delta", **at, "delta": call.arguments}
-        yield {"type": f"{kind}.done", **at, "name": call.name, "arguments": call.arguments}
-        yield from self._end(item | {"status": "completed", "arguments": call.arguments})
+        yield {"type": f"{kind}.delta", **at, "delta": form.text}
+        yield {"type": f"{kind}.done", **at, **form.names, form.field: form.text}
+        yield from self._end(item | {"status": "completed", form.field: form.text})
 
     def _end(self, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield self._of_item("done", item)

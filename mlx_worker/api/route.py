@@ -41,8 +41,9 @@ class Route:
     """An endpoint. `path` is what follows any run of /v1, `does` says what it is for.
 
     `statuses` carry `answer`. With `streams`, a body that asks for it is answered by events
-    instead. `query` are the names that may stand behind the `?`. `errors` are the endpoint's own,
-    beyond what may happen anywhere or to any body.
+    instead. `anthropic` is the answer to Anthropic's clients where `answer` is OpenAI's. `query`
+    are the names that may stand behind the `?`. `errors` are the endpoint's own, beyond what may
+    happen anywhere or to any body.
     """
 
     method: str
@@ -53,8 +54,14 @@ class Route:
     statuses: tuple[int, ...] = (200,)
     body: type[msgspec.Struct] | None = None
     streams: bool = False
+    anthropic: type[msgspec.Struct] | None = None
     query: tuple[str, ...] = ()
     errors: Errors = ()
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that the router has here: HEAD is wherever GET is."""
+        return ("GET", "HEAD") if self.method == "GET" else (self.method,)
 
     @property
     def all_errors(self) -> Errors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlx_worker.api import answers, handlers, observe, openapi, watch
+from mlx_worker.api import answers, anthropic_models, handlers, observe, openapi, watch
 from mlx_worker.api.chat import ChatBody
 from mlx_worker.api.completions import CompletionBody
 from mlx_worker.api.level import LevelBody
@@ -23,7 +23,9 @@ from mlx_worker.errors import (
     UnknownModel,
 )
 
-_HEALTH = Keys.of("status reason version uptime health cache metrics standby memory models")
+_HEALTH = Keys.of(
+    "status reason version uptime addresses health cache metrics standby memory models"
+)
 _CACHE = Keys.of("tokens systemPromptHash lastUpdated hitRate")
 _COMPLETION = Keys.of("id object created model system_fingerprint choices usage seed")
 _RESPONSE = Keys.of(
@@ -110,6 +112,8 @@ ROUTES = (
         handler=handlers.models,
         does="Configured models and aliases, loaded or not",
         answer=answers.ModelList,
+        anthropic=answers.AnthropicModelList,
+        query=anthropic_models.QUERY,
         errors=(NodeDraining, Unavailable),
     ),
     Route(
@@ -118,6 +122,7 @@ ROUTES = (
         handler=handlers.model,
         does="One of them",
         answer=answers.ModelEntry,
+        anthropic=answers.AnthropicModel,
         errors=(UnknownModel, NodeDraining, Unavailable),
     ),
     Route(

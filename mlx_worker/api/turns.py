@@ -26,9 +26,14 @@ class _Text:
 
 
 class Turns:
-    """Turns in the making, as OpenAI's chat completions write them."""
+    """Turns in the making, as OpenAI's chat completions write them.
 
-    def __init__(self) -> None:
+    `joins_users`: what a user says several times in a row is one turn, in paragraphs. The results
+    of calls among it are in front, where they answer the calls.
+    """
+
+    def __init__(self, *, joins_users: bool = False) -> None:
+        self._joins_users = joins_users
         self._turns: list[dict[str, Any]] = []
 
     @property
@@ -44,19 +49,29 @@ class Turns:
         """All calls so far: what in them is free in form is the caller's."""
         return [turn["tool_calls"] for turn in self._turns if "tool_calls" in turn]
 
+    @property
+    def last_role(self) -> str | None:
+        """The role of the last turn; None where there is no turn."""
+        return self._turns[-1]["role"] if self._turns else None
+
+    @property
+    def ends_with_calls(self) -> bool:
+        """True if the last turn has calls, whose results do not follow."""
+        return bool(self._turns) and "tool_calls" in self._turns[-1]
+
     def said(self, role: str, text: str) -> None:
         """Words. System prompts that follow each other are one, in paragraphs."""
         if role == "assistant":
             self._own()["content"].add(text)
-        elif role == "system" and self._turns and self._turns[-1]["role"] == "system":
+        elif self._goes_on(role):
             self._turns[-1]["content"].add(text)
         else:
-            between = PARAGRAPH if role == "system" else ""
-            self._turns.append({"role": role, "content": _Text(between, text)})
+            self._turns.append({"role": role, "content": _Text(PARAGRAPH, text)})
 
     def thought(self, text: str) -> None:
-        """What the model said to itself."""
-        self._own().setdefault("reasoning_content", _Text("")).add(text)
+        """What the model said to itself; nothing where its server told nothing of it."""
+        if text:
+            self._own().setdefault("reasoning_content", _Text("")).add(text)
 
     def called(self, call_id: str, name: str, arguments: str | dict[str, Any]) -> None:
         """A call of the model's; its arguments as JSON, or as the object itself."""
@@ -69,7 +84,16 @@ class Turns:
 
     def answered(self, call_id: str, text: str) -> None:
         """What came of a call."""
-        self._turns.append({"role": "tool", "tool_call_id": call_id, "content": text})
+        result = {"role": "tool", "tool_call_id": call_id, "content": text}
+        if self._goes_on("user"):
+            self._turns.insert(len(self._turns) - 1, result)
+        else:
+            self._turns.append(result)
+
+    def _goes_on(self, role: str) -> bool:
+        """Return True if the last turn is of this role, and one with what comes."""
+        joins = role == "system" or (role == "user" and self._joins_users)
+        return joins and bool(self._turns) and self._turns[-1]["role"] == role
 
     def _own(self) -> dict[str, Any]:
         """The assistant's turn that goes on, or a new one."""

@@ -197,7 +197,13 @@ class Preparation:
     def _prompt(self, key: str, request: m.ChatRequest, tools: Tools) -> tuple[Offer, Prompt]:
         """Make the prompt, or take that of the same body's choice before, where it is equal."""
         offer = tools.offers.adapt(request)
-        content = (request.messages, request.template_kwargs, request.tools, request.prompt)
+        content = (
+            request.messages,
+            request.template_kwargs,
+            request.tools,
+            request.prompt,
+            request.opening,
+        )
         said = self._said.get(key)
         if said is not None and said[0] == content:
             return offer, said[1]

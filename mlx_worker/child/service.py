@@ -37,12 +37,13 @@ from mlx_worker.engine.constraints import Constraints
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.guard import ComputationFailed
 from mlx_worker.engine.identity import check_unchanged, folder_state, model_identity
-from mlx_worker.engine.kv_cost import measure
+from mlx_worker.engine.kv_cost import measure, most_tokens
 from mlx_worker.engine.loading import read_model, weight_bytes
 from mlx_worker.engine.text_bound import TextBound
 from mlx_worker.engine.tool_offer import ToolOffers
 from mlx_worker.errors import (
     BadModelFolder,
+    ContextLengthExceeded,
     ModelNotFoundError,
     UnservableModel,
     WorkerError,
@@ -183,19 +184,21 @@ class Service:
         folder = Path(load.path)
         before = folder_state(folder)
         try:
-            model, self._tokenizer, own = read_model(
-                folder, on_progress=self._progress, chat_template=load.chat_template
+            model, self._tokenizer, context = read_model(
+                folder,
+                on_progress=self._progress,
+                chat_template=load.chat_template,
+                context_length=load.context_length,
             )
             self._offers = ToolOffers(self._tokenizer, load.tools)
             self._constraints = Constraints(self._tokenizer)
             vocabulary = threading.Thread(target=self._constraints.prepare, name="vocabulary")
             vocabulary.start()  # it holds the interpreter for a while: no stream runs yet
-            context = min(load.context_length or own, own)
             kv = measure(model)
             engine = Engine(
                 model,
                 self._tokenizer,
-                context_length=context,
+                context_length=context or most_tokens(kv, load.kv_bytes),
                 max_concurrency=load.max_concurrency,
                 cache_bytes=load.cache_bytes,
                 kv=kv,
@@ -287,6 +290,8 @@ class Service:
         _note(error, request_id)
         # A template may quote what is no text; a frame that cannot be made would end the process.
         message = sayable(str(error)) or type(error).__name__
+        if isinstance(error, ContextLengthExceeded):
+            return m.Failed(id_, error.code, message, error.param, error.tokens, error.context)
         if isinstance(error, WorkerError):
             return m.Failed(id_, error.code, message, error.param and sayable(error.param))
         return m.Failed(id_, WorkerError.code, message)

@@ -18,12 +18,12 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
 
 from mlx_worker.engine.guard import Evidence
-from mlx_worker.engine.sampling import draw
+from mlx_worker.engine.sampling import Draw, draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.engine.sampling import Draw
+    from mlx_worker.engine.prompt_scores import PromptScorer
 
 CLEAR_EVERY: Final = 2048
 """Places read, padding included, after which the device gives back what it no longer needs."""
@@ -80,7 +80,7 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
     uids: list[int]
     prompt_cache: list[Any]
     tokens: list[list[int]]
-    samplers: list[Draw]
+    samplers: list[Any]
     logits_processors: list[list[Any]]
     max_tokens: list[int]
     stop_sequences: list[Any]
@@ -102,16 +102,33 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
             for cache in self.prompt_cache:
                 cache.prepare(lengths=lengths, right_padding=padding)
         rows = [it + [0] * missing for it, missing in zip(tokens, padding, strict=True)]
-        self.model(mx.array(rows), cache=self.prompt_cache)
+        logits = self.model(mx.array(rows), cache=self.prompt_cache)
+        scored = [
+            (scorer, measured)
+            for place, scorer in self._scorers()
+            if (measured := scorer.measure(logits[place, : lengths[place]])) is not None
+        ]
+        del logits  # those that nobody asks for are never computed
         if is_padded:
             for cache in self.prompt_cache:
                 cache.finalize()
-        mx.eval([cache.state for cache in self.prompt_cache])
+        arrays = [array for _, measured in scored for array in measured.arrays]
+        mx.eval([cache.state for cache in self.prompt_cache], arrays)
+        for scorer, measured in scored:
+            scorer.keep(measured)
         self._places += len(rows) * longest
         if self._places >= CLEAR_EVERY:
             self._places = 0
             mx.clear_cache()
         self.on_read(sum(lengths), time.perf_counter() - begun)
+
+    def _scorers(self) -> list[tuple[int, PromptScorer]]:
+        """Return the places of rows whose own tokens are scored; a warmed prompt draws nothing."""
+        return [
+            (place, row.scorer)
+            for place, row in enumerate(self.samplers)
+            if isinstance(row, Draw) and row.scorer is not None
+        ]
 
     def split(self, indices: list[int]) -> _Readers:
         """Take these rows out; if that is all of them, without a copy of their KV."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import mlx.core as mx
 from mlx_lm.models.cache import RotatingKVCache, can_trim_prompt_cache, make_prompt_cache
 
 from mlx_worker.errors import UnservableModel
@@ -42,6 +43,11 @@ UNBATCHED: Final[Mapping[str, str]] = {
 def unbatched_because(model: Any) -> str:
     """Why a model is served one row at a time; "" for one that is batched."""
     return UNBATCHED.get(type(model).__module__.rpartition(".")[2], "")
+
+
+def logit_count(model: Any) -> int:
+    """Return how many tokens the model has logits for, by their shape: nothing is computed."""
+    return int(model(mx.array([[0]]), cache=make_prompt_cache(model)).shape[-1])
 
 
 def is_cuttable(model: Any) -> bool:

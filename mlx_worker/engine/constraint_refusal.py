@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from mlx_worker.errors import ConstraintFailed, ConstraintTooCostly, InvalidRequest
 from mlx_worker.grammar_trial.trial import NOTHING_FITS
+
+LONGEST: Final = 1000
+"""Characters of llguidance's words that are passed on: some quote a regex made of one bound."""
+
+RANGE: Final = re.compile(
+    r"Failed to generate regex for \w+ range: min=(?:Some\((\S+)\)|None), "
+    r"max=(?:Some\((\S+)\)|None)"
+)
 
 COSTLY: Final = ("fuel", "too big", "schema too large", "max is", "too many", "limit")
 """What llguidance says where it gives up at one of its limits."""
@@ -34,4 +43,7 @@ def in_words(fault: str) -> str:
     first = fault.strip().partition("\n<non-verbose/>")[0].strip()
     if first.startswith(NOTHING_FITS):
         return "no text fits it: there is nothing that the answer could go on with"
-    return first
+    if bounds := RANGE.match(first):
+        least, most = (it or "any" for it in bounds.groups())
+        return f"the range from {least} to {most} cannot be kept: bounds from -1e18 to 1e18 can"
+    return first if len(first) <= LONGEST else f"{first[:LONGEST]}…"

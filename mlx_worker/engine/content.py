@@ -19,6 +19,7 @@ class Content:
     one. Whitespace that follows another span is held until something follows it: before more
     content it is content, before anything else it was only the format's layout and is dropped.
     Stop strings are not looked for in it, or a blank line would end an answer that has not begun.
+    While `may_stop` is false, a stop string is text like any other.
     """
 
     def __init__(self, stops: StopStrings) -> None:
@@ -26,12 +27,13 @@ class Content:
         # Each stop string leads to a state of its own name, from which nothing leads on.
         words = stops.watched
         edges = {_GOES_ON: [(word, f"={word}") for word in words]}
-        self._watch = (
+        self._fresh = self._watch = (
             TextStateMachine(edges | {f"={word}": [] for word in words}).make_state(_GOES_ON)
             if words
             else None
         )
         self._layout: str | None = None
+        self.may_stop = True
         self.stop_string: str | None = None
 
     @property
@@ -66,9 +68,18 @@ class Content:
     def _watched(self, text: str) -> str:
         if self._watch is None or not text:
             return text
-        self._watch, segments = TextStateMachine.split(self._watch, text)
-        state, _ = segments[-1]
-        if state != _GOES_ON:
-            self.stop_string = self._stops.watched[str(state).removeprefix("=")]
-        released = "".join(piece for state, piece in segments if state == _GOES_ON)
+        released = ""
+        while True:
+            self._watch, segments = TextStateMachine.split(self._watch, text)
+            released += "".join(piece for state, piece in segments if state == _GOES_ON)
+            state = str(segments[-1][0])
+            if state == _GOES_ON:
+                break
+            word = state.removeprefix("=")
+            if self.may_stop:
+                self.stop_string = self._stops.watched[word]
+                break
+            released += word
+            text = "".join(piece for state, piece in segments if state != _GOES_ON)
+            self._watch = self._fresh
         return self._stops.shown(released)

@@ -9,19 +9,26 @@ goes to the prompt cache. [child]
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from mlx_worker.engine.batch import Batch
-from mlx_worker.engine.batching import is_cuttable, unbatched_because
+from mlx_worker.engine.batching import is_cuttable, logit_count, unbatched_because
+from mlx_worker.engine.ending import (
+    check_stop_tokens,
+    ending_tokens,
+    length_processors,
+    stop_sequences,
+)
 from mlx_worker.engine.guard import computing
 from mlx_worker.engine.logprobs import read_logprobs
 from mlx_worker.engine.markers import Markers
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.prompt_cache import MAX_BYTES, Kind, PromptCache
+from mlx_worker.engine.prompt_scores import PromptScorer, check_scoring, most_scored
 from mlx_worker.engine.sampling import Draw, make_processors
 from mlx_worker.engine.schedule import (
     LARGEST_CHUNK,
@@ -55,7 +62,7 @@ if TYPE_CHECKING:
 
 UNKNOWN_COST = m.KvCost()
 Begun = m.Started | m.Warmed | m.Failed
-Said = Begun | m.Prefill | m.Step | m.Done
+Said = Begun | m.Prefill | m.PromptScores | m.Step | m.Done
 
 
 def _ignore() -> None:
@@ -88,6 +95,7 @@ class Engine:
         self.context_length = context_length
         self.prefilled_tokens = 0
         self.decode_steps = 0
+        self._model = model
         self._tokenizer = tokenizer
         self._markers = Markers(tokenizer)
         self._vocabulary = len(tokenizer)
@@ -99,7 +107,6 @@ class Engine:
             model,
             on_read=self._pace.took,
             on_encoded=on_encoded,
-            stop_tokens=[[token] for token in tokenizer.eos_token_ids],
             completion_batch_size=rows,
             # Those that have read all but the last token still count with mlx_lm's readers.
             prefill_batch_size=min(2 * READERS, rows),
@@ -152,15 +159,20 @@ class Engine:
         ComputationFailed for what goes wrong in mlx.
         """
         said = replay or []
-        room = self._room(prompt, request.max_tokens)
+        room = self._room(prompt, request)
         self._check_bias(request.sampling.logit_bias)
+        check_stop_tokens(request.ends, self._vocabulary)
+        check_scoring(request.prompt_scoring, len(prompt.tokens))
+        eos = self._tokenizer.eos_token_ids
+        scorer = self._scorer(request, prompt)
         text = TextStream(self._markers, request, prompt.state, prompt.tokens)
         sequence = Sequence(
             id_,
             replace(prompt, tokens=prompt.tokens + said),
             text,
             max_tokens=room - len(said),
-            bounded=request.max_tokens is not None,
+            bounded=request.max_tokens == room,
+            fills_context=request.max_tokens != room,
             logprobs=request.logprobs,
             in_session=in_session,
             replayed=len(said),
@@ -171,20 +183,26 @@ class Engine:
                 len(said),
                 reports=request.logprobs is not None,
                 constraint=constraint,
+                scorer=scorer,
             ),
+            scorer=scorer,
             constraint=constraint,
+            ends=ending_tokens(request.ends, eos),
         )
         if said and (end := self._replay(sequence, text, said)) is not None:
             return end
         with computing():
-            sequence.processors = make_processors(request.sampling)
+            sequence.processors = [
+                *make_processors(request.sampling),
+                *length_processors(request.ends, eos, len(prompt.tokens)),
+            ]
             started = self._take_in(sequence)
         assert started is None or isinstance(started, m.Started)
         return started
 
     def _replay(self, sequence: Sequence, text: TextStream, said: list[int]) -> m.Done | None:
         """Bring the text to where it was. Done: it had come to its end, unheard."""
-        ended = said[-1] in self._tokenizer.eos_token_ids
+        ended = said[-1] in sequence.ends
         for token in said[: len(said) - ended]:
             text.add(token)
         if sequence.constraint is not None:
@@ -202,10 +220,7 @@ class Engine:
         Raises ContextLengthExceeded or KvTooLarge.
         """
         if len(head) >= self.context_length:
-            raise ContextLengthExceeded(
-                f"the system prompt has {len(head)} tokens; "
-                f"the model's context is {self.context_length}"
-            )
+            raise ContextLengthExceeded.of(len(head), self.context_length, "system_prompt")
         # The batch reads all but the last token of a prompt before it decodes: one is put behind
         # the head for it, and is never read.
         sequence = Sequence(id_, Prompt([*head, 0], len(head), system_prompt), None)
@@ -263,42 +278,55 @@ class Engine:
         if not readers:
             return self._batch.next()  # type: ignore[no-any-return]
         decoding = len(self._by_uid) > len(readers)
-        self._batch.prefill_step_size = self._pace.chunk(readers, decoding=decoding)
+        most = LARGEST_CHUNK
+        if any(it.scorer is not None for it in readers):
+            most = most_scored(self._vocabulary, len(readers))
+        self._batch.prefill_step_size = self._pace.chunk(readers, decoding=decoding, most=most)
         return self._batch.next()  # type: ignore[no-any-return]
 
-    def _room(self, prompt: Prompt, max_tokens: int | None) -> int:
-        if max_tokens is not None and max_tokens < 1:
-            raise InvalidRequest(f"max_tokens: {max_tokens} is less than 1", param="max_tokens")
+    def _room(self, prompt: Prompt, request: m.ChatRequest) -> int:
+        """Return how many tokens the answer may have: those asked for, at most what is left."""
+        asked = request.max_tokens
+        if asked is not None and asked < 0:
+            raise InvalidRequest(f"max_tokens: {asked} is less than 0", param="max_tokens")
         used = len(prompt.tokens)
         left = self.context_length - used
-        if left < 1 or (max_tokens is not None and max_tokens > left):
-            asked = "an answer" if max_tokens is None else f"{max_tokens} more"
-            raise ContextLengthExceeded(
-                f"the prompt has {used} tokens and asks for {asked}; "
-                f"the model's context is {self.context_length}",
-                param="messages" if left < 1 else "max_tokens",
-            )
-        return left if max_tokens is None else max_tokens
+        if left < (asked != 0):
+            field = "messages" if request.prompt is None else "prompt"
+            raise ContextLengthExceeded.of(used, self.context_length, field)
+        return left if asked is None else min(asked, left)
 
     def _check_bias(self, bias: dict[int, float]) -> None:
         for token in bias:
-            if not 0 <= token < self._vocabulary:
+            known = self._vocabulary if token < self._vocabulary else self._logits
+            if not 0 <= token < known:
                 raise InvalidRequest(
-                    f"logit_bias names token {token}; the vocabulary has {self._vocabulary}",
+                    f"logit_bias names token {token}; the vocabulary has {known}",
                     param="logit_bias",
                 )
+
+    @cached_property
+    def _logits(self) -> int:
+        """Tokens that the model has logits for: with padding, more than its tokenizer knows."""
+        return logit_count(self._model)
 
     # --- from waiting to reading ---
 
     def _take_in(self, sequence: Sequence) -> Begun | None:
+        limited = sequence.bounded
+        if limited and not fits(sequence, [], self._kv, self._kv_bytes):
+            # Clients ask for far more than models say: what cannot be kept free for it is counted
+            # as it grows.
+            sequence.bounded = False
         if not fits(sequence, [], self._kv, self._kv_bytes):
             raise KvTooLarge(
                 f"{sequence.foreseen} tokens of KV are foreseen, "
                 f"{in_words(self._kv.nbytes(sequence.foreseen))}; "
                 f"this model has {in_words(self._kv_bytes or 0)} for it",
-                param="max_tokens" if sequence.bounded else "messages",
+                param="max_tokens" if limited else "messages",
             )
-        follow(sequence, self._by_id.values(), any_length=self._cuttable)
+        if sequence.scorer is None:  # what another has read tells nothing of this one's tokens
+            follow(sequence, self._by_id.values(), any_length=self._cuttable)
         self._by_id[sequence.id] = sequence
         self._waiting.append(sequence)
         if len(self._waiting) > 1:
@@ -336,8 +364,7 @@ class Engine:
         """Into the batch. None: a prompt to be warmed, whose only word is its last."""
         self._keep_what_was_read_for(sequence)
         tokens = sequence.prompt.tokens
-        with mx.stream(self._batch.stream):
-            kv, cached = self.cache.fetch(tokens, least_fetched(sequence.prompt.head))
+        kv, cached = self._resident(sequence)
         if kv is not None and sequence.text is None and cached == sequence.prompt.head:
             # To be warmed, and resident already: there is nothing to read.
             self._forget(sequence)
@@ -350,17 +377,30 @@ class Engine:
         ends = [cached, *sequence.cuts, len(tokens)]
         (sequence.uid,) = self._batch.insert_segments(
             [[tokens[begin:end] for begin, end in pairwise(ends)]],
-            [sequence.max_tokens],
+            [max(1, sequence.max_tokens)],  # mlx_lm knows no row that says nothing
             caches=[kv],
             all_tokens=[tokens[:cached]],
             samplers=[sequence.draw],
             logits_processors=[sequence.processors],
+            stop_sequences=[stop_sequences(sequence.ends)],
         )
         sequence.cached = sequence.read = cached
         self._by_uid[sequence.uid] = sequence
         if sequence.text is None:
             return None
         return self._started(sequence)
+
+    def _resident(self, sequence: Sequence) -> tuple[list[Any] | None, int]:
+        """Return the KV of what need not be read; of a prompt that is scored, all has to be."""
+        if sequence.scorer is not None:
+            return None, 0
+        with mx.stream(self._batch.stream):
+            head = least_fetched(sequence.prompt.head)
+            return self.cache.fetch(sequence.prompt.tokens, head)
+
+    def _scorer(self, request: m.ChatRequest, prompt: Prompt) -> PromptScorer | None:
+        scoring = request.prompt_scoring
+        return None if scoring is None else PromptScorer(self._markers, scoring, prompt)
 
     def _started(self, sequence: Sequence) -> m.Started:
         prompt, asked = sequence.prompt, len(sequence.prompt.tokens) - sequence.replayed
@@ -390,9 +430,15 @@ class Engine:
                 kv, tokens = self._extract(sequence)
                 self._remove(sequence, keep=False)
                 said.append(self._store_warm(sequence.id, sequence.prompt, tokens, kv))
-        elif response.end_of_prompt:
+            return said
+        if sequence.scorer is not None:
+            said.append(sequence.scorer.told(sequence.id, is_last=response.end_of_prompt))
+        if response.end_of_prompt:
             self.prefilled_tokens += total
             self.cache.used(sequence.prompt.head, sequence.prompt.system)
+            if sequence.max_tokens == 0:
+                self._remove(sequence, keep=True)
+                said.append(_done(sequence, sequence.text, "length"))
         elif cut:
             self._keep_segment(sequence)
         return said
@@ -409,16 +455,26 @@ class Engine:
         token = int(response.token)
         text = sequence.text
         assert text is not None
+        was_content = text.in_content
         released = Released([], "") if response.finish_reason == "stop" else text.add(token)
-        logprobs = self._logprobs(sequence, response)
+        is_content = was_content and text.in_content  # else it may be part of a marker
+        logprobs = self._logprobs(sequence, response, is_content=is_content)
         return m.Row(sequence.id, [token], released.text, logprobs, released.spans)
 
-    def _logprobs(self, sequence: Sequence, response: Any) -> list[m.TokenLogprobs]:
+    def _logprobs(
+        self, sequence: Sequence, response: Any, *, is_content: bool
+    ) -> list[m.TokenLogprobs]:
         if sequence.logprobs is None or response.finish_reason == "stop":
             return []
         with mx.stream(self._batch.stream):
             return [
-                read_logprobs(self._markers, response.logprobs, response.token, sequence.logprobs)
+                read_logprobs(
+                    self._markers,
+                    response.logprobs,
+                    response.token,
+                    sequence.logprobs,
+                    is_content=is_content,
+                )
             ]
 
     def _end(self, sequence: Sequence, response: Any) -> m.Done | m.Failed | None:
@@ -500,12 +556,14 @@ class Engine:
 def _done(sequence: Sequence, text: TextStream, natural: m.FinishReason) -> m.Done:
     """The last word, where `natural` says why the tokens ended."""
     rest = text.finish(natural)
+    finish = text.finish_reason(natural)
     return m.Done(
         sequence.id,
-        text.finish_reason(natural),
+        finish,
         sequence.produced,
         rest.text,
         rest.spans,
         text.stop_string,
         text.reasoning_tokens,
+        context_full=finish == "length" and sequence.fills_context,
     )

@@ -14,7 +14,10 @@ from llguidance import LLMatcher
 
 from mlx_worker.call_schemas import arguments_of
 from mlx_worker.engine.call_grammar import forced_calls, free_calls
+from mlx_worker.engine.endless_schema import without_endless_parts
+from mlx_worker.engine.gbnf import as_lark
 from mlx_worker.engine.markers import REASONING, has_thought
+from mlx_worker.engine.schema_bounds import within_reach
 from mlx_worker.errors import UnsupportedField
 from mlx_worker.wire import messages as m
 
@@ -35,7 +38,10 @@ it, a special token for what is spelled like one: then neither text nor token wo
 
 
 def content_grammar(shape: ContentShape) -> str:
-    """The grammar of the content alone, as llguidance takes it; not checked."""
+    """The grammar of the content alone, as llguidance takes it; not checked.
+
+    Raises InvalidRequest for a grammar in another notation that cannot be converted.
+    """
     match shape:
         case m.JsonSchema():
             return of_schema(json.loads(shape.schema))
@@ -43,12 +49,13 @@ def content_grammar(shape: ContentShape) -> str:
             return LLMatcher.grammar_from_regex(shape.pattern)
         case m.Lark():
             # As JSON, or a text that looks like a list of grammars would be taken for one.
-            return json.dumps({"grammars": [{"lark_grammar": shape.grammar}]})
+            return json.dumps({"grammars": [{"lark_grammar": as_lark(shape.grammar, shape.field)}]})
 
 
 def of_schema(schema: Schema) -> str:
     """The grammar of the documents that a schema describes."""
-    return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_STYLE)
+    kept = within_reach(without_endless_parts(schema))
+    return LLMatcher.grammar_from_json_schema(kept, overrides=JSON_STYLE)
 
 
 def answer_grammar(request: m.ChatRequest, prompt: Prompt, tokenizer: Any, lark: Lark) -> str:

@@ -7,8 +7,9 @@ in reserve (blocks of 256 tokens) counts as tokens. [child]
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -18,6 +19,9 @@ from mlx_worker.wire.messages import Growth, KvCost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+ENDLESS: Final = 1 << 40
+"""Tokens: the context of a model whose files state none, where no memory bounds it either."""
 
 
 def measure(model: Any) -> KvCost:
@@ -36,6 +40,16 @@ def measure(model: Any) -> KvCost:
         until = layer.max_size if isinstance(layer, RotatingKVCache) else None
         growing[until] += layer.nbytes // first.shape[-2]
     return KvCost(fixed, [Growth(per_token, until) for until, per_token in growing.items()])
+
+
+def most_tokens(cost: KvCost, budget: int | None) -> int:
+    """Return the tokens of the longest row that memory has room for; None: any.
+
+    This bounds the prompt and the answer of a model that states no context length.
+    """
+    if budget is None:
+        return ENDLESS
+    return max(1, bisect.bisect_right(range(ENDLESS + 1), budget, key=cost.nbytes) - 1)
 
 
 def _leaves(cache: list[Any]) -> Iterator[Any]:

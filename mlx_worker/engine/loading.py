@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     LoadProgress = Callable[[int, int], None]
     """Called with (bytes in memory, bytes in all)."""
 
-UNSTATED_CONTEXT = 4096
-"""Tokens, for a model whose config.json does not say."""
-
 BITE = 64 << 20
 """Bytes read between two words of progress."""
 
@@ -31,11 +28,13 @@ def read_model(
     config: dict[str, Any] | None = None,
     on_progress: LoadProgress | None = None,
     chat_template: str | None = None,
-) -> tuple[Any, Any, int]:
+    context_length: int | None = None,
+) -> tuple[Any, Any, int | None]:
     """Load weights and tokenizer from a folder, telling how far it is.
 
-    Returns (model, tokenizer, context length in tokens). `config` overrides entries of the
-    model's config.json, `chat_template` the tokenizer's own. Raises ModelNotFoundError where there
+    Returns (model, tokenizer, context length in tokens or None for no limit). `config` overrides
+    entries of the model's config.json, `chat_template` the tokenizer's own; `context_length` is
+    the configured one. Raises ModelNotFoundError where there
     is nothing at the path, BadModelFolder where it is no folder, or something in it or the template
     is missing or broken, InferenceError with the cause for anything else.
     """
@@ -68,7 +67,7 @@ def read_model(
         # Families without a Jinja template have one in mlx_lm's own code, which would go first.
         tokenizer._chat_template = None  # noqa: SLF001
         _check_template(tokenizer)
-    return model, tokenizer, folder.context_length or UNSTATED_CONTEXT
+    return model, tokenizer, folder.context_with(context_length)
 
 
 def _check_template(tokenizer: Any) -> None:

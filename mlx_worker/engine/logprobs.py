@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from mlx_worker.engine.markers import Markers
 
 
-def read_logprobs(markers: Markers, logprobs: mx.array, token: int, count: int) -> TokenLogprobs:
+def read_logprobs(
+    markers: Markers, logprobs: mx.array, token: int, count: int, *, is_content: bool = True
+) -> TokenLogprobs:
     """Return the chosen token of one row and the `count` likeliest; `logprobs` is (vocabulary,)."""
     best: list[int] = []
     if count:
@@ -25,12 +27,13 @@ def read_logprobs(markers: Markers, logprobs: mx.array, token: int, count: int) 
         best = unsorted[mx.argsort(-logprobs[unsorted])].tolist()  # type: ignore[assignment]
     values: list[float] = logprobs[mx.array([token, *best])].tolist()  # type: ignore[assignment]
     choices = [
-        _choice(markers, token_id, value)
+        choice_of(markers, token_id, value)
         for token_id, value in zip([token, *best], values, strict=True)
     ]
-    return TokenLogprobs(choices[0], choices[1:])
+    return TokenLogprobs(choices[0], choices[1:], is_content)
 
 
-def _choice(markers: Markers, token: int, logprob: float) -> Choice:
+def choice_of(markers: Markers, token: int, logprob: float) -> Choice:
+    """Return a token with its text, its log-probability and what it adds to an answer."""
     text, data = markers.text_of(token)
     return Choice(text, logprob, None if data == text.encode() else data)

@@ -63,6 +63,12 @@ class Markers:
             return WindowDetokenizer(self.tokenizer, (follows or ())[-1:])
         return ByteDetokenizer(self._bytes, trims=self._trims and follows is None)
 
+    def bytes_of(self, token: int) -> bytes:
+        """Return the bytes of a token, of one that no answer shows too."""
+        if self._bytes is None:
+            return str(self.tokenizer.decode([token])).encode()
+        return self._bytes[token] if token < len(self._bytes) else b""
+
     def text_of(self, token: int) -> tuple[str, bytes]:
         """Return a token's text by itself, and the bytes that the token adds to an answer."""
         if self._bytes is None:
@@ -74,13 +80,14 @@ class Markers:
         return text, b"" if token in self.stripped else data
 
 
-def opening_state(tokenizer: Any, prompt: Sequence[int]) -> str:
+def opening_state(tokenizer: Any, prompt: Sequence[int], *, continues: bool = False) -> str:
     """The state that a prompt leaves the model in.
 
     Only what follows the last end of a turn is looked at: a user may well speak of markers.
+    `continues`: the prompt ends in the middle of an answer's content.
     """
     if tokenizer.response_initial_state is not None:
-        return str(tokenizer.response_initial_state)
+        return CONTENT if continues else str(tokenizer.response_initial_state)
     if not tokenizer.has_thinking:
         return CONTENT
     start = _last_turn(tokenizer, prompt)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
+from mlx_worker.engine.continuation import CONTINUED, continued_text
 from mlx_worker.engine.markers import CONTENT, opening_state
 from mlx_worker.engine.schedule import WORTH_FETCHING, common_prefix
 from mlx_worker.engine.template_rules import REFUSALS, fit_to_template
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mlx_worker.engine.text_bound import TextBound
-    from mlx_worker.wire.messages import ChatRequest
+    from mlx_worker.wire.messages import ChatRequest, Opening
 
 Messages = list[dict[str, Any]]
 Tools = list[dict[str, Any]]
@@ -39,7 +40,8 @@ class Prompt:
     """`tokens` of the whole prompt, `head` of them shared, `system` the raw system prompt.
 
     `borders` are where its later segments end, in tokens, rising: history, last turn. `state` is
-    where the answer begins, e.g. in the middle of reasoning: see `engine/markers`.
+    where the answer begins, e.g. in the middle of reasoning: see `engine/markers`. `text` is what
+    an answer that echoes a raw prompt begins with, where its tokens are scored.
     """
 
     tokens: list[int]
@@ -47,6 +49,7 @@ class Prompt:
     system: str
     borders: tuple[int, ...] = ()
     state: str = CONTENT
+    text: str = ""
 
     @property
     def segments(self) -> list[int]:
@@ -60,10 +63,18 @@ def prompt_of(tokenizer: Any, request: ChatRequest, bound: TextBound | None = No
     `bound` refuses, before the work, what is too much for the template or for the context.
     """
     if request.prompt is not None:
-        return Prompt(_raw(tokenizer, request.prompt, bound), 0, "")
+        tokens = _raw(tokenizer, request.prompt, bound)
+        return Prompt(tokens, 0, "", text=_echoed(tokenizer, request))
     if bound is not None:
         _check_amount(request, bound)
-    return render(tokenizer, request.messages, request.template_kwargs, request.tools, bound)
+    return render(
+        tokenizer,
+        request.messages,
+        request.template_kwargs,
+        request.tools,
+        bound,
+        request.opening,
+    )
 
 
 def _check_amount(request: ChatRequest, bound: TextBound) -> None:
@@ -74,11 +85,7 @@ def _check_amount(request: ChatRequest, bound: TextBound) -> None:
             bool(turn.get("content") or turn.get("tool_calls")) for turn in request.messages
         )
         if turns > bound.context_length:  # each of them is a token at least
-            raise ContextLengthExceeded(
-                f"messages has {turns} turns that say something; the model's context is"
-                f" {bound.context_length} tokens",
-                param="messages",
-            )
+            raise ContextLengthExceeded.of(turns, bound.context_length, "messages", estimated=True)
 
 
 def system_text(messages: Messages) -> str:
@@ -92,6 +99,7 @@ def render(
     template_kwargs: dict[str, Any],
     tools: Tools | None = None,
     bound: TextBound | None = None,
+    opening: Opening = "turn",
 ) -> Prompt:
     """Apply the template and tokenize. Raises InvalidRequest with what the template refused.
 
@@ -106,7 +114,7 @@ def render(
     if tools:
         told = template_kwargs | {"tools": tools}
         _refuse_unheard(tokenizer, told, template_kwargs)
-    text = _text(tokenizer, messages, told, add_generation_prompt=True)
+    text = _opened_text(tokenizer, messages, told, opening)
     if bound is not None:
         bound.check_text(text, "messages")
     tokens, place_of = _tokenize(tokenizer, text, "messages")
@@ -123,7 +131,21 @@ def render(
         head,
         system,
         tuple(it for it in borders if it > head),
-        opening_state(tokenizer, tokens),
+        opening_state(tokenizer, tokens, continues=opening == "continued"),
+    )
+
+
+def _opened_text(
+    tokenizer: Any, messages: Messages, kwargs: dict[str, Any], opening: Opening
+) -> str:
+    """Return the text of a chat and what the answer begins with."""
+    if opening != "continued":
+        return _text(tokenizer, messages, kwargs, add_generation_prompt=opening == "turn")
+    told = kwargs | CONTINUED
+    return continued_text(
+        tokenizer,
+        messages,
+        lambda: _text(tokenizer, messages, told, add_generation_prompt=False),
     )
 
 
@@ -244,6 +266,15 @@ def _raw(tokenizer: Any, prompt: str | list[int], bound: TextBound | None) -> li
     return tokens
 
 
+def _echoed(tokenizer: Any, request: ChatRequest) -> str:
+    """Return the text of a raw prompt; "" where its tokens are not scored with it."""
+    scoring = request.prompt_scoring
+    if scoring is None or scoring.echoed is None or request.prompt is None:
+        return ""
+    prompt = request.prompt
+    return prompt if isinstance(prompt, str) else str(tokenizer.decode(prompt))
+
+
 def check_tokens(tokenizer: Any, tokens: list[int], field: str) -> None:
     """Raises InvalidRequest where one is no token of this model."""
     size = len(tokenizer)
@@ -269,7 +300,7 @@ def _text(
         return str(
             tokenizer.apply_chat_template(
                 fit_to_template(tokenizer, messages),
-                **kwargs,
+                **_with_both_names(kwargs, tokenizer),
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
             )
@@ -278,6 +309,22 @@ def _text(
         raise InvalidRequest(
             f"the model's chat template refuses these messages: {error}", param="messages"
         ) from error
+
+
+_SWITCHES = ("enable_thinking", "thinking")
+"""What templates call the switch of reasoning."""
+
+
+def _with_both_names(kwargs: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """Return a template's arguments with a switch of reasoning under both names.
+
+    A template takes no notice of the name that it does not know; a program of mlx_lm's would
+    refuse it, and has its switch from mlx_lm.
+    """
+    given = [name for name in _SWITCHES if name in kwargs]
+    if len(given) != 1 or tokenizer._chat_template is not None:  # noqa: SLF001
+        return kwargs
+    return dict.fromkeys(_SWITCHES, kwargs[given[0]]) | kwargs
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlx_worker.engine.constraint import Constraint
+    from mlx_worker.engine.prompt_scores import PromptScorer
     from mlx_worker.wire.messages import Sampling
 
 Settings = tuple[float, float, float, int]
@@ -42,7 +43,7 @@ class Draw:
     """How the tokens of one row are drawn, from `position` on; one call is one position.
 
     `reports`: somebody wants to be told the log-probabilities that they were drawn from.
-    `constraint`: not all tokens may be drawn.
+    `constraint`: not all tokens may be drawn. `scorer` takes the logits of the prompt's own tokens.
     """
 
     def __init__(
@@ -53,13 +54,16 @@ class Draw:
         *,
         reports: bool = False,
         constraint: Constraint | None = None,
+        scorer: PromptScorer | None = None,
     ) -> None:
         self.reports = reports
         self.constraint = constraint
+        self.scorer = scorer
         self._seed = sampling.seed
         self._position = position
         greedy = sampling.temperature == 0
-        narrow = (sampling.top_p, sampling.min_p, min(sampling.top_k, vocabulary))
+        top_k = max(0, min(sampling.top_k, vocabulary))
+        narrow = (sampling.top_p or 1.0, sampling.min_p, top_k)
         self.settings = GREEDY if greedy else (sampling.temperature, *narrow)
         """What a row has in common with those that are drawn in the same call."""
 
@@ -112,7 +116,7 @@ def make_processors(sampling: Sampling) -> list[Any]:
     return make_logits_processors(  # type: ignore[no-any-return]
         logit_bias=sampling.logit_bias or None,
         repetition_penalty=sampling.repetition_penalty
-        if sampling.repetition_penalty != 1
+        if sampling.repetition_penalty not in (0, 1)
         else None,
         presence_penalty=sampling.presence_penalty or None,
         frequency_penalty=sampling.frequency_penalty or None,

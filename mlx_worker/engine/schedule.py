@@ -67,10 +67,11 @@ class Pace:
             rate = tokens / seconds
             self._rate = rate if self._rate is None else (self._rate + rate) / 2
 
-    def chunk(self, readers: Listed[Sequence], *, decoding: bool) -> int:
-        """Tokens that each reader reads next."""
+    def chunk(self, readers: Listed[Sequence], *, decoding: bool, most: int = LARGEST_CHUNK) -> int:
+        """Tokens that each reader reads next, `most` of them at most, but for a few."""
         together = self._together(self._pause if decoding else self._pause * ALONE, decoding)
-        return past_cuts(max(SMALLEST_CHUNK, together // max(1, len(readers))), readers)
+        each = min(most, together // max(1, len(readers)))
+        return past_cuts(max(SMALLEST_CHUNK, each), readers)
 
     def _together(self, seconds: float, decoding: bool) -> int:
         if self._rate is None:

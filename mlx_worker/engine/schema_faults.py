@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlx_worker.engine.schema_walk import LISTED, NAMED, SHARED, SINGLE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -11,15 +13,12 @@ if TYPE_CHECKING:
     Problem = Callable[[Schema], str]
     """What is wrong with a schema; "" where nothing is."""
 
-SHARED = ("$defs", "definitions")
-"""Looked into first: a part that only refers to a fault has it too."""
-NAMED = (*SHARED, "properties", "patternProperties")
-LISTED = ("prefixItems", "anyOf", "oneOf", "allOf", "items")
-SINGLE = ("items", "additionalProperties")
-
 
 def place_of(schema: Schema, fault: str, problem: Problem) -> str:
-    """The innermost part that has this fault by itself, as ".properties.a"; "" for the whole."""
+    """The innermost part that has this fault by itself, as ".properties.a"; "" for the whole.
+
+    What is shared is looked into first: a part that only refers to a fault has it too.
+    """
     shared = {name: schema[name] for name in SHARED if name in schema}
     path, part = "", schema
     while True:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlx_worker.engine.constraint import Constraint
     from mlx_worker.engine.prompt import Prompt
+    from mlx_worker.engine.prompt_scores import PromptScorer
     from mlx_worker.engine.sampling import Draw
     from mlx_worker.engine.text import TextStream
 
@@ -22,7 +23,9 @@ class Sequence:
     """A request on its way: waiting, reading its prompt, or decoding. Counts are in tokens.
 
     `text` None: nothing is generated, the head is to be warmed. At most `max_tokens` come after its
-    admission; `bounded` where its client said how many, else that is all its context leaves.
+    admission: as many as its client asked for, or, if it `fills_context`, all that the context
+    leaves. `bounded`: memory is kept free for all of them.
+    The tokens in `ends` end it.
     `replayed` at the end of `prompt.tokens` were said before by a former child, and count in
     `produced`. `leader` is an earlier sequence whose reading will spare this one `shared` tokens.
     """
@@ -32,11 +35,14 @@ class Sequence:
     text: TextStream | None
     max_tokens: int = 1
     bounded: bool = True
+    fills_context: bool = False
     logprobs: int | None = None
     in_session: bool = False
     replayed: int = 0
     draw: Draw | None = None
+    scorer: PromptScorer | None = None
     constraint: Constraint | None = None
+    ends: frozenset[int] = frozenset()
     processors: list[Any] = field(default_factory=list)
     uid: int = WAITING
     cached: int = 0
@@ -62,7 +68,7 @@ class Sequence:
     def foreseen(self) -> int:
         """Tokens it will have KV of, as far as can be known.
 
-        Few who ask for no limit come near the context's end: they are counted as they go.
+        Few that are not bounded come near their end: they are counted as they go.
         """
         ahead = self.max_tokens
         if not self.bounded:

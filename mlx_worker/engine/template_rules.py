@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jinja2 import TemplateError
 
+from mlx_worker.engine.earlier_reasoning import NAMES, NEUTRAL, with_name, with_neutral_name
+from mlx_worker.engine.single_calls import with_single_calls
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -30,6 +33,8 @@ REFUSALS: Final = (
     ArithmeticError,
     IndexError,
     RecursionError,
+    AssertionError,
+    NotImplementedError,
 )
 """A template is a program of the model's author: it may refuse a chat in any of these ways."""
 
@@ -42,7 +47,9 @@ class TemplateRules:
 
     `system`: a system turn at the beginning; `later_system`: anywhere else too. `user_runs` and
     `assistant_runs`: turns of that role in a row. `assistant_first`: a conversation that the
-    assistant begins. `any_arguments`: calls whose arguments are no object.
+    assistant begins. `any_arguments`: calls whose arguments are no object. `reasoning`: the key of
+    a turn's reasoning; `words_beside_reasoning`: a turn may have both where it has calls too.
+    `several_calls`: calls side by side in a turn.
     """
 
     system: bool = True
@@ -51,14 +58,18 @@ class TemplateRules:
     assistant_runs: bool = True
     assistant_first: bool = True
     any_arguments: bool = True
+    reasoning: str = NEUTRAL
+    words_beside_reasoning: bool = True
+    several_calls: bool = True
 
 
 @lru_cache(maxsize=8)
 def rules_of(tokenizer: Any) -> TemplateRules:
-    """Return what the tokenizer's chat template takes. Renders some ten short conversations."""
+    """Return what the tokenizer's chat template takes. Renders some twenty short conversations."""
     asked = _Probe(tokenizer)
     if not asked.shows("user"):
         return TemplateRules()  # it takes nothing that is known: it has the word
+    reasoning = next((name for name in NAMES if asked.shows_reasoning(name)), NEUTRAL)
     return TemplateRules(
         system=asked.shows("system", "user"),
         later_system=all(
@@ -74,13 +85,19 @@ def rules_of(tokenizer: Any) -> TemplateRules:
         assistant_runs=asked.shows("user", "assistant", "assistant", "user"),
         assistant_first=asked.shows("assistant", "user"),
         any_arguments=asked.shows_arguments("probe") or not asked.shows_arguments({"a": "probe"}),
+        reasoning=reasoning,
+        words_beside_reasoning=asked.takes_words_beside(reasoning),
+        several_calls=asked.shows_calls(_TWO_CALLS)
+        or not asked.shows_calls(with_single_calls(_TWO_CALLS)),
     )
 
 
 def fit_to_template(tokenizer: Any, messages: list[Turn]) -> list[Turn]:
     """Return a conversation in a form that the tokenizer's template takes; `messages` stay."""
     rules = rules_of(tokenizer)
-    turns = [_with_arguments(_without_empty_calls(turn), rules) for turn in messages]
+    turns = [
+        with_neutral_name(_with_arguments(_without_empty_calls(turn), rules)) for turn in messages
+    ]
     turns = _join_leading_systems(turns)
     if not rules.later_system:
         turns = _fold_systems(turns, first=0 if not rules.system else 1)
@@ -91,7 +108,15 @@ def fit_to_template(tokenizer: Any, messages: list[Turn]) -> list[Turn]:
         for role, takes_runs in (("user", rules.user_runs), ("assistant", rules.assistant_runs))
         if not takes_runs
     ]
-    return _join_runs(turns, joined) if joined else turns
+    turns = _join_runs(turns, joined) if joined else turns
+    if not rules.several_calls:
+        turns = with_single_calls(turns)
+    if rules.reasoning == NEUTRAL and rules.words_beside_reasoning:
+        return turns
+    return [
+        with_name(turn, rules.reasoning, beside_words=rules.words_beside_reasoning)
+        for turn in turns
+    ]
 
 
 # --- systems ------------------------------------------------------------------------------
@@ -205,6 +230,35 @@ def _parsed(written: Any) -> Any:
 # --- asking a template --------------------------------------------------------------------
 
 
+_HELLO: Final[Turn] = {"role": "user", "content": "hello"}
+
+
+def _with_call(more: Turn, arguments: Any = None) -> list[Turn]:
+    """Return a conversation in which the assistant calls a tool in a turn that has `more`."""
+    function = {"name": "look", "arguments": {} if arguments is None else arguments}
+    call = {"id": "call_1", "type": "function", "function": function}
+    return [
+        _HELLO,
+        {"role": "assistant", "content": "", "tool_calls": [call]} | more,
+        {"role": "tool", "tool_call_id": "call_1", "content": "found"},
+    ]
+
+
+_CALLED: Final = ("probe0word", "probe1word")
+_TWO_CALLS: Final[list[Turn]] = [
+    _HELLO,
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {"id": name, "type": "function", "function": {"name": name, "arguments": {}}}
+            for name in _CALLED
+        ],
+    },
+    *({"role": "tool", "tool_call_id": name, "content": "found"} for name in _CALLED),
+]
+
+
 class _Probe:
     """Short conversations, and whether a template shows all that is said in them."""
 
@@ -222,14 +276,24 @@ class _Probe:
 
     def shows_arguments(self, arguments: Any) -> bool:
         """Return True if a call with these arguments is in the rendering; they hold "probe"."""
-        function = {"name": "look", "arguments": arguments}
-        call = {"id": "call_1", "type": "function", "function": function}
-        turns: list[Turn] = [
-            {"role": "user", "content": "hello"},
-            {"role": "assistant", "content": "", "tool_calls": [call]},
-            {"role": "tool", "tool_call_id": "call_1", "content": "found"},
-        ]
-        return "probe" in self._rendered(turns)
+        return "probe" in self._rendered(_with_call({}, arguments))
+
+    def shows_reasoning(self, name: str) -> bool:
+        """Return True if reasoning under this key is shown before a call, or before an answer."""
+        answer = {"role": "assistant", "content": "yes", name: "probe"}
+        return "probe" in self._rendered(_with_call({name: "probe"})) or "probe" in self._rendered(
+            [_HELLO, answer, _HELLO]
+        )
+
+    def shows_calls(self, turns: list[Turn]) -> bool:
+        """Return True if both calls are in the rendering of these turns."""
+        text = self._rendered(turns)
+        return all(name in text for name in _CALLED)
+
+    def takes_words_beside(self, name: str) -> bool:
+        """Return False if a call's turn is refused for having words and reasoning, not one."""
+        alone = self._rendered(_with_call({name: "probe"}))
+        return not alone or bool(self._rendered(_with_call({name: "probe", "content": "words"})))
 
     def _rendered(self, turns: list[Turn]) -> str:
         try:

@@ -41,6 +41,7 @@ class TextStream:
     for one means what is shown. A call is released when it is complete, also where the request
     offered no tools: it is what the model says, and its markers would be no better as content.
     A stop string that is the text of a token ends the answer wherever the model says that token.
+    No stop string ends an answer that has not the least number of tokens that was asked for.
     `prompt` are the tokens that the answer follows.
     """
 
@@ -53,7 +54,8 @@ class TextStream:
     ) -> None:
         self._markers = markers
         self._request = request
-        self._detokenizer = markers.detokenizer(None if request.prompt is None else prompt)
+        begins = request.prompt is None and request.opening == "turn"
+        self._detokenizer = markers.detokenizer(None if begins else prompt)
         # What is answered to a raw prompt is text and nothing else.
         machine = markers.machine if request.prompt is None else None
         self._machine = machine.make_state(state) if machine else None
@@ -61,6 +63,8 @@ class TextStream:
         self._stops = StopStrings(request.stop, markers.added, markers.stripped)
         self._stop_token = ""
         self._content = Content(self._stops)
+        self._content.may_stop = request.ends.min_tokens == 0
+        self._tokens = 0
         self._call = ""
         self._calls = 0
         self.reasoning_tokens = 0
@@ -69,6 +73,11 @@ class TextStream:
     def stop_string(self) -> str:
         """The stop string that ended it; "" where none did."""
         return self._content.stop_string or self._stop_token
+
+    @property
+    def in_content(self) -> bool:
+        """True if what is said now is content, as far as the tokens so far tell."""
+        return self._state == CONTENT
 
     @property
     def stopped(self) -> bool:
@@ -84,7 +93,9 @@ class TextStream:
     def add(self, token: int) -> Released:
         """What this token released. Nothing more is to be added once `stopped`."""
         self.reasoning_tokens += self._state == REASONING
-        if token in self._stops.tokens:
+        self._tokens += 1
+        self._content.may_stop = self._tokens > self._request.ends.min_tokens
+        if token in self._stops.tokens and self._content.may_stop:
             released = self.finish("stop")
             self._stop_token = self._stops.tokens[token]
             return released

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MARGIN: Final = 4096
 """Bytes beyond the bound that are tokenized all the same."""
 
+USUAL: Final = 4
+"""Bytes of a text for each of its tokens, as a caller is told where a text was not tokenized."""
+
 SHRINKING: Final = {"NFC": 4, "NFD": 4, "NFKC": 4, "NFKD": 4, "Lowercase": 4, "ByteLevel": 1}
 """Normalizers that drop nothing, and by what factor the bytes of a text can become fewer."""
 
@@ -71,19 +74,15 @@ class TextBound:
             data = data.decode("ascii", "ignore").encode().translate(None, WHITESPACE)
         most = bound.longest * self.context_length + MARGIN
         if len(data) > most:
-            raise ContextLengthExceeded(
-                f"the text has {len(data)} bytes; the model's context of {self.context_length}"
-                f" tokens holds {most} at most",
-                param=field,
+            least = -(-len(data) // bound.longest)
+            raise ContextLengthExceeded.of(
+                max(least, len(data) // USUAL), self.context_length, field, estimated=True
             )
 
     def check_count(self, tokens: list[int], field: str) -> None:
         """Raise ContextLengthExceeded for more token ids than the context has places for."""
         if len(tokens) > self.context_length:
-            raise ContextLengthExceeded(
-                f"{field} has {len(tokens)} tokens; the model's context is {self.context_length}",
-                param=field,
-            )
+            raise ContextLengthExceeded.of(len(tokens), self.context_length, field)
 
     @cached_property
     def _bound(self) -> Bound | None:

@@ -7,21 +7,26 @@ is missing or broken has a name. [both]
 from __future__ import annotations
 
 import os
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from mlx_worker.errors import BadModelFolder
-from mlx_worker.models.header import checked_weight_bytes
-from mlx_worker.models.regular import read_regular
+from mlx_worker.models.json_file import read_object, read_value, require_object
+from mlx_worker.models.stated import context_length, tokenizer_context
+from mlx_worker.models.tokenizer_files import read_tokenizer_config
+from mlx_worker.models.weights import inspect_weights
 from mlx_worker.privacy import hint
 
 
 class ModelFolder(msgspec.Struct, frozen=True):
     """What a folder says about its model; `context_length` in tokens, None where it does not.
 
-    `chat_template` is the text of one that is configured in place of the folder's.
+    `context_is_firm`: config.json says so of the model, and not the tokenizer's settings alone.
+    `chat_template` is the text of one that is configured in place of the folder's. `warnings` are
+    about files that do not fit each other and load all the same.
     """
 
     path: Path
@@ -30,22 +35,56 @@ class ModelFolder(msgspec.Struct, frozen=True):
     weight_bytes: int
     has_chat_template: bool
     chat_template: str | None = None
+    context_is_firm: bool = True
+    warnings: tuple[str, ...] = ()
+
+    def context_with(self, configured: int | None) -> int | None:
+        """Return the context length in tokens, None for no limit.
+
+        `configured` is the configuration's. The lower one counts; where the tokenizer's settings
+        alone state one, the configuration's.
+        """
+        if configured is None or self.context_length is None:
+            return configured or self.context_length
+        return min(configured, self.context_length) if self.context_is_firm else configured
+
+    def all_warnings(self, configured: int | None) -> tuple[str, ...]:
+        """Return what deserves a look, with this context length in the configuration."""
+        context = self.context_with(configured)
+        if context is None:
+            warning = (
+                "neither config.json nor tokenizer_config.json states a context length: memory is"
+                " the only limit; set context_length for another one"
+            )
+        elif configured is not None and context < configured:
+            warning = (
+                f"context_length {configured} is over the model's own, which counts: {context}"
+            )
+        else:
+            return self.warnings
+        return (*self.warnings, warning)
 
 
 def inspect_folder(path: Path) -> ModelFolder:
     """Describe a model folder in mlx_lm's layout, in milliseconds.
 
-    Raises BadModelFolder with one line that names the file and what is wrong with it.
+    Refuses what mlx_lm cannot load, and nothing else. Raises BadModelFolder with one line that
+    names the file and what is wrong with it.
     """
     try:
-        config = _json_object(path / "config.json")
+        config = _config(path)
         os.scandir(path).close()  # a glob of a folder that may not be listed is silently empty
+        weights = inspect_weights(path, config)
+        tokenizer = read_tokenizer_config(path)
+        stated = context_length(config)
         return ModelFolder(
             path=path,
             model_type=_model_type(path, config),
-            context_length=_context_length(config),
-            weight_bytes=sum(checked_weight_bytes(shard) for shard in _shards(path)),
-            has_chat_template=_has_chat_template(path, _tokenizer_config(path)),
+            context_length=stated or tokenizer_context(tokenizer),
+            weight_bytes=weights.nbytes,
+            has_chat_template=_has_chat_template(path, tokenizer),
+            context_is_firm=stated is not None,
+            warnings=(*weights.warnings, *_generation_warnings(path)),
         )
     except PermissionError as error:
         raise not_permitted(Path(error.filename or path), error) from error
@@ -58,21 +97,28 @@ def not_permitted(path: Path, error: OSError) -> BadModelFolder:
     return BadModelFolder(f"{path}: not permitted to read this ({error.strerror}){hint()}")
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def _config(path: Path) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(read_regular(path), type=dict[str, Any])
+        return read_object(path / "config.json")
     except FileNotFoundError as error:
-        raise BadModelFolder(f"{path.parent} has no {path.name}") from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadModelFolder(f"{path} is no JSON object: {error}") from error
+        raise BadModelFolder(f"{path} has no config.json") from error
 
 
-def _require_json(path: Path) -> None:
-    """Check the syntax only: a vocabulary is large, and only cut-off files are looked for."""
+def _generation_warnings(path: Path) -> list[str]:
+    """Return a warning for a generation_config.json that mlx_lm passes over.
+
+    Raises BadModelFolder for one at which it fails.
+    """
+    file = path / "generation_config.json"
     try:
-        msgspec.json.decode(read_regular(path), type=msgspec.Raw)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadModelFolder(f"{path} is no JSON: {error}") from error
+        require_object(file, read_value(file))
+    except FileNotFoundError:
+        return []
+    except JSONDecodeError as error:
+        return [f"{file.name} is no JSON and is not read: {error}"]
+    except (ValueError, RecursionError) as error:
+        raise BadModelFolder(f"{file} is no JSON object: {error}") from error
+    return []
 
 
 def _model_type(path: Path, config: dict[str, Any]) -> str:
@@ -82,41 +128,5 @@ def _model_type(path: Path, config: dict[str, Any]) -> str:
     return model_type
 
 
-def _context_length(config: dict[str, Any]) -> int | None:
-    text = config.get("text_config")
-    for part in (config, text if isinstance(text, dict) else {}):
-        tokens = part.get("max_position_embeddings")
-        if isinstance(tokens, int) and tokens > 0:
-            return tokens
-    return None
-
-
-def _shards(path: Path) -> list[Path]:
-    """Find the files that mlx_lm would load, and miss those that the index lists."""
-    shards = sorted(path.glob("model*.safetensors"))
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        listed = _json_object(index).get("weight_map")
-        names = set(listed.values()) if isinstance(listed, dict) else set()
-        missing = sorted(str(name) for name in names if path / str(name) not in shards)
-        if missing:
-            raise BadModelFolder(f"{path} lacks {missing[0]}, which {index.name} lists")
-    if not shards:
-        raise BadModelFolder(f"{path} has no model*.safetensors")
-    return shards
-
-
-def _tokenizer_config(path: Path) -> dict[str, Any]:
-    if (path / "tokenizer.json").exists():
-        _require_json(path / "tokenizer.json")
-    elif not (path / "tokenizer.model").is_file():
-        raise BadModelFolder(f"{path} has neither tokenizer.json nor tokenizer.model")
-    config = path / "tokenizer_config.json"
-    return _json_object(config) if config.exists() else {}
-
-
 def _has_chat_template(path: Path, tokenizer_config: dict[str, Any]) -> bool:
-    files = ("chat_template.jinja", "chat_template.json")
-    return bool(tokenizer_config.get("chat_template")) or any(
-        (path / name).is_file() for name in files
-    )
+    return bool(tokenizer_config.get("chat_template")) or (path / "chat_template.jinja").is_file()

@@ -1,7 +1,8 @@
 """The header of a safetensors file, read without its weights.
 
-The header says where the last array ends; a file of another length was cut off or overwritten,
-and is better noticed here than as a bus error in the middle of a load. [both]
+The header names the arrays and says where the last one ends. A file that ends before was cut off,
+and is better noticed here than in the middle of a load; bytes after the last array are read by
+nobody, mlx included. [both]
 """
 
 from __future__ import annotations
@@ -27,10 +28,21 @@ class _Array(msgspec.Struct):
     data_offsets: tuple[int, int]
 
 
-def checked_weight_bytes(path: Path) -> int:
-    """Return how many bytes of weights a safetensors file holds, read from its header alone.
+class Header(msgspec.Struct, frozen=True):
+    """What a safetensors file holds: the names of its arrays and their bytes in all.
 
-    Raises BadModelFolder, naming the file, when header and length do not fit each other.
+    `surplus` counts the bytes after the last array.
+    """
+
+    names: frozenset[str]
+    weight_bytes: int
+    surplus: int
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a safetensors file and compare it with the file's length.
+
+    Raises BadModelFolder, naming the file, where the file does not hold what its header names.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -43,21 +55,21 @@ def checked_weight_bytes(path: Path) -> int:
         if header_bytes > MOST_HEADER_BYTES:
             raise BadModelFolder(f"{path} has a header of {header_bytes} bytes, too many to be one")
         header = file.read(header_bytes)
-    weights = _end_of_data(path, header)
+    arrays = _arrays(path, header)
+    weights = max((array.data_offsets[1] for array in arrays.values()), default=0)
     expected = _LENGTH_BYTES + header_bytes + weights
-    if size != expected:
+    if size < expected:
         raise BadModelFolder(f"{path} is damaged: its header tells of {expected} bytes, not {size}")
-    return weights
+    return Header(frozenset(arrays), weights, size - expected)
 
 
-def _end_of_data(path: Path, header: bytes) -> int:
+def _arrays(path: Path, header: bytes) -> dict[str, _Array]:
     try:
         entries = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
-        arrays = [
-            msgspec.json.decode(raw, type=_Array)
+        return {
+            name: msgspec.json.decode(raw, type=_Array)
             for name, raw in entries.items()
             if name != "__metadata__"
-        ]
+        }
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadModelFolder(f"{path} has a broken header: {error}") from error
-    return max((array.data_offsets[1] for array in arrays), default=0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import sys
 import threading
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mlx_worker.errors import BrokenDownload, SourceUnavailable
 from mlx_worker.models.command import run_module, run_to_exit_code
 from mlx_worker.models.disk import require_space, storing
+from mlx_worker.models.tokenizer_files import VOCABULARIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,14 +32,10 @@ if TYPE_CHECKING:
     from mlx_worker.models.sources import HubSource
 
 # A star matches no folder here: what lies deeper is other formats of the same model.
-WANTED: Final = (
-    "model*.safetensors",
-    "*.json",
-    "*.jinja",
-    "*.txt",
-    "*.tiktoken",
-    "tokenizer.model",
-)
+WANTED: Final = ("model*.safetensors", "*.json", "*.jinja", "*.txt", *VOCABULARIES)
+
+TEMPLATES: Final = re.compile(r"additional_chat_templates/[^/]+\.jinja")
+"""The one folder that transformers reads beside."""
 
 _REPORT_SECONDS: Final = 0.25
 
@@ -74,7 +72,9 @@ async def fetch_repository(
 
 def is_wanted(filename: str) -> bool:
     """Say whether a repository's file belongs to a model folder."""
-    return "/" not in filename and any(fnmatchcase(filename, pattern) for pattern in WANTED)
+    if "/" in filename:
+        return TEMPLATES.fullmatch(filename) is not None
+    return any(fnmatchcase(filename, pattern) for pattern in WANTED)
 
 
 def _download(repo: str, revision: str | None, folder: Path) -> None:

@@ -14,6 +14,7 @@ import click
 
 from mlx_worker.operate.router_config import Router, written
 from mlx_worker.options import as_json, config_file, node_meant, node_url
+from mlx_worker.text_files import decode_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,16 +149,20 @@ def reload(*, file: Path | None, url: str | None) -> None:
 
 
 @click.command
-@click.argument("prompt", metavar="FILE", type=click.File(encoding="utf-8"))
+@click.argument("prompt", metavar="FILE", type=click.File("rb"))
 @click.option("--model", help="Default: the default model.")
 @config_file
 @node_url
-def warm(*, prompt: IO[str], model: str | None, file: Path | None, url: str | None) -> None:
+def warm(*, prompt: IO[bytes], model: str | None, file: Path | None, url: str | None) -> None:
     """Have the system prompt in FILE prefilled and kept, so that requests with it start at once.
 
     - is standard input.
     """
-    warmed = asyncio.run(node_meant(url, file).warm(prompt.read(), model))
+    try:
+        text = decode_text(prompt.read())
+    except ValueError as error:
+        raise click.BadParameter(f"{prompt.name} cannot be read: {error}") from error
+    warmed = asyncio.run(node_meant(url, file).warm(text, model))
     click.echo(f"{warmed['model']}: {warmed['tokens']} tokens, {warmed['systemPromptHash']}")
 
 

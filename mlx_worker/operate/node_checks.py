@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from mlx_worker.control import RemoteNode, url_of
 from mlx_worker.errors import NodeUnreachable, PortTaken, WorkerError
+from mlx_worker.listening import listen
 from mlx_worker.models.store import default_models_dir
 from mlx_worker.operate.finding import Finding, bad, ok, warn
 from mlx_worker.operate.machine import memory_now
 from mlx_worker.plan import plan
-from mlx_worker.server import listen
 from mlx_worker.sizes import in_words
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.room import expected_bytes
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlx_worker.config import Config
+    from mlx_worker.plan import PlannedModel
 
 LITTLE_DISK = 5 << 30
 
@@ -30,14 +31,16 @@ def models(config: Config) -> list[Finding]:
         planned = plan(config)
     except WorkerError as error:
         return [bad("models", str(error), "`mlx-worker pull`, or mend its path")]
-    return [
-        ok(
-            f"model {it.config.id}",
-            f"{it.inspected.path}: {it.inspected.model_type}, "
-            f"{in_words(it.inspected.weight_bytes)}",
-        )
-        for it in planned
-    ]
+    return [_of_model(it) for it in planned]
+
+
+def _of_model(planned: PlannedModel) -> Finding:
+    folder = planned.inspected
+    subject = f"model {planned.config.id}"
+    said = f"{folder.path}: {folder.model_type}, {in_words(folder.weight_bytes)}"
+    if planned.warnings:
+        return warn(subject, "; ".join((said, *planned.warnings)), "docs/operations.md, folders")
+    return ok(subject, said)
 
 
 def memory(config: Config) -> Finding:
@@ -77,7 +80,8 @@ async def port(config: Config) -> Finding:
     """The port is free, or a node has it."""
     where = f"{config.server.host} port {config.server.port}"
     try:
-        listen(config.server).close()
+        for sock in listen(config.server):
+            sock.close()
     except PortTaken as error:
         return await _who_has_it(config, str(error))
     return ok("port", f"{where} is free")

@@ -57,11 +57,17 @@ def overview(url: str, body: Mapping[str, Any], rates: Rates | None = None) -> G
 def _headline(url: str, body: Mapping[str, Any]) -> Text:
     memory, metrics, word = body["memory"], body["metrics"], body["status"]
     return Text.assemble(
-        f"{url}  ",
+        f"{_where(url, body)}  ",
         (word, _COLOURS.get(word, "")),
         f"  {metrics['requestsInFlight']} in flight, {metrics['totalRequests']} done"
         f"  memory {in_words(memory['usedBytes'])} of {in_words(memory['limitBytes'])}",
     )
+
+
+def _where(url: str, body: Mapping[str, Any]) -> str:
+    """Return the URL that was asked, or every one where the node listens at several."""
+    addresses = body.get("addresses", ())  # a node of an earlier version has none
+    return ", ".join(addresses) if len(addresses) > 1 else url
 
 
 def _cells(id_: str, entry: Mapping[str, Any], rates: Rates | None) -> list[Text | str]:

@@ -19,6 +19,7 @@ const SENTENCES = {
   "no room": ({ why }) => why,
   drain: ({ within_s: within }) => `the node drains, within ${within} s`,
   pause: ({ seconds }) => `the node and its processes did not run for ${seconds} s`,
+  folder: ({ warning }) => warning,
   level: ({ shown_from: level }) => `the log is shown from ${level} on`,
 };
 

@@ -4,7 +4,7 @@ Kinds: `state` (a child's), `crash`, `resume`, `poison` (a request given up), `w
 answer that no process can go on with), `package replaced` (the node has to be restarted), `no
 room`, `evict`, `pressure`, `reload`, `drain`, `pause` (of the whole node: its processes did not
 run), `level` (of the log), `outage` (no model served for long), `loop held` (a path held the event
-loop). [front]
+loop), `folder` (what deserves a look in a model's folder). [front]
 """
 
 from __future__ import annotations

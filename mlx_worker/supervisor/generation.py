@@ -20,7 +20,7 @@ from mlx_worker import errors
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mlx_worker.supervisor.fingerprint import Identity
     from mlx_worker.supervisor.link import Told
@@ -31,7 +31,10 @@ def as_error(failed: m.Failed) -> errors.WorkerError:
     """A child's `Failed` as the error it names."""
     kind = errors.error_class(failed.code)
     retry = 1 if kind is errors.ChildLost else None
-    return kind(failed.message, param=failed.param, retry_after=retry)
+    error = kind(failed.message, param=failed.param, retry_after=retry)
+    if isinstance(error, errors.ContextLengthExceeded):
+        error.tokens, error.context = failed.prompt_tokens, failed.context
+    return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +42,15 @@ class Ending:
     """How a generation ended: the client's finish reason and what was generated, in tokens.
 
     `stop_string` is the one that ended it, "" where none did; `reasoning_tokens` are those of
-    `completion_tokens` that were said while it reasoned.
+    `completion_tokens` that were said while it reasoned. `context_full`: the context ended the
+    answer, not a limit that was asked for.
     """
 
     finish: m.FinishReason
     completion_tokens: int
     stop_string: str = ""
     reasoning_tokens: int = 0
+    context_full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +61,39 @@ class Loss:
     tokens: int
 
 
+class Scores(msgspec.Struct, frozen=True):
+    """All log-probabilities of a prompt's tokens, as `wire.messages.PromptScores` has them."""
+
+    echoed: list[bytes]
+    listed: bytes
+
+    @classmethod
+    def of(cls, told: list[m.PromptScores]) -> Scores:
+        """Return the stretches that a child told, joined."""
+        lists = zip(*(it.echoed for it in told), strict=True)
+        return cls([_joined(stretches) for stretches in lists], _joined(it.listed for it in told))
+
+
+def _joined(stretches: Iterable[bytes]) -> bytes:
+    return b",".join(filter(None, stretches))
+
+
 class Piece(msgspec.Struct, frozen=True):
     """What came since the last time, in the order of `wire.messages.Row`: spans, then content.
 
-    `logprobs` has an entry a token where they were asked for. One with nothing in it is a sign of
-    life: the child makes progress, but has nothing to say.
+    `logprobs` has an entry a token where they were asked for; `scores` of the prompt come once. One
+    with nothing in it is a sign of life: the child makes progress, but has nothing to say.
     """
 
     text: str
     logprobs: list[m.TokenLogprobs]
     spans: list[m.Span] = []
+    scores: Scores | None = None
 
     @property
     def is_sign(self) -> bool:
         """Is there nothing in it?"""
-        return not (self.text or self.spans or self.logprobs)
+        return not (self.text or self.spans or self.logprobs or self.scores)
 
     @property
     def said(self) -> list[m.Span]:
@@ -155,6 +178,9 @@ class Generation:
         self._sign_every = sign_every
         self._spans: list[m.Span] = []
         self._logprobs: list[m.TokenLogprobs] = []
+        self._told_scores: list[m.PromptScores] = []
+        self._scores: Scores | None = None
+        self._is_scored = False
         self._sign = False
         self._error: errors.WorkerError | None = None
         self.over = False
@@ -187,12 +213,15 @@ class Generation:
                     self._started.set_result(message)
             case m.Prefill():
                 self.progressed()
+            case m.PromptScores():
+                self._hear_scores(message)
             case m.Done():
                 self.ending = Ending(
                     message.finish,
                     message.completion_tokens,
                     message.stop_string,
                     message.reasoning_tokens,
+                    message.context_full,
                 )
                 self._keep(message.text, message.spans)  # to be taken with the end
                 self._end()
@@ -211,6 +240,7 @@ class Generation:
         self.lost_by = why
         self.losses.append(Loss(now, len(self.tokens)))
         self._is_silent = True
+        self._told_scores = []  # those of the next process may be cut in other places
         if self._lost_at is None:
             self._lost_at = now
 
@@ -261,6 +291,16 @@ class Generation:
         if self._has_news:
             self._reader()
 
+    def _hear_scores(self, told: m.PromptScores) -> None:
+        """Collect the scores of the prompt; a process that goes on tells them again."""
+        if self._is_scored:
+            return
+        self._told_scores.append(told)
+        if told.is_last:
+            self._is_scored = True
+            self._scores, self._told_scores = Scores.of(self._told_scores), []
+            self._reader()
+
     def _keep(self, text: str, spans: list[m.Span]) -> None:
         self._spans += spans
         if text:
@@ -298,14 +338,16 @@ class Generation:
         if not self._has_news:
             return None
         piece = piece_of(self._spans, self._logprobs)
-        self._spans, self._logprobs = [], []
+        if self._scores is not None:
+            piece = msgspec.structs.replace(piece, scores=self._scores)
+        self._spans, self._logprobs, self._scores = [], [], None
         self._sign = False
         self._last_taken = self._loop.time()
         return piece
 
     @property
     def _has_news(self) -> bool:
-        return bool(self._spans or self._logprobs or self._sign)
+        return bool(self._spans or self._logprobs or self._scores or self._sign)
 
     async def heard_out(self) -> None:
         """Wait for the end. Raises what went wrong; what was said before it can be taken."""

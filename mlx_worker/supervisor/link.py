@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LastWord = m.Done | m.Warmed | m.Cleared | m.Tokenized | m.Detokenized | m.Failed
-Told = m.Started | m.Prefill | m.Row | LastWord
+Told = m.Started | m.Prefill | m.PromptScores | m.Row | LastWord
 """What an opened id may hear."""
 Fact = m.Hello | m.LoadProgress | m.Loaded | m.LoadFailed | m.CacheState | m.Pong
 """What concerns the child as a whole."""
@@ -121,7 +121,7 @@ class Link(asyncio.Protocol):
                 self.owner.on_step(message.rows)
                 for row in message.rows:
                     self._listener(row.id).hear(row)
-            case m.Started() | m.Prefill():
+            case m.Started() | m.Prefill() | m.PromptScores():
                 self.last_progress = self._loop.time()
                 self._listener(message.id).hear(message)
             case m.Done() | m.Warmed() | m.Cleared() | m.Tokenized() | m.Detokenized() | m.Failed():

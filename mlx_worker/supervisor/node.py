@@ -96,6 +96,7 @@ class Served:
         self.retired = False
         self._calls = 0
         self._on_end = on_end
+        self._events = events
         self.admission = Admission(config.id, config.max_concurrency, config.max_queue)
         self.warm_set = WarmSet(config.warm)
         self.dispatch = Dispatch(child, ids, resume, pause, self._ended, events)
@@ -132,6 +133,10 @@ class Served:
         """Record what was found in the model's folder."""
         if folder != self.planned.folder:
             self.planned = replace(self.planned, folder=folder)
+            for warning in self.planned.warnings:
+                self._events.happened(
+                    "folder", self.config.id, level=logging.WARNING, warning=warning
+                )
             kv_bytes = self.child.load.kv_bytes
             self.child.load = msgspec.structs.replace(load_of(self.planned), kv_bytes=kv_bytes)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mlx_worker.errors import WorkerError
 from mlx_worker.models.regular import read_regular
 from mlx_worker.supervisor.aside import call_in_daemon_thread
+from mlx_worker.text_files import decode_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -56,7 +57,7 @@ class WarmSet:
         for path in self.files:
             try:
                 prompt = await call_in_daemon_thread(partial(_text_of, path), f"read {path.name}")
-            except (OSError, UnicodeDecodeError, WorkerError) as error:
+            except (OSError, ValueError, WorkerError) as error:
                 log.warning("%s was not warmed: %s", path, error)
                 continue
             if prompt not in asked:
@@ -67,4 +68,4 @@ class WarmSet:
 
 
 def _text_of(path: Path) -> str:
-    return read_regular(path).decode("utf-8")
+    return decode_text(read_regular(path))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 8
+PROTOCOL = 9
 """Raised whenever a message changes; a child of another version is refused at hello."""
 
 
@@ -30,7 +30,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Sampling(Part, frozen=True, array_like=True):
-    """How the next token is chosen. Zero or one means 'off', as in mlx_lm.
+    """How the next token is chosen. Zero, one or -1 means 'off', as in mlx_lm and vLLM.
 
     `seed` fixes every draw: position i of a request uses a key made of (seed, i) alone.
     """
@@ -80,15 +80,51 @@ class Call(Part, frozen=True, array_like=True, tag="call"):
 Constraint = JsonSchema | Regex | Lark | Call
 
 
+Opening = Literal["turn", "continued", "none"]
+"""How an answer begins: as a `turn` of the assistant's; `continued` from the last message, which is
+the assistant's; right behind the last message, with `none`."""
+
+
+class Ends(Part, frozen=True, array_like=True):
+    """Which tokens end an answer, beside its limit and its stop strings.
+
+    `ignore_eos`: the model's own ends do not. The tokens in `stop_token_ids` do. Before the answer
+    has `min_tokens` tokens, none of these is said, and no stop string is looked for.
+    """
+
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    stop_token_ids: list[int] = []
+
+
+class PromptScoring(Part, frozen=True, array_like=True):
+    """How the log-probabilities of a prompt's own tokens are told: with how many alternatives each.
+
+    `echoed`: in the lists of a completion that repeats its prompt. `listed`: as vLLM's
+    `prompt_logprobs`. None: not in that form.
+    """
+
+    echoed: int | None = None
+    listed: int | None = None
+
+    @property
+    def alternatives(self) -> int:
+        """The most alternatives that either form tells."""
+        return max(self.echoed or 0, self.listed or 0)
+
+
 class ChatRequest(Part, frozen=True, array_like=True):
-    """One generation, in no dialect. `max_tokens` None: whatever the context leaves.
+    """One generation, in no dialect. The context may leave less room than `max_tokens`.
+
+    `max_tokens` None: all the room that the context leaves.
 
     `prompt`, text or token ids, is read as it stands, without a template, in place of `messages`;
     what is answered to it is content only.
 
     `logprobs`: how many alternatives to report with each token; None: no probabilities at all.
     `tools` are offered through the model's template, as OpenAI's chat completions write them;
-    `one_call` ends the answer after its first call. `constraint` is what the answer has to be.
+    `one_call` ends the answer after its first call. `constraint` is what the answer has to be,
+    `opening` how it begins.
     """
 
     messages: list[dict[str, Any]]
@@ -101,6 +137,9 @@ class ChatRequest(Part, frozen=True, array_like=True):
     one_call: bool = False
     prompt: str | list[int] | None = None
     constraint: Constraint | None = None
+    ends: Ends = Ends()
+    prompt_scoring: PromptScoring | None = None
+    opening: Opening = "turn"
 
 
 # --- front → child ------------------------------------------------------------------------
@@ -240,11 +279,13 @@ class KvCost(Part, frozen=True, array_like=True):
 class Loaded(Message, frozen=True):
     """The model is ready. `context_length` in tokens, `weight_bytes` in memory, `kv` as measured.
 
+    `context_length` None: the model's files state none, and no configuration does.
+
     `unbatched` says why it is served one row at a time; "" where it is batched. `weights` names
     what was loaded: the same name, the same weights.
     """
 
-    context_length: int
+    context_length: int | None
     weight_bytes: int
     unbatched: str = ""
     kv: KvCost = KvCost()
@@ -280,6 +321,19 @@ class Prefill(Message, frozen=True):
     total: int
 
 
+class PromptScores(Message, frozen=True):
+    """Log-probabilities of the next tokens of a prompt, as JSON that the front passes on unread.
+
+    `echoed` are the lists of a completion's logprobs, in the order of `LOGPROB_LISTS`; `listed` is
+    vLLM's list. Each is a stretch of a list, without brackets; with `is_last` the lists are whole.
+    """
+
+    id: int
+    echoed: list[bytes]
+    listed: bytes
+    is_last: bool
+
+
 class Choice(Part, frozen=True, array_like=True):
     """A token that could be chosen: its text by itself, and its log-probability.
 
@@ -298,10 +352,14 @@ class Choice(Part, frozen=True, array_like=True):
 
 
 class TokenLogprobs(Part, frozen=True, array_like=True):
-    """The token that was chosen, and the likeliest ones, likeliest first."""
+    """The token that was chosen, and the likeliest ones, likeliest first.
+
+    `is_content`: it was said as content, not in reasoning or a call.
+    """
 
     chosen: Choice
     likeliest: list[Choice]
+    is_content: bool = True
 
 
 class Reasoning(Part, frozen=True, array_like=True, tag="reasoning"):
@@ -373,7 +431,8 @@ class Done(Message, frozen=True):
     """The last word on a `Generate`; `spans`, then `text`, are what was still held back.
 
     `stop_string` is the one that ended it, "" where none did; `reasoning_tokens` are those of
-    `completion_tokens` that were said while it reasoned.
+    `completion_tokens` that were said while it reasoned. `context_full`: `length` is the context's,
+    not that of `max_tokens`.
     """
 
     id: int
@@ -383,6 +442,7 @@ class Done(Message, frozen=True):
     spans: list[Span] = []
     stop_string: str = ""
     reasoning_tokens: int = 0
+    context_full: bool = False
 
 
 class Warmed(Message, frozen=True):
@@ -419,13 +479,16 @@ class Detokenized(Message, frozen=True):
 class Failed(Message, frozen=True):
     """The last word on any id that went wrong; `code` is one of the error family's.
 
-    `param` names the request's field where one is to blame.
+    `param` names the request's field where one is to blame. `prompt_tokens` and `context` are those
+    of a prompt that does not fit.
     """
 
     id: int
     code: str
     message: str
     param: str | None = None
+    prompt_tokens: int = 0
+    context: int = 0
 
 
 class CacheState(Message, frozen=True):
@@ -468,6 +531,7 @@ FromChild = (
     | LoadFailed
     | Started
     | Prefill
+    | PromptScores
     | Step
     | Done
     | Warmed

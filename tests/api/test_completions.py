@@ -12,7 +12,7 @@ from mlx_worker.api.completions_reply import CompletionReply
 from mlx_worker.api.dialect import Places, Usage
 from mlx_worker.config import Defaults
 from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
-from mlx_worker.supervisor.generation import Ending, Piece
+from mlx_worker.supervisor.generation import Ending, Piece, Scores
 from mlx_worker.wire import messages as m
 from tests.counted import calls
 from tests.dialects import events_of
@@ -89,7 +89,6 @@ def test_the_token_limit_is_the_requests_else_the_models_else_openais() -> None:
     [
         ({"suffix": "end"}, "suffix"),
         ({"best_of": 3}, "best_of"),
-        ({"echo": True, "logprobs": 1}, "echo with logprobs"),
         ({"chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
     ],
 )
@@ -155,3 +154,76 @@ def test_what_is_echoed_stands_before_every_choice_of_its_prompt() -> None:
     assert [choice["text"] for choice in whole["choices"]] == ["a0", "a1", "b2", "b3"]
     opening = [data["choices"][0]["text"] for _, data in events_of(it.opening(USAGE))]
     assert opening == ["a", "a", "b", "b"]
+
+
+def test_no_token_at_all_may_be_asked_for() -> None:
+    assert asked(max_tokens=0).chats[0].max_tokens == 0
+    assert refused(max_tokens=-1).param == "max_tokens"
+
+
+@pytest.mark.parametrize(
+    ("fields", "scoring"),
+    [
+        ({"echo": True}, None),
+        ({"logprobs": 1}, None),
+        ({"echo": True, "logprobs": 1}, m.PromptScoring(1, None)),
+        ({"echo": True, "logprobs": 0, "stream": True}, m.PromptScoring(0, None)),
+        ({"prompt_logprobs": 0}, m.PromptScoring(None, 0)),
+        ({"echo": True, "logprobs": 2, "prompt_logprobs": 1}, m.PromptScoring(2, 1)),
+    ],
+)
+def test_a_prompt_is_scored_where_it_is_echoed_with_logprobs_or_as_vllm_asks(
+    fields: dict[str, Any], scoring: m.PromptScoring | None
+) -> None:
+    assert asked(**fields).chats[0].prompt_scoring == scoring
+
+
+@pytest.mark.parametrize("value", [-1, 21, "1"])
+def test_prompt_logprobs_have_their_limits(value: Any) -> None:
+    assert refused(prompt_logprobs=value).param == "prompt_logprobs"
+
+
+def test_vllms_form_is_not_streamed() -> None:
+    assert "not streamed" in refused(prompt_logprobs=1, stream=True).message
+
+
+SCORES = Scores([b'"He","y"', b"null,-1.5", b'null,{"a":-0.5}', b"0,2"], b"")
+
+
+def test_the_scores_of_an_echo_stand_before_those_of_the_answer() -> None:
+    call = asked(prompt="Hey", echo=True, logprobs=1)
+    it = CompletionReply(["Hey"], call, "m", 1, "fp_1")
+    piece = Piece("!", [told("!")], scores=SCORES)
+    (choice,) = json.loads(it.whole([(piece, Ending("length", 1))], USAGE))["choices"]
+    assert choice["text"] == "Hey!"
+    assert choice["logprobs"] == {
+        "tokens": ["He", "y", "!"],
+        "token_logprobs": [None, -1.5, -0.5],
+        "top_logprobs": [None, {"a": -0.5}, {"!": -0.5, "x": -2.0}],
+        "text_offset": [0, 2, 3],
+    }
+    assert "prompt_logprobs" not in choice
+
+
+def test_a_streamed_echo_comes_with_its_scores_and_once() -> None:
+    call = asked(prompt="Hey", echo=True, logprobs=1, stream=True)
+    it = CompletionReply(["Hey"], call, "m", 1, "fp_1")
+    stream = it.opening(USAGE) + it.piece(Piece("", [], scores=SCORES), 0)
+    stream += it.piece(Piece("!", [told("!")]), 0)
+    choices = [data["choices"][0] for _, data in events_of(stream)]
+    assert [choice["text"] for choice in choices] == ["", "Hey", "!"]
+    assert choices[0]["logprobs"] is None
+    assert choices[1]["logprobs"]["token_logprobs"] == [None, -1.5]
+    assert choices[2]["logprobs"]["text_offset"] == [3]
+
+
+def test_vllms_form_is_a_field_of_the_choice() -> None:
+    it = CompletionReply([], asked(prompt_logprobs=0), "m", 1, "fp_1")
+    scores = Scores([b""] * 4, b'null,{"7":{"logprob":-1.5,"rank":2,"decoded_token":"y"}}')
+    whole = it.whole([(Piece("!", [], scores=scores), Ending("length", 1))], USAGE)
+    (choice,) = json.loads(whole)["choices"]
+    assert choice["logprobs"] is None
+    assert choice["prompt_logprobs"] == [
+        None,
+        {"7": {"logprob": -1.5, "rank": 2, "decoded_token": "y"}},
+    ]

@@ -114,12 +114,89 @@ def test_every_dialect_takes_the_extension(
     assert asked(dialect, structured_outputs=wanted).constraint == constraint
 
 
+@pytest.mark.parametrize("dialect", PARSERS)
+@pytest.mark.parametrize(
+    ("fields", "constraint"),
+    [
+        ({"guided_json": SCHEMA}, JsonSchema(TEXT, "guided_json")),
+        ({"guided_json": TEXT}, JsonSchema(TEXT, "guided_json")),
+        ({"guided_regex": "a+"}, Regex("a+", "guided_regex")),
+        ({"guided_choice": ["yes"]}, Lark('start: CHOICE\nCHOICE: "yes"', "guided_choice")),
+        ({"guided_grammar": 'root ::= "a"'}, Lark('root ::= "a"', "guided_grammar")),
+        ({"json_schema": SCHEMA}, JsonSchema(TEXT, "json_schema")),
+        ({"regex": "a+"}, Regex("a+", "regex")),
+        ({"grammar": 'root ::= "a"'}, Lark('root ::= "a"', "grammar")),
+        ({"ebnf": 'root ::= "a"'}, Lark('root ::= "a"', "ebnf")),
+        (
+            {"structured_outputs": {"json": TEXT, "disable_any_whitespace": False}},
+            JsonSchema(TEXT, "structured_outputs.json"),
+        ),
+        (
+            {"structured_outputs": {"json_object": True}},
+            JsonSchema('{"type":"object"}', "structured_outputs.json_object"),
+        ),
+        ({"structured_outputs": {"json_object": False}}, None),
+    ],
+)
+def test_every_dialect_takes_the_names_of_other_servers(
+    dialect: str, fields: dict[str, Any], constraint: object
+) -> None:
+    assert asked(dialect, **fields).constraint == constraint
+
+
+@pytest.mark.parametrize("dialect", ["chat", "completions"])
+@pytest.mark.parametrize("kind", ["json_object", "json_schema"])
+def test_a_schema_beside_the_type_of_a_format_is_the_schema(dialect: str, kind: str) -> None:
+    form = {"type": kind, "schema": SCHEMA, "name": "a", "strict": True}
+    expected = JsonSchema(TEXT, "response_format.schema")
+    assert asked(dialect, response_format=form).constraint == expected
+
+
+def test_completions_take_a_format_as_chat_completions_do() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
+    expected = asked("chat", response_format=form).constraint
+    assert expected is not None
+    assert asked("completions", response_format=form).constraint == expected
+    assert asked("completions", response_format={"type": "text"}).constraint is None
+
+
+def test_a_format_of_text_goes_with_a_shape_of_another_name() -> None:
+    shape = asked("chat", response_format={"type": "text"}, regex="a").constraint
+    assert shape == Regex("a", "regex")
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
         ({"structured_outputs": {}}, "structured_outputs"),
         ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
-        ({"structured_outputs": {"structural_tag": "a"}}, "structured_outputs"),
+        (
+            {"structured_outputs": {"structural_tag": "a"}},
+            "structured_outputs.structural_tag",
+        ),
+        (
+            {"structured_outputs": {"regex": "a", "whitespace_pattern": " "}},
+            "structured_outputs.whitespace_pattern",
+        ),
+        ({"structured_outputs": {"json": "[1]"}}, "structured_outputs.json"),
+        ({"guided_json": "no JSON"}, "guided_json"),
+        ({"guided_json": 5}, "guided_json"),
+        ({"guided_choice": "yes"}, "guided_choice"),
+        ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice"),
+        ({"guided_regex": "a", "structured_outputs": {"regex": "a"}}, "guided_regex"),
+        ({"regex": "a", "response_format": {"type": "json_object"}}, "regex"),
+        ({"response_format": {"type": "json_schema", "schema": [1]}}, "response_format.schema"),
+        ({"response_format": {"type": "json_object", "value": {"a": 1}}}, "response_format"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "schema": {},
+                    "json_schema": {"schema": {}},
+                }
+            },
+            "response_format.json_schema.schema",
+        ),
         ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
         ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
         (

@@ -28,9 +28,31 @@ def test_texts_of_a_turn_are_joined() -> None:
     ]
 
 
-@pytest.mark.parametrize("role", ["assistant", "system", "thought"])
+def test_a_users_turns_in_a_row_are_one_where_they_are_joined() -> None:
+    turns = Turns(joins_users=True)
+    turns.said("user", "a")
+    turns.said("user", "b")
+    turns.said("assistant", "c")
+    turns.said("user", "d")
+    turns.answered("1", "e")
+    turns.said("user", "f")
+    turns.answered("2", "g")
+    turns.said("system", "h")
+    turns.said("user", "i")
+    assert turns.made == [
+        {"role": "user", "content": "a\n\nb"},
+        {"role": "assistant", "content": "c"},
+        {"role": "tool", "tool_call_id": "1", "content": "e"},
+        {"role": "tool", "tool_call_id": "2", "content": "g"},
+        {"role": "user", "content": "d\n\nf"},
+        {"role": "system", "content": "h"},
+        {"role": "user", "content": "i"},
+    ]
+
+
+@pytest.mark.parametrize("role", ["assistant", "system", "thought", "user"])
 def test_many_parts_of_a_turn_are_copied_once(role: str) -> None:
-    turns = Turns()
+    turns = Turns(joins_users=True)
     part = "x" * 1000
 
     def take() -> None:

@@ -101,7 +101,14 @@ def test_a_file_that_is_not_there_or_is_no_text_is_refused(tmp_path: Path) -> No
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe\x00")
     binary.chmod(0o600)
-    assert "not UTF-8" in complaint(ServerConfig(api_keys_file=binary))
+    assert "it is UTF-16, not UTF-8" in complaint(ServerConfig(api_keys_file=binary))
+    binary.write_bytes(b"alice:\xff")
+    assert "it is not UTF-8: byte 6" in complaint(ServerConfig(api_keys_file=binary))
+
+
+def test_a_mark_in_front_of_the_keys_is_no_part_of_a_name(tmp_path: Path) -> None:
+    server = written(tmp_path, "\ufeffalice:sk-of-alice-0123456789\n")
+    assert load_keys(server, {}).name_of("sk-of-alice-0123456789") == "alice"
 
 
 # --- whether there have to be any ------------------------------------------------------------

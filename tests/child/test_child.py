@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -106,6 +107,43 @@ def test_it_says_hello_then_loads_with_progress(tiny: Path) -> None:
         last = progress[-1]
         assert isinstance(last, m.LoadProgress)
         assert last.done == last.total == loaded.weight_bytes > 0
+
+
+def without_a_stated_context(model: Path, folder: Path) -> Path:
+    shutil.copytree(model, folder)
+    for name, member in (
+        ("config.json", "max_position_embeddings"),
+        ("tokenizer_config.json", "model_max_length"),
+    ):
+        content = json.loads((folder / name).read_text())
+        del content[member]
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def test_without_a_stated_context_memory_is_the_limit(tiny: Path, tmp_path: Path) -> None:
+    folder = without_a_stated_context(tiny, tmp_path / "model")
+    with child() as front:
+        front.hear(m.Hello)
+        front.say(load(folder, kv=6000 * 1024))  # a token of this model takes 1 KiB
+        loaded = front.hear(m.Loaded)
+        assert loaded.context_length is None
+        assert loaded.kv.nbytes(1) == 1024
+        front.say(generate(1, "x" * 5000, 2))
+        assert front.hear(m.Started).prompt_tokens > 5000
+        assert front.hear(m.Done).completion_tokens == 2
+        front.say(generate(2, "x" * 6000, 2))
+        refused = front.hear(m.Failed)
+        assert refused.code == "context_length_exceeded"
+        assert "6000" in refused.message
+
+
+def test_a_configured_context_is_the_limit_where_none_is_stated(tiny: Path, tmp_path: Path) -> None:
+    folder = without_a_stated_context(tiny, tmp_path / "model")
+    with child() as front:
+        front.hear(m.Hello)
+        front.say(load(folder, context=9000))
+        assert front.hear(m.Loaded).context_length == 9000
 
 
 def test_it_leaves_at_eof_even_before_it_has_imported_anything() -> None:
@@ -229,7 +267,7 @@ def test_a_prompt_too_long_to_warm_is_refused_as_its_callers_fault(loaded: Front
     loaded.say(m.Warm(1, "x " * 9000))
     failed = loaded.hear(m.Failed)
     assert failed.code == ContextLengthExceeded.code
-    assert "context is 8192" in failed.message
+    assert "context length is 8192" in failed.message
 
 
 def test_a_folder_without_a_model_is_a_permanent_failure(tmp_path: Path) -> None:

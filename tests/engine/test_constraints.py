@@ -409,3 +409,31 @@ def test_a_tool_whose_calls_cannot_be_forced_is_refused_by_its_name(
         talker.play(asked(m.Call(["look"], "tool_choice"), tools=[tool("look", parameters)]))
     assert refused.value.param == "tools"
     assert fault in refused.value.message
+
+
+GBNF = 'root ::= "yes" | num\nnum ::= [0-9] [0-9]\n'
+
+
+def test_a_grammar_in_llama_cpps_notation_is_kept(tiny: Bench) -> None:
+    answers = tiny.play(*(asked(m.Lark(GBNF, "grammar"), **free) for free in FREE))
+    assert {answer.finish for answer in answers} == {"stop"}
+    assert all(re.fullmatch("yes|[0-9]{2}", answer.text) for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "said"),
+    [
+        ('root ::= "a" (', "grammar: "),
+        ('root ::= "a" other', "Rule 'other' not found"),
+        ('other ::= "a"', "No 'root' rule found"),
+        ("root ::= " + "(" * 3000 + '"a"' + ")" * 3000, "nested too deeply"),
+        ("\n".join(f'r{i} ::= "a" r{i + 1}' for i in range(4000)), "4000 rules in"),
+    ],
+    ids=["syntax", "unknown rule", "no root", "deep", "many rules"],
+)
+def test_a_grammar_in_llama_cpps_notation_that_is_none_is_refused(
+    tiny: Bench, grammar: str, said: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(said)) as refused:
+        tiny.play(asked(m.Lark(grammar, "grammar")))
+    assert refused.value.param == "grammar"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import mlx_lm
@@ -302,6 +304,25 @@ def test_one_seed_gives_one_text_in_any_company(engine: Engine, settings: dict[s
     assert heard.text[3] != alone
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"top_p": 0.0},
+        {"top_k": -1},
+        {"repetition_penalty": 0.0},
+        {"top_p": 0.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 0.0},
+    ],
+)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_sampler_that_is_off_changes_nothing(
+    engine: Engine, settings: dict[str, Any], temperature: float
+) -> None:
+    admit(engine, 1, chat("Hello", max_tokens=24, temperature=temperature))
+    admit(engine, 2, chat("Hello", max_tokens=24, temperature=temperature, **settings))
+    heard = run(engine)
+    assert heard.tokens[2] == heard.tokens[1]
+
+
 def test_logit_bias_forces_a_token(engine: Engine, loaded: tuple[Any, Any]) -> None:
     (token,) = loaded[1].encode(" river", add_special_tokens=False)
     admit(engine, 1, chat("Hello", max_tokens=3, logit_bias={token: 100.0}))
@@ -310,11 +331,9 @@ def test_logit_bias_forces_a_token(engine: Engine, loaded: tuple[Any, Any]) -> N
 
 def test_a_prompt_over_the_context_is_refused_with_the_numbers(loaded: tuple[Any, Any]) -> None:
     engine = Engine(*loaded, context_length=64, max_concurrency=8)
-    with pytest.raises(ContextLengthExceeded, match=r"\d+ tokens.*context is 64"):
+    with pytest.raises(ContextLengthExceeded, match=r"length is 64 .* resulted in \d+ tokens"):
         admit(engine, 1, chat(" ".join(WORDS), max_tokens=1))
-    with pytest.raises(ContextLengthExceeded, match=r"asks for 64 more.*context is 64"):
-        admit(engine, 1, chat("Hello", max_tokens=64))
-    with pytest.raises(ContextLengthExceeded, match="context is 64"):
+    with pytest.raises(ContextLengthExceeded, match=r"length is 64 .*system prompt resulted"):
         engine.admit_warm(1, warm_head(loaded[1], SYSTEM), SYSTEM)
     assert engine.active == 0
 
@@ -323,8 +342,61 @@ def test_no_limit_means_what_the_context_leaves(loaded: tuple[Any, Any]) -> None
     engine = Engine(*loaded, context_length=64, max_concurrency=8)
     started = admit(engine, 1, chat("Hello"))
     done = run(engine).done[1]
-    assert done.finish == "length"
+    assert (done.finish, done.context_full) == ("length", True)
     assert done.completion_tokens == 64 - started.prompt_tokens
+
+
+@pytest.mark.parametrize("asked", [64, 32_000, (1 << 63) - 1])
+def test_a_limit_over_the_room_is_cut_to_the_room(loaded: tuple[Any, Any], asked: int) -> None:
+    engine = Engine(*loaded, context_length=64, max_concurrency=8)
+    started = admit(engine, 1, chat("Hello", max_tokens=asked))
+    done = run(engine).done[1]
+    assert (done.finish, done.context_full) == ("length", True)
+    assert done.completion_tokens == 64 - started.prompt_tokens
+    admit(engine, 2, chat("Hello", max_tokens=done.completion_tokens))
+    exact = run(engine).done[2]
+    assert (exact.finish, exact.context_full) == ("length", False)
+    assert exact.completion_tokens == done.completion_tokens
+
+
+def test_a_cut_answer_is_cut_alike_when_it_is_replayed(loaded: tuple[Any, Any]) -> None:
+    request = chat("Hello", max_tokens=32_000, temperature=1.0)
+    engine = Engine(*loaded, context_length=64, max_concurrency=8)
+    admit(engine, 1, request)
+    whole = run(engine)
+    said = whole.tokens[1]
+    for known in range(1, len(said) + 1):
+        word = replay(engine, request, said[:known])
+        if isinstance(word, m.Done):
+            assert known == len(said)
+            assert (word.finish, word.context_full) == ("length", True)
+        else:
+            again = run(engine)
+            assert said[:known] + again.tokens[1] == said
+            assert again.done[1].completion_tokens == len(said)
+            assert again.done[1].context_full
+
+
+def test_logit_bias_of_a_padding_token_is_taken(tiny: Path, tmp_path: Path) -> None:
+    """The model has logits for more tokens than its tokenizer knows, as mlx_lm's models may."""
+    folder = shutil.copytree(tiny, tmp_path / "padded")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    *_, last = sorted(vocabulary, key=vocabulary.__getitem__)
+    padding = vocabulary.pop(last)
+    tokenizer["model"]["merges"].pop()
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    model, tokenizer, _ = read_model(folder)
+    assert len(tokenizer) == padding
+    engine = Engine(model, tokenizer, context_length=64, max_concurrency=8)
+    admit(engine, 1, chat("Hello", max_tokens=3, logit_bias={padding: 100.0}))
+    assert run(engine).tokens[1] == [padding] * 3
+    admit(engine, 2, chat("Hello", max_tokens=3, logit_bias={padding: -100.0}))
+    assert padding not in run(engine).tokens[2]
+    with pytest.raises(InvalidRequest, match=f"token {padding + 1}.*vocabulary has {padding + 1}"):
+        admit(engine, 3, chat("Hello", max_tokens=3, logit_bias={padding + 1: 1.0}))
+    with pytest.raises(InvalidRequest, match="token -1"):
+        admit(engine, 3, chat("Hello", max_tokens=3, logit_bias={-1: 1.0}))
 
 
 def test_logit_bias_outside_the_vocabulary_is_refused(engine: Engine) -> None:

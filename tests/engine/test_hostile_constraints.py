@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from mlx_worker.engine.compile_trials import Trials
-from mlx_worker.engine.endless_schema import is_endless
+from mlx_worker.engine.endless_schema import is_endless, without_endless_parts
+from mlx_worker.engine.schema_bounds import LOWEST, within_reach
 from mlx_worker.errors import ConstraintFailed, ConstraintTooCostly, InvalidRequest, Unavailable
 from mlx_worker.grammar_trial.trial import PLAIN_ITEMS, Trial, Verdict
 from mlx_worker.limits import ALTERNATIVES, CHOICES, CONSTRAINT_BYTES, PATTERNS
@@ -114,10 +115,75 @@ def test_grammar_that_is_none_is_the_callers_fault(tiny: Bench, text: str) -> No
         ({"$ref": "https://example.com/a.json"}, False),
         ({"type": "object", "properties": {"$ref": {"type": "string"}}, "required": ["$ref"]},
          False),
+        ({"type": ["object"], "properties": {"n": {"$ref": "#"}}, "required": ["n"]}, True),
+        ({"type": ["object", "array"], "required": ["n"], "additionalProperties": {"$ref": "#"},
+          "items": {"$ref": "#"}, "minItems": 1}, True),
+        ({"type": "object", "required": ["n"], "additionalProperties": {"$ref": "#"}}, True),
+        ({"type": "object", "required": ["n"], "patternProperties": {"^n$": {"$ref": "#"}},
+          "additionalProperties": False}, True),
+        ({"type": "object", "required": ["n"], "patternProperties": {"^n$": {"$ref": "#"}}},
+         False),
+        ({"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#"}}, True),
+        ({"type": "object", "minProperties": 2, "additionalProperties": False,
+          "properties": {"a": {"$ref": "#"}, "b": {}}}, True),
+        ({"type": "object", "minProperties": 1, "additionalProperties": False,
+          "properties": {"a": {"$ref": "#"}, "b": {}}}, False),
+        ({"type": "array", "prefixItems": [{}], "items": {"$ref": "#"}, "minItems": 2}, True),
+        ({"type": "array", "prefixItems": [{}], "items": {"$ref": "#"}, "minItems": 1}, False),
+        ({"$defs": {"a": {"$anchor": "here", "type": "null"}}, "type": "object",
+          "properties": {"n": {"$ref": "#here"}}, "required": ["n"]}, False),
+        ({"type": "object", "properties": {"n": False}, "required": ["n"]}, False),
     ],
 )  # fmt: skip
 def test_is_endless_where_every_document_contains_itself(wanted: Any, endless: bool) -> None:
     assert is_endless(wanted) == endless
+
+
+@pytest.mark.parametrize(
+    ("wanted", "document"),
+    [
+        (RING | {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}, "b": {"const": 1}},
+                 "required": ["b"], "additionalProperties": False}, {"b": 1}),
+        (RING | {"type": "object", "properties": {"a": {
+            "type": "object", "properties": {"c": {"$ref": "#/$defs/n"}}, "required": ["c"]}},
+                 "additionalProperties": False}, {}),
+        (RING | {"anyOf": [{"$ref": "#/$defs/n"}, {"const": "b"}]}, "b"),
+        (RING | {"type": "array", "items": {"$ref": "#/$defs/n"}}, []),
+        (RING | {"type": "object", "additionalProperties": {"$ref": "#/$defs/n"}}, {}),
+    ],
+)  # fmt: skip
+def test_part_without_a_finite_document_is_never_begun(
+    tiny: Bench, wanted: dict[str, Any], document: object
+) -> None:
+    assert json.loads(tiny.play(asked(schema(wanted)))[0].text) == document
+
+
+def test_part_that_looks_like_a_reference_and_is_a_value_stays() -> None:
+    wanted = RING | {"const": {"$ref": "#/$defs/n", "minimum": -(2**63)}}
+    assert without_endless_parts(wanted)["const"] == wanted["const"]
+    assert within_reach(wanted) is wanted
+
+
+# --- numbers at the edge ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bounds", [
+    {"minimum": -(2**63)}, {"minimum": -(2**63), "maximum": 5}, {"maximum": 2**63 - 1},
+    {"exclusiveMinimum": -(2**63), "exclusiveMaximum": 2**63}, {"maximum": 1e308},
+])  # fmt: skip
+def test_64_bit_integer_is_said(tiny: Bench, bounds: dict[str, Any]) -> None:
+    (answer,) = tiny.play(asked(schema({"type": "integer", **bounds}), max_tokens=30))
+    assert int(answer.text) >= LOWEST or answer.finish == "length"
+
+
+def test_bound_that_cannot_be_kept_is_named_with_the_limit(tiny: Bench) -> None:
+    wanted = {"type": "object", "properties": {"a": {"type": "number", "minimum": 5e18}}}
+    error = refused(tiny, asked(schema(wanted)))
+    assert not isinstance(error, ConstraintTooCostly)
+    assert error.message == (
+        "response_format.properties.a: the range from 5e18 to any cannot be kept: bounds from"
+        " -1e18 to 1e18 can"
+    )
 
 
 # --- what is too much ---------------------------------------------------------------------

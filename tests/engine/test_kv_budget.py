@@ -100,6 +100,16 @@ def test_what_could_never_fit_is_refused_with_the_numbers(loaded: tuple[Any, Any
     assert admit(small, 3, 20)
 
 
+def test_an_answer_that_no_memory_is_free_for_is_counted_as_it_grows(
+    loaded: tuple[Any, Any],
+) -> None:
+    small = engine(loaded, 4)
+    assert isinstance(admit(small, 1, 7000), m.Started)
+    assert admit(small, 2, 7000) is None
+    small.cancel(1)
+    small.cancel(2)
+
+
 def test_a_row_that_waits_for_memory_can_be_cancelled(loaded: tuple[Any, Any]) -> None:
     tight = engine(loaded, 1)
     assert isinstance(admit(tight, 1, 20), m.Started)

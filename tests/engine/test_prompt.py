@@ -86,3 +86,27 @@ def test_nothing_is_warmed_for_no_prompt(tokenizer: Any) -> None:
 def test_a_template_that_refuses_says_so(tokenizer: Any) -> None:
     with pytest.raises(InvalidRequest, match="refuses these messages"):
         render(tokenizer, [{"role": "user"}, {"role": 3, "content": object()}], {})
+
+
+@pytest.mark.parametrize("reads", ["enable_thinking", "thinking"])
+@pytest.mark.parametrize("told", ["enable_thinking", "thinking"])
+@pytest.mark.parametrize("on", [True, False])
+def test_a_switch_of_reasoning_reaches_a_template_under_either_name(
+    tiny: Path, reads: str, told: str, on: bool
+) -> None:
+    tokenizer = read_model(tiny)[1]
+    tokenizer.chat_template = (
+        "{{ messages[0].content }}{% if NAME is defined and NAME %} on{% endif %}".replace(
+            "NAME", reads
+        )
+    )
+    text = tokenizer.decode(render(tokenizer, [HELLO], {told: on}).tokens)
+    assert text == ("hello there on" if on else "hello there")
+
+
+def test_a_switch_under_both_names_is_as_it_was_told(tiny: Path) -> None:
+    tokenizer = read_model(tiny)[1]
+    tokenizer.chat_template = "{{ messages[0].content }} {{ enable_thinking }} {{ thinking }}"
+    told = {"enable_thinking": True, "thinking": False}
+    text = tokenizer.decode(render(tokenizer, [HELLO], told).tokens)
+    assert text.split() == ["hello", "there", "True", "False"]

@@ -232,3 +232,140 @@ def test_template_that_takes_nothing_known_has_the_word(templated: Any) -> None:
     assert rules_of(tokenizer) == TemplateRules()
     with pytest.raises(InvalidRequest, match="never"):
         render(tokenizer, [U], {})
+
+
+# --- reasoning of earlier turns -----------------------------------------------------------
+
+THOUGHT = TURNS.replace(
+    "{{ m.content }}", "{% if m.NAME %}({{ m.NAME }}){% endif %}{{ m.content }}"
+)
+IN_CHAIN = (  # as gpt-oss's: beside a call only, and never with words
+    "{% for m in messages %}<{{ m.role }}>{% if m.tool_calls %}"
+    "{% if m.content and m.thinking %}{{ raise_exception('not both') }}{% endif %}"
+    "({{ m.thinking or m.content }})[{{ m.tool_calls[0].function.name }}]"
+    "{% else %}{{ m.content }}{% endif %}</>{% endfor %}"
+)
+LOOK: dict[str, Any] = {"id": "c", "type": "function", "function": {"name": "look"}}
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"reasoning_content": "hm"},
+        {"reasoning": "hm"},
+        {"thinking": "hm"},
+        {"reasoning_content": "hm", "reasoning": "hm"},
+        {"reasoning_content": "", "reasoning": "hm"},
+        {"reasoning_content": None, "reasoning": "hm"},
+        {"reasoning": {"effort": "x"}, "thinking": "hm"},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "hm", "signature": "s"}]},
+        {"reasoning_details": [{"type": "reasoning.summary", "summary": "hm"}]},
+        {"reasoning": "hm", "reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}]},
+    ],
+    ids=str,
+)
+def test_reasoning_reaches_the_template_under_the_name_that_it_reads(
+    templated: Any, name: str, keys: dict[str, Any]
+) -> None:
+    tokenizer = templated(THOUGHT.replace("NAME", name))
+    turns = [U, A | keys, U2]
+    before = copy.deepcopy(turns)
+    assert text_of(tokenizer, turns) == "<user>hi</><assistant>(hm)yes</><user>go on</>"
+    assert turns == before
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"reasoning": {"effort": "x"}, "reasoning_details": [{"type": "x"}, "y", {"text": 3}]},
+        {"reasoning_content": "", "reasoning": None, "thinking": False},
+        {"thinking_blocks": {"a": "b"}, "reasoning_details": "hm"},
+    ],
+    ids=str,
+)
+def test_reasoning_that_is_no_text_is_none(templated: Any, keys: dict[str, Any]) -> None:
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        template = "{% for m in messages %}<{{ m.role }}>{{ m.NAME or '' }}{% endfor %}"
+        text = text_of(templated(template.replace("NAME", name)), [U, A | keys])
+        assert text == "<user><assistant>"
+
+
+def test_keys_of_the_models_own_reach_its_template(templated: Any) -> None:
+    """As mlx_lm's server has it: every key of a message goes to the template."""
+    template = TURNS.replace("{{ m.content }}", "{{ m.content }}{{ m.citations }}{{ m.weight }}")
+    turn = A | {"citations": ["a", "b"], "weight": 0.5}
+    assert text_of(templated(template), [U, turn]).endswith("yes['a', 'b']0.5</>")
+
+
+def test_words_beside_reasoning_that_led_to_a_call_are_not_refused(templated: Any) -> None:
+    tokenizer = templated(IN_CHAIN)
+    assert not rules_of(tokenizer).words_beside_reasoning
+    called = {"role": "assistant", "content": "I look.", "tool_calls": [LOOK]}
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        text = text_of(tokenizer, [U, called | {name: "hm"}])
+        assert text == "<user>hi</><assistant>(hm\n\nI look.)[look]</>"
+    assert text_of(tokenizer, [U, called]) == "<user>hi</><assistant>(I look.)[look]</>"
+    assert text_of(tokenizer, [U, A | {"thinking": "hm"}]) == "<user>hi</><assistant>yes</>"
+
+
+def test_turns_in_a_row_keep_the_reasoning_of_each(templated: Any) -> None:
+    template = ALTERNATE.replace("{{ m.content }}", "({{ m.thinking }}){{ m.content }}")
+    turns = [U, A | {"reasoning": "hm"}, A2 | {"thinking": "oh"}, U2]
+    assert "<assistant>(hm\n\noh)yes\n\nno</>" in text_of(templated(template), turns)
+
+
+# --- calls side by side -------------------------------------------------------------------
+
+ONE_CALL = CALLS.replace(
+    "{% for c in",
+    "{% if m.tool_calls and m.tool_calls | length != 1 %}"
+    "{{ raise_exception('This model only supports single tool-calls at once!') }}{% endif %}"
+    "{% for c in",
+).replace(" ARGUMENTS", "")
+FIRST_CALL = CALLS.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]").replace(
+    " ARGUMENTS", ""
+)
+SEVERAL = CALLS.replace(" ARGUMENTS", "")
+
+
+def called(*names: str, **more: Any) -> dict[str, Any]:
+    calls = [{"id": n, "type": "function", "function": {"name": n}} for n in names]
+    return {"role": "assistant", "content": "So.", "tool_calls": calls} | more
+
+
+def found(name: str, text: str) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": name, "content": text}
+
+
+@pytest.mark.parametrize("template", [ONE_CALL, FIRST_CALL])
+def test_calls_side_by_side_are_a_turn_each_where_the_template_knows_one(
+    templated: Any, template: str
+) -> None:
+    tokenizer = templated(template)
+    assert not rules_of(tokenizer).several_calls
+    turns = [U, called("a", "b"), found("b", "2"), found("a", "1"), found("x", "3"), U2]
+    before = copy.deepcopy(turns)
+    assert text_of(tokenizer, turns) == (
+        "<user>hi</><assistant>So.[a]</><tool>1</><assistant>[b]</><tool>2</><tool>3</>"
+        "<user>go on</>"
+    )
+    assert turns == before
+    alone = [U, called("a"), found("a", "1")]
+    assert text_of(tokenizer, alone) == "<user>hi</><assistant>So.[a]</><tool>1</>"
+
+
+def test_calls_side_by_side_stay_where_the_template_shows_them(templated: Any) -> None:
+    for template in (SEVERAL, TURNS):
+        assert rules_of(templated(template)).several_calls
+    text = text_of(templated(SEVERAL), [U, called("a", "b"), found("a", "1"), found("b", "2")])
+    assert text == "<user>hi</><assistant>So.[a][b]</><tool>1</><tool>2</>"
+
+
+def test_reasoning_stays_with_the_first_of_several_calls(templated: Any) -> None:
+    template = ONE_CALL.replace("{{ m.content }}", "({{ m.reasoning or '' }}){{ m.content }}")
+    turns = [U, called("a", "b", reasoning="hm"), found("a", "1"), found("b", "2")]
+    assert "<assistant>(hm)So.[a]</><tool>()1</><assistant>()[b]</>" in text_of(
+        templated(template), turns
+    )

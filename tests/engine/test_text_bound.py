@@ -112,4 +112,6 @@ def test_text_bound_refuses_only_what_cannot_fit(caller: Path) -> None:
     with pytest.raises(ContextLengthExceeded) as refused:
         bound.check_text("a" * (longest * context + MARGIN + 1), "prompt")
     assert refused.value.param == "prompt"
-    assert str(longest * context + MARGIN) in refused.value.message
+    assert refused.value.context == context
+    assert f"resulted in about {refused.value.tokens} tokens" in refused.value.message
+    assert refused.value.tokens >= (longest * context + MARGIN) / longest

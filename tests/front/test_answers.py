@@ -72,9 +72,11 @@ async def test_usage_is_streamed_only_when_it_is_asked_for(serve: Serve, include
     usages = [it for it in events if it != "[DONE]" and it["choices"] == []]
     if not include:
         assert usages == []
+        assert all("usage" not in it for it in events[:-1])
     else:
         (usage,) = usages
         assert events.index(usage) == len(events) - 2
+        assert all(it["usage"] is None for it in events[:-2])
         assert usage["usage"] == {
             "prompt_tokens": 2,
             "completion_tokens": 2,

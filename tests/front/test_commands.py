@@ -232,6 +232,13 @@ async def test_prompts_are_warmed_and_forgotten(serve: Serve, tmp_path: Path) ->
     state = (await front.ask("/cache?model=b")).json
     assert warmed.said == f"b: {state['tokens']} tokens, {state['systemPromptHash']}\n"
     assert (await command("warm", "-", *at, said="be brief")).said.startswith("a: ")
+    file.write_text("be kind and brief", encoding="utf-8-sig")
+    marked = await command("warm", str(file), "--model", "b", *at)
+    assert marked.said == warmed.said, "a byte order mark is no part of a prompt"
+    file.write_text("be kind and brief", encoding="utf-16")
+    refused = await command("warm", str(file), *at)
+    assert refused.code == 2
+    assert "it is UTF-16, not UTF-8" in refused.said
     assert (await command("clear", "b", *at)).said == "cleared: b\n"
     assert (await command("clear", *at)).said == "cleared: a, b\n"
     assert (await front.ask("/cache?model=b")).json["tokens"] == 0

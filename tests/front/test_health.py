@@ -18,7 +18,7 @@ async def test_health_has_the_keys_and_types_that_its_callers_read(serve: Serve,
     front = await serve()
     before = time.time() * 1000
     body = (await front.ask(path)).json
-    parts = {"status", "reason", "version", "uptime", "health", "cache", "metrics"}
+    parts = {"status", "reason", "version", "uptime", "addresses", "health", "cache", "metrics"}
     assert set(body) == parts | {"standby", "memory", "models"}
     assert set(body["memory"]) == {"usedBytes", "limitBytes", "pressure"}
     assert body["status"] == "healthy"

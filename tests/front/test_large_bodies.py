@@ -150,6 +150,7 @@ async def test_a_long_word_is_not_repeated_in_a_refusal(serve: Serve) -> None:
     [
         ([], UNKNOWN_CONTEXT),
         ([None], UNKNOWN_CONTEXT),
+        ([8192, None], UNKNOWN_CONTEXT),
         ([8192], SMALLEST_DEFAULT),
         ([8192, None, 1 << 20], (1 << 20) * BYTES_PER_TOKEN),
         ([1 << 24], LARGEST_DEFAULT),

@@ -31,7 +31,10 @@ OPERATIONS = {
 
 TAKING = [it for it, said in OPERATIONS.items() if "requestBody" in said]
 
-TEXTS = {it for it in OPERATIONS if it[1].endswith(("/metrics", "/stream", "/watch"))}
+HEADS = {it for it in OPERATIONS if it[0] == "HEAD"}
+"""Answers without a body; that they are those of GET is tested beside the paths."""
+
+TEXTS = {it for it in OPERATIONS if it[1].endswith(("/metrics", "/stream", "/watch"))} - HEADS
 """Answers that are no JSON; those of the streams have no end."""
 
 NOT_OVER_HTTP = {
@@ -56,7 +59,7 @@ NOT_OVER_HTTP = {
 
 NO_ENDPOINTS_OWN = {NoSuchPath, WrongMethod, NotHttp, errors.TooManyConnections}
 
-OF_THE_PAGE = {"/{v1}", "/{v1}page/{name}"}
+OF_THE_PAGE = {"/{v1}{end}", "/{v1}page/{name}{end}"}
 """What a browser loads is of no API."""
 
 WRONG: list[Any] = [None, True, -1, 1.5, "\x00", [], {}, [[None]], {"a": [None]}]
@@ -78,8 +81,10 @@ def answer_schema(operation: dict[str, Any], status: int) -> dict[str, Any]:
     return schema
 
 
-async def ask(front: Front, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    answer = await front.ask(path.replace("{id}", "m"), body, method=method)
+async def ask(
+    front: Front, method: str, path: str, body: Any = None, **headers: str
+) -> tuple[int, Any]:
+    answer = await front.ask(path.replace("{id}", "m"), body, method=method, **headers)
     return answer.status, answer.json
 
 
@@ -91,9 +96,9 @@ async def test_the_router_serves_what_is_in_the_document_and_nothing_else(serve:
         path = route.resource.canonical
         assert path.startswith("/{v1}"), "any run of /v1 may stand in front"
         if path not in OF_THE_PAGE:
-            served.add((route.method, "/" + path.removeprefix("/{v1}")))
+            served.add((route.method, "/" + path.removeprefix("/{v1}").removesuffix("{end}")))
     assert served == OPERATIONS.keys()
-    assert len(served) == len(ROUTES)
+    assert len(served) == sum(len(route.methods) for route in ROUTES)
 
 
 async def test_it_is_served_as_json_with_the_version_that_runs(serve: Serve) -> None:
@@ -101,6 +106,15 @@ async def test_it_is_served_as_json_with_the_version_that_runs(serve: Serve) -> 
     assert status == 200
     assert said == SAID
     assert (said["openapi"], said["info"]["version"]) == ("3.1.0", __version__)
+
+
+def test_head_is_documented_wherever_get_is_and_without_a_body() -> None:
+    assert {path for _, path in HEADS} == {path for method, path in OPERATIONS if method == "GET"}
+    for method, path in HEADS:
+        told, got = OPERATIONS[method, path], OPERATIONS["GET", path]
+        assert told["responses"].keys() == got["responses"].keys()
+        assert all("content" not in it for it in told["responses"].values())
+        assert all("content" in it for it in got["responses"].values())
 
 
 def test_operations_have_ids_of_their_own() -> None:
@@ -130,7 +144,7 @@ def test_anthropics_endpoints_document_no_422() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), sorted(OPERATIONS.keys() - TEXTS - {("POST", "/admin/reload")})
+    ("method", "path"), sorted(OPERATIONS.keys() - TEXTS - HEADS - {("POST", "/admin/reload")})
 )
 async def test_an_answer_is_as_documented_and_has_no_key_beside(
     serve: Serve, method: str, path: str
@@ -140,8 +154,24 @@ async def test_an_answer_is_as_documented_and_has_no_key_beside(
     assert status in (200, 202)
     schema = answer_schema(OPERATIONS[method, path], status)
     jsonschema_rs.validate(resolved(schema), body)
-    if "$ref" not in schema:
+    if "required" in schema:
         assert set(body) == set(schema["required"]) | ({"models"} if "cache" in path else set())
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("/models", "AnthropicModelList"), ("/models/{id}", "AnthropicModel")]
+)
+async def test_an_answer_to_anthropics_clients_is_as_documented(
+    serve: Serve, path: str, name: str
+) -> None:
+    front = await serve()
+    operation = OPERATIONS["GET", path]
+    assert "anthropic-version" in {it["name"] for it in operation["parameters"]}
+    status, body = await ask(front, "GET", path, anthropic_version="2023-06-01")
+    reference = {"$ref": f"#/components/schemas/{name}"}
+    assert reference in answer_schema(operation, status)["anyOf"]
+    jsonschema_rs.validate(resolved(reference), body)
+    assert set(body) == set(SAID["components"]["schemas"][name]["properties"])
 
 
 @pytest.mark.parametrize(("method", "path"), sorted(TEXTS))

@@ -104,7 +104,13 @@ def judge_answer(body: Body, answer: Answer) -> None:
 def judge_name(body: Body, answer: Answer) -> None:
     """A refusal names what was wrong: the field, or what nothing in it could be read for."""
     message = answer.json["error"]["message"]
-    names = (body.odd, "not JSON", "nested too deeply", "the model's context")
+    names = (
+        body.odd,
+        "not JSON",
+        "nested too deeply",
+        "maximum context length",
+        "prompt is too long",
+    )
     assert any(name in message for name in names), (body.odd, message)
 
 

@@ -45,24 +45,10 @@ def test_a_whole_folder_is_described(folder: Path) -> None:
     assert found.weight_bytes == 4 * parameters
 
 
-def test_shards_are_found_through_their_index(folder: Path) -> None:
+def test_shards_are_found_with_their_index(folder: Path) -> None:
     whole = inspect_folder(folder)
     shard(folder)
     assert inspect_folder(folder) == whole
-
-
-def test_the_context_length_may_be_the_text_models(folder: Path) -> None:
-    change_json(
-        folder / "config.json",
-        max_position_embeddings=None,
-        text_config={"max_position_embeddings": 77},
-    )
-    assert inspect_folder(folder).context_length == 77
-
-
-def test_a_config_without_context_length_has_none(folder: Path) -> None:
-    change_json(folder / "config.json", max_position_embeddings=None)
-    assert inspect_folder(folder).context_length is None
 
 
 def test_a_chat_template_may_be_a_file_of_its_own(folder: Path) -> None:
@@ -79,13 +65,11 @@ def test_a_sentencepiece_tokenizer_will_do(folder: Path) -> None:
 
 
 def test_what_the_tail_of_a_safetensors_file_loses_is_noticed(folder: Path) -> None:
-    """One byte is enough, and so is one byte too many."""
+    """One byte is enough."""
     weights = folder / "model.safetensors"
-    whole = weights.read_bytes()
-    for damaged in (whole[:-1], whole + b"\0"):
-        weights.write_bytes(damaged)
-        with pytest.raises(BadModelFolder, match=r"model\.safetensors is damaged: its header"):
-            inspect_folder(folder)
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(BadModelFolder, match=r"model\.safetensors is damaged: its header"):
+        inspect_folder(folder)
 
 
 def gone(name: str) -> Callable[[Path], None]:
@@ -105,18 +89,6 @@ def cut(name: str) -> Callable[[Path], None]:
         (folder / name).write_bytes(whole[: len(whole) // 2])
 
     return damage
-
-
-def lose_a_shard(folder: Path) -> None:
-    shard(folder)
-    index = folder / "model.safetensors.index.json"
-    lost = "model-00002-of-00002.safetensors"
-    change_json(index, weight_map={"a": "model-00001-of-00001.safetensors", "b": lost})
-
-
-def lose_all_shards(folder: Path) -> None:
-    shard(folder)
-    (folder / "model-00001-of-00001.safetensors").unlink()
 
 
 HUGE = (1 << 60).to_bytes(8, "little")
@@ -142,10 +114,7 @@ NO_OFFSETS = (8).to_bytes(8, "little") + b'{"a":{}}'
         (holds("model.safetensors", NOT_JSON), "model.safetensors has a broken header"),
         (holds("model.safetensors", NO_OFFSETS), "model.safetensors has a broken header"),
         (cut("model.safetensors"), "model.safetensors is damaged"),
-        (lose_a_shard, "lacks model-00002-of-00002.safetensors, which model.safetensors.index"),
-        (lose_all_shards, "lacks model-00001-of-00001.safetensors"),
-        (holds("model.safetensors.index.json", b"{"), "index.json is no JSON object"),
-        (gone("tokenizer.json"), "has neither tokenizer.json nor tokenizer.model"),
+        (gone("tokenizer.json"), "has neither tokenizer.json nor another vocabulary"),
         (cut("tokenizer.json"), "tokenizer.json is no JSON"),
         (cut("tokenizer_config.json"), "tokenizer_config.json is no JSON object"),
     ],

@@ -6,7 +6,8 @@ import pytest
 
 from mlx_worker import errors
 from mlx_worker.errors import ChildLost, RequestTimedOut, WorkerError
-from mlx_worker.supervisor.generation import Ending, Generation, Piece
+from mlx_worker.supervisor.generation import Ending, Generation, Piece, Scores
+from mlx_worker.supervisor.link import Told
 from mlx_worker.wire import messages as m
 from tests.scripted import chat, soon, taken, text_of
 
@@ -43,7 +44,7 @@ class Heard:
         assert generation is self.it
         self.said.append("ended")
 
-    def hear(self, *messages: m.Started | m.Prefill | m.Row | m.Done | m.Failed) -> None:
+    def hear(self, *messages: Told) -> None:
         for message in messages:
             self.it.hear(message)
 
@@ -264,3 +265,39 @@ async def test_what_is_done_has_no_deadline_any_more() -> None:
     await soon(passed.wait())
     assert heard.said == ["ended"]
     assert await text_of(heard.it) == "hello"
+
+
+def scores(*stretches: str, last: bool) -> list[m.PromptScores]:
+    return [
+        m.PromptScores(1, [text.encode()] * 4, b"", is_last=last and text is stretches[-1])
+        for text in stretches
+    ]
+
+
+async def test_scores_of_a_prompt_are_taken_once_and_whole() -> None:
+    heard = Heard()
+    heard.hear(STARTED, *scores("null", "-1.5", last=False))
+    assert heard.it.take() is None
+    heard.hear(*scores("", last=True), m.Row(1, [5], "a"))
+    piece = heard.it.take()
+    assert piece == Piece("a", [], scores=Scores([b"null,-1.5"] * 4, b""))
+    heard.hear(m.Row(1, [6], "b"))
+    assert heard.it.take() == Piece("b", [])
+
+
+async def test_scores_that_a_crash_cut_short_are_those_of_the_next_process() -> None:
+    heard = Heard()
+    heard.hear(STARTED, *scores("null", "-1.5", last=False), LOST)
+    heard.it.lose("it died")
+    heard.hear(STARTED, *scores("null", "-1.25,-2.5", "", last=True))
+    assert heard.it.take() == Piece("", [], scores=Scores([b"null,-1.25,-2.5"] * 4, b""))
+
+
+async def test_scores_that_are_whole_are_not_told_again_after_a_crash() -> None:
+    heard = Heard()
+    heard.hear(STARTED, *scores("null", last=True))
+    assert heard.it.take() is not None
+    heard.hear(LOST)
+    heard.it.lose("it died")
+    heard.hear(STARTED, *scores("null", last=True))
+    assert heard.it.take() is None

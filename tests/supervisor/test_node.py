@@ -398,6 +398,21 @@ async def test_a_prompt_file_that_is_gone_keeps_neither_the_model_nor_the_next_f
         assert await resident(node, "be kind")
 
 
+async def test_a_prompt_file_is_warmed_without_its_byte_order_mark(tmp_path: Path) -> None:
+    marked, utf16 = tmp_path / "marked.txt", tmp_path / "utf16.txt"
+    marked.write_text("be kind", encoding="utf-8-sig")
+    utf16.write_text("be brief", encoding="utf-16")
+    async with running(planned(warm=(utf16, marked)), command=scripted()) as node:
+        await ready(node)
+
+        async def warmed() -> bool:
+            state = node.primary.child.facts.cache
+            return state is not None and state.warmed == 1
+
+        await eventually(warmed)
+        assert await resident(node, "be kind")
+
+
 async def test_what_was_warmed_dies_with_its_process_and_is_warmed_again_in_the_next(
     hold: Fifo,
 ) -> None:

@@ -69,6 +69,7 @@ EXAMPLES: dict[type[m.Message], m.Message] = {
         m.LoadFailed(HOSTILE, permanent=True),
         m.Started(6, prompt_tokens=100, cached_tokens=64, cache_hit=True),
         m.Prefill(7, done=512, total=1024),
+        m.PromptScores(3, [b"null", b"null", b"null", b"0"], b"null", True),
         m.Step([m.Row(8, [1, 2, 151_643], HOSTILE), m.Row(9, [], "", [], SPANS)]),
         m.Done(10, "length", completion_tokens=3, text=HOSTILE, spans=SPANS, stop_string="END"),
         m.Warmed(11, tokens=1000),

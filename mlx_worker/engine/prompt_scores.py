@@ -1,0 +1,204 @@
+"""Log-probabilities of a prompt's own tokens, for those who compare texts by them.
+
+The logits of a chunk are what reading it computes anyway. They are normalized in 32 bits, as in
+mlx_lm's `evaluate`. Only what was asked for is kept: the token that is there, and the likeliest.
+The cost counts as reading, so that chunks stay as short as running streams need. [child]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import mlx.core as mx
+import msgspec
+
+from mlx_worker.completion_logprobs import LOGPROB_LISTS, Offsets, logprob_lists
+from mlx_worker.engine.guard import Evidence
+from mlx_worker.engine.logprobs import choice_of
+from mlx_worker.errors import InvalidRequest
+from mlx_worker.wire import messages as m
+
+if TYPE_CHECKING:
+    from mlx_worker.engine.markers import Markers
+    from mlx_worker.engine.prompt import Prompt
+
+MOST_SCORES: Final = 2_000_000
+"""Tokens and alternatives that one prompt may be told with: their JSON is tens of megabytes."""
+
+MOST_BYTES: Final = 256 << 20
+"""Of logits and what is made of them in one chunk."""
+
+BYTES_A_LOGIT: Final = 16
+"""The logit, its log-probability, the same negated, and its place in a sorted row."""
+
+UNLIKELY: Final = -9999.0
+"""What OpenAI's reference has for a token that cannot come: JSON has no infinity."""
+
+
+class Measured(NamedTuple):
+    """What a chunk's logits say, on the device: a row a token."""
+
+    chosen: mx.array
+    ranks: mx.array
+    best: mx.array | None
+    best_logprobs: mx.array | None
+    evidence: Evidence
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All that is to be evaluated."""
+        made = (self.chosen, self.ranks, self.best, self.best_logprobs, self.evidence.least)
+        return [array for array in made if array is not None]
+
+
+class PromptScorer:
+    """The scores of one prompt, told in stretches while it is read."""
+
+    def __init__(self, markers: Markers, scoring: m.PromptScoring, prompt: Prompt) -> None:
+        self._markers = markers
+        self._scoring = scoring
+        self._tokens = prompt.tokens
+        self._place = 0
+        self._text = prompt.text.encode("utf-8", "surrogatepass")
+        self._shown = 0
+        self._offsets = Offsets(0)
+        self._echoed: list[list[bytes]] = [[] for _ in LOGPROB_LISTS]
+        self._listed: list[bytes] = []
+        self._begin()
+
+    def measure(self, logits: mx.array) -> Measured | None:
+        """Return what the next chunk's logits (tokens, vocabulary) say; None: nothing is left.
+
+        The logits at one place are about the token at the next.
+        """
+        begin = self._place + 1
+        targets = self._tokens[begin : begin + logits.shape[0]]
+        self._place += logits.shape[0]
+        if not targets:
+            return None
+        exact = logits[: len(targets)].astype(mx.float32)
+        normalizers = mx.logsumexp(exact, axis=-1, keepdims=True)
+        logprobs = exact - normalizers
+        chosen = mx.take_along_axis(logprobs, mx.array(targets)[:, None], axis=-1)
+        ranks = mx.sum(logprobs >= chosen, axis=-1)
+        count = min(self._scoring.alternatives, logprobs.shape[-1])
+        best = best_logprobs = None
+        if count:
+            unsorted = mx.argpartition(-logprobs, kth=count - 1, axis=-1)[:, :count]
+            values = mx.take_along_axis(logprobs, unsorted, axis=-1)
+            order = mx.argsort(-values, axis=-1)
+            best = mx.take_along_axis(unsorted, order, axis=-1)
+            best_logprobs = mx.take_along_axis(values, order, axis=-1)
+        evidence = Evidence([0] * len(targets), logprobs, normalizers)
+        return Measured(chosen[:, 0], ranks, best, best_logprobs, evidence)
+
+    def keep(self, measured: Measured) -> None:
+        """Write down what was measured, which has been evaluated.
+
+        Raises ComputationFailed where the logits are none.
+        """
+        measured.evidence.check((0,))
+        chosen: list[float] = measured.chosen.tolist()  # type: ignore[assignment]
+        ranks: list[int] = measured.ranks.tolist()  # type: ignore[assignment]
+        nothing: list[Any] = [[]] * len(chosen)
+        best: Any = nothing if measured.best is None else measured.best.tolist()
+        values: Any = nothing if measured.best_logprobs is None else measured.best_logprobs.tolist()
+        end = min(self._place + 1, len(self._tokens))
+        tokens = self._tokens[end - len(chosen) : end]
+        told = [
+            self._told(token, logprob, list(zip(ids, logprobs, strict=True)))
+            for token, logprob, ids, logprobs in zip(tokens, chosen, best, values, strict=True)
+        ]
+        if self._scoring.echoed is not None:
+            self._echo(told, self._scoring.echoed)
+        if self._scoring.listed is not None:
+            self._list(tokens, ranks, best, told, self._scoring.listed)
+
+    def told(self, id_: int, *, is_last: bool) -> m.PromptScores:
+        """Return what was written down since the last time."""
+        echoed = [b",".join(stretches) for stretches in self._echoed]
+        listed = b",".join(self._listed)
+        for stretches in self._echoed:
+            stretches.clear()
+        self._listed.clear()
+        return m.PromptScores(id_, echoed, listed, is_last)
+
+    # --- inside ---
+
+    def _begin(self) -> None:
+        """Write down the first token, which nothing is known about."""
+        first = self._tokens[0]
+        if self._scoring.echoed is not None:
+            text, _ = self._markers.text_of(first)
+            offset = self._offsets.passed(self._added(first))
+            for stretches, value in zip(self._echoed, (text, None, None, offset), strict=True):
+                stretches.append(msgspec.json.encode(value))
+        if self._scoring.listed is not None:
+            self._listed.append(b"null")
+
+    def _told(
+        self, token: int, logprob: float, likeliest: list[tuple[int, float]]
+    ) -> m.TokenLogprobs:
+        text, _ = self._markers.text_of(token)
+        data = self._added(token) if self._scoring.echoed is not None else None
+        return m.TokenLogprobs(
+            m.Choice(text, max(logprob, UNLIKELY), data),
+            [choice_of(self._markers, other, max(value, UNLIKELY)) for other, value in likeliest],
+        )
+
+    def _added(self, token: int) -> bytes:
+        """Return the bytes of the prompt's text that a token stands for.
+
+        A tokenizer may put a token in front that the text has not, and write a space in front of
+        the first word.
+        """
+        data = self._markers.bytes_of(token)
+        for spelling in (data, data.removeprefix(b" ") if self._shown == 0 else data):
+            if spelling and self._text.startswith(spelling, self._shown):
+                self._shown += len(spelling)
+                return spelling
+        return b""
+
+    def _echo(self, told: list[m.TokenLogprobs], count: int) -> None:
+        kept = [m.TokenLogprobs(token.chosen, token.likeliest[:count]) for token in told]
+        lists = logprob_lists(kept, self._offsets)
+        for stretches, name in zip(self._echoed, LOGPROB_LISTS, strict=True):
+            stretches.append(msgspec.json.encode(lists[name])[1:-1])
+
+    def _list(
+        self,
+        tokens: list[int],
+        ranks: list[int],
+        best: list[list[int]],
+        told: list[m.TokenLogprobs],
+        count: int,
+    ) -> None:
+        entries = []
+        for token, rank, ids, logprobs in zip(tokens, ranks, best, told, strict=True):
+            entry = {token: _entry(logprobs.chosen, rank)}
+            likeliest = zip(ids[:count], logprobs.likeliest[:count], strict=True)
+            for place, (other, choice) in enumerate(likeliest, 1):
+                entry.setdefault(other, _entry(choice, place))
+            entries.append(entry)
+        self._listed.append(msgspec.json.encode(entries)[1:-1])
+
+
+def check_scoring(scoring: m.PromptScoring | None, tokens: int) -> None:
+    """Raise InvalidRequest where a prompt of so many tokens is told with too many alternatives."""
+    if scoring is None or tokens * (1 + scoring.alternatives) <= MOST_SCORES:
+        return
+    field = "prompt_logprobs" if scoring.echoed is None else "logprobs"
+    raise InvalidRequest(
+        f"{field}: {tokens} tokens of the prompt with {scoring.alternatives} alternatives each;"
+        f" tokens and alternatives are at most {MOST_SCORES}",
+        param=field,
+    )
+
+
+def most_scored(vocabulary: int, rows: int) -> int:
+    """Return how many tokens of each of these rows may be read at once if one of them is scored."""
+    return MOST_BYTES // (BYTES_A_LOGIT * vocabulary * rows)
+
+
+def _entry(choice: m.Choice, rank: int) -> dict[str, Any]:
+    return {"logprob": choice.logprob, "rank": rank, "decoded_token": choice.text}
