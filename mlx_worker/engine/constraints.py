@@ -27,10 +27,12 @@ from mlx_worker.engine.constraint_refusal import refusal, too_costly
 from mlx_worker.engine.endless_schema import is_endless
 from mlx_worker.engine.grammar import answer_grammar, content_grammar, of_schema
 from mlx_worker.engine.lark import Lark
+from mlx_worker.engine.lark_rules import read_rules
 from mlx_worker.engine.schema_faults import place_of
 from mlx_worker.errors import ConstraintFailed, InvalidRequest, UnsupportedField, cause_of
 from mlx_worker.grammar_trial.trial import (
     FREE_ITEMS,
+    NOTHING_FITS,
     PLAIN_ITEMS,
     Trial,
     Verdict,
@@ -124,11 +126,27 @@ class Constraints:
             part, place, param = [*parts, (None, shape.field, shape.field)][verdict.place]
             path = self._path(part, verdict.fault, shape)
             raise refusal(verdict.fault, place + path, param + path if place == param else param)
+        if isinstance(shape, m.Lark):
+            self._refuse_endless_rules(shape)
         matcher = LLMatcher(self._vocabulary, whole, log_level=0, limits=limits_of(items))
         if fault := fault_of(matcher):
             raise refusal(fault, shape.field, shape.field)
         # Asking for the first mask has built some of the lexer, which every copy has.
         return matcher
+
+    def _refuse_endless_rules(self, shape: m.Lark) -> None:
+        """Raise ConstraintFailed where a rule or a terminal has no finite text."""
+        rules = read_rules(shape.grammar)
+        if (endless := rules.endless_rule()) is not None:
+            why = f"{shape.field}: every text of the rule {endless!r} would be endless"
+            raise ConstraintFailed(why, param=shape.field)
+        if not (trials := rules.trials()):
+            return
+        grammars = [content_grammar(m.Lark(it, shape.field)) for _, it in trials]
+        verdict = self._verdict(Trial(grammars, FREE_ITEMS), shape)
+        if verdict is not None and verdict.fault.startswith(NOTHING_FITS):
+            why = f"{shape.field}: no text fits {trials[verdict.place][0]}"
+            raise ConstraintFailed(why, param=shape.field)
 
     def _verdict(self, trial: Trial, shape: m.Constraint) -> Verdict | None:
         """Try here what is sure to be cheap, in the helper what may not be."""

@@ -66,6 +66,14 @@ RING = {"$defs": {"n": {"$ref": "#/$defs/n"}}}
         m.Lark("start: start", "f"),
         m.Lark("start: a\na: a", "f"),
         m.Lark("start: a\na: b\nb: a", "f"),
+        m.Lark('start: "a" b\nb: b', "f"),
+        m.Lark('start: "a" start', "f"),
+        m.Lark('start: "a" b | "c"\nb: "x" b', "f"),
+        m.Lark('start: "a" X\nX: /[^\\s\\S]/', "f"),
+        m.Lark('start: "a" X start?\nX: /b/ & /c/', "f"),
+        m.Lark(r'start: "a" /[^\s\S]/', "f"),
+        m.Lark('start: "a" x\nx: %json {"$defs": {"n": {"$ref": "#/$defs/n"}}, '
+               '"$ref": "#/$defs/n"}', "f"),
     ],
 )  # fmt: skip
 def test_shape_that_no_text_fits_is_refused_in_words(tiny: Bench, shape: m.Constraint) -> None:
@@ -137,6 +145,21 @@ def test_grammar_that_is_none_is_the_callers_fault(tiny: Bench, text: str) -> No
 )  # fmt: skip
 def test_is_endless_where_every_document_contains_itself(wanted: Any, endless: bool) -> None:
     assert is_endless(wanted) == endless
+
+
+@pytest.mark.parametrize(
+    ("grammar", "text"),
+    [
+        ('start: "yes" /x{0}/', "yes"),
+        ('start: START\nSTART: "yes" ~NONE\nNONE: /[^y]/', None),
+        ('start: "a" start_of | "b"\nstart_of: /x/', None),
+        ('start: "{" (pair ("," pair)*)? "}"\npair: /k[0-9]/ ":" %json {"type": "boolean"}', None),
+        ("start: START\nSTART: /(?s:.){3}/ & /a*/", "aaa"),
+    ],
+)
+def test_grammar_that_ends_is_kept(tiny: Bench, grammar: str, text: str | None) -> None:
+    (answer,) = tiny.play(asked(m.Lark(grammar, "f"), max_tokens=20))
+    assert answer.text == text or text is None
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ async def test_a_planned_end_is_an_end(pace: Fifo) -> None:
         assert await text_of(generation) == "one"
         stopping = asyncio.create_task(node.stop())
         node.hurry()
-        with pytest.raises(ChildLost):
+        with pytest.raises(NodeDraining):
             await whole(generation)
         await soon(stopping)
         assert generation.crashes == 0
