@@ -39,6 +39,7 @@ from mlx_worker.engine.guard import ComputationFailed
 from mlx_worker.engine.identity import check_unchanged, folder_state, model_identity
 from mlx_worker.engine.kv_cost import measure, most_tokens
 from mlx_worker.engine.loading import read_model, weight_bytes
+from mlx_worker.engine.template_rules import rules_of
 from mlx_worker.engine.text_bound import TextBound
 from mlx_worker.engine.tool_offer import ToolOffers
 from mlx_worker.errors import (
@@ -192,8 +193,8 @@ class Service:
             )
             self._offers = ToolOffers(self._tokenizer, load.tools)
             self._constraints = Constraints(self._tokenizer)
-            vocabulary = threading.Thread(target=self._constraints.prepare, name="vocabulary")
-            vocabulary.start()  # it holds the interpreter for a while: no stream runs yet
+            texts = threading.Thread(target=self._prepare_texts, name="texts")
+            texts.start()  # it holds the interpreter for a while: no stream runs yet
             kv = measure(model)
             engine = Engine(
                 model,
@@ -215,10 +216,19 @@ class Service:
             permanent = isinstance(error, PERMANENT) and folder_state(folder) == before
             self._pipe.send([m.LoadFailed(str(error) or type(error).__name__, permanent)])
             raise
-        vocabulary.join()
+        texts.join()
         facts = m.Loaded(context, weight_bytes(model), engine.unbatched, kv, weights)
         self._pipe.send([facts])
         return engine
+
+    def _prepare_texts(self) -> None:
+        """Make what the first request would wait for: grammars' vocabulary, the template's rules.
+
+        Not the bound of long texts: of a large vocabulary it takes a start 0.1 s and more, and only
+        a text with more characters than the context has tokens asks for it.
+        """
+        self._constraints.prepare()
+        rules_of(self._tokenizer)
 
     def _progress(self, done: int, total: int) -> None:
         self._pipe.send([m.LoadProgress(done, total)])
