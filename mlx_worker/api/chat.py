@@ -33,10 +33,11 @@ from mlx_worker.api.fields import (
     seed_of,
     stop_words,
 )
+from mlx_worker.api.large_numbers import rounded
 from mlx_worker.api.other_servers import refuse_foreign
 from mlx_worker.api.shapes import constraint_of, formatted
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES
+from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES
 from mlx_worker.sampler_types import Tokens
 from mlx_worker.wire.messages import ChatRequest
 
@@ -124,7 +125,8 @@ def parse(body: bytes, defaults_of: Callable[[str | None], Defaults] = no_defaul
     seed = seed_of(asked, defaults)
     opening = _opening(asked)
     hosted = [] if asked.web_search_options is None else ["web_search_options"]
-    choice = chosen(asked.tools or [], asked.tool_choice, hosted)
+    tools = rounded("tools", asked.tools or [], TOOL_VALUES)
+    choice = chosen(tools, asked.tool_choice, hosted)
     chat = ChatRequest(
         messages=turns_of(asked.messages, body, continued=opening == "continued"),
         sampling=sampling(asked, defaults, seed),
@@ -163,10 +165,7 @@ def _refuse(asked: ChatBody) -> None:
             "prediction": asked.prediction is not None,
         }
     )
-    calls = [message.tool_calls for message in asked.messages if message.tool_calls]
     refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
-    refuse_unsayable("tools", asked.tools, TOOL_VALUES)
-    refuse_unsayable("messages", calls, CALL_VALUES)
 
 
 def _opening(asked: ChatBody) -> Opening:

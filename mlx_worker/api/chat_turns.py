@@ -23,6 +23,7 @@ from mlx_worker.api.attachments import (
 )
 from mlx_worker.api.dialect import decode
 from mlx_worker.api.fields import Word, refuse_unsayable, required
+from mlx_worker.api.large_numbers import calls_in_digits
 from mlx_worker.errors import UnsupportedField
 from mlx_worker.limits import CALL_VALUES
 
@@ -87,10 +88,12 @@ def turns_of(messages: list[ChatMessage], body: bytes, *, continued: bool) -> li
     more = _other_keys(body)
     refuse_unsayable("messages", more, CALL_VALUES)
     own = own_message([it.speaker for it in (messages[:-1] if continued else messages)])
-    return [
+    turns = [
         _turn(message, f"messages[{i}]", own=i == own) | others
         for i, (message, others) in enumerate(zip(messages, more, strict=True))
     ]
+    refuse_unsayable("messages", [turn.get("tool_calls") for turn in turns], CALL_VALUES)
+    return turns
 
 
 def _other_keys(body: bytes) -> list[Turn]:
@@ -110,7 +113,7 @@ def _turn(message: ChatMessage, at: str, *, own: bool) -> Turn:
     turn: Turn = {"role": message.speaker, "content": _text(message, at, own=own)}
     for key in KEPT:
         if (value := getattr(message, key)) is not None:
-            turn[key] = value
+            turn[key] = calls_in_digits(value) if key == "tool_calls" else value
     return turn
 
 

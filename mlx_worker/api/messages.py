@@ -27,6 +27,7 @@ from mlx_worker.api.fields import (
     template_kwargs,
 )
 from mlx_worker.api.hosted_tools import history_warning
+from mlx_worker.api.large_numbers import arguments_in_digits, rounded
 from mlx_worker.api.message_blocks import (
     TOLD,
     TextBlock,
@@ -165,10 +166,10 @@ def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> tuple[ChatReque
     _refuse(asked)
     turns, left_out = _turns(asked)
     refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
-    refuse_unsayable("tools", asked.tools, TOOL_VALUES)
     refuse_unsayable("messages", turns.calls, CALL_VALUES)
     servers = ["mcp_servers"] if asked.mcp_servers else []
-    choice = chosen(asked.tools or [], asked.tool_choice or ToolChoice("auto"), servers)
+    tools = rounded("tools", asked.tools or [], TOOL_VALUES)
+    choice = chosen(tools, asked.tool_choice or ToolChoice("auto"), servers)
     constraint = constraint_of(asked, choice.forced, _shape(asked))
     chat = ChatRequest(
         messages=turns.made,
@@ -270,7 +271,11 @@ def _take(turns: Turns, role: str, blocks: list[Block], at: str, *, own: bool) -
             case "tool_use" | "mcp_tool_use" if role == "assistant":
                 name = required(block.name, f"{field}.name")
                 called = f"{block.server_name or ''}__{name}" if block.type != "tool_use" else name
-                turns.called(required(block.id, f"{field}.id"), called, block.input or {})
+                turns.called(
+                    required(block.id, f"{field}.id"),
+                    called,
+                    arguments_in_digits(block.input or {}),
+                )
             case "tool_result" | "mcp_tool_result" if role == _SPEAKS[block.type]:
                 call_id = required(block.tool_use_id, f"{field}.tool_use_id")
                 turns.answered(call_id, text_in(block.content, f"{field}.content"))

@@ -29,6 +29,7 @@ from mlx_worker.api.fields import (
     template_kwargs,
 )
 from mlx_worker.api.hosted_tools import history_warning, unknown_type
+from mlx_worker.api.large_numbers import rounded
 from mlx_worker.api.other_servers import refuse_foreign
 from mlx_worker.api.packing import packed_chat
 from mlx_worker.api.response_parts import InputPart, Parts, own_item, text_of_parts
@@ -249,14 +250,13 @@ def _logprobs(asked: ResponsesBody) -> int | None:
 
 def _tools(asked: ResponsesBody) -> Tools:
     """Return the tools of the request, and of items that brought some. Raises InvalidRequest."""
-    refuse_unsayable("tools", asked.tools, TOOL_VALUES)
     tools = Tools()
-    tools.add(asked.tools or [], "tools")
+    tools.add(rounded("tools", asked.tools or [], TOOL_VALUES), "tools")
     for i, item in enumerate(asked.input if isinstance(asked.input, list) else ()):
         if item.kind in WITH_TOOLS and item.tools:
             field = f"input[{i}].tools"
-            refuse_unsayable(field, item.tools, TOOL_VALUES)
-            tools.add(fitted(item.tools, list[dict[str, Any]], field), field)
+            own = rounded(field, item.tools, TOOL_VALUES)
+            tools.add(fitted(own, list[dict[str, Any]], field), field)
     return tools
 
 
