@@ -77,12 +77,14 @@ def test_a_prompt_whose_kv_would_never_fit_is_a_400_with_the_numbers(
     limit = PROCESS_BYTES + weights + (256 << 10)  # nano's KV is 256 bytes a token
     with running_node(tmp_path, {"nano": nano}, supervisor=f"memory_limit = {limit}") as node:
         node.wait_until_ready()
-        body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2000}
+        body = {"messages": [{"role": "user", "content": "hello " * 800}], "max_tokens": 2000}
         for stream in (False, True):
             answer = node.ask("/v1/chat/completions", body | {"stream": stream})
             assert answer.status == 400
             error = answer.json["error"]
             assert (error["code"], error["param"]) == ("kv_too_large", "max_tokens")
             assert "KB" in error["message"]
-        fitting = node.ask("/v1/chat/completions", body | {"max_tokens": 20})
+        fitting = node.ask(
+            "/v1/chat/completions", body | {"messages": [{"role": "user", "content": "hello"}]}
+        )
         assert fitting.status == 200

@@ -287,8 +287,9 @@ class Engine:
     def _room(self, prompt: Prompt, request: m.ChatRequest) -> int:
         """Return how many tokens the answer may have: those asked for, at most what is left."""
         asked = request.max_tokens
-        if asked is not None and asked < 0:
-            raise InvalidRequest(f"max_tokens: {asked} is less than 0", param="max_tokens")
+        least = 1 if request.prompt is None else 0  # a prompt alone may be scored
+        if asked is not None and asked < least:
+            raise InvalidRequest(f"max_tokens: {asked} is less than {least}", param="max_tokens")
         used = len(prompt.tokens)
         left = self.context_length - used
         if left < (asked != 0):

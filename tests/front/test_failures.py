@@ -89,7 +89,8 @@ async def test_an_answer_whose_weights_were_replaced_ends_with_an_error(
     front = await serve("--plan", plan)
     turns = [{"role": "user", "content": "one two three"}]
     field = "input" if path.endswith("responses") else "messages"
-    answer = await front.ask(path, {field: turns, "stream": stream, "model": "m", "max_tokens": 9})
+    limit = "max_output_tokens" if path == "/v1/responses" else "max_tokens"
+    answer = await front.ask(path, {field: turns, "stream": stream, "model": "m", limit: 9})
     told = answer.body.decode()
     assert "model files: old, now new" in told
     assert "three" not in told.replace("one two three", "")
