@@ -126,7 +126,7 @@ WORDS: Final[Mapping[str, str]] = {
     "all its children (`TMPDIR`, `HF_HUB_OFFLINE`, …) cannot be set here.",
     "models.defaults.temperature": "0 is greedy.",
     "models.defaults.top_p": "Draw from the likeliest tokens of this probability together; 0: all.",
-    "models.defaults.top_k": "Draw from so many of the likeliest tokens; 0 or -1: from all.",
+    "models.defaults.top_k": "Draw from this many of the likeliest tokens; 0 or -1: from all.",
     "models.defaults.min_p": "Draw from tokens at least this likely, next to the likeliest.",
     "models.defaults.repetition_penalty": "Above 1, tokens that were said before are less likely.",
     "models.defaults.presence_penalty": "Above 0, tokens that were said are less likely.",

@@ -108,7 +108,7 @@ class Books:
             ledger.open()
 
     def warned(self, warnings: list[str]) -> None:
-        """Something of it was left out."""
+        """Record what of the request was left out."""
         self._warnings = warnings
 
     def taken_on(self, generations: list[Generation]) -> None:

@@ -60,7 +60,7 @@ Schema = dict[str, Any] | str
 StopTokens = Annotated[list[TokenId], msgspec.Meta(max_length=1000)]
 
 Alternatives = Annotated[int, msgspec.Meta(ge=0, le=20)]
-"""Of a token, told with it."""
+"""How many alternatives are told with a token."""
 
 LeastTokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
 
@@ -218,7 +218,7 @@ def refuse_unsupported(asked: Mapping[str, bool]) -> None:
     """Raise UnsupportedField for the first known field that asks for what this node has not."""
     for field, is_asked in asked.items():
         if is_asked:
-            raise UnsupportedField(f"{field}: this node cannot honour it", param=field)
+            raise UnsupportedField(f"{field}: this node cannot honour this field", param=field)
 
 
 def refuse_unsayable(field: str, value: Any, most: int) -> None:

@@ -53,6 +53,6 @@ class Front:
 
 
 ADDRESSES: web.AppKey[tuple[str, ...]] = web.AppKey("addresses", tuple)
-"""Set before the application starts, by what listens for it."""
+"""The URLs that the node listens at; `server` sets them before the application starts."""
 
 FRONT: web.AppKey[Front] = web.AppKey("front", Front)

@@ -105,5 +105,5 @@ def _warning(sentence: str, kinds: Iterable[str]) -> list[str]:
     if not different:
         return []
     more = len(different) - MOST_NAMED
-    named = [*different[:MOST_NAMED], *([f"{more} more types"] if more > 0 else [])]
-    return [f"{sentence}: {', '.join(named)}"]
+    listed = [*different[:MOST_NAMED], *([f"{more} more types"] if more > 0 else [])]
+    return [f"{sentence}: {', '.join(listed)}"]

@@ -77,7 +77,7 @@ LEFT_OUT: Final = frozenset(
 """Blocks of a server's own tools in earlier turns: a model is not told of them."""
 
 _SPEAKS: Final = {"tool_result": "user", "mcp_tool_result": "assistant"}
-"""Who tells the result of a tool: its caller, or the server that ran it."""
+"""The role whose turn has the result of a tool: the caller's, or the server's that ran the tool."""
 
 
 class Block(ToldBlock, frozen=True):

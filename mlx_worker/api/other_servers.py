@@ -246,7 +246,7 @@ def refuse_foreign(body: bytes, dialect: Dialect, own: type[msgspec.Struct]) -> 
         if not _is_neutral(getattr(given, field.name), field.neutral):
             instead = f"; use {field.instead}" if field.instead else ""
             raise UnsupportedField(
-                f"{field.name}: this node cannot honour it{instead}", param=field.name
+                f"{field.name}: this node cannot honour this field{instead}", param=field.name
             )
 
 

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from mlx_worker.api import responses_history
 from mlx_worker.api.dialect import Call, decode, fitted
 from mlx_worker.api.fields import (
+    Alternatives,
     ModelName,
     Samplers,
     Verbosity,
@@ -149,7 +150,7 @@ class ResponsesBody(Samplers, frozen=True, kw_only=True):
     moderation: dict[str, Any] | None = None
     store: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    top_logprobs: Alternatives | None = None
 
 
 ReasoningAs = Literal["text", "summary", "both"]

@@ -44,7 +44,7 @@ def form_of(call: ToolCall, name: ToolName | None) -> CallForm:
 def _custom_input(arguments: str) -> str:
     """Return the text in a call's arguments; the arguments themselves where there is none.
 
-    A model may give the one text another name than it was told.
+    A model may give the one text another name than the model was told.
     """
     said = msgspec.json.decode(arguments)
     if isinstance(said, dict):

@@ -104,7 +104,7 @@ def _extension(asked: StructuredOutputs | None) -> list[m.Constraint]:
     for name in REFUSED_IN_EXTENSION:
         if getattr(asked, name):
             field = f"{EXTENSION}.{name}"
-            raise UnsupportedField(f"{field}: this node cannot honour it", param=field)
+            raise UnsupportedField(f"{field}: this node cannot honour this field", param=field)
     given = [name for name in _KINDS if getattr(asked, name) is not None]
     if len(given) != 1:
         raise InvalidRequest(

@@ -1,8 +1,8 @@
 """Which vendor's words a caller reads, where that is not said by a handler. [front]
 
 Anthropic's paths have Anthropic's errors. The list of models has two shapes at one path: there,
-and where nothing is served, the header `anthropic-version` says who asks. Anthropic requires that
-header of every request.
+and where nothing is served, the header `anthropic-version` marks a client of Anthropic's. Anthropic
+requires that header of every request.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 VERSION: Final = "anthropic-version"
 
 ANTHROPIC_PATHS: Final = ("/messages", "/messages/count_tokens")
-"""Whoever asks there reads Anthropic's errors, also those that no handler has seen."""
+"""Requests to these paths get Anthropic's errors, also those that no handler has seen."""
 
 _OPENAI_PATHS: Final = ("/chat/completions", "/completions", "/responses")
 """Answers there are in OpenAI's words, whatever header a client sends to all paths."""

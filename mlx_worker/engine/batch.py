@@ -108,7 +108,7 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
             for place, scorer in self._scorers()
             if (measured := scorer.measure(logits[place, : lengths[place]])) is not None
         ]
-        del logits  # those that nobody asks for are never computed
+        del logits  # those that no scorer asks for are never computed
         if is_padded:
             for cache in self.prompt_cache:
                 cache.finalize()

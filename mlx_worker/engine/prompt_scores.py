@@ -1,4 +1,4 @@
-"""Log-probabilities of a prompt's own tokens, for those who compare texts by them.
+"""Log-probabilities of a prompt's own tokens, by which evaluation tools compare texts.
 
 The logits of a chunk are what reading it computes anyway. They are normalized in 32 bits, as in
 mlx_lm's `evaluate`. Only what was asked for is kept: the token that is there, and the likeliest.
@@ -184,7 +184,7 @@ class PromptScorer:
 
 
 def check_scoring(scoring: m.PromptScoring | None, tokens: int) -> None:
-    """Raise InvalidRequest where a prompt of so many tokens is told with too many alternatives."""
+    """Raise InvalidRequest where a prompt's tokens and alternatives are more than MOST_SCORES."""
     if scoring is None or tokens * (1 + scoring.alternatives) <= MOST_SCORES:
         return
     field = "prompt_logprobs" if scoring.echoed is None else "logprobs"

@@ -1,8 +1,8 @@
 """The header of a safetensors file, read without its weights.
 
 The header names the arrays and says where the last one ends. A file that ends before was cut off,
-and is better noticed here than in the middle of a load; bytes after the last array are read by
-nobody, mlx included. [both]
+and is better noticed here than in the middle of a load; neither mlx nor this node reads the bytes
+after the last array. [both]
 """
 
 from __future__ import annotations

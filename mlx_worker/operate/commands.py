@@ -263,7 +263,8 @@ def router_config(*, nodes: tuple[str, ...], reader: str, file: Path | None) -> 
 def client_config(*, client: str, model: str | None, file: Path | None, url: str | None) -> None:
     """Print the settings with which CLIENT uses the running node.
 
-    The node's key stands for itself as a variable. Where the settings go is said on stderr.
+    The settings name the variable of the node's key, never the key. A line on stderr says where
+    the settings belong.
     """
     from mlx_worker.operate.client_config import target_of
 

@@ -85,7 +85,7 @@ def test_refusal_in_the_history_is_the_assistants_text(message: dict[str, Any], 
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "tool"])
-def test_refusal_of_anybody_else_is_not_understood(role: str) -> None:
+def test_refusal_of_another_role_is_not_understood(role: str) -> None:
     error = refused(U, {"role": role, "content": [refusal("no")]})
     assert error.param == "messages[1].content[0]"
     assert "'refusal'" in error.message
@@ -240,7 +240,7 @@ def test_file_that_is_no_text_is_told_in_words_or_refused(data: str | None) -> N
     assert refused(user(file(data))).param == "messages[0].content[0]"
 
 
-def test_parts_that_nobody_knows_are_refused_wherever_they_stand() -> None:
+def test_parts_of_unknown_types_are_refused_wherever_they_stand() -> None:
     for messages in ([user({"type": "thinking"}), A, U], [U, user({"type": "input_text"})]):
         assert isinstance(refused(*messages), UnsupportedField)
 

@@ -53,7 +53,9 @@ def test_a_foreign_field_that_asks_for_something_is_refused_by_name(dialect: Dia
             with pytest.raises(UnsupportedField) as refused:
                 parse(dialect, **{field.name: value})
             assert refused.value.param == field.name
-            assert refused.value.message.startswith(f"{field.name}: this node cannot honour it")
+            assert refused.value.message.startswith(
+                f"{field.name}: this node cannot honour this field"
+            )
             assert field.instead in refused.value.message
 
 
@@ -78,7 +80,7 @@ def test_true_is_not_one_and_false_is_not_zero() -> None:
 @pytest.mark.parametrize("dialect", ALL)
 def test_what_changes_no_answer_is_ignored(dialect: Dialect) -> None:
     plain = parse(dialect, seed=1)
-    for name in (*HARMLESS, "a_name_of_nobodys"):
+    for name in (*HARMLESS, "a_name_of_no_server"):
         assert parse(dialect, seed=1, **{name: 3}) == plain
 
 

@@ -123,7 +123,7 @@ def test_file_of_text_is_text() -> None:
     assert contents(U, CALL, OUTPUT | {"output": [file]})[-1] == "a.txt\n\né"
 
 
-def test_parts_that_nobody_knows_are_refused_wherever_they_stand() -> None:
+def test_parts_of_unknown_types_are_refused_wherever_they_stand() -> None:
     part = {"type": "hologram"}
     assert refused(U, CALL, OUTPUT | {"output": [part]}).param == "input[2].output[0]"
     assert refused(user(part), A, U).param == "input[0].content[0]"

@@ -133,7 +133,7 @@ def test_a_custom_tool_gives_way_to_a_function_of_its_name() -> None:
     assert names[0].startswith("patch_")
 
 
-def test_a_name_made_to_tell_tools_apart_is_nobody_elses() -> None:
+def test_a_name_made_to_tell_tools_apart_is_no_other_tools() -> None:
     taken = offered(PATCH, ADD | {"name": "patch"})[0]
     names = offered(PATCH, ADD | {"name": "patch"}, ADD | {"name": taken})
     assert len({*names}) == 3

@@ -27,7 +27,7 @@ DEADLINE: Final = 100.0
 KEY: Final = "a-key-of-the-client-tests"
 
 NOWHERE: Final = "http://127.0.0.1:9"
-"""A proxy that nobody runs: what would leave the machine fails at once."""
+"""An address without a proxy: what would leave the machine fails at once."""
 
 QUIET: Final = {
     "NO_COLOR": "1",
@@ -43,7 +43,7 @@ QUIET: Final = {
     "HF_DATASETS_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
 }
-"""What keeps clients from updating themselves and from telling anybody."""
+"""What keeps clients from updating themselves and from sending telemetry."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ def test_what_is_resident_is_read_again_where_it_is_scored(bench: Bench) -> None
     assert near(Told(said, 0).logprobs, first.logprobs)
 
 
-def test_a_prompt_that_shares_its_beginning_waits_for_nobody_and_is_scored_whole(
+def test_a_prompt_that_shares_its_beginning_does_not_wait_and_is_scored_whole(
     bench: Bench,
 ) -> None:
     requests = [asked(f"{LONG} {word}") for word in WORDS[:3]]

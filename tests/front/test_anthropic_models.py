@@ -1,4 +1,4 @@
-"""The list of models as Anthropic's clients read it, who send `anthropic-version`."""
+"""The list of models as Anthropic's clients, which send `anthropic-version`, read it."""
 
 from __future__ import annotations
 

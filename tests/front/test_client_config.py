@@ -60,7 +60,7 @@ async def test_a_model_that_the_node_does_not_list_is_an_error_with_those_listed
 
 
 def test_an_unknown_client_is_an_error_with_the_names() -> None:
-    ran = run("client-config", "nobody-knows-it", "--url", "http://127.0.0.1:9")
+    ran = run("client-config", "no-such-client", "--url", "http://127.0.0.1:9")
     assert ran.code == 2
     for name in CLIENTS:
         assert f"'{name}'" in ran.said

@@ -11,7 +11,7 @@ from mlx_worker.operate.client_blocks.client import SHELL_KEY, Client, Target, e
 
 
 def _claude_code(target: Target) -> str:
-    """Name the model for every role: an agent's helpers would ask for models of Anthropic's."""
+    """Name the model for every role: for any other, Claude Code asks for a model of Anthropic's."""
     roles = ("ANTHROPIC_MODEL", *(f"ANTHROPIC_DEFAULT_{it}_MODEL" for it in _TIERS))
     return (
         exports(

@@ -16,7 +16,7 @@ _FOLDER: Final = (
 
 
 def _inspect_ai(target: Target) -> str:
-    """Call the provider as the key's variable begins: inspect-ai makes variables of its name."""
+    """Name the provider as the key's variable begins: inspect-ai adds `_API_KEY` to the name."""
     name = f"openai-api/mlx-worker/{target.model}"
     return (
         exports(MLX_WORKER_BASE_URL=target.api)
