@@ -36,7 +36,7 @@ A piece that has come is had without a wait. A body in chunks of one byte is hun
 """
 
 UNKNOWN_CONTEXT: Final = 16 * 1024 * 1024
-"""What a model counts for whose context has no stated length, or no known one yet."""
+"""Bytes for a model whose context length is not stated, or not known yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ class CompletionReply:
         self._echoes_scores = scoring is not None and scoring.echoed is not None
 
     def opening(self, _usage: Usage) -> bytes:
-        """A chunk a choice, with what is echoed; that comes later where it is to be scored."""
+        """Return a chunk a choice, with the echo; an echo with scores comes later, in `piece`."""
         echoes = [""] * len(self._echoes) if self._echoes_scores else self._echoes
         return b"".join(
             self._chunk([_choice(i, text)], seed=self._seed) for i, text in enumerate(echoes)
@@ -64,7 +64,7 @@ class CompletionReply:
         return COMMENT
 
     def piece(self, piece: Piece, choice: int) -> bytes:
-        """A chunk of text, with what is echoed in front of it where its scores came."""
+        """Return a chunk of text, behind the echo where the scores of the echo have come."""
         echo = self._echoes[choice] if piece.scores is not None else ""
         return self._chunk([_choice(choice, echo + piece.text, self._told(piece, choice))])
 

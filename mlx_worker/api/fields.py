@@ -240,6 +240,11 @@ def check_portable(field: str, value: Any) -> None:
         ) from error
 
 
+def is_beyond_64_bits(value: Any) -> bool:
+    """Return True for an integer that the pipe to a model cannot carry."""
+    return isinstance(value, int) and not -(2**63) <= value < 2**64
+
+
 def _place_of_large_number(value: Any) -> str:
     """Return where in a JSON value a number beyond 64 bits is, as ".a.b[0]"."""
     if isinstance(value, dict):
@@ -249,7 +254,7 @@ def _place_of_large_number(value: Any) -> str:
     else:
         return ""
     for step, it in inner:
-        if isinstance(it, int) and not -(2**63) <= it < 2**64:
+        if is_beyond_64_bits(it):
             return step
         if rest := _place_of_large_number(it):
             return step + rest

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlx_worker.api.fields import refuse_unsayable
+from mlx_worker.api.fields import is_beyond_64_bits, refuse_unsayable
 from mlx_worker.limits import check_depth
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _rounded(value: Any) -> Any:
         return {key: _rounded(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_rounded(inner) for inner in value]
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+    if is_beyond_64_bits(value):
         try:
             return float(value)
         except OverflowError:
