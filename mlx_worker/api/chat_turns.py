@@ -24,6 +24,7 @@ from mlx_worker.api.attachments import (
 from mlx_worker.api.dialect import decode
 from mlx_worker.api.fields import Word, refuse_unsayable, required
 from mlx_worker.api.large_numbers import calls_in_digits
+from mlx_worker.api.responses_tools import CUSTOM_INPUT
 from mlx_worker.errors import UnsupportedField
 from mlx_worker.limits import CALL_VALUES
 
@@ -113,8 +114,24 @@ def _turn(message: ChatMessage, at: str, *, own: bool) -> Turn:
     turn: Turn = {"role": message.speaker, "content": _text(message, at, own=own)}
     for key in KEPT:
         if (value := getattr(message, key)) is not None:
-            turn[key] = calls_in_digits(value) if key == "tool_calls" else value
+            turn[key] = _calls(value) if key == "tool_calls" else value
     return turn
+
+
+def _calls(calls: list[Turn]) -> list[Turn]:
+    """Return calls of earlier turns as calls of functions, which templates know."""
+    return calls_in_digits([_as_function_call(call) for call in calls])
+
+
+def _as_function_call(call: Turn) -> Turn:
+    """Return a call; that of another server's custom tool as one of a function with one text."""
+    custom = call.get("custom")
+    if not isinstance(custom, dict) or not isinstance(custom.get("input"), str):
+        return call
+    arguments = msgspec.json.encode({CUSTOM_INPUT: custom["input"]}).decode()
+    rest = {key: value for key, value in call.items() if key != "custom"}
+    function = {"name": custom.get("name"), "arguments": arguments}
+    return rest | {"type": "function", "function": function}
 
 
 def _text(message: ChatMessage, at: str, *, own: bool) -> str:

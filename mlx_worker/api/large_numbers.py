@@ -42,6 +42,19 @@ def arguments_in_digits(arguments: dict[str, Any]) -> str | dict[str, Any]:
     return arguments if _fits(arguments) else msgspec.json.encode(arguments).decode()
 
 
+def arguments_as_written(arguments: Any, field: str) -> str:
+    """Return the arguments of an earlier call as text; a model may write no object, or nothing.
+
+    Raises InvalidRequest for a deep nest.
+    """
+    if arguments is None:
+        return "{}"
+    if isinstance(arguments, str):
+        return arguments
+    check_depth(arguments, field)
+    return msgspec.json.encode(arguments).decode()
+
+
 def _fits(value: Any) -> bool:
     try:
         msgspec.msgpack.encode(value)

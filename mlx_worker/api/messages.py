@@ -27,7 +27,7 @@ from mlx_worker.api.fields import (
     template_kwargs,
 )
 from mlx_worker.api.hosted_tools import history_warning
-from mlx_worker.api.large_numbers import arguments_in_digits, rounded
+from mlx_worker.api.large_numbers import arguments_as_written, arguments_in_digits, rounded
 from mlx_worker.api.message_blocks import (
     TOLD,
     TextBlock,
@@ -86,7 +86,7 @@ class Block(ToldBlock, frozen=True):
     thinking: str | None = None
     id: str | None = None
     name: str | None = None
-    input: dict[str, Any] | None = None
+    input: Any = None
     tool_use_id: str | None = None
     server_name: str | None = None
 
@@ -274,7 +274,7 @@ def _take(turns: Turns, role: str, blocks: list[Block], at: str, *, own: bool) -
                 turns.called(
                     required(block.id, f"{field}.id"),
                     called,
-                    arguments_in_digits(block.input or {}),
+                    _arguments(block.input or {}, f"{field}.input"),
                 )
             case "tool_result" | "mcp_tool_result" if role == _SPEAKS[block.type]:
                 call_id = required(block.tool_use_id, f"{field}.tool_use_id")
@@ -289,6 +289,13 @@ def _take(turns: Turns, role: str, blocks: list[Block], at: str, *, own: bool) -
     if words:
         turns.said(role, PARAGRAPH.join(filter(None, words)))
     return left_out
+
+
+def _arguments(written: Any, field: str) -> str | dict[str, Any]:
+    """Return the input of an earlier call: an object as it is, anything else as text."""
+    if isinstance(written, dict):
+        return arguments_in_digits(written)
+    return arguments_as_written(written, field)
 
 
 def _words(content: str | list[TextBlock], at: str) -> str:

@@ -30,7 +30,7 @@ from mlx_worker.api.fields import (
     template_kwargs,
 )
 from mlx_worker.api.hosted_tools import history_warning, unknown_type
-from mlx_worker.api.large_numbers import rounded
+from mlx_worker.api.large_numbers import arguments_as_written, rounded
 from mlx_worker.api.other_servers import refuse_foreign
 from mlx_worker.api.packing import packed_chat
 from mlx_worker.api.response_parts import InputPart, Parts, own_item, text_of_parts
@@ -317,7 +317,7 @@ def _take(turns: Turns, item: Item, at: str, tools: Tools, *, own: bool) -> None
             turns.thought(text_of_parts(item.content or item.summary or [], f"{at}.content"))
         case "function_call":
             call_id = required(item.call_id, f"{at}.call_id")
-            arguments = fitted(required(item.arguments, f"{at}.arguments"), str, f"{at}.arguments")
+            arguments = arguments_as_written(item.arguments, f"{at}.arguments")
             turns.called(call_id, _called_name(item, at, tools), arguments)
         case "custom_tool_call":
             call_id = required(item.call_id, f"{at}.call_id")
@@ -333,11 +333,11 @@ def _take(turns: Turns, item: Item, at: str, tools: Tools, *, own: bool) -> None
             raise unknown_type(f"{at}.type", other, _TYPES)
 
 
-def _output(item: Item, at: str) -> Parts | None:
-    """Return what a call came to. Other items' `output` may be anything."""
-    if item.output is None or isinstance(item.output, str):
-        return item.output
-    return fitted(item.output, list[InputPart], f"{at}.output")
+def _output(item: Item, at: str) -> Parts:
+    """Return what a call came to: parts, or what is no list as text."""
+    if isinstance(item.output, list):
+        return fitted(item.output, list[InputPart], f"{at}.output")
+    return responses_history.text_of_value(required(item.output, f"{at}.output"), f"{at}.output")
 
 
 def _called_name(item: Item, at: str, tools: Tools) -> str:

@@ -61,17 +61,21 @@ def tell(turns: Turns, item: Item, at: str) -> None:
     if item.kind == "mcp_call":
         name = f"{required(item.server_label, f'{at}.server_label')}__{item.name or ''}"
         call_id = required(item.id, f"{at}.id")
-        turns.called(call_id, name, _text(item.arguments, at) or "{}")
-        turns.answered(call_id, _text(item.output if item.output is not None else item.error, at))
+        turns.called(call_id, name, text_of_value(item.arguments, at) or "{}")
+        turns.answered(
+            call_id, text_of_value(item.output if item.output is not None else item.error, at)
+        )
         return
     call_id = required(item.call_id or item.id, f"{at}.call_id")
     if item.kind in _OUTPUTS:
-        turns.answered(call_id, _text(item.output, at))
+        turns.answered(call_id, text_of_value(item.output, at))
     else:
-        turns.called(call_id, _CALLS[item.kind], _text(item.action or item.operation, at) or "{}")
+        turns.called(
+            call_id, _CALLS[item.kind], text_of_value(item.action or item.operation, at) or "{}"
+        )
 
 
-def _text(value: Any, at: str) -> str:
+def text_of_value(value: Any, at: str) -> str:
     """Return a text as it is, and any other value as JSON. Raises InvalidRequest."""
     if value is None or isinstance(value, str):
         return value or ""

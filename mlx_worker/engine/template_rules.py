@@ -222,9 +222,23 @@ def _parsed(written: Any) -> Any:
     if not isinstance(written, str):
         return written
     try:
-        return json.loads(written)
+        value = json.loads(written)
+        return _without_halves(value) if "\\u" in written else value
     except (ValueError, RecursionError):
         return written  # what went wrong is history like any other
+
+
+def _without_halves(value: Any) -> Any:
+    """Return a JSON value in which half of a surrogate pair, which no tokenizer takes, is U+FFFD.
+
+    A model that was cut within the escapes of an emoji wrote one of them.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return value
 
 
 # --- asking a template --------------------------------------------------------------------

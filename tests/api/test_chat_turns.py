@@ -297,3 +297,13 @@ def test_what_cannot_be_continued_is_refused_by_name(
 def test_picture_of_a_question_whose_answer_is_begun_is_the_users_own() -> None:
     assert refused(user(PICTURE), A, continue_final_message=True).param == "messages[0].content[0]"
     assert contents(user(PICTURE), A)[0] == IMAGE
+
+
+# --- calls --------------------------------------------------------------------------------
+
+
+def test_earlier_call_of_a_custom_tool_is_one_of_a_function() -> None:
+    custom = {"id": "c1", "type": "custom", "custom": {"name": "patch", "input": 'a "b"'}}
+    said = asked(U, {"role": "assistant", "tool_calls": [custom, CALL]}, RESULT).messages
+    function = {"name": "patch", "arguments": r'{"input":"a \"b\""}'}
+    assert said[1]["tool_calls"] == [{"id": "c1", "type": "function", "function": function}, CALL]

@@ -221,3 +221,22 @@ def test_what_ends_with_the_assistants_words_can_be_counted() -> None:
     name, chat = parse_to_count(json.dumps(body).encode())
     assert name == "m"
     assert [turn["role"] for turn in chat.messages] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [(None, {}), ([1], "[1]"), ('{"at": 1', '{"at": 1'), (5, "5")],
+    ids=["none", "list", "text", "number"],
+)
+def test_input_of_an_earlier_call_is_whatever_a_model_wrote(written: Any, told: Any) -> None:
+    said = turns(USER, {"role": "assistant", "content": [USE | {"input": written}]}, user(RESULT))
+    assert said[1]["tool_calls"][0]["function"] == {"name": "look", "arguments": told}
+
+
+def test_input_of_an_earlier_call_that_is_nested_deeply_is_refused() -> None:
+    deep: Any = 1
+    for _ in range(200):
+        deep = [deep]
+    block = USE | {"input": deep}
+    error = refused(messages=[USER, {"role": "assistant", "content": [block]}, user(RESULT)])
+    assert error.param == "messages[1].content[0].input"

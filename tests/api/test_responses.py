@@ -84,6 +84,38 @@ def test_the_output_of_a_call_may_be_parts() -> None:
     assert turns(USER, CALL, OUTPUT | {"output": parts})[-1]["content"] == "wide river"
 
 
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [({"exit": 1}, '{"exit":1}'), (5, "5")],
+    ids=["object", "number"],
+)
+def test_the_output_of_a_call_may_be_no_text(output: Any, told: str) -> None:
+    assert turns(USER, CALL, OUTPUT | {"output": output})[-1]["content"] == told
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (None, "{}"),
+        ("", ""),
+        ("ls -", "ls -"),
+        ({"at": 2**70}, '{"at":1180591620717411303424}'),
+        ([1], "[1]"),
+    ],
+    ids=["none", "empty", "no JSON", "object", "list"],
+)
+def test_arguments_of_a_call_are_whatever_a_model_wrote(written: Any, told: str) -> None:
+    (call,) = turns(USER, CALL | {"arguments": written}, OUTPUT)[1]["tool_calls"]
+    assert call["function"] == {"name": "look", "arguments": told}
+
+
+def test_arguments_of_a_call_that_are_nested_deeply_are_refused() -> None:
+    deep: Any = 1
+    for _ in range(200):
+        deep = [deep]
+    assert refused(input=[CALL | {"arguments": deep}]).param == "input[0].arguments"
+
+
 def test_flat_tools_are_nested_for_the_template() -> None:
     tool = {"type": "function", "name": "look", "description": "d", "parameters": {"a": 1}}
     chat = asked(tools=[tool | {"strict": True}], parallel_tool_calls=False).chats[0]

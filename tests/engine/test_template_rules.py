@@ -175,6 +175,9 @@ def test_empty_later_system_says_nothing(templated: Any) -> None:
         ("{'a': 1}", None, "arguments={'a': 1};"),
         ('{"a": 1} {"b": 2}', None, 'arguments={"a": 1} {"b": 2};'),
         ('{"a": 1,}', None, 'arguments={"a": 1,};'),
+        (r'{"a": "\ud83d"}', '{"a": "\ufffd"}', "a=\ufffd;"),
+        (r'{"a": "\ud83d\ude00"}', '{"a": "\U0001f600"}', "a=\U0001f600;"),
+        (r'"{\"a\": \"\\udc00\"}"', '{"a": "\ufffd"}', "a=\ufffd;"),
     ],
 )
 def test_arguments_of_any_kind_in_the_history_are_read(
