@@ -203,6 +203,7 @@ class Preparation:
             request.tools,
             request.prompt,
             request.opening,
+            request.prompt_scoring,
         )
         said = self._said.get(key)
         if said is not None and said[0] == content:

@@ -178,6 +178,18 @@ def test_preparation_client_left_between_two_choices_nothing_is_kept(desk: Desk)
     assert desk.work._said == {}
 
 
+def test_preparation_an_echo_has_its_text_beside_a_namesake_that_echoes_nothing(
+    desk: Desk,
+) -> None:
+    """The key is the client's own X-Request-Id, which two of its requests may share."""
+    scorings = (None, m.PromptScoring(listed=1), m.PromptScoring(echoed=1))
+    for id_, scoring in enumerate(scorings):
+        desk.work.put(generate(id_, body="one", prompt="moon", prompt_scoring=scoring))
+    for _ in scorings:
+        desk.work.short_turn(desk.tools)
+    assert [it.prompt.text for it in desk.prepared] == ["", "", "moon"]
+
+
 def test_preparation_other_prompts_of_one_body_are_their_own(desk: Desk) -> None:
     for id_, text in ((1, "hello"), (2, "moon"), (3, "hello")):
         desk.work.put(generate(id_, text, body="b"))
