@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -26,6 +27,9 @@ Told = m.Started | m.Prefill | m.PromptScores | m.Row | LastWord
 """What an opened id may hear."""
 Fact = m.Hello | m.LoadProgress | m.Loaded | m.LoadFailed | m.CacheState | m.Pong
 """What concerns the child as a whole."""
+
+UNREAD_BYTES = 1 << 16
+"""How much is read at a time of what a failed write left unread."""
 
 
 class Listener(Protocol):
@@ -56,6 +60,7 @@ class Link(asyncio.Protocol):
         self._frames = frames_from_child()
         self._listeners: dict[int, Listener] = {}
         self._transport: asyncio.Transport | None = None
+        self._socket: socket.socket | None = None
         self._loop = asyncio.get_running_loop()
         self.last_progress = self._loop.time()
         self.ended = asyncio.Event()
@@ -96,6 +101,10 @@ class Link(asyncio.Protocol):
 
     # --- asyncio.Protocol ---
 
+    def attach(self, end: socket.socket) -> None:
+        """Keep the socket under the transport, for what a failed write leaves unread."""
+        self._socket = end
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
@@ -110,9 +119,19 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """EOF, or worse."""
+        if exc is not None:
+            self._deliver_unread()
         self._end(Event.LINK_LOST, f"pipe closed: {exc}" if exc else "the process closed its pipe")
 
     # --- inside ---
+
+    def _deliver_unread(self) -> None:
+        """Deliver what the process wrote before it ended: a failed write stops all reading."""
+        with suppress(OSError):
+            while self._transport is not None and self._socket is not None:
+                if not (data := self._socket.recv(UNREAD_BYTES)):
+                    return
+                self.data_received(data)
 
     def _deliver(self, message: m.FromChild) -> None:
         match message:
@@ -159,6 +178,7 @@ async def connect(link: Link) -> socket.socket:
     ours, theirs = socket.socketpair()
     try:
         await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
+        link.attach(ours)
     except BaseException:
         ours.close()
         theirs.close()

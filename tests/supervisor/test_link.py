@@ -3,8 +3,10 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+import uvloop
 
 from mlx_worker.errors import ChildLost
 from mlx_worker.supervisor.link import Fact, Link, Owner, Told, connect
@@ -117,6 +119,28 @@ async def test_a_message_that_fits_no_frame_is_refused_and_opens_nothing(peer: P
     assert peer.link.open_ids == 0
     peer.link.send(m.Ping(1))
     assert await peer.hear() == [m.Ping(1)]
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_was_said_before_the_end_is_heard_though_a_write_fails(new_loop: Any) -> None:
+    row = m.Row(1, [5], "a")
+
+    async def say_write_and_hear() -> list[Told]:
+        peer = Peer()
+        await peer.join()
+        ear = opened(peer)
+        await peer.hear()
+        peer.say(STARTED, m.Step([row]))
+        peer.far.close()
+        peer.link.send(m.Ping(1))  # before the loop reads
+        heard = [await ear.next() for _ in range(3)]
+        assert (await peer.end())[0] is Event.LINK_LOST
+        return heard
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        *said, last = runner.run(say_write_and_hear())
+    assert said == [STARTED, row]
+    assert isinstance(last, m.Failed)
 
 
 # --- the way in -----------------------------------------------------------------------------
