@@ -45,10 +45,10 @@ from mlx_worker.logs import Entry
 from mlx_worker.notify import Notifier
 from mlx_worker.plan import unseen
 from mlx_worker.supervisor import settings
+from mlx_worker.supervisor.launch import CHILD_LAUNCHER
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.outage import end_at_outage
 from mlx_worker.supervisor.pause import PauseDetector
-from mlx_worker.supervisor.process import CHILD_COMMAND
 from mlx_worker.supervisor.scratch import scratch_folder
 from mlx_worker.titles import set_port, set_title
 
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.traces import Traces
     from mlx_worker.config import Config, LogLevel, TelemetryConfig
+    from mlx_worker.supervisor.launch import Launcher
     from mlx_worker.supervisor.lifecycle import Timings
     from mlx_worker.supervisor.restart import RestartPolicy
     from mlx_worker.supervisor.resume import ResumePolicy
@@ -104,7 +105,7 @@ def build_app(
     policy: RestartPolicy | None = None,
     resume: ResumePolicy | None = None,
     standby: StandbyPolicy | None = None,
-    command: Sequence[str] = CHILD_COMMAND,
+    launcher: Launcher = CHILD_LAUNCHER,
 ) -> web.Application:
     """The application of one node. It starts its children when it starts, and ends them.
 
@@ -146,7 +147,7 @@ def build_app(
             resume=resume,
             standby=standby,
             memory_limit=settings.memory_limit(config.supervisor),
-            command=command,
+            launcher=launcher,
             folders=folder_access(config),
         )
         of_node = node_ledger() if ledger is None else ledger
@@ -207,7 +208,7 @@ async def serve(
     config: Config,
     *,
     on_listening: Callable[[str], Awaitable[None]] | None = None,
-    command: Sequence[str] = CHILD_COMMAND,
+    launcher: Launcher = CHILD_LAUNCHER,
 ) -> None:
     """Serve until SIGTERM or ctrl-C; drain, end the children in reverse order, return.
 
@@ -216,7 +217,7 @@ async def serve(
     stops when it raises. Raises NothingServed where no model could be served for
     `exit_when_failed_for`.
     """
-    app = build_app(config, command=command)
+    app = build_app(config, launcher=launcher)
     _check_scratch()
     warn_of_few_files()
     _fit_connections(app[DOOR], len(config.models))

@@ -22,7 +22,7 @@ from mlx_worker.supervisor.fingerprint import note_replaced_package
 from mlx_worker.supervisor.last_words import KEPT_OF_MODEL, DeviceErrors, Line, device_error
 from mlx_worker.supervisor.link import Owner
 from mlx_worker.supervisor.pace import Pace
-from mlx_worker.supervisor.process import how_it_ended, kill, signal_name
+from mlx_worker.supervisor.process import how_it_ended, signal_name
 from mlx_worker.supervisor.ring import Ring
 from mlx_worker.supervisor.states import Event, IllegalEvent, State
 from mlx_worker.wire import messages as m
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.lifecycle import Lifecycle, Timings
     from mlx_worker.supervisor.link import Fact, Link, Listener
     from mlx_worker.supervisor.pause import Handle, PauseDetector
+    from mlx_worker.supervisor.process import ChildProcess
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ class Child:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Condition()
         self._link: Link | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: ChildProcess | None = None
         self._timer: Handle | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._reaper: asyncio.Task[None] | None = None
@@ -388,7 +389,7 @@ class Child:
             case State.KILLING:
                 self._close_link()
                 if self._process is not None:
-                    kill(self._process)
+                    self._process.kill()
             case State.BACKOFF | State.STOPPED:
                 self._close_link()
             case State.FAILED:
@@ -525,7 +526,7 @@ class Child:
     def _give_up_process(self, why: str) -> None:
         """Its end, which its reaper will see, leads out of any state; so does there being none."""
         if self._process is not None and self._process.returncode is None:
-            kill(self._process)
+            self._process.kill()
         else:
             self._tell(Event.EXITED, why)
 

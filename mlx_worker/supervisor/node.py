@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from mlx_worker.config import ModelConfig
     from mlx_worker.models.folder import ModelFolder
     from mlx_worker.plan import PlannedModel
+    from mlx_worker.supervisor.launch import Launcher
     from mlx_worker.supervisor.lifecycle import Timings
     from mlx_worker.supervisor.restart import RestartPolicy
     from mlx_worker.supervisor.resume import ResumePolicy
@@ -188,7 +189,7 @@ class Node:
         resume: ResumePolicy,
         standby: StandbyPolicy,
         memory_limit: int,
-        command: Sequence[str],
+        launcher: Launcher,
         folders: FolderAccess,
     ) -> None:
         own_code()  # of now, before anything can be replaced on the disk
@@ -198,7 +199,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self.events = Events()
         self._pause = PauseDetector(self._loop, tick_for(timings), self._paused)
-        self.standby = Standby(command, standby, self._restarts(), self._is_busy, self._pause)
+        self.standby = Standby(launcher, standby, self._restarts(), self._is_busy, self._pause)
         self._ids = itertools.count(1)
         self._background: set[asyncio.Task[Any]] = set()
         self._hurry = asyncio.Event()

@@ -22,7 +22,7 @@ from mlx_worker.logs import Listener
 from mlx_worker.supervisor.restart import RestartPolicy
 from tests.dialects import ALL
 from tests.front.asking import Front, Serve, asked, model
-from tests.scripted import Fifo, soon
+from tests.scripted import Fifo, scripted_command, soon
 
 CHAT = "POST /v1/chat/completions"
 PATH = "/v1/chat/completions"
@@ -472,6 +472,8 @@ from pathlib import Path
 from aiohttp.test_utils import TestClient, TestServer
 from mlx_worker.config import Config, ModelConfig, ServerConfig, TelemetryConfig
 from mlx_worker.server import build_app
+from mlx_worker.supervisor.launch import ProcessLauncher
+from mlx_worker.supervisor.launch import ProcessLauncher
 from mlx_worker.supervisor.standby import StandbyPolicy
 
 folder, endpoint, *command = sys.argv[1:]
@@ -481,7 +483,7 @@ async def main():
         models=(ModelConfig(id="m", path=folder),),
         telemetry=TelemetryConfig(endpoint or None),
     )
-    app = build_app(config, standby=StandbyPolicy(spares=0), command=command)
+    app = build_app(config, standby=StandbyPolicy(spares=0), launcher=ProcessLauncher(command))
     async with TestClient(TestServer(app)) as client:
         body = {"messages": [{"role": "user", "content": "one two"}]}
         async with client.post("/v1/chat/completions", json=body) as answer:
@@ -494,9 +496,8 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:1"])
 def test_the_library_is_loaded_only_where_there_is_a_collector(nano: Path, endpoint: str) -> None:
-    child = Path(__file__).parents[1] / "scripted_child.py"
     done = subprocess.run(
-        [sys.executable, "-c", REPORT, nano, endpoint, sys.executable, child],
+        [sys.executable, "-c", REPORT, nano, endpoint, *scripted_command()],
         capture_output=True,
         text=True,
         check=False,

@@ -1,0 +1,416 @@
+"""A worker without a model: speaks the wire's protocol and does what its flags say.
+
+It answers every message as the product's own child would, with text that a test can foretell: the
+answer to a chat is the words of its last user message, one a decode step, and their token ids are
+1, 2, 3 and so on: a replay of k ids goes on with word k + 1. Each flag is one fault
+(`--…-after-tokens K`: once a generation has had K, with `--only WORD` one that will say WORD);
+`--once FILE` keeps them to the incarnation that creates FILE, so that its successor works;
+`--plan FILE` gives each incarnation the flags of the next line.
+
+With `--pace FIFO` a decode step waits for a byte from there, and so do hello, the end of loading,
+the start of a generation and a warm-up with their `--hold-…`: tests hold time in their hands and
+never sleep.
+
+What the worker runs on is its `Host`: a process of its own (`tests/scripted_child.py`) or a task in
+the test's process (`tests/worker_in_memory.py`). `tests/supervisor/test_worker_contract.py` proves
+that both do what the product's child does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+import msgspec
+
+from mlx_worker.errors import CacheError, ContextLengthExceeded, InferenceError
+from mlx_worker.wire import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+EXIT_AS_TOLD = 3
+WEIGHT_BYTES = 123_456
+CONTEXT_LENGTH = 4096
+CAPACITY = 1 << 20
+HOLDS = ("pace", "hold-hello", "hold-load", "hold-start", "hold-warm")
+GARBAGE = (2).to_bytes(4, "big") + b"\xc1\xc1"
+
+
+class Tick:
+    """Leave for one decode step."""
+
+
+class Host(Protocol):
+    """What a worker runs on. The coroutines may block: they are the worker's only work."""
+
+    pid: int
+
+    def send(self, messages: Iterable[m.Message]) -> None:
+        """Send messages to the front in one write."""
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send bytes that may be no message."""
+
+    def write(self, text: str) -> None:
+        """Write to the stderr of the worker."""
+
+    def has_jobs(self) -> bool:
+        """Return True if `next_job` would not wait."""
+
+    async def next_job(self) -> m.ToChild | Tick:
+        """Wait for the next message that is no ping, or for leave for a decode step."""
+
+    def follow(self, pace: Path) -> None:
+        """Make each byte from a named pipe a job: leave for one decode step."""
+
+    async def wait_for_byte(self, fifo: Path) -> None:
+        """Wait for a byte from a named pipe."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass, and others have their turn."""
+
+    async def hang(self) -> NoReturn:
+        """Do nothing for ever. Pings are still answered."""
+
+    async def end(self, code: int) -> NoReturn:
+        """End with this exit code; with a negative one, by that signal."""
+
+
+def arguments(given_flags: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A child without a model.")
+    for flag in HOLDS:
+        parser.add_argument(f"--{flag}", type=Path, metavar="FIFO")
+    parser.add_argument("--once", type=Path, metavar="FILE")
+    parser.add_argument("--plan", type=Path, metavar="FILE")
+    parser.add_argument("--only", default="", metavar="WORD")
+    parser.add_argument("--resident", type=int, default=1 << 20, metavar="BYTES")
+    parser.add_argument("--working-set", type=int, metavar="BYTES")
+    parser.add_argument("--grow", type=int, default=0, metavar="BYTES", help="with each answer")
+    parser.add_argument("--every", type=float, default=0, metavar="S", help="a step each so often")
+    parser.add_argument("--weights", default="", metavar="NAME", help="what it says it has loaded")
+    parser.add_argument("--version", default="1", help="of the code it says it runs")
+    parser.add_argument("--package", default="", help="the version of mlx-worker it says it runs")
+    fault = parser.add_argument_group("faults")
+    fault.add_argument("--no-hello", action="store_true")
+    fault.add_argument("--wrong-protocol", action="store_true")
+    fault.add_argument("--exit-before-hello", type=int, metavar="STATUS")
+    fault.add_argument("--load-failed", action="store_true")
+    fault.add_argument("--cannot-load", action="store_true")
+    fault.add_argument("--hang-in-load", action="store_true")
+    fault.add_argument("--garbage-after-tokens", type=int, metavar="K")
+    fault.add_argument("--unknown-id-after-tokens", type=int, metavar="K")
+    fault.add_argument("--die-after-tokens", type=int, metavar="K")
+    fault.add_argument("--segv-after-tokens", type=int, metavar="K")
+    fault.add_argument("--abort-after-tokens", type=int, metavar="K")
+    fault.add_argument("--exit-after-tokens", type=int, metavar="K")
+    fault.add_argument("--hang-after-tokens", type=int, metavar="K")
+    parser.add_argument("--prepare", type=int, default=0, metavar="PINGS", help="is progress")
+    fault.add_argument("--fail-after-tokens", type=int, metavar="K")
+    fault.add_argument("--mute-after-tokens", type=int, metavar="K", help="no Done at K tokens")
+    fault.add_argument("--never-shrink", action="store_true")
+    fault.add_argument("--refuse", action="store_true")
+    fault.add_argument("--fail-warm", action="store_true")
+    fault.add_argument("--ignore-eof", action="store_true")
+    fault.add_argument("--write", metavar="TEXT", help="to stderr, before anything else")
+    given = parser.parse_args(given_flags)
+    if given.once is not None and not claimed(given.once):
+        return parser.parse_args([*without_faults(given)])
+    if given.plan is not None:
+        return parser.parse_args([*without_faults(given), *next_line(given.plan)])
+    return given
+
+
+def next_line(plan: Path) -> list[str]:
+    """The flags of this incarnation; the next one finds the rest."""
+    first, _, rest = plan.read_text().partition("\n")
+    plan.write_text(rest)
+    return first.split()
+
+
+def claimed(file: Path) -> bool:
+    try:
+        file.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def without_faults(given: argparse.Namespace) -> list[str]:
+    kept = [f"--resident={given.resident}", f"--grow={given.grow}"]
+    for flag in HOLDS:
+        if fifo := getattr(given, flag.replace("-", "_")):
+            kept += [f"--{flag}", str(fifo)]
+    return kept
+
+
+def words(text: object) -> list[str]:
+    return str(text or "").split()
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def system_prompt(request: m.ChatRequest) -> str | None:
+    if not request.messages:
+        return None
+    first = request.messages[0]
+    return str(first["content"]) if first["role"] == "system" else None
+
+
+def answer(request: m.ChatRequest) -> list[str]:
+    """The pieces of the whole answer: the last user message or the prompt, word by word."""
+    said = (
+        [raw(request)]
+        if request.prompt is not None
+        else [turn["content"] for turn in request.messages if turn["role"] == "user"]
+    )
+    return [f" {word}" if at else word for at, word in enumerate(words(said[-1] if said else ""))]
+
+
+def raw(request: m.ChatRequest) -> str:
+    """A raw prompt as text: its tokens are numbers."""
+    prompt = request.prompt
+    return " ".join(map(str, prompt)) if isinstance(prompt, list) else prompt or ""
+
+
+def read(request: m.ChatRequest) -> list[str]:
+    """Everything that is read, word by word: a token each."""
+    said = [raw(request), *(turn["content"] for turn in request.messages)]
+    return [word for text in said for word in words(text)]
+
+
+@dataclass(slots=True)
+class Row:
+    """One generation: what it will have said, and how far it is."""
+
+    id: int
+    pieces: list[str]
+    finish: m.FinishReason
+    said: int = 0
+
+
+class FakeWorker:
+    """One incarnation of a worker on its host."""
+
+    def __init__(self, flags: argparse.Namespace, host: Host) -> None:
+        self._flags = flags
+        self._host = host
+        self._rows: dict[int, Row] = {}
+        self._permits = 0
+        self._resident: dict[str, int] = {}  # system prompts by hash: tokens
+        self._prefilled = 0
+        self._steps = 0
+        self._grown = 0
+
+    @property
+    def ignores_eof(self) -> bool:
+        """Return True if the worker stays when the front closes its pipe."""
+        return bool(self._flags.ignore_eof)
+
+    def reply_at_once(self, message: m.ToChild) -> m.Pong | None:
+        """Return the answer to a ping, whatever the worker does; None: the message is a job."""
+        return self._pong(message.seq) if isinstance(message, m.Ping) else None
+
+    def _pong(self, seq: int) -> m.Pong:
+        return m.Pong(
+            seq=seq,
+            prefilled_tokens=self._prefilled,
+            decode_steps=self._steps,
+            active=len(self._rows),
+            resident_bytes=self._flags.resident + self._grown,
+            device_bytes=1 << 19,
+            prepared=min(seq, self._flags.prepare),
+        )
+
+    async def run(self) -> NoReturn:
+        """Do what the flags say, to the end of the worker."""
+        if self._flags.write:
+            self._host.write(f"{self._flags.write}\n")
+        await self._hello()
+        await self._load()
+        if self._flags.pace:
+            self._host.follow(self._flags.pace)
+        while True:
+            if self._may_step() and not self._host.has_jobs():
+                await self._step()
+            else:
+                await self._answer(await self._host.next_job())
+
+    async def _hello(self) -> None:
+        if self._flags.exit_before_hello is not None:
+            await self._host.end(self._flags.exit_before_hello)
+        if self._flags.no_hello:
+            await self._host.hang()
+        await self._wait_for_leave(self._flags.hold_hello)
+        protocol = m.PROTOCOL + 1 if self._flags.wrong_protocol else m.PROTOCOL
+        versions = {"scripted": self._flags.version}
+        if self._flags.package:
+            versions["mlx-worker"] = self._flags.package
+        self._host.send([m.Hello(protocol, self._host.pid, versions, self._flags.working_set)])
+
+    async def _load(self) -> None:
+        load = await self._host.next_job()
+        assert isinstance(load, m.Load)
+        self._host.send([m.LoadProgress(WEIGHT_BYTES // 2, WEIGHT_BYTES)])
+        if self._flags.hang_in_load:
+            await self._host.hang()
+        if self._flags.load_failed or self._flags.cannot_load:
+            self._host.send([m.LoadFailed("so it was written", permanent=self._flags.cannot_load)])
+            await self._host.end(1)
+        await self._wait_for_leave(self._flags.hold_load)
+        self._host.send(
+            [
+                m.LoadProgress(WEIGHT_BYTES, WEIGHT_BYTES),
+                m.Loaded(
+                    load.context_length or CONTEXT_LENGTH,
+                    WEIGHT_BYTES,
+                    weights=self._flags.weights,
+                ),
+            ]
+        )
+
+    def _may_step(self) -> bool:
+        return bool(self._rows) and (not self._flags.pace or self._permits > 0)
+
+    async def _answer(self, job: m.ToChild | Tick) -> None:
+        match job:
+            case Tick():
+                self._permits += 1
+            case m.Generate():
+                await self._generate(job)
+            case m.Cancel():
+                if (row := self._rows.pop(job.id, None)) is not None:
+                    self._host.send([m.Done(row.id, "cancelled", row.said, "")])
+            case m.Warm():
+                await self._warm(job)
+            case m.Tokenize():
+                tokens = list(range(1, len(read(job.request)) + 1))
+                self._host.send([m.Tokenized(job.id, len(tokens), msgspec.json.encode(tokens))])
+            case m.Detokenize():
+                text = msgspec.json.encode(" ".join(map(str, job.tokens)))
+                self._host.send([m.Detokenized(job.id, text)])
+            case m.ClearCache() | m.TrimCache():
+                self._forget(job)
+            case _:
+                raise AssertionError(job)
+
+    async def _generate(self, asked: m.Generate) -> None:
+        id_, request = asked.id, asked.request
+        await self._wait_for_leave(self._flags.hold_start)
+        if self._flags.refuse:
+            self._host.send([m.Failed(id_, ContextLengthExceeded.code, "5000 tokens of 4096")])
+            return
+        said = len(asked.replay)
+        assert asked.replay == list(range(1, said + 1)), asked.replay
+        prompt_tokens = len(read(request))
+        system = system_prompt(request)
+        hit = system is not None and digest(system) in self._resident
+        cached = len(words(system)) if hit else 0
+        pieces = answer(request)
+        limit = len(pieces) if request.max_tokens is None else request.max_tokens
+        finish: m.FinishReason = "length" if limit < len(pieces) else "stop"
+        self._rows[id_] = Row(id_, pieces[:limit], finish, said)
+        self._prefilled += prompt_tokens - cached
+        self._grown += self._flags.grow
+        self._host.send(
+            [
+                m.Started(id_, prompt_tokens, cached, hit),
+                m.Prefill(id_, prompt_tokens - cached, prompt_tokens - cached),
+                *([] if system is None else [self._now_resident(system)]),
+                *([self._cache_state(system)] if self._flags.grow else []),
+            ]
+        )
+        await self._go_wrong(self._rows[id_])
+
+    async def _warm(self, asked: m.Warm) -> None:
+        if self._flags.fail_warm:
+            self._host.send([m.Failed(asked.id, CacheError.code, "so it was written")])
+            return
+        await self._wait_for_leave(self._flags.hold_warm)
+        tokens = len(words(asked.system_prompt))
+        state = self._now_resident(asked.system_prompt)
+        self._host.send([m.Warmed(asked.id, tokens), state])
+
+    def _forget(self, asked: m.ClearCache | m.TrimCache) -> None:
+        if isinstance(asked, m.ClearCache):
+            self._resident.clear()
+        elif not self._flags.never_shrink:
+            self._grown = max(0, self._grown - asked.nbytes)
+        self._host.send([m.Cleared(asked.id), self._cache_state(None)])
+
+    def _now_resident(self, prompt: str) -> m.CacheState:
+        self._resident[digest(prompt)] = len(words(prompt))
+        return self._cache_state(prompt)
+
+    def _cache_state(self, prompt: str | None) -> m.CacheState:
+        return m.CacheState(
+            tokens=len(words(prompt)),
+            system_prompt_hash=digest(prompt) if prompt else "",
+            last_updated=time.time() * 1000,
+            entries=len(self._resident),
+            warmed=len(self._resident),
+            bytes=self._grown or sum(self._resident.values()),
+            capacity=CAPACITY,
+        )
+
+    async def _step(self) -> None:
+        """One decode step: a word of every row, all in one frame."""
+        self._permits -= 1
+        await self._host.sleep(self._flags.every)
+        self._steps += 1
+        speaking = [row for row in self._rows.values() if row.said < len(row.pieces)]
+        said = [self._next(row) for row in speaking]
+        over = [row for row in self._rows.values() if row.said == len(row.pieces)]
+        for row in over:
+            del self._rows[row.id]
+        self._host.send(
+            [
+                *([m.Step(said)] if said else []),
+                *(
+                    m.Done(row.id, row.finish, row.said, "")
+                    for row in over
+                    if row.said != self._flags.mute_after_tokens
+                ),
+            ]
+        )
+        for row in speaking:
+            await self._go_wrong(row)
+
+    def _next(self, row: Row) -> m.Row:
+        piece = row.pieces[row.said]
+        row.said += 1
+        return m.Row(row.id, [row.said], piece)
+
+    # --- faults in the middle of work ---
+
+    async def _go_wrong(self, row: Row) -> None:
+        flags = self._flags
+        if flags.only and flags.only not in "".join(row.pieces).split():
+            return
+        if row.said == flags.garbage_after_tokens:
+            self._host.send_bytes(GARBAGE)
+        if row.said == flags.unknown_id_after_tokens:
+            self._host.send([m.Step([m.Row(row.id + 1000, [1], "whose is this?")])])
+        if row.said == flags.die_after_tokens:
+            await self._host.end(-signal.SIGKILL)
+        if row.said == flags.segv_after_tokens:
+            await self._host.end(-signal.SIGSEGV)
+        if row.said == flags.abort_after_tokens:
+            await self._host.end(-signal.SIGABRT)
+        if row.said == flags.exit_after_tokens:
+            await self._host.end(EXIT_AS_TOLD)
+        if row.said == flags.hang_after_tokens:
+            await self._host.hang()
+        if row.said == flags.fail_after_tokens and self._rows.pop(row.id, None):
+            self._host.send([m.Failed(row.id, InferenceError.code, "so it was written")])
+
+    async def _wait_for_leave(self, fifo: Path | None) -> None:
+        if fifo is not None:
+            await self._host.wait_for_byte(fifo)
