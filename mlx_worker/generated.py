@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker import reference
-from mlx_worker.config import SupervisorConfig
-from mlx_worker.operate import client_page
+from mlx_worker.cli import client_page
+from mlx_worker.config import reference
+from mlx_worker.config.schema import SupervisorConfig
 from mlx_worker.service.definition import Definition, stop_timeout
 from mlx_worker.service.launchd import Launchd
-from mlx_worker.service.run import run
+from mlx_worker.service.subprocess_runner import run
 from mlx_worker.service.systemd import Systemd
 
 if TYPE_CHECKING:

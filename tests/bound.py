@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlx_worker.engine.constraints import Constraints
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import prompt_of
+from mlx_worker.engine.structured.compiler import Constraints
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:

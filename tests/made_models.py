@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlx_worker.bench.made.family import GAINS, Family, Shape, Spec
-from mlx_worker.bench.made.folder import make_folder
-from mlx_worker.bench.made.llama import (
+from mlx_worker.bench.synthetic.family import GAINS, Family, Shape, Spec
+from mlx_worker.bench.synthetic.folder import make_folder
+from mlx_worker.bench.synthetic.llama import (
     LLAMA,
     NANO,
     TINY,
@@ -29,7 +29,7 @@ from mlx_worker.bench.made.llama import (
     norms,
     perceptron,
 )
-from mlx_worker.bench.made.tokenizer import IM_END, SPECIALS, VOCABULARY, WORDS
+from mlx_worker.bench.synthetic.tokenizer import IM_END, SPECIALS, VOCABULARY, WORDS
 
 __all__ = ["IM_END", "SPECS", "VOCABULARY", "WORDS", "make", "make_nano", "make_tiny"]
 

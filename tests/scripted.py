@@ -10,17 +10,17 @@ from typing import Any, Self, TypeVar
 
 import psutil
 
-from mlx_worker.config import ModelConfig
+from mlx_worker.config.schema import ModelConfig
 from mlx_worker.models.folder import ModelFolder
-from mlx_worker.plan import PlannedModel
-from mlx_worker.supervisor.generation import Generation, Piece
-from mlx_worker.supervisor.lifecycle import Timings
+from mlx_worker.models.resolve import PlannedModel
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.restart import RestartPolicy
-from mlx_worker.supervisor.resume import ResumePolicy
-from mlx_worker.supervisor.standby import StandbyPolicy
+from mlx_worker.supervisor.process.lifecycle import Timings
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+from mlx_worker.supervisor.process.spares import StandbyPolicy
+from mlx_worker.supervisor.process.states import State
+from mlx_worker.supervisor.requests.generation import Generation, Piece
+from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 from mlx_worker.supervisor.starter import FolderAccess
-from mlx_worker.supervisor.states import State
 from mlx_worker.wire import messages as m
 
 DEADLINE = 10.0

@@ -46,7 +46,9 @@ def test_the_import_contracts_are_kept() -> None:
     assert " 0 broken" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["mlx_worker.server", "mlx_worker.cli", "mlx_worker.health"])
+@pytest.mark.parametrize(
+    "module", ["mlx_worker.server", "mlx_worker.cli.main", "mlx_worker.health"]
+)
 def test_the_front_never_loads_mlx_nor_the_childs_half(module: str) -> None:
     loaded = loaded_by(module)
     assert module in loaded
@@ -55,7 +57,7 @@ def test_the_front_never_loads_mlx_nor_the_childs_half(module: str) -> None:
     assert loaded & (never | rooms) == set()
 
 
-@pytest.mark.parametrize("module", ["mlx_worker.engine.engine", "mlx_worker.child.service"])
+@pytest.mark.parametrize("module", ["mlx_worker.engine.engine", "mlx_worker.child.worker"])
 def test_the_child_never_loads_http_nor_the_fronts_half(module: str) -> None:
     loaded = loaded_by(module)
     assert module in loaded
@@ -93,5 +95,5 @@ def test_the_helper_of_grammars_loads_nothing_of_mlx() -> None:
 
 
 def test_the_process_that_parses_loads_nothing_of_http() -> None:
-    loaded = loaded_by("mlx_worker.api.parser_process")
+    loaded = loaded_by("mlx_worker.api.parsing.parser_process")
     assert loaded & {"aiohttp", "uvloop", "mlx", "mlx_lm"} == set()

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from mlx_worker import __version__
-from mlx_worker.config import ServerConfig
-from mlx_worker.control import url_of
+from mlx_worker.cli.client import url_of
+from mlx_worker.config.schema import ServerConfig
 from tests.processes import (
     COMMAND,
     DEADLINE,

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from msgspec import structs
 
-from mlx_worker.config import (
+from mlx_worker.config.schema import (
     Config,
     ModelConfig,
     ServerConfig,
@@ -21,9 +21,9 @@ from mlx_worker.config import (
 )
 from mlx_worker.errors import ConfigError
 from mlx_worker.supervisor import settings
-from mlx_worker.supervisor.lifecycle import Timings
-from mlx_worker.supervisor.restart import RestartPolicy
-from mlx_worker.supervisor.resume import ResumePolicy
+from mlx_worker.supervisor.process.lifecycle import Timings
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 from mlx_worker.wire.framing import MAX_FRAME
 
 MODEL = '[[models]]\nid = "a"\npath = "p"\n'
@@ -33,7 +33,7 @@ FOLDER = Path("/etc/mlx")
 WITHOUT = """
 import sys
 from pathlib import Path
-from mlx_worker.config import parse_config
+from mlx_worker.config.schema import parse_config
 from mlx_worker.errors import ConfigError
 
 sys.modules[sys.argv[1]] = None

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.config import Config, ModelConfig, parse_config
-from mlx_worker.config_checks import RESERVED_ARGUMENTS, SET_BY_THE_NODE
+from mlx_worker.config.checks import RESERVED_ARGUMENTS, SET_BY_THE_NODE
+from mlx_worker.config.schema import Config, ModelConfig, parse_config
 from mlx_worker.engine.prompt import RESERVED
 from mlx_worker.errors import ConfigError
-from mlx_worker.plan import plan
-from mlx_worker.supervisor.process import CHILD_ENVIRONMENT
+from mlx_worker.models.resolve import plan
+from mlx_worker.supervisor.process.process import CHILD_ENVIRONMENT
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mlx_worker.api.chat import ChatBody
-from mlx_worker.api.completions import CompletionBody
-from mlx_worker.api.fields import Samplers
-from mlx_worker.api.messages import MessagesBody
-from mlx_worker.api.responses import ResponsesBody
-from mlx_worker.api.tokens import DetokenizeBody, TokenizeBody
+from mlx_worker.api.dialects.chat.request import ChatBody
+from mlx_worker.api.dialects.completions.request import CompletionBody
+from mlx_worker.api.dialects.fields import Samplers
+from mlx_worker.api.dialects.messages.request import MessagesBody
+from mlx_worker.api.dialects.responses.request import ResponsesBody
+from mlx_worker.api.dialects.tokenize import DetokenizeBody, TokenizeBody
 
 TEXT = (Path(__file__).parent.parent / "docs" / "dialects.md").read_text()
 SECTIONS: dict[str, tuple[type[msgspec.Struct], ...]] = {

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.operate import machine
-from mlx_worker.service.run import Ran
+from mlx_worker.cli.doctor import machine
+from mlx_worker.service.subprocess_runner import Ran
 from tests.commands import run
 from tests.processes import config_text
 from tests.service.recorded import Recorded

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from mlx_worker import errors
-from mlx_worker.api.books import outcome_of
+from mlx_worker.api.generation.accounting import outcome_of
 from mlx_worker.errors import WorkerError
-from mlx_worker.supervisor.generation import as_error
+from mlx_worker.supervisor.requests.generation import as_error
 from mlx_worker.wire.messages import Failed
 
 FAMILY = [

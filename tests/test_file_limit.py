@@ -2,7 +2,13 @@
 
 import pytest
 
-from mlx_worker.file_limit import FOR_A_MODEL, FOR_THE_NODE, Places, places_within, wanted_files
+from mlx_worker.system.file_limit import (
+    FOR_A_MODEL,
+    FOR_THE_NODE,
+    Places,
+    places_within,
+    wanted_files,
+)
 
 WANTED = Places(1024, 32)
 

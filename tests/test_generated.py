@@ -11,8 +11,8 @@ import jsonschema_rs
 import pytest
 from msgspec.structs import fields
 
-from mlx_worker import reference
-from mlx_worker.config import Config, parse_config
+from mlx_worker.config import reference
+from mlx_worker.config.schema import Config, parse_config
 from mlx_worker.errors import ConfigError
 from mlx_worker.generated import FILES
 

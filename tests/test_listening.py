@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.config import ServerConfig
+from mlx_worker.config.schema import ServerConfig
 from mlx_worker.errors import PortTaken
 from mlx_worker.listening import ATTEMPTS, bind_socket, listen, url_of_socket
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.supervisor.memory import PROCESS_BYTES
+from mlx_worker.supervisor.memory.policy import PROCESS_BYTES
 from tests.processes import running_node
 
 if TYPE_CHECKING:

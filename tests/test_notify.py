@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from mlx_worker.notify import Notifier
+from mlx_worker.service.sd_notify import Notifier
 from tests.processes import COMMAND, DEADLINE, eventually, running_node
 
 if TYPE_CHECKING:

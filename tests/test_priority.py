@@ -7,14 +7,14 @@ from typing import Final
 import psutil
 import pytest
 
-from mlx_worker.api.parser import COMMAND as PARSER
-from mlx_worker.engine.compile_trials import COMMAND as HELPER
-from mlx_worker.engine.compile_trials import Trials
-from mlx_worker.priority import AUTOGROUP, NICENESS
+from mlx_worker.api.parsing.parser import COMMAND as PARSER
+from mlx_worker.engine.structured.compile_trials import COMMAND as HELPER
+from mlx_worker.engine.structured.compile_trials import Trials
+from mlx_worker.system.priority import AUTOGROUP, NICENESS
 from tests.processes import eventually
 
 GROUPS: Final = pytest.mark.skipif(not AUTOGROUP.exists(), reason="Linux with autogroup only")
-LOWER: Final = "from mlx_worker.priority import lower_priority; lower_priority()"
+LOWER: Final = "from mlx_worker.system.priority import lower_priority; lower_priority()"
 SESSION: Final = f"""
 import subprocess, sys
 print(subprocess.run([sys.executable, "-c", {f"{LOWER}; print('lowered')"!r}],

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from mlx_worker.api.door import Door
-from mlx_worker.api.held import Held
-from mlx_worker.config import ServerConfig
+from mlx_worker.api.metrics.slow_steps import Held
+from mlx_worker.api.middleware.connections import Door
+from mlx_worker.config.schema import ServerConfig
 from mlx_worker.server import _ending_connections
-from mlx_worker.supervisor.pause import PauseDetector
+from mlx_worker.supervisor.process.pause import PauseDetector
 
 if TYPE_CHECKING:
     from collections.abc import Callable

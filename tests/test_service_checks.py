@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from mlx_worker.config import load_config
-from mlx_worker.operate import service_checks
-from mlx_worker.privacy import guarded, hint
+from mlx_worker.cli.doctor import service_checks
+from mlx_worker.config.schema import load_config
 from mlx_worker.service.definition import describe
-from mlx_worker.service.here import keeper
-from mlx_worker.service.run import Ran
+from mlx_worker.service.detect import keeper
+from mlx_worker.service.subprocess_runner import Ran
+from mlx_worker.system.privacy import guarded, hint
 from tests.processes import config_text
 from tests.service.recorded import Recorded
 
 if TYPE_CHECKING:
-    from mlx_worker.config import Config
+    from mlx_worker.config.schema import Config
 
 AWAKE = "Battery Power:\n sleep        1\nAC Power:\n displaysleep 10\n sleep        0\n"
 SLEEPY = AWAKE.replace("sleep        0", "sleep        15")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_worker.config import load_config
+from mlx_worker.config.schema import load_config
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "config").glob("*.toml"))

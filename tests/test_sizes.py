@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_worker.sizes import Limit, Size, in_words
+from mlx_worker.config.sizes import Limit, Size, in_words
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_worker.text_files import decode_text
+from mlx_worker.system.text_files import decode_text
 
 TEXT = "be kind\r\nund höflich\n"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from mlx_worker.bench.made.tokenizer import CHAT_TEMPLATE
+from mlx_worker.bench.synthetic.tokenizer import CHAT_TEMPLATE
 from tests.dialects import CHAT, CHATS, LOOK, MESSAGES, RESPONSES, Dialect, Heard, events_of
 from tests.foretold import foretold
 from tests.made_models import CALL, CALL_PARTS, CALLED, IM_END, THINK, make_caller

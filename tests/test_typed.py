@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 
-from mlx_worker.typed import explain
+from mlx_worker.validation import explain
 
 
 class Inner(msgspec.Struct):

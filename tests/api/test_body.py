@@ -6,7 +6,7 @@ from typing import Any, cast
 from aiohttp import StreamReader, web
 from aiohttp.test_utils import make_mocked_request
 
-from mlx_worker.api.body import BODY, CHUNKS_A_STEP, BodyLimits, read_body
+from mlx_worker.api.middleware.body import BODY, CHUNKS_A_STEP, BodyLimits, read_body
 
 PIECES = 20 * CHUNKS_A_STEP
 

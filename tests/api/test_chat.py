@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from mlx_worker.api.chat import parse
-from mlx_worker.config import Defaults
+from mlx_worker.api.dialects.chat.request import parse
+from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
 from mlx_worker.wire.framing import encode
 from mlx_worker.wire.messages import Generate, Sampling
 
 if TYPE_CHECKING:
-    from mlx_worker.api.dialect import Call
+    from mlx_worker.api.dialects.base import Call
 
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {}}}

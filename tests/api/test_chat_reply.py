@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_worker.api.chat_reply import ChatReply
-from mlx_worker.api.dialect import Call, Usage
+from mlx_worker.api.dialects.base import Call, Usage
+from mlx_worker.api.dialects.chat.response import ChatReply
 from mlx_worker.errors import ChildLost
-from mlx_worker.supervisor.generation import Ending, Piece
+from mlx_worker.supervisor.requests.generation import Ending, Piece
 from mlx_worker.wire import messages as m
 
 USAGE = Usage(prompt=100, cached=64, completion=7, reasoning=2)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.attachments import own_message
-from mlx_worker.api.chat import parse
+from mlx_worker.api.dialects.attachments import own_message
+from mlx_worker.api.dialects.chat.request import parse
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 
 U: dict[str, Any] = {"role": "user", "content": "hi"}

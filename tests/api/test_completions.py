@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.completions import CompletionCall, parse
-from mlx_worker.api.completions_reply import CompletionReply
-from mlx_worker.api.dialect import Places, Usage
-from mlx_worker.config import Defaults
+from mlx_worker.api.dialects.base import Places, Usage
+from mlx_worker.api.dialects.completions.request import CompletionCall, parse
+from mlx_worker.api.dialects.completions.response import CompletionReply
+from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
-from mlx_worker.supervisor.generation import Ending, Piece, Scores
+from mlx_worker.supervisor.requests.generation import Ending, Piece, Scores
 from mlx_worker.wire import messages as m
 from tests.counted import calls
 from tests.dialects import events_of

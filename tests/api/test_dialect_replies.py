@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlx_worker.api import chat, dialect, messages, responses
-from mlx_worker.api.chat_reply import ChatReply
-from mlx_worker.api.messages_reply import MessagesReply
-from mlx_worker.api.responses_reply import ResponsesReply
-from mlx_worker.supervisor.generation import Ending, Piece, piece_of
+from mlx_worker.api.dialects import base as dialect
+from mlx_worker.api.dialects.chat import request as chat
+from mlx_worker.api.dialects.chat.response import ChatReply
+from mlx_worker.api.dialects.messages import request as messages
+from mlx_worker.api.dialects.messages.response import MessagesReply
+from mlx_worker.api.dialects.responses import request as responses
+from mlx_worker.api.dialects.responses.response import ResponsesReply
+from mlx_worker.supervisor.requests.generation import Ending, Piece, piece_of
 from mlx_worker.wire import messages as m
 from tests.dialects import CHAT, CHATS, MESSAGES, RESPONSES, Dialect, Heard, Usage, events_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.api.dialect import Reply
+    from mlx_worker.api.dialects.base import Reply
 
 MADE: dict[Dialect, Callable[[bytes], Reply]] = {
     CHAT: lambda body: ChatReply(chat.parse(body), "m", 1, "fp_1"),

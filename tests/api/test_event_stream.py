@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from aiohttp import web
 
-from mlx_worker.api.event_stream import EventStream
+from mlx_worker.api.middleware.event_stream import EventStream
 from mlx_worker.errors import InferenceError, WorkerError
-from mlx_worker.supervisor.generation import Generation, Piece
+from mlx_worker.supervisor.requests.generation import Generation, Piece
 from mlx_worker.wire import messages as m
 from tests.scripted import chat, soon
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
-    from mlx_worker.api.dialect import Reply
+    from mlx_worker.api.dialects.base import Reply
 
 
 class Keeper:

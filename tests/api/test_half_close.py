@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from aiohttp import HttpVersion10, HttpVersion11, web
 
-from mlx_worker.api.half_close import (
+from mlx_worker.api.middleware.half_close import (
     COMMENT,
     FIRST,
     INTERIM,

@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from mlx_worker.api.held import BUDGET, NO_PATH, OTHER, QUIET, Held
-from mlx_worker.api.lag import EVERY, Lag
+from mlx_worker.api.metrics.loop_lag import EVERY, Lag
+from mlx_worker.api.metrics.slow_steps import BUDGET, NO_PATH, OTHER, QUIET, Held
 from tests.scripted import soon
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api import chat, messages, responses
-from mlx_worker.api.dialect import Call
-from mlx_worker.api.hosted_tools import MOST_NAMED, is_hosted
+from mlx_worker.api.dialects.base import Call
+from mlx_worker.api.dialects.chat import request as chat
+from mlx_worker.api.dialects.hosted_tools import MOST_NAMED, is_hosted
+from mlx_worker.api.dialects.messages import request as messages
+from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 
 SCHEMA = {"type": "object", "properties": {}}

@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from mlx_worker.api import chat, messages, responses
-from mlx_worker.api.fields import check_portable
+from mlx_worker.api.dialects.chat import request as chat
+from mlx_worker.api.dialects.fields import check_portable
+from mlx_worker.api.dialects.messages import request as messages
+from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.errors import InvalidRequest
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.messages import parse, parse_to_count
+from mlx_worker.api.dialects.messages.request import parse, parse_to_count
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 
 U: dict[str, Any] = {"role": "user", "content": "go"}

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlx_worker.api.messages import parse, parse_to_count
+from mlx_worker.api.dialects.messages.request import parse, parse_to_count
 from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
 
 if TYPE_CHECKING:
-    from mlx_worker.api.dialect import Call
+    from mlx_worker.api.dialects.base import Call
 
 USER = {"role": "user", "content": "Hello"}
 USE = {"type": "tool_use", "id": "t1", "name": "look", "input": {"at": [1, None]}}

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlx_worker.api import chat, completions, messages, responses
-from mlx_worker.api.tokens import parse_to_detokenize
-from mlx_worker.config import Defaults, parse_config
+from mlx_worker.api.dialects.chat import request as chat
+from mlx_worker.api.dialects.completions import request as completions
+from mlx_worker.api.dialects.messages import request as messages
+from mlx_worker.api.dialects.responses import request as responses
+from mlx_worker.api.dialects.tokenize import parse_to_detokenize
+from mlx_worker.config.schema import Defaults, parse_config
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mlx_worker.api.dialect import Call
+    from mlx_worker.api.dialects.base import Call
 
 HELLO = [{"role": "user", "content": "Hello"}]
 DIALECTS: dict[str, tuple[Callable[..., Call], dict[str, Any], str]] = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_worker.api.other_paths import ENDPOINTS, INSTEAD, MISSING, nearest
-from mlx_worker.api.paths import plain_path
+from mlx_worker.api.middleware.not_found import ENDPOINTS, INSTEAD, MISSING, nearest
+from mlx_worker.api.middleware.paths import plain_path
 from mlx_worker.api.routes import ROUTES
 
 SERVED = {(route.method, "/" + route.path.replace(":.+", "")) for route in ROUTES}

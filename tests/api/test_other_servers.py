@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlx_worker.api import chat, completions, messages, responses
-from mlx_worker.api.other_servers import ALL, HARMLESS, REFUSED, refused_in
+from mlx_worker.api.dialects.chat import request as chat
+from mlx_worker.api.dialects.completions import request as completions
+from mlx_worker.api.dialects.foreign_fields import ALL, HARMLESS, REFUSED, refused_in
+from mlx_worker.api.dialects.messages import request as messages
+from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.errors import UnsupportedField
 
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from mlx_worker.api.other_servers import Dialect
+    from mlx_worker.api.dialects.foreign_fields import Dialect
 
 DOCS = (Path(__file__).parents[2] / "docs" / "dialects.md").read_text()
 SAID: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}

@@ -14,13 +14,13 @@ from typing import Any
 import psutil
 import pytest
 
-from mlx_worker.api import asks, parser_frames, parser_process
-from mlx_worker.api.asks import Ask, parse
-from mlx_worker.api.dialect import Places
-from mlx_worker.api.model_settings import ModelSettings
-from mlx_worker.api.parser import COMMAND, LARGE, Parser
-from mlx_worker.api.terms import Models, ModelTable, Terms
-from mlx_worker.config import Defaults
+from mlx_worker.api.dialects.base import Places
+from mlx_worker.api.parsing import body_kinds, parser_frames, parser_process
+from mlx_worker.api.parsing.body_kinds import Ask, parse
+from mlx_worker.api.parsing.model_settings import ModelSettings
+from mlx_worker.api.parsing.model_terms import Models, ModelTable, Terms
+from mlx_worker.api.parsing.parser import COMMAND, LARGE, Parser
+from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import (
     ChildMisbehaved,
     ConstraintTooCostly,
@@ -53,40 +53,43 @@ CALLED = [
     {"role": "tool", "tool_call_id": "1", "content": "done"},
 ]
 SCHEMA = {"type": "object", "properties": {"ü": {"enum": ["é"]}}}
-RESPONSE = asks.AskResponse("always")
+RESPONSE = body_kinds.AskResponse("always")
 
 BODIES: list[tuple[Ask[Any], dict[str, Any]]] = [
-    (asks.AskChat(), {"messages": TURNS, "tools": TOOLS, "n": 2, "logit_bias": {"7": 1}}),
-    (asks.AskChat(), {"messages": CALLED, "stop": ["a"], "stream": True, "logprobs": True}),
-    (asks.AskChat(), {"messages": TURNS, "tools": TOOLS, "tool_choice": "required"}),
-    (asks.AskChat(), {"messages": TURNS, "structured_outputs": {"regex": "a+"}}),
-    (asks.AskChat(), {"messages": TURNS, "structured_outputs": {"choice": ["a", "b"]}}),
-    (asks.AskChat(), {"messages": TURNS, "response_format": {"type": "json_object"}}),
-    (asks.AskCompletion(), {"prompt": "a", "logprobs": 3, "stream": True}),
-    (asks.AskCompletion(), {"prompt": ["a", "b"], "echo": True, "n": 2}),
-    (asks.AskCompletion(), {"prompt": [[1, 2], [3]], "echo": True}),
-    (asks.AskCompletion(), {"prompt": [1, 2], "structured_outputs": {"json": SCHEMA}}),
+    (body_kinds.AskChat(), {"messages": TURNS, "tools": TOOLS, "n": 2, "logit_bias": {"7": 1}}),
+    (body_kinds.AskChat(), {"messages": CALLED, "stop": ["a"], "stream": True, "logprobs": True}),
+    (body_kinds.AskChat(), {"messages": TURNS, "tools": TOOLS, "tool_choice": "required"}),
+    (body_kinds.AskChat(), {"messages": TURNS, "structured_outputs": {"regex": "a+"}}),
+    (body_kinds.AskChat(), {"messages": TURNS, "structured_outputs": {"choice": ["a", "b"]}}),
+    (body_kinds.AskChat(), {"messages": TURNS, "response_format": {"type": "json_object"}}),
+    (body_kinds.AskCompletion(), {"prompt": "a", "logprobs": 3, "stream": True}),
+    (body_kinds.AskCompletion(), {"prompt": ["a", "b"], "echo": True, "n": 2}),
+    (body_kinds.AskCompletion(), {"prompt": [[1, 2], [3]], "echo": True}),
+    (body_kinds.AskCompletion(), {"prompt": [1, 2], "structured_outputs": {"json": SCHEMA}}),
     (
         RESPONSE,
         {"input": "hello", "metadata": {"a": "b"}, "tools": [{"type": "function"} | FUNCTION]},
     ),
     (RESPONSE, {"input": "hello", "text": {"format": {"type": "json_schema", "schema": SCHEMA}}}),
     (RESPONSE, {"input": "hello", "reasoning": {"summary": "auto", "effort": "low"}}),
-    (asks.AskMessage(), {"messages": TURNS, "system": "be", "thinking": {"type": "enabled"}}),
-    (asks.AskMessage(), {"messages": TURNS, "stop_sequences": ["x"], "tools": [{"name": "f"}]}),
-    (asks.AskCount(), {"messages": TURNS}),
-    (asks.AskTokenize(), {"prompt": "hello"}),
-    (asks.AskTokenize(), {"prompt": ""}),
-    (asks.AskDetokenize(), {"tokens": [1, 2, 3]}),
-    (asks.AskDetokenize(), {"tokens": []}),
-    (asks.AskWarm(), {"systemPrompt": "be kind"}),
-    (asks.AskLevel(), {"level": "debug"}),
+    (body_kinds.AskMessage(), {"messages": TURNS, "system": "be", "thinking": {"type": "enabled"}}),
+    (
+        body_kinds.AskMessage(),
+        {"messages": TURNS, "stop_sequences": ["x"], "tools": [{"name": "f"}]},
+    ),
+    (body_kinds.AskCount(), {"messages": TURNS}),
+    (body_kinds.AskTokenize(), {"prompt": "hello"}),
+    (body_kinds.AskTokenize(), {"prompt": ""}),
+    (body_kinds.AskDetokenize(), {"tokens": [1, 2, 3]}),
+    (body_kinds.AskDetokenize(), {"tokens": []}),
+    (body_kinds.AskWarm(), {"systemPrompt": "be kind"}),
+    (body_kinds.AskLevel(), {"level": "debug"}),
 ]
 KINDS: list[Ask[Any]] = list(dict(BODIES))
 GENERATED: list[tuple[Ask[Any], dict[str, Any]]] = [
-    (asks.AskChat(), {"messages": TURNS}),
+    (body_kinds.AskChat(), {"messages": TURNS}),
     (RESPONSE, {"input": "hello"}),
-    (asks.AskMessage(), {"messages": TURNS}),
+    (body_kinds.AskMessage(), {"messages": TURNS}),
 ]
 HELLO = b'{"prompt": "hello"}'
 
@@ -159,20 +162,22 @@ async def test_an_unknown_model_is_refused_alike_wherever_it_is_parsed(parser: P
 
 
 async def test_a_missing_field_keeps_its_class(parser: Parser) -> None:
-    assert isinstance(await refusal_there(parser, asks.AskWarm(), b"{}"), MissingField)
+    assert isinstance(await refusal_there(parser, body_kinds.AskWarm(), b"{}"), MissingField)
 
 
 async def test_what_is_shared_by_prompts_is_sent_and_held_once(parser: Parser) -> None:
     bias = {str(token): 1 for token in range(10_000)}
     data = json.dumps({"prompt": ["a"] * 5, "logit_bias": bias}).encode()
-    call = parse(asks.AskCompletion(), data, TABLE)
+    call = parse(body_kinds.AskCompletion(), data, TABLE)
     answer = parser_frames.encode(parser_frames.answer_of(call))
     assert len(answer) < 2 * len(
         parser_frames.encode(
-            parser_frames.answer_of(parse(asks.AskCompletion(), data.replace(b'"a", ', b""), TABLE))
+            parser_frames.answer_of(
+                parse(body_kinds.AskCompletion(), data.replace(b'"a", ', b""), TABLE)
+            )
         )
     )
-    there = await soon(parser.run(asks.AskCompletion(), TABLE, data))
+    there = await soon(parser.run(body_kinds.AskCompletion(), TABLE, data))
     assert len({id(chat.sampling.logit_bias) for chat in there.chats}) == 1
 
 
@@ -201,14 +206,14 @@ def costly(field: str, count: int) -> bytes:
 async def test_more_values_than_a_template_gets_are_refused_with_the_body(
     parser: Parser, field: str, most: int
 ) -> None:
-    error = await refusal_there(parser, asks.AskChat(), costly(field, most))
+    error = await refusal_there(parser, body_kinds.AskChat(), costly(field, most))
     assert said(error) == (
         InvalidRequest,
         f"{field}: more than {most} values; at most {most}",
         field,
         None,
     )
-    await soon(parser.run(asks.AskChat(), TABLE, costly(field, most - 20)))
+    await soon(parser.run(body_kinds.AskChat(), TABLE, costly(field, most - 20)))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +244,7 @@ async def test_more_values_than_a_template_gets_are_refused_with_the_body(
 async def test_a_costly_constraint_is_refused_with_the_body(
     fields: dict[str, Any], param: str
 ) -> None:
-    error = refusal_here(asks.AskChat(), json.dumps({"messages": TURNS} | fields).encode())
+    error = refusal_here(body_kinds.AskChat(), json.dumps({"messages": TURNS} | fields).encode())
     assert (type(error), error.param) == (ConstraintTooCostly, param)
 
 
@@ -247,17 +252,17 @@ async def test_a_costly_constraint_is_refused_with_the_body(
 
 
 async def test_one_process_parses_all_bodies(parser: Parser) -> None:
-    await soon(parser.run(asks.AskTokenize(), TABLE, HELLO))
+    await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
     first = pid_of_process()
-    await soon(parser.run(asks.AskTokenize(), TABLE, HELLO))
+    await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
     assert pid_of_process() == first
 
 
 async def test_a_process_that_was_killed_is_replaced(parser: Parser) -> None:
-    await soon(parser.run(asks.AskTokenize(), TABLE, HELLO))
+    await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
     first = pid_of_process()
     os.kill(first, signal.SIGKILL)
-    await soon(parser.run(asks.AskTokenize(), TABLE, HELLO))
+    await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
     assert pid_of_process() != first
 
 
@@ -270,20 +275,20 @@ ANSWERS_NO_MESSAGE = "import os; os.write(1, bytes(7) + b'\\x01\\xc1'); os.read(
 async def test_a_process_that_does_not_answer_is_given_up(code: str) -> None:
     async with Parser([sys.executable, "-c", code]) as parser:
         with pytest.raises(Unavailable):
-            await soon(parser.run(asks.AskTokenize(), TABLE, HELLO))
+            await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
 
 
 async def test_what_is_no_frame_ends_the_process_and_the_next_body_gets_a_new_one(
     parser: Parser,
 ) -> None:
-    await soon(parser.run(asks.AskTokenize(), TABLE, HELLO))
+    await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
     first = pid_of_process()
     process = parser._process
     assert process is not None
     assert process.stdin is not None
     process.stdin.write(b"\xff" * parser_frames.HEADER)
     assert await soon(process.wait()) == parser_process.NO_QUESTION
-    await soon(parser.run(asks.AskTokenize(), TABLE, HELLO))
+    await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
     assert pid_of_process() != first
 
 
@@ -313,14 +318,14 @@ def test_the_process_ends_with_its_input() -> None:
 
 
 async def test_a_caller_that_leaves_does_not_confuse_the_next(parser: Parser) -> None:
-    await soon(parser.run(asks.AskTokenize(), TABLE, HELLO))
+    await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
     pid = pid_of_process()
-    left = asyncio.create_task(parser.run(asks.AskTokenize(), TABLE, b'{"prompt": "other"}'))
+    left = asyncio.create_task(parser.run(body_kinds.AskTokenize(), TABLE, b'{"prompt": "other"}'))
     await asyncio.sleep(0)
     left.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await left
-    _, asked = await soon(parser.run(asks.AskTokenize(), TABLE, HELLO))
+    _, asked = await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
     assert asked is not None
     assert bytes(memoryview(asked.prompt)) == b"\xa5hello"  # type: ignore[arg-type]
     assert pid_of_process() == pid
@@ -331,7 +336,7 @@ def test_an_error_that_is_no_refusal_is_an_error_here() -> None:
         def terms(self, _name: str | None) -> Terms:
             raise ZeroDivisionError
 
-    question = parser_frames.Question(asks.AskChat(), Broken())  # type: ignore[arg-type]
+    question = parser_frames.Question(body_kinds.AskChat(), Broken())  # type: ignore[arg-type]
     answer = parser_process.answer_to(question, json.dumps({"messages": TURNS}).encode())
     there = parser_frames.answer_in(parser_frames.encode(answer))
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
@@ -357,7 +362,7 @@ async def test_the_process_gets_no_secrets(monkeypatch: pytest.MonkeyPatch, tmp_
     told = tmp_path / "environment"
     async with Parser([sys.executable, "-c", TELLS_ITS_ENVIRONMENT, str(told)]) as parser:
         with pytest.raises(Unavailable):
-            await soon(parser.run(asks.AskTokenize(), TABLE, HELLO))
+            await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
     inherited = json.loads(told.read_text())
     assert "hush" not in " ".join(inherited.values())
     assert inherited["LC_ALL"] == "C.UTF-8"
@@ -365,7 +370,7 @@ async def test_the_process_gets_no_secrets(monkeypatch: pytest.MonkeyPatch, tmp_
 
 async def test_the_process_ends_with_the_parser() -> None:
     async with Parser() as parser:
-        await soon(parser.run(asks.AskTokenize(), TABLE, HELLO))
+        await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
         pid = pid_of_process()
     assert not alive(pid)
 
@@ -378,7 +383,7 @@ async def test_what_a_process_knows_of_models_is_what_the_node_knows(default: st
     )
     async with running(*models, command=scripted(), memory_limit=PLENTY) as node:
         here = Models(node)
-        asked = parser_frames.Question(asks.AskChat(), here.table())
+        asked = parser_frames.Question(body_kinds.AskChat(), here.table())
         there = parser_frames.question_in(parser_frames.encode(asked)).models
         for name in ("a", "b", "c", None, *(["d"] if default else [])):
             assert there.terms(name) == here.terms(name)

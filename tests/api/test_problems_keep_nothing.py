@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from mlx_worker.api.problems import problems
+from mlx_worker.api.middleware.errors import problems
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api import chat, completions, messages, responses
+from mlx_worker.api.dialects.chat import request as chat
+from mlx_worker.api.dialects.completions import request as completions
+from mlx_worker.api.dialects.messages import request as messages
+from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.errors import UnsupportedField
 
 USER = {"role": "user", "content": "Hello"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.responses import ResponsesCall, parse
+from mlx_worker.api.dialects.responses.request import ResponsesCall, parse
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 
 U: dict[str, Any] = {"role": "user", "content": "hi"}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.responses import ResponsesCall, parse
-from mlx_worker.config import Defaults
+from mlx_worker.api.dialects.responses.request import ResponsesCall, parse
+from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
 
 USER = {"role": "user", "content": [{"type": "input_text", "text": "Hello"}]}

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.dialect import Usage
-from mlx_worker.api.responses import ResponsesCall, parse
-from mlx_worker.api.responses_reply import ResponsesReply
+from mlx_worker.api.dialects.base import Usage
+from mlx_worker.api.dialects.responses.request import ResponsesCall, parse
+from mlx_worker.api.dialects.responses.response import ResponsesReply
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import RENAMED_TOOLS
-from mlx_worker.supervisor.generation import Ending, Piece
+from mlx_worker.supervisor.requests.generation import Ending, Piece
 from mlx_worker.wire import messages as m
 from tests.counted import calls
 from tests.dialects import RESPONSES, Heard, events_of

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.dialect import Usage
-from mlx_worker.api.responses import ResponsesCall, parse
-from mlx_worker.api.responses_reply import ResponsesReply
-from mlx_worker.supervisor.generation import Ending, Piece
+from mlx_worker.api.dialects.base import Usage
+from mlx_worker.api.dialects.responses.request import ResponsesCall, parse
+from mlx_worker.api.dialects.responses.response import ResponsesReply
+from mlx_worker.supervisor.requests.generation import Ending, Piece
 from mlx_worker.wire import messages as m
 
 INCLUDE = "message.output_text.logprobs"

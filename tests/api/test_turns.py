@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from mlx_worker.api.turns import Turns
+from mlx_worker.api.dialects.conversation import Turns
 from tests.counted import calls
 
 

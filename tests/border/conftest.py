@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 import uvloop
 
-from mlx_worker.config import Config, ModelConfig, ServerConfig, SupervisorConfig
+from mlx_worker.config.schema import Config, ModelConfig, ServerConfig, SupervisorConfig
+from mlx_worker.config.sizes import Limit
 from mlx_worker.server import serve
-from mlx_worker.sizes import Limit
 from tests.border.asking import bare
 from tests.scripted import PLENTY, eventually, scripted, soon
 

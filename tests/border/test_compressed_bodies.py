@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.inflate import MAX_MEMBERS, inflated
+from mlx_worker.api.middleware.decompression import MAX_MEMBERS, inflated
 from mlx_worker.errors import BodyTooLarge, InvalidRequest
 from tests.border.asking import answer_of, exchange
 from tests.border.conftest import BEARER, Connect, Serving

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from mlx_worker.api.door import BESIDE, MAX_FIELD, MAX_HEADERS, MAX_LINE
-from mlx_worker.config import Config, ModelConfig, ServerConfig
+from mlx_worker.api.middleware.connections import BESIDE, MAX_FIELD, MAX_HEADERS, MAX_LINE
+from mlx_worker.config.schema import Config, ModelConfig, ServerConfig
 from tests.border.asking import answer_of, ask, bare, exchange
 from tests.border.conftest import SUPERVISOR, Connect, Connection, Serving, ready, served
 from tests.scripted import Fifo, eventually, soon

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_worker.config import parse_config
+from mlx_worker.config.schema import parse_config
 from mlx_worker.errors import ConfigError
 from tests.border.asking import ask
 from tests.border.conftest import BEARER, Serving

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlx_worker.api.half_close import INTERIM
+from mlx_worker.api.middleware.half_close import INTERIM
 from tests.border.asking import ask
 from tests.scripted import Fifo, eventually, soon
 

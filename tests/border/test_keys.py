@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mlx_worker.config import KEYS_VARIABLE, ServerConfig, parse_config
+from mlx_worker.config.schema import KEYS_VARIABLE, ServerConfig, parse_config
 from mlx_worker.errors import ConfigError
-from mlx_worker.keys import load_keys
+from mlx_worker.security.api_keys import load_keys
 from tests.border.conftest import KEY
 
 MODEL = '[[models]]\nid = "a"\npath = "p"\n'

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from mlx_worker.operate.status import overview
+from mlx_worker.cli.status import overview
 from tests.border.asking import ask
 from tests.border.conftest import BEARER, Serving
 from tests.test_listening import needs_ipv6

@@ -16,10 +16,10 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from mlx_worker.config import KEY_VARIABLE as OWN_KEY_VARIABLE
-from mlx_worker.config import ServerConfig, parse_config
+from mlx_worker.config.schema import KEY_VARIABLE as OWN_KEY_VARIABLE
+from mlx_worker.config.schema import ServerConfig, parse_config
 from mlx_worker.errors import ConfigError
-from mlx_worker.tls import server_context
+from mlx_worker.security.tls import server_context
 from tests.border.conftest import BEARER, KEY
 from tests.processes import COMMAND, DEADLINE, RunningNode, eventually, running_node
 

@@ -8,10 +8,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from mlx_worker.addresses import Networks, read_network
-from mlx_worker.api.border import Border
+from mlx_worker.api.middleware.credentials import Border
 from mlx_worker.api.routes import ROUTES
-from mlx_worker.config import KEYS_VARIABLE, ServerConfig, parse_config
+from mlx_worker.config.addresses import Networks, read_network
+from mlx_worker.config.schema import KEYS_VARIABLE, ServerConfig, parse_config
 from mlx_worker.errors import ConfigError
 from tests.border.asking import ask
 from tests.border.conftest import BEARER, Serving

@@ -4,7 +4,7 @@ import struct
 
 import psutil
 
-from mlx_worker.child.footprint import footprint_of, phys_footprint
+from mlx_worker.child.memory_footprint import footprint_of, phys_footprint
 
 UUID = bytes(range(16))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.child.outbox import EVERY, Outbox
+from mlx_worker.child.frame_batcher import EVERY, Outbox
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:

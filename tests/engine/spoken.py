@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlx_worker.bench.made.tokenizer import byte_alphabet
-from mlx_worker.engine.markers import Markers
-from mlx_worker.engine.text import TextStream
+from mlx_worker.bench.synthetic.tokenizer import byte_alphabet
+from mlx_worker.engine.output.markers import Markers
+from mlx_worker.engine.output.text_stream import TextStream
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mlx_worker.engine.text import Released
+    from mlx_worker.engine.output.text_stream import Released
 
 ALPHABET = byte_alphabet()
 

@@ -12,9 +12,9 @@ from llguidance import LLMatcher
 from llguidance.hf import from_tokenizer
 from mlx_lm.generate import generate_step
 
-from mlx_worker.engine.grammar import answer_grammar
-from mlx_worker.engine.lark import Lark
 from mlx_worker.engine.prompt import prompt_of
+from mlx_worker.engine.structured.grammar import answer_grammar
+from mlx_worker.engine.structured.lark import Lark
 from mlx_worker.errors import ConstraintFailed, InvalidRequest, UnsupportedField
 from mlx_worker.wire import messages as m
 from tests.bound import Bench, asked, schema

@@ -9,9 +9,9 @@ from mlx_lm.utils import load_tokenizer
 
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
-from mlx_worker.engine.markers import Markers
+from mlx_worker.engine.output.markers import Markers
+from mlx_worker.engine.output.text_stream import TextStream
 from mlx_worker.engine.prompt import prompt_of
-from mlx_worker.engine.text import TextStream
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.wire import messages as m
 

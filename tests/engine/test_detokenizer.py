@@ -18,9 +18,9 @@ from mlx_lm.tool_parsers import qwen3_coder
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from mlx_worker.engine.markers import Markers
-from mlx_worker.engine.text import TextStream
-from mlx_worker.engine.token_bytes import token_bytes
+from mlx_worker.engine.output.markers import Markers
+from mlx_worker.engine.output.text_stream import TextStream
+from mlx_worker.engine.output.token_bytes import token_bytes
 from tests.engine.spoken import request
 
 if TYPE_CHECKING:

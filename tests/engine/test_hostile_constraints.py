@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from mlx_worker.engine.compile_trials import Trials
-from mlx_worker.engine.endless_schema import is_endless, without_endless_parts
-from mlx_worker.engine.schema_bounds import LOWEST, within_reach
+from mlx_worker.engine.structured.compile_trials import Trials
+from mlx_worker.engine.structured.endless_schema import is_endless, without_endless_parts
+from mlx_worker.engine.structured.schema_bounds import LOWEST, within_reach
 from mlx_worker.errors import ConstraintFailed, ConstraintTooCostly, InvalidRequest, Unavailable
 from mlx_worker.grammar_trial.trial import PLAIN_ITEMS, Trial, Verdict
 from mlx_worker.limits import ALTERNATIVES, CHOICES, CONSTRAINT_BYTES, PATTERNS
@@ -348,8 +348,8 @@ def test_trials_helper_that_ended_between_two_trials_is_replaced_unnoticed(tiny:
     "words", [[f"choice {place}" for place in range(10_000)], ["a", "ab", "abc"], ["", "a"]]
 )
 def test_one_of_many_choices_is_said(tiny: Bench, words: list[str]) -> None:
-    from mlx_worker.api.fields import Samplers, StructuredOutputs  # noqa: PLC0415
-    from mlx_worker.api.shapes import constraint_of  # noqa: PLC0415
+    from mlx_worker.api.dialects.fields import Samplers, StructuredOutputs  # noqa: PLC0415
+    from mlx_worker.api.dialects.structured_output import constraint_of  # noqa: PLC0415
 
     shape = constraint_of(Samplers(structured_outputs=StructuredOutputs(choice=words)), None)
     answers = tiny.play(*(asked(shape, seed=seed, temperature=1) for seed in range(4)))

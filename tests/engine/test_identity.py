@@ -10,8 +10,8 @@ import mlx.core as mx
 import pytest
 from mlx import nn
 
-from mlx_worker.engine.identity import check_unchanged, folder_state, model_identity
 from mlx_worker.engine.loading import read_model
+from mlx_worker.engine.weights_hash import check_unchanged, folder_state, model_identity
 from mlx_worker.errors import InferenceError
 
 if TYPE_CHECKING:

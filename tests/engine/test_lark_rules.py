@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_worker.engine.lark_rules import MOST_TOKENS, read_rules
+from mlx_worker.engine.structured.lark_rules import MOST_TOKENS, read_rules
 
 ENDLESS = {
     "itself": ("start: start", "start"),

@@ -8,8 +8,8 @@ import pytest
 
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
+from mlx_worker.engine.output.text_stream import Released
 from mlx_worker.engine.prompt import render
-from mlx_worker.engine.text import Released
 from mlx_worker.wire import messages as m
 from tests.engine.spoken import Said
 from tests.foretold import foretold

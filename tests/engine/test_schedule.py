@@ -7,8 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_worker.engine.prompt import Prompt
-from mlx_worker.engine.schedule import (
+from mlx_worker.engine.prefill import (
     FIRST_CHUNK,
     LARGEST_CHUNK,
     LONG,
@@ -25,6 +24,7 @@ from mlx_worker.engine.schedule import (
     least_fetched,
     may_start,
 )
+from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.sequence import Sequence
 from tests.counted import Token, comparisons
 

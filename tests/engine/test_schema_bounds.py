@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from llguidance import LLMatcher
 
-from mlx_worker.call_schemas import arguments_of
-from mlx_worker.engine.grammar import of_schema
-from mlx_worker.engine.schema_bounds import FARTHEST, LOWEST, within_reach
+from mlx_worker.engine.structured.grammar import of_schema
+from mlx_worker.engine.structured.schema_bounds import FARTHEST, LOWEST, within_reach
 from mlx_worker.errors import InvalidRequest
+from mlx_worker.wire.tool_call_schemas import arguments_of
 
 FAR: Any = {"minimum": -(2**63), "maximum": 2**64 - 1}
 NEAR = {"minimum": -FARTHEST, "maximum": FARTHEST}

@@ -11,7 +11,7 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 
 from mlx_worker.engine.prompt import render, warm_head
-from mlx_worker.engine.template_rules import TemplateRules, fit_to_template, rules_of
+from mlx_worker.engine.templates.rules import TemplateRules, fit_to_template, rules_of
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:

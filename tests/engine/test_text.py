@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, TokenizerWrapper
 from mlx_lm.tool_parsers import mistral
 
-from mlx_worker.bench.made.tokenizer import IM_START
+from mlx_worker.bench.synthetic.tokenizer import IM_START
 from mlx_worker.wire import messages as m
 from tests.engine.spoken import Said, by_bytes, hear, request, stream
 from tests.made_models import CALL, CALLED, THINK, THOUGHT

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from mlx_lm import tool_parsers
 from mlx_lm.tool_parsers import json_tools
 
-from mlx_worker.engine.tool_calls import MalformedCall, ParsedCall, parse_calls
+from mlx_worker.engine.output.tool_calls import MalformedCall, ParsedCall, parse_calls
 
 if TYPE_CHECKING:
-    from mlx_worker.engine.call_values import CallParser
+    from mlx_worker.engine.output.tool_call_values import CallParser
 
 PARSERS = sorted(it.name for it in pkgutil.iter_modules(tool_parsers.__path__))
 SCHEMA = {"type": "object", "properties": {"at": {"type": "string"}, "far": {"type": "integer"}}}

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from mlx_worker.bench.made.tokenizer import CHAT_TEMPLATE
-from mlx_worker.engine.constraints import Constraints
-from mlx_worker.engine.tool_offer import LEFT_OUT, ToolOffers, calls_as_text
+from mlx_worker.bench.synthetic.tokenizer import CHAT_TEMPLATE
+from mlx_worker.engine.structured.compiler import Constraints
+from mlx_worker.engine.templates.tool_offer import LEFT_OUT, ToolOffers, calls_as_text
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.wire import messages as m
 from tests.engine.spoken import by_bytes, hear, stream

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.front.asking import Front, Serve
 from tests.scripted import PATIENT, QUICK, Fifo, eventually, soon
 

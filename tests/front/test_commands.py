@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from mlx_worker.operate.top import Speed
-from mlx_worker.supervisor.states import State
+from mlx_worker.cli.top import Speed
+from mlx_worker.supervisor.process.states import State
 from tests.commands import command
 from tests.front.asking import Serve, asked, model
 from tests.scripted import eventually, soon

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from mlx_worker.config import ServerConfig
+from mlx_worker.config.schema import ServerConfig
 from tests.dialects import ALL, CHATS, Dialect, Heard, Usage, events_of
 from tests.front.asking import PROMPT, Answer, Serve, model
 from tests.scripted import PATIENT, Fifo, soon

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_worker.supervisor.standby import StandbyPolicy
-from mlx_worker.supervisor.states import State
+from mlx_worker.supervisor.process.spares import StandbyPolicy
+from mlx_worker.supervisor.process.states import State
 from tests.front.asking import DIGEST, PROMPT, Serve, asked, model
 from tests.scripted import Fifo, alive, eventually, soon
 

@@ -10,9 +10,9 @@ import jsonschema_rs
 import pytest
 
 from mlx_worker import __version__, errors
-from mlx_worker.api.door import NotHttp
+from mlx_worker.api.middleware.connections import NotHttp
+from mlx_worker.api.middleware.errors import NoSuchPath, WrongMethod
 from mlx_worker.api.openapi import document
-from mlx_worker.api.problems import NoSuchPath, WrongMethod
 from mlx_worker.api.routes import ROUTES
 from mlx_worker.errors import WorkerError
 from tests.asked import BODIES

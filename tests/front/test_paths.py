@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.border.asking import ask
 from tests.front.asking import PROMPT, Front, Serve, asked, model
 from tests.scripted import soon

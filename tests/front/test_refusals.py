@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import replace
 
-from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.front.asking import PROMPT, Answer, Serve, asked, model
 from tests.scripted import PATIENT, QUICK, Fifo, alive, soon
 

@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import pytest
 
-from mlx_worker.api.error_bodies import anthropic_error
+from mlx_worker.api.dialects.errors import anthropic_error
 from mlx_worker.errors import (
     BodyTooLarge,
     InvalidRequest,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_worker.errors import QueueFull
-from mlx_worker.supervisor.admission import Admission, comes_free_in
+from mlx_worker.supervisor.requests.admission import Admission, comes_free_in
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from mlx_worker.supervisor.aside import call_in_daemon_thread
+from mlx_worker.system.daemon_threads import call_in_daemon_thread
 from tests.scripted import soon
 
 BLOCKED = """
 import threading
 import uvloop
-from mlx_worker.supervisor.aside import call_in_daemon_thread
+from mlx_worker.system.daemon_threads import call_in_daemon_thread
 
 async def main():
     call_in_daemon_thread(threading.Event().wait, "blocked")

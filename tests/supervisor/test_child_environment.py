@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from mlx_worker.supervisor.child_environment import is_secret, without_secrets
-from mlx_worker.supervisor.last_words import LastWords
-from mlx_worker.supervisor.process import spawn
+from mlx_worker.supervisor.process.environment import is_secret, without_secrets
+from mlx_worker.supervisor.process.process import spawn
+from mlx_worker.supervisor.process.stderr import LastWords
 from tests.scripted import soon
 
 SECRET = [

@@ -17,14 +17,14 @@ import psutil
 import pytest
 
 from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining, WorkerError
-from mlx_worker.supervisor.child import Child
-from mlx_worker.supervisor.events import Events
-from mlx_worker.supervisor.generation import Generation
-from mlx_worker.supervisor.launch import launch
-from mlx_worker.supervisor.lifecycle import Lifecycle, Timings
-from mlx_worker.supervisor.pause import PauseDetector
-from mlx_worker.supervisor.restart import RestartPolicy, RestartWindow
-from mlx_worker.supervisor.states import State
+from mlx_worker.supervisor.event_log import Events
+from mlx_worker.supervisor.process.child import Child
+from mlx_worker.supervisor.process.launcher import launch
+from mlx_worker.supervisor.process.lifecycle import Lifecycle, Timings
+from mlx_worker.supervisor.process.pause import PauseDetector
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy, RestartWindow
+from mlx_worker.supervisor.process.states import State
+from mlx_worker.supervisor.requests.generation import Generation
 from mlx_worker.wire import messages as m
 from tests.scripted import (
     AT_ONCE,

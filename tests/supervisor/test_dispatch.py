@@ -17,10 +17,10 @@ from mlx_worker.errors import (
     PoisonedRequest,
     WorkerError,
 )
-from mlx_worker.supervisor.generation import Ending, Generation
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.restart import RestartPolicy
-from mlx_worker.supervisor.states import State
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+from mlx_worker.supervisor.process.states import State
+from mlx_worker.supervisor.requests.generation import Ending, Generation
 from tests.scripted import (
     NOT_READY,
     PATIENT,

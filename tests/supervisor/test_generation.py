@@ -6,8 +6,8 @@ import pytest
 
 from mlx_worker import errors
 from mlx_worker.errors import ChildLost, RequestTimedOut, WorkerError
-from mlx_worker.supervisor.generation import Ending, Generation, Piece, Scores
-from mlx_worker.supervisor.link import Told
+from mlx_worker.supervisor.process.connection import Told
+from mlx_worker.supervisor.requests.generation import Ending, Generation, Piece, Scores
 from mlx_worker.wire import messages as m
 from tests.scripted import chat, soon, taken, text_of
 

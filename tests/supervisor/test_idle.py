@@ -4,9 +4,9 @@ import asyncio
 from dataclasses import replace
 from functools import partial
 
-from mlx_worker.supervisor.generation import Generation
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.states import State
+from mlx_worker.supervisor.process.states import State
+from mlx_worker.supervisor.requests.generation import Generation
 from tests.scripted import (
     PATIENT,
     Fifo,

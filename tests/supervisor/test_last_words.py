@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from mlx_worker.logs import DROPPED
-from mlx_worker.supervisor.allowance import Allowance
-from mlx_worker.supervisor.last_words import (
+from mlx_worker.supervisor.process.process import spawn
+from mlx_worker.supervisor.process.stderr import (
     AT_ONCE,
     KEPT,
     LONGEST,
@@ -19,7 +19,7 @@ from mlx_worker.supervisor.last_words import (
     LastWords,
     device_error,
 )
-from mlx_worker.supervisor.process import spawn
+from mlx_worker.supervisor.requests.rate_allowance import Allowance
 from tests.scripted import soon
 
 HANG = "kIOGPUCommandBufferCallbackErrorHang"

@@ -9,9 +9,9 @@ from typing import Final
 
 import pytest
 
-from mlx_worker.supervisor.lifecycle import Lifecycle, Timings
-from mlx_worker.supervisor.restart import RestartPolicy, RestartWindow
-from mlx_worker.supervisor.states import TRANSITIONS, Event, IllegalEvent, State
+from mlx_worker.supervisor.process.lifecycle import Lifecycle, Timings
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy, RestartWindow
+from mlx_worker.supervisor.process.states import TRANSITIONS, Event, IllegalEvent, State
 
 # All different, so that no deadline can pass for another.
 TIMINGS: Final = Timings(start=60, load=70, stall=80, drain=30, stop=5, kill=10, ping=1)

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_worker.supervisor.line import Line, Place
+from mlx_worker.supervisor.requests.fair_queue import Line, Place
 from tests.counted import calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mlx_worker.supervisor.line import Turn
+    from mlx_worker.supervisor.requests.fair_queue import Turn
 
 
 @pytest.fixture(scope="module")

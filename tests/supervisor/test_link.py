@@ -9,8 +9,8 @@ import pytest
 import uvloop
 
 from mlx_worker.errors import ChildLost
-from mlx_worker.supervisor.link import Fact, Link, Owner, Told, connect
-from mlx_worker.supervisor.states import Event
+from mlx_worker.supervisor.process.connection import Fact, Link, Owner, Told, connect
+from mlx_worker.supervisor.process.states import Event
 from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import MAX_FRAME, encode, frames_to_child
 from tests.scripted import soon

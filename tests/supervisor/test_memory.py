@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_worker.supervisor.memory import (
+from mlx_worker.supervisor.memory.policy import (
     Evict,
     Fits,
     Full,

@@ -22,10 +22,10 @@ from mlx_worker.errors import (
     RequestTimedOut,
     UnknownModel,
 )
-from mlx_worker.supervisor.generation import Ending, Generation
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.restart import RestartPolicy
-from mlx_worker.supervisor.states import State
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+from mlx_worker.supervisor.process.states import State
+from mlx_worker.supervisor.requests.generation import Ending, Generation
 from tests import processes
 from tests.scripted import (
     AT_ONCE,

@@ -4,8 +4,8 @@ import pytest
 
 from mlx_worker.errors import NothingServed
 from mlx_worker.supervisor.outage import Outage, end_at_outage
-from mlx_worker.supervisor.restart import RestartPolicy
-from mlx_worker.supervisor.states import State
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+from mlx_worker.supervisor.process.states import State
 from tests.scripted import planned, running, scripted, soon
 
 

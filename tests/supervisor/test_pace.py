@@ -1,6 +1,6 @@
 """Inter-token latency from whole decode steps."""
 
-from mlx_worker.supervisor.pace import Pace
+from mlx_worker.supervisor.requests.token_stats import Pace
 from mlx_worker.wire import messages as m
 
 

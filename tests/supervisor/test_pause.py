@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlx_worker.supervisor.lifecycle import Timings
-from mlx_worker.supervisor.pause import PauseDetector, tick_for
+from mlx_worker.supervisor.process.lifecycle import Timings
+from mlx_worker.supervisor.process.pause import PauseDetector, tick_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable

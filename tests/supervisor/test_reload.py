@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from mlx_worker.errors import ModelLoading, NodeDraining, UnknownModel
-from mlx_worker.supervisor.generation import Generation
-from mlx_worker.supervisor.memory import PROCESS_BYTES
+from mlx_worker.supervisor.config_diff import Changes, compare
+from mlx_worker.supervisor.memory.policy import PROCESS_BYTES
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.reconfigure import Changes, compare
-from mlx_worker.supervisor.states import State
+from mlx_worker.supervisor.process.states import State
+from mlx_worker.supervisor.requests.generation import Generation
 from tests.scripted import (
     NOWHERE,
     PATIENT,

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mlx_worker.supervisor.restart import RestartPolicy, RestartWindow
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy, RestartWindow
 
 
 class Longest(random.Random):

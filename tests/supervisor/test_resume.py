@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from mlx_worker.supervisor.resume import ResumePolicy, is_poison, may_start
+from mlx_worker.supervisor.requests.resume_policy import ResumePolicy, is_poison, may_start
 
 
 @dataclass(eq=False)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from mlx_worker.supervisor.ring import Ring
+from mlx_worker.supervisor.ring_buffer import Ring
 from tests.scripted import soon
 
 LONG = 3600.0

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from mlx_worker.errors import MemoryFull, ModelTooLarge
-from mlx_worker.supervisor.events import Events
-from mlx_worker.supervisor.generation import Generation
-from mlx_worker.supervisor.memory import PROCESS_BYTES, Rung
+from mlx_worker.supervisor.event_log import Events
+from mlx_worker.supervisor.memory.policy import PROCESS_BYTES, Rung
+from mlx_worker.supervisor.memory.pressure import Pressure
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.pressure import Pressure
-from mlx_worker.supervisor.states import State
+from mlx_worker.supervisor.process.states import State
+from mlx_worker.supervisor.requests.generation import Generation
 from tests.scripted import (
     PATIENT,
     QUICK,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mlx_worker.config import KEYS_VARIABLE
-from mlx_worker.supervisor.process import spawn
-from mlx_worker.supervisor.scratch import scratch_folder
+from mlx_worker.config.schema import KEYS_VARIABLE
+from mlx_worker.supervisor.process.private_tmp import scratch_folder
+from mlx_worker.supervisor.process.process import spawn
 from tests.processes import COMMAND, CONFIG, DEADLINE, config_text
 
 

@@ -13,13 +13,13 @@ from random import Random
 import psutil
 import pytest
 
-from mlx_worker.supervisor.launch import Launched, launch
-from mlx_worker.supervisor.link import Owner
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.pause import PauseDetector
-from mlx_worker.supervisor.restart import RestartPolicy, RestartWindow
-from mlx_worker.supervisor.standby import Standby, StandbyPolicy
-from mlx_worker.supervisor.states import State
+from mlx_worker.supervisor.process.connection import Owner
+from mlx_worker.supervisor.process.launcher import Launched, launch
+from mlx_worker.supervisor.process.pause import PauseDetector
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy, RestartWindow
+from mlx_worker.supervisor.process.spares import Standby, StandbyPolicy
+from mlx_worker.supervisor.process.states import State
 from tests.scripted import (
     AT_ONCE,
     DEADLINE,
@@ -253,7 +253,7 @@ async def test_a_spare_without_its_hello_in_time_is_replaced(tmp_path: Path) -> 
 async def test_spares_that_die_again_and_again_are_seldom_tried(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.WARNING, "mlx_worker.supervisor.standby")
+    caplog.set_level(logging.WARNING, "mlx_worker.supervisor.process.spares")
     command = scripted("--exit-before-hello", "3")
     deaths = RestartPolicy(base=0.01, ceiling=0.01, intensity=2, period=600)
     async with standby_of(command, deaths=deaths):

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from mlx_worker.supervisor.states import (
+from mlx_worker.supervisor.process.states import (
     TRANSITIONS,
     WAITING,
     Event,
