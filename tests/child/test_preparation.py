@@ -24,7 +24,7 @@ from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.engine.text_bound import TextBound
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire import messages as m
-from tests.made_models import make_caller
+from tests.synthetic_models import make_caller
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,8 +17,8 @@ from mlx_worker.engine.prompt_scores import most_scored
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire import messages as m
 from mlx_worker.wire.completion_logprobs import LOGPROB_LISTS
-from tests.bound import HELLO, Bench
-from tests.made_models import WORDS
+from tests.structured_harness import HELLO, Bench
+from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
     from pathlib import Path

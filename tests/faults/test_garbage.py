@@ -26,7 +26,7 @@ from mlx_worker.errors import ContextLengthExceeded, InferenceError, InvalidRequ
 from mlx_worker.wire import messages as m
 from tests.faults import failing_model
 from tests.faults.failing_model import GARBAGE, SCRIPT, SPOILT, Fault
-from tests.made_models import WORDS
+from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -20,7 +20,7 @@ from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
-from tests.scripted import eventually, soon
+from tests.supervisor_harness import eventually, soon
 
 LARGE = 1 << 20
 """Bytes that aiohttp's client wants as a file."""

@@ -26,7 +26,16 @@ from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 from tests.front.asking import Front, Serve, model
-from tests.scripted import ALONE, AT_ONCE, PATIENT, PLENTY, QUICK, Fifo, eventually, scripted
+from tests.supervisor_harness import (
+    ALONE,
+    AT_ONCE,
+    PATIENT,
+    PLENTY,
+    QUICK,
+    Fifo,
+    eventually,
+    scripted,
+)
 
 DEFAULTS = ServerConfig()
 NO_TELEMETRY = TelemetryConfig()

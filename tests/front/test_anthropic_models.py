@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from tests.front.asking import Answer, Front, Serve, model
-from tests.scripted import soon
+from tests.supervisor_harness import soon
 
 if TYPE_CHECKING:
     from mlx_worker.config.schema import ModelConfig

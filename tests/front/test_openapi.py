@@ -15,8 +15,8 @@ from mlx_worker.api.middleware.errors import NoSuchPath, WrongMethod
 from mlx_worker.api.openapi import document
 from mlx_worker.api.routes import ROUTES
 from mlx_worker.errors import WorkerError
-from tests.asked import BODIES
-from tests.scripted import soon
+from tests.request_bodies import BODIES
+from tests.supervisor_harness import soon
 
 if TYPE_CHECKING:
     from tests.front.asking import Front, Serve

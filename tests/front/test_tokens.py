@@ -21,7 +21,7 @@ from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import encode, frames_from_child
 from tests.dialects import CHAT, MESSAGES
 from tests.front.asking import Serve
-from tests.scripted import DEADLINE, PATIENT, Fifo, eventually, soon
+from tests.supervisor_harness import DEADLINE, PATIENT, Fifo, eventually, soon
 
 COUNT = "/v1/messages/count_tokens"
 

@@ -22,7 +22,7 @@ from mlx_worker.logs import Listener
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.dialects import ALL
 from tests.front.asking import Front, Serve, asked, model
-from tests.scripted import Fifo, soon
+from tests.supervisor_harness import Fifo, soon
 
 CHAT = "POST /v1/chat/completions"
 PATH = "/v1/chat/completions"
@@ -494,7 +494,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:1"])
 def test_the_library_is_loaded_only_where_there_is_a_collector(nano: Path, endpoint: str) -> None:
-    child = Path(__file__).parents[1] / "scripted_child.py"
+    child = Path(__file__).parents[1] / "fake_worker.py"
     done = subprocess.run(
         [sys.executable, "-c", REPORT, nano, endpoint, sys.executable, child],
         capture_output=True,

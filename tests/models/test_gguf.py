@@ -17,7 +17,7 @@ from mlx_worker.models.folder import inspect_folder
 from mlx_worker.models.pull.gguf import convert, read, rename, resolve_dtype, retype
 from mlx_worker.models.pull.gguf_config import llama_config
 from mlx_worker.models.pull.gguf_tokenizer import build_tokenizer
-from tests.models.made_gguf import (
+from tests.models.synthetic_gguf import (
     ARGS,
     MERGES,
     TEMPLATE,

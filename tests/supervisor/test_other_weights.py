@@ -13,7 +13,7 @@ from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.requests.generation import Generation
 from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
-from tests.scripted import (
+from tests.supervisor_harness import (
     DEADLINE,
     NOT_READY,
     NOWHERE,

@@ -23,7 +23,7 @@ from mlx_worker.supervisor.process.child import Child
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.starter import FolderAccess
-from tests.scripted import (
+from tests.supervisor_harness import (
     AT_ONCE,
     DEADLINE,
     NOWHERE,
