@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from mlx_worker import reference
 from mlx_worker.config import SupervisorConfig
-from mlx_worker.operate import client_page
 from mlx_worker.service.definition import Definition, stop_timeout
 from mlx_worker.service.launchd import Launchd
 from mlx_worker.service.run import run
 from mlx_worker.service.systemd import Systemd
+from tests.tools import client_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
