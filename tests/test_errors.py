@@ -126,6 +126,7 @@ NEVER_ABOUT_A_REQUEST = {
     "ModelNotFoundError": "LoadFailed",
     "UnservableModel": "LoadFailed",
     "ChildMisbehaved": "a pipe that the child ends",
+    "InvalidSetting": "raised to Python programs, which have no pipe",
 }
 """Errors that a child meets, and what becomes of each in place of `Failed`."""
 
