@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.made_models import make_nano, make_tiny
 from tests.processes import RunningNode, running_node
-from tests.scripted import WORKERS
+from tests.supervisor_harness import WORKERS
+from tests.synthetic_models import make_nano, make_tiny
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,9 +11,9 @@ With `--pace FIFO` a decode step waits for a byte from there, and so do hello, t
 the start of a generation and a warm-up with their `--hold-…`: tests hold time in their hands and
 never sleep.
 
-What the worker runs on is its `Host`: a process of its own (`tests/scripted_child.py`) or a task in
-the test's process (`tests/worker_in_memory.py`). `tests/supervisor/test_worker_contract.py` proves
-that both do what the product's child does.
+What the worker runs on is its `Host`: a process of its own (`tests/worker_in_process.py`) or a task
+in the test's process (`tests/worker_in_memory.py`). That both do what the product's child does is
+proved in `tests/supervisor/process/test_worker_contract.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The pipe is the product's own, a socketpair; at its other end a task does what the flags say. Such
 a worker has the number of a process, by which a test ends it as it would end a process
-(`tests.scripted.kill_worker`).
+(`tests.supervisor_harness.kill_worker`).
 What only an operating system does (an exit seen through a PID, a stopped tree, descriptors, an
 environment) is tested with real processes.
 """
@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 from mlx_worker.child.pipe import EXIT_FRONT_GONE, EXIT_GARBAGE
 from mlx_worker.errors import ChildMisbehaved
-from mlx_worker.supervisor.last_words import LastWords
-from mlx_worker.supervisor.launch import Launched
-from mlx_worker.supervisor.link import Link, Owner, connect
-from mlx_worker.supervisor.process import NO_VARIABLES
+from mlx_worker.supervisor.process.connection import Link, Owner, connect
+from mlx_worker.supervisor.process.launcher import Launched
+from mlx_worker.supervisor.process.process import NO_VARIABLES
+from mlx_worker.supervisor.process.stderr import LastWords
 from mlx_worker.wire.framing import encode, frames_to_child
 from tests.fake_worker import EXIT_AS_TOLD, GARBAGE, FakeWorker, Tick, arguments
 
@@ -72,7 +72,7 @@ class ProcessInMemory(asyncio.Protocol):
         self.send_signal(signal.SIGKILL)
 
     def send_signal(self, number: int) -> None:
-        """Do what a process of `tests/scripted_child.py` does at this signal."""
+        """Do what a process of `tests/worker_in_process.py` does at this signal."""
         if self.returncode is not None or (self._stopped and number != signal.SIGKILL):
             return
         if number == signal.SIGUSR1:

@@ -7,10 +7,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import uvloop
 
-from mlx_worker.config import load_config
+from mlx_worker.config.schema import load_config
 from mlx_worker.logs import set_up
 from mlx_worker.server import serve
-from mlx_worker.supervisor.launch import ProcessLauncher
+from mlx_worker.supervisor.process.launcher import ProcessLauncher
 
 CHILD = (sys.executable, str(Path(__file__).with_name("talking_child.py")))
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import uvloop
 
-from mlx_worker.config import load_config
+from mlx_worker.config.schema import load_config
 from mlx_worker.server import serve
-from mlx_worker.supervisor.launch import ProcessLauncher
+from mlx_worker.supervisor.process.launcher import ProcessLauncher
 
 COMMAND = (sys.executable, "-m", "tests.faults.failing_node")
 CHILD = (sys.executable, "-m", "tests.faults.failing_child")

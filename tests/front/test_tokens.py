@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 import pytest
 
-from mlx_worker.api.error_bodies import anthropic_error
+from mlx_worker.api.dialects.errors import anthropic_error
 from mlx_worker.errors import (
     BodyTooLarge,
     InvalidRequest,
@@ -19,7 +19,7 @@ from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import encode, frames_from_child
 from tests.dialects import CHAT, MESSAGES
 from tests.front.asking import Serve
-from tests.scripted import DEADLINE, PATIENT, Fifo, eventually, kill_worker, soon
+from tests.supervisor_harness import DEADLINE, PATIENT, Fifo, eventually, kill_worker, soon
 
 COUNT = "/v1/messages/count_tokens"
 

@@ -17,12 +17,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from mlx_worker.config import TelemetryConfig
+from mlx_worker.config.schema import TelemetryConfig
 from mlx_worker.logs import Listener
-from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.dialects import ALL
 from tests.front.asking import Front, Serve, asked, model
-from tests.scripted import Fifo, scripted_command, soon
+from tests.supervisor_harness import Fifo, scripted_command, soon
 
 CHAT = "POST /v1/chat/completions"
 PATH = "/v1/chat/completions"
@@ -470,11 +470,9 @@ REPORT = """
 import asyncio, json, sys
 from pathlib import Path
 from aiohttp.test_utils import TestClient, TestServer
-from mlx_worker.config import Config, ModelConfig, ServerConfig, TelemetryConfig
+from mlx_worker.config.schema import Config, ModelConfig, ServerConfig, TelemetryConfig
 from mlx_worker.server import build_app
-from mlx_worker.supervisor.launch import ProcessLauncher
-from mlx_worker.supervisor.launch import ProcessLauncher
-from mlx_worker.supervisor.standby import StandbyPolicy
+from mlx_worker.supervisor.process.spares import StandbyPolicy
 
 folder, endpoint, *command = sys.argv[1:]
 

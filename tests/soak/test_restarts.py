@@ -13,11 +13,11 @@ from typing import Final
 import psutil
 import uvloop
 
-from mlx_worker.supervisor.child import Child
-from mlx_worker.supervisor.restart import RestartPolicy
-from mlx_worker.supervisor.standby import StandbyPolicy
-from mlx_worker.supervisor.states import State
-from tests.scripted import (
+from mlx_worker.supervisor.process.child import Child
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+from mlx_worker.supervisor.process.spares import StandbyPolicy
+from mlx_worker.supervisor.process.states import State
+from tests.supervisor_harness import (
     alive,
     chat,
     eventually,

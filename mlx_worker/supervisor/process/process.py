@@ -1,0 +1,125 @@
+"""The process under a child: how it is started, ended, and what its end means. [front]"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Protocol
+
+from mlx_worker.supervisor.process.environment import without_secrets
+from mlx_worker.supervisor.process.private_tmp import scratch_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+CHILD_COMMAND: Final[Sequence[str]] = (sys.executable, "-P", "-m", "mlx_worker.child")
+"""What starts a child; `--fd N` is appended. The only thread between the two halves."""
+
+CHILD_ENVIRONMENT: Final = {
+    # A child reads what is on the disk; it fetches nothing, whatever a model's files say.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    # It would warn that there is no PyTorch, in every child.
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
+"""Of a model whose configuration has no `env`."""
+
+
+class ChildProcess(Protocol):
+    """What the supervisor needs of a process, whatever it runs in."""
+
+    @property
+    def pid(self) -> int:
+        """Return the number that logs and reports name the process by."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Return the exit code as `subprocess` has it; None while the process runs."""
+
+    @property
+    def stderr(self) -> asyncio.StreamReader:
+        """Return the stream of what the process writes to its stderr."""
+
+    async def wait(self) -> int:
+        """Wait for the end of the process and return its exit code."""
+
+    def kill(self) -> None:
+        """End the process now. Nothing happens if it has ended."""
+
+
+class SpawnedProcess:
+    """A process of the operating system."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None, "it was started with a pipe there"
+        self._process = process
+        self.pid = process.pid
+        self.stderr = process.stderr
+        self.wait = process.wait
+
+    @property
+    def returncode(self) -> int | None:
+        """Return the exit code as `subprocess` has it; None while the process runs."""
+        return self._process.returncode
+
+    def kill(self) -> None:
+        """End the process now. Nothing happens if it has ended.
+
+        Not through the process object: it may reap the child before its watcher does, and the true
+        exit status would be lost.
+        """
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+async def spawn(
+    command: Sequence[str], fd: int, env: Mapping[str, str] = NO_VARIABLES
+) -> SpawnedProcess:
+    """Start a child that inherits this end of its pipe. Raises OSError where it cannot be.
+
+    `env` are variables of the child's model.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        "--fd",
+        str(fd),
+        pass_fds=(fd,),
+        stdin=asyncio.subprocess.DEVNULL,
+        # The front's own stdout may be a pipe that is not read; a child would wait for it for ever.
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env=_environment(env),
+        # ctrl-C in a terminal is the front's to answer.
+        start_new_session=True,
+    )
+    return SpawnedProcess(process)
+
+
+def _environment(of_model: Mapping[str, str]) -> dict[str, str]:
+    """Return the front's own but for secrets, and the model's over it."""
+    own = CHILD_ENVIRONMENT | {"TMPDIR": str(scratch_folder())}
+    return without_secrets(os.environ) | dict(of_model) | own
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code in words; a negative one is a signal's number."""
+    if code >= 0:
+        return f"exit status {code}"
+    return f"killed by {signal_name(code)}"
+
+
+def signal_name(code: int) -> str | None:
+    """The signal that such an exit code stands for; None: it ended by itself."""
+    if code >= 0:
+        return None
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
