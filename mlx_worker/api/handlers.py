@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import asdict
 
 from mlx_worker.api import answers, anthropic_models, health_report, reports
 from mlx_worker.api.asks import (
@@ -34,6 +35,7 @@ from mlx_worker.api.relay import relay
 from mlx_worker.api.responses_reply import ResponsesReply
 from mlx_worker.api.speaks import reads_anthropic
 from mlx_worker.errors import InvalidRequest, Unavailable, UnknownModel, WorkerError
+from mlx_worker.json_output import embedded, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,9 +48,7 @@ C = TypeVar("C", bound=Call)
 
 def reply(body: Any, status: int = 200) -> web.Response:
     """A JSON answer."""
-    return web.Response(
-        body=msgspec.json.encode(body), status=status, content_type="application/json"
-    )
+    return web.Response(body=encode(body), status=status, content_type="application/json")
 
 
 # --- generation ---------------------------------------------------------------------------
@@ -134,8 +134,8 @@ async def tokenize(request: web.Request) -> web.Response:
     if asked is None:
         return reply(answers.Tokenized([], 0))
     said = await node.tokenize(served, asked)
-    tokens = cast("list[int]", msgspec.Raw(said.tokens))  # JSON, which is not looked into
-    return reply(answers.Tokenized(tokens, said.count))
+    tokens: list[int] = embedded(said.tokens)  # JSON, which is not looked into
+    return reply(asdict(answers.Tokenized(tokens, said.count)))
 
 
 async def detokenize(request: web.Request) -> web.Response:
@@ -143,7 +143,7 @@ async def detokenize(request: web.Request) -> web.Response:
     node = request.app[FRONT].node
     name, tokens = await parsed(request, await read_body(request), AskDetokenize())
     said = await node.detokenize(node.find(name), tokens)
-    return reply(answers.Detokenized(cast("str", msgspec.Raw(said.text))))
+    return reply(asdict(answers.Detokenized(embedded(said.text))))
 
 
 async def _text_of(node: Node, served: Served, tokens: list[int]) -> str:

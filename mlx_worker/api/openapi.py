@@ -19,6 +19,7 @@ from mlx_worker.api.error_bodies import AnthropicError, OpenAIError, anthropic_s
 from mlx_worker.api.headers import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID
 from mlx_worker.api.route import EVENTS, Keys, Text
 from mlx_worker.api.speaks import VERSION, is_anthropic_path
+from mlx_worker.json_output import encode
 
 if TYPE_CHECKING:
     from mlx_worker.api.route import Route
@@ -58,7 +59,7 @@ async def served(request: web.Request) -> web.Response:
 @cache
 def document(routes: tuple[Route, ...]) -> bytes:
     """OpenAPI 3.1, as JSON."""
-    return msgspec.json.encode(_Document(routes).whole())
+    return encode(_Document(routes).whole())
 
 
 class _Document:

@@ -11,7 +11,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from aiohttp import web
 
 from mlx_worker import __version__
@@ -19,6 +18,7 @@ from mlx_worker.api import reports
 from mlx_worker.api.front import FRONT
 from mlx_worker.api.history import EVERY
 from mlx_worker.api.live import listed, live
+from mlx_worker.json_output import encode
 
 if TYPE_CHECKING:
     from mlx_worker.api.front import Front
@@ -37,11 +37,11 @@ async def watch(request: web.Request) -> web.StreamResponse:
 async def history(request: web.Request) -> web.Response:
     """`GET /admin/history`: the last hour's samples, the oldest first; `?after=ID` the newer."""
     body = {"every": EVERY, "samples": listed(request, request.app[FRONT].history.samples)}
-    return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+    return web.Response(body=encode(body), content_type="application/json")
 
 
 def _told(front: Front) -> bytes:
-    return b"event: report\ndata: %s\n\n" % msgspec.json.encode(report(front))
+    return b"event: report\ndata: %s\n\n" % encode(report(front))
 
 
 def report(front: Front) -> dict[str, Any]:
