@@ -9,8 +9,11 @@ import msgspec
 import pytest
 
 from mlx_worker.api import chat, messages, responses
+from mlx_worker.api.dialect import Usage
 from mlx_worker.api.fields import check_portable
+from mlx_worker.api.responses_reply import ResponsesReply
 from mlx_worker.errors import InvalidRequest
+from mlx_worker.supervisor.generation import Ending, Piece
 
 
 @pytest.mark.parametrize(
@@ -88,3 +91,11 @@ def test_a_number_that_no_double_holds_is_refused() -> None:
     tool = {"type": "function", "function": NAMED | {"parameters": {"maximum": 10**400}}}
     with pytest.raises(InvalidRequest, match="maximum: a number beyond 64 bits"):
         chat.parse(_body(messages=[USER], tools=[tool]))
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_large_bound_in_a_tool_is_repeated_digit_for_digit(is_packed: bool) -> None:
+    call = responses.parse(_body(input="Hi", tools=[{"type": "function", **NAMED}]))
+    answer = ResponsesReply(call.packed() if is_packed else call, "m", 1, "fp_1")
+    told = answer.whole([(Piece("Hi", []), Ending("stop", 1))], Usage(1, 0, 1))
+    assert json.loads(told)["tools"][0]["parameters"] == SCHEMA
