@@ -11,10 +11,10 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from mlx_worker.call_schemas import arguments_of
 from mlx_worker.errors import ConstraintTooCostly, InvalidRequest
-from mlx_worker.typed import too_much
+from mlx_worker.validation import too_much
 from mlx_worker.wire import messages as m
+from mlx_worker.wire.tool_call_schemas import arguments_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -45,6 +45,9 @@ CALL_VALUES: Final = 200_000
 
 ANSWER_BYTES: Final = 32 << 20
 """Of token ids or of their text, as JSON: the front passes such an answer on in one step."""
+
+WARM_PROMPTS: Final = 8
+"""System prompts that a model's process keeps because a request warmed them."""
 
 DEEPEST: Final = 64
 """Levels of lists and objects inside what is free in form."""

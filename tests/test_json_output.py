@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_worker.api import answers, error_bodies, history, own_log
+from mlx_worker.api.admin import log_buffer, schemas
+from mlx_worker.api.dashboard import history
+from mlx_worker.api.dialects import errors
 from mlx_worker.json_output import embedded, encode, encode_text, encode_with_str, joined_list
-from mlx_worker.supervisor import events
+from mlx_worker.supervisor import event_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +48,7 @@ def structs_of(module: ModuleType) -> list[type[msgspec.Struct]]:
     ]
 
 
-MODULES = (answers, error_bodies, history, own_log, events)
+MODULES = (schemas, errors, history, log_buffer, event_log)
 
 
 def values_of(kind: Any) -> st.SearchStrategy[Any]:
@@ -119,7 +121,7 @@ class Pair(NamedTuple):
     right: str
 
 
-@pytest.mark.parametrize("value", [{3}, b"ab", Pair(1, "a"), events.Event(1.0, "k", "", {})])
+@pytest.mark.parametrize("value", [{3}, b"ab", Pair(1, "a"), event_log.Event(1.0, "k", "", {})])
 def test_what_only_msgspec_knows_is_written_as_msgspec_writes_it(value: Any) -> None:
     assert encode([value]) == msgspec.json.encode([value])
 

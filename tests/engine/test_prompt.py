@@ -9,7 +9,7 @@ import pytest
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import render, warm_head
 from mlx_worker.errors import InvalidRequest
-from tests.counted import calls
+from tests.call_counter import calls
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from mlx_worker.api import reports
-from mlx_worker.api.front import FRONT
-from mlx_worker.supervisor.standby import StandbyPolicy
-from mlx_worker.supervisor.states import State
+from mlx_worker.api.admin import reports
+from mlx_worker.api.context import FRONT
+from mlx_worker.supervisor.process.spares import StandbyPolicy
+from mlx_worker.supervisor.process.states import State
 from tests.front.asking import DIGEST, PROMPT, Serve, asked, model
-from tests.scripted import Fifo, alive, eventually, soon
+from tests.supervisor_harness import Fifo, alive, eventually, soon
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/cluster/health"])

@@ -2,7 +2,7 @@
 
 from playwright.sync_api import expect
 
-from tests.page.looking import Looking
+from tests.page.page_object import Looking
 
 
 def test_unload_and_load(look: Looking) -> None:
