@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.resume import ResumePolicy
     from mlx_worker.supervisor.standby import StandbyPolicy
 
+__all__ = ["build_app", "serve"]
+
 log = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT = 10.0
