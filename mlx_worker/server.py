@@ -64,6 +64,8 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.spares import StandbyPolicy
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 
+__all__ = ["build_app", "serve"]
+
 log = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT = 10.0
