@@ -136,7 +136,7 @@ def build_app(
     app[CREDENTIALS], app[CONNECTION_LIMITER] = credentials, limiter
     app[BODY] = BodyLimits(server.max_body_bytes, server.body_timeout)
     if server.cors_origins:
-        Cors(server.cors_origins).install(app)
+        Cors(server.cors_origins, ROUTES).install(app)
     app[DOCUMENTED] = ROUTES
     app[PAGE] = page_files()
     for route in ROUTES:
