@@ -46,6 +46,9 @@ CALL_VALUES: Final = 200_000
 ANSWER_BYTES: Final = 32 << 20
 """Of token ids or of their text, as JSON: the front passes such an answer on in one step."""
 
+WARM_PROMPTS: Final = 8
+"""System prompts that a model's process keeps because a request warmed them."""
+
 DEEPEST: Final = 64
 """Levels of lists and objects inside what is free in form."""
 

@@ -130,7 +130,7 @@ def build_app(
     app[BORDER], app[DOOR] = border, door
     app[BODY] = BodyLimits(server.max_body_bytes, server.body_timeout)
     if server.cors_origins:
-        Cors(server.cors_origins).install(app)
+        Cors(server.cors_origins, ROUTES).install(app)
     app[DOCUMENTED] = ROUTES
     app[PAGE] = page_files()
     for route in ROUTES:

@@ -43,6 +43,7 @@ from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.engine.text_bound import TextBound
 from mlx_worker.engine.weights_hash import check_unchanged, folder_state, model_identity
 from mlx_worker.errors import (
+    CHILD_CODES,
     BadModelFolder,
     ContextLengthExceeded,
     ModelNotFoundError,
@@ -302,7 +303,7 @@ class Service:
         message = sayable(str(error)) or type(error).__name__
         if isinstance(error, ContextLengthExceeded):
             return m.Failed(id_, error.code, message, error.param, error.tokens, error.context)
-        if isinstance(error, WorkerError):
+        if isinstance(error, WorkerError) and error.code in CHILD_CODES:
             return m.Failed(id_, error.code, message, error.param and sayable(error.param))
         return m.Failed(id_, WorkerError.code, message)
 

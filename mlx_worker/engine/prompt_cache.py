@@ -27,12 +27,12 @@ from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 
 from mlx_worker.engine.prefix import common_prefix
 from mlx_worker.engine.prefix_index import Indexed, PrefixIndex, Tokens
+from mlx_worker.limits import WARM_PROMPTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_ENTRIES = 2048
-MAX_WARM = 8
 MAX_BYTES = 4 << 30
 """Unless somebody says otherwise."""
 
@@ -213,7 +213,7 @@ class PromptCache:
 
     def _bound(self) -> None:
         warm = self._order[Kind.WARM]
-        if len(warm) > MAX_WARM:
+        if len(warm) > WARM_PROMPTS:
             self._drop(next(iter(warm)))
         if len(self._entries) > MAX_ENTRIES:
             self._drop(self._victim())

@@ -4,7 +4,7 @@ A closed set of tagged, frozen types that neither side owns. Two unions, one a d
 does not decode into its union is garbage, and a child that sends garbage is replaced. The law of
 ids: for every `Generate`, `Warm`, `ClearCache`, `TrimCache`, `Tokenize` and `Detokenize` the child
 answers exactly one of `Done`, `Warmed`, `Cleared`, `Tokenized`, `Detokenized` or `Failed`; if it
-dies first, the front's link says `Failed` in its place.
+dies first, the front's link says so in its place.
 [both]
 """
 

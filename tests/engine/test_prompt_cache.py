@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlx_lm.models.cache import ArraysCache, KVCache
 
-from mlx_worker.engine.prompt_cache import MAX_WARM, Kind, PromptCache
+from mlx_worker.engine.prompt_cache import Kind, PromptCache
+from mlx_worker.limits import WARM_PROMPTS
 
 
 def kv(tokens: list[int]) -> list[Any]:
@@ -144,9 +145,9 @@ def test_running_rows_count_in_the_budget_and_warmed_prompts_go_last() -> None:
 
 
 def test_warmed_prompts_have_a_limit_of_their_own(cache: PromptCache) -> None:
-    for token in range(MAX_WARM + 2):
+    for token in range(WARM_PROMPTS + 2):
         cache.keep([token], kv([token]), Kind.WARM)
-    assert cache.facts.warmed == MAX_WARM
+    assert cache.facts.warmed == WARM_PROMPTS
     assert [cache.resident([it]) for it in (0, 1, 2)] == [0, 0, 1]
 
 

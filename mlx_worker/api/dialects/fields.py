@@ -43,7 +43,8 @@ MOST_STOP_BYTES = 16 << 10
 ModelName = Annotated[str, msgspec.Meta(max_length=1000)]
 """Every event of a stream repeats the name."""
 
-Language = Annotated[str, msgspec.Meta(min_length=1, max_length=100_000)]
+Language = Annotated[str, msgspec.Meta(min_length=1)]
+"""A regex or grammar; `limits.check_constraint` bounds its bytes."""
 
 Verbosity = Literal["low", "medium", "high"]
 """How long an answer is to be. No template has a place for it, so that it changes no answer."""

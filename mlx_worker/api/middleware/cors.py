@@ -14,9 +14,12 @@ from aiohttp import web
 from mlx_worker.api.middleware.request_ids import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID, WARNINGS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aiohttp.typedefs import Handler, Middleware
 
-METHODS = "GET, POST, DELETE"
+    from mlx_worker.api.route import Route
+
 EXPOSED = (
     f"{REQUEST_ID}, {SESSION_ID}, {CACHE_HIT}, {MODEL}, {WARNINGS}, Retry-After, WWW-Authenticate"
 )
@@ -27,9 +30,10 @@ _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~ ,-]{0,1000}")
 
 
 class Cors:
-    """The origins that may ask."""
+    """The origins that may ask, and by which methods."""
 
-    def __init__(self, origins: tuple[str, ...]) -> None:
+    def __init__(self, origins: tuple[str, ...], routes: Iterable[Route]) -> None:
+        self._methods = ", ".join(sorted({name for route in routes for name in route.methods}))
         self._any = origins == ("*",)
         self._origins = frozenset(origins)
 
@@ -62,7 +66,7 @@ class Cors:
             if not (asked and self._allowed(request)):
                 return await handler(request)
             headers = {
-                "Access-Control-Allow-Methods": METHODS,
+                "Access-Control-Allow-Methods": self._methods,
                 "Access-Control-Allow-Headers": names,
                 "Access-Control-Max-Age": str(REMEMBERED),
             }

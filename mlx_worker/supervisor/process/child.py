@@ -132,6 +132,7 @@ class Child:
         self._measured: m.Pong | None = None
         self._ended: Exit | None = None
         self._asked_to_run = False
+        self._is_unload_asked = False  # and the writer has not come to it
         self._retry_due = False
         self._inbox: asyncio.Queue[_Seen] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
@@ -253,9 +254,16 @@ class Child:
         self._asked_to_run = False
         self._tell(Event.STOP)
 
-    def unload(self) -> None:
-        """Ask for it to end until it is needed. Nothing happens where it has work by then."""
+    def unload(self) -> bool:
+        """Ask the process to end until it is needed; return False if that is asked already.
+
+        Nothing happens where the process has work when the writer comes to it.
+        """
+        if self._is_unload_asked:
+            return False
+        self._is_unload_asked = True
         self._tell(Event.UNLOAD)
+        return True
 
     def cannot_start(self, why: str) -> None:
         """Record that the model cannot be started now: its folder or memory does not allow it."""
@@ -343,6 +351,8 @@ class Child:
     async def _write(self) -> None:
         while True:
             seen = await self._inbox.get()
+            if seen.event is Event.UNLOAD:
+                self._is_unload_asked = False
             if seen.incarnation != self._life.incarnation and seen.event not in (
                 Event.START,
                 Event.RESTART,

@@ -2,8 +2,8 @@
 
 Bytes in, messages out to whoever opened their id, in the same callback that read them: no queue
 and no task between the socket and the stream it feeds. The link keeps the law of ids: every id
-opened here hears exactly one last word, from the child or, when the child is gone, from the link
-itself. [front]
+opened here hears exactly one last word, from the child or, when the child is gone, the link's call
+of `on_connection_lost`. [front]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
-from mlx_worker.errors import ChildLost, ChildMisbehaved
+from mlx_worker.errors import CHILD_CODES, ChildLost, ChildMisbehaved
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import encode, frames_from_child
@@ -37,6 +37,9 @@ class Listener(Protocol):
 
     def hear(self, message: Told) -> None:
         """One message about this id, in the order the child said them."""
+
+    def on_connection_lost(self, why: str) -> None:
+        """Take in that the child's last word about this id will not come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,8 @@ class Link(asyncio.Protocol):
             case m.Started() | m.Prefill() | m.PromptScores():
                 self.last_progress = self._loop.time()
                 self._listener(message.id).hear(message)
+            case m.Failed() if message.code not in CHILD_CODES:
+                raise ChildMisbehaved(f"an error with a code that no child sends: {message.code!r}")
             case m.Done() | m.Warmed() | m.Cleared() | m.Tokenized() | m.Detokenized() | m.Failed():
                 self.last_progress = self._loop.time()
                 listener = self._listener(message.id)
@@ -169,8 +174,8 @@ class Link(asyncio.Protocol):
         self._transport = None
         self.ended.set()
         listeners, self._listeners = self._listeners, {}
-        for id_, listener in listeners.items():
-            listener.hear(m.Failed(id_, ChildLost.code, f"the model's process ended: {reason}"))
+        for listener in listeners.values():
+            listener.on_connection_lost(f"the model's process ended: {reason}")
 
 
 async def connect(link: Link) -> socket.socket:

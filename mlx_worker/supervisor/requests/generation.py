@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 def as_error(failed: m.Failed) -> errors.WorkerError:
     """A child's `Failed` as the error it names."""
     kind = errors.error_class(failed.code)
-    retry = 1 if kind is errors.ChildLost else None
-    error = kind(failed.message, param=failed.param, retry_after=retry)
+    error = kind(failed.message, param=failed.param)
     if isinstance(error, errors.ContextLengthExceeded):
         error.tokens, error.context = failed.prompt_tokens, failed.context
     return error
@@ -225,12 +224,15 @@ class Generation:
                 )
                 self._keep(message.text, message.spans)  # to be taken with the end
                 self._end()
-            case m.Failed(code=errors.ChildLost.code):
-                self._keeper.lost(self, message.message)
             case m.Failed():
                 self.fail(as_error(message))
             case _:
                 pass
+
+    def on_connection_lost(self, why: str) -> None:
+        """Hand the loss of the process to the keeper; after the end there is nothing to lose."""
+        if not self.over:
+            self._keeper.lost(self, why)
 
     # --- the keeper's side ---
 

@@ -13,6 +13,7 @@ from mlx_worker.api.dialects.fields import check_portable
 from mlx_worker.api.dialects.messages import request as messages
 from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.errors import InvalidRequest
+from mlx_worker.limits import DEEPEST
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,25 @@ def test_a_large_number_in_an_earlier_call_keeps_its_digits() -> None:
     result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1"}]}
     turns = [USER, {"role": "assistant", "content": [used]}, result]
     assert _arguments(messages.parse(_body(messages=turns, max_tokens=1))) == LARGE
+
+
+def test_a_large_number_beside_the_arguments_of_a_call_is_refused() -> None:
+    call = {"id": "1", "index": 2**64, "function": {"name": "f", "arguments": LARGE}}
+    turn = {"role": "assistant", "tool_calls": [call]}
+    with pytest.raises(InvalidRequest, match=r"index: a number beyond 64 bits") as refused:
+        chat.parse(_body(messages=[USER, turn, USER]))
+    assert refused.value.param == "messages"
+
+
+@pytest.mark.parametrize("number", [1, 2**64])
+def test_a_deep_nest_in_an_earlier_call_is_refused(number: int) -> None:
+    deep: Any = number
+    for _ in range(DEEPEST):
+        deep = [deep]
+    function = {"name": "f", "arguments": {"a": deep, "b": 2**64}}
+    turn = {"role": "assistant", "tool_calls": [{"id": "1", "function": function | {"x": deep}}]}
+    with pytest.raises(InvalidRequest, match="nested deeper"):
+        chat.parse(_body(messages=[USER, turn, USER]))
 
 
 def test_other_calls_go_on_as_they_came() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from mlx_worker.errors import ChildLost
+from mlx_worker.errors import CHILD_CODES, ChildLost
 from mlx_worker.supervisor.process.connection import Fact, Link, Owner, Told, connect
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.wire import messages as m
@@ -26,12 +26,19 @@ class Ear:
 
     def __init__(self) -> None:
         self.heard: asyncio.Queue[Told] = asyncio.Queue()
+        self.lost: asyncio.Queue[str] = asyncio.Queue()
 
     def hear(self, message: Told) -> None:
         self.heard.put_nowait(message)
 
+    def on_connection_lost(self, why: str) -> None:
+        self.lost.put_nowait(why)
+
     async def next(self) -> Told:
         return await soon(self.heard.get())
+
+    async def loss(self) -> str:
+        return await soon(self.lost.get())
 
 
 class Peer:
@@ -133,14 +140,13 @@ def test_what_was_said_before_the_end_is_heard_though_a_write_fails(new_loop: An
         peer.say(STARTED, m.Step([row]))
         peer.far.close()
         peer.link.send(m.Ping(1))  # before the loop reads
-        heard = [await ear.next() for _ in range(3)]
+        heard = [await ear.next() for _ in range(2)]
+        assert "the model's process ended" in await ear.loss()
         assert (await peer.end())[0] is Event.LINK_LOST
         return heard
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        *said, last = runner.run(say_write_and_hear())
-    assert said == [STARTED, row]
-    assert isinstance(last, m.Failed)
+        assert runner.run(say_write_and_hear()) == [STARTED, row]
 
 
 # --- the way in -----------------------------------------------------------------------------
@@ -165,7 +171,12 @@ async def test_messages_may_arrive_one_byte_at_a_time(peer: Peer) -> None:
 
 async def test_each_last_word_closes_its_id_and_the_last_of_them_is_announced(peer: Peer) -> None:
     ears = [opened(peer, id_) for id_ in (1, 2, 3, 4)]
-    last_words = (m.Done(1, "stop", 0, ""), m.Warmed(2, 1), m.Cleared(3), m.Failed(4, "x", "y"))
+    last_words = (
+        m.Done(1, "stop", 0, ""),
+        m.Warmed(2, 1),
+        m.Cleared(3),
+        m.Failed(4, "cache_error", "y"),
+    )
     for left, (ear, word) in zip((3, 2, 1, 0), zip(ears, last_words, strict=True), strict=True):
         peer.say(word)
         assert await ear.next() == word
@@ -184,6 +195,8 @@ async def test_each_last_word_closes_its_id_and_the_last_of_them_is_announced(pe
         pytest.param(b"\x00\x00\x00\x00", id="an empty frame"),
         pytest.param(encode(m.Ping(1)), id="a message of the other direction"),
         pytest.param(encode(m.Done(99, "stop", 0, "")), id="an id that nobody opened"),
+        pytest.param(encode(m.Failed(1, ChildLost.code, "?")), id="its own loss"),
+        pytest.param(encode(m.Failed(1, "from_the_future", "?")), id="an unknown error"),
     ],
 )
 async def test_nonsense_ends_the_pipe_after_what_was_said_before_it(
@@ -194,11 +207,19 @@ async def test_nonsense_ends_the_pipe_after_what_was_said_before_it(
     event, _ = await peer.end()
     assert event is Event.GARBAGE
     assert await ear.next() == STARTED
-    lost = await ear.next()
-    assert isinstance(lost, m.Failed)
-    assert (lost.id, lost.code) == (1, ChildLost.code)
+    assert "the model's process ended" in await ear.loss()
     assert peer.link.open_ids == 0
     assert ear.heard.empty()
+
+
+@pytest.mark.parametrize("code", sorted(CHILD_CODES))
+async def test_an_error_with_a_code_of_the_child_ends_its_id_only(peer: Peer, code: str) -> None:
+    ear = opened(peer)
+    opened(peer, 2)
+    peer.say(m.Failed(1, code, "it went wrong"))
+    assert await ear.next() == m.Failed(1, code, "it went wrong")
+    assert peer.link.open_ids == 1
+    assert peer.ends.empty()
 
 
 async def test_a_message_after_its_last_word_is_nonsense(peer: Peer) -> None:
@@ -214,22 +235,18 @@ async def test_eof_gives_every_open_id_its_last_word_and_is_told_once(peer: Peer
     peer.send(encode(STARTED)[:5])
     peer.far.close()
     assert (await peer.end())[0] is Event.LINK_LOST
-    for id_, ear in enumerate(ears, 1):
-        lost = await ear.next()
-        assert isinstance(lost, m.Failed)
-        assert (lost.id, lost.code) == (id_, ChildLost.code)
+    for ear in ears:
+        assert "the model's process ended" in await ear.loss()
     peer.link.close()
     await asyncio.sleep(0)
     assert peer.ends.empty()
-    assert all(ear.heard.empty() for ear in ears)
+    assert all(ear.heard.empty() and ear.lost.empty() for ear in ears)
 
 
 async def test_closed_by_the_node_it_tells_the_open_ids_but_not_the_node(peer: Peer) -> None:
     ear = opened(peer)
     peer.link.close()
-    lost = await ear.next()
-    assert isinstance(lost, m.Failed)
-    assert lost.code == ChildLost.code
+    assert "closed by the node" in await ear.loss()
     while await peer.hear():  # the peer reads EOF
         pass
     assert peer.ends.empty()

@@ -5,14 +5,13 @@ import asyncio
 import pytest
 
 from mlx_worker import errors
-from mlx_worker.errors import ChildLost, RequestTimedOut, WorkerError
+from mlx_worker.errors import RequestTimedOut, WorkerError
 from mlx_worker.supervisor.process.connection import Told
 from mlx_worker.supervisor.requests.generation import Ending, Generation, Piece, Scores
 from mlx_worker.wire import messages as m
 from tests.supervisor_harness import chat, soon, taken, text_of
 
 STARTED = m.Started(1, 4, 2, cache_hit=True)
-LOST = m.Failed(1, "child_lost", "it died")
 FAILED = m.Failed(1, "inference_error", "it broke")
 
 
@@ -47,6 +46,9 @@ class Heard:
     def hear(self, *messages: Told) -> None:
         for message in messages:
             self.it.hear(message)
+
+    def lose(self) -> None:
+        self.it.on_connection_lost("it died")
 
 
 async def test_it_has_started_when_the_child_says_so() -> None:
@@ -140,7 +142,8 @@ async def test_a_failure_is_raised_after_everything_said_before_it_and_stays() -
 
 async def test_the_loss_of_its_process_is_no_end_and_what_the_next_one_says_follows() -> None:
     heard = Heard()
-    heard.hear(STARTED, m.Row(1, [1], "one"), LOST)
+    heard.hear(STARTED, m.Row(1, [1], "one"))
+    heard.lose()
     assert heard.said == ["lost: it died"]
     heard.hear(m.Started(2, 5, 5, cache_hit=False), m.Row(2, [2], " two"), m.Done(2, "stop", 2, ""))
     assert await soon(heard.it.started()) == STARTED
@@ -152,7 +155,7 @@ async def test_the_loss_of_its_process_is_no_end_and_what_the_next_one_says_foll
 
 async def test_lost_before_its_start_it_starts_with_the_next_process() -> None:
     heard = Heard()
-    heard.hear(LOST)
+    heard.lose()
     waiting = asyncio.create_task(heard.it.started())
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -226,7 +229,8 @@ async def test_leaving_is_said_while_it_runs() -> None:
 
 async def test_dropped_it_ends_with_what_it_had() -> None:
     heard = Heard()
-    heard.hear(STARTED, m.Row(1, [1], "one"), LOST)
+    heard.hear(STARTED, m.Row(1, [1], "one"))
+    heard.lose()
     heard.it.drop()
     assert await text_of(heard.it) == "one"
     assert await text_of(heard.it) == ""
@@ -250,7 +254,7 @@ async def test_what_is_not_done_by_its_deadline_fails_and_what_comes_later_is_no
     with pytest.raises(RequestTimedOut):
         await soon(taken(heard.it))
     heard.hear(m.Done(1, "cancelled", 3, ""))
-    heard.hear(m.Failed(1, ChildLost.code, "gone"))
+    heard.lose()
     assert heard.said == ["ended"]
 
 
@@ -287,7 +291,8 @@ async def test_scores_of_a_prompt_are_taken_once_and_whole() -> None:
 
 async def test_scores_that_a_crash_cut_short_are_those_of_the_next_process() -> None:
     heard = Heard()
-    heard.hear(STARTED, *scores("null", "-1.5", last=False), LOST)
+    heard.hear(STARTED, *scores("null", "-1.5", last=False))
+    heard.lose()
     heard.it.lose("it died")
     heard.hear(STARTED, *scores("null", "-1.25,-2.5", "", last=True))
     assert heard.it.take() == Piece("", [], scores=Scores([b"null,-1.25,-2.5"] * 4, b""))
@@ -297,7 +302,7 @@ async def test_scores_that_are_whole_are_not_told_again_after_a_crash() -> None:
     heard = Heard()
     heard.hear(STARTED, *scores("null", last=True))
     assert heard.it.take() is not None
-    heard.hear(LOST)
+    heard.lose()
     heard.it.lose("it died")
     heard.hear(STARTED, *scores("null", last=True))
     assert heard.it.take() is None

@@ -42,7 +42,7 @@ from mlx_worker.api.dialects.messages.tools import ToolChoice, chosen
 from mlx_worker.api.dialects.structured_output import constraint_of, fitting
 from mlx_worker.config.sampler_types import Tokens
 from mlx_worker.errors import InvalidRequest, UnsupportedField
-from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES
+from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES, check_depth, check_values
 from mlx_worker.wire.messages import ChatRequest
 
 if TYPE_CHECKING:
@@ -166,7 +166,8 @@ def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> tuple[ChatReque
     _refuse(asked)
     turns, left_out = _turns(asked)
     refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
-    refuse_unsayable("messages", turns.calls, CALL_VALUES)
+    check_values(turns.calls, CALL_VALUES, "messages")
+    check_depth(turns.calls, "messages")
     servers = ["mcp_servers"] if asked.mcp_servers else []
     tools = rounded("tools", asked.tools or [], TOOL_VALUES)
     choice = chosen(tools, asked.tool_choice or ToolChoice("auto"), servers)
