@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import asdict
 
 from mlx_worker.api.admin import health_report, reports, schemas
 from mlx_worker.api.context import CONTEXT
@@ -35,6 +36,7 @@ from mlx_worker.api.parsing.body_kinds import (
 )
 from mlx_worker.api.parsing.parser import parsed
 from mlx_worker.errors import InvalidRequest, Unavailable, UnknownModel, WorkerError
+from mlx_worker.json_output import embedded, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,9 +49,7 @@ C = TypeVar("C", bound=Call)
 
 def reply(body: Any, status: int = 200) -> web.Response:
     """A JSON answer."""
-    return web.Response(
-        body=msgspec.json.encode(body), status=status, content_type="application/json"
-    )
+    return web.Response(body=encode(body), status=status, content_type="application/json")
 
 
 # --- generation ---------------------------------------------------------------------------
@@ -135,8 +135,8 @@ async def tokenize(request: web.Request) -> web.Response:
     if asked is None:
         return reply(schemas.TokenizeResponse([], 0))
     said = await node.tokenize(served, asked)
-    tokens = cast("list[int]", msgspec.Raw(said.tokens))  # JSON, which is not looked into
-    return reply(schemas.TokenizeResponse(tokens, said.count))
+    tokens: list[int] = embedded(said.tokens)  # JSON, which is not looked into
+    return reply(asdict(schemas.TokenizeResponse(tokens, said.count)))
 
 
 async def detokenize(request: web.Request) -> web.Response:
@@ -144,7 +144,7 @@ async def detokenize(request: web.Request) -> web.Response:
     node = request.app[CONTEXT].node
     name, tokens = await parsed(request, await read_body(request), AskDetokenize())
     said = await node.detokenize(node.find(name), tokens)
-    return reply(schemas.DetokenizeResponse(cast("str", msgspec.Raw(said.text))))
+    return reply(asdict(schemas.DetokenizeResponse(embedded(said.text))))
 
 
 async def _text_of(node: Node, served: Served, tokens: list[int]) -> str:

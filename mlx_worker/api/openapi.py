@@ -19,6 +19,7 @@ from mlx_worker.api.dialects.errors import AnthropicError, OpenAIError, anthropi
 from mlx_worker.api.dialects.vendor import VERSION, is_anthropic_path
 from mlx_worker.api.middleware.request_ids import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID
 from mlx_worker.api.route import EVENTS, JsonKeys, Text
+from mlx_worker.json_output import encode
 
 if TYPE_CHECKING:
     from mlx_worker.api.route import Route
@@ -58,7 +59,7 @@ async def served(request: web.Request) -> web.Response:
 @cache
 def document(routes: tuple[Route, ...]) -> bytes:
     """OpenAPI 3.1, as JSON."""
-    return msgspec.json.encode(_Document(routes).whole())
+    return encode(_Document(routes).whole())
 
 
 class _Document:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from aiohttp import web
 
 from mlx_worker import logs
@@ -13,6 +12,7 @@ from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.middleware.body import read_body
 from mlx_worker.api.parsing.body_kinds import AskLevel
 from mlx_worker.api.parsing.parser import parsed
+from mlx_worker.json_output import encode
 
 if TYPE_CHECKING:
     from mlx_worker.config.schema import LogLevel
@@ -23,7 +23,7 @@ OPENMETRICS: Final = "application/openmetrics-text"
 
 
 def _json(body: Any) -> web.Response:
-    return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+    return web.Response(body=encode(body), content_type="application/json")
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -142,7 +142,7 @@ def _model(served: Served, context: AppContext) -> dict[str, Any]:
         "warnings": list(served.planned.warnings),
         "contextLength": facts.loaded.context_length if facts.loaded else None,
         "unbatched": facts.loaded.unbatched if facts.loaded else "",
-        "enteredAt": served.child.entered_at,
+        "enteredAt": {name.value: at for name, at in served.child.entered_at.items()},
         "loadSeconds": facts.load_seconds,
         "loading": {"done": facts.loading.done, "total": facts.loading.total}
         if facts.loading and served.child.state is State.LOADING

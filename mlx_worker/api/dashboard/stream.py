@@ -11,7 +11,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from aiohttp import web
 
 from mlx_worker import __version__
@@ -19,6 +18,7 @@ from mlx_worker.api.admin import reports
 from mlx_worker.api.admin.event_stream import listed, live
 from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.dashboard.history import SAMPLE_INTERVAL
+from mlx_worker.json_output import encode
 
 if TYPE_CHECKING:
     from mlx_worker.api.context import AppContext
@@ -40,11 +40,11 @@ async def history(request: web.Request) -> web.Response:
         "every": SAMPLE_INTERVAL,
         "samples": listed(request, request.app[CONTEXT].history.samples),
     }
-    return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+    return web.Response(body=encode(body), content_type="application/json")
 
 
 def _told(context: AppContext) -> bytes:
-    return b"event: report\ndata: %s\n\n" % msgspec.json.encode(report(context))
+    return b"event: report\ndata: %s\n\n" % encode(report(context))
 
 
 def report(context: AppContext) -> dict[str, Any]:

@@ -27,8 +27,8 @@ def key_name(request: web.Request) -> str:
 class Authentication:
     """Decides which requests need a key, and whose key a request shows.
 
-    `public` handlers need none, `open_to_trusted` ones need none from a trusted address: by handler,
-    since paths can be written in many ways. `origins` are those of the pages that the
+    `public` handlers need none, `open_to_trusted` ones need none from a trusted address: by
+    handler, since paths can be written in many ways. `origins` are those of the pages that the
     configuration names.
     """
 
