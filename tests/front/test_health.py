@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from mlx_worker.api.admin import reports
-from mlx_worker.api.context import FRONT
+from mlx_worker.api.context import CONTEXT
 from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.process.states import State
 from tests.front.asking import DIGEST, PROMPT, Serve, asked, model
@@ -198,4 +198,4 @@ async def test_health_needs_no_help_from_the_slower_writer(serve: Serve) -> None
     # A key that is no plain text, an enumeration's member too, would be written by msgspec.
     front = await serve()
     app = front.client.server.app  # type: ignore[attr-defined]
-    assert b'"enteredAt":{"starting":' in orjson.dumps(reports.health(app[FRONT]))
+    assert b'"enteredAt":{"starting":' in orjson.dumps(reports.health(app[CONTEXT]))
