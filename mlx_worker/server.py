@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["build_app", "serve"]
 
+__all__ = ["build_app", "serve"]
+
 log = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT = 10.0

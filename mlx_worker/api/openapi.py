@@ -22,6 +22,7 @@ from mlx_worker.api.dialects.errors import AnthropicError, OpenAIError, anthropi
 from mlx_worker.api.middleware.request_ids import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID
 from mlx_worker.api.middleware.vendor import VERSION, is_anthropic_path
 from mlx_worker.api.route import EVENTS, JsonKeys, Text
+from mlx_worker.json_output import encode
 
 if TYPE_CHECKING:
     from mlx_worker.api.route import Route
@@ -61,7 +62,7 @@ async def openapi_document(request: web.Request) -> web.Response:
 @cache
 def document(routes: tuple[Route, ...]) -> bytes:
     """Return the routes as an OpenAPI 3.1 document in JSON."""
-    return msgspec.json.encode(_Document(routes).build())
+    return encode(_Document(routes).build())
 
 
 class _Document:

@@ -13,8 +13,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
+from mlx_worker.json_output import encode
 from mlx_worker.supervisor.process.states import State
 
 if TYPE_CHECKING:
@@ -97,13 +96,13 @@ def brief(body: dict[str, Any]) -> dict[str, Any]:
 
     Models that would make the body too large are counted in `modelsLeftOut`.
     """
-    bytes_left = MAX_BYTES - len(msgspec.json.encode(body | {"models": {}}))
+    bytes_left = MAX_BYTES - len(encode(body | {"models": {}}))
     models: dict[str, Any] = {}
     for id_, entry in _unhealthy_first(body["models"].items()):
         short = {"status": entry["status"], "state": entry["state"]}
         if entry["status"] != "healthy":
             short |= {"reason": _shortened(entry["reason"]), "nextTry": entry["nextTry"]}
-        bytes_left -= len(msgspec.json.encode({id_: short}))
+        bytes_left -= len(encode({id_: short}))
         if bytes_left < 0:
             break
         models[id_] = short
@@ -112,8 +111,8 @@ def brief(body: dict[str, Any]) -> dict[str, Any]:
 
 def encoded_within_limit(body: dict[str, Any]) -> bytes:
     """Return a health body as JSON, shortened by `brief` where it would be too large."""
-    whole = msgspec.json.encode(body)
-    return whole if len(whole) <= MAX_BYTES else msgspec.json.encode(brief(body))
+    whole = encode(body)
+    return whole if len(whole) <= MAX_BYTES else encode(brief(body))
 
 
 def _unhealthy_first(entries: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:

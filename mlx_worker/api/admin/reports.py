@@ -146,7 +146,7 @@ def _model(model: Served, context: AppContext) -> dict[str, Any]:
         "warnings": list(model.planned.warnings),
         "contextLength": facts.loaded.context_length if facts.loaded else None,
         "unbatched": facts.loaded.unbatched if facts.loaded else "",
-        "enteredAt": model.child.entered_at,
+        "enteredAt": {name.value: at for name, at in model.child.entered_at.items()},
         "loadSeconds": facts.load_seconds,
         "loading": {"done": facts.loading.done, "total": facts.loading.total}
         if facts.loading and model.child.state is State.LOADING

@@ -13,14 +13,13 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from mlx_worker import __version__
 from mlx_worker.api.admin import reports
 from mlx_worker.api.admin.event_stream import entries_after, stream_entries
 from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.dashboard.history import HISTORY, SAMPLE_INTERVAL
 from mlx_worker.api.middleware.responses import json_response
+from mlx_worker.json_output import encode
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -46,7 +45,7 @@ async def history(request: web.Request) -> web.Response:
 
 
 def _report_event(context: AppContext) -> bytes:
-    return b"event: report\ndata: %s\n\n" % msgspec.json.encode(report(context))
+    return b"event: report\ndata: %s\n\n" % encode(report(context))
 
 
 def report(context: AppContext) -> dict[str, Any]:

@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import asdict
 
 from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.middleware.body import read_body
 from mlx_worker.api.middleware.responses import json_response
 from mlx_worker.api.parsing.body_kinds import AskCount, AskDetokenize, AskTokenize
 from mlx_worker.api.parsing.parser import parsed
+from mlx_worker.json_output import embedded
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -54,8 +56,8 @@ async def tokenize(request: web.Request) -> web.Response:
     if chat is None:
         return json_response(TokenizeResponse([], 0))
     answer = await node.tokenize(model, chat)
-    tokens = cast("list[int]", msgspec.Raw(answer.tokens))  # JSON that is sent on as it came
-    return json_response(TokenizeResponse(tokens, answer.count))
+    tokens: list[int] = embedded(answer.tokens)  # JSON that is sent on as it came
+    return json_response(asdict(TokenizeResponse(tokens, answer.count)))
 
 
 async def detokenize(request: web.Request) -> web.Response:
@@ -63,4 +65,4 @@ async def detokenize(request: web.Request) -> web.Response:
     node = request.app[CONTEXT].node
     name, tokens = await parsed(request, await read_body(request), AskDetokenize())
     answer = await node.detokenize(node.find(name), tokens)
-    return json_response(DetokenizeResponse(cast("str", msgspec.Raw(answer.text))))
+    return json_response(asdict(DetokenizeResponse(embedded(answer.text))))

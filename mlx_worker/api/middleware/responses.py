@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from aiohttp import HttpVersion11, web
+
+from mlx_worker.json_output import encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,9 +23,7 @@ EVENT_STREAM_HEADERS: Final = {
 
 def json_response(body: Any, status: int = 200) -> web.Response:
     """Return a response with this body as JSON."""
-    return web.Response(
-        body=msgspec.json.encode(body), status=status, content_type="application/json"
-    )
+    return web.Response(body=encode(body), status=status, content_type="application/json")
 
 
 def event_stream_response(
