@@ -1,8 +1,8 @@
 """Sample the last hour of each model for the charts of the dashboard.
 
-A sample is taken every ten seconds whether or not the dashboard is open: it costs microseconds, and
-a reader who comes after a failure needs the time before. All figures come from counters that exist
-anyway.
+A sample is taken every ten seconds whether or not the dashboard is open. It costs microseconds, and
+a reader after a failure needs the time before the failure. All figures come from counters that
+exist anyway.
 
 [front]
 """

@@ -89,7 +89,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     except ConnectionResetError:
         raise  # the client has left: no response can reach it
     except Exception:
-        log.exception(Entry("unforeseen", request_id=request_id(request), path=request.path))
+        log.exception(Entry("unexpected error", request_id=request_id(request), path=request.path))
         problem = WorkerError(f"the node failed on this request; its id is {request_id(request)}")
     try:
         return error_response(request, problem, {REQUEST_ID: request_id(request)} | headers)
