@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mlx_worker.errors import ChildMisbehaved
 from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import MAX_FRAME, encode, frames_from_child, frames_to_child
+from tests.rounds import rounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -216,7 +217,7 @@ def test_random_bytes_are_a_message_or_garbage(ear: Callable[[], Ear], payload: 
     assert len(heard) == 1
 
 
-@settings(derandomize=True, deadline=None, max_examples=500)
+@settings(derandomize=True, deadline=None, max_examples=rounds(125, 500, 500))
 @given(message=st.sampled_from(FROM_CHILD), data=st.data())
 def test_a_message_with_one_wrong_byte_is_a_message_or_garbage(
     message: m.Message, data: st.DataObject
