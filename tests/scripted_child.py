@@ -297,7 +297,9 @@ class ScriptedChild:
         id_, request = asked.id, asked.request
         wait_for_leave(self._flags.hold_start)
         if self._flags.refuse:
-            self._pipe.send([m.Failed(id_, ContextLengthExceeded.code, "5000 tokens of 4096")])
+            self._pipe.send(
+                [m.Failed(id_, ContextLengthExceeded.code, "5000 tokens of 4096", "messages")]
+            )
             return
         said = len(asked.replay)
         assert asked.replay == list(range(1, said + 1)), asked.replay

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import msgspec
 from aiohttp import web
@@ -25,7 +26,7 @@ from mlx_worker.api.body import read_body
 from mlx_worker.api.books import Books
 from mlx_worker.api.chat_reply import ChatReply
 from mlx_worker.api.completions_reply import CompletionReply
-from mlx_worker.api.dialect import Call
+from mlx_worker.api.dialect import Call, rename_field
 from mlx_worker.api.front import FRONT
 from mlx_worker.api.messages_reply import MessagesReply
 from mlx_worker.api.parser import parsed
@@ -223,6 +224,9 @@ async def cache_state(request: web.Request) -> web.Response:
     return reply(reports.cache(front, _named(request)))
 
 
+_WARMED: Final = MappingProxyType({"messages": "system_prompt"})
+
+
 async def cache_warm(request: web.Request) -> web.Response:
     """`POST /cache/warm`, `POST /v1/cluster/cache/warm`."""
     front = request.app[FRONT]
@@ -230,7 +234,8 @@ async def cache_warm(request: web.Request) -> web.Response:
     served = front.node.find(name)
     try:
         warmed = await front.node.warm(served, prompt)
-    except (InvalidRequest, Unavailable):
+    except (InvalidRequest, Unavailable) as error:
+        rename_field(error, _WARMED)
         raise
     except WorkerError as error:
         return answer(request, WorkerError(f"warming failed: {error}"))

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from mlx_worker.api.authentication import key_name
 from mlx_worker.api.choices import begin
-from mlx_worker.api.dialect import Usage
+from mlx_worker.api.dialect import Usage, rename_field
 from mlx_worker.api.event_stream import EventStream, streamed_response
 from mlx_worker.api.half_close import within_stream
 from mlx_worker.api.headers import (
@@ -37,7 +37,7 @@ from mlx_worker.supervisor.fingerprint import prompting, weights_changed
 from mlx_worker.supervisor.generation import Piece
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mlx_worker.api.books import Books
     from mlx_worker.api.dialect import Call, Reply
@@ -59,6 +59,7 @@ class _Way:
     generations: list[Generation]
     prompt: Usage
     headers: dict[str, str]
+    fields: Mapping[str, str]
 
     def endings(self) -> list[Ending]:
         endings = [it.ending for it in self.generations]
@@ -113,8 +114,11 @@ async def relay(
         books.began(started[0], read)
         headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
         reply = reply_by(_fingerprint_of(generations, served))
-        way = _Way(request, reply, generations, read, headers)
+        way = _Way(request, reply, generations, read, headers, call.FIELDS)
         return await (_streamed(way, books) if call.stream else _whole(way, books))
+    except WorkerError as error:
+        rename_field(error, call.FIELDS)
+        raise
     finally:
         for generation in generations:
             generation.leave()
@@ -172,6 +176,7 @@ async def _streamed(way: _Way, books: Books) -> web.StreamResponse:
             await stream.run()
     except WorkerError as error:
         # The status is sent; only the stream itself can still say it.
+        rename_field(error, way.fields)
         books.ended(error)
         response.force_close()
         await response.write_eof(stream.take() + way.reply.broken(error))
