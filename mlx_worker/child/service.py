@@ -275,6 +275,7 @@ class Service:
                 replay=job.message.replay,
                 in_session=bool(job.message.session),
                 constraint=job.constraint,
+                room=job.message.room,
             )
         except (ComputationFailed, MemoryError):
             raise

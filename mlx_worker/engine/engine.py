@@ -149,17 +149,20 @@ class Engine:
         replay: list[int] | None = None,
         in_session: bool = False,
         constraint: Constraint | None = None,
+        room: int | None = None,
     ) -> m.Started | m.Done | None:
         """Take a request in; None: it waits, and a later `step` says that it has started.
 
         `replay` are the tokens that a former child said: they are read like a prompt, and what
         follows is what would have followed; Done, if nothing does. What a request leaves behind
-        is kept longer `in_session`. `constraint` is the request's, made by `constraints`. Raises
+        is kept longer `in_session`. `constraint` is the request's, made by `constraints`. `room` is
+        how many tokens a former child allowed the answer: this child may have less memory for the
+        context, but an answer that was begun does not end earlier for that. Raises
         ContextLengthExceeded, KvTooLarge or InvalidRequest, with the numbers, before any work;
         ComputationFailed for what goes wrong in mlx.
         """
         said = replay or []
-        room = self._room(prompt, request)
+        room = self._room(prompt, request) if room is None else room
         self._check_bias(request.sampling.logit_bias)
         check_stop_tokens(request.ends, self._vocabulary)
         check_scoring(request.prompt_scoring, len(prompt.tokens))
@@ -407,7 +410,8 @@ class Engine:
         prompt, asked = sequence.prompt, len(sequence.prompt.tokens) - sequence.replayed
         known = prompt.head > 0 and not sequence.head_is_new
         miss = self.cache.missed(prompt.tokens[: prompt.head]) if sequence.head_is_new else ""
-        return m.Started(sequence.id, asked, min(sequence.cached, asked), known, miss)
+        room = sequence.max_tokens + sequence.replayed
+        return m.Started(sequence.id, asked, min(sequence.cached, asked), known, miss, room)
 
     def _keep_what_was_read_for(self, sequence: Sequence) -> None:
         """What its leader has read for both goes into the cache while the leader goes on."""
