@@ -1,5 +1,5 @@
 """`python -m mlx_worker` is `mlx-worker`. [front]"""
 
-from mlx_worker.cli import main
+from mlx_worker.cli.main import main
 
 main()

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.generation_settings import chat_request
 from mlx_worker.engine.kv_cost import ENDLESS
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.mlx_thread import MlxThread
 from mlx_worker.engine.prompt import prompt_of, warm_head
 from mlx_worker.errors import CacheError, InferenceError, ModelNotFoundError, WorkerError, cause_of
-from mlx_worker.generation_settings import chat_request
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from mlx_worker.call_schemas import arguments_of
 from mlx_worker.errors import ConstraintTooCostly, InvalidRequest
-from mlx_worker.typed import too_much
+from mlx_worker.validation import too_much
 from mlx_worker.wire import messages as m
+from mlx_worker.wire.tool_call_schemas import arguments_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

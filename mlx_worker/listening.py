@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable
 
-    from mlx_worker.config import ServerConfig
+    from mlx_worker.config.schema import ServerConfig
 
     Bind = Callable[[str, int], socket.socket]
     """Called with (address, port): a socket that listens there."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mlx_worker.config import LogConfig
+    from mlx_worker.config.schema import LogConfig
 
 OURS: Final = "mlx_worker"
 """The logger whose level is ours to set; other people's speak from WARNING on."""

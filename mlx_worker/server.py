@@ -18,50 +18,51 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from mlx_worker.api import handlers, observe
-from mlx_worker.api.authentication import Authentication
-from mlx_worker.api.body import BODY, BodyLimits
-from mlx_worker.api.border import BORDER, Border
-from mlx_worker.api.cors import Cors
-from mlx_worker.api.door import DOOR, Door
-from mlx_worker.api.front import ADDRESSES, FRONT, Front
-from mlx_worker.api.held import Held
-from mlx_worker.api.history import History
-from mlx_worker.api.lag import Lag
+from mlx_worker.api import handlers
+from mlx_worker.api.admin import endpoints
+from mlx_worker.api.admin.log_buffer import OwnLog
+from mlx_worker.api.admin.reload import Reload, folder_access
+from mlx_worker.api.context import ADDRESSES, FRONT, Front
+from mlx_worker.api.dashboard.history import History
+from mlx_worker.api.dashboard.static import PAGE, page, page_files
+from mlx_worker.api.metrics.counters import Traffic
+from mlx_worker.api.metrics.loop_lag import Lag
+from mlx_worker.api.metrics.slow_steps import Held
+from mlx_worker.api.middleware.auth import Authentication
+from mlx_worker.api.middleware.body import BODY, BodyLimits
+from mlx_worker.api.middleware.connections import DOOR, Door
+from mlx_worker.api.middleware.cors import Cors
+from mlx_worker.api.middleware.credentials import BORDER, Border
+from mlx_worker.api.middleware.csrf import same_origin
+from mlx_worker.api.middleware.errors import problems
 from mlx_worker.api.openapi import DOCUMENTED
-from mlx_worker.api.own_log import OwnLog
-from mlx_worker.api.page import PAGE, page, page_files
-from mlx_worker.api.parser import PARSER, Parser
-from mlx_worker.api.problems import problems
-from mlx_worker.api.reload import Reload, folder_access
+from mlx_worker.api.parsing.parser import PARSER, Parser
 from mlx_worker.api.routes import ROUTES
-from mlx_worker.api.same_origin import same_origin
-from mlx_worker.api.traffic import Traffic
 from mlx_worker.errors import CannotStore, WorkerError
-from mlx_worker.file_limit import places_within, raise_limit, wanted_files, warn_of_few_files
 from mlx_worker.health import Ledger, node_ledger
 from mlx_worker.listening import BACKLOG, listen, url_of_socket
 from mlx_worker.logs import Entry
-from mlx_worker.notify import Notifier
-from mlx_worker.plan import unseen
+from mlx_worker.models.resolve import unseen
+from mlx_worker.service.sd_notify import Notifier
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.outage import end_at_outage
-from mlx_worker.supervisor.pause import PauseDetector
-from mlx_worker.supervisor.process import CHILD_COMMAND
-from mlx_worker.supervisor.scratch import scratch_folder
-from mlx_worker.titles import set_port, set_title
+from mlx_worker.supervisor.process.pause import PauseDetector
+from mlx_worker.supervisor.process.private_tmp import scratch_folder
+from mlx_worker.supervisor.process.process import CHILD_COMMAND
+from mlx_worker.system.file_limit import places_within, raise_limit, wanted_files, warn_of_few_files
+from mlx_worker.system.process_titles import set_port, set_title
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
-    from mlx_worker.api.traces import Traces
-    from mlx_worker.config import Config, LogLevel, TelemetryConfig
-    from mlx_worker.supervisor.lifecycle import Timings
-    from mlx_worker.supervisor.restart import RestartPolicy
-    from mlx_worker.supervisor.resume import ResumePolicy
-    from mlx_worker.supervisor.standby import StandbyPolicy
+    from mlx_worker.api.metrics.tracing import Traces
+    from mlx_worker.config.schema import Config, LogLevel, TelemetryConfig
+    from mlx_worker.supervisor.process.lifecycle import Timings
+    from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+    from mlx_worker.supervisor.process.spares import StandbyPolicy
+    from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ def build_app(
                 await children.stop()
 
     app.cleanup_ctx.append(node)
-    app.on_shutdown.append(observe.end_live)
+    app.on_shutdown.append(endpoints.end_live)
     return app
 
 
@@ -194,7 +195,7 @@ async def _traces(telemetry: TelemetryConfig) -> AsyncIterator[Traces | None]:
         yield None
         return
     # An extra of nearly half a second, which no other start is to wait for.
-    from mlx_worker.api.traces import Traces  # noqa: PLC0415
+    from mlx_worker.api.metrics.tracing import Traces  # noqa: PLC0415
 
     async with Traces(telemetry.endpoint) as traces:
         yield traces
@@ -398,7 +399,7 @@ def _at_user_signals(node: Node, configured: LogLevel) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     levels: dict[int, LogLevel] = {signal.SIGUSR1: "debug", signal.SIGUSR2: configured}
     for number, level in levels.items():
-        loop.add_signal_handler(number, partial(observe.set_level, node, level))
+        loop.add_signal_handler(number, partial(endpoints.set_level, node, level))
     try:
         yield
     finally:

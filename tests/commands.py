@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from click.testing import CliRunner
 
-from mlx_worker.cli import app
+from mlx_worker.cli.main import app
 from mlx_worker.errors import WorkerError
-from tests.scripted import soon
+from tests.supervisor_harness import soon
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.made_models import make_nano, make_tiny
 from tests.processes import RunningNode, running_node
+from tests.synthetic_models import make_nano, make_tiny
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ import pytest
 from mlx_worker import cache, inference
 from mlx_worker.cache import CacheManager
 from mlx_worker.errors import CacheError, InferenceError, ModelNotFoundError
-from tests.made_models import WORDS
+from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

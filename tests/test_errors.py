@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mlx_worker import errors
-from mlx_worker.api.books import outcome_of
+from mlx_worker.api.generation.accounting import outcome_of
 from mlx_worker.errors import CHILD_CODES, WorkerError, error_class
-from mlx_worker.supervisor.generation import as_error
+from mlx_worker.supervisor.requests.generation import as_error
 from mlx_worker.wire.messages import Failed
 
 FAMILY = [
@@ -113,12 +113,20 @@ def test_what_a_child_names_is_raised_in_the_front(kind: type[WorkerError]) -> N
     assert error.message == "it went wrong"
 
 
-CHILD_SIDE = ("child", "engine", "grammar_trial", "limits.py", "call_schemas.py", "typed.py")
+CHILD_SIDE = (
+    "child",
+    "engine",
+    "grammar_trial",
+    "limits.py",
+    "wire/tool_call_schemas.py",
+    "validation.py",
+)
 NEVER_ABOUT_A_REQUEST = {
     "BadModelFolder": "LoadFailed",
     "ModelNotFoundError": "LoadFailed",
     "UnservableModel": "LoadFailed",
     "ChildMisbehaved": "a pipe that the child ends",
+    "InvalidSetting": "raised to Python programs, which have no pipe",
 }
 """Errors that a child meets, and what becomes of each in place of `Failed`."""
 

@@ -15,10 +15,10 @@ from mlx_lm.tokenizer_utils import NaiveStreamingDetokenizer
 from msgspec import structs
 
 from mlx_worker import inference
+from mlx_worker.engine.generation_settings import chat_request
 from mlx_worker.errors import InferenceError, InvalidRequest, ModelNotFoundError
-from mlx_worker.generation_settings import chat_request
-from tests.foretold import foretold
-from tests.made_models import (
+from tests.forced_output import foretold
+from tests.synthetic_models import (
     CALL,
     CALL_PARTS,
     CALLED,

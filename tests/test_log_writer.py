@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlx_worker import logs
-from mlx_worker.config import LogConfig
+from mlx_worker.config.schema import LogConfig
+from mlx_worker.config.sizes import Size
 from mlx_worker.log_writer import (
     Descriptor,
     Dropped,
@@ -25,7 +26,6 @@ from mlx_worker.log_writer import (
     RotatingFile,
     write_within,
 )
-from mlx_worker.sizes import Size
 from tests.processes import DEADLINE
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from mlx_worker import logs
-from mlx_worker.config import LogConfig
+from mlx_worker.config.schema import LogConfig
+from mlx_worker.config.sizes import Size
 from mlx_worker.errors import ConfigError
 from mlx_worker.logs import Console, Entry, JsonLines
-from mlx_worker.sizes import Size
 
 log = logging.getLogger("mlx_worker.test")
 

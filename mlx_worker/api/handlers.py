@@ -10,8 +10,20 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import msgspec
 from aiohttp import web
 
-from mlx_worker.api import answers, anthropic_models, health_report, reports
-from mlx_worker.api.asks import (
+from mlx_worker.api.admin import health_report, reports, schemas
+from mlx_worker.api.context import FRONT
+from mlx_worker.api.dialects.base import Call, rename_field
+from mlx_worker.api.dialects.chat.response import ChatReply
+from mlx_worker.api.dialects.completions.response import CompletionReply
+from mlx_worker.api.dialects.messages import models_list
+from mlx_worker.api.dialects.messages.response import MessagesReply
+from mlx_worker.api.dialects.responses.response import ResponsesReply
+from mlx_worker.api.dialects.vendor import reads_anthropic
+from mlx_worker.api.generation.accounting import Books
+from mlx_worker.api.generation.relay import relay
+from mlx_worker.api.middleware.body import read_body
+from mlx_worker.api.middleware.errors import answer
+from mlx_worker.api.parsing.body_kinds import (
     Ask,
     AskChat,
     AskCompletion,
@@ -22,24 +34,13 @@ from mlx_worker.api.asks import (
     AskTokenize,
     AskWarm,
 )
-from mlx_worker.api.body import read_body
-from mlx_worker.api.books import Books
-from mlx_worker.api.chat_reply import ChatReply
-from mlx_worker.api.completions_reply import CompletionReply
-from mlx_worker.api.dialect import Call, rename_field
-from mlx_worker.api.front import FRONT
-from mlx_worker.api.messages_reply import MessagesReply
-from mlx_worker.api.parser import parsed
-from mlx_worker.api.problems import answer
-from mlx_worker.api.relay import relay
-from mlx_worker.api.responses_reply import ResponsesReply
-from mlx_worker.api.speaks import reads_anthropic
+from mlx_worker.api.parsing.parser import parsed
 from mlx_worker.errors import InvalidRequest, Unavailable, UnknownModel, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.api.dialect import Reply
+    from mlx_worker.api.dialects.base import Reply
     from mlx_worker.supervisor.node import Node, Served
 
 C = TypeVar("C", bound=Call)
@@ -124,7 +125,7 @@ async def count_tokens(request: web.Request) -> web.Response:
     node = request.app[FRONT].node
     name, asked = await parsed(request, await read_body(request), AskCount())
     said = await node.tokenize(node.find(name), asked)
-    return reply(answers.TokenCount(said.count))
+    return reply(schemas.TokenCount(said.count))
 
 
 async def tokenize(request: web.Request) -> web.Response:
@@ -133,10 +134,10 @@ async def tokenize(request: web.Request) -> web.Response:
     name, asked = await parsed(request, await read_body(request), AskTokenize())
     served = node.find(name)
     if asked is None:
-        return reply(answers.Tokenized([], 0))
+        return reply(schemas.Tokenized([], 0))
     said = await node.tokenize(served, asked)
     tokens = cast("list[int]", msgspec.Raw(said.tokens))  # JSON, which is not looked into
-    return reply(answers.Tokenized(tokens, said.count))
+    return reply(schemas.Tokenized(tokens, said.count))
 
 
 async def detokenize(request: web.Request) -> web.Response:
@@ -144,7 +145,7 @@ async def detokenize(request: web.Request) -> web.Response:
     node = request.app[FRONT].node
     name, tokens = await parsed(request, await read_body(request), AskDetokenize())
     said = await node.detokenize(node.find(name), tokens)
-    return reply(answers.Detokenized(cast("str", msgspec.Raw(said.text))))
+    return reply(schemas.Detokenized(cast("str", msgspec.Raw(said.text))))
 
 
 async def _text_of(node: Node, served: Served, tokens: list[int]) -> str:
@@ -181,14 +182,14 @@ def _is_brief(request: web.Request) -> bool:
 
 async def live(_request: web.Request) -> web.Response:
     """`GET /health/live`: the process is up."""
-    return reply(answers.Readiness("live"))
+    return reply(schemas.Readiness("live"))
 
 
 async def ready(request: web.Request) -> web.Response:
     """`GET /health/ready`: a model can serve."""
     if reports.can_serve(request.app[FRONT]):
-        return reply(answers.Readiness("ready"))
-    return reply(answers.Readiness("not ready"), HTTPStatus.SERVICE_UNAVAILABLE)
+        return reply(schemas.Readiness("ready"))
+    return reply(schemas.Readiness("not ready"), HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 # --- models -------------------------------------------------------------------------------
@@ -200,8 +201,8 @@ async def models(request: web.Request) -> web.Response:
     reports.refuse_if_gone(front)
     listed = reports.models(front)
     if reads_anthropic(request):
-        return reply(anthropic_models.page(request, listed))
-    return reply(answers.ModelList(listed))
+        return reply(models_list.page(request, listed))
+    return reply(schemas.ModelList(listed))
 
 
 async def model(request: web.Request) -> web.Response:
@@ -211,7 +212,7 @@ async def model(request: web.Request) -> web.Response:
     name = request.match_info["id"]
     for listed in reports.models(front):
         if listed.id == name:
-            return reply(anthropic_models.entry(listed) if reads_anthropic(request) else listed)
+            return reply(models_list.entry(listed) if reads_anthropic(request) else listed)
     raise UnknownModel(f"no model is named {name!r}", param="model")
 
 
@@ -240,7 +241,7 @@ async def cache_warm(request: web.Request) -> web.Response:
     except WorkerError as error:
         return answer(request, WorkerError(f"warming failed: {error}"))
     digest = warmed.digest
-    return reply(answers.Warmed(digest, digest, warmed.tokens, warmed.at, served.config.id))
+    return reply(schemas.Warmed(digest, digest, warmed.tokens, warmed.at, served.config.id))
 
 
 async def cache_clear(request: web.Request) -> web.Response:
@@ -250,7 +251,7 @@ async def cache_clear(request: web.Request) -> web.Response:
     cleared = [named] if named else list(front.node.models.values())
     for served in cleared:
         await front.node.clear(served)
-    return reply(answers.Cleared([served.config.id for served in cleared]))
+    return reply(schemas.Cleared([served.config.id for served in cleared]))
 
 
 # --- administration -----------------------------------------------------------------------
@@ -261,7 +262,7 @@ async def restart(request: web.Request) -> web.Response:
     node = request.app[FRONT].node
     served = node.named(request.match_info["id"])
     node.restart(served)
-    return reply(answers.Restarting(served.config.id), HTTPStatus.ACCEPTED)
+    return reply(schemas.Restarting(served.config.id), HTTPStatus.ACCEPTED)
 
 
 async def load(request: web.Request) -> web.Response:
@@ -269,7 +270,7 @@ async def load(request: web.Request) -> web.Response:
     node = request.app[FRONT].node
     served = node.named(request.match_info["id"])
     node.load(served)
-    return reply(answers.Loading(served.config.id), HTTPStatus.ACCEPTED)
+    return reply(schemas.Loading(served.config.id), HTTPStatus.ACCEPTED)
 
 
 async def unload(request: web.Request) -> web.Response:
@@ -277,7 +278,7 @@ async def unload(request: web.Request) -> web.Response:
     node = request.app[FRONT].node
     served = node.named(request.match_info["id"])
     node.unload(served)
-    return reply(answers.Unloading(served.config.id), HTTPStatus.ACCEPTED)
+    return reply(schemas.Unloading(served.config.id), HTTPStatus.ACCEPTED)
 
 
 async def reload(request: web.Request) -> web.Response:

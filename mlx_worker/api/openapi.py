@@ -15,10 +15,10 @@ import msgspec
 from aiohttp import web
 
 from mlx_worker import __version__
-from mlx_worker.api.error_bodies import AnthropicError, OpenAIError, anthropic_status
-from mlx_worker.api.headers import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID
+from mlx_worker.api.dialects.errors import AnthropicError, OpenAIError, anthropic_status
+from mlx_worker.api.dialects.vendor import VERSION, is_anthropic_path
+from mlx_worker.api.middleware.request_ids import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID
 from mlx_worker.api.route import EVENTS, Keys, Text
-from mlx_worker.api.speaks import VERSION, is_anthropic_path
 
 if TYPE_CHECKING:
     from mlx_worker.api.route import Route

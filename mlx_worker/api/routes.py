@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from mlx_worker.api import answers, anthropic_models, handlers, observe, openapi, watch
-from mlx_worker.api.chat import ChatBody
-from mlx_worker.api.completions import CompletionBody
-from mlx_worker.api.level import LevelBody
-from mlx_worker.api.messages import MessagesBody
-from mlx_worker.api.reload import CannotReload, Reloaded
-from mlx_worker.api.responses import ResponsesBody
+from mlx_worker.api import handlers, openapi
+from mlx_worker.api.admin import endpoints, schemas
+from mlx_worker.api.admin.log_level import LevelBody
+from mlx_worker.api.admin.reload import CannotReload, Reloaded
+from mlx_worker.api.dashboard import stream as watch
+from mlx_worker.api.dialects.cache_warm import WarmBody
+from mlx_worker.api.dialects.chat.request import ChatBody
+from mlx_worker.api.dialects.completions.request import CompletionBody
+from mlx_worker.api.dialects.messages import models_list
+from mlx_worker.api.dialects.messages.request import MessagesBody
+from mlx_worker.api.dialects.responses.request import ResponsesBody
+from mlx_worker.api.dialects.tokenize import DetokenizeBody, TokenizeBody
 from mlx_worker.api.route import AWAY, EVENTS, GENERATED, READ, Keys, Route, Text
-from mlx_worker.api.tokens import DetokenizeBody, TokenizeBody
-from mlx_worker.api.warm import WarmBody
 from mlx_worker.errors import (
     ContextLengthExceeded,
     KvTooLarge,
@@ -84,7 +87,7 @@ ROUTES = (
         handler=handlers.count_tokens,
         does="How many tokens the model would read",
         body=MessagesBody,
-        answer=answers.TokenCount,
+        answer=schemas.TokenCount,
         errors=READ,
     ),
     Route(
@@ -93,7 +96,7 @@ ROUTES = (
         handler=handlers.tokenize,
         does="The tokens of a text",
         body=TokenizeBody,
-        answer=answers.Tokenized,
+        answer=schemas.Tokenized,
         errors=READ,
     ),
     Route(
@@ -102,7 +105,7 @@ ROUTES = (
         handler=handlers.detokenize,
         does="The text of tokens",
         body=DetokenizeBody,
-        answer=answers.Detokenized,
+        answer=schemas.Detokenized,
         errors=READ,
     ),
     # --- the node -------------------------------------------------------------------------
@@ -111,9 +114,9 @@ ROUTES = (
         path="models",
         handler=handlers.models,
         does="Configured models and aliases, loaded or not",
-        answer=answers.ModelList,
-        anthropic=answers.AnthropicModelList,
-        query=anthropic_models.QUERY,
+        answer=schemas.ModelList,
+        anthropic=schemas.AnthropicModelList,
+        query=models_list.QUERY,
         errors=(NodeDraining, Unavailable),
     ),
     Route(
@@ -121,8 +124,8 @@ ROUTES = (
         path="models/{id:.+}",
         handler=handlers.model,
         does="One of them",
-        answer=answers.ModelEntry,
-        anthropic=answers.AnthropicModel,
+        answer=schemas.ModelEntry,
+        anthropic=schemas.AnthropicModel,
         errors=(UnknownModel, NodeDraining, Unavailable),
     ),
     Route(
@@ -147,14 +150,14 @@ ROUTES = (
         path="health/live",
         handler=handlers.live,
         does="The process is up",
-        answer=answers.Readiness,
+        answer=schemas.Readiness,
     ),
     Route(
         method="GET",
         path="health/ready",
         handler=handlers.ready,
         does="A model can serve",
-        answer=answers.Readiness,
+        answer=schemas.Readiness,
         statuses=(200, 503),
     ),
     Route(
@@ -182,7 +185,7 @@ ROUTES = (
         path="cache",
         handler=handlers.cache_clear,
         does="Forget cached prompts",
-        answer=answers.Cleared,
+        answer=schemas.Cleared,
         query=("model",),
         errors=(UnknownModel, NodeDraining),
     ),
@@ -193,7 +196,7 @@ ROUTES = (
             handler=handlers.cache_warm,
             does="Read a system prompt and keep it; goes on when its caller hangs up",
             body=WarmBody,
-            answer=answers.Warmed,
+            answer=schemas.Warmed,
             errors=(UnknownModel, *AWAY, ContextLengthExceeded, KvTooLarge),
         )
         for path in ("cache/warm", "cluster/cache/warm")
@@ -202,14 +205,14 @@ ROUTES = (
     Route(
         method="GET",
         path="metrics",
-        handler=observe.metrics,
+        handler=endpoints.metrics,
         does="Counts for Prometheus",
-        answer=Text(("text/plain", observe.OPENMETRICS)),
+        answer=Text(("text/plain", endpoints.OPENMETRICS)),
     ),
     Route(
         method="GET",
         path="admin/events",
-        handler=observe.events,
+        handler=endpoints.events,
         does="What happened last, the oldest first",
         answer=Keys.of("events"),
         query=("after",),
@@ -217,7 +220,7 @@ ROUTES = (
     Route(
         method="GET",
         path="admin/events/stream",
-        handler=observe.live_events,
+        handler=endpoints.live_events,
         does="The same, and then whatever happens",
         answer=EVENTS,
         query=("after",),
@@ -241,7 +244,7 @@ ROUTES = (
     Route(
         method="GET",
         path="admin/logs",
-        handler=observe.log_lines,
+        handler=endpoints.log_lines,
         does="The node's last lines, or all that one model's processes wrote",
         answer=Keys.of("level lines"),
         query=("model", "after"),
@@ -250,7 +253,7 @@ ROUTES = (
     Route(
         method="GET",
         path="admin/logs/stream",
-        handler=observe.live_log_lines,
+        handler=endpoints.live_log_lines,
         does="The same, and then whatever comes",
         answer=EVENTS,
         query=("model", "after"),
@@ -259,7 +262,7 @@ ROUTES = (
     Route(
         method="PUT",
         path="admin/logs/level",
-        handler=observe.log_level,
+        handler=endpoints.log_level,
         does="From which level on lines are shown, until it is set again",
         body=LevelBody,
         answer=Keys.of("level"),
@@ -278,7 +281,7 @@ ROUTES = (
         path="admin/models/{id:.+}/restart",
         handler=handlers.restart,
         does="A new process for a model, also for one that was given up",
-        answer=answers.Restarting,
+        answer=schemas.Restarting,
         statuses=(202,),
         errors=(UnknownModel, MemoryFull, ModelTooLarge, NodeDraining),
     ),
@@ -287,7 +290,7 @@ ROUTES = (
         path="admin/models/{id:.+}/load",
         handler=handlers.load,
         does="Start a model, also one that was given up",
-        answer=answers.Loading,
+        answer=schemas.Loading,
         statuses=(202,),
         errors=(UnknownModel, MemoryFull, ModelTooLarge, NodeDraining),
     ),
@@ -296,7 +299,7 @@ ROUTES = (
         path="admin/models/{id:.+}/unload",
         handler=handlers.unload,
         does="End a model's process until somebody needs it",
-        answer=answers.Unloading,
+        answer=schemas.Unloading,
         statuses=(202,),
         errors=(UnknownModel, ModelBusy, NodeDraining),
     ),

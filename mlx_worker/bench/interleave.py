@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mlx_worker.bench.sample import Sample
-from mlx_worker.bench.targets.server import WARM_UP, Server
+from mlx_worker.bench.servers.server import WARM_UP, Server
 from mlx_worker.errors import NotMeasured
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlx_worker.bench.scenarios.catalog import AnyScenario
-    from mlx_worker.bench.targets.target import Opened, Target
+    from mlx_worker.bench.servers.target import Opened, Target
 
 
 class Measurement(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from mlx_worker.bench.made.tokenizer import WORDS
+from mlx_worker.bench.synthetic.tokenizer import WORDS
 
 
 class Prompts:

@@ -17,7 +17,7 @@ from mlx_worker.child.imported_code import ImportedCode
 from mlx_worker.child.pipe import Pipe
 from mlx_worker.log_writer import STDERR
 from mlx_worker.logs import set_up_child
-from mlx_worker.titles import set_title
+from mlx_worker.system.process_titles import set_title
 
 STDOUT: Final = 1
 
@@ -36,7 +36,7 @@ def main() -> None:
     # The front says nothing before Hello, so this waits for nobody but sees EOF from the start.
     pipe.listen(lambda message: service.result().hear(message))
     code = ImportedCode()
-    from mlx_worker.child.service import Service  # noqa: PLC0415  (seconds of imports)
+    from mlx_worker.child.worker import Service  # noqa: PLC0415  (seconds of imports)
 
     ours = Service(pipe, code)
     service.set_result(ours)

@@ -16,7 +16,7 @@ from typing import Final
 
 import mlx_worker
 from mlx_worker.errors import InferenceError
-from mlx_worker.package_code import child_code, child_files, digest_of
+from mlx_worker.system.package_code import child_code, child_files, digest_of
 
 _PACKAGES: Final = ("mlx_worker", "mlx_lm", "mlx", "transformers", "tokenizers", "llguidance")
 

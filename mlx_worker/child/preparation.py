@@ -21,11 +21,11 @@ from mlx_worker.wire import messages as m
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.child.held import Held
-    from mlx_worker.engine.constraint import Constraint
-    from mlx_worker.engine.constraints import Constraints
+    from mlx_worker.child.slow_work import Held
+    from mlx_worker.engine.structured.compiler import Constraints
+    from mlx_worker.engine.structured.constraint import Constraint
+    from mlx_worker.engine.templates.tool_offer import Offer, ToolOffers
     from mlx_worker.engine.text_bound import TextBound
-    from mlx_worker.engine.tool_offer import Offer, ToolOffers
 
 SHORT: Final = 1 << 16
 """Characters up to which work is short; a value of a message, or a token id, counts as some."""

@@ -15,22 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from mlx_worker.config.sizes import in_words
 from mlx_worker.engine.batch import Batch
-from mlx_worker.engine.batching import is_cuttable, logit_count, unbatched_because
-from mlx_worker.engine.ending import (
+from mlx_worker.engine.batch_support import is_cuttable, logit_count, unbatched_because
+from mlx_worker.engine.guard import computing
+from mlx_worker.engine.output.end_tokens import (
     check_stop_tokens,
     ending_tokens,
     length_processors,
     stop_sequences,
 )
-from mlx_worker.engine.guard import computing
-from mlx_worker.engine.logprobs import read_logprobs
-from mlx_worker.engine.markers import Markers
-from mlx_worker.engine.prompt import Prompt
-from mlx_worker.engine.prompt_cache import MAX_BYTES, Kind, PromptCache
-from mlx_worker.engine.prompt_scores import PromptScorer, check_scoring, most_scored
-from mlx_worker.engine.sampling import Draw, make_processors
-from mlx_worker.engine.schedule import (
+from mlx_worker.engine.output.logprobs import read_logprobs
+from mlx_worker.engine.output.markers import Markers
+from mlx_worker.engine.output.text_stream import Released, TextStream
+from mlx_worker.engine.prefill import (
     LARGEST_CHUNK,
     PAUSE,
     READERS,
@@ -43,8 +41,11 @@ from mlx_worker.engine.schedule import (
     least_fetched,
     may_start,
 )
+from mlx_worker.engine.prompt import Prompt
+from mlx_worker.engine.prompt_cache import MAX_BYTES, Kind, PromptCache
+from mlx_worker.engine.prompt_scores import PromptScorer, check_scoring, most_scored
+from mlx_worker.engine.sampling import Draw, make_processors
 from mlx_worker.engine.sequence import Sequence
-from mlx_worker.engine.text import Released, TextStream
 from mlx_worker.errors import (
     CacheError,
     ConstraintFailed,
@@ -52,13 +53,12 @@ from mlx_worker.errors import (
     InvalidRequest,
     KvTooLarge,
 )
-from mlx_worker.sizes import in_words
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.engine.constraint import Constraint
+    from mlx_worker.engine.structured.constraint import Constraint
 
 UNKNOWN_COST = m.KvCost()
 Begun = m.Started | m.Warmed | m.Failed

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mlx_worker.engine.continuation import CONTINUED, continued_text
-from mlx_worker.engine.markers import CONTENT, opening_state
-from mlx_worker.engine.schedule import WORTH_FETCHING, common_prefix
-from mlx_worker.engine.template_rules import REFUSALS, fit_to_template
+from mlx_worker.engine.output.markers import CONTENT, opening_state
+from mlx_worker.engine.prefill import WORTH_FETCHING, common_prefix
+from mlx_worker.engine.templates.continuation import CONTINUED, continued_text
+from mlx_worker.engine.templates.rules import REFUSALS, fit_to_template
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest, UnsupportedField
 from mlx_worker.limits import check_amount, check_conversation
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import mlx.core as mx
 import msgspec
 
-from mlx_worker.completion_logprobs import LOGPROB_LISTS, Offsets, logprob_lists
 from mlx_worker.engine.guard import Evidence
-from mlx_worker.engine.logprobs import choice_of
+from mlx_worker.engine.output.logprobs import choice_of
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.wire import messages as m
+from mlx_worker.wire.completion_logprobs import LOGPROB_LISTS, Offsets, logprob_lists
 
 if TYPE_CHECKING:
-    from mlx_worker.engine.markers import Markers
+    from mlx_worker.engine.output.markers import Markers
     from mlx_worker.engine.prompt import Prompt
 
 MOST_SCORES: Final = 2_000_000

@@ -23,8 +23,8 @@ from mlx_lm.sample_utils import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.engine.constraint import Constraint
     from mlx_worker.engine.prompt_scores import PromptScorer
+    from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.wire.messages import Sampling
 
 Settings = tuple[float, float, float, int]

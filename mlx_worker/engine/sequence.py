@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlx_worker.engine.constraint import Constraint
+    from mlx_worker.engine.output.text_stream import TextStream
     from mlx_worker.engine.prompt import Prompt
     from mlx_worker.engine.prompt_scores import PromptScorer
     from mlx_worker.engine.sampling import Draw
-    from mlx_worker.engine.text import TextStream
+    from mlx_worker.engine.structured.constraint import Constraint
 
 WAITING = -1
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from mlx_worker.priority import lower_priority
+from mlx_worker.system.priority import lower_priority
 
 # Before the imports below, which are half a second's work of a processor.
 lower_priority()

@@ -18,7 +18,7 @@ from mlx_worker.models.json_file import read_object, read_value, require_object
 from mlx_worker.models.stated import context_length, tokenizer_context
 from mlx_worker.models.tokenizer_files import read_tokenizer_config
 from mlx_worker.models.weights import inspect_weights
-from mlx_worker.privacy import hint
+from mlx_worker.system.privacy import hint
 
 
 class ModelFolder(msgspec.Struct, frozen=True):

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import platformdirs
 
-from mlx_worker.config_paths import expand_user
+from mlx_worker.config.locate import expand_user
 from mlx_worker.errors import BadModelFolder, ModelNotFoundError
-from mlx_worker.models.catalog import CATALOG
 from mlx_worker.models.folder import ModelFolder, inspect_folder, not_permitted
+from mlx_worker.models.pull.catalog import CATALOG
 
 __all__ = ["ModelFolder", "default_models_dir", "inspect_folder", "locate", "places"]
 

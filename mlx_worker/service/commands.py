@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlx_worker.cli.options import config_file, configuration
 from mlx_worker.errors import CannotServe
-from mlx_worker.options import config_file, configuration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,9 +53,9 @@ def service() -> None:
 @config_file
 def install(*, daemon: bool, name: str, user: str | None, show: bool, file: Path | None) -> None:
     """Run this configuration with this Python from now on, and start it."""
-    from mlx_worker.plan import plan
-    from mlx_worker.privacy import ADVICE, guarded
+    from mlx_worker.models.resolve import plan
     from mlx_worker.service.definition import describe, paths_of_service
+    from mlx_worker.system.privacy import ADVICE, guarded
 
     loaded = configuration(file)
     planned = plan(loaded)
@@ -126,8 +126,8 @@ def _stop(here: Keeper) -> None:
 
 
 def _here(*, daemon: bool, name: str) -> Keeper:
-    from mlx_worker.service.here import keeper
-    from mlx_worker.service.run import run
+    from mlx_worker.service.detect import keeper
+    from mlx_worker.service.subprocess_runner import run
 
     return keeper(run, daemon=daemon, name=name)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from mlx_worker.config import Config, SupervisorConfig
+    from mlx_worker.config.schema import Config, SupervisorConfig
 
 NAME: Final = "mlx-worker"
 

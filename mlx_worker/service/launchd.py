@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlx_worker.errors import CannotServe
-from mlx_worker.log_file import LOG_VARIABLE
 from mlx_worker.service.definition import (
     OPEN_FILES,
     SLACK,
@@ -30,12 +29,13 @@ from mlx_worker.service.definition import (
     remove,
     write,
 )
+from mlx_worker.service.log_file import LOG_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.service.definition import Definition
-    from mlx_worker.service.run import Ran, Run
+    from mlx_worker.service.subprocess_runner import Ran, Run
 
 THROTTLE = 10
 """Seconds between two starts: a configuration that cannot be is not to be spun on."""

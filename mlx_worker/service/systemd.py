@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_worker.service.definition import OPEN_FILES, State, label, remove, write
-from mlx_worker.service.run import run_or_raise
+from mlx_worker.service.subprocess_runner import run_or_raise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mlx_worker.service.definition import Definition
-    from mlx_worker.service.run import Run
+    from mlx_worker.service.subprocess_runner import Run
 
 NETWORK = """\
 After=network-online.target

@@ -12,14 +12,14 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import WeightsChanged
-from mlx_worker.package_code import child_code
+from mlx_worker.system.package_code import child_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mlx_worker.config import ModelConfig
-    from mlx_worker.supervisor.child import Facts
-    from mlx_worker.supervisor.events import Events
+    from mlx_worker.config.schema import ModelConfig
+    from mlx_worker.supervisor.event_log import Events
+    from mlx_worker.supervisor.process.child import Facts
 
 OURS: Final = "mlx-worker"
 """The name of this package among the versions."""

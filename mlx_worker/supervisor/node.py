@@ -27,37 +27,37 @@ from mlx_worker.errors import (
     WorkerError,
 )
 from mlx_worker.logs import Entry
-from mlx_worker.supervisor.admission import Admission
-from mlx_worker.supervisor.call import Answer, Call
-from mlx_worker.supervisor.child import Child
-from mlx_worker.supervisor.dispatch import Dispatch
-from mlx_worker.supervisor.events import Events
+from mlx_worker.supervisor.config_diff import Changes, compare, load_of, with_known_folders
+from mlx_worker.supervisor.event_log import Events
 from mlx_worker.supervisor.fingerprint import own_code
-from mlx_worker.supervisor.generation import Generation
-from mlx_worker.supervisor.idle import IdleTimer
-from mlx_worker.supervisor.lifecycle import Lifecycle
-from mlx_worker.supervisor.memory import kv_budget
-from mlx_worker.supervisor.pause import PauseDetector, tick_for
-from mlx_worker.supervisor.pressure import Pressure
-from mlx_worker.supervisor.reconfigure import Changes, compare, load_of, with_known_folders
-from mlx_worker.supervisor.restart import RestartWindow
-from mlx_worker.supervisor.room import Room, expected_bytes, tenant_of
-from mlx_worker.supervisor.standby import Standby
+from mlx_worker.supervisor.memory.idle import IdleTimer
+from mlx_worker.supervisor.memory.placement import Room, expected_bytes, tenant_of
+from mlx_worker.supervisor.memory.policy import kv_budget
+from mlx_worker.supervisor.memory.pressure import Pressure
+from mlx_worker.supervisor.process.child import Child
+from mlx_worker.supervisor.process.lifecycle import Lifecycle
+from mlx_worker.supervisor.process.pause import PauseDetector, tick_for
+from mlx_worker.supervisor.process.restart_policy import RestartWindow
+from mlx_worker.supervisor.process.spares import Standby
+from mlx_worker.supervisor.process.states import State
+from mlx_worker.supervisor.requests.admission import Admission
+from mlx_worker.supervisor.requests.dispatcher import Dispatch
+from mlx_worker.supervisor.requests.generation import Generation
+from mlx_worker.supervisor.requests.unary import Answer, Call
 from mlx_worker.supervisor.starter import Starter
-from mlx_worker.supervisor.states import State
-from mlx_worker.supervisor.warm_set import WarmSet
+from mlx_worker.supervisor.warm_prompts import WarmSet
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
-    from mlx_worker.config import ModelConfig
+    from mlx_worker.config.schema import ModelConfig
     from mlx_worker.models.folder import ModelFolder
-    from mlx_worker.plan import PlannedModel
-    from mlx_worker.supervisor.lifecycle import Timings
-    from mlx_worker.supervisor.restart import RestartPolicy
-    from mlx_worker.supervisor.resume import ResumePolicy
-    from mlx_worker.supervisor.standby import StandbyPolicy
+    from mlx_worker.models.resolve import PlannedModel
+    from mlx_worker.supervisor.process.lifecycle import Timings
+    from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+    from mlx_worker.supervisor.process.spares import StandbyPolicy
+    from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
     from mlx_worker.supervisor.starter import FolderAccess
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import NothingServed
-from mlx_worker.supervisor.pause import PauseDetector
+from mlx_worker.supervisor.process.pause import PauseDetector
 
 if TYPE_CHECKING:
     from mlx_worker.supervisor.node import Node

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
-from mlx_worker.sizes import Limit
-from mlx_worker.supervisor.lifecycle import Timings
-from mlx_worker.supervisor.restart import RestartPolicy
-from mlx_worker.supervisor.resume import ResumePolicy
-from mlx_worker.supervisor.standby import StandbyPolicy
+from mlx_worker.config.sizes import Limit
+from mlx_worker.supervisor.process.lifecycle import Timings
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+from mlx_worker.supervisor.process.spares import StandbyPolicy
+from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 
 if TYPE_CHECKING:
-    from mlx_worker.config import SupervisorConfig
+    from mlx_worker.config.schema import SupervisorConfig
 
 
 def timings(config: SupervisorConfig) -> Timings:

@@ -15,18 +15,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlx_worker.errors import ModelLoading, WorkerError, cause_of
-from mlx_worker.supervisor.aside import call_in_daemon_thread
-from mlx_worker.supervisor.states import State
+from mlx_worker.supervisor.process.states import State
+from mlx_worker.system.daemon_threads import call_in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
     from pathlib import Path
 
-    from mlx_worker.config import ModelConfig
+    from mlx_worker.config.schema import ModelConfig
     from mlx_worker.models.folder import ModelFolder
-    from mlx_worker.supervisor.lifecycle import Timings
+    from mlx_worker.supervisor.memory.placement import Room
     from mlx_worker.supervisor.node import Served
-    from mlx_worker.supervisor.room import Room
+    from mlx_worker.supervisor.process.lifecycle import Timings
 
 
 IN_ORDER = 1.0

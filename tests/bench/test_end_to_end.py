@@ -16,23 +16,23 @@ import psutil
 import pytest
 
 from mlx_worker.bench.client import Ask, Client
-from mlx_worker.bench.results import Results
+from mlx_worker.bench.report.results import Results
 from mlx_worker.bench.scenarios.agent import Agent
 from mlx_worker.bench.scenarios.cached_prompts import CachedPrompts
 from mlx_worker.bench.scenarios.cancel import Cancel
 from mlx_worker.bench.scenarios.crash import Crash
 from mlx_worker.bench.scenarios.health import Health
+from mlx_worker.bench.scenarios.late_arrival import Newcomer
 from mlx_worker.bench.scenarios.long_prompt import LongPrompt
 from mlx_worker.bench.scenarios.many_models import ManyModels
-from mlx_worker.bench.scenarios.newcomer import Newcomer
 from mlx_worker.bench.scenarios.prefix import Prefix
 from mlx_worker.bench.scenarios.sessions import Sessions
 from mlx_worker.bench.scenarios.start import Start
 from mlx_worker.bench.scenarios.streams import Streams
 from mlx_worker.bench.scenarios.two_models import TwoModels
-from mlx_worker.bench.targets.limit import Limit
-from mlx_worker.bench.targets.node import RunningNode, StartedNode
-from mlx_worker.bench.targets.peer import Peer
+from mlx_worker.bench.servers.baseline import Limit
+from mlx_worker.bench.servers.node import RunningNode, StartedNode
+from mlx_worker.bench.servers.peer import Peer
 from mlx_worker.errors import NotMeasured
 from tests.processes import COMMAND, DEADLINE, eventually, has_ended
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.bench.sample import Sample
     from mlx_worker.bench.scenarios.catalog import AnyScenario
-    from mlx_worker.bench.targets.server import Server
+    from mlx_worker.bench.servers.server import Server
     from tests.processes import RunningNode as Node
 
 STREAMS = Streams(streams=3, requests=2, tokens=(5, 5))

@@ -12,17 +12,17 @@ from xml.etree import ElementTree as ET
 import msgspec
 import pytest
 
-from mlx_worker.bench.growth import line, prompt_cache
-from mlx_worker.bench.growth.curve import Curve, Line, MeasuredAt, Order, Subject
-from mlx_worker.bench.growth.curves import curves
-from mlx_worker.bench.growth.figures import Growth
-from mlx_worker.bench.growth.job import StructureJob
-from mlx_worker.bench.growth.measure import measured
-from mlx_worker.bench.growth.page import page, table
-from mlx_worker.bench.growth.pictures import draw
-from mlx_worker.bench.growth.slopes import ALLOWED, slopes
-from mlx_worker.bench.results import this_machine
+from mlx_worker.bench.report.results import this_machine
 from mlx_worker.bench.sample import Sample
+from mlx_worker.bench.scaling import fair_queue, prompt_cache
+from mlx_worker.bench.scaling.charts import draw
+from mlx_worker.bench.scaling.curve import Curve, Line, MeasuredAt, Order, Subject
+from mlx_worker.bench.scaling.curves import curves
+from mlx_worker.bench.scaling.figures import Growth
+from mlx_worker.bench.scaling.job import StructureJob
+from mlx_worker.bench.scaling.measure import measured
+from mlx_worker.bench.scaling.page import page, table
+from mlx_worker.bench.scaling.slopes import ALLOWED, slopes
 from mlx_worker.bench.statistics import Spread
 from mlx_worker.errors import NotMeasured
 from tests.processes import COMMAND
@@ -209,7 +209,7 @@ def test_a_line_of_any_shape_is_measured_in_a_process_of_its_own(known: dict[str
 
 
 def test_the_shapes_that_are_drawn_are_all_there_are(known: dict[str, Curve]) -> None:
-    for name, module in (("line", line), ("prompt-cache", prompt_cache)):
+    for name, module in (("line", fair_queue), ("prompt-cache", prompt_cache)):
         assert [it.name for it in known[name].subjects] == list(module.SHAPES)
 
 

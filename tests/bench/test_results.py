@@ -11,13 +11,13 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from mlx_worker.bench.goals import GOALS, outcomes
 from mlx_worker.bench.interleave import Measurement
-from mlx_worker.bench.plots import draw
-from mlx_worker.bench.results import Results, this_machine
+from mlx_worker.bench.report.charts import draw
+from mlx_worker.bench.report.goals import GOALS, outcomes
+from mlx_worker.bench.report.results import Results, this_machine
+from mlx_worker.bench.report.tables import goal_table, scenario_table
 from mlx_worker.bench.sample import FIGURES, Sample
 from mlx_worker.bench.scenarios.catalog import NAMED
-from mlx_worker.bench.tables import goal_table, scenario_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,7 +124,7 @@ def test_plots_are_svg_with_a_line_for_each_target(results: Results, tmp_path: P
 def test_without_matplotlib_plots_are_refused_before_any_work_and_the_extra_is_named() -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
-        "from mlx_worker.cli import main\n"
+        "from mlx_worker.cli.main import main\n"
         "sys.argv = ['mlx-worker', 'bench', '--plots', 'nowhere']; main()"
     )
     done = subprocess.run(

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from mlx_worker.errors import ContextLengthExceeded
-from mlx_worker.supervisor.process import CHILD_COMMAND
+from mlx_worker.supervisor.process.process import CHILD_COMMAND
 from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import encode, frames_from_child
-from tests.made_models import WORDS
+from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

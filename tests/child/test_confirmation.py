@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlx_worker.child.imported_code import ImportedCode
-from mlx_worker.child.service import Service
+from mlx_worker.child.worker import Service
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import encode

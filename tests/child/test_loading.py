@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker.child.imported_code import ImportedCode
-from mlx_worker.child.service import Service
-from mlx_worker.engine.template_rules import fit_to_template, rules_of
+from mlx_worker.child.worker import Service
+from mlx_worker.engine.templates.rules import fit_to_template, rules_of
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 
 from mlx_worker.child.fair_queue import FairQueue
-from mlx_worker.child.held import BUDGET, PIECE, Held
 from mlx_worker.child.preparation import (
     SHORT,
     Left,
@@ -19,12 +18,13 @@ from mlx_worker.child.preparation import (
     Tools,
     is_long,
 )
-from mlx_worker.engine.constraints import Constraints
+from mlx_worker.child.slow_work import BUDGET, PIECE, Held
+from mlx_worker.engine.structured.compiler import Constraints
+from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.engine.text_bound import TextBound
-from mlx_worker.engine.tool_offer import ToolOffers
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire import messages as m
-from tests.made_models import make_caller
+from tests.synthetic_models import make_caller
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import pytest
 
-from mlx_worker.operate.client_blocks.client import Target
+from mlx_worker.cli.client_blocks.client import Target
 from tests.clients.prefixes import INSTALL_DEADLINE, NotInstalled, installed
 from tests.clients.seat import KEY, Seat
 from tests.clients.table import Table

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mlx_worker.config import KEY_VARIABLE
-from mlx_worker.operate.client_blocks import CLIENTS
+from mlx_worker.cli.client_blocks import CLIENTS
+from mlx_worker.config.schema import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mlx_worker.operate.client_blocks.client import Target
+    from mlx_worker.cli.client_blocks.client import Target
 
 DEADLINE: Final = 100.0
 """Seconds that one run of a client may take; most take one."""

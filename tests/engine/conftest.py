@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from tests.made_models import make_caller
+from tests.synthetic_models import make_caller
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,12 +11,12 @@ import pytest
 
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
+from mlx_worker.engine.prefill import READERS, SMALLEST_CHUNK
 from mlx_worker.engine.prompt import render, warm_head
-from mlx_worker.engine.schedule import READERS, SMALLEST_CHUNK
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire import messages as m
-from tests.counted import calls
-from tests.made_models import WORDS
+from tests.call_counter import calls
+from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,8 +9,8 @@ import pytest
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.kv_cost import measure
 from mlx_worker.engine.loading import read_model
+from mlx_worker.engine.prefill import BLOCK, fits
 from mlx_worker.engine.prompt import Prompt, render
-from mlx_worker.engine.schedule import BLOCK, fits
 from mlx_worker.engine.sequence import AHEAD, Sequence
 from mlx_worker.errors import KvTooLarge
 from mlx_worker.wire import messages as m

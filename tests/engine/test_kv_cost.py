@@ -11,7 +11,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_worker.engine.kv_cost import ENDLESS, measure, most_tokens
 from mlx_worker.engine.loading import read_model
 from mlx_worker.wire.messages import Growth, KvCost
-from tests.made_models import SPECS, make
+from tests.synthetic_models import SPECS, make
 
 if TYPE_CHECKING:
     from pathlib import Path

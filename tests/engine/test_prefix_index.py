@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlx_worker.engine.prefill import common_prefix
 from mlx_worker.engine.prefix_index import Indexed, PrefixIndex, Tokens
-from mlx_worker.engine.schedule import common_prefix
-from tests.counted import Token, comparisons
+from tests.call_counter import Token, comparisons
 
 sequences = st.lists(st.integers(0, 2), max_size=6).map(tuple)
 changes = st.lists(st.tuples(st.booleans(), sequences), max_size=30)

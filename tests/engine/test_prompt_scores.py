@@ -10,15 +10,15 @@ import pytest
 from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_worker.bench.made.tokenizer import IM_START
-from mlx_worker.completion_logprobs import LOGPROB_LISTS
+from mlx_worker.bench.synthetic.tokenizer import IM_START
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.prompt import prompt_of
 from mlx_worker.engine.prompt_scores import most_scored
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire import messages as m
-from tests.bound import HELLO, Bench
-from tests.made_models import WORDS
+from mlx_worker.wire.completion_logprobs import LOGPROB_LISTS
+from tests.structured_harness import HELLO, Bench
+from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,12 @@ import pytest
 
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
+from mlx_worker.engine.output.text_stream import Released
 from mlx_worker.engine.prompt import render
-from mlx_worker.engine.text import Released
 from mlx_worker.wire import messages as m
-from tests.engine.spoken import Said
-from tests.foretold import foretold
-from tests.made_models import CALL, CALL_PARTS, CALLED, IM_END, THOUGHT
+from tests.engine.text_harness import Said
+from tests.forced_output import foretold
+from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THOUGHT
 
 if TYPE_CHECKING:
     from pathlib import Path

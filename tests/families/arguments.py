@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx_lm.models
 
-from mlx_worker.bench.made.tokenizer import IM_END, SPECIALS
+from mlx_worker.bench.synthetic.tokenizer import IM_END, SPECIALS
 from tests.families.particular import PARTICULAR, Text
 from tests.families.sizes import CONTEXT, SIZES
 

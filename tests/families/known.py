@@ -1,7 +1,7 @@
 """How each architecture of the pinned mlx_lm is served: the source of docs/families.md.
 
 An architecture that is in none of these fails the suite until a trial has shown where it belongs.
-What is served one row at a time is the engine's own table, `mlx_worker.engine.batching.UNBATCHED`.
+What is served one row at a time is the engine's own table, `engine.batch_support.UNBATCHED`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes
 
-from mlx_worker.bench.made.tokenizer import CHAT_TEMPLATE, IM_END, tokenizer, vocabulary
+from mlx_worker.bench.synthetic.tokenizer import CHAT_TEMPLATE, IM_END, tokenizer, vocabulary
 from tests.families.arguments import arguments
 
 if TYPE_CHECKING:

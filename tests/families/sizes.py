@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from mlx_worker.bench.made.tokenizer import VOCABULARY
+from mlx_worker.bench.synthetic.tokenizer import VOCABULARY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

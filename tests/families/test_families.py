@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.engine.batching import UNBATCHED, is_cuttable, unbatched_because
+from mlx_worker.engine.batch_support import UNBATCHED, is_cuttable, unbatched_because
 from mlx_worker.engine.kv_cost import measure
 from mlx_worker.engine.loading import read_model
 from tests.families.arguments import architectures, is_unimportable

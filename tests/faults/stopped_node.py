@@ -6,9 +6,9 @@ from pathlib import Path
 
 import uvloop
 
-from mlx_worker.config import load_config
+from mlx_worker.config.schema import load_config
 from mlx_worker.server import serve
-from tests.scripted import scripted
+from tests.supervisor_harness import scripted
 
 COMMAND = (sys.executable, "-m", "tests.faults.stopped_node")
 

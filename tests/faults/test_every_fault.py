@@ -12,9 +12,9 @@ from typing import Final
 
 import pytest
 
-from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.front.asking import Front, Serve
-from tests.scripted import PATIENT, QUICK, Fifo, eventually, soon
+from tests.supervisor_harness import PATIENT, QUICK, Fifo, eventually, soon
 
 TEXT: Final = "one two three four"
 

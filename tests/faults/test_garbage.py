@@ -17,22 +17,22 @@ import mlx.core as mx
 import pytest
 
 from mlx_worker import inference
-from mlx_worker.engine.constraints import Constraints
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.guard import ComputationFailed, Evidence
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import prompt_of
+from mlx_worker.engine.structured.compiler import Constraints
 from mlx_worker.errors import ContextLengthExceeded, InferenceError, InvalidRequest
 from mlx_worker.wire import messages as m
 from tests.faults import failing_model
 from tests.faults.failing_model import GARBAGE, SCRIPT, SPOILT, Fault
-from tests.made_models import WORDS
+from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from mlx_worker.engine.constraint import Constraint
+    from mlx_worker.engine.structured.constraint import Constraint
 
 TOKENS: Final = 60
 IN_FULL: Final = "MLX_WORKER_SOAK" in os.environ

@@ -17,8 +17,8 @@ import aiohttp
 import pytest
 
 import mlx_worker
-from tests.made_models import WORDS
 from tests.processes import DEADLINE, RunningNode, eventually, running_node
+from tests.synthetic_models import WORDS
 
 ASKED: Final = {
     "messages": [{"role": "user", "content": " ".join(WORDS * 12)}],

@@ -15,9 +15,9 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from tests.made_models import WORDS
 from tests.processes import RunningNode, eventually, running_node
 from tests.soak.garbling_node import COMMAND
+from tests.synthetic_models import WORDS
 
 ASKED: Final = {
     "messages": [{"role": "user", "content": " ".join(WORDS * 12)}],

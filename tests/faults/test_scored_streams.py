@@ -10,8 +10,8 @@ import aiohttp
 import psutil
 import pytest
 
-from tests.made_models import WORDS
 from tests.processes import RunningNode, eventually, running_node
+from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fidelity import tally
 from tests.fidelity.reference import Model
-from tests.made_models import make
+from tests.synthetic_models import make
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
-    """Made and loaded once a session, by its name in `made_models`."""
+    """Made and loaded once a session, by its name in `synthetic_models`."""
     folder = tmp_path_factory.mktemp("families")
     models: dict[str, Model] = {}
 

@@ -17,8 +17,8 @@ from zlib import crc32
 from hypothesis import strategies as st
 
 from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.prefill import past_cuts
 from mlx_worker.engine.prompt import Prompt
-from mlx_worker.engine.schedule import past_cuts
 from mlx_worker.wire import messages as m
 from tests.fidelity.reference import GREEDY, Ask, Model
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import jsonschema_rs
 import pytest
 
-from tests.bound import Answer, Bench, asked, schema
 from tests.fidelity import tally
-from tests.made_models import make
 from tests.schemas import random_schema
+from tests.structured_harness import Answer, Bench, asked, schema
+from tests.synthetic_models import make
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

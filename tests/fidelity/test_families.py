@@ -13,7 +13,7 @@ from mlx_lm.models.cache import CacheList, make_prompt_cache
 from tests.fidelity.families import BATCHED, UNBATCHED
 from tests.fidelity.reference import Ask
 from tests.fidelity.scenarios import tokens
-from tests.made_models import SPECS
+from tests.synthetic_models import SPECS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,8 @@ from mlx_worker.wire import messages as m
 from tests.fidelity import tally
 from tests.fidelity.reference import Ask, Model
 from tests.fidelity.test_fidelity import CASES
-from tests.made_models import WORDS
 from tests.processes import DEADLINE, RunningNode
+from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

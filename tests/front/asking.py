@@ -11,16 +11,16 @@ from typing import Any, Protocol
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient
 
-from mlx_worker.api.front import FRONT
-from mlx_worker.api.history import History
-from mlx_worker.config import ModelConfig, ServerConfig, SupervisorConfig, TelemetryConfig
-from mlx_worker.supervisor.lifecycle import Timings
+from mlx_worker.api.context import FRONT
+from mlx_worker.api.dashboard.history import History
+from mlx_worker.config.schema import ModelConfig, ServerConfig, SupervisorConfig, TelemetryConfig
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.restart import RestartPolicy
-from mlx_worker.supervisor.resume import ResumePolicy
-from mlx_worker.supervisor.standby import StandbyPolicy
-from mlx_worker.supervisor.states import State
-from tests.scripted import eventually, soon
+from mlx_worker.supervisor.process.lifecycle import Timings
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+from mlx_worker.supervisor.process.spares import StandbyPolicy
+from mlx_worker.supervisor.process.states import State
+from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
+from tests.supervisor_harness import eventually, soon
 
 LARGE = 1 << 20
 """Bytes that aiohttp's client wants as a file."""

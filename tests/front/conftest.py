@@ -11,22 +11,31 @@ import uvloop
 from aiohttp.test_utils import TestClient, TestServer
 from msgspec.structs import replace
 
-from mlx_worker.config import (
+from mlx_worker.config.schema import (
     Config,
     ModelConfig,
     ServerConfig,
     SupervisorConfig,
     TelemetryConfig,
 )
+from mlx_worker.config.sizes import Limit
 from mlx_worker.health import Ledger
 from mlx_worker.server import build_app
-from mlx_worker.sizes import Limit
-from mlx_worker.supervisor.lifecycle import Timings
-from mlx_worker.supervisor.restart import RestartPolicy
-from mlx_worker.supervisor.resume import ResumePolicy
-from mlx_worker.supervisor.standby import StandbyPolicy
+from mlx_worker.supervisor.process.lifecycle import Timings
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+from mlx_worker.supervisor.process.spares import StandbyPolicy
+from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 from tests.front.asking import Front, Serve, model
-from tests.scripted import ALONE, AT_ONCE, PATIENT, PLENTY, QUICK, Fifo, eventually, scripted
+from tests.supervisor_harness import (
+    ALONE,
+    AT_ONCE,
+    PATIENT,
+    PLENTY,
+    QUICK,
+    Fifo,
+    eventually,
+    scripted,
+)
 
 DEFAULTS = ServerConfig()
 NO_TELEMETRY = TelemetryConfig()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.api.headers import LONGEST_SESSION, model_id
+from mlx_worker.api.middleware.request_ids import LONGEST_SESSION, model_id
 from tests.dialects import ALL, CHAT, Dialect, events_of
 from tests.front.asking import model
 

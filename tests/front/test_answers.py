@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.front.asking import PROMPT, Serve, asked
-from tests.scripted import Fifo, soon
+from tests.supervisor_harness import Fifo, soon
 
 # --- answers --------------------------------------------------------------------------------
 

@@ -10,10 +10,10 @@ import openai
 import pytest
 
 from tests.front.asking import Answer, Front, Serve, model
-from tests.scripted import soon
+from tests.supervisor_harness import soon
 
 if TYPE_CHECKING:
-    from mlx_worker.config import ModelConfig
+    from mlx_worker.config.schema import ModelConfig
 
 VERSION = "2023-06-01"
 NAMES = [f"m{i}" for i in range(45)]

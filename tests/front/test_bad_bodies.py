@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.config import ServerConfig
+from mlx_worker.config.schema import ServerConfig
 from tests.front.asking import Serve
 
 HELLO = [{"role": "user", "content": "hello"}]

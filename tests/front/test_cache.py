@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.front.asking import DIGEST, PROMPT, Serve, model
-from tests.scripted import Fifo, eventually, soon
+from tests.supervisor_harness import Fifo, eventually, soon
 
 
 @pytest.mark.parametrize("path", ["/cache/warm", "/v1/cluster/cache/warm"])

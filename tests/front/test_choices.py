@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.front.asking import Answer, Front, Serve, asked, model
-from tests.scripted import Fifo, soon
+from tests.supervisor_harness import Fifo, soon
 
 HELLO = "one two three"
 

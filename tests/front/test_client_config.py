@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from mlx_worker.config import KEY_VARIABLE
-from mlx_worker.operate.client_blocks import CLIENTS
-from mlx_worker.operate.client_blocks.client import Target
+from mlx_worker.cli.client_blocks import CLIENTS
+from mlx_worker.cli.client_blocks.client import Target
+from mlx_worker.config.schema import KEY_VARIABLE
 from tests.commands import Ran, command, run
 from tests.front.asking import Front, Serve, model
 

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from tests.front.asking import Front, Serve, model
-from tests.scripted import PATIENT, Fifo, soon
+from tests.supervisor_harness import PATIENT, Fifo, soon
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,18 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from mlx_worker.operate.top import Speed
-from mlx_worker.supervisor.states import State
+from mlx_worker.cli.top import Speed
+from mlx_worker.supervisor.process.states import State
 from tests.commands import command
 from tests.front.asking import Serve, asked, model
-from tests.scripted import eventually, soon
+from tests.supervisor_harness import eventually, soon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from tests.front.asking import Front
-    from tests.scripted import Fifo
+    from tests.supervisor_harness import Fifo
 
 
 def url_of(front: Front) -> str:

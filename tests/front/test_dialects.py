@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from mlx_worker.config import ServerConfig
+from mlx_worker.config.schema import ServerConfig
 from tests.dialects import ALL, CHATS, Dialect, Heard, Usage, events_of
 from tests.front.asking import PROMPT, Answer, Serve, model
-from tests.scripted import PATIENT, Fifo, soon
+from tests.supervisor_harness import PATIENT, Fifo, soon
 
 READ = {
     "/v1/chat/completions": "messages",

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse
 
-from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.front.asking import Front, Serve, asked
-from tests.scripted import Fifo, eventually, soon
+from tests.supervisor_harness import Fifo, eventually, soon
 
 SECRET = "sesame"
 STREAM = "/admin/events/stream"

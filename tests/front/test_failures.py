@@ -10,9 +10,9 @@ from pathlib import Path
 import openai
 import pytest
 
-from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.front.asking import Serve, asked, model
-from tests.scripted import PATIENT, Fifo, soon
+from tests.supervisor_harness import PATIENT, Fifo, soon
 
 # --- failures -------------------------------------------------------------------------------
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mlx_worker.config import ModelConfig
-from mlx_worker.supervisor.restart import RestartPolicy
-from mlx_worker.supervisor.states import State
+from mlx_worker.config.schema import ModelConfig
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+from mlx_worker.supervisor.process.states import State
 from tests.front.asking import Front, Serve, model
-from tests.scripted import QUICK, soon
+from tests.supervisor_harness import QUICK, soon
 
 WATCHFUL = replace(QUICK, watch=0.01)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlx_worker.api.routes import ROUTES
-from tests.scripted import soon
+from tests.supervisor_harness import soon
 
 if TYPE_CHECKING:
     from tests.front.asking import Serve

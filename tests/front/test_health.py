@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mlx_worker.supervisor.standby import StandbyPolicy
-from mlx_worker.supervisor.states import State
+from mlx_worker.supervisor.process.spares import StandbyPolicy
+from mlx_worker.supervisor.process.states import State
 from tests.front.asking import DIGEST, PROMPT, Serve, asked, model
-from tests.scripted import Fifo, alive, eventually, soon
+from tests.supervisor_harness import Fifo, alive, eventually, soon
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/cluster/health"])

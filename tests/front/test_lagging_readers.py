@@ -5,7 +5,7 @@ import json
 import socket
 
 from tests.front.asking import Answer, Serve, asked
-from tests.scripted import eventually, soon
+from tests.supervisor_harness import eventually, soon
 
 WORDS = 40_000
 """Their events take more than the kernel keeps for a connection that is not read."""

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.body import (
+from mlx_worker.api.dialects.base import MAX_COPIED
+from mlx_worker.api.middleware.body import (
     BYTES_PER_TOKEN,
     LARGEST_DEFAULT,
     SMALLEST_DEFAULT,
     UNKNOWN_CONTEXT,
     default_limit,
 )
-from mlx_worker.api.dialect import MAX_COPIED
-from mlx_worker.api.parser import LARGE
-from mlx_worker.config import ServerConfig
+from mlx_worker.api.parsing.parser import LARGE
+from mlx_worker.config.schema import ServerConfig
 from mlx_worker.limits import CONSTRAINT_BYTES, TEMPLATE_VALUES, TOOL_VALUES
 from tests.front.asking import Serve, model
 

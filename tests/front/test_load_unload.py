@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mlx_worker.config import SupervisorConfig
-from mlx_worker.sizes import Limit
+from mlx_worker.config.schema import SupervisorConfig
+from mlx_worker.config.sizes import Limit
 from tests.front.asking import Answer, Serve, asked, model
-from tests.scripted import DEADLINE, PATIENT, Fifo, soon
+from tests.supervisor_harness import DEADLINE, PATIENT, Fifo, soon
 
 TOO_LITTLE = SupervisorConfig(memory_limit=Limit(1 << 20))
 

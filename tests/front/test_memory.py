@@ -6,12 +6,12 @@ from pathlib import Path
 
 from msgspec.structs import replace as with_
 
-from mlx_worker.config import ServerConfig, SupervisorConfig
-from mlx_worker.sizes import Limit
-from mlx_worker.supervisor.memory import PROCESS_BYTES
-from mlx_worker.supervisor.states import State
+from mlx_worker.config.schema import ServerConfig, SupervisorConfig
+from mlx_worker.config.sizes import Limit
+from mlx_worker.supervisor.memory.policy import PROCESS_BYTES
+from mlx_worker.supervisor.process.states import State
 from tests.front.asking import PROMPT, Answer, Serve, asked, model
-from tests.scripted import PATIENT, QUICK, Fifo, eventually, soon
+from tests.supervisor_harness import PATIENT, QUICK, Fifo, eventually, soon
 
 MB = 1 << 20
 ONE = PROCESS_BYTES + 8 * MB

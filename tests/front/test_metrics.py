@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.front.asking import PROMPT, Answer, Front, Serve, asked, model
-from tests.scripted import Fifo, eventually, soon
+from tests.supervisor_harness import Fifo, eventually, soon
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.front.asking import Serve, model
-from tests.scripted import Fifo
+from tests.supervisor_harness import Fifo
 
 # --- the list -------------------------------------------------------------------------------
 

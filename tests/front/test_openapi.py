@@ -10,13 +10,13 @@ import jsonschema_rs
 import pytest
 
 from mlx_worker import __version__, errors
-from mlx_worker.api.door import NotHttp
+from mlx_worker.api.middleware.connections import NotHttp
+from mlx_worker.api.middleware.errors import NoSuchPath, WrongMethod
 from mlx_worker.api.openapi import document
-from mlx_worker.api.problems import NoSuchPath, WrongMethod
 from mlx_worker.api.routes import ROUTES
 from mlx_worker.errors import WorkerError
-from tests.asked import BODIES
-from tests.scripted import soon
+from tests.request_bodies import BODIES
+from tests.supervisor_harness import soon
 
 if TYPE_CHECKING:
     from tests.front.asking import Front, Serve

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import ClientResponse
 
 from tests.front.asking import Serve, asked
-from tests.scripted import soon
+from tests.supervisor_harness import soon
 
 
 async def next_report(stream: ClientResponse) -> dict[str, Any]:

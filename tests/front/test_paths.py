@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from mlx_worker.supervisor.restart import RestartPolicy
-from tests.border.asking import ask
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.front.asking import PROMPT, Front, Serve, asked, model
-from tests.scripted import soon
+from tests.server.asking import ask
+from tests.supervisor_harness import soon
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1", "/v1/v1", "/v1/v1/v1"])

@@ -3,9 +3,9 @@
 import asyncio
 from dataclasses import replace
 
-from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.front.asking import PROMPT, Answer, Serve, asked, model
-from tests.scripted import PATIENT, QUICK, Fifo, alive, soon
+from tests.supervisor_harness import PATIENT, QUICK, Fifo, alive, soon
 
 
 async def test_work_for_a_model_that_loads_is_to_come_back(serve: Serve) -> None:

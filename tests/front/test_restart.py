@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.front.asking import Answer, Serve, asked, model
-from tests.scripted import QUICK, Fifo, soon
+from tests.supervisor_harness import QUICK, Fifo, soon
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1"])

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from mlx_worker.config import ServerConfig
+from mlx_worker.config.schema import ServerConfig
 from tests.front.asking import Front, Serve, asked
 
 RESTART = "/admin/models/m/restart"

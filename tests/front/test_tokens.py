@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import pytest
 
-from mlx_worker.api.error_bodies import anthropic_error
+from mlx_worker.api.dialects.errors import anthropic_error
 from mlx_worker.errors import (
     BodyTooLarge,
     InvalidRequest,
@@ -21,7 +21,7 @@ from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import encode, frames_from_child
 from tests.dialects import CHAT, MESSAGES
 from tests.front.asking import Serve
-from tests.scripted import DEADLINE, PATIENT, Fifo, eventually, soon
+from tests.supervisor_harness import DEADLINE, PATIENT, Fifo, eventually, soon
 
 COUNT = "/v1/messages/count_tokens"
 

@@ -17,12 +17,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from mlx_worker.config import TelemetryConfig
+from mlx_worker.config.schema import TelemetryConfig
 from mlx_worker.logs import Listener
-from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.dialects import ALL
 from tests.front.asking import Front, Serve, asked, model
-from tests.scripted import Fifo, soon
+from tests.supervisor_harness import Fifo, soon
 
 CHAT = "POST /v1/chat/completions"
 PATH = "/v1/chat/completions"
@@ -470,9 +470,9 @@ REPORT = """
 import asyncio, json, sys
 from pathlib import Path
 from aiohttp.test_utils import TestClient, TestServer
-from mlx_worker.config import Config, ModelConfig, ServerConfig, TelemetryConfig
+from mlx_worker.config.schema import Config, ModelConfig, ServerConfig, TelemetryConfig
 from mlx_worker.server import build_app
-from mlx_worker.supervisor.standby import StandbyPolicy
+from mlx_worker.supervisor.process.spares import StandbyPolicy
 
 folder, endpoint, *command = sys.argv[1:]
 
@@ -494,7 +494,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:1"])
 def test_the_library_is_loaded_only_where_there_is_a_collector(nano: Path, endpoint: str) -> None:
-    child = Path(__file__).parents[1] / "scripted_child.py"
+    child = Path(__file__).parents[1] / "fake_worker.py"
     done = subprocess.run(
         [sys.executable, "-c", REPORT, nano, endpoint, sys.executable, child],
         capture_output=True,

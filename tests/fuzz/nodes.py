@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from tests.made_models import make_caller
 from tests.processes import eventually, running_node
+from tests.synthetic_models import make_caller
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,9 +26,9 @@ from schemathesis.specs.openapi.checks import (
 
 from mlx_worker.api.openapi import document
 from mlx_worker.api.routes import ROUTES
-from tests.asked import BODIES
 from tests.fuzz.nodes import COUNT, IN_FULL, MODEL, Standing, fuzzed_node
 from tests.processes import DEADLINE, eventually
+from tests.request_bodies import BODIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

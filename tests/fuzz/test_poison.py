@@ -19,8 +19,8 @@ import pytest
 
 from tests.fuzz.nodes import IN_FULL, MODEL
 from tests.fuzz.poison import poison
-from tests.made_models import make_caller
 from tests.processes import running_node
+from tests.synthetic_models import make_caller
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

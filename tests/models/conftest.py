@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.models.gguf import convert
-from tests.models.made_gguf import write_gguf
+from mlx_worker.models.pull.gguf import convert
 from tests.models.package_index import PackageIndex, wheel_bytes
+from tests.models.synthetic_gguf import write_gguf
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlx_worker.errors import BadModelFolder, CannotStore, SourceUnavailable, WorkerError
-from mlx_worker.models.command import run_module, run_to_exit_code
-from mlx_worker.models.lock import pull_lock
+from mlx_worker.models.pull.command import run_module, run_to_exit_code
+from mlx_worker.models.pull.lock import pull_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

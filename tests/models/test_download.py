@@ -10,9 +10,9 @@ import pytest
 
 from mlx_worker import __version__
 from mlx_worker.errors import BrokenDownload, CannotStore, SourceUnavailable
-from mlx_worker.models.disk import require_space, storing
-from mlx_worker.models.download import download, open_session
-from mlx_worker.models.progress import no_progress
+from mlx_worker.models.pull.disk import require_space, storing
+from mlx_worker.models.pull.download import download, open_session
+from mlx_worker.models.pull.progress import no_progress
 from tests.models.package_index import PackageIndex
 
 if TYPE_CHECKING:

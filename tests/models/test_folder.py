@@ -10,7 +10,7 @@ import pytest
 
 from mlx_worker.errors import BadModelFolder
 from mlx_worker.models.folder import inspect_folder
-from tests.models.made_gguf import ARGS
+from tests.models.synthetic_gguf import ARGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

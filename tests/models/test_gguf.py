@@ -14,10 +14,10 @@ from mlx_lm.utils import load_model, load_tokenizer
 
 from mlx_worker.errors import BadModelFolder, CannotStore, ModelNotFoundError
 from mlx_worker.models.folder import inspect_folder
-from mlx_worker.models.gguf import convert, read, rename, resolve_dtype, retype
-from mlx_worker.models.gguf_config import llama_config
-from mlx_worker.models.gguf_tokenizer import build_tokenizer
-from tests.models.made_gguf import (
+from mlx_worker.models.pull.gguf import convert, read, rename, resolve_dtype, retype
+from mlx_worker.models.pull.gguf_config import llama_config
+from mlx_worker.models.pull.gguf_tokenizer import build_tokenizer
+from tests.models.synthetic_gguf import (
     ARGS,
     MERGES,
     TEMPLATE,
@@ -36,7 +36,7 @@ PROMPT = mx.array([[1, 20, 33, 4, 250, 99, 7, 64]])
 
 
 def run_converter(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mlx_worker.models.gguf", *arguments]
+    command = [sys.executable, "-m", "mlx_worker.models.pull.gguf", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlx_worker.errors import BrokenDownload, SourceUnavailable
-from mlx_worker.models.hub import fetch_repository, is_wanted
-from mlx_worker.models.lock import pull_lock
-from mlx_worker.models.progress import no_progress
-from mlx_worker.models.sources import HubSource
+from mlx_worker.models.pull.hub import fetch_repository, is_wanted
+from mlx_worker.models.pull.lock import pull_lock
+from mlx_worker.models.pull.progress import no_progress
+from mlx_worker.models.pull.sources import HubSource
 from tests.models.fake_hub import COMMIT, REPO, FakeHub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from mlx_worker.models.progress import Progress
+    from mlx_worker.models.pull.progress import Progress
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -18,11 +18,11 @@ from mlx_worker.errors import (
     ModelNotFoundError,
     SourceUnavailable,
 )
-from mlx_worker.models.catalog import CATALOG
 from mlx_worker.models.folder import inspect_folder
-from mlx_worker.models.pull import pull
-from mlx_worker.models.sources import CatalogEntry, PyPISource
-from mlx_worker.models.staging import staging_folder
+from mlx_worker.models.pull.catalog import CATALOG
+from mlx_worker.models.pull.pull import pull
+from mlx_worker.models.pull.sources import CatalogEntry, PyPISource
+from mlx_worker.models.pull.staging import staging_folder
 from tests.models.fake_hub import COMMIT, REPO, FakeHub
 from tests.models.package_index import wheel_bytes
 
@@ -232,7 +232,7 @@ async def test_a_cancelled_download_leaves_nothing(index: PackageIndex, models: 
 PULL_ON_A_SMALL_DISK = """
 import asyncio, pathlib, resource, sys
 from mlx_worker.errors import WorkerError
-from mlx_worker.models.pull import pull
+from mlx_worker.models.pull.pull import pull
 spec, models, limit = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
 try:

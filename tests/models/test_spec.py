@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from mlx_worker.errors import ConfigError, SourceUnavailable
-from mlx_worker.models.catalog import SMOLLM2_135M
-from mlx_worker.models.sources import (
+from mlx_worker.models.pull.catalog import SMOLLM2_135M
+from mlx_worker.models.pull.sources import (
     GgufSource,
     HubSource,
     PyPISource,
     Source,
     default_name,
 )
-from mlx_worker.models.spec import parse_spec
+from mlx_worker.models.pull.spec import parse_spec
 
 HEX = "0123456789abcdef" * 4
 

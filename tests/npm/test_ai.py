@@ -16,9 +16,9 @@ import psutil
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from tests.foretold import foretold
-from tests.made_models import CALL, CALL_PARTS, CALLED, IM_END, THOUGHT, make_caller
+from tests.forced_output import foretold
 from tests.processes import DEADLINE, RunningNode, running_node
+from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THOUGHT, make_caller
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

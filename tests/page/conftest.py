@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.page.looking import DEADLINE, Looking
+from tests.page.page_object import DEADLINE, Looking
 from tests.processes import RunningNode, running_node
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")

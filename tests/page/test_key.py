@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.page.looking import Looking
+from tests.page.page_object import Looking
 from tests.processes import RunningNode, running_node
 
 KEY = "a-key-of-the-node-0123456789"

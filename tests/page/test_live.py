@@ -7,7 +7,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.page.looking import Looking
+from tests.page.page_object import Looking
 from tests.processes import running_node
 
 RECORD = """model => {

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.page.looking import Looking
+from tests.page.page_object import Looking
 from tests.processes import RunningNode
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.page.looking import DEADLINE, Looking
+from tests.page.page_object import DEADLINE, Looking
 from tests.processes import RunningNode
 
 POSTS = """async address => {

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
-from tests.page.looking import Looking
+from tests.page.page_object import Looking
 from tests.processes import RunningNode, running_node
 
 SECONDS = float(os.environ.get("MLX_WORKER_SCREENSHOTS", "0"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_worker.service.run import Ran
+from mlx_worker.service.subprocess_runner import Ran
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from mlx_worker.config import load_config
+from mlx_worker.config.schema import load_config
 from mlx_worker.errors import CannotServe
-from mlx_worker.log_file import LOG_VARIABLE, with_the_services_file
 from mlx_worker.service.definition import describe, give_folder
 from mlx_worker.service.launchd import Launchd
-from mlx_worker.service.run import Ran, run
+from mlx_worker.service.log_file import LOG_VARIABLE, with_the_services_file
+from mlx_worker.service.subprocess_runner import Ran, run
 from mlx_worker.supervisor import settings
 from tests.processes import config_text
 from tests.service.recorded import Recorded
@@ -26,7 +26,7 @@ from tests.service.recorded import Recorded
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.config import Config
+    from mlx_worker.config.schema import Config
 
 PRINTED = """\
 gui/501/mlx-worker = {

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from mlx_worker.config import load_config
+from mlx_worker.config.schema import load_config
 from mlx_worker.errors import CannotServe
 from mlx_worker.service.definition import Definition, describe
-from mlx_worker.service.here import keeper
+from mlx_worker.service.detect import keeper
 from mlx_worker.service.launchd import Launchd
-from mlx_worker.service.run import Ran, run
+from mlx_worker.service.subprocess_runner import Ran, run
 from mlx_worker.service.systemd import Systemd
 from mlx_worker.supervisor import settings
-from mlx_worker.supervisor.process import CHILD_COMMAND
+from mlx_worker.supervisor.process.process import CHILD_COMMAND
 from tests.commands import Ran as Ended
 from tests.commands import run as command
 from tests.processes import config_text
@@ -29,7 +29,7 @@ from tests.service.recorded import Recorded
 from tests.tools.generated import FILES
 
 if TYPE_CHECKING:
-    from mlx_worker.config import Config
+    from mlx_worker.config.schema import Config
 
 
 @pytest.fixture

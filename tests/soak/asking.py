@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
-from tests.made_models import WORDS
+from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

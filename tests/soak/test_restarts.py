@@ -13,11 +13,20 @@ from typing import Final
 import psutil
 import uvloop
 
-from mlx_worker.supervisor.child import Child
-from mlx_worker.supervisor.restart import RestartPolicy
-from mlx_worker.supervisor.standby import StandbyPolicy
-from mlx_worker.supervisor.states import State
-from tests.scripted import alive, chat, eventually, planned, ready, running, scripted, text_of
+from mlx_worker.supervisor.process.child import Child
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+from mlx_worker.supervisor.process.spares import StandbyPolicy
+from mlx_worker.supervisor.process.states import State
+from tests.supervisor_harness import (
+    alive,
+    chat,
+    eventually,
+    planned,
+    ready,
+    running,
+    scripted,
+    text_of,
+)
 
 RESTARTS: Final = int(os.environ.get("MLX_WORKER_RESTARTS", "60"))
 MODELS: Final = ("a", "b", "c", "d")

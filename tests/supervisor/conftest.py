@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
-from tests.scripted import Fifo
+from tests.supervisor_harness import Fifo
 
 if TYPE_CHECKING:
     import asyncio

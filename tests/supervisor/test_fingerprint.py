@@ -2,8 +2,7 @@
 
 import re
 
-from mlx_worker.config import ModelConfig
-from mlx_worker.supervisor.child import Facts
+from mlx_worker.config.schema import ModelConfig
 from mlx_worker.supervisor.fingerprint import (
     Identity,
     identity_of,
@@ -12,6 +11,7 @@ from mlx_worker.supervisor.fingerprint import (
     prompting,
     weights_changed,
 )
+from mlx_worker.supervisor.process.child import Facts
 from mlx_worker.wire import messages as m
 
 

@@ -22,12 +22,12 @@ from mlx_worker.errors import (
     RequestTimedOut,
     UnknownModel,
 )
-from mlx_worker.supervisor.generation import Ending, Generation
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.restart import RestartPolicy
-from mlx_worker.supervisor.states import State
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+from mlx_worker.supervisor.process.states import State
+from mlx_worker.supervisor.requests.generation import Ending, Generation
 from tests import processes
-from tests.scripted import (
+from tests.supervisor_harness import (
     AT_ONCE,
     NOT_READY,
     QUICK,
@@ -546,7 +546,7 @@ async def test_a_node_whose_children_fail_for_ever_stops_too() -> None:
 LONELY_FRONT = """
 import asyncio
 from tests import processes
-from tests.scripted import planned, ready, running, scripted
+from tests.supervisor_harness import planned, ready, running, scripted
 
 async def main():
     async with running(planned("a"), planned("b"), command=scripted()) as node:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from mlx_worker.errors import WeightsChanged
-from mlx_worker.supervisor.events import Event
-from mlx_worker.supervisor.generation import Generation
+from mlx_worker.supervisor.event_log import Event
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.resume import ResumePolicy
-from mlx_worker.supervisor.standby import StandbyPolicy
-from tests.scripted import (
+from mlx_worker.supervisor.process.spares import StandbyPolicy
+from mlx_worker.supervisor.requests.generation import Generation
+from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
+from tests.supervisor_harness import (
     DEADLINE,
     NOT_READY,
     NOWHERE,

@@ -4,9 +4,9 @@ import pytest
 
 from mlx_worker.errors import NothingServed
 from mlx_worker.supervisor.outage import Outage, end_at_outage
-from mlx_worker.supervisor.restart import RestartPolicy
-from mlx_worker.supervisor.states import State
-from tests.scripted import planned, running, scripted, soon
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+from mlx_worker.supervisor.process.states import State
+from tests.supervisor_harness import planned, running, scripted, soon
 
 
 def test_an_outage_counts_from_when_the_last_model_was_given_up() -> None:

@@ -14,16 +14,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mlx_worker.config import ModelConfig
+from mlx_worker.config.schema import ModelConfig
 from mlx_worker.errors import BadModelFolder, ModelFailed, ModelLoading, PoisonedRequest
 from mlx_worker.models.folder import ModelFolder
-from mlx_worker.plan import PlannedModel
-from mlx_worker.supervisor.child import Child
+from mlx_worker.models.resolve import PlannedModel
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.restart import RestartPolicy
+from mlx_worker.supervisor.process.child import Child
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.starter import FolderAccess
-from mlx_worker.supervisor.states import State
-from tests.scripted import (
+from tests.supervisor_harness import (
     AT_ONCE,
     DEADLINE,
     NOWHERE,

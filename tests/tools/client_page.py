@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.config import KEY_VARIABLE
-from mlx_worker.operate.client_blocks import CLIENTS
-from mlx_worker.operate.client_blocks.client import NO_KEY, Target
+from mlx_worker.cli.client_blocks import CLIENTS
+from mlx_worker.cli.client_blocks.client import NO_KEY, Target
+from mlx_worker.config.schema import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_worker.operate.client_blocks.client import Client
+    from mlx_worker.cli.client_blocks.client import Client
 
 EXAMPLE: Final = Target("http://127.0.0.1:8081", "qwen3-coder", 128_000)
 

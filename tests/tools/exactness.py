@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.made_models import make
+from tests.synthetic_models import make
 from tests.tools.exactness_cases import FORMATS, WAYS, Cell, Difference, measure
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.engine.batching import UNBATCHED
+from mlx_worker.engine.batch_support import UNBATCHED
 from tests.families.known import BATCHED, INEXACT, MLX_LM, NOT_TRIED, REFUSED
 
 if TYPE_CHECKING:

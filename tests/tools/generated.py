@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker import reference
-from mlx_worker.config import SupervisorConfig
+from mlx_worker.config import reference
+from mlx_worker.config.schema import SupervisorConfig
 from mlx_worker.service.definition import Definition, stop_timeout
 from mlx_worker.service.launchd import Launchd
-from mlx_worker.service.run import run
+from mlx_worker.service.subprocess_runner import run
 from mlx_worker.service.systemd import Systemd
 from tests.tools import client_page
 

@@ -22,7 +22,7 @@ from mlx_worker.engine.batch import Batch
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.sampling import Draw
 from mlx_worker.wire.messages import Sampling
-from tests.made_models import make
+from tests.synthetic_models import make
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.made_models import make_nano
+from tests.synthetic_models import make_nano
 from tests.tools.trials import TRIALS, Trial, named
 
 KEY = "sk-hostile-0123456789"

@@ -9,9 +9,9 @@ from mlx_worker.bench.scenarios.cached_prompts import CachedPrompts
 from mlx_worker.bench.scenarios.cancel import Cancel
 from mlx_worker.bench.scenarios.crash import Crash
 from mlx_worker.bench.scenarios.health import Health
+from mlx_worker.bench.scenarios.late_arrival import Newcomer
 from mlx_worker.bench.scenarios.long_prompt import LongPrompt
 from mlx_worker.bench.scenarios.many_models import ManyModels
-from mlx_worker.bench.scenarios.newcomer import Newcomer
 from mlx_worker.bench.scenarios.prefix import Prefix
 from mlx_worker.bench.scenarios.sessions import Sessions
 from mlx_worker.bench.scenarios.start import Start

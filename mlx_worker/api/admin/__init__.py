@@ -1,0 +1,1 @@
+"""Endpoints of operators and routers: health, cache, models, logs, events, reload. [front]"""

@@ -1,0 +1,54 @@
+"""The last lines of the node's own log, as they were shown, for whoever has no file to look at.
+
+[front]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, Self
+
+import msgspec
+
+from mlx_worker.logs import OURS, Listener
+from mlx_worker.supervisor.ring_buffer import Ring
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+KEPT: Final = 1000
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A line: when (ms since the epoch), how grave it is, what it says."""
+
+    at: float
+    level: str
+    text: str
+
+
+class OwnLog:
+    """Keeps what the `mlx_worker` logger shows from its beginning to its end."""
+
+    def __init__(self) -> None:
+        self.lines: Ring[Shown] = Ring(KEPT)
+        self._loop = asyncio.get_running_loop()
+        self._listener = Listener(self._hear)
+
+    def __enter__(self) -> Self:
+        logging.getLogger(OURS).addHandler(self._listener)
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        logging.getLogger(OURS).removeHandler(self._listener)
+
+    def _hear(self, record: logging.LogRecord) -> None:
+        """On any thread; the ring is the loop's."""
+        line = Shown(record.created * 1000, record.levelname.lower(), record.getMessage())
+        self._loop.call_soon_threadsafe(self.lines.add, line)

@@ -1,0 +1,154 @@
+"""The configuration file read again while the node runs.
+
+The file, the files that it names and the folders of new models are read in daemon threads with a
+deadline: a share that does not answer holds up neither the node nor the next reload. Folders of
+models that stay are looked at beside the work, by the node. [front]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
+
+import msgspec
+
+from mlx_worker.config.schema import Config, load_config
+from mlx_worker.errors import InvalidRequest, WorkerError, cause_of
+from mlx_worker.logs import Entry
+from mlx_worker.models.resolve import inspect_model, model_places, unseen
+from mlx_worker.supervisor.starter import FolderAccess
+from mlx_worker.system.daemon_threads import call_in_daemon_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mlx_worker.api.middleware.credentials import Border
+    from mlx_worker.models.resolve import PlannedModel
+    from mlx_worker.supervisor.node import Node
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+WITHIN: Final = 10.0
+"""Seconds that the disk may take to answer."""
+
+
+def folder_access(config: Config) -> FolderAccess:
+    """Return how the folders of this configuration's models are found and read."""
+    return FolderAccess(partial(inspect_model, config), partial(model_places, config))
+
+
+class CannotReload(InvalidRequest):
+    """The file says something that cannot be done: nothing has changed."""
+
+    status: ClassVar[int] = 422
+    code: ClassVar[str] = "config_error"
+
+
+class Reloaded(msgspec.Struct, frozen=True):
+    """What came of it: models by what happened to them, and keys that only a restart heeds."""
+
+    added: list[str]
+    removed: list[str]
+    restarted: list[str]
+    changed: list[str]
+    needs_restart: list[str]
+
+
+class Reload:
+    """Reads the file that the node was started from, and has the node follow it."""
+
+    def __init__(self, running: Config, node: Node, border: Border) -> None:
+        self._running = running
+        self._node = node
+        self._border = border
+        self._models_dir = running.server.models_dir
+        self._one_at_a_time = asyncio.Lock()
+
+    async def __call__(self) -> Reloaded:
+        """Apply what the file says now.
+
+        Raises CannotReload, or NodeDraining; nothing has changed then, and the log says why.
+        """
+        async with self._one_at_a_time:
+            try:
+                read = await _answered(
+                    partial(_read, self._running.file, self._border), "the configuration file"
+                )
+                planned = await self._planned(read.config)
+                changes = self._node.reload(planned, folder_access(read.config))
+                read.hold()
+                self._models_dir = read.config.server.models_dir
+            except WorkerError as error:
+                # The error's own words are all there is to say.
+                log.error(Entry("nothing was reloaded", why=error.message))  # noqa: TRY400
+                raise
+        done = Reloaded(
+            added=list(changes.added),
+            removed=list(changes.removed),
+            restarted=list(changes.restarted),
+            changed=list(changes.changed),
+            needs_restart=self._unheeded(read.config),
+        )
+        self._node.events.happened("reload", **msgspec.structs.asdict(done))
+        return done
+
+    async def _planned(self, config: Config) -> list[PlannedModel]:
+        """Inspect the folders of models that are new or lie elsewhere; the others are known."""
+        inspections = [self._inspected(config, model) for model in unseen(config)]
+        return list(await asyncio.gather(*inspections))
+
+    async def _inspected(self, config: Config, model: PlannedModel) -> PlannedModel:
+        known = self._node.models.get(model.config.id)
+        stays = known is not None and known.config.path == model.config.path
+        templated = model.config.chat_template or (known and known.config.chat_template)
+        if stays and not templated and config.server.models_dir == self._models_dir:
+            return model
+        what = f"the folder of model {model.config.id!r}"
+        folder = await _answered(partial(inspect_model, config, model.config), what)
+        return replace(model, folder=folder)
+
+    def _unheeded(self, new: Config) -> list[str]:
+        """Keys of what is set up once, at the start. `models_dir` is looked at by every plan."""
+        return [
+            f"{section}.{key}"
+            for section in ("server", "supervisor", "log", "telemetry")
+            for key in getattr(new, section).__struct_fields__
+            if key != "models_dir"
+            and not (section == "server" and self._border.heeds(key, new.server))
+            and getattr(getattr(new, section), key) != getattr(getattr(self._running, section), key)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """All that stands in the file and in the files that it names; `hold` lets these hold."""
+
+    config: Config
+    hold: Callable[[], None]
+
+
+def _read(file: Path | None, border: Border) -> _Read:
+    if file is None:
+        raise CannotReload("this node was not started from a file")
+    config = load_config(file)
+    return _Read(config, border.reread(config.server))
+
+
+async def _answered(read: Callable[[], T], what: str) -> T:
+    """Read from the disk in a daemon thread. Raises CannotReload with the reason."""
+    reading = call_in_daemon_thread(read, f"read {what}")
+    await asyncio.wait({reading}, timeout=WITHIN)
+    if not reading.done():
+        raise CannotReload(f"{what} does not answer within {WITHIN:g} s")
+    try:
+        return reading.result()
+    except WorkerError as error:
+        raise CannotReload(error.message, param=error.param) from error
+    except Exception as error:
+        raise CannotReload(f"{what} cannot be read: {cause_of(error)}") from error

@@ -1,0 +1,241 @@
+"""The node's facts in the words of its callers: health, cache and model lists.
+
+Everything here reads the front's own memory and answers at once, whatever a child is doing.
+[front]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlx_worker import __version__
+from mlx_worker.api.admin.health_report import model_reason, next_try_ms, node_reason
+from mlx_worker.api.admin.schemas import ModelEntry
+from mlx_worker.errors import ModelLoading, NodeDraining, Unavailable
+from mlx_worker.health import Status, node_word
+from mlx_worker.supervisor.process.states import State
+
+if TYPE_CHECKING:
+    from mlx_worker.api.context import Front
+    from mlx_worker.health import Ledger
+    from mlx_worker.supervisor.node import Served
+    from mlx_worker.wire.messages import KvCost
+
+# --- words --------------------------------------------------------------------------------
+
+
+def model_word(served: Served, ledger: Ledger) -> Status:
+    """One model's status: where its child is first, then what its counts say."""
+    match served.child.state:
+        case State.READY:
+            return ledger.word
+        case State.STARTING | State.LOADING if _is_first_start(served):
+            return "initializing"
+        case State.STOPPED if served.child.coming_back or _is_inspected_now(served):
+            return "initializing"  # about to be started
+        case State.STOPPED | State.DRAINING | State.STOPPING:
+            return "offline"
+        case _:
+            return "unhealthy"
+
+
+def _is_first_start(served: Served) -> bool:
+    return served.child.restarts == 0 and not served.child.given_up
+
+
+def _is_inspected_now(served: Served) -> bool:
+    """Return True while nothing is known of the model's folder yet."""
+    return isinstance(served.child.held_back, ModelLoading)
+
+
+def node_status(front: Front) -> Status:
+    """The node's status."""
+    if front.node.draining:
+        return "offline"
+    words = [model_word(it, front.ledgers[it.config.id]) for it in front.node.models.values()]
+    return node_word(front.ledger.word, words)
+
+
+def can_serve(front: Front) -> bool:
+    """Would a request find a model? One that it would start counts; one that fails does not."""
+    if front.node.draining:
+        return False
+    return any(
+        (served.child.state is State.READY and not front.ledgers[id_].failing)
+        or (
+            served.child.state in (State.STOPPED, State.STOPPING)
+            and not served.child.coming_back
+            and not _is_inspected_now(served)
+        )
+        for id_, served in front.node.models.items()
+    )
+
+
+def refuse_if_gone(front: Front) -> None:
+    """Raise where the node will serve nothing for long: draining, or every model given up."""
+    if front.node.draining:
+        raise NodeDraining("the node is draining", retry_after=5)
+    if front.node.all_given_up:
+        served = front.node.models.values()
+        reasons = "; ".join(f"{it.config.id}: {it.child.reason}" for it in served)
+        soonest = min(it.child.retry_after for it in served)
+        raise Unavailable(f"every model was given up: {reasons}", retry_after=soonest)
+
+
+# --- health -------------------------------------------------------------------------------
+
+
+def health(front: Front) -> dict[str, Any]:
+    """The body of `/health` and `/v1/cluster/health`."""
+    models = {id_: _model(served, front) for id_, served in front.node.models.items()}
+    words = {id_: (entry["status"], entry["reason"]) for id_, entry in models.items()}
+    status, draining = node_status(front), front.node.draining
+    return {
+        "status": status,
+        "reason": node_reason(status, front.ledger.reason, words, draining=draining),
+        "version": __version__,
+        "uptime": front.uptime,
+        "addresses": front.addresses,
+        "health": front.ledger.health(),
+        "cache": _cache_in_health(_latest(front)),
+        "metrics": front.ledger.metrics() | {"requestsOfRemovedModels": _of_removed_models(front)},
+        "standby": {"wanted": front.node.standby.wanted, "waiting": front.node.standby.waiting},
+        "memory": {
+            "usedBytes": front.node.pressure.used,
+            "limitBytes": front.node.room.limit,
+            "pressure": front.node.pressure.rung.name.lower(),
+        },
+        "models": models,
+    }
+
+
+def _of_removed_models(front: Front) -> int:
+    """Return the requests that went to models which a reload has removed since."""
+    totals = (
+        ledger.metrics()["totalRequests"]
+        for id_, ledger in list(front.ledgers.items())
+        if id_ not in front.node.models
+    )
+    return sum(totals)
+
+
+def _model(served: Served, front: Front) -> dict[str, Any]:
+    ledger = front.ledgers[served.config.id]
+    facts = served.child.facts
+    word = model_word(served, ledger)
+    return {
+        "status": word,
+        "state": state(served, front),
+        "reason": model_reason(served, word, ledger),
+        "nextTry": next_try_ms(served.child),
+        "pid": facts.pid,
+        "restarts": served.child.restarts,
+        "last_exit": {"how": exit_.how, "at": exit_.at}
+        if (exit_ := served.child.last_exit)
+        else None,
+        "resumes": served.dispatch.resumes,
+        "queueDepth": served.admission.queued,
+        "running": served.admission.running,
+        "warnings": list(served.planned.warnings),
+        "contextLength": facts.loaded.context_length if facts.loaded else None,
+        "unbatched": facts.loaded.unbatched if facts.loaded else "",
+        "enteredAt": served.child.entered_at,
+        "loadSeconds": facts.load_seconds,
+        "loading": {"done": facts.loading.done, "total": facts.loading.total}
+        if facts.loading and served.child.state is State.LOADING
+        else None,
+        "memory": {
+            "expectedBytes": served.child.at_start or served.expected_bytes,
+            "weightBytes": facts.loaded.weight_bytes if facts.loaded else None,
+            "kvBudgetBytes": served.child.load.kv_bytes,
+            "kv": _kv(facts.loaded.kv) if facts.loaded else None,
+            "residentBytes": facts.pong.resident_bytes if facts.pong else None,
+            "deviceBytes": facts.pong.device_bytes if facts.pong else None,
+        },
+        "health": ledger.health(),
+        "cache": _cache_in_health(served),
+        "metrics": ledger.metrics() | {"generatedTokens": served.child.pace.tokens},
+    }
+
+
+def _kv(cost: KvCost) -> dict[str, Any]:
+    """Bytes of one row: fixed, and with each token (until so many; null: for ever)."""
+    growing = [{"bytes": it.per_token, "until": it.until} for it in cost.growing]
+    return {"fixedBytes": cost.fixed, "perToken": growing}
+
+
+def state(served: Served, front: Front) -> State:
+    """Where its child is; while the node drains, a READY one takes nothing new either."""
+    now = served.child.state
+    return State.DRAINING if front.node.draining and now is State.READY else now
+
+
+# --- cache --------------------------------------------------------------------------------
+
+
+def cache(front: Front, only: Served | None) -> dict[str, Any]:
+    """The body of `/cache`: one model's, or the node's with each model's beneath."""
+    if only is not None:
+        return _cache_of_model(only, front)
+    latest = _latest(front)
+    return _cache_facts(latest) | {
+        "hitRate": front.ledger.hit_rate,
+        "models": {id_: _cache_of_model(it, front) for id_, it in front.node.models.items()},
+    }
+
+
+def _cache_of_model(served: Served, front: Front) -> dict[str, Any]:
+    state = served.child.facts.cache
+    return _cache_facts(served) | {
+        "hitRate": front.ledgers[served.config.id].hit_rate,
+        "misses": front.ledgers[served.config.id].misses,
+        "entries": state.entries if state else 0,
+        "warmed": state.warmed if state else 0,
+        "bytes": state.bytes if state else 0,
+        "capacity": state.capacity if state else 0,
+    }
+
+
+def _cache_facts(served: Served) -> dict[str, Any]:
+    state = served.child.facts.cache
+    return {
+        "tokens": state.tokens if state else 0,
+        "systemPromptHash": state.system_prompt_hash if state else "",
+        "lastUpdated": state.last_updated if state else 0,
+    }
+
+
+def _cache_in_health(served: Served) -> dict[str, Any]:
+    facts = _cache_facts(served)
+    return facts | {"warmed": facts["tokens"] > 0}
+
+
+def _latest(front: Front) -> Served:
+    """The model whose cache was warmed or used last: the node's cache is shown by it."""
+    models = [front.node.primary, *front.node.models.values()]
+    return max(
+        models, key=lambda it: it.child.facts.cache.last_updated if it.child.facts.cache else 0
+    )
+
+
+# --- models -------------------------------------------------------------------------------
+
+
+def models(front: Front) -> list[ModelEntry]:
+    """All configured models and aliases, loaded or not, as OpenAI lists them."""
+    return [
+        _entry(name, served, front)
+        for served in front.node.models.values()
+        for name in (served.config.id, *served.config.aliases)
+    ]
+
+
+def _entry(name: str, served: Served, front: Front) -> ModelEntry:
+    loaded = served.child.facts.loaded
+    return ModelEntry(
+        id=name,
+        created=front.created,
+        root=served.config.id,
+        context_length=loaded.context_length if loaded else served.context_length,
+        state=served.child.state,
+    )

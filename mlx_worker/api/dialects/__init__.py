@@ -1,0 +1,1 @@
+"""The HTTP dialects: bodies parsed into neutral requests, and answers written. [front]"""

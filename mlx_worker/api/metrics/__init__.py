@@ -1,0 +1,1 @@
+"""Counters, Prometheus metrics, event loop lag and traces. [front]"""

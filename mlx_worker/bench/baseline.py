@@ -1,0 +1,97 @@
+"""The limit: mlx_lm's batch in one process, without a server around it.
+
+`python -m mlx_worker.bench.baseline`, a LimitJob on stdin, a Sample on stdout. The same prompts and
+lengths as a server gets, as many rows at once, the next request of a stream put in when the one
+before it is done; tokens stay numbers, nothing is turned into text. The only module of the bench
+that touches mlx. [bench]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import mlx_lm
+import msgspec
+from mlx_lm.generate import BatchGenerator
+
+from mlx_worker.bench.job import LimitJob
+from mlx_worker.bench.processes import cpu_seconds, resident_megabytes
+from mlx_worker.bench.prompts import Prompts
+from mlx_worker.bench.sample import Sample
+
+if TYPE_CHECKING:
+    from mlx_worker.bench.client import Ask
+
+READERS = 8
+"""Prompts read side by side: mlx_lm's own default."""
+
+
+class _Batch:
+    """Streams of requests through one BatchGenerator."""
+
+    def __init__(self, folder: str, rows: int) -> None:
+        self._model, self._tokenizer = mlx_lm.load(folder)
+        self._rows = rows
+
+    def run(self, asks: list[list[Ask]]) -> int:
+        """All of them; how many tokens came."""
+        batch = BatchGenerator(
+            self._model,
+            stop_tokens=[[token] for token in self._tokenizer.eos_token_ids],
+            sampler=lambda logprobs: mx.argmax(logprobs, axis=-1),
+            completion_batch_size=self._rows,
+            prefill_batch_size=READERS,
+        )
+        streams: dict[int, Any] = {}
+        for stream in map(iter, asks):
+            self._next(batch, stream, streams)
+        tokens = 0
+        while streams:
+            _, generated = batch.next()
+            tokens += len(generated)
+            for response in generated:
+                if response.finish_reason is not None:
+                    self._next(batch, streams.pop(response.uid), streams)
+        return tokens
+
+    def _next(self, batch: Any, stream: Any, streams: dict[int, Any]) -> None:
+        ask = next(stream, None)
+        if ask is not None:
+            prompt = self._tokenizer.apply_chat_template(ask.messages, add_generation_prompt=True)
+            (uid,) = batch.insert([prompt], [ask.max_tokens])
+            streams[uid] = stream
+
+
+def measure(job: LimitJob) -> Sample:
+    """Once to warm up, once for the figures."""
+    batch = _Batch(job.folder, job.rows)
+    warm_up = job.scenario.asks(Prompts(f"{job.seed}/warm-up"))
+    batch.run([stream[:1] for stream in warm_up])
+    asks = job.scenario.asks(Prompts(job.seed))
+    roles = {"engine": [os.getpid()]}
+    used, start = cpu_seconds(roles), perf_counter()
+    tokens = batch.run(asks)
+    seconds = perf_counter() - start
+    cpu = cpu_seconds(roles)["engine"] - used["engine"]
+    return Sample(
+        {
+            "tokens": float(tokens),
+            "throughput": tokens / seconds,
+            "cpu": 1e6 * cpu / tokens,
+            "resident": resident_megabytes(roles)["engine"],
+        }
+    )
+
+
+def main() -> None:
+    """One job."""
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=LimitJob)
+    sys.stdout.buffer.write(msgspec.json.encode(measure(job)))
+
+
+if __name__ == "__main__":
+    main()

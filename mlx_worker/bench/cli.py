@@ -1,0 +1,106 @@
+"""What `mlx-worker bench` does: measure, print, write down. [bench]"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from mlx_worker.bench.ending import ended_by_sigterm
+from mlx_worker.bench.interleave import Measurement, Plan, measured
+from mlx_worker.bench.report.charts import draw, load_matplotlib
+from mlx_worker.bench.report.goals import outcomes
+from mlx_worker.bench.report.results import Results, this_machine
+from mlx_worker.bench.report.tables import goal_table, scenario_table
+from mlx_worker.bench.scenarios.catalog import NAMED
+from mlx_worker.bench.servers.baseline import Limit
+from mlx_worker.bench.servers.node import RunningNode, StartedNode
+from mlx_worker.bench.servers.peer import PEERS, Peer
+from mlx_worker.bench.synthetic.on_demand import models
+from mlx_worker.errors import NotMeasured
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from mlx_worker.bench.servers.target import Target
+
+WIDTH = 160
+"""Columns of a table that goes into a file."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for. No `scenarios`: all; no `model`: the made ones; no `url`: a new node."""
+
+    model: Path | None
+    url: str | None
+    peers: Sequence[str]
+    scenarios: Sequence[str]
+    rounds: int
+    json: Path | None
+    plots: Path | None
+
+
+def run(options: Options) -> None:
+    """Measure and print. Raises NotMeasured where something asked for is not to be had."""
+    unknown = [it for it in options.scenarios if it not in NAMED]
+    if unknown:
+        raise NotMeasured(f"no scenario {unknown[0]!r}; there are {', '.join(NAMED)}")
+    if options.plots is not None:
+        load_matplotlib()  # before an hour of work
+    with ended_by_sigterm(), models(options.model) as model:
+        plan = Plan(
+            scenarios={name: NAMED[name] for name in options.scenarios or NAMED},
+            targets=_targets(options),
+            rounds=options.rounds,
+            seed=secrets.token_hex(8),
+            model=model,
+        )
+        measurements = []
+        for it in measured(plan):
+            _say(it, plan)
+            measurements.append(it)
+    results = Results(
+        machine=this_machine(),
+        command=sys.argv[1:],
+        model=str(options.model or "made"),
+        seed=plan.seed,
+        measurements=measurements,
+    )
+    screen = Console(width=None if sys.stdout.isatty() else WIDTH)
+    for scenario in results.scenarios():
+        screen.print(scenario_table(results, scenario))
+    if options.model is None and options.url is None and (reached := outcomes(results)):
+        screen.print(goal_table(reached))  # they are of the made models
+    if options.json is not None:
+        results.write(options.json)
+    if options.plots is not None:
+        for file in draw(results, options.plots):
+            screen.print(f"drawn: {file}")
+
+
+def _targets(options: Options) -> list[Target]:
+    """The node first: the others are compared with it."""
+    if options.url is None:
+        return [StartedNode(), StartedNode(spares=1), *map(_peer, options.peers), Limit()]
+    if options.model is None and options.peers:
+        raise NotMeasured("--url with --peer needs --model: the folder of what the node serves")
+    beside: list[Target] = [] if options.model is None else [*map(_peer, options.peers), Limit()]
+    return [RunningNode(options.url), *beside]
+
+
+def _peer(name: str) -> Peer:
+    if name not in PEERS:
+        raise NotMeasured(f"no peer {name!r}; there are {', '.join(PEERS)}")
+    return Peer(name)
+
+
+def _say(it: Measurement, plan: Plan) -> None:
+    """One line of progress."""
+    what = f"{it.scenario}: {it.target}, round {it.round + 1} of {plan.rounds}"
+    how = f" ({it.sample.complaints[0]})" if it.sample.complaints else ""
+    sys.stderr.write(f"{what}{how}\n")

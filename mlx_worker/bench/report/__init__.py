@@ -1,0 +1,1 @@
+"""What was measured, written as tables, charts and JSON. [bench]"""

@@ -1,0 +1,80 @@
+"""The results as a person reads them: a table a scenario, then the goals. [bench]"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from mlx_worker.bench.sample import FIGURES, Figure
+from mlx_worker.bench.statistics import Spread, ratios, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlx_worker.bench.report.goals import Outcome
+    from mlx_worker.bench.report.results import Results
+
+NODE = "node"
+
+
+def scenario_table(results: Results, scenario: str) -> Group:
+    """Each figure of each target: median (lowest..highest), and the node's part of the others'."""
+    targets = results.targets(scenario)
+    others = [it for it in targets if it != NODE] if NODE in targets else []
+    table = Table(title=scenario, title_justify="left", title_style="bold")
+    table.add_column("")
+    for title in [*targets, *(f"{NODE} / {other}" for other in others)]:
+        table.add_column(title, justify="right")
+    for name in results.figures(scenario):
+        figure = FIGURES.get(name, Figure(name, ""))
+        rounds = {target: results.rounds(scenario, target, name) for target in targets}
+        table.add_row(
+            f"{figure.label} {f'[dim]{figure.unit}[/]' if figure.unit else ''}",
+            *(_shown(spread(rounds[target]), figure.digits) for target in targets),
+            *(_shown(spread(ratios(rounds[NODE], rounds[other])), 2) for other in others),
+        )
+    return Group(table, *_complaints(results, scenario))
+
+
+def goal_table(outcomes: Sequence[Outcome]) -> Table:
+    """Each goal: what was measured, what is asked for, and whether it is met."""
+    table = Table(title="goals", title_justify="left", title_style="bold")
+    for title in ("goal", "against", "measured", "asked for", "met"):
+        table.add_column(title, justify="right" if title in ("measured", "asked for") else "left")
+    for outcome in outcomes:
+        goal = outcome.goal
+        word = {True: "[green]met[/]", False: "[red]not met[/]", None: "not measured"}
+        sign = "≥" if goal.at_least else "≤"
+        table.add_row(
+            goal.name,
+            goal.against,
+            _shown(outcome.seen, 2),
+            f"{sign} {goal.bound:.3g}",
+            word[outcome.met],
+        )
+    return table
+
+
+def _shown(seen: Spread | None, digits: int) -> str:
+    if seen is None:
+        return "-"
+    middle, low, high = (f"{it:,.{digits}f}" for it in (seen.median, seen.low, seen.high))
+    return middle if low == high else f"{middle} [dim]({low}..{high})[/]"
+
+
+def _complaints(results: Results, scenario: str) -> list[Text]:
+    """How many went wrong, and how the first of them did."""
+    lines = []
+    for target in results.targets(scenario):
+        said = [
+            complaint
+            for it in results.measurements
+            if it.scenario == scenario and it.target == target
+            for complaint in it.sample.complaints
+        ]
+        if said:
+            lines.append(Text(f"{target}: {len(said)} went wrong, first: {said[0]}", "red"))
+    return lines

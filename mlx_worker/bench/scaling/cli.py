@@ -1,0 +1,77 @@
+"""What `mlx-worker bench growth` does: measure, print, draw, write down. [bench]"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mlx_worker.bench.ending import ended_by_sigterm
+from mlx_worker.bench.report.charts import load_matplotlib
+from mlx_worker.bench.report.results import this_machine
+from mlx_worker.bench.scaling.charts import draw
+from mlx_worker.bench.scaling.curves import curves
+from mlx_worker.bench.scaling.figures import Growth
+from mlx_worker.bench.scaling.measure import measured
+from mlx_worker.bench.scaling.page import page, table
+from mlx_worker.bench.synthetic.on_demand import models
+from mlx_worker.errors import NotMeasured
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from mlx_worker.bench.scaling.curve import Curve
+    from mlx_worker.bench.scaling.figures import Point
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for. No `names`: all curves; no `up_to`: all their sizes."""
+
+    names: Sequence[str]
+    rounds: int
+    up_to: int | None
+    into: Path
+
+
+def run(options: Options) -> None:
+    """Measure, print each curve, write all files. Raises NotMeasured for what is not to be had."""
+    load_matplotlib()  # before minutes of work
+    seed = secrets.token_hex(8)
+    points: list[Point] = []
+    with ended_by_sigterm(), models() as model:
+        known = curves(model)
+        chosen = _chosen(known, options)
+        for curve in chosen:
+            for point in measured(curve, options.rounds, seed):
+                _say(point, options.rounds)
+                points.append(point)
+    growth = Growth(this_machine(), sys.argv[1:], seed, points)
+    options.into.mkdir(parents=True, exist_ok=True)
+    growth.write(options.into / "figures.json")
+    (options.into / "figures.md").write_text(page(chosen, growth), encoding="utf-8")
+    for curve in chosen:
+        draw(curve, growth, options.into)
+        sys.stdout.write(table(curve, growth) + "\n")
+
+
+def _chosen(known: dict[str, Curve], options: Options) -> list[Curve]:
+    """The curves asked for, with the sizes asked for, where they have any such."""
+    for name in options.names:
+        if name not in known:
+            raise NotMeasured(f"no curve {name!r}; there are {', '.join(known)}", param="curve")
+    up_to = options.up_to or sys.maxsize
+    cut = [
+        replace(known[name], sizes=tuple(it for it in known[name].sizes if it <= up_to))
+        for name in options.names or known
+    ]
+    return [it for it in cut if it.sizes]
+
+
+def _say(it: Point, rounds: int) -> None:
+    """One line of progress."""
+    how = f" ({it.sample.complaints[0]})" if it.sample.complaints else ""
+    what = f"{it.curve} {it.size}: {it.subject}, round {it.round + 1} of {rounds}"
+    sys.stderr.write(f"{what}{how}\n")

@@ -1,0 +1,76 @@
+"""The line before one model by itself, so long: `python -m mlx_worker.bench.scaling.fair_queue`.
+
+A StructureJob on stdin, a Sample on stdout. [bench]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from time import perf_counter
+from typing import Final
+
+import msgspec
+import uvloop
+
+from mlx_worker.bench.sample import Sample
+from mlx_worker.bench.scaling.job import StructureJob
+from mlx_worker.bench.statistics import median
+from mlx_worker.supervisor.requests.admission import Admission
+
+PROBES: Final = 200
+"""Requests that come and go for one figure, which is their median."""
+
+SHAPES = {"a session each": 1, "ten of each session": 10}
+"""How many of the requests in line belong to one session."""
+
+
+async def measure(job: StructureJob) -> Sample:
+    """Microseconds of one who comes to a full line, and of one who takes a place that is free.
+
+    The first is refused, or another yields to it; for the second somebody's turn has come.
+    """
+    each = SHAPES[job.shape]
+    admission = Admission("a model", 1, job.size)
+    await admission.enter()
+    line = [_enters(admission, f"{i // each}") for i in range(job.size)]
+    await _settle()
+    turns, arrivals = [], []
+    for i in range(PROBES):
+        start = perf_counter()
+        line.append(_enters(admission, f"late {i}"))
+        await _settle()
+        arrivals.append(1e6 * (perf_counter() - start))
+        start = perf_counter()
+        admission.leave(took=1.0)
+        line.append(_enters(admission, f"next {i // each}"))
+        await _settle()
+        turns.append(1e6 * (perf_counter() - start))
+    waiting = admission.queued
+    for task in line:
+        task.cancel()
+    await asyncio.gather(*line, return_exceptions=True)
+    return Sample(
+        {"turn": median(turns), "arrival": median(arrivals)},
+        complaints=[] if waiting == job.size else [f"{waiting} in line"],
+    )
+
+
+def _enters(admission: Admission, session: str) -> asyncio.Task[None]:
+    return asyncio.get_running_loop().create_task(admission.enter(session))
+
+
+async def _settle() -> None:
+    """Let everybody who can go on do so."""
+    for _ in range(2):
+        await asyncio.sleep(0)
+
+
+def main() -> None:
+    """One job."""
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=StructureJob)
+    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(measure(job))))
+
+
+if __name__ == "__main__":
+    main()

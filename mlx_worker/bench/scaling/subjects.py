@@ -1,0 +1,43 @@
+"""Who curves are measured on: servers under a scenario, and structures by themselves. [bench]"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from mlx_worker.bench.scaling.curve import MeasuredAt, Subject
+from mlx_worker.bench.scaling.job import StructureJob
+from mlx_worker.bench.servers.module import run_module
+from mlx_worker.bench.servers.server import WARM_UP, Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from mlx_worker.bench.sample import Sample
+    from mlx_worker.bench.scenarios.catalog import AnyScenario
+    from mlx_worker.bench.servers.target import Target
+
+
+def under_load(
+    target: Target, scenario: Callable[[int], AnyScenario], models: Callable[[int], Sequence[Path]]
+) -> Subject:
+    """A target under the scenario for a size; one that is a server is warmed up before."""
+
+    @contextlib.contextmanager
+    def opened(largest: int) -> Iterator[MeasuredAt]:
+        with target.opened(models(largest)) as it:
+            if isinstance(it, Server):
+                it.measure(WARM_UP, "warm-up")
+            yield lambda size, seed: it.measure(scenario(size), seed)
+
+    return Subject(target.name, opened)
+
+
+def alone(module: str, shape: str) -> Subject:
+    """A structure of this shape, built and measured in a process of its own."""
+
+    def measure(size: int, seed: str) -> Sample:
+        return run_module(module, StructureJob(size, shape, seed))
+
+    return Subject(shape, lambda _largest: contextlib.nullcontext(measure))

@@ -1,0 +1,41 @@
+"""The engine alone: what a server could give if it cost nothing. [bench]"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from mlx_worker.bench.job import LimitJob
+from mlx_worker.bench.scenarios.streams import Streams
+from mlx_worker.bench.servers.module import run_module
+from mlx_worker.bench.servers.target import ROWS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from mlx_worker.bench.sample import Sample
+    from mlx_worker.bench.scenarios.catalog import AnyScenario
+    from mlx_worker.bench.scenarios.scenario import Kind
+
+
+class Limit:
+    """A process a measurement."""
+
+    name = "limit"
+    kind: Kind = "limit"
+
+    @contextlib.contextmanager
+    def opened(self, models: Sequence[Path]) -> Iterator[_Limit]:
+        """Nothing runs between measurements."""
+        yield _Limit(models[0])
+
+
+class _Limit:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def measure(self, scenario: AnyScenario, seed: str) -> Sample:
+        assert isinstance(scenario, Streams)
+        job = LimitJob(scenario, seed, str(self._folder), ROWS)
+        return run_module("mlx_worker.bench.baseline", job)

@@ -1,0 +1,112 @@
+"""A node: one that is started on a configuration made for the models, or one that runs. [bench]"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+import msgspec
+import psutil
+
+from mlx_worker.bench.processes import family
+from mlx_worker.bench.servers.server import HOST, Server, free_port, started
+from mlx_worker.bench.servers.target import CACHE_BYTES, ROWS
+from mlx_worker.errors import NotMeasured
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mlx_worker.bench.scenarios.scenario import Kind
+
+QUEUE = 1024
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PATIENCE = 10.0
+
+
+class StartedNode:
+    """`mlx-worker serve`, on a free port, without or with a spare child.
+
+    A spare that is prepared takes a core for a second or two, so only what a spare changes is
+    measured beside one.
+    """
+
+    def __init__(self, *, spares: int = 0) -> None:
+        self.name = "node with standby" if spares else "node"
+        self.kind: Kind = "standby" if spares else "node"
+        self._spares = spares
+
+    @contextlib.contextmanager
+    def opened(self, models: Sequence[Path]) -> Iterator[Server]:
+        """A node whose models are called bench-0, bench-1, …"""
+        names = tuple(f"bench-{i}" for i in range(len(models)))
+        port = free_port()
+        with tempfile.TemporaryDirectory(prefix="mlx-worker-bench-") as folder:
+            file = Path(folder) / "bench.toml"
+            file.write_text(
+                _configuration(dict(zip(names, models, strict=True)), port, self._spares)
+            )
+            command = [sys.executable, "-m", "mlx_worker", "serve", "--config", str(file)]
+            with started(command, port, names, _roles) as server:
+                yield server
+
+
+class RunningNode:
+    """A node that somebody else has started, and that is left as it was."""
+
+    name = "node"
+    kind: Kind = "running"
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or parts.hostname is None:
+            raise NotMeasured(f"{url}: a node's address begins with http://", param="url")
+        self._url = url.rstrip("/")
+        self._host = parts.hostname
+        self._port = parts.port or 80
+
+    @contextlib.contextmanager
+    def opened(self, models: Sequence[Path]) -> Iterator[Server]:  # noqa: ARG002  (it has its own)
+        """Its first model is measured."""
+        try:
+            with urlopen(f"{self._url}/health", timeout=PATIENCE) as answer:  # noqa: S310
+                served = msgspec.json.decode(answer.read())["models"]
+        except (OSError, KeyError, msgspec.DecodeError) as error:
+            raise NotMeasured(f"{self._url}: no node answers there: {error}") from error
+        yield Server(self._host, self._port, tuple(served), lambda: self._roles(served))
+
+    def _roles(self, served: dict[str, dict[str, int | None]]) -> dict[str, list[int]]:
+        """Its processes, where they are on this machine."""
+        children = [pid for model in served.values() if (pid := model["pid"])]
+        if self._host not in LOOPBACK or not children:
+            return {}
+        try:
+            front = psutil.Process(children[0]).ppid()
+        except psutil.NoSuchProcess:
+            return {}
+        return {"front": [front], "child": children}
+
+
+def _roles(pid: int) -> dict[str, list[int]]:
+    front, *children = family(pid)
+    return {"front": [front], "child": children}
+
+
+def _configuration(models: dict[str, Path], port: int, spares: int) -> str:
+    server = f'[server]\nhost = "{HOST}"\nport = {port}\n'
+    tables = [
+        f'[[models]]\nid = "{name}"\npath = {msgspec.json.encode(str(folder.resolve())).decode()}\n'
+        f"max_concurrency = {ROWS}\nmax_queue = {QUEUE}\ncache_bytes = {CACHE_BYTES}\n"
+        for name, folder in models.items()
+    ]
+    # Children that are killed on purpose come back at once, and are not given up. A node that can
+    # serve nothing is not waited for.
+    supervisor = (
+        f"[supervisor]\nstandby = {spares}\nbackoff_initial = 0\nmax_restarts = 100000\n"
+        "drain_timeout = 0\nexit_when_failed_for = 1\n"
+    )
+    return "\n".join([server, supervisor, *tables])

@@ -1,0 +1,35 @@
+"""The made models by name, each made when it is first asked for. [bench]"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_worker.bench.synthetic.folder import make_folder
+from mlx_worker.bench.synthetic.llama import LLAMA, NANO, TINY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CONTEXT = 32_768
+"""Positions of the models made here: room for the longest prompts and for long answers."""
+
+
+@contextlib.contextmanager
+def models(given: Path | None = None) -> Iterator[Callable[[str], Path]]:
+    """The folder for a made model's name: the one given for all, else made when first asked for."""
+    if given is not None:
+        yield lambda _name: given
+        return
+    with tempfile.TemporaryDirectory(prefix="mlx-worker-bench-") as root:
+
+        @cache
+        def made(name: str) -> Path:
+            spec = replace({"nano": NANO, "tiny": TINY}[name], context=CONTEXT)
+            return make_folder(spec, LLAMA, Path(root) / name)
+
+        yield made

@@ -1,0 +1,1 @@
+"""The command line: `mlx-worker` and its commands. [front]"""

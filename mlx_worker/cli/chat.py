@@ -1,0 +1,126 @@
+"""A conversation in the terminal: what the model says appears as it is said. [front]"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlx_worker.errors import WorkerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlx_worker.cli.client import RemoteNode
+
+LEAVE = "/quit"
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What one answer took: seconds to its first token, its tokens, seconds in all."""
+
+    first: float
+    tokens: int
+    cached: int
+    seconds: float
+
+    def __str__(self) -> str:
+        """One line."""
+        after_first = self.seconds - self.first
+        rate = f"{(self.tokens - 1) / after_first:.1f}" if self.tokens > 1 and after_first else "-"
+        return (
+            f"[first token {self.first * 1000:.0f} ms, {rate} tokens/s, "
+            f"{self.tokens} tokens, {self.cached} of the prompt cached]"
+        )
+
+
+@dataclass
+class Conversation:
+    """Turns so far, and how they are to be answered. What the model says goes to `say`."""
+
+    node: RemoteNode
+    settings: dict[str, Any]
+    say: Callable[[str], None]
+    turns: list[dict[str, str]] = field(default_factory=list)
+
+    async def answer(self, text: str) -> Stats:
+        """Ask, and say the answer as it comes; both stay in the conversation.
+
+        An answer that is cancelled or breaks off stays as far as it came; a question without any
+        answer is taken back. Raises what the node said.
+        """
+        self.turns.append({"role": "user", "content": text})
+        said: list[str] = []
+        try:
+            return await self._streamed(said)
+        finally:
+            if said:
+                self.turns.append({"role": "assistant", "content": "".join(said)})
+            else:
+                self.turns.pop()
+
+    async def _streamed(self, said: list[str]) -> Stats:
+        body = {
+            **self.settings,
+            "messages": self.turns,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        began = time.monotonic()
+        first: float | None = None
+        usage: dict[str, Any] = {}
+        async with self.node.events("POST", "/v1/chat/completions", body) as events:
+            async for event in events:
+                usage = event.get("usage") or usage
+                for choice in event["choices"]:
+                    delta = choice["delta"]
+                    if delta.get("content") or delta.get("reasoning_content"):
+                        first = time.monotonic() - began if first is None else first
+                    if piece := delta.get("content"):
+                        said.append(piece)
+                        self.say(piece)
+        seconds = time.monotonic() - began
+        return Stats(
+            seconds if first is None else first,
+            usage.get("completion_tokens", 0),
+            usage.get("prompt_tokens_details", {}).get("cached_tokens", 0),
+            seconds,
+        )
+
+
+def converse(conversation: Conversation, *, stats: bool) -> None:
+    """Read questions and answer them, until `/quit` or the end of the input.
+
+    ctrl-C cancels an answer, and the node stops at its next token. A person who asks is told of a
+    question that fails, and may ask the next one; a script ends with the error. Raises what the
+    node says before the first question.
+    """
+    asyncio.run(conversation.node.get("/v1/models"))
+    while (text := _question()) is not None:
+        if not text:
+            continue
+        try:
+            took = asyncio.run(conversation.answer(text))
+        except KeyboardInterrupt:
+            conversation.say("\n[cancelled]\n")
+        except WorkerError as error:
+            if not sys.stdin.isatty():
+                raise
+            conversation.say(f"\n[{error}]\n")
+        else:
+            conversation.say(f"\n{took}\n" if stats else "\n")
+
+
+def _question() -> str | None:
+    """The next line; "" where it was given up with ctrl-C, None where there is none any more."""
+    try:
+        text = input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return None
+    except KeyboardInterrupt:
+        sys.stdout.write("\n")
+        return ""
+    return None if text == LEAVE else text

@@ -1,0 +1,58 @@
+"""What a node needs of its machine, looked at one by one: each finding with what to do. [front]"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from mlx_worker.cli.doctor import machine, node_checks, service_checks
+from mlx_worker.cli.doctor.finding import Finding, bad, ok
+from mlx_worker.config.schema import default_file, load_config
+from mlx_worker.errors import WorkerError
+from mlx_worker.service.subprocess_runner import run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from mlx_worker.config.schema import Config
+
+_COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
+
+
+async def examine(file: Path | None) -> list[Finding]:
+    """All findings: this machine's, then those of the configuration and what it needs."""
+    config, finding = _configuration(file)
+    findings = [machine.python(), machine.mlx(run), machine.open_files(), finding]
+    findings += machine.wired_limit(run, config)
+    if config is not None:
+        findings += node_checks.models(config)
+        findings += [
+            node_checks.memory(config),
+            node_checks.disk(config),
+            await node_checks.port(config),
+        ]
+    findings += machine.services(run)
+    if config is not None:
+        findings += service_checks.service_files(run, config)
+        findings += service_checks.of_macos(run, config)
+    return [*findings, machine.environment()]
+
+
+def _configuration(file: Path | None) -> tuple[Config | None, Finding]:
+    try:
+        found = file or default_file()
+        return load_config(found), ok("configuration", str(found))
+    except WorkerError as error:
+        return None, bad("configuration", str(error), "mend it; config/ has examples")
+
+
+def table_of(findings: Sequence[Finding]) -> Table:
+    """A row a finding, with what to do beneath it."""
+    table = Table("", "what", "found", box=None, pad_edge=False, show_header=False)
+    for it in findings:
+        said = f"{it.said}\n→ {it.advice}" if it.advice else it.said
+        table.add_row(Text(it.word, _COLOURS[it.word]), it.subject, Text(said, overflow="fold"))
+    return table

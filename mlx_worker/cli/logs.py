@@ -1,0 +1,31 @@
+"""A node's log lines, the last ones and those that follow. [front]"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from mlx_worker.cli.client import RemoteNode
+
+
+async def last_lines(node: RemoteNode, model: str | None) -> list[str]:
+    """The lines that the node has kept; of one model, or of all."""
+    body = await node.get("/admin/logs", model=model)
+    return [written(it) for it in body["lines"]]
+
+
+async def following(node: RemoteNode, model: str | None) -> AsyncIterator[str]:
+    """Lines as they are written, until the node goes away."""
+    async with node.events("GET", "/admin/logs/stream", model=model) as events:
+        async for it in events:
+            yield written(it)
+
+
+def written(line: Mapping[str, Any]) -> str:
+    """One line with its moment (this machine's clock), its level and, of a model's, its process."""
+    moment = time.strftime("%H:%M:%S", time.localtime(line["at"] / 1000))
+    who = f" [{line['pid']}]" if "pid" in line else ""
+    return f"{moment} {line['level']}{who} {line['text']}"

@@ -1,0 +1,42 @@
+"""Options that several commands share, and the node that they mean. [front]"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from mlx_worker.config.schema import FILE_NAME, KEY_VARIABLE, Config, default_file, load_config
+
+if TYPE_CHECKING:
+    from mlx_worker.cli.client import RemoteNode
+
+A_PATH: Final = click.Path(path_type=Path)
+
+models_dir = click.option("--models-dir", type=A_PATH, help="Where models are kept.")
+config_file = click.option(
+    "--config",
+    "-c",
+    "file",
+    type=A_PATH,
+    help=f"Default: ./{FILE_NAME}, else the one in the user's config folder.",
+)
+node_url = click.option(
+    "--url",
+    help="The node's base URL. Default: what the configuration listens on. "
+    f"Its key is taken from ${KEY_VARIABLE}, else from the configuration.",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+
+
+def configuration(file: Path | None) -> Config:
+    """The configuration that `serve` would read."""
+    return load_config(file or default_file())
+
+
+def node_meant(url: str | None, file: Path | None) -> RemoteNode:
+    """The node at `url`, else where the configuration listens."""
+    from mlx_worker.cli.client import RemoteNode
+
+    return RemoteNode.at(url) if url else RemoteNode.of(configuration(file).server)

@@ -1,0 +1,1 @@
+"""Chat templates: what they take, and conversations brought into that form. [child]"""

@@ -1,0 +1,120 @@
+"""What a configuration would run: each model with the folder that was found for it.
+
+`plan` is strict and for commands that check a configuration: a wrong path or half a model folder
+is one line and an exit code. A node starts with what has not been looked at yet (`unseen`), and
+looks at each folder with `inspect_model` beside its work. [front]
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from mlx_worker.errors import ConfigError, WorkerError
+from mlx_worker.models.regular import read_regular
+from mlx_worker.models.store import default_models_dir, inspect_folder, locate, places
+from mlx_worker.system.text_files import decode_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlx_worker.config.schema import Config, ModelConfig
+    from mlx_worker.models.store import ModelFolder
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedModel:
+    """One configured model and what lies in its folder; `folder` is None until it was inspected."""
+
+    config: ModelConfig
+    folder: ModelFolder | None
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens, by the configuration and the folder; None where neither says."""
+        configured = self.config.context_length
+        return self.folder.context_with(configured) if self.folder else configured
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What deserves a look in the folder, or beside the configuration; () for nothing."""
+        if self.folder is None:
+            return ()
+        return self.folder.all_warnings(self.config.context_length)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The text of the template that the configuration names; None for the folder's own."""
+        return self.folder.chat_template if self.folder else None
+
+    @property
+    def inspected(self) -> ModelFolder:
+        """Return the folder of a model that `plan` has inspected."""
+        assert self.folder is not None, "plan inspects every folder"
+        return self.folder
+
+
+def plan(config: Config) -> list[PlannedModel]:
+    """Find and inspect every model's folder, and the files that are to be warmed.
+
+    Raises ModelNotFoundError or BadModelFolder, naming the model, or ConfigError.
+    """
+    _check_warm_files(config)
+    return [PlannedModel(model, inspect_model(config, model)) for model in config.models]
+
+
+def unseen(config: Config) -> list[PlannedModel]:
+    """Return every model as configured, without a look at any folder."""
+    return [PlannedModel(model, None) for model in config.models]
+
+
+def inspect_model(config: Config, model: ModelConfig) -> ModelFolder:
+    """Find and inspect one model's folder. May block for as long as the disk does.
+
+    Raises ModelNotFoundError or BadModelFolder, naming the model, or ConfigError for a chat
+    template that cannot be read.
+    """
+    try:
+        folder = inspect_folder(locate(model.path, _models_dir(config), config.folder))
+        return replace(folder, chat_template=_chat_template(model))
+    except WorkerError as error:
+        raise type(error)(f"model {model.id!r}: {error}", param="path") from error
+
+
+def model_places(config: Config, model: ModelConfig) -> list[Path]:
+    """Return the paths where one model's folder may be, the preferred one first."""
+    return places(model.path, _models_dir(config), config.folder)
+
+
+def _check_warm_files(config: Config) -> None:
+    for i, model in enumerate(config.models):
+        for k, path in enumerate(model.warm):
+            if not (path.is_file() and os.access(path, os.R_OK)):
+                key = f"models[{i}].warm[{k}]"
+                problem = f"{key}: {path} is no file that can be read"
+                raise ConfigError(
+                    f"{config.file}: {problem}" if config.file else problem, param=key
+                )
+
+
+def _models_dir(config: Config) -> Path:
+    return config.server.models_dir or default_models_dir()
+
+
+def _chat_template(model: ModelConfig) -> str | None:
+    """Return the text of the template that the configuration names. Raises ConfigError."""
+    if model.chat_template is None:
+        return None
+    try:
+        text = decode_text(read_regular(model.chat_template))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        problem = f"{model.chat_template} cannot be read: {reason}"
+    else:
+        if text.strip():
+            return text
+        problem = f"{model.chat_template} is empty"
+    raise ConfigError(f"chat_template: {problem}", param="chat_template")

@@ -1,1 +1,0 @@
-"""What an operator does with a node that runs: look, ask, command. [front]"""

@@ -1,0 +1,133 @@
+"""API keys: who may ask, by a secret that only the caller and this node know.
+
+A line is `name:key`. The name is for the log; the key itself is written nowhere, and kept here as
+its hash alone, so that nothing that prints a value can tell it. [front]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlx_worker.config.schema import KEYS_VARIABLE, is_loopback
+from mlx_worker.errors import ConfigError
+from mlx_worker.system.text_files import decode_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from mlx_worker.config.schema import ServerConfig
+
+SHORTEST = 16
+"""Characters of a key: fewer could be guessed."""
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# What a header carries unchanged; a comma separates keys in the environment.
+_KEY = re.compile(rf"[!-+\--~]{{{SHORTEST},512}}")
+_OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of a node: a hash for each name. Empty: no key is asked for."""
+
+    hashes: tuple[tuple[str, bytes], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.hashes)
+
+    def name_of(self, key: str) -> str | None:
+        """Whose key it is; None: nobody's. Takes as long for a wrong key as for a right one."""
+        asked = _hashed(key)
+        found = None
+        for name, known in self.hashes:
+            if hmac.compare_digest(asked, known):
+                found = name
+        return found
+
+
+def load_keys(server: ServerConfig, environ: Mapping[str, str] | None = None) -> Keys:
+    """The keys of the file and of the environment together.
+
+    Raises ConfigError with the line, never with the key; also where there is no key and others
+    than this machine could ask.
+    """
+    taken = dict(_lines(server, os.environ if environ is None else environ))
+    if not (taken or server.trusted or server.insecure or is_loopback(server.host)):
+        raise ConfigError(f"server.host: others could ask at {server.host!r} without an API key")
+    return Keys(tuple((name, _hashed(key)) for name, key in taken.items()))
+
+
+def first_key(server: ServerConfig) -> str | None:
+    """The first key itself, to ask this node with; None where there is none.
+
+    Raises ConfigError as `load_keys` does.
+    """
+    return next((key for _, key in _lines(server, os.environ)), None)
+
+
+def _lines(server: ServerConfig, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Every (name, key)."""
+    names: dict[str, str] = {}
+    for place, line in _written(server, environ):
+        name, colon, key = (part.strip() for part in line.partition(":"))
+        if not (colon and _NAME.fullmatch(name)):
+            raise ConfigError(
+                f"{place}: is not `name:key` with a name of 1 to 64 letters, digits, '.', '_', '-'"
+            )
+        if not _KEY.fullmatch(key):
+            raise ConfigError(
+                f"{place}: the key of {name!r} is not {SHORTEST} to 512 characters of ASCII"
+                " without spaces and commas"
+            )
+        if name in names:
+            raise ConfigError(f"{place}: {name!r} has a key already, at {names[name]}")
+        names[name] = place
+        yield name, key
+
+
+def _written(server: ServerConfig, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """(where it stands, what stands there) of all that is no comment."""
+    if server.api_keys_file is not None:
+        yield from _told(str(server.api_keys_file), _read(server.api_keys_file).splitlines())
+    if KEYS_VARIABLE in environ:
+        yield from _told(KEYS_VARIABLE, re.split(r"[,\n]", environ[KEYS_VARIABLE]))
+
+
+def _told(source: str, lines: list[str]) -> Iterator[tuple[str, str]]:
+    count = 0
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            count += 1
+            yield f"{source}:{number}", line
+    if not count:
+        raise ConfigError(f"{source}: there is no key in it")
+
+
+def _read(file: Path) -> str:
+    """Its text, if only its owner may read it: asked of the open file, so that none slips in."""
+    try:
+        with file.open("rb") as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            if mode & _OTHERS_MAY:
+                raise ConfigError(
+                    f"server.api_keys_file: others may use {file} (mode {mode & 0o777:03o}):"
+                    f" chmod 600 {file}"
+                )
+            return decode_text(opened.read())
+    except FileNotFoundError as error:
+        raise ConfigError(f"server.api_keys_file: {file}: there is no such file") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"server.api_keys_file: {file} cannot be read: {reason}") from error
+
+
+def _hashed(key: str) -> bytes:
+    """All of one length, so that a comparison tells nothing of a key's own."""
+    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()

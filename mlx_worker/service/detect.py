@@ -1,0 +1,23 @@
+"""The keeper of this machine. [front]"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from mlx_worker.errors import CannotServe
+from mlx_worker.service.launchd import Launchd
+from mlx_worker.service.systemd import Systemd
+
+if TYPE_CHECKING:
+    from mlx_worker.service.definition import Keeper
+    from mlx_worker.service.subprocess_runner import Run
+
+
+def keeper(run: Run, *, daemon: bool, platform: str = sys.platform, name: str = "") -> Keeper:
+    """Launchd or systemd, for the service of this name. Raises CannotServe where there is none."""
+    if platform == "darwin":
+        return Launchd(run, daemon, name)
+    if platform == "linux":
+        return Systemd(run, daemon, name)
+    raise CannotServe(f"no service manager that we know on {platform}")

@@ -1,0 +1,1 @@
+"""What fits into the node's memory, and which model gives way. [front]"""

@@ -1,0 +1,188 @@
+"""The decisions of one child's life, without its process.
+
+Holds the state, the incarnation, the one deadline and the reason; applies events by the table and
+asks the restart policy. It never acts and never reads a clock, so every path is tested without a
+process; `child` carries out what a state means. [front]
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlx_worker.supervisor.process.states import Event, State, transition
+
+if TYPE_CHECKING:
+    from mlx_worker.supervisor.process.restart_policy import RestartWindow
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """How long a child may take, in seconds.
+
+    `load` and `stall` run anew with every sign of progress (bytes loaded, prompt tokens
+    prefilled, decode steps); the others run from the state's beginning. `inspect` is for a look
+    at the model's folder, `watch` between two looks at the folder of a model that was given up.
+    """
+
+    start: float = 120.0
+    load: float = 120.0
+    stall: float = 120.0
+    drain: float = 30.0
+    stop: float = 5.0
+    kill: float = 10.0
+    ping: float = 1.0
+    inspect: float = 10.0
+    watch: float = 5.0
+
+
+class Lifecycle:
+    """One child's state and what is to be waited for in it."""
+
+    def __init__(self, timings: Timings, restarts: RestartWindow) -> None:
+        self._timings = timings
+        self._window = restarts
+        self.state = State.STOPPED
+        self.incarnation = 0
+        self.deadline: float | None = None
+        self.reason = ""
+        self.cause: Event | None = None
+        """What last ended a process, or asked for that."""
+        self.restarts_by: Counter[Event] = Counter()
+        self.stalls = 0
+        self.wanted = False
+        """After this process there is to be another, if the policy allows."""
+        self.given_up = False
+        """Given up, and not READY since: what runs now, if anything, is a slow retry."""
+        self._hopeless = False
+        self._ready_since: float | None = None
+        # A closed pipe says that the process ended, not why: its exit status will.
+        self._unexplained = False
+
+    @property
+    def restarts(self) -> int:
+        """How often it has been started again."""
+        return self.restarts_by.total()
+
+    def apply(self, event: Event, now: float, reason: str = "") -> State:
+        """Apply one event. Raises IllegalEvent, and nothing changes, if it cannot happen."""
+        state = transition(self.state, event)
+        self._note(event, reason)
+        if state is self.state:
+            if event is Event.CANNOT_START and self.deadline is not None and now >= self.deadline:
+                self.deadline = now + self._window.gave_up()
+            return state
+        self._enter(state, now)
+        return self.state
+
+    def progressed(self, now: float) -> None:
+        """More of the model is in memory: a slow disk is not a hang."""
+        if self.state is State.LOADING:
+            self.deadline = now + self._timings.load
+
+    def ends(self, now: float) -> tuple[int, int]:
+        """Return the recent ends that count, and how many of them are allowed."""
+        return self._window.count(now), self._window.allowed
+
+    def pardon(self, deaths: int) -> None:
+        """Take back ends that one refused request caused."""
+        counted = self.state in (State.BACKOFF, State.FAILED)
+        self._window.pardon(deaths, last_is_counted=counted)
+
+    def _note(self, event: Event, reason: str) -> None:
+        """Keep the cause, not its consequences: the first thing that went wrong."""
+        match event:
+            case Event.START | Event.RESTART | Event.CAN_START:
+                if event is Event.RESTART:
+                    self.cause = event
+                self.wanted, self._hopeless, self.reason = event is not Event.CAN_START, False, ""
+                self.given_up = False
+                self._window.forget()
+            case Event.CANNOT_START:
+                self.cause, self.reason = event, reason
+            case Event.DEADLINE if self.state is State.FAILED:
+                self.wanted, self._hopeless = True, False
+            case Event.STOP | Event.UNLOAD:
+                self.cause = event
+                self.wanted = False
+            case Event.HELLO | Event.LOADED | Event.DRAINED | Event.HURRY | Event.GIVE_UP:
+                pass
+            case _ if self._is_cause(event):
+                self.cause = event
+                self.stalls += event is Event.STALLED
+                self._hopeless = event in (Event.CANNOT_LOAD, Event.DEVICE_LOST)
+                self._unexplained = event is Event.LINK_LOST
+                self.reason = reason or f"{event.value} while {self.state.value}"
+
+    def _is_cause(self, event: Event) -> bool:
+        match self.state:
+            case State.KILLING:
+                explains = event is Event.EXITED and self._unexplained
+                return explains or event in (Event.DEADLINE, Event.DEVICE_LOST)
+            case State.STOPPING:
+                return event is Event.DEADLINE
+            case State.BACKOFF | State.FAILED | State.STOPPED:
+                return False
+            case _:
+                return True
+
+    def _enter(self, state: State, now: float) -> None:
+        if self.state is State.READY:
+            self._leave_ready(now)
+        self.state = state
+        self.deadline = None
+        if state is State.STARTING:
+            if self.incarnation > 0:
+                assert self.cause is not None, "something has ended the process before"
+                self.restarts_by[self.cause] += 1
+            self.incarnation += 1
+        if state is State.READY:
+            self.given_up, self._ready_since = False, now
+        if state is State.STOPPED and self.wanted:
+            self.apply(Event.START, now)
+        elif state is State.FAILED:
+            self.given_up = True
+            self.deadline = now + self._window.gave_up()
+        elif state is State.BACKOFF:
+            self._enter_backoff(now)
+        elif (patience := self._patience(state)) is not None:
+            self.deadline = now + patience
+
+    def _leave_ready(self, now: float) -> None:
+        """Count anew where the child was stable for a whole period."""
+        assert self._ready_since is not None, "it was entered"
+        if now - self._ready_since >= self._window.period:
+            self._window.forget()
+
+    def _patience(self, state: State) -> float | None:
+        match state:
+            case State.STARTING:
+                return self._timings.start
+            case State.LOADING:
+                return self._timings.load
+            case State.DRAINING:
+                return self._timings.drain
+            case State.STOPPING:
+                return self._timings.stop
+            case State.KILLING:
+                return self._timings.kill
+            case _:
+                return None
+
+    def _enter_backoff(self, now: float) -> None:
+        if not self.wanted:
+            self.apply(Event.STOP, now)
+            return
+        delay = self._delay(now)
+        if delay is None:
+            self.apply(Event.GIVE_UP, now, self.reason)
+        else:
+            self.deadline = now + delay
+
+    def _delay(self, now: float) -> float | None:
+        if self._hopeless:
+            return None
+        if self.cause is Event.NOT_SPAWNED:
+            return self._window.not_spawned()
+        return self._window.ended(now)

@@ -1,0 +1,137 @@
+"""See that this process did not run for a while, and start every patience anew then.
+
+A stopped tree of processes, a machine that slept, a debugger: for all of them the clock of the
+front jumps, while the children did not run either. A judge that compares two readings of the clock
+would kill the innocent. The detector ticks; where the next tick is late by two whole ticks, there
+was a pause, and no judge counts what was before its end. After a pause all overdue timers are
+called before anything is read from a child, and in the order of their deadlines: so each judge asks
+the detector itself, and none depends on the tick having been called first. [front]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from mlx_worker.supervisor.process.lifecycle import Timings
+
+MISSED: Final = 3
+"""Ticks without one, in their length, that make a pause: the next tick, late by two more."""
+
+SILENCE: Final = 5.0
+"""Seconds of a pause below which it is not reported: a busy machine has those too."""
+
+
+SHARE: Final = 10
+"""Ticks within the shortest patience: pauses that go unseen take less than a third of it."""
+
+
+def tick_for(timings: Timings) -> float:
+    """Return the seconds from tick to tick by which these patiences are judged fairly."""
+    patiences = (timings.start, timings.load, timings.stall, timings.stop, timings.kill)
+    return min(timings.ping, min(patiences) / SHARE)
+
+
+class Handle(Protocol):
+    """A call that is scheduled."""
+
+    def cancel(self) -> None:
+        """Do not make the call."""
+
+
+class Clockwork(Protocol):
+    """What is needed of an event loop."""
+
+    def time(self) -> float:
+        """Return seconds on the loop's clock."""
+
+    def call_later(self, delay: float, callback: Callable[..., None], /, *args: Any) -> Handle:
+        """Call back once after `delay` seconds."""
+
+
+class PauseDetector:
+    """Compares each reading of the clock with the one before; ticks every `every` seconds.
+
+    `on_pause` is told the seconds of each pause that is long enough to be worth a report.
+    """
+
+    def __init__(
+        self, loop: Clockwork, every: float, on_pause: Callable[[float], None] = lambda _: None
+    ) -> None:
+        self._loop = loop
+        self._every = every
+        self._on_pause = on_pause
+        self._seen = self._resumed_at = loop.time()
+        self._ticks = loop.call_later(every, self._tick)
+
+    def since(self, moment: float) -> float:
+        """Return a moment, or the end of the last pause where that is later."""
+        self._look()
+        return max(moment, self._resumed_at)
+
+    def timer(self, seconds: float, act: Callable[..., None], *args: Any) -> Timer:
+        """Call back after `seconds` without a pause in them."""
+        return Timer(self, self._loop, seconds, lambda: act(*args))
+
+    @contextlib.asynccontextmanager
+    async def timeout(self, seconds: float | None) -> AsyncIterator[None]:
+        """End the block by TimeoutError after `seconds` without a pause in them."""
+        async with asyncio.timeout(None) as scope:
+            if seconds is None:
+                yield
+                return
+            timer = self.timer(seconds, lambda: scope.reschedule(0))
+            try:
+                yield
+            finally:
+                timer.cancel()
+
+    def close(self) -> None:
+        """End the ticks."""
+        self._ticks.cancel()
+
+    def _tick(self) -> None:
+        self._look()
+        self._ticks = self._loop.call_later(self._every, self._tick)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        gap, self._seen = now - self._seen, now
+        if gap > MISSED * self._every:
+            self._resumed_at = now
+            if gap > SILENCE:
+                self._on_pause(gap)
+
+
+class Timer:
+    """One call after a time that begins anew with the end of each pause."""
+
+    def __init__(
+        self, pause: PauseDetector, loop: Clockwork, seconds: float, act: Callable[[], None]
+    ) -> None:
+        self._pause = pause
+        self._loop = loop
+        self._seconds = seconds
+        self._act = act
+        self._since = loop.time()
+        self._handle = loop.call_later(seconds, self._due)
+
+    def when(self) -> float:
+        """Return when the call is due on the loop's clock, if no pause comes before."""
+        return self._since + self._seconds
+
+    def cancel(self) -> None:
+        """Do not make the call."""
+        self._handle.cancel()
+
+    def _due(self) -> None:
+        before, self._since = self._since, self._pause.since(self._since)
+        if self._since > before:
+            rest = self._since + self._seconds - self._loop.time()
+            self._handle = self._loop.call_later(rest, self._due)
+        else:
+            self._act()

@@ -1,0 +1,45 @@
+"""Where children put what they compile: a folder that nobody else can write to.
+
+On a CPU mlx compiles kernels into the temporary folder under names that follow from their code,
+and loads what it finds there. In a folder that all users share, another user could put a library
+there first, and it would run here. Ours is kept from one start to the next, because compiling
+takes a second a kernel. [front]
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+from mlx_worker.config.schema import APP
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
+
+
+def scratch_folder() -> Path:
+    """The folder, made where it is missing.
+
+    Raises OSError where it cannot be made, or where others own it or may use it.
+    """
+    folder = platformdirs.user_cache_path(APP) / "scratch"
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Whoever may write to the parent may put another folder in its place.
+    _refuse(folder.parent, folder.parent.stat(), _OTHERS_MAY_WRITE)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _refuse(folder, folder.lstat(), _OTHERS_MAY)
+    return folder
+
+
+def _refuse(folder: Path, found: os.stat_result, forbidden: int) -> None:
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise PermissionError(f"{folder} is no folder of this user's own: remove it")
+    if found.st_mode & forbidden:
+        mode = stat.S_IMODE(found.st_mode)
+        raise PermissionError(f"{folder}: others may use it (mode {mode:03o}): remove it")

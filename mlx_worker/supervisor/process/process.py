@@ -1,0 +1,87 @@
+"""The process under a child: how it is started, ended, and what its end means. [front]"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from mlx_worker.supervisor.process.environment import without_secrets
+from mlx_worker.supervisor.process.private_tmp import scratch_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+CHILD_COMMAND: Final[Sequence[str]] = (sys.executable, "-P", "-m", "mlx_worker.child")
+"""What starts a child; `--fd N` is appended. The only thread between the two halves."""
+
+CHILD_ENVIRONMENT: Final = {
+    # A child reads what is on the disk; it fetches nothing, whatever a model's files say.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    # It would warn that there is no PyTorch, in every child.
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
+"""Of a model whose configuration has no `env`."""
+
+
+async def spawn(
+    command: Sequence[str], fd: int, env: Mapping[str, str] = NO_VARIABLES
+) -> asyncio.subprocess.Process:
+    """Start a child that inherits this end of its pipe. Raises OSError where it cannot be.
+
+    `env` are variables of the child's model.
+    """
+    return await asyncio.create_subprocess_exec(
+        *command,
+        "--fd",
+        str(fd),
+        pass_fds=(fd,),
+        stdin=asyncio.subprocess.DEVNULL,
+        # The front's own stdout may be a pipe that is not read; a child would wait for it for ever.
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env=_environment(env),
+        # ctrl-C in a terminal is the front's to answer.
+        start_new_session=True,
+    )
+
+
+def _environment(of_model: Mapping[str, str]) -> dict[str, str]:
+    """Return the front's own but for secrets, and the model's over it."""
+    own = CHILD_ENVIRONMENT | {"TMPDIR": str(scratch_folder())}
+    return without_secrets(os.environ) | dict(of_model) | own
+
+
+def kill(process: asyncio.subprocess.Process) -> None:
+    """End it now. Nothing happens where it has ended.
+
+    Not through the process object: it may reap the child before its watcher does, and the true
+    exit status would be lost.
+    """
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code in words; a negative one is a signal's number."""
+    if code >= 0:
+        return f"exit status {code}"
+    return f"killed by {signal_name(code)}"
+
+
+def signal_name(code: int) -> str | None:
+    """The signal that such an exit code stands for; None: it ended by itself."""
+    if code >= 0:
+        return None
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"

@@ -1,0 +1,1 @@
+"""Requests on their way to a child: admission, the queue, generations, resumption. [front]"""

@@ -1,0 +1,43 @@
+"""A listener for what has one answer: warm, clear, trim, tokenize. [front]"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from mlx_worker.errors import ChildLost, WorkerError
+from mlx_worker.supervisor.requests.generation import as_error
+from mlx_worker.wire import messages as m
+
+if TYPE_CHECKING:
+    from mlx_worker.supervisor.process.connection import Told
+
+Answer = m.Warmed | m.Cleared | m.Tokenized | m.Detokenized
+
+
+class Call:
+    """Waits for the last word about its id."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def hear(self, message: Told) -> None:
+        """Keep the last word."""
+        if self.answer.done():
+            return
+        match message:
+            case m.Warmed() | m.Cleared() | m.Tokenized() | m.Detokenized():
+                self.answer.set_result(message)
+            case m.Failed():
+                self._fail(as_error(message))
+            case _:
+                pass
+
+    def on_connection_lost(self, why: str) -> None:
+        """Fail the call; the next process may answer another."""
+        if not self.answer.done():
+            self._fail(ChildLost(why, retry_after=1))
+
+    def _fail(self, error: WorkerError) -> None:
+        self.answer.set_exception(error)
+        self.answer.exception()  # a caller may have left

@@ -1,0 +1,1 @@
+"""What the operating system has to be asked: files, priorities, streams, titles. [both]"""

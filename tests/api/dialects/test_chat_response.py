@@ -1,0 +1,326 @@
+"""What is answered to `POST /v1/chat/completions`: pieces in, bytes out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_worker.api.dialects.base import Call, Usage
+from mlx_worker.api.dialects.chat.response import ChatReply
+from mlx_worker.errors import ChildLost
+from mlx_worker.supervisor.requests.generation import Ending, Piece
+from mlx_worker.wire import messages as m
+
+USAGE = Usage(prompt=100, cached=64, completion=7, reasoning=2)
+
+
+def ended(finish: m.FinishReason) -> Ending:
+    return Ending(finish, 7)
+
+
+def reply(model: str = "nano", *, include_usage: bool = False, n: int = 1) -> ChatReply:
+    chat = m.ChatRequest([{"role": "user", "content": "Hello"}], m.Sampling(seed=7))
+    call = Call(model, [chat], stream=True, include_usage=include_usage, seed=7, n=n)
+    return ChatReply(call, model, 1_700_000_000, "fp_0123456789ab")
+
+
+def events(stream: bytes) -> list[Any]:
+    """The data of each event, as a client of server-sent events reads them."""
+    assert stream.endswith(b"\n\n")
+    lines = stream[:-2].split(b"\n\n")
+    assert all(line.startswith(b"data: ") and b"\n" not in line for line in lines)
+    data = [line.removeprefix(b"data: ") for line in lines]
+    return ["[DONE]" if it == b"[DONE]" else json.loads(it) for it in data]
+
+
+def piece_of(model: str, text: str) -> Any:
+    (chunk,) = events(reply(model).piece(Piece(text, []), 0))
+    return chunk
+
+
+def test_a_stream_is_role_then_text_then_finish_then_done() -> None:
+    it = reply()
+    stream = (
+        it.opening(USAGE)
+        + it.piece(Piece("Hel", []), 0)
+        + it.piece(Piece("lo", []), 0)
+        + it.closing([ended("stop")], USAGE)
+    )
+    *chunks, done = events(stream)
+    assert done == "[DONE]"
+    assert [chunk["choices"] for chunk in chunks] == [
+        [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}],
+        [{"index": 0, "delta": {"content": "Hel"}, "finish_reason": None}],
+        [{"index": 0, "delta": {"content": "lo"}, "finish_reason": None}],
+        [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+    ]
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+def test_every_chunk_of_a_stream_is_of_one_completion() -> None:
+    it = reply(include_usage=True)
+    stream = (
+        it.opening(USAGE) + it.piece(Piece("Hello", []), 0) + it.closing([ended("length")], USAGE)
+    )
+    heads = [
+        {k: v for k, v in chunk.items() if k not in ("choices", "usage", "seed")}
+        for chunk in events(stream)[:-1]
+    ]
+    assert heads == [heads[0]] * 4
+    assert heads[0].pop("id").startswith("chatcmpl-")
+    assert heads[0] == {
+        "object": "chat.completion.chunk",
+        "created": 1_700_000_000,
+        "model": "nano",
+        "system_fingerprint": "fp_0123456789ab",
+    }
+
+
+def test_completions_have_ids_of_their_own() -> None:
+    ids = {events(reply().opening(USAGE))[0]["id"] for _ in range(8)}
+    assert len(ids) == 8
+
+
+def test_usage_that_was_asked_for_is_the_last_chunk_without_choices() -> None:
+    finish, usage, done = events(reply(include_usage=True).closing([ended("length")], USAGE))
+    assert finish["choices"][0]["finish_reason"] == "length"
+    assert usage["choices"] == []
+    assert usage["usage"] == {
+        "prompt_tokens": 100,
+        "completion_tokens": 7,
+        "total_tokens": 107,
+        "prompt_tokens_details": {"cached_tokens": 64},
+        "completion_tokens_details": {"reasoning_tokens": 2},
+    }
+    assert done == "[DONE]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('say "?" twice: "?"', id="quotes"),
+        pytest.param("?", id="a question mark"),
+        pytest.param('"?"', id="a quoted question mark"),
+        pytest.param("a\nb\r\nc\n\nd", id="line breaks"),
+        pytest.param("data: [DONE]\n\n", id="an end that is none"),
+        pytest.param("\u2028\u2029\x85\x0b\x0c", id="other line breaks"),
+        pytest.param("\x00\x1f\x7f", id="control characters"),
+        pytest.param("}", id="a lone brace"),
+        pytest.param('{"a": [', id="half of some JSON"),
+        pytest.param("\\", id="a backslash"),
+        pytest.param("Grüße 東京 👩‍👩‍👧 \U0010ffff", id="beyond ASCII"),
+        pytest.param("</script>", id="markup"),
+        pytest.param(" ", id="a space"),
+    ],
+)
+def test_a_piece_is_heard_as_it_was_said(text: str) -> None:
+    assert piece_of("nano", text)["choices"][0]["delta"] == {"content": text}
+
+
+@settings(derandomize=True, deadline=None)
+@given(text=st.text())
+def test_any_piece_is_heard_as_it_was_said(text: str) -> None:
+    assert piece_of("nano", text)["choices"][0]["delta"] == {"content": text}
+
+
+@pytest.mark.parametrize("model", ["org/model:4bit", "?", 'what"?', '"?"', 'a"b\\', "ö\n"])
+def test_no_name_of_a_model_breaks_a_piece(model: str) -> None:
+    """A client may send any name where the node has a default model."""
+    chunk = piece_of(model, "Hello")
+    assert chunk["model"] == model
+    assert chunk["choices"] == [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]
+
+
+def test_a_stream_that_breaks_says_so_in_one_event_and_is_not_done() -> None:
+    error = ChildLost("the model's process\nended", retry_after=1)
+    assert events(reply().broken(error)) == [
+        {
+            "error": {
+                "message": "the model's process\nended",
+                "type": "server_error",
+                "param": None,
+                "code": "child_lost",
+            }
+        }
+    ]
+
+
+def test_a_whole_answer_is_one_completion_object() -> None:
+    answer = json.loads(reply("qwen").whole([(Piece('Hello "you"\n', []), ended("stop"))], USAGE))
+    assert answer.pop("id").startswith("chatcmpl-")
+    assert answer == {
+        "object": "chat.completion",
+        "created": 1_700_000_000,
+        "model": "qwen",
+        "system_fingerprint": "fp_0123456789ab",
+        "seed": 7,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": 'Hello "you"\n'},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {
+            "prompt_tokens": 100,
+            "completion_tokens": 7,
+            "total_tokens": 107,
+            "prompt_tokens_details": {"cached_tokens": 64},
+            "completion_tokens_details": {"reasoning_tokens": 2},
+        },
+    }
+
+
+# --- reasoning and calls --------------------------------------------------------------------
+
+LOOK = m.ToolCall("call_1", "look", '{"at": "東京"}')
+WALK = m.ToolCall("call_2", "walk", "{}")
+BROKEN = m.BrokenCall('{"name": ', "not a call: there is none in it")
+
+
+def deltas(*pieces: Piece) -> list[Any]:
+    it = reply()
+    stream = b"".join(it.piece(piece, 0) for piece in pieces)
+    return [chunk["choices"][0]["delta"] for chunk in events(stream)]
+
+
+def whole(piece: Piece, finish: m.FinishReason = "stop") -> Any:
+    (choice,) = json.loads(reply().whole([(piece, ended(finish))], USAGE))["choices"]
+    assert choice["finish_reason"] == finish
+    return choice
+
+
+def test_reasoning_streams_under_both_its_names_and_never_as_content() -> None:
+    said = deltas(Piece("", [], [m.Reasoning("hm")]), Piece("So.", [], [m.Reasoning(" well")]))
+    assert said == [
+        {"reasoning_content": "hm", "reasoning": "hm"},
+        {"reasoning_content": " well", "reasoning": " well"},
+        {"content": "So."},
+    ]
+
+
+def test_a_call_streams_its_name_then_its_arguments_under_an_index_that_goes_on() -> None:
+    said = deltas(Piece("", [], ["Let me see.", LOOK]), Piece("", [], [WALK]))
+    assert said == [
+        {"content": "Let me see."},
+        {
+            "tool_calls": [
+                {
+                    "index": 0,
+                    "id": "call_1",
+                    "type": "function",
+                    "function": {"name": "look", "arguments": ""},
+                }
+            ]
+        },
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"at": "東京"}'}}]},
+        {
+            "tool_calls": [
+                {
+                    "index": 1,
+                    "id": "call_2",
+                    "type": "function",
+                    "function": {"name": "walk", "arguments": ""},
+                }
+            ]
+        },
+        {"tool_calls": [{"index": 1, "function": {"arguments": "{}"}}]},
+    ]
+
+
+def test_a_broken_call_streams_as_content_with_a_warning() -> None:
+    (chunk,) = events(reply().piece(Piece("", [], [BROKEN]), 0))
+    assert chunk["choices"] == [
+        {
+            "index": 0,
+            "delta": {"content": '{"name": '},
+            "finish_reason": None,
+            "warnings": ["not a call: there is none in it"],
+        }
+    ]
+
+
+def test_a_whole_answer_sorts_its_spans() -> None:
+    choice = whole(Piece(" end", [], [m.Reasoning("hm"), "Let me see.", LOOK, WALK]), "tool_calls")
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": "Let me see. end",
+        "reasoning_content": "hm",
+        "reasoning": "hm",
+        "tool_calls": [
+            {
+                "id": "call_1",
+                "type": "function",
+                "function": {"name": "look", "arguments": '{"at": "東京"}'},
+            },
+            {"id": "call_2", "type": "function", "function": {"name": "walk", "arguments": "{}"}},
+        ],
+    }
+    assert "warnings" not in choice
+
+
+def test_an_answer_that_is_only_calls_has_no_content() -> None:
+    assert whole(Piece("", [], [LOOK]), "tool_calls")["message"]["content"] is None
+
+
+def test_a_broken_call_in_a_whole_answer_is_content_with_a_warning() -> None:
+    choice = whole(Piece("?", [], ["I look: ", BROKEN]))
+    assert choice["message"] == {"role": "assistant", "content": 'I look: {"name": ?'}
+    assert choice["warnings"] == ["not a call: there is none in it"]
+
+
+def test_probabilities_of_a_piece_are_told_once_whatever_its_spans() -> None:
+    told = m.TokenLogprobs(m.Choice("a", -1.0), [])
+    for piece in (Piece("a", [told]), Piece("", [told]), Piece("b", [told], [m.Reasoning("a")])):
+        chunks = events(reply().piece(piece, 0))
+        entries = [chunk["choices"][0].get("logprobs") for chunk in chunks]
+        assert [len(it["content"]) for it in entries if it] == [1]
+
+
+def test_a_part_of_a_character_has_the_bytes_that_it_adds() -> None:
+    told = m.TokenLogprobs(m.Choice("\ufffd", -1.0, b"\xf0\x9f"), [m.Choice("é", -2.0)])
+    (entry,) = whole(Piece("", [told]))["logprobs"]["content"]
+    assert (entry["token"], entry["bytes"]) == ("\ufffd", [0xF0, 0x9F])
+    assert entry["top_logprobs"][0]["bytes"] == [*"é".encode()]
+
+
+# --- choices ----------------------------------------------------------------------------------
+
+
+def test_the_choices_of_a_stream_are_told_by_their_index() -> None:
+    it = reply(n=2)
+    stream = (
+        it.opening(USAGE)
+        + it.piece(Piece("b", [], [LOOK]), 1)
+        + it.piece(Piece("a", []), 0)
+        + it.piece(Piece("", [], [WALK]), 0)
+        + it.closing([ended("tool_calls"), ended("length")], USAGE)
+    )
+    *chunks, done = events(stream)
+    assert done == "[DONE]"
+    said = [(chunk["choices"][0]["index"], chunk["choices"][0]["delta"]) for chunk in chunks]
+    assert [index for index, _ in said] == [0, 1, 1, 1, 1, 0, 0, 0, 0, 1]
+    assert said[4] == (1, {"content": "b"})
+    assert said[5] == (0, {"content": "a"})
+    # Calls are counted in each choice by itself.
+    assert said[6][1]["tool_calls"][0]["index"] == 0
+    finishes = [chunk["choices"][0]["finish_reason"] for chunk in chunks]
+    assert finishes[-2:] == ["tool_calls", "length"]
+    assert [chunk.get("seed") for chunk in chunks] == [7, 7] + [None] * 8
+
+
+def test_the_choices_of_a_whole_answer_are_in_order() -> None:
+    said: list[tuple[Piece, Ending]] = [
+        (Piece("a", []), ended("stop")),
+        (Piece("b", []), ended("length")),
+    ]
+    choices = json.loads(reply(n=2).whole(said, USAGE))["choices"]
+    assert [(it["index"], it["message"]["content"], it["finish_reason"]) for it in choices] == [
+        (0, "a", "stop"),
+        (1, "b", "length"),
+    ]

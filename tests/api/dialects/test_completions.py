@@ -1,0 +1,229 @@
+"""The dialect of `POST /v1/completions`: a body in, bytes out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from mlx_worker.api.dialects.base import Places, Usage
+from mlx_worker.api.dialects.completions.request import CompletionCall, parse
+from mlx_worker.api.dialects.completions.response import CompletionReply
+from mlx_worker.config.schema import Defaults
+from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
+from mlx_worker.supervisor.requests.generation import Ending, Piece, Scores
+from mlx_worker.wire import messages as m
+from tests.call_counter import calls
+from tests.dialects import events_of
+
+USAGE = Usage(prompt=10, cached=4, completion=7)
+
+
+def asked(**fields: Any) -> CompletionCall:
+    return parse(json.dumps({"prompt": "Hello"} | fields).encode())
+
+
+def refused(**fields: Any) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        asked(**fields)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("Hello", ["Hello"]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2, 3], [[1, 2, 3]]),
+        ([[1, 2], [3]], [[1, 2], [3]]),
+    ],
+)
+def test_a_prompt_is_text_or_tokens_one_or_several(prompt: Any, prompts: list[Any]) -> None:
+    call = asked(prompt=prompt)
+    assert [chat.prompt for chat in call.chats] == prompts
+    assert all(chat.messages == [] for chat in call.chats)
+    assert call.echoed == []
+    assert asked(prompt=prompt, echo=True).echoed == prompts
+
+
+def test_every_prompt_has_its_choices_side_by_side() -> None:
+    call = asked(prompt=["a", "b"], n=2, seed=5)
+    choices = call.choices()
+    assert call.wide == 4
+    assert [chat.prompt for chat in choices] == ["a", "a", "b", "b"]
+    seeds = [chat.sampling.seed for chat in choices]
+    assert seeds[0] == seeds[2] == 5
+    assert seeds[1] == seeds[3] != 5
+
+
+SCHEMA = {"json": {"type": "object", "properties": {str(i): {} for i in range(100)}}}
+
+
+def test_prompts_are_counted_before_anything_is_made_for_one() -> None:
+    body = json.dumps({"prompt": ["a"] * 97, "n": 2, "structured_outputs": SCHEMA}).encode()
+
+    def refuse() -> None:
+        with pytest.raises(InvalidRequest, match="194 choices; model 'm' takes 96"):
+            parse(body, places_of=lambda _: Places("m", 96))
+
+    made = calls(refuse)
+    assert not made.keys() & {"sampling", "constraint_of", "seed_of", "refuse_unsayable", "replace"}
+
+
+def test_what_all_prompts_share_is_made_once() -> None:
+    body = json.dumps({"prompt": ["a"] * 97, "structured_outputs": SCHEMA}).encode()
+    made = calls(lambda: parse(body, places_of=lambda _: Places("m", 97)).packed())
+    assert made["sampling"] == made["constraint_of"] == made["packed_chat"] == 1
+
+
+def test_the_token_limit_is_the_requests_else_the_models_else_openais() -> None:
+    body = b'{"prompt": "Hello"}'
+    assert asked(max_tokens=3).chats[0].max_tokens == 3
+    assert parse(body, lambda _: Defaults(max_tokens=7)).chats[0].max_tokens == 7
+    assert parse(body).chats[0].max_tokens == 16
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"suffix": "end"}, "suffix"),
+        ({"best_of": 3}, "best_of"),
+        ({"chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    error = refused(**fields)
+    assert isinstance(error, UnsupportedField)
+    assert error.param == param
+
+
+@pytest.mark.parametrize("prompt", [["a", 1], [[1], 2], ["a", [1]], []])
+def test_prompts_of_several_kinds_are_no_prompt(prompt: Any) -> None:
+    assert refused(prompt=prompt).param == "prompt"
+
+
+def test_a_body_without_a_prompt_is_missing_it() -> None:
+    with pytest.raises(MissingField, match="prompt"):
+        parse(b"{}")
+
+
+def told(text: str) -> m.TokenLogprobs:
+    return m.TokenLogprobs(m.Choice(text, -0.5), [m.Choice(text, -0.5), m.Choice("x", -2.0)])
+
+
+def test_log_probabilities_are_lists_whose_offsets_go_on_from_piece_to_piece() -> None:
+    it = CompletionReply([], asked(logprobs=2, stream=True), "m", 1, "fp_1")
+    stream = it.piece(Piece("Hello", [told("Hel"), told("lo")]), 0) + it.piece(
+        Piece("!", [told("!")]), 0
+    )
+    first, second = [data["choices"][0]["logprobs"] for _, data in events_of(stream)]
+    assert first == {
+        "tokens": ["Hel", "lo"],
+        "token_logprobs": [-0.5, -0.5],
+        "top_logprobs": [{"Hel": -0.5, "x": -2.0}, {"lo": -0.5, "x": -2.0}],
+        "text_offset": [0, 3],
+    }
+    assert second["text_offset"] == [5]
+
+
+def test_offsets_count_characters_whatever_their_bytes() -> None:
+    """Tokens inside a character begin with it; a special token that is not shown has no width."""
+    halves = [m.Choice("\ufffd", -0.5, part) for part in ("🙂".encode()[:2], "🙂".encode()[2:])]
+    choices = [m.Choice("a", -0.5), m.Choice("<|x|>", -0.5, b""), *halves, m.Choice("b", -0.5)]
+    it = CompletionReply([], asked(logprobs=0, stream=True), "m", 1, "fp_1")
+    stream = it.piece(Piece("a🙂b", [m.TokenLogprobs(choice, []) for choice in choices]), 0)
+    (_, data), *_ = events_of(stream)
+    assert data["choices"][0]["logprobs"]["text_offset"] == [0, 1, 1, 1, 2]
+
+
+def test_alternatives_that_look_alike_are_told_apart_by_their_bytes() -> None:
+    likeliest = [m.Choice("\ufffd", -1.0, b"\xf0"), m.Choice("\ufffd", -2.0, b"\xf1\x9f")]
+    it = CompletionReply([], asked(logprobs=2, stream=True), "m", 1, "fp_1")
+    stream = it.piece(Piece("", [m.TokenLogprobs(likeliest[0], likeliest)]), 0)
+    (_, data), *_ = events_of(stream)
+    (top,) = data["choices"][0]["logprobs"]["top_logprobs"]
+    assert top == {"\ufffd": -1.0, "bytes:\\xf1\\x9f": -2.0}
+
+
+def test_what_is_echoed_stands_before_every_choice_of_its_prompt() -> None:
+    call = asked(prompt=["a", "b"], n=2, echo=True)
+    it = CompletionReply(["a", "b"], call, "m", 1, "fp_1")
+    said = [(Piece(str(i), []), Ending("stop", 1)) for i in range(4)]
+    whole = json.loads(it.whole(said, USAGE))
+    assert [choice["text"] for choice in whole["choices"]] == ["a0", "a1", "b2", "b3"]
+    opening = [data["choices"][0]["text"] for _, data in events_of(it.opening(USAGE))]
+    assert opening == ["a", "a", "b", "b"]
+
+
+def test_no_token_at_all_may_be_asked_for() -> None:
+    assert asked(max_tokens=0).chats[0].max_tokens == 0
+    assert refused(max_tokens=-1).param == "max_tokens"
+
+
+@pytest.mark.parametrize(
+    ("fields", "scoring"),
+    [
+        ({"echo": True}, None),
+        ({"logprobs": 1}, None),
+        ({"echo": True, "logprobs": 1}, m.PromptScoring(1, None)),
+        ({"echo": True, "logprobs": 0, "stream": True}, m.PromptScoring(0, None)),
+        ({"prompt_logprobs": 0}, m.PromptScoring(None, 0)),
+        ({"echo": True, "logprobs": 2, "prompt_logprobs": 1}, m.PromptScoring(2, 1)),
+    ],
+)
+def test_a_prompt_is_scored_where_it_is_echoed_with_logprobs_or_as_vllm_asks(
+    fields: dict[str, Any], scoring: m.PromptScoring | None
+) -> None:
+    assert asked(**fields).chats[0].prompt_scoring == scoring
+
+
+@pytest.mark.parametrize("value", [-1, 21, "1"])
+def test_prompt_logprobs_have_their_limits(value: Any) -> None:
+    assert refused(prompt_logprobs=value).param == "prompt_logprobs"
+
+
+def test_vllms_form_is_not_streamed() -> None:
+    assert "not streamed" in refused(prompt_logprobs=1, stream=True).message
+
+
+SCORES = Scores([b'"He","y"', b"null,-1.5", b'null,{"a":-0.5}', b"0,2"], b"")
+
+
+def test_the_scores_of_an_echo_stand_before_those_of_the_answer() -> None:
+    call = asked(prompt="Hey", echo=True, logprobs=1)
+    it = CompletionReply(["Hey"], call, "m", 1, "fp_1")
+    piece = Piece("!", [told("!")], scores=SCORES)
+    (choice,) = json.loads(it.whole([(piece, Ending("length", 1))], USAGE))["choices"]
+    assert choice["text"] == "Hey!"
+    assert choice["logprobs"] == {
+        "tokens": ["He", "y", "!"],
+        "token_logprobs": [None, -1.5, -0.5],
+        "top_logprobs": [None, {"a": -0.5}, {"!": -0.5, "x": -2.0}],
+        "text_offset": [0, 2, 3],
+    }
+    assert "prompt_logprobs" not in choice
+
+
+def test_a_streamed_echo_comes_with_its_scores_and_once() -> None:
+    call = asked(prompt="Hey", echo=True, logprobs=1, stream=True)
+    it = CompletionReply(["Hey"], call, "m", 1, "fp_1")
+    stream = it.opening(USAGE) + it.piece(Piece("", [], scores=SCORES), 0)
+    stream += it.piece(Piece("!", [told("!")]), 0)
+    choices = [data["choices"][0] for _, data in events_of(stream)]
+    assert [choice["text"] for choice in choices] == ["", "Hey", "!"]
+    assert choices[0]["logprobs"] is None
+    assert choices[1]["logprobs"]["token_logprobs"] == [None, -1.5]
+    assert choices[2]["logprobs"]["text_offset"] == [3]
+
+
+def test_vllms_form_is_a_field_of_the_choice() -> None:
+    it = CompletionReply([], asked(prompt_logprobs=0), "m", 1, "fp_1")
+    scores = Scores([b""] * 4, b'null,{"7":{"logprob":-1.5,"rank":2,"decoded_token":"y"}}')
+    whole = it.whole([(Piece("!", [], scores=scores), Ending("length", 1))], USAGE)
+    (choice,) = json.loads(whole)["choices"]
+    assert choice["logprobs"] is None
+    assert choice["prompt_logprobs"] == [
+        None,
+        {"7": {"logprob": -1.5, "rank": 2, "decoded_token": "y"}},
+    ]

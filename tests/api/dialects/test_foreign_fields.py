@@ -1,0 +1,115 @@
+"""Fields of other servers: refused by name unless they ask for nothing, in every dialect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mlx_worker.api.dialects.chat import request as chat
+from mlx_worker.api.dialects.completions import request as completions
+from mlx_worker.api.dialects.foreign_fields import ALL, HARMLESS, REFUSED, refused_in
+from mlx_worker.api.dialects.messages import request as messages
+from mlx_worker.api.dialects.responses import request as responses
+from mlx_worker.errors import UnsupportedField
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import msgspec
+
+    from mlx_worker.api.dialects.foreign_fields import Dialect
+
+DOCS = (Path(__file__).parents[3] / "docs" / "dialects.md").read_text()
+SAID: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
+BODIES: dict[Dialect, dict[str, Any]] = {
+    "chat": SAID,
+    "completions": {"prompt": "hello"},
+    "responses": {"input": "hello"},
+    "messages": SAID,
+}
+PARSERS: dict[Dialect, Callable[[bytes], Any]] = {
+    "chat": chat.parse,
+    "completions": completions.parse,
+    "responses": responses.parse,
+    "messages": messages.parse,
+}
+OWN: dict[Dialect, type[msgspec.Struct]] = {
+    "chat": chat.ChatBody,
+    "completions": completions.CompletionBody,
+    "responses": responses.ResponsesBody,
+    "messages": messages.MessagesBody,
+}
+OTHERS: tuple[Any, ...] = ("other", 7, True, {"a": 1}, [1])
+
+
+def parse(dialect: Dialect, **fields: Any) -> Any:
+    return PARSERS[dialect](json.dumps(BODIES[dialect] | fields).encode())
+
+
+@pytest.mark.parametrize("dialect", ALL)
+def test_a_foreign_field_that_asks_for_something_is_refused_by_name(dialect: Dialect) -> None:
+    for field in refused_in(dialect, OWN[dialect]):
+        for value in (value for value in OTHERS if value not in field.neutral):
+            with pytest.raises(UnsupportedField) as refused:
+                parse(dialect, **{field.name: value})
+            assert refused.value.param == field.name
+            assert refused.value.message.startswith(
+                f"{field.name}: this node cannot honour this field"
+            )
+            assert field.instead in refused.value.message
+
+
+@pytest.mark.parametrize("dialect", ALL)
+def test_a_foreign_field_that_asks_for_nothing_changes_nothing(dialect: Dialect) -> None:
+    plain = parse(dialect, seed=1)
+    for field in refused_in(dialect, OWN[dialect]):
+        neutral: list[Any] = [None, *field.neutral]
+        for value in neutral:
+            assert parse(dialect, seed=1, **{field.name: value}) == plain
+
+
+def test_true_is_not_one_and_false_is_not_zero() -> None:
+    others: list[Any] = [0, "false", []]
+    for value in others:
+        with pytest.raises(UnsupportedField):
+            parse("chat", use_beam_search=value)
+    with pytest.raises(UnsupportedField):
+        parse("chat", mirostat=False)
+
+
+@pytest.mark.parametrize("dialect", ALL)
+def test_what_changes_no_answer_is_ignored(dialect: Dialect) -> None:
+    plain = parse(dialect, seed=1)
+    for name in (*HARMLESS, "a_name_of_no_server"):
+        assert parse(dialect, seed=1, **{name: 3}) == plain
+
+
+def test_a_field_deeper_than_json_is_read_is_refused() -> None:
+    body = b'{"prompt": "a", "options": ' + b"[" * 900 + b"]" * 900 + b"}"
+    with pytest.raises(UnsupportedField):
+        completions.parse(body)
+
+
+def test_no_field_is_named_twice_for_a_dialect() -> None:
+    for dialect in ALL:
+        names = [field.name for field in REFUSED if dialect in field.dialects]
+        assert sorted(set(names)) == sorted(names)
+        assert not set(names) & set(HARMLESS)
+
+
+def rendered() -> str:
+    """The table of the docs, as the table in the code has it."""
+    lines = ["| field | where | refused but for | use instead |", "|---|---|---|---|"]
+    for field in sorted(REFUSED, key=lambda it: (it.name, it.dialects)):
+        where = "everywhere" if field.dialects == ALL else ", ".join(field.dialects)
+        neutral = ", ".join(f"`{json.dumps(value)}`" for value in field.neutral)
+        lines.append(f"| `{field.name}` | {where} | {neutral} | {field.instead} |")
+    return "\n".join(lines)
+
+
+def test_the_docs_have_the_table_of_the_code() -> None:
+    assert rendered() in DOCS, f"docs/dialects.md, names of other servers:\n{rendered()}"
+    assert ", ".join(f"`{name}`" for name in HARMLESS) in " ".join(DOCS.split())

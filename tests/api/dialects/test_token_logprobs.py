@@ -1,0 +1,127 @@
+"""Log-probabilities of a response's tokens, each with the text that it began."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from mlx_worker.api.dialects.base import Usage
+from mlx_worker.api.dialects.responses.request import ResponsesCall, parse
+from mlx_worker.api.dialects.responses.response import ResponsesReply
+from mlx_worker.supervisor.requests.generation import Ending, Piece
+from mlx_worker.wire import messages as m
+
+INCLUDE = "message.output_text.logprobs"
+USAGE = Usage(1, 0, 1)
+
+
+def call() -> ResponsesCall:
+    return parse(json.dumps({"input": "hi", "include": [INCLUDE], "top_logprobs": 1}).encode())
+
+
+def token(text: str, *, data: bytes | None = None, content: bool = True) -> m.TokenLogprobs:
+    chosen = m.Choice(text, -0.5, data)
+    return m.TokenLogprobs(chosen, [chosen], content)
+
+
+def reply() -> ResponsesReply:
+    return ResponsesReply(call(), "model", 0, "fp")
+
+
+def events(data: bytes) -> list[dict[str, Any]]:
+    lines = [line for line in data.decode().splitlines() if line.startswith("data: ")]
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def ending() -> Ending:
+    return Ending("stop", 3)
+
+
+def streamed(*pieces: Piece) -> list[dict[str, Any]]:
+    it = reply()
+    told = [event for piece in pieces for event in events(it.piece(piece, 0))]
+    return told + events(it.closing([ending()], USAGE))
+
+
+def deltas(told: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    return [
+        (event["delta"], [it["token"] for it in event["logprobs"]])
+        for event in told
+        if event["type"] == "response.output_text.delta"
+    ]
+
+
+def tokens_of(response: dict[str, Any]) -> list[list[str]]:
+    return [
+        [it["token"] for it in item["content"][0]["logprobs"]]
+        for item in response["output"]
+        if item["type"] == "message"
+    ]
+
+
+def test_token_is_told_as_the_reference_has_it() -> None:
+    it = events(reply().piece(Piece("a", [token("a")]), 0))
+    told = {"token": "a", "logprob": -0.5, "bytes": [97]}
+    assert it[-1]["logprobs"] == [told | {"top_logprobs": [told]}]
+
+
+CASES = [
+    pytest.param(
+        [Piece("a", [token("a")]), Piece(" b", [token(" b")])],
+        [("a", ["a"]), (" b", [" b"])],
+        [["a", " b"]],
+        id="a token each",
+    ),
+    pytest.param(
+        [
+            Piece("", [token("\ufffd", data=b"\xf0\x9f")]),
+            Piece("🙂", [token("\ufffd", data=b"\x99\x82")]),
+        ],
+        [("🙂", ["\ufffd", "\ufffd"])],
+        [["\ufffd", "\ufffd"]],
+        id="a character of two tokens",
+    ),
+    pytest.param(
+        [
+            Piece("", [token("hm", content=False)], [m.Reasoning("hm")]),
+            Piece("", [token("</think>", content=False)]),
+            Piece("a", [token("a")]),
+        ],
+        [("a", ["a"])],
+        [["a"]],
+        id="reasoning first",
+    ),
+    pytest.param(
+        [
+            Piece("a", [token("a")]),
+            Piece("", [token("x", content=False)], [m.ToolCall("c", "look", "{}")]),
+            Piece("b", [token("b")]),
+        ],
+        [("a", ["a"]), ("b", ["b"])],
+        [["a"], ["b"]],
+        id="a call between",
+    ),
+    pytest.param(
+        [Piece("ab", [token(" ab")]), Piece("c", [token("c")])],
+        [("ab", [" ab"]), ("c", [])],
+        [[" ab", "c"]],
+        id="a first space that is not shown",
+    ),
+    pytest.param([Piece("a", [])], [("a", [])], [[]], id="none asked for"),
+]
+
+
+@pytest.mark.parametrize(("pieces", "told", "tokens"), CASES)
+def test_tokens_are_with_their_text_streamed_or_not(
+    pieces: list[Piece], told: list[tuple[str, list[str]]], tokens: list[list[str]]
+) -> None:
+    stream = streamed(*pieces)
+    assert deltas(stream) == told
+    assert tokens_of(stream[-1]["response"]) == tokens
+    done = [it["logprobs"] for it in stream if it["type"] == "response.output_text.done"]
+    assert [[it["token"] for it in each] for each in done] == tokens
+    spans = [span for piece in pieces for span in piece.said]
+    whole = Piece("", [it for piece in pieces for it in piece.logprobs], spans)
+    assert tokens_of(json.loads(reply().whole([(whole, ending())], USAGE))) == tokens

@@ -1,0 +1,64 @@
+"""docs/dialects.md names every field that the bodies are typed with, and says what is done."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mlx_worker.api.dialects.chat.request import ChatBody
+from mlx_worker.api.dialects.completions.request import CompletionBody
+from mlx_worker.api.dialects.fields import Samplers
+from mlx_worker.api.dialects.messages.request import MessagesBody
+from mlx_worker.api.dialects.responses.request import ResponsesBody
+from mlx_worker.api.dialects.tokenize import DetokenizeBody, TokenizeBody
+
+TEXT = (Path(__file__).parents[2] / "docs" / "dialects.md").read_text()
+SECTIONS: dict[str, tuple[type[msgspec.Struct], ...]] = {
+    "POST /v1/chat/completions": (ChatBody,),
+    "POST /v1/completions": (CompletionBody,),
+    "POST /v1/responses": (ResponsesBody,),
+    "POST /v1/messages": (MessagesBody,),
+    "POST /tokenize, POST /detokenize": (TokenizeBody, DetokenizeBody),
+}
+
+
+def rows(text: str) -> dict[str, str]:
+    """What the tables of a text say of each field."""
+    return dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text, flags=re.MULTILINE))
+
+
+def section(heading: str) -> str:
+    return TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+COMMON = rows(TEXT.split("\n## ")[0])
+
+
+def names(*bodies: type[msgspec.Struct]) -> set[str]:
+    return {field.name for body in bodies for field in msgspec.structs.fields(body)}
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_a_dialects_table_has_every_field_of_its_body_and_none_twice(heading: str) -> None:
+    told = rows(section(heading))
+    typed = names(*SECTIONS[heading])
+    common = names(Samplers) & typed
+    assert not told.keys() & common
+    assert typed - common <= told.keys()
+    # What is not typed cannot be read: it can only be ignored.
+    assert {it for it in told if it not in typed} == {
+        it for it, said in told.items() if said.startswith("ignored") and it not in typed
+    }
+
+
+def test_the_common_table_is_the_common_fields() -> None:
+    assert COMMON.keys() == names(Samplers)
+
+
+def test_every_row_says_what_is_done() -> None:
+    said = [*COMMON.values(), *(it for name in SECTIONS for it in rows(section(name)).values())]
+    assert len(said) > 80
+    assert [it for it in said if not re.match("honoured|refused|ignored", it)] == []

@@ -1,0 +1,53 @@
+"""The files a reader copies: configurations load."""
+
+from __future__ import annotations
+
+import plistlib
+from pathlib import Path
+
+import pytest
+
+from mlx_worker.config.schema import load_config
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "config").glob("*.toml"))
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) == 2
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_an_example_configuration_loads(file: Path) -> None:
+    config = load_config(file)
+    assert sum(model.default for model in config.models) == 1
+    assert config.server.host == "127.0.0.1"
+
+
+def test_the_readmes_configuration_loads(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text().split("```toml\n")[1].split("```")[0]
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "system.txt").write_text("You are shown.")
+    file = tmp_path / "mlx-worker.toml"
+    file.write_text(text)
+    (model,) = load_config(file).models
+    assert model.warm == (tmp_path / "prompts" / "system.txt",)
+
+
+def test_the_wired_limit_is_set_at_each_start() -> None:
+    plist = plistlib.loads((ROOT / "deploy/launchd/mlx-worker.wired-limit.plist").read_bytes())
+    assert plist["RunAtLoad"] is True
+    program, setting = plist["ProgramArguments"]
+    assert Path(program).is_absolute()
+    name, _, megabytes = setting.partition("=")
+    assert (name, int(megabytes) > 0) == ("iogpu.wired_limit_mb", True)
+
+
+def test_the_daemon_to_copy_has_a_home_that_its_account_can_write() -> None:
+    plist = plistlib.loads((ROOT / "deploy/launchd/mlx-worker.plist").read_bytes())
+    home = plist["EnvironmentVariables"]["HOME"]
+    assert plist["WorkingDirectory"] == home
+    words = (ROOT / "deploy/README.md").read_text()
+    assert f"-addUser {plist['UserName']} -roleAccount -UID 399 -home {home}" in words
+    assert f"chown -R {plist['UserName']} {home}" in words
+    assert f"install -d -o {plist['UserName']} {Path(plist['StandardErrorPath']).parent}" in words

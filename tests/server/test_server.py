@@ -1,0 +1,84 @@
+"""The end of a node: connections that are left after its drain."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from mlx_worker.api.metrics.slow_steps import Held
+from mlx_worker.api.middleware.connections import Door
+from mlx_worker.config.schema import ServerConfig
+from mlx_worker.server import _ending_connections
+from mlx_worker.supervisor.process.pause import PauseDetector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Call:
+    def __init__(self, at: float, act: Callable[[], None]) -> None:
+        self.at = at
+        self.act = act
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class Clock:
+    """A loop's clock; calls that are overdue are made when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._calls: list[Call] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, callback: Callable[..., None], /, *args: Any) -> Call:
+        call = Call(self.now + delay, lambda: callback(*args))
+        self._calls.append(call)
+        return call
+
+    def run(self, seconds: float, *, step: float) -> None:
+        """Let so many seconds pass, in which the process runs every `step`."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now += step
+            due = sorted((it for it in self._calls if it.at <= self.now), key=lambda it: it.at)
+            self._calls = [it for it in self._calls if it.at > self.now]
+            for call in due:
+                if not call.is_cancelled:
+                    call.act()
+
+
+class CountingDoor(Door):
+    def __init__(self) -> None:
+        super().__init__(ServerConfig(), Held())
+        self.ends = 0
+
+    def end_all(self) -> None:
+        self.ends += 1
+
+
+async def test_ending_connections_process_stopped_in_the_drain_counts_anew() -> None:
+    clock, door = Clock(), CountingDoor()
+    pause = PauseDetector(clock, 1.0)
+    with _ending_connections(door, 30, asyncio.Event(), pause):
+        clock.run(20, step=0.5)
+        clock.run(100, step=100)
+        assert door.ends == 0
+        clock.run(29, step=0.5)
+        assert door.ends == 0
+        clock.run(2, step=0.5)
+        assert door.ends == 1
+
+
+async def test_ending_connections_second_signal_ends_them_soon() -> None:
+    clock, door, stop = Clock(), CountingDoor(), asyncio.Event()
+    with _ending_connections(door, 30, stop, PauseDetector(clock, 1.0)):
+        stop.set()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        clock.run(2, step=0.5)
+        assert door.ends == 1

@@ -1,0 +1,105 @@
+"""Requests whose answers are bound by a grammar, played through an engine in one process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.loading import read_model
+from mlx_worker.engine.prompt import prompt_of
+from mlx_worker.engine.structured.compiler import Constraints
+from mlx_worker.wire import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@dataclass
+class Answer:
+    """What one request was answered; `calls` and `reasoning` by themselves."""
+
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    reasoning: str = ""
+    calls: list[m.ToolCall] = field(default_factory=list)
+    logprobs: list[m.TokenLogprobs] = field(default_factory=list)
+    finish: str = ""
+    failed: m.Failed | None = None
+
+    def take(self, spans: Sequence[m.Span], text: str) -> None:
+        for span in spans:
+            match span:
+                case m.Reasoning():
+                    self.reasoning += span.text
+                case m.ToolCall():
+                    self.calls.append(span)
+                case _:
+                    self.text += m.shown(span)
+        self.text += text
+
+
+class Bench:
+    """One model, and engines of it that have seen nothing yet."""
+
+    def __init__(self, folder: Path, rows: int = 16) -> None:
+        self.model, self.tokenizer, _ = read_model(folder)
+        self.constraints = Constraints(self.tokenizer)
+        self.rows = rows
+
+    def play(self, *requests: m.ChatRequest, replay: Sequence[int] = ()) -> list[Answer]:
+        """All of them side by side in a new engine."""
+        engine = Engine(self.model, self.tokenizer, context_length=4096, max_concurrency=self.rows)
+        answers = [Answer() for _ in requests]
+        said: list[Any] = []
+        for id_, request in enumerate(requests):
+            prompt = prompt_of(self.tokenizer, request)
+            bound = self.constraints.of(request, prompt)
+            said.append(engine.admit(id_, request, prompt, replay=list(replay), constraint=bound))
+        while True:
+            for message in said:
+                _hear(answers, message)
+            if not engine.active:
+                return answers
+            said = list(engine.step())
+
+
+def _hear(answers: list[Answer], message: Any) -> None:
+    match message:
+        case m.Step():
+            for row in message.rows:
+                answers[row.id].tokens += row.tokens
+                answers[row.id].logprobs += row.logprobs
+                answers[row.id].take(row.spans, row.text)
+        case m.Done():
+            answers[message.id].take(message.spans, message.text)
+            answers[message.id].finish = message.finish
+        case m.Failed():
+            answers[message.id].failed = message
+
+
+def asked(
+    constraint: m.Constraint | None = None,
+    *,
+    seed: int = 1,
+    temperature: float = 0.0,
+    frequency_penalty: float = 0.0,
+    max_tokens: int = 300,
+    bias: dict[int, float] | None = None,
+    **fields: Any,
+) -> m.ChatRequest:
+    sampling = m.Sampling(
+        seed=seed,
+        temperature=temperature,
+        frequency_penalty=frequency_penalty,
+        logit_bias=bias or {},
+    )
+    return m.ChatRequest(HELLO, sampling, max_tokens, constraint=constraint, **fields)
+
+
+def schema(value: dict[str, Any]) -> m.JsonSchema:
+    return m.JsonSchema(json.dumps(value), "response_format")

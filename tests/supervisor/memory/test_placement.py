@@ -1,0 +1,268 @@
+"""Memory holds: models leave for each other, wait or are refused; caches and processes give way."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from mlx_worker.errors import MemoryFull, ModelTooLarge
+from mlx_worker.supervisor.event_log import Events
+from mlx_worker.supervisor.memory.policy import PROCESS_BYTES, Rung
+from mlx_worker.supervisor.memory.pressure import Pressure
+from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.process.states import State
+from mlx_worker.supervisor.requests.generation import Generation
+from tests.supervisor_harness import (
+    PATIENT,
+    QUICK,
+    Fifo,
+    chat,
+    eventually,
+    planned,
+    ready,
+    running,
+    scripted,
+    soon,
+    text_of,
+)
+
+WAITS = replace(PATIENT, load_wait=60)
+MB = 1 << 20
+ONE = PROCESS_BYTES + MB
+"""What a scripted model is expected to take."""
+
+
+async def whole(generation: Generation) -> str:
+    text = ""
+    while piece := await text_of(generation):
+        text += piece
+    return text
+
+
+async def ask(node: Node, model: str, text: str) -> Generation:
+    return await soon(node.generate(node.named(model), chat(text)))
+
+
+async def said(node: Node, model: str, text: str = "hello") -> str:
+    return await whole(await ask(node, model, text))
+
+
+def of_size(*flags: str) -> tuple[str, ...]:
+    return scripted("--resident", str(ONE), *flags)
+
+
+# --- models ---------------------------------------------------------------------------------
+
+
+async def test_models_that_do_not_fit_together_are_used_in_turn() -> None:
+    models = [planned("a"), planned("b"), planned("c")]
+    limit = 2 * ONE
+    async with running(*models, command=of_size(), resume=WAITS, memory_limit=limit) as node:
+        for turn in range(12):
+            assert await said(node, "abc"[turn % 3], f"turn {turn}") == f"turn {turn}"
+            assert node.pressure.used <= limit
+            assert sum(it.child.facts.pid is not None for it in node.models.values()) <= 2
+
+
+async def test_the_least_recently_used_leaves() -> None:
+    models = [planned("a"), planned("b"), planned("c", preload=False)]
+    async with running(*models, command=of_size(), resume=WAITS, memory_limit=2 * ONE) as node:
+        await ready(node)
+        await said(node, "b")
+        await said(node, "a")
+        await said(node, "c")
+        states = {id_: it.child.state for id_, it in node.models.items()}
+        assert states == {"a": State.READY, "b": State.STOPPED, "c": State.READY}
+
+
+async def test_a_model_waits_for_one_at_work_to_come_to_its_end(pace: Fifo) -> None:
+    command = of_size("--pace", str(pace.path))
+    models = [planned("a"), planned("b", preload=False)]
+    async with running(*models, command=command, resume=WAITS, memory_limit=ONE) as node:
+        await ready(node)
+        first = await ask(node, "a", "one two")
+        second = await ask(node, "b", "three")
+        assert isinstance(node.named("b").child.held_back, MemoryFull)
+        pace.let(2)
+        assert await whole(first) == "one two"
+        await soon(node.named("b").child.reached(State.READY))
+        pace.let(1)
+        assert await whole(second) == "three"
+
+
+async def test_beside_a_pinned_model_there_is_no_room_and_the_refusal_has_the_numbers() -> None:
+    models = [planned("a", pin=True), planned("b", preload=False)]
+    async with running(*models, command=of_size(), memory_limit=ONE) as node:
+        await ready(node)
+        with pytest.raises(MemoryFull, match=r"MB of .* MB; a takes .* \(pinned\)") as refused:
+            await ask(node, "b", "hello")
+        assert refused.value.retry_after
+        assert await said(node, "a") == "hello"
+
+
+async def test_who_waited_for_room_in_vain_hears_the_numbers() -> None:
+    models = [planned("a", pin=True), planned("b", preload=False)]
+    resume = replace(PATIENT, load_wait=0.05)
+    async with running(*models, command=of_size(), memory_limit=ONE, resume=resume) as node:
+        await ready(node)
+        generation = await ask(node, "b", "hello")
+        with pytest.raises(MemoryFull, match="does not fit in memory"):
+            await soon(generation.started())
+
+
+async def test_a_model_that_never_fits_is_refused_for_good_and_nobody_leaves_for_it() -> None:
+    models = [planned("a"), planned("large", weights=2 * ONE, preload=False)]
+    async with running(*models, command=of_size(), memory_limit=2 * ONE - 1) as node:
+        await ready(node)
+        with pytest.raises(ModelTooLarge, match="memory_limit") as refused:
+            await ask(node, "large", "hello")
+        assert refused.value.retry_after is None
+        assert node.named("a").child.state is State.READY
+
+
+async def test_preloaded_models_start_as_far_as_they_fit_and_the_pinned_first() -> None:
+    models = [planned("a"), planned("b"), planned("c", pin=True)]
+    async with running(*models, command=of_size(), memory_limit=2 * ONE) as node:
+        await soon(node.named("c").child.reached(State.READY))
+        await soon(node.named("a").child.reached(State.READY))
+        assert node.named("b").child.state is State.STOPPED
+
+
+async def test_warming_waits_for_room_too(pace: Fifo) -> None:
+    command = of_size("--pace", str(pace.path))
+    models = [planned("a"), planned("b", preload=False)]
+    async with running(*models, command=command, memory_limit=ONE) as node:
+        await ready(node)
+        first = await ask(node, "a", "one")
+        warming = asyncio.create_task(node.warm(node.named("b"), "be kind"))
+        await asyncio.sleep(0)
+        pace.let(1)
+        assert await whole(first) == "one"
+        assert (await soon(warming)).tokens == 2
+
+
+async def test_a_model_that_was_given_up_needs_room_to_be_restarted() -> None:
+    models = [planned("a", pin=True), planned("b", preload=False)]
+    async with running(*models, command=of_size(), memory_limit=ONE) as node:
+        await ready(node)
+        with pytest.raises(MemoryFull):
+            node.restart(node.named("b"))
+
+
+# --- pressure -------------------------------------------------------------------------------
+
+
+async def reaches(node: Node, rung: Rung) -> None:
+    async def so() -> bool:
+        return node.pressure.rung is rung
+
+    await eventually(so)
+
+
+async def test_under_pressure_caches_are_trimmed_and_nothing_is_refused() -> None:
+    command = of_size("--grow", str(8 * MB))
+    async with running(planned("a"), command=command, memory_limit=ONE + 10 * MB) as node:
+        await ready(node)
+        for _ in range(6):
+            assert await said(node, "a") == "hello"
+            await reaches(node, Rung.CALM)
+        assert node.named("a").child.restarts == 0
+
+
+async def test_a_process_that_grew_and_does_not_shrink_is_recycled_after_new_work_was_refused() -> (
+    None
+):
+    command = of_size("--grow", str(8 * MB), "--never-shrink")
+    async with running(planned("a"), command=command, memory_limit=ONE + 10 * MB) as node:
+        await ready(node)
+        await said(node, "a")
+        await said(node, "a")
+        await reaches(node, Rung.REFUSE)
+        with pytest.raises(MemoryFull, match="MB of") as refused:
+            await ask(node, "a", "too much")
+        assert refused.value.retry_after
+        await reaches(node, Rung.CALM)
+        await ready(node)
+        assert node.named("a").child.restarts == 1
+        assert await said(node, "a") == "hello"
+        steps = [it.facts["what"] for _, it in node.events.after(0) if it.kind == "pressure"]
+    words = ["given up", "refused", "has to end", "fresh process", "welcome"]
+    assert [word for line, word in zip(steps, words, strict=True) if word in line] == words
+
+
+async def test_a_recycled_process_finishes_what_it_has_first(pace: Fifo) -> None:
+    command = of_size("--grow", str(8 * MB), "--never-shrink", "--pace", str(pace.path))
+    timings = replace(QUICK, drain=3600)
+    limit = ONE + 4 * MB
+    model = planned("a")
+    async with running(model, command=command, memory_limit=limit, timings=timings) as node:
+        await ready(node)
+        generation = await ask(node, "a", "one two three")
+        await soon(node.named("a").child.reached(State.DRAINING))
+        pace.let(3)
+        assert await whole(generation) == "one two three"
+        await soon(node.named("a").child.reached(State.STARTING, State.LOADING, State.READY))
+        assert node.named("a").dispatch.resumes == 0
+
+
+async def test_processes_larger_than_expected_make_room_by_what_was_measured() -> None:
+    """One request each to many models, one after the other: none is refused."""
+    models = [planned(f"m{number}", preload=False) for number in range(8)]
+    command = scripted("--resident", str(2 * ONE))
+    async with running(*models, command=command, resume=WAITS, memory_limit=5 * ONE) as node:
+        for number in range(8):
+            assert await said(node, f"m{number}") == "hello"
+            await eventually(lambda: measured(node))
+            assert node.pressure.rung is Rung.CALM
+
+
+async def measured(node: Node) -> bool:
+    up = [it for it in node.models.values() if it.child.state is State.READY]
+    return all(it.child.at_start is not None for it in up)
+
+
+async def test_over_the_limit_idle_models_leave_and_a_request_waits_for_that() -> None:
+    """All start at once, so that none could be corrected by another."""
+    models = [planned(f"m{number}") for number in range(4)]
+    command = scripted("--resident", str(2 * ONE))
+    async with running(*models, command=command, resume=WAITS, memory_limit=4 * ONE) as node:
+        await ready(node)
+        for number in range(4):
+            assert await said(node, f"m{number}") == "hello"
+
+
+async def test_a_process_that_has_ended_is_no_reason_to_refuse_work() -> None:
+    """Its memory is free at once; the ladder hears of that at the next look."""
+    pressure = Pressure(100, list, lambda *_: None, Events())
+    pressure._ladder.rung = Rung.RECYCLE
+    assert pressure.refusal() is None
+
+
+async def test_a_given_up_model_whose_room_is_lost_again_is_tried_again_later() -> None:
+    models = [planned("a"), planned("b", preload=False)]
+    async with running(*models, command=of_size(), memory_limit=ONE) as node:
+        await ready(node)
+        a, b = node.named("a"), node.named("b")
+        b.child.cannot_start("its folder is gone")
+        await soon(b.child.reached(State.FAILED))
+        node.room.bring(b)
+        assert node.room.promised(b)
+        with a.needed():  # before it has left
+            node.room.changed()
+            node.room.changed()
+
+        async def told() -> bool:
+            return "does not fit in memory" in b.child.reason
+
+        await eventually(told)
+        assert b.child.state is State.FAILED
+
+
+async def test_an_eviction_is_one_event() -> None:
+    models = [planned("a"), planned("b", preload=False)]
+    async with running(*models, command=of_size(), resume=WAITS, memory_limit=ONE) as node:
+        await ready(node)
+        assert await said(node, "b") == "hello"
+        assert await said(node, "a") == "hello"
+        evicted = [(it.model, it.facts) for _, it in node.events.after(0) if it.kind == "evict"]
+        assert evicted == [("a", {"by": "b"}), ("b", {"by": "a"})]

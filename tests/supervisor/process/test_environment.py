@@ -1,0 +1,111 @@
+"""What children inherit of the front's environment, and what they do not."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from mlx_worker.supervisor.process.environment import is_secret, without_secrets
+from mlx_worker.supervisor.process.process import spawn
+from mlx_worker.supervisor.process.stderr import LastWords
+from tests.supervisor_harness import soon
+
+SECRET = [
+    "MLX_WORKER_API_KEY",
+    "MLX_WORKER_API_KEYS",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HUGGINGFACEHUB_API_TOKEN",
+    "OPENAI_API_KEY",
+    "ANTHROPIC_API_KEY",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GITHUB_TOKEN",
+    "github_token",
+    "GH_PAT",
+    "DB_PASSWORD",
+    "PGPASSWORD",
+    "MYSQL_PWD",
+    "SMTP_PASS",
+    "SSH_AUTH_SOCK",
+    "SESSION_COOKIE",
+    "MY_SECRET",
+    "SECRETS_FILE",
+]
+NEEDED = [
+    "PATH",
+    "HOME",
+    "PWD",
+    "OLDPWD",
+    "USER",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "LD_PRELOAD",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "DYLD_INSERT_LIBRARIES",
+    "MLX_MODEL_PATH",
+    "MLX_MAX_OPS_PER_BUFFER",
+    "MLX_WORKER_MODELS",
+    "MLX_WORKER_PORT",
+    "MTL_DEBUG_LAYER",
+    "METAL_DEVICE_WRAPPER_TYPE",
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "PYTHONPATH",
+    "PYTHONDONTWRITEBYTECODE",
+    "VIRTUAL_ENV",
+    "HF_HOME",
+    "XDG_CACHE_HOME",
+    "TOKENIZERS_PARALLELISM",
+    "COVERAGE_PROCESS_CONFIG",
+    "KEYBOARD_LAYOUT",
+    "COMPASS_MODE",
+    "AUTHOR",
+]
+
+
+@pytest.mark.parametrize("name", SECRET)
+def test_a_secret_is_kept_from_children(name: str) -> None:
+    assert without_secrets({name: "none"}) == {}
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_what_a_child_runs_with_is_inherited(name: str) -> None:
+    assert without_secrets({name: "value"}) == {name: "value"}
+
+
+@pytest.mark.parametrize(
+    ("value", "secret"),
+    [
+        ("http://me:word@proxy:3128", True),
+        ("postgres://me:word@db/name", True),
+        ("https://pypi.example/simple", False),
+        ("mail: me@example.com", False),
+    ],
+)
+def test_an_url_with_a_password_is_a_secret(value: str, *, secret: bool) -> None:
+    assert is_secret("ADDRESS", value) == secret
+
+
+async def test_a_process_starts_without_the_fronts_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in SECRET:
+        monkeypatch.setenv(name, "none")
+    monkeypatch.setenv("MLX_MODEL_PATH", "/models/one")
+    program = "import json, os, sys; print(json.dumps(list(os.environ)), file=sys.stderr)"
+    process = await spawn([sys.executable, "-c", program], 2)
+    words = LastWords(process)
+    await soon(process.wait())
+    names = set(json.loads("".join(await soon(words.complete(within=5)))))
+    assert not names & set(SECRET)
+    assert {"PATH", "MLX_MODEL_PATH", "TMPDIR", "HF_HUB_OFFLINE"} <= names

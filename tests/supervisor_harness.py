@@ -1,0 +1,181 @@
+"""What tests with the scripted child share: its command, its pace, nodes with short patience."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import psutil
+
+from mlx_worker.config.schema import ModelConfig
+from mlx_worker.models.folder import ModelFolder
+from mlx_worker.models.resolve import PlannedModel
+from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.process.lifecycle import Timings
+from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+from mlx_worker.supervisor.process.spares import StandbyPolicy
+from mlx_worker.supervisor.process.states import State
+from mlx_worker.supervisor.requests.generation import Generation, Piece
+from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
+from mlx_worker.supervisor.starter import FolderAccess
+from mlx_worker.wire import messages as m
+
+DEADLINE = 10.0
+"""Seconds that any single wait may take on a busy machine; what is awaited takes milliseconds."""
+
+QUICK = Timings(start=DEADLINE, load=DEADLINE, stall=DEADLINE, drain=0.2, stop=2, kill=5, ping=0.02)
+"""Nothing but what a test sets ever ends a child here."""
+
+PATIENT = ResumePolicy(timeout=DEADLINE, load_wait=0, max_crashes=3, sign_every=DEADLINE)
+"""What was lost waits; what is new is refused at once where there is no child."""
+
+AT_ONCE = RestartPolicy(base=0.01, ceiling=0.01, intensity=3, period=600)
+"""A restart without a pause, three times."""
+
+ALONE = StandbyPolicy(spares=0)
+"""No process but those of the models: each flag of a scripted child is one child's."""
+
+PLENTY = 1 << 40
+"""Bytes: nothing here needs as many."""
+
+NOT_READY = tuple(state for state in State if state is not State.READY)
+
+T = TypeVar("T")
+
+
+def scripted(*flags: str | Path) -> tuple[str, ...]:
+    """The command of a scripted child."""
+    script = Path(__file__).with_name("fake_worker.py")
+    return (sys.executable, str(script), *map(str, flags))
+
+
+class Fifo:
+    """A named pipe that a scripted child waits on; the test lets it go on."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+        # Both ends: neither opening it nor a child's death ever blocks or closes it.
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def let(self, steps: int) -> None:
+        """Allow this many more steps."""
+        os.write(self._fd, b"." * steps)
+
+
+async def soon(awaitable: Awaitable[T]) -> T:
+    """Wait for it, but not for ever."""
+    async with asyncio.timeout(DEADLINE):
+        return await awaitable
+
+
+async def eventually(true: Callable[[], Awaitable[bool]]) -> None:
+    """Ask until it is true: for what has no event, such as another side's report."""
+    async with asyncio.timeout(DEADLINE):
+        while not await true():  # noqa: ASYNC110  (it has no event: that is the point)
+            await asyncio.sleep(0.01)
+
+
+def alive(pid: int | None) -> bool:
+    """Is there such a process that is not a mere zombie?"""
+    assert pid is not None
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def planned(model_id: str = "model", *, weights: int = 1, **settings: Any) -> PlannedModel:
+    """A configured model whose folder nobody opens, with weights of so many bytes."""
+    path = Path("/nowhere") / model_id
+    folder = ModelFolder(path, "llama", 8192, weights, has_chat_template=True)
+    return PlannedModel(ModelConfig(id=model_id, path=model_id, **settings), folder)
+
+
+def chat(text: str, *, system: str | None = None, max_tokens: int | None = None) -> m.ChatRequest:
+    """A request that the scripted child answers with the words of `text`."""
+    head = [] if system is None else [{"role": "system", "content": system}]
+    turns = [*head, {"role": "user", "content": text}]
+    return m.ChatRequest(turns, m.Sampling(seed=1), max_tokens=max_tokens)
+
+
+def nowhere(config: ModelConfig) -> ModelFolder:
+    """The folder that `planned` gives a model: found without a look at any disk."""
+    return planned(config.id).inspected
+
+
+def started_processes() -> list[psutil.Process]:
+    """Return the processes that a supervisor in this process has started.
+
+    An engine in the same process, of another test, may keep one in which it tries grammars.
+    """
+    others = "mlx_worker.grammar_trial.helper"
+    return [it for it in psutil.Process().children() if others not in it.cmdline()]
+
+
+NOWHERE = FolderAccess(inspect=nowhere, places=lambda _: [])
+
+
+@asynccontextmanager
+async def running(
+    *models: PlannedModel,
+    command: Sequence[str],
+    timings: Timings = QUICK,
+    policy: RestartPolicy = AT_ONCE,
+    resume: ResumePolicy = PATIENT,
+    standby: StandbyPolicy = ALONE,
+    memory_limit: int = PLENTY,
+    folders: FolderAccess = NOWHERE,
+) -> AsyncIterator[Node]:
+    """A started node; in the end it is stopped, whatever the test left running."""
+    node = Node(
+        models or (planned(),),
+        timings=timings,
+        policy=policy,
+        resume=resume,
+        standby=standby,
+        memory_limit=memory_limit,
+        command=command,
+        folders=folders,
+    )
+    node.start()
+    try:
+        yield node
+    finally:
+        await soon(node.stop())
+
+
+async def ready(node: Node) -> Node:
+    """The node once all its preloaded models are READY."""
+    for served in node.models.values():
+        if served.config.preload:
+            await soon(served.child.reached(State.READY))
+    return node
+
+
+async def taken(generation: Generation) -> Piece | None:
+    """The next piece of a generation; None at its end. Raises what went wrong."""
+    news = asyncio.Event()
+    generation.attend(news.set)
+    while (piece := generation.take()) is None:
+        if generation.over:
+            generation.check()
+            return None
+        news.clear()
+        await soon(news.wait())
+    return piece
+
+
+async def text_of(generation: Generation) -> str:
+    """The next text of a generation; "" at its end."""
+    piece = await taken(generation)
+    return piece.text if piece else ""
