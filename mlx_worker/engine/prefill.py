@@ -9,7 +9,9 @@ sequences in, decisions out. [child]
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mlx_worker.engine.prefix import WORTH_FETCHING, begins_alike, common_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -46,9 +48,6 @@ BLOCK = 256
 
 WORTH_WAITING = 64
 """Shared tokens below which reading them twice is cheaper than waiting."""
-
-WORTH_FETCHING = 16
-"""Resident tokens below which reading them again is cheaper than joining their KV to a batch."""
 
 
 class Pace:
@@ -115,7 +114,7 @@ def follow(new: Sequence, others: Iterable[Sequence], *, any_length: bool) -> No
     tokens = new.prompt.tokens
     for other in others:
         worth = max(other.cached + WORTH_WAITING, new.shared + 1)
-        if not _begin_alike(tokens, other.prompt.tokens, worth):
+        if not begins_alike(tokens, other.prompt.tokens, worth):
             continue
         shared = common_prefix(tokens, other.prompt.tokens)
         segments = (end for end in other.prompt.segments if end <= shared)
@@ -164,24 +163,3 @@ def fits(new: Sequence, rows: Listed[Sequence], cost: KvCost, budget: int | None
 
 def _left(sequence: Sequence) -> int:
     return len(sequence.prompt.tokens) - sequence.read
-
-
-def _begin_alike(a: Listed[Any], b: Listed[Any], count: int) -> bool:
-    """Are the first so many items the same? By one look at the last of them in most cases."""
-    if len(a) < count or len(b) < count:
-        return False
-    return bool(a[count - 1] == b[count - 1] and a[:count] == b[:count])
-
-
-def common_prefix(a: Listed[Any], b: Listed[Any]) -> int:
-    """How many first items are the same; by halving, because slices compare fast."""
-    low, high = 0, min(len(a), len(b))
-    if a[:high] == b[:high]:
-        return high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low

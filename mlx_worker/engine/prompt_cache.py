@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 
-from mlx_worker.engine.prefill import common_prefix
+from mlx_worker.engine.prefix import common_prefix
 from mlx_worker.engine.prefix_index import Indexed, PrefixIndex, Tokens
 from mlx_worker.limits import WARM_PROMPTS
 

@@ -1,4 +1,4 @@
-"""One row of the engine, from its admission to its last word. [child]"""
+"""One row of the engine, from its admission to its last message, and the table of rows. [child]"""
 
 from __future__ import annotations
 
@@ -79,3 +79,35 @@ class Sequence:
     def head_is_new(self) -> bool:
         """Its system prompt was not resident."""
         return self.cached < self.prompt.head
+
+
+class SequenceTable:
+    """The unfinished sequences of one engine, by request id and by the batch's own number."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[int, Sequence] = {}
+        self.by_uid: dict[int, Sequence] = {}
+        self.waiting: list[Sequence] = []
+        """Not in the batch yet, in the order of their arrival."""
+
+    def add(self, sequence: Sequence) -> None:
+        """Add a sequence behind those that wait."""
+        self.by_id[sequence.id] = sequence
+        self.waiting.append(sequence)
+
+    def enter_batch(self, sequence: Sequence, uid: int) -> None:
+        """Record the batch's number of a sequence."""
+        sequence.uid = uid
+        self.by_uid[uid] = sequence
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence, wherever it stands; the batch is told by the caller."""
+        sequence.over = True
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+        self.by_id.pop(sequence.id, None)
+        self.by_uid.pop(sequence.uid, None)
+
+    def readers(self) -> list[Sequence]:
+        """Return the sequences that read their prompts."""
+        return [sequence for sequence in self.by_uid.values() if sequence.reading]

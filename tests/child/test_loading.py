@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlx_worker.child.imported_code import ImportedCode
-from mlx_worker.child.worker import Service
+from mlx_worker.child.model_loading import load_model
 from mlx_worker.engine.templates.rules import fit_to_template, rules_of
 from mlx_worker.wire import messages as m
 
@@ -26,21 +26,18 @@ class Front:
 
 def test_template_rules_are_made_before_the_model_is_loaded(nano: Path) -> None:
     front = Front()
-    service: Any = Service(front, ImportedCode())  # type: ignore[arg-type]
-    service.hear(
-        m.Load(
-            model="nano",
-            path=str(nano),
-            max_concurrency=2,
-            context_length=None,
-            cache_bytes=1 << 20,
-            kv_bytes=1 << 30,
-            prefill_pause=1.0,
-        )
+    load = m.Load(
+        model="nano",
+        path=str(nano),
+        max_concurrency=2,
+        context_length=None,
+        cache_bytes=1 << 20,
+        kv_bytes=1 << 30,
+        prefill_pause=1.0,
     )
     rules_of.cache_clear()
-    service._load()
+    loaded = load_model(load, ImportedCode(), send=front.send, on_encoded=lambda: None)
     assert isinstance(front.heard[-1], m.Loaded)
     assert rules_of.cache_info().misses == 1
-    fit_to_template(service._tokenizer, [{"role": "user", "content": "Hello"}])
+    fit_to_template(loaded.tokenizer, [{"role": "user", "content": "Hello"}])
     assert rules_of.cache_info().misses == 1

@@ -14,16 +14,15 @@ from mlx_worker.engine.prefill import (
     LONG_READERS,
     READERS,
     SMALLEST_CHUNK,
-    WORTH_FETCHING,
     WORTH_WAITING,
     Pace,
-    common_prefix,
     cuts,
     follow,
     has_room,
     least_fetched,
     may_start,
 )
+from mlx_worker.engine.prefix import WORTH_FETCHING, common_prefix
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.sequence import Sequence
 from tests.call_counter import Token, comparisons

@@ -321,7 +321,7 @@ class Stage:
         batch = self.engine._batch
 
         def next_in_chunks() -> Any:
-            readers = [it for it in self.engine._by_uid.values() if it.reading]
+            readers = [it for it in self.engine._sequences.by_uid.values() if it.reading]
             batch.prefill_step_size = size if size == 1 else past_cuts(size, readers)
             return type(batch).next(batch)
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast
 
 import msgspec
 
-from mlx_worker.api.admin.log_level import LevelBody, parse_level
 from mlx_worker.api.dialects.base import Call
 from mlx_worker.api.dialects.cache_warm import parse_to_warm
 from mlx_worker.api.dialects.chat import request as chat
 from mlx_worker.api.dialects.completions import request as completions
+from mlx_worker.api.dialects.log_level import LevelBody, parse_level
 from mlx_worker.api.dialects.messages import request as messages
 from mlx_worker.api.dialects.packing import in_packs
 from mlx_worker.api.dialects.responses import request as responses

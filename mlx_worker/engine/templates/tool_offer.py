@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 from mlx_lm.tool_parsers import json_tools
 
-from mlx_worker.engine.prompt import chat_text, prompt_of, system_text
+from mlx_worker.engine.prompt import prompt_of
+from mlx_worker.engine.templates.chat_text import chat_text, system_text
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.wire import messages as m
 
 if TYPE_CHECKING:
-    from mlx_worker.engine.prompt import Messages, Prompt, Tools
+    from mlx_worker.engine.prompt import Prompt, Tools
+    from mlx_worker.engine.templates.chat_text import Messages
     from mlx_worker.engine.text_bound import TextBound
 
 LEFT_OUT: Final = "tools: this model's chat template has no tool calls; the tools were left out"
