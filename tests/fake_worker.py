@@ -297,10 +297,13 @@ class ScriptedChild:
         id_, request = asked.id, asked.request
         wait_for_leave(self._flags.hold_start)
         if self._flags.refuse:
-            self._pipe.send([m.Failed(id_, ContextLengthExceeded.code, "5000 tokens of 4096")])
+            self._pipe.send(
+                [m.Failed(id_, ContextLengthExceeded.code, "5000 tokens of 4096", "messages")]
+            )
             return
         said = len(asked.replay)
         assert asked.replay == list(range(1, said + 1)), asked.replay
+        assert asked.room is not None or not said, "an answer that goes on keeps its room"
         prompt_tokens = len(read(request))
         system = system_prompt(request)
         hit = system is not None and digest(system) in self._resident
@@ -313,7 +316,7 @@ class ScriptedChild:
         self._grown += self._flags.grow
         self._pipe.send(
             [
-                m.Started(id_, prompt_tokens, cached, hit),
+                m.Started(id_, prompt_tokens, cached, hit, room=limit),
                 m.Prefill(id_, prompt_tokens - cached, prompt_tokens - cached),
                 *([] if system is None else [self._now_resident(system)]),
                 *([self._cache_state(system)] if self._flags.grow else []),

@@ -133,4 +133,5 @@ class Admission:
         prompt, asked = sequence.prompt, len(sequence.prompt.tokens) - sequence.replayed
         known = prompt.head > 0 and not sequence.head_is_new
         miss = self._cache.missed(prompt.tokens[: prompt.head]) if sequence.head_is_new else ""
-        return m.Started(sequence.id, asked, min(sequence.cached, asked), known, miss)
+        room = sequence.max_tokens + sequence.replayed
+        return m.Started(sequence.id, asked, min(sequence.cached, asked), known, miss, room)

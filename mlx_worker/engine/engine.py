@@ -133,16 +133,19 @@ class Engine:
         replay: list[int] | None = None,
         in_session: bool = False,
         constraint: Constraint | None = None,
+        room: int | None = None,
     ) -> m.Started | m.Done | None:
         """Take a request in; None: it waits, and a later `step` says that it has started.
 
         `replay` are the tokens that a former child said: they are read like a prompt, and what
         follows is what would have followed; Done, if nothing does. What a request leaves behind
-        is kept longer `in_session`. `constraint` is the request's, made by `constraints`. Raises
+        is kept longer `in_session`. `constraint` is the request's, made by `constraints`. `room` is
+        how many tokens a former child allowed the answer: this child may have less memory for the
+        context, but an answer that was begun does not end earlier for that. Raises
         ContextLengthExceeded, KvTooLarge or InvalidRequest, with the numbers, before any work;
         ComputationFailed for what goes wrong in mlx.
         """
-        limit = self._checks.answer_limit(request, prompt)
+        limit = self._checks.answer_limit(request, prompt, room)
         sequence = self._sequence_of(id_, request, prompt, replay or [], limit, constraint)
         sequence.in_session = in_session
         if replay and (end := self._replay(sequence, replay)) is not None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 9
+PROTOCOL = 10
 """Raised whenever a message changes; a child of another version is refused at hello."""
 
 
@@ -170,7 +170,8 @@ class Generate(Message, frozen=True):
 
     `replay` are the token ids that its client already has: they are read, not said again, and the
     next token is the one that would have followed. `session` is the client's own name for the
-    conversation, `request_id` its name in the log; "" where there is none.
+    conversation, `request_id` its name in the log; "" where there is none. `room` is what a process
+    before this one said in `Started`; None: no process has started the generation.
     """
 
     id: int
@@ -178,6 +179,7 @@ class Generate(Message, frozen=True):
     replay: list[int] = []
     session: str = ""
     request_id: str = ""
+    room: int | None = None
 
 
 class Cancel(Message, frozen=True):
@@ -303,7 +305,8 @@ class Started(Message, frozen=True):
     """Tokenized, looked up and admitted: from here on the answer is on its way.
 
     `cache_hit`: the KV of the prompt's shared head (system prompt) was resident; `miss` says why
-    it was not ("new", "evicted", "cleared"; "" also where there is no head).
+    it was not ("new", "evicted", "cleared"; "" also where there is no head). `room` is how many
+    tokens the answer may have; None: the process does not tell.
     """
 
     id: int
@@ -311,6 +314,7 @@ class Started(Message, frozen=True):
     cached_tokens: int
     cache_hit: bool
     miss: str = ""
+    room: int | None = None
 
 
 class Prefill(Message, frozen=True):
