@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.context import Front
     from mlx_worker.health import Ledger
     from mlx_worker.supervisor.node import Served
-    from mlx_worker.wire.messages import KvCost
+    from mlx_worker.wire.kv_cost import KvCost
 
 # --- words --------------------------------------------------------------------------------
 

@@ -152,7 +152,7 @@ def _lives(front: Front) -> Iterator[Metric]:
         (*id_, kind): times
         for id_, it in models.items()
         if (pong := it.child.facts.pong) is not None
-        for kind, times in pong.held.items()
+        for kind, times in pong.slow_work.items()
     }
     what = "Pieces of work that held a thread of a model's process for more than a second, by kind."
     yield counter("child_held", what, ("model", "kind"), held)
