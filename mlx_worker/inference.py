@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mlx_worker.engine.prompt_cache import CacheFacts
     from mlx_worker.wire.request import ChatRequest
 
+__all__ = ["MODEL_PATH_VARIABLE", "count_tokens", "generate_stream", "load_model"]
+
 MODEL_PATH_VARIABLE = "MLX_MODEL_PATH"
 LIBRARY_CONCURRENCY = 8
 

@@ -20,19 +20,19 @@ from aiohttp import web
 
 from mlx_worker.api import handlers
 from mlx_worker.api.admin import endpoints
-from mlx_worker.api.admin.log_buffer import OwnLog
-from mlx_worker.api.admin.reload import Reload, folder_access
-from mlx_worker.api.context import ADDRESSES, FRONT, Front
-from mlx_worker.api.dashboard.history import History
+from mlx_worker.api.admin.log_buffer import LogBuffer
+from mlx_worker.api.admin.reload import ConfigReloader, folder_access
+from mlx_worker.api.context import ADDRESSES, CONTEXT, AppContext
+from mlx_worker.api.dashboard.history import MetricsHistory
 from mlx_worker.api.dashboard.static import PAGE, page, page_files
-from mlx_worker.api.metrics.counters import Traffic
-from mlx_worker.api.metrics.loop_lag import Lag
-from mlx_worker.api.metrics.slow_steps import Held
+from mlx_worker.api.metrics.counters import RequestMetrics
+from mlx_worker.api.metrics.loop_lag import EventLoopLagMonitor
+from mlx_worker.api.metrics.slow_steps import SlowSteps
 from mlx_worker.api.middleware.auth import Authentication
 from mlx_worker.api.middleware.body import BODY, BodyLimits
-from mlx_worker.api.middleware.connections import DOOR, Door
+from mlx_worker.api.middleware.connections import CONNECTION_LIMITER, ConnectionLimiter
 from mlx_worker.api.middleware.cors import Cors
-from mlx_worker.api.middleware.credentials import BORDER, Border
+from mlx_worker.api.middleware.credentials import CREDENTIALS, Credentials
 from mlx_worker.api.middleware.csrf import same_origin
 from mlx_worker.api.middleware.errors import problems
 from mlx_worker.api.openapi import DOCUMENTED
@@ -57,12 +57,14 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
-    from mlx_worker.api.metrics.tracing import Traces
+    from mlx_worker.api.metrics.tracing import RequestTracer
     from mlx_worker.config.schema import Config, LogLevel, TelemetryConfig
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.restart_policy import RestartPolicy
     from mlx_worker.supervisor.process.spares import StandbyPolicy
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
+
+__all__ = ["build_app", "serve"]
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +74,11 @@ HANDSHAKE_TIMEOUT = 10.0
 GRACE = 1.0
 """Seconds after the end of a drain in which answers that are cut off may still be taken."""
 
-OPEN = frozenset({handlers.live, handlers.ready, page})
+PUBLIC = frozenset({handlers.live, handlers.ready, page})
 """Asked without a key: by whoever starts and balances nodes, for a yes or a no; and the page, which
 asks its reader for one."""
 
-TRUSTING = frozenset(
+OPEN_TO_TRUSTED = frozenset(
     {
         *(handlers.chat_completions, handlers.completion, handlers.response, handlers.message),
         *(handlers.count_tokens, handlers.tokenize, handlers.detokenize),
@@ -119,15 +121,21 @@ def build_app(
     resume = resume or settings.resume_policy(config.supervisor)
     standby = standby or settings.standby_policy(config.supervisor)
     server = config.server
-    held = Held()
-    border, door = Border(server), Door(server, held)
+    slow_steps = SlowSteps()
+    credentials, limiter = Credentials(server), ConnectionLimiter(server, slow_steps)
     origins = server.cors_origins
-    callers = Authentication(border, origins, unasked=OPEN, trusting=TRUSTING)
-    browsers = same_origin(server.host_names, origins, callers.keeps_strangers_out)
+    callers = Authentication(credentials, origins, public=PUBLIC, open_to_trusted=OPEN_TO_TRUSTED)
+    browsers = same_origin(server.host_names, origins, callers.excludes_foreign_pages)
     app = web.Application(
-        middlewares=[held.watch, problems, door.watch, browsers, callers.middleware]
+        middlewares=[
+            slow_steps.middleware,
+            problems,
+            limiter.middleware,
+            browsers,
+            callers.middleware,
+        ]
     )
-    app[BORDER], app[DOOR] = border, door
+    app[CREDENTIALS], app[CONNECTION_LIMITER] = credentials, limiter
     app[BODY] = BodyLimits(server.max_body_bytes, server.body_timeout)
     if server.cors_origins:
         Cors(server.cors_origins, ROUTES).install(app)
@@ -152,21 +160,25 @@ def build_app(
         )
         of_node = node_ledger() if ledger is None else ledger
         of_models: defaultdict[str, Ledger] = defaultdict(Ledger)
-        traffic = Traffic()
-        held.tell = partial(_tell_held, children)
-        with Lag(held) as lag, OwnLog() as own_log, History(children, traffic) as history:
-            async with _traces(config.telemetry) as traces, Parser() as parser:
+        request_metrics = RequestMetrics()
+        slow_steps.on_slow_step = partial(_report_slow_step, children)
+        with (
+            EventLoopLagMonitor(slow_steps) as loop_lag,
+            LogBuffer() as log_buffer,
+            MetricsHistory(children, request_metrics) as history,
+        ):
+            async with _request_tracer(config.telemetry) as tracer, Parser() as parser:
                 app[PARSER] = parser
-                app[FRONT] = Front(
+                app[CONTEXT] = AppContext(
                     children,
                     of_node,
                     of_models,
-                    Reload(config, children, border),
-                    traffic,
-                    lag,
-                    own_log,
+                    ConfigReloader(config, children, credentials),
+                    request_metrics,
+                    loop_lag,
+                    log_buffer,
                     history,
-                    traces,
+                    tracer,
                     server.reasoning_summaries,
                     app.get(ADDRESSES, ()),
                 )
@@ -184,21 +196,21 @@ def _pattern(path: str) -> str:
     return LEADING_V1 + path.replace(".+}", ".+?}") + TRAILING
 
 
-def _tell_held(node: Node, path: str, seconds: float) -> None:
+def _report_slow_step(node: Node, path: str, seconds: float) -> None:
     node.events.happened("loop held", level=logging.WARNING, path=path, ms=round(seconds * 1000, 1))
 
 
 @contextlib.asynccontextmanager
-async def _traces(telemetry: TelemetryConfig) -> AsyncIterator[Traces | None]:
+async def _request_tracer(telemetry: TelemetryConfig) -> AsyncIterator[RequestTracer | None]:
     """What tells the collector, where there is one."""
     if telemetry.endpoint is None:
         yield None
         return
     # An extra of nearly half a second, which no other start is to wait for.
-    from mlx_worker.api.metrics.tracing import Traces  # noqa: PLC0415
+    from mlx_worker.api.metrics.tracing import RequestTracer  # noqa: PLC0415
 
-    async with Traces(telemetry.endpoint) as traces:
-        yield traces
+    async with RequestTracer(telemetry.endpoint) as tracer:
+        yield tracer
 
 
 # --- start and stop -----------------------------------------------------------------------
@@ -220,9 +232,9 @@ async def serve(
     app = build_app(config, command=command)
     _check_scratch()
     warn_of_few_files()
-    _fit_connections(app[DOOR], len(config.models))
+    _fit_connections(app[CONNECTION_LIMITER], len(config.models))
     sockets = listen(config.server)
-    app[ADDRESSES] = urls = tuple(url_of_socket(sock, app[BORDER].tls) for sock in sockets)
+    app[ADDRESSES] = urls = tuple(url_of_socket(sock, app[CREDENTIALS].tls) for sock in sockets)
     set_port(sockets[0].getsockname()[1])
     set_title("front")
     drain = config.supervisor.drain_timeout
@@ -239,20 +251,22 @@ async def serve(
             async with _accepting(runner, sockets):
                 gc.freeze()  # what is imported stays: to look it all over again takes 50 ms
                 log.info("listening on %s", ", ".join(urls))
-                front = runner.app[FRONT]
+                context = runner.app[CONTEXT]
                 notifier.ready()
                 with (
-                    _at_hangup(front.reload, notifier),
-                    _at_user_signals(front.node, config.log.level),
+                    _at_hangup(context.reload, notifier),
+                    _at_user_signals(context.node, config.log.level),
                 ):
-                    outage = end_at_outage(front.node, config.supervisor.exit_when_failed_for)
+                    outage = end_at_outage(context.node, config.supervisor.exit_when_failed_for)
                     await _until(stop, outage, *([on_listening(urls[0])] if on_listening else []))
                 notifier.stopping()
                 stop.clear()
                 pause = PauseDetector(asyncio.get_running_loop(), GRACE)
                 ending.callback(pause.close)
-                ending.enter_context(_ending_connections(app[DOOR], drain + GRACE, stop, pause))
-                await _drain(front.node, stop)
+                ending.enter_context(
+                    abort_leftover_connections(app[CONNECTION_LIMITER], drain + GRACE, stop, pause)
+                )
+                await _drain(context.node, stop)
         finally:
             await runner.cleanup()
 
@@ -262,12 +276,16 @@ async def _accepting(
     runner: web.AppRunner, sockets: Sequence[socket.socket]
 ) -> AsyncIterator[None]:
     """Connections to the sockets come in through the door."""
-    server, door, tls = runner.server, runner.app[DOOR], runner.app[BORDER].tls
+    server, limiter, tls = (
+        runner.server,
+        runner.app[CONNECTION_LIMITER],
+        runner.app[CREDENTIALS].tls,
+    )
     assert server is not None, "it was set up"
     with contextlib.ExitStack() as listeners:
         for sock in sockets:
             listener = await asyncio.get_running_loop().create_server(
-                partial(door.protocol, server),
+                partial(limiter.create_protocol, server),
                 sock=sock,
                 backlog=BACKLOG,
                 ssl=tls,
@@ -286,13 +304,13 @@ def _check_scratch() -> None:
         raise CannotStore(problem) from error
 
 
-def _fit_connections(door: Door, models: int) -> None:
+def _fit_connections(limiter: ConnectionLimiter, models: int) -> None:
     """Each connection is an open file: have no more of them than the system allows."""
-    wanted = door.places
+    wanted = limiter.places
     files = raise_limit(wanted_files(wanted, models))
     places = places_within(files, wanted, models)
     if places != wanted:
-        door.lower(places)
+        limiter.lower_limits(places)
         entry = Entry(
             "max_connections lowered",
             configured=wanted.working,
@@ -318,19 +336,19 @@ async def _until(stop: asyncio.Event, *beside: Awaitable[None]) -> None:
 
 
 @contextlib.contextmanager
-def _ending_connections(
-    door: Door, within: float, stop: asyncio.Event, pause: PauseDetector
+def abort_leftover_connections(
+    limiter: ConnectionLimiter, within: float, stop: asyncio.Event, pause: PauseDetector
 ) -> Iterator[None]:
     """End what connections are left after so many seconds, or soon after the next signal.
 
     A client that reads nothing of its answer would keep its handler, and so the node. A pause of
     this process begins the count anew, as it does that of the drain.
     """
-    timers = [pause.timer(within, door.end_all)]
+    timers = [pause.timer(within, limiter.abort_all)]
 
     async def at_signal() -> None:
         await stop.wait()
-        timers.append(pause.timer(GRACE, door.end_all))
+        timers.append(pause.timer(GRACE, limiter.abort_all))
 
     hurried = asyncio.create_task(at_signal())
     try:
@@ -367,7 +385,7 @@ def _signals() -> Iterator[asyncio.Event]:
 
 
 @contextlib.contextmanager
-def _at_hangup(reload: Reload, notifier: Notifier) -> Iterator[None]:
+def _at_hangup(reload: ConfigReloader, notifier: Notifier) -> Iterator[None]:
     """SIGHUP reloads; what comes of it is in the log."""
     loop = asyncio.get_running_loop()
     running: set[asyncio.Task[None]] = set()

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Literal
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from mlx_worker.api.admin.log_buffer import OwnLog
-    from mlx_worker.api.admin.reload import Reload
-    from mlx_worker.api.dashboard.history import History
-    from mlx_worker.api.metrics.counters import Traffic
-    from mlx_worker.api.metrics.loop_lag import Lag
-    from mlx_worker.api.metrics.tracing import Traces
+    from mlx_worker.api.admin.log_buffer import LogBuffer
+    from mlx_worker.api.admin.reload import ConfigReloader
+    from mlx_worker.api.dashboard.history import MetricsHistory
+    from mlx_worker.api.metrics.counters import RequestMetrics
+    from mlx_worker.api.metrics.loop_lag import EventLoopLagMonitor
+    from mlx_worker.api.metrics.tracing import RequestTracer
     from mlx_worker.health import Ledger
     from mlx_worker.supervisor.node import Node
 
 
 @dataclass(frozen=True)
-class Front:
+class AppContext:
     """One running front. `ledger` is the node's, `ledgers` are the models'.
 
     `traces` is None where they go nowhere. `reasoning_summaries` is the configuration's.
@@ -28,14 +28,14 @@ class Front:
     """
 
     node: Node
-    ledger: Ledger
-    ledgers: dict[str, Ledger]
-    reload: Reload
-    traffic: Traffic
-    lag: Lag
-    own_log: OwnLog
-    history: History
-    traces: Traces | None
+    node_stats: Ledger
+    model_stats: dict[str, Ledger]
+    reload: ConfigReloader
+    request_metrics: RequestMetrics
+    loop_lag: EventLoopLagMonitor
+    log_buffer: LogBuffer
+    history: MetricsHistory
+    tracer: RequestTracer | None
     reasoning_summaries: Literal["asked", "always"] = "asked"
     addresses: tuple[str, ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
@@ -55,4 +55,4 @@ class Front:
 ADDRESSES: web.AppKey[tuple[str, ...]] = web.AppKey("addresses", tuple)
 """The URLs that the node listens at; `server` sets them before the application starts."""
 
-FRONT: web.AppKey[Front] = web.AppKey("front", Front)
+CONTEXT: web.AppKey[AppContext] = web.AppKey("context", AppContext)

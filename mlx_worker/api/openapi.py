@@ -18,7 +18,8 @@ from mlx_worker import __version__
 from mlx_worker.api.dialects.errors import AnthropicError, OpenAIError, anthropic_status
 from mlx_worker.api.dialects.vendor import VERSION, is_anthropic_path
 from mlx_worker.api.middleware.request_ids import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID
-from mlx_worker.api.route import EVENTS, Keys, Text
+from mlx_worker.api.route import EVENTS, JsonKeys, Text
+from mlx_worker.json_output import encode
 
 if TYPE_CHECKING:
     from mlx_worker.api.route import Route
@@ -58,7 +59,7 @@ async def served(request: web.Request) -> web.Response:
 @cache
 def document(routes: tuple[Route, ...]) -> bytes:
     """OpenAPI 3.1, as JSON."""
-    return msgspec.json.encode(_Document(routes).whole())
+    return encode(_Document(routes).whole())
 
 
 class _Document:
@@ -122,11 +123,11 @@ class _Document:
             answer["headers"] = _headers(REQUEST_ID, SESSION_ID, CACHE_HIT, MODEL)
         return {str(status): dict(answer) for status in route.statuses}
 
-    def _answered(self, answer: type[msgspec.Struct] | Keys | Text) -> dict[str, Any]:
+    def _answered(self, answer: type[msgspec.Struct] | JsonKeys | Text) -> dict[str, Any]:
         match answer:
             case Text(media):
                 return {it: {} for it in media}
-            case Keys(names):
+            case JsonKeys(names):
                 return _content({"type": "object", "required": list(names)})
             case typed:
                 return _content(self._schemas[typed])

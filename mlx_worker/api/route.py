@@ -15,13 +15,13 @@ Errors = tuple[type[errors.WorkerError], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class JsonKeys:
     """A JSON object that is no type here: the keys that it always has."""
 
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, names: str) -> Keys:
+    def of(cls, names: str) -> JsonKeys:
         """Of names with blanks between them."""
         return cls(tuple(names.split()))
 
@@ -50,7 +50,7 @@ class Route:
     path: str
     handler: Handler
     does: str
-    answer: type[msgspec.Struct] | Keys | Text
+    answer: type[msgspec.Struct] | JsonKeys | Text
     statuses: tuple[int, ...] = (200,)
     body: type[msgspec.Struct] | None = None
     streams: bool = False

@@ -14,7 +14,7 @@ from mlx_worker.api.dialects.messages import models_list
 from mlx_worker.api.dialects.messages.request import MessagesBody
 from mlx_worker.api.dialects.responses.request import ResponsesBody
 from mlx_worker.api.dialects.tokenize import DetokenizeBody, TokenizeBody
-from mlx_worker.api.route import AWAY, EVENTS, GENERATED, READ, Keys, Route, Text
+from mlx_worker.api.route import AWAY, EVENTS, GENERATED, READ, JsonKeys, Route, Text
 from mlx_worker.errors import (
     ContextLengthExceeded,
     KvTooLarge,
@@ -26,17 +26,17 @@ from mlx_worker.errors import (
     UnknownModel,
 )
 
-_HEALTH = Keys.of(
+_HEALTH = JsonKeys.of(
     "status reason version uptime addresses health cache metrics standby memory models"
 )
-_CACHE = Keys.of("tokens systemPromptHash lastUpdated hitRate")
-_COMPLETION = Keys.of("id object created model system_fingerprint choices usage seed")
-_RESPONSE = Keys.of(
+_CACHE = JsonKeys.of("tokens systemPromptHash lastUpdated hitRate")
+_COMPLETION = JsonKeys.of("id object created model system_fingerprint choices usage seed")
+_RESPONSE = JsonKeys.of(
     "id object created_at model status error incomplete_details output usage seed instructions"
     " max_output_tokens metadata parallel_tool_calls reasoning temperature top_p text tool_choice"
     " tools background previous_response_id store truncation"
 )
-_MESSAGE = Keys.of("id type role model content stop_reason stop_sequence usage")
+_MESSAGE = JsonKeys.of("id type role model content stop_reason stop_sequence usage")
 
 ROUTES = (
     # --- generation -----------------------------------------------------------------------
@@ -96,7 +96,7 @@ ROUTES = (
         handler=handlers.tokenize,
         does="The tokens of a text",
         body=TokenizeBody,
-        answer=schemas.Tokenized,
+        answer=schemas.TokenizeResponse,
         errors=READ,
     ),
     Route(
@@ -105,7 +105,7 @@ ROUTES = (
         handler=handlers.detokenize,
         does="The text of tokens",
         body=DetokenizeBody,
-        answer=schemas.Detokenized,
+        answer=schemas.DetokenizeResponse,
         errors=READ,
     ),
     # --- the node -------------------------------------------------------------------------
@@ -165,7 +165,7 @@ ROUTES = (
         path="openapi.json",
         handler=openapi.served,
         does="This document",
-        answer=Keys.of("openapi info servers security paths components"),
+        answer=JsonKeys.of("openapi info servers security paths components"),
     ),
     # --- cache ----------------------------------------------------------------------------
     *(
@@ -185,7 +185,7 @@ ROUTES = (
         path="cache",
         handler=handlers.cache_clear,
         does="Forget cached prompts",
-        answer=schemas.Cleared,
+        answer=schemas.ClearResponse,
         query=("model",),
         errors=(UnknownModel, NodeDraining),
     ),
@@ -196,7 +196,7 @@ ROUTES = (
             handler=handlers.cache_warm,
             does="Read a system prompt and keep it; goes on when its caller hangs up",
             body=WarmBody,
-            answer=schemas.Warmed,
+            answer=schemas.WarmResponse,
             errors=(UnknownModel, *AWAY, ContextLengthExceeded, KvTooLarge),
         )
         for path in ("cache/warm", "cluster/cache/warm")
@@ -214,7 +214,7 @@ ROUTES = (
         path="admin/events",
         handler=endpoints.events,
         does="What happened last, the oldest first",
-        answer=Keys.of("events"),
+        answer=JsonKeys.of("events"),
         query=("after",),
     ),
     Route(
@@ -238,7 +238,7 @@ ROUTES = (
         path="admin/history",
         handler=watch.history,
         does="The last hour, a sample every ten seconds",
-        answer=Keys.of("every samples"),
+        answer=JsonKeys.of("every samples"),
         query=("after",),
     ),
     Route(
@@ -246,7 +246,7 @@ ROUTES = (
         path="admin/logs",
         handler=endpoints.log_lines,
         does="The node's last lines, or all that one model's processes wrote",
-        answer=Keys.of("level lines"),
+        answer=JsonKeys.of("level lines"),
         query=("model", "after"),
         errors=(UnknownModel,),
     ),
@@ -265,7 +265,7 @@ ROUTES = (
         handler=endpoints.log_level,
         does="From which level on lines are shown, until it is set again",
         body=LevelBody,
-        answer=Keys.of("level"),
+        answer=JsonKeys.of("level"),
     ),
     # --- administration -------------------------------------------------------------------
     Route(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from aiohttp import web
 
 from mlx_worker import logs
 from mlx_worker.api.admin.event_stream import listed, live
-from mlx_worker.api.context import FRONT
+from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.middleware.body import read_body
 from mlx_worker.api.parsing.body_kinds import AskLevel
 from mlx_worker.api.parsing.parser import parsed
+from mlx_worker.json_output import encode
 
 if TYPE_CHECKING:
     from mlx_worker.config.schema import LogLevel
@@ -23,7 +23,7 @@ OPENMETRICS: Final = "application/openmetrics-text"
 
 
 def _json(body: Any) -> web.Response:
-    return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+    return web.Response(body=encode(body), content_type="application/json")
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -33,7 +33,7 @@ async def metrics(request: web.Request) -> web.Response:
     # Of two texts, by name alone: the library trips over versions that are none.
     wanted = OPENMETRICS in request.headers.get("Accept", "")
     accept = f"{OPENMETRICS}; version=1.0.0" if wanted else ""
-    body, content_type = exposed(request.app[FRONT], accept)
+    body, content_type = exposed(request.app[CONTEXT], accept)
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
@@ -42,12 +42,12 @@ async def metrics(request: web.Request) -> web.Response:
 
 async def events(request: web.Request) -> web.Response:
     """`GET /admin/events`: the last ones, the oldest first; `?after=ID` only what came since."""
-    return _json({"events": listed(request, request.app[FRONT].node.events)})
+    return _json({"events": listed(request, request.app[CONTEXT].node.events)})
 
 
 async def live_events(request: web.Request) -> web.StreamResponse:
     """`GET /admin/events/stream`: the same, and then whatever happens."""
-    return await live(request, request.app[FRONT].node.events)
+    return await live(request, request.app[CONTEXT].node.events)
 
 
 # --- log ----------------------------------------------------------------------------------
@@ -64,15 +64,15 @@ async def live_log_lines(request: web.Request) -> web.StreamResponse:
 
 
 def _lines(request: web.Request) -> Ring[Any]:
-    front = request.app[FRONT]
+    context = request.app[CONTEXT]
     name = request.query.get("model")
-    return front.own_log.lines if name is None else front.node.named(name).child.lines
+    return context.log_buffer.lines if name is None else context.node.named(name).child.lines
 
 
 async def log_level(request: web.Request) -> web.Response:
     """`PUT /admin/logs/level`: until it is set again, or the node starts anew."""
     body = await parsed(request, await read_body(request), AskLevel())
-    set_level(request.app[FRONT].node, body.level)
+    set_level(request.app[CONTEXT].node, body.level)
     return _json({"level": logs.level()})
 
 
@@ -87,8 +87,8 @@ def set_level(node: Node, level: LogLevel) -> None:
 
 async def end_live(app: web.Application) -> None:
     """Let go of those who read along: the node waits for every handler's end."""
-    front = app[FRONT]
-    front.node.events.close()
-    front.own_log.lines.close()
-    for served in front.node.models.values():
+    context = app[CONTEXT]
+    context.node.events.close()
+    context.log_buffer.lines.close()
+    for served in context.node.models.values():
         served.child.lines.close()

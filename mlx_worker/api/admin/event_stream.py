@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 from mlx_worker.api.middleware.event_stream import streamed_response
 from mlx_worker.api.middleware.half_close import within_stream
 from mlx_worker.errors import InvalidRequest
+from mlx_worker.json_output import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,4 +69,4 @@ def _with_id(number: int, item: Any) -> dict[str, Any]:
 
 
 def _event(numbered: tuple[int, Any]) -> bytes:
-    return b"id: %d\ndata: %s\n\n" % (numbered[0], msgspec.json.encode(_with_id(*numbered)))
+    return b"id: %d\ndata: %s\n\n" % (numbered[0], encode(_with_id(*numbered)))

@@ -11,8 +11,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
+from mlx_worker.json_output import encode
 from mlx_worker.supervisor.process.states import State
 
 if TYPE_CHECKING:
@@ -91,13 +90,13 @@ def brief(body: dict[str, Any]) -> dict[str, Any]:
 
     Models that would make the body too large are only counted, in `modelsLeftOut`.
     """
-    room = MOST_BYTES - len(msgspec.json.encode(body | {"models": {}}))
+    room = MOST_BYTES - len(encode(body | {"models": {}}))
     models: dict[str, Any] = {}
     for id_, entry in _unwell_first(body["models"].items()):
         short = {"status": entry["status"], "state": entry["state"]}
         if entry["status"] != "healthy":
             short |= {"reason": _shortened(entry["reason"]), "nextTry": entry["nextTry"]}
-        room -= len(msgspec.json.encode({id_: short}))
+        room -= len(encode({id_: short}))
         if room < 0:
             break
         models[id_] = short
@@ -106,8 +105,8 @@ def brief(body: dict[str, Any]) -> dict[str, Any]:
 
 def encoded_within_limit(body: dict[str, Any]) -> bytes:
     """Return a health body as JSON: whole where that is small, else brief."""
-    whole = msgspec.json.encode(body)
-    return whole if len(whole) <= MOST_BYTES else msgspec.json.encode(brief(body))
+    whole = encode(body)
+    return whole if len(whole) <= MOST_BYTES else encode(brief(body))
 
 
 def _unwell_first(entries: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:

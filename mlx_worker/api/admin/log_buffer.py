@@ -17,10 +17,10 @@ from mlx_worker.supervisor.ring_buffer import Ring
 if TYPE_CHECKING:
     from types import TracebackType
 
-KEPT: Final = 1000
+MAX_LINES: Final = 1000
 
 
-class Shown(msgspec.Struct, frozen=True):
+class LogLine(msgspec.Struct, frozen=True):
     """A line: when (ms since the epoch), how grave it is, what it says."""
 
     at: float
@@ -28,16 +28,16 @@ class Shown(msgspec.Struct, frozen=True):
     text: str
 
 
-class OwnLog:
+class LogBuffer:
     """Keeps what the `mlx_worker` logger shows from its beginning to its end."""
 
     def __init__(self) -> None:
-        self.lines: Ring[Shown] = Ring(KEPT)
+        self.lines: Ring[LogLine] = Ring(MAX_LINES)
         self._loop = asyncio.get_running_loop()
-        self._listener = Listener(self._hear)
+        self._handler = Listener(self._on_record)
 
     def __enter__(self) -> Self:
-        logging.getLogger(OURS).addHandler(self._listener)
+        logging.getLogger(OURS).addHandler(self._handler)
         return self
 
     def __exit__(
@@ -46,9 +46,9 @@ class OwnLog:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        logging.getLogger(OURS).removeHandler(self._listener)
+        logging.getLogger(OURS).removeHandler(self._handler)
 
-    def _hear(self, record: logging.LogRecord) -> None:
+    def _on_record(self, record: logging.LogRecord) -> None:
         """On any thread; the ring is the loop's."""
-        line = Shown(record.created * 1000, record.levelname.lower(), record.getMessage())
+        line = LogLine(record.created * 1000, record.levelname.lower(), record.getMessage())
         self._loop.call_soon_threadsafe(self.lines.add, line)

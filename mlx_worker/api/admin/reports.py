@@ -16,7 +16,7 @@ from mlx_worker.health import Status, node_word
 from mlx_worker.supervisor.process.states import State
 
 if TYPE_CHECKING:
-    from mlx_worker.api.context import Front
+    from mlx_worker.api.context import AppContext
     from mlx_worker.health import Ledger
     from mlx_worker.supervisor.node import Served
     from mlx_worker.wire.kv_cost import KvCost
@@ -48,35 +48,37 @@ def _is_inspected_now(served: Served) -> bool:
     return isinstance(served.child.held_back, ModelLoading)
 
 
-def node_status(front: Front) -> Status:
+def node_status(context: AppContext) -> Status:
     """The node's status."""
-    if front.node.draining:
+    if context.node.draining:
         return "offline"
-    words = [model_word(it, front.ledgers[it.config.id]) for it in front.node.models.values()]
-    return node_word(front.ledger.word, words)
+    words = [
+        model_word(it, context.model_stats[it.config.id]) for it in context.node.models.values()
+    ]
+    return node_word(context.node_stats.word, words)
 
 
-def can_serve(front: Front) -> bool:
+def can_serve(context: AppContext) -> bool:
     """Would a request find a model? One that it would start counts; one that fails does not."""
-    if front.node.draining:
+    if context.node.draining:
         return False
     return any(
-        (served.child.state is State.READY and not front.ledgers[id_].failing)
+        (served.child.state is State.READY and not context.model_stats[id_].failing)
         or (
             served.child.state in (State.STOPPED, State.STOPPING)
             and not served.child.coming_back
             and not _is_inspected_now(served)
         )
-        for id_, served in front.node.models.items()
+        for id_, served in context.node.models.items()
     )
 
 
-def refuse_if_gone(front: Front) -> None:
+def refuse_if_gone(context: AppContext) -> None:
     """Raise where the node will serve nothing for long: draining, or every model given up."""
-    if front.node.draining:
+    if context.node.draining:
         raise NodeDraining("the node is draining", retry_after=5)
-    if front.node.all_given_up:
-        served = front.node.models.values()
+    if context.node.all_given_up:
+        served = context.node.models.values()
         reasons = "; ".join(f"{it.config.id}: {it.child.reason}" for it in served)
         soonest = min(it.child.retry_after for it in served)
         raise Unavailable(f"every model was given up: {reasons}", retry_after=soonest)
@@ -85,47 +87,48 @@ def refuse_if_gone(front: Front) -> None:
 # --- health -------------------------------------------------------------------------------
 
 
-def health(front: Front) -> dict[str, Any]:
+def health(context: AppContext) -> dict[str, Any]:
     """The body of `/health` and `/v1/cluster/health`."""
-    models = {id_: _model(served, front) for id_, served in front.node.models.items()}
+    models = {id_: _model(served, context) for id_, served in context.node.models.items()}
     words = {id_: (entry["status"], entry["reason"]) for id_, entry in models.items()}
-    status, draining = node_status(front), front.node.draining
+    status, draining = node_status(context), context.node.draining
     return {
         "status": status,
-        "reason": node_reason(status, front.ledger.reason, words, draining=draining),
+        "reason": node_reason(status, context.node_stats.reason, words, draining=draining),
         "version": __version__,
-        "uptime": front.uptime,
-        "addresses": front.addresses,
-        "health": front.ledger.health(),
-        "cache": _cache_in_health(_latest(front)),
-        "metrics": front.ledger.metrics() | {"requestsOfRemovedModels": _of_removed_models(front)},
-        "standby": {"wanted": front.node.standby.wanted, "waiting": front.node.standby.waiting},
+        "uptime": context.uptime,
+        "addresses": context.addresses,
+        "health": context.node_stats.health(),
+        "cache": _cache_in_health(_latest(context)),
+        "metrics": context.node_stats.metrics()
+        | {"requestsOfRemovedModels": _of_removed_models(context)},
+        "standby": {"wanted": context.node.standby.wanted, "waiting": context.node.standby.waiting},
         "memory": {
-            "usedBytes": front.node.pressure.used,
-            "limitBytes": front.node.room.limit,
-            "pressure": front.node.pressure.rung.name.lower(),
+            "usedBytes": context.node.pressure.used,
+            "limitBytes": context.node.room.limit,
+            "pressure": context.node.pressure.rung.name.lower(),
         },
         "models": models,
     }
 
 
-def _of_removed_models(front: Front) -> int:
+def _of_removed_models(context: AppContext) -> int:
     """Return the requests that went to models which a reload has removed since."""
     totals = (
         ledger.metrics()["totalRequests"]
-        for id_, ledger in list(front.ledgers.items())
-        if id_ not in front.node.models
+        for id_, ledger in list(context.model_stats.items())
+        if id_ not in context.node.models
     )
     return sum(totals)
 
 
-def _model(served: Served, front: Front) -> dict[str, Any]:
-    ledger = front.ledgers[served.config.id]
+def _model(served: Served, context: AppContext) -> dict[str, Any]:
+    ledger = context.model_stats[served.config.id]
     facts = served.child.facts
     word = model_word(served, ledger)
     return {
         "status": word,
-        "state": state(served, front),
+        "state": state(served, context),
         "reason": model_reason(served, word, ledger),
         "nextTry": next_try_ms(served.child),
         "pid": facts.pid,
@@ -139,7 +142,7 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
         "warnings": list(served.planned.warnings),
         "contextLength": facts.loaded.context_length if facts.loaded else None,
         "unbatched": facts.loaded.unbatched if facts.loaded else "",
-        "enteredAt": served.child.entered_at,
+        "enteredAt": {name.value: at for name, at in served.child.entered_at.items()},
         "loadSeconds": facts.load_seconds,
         "loading": {"done": facts.loading.done, "total": facts.loading.total}
         if facts.loading and served.child.state is State.LOADING
@@ -164,31 +167,31 @@ def _kv(cost: KvCost) -> dict[str, Any]:
     return {"fixedBytes": cost.fixed, "perToken": growing}
 
 
-def state(served: Served, front: Front) -> State:
+def state(served: Served, context: AppContext) -> State:
     """Where its child is; while the node drains, a READY one takes nothing new either."""
     now = served.child.state
-    return State.DRAINING if front.node.draining and now is State.READY else now
+    return State.DRAINING if context.node.draining and now is State.READY else now
 
 
 # --- cache --------------------------------------------------------------------------------
 
 
-def cache(front: Front, only: Served | None) -> dict[str, Any]:
+def cache(context: AppContext, only: Served | None) -> dict[str, Any]:
     """The body of `/cache`: one model's, or the node's with each model's beneath."""
     if only is not None:
-        return _cache_of_model(only, front)
-    latest = _latest(front)
+        return _cache_of_model(only, context)
+    latest = _latest(context)
     return _cache_facts(latest) | {
-        "hitRate": front.ledger.hit_rate,
-        "models": {id_: _cache_of_model(it, front) for id_, it in front.node.models.items()},
+        "hitRate": context.node_stats.hit_rate,
+        "models": {id_: _cache_of_model(it, context) for id_, it in context.node.models.items()},
     }
 
 
-def _cache_of_model(served: Served, front: Front) -> dict[str, Any]:
+def _cache_of_model(served: Served, context: AppContext) -> dict[str, Any]:
     state = served.child.facts.cache
     return _cache_facts(served) | {
-        "hitRate": front.ledgers[served.config.id].hit_rate,
-        "misses": front.ledgers[served.config.id].misses,
+        "hitRate": context.model_stats[served.config.id].hit_rate,
+        "misses": context.model_stats[served.config.id].misses,
         "entries": state.entries if state else 0,
         "warmed": state.warmed if state else 0,
         "bytes": state.bytes if state else 0,
@@ -210,9 +213,9 @@ def _cache_in_health(served: Served) -> dict[str, Any]:
     return facts | {"warmed": facts["tokens"] > 0}
 
 
-def _latest(front: Front) -> Served:
+def _latest(context: AppContext) -> Served:
     """The model whose cache was warmed or used last: the node's cache is shown by it."""
-    models = [front.node.primary, *front.node.models.values()]
+    models = [context.node.primary, *context.node.models.values()]
     return max(
         models, key=lambda it: it.child.facts.cache.last_updated if it.child.facts.cache else 0
     )
@@ -221,20 +224,20 @@ def _latest(front: Front) -> Served:
 # --- models -------------------------------------------------------------------------------
 
 
-def models(front: Front) -> list[ModelEntry]:
+def models(context: AppContext) -> list[ModelEntry]:
     """All configured models and aliases, loaded or not, as OpenAI lists them."""
     return [
-        _entry(name, served, front)
-        for served in front.node.models.values()
+        _entry(name, served, context)
+        for served in context.node.models.values()
         for name in (served.config.id, *served.config.aliases)
     ]
 
 
-def _entry(name: str, served: Served, front: Front) -> ModelEntry:
+def _entry(name: str, served: Served, context: AppContext) -> ModelEntry:
     loaded = served.child.facts.loaded
     return ModelEntry(
         id=name,
-        created=front.created,
+        created=context.created,
         root=served.config.id,
         context_length=loaded.context_length if loaded else served.context_length,
         state=served.child.state,

@@ -15,14 +15,14 @@ class TokenCount(msgspec.Struct, frozen=True):
     input_tokens: int
 
 
-class Tokenized(msgspec.Struct, frozen=True):
+class TokenizeResponse(msgspec.Struct, frozen=True):
     """Token ids, and how many."""
 
     tokens: list[int]
     count: int
 
 
-class Detokenized(msgspec.Struct, frozen=True):
+class DetokenizeResponse(msgspec.Struct, frozen=True):
     """A text."""
 
     prompt: str
@@ -80,7 +80,7 @@ class AnthropicModelList(msgspec.Struct, frozen=True):
     last_id: str | None
 
 
-class Warmed(msgspec.Struct, frozen=True):
+class WarmResponse(msgspec.Struct, frozen=True):
     """A prompt that is resident: its SHA-256 in hex, in tokens, since when in ms of the epoch."""
 
     hash: str
@@ -91,7 +91,7 @@ class Warmed(msgspec.Struct, frozen=True):
     success: Literal[True] = True
 
 
-class Cleared(msgspec.Struct, frozen=True):
+class ClearResponse(msgspec.Struct, frozen=True):
     """The models whose caches are empty now."""
 
     cleared: list[str]

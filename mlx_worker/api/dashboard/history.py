@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from mlx_worker.api.metrics.counters import Traffic
+    from mlx_worker.api.metrics.counters import RequestMetrics
     from mlx_worker.histogram import Cumulative
     from mlx_worker.supervisor.node import Node, Served
 
-EVERY: Final = 10.0
+SAMPLE_INTERVAL: Final = 10.0
 """Seconds between two samples."""
 
-KEPT: Final = 360
+MAX_SAMPLES: Final = 360
 """Samples: an hour."""
 
 
@@ -46,7 +46,7 @@ class ModelSample(msgspec.Struct, frozen=True, rename="camel"):
     resident_bytes: int
 
 
-class Sample(msgspec.Struct, frozen=True):
+class HistorySample(msgspec.Struct, frozen=True):
     """All models at a moment, in ms since the epoch."""
 
     at: float
@@ -54,25 +54,28 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class _Counts:
     """What only grows: one model's tokens, and how often a first token took how long."""
 
     tokens: int
     first_token: Cumulative
 
 
-class History:
+class MetricsHistory:
     """The samples; a context in which they are taken. On the event loop's thread."""
 
     def __init__(
-        self, node: Node, traffic: Traffic, clock: Callable[[], float] = time.monotonic
+        self,
+        node: Node,
+        request_metrics: RequestMetrics,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.samples: Ring[Sample] = Ring(KEPT)
+        self.samples: Ring[HistorySample] = Ring(MAX_SAMPLES)
         self._node = node
-        self._traffic = traffic
+        self._request_metrics = request_metrics
         self._clock = clock
         self._since = clock()
-        self._before: dict[str, Counts] = {}
+        self._previous_counts: dict[str, _Counts] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
@@ -89,9 +92,9 @@ class History:
             self._timer.cancel()
 
     def _arm(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(EVERY, self._tick)
+        self._timer = asyncio.get_running_loop().call_later(SAMPLE_INTERVAL, self._take_and_rearm)
 
-    def _tick(self) -> None:
+    def _take_and_rearm(self) -> None:
         self.take()
         self._arm()
 
@@ -101,18 +104,18 @@ class History:
         seconds, self._since = now - self._since, now
         counts = {id_: self._counts(id_, it) for id_, it in self._node.models.items()}
         models = {
-            id_: _sample(it, self._before.get(id_), counts[id_], seconds)
+            id_: _sample(it, self._previous_counts.get(id_), counts[id_], seconds)
             for id_, it in self._node.models.items()
         }
-        self._before = counts
-        self.samples.add(Sample(time.time() * 1000, models))
+        self._previous_counts = counts
+        self.samples.add(HistorySample(time.time() * 1000, models))
 
-    def _counts(self, id_: str, served: Served) -> Counts:
-        first_token = tuple(self._traffic.flows[id_].first_token.cumulative())
-        return Counts(served.child.pace.tokens, first_token)
+    def _counts(self, id_: str, served: Served) -> _Counts:
+        first_token = tuple(self._request_metrics.by_model[id_].first_token.cumulative())
+        return _Counts(served.child.pace.tokens, first_token)
 
 
-def _sample(served: Served, before: Counts | None, now: Counts, seconds: float) -> ModelSample:
+def _sample(served: Served, before: _Counts | None, now: _Counts, seconds: float) -> ModelSample:
     first = now.first_token
     tokens = now.tokens
     if before is not None:

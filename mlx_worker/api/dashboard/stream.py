@@ -11,17 +11,17 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from aiohttp import web
 
 from mlx_worker import __version__
 from mlx_worker.api.admin import reports
 from mlx_worker.api.admin.event_stream import listed, live
-from mlx_worker.api.context import FRONT
-from mlx_worker.api.dashboard.history import EVERY
+from mlx_worker.api.context import CONTEXT
+from mlx_worker.api.dashboard.history import SAMPLE_INTERVAL
+from mlx_worker.json_output import encode
 
 if TYPE_CHECKING:
-    from mlx_worker.api.context import Front
+    from mlx_worker.api.context import AppContext
     from mlx_worker.supervisor.node import Served
 
 PERIOD: Final = 1.0
@@ -30,34 +30,37 @@ PERIOD: Final = 1.0
 
 async def watch(request: web.Request) -> web.StreamResponse:
     """`GET /admin/watch`: the events after `?after=`, and `report` events between them."""
-    front = request.app[FRONT]
-    return await live(request, front.node.events, PERIOD, partial(_told, front))
+    context = request.app[CONTEXT]
+    return await live(request, context.node.events, PERIOD, partial(_told, context))
 
 
 async def history(request: web.Request) -> web.Response:
     """`GET /admin/history`: the last hour's samples, the oldest first; `?after=ID` the newer."""
-    body = {"every": EVERY, "samples": listed(request, request.app[FRONT].history.samples)}
-    return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+    body = {
+        "every": SAMPLE_INTERVAL,
+        "samples": listed(request, request.app[CONTEXT].history.samples),
+    }
+    return web.Response(body=encode(body), content_type="application/json")
 
 
-def _told(front: Front) -> bytes:
-    return b"event: report\ndata: %s\n\n" % msgspec.json.encode(report(front))
+def _told(context: AppContext) -> bytes:
+    return b"event: report\ndata: %s\n\n" % encode(report(context))
 
 
-def report(front: Front) -> dict[str, Any]:
+def report(context: AppContext) -> dict[str, Any]:
     """`/health`, and beside it what only people ask for. Counts only grow while the node runs."""
     return {
         "at": time.time() * 1000,
-        "startedAt": front.created * 1000,
+        "startedAt": context.created * 1000,
         "version": __version__,
-        "health": reports.health(front),
-        "models": {id_: _model(it, front) for id_, it in front.node.models.items()},
+        "health": reports.health(context),
+        "models": {id_: _model(it, context) for id_, it in context.node.models.items()},
     }
 
 
-def _model(served: Served, front: Front) -> dict[str, Any]:
+def _model(served: Served, context: AppContext) -> dict[str, Any]:
     config, cache = served.config, served.child.facts.cache
-    first_token = front.traffic.flows[config.id].first_token
+    first_token = context.request_metrics.by_model[config.id].first_token
     return {
         "aliases": config.aliases,
         "isDefault": config.default,

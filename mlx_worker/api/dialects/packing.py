@@ -39,11 +39,6 @@ def packed(part: Any) -> Any:
         raise InvalidRequest(f"the body holds what cannot be passed on: {error}") from error
 
 
-def joined_list(*stretches: bytes) -> msgspec.Raw:
-    """Return stretches of JSON lists, without their brackets, as one list."""
-    return msgspec.Raw(b"[%b]" % b",".join(filter(None, stretches)))
-
-
 def bulky_parts(chat: ChatRequest) -> tuple[msgspec.Raw, ...]:
     """Return the bulky parts of a packed request."""
     parts = (

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from mlx_worker.api.metrics.counters import Kind
+from mlx_worker.api.metrics.counters import RequestLabels
 from mlx_worker.api.middleware.auth import key_name
 from mlx_worker.api.middleware.errors import status_of
 from mlx_worker.api.middleware.request_ids import request_id, session_id
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mlx_worker.api.context import Front
+    from mlx_worker.api.context import AppContext
     from mlx_worker.api.dialects.base import Usage
     from mlx_worker.api.metrics.counters import Outcome
     from mlx_worker.health import Ledger
@@ -58,7 +58,7 @@ def outcome_of(error: WorkerError | None) -> Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class RequestRecord:
     """What is known of a request at its end; moments are on `time.perf_counter`.
 
     `accepted` is when it was known to be well formed and for whom, `status` what its client was
@@ -78,23 +78,23 @@ class Account:
     ended: float
 
 
-class Books:
+class RequestAccounting:
     """One request's entries; a context, whose end is the request's."""
 
-    def __init__(self, request: web.Request, front: Front, dialect: str) -> None:
+    def __init__(self, request: web.Request, context: AppContext, dialect: str) -> None:
         self._request = request
-        self._front = front
+        self._context = context
         self._dialect = dialect
-        self._since = time.perf_counter()
+        self._started_at = time.perf_counter()
         self._accepted: float | None = None
         self._model = ""
-        self._ledgers: tuple[Ledger, ...] = ()
+        self._stats: tuple[Ledger, ...] = ()
         self._outcome: Outcome = "cancelled"
         self._error = ""
         self._warnings: list[str] = []
         self._status: int | None = None
         self._read: Usage | None = None
-        self._hit: bool | None = None
+        self._cache_hit: bool | None = None
         self._generations: list[Generation] = []
 
     # --- what happens to it ---
@@ -103,9 +103,9 @@ class Books:
         """It is well formed, and for this model."""
         self._accepted = time.perf_counter()
         self._model = served.config.id
-        self._ledgers = (self._front.ledgers[self._model], self._front.ledger)
-        for ledger in self._ledgers:
-            ledger.open()
+        self._stats = (self._context.model_stats[self._model], self._context.node_stats)
+        for stats in self._stats:
+            stats.open()
 
     def warned(self, warnings: list[str]) -> None:
         """Record what of the request was left out."""
@@ -117,15 +117,15 @@ class Books:
 
     def began(self, started: Started, read: Usage) -> None:
         """Its choices are under way; `started` is the first one's, `read` what all of them read."""
-        self._read, self._hit = read, started.cache_hit
-        for ledger in self._ledgers:
+        self._read, self._cache_hit = read, started.cache_hit
+        for stats in self._stats:
             if started.cache_hit:
-                ledger.hit()
+                stats.hit()
             else:
-                ledger.miss(started.miss or "no system prompt")
-        flow = self._front.traffic.flows[self._model]
-        flow.prompt_tokens += read.prompt
-        flow.cached_tokens += read.cached
+                stats.miss(started.miss or "no system prompt")
+        metrics = self._context.request_metrics.by_model[self._model]
+        metrics.prompt_tokens += read.prompt
+        metrics.cached_tokens += read.cached
 
     def answered(self, status: int) -> None:
         """Its status is sent."""
@@ -154,26 +154,26 @@ class Books:
         self._close(time.perf_counter())
 
     def _close(self, now: float) -> None:
-        took = now - self._since
-        for ledger in self._ledgers:
-            ledger.close()
+        took = now - self._started_at
+        for stats in self._stats:
+            stats.close()
             if self._outcome in ("success", "failed"):
-                ledger.record(self._outcome == "success", took * 1000)
-        kind = Kind(self._model, self._dialect, self._outcome, self._error)
-        self._front.traffic.requests[kind] += 1
+                stats.record(self._outcome == "success", took * 1000)
+        labels = RequestLabels(self._model, self._dialect, self._outcome, self._error)
+        self._context.request_metrics.requests[labels] += 1
         first = self._first_token()
-        if self._ledgers:
-            flow = self._front.traffic.flows[self._model]
+        if self._stats:
+            metrics = self._context.request_metrics.by_model[self._model]
             if self._outcome == "success":
-                flow.whole.see(took)
+                metrics.duration.see(took)
             if first is not None:
-                flow.first_token.see(first)
+                metrics.first_token.see(first)
         self._log(first, took)
-        if self._front.traces is not None:
-            self._front.traces.ended(self._account(now))
+        if self._context.tracer is not None:
+            self._context.tracer.record(self._record(now))
 
-    def _account(self, now: float) -> Account:
-        return Account(
+    def _record(self, now: float) -> RequestRecord:
+        return RequestRecord(
             request=self._request,
             dialect=self._dialect,
             model=self._model,
@@ -182,15 +182,15 @@ class Books:
             status=self._status,
             read=self._read,
             generations=self._generations,
-            began=self._since,
+            began=self._started_at,
             accepted=self._accepted,
             ended=now,
         )
 
     def _first_token(self) -> float | None:
         """Seconds until any choice had one."""
-        came = [at for it in self._generations if (at := it.first_token_at) is not None]
-        return min(came) - self._since if came else None
+        times = [at for it in self._generations if (at := it.first_token_at) is not None]
+        return min(times) - self._started_at if times else None
 
     def _log(self, first: float | None, took: float) -> None:
         read = self._read
@@ -206,7 +206,7 @@ class Books:
             outcome=self._outcome,
             error=self._error,
             warnings="; ".join(self._warnings),
-            cache_hit=self._hit,
+            cache_hit=self._cache_hit,
             prompt_tokens=read.prompt if read else None,
             cached_tokens=read.cached if read else None,
             completion_tokens=sum(len(it.tokens) for it in self._generations),

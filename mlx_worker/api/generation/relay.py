@@ -39,9 +39,9 @@ from mlx_worker.supervisor.requests.generation import Piece
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.api.context import Front
+    from mlx_worker.api.context import AppContext
     from mlx_worker.api.dialects.base import Call, Reply
-    from mlx_worker.api.generation.accounting import Books
+    from mlx_worker.api.generation.accounting import RequestAccounting
     from mlx_worker.supervisor.node import Served
     from mlx_worker.supervisor.requests.generation import Ending, Generation
     from mlx_worker.wire.messages import Started
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class _ActiveRequest:
     """What the two ways of answering share."""
 
     request: web.Request
@@ -74,11 +74,11 @@ class _Way:
 
 async def relay(
     request: web.Request,
-    front: Front,
+    context: AppContext,
     served: Served,
     call: Call,
     reply_by: Callable[[str], Reply],
-    books: Books,
+    accounting: RequestAccounting,
 ) -> web.StreamResponse:
     """Run one call and answer it. Raises the refusal where nothing was sent yet.
 
@@ -92,27 +92,27 @@ async def relay(
     }
     if call.warnings:
         headers[WARNINGS] = warnings_text(call.warnings)
-        books.warned(call.warnings)
-    books.opened(served)
+        accounting.warned(call.warnings)
+    accounting.opened(served)
     generations: list[Generation] = []
     try:
         generate = partial(
-            front.node.generate,
+            context.node.generate,
             served,
             session=session_given(request) or "",
             request_id=headers[REQUEST_ID],
             key=key_name(request),
         )
         generations += await begin(generate, _fitting(call, served))
-        books.taken_on(generations)
+        accounting.taken_on(generations)
         # A chat's choices read the same prompt, which is counted once.
         started = [await generation.started() for generation in generations][:: call.n]
         read = _read(started)
-        books.began(started[0], read)
+        accounting.began(started[0], read)
         headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
         reply = reply_by(_fingerprint_of(generations, served))
-        way = _Way(request, reply, generations, read, headers)
-        return await (_streamed(way, books) if call.stream else _whole(way, books))
+        active = _ActiveRequest(request, reply, generations, read, headers)
+        return await (_streamed(active, accounting) if call.stream else _whole(active, accounting))
     finally:
         for generation in generations:
             generation.leave()
@@ -145,35 +145,37 @@ def _fitting(call: Call, served: Served) -> list[ChatRequest]:
     return call.choices()
 
 
-async def _whole(way: _Way, books: Books) -> web.Response:
+async def _whole(active: _ActiveRequest, accounting: RequestAccounting) -> web.Response:
     # One that fails ends the wait for all.
-    await asyncio.gather(*(it.heard_out() for it in way.generations))
-    said = [it.take() or Piece("", []) for it in way.generations]
-    body = way.reply.whole(list(zip(said, way.endings(), strict=True)), way.usage())
-    response = web.Response(body=body, content_type="application/json", headers=way.headers)
-    books.answered(response.status)
-    books.ended(None)
+    await asyncio.gather(*(it.heard_out() for it in active.generations))
+    said = [it.take() or Piece("", []) for it in active.generations]
+    body = active.reply.whole(list(zip(said, active.endings(), strict=True)), active.usage())
+    response = web.Response(body=body, content_type="application/json", headers=active.headers)
+    accounting.answered(response.status)
+    accounting.ended(None)
     return response
 
 
-async def _streamed(way: _Way, books: Books) -> web.StreamResponse:
-    response = streamed_response(way.request, way.headers)
-    writer, transport = await response.prepare(way.request), way.request.transport
+async def _streamed(active: _ActiveRequest, accounting: RequestAccounting) -> web.StreamResponse:
+    response = streamed_response(active.request, active.headers)
+    writer, transport = await response.prepare(active.request), active.request.transport
     assert writer is not None, "nothing else has answered"
     if transport is None:
         raise ConnectionResetError("the client has left")
-    books.answered(response.status)
-    await response.write(way.reply.opening(way.prompt))
-    stream = EventStream(response, writer, transport, way.reply, way.generations)
+    accounting.answered(response.status)
+    await response.write(active.reply.opening(active.prompt))
+    stream = EventStream(response, writer, transport, active.reply, active.generations)
     try:
-        with within_stream(way.request, response):
+        with within_stream(active.request, response):
             await stream.run()
     except WorkerError as error:
         # The status is sent; only the stream itself can still say it.
-        books.ended(error)
+        accounting.ended(error)
         response.force_close()
-        await response.write_eof(stream.take() + way.reply.broken(error))
+        await response.write_eof(stream.take() + active.reply.broken(error))
     else:
-        await response.write_eof(stream.take() + way.reply.closing(way.endings(), way.usage()))
-        books.ended(None)
+        await response.write_eof(
+            stream.take() + active.reply.closing(active.endings(), active.usage())
+        )
+        accounting.ended(None)
     return response

@@ -15,7 +15,7 @@ from mlx_worker.histogram import FIRST_TOKEN, WHOLE_ANSWER, Histogram
 Outcome = Literal["success", "client_error", "refused", "failed", "cancelled"]
 
 
-class Kind(NamedTuple):
+class RequestLabels(NamedTuple):
     """Requests that are counted together. `model` is "" where none was found, `error` a code."""
 
     model: str
@@ -25,18 +25,18 @@ class Kind(NamedTuple):
 
 
 @dataclass(slots=True)
-class Flow:
+class ModelMetrics:
     """One model's tokens in, and seconds to the first token out and to a good end."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     first_token: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKEN))
-    whole: Histogram = field(default_factory=lambda: Histogram(WHOLE_ANSWER))
+    duration: Histogram = field(default_factory=lambda: Histogram(WHOLE_ANSWER))
 
 
-class Traffic:
+class RequestMetrics:
     """All of it. `flows` by model."""
 
     def __init__(self) -> None:
-        self.requests: Counter[Kind] = Counter()
-        self.flows: defaultdict[str, Flow] = defaultdict(Flow)
+        self.requests: Counter[RequestLabels] = Counter()
+        self.by_model: defaultdict[str, ModelMetrics] = defaultdict(ModelMetrics)

@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from mlx_worker.api.context import Front
+    from mlx_worker.api.context import AppContext
     from mlx_worker.api.metrics.families import Labels
 
 ONE: Final[Labels] = ()
 """The labels of what there is one of."""
 MODEL: Final = ("model",)
 
-_FRONT: Final = psutil.Process()
+_FRONT_PROCESS: Final = psutil.Process()
 
 
-def exposed(front: Front, accept: str) -> tuple[bytes, str]:
+def exposed(context: AppContext, accept: str) -> tuple[bytes, str]:
     """The body in the encoding for such an Accept header, and its Content-Type."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Node(front))
+    registry.register(_Node(context))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 
@@ -48,8 +48,8 @@ def exposed(front: Front, accept: str) -> tuple[bytes, str]:
 class _Node(Collector):
     """Everything that there is to say of one node."""
 
-    def __init__(self, front: Front) -> None:
-        self._front = front
+    def __init__(self, context: AppContext) -> None:
+        self._context = context
 
     def describe(self) -> list[Metric]:
         """Nothing: the registry knows no other collector that it could clash with."""
@@ -57,30 +57,32 @@ class _Node(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families: the node, a request's way, a child's life, memory, other names."""
-        yield from _node(self._front)
-        yield from _ends(self._front)
-        yield from _now(self._front)
-        yield from _times(self._front)
-        yield from _tokens(self._front)
-        yield from _lives(self._front)
-        yield from _caches(self._front)
-        yield from _memory(self._front)
-        yield from vllm_compat.families(self._front)
+        yield from _node(self._context)
+        yield from _ends(self._context)
+        yield from _now(self._context)
+        yield from _times(self._context)
+        yield from _tokens(self._context)
+        yield from _lives(self._context)
+        yield from _caches(self._context)
+        yield from _memory(self._context)
+        yield from vllm_compat.families(self._context)
 
 
-def _node(front: Front) -> Iterator[Metric]:
-    node = front.node
+def _node(context: AppContext) -> Iterator[Metric]:
+    node = context.node
     yield gauge("build", "What runs: always 1.", ("version",), {(__version__,): 1})
-    word = {ONE: reports.node_status(front)}
+    word = {ONE: reports.node_status(context)}
     what = "The node's status, as /health says it."
     yield states("node_status", what, ONE, get_args(Status), word)
     yield gauge("draining", "Is the node on its way out?", ONE, {ONE: node.draining})
     yield gauge("spares_waiting", "Spare processes.", ONE, {ONE: len(node.standby.waiting)})
     what = "How late the front's event loop comes to what is due."
-    yield histogram("event_loop_lag_seconds", what, ONE, {ONE: front.lag.seen})
+    yield histogram("event_loop_lag_seconds", what, ONE, {ONE: context.loop_lag.histogram})
     what = "Steps that held the front's event loop longer than 50 ms, by the path asked."
-    held: dict[Labels, float] = {(path,): times for path, times in front.lag.held.counts.items()}
-    yield counter("loop_held", what, ("path",), held)
+    slow: dict[Labels, float] = {
+        (path,): times for path, times in context.loop_lag.slow_steps.counts.items()
+    }
+    yield counter("loop_held", what, ("path",), slow)
     what = "Log lines that were not written: nothing took them as fast as they came."
     yield counter("log_lines_dropped", what, ONE, {ONE: DROPPED.total})
 
@@ -88,10 +90,10 @@ def _node(front: Front) -> Iterator[Metric]:
 # --- requests -----------------------------------------------------------------------------
 
 
-def _ends(front: Front) -> Iterator[Metric]:
+def _ends(context: AppContext) -> Iterator[Metric]:
     requests: Counter[Labels] = Counter()
     reasons: dict[str, Counter[Labels]] = {"refused": Counter(), "failed": Counter()}
-    for kind, times in front.traffic.requests.items():
+    for kind, times in context.request_metrics.requests.items():
         requests[kind.model, kind.dialect, kind.outcome] += times
         if kind.outcome in reasons:
             reasons[kind.outcome][kind.model, kind.error] += times
@@ -101,10 +103,10 @@ def _ends(front: Front) -> Iterator[Metric]:
     yield counter("failures", "Generations that failed, by code.", by_reason, reasons["failed"])
 
 
-def _now(front: Front) -> Iterator[Metric]:
-    models = front.node.models.items()
-    ledgers = {(id_,): front.ledgers[id_].metrics() for id_, _ in models}
-    in_flight = {id_: it["requestsInFlight"] for id_, it in ledgers.items()}
+def _now(context: AppContext) -> Iterator[Metric]:
+    models = context.node.models.items()
+    model_stats = {(id_,): context.model_stats[id_].metrics() for id_, _ in models}
+    in_flight = {id_: it["requestsInFlight"] for id_, it in model_stats.items()}
     running = {(id_,): it.admission.running for id_, it in models}
     queued = {(id_,): it.admission.queued for id_, it in models}
     yield gauge("requests_in_flight", "Requests that have not ended.", MODEL, in_flight)
@@ -112,10 +114,10 @@ def _now(front: Front) -> Iterator[Metric]:
     yield gauge("generations_queued", "Generations in line for a place.", MODEL, queued)
 
 
-def _times(front: Front) -> Iterator[Metric]:
-    first = {(id_,): it.first_token for id_, it in front.traffic.flows.items()}
-    whole = {(id_,): it.whole for id_, it in front.traffic.flows.items()}
-    children = {(id_,): it.child.pace.between for id_, it in front.node.models.items()}
+def _times(context: AppContext) -> Iterator[Metric]:
+    first = {(id_,): it.first_token for id_, it in context.request_metrics.by_model.items()}
+    whole = {(id_,): it.duration for id_, it in context.request_metrics.by_model.items()}
+    children = {(id_,): it.child.pace.between for id_, it in context.node.models.items()}
     what = "From a request's body to its first token."
     yield histogram("time_to_first_token_seconds", what, MODEL, first)
     what = "Between two tokens of a row."
@@ -124,11 +126,11 @@ def _times(front: Front) -> Iterator[Metric]:
     yield histogram("request_duration_seconds", what, MODEL, whole)
 
 
-def _tokens(front: Front) -> Iterator[Metric]:
-    flows = front.traffic.flows.items()
-    prompt = {(id_,): it.prompt_tokens for id_, it in flows}
-    cached = {(id_,): it.cached_tokens for id_, it in flows}
-    said = {(id_,): it.child.pace.tokens for id_, it in front.node.models.items()}
+def _tokens(context: AppContext) -> Iterator[Metric]:
+    by_model = context.request_metrics.by_model.items()
+    prompt = {(id_,): it.prompt_tokens for id_, it in by_model}
+    cached = {(id_,): it.cached_tokens for id_, it in by_model}
+    said = {(id_,): it.child.pace.tokens for id_, it in context.node.models.items()}
     yield counter("prompt_tokens", "Tokens of prompts.", MODEL, prompt)
     yield counter("cached_prompt_tokens", "Those of them that were resident.", MODEL, cached)
     yield counter("generated_tokens", "Tokens generated, as they come.", MODEL, said)
@@ -137,9 +139,9 @@ def _tokens(front: Front) -> Iterator[Metric]:
 # --- children -----------------------------------------------------------------------------
 
 
-def _lives(front: Front) -> Iterator[Metric]:
-    models = {(id_,): it for id_, it in front.node.models.items()}
-    now = {id_: reports.state(it, front).value for id_, it in models.items()}
+def _lives(context: AppContext) -> Iterator[Metric]:
+    models = {(id_,): it for id_, it in context.node.models.items()}
+    now = {id_: reports.state(it, context).value for id_, it in models.items()}
     yield states("model_state", "Where a model's process is.", MODEL, map(str, State), now)
     restarts = {
         (*id_, event.name.lower()): times
@@ -148,14 +150,14 @@ def _lives(front: Front) -> Iterator[Metric]:
     }
     what = "Processes started again, by what ended the one before."
     yield counter("restarts", what, ("model", "cause"), restarts)
-    held = {
+    slow = {
         (*id_, kind): times
         for id_, it in models.items()
         if (pong := it.child.facts.pong) is not None
         for kind, times in pong.slow_work.items()
     }
     what = "Pieces of work that held a thread of a model's process for more than a second, by kind."
-    yield counter("child_held", what, ("model", "kind"), held)
+    yield counter("child_held", what, ("model", "kind"), slow)
     stalls = {id_: it.child.stalls for id_, it in models.items()}
     yield counter("stalls", "Processes killed with work and no progress.", MODEL, stalls)
     needs_reboot = {id_: it.child.has_lost_its_device for id_, it in models.items()}
@@ -170,25 +172,25 @@ def _lives(front: Front) -> Iterator[Metric]:
 # --- memory -------------------------------------------------------------------------------
 
 
-def _caches(front: Front) -> Iterator[Metric]:
-    ledgers = {id_: front.ledgers[id_] for id_ in front.node.models}
-    hits = {(id_,): it.hits for id_, it in ledgers.items()}
-    misses = {(id_, why): n for id_, it in ledgers.items() for why, n in it.misses.items()}
+def _caches(context: AppContext) -> Iterator[Metric]:
+    model_stats = {id_: context.model_stats[id_] for id_ in context.node.models}
+    hits = {(id_,): it.hits for id_, it in model_stats.items()}
+    misses = {(id_, why): n for id_, it in model_stats.items() for why, n in it.misses.items()}
     yield counter("cache_hits", "Requests whose system prompt was resident.", MODEL, hits)
     yield counter("cache_misses", "Those whose was not.", ("model", "reason"), misses)
     facts = {
         (id_,): cache
-        for id_, it in front.node.models.items()
+        for id_, it in context.node.models.items()
         if (cache := it.child.facts.cache) is not None
     }
-    held = {id_: it.bytes for id_, it in facts.items()}
+    slow = {id_: it.bytes for id_, it in facts.items()}
     limits = {id_: it.capacity for id_, it in facts.items()}
-    yield gauge("cache_bytes", "KV of cached prompts.", MODEL, held)
+    yield gauge("cache_bytes", "KV of cached prompts.", MODEL, slow)
     yield gauge("cache_limit_bytes", "cache_bytes, running rows included.", MODEL, limits)
 
 
-def _memory(front: Front) -> Iterator[Metric]:
-    node = front.node
+def _memory(context: AppContext) -> Iterator[Metric]:
+    node = context.node
     models = {(id_,): it for id_, it in node.models.items()}
     running = {id_: it.running_kv_bytes for id_, it in models.items()}
     budgets = {id_: it.child.load.kv_bytes for id_, it in models.items()}
@@ -198,7 +200,7 @@ def _memory(front: Front) -> Iterator[Metric]:
     resident: dict[Labels, float] = {
         ("model", *id_): it.resident_bytes for id_, it in pongs.items()
     }
-    resident["front", ""] = _FRONT.memory_info().rss
+    resident["front", ""] = _FRONT_PROCESS.memory_info().rss
     labels = ("process", "model")
     yield gauge("process_resident_bytes", "What the system says it takes.", labels, resident)
     device = {id_: it.device_bytes for id_, it in pongs.items()}

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from aiohttp.typedefs import Handler, Middleware
 
-BUDGET: Final = 0.05
+STEP_BUDGET: Final = 0.05
 """Seconds that a step may take."""
 
-QUIET: Final = 60.0
+EVENT_INTERVAL: Final = 60.0
 """Seconds after an event in which there is none of the same path: a metric counts them all."""
 
 CONNECTION: Final = "connection"
@@ -33,7 +33,7 @@ NO_PATH: Final = "none"
 """The path of requests for what is not there."""
 
 
-class Held:
+class SlowSteps:
     """How often each path held the loop longer than the budget.
 
     `tell` gets a path and seconds, at most once in `QUIET` for each path.
@@ -42,32 +42,34 @@ class Held:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.counts: Counter[str] = Counter()
         self.clock = clock
-        self.tell: Callable[[str, float], None] = lambda _path, _seconds: None
-        self._told: dict[str, float] = {}
+        self.on_slow_step: Callable[[str, float], None] = lambda _path, _seconds: None
+        self._reported_at: dict[str, float] = {}
 
-    def see(self, path: str, seconds: float) -> None:
+    def record(self, path: str, seconds: float) -> None:
         """Count a step of so many seconds where it was too long."""
-        if seconds <= BUDGET:
+        if seconds <= STEP_BUDGET:
             return
         self.counts[path] += 1
         now = self.clock()
-        if now - self._told.get(path, -QUIET) >= QUIET:
-            self._told[path] = now
-            self.tell(path, seconds)
+        if now - self._reported_at.get(path, -EVENT_INTERVAL) >= EVENT_INTERVAL:
+            self._reported_at[path] = now
+            self.on_slow_step(path, seconds)
 
     @property
-    def watch(self) -> Middleware:
+    def middleware(self) -> Middleware:
         """The middleware that times the steps of requests; the first one, so that it sees all."""
 
         @web.middleware
-        async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
             work = cast("Coroutine[Any, Any, web.StreamResponse]", handler(request))
-            return await _Timed(work, self.clock, partial(self.see, template_of(request)))
+            return await _TimedSteps(
+                work, self.clock, partial(self.record, route_template(request))
+            )
 
-        return watch
+        return middleware
 
 
-def template_of(request: web.Request) -> str:
+def route_template(request: web.Request) -> str:
     """Return the path of a request's route as the table has it, e.g. "/models/{id}"."""
     resource = request.match_info.route.resource
     if resource is None:
@@ -75,18 +77,18 @@ def template_of(request: web.Request) -> str:
     return "/" + resource.canonical.removeprefix("/{v1}").lstrip("/")
 
 
-class _Timed:
+class _TimedSteps:
     """A coroutine whose steps are timed."""
 
     def __init__(
         self,
         work: Coroutine[Any, Any, web.StreamResponse],
         clock: Callable[[], float],
-        see: Callable[[float], None],
+        record: Callable[[float], None],
     ) -> None:
         self._work = work
         self._clock = clock
-        self._see = see
+        self._record = record
 
     def __await__(self) -> Generator[Any, Any, web.StreamResponse]:
         step: Callable[[], Any] = partial(self._work.send, None)
@@ -97,7 +99,7 @@ class _Timed:
             except StopIteration as end:
                 return cast("web.StreamResponse", end.value)
             finally:
-                self._see(self._clock() - began)
+                self._record(self._clock() - began)
             try:
                 step = partial(self._work.send, (yield waits_for))
             except BaseException as error:  # noqa: BLE001  (a cancel above all: it is the work's)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
     from opentelemetry.util.types import AttributeValue
 
-    from mlx_worker.api.generation.accounting import Account
+    from mlx_worker.api.generation.accounting import RequestRecord
 
 log = logging.getLogger(__name__)
 
@@ -47,24 +47,26 @@ _library = logging.getLogger("opentelemetry")
 _library.propagate = False
 _library.addHandler(logging.NullHandler())
 
-FLUSHED_WITHIN: Final = 2.0
+FLUSH_TIMEOUT: Final = 2.0
 """Seconds that a node which stops waits for the collector to take the last spans."""
 
-_CALLER = TraceContextTextMapPropagator()
+_PROPAGATOR = TraceContextTextMapPropagator()
 
 
-class Traces:
+class RequestTracer:
     """Tells the collector at this base URL of requests; a context in which it can."""
 
     def __init__(self, endpoint: str) -> None:
-        self._trouble = _Trouble()
-        self._exporter: SpanExporter = _Exporter(f"{endpoint.rstrip('/')}/v1/traces", self._trouble)
+        self._errors = _ExportErrorLog()
+        self._exporter: SpanExporter = _ReportingExporter(
+            f"{endpoint.rstrip('/')}/v1/traces", self._errors
+        )
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("mlx_worker", __version__)
 
     async def __aenter__(self) -> Self:
-        _library.addHandler(self._trouble)
+        _library.addHandler(self._errors)
         return self
 
     async def __aexit__(
@@ -76,32 +78,32 @@ class Traces:
         # A daemon: the library's own patience is longer than that of whoever stops a node.
         flush = threading.Thread(target=self._provider.shutdown, daemon=True)
         flush.start()
-        await asyncio.to_thread(flush.join, FLUSHED_WITHIN)
+        await asyncio.to_thread(flush.join, FLUSH_TIMEOUT)
         if flush.is_alive():
-            self._trouble.say(f"the last ones were not taken within {FLUSHED_WITHIN:g} s")
+            self._errors.report(f"the last ones were not taken within {FLUSH_TIMEOUT:g} s")
             self._exporter.shutdown()  # it tries no more
-        _library.removeHandler(self._trouble)
+        _library.removeHandler(self._errors)
 
-    def ended(self, account: Account) -> None:
+    def record(self, record: RequestRecord) -> None:
         """One request, after its last byte. Nothing is sent here, and nobody waits."""
         wall = _wall_clock()
         span = self._tracer.start_span(
-            f"{account.request.method} {_route(account.request)}",
-            context=_caller(account.request),
+            f"{record.request.method} {_route(record.request)}",
+            context=_parent_context(record.request),
             kind=SpanKind.SERVER,
-            attributes=dict(_facts(account)),
-            start_time=wall(account.began),
+            attributes=dict(_attributes(record)),
+            start_time=wall(record.began),
         )
         if not span.is_recording():
             return
-        if _is_servers_fault(account):
+        if _is_server_error(record):
             span.set_status(Status(StatusCode.ERROR))
-        _tell_of_losses(span, account, wall)
-        beneath = set_span_in_context(span, Context())
-        for name, began, ended in _phases(account):
-            phase = self._tracer.start_span(name, context=beneath, start_time=wall(began))
+        _add_crash_events(span, record, wall)
+        children = set_span_in_context(span, Context())
+        for name, began, ended in _phases(record):
+            phase = self._tracer.start_span(name, context=children, start_time=wall(began))
             phase.end(wall(ended))
-        span.end(wall(account.ended))
+        span.end(wall(record.ended))
 
 
 # --- one request ----------------------------------------------------------------------------
@@ -118,26 +120,26 @@ def _route(request: web.Request) -> str:
     return f"/v1{plain(request)}"
 
 
-def _caller(request: web.Request) -> Context:
+def _parent_context(request: web.Request) -> Context:
     """The caller's span where it names one that can be read; else nothing."""
-    given = {name: request.headers.getall(name, []) for name in _CALLER.fields}
-    return _CALLER.extract({name: it for name, it in given.items() if it}, Context())
+    given = {name: request.headers.getall(name, []) for name in _PROPAGATOR.fields}
+    return _PROPAGATOR.extract({name: it for name, it in given.items() if it}, Context())
 
 
-def _facts(account: Account) -> Iterator[tuple[str, AttributeValue]]:
-    request, read, generations = account.request, account.read, account.generations
+def _attributes(record: RequestRecord) -> Iterator[tuple[str, AttributeValue]]:
+    request, read, generations = record.request, record.read, record.generations
     yield "http.request.method", request.method
     yield "http.route", _route(request)
     yield "url.path", request.path
     yield "url.scheme", request.scheme
-    if account.status is not None:
-        yield "http.response.status_code", account.status
-    if account.error:
-        yield "error.type", account.error
+    if record.status is not None:
+        yield "http.response.status_code", record.status
+    if record.error:
+        yield "error.type", record.error
     yield "gen_ai.provider.name", "mlx_worker"
-    yield "gen_ai.operation.name", _operation(account.dialect)
-    if account.model:
-        yield "gen_ai.request.model", account.model
+    yield "gen_ai.operation.name", _operation(record.dialect)
+    if record.model:
+        yield "gen_ai.request.model", record.model
     if len(generations) > 1:
         yield "gen_ai.request.choice.count", len(generations)
     if session := session_given(request):
@@ -148,8 +150,8 @@ def _facts(account: Account) -> Iterator[tuple[str, AttributeValue]]:
         yield "gen_ai.usage.output_tokens", sum(len(it.tokens) for it in generations)
     if finished := [it.ending.finish for it in generations if it.ending is not None]:
         yield "gen_ai.response.finish_reasons", finished
-    yield "mlx_worker.dialect", account.dialect
-    yield "mlx_worker.outcome", account.outcome
+    yield "mlx_worker.dialect", record.dialect
+    yield "mlx_worker.outcome", record.outcome
     yield "mlx_worker.request_id", request_id(request)
 
 
@@ -157,32 +159,32 @@ def _operation(dialect: str) -> str:
     return "text_completion" if dialect == "completions" else "chat"
 
 
-def _is_servers_fault(account: Account) -> bool:
+def _is_server_error(record: RequestRecord) -> bool:
     """By HTTP's conventions what is wrong with a request is no error of the server's span."""
-    return bool(account.error) and not 400 <= (account.status or 0) < 500  # noqa: PLR2004
+    return bool(record.error) and not 400 <= (record.status or 0) < 500  # noqa: PLR2004
 
 
-def _phases(account: Account) -> Iterator[tuple[str, float, float]]:
+def _phases(record: RequestRecord) -> Iterator[tuple[str, float, float]]:
     """(name, from, to): in line, to the first token of any choice, to the last of all.
 
     What failed or was left ends in the phase that it had come to.
     """
-    if account.accepted is None:
+    if record.accepted is None:
         return
-    generations, end = account.generations, account.ended
+    generations, end = record.generations, record.ended
     handed = min((it.handed_over[0] for it in generations if it.handed_over), default=None)
     first = min((at for it in generations if (at := it.first_token_at) is not None), default=None)
     last = max((it.ended_at or end for it in generations), default=end)
-    yield "queue", account.accepted, end if handed is None else handed
+    yield "queue", record.accepted, end if handed is None else handed
     if handed is not None:
         yield "prefill", handed, last if first is None else first
     if first is not None:
         yield "decode", first, last
 
 
-def _tell_of_losses(span: Span, account: Account, wall: Callable[[float], int]) -> None:
+def _add_crash_events(span: Span, record: RequestRecord, wall: Callable[[float], int]) -> None:
     """A process that ended, and the next one that went on, as events."""
-    for it in account.generations:
+    for it in record.generations:
         for i, loss in enumerate(it.losses, 1):
             tokens = {"mlx_worker.after_tokens": loss.tokens}
             span.add_event("mlx_worker.child_lost", tokens, wall(loss.at))
@@ -199,41 +201,41 @@ def _resource() -> Resource:
     return ours.merge(OTELResourceDetector().detect())
 
 
-class _Trouble(logging.Handler):
+class _ExportErrorLog(logging.Handler):
     """What the library complains of, in the node's log once, until spans are taken again."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._is_told = False
+        self._is_reported = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """On any thread, one at a time."""
         if record.name.startswith(("opentelemetry.exporter.", "opentelemetry.sdk.")):
-            self.say(record.getMessage())
+            self.report(record.getMessage())
 
-    def say(self, why: str) -> None:
+    def report(self, why: str) -> None:
         """Spans were not taken."""
-        if not self._is_told:
-            self._is_told = True
+        if not self._is_reported:
+            self._is_reported = True
             log.warning(Entry("traces may be lost", why=why))
 
-    def is_over(self) -> None:
+    def clear(self) -> None:
         """Spans were taken."""
-        if self._is_told:
-            self._is_told = False
+        if self._is_reported:
+            self._is_reported = False
             log.info("traces are taken again")
 
 
-class _Exporter(OTLPSpanExporter):
+class _ReportingExporter(OTLPSpanExporter):
     """The library's, on its thread; says how it goes."""
 
-    def __init__(self, url: str, trouble: _Trouble) -> None:
+    def __init__(self, url: str, errors: _ExportErrorLog) -> None:
         super().__init__(endpoint=url)
-        self._trouble = trouble
+        self._errors = errors
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """A batch."""
         result = super().export(spans)
         if result is SpanExportResult.SUCCESS:
-            self._trouble.is_over()
+            self._errors.clear()
         return result

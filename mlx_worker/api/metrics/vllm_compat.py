@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from mlx_worker.api.context import Front
+    from mlx_worker.api.context import AppContext
 
 LABEL: Final = ["model_name"]
 
 
-def families(front: Front) -> Iterator[Metric]:
+def families(context: AppContext) -> Iterator[Metric]:
     """What the router's engine statistics read."""
-    last = front.node.primary
-    models = [*(it for it in front.node.models.values() if it is not last), last]
+    last = context.node.primary
+    models = [*(it for it in context.node.models.values() if it is not last), last]
     running = GaugeMetricFamily("vllm:num_requests_running", "Places taken.", labels=LABEL)
     waiting = GaugeMetricFamily("vllm:num_requests_waiting", "In line.", labels=LABEL)
     usage = GaugeMetricFamily(
@@ -32,10 +32,10 @@ def families(front: Front) -> Iterator[Metric]:
     hits = CounterMetricFamily("vllm:gpu_prefix_cache_hits", "Tokens resident.", labels=LABEL)
     queries = CounterMetricFamily("vllm:gpu_prefix_cache_queries", "Tokens read.", labels=LABEL)
     for served in models:
-        name, flow = [served.config.id], front.traffic.flows[served.config.id]
+        name, metrics = [served.config.id], context.request_metrics.by_model[served.config.id]
         running.add_metric(name, served.admission.running)
         waiting.add_metric(name, served.admission.queued)
         usage.add_metric(name, served.kv_usage)
-        hits.add_metric(name, flow.cached_tokens)
-        queries.add_metric(name, flow.prompt_tokens)
+        hits.add_metric(name, metrics.cached_tokens)
+        queries.add_metric(name, metrics.prompt_tokens)
     yield from (running, waiting, usage, hits, queries)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from mlx_worker.api.context import FRONT
+from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.middleware.decompression import coding_of, inflated
 from mlx_worker.errors import BodyTooLarge, BodyTooSlow
 
@@ -77,7 +77,7 @@ async def read_body(request: web.Request) -> bytes:
 
 
 def _default_of(request: web.Request) -> int:
-    models = request.app[FRONT].node.models.values()
+    models = request.app[CONTEXT].node.models.values()
     return default_limit(model.context_length for model in models)
 
 

@@ -33,26 +33,26 @@ if TYPE_CHECKING:
     from aiohttp.streams import StreamReader
     from aiohttp.typedefs import Handler, Middleware
 
-    from mlx_worker.api.metrics.slow_steps import Held
+    from mlx_worker.api.metrics.slow_steps import SlowSteps
     from mlx_worker.config.schema import ServerConfig
 
 log = logging.getLogger(__name__)
 
-BESIDE = 32
+HEALTH_ONLY_CONNECTIONS = 32
 """Connections over `max_connections` that may ask for health."""
 
-HEALTH = ("/health", "/cluster/health", "/health/live", "/health/ready")
+HEALTH_PATHS = ("/health", "/cluster/health", "/health/live", "/health/ready")
 """Answered from memory, also where nothing else would be."""
 
-MAX_LINE = 8 * 1024
-MAX_FIELD = 8 * 1024
+MAX_LINE_BYTES = 8 * 1024
+MAX_FIELD_BYTES = 8 * 1024
 MAX_HEADERS = 100
 """What a request's head may be: bytes of its first line, of a header, and how many of those."""
 
-LINGERING = 1.0
+LINGERING_TIME = 1.0
 """Seconds in which a refused body may still come, so that its sender reads the refusal."""
 
-COME_AGAIN = 1.0
+RETRY_AFTER = 1.0
 """Seconds after which there may be room for one more connection."""
 
 
@@ -65,46 +65,46 @@ class NotHttp(InvalidRequest):
 class Connection(web.RequestHandler):
     """One connection, which has to take what it asked for."""
 
-    __slots__ = ("_deadline", "_door", "_last_body", "_prober", "_wire")
+    __slots__ = ("_last_body", "_limiter", "_prober", "_send_deadline", "_tcp")
 
-    def __init__(self, door: Door, manager: web.Server, **settings: Any) -> None:
+    def __init__(self, limiter: ConnectionLimiter, manager: web.Server, **settings: Any) -> None:
         super().__init__(manager, **settings)
-        self._door = door
-        self._wire: asyncio.Transport | None = None
-        self._deadline: asyncio.TimerHandle | None = None
+        self._limiter = limiter
+        self._tcp: asyncio.Transport | None = None
+        self._send_deadline: asyncio.TimerHandle | None = None
         self._last_body: StreamReader | None = None
         self._prober: Prober | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It counts from here."""
-        self._wire = cast("asyncio.Transport", transport)
+        self._tcp = cast("asyncio.Transport", transport)
         super().connection_made(transport)
-        self._door.entered(self)
+        self._limiter.connected(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """To here."""
-        self._taken()
+        self._cancel_send_deadline()
         if self._prober is not None:
             self._prober.cancel()
-        self._door.left(self)
+        self._limiter.disconnected(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take it apart, and see how long that holds everybody else up."""
-        held = self._door.held
-        began = held.clock()
+        slow_steps = self._limiter.slow_steps
+        began = slow_steps.clock()
         super().data_received(data)
         if self._messages:
             self._last_body = self._messages[-1][1]
-        held.see(CONNECTION, held.clock() - began)
+        slow_steps.record(CONNECTION, slow_steps.clock() - began)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never keeps it open
         """The client sends no more: keep the connection for the answers to what was asked whole."""
-        assert self._wire is not None, "it was made"
-        if self._wire.get_extra_info("sslcontext") is not None or not self._is_answering:
+        assert self._tcp is not None, "it was made"
+        if self._tcp.get_extra_info("sslcontext") is not None or not self._has_unanswered_request:
             return False
         if self._prober is None:
-            self._prober = Prober(self._loop, self._wire, lambda: self._current_request)
+            self._prober = Prober(self._loop, self._tcp, lambda: self._current_request)
         self._close_after_last()
         return True
 
@@ -116,7 +116,7 @@ class Connection(web.RequestHandler):
         return finished
 
     @property
-    def _is_answering(self) -> bool:
+    def _has_unanswered_request(self) -> bool:
         """True if all that has come is whole requests, and one of them is not answered yet."""
         is_whole = self._last_body is not None and self._last_body.is_eof()
         return is_whole and (bool(self._messages) or self._waiter is None)
@@ -128,26 +128,28 @@ class Connection(web.RequestHandler):
     def pause_writing(self) -> None:
         """Its client takes nothing: the clock runs."""
         super().pause_writing()
-        self._deadline = self._loop.call_later(self._door.send_timeout, self._give_up)
+        self._send_deadline = self._loop.call_later(
+            self._limiter.send_timeout, self._abort_slow_reader
+        )
 
     def resume_writing(self) -> None:
         """It has taken something."""
-        self._taken()
+        self._cancel_send_deadline()
         super().resume_writing()
 
-    def end(self) -> None:
+    def abort(self) -> None:
         """End it now, whatever is still to be sent."""
-        if self._wire is not None:
-            self._wire.abort()
+        if self._tcp is not None:
+            self._tcp.abort()
 
-    def _taken(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    def _cancel_send_deadline(self) -> None:
+        if self._send_deadline is not None:
+            self._send_deadline.cancel()
+            self._send_deadline = None
 
-    def _give_up(self) -> None:
-        log.info("a client took nothing for %g s: its connection ends", self._door.send_timeout)
-        self.end()
+    def _abort_slow_reader(self) -> None:
+        log.info("a client took nothing for %g s: its connection ends", self._limiter.send_timeout)
+        self.abort()
 
     def handle_error(
         self,
@@ -170,33 +172,33 @@ class Connection(web.RequestHandler):
         return response
 
 
-class Door:
+class ConnectionLimiter:
     """All connections of a node; who is at work, and who is one too many."""
 
-    def __init__(self, server: ServerConfig, held: Held) -> None:
-        self.held = held
+    def __init__(self, server: ServerConfig, slow_steps: SlowSteps) -> None:
+        self.slow_steps = slow_steps
         self.send_timeout = server.send_timeout
-        self._places = Places(server.max_connections, BESIDE)
+        self._places = Places(server.max_connections, HEALTH_ONLY_CONNECTIONS)
         self._idle_timeout = server.idle_timeout
-        self._inside: dict[web.RequestHandler, None] = {}  # in the order of their last answer
-        self._beside: set[web.RequestHandler] = set()
-        self._working: set[web.RequestHandler] = set()
+        self._admitted: dict[web.RequestHandler, None] = {}  # in the order of their last answer
+        self._health_only: set[web.RequestHandler] = set()
+        self._busy: set[web.RequestHandler] = set()
 
     @property
     def places(self) -> Places:
         """How many connections there may be."""
         return self._places
 
-    def lower(self, places: Places) -> None:
+    def lower_limits(self, places: Places) -> None:
         """Have fewer places from now on; connections that are open stay open."""
         self._places = places
 
-    def end_all(self) -> None:
+    def abort_all(self) -> None:
         """End every connection now, whatever is still to be sent."""
-        for connection in [*self._inside, *self._beside]:
-            cast("Connection", connection).end()
+        for connection in [*self._admitted, *self._health_only]:
+            cast("Connection", connection).abort()
 
-    def protocol(self, manager: web.Server) -> Connection:
+    def create_protocol(self, manager: web.Server) -> Connection:
         """The protocol of the next connection to a server."""
         return Connection(
             self,
@@ -204,54 +206,56 @@ class Door:
             loop=asyncio.get_running_loop(),
             access_log=None,
             keepalive_timeout=self._idle_timeout,
-            lingering_time=LINGERING,
+            lingering_time=LINGERING_TIME,
             auto_decompress=False,
-            max_line_size=MAX_LINE,
-            max_field_size=MAX_FIELD,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_FIELD_BYTES,
             max_headers=MAX_HEADERS,
         )
 
-    def entered(self, connection: Connection) -> None:
+    def connected(self, connection: Connection) -> None:
         """There is one more: make room, let it in beside, or send it away."""
-        if len(self._inside) < self._places.working:
-            self._inside[connection] = None
-        elif idle := next((it for it in self._inside if it not in self._working), None):
-            del self._inside[idle]
-            self._inside[connection] = None
-            cast("Connection", idle).end()
-        elif len(self._beside) < self._places.beside:
-            self._beside.add(connection)
+        if len(self._admitted) < self._places.working:
+            self._admitted[connection] = None
+        elif idle := next((it for it in self._admitted if it not in self._busy), None):
+            del self._admitted[idle]
+            self._admitted[connection] = None
+            cast("Connection", idle).abort()
+        elif len(self._health_only) < self._places.beside:
+            self._health_only.add(connection)
         else:
-            connection.end()
+            connection.abort()
 
-    def left(self, connection: Connection) -> None:
+    def disconnected(self, connection: Connection) -> None:
         """There is one less."""
-        self._inside.pop(connection, None)
-        self._beside.discard(connection)
+        self._admitted.pop(connection, None)
+        self._health_only.discard(connection)
 
     @property
-    def watch(self) -> Middleware:
+    def middleware(self) -> Middleware:
         """The middleware that knows who is at work; an idle connection has no request in it."""
 
         @web.middleware
-        async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
             connection = request.protocol
-            if connection in self._beside:
+            if connection in self._health_only:
                 connection.close()  # once this one is answered
-                if plain(request) not in HEALTH:
+                if plain(request) not in HEALTH_PATHS:
                     raise TooManyConnections(
                         f"{self._places.working} connections are at work (max_connections)",
-                        retry_after=COME_AGAIN,
+                        retry_after=RETRY_AFTER,
                     )
-            self._working.add(connection)
+            self._busy.add(connection)
             try:
                 return await handler(request)
             finally:
-                self._working.discard(connection)
-                if self._inside.pop(connection, connection) is None:
-                    self._inside[connection] = None
+                self._busy.discard(connection)
+                if self._admitted.pop(connection, connection) is None:
+                    self._admitted[connection] = None
 
-        return watch
+        return middleware
 
 
-DOOR: web.AppKey[Door] = web.AppKey("door", Door)
+CONNECTION_LIMITER: web.AppKey[ConnectionLimiter] = web.AppKey(
+    "connection_limiter", ConnectionLimiter
+)

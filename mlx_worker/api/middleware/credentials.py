@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from mlx_worker.config.schema import ServerConfig
 
-HEEDED = frozenset({"api_keys_file", "insecure", "trusted"})
-TLS = frozenset({"tls_cert", "tls_key"})
+RELOADABLE = frozenset({"api_keys_file", "insecure", "trusted"})
+TLS_KEYS = frozenset({"tls_cert", "tls_key"})
 
 
-class Border:
+class Credentials:
     """The keys, the trusted addresses and the certificate that hold now.
 
     Raises ConfigError where a file is wrong.
@@ -37,11 +37,11 @@ class Border:
         self.tls = server_context(server)
 
     @property
-    def is_closed(self) -> bool:
+    def are_required(self) -> bool:
         """True if a caller needs a key or a trusted address."""
         return bool(self.keys or self.trusted)
 
-    def reread(self, server: ServerConfig) -> Callable[[], None]:
+    def load_new(self, server: ServerConfig) -> Callable[[], None]:
         """Read the files of a new configuration; what is returned makes them hold.
 
         Raises ConfigError, and nothing has changed. The node listens where it did: whether it may
@@ -50,20 +50,20 @@ class Border:
         keys = load_keys(msgspec.structs.replace(server, host=self._running.host))
         trusted = Networks.read(server.trusted)
         # A trial beforehand: half of a new pair in the context in use would end all handshakes.
-        renewed = server_context(server) is not None and self.tls is not None
+        renews_certificate = server_context(server) is not None and self.tls is not None
 
-        def hold() -> None:
+        def apply() -> None:
             self.keys, self.trusted = keys, trusted
-            if renewed and self.tls is not None:
+            if renews_certificate and self.tls is not None:
                 load_certificate(self.tls, server)
 
-        return hold
+        return apply
 
-    def heeds(self, key: str, server: ServerConfig) -> bool:
+    def is_reloadable(self, key: str, server: ServerConfig) -> bool:
         """Does a key of `[server]` hold without a restart? TLS cannot begin or end on a socket."""
-        if key in TLS:
+        if key in TLS_KEYS:
             return self.tls is not None and server.tls_cert is not None
-        return key in HEEDED
+        return key in RELOADABLE
 
 
-BORDER: web.AppKey[Border] = web.AppKey("border", Border)
+CREDENTIALS: web.AppKey[Credentials] = web.AppKey("credentials", Credentials)

@@ -8,12 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from mlx_worker.api.dialects.base import Usage
 from mlx_worker.api.dialects.chat import request as chat
 from mlx_worker.api.dialects.fields import check_portable
 from mlx_worker.api.dialects.messages import request as messages
 from mlx_worker.api.dialects.responses import request as responses
+from mlx_worker.api.dialects.responses.response import ResponsesReply
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.limits import DEEPEST
+from mlx_worker.supervisor.requests.generation import Ending, Piece
 
 
 @pytest.mark.parametrize(
@@ -110,3 +113,11 @@ def test_a_number_that_no_double_holds_is_refused() -> None:
     tool = {"type": "function", "function": NAMED | {"parameters": {"maximum": 10**400}}}
     with pytest.raises(InvalidRequest, match="maximum: a number beyond 64 bits"):
         chat.parse(_body(messages=[USER], tools=[tool]))
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_large_bound_in_a_tool_is_repeated_digit_for_digit(is_packed: bool) -> None:
+    call = responses.parse(_body(input="Hi", tools=[{"type": "function", **NAMED}]))
+    answer = ResponsesReply(call.packed() if is_packed else call, "m", 1, "fp_1")
+    told = answer.whole([(Piece("Hi", []), Ending("stop", 1))], Usage(1, 0, 1))
+    assert json.loads(told)["tools"][0]["parameters"] == SCHEMA

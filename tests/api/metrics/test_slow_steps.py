@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from mlx_worker.api.metrics.loop_lag import EVERY, Lag
-from mlx_worker.api.metrics.slow_steps import BUDGET, NO_PATH, OTHER, QUIET, Held
+from mlx_worker.api.metrics.loop_lag import INTERVAL, EventLoopLagMonitor
+from mlx_worker.api.metrics.slow_steps import EVENT_INTERVAL, NO_PATH, OTHER, STEP_BUDGET, SlowSteps
 from tests.supervisor_harness import soon
 
 
@@ -28,69 +28,75 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def held(clock: Clock) -> Held:
-    return Held(clock)
+def slow_steps(clock: Clock) -> SlowSteps:
+    return SlowSteps(clock)
 
 
-async def ask(held: Held, handler: Any, path: str = "/v1/models/the-secret-name") -> int:
-    app = web.Application(middlewares=[held.watch])
+async def ask(slow_steps: SlowSteps, handler: Any, path: str = "/v1/models/the-secret-name") -> int:
+    app = web.Application(middlewares=[slow_steps.middleware])
     app.router.add_get("/{v1:(?:v1/)*}models/{id:.+}", handler)
     async with TestClient(TestServer(app)) as client:
         response = await soon(client.get(path))
         return response.status
 
 
-async def test_a_step_over_the_budget_is_counted_by_its_route(held: Held, clock: Clock) -> None:
-    told: list[tuple[str, int]] = []
-    held.tell = lambda path, seconds: told.append((path, round(seconds * 1000)))
+async def test_a_step_over_the_budget_is_counted_by_its_route(
+    slow_steps: SlowSteps, clock: Clock
+) -> None:
+    reported: list[tuple[str, int]] = []
+    slow_steps.on_slow_step = lambda path, seconds: reported.append((path, round(seconds * 1000)))
 
     async def handler(_: web.Request) -> web.Response:
-        clock.now += BUDGET + 1
+        clock.now += STEP_BUDGET + 1
         return web.Response()
 
-    assert await ask(held, handler) == 200
-    assert held.counts == {"/models/{id}": 1}
-    assert told == [("/models/{id}", round((BUDGET + 1) * 1000))]
+    assert await ask(slow_steps, handler) == 200
+    assert slow_steps.counts == {"/models/{id}": 1}
+    assert reported == [("/models/{id}", round((STEP_BUDGET + 1) * 1000))]
 
 
-async def test_steps_within_the_budget_are_not_added_up(held: Held, clock: Clock) -> None:
+async def test_steps_within_the_budget_are_not_added_up(
+    slow_steps: SlowSteps, clock: Clock
+) -> None:
     async def handler(_: web.Request) -> web.Response:
         for _step in range(100):
-            clock.now += BUDGET
+            clock.now += STEP_BUDGET
             await asyncio.sleep(0)
         return web.Response()
 
-    assert await ask(held, handler) == 200
-    assert not held.counts
+    assert await ask(slow_steps, handler) == 200
+    assert not slow_steps.counts
 
 
-async def test_waiting_holds_nobody_up(held: Held, clock: Clock) -> None:
+async def test_waiting_holds_nobody_up(slow_steps: SlowSteps, clock: Clock) -> None:
     async def handler(_: web.Request) -> web.Response:
         asyncio.get_running_loop().call_soon(setattr, clock, "now", 2000.0)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         return web.Response()
 
-    assert await ask(held, handler) == 200
-    assert not held.counts
+    assert await ask(slow_steps, handler) == 200
+    assert not slow_steps.counts
 
 
-async def test_a_path_that_is_not_there_has_no_name_of_its_own(held: Held, clock: Clock) -> None:
+async def test_a_path_that_is_not_there_has_no_name_of_its_own(
+    slow_steps: SlowSteps, clock: Clock
+) -> None:
     async def handler(_: web.Request) -> web.Response:
         raise AssertionError
 
     paths: list[str] = []
 
-    class Listed(Held):
-        def see(self, path: str, seconds: float) -> None:
+    class Listed(SlowSteps):
+        def record(self, path: str, seconds: float) -> None:
             paths.append(path)
-            super().see(path, seconds)
+            super().record(path, seconds)
 
     assert await ask(Listed(clock), handler, "/nothing/of/the/kind") == 404
     assert set(paths) == {NO_PATH}
 
 
-async def test_an_error_and_a_cancel_pass_through(held: Held, clock: Clock) -> None:
+async def test_an_error_and_a_cancel_pass_through(slow_steps: SlowSteps, clock: Clock) -> None:
     async def failing(_: web.Request) -> web.Response:
         try:
             await asyncio.wait_for(asyncio.Event().wait(), 0.001)
@@ -98,31 +104,33 @@ async def test_an_error_and_a_cancel_pass_through(held: Held, clock: Clock) -> N
             raise web.HTTPConflict from None
         raise AssertionError
 
-    assert await ask(held, failing) == 409
+    assert await ask(slow_steps, failing) == 409
 
 
-def test_a_path_is_told_of_once_in_a_while_and_counted_always(held: Held, clock: Clock) -> None:
-    told: list[str] = []
-    held.tell = lambda path, _: told.append(path)
+def test_a_path_is_told_of_once_in_a_while_and_counted_always(
+    slow_steps: SlowSteps, clock: Clock
+) -> None:
+    reported: list[str] = []
+    slow_steps.on_slow_step = lambda path, _: reported.append(path)
     for _ in range(3):
-        held.see("/a", 1.0)
-        held.see("/b", 1.0)
-    assert told == ["/a", "/b"]
-    clock.now += QUIET
-    held.see("/a", 1.0)
-    assert told == ["/a", "/b", "/a"]
-    assert held.counts == {"/a": 4, "/b": 3}
+        slow_steps.record("/a", 1.0)
+        slow_steps.record("/b", 1.0)
+    assert reported == ["/a", "/b"]
+    clock.now += EVENT_INTERVAL
+    slow_steps.record("/a", 1.0)
+    assert reported == ["/a", "/b", "/a"]
+    assert slow_steps.counts == {"/a": 4, "/b": 3}
 
 
-async def test_lateness_that_no_request_made_is_others(held: Held, clock: Clock) -> None:
-    with Lag(held) as lag:
-        clock.now += EVERY + BUDGET / 2
-        lag.look()
-        assert not held.counts
-        clock.now += EVERY + 1
-        lag.look()
-        assert held.counts == {OTHER: 1}
-        clock.now += EVERY + 1
-        held.see("/a", 1.0)
-        lag.look()
-        assert held.counts == {OTHER: 1, "/a": 1}
+async def test_lateness_that_no_request_made_is_others(slow_steps: SlowSteps, clock: Clock) -> None:
+    with EventLoopLagMonitor(slow_steps) as lag:
+        clock.now += INTERVAL + STEP_BUDGET / 2
+        lag.measure()
+        assert not slow_steps.counts
+        clock.now += INTERVAL + 1
+        lag.measure()
+        assert slow_steps.counts == {OTHER: 1}
+        clock.now += INTERVAL + 1
+        slow_steps.record("/a", 1.0)
+        lag.measure()
+        assert slow_steps.counts == {OTHER: 1, "/a": 1}

@@ -9,10 +9,9 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from mlx_worker.api.dialects.errors import anthropic_error
 from mlx_worker.api.dialects.sse_event import event
+from mlx_worker.json_output import embedded, encode
 from mlx_worker.wire.output import InvalidToolCall, Notice, ReasoningText, ToolCall, visible_text
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class MessagesReply:
         for _ in self._close():
             pass
         said = {"content": self._blocks, **_ended(ending), "usage": _whole_usage(usage)}
-        return msgspec.json.encode(self._head | said | self._warned())
+        return encode(self._head | said | self._warned())
 
     # --- blocks ---
 
@@ -123,7 +122,7 @@ class MessagesReply:
         block = {"type": "tool_use", "id": call.id, "name": call.name}
         yield self._start(block | {"input": {}})
         yield self._delta({"type": "input_json_delta", "partial_json": call.arguments})
-        yield self._stop(block | {"input": msgspec.Raw(call.arguments.encode())})
+        yield self._stop(block | {"input": embedded(call.arguments)})
 
     # --- events ---
 

@@ -40,6 +40,7 @@ from mlx_worker.api.dialects.responses.tools import CUSTOM_INPUT, ToolName, Tool
 from mlx_worker.api.dialects.structured_output import constraint_of, formatted
 from mlx_worker.config.sampler_types import Tokens
 from mlx_worker.errors import UnsupportedField
+from mlx_worker.json_output import encode
 from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES
 from mlx_worker.wire.request import ChatRequest
 
@@ -168,7 +169,7 @@ class ResponsesCall(Call, frozen=True, kw_only=True):
 
     def packed(self) -> Self:
         """Return the same call with its bulky parts packed; `repeated` is to be JSON."""
-        repeated = {key: msgspec.Raw(msgspec.json.encode(it)) for key, it in self.repeated.items()}
+        repeated = {key: msgspec.Raw(encode(it)) for key, it in self.repeated.items()}
         return replace(self, chats=[packed_chat(chat) for chat in self.chats], repeated=repeated)
 
 

@@ -12,12 +12,11 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import msgspec
-
 from mlx_worker.api.dialects.base import COMMENT
 from mlx_worker.api.dialects.responses.calls import form_of
 from mlx_worker.api.dialects.sse_event import event
 from mlx_worker.api.dialects.token_logprobs import ContentLogprobs
+from mlx_worker.json_output import encode
 from mlx_worker.wire.output import InvalidToolCall, Notice, ReasoningText, ToolCall, visible_text
 
 if TYPE_CHECKING:
@@ -180,7 +179,7 @@ class ResponsesReply:
         for span in piece.said:
             _exhaust(self._take(span))
         _exhaust(self._close(status, is_last=True))
-        return msgspec.json.encode(self._response(status, usage))
+        return encode(self._response(status, usage))
 
     # --- items ---
 
