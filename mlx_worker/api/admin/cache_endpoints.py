@@ -31,7 +31,7 @@ async def cache_state(request: web.Request) -> web.Response:
 
 
 _WARM_FIELDS: Final = MappingProxyType({"messages": "system_prompt"})
-"""The names of a warm request for fields that a model's process knows by other names."""
+"""What the child calls the system prompt, and the name that the caller gave."""
 
 
 async def cache_warm(request: web.Request) -> web.Response:
