@@ -16,7 +16,14 @@ import msgspec
 from mlx_worker.child.fair_queue import FairQueue
 from mlx_worker.engine.prompt import Prompt, check_tokens, warm_head
 from mlx_worker.limits import check_answer, json_values
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import (
+    Detokenize,
+    DetokenizeResult,
+    Generate,
+    Tokenize,
+    TokenizeResult,
+    Warm,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.engine.templates.tool_offer import Offer, ToolOffers
     from mlx_worker.engine.text_bound import TextBound
+    from mlx_worker.wire.request import ChatRequest
 
 SHORT: Final = 1 << 16
 """Characters up to which work is short; a value of a message, or a token id, counts as some."""
@@ -38,7 +46,7 @@ A_TOKEN: Final = 4
 class Ready:
     """A generation whose prompt is tokenized and whose grammar is compiled."""
 
-    message: m.Generate
+    message: Generate
     offer: Offer
     prompt: Prompt
     constraint: Constraint | None
@@ -48,7 +56,7 @@ class Ready:
 class ReadyToWarm:
     """A system prompt that is tokenized."""
 
-    message: m.Warm
+    message: Warm
     head: list[int]
 
 
@@ -68,9 +76,9 @@ class Left:
     id: int
 
 
-Work = m.Generate | m.Warm | m.Tokenize | m.Detokenize
+Work = Generate | Warm | Tokenize | Detokenize
 Prepared = Ready | ReadyToWarm | Refused | Left
-Answer = m.Tokenized | m.Detokenized
+Answer = TokenizeResult | DetokenizeResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +108,7 @@ class Preparation:
         self._held = held
         self._short: FairQueue[Work] = FairQueue()
         self._long: FairQueue[Work] = FairQueue()
-        self._shapes: FairQueue[tuple[m.Generate, Offer, Prompt]] = FairQueue()
+        self._shapes: FairQueue[tuple[Generate, Offer, Prompt]] = FairQueue()
         self._said: dict[str, tuple[object, Prompt]] = {}
 
     def put(self, work: Work) -> None:
@@ -159,7 +167,7 @@ class Preparation:
             else:
                 self._do(key, work, tools)
         except BaseException as error:  # noqa: BLE001  (a panic of Rust's is no Exception)
-            request_id = work.request_id if isinstance(work, m.Generate) else ""
+            request_id = work.request_id if isinstance(work, Generate) else ""
             self._on_prepared(Refused(work.id, error, request_id))
         finally:
             if not (self._short.has(key) or self._long.has(key)):
@@ -168,25 +176,25 @@ class Preparation:
     def _do(self, key: str, work: Work, tools: Tools) -> None:
         tokenizer, bound = tools.tokenizer, tools.bound
         match work:
-            case m.Tokenize():
+            case Tokenize():
                 with self._held.by("prompt"):
                     offer = tools.offers.adapt(work.request)
                     tokens = offer.prompt(tokenizer, bound).tokens
                     told = msgspec.json.encode(tokens)
                     check_answer(told, "prompt" if work.request.prompt is not None else "messages")
-                self._answer(m.Tokenized(work.id, len(tokens), told))
-            case m.Detokenize():
+                self._answer(TokenizeResult(work.id, len(tokens), told))
+            case Detokenize():
                 with self._held.by("detokenize"):
                     bound.check_count(work.tokens, "tokens")
                     check_tokens(tokenizer, work.tokens, "tokens")
                     text = msgspec.json.encode(tokenizer.decode(work.tokens))
                     check_answer(text, "tokens")
-                self._answer(m.Detokenized(work.id, text))
-            case m.Warm():
+                self._answer(DetokenizeResult(work.id, text))
+            case Warm():
                 with self._held.by("prompt"):
                     head = warm_head(tokenizer, work.system_prompt, work.template_kwargs, bound)
                 self._on_prepared(ReadyToWarm(work, head))
-            case m.Generate():
+            case Generate():
                 with self._held.by("prompt"):
                     offer, prompt = self._prompt(key, work.request, tools)
                 if offer.request.constraint is None:
@@ -194,7 +202,7 @@ class Preparation:
                 else:
                     self._shapes.put(key, (work, offer, prompt))
 
-    def _prompt(self, key: str, request: m.ChatRequest, tools: Tools) -> tuple[Offer, Prompt]:
+    def _prompt(self, key: str, request: ChatRequest, tools: Tools) -> tuple[Offer, Prompt]:
         """Make the prompt, or take that of the same body's choice before, where it is equal."""
         offer = tools.offers.adapt(request)
         content = (
@@ -216,15 +224,15 @@ class Preparation:
 def is_long(work: Work) -> bool:
     """True if the work is more than `SHORT`; looks no further than that."""
     match work:
-        case m.Detokenize():
+        case Detokenize():
             return len(work.tokens) * A_TOKEN > SHORT
-        case m.Warm():
+        case Warm():
             return len(work.system_prompt) > SHORT
-        case m.Tokenize() | m.Generate():
+        case Tokenize() | Generate():
             return _is_long_request(work.request)
 
 
-def _is_long_request(request: m.ChatRequest) -> bool:
+def _is_long_request(request: ChatRequest) -> bool:
     if request.prompt is not None:
         each = 1 if isinstance(request.prompt, str) else A_TOKEN
         return len(request.prompt) * each > SHORT
@@ -238,5 +246,5 @@ def _is_long_request(request: m.ChatRequest) -> bool:
 
 def _key(work: Work) -> str:
     """Whose turn it takes: that of its body."""
-    own = work.request_id if isinstance(work, m.Generate) else ""
+    own = work.request_id if isinstance(work, Generate) else ""
     return own or f"#{work.id}"

@@ -14,15 +14,16 @@ from mlx_worker.config.sizes import in_words
 from mlx_worker.engine.output.end_tokens import stop_sequences
 from mlx_worker.engine.prefill import cuts, fits, follow, has_room, may_start
 from mlx_worker.errors import KvTooLarge
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import PromptWarmed, RequestFailed, Started
 
 if TYPE_CHECKING:
     from mlx_worker.engine.batch import Batch
     from mlx_worker.engine.kv_retention import KvRetention
     from mlx_worker.engine.prompt_cache import PromptCache
     from mlx_worker.engine.sequence import Sequence, SequenceTable
+    from mlx_worker.wire.kv_cost import KvCost
 
-Begun = m.Started | m.Warmed | m.Failed
+Begun = Started | PromptWarmed | RequestFailed
 
 
 class Admission:
@@ -38,7 +39,7 @@ class Admission:
         cache: PromptCache,
         retention: KvRetention,
         *,
-        kv_cost: m.KvCost,
+        kv_cost: KvCost,
         kv_bytes: int | None,
         is_cuttable: bool,
     ) -> None:
@@ -129,9 +130,9 @@ class Admission:
         self._sequences.enter_batch(sequence, uid)
         return None if sequence.text is None else self._started(sequence)
 
-    def _started(self, sequence: Sequence) -> m.Started:
+    def _started(self, sequence: Sequence) -> Started:
         prompt, asked = sequence.prompt, len(sequence.prompt.tokens) - sequence.replayed
         known = prompt.head > 0 and not sequence.head_is_new
         miss = self._cache.missed(prompt.tokens[: prompt.head]) if sequence.head_is_new else ""
         room = sequence.max_tokens + sequence.replayed
-        return m.Started(sequence.id, asked, min(sequence.cached, asked), known, miss, room)
+        return Started(sequence.id, asked, min(sequence.cached, asked), known, miss, room)

@@ -21,7 +21,7 @@ from mlx_worker.engine.kv_retention import KvRetention
 from mlx_worker.engine.output.end_tokens import ending_tokens, length_processors
 from mlx_worker.engine.output.logprobs import read_logprobs
 from mlx_worker.engine.output.markers import Markers
-from mlx_worker.engine.output.text_stream import Released, TextStream
+from mlx_worker.engine.output.text_stream import TextStream
 from mlx_worker.engine.prefill import LARGEST_CHUNK, PAUSE, READERS, Pace
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.prompt_cache import MAX_BYTES, PromptCache
@@ -30,15 +30,25 @@ from mlx_worker.engine.request_checks import RequestChecks
 from mlx_worker.engine.sampling import Draw, make_processors
 from mlx_worker.engine.sequence import Sequence, SequenceTable
 from mlx_worker.errors import ConstraintFailed
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.kv_cost import KvCost
+from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, RequestFailed, Started
+from mlx_worker.wire.output import (
+    Done,
+    FinishReason,
+    PromptScores,
+    RowOutput,
+    StepOutput,
+    TokenLogprobs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.engine.structured.constraint import Constraint
+    from mlx_worker.wire.request import ChatRequest
 
-UNKNOWN_COST = m.KvCost()
-Said = m.Started | m.Warmed | m.Failed | m.Prefill | m.PromptScores | m.Step | m.Done
+UNKNOWN_COST = KvCost()
+Said = Started | PromptWarmed | RequestFailed | PrefillProgress | PromptScores | StepOutput | Done
 
 
 def _ignore() -> None:
@@ -62,7 +72,7 @@ class Engine:
         context_length: int,
         max_concurrency: int,
         cache_bytes: int = MAX_BYTES,
-        kv: m.KvCost = UNKNOWN_COST,
+        kv: KvCost = UNKNOWN_COST,
         kv_bytes: int | None = None,
         prefill_pause: float = PAUSE,
         on_encoded: Callable[[], None] = _ignore,
@@ -127,14 +137,14 @@ class Engine:
     def admit(
         self,
         id_: int,
-        request: m.ChatRequest,
+        request: ChatRequest,
         prompt: Prompt,
         *,
         replay: list[int] | None = None,
         in_session: bool = False,
         constraint: Constraint | None = None,
         room: int | None = None,
-    ) -> m.Started | m.Done | None:
+    ) -> Started | Done | None:
         """Take a request in; None: it waits, and a later `step` says that it has started.
 
         `replay` are the tokens that a former child said: they are read like a prompt, and what
@@ -157,13 +167,13 @@ class Engine:
                 *length_processors(request.ends, eos, len(prompt.tokens)),
             ]
             started = self._admission.enqueue(sequence)
-        assert started is None or isinstance(started, m.Started)
+        assert started is None or isinstance(started, Started)
         return started
 
     def _sequence_of(
         self,
         id_: int,
-        request: m.ChatRequest,
+        request: ChatRequest,
         prompt: Prompt,
         replay: list[int],
         limit: int,
@@ -195,7 +205,7 @@ class Engine:
             ends=ending_tokens(request.ends, self._tokenizer.eos_token_ids),
         )
 
-    def _replay(self, sequence: Sequence, said: list[int]) -> m.Done | None:
+    def _replay(self, sequence: Sequence, said: list[int]) -> Done | None:
         """Bring the text to where it was. Done: it had come to its end, unheard."""
         text = sequence.text
         assert text is not None
@@ -211,7 +221,7 @@ class Engine:
 
     def admit_warm(
         self, id_: int, head: list[int], system_prompt: str
-    ) -> m.Warmed | m.Failed | None:
+    ) -> PromptWarmed | RequestFailed | None:
         """Have this head prefilled and kept; the answer at once if it is resident already.
 
         Raises ContextLengthExceeded or KvTooLarge.
@@ -222,18 +232,18 @@ class Engine:
         sequence = Sequence(id_, Prompt([*head, 0], len(head), system_prompt), None)
         if not head:
             self.cache.warmed(0, system_prompt)
-            return m.Warmed(id_, 0)
+            return PromptWarmed(id_, 0)
         said = self._admission.enqueue(sequence)
-        assert not isinstance(said, m.Started)
+        assert not isinstance(said, Started)
         return said
 
-    def cancel(self, id_: int) -> m.Done | None:
+    def cancel(self, id_: int) -> Done | None:
         """Free a row now, keeping what it has read. None: there is no such row."""
         sequence = self._sequences.by_id.get(id_)
         if sequence is None:
             return None
         self._remove(sequence, keep=True)
-        return m.Done(id_, "cancelled", sequence.produced, "")
+        return Done(id_, "cancelled", sequence.produced)
 
     # --- on ---
 
@@ -245,7 +255,7 @@ class Engine:
             said += self._prefilled(response)
         if generated:
             self.decode_steps += 1
-            rows: list[m.Row] = []
+            rows: list[RowOutput] = []
             ends: list[Said] = []
             for response in generated:
                 sequence = self._sequences.by_uid[response.uid]
@@ -253,7 +263,7 @@ class Engine:
                 end = self._end(sequence, response)
                 if end is not None:
                     ends.append(end)
-            said.append(m.Step(rows))
+            said.append(StepOutput(rows))
             said += ends
         return said
 
@@ -286,7 +296,9 @@ class Engine:
         sequence = self._sequences.by_uid[response.uid]
         done, total = response.progress
         sequence.read = sequence.cached + done
-        said: list[Said] = [m.Prefill(sequence.id, sequence.cached + done, sequence.cached + total)]
+        said: list[Said] = [
+            PrefillProgress(sequence.id, sequence.cached + done, sequence.cached + total)
+        ]
         cut = response.end_of_segment and sequence.read in sequence.cuts
         if sequence.text is None:
             if cut:
@@ -306,20 +318,20 @@ class Engine:
             self._retention.store_segment(sequence)
         return said
 
-    def _row(self, sequence: Sequence, response: Any) -> m.Row:
+    def _row(self, sequence: Sequence, response: Any) -> RowOutput:
         sequence.produced += 1
         token = int(response.token)
         text = sequence.text
         assert text is not None
         was_content = text.in_content
-        released = Released([], "") if response.finish_reason == "stop" else text.add(token)
+        spans = [] if response.finish_reason == "stop" else text.add(token)
         is_content = was_content and text.in_content  # else it may be part of a marker
         logprobs = self._logprobs(sequence, response, is_content=is_content)
-        return m.Row(sequence.id, [token], released.text, logprobs, released.spans)
+        return RowOutput.of(sequence.id, [token], spans, logprobs)
 
     def _logprobs(
         self, sequence: Sequence, response: Any, *, is_content: bool
-    ) -> list[m.TokenLogprobs]:
+    ) -> list[TokenLogprobs]:
         if sequence.logprobs is None or response.finish_reason == "stop":
             return []
         with mx.stream(self._batch.stream):
@@ -333,7 +345,7 @@ class Engine:
                 )
             ]
 
-    def _end(self, sequence: Sequence, response: Any) -> m.Done | m.Failed | None:
+    def _end(self, sequence: Sequence, response: Any) -> Done | RequestFailed | None:
         text, constraint = sequence.text, sequence.constraint
         assert text is not None
         complete = constraint is not None and constraint.complete
@@ -346,7 +358,7 @@ class Engine:
         else:
             return None
         if problem:
-            return m.Failed(sequence.id, ConstraintFailed.code, problem)
+            return RequestFailed(sequence.id, ConstraintFailed.code, problem)
         return _done(sequence, text, "stop" if complete else response.finish_reason or "stop")
 
     def _remove(self, sequence: Sequence, *, keep: bool) -> None:
@@ -358,17 +370,16 @@ class Engine:
             self._batch.remove([sequence.uid])
 
 
-def _done(sequence: Sequence, text: TextStream, natural: m.FinishReason) -> m.Done:
+def _done(sequence: Sequence, text: TextStream, natural: FinishReason) -> Done:
     """The last word, where `natural` says why the tokens ended."""
-    rest = text.finish(natural)
+    spans = text.finish(natural)
     finish = text.finish_reason(natural)
-    return m.Done(
+    return Done.of(
         sequence.id,
         finish,
         sequence.produced,
-        rest.text,
-        rest.spans,
-        text.stop_string,
-        text.reasoning_tokens,
+        spans,
+        stop_string=text.stop_string,
+        reasoning_tokens=text.reasoning_tokens,
         context_full=finish == "length" and sequence.fills_context,
     )

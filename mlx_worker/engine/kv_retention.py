@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx_worker.engine.prefill import WORTH_WAITING, least_fetched
 from mlx_worker.engine.prompt_cache import Kind
 from mlx_worker.errors import CacheError
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import PromptWarmed, RequestFailed
 
 if TYPE_CHECKING:
     from mlx_worker.engine.batch import Batch
@@ -86,14 +86,14 @@ class KvRetention:
 
     def pin(
         self, id_: int, prompt: Prompt, tokens: list[int], kv: list[Any]
-    ) -> m.Warmed | m.Failed:
+    ) -> PromptWarmed | RequestFailed:
         """Store the KV of a warmed system prompt, and return the answer to its `Warm`."""
         self.store(tokens, kv, Kind.WARM)
         if self._cache.resident(tokens) < len(tokens):
             limit = f"cache_bytes is {self._cache.facts.capacity}"
-            return m.Failed(id_, CacheError.code, f"the prompt's KV does not fit: {limit}")
+            return RequestFailed(id_, CacheError.code, f"the prompt's KV does not fit: {limit}")
         self._cache.warmed(len(tokens), prompt.system)
-        return m.Warmed(id_, len(tokens))
+        return PromptWarmed(id_, len(tokens))
 
     def _detach(self, kv: list[Any]) -> None:
         """Evaluate, or the lazy slice would keep the whole batch's KV alive; do not wait."""

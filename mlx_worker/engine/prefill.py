@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.engine.prompt import Prompt
     from mlx_worker.engine.sequence import Sequence
-    from mlx_worker.wire.messages import KvCost
+    from mlx_worker.wire.kv_cost import KvCost
 
 READERS = 8
 """Prompts read side by side."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.engine.templates.chat_text import Messages
     from mlx_worker.engine.text_bound import TextBound
-    from mlx_worker.wire.messages import ChatRequest, Opening
+    from mlx_worker.wire.request import ChatRequest, Opening
 
 Tools = list[dict[str, Any]]
 

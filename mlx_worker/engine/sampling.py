@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.engine.prompt_scores import PromptScorer
     from mlx_worker.engine.structured.constraint import Constraint
-    from mlx_worker.wire.messages import Sampling
+    from mlx_worker.wire.request import Sampling
 
 Settings = tuple[float, float, float, int]
 """Temperature, top-p, min-p, top-k."""

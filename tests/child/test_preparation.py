@@ -23,7 +23,14 @@ from mlx_worker.engine.structured.compiler import Constraints
 from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.engine.text_bound import TextBound
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import Detokenize, Generate, Tokenize, Warm
+from mlx_worker.wire.request import (
+    ChatRequest,
+    JsonSchemaConstraint,
+    PromptScoring,
+    RegexConstraint,
+    Sampling,
+)
 from tests.synthetic_models import make_caller
 
 if TYPE_CHECKING:
@@ -67,10 +74,10 @@ def desk(folder: Path) -> Desk:
     return Desk(folder)
 
 
-def generate(id_: int, text: str = "hello", body: str = "", **more: Any) -> m.Generate:
+def generate(id_: int, text: str = "hello", body: str = "", **more: Any) -> Generate:
     turns = [{"role": "user", "content": text}]
-    request = m.ChatRequest(turns, m.Sampling(id_), 4, **more)
-    return m.Generate(id_, request, request_id=body)
+    request = ChatRequest(turns, Sampling(id_), 4, **more)
+    return Generate(id_, request, request_id=body)
 
 
 # --- turns --------------------------------------------------------------------------------
@@ -105,7 +112,7 @@ def test_preparation_long_text_leaves_the_turn_of_short_ones_at_once(desk: Desk)
 
 
 def test_preparation_a_grammar_leaves_the_turn_of_short_ones_at_once(desk: Desk) -> None:
-    desk.work.put(generate(1, constraint=m.Regex("a+", "f")))
+    desk.work.put(generate(1, constraint=RegexConstraint("a+", "f")))
     desk.work.put(generate(2))
     for _ in range(2):
         desk.work.short_turn(desk.tools)
@@ -120,15 +127,15 @@ def test_preparation_a_grammar_leaves_the_turn_of_short_ones_at_once(desk: Desk)
 @pytest.mark.parametrize(
     ("work", "expected"),
     [
-        (m.Warm(1, LONG), True),
-        (m.Warm(1, "a"), False),
-        (m.Detokenize(1, [1] * SHORT), True),
-        (m.Detokenize(1, [1]), False),
+        (Warm(1, LONG), True),
+        (Warm(1, "a"), False),
+        (Detokenize(1, [1] * SHORT), True),
+        (Detokenize(1, [1]), False),
         (generate(1, tools=[{"a": [[]] * SHORT}]), True),
         (generate(1, template_kwargs={"a": {"b": LONG}}), True),
         (generate(1, prompt=[1] * SHORT), True),
         (generate(1, prompt="a"), False),
-        (m.Tokenize(1, m.ChatRequest([], m.Sampling(1), prompt=LONG)), True),
+        (Tokenize(1, ChatRequest([], Sampling(1), prompt=LONG)), True),
     ],
 )
 def test_is_long_goes_by_all_that_work_has_to_walk_over(work: Any, expected: bool) -> None:
@@ -139,7 +146,7 @@ def test_is_long_goes_by_all_that_work_has_to_walk_over(work: Any, expected: boo
 
 
 def test_preparation_work_whose_client_has_left_is_not_done(desk: Desk) -> None:
-    shape = m.Regex("b+", "f")
+    shape = RegexConstraint("b+", "f")
     for id_, text in ((1, "hello"), (2, LONG), (3, "hello")):
         desk.work.put(generate(id_, text, constraint=shape))
     desk.left |= {1, 2}
@@ -157,7 +164,7 @@ def test_preparation_work_whose_client_has_left_is_not_done(desk: Desk) -> None:
 
 
 def test_preparation_choices_of_one_body_share_prompt_and_grammar(desk: Desk) -> None:
-    shape = m.JsonSchema('{"type":"object","properties":{"a":{"pattern":"x+"}}}', "f")
+    shape = JsonSchemaConstraint('{"type":"object","properties":{"a":{"pattern":"x+"}}}', "f")
     for choice in range(1, 9):
         desk.work.put(generate(choice, body="b", constraint=shape))
     for _ in range(8):
@@ -182,7 +189,7 @@ def test_preparation_an_echo_has_its_text_beside_a_namesake_that_echoes_nothing(
     desk: Desk,
 ) -> None:
     """The key is the client's own X-Request-Id, which two of its requests may share."""
-    scorings = (None, m.PromptScoring(listed=1), m.PromptScoring(echoed=1))
+    scorings = (None, PromptScoring(listed=1), PromptScoring(echoed=1))
     for id_, scoring in enumerate(scorings):
         desk.work.put(generate(id_, body="one", prompt="moon", prompt_scoring=scoring))
     for _ in scorings:
@@ -201,7 +208,7 @@ def test_preparation_other_prompts_of_one_body_are_their_own(desk: Desk) -> None
 
 def test_constraints_a_refused_grammar_is_compiled_once_too(desk: Desk) -> None:
     for id_ in (1, 2, 3):
-        desk.work.put(generate(id_, constraint=m.Regex("a(b", "f")))
+        desk.work.put(generate(id_, constraint=RegexConstraint("a(b", "f")))
         desk.work.short_turn(desk.tools)
         desk.work.shape_turn(desk.tools)
     assert desk.constraints.compiled == 1
@@ -213,11 +220,11 @@ def test_constraints_a_refused_grammar_is_compiled_once_too(desk: Desk) -> None:
 
 def test_preparation_text_beyond_the_context_is_refused_untokenized(desk: Desk) -> None:
     text = "b" * 4_000_000
-    request = m.ChatRequest([], m.Sampling(1), prompt=text)
-    works: list[m.Generate | m.Warm | m.Tokenize] = [
+    request = ChatRequest([], Sampling(1), prompt=text)
+    works: list[Generate | Warm | Tokenize] = [
         generate(1, text),
-        m.Warm(2, text),
-        m.Tokenize(3, request),
+        Warm(2, text),
+        Tokenize(3, request),
     ]
     for work in works:
         desk.work.put(work)
@@ -230,16 +237,16 @@ def test_preparation_text_beyond_the_context_is_refused_untokenized(desk: Desk) 
 
 
 def test_preparation_more_ids_than_the_context_are_refused(desk: Desk) -> None:
-    request = m.ChatRequest([], m.Sampling(1), prompt=[1] * (CONTEXT + 1))
-    works: list[m.Detokenize | m.Tokenize] = [
-        m.Detokenize(1, [1] * (CONTEXT + 1)),
-        m.Tokenize(2, request),
+    request = ChatRequest([], Sampling(1), prompt=[1] * (CONTEXT + 1))
+    works: list[Detokenize | Tokenize] = [
+        Detokenize(1, [1] * (CONTEXT + 1)),
+        Tokenize(2, request),
     ]
     for work in works:
         desk.work.put(work)
         desk.work.short_turn(desk.tools)
     assert [type(it.error) for it in desk.prepared] == [ContextLengthExceeded] * 2
-    desk.work.put(m.Detokenize(3, [1] * CONTEXT))
+    desk.work.put(Detokenize(3, [1] * CONTEXT))
     desk.work.short_turn(desk.tools)
     assert len(desk.answers) == 1
 
@@ -263,7 +270,7 @@ def test_preparation_more_values_than_a_template_may_walk_over_are_refused(
 
 
 def test_preparation_half_a_surrogate_pair_is_refused(desk: Desk) -> None:
-    wrong: list[m.Generate | m.Warm] = [generate(1, "\ud800"), m.Warm(2, "\udfff")]
+    wrong: list[Generate | Warm] = [generate(1, "\ud800"), Warm(2, "\udfff")]
     for id_, work in enumerate(wrong, 1):
         desk.work.put(work)
         desk.work.short_turn(desk.tools)
@@ -271,7 +278,7 @@ def test_preparation_half_a_surrogate_pair_is_refused(desk: Desk) -> None:
 
 
 def test_preparation_warm_head_is_prepared(desk: Desk) -> None:
-    desk.work.put(m.Warm(1, "be brief"))
+    desk.work.put(Warm(1, "be brief"))
     desk.work.short_turn(desk.tools)
     assert isinstance(desk.prepared[0], ReadyToWarm)
     assert desk.prepared[0].head

@@ -9,7 +9,7 @@ import pytest
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import prompt_of, render, warm_head
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire.messages import ChatRequest, Sampling
+from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.call_counter import calls
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ import mlx_lm
 
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.sampling import Draw, make_processors
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import ChatRequest, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-GREEDY = m.Sampling(seed=0)
+GREEDY = Sampling(seed=0)
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Ask:
     prompt: tuple[int, ...]
     head: int = 0
     max_tokens: int = 16
-    sampling: m.Sampling = GREEDY
+    sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     borders: tuple[int, ...] = ()
     logprobs: int | None = None
 
     @property
-    def request(self) -> m.ChatRequest:
-        return m.ChatRequest(
+    def request(self) -> ChatRequest:
+        return ChatRequest(
             messages=[],  # rendered already
             sampling=self.sampling,
             max_tokens=self.max_tokens,

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.prefill import past_cuts
 from mlx_worker.engine.prompt import Prompt
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, Started
+from mlx_worker.wire.output import Done, StepOutput
+from mlx_worker.wire.request import Sampling
 from tests.fidelity.reference import GREEDY, Ask, Model
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class Admit:
 
     prompt: New | Next | Cut
     max_tokens: int
-    sampling: m.Sampling
+    sampling: Sampling
     stop: tuple[float, float] | None
     """Where in the answer's text the stop string begins, and how much of the rest it takes."""
 
@@ -144,7 +146,7 @@ cuts = st.builds(Cut, of=st.integers(0, 7), share=st.floats(0.05, 1.0))
 
 greedy = st.just(GREEDY)
 sampled = st.builds(
-    m.Sampling,
+    Sampling,
     seed=st.integers(0, (1 << 64) - 1),
     temperature=st.sampled_from([0.3, 0.8, 1.0, 1.5]),
     top_p=st.sampled_from([1.0, 0.9, 0.5]),
@@ -156,7 +158,7 @@ sampled = st.builds(
     logit_bias=st.dictionaries(st.integers(300, 1023), st.sampled_from([-5.0, 3.0]), max_size=2),
 )
 shaped = st.builds(
-    m.Sampling,
+    Sampling,
     seed=st.just(0),
     repetition_penalty=st.sampled_from([1.0, 1.3]),
     presence_penalty=st.sampled_from([0.0, 0.7]),
@@ -218,7 +220,7 @@ class Row:
 
     id: int
     ask: Ask
-    started: m.Started | None = None
+    started: Started | None = None
     """None: it waits."""
     tokens: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
@@ -226,7 +228,7 @@ class Row:
     logprobs: list[float] = field(default_factory=list)
     """Of the tokens that came with one: of all but an end of text, where the request asks."""
     read: int = 0
-    done: m.Done | None = None
+    done: Done | None = None
     replays: int = 0
     resumed: int = 0
     """Tokens that a former engine has sent, by `Stage.resume`: their text is not known here."""
@@ -279,7 +281,7 @@ class Stage:
         prompt = Prompt(list(ask.prompt), ask.head, "", ask.borders)
         session = len(ask.prompt) % 2 == 0
         word = self.engine.admit(row.id, ask.request, prompt, replay=row.tokens, in_session=session)
-        assert not isinstance(word, m.Done), "nothing was left to say, and nobody said so"
+        assert not isinstance(word, Done), "nothing was left to say, and nobody said so"
         row.started = word
 
     def replay(self, row: Row, share: float) -> None:
@@ -307,7 +309,7 @@ class Stage:
         if self.engine.admit_warm(id_, list(head), "warm") is None:
             self._warming.add(id_)
 
-    def cancel(self, row: Row) -> m.Done:
+    def cancel(self, row: Row) -> Done:
         done = self.engine.cancel(row.id)
         assert done is not None
         row.done = done
@@ -332,7 +334,7 @@ class Stage:
         said = self.engine.step()
         for message in said:
             match message:
-                case m.Step():
+                case StepOutput():
                     for part in message.rows:
                         row = self._by_id[part.id]
                         assert row.started is not None, "a token before Started"
@@ -340,18 +342,18 @@ class Stage:
                         row.tokens += part.tokens
                         row.pieces.append(part.text)
                         row.logprobs += [it.chosen.logprob for it in part.logprobs]
-                case m.Done():
+                case Done():
                     row = self._by_id[message.id]
                     assert row.done is None, "a second last word"
                     row.done = message
-                case m.Started():
+                case Started():
                     assert message.id not in self._warming, "warming has no Started"
                     row = self._by_id[message.id]
                     assert row.started is None, "started twice"
                     row.started = message
-                case m.Prefill() if message.id in self._by_id:
+                case PrefillProgress() if message.id in self._by_id:
                     self._by_id[message.id].read = message.done
-                case m.Warmed():
+                case PromptWarmed():
                     self._warming.remove(message.id)
                 case _:
                     pass

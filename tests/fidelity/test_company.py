@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import StepOutput
+from mlx_worker.wire.request import Sampling
 from tests.fidelity import tally
 from tests.fidelity.families import BATCHED, UNBATCHED
 from tests.fidelity.reference import Ask
@@ -44,8 +45,8 @@ def test_a_cancelled_row_is_out_of_the_batch_before_the_next_step(
     stage.cancel(leaves)
     assert rows_in_the_batch(stage) == 1
     said = stage.step()
-    rows = [row for message in said if isinstance(message, m.Step) for row in message.rows]
-    others = [message for message in said if not isinstance(message, m.Step)]
+    rows = [row for message in said if isinstance(message, StepOutput) for row in message.rows]
+    others = [message for message in said if not isinstance(message, StepOutput)]
     assert {it.id for it in [*rows, *others]} == {stays.id}
     stage.finish()
     wrong = mistakes(stage.model, [stays])
@@ -91,11 +92,11 @@ def test_one_seed_is_one_text_fifty_times_among_random_company(
 ) -> None:
     draw = random.Random(repr(sampler))
     stage = Stage(model_of("tiny"))
-    ask = Ask(tokens(3, 0, 50), 30, 24, m.Sampling(seed=draw.getrandbits(64), **sampler))
+    ask = Ask(tokens(3, 0, 50), 30, 24, Sampling(seed=draw.getrandbits(64), **sampler))
     asked = []
     for i in range(50):
         asked.append(stage.admit(ask))
-        other = m.Sampling(seed=i, temperature=draw.choice([0.0, 1.0]))
+        other = Sampling(seed=i, temperature=draw.choice([0.0, 1.0]))
         stranger = stage.admit(Ask(tokens(3, i + 1, draw.randint(1, 90)), 0, 20, other))
         for _ in range(draw.randint(0, 6)):
             stage.step()
@@ -139,7 +140,7 @@ def test_an_answer_goes_on_after_any_of_its_tokens(
     family: str, sampler: dict[str, Any], model_of: Callable[[str], Model]
 ) -> None:
     stage = Stage(model_of(family))
-    ask = Ask(tokens(5, 1, 40), 20, 24, m.Sampling(seed=9, **sampler), borders=(30, 38))
+    ask = Ask(tokens(5, 1, 40), 20, 24, Sampling(seed=9, **sampler), borders=(30, 38))
     whole = stage.model.answer(ask)
     for said in range(len(whole.tokens)):
         if said == len(whole.tokens) - 1 and whole.finish == "stop":

@@ -16,7 +16,7 @@ from mlx import nn
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import prompt_of
 from mlx_worker.engine.sampling import Draw, key_seed
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.fidelity.reference import Ask, Model
 from tests.fidelity.scenarios import Row, Stage
 
@@ -263,8 +263,8 @@ def _ask(tokenizer: Any, question: str, temperature: float, tokens: int) -> Ask:
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": question},
     ]
-    sampling = m.Sampling(seed=len(question), temperature=temperature)
-    prompt = prompt_of(tokenizer, m.ChatRequest(messages, sampling))
+    sampling = Sampling(seed=len(question), temperature=temperature)
+    prompt = prompt_of(tokenizer, ChatRequest(messages, sampling))
     return Ask(tuple(prompt.tokens), prompt.head, tokens, sampling, (), prompt.borders, logprobs=0)
 
 

@@ -21,7 +21,7 @@ import click
 from mlx_worker.engine.batch import Batch
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.sampling import Draw
-from mlx_worker.wire.messages import Sampling
+from mlx_worker.wire.request import Sampling
 from tests.synthetic_models import make
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from mlx_worker.api.dialects.packing import nbytes, packed_chat
 from mlx_worker.api.dialects.whole_numbers import with_whole_numbers
 from mlx_worker.errors import InvalidRequest, MissingField
 from mlx_worker.validation import IS_REQUIRED, explain
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from mlx_worker.api.generation.accounting import RequestAccounting
     from mlx_worker.supervisor.node import Served
     from mlx_worker.supervisor.requests.generation import Ending, Generation
-    from mlx_worker.wire.messages import ChatRequest, Started
+    from mlx_worker.wire.messages import Started
+    from mlx_worker.wire.request import ChatRequest
 
 
 @dataclass(frozen=True, slots=True)

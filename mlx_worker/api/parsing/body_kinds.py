@@ -22,7 +22,7 @@ from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.api.dialects.tokenize import parse_to_detokenize, parse_to_tokenize
 from mlx_worker.api.parsing.model_settings import call_with_settings, chat_with_settings
 from mlx_worker.limits import check_amount, check_constraint, check_conversation, check_ends
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -22,7 +22,7 @@ from mlx_worker.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.request import ToolCallConstraint
 
 
 class ChosenFunction(msgspec.Struct, frozen=True):
@@ -72,7 +72,7 @@ class Choice(NamedTuple):
 
     offered: list[dict[str, Any]]
     warnings: list[str]
-    forced: m.Call | None = None
+    forced: ToolCallConstraint | None = None
     one_call: bool = False
 
 

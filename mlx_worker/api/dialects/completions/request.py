@@ -34,7 +34,7 @@ from mlx_worker.api.dialects.packing import packed, packed_chat
 from mlx_worker.api.dialects.structured_output import constraint_of
 from mlx_worker.config.sampler_types import TokenId
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

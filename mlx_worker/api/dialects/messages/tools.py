@@ -20,7 +20,7 @@ from mlx_worker.api.dialects.structured_output import must_call
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.request import ToolCallConstraint
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -46,7 +46,7 @@ class Choice(NamedTuple):
     offered: list[dict[str, Any]]
     warnings: list[str]
     one_call: bool
-    forced: m.Call | None
+    forced: ToolCallConstraint | None
 
 
 def chosen(asked: list[dict[str, Any]], choice: ToolChoice, hosted: Sequence[str]) -> Choice:
@@ -78,7 +78,7 @@ def chosen(asked: list[dict[str, Any]], choice: ToolChoice, hosted: Sequence[str
     )
 
 
-def _forced(choice: ToolChoice, names: list[str], left_out: list[str]) -> m.Call | None:
+def _forced(choice: ToolChoice, names: list[str], left_out: list[str]) -> ToolCallConstraint | None:
     if choice.type in ("auto", "none"):
         return None
     refuse_nothing_to_call(names, left_out)

@@ -43,13 +43,13 @@ from mlx_worker.config.sampler_types import Tokens
 from mlx_worker.errors import UnsupportedField
 from mlx_worker.json_output import encode
 from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.config.schema import Defaults
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.request import JsonSchemaConstraint
 
 LOGPROBS: Final = "message.output_text.logprobs"
 
@@ -265,7 +265,7 @@ def _tools(asked: ResponsesBody) -> Tools:
     return tools
 
 
-def _shape(asked: TextOptions | None) -> m.JsonSchema | None:
+def _shape(asked: TextOptions | None) -> JsonSchemaConstraint | None:
     if asked is None or asked.format is None:
         return None
     return formatted(asked.format.type, asked.format.schema, "text.format", "text.format.schema")

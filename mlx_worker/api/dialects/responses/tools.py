@@ -32,7 +32,7 @@ from mlx_worker.limits import RENAMED_TOOLS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.request import ToolCallConstraint
 
 TYPES: Final = ("function", "custom", "namespace")
 _SHORTEST_DIGEST: Final = 8
@@ -167,7 +167,7 @@ class Tools:
         """The client's names of tools that a model calls in another form."""
         return {offered: name for name, offered in self._offered_as.items() if not name.is_plain}
 
-    def warnings(self, forced: m.Call | None) -> list[str]:
+    def warnings(self, forced: ToolCallConstraint | None) -> list[str]:
         """Return what the client should know of its tools. Calls that are forced fit a regex."""
         grammars = {tool.grammar for tool in self._tools}
         kept = {None, "regex"} if forced is not None else {None}
@@ -252,7 +252,7 @@ class Choice(NamedTuple):
     """What `tool_choice` makes of the tools."""
 
     offered: list[dict[str, Any]]
-    forced: m.Call | None = None
+    forced: ToolCallConstraint | None = None
     one_call: bool = False
 
 
