@@ -16,13 +16,13 @@ from transformers import PreTrainedTokenizerBase
 
 from mlx_worker.engine.output.markers import CONTENT, opening_state
 from mlx_worker.engine.prefix import WORTH_FETCHING, common_prefix
-from mlx_worker.engine.templates.chat_text import chat_text, opened_text, system_text
 from mlx_worker.engine.templates.segments import (
     EMPTY_USER_TURN,
     probe,
     segment_probes,
     unused_mark,
 )
+from mlx_worker.engine.templates.chat_text import chat_text, opened_text, system_text
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest, UnsupportedField
 from mlx_worker.limits import check_amount
 
@@ -41,24 +41,24 @@ RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_templa
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`tokens` of the whole prompt, `head` of them shared, `system` the raw system prompt.
+    """`tokens` of the whole prompt, `system_prefix` of them shared, `system` the raw system prompt.
 
-    `borders` are where its later segments end, in tokens, rising: history, last turn. `state` is
+    `segment_ends` are where its later segments end, in tokens, rising: history, last turn. `state` is
     where the answer begins, e.g. in the middle of reasoning: see `engine/markers`. `text` is what
     an answer that echoes a raw prompt begins with, where its tokens are scored.
     """
 
     tokens: list[int]
-    head: int
+    system_prefix: int
     system: str
-    borders: tuple[int, ...] = ()
+    segment_ends: tuple[int, ...] = ()
     state: str = CONTENT
     text: str = ""
 
     @property
-    def segments(self) -> list[int]:
+    def all_segment_ends(self) -> list[int]:
         """Where segments end: system, history, last turn."""
-        return sorted({self.head, *self.borders} - {0})
+        return sorted({self.system_prefix, *self.segment_ends} - {0})
 
 
 def prompt_of(tokenizer: Any, request: ChatRequest, bound: TextBound | None = None) -> Prompt:
@@ -134,7 +134,7 @@ def render(
     )
 
 
-def warm_head(
+def system_prefix_tokens(
     tokenizer: Any,
     system_prompt: str,
     template_kwargs: dict[str, Any] | None = None,
