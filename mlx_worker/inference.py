@@ -20,7 +20,7 @@ from mlx_worker.engine.generation_settings import chat_request
 from mlx_worker.engine.kv_cost import ENDLESS
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.mlx_thread import MlxThread
-from mlx_worker.engine.prompt import prompt_of, warm_head
+from mlx_worker.engine.prompt import prompt_of, system_prefix_tokens
 from mlx_worker.errors import CacheError, InferenceError, ModelNotFoundError, WorkerError, cause_of
 from mlx_worker.wire.messages import PromptWarmed, RequestFailed
 from mlx_worker.wire.output import Done, RowOutput, StepOutput, visible_text
@@ -110,7 +110,7 @@ class Runtime:
         self._said.pop(id_, None)
 
     def _warm(self, id_: int, system_prompt: str) -> CacheFacts:
-        head = warm_head(self.tokenizer, system_prompt)
+        head = system_prefix_tokens(self.tokenizer, system_prompt)
         with self._computing():
             warmed = self.engine.admit_warm(id_, head, system_prompt)
         said = warmed or self._next(id_)

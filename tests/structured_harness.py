@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import prompt_of
-from mlx_worker.engine.structured.compiler import Constraints
+from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.wire.messages import RequestFailed
 from mlx_worker.wire.output import (
     Done,
@@ -58,7 +58,7 @@ class Bench:
 
     def __init__(self, folder: Path, rows: int = 16) -> None:
         self.model, self.tokenizer, _ = read_model(folder)
-        self.constraints = Constraints(self.tokenizer)
+        self.constraints = ConstraintCompiler(self.tokenizer)
         self.rows = rows
 
     def play(self, *requests: ChatRequest, replay: Sequence[int] = ()) -> list[Answer]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mlx_worker.child.frame_batcher import Outbox
+from mlx_worker.child.frame_batcher import FrameBatcher
 from mlx_worker.wire.messages import CacheState, RequestFailed
 from mlx_worker.wire.output import Done
 
@@ -44,7 +44,7 @@ class ConfirmedOutput:
     def __init__(
         self, send: Callable[[Iterable[WireMessage]], None], goes_on: Callable[[], bool]
     ) -> None:
-        self._batcher = Outbox(send)
+        self._batcher = FrameBatcher(send)
         self._goes_on = goes_on
         self._unconfirmed: list[WireMessage] = []
         self._cache_facts: CacheFacts | None = None

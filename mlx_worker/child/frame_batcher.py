@@ -22,7 +22,7 @@ EVERY: Final = 1 / 60
 """Seconds: no screen shows apart what comes within them."""
 
 
-class Outbox:
+class FrameBatcher:
     """Where the engine's words leave. `send` writes messages to the front at once."""
 
     def __init__(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.kv_cost import measure, most_tokens
 from mlx_worker.engine.loading import read_model, weight_bytes
-from mlx_worker.engine.structured.compiler import Constraints
+from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.rules import rules_of
 from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.engine.weights_hash import check_unchanged, folder_state, model_identity
@@ -34,7 +34,7 @@ class LoadedModel:
 
     engine: Engine
     tokenizer: Any
-    constraints: Constraints
+    constraints: ConstraintCompiler
     offers: ToolOffers
 
 
@@ -57,7 +57,7 @@ def load_model(
             context_length=load.context_length,
         )
         offers = ToolOffers(tokenizer, load.tools)
-        constraints = Constraints(tokenizer)
+        constraints = ConstraintCompiler(tokenizer)
         texts = threading.Thread(target=_prepare_texts, args=(tokenizer, constraints), name="texts")
         texts.start()  # it holds the interpreter for a while: no stream runs yet
         kv = measure(model)
@@ -86,7 +86,7 @@ def load_model(
     return LoadedModel(engine, tokenizer, constraints, offers)
 
 
-def _prepare_texts(tokenizer: Any, constraints: Constraints) -> None:
+def _prepare_texts(tokenizer: Any, constraints: ConstraintCompiler) -> None:
     """Make what the first request would wait for: grammars' vocabulary, the template's rules.
 
     Not the bound of long texts: with a large vocabulary the bound takes 0.1 s and more, and only a

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from mlx_worker.child.fair_queue import FairQueue
-from mlx_worker.engine.prompt import Prompt, check_tokens, warm_head
+from mlx_worker.engine.prompt import Prompt, check_tokens, system_prefix_tokens
 from mlx_worker.limits import check_answer, json_values
 from mlx_worker.wire.messages import (
     Detokenize,
@@ -28,8 +28,8 @@ from mlx_worker.wire.messages import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.child.slow_work import Held
-    from mlx_worker.engine.structured.compiler import Constraints
+    from mlx_worker.child.slow_work import WorkMonitor
+    from mlx_worker.engine.structured.compiler import ConstraintCompiler
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.engine.templates.tool_offer import Offer, ToolOffers
     from mlx_worker.engine.text_bound import TextBound
@@ -43,7 +43,7 @@ A_TOKEN: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class ReadyToGenerate:
     """A generation whose prompt is tokenized and whose grammar is compiled."""
 
     message: Generate
@@ -61,7 +61,7 @@ class ReadyToWarm:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class PreparationFailed:
     """Work that could not be prepared."""
 
     id: int
@@ -70,23 +70,23 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class ClientGone:
     """A generation whose client left before it was prepared."""
 
     id: int
 
 
 Work = Generate | Warm | Tokenize | Detokenize
-Prepared = Ready | ReadyToWarm | Refused | Left
+Prepared = ReadyToGenerate | ReadyToWarm | PreparationFailed | ClientGone
 Answer = TokenizeResult | DetokenizeResult
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class PreparationContext:
     """What one model's requests are prepared with."""
 
     tokenizer: Any
-    constraints: Constraints
+    constraints: ConstraintCompiler
     bound: TextBound
     offers: ToolOffers
 
@@ -100,7 +100,7 @@ class Preparation:
         on_prepared: Callable[[Prepared], None],
         answer: Callable[[Answer], None],
         has_left: Callable[[int], bool],
-        held: Held,
+        held: WorkMonitor,
     ) -> None:
         self._on_prepared = on_prepared
         self._answer = answer
@@ -115,10 +115,10 @@ class Preparation:
         """Take work in; never waits."""
         self._short.put(_key(work), work)
 
-    def start(self, tools: Tools) -> None:
+    def start(self, tools: PreparationContext) -> None:
         """Begin to work, on threads of its own that end with the process."""
 
-        def run(name: str, turn: Callable[[Tools], None]) -> None:
+        def run(name: str, turn: Callable[[PreparationContext], None]) -> None:
             def turns() -> None:
                 while True:
                     turn(tools)
@@ -131,7 +131,7 @@ class Preparation:
 
     # --- a turn of each thread ---
 
-    def short_turn(self, tools: Tools) -> None:
+    def short_turn(self, tools: PreparationContext) -> None:
         """Prepare the next piece of short work; pass long work on."""
         key, work = self._short.get()
         if is_long(work):
@@ -139,41 +139,41 @@ class Preparation:
         else:
             self._prepare(key, work, tools)
 
-    def long_turn(self, tools: Tools) -> None:
+    def long_turn(self, tools: PreparationContext) -> None:
         """Prepare the next piece of long work."""
         key, work = self._long.get()
         self._prepare(key, work, tools)
 
-    def shape_turn(self, tools: Tools) -> None:
+    def shape_turn(self, tools: PreparationContext) -> None:
         """Compile the grammar of the next request that has one."""
         _, (message, offer, prompt) = self._shapes.get()
         if self._has_left(message.id):
-            self._on_prepared(Left(message.id))
+            self._on_prepared(ClientGone(message.id))
             return
         try:
             with self._held.by("compile"):
                 constraint = tools.constraints.of(offer.request, prompt)
         except BaseException as error:  # noqa: BLE001  (nothing of a request may end the thread)
-            self._on_prepared(Refused(message.id, error, message.request_id))
+            self._on_prepared(PreparationFailed(message.id, error, message.request_id))
             return
-        self._on_prepared(Ready(message, offer, prompt, constraint))
+        self._on_prepared(ReadyToGenerate(message, offer, prompt, constraint))
 
     # --- inside ---
 
-    def _prepare(self, key: str, work: Work, tools: Tools) -> None:
+    def _prepare(self, key: str, work: Work, tools: PreparationContext) -> None:
         try:
             if self._has_left(work.id):
-                self._on_prepared(Left(work.id))
+                self._on_prepared(ClientGone(work.id))
             else:
                 self._do(key, work, tools)
         except BaseException as error:  # noqa: BLE001  (a panic of Rust's is no Exception)
             request_id = work.request_id if isinstance(work, Generate) else ""
-            self._on_prepared(Refused(work.id, error, request_id))
+            self._on_prepared(PreparationFailed(work.id, error, request_id))
         finally:
             if not (self._short.has(key) or self._long.has(key)):
                 self._said.pop(key, None)
 
-    def _do(self, key: str, work: Work, tools: Tools) -> None:
+    def _do(self, key: str, work: Work, tools: PreparationContext) -> None:
         tokenizer, bound = tools.tokenizer, tools.bound
         match work:
             case Tokenize():
@@ -192,17 +192,21 @@ class Preparation:
                 self._answer(DetokenizeResult(work.id, text))
             case Warm():
                 with self._held.by("prompt"):
-                    head = warm_head(tokenizer, work.system_prompt, work.template_kwargs, bound)
+                    head = system_prefix_tokens(
+                        tokenizer, work.system_prompt, work.template_kwargs, bound
+                    )
                 self._on_prepared(ReadyToWarm(work, head))
             case Generate():
                 with self._held.by("prompt"):
                     offer, prompt = self._prompt(key, work.request, tools)
                 if offer.request.constraint is None:
-                    self._on_prepared(Ready(work, offer, prompt, None))
+                    self._on_prepared(ReadyToGenerate(work, offer, prompt, None))
                 else:
                     self._shapes.put(key, (work, offer, prompt))
 
-    def _prompt(self, key: str, request: ChatRequest, tools: Tools) -> tuple[Offer, Prompt]:
+    def _prompt(
+        self, key: str, request: ChatRequest, tools: PreparationContext
+    ) -> tuple[Offer, Prompt]:
         """Make the prompt, or take that of the same body's choice before, where it is equal."""
         offer = tools.offers.adapt(request)
         content = (

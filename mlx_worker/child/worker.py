@@ -23,15 +23,15 @@ from mlx_worker.child.fatal import end_process
 from mlx_worker.child.memory_footprint import footprint_of
 from mlx_worker.child.model_loading import load_model
 from mlx_worker.child.preparation import (
-    Left,
+    ClientGone,
     Preparation,
+    PreparationContext,
+    PreparationFailed,
     Prepared,
-    Ready,
+    ReadyToGenerate,
     ReadyToWarm,
-    Refused,
-    Tools,
 )
-from mlx_worker.child.slow_work import Held
+from mlx_worker.child.slow_work import WorkMonitor
 from mlx_worker.child.working_set import working_set
 from mlx_worker.engine.guard import ComputationFailed
 from mlx_worker.engine.text_bound import TextBound
@@ -82,8 +82,8 @@ class EngineWorker:
         self._output = ConfirmedOutput(pipe.send, self._goes_on)
         self._loads: queue.SimpleQueue[Load] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._held = Held()
-        self._prepares = Held()
+        self._held = WorkMonitor()
+        self._prepares = WorkMonitor()
         """Apart, because only this is progress while it is under way: a step may hang."""
         self._preparation = Preparation(
             on_prepared=self._jobs.put,
@@ -168,7 +168,9 @@ class EngineWorker:
         gc.freeze()
         sys.setswitchinterval(SWITCH)
         bound = TextBound(loaded.tokenizer, engine.context_length)
-        self._preparation.start(Tools(loaded.tokenizer, loaded.constraints, bound, loaded.offers))
+        self._preparation.start(
+            PreparationContext(loaded.tokenizer, loaded.constraints, bound, loaded.offers)
+        )
         try:
             self._output.put(engine, [])
             while True:
@@ -194,13 +196,13 @@ class EngineWorker:
 
     def _answer(self, engine: Engine, job: _Job) -> list[WireMessage]:
         match job:
-            case Ready():
+            case ReadyToGenerate():
                 return self._admit(engine, job)
             case ReadyToWarm():
                 return self._warm(engine, job)
-            case Refused():
+            case PreparationFailed():
                 return [self._failure(job.id, job.error, job.request_id)]
-            case Left():
+            case ClientGone():
                 self._arrived(job.id)
                 return [Done(job.id, "cancelled", 0)]
             case CancelGeneration():
@@ -212,7 +214,7 @@ class EngineWorker:
                 engine.trim_cache(job.nbytes)
         return [CacheCleared(job.id)]
 
-    def _admit(self, engine: Engine, job: Ready) -> list[WireMessage]:
+    def _admit(self, engine: Engine, job: ReadyToGenerate) -> list[WireMessage]:
         id_, request_id = job.message.id, job.message.request_id
         log.debug(Entry("taken in", request_id=request_id, tokens=len(job.prompt.tokens)))
         if self._arrived(id_):

@@ -22,12 +22,12 @@ from mlx_worker.engine.output.end_tokens import ending_tokens, length_processors
 from mlx_worker.engine.output.logprobs import read_logprobs
 from mlx_worker.engine.output.markers import Markers
 from mlx_worker.engine.output.text_stream import TextStream
-from mlx_worker.engine.prefill import LARGEST_CHUNK, PAUSE, READERS, Pace
+from mlx_worker.engine.prefill import LARGEST_CHUNK, PAUSE, READERS, ChunkSizer
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.prompt_cache import MAX_BYTES, PromptCache
 from mlx_worker.engine.prompt_scores import PromptScorer, most_scored
 from mlx_worker.engine.request_checks import RequestChecks
-from mlx_worker.engine.sampling import Draw, make_processors
+from mlx_worker.engine.sampling import RowSampler, make_processors
 from mlx_worker.engine.sequence import Sequence, SequenceTable
 from mlx_worker.errors import ConstraintFailed
 from mlx_worker.wire.kv_cost import KvCost
@@ -86,11 +86,11 @@ class Engine:
         self._markers = Markers(tokenizer)
         self._vocabulary = len(tokenizer)
         self._checks = RequestChecks(model, self._vocabulary, context_length)
-        self._pace = Pace(prefill_pause)
+        self._pace = ChunkSizer(prefill_pause)
         rows = 1 if self.unbatched else max_concurrency
         self._batch = Batch(
             model,
-            on_read=self._pace.took,
+            on_read=self._pace.record,
             on_encoded=on_encoded,
             completion_batch_size=rows,
             # Those that have read all but the last token still count with mlx_lm's readers.
@@ -192,7 +192,7 @@ class Engine:
             logprobs=request.logprobs,
             replayed=len(replay),
             produced=len(replay),
-            draw=Draw(
+            draw=RowSampler(
                 request.sampling,
                 self._vocabulary,
                 len(replay),
@@ -287,7 +287,7 @@ class Engine:
         most = LARGEST_CHUNK
         if any(reader.scorer is not None for reader in readers):
             most = most_scored(self._vocabulary, len(readers))
-        self._batch.prefill_step_size = self._pace.chunk(readers, decoding=decoding, most=most)
+        self._batch.prefill_step_size = self._pace.chunk_size(readers, decoding=decoding, most=most)
         return self._batch.next()  # type: ignore[no-any-return]
 
     # --- what a step brought ---
@@ -299,7 +299,7 @@ class Engine:
         said: list[Said] = [
             PrefillProgress(sequence.id, sequence.cached + done, sequence.cached + total)
         ]
-        cut = response.end_of_segment and sequence.read in sequence.cuts
+        cut = response.end_of_segment and sequence.read in sequence.segment_ends
         if sequence.text is None:
             if cut:
                 kv, tokens = self._retention.extract(sequence)
@@ -310,7 +310,7 @@ class Engine:
             said.append(sequence.scorer.told(sequence.id, is_last=response.end_of_prompt))
         if response.end_of_prompt:
             self.prefilled_tokens += total
-            self.cache.used(sequence.prompt.head, sequence.prompt.system)
+            self.cache.used(sequence.prompt.system_prefix, sequence.prompt.system)
             if sequence.max_tokens == 0:
                 self._remove(sequence, keep=True)
                 said.append(_done(sequence, sequence.text, "length"))

@@ -41,24 +41,24 @@ RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_templa
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`tokens` of the whole prompt, `head` of them shared, `system` the raw system prompt.
+    """`tokens` of the whole prompt, `system_prefix` of them shared, `system` the raw system prompt.
 
-    `borders` are where its later segments end, in tokens, rising: history, last turn. `state` is
+    `segment_ends` are where its later segments end, in tokens, rising: history, last turn. `state` is
     where the answer begins, e.g. in the middle of reasoning: see `engine/markers`. `text` is what
     an answer that echoes a raw prompt begins with, where its tokens are scored.
     """
 
     tokens: list[int]
-    head: int
+    system_prefix: int
     system: str
-    borders: tuple[int, ...] = ()
+    segment_ends: tuple[int, ...] = ()
     state: str = CONTENT
     text: str = ""
 
     @property
-    def segments(self) -> list[int]:
+    def all_segment_ends(self) -> list[int]:
         """Where segments end: system, history, last turn."""
-        return sorted({self.head, *self.borders} - {0})
+        return sorted({self.system_prefix, *self.segment_ends} - {0})
 
 
 def prompt_of(tokenizer: Any, request: ChatRequest, bound: TextBound | None = None) -> Prompt:
@@ -135,7 +135,7 @@ def render(
     )
 
 
-def warm_head(
+def system_prefix_tokens(
     tokenizer: Any,
     system_prompt: str,
     template_kwargs: dict[str, Any] | None = None,

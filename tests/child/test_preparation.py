@@ -10,16 +10,16 @@ from mlx_lm.utils import load_tokenizer
 from mlx_worker.child.fair_queue import FairQueue
 from mlx_worker.child.preparation import (
     SHORT,
-    Left,
+    ClientGone,
     Preparation,
-    Ready,
+    PreparationContext,
+    PreparationFailed,
+    ReadyToGenerate,
     ReadyToWarm,
-    Refused,
-    Tools,
     is_long,
 )
-from mlx_worker.child.slow_work import BUDGET, PIECE, Held
-from mlx_worker.engine.structured.compiler import Constraints
+from mlx_worker.child.slow_work import BUDGET, PIECE, WorkMonitor
+from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.engine.text_bound import TextBound
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
@@ -50,14 +50,14 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         tokenizer: Any = load_tokenizer(folder)
-        self.constraints = Constraints(tokenizer)
+        self.constraints = ConstraintCompiler(tokenizer)
         bound = TextBound(tokenizer, CONTEXT)
         offers = ToolOffers(tokenizer, "refuse")
-        self.tools = Tools(tokenizer, self.constraints, bound, offers)
+        self.tools = PreparationContext(tokenizer, self.constraints, bound, offers)
         self.prepared: list[Any] = []
         self.answers: list[Any] = []
         self.left: set[int] = set()
-        self.held = Held()
+        self.held = WorkMonitor()
         self.work = Preparation(
             on_prepared=self.prepared.append,
             answer=self.answers.append,
@@ -66,7 +66,10 @@ class Desk:
         )
 
     def ids(self) -> list[int]:
-        return [it.id if isinstance(it, Left | Refused) else it.message.id for it in self.prepared]
+        return [
+            it.id if isinstance(it, ClientGone | PreparationFailed) else it.message.id
+            for it in self.prepared
+        ]
 
 
 @pytest.fixture
@@ -120,7 +123,7 @@ def test_preparation_a_grammar_leaves_the_turn_of_short_ones_at_once(desk: Desk)
     assert desk.constraints.compiled == 0
     desk.work.shape_turn(desk.tools)
     assert desk.ids() == [2, 1]
-    assert isinstance(desk.prepared[1], Ready)
+    assert isinstance(desk.prepared[1], ReadyToGenerate)
     assert desk.prepared[1].constraint is not None
 
 
@@ -153,10 +156,10 @@ def test_preparation_work_whose_client_has_left_is_not_done(desk: Desk) -> None:
     for _ in range(3):
         desk.work.short_turn(desk.tools)
     desk.work.long_turn(desk.tools)
-    assert desk.prepared == [Left(1), Left(2)]
+    assert desk.prepared == [ClientGone(1), ClientGone(2)]
     desk.left.add(3)
     desk.work.shape_turn(desk.tools)
-    assert desk.prepared[2] == Left(3)
+    assert desk.prepared[2] == ClientGone(3)
     assert desk.constraints.compiled == 0
 
 
@@ -298,7 +301,7 @@ class Clock:
 
 def test_held_counts_only_work_beyond_its_budget_by_kind() -> None:
     clock = Clock()
-    held = Held(clock)
+    held = WorkMonitor(clock)
     for kind, seconds in (("prompt", BUDGET), ("prompt", BUDGET + 0.1), ("compile", 9.0)):
         with held.by(kind):
             clock.now += seconds
@@ -307,7 +310,7 @@ def test_held_counts_only_work_beyond_its_budget_by_kind() -> None:
 
 def test_held_work_under_way_is_progress_but_not_for_ever() -> None:
     clock = Clock()
-    held = Held(clock)
+    held = WorkMonitor(clock)
     seen = [held.progress]
     with held.by("prompt"):
         for _ in range(4):

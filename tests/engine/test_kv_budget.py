@@ -39,11 +39,11 @@ def test_rows_cost_what_the_longest_costs_because_a_batch_is_padded() -> None:
 
 def test_an_answer_without_a_limit_counts_as_it_grows() -> None:
     row = sequence(100, 8000, bounded=False)
-    assert row.foreseen == 100 + AHEAD
+    assert row.expected_kv_tokens == 100 + AHEAD
     row.produced = 700
-    assert row.foreseen == 100 + 700 + AHEAD
+    assert row.expected_kv_tokens == 100 + 700 + AHEAD
     row.produced = 7900
-    assert row.foreseen == 8100
+    assert row.expected_kv_tokens == 8100
 
 
 @pytest.fixture(scope="module")

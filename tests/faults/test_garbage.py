@@ -21,7 +21,7 @@ from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.guard import ComputationFailed, Evidence
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import prompt_of
-from mlx_worker.engine.structured.compiler import Constraints
+from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.errors import ContextLengthExceeded, InferenceError, InvalidRequest
 from mlx_worker.wire.messages import RequestFailed, Started
 from mlx_worker.wire.output import Done, StepOutput, TokenLogprobs
@@ -160,9 +160,9 @@ class Front:
 
 
 @lru_cache(maxsize=1)
-def constraints_of(tokenizer: Any) -> Constraints:
+def constraints_of(tokenizer: Any) -> ConstraintCompiler:
     """A process makes them once; here all processes are this one."""
-    return Constraints(tokenizer)
+    return ConstraintCompiler(tokenizer)
 
 
 def constraint(tokenizer: Any, request: ChatRequest) -> Constraint | None:

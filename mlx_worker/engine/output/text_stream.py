@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from mlx_worker.engine.output.markers import Markers
-    from mlx_worker.engine.output.tool_calls import ParsedCall
+    from mlx_worker.engine.output.tool_calls import ParsedToolCall
     from mlx_worker.wire.request import ChatRequest
 
 
@@ -158,7 +158,7 @@ class TextStream:
             return [InvalidToolCall(text, str(error))]
         return [self._numbered(it) for it in (calls[:1] if self._request.one_call else calls)]
 
-    def _numbered(self, call: ParsedCall) -> ToolCall:
+    def _numbered(self, call: ParsedToolCall) -> ToolCall:
         """With an id that no other call has, made again alike when the tokens are replayed."""
         made = hashlib.sha256(f"{self._calls} of {self._request!r}".encode()).hexdigest()
         self._calls += 1

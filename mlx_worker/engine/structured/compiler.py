@@ -24,7 +24,7 @@ from mlx_worker.engine.structured.compile_trials import SECONDS, Trials
 from mlx_worker.engine.structured.constraint import Constraint
 from mlx_worker.engine.structured.endless_schema import is_endless
 from mlx_worker.engine.structured.grammar import answer_grammar, content_grammar, of_schema
-from mlx_worker.engine.structured.lark import Lark
+from mlx_worker.engine.structured.lark import LarkWriter
 from mlx_worker.engine.structured.lark_rules import read_rules
 from mlx_worker.engine.structured.refusals import refusal, too_costly
 from mlx_worker.engine.structured.schema_errors import place_of
@@ -67,7 +67,7 @@ COSTLY_WORDS: Final = ("pattern", "patternProperties", "allOf", "multipleOf", "f
 """Keywords of a schema that become intersections of regexes, whose work has no limit."""
 
 
-class Constraints:
+class ConstraintCompiler:
     """One model's. Called by one thread, but for `prepare`, which comes first."""
 
     def __init__(self, tokenizer: Any, clock: Callable[[], float] = time.monotonic) -> None:
@@ -210,10 +210,12 @@ class Constraints:
         return from_tokenizer(self._tokenizer._tokenizer, eos_token=ends)  # noqa: SLF001
 
     @cached_property
-    def _lark(self) -> Lark:
+    def _lark(self) -> LarkWriter:
         added = self._tokenizer.added_tokens_decoder.items()
         vocabulary = self._vocabulary
-        return Lark({it.content: id_ for id_, it in added if vocabulary.is_special_token(id_)})
+        return LarkWriter(
+            {it.content: id_ for id_, it in added if vocabulary.is_special_token(id_)}
+        )
 
 
 _Part = tuple[Any, str, str]

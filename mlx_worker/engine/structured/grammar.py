@@ -29,7 +29,7 @@ from mlx_worker.wire.tool_call_schemas import arguments_of
 
 if TYPE_CHECKING:
     from mlx_worker.engine.prompt import Prompt
-    from mlx_worker.engine.structured.lark import Lark
+    from mlx_worker.engine.structured.lark import LarkWriter
 
     Schema = dict[str, Any]
     ContentShape = JsonSchemaConstraint | RegexConstraint | LarkConstraint
@@ -64,7 +64,7 @@ def of_schema(schema: Schema) -> str:
     return LLMatcher.grammar_from_json_schema(kept, overrides=JSON_STYLE)
 
 
-def answer_grammar(request: ChatRequest, prompt: Prompt, tokenizer: Any, lark: Lark) -> str:
+def answer_grammar(request: ChatRequest, prompt: Prompt, tokenizer: Any, lark: LarkWriter) -> str:
     """The grammar of a whole answer; what it is made of has been checked.
 
     Raises UnsupportedField where the model's format has no place for it.
@@ -95,7 +95,7 @@ def answer_grammar(request: ChatRequest, prompt: Prompt, tokenizer: Any, lark: L
     return _joined(lines, parts)
 
 
-def _thought(prompt: Prompt, tokenizer: Any, lark: Lark) -> tuple[str, list[str]]:
+def _thought(prompt: Prompt, tokenizer: Any, lark: LarkWriter) -> tuple[str, list[str]]:
     """Reasoning: gone on with, begun by the model itself if it likes, or over and done."""
     if not tokenizer.has_thinking:
         return "", []

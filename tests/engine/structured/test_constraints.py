@@ -14,7 +14,7 @@ from mlx_lm.generate import generate_step
 
 from mlx_worker.engine.prompt import prompt_of
 from mlx_worker.engine.structured.grammar import answer_grammar
-from mlx_worker.engine.structured.lark import Lark
+from mlx_worker.engine.structured.lark import LarkWriter
 from mlx_worker.errors import ConstraintFailed, InvalidRequest, UnsupportedField
 from mlx_worker.wire.request import (
     AnswerConstraint,
@@ -124,7 +124,7 @@ def test_the_tokens_are_those_of_mlx_lm_with_the_same_mask_as_a_logits_processor
     ends = list(tiny.tokenizer.eos_token_ids)
     vocabulary = from_tokenizer(tiny.tokenizer._tokenizer, eos_token=ends)
     prompt = prompt_of(tiny.tokenizer, request)
-    matcher = LLMatcher(vocabulary, answer_grammar(request, prompt, tiny.tokenizer, Lark({})))
+    matcher = LLMatcher(vocabulary, answer_grammar(request, prompt, tiny.tokenizer, LarkWriter({})))
 
     def masked(tokens: mx.array, logits: mx.array) -> mx.array:
         if tokens.size > len(prompt.tokens):
