@@ -58,9 +58,9 @@ from mlx_worker.wire.messages import (
 from mlx_worker.wire.output import Done, FinishReason, RowOutput, StepOutput
 
 if TYPE_CHECKING:
-    from mlx_worker.wire.base import WireMessage
     from collections.abc import Iterable, Sequence
 
+    from mlx_worker.wire.base import WireMessage
     from mlx_worker.wire.request import ChatRequest
 
 EXIT_AS_TOLD = 3
