@@ -29,10 +29,39 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 import msgspec
 
 from mlx_worker.errors import CacheError, ContextLengthExceeded, InferenceError
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    CacheCleared,
+    CacheState,
+    CancelGeneration,
+    ClearCache,
+    Detokenize,
+    DetokenizeResult,
+    Generate,
+    Hello,
+    Load,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    Ping,
+    Pong,
+    PrefillProgress,
+    PromptWarmed,
+    RequestFailed,
+    Started,
+    ToChild,
+    Tokenize,
+    TokenizeResult,
+    TrimCache,
+    Warm,
+)
+from mlx_worker.wire.output import Done, FinishReason, RowOutput, StepOutput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from mlx_worker.wire.base import WireMessage
+    from mlx_worker.wire.request import ChatRequest
 
 EXIT_AS_TOLD = 3
 WEIGHT_BYTES = 123_456
@@ -51,7 +80,7 @@ class Host(Protocol):
 
     pid: int
 
-    def send(self, messages: Iterable[m.Message]) -> None:
+    def send(self, messages: Iterable[WireMessage]) -> None:
         """Send messages to the front in one write."""
 
     def send_bytes(self, data: bytes) -> None:
@@ -63,7 +92,7 @@ class Host(Protocol):
     def has_jobs(self) -> bool:
         """Return True if `next_job` would not wait."""
 
-    async def next_job(self) -> m.ToChild | Tick:
+    async def next_job(self) -> ToChild | Tick:
         """Wait for the next message that is no ping, or for leave for a decode step."""
 
     def follow(self, pace: Path) -> None:
@@ -157,14 +186,14 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def system_prompt(request: m.ChatRequest) -> str | None:
+def system_prompt(request: ChatRequest) -> str | None:
     if not request.messages:
         return None
     first = request.messages[0]
     return str(first["content"]) if first["role"] == "system" else None
 
 
-def answer(request: m.ChatRequest) -> list[str]:
+def answer(request: ChatRequest) -> list[str]:
     """The pieces of the whole answer: the last user message or the prompt, word by word."""
     said = (
         [raw(request)]
@@ -174,13 +203,13 @@ def answer(request: m.ChatRequest) -> list[str]:
     return [f" {word}" if at else word for at, word in enumerate(words(said[-1] if said else ""))]
 
 
-def raw(request: m.ChatRequest) -> str:
+def raw(request: ChatRequest) -> str:
     """A raw prompt as text: its tokens are numbers."""
     prompt = request.prompt
     return " ".join(map(str, prompt)) if isinstance(prompt, list) else prompt or ""
 
 
-def read(request: m.ChatRequest) -> list[str]:
+def read(request: ChatRequest) -> list[str]:
     """Everything that is read, word by word: a token each."""
     said = [raw(request), *(turn["content"] for turn in request.messages)]
     return [word for text in said for word in words(text)]
@@ -192,7 +221,7 @@ class Row:
 
     id: int
     pieces: list[str]
-    finish: m.FinishReason
+    finish: FinishReason
     said: int = 0
 
 
@@ -214,12 +243,12 @@ class FakeWorker:
         """Return True if the worker stays when the front closes its pipe."""
         return bool(self._flags.ignore_eof)
 
-    def reply_at_once(self, message: m.ToChild) -> m.Pong | None:
+    def reply_at_once(self, message: ToChild) -> Pong | None:
         """Return the answer to a ping, whatever the worker does; None: the message is a job."""
-        return self._pong(message.seq) if isinstance(message, m.Ping) else None
+        return self._pong(message.seq) if isinstance(message, Ping) else None
 
-    def _pong(self, seq: int) -> m.Pong:
-        return m.Pong(
+    def _pong(self, seq: int) -> Pong:
+        return Pong(
             seq=seq,
             prefilled_tokens=self._prefilled,
             decode_steps=self._steps,
@@ -249,26 +278,26 @@ class FakeWorker:
         if self._flags.no_hello:
             await self._host.hang()
         await self._wait_for_leave(self._flags.hold_hello)
-        protocol = m.PROTOCOL + 1 if self._flags.wrong_protocol else m.PROTOCOL
+        protocol = PROTOCOL + 1 if self._flags.wrong_protocol else PROTOCOL
         versions = {"scripted": self._flags.version}
         if self._flags.package:
             versions["mlx-worker"] = self._flags.package
-        self._host.send([m.Hello(protocol, self._host.pid, versions, self._flags.working_set)])
+        self._host.send([Hello(protocol, self._host.pid, versions, self._flags.working_set)])
 
     async def _load(self) -> None:
         load = await self._host.next_job()
-        assert isinstance(load, m.Load)
-        self._host.send([m.LoadProgress(WEIGHT_BYTES // 2, WEIGHT_BYTES)])
+        assert isinstance(load, Load)
+        self._host.send([LoadProgress(WEIGHT_BYTES // 2, WEIGHT_BYTES)])
         if self._flags.hang_in_load:
             await self._host.hang()
         if self._flags.load_failed or self._flags.cannot_load:
-            self._host.send([m.LoadFailed("so it was written", permanent=self._flags.cannot_load)])
+            self._host.send([LoadFailed("so it was written", permanent=self._flags.cannot_load)])
             await self._host.end(1)
         await self._wait_for_leave(self._flags.hold_load)
         self._host.send(
             [
-                m.LoadProgress(WEIGHT_BYTES, WEIGHT_BYTES),
-                m.Loaded(
+                LoadProgress(WEIGHT_BYTES, WEIGHT_BYTES),
+                Loaded(
                     load.context_length or CONTEXT_LENGTH,
                     WEIGHT_BYTES,
                     weights=self._flags.weights,
@@ -279,33 +308,35 @@ class FakeWorker:
     def _may_step(self) -> bool:
         return bool(self._rows) and (not self._flags.pace or self._permits > 0)
 
-    async def _answer(self, job: m.ToChild | Tick) -> None:
+    async def _answer(self, job: ToChild | Tick) -> None:
         match job:
             case Tick():
                 self._permits += 1
-            case m.Generate():
+            case Generate():
                 await self._generate(job)
-            case m.Cancel():
+            case CancelGeneration():
                 if (row := self._rows.pop(job.id, None)) is not None:
-                    self._host.send([m.Done(row.id, "cancelled", row.said, "")])
-            case m.Warm():
+                    self._host.send([Done(row.id, "cancelled", row.said, "")])
+            case Warm():
                 await self._warm(job)
-            case m.Tokenize():
+            case Tokenize():
                 tokens = list(range(1, len(read(job.request)) + 1))
-                self._host.send([m.Tokenized(job.id, len(tokens), msgspec.json.encode(tokens))])
-            case m.Detokenize():
+                self._host.send([TokenizeResult(job.id, len(tokens), msgspec.json.encode(tokens))])
+            case Detokenize():
                 text = msgspec.json.encode(" ".join(map(str, job.tokens)))
-                self._host.send([m.Detokenized(job.id, text)])
-            case m.ClearCache() | m.TrimCache():
+                self._host.send([DetokenizeResult(job.id, text)])
+            case ClearCache() | TrimCache():
                 self._forget(job)
             case _:
                 raise AssertionError(job)
 
-    async def _generate(self, asked: m.Generate) -> None:
+    async def _generate(self, asked: Generate) -> None:
         id_, request = asked.id, asked.request
         await self._wait_for_leave(self._flags.hold_start)
         if self._flags.refuse:
-            self._host.send([m.Failed(id_, ContextLengthExceeded.code, "5000 tokens of 4096")])
+            self._host.send(
+                [RequestFailed(id_, ContextLengthExceeded.code, "5000 tokens of 4096", "messages")]
+            )
             return
         said = len(asked.replay)
         assert asked.replay == list(range(1, said + 1)), asked.replay
@@ -315,42 +346,42 @@ class FakeWorker:
         cached = len(words(system)) if hit else 0
         pieces = answer(request)
         limit = len(pieces) if request.max_tokens is None else request.max_tokens
-        finish: m.FinishReason = "length" if limit < len(pieces) else "stop"
+        finish: FinishReason = "length" if limit < len(pieces) else "stop"
         self._rows[id_] = Row(id_, pieces[:limit], finish, said)
         self._prefilled += prompt_tokens - cached
         self._grown += self._flags.grow
         self._host.send(
             [
-                m.Started(id_, prompt_tokens, cached, hit),
-                m.Prefill(id_, prompt_tokens - cached, prompt_tokens - cached),
+                Started(id_, prompt_tokens, cached, hit, room=limit),
+                PrefillProgress(id_, prompt_tokens - cached, prompt_tokens - cached),
                 *([] if system is None else [self._now_resident(system)]),
                 *([self._cache_state(system)] if self._flags.grow else []),
             ]
         )
         await self._go_wrong(self._rows[id_])
 
-    async def _warm(self, asked: m.Warm) -> None:
+    async def _warm(self, asked: Warm) -> None:
         if self._flags.fail_warm:
-            self._host.send([m.Failed(asked.id, CacheError.code, "so it was written")])
+            self._host.send([RequestFailed(asked.id, CacheError.code, "so it was written")])
             return
         await self._wait_for_leave(self._flags.hold_warm)
         tokens = len(words(asked.system_prompt))
         state = self._now_resident(asked.system_prompt)
-        self._host.send([m.Warmed(asked.id, tokens), state])
+        self._host.send([PromptWarmed(asked.id, tokens), state])
 
-    def _forget(self, asked: m.ClearCache | m.TrimCache) -> None:
-        if isinstance(asked, m.ClearCache):
+    def _forget(self, asked: ClearCache | TrimCache) -> None:
+        if isinstance(asked, ClearCache):
             self._resident.clear()
         elif not self._flags.never_shrink:
             self._grown = max(0, self._grown - asked.nbytes)
-        self._host.send([m.Cleared(asked.id), self._cache_state(None)])
+        self._host.send([CacheCleared(asked.id), self._cache_state(None)])
 
-    def _now_resident(self, prompt: str) -> m.CacheState:
+    def _now_resident(self, prompt: str) -> CacheState:
         self._resident[digest(prompt)] = len(words(prompt))
         return self._cache_state(prompt)
 
-    def _cache_state(self, prompt: str | None) -> m.CacheState:
-        return m.CacheState(
+    def _cache_state(self, prompt: str | None) -> CacheState:
+        return CacheState(
             tokens=len(words(prompt)),
             system_prompt_hash=digest(prompt) if prompt else "",
             last_updated=time.time() * 1000,
@@ -372,9 +403,9 @@ class FakeWorker:
             del self._rows[row.id]
         self._host.send(
             [
-                *([m.Step(said)] if said else []),
+                *([StepOutput(said)] if said else []),
                 *(
-                    m.Done(row.id, row.finish, row.said, "")
+                    Done(row.id, row.finish, row.said, "")
                     for row in over
                     if row.said != self._flags.mute_after_tokens
                 ),
@@ -383,10 +414,10 @@ class FakeWorker:
         for row in speaking:
             await self._go_wrong(row)
 
-    def _next(self, row: Row) -> m.Row:
+    def _next(self, row: Row) -> RowOutput:
         piece = row.pieces[row.said]
         row.said += 1
-        return m.Row(row.id, [row.said], piece)
+        return RowOutput(row.id, [row.said], piece)
 
     # --- faults in the middle of work ---
 
@@ -397,7 +428,7 @@ class FakeWorker:
         if row.said == flags.garbage_after_tokens:
             self._host.send_bytes(GARBAGE)
         if row.said == flags.unknown_id_after_tokens:
-            self._host.send([m.Step([m.Row(row.id + 1000, [1], "whose is this?")])])
+            self._host.send([StepOutput([RowOutput(row.id + 1000, [1], "whose is this?")])])
         if row.said == flags.die_after_tokens:
             await self._host.end(-signal.SIGKILL)
         if row.said == flags.segv_after_tokens:
@@ -409,7 +440,7 @@ class FakeWorker:
         if row.said == flags.hang_after_tokens:
             await self._host.hang()
         if row.said == flags.fail_after_tokens and self._rows.pop(row.id, None):
-            self._host.send([m.Failed(row.id, InferenceError.code, "so it was written")])
+            self._host.send([RequestFailed(row.id, InferenceError.code, "so it was written")])
 
     async def _wait_for_leave(self, fifo: Path | None) -> None:
         if fifo is not None:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Mapping
     from pathlib import Path
 
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.base import WireMessage
+    from mlx_worker.wire.messages import ToChild
 
 _PIDS = itertools.count(5_000_000)  # no operating system counts that far
 RUNNING: dict[int, ProcessInMemory] = {}
@@ -48,7 +49,7 @@ class ProcessInMemory(asyncio.Protocol):
         self.stderr = asyncio.StreamReader()
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
-        self._jobs: asyncio.Queue[m.ToChild | Tick] = asyncio.Queue()
+        self._jobs: asyncio.Queue[ToChild | Tick] = asyncio.Queue()
         self._frames = frames_to_child()
         self._transport: asyncio.Transport | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -125,7 +126,7 @@ class ProcessInMemory(asyncio.Protocol):
 
     # --- as the worker's host ---
 
-    def send(self, messages: Iterable[m.Message]) -> None:
+    def send(self, messages: Iterable[WireMessage]) -> None:
         self.send_bytes(b"".join(map(encode, messages)))
 
     def send_bytes(self, data: bytes) -> None:
@@ -138,7 +139,7 @@ class ProcessInMemory(asyncio.Protocol):
     def has_jobs(self) -> bool:
         return not self._jobs.empty()
 
-    async def next_job(self) -> m.ToChild | Tick:
+    async def next_job(self) -> ToChild | Tick:
         return await self._jobs.get()
 
     def follow(self, pace: Path) -> None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.base import WireMessage
+    from mlx_worker.wire.messages import ToChild
 
 
 class ThisProcess:
@@ -32,12 +33,12 @@ class ThisProcess:
         self.pid = os.getpid()
         self._fd = fd
         self._pipe = Pipe(fd)
-        self._jobs: queue.SimpleQueue[m.ToChild | Tick] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[ToChild | Tick] = queue.SimpleQueue()
 
     def listen(self, worker: FakeWorker) -> None:
         """Read on a thread of its own, which answers pings whatever the worker does."""
 
-        def hear(message: m.ToChild) -> None:
+        def hear(message: ToChild) -> None:
             if (pong := worker.reply_at_once(message)) is not None:
                 self.send([pong])
             else:
@@ -55,7 +56,7 @@ class ThisProcess:
         else:
             self._pipe.listen(hear)
 
-    def send(self, messages: Iterable[m.Message]) -> None:
+    def send(self, messages: Iterable[WireMessage]) -> None:
         self._pipe.send(messages)
 
     def send_bytes(self, data: bytes) -> None:
@@ -67,7 +68,7 @@ class ThisProcess:
     def has_jobs(self) -> bool:
         return not self._jobs.empty()
 
-    async def next_job(self) -> m.ToChild | Tick:
+    async def next_job(self) -> ToChild | Tick:
         return self._jobs.get()
 
     def follow(self, pace: Path) -> None:

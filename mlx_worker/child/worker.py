@@ -23,26 +23,46 @@ from mlx_worker.child.fatal import end_process
 from mlx_worker.child.memory_footprint import footprint_of
 from mlx_worker.child.model_loading import load_model
 from mlx_worker.child.preparation import (
-    Left,
+    ClientGone,
     Preparation,
+    PreparationContext,
+    PreparationFailed,
     Prepared,
-    Ready,
+    ReadyToGenerate,
     ReadyToWarm,
-    Refused,
-    Tools,
 )
-from mlx_worker.child.slow_work import Held
+from mlx_worker.child.slow_work import WorkMonitor
 from mlx_worker.child.working_set import working_set
 from mlx_worker.engine.guard import ComputationFailed
 from mlx_worker.engine.text_bound import TextBound
 from mlx_worker.errors import WorkerError
 from mlx_worker.logs import Entry
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    CacheCleared,
+    CancelGeneration,
+    ClearCache,
+    Detokenize,
+    DetokenizeResult,
+    Generate,
+    Hello,
+    Load,
+    Ping,
+    Pong,
+    RequestFailed,
+    ToChild,
+    Tokenize,
+    TokenizeResult,
+    TrimCache,
+    Warm,
+)
+from mlx_worker.wire.output import Done
 
 if TYPE_CHECKING:
     from mlx_worker.child.imported_code import ImportedCode
     from mlx_worker.child.pipe import Pipe
     from mlx_worker.engine.engine import Engine
+    from mlx_worker.wire.base import WireMessage
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +70,7 @@ SWITCH = 0.0005
 """Seconds that a thread may keep the interpreter while another waits: a template at work beside the
 decode loop doubles a step of a small model at Python's 5 ms, and is not noticed at this."""
 
-_Job = m.ClearCache | m.TrimCache | m.Cancel | Prepared
+_Job = ClearCache | TrimCache | CancelGeneration | Prepared
 
 
 class EngineWorker:
@@ -60,10 +80,10 @@ class EngineWorker:
         self._pipe = pipe
         self._code = code
         self._output = ConfirmedOutput(pipe.send, self._goes_on)
-        self._loads: queue.SimpleQueue[m.Load] = queue.SimpleQueue()
+        self._loads: queue.SimpleQueue[Load] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._held = Held()
-        self._prepares = Held()
+        self._held = WorkMonitor()
+        self._prepares = WorkMonitor()
         """Apart, because only this is progress while it is under way: a step may hang."""
         self._preparation = Preparation(
             on_prepared=self._jobs.put,
@@ -80,30 +100,30 @@ class EngineWorker:
 
     # --- the reader's thread ---
 
-    def on_message(self, message: m.ToChild) -> None:
+    def on_message(self, message: ToChild) -> None:
         """Take in one message; never waits for the engine."""
         match message:
-            case m.Ping():
+            case Ping():
                 self._pipe.send([self._pong(message.seq)])
-            case m.Generate() | m.Tokenize() | m.Detokenize():
+            case Generate() | Tokenize() | Detokenize():
                 with self._lock:
                     self._coming[message.id] = False
                 self._preparation.put(message)
-            case m.Cancel():
+            case CancelGeneration():
                 with self._lock:
                     if message.id in self._coming:
                         self._coming[message.id] = True
                 self._jobs.put(message)
-            case m.Warm():
+            case Warm():
                 self._preparation.put(message)
-            case m.ClearCache() | m.TrimCache():
+            case ClearCache() | TrimCache():
                 self._jobs.put(message)
-            case m.Load():
+            case Load():
                 self._loads.put(message)
 
-    def _pong(self, seq: int) -> m.Pong:
+    def _pong(self, seq: int) -> Pong:
         engine = self._engine
-        return m.Pong(
+        return Pong(
             seq=seq,
             prefilled_tokens=engine.prefilled_tokens if engine else 0,
             decode_steps=engine.decode_steps if engine else 0,
@@ -111,7 +131,7 @@ class EngineWorker:
             resident_bytes=self._footprint(),
             device_bytes=mx.get_active_memory(),
             prepared=self._prepares.progress,
-            held=self._held.over | self._prepares.over,
+            slow_work=self._held.over | self._prepares.over,
         )
 
     # --- the threads that prepare ---
@@ -120,7 +140,7 @@ class EngineWorker:
         with self._lock:
             return self._coming.get(id_, False)
 
-    def _tell(self, answer: m.Tokenized | m.Detokenized) -> None:
+    def _tell(self, answer: TokenizeResult | DetokenizeResult) -> None:
         self._arrived(answer.id)
         self._pipe.send([answer])
 
@@ -134,7 +154,7 @@ class EngineWorker:
         """
         versions = self._code.versions()
         self._pipe.send(
-            [m.Hello(m.PROTOCOL, self._process.pid, versions, working_set(mx.device_info()))]
+            [Hello(PROTOCOL, self._process.pid, versions, working_set(mx.device_info()))]
         )
         loaded = load_model(
             self._loads.get(),
@@ -148,7 +168,9 @@ class EngineWorker:
         gc.freeze()
         sys.setswitchinterval(SWITCH)
         bound = TextBound(loaded.tokenizer, engine.context_length)
-        self._preparation.start(Tools(loaded.tokenizer, loaded.constraints, bound, loaded.offers))
+        self._preparation.start(
+            PreparationContext(loaded.tokenizer, loaded.constraints, bound, loaded.offers)
+        )
         try:
             self._output.put(engine, [])
             while True:
@@ -172,31 +194,31 @@ class EngineWorker:
                 said = self._answer(engine, job)
             self._output.put(engine, said)
 
-    def _answer(self, engine: Engine, job: _Job) -> list[m.Message]:
+    def _answer(self, engine: Engine, job: _Job) -> list[WireMessage]:
         match job:
-            case Ready():
+            case ReadyToGenerate():
                 return self._admit(engine, job)
             case ReadyToWarm():
                 return self._warm(engine, job)
-            case Refused():
+            case PreparationFailed():
                 return [self._failure(job.id, job.error, job.request_id)]
-            case Left():
+            case ClientGone():
                 self._arrived(job.id)
-                return [m.Done(job.id, "cancelled", 0, "")]
-            case m.Cancel():
+                return [Done(job.id, "cancelled", 0)]
+            case CancelGeneration():
                 done = engine.cancel(job.id)
                 return [done] if done else []
-            case m.ClearCache():
+            case ClearCache():
                 engine.clear_cache()
-            case m.TrimCache():
+            case TrimCache():
                 engine.trim_cache(job.nbytes)
-        return [m.Cleared(job.id)]
+        return [CacheCleared(job.id)]
 
-    def _admit(self, engine: Engine, job: Ready) -> list[m.Message]:
+    def _admit(self, engine: Engine, job: ReadyToGenerate) -> list[WireMessage]:
         id_, request_id = job.message.id, job.message.request_id
         log.debug(Entry("taken in", request_id=request_id, tokens=len(job.prompt.tokens)))
         if self._arrived(id_):
-            return [m.Done(id_, "cancelled", 0, "")]
+            return [Done(id_, "cancelled", 0)]
         try:
             begun = engine.admit(
                 id_,
@@ -205,6 +227,7 @@ class EngineWorker:
                 replay=job.message.replay,
                 in_session=bool(job.message.session),
                 constraint=job.constraint,
+                room=job.message.room,
             )
         except (ComputationFailed, MemoryError):
             raise
@@ -214,7 +237,7 @@ class EngineWorker:
             self._output.add_notice(id_, job.offer.notice)
         return [begun] if begun else []
 
-    def _warm(self, engine: Engine, job: ReadyToWarm) -> list[m.Message]:
+    def _warm(self, engine: Engine, job: ReadyToWarm) -> list[WireMessage]:
         try:
             warmed = engine.admit_warm(job.message.id, job.head, job.message.system_prompt)
         except WorkerError as error:
@@ -226,7 +249,7 @@ class EngineWorker:
         with self._lock:
             return self._coming.pop(id_, False)
 
-    def _failure(self, id_: int, error: BaseException, request_id: str) -> m.Failed:
+    def _failure(self, id_: int, error: BaseException, request_id: str) -> RequestFailed:
         self._arrived(id_)
         log_failure(error, request_id)
         return failure_of(id_, error)

@@ -21,24 +21,34 @@ from mlx_worker.engine.kv_retention import KvRetention
 from mlx_worker.engine.output.end_tokens import ending_tokens, length_processors
 from mlx_worker.engine.output.logprobs import read_logprobs
 from mlx_worker.engine.output.markers import Markers
-from mlx_worker.engine.output.text_stream import Released, TextStream
-from mlx_worker.engine.prefill import LARGEST_CHUNK, PAUSE, READERS, Pace
+from mlx_worker.engine.output.text_stream import TextStream
+from mlx_worker.engine.prefill import LARGEST_CHUNK, PAUSE, READERS, ChunkSizer
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.prompt_cache import MAX_BYTES, PromptCache
 from mlx_worker.engine.prompt_scores import PromptScorer, most_scored
 from mlx_worker.engine.request_checks import RequestChecks
-from mlx_worker.engine.sampling import Draw, make_processors
+from mlx_worker.engine.sampling import RowSampler, make_processors
 from mlx_worker.engine.sequence import Sequence, SequenceTable
 from mlx_worker.errors import ConstraintFailed
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.kv_cost import KvCost
+from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, RequestFailed, Started
+from mlx_worker.wire.output import (
+    Done,
+    FinishReason,
+    PromptScores,
+    RowOutput,
+    StepOutput,
+    TokenLogprobs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.engine.structured.constraint import Constraint
+    from mlx_worker.wire.request import ChatRequest
 
-UNKNOWN_COST = m.KvCost()
-Said = m.Started | m.Warmed | m.Failed | m.Prefill | m.PromptScores | m.Step | m.Done
+UNKNOWN_COST = KvCost()
+Said = Started | PromptWarmed | RequestFailed | PrefillProgress | PromptScores | StepOutput | Done
 
 
 def _ignore() -> None:
@@ -62,7 +72,7 @@ class Engine:
         context_length: int,
         max_concurrency: int,
         cache_bytes: int = MAX_BYTES,
-        kv: m.KvCost = UNKNOWN_COST,
+        kv: KvCost = UNKNOWN_COST,
         kv_bytes: int | None = None,
         prefill_pause: float = PAUSE,
         on_encoded: Callable[[], None] = _ignore,
@@ -76,11 +86,11 @@ class Engine:
         self._markers = Markers(tokenizer)
         self._vocabulary = len(tokenizer)
         self._checks = RequestChecks(model, self._vocabulary, context_length)
-        self._pace = Pace(prefill_pause)
+        self._pace = ChunkSizer(prefill_pause)
         rows = 1 if self.unbatched else max_concurrency
         self._batch = Batch(
             model,
-            on_read=self._pace.took,
+            on_read=self._pace.record,
             on_encoded=on_encoded,
             completion_batch_size=rows,
             # Those that have read all but the last token still count with mlx_lm's readers.
@@ -127,22 +137,25 @@ class Engine:
     def admit(
         self,
         id_: int,
-        request: m.ChatRequest,
+        request: ChatRequest,
         prompt: Prompt,
         *,
         replay: list[int] | None = None,
         in_session: bool = False,
         constraint: Constraint | None = None,
-    ) -> m.Started | m.Done | None:
+        room: int | None = None,
+    ) -> Started | Done | None:
         """Take a request in; None: it waits, and a later `step` says that it has started.
 
         `replay` are the tokens that a former child said: they are read like a prompt, and what
         follows is what would have followed; Done, if nothing does. What a request leaves behind
-        is kept longer `in_session`. `constraint` is the request's, made by `constraints`. Raises
+        is kept longer `in_session`. `constraint` is the request's, made by `constraints`. `room` is
+        the tokens that a former child allowed the answer: an answer that was begun does not end
+        earlier because this child has less memory for its context. Raises
         ContextLengthExceeded, KvTooLarge or InvalidRequest, with the numbers, before any work;
         ComputationFailed for what goes wrong in mlx.
         """
-        limit = self._checks.answer_limit(request, prompt)
+        limit = self._checks.answer_limit(request, prompt, room)
         sequence = self._sequence_of(id_, request, prompt, replay or [], limit, constraint)
         sequence.in_session = in_session
         if replay and (end := self._replay(sequence, replay)) is not None:
@@ -154,13 +167,13 @@ class Engine:
                 *length_processors(request.ends, eos, len(prompt.tokens)),
             ]
             started = self._admission.enqueue(sequence)
-        assert started is None or isinstance(started, m.Started)
+        assert started is None or isinstance(started, Started)
         return started
 
     def _sequence_of(
         self,
         id_: int,
-        request: m.ChatRequest,
+        request: ChatRequest,
         prompt: Prompt,
         replay: list[int],
         limit: int,
@@ -179,7 +192,7 @@ class Engine:
             logprobs=request.logprobs,
             replayed=len(replay),
             produced=len(replay),
-            draw=Draw(
+            draw=RowSampler(
                 request.sampling,
                 self._vocabulary,
                 len(replay),
@@ -192,7 +205,7 @@ class Engine:
             ends=ending_tokens(request.ends, self._tokenizer.eos_token_ids),
         )
 
-    def _replay(self, sequence: Sequence, said: list[int]) -> m.Done | None:
+    def _replay(self, sequence: Sequence, said: list[int]) -> Done | None:
         """Bring the text to where it was. Done: it had come to its end, unheard."""
         text = sequence.text
         assert text is not None
@@ -208,7 +221,7 @@ class Engine:
 
     def admit_warm(
         self, id_: int, head: list[int], system_prompt: str
-    ) -> m.Warmed | m.Failed | None:
+    ) -> PromptWarmed | RequestFailed | None:
         """Have this head prefilled and kept; the answer at once if it is resident already.
 
         Raises ContextLengthExceeded or KvTooLarge.
@@ -219,18 +232,18 @@ class Engine:
         sequence = Sequence(id_, Prompt([*head, 0], len(head), system_prompt), None)
         if not head:
             self.cache.warmed(0, system_prompt)
-            return m.Warmed(id_, 0)
+            return PromptWarmed(id_, 0)
         said = self._admission.enqueue(sequence)
-        assert not isinstance(said, m.Started)
+        assert not isinstance(said, Started)
         return said
 
-    def cancel(self, id_: int) -> m.Done | None:
+    def cancel(self, id_: int) -> Done | None:
         """Free a row now, keeping what it has read. None: there is no such row."""
         sequence = self._sequences.by_id.get(id_)
         if sequence is None:
             return None
         self._remove(sequence, keep=True)
-        return m.Done(id_, "cancelled", sequence.produced, "")
+        return Done(id_, "cancelled", sequence.produced)
 
     # --- on ---
 
@@ -242,7 +255,7 @@ class Engine:
             said += self._prefilled(response)
         if generated:
             self.decode_steps += 1
-            rows: list[m.Row] = []
+            rows: list[RowOutput] = []
             ends: list[Said] = []
             for response in generated:
                 sequence = self._sequences.by_uid[response.uid]
@@ -250,7 +263,7 @@ class Engine:
                 end = self._end(sequence, response)
                 if end is not None:
                     ends.append(end)
-            said.append(m.Step(rows))
+            said.append(StepOutput(rows))
             said += ends
         return said
 
@@ -274,7 +287,7 @@ class Engine:
         most = LARGEST_CHUNK
         if any(reader.scorer is not None for reader in readers):
             most = most_scored(self._vocabulary, len(readers))
-        self._batch.prefill_step_size = self._pace.chunk(readers, decoding=decoding, most=most)
+        self._batch.prefill_step_size = self._pace.chunk_size(readers, decoding=decoding, most=most)
         return self._batch.next()  # type: ignore[no-any-return]
 
     # --- what a step brought ---
@@ -283,8 +296,10 @@ class Engine:
         sequence = self._sequences.by_uid[response.uid]
         done, total = response.progress
         sequence.read = sequence.cached + done
-        said: list[Said] = [m.Prefill(sequence.id, sequence.cached + done, sequence.cached + total)]
-        cut = response.end_of_segment and sequence.read in sequence.cuts
+        said: list[Said] = [
+            PrefillProgress(sequence.id, sequence.cached + done, sequence.cached + total)
+        ]
+        cut = response.end_of_segment and sequence.read in sequence.segment_ends
         if sequence.text is None:
             if cut:
                 kv, tokens = self._retention.extract(sequence)
@@ -295,7 +310,7 @@ class Engine:
             said.append(sequence.scorer.told(sequence.id, is_last=response.end_of_prompt))
         if response.end_of_prompt:
             self.prefilled_tokens += total
-            self.cache.used(sequence.prompt.head, sequence.prompt.system)
+            self.cache.used(sequence.prompt.system_prefix, sequence.prompt.system)
             if sequence.max_tokens == 0:
                 self._remove(sequence, keep=True)
                 said.append(_done(sequence, sequence.text, "length"))
@@ -303,20 +318,20 @@ class Engine:
             self._retention.store_segment(sequence)
         return said
 
-    def _row(self, sequence: Sequence, response: Any) -> m.Row:
+    def _row(self, sequence: Sequence, response: Any) -> RowOutput:
         sequence.produced += 1
         token = int(response.token)
         text = sequence.text
         assert text is not None
         was_content = text.in_content
-        released = Released([], "") if response.finish_reason == "stop" else text.add(token)
+        spans = [] if response.finish_reason == "stop" else text.add(token)
         is_content = was_content and text.in_content  # else it may be part of a marker
         logprobs = self._logprobs(sequence, response, is_content=is_content)
-        return m.Row(sequence.id, [token], released.text, logprobs, released.spans)
+        return RowOutput.of(sequence.id, [token], spans, logprobs)
 
     def _logprobs(
         self, sequence: Sequence, response: Any, *, is_content: bool
-    ) -> list[m.TokenLogprobs]:
+    ) -> list[TokenLogprobs]:
         if sequence.logprobs is None or response.finish_reason == "stop":
             return []
         with mx.stream(self._batch.stream):
@@ -330,7 +345,7 @@ class Engine:
                 )
             ]
 
-    def _end(self, sequence: Sequence, response: Any) -> m.Done | m.Failed | None:
+    def _end(self, sequence: Sequence, response: Any) -> Done | RequestFailed | None:
         text, constraint = sequence.text, sequence.constraint
         assert text is not None
         complete = constraint is not None and constraint.complete
@@ -343,7 +358,7 @@ class Engine:
         else:
             return None
         if problem:
-            return m.Failed(sequence.id, ConstraintFailed.code, problem)
+            return RequestFailed(sequence.id, ConstraintFailed.code, problem)
         return _done(sequence, text, "stop" if complete else response.finish_reason or "stop")
 
     def _remove(self, sequence: Sequence, *, keep: bool) -> None:
@@ -355,17 +370,16 @@ class Engine:
             self._batch.remove([sequence.uid])
 
 
-def _done(sequence: Sequence, text: TextStream, natural: m.FinishReason) -> m.Done:
+def _done(sequence: Sequence, text: TextStream, natural: FinishReason) -> Done:
     """The last word, where `natural` says why the tokens ended."""
-    rest = text.finish(natural)
+    spans = text.finish(natural)
     finish = text.finish_reason(natural)
-    return m.Done(
+    return Done.of(
         sequence.id,
         finish,
         sequence.produced,
-        rest.text,
-        rest.spans,
-        text.stop_string,
-        text.reasoning_tokens,
+        spans,
+        stop_string=text.stop_string,
+        reasoning_tokens=text.reasoning_tokens,
         context_full=finish == "length" and sequence.fills_context,
     )

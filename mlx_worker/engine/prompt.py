@@ -24,14 +24,14 @@ from mlx_worker.engine.templates.segments import (
     unused_mark,
 )
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest, UnsupportedField
-from mlx_worker.limits import check_amount
+from mlx_worker.limits import check_amount, check_conversation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mlx_worker.engine.templates.chat_text import Messages
     from mlx_worker.engine.text_bound import TextBound
-    from mlx_worker.wire.messages import ChatRequest, Opening
+    from mlx_worker.wire.request import ChatRequest, Opening
 
 Tools = list[dict[str, Any]]
 
@@ -41,24 +41,24 @@ RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_templa
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`tokens` of the whole prompt, `head` of them shared, `system` the raw system prompt.
+    """`tokens` of the whole prompt, `system_prefix` of them shared, `system` the raw system prompt.
 
-    `borders` are where its later segments end, in tokens, rising: history, last turn. `state` is
-    where the answer begins, e.g. in the middle of reasoning: see `engine/markers`. `text` is what
-    an answer that echoes a raw prompt begins with, where its tokens are scored.
+    `segment_ends` are where its later segments end, in tokens, rising: history, last turn. `state`
+    is where the answer begins, e.g. in the middle of reasoning: see `engine/output/markers`. `text`
+    is what an answer that echoes a raw prompt begins with, where its tokens are scored.
     """
 
     tokens: list[int]
-    head: int
+    system_prefix: int
     system: str
-    borders: tuple[int, ...] = ()
+    segment_ends: tuple[int, ...] = ()
     state: str = CONTENT
     text: str = ""
 
     @property
-    def segments(self) -> list[int]:
+    def all_segment_ends(self) -> list[int]:
         """Where segments end: system, history, last turn."""
-        return sorted({self.head, *self.borders} - {0})
+        return sorted({self.system_prefix, *self.segment_ends} - {0})
 
 
 def prompt_of(tokenizer: Any, request: ChatRequest, bound: TextBound | None = None) -> Prompt:
@@ -69,6 +69,7 @@ def prompt_of(tokenizer: Any, request: ChatRequest, bound: TextBound | None = No
     if request.prompt is not None:
         tokens = _raw(tokenizer, request.prompt, bound)
         return Prompt(tokens, 0, "", text=_echoed(tokenizer, request))
+    check_conversation(request, "messages")
     if bound is not None:
         _check_amount(request, bound)
     return render(
@@ -134,7 +135,7 @@ def render(
     )
 
 
-def warm_head(
+def system_prefix_tokens(
     tokenizer: Any,
     system_prompt: str,
     template_kwargs: dict[str, Any] | None = None,

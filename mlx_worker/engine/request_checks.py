@@ -12,7 +12,7 @@ from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 
 if TYPE_CHECKING:
     from mlx_worker.engine.prompt import Prompt
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.request import ChatRequest
 
 
 class RequestChecks:
@@ -23,12 +23,13 @@ class RequestChecks:
         self._vocabulary = vocabulary
         self._context_length = context_length
 
-    def answer_limit(self, request: m.ChatRequest, prompt: Prompt) -> int:
+    def answer_limit(self, request: ChatRequest, prompt: Prompt, room: int | None) -> int:
         """Return how many tokens the answer may have, after all checks.
 
-        Raises ContextLengthExceeded or InvalidRequest, with the numbers.
+        `room` is what another process allowed the answer before it died; None: none did. Raises
+        ContextLengthExceeded or InvalidRequest, with the numbers.
         """
-        limit = self._context_left(request, prompt)
+        limit = self._context_left(request, prompt) if room is None else room
         self._check_bias(request.sampling.logit_bias)
         check_stop_tokens(request.ends, self._vocabulary)
         check_scoring(request.prompt_scoring, len(prompt.tokens))
@@ -39,7 +40,7 @@ class RequestChecks:
         if tokens >= self._context_length:
             raise ContextLengthExceeded.of(tokens, self._context_length, "system_prompt")
 
-    def _context_left(self, request: m.ChatRequest, prompt: Prompt) -> int:
+    def _context_left(self, request: ChatRequest, prompt: Prompt) -> int:
         """Return the tokens that the request asks for, at most what the context leaves."""
         asked = request.max_tokens
         least = 1 if request.prompt is None else 0  # a prompt alone may be scored

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mlx_worker.engine.output.text_stream import TextStream
     from mlx_worker.engine.prompt import Prompt
     from mlx_worker.engine.prompt_scores import PromptScorer
-    from mlx_worker.engine.sampling import Draw
+    from mlx_worker.engine.sampling import RowSampler
     from mlx_worker.engine.structured.constraint import Constraint
 
 WAITING = -1
@@ -27,7 +27,8 @@ class Sequence:
     leaves. `bounded`: memory is kept free for all of them.
     The tokens in `ends` end it.
     `replayed` at the end of `prompt.tokens` were said before by a former child, and count in
-    `produced`. `leader` is an earlier sequence whose reading will spare this one `shared` tokens.
+    `produced`. `prefix_leader` is an earlier sequence whose reading will spare this one
+    `shared_prefix` tokens.
     """
 
     id: int
@@ -39,7 +40,7 @@ class Sequence:
     logprobs: int | None = None
     in_session: bool = False
     replayed: int = 0
-    draw: Draw | None = None
+    draw: RowSampler | None = None
     scorer: PromptScorer | None = None
     constraint: Constraint | None = None
     ends: frozenset[int] = frozenset()
@@ -47,12 +48,12 @@ class Sequence:
     uid: int = WAITING
     cached: int = 0
     read: int = 0
-    kept: int = 0
-    cuts: list[int] = field(default_factory=list)
+    stored_tokens: int = 0
+    segment_ends: list[int] = field(default_factory=list)
     produced: int = 0
     over: bool = False
-    leader: Sequence | None = None
-    shared: int = 0
+    prefix_leader: Sequence | None = None
+    shared_prefix: int = 0
 
     @property
     def waiting(self) -> bool:
@@ -65,7 +66,7 @@ class Sequence:
         return not self.waiting and not self.over and self.read < len(self.prompt.tokens) - 1
 
     @property
-    def foreseen(self) -> int:
+    def expected_kv_tokens(self) -> int:
         """Tokens it will have KV of, as far as can be known.
 
         Few that are not bounded come near their end: they are counted as they go.
@@ -76,9 +77,9 @@ class Sequence:
         return len(self.prompt.tokens) + ahead
 
     @property
-    def head_is_new(self) -> bool:
+    def system_prefix_is_new(self) -> bool:
         """Its system prompt was not resident."""
-        return self.cached < self.prompt.head
+        return self.cached < self.prompt.system_prefix
 
 
 class SequenceTable:

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from mlx_worker.api.admin import reports, schemas
 from mlx_worker.api.context import CONTEXT
+from mlx_worker.api.dialects.base import rename_field
 from mlx_worker.api.middleware.body import read_body
 from mlx_worker.api.middleware.errors import error_response
 from mlx_worker.api.middleware.responses import json_response
@@ -28,6 +30,10 @@ async def cache_state(request: web.Request) -> web.Response:
     return json_response(reports.cache(context, _model_in_query(request)))
 
 
+_WARM_FIELDS: Final = MappingProxyType({"messages": "system_prompt"})
+"""What the child calls the system prompt, and the name that the caller gave."""
+
+
 async def cache_warm(request: web.Request) -> web.Response:
     """Serve `POST /cache/warm` and `POST /v1/cluster/cache/warm`."""
     context = request.app[CONTEXT]
@@ -35,7 +41,8 @@ async def cache_warm(request: web.Request) -> web.Response:
     served = context.node.find(name)
     try:
         warmed = await context.node.warm(served, prompt)
-    except (InvalidRequest, Unavailable):
+    except (InvalidRequest, Unavailable) as error:
+        rename_field(error, _WARM_FIELDS)
         raise
     except WorkerError as error:
         return error_response(request, WorkerError(f"warming failed: {error}"))

@@ -233,7 +233,7 @@ def _process_families(context: AppContext) -> Iterator[Metric]:
             (id_, kind): count
             for id_, model in models.items()
             if (pong := model.child.facts.pong) is not None
-            for kind, count in pong.held.items()
+            for kind, count in pong.slow_work.items()
         },
     )
     yield counter(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.context import AppContext
     from mlx_worker.health import Ledger
     from mlx_worker.supervisor.node import Served
-    from mlx_worker.wire.messages import KvCost
+    from mlx_worker.wire.kv_cost import KvCost
 
 # --- status -------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from mlx_worker.config.sampler_types import (
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import check_depth, check_values
-from mlx_worker.wire.messages import Ends, PromptScoring, Sampling
+from mlx_worker.wire.request import EndConditions, PromptScoring, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,9 +146,9 @@ def sampling(asked: Samplers, defaults: Defaults, seed: int) -> Sampling:
     )
 
 
-def ends_of(asked: Samplers) -> Ends:
+def ends_of(asked: Samplers) -> EndConditions:
     """Return which tokens end the answer."""
-    return Ends(bool(asked.ignore_eos), asked.min_tokens or 0, asked.stop_token_ids or [])
+    return EndConditions(bool(asked.ignore_eos), asked.min_tokens or 0, asked.stop_token_ids or [])
 
 
 def scoring_of(

@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 
 def packed_chat(chat: ChatRequest) -> ChatRequest:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from mlx_worker.supervisor.requests.generation import Generation
-    from mlx_worker.wire.messages import ChatRequest
+    from mlx_worker.wire.request import ChatRequest
 
 
 async def start_choices(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from mlx_worker.api.dialects.base import Usage
+from mlx_worker.api.dialects.base import Usage, rename_field
 from mlx_worker.api.generation.choices import start_choices
 from mlx_worker.api.generation.stream import OutputStream
 from mlx_worker.api.middleware.auth import key_name
@@ -40,14 +40,15 @@ from mlx_worker.supervisor.fingerprint import prompting, weights_changed
 from mlx_worker.supervisor.requests.generation import Piece
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mlx_worker.api.context import AppContext
     from mlx_worker.api.dialects.base import Call, Reply
     from mlx_worker.api.generation.accounting import RequestAccounting
     from mlx_worker.supervisor.node import Served
     from mlx_worker.supervisor.requests.generation import Ending, Generation
-    from mlx_worker.wire.messages import ChatRequest, Started
+    from mlx_worker.wire.messages import Started
+    from mlx_worker.wire.request import ChatRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class _ActiveRequest:
     generations: list[Generation]
     prompt: Usage
     headers: dict[str, str]
+    fields: Mapping[str, str]
 
     def endings(self) -> list[Ending]:
         endings = [generation.ending for generation in self.generations]
@@ -107,8 +109,13 @@ async def relay(
         accounting.start(started[0], prompt)
         headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
         writer = writer_for(_common_fingerprint(generations, model))
-        active = _ActiveRequest(request, accounting, writer, generations, prompt, headers)
+        active = _ActiveRequest(
+            request, accounting, writer, generations, prompt, headers, call.FIELDS
+        )
         return await (_respond_streamed(active) if call.stream else _respond_whole(active))
+    except WorkerError as error:
+        rename_field(error, call.FIELDS)
+        raise
     finally:
         for generation in generations:
             generation.leave()
@@ -177,6 +184,7 @@ async def _respond_streamed(active: _ActiveRequest) -> web.StreamResponse:
             await stream.run()
     except WorkerError as error:
         # The status is sent already: only the stream itself can carry the error.
+        rename_field(error, active.fields)
         accounting.finish(error)
         response.force_close()
         await response.write_eof(stream.take_unsent() + writer.broken(error))

@@ -20,7 +20,7 @@ from mlx_worker.api.dialects.responses.request import ResponsesCall
 from mlx_worker.api.parsing.body_kinds import AnyAsk
 from mlx_worker.api.parsing.model_terms import ModelTable
 from mlx_worker.errors import ChildMisbehaved, WorkerError, error_class
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
     from typing import BinaryIO

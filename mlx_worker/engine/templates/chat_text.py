@@ -9,7 +9,7 @@ from mlx_worker.engine.templates.rules import REFUSALS, fit_to_template
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from mlx_worker.wire.messages import Opening
+    from mlx_worker.wire.request import Opening
 
 Messages = list[dict[str, Any]]
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from mlx_worker.api.generation.stream import OutputStream
 from mlx_worker.errors import InferenceError, WorkerError
 from mlx_worker.supervisor.requests.generation import Generation, Piece
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import Done, RowOutput
 from tests.supervisor_harness import chat, soon
 
 if TYPE_CHECKING:
@@ -85,10 +85,10 @@ class Told:
 
     def say(self, *texts: str, choice: int = 0) -> None:
         for text in texts:
-            self.choices[choice].hear(m.Row(1, [5], text))
+            self.choices[choice].hear(RowOutput(1, [5], text))
 
     def end(self, text: str, choice: int = 0) -> None:
-        self.choices[choice].hear(m.Done(1, "stop", 3, text))
+        self.choices[choice].hear(Done(1, "stop", 3, text))
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy, RestartWindow
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import PROTOCOL, Generate, Load, Loaded, LoadProgress
+from mlx_worker.wire.request import ChatRequest
 from tests.supervisor_harness import (
     AT_ONCE,
     NOT_READY,
@@ -54,7 +55,7 @@ async def child_of(
     """A child that was told to start; in the end its process is gone."""
     pause = PauseDetector(asyncio.get_running_loop(), timings.ping)
     child = Child(
-        m.Load(
+        Load(
             model="model",
             path="/nowhere",
             max_concurrency=4,
@@ -106,9 +107,9 @@ class OneChild:
         pass
 
 
-def ask(child: Child, request: m.ChatRequest, id_: int = 1) -> Generation:
+def ask(child: Child, request: ChatRequest, id_: int = 1) -> Generation:
     generation = Generation(request, "", OneChild(child, id_), sign_every=3600)
-    child.open(id_, generation, m.Generate(id_, request))
+    child.open(id_, generation, Generate(id_, request))
     return generation
 
 
@@ -137,7 +138,7 @@ async def test_a_child_starts_loads_and_answers() -> None:
         await soon(child.reached(State.READY))
         assert alive(child.facts.pid)
         assert child.facts.versions == {"scripted": "1"}
-        assert child.facts.loaded == m.Loaded(context_length=4096, weight_bytes=123_456)
+        assert child.facts.loaded == Loaded(context_length=4096, weight_bytes=123_456)
         generation = ask(child, chat("the answer is here"))
         assert (await soon(generation.started())).prompt_tokens == 4
         assert await whole(generation) == "the answer is here"
@@ -197,7 +198,7 @@ async def test_progress_of_loading_can_be_read(hold: Fifo) -> None:
         await soon(child.reached(State.LOADING))
 
         async def half() -> bool:
-            return child.facts.loading == m.LoadProgress(61_728, 123_456)
+            return child.facts.loading == LoadProgress(61_728, 123_456)
 
         await eventually(half)
         hold.let(1)
@@ -363,7 +364,7 @@ async def test_a_child_that_hangs_on_the_way_is_killed_at_the_deadline(
     ("flags", "reason"),
     [
         (["--exit-before-hello", "7"], "exit status 7"),
-        (["--wrong-protocol"], f"protocol {m.PROTOCOL + 1}, not {m.PROTOCOL}"),
+        (["--wrong-protocol"], f"protocol {PROTOCOL + 1}, not {PROTOCOL}"),
         (["--load-failed"], "so it was written"),
     ],
 )

@@ -18,7 +18,31 @@ import pytest
 from mlx_worker.child.pipe import EXIT_FRONT_GONE, EXIT_GARBAGE
 from mlx_worker.supervisor.process.connection import Owner
 from mlx_worker.supervisor.process.launcher import CHILD_LAUNCHER, Launched, Launcher
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    CacheCleared,
+    CacheState,
+    CancelGeneration,
+    ClearCache,
+    Detokenize,
+    DetokenizeResult,
+    Generate,
+    Hello,
+    Load,
+    Loaded,
+    LoadProgress,
+    Ping,
+    Pong,
+    PrefillProgress,
+    PromptWarmed,
+    Started,
+    Tokenize,
+    TokenizeResult,
+    TrimCache,
+    Warm,
+)
+from mlx_worker.wire.output import Done, PromptScores, RowOutput
+from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.supervisor_harness import DEADLINE, scripted_process, soon
 from tests.worker_in_memory import MemoryLauncher
 
@@ -28,6 +52,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.supervisor.process.connection import Fact, Told
     from mlx_worker.supervisor.process.states import Event
+    from mlx_worker.wire.base import WireMessage
 
 PATIENCE = 60.0
 """Seconds: the product's child imports all of MLX."""
@@ -58,9 +83,9 @@ class Ear:
     def hear(self, message: Told) -> None:
         assert not self.last.is_set(), f"{message} after the last word"
         self.heard.append(message)
-        if isinstance(message, m.Row):
+        if isinstance(message, RowOutput):
             self.first.set()
-        elif not isinstance(message, m.Started | m.Prefill | m.PromptScores):
+        elif not isinstance(message, Started | PrefillProgress | PromptScores):
             self.last.set()
 
     def on_connection_lost(self, why: str) -> None:
@@ -76,11 +101,11 @@ class Ear:
 
     @property
     def tokens(self) -> list[int]:
-        return [token for it in self.heard if isinstance(it, m.Row) for token in it.tokens]
+        return [token for it in self.heard if isinstance(it, RowOutput) for token in it.tokens]
 
     @property
     def text(self) -> str:
-        return "".join(it.text for it in self.heard if isinstance(it, m.Row | m.Done))
+        return "".join(it.text for it in self.heard if isinstance(it, RowOutput | Done))
 
 
 @dataclass
@@ -112,12 +137,12 @@ class Seat:
                 self.changed.clear()
                 await self.changed.wait()
 
-    def open(self, message: m.Message, id_: int) -> Ear:
+    def open(self, message: WireMessage, id_: int) -> Ear:
         ear = Ear()
         self.launched.link.open(id_, ear, message)
         return ear
 
-    async def told(self, message: m.Message, id_: int) -> Told:
+    async def told(self, message: WireMessage, id_: int) -> Told:
         """The last word on this message."""
         *_, last = await self.open(message, id_).whole()
         return last
@@ -131,14 +156,14 @@ async def launched(worker: str, folder: Path) -> AsyncIterator[Seat]:
     seat.launched = await launcher(seat.owner())
     process = seat.launched.process
     try:
-        hello = await seat.fact(m.Hello)
-        assert (hello.protocol, hello.pid) == (m.PROTOCOL, process.pid)
+        hello = await seat.fact(Hello)
+        assert (hello.protocol, hello.pid) == (PROTOCOL, process.pid)
         assert hello.versions
         assert seat.facts == [hello], "it says nothing else before it is told to load"
-        seat.launched.link.send(m.Load("m", str(folder), 4, CONTEXT, 1 << 30, 1 << 30, 0.1))
-        loaded = await seat.fact(m.Loaded)
+        seat.launched.link.send(Load("m", str(folder), 4, CONTEXT, 1 << 30, 1 << 30, 0.1))
+        loaded = await seat.fact(Loaded)
         assert (loaded.context_length, loaded.weight_bytes > 0) == (CONTEXT, True)
-        progress = [it for it in seat.facts if isinstance(it, m.LoadProgress)]
+        progress = [it for it in seat.facts if isinstance(it, LoadProgress)]
         done = [it.done for it in progress]
         assert done == sorted(done)
         assert progress[-1].done == progress[-1].total
@@ -150,36 +175,36 @@ async def launched(worker: str, folder: Path) -> AsyncIterator[Seat]:
             await seat.launched.words.complete(DEADLINE)
 
 
-def request(text: str, max_tokens: int | None = None, system: str = "") -> m.ChatRequest:
+def request(text: str, max_tokens: int | None = None, system: str = "") -> ChatRequest:
     head = [{"role": "system", "content": system}] if system else []
     turns = [*head, {"role": "user", "content": text}]
-    return m.ChatRequest(turns, m.Sampling(seed=1), max_tokens=max_tokens)
+    return ChatRequest(turns, Sampling(seed=1), max_tokens=max_tokens)
 
 
 async def test_an_answer_is_started_read_said_and_ended(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
-        ear = seat.open(m.Generate(1, request("one two three four", 3)), 1)
+        ear = seat.open(Generate(1, request("one two three four", 3)), 1)
         started, *_, done = await ear.whole()
-        assert isinstance(started, m.Started)
+        assert isinstance(started, Started)
         assert started.prompt_tokens > 0
         assert not started.cache_hit
-        read = [it for it in ear.heard if isinstance(it, m.Prefill)]
+        read = [it for it in ear.heard if isinstance(it, PrefillProgress)]
         assert read
         assert read[-1].done == read[-1].total
-        assert isinstance(done, m.Done)
+        assert isinstance(done, Done)
         assert (done.finish, done.completion_tokens) == ("length", len(ear.tokens)) == ("length", 3)
         kinds = [type(it) for it in ear.heard]
-        assert kinds == sorted(kinds, key=[m.Started, m.Prefill, m.Row, m.Done].index)
+        assert kinds == sorted(kinds, key=[Started, PrefillProgress, RowOutput, Done].index)
 
-        again = seat.open(m.Generate(2, request("one two three four", 3), ear.tokens[:2]), 2)
+        again = seat.open(Generate(2, request("one two three four", 3), ear.tokens[:2]), 2)
         *_, done = await again.whole()
         assert again.tokens == ear.tokens[2:], "a replay goes on with the next token"
         assert ear.text.endswith(again.text)
-        assert isinstance(done, m.Done)
+        assert isinstance(done, Done)
         assert done.completion_tokens == 3
 
         ears = [
-            seat.open(m.Generate(id_, request(text, 3)), id_)
+            seat.open(Generate(id_, request(text, 3)), id_)
             for id_, text in enumerate(["one two three", "four five six"], start=3)
         ]
         for of_two in ears:
@@ -189,13 +214,13 @@ async def test_an_answer_is_started_read_said_and_ended(worker: str, nano: Path)
 
 async def test_pings_are_answered_at_once_and_count_what_was_done(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
-        seat.launched.link.send(m.Ping(1))
-        assert (await seat.fact(m.Pong)).seq == 1
+        seat.launched.link.send(Ping(1))
+        assert (await seat.fact(Pong)).seq == 1
         before = len(seat.facts)
-        ear = seat.open(m.Generate(1, request("one two three " * 100, 200)), 1)
+        ear = seat.open(Generate(1, request("one two three " * 100, 200)), 1)
         await ear.whole()
-        seat.launched.link.send(m.Ping(2))
-        pong = await seat.fact(m.Pong, before)
+        seat.launched.link.send(Ping(2))
+        pong = await seat.fact(Pong, before)
         assert (pong.seq, pong.active) == (2, 0)
         assert pong.decode_steps > 0
         assert pong.prefilled_tokens > 0
@@ -204,15 +229,15 @@ async def test_pings_are_answered_at_once_and_count_what_was_done(worker: str, n
 
 async def test_what_is_cancelled_says_so_and_nothing_more(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
-        ear = seat.open(m.Generate(1, request("one two three " * 400, 2000)), 1)
+        ear = seat.open(Generate(1, request("one two three " * 400, 2000)), 1)
         async with asyncio.timeout(PATIENCE):
             await ear.first.wait()
-        seat.launched.link.send(m.Cancel(1))
+        seat.launched.link.send(CancelGeneration(1))
         *_, done = await ear.whole()
-        assert isinstance(done, m.Done)
+        assert isinstance(done, Done)
         assert done.finish == "cancelled"
-        seat.launched.link.send(m.Cancel(1))  # what is over cannot be cancelled
-        after = seat.open(m.Generate(2, request("one two", 2)), 2)
+        seat.launched.link.send(CancelGeneration(1))  # what is over cannot be cancelled
+        after = seat.open(Generate(2, request("one two", 2)), 2)
         await after.whole()
         assert len(after.tokens) == 2
 
@@ -221,42 +246,42 @@ async def test_a_system_prompt_is_resident_until_it_is_cleared(worker: str, nano
     async with launched(worker, nano) as seat:
         hits = []
         for id_ in (1, 2):
-            ear = seat.open(m.Generate(id_, request("one two", 2, SYSTEM)), id_)
+            ear = seat.open(Generate(id_, request("one two", 2, SYSTEM)), id_)
             started, *_ = await ear.whole()
-            assert isinstance(started, m.Started)
+            assert isinstance(started, Started)
             hits.append((started.cache_hit, started.cached_tokens > 0))
         assert hits == [(False, False), (True, True)]
-        state = [it for it in seat.facts if isinstance(it, m.CacheState)][-1]
+        state = [it for it in seat.facts if isinstance(it, CacheState)][-1]
         assert state.system_prompt_hash == hashlib.sha256(SYSTEM.encode()).hexdigest()
         assert state.entries > 0
         before = len(seat.facts)
-        assert await seat.told(m.ClearCache(3), 3) == m.Cleared(3)
-        state = await seat.fact(m.CacheState, before)
+        assert await seat.told(ClearCache(3), 3) == CacheCleared(3)
+        state = await seat.fact(CacheState, before)
         assert (state.tokens, state.entries, state.bytes) == (0, 0, 0)
         before = len(seat.facts)
-        warmed = await seat.told(m.Warm(4, SYSTEM), 4)
-        assert isinstance(warmed, m.Warmed)
-        assert (await seat.fact(m.CacheState, before)).tokens == warmed.tokens > 0
-        started, *_ = await seat.open(m.Generate(5, request("one", 1, SYSTEM)), 5).whole()
-        assert isinstance(started, m.Started)
+        warmed = await seat.told(Warm(4, SYSTEM), 4)
+        assert isinstance(warmed, PromptWarmed)
+        assert (await seat.fact(CacheState, before)).tokens == warmed.tokens > 0
+        started, *_ = await seat.open(Generate(5, request("one", 1, SYSTEM)), 5).whole()
+        assert isinstance(started, Started)
         assert started.cache_hit
-        assert await seat.told(m.TrimCache(6, 1 << 30), 6) == m.Cleared(6)
+        assert await seat.told(TrimCache(6, 1 << 30), 6) == CacheCleared(6)
 
 
 async def test_tokens_are_told_and_made_text_again(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
-        told = await seat.told(m.Tokenize(1, request("one two")), 1)
-        assert isinstance(told, m.Tokenized)
+        told = await seat.told(Tokenize(1, request("one two")), 1)
+        assert isinstance(told, TokenizeResult)
         tokens = json.loads(told.tokens)
         assert told.count == len(tokens) > 0
-        text = await seat.told(m.Detokenize(2, tokens), 2)
-        assert isinstance(text, m.Detokenized)
+        text = await seat.told(Detokenize(2, tokens), 2)
+        assert isinstance(text, DetokenizeResult)
         assert isinstance(json.loads(text.text), str)
 
 
 async def test_it_leaves_when_its_front_is_gone(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
-        ear = seat.open(m.Generate(1, request("one two three " * 400, 2000)), 1)
+        ear = seat.open(Generate(1, request("one two three " * 400, 2000)), 1)
         async with asyncio.timeout(PATIENCE):
             await ear.first.wait()
         seat.launched.link.close()
@@ -276,7 +301,7 @@ async def test_it_leaves_when_its_front_speaks_no_message(worker: str, nano: Pat
 
 async def test_killed_it_ends_its_pipe_and_its_open_ids(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
-        ear = seat.open(m.Generate(1, request("one two three " * 400, 2000)), 1)
+        ear = seat.open(Generate(1, request("one two three " * 400, 2000)), 1)
         async with asyncio.timeout(PATIENCE):
             await ear.first.wait()
         seat.launched.process.kill()

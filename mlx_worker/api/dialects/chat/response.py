@@ -15,7 +15,7 @@ from mlx_worker.api.dialects.base import COMMENT
 from mlx_worker.api.dialects.errors import openai_error
 from mlx_worker.api.dialects.token_logprobs import told_logprobs
 from mlx_worker.json_output import encode, encode_text, joined_list
-from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
+from mlx_worker.wire.output import InvalidToolCall, Notice, ReasoningText, ToolCall, visible_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialects.base import Call, Usage, Whole
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.requests.generation import Ending, Piece
-    from mlx_worker.wire.messages import FinishReason, Span
+    from mlx_worker.wire.output import FinishReason, Span
 
 NO_USAGE: Final[dict[str, Any]] = {"usage": None}
 """What all chunks but the last say of the usage, where a stream's caller asked for it."""
@@ -99,9 +99,9 @@ class ChatReply:
         match span:
             case str():
                 yield _delta(choice, {"content": span})
-            case Reasoning():
+            case ReasoningText():
                 yield _delta(choice, _reasoning(span.text))
-            case BrokenCall():
+            case InvalidToolCall():
                 yield _delta(choice, {"content": span.text}) | {"warnings": [span.problem]}
             case Notice():
                 yield _delta(choice, {"content": ""}) | {"warnings": [span.problem]}
@@ -145,10 +145,10 @@ def _whole_choice(
     index: int, piece: Piece, finish: FinishReason, warnings: list[str]
 ) -> dict[str, Any]:
     calls = [_call(it, it.arguments) for it in piece.spans if isinstance(it, ToolCall)]
-    thought = "".join(it.text for it in piece.spans if isinstance(it, Reasoning))
-    noted = [it.problem for it in piece.spans if isinstance(it, BrokenCall | Notice)]
+    thought = "".join(it.text for it in piece.spans if isinstance(it, ReasoningText))
+    noted = [it.problem for it in piece.spans if isinstance(it, InvalidToolCall | Notice)]
     warned = [*warnings, *noted]
-    content = "".join(map(shown, piece.said))
+    content = "".join(map(visible_text, piece.said))
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
         message |= {"content": content or None, "tool_calls": calls}

@@ -43,14 +43,13 @@ from mlx_worker.api.dialects.structured_output import constraint_of, fitting
 from mlx_worker.config.sampler_types import Tokens
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES, check_depth, check_values
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.config.schema import Defaults
-    from mlx_worker.wire import messages as m
-    from mlx_worker.wire.messages import Opening
+    from mlx_worker.wire.request import AnswerConstraint, JsonSchemaConstraint, Opening
 
 BILLING = "x-anthropic-billing-header:"
 """A line at the head of a coding agent's system prompt, new with every request: with it in place
@@ -187,7 +186,7 @@ def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> tuple[ChatReque
     return chat, [*choice.warnings, *history_warning("messages", left_out)]
 
 
-def _opening(asked: MessagesBody, turns: Turns, constraint: m.Constraint | None) -> Opening:
+def _opening(asked: MessagesBody, turns: Turns, constraint: AnswerConstraint | None) -> Opening:
     """Return how the answer begins: words of the assistant's at the end are continued.
 
     Raises InvalidRequest where such an answer could not be what is asked for.
@@ -209,7 +208,7 @@ def _opening(asked: MessagesBody, turns: Turns, constraint: m.Constraint | None)
     return "continued"
 
 
-def _shape(asked: MessagesBody) -> m.JsonSchema | None:
+def _shape(asked: MessagesBody) -> JsonSchemaConstraint | None:
     if asked.output_config is not None and asked.output_config.format is not None:
         return fitting(asked.output_config.format.schema, "output_config.format.schema")
     if asked.output_format is not None:  # as it was called while in beta

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mlx_worker.api.dialects.errors import anthropic_error
 from mlx_worker.api.dialects.sse_event import event
 from mlx_worker.json_output import embedded, encode
-from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
+from mlx_worker.wire.output import InvalidToolCall, Notice, ReasoningText, ToolCall, visible_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialects.base import Call, Usage, Whole
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.requests.generation import Ending, Piece
-    from mlx_worker.wire.messages import Span
+    from mlx_worker.wire.output import Span
 
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -96,14 +96,14 @@ class MessagesReply:
             case ToolCall():
                 yield from self._close()
                 yield from self._call(span)
-            case Reasoning():
+            case ReasoningText():
                 yield from self._say(_THINKING, span.text)
             case Notice():
                 self._warnings.append(span.problem)
             case _:
-                if isinstance(span, BrokenCall):
+                if isinstance(span, InvalidToolCall):
                     self._warnings.append(span.problem)
-                yield from self._say(_TEXT, shown(span))
+                yield from self._say(_TEXT, visible_text(span))
 
     def _say(self, kind: _Kind, text: str) -> Iterator[dict[str, Any]]:
         if self._kind is not kind:

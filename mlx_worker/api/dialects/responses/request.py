@@ -6,6 +6,7 @@ need a kept one is refused by name. Source: OpenAI's API reference, responses. [
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import msgspec
@@ -42,13 +43,13 @@ from mlx_worker.config.sampler_types import Tokens
 from mlx_worker.errors import UnsupportedField
 from mlx_worker.json_output import encode
 from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.config.schema import Defaults
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.request import JsonSchemaConstraint
 
 LOGPROBS: Final = "message.output_text.logprobs"
 
@@ -163,6 +164,8 @@ class ResponsesCall(Call, frozen=True, kw_only=True):
     `renamed` are the client's names of tools, by the names under which a model calls them.
     """
 
+    FIELDS = MappingProxyType({"messages": "input", "max_tokens": "max_output_tokens"})
+
     repeated: dict[str, Any]
     reasoning_as: ReasoningAs
     renamed: dict[str, ToolName]
@@ -262,7 +265,7 @@ def _tools(asked: ResponsesBody) -> Tools:
     return tools
 
 
-def _shape(asked: TextOptions | None) -> m.JsonSchema | None:
+def _shape(asked: TextOptions | None) -> JsonSchemaConstraint | None:
     if asked is None or asked.format is None:
         return None
     return formatted(asked.format.type, asked.format.schema, "text.format", "text.format.schema")
