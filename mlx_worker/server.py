@@ -347,7 +347,7 @@ async def _drain(node: Node, stop: asyncio.Event) -> None:
     hurried = asyncio.ensure_future(stop.wait())
     await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
     if not drained.done():
-        node.hurry()
+        node.drain.hurry()
     await drained
     hurried.cancel()
 

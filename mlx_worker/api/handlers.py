@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.api.dialects.base import Reply
-    from mlx_worker.supervisor.node import Node, Served
+    from mlx_worker.supervisor.model import ModelRuntime
+    from mlx_worker.supervisor.node import Node
 
 C = TypeVar("C", bound=Call)
 
@@ -101,7 +102,7 @@ async def _generated(
 async def _relayed(
     request: web.Request,
     call: C,
-    served: Served,
+    served: ModelRuntime,
     writer: Callable[[C, str, int, str], Reply],
     books: Books,
 ) -> web.StreamResponse:
@@ -110,7 +111,7 @@ async def _relayed(
     return await relay(request, front, served, call, reply_by, books)
 
 
-def _name_of(served: Served, asked: str | None) -> str:
+def _name_of(served: ModelRuntime, asked: str | None) -> str:
     """The model's name in answers: its own id where the request's name is no name of it."""
     config = served.config
     return asked if asked is not None and asked in config.aliases else config.id
@@ -123,7 +124,7 @@ async def count_tokens(request: web.Request) -> web.Response:
     """`POST /v1/messages/count_tokens`: what the model would read, special tokens and all."""
     node = request.app[FRONT].node
     name, asked = await parsed(request, await read_body(request), AskCount())
-    said = await node.tokenize(node.find(name), asked)
+    said = await node.client.tokenize(node.find(name), asked)
     return reply(schemas.TokenCount(said.count))
 
 
@@ -134,7 +135,7 @@ async def tokenize(request: web.Request) -> web.Response:
     served = node.find(name)
     if asked is None:
         return reply(schemas.Tokenized([], 0))
-    said = await node.tokenize(served, asked)
+    said = await node.client.tokenize(served, asked)
     tokens = cast("list[int]", msgspec.Raw(said.tokens))  # JSON, which is not looked into
     return reply(schemas.Tokenized(tokens, said.count))
 
@@ -143,12 +144,12 @@ async def detokenize(request: web.Request) -> web.Response:
     """`POST /detokenize`."""
     node = request.app[FRONT].node
     name, tokens = await parsed(request, await read_body(request), AskDetokenize())
-    said = await node.detokenize(node.find(name), tokens)
+    said = await node.client.detokenize(node.find(name), tokens)
     return reply(schemas.Detokenized(cast("str", msgspec.Raw(said.text))))
 
 
-async def _text_of(node: Node, served: Served, tokens: list[int]) -> str:
-    said = await node.detokenize(served, tokens)
+async def _text_of(node: Node, served: ModelRuntime, tokens: list[int]) -> str:
+    said = await node.client.detokenize(served, tokens)
     return msgspec.json.decode(said.text, type=str)
 
 
@@ -230,7 +231,7 @@ async def cache_warm(request: web.Request) -> web.Response:
     name, prompt = await parsed(request, await read_body(request), AskWarm())
     served = front.node.find(name)
     try:
-        warmed = await front.node.warm(served, prompt)
+        warmed = await front.node.client.warm(served, prompt)
     except (InvalidRequest, Unavailable):
         raise
     except WorkerError as error:
@@ -245,7 +246,7 @@ async def cache_clear(request: web.Request) -> web.Response:
     named = _named(request)
     cleared = [named] if named else list(front.node.models.values())
     for served in cleared:
-        await front.node.clear(served)
+        await front.node.client.clear(served)
     return reply(schemas.Cleared([served.config.id for served in cleared]))
 
 
@@ -281,6 +282,6 @@ async def reload(request: web.Request) -> web.Response:
     return reply(await request.app[FRONT].reload())
 
 
-def _named(request: web.Request) -> Served | None:
+def _named(request: web.Request) -> ModelRuntime | None:
     name = request.query.get("model")
     return None if name is None else request.app[FRONT].node.find(name)

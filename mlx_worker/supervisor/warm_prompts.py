@@ -7,6 +7,7 @@ the one that a cache report speaks of. [front]
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,15 @@ log = logging.getLogger(__name__)
 
 MAX_ASKED = 8
 """As many as a child keeps warm."""
+
+
+@dataclass(frozen=True, slots=True)
+class WarmPrompt:
+    """A system prompt that is resident: SHA-256 hex, tokens, when (ms since the epoch)."""
+
+    digest: str
+    tokens: int
+    at: float
 
 
 class WarmSet:

@@ -90,5 +90,5 @@ async def end_live(app: web.Application) -> None:
     front = app[FRONT]
     front.node.events.close()
     front.own_log.lines.close()
-    for served in front.node.models.values():
-        served.child.lines.close()
+    for model in front.node.models.values():
+        model.child.lines.close()

@@ -11,27 +11,28 @@ from typing import TYPE_CHECKING, Any
 from mlx_worker import __version__
 from mlx_worker.api.admin.health_report import model_reason, next_try_ms, node_reason
 from mlx_worker.api.admin.schemas import ModelEntry
-from mlx_worker.errors import ModelLoading, NodeDraining, Unavailable
+from mlx_worker.errors import NodeDraining, Unavailable
 from mlx_worker.health import Status, node_word
 from mlx_worker.supervisor.process.states import State
 
 if TYPE_CHECKING:
     from mlx_worker.api.context import Front
     from mlx_worker.health import Ledger
-    from mlx_worker.supervisor.node import Served
-    from mlx_worker.wire.messages import KvCost
+    from mlx_worker.supervisor.model import ModelRuntime
+    from mlx_worker.supervisor.model_status import ModelStatus
+    from mlx_worker.wire.messages import CacheState, KvCost
 
 # --- words --------------------------------------------------------------------------------
 
 
-def model_word(served: Served, ledger: Ledger) -> Status:
+def model_word(model: ModelStatus, ledger: Ledger) -> Status:
     """One model's status: where its child is first, then what its counts say."""
-    match served.child.state:
+    match model.state:
         case State.READY:
             return ledger.word
-        case State.STARTING | State.LOADING if _is_first_start(served):
+        case State.STARTING | State.LOADING if model.restarts == 0 and not model.given_up:
             return "initializing"
-        case State.STOPPED if served.child.coming_back or _is_inspected_now(served):
+        case State.STOPPED if model.coming_back or model.is_inspected_now:
             return "initializing"  # about to be started
         case State.STOPPED | State.DRAINING | State.STOPPING:
             return "offline"
@@ -39,20 +40,12 @@ def model_word(served: Served, ledger: Ledger) -> Status:
             return "unhealthy"
 
 
-def _is_first_start(served: Served) -> bool:
-    return served.child.restarts == 0 and not served.child.given_up
-
-
-def _is_inspected_now(served: Served) -> bool:
-    """Return True while nothing is known of the model's folder yet."""
-    return isinstance(served.child.held_back, ModelLoading)
-
-
 def node_status(front: Front) -> Status:
     """The node's status."""
     if front.node.draining:
         return "offline"
-    words = [model_word(it, front.ledgers[it.config.id]) for it in front.node.models.values()]
+    models = front.node.models.items()
+    words = [model_word(model.status(), front.ledgers[id_]) for id_, model in models]
     return node_word(front.ledger.word, words)
 
 
@@ -60,15 +53,14 @@ def can_serve(front: Front) -> bool:
     """Would a request find a model? One that it would start counts; one that fails does not."""
     if front.node.draining:
         return False
-    return any(
-        (served.child.state is State.READY and not front.ledgers[id_].failing)
-        or (
-            served.child.state in (State.STOPPED, State.STOPPING)
-            and not served.child.coming_back
-            and not _is_inspected_now(served)
-        )
-        for id_, served in front.node.models.items()
-    )
+    return any(_serves(model.status(), front) for model in front.node.models.values())
+
+
+def _serves(model: ModelStatus, front: Front) -> bool:
+    if model.state is State.READY:
+        return not front.ledgers[model.config.id].failing
+    stopped = model.state in (State.STOPPED, State.STOPPING)
+    return stopped and not model.coming_back and not model.is_inspected_now
 
 
 def refuse_if_gone(front: Front) -> None:
@@ -76,9 +68,9 @@ def refuse_if_gone(front: Front) -> None:
     if front.node.draining:
         raise NodeDraining("the node is draining", retry_after=5)
     if front.node.all_given_up:
-        served = front.node.models.values()
-        reasons = "; ".join(f"{it.config.id}: {it.child.reason}" for it in served)
-        soonest = min(it.child.retry_after for it in served)
+        models = [model.status() for model in front.node.models.values()]
+        reasons = "; ".join(f"{model.config.id}: {model.reason}" for model in models)
+        soonest = min(model.retry_after for model in models)
         raise Unavailable(f"every model was given up: {reasons}", retry_after=soonest)
 
 
@@ -87,7 +79,7 @@ def refuse_if_gone(front: Front) -> None:
 
 def health(front: Front) -> dict[str, Any]:
     """The body of `/health` and `/v1/cluster/health`."""
-    models = {id_: _model(served, front) for id_, served in front.node.models.items()}
+    models = {id_: _model(model.status(), front) for id_, model in front.node.models.items()}
     words = {id_: (entry["status"], entry["reason"]) for id_, entry in models.items()}
     status, draining = node_status(front), front.node.draining
     return {
@@ -97,13 +89,13 @@ def health(front: Front) -> dict[str, Any]:
         "uptime": front.uptime,
         "addresses": front.addresses,
         "health": front.ledger.health(),
-        "cache": _cache_in_health(_latest(front)),
+        "cache": _cache_in_health(_latest_cache(front)),
         "metrics": front.ledger.metrics() | {"requestsOfRemovedModels": _of_removed_models(front)},
         "standby": {"wanted": front.node.standby.wanted, "waiting": front.node.standby.waiting},
         "memory": {
             "usedBytes": front.node.pressure.used,
-            "limitBytes": front.node.room.limit,
-            "pressure": front.node.pressure.rung.name.lower(),
+            "limitBytes": front.node.budget.limit,
+            "pressure": front.node.pressure.level.name.lower(),
         },
         "models": models,
     }
@@ -119,42 +111,40 @@ def _of_removed_models(front: Front) -> int:
     return sum(totals)
 
 
-def _model(served: Served, front: Front) -> dict[str, Any]:
-    ledger = front.ledgers[served.config.id]
-    facts = served.child.facts
-    word = model_word(served, ledger)
+def _model(model: ModelStatus, front: Front) -> dict[str, Any]:
+    ledger = front.ledgers[model.config.id]
+    child, loaded, pong, exit_ = model.child, model.child.loaded, model.child.pong, model.last_exit
+    word = model_word(model, ledger)
     return {
         "status": word,
-        "state": state(served, front),
-        "reason": model_reason(served, word, ledger),
-        "nextTry": next_try_ms(served.child),
-        "pid": facts.pid,
-        "restarts": served.child.restarts,
-        "last_exit": {"how": exit_.how, "at": exit_.at}
-        if (exit_ := served.child.last_exit)
-        else None,
-        "resumes": served.dispatch.resumes,
-        "queueDepth": served.admission.queued,
-        "running": served.admission.running,
-        "warnings": list(served.planned.warnings),
-        "contextLength": facts.loaded.context_length if facts.loaded else None,
-        "unbatched": facts.loaded.unbatched if facts.loaded else "",
-        "enteredAt": served.child.entered_at,
-        "loadSeconds": facts.load_seconds,
-        "loading": {"done": facts.loading.done, "total": facts.loading.total}
-        if facts.loading and served.child.state is State.LOADING
+        "state": state(model, front),
+        "reason": model_reason(model, word, ledger),
+        "nextTry": next_try_ms(model.next_try),
+        "pid": child.pid,
+        "restarts": model.restarts,
+        "last_exit": {"how": exit_.how, "at": exit_.at} if exit_ else None,
+        "resumes": model.resumes,
+        "queueDepth": model.queued,
+        "running": model.running,
+        "warnings": list(model.warnings),
+        "contextLength": loaded.context_length if loaded else None,
+        "unbatched": loaded.unbatched if loaded else "",
+        "enteredAt": model.entered_at,
+        "loadSeconds": child.load_seconds,
+        "loading": {"done": child.loading.done, "total": child.loading.total}
+        if child.loading and model.state is State.LOADING
         else None,
         "memory": {
-            "expectedBytes": served.child.at_start or served.expected_bytes,
-            "weightBytes": facts.loaded.weight_bytes if facts.loaded else None,
-            "kvBudgetBytes": served.child.load.kv_bytes,
-            "kv": _kv(facts.loaded.kv) if facts.loaded else None,
-            "residentBytes": facts.pong.resident_bytes if facts.pong else None,
-            "deviceBytes": facts.pong.device_bytes if facts.pong else None,
+            "expectedBytes": model.expected_bytes,
+            "weightBytes": loaded.weight_bytes if loaded else None,
+            "kvBudgetBytes": model.kv_budget_bytes,
+            "kv": _kv(loaded.kv) if loaded else None,
+            "residentBytes": pong.resident_bytes if pong else None,
+            "deviceBytes": pong.device_bytes if pong else None,
         },
         "health": ledger.health(),
-        "cache": _cache_in_health(served),
-        "metrics": ledger.metrics() | {"generatedTokens": served.child.pace.tokens},
+        "cache": _cache_in_health(child.cache),
+        "metrics": ledger.metrics() | {"generatedTokens": model.generated_tokens},
     }
 
 
@@ -164,58 +154,55 @@ def _kv(cost: KvCost) -> dict[str, Any]:
     return {"fixedBytes": cost.fixed, "perToken": growing}
 
 
-def state(served: Served, front: Front) -> State:
+def state(model: ModelStatus, front: Front) -> State:
     """Where its child is; while the node drains, a READY one takes nothing new either."""
-    now = served.child.state
-    return State.DRAINING if front.node.draining and now is State.READY else now
+    return State.DRAINING if front.node.draining and model.state is State.READY else model.state
 
 
 # --- cache --------------------------------------------------------------------------------
 
 
-def cache(front: Front, only: Served | None) -> dict[str, Any]:
+def cache(front: Front, only: ModelRuntime | None) -> dict[str, Any]:
     """The body of `/cache`: one model's, or the node's with each model's beneath."""
     if only is not None:
-        return _cache_of_model(only, front)
-    latest = _latest(front)
-    return _cache_facts(latest) | {
+        return _cache_of_model(only.status(), front)
+    models = front.node.models.items()
+    return _cache_facts(_latest_cache(front)) | {
         "hitRate": front.ledger.hit_rate,
-        "models": {id_: _cache_of_model(it, front) for id_, it in front.node.models.items()},
+        "models": {id_: _cache_of_model(model.status(), front) for id_, model in models},
     }
 
 
-def _cache_of_model(served: Served, front: Front) -> dict[str, Any]:
-    state = served.child.facts.cache
-    return _cache_facts(served) | {
-        "hitRate": front.ledgers[served.config.id].hit_rate,
-        "misses": front.ledgers[served.config.id].misses,
-        "entries": state.entries if state else 0,
-        "warmed": state.warmed if state else 0,
-        "bytes": state.bytes if state else 0,
-        "capacity": state.capacity if state else 0,
+def _cache_of_model(model: ModelStatus, front: Front) -> dict[str, Any]:
+    cache, ledger = model.child.cache, front.ledgers[model.config.id]
+    return _cache_facts(cache) | {
+        "hitRate": ledger.hit_rate,
+        "misses": ledger.misses,
+        "entries": cache.entries if cache else 0,
+        "warmed": cache.warmed if cache else 0,
+        "bytes": cache.bytes if cache else 0,
+        "capacity": cache.capacity if cache else 0,
     }
 
 
-def _cache_facts(served: Served) -> dict[str, Any]:
-    state = served.child.facts.cache
+def _cache_facts(cache: CacheState | None) -> dict[str, Any]:
     return {
-        "tokens": state.tokens if state else 0,
-        "systemPromptHash": state.system_prompt_hash if state else "",
-        "lastUpdated": state.last_updated if state else 0,
+        "tokens": cache.tokens if cache else 0,
+        "systemPromptHash": cache.system_prompt_hash if cache else "",
+        "lastUpdated": cache.last_updated if cache else 0,
     }
 
 
-def _cache_in_health(served: Served) -> dict[str, Any]:
-    facts = _cache_facts(served)
+def _cache_in_health(cache: CacheState | None) -> dict[str, Any]:
+    facts = _cache_facts(cache)
     return facts | {"warmed": facts["tokens"] > 0}
 
 
-def _latest(front: Front) -> Served:
-    """The model whose cache was warmed or used last: the node's cache is shown by it."""
+def _latest_cache(front: Front) -> CacheState | None:
+    """The cache that was warmed or used last: the node's cache is shown by it."""
     models = [front.node.primary, *front.node.models.values()]
-    return max(
-        models, key=lambda it: it.child.facts.cache.last_updated if it.child.facts.cache else 0
-    )
+    caches = [model.status().child.cache for model in models]
+    return max(caches, key=lambda cache: cache.last_updated if cache else 0)
 
 
 # --- models -------------------------------------------------------------------------------
@@ -224,18 +211,18 @@ def _latest(front: Front) -> Served:
 def models(front: Front) -> list[ModelEntry]:
     """All configured models and aliases, loaded or not, as OpenAI lists them."""
     return [
-        _entry(name, served, front)
-        for served in front.node.models.values()
-        for name in (served.config.id, *served.config.aliases)
+        _entry(name, status, front)
+        for status in (model.status() for model in front.node.models.values())
+        for name in (status.config.id, *status.config.aliases)
     ]
 
 
-def _entry(name: str, served: Served, front: Front) -> ModelEntry:
-    loaded = served.child.facts.loaded
+def _entry(name: str, model: ModelStatus, front: Front) -> ModelEntry:
+    loaded = model.child.loaded
     return ModelEntry(
         id=name,
         created=front.created,
-        root=served.config.id,
-        context_length=loaded.context_length if loaded else served.context_length,
-        state=served.child.state,
+        root=model.config.id,
+        context_length=loaded.context_length if loaded else model.context_length,
+        state=model.state,
     )

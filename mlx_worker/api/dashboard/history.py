@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.metrics.counters import Traffic
     from mlx_worker.histogram import Cumulative
-    from mlx_worker.supervisor.node import Node, Served
+    from mlx_worker.supervisor.model_status import ModelStatus
+    from mlx_worker.supervisor.node import Node
 
 EVERY: Final = 10.0
 """Seconds between two samples."""
@@ -99,32 +100,32 @@ class History:
         """A sample of what has come since the last one."""
         now = self._clock()
         seconds, self._since = now - self._since, now
-        counts = {id_: self._counts(id_, it) for id_, it in self._node.models.items()}
+        statuses = {id_: model.status() for id_, model in self._node.models.items()}
+        counts = {id_: self._counts(id_, status) for id_, status in statuses.items()}
         models = {
-            id_: _sample(it, self._before.get(id_), counts[id_], seconds)
-            for id_, it in self._node.models.items()
+            id_: _sample(status, self._before.get(id_), counts[id_], seconds)
+            for id_, status in statuses.items()
         }
         self._before = counts
         self.samples.add(Sample(time.time() * 1000, models))
 
-    def _counts(self, id_: str, served: Served) -> Counts:
+    def _counts(self, id_: str, model: ModelStatus) -> Counts:
         first_token = tuple(self._traffic.flows[id_].first_token.cumulative())
-        return Counts(served.child.pace.tokens, first_token)
+        return Counts(model.generated_tokens, first_token)
 
 
-def _sample(served: Served, before: Counts | None, now: Counts, seconds: float) -> ModelSample:
+def _sample(model: ModelStatus, before: Counts | None, now: Counts, seconds: float) -> ModelSample:
     first = now.first_token
     tokens = now.tokens
     if before is not None:
         pairs = zip(first, before.first_token, strict=True)
         first = tuple((bound, n - earlier) for (bound, n), (_, earlier) in pairs)
         tokens -= before.tokens
-    pong = served.child.facts.pong
     return ModelSample(
         tokens_per_second=tokens / seconds if seconds > 0 else 0.0,
         first_token_p50=quantile(first, 0.5),
         first_token_p95=quantile(first, 0.95),
-        running=served.admission.running,
-        queued=served.admission.queued,
-        resident_bytes=pong.resident_bytes if pong else 0,
+        running=model.running,
+        queued=model.queued,
+        resident_bytes=model.child.resident_bytes or 0,
     )

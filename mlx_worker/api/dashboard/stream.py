@@ -22,7 +22,7 @@ from mlx_worker.api.dashboard.history import EVERY
 
 if TYPE_CHECKING:
     from mlx_worker.api.context import Front
-    from mlx_worker.supervisor.node import Served
+    from mlx_worker.supervisor.model_status import ModelStatus
 
 PERIOD: Final = 1.0
 """Seconds between two reports while nothing happens."""
@@ -51,12 +51,12 @@ def report(front: Front) -> dict[str, Any]:
         "startedAt": front.created * 1000,
         "version": __version__,
         "health": reports.health(front),
-        "models": {id_: _model(it, front) for id_, it in front.node.models.items()},
+        "models": {id_: _model(model.status(), front) for id_, model in front.node.models.items()},
     }
 
 
-def _model(served: Served, front: Front) -> dict[str, Any]:
-    config, cache = served.config, served.child.facts.cache
+def _model(model: ModelStatus, front: Front) -> dict[str, Any]:
+    config, cache = model.config, model.child.cache
     first_token = front.traffic.flows[config.id].first_token
     return {
         "aliases": config.aliases,
@@ -64,10 +64,10 @@ def _model(served: Served, front: Front) -> dict[str, Any]:
         "maxConcurrency": config.max_concurrency,
         "maxQueue": config.max_queue,
         "firstToken": {"count": first_token.count, "seconds": first_token.total},
-        "kvBytes": served.running_kv_bytes,
+        "kvBytes": model.running_kv_bytes,
         "cacheBytes": cache.bytes if cache else 0,
         "cacheLimitBytes": cache.capacity if cache else int(config.cache_bytes),
         "cacheEntries": cache.entries if cache else 0,
         "cacheWarmed": cache.warmed if cache else 0,
-        "restartsBy": {event.value: n for event, n in served.child.restarts_by.items()},
+        "restartsBy": {event.value: n for event, n in model.restarts_by.items()},
     }

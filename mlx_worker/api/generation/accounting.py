@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialects.base import Usage
     from mlx_worker.api.metrics.counters import Outcome
     from mlx_worker.health import Ledger
-    from mlx_worker.supervisor.node import Served
+    from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.requests.generation import Generation
     from mlx_worker.wire.messages import Started
 
@@ -99,7 +99,7 @@ class Books:
 
     # --- what happens to it ---
 
-    def opened(self, served: Served) -> None:
+    def opened(self, served: ModelRuntime) -> None:
         """It is well formed, and for this model."""
         self._accepted = time.perf_counter()
         self._model = served.config.id

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.context import Front
     from mlx_worker.api.dialects.base import Call, Reply
     from mlx_worker.api.generation.accounting import Books
-    from mlx_worker.supervisor.node import Served
+    from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.requests.generation import Ending, Generation
     from mlx_worker.wire.messages import (
         ChatRequest,
@@ -77,7 +77,7 @@ class _Way:
 async def relay(
     request: web.Request,
     front: Front,
-    served: Served,
+    served: ModelRuntime,
     call: Call,
     reply_by: Callable[[str], Reply],
     books: Books,
@@ -99,7 +99,7 @@ async def relay(
     generations: list[Generation] = []
     try:
         generate = partial(
-            front.node.generate,
+            front.node.client.generate,
             served,
             session=session_given(request) or "",
             request_id=headers[REQUEST_ID],
@@ -127,7 +127,7 @@ def _read(started: list[Started]) -> Usage:
     )
 
 
-def _fingerprint_of(generations: list[Generation], served: Served) -> str:
+def _fingerprint_of(generations: list[Generation], served: ModelRuntime) -> str:
     """Return the fingerprint of all choices. Raises WeightsChanged where theirs differ.
 
     A choice that waited for a place may have begun in a later process than its neighbours.
@@ -140,7 +140,7 @@ def _fingerprint_of(generations: list[Generation], served: Served) -> str:
     return first.with_prompts(prompting(served.config))
 
 
-def _fitting(call: Call, served: Served) -> list[ChatRequest]:
+def _fitting(call: Call, served: ModelRuntime) -> list[ChatRequest]:
     """The choices, which all have to be running or in line at once."""
     places_of(served).check(call.wide, call.field)
     call.check_size()

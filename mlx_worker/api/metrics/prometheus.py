@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.context import Front
     from mlx_worker.api.metrics.families import Labels
+    from mlx_worker.supervisor.model_status import ModelStatus
 
 ONE: Final[Labels] = ()
 """The labels of what there is one of."""
@@ -85,6 +86,10 @@ def _node(front: Front) -> Iterator[Metric]:
     yield counter("log_lines_dropped", what, ONE, {ONE: DROPPED.total})
 
 
+def _statuses(front: Front) -> dict[Labels, ModelStatus]:
+    return {(id_,): model.status() for id_, model in front.node.models.items()}
+
+
 # --- requests -----------------------------------------------------------------------------
 
 
@@ -102,11 +107,11 @@ def _ends(front: Front) -> Iterator[Metric]:
 
 
 def _now(front: Front) -> Iterator[Metric]:
-    models = front.node.models.items()
-    ledgers = {(id_,): front.ledgers[id_].metrics() for id_, _ in models}
+    models = _statuses(front)
+    ledgers = {id_: front.ledgers[model.config.id].metrics() for id_, model in models.items()}
     in_flight = {id_: it["requestsInFlight"] for id_, it in ledgers.items()}
-    running = {(id_,): it.admission.running for id_, it in models}
-    queued = {(id_,): it.admission.queued for id_, it in models}
+    running = {id_: model.running for id_, model in models.items()}
+    queued = {id_: model.queued for id_, model in models.items()}
     yield gauge("requests_in_flight", "Requests that have not ended.", MODEL, in_flight)
     yield gauge("generations_running", "Places taken.", MODEL, running)
     yield gauge("generations_queued", "Generations in line for a place.", MODEL, queued)
@@ -115,7 +120,8 @@ def _now(front: Front) -> Iterator[Metric]:
 def _times(front: Front) -> Iterator[Metric]:
     first = {(id_,): it.first_token for id_, it in front.traffic.flows.items()}
     whole = {(id_,): it.whole for id_, it in front.traffic.flows.items()}
-    children = {(id_,): it.child.pace.between for id_, it in front.node.models.items()}
+    models = front.node.models.items()
+    children = {(id_,): model.child.token_stats.between for id_, model in models}
     what = "From a request's body to its first token."
     yield histogram("time_to_first_token_seconds", what, MODEL, first)
     what = "Between two tokens of a row."
@@ -128,7 +134,7 @@ def _tokens(front: Front) -> Iterator[Metric]:
     flows = front.traffic.flows.items()
     prompt = {(id_,): it.prompt_tokens for id_, it in flows}
     cached = {(id_,): it.cached_tokens for id_, it in flows}
-    said = {(id_,): it.child.pace.tokens for id_, it in front.node.models.items()}
+    said = {id_: model.generated_tokens for id_, model in _statuses(front).items()}
     yield counter("prompt_tokens", "Tokens of prompts.", MODEL, prompt)
     yield counter("cached_prompt_tokens", "Those of them that were resident.", MODEL, cached)
     yield counter("generated_tokens", "Tokens generated, as they come.", MODEL, said)
@@ -138,31 +144,32 @@ def _tokens(front: Front) -> Iterator[Metric]:
 
 
 def _lives(front: Front) -> Iterator[Metric]:
-    models = {(id_,): it for id_, it in front.node.models.items()}
-    now = {id_: reports.state(it, front).value for id_, it in models.items()}
+    models = _statuses(front)
+    now = {id_: reports.state(model, front).value for id_, model in models.items()}
     yield states("model_state", "Where a model's process is.", MODEL, map(str, State), now)
     restarts = {
         (*id_, event.name.lower()): times
-        for id_, it in models.items()
-        for event, times in it.child.restarts_by.items()
+        for id_, model in models.items()
+        for event, times in model.restarts_by.items()
     }
     what = "Processes started again, by what ended the one before."
     yield counter("restarts", what, ("model", "cause"), restarts)
     held = {
         (*id_, kind): times
-        for id_, it in models.items()
-        if (pong := it.child.facts.pong) is not None
+        for id_, model in models.items()
+        if (pong := model.child.pong) is not None
         for kind, times in pong.held.items()
     }
     what = "Pieces of work that held a thread of a model's process for more than a second, by kind."
     yield counter("child_held", what, ("model", "kind"), held)
-    stalls = {id_: it.child.stalls for id_, it in models.items()}
+    stalls = {id_: model.stalls for id_, model in models.items()}
     yield counter("stalls", "Processes killed with work and no progress.", MODEL, stalls)
-    needs_reboot = {id_: it.child.has_lost_its_device for id_, it in models.items()}
+    needs_reboot = {id_: model.has_lost_its_device for id_, model in models.items()}
     yield gauge("needs_reboot", "Is its device lost to new processes?", MODEL, needs_reboot)
-    resumes = {id_: it.dispatch.resumes for id_, it in models.items()}
+    resumes = {id_: model.resumes for id_, model in models.items()}
     yield counter("resumes", "Generations that went on in another process.", MODEL, resumes)
-    crashes = {id_: it.dispatch.crash_to_token for id_, it in models.items()}
+    runtimes = front.node.models.items()
+    crashes = {(id_,): model.dispatch.crash_to_token for id_, model in runtimes}
     what = "From a process's end to the next token of what it was doing."
     yield histogram("crash_to_token_seconds", what, MODEL, crashes)
 
@@ -177,9 +184,9 @@ def _caches(front: Front) -> Iterator[Metric]:
     yield counter("cache_hits", "Requests whose system prompt was resident.", MODEL, hits)
     yield counter("cache_misses", "Those whose was not.", ("model", "reason"), misses)
     facts = {
-        (id_,): cache
-        for id_, it in front.node.models.items()
-        if (cache := it.child.facts.cache) is not None
+        id_: cache
+        for id_, model in _statuses(front).items()
+        if (cache := model.child.cache) is not None
     }
     held = {id_: it.bytes for id_, it in facts.items()}
     limits = {id_: it.capacity for id_, it in facts.items()}
@@ -189,12 +196,12 @@ def _caches(front: Front) -> Iterator[Metric]:
 
 def _memory(front: Front) -> Iterator[Metric]:
     node = front.node
-    models = {(id_,): it for id_, it in node.models.items()}
-    running = {id_: it.running_kv_bytes for id_, it in models.items()}
-    budgets = {id_: it.child.load.kv_bytes for id_, it in models.items()}
+    models = _statuses(front)
+    running = {id_: model.running_kv_bytes for id_, model in models.items()}
+    budgets = {id_: model.kv_budget_bytes for id_, model in models.items()}
     yield gauge("kv_bytes", "KV of running rows, by their tokens.", MODEL, running)
     yield gauge("kv_budget_bytes", "What it may take.", MODEL, budgets)
-    pongs = {id_: pong for id_, it in models.items() if (pong := it.child.facts.pong) is not None}
+    pongs = {id_: pong for id_, model in models.items() if (pong := model.child.pong) is not None}
     resident: dict[Labels, float] = {
         ("model", *id_): it.resident_bytes for id_, it in pongs.items()
     }
@@ -204,4 +211,4 @@ def _memory(front: Front) -> Iterator[Metric]:
     device = {id_: it.device_bytes for id_, it in pongs.items()}
     yield gauge("device_bytes", "What MLX holds.", MODEL, device)
     yield gauge("memory_used_bytes", "Of all models together.", ONE, {ONE: node.pressure.used})
-    yield gauge("memory_limit_bytes", "memory_limit.", ONE, {ONE: node.room.limit})
+    yield gauge("memory_limit_bytes", "memory_limit.", ONE, {ONE: node.budget.limit})

@@ -31,11 +31,11 @@ def families(front: Front) -> Iterator[Metric]:
     )
     hits = CounterMetricFamily("vllm:gpu_prefix_cache_hits", "Tokens resident.", labels=LABEL)
     queries = CounterMetricFamily("vllm:gpu_prefix_cache_queries", "Tokens read.", labels=LABEL)
-    for served in models:
-        name, flow = [served.config.id], front.traffic.flows[served.config.id]
-        running.add_metric(name, served.admission.running)
-        waiting.add_metric(name, served.admission.queued)
-        usage.add_metric(name, served.kv_usage)
+    for status in (model.status() for model in models):
+        name, flow = [status.config.id], front.traffic.flows[status.config.id]
+        running.add_metric(name, status.running)
+        waiting.add_metric(name, status.queued)
+        usage.add_metric(name, status.kv_usage)
         hits.add_metric(name, flow.cached_tokens)
         queries.add_metric(name, flow.prompt_tokens)
     yield from (running, waiting, usage, hits, queries)

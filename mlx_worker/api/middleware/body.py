@@ -78,7 +78,7 @@ async def read_body(request: web.Request) -> bytes:
 
 def _default_of(request: web.Request) -> int:
     models = request.app[FRONT].node.models.values()
-    return default_limit(model.context_length for model in models)
+    return default_limit(model.planned.context_length for model in models)
 
 
 async def _received(request: web.Request, most: int, patience: float) -> bytes:

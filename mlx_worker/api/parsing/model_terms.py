@@ -15,7 +15,8 @@ from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import UnknownModel
 
 if TYPE_CHECKING:
-    from mlx_worker.supervisor.node import Node, Served
+    from mlx_worker.supervisor.model import ModelRuntime
+    from mlx_worker.supervisor.node import Node
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -77,10 +78,10 @@ class ModelTable(msgspec.Struct, frozen=True):
         raise UnknownModel.among(self.ids, name)
 
 
-def places_of(served: Served) -> Places:
+def places_of(served: ModelRuntime) -> Places:
     """Return how many requests a model has room for, at work and in line."""
     return Places(served.config.id, served.config.max_concurrency + served.config.max_queue)
 
 
-def _terms(served: Served) -> Terms:
+def _terms(served: ModelRuntime) -> Terms:
     return Terms(served.config.defaults, places_of(served), settings_of(served.config))
