@@ -29,8 +29,35 @@ import msgspec
 
 from mlx_worker.child.pipe import Pipe
 from mlx_worker.errors import CacheError, ContextLengthExceeded, InferenceError
-from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import frames_to_child
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    CacheCleared,
+    CacheState,
+    CancelGeneration,
+    ClearCache,
+    Detokenize,
+    DetokenizeResult,
+    Generate,
+    Hello,
+    Load,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    Ping,
+    Pong,
+    PrefillProgress,
+    PromptWarmed,
+    RequestFailed,
+    Started,
+    ToChild,
+    Tokenize,
+    TokenizeResult,
+    TrimCache,
+    Warm,
+)
+from mlx_worker.wire.output import Done, FinishReason, RowOutput, StepOutput
+from mlx_worker.wire.request import ChatRequest
 
 EXIT_AS_TOLD = 3
 WEIGHT_BYTES = 123_456
@@ -128,14 +155,14 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def system_prompt(request: m.ChatRequest) -> str | None:
+def system_prompt(request: ChatRequest) -> str | None:
     if not request.messages:
         return None
     first = request.messages[0]
     return str(first["content"]) if first["role"] == "system" else None
 
 
-def answer(request: m.ChatRequest) -> list[str]:
+def answer(request: ChatRequest) -> list[str]:
     """The pieces of the whole answer: the last user message or the prompt, word by word."""
     said = (
         [raw(request)]
@@ -145,13 +172,13 @@ def answer(request: m.ChatRequest) -> list[str]:
     return [f" {word}" if at else word for at, word in enumerate(words(said[-1] if said else ""))]
 
 
-def raw(request: m.ChatRequest) -> str:
+def raw(request: ChatRequest) -> str:
     """A raw prompt as text: its tokens are numbers."""
     prompt = request.prompt
     return " ".join(map(str, prompt)) if isinstance(prompt, list) else prompt or ""
 
 
-def read(request: m.ChatRequest) -> list[str]:
+def read(request: ChatRequest) -> list[str]:
     """Everything that is read, word by word: a token each."""
     said = [raw(request), *(turn["content"] for turn in request.messages)]
     return [word for text in said for word in words(text)]
@@ -163,7 +190,7 @@ class Row:
 
     id: int
     pieces: list[str]
-    finish: m.FinishReason
+    finish: FinishReason
     said: int = 0
 
 
@@ -177,7 +204,7 @@ class ScriptedChild:
     def __init__(self, flags: argparse.Namespace) -> None:
         self._flags = flags
         self._pipe = Pipe(flags.fd)
-        self._jobs: queue.SimpleQueue[m.ToChild | Tick] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[ToChild | Tick] = queue.SimpleQueue()
         self._rows: dict[int, Row] = {}
         self._permits = 0
         self._resident: dict[str, int] = {}  # system prompts by hash: tokens
@@ -205,14 +232,14 @@ class ScriptedChild:
             while fifo.read(1):
                 self._jobs.put(Tick())
 
-    def _hear(self, message: m.ToChild) -> None:
-        if isinstance(message, m.Ping):
+    def _hear(self, message: ToChild) -> None:
+        if isinstance(message, Ping):
             self._pipe.send([self._pong(message.seq)])
         else:
             self._jobs.put(message)
 
-    def _pong(self, seq: int) -> m.Pong:
-        return m.Pong(
+    def _pong(self, seq: int) -> Pong:
+        return Pong(
             seq=seq,
             prefilled_tokens=self._prefilled,
             decode_steps=self._steps,
@@ -241,26 +268,26 @@ class ScriptedChild:
         if self._flags.no_hello:
             hang()
         wait_for_leave(self._flags.hold_hello)
-        protocol = m.PROTOCOL + 1 if self._flags.wrong_protocol else m.PROTOCOL
+        protocol = PROTOCOL + 1 if self._flags.wrong_protocol else PROTOCOL
         versions = {"scripted": self._flags.version}
         if self._flags.package:
             versions["mlx-worker"] = self._flags.package
-        self._pipe.send([m.Hello(protocol, os.getpid(), versions, self._flags.working_set)])
+        self._pipe.send([Hello(protocol, os.getpid(), versions, self._flags.working_set)])
 
     def _load(self) -> None:
         load = self._jobs.get()
-        assert isinstance(load, m.Load)
-        self._pipe.send([m.LoadProgress(WEIGHT_BYTES // 2, WEIGHT_BYTES)])
+        assert isinstance(load, Load)
+        self._pipe.send([LoadProgress(WEIGHT_BYTES // 2, WEIGHT_BYTES)])
         if self._flags.hang_in_load:
             hang()
         if self._flags.load_failed or self._flags.cannot_load:
-            self._pipe.send([m.LoadFailed("so it was written", permanent=self._flags.cannot_load)])
+            self._pipe.send([LoadFailed("so it was written", permanent=self._flags.cannot_load)])
             sys.exit(1)
         wait_for_leave(self._flags.hold_load)
         self._pipe.send(
             [
-                m.LoadProgress(WEIGHT_BYTES, WEIGHT_BYTES),
-                m.Loaded(
+                LoadProgress(WEIGHT_BYTES, WEIGHT_BYTES),
+                Loaded(
                     load.context_length or CONTEXT_LENGTH,
                     WEIGHT_BYTES,
                     weights=self._flags.weights,
@@ -271,78 +298,81 @@ class ScriptedChild:
     def _may_step(self) -> bool:
         return bool(self._rows) and (not self._flags.pace or self._permits > 0)
 
-    def _answer(self, job: m.ToChild | Tick) -> None:
+    def _answer(self, job: ToChild | Tick) -> None:
         match job:
             case Tick():
                 self._permits += 1
-            case m.Generate():
+            case Generate():
                 self._generate(job)
-            case m.Cancel():
+            case CancelGeneration():
                 if (row := self._rows.pop(job.id, None)) is not None:
-                    self._pipe.send([m.Done(row.id, "cancelled", row.said, "")])
-            case m.Warm():
+                    self._pipe.send([Done(row.id, "cancelled", row.said, "")])
+            case Warm():
                 self._warm(job)
-            case m.Tokenize():
+            case Tokenize():
                 tokens = list(range(1, len(read(job.request)) + 1))
-                self._pipe.send([m.Tokenized(job.id, len(tokens), msgspec.json.encode(tokens))])
-            case m.Detokenize():
+                self._pipe.send([TokenizeResult(job.id, len(tokens), msgspec.json.encode(tokens))])
+            case Detokenize():
                 text = msgspec.json.encode(" ".join(map(str, job.tokens)))
-                self._pipe.send([m.Detokenized(job.id, text)])
-            case m.ClearCache() | m.TrimCache():
+                self._pipe.send([DetokenizeResult(job.id, text)])
+            case ClearCache() | TrimCache():
                 self._forget(job)
             case _:
                 raise AssertionError(job)
 
-    def _generate(self, asked: m.Generate) -> None:
+    def _generate(self, asked: Generate) -> None:
         id_, request = asked.id, asked.request
         wait_for_leave(self._flags.hold_start)
         if self._flags.refuse:
-            self._pipe.send([m.Failed(id_, ContextLengthExceeded.code, "5000 tokens of 4096")])
+            self._pipe.send(
+                [RequestFailed(id_, ContextLengthExceeded.code, "5000 tokens of 4096", "messages")]
+            )
             return
         said = len(asked.replay)
         assert asked.replay == list(range(1, said + 1)), asked.replay
+        assert asked.room is not None or not said, "an answer that goes on keeps its room"
         prompt_tokens = len(read(request))
         system = system_prompt(request)
         hit = system is not None and digest(system) in self._resident
         cached = len(words(system)) if hit else 0
         pieces = answer(request)
         limit = len(pieces) if request.max_tokens is None else request.max_tokens
-        finish: m.FinishReason = "length" if limit < len(pieces) else "stop"
+        finish: FinishReason = "length" if limit < len(pieces) else "stop"
         self._rows[id_] = Row(id_, pieces[:limit], finish, said)
         self._prefilled += prompt_tokens - cached
         self._grown += self._flags.grow
         self._pipe.send(
             [
-                m.Started(id_, prompt_tokens, cached, hit),
-                m.Prefill(id_, prompt_tokens - cached, prompt_tokens - cached),
+                Started(id_, prompt_tokens, cached, hit, room=limit),
+                PrefillProgress(id_, prompt_tokens - cached, prompt_tokens - cached),
                 *([] if system is None else [self._now_resident(system)]),
                 *([self._cache_state(system)] if self._flags.grow else []),
             ]
         )
         self._go_wrong(self._rows[id_])
 
-    def _warm(self, asked: m.Warm) -> None:
+    def _warm(self, asked: Warm) -> None:
         if self._flags.fail_warm:
-            self._pipe.send([m.Failed(asked.id, CacheError.code, "so it was written")])
+            self._pipe.send([RequestFailed(asked.id, CacheError.code, "so it was written")])
             return
         wait_for_leave(self._flags.hold_warm)
         tokens = len(words(asked.system_prompt))
         state = self._now_resident(asked.system_prompt)
-        self._pipe.send([m.Warmed(asked.id, tokens), state])
+        self._pipe.send([PromptWarmed(asked.id, tokens), state])
 
-    def _forget(self, asked: m.ClearCache | m.TrimCache) -> None:
-        if isinstance(asked, m.ClearCache):
+    def _forget(self, asked: ClearCache | TrimCache) -> None:
+        if isinstance(asked, ClearCache):
             self._resident.clear()
         elif not self._flags.never_shrink:
             self._grown = max(0, self._grown - asked.nbytes)
-        self._pipe.send([m.Cleared(asked.id), self._cache_state(None)])
+        self._pipe.send([CacheCleared(asked.id), self._cache_state(None)])
 
-    def _now_resident(self, prompt: str) -> m.CacheState:
+    def _now_resident(self, prompt: str) -> CacheState:
         self._resident[digest(prompt)] = len(words(prompt))
         return self._cache_state(prompt)
 
-    def _cache_state(self, prompt: str | None) -> m.CacheState:
-        return m.CacheState(
+    def _cache_state(self, prompt: str | None) -> CacheState:
+        return CacheState(
             tokens=len(words(prompt)),
             system_prompt_hash=digest(prompt) if prompt else "",
             last_updated=time.time() * 1000,
@@ -364,9 +394,9 @@ class ScriptedChild:
             del self._rows[row.id]
         self._pipe.send(
             [
-                *([m.Step(said)] if said else []),
+                *([StepOutput(said)] if said else []),
                 *(
-                    m.Done(row.id, row.finish, row.said, "")
+                    Done(row.id, row.finish, row.said, "")
                     for row in over
                     if row.said != self._flags.mute_after_tokens
                 ),
@@ -375,10 +405,10 @@ class ScriptedChild:
         for row in speaking:
             self._go_wrong(row)
 
-    def _next(self, row: Row) -> m.Row:
+    def _next(self, row: Row) -> RowOutput:
         piece = row.pieces[row.said]
         row.said += 1
-        return m.Row(row.id, [row.said], piece)
+        return RowOutput(row.id, [row.said], piece)
 
     # --- faults in the middle of work ---
 
@@ -389,7 +419,7 @@ class ScriptedChild:
         if row.said == flags.garbage_after_tokens:
             os.write(flags.fd, GARBAGE)
         if row.said == flags.unknown_id_after_tokens:
-            self._pipe.send([m.Step([m.Row(row.id + 1000, [1], "whose is this?")])])
+            self._pipe.send([StepOutput([RowOutput(row.id + 1000, [1], "whose is this?")])])
         if row.said == flags.die_after_tokens:
             os.kill(os.getpid(), signal.SIGKILL)
         if row.said == flags.segv_after_tokens:
@@ -401,7 +431,7 @@ class ScriptedChild:
         if row.said == flags.hang_after_tokens:
             hang()
         if row.said == flags.fail_after_tokens and self._rows.pop(row.id, None):
-            self._pipe.send([m.Failed(row.id, InferenceError.code, "so it was written")])
+            self._pipe.send([RequestFailed(row.id, InferenceError.code, "so it was written")])
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation, Piece
 from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 from mlx_worker.supervisor.starter import FolderAccess
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import ChatRequest, Sampling
 
 DEADLINE = 10.0
 """Seconds that any single wait may take on a busy machine; what is awaited takes milliseconds."""
@@ -101,11 +101,11 @@ def planned(model_id: str = "model", *, weights: int = 1, **settings: Any) -> Pl
     return PlannedModel(ModelConfig(id=model_id, path=model_id, **settings), folder)
 
 
-def chat(text: str, *, system: str | None = None, max_tokens: int | None = None) -> m.ChatRequest:
+def chat(text: str, *, system: str | None = None, max_tokens: int | None = None) -> ChatRequest:
     """A request that the scripted child answers with the words of `text`."""
     head = [] if system is None else [{"role": "system", "content": system}]
     turns = [*head, {"role": "user", "content": text}]
-    return m.ChatRequest(turns, m.Sampling(seed=1), max_tokens=max_tokens)
+    return ChatRequest(turns, Sampling(seed=1), max_tokens=max_tokens)
 
 
 def nowhere(config: ModelConfig) -> ModelFolder:

@@ -26,7 +26,15 @@ from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
 from mlx_worker.supervisor.requests.unary import Answer, Call
 from mlx_worker.supervisor.warm_prompts import WarmPrompt
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import (
+    ClearCache,
+    Detokenize,
+    DetokenizeResult,
+    PromptWarmed,
+    Tokenize,
+    TokenizeResult,
+    Warm,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +46,8 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.pause import PauseDetector
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
     from mlx_worker.supervisor.starter import Starter
+    from mlx_worker.wire.base import WireMessage
+    from mlx_worker.wire.request import ChatRequest
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +112,7 @@ class ModelClient:
     async def generate(
         self,
         model: ModelRuntime,
-        request: m.ChatRequest,
+        request: ChatRequest,
         session: str = "",
         request_id: str = "",
         key: str = "",
@@ -176,7 +186,7 @@ class ModelClient:
         if model.child.serving:
             self._drain.raise_if_active()
             with contextlib.suppress(ChildLost):
-                await self._call(model, m.ClearCache)
+                await self._call(model, ClearCache)
 
     async def _warm(self, model: ModelRuntime, system_prompt: str) -> WarmPrompt:
         try:
@@ -188,38 +198,40 @@ class ModelClient:
         digest = hashlib.sha256(system_prompt.encode()).hexdigest()
         return WarmPrompt(digest, warmed.tokens, time.time() * 1000)
 
-    async def _warm_once(self, model: ModelRuntime, system_prompt: str) -> m.Warmed:
+    async def _warm_once(self, model: ModelRuntime, system_prompt: str) -> PromptWarmed:
         kwargs = model.config.chat_template_kwargs
         with model.in_use():
             await self._wait_until_settled(model)
             self._raise_refusal(model)
-            message = partial(m.Warm, system_prompt=system_prompt, template_kwargs=kwargs)
+            message = partial(Warm, system_prompt=system_prompt, template_kwargs=kwargs)
             warmed = await self._call(model, message)
-        assert isinstance(warmed, m.Warmed)
+        assert isinstance(warmed, PromptWarmed)
         return warmed
 
     # --- tokens ---
 
-    async def tokenize(self, model: ModelRuntime, request: m.ChatRequest) -> m.Tokenized:
+    async def tokenize(self, model: ModelRuntime, request: ChatRequest) -> TokenizeResult:
         """Return the tokens that the model would read. Raises the refusal."""
-        answer = await self._ask_twice(model, partial(m.Tokenize, request=request))
-        assert isinstance(answer, m.Tokenized)
+        answer = await self._ask_twice(model, partial(Tokenize, request=request))
+        assert isinstance(answer, TokenizeResult)
         return answer
 
-    async def detokenize(self, model: ModelRuntime, tokens: list[int]) -> m.Detokenized:
+    async def detokenize(self, model: ModelRuntime, tokens: list[int]) -> DetokenizeResult:
         """Return the text of tokens. Raises the refusal."""
-        answer = await self._ask_twice(model, partial(m.Detokenize, tokens=tokens))
-        assert isinstance(answer, m.Detokenized)
+        answer = await self._ask_twice(model, partial(Detokenize, tokens=tokens))
+        assert isinstance(answer, DetokenizeResult)
         return answer
 
-    async def _ask_twice(self, model: ModelRuntime, message: Callable[[int], m.Message]) -> Answer:
+    async def _ask_twice(
+        self, model: ModelRuntime, message: Callable[[int], WireMessage]
+    ) -> Answer:
         """Ask the child beside its work; ask its next process if it dies of other things."""
         try:
             return await self._ask(model, message)
         except ChildLost:
             return await self._ask(model, message)
 
-    async def _ask(self, model: ModelRuntime, message: Callable[[int], m.Message]) -> Answer:
+    async def _ask(self, model: ModelRuntime, message: Callable[[int], WireMessage]) -> Answer:
         self._drain.raise_if_active()
         with model.in_use():
             with contextlib.suppress(TimeoutError):
@@ -237,11 +249,11 @@ class ModelClient:
 
     # --- the child ---
 
-    async def _call(self, model: ModelRuntime, message: Callable[[int], m.Message]) -> Answer:
+    async def _call(self, model: ModelRuntime, message: Callable[[int], WireMessage]) -> Answer:
         return await self._answer(model, next(self._ids), message)
 
     async def _answer(
-        self, model: ModelRuntime, id_: int, message: Callable[[int], m.Message]
+        self, model: ModelRuntime, id_: int, message: Callable[[int], WireMessage]
     ) -> Answer:
         call = Call()
         model.child.open(id_, call, message(id_))

@@ -20,7 +20,7 @@ from mlx_worker.supervisor.requests.admission import Admission
 from mlx_worker.supervisor.requests.dispatcher import Dispatch
 from mlx_worker.supervisor.requests.unary import Call
 from mlx_worker.supervisor.warm_prompts import WarmSet
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import TrimCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,7 +199,7 @@ class ModelRuntime:
         """Have the process free bytes of its prompt cache."""
         if self.child.serving:
             id_ = next(self._ids)
-            self.child.open(id_, Call(), m.TrimCache(id_, nbytes))  # whose answer says nothing
+            self.child.open(id_, Call(), TrimCache(id_, nbytes))  # whose answer says nothing
 
     # --- the host of the child ---
 

@@ -62,6 +62,6 @@ class ModelStatus:
         return self.restarts_by.total()
 
     @property
-    def is_inspected_now(self) -> bool:
+    def is_being_inspected(self) -> bool:
         """True while nothing is known of the model's folder yet."""
         return isinstance(self.start_blocked_by, ModelLoading)

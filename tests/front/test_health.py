@@ -5,8 +5,11 @@ import signal
 import time
 from pathlib import Path
 
+import orjson
 import pytest
 
+from mlx_worker.api.admin import reports
+from mlx_worker.api.context import CONTEXT
 from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.process.states import State
 from tests.front.asking import DIGEST, PROMPT, Serve, asked, model
@@ -189,3 +192,10 @@ async def test_a_spare_child_is_shown_and_is_no_model(serve: Serve) -> None:
     assert list(body["models"]) == ["m"]
     assert body["models"]["m"]["pid"] != spare
     assert alive(spare)
+
+
+async def test_health_needs_no_help_from_the_slower_writer(serve: Serve) -> None:
+    # A key that is no plain text, an enumeration's member too, would be written by msgspec.
+    front = await serve()
+    app = front.client.server.app  # type: ignore[attr-defined]
+    assert b'"enteredAt":{"starting":' in orjson.dumps(reports.health(app[CONTEXT]))

@@ -17,8 +17,8 @@ from mlx_worker.errors import (
     UnknownModel,
     WorkerError,
 )
-from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import encode, frames_from_child
+from mlx_worker.wire.messages import TokenizeResult
 from tests.dialects import CHAT, MESSAGES
 from tests.front.asking import Serve
 from tests.supervisor_harness import DEADLINE, PATIENT, Fifo, eventually, soon
@@ -48,8 +48,8 @@ async def test_echoed_tokens_are_told_as_text(serve: Serve) -> None:
 
 def test_the_front_makes_no_value_of_a_token() -> None:
     ids = b"[" + b",".join([b"65"] * 1_000_000) + b"]"
-    (told,) = frames_from_child().feed(encode(m.Tokenized(1, 1_000_000, ids)))
-    assert isinstance(told, m.Tokenized)
+    (told,) = frames_from_child().feed(encode(TokenizeResult(1, 1_000_000, ids)))
+    assert isinstance(told, TokenizeResult)
     assert told.tokens == ids
 
 

@@ -40,7 +40,7 @@ UNREADABLE = (
     "\xe9\xff",
 )
 LOST = "traces may be lost"
-FOUND = "traces are taken again"
+FOUND = "the collector accepts traces again"
 
 Start = Callable[..., Awaitable[Front]]
 

@@ -1,6 +1,7 @@
-"""The node's facts in the words of its callers: health, cache and model lists.
+"""Report the node's health, caches and models in the shapes that clients read.
 
-Everything here reads the front's own memory and answers at once, whatever a child is doing.
+Everything here is read from the front's own memory, so reports never wait for a child.
+
 [front]
 """
 
@@ -16,23 +17,23 @@ from mlx_worker.health import Status, node_word
 from mlx_worker.supervisor.process.states import State
 
 if TYPE_CHECKING:
-    from mlx_worker.api.context import Front
+    from mlx_worker.api.context import AppContext
     from mlx_worker.health import Ledger
     from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.model_status import ModelStatus
-    from mlx_worker.wire.messages import CacheState, KvCost
+    from mlx_worker.wire.kv_cost import KvCost
 
-# --- words --------------------------------------------------------------------------------
+# --- status -------------------------------------------------------------------------------
 
 
-def model_word(model: ModelStatus, ledger: Ledger) -> Status:
-    """One model's status: where its child is first, then what its counts say."""
+def model_status(model: ModelStatus, stats: Ledger) -> Status:
+    """Return a model's status: by its child's state, and if that is ready by its requests."""
     match model.state:
         case State.READY:
-            return ledger.word
+            return stats.word
         case State.STARTING | State.LOADING if model.restarts == 0 and not model.given_up:
             return "initializing"
-        case State.STOPPED if model.coming_back or model.is_inspected_now:
+        case State.STOPPED if model.coming_back or model.is_being_inspected:
             return "initializing"  # about to be started
         case State.STOPPED | State.DRAINING | State.STOPPING:
             return "offline"
@@ -40,35 +41,41 @@ def model_word(model: ModelStatus, ledger: Ledger) -> Status:
             return "unhealthy"
 
 
-def node_status(front: Front) -> Status:
-    """The node's status."""
-    if front.node.draining:
+def node_status(context: AppContext) -> Status:
+    """Return the node's status."""
+    if context.node.draining:
         return "offline"
-    models = front.node.models.items()
-    words = [model_word(model.status(), front.ledgers[id_]) for id_, model in models]
-    return node_word(front.ledger.word, words)
+    statuses = [
+        model_status(model, context.model_stats[id_])
+        for id_, model in context.model_statuses().items()
+    ]
+    return node_word(context.node_stats.word, statuses)
 
 
-def can_serve(front: Front) -> bool:
-    """Would a request find a model? One that it would start counts; one that fails does not."""
-    if front.node.draining:
+def can_serve(context: AppContext) -> bool:
+    """Return True if a request would find a model that runs or that the request would start.
+
+    A model whose last requests failed does not count.
+    """
+    if context.node.draining:
         return False
-    return any(_serves(model.status(), front) for model in front.node.models.values())
+    return any(
+        (model.state is State.READY and not context.model_stats[id_].failing)
+        or (
+            model.state in (State.STOPPED, State.STOPPING)
+            and not model.coming_back
+            and not model.is_being_inspected
+        )
+        for id_, model in context.model_statuses().items()
+    )
 
 
-def _serves(model: ModelStatus, front: Front) -> bool:
-    if model.state is State.READY:
-        return not front.ledgers[model.config.id].failing
-    stopped = model.state in (State.STOPPED, State.STOPPING)
-    return stopped and not model.coming_back and not model.is_inspected_now
-
-
-def refuse_if_gone(front: Front) -> None:
-    """Raise where the node will serve nothing for long: draining, or every model given up."""
-    if front.node.draining:
+def refuse_if_gone(context: AppContext) -> None:
+    """Raise NodeDraining, or Unavailable where every model was given up."""
+    if context.node.draining:
         raise NodeDraining("the node is draining", retry_after=5)
-    if front.node.all_given_up:
-        models = [model.status() for model in front.node.models.values()]
+    if context.node.all_given_up:
+        models = context.model_statuses().values()
         reasons = "; ".join(f"{model.config.id}: {model.reason}" for model in models)
         soonest = min(model.retry_after for model in models)
         raise Unavailable(f"every model was given up: {reasons}", retry_after=soonest)
@@ -77,48 +84,49 @@ def refuse_if_gone(front: Front) -> None:
 # --- health -------------------------------------------------------------------------------
 
 
-def health(front: Front) -> dict[str, Any]:
-    """The body of `/health` and `/v1/cluster/health`."""
-    models = {id_: _model(model.status(), front) for id_, model in front.node.models.items()}
-    words = {id_: (entry["status"], entry["reason"]) for id_, entry in models.items()}
-    status, draining = node_status(front), front.node.draining
+def health(context: AppContext) -> dict[str, Any]:
+    """Return the body of `/health` and `/v1/cluster/health`."""
+    models = {id_: _model(model, context) for id_, model in context.model_statuses().items()}
+    statuses = {id_: (entry["status"], entry["reason"]) for id_, entry in models.items()}
+    status, draining = node_status(context), context.node.draining
     return {
         "status": status,
-        "reason": node_reason(status, front.ledger.reason, words, draining=draining),
+        "reason": node_reason(status, context.node_stats.reason, statuses, draining=draining),
         "version": __version__,
-        "uptime": front.uptime,
-        "addresses": front.addresses,
-        "health": front.ledger.health(),
-        "cache": _cache_in_health(_latest_cache(front)),
-        "metrics": front.ledger.metrics() | {"requestsOfRemovedModels": _of_removed_models(front)},
-        "standby": {"wanted": front.node.standby.wanted, "waiting": front.node.standby.waiting},
+        "uptime": context.uptime,
+        "addresses": context.addresses,
+        "health": context.node_stats.health(),
+        "cache": _cache_in_health(_latest(context)),
+        "metrics": context.node_stats.metrics()
+        | {"requestsOfRemovedModels": _of_removed_models(context)},
+        "standby": {"wanted": context.node.standby.wanted, "waiting": context.node.standby.waiting},
         "memory": {
-            "usedBytes": front.node.pressure.used,
-            "limitBytes": front.node.budget.limit,
-            "pressure": front.node.pressure.level.name.lower(),
+            "usedBytes": context.node.pressure.used,
+            "limitBytes": context.node.budget.limit,
+            "pressure": context.node.pressure.level.name.lower(),
         },
         "models": models,
     }
 
 
-def _of_removed_models(front: Front) -> int:
-    """Return the requests that went to models which a reload has removed since."""
+def _of_removed_models(context: AppContext) -> int:
+    """Return the number of requests to models that a reload has removed."""
     totals = (
-        ledger.metrics()["totalRequests"]
-        for id_, ledger in list(front.ledgers.items())
-        if id_ not in front.node.models
+        stats.metrics()["totalRequests"]
+        for id_, stats in list(context.model_stats.items())
+        if id_ not in context.node.models
     )
     return sum(totals)
 
 
-def _model(model: ModelStatus, front: Front) -> dict[str, Any]:
-    ledger = front.ledgers[model.config.id]
+def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
+    stats = context.model_stats[model.config.id]
     child, loaded, pong, exit_ = model.child, model.child.loaded, model.child.pong, model.last_exit
-    word = model_word(model, ledger)
+    status = model_status(model, stats)
     return {
-        "status": word,
-        "state": state(model, front),
-        "reason": model_reason(model, word, ledger),
+        "status": status,
+        "state": state(model, context),
+        "reason": model_reason(model, status, stats),
         "nextTry": next_try_ms(model.next_try),
         "pid": child.pid,
         "restarts": model.restarts,
@@ -129,7 +137,7 @@ def _model(model: ModelStatus, front: Front) -> dict[str, Any]:
         "warnings": list(model.warnings),
         "contextLength": loaded.context_length if loaded else None,
         "unbatched": loaded.unbatched if loaded else "",
-        "enteredAt": model.entered_at,
+        "enteredAt": {name.value: at for name, at in model.entered_at.items()},
         "loadSeconds": child.load_seconds,
         "loading": {"done": child.loading.done, "total": child.loading.total}
         if child.loading and model.state is State.LOADING
@@ -142,42 +150,46 @@ def _model(model: ModelStatus, front: Front) -> dict[str, Any]:
             "residentBytes": pong.resident_bytes if pong else None,
             "deviceBytes": pong.device_bytes if pong else None,
         },
-        "health": ledger.health(),
-        "cache": _cache_in_health(child.cache),
-        "metrics": ledger.metrics() | {"generatedTokens": model.generated_tokens},
+        "health": stats.health(),
+        "cache": _cache_in_health(model),
+        "metrics": stats.metrics() | {"generatedTokens": model.generated_tokens},
     }
 
 
 def _kv(cost: KvCost) -> dict[str, Any]:
-    """Bytes of one row: fixed, and with each token (until so many; null: for ever)."""
-    growing = [{"bytes": it.per_token, "until": it.until} for it in cost.growing]
+    """Return the bytes of one generation: fixed, and per token up to `until` (null: no end)."""
+    growing = [{"bytes": part.per_token, "until": part.until} for part in cost.growing]
     return {"fixedBytes": cost.fixed, "perToken": growing}
 
 
-def state(model: ModelStatus, front: Front) -> State:
-    """Where its child is; while the node drains, a READY one takes nothing new either."""
-    return State.DRAINING if front.node.draining and model.state is State.READY else model.state
+def state(model: ModelStatus, context: AppContext) -> State:
+    """Return a model's state; a READY model takes no new request while the node drains."""
+    current = model.state
+    is_ready = current is State.READY
+    return State.DRAINING if context.node.draining and is_ready else current
 
 
 # --- cache --------------------------------------------------------------------------------
 
 
-def cache(front: Front, only: ModelRuntime | None) -> dict[str, Any]:
-    """The body of `/cache`: one model's, or the node's with each model's beneath."""
+def cache(context: AppContext, only: ModelRuntime | None) -> dict[str, Any]:
+    """Return the body of `/cache`: of one model, or of the node with all its models."""
     if only is not None:
-        return _cache_of_model(only.status(), front)
-    models = front.node.models.items()
-    return _cache_facts(_latest_cache(front)) | {
-        "hitRate": front.ledger.hit_rate,
-        "models": {id_: _cache_of_model(model.status(), front) for id_, model in models},
+        return _cache_of_model(only.status(), context)
+    latest = _latest(context)
+    return _cache_facts(latest) | {
+        "hitRate": context.node_stats.hit_rate,
+        "models": {
+            id_: _cache_of_model(model, context) for id_, model in context.model_statuses().items()
+        },
     }
 
 
-def _cache_of_model(model: ModelStatus, front: Front) -> dict[str, Any]:
-    cache, ledger = model.child.cache, front.ledgers[model.config.id]
-    return _cache_facts(cache) | {
-        "hitRate": ledger.hit_rate,
-        "misses": ledger.misses,
+def _cache_of_model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
+    cache = model.child.cache
+    return _cache_facts(model) | {
+        "hitRate": context.model_stats[model.config.id].hit_rate,
+        "misses": context.model_stats[model.config.id].misses,
         "entries": cache.entries if cache else 0,
         "warmed": cache.warmed if cache else 0,
         "bytes": cache.bytes if cache else 0,
@@ -185,7 +197,8 @@ def _cache_of_model(model: ModelStatus, front: Front) -> dict[str, Any]:
     }
 
 
-def _cache_facts(cache: CacheState | None) -> dict[str, Any]:
+def _cache_facts(model: ModelStatus) -> dict[str, Any]:
+    cache = model.child.cache
     return {
         "tokens": cache.tokens if cache else 0,
         "systemPromptHash": cache.system_prompt_hash if cache else "",
@@ -193,35 +206,39 @@ def _cache_facts(cache: CacheState | None) -> dict[str, Any]:
     }
 
 
-def _cache_in_health(cache: CacheState | None) -> dict[str, Any]:
-    facts = _cache_facts(cache)
+def _cache_in_health(model: ModelStatus) -> dict[str, Any]:
+    facts = _cache_facts(model)
     return facts | {"warmed": facts["tokens"] > 0}
 
 
-def _latest_cache(front: Front) -> CacheState | None:
-    """The cache that was warmed or used last: the node's cache is shown by it."""
-    models = [front.node.primary, *front.node.models.values()]
-    caches = [model.status().child.cache for model in models]
-    return max(caches, key=lambda cache: cache.last_updated if cache else 0)
+def _latest(context: AppContext) -> ModelStatus:
+    """Return the model whose cache was used last: the node's report shows that cache."""
+    models = [context.node.primary.status(), *context.model_statuses().values()]
+    return max(models, key=_cache_last_updated)
+
+
+def _cache_last_updated(model: ModelStatus) -> float:
+    cache = model.child.cache
+    return cache.last_updated if cache else 0
 
 
 # --- models -------------------------------------------------------------------------------
 
 
-def models(front: Front) -> list[ModelEntry]:
-    """All configured models and aliases, loaded or not, as OpenAI lists them."""
+def models(context: AppContext) -> list[ModelEntry]:
+    """Return all configured models and aliases, loaded or not, as OpenAI lists them."""
     return [
-        _entry(name, status, front)
-        for status in (model.status() for model in front.node.models.values())
-        for name in (status.config.id, *status.config.aliases)
+        _entry(name, model, context)
+        for model in context.model_statuses().values()
+        for name in (model.config.id, *model.config.aliases)
     ]
 
 
-def _entry(name: str, model: ModelStatus, front: Front) -> ModelEntry:
+def _entry(name: str, model: ModelStatus, context: AppContext) -> ModelEntry:
     loaded = model.child.loaded
     return ModelEntry(
         id=name,
-        created=front.created,
+        created=context.created,
         root=model.config.id,
         context_length=loaded.context_length if loaded else model.context_length,
         state=model.state,

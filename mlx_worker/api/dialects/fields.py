@@ -27,7 +27,7 @@ from mlx_worker.config.sampler_types import (
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import check_depth, check_values
-from mlx_worker.wire.messages import Ends, PromptScoring, Sampling
+from mlx_worker.wire.request import EndConditions, PromptScoring, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,8 @@ MOST_STOP_BYTES = 16 << 10
 ModelName = Annotated[str, msgspec.Meta(max_length=1000)]
 """Every event of a stream repeats the name."""
 
-Language = Annotated[str, msgspec.Meta(min_length=1, max_length=100_000)]
+Language = Annotated[str, msgspec.Meta(min_length=1)]
+"""A regex or grammar; `limits.check_constraint` bounds its bytes."""
 
 Verbosity = Literal["low", "medium", "high"]
 """How long an answer is to be. No template has a place for it, so that it changes no answer."""
@@ -145,9 +146,9 @@ def sampling(asked: Samplers, defaults: Defaults, seed: int) -> Sampling:
     )
 
 
-def ends_of(asked: Samplers) -> Ends:
+def ends_of(asked: Samplers) -> EndConditions:
     """Return which tokens end the answer."""
-    return Ends(bool(asked.ignore_eos), asked.min_tokens or 0, asked.stop_token_ids or [])
+    return EndConditions(bool(asked.ignore_eos), asked.min_tokens or 0, asked.stop_token_ids or [])
 
 
 def scoring_of(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlx_worker.api.dialects.fields import is_beyond_64_bits, refuse_unsayable
-from mlx_worker.limits import check_depth
+from mlx_worker.api.dialects.fields import check_portable, is_beyond_64_bits
+from mlx_worker.limits import check_depth, check_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,16 +25,21 @@ def rounded(field: str, value: Any, most: int) -> Any:
 
     Raises InvalidRequest for more than `most` values, for a deep nest and for what no double holds.
     """
-    if not _fits(value):
-        check_depth(value, field)
-        value = _rounded(value)
-    refuse_unsayable(field, value, most)
+    check_values(value, most, field)
+    check_depth(value, field)
+    if _fits(value):
+        return value
+    value = _rounded(value)
+    check_portable(field, value)
     return value
 
 
-def calls_in_digits(calls: Sequence[Call]) -> list[Call]:
-    """Return calls of earlier turns; arguments that are no text and too large are JSON text."""
-    return [call if _fits(call) else _with_text(call) for call in calls]
+def calls_in_digits(calls: Sequence[Call], field: str) -> list[Call]:
+    """Return calls of earlier turns; arguments that are no text and too large are JSON text.
+
+    Raises InvalidRequest for a number elsewhere in a call that the pipe cannot carry.
+    """
+    return [call if _fits(call) else _with_text(call, field) for call in calls]
 
 
 def arguments_in_digits(arguments: dict[str, Any]) -> str | dict[str, Any]:
@@ -65,11 +70,13 @@ def _fits(value: Any) -> bool:
     return True
 
 
-def _with_text(call: Call) -> Call:
+def _with_text(call: Call, field: str) -> Call:
     function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict):
-        return call
-    return call | {"function": function | {"arguments": arguments_in_digits(function["arguments"])}}
+    if isinstance(function, dict) and isinstance(function.get("arguments"), dict):
+        arguments = arguments_in_digits(function["arguments"])
+        call = call | {"function": function | {"arguments": arguments}}
+    check_portable(field, call)
+    return call
 
 
 def _rounded(value: Any) -> Any:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 
 def packed_chat(chat: ChatRequest) -> ChatRequest:
@@ -37,11 +37,6 @@ def packed(part: Any) -> Any:
         return msgspec.Raw(msgspec.msgpack.encode(part))
     except (OverflowError, RecursionError) as error:
         raise InvalidRequest(f"the body holds what cannot be passed on: {error}") from error
-
-
-def joined_list(*stretches: bytes) -> msgspec.Raw:
-    """Return stretches of JSON lists, without their brackets, as one list."""
-    return msgspec.Raw(b"[%b]" % b",".join(filter(None, stretches)))
 
 
 def bulky_parts(chat: ChatRequest) -> tuple[msgspec.Raw, ...]:

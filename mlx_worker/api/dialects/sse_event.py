@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
+from mlx_worker.json_output import encode
 
 
 def event(data: dict[str, Any]) -> bytes:
     """A server-sent event. `data` has its type first."""
-    return b"event: %s\ndata: %s\n\n" % (data["type"].encode(), msgspec.json.encode(data))
+    return b"event: %s\ndata: %s\n\n" % (data["type"].encode(), encode(data))

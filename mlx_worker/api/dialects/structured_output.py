@@ -15,7 +15,13 @@ import msgspec
 from mlx_worker.api.dialects.fields import check_portable, required
 from mlx_worker.api.dialects.hosted_tools import unknown_type
 from mlx_worker.errors import InvalidRequest, UnsupportedField
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import (
+    AnswerConstraint,
+    JsonSchemaConstraint,
+    LarkConstraint,
+    RegexConstraint,
+    ToolCallConstraint,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,8 +53,8 @@ REFUSED_IN_EXTENSION: Final = (
 
 
 def constraint_of(
-    asked: Samplers, forced: m.Call | None, shape: m.Constraint | None = None
-) -> m.Constraint | None:
+    asked: Samplers, forced: ToolCallConstraint | None, shape: AnswerConstraint | None = None
+) -> AnswerConstraint | None:
     """Return the one constraint of an answer; `forced` calls have no content to be shaped.
 
     Raises InvalidRequest where several fields ask for a shape: the dialect's own (`shape`), the
@@ -65,7 +71,9 @@ def constraint_of(
     return forced or next(iter(given), None)
 
 
-def formatted(kind: str, schema: dict[str, Any] | None, field: str, at: str) -> m.JsonSchema | None:
+def formatted(
+    kind: str, schema: dict[str, Any] | None, field: str, at: str
+) -> JsonSchemaConstraint | None:
     """A format as OpenAI and Anthropic write it: in `field`, with its schema in `at`."""
     match kind:
         case "text":
@@ -78,27 +86,27 @@ def formatted(kind: str, schema: dict[str, Any] | None, field: str, at: str) -> 
             raise unknown_type(field, other, ("text", "json_object", "json_schema"))
 
 
-def fitting(schema: dict[str, Any], field: str) -> m.JsonSchema:
+def fitting(schema: dict[str, Any], field: str) -> JsonSchemaConstraint:
     """JSON that fits a schema, whose keys keep their order. Raises InvalidRequest."""
     check_portable(field, schema)
-    return m.JsonSchema(msgspec.json.encode(schema).decode(), field)
+    return JsonSchemaConstraint(msgspec.json.encode(schema).decode(), field)
 
 
-def any_object(field: str) -> m.JsonSchema:
+def any_object(field: str) -> JsonSchemaConstraint:
     """Return the shape of any JSON object."""
-    return m.JsonSchema('{"type":"object"}', field)
+    return JsonSchemaConstraint('{"type":"object"}', field)
 
 
-def must_call(tools: list[str], field: str, only: str | None = None) -> m.Call:
+def must_call(tools: list[str], field: str, only: str | None = None) -> ToolCallConstraint:
     """A call of one of these tools, or of the `only` one. Raises InvalidRequest."""
     if not tools:
         raise InvalidRequest(f"{field}: there are no tools to call", param=field)
     if only is not None and only not in tools:
         raise InvalidRequest(f"{field}: there is no tool {only!r}", param=field)
-    return m.Call(list(dict.fromkeys(tools)) if only is None else [only], field)
+    return ToolCallConstraint(list(dict.fromkeys(tools)) if only is None else [only], field)
 
 
-def _extension(asked: StructuredOutputs | None) -> list[m.Constraint]:
+def _extension(asked: StructuredOutputs | None) -> list[AnswerConstraint]:
     if asked is None:
         return []
     for name in REFUSED_IN_EXTENSION:
@@ -116,7 +124,7 @@ def _extension(asked: StructuredOutputs | None) -> list[m.Constraint]:
     return [] if shape is None else [shape]
 
 
-def _other_names(asked: Samplers) -> list[m.Constraint]:
+def _other_names(asked: Samplers) -> list[AnswerConstraint]:
     given = ((field, kind, getattr(asked, field)) for field, kind in OTHER_NAMES.items())
     shapes = [_shape(kind, value, field) for field, kind, value in given if value is not None]
     return [shape for shape in shapes if shape is not None]
@@ -125,19 +133,19 @@ def _other_names(asked: Samplers) -> list[m.Constraint]:
 _KINDS: Final = ("json", "regex", "choice", "grammar", "json_object")
 
 
-def _shape(kind: str, value: Any, field: str) -> m.Constraint | None:
+def _shape(kind: str, value: Any, field: str) -> AnswerConstraint | None:
     """Return the shape that a field of this kind asks for."""
     match kind:
         case "json":
             return fitting(_schema(value, field), field)
         case "regex":
-            return m.Regex(value, field)
+            return RegexConstraint(value, field)
         case "choice":
             # One terminal, which is one automaton: as rules, thousands of choices are too many.
             choices = " | ".join(map(json.dumps, value))
-            return m.Lark(f"start: CHOICE\nCHOICE: {choices}", field)
+            return LarkConstraint(f"start: CHOICE\nCHOICE: {choices}", field)
         case "grammar":
-            return m.Lark(value, field)
+            return LarkConstraint(value, field)
         case _:
             return any_object(field) if value else None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mlx_worker.wire.messages import Choice, TokenLogprobs
+    from mlx_worker.wire.output import TokenChoice, TokenLogprobs
 
 
 def told_logprobs(logprobs: Iterable[TokenLogprobs]) -> list[dict[str, Any]]:
@@ -19,7 +19,7 @@ def told_logprobs(logprobs: Iterable[TokenLogprobs]) -> list[dict[str, Any]]:
     ]
 
 
-def _choice(choice: Choice) -> dict[str, Any]:
+def _choice(choice: TokenChoice) -> dict[str, Any]:
     return {"token": choice.text, "logprob": choice.logprob, "bytes": list(choice.added)}
 
 

@@ -14,7 +14,7 @@ from mlx_worker.api.dialects.base import Call
 
 if TYPE_CHECKING:
     from mlx_worker.config.schema import ModelConfig
-    from mlx_worker.wire.messages import ChatRequest
+    from mlx_worker.wire.request import ChatRequest
 
 C = TypeVar("C", bound=Call)
 

@@ -49,9 +49,9 @@ class Models:
         node = self._node
         return ModelTable(
             by_name={
-                name: _terms(served)
-                for served in node.models.values()
-                for name in (served.config.id, *served.config.aliases)
+                name: _terms(model)
+                for model in node.models.values()
+                for name in (model.config.id, *model.config.aliases)
             },
             primary=_terms(node.primary),
             ids=list(node.models),
@@ -78,10 +78,10 @@ class ModelTable(msgspec.Struct, frozen=True):
         raise UnknownModel.among(self.ids, name)
 
 
-def places_of(served: ModelRuntime) -> Places:
+def places_of(model: ModelRuntime) -> Places:
     """Return how many requests a model has room for, at work and in line."""
-    return Places(served.config.id, served.config.max_concurrency + served.config.max_queue)
+    return Places(model.config.id, model.config.max_concurrency + model.config.max_queue)
 
 
-def _terms(served: ModelRuntime) -> Terms:
-    return Terms(served.config.defaults, places_of(served), settings_of(served.config))
+def _terms(model: ModelRuntime) -> Terms:
+    return Terms(model.config.defaults, places_of(model), settings_of(model.config))

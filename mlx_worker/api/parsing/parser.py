@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 from aiohttp import web
 
-from mlx_worker.api.context import FRONT
+from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.parsing import parser_frames as frames
 from mlx_worker.api.parsing.body_kinds import parse
 from mlx_worker.api.parsing.model_terms import Models
@@ -157,7 +157,7 @@ async def parsed(request: web.Request, body: bytes, ask: Ask[T]) -> T:
 
     Raises the body's refusal.
     """
-    models = Models(request.app[FRONT].node)
+    models = Models(request.app[CONTEXT].node)
     if len(body) <= LARGE:
         return parse(ask, body, models)
     return await request.app[PARSER].run(ask, models.table(), body)

@@ -64,9 +64,9 @@ class Placement:
                 model.child.start()
             case AdmitAfterEviction(evicted):
                 for other in others:
-                    if other.config.id in evicted and other.retired_by is None:
+                    is_chosen = other.config.id in evicted and other.retired_by is None
+                    if is_chosen and other.child.unload():
                         self._events.happened("evict", other.config.id, by=model.config.id)
-                        other.child.unload()
                 self._wait(model, _memory_is_freed(model, evicted), reserved=True)
             case Wait(why):
                 error = MemoryFull(_does_not_fit(model, why), retry_after=RETRY_AFTER)

@@ -13,7 +13,7 @@ from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining
 from mlx_worker.supervisor.process.host import ChildContext
 from mlx_worker.supervisor.process.states import Event, State
 from mlx_worker.supervisor.process.writer import StateWriter
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import CancelGeneration
 
 if TYPE_CHECKING:
     from mlx_worker.errors import WorkerError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.lifecycle import Lifecycle, Timings
     from mlx_worker.supervisor.process.pause import PauseDetector
     from mlx_worker.supervisor.process.status import ChildStatus
+    from mlx_worker.wire.base import WireMessage
 
 
 class Child:
@@ -150,9 +151,12 @@ class Child:
         """Request that the child finishes its work, within the drain deadline, and ends."""
         self._writer.tell(Event.STOP, desired_running=False)
 
-    def unload(self) -> None:
-        """Request that the child ends until it is needed. Nothing happens if it is busy by then."""
-        self._writer.tell(Event.UNLOAD)
+    def unload(self) -> bool:
+        """Request that the child ends until it is needed; False if that is requested already.
+
+        Nothing happens if the child is busy when the writer takes the request.
+        """
+        return self._writer.tell_once(Event.UNLOAD)
 
     def hurry(self) -> None:
         """Request the end of a drain: what still runs is cut off."""
@@ -168,7 +172,7 @@ class Child:
 
     # --- work ---
 
-    def open(self, id_: int, listener: Listener, message: m.Message) -> None:
+    def open(self, id_: int, listener: Listener, message: WireMessage) -> None:
         """Send work to the process. Raises `refusal`, or ChildLost, unless it is `serving`."""
         if not self.serving:
             raise self.refusal() or ChildLost("the model's process has just ended", retry_after=1)
@@ -176,7 +180,7 @@ class Child:
 
     def cancel(self, id_: int) -> None:
         """Tell the process that its answer to this id is not needed any more."""
-        self._writer.incarnation.send(m.Cancel(id_))
+        self._writer.incarnation.send(CancelGeneration(id_))
 
     # --- waiting for a state ---
 

@@ -10,7 +10,7 @@ from mlx_worker.supervisor.process.process import signal_name
 
 if TYPE_CHECKING:
     from mlx_worker.supervisor.event_log import Events
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.messages import Pong
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class ProcessExit:
     code: int
     uptime: float
     in_flight: list[str]
-    measured: m.Pong | None
+    measured: Pong | None
 
 
 def report_crash(events: Events, model: str, ended: ProcessExit, reason: str) -> None:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.pause import PauseDetector
     from mlx_worker.supervisor.process.states import State
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.messages import Load
 
 
 class ChildHost(Protocol):
     """The model that a child runs."""
 
     @property
-    def load(self) -> m.Load:
+    def load(self) -> Load:
         """Return the message that tells a new process what to load."""
 
     @property

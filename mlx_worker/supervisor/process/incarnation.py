@@ -22,12 +22,21 @@ from mlx_worker.supervisor.process.process import how_it_ended, kill
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.supervisor.process.status import ChildStatus
 from mlx_worker.supervisor.process.stderr import device_error
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    CacheState,
+    Hello,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    Pong,
+)
 
 if TYPE_CHECKING:
     from mlx_worker.supervisor.process.connection import Fact, Link, Listener
     from mlx_worker.supervisor.process.host import ChildContext
     from mlx_worker.supervisor.process.launcher import Launched
+    from mlx_worker.wire.base import WireMessage
 
 LAST_WORDS = 1.0
 """Seconds in which the pipe of a process that has ended is read to its end."""
@@ -57,7 +66,7 @@ class Incarnation:
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
-        self._measured: m.Pong | None = None
+        self._measured: Pong | None = None
         self._link: Link | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._liveness: Liveness | None = None
@@ -96,7 +105,7 @@ class Incarnation:
         """Return the number of requests that the process has not answered to their end."""
         return self._link.open_ids if self._link else 0
 
-    def open(self, id_: int, listener: Listener, message: m.Message) -> None:
+    def open(self, id_: int, listener: Listener, message: WireMessage) -> None:
         """Send a message that is answered; the listener gets the answers.
 
         Raises ChildLost if the pipe is closed, ValueError if the message fits no frame.
@@ -105,7 +114,7 @@ class Incarnation:
             raise ChildLost("the model's process has just ended", retry_after=1)
         self._link.open(id_, listener, message)
 
-    def send(self, message: m.Message) -> None:
+    def send(self, message: WireMessage) -> None:
         """Send a message without an answer of its own. Do nothing if the pipe is closed."""
         if self._link is not None:
             self._link.send(message)
@@ -143,26 +152,26 @@ class Incarnation:
 
     def _on_fact(self, fact: Fact) -> None:
         match fact:
-            case m.Hello():
+            case Hello():
                 self._on_hello(fact)
-            case m.LoadProgress():
+            case LoadProgress():
                 self.status = replace(self.status, loading=fact)
                 self._listener.on_load_progress()
-            case m.Loaded():
+            case Loaded():
                 self.status = replace(self.status, loaded=fact)
                 self._tell(Event.LOADED)
-            case m.LoadFailed():
+            case LoadFailed():
                 event = Event.CANNOT_LOAD if fact.permanent else Event.LOAD_FAILED
                 self._tell(event, fact.reason)
-            case m.CacheState():
+            case CacheState():
                 self.status = replace(self.status, cache=fact)
-            case m.Pong():
+            case Pong():
                 self._on_pong(fact)
 
-    def _on_hello(self, hello: m.Hello) -> None:
-        if hello.protocol != m.PROTOCOL:
+    def _on_hello(self, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL:
             wrong = (
-                f"the model's process speaks protocol {hello.protocol}, not {m.PROTOCOL}: "
+                f"the model's process speaks protocol {hello.protocol}, not {PROTOCOL}: "
                 "mlx-worker was replaced while this node runs; restart the node"
             )
             self._tell(Event.GARBAGE, wrong)
@@ -171,7 +180,7 @@ class Incarnation:
         note_replaced_package(self._context.events, self._context.model, hello.versions)
         self._tell(Event.HELLO)
 
-    def _on_pong(self, pong: m.Pong) -> None:
+    def _on_pong(self, pong: Pong) -> None:
         if self.status.pong is None:
             self._context.host.on_measured_at_start(pong.resident_bytes)
         elif self._liveness is not None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping, Sequence
 
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.messages import Hello
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Launched:
     process: asyncio.subprocess.Process
     link: Link
     words: LastWords
-    hello: m.Hello | None = None
+    hello: Hello | None = None
     env: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import Ping, Pong
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ class Liveness:
         self._timer: asyncio.TimerHandle | None = None
         self._check()
 
-    def on_pong(self, before: m.Pong, now: m.Pong) -> None:
+    def on_pong(self, before: Pong, now: Pong) -> None:
         """Count requests that were prepared between two pongs as progress."""
         if now.prepared > before.prepared:
             self._link.last_progress = self._loop.time()
@@ -54,5 +54,5 @@ class Liveness:
             self._on_stall(f"{requests} requests in hand and no progress for {silent:.1f} s")
             return
         self._pings += 1
-        self._link.send(m.Ping(self._pings))
+        self._link.send(Ping(self._pings))
         self._timer = self._loop.call_later(self._timings.ping, self._check)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from mlx_worker.supervisor.process.connection import Owner
 from mlx_worker.supervisor.process.launcher import launch
 from mlx_worker.supervisor.process.process import NO_VARIABLES, how_it_ended, kill
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import Hello, Ping, Pong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -62,7 +62,7 @@ class Spare:
     """One process without a model, from its start to its end or its taking."""
 
     def __init__(self) -> None:
-        self.hello: m.Hello | None = None
+        self.hello: Hello | None = None
         self.launched: Launched | None = None
         self.heard_at = asyncio.get_running_loop().time()
         self._asked = 0
@@ -92,7 +92,7 @@ class Spare:
         if self.launched is not None and self.hello is not None:
             self._asked += 1
             self._owed += 1
-            self.launched.link.send(m.Ping(self._asked))
+            self.launched.link.send(Ping(self._asked))
 
     def give(self, owner: Owner) -> Launched:
         """Hand it over: from here on the owner is told."""
@@ -109,9 +109,9 @@ class Spare:
 
     def _hear(self, fact: Fact) -> None:
         match fact:
-            case m.Hello():
+            case Hello():
                 self.hello = fact
-            case m.Pong():
+            case Pong():
                 self._owed = 0
             case _:
                 return

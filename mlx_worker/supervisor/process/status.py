@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.messages import CacheState, Loaded, LoadProgress, Pong
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,10 @@ class ChildStatus:
     """
 
     pid: int | None = None
-    loading: m.LoadProgress | None = None
-    loaded: m.Loaded | None = None
-    cache: m.CacheState | None = None
-    pong: m.Pong | None = None
+    loading: LoadProgress | None = None
+    loaded: Loaded | None = None
+    cache: CacheState | None = None
+    pong: Pong | None = None
     load_seconds: float | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     working_set: int | None = None

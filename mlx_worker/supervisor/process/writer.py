@@ -72,6 +72,7 @@ class StateWriter:
         self._context = context
         self._inbox: asyncio.Queue[_Seen] = asyncio.Queue()
         self._requested: deque[bool] = deque()
+        self._told_once: set[Event] = set()
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Condition()
         self._timer: Handle | None = None
@@ -88,6 +89,14 @@ class StateWriter:
             self._requested.append(desired_running)
         seen = _Seen(self.lifecycle.incarnation, event, reason, desired_running)
         self._inbox.put_nowait(seen)
+
+    def tell_once(self, event: Event) -> bool:
+        """Put an event into the inbox; return False if the inbox has that event already."""
+        if event in self._told_once:
+            return False
+        self._told_once.add(event)
+        self.tell(event)
+        return True
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:
         """Wait until a state change makes the condition true."""
@@ -126,6 +135,7 @@ class StateWriter:
             seen = await self._inbox.get()
             if seen.desired_running is not None:
                 self._requested.popleft()
+            self._told_once.discard(seen.event)
             is_late = seen.incarnation != self.lifecycle.incarnation
             if is_late and seen.event not in OF_ANY_INCARNATION:
                 continue

@@ -8,11 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from mlx_worker.api.dialects.base import Usage
 from mlx_worker.api.dialects.chat import request as chat
 from mlx_worker.api.dialects.fields import check_portable
 from mlx_worker.api.dialects.messages import request as messages
 from mlx_worker.api.dialects.responses import request as responses
+from mlx_worker.api.dialects.responses.response import ResponsesReply
 from mlx_worker.errors import InvalidRequest
+from mlx_worker.limits import DEEPEST
+from mlx_worker.supervisor.requests.generation import Ending, Piece
 
 
 @pytest.mark.parametrize(
@@ -62,6 +66,25 @@ def test_a_large_number_in_an_earlier_call_keeps_its_digits() -> None:
     assert _arguments(messages.parse(_body(messages=turns, max_tokens=1))) == LARGE
 
 
+def test_a_large_number_beside_the_arguments_of_a_call_is_refused() -> None:
+    call = {"id": "1", "index": 2**64, "function": {"name": "f", "arguments": LARGE}}
+    turn = {"role": "assistant", "tool_calls": [call]}
+    with pytest.raises(InvalidRequest, match=r"index: a number beyond 64 bits") as refused:
+        chat.parse(_body(messages=[USER, turn, USER]))
+    assert refused.value.param == "messages"
+
+
+@pytest.mark.parametrize("number", [1, 2**64])
+def test_a_deep_nest_in_an_earlier_call_is_refused(number: int) -> None:
+    deep: Any = number
+    for _ in range(DEEPEST):
+        deep = [deep]
+    function = {"name": "f", "arguments": {"a": deep, "b": 2**64}}
+    turn = {"role": "assistant", "tool_calls": [{"id": "1", "function": function | {"x": deep}}]}
+    with pytest.raises(InvalidRequest, match="nested deeper"):
+        chat.parse(_body(messages=[USER, turn, USER]))
+
+
 def test_other_calls_go_on_as_they_came() -> None:
     function = {"name": "f", "arguments": {"a": 2**64 - 1}}
     turn = {"role": "assistant", "tool_calls": [{"id": "1", "function": function}]}
@@ -90,3 +113,11 @@ def test_a_number_that_no_double_holds_is_refused() -> None:
     tool = {"type": "function", "function": NAMED | {"parameters": {"maximum": 10**400}}}
     with pytest.raises(InvalidRequest, match="maximum: a number beyond 64 bits"):
         chat.parse(_body(messages=[USER], tools=[tool]))
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_large_bound_in_a_tool_is_repeated_digit_for_digit(is_packed: bool) -> None:
+    call = responses.parse(_body(input="Hi", tools=[{"type": "function", **NAMED}]))
+    answer = ResponsesReply(call.packed() if is_packed else call, "m", 1, "fp_1")
+    told = answer.whole([(Piece("Hi", []), Ending("stop", 1))], Usage(1, 0, 1))
+    assert json.loads(told)["tools"][0]["parameters"] == SCHEMA

@@ -223,6 +223,11 @@ async def test_more_values_than_a_template_gets_are_refused_with_the_body(
             {"structured_outputs": {"json": {"enum": ["x" * CONSTRAINT_BYTES]}}},
             "structured_outputs.json",
         ),
+        ({"guided_regex": "a" * (CONSTRAINT_BYTES + 1)}, "guided_regex"),
+        (
+            {"structured_outputs": {"grammar": "a" * (CONSTRAINT_BYTES + 1)}},
+            "structured_outputs.grammar",
+        ),
         (
             {"structured_outputs": {"json": {"anyOf": [{"pattern": "a"}] * 201}}},
             "structured_outputs.json",
@@ -246,6 +251,40 @@ async def test_a_costly_constraint_is_refused_with_the_body(
 ) -> None:
     error = refusal_here(body_kinds.AskChat(), json.dumps({"messages": TURNS} | fields).encode())
     assert (type(error), error.param) == (ConstraintTooCostly, param)
+
+
+LEFT_OUT = {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "x"}]}
+SEARCH = {"type": "web_search_call", "id": "1", "status": "completed"}
+
+
+@pytest.mark.parametrize(
+    ("ask", "body", "param"),
+    [
+        (body_kinds.AskChat(), {"messages": []}, "messages"),
+        (body_kinds.AskMessage(), {"messages": [], "max_tokens": 1}, "messages"),
+        (body_kinds.AskMessage(), {"messages": [LEFT_OUT], "max_tokens": 1}, "messages"),
+        (
+            body_kinds.AskMessage(),
+            {"messages": [LEFT_OUT], "max_tokens": 1, "model": "set"},
+            "messages",
+        ),
+        (body_kinds.AskCount(), {"messages": [{"role": "user", "content": []}]}, "messages"),
+        (RESPONSE, {"input": []}, "input"),
+        (RESPONSE, {"input": [SEARCH]}, "input"),
+    ],
+)
+def test_an_empty_conversation_is_refused_by_its_field(
+    ask: Ask[Any], body: dict[str, Any], param: str
+) -> None:
+    error = refusal_here(ask, json.dumps(body).encode())
+    assert (type(error), error.param) == (InvalidRequest, param)
+    assert error.message.startswith(f"{param}: ")
+
+
+@pytest.mark.parametrize("field", ["guided_regex", "grammar", "ebnf"])
+async def test_a_grammar_has_the_limit_of_a_schema(field: str) -> None:
+    body = json.dumps({"messages": TURNS, field: "a" * CONSTRAINT_BYTES}).encode()
+    assert parse(body_kinds.AskChat(), body, TABLE).chats[0].constraint is not None
 
 
 # --- the process ---------------------------------------------------------------------------

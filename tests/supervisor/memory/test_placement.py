@@ -258,3 +258,13 @@ async def test_a_given_up_model_whose_room_is_lost_again_is_tried_again_later() 
 
         await eventually(told)
         assert b.child.state is State.FAILED
+
+
+async def test_an_eviction_is_one_event() -> None:
+    models = [planned("a"), planned("b", preload=False)]
+    async with running(*models, command=of_size(), resume=WAITS, memory_limit=ONE) as node:
+        await ready(node)
+        assert await said(node, "b") == "hello"
+        assert await said(node, "a") == "hello"
+        evicted = [(it.model, it.facts) for _, it in node.events.after(0) if it.kind == "evict"]
+        assert evicted == [("a", {"by": "b"}), ("b", {"by": "a"})]

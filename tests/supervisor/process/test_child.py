@@ -25,7 +25,8 @@ from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy, RestartWindow
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import PROTOCOL, Generate, Load, Loaded, LoadProgress
+from mlx_worker.wire.request import ChatRequest
 from tests.supervisor_harness import (
     AT_ONCE,
     NOT_READY,
@@ -49,7 +50,7 @@ class Host:
     def __init__(self, on_entered: Callable[[State], None]) -> None:
         self._on_entered = on_entered
         self.is_busy = False
-        self.load = m.Load(
+        self.load = Load(
             model="model",
             path="/nowhere",
             max_concurrency=4,
@@ -125,9 +126,9 @@ class OneChild:
         pass
 
 
-def ask(child: Child, request: m.ChatRequest, id_: int = 1) -> Generation:
+def ask(child: Child, request: ChatRequest, id_: int = 1) -> Generation:
     generation = Generation(request, "", OneChild(child, id_), sign_every=3600)
-    child.open(id_, generation, m.Generate(id_, request))
+    child.open(id_, generation, Generate(id_, request))
     return generation
 
 
@@ -156,7 +157,7 @@ async def test_a_child_starts_loads_and_answers() -> None:
         await soon(child.reached(State.READY))
         assert alive(child.status.pid)
         assert child.status.versions == {"scripted": "1"}
-        assert child.status.loaded == m.Loaded(context_length=4096, weight_bytes=123_456)
+        assert child.status.loaded == Loaded(context_length=4096, weight_bytes=123_456)
         generation = ask(child, chat("the answer is here"))
         assert (await soon(generation.started())).prompt_tokens == 4
         assert await whole(generation) == "the answer is here"
@@ -216,7 +217,7 @@ async def test_progress_of_loading_can_be_read(hold: Fifo) -> None:
         await soon(child.reached(State.LOADING))
 
         async def half() -> bool:
-            return child.status.loading == m.LoadProgress(61_728, 123_456)
+            return child.status.loading == LoadProgress(61_728, 123_456)
 
         await eventually(half)
         hold.let(1)
@@ -380,7 +381,7 @@ async def test_a_child_that_hangs_on_the_way_is_killed_at_the_deadline(
     ("flags", "reason"),
     [
         (["--exit-before-hello", "7"], "exit status 7"),
-        (["--wrong-protocol"], f"protocol {m.PROTOCOL + 1}, not {m.PROTOCOL}"),
+        (["--wrong-protocol"], f"protocol {PROTOCOL + 1}, not {PROTOCOL}"),
         (["--load-failed"], "so it was written"),
     ],
 )

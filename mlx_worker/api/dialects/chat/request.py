@@ -39,14 +39,13 @@ from mlx_worker.api.dialects.structured_output import constraint_of, formatted
 from mlx_worker.config.sampler_types import Tokens
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.config.schema import Defaults
-    from mlx_worker.wire import messages as m
-    from mlx_worker.wire.messages import Opening
+    from mlx_worker.wire.request import JsonSchemaConstraint, Opening
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -189,7 +188,7 @@ def _opening(asked: ChatBody) -> Opening:
     return "continued"
 
 
-def response_shape(asked: ResponseFormat | None) -> m.JsonSchema | None:
+def response_shape(asked: ResponseFormat | None) -> JsonSchemaConstraint | None:
     """Return the shape that `response_format` asks for. Raises InvalidRequest."""
     if asked is None:
         return None

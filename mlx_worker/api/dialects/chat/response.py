@@ -11,13 +11,11 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from mlx_worker.api.dialects.base import COMMENT
 from mlx_worker.api.dialects.errors import openai_error
-from mlx_worker.api.dialects.packing import joined_list
 from mlx_worker.api.dialects.token_logprobs import told_logprobs
-from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
+from mlx_worker.json_output import encode, encode_text, joined_list
+from mlx_worker.wire.output import InvalidToolCall, Notice, ReasoningText, ToolCall, visible_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,12 +23,10 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialects.base import Call, Usage, Whole
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.requests.generation import Ending, Piece
-    from mlx_worker.wire.messages import FinishReason, Span
+    from mlx_worker.wire.output import FinishReason, Span
 
 NO_USAGE: Final[dict[str, Any]] = {"usage": None}
 """What all chunks but the last say of the usage, where a stream's caller asked for it."""
-
-_json = msgspec.json.encode
 
 
 class ChatReply:
@@ -66,7 +62,7 @@ class ChatReply:
         """Chunks of content, reasoning and calls, in their order."""
         if not piece.spans and not piece.logprobs:
             before, after = self._around[choice]
-            return before + _json(piece.text) + after
+            return before + encode_text(piece.text) + after
         deltas = [delta for span in piece.spans for delta in self._deltas(span, choice)]
         if piece.text or not deltas:
             deltas.append(_delta(choice, {"content": piece.text}))
@@ -97,15 +93,15 @@ class ChatReply:
         body = self._object("chat.completion", said)
         scores = choices[0][0].scores
         listed = {} if scores is None else {"prompt_logprobs": joined_list(scores.listed)}
-        return _json(body | {"usage": usage_of(usage), "seed": self._seed} | listed)
+        return encode(body | {"usage": usage_of(usage), "seed": self._seed} | listed)
 
     def _deltas(self, span: Span, choice: int) -> Iterator[dict[str, Any]]:
         match span:
             case str():
                 yield _delta(choice, {"content": span})
-            case Reasoning():
+            case ReasoningText():
                 yield _delta(choice, _reasoning(span.text))
-            case BrokenCall():
+            case InvalidToolCall():
                 yield _delta(choice, {"content": span.text}) | {"warnings": [span.problem]}
             case Notice():
                 yield _delta(choice, {"content": ""}) | {"warnings": [span.problem]}
@@ -119,7 +115,7 @@ class ChatReply:
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         body = self._object("chat.completion.chunk", choices)
-        return b"data: " + _json(body | self._no_usage | more) + b"\n\n"
+        return b"data: " + encode(body | self._no_usage | more) + b"\n\n"
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -149,10 +145,10 @@ def _whole_choice(
     index: int, piece: Piece, finish: FinishReason, warnings: list[str]
 ) -> dict[str, Any]:
     calls = [_call(it, it.arguments) for it in piece.spans if isinstance(it, ToolCall)]
-    thought = "".join(it.text for it in piece.spans if isinstance(it, Reasoning))
-    noted = [it.problem for it in piece.spans if isinstance(it, BrokenCall | Notice)]
+    thought = "".join(it.text for it in piece.spans if isinstance(it, ReasoningText))
+    noted = [it.problem for it in piece.spans if isinstance(it, InvalidToolCall | Notice)]
     warned = [*warnings, *noted]
-    content = "".join(map(shown, piece.said))
+    content = "".join(map(visible_text, piece.said))
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
         message |= {"content": content or None, "tool_calls": calls}

@@ -26,7 +26,7 @@ from mlx_worker.api.dialects.fields import Word, refuse_unsayable, required
 from mlx_worker.api.dialects.large_numbers import calls_in_digits
 from mlx_worker.api.dialects.responses.tools import CUSTOM_INPUT
 from mlx_worker.errors import UnsupportedField
-from mlx_worker.limits import CALL_VALUES
+from mlx_worker.limits import CALL_VALUES, check_depth, check_values
 
 Turn = dict[str, Any]
 
@@ -93,7 +93,9 @@ def turns_of(messages: list[ChatMessage], body: bytes, *, continued: bool) -> li
         _turn(message, f"messages[{i}]", own=i == own) | others
         for i, (message, others) in enumerate(zip(messages, more, strict=True))
     ]
-    refuse_unsayable("messages", [turn.get("tool_calls") for turn in turns], CALL_VALUES)
+    calls = [turn.get("tool_calls") for turn in turns]  # each call is encoded above, once
+    check_values(calls, CALL_VALUES, "messages")
+    check_depth(calls, "messages")
     return turns
 
 
@@ -120,7 +122,7 @@ def _turn(message: ChatMessage, at: str, *, own: bool) -> Turn:
 
 def _calls(calls: list[Turn]) -> list[Turn]:
     """Return calls of earlier turns as calls of functions, which templates know."""
-    return calls_in_digits([_as_function_call(call) for call in calls])
+    return calls_in_digits([_as_function_call(call) for call in calls], "messages")
 
 
 def _as_function_call(call: Turn) -> Turn:

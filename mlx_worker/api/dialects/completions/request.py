@@ -7,6 +7,7 @@ call is text here. Source: OpenAI's API reference, completions (legacy). [front]
 from __future__ import annotations
 
 import sys
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Self
 
 import msgspec
@@ -33,7 +34,7 @@ from mlx_worker.api.dialects.packing import packed, packed_chat
 from mlx_worker.api.dialects.structured_output import constraint_of
 from mlx_worker.config.sampler_types import TokenId
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +74,8 @@ class CompletionBody(Samplers, frozen=True, kw_only=True):
 
 class CompletionCall(Call, frozen=True, kw_only=True):
     """A call of one prompt or several. `echoed` are those that each answer begins with."""
+
+    FIELDS = MappingProxyType({"messages": "prompt"})
 
     echoed: list[Prompt]
 

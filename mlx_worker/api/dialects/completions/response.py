@@ -9,12 +9,10 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from mlx_worker.api.dialects.base import COMMENT
 from mlx_worker.api.dialects.chat.response import NO_USAGE, usage_of
 from mlx_worker.api.dialects.errors import openai_error
-from mlx_worker.api.dialects.packing import joined_list
+from mlx_worker.json_output import encode, joined_list
 from mlx_worker.wire.completion_logprobs import LOGPROB_LISTS, Offsets, logprob_lists
 
 if TYPE_CHECKING:
@@ -89,7 +87,7 @@ class CompletionReply:
             for i, (piece, ending) in enumerate(choices)
         ]
         body = self._head | {"choices": said, "usage": usage_of(usage), "seed": self._seed}
-        return msgspec.json.encode(body)
+        return encode(body)
 
     def _told(self, piece: Piece, choice: int) -> dict[str, Any] | None:
         scores = piece.scores if self._echoes_scores else None
@@ -99,7 +97,7 @@ class CompletionReply:
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         body = self._head | {"choices": choices} | self._no_usage | more
-        return b"data: " + msgspec.json.encode(body) + b"\n\n"
+        return b"data: " + encode(body) + b"\n\n"
 
 
 def _choice(
@@ -120,6 +118,6 @@ def _merged(scores: Scores | None, told: dict[str, list[Any]]) -> dict[str, Any]
     if scores is None:
         return told
     return {
-        name: joined_list(of_prompt, msgspec.json.encode(told[name])[1:-1])
+        name: joined_list(of_prompt, encode(told[name])[1:-1])
         for name, of_prompt in zip(LOGPROB_LISTS, scores.echoed, strict=True)
     }

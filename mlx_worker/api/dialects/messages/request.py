@@ -42,15 +42,14 @@ from mlx_worker.api.dialects.messages.tools import ToolChoice, chosen
 from mlx_worker.api.dialects.structured_output import constraint_of, fitting
 from mlx_worker.config.sampler_types import Tokens
 from mlx_worker.errors import InvalidRequest, UnsupportedField
-from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES, check_depth, check_values
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.config.schema import Defaults
-    from mlx_worker.wire import messages as m
-    from mlx_worker.wire.messages import Opening
+    from mlx_worker.wire.request import AnswerConstraint, JsonSchemaConstraint, Opening
 
 BILLING = "x-anthropic-billing-header:"
 """A line at the head of a coding agent's system prompt, new with every request: with it in place
@@ -166,7 +165,8 @@ def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> tuple[ChatReque
     _refuse(asked)
     turns, left_out = _turns(asked)
     refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
-    refuse_unsayable("messages", turns.calls, CALL_VALUES)
+    check_values(turns.calls, CALL_VALUES, "messages")
+    check_depth(turns.calls, "messages")
     servers = ["mcp_servers"] if asked.mcp_servers else []
     tools = rounded("tools", asked.tools or [], TOOL_VALUES)
     choice = chosen(tools, asked.tool_choice or ToolChoice("auto"), servers)
@@ -186,7 +186,7 @@ def _chat(asked: MessagesBody, defaults: Defaults, seed: int) -> tuple[ChatReque
     return chat, [*choice.warnings, *history_warning("messages", left_out)]
 
 
-def _opening(asked: MessagesBody, turns: Turns, constraint: m.Constraint | None) -> Opening:
+def _opening(asked: MessagesBody, turns: Turns, constraint: AnswerConstraint | None) -> Opening:
     """Return how the answer begins: words of the assistant's at the end are continued.
 
     Raises InvalidRequest where such an answer could not be what is asked for.
@@ -208,7 +208,7 @@ def _opening(asked: MessagesBody, turns: Turns, constraint: m.Constraint | None)
     return "continued"
 
 
-def _shape(asked: MessagesBody) -> m.JsonSchema | None:
+def _shape(asked: MessagesBody) -> JsonSchemaConstraint | None:
     if asked.output_config is not None and asked.output_config.format is not None:
         return fitting(asked.output_config.format.schema, "output_config.format.schema")
     if asked.output_format is not None:  # as it was called while in beta

@@ -9,11 +9,10 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from mlx_worker.api.dialects.errors import anthropic_error
 from mlx_worker.api.dialects.sse_event import event
-from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
+from mlx_worker.json_output import embedded, encode
+from mlx_worker.wire.output import InvalidToolCall, Notice, ReasoningText, ToolCall, visible_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialects.base import Call, Usage, Whole
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.requests.generation import Ending, Piece
-    from mlx_worker.wire.messages import Span
+    from mlx_worker.wire.output import Span
 
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -88,7 +87,7 @@ class MessagesReply:
         for _ in self._close():
             pass
         said = {"content": self._blocks, **_ended(ending), "usage": _whole_usage(usage)}
-        return msgspec.json.encode(self._head | said | self._warned())
+        return encode(self._head | said | self._warned())
 
     # --- blocks ---
 
@@ -97,14 +96,14 @@ class MessagesReply:
             case ToolCall():
                 yield from self._close()
                 yield from self._call(span)
-            case Reasoning():
+            case ReasoningText():
                 yield from self._say(_THINKING, span.text)
             case Notice():
                 self._warnings.append(span.problem)
             case _:
-                if isinstance(span, BrokenCall):
+                if isinstance(span, InvalidToolCall):
                     self._warnings.append(span.problem)
-                yield from self._say(_TEXT, shown(span))
+                yield from self._say(_TEXT, visible_text(span))
 
     def _say(self, kind: _Kind, text: str) -> Iterator[dict[str, Any]]:
         if self._kind is not kind:
@@ -123,7 +122,7 @@ class MessagesReply:
         block = {"type": "tool_use", "id": call.id, "name": call.name}
         yield self._start(block | {"input": {}})
         yield self._delta({"type": "input_json_delta", "partial_json": call.arguments})
-        yield self._stop(block | {"input": msgspec.Raw(call.arguments.encode())})
+        yield self._stop(block | {"input": embedded(call.arguments)})
 
     # --- events ---
 

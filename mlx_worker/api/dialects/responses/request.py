@@ -6,6 +6,7 @@ need a kept one is refused by name. Source: OpenAI's API reference, responses. [
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import msgspec
@@ -40,14 +41,15 @@ from mlx_worker.api.dialects.responses.tools import CUSTOM_INPUT, ToolName, Tool
 from mlx_worker.api.dialects.structured_output import constraint_of, formatted
 from mlx_worker.config.sampler_types import Tokens
 from mlx_worker.errors import UnsupportedField
+from mlx_worker.json_output import encode
 from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.config.schema import Defaults
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.request import JsonSchemaConstraint
 
 LOGPROBS: Final = "message.output_text.logprobs"
 
@@ -162,13 +164,15 @@ class ResponsesCall(Call, frozen=True, kw_only=True):
     `renamed` are the client's names of tools, by the names under which a model calls them.
     """
 
+    FIELDS = MappingProxyType({"messages": "input", "max_tokens": "max_output_tokens"})
+
     repeated: dict[str, Any]
     reasoning_as: ReasoningAs
     renamed: dict[str, ToolName]
 
     def packed(self) -> Self:
         """Return the same call with its bulky parts packed; `repeated` is to be JSON."""
-        repeated = {key: msgspec.Raw(msgspec.json.encode(it)) for key, it in self.repeated.items()}
+        repeated = {key: msgspec.Raw(encode(it)) for key, it in self.repeated.items()}
         return replace(self, chats=[packed_chat(chat) for chat in self.chats], repeated=repeated)
 
 
@@ -261,7 +265,7 @@ def _tools(asked: ResponsesBody) -> Tools:
     return tools
 
 
-def _shape(asked: TextOptions | None) -> m.JsonSchema | None:
+def _shape(asked: TextOptions | None) -> JsonSchemaConstraint | None:
     if asked is None or asked.format is None:
         return None
     return formatted(asked.format.type, asked.format.schema, "text.format", "text.format.schema")

@@ -12,13 +12,12 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import msgspec
-
 from mlx_worker.api.dialects.base import COMMENT
 from mlx_worker.api.dialects.responses.calls import form_of
 from mlx_worker.api.dialects.sse_event import event
 from mlx_worker.api.dialects.token_logprobs import ContentLogprobs
-from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
+from mlx_worker.json_output import encode
+from mlx_worker.wire.output import InvalidToolCall, Notice, ReasoningText, ToolCall, visible_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialects.responses.request import ReasoningAs, ResponsesCall
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.requests.generation import Ending, Piece
-    from mlx_worker.wire.messages import Span
+    from mlx_worker.wire.output import Span
 
 
 class _Kind(NamedTuple):
@@ -180,7 +179,7 @@ class ResponsesReply:
         for span in piece.said:
             _exhaust(self._take(span))
         _exhaust(self._close(status, is_last=True))
-        return msgspec.json.encode(self._response(status, usage))
+        return encode(self._response(status, usage))
 
     # --- items ---
 
@@ -189,14 +188,14 @@ class ResponsesReply:
             case ToolCall():
                 yield from self._close("completed")
                 yield from self._call(span)
-            case Reasoning():
+            case ReasoningText():
                 yield from self._say(self._thinks, span.text)
             case Notice():
                 self._warnings.append(span.problem)
             case _:
-                if isinstance(span, BrokenCall):
+                if isinstance(span, InvalidToolCall):
                     self._warnings.append(span.problem)
-                yield from self._say(_SAYS, shown(span))
+                yield from self._say(_SAYS, visible_text(span))
 
     def _say(self, kinds: _Kinds, text: str) -> Iterator[dict[str, Any]]:
         if self._open is None or self._open.kinds is not kinds:
