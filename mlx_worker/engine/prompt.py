@@ -43,9 +43,9 @@ RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_templa
 class Prompt:
     """`tokens` of the whole prompt, `system_prefix` of them shared, `system` the raw system prompt.
 
-    `segment_ends` are where its later segments end, in tokens, rising: history, last turn. `state` is
-    where the answer begins, e.g. in the middle of reasoning: see `engine/markers`. `text` is what
-    an answer that echoes a raw prompt begins with, where its tokens are scored.
+    `segment_ends` are where its later segments end, in tokens, rising: history, last turn. `state`
+    is where the answer begins, e.g. in the middle of reasoning: see `engine/output/markers`. `text`
+    is what an answer that echoes a raw prompt begins with, where its tokens are scored.
     """
 
     tokens: list[int]

@@ -27,7 +27,8 @@ class Sequence:
     leaves. `bounded`: memory is kept free for all of them.
     The tokens in `ends` end it.
     `replayed` at the end of `prompt.tokens` were said before by a former child, and count in
-    `produced`. `prefix_leader` is an earlier sequence whose reading will spare this one `shared_prefix` tokens.
+    `produced`. `prefix_leader` is an earlier sequence whose reading will spare this one
+    `shared_prefix` tokens.
     """
 
     id: int

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from mlx_worker.models.resolve import PlannedModel
+    from mlx_worker.supervisor.process.launcher import Launcher
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.restart_policy import RestartPolicy
     from mlx_worker.supervisor.process.spares import StandbyPolicy
@@ -52,7 +53,7 @@ class Node:
         resume: ResumePolicy,
         standby: StandbyPolicy,
         memory_limit: int,
-        command: Sequence[str],
+        launcher: Launcher,
         folders: FolderAccess,
     ) -> None:
         own_code()  # of now, before anything can be replaced on the disk
@@ -62,7 +63,7 @@ class Node:
         self.events = Events()
         self._pause = PauseDetector(asyncio.get_running_loop(), tick_for(timings), self._on_pause)
         is_unsettled = partial(_any_is_transient, self._all_models)
-        self.standby = Standby(command, standby, self._restarts(), is_unsettled, self._pause)
+        self.standby = Standby(launcher, standby, self._restarts(), is_unsettled, self._pause)
         self._ids = itertools.count(1)
         self._background = BackgroundTasks()
         self.models: dict[str, ModelRuntime] = {}

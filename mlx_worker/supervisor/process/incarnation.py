@@ -18,7 +18,7 @@ from mlx_worker.supervisor.fingerprint import note_replaced_package
 from mlx_worker.supervisor.process.connection import Owner
 from mlx_worker.supervisor.process.crash_report import ProcessExit
 from mlx_worker.supervisor.process.liveness import Liveness
-from mlx_worker.supervisor.process.process import how_it_ended, kill
+from mlx_worker.supervisor.process.process import how_it_ended
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.supervisor.process.status import ChildStatus
 from mlx_worker.supervisor.process.stderr import device_error
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.connection import Fact, Link, Listener
     from mlx_worker.supervisor.process.host import ChildContext
     from mlx_worker.supervisor.process.launcher import Launched
+    from mlx_worker.supervisor.process.process import ChildProcess
     from mlx_worker.wire.base import WireMessage
 
 LAST_WORDS = 1.0
@@ -68,7 +69,7 @@ class Incarnation:
         self._started_at = self._loop.time()
         self._measured: Pong | None = None
         self._link: Link | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: ChildProcess | None = None
         self._liveness: Liveness | None = None
         self._reaper: asyncio.Task[None] | None = None
 
@@ -134,7 +135,7 @@ class Incarnation:
     def kill(self) -> None:
         """End the process at once, if there is one."""
         if self._process is not None:
-            kill(self._process)
+            self._process.kill()
 
     def close(self) -> None:
         """Close the pipe: the process reads EOF and leaves."""

@@ -420,7 +420,7 @@ async def test_what_a_process_knows_of_models_is_what_the_node_knows(default: st
         planned("a", aliases=("b",), max_concurrency=2, max_queue=3),
         planned("c", default=bool(default)),
     )
-    async with running(*models, command=scripted(), memory_limit=PLENTY) as node:
+    async with running(*models, launcher=scripted(), memory_limit=PLENTY) as node:
         here = Models(node)
         asked = parser_frames.Question(body_kinds.AskChat(), here.table())
         there = parser_frames.question_in(parser_frames.encode(asked)).models
