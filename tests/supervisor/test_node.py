@@ -548,7 +548,7 @@ async def test_a_node_whose_children_fail_for_ever_stops_too() -> None:
 LONELY_FRONT = """
 import asyncio
 from tests import processes
-from tests.supervisor_harness import planned, ready, running, scripted
+from tests.supervisor_harness import planned, ready, running, scripted_process
 
 async def main():
     async with running(planned("a"), planned("b"), launcher=scripted_process()) as node:
