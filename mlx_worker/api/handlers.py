@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -11,38 +10,29 @@ from aiohttp import web
 
 from mlx_worker.api.admin import health_report, reports, schemas
 from mlx_worker.api.context import FRONT
-from mlx_worker.api.dialects.base import Call
-from mlx_worker.api.dialects.chat.response import ChatReply
-from mlx_worker.api.dialects.completions.response import CompletionReply
+from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo
 from mlx_worker.api.dialects.messages import models_list
-from mlx_worker.api.dialects.messages.response import MessagesReply
-from mlx_worker.api.dialects.responses.response import ResponsesReply
-from mlx_worker.api.dialects.vendor import reads_anthropic
+from mlx_worker.api.dialects.registry import CHAT, COMPLETIONS, MESSAGES, RESPONSES
+from mlx_worker.api.dialects.vendor import expects_anthropic
 from mlx_worker.api.generation.accounting import Books
 from mlx_worker.api.generation.relay import relay
 from mlx_worker.api.middleware.body import read_body
 from mlx_worker.api.middleware.errors import answer
 from mlx_worker.api.parsing.body_kinds import (
-    Ask,
-    AskChat,
-    AskCompletion,
-    AskCount,
-    AskDetokenize,
-    AskMessage,
-    AskResponse,
-    AskTokenize,
-    AskWarm,
+    CountBody,
+    PromptToWarm,
+    TextToTokenize,
+    TokensToDetokenize,
+    generation_body,
 )
-from mlx_worker.api.parsing.parser import parsed
+from mlx_worker.api.parsing.parser import parse_body
 from mlx_worker.errors import InvalidRequest, Unavailable, UnknownModel, WorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from mlx_worker.api.dialects.base import Reply
+    from mlx_worker.api.dialects.base import Dialect, ResponseWriter
     from mlx_worker.supervisor.node import Node, Served
 
-C = TypeVar("C", bound=Call)
+R = TypeVar("R", bound=GenerationRequest)
 
 
 def reply(body: Any, status: int = 200) -> web.Response:
@@ -57,57 +47,42 @@ def reply(body: Any, status: int = 200) -> web.Response:
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """`POST /v1/chat/completions`."""
-    return await _generated(request, "chat", AskChat(), ChatReply)
+    return await generate(request, CHAT)
 
 
 async def response(request: web.Request) -> web.StreamResponse:
     """`POST /v1/responses`."""
-    summaries = request.app[FRONT].reasoning_summaries
-    return await _generated(request, "responses", AskResponse(summaries), ResponsesReply)
+    return await generate(request, RESPONSES)
 
 
 async def message(request: web.Request) -> web.StreamResponse:
     """`POST /v1/messages`."""
-    return await _generated(request, "messages", AskMessage(), MessagesReply)
+    return await generate(request, MESSAGES)
 
 
 async def completion(request: web.Request) -> web.StreamResponse:
     """`POST /v1/completions`."""
-    node = request.app[FRONT].node
-    body = await read_body(request)
-    with Books(request, request.app[FRONT], "completions") as books:
-        call = await parsed(request, body, AskCompletion())
-        served = node.find(call.model)
-        echoes = [
-            it if isinstance(it, str) else await _text_of(node, served, it) for it in call.echoed
-        ]
-        return await _relayed(request, call, served, partial(CompletionReply, echoes), books)
+    return await generate(request, COMPLETIONS)
 
 
-async def _generated(
-    request: web.Request,
-    dialect: str,
-    ask: Ask[C],
-    writer: Callable[[C, str, int, str], Reply],
-) -> web.StreamResponse:
-    """The way of a generation: a body of the dialect in, its `writer` out."""
-    body = await read_body(request)
-    node = request.app[FRONT].node
-    with Books(request, request.app[FRONT], dialect) as books:
-        call = await parsed(request, body, ask)
-        return await _relayed(request, call, node.find(call.model), writer, books)
-
-
-async def _relayed(
-    request: web.Request,
-    call: C,
-    served: Served,
-    writer: Callable[[C, str, int, str], Reply],
-    books: Books,
-) -> web.StreamResponse:
+async def generate(request: web.Request, dialect: Dialect[R]) -> web.StreamResponse:
+    """Answer a generation request in a dialect."""
     front = request.app[FRONT]
-    reply_by = partial(writer, call, _name_of(served, call.model), front.now())
-    return await relay(request, front, served, call, reply_by, books)
+    body = await read_body(request)
+    with Books(request, front, dialect.name) as books:
+        call = await parse_body(request, body, generation_body(dialect))
+        served = front.node.find(call.model)
+        echoes = [
+            prompt if isinstance(prompt, str) else await _text_of(front.node, served, prompt)
+            for prompt in call.echoed
+        ]
+        name, created = _name_of(served, call.model), front.now()
+
+        def writer_for(fingerprint: str) -> ResponseWriter:
+            info = ResponseInfo(name, created, fingerprint, echoes, front.reasoning_summaries)
+            return dialect.writer(call, info)
+
+        return await relay(request, front, served, call, writer_for, books)
 
 
 def _name_of(served: Served, asked: str | None) -> str:
@@ -122,7 +97,7 @@ def _name_of(served: Served, asked: str | None) -> str:
 async def count_tokens(request: web.Request) -> web.Response:
     """`POST /v1/messages/count_tokens`: what the model would read, special tokens and all."""
     node = request.app[FRONT].node
-    name, asked = await parsed(request, await read_body(request), AskCount())
+    name, asked = await parse_body(request, await read_body(request), CountBody())
     said = await node.tokenize(node.find(name), asked)
     return reply(schemas.TokenCount(said.count))
 
@@ -130,7 +105,7 @@ async def count_tokens(request: web.Request) -> web.Response:
 async def tokenize(request: web.Request) -> web.Response:
     """`POST /tokenize`."""
     node = request.app[FRONT].node
-    name, asked = await parsed(request, await read_body(request), AskTokenize())
+    name, asked = await parse_body(request, await read_body(request), TextToTokenize())
     served = node.find(name)
     if asked is None:
         return reply(schemas.Tokenized([], 0))
@@ -142,7 +117,7 @@ async def tokenize(request: web.Request) -> web.Response:
 async def detokenize(request: web.Request) -> web.Response:
     """`POST /detokenize`."""
     node = request.app[FRONT].node
-    name, tokens = await parsed(request, await read_body(request), AskDetokenize())
+    name, tokens = await parse_body(request, await read_body(request), TokensToDetokenize())
     said = await node.detokenize(node.find(name), tokens)
     return reply(schemas.Detokenized(cast("str", msgspec.Raw(said.text))))
 
@@ -199,8 +174,8 @@ async def models(request: web.Request) -> web.Response:
     front = request.app[FRONT]
     reports.refuse_if_gone(front)
     listed = reports.models(front)
-    if reads_anthropic(request):
-        return reply(models_list.page(request, listed))
+    if expects_anthropic(request):
+        return reply(models_list.format_page(request, listed))
     return reply(schemas.ModelList(listed))
 
 
@@ -211,7 +186,7 @@ async def model(request: web.Request) -> web.Response:
     name = request.match_info["id"]
     for listed in reports.models(front):
         if listed.id == name:
-            return reply(models_list.entry(listed) if reads_anthropic(request) else listed)
+            return reply(models_list.format_model(listed) if expects_anthropic(request) else listed)
     raise UnknownModel(f"no model is named {name!r}", param="model")
 
 
@@ -227,7 +202,7 @@ async def cache_state(request: web.Request) -> web.Response:
 async def cache_warm(request: web.Request) -> web.Response:
     """`POST /cache/warm`, `POST /v1/cluster/cache/warm`."""
     front = request.app[FRONT]
-    name, prompt = await parsed(request, await read_body(request), AskWarm())
+    name, prompt = await parse_body(request, await read_body(request), PromptToWarm())
     served = front.node.find(name)
     try:
         warmed = await front.node.warm(served, prompt)

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from mlx_worker import __version__
 from mlx_worker.api.dialects.errors import AnthropicError, OpenAIError, anthropic_status
-from mlx_worker.api.dialects.vendor import VERSION, is_anthropic_path
+from mlx_worker.api.dialects.vendor import VERSION_HEADER, is_anthropic_path
 from mlx_worker.api.middleware.request_ids import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID
 from mlx_worker.api.route import EVENTS, Keys, Text
 
@@ -114,7 +114,7 @@ class _Document:
         }
         if route.anthropic:
             assert isinstance(route.answer, type), "two types for two vendors"
-            answer["description"] += f"; in Anthropic's shape where `{VERSION}` is sent"
+            answer["description"] += f"; in Anthropic's shape where `{VERSION_HEADER}` is sent"
             answer["content"] = self._either(route.answer, route.anthropic)
         if route.streams:
             answer["description"] += "; with `stream: true` the events that make the same answer"
@@ -166,7 +166,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     ]
     told += [{"name": it, "in": "query", "schema": _TEXT} for it in route.query]
     if route.anthropic:
-        told.append({"name": VERSION, "in": "header", "schema": _TEXT})
+        told.append({"name": VERSION_HEADER, "in": "header", "schema": _TEXT})
     if route.streams:
         told += [{"name": it, "in": "header", "schema": _TEXT} for it in (REQUEST_ID, SESSION_ID)]
     return told

@@ -7,13 +7,13 @@ from mlx_worker.api.admin import endpoints, schemas
 from mlx_worker.api.admin.log_level import LevelBody
 from mlx_worker.api.admin.reload import CannotReload, Reloaded
 from mlx_worker.api.dashboard import stream as watch
-from mlx_worker.api.dialects.cache_warm import WarmBody
-from mlx_worker.api.dialects.chat.request import ChatBody
-from mlx_worker.api.dialects.completions.request import CompletionBody
+from mlx_worker.api.dialects.cache_warm import WarmRequest
+from mlx_worker.api.dialects.chat.request import ChatCompletionRequest
+from mlx_worker.api.dialects.completions.request import CompletionRequest
 from mlx_worker.api.dialects.messages import models_list
-from mlx_worker.api.dialects.messages.request import MessagesBody
-from mlx_worker.api.dialects.responses.request import ResponsesBody
-from mlx_worker.api.dialects.tokenize import DetokenizeBody, TokenizeBody
+from mlx_worker.api.dialects.messages.request import MessageRequest
+from mlx_worker.api.dialects.responses.request import ResponseRequest
+from mlx_worker.api.dialects.tokenize import DetokenizeRequest, TokenizeRequest
 from mlx_worker.api.route import AWAY, EVENTS, GENERATED, READ, Keys, Route, Text
 from mlx_worker.errors import (
     ContextLengthExceeded,
@@ -45,7 +45,7 @@ ROUTES = (
         path="chat/completions",
         handler=handlers.chat_completions,
         does="OpenAI chat completions",
-        body=ChatBody,
+        body=ChatCompletionRequest,
         answer=_COMPLETION,
         streams=True,
         errors=GENERATED,
@@ -55,7 +55,7 @@ ROUTES = (
         path="completions",
         handler=handlers.completion,
         does="OpenAI completions (legacy): raw prompts, by text or token ids",
-        body=CompletionBody,
+        body=CompletionRequest,
         answer=_COMPLETION,
         streams=True,
         errors=GENERATED,
@@ -65,7 +65,7 @@ ROUTES = (
         path="responses",
         handler=handlers.response,
         does="OpenAI responses; the conversation comes with every request",
-        body=ResponsesBody,
+        body=ResponseRequest,
         answer=_RESPONSE,
         streams=True,
         errors=GENERATED,
@@ -75,7 +75,7 @@ ROUTES = (
         path="messages",
         handler=handlers.message,
         does="Anthropic messages",
-        body=MessagesBody,
+        body=MessageRequest,
         answer=_MESSAGE,
         streams=True,
         errors=GENERATED,
@@ -86,7 +86,7 @@ ROUTES = (
         path="messages/count_tokens",
         handler=handlers.count_tokens,
         does="How many tokens the model would read",
-        body=MessagesBody,
+        body=MessageRequest,
         answer=schemas.TokenCount,
         errors=READ,
     ),
@@ -95,7 +95,7 @@ ROUTES = (
         path="tokenize",
         handler=handlers.tokenize,
         does="The tokens of a text",
-        body=TokenizeBody,
+        body=TokenizeRequest,
         answer=schemas.Tokenized,
         errors=READ,
     ),
@@ -104,7 +104,7 @@ ROUTES = (
         path="detokenize",
         handler=handlers.detokenize,
         does="The text of tokens",
-        body=DetokenizeBody,
+        body=DetokenizeRequest,
         answer=schemas.Detokenized,
         errors=READ,
     ),
@@ -195,7 +195,7 @@ ROUTES = (
             path=path,
             handler=handlers.cache_warm,
             does="Read a system prompt and keep it; goes on when its caller hangs up",
-            body=WarmBody,
+            body=WarmRequest,
             answer=schemas.Warmed,
             errors=(UnknownModel, *AWAY, ContextLengthExceeded, KvTooLarge),
         )

@@ -11,8 +11,8 @@ from mlx_worker import logs
 from mlx_worker.api.admin.event_stream import listed, live
 from mlx_worker.api.context import FRONT
 from mlx_worker.api.middleware.body import read_body
-from mlx_worker.api.parsing.body_kinds import AskLevel
-from mlx_worker.api.parsing.parser import parsed
+from mlx_worker.api.parsing.body_kinds import LogLevelBody
+from mlx_worker.api.parsing.parser import parse_body
 
 if TYPE_CHECKING:
     from mlx_worker.config.schema import LogLevel
@@ -71,7 +71,7 @@ def _lines(request: web.Request) -> Ring[Any]:
 
 async def log_level(request: web.Request) -> web.Response:
     """`PUT /admin/logs/level`: until it is set again, or the node starts anew."""
-    body = await parsed(request, await read_body(request), AskLevel())
+    body = await parse_body(request, await read_body(request), LogLevelBody())
     set_level(request.app[FRONT].node, body.level)
     return _json({"level": logs.level()})
 

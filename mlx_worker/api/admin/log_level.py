@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mlx_worker.api.dialects.base import decode
+from mlx_worker.api.dialects.decoding import decode_body
 from mlx_worker.config.schema import LogLevel
 
 
@@ -16,4 +16,4 @@ class LevelBody(msgspec.Struct, frozen=True):
 
 def parse_level(body: bytes) -> LevelBody:
     """Which level. Raises InvalidRequest, which names the field."""
-    return decode(body, LevelBody)
+    return decode_body(body, LevelBody)

@@ -1,8 +1,8 @@
-"""Numbers beyond 64 bits where they do no harm: in tools, and in what a model wrote earlier.
+"""Accept integers beyond 64 bits where they are harmless: in tools, and in earlier calls.
 
 JSON has no largest integer, the pipe to a model has. In a tool's schema such a number is a bound,
-and any JavaScript client rounds it: it goes on as a double. The arguments of an earlier call go on
-as JSON text, in which every digit stays. [front]
+which any JavaScript client rounds: it is passed on as a double. The arguments of an earlier call
+are passed on as JSON text, in which every digit stays. [front]
 """
 
 from __future__ import annotations
@@ -11,41 +11,42 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlx_worker.api.dialects.fields import is_beyond_64_bits, refuse_unsayable
+from mlx_worker.api.dialects.fields import check_free_form, is_beyond_64_bits
 from mlx_worker.limits import check_depth
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Call = dict[str, Any]
+EarlierCall = dict[str, Any]
 
 
-def rounded(field: str, value: Any, most: int) -> Any:
-    """Return a JSON value, its larger integers as doubles; the same object where there are none.
+def round_large_numbers(field: str, value: Any, max_values: int) -> Any:
+    """Return a JSON value with large integers as doubles; the same object if there are none.
 
-    Raises InvalidRequest for more than `most` values, for a deep nest and for what no double holds.
+    Raises InvalidRequest for more than `max_values` values, for deep nesting and for an integer
+    that no double holds.
     """
-    if not _fits(value):
+    if not _is_encodable(value):
         check_depth(value, field)
         value = _rounded(value)
-    refuse_unsayable(field, value, most)
+    check_free_form(field, value, max_values)
     return value
 
 
-def calls_in_digits(calls: Sequence[Call]) -> list[Call]:
-    """Return calls of earlier turns; arguments that are no text and too large are JSON text."""
-    return [call if _fits(call) else _with_text(call) for call in calls]
+def with_encodable_arguments(calls: Sequence[EarlierCall]) -> list[EarlierCall]:
+    """Return earlier calls, with arguments that the pipe cannot carry as JSON text."""
+    return [call if _is_encodable(call) else _with_arguments_text(call) for call in calls]
 
 
-def arguments_in_digits(arguments: dict[str, Any]) -> str | dict[str, Any]:
-    """Return the arguments of a call, as JSON text where a number in them is too large."""
-    return arguments if _fits(arguments) else msgspec.json.encode(arguments).decode()
+def encodable_arguments(arguments: dict[str, Any]) -> str | dict[str, Any]:
+    """Return the arguments of a call, as JSON text if a number in them is too large."""
+    return arguments if _is_encodable(arguments) else msgspec.json.encode(arguments).decode()
 
 
-def arguments_as_written(arguments: Any, field: str) -> str:
+def arguments_text(arguments: Any, field: str) -> str:
     """Return the arguments of an earlier call as text; a model may write no object, or nothing.
 
-    Raises InvalidRequest for a deep nest.
+    Raises InvalidRequest for deep nesting.
     """
     if arguments is None:
         return "{}"
@@ -55,21 +56,21 @@ def arguments_as_written(arguments: Any, field: str) -> str:
     return msgspec.json.encode(arguments).decode()
 
 
-def _fits(value: Any) -> bool:
+def _is_encodable(value: Any) -> bool:
     try:
         msgspec.msgpack.encode(value)
     except OverflowError:
         return False
     except RecursionError:
-        return True  # depth is another check's
+        return True  # depth is checked elsewhere
     return True
 
 
-def _with_text(call: Call) -> Call:
+def _with_arguments_text(call: EarlierCall) -> EarlierCall:
     function = call.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict):
         return call
-    return call | {"function": function | {"arguments": arguments_in_digits(function["arguments"])}}
+    return call | {"function": function | {"arguments": encodable_arguments(function["arguments"])}}
 
 
 def _rounded(value: Any) -> Any:

@@ -31,7 +31,7 @@ from mlx_worker.api.middleware.request_ids import (
     session_id,
     warnings_text,
 )
-from mlx_worker.api.parsing.model_terms import places_of
+from mlx_worker.api.parsing.model_table import request_capacity
 from mlx_worker.errors import WorkerError
 from mlx_worker.supervisor.fingerprint import prompting, weights_changed
 from mlx_worker.supervisor.requests.generation import Piece
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.api.context import Front
-    from mlx_worker.api.dialects.base import Call, Reply
+    from mlx_worker.api.dialects.base import GenerationRequest, ResponseWriter
     from mlx_worker.api.generation.accounting import Books
     from mlx_worker.supervisor.node import Served
     from mlx_worker.supervisor.requests.generation import Ending, Generation
@@ -55,7 +55,7 @@ class _Way:
     """What the two ways of answering share."""
 
     request: web.Request
-    reply: Reply
+    writer: ResponseWriter
     generations: list[Generation]
     prompt: Usage
     headers: dict[str, str]
@@ -78,13 +78,13 @@ async def relay(
     request: web.Request,
     front: Front,
     served: Served,
-    call: Call,
-    reply_by: Callable[[str], Reply],
+    call: GenerationRequest,
+    writer_for: Callable[[str], ResponseWriter],
     books: Books,
 ) -> web.StreamResponse:
     """Run one call and answer it. Raises the refusal where nothing was sent yet.
 
-    `reply_by` makes the reply, given the fingerprint of what answers.
+    `writer_for` returns the writer of the response, given the fingerprint of the model's process.
     """
     check_session(request)
     headers = {
@@ -112,8 +112,8 @@ async def relay(
         read = _read(started)
         books.began(started[0], read)
         headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
-        reply = reply_by(_fingerprint_of(generations, served))
-        way = _Way(request, reply, generations, read, headers)
+        writer = writer_for(_fingerprint_of(generations, served))
+        way = _Way(request, writer, generations, read, headers)
         return await (_streamed(way, books) if call.stream else _whole(way, books))
     finally:
         for generation in generations:
@@ -140,18 +140,18 @@ def _fingerprint_of(generations: list[Generation], served: Served) -> str:
     return first.with_prompts(prompting(served.config))
 
 
-def _fitting(call: Call, served: Served) -> list[ChatRequest]:
+def _fitting(call: GenerationRequest, served: Served) -> list[ChatRequest]:
     """The choices, which all have to be running or in line at once."""
-    places_of(served).check(call.wide, call.field)
+    request_capacity(served).check_choices(call.choice_count, call.choices_field)
     call.check_size()
-    return call.choices()
+    return call.split_choices()
 
 
 async def _whole(way: _Way, books: Books) -> web.Response:
     # One that fails ends the wait for all.
     await asyncio.gather(*(it.heard_out() for it in way.generations))
     said = [it.take() or Piece("", []) for it in way.generations]
-    body = way.reply.whole(list(zip(said, way.endings(), strict=True)), way.usage())
+    body = way.writer.full_response(list(zip(said, way.endings(), strict=True)), way.usage())
     response = web.Response(body=body, content_type="application/json", headers=way.headers)
     books.answered(response.status)
     books.ended(None)
@@ -165,8 +165,8 @@ async def _streamed(way: _Way, books: Books) -> web.StreamResponse:
     if transport is None:
         raise ConnectionResetError("the client has left")
     books.answered(response.status)
-    await response.write(way.reply.opening(way.prompt))
-    stream = EventStream(response, writer, transport, way.reply, way.generations)
+    await response.write(way.writer.start(way.prompt))
+    stream = EventStream(response, writer, transport, way.writer, way.generations)
     try:
         with within_stream(way.request, response):
             await stream.run()
@@ -174,8 +174,8 @@ async def _streamed(way: _Way, books: Books) -> web.StreamResponse:
         # The status is sent; only the stream itself can still say it.
         books.ended(error)
         response.force_close()
-        await response.write_eof(stream.take() + way.reply.broken(error))
+        await response.write_eof(stream.take() + way.writer.error(error))
     else:
-        await response.write_eof(stream.take() + way.reply.closing(way.endings(), way.usage()))
+        await response.write_eof(stream.take() + way.writer.finish(way.endings(), way.usage()))
         books.ended(None)
     return response

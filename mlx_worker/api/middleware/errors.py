@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from aiohttp import web
 
 from mlx_worker.api.dialects.errors import anthropic_error, anthropic_status, openai_error
-from mlx_worker.api.dialects.vendor import reads_anthropic
+from mlx_worker.api.dialects.vendor import expects_anthropic
 from mlx_worker.api.middleware.decompression import SUPPORTED
 from mlx_worker.api.middleware.not_found import nearest
 from mlx_worker.api.middleware.request_ids import REQUEST_ID, request_id
@@ -44,14 +44,14 @@ class WrongMethod(InvalidRequest):
 
 def status_of(request: web.Request, error: WorkerError) -> int:
     """The HTTP status that tells of an error where it was asked."""
-    return anthropic_status(type(error)) if reads_anthropic(request) else error.status
+    return anthropic_status(type(error)) if expects_anthropic(request) else error.status
 
 
 def answer(
     request: web.Request, error: WorkerError, headers: dict[str, str] | None = None
 ) -> web.Response:
     """An error as a response, with Retry-After in whole seconds where waiting helps."""
-    anthropic = reads_anthropic(request)
+    anthropic = expects_anthropic(request)
     more = dict(headers or {})
     if error.retry_after is not None:
         more["Retry-After"] = str(max(1, math.ceil(error.retry_after)))

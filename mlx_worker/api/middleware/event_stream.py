@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from aiohttp.abc import AbstractStreamWriter
 
-    from mlx_worker.api.dialects.base import Reply
+    from mlx_worker.api.dialects.base import ResponseWriter
     from mlx_worker.supervisor.requests.generation import Generation
 
 
@@ -52,14 +52,14 @@ class EventStream:
         response: web.StreamResponse,
         writer: AbstractStreamWriter,
         transport: asyncio.WriteTransport,
-        reply: Reply,
+        response_writer: ResponseWriter,
         generations: Sequence[Generation],
     ) -> None:
         self._writer = writer
         self._transport = transport
         self._is_chunked = hdrs.TRANSFER_ENCODING in response.headers
         self._high_water = transport.get_write_buffer_limits()[1]
-        self._reply = reply
+        self._response_writer = response_writer
         self._generations = generations
         self._lags = False
         self._is_over = False
@@ -86,7 +86,8 @@ class EventStream:
     def _said(self, generation: Generation, choice: int) -> bytes:
         if (piece := generation.take()) is None:
             return b""
-        return self._reply.sign() if piece.is_sign else self._reply.piece(piece, choice)
+        writer = self._response_writer
+        return writer.keepalive() if piece.is_sign else writer.delta(piece, choice)
 
     async def _is_told(self) -> bool:
         """Have all ended? Waits where the client lags, for nothing else."""

@@ -1,4 +1,4 @@
-"""A number that the pipe to a model cannot carry: refused with its place, rounded, or a text."""
+"""A number that the pipe to a model cannot carry: refused, rounded, or a text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from mlx_worker.api.dialects.chat import request as chat
-from mlx_worker.api.dialects.fields import check_portable
+from mlx_worker.api.dialects.fields import check_encodable
 from mlx_worker.api.dialects.messages import request as messages
 from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.errors import InvalidRequest
@@ -28,16 +28,16 @@ from mlx_worker.errors import InvalidRequest
 )
 def test_a_number_beyond_64_bits_is_refused_with_its_place(value: Any, place: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        check_portable("tools", value)
-    assert refused.value.message.startswith(f"{place}: a number beyond 64 bits")
+        check_encodable("tools", value)
+    assert refused.value.message.startswith(f"{place}: an integer beyond 64 bits")
 
 
 @pytest.mark.parametrize("value", [2**64 - 1, -(2**63), [1e308, {"a": True}]])
 def test_numbers_of_64_bits_are_carried(value: Any) -> None:
-    check_portable("tools", value)
+    check_encodable("tools", value)
 
 
-LARGE = {"a": [10**30, -(2**63) - 1], "b": 1}
+LARGE_BODY = {"a": [10**30, -(2**63) - 1], "b": 1}
 SCHEMA = {"type": "object", "properties": {"a": {"maximum": 18446744073709552000}}}
 NAMED = {"name": "f", "parameters": SCHEMA}
 USER = {"role": "user", "content": "Hi"}
@@ -53,13 +53,13 @@ def _arguments(call: Any) -> Any:
 
 
 def test_a_large_number_in_an_earlier_call_keeps_its_digits() -> None:
-    function = {"name": "f", "arguments": LARGE}
+    function = {"name": "f", "arguments": LARGE_BODY}
     turn = {"role": "assistant", "tool_calls": [{"id": "1", "function": function}]}
-    assert _arguments(chat.parse(_body(messages=[USER, turn, USER]))) == LARGE
-    used = {"type": "tool_use", "id": "1", "name": "f", "input": LARGE}
+    assert _arguments(chat.parse(_body(messages=[USER, turn, USER]))) == LARGE_BODY
+    used = {"type": "tool_use", "id": "1", "name": "f", "input": LARGE_BODY}
     result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1"}]}
     turns = [USER, {"role": "assistant", "content": [used]}, result]
-    assert _arguments(messages.parse(_body(messages=turns, max_tokens=1))) == LARGE
+    assert _arguments(messages.parse(_body(messages=turns, max_tokens=1))) == LARGE_BODY
 
 
 def test_other_calls_go_on_as_they_came() -> None:
@@ -88,5 +88,5 @@ def test_a_large_bound_in_a_tool_is_rounded(call: Any) -> None:
 
 def test_a_number_that_no_double_holds_is_refused() -> None:
     tool = {"type": "function", "function": NAMED | {"parameters": {"maximum": 10**400}}}
-    with pytest.raises(InvalidRequest, match="maximum: a number beyond 64 bits"):
+    with pytest.raises(InvalidRequest, match="maximum: an integer beyond 64 bits"):
         chat.parse(_body(messages=[USER], tools=[tool]))
