@@ -8,7 +8,7 @@ HTTP dialects, the CLI, the pipe) translate these; nobody else invents a status.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -405,8 +405,8 @@ def cause_of(error: BaseException) -> str:
 def error_class(code: str) -> type[WorkerError]:
     """Return the class of this module with this code; WorkerError for an unknown code.
 
-    A child names its errors by their codes. The classes themselves are the registry, so that a
-    new class is known to the front as soon as a child can raise it.
+    Processes of one node name their errors by their codes. The classes themselves are the
+    registry, so that a new class is known to the front as soon as another process can raise it.
     """
     return _classes().get(code, WorkerError)
 
@@ -426,3 +426,22 @@ def _family(kind: type[WorkerError]) -> Iterator[type[WorkerError]]:
     yield kind
     for below in kind.__subclasses__():
         yield from _family(below)
+
+
+CHILD_CODES: Final = frozenset(
+    kind.code
+    for kind in (
+        WorkerError,
+        InvalidRequest,
+        UnsupportedField,
+        ContextLengthExceeded,
+        ConstraintFailed,
+        ConstraintTooCostly,
+        KvTooLarge,
+        Unavailable,
+        InferenceError,
+        CacheError,
+    )
+)
+"""Codes that a child may send about a request. The others are for the front to decide: a child
+cannot declare its own loss."""

@@ -19,6 +19,18 @@ from mlx_worker.errors import HealthError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+__all__ = [
+    "HealthMonitor",
+    "Status",
+    "decrement_requests_in_flight",
+    "get_metrics",
+    "get_node_health",
+    "increment_requests_in_flight",
+    "record_cache_hit",
+    "record_cache_miss",
+    "record_request",
+]
+
 Status = Literal["initializing", "healthy", "degraded", "unhealthy", "offline"]
 
 RECENT = 1000

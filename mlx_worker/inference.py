@@ -20,14 +20,18 @@ from mlx_worker.engine.generation_settings import chat_request
 from mlx_worker.engine.kv_cost import ENDLESS
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.mlx_thread import MlxThread
-from mlx_worker.engine.prompt import prompt_of, warm_head
+from mlx_worker.engine.prompt import prompt_of, system_prefix_tokens
 from mlx_worker.errors import CacheError, InferenceError, ModelNotFoundError, WorkerError, cause_of
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import PromptWarmed, RequestFailed
+from mlx_worker.wire.output import Done, RowOutput, StepOutput, visible_text
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from mlx_worker.engine.prompt_cache import CacheFacts
+    from mlx_worker.wire.request import ChatRequest
+
+__all__ = ["MODEL_PATH_VARIABLE", "count_tokens", "generate_stream", "load_model"]
 
 MODEL_PATH_VARIABLE = "MLX_MODEL_PATH"
 LIBRARY_CONCURRENCY = 8
@@ -35,7 +39,7 @@ LIBRARY_CONCURRENCY = 8
 
 # --- the models in this process -----------------------------------------------------------
 
-_Heard = m.Row | m.Done | m.Warmed | m.Failed
+_Heard = RowOutput | Done | PromptWarmed | RequestFailed
 
 _on_mlx_thread = MlxThread().run
 
@@ -51,17 +55,17 @@ class Runtime:
         self._ids = itertools.count(1)
         self._said: defaultdict[int, deque[_Heard]] = defaultdict(deque)
 
-    def generate(self, request: m.ChatRequest) -> Generator[str]:
+    def generate(self, request: ChatRequest) -> Generator[str]:
         """The pieces of one answer, each made when it is asked for."""
         id_ = next(self._ids)
         _on_mlx_thread(lambda: self._admit(id_, request))
         try:
             while True:
                 said = _on_mlx_thread(lambda: self._next(id_))
-                assert isinstance(said, m.Row | m.Done)
-                if text := "".join(map(m.shown, said.spans)) + said.text:
+                assert isinstance(said, RowOutput | Done)
+                if text := "".join(map(visible_text, said.spans)):
                     yield text
-                if isinstance(said, m.Done):
+                if isinstance(said, Done):
                     return
         finally:
             _on_mlx_thread(lambda: self._leave(id_))
@@ -96,7 +100,7 @@ class Runtime:
             self._said.clear()
             raise
 
-    def _admit(self, id_: int, request: m.ChatRequest) -> None:
+    def _admit(self, id_: int, request: ChatRequest) -> None:
         prompt = prompt_of(self.tokenizer, request)
         with self._computing():
             self.engine.admit(id_, request, prompt)
@@ -106,12 +110,12 @@ class Runtime:
         self._said.pop(id_, None)
 
     def _warm(self, id_: int, system_prompt: str) -> CacheFacts:
-        head = warm_head(self.tokenizer, system_prompt)
+        head = system_prefix_tokens(self.tokenizer, system_prompt)
         with self._computing():
             warmed = self.engine.admit_warm(id_, head, system_prompt)
         said = warmed or self._next(id_)
         self._said.pop(id_, None)
-        if isinstance(said, m.Failed):
+        if isinstance(said, RequestFailed):
             raise CacheError(said.message)
         return self.engine.cache.facts
 
@@ -124,10 +128,10 @@ class Runtime:
                 step = self.engine.step()
                 self.engine.confirm()  # mlx may raise an error of this step after it
             for said in step:
-                if isinstance(said, m.Step):
+                if isinstance(said, StepOutput):
                     for row in said.rows:
                         self._said[row.id].append(row)
-                elif isinstance(said, m.Done | m.Warmed | m.Failed):
+                elif isinstance(said, Done | PromptWarmed | RequestFailed):
                     self._said[said.id].append(said)
         return self._said[id_].popleft()
 
@@ -214,7 +218,7 @@ def generate_stream(
     return _later(chat_request(messages, settings), path)
 
 
-def pieces(chosen: Runtime, request: m.ChatRequest) -> Generator[str]:
+def pieces(chosen: Runtime, request: ChatRequest) -> Generator[str]:
     """The pieces of one answer. Raises InferenceError with the cause for what goes wrong."""
     try:
         yield from chosen.generate(request)
@@ -224,7 +228,7 @@ def pieces(chosen: Runtime, request: m.ChatRequest) -> Generator[str]:
         raise InferenceError(f"generation failed: {cause_of(error)}") from error
 
 
-def _later(request: m.ChatRequest, path: str | os.PathLike[str] | None) -> Generator[str]:
+def _later(request: ChatRequest, path: str | os.PathLike[str] | None) -> Generator[str]:
     yield from pieces(runtime(path), request)
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from mlx_worker.errors import ConfigError
+from mlx_worker.json_output import encode, encode_with_str
 from mlx_worker.log_writer import (
     STDERR,
     Descriptor,
@@ -67,7 +68,7 @@ def _text(value: Any) -> str:
     if value is None or value == "":
         return "-"
     plain = isinstance(value, str) and not _SPECIAL.search(value)
-    return value if plain else msgspec.json.encode(value).decode()
+    return value if plain else encode(value).decode()
 
 
 class JsonLines(logging.Formatter):
@@ -83,7 +84,7 @@ class JsonLines(logging.Formatter):
         line |= _said(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return encode_with_str(line).decode()
 
 
 def _said(record: logging.LogRecord) -> dict[str, Any]:

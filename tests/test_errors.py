@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from pathlib import Path
 
 import pytest
 
 from mlx_worker import errors
 from mlx_worker.api.generation.accounting import outcome_of
-from mlx_worker.errors import WorkerError
+from mlx_worker.errors import CHILD_CODES, WorkerError, error_class
 from mlx_worker.supervisor.requests.generation import as_error
-from mlx_worker.wire.messages import Failed
+from mlx_worker.wire.messages import RequestFailed
 
 FAMILY = [
     kind
@@ -20,7 +22,7 @@ FAMILY = [
 TWO_OF_A_CODE = {errors.ModelNotFoundError}
 """Raised to Python programs only: a request meets the other class of its code."""
 CARRIED = [kind for kind in FAMILY if kind not in TWO_OF_A_CODE]
-"""What a child's `Failed` may name."""
+"""What another process of this node may name."""
 
 SYSEXITS = {1, *range(64, 79)}
 
@@ -106,20 +108,59 @@ def test_codes_that_cross_the_pipe_are_one_a_class() -> None:
 
 @pytest.mark.parametrize("kind", CARRIED, ids=lambda kind: kind.__name__)
 def test_what_a_child_names_is_raised_in_the_front(kind: type[WorkerError]) -> None:
-    error = as_error(Failed(1, kind.code, "it went wrong"))
+    error = as_error(RequestFailed(1, kind.code, "it went wrong"))
     assert type(error) is kind
     assert error.message == "it went wrong"
 
 
-@pytest.mark.parametrize("kind", CARRIED, ids=lambda kind: kind.__name__)
-def test_only_what_may_heal_says_when_to_try_again(kind: type[WorkerError]) -> None:
-    error = as_error(Failed(1, kind.code, "it went wrong"))
-    assert (error.retry_after is not None) == (kind is errors.ChildLost)
+CHILD_SIDE = (
+    "child",
+    "engine",
+    "grammar_trial",
+    "limits.py",
+    "wire/tool_call_schemas.py",
+    "validation.py",
+)
+NEVER_ABOUT_A_REQUEST = {
+    "BadModelFolder": "LoadFailed",
+    "ModelNotFoundError": "LoadFailed",
+    "UnservableModel": "LoadFailed",
+    "ChildMisbehaved": "a pipe that the child ends",
+    "InvalidSetting": "raised to Python programs, which have no pipe",
+}
+"""Errors that a child meets, and what becomes of each in place of `Failed`."""
+
+
+def errors_named_in(file: Path) -> set[str]:
+    """Return the classes of errors that a file imports or reaches through the module."""
+    imported = {
+        alias.name
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "mlx_worker.errors"
+        for alias in node.names
+    }
+    return imported & {kind.__name__ for kind in FAMILY}
+
+
+def test_every_error_of_the_childs_half_is_one_that_a_child_may_send() -> None:
+    product = Path(errors.__file__).parent
+    parts = [product / part for part in CHILD_SIDE]
+    files = [file for part in parts for file in ([part] if part.suffix else part.rglob("*.py"))]
+    assert len(files) > len(CHILD_SIDE)
+    named = set().union(*map(errors_named_in, files)) - NEVER_ABOUT_A_REQUEST.keys()
+    assert len(named) > 5
+    codes = {getattr(errors, name).code for name in named}
+    assert codes == CHILD_CODES
+
+
+@pytest.mark.parametrize("code", sorted(CHILD_CODES))
+def test_every_code_that_a_child_may_send_is_known_to_the_front(code: str) -> None:
+    assert error_class(code).code == code
 
 
 @pytest.mark.parametrize("code", ["constraint_failed", "context_length_exceeded", "kv_too_large"])
 def test_a_constraint_that_fails_is_no_failure_of_the_node(code: str) -> None:
-    error = as_error(Failed(1, code, "it cannot be kept", "response_format"))
+    error = as_error(RequestFailed(1, code, "it cannot be kept", "response_format"))
     assert (error.status, error.param) == (400, "response_format")
     assert outcome_of(error) == "client_error"
 
@@ -130,8 +171,8 @@ def test_an_error_of_another_module_is_not_taken_from_a_child() -> None:
     class Invented(WorkerError):
         code = "invented"
 
-    assert type(as_error(Failed(1, Invented.code, "?"))) is WorkerError
+    assert type(as_error(RequestFailed(1, Invented.code, "?"))) is WorkerError
 
 
 def test_a_code_that_nobody_knows_is_an_internal_error() -> None:
-    assert type(as_error(Failed(1, "from_the_future", "?"))) is WorkerError
+    assert type(as_error(RequestFailed(1, "from_the_future", "?"))) is WorkerError

@@ -32,14 +32,14 @@ def main() -> None:
     set_up_child()
     set_title("child")
     pipe = Pipe(fd)
-    service: Future[Service] = Future()
+    worker: Future[EngineWorker] = Future()
     # The front says nothing before Hello, so this waits for nobody but sees EOF from the start.
-    pipe.listen(lambda message: service.result().hear(message))
+    pipe.listen(lambda message: worker.result().on_message(message))
     code = ImportedCode()
-    from mlx_worker.child.worker import Service  # noqa: PLC0415  (seconds of imports)
+    from mlx_worker.child.worker import EngineWorker  # noqa: PLC0415  (seconds of imports)
 
-    ours = Service(pipe, code)
-    service.set_result(ours)
+    ours = EngineWorker(pipe, code)
+    worker.set_result(ours)
     ours.run()
 
 

@@ -19,7 +19,8 @@ from mlx_worker.wire.framing import encode, frames_to_child
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mlx_worker.wire.messages import Message, ToChild
+    from mlx_worker.wire.base import WireMessage
+    from mlx_worker.wire.messages import ToChild
 
 _CHUNK = 1 << 18
 
@@ -38,7 +39,7 @@ class Pipe:
         """Begin to read. From here on the process ends when the front does."""
         threading.Thread(target=self._read, args=(on_message,), name="pipe", daemon=True).start()
 
-    def send(self, messages: Iterable[Message]) -> None:
+    def send(self, messages: Iterable[WireMessage]) -> None:
         """Say these in one write. With the front gone, so is the process."""
         data = b"".join(encode(message) for message in messages)
         try:

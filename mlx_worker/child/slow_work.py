@@ -24,7 +24,7 @@ PIECE: Final = 60.0
 let one take."""
 
 
-class Held:
+class WorkMonitor:
     """One process's; any thread may count its work here."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

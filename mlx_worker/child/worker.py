@@ -12,52 +12,57 @@ import logging
 import queue
 import sys
 import threading
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import psutil
-from msgspec.structs import replace
 
-from mlx_worker.child.fatal import end_process, frames_of
-from mlx_worker.child.frame_batcher import Outbox
+from mlx_worker.child.confirmed_output import ConfirmedOutput
+from mlx_worker.child.failures import failure_of, log_failure
+from mlx_worker.child.fatal import end_process
 from mlx_worker.child.memory_footprint import footprint_of
+from mlx_worker.child.model_loading import load_model
 from mlx_worker.child.preparation import (
-    Left,
+    ClientGone,
     Preparation,
+    PreparationContext,
+    PreparationFailed,
     Prepared,
-    Ready,
+    ReadyToGenerate,
     ReadyToWarm,
-    Refused,
-    Tools,
 )
-from mlx_worker.child.slow_work import Held
+from mlx_worker.child.slow_work import WorkMonitor
 from mlx_worker.child.working_set import working_set
-from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.guard import ComputationFailed
-from mlx_worker.engine.kv_cost import measure, most_tokens
-from mlx_worker.engine.loading import read_model, weight_bytes
-from mlx_worker.engine.structured.compiler import Constraints
-from mlx_worker.engine.templates.rules import rules_of
-from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.engine.text_bound import TextBound
-from mlx_worker.engine.weights_hash import check_unchanged, folder_state, model_identity
-from mlx_worker.errors import (
-    BadModelFolder,
-    ContextLengthExceeded,
-    ModelNotFoundError,
-    UnservableModel,
-    WorkerError,
-)
+from mlx_worker.errors import WorkerError
 from mlx_worker.logs import Entry
-from mlx_worker.system.process_titles import set_title
-from mlx_worker.wire import messages as m
-from mlx_worker.wire.framing import sayable
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    CacheCleared,
+    CancelGeneration,
+    ClearCache,
+    Detokenize,
+    DetokenizeResult,
+    Generate,
+    Hello,
+    Load,
+    Ping,
+    Pong,
+    RequestFailed,
+    ToChild,
+    Tokenize,
+    TokenizeResult,
+    TrimCache,
+    Warm,
+)
+from mlx_worker.wire.output import Done
 
 if TYPE_CHECKING:
     from mlx_worker.child.imported_code import ImportedCode
     from mlx_worker.child.pipe import Pipe
-    from mlx_worker.engine.prompt_cache import CacheFacts
+    from mlx_worker.engine.engine import Engine
+    from mlx_worker.wire.base import WireMessage
 
 log = logging.getLogger(__name__)
 
@@ -65,24 +70,20 @@ SWITCH = 0.0005
 """Seconds that a thread may keep the interpreter while another waits: a template at work beside the
 decode loop doubles a step of a small model at Python's 5 ms, and is not noticed at this."""
 
-PERMANENT = (ModelNotFoundError, BadModelFolder, UnservableModel)
-"""What another try would not heal."""
+_Job = ClearCache | TrimCache | CancelGeneration | Prepared
 
 
-_Job = m.ClearCache | m.TrimCache | m.Cancel | Prepared
-
-
-class Service:
+class EngineWorker:
     """One model for one front."""
 
     def __init__(self, pipe: Pipe, code: ImportedCode) -> None:
         self._pipe = pipe
         self._code = code
-        self._outbox = Outbox(pipe.send)
-        self._loads: queue.SimpleQueue[m.Load] = queue.SimpleQueue()
+        self._output = ConfirmedOutput(pipe.send, self._goes_on)
+        self._loads: queue.SimpleQueue[Load] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._held = Held()
-        self._prepares = Held()
+        self._held = WorkMonitor()
+        self._prepares = WorkMonitor()
         """Apart, because only this is progress while it is under way: a step may hang."""
         self._preparation = Preparation(
             on_prepared=self._jobs.put,
@@ -93,42 +94,36 @@ class Service:
         self._process = psutil.Process()
         self._footprint = footprint_of(self._process)
         self._engine: Engine | None = None
-        self._tokenizer: Any = None
-        self._told: CacheFacts | None = None
-        # What the engine said since the device was last seen to have raised nothing.
-        self._unconfirmed: list[m.Message] = []
         # Ids on their way to the engine, and whether their client has left meanwhile.
         self._coming: dict[int, bool] = {}
         self._lock = threading.Lock()
-        # What the callers of running ids are to be told with the end of their answer.
-        self._notices: dict[int, str] = {}
 
     # --- the reader's thread ---
 
-    def hear(self, message: m.ToChild) -> None:
+    def on_message(self, message: ToChild) -> None:
         """Take in one message; never waits for the engine."""
         match message:
-            case m.Ping():
+            case Ping():
                 self._pipe.send([self._pong(message.seq)])
-            case m.Generate() | m.Tokenize() | m.Detokenize():
+            case Generate() | Tokenize() | Detokenize():
                 with self._lock:
                     self._coming[message.id] = False
                 self._preparation.put(message)
-            case m.Cancel():
+            case CancelGeneration():
                 with self._lock:
                     if message.id in self._coming:
                         self._coming[message.id] = True
                 self._jobs.put(message)
-            case m.Warm():
+            case Warm():
                 self._preparation.put(message)
-            case m.ClearCache() | m.TrimCache():
+            case ClearCache() | TrimCache():
                 self._jobs.put(message)
-            case m.Load():
+            case Load():
                 self._loads.put(message)
 
-    def _pong(self, seq: int) -> m.Pong:
+    def _pong(self, seq: int) -> Pong:
         engine = self._engine
-        return m.Pong(
+        return Pong(
             seq=seq,
             prefilled_tokens=engine.prefilled_tokens if engine else 0,
             decode_steps=engine.decode_steps if engine else 0,
@@ -136,7 +131,7 @@ class Service:
             resident_bytes=self._footprint(),
             device_bytes=mx.get_active_memory(),
             prepared=self._prepares.progress,
-            held=self._held.over | self._prepares.over,
+            slow_work=self._held.over | self._prepares.over,
         )
 
     # --- the threads that prepare ---
@@ -145,7 +140,7 @@ class Service:
         with self._lock:
             return self._coming.get(id_, False)
 
-    def _tell(self, answer: m.Tokenized | m.Detokenized) -> None:
+    def _tell(self, answer: TokenizeResult | DetokenizeResult) -> None:
         self._arrived(answer.id)
         self._pipe.send([answer])
 
@@ -159,79 +154,37 @@ class Service:
         """
         versions = self._code.versions()
         self._pipe.send(
-            [m.Hello(m.PROTOCOL, self._process.pid, versions, working_set(mx.device_info()))]
+            [Hello(PROTOCOL, self._process.pid, versions, working_set(mx.device_info()))]
         )
-        engine = self._engine = self._load()
+        loaded = load_model(
+            self._loads.get(),
+            self._code,
+            send=self._pipe.send,
+            on_encoded=self._output.on_encoded,
+        )
+        engine = self._engine = loaded.engine
         # What is loaded stays; to look it all over again would hold every stream up for 50 ms.
         gc.collect()
         gc.freeze()
         sys.setswitchinterval(SWITCH)
-        bound = TextBound(self._tokenizer, engine.context_length)
-        self._preparation.start(Tools(self._tokenizer, self._constraints, bound, self._offers))
+        bound = TextBound(loaded.tokenizer, engine.context_length)
+        self._preparation.start(
+            PreparationContext(loaded.tokenizer, loaded.constraints, bound, loaded.offers)
+        )
         try:
-            self._say(engine, [])
+            self._output.put(engine, [])
             while True:
                 self._take_jobs(engine)
                 if engine.active:
                     with self._held.by("prefill" if engine.reads else "decode"):
                         said = engine.step()
-                    self._say(engine, said)
+                    self._output.put(engine, said)
         except Exception as error:  # noqa: BLE001  (whatever it is, nothing computed is to leave)
             end_process(error)
 
-    def _load(self) -> Engine:
-        load = self._loads.get()
-        set_title(load.model)
-        folder = Path(load.path)
-        before = folder_state(folder)
-        try:
-            model, self._tokenizer, context = read_model(
-                folder,
-                on_progress=self._progress,
-                chat_template=load.chat_template,
-                context_length=load.context_length,
-            )
-            self._offers = ToolOffers(self._tokenizer, load.tools)
-            self._constraints = Constraints(self._tokenizer)
-            texts = threading.Thread(target=self._prepare_texts, name="texts")
-            texts.start()  # it holds the interpreter for a while: no stream runs yet
-            kv = measure(model)
-            engine = Engine(
-                model,
-                self._tokenizer,
-                context_length=context or most_tokens(kv, load.kv_bytes),
-                max_concurrency=load.max_concurrency,
-                cache_bytes=load.cache_bytes,
-                kv=kv,
-                kv_bytes=load.kv_bytes,
-                prefill_pause=load.prefill_pause,
-                on_encoded=self._on_encoded,
-            )
-            configured = (load.chat_template or "", load.tools) if _differs(load) else ()
-            weights = model_identity(folder, model, configured)
-            check_unchanged(folder, before)
-            self._code.check_unchanged()
-        except Exception as error:
-            # What is missing from a folder that is being replaced may be there at the next try.
-            permanent = isinstance(error, PERMANENT) and folder_state(folder) == before
-            self._pipe.send([m.LoadFailed(str(error) or type(error).__name__, permanent)])
-            raise
-        texts.join()
-        facts = m.Loaded(context, weight_bytes(model), engine.unbatched, kv, weights)
-        self._pipe.send([facts])
-        return engine
-
-    def _prepare_texts(self) -> None:
-        """Make what the first request would wait for: grammars' vocabulary, the template's rules.
-
-        Not the bound of long texts: of a large vocabulary it takes a start 0.1 s and more, and only
-        a text with more characters than the context has tokens asks for it.
-        """
-        self._constraints.prepare()
-        rules_of(self._tokenizer)
-
-    def _progress(self, done: int, total: int) -> None:
-        self._pipe.send([m.LoadProgress(done, total)])
+    def _goes_on(self) -> bool:
+        """Return True if the next step comes at once and only decodes."""
+        return self._engine is not None and not self._engine.reads and self._jobs.empty()
 
     def _take_jobs(self, engine: Engine) -> None:
         """Everything that waits; with nothing to decode, wait for something."""
@@ -239,33 +192,33 @@ class Service:
             job = self._jobs.get()
             with self._held.by("admit"):
                 said = self._answer(engine, job)
-            self._say(engine, said)
+            self._output.put(engine, said)
 
-    def _answer(self, engine: Engine, job: _Job) -> list[m.Message]:
+    def _answer(self, engine: Engine, job: _Job) -> list[WireMessage]:
         match job:
-            case Ready():
+            case ReadyToGenerate():
                 return self._admit(engine, job)
             case ReadyToWarm():
                 return self._warm(engine, job)
-            case Refused():
-                return [self._last_word(job.id, job.error, job.request_id)]
-            case Left():
+            case PreparationFailed():
+                return [self._failure(job.id, job.error, job.request_id)]
+            case ClientGone():
                 self._arrived(job.id)
-                return [m.Done(job.id, "cancelled", 0, "")]
-            case m.Cancel():
+                return [Done(job.id, "cancelled", 0)]
+            case CancelGeneration():
                 done = engine.cancel(job.id)
                 return [done] if done else []
-            case m.ClearCache():
+            case ClearCache():
                 engine.clear_cache()
-            case m.TrimCache():
+            case TrimCache():
                 engine.trim_cache(job.nbytes)
-        return [m.Cleared(job.id)]
+        return [CacheCleared(job.id)]
 
-    def _admit(self, engine: Engine, job: Ready) -> list[m.Message]:
+    def _admit(self, engine: Engine, job: ReadyToGenerate) -> list[WireMessage]:
         id_, request_id = job.message.id, job.message.request_id
         log.debug(Entry("taken in", request_id=request_id, tokens=len(job.prompt.tokens)))
         if self._arrived(id_):
-            return [m.Done(id_, "cancelled", 0, "")]
+            return [Done(id_, "cancelled", 0)]
         try:
             begun = engine.admit(
                 id_,
@@ -274,20 +227,21 @@ class Service:
                 replay=job.message.replay,
                 in_session=bool(job.message.session),
                 constraint=job.constraint,
+                room=job.message.room,
             )
         except (ComputationFailed, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001  (one bad request must not end the model)
-            return [self._last_word(id_, error, request_id)]
+            return [self._failure(id_, error, request_id)]
         if job.offer.notice:
-            self._notices[id_] = job.offer.notice
+            self._output.add_notice(id_, job.offer.notice)
         return [begun] if begun else []
 
-    def _warm(self, engine: Engine, job: ReadyToWarm) -> list[m.Message]:
+    def _warm(self, engine: Engine, job: ReadyToWarm) -> list[WireMessage]:
         try:
             warmed = engine.admit_warm(job.message.id, job.head, job.message.system_prompt)
         except WorkerError as error:
-            return [self._last_word(job.message.id, error, "")]
+            return [self._failure(job.message.id, error, "")]
         return [warmed] if warmed else []
 
     def _arrived(self, id_: int) -> bool:
@@ -295,76 +249,7 @@ class Service:
         with self._lock:
             return self._coming.pop(id_, False)
 
-    def _last_word(self, id_: int, error: BaseException, request_id: str) -> m.Failed:
+    def _failure(self, id_: int, error: BaseException, request_id: str) -> RequestFailed:
         self._arrived(id_)
-        _note(error, request_id)
-        # A template may quote what is no text; a frame that cannot be made would end the process.
-        message = sayable(str(error)) or type(error).__name__
-        if isinstance(error, ContextLengthExceeded):
-            return m.Failed(id_, error.code, message, error.param, error.tokens, error.context)
-        if isinstance(error, WorkerError):
-            return m.Failed(id_, error.code, message, error.param and sayable(error.param))
-        return m.Failed(id_, WorkerError.code, message)
-
-    # --- out ---
-
-    def _say(self, engine: Engine, messages: list[Any]) -> None:
-        """Have all of it sent in one frame, with the cache's state where that changed.
-
-        On a GPU mlx may raise an error one step late. So the frame leaves in the next step, when
-        the device has been given more work and has raised nothing; where no step follows, at once
-        after the same question.
-        """
-        if self._notices:
-            messages = [self._with_notice(message) for message in messages]
-        facts = engine.cache.facts
-        if facts is not self._told:
-            self._told = facts
-            messages = [*messages, _cache_state(facts)]
-        self._unconfirmed += messages
-        if not engine.is_unconfirmed:
-            engine.confirm()
-            self._send_confirmed(engine)
-
-    def _on_encoded(self) -> None:
-        """Let go of what was said before the device was given the step that is on its way."""
-        if self._unconfirmed and self._engine is not None:
-            self._send_confirmed(self._engine)
-
-    def _send_confirmed(self, engine: Engine) -> None:
-        confirmed, self._unconfirmed = self._unconfirmed, []
-        self._outbox.put(confirmed, goes_on=not engine.reads and self._jobs.empty())
-
-    def _with_notice(self, message: Any) -> Any:
-        """The last word on a generation with what its caller is to be told."""
-        if isinstance(message, m.Done | m.Failed):
-            notice = self._notices.pop(message.id, "")
-            if notice and isinstance(message, m.Done):
-                return replace(message, spans=[*message.spans, m.Notice(notice)])
-        return message
-
-
-def _differs(load: m.Load) -> bool:
-    """Does the configuration change what the folder alone would make of a prompt?"""
-    return load.chat_template is not None or load.tools != "refuse"
-
-
-def _note(error: BaseException, request_id: str) -> None:
-    """Where it comes from, but not what it says: that may be the prompt's own words."""
-    if isinstance(error, WorkerError):
-        log.debug(Entry("refused", request_id=request_id, error=error.code))
-        return
-    where = frames_of(error)
-    log.error(Entry("failed", request_id=request_id, error=type(error).__name__, frames=where))
-
-
-def _cache_state(facts: CacheFacts) -> m.CacheState:
-    return m.CacheState(
-        tokens=facts.tokens,
-        system_prompt_hash=facts.system_prompt_hash,
-        last_updated=facts.last_updated,
-        entries=facts.entries,
-        warmed=facts.warmed,
-        bytes=facts.nbytes,
-        capacity=facts.capacity,
-    )
+        log_failure(error, request_id)
+        return failure_of(id_, error)

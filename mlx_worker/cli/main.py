@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from pathlib import Path
 
-    from mlx_worker.api.middleware.credentials import Border
+    from mlx_worker.api.middleware.credentials import Credentials
     from mlx_worker.config.schema import Config
     from mlx_worker.models.resolve import PlannedModel
 
@@ -87,11 +87,11 @@ def serve(*, file: Path | None) -> None:
 @click.argument("file", type=A_PATH, required=False)
 def check(*, file: Path | None) -> None:
     """Validate the configuration in FILE, else the one of `serve`, and print what would run."""
-    from mlx_worker.api.middleware.credentials import Border
+    from mlx_worker.api.middleware.credentials import Credentials
     from mlx_worker.models.resolve import plan
 
     config = configuration(file)
-    _print_plan(config, plan(config), Border(config.server))
+    _print_plan(config, plan(config), Credentials(config.server))
 
 
 @app.command
@@ -219,13 +219,13 @@ def _pull(source: str, models_dir: Path, name: str | None) -> Path:
         )
 
 
-def _print_plan(config: Config, planned: list[PlannedModel], border: Border) -> None:
+def _print_plan(config: Config, planned: list[PlannedModel], credentials: Credentials) -> None:
     server = config.server
     drain = config.supervisor.drain_timeout
     click.echo(f"listens on {server.host} port {server.port}; drains for {drain} s")
-    names = ", ".join(name for name, _ in border.keys.hashes)
+    names = ", ".join(name for name, _ in credentials.keys.hashes)
     click.echo(
-        f"{'TLS' if border.tls else 'no TLS'}; "
+        f"{'TLS' if credentials.tls else 'no TLS'}; "
         f"{f'asks for a key: {names}' if names else 'asks for no key'}"
         f"{'; needs none from ' if server.trusted else ''}{', '.join(server.trusted)}"
     )

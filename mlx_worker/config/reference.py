@@ -258,7 +258,7 @@ def _plain(value: Any) -> Any:
 HEAD = """\
 # Configuration
 
-Written by `python -m mlx_worker.generated` out of the types that read it. A file is TOML in UTF-8,
+Written by `python -m tests.tools.generated` out of the types that read it. A file is TOML in UTF-8,
 as are the prompts, templates and keys that it names; a byte order mark in front is no part of them.
 `mlx-worker check FILE` says what would run, or what is wrong, with key, value, limit and line.
 `config/mlx-worker.schema.json` tells editors the same: with `#:schema PATH` in its first line, a

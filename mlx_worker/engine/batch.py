@@ -18,7 +18,7 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
 
 from mlx_worker.engine.guard import Evidence
-from mlx_worker.engine.sampling import Draw, draw
+from mlx_worker.engine.sampling import RowSampler, draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ CLEAR_EVERY: Final = 2048
 
 
 class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
-    """A batch of rows, whose samplers are all `sampling.Draw`s.
+    """A batch of rows, whose samplers are all `sampling.RowSampler`s.
 
     `on_read` is told how many tokens of prompts were read in how many seconds. `on_encoded` is
     called in each decode step when the device has been given the step and has raised nothing,
@@ -127,7 +127,7 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
         return [
             (place, row.scorer)
             for place, row in enumerate(self.samplers)
-            if isinstance(row, Draw) and row.scorer is not None
+            if isinstance(row, RowSampler) and row.scorer is not None
         ]
 
     def split(self, indices: list[int]) -> _Readers:
@@ -173,7 +173,7 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
     """
 
     tokens: list[list[int]]
-    samplers: list[Draw]
+    samplers: list[RowSampler]
     logits_processors: list[list[Any]]
     _next_tokens: mx.array
     _next_logprobs: list[mx.array | None]

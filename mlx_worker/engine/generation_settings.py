@@ -24,7 +24,7 @@ from mlx_worker.config.sampler_types import (
 )
 from mlx_worker.errors import InvalidSetting
 from mlx_worker.validation import explain
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import ChatRequest, Sampling
 
 TOLERATED: Final = frozenset({"cache_prompt", "metadata", "stream", "user"})
 """Settings that callers of such functions pass, and that change nothing here: every prompt is
@@ -51,7 +51,7 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True):
 _OF_REQUEST: Final = ("max_tokens", "stop", "seed", "template_kwargs")
 
 
-def chat_request(messages: list[dict[str, Any]], settings: dict[str, Any]) -> m.ChatRequest:
+def chat_request(messages: list[dict[str, Any]], settings: dict[str, Any]) -> ChatRequest:
     """Return a request as the engine takes it; a seed is made where none is given.
 
     Raises InvalidSetting, a ValueError, for a value outside its limits, and TypeError for a
@@ -67,9 +67,9 @@ def chat_request(messages: list[dict[str, Any]], settings: dict[str, Any]) -> m.
         for name in asked.__struct_fields__
         if name not in _OF_REQUEST and (value := getattr(asked, name)) is not None
     }
-    return m.ChatRequest(
+    return ChatRequest(
         messages=messages,
-        sampling=m.Sampling(
+        sampling=Sampling(
             seed=randbits(64) if asked.seed is None else asked.seed & SEED_MASK, **sampling
         ),
         max_tokens=asked.max_tokens,

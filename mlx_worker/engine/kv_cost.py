@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import CacheList, RotatingKVCache, make_prompt_cache
 
-from mlx_worker.wire.messages import Growth, KvCost
+from mlx_worker.wire.kv_cost import KvCost, KvGrowth
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,7 @@ def measure(model: Any) -> KvCost:
         (_, first), *_ = tree_flatten([keys])
         until = layer.max_size if isinstance(layer, RotatingKVCache) else None
         growing[until] += layer.nbytes // first.shape[-2]
-    return KvCost(fixed, [Growth(per_token, until) for until, per_token in growing.items()])
+    return KvCost(fixed, [KvGrowth(per_token, until) for until, per_token in growing.items()])
 
 
 def most_tokens(cost: KvCost, budget: int | None) -> int:

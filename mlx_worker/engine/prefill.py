@@ -9,7 +9,9 @@ sequences in, decisions out. [child]
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mlx_worker.engine.prefix import WORTH_FETCHING, begins_alike, common_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.engine.prompt import Prompt
     from mlx_worker.engine.sequence import Sequence
-    from mlx_worker.wire.messages import KvCost
+    from mlx_worker.wire.kv_cost import KvCost
 
 READERS = 8
 """Prompts read side by side."""
@@ -47,11 +49,8 @@ BLOCK = 256
 WORTH_WAITING = 64
 """Shared tokens below which reading them twice is cheaper than waiting."""
 
-WORTH_FETCHING = 16
-"""Resident tokens below which reading them again is cheaper than joining their KV to a batch."""
 
-
-class Pace:
+class ChunkSizer:
     """How much may be read in a `pause` of so many seconds, by what reading took so far.
 
     In powers of two: a device likes few shapes, and the same prompt is mostly cut the same way.
@@ -61,17 +60,19 @@ class Pace:
         self._pause = pause
         self._rate: float | None = None
 
-    def took(self, tokens: int, seconds: float) -> None:
+    def record(self, tokens: int, seconds: float) -> None:
         """So many tokens were read in so many seconds."""
         if tokens and seconds > 0:
             rate = tokens / seconds
             self._rate = rate if self._rate is None else (self._rate + rate) / 2
 
-    def chunk(self, readers: Listed[Sequence], *, decoding: bool, most: int = LARGEST_CHUNK) -> int:
+    def chunk_size(
+        self, readers: Listed[Sequence], *, decoding: bool, most: int = LARGEST_CHUNK
+    ) -> int:
         """Tokens that each reader reads next, `most` of them at most, but for a few."""
         together = self._together(self._pause if decoding else self._pause * ALONE, decoding)
         each = min(most, together // max(1, len(readers)))
-        return past_cuts(max(SMALLEST_CHUNK, each), readers)
+        return chunk_past_segment_ends(max(SMALLEST_CHUNK, each), readers)
 
     def _together(self, seconds: float, decoding: bool) -> int:
         if self._rate is None:
@@ -80,51 +81,51 @@ class Pace:
         return min(LARGEST_CHUNK, 1 << (fitting.bit_length() - 1))
 
 
-def past_cuts(size: int, readers: Listed[Sequence]) -> int:
+def chunk_past_segment_ends(size: int, readers: Listed[Sequence]) -> int:
     """A chunk at least this long that leaves nobody one token before the end of a segment.
 
     Where a sliding window is full, mlx_lm 0.32.2 masks what follows a chunk of one token wrongly
     for padded rows (`BatchRotatingKVCache.make_mask` takes the place in the ring for its width).
     """
-    left = {cut - reader.read for reader in readers for cut in reader.cuts}
+    left = {cut - reader.read for reader in readers for cut in reader.segment_ends}
     while size + 1 in left:
         size += 1
     return size
 
 
-def cuts(prompt: Prompt, cached: int, *, every_segment: bool) -> list[int]:
+def choose_segment_ends(prompt: Prompt, cached: int, *, every_segment: bool) -> list[int]:
     """Where reading stops for a moment, so that what is read up to there can be kept.
 
     `every_segment`: else only the end of the head, because the KV can be cut later. Never one
-    token after the last: see `past_cuts`.
+    token after the last: see `chunk_past_segment_ends`.
     """
     chosen: list[int] = []
     last = cached
-    for end in prompt.segments if every_segment else [prompt.head]:
+    for end in prompt.all_segment_ends if every_segment else [prompt.system_prefix]:
         if end - last > 1:
             chosen.append(end)
             last = end
     return chosen
 
 
-def follow(new: Sequence, others: Iterable[Sequence], *, any_length: bool) -> None:
+def find_prefix_leader(new: Sequence, others: Iterable[Sequence], *, any_length: bool) -> None:
     """Let `new` wait for the earlier sequence with which it shares most, if that is worth it.
 
     `any_length`: the model's KV can be cut anywhere; else only whole segments are of use.
     """
     tokens = new.prompt.tokens
     for other in others:
-        worth = max(other.cached + WORTH_WAITING, new.shared + 1)
-        if not _begin_alike(tokens, other.prompt.tokens, worth):
+        worth = max(other.cached + WORTH_WAITING, new.shared_prefix + 1)
+        if not begins_alike(tokens, other.prompt.tokens, worth):
             continue
         shared = common_prefix(tokens, other.prompt.tokens)
-        segments = (end for end in other.prompt.segments if end <= shared)
+        segments = (end for end in other.prompt.all_segment_ends if end <= shared)
         usable = shared if any_length else max(segments, default=0)
-        if usable - other.cached >= WORTH_WAITING and usable > new.shared:
-            new.leader, new.shared = other, usable
+        if usable - other.cached >= WORTH_WAITING and usable > new.shared_prefix:
+            new.prefix_leader, new.shared_prefix = other, usable
 
 
-def least_fetched(head: int) -> int:
+def min_prefix_to_reuse(head: int) -> int:
     """Tokens that a resident prefix must have to be fetched.
 
     A shorter head is fetched all the same: a client is told whether its system prompt was resident.
@@ -132,18 +133,20 @@ def least_fetched(head: int) -> int:
     return min(head or WORTH_FETCHING, WORTH_FETCHING)
 
 
-def has_room(readers: Listed[Sequence]) -> bool:
+def has_prefill_slot(readers: Listed[Sequence]) -> bool:
     """May anybody else read beside these?"""
     return len(readers) < READERS
 
 
-def may_start(sequence: Sequence, readers: Listed[Sequence], resident: Callable[[], int]) -> bool:
+def can_start_prefill(
+    sequence: Sequence, readers: Listed[Sequence], resident: Callable[[], int]
+) -> bool:
     """Is there nothing for it to wait for, where there is room?
 
     `resident` tells, at some cost, how many of its tokens need not be read.
     """
-    leader = sequence.leader
-    if leader is not None and not leader.over and leader.read < sequence.shared:
+    leader = sequence.prefix_leader
+    if leader is not None and not leader.over and leader.read < sequence.shared_prefix:
         return False
     if sum(_left(it) > LONG for it in readers) < LONG_READERS:
         return True
@@ -158,30 +161,9 @@ def fits(new: Sequence, rows: Listed[Sequence], cost: KvCost, budget: int | None
     """
     if budget is None:
         return True
-    longest = max(it.foreseen for it in (new, *rows))
+    longest = max(it.expected_kv_tokens for it in (new, *rows))
     return (len(rows) + 1) * cost.nbytes(-(-longest // BLOCK) * BLOCK) <= budget
 
 
 def _left(sequence: Sequence) -> int:
     return len(sequence.prompt.tokens) - sequence.read
-
-
-def _begin_alike(a: Listed[Any], b: Listed[Any], count: int) -> bool:
-    """Are the first so many items the same? By one look at the last of them in most cases."""
-    if len(a) < count or len(b) < count:
-        return False
-    return bool(a[count - 1] == b[count - 1] and a[:count] == b[:count])
-
-
-def common_prefix(a: Listed[Any], b: Listed[Any]) -> int:
-    """How many first items are the same; by halving, because slices compare fast."""
-    low, high = 0, min(len(a), len(b))
-    if a[:high] == b[:high]:
-        return high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low

@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 
-from mlx_worker.engine.prefill import common_prefix
+from mlx_worker.engine.prefix import common_prefix
 from mlx_worker.engine.prefix_index import Indexed, PrefixIndex, Tokens
+from mlx_worker.limits import WARM_PROMPTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_ENTRIES = 2048
-MAX_WARM = 8
 MAX_BYTES = 4 << 30
 """Unless somebody says otherwise."""
 
@@ -43,13 +43,13 @@ Miss = Literal["", "new", "evicted", "cleared"]
 """Why a prompt's head was not resident: never read, read and evicted since, or cleared."""
 
 
-class Kind(Enum):
+class RetentionClass(Enum):
     """What an entry is. The value is how many times longer than a stranger's it is kept."""
 
-    STRANGER = 1
+    ANONYMOUS = 1
     SESSION = 4
-    HEAD = 16
-    WARM = None
+    SYSTEM_PROMPT = 16
+    PINNED = None
 
 
 def compute_prompt_hash(prompt: str) -> str:
@@ -76,7 +76,7 @@ class _Entry(Indexed):
 
     kv: list[Any]
     nbytes: int
-    kind: Kind
+    kind: RetentionClass
     used: int
 
 
@@ -96,8 +96,8 @@ class PromptCache:
         self._index: PrefixIndex[_Entry] = PrefixIndex()
         self._entries: dict[Tokens, _Entry] = {}
         # Of each kind, the least recently used first.
-        self._order: dict[Kind, OrderedDict[Tokens, _Entry]] = {
-            kind: OrderedDict() for kind in Kind
+        self._order: dict[RetentionClass, OrderedDict[Tokens, _Entry]] = {
+            kind: OrderedDict() for kind in RetentionClass
         }
         self._nbytes = 0
 
@@ -152,7 +152,7 @@ class PromptCache:
 
     # --- keeping ---
 
-    def keep(self, tokens: list[int], kv: list[Any], kind: Kind) -> None:
+    def keep(self, tokens: list[int], kv: list[Any], kind: RetentionClass) -> None:
         """Remember the KV of exactly these tokens."""
         if not tokens:
             return
@@ -212,8 +212,8 @@ class PromptCache:
         self._order[entry.kind].move_to_end(key)
 
     def _bound(self) -> None:
-        warm = self._order[Kind.WARM]
-        if len(warm) > MAX_WARM:
+        warm = self._order[RetentionClass.PINNED]
+        if len(warm) > WARM_PROMPTS:
             self._drop(next(iter(warm)))
         if len(self._entries) > MAX_ENTRIES:
             self._drop(self._victim())
@@ -226,7 +226,7 @@ class PromptCache:
             if order and kind.value is not None
         ]
         if not oldest:
-            return next(iter(self._order[Kind.WARM]))
+            return next(iter(self._order[RetentionClass.PINNED]))
         (key, _), _ = max(oldest, key=lambda it: (self._uses + 1 - it[0][1].used) / it[1])
         return key
 
@@ -243,16 +243,16 @@ class PromptCache:
                 tokens=last.tokens if tokens is None else tokens,
                 system_prompt_hash=last.system_prompt_hash if digest is None else digest,
                 last_updated=last.last_updated if tokens is None else self._now() * 1000,
-                entries=len(self._entries) - len(self._order[Kind.WARM]),
-                warmed=len(self._order[Kind.WARM]),
+                entries=len(self._entries) - len(self._order[RetentionClass.PINNED]),
+                warmed=len(self._order[RetentionClass.PINNED]),
                 nbytes=self._nbytes,
                 capacity=self._max_bytes,
             )
 
 
 def _is_turn(entry: _Entry) -> bool:
-    return entry.kind in (Kind.STRANGER, Kind.SESSION)
+    return entry.kind in (RetentionClass.ANONYMOUS, RetentionClass.SESSION)
 
 
-def _rank(kind: Kind) -> float:
+def _rank(kind: RetentionClass) -> float:
     return float("inf") if kind.value is None else kind.value

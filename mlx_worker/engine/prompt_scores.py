@@ -15,12 +15,13 @@ import msgspec
 from mlx_worker.engine.guard import Evidence
 from mlx_worker.engine.output.logprobs import choice_of
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire import messages as m
 from mlx_worker.wire.completion_logprobs import LOGPROB_LISTS, Offsets, logprob_lists
+from mlx_worker.wire.output import PromptScores, TokenChoice, TokenLogprobs
 
 if TYPE_CHECKING:
     from mlx_worker.engine.output.markers import Markers
     from mlx_worker.engine.prompt import Prompt
+    from mlx_worker.wire.request import PromptScoring
 
 MOST_SCORES: Final = 2_000_000
 """Tokens and alternatives that one prompt may be told with: their JSON is tens of megabytes."""
@@ -54,7 +55,7 @@ class Measured(NamedTuple):
 class PromptScorer:
     """The scores of one prompt, told in stretches while it is read."""
 
-    def __init__(self, markers: Markers, scoring: m.PromptScoring, prompt: Prompt) -> None:
+    def __init__(self, markers: Markers, scoring: PromptScoring, prompt: Prompt) -> None:
         self._markers = markers
         self._scoring = scoring
         self._tokens = prompt.tokens
@@ -114,14 +115,14 @@ class PromptScorer:
         if self._scoring.listed is not None:
             self._list(tokens, ranks, best, told, self._scoring.listed)
 
-    def told(self, id_: int, *, is_last: bool) -> m.PromptScores:
+    def told(self, id_: int, *, is_last: bool) -> PromptScores:
         """Return what was written down since the last time."""
         echoed = [b",".join(stretches) for stretches in self._echoed]
         listed = b",".join(self._listed)
         for stretches in self._echoed:
             stretches.clear()
         self._listed.clear()
-        return m.PromptScores(id_, echoed, listed, is_last)
+        return PromptScores(id_, echoed, listed, is_last)
 
     # --- inside ---
 
@@ -138,11 +139,11 @@ class PromptScorer:
 
     def _told(
         self, token: int, logprob: float, likeliest: list[tuple[int, float]]
-    ) -> m.TokenLogprobs:
+    ) -> TokenLogprobs:
         text, _ = self._markers.text_of(token)
         data = self._added(token) if self._scoring.echoed is not None else None
-        return m.TokenLogprobs(
-            m.Choice(text, max(logprob, UNLIKELY), data),
+        return TokenLogprobs(
+            TokenChoice(text, max(logprob, UNLIKELY), data),
             [choice_of(self._markers, other, max(value, UNLIKELY)) for other, value in likeliest],
         )
 
@@ -159,8 +160,8 @@ class PromptScorer:
                 return spelling
         return b""
 
-    def _echo(self, told: list[m.TokenLogprobs], count: int) -> None:
-        kept = [m.TokenLogprobs(token.chosen, token.likeliest[:count]) for token in told]
+    def _echo(self, told: list[TokenLogprobs], count: int) -> None:
+        kept = [TokenLogprobs(token.chosen, token.likeliest[:count]) for token in told]
         lists = logprob_lists(kept, self._offsets)
         for stretches, name in zip(self._echoed, LOGPROB_LISTS, strict=True):
             stretches.append(msgspec.json.encode(lists[name])[1:-1])
@@ -170,7 +171,7 @@ class PromptScorer:
         tokens: list[int],
         ranks: list[int],
         best: list[list[int]],
-        told: list[m.TokenLogprobs],
+        told: list[TokenLogprobs],
         count: int,
     ) -> None:
         entries = []
@@ -183,7 +184,7 @@ class PromptScorer:
         self._listed.append(msgspec.json.encode(entries)[1:-1])
 
 
-def check_scoring(scoring: m.PromptScoring | None, tokens: int) -> None:
+def check_scoring(scoring: PromptScoring | None, tokens: int) -> None:
     """Raise InvalidRequest where a prompt's tokens and alternatives are more than MOST_SCORES."""
     if scoring is None or tokens * (1 + scoring.alternatives) <= MOST_SCORES:
         return
@@ -200,5 +201,5 @@ def most_scored(vocabulary: int, rows: int) -> int:
     return MOST_BYTES // (BYTES_A_LOGIT * vocabulary * rows)
 
 
-def _entry(choice: m.Choice, rank: int) -> dict[str, Any]:
+def _entry(choice: TokenChoice, rank: int) -> dict[str, Any]:
     return {"logprob": choice.logprob, "rank": rank, "decoded_token": choice.text}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.engine.prompt_scores import PromptScorer
     from mlx_worker.engine.structured.constraint import Constraint
-    from mlx_worker.wire.messages import Sampling
+    from mlx_worker.wire.request import Sampling
 
 Settings = tuple[float, float, float, int]
 """Temperature, top-p, min-p, top-k."""
@@ -39,7 +39,7 @@ def key_seed(seed: int, position: int) -> int:
     return int.from_bytes(hashlib.blake2b(counter, digest_size=8).digest(), "little")
 
 
-class Draw:
+class RowSampler:
     """How the tokens of one row are drawn, from `position` on; one call is one position.
 
     `reports`: somebody wants to be told the log-probabilities that they were drawn from.
@@ -78,7 +78,7 @@ class Draw:
         return draw(logprobs, [self])
 
 
-def draw(logprobs: mx.array, rows: Sequence[Draw]) -> mx.array:
+def draw(logprobs: mx.array, rows: Sequence[RowSampler]) -> mx.array:
     """Log-probabilities (rows, vocabulary) in, token ids (rows,) out."""
     groups: dict[Settings, list[int]] = {}
     for place, row in enumerate(rows):
@@ -91,7 +91,7 @@ def draw(logprobs: mx.array, rows: Sequence[Draw]) -> mx.array:
     return mx.concatenate(drawn)[mx.array(back)]
 
 
-def _drawn(logprobs: mx.array, rows: Sequence[Draw]) -> mx.array:
+def _drawn(logprobs: mx.array, rows: Sequence[RowSampler]) -> mx.array:
     """The same for rows that share their settings."""
     settings = rows[0].settings
     if settings == GREEDY:

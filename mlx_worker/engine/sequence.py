@@ -1,4 +1,4 @@
-"""One row of the engine, from its admission to its last word. [child]"""
+"""One row of the engine, from its admission to its last message, and the table of rows. [child]"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mlx_worker.engine.output.text_stream import TextStream
     from mlx_worker.engine.prompt import Prompt
     from mlx_worker.engine.prompt_scores import PromptScorer
-    from mlx_worker.engine.sampling import Draw
+    from mlx_worker.engine.sampling import RowSampler
     from mlx_worker.engine.structured.constraint import Constraint
 
 WAITING = -1
@@ -27,7 +27,8 @@ class Sequence:
     leaves. `bounded`: memory is kept free for all of them.
     The tokens in `ends` end it.
     `replayed` at the end of `prompt.tokens` were said before by a former child, and count in
-    `produced`. `leader` is an earlier sequence whose reading will spare this one `shared` tokens.
+    `produced`. `prefix_leader` is an earlier sequence whose reading will spare this one
+    `shared_prefix` tokens.
     """
 
     id: int
@@ -39,7 +40,7 @@ class Sequence:
     logprobs: int | None = None
     in_session: bool = False
     replayed: int = 0
-    draw: Draw | None = None
+    draw: RowSampler | None = None
     scorer: PromptScorer | None = None
     constraint: Constraint | None = None
     ends: frozenset[int] = frozenset()
@@ -47,12 +48,12 @@ class Sequence:
     uid: int = WAITING
     cached: int = 0
     read: int = 0
-    kept: int = 0
-    cuts: list[int] = field(default_factory=list)
+    stored_tokens: int = 0
+    segment_ends: list[int] = field(default_factory=list)
     produced: int = 0
     over: bool = False
-    leader: Sequence | None = None
-    shared: int = 0
+    prefix_leader: Sequence | None = None
+    shared_prefix: int = 0
 
     @property
     def waiting(self) -> bool:
@@ -65,7 +66,7 @@ class Sequence:
         return not self.waiting and not self.over and self.read < len(self.prompt.tokens) - 1
 
     @property
-    def foreseen(self) -> int:
+    def expected_kv_tokens(self) -> int:
         """Tokens it will have KV of, as far as can be known.
 
         Few that are not bounded come near their end: they are counted as they go.
@@ -76,6 +77,38 @@ class Sequence:
         return len(self.prompt.tokens) + ahead
 
     @property
-    def head_is_new(self) -> bool:
+    def system_prefix_is_new(self) -> bool:
         """Its system prompt was not resident."""
-        return self.cached < self.prompt.head
+        return self.cached < self.prompt.system_prefix
+
+
+class SequenceTable:
+    """The unfinished sequences of one engine, by request id and by the batch's own number."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[int, Sequence] = {}
+        self.by_uid: dict[int, Sequence] = {}
+        self.waiting: list[Sequence] = []
+        """Not in the batch yet, in the order of their arrival."""
+
+    def add(self, sequence: Sequence) -> None:
+        """Add a sequence behind those that wait."""
+        self.by_id[sequence.id] = sequence
+        self.waiting.append(sequence)
+
+    def enter_batch(self, sequence: Sequence, uid: int) -> None:
+        """Record the batch's number of a sequence."""
+        sequence.uid = uid
+        self.by_uid[uid] = sequence
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence, wherever it stands; the batch is told by the caller."""
+        sequence.over = True
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+        self.by_id.pop(sequence.id, None)
+        self.by_uid.pop(sequence.uid, None)
+
+    def readers(self) -> list[Sequence]:
+        """Return the sequences that read their prompts."""
+        return [sequence for sequence in self.by_uid.values() if sequence.reading]

@@ -46,7 +46,16 @@ from mlx_worker.supervisor.requests.generation import Generation
 from mlx_worker.supervisor.requests.unary import Answer, Call
 from mlx_worker.supervisor.starter import Starter
 from mlx_worker.supervisor.warm_prompts import WarmSet
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import (
+    ClearCache,
+    Detokenize,
+    DetokenizeResult,
+    PromptWarmed,
+    Tokenize,
+    TokenizeResult,
+    TrimCache,
+    Warm,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -54,11 +63,14 @@ if TYPE_CHECKING:
     from mlx_worker.config.schema import ModelConfig
     from mlx_worker.models.folder import ModelFolder
     from mlx_worker.models.resolve import PlannedModel
+    from mlx_worker.supervisor.process.launcher import Launcher
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.restart_policy import RestartPolicy
     from mlx_worker.supervisor.process.spares import StandbyPolicy
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
     from mlx_worker.supervisor.starter import FolderAccess
+    from mlx_worker.wire.base import WireMessage
+    from mlx_worker.wire.request import ChatRequest
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +200,7 @@ class Node:
         resume: ResumePolicy,
         standby: StandbyPolicy,
         memory_limit: int,
-        command: Sequence[str],
+        launcher: Launcher,
         folders: FolderAccess,
     ) -> None:
         own_code()  # of now, before anything can be replaced on the disk
@@ -198,7 +210,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self.events = Events()
         self._pause = PauseDetector(self._loop, tick_for(timings), self._paused)
-        self.standby = Standby(command, standby, self._restarts(), self._is_busy, self._pause)
+        self.standby = Standby(launcher, standby, self._restarts(), self._is_busy, self._pause)
         self._ids = itertools.count(1)
         self._background: set[asyncio.Task[Any]] = set()
         self._hurry = asyncio.Event()
@@ -316,7 +328,7 @@ class Node:
     def _trim(self, served: Served, nbytes: int) -> None:
         if served.child.serving:
             id_ = next(self._ids)
-            self._in_background(self._call(served, id_, m.TrimCache(id_, nbytes)))
+            self._in_background(self._call(served, id_, TrimCache(id_, nbytes)))
 
     async def stop(self) -> None:
         """No new work; running generations finish within the drain deadline; children end.
@@ -501,7 +513,7 @@ class Node:
     async def generate(
         self,
         served: Served,
-        request: m.ChatRequest,
+        request: ChatRequest,
         session: str = "",
         request_id: str = "",
         key: str = "",
@@ -559,15 +571,15 @@ class Node:
         digest = hashlib.sha256(system_prompt.encode()).hexdigest()
         return WarmPrompt(digest, warmed.tokens, time.time() * 1000)
 
-    async def _warm_once(self, served: Served, system_prompt: str) -> m.Warmed:
+    async def _warm_once(self, served: Served, system_prompt: str) -> PromptWarmed:
         with served.needed():
             await self._until_settled(served)
             self._check(served, until=0.0)
             id_ = next(self._ids)
             warmed = await self._call(
-                served, id_, m.Warm(id_, system_prompt, served.config.chat_template_kwargs)
+                served, id_, Warm(id_, system_prompt, served.config.chat_template_kwargs)
             )
-        assert isinstance(warmed, m.Warmed)
+        assert isinstance(warmed, PromptWarmed)
         return warmed
 
     async def clear(self, served: Served) -> None:
@@ -577,28 +589,28 @@ class Node:
             self._refuse_if_draining()
             id_ = next(self._ids)
             with contextlib.suppress(ChildLost):
-                await self._call(served, id_, m.ClearCache(id_))
+                await self._call(served, id_, ClearCache(id_))
 
-    async def tokenize(self, served: Served, request: m.ChatRequest) -> m.Tokenized:
+    async def tokenize(self, served: Served, request: ChatRequest) -> TokenizeResult:
         """Return the tokens that the model would read. Raises the refusal."""
-        said = await self._asked_twice(served, partial(m.Tokenize, request=request))
-        assert isinstance(said, m.Tokenized)
+        said = await self._asked_twice(served, partial(Tokenize, request=request))
+        assert isinstance(said, TokenizeResult)
         return said
 
-    async def detokenize(self, served: Served, tokens: list[int]) -> m.Detokenized:
+    async def detokenize(self, served: Served, tokens: list[int]) -> DetokenizeResult:
         """Return the text of tokens. Raises the refusal."""
-        said = await self._asked_twice(served, partial(m.Detokenize, tokens=tokens))
-        assert isinstance(said, m.Detokenized)
+        said = await self._asked_twice(served, partial(Detokenize, tokens=tokens))
+        assert isinstance(said, DetokenizeResult)
         return said
 
-    async def _asked_twice(self, served: Served, message: Callable[[int], m.Message]) -> Answer:
+    async def _asked_twice(self, served: Served, message: Callable[[int], WireMessage]) -> Answer:
         """Ask the child beside its work, and the next one where it dies of other things."""
         try:
             return await self._asked(served, message)
         except ChildLost:
             return await self._asked(served, message)
 
-    async def _asked(self, served: Served, message: Callable[[int], m.Message]) -> Answer:
+    async def _asked(self, served: Served, message: Callable[[int], WireMessage]) -> Answer:
         self._refuse_if_draining()
         with served.needed():
             with contextlib.suppress(TimeoutError):
@@ -614,7 +626,7 @@ class Node:
             except ValueError as error:  # it fits no frame
                 raise InvalidRequest(str(error)) from error
 
-    async def _call(self, served: Served, id_: int, message: m.Message) -> Answer:
+    async def _call(self, served: Served, id_: int, message: WireMessage) -> Answer:
         call = Call()
         served.child.open(id_, call, message)
         return await call.answer

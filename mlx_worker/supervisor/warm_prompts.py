@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlx_worker.errors import WorkerError
+from mlx_worker.limits import WARM_PROMPTS
 from mlx_worker.models.regular import read_regular
 from mlx_worker.system.daemon_threads import call_in_daemon_thread
 from mlx_worker.system.text_files import decode_text
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 log = logging.getLogger(__name__)
-
-MAX_ASKED = 8
-"""As many as a child keeps warm."""
 
 
 class WarmSet:
@@ -40,7 +38,7 @@ class WarmSet:
         """It is resident now, and is to be so in the next process."""
         self._asked.pop(prompt, None)
         self._asked[prompt] = None
-        if len(self._asked) > MAX_ASKED:
+        if len(self._asked) > WARM_PROMPTS:
             del self._asked[next(iter(self._asked))]
 
     def clear(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.wire.messages import Choice, TokenLogprobs
+    from mlx_worker.wire.output import TokenChoice, TokenLogprobs
 
 LOGPROB_LISTS: Final = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
@@ -44,7 +44,7 @@ def logprob_lists(told: Sequence[TokenLogprobs], offsets: Offsets) -> dict[str, 
     }
 
 
-def _by_text(likeliest: Sequence[Choice]) -> dict[str, float]:
+def _by_text(likeliest: Sequence[TokenChoice]) -> dict[str, float]:
     """Return log-probabilities by text; parts of characters that look alike by their bytes too."""
     values: dict[str, float] = {}
     for choice in likeliest:

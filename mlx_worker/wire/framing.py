@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import msgspec
 
 from mlx_worker.errors import ChildMisbehaved
-from mlx_worker.wire.messages import FromChild, Message, ToChild
+from mlx_worker.wire.messages import FromChild, ToChild
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from mlx_worker.wire.base import WireMessage
 
 _HEADER = 4
 MAX_FRAME = 64 * 1024 * 1024
@@ -26,7 +28,7 @@ T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode(message: Message) -> bytes:
+def encode(message: WireMessage) -> bytes:
     """One frame. Raises ValueError for what does not fit a frame or no MessagePack holds."""
     try:
         payload = _encoder.encode(message)

@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlx_worker.child.imported_code import ImportedCode
-from mlx_worker.child.worker import Service
+from mlx_worker.child.confirmed_output import ConfirmedOutput
+from mlx_worker.child.failures import failure_of
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import encode
+from mlx_worker.wire.output import Done, RowOutput, StepOutput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-FIRST, SECOND = (m.Step([m.Row(1, [token], "x", [], [])]) for token in (7, 8))
+    from mlx_worker.wire.base import WireMessage
+
+FIRST, SECOND = (StepOutput([RowOutput(1, [token], "x", [], [])]) for token in (7, 8))
 
 
 @dataclass
 class Gpu:
-    """An engine in name: what a service asks of one beside its steps."""
+    """An engine in name: what the output asks of one beside its steps."""
 
     is_unconfirmed: bool = True
     fails: bool = False
@@ -38,9 +40,9 @@ class Front:
     """A pipe's other end."""
 
     def __init__(self) -> None:
-        self.heard: list[m.Message] = []
+        self.heard: list[WireMessage] = []
 
-    def send(self, messages: Iterable[m.Message]) -> None:
+    def send(self, messages: Iterable[WireMessage]) -> None:
         self.heard += messages
 
 
@@ -55,48 +57,46 @@ def front() -> Front:
 
 
 @pytest.fixture
-def service(gpu: Gpu, front: Front) -> Any:
-    made: Any = Service(front, ImportedCode())  # type: ignore[arg-type]
-    made._engine = gpu
-    return made
+def output(front: Front) -> ConfirmedOutput:
+    return ConfirmedOutput(front.send, goes_on=lambda: False)
 
 
 def test_a_step_leaves_when_the_next_was_given_to_the_device(
-    service: Any, gpu: Gpu, front: Front
+    output: ConfirmedOutput, gpu: Gpu, front: Front
 ) -> None:
-    service._say(gpu, [FIRST])
+    output.put(gpu, [FIRST])
     assert front.heard == []
-    service._on_encoded()
+    output.on_encoded()
     assert front.heard == [FIRST]
-    service._say(gpu, [SECOND])
-    service._on_encoded()
-    service._on_encoded()
+    output.put(gpu, [SECOND])
+    output.on_encoded()
+    output.on_encoded()
     assert front.heard == [FIRST, SECOND]
 
 
 def test_the_last_step_leaves_when_the_device_was_asked(
-    service: Any, gpu: Gpu, front: Front
+    output: ConfirmedOutput, gpu: Gpu, front: Front
 ) -> None:
-    done = m.Done(1, "stop", 2, "")
-    service._say(gpu, [FIRST])
+    done = Done(1, "stop", 2, "")
+    output.put(gpu, [FIRST])
     gpu.is_unconfirmed = False
-    service._say(gpu, [SECOND, done])
+    output.put(gpu, [SECOND, done])
     assert front.heard[-1] == done
-    steps = [said for said in front.heard if isinstance(said, m.Step)]
+    steps = [said for said in front.heard if isinstance(said, StepOutput)]
     assert [token for step in steps for token in step.rows[0].tokens] == [7, 8]
 
 
 def test_what_was_held_back_never_leaves_once_the_device_has_failed(
-    service: Any, gpu: Gpu, front: Front
+    output: ConfirmedOutput, gpu: Gpu, front: Front
 ) -> None:
-    service._say(gpu, [FIRST])
+    output.put(gpu, [FIRST])
     gpu.is_unconfirmed, gpu.fails = False, True
     with pytest.raises(RuntimeError, match="METAL"):
-        service._say(gpu, [SECOND])
+        output.put(gpu, [SECOND])
     assert front.heard == []
 
 
-def test_a_refusal_with_half_of_a_surrogate_pair_can_be_sent(service: Any) -> None:
-    failed = service._last_word(1, InvalidRequest("refused: \ud800", param="a\ud800"), "")
+def test_a_refusal_with_half_of_a_surrogate_pair_can_be_sent() -> None:
+    failed = failure_of(1, InvalidRequest("refused: \ud800", param="a\ud800"))
     assert encode(failed)
     assert failed.message == "refused: \\ud800"

@@ -13,12 +13,15 @@ from mlx_worker.engine.prefill import BLOCK, fits
 from mlx_worker.engine.prompt import Prompt, render
 from mlx_worker.engine.sequence import AHEAD, Sequence
 from mlx_worker.errors import KvTooLarge
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.kv_cost import KvCost, KvGrowth
+from mlx_worker.wire.messages import Started
+from mlx_worker.wire.output import StepOutput
+from mlx_worker.wire.request import ChatRequest, Sampling
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-COST = m.KvCost(growing=[m.Growth(10)])
+COST = KvCost(growing=[KvGrowth(10)])
 ROW = 10 * BLOCK
 
 
@@ -36,11 +39,11 @@ def test_rows_cost_what_the_longest_costs_because_a_batch_is_padded() -> None:
 
 def test_an_answer_without_a_limit_counts_as_it_grows() -> None:
     row = sequence(100, 8000, bounded=False)
-    assert row.foreseen == 100 + AHEAD
+    assert row.expected_kv_tokens == 100 + AHEAD
     row.produced = 700
-    assert row.foreseen == 100 + 700 + AHEAD
+    assert row.expected_kv_tokens == 100 + 700 + AHEAD
     row.produced = 7900
-    assert row.foreseen == 8100
+    assert row.expected_kv_tokens == 8100
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +60,8 @@ def engine(loaded: tuple[Any, Any], rows: float) -> Engine:
 
 
 def admit(engine: Engine, id_: int, max_tokens: int | None) -> object:
-    request = m.ChatRequest(
-        [{"role": "user", "content": f"hello {id_}"}], m.Sampling(seed=1), max_tokens=max_tokens
+    request = ChatRequest(
+        [{"role": "user", "content": f"hello {id_}"}], Sampling(seed=1), max_tokens=max_tokens
     )
     return engine.admit(id_, request, render(engine._tokenizer, request.messages, {}))
 
@@ -69,7 +72,7 @@ def spoken(engine: Engine) -> tuple[dict[int, list[int]], int]:
     most = 0
     while engine.active:
         for said in engine.step():
-            if isinstance(said, m.Step):
+            if isinstance(said, StepOutput):
                 most = max(most, len(said.rows))
                 for row in said.rows:
                     tokens.setdefault(row.id, []).extend(row.tokens)
@@ -104,7 +107,7 @@ def test_an_answer_that_no_memory_is_free_for_is_counted_as_it_grows(
     loaded: tuple[Any, Any],
 ) -> None:
     small = engine(loaded, 4)
-    assert isinstance(admit(small, 1, 7000), m.Started)
+    assert isinstance(admit(small, 1, 7000), Started)
     assert admit(small, 2, 7000) is None
     small.cancel(1)
     small.cancel(2)
@@ -112,7 +115,7 @@ def test_an_answer_that_no_memory_is_free_for_is_counted_as_it_grows(
 
 def test_a_row_that_waits_for_memory_can_be_cancelled(loaded: tuple[Any, Any]) -> None:
     tight = engine(loaded, 1)
-    assert isinstance(admit(tight, 1, 20), m.Started)
+    assert isinstance(admit(tight, 1, 20), Started)
     assert admit(tight, 2, 20) is None
     done = tight.cancel(2)
     assert done

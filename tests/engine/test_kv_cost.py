@@ -10,7 +10,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_worker.engine.kv_cost import ENDLESS, measure, most_tokens
 from mlx_worker.engine.loading import read_model
-from mlx_worker.wire.messages import Growth, KvCost
+from mlx_worker.wire.kv_cost import KvCost, KvGrowth
 from tests.synthetic_models import SPECS, make
 
 if TYPE_CHECKING:
@@ -58,13 +58,13 @@ def test_full_attention_grows_for_ever_a_window_to_its_width_a_state_not_at_all(
 @pytest.mark.parametrize(
     ("cost", "budget", "tokens"),
     [
-        (KvCost(0, [Growth(100, None)]), 1000, 10),
-        (KvCost(5, [Growth(100, None)]), 1000, 9),
-        (KvCost(0, [Growth(100, 4), Growth(10, None)]), 1000, 60),
-        (KvCost(0, [Growth(100, 4)]), 1000, ENDLESS),
+        (KvCost(0, [KvGrowth(100, None)]), 1000, 10),
+        (KvCost(5, [KvGrowth(100, None)]), 1000, 9),
+        (KvCost(0, [KvGrowth(100, 4), KvGrowth(10, None)]), 1000, 60),
+        (KvCost(0, [KvGrowth(100, 4)]), 1000, ENDLESS),
         (KvCost(500), 1000, ENDLESS),
         (KvCost(5000), 1000, 1),
-        (KvCost(0, [Growth(100, None)]), None, ENDLESS),
+        (KvCost(0, [KvGrowth(100, None)]), None, ENDLESS),
     ],
 )
 def test_the_longest_row_that_memory_has_room_for(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_worker.engine.prefill import common_prefix
+from mlx_worker.engine.prefix import common_prefix
 from mlx_worker.engine.prefix_index import Indexed, PrefixIndex, Tokens
 from tests.call_counter import Token, comparisons
 

@@ -15,8 +15,10 @@ from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.prompt import prompt_of
 from mlx_worker.engine.prompt_scores import most_scored
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
-from mlx_worker.wire import messages as m
 from mlx_worker.wire.completion_logprobs import LOGPROB_LISTS
+from mlx_worker.wire.messages import Started
+from mlx_worker.wire.output import Done, PromptScores, StepOutput
+from mlx_worker.wire.request import ChatRequest, PromptScoring, Sampling
 from tests.structured_harness import HELLO, Bench
 from tests.synthetic_models import WORDS
 
@@ -32,12 +34,12 @@ def bench(tiny: Path) -> Bench:
     return Bench(tiny)
 
 
-def asked(prompt: str | list[int] | None = TEXT, **more: Any) -> m.ChatRequest:
-    scoring = more.pop("scoring", m.PromptScoring(2, 1))
-    return m.ChatRequest(
+def asked(prompt: str | list[int] | None = TEXT, **more: Any) -> ChatRequest:
+    scoring = more.pop("scoring", PromptScoring(2, 1))
+    return ChatRequest(
         messages=HELLO if prompt is None else [],
         prompt=prompt,
-        sampling=m.Sampling(seed=1),
+        sampling=Sampling(seed=1),
         prompt_scoring=scoring,
         **({"max_tokens": 0} | more),
     )
@@ -48,14 +50,14 @@ class Told:
 
     def __init__(self, said: list[Any], id_: int) -> None:
         mine = [message for message in said if getattr(message, "id", None) == id_]
-        stretches = [message for message in mine if isinstance(message, m.PromptScores)]
+        stretches = [message for message in mine if isinstance(message, PromptScores)]
         assert [it.is_last for it in stretches] == [False] * (len(stretches) - 1) + [True]
         self.stretches = len(stretches)
-        self.done = next(message for message in mine if isinstance(message, m.Done))
+        self.done = next(message for message in mine if isinstance(message, Done))
         self.listed = joined([it.listed for it in stretches])
         columns = [joined(list(it)) for it in zip(*(one.echoed for one in stretches), strict=True)]
         self.lists = dict(zip(LOGPROB_LISTS, columns, strict=True))
-        steps = [message for message in said if isinstance(message, m.Step)]
+        steps = [message for message in said if isinstance(message, StepOutput)]
         self.tokens = [
             t for step in steps for row in step.rows if row.id == id_ for t in row.tokens
         ]
@@ -76,7 +78,7 @@ def engine_of(bench: Bench, **more: Any) -> Engine:
     return Engine(bench.model, bench.tokenizer, **settings)
 
 
-def play(engine: Engine, bench: Bench, *requests: m.ChatRequest, **more: Any) -> list[Any]:
+def play(engine: Engine, bench: Bench, *requests: ChatRequest, **more: Any) -> list[Any]:
     said: list[Any] = [
         engine.admit(id_, request, prompt_of(bench.tokenizer, request), **more)
         for id_, request in enumerate(requests)
@@ -86,7 +88,7 @@ def play(engine: Engine, bench: Bench, *requests: m.ChatRequest, **more: Any) ->
     return said
 
 
-def alone(bench: Bench, request: m.ChatRequest) -> Told:
+def alone(bench: Bench, request: ChatRequest) -> Told:
     return Told(play(engine_of(bench), bench, request), 0)
 
 
@@ -106,7 +108,7 @@ def near(told: list[float], expected: list[float]) -> bool:
     return bool(told == pytest.approx(expected, abs=1e-4))
 
 
-def tokens_of(bench: Bench, request: m.ChatRequest) -> list[int]:
+def tokens_of(bench: Bench, request: ChatRequest) -> list[int]:
     return prompt_of(bench.tokenizer, request).tokens
 
 
@@ -139,7 +141,7 @@ def test_what_is_resident_is_read_again_where_it_is_scored(bench: Bench) -> None
     engine = engine_of(bench)
     first = Told(play(engine, bench, asked(LONG)), 0)
     said = play(engine, bench, asked(LONG))
-    assert isinstance(said[0], m.Started)
+    assert isinstance(said[0], Started)
     assert said[0].cached_tokens == 0
     assert near(Told(said, 0).logprobs, first.logprobs)
 
@@ -171,7 +173,7 @@ def test_a_special_token_of_the_prompt_has_its_place_in_the_text(bench: Bench) -
 
 
 def test_alternatives_are_the_likeliest_and_as_many_as_were_asked_for(bench: Bench) -> None:
-    told = alone(bench, asked(scoring=m.PromptScoring(5, 3)))
+    told = alone(bench, asked(scoring=PromptScoring(5, 3)))
     tokens = tokens_of(bench, asked())
     logits = bench.model(mx.array([tokens]))[0].astype(mx.float32)
     best: list[int] = mx.argmax(logits, axis=-1).tolist()  # type: ignore[assignment]
@@ -195,9 +197,9 @@ def test_alternatives_are_the_likeliest_and_as_many_as_were_asked_for(bench: Ben
 
 
 def test_a_chat_is_scored_as_its_template_writes_it(bench: Bench) -> None:
-    request = asked(None, scoring=m.PromptScoring(None, 0), max_tokens=3)
+    request = asked(None, scoring=PromptScoring(None, 0), max_tokens=3)
     said = play(engine_of(bench), bench, request)
-    stretches = [message for message in said if isinstance(message, m.PromptScores)]
+    stretches = [message for message in said if isinstance(message, PromptScores)]
     first, *entries = joined([it.listed for it in stretches])
     tokens = tokens_of(bench, request)
     assert first is None
@@ -208,22 +210,22 @@ def test_a_chat_is_scored_as_its_template_writes_it(bench: Bench) -> None:
 
 def test_the_answer_is_the_same_with_scores_and_without(bench: Bench) -> None:
     plain = play(engine_of(bench), bench, asked(scoring=None, max_tokens=12))
-    rows = [row for message in plain if isinstance(message, m.Step) for row in message.rows]
+    rows = [row for message in plain if isinstance(message, StepOutput) for row in message.rows]
     told = alone(bench, asked(max_tokens=12))
     assert told.tokens == [token for row in rows for token in row.tokens]
 
 
-@pytest.mark.parametrize("scoring", [None, m.PromptScoring(1)], ids=["plain", "scored"])
+@pytest.mark.parametrize("scoring", [None, PromptScoring(1)], ids=["plain", "scored"])
 @pytest.mark.parametrize("prompt", ["the", TEXT])
 def test_no_token_at_all_can_be_asked_for(
-    bench: Bench, prompt: str, scoring: m.PromptScoring | None
+    bench: Bench, prompt: str, scoring: PromptScoring | None
 ) -> None:
     engine = engine_of(bench)
     talking = asked("a fox", scoring=None, max_tokens=9)
     said = play(engine, bench, talking, asked(prompt, scoring=scoring))
-    done = [message for message in said if isinstance(message, m.Done) and message.id == 1]
-    assert done == [m.Done(1, "length", 0, "")]
-    assert all(row.id == 0 for it in said if isinstance(it, m.Step) for row in it.rows)
+    done = [message for message in said if isinstance(message, Done) and message.id == 1]
+    assert done == [Done(1, "length", 0, "")]
+    assert all(row.id == 0 for it in said if isinstance(it, StepOutput) for row in it.rows)
     if scoring is not None:
         assert len(Told(said, 1).logprobs) == len(tokens_of(bench, asked(prompt))) - 1
 
@@ -252,7 +254,7 @@ def test_after_a_crash_the_scores_are_told_again_and_the_answer_goes_on(
 
 def test_more_scores_than_a_prompt_may_have_are_refused_with_the_numbers(bench: Bench) -> None:
     engine = engine_of(bench, context_length=200_000)
-    request = asked([70] * 100_000, scoring=m.PromptScoring(20))
+    request = asked([70] * 100_000, scoring=PromptScoring(20))
     with pytest.raises(InvalidRequest, match="100000 tokens of the prompt with 20") as refused:
         play(engine, bench, request)
     assert refused.value.param == "logprobs"

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient
 
-from mlx_worker.api.context import FRONT
-from mlx_worker.api.dashboard.history import History
+from mlx_worker.api.context import CONTEXT
+from mlx_worker.api.dashboard.history import HISTORY, MetricsHistory
 from mlx_worker.config.schema import ModelConfig, ServerConfig, SupervisorConfig, TelemetryConfig
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.lifecycle import Timings
@@ -80,11 +80,11 @@ class Front:
 
     @property
     def node(self) -> Node:
-        return self.client.server.app[FRONT].node  # type: ignore[attr-defined,no-any-return]
+        return self.client.server.app[CONTEXT].node  # type: ignore[attr-defined,no-any-return]
 
     @property
-    def history(self) -> History:
-        return self.client.server.app[FRONT].history  # type: ignore[attr-defined,no-any-return]
+    def history(self) -> MetricsHistory:
+        return self.client.server.app[HISTORY]  # type: ignore[attr-defined,no-any-return]
 
     async def ask(
         self, path: str, body: Any = None, *, method: str | None = None, **headers: str

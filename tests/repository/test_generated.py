@@ -14,14 +14,18 @@ from msgspec.structs import fields
 from mlx_worker.config import reference
 from mlx_worker.config.schema import Config, parse_config
 from mlx_worker.errors import ConfigError
-from mlx_worker.generated import FILES
-
-ROOT = Path(__file__).parents[2]
+from tests.tools import generated
+from tests.tools.generated import FILES, ROOT
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_what_is_kept_is_what_would_be_written(name: str) -> None:
-    assert (ROOT / name).read_text() == FILES[name](), "run `python -m mlx_worker.generated`"
+    assert (ROOT / name).read_text() == FILES[name](), "run `python -m tests.tools.generated`"
+
+
+def test_the_tool_writes_into_the_checkout_and_is_no_part_of_the_product() -> None:
+    assert (ROOT / "pyproject.toml").is_file()
+    assert Path(generated.__file__).is_relative_to(ROOT / "tests")
 
 
 def test_no_section_is_left_out() -> None:

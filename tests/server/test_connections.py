@@ -12,7 +12,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from mlx_worker.api.middleware.connections import BESIDE, MAX_FIELD, MAX_HEADERS, MAX_LINE
+from mlx_worker.api.middleware.connections import (
+    HEALTH_ONLY_CONNECTIONS,
+    MAX_FIELD_BYTES,
+    MAX_HEADERS,
+    MAX_LINE_BYTES,
+)
 from mlx_worker.config.schema import Config, ModelConfig, ServerConfig
 from tests.server.asking import answer_of, ask, bare, exchange
 from tests.server.conftest import SUPERVISOR, Connect, Connection, Serving, ready, served
@@ -233,7 +238,7 @@ async def test_where_all_are_at_work_one_more_may_only_ask_for_health(
 async def test_those_beside_are_counted_too(serving: Serving, connect: Connect, pace: Fifo) -> None:
     url = await serving("--pace", pace.path, max_connections=1)
     stream = await streaming(await connect(url), pace)
-    beside = [await connect(url) for _ in range(BESIDE)]
+    beside = [await connect(url) for _ in range(HEALTH_ONLY_CONNECTIONS)]
     reader, _ = await connect(url)
     with contextlib.suppress(ConnectionResetError):  # as good an end
         assert await soon(reader.read()) == b""
@@ -256,9 +261,11 @@ async def test_those_beside_are_counted_too(serving: Serving, connect: Connect, 
 @pytest.mark.parametrize(
     "head",
     [
-        pytest.param(b"GET /" + b"x" * MAX_LINE + b" HTTP/1.1\r\nHost: x\r\n\r\n", id="a line"),
         pytest.param(
-            b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (MAX_FIELD + 1) + b"\r\n\r\n",
+            b"GET /" + b"x" * MAX_LINE_BYTES + b" HTTP/1.1\r\nHost: x\r\n\r\n", id="a line"
+        ),
+        pytest.param(
+            b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (MAX_FIELD_BYTES + 1) + b"\r\n\r\n",
             id="header",
         ),
         pytest.param(

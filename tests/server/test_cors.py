@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mlx_worker.api.routes import ROUTES
 from mlx_worker.config.schema import parse_config
 from mlx_worker.errors import ConfigError
 from tests.server.asking import ask
@@ -41,6 +42,15 @@ async def test_a_preflight_is_answered_without_a_key(
     assert answer.headers["Access-Control-Allow-Headers"] == "authorization,content-type"
     assert "Access-Control-Allow-Credentials" not in answer.headers
     assert answer.headers["Vary"] == "Origin"
+
+
+async def test_a_preflight_allows_every_method_of_the_routes(serving: Serving) -> None:
+    url = await serving(cors_origins=(PAGE,))
+    answer = await ask(
+        url, "/admin/logs/level", method="OPTIONS", headers={"Origin": PAGE} | PREFLIGHT
+    )
+    allowed = answer.headers["Access-Control-Allow-Methods"].split(", ")
+    assert {route.method for route in ROUTES} <= set(allowed)
 
 
 async def test_another_page_is_not_let_in(serving: Serving, keys: Path) -> None:

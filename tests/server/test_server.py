@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from mlx_worker.api.metrics.slow_steps import Held
-from mlx_worker.api.middleware.connections import Door
+from mlx_worker.api.middleware.connections import ConnectionLimiter
+from mlx_worker.api.middleware.slow_steps import SlowSteps
 from mlx_worker.config.schema import ServerConfig
-from mlx_worker.server import _ending_connections
+from mlx_worker.server import abort_leftover_connections
 from mlx_worker.supervisor.process.pause import PauseDetector
 
 if TYPE_CHECKING:
@@ -52,33 +52,33 @@ class Clock:
                     call.act()
 
 
-class CountingDoor(Door):
+class CountingLimiter(ConnectionLimiter):
     def __init__(self) -> None:
-        super().__init__(ServerConfig(), Held())
-        self.ends = 0
+        super().__init__(ServerConfig(), SlowSteps())
+        self.aborts = 0
 
-    def end_all(self) -> None:
-        self.ends += 1
+    def abort_all(self) -> None:
+        self.aborts += 1
 
 
 async def test_ending_connections_process_stopped_in_the_drain_counts_anew() -> None:
-    clock, door = Clock(), CountingDoor()
+    clock, limiter = Clock(), CountingLimiter()
     pause = PauseDetector(clock, 1.0)
-    with _ending_connections(door, 30, asyncio.Event(), pause):
+    with abort_leftover_connections(limiter, 30, asyncio.Event(), pause):
         clock.run(20, step=0.5)
         clock.run(100, step=100)
-        assert door.ends == 0
+        assert limiter.aborts == 0
         clock.run(29, step=0.5)
-        assert door.ends == 0
+        assert limiter.aborts == 0
         clock.run(2, step=0.5)
-        assert door.ends == 1
+        assert limiter.aborts == 1
 
 
 async def test_ending_connections_second_signal_ends_them_soon() -> None:
-    clock, door, stop = Clock(), CountingDoor(), asyncio.Event()
-    with _ending_connections(door, 30, stop, PauseDetector(clock, 1.0)):
+    clock, limiter, stop = Clock(), CountingLimiter(), asyncio.Event()
+    with abort_leftover_connections(limiter, 30, stop, PauseDetector(clock, 1.0)):
         stop.set()
         for _ in range(3):
             await asyncio.sleep(0)
         clock.run(2, step=0.5)
-        assert door.ends == 1
+        assert limiter.aborts == 1

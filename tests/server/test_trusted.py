@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from mlx_worker.api.middleware.credentials import Border
+from mlx_worker.api.middleware.credentials import Credentials
 from mlx_worker.api.routes import ROUTES
 from mlx_worker.config.addresses import Networks, read_network
 from mlx_worker.config.schema import KEYS_VARIABLE, ServerConfig, parse_config
@@ -230,7 +230,7 @@ def test_the_example_for_a_cluster_needs_no_key_of_its_router() -> None:
     remote = text.replace('host = "127.0.0.1"', 'host = "10.0.0.5"').replace("# trusted", "trusted")
     server = parse_config(remote, **HERE).server
     assert (server.host, server.trusted) == ("10.0.0.5", ("10.0.0.0/24",))
-    assert Border(server).trusted.covers("10.0.0.9")
+    assert Credentials(server).trusted.covers("10.0.0.9")
 
 
 async def test_ipv6_peers_are_known_by_their_address(serving: Serving, keys: Path) -> None:
@@ -243,12 +243,12 @@ async def test_ipv6_peers_are_known_by_their_address(serving: Serving, keys: Pat
 
 
 def test_a_reload_reads_the_trusted_addresses_again(keys: Path) -> None:
-    border = Border(ServerConfig(host="0.0.0.0", trusted=("10.0.0.0/24",)))
-    assert border.trusted.covers("10.0.0.7")
-    border.reread(ServerConfig(trusted=("10.0.1.0/24",), api_keys_file=keys))()
-    assert not border.trusted.covers("10.0.0.7")
-    assert border.trusted.covers("10.0.1.7")
-    assert border.heeds("trusted", ServerConfig())
+    credentials = Credentials(ServerConfig(host="0.0.0.0", trusted=("10.0.0.0/24",)))
+    assert credentials.trusted.covers("10.0.0.7")
+    credentials.load_new(ServerConfig(trusted=("10.0.1.0/24",), api_keys_file=keys))()
+    assert not credentials.trusted.covers("10.0.0.7")
+    assert credentials.trusted.covers("10.0.1.7")
+    assert credentials.is_reloadable("trusted", ServerConfig())
     with pytest.raises(ConfigError, match=r"server\.host"):
-        border.reread(ServerConfig())
-    assert border.trusted.covers("10.0.1.7"), "a configuration that is refused changes nothing"
+        credentials.load_new(ServerConfig())
+    assert credentials.trusted.covers("10.0.1.7"), "a configuration that is refused changes nothing"

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from mlx_worker.config.schema import load_config
 from mlx_worker.errors import CannotServe
-from mlx_worker.generated import FILES
 from mlx_worker.service.definition import Definition, describe
 from mlx_worker.service.detect import keeper
 from mlx_worker.service.launchd import Launchd
@@ -27,6 +26,7 @@ from tests.commands import Ran as Ended
 from tests.commands import run as command
 from tests.processes import config_text
 from tests.service.recorded import Recorded
+from tests.tools.generated import FILES
 
 if TYPE_CHECKING:
     from mlx_worker.config.schema import Config

@@ -12,11 +12,11 @@ from mlx_worker.supervisor.fingerprint import (
     weights_changed,
 )
 from mlx_worker.supervisor.process.child import Facts
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import Loaded
 
 
 def told(weights: str, **versions: str) -> Identity:
-    return identity_of(Facts(loaded=m.Loaded(4096, 1, weights=weights), versions=versions))
+    return identity_of(Facts(loaded=Loaded(4096, 1, weights=weights), versions=versions))
 
 
 def test_it_is_the_same_for_the_same_weights_and_versions_in_any_order() -> None:

@@ -1,8 +1,10 @@
-"""The configuration file read again while the node runs.
+"""Reload the configuration file while the node runs.
 
 The file, the files that it names and the folders of new models are read in daemon threads with a
-deadline: a share that does not answer holds up neither the node nor the next reload. Folders of
-models that stay are looked at beside the work, by the node. [front]
+deadline. So a network share that does not answer blocks neither the node nor the next reload. The
+node itself inspects the folders of models that stay.
+
+[front]
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 
 import msgspec
+from aiohttp import web
 
 from mlx_worker.config.schema import Config, load_config
 from mlx_worker.errors import InvalidRequest, WorkerError, cause_of
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mlx_worker.api.middleware.credentials import Border
+    from mlx_worker.api.middleware.credentials import Credentials
     from mlx_worker.models.resolve import PlannedModel
     from mlx_worker.supervisor.node import Node
 
@@ -34,7 +37,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-WITHIN: Final = 10.0
+DISK_TIMEOUT: Final = 10.0
 """Seconds that the disk may take to answer."""
 
 
@@ -44,14 +47,14 @@ def folder_access(config: Config) -> FolderAccess:
 
 
 class CannotReload(InvalidRequest):
-    """The file says something that cannot be done: nothing has changed."""
+    """The configuration cannot be applied; nothing has changed."""
 
     status: ClassVar[int] = 422
     code: ClassVar[str] = "config_error"
 
 
 class Reloaded(msgspec.Struct, frozen=True):
-    """What came of it: models by what happened to them, and keys that only a restart heeds."""
+    """What a reload changed: models by what happened to them, and keys that need a restart."""
 
     added: list[str]
     removed: list[str]
@@ -60,92 +63,96 @@ class Reloaded(msgspec.Struct, frozen=True):
     needs_restart: list[str]
 
 
-class Reload:
-    """Reads the file that the node was started from, and has the node follow it."""
+class ConfigReloader:
+    """Reads the file that the node was started from, and applies it to the node."""
 
-    def __init__(self, running: Config, node: Node, border: Border) -> None:
+    def __init__(self, running: Config, node: Node, credentials: Credentials) -> None:
         self._running = running
         self._node = node
-        self._border = border
+        self._credentials = credentials
         self._models_dir = running.server.models_dir
         self._one_at_a_time = asyncio.Lock()
 
     async def __call__(self) -> Reloaded:
-        """Apply what the file says now.
+        """Apply the file as it is now.
 
-        Raises CannotReload, or NodeDraining; nothing has changed then, and the log says why.
+        Raises CannotReload or NodeDraining; then nothing has changed, and the log says why.
         """
         async with self._one_at_a_time:
             try:
-                read = await _answered(
-                    partial(_read, self._running.file, self._border), "the configuration file"
+                update = await _within_deadline(
+                    partial(_load_update, self._running.file, self._credentials),
+                    "the configuration file",
                 )
-                planned = await self._planned(read.config)
-                changes = self._node.reload(planned, folder_access(read.config))
-                read.hold()
-                self._models_dir = read.config.server.models_dir
+                planned = await self._plan_models(update.config)
+                changes = self._node.reload(planned, folder_access(update.config))
+                update.apply_credentials()
+                self._models_dir = update.config.server.models_dir
             except WorkerError as error:
-                # The error's own words are all there is to say.
+                # The message says all; a traceback would add nothing.
                 log.error(Entry("nothing was reloaded", why=error.message))  # noqa: TRY400
                 raise
-        done = Reloaded(
+        reloaded = Reloaded(
             added=list(changes.added),
             removed=list(changes.removed),
             restarted=list(changes.restarted),
             changed=list(changes.changed),
-            needs_restart=self._unheeded(read.config),
+            needs_restart=self._keys_needing_restart(update.config),
         )
-        self._node.events.happened("reload", **msgspec.structs.asdict(done))
-        return done
+        self._node.events.happened("reload", **msgspec.structs.asdict(reloaded))
+        return reloaded
 
-    async def _planned(self, config: Config) -> list[PlannedModel]:
-        """Inspect the folders of models that are new or lie elsewhere; the others are known."""
-        inspections = [self._inspected(config, model) for model in unseen(config)]
-        return list(await asyncio.gather(*inspections))
+    async def _plan_models(self, config: Config) -> list[PlannedModel]:
+        """Inspect the folders of models that are new or have moved; the others are known."""
+        plans = [self._plan_model(config, model) for model in unseen(config)]
+        return list(await asyncio.gather(*plans))
 
-    async def _inspected(self, config: Config, model: PlannedModel) -> PlannedModel:
+    async def _plan_model(self, config: Config, model: PlannedModel) -> PlannedModel:
         known = self._node.models.get(model.config.id)
         stays = known is not None and known.config.path == model.config.path
-        templated = model.config.chat_template or (known and known.config.chat_template)
-        if stays and not templated and config.server.models_dir == self._models_dir:
+        has_template = model.config.chat_template or (known and known.config.chat_template)
+        if stays and not has_template and config.server.models_dir == self._models_dir:
             return model
         what = f"the folder of model {model.config.id!r}"
-        folder = await _answered(partial(inspect_model, config, model.config), what)
+        folder = await _within_deadline(partial(inspect_model, config, model.config), what)
         return replace(model, folder=folder)
 
-    def _unheeded(self, new: Config) -> list[str]:
-        """Keys of what is set up once, at the start. `models_dir` is looked at by every plan."""
+    def _keys_needing_restart(self, new: Config) -> list[str]:
+        """Return the changed keys that are read at the start only, unlike `models_dir`."""
         return [
             f"{section}.{key}"
             for section in ("server", "supervisor", "log", "telemetry")
             for key in getattr(new, section).__struct_fields__
             if key != "models_dir"
-            and not (section == "server" and self._border.heeds(key, new.server))
+            and not (section == "server" and self._credentials.is_reloadable(key, new.server))
             and getattr(getattr(new, section), key) != getattr(getattr(self._running, section), key)
         ]
 
 
+CONFIG_RELOADER: web.AppKey[ConfigReloader] = web.AppKey("config_reloader", ConfigReloader)
+
+
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """All that stands in the file and in the files that it names; `hold` lets these hold."""
+class _ConfigUpdate:
+    """The contents of the file and of the files that it names."""
 
     config: Config
-    hold: Callable[[], None]
+    apply_credentials: Callable[[], None]
 
 
-def _read(file: Path | None, border: Border) -> _Read:
+def _load_update(file: Path | None, credentials: Credentials) -> _ConfigUpdate:
     if file is None:
         raise CannotReload("this node was not started from a file")
     config = load_config(file)
-    return _Read(config, border.reread(config.server))
+    return _ConfigUpdate(config, credentials.load_new(config.server))
 
 
-async def _answered(read: Callable[[], T], what: str) -> T:
+async def _within_deadline(read: Callable[[], T], what: str) -> T:
     """Read from the disk in a daemon thread. Raises CannotReload with the reason."""
     reading = call_in_daemon_thread(read, f"read {what}")
-    await asyncio.wait({reading}, timeout=WITHIN)
+    await asyncio.wait({reading}, timeout=DISK_TIMEOUT)
     if not reading.done():
-        raise CannotReload(f"{what} does not answer within {WITHIN:g} s")
+        raise CannotReload(f"{what} does not answer within {DISK_TIMEOUT:g} s")
     try:
         return reading.result()
     except WorkerError as error:

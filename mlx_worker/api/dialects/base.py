@@ -15,12 +15,14 @@ from msgspec.structs import replace
 
 from mlx_worker.api.dialects.packing import pack_chat, pack_value, packed_size
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.json_output import encode
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
-    from mlx_worker.api.dialects.model_terms import TermsLookup
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
     from mlx_worker.api.dialects.fields import CommonFields
+    from mlx_worker.api.dialects.model_terms import TermsLookup
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.requests.generation import Ending, Piece
 
@@ -158,7 +160,7 @@ KEEPALIVE_COMMENT = b": the model is at work\n\n"
 
 def sse_event(data: dict[str, Any]) -> bytes:
     """Return a server-sent event that is named by its type; `data` has its type first."""
-    return b"event: %s\ndata: %s\n\n" % (data["type"].encode(), msgspec.json.encode(data))
+    return b"event: %s\ndata: %s\n\n" % (data["type"].encode(), encode(data))
 
 
 DialectName = Literal["chat", "completions", "responses", "messages"]
@@ -172,9 +174,21 @@ class Dialect(Generic[R]):
 
     `name` is its label in logs and metrics, `body` types its bodies. `parse` turns a body into a
     request, by the terms of the model that the body names; `writer` writes the response.
+    `field_names` are the dialect's names of fields that a model's process knows by the names of
+    chat completions.
     """
 
     name: DialectName
     body: type[CommonFields]
     parse: Callable[[bytes, TermsLookup], R]
     writer: Callable[[R, ResponseInfo], ResponseWriter]
+    field_names: Mapping[str, str]
+
+
+def rename_field(error: WorkerError, field_names: Mapping[str, str]) -> None:
+    """Make an error of a model's process name the caller's field."""
+    if error.param is None or (field := field_names.get(error.param)) is None:
+        return
+    if error.message.startswith(f"{error.param}:"):
+        error.message = field + error.message.removeprefix(error.param)
+    error.param = field

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mlx_worker.errors import ContextLengthExceeded, MissingField
+from mlx_worker.json_output import encode
 
 if TYPE_CHECKING:
     from mlx_worker.errors import WorkerError
@@ -54,7 +55,7 @@ class AnthropicError(msgspec.Struct, frozen=True, tag="error"):
 def openai_error(error: WorkerError) -> bytes:
     """Return the error body that OpenAI's client libraries read."""
     problem = OpenAIErrorDetail(error.message, error.kind, error.param, error.code)
-    return msgspec.json.encode(OpenAIError(problem))
+    return encode(OpenAIError(problem))
 
 
 def anthropic_error(error: WorkerError) -> bytes:
@@ -65,7 +66,7 @@ def anthropic_error(error: WorkerError) -> bytes:
     message = error.message
     if isinstance(error, ContextLengthExceeded):
         message = error.for_anthropic
-    return msgspec.json.encode(AnthropicError(AnthropicErrorDetail(kind, message)))
+    return encode(AnthropicError(AnthropicErrorDetail(kind, message)))
 
 
 def anthropic_status(kind: type[WorkerError]) -> int:

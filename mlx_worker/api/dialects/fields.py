@@ -26,11 +26,12 @@ from mlx_worker.config.sampler_types import (
 )
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import check_depth, check_values
-from mlx_worker.wire.messages import Ends, PromptScoring, Sampling
+from mlx_worker.wire.request import EndConditions, PromptScoring, Sampling
 
 if TYPE_CHECKING:
-    from mlx_worker.config.schema import Defaults
     from collections.abc import Mapping
+
+    from mlx_worker.config.schema import Defaults
 
 T = TypeVar("T")
 
@@ -43,7 +44,8 @@ MAX_STOP_BYTES = 16 << 10
 ModelName = Annotated[str, msgspec.Meta(max_length=1000)]
 """Limited, because every event of a stream repeats the name."""
 
-GrammarText = Annotated[str, msgspec.Meta(min_length=1, max_length=100_000)]
+GrammarText = Annotated[str, msgspec.Meta(min_length=1)]
+"""A regex or grammar; `limits.check_constraint` bounds its bytes."""
 
 Verbosity = Literal["low", "medium", "high"]
 """How long an answer is to be. No template has a place for the value, so it changes no answer."""
@@ -140,9 +142,9 @@ def resolve_sampling(body: CommonFields, defaults: Defaults, seed: int) -> Sampl
     )
 
 
-def resolve_ends(body: CommonFields) -> Ends:
+def resolve_ends(body: CommonFields) -> EndConditions:
     """Return which tokens end the answer."""
-    return Ends(bool(body.ignore_eos), body.min_tokens or 0, body.stop_token_ids or [])
+    return EndConditions(bool(body.ignore_eos), body.min_tokens or 0, body.stop_token_ids or [])
 
 
 def resolve_prompt_scoring(
@@ -232,8 +234,8 @@ def check_encodable(field: str, value: Any) -> None:
         msgspec.msgpack.encode(value)
     except OverflowError as error:
         raise InvalidRequest(
-            f"{field}{_path_of_large_number(value)}: an integer beyond 64 bits; the limits are -2^63"
-            " and 2^64 - 1",
+            f"{field}{_path_of_large_number(value)}: an integer beyond 64 bits; the limits are"
+            " -2^63 and 2^64 - 1",
             param=field,
         ) from error
 

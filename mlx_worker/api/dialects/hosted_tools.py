@@ -18,7 +18,7 @@ from mlx_worker.validation import named
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.request import ToolCallConstraint
 
 _FAMILIES: Final = (
     "advisor",
@@ -62,13 +62,32 @@ class ResolvedTools(NamedTuple):
 
     offered: list[dict[str, Any]]
     warnings: list[str] = []  # noqa: RUF012
-    forced: m.Call | None = None
+    forced: ToolCallConstraint | None = None
     one_call: bool = False
 
 
 def is_hosted(kind: object) -> bool:
     """Return True if a server runs tools of this type, or if they have no schema."""
     return isinstance(kind, str) and _HOSTED.fullmatch(kind) is not None
+
+
+def split_hosted(
+    tools: Iterable[dict[str, Any]], field: str
+) -> tuple[list[tuple[str, dict[str, Any]]], list[dict[str, Any]]]:
+    """Return the caller's own tools, each with its place in `field`, and the hosted tools."""
+    own: list[tuple[str, dict[str, Any]]] = []
+    hosted: list[dict[str, Any]] = []
+    for i, tool in enumerate(tools):
+        if is_hosted(tool.get("type")):
+            hosted.append(tool)
+        else:
+            own.append((f"{field}[{i}]", tool))
+    return own, hosted
+
+
+def types_of(hosted: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the types of hosted tools, for the warning of what is left out."""
+    return [str(tool["type"]) for tool in hosted]
 
 
 def tools_warning(kinds: Iterable[str]) -> list[str]:

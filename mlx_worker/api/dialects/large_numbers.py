@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlx_worker.api.dialects.fields import check_free_form, is_beyond_64_bits
-from mlx_worker.limits import check_depth
+from mlx_worker.api.dialects.fields import check_encodable, is_beyond_64_bits
+from mlx_worker.limits import check_depth, check_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,16 +26,21 @@ def round_large_numbers(field: str, value: Any, max_values: int) -> Any:
     Raises InvalidRequest for more than `max_values` values, for deep nesting and for an integer
     that no double holds.
     """
-    if not _is_encodable(value):
-        check_depth(value, field)
-        value = _rounded(value)
-    check_free_form(field, value, max_values)
+    check_values(value, max_values, field)
+    check_depth(value, field)
+    if _is_encodable(value):
+        return value
+    value = _rounded(value)
+    check_encodable(field, value)
     return value
 
 
-def with_encodable_arguments(calls: Sequence[EarlierCall]) -> list[EarlierCall]:
-    """Return earlier calls, with arguments that the pipe cannot carry as JSON text."""
-    return [call if _is_encodable(call) else _with_arguments_text(call) for call in calls]
+def with_encodable_arguments(calls: Sequence[EarlierCall], field: str) -> list[EarlierCall]:
+    """Return earlier calls, with arguments that the pipe cannot carry as JSON text.
+
+    Raises InvalidRequest for a number elsewhere in a call that the pipe cannot carry.
+    """
+    return [call if _is_encodable(call) else _with_arguments_text(call, field) for call in calls]
 
 
 def encodable_arguments(arguments: dict[str, Any]) -> str | dict[str, Any]:
@@ -66,11 +71,13 @@ def _is_encodable(value: Any) -> bool:
     return True
 
 
-def _with_arguments_text(call: EarlierCall) -> EarlierCall:
+def _with_arguments_text(call: EarlierCall, field: str) -> EarlierCall:
     function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict):
-        return call
-    return call | {"function": function | {"arguments": encodable_arguments(function["arguments"])}}
+    if isinstance(function, dict) and isinstance(function.get("arguments"), dict):
+        arguments = encodable_arguments(function["arguments"])
+        call = call | {"function": function | {"arguments": arguments}}
+    check_encodable(field, call)
+    return call
 
 
 def _rounded(value: Any) -> Any:

@@ -19,7 +19,7 @@ from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from mlx_worker.config.schema import ModelConfig
-    from mlx_worker.wire.messages import ChatRequest
+    from mlx_worker.wire.request import ChatRequest
 
 
 class RequestCapacity(NamedTuple):

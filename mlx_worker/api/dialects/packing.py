@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 
 def pack_chat(chat: ChatRequest) -> ChatRequest:
@@ -37,11 +37,6 @@ def pack_value(value: Any) -> Any:
         return msgspec.Raw(msgspec.msgpack.encode(value))
     except (OverflowError, RecursionError) as error:
         raise InvalidRequest(f"the body has a value that cannot be encoded: {error}") from error
-
-
-def join_json_lists(*stretches: bytes) -> msgspec.Raw:
-    """Return stretches of JSON lists, without their brackets, as one list."""
-    return msgspec.Raw(b"[%b]" % b",".join(filter(None, stretches)))
 
 
 def packed_parts(chat: ChatRequest) -> tuple[msgspec.Raw, ...]:

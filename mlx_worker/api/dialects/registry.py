@@ -18,12 +18,26 @@ from mlx_worker.api.dialects.responses.response import ResponsesWriter
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CHAT: Final = Dialect("chat", chat.ChatCompletionRequest, chat.parse, ChatWriter)
-COMPLETIONS: Final = Dialect(
-    "completions", completions.CompletionRequest, completions.parse, CompletionWriter
+CHAT: Final = Dialect(
+    "chat", chat.ChatCompletionRequest, chat.parse, ChatWriter, MappingProxyType({})
 )
-RESPONSES: Final = Dialect("responses", responses.ResponseRequest, responses.parse, ResponsesWriter)
-MESSAGES: Final = Dialect("messages", messages.MessageRequest, messages.parse, MessagesWriter)
+COMPLETIONS: Final = Dialect(
+    "completions",
+    completions.CompletionRequest,
+    completions.parse,
+    CompletionWriter,
+    MappingProxyType({"messages": "prompt"}),
+)
+RESPONSES: Final = Dialect(
+    "responses",
+    responses.ResponseRequest,
+    responses.parse,
+    ResponsesWriter,
+    MappingProxyType({"messages": "input", "max_tokens": "max_output_tokens"}),
+)
+MESSAGES: Final = Dialect(
+    "messages", messages.MessageRequest, messages.parse, MessagesWriter, MappingProxyType({})
+)
 
 DIALECTS: Final[Mapping[str, Dialect[Any]]] = MappingProxyType(
     {dialect.name: dialect for dialect in (CHAT, COMPLETIONS, RESPONSES, MESSAGES)}

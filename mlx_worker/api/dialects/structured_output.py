@@ -15,7 +15,13 @@ import msgspec
 from mlx_worker.api.dialects.fields import check_encodable, require_field
 from mlx_worker.api.dialects.hosted_tools import unknown_type_error
 from mlx_worker.errors import InvalidRequest, UnsupportedField
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import (
+    AnswerConstraint,
+    JsonSchemaConstraint,
+    LarkConstraint,
+    RegexConstraint,
+    ToolCallConstraint,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,8 +53,10 @@ REFUSED_IN_EXTENSION: Final = (
 
 
 def resolve_constraint(
-    body: CommonFields, forced: m.Call | None, dialect_constraint: m.Constraint | None = None
-) -> m.Constraint | None:
+    body: CommonFields,
+    forced: ToolCallConstraint | None,
+    dialect_constraint: AnswerConstraint | None = None,
+) -> AnswerConstraint | None:
     """Return the one constraint of an answer; an answer of `forced` calls has no content.
 
     Raises InvalidRequest if several fields constrain the content: the dialect's own
@@ -68,7 +76,7 @@ def resolve_constraint(
 
 def response_format_constraint(
     kind: str, schema: dict[str, Any] | None, field: str, schema_field: str
-) -> m.JsonSchema | None:
+) -> JsonSchemaConstraint | None:
     """Return the constraint of a format in OpenAI's form. Raises InvalidRequest."""
     match kind:
         case "text":
@@ -81,27 +89,29 @@ def response_format_constraint(
             raise unknown_type_error(field, other, ("text", "json_object", "json_schema"))
 
 
-def json_schema_constraint(schema: dict[str, Any], field: str) -> m.JsonSchema:
+def json_schema_constraint(schema: dict[str, Any], field: str) -> JsonSchemaConstraint:
     """Return the constraint of JSON that fits a schema. Raises InvalidRequest."""
     check_encodable(field, schema)
-    return m.JsonSchema(msgspec.json.encode(schema).decode(), field)
+    return JsonSchemaConstraint(msgspec.json.encode(schema).decode(), field)
 
 
-def any_object_constraint(field: str) -> m.JsonSchema:
+def any_object_constraint(field: str) -> JsonSchemaConstraint:
     """Return the constraint of any JSON object."""
-    return m.JsonSchema('{"type":"object"}', field)
+    return JsonSchemaConstraint('{"type":"object"}', field)
 
 
-def tool_call_constraint(tools: list[str], field: str, only: str | None = None) -> m.Call:
+def tool_call_constraint(
+    tools: list[str], field: str, only: str | None = None
+) -> ToolCallConstraint:
     """Return the constraint of a call of these tools, or of `only`. Raises InvalidRequest."""
     if not tools:
         raise InvalidRequest(f"{field}: there is no tool to call", param=field)
     if only is not None and only not in tools:
         raise InvalidRequest(f"{field}: there is no tool {only!r}", param=field)
-    return m.Call(list(dict.fromkeys(tools)) if only is None else [only], field)
+    return ToolCallConstraint(list(dict.fromkeys(tools)) if only is None else [only], field)
 
 
-def _extension_constraints(extension: StructuredOutputs | None) -> list[m.Constraint]:
+def _extension_constraints(extension: StructuredOutputs | None) -> list[AnswerConstraint]:
     if extension is None:
         return []
     for name in REFUSED_IN_EXTENSION:
@@ -119,7 +129,7 @@ def _extension_constraints(extension: StructuredOutputs | None) -> list[m.Constr
     return [] if constraint is None else [constraint]
 
 
-def _constraints_by_other_names(body: CommonFields) -> list[m.Constraint]:
+def _constraints_by_other_names(body: CommonFields) -> list[AnswerConstraint]:
     given = ((field, kind, getattr(body, field)) for field, kind in OTHER_NAMES.items())
     constraints = [
         _build_constraint(kind, value, field) for field, kind, value in given if value is not None
@@ -130,19 +140,19 @@ def _constraints_by_other_names(body: CommonFields) -> list[m.Constraint]:
 _KINDS: Final = ("json", "regex", "choice", "grammar", "json_object")
 
 
-def _build_constraint(kind: str, value: Any, field: str) -> m.Constraint | None:
+def _build_constraint(kind: str, value: Any, field: str) -> AnswerConstraint | None:
     """Return the constraint that a field of this kind asks for."""
     match kind:
         case "json":
             return json_schema_constraint(_decode_schema(value, field), field)
         case "regex":
-            return m.Regex(value, field)
+            return RegexConstraint(value, field)
         case "choice":
             # One terminal is one automaton: thousands of choices as rules would be too many.
             choices = " | ".join(map(json.dumps, value))
-            return m.Lark(f"start: CHOICE\nCHOICE: {choices}", field)
+            return LarkConstraint(f"start: CHOICE\nCHOICE: {choices}", field)
         case "grammar":
-            return m.Lark(value, field)
+            return LarkConstraint(value, field)
         case _:
             return any_object_constraint(field) if value else None
 

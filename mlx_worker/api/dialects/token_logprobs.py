@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mlx_worker.wire.messages import Choice, TokenLogprobs
+    from mlx_worker.wire.output import TokenChoice, TokenLogprobs
 
 
 def format_logprobs(logprobs: Iterable[TokenLogprobs]) -> list[dict[str, Any]]:
@@ -20,7 +20,7 @@ def format_logprobs(logprobs: Iterable[TokenLogprobs]) -> list[dict[str, Any]]:
     ]
 
 
-def _format_token(choice: Choice) -> dict[str, Any]:
+def _format_token(choice: TokenChoice) -> dict[str, Any]:
     return {"token": choice.text, "logprob": choice.logprob, "bytes": list(choice.added)}
 
 

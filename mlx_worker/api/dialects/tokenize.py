@@ -9,7 +9,7 @@ import msgspec
 from mlx_worker.api.dialects.decoding import decode_body
 from mlx_worker.api.dialects.fields import ModelName, refuse_unsupported
 from mlx_worker.config.sampler_types import TokenId
-from mlx_worker.wire.messages import ChatRequest, Sampling
+from mlx_worker.wire.request import ChatRequest, Sampling
 
 MAX_TEXT = 4_000_000
 """Characters of a text: the response lists its tokens one by one."""

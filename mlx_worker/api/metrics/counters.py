@@ -1,22 +1,24 @@
-"""What generations came to since the start: who asked how, how it ended, how long it took.
+"""Count generation requests and their tokens since the start of the node.
 
-Counted once a request; only the exposition of metrics reads it. What `/health` counts is not
-counted here. [front]
+Each request is counted once, at its end. `/health` counts requests in its own statistics.
+
+[front]
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlx_worker.histogram import FIRST_TOKEN, WHOLE_ANSWER, Histogram
 
-Outcome = Literal["success", "client_error", "refused", "failed", "cancelled"]
+if TYPE_CHECKING:
+    from mlx_worker.api.request_record import Outcome
 
 
-class Kind(NamedTuple):
-    """Requests that are counted together. `model` is "" where none was found, `error` a code."""
+class RequestLabels(NamedTuple):
+    """What tells counted requests apart. `model` is "" where no model was found."""
 
     model: str
     dialect: str
@@ -25,18 +27,18 @@ class Kind(NamedTuple):
 
 
 @dataclass(slots=True)
-class Flow:
-    """One model's tokens in, and seconds to the first token out and to a good end."""
+class ModelMetrics:
+    """One model's prompt tokens, and seconds to the first token and to a successful end."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     first_token: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKEN))
-    whole: Histogram = field(default_factory=lambda: Histogram(WHOLE_ANSWER))
+    duration: Histogram = field(default_factory=lambda: Histogram(WHOLE_ANSWER))
 
 
-class Traffic:
-    """All of it. `flows` by model."""
+class RequestMetrics:
+    """The counts of all requests, and of each model."""
 
     def __init__(self) -> None:
-        self.requests: Counter[Kind] = Counter()
-        self.flows: defaultdict[str, Flow] = defaultdict(Flow)
+        self.requests: Counter[RequestLabels] = Counter()
+        self.by_model: defaultdict[str, ModelMetrics] = defaultdict(ModelMetrics)

@@ -1,36 +1,39 @@
-"""How late the event loop is: whatever blocks it holds every stream up. [front]"""
+"""Measure how late the front's event loop runs what is due: whatever blocks it delays every stream.
+
+[front]
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Final, Self
 
-from mlx_worker.api.metrics.slow_steps import OTHER, Held
+from mlx_worker.api.middleware.slow_steps import OTHER, SlowSteps
 from mlx_worker.histogram import LAG, Histogram
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-EVERY: Final = 0.5
-"""Seconds."""
+INTERVAL: Final = 0.5
+"""Seconds between two measurements."""
 
 
-class Lag:
-    """Asks to be called and looks how much later that was, in seconds.
+class EventLoopLagMonitor:
+    """Schedules a call again and again, and measures how many seconds late each call is.
 
-    What made it late is known to `held` where it was a request; else it is counted there as other
-    work.
+    A call that is late because of a request is known to `slow_steps`. Every other late call is
+    counted there as other work.
     """
 
-    def __init__(self, held: Held) -> None:
-        self.seen = Histogram(LAG)
-        self.held = held
+    def __init__(self, slow_steps: SlowSteps) -> None:
+        self.histogram = Histogram(LAG)
+        self.slow_steps = slow_steps
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
-        self._known = 0
+        self._slow_steps_before = 0
 
     def __enter__(self) -> Self:
-        self._arm()
+        self._schedule()
         return self
 
     def __exit__(
@@ -42,16 +45,16 @@ class Lag:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _arm(self) -> None:
-        self._due = self.held.clock() + EVERY
-        self._known = self.held.counts.total()
-        self._timer = asyncio.get_running_loop().call_later(EVERY, self.look)
+    def _schedule(self) -> None:
+        self._due = self.slow_steps.clock() + INTERVAL
+        self._slow_steps_before = self.slow_steps.counts.total()
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL, self.measure)
 
-    def look(self) -> None:
-        """See how late it is. Called by the loop."""
-        # A loop's clock is coarser than ours: it may call a little early.
-        late = max(0.0, self.held.clock() - self._due)
-        self.seen.see(late)
-        if self.held.counts.total() == self._known:
-            self.held.see(OTHER, late)
-        self._arm()
+    def measure(self) -> None:
+        """Record how late this call is, and schedule the next one. Called by the loop."""
+        # The loop's clock is coarser than this one: the loop may call a little early.
+        lateness = max(0.0, self.slow_steps.clock() - self._due)
+        self.histogram.see(lateness)
+        if self.slow_steps.counts.total() == self._slow_steps_before:
+            self.slow_steps.record(OTHER, lateness)
+        self._schedule()

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 import msgspec
 from msgspec.structs import replace
 
-from mlx_worker.api.admin.log_level import LevelBody, parse_level
 from mlx_worker.api.dialects.base import DialectName, GenerationRequest
 from mlx_worker.api.dialects.cache_warm import parse_warm_body
+from mlx_worker.api.dialects.log_level import LogLevelRequest, parse_log_level_body
 from mlx_worker.api.dialects.messages.request import parse_count_body
 from mlx_worker.api.dialects.packing import pack_parsed
 from mlx_worker.api.dialects.registry import DIALECTS
 from mlx_worker.api.dialects.tokenize import parse_detokenize_body, parse_tokenize_body
-from mlx_worker.limits import check_amount, check_constraint, check_ends
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.limits import check_amount, check_constraint, check_conversation, check_ends
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,7 +58,7 @@ class PromptToWarm(BodyKind[tuple[str | None, str]], frozen=True):
     """The body of a system prompt that is to be resident."""
 
 
-class LogLevelBody(BodyKind[LevelBody], frozen=True):
+class LogLevelBody(BodyKind[LogLevelRequest], frozen=True):
     """The body of a log level."""
 
 
@@ -79,7 +79,9 @@ def parse(kind: BodyKind[T], data: bytes, models: ModelLookup) -> T:
 
 def _parse_generation(kind: GenerationBody, data: bytes, models: ModelLookup) -> GenerationRequest:
     """Return a request with the settings of its model, checked as its model's process checks it."""
-    request: GenerationRequest = DIALECTS[kind.dialect].parse(data, models.terms)
+    dialect = DIALECTS[kind.dialect]
+    request: GenerationRequest = dialect.parse(data, models.terms)
+    check_conversation(request.chats[0], dialect.field_names.get("messages", "messages"))
     settings = models.terms(request.model).settings
     request = replace(request, chats=[settings.add_to(chat) for chat in request.chats])
     first = request.chats[0]  # the chats of one request differ in their prompts alone
@@ -93,6 +95,7 @@ def _parse_count(
     _kind: CountBody, data: bytes, models: ModelLookup
 ) -> tuple[str | None, ChatRequest]:
     name, chat = parse_count_body(data)
+    check_conversation(chat, "messages")
     chat = models.terms(name).settings.add_to(chat)
     check_amount(chat)
     return name, chat
@@ -106,7 +109,7 @@ _PARSERS: Final[Mapping[type[BodyKind[Any]], Callable[[Any, bytes, ModelLookup],
             TextToTokenize: lambda _kind, data, _models: parse_tokenize_body(data),
             TokensToDetokenize: lambda _kind, data, _models: parse_detokenize_body(data),
             PromptToWarm: lambda _kind, data, _models: parse_warm_body(data),
-            LogLevelBody: lambda _kind, data, _models: parse_level(data),
+            LogLevelBody: lambda _kind, data, _models: parse_log_level_body(data),
         }
     )
 )

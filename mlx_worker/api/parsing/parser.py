@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 from aiohttp import web
 
-from mlx_worker.api.context import FRONT
+from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.parsing import parser_frames as frames
 from mlx_worker.api.parsing.body_kinds import parse
 from mlx_worker.api.parsing.model_table import NodeModels
@@ -157,7 +157,7 @@ async def parse_body(request: web.Request, body: bytes, kind: BodyKind[T]) -> T:
 
     Raises the body's refusal.
     """
-    models = NodeModels(request.app[FRONT].node)
+    models = NodeModels(request.app[CONTEXT].node)
     if len(body) <= LARGE_BODY:
         return parse(kind, body, models)
     return await request.app[PARSER].run(kind, models.table(), body)

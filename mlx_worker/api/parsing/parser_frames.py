@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from mlx_worker.api.admin.log_level import LevelBody
 from mlx_worker.api.dialects.base import GenerationRequest
+from mlx_worker.api.dialects.log_level import LogLevelRequest
 from mlx_worker.api.dialects.packing import packed_parts
 from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest
 from mlx_worker.api.parsing.body_kinds import AnyBodyKind
 from mlx_worker.api.parsing.model_table import ModelTable
 from mlx_worker.errors import ChildMisbehaved, WorkerError, error_class
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -178,9 +178,9 @@ class ParsedSystemPrompt(ParsingAnswer, frozen=True):
 class ParsedLogLevel(ParsingAnswer, frozen=True):
     """A level of the log."""
 
-    body: LevelBody
+    body: LogLevelRequest
 
-    def result(self) -> LevelBody:
+    def result(self) -> LogLevelRequest:
         """Return the level."""
         return self.body
 

@@ -16,12 +16,12 @@ from mlx_worker.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from mlx_worker.wire.messages import Ends
+    from mlx_worker.wire.request import EndConditions
 
 _NEVER: Final = -float("inf")
 
 
-def ending_tokens(ends: Ends, eos: Collection[int]) -> frozenset[int]:
+def ending_tokens(ends: EndConditions, eos: Collection[int]) -> frozenset[int]:
     """Return the tokens that end an answer, where `eos` are the model's own ends."""
     return frozenset(ends.stop_token_ids).union(() if ends.ignore_eos else eos)
 
@@ -31,7 +31,7 @@ def stop_sequences(tokens: frozenset[int]) -> StopSequences:
     return StopSequences([[token] for token in sorted(tokens)])
 
 
-def check_stop_tokens(ends: Ends, vocabulary: int) -> None:
+def check_stop_tokens(ends: EndConditions, vocabulary: int) -> None:
     """Raise InvalidRequest for a stop token that is none of the model's."""
     for token in ends.stop_token_ids:
         if not 0 <= token < vocabulary:
@@ -60,7 +60,7 @@ class MinimumLength:
         return logits
 
 
-def length_processors(ends: Ends, eos: Collection[int], prompt_tokens: int) -> list[Any]:
+def length_processors(ends: EndConditions, eos: Collection[int], prompt_tokens: int) -> list[Any]:
     """Return the processors that keep an answer from ending too early; most requests have none."""
     ruled_out = {*ends.stop_token_ids, *eos}
     if not ends.min_tokens or not ruled_out:

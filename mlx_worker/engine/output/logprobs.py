@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from mlx_worker.wire.messages import Choice, TokenLogprobs
+from mlx_worker.wire.output import TokenChoice, TokenLogprobs
 
 if TYPE_CHECKING:
     from mlx_worker.engine.output.markers import Markers
@@ -33,7 +33,7 @@ def read_logprobs(
     return TokenLogprobs(choices[0], choices[1:], is_content)
 
 
-def choice_of(markers: Markers, token: int, logprob: float) -> Choice:
+def choice_of(markers: Markers, token: int, logprob: float) -> TokenChoice:
     """Return a token with its text, its log-probability and what it adds to an answer."""
     text, data = markers.text_of(token)
-    return Choice(text, logprob, None if data == text.encode() else data)
+    return TokenChoice(text, logprob, None if data == text.encode() else data)

@@ -10,7 +10,7 @@ on as this one would have, the ids of its calls included. [child]
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mlx_lm.generate import TextStateMachine
 
@@ -18,20 +18,14 @@ from mlx_worker.engine.output.content import Content
 from mlx_worker.engine.output.markers import CALL, CONTENT, REASONING
 from mlx_worker.engine.output.stop_strings import StopStrings
 from mlx_worker.engine.output.tool_calls import MalformedCall, parse_calls
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import FinishReason, InvalidToolCall, ReasoningText, Span, ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from mlx_worker.engine.output.markers import Markers
-    from mlx_worker.engine.output.tool_calls import ParsedCall
-
-
-class Released(NamedTuple):
-    """What a token released: spans in order, then the content that came last."""
-
-    spans: list[m.Span]
-    text: str
+    from mlx_worker.engine.output.tool_calls import ParsedToolCall
+    from mlx_worker.wire.request import ChatRequest
 
 
 class TextStream:
@@ -48,7 +42,7 @@ class TextStream:
     def __init__(
         self,
         markers: Markers,
-        request: m.ChatRequest,
+        request: ChatRequest,
         state: str = CONTENT,
         prompt: Sequence[int] = (),
     ) -> None:
@@ -85,13 +79,16 @@ class TextStream:
         enough = self._request.one_call and self._calls > 0
         return bool(self._content.stopped or self._stop_token or enough)
 
-    def finish_reason(self, natural: m.FinishReason) -> m.FinishReason:
+    def finish_reason(self, natural: FinishReason) -> FinishReason:
         """Why it ended, where `natural` says why the tokens did."""
         stopped = self.stopped or natural == "stop"
         return "tool_calls" if stopped and self._calls else "stop" if stopped else natural
 
-    def add(self, token: int) -> Released:
-        """What this token released. Nothing more is to be added once `stopped`."""
+    def add(self, token: int) -> list[Span]:
+        """Return the spans that this token released, empty content among them.
+
+        Nothing may be added once `stopped`.
+        """
         self.reasoning_tokens += self._state == REASONING
         self._tokens += 1
         self._content.may_stop = self._tokens > self._request.ends.min_tokens
@@ -104,33 +101,32 @@ class TextStream:
             return self._released(self._stops.placeholder(token) if marked else "")
         return self._released(self._detokenizer.add(token))
 
-    def finish(self, natural: m.FinishReason) -> Released:
-        """What was still held back when the tokens ended; nothing where it had `stopped`."""
+    def finish(self, natural: FinishReason) -> list[Span]:
+        """Return the spans that were held back when the tokens ended; none once `stopped`."""
         if self.stopped:
-            return Released([], "")
-        spans, text = self._released(self._detokenizer.finish())
-        spans.append(text)
+            return []
+        spans = self._released(self._detokenizer.finish())
         if self._machine is not None and not self.stopped:
             self._machine, rest, state = TextStateMachine.flush(self._machine)
             spans += self._said([(state, rest)])
         if not self.stopped:
             spans += self._left(cut=natural == "length")
-        return _in_order(spans)
+        return spans
 
     # --- inside ---
 
-    def _released(self, text: str) -> Released:
+    def _released(self, text: str) -> list[Span]:
         if self._machine is None or not text:
-            return Released([], self._content.add(text))
+            return [self._content.add(text)]
         *_, held_back = self._machine
         if not held_back and self._markers.starts.isdisjoint(text):
-            return _in_order(self._said([(self._state, text)]))  # nearly always: no marker begins
+            return self._said([(self._state, text)])  # nearly always: no marker begins
         self._machine, segments = TextStateMachine.split(self._machine, text)
-        return _in_order(self._said(segments))
+        return self._said(segments)
 
-    def _said(self, segments: Iterable[tuple[str, str]]) -> list[m.Span]:
+    def _said(self, segments: Iterable[tuple[str, str]]) -> list[Span]:
         """Segments of the text machine as spans: a change of state ends a span."""
-        spans: list[m.Span] = []
+        spans: list[Span] = []
         for state, text in segments:
             if state != self._state:
                 spans += self._left(cut=False)
@@ -142,12 +138,12 @@ class TextStream:
             if state == CONTENT:
                 spans.append(self._content.add(text))
             elif state == REASONING and text:
-                spans.append(m.Reasoning(text))
+                spans.append(ReasoningText(text))
             elif state == CALL:
                 self._call += text
         return spans
 
-    def _left(self, *, cut: bool) -> list[m.Span]:
+    def _left(self, *, cut: bool) -> list[Span]:
         """The state is left: what that releases. `cut`: the token limit ended it."""
         if self._state == CONTENT:
             return [self._content.end()]
@@ -155,25 +151,15 @@ class TextStream:
             return []
         text, self._call = self._call, ""
         if cut and self._markers.call_end:
-            return [m.BrokenCall(text, "a call was cut short by the token limit")]
+            return [InvalidToolCall(text, "a call was cut short by the token limit")]
         try:
             calls = parse_calls(self._markers.parse_call, text, self._request.tools)
         except MalformedCall as error:
-            return [m.BrokenCall(text, str(error))]
+            return [InvalidToolCall(text, str(error))]
         return [self._numbered(it) for it in (calls[:1] if self._request.one_call else calls)]
 
-    def _numbered(self, call: ParsedCall) -> m.ToolCall:
+    def _numbered(self, call: ParsedToolCall) -> ToolCall:
         """With an id that no other call has, made again alike when the tokens are replayed."""
         made = hashlib.sha256(f"{self._calls} of {self._request!r}".encode()).hexdigest()
         self._calls += 1
-        return m.ToolCall(call.id or f"call_{made[:24]}", call.name, call.arguments)
-
-
-def _in_order(spans: list[m.Span]) -> Released:
-    """Empty content left out, and the content that comes last set apart."""
-    spans = [it for it in spans if it]
-    text = ""
-    while spans and isinstance(last := spans[-1], str):
-        text = last + text
-        spans.pop()
-    return Released(spans, text)
+        return ToolCall(call.id or f"call_{made[:24]}", call.name, call.arguments)

@@ -30,7 +30,7 @@ class MalformedCall(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class ParsedCall:
+class ParsedToolCall:
     """`arguments` is JSON. `id` is the model's own, None where its format has none."""
 
     id: str | None
@@ -38,7 +38,7 @@ class ParsedCall:
     arguments: str
 
 
-def parse_calls(parse: CallParser, text: str, tools: list[dict[str, Any]]) -> list[ParsedCall]:
+def parse_calls(parse: CallParser, text: str, tools: list[dict[str, Any]]) -> list[ParsedToolCall]:
     """All calls of one text, at least one. Raises MalformedCall."""
     try:
         parsed = parse_values(parse, text, tools)
@@ -53,7 +53,7 @@ def parse_calls(parse: CallParser, text: str, tools: list[dict[str, Any]]) -> li
     return calls
 
 
-def _call(parsed: Any) -> ParsedCall:
+def _call(parsed: Any) -> ParsedToolCall:
     own = parsed.get("id") if isinstance(parsed, dict) else None
     if isinstance(parsed, dict) and isinstance(parsed.get("function"), dict):
         parsed = parsed["function"]  # as OpenAI's API writes a call
@@ -64,7 +64,7 @@ def _call(parsed: Any) -> ParsedCall:
     for said in (name, arguments):
         said.encode()  # half a surrogate pair could not be sent
     has_id = isinstance(own, str) and own and own == sayable(own)
-    return ParsedCall(own if has_id else None, name, arguments)
+    return ParsedToolCall(own if has_id else None, name, arguments)
 
 
 def _said_arguments(parsed: dict[str, Any]) -> Any:

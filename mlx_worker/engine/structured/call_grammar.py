@@ -15,7 +15,7 @@ from mlx_worker.errors import UnsupportedField
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.engine.structured.lark import Lark
+    from mlx_worker.engine.structured.lark import LarkWriter
 
 JSON_FORMAT = "json_tools"
 """The module of mlx_lm's parser for {"name": …, "arguments": …} between two markers."""
@@ -24,7 +24,7 @@ SPACE = "SPACE: /( |\\n[ \\t]{0,16})/"
 
 
 def forced_calls(
-    tokenizer: Any, lark: Lark, tools: Sequence[str], *, one: bool
+    tokenizer: Any, lark: LarkWriter, tools: Sequence[str], *, one: bool
 ) -> tuple[str, list[str]]:
     """Calls of these tools, as an expression and its rules; the arguments of tool i are `@args_i`.
 
@@ -45,7 +45,7 @@ def forced_calls(
     return "call" if one else "call (SPACE? call)*", [call, SPACE]
 
 
-def free_calls(tokenizer: Any, lark: Lark, *, one: bool) -> tuple[str, list[str]]:
+def free_calls(tokenizer: Any, lark: LarkWriter, *, one: bool) -> tuple[str, list[str]]:
     """Calls with whatever a model writes between its markers."""
     start = lark.word(tokenizer.tool_call_start)
     if not tokenizer.tool_call_end:

@@ -24,7 +24,7 @@ from mlx_worker.engine.structured.compile_trials import SECONDS, Trials
 from mlx_worker.engine.structured.constraint import Constraint
 from mlx_worker.engine.structured.endless_schema import is_endless
 from mlx_worker.engine.structured.grammar import answer_grammar, content_grammar, of_schema
-from mlx_worker.engine.structured.lark import Lark
+from mlx_worker.engine.structured.lark import LarkWriter
 from mlx_worker.engine.structured.lark_rules import read_rules
 from mlx_worker.engine.structured.refusals import refusal, too_costly
 from mlx_worker.engine.structured.schema_errors import place_of
@@ -40,7 +40,13 @@ from mlx_worker.grammar_trial.trial import (
     tried,
 )
 from mlx_worker.limits import check_constraint
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import (
+    AnswerConstraint,
+    ChatRequest,
+    JsonSchemaConstraint,
+    LarkConstraint,
+    ToolCallConstraint,
+)
 from mlx_worker.wire.tool_call_schemas import arguments_of
 
 if TYPE_CHECKING:
@@ -61,7 +67,7 @@ COSTLY_WORDS: Final = ("pattern", "patternProperties", "allOf", "multipleOf", "f
 """Keywords of a schema that become intersections of regexes, whose work has no limit."""
 
 
-class Constraints:
+class ConstraintCompiler:
     """One model's. Called by one thread, but for `prepare`, which comes first."""
 
     def __init__(self, tokenizer: Any, clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,7 +82,7 @@ class Constraints:
         with contextlib.suppress(InvalidRequest):
             self._check_vocabulary("")
 
-    def of(self, request: m.ChatRequest, prompt: Prompt) -> Constraint | None:
+    def of(self, request: ChatRequest, prompt: Prompt) -> Constraint | None:
         """Return what binds the answer to this request. Raises InvalidRequest with the place."""
         shape = request.constraint
         if shape is None:
@@ -90,7 +96,7 @@ class Constraints:
         matcher = self._known(whole, shape, request.tools)
         return Constraint(matcher.deep_copy())
 
-    def _known(self, whole: str, shape: m.Constraint, tools: list[Schema]) -> LLMatcher:
+    def _known(self, whole: str, shape: AnswerConstraint, tools: list[Schema]) -> LLMatcher:
         """Return the matcher of an answer's grammar, from what is kept where it is there."""
         key = sha256(whole.encode() + msgspec.json.encode(shape)).digest()
         made = self._made.get(key)
@@ -108,7 +114,7 @@ class Constraints:
             raise type(made)(made.message, param=made.param)
         return made
 
-    def _compiled(self, whole: str, shape: m.Constraint, tools: list[Schema]) -> LLMatcher:
+    def _compiled(self, whole: str, shape: AnswerConstraint, tools: list[Schema]) -> LLMatcher:
         parts = _parts(shape, tools)
         for part, place, param in parts:
             if isinstance(part, dict) and is_endless(part):
@@ -117,7 +123,11 @@ class Constraints:
                     " itself again",
                     param=param,
                 )
-        items = PLAIN_ITEMS if isinstance(shape, m.JsonSchema | m.Call) else FREE_ITEMS
+        items = (
+            PLAIN_ITEMS
+            if isinstance(shape, JsonSchemaConstraint | ToolCallConstraint)
+            else FREE_ITEMS
+        )
         grammars = [*(_grammar(it, place, param) for it, place, param in parts), whole]
         verdict = self._verdict(Trial(grammars, items), shape)
         if verdict is None:
@@ -126,7 +136,7 @@ class Constraints:
             part, place, param = [*parts, (None, shape.field, shape.field)][verdict.place]
             path = self._path(part, verdict.fault, shape)
             raise refusal(verdict.fault, place + path, param + path if place == param else param)
-        if isinstance(shape, m.Lark):
+        if isinstance(shape, LarkConstraint):
             self._refuse_endless_rules(shape)
         matcher = LLMatcher(self._vocabulary, whole, log_level=0, limits=limits_of(items))
         if fault := fault_of(matcher):
@@ -134,7 +144,7 @@ class Constraints:
         # Asking for the first mask has built some of the lexer, which every copy has.
         return matcher
 
-    def _refuse_endless_rules(self, shape: m.Lark) -> None:
+    def _refuse_endless_rules(self, shape: LarkConstraint) -> None:
         """Raise ConstraintFailed where a rule or a terminal has no finite text."""
         rules = read_rules(shape.grammar)
         if (endless := rules.endless_rule()) is not None:
@@ -142,19 +152,21 @@ class Constraints:
             raise ConstraintFailed(why, param=shape.field)
         if not (trials := rules.trials()):
             return
-        grammars = [content_grammar(m.Lark(it, shape.field)) for _, it in trials]
+        grammars = [content_grammar(LarkConstraint(it, shape.field)) for _, it in trials]
         verdict = self._verdict(Trial(grammars, FREE_ITEMS), shape)
         if verdict is not None and verdict.fault.startswith(NOTHING_FITS):
             why = f"{shape.field}: no text fits {trials[verdict.place][0]}"
             raise ConstraintFailed(why, param=shape.field)
 
-    def _verdict(self, trial: Trial, shape: m.Constraint) -> Verdict | None:
+    def _verdict(self, trial: Trial, shape: AnswerConstraint) -> Verdict | None:
         """Try here what is sure to be cheap, in the helper what may not be."""
-        if isinstance(shape, m.JsonSchema | m.Call) and not _may_be_costly(trial.grammars):
+        if isinstance(shape, JsonSchemaConstraint | ToolCallConstraint) and not _may_be_costly(
+            trial.grammars
+        ):
             return tried(self._vocabulary, trial)
         return self._trials.verdict(trial)
 
-    def _path(self, schema: Any, fault: str, shape: m.Constraint) -> str:
+    def _path(self, schema: Any, fault: str, shape: AnswerConstraint) -> str:
         """Where in a schema a fault is; as far as it was found in time."""
         if not isinstance(schema, dict):
             return ""
@@ -198,21 +210,23 @@ class Constraints:
         return from_tokenizer(self._tokenizer._tokenizer, eos_token=ends)  # noqa: SLF001
 
     @cached_property
-    def _lark(self) -> Lark:
+    def _lark(self) -> LarkWriter:
         added = self._tokenizer.added_tokens_decoder.items()
         vocabulary = self._vocabulary
-        return Lark({it.content: id_ for id_, it in added if vocabulary.is_special_token(id_)})
+        return LarkWriter(
+            {it.content: id_ for id_, it in added if vocabulary.is_special_token(id_)}
+        )
 
 
 _Part = tuple[Any, str, str]
 """A schema or another shape, where a fault in it is, and which field an error names."""
 
 
-def _parts(shape: m.Constraint, tools: list[Schema]) -> list[_Part]:
+def _parts(shape: AnswerConstraint, tools: list[Schema]) -> list[_Part]:
     """What is tried by itself, so that a fault has a place."""
-    if isinstance(shape, m.JsonSchema):
+    if isinstance(shape, JsonSchemaConstraint):
         return [(json.loads(shape.schema), shape.field, shape.field)]
-    if isinstance(shape, m.Call):
+    if isinstance(shape, ToolCallConstraint):
         schemas = arguments_of(tools, shape.names)
         named = zip(shape.names, schemas, strict=True)
         return [(it, f"tools: the parameters of {name!r}", "tools") for name, it in named]

@@ -18,15 +18,21 @@ from mlx_worker.engine.structured.endless_schema import without_endless_parts
 from mlx_worker.engine.structured.gbnf import as_lark
 from mlx_worker.engine.structured.schema_bounds import within_reach
 from mlx_worker.errors import UnsupportedField
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import (
+    ChatRequest,
+    JsonSchemaConstraint,
+    LarkConstraint,
+    RegexConstraint,
+    ToolCallConstraint,
+)
 from mlx_worker.wire.tool_call_schemas import arguments_of
 
 if TYPE_CHECKING:
     from mlx_worker.engine.prompt import Prompt
-    from mlx_worker.engine.structured.lark import Lark
+    from mlx_worker.engine.structured.lark import LarkWriter
 
     Schema = dict[str, Any]
-    ContentShape = m.JsonSchema | m.Regex | m.Lark
+    ContentShape = JsonSchemaConstraint | RegexConstraint | LarkConstraint
 
 JSON_STYLE: Any = {"whitespace_pattern": "( |\\n[ \\t]{0,16})", "lenient": False}
 """A space, or a new line and its indentation: a model that has nothing to say would else go on with
@@ -43,11 +49,11 @@ def content_grammar(shape: ContentShape) -> str:
     Raises InvalidRequest for a grammar in another notation that cannot be converted.
     """
     match shape:
-        case m.JsonSchema():
+        case JsonSchemaConstraint():
             return of_schema(json.loads(shape.schema))
-        case m.Regex():
+        case RegexConstraint():
             return LLMatcher.grammar_from_regex(shape.pattern)
-        case m.Lark():
+        case LarkConstraint():
             # As JSON, or a text that looks like a list of grammars would be taken for one.
             return json.dumps({"grammars": [{"lark_grammar": as_lark(shape.grammar, shape.field)}]})
 
@@ -58,7 +64,7 @@ def of_schema(schema: Schema) -> str:
     return LLMatcher.grammar_from_json_schema(kept, overrides=JSON_STYLE)
 
 
-def answer_grammar(request: m.ChatRequest, prompt: Prompt, tokenizer: Any, lark: Lark) -> str:
+def answer_grammar(request: ChatRequest, prompt: Prompt, tokenizer: Any, lark: LarkWriter) -> str:
     """The grammar of a whole answer; what it is made of has been checked.
 
     Raises UnsupportedField where the model's format has no place for it.
@@ -66,7 +72,7 @@ def answer_grammar(request: m.ChatRequest, prompt: Prompt, tokenizer: Any, lark:
     shape = request.constraint
     assert shape is not None
     if request.prompt is not None:  # no template: what is answered is content and nothing else
-        assert not isinstance(shape, m.Call)
+        assert not isinstance(shape, ToolCallConstraint)
         return _joined(["start: @content"], {"content": content_grammar(shape)})
     if tokenizer.structural_markers or tokenizer.response_transitions:
         raise UnsupportedField(
@@ -74,7 +80,7 @@ def answer_grammar(request: m.ChatRequest, prompt: Prompt, tokenizer: Any, lark:
             param=shape.field,
         )
     parts: dict[str, str] = {}
-    if isinstance(shape, m.Call):
+    if isinstance(shape, ToolCallConstraint):
         body, rules = forced_calls(tokenizer, lark, shape.names, one=request.one_call)
         schemas = arguments_of(request.tools, shape.names)
         parts = {f"args_{place}": of_schema(it) for place, it in enumerate(schemas)}
@@ -89,7 +95,7 @@ def answer_grammar(request: m.ChatRequest, prompt: Prompt, tokenizer: Any, lark:
     return _joined(lines, parts)
 
 
-def _thought(prompt: Prompt, tokenizer: Any, lark: Lark) -> tuple[str, list[str]]:
+def _thought(prompt: Prompt, tokenizer: Any, lark: LarkWriter) -> tuple[str, list[str]]:
     """Reasoning: gone on with, begun by the model itself if it likes, or over and done."""
     if not tokenizer.has_thinking:
         return "", []

@@ -15,7 +15,7 @@ ANYTHING = "/(?s:.*)/"
 
 
 @dataclass(frozen=True, slots=True)
-class Lark:
+class LarkWriter:
     """`special` tokens by their text: a grammar names them by id, because no text matches them."""
 
     special: Mapping[str, int]

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 from mlx_lm.tool_parsers import json_tools
 
-from mlx_worker.engine.prompt import chat_text, prompt_of, system_text
+from mlx_worker.engine.prompt import prompt_of
+from mlx_worker.engine.templates.chat_text import chat_text, system_text
 from mlx_worker.errors import InvalidRequest, UnsupportedField
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import ChatRequest, ToolCallConstraint
 
 if TYPE_CHECKING:
-    from mlx_worker.engine.prompt import Messages, Prompt, Tools
+    from mlx_worker.engine.prompt import Prompt, Tools
+    from mlx_worker.engine.templates.chat_text import Messages
     from mlx_worker.engine.text_bound import TextBound
 
 LEFT_OUT: Final = "tools: this model's chat template has no tool calls; the tools were left out"
@@ -59,8 +61,8 @@ class Offer:
     `notice` is what the caller should know of it, "" for nothing.
     """
 
-    request: m.ChatRequest
-    shown: m.ChatRequest
+    request: ChatRequest
+    shown: ChatRequest
     notice: str = ""
 
     def prompt(self, tokenizer: Any, bound: TextBound | None = None) -> Prompt:
@@ -83,7 +85,7 @@ class ToolOffers:
             _read_calls_as_json(tokenizer)
             self._has_system = _shows_system(tokenizer)
 
-    def adapt(self, request: m.ChatRequest) -> Offer:
+    def adapt(self, request: ChatRequest) -> Offer:
         """Return the request as this model can take it. Raises UnsupportedField."""
         if self._by_template or request.prompt is not None:
             return Offer(request, request)
@@ -92,7 +94,7 @@ class ToolOffers:
             if request.tools:
                 told = self._with_instructions(told, request.tools)
             return Offer(request, msgspec.structs.replace(request, messages=told, tools=[]))
-        if isinstance(request.constraint, m.Call):
+        if isinstance(request.constraint, ToolCallConstraint):
             field = request.constraint.field
             raise UnsupportedField(
                 f"{field}: this model has no tool calls, so none can be required", param=field

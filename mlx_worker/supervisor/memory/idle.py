@@ -20,7 +20,7 @@ class IdleTimer:
     def __init__(
         self,
         after: float | None,
-        act: Callable[[], None],
+        act: Callable[[], object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._act = act

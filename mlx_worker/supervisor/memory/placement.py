@@ -83,9 +83,9 @@ class Room:
                 served.child.start()
             case Evict(models):
                 for other in others:
-                    if other.config.id in models and not other.retired:
+                    is_chosen = other.config.id in models and not other.retired
+                    if is_chosen and other.child.unload():
                         self._events.happened("evict", other.config.id, by=served.config.id)
-                        other.child.unload()
                 self._hold(served, _room_is_made(served, models), promised=True)
             case Full(why):
                 error = MemoryFull(_no_room(served, why), retry_after=COME_BACK)

@@ -20,12 +20,23 @@ from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining
 from mlx_worker.logs import Entry
 from mlx_worker.supervisor.fingerprint import note_replaced_package
 from mlx_worker.supervisor.process.connection import Owner
-from mlx_worker.supervisor.process.process import how_it_ended, kill, signal_name
+from mlx_worker.supervisor.process.process import how_it_ended, signal_name
 from mlx_worker.supervisor.process.states import Event, IllegalEvent, State
 from mlx_worker.supervisor.process.stderr import KEPT_OF_MODEL, DeviceErrors, Line, device_error
 from mlx_worker.supervisor.requests.token_stats import Pace
 from mlx_worker.supervisor.ring_buffer import Ring
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    CacheState,
+    CancelGeneration,
+    Hello,
+    Load,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    Ping,
+    Pong,
+)
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -36,6 +47,8 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.launcher import Launch, Launched
     from mlx_worker.supervisor.process.lifecycle import Lifecycle, Timings
     from mlx_worker.supervisor.process.pause import Handle, PauseDetector
+    from mlx_worker.supervisor.process.process import ChildProcess
+    from mlx_worker.wire.base import WireMessage
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +61,10 @@ class Facts:
     """What the child last said of itself; nothing outlives its process."""
 
     pid: int | None = None
-    loading: m.LoadProgress | None = None
-    loaded: m.Loaded | None = None
-    cache: m.CacheState | None = None
-    pong: m.Pong | None = None
+    loading: LoadProgress | None = None
+    loaded: Loaded | None = None
+    cache: CacheState | None = None
+    pong: Pong | None = None
     load_seconds: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
     working_set: int | None = None
@@ -73,7 +86,7 @@ class Exit:
     code: int
     uptime: float
     in_flight: list[str]
-    measured: m.Pong | None
+    measured: Pong | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +110,7 @@ class Child:
 
     def __init__(
         self,
-        load: m.Load,
+        load: Load,
         lifecycle: Lifecycle,
         timings: Timings,
         *,
@@ -129,15 +142,16 @@ class Child:
         self._take_lost = take_lost
         self._on_retry_due = on_retry_due
         self._events = events
-        self._measured: m.Pong | None = None
+        self._measured: Pong | None = None
         self._ended: Exit | None = None
         self._asked_to_run = False
+        self._is_unload_asked = False  # and the writer has not come to it
         self._retry_due = False
         self._inbox: asyncio.Queue[_Seen] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Condition()
         self._link: Link | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: ChildProcess | None = None
         self._timer: Handle | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._reaper: asyncio.Task[None] | None = None
@@ -253,9 +267,16 @@ class Child:
         self._asked_to_run = False
         self._tell(Event.STOP)
 
-    def unload(self) -> None:
-        """Ask for it to end until it is needed. Nothing happens where it has work by then."""
+    def unload(self) -> bool:
+        """Ask the process to end until it is needed; return False if that is asked already.
+
+        Nothing happens where the process has work when the writer comes to it.
+        """
+        if self._is_unload_asked:
+            return False
+        self._is_unload_asked = True
         self._tell(Event.UNLOAD)
+        return True
 
     def cannot_start(self, why: str) -> None:
         """Record that the model cannot be started now: its folder or memory does not allow it."""
@@ -291,7 +312,7 @@ class Child:
                 wait = max(2.0, self.retry_after)
                 return ModelLoading(f"model {model!r} is {state.value}{why}", retry_after=wait)
 
-    def open(self, id_: int, listener: Listener, message: m.Message) -> None:
+    def open(self, id_: int, listener: Listener, message: WireMessage) -> None:
         """Give it work. Raises what `refusal` says, or ChildLost, unless it is `serving`."""
         if self._link is None or not self.serving:
             raise self.refusal() or ChildLost("the model's process has just ended", retry_after=1)
@@ -300,7 +321,7 @@ class Child:
     def cancel(self, id_: int) -> None:
         """Nobody waits for this id any more."""
         if self._link is not None:
-            self._link.send(m.Cancel(id_))
+            self._link.send(CancelGeneration(id_))
 
     async def reached(self, *states: State) -> State:
         """Wait until it is in one of these states."""
@@ -343,6 +364,8 @@ class Child:
     async def _write(self) -> None:
         while True:
             seen = await self._inbox.get()
+            if seen.event is Event.UNLOAD:
+                self._is_unload_asked = False
             if seen.incarnation != self._life.incarnation and seen.event not in (
                 Event.START,
                 Event.RESTART,
@@ -388,7 +411,7 @@ class Child:
             case State.KILLING:
                 self._close_link()
                 if self._process is not None:
-                    kill(self._process)
+                    self._process.kill()
             case State.BACKOFF | State.STOPPED:
                 self._close_link()
             case State.FAILED:
@@ -525,11 +548,11 @@ class Child:
     def _give_up_process(self, why: str) -> None:
         """Its end, which its reaper will see, leads out of any state; so does there being none."""
         if self._process is not None and self._process.returncode is None:
-            kill(self._process)
+            self._process.kill()
         else:
             self._tell(Event.EXITED, why)
 
-    def _say(self, message: m.Message) -> None:
+    def _say(self, message: WireMessage) -> None:
         if self._link is not None:
             self._link.send(message)
 
@@ -545,31 +568,31 @@ class Child:
 
     def _hear(self, fact: Fact, incarnation: int) -> None:
         match fact:
-            case m.Hello() if fact.protocol != m.PROTOCOL:
+            case Hello() if fact.protocol != PROTOCOL:
                 wrong = (
-                    f"the model's process speaks protocol {fact.protocol}, not {m.PROTOCOL}: "
+                    f"the model's process speaks protocol {fact.protocol}, not {PROTOCOL}: "
                     "mlx-worker was replaced while this node runs; restart the node"
                 )
                 self._tell(Event.GARBAGE, wrong, incarnation)
-            case m.Hello():
+            case Hello():
                 self.facts.versions = fact.versions
                 self.facts.working_set = fact.working_set
                 note_replaced_package(self._events, self.load.model, fact.versions)
                 self._tell(Event.HELLO, "", incarnation)
-            case m.LoadProgress():
+            case LoadProgress():
                 self.facts.loading = fact
                 self._life.progressed(self._loop.time())
                 self._arm()
                 self._on_progress()
-            case m.Loaded():
+            case Loaded():
                 self.facts.loaded = fact
                 self._tell(Event.LOADED, "", incarnation)
-            case m.LoadFailed():
+            case LoadFailed():
                 event = Event.CANNOT_LOAD if fact.permanent else Event.LOAD_FAILED
                 self._tell(event, fact.reason, incarnation)
-            case m.CacheState():
+            case CacheState():
                 self.facts.cache = fact
-            case m.Pong():
+            case Pong():
                 if self.facts.pong is None:
                     self.at_start = fact.resident_bytes
                 elif self._link is not None and fact.prepared > self.facts.pong.prepared:
@@ -590,5 +613,5 @@ class Child:
             reason = f"{link.open_ids} requests in hand and no progress for {silent:.1f} s"
             self._tell(Event.STALLED, reason, incarnation)
             return
-        link.send(m.Ping(next(self._pings)))
+        link.send(Ping(next(self._pings)))
         self._watch = self._loop.call_later(self._timings.ping, self._look_after, incarnation)

@@ -25,7 +25,7 @@ from mlx_worker.histogram import CRASH_TO_TOKEN, Histogram
 from mlx_worker.supervisor.fingerprint import identity_of, weights_changed
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.resume_policy import is_poison, may_start
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import Generate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -238,12 +238,13 @@ class Dispatch:
         self._set_timer(generation, None)
         del self._waiting[generation]
         id_ = next(self._ids)
-        ask = m.Generate(
+        ask = Generate(
             id_,
             generation.request,
             list(generation.tokens),
             generation.session,
             generation.request_id,
+            generation.room,
         )
         self._open[generation] = id_
         generation.handed_over.append(time.perf_counter())

@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from mlx_worker.errors import ChildLost, WorkerError
 from mlx_worker.supervisor.requests.generation import as_error
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import (
+    CacheCleared,
+    DetokenizeResult,
+    PromptWarmed,
+    RequestFailed,
+    TokenizeResult,
+)
 
 if TYPE_CHECKING:
     from mlx_worker.supervisor.process.connection import Told
 
-Answer = m.Warmed | m.Cleared | m.Tokenized | m.Detokenized
+Answer = PromptWarmed | CacheCleared | TokenizeResult | DetokenizeResult
 
 
 class Call:
@@ -25,10 +32,18 @@ class Call:
         if self.answer.done():
             return
         match message:
-            case m.Warmed() | m.Cleared() | m.Tokenized() | m.Detokenized():
+            case PromptWarmed() | CacheCleared() | TokenizeResult() | DetokenizeResult():
                 self.answer.set_result(message)
-            case m.Failed():
-                self.answer.set_exception(as_error(message))
-                self.answer.exception()  # a caller may have left
+            case RequestFailed():
+                self._fail(as_error(message))
             case _:
                 pass
+
+    def on_connection_lost(self, why: str) -> None:
+        """Fail the call; the next process may answer another."""
+        if not self.answer.done():
+            self._fail(ChildLost(why, retry_after=1))
+
+    def _fail(self, error: WorkerError) -> None:
+        self.answer.set_exception(error)
+        self.answer.exception()  # a caller may have left

@@ -13,7 +13,8 @@ from mlx_worker.api.dialects.model_terms import ModelTerms
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
 from mlx_worker.wire.framing import encode
-from mlx_worker.wire.messages import Generate, Sampling
+from mlx_worker.wire.messages import Generate
+from mlx_worker.wire.request import Sampling
 
 if TYPE_CHECKING:
     from mlx_worker.api.dialects.base import GenerationRequest

@@ -13,17 +13,25 @@ from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo, Usage
 from mlx_worker.api.dialects.chat.response import ChatWriter
 from mlx_worker.errors import ChildLost
 from mlx_worker.supervisor.requests.generation import Ending, Piece
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import (
+    FinishReason,
+    InvalidToolCall,
+    ReasoningText,
+    TokenChoice,
+    TokenLogprobs,
+    ToolCall,
+)
+from mlx_worker.wire.request import ChatRequest, Sampling
 
 USAGE = Usage(prompt=100, cached=64, completion=7, reasoning=2)
 
 
-def ended(finish: m.FinishReason) -> Ending:
+def ended(finish: FinishReason) -> Ending:
     return Ending(finish, 7)
 
 
 def reply(model: str = "nano", *, include_usage: bool = False, n: int = 1) -> ChatWriter:
-    chat = m.ChatRequest([{"role": "user", "content": "Hello"}], m.Sampling(seed=7))
+    chat = ChatRequest([{"role": "user", "content": "Hello"}], Sampling(seed=7))
     call = GenerationRequest(model, [chat], stream=True, include_usage=include_usage, seed=7, n=n)
     return ChatWriter(call, ResponseInfo(model, 1_700_000_000, "fp_0123456789ab"))
 
@@ -178,9 +186,9 @@ def test_a_whole_answer_is_one_completion_object() -> None:
 
 # --- reasoning and calls --------------------------------------------------------------------
 
-LOOK = m.ToolCall("call_1", "look", '{"at": "東京"}')
-WALK = m.ToolCall("call_2", "walk", "{}")
-BROKEN = m.BrokenCall('{"name": ', "not a call: there is none in it")
+LOOK = ToolCall("call_1", "look", '{"at": "東京"}')
+WALK = ToolCall("call_2", "walk", "{}")
+BROKEN = InvalidToolCall('{"name": ', "not a call: there is none in it")
 
 
 def deltas(*pieces: Piece) -> list[Any]:
@@ -189,14 +197,14 @@ def deltas(*pieces: Piece) -> list[Any]:
     return [chunk["choices"][0]["delta"] for chunk in events(stream)]
 
 
-def whole(piece: Piece, finish: m.FinishReason = "stop") -> Any:
+def whole(piece: Piece, finish: FinishReason = "stop") -> Any:
     (choice,) = json.loads(reply().full_response([(piece, ended(finish))], USAGE))["choices"]
     assert choice["finish_reason"] == finish
     return choice
 
 
 def test_reasoning_streams_under_both_its_names_and_never_as_content() -> None:
-    said = deltas(Piece("", [], [m.Reasoning("hm")]), Piece("So.", [], [m.Reasoning(" well")]))
+    said = deltas(Piece("", [], [ReasoningText("hm")]), Piece("So.", [], [ReasoningText(" well")]))
     assert said == [
         {"reasoning_content": "hm", "reasoning": "hm"},
         {"reasoning_content": " well", "reasoning": " well"},
@@ -246,7 +254,9 @@ def test_a_broken_call_streams_as_content_with_a_warning() -> None:
 
 
 def test_a_whole_answer_sorts_its_spans() -> None:
-    choice = whole(Piece(" end", [], [m.Reasoning("hm"), "Let me see.", LOOK, WALK]), "tool_calls")
+    choice = whole(
+        Piece(" end", [], [ReasoningText("hm"), "Let me see.", LOOK, WALK]), "tool_calls"
+    )
     assert choice["message"] == {
         "role": "assistant",
         "content": "Let me see. end",
@@ -275,15 +285,15 @@ def test_a_broken_call_in_a_whole_answer_is_content_with_a_warning() -> None:
 
 
 def test_probabilities_of_a_piece_are_told_once_whatever_its_spans() -> None:
-    told = m.TokenLogprobs(m.Choice("a", -1.0), [])
-    for piece in (Piece("a", [told]), Piece("", [told]), Piece("b", [told], [m.Reasoning("a")])):
+    told = TokenLogprobs(TokenChoice("a", -1.0), [])
+    for piece in (Piece("a", [told]), Piece("", [told]), Piece("b", [told], [ReasoningText("a")])):
         chunks = events(reply().delta(piece, 0))
         entries = [chunk["choices"][0].get("logprobs") for chunk in chunks]
         assert [len(it["content"]) for it in entries if it] == [1]
 
 
 def test_a_part_of_a_character_has_the_bytes_that_it_adds() -> None:
-    told = m.TokenLogprobs(m.Choice("\ufffd", -1.0, b"\xf0\x9f"), [m.Choice("é", -2.0)])
+    told = TokenLogprobs(TokenChoice("\ufffd", -1.0, b"\xf0\x9f"), [TokenChoice("é", -2.0)])
     (entry,) = whole(Piece("", [told]))["logprobs"]["content"]
     assert (entry["token"], entry["bytes"]) == ("\ufffd", [0xF0, 0x9F])
     assert entry["top_logprobs"][0]["bytes"] == [*"é".encode()]

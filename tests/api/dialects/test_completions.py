@@ -15,7 +15,8 @@ from mlx_worker.api.dialects.model_terms import ModelTerms, RequestCapacity
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
 from mlx_worker.supervisor.requests.generation import Ending, Piece, Scores
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import TokenChoice, TokenLogprobs
+from mlx_worker.wire.request import PromptScoring
 from tests.call_counter import calls
 from tests.dialects import events_of
 
@@ -87,7 +88,7 @@ def test_what_all_prompts_share_is_made_once() -> None:
             body, lambda _: ModelTerms(capacity=RequestCapacity("m", 97))
         ).with_packed_parts()
     )
-    assert made["sampling"] == made["resolve_constraint"] == made["pack_chat"] == 1
+    assert made["resolve_sampling"] == made["resolve_constraint"] == made["pack_chat"] == 1
 
 
 def test_the_token_limit_is_the_requests_else_the_models_else_openais() -> None:
@@ -121,8 +122,8 @@ def test_a_body_without_a_prompt_is_missing_it() -> None:
         parse(b"{}")
 
 
-def told(text: str) -> m.TokenLogprobs:
-    return m.TokenLogprobs(m.Choice(text, -0.5), [m.Choice(text, -0.5), m.Choice("x", -2.0)])
+def told(text: str) -> TokenLogprobs:
+    return TokenLogprobs(TokenChoice(text, -0.5), [TokenChoice(text, -0.5), TokenChoice("x", -2.0)])
 
 
 def test_log_probabilities_are_lists_whose_offsets_go_on_from_piece_to_piece() -> None:
@@ -142,18 +143,23 @@ def test_log_probabilities_are_lists_whose_offsets_go_on_from_piece_to_piece() -
 
 def test_offsets_count_characters_whatever_their_bytes() -> None:
     """Tokens inside a character begin with it; a special token that is not shown has no width."""
-    halves = [m.Choice("\ufffd", -0.5, part) for part in ("🙂".encode()[:2], "🙂".encode()[2:])]
-    choices = [m.Choice("a", -0.5), m.Choice("<|x|>", -0.5, b""), *halves, m.Choice("b", -0.5)]
+    halves = [TokenChoice("\ufffd", -0.5, part) for part in ("🙂".encode()[:2], "🙂".encode()[2:])]
+    choices = [
+        TokenChoice("a", -0.5),
+        TokenChoice("<|x|>", -0.5, b""),
+        *halves,
+        TokenChoice("b", -0.5),
+    ]
     it = CompletionWriter(asked(logprobs=0, stream=True), INFO)
-    stream = it.delta(Piece("a🙂b", [m.TokenLogprobs(choice, []) for choice in choices]), 0)
+    stream = it.delta(Piece("a🙂b", [TokenLogprobs(choice, []) for choice in choices]), 0)
     (_, data), *_ = events_of(stream)
     assert data["choices"][0]["logprobs"]["text_offset"] == [0, 1, 1, 1, 2]
 
 
 def test_alternatives_that_look_alike_are_told_apart_by_their_bytes() -> None:
-    likeliest = [m.Choice("\ufffd", -1.0, b"\xf0"), m.Choice("\ufffd", -2.0, b"\xf1\x9f")]
+    likeliest = [TokenChoice("\ufffd", -1.0, b"\xf0"), TokenChoice("\ufffd", -2.0, b"\xf1\x9f")]
     it = CompletionWriter(asked(logprobs=2, stream=True), INFO)
-    stream = it.delta(Piece("", [m.TokenLogprobs(likeliest[0], likeliest)]), 0)
+    stream = it.delta(Piece("", [TokenLogprobs(likeliest[0], likeliest)]), 0)
     (_, data), *_ = events_of(stream)
     (top,) = data["choices"][0]["logprobs"]["top_logprobs"]
     assert top == {"\ufffd": -1.0, "bytes:\\xf1\\x9f": -2.0}
@@ -179,14 +185,14 @@ def test_no_token_at_all_may_be_asked_for() -> None:
     [
         ({"echo": True}, None),
         ({"logprobs": 1}, None),
-        ({"echo": True, "logprobs": 1}, m.PromptScoring(1, None)),
-        ({"echo": True, "logprobs": 0, "stream": True}, m.PromptScoring(0, None)),
-        ({"prompt_logprobs": 0}, m.PromptScoring(None, 0)),
-        ({"echo": True, "logprobs": 2, "prompt_logprobs": 1}, m.PromptScoring(2, 1)),
+        ({"echo": True, "logprobs": 1}, PromptScoring(1, None)),
+        ({"echo": True, "logprobs": 0, "stream": True}, PromptScoring(0, None)),
+        ({"prompt_logprobs": 0}, PromptScoring(None, 0)),
+        ({"echo": True, "logprobs": 2, "prompt_logprobs": 1}, PromptScoring(2, 1)),
     ],
 )
 def test_a_prompt_is_scored_where_it_is_echoed_with_logprobs_or_as_vllm_asks(
-    fields: dict[str, Any], scoring: m.PromptScoring | None
+    fields: dict[str, Any], scoring: PromptScoring | None
 ) -> None:
     assert asked(**fields).chats[0].prompt_scoring == scoring
 

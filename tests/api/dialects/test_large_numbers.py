@@ -8,11 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from mlx_worker.api.dialects.base import ResponseInfo, Usage
 from mlx_worker.api.dialects.chat import request as chat
 from mlx_worker.api.dialects.fields import check_encodable
 from mlx_worker.api.dialects.messages import request as messages
 from mlx_worker.api.dialects.responses import request as responses
+from mlx_worker.api.dialects.responses.response import ResponsesWriter
 from mlx_worker.errors import InvalidRequest
+from mlx_worker.limits import DEEPEST
+from mlx_worker.supervisor.requests.generation import Ending, Piece
 
 
 @pytest.mark.parametrize(
@@ -37,7 +41,7 @@ def test_numbers_of_64_bits_are_carried(value: Any) -> None:
     check_encodable("tools", value)
 
 
-LARGE_BODY = {"a": [10**30, -(2**63) - 1], "b": 1}
+LARGE = {"a": [10**30, -(2**63) - 1], "b": 1}
 SCHEMA = {"type": "object", "properties": {"a": {"maximum": 18446744073709552000}}}
 NAMED = {"name": "f", "parameters": SCHEMA}
 USER = {"role": "user", "content": "Hi"}
@@ -53,13 +57,32 @@ def _arguments(call: Any) -> Any:
 
 
 def test_a_large_number_in_an_earlier_call_keeps_its_digits() -> None:
-    function = {"name": "f", "arguments": LARGE_BODY}
+    function = {"name": "f", "arguments": LARGE}
     turn = {"role": "assistant", "tool_calls": [{"id": "1", "function": function}]}
-    assert _arguments(chat.parse(_body(messages=[USER, turn, USER]))) == LARGE_BODY
-    used = {"type": "tool_use", "id": "1", "name": "f", "input": LARGE_BODY}
+    assert _arguments(chat.parse(_body(messages=[USER, turn, USER]))) == LARGE
+    used = {"type": "tool_use", "id": "1", "name": "f", "input": LARGE}
     result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1"}]}
     turns = [USER, {"role": "assistant", "content": [used]}, result]
-    assert _arguments(messages.parse(_body(messages=turns, max_tokens=1))) == LARGE_BODY
+    assert _arguments(messages.parse(_body(messages=turns, max_tokens=1))) == LARGE
+
+
+def test_a_large_number_beside_the_arguments_of_a_call_is_refused() -> None:
+    call = {"id": "1", "index": 2**64, "function": {"name": "f", "arguments": LARGE}}
+    turn = {"role": "assistant", "tool_calls": [call]}
+    with pytest.raises(InvalidRequest, match=r"index: an integer beyond 64 bits") as refused:
+        chat.parse(_body(messages=[USER, turn, USER]))
+    assert refused.value.param == "messages"
+
+
+@pytest.mark.parametrize("number", [1, 2**64])
+def test_a_deep_nest_in_an_earlier_call_is_refused(number: int) -> None:
+    deep: Any = number
+    for _ in range(DEEPEST):
+        deep = [deep]
+    function = {"name": "f", "arguments": {"a": deep, "b": 2**64}}
+    turn = {"role": "assistant", "tool_calls": [{"id": "1", "function": function | {"x": deep}}]}
+    with pytest.raises(InvalidRequest, match="nested deeper"):
+        chat.parse(_body(messages=[USER, turn, USER]))
 
 
 def test_other_calls_go_on_as_they_came() -> None:
@@ -90,3 +113,13 @@ def test_a_number_that_no_double_holds_is_refused() -> None:
     tool = {"type": "function", "function": NAMED | {"parameters": {"maximum": 10**400}}}
     with pytest.raises(InvalidRequest, match="maximum: an integer beyond 64 bits"):
         chat.parse(_body(messages=[USER], tools=[tool]))
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_large_bound_in_a_tool_is_repeated_digit_for_digit(is_packed: bool) -> None:
+    call = responses.parse(_body(input="Hi", tools=[{"type": "function", **NAMED}]))
+    answer = ResponsesWriter(
+        call.with_packed_parts() if is_packed else call, ResponseInfo("m", 1, "fp_1")
+    )
+    told = answer.full_response([(Piece("Hi", []), Ending("stop", 1))], Usage(1, 0, 1))
+    assert json.loads(told)["tools"][0]["parameters"] == SCHEMA

@@ -16,7 +16,14 @@ from mlx_worker.api.dialects.messages.response import MessagesWriter
 from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.api.dialects.responses.response import ResponsesWriter
 from mlx_worker.supervisor.requests.generation import Ending, Piece, piece_of
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import (
+    FinishReason,
+    InvalidToolCall,
+    Notice,
+    ReasoningText,
+    Span,
+    ToolCall,
+)
 from tests.dialects import CHAT, CHATS, MESSAGES, RESPONSES, Dialect, Heard, Usage, events_of
 
 if TYPE_CHECKING:
@@ -34,14 +41,14 @@ READ = dialect.Usage(prompt=100, cached=64)
 USED = dialect.Usage(prompt=100, cached=64, completion=7, reasoning=3)
 USAGE = Usage(100, 64, 7)
 
-RIVER = m.ToolCall("call_1", "look", '{"at": "東京"}')
-WALK = m.ToolCall("call_2", "walk", "{}")
-BROKEN = m.BrokenCall('{"name": ', "not a call: there is none in it")
+RIVER = ToolCall("call_1", "look", '{"at": "東京"}')
+WALK = ToolCall("call_2", "walk", "{}")
+BROKEN = InvalidToolCall('{"name": ', "not a call: there is none in it")
 
 every_chat = pytest.mark.parametrize("spoken", CHATS, ids=repr)
 
 
-def both_ways(spoken: Dialect, pieces: list[list[m.Span]], ending: Ending) -> tuple[Heard, Heard]:
+def both_ways(spoken: Dialect, pieces: list[list[Span]], ending: Ending) -> tuple[Heard, Heard]:
     """The same pieces, streamed and whole."""
     it = MADE[spoken](json.dumps(spoken.body("hello", stream=True)).encode())
     stream = it.start(READ)
@@ -53,16 +60,16 @@ def both_ways(spoken: Dialect, pieces: list[list[m.Span]], ending: Ending) -> tu
     return spoken.streamed(events_of(stream)), spoken.whole(json.loads(whole))
 
 
-CASES: dict[str, tuple[list[list[m.Span]], m.FinishReason, Heard]] = {
+CASES: dict[str, tuple[list[list[Span]], FinishReason, Heard]] = {
     "text": ([["Hel"], ["lo"]], "stop", Heard("Hello", finish="stop")),
     "nothing": ([], "stop", Heard(finish="stop")),
     "cut": ([["Hel"]], "length", Heard("Hel", finish="length")),
     "reasoning then text": (
-        [[m.Reasoning("hm")], [m.Reasoning(", well"), "So."], [" Yes."]],
+        [[ReasoningText("hm")], [ReasoningText(", well"), "So."], [" Yes."]],
         "stop",
         Heard("So. Yes.", "hm, well", finish="stop"),
     ),
-    "cut in reasoning": ([[m.Reasoning("hm")]], "length", Heard("", "hm", finish="length")),
+    "cut in reasoning": ([[ReasoningText("hm")]], "length", Heard("", "hm", finish="length")),
     "two calls": (
         [["Let me see."], [RIVER, WALK]],
         "tool_calls",
@@ -73,7 +80,7 @@ CASES: dict[str, tuple[list[list[m.Span]], m.FinishReason, Heard]] = {
         ),
     ),
     "reasoning, text, a call, text": (
-        [[m.Reasoning("hm"), "I look: "], [RIVER, "Done."]],
+        [[ReasoningText("hm"), "I look: "], [RIVER, "Done."]],
         "tool_calls",
         Heard("I look: Done.", "hm", [("call_1", "look", {"at": "東京"})], "tool_calls"),
     ),
@@ -149,7 +156,7 @@ def test_a_response_repeats_what_was_asked_and_keeps_nothing() -> None:
 
 def test_an_item_that_the_limit_cut_is_incomplete_itself() -> None:
     it = MADE[RESPONSES](json.dumps({"input": "hello"}).encode())
-    piece = Piece("Hel", [], [m.Reasoning("hm")])
+    piece = Piece("Hel", [], [ReasoningText("hm")])
     told = json.loads(it.full_response([(piece, Ending("length", 7))], USED))
     assert [item["status"] for item in told["output"]] == ["completed", "incomplete"]
 
@@ -157,7 +164,7 @@ def test_an_item_that_the_limit_cut_is_incomplete_itself() -> None:
 def test_reasoning_is_the_summary_where_one_is_asked_for() -> None:
     body = {"input": "hello", "reasoning": {"summary": "auto"}}
     it = MADE[RESPONSES](json.dumps(body).encode())
-    stream = it.start(READ) + it.delta(Piece("So.", [], [m.Reasoning("hm")]), 0)
+    stream = it.start(READ) + it.delta(Piece("So.", [], [ReasoningText("hm")]), 0)
     events = events_of(stream + it.finish([Ending("stop", 7)], USED))
     expected = Heard("So.", "hm", finish="stop", usage=USAGE)
     assert RESPONSES.streamed(events) == expected
@@ -173,7 +180,7 @@ def test_reasoning_is_the_summary_where_one_is_asked_for() -> None:
 def test_reasoning_can_always_be_a_summary_beside_its_text(reasoning: dict[str, Any]) -> None:
     body = json.dumps({"input": "hello"} | reasoning).encode()
     call = responses.parse(body)
-    pieces = [Piece("", [], [m.Reasoning("h")]), Piece("So.", [], [m.Reasoning("m")])]
+    pieces = [Piece("", [], [ReasoningText("h")]), Piece("So.", [], [ReasoningText("m")])]
     it = ResponsesWriter(call, replace(INFO, reasoning_summaries="always"))
     stream = it.start(READ) + b"".join(it.delta(piece, 0) for piece in pieces)
     events = [data for _, data in events_of(stream + it.finish([Ending("stop", 7)], USED))]
@@ -192,7 +199,7 @@ def test_reasoning_can_always_be_a_summary_beside_its_text(reasoning: dict[str, 
     assert said["content"][0]["text"] == "So."
     again = ResponsesWriter(call, replace(INFO, reasoning_summaries="always"))
     whole = json.loads(
-        again.full_response([(piece_of([m.Reasoning("hm"), "So."], []), Ending("stop", 7))], USED)
+        again.full_response([(piece_of([ReasoningText("hm"), "So."], []), Ending("stop", 7))], USED)
     )
     assert [{**item, "id": ""} for item in whole["output"]] == [
         {**item, "id": ""} for item in (thought, said)
@@ -203,7 +210,7 @@ def test_a_request_for_a_summary_gets_it_alone_whatever_the_node_does() -> None:
     body = json.dumps({"input": "hello", "reasoning": {"summary": "auto"}}).encode()
     for info in (INFO, replace(INFO, reasoning_summaries="always")):
         writer = ResponsesWriter(responses.parse(body), info)
-        choice = (piece_of([m.Reasoning("hm")], []), Ending("stop", 7))
+        choice = (piece_of([ReasoningText("hm")], []), Ending("stop", 7))
         (item,) = json.loads(writer.full_response([choice], USED))["output"]
         assert item["summary"] == [{"type": "summary_text", "text": "hm"}]
         assert "content" not in item
@@ -211,8 +218,8 @@ def test_a_request_for_a_summary_gets_it_alone_whatever_the_node_does() -> None:
 
 @every_chat
 def test_a_notice_is_a_warning_and_no_part_of_the_answer(spoken: Dialect) -> None:
-    spans: list[list[m.Span]] = [["So."], [m.Notice("left out")]]
+    spans: list[list[Span]] = [["So."], [Notice("left out")]]
     for heard in both_ways(spoken, spans, Ending("stop", 7)):
         assert (heard.text, heard.warnings) == ("So.", ["left out"])
-    for heard in both_ways(spoken, [[m.Notice("left out")]], Ending("stop", 7)):
+    for heard in both_ways(spoken, [[Notice("left out")]], Ending("stop", 7)):
         assert (heard.text, heard.warnings) == ("", ["left out"])

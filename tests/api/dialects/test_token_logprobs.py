@@ -11,7 +11,7 @@ from mlx_worker.api.dialects.base import ResponseInfo, Usage
 from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest, parse
 from mlx_worker.api.dialects.responses.response import ResponsesWriter
 from mlx_worker.supervisor.requests.generation import Ending, Piece
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import ReasoningText, TokenChoice, TokenLogprobs, ToolCall
 
 INCLUDE = "message.output_text.logprobs"
 USAGE = Usage(1, 0, 1)
@@ -21,9 +21,9 @@ def call() -> ResponsesGenerationRequest:
     return parse(json.dumps({"input": "hi", "include": [INCLUDE], "top_logprobs": 1}).encode())
 
 
-def token(text: str, *, data: bytes | None = None, content: bool = True) -> m.TokenLogprobs:
-    chosen = m.Choice(text, -0.5, data)
-    return m.TokenLogprobs(chosen, [chosen], content)
+def token(text: str, *, data: bytes | None = None, content: bool = True) -> TokenLogprobs:
+    chosen = TokenChoice(text, -0.5, data)
+    return TokenLogprobs(chosen, [chosen], content)
 
 
 def reply() -> ResponsesWriter:
@@ -85,7 +85,7 @@ CASES = [
     ),
     pytest.param(
         [
-            Piece("", [token("hm", content=False)], [m.Reasoning("hm")]),
+            Piece("", [token("hm", content=False)], [ReasoningText("hm")]),
             Piece("", [token("</think>", content=False)]),
             Piece("a", [token("a")]),
         ],
@@ -96,7 +96,7 @@ CASES = [
     pytest.param(
         [
             Piece("a", [token("a")]),
-            Piece("", [token("x", content=False)], [m.ToolCall("c", "look", "{}")]),
+            Piece("", [token("x", content=False)], [ToolCall("c", "look", "{}")]),
             Piece("b", [token("b")]),
         ],
         [("a", ["a"]), ("b", ["b"])],

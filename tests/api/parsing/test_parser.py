@@ -223,6 +223,11 @@ async def test_more_values_than_a_template_gets_are_refused_with_the_body(
             {"structured_outputs": {"json": {"enum": ["x" * CONSTRAINT_BYTES]}}},
             "structured_outputs.json",
         ),
+        ({"guided_regex": "a" * (CONSTRAINT_BYTES + 1)}, "guided_regex"),
+        (
+            {"structured_outputs": {"grammar": "a" * (CONSTRAINT_BYTES + 1)}},
+            "structured_outputs.grammar",
+        ),
         (
             {"structured_outputs": {"json": {"anyOf": [{"pattern": "a"}] * 201}}},
             "structured_outputs.json",
@@ -246,6 +251,40 @@ async def test_a_costly_constraint_is_refused_with_the_body(
 ) -> None:
     error = refusal_here(CHAT, json.dumps({"messages": TURNS} | fields).encode())
     assert (type(error), error.param) == (ConstraintTooCostly, param)
+
+
+LEFT_OUT = {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "x"}]}
+SEARCH = {"type": "web_search_call", "id": "1", "status": "completed"}
+
+
+@pytest.mark.parametrize(
+    ("ask", "body", "param"),
+    [
+        (CHAT, {"messages": []}, "messages"),
+        (MESSAGE, {"messages": [], "max_tokens": 1}, "messages"),
+        (MESSAGE, {"messages": [LEFT_OUT], "max_tokens": 1}, "messages"),
+        (
+            MESSAGE,
+            {"messages": [LEFT_OUT], "max_tokens": 1, "model": "set"},
+            "messages",
+        ),
+        (body_kinds.CountBody(), {"messages": [{"role": "user", "content": []}]}, "messages"),
+        (RESPONSE, {"input": []}, "input"),
+        (RESPONSE, {"input": [SEARCH]}, "input"),
+    ],
+)
+def test_an_empty_conversation_is_refused_by_its_field(
+    ask: BodyKind[Any], body: dict[str, Any], param: str
+) -> None:
+    error = refusal_here(ask, json.dumps(body).encode())
+    assert (type(error), error.param) == (InvalidRequest, param)
+    assert error.message.startswith(f"{param}: ")
+
+
+@pytest.mark.parametrize("field", ["guided_regex", "grammar", "ebnf"])
+async def test_a_grammar_has_the_limit_of_a_schema(field: str) -> None:
+    body = json.dumps({"messages": TURNS, field: "a" * CONSTRAINT_BYTES}).encode()
+    assert parse(CHAT, body, TABLE).chats[0].constraint is not None
 
 
 # --- the process ---------------------------------------------------------------------------
@@ -383,7 +422,7 @@ async def test_what_a_process_knows_of_models_is_what_the_node_knows(default: st
         planned("a", aliases=("b",), max_concurrency=2, max_queue=3),
         planned("c", default=bool(default)),
     )
-    async with running(*models, command=scripted(), memory_limit=PLENTY) as node:
+    async with running(*models, launcher=scripted(), memory_limit=PLENTY) as node:
         here = NodeModels(node)
         asked = parser_frames.ParsingQuestion(CHAT, here.table())
         there = parser_frames.decode_question(parser_frames.encode(asked)).models

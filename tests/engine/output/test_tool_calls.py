@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mlx_lm import tool_parsers
 from mlx_lm.tool_parsers import json_tools
 
-from mlx_worker.engine.output.tool_calls import MalformedCall, ParsedCall, parse_calls
+from mlx_worker.engine.output.tool_calls import MalformedCall, ParsedToolCall, parse_calls
 
 if TYPE_CHECKING:
     from mlx_worker.engine.output.tool_call_values import CallParser
@@ -70,7 +70,7 @@ def test_one_text_may_hold_several_calls() -> None:
 )
 def test_arguments_are_an_object_in_json(text: str, arguments: str) -> None:
     assert parse_calls(json_tools.parse_tool_call, text, []) == [
-        ParsedCall(None, "look", arguments)
+        ParsedToolCall(None, "look", arguments)
     ]
 
 
@@ -101,7 +101,9 @@ def test_what_nobody_could_carry_out_is_one_error(text: str) -> None:
 
 def test_parse_calls_id_that_cannot_be_sent_is_left_out() -> None:
     text = '{"id": "\\ud800", "name": "look", "arguments": {}}'
-    assert parse_calls(json_tools.parse_tool_call, text, TOOLS) == [ParsedCall(None, "look", "{}")]
+    assert parse_calls(json_tools.parse_tool_call, text, TOOLS) == [
+        ParsedToolCall(None, "look", "{}")
+    ]
 
 
 def test_parse_calls_problem_can_be_sent_whatever_the_parser_says() -> None:
@@ -214,7 +216,7 @@ def test_arguments_have_several_names(key: str) -> None:
 def test_a_call_as_the_api_writes_one_is_a_call() -> None:
     text = '{"type": "function", "function": {"name": "look", "arguments": "{\\"a\\": 1}"}}'
     assert parse_calls(json_tools.parse_tool_call, text, []) == [
-        ParsedCall(None, "look", '{"a": 1}')
+        ParsedToolCall(None, "look", '{"a": 1}')
     ]
 
 

@@ -26,7 +26,7 @@ from mlx_worker.api.dialects.fields import ShortText, check_free_form, require_f
 from mlx_worker.api.dialects.large_numbers import with_encodable_arguments
 from mlx_worker.api.dialects.responses.tools import CUSTOM_INPUT
 from mlx_worker.errors import UnsupportedField
-from mlx_worker.limits import CALL_VALUES
+from mlx_worker.limits import CALL_VALUES, check_depth, check_values
 
 TemplateMessage = dict[str, Any]
 
@@ -96,7 +96,9 @@ def build_messages(
         _build_message(message, f"messages[{i}]", is_last_user=i == last_user) | others
         for i, (message, others) in enumerate(zip(messages, other_keys, strict=True))
     ]
-    check_free_form("messages", [message.get("tool_calls") for message in built], CALL_VALUES)
+    calls = [message.get("tool_calls") for message in built]  # each call is encoded above, once
+    check_values(calls, CALL_VALUES, "messages")
+    check_depth(calls, "messages")
     return built
 
 
@@ -124,7 +126,7 @@ def _build_message(message: ChatMessage, field: str, *, is_last_user: bool) -> T
 
 def _template_calls(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return earlier calls as calls of functions, which templates know."""
-    return with_encodable_arguments([_as_function_call(call) for call in calls])
+    return with_encodable_arguments([_as_function_call(call) for call in calls], "messages")
 
 
 def _as_function_call(call: dict[str, Any]) -> dict[str, Any]:

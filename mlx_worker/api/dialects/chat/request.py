@@ -44,10 +44,10 @@ from mlx_worker.api.dialects.structured_output import resolve_constraint, respon
 from mlx_worker.config.sampler_types import Tokens
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
-    from mlx_worker.wire.messages import JsonSchema, Opening
+    from mlx_worker.wire.request import JsonSchemaConstraint, Opening
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -189,7 +189,7 @@ def _resolve_opening(body: ChatCompletionRequest) -> Opening:
     return "continued"
 
 
-def parse_response_format(format_: ResponseFormat | None) -> JsonSchema | None:
+def parse_response_format(format_: ResponseFormat | None) -> JsonSchemaConstraint | None:
     """Return the constraint that `response_format` asks for. Raises InvalidRequest."""
     if format_ is None:
         return None

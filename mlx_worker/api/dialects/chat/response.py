@@ -11,13 +11,11 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from mlx_worker.api.dialects.base import KEEPALIVE_COMMENT
 from mlx_worker.api.dialects.errors import openai_error
-from mlx_worker.api.dialects.packing import join_json_lists
 from mlx_worker.api.dialects.token_logprobs import format_logprobs
-from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
+from mlx_worker.json_output import encode, encode_text, joined_list
+from mlx_worker.wire.output import InvalidToolCall, Notice, ReasoningText, ToolCall, visible_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,12 +28,10 @@ if TYPE_CHECKING:
     )
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.requests.generation import Ending, Piece
-    from mlx_worker.wire.messages import FinishReason, Span
+    from mlx_worker.wire.output import FinishReason, Span
 
 NO_USAGE: Final[dict[str, Any]] = {"usage": None}
 """The usage in all chunks but the last, if a stream's caller asked for the usage."""
-
-_json = msgspec.json.encode
 
 
 class ChatWriter:
@@ -70,7 +66,7 @@ class ChatWriter:
         """Return chunks of content, reasoning and calls, in their order."""
         if not piece.spans and not piece.logprobs:
             before, after = self._around_text[choice]
-            return before + _json(piece.text) + after
+            return before + encode_text(piece.text) + after
         deltas = [delta for span in piece.spans for delta in self._deltas(span, choice)]
         if piece.text or not deltas:
             deltas.append(_delta(choice, {"content": piece.text}))
@@ -100,16 +96,16 @@ class ChatWriter:
         ]
         body = self._object("chat.completion", formatted)
         scores = choices[0][0].scores
-        scored = {} if scores is None else {"prompt_logprobs": join_json_lists(scores.listed)}
-        return _json(body | {"usage": format_usage(usage), "seed": self._seed} | scored)
+        scored = {} if scores is None else {"prompt_logprobs": joined_list(scores.listed)}
+        return encode(body | {"usage": format_usage(usage), "seed": self._seed} | scored)
 
     def _deltas(self, span: Span, choice: int) -> Iterator[dict[str, Any]]:
         match span:
             case str():
                 yield _delta(choice, {"content": span})
-            case Reasoning():
+            case ReasoningText():
                 yield _delta(choice, _reasoning_fields(span.text))
-            case BrokenCall():
+            case InvalidToolCall():
                 yield _delta(choice, {"content": span.text}) | {"warnings": [span.problem]}
             case Notice():
                 yield _delta(choice, {"content": ""}) | {"warnings": [span.problem]}
@@ -123,7 +119,7 @@ class ChatWriter:
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         body = self._object("chat.completion.chunk", choices)
-        return b"data: " + _json(body | self._no_usage | more) + b"\n\n"
+        return b"data: " + encode(body | self._no_usage | more) + b"\n\n"
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -154,10 +150,10 @@ def _format_choice(
 ) -> dict[str, Any]:
     spans = piece.spans
     calls = [_format_call(span, span.arguments) for span in spans if isinstance(span, ToolCall)]
-    reasoning = "".join(span.text for span in spans if isinstance(span, Reasoning))
-    problems = [span.problem for span in spans if isinstance(span, BrokenCall | Notice)]
+    reasoning = "".join(span.text for span in spans if isinstance(span, ReasoningText))
+    problems = [span.problem for span in spans if isinstance(span, InvalidToolCall | Notice)]
     warnings = [*warnings, *problems]
-    content = "".join(map(shown, piece.said))
+    content = "".join(map(visible_text, piece.said))
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
         message |= {"content": content or None, "tool_calls": calls}

@@ -11,10 +11,11 @@ from mlx_worker.api.dialects.fields import ShortText
 from mlx_worker.api.dialects.hosted_tools import (
     TOOL_CHOICES,
     ResolvedTools,
-    is_hosted,
     refuse_hosted_choice,
     refuse_nothing_to_call,
+    split_hosted,
     tools_warning,
+    types_of,
     unknown_type_error,
 )
 from mlx_worker.api.dialects.structured_output import tool_call_constraint
@@ -76,7 +77,7 @@ def resolve_chat_tools(
     `hosted` are tools that other fields ask for. Templates show functions word for word. Raises
     InvalidRequest, which names the field.
     """
-    tools, left_out = _split_hosted(declared)
+    tools, left_out = _functions(declared)
     left_out = [*hosted, *left_out]
     all_offered = ResolvedTools(tools, tools_warning(left_out))
     if choice in (None, "auto"):
@@ -101,31 +102,21 @@ def resolve_chat_tools(
     return all_offered._replace(forced=forced, one_call=True)
 
 
-def _split_hosted(declared: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+def _functions(declared: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the functions, and the types of the hosted tools."""
-    functions: list[dict[str, Any]] = []
-    left_out: list[str] = []
-    for i, tool in enumerate(declared):
-        kind, field = tool.get("type"), f"tools[{i}]"
-        if is_hosted(kind):
-            left_out.append(str(kind))
-            continue
-        if kind not in (None, "function"):
+    own, hosted = split_hosted(declared, "tools")
+    for field, tool in own:
+        if (kind := tool.get("type")) not in (None, "function"):
             raise unknown_type_error(f"{field}.type", kind, ["function"])
         convert_field(tool, ChatTool, field)
-        functions.append(tool)
-    return functions, left_out
+    return [tool for _, tool in own], types_of(hosted)
 
 
 def _resolve_allowed(allowed: ChatAllowedFunctions, all_offered: ResolvedTools) -> ResolvedTools:
     known = {tool["function"]["name"] for tool in all_offered.offered}
     names: dict[str, None] = {}
-    left_out: list[str] = []
-    for i, tool in enumerate(allowed.tools):
-        field = f"tool_choice.allowed_tools.tools[{i}]"
-        if is_hosted(tool.get("type")):
-            left_out.append(tool["type"])
-            continue
+    own, hosted = split_hosted(allowed.tools, "tool_choice.allowed_tools.tools")
+    for field, tool in own:
         name = convert_field(tool, ChatToolChoice, field).function.name
         if name not in known:
             raise InvalidRequest(f"{field}: there is no tool {name!r}", param=field)
@@ -134,5 +125,5 @@ def _resolve_allowed(allowed: ChatAllowedFunctions, all_offered: ResolvedTools) 
     resolved = all_offered._replace(offered=offered)
     if allowed.mode == "auto":
         return resolved
-    refuse_nothing_to_call(names, left_out)
+    refuse_nothing_to_call(names, types_of(hosted))
     return resolved._replace(forced=tool_call_constraint([*names], "tool_choice"))

@@ -36,7 +36,7 @@ from mlx_worker.api.dialects.model_terms import TermsLookup, default_terms
 from mlx_worker.api.dialects.structured_output import resolve_constraint
 from mlx_worker.config.sampler_types import TokenId
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
     from mlx_worker.api.dialects.base import Prompt

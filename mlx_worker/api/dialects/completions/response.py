@@ -9,12 +9,10 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from mlx_worker.api.dialects.base import KEEPALIVE_COMMENT
 from mlx_worker.api.dialects.chat.response import NO_USAGE, format_usage
 from mlx_worker.api.dialects.errors import openai_error
-from mlx_worker.api.dialects.packing import join_json_lists
+from mlx_worker.json_output import encode, joined_list
 from mlx_worker.wire.completion_logprobs import LOGPROB_LISTS, Offsets, logprob_lists
 
 if TYPE_CHECKING:
@@ -90,7 +88,7 @@ class CompletionWriter:
             for i, (piece, ending) in enumerate(choices)
         ]
         body = self._head | {"choices": formatted, "usage": format_usage(usage), "seed": self._seed}
-        return msgspec.json.encode(body)
+        return encode(body)
 
     def _logprobs(self, piece: Piece, choice: int) -> dict[str, Any] | None:
         scores = piece.scores if self._echoes_scores else None
@@ -100,7 +98,7 @@ class CompletionWriter:
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         body = self._head | {"choices": choices} | self._no_usage | more
-        return b"data: " + msgspec.json.encode(body) + b"\n\n"
+        return b"data: " + encode(body) + b"\n\n"
 
 
 def _format_choice(
@@ -113,7 +111,7 @@ def _prompt_logprobs(piece: Piece) -> dict[str, Any]:
     """Return the prompt's scores as vLLM lists them, if they were asked for in this form."""
     if piece.scores is None or not piece.scores.listed:
         return {}
-    return {"prompt_logprobs": join_json_lists(piece.scores.listed)}
+    return {"prompt_logprobs": joined_list(piece.scores.listed)}
 
 
 def _with_prompt_scores(scores: Scores | None, logprobs: dict[str, list[Any]]) -> dict[str, Any]:
@@ -121,6 +119,6 @@ def _with_prompt_scores(scores: Scores | None, logprobs: dict[str, list[Any]]) -
     if scores is None:
         return logprobs
     return {
-        name: join_json_lists(of_prompt, msgspec.json.encode(logprobs[name])[1:-1])
+        name: joined_list(of_prompt, encode(logprobs[name])[1:-1])
         for name, of_prompt in zip(LOGPROB_LISTS, scores.echoed, strict=True)
     }

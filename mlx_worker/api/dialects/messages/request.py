@@ -36,12 +36,12 @@ from mlx_worker.api.dialects.structured_output import json_schema_constraint, re
 from mlx_worker.config.sampler_types import Tokens
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES, check_depth, check_values
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
     from mlx_worker.api.dialects.conversation import ConversationBuilder
-    from mlx_worker.wire.messages import Constraint, JsonSchema, Opening
+    from mlx_worker.wire.request import AnswerConstraint, JsonSchemaConstraint, Opening
 
 
 class MessagesThinking(msgspec.Struct, frozen=True):
@@ -114,7 +114,8 @@ def _build_chat(
     refuse_unsupported({"container": body.container is not None})
     conversation, left_out = build_conversation(body.messages, body.system or "")
     check_free_form("chat_template_kwargs", body.chat_template_kwargs, TEMPLATE_VALUES)
-    check_free_form("messages", conversation.tool_calls, CALL_VALUES)
+    check_values(conversation.tool_calls, CALL_VALUES, "messages")
+    check_depth(conversation.tool_calls, "messages")
     servers = ["mcp_servers"] if body.mcp_servers else []
     declared = round_large_numbers("tools", body.tools or [], TOOL_VALUES)
     choice = body.tool_choice or MessagesToolChoice("auto")
@@ -136,7 +137,7 @@ def _build_chat(
 
 
 def _resolve_opening(
-    body: MessageRequest, conversation: ConversationBuilder, constraint: Constraint | None
+    body: MessageRequest, conversation: ConversationBuilder, constraint: AnswerConstraint | None
 ) -> Opening:
     """Return how the answer begins: it continues a last message of the assistant.
 
@@ -160,7 +161,7 @@ def _resolve_opening(
     return "continued"
 
 
-def _output_constraint(body: MessageRequest) -> JsonSchema | None:
+def _output_constraint(body: MessageRequest) -> JsonSchemaConstraint | None:
     if body.output_config is not None and body.output_config.format is not None:
         schema = body.output_config.format.schema
         return json_schema_constraint(schema, "output_config.format.schema")

@@ -9,11 +9,10 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import msgspec
-
 from mlx_worker.api.dialects.base import sse_event
 from mlx_worker.api.dialects.errors import anthropic_error
-from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
+from mlx_worker.json_output import embedded, encode
+from mlx_worker.wire.output import InvalidToolCall, Notice, ReasoningText, ToolCall, visible_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     )
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.requests.generation import Ending, Piece
-    from mlx_worker.wire.messages import Span
+    from mlx_worker.wire.output import Span
 
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -93,7 +92,7 @@ class MessagesWriter:
         for _ in self._close_block():
             pass
         answer = {"content": self._blocks, **_stop_fields(ending), "usage": _full_usage(usage)}
-        return msgspec.json.encode(self._head | answer | self._warning_field())
+        return encode(self._head | answer | self._warning_field())
 
     # --- blocks ---
 
@@ -102,14 +101,14 @@ class MessagesWriter:
             case ToolCall():
                 yield from self._close_block()
                 yield from self._add_call(span)
-            case Reasoning():
+            case ReasoningText():
                 yield from self._add_text(_THINKING, span.text)
             case Notice():
                 self._warnings.append(span.problem)
             case _:
-                if isinstance(span, BrokenCall):
+                if isinstance(span, InvalidToolCall):
                     self._warnings.append(span.problem)
-                yield from self._add_text(_TEXT, shown(span))
+                yield from self._add_text(_TEXT, visible_text(span))
 
     def _add_text(self, kind: _TextBlockKind, text: str) -> Iterator[dict[str, Any]]:
         if self._open_kind is not kind:
@@ -128,7 +127,7 @@ class MessagesWriter:
         block = {"type": "tool_use", "id": call.id, "name": call.name}
         yield self._block_start(block | {"input": {}})
         yield self._block_delta({"type": "input_json_delta", "partial_json": call.arguments})
-        yield self._block_stop(block | {"input": msgspec.Raw(call.arguments.encode())})
+        yield self._block_stop(block | {"input": embedded(call.arguments)})
 
     # --- events ---
 

@@ -11,9 +11,10 @@ from mlx_worker.api.dialects.fields import ShortText, require_field
 from mlx_worker.api.dialects.hosted_tools import (
     ResolvedTools,
     hosted_choice_error,
-    is_hosted,
     refuse_nothing_to_call,
+    split_hosted,
     tools_warning,
+    types_of,
     unknown_type_error,
 )
 from mlx_worker.api.dialects.structured_output import tool_call_constraint
@@ -21,7 +22,7 @@ from mlx_worker.api.dialects.structured_output import tool_call_constraint
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.wire.messages import Call
+    from mlx_worker.wire.request import ToolCallConstraint
 
 
 class MessagesTool(msgspec.Struct, frozen=True):
@@ -48,19 +49,14 @@ def resolve_messages_tools(
 
     `hosted` are tools that other fields ask for.
     """
-    custom: list[dict[str, Any]] = []
-    left_out = [*hosted]
-    hosted_names: set[str | None] = set()
-    for i, tool in enumerate(declared):
-        kind, field = tool.get("type"), f"tools[{i}]"
-        if is_hosted(kind):
-            left_out.append(str(kind))
-            hosted_names.add(str(tool.get("name")))
-            continue
-        if kind not in (None, "custom"):
+    own, server_tools = split_hosted(declared, "tools")
+    for field, tool in own:
+        if (kind := tool.get("type")) not in (None, "custom"):
             raise unknown_type_error(f"{field}.type", kind, ["custom"])
         convert_field(tool, MessagesTool, field)
-        custom.append(tool)
+    custom = [tool for _, tool in own]
+    left_out = [*hosted, *types_of(server_tools)]
+    hosted_names = {str(tool.get("name")) for tool in server_tools}
     names = [tool["name"] for tool in custom]
     if choice.name is not None and choice.name in hosted_names and choice.name not in names:
         raise hosted_choice_error(choice.name)
@@ -72,7 +68,9 @@ def resolve_messages_tools(
     )
 
 
-def _forced_calls(choice: MessagesToolChoice, names: list[str], left_out: list[str]) -> Call | None:
+def _forced_calls(
+    choice: MessagesToolChoice, names: list[str], left_out: list[str]
+) -> ToolCallConstraint | None:
     if choice.type in ("auto", "none"):
         return None
     refuse_nothing_to_call(names, left_out)

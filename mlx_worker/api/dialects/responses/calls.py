@@ -10,7 +10,7 @@ from mlx_worker.api.dialects.responses.tools import CUSTOM_INPUT
 
 if TYPE_CHECKING:
     from mlx_worker.api.dialects.responses.tool_names import ToolName
-    from mlx_worker.wire.messages import ToolCall
+    from mlx_worker.wire.output import ToolCall
 
 
 class CallItemFormat(NamedTuple):

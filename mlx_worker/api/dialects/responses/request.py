@@ -42,11 +42,12 @@ from mlx_worker.api.dialects.structured_output import (
 )
 from mlx_worker.config.sampler_types import Tokens
 from mlx_worker.errors import UnsupportedField
+from mlx_worker.json_output import encode
 from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
-    from mlx_worker.wire.messages import JsonSchema
+    from mlx_worker.wire.request import JsonSchemaConstraint
 
 LOGPROBS: Final = "message.output_text.logprobs"
 
@@ -128,9 +129,7 @@ class ResponsesGenerationRequest(GenerationRequest, frozen=True, kw_only=True):
 
     def with_packed_parts(self) -> Self:
         """Return the same request with its bulky parts packed, and `repeated` as JSON."""
-        repeated = {
-            field: msgspec.Raw(msgspec.json.encode(value)) for field, value in self.repeated.items()
-        }
+        repeated = {field: msgspec.Raw(encode(value)) for field, value in self.repeated.items()}
         return replace(self, chats=[pack_chat(chat) for chat in self.chats], repeated=repeated)
 
 
@@ -210,7 +209,7 @@ def _build_catalog(body: ResponseRequest) -> ToolCatalog:
     return catalog
 
 
-def _text_constraint(text: TextOptions | None) -> JsonSchema | None:
+def _text_constraint(text: TextOptions | None) -> JsonSchemaConstraint | None:
     if text is None or text.format is None:
         return None
     format_ = text.format

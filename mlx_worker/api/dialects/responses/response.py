@@ -12,12 +12,11 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import msgspec
-
 from mlx_worker.api.dialects.base import KEEPALIVE_COMMENT, sse_event
 from mlx_worker.api.dialects.responses.calls import call_item_format
 from mlx_worker.api.dialects.token_logprobs import ContentLogprobs
-from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
+from mlx_worker.json_output import encode
+from mlx_worker.wire.output import InvalidToolCall, Notice, ReasoningText, ToolCall, visible_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.requests.generation import Ending, Piece
-    from mlx_worker.wire.messages import Span
+    from mlx_worker.wire.output import Span
 
 
 class _TextKind(NamedTuple):
@@ -174,7 +173,7 @@ class ResponsesWriter:
         for span in piece.said:
             _exhaust(self._add_span(span))
         _exhaust(self._close_item(status, is_last=True))
-        return msgspec.json.encode(self._response(status, usage))
+        return encode(self._response(status, usage))
 
     # --- items ---
 
@@ -183,14 +182,14 @@ class ResponsesWriter:
             case ToolCall():
                 yield from self._close_item("completed")
                 yield from self._add_call(span)
-            case Reasoning():
+            case ReasoningText():
                 yield from self._add_text(self._reasoning_kinds, span.text)
             case Notice():
                 self._warnings.append(span.problem)
             case _:
-                if isinstance(span, BrokenCall):
+                if isinstance(span, InvalidToolCall):
                     self._warnings.append(span.problem)
-                yield from self._add_text(_MESSAGE_KINDS, shown(span))
+                yield from self._add_text(_MESSAGE_KINDS, visible_text(span))
 
     def _add_text(self, kinds: _TextKinds, text: str) -> Iterator[dict[str, Any]]:
         if self._open is None or self._open.kinds is not kinds:

@@ -17,10 +17,11 @@ from mlx_worker.api.dialects.fields import ShortText, require_field
 from mlx_worker.api.dialects.hosted_tools import (
     TOOL_CHOICES,
     ResolvedTools,
-    is_hosted,
     refuse_hosted_choice,
     refuse_nothing_to_call,
+    split_hosted,
     tools_warning,
+    types_of,
     unknown_type_error,
 )
 from mlx_worker.api.dialects.responses.tool_names import ToolName, assign_offered_names
@@ -31,7 +32,7 @@ from mlx_worker.limits import RENAMED_TOOLS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.wire.messages import Call
+    from mlx_worker.wire.request import ToolCallConstraint
 
 TYPES: Final = ("function", "custom", "namespace")
 
@@ -116,10 +117,11 @@ class ToolCatalog:
 
     def add(self, declared: Sequence[dict[str, Any]], field: str) -> None:
         """Add the tools of one field. Raises InvalidRequest."""
-        for i, declared_tool in enumerate(declared):
-            tools = self._parse(declared_tool, f"{field}[{i}]")
-            self._tools += tools
-            self._renamed_count += sum(not tool.name.is_plain for tool in tools)
+        own, hosted = split_hosted(declared, field)
+        self.left_out += types_of(hosted)
+        tools = [parsed for place, tool in own for parsed in _parse_tools(tool, place)]
+        self._tools += tools
+        self._renamed_count += sum(not tool.name.is_plain for tool in tools)
         if self._renamed_count > RENAMED_TOOLS:
             raise InvalidRequest(
                 f"{field}: {self._renamed_count} custom tools and tools of namespaces; the limit is"
@@ -181,25 +183,25 @@ class ToolCatalog:
         self, allowed: ResponsesAllowedTools, functions: list[dict[str, Any]]
     ) -> ResolvedTools:
         names: dict[str, None] = {}
-        left_out: list[str] = []
-        for i, tool in enumerate(allowed.tools):
-            field = f"tool_choice.tools[{i}]"
-            if is_hosted(tool.get("type")):
-                left_out.append(tool["type"])
-            else:
-                names[self._find(convert_field(tool, ResponsesToolChoice, field), field)] = None
+        own, hosted = split_hosted(allowed.tools, "tool_choice.tools")
+        for field, tool in own:
+            names[self._find(convert_field(tool, ResponsesToolChoice, field), field)] = None
         offered = [function for function in functions if function["function"]["name"] in names]
         if allowed.mode == "auto":
             return self._resolved(offered)
-        refuse_nothing_to_call(names, left_out)
+        refuse_nothing_to_call(names, types_of(hosted))
         return self._resolved(offered, tool_call_constraint(list(names), "tool_choice"))
 
     def _resolved(
-        self, offered: list[dict[str, Any]], forced: Call | None = None, *, one_call: bool = False
+        self,
+        offered: list[dict[str, Any]],
+        forced: ToolCallConstraint | None = None,
+        *,
+        one_call: bool = False,
     ) -> ResolvedTools:
         return ResolvedTools(offered, self._warnings(forced), forced, one_call)
 
-    def _warnings(self, forced: Call | None) -> list[str]:
+    def _warnings(self, forced: ToolCallConstraint | None) -> list[str]:
         """Return what the client should know of its tools. A forced call fits its regex."""
         enforced = {None, "regex"} if forced is not None else {None}
         unenforced = {tool.grammar for tool in self._tools} - enforced
@@ -215,23 +217,21 @@ class ToolCatalog:
             return same[0]
         raise InvalidRequest(f"{field}: there is no tool {name.joined!r}", param=field)
 
-    def _parse(self, declared: dict[str, Any], field: str) -> list[_DeclaredTool]:
-        kind = declared.get("type")
-        if is_hosted(kind):
-            self.left_out.append(str(kind))
-            return []
-        if kind != "namespace":
-            return [_parse_tool(declared, field, TYPES)]
-        namespace = convert_field(declared, NamespaceTool, field)
-        tools = [
-            _parse_tool(tool, f"{field}.tools[{i}]", TYPES[:2], namespace.name)
-            for i, tool in enumerate(namespace.tools)
-        ]
-        if tools and namespace.description:
-            # A template has no place for a namespace's description: show it with the first tool.
-            descriptions = (namespace.description, tools[0].description)
-            tools[0] = tools[0]._replace(description="\n\n".join(filter(None, descriptions)))
-        return tools
+
+def _parse_tools(declared: dict[str, Any], field: str) -> list[_DeclaredTool]:
+    """Return a tool, or the tools of a namespace. Raises InvalidRequest."""
+    if declared.get("type") != "namespace":
+        return [_parse_tool(declared, field, TYPES)]
+    namespace = convert_field(declared, NamespaceTool, field)
+    tools = [
+        _parse_tool(tool, f"{field}.tools[{i}]", TYPES[:2], namespace.name)
+        for i, tool in enumerate(namespace.tools)
+    ]
+    if tools and namespace.description:
+        # A template has no place for a namespace's description: show it with the first tool.
+        descriptions = (namespace.description, tools[0].description)
+        tools[0] = tools[0]._replace(description="\n\n".join(filter(None, descriptions)))
+    return tools
 
 
 def _parse_tool(

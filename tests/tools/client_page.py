@@ -1,4 +1,4 @@
-"""Write docs/how-to/clients.md: every client's block for an example node. [front]"""
+"""Write docs/how-to/clients.md: the settings of every client for an example node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Format the list of models in Anthropic's form, a page at a time. [front]"""
+"""Return the list of models in Anthropic's shape, a page at a time.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.admin.schemas import ModelEntry
 
 DEFAULT_LIMIT: Final = 20
-LARGEST_LIMIT: Final = 1000
+MAX_LIMIT: Final = 1000
 
 QUERY: Final = ("after_id", "before_id", "limit", "lifecycle[]")
 
@@ -24,8 +27,8 @@ _ACTIVE: Final = "active"
 _LIFECYCLES: Final = (_ACTIVE, "deprecated", "retired")
 
 
-def format_model(listed: ModelEntry) -> AnthropicModel:
-    """Return one model in Anthropic's form."""
+def anthropic_model(listed: ModelEntry) -> AnthropicModel:
+    """Return one entry in Anthropic's shape."""
     created = datetime.fromtimestamp(listed.created, UTC)
     return AnthropicModel(
         id=listed.id,
@@ -36,9 +39,9 @@ def format_model(listed: ModelEntry) -> AnthropicModel:
     )
 
 
-def format_page(request: web.Request, listed: Sequence[ModelEntry]) -> AnthropicModelList:
+def models_page(request: web.Request, entries: Sequence[ModelEntry]) -> AnthropicModelList:
     """Return the part of the list that the query asks for. Raises InvalidRequest."""
-    models = [format_model(model) for model in listed] if _includes_active(request) else []
+    models = [anthropic_model(model) for model in entries] if _wants_active(request) else []
     limit = _limit(request)
     after, before = request.query.get("after_id"), request.query.get("before_id")
     if after is not None and before is not None:
@@ -63,15 +66,15 @@ def format_page(request: web.Request, listed: Sequence[ModelEntry]) -> Anthropic
 def _limit(request: web.Request) -> int:
     text = request.query.get("limit", str(DEFAULT_LIMIT))
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0  # noqa: PLR2004
-    if not 1 <= number <= LARGEST_LIMIT:
+    if not 1 <= number <= MAX_LIMIT:
         raise InvalidRequest(
-            f"limit: {text!r} is not an integer from 1 to {LARGEST_LIMIT}", param="limit"
+            f"limit: {text!r} is not a number from 1 to {MAX_LIMIT}", param="limit"
         )
     return number
 
 
-def _includes_active(request: web.Request) -> bool:
-    """True if the query does not exclude active models: every model here is active."""
+def _wants_active(request: web.Request) -> bool:
+    """Return True unless the query asks for other stages only: every model here is active."""
     query = request.query
     stages = [*query.getall("lifecycle", ()), *query.getall("lifecycle[]", ())]
     for stage in stages:
@@ -86,4 +89,4 @@ def _index_of(models: Sequence[AnthropicModel], name: str, field: str) -> int:
     for index, model in enumerate(models):
         if model.id == name:
             return index
-    raise InvalidRequest(f"{field}: no model in this list is named {name!r}", param=field)
+    raise InvalidRequest(f"{field}: no model of this list is named {name!r}", param=field)

@@ -1,6 +1,7 @@
-"""The files of this repository that code writes: `python -m mlx_worker.generated` renews them.
+"""Write the files of this repository that are made by code.
 
-They are kept beside the code because people read and copy them; a test holds them equal. [front]
+For contributors: `python -m tests.tools.generated` in the root of a checkout. The files are kept
+beside the code because people read and copy them; a test holds them equal.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.cli import client_page
 from mlx_worker.config import reference
 from mlx_worker.config.schema import SupervisorConfig
 from mlx_worker.service.definition import Definition, stop_timeout
 from mlx_worker.service.launchd import Launchd
 from mlx_worker.service.subprocess_runner import run
 from mlx_worker.service.systemd import Systemd
+from tests.tools import client_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -54,6 +55,9 @@ def _example(home: Path, config: Path, models: Path, *, user: str | None) -> Def
     )
 
 
+ROOT: Final = Path(__file__).parents[2]
+"""The root of the checkout."""
+
 FILES: Final[Mapping[str, Callable[[], str]]] = {
     "docs/configuration.md": reference.page,
     "docs/how-to/clients.md": client_page.page,
@@ -66,9 +70,8 @@ FILES: Final[Mapping[str, Callable[[], str]]] = {
 
 def main() -> None:
     """Write all of them."""
-    root = Path(__file__).parents[1]
     for name, text in FILES.items():
-        (root / name).write_text(text(), encoding="utf-8")
+        (ROOT / name).write_text(text(), encoding="utf-8")
 
 
 if __name__ == "__main__":

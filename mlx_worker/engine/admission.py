@@ -1,0 +1,150 @@
+"""The queue in front of the batch: which sequence starts when, and with which KV.
+
+Sequences start in the order of their arrival, but for those that wait for a prefix that an earlier
+sequence reads. No sequence overtakes another that waits for memory. [child]
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from mlx_worker.config.sizes import in_words
+from mlx_worker.engine.output.end_tokens import stop_sequences
+from mlx_worker.engine.prefill import (
+    can_start_prefill,
+    choose_segment_ends,
+    find_prefix_leader,
+    fits,
+    has_prefill_slot,
+)
+from mlx_worker.errors import KvTooLarge
+from mlx_worker.wire.messages import PromptWarmed, RequestFailed, Started
+
+if TYPE_CHECKING:
+    from mlx_worker.engine.batch import Batch
+    from mlx_worker.engine.kv_retention import KvRetention
+    from mlx_worker.engine.prompt_cache import PromptCache
+    from mlx_worker.engine.sequence import Sequence, SequenceTable
+    from mlx_worker.wire.kv_cost import KvCost
+
+Begun = Started | PromptWarmed | RequestFailed
+
+
+class Admission:
+    """Admit the sequences of one engine to its batch.
+
+    `kv_bytes` bounds the KV of all rows, by `kv_cost`; None: there is no bound.
+    """
+
+    def __init__(
+        self,
+        sequences: SequenceTable,
+        batch: Batch,
+        cache: PromptCache,
+        retention: KvRetention,
+        *,
+        kv_cost: KvCost,
+        kv_bytes: int | None,
+        is_cuttable: bool,
+    ) -> None:
+        self._sequences = sequences
+        self._batch = batch
+        self._cache = cache
+        self._retention = retention
+        self._kv_cost = kv_cost
+        self._kv_bytes = kv_bytes
+        self._is_cuttable = is_cuttable
+
+    def enqueue(self, sequence: Sequence) -> Begun | None:
+        """Start a sequence now or leave it waiting (None). Raises KvTooLarge."""
+        self._check_memory(sequence)
+        if sequence.scorer is None:  # what another has read tells nothing of this one's tokens
+            find_prefix_leader(
+                sequence, self._sequences.by_id.values(), any_length=self._is_cuttable
+            )
+        self._sequences.add(sequence)
+        if len(self._sequences.waiting) > 1:
+            return None
+        try:
+            return next(iter(self.start_waiting()), None)
+        except BaseException:
+            self._sequences.remove(sequence)  # its client is told of the error: no cancel will come
+            raise
+
+    def start_waiting(self) -> list[Begun]:
+        """Start the waiting sequences that may start, in the order of their arrival."""
+        if not self._sequences.waiting:
+            return []
+        begun: list[Begun] = []
+        rows = list(self._sequences.by_uid.values())
+        readers = self._sequences.readers()
+        for sequence in list(self._sequences.waiting):
+            if not has_prefill_slot(readers):
+                break
+            resident = partial(self._cache.resident, sequence.prompt.tokens)
+            if can_start_prefill(sequence, readers, resident):
+                if not fits(sequence, rows, self._kv_cost, self._kv_bytes):
+                    break  # nor may others overtake it: it would wait for ever
+                self._sequences.waiting.remove(sequence)
+                message = self._start(sequence)
+                if sequence.reading:
+                    rows.append(sequence)
+                    readers.append(sequence)
+                if message is not None:
+                    begun.append(message)
+        return begun
+
+    def _check_memory(self, sequence: Sequence) -> None:
+        limited = sequence.bounded
+        if limited and not fits(sequence, [], self._kv_cost, self._kv_bytes):
+            # Clients ask for far more than models say: what cannot be kept free for it is counted
+            # as it grows.
+            sequence.bounded = False
+        if not fits(sequence, [], self._kv_cost, self._kv_bytes):
+            raise KvTooLarge(
+                f"{sequence.expected_kv_tokens} tokens of KV are foreseen, "
+                f"{in_words(self._kv_cost.nbytes(sequence.expected_kv_tokens))}; "
+                f"this model has {in_words(self._kv_bytes or 0)} for it",
+                param="max_tokens" if limited else "messages",
+            )
+
+    def _start(self, sequence: Sequence) -> Begun | None:
+        """Put a sequence into the batch; None for a prompt to be warmed, which is told its end."""
+        self._retention.store_for_follower(sequence)
+        tokens = sequence.prompt.tokens
+        kv, cached = self._retention.fetch(sequence)
+        if kv is not None and sequence.text is None and cached == sequence.prompt.system_prefix:
+            # To be warmed, and resident already: there is nothing to read.
+            self._sequences.remove(sequence)
+            return self._retention.pin(sequence.id, sequence.prompt, tokens[:cached], kv)
+        sequence.segment_ends = (
+            [sequence.prompt.system_prefix]
+            if sequence.text is None
+            else choose_segment_ends(sequence.prompt, cached, every_segment=not self._is_cuttable)
+        )
+        ends = [cached, *sequence.segment_ends, len(tokens)]
+        (uid,) = self._batch.insert_segments(
+            [[tokens[begin:end] for begin, end in pairwise(ends)]],
+            [max(1, sequence.max_tokens)],  # mlx_lm knows no row that says nothing
+            caches=[kv],
+            all_tokens=[tokens[:cached]],
+            samplers=[sequence.draw],
+            logits_processors=[sequence.processors],
+            stop_sequences=[stop_sequences(sequence.ends)],
+        )
+        sequence.cached = sequence.read = cached
+        self._sequences.enter_batch(sequence, uid)
+        return None if sequence.text is None else self._started(sequence)
+
+    def _started(self, sequence: Sequence) -> Started:
+        prompt, asked = sequence.prompt, len(sequence.prompt.tokens) - sequence.replayed
+        known = prompt.system_prefix > 0 and not sequence.system_prefix_is_new
+        miss = (
+            self._cache.missed(prompt.tokens[: prompt.system_prefix])
+            if sequence.system_prefix_is_new
+            else ""
+        )
+        room = sequence.max_tokens + sequence.replayed
+        return Started(sequence.id, asked, min(sequence.cached, asked), known, miss, room)
