@@ -20,7 +20,7 @@ from aiohttp import web
 from mlx_worker import __version__
 from mlx_worker.api.dialects.errors import AnthropicError, OpenAIError, anthropic_status
 from mlx_worker.api.middleware.request_ids import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID
-from mlx_worker.api.middleware.vendor import VERSION, is_anthropic_path
+from mlx_worker.api.middleware.vendor import VERSION_HEADER, is_anthropic_path
 from mlx_worker.api.route import EVENTS, JsonKeys, Text
 from mlx_worker.json_output import encode
 
@@ -118,7 +118,7 @@ class _Document:
         }
         if route.anthropic:
             assert isinstance(route.answer, type), "each vendor has a type"
-            answer["description"] += f"; in Anthropic's shape where `{VERSION}` is sent"
+            answer["description"] += f"; in Anthropic's shape where `{VERSION_HEADER}` is sent"
             answer["content"] = self._any_of(route.answer, route.anthropic)
         if route.streams:
             answer["description"] += "; with `stream: true` the same response as events"
@@ -170,7 +170,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     ]
     parameters += [{"name": name, "in": "query", "schema": _TEXT} for name in route.query]
     if route.anthropic:
-        parameters.append({"name": VERSION, "in": "header", "schema": _TEXT})
+        parameters.append({"name": VERSION_HEADER, "in": "header", "schema": _TEXT})
     if route.streams:
         headers = (REQUEST_ID, SESSION_ID)
         parameters += [{"name": name, "in": "header", "schema": _TEXT} for name in headers]
