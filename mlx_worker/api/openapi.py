@@ -36,8 +36,8 @@ of a path, are ignored. Every GET has a HEAD with the same headers and no body. 
 body are ignored; a known field that this node does not support is a 400 that names the field.
 A path that does not exist is a 404 (`no_such_path`), a method that a path does not have is a
 405 (`wrong_method`, with `Allow`), bytes that are not HTTP are a 400 (`not_http`), and a connection
-over the limit is a 503 (`too_many_connections`, with `Retry-After`; not for health). Where the node has API
-keys, all paths but `/health/live` and `/health/ready` need a key. From an address in
+over the limit is a 503 (`too_many_connections`, with `Retry-After`; not for health). Where the node
+has API keys, all paths but `/health/live` and `/health/ready` need a key. From an address in
 `server.trusted`, models, health, cache, warming and generation need none."""
 
 _SECURITY = {
