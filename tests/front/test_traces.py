@@ -472,6 +472,7 @@ from pathlib import Path
 from aiohttp.test_utils import TestClient, TestServer
 from mlx_worker.config.schema import Config, ModelConfig, ServerConfig, TelemetryConfig
 from mlx_worker.server import build_app
+from mlx_worker.supervisor.process.launcher import ProcessLauncher
 from mlx_worker.supervisor.process.spares import StandbyPolicy
 
 folder, endpoint, *command = sys.argv[1:]
