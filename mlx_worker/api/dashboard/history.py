@@ -59,7 +59,7 @@ class HistorySample(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class _Counts:
+class _ModelCounts:
     """One model's counters: its tokens, and the histogram of the times to its first tokens."""
 
     tokens: int
@@ -80,7 +80,7 @@ class MetricsHistory:
         self._request_metrics = request_metrics
         self._clock = clock
         self._sampled_at = clock()
-        self._previous_counts: dict[str, _Counts] = {}
+        self._previous_counts: dict[str, _ModelCounts] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
@@ -115,15 +115,17 @@ class MetricsHistory:
         self._previous_counts = counts
         self.samples.add(HistorySample(time.time() * 1000, samples))
 
-    def _counts(self, id_: str, model: Served) -> _Counts:
+    def _counts(self, id_: str, model: Served) -> _ModelCounts:
         first_token = tuple(self._request_metrics.by_model[id_].first_token.cumulative())
-        return _Counts(model.child.pace.tokens, first_token)
+        return _ModelCounts(model.child.pace.tokens, first_token)
 
 
 HISTORY: web.AppKey[MetricsHistory] = web.AppKey("history", MetricsHistory)
 
 
-def _sample(model: Served, before: _Counts | None, now: _Counts, seconds: float) -> ModelSample:
+def _sample(
+    model: Served, before: _ModelCounts | None, now: _ModelCounts, seconds: float
+) -> ModelSample:
     first_token = now.first_token
     tokens = now.tokens
     if before is not None:
