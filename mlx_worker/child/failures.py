@@ -1,4 +1,7 @@
-"""The answer to a request that cannot be served, and the line in the log about it. [child]"""
+"""The answer to a request that cannot be served, and the line in the log about it.
+
+[child]
+"""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ class EngineWorker:
             while True:
                 self._take_jobs(engine)
                 if engine.active:
-                    with self._held.by("prefill" if engine.reads else "decode"):
+                    with self._held.by("prefill" if engine.has_prefill else "decode"):
                         said = engine.step()
                     self._output.put(engine, said)
         except Exception as error:  # noqa: BLE001  (whatever it is, nothing computed is to leave)
@@ -184,7 +184,7 @@ class EngineWorker:
 
     def _goes_on(self) -> bool:
         """Return True if the next step comes at once and only decodes."""
-        return self._engine is not None and not self._engine.reads and self._jobs.empty()
+        return self._engine is not None and not self._engine.has_prefill and self._jobs.empty()
 
     def _take_jobs(self, engine: Engine) -> None:
         """Everything that waits; with nothing to decode, wait for something."""

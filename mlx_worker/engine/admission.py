@@ -142,7 +142,7 @@ class Admission:
         prompt, asked = sequence.prompt, len(sequence.prompt.tokens) - sequence.replayed
         known = prompt.system_prefix > 0 and not sequence.system_prefix_is_new
         miss = (
-            self._cache.missed(prompt.tokens[: prompt.system_prefix])
+            self._cache.explain_miss(prompt.tokens[: prompt.system_prefix])
             if sequence.system_prefix_is_new
             else ""
         )

@@ -48,20 +48,21 @@ if TYPE_CHECKING:
     from mlx_worker.wire.request import ChatRequest
 
 UNKNOWN_COST = KvCost()
-Said = Started | PromptWarmed | RequestFailed | PrefillProgress | PromptScores | StepOutput | Done
+EngineMessage = (
+    Started | PromptWarmed | RequestFailed | PrefillProgress | PromptScores | StepOutput | Done
+)
 
 
 def _ignore() -> None:
-    """Take no notice of a step that was encoded."""
+    """Ignore that a step was encoded."""
 
 
 class Engine:
-    """Generations in, wire messages out.
+    """Run the generations of one model, and return their wire messages.
 
-    On a GPU mlx may raise an error one step late. Tokens that `step` returned are known to be good
-    once `on_encoded` was called, in the next step, or, where `is_unconfirmed` is false, once
-    `confirm` has returned. After any error but a `WorkerError` nothing that the engine holds may be
-    used again.
+    On a GPU mlx may raise an error one step late. Tokens that `step` returned are confirmed once
+    `on_encoded` was called, in the next step, or, where `is_unconfirmed` is false, once `confirm`
+    has returned. After any error but a `WorkerError` the engine may not be used again.
     """
 
     def __init__(
@@ -112,27 +113,27 @@ class Engine:
 
     @property
     def active(self) -> int:
-        """Sequences that are not finished."""
+        """Return how many sequences are not finished."""
         return len(self._sequences.by_id)
 
     @property
-    def reads(self) -> bool:
-        """Will the next step read a prompt?"""
+    def has_prefill(self) -> bool:
+        """True if the next step reads a prompt."""
         return bool(self._sequences.waiting) or any(
             sequence.reading for sequence in self._sequences.by_uid.values()
         )
 
     @property
     def is_unconfirmed(self) -> bool:
-        """True if `on_encoded` is to be waited for before what was returned is used."""
+        """True if returned messages may be used only after the next `on_encoded`."""
         return self._batch.errors_come_late and self._batch.decodes
 
     def confirm(self) -> None:
-        """Raise the error of earlier work on a GPU, if there was one; does not wait."""
+        """Raise the error of earlier work on a GPU, if there was one; do not wait."""
         if self._batch.errors_come_late:
             self._batch.confirm()
 
-    # --- in ---
+    # --- admission ---
 
     def admit(
         self,
@@ -144,13 +145,13 @@ class Engine:
         in_session: bool = False,
         constraint: Constraint | None = None,
     ) -> Started | Done | None:
-        """Take a request in; None: it waits, and a later `step` says that it has started.
+        """Admit a request. None: the request waits, and a later `step` returns its `Started`.
 
-        `replay` are the tokens that a former child said: they are read like a prompt, and what
-        follows is what would have followed; Done, if nothing does. What a request leaves behind
-        is kept longer `in_session`. `constraint` is the request's, made by `constraints`. Raises
-        ContextLengthExceeded, KvTooLarge or InvalidRequest, with the numbers, before any work;
-        ComputationFailed for what goes wrong in mlx.
+        `replay` are the tokens that a former process generated: they are read like a prompt, and
+        the answer continues behind them; Done, if the answer had ended. The KV of a request
+        `in_session` is kept longer. `constraint` is the compiled one of the request. Raises
+        ContextLengthExceeded, KvTooLarge or InvalidRequest, with the numbers, before any work, and
+        ComputationFailed for an error of mlx.
         """
         limit = self._checks.answer_limit(request, prompt)
         sequence = self._sequence_of(id_, request, prompt, replay or [], limit, constraint)
@@ -202,67 +203,67 @@ class Engine:
             ends=ending_tokens(request.ends, self._tokenizer.eos_token_ids),
         )
 
-    def _replay(self, sequence: Sequence, said: list[int]) -> Done | None:
-        """Bring the text to where it was. Done: it had come to its end, unheard."""
+    def _replay(self, sequence: Sequence, tokens: list[int]) -> Done | None:
+        """Bring the text to where the former process left off. Done: the answer had ended there."""
         text = sequence.text
         assert text is not None
-        ended = said[-1] in sequence.ends
-        for token in said[: len(said) - ended]:
+        ended = tokens[-1] in sequence.ends
+        for token in tokens[: len(tokens) - ended]:
             text.add(token)
         if sequence.constraint is not None:
-            sequence.constraint.replay(said)
+            sequence.constraint.replay(tokens)
             ended = ended or sequence.constraint.complete
         if not (text.stopped or ended or sequence.max_tokens <= 0):
             return None
         return _done(sequence, text, "stop" if ended else "length")
 
     def admit_warm(
-        self, id_: int, head: list[int], system_prompt: str
+        self, id_: int, tokens: list[int], system_prompt: str
     ) -> PromptWarmed | RequestFailed | None:
-        """Have this head prefilled and kept; the answer at once if it is resident already.
+        """Prefill and pin a system prompt; the answer at once if the prompt is resident already.
 
         Raises ContextLengthExceeded or KvTooLarge.
         """
-        self._checks.check_warm(len(head))
-        # The batch reads all but the last token of a prompt before it decodes: one is put behind
-        # the head for it, and is never read.
-        sequence = Sequence(id_, Prompt([*head, 0], len(head), system_prompt), None)
-        if not head:
-            self.cache.warmed(0, system_prompt)
+        self._checks.check_warm(len(tokens))
+        # The batch reads all but the last token of a prompt before decoding: a token is appended
+        # for that, and is never read.
+        sequence = Sequence(id_, Prompt([*tokens, 0], len(tokens), system_prompt), None)
+        if not tokens:
+            self.cache.record_warmed(0, system_prompt)
             return PromptWarmed(id_, 0)
-        said = self._admission.enqueue(sequence)
-        assert not isinstance(said, Started)
-        return said
+        message = self._admission.enqueue(sequence)
+        assert not isinstance(message, Started)
+        return message
 
     def cancel(self, id_: int) -> Done | None:
-        """Free a row now, keeping what it has read. None: there is no such row."""
+        """Free a row now and store its KV. None: there is no such row."""
         sequence = self._sequences.by_id.get(id_)
         if sequence is None:
             return None
         self._remove(sequence, keep=True)
         return Done(id_, "cancelled", sequence.produced)
 
-    # --- on ---
+    # --- steps ---
 
-    def step(self) -> list[Said]:
-        """One decode step for all, then at most one chunk of prefill."""
-        said: list[Said] = [*self._admission.start_waiting()]
+    def step(self) -> list[EngineMessage]:
+        """Run one decode step for all rows, then at most one chunk of prefill."""
+        messages: list[EngineMessage] = [*self._admission.start_waiting()]
         prompts, generated = self._next()
         for response in prompts:
-            said += self._prefilled(response)
+            messages += self._prefilled(response)
         if generated:
             self.decode_steps += 1
             rows: list[RowOutput] = []
-            ends: list[Said] = []
+            ends: list[EngineMessage] = []
             for response in generated:
                 sequence = self._sequences.by_uid[response.uid]
                 rows.append(self._row(sequence, response))
                 end = self._end(sequence, response)
                 if end is not None:
                     ends.append(end)
-            said.append(StepOutput(rows))
-            said += ends
-        return said
+            messages.append(StepOutput(rows))
+            messages += ends
+        return messages
 
     def clear_cache(self) -> None:
         """Forget every cached prompt; running rows keep theirs."""
@@ -270,7 +271,7 @@ class Engine:
         mx.clear_cache()
 
     def trim_cache(self, nbytes: int) -> None:
-        """Forget cached prompts of at least so many bytes, and give the memory back."""
+        """Evict cached prompts of at least `nbytes` bytes, and give the memory back."""
         self.cache.trim(nbytes)
         mx.clear_cache()
 
@@ -287,13 +288,13 @@ class Engine:
         self._batch.prefill_step_size = self._pace.chunk_size(readers, decoding=decoding, most=most)
         return self._batch.next()  # type: ignore[no-any-return]
 
-    # --- what a step brought ---
+    # --- results of a step ---
 
-    def _prefilled(self, response: Any) -> list[Said]:
+    def _prefilled(self, response: Any) -> list[EngineMessage]:
         sequence = self._sequences.by_uid[response.uid]
         done, total = response.progress
         sequence.read = sequence.cached + done
-        said: list[Said] = [
+        messages: list[EngineMessage] = [
             PrefillProgress(sequence.id, sequence.cached + done, sequence.cached + total)
         ]
         cut = response.end_of_segment and sequence.read in sequence.segment_ends
@@ -301,19 +302,19 @@ class Engine:
             if cut:
                 kv, tokens = self._retention.extract(sequence)
                 self._remove(sequence, keep=False)
-                said.append(self._retention.pin(sequence.id, sequence.prompt, tokens, kv))
-            return said
+                messages.append(self._retention.pin(sequence.id, sequence.prompt, tokens, kv))
+            return messages
         if sequence.scorer is not None:
-            said.append(sequence.scorer.told(sequence.id, is_last=response.end_of_prompt))
+            messages.append(sequence.scorer.told(sequence.id, is_last=response.end_of_prompt))
         if response.end_of_prompt:
             self.prefilled_tokens += total
-            self.cache.used(sequence.prompt.system_prefix, sequence.prompt.system)
+            self.cache.record_use(sequence.prompt.system_prefix, sequence.prompt.system)
             if sequence.max_tokens == 0:
                 self._remove(sequence, keep=True)
-                said.append(_done(sequence, sequence.text, "length"))
+                messages.append(_done(sequence, sequence.text, "length"))
         elif cut:
             self._retention.store_segment(sequence)
-        return said
+        return messages
 
     def _row(self, sequence: Sequence, response: Any) -> RowOutput:
         sequence.produced += 1
@@ -322,7 +323,7 @@ class Engine:
         assert text is not None
         was_content = text.in_content
         spans = [] if response.finish_reason == "stop" else text.add(token)
-        is_content = was_content and text.in_content  # else it may be part of a marker
+        is_content = was_content and text.in_content  # else the token may be part of a marker
         logprobs = self._logprobs(sequence, response, is_content=is_content)
         return RowOutput.of(sequence.id, [token], spans, logprobs)
 
@@ -368,7 +369,7 @@ class Engine:
 
 
 def _done(sequence: Sequence, text: TextStream, natural: FinishReason) -> Done:
-    """The last word, where `natural` says why the tokens ended."""
+    """Return the end of a generation, where `natural` says why the tokens ended."""
     spans = text.finish(natural)
     finish = text.finish_reason(natural)
     return Done.of(

@@ -1,4 +1,7 @@
-"""What a Python program may ask of a generation, within the limits that HTTP has. [child]"""
+"""What a Python program may ask of a generation, within the limits that HTTP has.
+
+[child]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""From a folder on the disk to a model in memory, telling how far it is. [child]"""
+"""From a folder on the disk to a model in memory, telling how far it is.
+
+[child]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Checks of a request against the model, made before any work. [child]"""
+"""Checks of a request against the model, made before any work.
+
+[child]
+"""
 
 from __future__ import annotations
 

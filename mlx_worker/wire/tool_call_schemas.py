@@ -1,4 +1,7 @@
-"""The schemas that calls of a request's tools have to fit. [both]"""
+"""The schemas that calls of a request's tools have to fit.
+
+[both]
+"""
 
 from __future__ import annotations
 

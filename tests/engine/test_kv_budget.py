@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlx_worker.engine.engine import Engine
-from mlx_worker.engine.kv_cost import measure
+from mlx_worker.engine.kv_cost import measure_kv_cost
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prefill import BLOCK, fits
 from mlx_worker.engine.prompt import Prompt, render
@@ -54,7 +54,7 @@ def loaded(nano: Path) -> tuple[Any, Any]:
 
 def engine(loaded: tuple[Any, Any], rows: float) -> Engine:
     """With a budget for so many rows of one block each."""
-    cost = measure(loaded[0])
+    cost = measure_kv_cost(loaded[0])
     budget = int(rows * cost.nbytes(BLOCK))
     return Engine(*loaded, context_length=8192, max_concurrency=8, kv=cost, kv_bytes=budget)
 

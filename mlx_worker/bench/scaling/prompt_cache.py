@@ -81,7 +81,7 @@ def measure(job: StructureJob) -> Sample:
     prompt = SHAPES[job.shape](draw, job.size)
     cache = PromptCache()
     for _ in range(job.size):
-        cache.keep(prompt(), _kv(), RetentionClass.ANONYMOUS)
+        cache.store(prompt(), _kv(), RetentionClass.ANONYMOUS)
     looked_up, kept, forgotten = [], [], []
     for _ in range(PROBES):
         tokens, kv = prompt(), _kv()

@@ -1,4 +1,7 @@
-"""The content of an answer: what a reader is meant to see, up to the first stop string. [child]"""
+"""The content of an answer: what a reader is meant to see, up to the first stop string.
+
+[child]
+"""
 
 from __future__ import annotations
 

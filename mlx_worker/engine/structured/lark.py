@@ -1,4 +1,7 @@
-"""A model's markers and its free text as llguidance's Lark grammar writes them. [child]"""
+"""A model's markers and its free text as llguidance's Lark grammar writes them.
+
+[child]
+"""
 
 from __future__ import annotations
 

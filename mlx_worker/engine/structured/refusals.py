@@ -1,4 +1,7 @@
-"""llguidance's faults as errors of the request, in words that its writer understands. [child]"""
+"""llguidance's faults as errors of the request, in words that its writer understands.
+
+[child]
+"""
 
 from __future__ import annotations
 

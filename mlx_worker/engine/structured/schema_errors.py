@@ -1,4 +1,7 @@
-"""Where in a JSON schema a fault is: llguidance says what is wrong, but not where. [child]"""
+"""Where in a JSON schema a fault is: llguidance says what is wrong, but not where.
+
+[child]
+"""
 
 from __future__ import annotations
 

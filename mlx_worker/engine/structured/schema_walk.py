@@ -1,4 +1,7 @@
-"""The parts of a JSON schema that are schemas themselves, and not values in it. [child]"""
+"""The parts of a JSON schema that are schemas themselves, and not values in it.
+
+[child]
+"""
 
 from __future__ import annotations
 
