@@ -115,7 +115,7 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
         arrays = [array for _, measured in scored for array in measured.arrays]
         mx.eval([cache.state for cache in self.prompt_cache], arrays)
         for scorer, measured in scored:
-            scorer.keep(measured)
+            scorer.add(measured)
         self._places += len(rows) * longest
         if self._places >= CLEAR_EVERY:
             self._places = 0

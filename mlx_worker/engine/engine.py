@@ -305,7 +305,7 @@ class Engine:
                 messages.append(self._retention.pin(sequence.id, sequence.prompt, tokens, kv))
             return messages
         if sequence.scorer is not None:
-            messages.append(sequence.scorer.told(sequence.id, is_last=response.end_of_prompt))
+            messages.append(sequence.scorer.message(sequence.id, is_last=response.end_of_prompt))
         if response.end_of_prompt:
             self.prefilled_tokens += total
             self.cache.record_use(sequence.prompt.system_prefix, sequence.prompt.system)

@@ -197,7 +197,7 @@ def check_tokens(tokenizer: Any, tokens: list[int], field: str) -> None:
     wrong = next((token for token in tokens if not 0 <= token < size), None)
     if wrong is not None:
         raise InvalidRequest(
-            f"{field}: token id {wrong} is outside the vocabulary of {size} tokens", param=field
+            f"{field}: token id {wrong} is outside the vocabulary of {size}", param=field
         )
 
 

@@ -60,7 +60,7 @@ class RequestChecks:
             known = self._vocabulary if token < self._vocabulary else self._logits
             if not 0 <= token < known:
                 raise InvalidRequest(
-                    f"logit_bias names token {token}; the vocabulary has {known}",
+                    f"logit_bias: token id {token} is outside the vocabulary of {known}",
                     param="logit_bias",
                 )
 

@@ -86,7 +86,7 @@ def measure(job: StructureJob) -> Sample:
     for _ in range(PROBES):
         tokens, kv = prompt(), _kv()
         looked_up.append(_microseconds(partial(cache.resident, tokens)))
-        kept.append(_microseconds(partial(cache.keep, tokens, kv, RetentionClass.ANONYMOUS)))
+        kept.append(_microseconds(partial(cache.store, tokens, kv, RetentionClass.ANONYMOUS)))
         forgotten.append(_microseconds(partial(cache.trim, 1)))
     return Sample(
         {"lookup": median(looked_up), "keep": median(kept), "forget": median(forgotten)},
