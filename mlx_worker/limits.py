@@ -65,6 +65,18 @@ def check_amount(request: ChatRequest) -> None:
     check_values(request.tools, TOOL_VALUES, "tools")
 
 
+def check_conversation(request: ChatRequest, field: str) -> None:
+    """Raise InvalidRequest for a conversation without a turn; `field` is the caller's name of it.
+
+    A conversation is empty also where all of its parts were left out.
+    """
+    if request.prompt is None and not request.messages:
+        raise InvalidRequest(
+            f"{field}: the conversation is empty; at least one message with text is required",
+            param=field,
+        )
+
+
 def check_constraint(request: ChatRequest) -> None:
     """Raise ConstraintTooCostly for a constraint of more than one request may ask for."""
     match shape := request.constraint:

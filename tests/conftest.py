@@ -7,11 +7,25 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.processes import RunningNode, running_node
+from tests.supervisor_harness import WORKERS
 from tests.synthetic_models import make_nano, make_tiny
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--workers",
+        choices=("memory", "process"),
+        default="memory",
+        help="where fake workers run that no test wants in a process: there is one answer",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    WORKERS.in_processes = config.getoption("--workers") == "process"
 
 
 @pytest.fixture(scope="session")

@@ -228,6 +228,7 @@ class EngineWorker:
                 replay=job.message.replay,
                 in_session=bool(job.message.session),
                 constraint=job.constraint,
+                room=job.message.room,
             )
         except (ComputationFailed, MemoryError):
             raise

@@ -146,4 +146,5 @@ class Admission:
             if sequence.system_prefix_is_new
             else ""
         )
-        return Started(sequence.id, asked, min(sequence.cached, asked), known, miss)
+        room = sequence.max_tokens + sequence.replayed
+        return Started(sequence.id, asked, min(sequence.cached, asked), known, miss, room)

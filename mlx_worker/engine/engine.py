@@ -144,16 +144,18 @@ class Engine:
         replay: list[int] | None = None,
         in_session: bool = False,
         constraint: Constraint | None = None,
+        room: int | None = None,
     ) -> Started | Done | None:
         """Admit a request. None: the request waits, and a later `step` returns its `Started`.
 
         `replay` are the tokens that a former process generated: they are read like a prompt, and
         the answer continues behind them; Done, if the answer had ended. The KV of a request
-        `in_session` is kept longer. `constraint` is the compiled one of the request. Raises
-        ContextLengthExceeded, KvTooLarge or InvalidRequest, with the numbers, before any work, and
-        ComputationFailed for an error of mlx.
+        `in_session` is kept longer. `constraint` is the compiled one of the request. `room` is how
+        many tokens a former process allowed: an answer that has begun does not end earlier because
+        this process has less memory for the context. Raises ContextLengthExceeded, KvTooLarge or
+        InvalidRequest, with the numbers, before any work; ComputationFailed for an error of mlx.
         """
-        limit = self._checks.answer_limit(request, prompt)
+        limit = self._checks.answer_limit(request, prompt, room)
         sequence = self._sequence_of(id_, request, prompt, replay or [], limit, constraint)
         sequence.in_session = in_session
         if replay and (end := self._replay(sequence, replay)) is not None:

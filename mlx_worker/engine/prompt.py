@@ -24,7 +24,7 @@ from mlx_worker.engine.templates.segments import (
     unused_mark,
 )
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest, UnsupportedField
-from mlx_worker.limits import check_amount
+from mlx_worker.limits import check_amount, check_conversation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,6 +70,7 @@ def prompt_of(tokenizer: Any, request: ChatRequest, bound: TextBound | None = No
     if request.prompt is not None:
         tokens = _raw(tokenizer, request.prompt, bound)
         return Prompt(tokens, 0, "", text=_echoed(tokenizer, request))
+    check_conversation(request, "messages")
     if bound is not None:
         _check_amount(request, bound)
     return render(

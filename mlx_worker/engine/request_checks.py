@@ -26,12 +26,13 @@ class RequestChecks:
         self._vocabulary = vocabulary
         self._context_length = context_length
 
-    def answer_limit(self, request: ChatRequest, prompt: Prompt) -> int:
+    def answer_limit(self, request: ChatRequest, prompt: Prompt, room: int | None) -> int:
         """Return how many tokens the answer may have, after all checks.
 
-        Raises ContextLengthExceeded or InvalidRequest, with the numbers.
+        `room` is what another process allowed the answer before it died; None: none did. Raises
+        ContextLengthExceeded or InvalidRequest, with the numbers.
         """
-        limit = self._context_left(request, prompt)
+        limit = self._context_left(request, prompt) if room is None else room
         self._check_bias(request.sampling.logit_bias)
         check_stop_tokens(request.ends, self._vocabulary)
         check_scoring(request.prompt_scoring, len(prompt.tokens))

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from mlx_worker.config.schema import ModelConfig
     from mlx_worker.models.folder import ModelFolder
     from mlx_worker.models.resolve import PlannedModel
+    from mlx_worker.supervisor.process.launcher import Launcher
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.restart_policy import RestartPolicy
     from mlx_worker.supervisor.process.spares import StandbyPolicy
@@ -199,7 +200,7 @@ class Node:
         resume: ResumePolicy,
         standby: StandbyPolicy,
         memory_limit: int,
-        command: Sequence[str],
+        launcher: Launcher,
         folders: FolderAccess,
     ) -> None:
         own_code()  # of now, before anything can be replaced on the disk
@@ -209,7 +210,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self.events = Events()
         self._pause = PauseDetector(self._loop, tick_for(timings), self._paused)
-        self.standby = Standby(command, standby, self._restarts(), self._is_busy, self._pause)
+        self.standby = Standby(launcher, standby, self._restarts(), self._is_busy, self._pause)
         self._ids = itertools.count(1)
         self._background: set[asyncio.Task[Any]] = set()
         self._hurry = asyncio.Event()

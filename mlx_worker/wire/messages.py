@@ -49,7 +49,8 @@ class Generate(WireMessage, frozen=True):
 
     `replay` are the token ids that the client already has: they are read, not sent again, and the
     next token is the one that would have followed. `session` is the client's own name for the
-    conversation, `request_id` the request's name in the log; "" where there is none.
+    conversation, `request_id` the request's name in the log; "" where there is none. `room` is what
+    an earlier process named in `Started`; None: no process has started the generation.
     """
 
     id: int
@@ -57,6 +58,7 @@ class Generate(WireMessage, frozen=True):
     replay: list[int] = []
     session: str = ""
     request_id: str = ""
+    room: int | None = None
 
 
 class CancelGeneration(WireMessage, frozen=True):
@@ -171,7 +173,8 @@ class Started(WireMessage, frozen=True):
     """Tell that a request is tokenized, looked up in the prompt cache and admitted.
 
     `cache_hit`: the KV of the prompt's system prefix was resident; `miss` says why it was not
-    ("new", "evicted", "cleared"; "" also where the prompt has no system prefix).
+    ("new", "evicted", "cleared"; "" also where the prompt has no system prefix). `room` is how many
+    tokens the answer may have; None: the process does not tell.
     """
 
     id: int
@@ -179,6 +182,7 @@ class Started(WireMessage, frozen=True):
     cached_tokens: int
     cache_hit: bool
     miss: str = ""
+    room: int | None = None
 
 
 class PrefillProgress(WireMessage, frozen=True):

@@ -522,9 +522,11 @@ def test_a_prompt_over_the_budget_is_not_said_to_be_warm(loaded: tuple[Any, Any]
     assert engine.cache.facts.tokens == 0
 
 
-def replay(engine: Engine, request: ChatRequest, said: list[int]) -> Started | Done | None:
+def replay(
+    engine: Engine, request: ChatRequest, said: list[int], room: int | None = None
+) -> Started | Done | None:
     prompt = render(engine._tokenizer, request.messages, {})
-    return engine.admit(1, request, prompt, replay=said)
+    return engine.admit(1, request, prompt, replay=said, room=room)
 
 
 def test_a_replay_that_had_come_to_its_end_unheard_ends_at_once(
@@ -557,6 +559,27 @@ def test_a_replay_counts_what_was_said_before(engine: Engine) -> None:
     heard = run(engine)
     assert heard.tokens[1] == said[5:]
     assert heard.done[1].completion_tokens == 12
+
+
+@pytest.mark.parametrize("change", [-25, 40])
+def test_a_replay_keeps_the_room_that_its_answer_began_with(
+    loaded: tuple[Any, Any], change: int
+) -> None:
+    """The context of a model that states none follows the memory that its process finds."""
+    request = chat("Hello")
+    context = len(render(loaded[1], request.messages, {}).tokens) + 30
+    before = Engine(*loaded, context_length=context, max_concurrency=2)
+    started = admit(before, 1, request)
+    heard = run(before)
+    whole, end = heard.tokens[1], heard.done[1]
+    assert (started.room, end.completion_tokens, end.context_full) == (30, 30, True)
+    after = Engine(*loaded, context_length=context + change, max_concurrency=2)
+    again = replay(after, request, whole[:10], started.room)
+    assert isinstance(again, Started)
+    assert again.room == started.room
+    rest = run(after)
+    assert rest.tokens[1] == whole[10:]
+    assert (rest.done[1].finish, rest.done[1].context_full) == (end.finish, True)
 
 
 def test_a_head_is_missed_for_a_reason_that_is_told(engine: Engine) -> None:

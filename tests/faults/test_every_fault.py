@@ -5,7 +5,6 @@ happens, the client gets its whole answer, also from a node that is going away.
 """
 
 import asyncio
-import os
 import signal
 from dataclasses import dataclass, replace
 from typing import Final
@@ -14,7 +13,7 @@ import pytest
 
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.front.asking import Front, Serve
-from tests.supervisor_harness import PATIENT, QUICK, Fifo, eventually, soon
+from tests.supervisor_harness import PATIENT, QUICK, Fifo, eventually, kill_worker, soon
 
 TEXT: Final = "one two three four"
 
@@ -76,7 +75,7 @@ async def test_a_fault_in_a_phase(
     await front.reaches(state=where.state)
     pid = front.node.primary.child.facts.pid
     assert pid is not None
-    os.kill(pid, FAULTS[fault])
+    kill_worker(pid, FAULTS[fault])
     if asking is None:
         asking = asyncio.ensure_future(front.chat(TEXT, stream=stream))
     await eventually(lambda: another(front, pid))

@@ -8,9 +8,9 @@ import pytest
 from mlx_worker.api.dialects.base import MAX_COPIED
 from mlx_worker.api.middleware.body import (
     BYTES_PER_TOKEN,
-    LARGEST_DEFAULT,
-    SMALLEST_DEFAULT,
-    UNKNOWN_CONTEXT,
+    MAX_DEFAULT_LIMIT,
+    MIN_DEFAULT_LIMIT,
+    UNKNOWN_CONTEXT_BYTES,
     default_limit,
 )
 from mlx_worker.api.parsing.parser import LARGE
@@ -148,12 +148,12 @@ async def test_a_long_word_is_not_repeated_in_a_refusal(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("contexts", "limit"),
     [
-        ([], UNKNOWN_CONTEXT),
-        ([None], UNKNOWN_CONTEXT),
-        ([8192, None], UNKNOWN_CONTEXT),
-        ([8192], SMALLEST_DEFAULT),
+        ([], UNKNOWN_CONTEXT_BYTES),
+        ([None], UNKNOWN_CONTEXT_BYTES),
+        ([8192, None], UNKNOWN_CONTEXT_BYTES),
+        ([8192], MIN_DEFAULT_LIMIT),
         ([8192, None, 1 << 20], (1 << 20) * BYTES_PER_TOKEN),
-        ([1 << 24], LARGEST_DEFAULT),
+        ([1 << 24], MAX_DEFAULT_LIMIT),
     ],
 )
 def test_the_default_limit_follows_the_largest_context(
@@ -163,6 +163,6 @@ def test_the_default_limit_follows_the_largest_context(
 
 
 async def test_a_body_over_the_default_limit_is_a_413(serve: Serve) -> None:
-    answer = await (await serve()).chat("x" * SMALLEST_DEFAULT)
+    answer = await (await serve()).chat("x" * MIN_DEFAULT_LIMIT)
     assert answer.status == 413
-    assert str(SMALLEST_DEFAULT) in answer.error["message"]
+    assert str(MIN_DEFAULT_LIMIT) in answer.error["message"]

@@ -22,7 +22,7 @@ from mlx_worker.logs import Listener
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.dialects import ALL
 from tests.front.asking import Front, Serve, asked, model
-from tests.supervisor_harness import Fifo, soon
+from tests.supervisor_harness import Fifo, scripted_command, soon
 
 CHAT = "POST /v1/chat/completions"
 PATH = "/v1/chat/completions"
@@ -40,7 +40,7 @@ UNREADABLE = (
     "\xe9\xff",
 )
 LOST = "traces may be lost"
-FOUND = "traces are taken again"
+FOUND = "the collector accepts traces again"
 
 Start = Callable[..., Awaitable[Front]]
 
@@ -481,7 +481,7 @@ async def main():
         models=(ModelConfig(id="m", path=folder),),
         telemetry=TelemetryConfig(endpoint or None),
     )
-    app = build_app(config, standby=StandbyPolicy(spares=0), command=command)
+    app = build_app(config, standby=StandbyPolicy(spares=0), launcher=ProcessLauncher(command))
     async with TestClient(TestServer(app)) as client:
         body = {"messages": [{"role": "user", "content": "one two"}]}
         async with client.post("/v1/chat/completions", json=body) as answer:
@@ -494,9 +494,8 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:1"])
 def test_the_library_is_loaded_only_where_there_is_a_collector(nano: Path, endpoint: str) -> None:
-    child = Path(__file__).parents[1] / "fake_worker.py"
     done = subprocess.run(
-        [sys.executable, "-c", REPORT, nano, endpoint, sys.executable, child],
+        [sys.executable, "-c", REPORT, nano, endpoint, *scripted_command()],
         capture_output=True,
         text=True,
         check=False,

@@ -21,10 +21,11 @@ from tests.supervisor_harness import (
     alive,
     chat,
     eventually,
+    kill_worker,
     planned,
     ready,
     running,
-    scripted,
+    scripted_process,
     text_of,
 )
 
@@ -62,7 +63,7 @@ async def wear(child: Child, seen: set[int]) -> None:
         if (way := WAYS[turn % len(WAYS)]) is None:
             child.restart()
         else:
-            os.kill(pid, way)
+            kill_worker(pid, way)
         await child.has_left(State.READY)
         await child.reached(State.READY)
 
@@ -70,7 +71,9 @@ async def wear(child: Child, seen: set[int]) -> None:
 async def restart_them_all() -> tuple[Holdings, Holdings, int, set[int]]:
     seen: set[int] = set()
     models = [planned(name) for name in MODELS]
-    async with running(*models, command=scripted(), policy=FOR_EVER, standby=SPARE) as node:
+    async with running(
+        *models, launcher=scripted_process(), policy=FOR_EVER, standby=SPARE
+    ) as node:
 
         async def whole() -> bool:
             return len(node.standby.waiting) == 1

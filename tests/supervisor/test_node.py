@@ -2,8 +2,6 @@
 
 import asyncio
 import hashlib
-import os
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -35,12 +33,14 @@ from tests.supervisor_harness import (
     alive,
     chat,
     eventually,
+    kill_worker,
     planned,
     ready,
     running,
     scripted,
+    scripted_process,
     soon,
-    started_processes,
+    started_workers,
     text_of,
 )
 
@@ -69,7 +69,7 @@ async def resident(node: Node, prompt: str) -> bool:
 def kill(node: Node) -> int:
     pid = node.primary.child.facts.pid
     assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    kill_worker(pid)
     return pid
 
 
@@ -83,7 +83,7 @@ async def back(node: Node) -> None:
 
 async def test_a_name_an_alias_the_default_and_nobody() -> None:
     models = [planned("a", aliases=("first",)), planned("b", default=True)]
-    async with running(*models, command=scripted()) as node:
+    async with running(*models, launcher=scripted()) as node:
         assert node.find("a").config.id == "a"
         assert node.find("first").config.id == "a"
         assert node.find("b").config.id == "b"
@@ -92,7 +92,7 @@ async def test_a_name_an_alias_the_default_and_nobody() -> None:
 
 
 async def test_without_a_default_an_unknown_name_is_refused_with_those_that_are_known() -> None:
-    async with running(planned("a"), planned("b"), command=scripted()) as node:
+    async with running(planned("a"), planned("b"), launcher=scripted()) as node:
         assert node.find(None).config.id == "a"
         with pytest.raises(UnknownModel, match="a, b") as refused:
             node.find("gpt-4o")
@@ -103,8 +103,8 @@ async def test_without_a_default_an_unknown_name_is_refused_with_those_that_are_
 
 
 async def test_a_model_that_was_given_up_takes_nothing_from_the_others(tmp_path: Path) -> None:
-    command = scripted("--cannot-load", "--once", tmp_path / "once")
-    async with running(planned("a"), planned("b"), command=command) as node:
+    launcher = scripted("--cannot-load", "--once", tmp_path / "once")
+    async with running(planned("a"), planned("b"), launcher=launcher) as node:
         # One of the two takes the fault, whichever comes first.
         states = (State.READY, State.FAILED)
         ends = {it.config.id: await soon(it.child.reached(*states)) for it in node.models.values()}
@@ -118,8 +118,8 @@ async def test_a_model_that_was_given_up_takes_nothing_from_the_others(tmp_path:
 
 
 async def test_warming_at_a_crash_is_done_in_the_next_process(tmp_path: Path) -> None:
-    command = scripted("--hang-after-tokens", "0", "--once", tmp_path / "once")
-    async with running(command=command) as node:
+    launcher = scripted("--hang-after-tokens", "0", "--once", tmp_path / "once")
+    async with running(launcher=launcher) as node:
         await ready(node)
         hung = await ask(node, "hang now")
         await soon(hung.started())
@@ -134,7 +134,7 @@ async def test_warming_at_a_crash_is_done_in_the_next_process(tmp_path: Path) ->
 async def test_warming_at_two_crashes_fails_and_leaves_no_place_taken(tmp_path: Path) -> None:
     held = tmp_path / "held"
     with Fifo(held):
-        async with running(command=scripted("--hold-warm", held)) as node:
+        async with running(launcher=scripted("--hold-warm", held)) as node:
             await ready(node)
             warming = asyncio.create_task(node.warm(node.primary, "a prompt"))
             await eventually(lambda: opened(node, 1))
@@ -148,8 +148,8 @@ async def test_warming_at_two_crashes_fails_and_leaves_no_place_taken(tmp_path: 
 
 
 async def test_clearing_at_a_crash_is_done_by_the_crash(tmp_path: Path) -> None:
-    command = scripted("--hang-after-tokens", "0", "--once", tmp_path / "once")
-    async with running(command=command) as node:
+    launcher = scripted("--hang-after-tokens", "0", "--once", tmp_path / "once")
+    async with running(launcher=launcher) as node:
         await ready(node)
         hung = await ask(node, "hang now")
         await soon(hung.started())
@@ -170,7 +170,7 @@ async def test_as_many_run_as_there_are_rows_the_next_wait_in_line_the_rest_is_r
     pace: Fifo,
 ) -> None:
     model = planned(max_concurrency=2, max_queue=1)
-    async with running(model, command=scripted("--pace", pace.path)) as node:
+    async with running(model, launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         first, second = await ask(node, "one two three"), await ask(node, "four")
         third = asyncio.create_task(node.generate(node.primary, chat("five")))
@@ -193,7 +193,7 @@ async def test_as_many_run_as_there_are_rows_the_next_wait_in_line_the_rest_is_r
 
 async def test_places_are_given_in_the_order_they_were_asked_for(pace: Fifo) -> None:
     model = planned(max_concurrency=1)
-    async with running(model, command=scripted("--pace", pace.path)) as node:
+    async with running(model, launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         running_now = await ask(node, "zero")
         waiting = [
@@ -211,7 +211,7 @@ async def test_places_are_given_in_the_order_they_were_asked_for(pace: Fifo) -> 
 
 async def test_whoever_leaves_the_line_makes_room_in_it(pace: Fifo) -> None:
     model = planned(max_concurrency=1, max_queue=1)
-    async with running(model, command=scripted("--pace", pace.path)) as node:
+    async with running(model, launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         first = await ask(node, "one")
         leaver = asyncio.create_task(node.generate(node.primary, chat("two")))
@@ -228,7 +228,7 @@ async def test_whoever_leaves_the_line_makes_room_in_it(pace: Fifo) -> None:
 
 async def test_leaving_a_generation_frees_its_row_and_its_place(pace: Fifo) -> None:
     model = planned(max_concurrency=1, max_queue=0)
-    async with running(model, command=scripted("--pace", pace.path)) as node:
+    async with running(model, launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         generation = await ask(node, "one two three")
         pace.let(1)
@@ -245,7 +245,7 @@ async def test_leaving_a_generation_frees_its_row_and_its_place(pace: Fifo) -> N
 
 async def test_a_request_that_takes_too_long_is_ended_and_its_row_is_free(pace: Fifo) -> None:
     model = planned(max_concurrency=1, request_timeout=0.2)
-    async with running(model, command=scripted("--pace", pace.path)) as node:
+    async with running(model, launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         generation = await ask(node, "one two")
         pace.let(1)
@@ -260,7 +260,7 @@ async def test_a_request_that_takes_too_long_is_ended_and_its_row_is_free(pace: 
 
 async def test_time_in_line_counts_too(pace: Fifo) -> None:
     model = planned(max_concurrency=1, request_timeout=0.3)
-    async with running(model, command=scripted("--pace", pace.path)) as node:
+    async with running(model, launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         first = await ask(node, "one two")
         with pytest.raises(RequestTimedOut):
@@ -274,7 +274,7 @@ async def test_time_in_line_counts_too(pace: Fifo) -> None:
 
 
 async def test_a_model_on_demand_starts_with_the_first_request_and_not_before() -> None:
-    async with running(planned(preload=False), planned("other"), command=scripted()) as node:
+    async with running(planned(preload=False), planned("other"), launcher=scripted()) as node:
         served = node.primary
         await ready(node)
         assert served.child.state is State.STOPPED
@@ -286,17 +286,17 @@ async def test_a_model_on_demand_starts_with_the_first_request_and_not_before() 
 
 
 async def test_many_first_requests_start_one_process() -> None:
-    async with running(planned(preload=False), command=scripted()) as node:
+    async with running(planned(preload=False), launcher=scripted()) as node:
         for _ in range(5):
             with pytest.raises(ModelLoading):
                 await ask(node, "hello")
         await soon(node.primary.child.reached(State.READY))
         assert node.primary.child.restarts == 0
-        assert len(started_processes()) == 1
+        assert len(started_workers()) == 1
 
 
 async def test_warming_a_model_on_demand_starts_it_and_is_done() -> None:
-    async with running(planned(preload=False), command=scripted()) as node:
+    async with running(planned(preload=False), launcher=scripted()) as node:
         assert (await soon(node.warm(node.primary, "a system prompt"))).tokens == 3
 
 
@@ -304,7 +304,7 @@ async def test_warming_a_model_on_demand_starts_it_and_is_done() -> None:
 
 
 async def test_a_warmed_prompt_is_resident_and_reported() -> None:
-    async with running(command=scripted()) as node:
+    async with running(launcher=scripted()) as node:
         await ready(node)
         warmed = await soon(node.warm(node.primary, "be kind"))
         assert warmed.digest == hashlib.sha256(b"be kind").hexdigest()
@@ -314,7 +314,7 @@ async def test_a_warmed_prompt_is_resident_and_reported() -> None:
 
 
 async def test_warming_waits_for_a_model_that_is_on_its_way(hold: Fifo) -> None:
-    async with running(command=scripted("--hold-load", hold.path)) as node:
+    async with running(launcher=scripted("--hold-load", hold.path)) as node:
         await soon(node.primary.child.reached(State.LOADING))
         warming = asyncio.create_task(node.warm(node.primary, "be kind"))
         await asyncio.sleep(0)
@@ -323,7 +323,7 @@ async def test_warming_waits_for_a_model_that_is_on_its_way(hold: Fifo) -> None:
 
 
 async def test_warming_goes_on_when_its_caller_hangs_up(hold: Fifo) -> None:
-    async with running(command=scripted("--hold-load", hold.path)) as node:
+    async with running(launcher=scripted("--hold-load", hold.path)) as node:
         await soon(node.primary.child.reached(State.LOADING))
         caller = asyncio.create_task(node.warm(node.primary, "be kind"))
         await asyncio.sleep(0)
@@ -341,7 +341,7 @@ async def test_warming_goes_on_when_its_caller_hangs_up(hold: Fifo) -> None:
 
 
 async def test_a_warm_up_that_fails_is_an_error_of_the_cache_and_the_child_lives() -> None:
-    async with running(command=scripted("--fail-warm")) as node:
+    async with running(launcher=scripted("--fail-warm")) as node:
         await ready(node)
         with pytest.raises(CacheError, match="so it was written"):
             await soon(node.warm(node.primary, "be kind"))
@@ -349,7 +349,7 @@ async def test_a_warm_up_that_fails_is_an_error_of_the_cache_and_the_child_lives
 
 
 async def test_clearing_forgets_what_was_warmed() -> None:
-    async with running(command=scripted()) as node:
+    async with running(launcher=scripted()) as node:
         await ready(node)
         await soon(node.warm(node.primary, "be kind"))
         await soon(node.clear(node.primary))
@@ -357,7 +357,7 @@ async def test_clearing_forgets_what_was_warmed() -> None:
 
 
 async def test_clearing_a_model_that_does_not_run_is_nothing_to_do() -> None:
-    async with running(planned(preload=False), command=scripted()) as node:
+    async with running(planned(preload=False), launcher=scripted()) as node:
         await soon(node.clear(node.primary))
         assert node.primary.child.state is State.STOPPED
 
@@ -368,7 +368,7 @@ async def test_configured_prompts_are_warmed_after_the_start_and_after_every_res
     files = [tmp_path / "one.txt", tmp_path / "two.txt"]
     for file in files:
         file.write_text(f"the prompt of {file.stem}", encoding="utf-8")
-    async with running(planned(warm=tuple(files)), command=scripted()) as node:
+    async with running(planned(warm=tuple(files)), launcher=scripted()) as node:
         for _ in range(2):
             await ready(node)
 
@@ -388,7 +388,7 @@ async def test_a_prompt_file_that_is_gone_keeps_neither_the_model_nor_the_next_f
 ) -> None:
     there = tmp_path / "there.txt"
     there.write_text("be kind", encoding="utf-8")
-    async with running(planned(warm=(tmp_path / "gone.txt", there)), command=scripted()) as node:
+    async with running(planned(warm=(tmp_path / "gone.txt", there)), launcher=scripted()) as node:
         await ready(node)
 
         async def warmed() -> bool:
@@ -402,7 +402,7 @@ async def test_a_prompt_file_is_warmed_without_its_byte_order_mark(tmp_path: Pat
     marked, utf16 = tmp_path / "marked.txt", tmp_path / "utf16.txt"
     marked.write_text("be kind", encoding="utf-8-sig")
     utf16.write_text("be brief", encoding="utf-16")
-    async with running(planned(warm=(utf16, marked)), command=scripted()) as node:
+    async with running(planned(warm=(utf16, marked)), launcher=scripted()) as node:
         await ready(node)
 
         async def warmed() -> bool:
@@ -416,7 +416,7 @@ async def test_a_prompt_file_is_warmed_without_its_byte_order_mark(tmp_path: Pat
 async def test_what_was_warmed_dies_with_its_process_and_is_warmed_again_in_the_next(
     hold: Fifo,
 ) -> None:
-    async with running(command=scripted("--hold-load", hold.path)) as node:
+    async with running(launcher=scripted("--hold-load", hold.path)) as node:
         hold.let(1)
         await ready(node)
         for prompt in ("be very kind", "be kind"):
@@ -437,7 +437,7 @@ async def test_what_was_warmed_dies_with_its_process_and_is_warmed_again_in_the_
 
 
 async def test_a_prompt_on_which_the_next_process_dies_is_not_warmed_for_ever() -> None:
-    async with running(command=scripted()) as node:
+    async with running(launcher=scripted()) as node:
         await ready(node)
         await soon(node.warm(node.primary, "be kind"))
         again = [prompt async for prompt in node.primary.warm_set.prompts()]
@@ -446,7 +446,7 @@ async def test_a_prompt_on_which_the_next_process_dies_is_not_warmed_for_ever() 
 
 
 async def test_what_was_cleared_is_not_warmed_again() -> None:
-    async with running(command=scripted()) as node:
+    async with running(launcher=scripted()) as node:
         await ready(node)
         await soon(node.warm(node.primary, "be kind"))
         await soon(node.clear(node.primary))
@@ -460,7 +460,7 @@ async def test_what_was_cleared_is_not_warmed_again() -> None:
 
 async def test_a_draining_node_takes_no_new_work_while_what_runs_finishes(pace: Fifo) -> None:
     model, timings = planned(max_concurrency=1), replace(QUICK, drain=3600)
-    async with running(model, command=scripted("--pace", pace.path), timings=timings) as node:
+    async with running(model, launcher=scripted("--pace", pace.path), timings=timings) as node:
         await ready(node)
         generation = await ask(node, "one two")
         queued = asyncio.create_task(node.generate(node.primary, chat("three")))
@@ -485,8 +485,8 @@ async def draining(node: Node) -> bool:
 
 async def test_hurry_cuts_what_still_runs_on_every_child(pace: Fifo) -> None:
     timings = replace(QUICK, drain=3600)
-    command = scripted("--pace", pace.path)
-    async with running(planned("a"), planned("b"), command=command, timings=timings) as node:
+    launcher = scripted("--pace", pace.path)
+    async with running(planned("a"), planned("b"), launcher=launcher, timings=timings) as node:
         await ready(node)
         generations = [
             await soon(node.generate(served, chat("one two"))) for served in node.models.values()
@@ -502,7 +502,7 @@ async def test_hurry_cuts_what_still_runs_on_every_child(pace: Fifo) -> None:
 
 async def test_hurry_right_after_stop_is_not_lost(pace: Fifo) -> None:
     timings = replace(QUICK, drain=3600)
-    async with running(command=scripted("--pace", pace.path), timings=timings) as node:
+    async with running(launcher=scripted("--pace", pace.path), timings=timings) as node:
         await ready(node)
         generation = await ask(node, "one two")
         stopping = asyncio.create_task(node.stop())
@@ -514,7 +514,7 @@ async def test_hurry_right_after_stop_is_not_lost(pace: Fifo) -> None:
 
 
 async def test_after_stop_no_process_is_left() -> None:
-    async with running(planned("a"), planned("b"), command=scripted()) as node:
+    async with running(planned("a"), planned("b"), launcher=scripted_process()) as node:
         await ready(node)
         pids = [served.child.facts.pid for served in node.models.values()]
         assert len(set(pids)) == 2
@@ -524,21 +524,21 @@ async def test_after_stop_no_process_is_left() -> None:
 
 async def test_a_node_stops_at_any_moment_of_its_start() -> None:
     for turns in (0, 1, 2, 5, 20):
-        async with running(planned("a"), planned("b"), command=scripted()) as node:
+        async with running(planned("a"), planned("b"), launcher=scripted()) as node:
             for _ in range(turns):
                 await asyncio.sleep(0)
             await soon(node.stop())
             assert {it.child.state for it in node.models.values()} == {State.STOPPED}
-            assert started_processes() == []
+            assert started_workers() == []
 
 
 async def test_a_node_whose_children_fail_for_ever_stops_too() -> None:
     slowly = RestartPolicy(base=3600, ceiling=3600)
-    command = scripted("--exit-before-hello", "1")
-    async with running(command=command, policy=slowly) as node:
+    launcher = scripted("--exit-before-hello", "1")
+    async with running(launcher=launcher, policy=slowly) as node:
         await soon(node.primary.child.reached(State.BACKOFF))
         await soon(node.stop())
-    async with running(command=command, policy=AT_ONCE) as node:
+    async with running(launcher=launcher, policy=AT_ONCE) as node:
         await soon(node.primary.child.reached(State.FAILED))
         await soon(node.stop())
 
@@ -549,7 +549,7 @@ from tests import processes
 from tests.supervisor_harness import planned, ready, running, scripted
 
 async def main():
-    async with running(planned("a"), planned("b"), command=scripted()) as node:
+    async with running(planned("a"), planned("b"), launcher=scripted_process()) as node:
         await ready(node)
         print(*(served.child.facts.pid for served in node.models.values()), flush=True)
         await asyncio.Event().wait()

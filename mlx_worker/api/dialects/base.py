@@ -6,8 +6,10 @@ The relay carries every generation the one same way and asks these for the words
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping  # msgspec reads the annotations of a class
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -61,6 +63,9 @@ class Call(msgspec.Struct, frozen=True):
     seed: int
     n: int
     warnings: list[str] = []
+
+    FIELDS: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """The dialect's names of fields that a model's process knows by those of chat completions."""
 
     @property
     def wide(self) -> int:
@@ -183,6 +188,15 @@ def fitted(value: Any, shape: type[T], field: str) -> T:
         path, problem = explain(error, value, shape)
         place = f"{field}{path if path.startswith('[') else f'.{path}' if path else ''}"
         raise InvalidRequest(f"{place}: {problem}", param=place) from error
+
+
+def rename_field(error: WorkerError, fields: Mapping[str, str]) -> None:
+    """Have an error name the caller's field where a model's process named another."""
+    if error.param is None or (field := fields.get(error.param)) is None:
+        return
+    if error.message.startswith(f"{error.param}:"):
+        error.message = field + error.message.removeprefix(error.param)
+    error.param = field
 
 
 def _raw(body: bytes) -> Any:

@@ -60,6 +60,25 @@ def is_hosted(kind: object) -> bool:
     return isinstance(kind, str) and _HOSTED.fullmatch(kind) is not None
 
 
+def split_hosted(
+    tools: Iterable[dict[str, Any]], field: str
+) -> tuple[list[tuple[str, dict[str, Any]]], list[dict[str, Any]]]:
+    """Return the caller's own tools, each with its place in `field`, and the hosted tools."""
+    own: list[tuple[str, dict[str, Any]]] = []
+    hosted: list[dict[str, Any]] = []
+    for i, tool in enumerate(tools):
+        if is_hosted(tool.get("type")):
+            hosted.append(tool)
+        else:
+            own.append((f"{field}[{i}]", tool))
+    return own, hosted
+
+
+def types_of(hosted: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the types of hosted tools, for the warning of what is left out."""
+    return [str(tool["type"]) for tool in hosted]
+
+
 def tools_warning(kinds: Iterable[str]) -> list[str]:
     """Return the warning of tools of these types that are left out; [] where there are none."""
     return _warning("tools: left out, because this node runs no tools of its own", kinds)

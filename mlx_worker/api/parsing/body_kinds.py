@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast
 
 import msgspec
 
-from mlx_worker.api.admin.log_level import LevelBody, parse_level
 from mlx_worker.api.dialects.base import Call
 from mlx_worker.api.dialects.cache_warm import parse_to_warm
 from mlx_worker.api.dialects.chat import request as chat
 from mlx_worker.api.dialects.completions import request as completions
+from mlx_worker.api.dialects.log_level import LevelBody, parse_level
 from mlx_worker.api.dialects.messages import request as messages
 from mlx_worker.api.dialects.packing import in_packs
 from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.api.dialects.tokenize import parse_to_detokenize, parse_to_tokenize
 from mlx_worker.api.parsing.model_settings import call_with_settings, chat_with_settings
-from mlx_worker.limits import check_amount, check_constraint, check_ends
+from mlx_worker.limits import check_amount, check_constraint, check_conversation, check_ends
 from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def _message(_ask: AskMessage, body: bytes, models: ModelTerms) -> Call:
 
 def _count(_ask: AskCount, body: bytes, models: ModelTerms) -> tuple[str | None, ChatRequest]:
     name, parsed = messages.parse_to_count(body)
+    check_conversation(parsed, "messages")
     settled = chat_with_settings(parsed, models.terms(name).settings)
     check_amount(settled)
     return name, settled
@@ -125,6 +126,7 @@ def _defaults_of(models: ModelTerms) -> Callable[[str | None], Defaults]:
 
 def _settled(call: C, models: ModelTerms) -> C:
     """Return a call with the settings of its model, checked as its model's process checks it."""
+    check_conversation(call.chats[0], call.FIELDS.get("messages", "messages"))
     settled = call_with_settings(call, models.terms(call.model).settings)
     of_all = settled.chats[0]  # the chats of one call differ in their prompts alone
     check_amount(of_all)

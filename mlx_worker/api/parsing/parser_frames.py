@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from mlx_worker.api.admin.log_level import LevelBody
 from mlx_worker.api.dialects.base import Call
 from mlx_worker.api.dialects.completions.request import CompletionCall
+from mlx_worker.api.dialects.log_level import LevelBody
 from mlx_worker.api.dialects.packing import bulky_parts
 from mlx_worker.api.dialects.responses.request import ResponsesCall
 from mlx_worker.api.parsing.body_kinds import AnyAsk

@@ -20,7 +20,7 @@ from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining
 from mlx_worker.logs import Entry
 from mlx_worker.supervisor.fingerprint import note_replaced_package
 from mlx_worker.supervisor.process.connection import Owner
-from mlx_worker.supervisor.process.process import how_it_ended, kill, signal_name
+from mlx_worker.supervisor.process.process import how_it_ended, signal_name
 from mlx_worker.supervisor.process.states import Event, IllegalEvent, State
 from mlx_worker.supervisor.process.stderr import KEPT_OF_MODEL, DeviceErrors, Line, device_error
 from mlx_worker.supervisor.requests.token_stats import Pace
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.launcher import Launch, Launched
     from mlx_worker.supervisor.process.lifecycle import Lifecycle, Timings
     from mlx_worker.supervisor.process.pause import Handle, PauseDetector
+    from mlx_worker.supervisor.process.process import ChildProcess
     from mlx_worker.wire.base import WireMessage
 
 log = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class Child:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Condition()
         self._link: Link | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: ChildProcess | None = None
         self._timer: Handle | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._reaper: asyncio.Task[None] | None = None
@@ -410,7 +411,7 @@ class Child:
             case State.KILLING:
                 self._close_link()
                 if self._process is not None:
-                    kill(self._process)
+                    self._process.kill()
             case State.BACKOFF | State.STOPPED:
                 self._close_link()
             case State.FAILED:
@@ -547,7 +548,7 @@ class Child:
     def _give_up_process(self, why: str) -> None:
         """Its end, which its reaper will see, leads out of any state; so does there being none."""
         if self._process is not None and self._process.returncode is None:
-            kill(self._process)
+            self._process.kill()
         else:
             self._tell(Event.EXITED, why)
 

@@ -244,6 +244,7 @@ class Dispatch:
             list(generation.tokens),
             generation.session,
             generation.request_id,
+            generation.room,
         )
         self._open[generation] = id_
         generation.handed_over.append(time.perf_counter())

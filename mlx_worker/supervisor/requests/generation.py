@@ -262,6 +262,11 @@ class Generation:
         return self._started.done() and not self._started.exception()
 
     @property
+    def room(self) -> int | None:
+        """Tokens that the first process allowed the answer; None where no process has begun."""
+        return self._started.result().room if self.has_begun else None
+
+    @property
     def kv_tokens(self) -> int:
         """Tokens that a child has KV of for it, as far as it has told."""
         begun = self._started.done() and not self._error

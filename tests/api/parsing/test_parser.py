@@ -253,6 +253,34 @@ async def test_a_costly_constraint_is_refused_with_the_body(
     assert (type(error), error.param) == (ConstraintTooCostly, param)
 
 
+LEFT_OUT = {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "x"}]}
+SEARCH = {"type": "web_search_call", "id": "1", "status": "completed"}
+
+
+@pytest.mark.parametrize(
+    ("ask", "body", "param"),
+    [
+        (body_kinds.AskChat(), {"messages": []}, "messages"),
+        (body_kinds.AskMessage(), {"messages": [], "max_tokens": 1}, "messages"),
+        (body_kinds.AskMessage(), {"messages": [LEFT_OUT], "max_tokens": 1}, "messages"),
+        (
+            body_kinds.AskMessage(),
+            {"messages": [LEFT_OUT], "max_tokens": 1, "model": "set"},
+            "messages",
+        ),
+        (body_kinds.AskCount(), {"messages": [{"role": "user", "content": []}]}, "messages"),
+        (RESPONSE, {"input": []}, "input"),
+        (RESPONSE, {"input": [SEARCH]}, "input"),
+    ],
+)
+def test_an_empty_conversation_is_refused_by_its_field(
+    ask: Ask[Any], body: dict[str, Any], param: str
+) -> None:
+    error = refusal_here(ask, json.dumps(body).encode())
+    assert (type(error), error.param) == (InvalidRequest, param)
+    assert error.message.startswith(f"{param}: ")
+
+
 @pytest.mark.parametrize("field", ["guided_regex", "grammar", "ebnf"])
 async def test_a_grammar_has_the_limit_of_a_schema(field: str) -> None:
     body = json.dumps({"messages": TURNS, field: "a" * CONSTRAINT_BYTES}).encode()
@@ -392,7 +420,7 @@ async def test_what_a_process_knows_of_models_is_what_the_node_knows(default: st
         planned("a", aliases=("b",), max_concurrency=2, max_queue=3),
         planned("c", default=bool(default)),
     )
-    async with running(*models, command=scripted(), memory_limit=PLENTY) as node:
+    async with running(*models, launcher=scripted(), memory_limit=PLENTY) as node:
         here = Models(node)
         asked = parser_frames.Question(body_kinds.AskChat(), here.table())
         there = parser_frames.question_in(parser_frames.encode(asked)).models

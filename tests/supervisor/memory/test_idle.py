@@ -17,7 +17,7 @@ from tests.supervisor_harness import (
     running,
     scripted,
     soon,
-    started_processes,
+    started_workers,
     text_of,
 )
 
@@ -37,23 +37,23 @@ async def whole(generation: Generation) -> str:
 
 
 async def test_an_idle_model_is_unloaded_and_its_process_is_gone() -> None:
-    async with running(IDLE(), command=scripted()) as node:
+    async with running(IDLE(), launcher=scripted()) as node:
         await ready(node)
         pid = node.primary.child.facts.pid
         await soon(node.primary.child.reached(State.STOPPED))
         assert not alive(pid)
-        assert started_processes() == []
+        assert started_workers() == []
 
 
 async def test_the_next_request_brings_it_back() -> None:
-    async with running(IDLE(), command=scripted(), resume=WAITS) as node:
+    async with running(IDLE(), launcher=scripted(), resume=WAITS) as node:
         for _ in range(3):
             assert await whole(await ask(node, "here again")) == "here again"
             await soon(node.primary.child.reached(State.STOPPED))
 
 
 async def test_work_that_outlasts_the_timer_is_not_cut_off(pace: Fifo) -> None:
-    async with running(IDLE(), command=scripted("--pace", pace.path), resume=WAITS) as node:
+    async with running(IDLE(), launcher=scripted("--pace", pace.path), resume=WAITS) as node:
         await ready(node)
         generation = await ask(node, "one two")
         await soon(generation.started())
@@ -67,7 +67,7 @@ async def test_work_that_outlasts_the_timer_is_not_cut_off(pace: Fifo) -> None:
 
 
 async def test_a_request_just_before_the_unloading_keeps_the_model() -> None:
-    async with running(command=scripted(), resume=WAITS) as node:
+    async with running(launcher=scripted(), resume=WAITS) as node:
         await ready(node)
         node.primary.child.unload()
         generation = await ask(node, "still here")
@@ -76,7 +76,7 @@ async def test_a_request_just_before_the_unloading_keeps_the_model() -> None:
 
 
 async def test_a_request_while_it_ends_waits_for_the_next_process() -> None:
-    async with running(command=scripted(), resume=WAITS) as node:
+    async with running(launcher=scripted(), resume=WAITS) as node:
         await ready(node)
         node.primary.child.unload()
         await soon(node.primary.child.reached(State.STOPPING))
@@ -86,7 +86,7 @@ async def test_a_request_while_it_ends_waits_for_the_next_process() -> None:
 
 
 async def test_unloading_and_asking_as_often_as_one_likes_loses_nothing() -> None:
-    async with running(command=scripted(), resume=WAITS) as node:
+    async with running(launcher=scripted(), resume=WAITS) as node:
         for turns in range(12):
             await soon(node.primary.child.reached(State.READY))
             node.primary.child.unload()
@@ -99,7 +99,7 @@ async def test_unloading_and_asking_as_often_as_one_likes_loses_nothing() -> Non
 
 
 async def test_warming_counts_as_use_and_brings_an_unloaded_model_back() -> None:
-    async with running(IDLE(), command=scripted(), resume=WAITS) as node:
+    async with running(IDLE(), launcher=scripted(), resume=WAITS) as node:
         await ready(node)
         await soon(node.primary.child.reached(State.STOPPED))
         assert (await soon(node.warm(node.primary, "be kind"))).tokens == 2
@@ -107,7 +107,7 @@ async def test_warming_counts_as_use_and_brings_an_unloaded_model_back() -> None
 
 
 async def test_a_node_stops_while_a_model_is_being_unloaded() -> None:
-    async with running(command=scripted("--ignore-eof")) as node:
+    async with running(launcher=scripted("--ignore-eof")) as node:
         await ready(node)
         node.primary.child.unload()
         await soon(node.primary.child.reached(State.STOPPING))

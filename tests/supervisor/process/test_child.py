@@ -3,13 +3,11 @@
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -19,7 +17,7 @@ import pytest
 from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining, WorkerError
 from mlx_worker.supervisor.event_log import Events
 from mlx_worker.supervisor.process.child import Child
-from mlx_worker.supervisor.process.launcher import launch
+from mlx_worker.supervisor.process.launcher import Launcher, ProcessLauncher
 from mlx_worker.supervisor.process.lifecycle import Lifecycle, Timings
 from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy, RestartWindow
@@ -35,7 +33,9 @@ from tests.supervisor_harness import (
     alive,
     chat,
     eventually,
+    kill_worker,
     scripted,
+    scripted_process,
     soon,
     text_of,
 )
@@ -46,7 +46,7 @@ NEVER = RestartPolicy(intensity=0)
 
 @asynccontextmanager
 async def child_of(
-    command: Sequence[str],
+    launcher: Launcher,
     *,
     timings: Timings = QUICK,
     policy: RestartPolicy = AT_ONCE,
@@ -68,7 +68,7 @@ async def child_of(
         timings,
         on_entered=on_entered,
         on_progress=lambda: None,
-        launch=partial(launch, command),
+        launch=launcher,
         pause=pause,
         is_busy=lambda: False,
         take_lost=list,
@@ -165,7 +165,7 @@ async def test_every_state_is_announced_in_its_order() -> None:
 
 
 async def test_it_is_the_leader_of_a_session_so_that_ctrl_c_is_not_its_to_answer() -> None:
-    async with child_of(scripted()) as child:
+    async with child_of(scripted_process()) as child:
         await soon(child.reached(State.READY))
         assert child.facts.pid is not None
         assert os.getsid(child.facts.pid) == child.facts.pid
@@ -211,7 +211,7 @@ async def test_progress_of_loading_can_be_read(hold: Fifo) -> None:
 async def killed_and_back(child: Child) -> None:
     before = child.facts.pid
     assert before is not None
-    os.kill(before, signal.SIGKILL)
+    kill_worker(before)
     async with asyncio.timeout(2):  # seen at once, not at the next ping or request
         await child.reached(*NOT_READY)
     await soon(child.reached(State.READY))
@@ -221,7 +221,7 @@ async def killed_and_back(child: Child) -> None:
 
 
 async def test_killed_from_outside_it_comes_back_as_a_new_process() -> None:
-    async with child_of(scripted()) as child:
+    async with child_of(scripted_process()) as child:
         await soon(child.reached(State.READY))
         assert child.restarts == 0
         await killed_and_back(child)
@@ -257,7 +257,7 @@ FAULTS_IN_WORK = {
 async def test_an_end_in_mid_work_gives_what_was_said_then_the_loss_and_its_cause(
     flag: str, reason: str
 ) -> None:
-    async with child_of(scripted(flag, "2"), policy=NEVER) as child:
+    async with child_of(scripted_process(flag, "2"), policy=NEVER) as child:
         await soon(child.reached(State.READY))
         generation = ask(child, chat("one two three four"))
         assert await text_before_the_loss(generation) == "one two"
@@ -278,7 +278,9 @@ async def test_after_an_end_in_mid_work_it_serves_again(flag: str, tmp_path: Pat
 
 async def test_a_child_that_hangs_with_work_in_hand_is_killed_though_it_pongs() -> None:
     timings = replace(QUICK, stall=0.3)
-    async with child_of(scripted("--hang-after-tokens", "1"), timings=timings, policy=NEVER) as it:
+    async with child_of(
+        scripted_process("--hang-after-tokens", "1"), timings=timings, policy=NEVER
+    ) as it:
         await soon(it.reached(State.READY))
         generation = ask(it, chat("one two three"))
         pid = it.facts.pid
@@ -350,7 +352,7 @@ async def test_a_child_that_hangs_on_the_way_is_killed_at_the_deadline(
     flags: list[str], reason: str
 ) -> None:
     timings = replace(QUICK, load=0.2) if reason == "loading" else replace(QUICK, start=0.5)
-    async with child_of(scripted(*flags), timings=timings, policy=NEVER) as child:
+    async with child_of(scripted_process(*flags), timings=timings, policy=NEVER) as child:
         await soon(child.reached(State.STARTING))
         pid = child.facts.pid
         await soon(child.reached(State.FAILED))
@@ -369,10 +371,10 @@ async def test_a_child_that_hangs_on_the_way_is_killed_at_the_deadline(
 async def test_a_child_that_fails_on_the_way_is_tried_again(
     flags: list[str], reason: str, tmp_path: Path
 ) -> None:
-    async with child_of(scripted(*flags), policy=NEVER) as child:
+    async with child_of(scripted_process(*flags), policy=NEVER) as child:
         await soon(child.reached(State.FAILED))
         assert reason in child.reason
-    async with child_of(scripted(*flags, "--once", tmp_path / "once")) as child:
+    async with child_of(scripted_process(*flags, "--once", tmp_path / "once")) as child:
         await soon(child.reached(State.READY))
         assert child.restarts == 1
 
@@ -380,7 +382,7 @@ async def test_a_child_that_fails_on_the_way_is_tried_again(
 async def test_the_last_line_on_stderr_is_part_of_the_reason() -> None:
     """As of an import that fails: nothing else says why no process comes up."""
     failing = [sys.executable, "-c", "raise ValueError('not allowed to raise maximum limit')"]
-    async with child_of(failing, policy=NEVER) as child:
+    async with child_of(ProcessLauncher(failing), policy=NEVER) as child:
         await soon(child.reached(State.FAILED))
         assert child.reason == "exit status 1: ValueError: not allowed to raise maximum limit"
 
@@ -466,15 +468,15 @@ async def test_a_child_that_hangs_in_loading_can_be_restarted(tmp_path: Path) ->
 
 async def test_a_child_that_waits_for_its_restart_is_restarted_at_once(tmp_path: Path) -> None:
     slowly = RestartPolicy(base=3600, ceiling=3600)
-    command = scripted("--exit-before-hello", "1", "--once", tmp_path / "once")
-    async with child_of(command, policy=slowly) as child:
+    launcher = scripted("--exit-before-hello", "1", "--once", tmp_path / "once")
+    async with child_of(launcher, policy=slowly) as child:
         await soon(child.reached(State.BACKOFF))
         await restarted(child)
 
 
 async def test_a_restart_lets_running_work_finish_first(pace: Fifo) -> None:
-    command = scripted("--pace", pace.path)
-    async with child_of(command, timings=replace(QUICK, drain=60)) as child:
+    launcher = scripted("--pace", pace.path)
+    async with child_of(launcher, timings=replace(QUICK, drain=60)) as child:
         await soon(child.reached(State.READY))
         generation = ask(child, chat("one two three"))
         pace.let(1)
@@ -510,15 +512,15 @@ async def test_after_too_many_ends_it_is_given_up_and_says_why() -> None:
 
 
 async def test_a_command_that_cannot_be_run_is_named_and_never_given_up() -> None:
-    async with child_of(["/nowhere/python"], policy=NEVER) as child:
+    async with child_of(ProcessLauncher(["/nowhere/python"]), policy=NEVER) as child:
         await soon(child.reached(State.BACKOFF))
         assert "/nowhere/python" in child.reason
         assert child.ends == (0, 0)
 
 
 async def test_given_up_it_starts_again_when_it_is_asked_to(tmp_path: Path) -> None:
-    command = scripted("--cannot-load", "--once", tmp_path / "once")
-    async with child_of(command) as child:
+    launcher = scripted("--cannot-load", "--once", tmp_path / "once")
+    async with child_of(launcher) as child:
         await soon(child.reached(State.FAILED))
         child.start()
         await soon(child.reached(State.READY))
@@ -529,8 +531,8 @@ async def test_the_late_end_of_a_former_incarnation_does_not_touch_its_successor
     tmp_path: Path,
 ) -> None:
     # No patience with KILLING: the child is given up before its process has been seen to end.
-    command = scripted("--garbage-after-tokens", "1", "--once", tmp_path / "once")
-    async with child_of(command, timings=replace(QUICK, kill=0)) as child:
+    launcher = scripted_process("--garbage-after-tokens", "1", "--once", tmp_path / "once")
+    async with child_of(launcher, timings=replace(QUICK, kill=0)) as child:
         await soon(child.reached(State.READY))
         first = child.facts.pid
         assert await text_before_the_loss(ask(child, chat("one two"))) == "one"
@@ -555,7 +557,7 @@ async def test_what_a_dead_process_said_of_itself_is_not_said_of_the_next(hold: 
         await soon(child.reached(State.READY))
         assert child.facts.loaded is not None
         assert child.facts.pid is not None
-        os.kill(child.facts.pid, signal.SIGKILL)
+        kill_worker(child.facts.pid)
         await soon(child.reached(State.LOADING))
         assert child.facts.loaded is None
         assert child.facts.pong is None
@@ -576,7 +578,7 @@ async def stopped_after(child: Child) -> AsyncIterator[None]:
 
 
 async def test_an_idle_child_stops() -> None:
-    async with child_of(scripted()) as child:
+    async with child_of(scripted_process()) as child:
         await soon(child.reached(State.READY))
         async with stopped_after(child):
             child.stop()
@@ -661,13 +663,15 @@ async def test_a_child_killed_while_it_drains_does_not_come_back(pace: Fifo) -> 
             child.stop()
             await soon(child.reached(State.DRAINING))
             assert child.facts.pid is not None
-            os.kill(child.facts.pid, signal.SIGKILL)
+            kill_worker(child.facts.pid)
             assert await text_before_the_loss(generation) == ""
         assert child.restarts == 0
 
 
 async def test_a_child_that_does_not_leave_at_eof_is_killed_at_the_stop_deadline() -> None:
-    async with child_of(scripted("--ignore-eof"), timings=replace(QUICK, stop=0.2)) as child:
+    async with child_of(
+        scripted_process("--ignore-eof"), timings=replace(QUICK, stop=0.2)
+    ) as child:
         await soon(child.reached(State.READY))
         async with stopped_after(child):
             child.stop()

@@ -10,10 +10,11 @@ from mlx_worker.api.dialects.base import fitted
 from mlx_worker.api.dialects.fields import Word
 from mlx_worker.api.dialects.hosted_tools import (
     CHOICES,
-    is_hosted,
     refuse_hosted_choice,
     refuse_nothing_to_call,
+    split_hosted,
     tools_warning,
+    types_of,
     unknown_type,
 )
 from mlx_worker.api.dialects.structured_output import must_call
@@ -109,29 +110,19 @@ def chosen(
 
 def _functions(asked: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the functions, and the types of the tools that are left out."""
-    functions: list[dict[str, Any]] = []
-    left_out: list[str] = []
-    for i, tool in enumerate(asked):
-        kind, place = tool.get("type"), f"tools[{i}]"
-        if is_hosted(kind):
-            left_out.append(str(kind))
-            continue
-        if kind not in (None, "function"):
+    own, hosted = split_hosted(asked, "tools")
+    for place, tool in own:
+        if (kind := tool.get("type")) not in (None, "function"):
             raise unknown_type(f"{place}.type", kind, ["function"])
         fitted(tool, Tool, place)
-        functions.append(tool)
-    return functions, left_out
+    return [tool for _, tool in own], types_of(hosted)
 
 
 def _allowed(asked: AllowedFunctions, all_offered: Choice) -> Choice:
     known = {tool["function"]["name"] for tool in all_offered.offered}
     names: dict[str, None] = {}
-    left_out: list[str] = []
-    for i, tool in enumerate(asked.tools):
-        place = f"tool_choice.allowed_tools.tools[{i}]"
-        if is_hosted(tool.get("type")):
-            left_out.append(tool["type"])
-            continue
+    own, hosted = split_hosted(asked.tools, "tool_choice.allowed_tools.tools")
+    for place, tool in own:
         name = fitted(tool, ChosenTool, place).function.name
         if name not in known:
             raise InvalidRequest(f"{place}: there is no tool {name!r}", param=place)
@@ -140,5 +131,5 @@ def _allowed(asked: AllowedFunctions, all_offered: Choice) -> Choice:
     allowed = all_offered._replace(offered=offered)
     if asked.mode == "auto":
         return allowed
-    refuse_nothing_to_call(names, left_out)
+    refuse_nothing_to_call(names, types_of(hosted))
     return allowed._replace(forced=must_call([*names], "tool_choice"))

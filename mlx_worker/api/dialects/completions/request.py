@@ -7,6 +7,7 @@ call is text here. Source: OpenAI's API reference, completions (legacy). [front]
 from __future__ import annotations
 
 import sys
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Self
 
 import msgspec
@@ -73,6 +74,8 @@ class CompletionBody(Samplers, frozen=True, kw_only=True):
 
 class CompletionCall(Call, frozen=True, kw_only=True):
     """A call of one prompt or several. `echoed` are those that each answer begins with."""
+
+    FIELDS = MappingProxyType({"messages": "prompt"})
 
     echoed: list[Prompt]
 

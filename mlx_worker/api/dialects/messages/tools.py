@@ -10,9 +10,10 @@ from mlx_worker.api.dialects.base import fitted
 from mlx_worker.api.dialects.fields import Word, required
 from mlx_worker.api.dialects.hosted_tools import (
     hosted_choice,
-    is_hosted,
     refuse_nothing_to_call,
+    split_hosted,
     tools_warning,
+    types_of,
     unknown_type,
 )
 from mlx_worker.api.dialects.structured_output import must_call
@@ -54,19 +55,14 @@ def chosen(asked: list[dict[str, Any]], choice: ToolChoice, hosted: Sequence[str
 
     `hosted` are tools that other fields ask for.
     """
-    own: list[dict[str, Any]] = []
-    left_out = [*hosted]
-    hosted_names: set[str | None] = set()
-    for i, tool in enumerate(asked):
-        kind, place = tool.get("type"), f"tools[{i}]"
-        if is_hosted(kind):
-            left_out.append(str(kind))
-            hosted_names.add(str(tool.get("name")))
-            continue
-        if kind not in (None, "custom"):
+    placed, of_server = split_hosted(asked, "tools")
+    for place, tool in placed:
+        if (kind := tool.get("type")) not in (None, "custom"):
             raise unknown_type(f"{place}.type", kind, ["custom"])
         fitted(tool, Tool, place)
-        own.append(tool)
+    own = [tool for _, tool in placed]
+    left_out = [*hosted, *types_of(of_server)]
+    hosted_names = {str(tool.get("name")) for tool in of_server}
     names = [tool["name"] for tool in own]
     if choice.name is not None and choice.name in hosted_names and choice.name not in names:
         raise hosted_choice(choice.name)

@@ -6,6 +6,7 @@ need a kept one is refused by name. Source: OpenAI's API reference, responses. [
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import msgspec
@@ -162,6 +163,8 @@ class ResponsesCall(Call, frozen=True, kw_only=True):
 
     `renamed` are the client's names of tools, by the names under which a model calls them.
     """
+
+    FIELDS = MappingProxyType({"messages": "input", "max_tokens": "max_output_tokens"})
 
     repeated: dict[str, Any]
     reasoning_as: ReasoningAs

@@ -19,10 +19,11 @@ from mlx_worker.api.dialects.base import fitted
 from mlx_worker.api.dialects.fields import Word, required
 from mlx_worker.api.dialects.hosted_tools import (
     CHOICES,
-    is_hosted,
     refuse_hosted_choice,
     refuse_nothing_to_call,
+    split_hosted,
     tools_warning,
+    types_of,
     unknown_type,
 )
 from mlx_worker.api.dialects.structured_output import must_call
@@ -141,7 +142,9 @@ class Tools:
 
     def add(self, asked: Sequence[dict[str, Any]], field: str) -> None:
         """Add the tools of one field. Raises InvalidRequest."""
-        tools = [it for i, tool in enumerate(asked) for it in self._read(tool, f"{field}[{i}]")]
+        own, hosted = split_hosted(asked, field)
+        self.left_out += types_of(hosted)
+        tools = [read for place, tool in own for read in _read(tool, place)]
         self._tools += tools
         self._renamed += sum(not tool.name.is_plain for tool in tools)
         if self._renamed > RENAMED_TOOLS:
@@ -206,17 +209,13 @@ class Tools:
 
     def _allowed(self, asked: AllowedTools, functions: list[dict[str, Any]]) -> Choice:
         names: dict[str, None] = {}
-        left_out: list[str] = []
-        for i, tool in enumerate(asked.tools):
-            place = f"tool_choice.tools[{i}]"
-            if is_hosted(tool.get("type")):
-                left_out.append(tool["type"])
-            else:
-                names[self._named(fitted(tool, ChosenTool, place), place)] = None
+        own, hosted = split_hosted(asked.tools, "tool_choice.tools")
+        for place, tool in own:
+            names[self._named(fitted(tool, ChosenTool, place), place)] = None
         allowed = [it for it in functions if it["function"]["name"] in names]
         if asked.mode == "auto":
             return Choice(allowed)
-        refuse_nothing_to_call(names, left_out)
+        refuse_nothing_to_call(names, types_of(hosted))
         return Choice(allowed, must_call(list(names), "tool_choice"))
 
     def _named(self, asked: ChosenTool, field: str) -> str:
@@ -229,24 +228,6 @@ class Tools:
             return same[0]
         raise InvalidRequest(f"{field}: there is no tool {name.joined!r}", param=field)
 
-    def _read(self, asked: dict[str, Any], place: str) -> list[_Tool]:
-        kind = asked.get("type")
-        if is_hosted(kind):
-            self.left_out.append(str(kind))
-            return []
-        if kind != "namespace":
-            return [_read_tool(asked, place, TYPES)]
-        space = fitted(asked, NamespaceTool, place)
-        inner = [
-            _read_tool(tool, f"{place}.tools[{i}]", TYPES[:2], space.name)
-            for i, tool in enumerate(space.tools)
-        ]
-        if inner and space.description:
-            # A template has no place for what a namespace says of itself: its first tool tells it.
-            told = "\n\n".join(filter(None, (space.description, inner[0].description)))
-            inner[0] = inner[0]._replace(description=told)
-        return inner
-
 
 class Choice(NamedTuple):
     """What `tool_choice` makes of the tools."""
@@ -254,6 +235,22 @@ class Choice(NamedTuple):
     offered: list[dict[str, Any]]
     forced: ToolCallConstraint | None = None
     one_call: bool = False
+
+
+def _read(asked: dict[str, Any], place: str) -> list[_Tool]:
+    """Return a tool, or the tools of a namespace. Raises InvalidRequest."""
+    if asked.get("type") != "namespace":
+        return [_read_tool(asked, place, TYPES)]
+    space = fitted(asked, NamespaceTool, place)
+    inner = [
+        _read_tool(tool, f"{place}.tools[{i}]", TYPES[:2], space.name)
+        for i, tool in enumerate(space.tools)
+    ]
+    if inner and space.description:
+        # A template has no place for what a namespace says of itself: its first tool tells it.
+        told = "\n\n".join(filter(None, (space.description, inner[0].description)))
+        inner[0] = inner[0]._replace(description=told)
+    return inner
 
 
 def _read_tool(

@@ -1,8 +1,10 @@
-"""Which vendor's words a caller reads, where that is not said by a handler. [front]
+"""Decide which vendor's shape of errors and model lists a client reads.
 
-Anthropic's paths have Anthropic's errors. The list of models has two shapes at one path: there,
-and where nothing is served, the header `anthropic-version` marks a client of Anthropic's. Anthropic
-requires that header of every request.
+Anthropic's paths have Anthropic's errors. The list of models has two shapes at one path. There, and
+at paths that do not exist, the header `anthropic-version` marks one of Anthropic's clients:
+Anthropic requires that header of every request.
+
+[front]
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ ANTHROPIC_PATHS: Final = ("/messages", "/messages/count_tokens")
 """Requests to these paths get Anthropic's errors, also those that no handler has seen."""
 
 _OPENAI_PATHS: Final = ("/chat/completions", "/completions", "/responses")
-"""Answers there are in OpenAI's words, whatever header a client sends to all paths."""
+"""Responses there have OpenAI's shape, also for a client that sends the header to all paths."""
 
 
 def is_anthropic_path(path: str) -> bool:
@@ -29,7 +31,7 @@ def is_anthropic_path(path: str) -> bool:
 
 
 def reads_anthropic(request: web.Request) -> bool:
-    """Return True if answers to this request that two vendors word are to be in Anthropic's."""
+    """Return True if errors and model lists for this request are to have Anthropic's shape."""
     if is_anthropic_path(request.path):
         return True
     path = plain_path(request.path)

@@ -8,7 +8,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from mlx_worker.api.metrics.loop_lag import INTERVAL, EventLoopLagMonitor
-from mlx_worker.api.metrics.slow_steps import EVENT_INTERVAL, NO_PATH, OTHER, STEP_BUDGET, SlowSteps
+from mlx_worker.api.middleware.slow_steps import (
+    EVENT_INTERVAL,
+    NO_PATH,
+    OTHER,
+    STEP_BUDGET,
+    SlowSteps,
+)
 from tests.supervisor_harness import soon
 
 

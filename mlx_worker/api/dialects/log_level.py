@@ -1,4 +1,7 @@
-"""The body of `PUT /admin/logs/level`. [front]"""
+"""Parse the body of `PUT /admin/logs/level`.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from mlx_worker.config.schema import LogLevel
 
 
 class LevelBody(msgspec.Struct, frozen=True):
-    """From which level on lines are shown."""
+    """The lowest level of log lines that are shown."""
 
     level: LogLevel
 
 
 def parse_level(body: bytes) -> LevelBody:
-    """Which level. Raises InvalidRequest, which names the field."""
+    """Return the body. Raises InvalidRequest that names the field."""
     return decode(body, LevelBody)

@@ -1,4 +1,7 @@
-"""The list of models in Anthropic's shape, a page at a time. [front]"""
+"""Return the list of models in Anthropic's shape, a page at a time.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.admin.schemas import ModelEntry
 
 DEFAULT_LIMIT: Final = 20
-LARGEST_LIMIT: Final = 1000
+MAX_LIMIT: Final = 1000
 
 QUERY: Final = ("after_id", "before_id", "limit", "lifecycle[]")
 
@@ -24,8 +27,8 @@ _ACTIVE: Final = "active"
 _LIFECYCLES: Final = (_ACTIVE, "deprecated", "retired")
 
 
-def entry(listed: ModelEntry) -> AnthropicModel:
-    """Return one name in Anthropic's words."""
+def anthropic_model(listed: ModelEntry) -> AnthropicModel:
+    """Return one entry in Anthropic's shape."""
     created = datetime.fromtimestamp(listed.created, UTC)
     return AnthropicModel(
         id=listed.id,
@@ -36,19 +39,19 @@ def entry(listed: ModelEntry) -> AnthropicModel:
     )
 
 
-def page(request: web.Request, listed: Sequence[ModelEntry]) -> AnthropicModelList:
+def models_page(request: web.Request, entries: Sequence[ModelEntry]) -> AnthropicModelList:
     """Return the part of the list that the query asks for. Raises InvalidRequest."""
-    models = [entry(it) for it in listed] if _wants_active(request) else []
+    models = [anthropic_model(model) for model in entries] if _wants_active(request) else []
     limit = _limit(request)
     after, before = request.query.get("after_id"), request.query.get("before_id")
     if after is not None and before is not None:
-        raise InvalidRequest("before_id: cannot stand beside after_id", param="before_id")
+        raise InvalidRequest("before_id: cannot be combined with after_id", param="before_id")
     if before is not None:
-        end = _place(models, before, "before_id")
+        end = _index_of(models, before, "before_id")
         start = max(0, end - limit)
         has_more = start > 0
     else:
-        start = 0 if after is None else _place(models, after, "after_id") + 1
+        start = 0 if after is None else _index_of(models, after, "after_id") + 1
         end = start + limit
         has_more = end < len(models)
     shown = models[start:end]
@@ -63,9 +66,9 @@ def page(request: web.Request, listed: Sequence[ModelEntry]) -> AnthropicModelLi
 def _limit(request: web.Request) -> int:
     text = request.query.get("limit", str(DEFAULT_LIMIT))
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0  # noqa: PLR2004
-    if not 1 <= number <= LARGEST_LIMIT:
+    if not 1 <= number <= MAX_LIMIT:
         raise InvalidRequest(
-            f"limit: {text!r} is no number from 1 to {LARGEST_LIMIT}", param="limit"
+            f"limit: {text!r} is not a number from 1 to {MAX_LIMIT}", param="limit"
         )
     return number
 
@@ -73,17 +76,17 @@ def _limit(request: web.Request) -> int:
 def _wants_active(request: web.Request) -> bool:
     """Return True unless the query asks for other stages only: every model here is active."""
     query = request.query
-    asked = [*query.getall("lifecycle", ()), *query.getall("lifecycle[]", ())]
-    for stage in asked:
+    stages = [*query.getall("lifecycle", ()), *query.getall("lifecycle[]", ())]
+    for stage in stages:
         if stage not in _LIFECYCLES:
             raise InvalidRequest(
-                f"lifecycle: {stage!r} is none of {', '.join(_LIFECYCLES)}", param="lifecycle"
+                f"lifecycle: {stage!r} is not one of {', '.join(_LIFECYCLES)}", param="lifecycle"
             )
-    return not asked or _ACTIVE in asked
+    return not stages or _ACTIVE in stages
 
 
-def _place(models: Sequence[AnthropicModel], name: str, field: str) -> int:
-    for place, model in enumerate(models):
+def _index_of(models: Sequence[AnthropicModel], name: str, field: str) -> int:
+    for index, model in enumerate(models):
         if model.id == name:
-            return place
+            return index
     raise InvalidRequest(f"{field}: no model of this list is named {name!r}", param=field)

@@ -1,8 +1,10 @@
-"""Which path held the event loop up: every step of every request is timed. [front]
+"""Count the steps of requests that block the event loop for too long, by path.
 
-A step is what a handler does between two waits. Nothing else on the loop runs meanwhile, neither
-another stream nor `/health`, so a step has a budget; what breaks it is counted by the path that was
-asked, and told of as an event, with the route's path and never with words of the request.
+A step is what a handler does between two awaits. Nothing else runs on the loop meanwhile, neither
+another stream nor `/health`, so a step has a budget. A step over the budget is counted by the
+route's path, and reported as an event that names the path and never words of the request.
+
+[front]
 """
 
 from __future__ import annotations
@@ -23,20 +25,20 @@ STEP_BUDGET: Final = 0.05
 """Seconds that a step may take."""
 
 EVENT_INTERVAL: Final = 60.0
-"""Seconds after an event in which there is none of the same path: a metric counts them all."""
+"""Seconds after an event without another event for the same path; the metric counts all steps."""
 
 CONNECTION: Final = "connection"
-"""The path of bytes that are taken apart before it is known what they ask for."""
+"""The path of bytes that are parsed before their path is known."""
 OTHER: Final = "other"
-"""The path of what belongs to no request: children's messages, timers, a pause of the process."""
+"""The path of work that belongs to no request: messages of children, timers, a pause."""
 NO_PATH: Final = "none"
-"""The path of requests for what is not there."""
+"""The path of requests for a path that this node does not have."""
 
 
 class SlowSteps:
-    """How often each path held the loop longer than the budget.
+    """Counts how often each path blocked the loop longer than the budget.
 
-    `tell` gets a path and seconds, at most once in `QUIET` for each path.
+    `on_slow_step` gets a path and seconds, at most once in `EVENT_INTERVAL` for each path.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -46,7 +48,7 @@ class SlowSteps:
         self._reported_at: dict[str, float] = {}
 
     def record(self, path: str, seconds: float) -> None:
-        """Count a step of so many seconds where it was too long."""
+        """Count a step that took longer than the budget."""
         if seconds <= STEP_BUDGET:
             return
         self.counts[path] += 1
@@ -57,16 +59,18 @@ class SlowSteps:
 
     @property
     def middleware(self) -> Middleware:
-        """The middleware that times the steps of requests; the first one, so that it sees all."""
+        """Return the middleware that times the steps of requests; it has to be the outermost."""
 
         @web.middleware
-        async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-            work = cast("Coroutine[Any, Any, web.StreamResponse]", handler(request))
-            return await _TimedSteps(
-                work, self.clock, partial(self.record, route_template(request))
-            )
+        async def time_steps(request: web.Request, handler: Handler) -> web.StreamResponse:
+            coroutine = cast("Coroutine[Any, Any, web.StreamResponse]", handler(request))
+            record = partial(self.record, route_template(request))
+            return await _TimedCoroutine(coroutine, self.clock, record)
 
-        return middleware
+        return time_steps
+
+
+SLOW_STEPS: web.AppKey[SlowSteps] = web.AppKey("slow_steps", SlowSteps)
 
 
 def route_template(request: web.Request) -> str:
@@ -77,30 +81,30 @@ def route_template(request: web.Request) -> str:
     return "/" + resource.canonical.removeprefix("/{v1}").lstrip("/")
 
 
-class _TimedSteps:
-    """A coroutine whose steps are timed."""
+class _TimedCoroutine:
+    """Awaits a coroutine, and records how many seconds each of its steps takes."""
 
     def __init__(
         self,
-        work: Coroutine[Any, Any, web.StreamResponse],
+        coroutine: Coroutine[Any, Any, web.StreamResponse],
         clock: Callable[[], float],
         record: Callable[[float], None],
     ) -> None:
-        self._work = work
+        self._coroutine = coroutine
         self._clock = clock
         self._record = record
 
     def __await__(self) -> Generator[Any, Any, web.StreamResponse]:
-        step: Callable[[], Any] = partial(self._work.send, None)
+        step: Callable[[], Any] = partial(self._coroutine.send, None)
         while True:
             began = self._clock()
             try:
-                waits_for = step()
+                awaited = step()
             except StopIteration as end:
                 return cast("web.StreamResponse", end.value)
             finally:
                 self._record(self._clock() - began)
             try:
-                step = partial(self._work.send, (yield waits_for))
-            except BaseException as error:  # noqa: BLE001  (a cancel above all: it is the work's)
-                step = partial(self._work.throw, error)
+                step = partial(self._coroutine.send, (yield awaited))
+            except BaseException as error:  # noqa: BLE001  (also a cancellation: the coroutine's)
+                step = partial(self._coroutine.throw, error)
