@@ -1,6 +1,6 @@
 """The prompt cache of a model in this process: its state, warming it, clearing it.
 
-The functions a Python program calls; the cache itself is the engine's (`engine.prompt_cache`), the
+The functions that a Python program calls. The cache is the engine's (`engine.kv.prompt_cache`), the
 same one that serves in a child. All functions are thread-safe. [child]
 """
 
@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Self
 
 from mlx_worker import inference
-from mlx_worker.engine.prompt_cache import CacheFacts, compute_prompt_hash
+from mlx_worker.engine.kv.prompt_cache import CacheFacts, compute_prompt_hash
 from mlx_worker.errors import CacheError, ModelNotFoundError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.generation_settings import chat_request
-from mlx_worker.engine.kv_cost import ENDLESS
+from mlx_worker.engine.kv.cost import ENDLESS
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.mlx_thread import MlxThread
 from mlx_worker.engine.prompt import prompt_of, system_prefix_tokens
@@ -28,7 +28,7 @@ from mlx_worker.wire.output import Done, RowOutput, StepOutput, visible_text
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from mlx_worker.engine.prompt_cache import CacheFacts
+    from mlx_worker.engine.kv.prompt_cache import CacheFacts
     from mlx_worker.wire.request import ChatRequest
 
 __all__ = ["MODEL_PATH_VARIABLE", "count_tokens", "generate_stream", "load_model"]

@@ -16,7 +16,7 @@ from mlx_worker.wire.output import Done
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mlx_worker.engine.prompt_cache import CacheFacts, PromptCache
+    from mlx_worker.engine.kv.prompt_cache import CacheFacts, PromptCache
     from mlx_worker.wire.base import WireMessage
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.engine import Engine
-from mlx_worker.engine.kv_cost import max_row_tokens, measure_kv_cost
+from mlx_worker.engine.kv.cost import max_row_tokens, measure_kv_cost
 from mlx_worker.engine.loading import read_model, weight_bytes
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.rules import rules_of

@@ -24,8 +24,8 @@ from mlx_worker.wire.messages import PromptWarmed, RequestFailed, Started
 
 if TYPE_CHECKING:
     from mlx_worker.engine.batch import Batch
-    from mlx_worker.engine.kv_retention import KvRetention
-    from mlx_worker.engine.prompt_cache import PromptCache
+    from mlx_worker.engine.kv.prompt_cache import PromptCache
+    from mlx_worker.engine.kv.retention import KvRetention
     from mlx_worker.engine.sequence import Sequence, SequenceTable
     from mlx_worker.wire.kv_cost import KvCost
 

@@ -23,7 +23,7 @@ from mlx_worker.engine.sampling import RowSampler, draw
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.engine.prompt_scores import PromptScorer
+    from mlx_worker.engine.output.prompt_scores import PromptScorer
 
 CLEAR_EVERY: Final = 2048
 """Tokens read, padding included, after which the device frees unused memory."""

@@ -8,7 +8,6 @@ the prompt cache. [child]
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -17,18 +16,15 @@ from mlx_worker.engine.admission import Admission
 from mlx_worker.engine.batch import Batch
 from mlx_worker.engine.batch_support import is_cuttable, unbatched_because
 from mlx_worker.engine.guard import computing
-from mlx_worker.engine.kv_retention import KvRetention
-from mlx_worker.engine.output.end_tokens import ending_tokens, length_processors
+from mlx_worker.engine.kv.prompt_cache import MAX_BYTES, PromptCache
+from mlx_worker.engine.kv.retention import KvRetention
 from mlx_worker.engine.output.logprobs import read_logprobs
 from mlx_worker.engine.output.markers import Markers
-from mlx_worker.engine.output.text_stream import TextStream
+from mlx_worker.engine.output.prompt_scores import most_scored
 from mlx_worker.engine.prefill import LARGEST_CHUNK, PAUSE, READERS, ChunkSizer
 from mlx_worker.engine.prompt import Prompt
-from mlx_worker.engine.prompt_cache import MAX_BYTES, PromptCache
-from mlx_worker.engine.prompt_scores import PromptScorer, most_scored
-from mlx_worker.engine.request_checks import RequestChecks
-from mlx_worker.engine.sampling import RowSampler, make_processors
 from mlx_worker.engine.sequence import Sequence, SequenceTable
+from mlx_worker.engine.sequence_factory import SequenceFactory
 from mlx_worker.errors import ConstraintFailed
 from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, RequestFailed, Started
@@ -44,6 +40,7 @@ from mlx_worker.wire.output import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlx_worker.engine.output.text_stream import TextStream
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.wire.request import ChatRequest
 
@@ -86,7 +83,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._markers = Markers(tokenizer)
         self._vocabulary = len(tokenizer)
-        self._checks = RequestChecks(model, self._vocabulary, context_length)
+        self._factory = SequenceFactory(model, tokenizer, self._markers, context_length)
         self._pace = ChunkSizer(prefill_pause)
         rows = 1 if self.unbatched else max_concurrency
         self._batch = Batch(
@@ -155,55 +152,15 @@ class Engine:
         this process has less memory for the context. Raises ContextLengthExceeded, KvTooLarge or
         InvalidRequest, with the numbers, before any work; ComputationFailed for an error of mlx.
         """
-        limit = self._checks.answer_limit(request, prompt, room)
-        sequence = self._sequence_of(id_, request, prompt, replay or [], limit, constraint)
+        sequence = self._factory.make(id_, request, prompt, replay or [], constraint, room)
         sequence.in_session = in_session
         if replay and (end := self._replay(sequence, replay)) is not None:
             return end
         with computing():
-            eos = self._tokenizer.eos_token_ids
-            sequence.processors = [
-                *make_processors(request.sampling),
-                *length_processors(request.ends, eos, len(prompt.tokens)),
-            ]
+            sequence.processors = self._factory.processors(request, prompt)
             started = self._admission.enqueue(sequence)
         assert started is None or isinstance(started, Started)
         return started
-
-    def _sequence_of(
-        self,
-        id_: int,
-        request: ChatRequest,
-        prompt: Prompt,
-        replay: list[int],
-        limit: int,
-        constraint: Constraint | None,
-    ) -> Sequence:
-        """Return the row of a request whose answer has at most `limit` tokens."""
-        scoring = request.prompt_scoring
-        scorer = None if scoring is None else PromptScorer(self._markers, scoring, prompt)
-        return Sequence(
-            id_,
-            replace(prompt, tokens=prompt.tokens + replay),
-            TextStream(self._markers, request, prompt.state, prompt.tokens),
-            max_tokens=limit - len(replay),
-            bounded=request.max_tokens == limit,
-            fills_context=request.max_tokens != limit,
-            logprobs=request.logprobs,
-            replayed=len(replay),
-            produced=len(replay),
-            draw=RowSampler(
-                request.sampling,
-                self._vocabulary,
-                len(replay),
-                reports=request.logprobs is not None,
-                constraint=constraint,
-                scorer=scorer,
-            ),
-            scorer=scorer,
-            constraint=constraint,
-            ends=ending_tokens(request.ends, self._tokenizer.eos_token_ids),
-        )
 
     def _replay(self, sequence: Sequence, tokens: list[int]) -> Done | None:
         """Bring the text to where the former process left off. Done: the answer had ended there."""
@@ -226,7 +183,7 @@ class Engine:
 
         Raises ContextLengthExceeded or KvTooLarge.
         """
-        self._checks.check_warm(len(tokens))
+        self._factory.checks.check_warm(len(tokens))
         # The batch reads all but the last token of a prompt before decoding: a token is appended
         # for that, and is never read.
         sequence = Sequence(id_, Prompt([*tokens, 0], len(tokens), system_prompt), None)

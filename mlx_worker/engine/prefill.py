@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlx_worker.engine.prefix import WORTH_FETCHING, begins_alike, common_prefix
+from mlx_worker.engine.kv.prefix import WORTH_FETCHING, begins_alike, common_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
+from mlx_worker.engine.kv.prefix import WORTH_FETCHING, common_prefix
 from mlx_worker.engine.output.markers import CONTENT, opening_state
-from mlx_worker.engine.prefix import WORTH_FETCHING, common_prefix
 from mlx_worker.engine.templates.chat_text import chat_text, opened_text, system_text
 from mlx_worker.engine.templates.segments import (
     EMPTY_USER_TURN,

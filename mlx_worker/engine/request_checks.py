@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.batch_support import logit_count
 from mlx_worker.engine.output.end_tokens import check_stop_tokens
-from mlx_worker.engine.prompt_scores import check_scoring
+from mlx_worker.engine.output.prompt_scores import check_scoring
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 
 if TYPE_CHECKING:

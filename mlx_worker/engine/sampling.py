@@ -23,7 +23,7 @@ from mlx_lm.sample_utils import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.engine.prompt_scores import PromptScorer
+    from mlx_worker.engine.output.prompt_scores import PromptScorer
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.wire.request import Sampling
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlx_worker.engine.output.prompt_scores import PromptScorer
     from mlx_worker.engine.output.text_stream import TextStream
     from mlx_worker.engine.prompt import Prompt
-    from mlx_worker.engine.prompt_scores import PromptScorer
     from mlx_worker.engine.sampling import RowSampler
     from mlx_worker.engine.structured.constraint import Constraint
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlx_worker.engine.batch_support import UNBATCHED, is_cuttable, unbatched_because
-from mlx_worker.engine.kv_cost import measure_kv_cost
+from mlx_worker.engine.kv.cost import measure_kv_cost
 from mlx_worker.engine.loading import read_model
 from tests.families.arguments import architectures, is_unimportable
 from tests.families.known import BATCHED, INEXACT, MLX_LM, NOT_TRIED, REFUSED

@@ -20,7 +20,7 @@ from mlx_lm.models.cache import KVCache
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scaling.job import StructureJob
 from mlx_worker.bench.statistics import median
-from mlx_worker.engine.prompt_cache import PromptCache, RetentionClass
+from mlx_worker.engine.kv.prompt_cache import PromptCache, RetentionClass
 
 PROBES: Final = 200
 """Prompts looked for, kept and forgotten for one figure, which is their median."""

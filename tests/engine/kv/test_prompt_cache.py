@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlx_lm.models.cache import ArraysCache, KVCache
 
-from mlx_worker.engine.prompt_cache import PromptCache, RetentionClass
+from mlx_worker.engine.kv.prompt_cache import PromptCache, RetentionClass
 from mlx_worker.limits import WARM_PROMPTS
 
 

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 
-from mlx_worker.engine.prefix import common_prefix
-from mlx_worker.engine.prefix_index import Indexed, PrefixIndex, Tokens
+from mlx_worker.engine.kv.prefix import common_prefix
+from mlx_worker.engine.kv.prefix_index import Indexed, PrefixIndex, Tokens
 from mlx_worker.limits import WARM_PROMPTS
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlx_worker.engine.engine import Engine
-from mlx_worker.engine.kv_cost import measure_kv_cost
+from mlx_worker.engine.kv.cost import measure_kv_cost
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prefill import BLOCK, fits
 from mlx_worker.engine.prompt import Prompt, render

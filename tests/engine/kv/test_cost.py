@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_worker.engine.kv_cost import ENDLESS, max_row_tokens, measure_kv_cost
+from mlx_worker.engine.kv.cost import ENDLESS, max_row_tokens, measure_kv_cost
 from mlx_worker.engine.loading import read_model
 from mlx_worker.wire.kv_cost import KvCost, KvGrowth
 from tests.synthetic_models import SPECS, make

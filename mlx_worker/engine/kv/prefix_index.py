@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from mlx_worker.engine.prefix import common_prefix
+from mlx_worker.engine.kv.prefix import common_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from mlx_worker.engine.kv.prompt_cache import RetentionClass
 from mlx_worker.engine.prefill import WORTH_WAITING, min_prefix_to_reuse
-from mlx_worker.engine.prompt_cache import RetentionClass
 from mlx_worker.errors import CacheError
 from mlx_worker.wire.messages import PromptWarmed, RequestFailed
 
 if TYPE_CHECKING:
     from mlx_worker.engine.batch import Batch
+    from mlx_worker.engine.kv.prompt_cache import PromptCache
     from mlx_worker.engine.prompt import Prompt
-    from mlx_worker.engine.prompt_cache import PromptCache
     from mlx_worker.engine.sequence import Sequence
 
 
