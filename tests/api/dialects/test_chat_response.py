@@ -188,7 +188,7 @@ def test_a_whole_answer_is_one_completion_object() -> None:
 
 LOOK = ToolCall("call_1", "look", '{"at": "東京"}')
 WALK = ToolCall("call_2", "walk", "{}")
-BROKEN = InvalidToolCall('{"name": ', "not a call: there is none in it")
+BROKEN = InvalidToolCall('{"name": ', "not a tool call: the text contains no call")
 
 
 def deltas(*pieces: Piece) -> list[Any]:
@@ -248,7 +248,7 @@ def test_a_broken_call_streams_as_content_with_a_warning() -> None:
             "index": 0,
             "delta": {"content": '{"name": '},
             "finish_reason": None,
-            "warnings": ["not a call: there is none in it"],
+            "warnings": ["not a tool call: the text contains no call"],
         }
     ]
 
@@ -281,7 +281,7 @@ def test_an_answer_that_is_only_calls_has_no_content() -> None:
 def test_a_broken_call_in_a_whole_answer_is_content_with_a_warning() -> None:
     choice = whole(Piece("?", [], ["I look: ", BROKEN]))
     assert choice["message"] == {"role": "assistant", "content": 'I look: {"name": ?'}
-    assert choice["warnings"] == ["not a call: there is none in it"]
+    assert choice["warnings"] == ["not a tool call: the text contains no call"]
 
 
 def test_probabilities_of_a_piece_are_told_once_whatever_its_spans() -> None:

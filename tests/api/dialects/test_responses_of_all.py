@@ -43,7 +43,7 @@ USAGE = Usage(100, 64, 7)
 
 RIVER = ToolCall("call_1", "look", '{"at": "東京"}')
 WALK = ToolCall("call_2", "walk", "{}")
-BROKEN = InvalidToolCall('{"name": ', "not a call: there is none in it")
+BROKEN = InvalidToolCall('{"name": ', "not a tool call: the text contains no call")
 
 every_chat = pytest.mark.parametrize("spoken", CHATS, ids=repr)
 
