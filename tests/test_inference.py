@@ -266,7 +266,7 @@ def test_a_request_that_is_refused_leaves_nothing_in_the_engine(tiny: Path) -> N
         with pytest.raises(InvalidRequest):
             list(runtime.generate(structs.replace(asked, max_tokens=max_tokens)))
         assert runtime.engine.active == 0
-    assert not runtime.engine.reads
+    assert not runtime.engine.has_prefill
 
 
 def test_a_file_is_no_folder_and_says_so(tmp_path: Path) -> None:

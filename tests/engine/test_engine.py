@@ -395,14 +395,16 @@ def test_logit_bias_of_a_padding_token_is_taken(tiny: Path, tmp_path: Path) -> N
     assert run(engine).tokens[1] == [padding] * 3
     admit(engine, 2, chat("Hello", max_tokens=3, logit_bias={padding: -100.0}))
     assert padding not in run(engine).tokens[2]
-    with pytest.raises(InvalidRequest, match=f"token {padding + 1}.*vocabulary has {padding + 1}"):
+    with pytest.raises(
+        InvalidRequest, match=f"token id {padding + 1}.*vocabulary of {padding + 1}"
+    ):
         admit(engine, 3, chat("Hello", max_tokens=3, logit_bias={padding + 1: 1.0}))
-    with pytest.raises(InvalidRequest, match="token -1"):
+    with pytest.raises(InvalidRequest, match="token id -1"):
         admit(engine, 3, chat("Hello", max_tokens=3, logit_bias={-1: 1.0}))
 
 
 def test_logit_bias_outside_the_vocabulary_is_refused(engine: Engine) -> None:
-    with pytest.raises(InvalidRequest, match="token 99999"):
+    with pytest.raises(InvalidRequest, match="token id 99999"):
         admit(engine, 1, chat("Hello", max_tokens=3, logit_bias={99999: 1.0}))
     assert engine.active == 0
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlx_worker.engine.batch_support import UNBATCHED, is_cuttable, unbatched_because
-from mlx_worker.engine.kv_cost import measure
+from mlx_worker.engine.kv.cost import measure_kv_cost
 from mlx_worker.engine.loading import read_model
 from tests.families.arguments import architectures, is_unimportable
 from tests.families.known import BATCHED, INEXACT, MLX_LM, NOT_TRIED, REFUSED
@@ -62,7 +62,7 @@ ONE_AT_A_TIME = sorted(UNBATCHED.keys() - NOT_TRIED)
 def test_answers_of_an_architecture_are_mlx_lms(name: str, tmp_path: Path) -> None:
     model = Model.load(make_family(name, tmp_path / name))
     assert unbatched_because(model.model) == UNBATCHED.get(name, "")
-    measure(model.model)
+    measure_kv_cost(model.model)
     assert in_a_batch(model) == []
     assert on_a_resident_prefix(model) == []
     assert after_a_replay(model) == []

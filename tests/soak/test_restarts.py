@@ -18,6 +18,7 @@ from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.process.states import State
 from tests.rounds import rounds
 from tests.supervisor_harness import (
+    NOT_READY,
     alive,
     chat,
     eventually,
@@ -60,14 +61,14 @@ def holdings() -> Holdings:
 async def wear(child: Child, seen: set[int]) -> None:
     """Its share of the restarts, one after the other."""
     for turn in range(RESTARTS // len(MODELS)):
-        pid = child.facts.pid
+        pid = child.status.pid
         assert pid is not None
         seen.add(pid)
         if (way := WAYS[turn % len(WAYS)]) is None:
             child.restart()
         else:
             kill_worker(pid, way)
-        await child.has_left(State.READY)
+        await child.reached(*NOT_READY)
         await child.reached(State.READY)
 
 
@@ -92,10 +93,10 @@ async def restart_them_all() -> tuple[Holdings, Holdings, int, set[int]]:
             return holdings() == before
 
         for served in node.models.values():
-            generation = await node.generate(served, chat("here"))
+            generation = await node.client.generate(served, chat("here"))
             assert (await text_of(generation), await text_of(generation)) == ("here", "")
         await eventually(as_before)
-        return before, holdings(), sum(child.restarts for child in children), seen
+        return before, holdings(), sum(child.lifecycle.restarts for child in children), seen
 
 
 def test_nothing_is_left_of_very_many_restarts() -> None:

@@ -56,7 +56,8 @@ SAMPLES = {
         f"{CALL}look!{CALLED} c",
         [
             InvalidToolCall(
-                "look!", "not a call: JSONDecodeError: Expecting value: line 1 column 1 (char 0)"
+                "look!",
+                "not a tool call: JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
             ),
             " c",
         ],
@@ -234,7 +235,10 @@ def test_a_special_token_that_no_stop_string_names_is_not_shown(tokenizer: Any) 
 def test_a_call_that_the_token_limit_cut_is_text_with_a_warning(tokenizer: Any, text: str) -> None:
     """Also where what there is of it could be read: it is not known to be all of it."""
     said = heard(tokenizer, f"a{CALL}{text}", natural="length")
-    assert said.spans == ["a", InvalidToolCall(text, "a call was cut short by the token limit")]
+    assert said.spans == [
+        "a",
+        InvalidToolCall(text, "the tool call was cut short by the token limit"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_arguments_are_an_object_in_json(text: str, arguments: str) -> None:
     ],
 )
 def test_what_nobody_could_carry_out_is_one_error(text: str) -> None:
-    with pytest.raises(MalformedCall, match=r"^not a call: "):
+    with pytest.raises(MalformedCall, match=r"^not a tool call: "):
         parse_calls(json_tools.parse_tool_call, text, TOOLS)
 
 

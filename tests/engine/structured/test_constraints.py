@@ -414,7 +414,7 @@ def test_a_grammar_that_is_none_is_refused_with_the_line(
     ("parameters", "fault"),
     [
         ({"properties": {"at": {"type": "place"}}}, "the parameters of 'look'.properties.at: "),
-        ({"type": "array"}, "the parameters of 'look' are no object"),
+        ({"type": "array"}, "the parameters of 'look' are not an object"),
     ],
 )
 def test_a_tool_whose_calls_cannot_be_forced_is_refused_by_its_name(

@@ -12,8 +12,8 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_worker.bench.synthetic.tokenizer import IM_START
 from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.output.prompt_scores import most_scored
 from mlx_worker.engine.prompt import prompt_of
-from mlx_worker.engine.prompt_scores import most_scored
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire.completion_logprobs import LOGPROB_LISTS
 from mlx_worker.wire.messages import Started

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from mlx_worker.engine.kv.prompt_cache import RetentionClass
 from mlx_worker.engine.prefill import WORTH_WAITING, min_prefix_to_reuse
-from mlx_worker.engine.prompt_cache import RetentionClass
 from mlx_worker.errors import CacheError
 from mlx_worker.wire.messages import PromptWarmed, RequestFailed
 
 if TYPE_CHECKING:
     from mlx_worker.engine.batch import Batch
+    from mlx_worker.engine.kv.prompt_cache import PromptCache
     from mlx_worker.engine.prompt import Prompt
-    from mlx_worker.engine.prompt_cache import PromptCache
     from mlx_worker.engine.sequence import Sequence
 
 
@@ -64,8 +64,8 @@ class KvRetention:
         """Store the KV of exactly these tokens; without tokens, store nothing."""
         if tokens:
             self._detach(kv)
-            self._cache.keep(tokens, kv, kind)
-            self._cache.fit(self._batch.prompt_cache_nbytes)
+            self._cache.store(tokens, kv, kind)
+            self._cache.shrink_to_budget(self._batch.prompt_cache_nbytes)
 
     def store_segment(self, sequence: Sequence) -> None:
         """Store the KV up to the end of a segment, unless most of the segment was resident."""
@@ -100,7 +100,7 @@ class KvRetention:
         if self._cache.resident(tokens) < len(tokens):
             limit = f"cache_bytes is {self._cache.facts.capacity}"
             return RequestFailed(id_, CacheError.code, f"the prompt's KV does not fit: {limit}")
-        self._cache.warmed(len(tokens), prompt.system)
+        self._cache.record_warmed(len(tokens), prompt.system)
         return PromptWarmed(id_, len(tokens))
 
     def _detach(self, kv: list[Any]) -> None:
