@@ -50,7 +50,7 @@ async def test_a_stream_says_each_and_is_done_once(serve: Serve) -> None:
 
 
 async def test_choices_interleave(serve: Serve, pace: Fifo) -> None:
-    """A step is a word of every row: nobody waits for another choice's end."""
+    """A step generates a word of every row: no choice waits for the end of another."""
     front = await serve("--pace", pace.path)
     response = await soon(front.open("/v1/chat/completions", asked(HELLO, n=2, stream=True)))
     pace.let(1)

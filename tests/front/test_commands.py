@@ -32,8 +32,8 @@ def url_of(front: Front) -> str:
 
 
 @pytest.fixture
-def nobody() -> str:
-    """A URL where nobody listens."""
+def unused_url() -> str:
+    """Return a URL where no server listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return f"http://127.0.0.1:{free.getsockname()[1]}"
 
@@ -105,12 +105,12 @@ async def test_status_says_offline_by_its_exit_code(serve: Serve) -> None:
     assert (await command("status", "--url", url_of(front))).code == 6
 
 
-async def test_a_node_that_is_not_there_is_one_line_and_69(nobody: str) -> None:
+async def test_a_node_that_is_not_there_is_one_line_and_69(unused_url: str) -> None:
     for words in (["status"], ["models"], ["load", "m"], ["logs"], ["logs", "-f"], ["clear"]):
-        ran = await command(*words, "--url", nobody)
+        ran = await command(*words, "--url", unused_url)
         assert ran.code == 69, words
-        assert f"no node answers at {nobody}" in ran.said
-    asked_ = await command("chat", "--url", nobody, said="hello\n")
+        assert f"no node answers at {unused_url}" in ran.said
+    asked_ = await command("chat", "--url", unused_url, said="hello\n")
     assert asked_.code == 69
 
 
@@ -153,14 +153,14 @@ async def test_what_answers_but_is_no_node_is_69(standing_in: Callable[..., Any]
 
 
 async def test_top_shows_the_table_with_a_rate_and_lives_through_a_node_that_goes(
-    serve: Serve, nobody: str
+    serve: Serve, unused_url: str
 ) -> None:
     front = await serve()
     shown = await command("top", "-n", "2", "--every", "0.1", "--url", url_of(front))
     assert shown.code == 0
     assert "tok/s" in shown.said
     assert "0.0" in shown.said
-    gone = await command("top", "-n", "1", "--url", nobody)
+    gone = await command("top", "-n", "1", "--url", unused_url)
     assert gone.code == 0
     assert "no node answers" in gone.said
 

@@ -1,4 +1,4 @@
-"""A client that does not read for a while costs nobody anything, and misses nothing."""
+"""A client that does not read for a while delays no other client, and misses no output."""
 
 import asyncio
 import json

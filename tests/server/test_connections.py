@@ -293,7 +293,7 @@ def pace(tmp_path: Path) -> Any:
 
 
 async def test_an_unread_answer_does_not_outlive_the_drain(nano: Path) -> None:
-    """Its client takes nothing, and nobody but the end of the drain ends its connection."""
+    """The client reads nothing, and only the end of the drain ends its connection."""
     config = Config(
         models=(ModelConfig(id="m", path="nano", default=True),),
         server=ServerConfig(port=0, models_dir=nano.parent, send_timeout=600, max_body_bytes=LARGE),

@@ -41,7 +41,7 @@ class Clock:
         return call
 
     def run(self, seconds: float, *, step: float) -> None:
-        """Let so many seconds pass, in which the process runs every `step`."""
+        """Advance the clock by `seconds`, in which the process runs every `step`."""
         end = self.now + seconds
         while self.now < end:
             self.now += step

@@ -1,4 +1,4 @@
-"""Addresses that need no key: which requests they may make, and which nobody may without one."""
+"""Addresses that need no key: what they may request, and what needs a key from everywhere."""
 
 import json
 from collections.abc import Mapping
