@@ -77,8 +77,8 @@ async def test_status_is_a_table_for_people_and_json_for_programs(serve: Serve) 
 async def test_status_says_degraded_by_its_exit_code(serve: Serve, tmp_path: Path) -> None:
     models = (model("a"), model("b"))
     front = await serve("--cannot-load", "--once", tmp_path / "x", models=models, wait=False)
-    for it in front.node.models.values():
-        await soon(it.child.reached(State.READY, State.FAILED))
+    for served in front.node.models.values():
+        await soon(served.child.reached(State.READY, State.FAILED))
     shown = await command("status", "--url", url_of(front))
     assert shown.code == 3
     assert "failed" in shown.said
@@ -193,7 +193,7 @@ async def test_models_lists_a_model_once_with_its_aliases(serve: Serve) -> None:
         ["b", "stopped", "8192"],
     ]
     printed = await command("models", "--json", "--url", url_of(front))
-    assert [it["id"] for it in json.loads(printed.said)["data"]] == ["a", "x", "y", "b"]
+    assert [entry["id"] for entry in json.loads(printed.said)["data"]] == ["a", "x", "y", "b"]
 
 
 # --- commands to models -------------------------------------------------------------------
@@ -278,7 +278,10 @@ async def test_logs_are_printed_and_followed(standing_in: Callable[..., Any]) ->
     assert printed.code == 0
     assert printed.said.endswith(" info [7] loading [1/2]\n")
     followed = await command("logs", "-f", "--url", url)
-    assert [it.partition(" error ")[2] for it in followed.said.splitlines()] == ["line 1", "line 2"]
+    assert [line.partition(" error ")[2] for line in followed.said.splitlines()] == [
+        "line 1",
+        "line 2",
+    ]
     assert models == ["m", None]
 
 
@@ -315,7 +318,12 @@ async def test_a_chat_sends_what_was_asked_for_and_said_before(
     words = ("--system", "Be brief.", "--seed", "7", "--temperature", "0.5", "--max-tokens", "9")
     await command("chat", "m", *words, "--url", url, said="How?\n\nWhy?\n")
     last = bodies[-1]
-    assert [it["content"] for it in last["messages"]] == ["Be brief.", "How?", "Good.", "Why?"]
+    assert [message["content"] for message in last["messages"]] == [
+        "Be brief.",
+        "How?",
+        "Good.",
+        "Why?",
+    ]
     wanted = {"model": "m", "seed": 7, "temperature": 0.5, "max_tokens": 9, "stream": True}
     assert {key: last[key] for key in wanted} == wanted
 

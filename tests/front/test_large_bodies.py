@@ -64,8 +64,10 @@ async def test_a_large_body_is_answered_as_a_small_one(
 def shape(value: Any) -> Any:
     """The answer without ids that are made anew each time."""
     if isinstance(value, dict):
-        return {key: shape(it) for key, it in value.items() if not key.startswith(("id", "create"))}
-    return [shape(it) for it in value] if isinstance(value, list) else value
+        return {
+            key: shape(part) for key, part in value.items() if not key.startswith(("id", "create"))
+        }
+    return [shape(part) for part in value] if isinstance(value, list) else value
 
 
 async def test_a_large_body_is_not_parsed_on_the_event_loop(serve: Serve) -> None:

@@ -131,7 +131,7 @@ async def test_a_client_that_takes_nothing_loses_its_answer(
         await asyncio.to_thread(sock.sendall, chat(" ".join(WORDS), stream=stream))
 
         async def given_up() -> bool:
-            return any("read nothing" in it for it in caplog.messages)
+            return any("read nothing" in message for message in caplog.messages)
 
         await eventually(given_up)
         await eventually(lambda: is_idle(url))
@@ -242,8 +242,8 @@ async def test_those_beside_are_counted_too(serving: Serving, connect: Connect, 
     reader, _ = await connect(url)
     with contextlib.suppress(ConnectionResetError):  # as good an end
         assert await soon(reader.read()) == b""
-    for _, it in [*beside, stream]:
-        it.close()
+    for _, writer in [*beside, stream]:
+        writer.close()
 
     async def free() -> bool:
         try:
