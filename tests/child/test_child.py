@@ -211,8 +211,8 @@ def test_started_comes_before_prefill_and_the_last_word_once(loaded: Front) -> N
     loaded.say(generate(1, " ".join(WORDS) * 8, 3))
     kinds = [type(message).__name__ for message in loaded.hear_all(Done)]
     assert kinds[0] in ("Started", "CacheState")
-    assert kinds.index("Started") < kinds.index("Prefill") < kinds.index("Step")
-    assert kinds.count("Prefill") > 1
+    assert kinds.index("Started") < kinds.index("PrefillProgress") < kinds.index("StepOutput")
+    assert kinds.count("PrefillProgress") > 1
 
 
 def test_all_sequences_share_one_step(loaded: Front) -> None:
