@@ -155,7 +155,7 @@ def _pattern(path: str) -> str:
 
 
 def _context_lengths(app: web.Application) -> list[int | None]:
-    return [model.context_length for model in app[CONTEXT].node.models.values()]
+    return [model.planned.context_length for model in app[CONTEXT].node.models.values()]
 
 
 async def _run_node(

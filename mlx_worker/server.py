@@ -205,6 +205,6 @@ async def _drain(node: Node, stop: asyncio.Event) -> None:
     interrupted = asyncio.ensure_future(stop.wait())
     await asyncio.wait({drained, interrupted}, return_when=asyncio.FIRST_COMPLETED)
     if not drained.done():
-        node.hurry()
+        node.drain.hurry()
     await drained
     interrupted.cancel()

@@ -201,6 +201,7 @@ def test_with_no_model_loaded_the_environment_names_it(tiny: Path) -> None:
     assert int(run(code, MLX_MODEL_PATH=str(tiny))) > 0
 
 
+@pytest.mark.full
 def test_a_program_that_generated_ends_in_peace(tiny: Path) -> None:
     code = (
         "from mlx_worker.inference import generate_stream\n"

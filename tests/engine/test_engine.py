@@ -478,6 +478,7 @@ def test_who_waits_for_a_leader_that_leaves_reads_for_itself(
     assert heard.text[2] == reference(loaded, request)
 
 
+@pytest.mark.full
 def test_a_short_prompt_overtakes_long_ones(engine: Engine) -> None:
     for i in range(7):
         offer(engine, i, chat(f"{WORDS[i]} " + " ".join(WORDS) * 12, max_tokens=2))

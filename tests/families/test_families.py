@@ -6,7 +6,6 @@ The ordinary suite tries a handful; MLX_WORKER_FAMILIES=all (tox -e families) tr
 from __future__ import annotations
 
 import json
-import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from tests.families.trial import (
     on_a_resident_prefix,
 )
 from tests.fidelity.reference import Model
+from tests.rounds import IS_LONG
 from tests.tools.families import PAGE, page
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 # What transformers says about a configuration that was made up is no finding.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-IN_FULL = "MLX_WORKER_FAMILIES" in os.environ
 HANDFUL = {"gemma2", "gemma3_text", "gpt_bigcode", "mamba", "olmo", "plamo3", "qwen3_next"}
 
 VARIED = 20
@@ -43,10 +42,10 @@ VARIED = 20
 
 
 def chosen(names: Iterable[str]) -> list[str]:
-    return [name for name in names if IN_FULL or name in HANDFUL]
+    return [name for name in names if IS_LONG or name in HANDFUL]
 
 
-@pytest.mark.skipif(not IN_FULL, reason="a newer mlx_lm may have more")
+@pytest.mark.skipif(not IS_LONG, reason="a newer mlx_lm may have more")
 def test_every_architecture_of_mlx_lm_is_listed() -> None:
     assert version("mlx-lm") == MLX_LM
     assert sorted({*BATCHED, *UNBATCHED, *INEXACT, *REFUSED, *NOT_TRIED}) == architectures()

@@ -73,7 +73,7 @@ async def test_a_fault_in_a_phase(
     if phase == "draining":
         stopping = asyncio.ensure_future(front.node.stop())
     await front.reaches(state=where.state)
-    pid = front.node.primary.child.facts.pid
+    pid = front.node.primary.child.status.pid
     assert pid is not None
     kill_worker(pid, FAULTS[fault])
     if asking is None:
@@ -106,12 +106,12 @@ async def held(front: Front, pace: Fifo, where: Phase) -> None:
         pace.let(where.words)
 
         async def said() -> bool:
-            pong = front.node.primary.child.facts.pong
+            pong = front.node.primary.child.status.pong
             return pong is not None and pong.decode_steps == where.words
 
         await eventually(said)
 
 
 async def another(front: Front, pid: int) -> bool:
-    now = front.node.primary.child.facts.pid
+    now = front.node.primary.child.status.pid
     return now is not None and now != pid

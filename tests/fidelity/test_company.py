@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from tests.fidelity.reference import Model
 
+pytestmark = pytest.mark.fidelity
+
+
 FAMILIES = [*BATCHED, *UNBATCHED]
 CHUNK = 32
 

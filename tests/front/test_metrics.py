@@ -260,7 +260,7 @@ async def test_memory_is_told_of_every_process(serve: Serve) -> None:
     assert processes[key({"process": "model", "model": "m"})] == 5 << 20
     assert processes[key({"process": "front", "model": ""})] > 10 << 20
     assert said["mlx_worker_memory_used_bytes"][()] == 5 << 20
-    assert said["mlx_worker_memory_limit_bytes"][()] == front.node.room.limit
+    assert said["mlx_worker_memory_limit_bytes"][()] == front.node.budget.limit
 
 
 async def test_the_lag_of_the_event_loop_is_looked_at(serve: Serve) -> None:

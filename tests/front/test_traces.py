@@ -450,7 +450,7 @@ async def test_a_collector_that_never_answers_does_not_keep_a_node_from_stopping
     await collector.request()
     await soon(front.client.close())
     (line,) = (line for line in shown if line.startswith(LOST))
-    assert "the last ones were not taken within" in line
+    assert "did not accept the last spans within" in line
 
 
 async def test_what_is_not_sent_yet_is_sent_when_the_node_stops(
@@ -472,6 +472,7 @@ from pathlib import Path
 from aiohttp.test_utils import TestClient, TestServer
 from mlx_worker.config.schema import Config, ModelConfig, ServerConfig, TelemetryConfig
 from mlx_worker.server import build_app
+from mlx_worker.supervisor.process.launcher import ProcessLauncher
 from mlx_worker.supervisor.process.spares import StandbyPolicy
 
 folder, endpoint, *command = sys.argv[1:]

@@ -39,7 +39,7 @@ def plan(tmp_path: Path, *incarnations: str) -> Launcher:
 
 
 async def ask(node: Node, text: str = TEXT) -> Generation:
-    return await soon(node.generate(node.primary, chat(text)))
+    return await soon(node.client.generate(node.primary, chat(text)))
 
 
 async def whole(generation: Generation) -> str:
@@ -109,7 +109,7 @@ async def test_what_no_process_has_begun_runs_on_the_new_weights(
     async with running(launcher=scripted("--plan", file, "--hold-start", hold.path)) as node:
         await ready(node)
         generation = await ask(node)
-        kill_worker(node.primary.child.facts.pid)
+        kill_worker(node.primary.child.status.pid)
         await soon(node.primary.child.reached(*NOT_READY))
         hold.let(1)
         assert await whole(generation) == TEXT
@@ -123,7 +123,7 @@ async def test_three_hundred_that_end_together_all_hear_it(pace: Fifo, tmp_path:
         await ready(node)
         generations = [await ask(node) for _ in range(300)]
         await soon(asyncio.gather(*(it.started() for it in generations)))
-        kill_worker(node.primary.child.facts.pid)
+        kill_worker(node.primary.child.status.pid)
         for generation in generations:
             with pytest.raises(WeightsChanged):
                 await whole(generation)

@@ -89,7 +89,7 @@ async def reached(node: Node, model_id: str, state: State) -> None:
 
 
 async def said(node: Node, model_id: str, words: str = "hello") -> str:
-    generation = await soon(node.generate(node.named(model_id), chat(words)))
+    generation = await soon(node.client.generate(node.named(model_id), chat(words)))
     text = ""
     while piece := await text_of(generation):
         text += piece
@@ -107,10 +107,10 @@ async def test_a_missing_folder_is_one_models_trouble(tmp_path: Path) -> None:
             await reached(node, "b", State.READY)
             assert await said(node, "b") == "hello"
             with pytest.raises(ModelFailed, match="a is not there") as refused:
-                await node.generate(node.named("a"), chat("hello"))
+                await node.client.generate(node.named("a"), chat("hello"))
             child = node.named("a").child
-            assert child.next_try is not None
-            remaining = child.next_try - asyncio.get_running_loop().time()
+            assert child.lifecycle.next_try is not None
+            remaining = child.lifecycle.next_try - asyncio.get_running_loop().time()
             assert refused.value.retry_after == pytest.approx(remaining, abs=1)
 
 
@@ -156,7 +156,7 @@ async def test_a_model_is_held_back_until_its_folder_is_known_to_be_unusable(
         ) as node:
             async with asyncio.timeout(DEADLINE):
                 while node.primary.child.state is State.STOPPED:
-                    assert isinstance(node.primary.child.held_back, ModelLoading)
+                    assert isinstance(node.primary.start_blocked_by, ModelLoading)
                     await asyncio.sleep(0)
             assert node.primary.child.state is State.FAILED
 
@@ -215,11 +215,11 @@ async def test_a_reload_looks_at_a_failed_models_folder_at_once(tmp_path: Path) 
         ) as node:
             await reached(node, "a", State.FAILED)
             await reached(node, "b", State.READY)
-            pid = node.named("b").child.facts.pid
+            pid = node.named("b").child.status.pid
             folders.missing.clear()
             node.reload(models, folders.access)
             await reached(node, "a", State.READY)
-            assert node.named("b").child.facts.pid == pid
+            assert node.named("b").child.status.pid == pid
 
 
 @pytest.mark.parametrize("verb", ["load", "restart"])
@@ -240,11 +240,11 @@ async def test_what_is_found_in_a_folder_is_what_the_model_is_expected_to_take(
 ) -> None:
     with disk(tmp_path) as folders:
         async with running(unseen("a"), launcher=scripted(), folders=folders.access) as node:
-            assert node.primary.context_length is None
+            assert node.primary.planned.context_length is None
             await ready(node)
-            assert node.primary.context_length == 8192
-            assert node.primary.child.load.path == "/nowhere/a"
-            assert node.primary.child.load.kv_bytes > 0
+            assert node.primary.planned.context_length == 8192
+            assert node.primary.load.path == "/nowhere/a"
+            assert node.primary.load.kv_bytes > 0
 
 
 # --- slow retries -------------------------------------------------------------------------
@@ -254,8 +254,8 @@ async def test_a_model_that_could_not_be_loaded_is_tried_again(tmp_path: Path) -
     launcher = scripted("--cannot-load", "--once", tmp_path / "once")
     async with running(launcher=launcher, policy=SLOWLY) as node:
         await ready(node)
-        assert node.primary.child.restarts == 1
-        assert not node.primary.child.given_up
+        assert node.primary.child.lifecycle.restarts == 1
+        assert not node.primary.child.lifecycle.given_up
 
 
 async def test_a_begun_stream_outlives_giving_up_where_the_retry_comes_in_time(
@@ -264,7 +264,7 @@ async def test_a_begun_stream_outlives_giving_up_where_the_retry_comes_in_time(
     launcher = scripted("--die-after-tokens", "2", "--once", tmp_path / "once")
     async with running(launcher=launcher, policy=SLOWLY) as node:
         await ready(node)
-        generation = await soon(node.generate(node.primary, chat("a b c d")))
+        generation = await soon(node.client.generate(node.primary, chat("a b c d")))
         text = ""
         while piece := await text_of(generation):
             text += piece
@@ -293,8 +293,8 @@ async def test_a_program_that_appears_is_run_and_its_absence_counts_as_no_end(
     async with running(launcher=ProcessLauncher([str(program)]), policy=policy) as node:
         child = node.primary.child
         await eventually(tried(child, 5))
-        assert not child.given_up
-        assert child.ends == (0, 0)
+        assert not child.lifecycle.given_up
+        assert child.recent_ends == (0, 0)
         words = " ".join(scripted_command())
         program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
         program.chmod(0o755)
@@ -303,7 +303,7 @@ async def test_a_program_that_appears_is_run_and_its_absence_counts_as_no_end(
 
 def tried(child: Child, times: int) -> Callable[[], Awaitable[bool]]:
     async def so() -> bool:
-        return child.restarts >= times
+        return child.lifecycle.restarts >= times
 
     return so
 
@@ -329,8 +329,8 @@ async def test_a_full_file_table_counts_as_no_end() -> None:
         child = node.primary.child
         with no_more_files():
             child.restart()
-            await eventually(tried(child, child.restarts + 5))
-            assert not child.given_up
+            await eventually(tried(child, child.lifecycle.restarts + 5))
+            assert not child.lifecycle.given_up
             assert "Too many open files" in child.reason
         await ready(node)
 
@@ -346,7 +346,7 @@ async def test_deaths_of_a_poisonous_request_do_not_count_towards_giving_up() ->
             with pytest.raises(PoisonedRequest):
                 await said(node, node.primary.config.id, "poison one two")
         await ready(node)
-        assert node.primary.child.ends[0] <= 1
+        assert node.primary.child.recent_ends[0] <= 1
         assert await said(node, node.primary.config.id) == "hello"
 
 
@@ -364,7 +364,7 @@ async def test_a_configured_template_that_is_read_after_the_start_reaches_the_pr
     folders = FolderAccess(inspect, lambda _: [])
     async with running(unseen("a"), launcher=scripted(), folders=folders) as node:
         await reached(node, "a", State.READY)
-        assert node.named("a").child.load.chat_template == "a template"
+        assert node.named("a").load.chat_template == "a template"
 
 
 async def test_a_model_unloaded_while_it_waits_for_its_turn_to_start_stays_down(
@@ -384,7 +384,7 @@ async def test_a_model_unloaded_while_it_waits_for_its_turn_to_start_stays_down(
             node.unload(b)
             folders.answers.set()
             await reached(node, "a", State.READY)
-            task = node.starter._looks[b].task
+            task = node.starter._inspections[b].task
             assert task is not None
             await soon(task)
             for _ in range(10):
@@ -407,7 +407,7 @@ async def test_a_model_that_a_reload_removed_is_not_tried_again(tmp_path: Path) 
             node.reload([unseen("b")], folders.access)
 
             async def retired() -> bool:
-                return not node._leaving
+                return not node._retiring
 
             await eventually(retired)
             tried = folders.inspections.count("a")

@@ -23,9 +23,10 @@ from mlx_worker.wire.messages import Started
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.supervisor.node import Node, Served
+    from mlx_worker.supervisor.model import ModelRuntime
+    from mlx_worker.supervisor.node import Node
 
-MODEL = cast("Served", SimpleNamespace(config=SimpleNamespace(id="m")))
+MODEL = cast("ModelRuntime", SimpleNamespace(config=SimpleNamespace(id="m")))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from mlx_worker.bench.synthetic.tokenizer import IM_START
 from mlx_worker.wire.output import FinishReason, InvalidToolCall, ReasoningText, ToolCall
 from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.engine.text_harness import Said, by_bytes, hear, request, stream, text_of
+from tests.rounds import rounds
 from tests.synthetic_models import CALL, CALLED, THINK, THOUGHT
 
 LOOK = '{"name": "look", "arguments": {"at": "東京"}}'
@@ -415,7 +416,7 @@ def _joined(spans: list[Any]) -> list[Any]:
     return joined
 
 
-@settings(derandomize=True, deadline=None, max_examples=600)
+@settings(derandomize=True, deadline=None, max_examples=rounds(150, 600, 600))
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 200), max_size=12), stop=STOPS, natural=ENDS)
 def test_any_text_however_cut_is_what_it_is_read_at_once(
     tokenizer: Any, text: str, cuts: list[int], stop: tuple[str, ...], natural: FinishReason
@@ -426,7 +427,7 @@ def test_any_text_however_cut_is_what_it_is_read_at_once(
     assert spans == read_at_once(text.removeprefix(" "), stop, natural)
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=rounds(75, 300, 300))
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 200), max_size=12), stop=STOPS, natural=ENDS)
 def test_a_stream_replayed_to_any_token_goes_on_as_it_would_have(
     tokenizer: Any, text: str, cuts: list[int], stop: tuple[str, ...], natural: FinishReason

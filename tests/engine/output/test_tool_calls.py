@@ -14,6 +14,7 @@ from mlx_lm import tool_parsers
 from mlx_lm.tool_parsers import json_tools
 
 from mlx_worker.engine.output.tool_calls import MalformedCall, ParsedToolCall, parse_calls
+from tests.rounds import rounds
 
 if TYPE_CHECKING:
     from mlx_worker.engine.output.tool_call_values import CallParser
@@ -126,7 +127,7 @@ CUT = st.sampled_from(sorted(WRITTEN.values())).flatmap(
 
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")  # some read a call as Python
 @pytest.mark.parametrize("name", PARSERS)
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, deadline=None, max_examples=rounds(15, 60, 60))
 @given(text=st.one_of(CLOSE_TO, CUT))
 def test_any_text_in_any_format_is_a_call_or_one_error(name: str, text: str) -> None:
     try:

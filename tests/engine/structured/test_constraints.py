@@ -24,6 +24,7 @@ from mlx_worker.wire.request import (
     Sampling,
     ToolCallConstraint,
 )
+from tests.rounds import variants
 from tests.structured_harness import Bench, asked, schema
 from tests.synthetic_models import CALL, THINK, THOUGHT, make
 
@@ -175,7 +176,10 @@ def test_reported_probabilities_are_the_models_own_before_the_mask(tiny: Bench) 
     assert second.logprobs[0].chosen.logprob > -100
 
 
-@pytest.mark.parametrize("family", ["window", "statespace", "delta", "recurrent", "unpadded"])
+FAMILIES = ["window", "statespace", "delta", "recurrent", "unpadded"]
+
+
+@pytest.mark.parametrize("family", variants(FAMILIES, ["unpadded"]))
 def test_models_of_every_cache_are_bound(family: str, tmp_path: Path) -> None:
     bench = Bench(make(family, tmp_path / family))
     alone = [bench.play(asked(schema(PERSON), seed=seed, temperature=1))[0] for seed in (1, 2)]

@@ -364,10 +364,12 @@ def test_trials_helper_that_ended_between_two_trials_is_replaced_unnoticed(tiny:
     "words", [[f"choice {place}" for place in range(10_000)], ["a", "ab", "abc"], ["", "a"]]
 )
 def test_one_of_many_choices_is_said(tiny: Bench, words: list[str]) -> None:
-    from mlx_worker.api.dialects.fields import Samplers, StructuredOutputs  # noqa: PLC0415
-    from mlx_worker.api.dialects.structured_output import constraint_of  # noqa: PLC0415
+    from mlx_worker.api.dialects.fields import CommonFields, StructuredOutputs  # noqa: PLC0415
+    from mlx_worker.api.dialects.structured_output import resolve_constraint  # noqa: PLC0415
 
-    shape = constraint_of(Samplers(structured_outputs=StructuredOutputs(choice=words)), None)
+    shape = resolve_constraint(
+        CommonFields(structured_outputs=StructuredOutputs(choice=words)), None
+    )
     answers = tiny.play(*(asked(shape, seed=seed, temperature=1) for seed in range(4)))
     assert {answer.finish for answer in answers} == {"stop"}
     assert all(answer.text in words for answer in answers)

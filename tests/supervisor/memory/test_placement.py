@@ -7,7 +7,8 @@ import pytest
 
 from mlx_worker.errors import MemoryFull, ModelTooLarge
 from mlx_worker.supervisor.event_log import Events
-from mlx_worker.supervisor.memory.policy import PROCESS_BYTES, Rung
+from mlx_worker.supervisor.memory.budget import MemoryBudget
+from mlx_worker.supervisor.memory.policy import PROCESS_BYTES, PressureLevel
 from mlx_worker.supervisor.memory.pressure import Pressure
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.launcher import Launcher
@@ -41,7 +42,7 @@ async def whole(generation: Generation) -> str:
 
 
 async def ask(node: Node, model: str, text: str) -> Generation:
-    return await soon(node.generate(node.named(model), chat(text)))
+    return await soon(node.client.generate(node.named(model), chat(text)))
 
 
 async def said(node: Node, model: str, text: str = "hello") -> str:
@@ -62,7 +63,7 @@ async def test_models_that_do_not_fit_together_are_used_in_turn() -> None:
         for turn in range(12):
             assert await said(node, "abc"[turn % 3], f"turn {turn}") == f"turn {turn}"
             assert node.pressure.used <= limit
-            assert sum(it.child.facts.pid is not None for it in node.models.values()) <= 2
+            assert sum(it.child.status.pid is not None for it in node.models.values()) <= 2
 
 
 async def test_the_least_recently_used_leaves() -> None:
@@ -83,7 +84,7 @@ async def test_a_model_waits_for_one_at_work_to_come_to_its_end(pace: Fifo) -> N
         await ready(node)
         first = await ask(node, "a", "one two")
         second = await ask(node, "b", "three")
-        assert isinstance(node.named("b").child.held_back, MemoryFull)
+        assert isinstance(node.named("b").start_blocked_by, MemoryFull)
         pace.let(2)
         assert await whole(first) == "one two"
         await soon(node.named("b").child.reached(State.READY))
@@ -135,7 +136,7 @@ async def test_warming_waits_for_room_too(pace: Fifo) -> None:
     async with running(*models, launcher=launcher, memory_limit=ONE) as node:
         await ready(node)
         first = await ask(node, "a", "one")
-        warming = asyncio.create_task(node.warm(node.named("b"), "be kind"))
+        warming = asyncio.create_task(node.client.warm(node.named("b"), "be kind"))
         await asyncio.sleep(0)
         pace.let(1)
         assert await whole(first) == "one"
@@ -153,9 +154,9 @@ async def test_a_model_that_was_given_up_needs_room_to_be_restarted() -> None:
 # --- pressure -------------------------------------------------------------------------------
 
 
-async def reaches(node: Node, rung: Rung) -> None:
+async def reaches(node: Node, rung: PressureLevel) -> None:
     async def so() -> bool:
-        return node.pressure.rung is rung
+        return node.pressure.level is rung
 
     await eventually(so)
 
@@ -166,8 +167,8 @@ async def test_under_pressure_caches_are_trimmed_and_nothing_is_refused() -> Non
         await ready(node)
         for _ in range(6):
             assert await said(node, "a") == "hello"
-            await reaches(node, Rung.CALM)
-        assert node.named("a").child.restarts == 0
+            await reaches(node, PressureLevel.CALM)
+        assert node.named("a").child.lifecycle.restarts == 0
 
 
 async def test_a_process_that_grew_and_does_not_shrink_is_recycled_after_new_work_was_refused() -> (
@@ -178,16 +179,16 @@ async def test_a_process_that_grew_and_does_not_shrink_is_recycled_after_new_wor
         await ready(node)
         await said(node, "a")
         await said(node, "a")
-        await reaches(node, Rung.REFUSE)
+        await reaches(node, PressureLevel.REFUSE)
         with pytest.raises(MemoryFull, match="MB of") as refused:
             await ask(node, "a", "too much")
         assert refused.value.retry_after
-        await reaches(node, Rung.CALM)
+        await reaches(node, PressureLevel.CALM)
         await ready(node)
-        assert node.named("a").child.restarts == 1
+        assert node.named("a").child.lifecycle.restarts == 1
         assert await said(node, "a") == "hello"
         steps = [it.facts["what"] for _, it in node.events.after(0) if it.kind == "pressure"]
-    words = ["given up", "refused", "has to end", "fresh process", "welcome"]
+    words = ["evicted", "refused", "has to end", "fresh process", "accepted"]
     assert [word for line, word in zip(steps, words, strict=True) if word in line] == words
 
 
@@ -214,12 +215,12 @@ async def test_processes_larger_than_expected_make_room_by_what_was_measured() -
         for number in range(8):
             assert await said(node, f"m{number}") == "hello"
             await eventually(lambda: measured(node))
-            assert node.pressure.rung is Rung.CALM
+            assert node.pressure.level is PressureLevel.CALM
 
 
 async def measured(node: Node) -> bool:
     up = [it for it in node.models.values() if it.child.state is State.READY]
-    return all(it.child.at_start is not None for it in up)
+    return all(it.at_start is not None for it in up)
 
 
 async def test_over_the_limit_idle_models_leave_and_a_request_waits_for_that() -> None:
@@ -234,8 +235,9 @@ async def test_over_the_limit_idle_models_leave_and_a_request_waits_for_that() -
 
 async def test_a_process_that_has_ended_is_no_reason_to_refuse_work() -> None:
     """Its memory is free at once; the ladder hears of that at the next look."""
-    pressure = Pressure(100, list, lambda *_: None, Events())
-    pressure._ladder.rung = Rung.RECYCLE
+    events = Events()
+    pressure = Pressure(MemoryBudget(100, events), list, events)
+    pressure._escalation.level = PressureLevel.RECYCLE
     assert pressure.refusal() is None
 
 
@@ -246,11 +248,11 @@ async def test_a_given_up_model_whose_room_is_lost_again_is_tried_again_later() 
         a, b = node.named("a"), node.named("b")
         b.child.cannot_start("its folder is gone")
         await soon(b.child.reached(State.FAILED))
-        node.room.bring(b)
-        assert node.room.promised(b)
-        with a.needed():  # before it has left
-            node.room.changed()
-            node.room.changed()
+        node.placement.ensure_started(b)
+        assert node.placement.is_reserved(b)
+        with a.in_use():  # before it has left
+            node.placement.retry_waiting()
+            node.placement.retry_waiting()
 
         async def told() -> bool:
             return "does not fit in memory" in b.child.reason

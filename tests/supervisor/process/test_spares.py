@@ -22,6 +22,7 @@ from mlx_worker.supervisor.process.states import State
 from tests.supervisor_harness import (
     AT_ONCE,
     DEADLINE,
+    NOT_READY,
     Fifo,
     alive,
     chat,
@@ -88,14 +89,14 @@ async def test_a_child_that_died_comes_back_in_the_spare_and_another_spare_is_pr
         await ready(node)
         child = node.primary.child
         (spare,) = await spares(node.standby, 1)
-        first = child.facts.pid
+        first = child.status.pid
         assert first not in (None, spare)
         kill_worker(first)
-        await soon(child.has_left(State.READY))
+        await soon(child.reached(*NOT_READY))
         await soon(child.reached(State.READY))
-        assert child.facts.pid == spare
-        assert child.facts.versions == {"scripted": "1"}
-        assert (child.restarts, alive(first)) == (1, False)
+        assert child.status.pid == spare
+        assert child.status.versions == {"scripted": "1"}
+        assert (child.lifecycle.restarts, alive(first)) == (1, False)
         assert await said(node, "from the spare") == "from the spare"
         await spares(node.standby, 1, but=[spare])
 
@@ -108,7 +109,7 @@ async def ended(launched: Launched) -> None:
 
 
 async def said(node: Node, text: str) -> str:
-    generation = await node.generate(node.primary, chat(text))
+    generation = await node.client.generate(node.primary, chat(text))
     heard = ""
     while piece := await text_of(generation):
         heard += piece
@@ -120,7 +121,7 @@ async def test_a_model_on_demand_takes_the_spare() -> None:
         (spare,) = await spares(node.standby, 1)
         node.primary.child.start()
         await soon(node.primary.child.reached(State.READY))
-        assert node.primary.child.facts.pid == spare
+        assert node.primary.child.status.pid == spare
 
 
 async def test_a_model_with_variables_of_its_own_takes_no_spare() -> None:
@@ -130,8 +131,8 @@ async def test_a_model_with_variables_of_its_own_takes_no_spare() -> None:
         child = node.named("b").child
         node.load(node.named("b"))
         await soon(child.reached(State.READY))
-        assert child.facts.pid != spare
-        assert psutil.Process(child.facts.pid).environ()["SHADE"] == "blue"
+        assert child.status.pid != spare
+        assert psutil.Process(child.status.pid).environ()["SHADE"] == "blue"
         assert alive(spare), "it waits for another model"
 
 
@@ -142,7 +143,7 @@ async def test_what_becomes_of_a_taken_spare_is_its_childs() -> None:
         child.start()
         await soon(child.reached(State.READY))
         kill_worker(spare, signal.SIGUSR2)
-        await soon(child.has_left(State.READY))
+        await soon(child.reached(*NOT_READY))
         await soon(child.reached(State.READY))
         assert child.last_exit is not None
         assert child.last_exit.how == "exit status 3"
@@ -161,7 +162,7 @@ async def test_a_spare_that_is_still_importing_is_taken_too(hold: Fifo) -> None:
         child = node.primary.child
         child.start()
         await soon(child.reached(State.STARTING))
-        assert child.facts.pid == importing
+        assert child.status.pid == importing
         hold.let(2)
         await soon(child.reached(State.READY))
 
@@ -179,10 +180,10 @@ async def test_two_models_that_die_together_take_two_spares() -> None:
         waiting = await spares(node.standby, 2)
         children = [served.child for served in node.models.values()]
         for child in children:
-            kill_worker(child.facts.pid)
-        await asyncio.gather(*(soon(child.has_left(State.READY)) for child in children))
+            kill_worker(child.status.pid)
+        await asyncio.gather(*(soon(child.reached(*NOT_READY)) for child in children))
         await asyncio.gather(*(soon(child.reached(State.READY)) for child in children))
-        assert {child.facts.pid for child in children} == set(waiting)
+        assert {child.status.pid for child in children} == set(waiting)
 
 
 # --- preparing ----------------------------------------------------------------------------

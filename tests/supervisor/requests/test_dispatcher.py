@@ -50,7 +50,7 @@ DEATHS = {
 
 
 async def ask(node: Node, text: str = TEXT) -> Generation:
-    return await soon(node.generate(node.primary, chat(text)))
+    return await soon(node.client.generate(node.primary, chat(text)))
 
 
 async def whole(generation: Generation) -> str:
@@ -69,7 +69,7 @@ async def outcome(generation: Generation) -> str | type[WorkerError]:
 
 
 def kill(node: Node) -> None:
-    pid = node.primary.child.facts.pid
+    pid = node.primary.child.status.pid
     assert pid is not None
     kill_worker(pid)
 
@@ -107,7 +107,7 @@ async def test_it_goes_on_with_the_next_word_however_its_child_dies(
         assert generation.tokens == [1, 2, 3, 4, 5, 6]
         assert generation.ending == Ending("stop", 6)
         assert (await soon(generation.started())).prompt_tokens == 6
-        assert node.primary.child.restarts == 1
+        assert node.primary.child.lifecycle.restarts == 1
         assert node.primary.dispatch.resumes == 1
         assert node.primary.admission.running == 0
 
@@ -146,7 +146,7 @@ async def test_everything_in_the_batch_goes_on_and_other_models_do_not_notice(pa
         await ready(node)
         texts = ["one two", "three", "four five six"]
         victims = [await ask(node, text) for text in texts]
-        other = await soon(node.generate(node.models["b"], chat("one two")))
+        other = await soon(node.client.generate(node.models["b"], chat("one two")))
         await dead(node)
         assert node.models["b"].child.state is State.READY
         other.leave()
@@ -165,7 +165,7 @@ async def test_whoever_queued_at_a_crash_is_served_after_it(pace: Fifo) -> None:
     async with running(model, launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         first = await ask(node, "one two")
-        queued = asyncio.create_task(node.generate(node.primary, chat("three")))
+        queued = asyncio.create_task(node.client.generate(node.primary, chat("three")))
         await asyncio.sleep(0)
         assert node.primary.admission.queued == 1
         await dead(node)
@@ -188,14 +188,14 @@ async def test_trouble_on_the_way_back_only_makes_the_pause_longer(
     async with running(launcher=launcher, timings=timings) as node:
         await ready(node)
         assert await whole(await ask(node)) == TEXT
-        assert node.primary.child.restarts == 2
+        assert node.primary.child.lifecycle.restarts == 2
 
 
 async def test_a_failure_of_the_request_itself_is_no_crash(tmp_path: Path) -> None:
     async with running(launcher=plan(tmp_path, "--fail-after-tokens 2")) as node:
         await ready(node)
         assert await outcome(await ask(node)) is InferenceError
-        assert node.primary.child.restarts == 0
+        assert node.primary.child.lifecycle.restarts == 0
 
 
 # --- not going on ---------------------------------------------------------------------------
@@ -239,7 +239,7 @@ async def test_a_planned_end_is_an_end(pace: Fifo) -> None:
         pace.let(1)
         assert await text_of(generation) == "one"
         stopping = asyncio.create_task(node.stop())
-        node.hurry()
+        node.drain.hurry()
         with pytest.raises(NodeDraining):
             await whole(generation)
         await soon(stopping)
@@ -262,7 +262,7 @@ async def test_a_node_that_drains_waits_for_a_child_that_comes_back(hold: Fifo) 
         with pytest.raises(NodeDraining):
             await soon(fresh.started())
         assert not stopping.done()
-        node.hurry()
+        node.drain.hurry()
         await soon(stopping)
         assert await outcome(generation) is ChildLost
         assert node.primary.admission.running == 0
@@ -335,7 +335,7 @@ async def test_poison_is_refused_and_everybody_else_in_its_batch_finishes() -> N
         generations = [await ask(node, text) for text in texts]
         ends = await asyncio.gather(*(outcome(it) for it in generations))
         assert ends == [PoisonedRequest if "poison" in text else text for text in texts]
-        assert node.primary.child.restarts == 3
+        assert node.primary.child.lifecycle.restarts == 3
         assert node.primary.admission.running == 0
 
 
@@ -347,7 +347,7 @@ async def test_two_poisons_in_one_batch_cost_four_processes() -> None:
         generations = [await ask(node, text) for text in texts]
         ends = await asyncio.gather(*(outcome(it) for it in generations))
         assert ends == [PoisonedRequest if "poison" in text else text for text in texts]
-        assert node.primary.child.restarts == 4
+        assert node.primary.child.lifecycle.restarts == 4
 
 
 @pytest.mark.parametrize("max_crashes", [1, 2, 4])
@@ -388,7 +388,7 @@ async def test_while_a_suspect_runs_alone_others_wait_and_a_restart_finishes_the
         await ready(node)
         pace.let(1)
         assert await whole(newcomer) == "three"
-        assert node.primary.child.restarts == 3
+        assert node.primary.child.lifecycle.restarts == 3
 
 
 async def opened(node: Node, count: int) -> bool:
@@ -445,7 +445,7 @@ async def test_what_a_restart_cuts_off_goes_on_in_the_new_process(pace: Fifo) ->
         generation = await ask(node)
         pace.let(2)
         assert await text_of(generation) != ""
-        pid = node.primary.child.facts.pid
+        pid = node.primary.child.status.pid
         node.restart(node.primary)
         await soon(node.primary.child.reached(State.LOADING))
         await ready(node)
