@@ -17,7 +17,7 @@ from msgspec import structs
 from mlx_worker import inference
 from mlx_worker.engine.generation_settings import chat_request
 from mlx_worker.errors import InferenceError, InvalidRequest, ModelNotFoundError
-from tests.forced_output import foretold
+from tests.forced_output import force_output
 from tests.synthetic_models import (
     CALL,
     CALL_PARTS,
@@ -89,7 +89,7 @@ def test_only_content_is_generated(tmp_path: Path) -> None:
     """A reader of plain text is not shown reasoning, and is shown a call that is none."""
     folder = make_caller(tmp_path / "caller")
     _, tokenizer = inference.load_model(folder)
-    said = foretold(tokenizer, "!", THOUGHT, "?", CALL, CALL_PARTS[0], CALLED, ".", IM_END)
+    said = force_output(tokenizer, "!", THOUGHT, "?", CALL, CALL_PARTS[0], CALLED, ".", IM_END)
     bias = {int(token): value for token, value in said.pop("logit_bias").items()}
     pieces = inference.generate_stream(HELLO, path=folder, logit_bias=bias, **said)
     assert "".join(pieces) == f"?{CALL_PARTS[0]}."

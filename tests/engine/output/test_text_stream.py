@@ -15,7 +15,14 @@ from mlx_lm.tool_parsers import mistral
 from mlx_worker.bench.synthetic.tokenizer import IM_START
 from mlx_worker.wire.output import FinishReason, InvalidToolCall, ReasoningText, ToolCall
 from mlx_worker.wire.request import ChatRequest, Sampling
-from tests.engine.text_harness import Said, by_bytes, hear, request, stream, text_of
+from tests.engine.text_harness import (
+    CollectedSpans,
+    by_bytes,
+    collect_spans,
+    request,
+    stream,
+    text_of,
+)
 from tests.rounds import rounds
 from tests.synthetic_models import CALL, CALLED, THINK, THOUGHT
 
@@ -23,15 +30,15 @@ LOOK = '{"name": "look", "arguments": {"at": "東京"}}'
 WALK = '\n{"name": "walk", "arguments": {}}\n'
 
 
-def shapes(said: Said) -> list[Any]:
+def shapes(said: CollectedSpans) -> list[Any]:
     """Spans without the ids of calls."""
     return [(it.name, it.arguments) if isinstance(it, ToolCall) else it for it in said.spans]
 
 
 def heard(
     tokenizer: Any, text: str, *stop: str, natural: FinishReason = "stop", **more: Any
-) -> Said:
-    return hear(stream(tokenizer, request(*stop, **more)), tokenizer.encode(text), natural)
+) -> CollectedSpans:
+    return collect_spans(stream(tokenizer, request(*stop, **more)), tokenizer.encode(text), natural)
 
 
 SAMPLES = {
@@ -72,7 +79,7 @@ def test_a_text_is_its_spans(tokenizer: Any, text: str, spans: list[Any]) -> Non
 
 @pytest.mark.parametrize(("text", "spans"), SAMPLES.values(), ids=SAMPLES)
 def test_it_is_the_same_spans_byte_by_byte(tokenizer: Any, text: str, spans: list[Any]) -> None:
-    assert shapes(hear(stream(tokenizer), by_bytes(tokenizer, text))) == spans
+    assert shapes(collect_spans(stream(tokenizer), by_bytes(tokenizer, text))) == spans
 
 
 @pytest.mark.parametrize(("text", "spans"), SAMPLES.values(), ids=SAMPLES)
@@ -81,7 +88,7 @@ def test_it_is_the_same_spans_cut_in_two_anywhere(
 ) -> None:
     for at in range(len(text)):
         tokens = [*tokenizer.encode(text[:at]), *tokenizer.encode(text[at:])]
-        assert shapes(hear(stream(tokenizer), tokens)) == spans
+        assert shapes(collect_spans(stream(tokenizer), tokens)) == spans
 
 
 def test_nothing_that_may_become_a_marker_is_released_before_it_is_certain(tokenizer: Any) -> None:
@@ -92,7 +99,7 @@ def test_nothing_that_may_become_a_marker_is_released_before_it_is_certain(token
 
 def test_a_prompt_that_ends_in_reasoning_begins_the_answer_there(tokenizer: Any) -> None:
     it = stream(tokenizer, state="reasoning")
-    assert hear(it, tokenizer.encode(f"Hm.{THOUGHT}\n\nSo.")).spans == [
+    assert collect_spans(it, tokenizer.encode(f"Hm.{THOUGHT}\n\nSo.")).spans == [
         ReasoningText("Hm."),
         "\n\nSo.",
     ]
@@ -105,9 +112,9 @@ def test_a_special_token_is_no_text_and_the_same_letters_are(tokenizer: Any) -> 
     (special,) = tokenizer.encode(IM_START)
     spelled = by_bytes(tokenizer, IM_START)
     tokens = [*tokenizer.encode("a"), special, *spelled, *tokenizer.encode("b")]
-    assert hear(stream(tokenizer), tokens).spans == [f"a{IM_START}b"]
+    assert collect_spans(stream(tokenizer), tokens).spans == [f"a{IM_START}b"]
     thought = [*tokenizer.encode(f"{THINK}a"), special, *tokenizer.encode("b")]
-    assert hear(stream(tokenizer), thought).spans == [ReasoningText("ab")]
+    assert collect_spans(stream(tokenizer), thought).spans == [ReasoningText("ab")]
 
 
 def test_a_special_token_in_a_call_is_its_formats(tokenizer: Any) -> None:
@@ -121,7 +128,7 @@ def test_a_special_token_in_a_call_is_its_formats(tokenizer: Any) -> None:
 def test_a_stop_string_ends_content_and_is_not_looked_for_elsewhere(tokenizer: Any) -> None:
     text = f'{THINK}a END b{THOUGHT}c{CALL}{{"name": "END"}}{CALLED}d E'
     it = stream(tokenizer, request("END"))
-    said = hear(it, by_bytes(tokenizer, f"{text}ND e"))
+    said = collect_spans(it, by_bytes(tokenizer, f"{text}ND e"))
     assert shapes(said) == [ReasoningText("a END b"), "c", ("END", "{}"), "d "]
     assert it.stopped
 
@@ -139,13 +146,13 @@ def test_the_stop_string_that_ended_an_answer_is_known(
     tokenizer: Any, text: str, stop: tuple[str, ...], said: str, which: str
 ) -> None:
     it = stream(tokenizer, request(*stop))
-    assert hear(it, by_bytes(tokenizer, text)).content == said
+    assert collect_spans(it, by_bytes(tokenizer, text)).content == said
     assert it.stop_string == which
 
 
 def test_tokens_are_counted_as_reasoning_until_its_end(tokenizer: Any) -> None:
     it = stream(tokenizer, state="reasoning")
-    hear(it, tokenizer.encode(f"a{THOUGHT}b{THINK}c d"))
+    collect_spans(it, tokenizer.encode(f"a{THOUGHT}b{THINK}c d"))
     before, after = tokenizer.encode(f"a{THOUGHT}"), tokenizer.encode("c d")
     assert it.reasoning_tokens == len(before) + len(after)
 
@@ -153,7 +160,7 @@ def test_tokens_are_counted_as_reasoning_until_its_end(tokenizer: Any) -> None:
 def test_what_is_answered_to_a_raw_prompt_is_text_and_nothing_else(tokenizer: Any) -> None:
     text = f"{THINK}a{THOUGHT}{CALL}{LOOK}{CALLED}"
     it = stream(tokenizer, request(prompt="Hello"))
-    assert hear(it, tokenizer.encode(text)).spans == [text]
+    assert collect_spans(it, tokenizer.encode(text)).spans == [text]
     assert it.reasoning_tokens == 0
     assert it.finish_reason("stop") == "stop"
 
@@ -177,7 +184,7 @@ def test_a_blank_line_that_is_layout_does_not_stop_the_answer(tokenizer: Any) ->
 
 def test_a_stop_string_in_what_the_end_releases_still_stops(tokenizer: Any) -> None:
     it = stream(tokenizer, request("<th"))
-    assert hear(it, by_bytes(tokenizer, "a <th"), "length").spans == ["a "]
+    assert collect_spans(it, by_bytes(tokenizer, "a <th"), "length").spans == ["a "]
     assert it.finish_reason("length") == "stop"
 
 
@@ -214,7 +221,7 @@ def test_a_stop_string_stops_as_a_token_and_as_text(
     tokenizer: Any, stop: str, parts: list[str], spans: list[Any], stops: bool
 ) -> None:
     it = stream(tokenizer, request("zzz", stop))
-    said = hear(it, special(tokenizer, *parts), "length")
+    said = collect_spans(it, special(tokenizer, *parts), "length")
     content = "".join(span for span in spans if isinstance(span, str))
     others = [span for span in spans if not isinstance(span, str)]
     assert said.content == content
@@ -225,7 +232,7 @@ def test_a_stop_string_stops_as_a_token_and_as_text(
 
 def test_a_special_token_that_no_stop_string_names_is_not_shown(tokenizer: Any) -> None:
     it = stream(tokenizer, request("END"))
-    assert hear(it, special(tokenizer, "a", IM_START, "b")).spans == ["ab"]
+    assert collect_spans(it, special(tokenizer, "a", IM_START, "b")).spans == ["ab"]
 
 
 # --- the end --------------------------------------------------------------------------------
@@ -256,14 +263,14 @@ def test_the_finish_reason_is_calls_where_the_model_waits_for_them(
     tokenizer: Any, text: str, natural: FinishReason, finish: str
 ) -> None:
     it = stream(tokenizer, request("END"))
-    hear(it, tokenizer.encode(text), natural)
+    collect_spans(it, tokenizer.encode(text), natural)
     assert it.finish_reason(natural) == finish
 
 
 def test_one_call_is_the_end_where_no_more_are_wanted(tokenizer: Any) -> None:
     it = stream(tokenizer, request(one_call=True))
     text = f"a{CALL}no call{CALLED}{CALL}{WALK}{CALLED}b"
-    said = hear(it, tokenizer.encode(text + CALL + LOOK + CALLED))
+    said = collect_spans(it, tokenizer.encode(text + CALL + LOOK + CALLED))
     assert [type(span) for span in said.spans] == [str, InvalidToolCall, ToolCall]
     assert it.finish_reason("length") == "tool_calls"
 
@@ -271,7 +278,7 @@ def test_one_call_is_the_end_where_no_more_are_wanted(tokenizer: Any) -> None:
 # --- ids ------------------------------------------------------------------------------------
 
 
-def ids(said: Said) -> list[str]:
+def ids(said: CollectedSpans) -> list[str]:
     return [it.id for it in said.spans if isinstance(it, ToolCall)]
 
 
@@ -283,7 +290,7 @@ def test_every_call_has_an_id_of_its_own_and_the_same_request_has_the_same_ones(
     assert first == again
     assert len(set(first)) == 3
     other = ids(heard(tokenizer, text, seed=2))
-    later = hear(
+    later = collect_spans(
         stream(tokenizer, ChatRequest([{"role": "user"}], Sampling(seed=1))),
         tokenizer.encode(text),
     )
@@ -421,7 +428,7 @@ def _joined(spans: list[Any]) -> list[Any]:
 def test_any_text_however_cut_is_what_it_is_read_at_once(
     tokenizer: Any, text: str, cuts: list[int], stop: tuple[str, ...], natural: FinishReason
 ) -> None:
-    said = hear(stream(tokenizer, request(*stop)), cut_up(tokenizer, text, cuts), natural)
+    said = collect_spans(stream(tokenizer, request(*stop)), cut_up(tokenizer, text, cuts), natural)
     spans = [("broken", it.text) if isinstance(it, InvalidToolCall) else it for it in shapes(said)]
     # The detokenizer takes the very first space away, as mlx_lm's does.
     assert spans == read_at_once(text.removeprefix(" "), stop, natural)

@@ -14,7 +14,7 @@ from mlx_worker.engine.templates.tool_offer import LEFT_OUT, ToolOffers, calls_a
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.wire.output import ToolCall
 from mlx_worker.wire.request import ChatRequest, JsonSchemaConstraint, Sampling, ToolCallConstraint
-from tests.engine.text_harness import by_bytes, hear, stream
+from tests.engine.text_harness import by_bytes, collect_spans, stream
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,7 +156,7 @@ def test_calls_of_a_prompted_model_are_read_however_tokens_cut_them(caller: Path
     tokenizer = with_template(caller, CHAT_TEMPLATE)
     assert not tokenizer.has_tool_calling
     ToolOffers(tokenizer, "prompt")
-    said = hear(
+    said = collect_spans(
         stream(tokenizer),
         by_bytes(
             tokenizer, 'Well. <tool_call>\n{"name": "look", "arguments": {"at": 1}}\n</tool_call>'
