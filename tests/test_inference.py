@@ -230,16 +230,19 @@ def test_with_no_model_at_all_it_says_so() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("temperature", it) for it in (-1, -0.001, 2.001, 5, float("nan"), float("inf"), "1")],
-        *[("top_p", it) for it in (-0.5, 1.1, 2, float("nan"))],
-        *[("top_k", it) for it in (-2, 1.5, 1 << 31)],
-        *[("min_p", it) for it in (-0.1, 1.1)],
-        *[("repetition_penalty", it) for it in (-1, 11)],
-        *[(f"{it}_penalty", value) for it in ("presence", "frequency") for value in (-3, 2.5)],
-        *[("max_tokens", it) for it in (0, -1, 1.5, True)],
-        *[("stop", it) for it in ("word", [""], ["x"] * 17, [1])],
-        *[("seed", it) for it in (1 << 63, "1")],
-        *[("logit_bias", it) for it in ({1: 101}, {-1: 1}, [1])],
+        *[
+            ("temperature", value)
+            for value in (-1, -0.001, 2.001, 5, float("nan"), float("inf"), "1")
+        ],
+        *[("top_p", value) for value in (-0.5, 1.1, 2, float("nan"))],
+        *[("top_k", value) for value in (-2, 1.5, 1 << 31)],
+        *[("min_p", value) for value in (-0.1, 1.1)],
+        *[("repetition_penalty", value) for value in (-1, 11)],
+        *[(f"{name}_penalty", value) for name in ("presence", "frequency") for value in (-3, 2.5)],
+        *[("max_tokens", value) for value in (0, -1, 1.5, True)],
+        *[("stop", value) for value in ("word", [""], ["x"] * 17, [1])],
+        *[("seed", value) for value in (1 << 63, "1")],
+        *[("logit_bias", value) for value in ({1: 101}, {-1: 1}, [1])],
         ("template_kwargs", []),
     ],
 )

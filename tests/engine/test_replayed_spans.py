@@ -31,13 +31,13 @@ def answered(
     heard: list[Any] = [first] if isinstance(first, Done) else []
     while engine.active:
         heard += engine.step()
-    rows = [row for it in heard if isinstance(it, StepOutput) for row in it.rows]
-    (done,) = (it for it in heard if isinstance(it, Done))
+    rows = [row for message in heard if isinstance(message, StepOutput) for row in message.rows]
+    (done,) = (message for message in heard if isinstance(message, Done))
     released = []
     words: list[RowOutput | Done] = [*rows, done]
-    for it in words:
+    for message in words:
         said = CollectedSpans()
-        said.add(it.spans)
+        said.add(message.spans)
         released.append(said)
     return [token for row in rows for token in row.tokens], released, done.finish
 
@@ -67,7 +67,7 @@ def test_what_follows_any_token_is_what_would_have_followed(
     )
     all_tokens, released, reason = answered(engine, request, [])
     assert reason == finish
-    assert [tokenizer.decode([it]) for it in all_tokens] == list(tokens[: len(all_tokens)])
+    assert [tokenizer.decode([token]) for token in all_tokens] == list(tokens[: len(all_tokens)])
     for done in range(1, len(all_tokens) + 1):
         rest, later, again = answered(engine, request, all_tokens[:done])
         assert (rest, later, again) == (all_tokens[done:], released[done:], reason)

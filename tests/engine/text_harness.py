@@ -46,7 +46,7 @@ class CollectedSpans:
 
     @property
     def content(self) -> str:
-        return "".join(it for it in self.spans if isinstance(it, str))
+        return "".join(span for span in self.spans if isinstance(span, str))
 
 
 def stream(tokenizer: Any, asked: ChatRequest | None = None, state: str = "normal") -> TextStream:
@@ -59,13 +59,13 @@ def text_of(spans: Iterable[Span]) -> str:
 
 
 def collect_spans(
-    it: TextStream, tokens: Iterable[int], natural: FinishReason = "stop"
+    answer: TextStream, tokens: Iterable[int], natural: FinishReason = "stop"
 ) -> CollectedSpans:
     """Return all spans of a stream for these tokens, in the order of the engine's calls."""
     said = CollectedSpans()
     for token in tokens:
-        if it.stopped:
+        if answer.stopped:
             break
-        said.add(it.add(token))
-    said.add(it.finish(natural))
+        said.add(answer.add(token))
+    said.add(answer.finish(natural))
     return said

@@ -135,7 +135,9 @@ WAYS: list[tuple[type[WireMessage], Callable[[], Ear]]] = [
     *((kind, frames_from_child) for kind in get_args(FromChild)),
 ]
 
-each_message = pytest.mark.parametrize(("kind", "ear"), WAYS, ids=[it.__name__ for it, _ in WAYS])
+each_message = pytest.mark.parametrize(
+    ("kind", "ear"), WAYS, ids=[kind.__name__ for kind, _ in WAYS]
+)
 each_ear = pytest.mark.parametrize("ear", [frames_from_child, frames_to_child])
 FROM_CHILD = [EXAMPLES[kind] for kind in get_args(FromChild)]
 

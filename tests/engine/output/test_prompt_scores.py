@@ -51,11 +51,13 @@ class Told:
     def __init__(self, said: list[Any], id_: int) -> None:
         mine = [message for message in said if getattr(message, "id", None) == id_]
         stretches = [message for message in mine if isinstance(message, PromptScores)]
-        assert [it.is_last for it in stretches] == [False] * (len(stretches) - 1) + [True]
+        assert [score.is_last for score in stretches] == [False] * (len(stretches) - 1) + [True]
         self.stretches = len(stretches)
         self.done = next(message for message in mine if isinstance(message, Done))
-        self.listed = joined([it.listed for it in stretches])
-        columns = [joined(list(it)) for it in zip(*(one.echoed for one in stretches), strict=True)]
+        self.listed = joined([score.listed for score in stretches])
+        columns = [
+            joined(list(parts)) for parts in zip(*(one.echoed for one in stretches), strict=True)
+        ]
         self.lists = dict(zip(LOGPROB_LISTS, columns, strict=True))
         steps = [message for message in said if isinstance(message, StepOutput)]
         self.tokens = [
@@ -190,7 +192,7 @@ def test_alternatives_are_the_likeliest_and_as_many_as_were_asked_for(bench: Eng
         assert likeliest["rank"] == 1
         assert likeliest["logprob"] == next(iter(top.values()))
         assert len(entry) == 3 + (entry[str(token)]["rank"] > 3)
-        ranks = sorted(it["rank"] for it in entry.values())
+        ranks = sorted(score["rank"] for score in entry.values())
         assert ranks[:3] == [1, 2, 3]
         logprob = told.logprobs[place - 1]
         assert entry[str(token)]["logprob"] == logprob
@@ -202,12 +204,14 @@ def test_a_chat_is_scored_as_its_template_writes_it(bench: EngineHarness) -> Non
     request = asked(None, scoring=PromptScoring(None, 0), max_tokens=3)
     said = play(engine_of(bench), bench, request)
     stretches = [message for message in said if isinstance(message, PromptScores)]
-    first, *entries = joined([it.listed for it in stretches])
+    first, *entries = joined([score.listed for score in stretches])
     tokens = tokens_of(bench, request)
     assert first is None
     assert [int(key) for entry in entries for key in entry] == tokens[1:]
-    assert near([it["logprob"] for entry in entries for it in entry.values()], own(bench, tokens))
-    assert all(it.echoed == [b""] * 4 for it in stretches)
+    assert near(
+        [score["logprob"] for entry in entries for score in entry.values()], own(bench, tokens)
+    )
+    assert all(score.echoed == [b""] * 4 for score in stretches)
 
 
 def test_the_answer_is_the_same_with_scores_and_without(bench: EngineHarness) -> None:
@@ -227,7 +231,9 @@ def test_no_token_at_all_can_be_asked_for(
     said = play(engine, bench, talking, asked(prompt, scoring=scoring))
     done = [message for message in said if isinstance(message, Done) and message.id == 1]
     assert done == [Done(1, "length", 0, "")]
-    assert all(row.id == 0 for it in said if isinstance(it, StepOutput) for row in it.rows)
+    assert all(
+        row.id == 0 for message in said if isinstance(message, StepOutput) for row in message.rows
+    )
     if scoring is not None:
         assert len(Told(said, 1).logprobs) == len(tokens_of(bench, asked(prompt))) - 1
 

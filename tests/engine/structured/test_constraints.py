@@ -86,7 +86,7 @@ def one(bench: EngineHarness, token: str) -> int:
 
 def no_blanks(bench: EngineHarness) -> dict[int, float]:
     """Greedy, the model would fill every gap with as many of them as it may have."""
-    return {one(bench, it): -100.0 for it in "\n\t "}
+    return {one(bench, blank): -100.0 for blank in "\n\t "}
 
 
 # --- what is said -------------------------------------------------------------------------
@@ -186,8 +186,8 @@ def test_models_of_every_cache_are_bound(family: str, tmp_path: Path) -> None:
     bench = EngineHarness(make(family, tmp_path / family))
     alone = [bench.play(asked(schema(PERSON), seed=seed, temperature=1))[0] for seed in (1, 2)]
     together = bench.play(*(asked(schema(PERSON), seed=s, temperature=1) for s in (1, 2)), asked())
-    assert [it.tokens for it in together[:2]] == [it.tokens for it in alone]
-    assert all(json.loads(it.text)["kind"] in ("miller", "queen") for it in alone)
+    assert [answer.tokens for answer in together[:2]] == [answer.tokens for answer in alone]
+    assert all(json.loads(answer.text)["kind"] in ("miller", "queen") for answer in alone)
 
 
 # --- beside whom --------------------------------------------------------------------------
@@ -198,9 +198,11 @@ def test_free_rows_say_what_they_say_without_bound_ones(tiny: EngineHarness) -> 
     bound = [asked(schema(PERSON), seed=seed, temperature=seed % 2) for seed in range(4)]
     without = tiny.play(*free)
     beside = tiny.play(*bound[:2], *free, *bound[2:])
-    assert [it.tokens for it in beside[2:10]] == [it.tokens for it in without]
-    alone = [tiny.play(it)[0] for it in bound]
-    assert [it.tokens for it in beside[:2] + beside[10:]] == [it.tokens for it in alone]
+    assert [answer.tokens for answer in beside[2:10]] == [answer.tokens for answer in without]
+    alone = [tiny.play(request)[0] for request in bound]
+    assert [answer.tokens for answer in beside[:2] + beside[10:]] == [
+        answer.tokens for answer in alone
+    ]
 
 
 # --- after a crash ------------------------------------------------------------------------
@@ -269,9 +271,9 @@ def test_a_model_left_in_thought_thinks_freely_and_then_writes_its_document(
             for seed in range(6)
         )
     )
-    assert {it.finish for it in answers} == {"stop"}
-    assert all(list(json.loads(it.text)) == ["age", "name", "kind"] for it in answers)
-    assert sum(bool(it.reasoning) for it in answers) > 1
+    assert {answer.finish for answer in answers} == {"stop"}
+    assert all(list(json.loads(answer.text)) == ["age", "name", "kind"] for answer in answers)
+    assert sum(bool(answer.reasoning) for answer in answers) > 1
 
 
 def test_a_model_may_begin_to_think_by_itself(talker: EngineHarness) -> None:
@@ -316,10 +318,10 @@ def test_a_required_call_fits_the_schema_of_its_tool(
             for seed in range(8)
         )
     )
-    assert {it.finish for it in answers} == {"tool_calls"}
-    assert [len(it.calls) for it in answers] == [1] * 8
-    assert not any(it.text for it in answers)
-    for (call,) in (it.calls for it in answers):
+    assert {answer.finish for answer in answers} == {"tool_calls"}
+    assert [len(answer.calls) for answer in answers] == [1] * 8
+    assert not any(answer.text for answer in answers)
+    for (call,) in (answer.calls for answer in answers):
         arguments = json.loads(call.arguments)
         assert call.name in ("look", "listen")
         assert arguments == {} or arguments["at"] in ("the river", "the moon")

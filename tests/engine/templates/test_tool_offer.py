@@ -53,8 +53,8 @@ def text_of(tokenizer: Any, mode: Any, asked: ChatRequest) -> str:
 
 def called(*arguments: Any) -> list[dict[str, Any]]:
     calls = [
-        {"id": str(i), "function": {"name": "look", "arguments": it}}
-        for i, it in enumerate(arguments)
+        {"id": str(i), "function": {"name": "look", "arguments": written}}
+        for i, written in enumerate(arguments)
     ]
     results = [
         {"role": "tool", "tool_call_id": str(i), "content": f"seen {i}"}
