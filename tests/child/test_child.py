@@ -265,7 +265,9 @@ def test_a_cancelled_generation_says_so_and_says_nothing_more(loaded: Front) -> 
     assert done.finish == "cancelled"
     loaded.say(generate(2, "Hello", 3))
     after = loaded.hear_all(Done)
-    assert all(row.id == 2 for it in after if isinstance(it, StepOutput) for row in it.rows)
+    assert all(
+        row.id == 2 for message in after if isinstance(message, StepOutput) for row in message.rows
+    )
 
 
 def test_a_generation_cancelled_before_it_was_admitted_is_never_started(loaded: Front) -> None:
