@@ -39,15 +39,16 @@ from mlx_worker.health import Ledger, node_ledger
 from mlx_worker.models.resolve import unseen
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.process.process import CHILD_COMMAND
+from mlx_worker.supervisor.process.launcher import CHILD_LAUNCHER
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable
 
     from aiohttp.typedefs import Middleware
 
     from mlx_worker.api.metrics.tracing import RequestTracer
     from mlx_worker.config.schema import Config, ServerConfig, TelemetryConfig
+    from mlx_worker.supervisor.process.launcher import Launcher
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.restart_policy import RestartPolicy
     from mlx_worker.supervisor.process.spares import StandbyPolicy
@@ -71,7 +72,7 @@ def build_app(
     policy: RestartPolicy | None = None,
     resume: ResumePolicy | None = None,
     standby: StandbyPolicy | None = None,
-    command: Sequence[str] = CHILD_COMMAND,
+    launcher: Launcher = CHILD_LAUNCHER,
 ) -> web.Application:
     """Return the application of one node, which starts its children and ends them.
 
@@ -90,7 +91,7 @@ def build_app(
             resume=resume or settings.resume_policy(supervisor),
             standby=standby or settings.standby_policy(supervisor),
             memory_limit=settings.memory_limit(supervisor),
-            command=command,
+            launcher=launcher,
             folders=folder_access(config),
         )
 
@@ -154,7 +155,7 @@ def _pattern(path: str) -> str:
 
 
 def _context_lengths(app: web.Application) -> list[int | None]:
-    return [model.context_length for model in app[CONTEXT].node.models.values()]
+    return [model.planned.context_length for model in app[CONTEXT].node.models.values()]
 
 
 async def _run_node(

@@ -28,9 +28,9 @@ from mlx_worker.logs import Entry
 from mlx_worker.service.sd_notify import Notifier
 from mlx_worker.signals import change_log_level_at_user_signals, reload_at_hangup, stop_signals
 from mlx_worker.supervisor.outage import end_at_outage
+from mlx_worker.supervisor.process.launcher import CHILD_LAUNCHER
 from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.private_tmp import scratch_folder
-from mlx_worker.supervisor.process.process import CHILD_COMMAND
 from mlx_worker.system.file_limit import places_within, raise_limit, wanted_files, warn_of_few_files
 from mlx_worker.system.process_titles import set_port, set_title
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.middleware.connections import ConnectionLimiter
     from mlx_worker.config.schema import Config
     from mlx_worker.supervisor.node import Node
+    from mlx_worker.supervisor.process.launcher import Launcher
 
 __all__ = ["build_app", "serve"]
 
@@ -59,7 +60,7 @@ async def serve(
     config: Config,
     *,
     on_listening: Callable[[str], Awaitable[None]] | None = None,
-    command: Sequence[str] = CHILD_COMMAND,
+    launcher: Launcher = CHILD_LAUNCHER,
 ) -> None:
     """Serve until SIGTERM or ctrl-C, then drain, end the children in reverse order, and return.
 
@@ -68,7 +69,7 @@ async def serve(
     stops when it raises. Raises NothingServed where no model could be served for
     `exit_when_failed_for`.
     """
-    app = build_app(config, command=command)
+    app = build_app(config, launcher=launcher)
     _check_scratch_folder()
     warn_of_few_files()
     _fit_connections(app[CONNECTION_LIMITER], len(config.models))
@@ -204,6 +205,6 @@ async def _drain(node: Node, stop: asyncio.Event) -> None:
     interrupted = asyncio.ensure_future(stop.wait())
     await asyncio.wait({drained, interrupted}, return_when=asyncio.FIRST_COMPLETED)
     if not drained.done():
-        node.hurry()
+        node.drain.hurry()
     await drained
     interrupted.cancel()

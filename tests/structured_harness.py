@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import prompt_of
-from mlx_worker.engine.structured.compiler import Constraints
+from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.wire.messages import RequestFailed
 from mlx_worker.wire.output import (
     Done,
@@ -41,7 +41,7 @@ class Answer:
     finish: str = ""
     failed: RequestFailed | None = None
 
-    def take(self, spans: Sequence[Span], text: str) -> None:
+    def take(self, spans: Sequence[Span]) -> None:
         for span in spans:
             match span:
                 case ReasoningText():
@@ -50,7 +50,6 @@ class Answer:
                     self.calls.append(span)
                 case _:
                     self.text += visible_text(span)
-        self.text += text
 
 
 class Bench:
@@ -58,7 +57,7 @@ class Bench:
 
     def __init__(self, folder: Path, rows: int = 16) -> None:
         self.model, self.tokenizer, _ = read_model(folder)
-        self.constraints = Constraints(self.tokenizer)
+        self.constraints = ConstraintCompiler(self.tokenizer)
         self.rows = rows
 
     def play(self, *requests: ChatRequest, replay: Sequence[int] = ()) -> list[Answer]:
@@ -84,9 +83,9 @@ def _hear(answers: list[Answer], message: Any) -> None:
             for row in message.rows:
                 answers[row.id].tokens += row.tokens
                 answers[row.id].logprobs += row.logprobs
-                answers[row.id].take(row.spans, row.text)
+                answers[row.id].take(row.spans)
         case Done():
-            answers[message.id].take(message.spans, message.text)
+            answers[message.id].take(message.spans)
             answers[message.id].finish = message.finish
         case RequestFailed():
             answers[message.id].failed = message

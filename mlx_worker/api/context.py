@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.metrics.loop_lag import EventLoopLagMonitor
     from mlx_worker.api.metrics.tracing import RequestTracer
     from mlx_worker.health import Ledger
+    from mlx_worker.supervisor.model_status import ModelStatus
     from mlx_worker.supervisor.node import Node
 
 
@@ -42,6 +43,10 @@ class AppContext:
     def uptime(self) -> float:
         """Return the seconds since the node started."""
         return time.monotonic() - self.started
+
+    def model_statuses(self) -> dict[str, ModelStatus]:
+        """Return a snapshot of each model, by its id."""
+        return {id_: model.status() for id_, model in self.node.models.items()}
 
     @staticmethod
     def now() -> int:

@@ -16,13 +16,13 @@ from mlx_worker.api.admin import (
 )
 from mlx_worker.api.admin.reload import CannotReload, Reloaded
 from mlx_worker.api.dashboard import stream
-from mlx_worker.api.dialects.cache_warm import WarmBody
-from mlx_worker.api.dialects.chat.request import ChatBody
-from mlx_worker.api.dialects.completions.request import CompletionBody
-from mlx_worker.api.dialects.log_level import LevelBody
-from mlx_worker.api.dialects.messages.request import MessagesBody
-from mlx_worker.api.dialects.responses.request import ResponsesBody
-from mlx_worker.api.dialects.tokenize import DetokenizeBody, TokenizeBody
+from mlx_worker.api.dialects.cache_warm import WarmRequest
+from mlx_worker.api.dialects.chat.request import ChatCompletionRequest
+from mlx_worker.api.dialects.completions.request import CompletionRequest
+from mlx_worker.api.dialects.log_level import LogLevelRequest
+from mlx_worker.api.dialects.messages.request import MessageRequest
+from mlx_worker.api.dialects.responses.request import ResponseRequest
+from mlx_worker.api.dialects.tokenize import DetokenizeRequest, TokenizeRequest
 from mlx_worker.api.generation import endpoints as generation
 from mlx_worker.api.generation import token_endpoints
 from mlx_worker.api.route import (
@@ -65,7 +65,7 @@ ROUTES = (
         handler=generation.chat_completions,
         access="trusted",
         summary="OpenAI chat completions",
-        body=ChatBody,
+        body=ChatCompletionRequest,
         answer=_COMPLETION,
         streams=True,
         errors=GENERATION,
@@ -76,7 +76,7 @@ ROUTES = (
         handler=generation.completion,
         access="trusted",
         summary="OpenAI completions (legacy): raw prompts, by text or token ids",
-        body=CompletionBody,
+        body=CompletionRequest,
         answer=_COMPLETION,
         streams=True,
         errors=GENERATION,
@@ -87,7 +87,7 @@ ROUTES = (
         handler=generation.response,
         access="trusted",
         summary="OpenAI responses; each request contains the conversation",
-        body=ResponsesBody,
+        body=ResponseRequest,
         answer=_RESPONSE,
         streams=True,
         errors=GENERATION,
@@ -98,7 +98,7 @@ ROUTES = (
         handler=generation.message,
         access="trusted",
         summary="Anthropic messages",
-        body=MessagesBody,
+        body=MessageRequest,
         answer=_MESSAGE,
         streams=True,
         errors=GENERATION,
@@ -110,7 +110,7 @@ ROUTES = (
         handler=token_endpoints.count_tokens,
         access="trusted",
         summary="Number of tokens that the model would read",
-        body=MessagesBody,
+        body=MessageRequest,
         answer=token_endpoints.TokenCount,
         errors=PROMPT_ONLY,
     ),
@@ -120,7 +120,7 @@ ROUTES = (
         handler=token_endpoints.tokenize,
         access="trusted",
         summary="Tokens of a text",
-        body=TokenizeBody,
+        body=TokenizeRequest,
         answer=token_endpoints.TokenizeResponse,
         errors=PROMPT_ONLY,
     ),
@@ -130,7 +130,7 @@ ROUTES = (
         handler=token_endpoints.detokenize,
         access="trusted",
         summary="Text of tokens",
-        body=DetokenizeBody,
+        body=DetokenizeRequest,
         answer=token_endpoints.DetokenizeResponse,
         errors=PROMPT_ONLY,
     ),
@@ -229,7 +229,7 @@ ROUTES = (
             handler=cache_endpoints.cache_warm,
             access="trusted",
             summary="Compute a system prompt and cache it, also when the client disconnects",
-            body=WarmBody,
+            body=WarmRequest,
             answer=schemas.WarmResponse,
             errors=(UnknownModel, *MODEL_UNAVAILABLE, ContextLengthExceeded, KvTooLarge),
         )
@@ -298,7 +298,7 @@ ROUTES = (
         path="admin/logs/level",
         handler=endpoints.log_level,
         summary="Set the lowest level of log lines that are shown, until it is set again",
-        body=LevelBody,
+        body=LogLevelRequest,
         answer=JsonKeys.of("level"),
     ),
     # --- administration -------------------------------------------------------------------

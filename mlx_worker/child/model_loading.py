@@ -1,4 +1,7 @@
-"""A model folder to everything that serves requests: engine, tokenizer, grammars, tools. [child]"""
+"""A model folder to everything that serves requests: engine, tokenizer, grammars, tools.
+
+[child]
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.engine import Engine
-from mlx_worker.engine.kv_cost import measure, most_tokens
+from mlx_worker.engine.kv.cost import max_row_tokens, measure_kv_cost
 from mlx_worker.engine.loading import read_model, weight_bytes
-from mlx_worker.engine.structured.compiler import Constraints
+from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.rules import rules_of
 from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.engine.weights_hash import check_unchanged, folder_state, model_identity
@@ -34,7 +37,7 @@ class LoadedModel:
 
     engine: Engine
     tokenizer: Any
-    constraints: Constraints
+    constraints: ConstraintCompiler
     offers: ToolOffers
 
 
@@ -57,14 +60,14 @@ def load_model(
             context_length=load.context_length,
         )
         offers = ToolOffers(tokenizer, load.tools)
-        constraints = Constraints(tokenizer)
+        constraints = ConstraintCompiler(tokenizer)
         texts = threading.Thread(target=_prepare_texts, args=(tokenizer, constraints), name="texts")
         texts.start()  # it holds the interpreter for a while: no stream runs yet
-        kv = measure(model)
+        kv = measure_kv_cost(model)
         engine = Engine(
             model,
             tokenizer,
-            context_length=context or most_tokens(kv, load.kv_bytes),
+            context_length=context or max_row_tokens(kv, load.kv_bytes),
             max_concurrency=load.max_concurrency,
             cache_bytes=load.cache_bytes,
             kv=kv,
@@ -86,7 +89,7 @@ def load_model(
     return LoadedModel(engine, tokenizer, constraints, offers)
 
 
-def _prepare_texts(tokenizer: Any, constraints: Constraints) -> None:
+def _prepare_texts(tokenizer: Any, constraints: ConstraintCompiler) -> None:
     """Make what the first request would wait for: grammars' vocabulary, the template's rules.
 
     Not the bound of long texts: with a large vocabulary the bound takes 0.1 s and more, and only a

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.child.frame_batcher import EVERY, Outbox
+from mlx_worker.child.frame_batcher import EVERY, FrameBatcher
 from mlx_worker.wire.messages import PrefillProgress
 from mlx_worker.wire.output import (
     Done,
@@ -34,7 +34,7 @@ class Sent:
     def __init__(self) -> None:
         self.now = 100.0
         self.frames: list[list[WireMessage]] = []
-        self.box = Outbox(self.send, lambda: self.now)
+        self.box = FrameBatcher(self.send, lambda: self.now)
 
     def send(self, messages: Iterable[WireMessage]) -> None:
         self.frames.append(list(messages))
@@ -113,7 +113,7 @@ def test_spans_and_content_keep_their_order(sent: Sent) -> None:
     ((step,),) = sent.frames
     assert isinstance(step, StepOutput)
     (joined,) = step.rows
-    assert (joined.spans, joined.text) == (["a", thought, "b", call], "c")
+    assert joined.spans == ["a", thought, "b", call, "c"]
     assert len(joined.tokens) == len(joined.logprobs) == 3
 
 

@@ -10,16 +10,16 @@ from mlx_lm.utils import load_tokenizer
 from mlx_worker.child.fair_queue import FairQueue
 from mlx_worker.child.preparation import (
     SHORT,
-    Left,
+    ClientGone,
     Preparation,
-    Ready,
+    PreparationContext,
+    PreparationFailed,
+    ReadyToGenerate,
     ReadyToWarm,
-    Refused,
-    Tools,
     is_long,
 )
-from mlx_worker.child.slow_work import BUDGET, PIECE, Held
-from mlx_worker.engine.structured.compiler import Constraints
+from mlx_worker.child.slow_work import BUDGET, PIECE, WorkMonitor
+from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.engine.text_bound import TextBound
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
@@ -50,23 +50,26 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         tokenizer: Any = load_tokenizer(folder)
-        self.constraints = Constraints(tokenizer)
+        self.constraints = ConstraintCompiler(tokenizer)
         bound = TextBound(tokenizer, CONTEXT)
         offers = ToolOffers(tokenizer, "refuse")
-        self.tools = Tools(tokenizer, self.constraints, bound, offers)
+        self.tools = PreparationContext(tokenizer, self.constraints, bound, offers)
         self.prepared: list[Any] = []
         self.answers: list[Any] = []
         self.left: set[int] = set()
-        self.held = Held()
+        self.held = WorkMonitor()
         self.work = Preparation(
             on_prepared=self.prepared.append,
             answer=self.answers.append,
-            has_left=self.left.__contains__,
-            held=self.held,
+            is_cancelled=self.left.__contains__,
+            monitor=self.held,
         )
 
     def ids(self) -> list[int]:
-        return [it.id if isinstance(it, Left | Refused) else it.message.id for it in self.prepared]
+        return [
+            it.id if isinstance(it, ClientGone | PreparationFailed) else it.message.id
+            for it in self.prepared
+        ]
 
 
 @pytest.fixture
@@ -118,9 +121,9 @@ def test_preparation_a_grammar_leaves_the_turn_of_short_ones_at_once(desk: Desk)
         desk.work.short_turn(desk.tools)
     assert desk.ids() == [2]
     assert desk.constraints.compiled == 0
-    desk.work.shape_turn(desk.tools)
+    desk.work.grammar_turn(desk.tools)
     assert desk.ids() == [2, 1]
-    assert isinstance(desk.prepared[1], Ready)
+    assert isinstance(desk.prepared[1], ReadyToGenerate)
     assert desk.prepared[1].constraint is not None
 
 
@@ -153,10 +156,10 @@ def test_preparation_work_whose_client_has_left_is_not_done(desk: Desk) -> None:
     for _ in range(3):
         desk.work.short_turn(desk.tools)
     desk.work.long_turn(desk.tools)
-    assert desk.prepared == [Left(1), Left(2)]
+    assert desk.prepared == [ClientGone(1), ClientGone(2)]
     desk.left.add(3)
-    desk.work.shape_turn(desk.tools)
-    assert desk.prepared[2] == Left(3)
+    desk.work.grammar_turn(desk.tools)
+    assert desk.prepared[2] == ClientGone(3)
     assert desk.constraints.compiled == 0
 
 
@@ -169,7 +172,7 @@ def test_preparation_choices_of_one_body_share_prompt_and_grammar(desk: Desk) ->
         desk.work.put(generate(choice, body="b", constraint=shape))
     for _ in range(8):
         desk.work.short_turn(desk.tools)
-        desk.work.shape_turn(desk.tools)
+        desk.work.grammar_turn(desk.tools)
     assert len({id(it.prompt) for it in desk.prepared}) == 1
     assert len({id(it.constraint) for it in desk.prepared}) == 8
     assert desk.constraints.compiled == 1
@@ -182,7 +185,7 @@ def test_preparation_client_left_between_two_choices_nothing_is_kept(desk: Desk)
     desk.left.add(2)
     desk.work.short_turn(desk.tools)
     assert desk.ids() == [1, 2]
-    assert desk.work._said == {}
+    assert desk.work._made == {}
 
 
 def test_preparation_an_echo_has_its_text_beside_a_namesake_that_echoes_nothing(
@@ -210,7 +213,7 @@ def test_constraints_a_refused_grammar_is_compiled_once_too(desk: Desk) -> None:
     for id_ in (1, 2, 3):
         desk.work.put(generate(id_, constraint=RegexConstraint("a(b", "f")))
         desk.work.short_turn(desk.tools)
-        desk.work.shape_turn(desk.tools)
+        desk.work.grammar_turn(desk.tools)
     assert desk.constraints.compiled == 1
     assert [str(it.error) for it in desk.prepared] == [str(desk.prepared[0].error)] * 3
 
@@ -281,7 +284,7 @@ def test_preparation_warm_head_is_prepared(desk: Desk) -> None:
     desk.work.put(Warm(1, "be brief"))
     desk.work.short_turn(desk.tools)
     assert isinstance(desk.prepared[0], ReadyToWarm)
-    assert desk.prepared[0].head
+    assert desk.prepared[0].tokens
 
 
 # --- what held a thread -------------------------------------------------------------------
@@ -298,18 +301,18 @@ class Clock:
 
 def test_held_counts_only_work_beyond_its_budget_by_kind() -> None:
     clock = Clock()
-    held = Held(clock)
+    held = WorkMonitor(clock)
     for kind, seconds in (("prompt", BUDGET), ("prompt", BUDGET + 0.1), ("compile", 9.0)):
-        with held.by(kind):
+        with held.measure(kind):
             clock.now += seconds
-    assert held.over == {"prompt": 1, "compile": 1}
+    assert held.slow_counts == {"prompt": 1, "compile": 1}
 
 
 def test_held_work_under_way_is_progress_but_not_for_ever() -> None:
     clock = Clock()
-    held = Held(clock)
+    held = WorkMonitor(clock)
     seen = [held.progress]
-    with held.by("prompt"):
+    with held.measure("prompt"):
         for _ in range(4):
             clock.now += PIECE / 2
             seen.append(held.progress)

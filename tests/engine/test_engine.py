@@ -12,7 +12,7 @@ import pytest
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prefill import READERS, SMALLEST_CHUNK
-from mlx_worker.engine.prompt import render, warm_head
+from mlx_worker.engine.prompt import render, system_prefix_tokens
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, RequestFailed, Started
 from mlx_worker.wire.output import Done, StepOutput, TokenLogprobs
@@ -172,7 +172,7 @@ def test_the_whole_prompt_resident_still_answers(engine: Engine, loaded: tuple[A
 def test_a_warmed_prompt_is_hit_by_the_first_request(
     engine: Engine, loaded: tuple[Any, Any]
 ) -> None:
-    head = warm_head(loaded[1], SYSTEM)
+    head = system_prefix_tokens(loaded[1], SYSTEM)
     assert engine.admit_warm(1, head, SYSTEM) is None
     warmed = run(engine).warmed
     request = chat("Hello", system=SYSTEM, max_tokens=24)
@@ -186,7 +186,7 @@ def test_a_warmed_prompt_is_hit_by_the_first_request(
 def test_warming_what_is_resident_is_answered_at_once(
     engine: Engine, loaded: tuple[Any, Any]
 ) -> None:
-    head = warm_head(loaded[1], SYSTEM)
+    head = system_prefix_tokens(loaded[1], SYSTEM)
     engine.admit_warm(1, head, SYSTEM)
     run(engine)
     assert engine.admit_warm(2, head, SYSTEM) == PromptWarmed(2, len(head))
@@ -196,7 +196,7 @@ def test_warming_what_is_resident_is_answered_at_once(
 def test_one_prompt_warmed_twice_at_once_is_read_once(
     engine: Engine, loaded: tuple[Any, Any]
 ) -> None:
-    head = warm_head(loaded[1], SYSTEM)
+    head = system_prefix_tokens(loaded[1], SYSTEM)
     for id_ in range(3):
         assert engine.admit_warm(id_, head, SYSTEM) is None
     assert run(engine).warmed == dict.fromkeys(range(3), len(head))
@@ -204,7 +204,7 @@ def test_one_prompt_warmed_twice_at_once_is_read_once(
 
 
 def test_warming_beside_the_prompts_first_request(engine: Engine, loaded: tuple[Any, Any]) -> None:
-    head = warm_head(loaded[1], SYSTEM)
+    head = system_prefix_tokens(loaded[1], SYSTEM)
     request = chat("Hello", system=SYSTEM, max_tokens=12)
     admit(engine, 1, request)
     engine.admit_warm(2, head, SYSTEM)
@@ -216,7 +216,7 @@ def test_warming_beside_the_prompts_first_request(engine: Engine, loaded: tuple[
 def test_traffic_does_not_evict_warmed_prompts(engine: Engine, loaded: tuple[Any, Any]) -> None:
     prompts = [f"You are {word}. {SYSTEM}" for word in WORDS[:4]]
     for id_, prompt in enumerate(prompts):
-        engine.admit_warm(id_, warm_head(loaded[1], prompt), prompt)
+        engine.admit_warm(id_, system_prefix_tokens(loaded[1], prompt), prompt)
         run(engine)
     for id_ in range(10, 90):
         offer(engine, id_, chat(f"{WORDS[id_]} {WORDS[id_ - 10]}", max_tokens=1))
@@ -336,7 +336,7 @@ def test_a_prompt_over_the_context_is_refused_with_the_numbers(loaded: tuple[Any
     with pytest.raises(ContextLengthExceeded, match=r"length is 64 .* resulted in \d+ tokens"):
         admit(engine, 1, chat(" ".join(WORDS), max_tokens=1))
     with pytest.raises(ContextLengthExceeded, match=r"length is 64 .*system prompt resulted"):
-        engine.admit_warm(1, warm_head(loaded[1], SYSTEM), SYSTEM)
+        engine.admit_warm(1, system_prefix_tokens(loaded[1], SYSTEM), SYSTEM)
     assert engine.active == 0
 
 
@@ -395,14 +395,16 @@ def test_logit_bias_of_a_padding_token_is_taken(tiny: Path, tmp_path: Path) -> N
     assert run(engine).tokens[1] == [padding] * 3
     admit(engine, 2, chat("Hello", max_tokens=3, logit_bias={padding: -100.0}))
     assert padding not in run(engine).tokens[2]
-    with pytest.raises(InvalidRequest, match=f"token {padding + 1}.*vocabulary has {padding + 1}"):
+    with pytest.raises(
+        InvalidRequest, match=f"token id {padding + 1}.*vocabulary of {padding + 1}"
+    ):
         admit(engine, 3, chat("Hello", max_tokens=3, logit_bias={padding + 1: 1.0}))
-    with pytest.raises(InvalidRequest, match="token -1"):
+    with pytest.raises(InvalidRequest, match="token id -1"):
         admit(engine, 3, chat("Hello", max_tokens=3, logit_bias={-1: 1.0}))
 
 
 def test_logit_bias_outside_the_vocabulary_is_refused(engine: Engine) -> None:
-    with pytest.raises(InvalidRequest, match="token 99999"):
+    with pytest.raises(InvalidRequest, match="token id 99999"):
         admit(engine, 1, chat("Hello", max_tokens=3, logit_bias={99999: 1.0}))
     assert engine.active == 0
 
@@ -476,6 +478,7 @@ def test_who_waits_for_a_leader_that_leaves_reads_for_itself(
     assert heard.text[2] == reference(loaded, request)
 
 
+@pytest.mark.full
 def test_a_short_prompt_overtakes_long_ones(engine: Engine) -> None:
     for i in range(7):
         offer(engine, i, chat(f"{WORDS[i]} " + " ".join(WORDS) * 12, max_tokens=2))
@@ -498,7 +501,7 @@ def test_one_who_waits_can_be_cancelled(engine: Engine) -> None:
 def test_the_cache_keeps_to_its_budget_and_warmed_prompts_go_last(loaded: tuple[Any, Any]) -> None:
     a_token = 2 * 2 * 64 * 4  # k and v; layers; floats of four bytes
     engine = Engine(*loaded, context_length=8192, max_concurrency=8, cache_bytes=400 * a_token)
-    head = warm_head(loaded[1], SYSTEM)
+    head = system_prefix_tokens(loaded[1], SYSTEM)
     engine.admit_warm(0, head, SYSTEM)
     run(engine)
     for id_ in range(1, 12):
@@ -512,7 +515,7 @@ def test_the_cache_keeps_to_its_budget_and_warmed_prompts_go_last(loaded: tuple[
 
 def test_a_prompt_over_the_budget_is_not_said_to_be_warm(loaded: tuple[Any, Any]) -> None:
     engine = Engine(*loaded, context_length=8192, max_concurrency=8, cache_bytes=1000)
-    engine.admit_warm(1, warm_head(loaded[1], SYSTEM), SYSTEM)
+    engine.admit_warm(1, system_prefix_tokens(loaded[1], SYSTEM), SYSTEM)
     said = [message for _ in range(5) for message in engine.step()]
     (failed,) = [message for message in said if isinstance(message, RequestFailed)]
     assert "cache_bytes is 1000" in failed.message

@@ -47,7 +47,7 @@ def asks(salt: int, head: int = 0) -> list[Ask]:
 def in_a_batch(model: Model) -> list[str]:
     """Eight that join two steps apart and leave when they are done, one of them cancelled."""
     stage = Stage(model)
-    stage.chunk(CHUNK)
+    stage.set_chunk_size(CHUNK)
     for number, ask in enumerate(asks(1)):
         stage.admit(ask)
         stage.step()

@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx_lm
 
 from mlx_worker.engine.loading import read_model
-from mlx_worker.engine.sampling import Draw, make_processors
+from mlx_worker.engine.sampling import RowSampler, make_processors
 from mlx_worker.wire.request import ChatRequest, Sampling
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ class Ask:
     """One request: what the engine is given, and all that its answer may depend on."""
 
     prompt: tuple[int, ...]
-    head: int = 0
+    system_prefix: int = 0
     max_tokens: int = 16
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
-    borders: tuple[int, ...] = ()
+    segment_ends: tuple[int, ...] = ()
     logprobs: int | None = None
 
     @property
@@ -92,7 +92,7 @@ class Model:
                 self.tokenizer,
                 list(ask.prompt),
                 max_tokens=ask.max_tokens,
-                sampler=Draw(ask.sampling, len(self.tokenizer)),
+                sampler=RowSampler(ask.sampling, len(self.tokenizer)),
                 logits_processors=make_processors(ask.sampling),
             )
         )

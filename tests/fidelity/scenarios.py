@@ -17,7 +17,7 @@ from zlib import crc32
 from hypothesis import strategies as st
 
 from mlx_worker.engine.engine import Engine
-from mlx_worker.engine.prefill import past_cuts
+from mlx_worker.engine.prefill import chunk_past_segment_ends
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, Started
 from mlx_worker.wire.output import Done, StepOutput
@@ -42,7 +42,7 @@ class New:
 
     system: int
     """Which text, and how many tokens of it."""
-    head: int
+    system_prefix: int
     own: int
     length: int
 
@@ -108,7 +108,7 @@ class Warm:
     """A system prompt is warmed."""
 
     system: int
-    head: int
+    system_prefix: int
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ seeds = st.integers(0, 1 << 16)
 # Around the borders of a window, of mlx_lm's blocks of 256 and of a prefill chunk.
 heads = st.sampled_from([0, 0, 1, 2, 30, 31, 32, 33, 64, 200, 255, 256, 257, 511, 512, 513])
 lengths = st.one_of(st.integers(1, 40), st.sampled_from([31, 32, 33, 63, 65, 257]))
-news = st.builds(New, system=st.integers(0, 2), head=heads, own=seeds, length=lengths)
+news = st.builds(New, system=st.integers(0, 2), system_prefix=heads, own=seeds, length=lengths)
 nexts = st.builds(
     Next, of=st.integers(0, 7), answer=st.booleans(), own=seeds, length=st.integers(0, 40)
 )
@@ -179,7 +179,7 @@ others = st.one_of(
     st.builds(Crash),
     st.builds(Replay, which=st.integers(0, 7), share=st.floats(0, 1)),
     st.builds(Replay, which=st.integers(0, 7), share=st.just(1.0)),
-    st.builds(Warm, system=st.integers(0, 2), head=heads),
+    st.builds(Warm, system=st.integers(0, 2), system_prefix=heads),
     st.builds(Chunk, tokens=st.sampled_from([0, 2, 3, 16, 64, 512])),
     st.just(Clear()),
 )
@@ -278,7 +278,7 @@ class Stage:
 
     def _hand_in(self, row: Row) -> None:
         ask = row.ask
-        prompt = Prompt(list(ask.prompt), ask.head, "", ask.borders)
+        prompt = Prompt(list(ask.prompt), ask.system_prefix, "", ask.segment_ends)
         session = len(ask.prompt) % 2 == 0
         word = self.engine.admit(row.id, ask.request, prompt, replay=row.tokens, in_session=session)
         assert not isinstance(word, Done), "nothing was left to say, and nobody said so"
@@ -315,7 +315,7 @@ class Stage:
         row.done = done
         return done
 
-    def chunk(self, size: int) -> None:
+    def set_chunk_size(self, size: int) -> None:
         """Have prompts read in chunks of this size, whatever the engine would choose.
 
         The engine's one rule about sizes holds here too, unless the size is one.
@@ -324,7 +324,7 @@ class Stage:
 
         def next_in_chunks() -> Any:
             readers = [it for it in self.engine._sequences.by_uid.values() if it.reading]
-            batch.prefill_step_size = size if size == 1 else past_cuts(size, readers)
+            batch.prefill_step_size = size if size == 1 else chunk_past_segment_ends(size, readers)
             return type(batch).next(batch)
 
         batch.next = next_in_chunks if size else partial(type(batch).next, batch)
@@ -373,11 +373,11 @@ def ask_of(model: Model, admit: Admit, salt: int, earlier: list[Ask]) -> Ask:
         case Next(of, answer, own, length) if earlier:
             before = earlier[of % len(earlier)]
             said = tuple(model.answer(before).tokens) if answer else ()
-            prompt, head = before.prompt + said + tokens(salt, own, length), before.head
+            prompt, head = before.prompt + said + tokens(salt, own, length), before.system_prefix
         case Cut(of, share) if earlier:
             before = earlier[of % len(earlier)]
             prompt = before.prompt[: max(1, round(len(before.prompt) * share))]
-            head = before.head
+            head = before.system_prefix
         case New(system, head, own, length):
             prompt = tokens(salt, -1 - system, head) + tokens(salt, own, length)
         case _:
@@ -427,7 +427,7 @@ def play(model: Model, scenario: Scenario) -> Stage:  # noqa: C901  (a case an e
             case Warm(system, head) if head:
                 stage.warm(tokens(salt, -1 - system, head))
             case Chunk(size):
-                stage.chunk(size)
+                stage.set_chunk_size(size)
             case Clear():
                 stage.engine.clear_cache()
             case _:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import jsonschema_rs
 import pytest
 
 from tests.fidelity import tally
+from tests.rounds import rounds
 from tests.schemas import random_schema
 from tests.structured_harness import Answer, Bench, asked, schema
 from tests.synthetic_models import make
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     from mlx_worker.wire.request import ChatRequest
 
-DOCUMENTS = 200 if "MLX_WORKER_FIDELITY" in os.environ else 40
+pytestmark = pytest.mark.fidelity
+
+
+DOCUMENTS = rounds(40, 40, 200)
 SCHEMAS = [random_schema(Random(seed)) for seed in range(DOCUMENTS)]
 ROUND = FREE = 8
 """Documents at a time, and free rows beside them."""

@@ -13,12 +13,12 @@ from mlx_worker.api.middleware.body import (
     UNKNOWN_CONTEXT_BYTES,
     default_limit,
 )
-from mlx_worker.api.parsing.parser import LARGE
+from mlx_worker.api.parsing.parser import LARGE_BODY
 from mlx_worker.config.schema import ServerConfig
 from mlx_worker.limits import CONSTRAINT_BYTES, TEMPLATE_VALUES, TOOL_VALUES
 from tests.front.asking import Serve, model
 
-FILL = " " * LARGE
+FILL = " " * LARGE_BODY
 """Blanks in JSON: they make a body large and mean nothing."""
 
 HELLO = [{"role": "user", "content": "one two"}]
@@ -129,7 +129,7 @@ async def test_more_values_than_anybody_looks_at_are_a_400(
     assert message in answer.error["message"]
 
 
-@pytest.mark.parametrize("size", [2000, LARGE])
+@pytest.mark.parametrize("size", [2000, LARGE_BODY])
 async def test_a_long_model_name_is_a_400_and_not_repeated(serve: Serve, size: int) -> None:
     answer = await (await serve()).chat("one", model="m" * size)
     assert (answer.status, answer.error["param"]) == (400, "model")
@@ -139,7 +139,7 @@ async def test_a_long_model_name_is_a_400_and_not_repeated(serve: Serve, size: i
 async def test_a_long_word_is_not_repeated_in_a_refusal(serve: Serve) -> None:
     front = await serve()
     for field in ("tool_choice", "response_format"):
-        value = "x" * LARGE if field == "tool_choice" else {"type": "x" * LARGE}
+        value = "x" * LARGE_BODY if field == "tool_choice" else {"type": "x" * LARGE_BODY}
         answer = await front.chat("one", **{field: value})
         assert answer.status == 400
         assert len(answer.body) < 10_000

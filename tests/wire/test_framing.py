@@ -50,6 +50,7 @@ from mlx_worker.wire.output import (
     ToolCall,
 )
 from mlx_worker.wire.request import ChatRequest, Sampling
+from tests.rounds import rounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -254,7 +255,7 @@ def test_random_bytes_are_a_message_or_garbage(ear: Callable[[], Ear], payload: 
     assert len(heard) == 1
 
 
-@settings(derandomize=True, deadline=None, max_examples=500)
+@settings(derandomize=True, deadline=None, max_examples=rounds(125, 500, 500))
 @given(message=st.sampled_from(FROM_CHILD), data=st.data())
 def test_a_message_with_one_wrong_byte_is_a_message_or_garbage(
     message: WireMessage, data: st.DataObject

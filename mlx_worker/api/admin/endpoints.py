@@ -16,8 +16,8 @@ from mlx_worker.api.admin.reload import CONFIG_RELOADER
 from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.middleware.body import read_body
 from mlx_worker.api.middleware.responses import json_response
-from mlx_worker.api.parsing.body_kinds import AskLevel
-from mlx_worker.api.parsing.parser import parsed
+from mlx_worker.api.parsing.body_kinds import LogLevelBody
+from mlx_worker.api.parsing.parser import parse_body
 
 if TYPE_CHECKING:
     from mlx_worker.config.schema import LogLevel
@@ -74,7 +74,7 @@ def _lines(request: web.Request) -> Ring[Any]:
 
 async def log_level(request: web.Request) -> web.Response:
     """Serve `PUT /admin/logs/level`: holds until it is set again, or the node restarts."""
-    body = await parsed(request, await read_body(request), AskLevel())
+    body = await parse_body(request, await read_body(request), LogLevelBody())
     set_log_level(request.app[CONTEXT].node, body.level)
     return json_response({"level": logs.level()})
 
@@ -98,5 +98,5 @@ async def close_event_streams(app: web.Application) -> None:
     node = app[CONTEXT].node
     node.events.close()
     app[LOG_BUFFER].lines.close()
-    for served in node.models.values():
-        served.child.lines.close()
+    for model in node.models.values():
+        model.child.lines.close()

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from mlx_worker.health import Ledger, Status
-    from mlx_worker.supervisor.node import Served
-    from mlx_worker.supervisor.process.child import Child
+    from mlx_worker.supervisor.model_status import ModelStatus
 
 MAX_BYTES: Final = 12_000
 """Size of a body that routers poll."""
@@ -36,20 +35,19 @@ MAX_NAMED_MODELS: Final = 3
 # --- reasons ------------------------------------------------------------------------------
 
 
-def model_reason(model: Served, status: Status, ledger: Ledger) -> str:
+def model_reason(model: ModelStatus, status: Status, ledger: Ledger) -> str:
     """Return why a model does not run or is not healthy, or why its process was restarted last."""
-    child = model.child
-    if child.state is State.READY and status != "healthy":
+    if model.state is State.READY and status != "healthy":
         return ledger.reason
-    if child.held_back is not None and child.state is not State.FAILED:
-        return child.held_back.message
-    parts = [child.reason]
-    if child.state is State.BACKOFF:
-        parts.append("{} of {} ends".format(*child.ends))
-    if child.next_try is not None:
-        parts.append(f"next try in {_seconds_until(child.next_try)} s")
+    if model.start_blocked_by is not None and model.state is not State.FAILED:
+        return model.start_blocked_by.message
+    parts = [model.reason]
+    if model.state is State.BACKOFF:
+        parts.append("{} of {} ends".format(*model.recent_ends))
+    if model.next_try is not None:
+        parts.append(f"next try in {_seconds_until(model.next_try)} s")
     text = "; ".join(part for part in parts if part)
-    return text or ("" if status == "healthy" else f"the model is {child.state.value}")
+    return text or ("" if status == "healthy" else f"the model is {model.state.value}")
 
 
 def node_reason(
@@ -73,11 +71,11 @@ def node_reason(
     return "; ".join([*filter(None, [own_reason]), *unhealthy[:MAX_NAMED_MODELS], *more])
 
 
-def next_try_ms(child: Child) -> float | None:
-    """Return when the child is started again, in ms since the epoch; None without such a time."""
-    if child.next_try is None:
+def next_try_ms(next_try: float | None) -> float | None:
+    """Return a moment of the event loop's clock in ms since the epoch; None: nothing is due."""
+    if next_try is None:
         return None
-    return (time.time() + child.next_try - asyncio.get_running_loop().time()) * 1000
+    return (time.time() + next_try - asyncio.get_running_loop().time()) * 1000
 
 
 def _seconds_until(at: float) -> int:

@@ -142,20 +142,20 @@ def _outcome_families(context: AppContext) -> Iterator[Metric]:
 
 
 def _queue_families(context: AppContext) -> Iterator[Metric]:
-    models = context.node.models
+    models = context.model_statuses()
     in_flight = {(id_,): context.model_stats[id_].metrics()["requestsInFlight"] for id_ in models}
     yield gauge("requests_in_flight", "Requests that have not ended.", MODEL, in_flight)
     yield gauge(
         "generations_running",
         "Generations that have a decode slot.",
         MODEL,
-        {(id_,): model.admission.running for id_, model in models.items()},
+        {(id_,): model.running for id_, model in models.items()},
     )
     yield gauge(
         "generations_queued",
         "Generations waiting for a decode slot.",
         MODEL,
-        {(id_,): model.admission.queued for id_, model in models.items()},
+        {(id_,): model.queued for id_, model in models.items()},
     )
 
 
@@ -171,7 +171,7 @@ def _latency_families(context: AppContext) -> Iterator[Metric]:
         "inter_token_latency_seconds",
         "Time between two tokens of one generation.",
         MODEL,
-        {(id_,): model.child.pace.between for id_, model in context.node.models.items()},
+        {(id_,): model.child.token_stats.between for id_, model in context.node.models.items()},
     )
     yield histogram(
         "request_duration_seconds",
@@ -199,7 +199,7 @@ def _token_families(context: AppContext) -> Iterator[Metric]:
         "generated_tokens",
         "Tokens generated, counted as they arrive.",
         MODEL,
-        {(id_,): model.child.pace.tokens for id_, model in context.node.models.items()},
+        {(id_,): model.generated_tokens for id_, model in context.model_statuses().items()},
     )
 
 
@@ -207,7 +207,7 @@ def _token_families(context: AppContext) -> Iterator[Metric]:
 
 
 def _process_families(context: AppContext) -> Iterator[Metric]:
-    models = context.node.models
+    models = context.model_statuses()
     yield state_set(
         "model_state",
         "State of a model's process.",
@@ -222,7 +222,7 @@ def _process_families(context: AppContext) -> Iterator[Metric]:
         {
             (id_, event.name.lower()): count
             for id_, model in models.items()
-            for event, count in model.child.restarts_by.items()
+            for event, count in model.restarts_by.items()
         },
     )
     yield counter(
@@ -232,7 +232,7 @@ def _process_families(context: AppContext) -> Iterator[Metric]:
         {
             (id_, kind): count
             for id_, model in models.items()
-            if (pong := model.child.facts.pong) is not None
+            if (pong := model.child.pong) is not None
             for kind, count in pong.slow_work.items()
         },
     )
@@ -240,29 +240,29 @@ def _process_families(context: AppContext) -> Iterator[Metric]:
         "stalls",
         "Processes of a model that were killed because they had work and made no progress.",
         MODEL,
-        {(id_,): model.child.stalls for id_, model in models.items()},
+        {(id_,): model.stalls for id_, model in models.items()},
     )
     yield gauge(
         "needs_reboot",
         "1 if new processes of the model cannot use the device until the machine is restarted.",
         MODEL,
-        {(id_,): model.child.has_lost_its_device for id_, model in models.items()},
+        {(id_,): model.has_lost_its_device for id_, model in models.items()},
     )
 
 
 def _recovery_families(context: AppContext) -> Iterator[Metric]:
-    models = context.node.models
+    models = context.model_statuses()
     yield counter(
         "resumes",
         "Generations that were resumed in another process.",
         MODEL,
-        {(id_,): model.dispatch.resumes for id_, model in models.items()},
+        {(id_,): model.resumes for id_, model in models.items()},
     )
     yield histogram(
         "crash_to_token_seconds",
         "Time from the end of a model's process to the next token of a generation it ran.",
         MODEL,
-        {(id_,): model.dispatch.crash_to_token for id_, model in models.items()},
+        {(id_,): model.dispatch.crash_to_token for id_, model in context.node.models.items()},
     )
 
 
@@ -270,7 +270,7 @@ def _recovery_families(context: AppContext) -> Iterator[Metric]:
 
 
 def _cache_families(context: AppContext) -> Iterator[Metric]:
-    models = context.node.models
+    models = context.model_statuses()
     stats = {id_: context.model_stats[id_] for id_ in models}
     yield counter(
         "cache_hits",
@@ -289,9 +289,7 @@ def _cache_families(context: AppContext) -> Iterator[Metric]:
         },
     )
     caches = {
-        (id_,): cache
-        for id_, model in models.items()
-        if (cache := model.child.facts.cache) is not None
+        (id_,): cache for id_, model in models.items() if (cache := model.child.cache) is not None
     }
     yield gauge(
         "cache_bytes",
@@ -309,7 +307,7 @@ def _cache_families(context: AppContext) -> Iterator[Metric]:
 
 def _memory_families(context: AppContext) -> Iterator[Metric]:
     node = context.node
-    models = {(id_,): model for id_, model in node.models.items()}
+    models = {(id_,): model for id_, model in context.model_statuses().items()}
     yield gauge(
         "kv_bytes",
         "Bytes of KV that running generations take, by their tokens.",
@@ -320,11 +318,9 @@ def _memory_families(context: AppContext) -> Iterator[Metric]:
         "kv_budget_bytes",
         "Bytes of KV that running generations may take.",
         MODEL,
-        {id_: model.child.load.kv_bytes for id_, model in models.items()},
+        {id_: model.kv_budget_bytes for id_, model in models.items()},
     )
-    pongs = {
-        id_: pong for id_, model in models.items() if (pong := model.child.facts.pong) is not None
-    }
+    pongs = {id_: pong for id_, model in models.items() if (pong := model.child.pong) is not None}
     resident: dict[Labels, float] = {
         ("model", *id_): pong.resident_bytes for id_, pong in pongs.items()
     }
@@ -351,5 +347,5 @@ def _memory_families(context: AppContext) -> Iterator[Metric]:
         "memory_limit_bytes",
         "Memory that the processes of all models may use together (memory_limit).",
         NO_LABELS,
-        {NO_LABELS: node.room.limit},
+        {NO_LABELS: node.budget.limit},
     )

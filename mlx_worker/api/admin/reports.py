@@ -12,27 +12,28 @@ from typing import TYPE_CHECKING, Any
 from mlx_worker import __version__
 from mlx_worker.api.admin.health_report import model_reason, next_try_ms, node_reason
 from mlx_worker.api.admin.schemas import ModelEntry
-from mlx_worker.errors import ModelLoading, NodeDraining, Unavailable
+from mlx_worker.errors import NodeDraining, Unavailable
 from mlx_worker.health import Status, node_word
 from mlx_worker.supervisor.process.states import State
 
 if TYPE_CHECKING:
     from mlx_worker.api.context import AppContext
     from mlx_worker.health import Ledger
-    from mlx_worker.supervisor.node import Served
+    from mlx_worker.supervisor.model import ModelRuntime
+    from mlx_worker.supervisor.model_status import ModelStatus
     from mlx_worker.wire.kv_cost import KvCost
 
 # --- status -------------------------------------------------------------------------------
 
 
-def model_status(model: Served, stats: Ledger) -> Status:
+def model_status(model: ModelStatus, stats: Ledger) -> Status:
     """Return a model's status: by its child's state, and if that is ready by its requests."""
-    match model.child.state:
+    match model.state:
         case State.READY:
             return stats.word
-        case State.STARTING | State.LOADING if _is_first_start(model):
+        case State.STARTING | State.LOADING if model.restarts == 0 and not model.given_up:
             return "initializing"
-        case State.STOPPED if model.child.coming_back or _is_being_inspected(model):
+        case State.STOPPED if model.coming_back or model.is_being_inspected:
             return "initializing"  # about to be started
         case State.STOPPED | State.DRAINING | State.STOPPING:
             return "offline"
@@ -40,21 +41,13 @@ def model_status(model: Served, stats: Ledger) -> Status:
             return "unhealthy"
 
 
-def _is_first_start(model: Served) -> bool:
-    return model.child.restarts == 0 and not model.child.given_up
-
-
-def _is_being_inspected(model: Served) -> bool:
-    """Return True while nothing is known of the model's folder yet."""
-    return isinstance(model.child.held_back, ModelLoading)
-
-
 def node_status(context: AppContext) -> Status:
     """Return the node's status."""
     if context.node.draining:
         return "offline"
     statuses = [
-        model_status(model, context.model_stats[id_]) for id_, model in context.node.models.items()
+        model_status(model, context.model_stats[id_])
+        for id_, model in context.model_statuses().items()
     ]
     return node_word(context.node_stats.word, statuses)
 
@@ -67,13 +60,13 @@ def can_serve(context: AppContext) -> bool:
     if context.node.draining:
         return False
     return any(
-        (model.child.state is State.READY and not context.model_stats[id_].failing)
+        (model.state is State.READY and not context.model_stats[id_].failing)
         or (
-            model.child.state in (State.STOPPED, State.STOPPING)
-            and not model.child.coming_back
-            and not _is_being_inspected(model)
+            model.state in (State.STOPPED, State.STOPPING)
+            and not model.coming_back
+            and not model.is_being_inspected
         )
-        for id_, model in context.node.models.items()
+        for id_, model in context.model_statuses().items()
     )
 
 
@@ -82,9 +75,9 @@ def refuse_if_gone(context: AppContext) -> None:
     if context.node.draining:
         raise NodeDraining("the node is draining", retry_after=5)
     if context.node.all_given_up:
-        models = context.node.models.values()
-        reasons = "; ".join(f"{model.config.id}: {model.child.reason}" for model in models)
-        soonest = min(model.child.retry_after for model in models)
+        models = context.model_statuses().values()
+        reasons = "; ".join(f"{model.config.id}: {model.reason}" for model in models)
+        soonest = min(model.retry_after for model in models)
         raise Unavailable(f"every model was given up: {reasons}", retry_after=soonest)
 
 
@@ -93,7 +86,7 @@ def refuse_if_gone(context: AppContext) -> None:
 
 def health(context: AppContext) -> dict[str, Any]:
     """Return the body of `/health` and `/v1/cluster/health`."""
-    models = {id_: _model(model, context) for id_, model in context.node.models.items()}
+    models = {id_: _model(model, context) for id_, model in context.model_statuses().items()}
     statuses = {id_: (entry["status"], entry["reason"]) for id_, entry in models.items()}
     status, draining = node_status(context), context.node.draining
     return {
@@ -109,8 +102,8 @@ def health(context: AppContext) -> dict[str, Any]:
         "standby": {"wanted": context.node.standby.wanted, "waiting": context.node.standby.waiting},
         "memory": {
             "usedBytes": context.node.pressure.used,
-            "limitBytes": context.node.room.limit,
-            "pressure": context.node.pressure.rung.name.lower(),
+            "limitBytes": context.node.budget.limit,
+            "pressure": context.node.pressure.level.name.lower(),
         },
         "models": models,
     }
@@ -126,42 +119,40 @@ def _of_removed_models(context: AppContext) -> int:
     return sum(totals)
 
 
-def _model(model: Served, context: AppContext) -> dict[str, Any]:
+def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
     stats = context.model_stats[model.config.id]
-    facts = model.child.facts
+    child, loaded, pong, exit_ = model.child, model.child.loaded, model.child.pong, model.last_exit
     status = model_status(model, stats)
     return {
         "status": status,
         "state": state(model, context),
         "reason": model_reason(model, status, stats),
-        "nextTry": next_try_ms(model.child),
-        "pid": facts.pid,
-        "restarts": model.child.restarts,
-        "last_exit": {"how": exit_.how, "at": exit_.at}
-        if (exit_ := model.child.last_exit)
-        else None,
-        "resumes": model.dispatch.resumes,
-        "queueDepth": model.admission.queued,
-        "running": model.admission.running,
-        "warnings": list(model.planned.warnings),
-        "contextLength": facts.loaded.context_length if facts.loaded else None,
-        "unbatched": facts.loaded.unbatched if facts.loaded else "",
-        "enteredAt": {name.value: at for name, at in model.child.entered_at.items()},
-        "loadSeconds": facts.load_seconds,
-        "loading": {"done": facts.loading.done, "total": facts.loading.total}
-        if facts.loading and model.child.state is State.LOADING
+        "nextTry": next_try_ms(model.next_try),
+        "pid": child.pid,
+        "restarts": model.restarts,
+        "last_exit": {"how": exit_.how, "at": exit_.at} if exit_ else None,
+        "resumes": model.resumes,
+        "queueDepth": model.queued,
+        "running": model.running,
+        "warnings": list(model.warnings),
+        "contextLength": loaded.context_length if loaded else None,
+        "unbatched": loaded.unbatched if loaded else "",
+        "enteredAt": {name.value: at for name, at in model.entered_at.items()},
+        "loadSeconds": child.load_seconds,
+        "loading": {"done": child.loading.done, "total": child.loading.total}
+        if child.loading and model.state is State.LOADING
         else None,
         "memory": {
-            "expectedBytes": model.child.at_start or model.expected_bytes,
-            "weightBytes": facts.loaded.weight_bytes if facts.loaded else None,
-            "kvBudgetBytes": model.child.load.kv_bytes,
-            "kv": _kv(facts.loaded.kv) if facts.loaded else None,
-            "residentBytes": facts.pong.resident_bytes if facts.pong else None,
-            "deviceBytes": facts.pong.device_bytes if facts.pong else None,
+            "expectedBytes": model.expected_bytes,
+            "weightBytes": loaded.weight_bytes if loaded else None,
+            "kvBudgetBytes": model.kv_budget_bytes,
+            "kv": _kv(loaded.kv) if loaded else None,
+            "residentBytes": pong.resident_bytes if pong else None,
+            "deviceBytes": pong.device_bytes if pong else None,
         },
         "health": stats.health(),
         "cache": _cache_in_health(model),
-        "metrics": stats.metrics() | {"generatedTokens": model.child.pace.tokens},
+        "metrics": stats.metrics() | {"generatedTokens": model.generated_tokens},
     }
 
 
@@ -171,9 +162,9 @@ def _kv(cost: KvCost) -> dict[str, Any]:
     return {"fixedBytes": cost.fixed, "perToken": growing}
 
 
-def state(model: Served, context: AppContext) -> State:
+def state(model: ModelStatus, context: AppContext) -> State:
     """Return a model's state; a READY model takes no new request while the node drains."""
-    current = model.child.state
+    current = model.state
     is_ready = current is State.READY
     return State.DRAINING if context.node.draining and is_ready else current
 
@@ -181,53 +172,53 @@ def state(model: Served, context: AppContext) -> State:
 # --- cache --------------------------------------------------------------------------------
 
 
-def cache(context: AppContext, only: Served | None) -> dict[str, Any]:
+def cache(context: AppContext, only: ModelRuntime | None) -> dict[str, Any]:
     """Return the body of `/cache`: of one model, or of the node with all its models."""
     if only is not None:
-        return _cache_of_model(only, context)
+        return _cache_of_model(only.status(), context)
     latest = _latest(context)
     return _cache_facts(latest) | {
         "hitRate": context.node_stats.hit_rate,
         "models": {
-            id_: _cache_of_model(model, context) for id_, model in context.node.models.items()
+            id_: _cache_of_model(model, context) for id_, model in context.model_statuses().items()
         },
     }
 
 
-def _cache_of_model(model: Served, context: AppContext) -> dict[str, Any]:
-    state = model.child.facts.cache
+def _cache_of_model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
+    cache = model.child.cache
     return _cache_facts(model) | {
         "hitRate": context.model_stats[model.config.id].hit_rate,
         "misses": context.model_stats[model.config.id].misses,
-        "entries": state.entries if state else 0,
-        "warmed": state.warmed if state else 0,
-        "bytes": state.bytes if state else 0,
-        "capacity": state.capacity if state else 0,
+        "entries": cache.entries if cache else 0,
+        "warmed": cache.warmed if cache else 0,
+        "bytes": cache.bytes if cache else 0,
+        "capacity": cache.capacity if cache else 0,
     }
 
 
-def _cache_facts(model: Served) -> dict[str, Any]:
-    state = model.child.facts.cache
+def _cache_facts(model: ModelStatus) -> dict[str, Any]:
+    cache = model.child.cache
     return {
-        "tokens": state.tokens if state else 0,
-        "systemPromptHash": state.system_prompt_hash if state else "",
-        "lastUpdated": state.last_updated if state else 0,
+        "tokens": cache.tokens if cache else 0,
+        "systemPromptHash": cache.system_prompt_hash if cache else "",
+        "lastUpdated": cache.last_updated if cache else 0,
     }
 
 
-def _cache_in_health(model: Served) -> dict[str, Any]:
+def _cache_in_health(model: ModelStatus) -> dict[str, Any]:
     facts = _cache_facts(model)
     return facts | {"warmed": facts["tokens"] > 0}
 
 
-def _latest(context: AppContext) -> Served:
+def _latest(context: AppContext) -> ModelStatus:
     """Return the model whose cache was used last: the node's report shows that cache."""
-    models = [context.node.primary, *context.node.models.values()]
+    models = [context.node.primary.status(), *context.model_statuses().values()]
     return max(models, key=_cache_last_updated)
 
 
-def _cache_last_updated(model: Served) -> float:
-    cache = model.child.facts.cache
+def _cache_last_updated(model: ModelStatus) -> float:
+    cache = model.child.cache
     return cache.last_updated if cache else 0
 
 
@@ -238,17 +229,17 @@ def models(context: AppContext) -> list[ModelEntry]:
     """Return all configured models and aliases, loaded or not, as OpenAI lists them."""
     return [
         _entry(name, model, context)
-        for model in context.node.models.values()
+        for model in context.model_statuses().values()
         for name in (model.config.id, *model.config.aliases)
     ]
 
 
-def _entry(name: str, model: Served, context: AppContext) -> ModelEntry:
-    loaded = model.child.facts.loaded
+def _entry(name: str, model: ModelStatus, context: AppContext) -> ModelEntry:
+    loaded = model.child.loaded
     return ModelEntry(
         id=name,
         created=context.created,
         root=model.config.id,
         context_length=loaded.context_length if loaded else model.context_length,
-        state=model.child.state,
+        state=model.state,
     )

@@ -24,8 +24,10 @@ LABELS: Final = ["model_name"]
 
 def families(context: AppContext) -> Iterator[Metric]:
     """Yield the metrics that the router's engine statistics read."""
-    default = context.node.primary
-    others = [model for model in context.node.models.values() if model is not default]
+    default = context.node.primary.status()
+    others = [
+        model for model in context.model_statuses().values() if model.config.id != default.config.id
+    ]
     running = GaugeMetricFamily(
         "vllm:num_requests_running", "Generations that have a decode slot.", labels=LABELS
     )
@@ -45,8 +47,8 @@ def families(context: AppContext) -> Iterator[Metric]:
     )
     for model in (*others, default):
         name, metrics = [model.config.id], context.request_metrics.by_model[model.config.id]
-        running.add_metric(name, model.admission.running)
-        waiting.add_metric(name, model.admission.queued)
+        running.add_metric(name, model.running)
+        waiting.add_metric(name, model.queued)
         usage.add_metric(name, model.kv_usage)
         hits.add_metric(name, metrics.cached_tokens)
         queries.add_metric(name, metrics.prompt_tokens)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.metrics.counters import RequestMetrics
     from mlx_worker.histogram import Cumulative
-    from mlx_worker.supervisor.node import Node, Served
+    from mlx_worker.supervisor.model_status import ModelStatus
+    from mlx_worker.supervisor.node import Node
 
 SAMPLE_INTERVAL: Final = 10.0
 """Seconds between two samples."""
@@ -59,7 +60,7 @@ class HistorySample(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class _Counts:
+class _ModelCounts:
     """One model's counters: its tokens, and the histogram of the times to its first tokens."""
 
     tokens: int
@@ -80,7 +81,7 @@ class MetricsHistory:
         self._request_metrics = request_metrics
         self._clock = clock
         self._sampled_at = clock()
-        self._previous_counts: dict[str, _Counts] = {}
+        self._previous_counts: dict[str, _ModelCounts] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
@@ -107,35 +108,37 @@ class MetricsHistory:
         """Add a sample of the time since the last one."""
         now = self._clock()
         seconds, self._sampled_at = now - self._sampled_at, now
-        counts = {id_: self._counts(id_, model) for id_, model in self._node.models.items()}
+        models = {id_: model.status() for id_, model in self._node.models.items()}
+        counts = {id_: self._counts(id_, model) for id_, model in models.items()}
         samples = {
             id_: _sample(model, self._previous_counts.get(id_), counts[id_], seconds)
-            for id_, model in self._node.models.items()
+            for id_, model in models.items()
         }
         self._previous_counts = counts
         self.samples.add(HistorySample(time.time() * 1000, samples))
 
-    def _counts(self, id_: str, model: Served) -> _Counts:
+    def _counts(self, id_: str, model: ModelStatus) -> _ModelCounts:
         first_token = tuple(self._request_metrics.by_model[id_].first_token.cumulative())
-        return _Counts(model.child.pace.tokens, first_token)
+        return _ModelCounts(model.generated_tokens, first_token)
 
 
 HISTORY: web.AppKey[MetricsHistory] = web.AppKey("history", MetricsHistory)
 
 
-def _sample(model: Served, before: _Counts | None, now: _Counts, seconds: float) -> ModelSample:
+def _sample(
+    model: ModelStatus, before: _ModelCounts | None, now: _ModelCounts, seconds: float
+) -> ModelSample:
     first_token = now.first_token
     tokens = now.tokens
     if before is not None:
         pairs = zip(first_token, before.first_token, strict=True)
         first_token = tuple((bound, count - earlier) for (bound, count), (_, earlier) in pairs)
         tokens -= before.tokens
-    pong = model.child.facts.pong
     return ModelSample(
         tokens_per_second=tokens / seconds if seconds > 0 else 0.0,
         first_token_p50=quantile(first_token, 0.5),
         first_token_p95=quantile(first_token, 0.95),
-        running=model.admission.running,
-        queued=model.admission.queued,
-        resident_bytes=pong.resident_bytes if pong else 0,
+        running=model.running,
+        queued=model.queued,
+        resident_bytes=model.child.resident_bytes or 0,
     )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mlx_worker.api.context import AppContext
-    from mlx_worker.supervisor.node import Served
+    from mlx_worker.supervisor.model_status import ModelStatus
 
 REPORT_INTERVAL: Final = 1.0
 """Seconds between two reports while nothing happens."""
@@ -55,12 +55,12 @@ def report(context: AppContext) -> dict[str, Any]:
         "startedAt": context.created * 1000,
         "version": __version__,
         "health": reports.health(context),
-        "models": {id_: _model(model, context) for id_, model in context.node.models.items()},
+        "models": {id_: _model(model, context) for id_, model in context.model_statuses().items()},
     }
 
 
-def _model(model: Served, context: AppContext) -> dict[str, Any]:
-    config, cache = model.config, model.child.facts.cache
+def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
+    config, cache = model.config, model.child.cache
     first_token = context.request_metrics.by_model[config.id].first_token
     return {
         "aliases": config.aliases,
@@ -73,5 +73,5 @@ def _model(model: Served, context: AppContext) -> dict[str, Any]:
         "cacheLimitBytes": cache.capacity if cache else int(config.cache_bytes),
         "cacheEntries": cache.entries if cache else 0,
         "cacheWarmed": cache.warmed if cache else 0,
-        "restartsBy": {event.value: n for event, n in model.child.restarts_by.items()},
+        "restartsBy": {event.value: n for event, n in model.restarts_by.items()},
     }

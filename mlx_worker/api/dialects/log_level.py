@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import msgspec
 
-from mlx_worker.api.dialects.base import decode
+from mlx_worker.api.dialects.decoding import decode_body
 from mlx_worker.config.schema import LogLevel
 
 
-class LevelBody(msgspec.Struct, frozen=True):
+class LogLevelRequest(msgspec.Struct, frozen=True):
     """The lowest level of log lines that are shown."""
 
     level: LogLevel
 
 
-def parse_level(body: bytes) -> LevelBody:
-    """Return the body. Raises InvalidRequest that names the field."""
-    return decode(body, LevelBody)
+def parse_log_level_body(data: bytes) -> LogLevelRequest:
+    """Return the body. Raises InvalidRequest, which names the field."""
+    return decode_body(data, LogLevelRequest)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialects.base import Usage
     from mlx_worker.api.request_record import Outcome
     from mlx_worker.health import Ledger
-    from mlx_worker.supervisor.node import Served
+    from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.requests.generation import Generation
     from mlx_worker.wire.messages import Started
 
@@ -100,7 +100,7 @@ class RequestAccounting:
 
     # --- the states of the request ---
 
-    def accept(self, model: Served, warnings: list[str]) -> None:
+    def accept(self, model: ModelRuntime, warnings: list[str]) -> None:
         """Count the request as one of its model; `warnings` say what of it was ignored."""
         self._advance(RequestState.ACCEPTED)
         self._accepted = time.perf_counter()

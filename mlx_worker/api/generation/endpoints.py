@@ -5,101 +5,63 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from mlx_worker.api.context import CONTEXT
-from mlx_worker.api.dialects.base import Call
-from mlx_worker.api.dialects.chat.response import ChatReply
-from mlx_worker.api.dialects.completions.response import CompletionReply
-from mlx_worker.api.dialects.messages.response import MessagesReply
-from mlx_worker.api.dialects.responses.response import ResponsesReply
+from mlx_worker.api.dialects.base import GenerationRequest
+from mlx_worker.api.dialects.registry import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from mlx_worker.api.generation.accounting import RequestAccounting
 from mlx_worker.api.generation.relay import relay
 from mlx_worker.api.middleware.body import read_body
-from mlx_worker.api.parsing.body_kinds import (
-    Ask,
-    AskChat,
-    AskCompletion,
-    AskMessage,
-    AskResponse,
-)
-from mlx_worker.api.parsing.parser import parsed
+from mlx_worker.api.parsing.body_kinds import generation_body
+from mlx_worker.api.parsing.parser import parse_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aiohttp import web
 
-    from mlx_worker.api.dialects.base import Reply
-    from mlx_worker.supervisor.node import Node, Served
+    from mlx_worker.api.dialects.base import Dialect
+    from mlx_worker.supervisor.model import ModelRuntime
+    from mlx_worker.supervisor.node import Node
 
-C = TypeVar("C", bound=Call)
+R = TypeVar("R", bound=GenerationRequest)
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Serve `POST /v1/chat/completions`."""
-    return await _generated(request, "chat", AskChat(), ChatReply)
+    return await generate(request, CHAT)
 
 
 async def response(request: web.Request) -> web.StreamResponse:
     """Serve `POST /v1/responses`."""
-    summaries = request.app[CONTEXT].reasoning_summaries
-    return await _generated(request, "responses", AskResponse(summaries), ResponsesReply)
+    return await generate(request, RESPONSES)
 
 
 async def message(request: web.Request) -> web.StreamResponse:
     """Serve `POST /v1/messages`."""
-    return await _generated(request, "messages", AskMessage(), MessagesReply)
+    return await generate(request, MESSAGES)
 
 
 async def completion(request: web.Request) -> web.StreamResponse:
     """Serve `POST /v1/completions`."""
-    node = request.app[CONTEXT].node
-    body = await read_body(request)
-    with RequestAccounting(request, request.app[CONTEXT], "completions") as accounting:
-        call = await parsed(request, body, AskCompletion())
-        served = node.find(call.model)
-        echoes = [
-            prompt if isinstance(prompt, str) else await _text_of(node, served, prompt)
-            for prompt in call.echoed
-        ]
-        return await _relayed(request, call, served, partial(CompletionReply, echoes), accounting)
+    return await generate(request, COMPLETIONS)
 
 
-async def _generated(
-    request: web.Request,
-    dialect: str,
-    ask: Ask[C],
-    writer: Callable[[C, str, int, str], Reply],
-) -> web.StreamResponse:
-    body = await read_body(request)
-    node = request.app[CONTEXT].node
-    with RequestAccounting(request, request.app[CONTEXT], dialect) as accounting:
-        call = await parsed(request, body, ask)
-        return await _relayed(request, call, node.find(call.model), writer, accounting)
-
-
-async def _relayed(
-    request: web.Request,
-    call: C,
-    served: Served,
-    writer: Callable[[C, str, int, str], Reply],
-    accounting: RequestAccounting,
-) -> web.StreamResponse:
+async def generate(request: web.Request, dialect: Dialect[R]) -> web.StreamResponse:
+    """Parse a request in a dialect, run it and respond to it."""
     context = request.app[CONTEXT]
-    reply_by = partial(writer, call, _name_of(served, call.model), context.now())
-    return await relay(request, context, served, call, reply_by, accounting)
+    body = await read_body(request)
+    with RequestAccounting(request, context, dialect.name) as accounting:
+        generation_request = await parse_body(request, body, generation_body(dialect))
+        model = context.node.find(generation_request.model)
+        echoes = [
+            prompt if isinstance(prompt, str) else await _text_of(context.node, model, prompt)
+            for prompt in generation_request.echoed
+        ]
+        return await relay(request, model, dialect, generation_request, echoes, accounting)
 
 
-def _name_of(served: Served, asked: str | None) -> str:
-    """Return the model's name in responses: its id where the request has no name of the model."""
-    config = served.config
-    return asked if asked is not None and asked in config.aliases else config.id
-
-
-async def _text_of(node: Node, served: Served, tokens: list[int]) -> str:
-    answer = await node.detokenize(served, tokens)
+async def _text_of(node: Node, model: ModelRuntime, tokens: list[int]) -> str:
+    answer = await node.client.detokenize(model, tokens)
     return msgspec.json.decode(answer.text, type=str)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import web
 
-from mlx_worker.api.dialects.base import Usage, rename_field
+from mlx_worker.api.context import CONTEXT
+from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo, Usage, rename_field
 from mlx_worker.api.generation.choices import start_choices
 from mlx_worker.api.generation.stream import OutputStream
 from mlx_worker.api.middleware.auth import key_name
@@ -34,21 +35,22 @@ from mlx_worker.api.middleware.request_ids import (
     warnings_text,
 )
 from mlx_worker.api.middleware.responses import event_stream_response
-from mlx_worker.api.parsing.model_terms import places_of
+from mlx_worker.api.parsing.model_table import request_capacity
 from mlx_worker.errors import WorkerError
 from mlx_worker.supervisor.fingerprint import prompting, weights_changed
 from mlx_worker.supervisor.requests.generation import Piece
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping, Sequence
 
-    from mlx_worker.api.context import AppContext
-    from mlx_worker.api.dialects.base import Call, Reply
+    from mlx_worker.api.dialects.base import Dialect, ResponseWriter
     from mlx_worker.api.generation.accounting import RequestAccounting
-    from mlx_worker.supervisor.node import Served
+    from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.requests.generation import Ending, Generation
     from mlx_worker.wire.messages import Started
     from mlx_worker.wire.request import ChatRequest
+
+R = TypeVar("R", bound=GenerationRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,11 @@ class _ActiveRequest:
 
     request: web.Request
     accounting: RequestAccounting
-    writer: Reply
+    writer: ResponseWriter
     generations: list[Generation]
     prompt: Usage
     headers: dict[str, str]
-    fields: Mapping[str, str]
+    field_names: Mapping[str, str]
 
     def endings(self) -> list[Ending]:
         endings = [generation.ending for generation in self.generations]
@@ -79,55 +81,72 @@ class _ActiveRequest:
 
 async def relay(
     request: web.Request,
-    context: AppContext,
-    model: Served,
-    call: Call,
-    writer_for: Callable[[str], Reply],
+    model: ModelRuntime,
+    dialect: Dialect[R],
+    generation_request: R,
+    echoes: Sequence[str],
     accounting: RequestAccounting,
 ) -> web.StreamResponse:
     """Run one request and respond to it. Raises the refusal where nothing was sent yet.
 
-    `writer_for` returns the writer of the response, given the fingerprint of the model's process.
+    `echoes` are the texts of the prompts that the response repeats.
     """
+    context = request.app[CONTEXT]
+    created = context.now()
     check_session(request)
-    headers = _headers(request, model, call.warnings)
-    accounting.accept(model, call.warnings)
+    headers = _headers(request, model, generation_request.warnings)
+    accounting.accept(model, generation_request.warnings)
     generations: list[Generation] = []
     try:
         generate = partial(
-            context.node.generate,
+            context.node.client.generate,
             model,
             session=session_given(request) or "",
             request_id=headers[REQUEST_ID],
             key=key_name(request),
         )
-        generations += await start_choices(generate, _checked_choices(call, model))
+        generations += await start_choices(generate, _checked_choices(generation_request, model))
         accounting.queue(generations)
         # The choices of one chat read the same prompt, which is counted once.
-        started = [await generation.started() for generation in generations][:: call.n]
+        started = [await generation.started() for generation in generations]
+        started = started[:: generation_request.n]
         prompt = _prompt_usage(started)
         accounting.start(started[0], prompt)
         headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
-        writer = writer_for(_common_fingerprint(generations, model))
-        active = _ActiveRequest(
-            request, accounting, writer, generations, prompt, headers, call.FIELDS
+        info = ResponseInfo(
+            model=_response_name(model, generation_request.model),
+            created=created,
+            fingerprint=_common_fingerprint(generations, model),
+            echoes=echoes,
+            reasoning_summaries=context.reasoning_summaries,
         )
-        return await (_respond_streamed(active) if call.stream else _respond_whole(active))
+        writer = dialect.writer(generation_request, info)
+        active = _ActiveRequest(
+            request, accounting, writer, generations, prompt, headers, dialect.field_names
+        )
+        respond = _respond_streamed if generation_request.stream else _respond_whole
+        return await respond(active)
     except WorkerError as error:
-        rename_field(error, call.FIELDS)
+        rename_field(error, dialect.field_names)
         raise
     finally:
         for generation in generations:
             generation.leave()
 
 
-def _headers(request: web.Request, model: Served, warnings: list[str]) -> dict[str, str]:
+def _headers(request: web.Request, model: ModelRuntime, warnings: list[str]) -> dict[str, str]:
     headers = {
         REQUEST_ID: request_id(request),
         SESSION_ID: session_id(request),
         MODEL: model_id(model.config.id),
     }
     return headers | ({WARNINGS: warnings_text(warnings)} if warnings else {})
+
+
+def _response_name(model: ModelRuntime, requested: str | None) -> str:
+    """Return the model's name in responses: its id where the request has no name of the model."""
+    config = model.config
+    return requested if requested is not None and requested in config.aliases else config.id
 
 
 def _prompt_usage(started: list[Started]) -> Usage:
@@ -137,7 +156,7 @@ def _prompt_usage(started: list[Started]) -> Usage:
     )
 
 
-def _common_fingerprint(generations: list[Generation], model: Served) -> str:
+def _common_fingerprint(generations: list[Generation], model: ModelRuntime) -> str:
     """Return the fingerprint of all choices. Raises WeightsChanged where theirs differ.
 
     A choice that waited for a slot may have begun in a later process than the others.
@@ -150,11 +169,15 @@ def _common_fingerprint(generations: list[Generation], model: Served) -> str:
     return first.with_prompts(prompting(model.config))
 
 
-def _checked_choices(call: Call, model: Served) -> list[ChatRequest]:
+def _checked_choices(
+    generation_request: GenerationRequest, model: ModelRuntime
+) -> list[ChatRequest]:
     """Return the choices. Raises InvalidRequest where they could never run or wait all at once."""
-    places_of(model).check(call.wide, call.field)
-    call.check_size()
-    return call.choices()
+    request_capacity(model).check_choices(
+        generation_request.choice_count, generation_request.choices_field
+    )
+    generation_request.check_size()
+    return generation_request.split_choices()
 
 
 async def _respond_whole(active: _ActiveRequest) -> web.Response:
@@ -162,7 +185,7 @@ async def _respond_whole(active: _ActiveRequest) -> web.Response:
     await asyncio.gather(*(generation.heard_out() for generation in active.generations))
     outputs = [generation.take() or Piece("", []) for generation in active.generations]
     choices = list(zip(outputs, active.endings(), strict=True))
-    body = active.writer.whole(choices, active.usage())
+    body = active.writer.full_response(choices, active.usage())
     response = web.Response(body=body, content_type="application/json", headers=active.headers)
     active.accounting.respond(response.status)
     active.accounting.finish()
@@ -177,19 +200,19 @@ async def _respond_streamed(active: _ActiveRequest) -> web.StreamResponse:
     if transport is None:
         raise ConnectionResetError("the client has left")
     accounting.respond(response.status)
-    await response.write(writer.opening(active.prompt))
+    await response.write(writer.start(active.prompt))
     stream = OutputStream(response, stream_writer, transport, writer, active.generations)
     try:
         with within_stream(request, response):
             await stream.run()
     except WorkerError as error:
         # The status is sent already: only the stream itself can carry the error.
-        rename_field(error, active.fields)
+        rename_field(error, active.field_names)
         accounting.finish(error)
         response.force_close()
-        await response.write_eof(stream.take_unsent() + writer.broken(error))
+        await response.write_eof(stream.take_unsent() + writer.error(error))
     else:
         unsent = stream.take_unsent()  # formatted before the end: writers keep a state
-        await response.write_eof(unsent + writer.closing(active.endings(), active.usage()))
+        await response.write_eof(unsent + writer.finish(active.endings(), active.usage()))
         accounting.finish()
     return response

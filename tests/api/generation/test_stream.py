@@ -17,7 +17,7 @@ from tests.supervisor_harness import chat, soon
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
-    from mlx_worker.api.dialects.base import Reply
+    from mlx_worker.api.dialects.base import ResponseWriter
 
 
 class Keeper:
@@ -37,10 +37,10 @@ class Keeper:
 class Plain:
     """A dialect that says nothing but the text."""
 
-    def sign(self) -> bytes:
+    def keepalive(self) -> bytes:
         return b":"
 
-    def piece(self, piece: Piece, choice: int) -> bytes:
+    def delta(self, piece: Piece, choice: int) -> bytes:
         return f"{choice}{piece.text}".encode()
 
 
@@ -78,7 +78,7 @@ class Told:
             web.StreamResponse(),
             cast("AbstractStreamWriter", self.client),
             cast("asyncio.WriteTransport", self.client),
-            cast("Reply", Plain()),
+            cast("ResponseWriter", Plain()),
             self.choices,
         )
         self.running = asyncio.create_task(self.stream.run())

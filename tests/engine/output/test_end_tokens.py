@@ -156,6 +156,6 @@ def test_neighbours_and_a_crash_after_any_token_change_nothing(
 
 
 def test_a_stop_token_beyond_the_vocabulary_is_refused(bench: Bench) -> None:
-    with pytest.raises(InvalidRequest, match="stop_token_ids names token 999999") as refused:
+    with pytest.raises(InvalidRequest, match="stop_token_ids: token id 999999") as refused:
         bench.play(asked(ends=EndConditions(stop_token_ids=[999_999])))
     assert refused.value.param == "stop_token_ids"

@@ -16,6 +16,7 @@ from mlx_worker.bench.synthetic.tokenizer import IM_START
 from mlx_worker.wire.output import FinishReason, InvalidToolCall, ReasoningText, ToolCall
 from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.engine.text_harness import Said, by_bytes, hear, request, stream, text_of
+from tests.rounds import rounds
 from tests.synthetic_models import CALL, CALLED, THINK, THOUGHT
 
 LOOK = '{"name": "look", "arguments": {"at": "東京"}}'
@@ -55,7 +56,8 @@ SAMPLES = {
         f"{CALL}look!{CALLED} c",
         [
             InvalidToolCall(
-                "look!", "not a call: JSONDecodeError: Expecting value: line 1 column 1 (char 0)"
+                "look!",
+                "not a tool call: JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
             ),
             " c",
         ],
@@ -233,7 +235,10 @@ def test_a_special_token_that_no_stop_string_names_is_not_shown(tokenizer: Any) 
 def test_a_call_that_the_token_limit_cut_is_text_with_a_warning(tokenizer: Any, text: str) -> None:
     """Also where what there is of it could be read: it is not known to be all of it."""
     said = heard(tokenizer, f"a{CALL}{text}", natural="length")
-    assert said.spans == ["a", InvalidToolCall(text, "a call was cut short by the token limit")]
+    assert said.spans == [
+        "a",
+        InvalidToolCall(text, "the tool call was cut short by the token limit"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -411,7 +416,7 @@ def _joined(spans: list[Any]) -> list[Any]:
     return joined
 
 
-@settings(derandomize=True, deadline=None, max_examples=600)
+@settings(derandomize=True, deadline=None, max_examples=rounds(150, 600, 600))
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 200), max_size=12), stop=STOPS, natural=ENDS)
 def test_any_text_however_cut_is_what_it_is_read_at_once(
     tokenizer: Any, text: str, cuts: list[int], stop: tuple[str, ...], natural: FinishReason
@@ -422,7 +427,7 @@ def test_any_text_however_cut_is_what_it_is_read_at_once(
     assert spans == read_at_once(text.removeprefix(" "), stop, natural)
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=rounds(75, 300, 300))
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 200), max_size=12), stop=STOPS, natural=ENDS)
 def test_a_stream_replayed_to_any_token_goes_on_as_it_would_have(
     tokenizer: Any, text: str, cuts: list[int], stop: tuple[str, ...], natural: FinishReason

@@ -14,7 +14,7 @@ from mlx_lm.generate import generate_step
 
 from mlx_worker.engine.prompt import prompt_of
 from mlx_worker.engine.structured.grammar import answer_grammar
-from mlx_worker.engine.structured.lark import Lark
+from mlx_worker.engine.structured.lark import LarkWriter
 from mlx_worker.errors import ConstraintFailed, InvalidRequest, UnsupportedField
 from mlx_worker.wire.request import (
     AnswerConstraint,
@@ -24,6 +24,7 @@ from mlx_worker.wire.request import (
     Sampling,
     ToolCallConstraint,
 )
+from tests.rounds import variants
 from tests.structured_harness import Bench, asked, schema
 from tests.synthetic_models import CALL, THINK, THOUGHT, make
 
@@ -124,7 +125,7 @@ def test_the_tokens_are_those_of_mlx_lm_with_the_same_mask_as_a_logits_processor
     ends = list(tiny.tokenizer.eos_token_ids)
     vocabulary = from_tokenizer(tiny.tokenizer._tokenizer, eos_token=ends)
     prompt = prompt_of(tiny.tokenizer, request)
-    matcher = LLMatcher(vocabulary, answer_grammar(request, prompt, tiny.tokenizer, Lark({})))
+    matcher = LLMatcher(vocabulary, answer_grammar(request, prompt, tiny.tokenizer, LarkWriter({})))
 
     def masked(tokens: mx.array, logits: mx.array) -> mx.array:
         if tokens.size > len(prompt.tokens):
@@ -175,7 +176,10 @@ def test_reported_probabilities_are_the_models_own_before_the_mask(tiny: Bench) 
     assert second.logprobs[0].chosen.logprob > -100
 
 
-@pytest.mark.parametrize("family", ["window", "statespace", "delta", "recurrent", "unpadded"])
+FAMILIES = ["window", "statespace", "delta", "recurrent", "unpadded"]
+
+
+@pytest.mark.parametrize("family", variants(FAMILIES, ["unpadded"]))
 def test_models_of_every_cache_are_bound(family: str, tmp_path: Path) -> None:
     bench = Bench(make(family, tmp_path / family))
     alone = [bench.play(asked(schema(PERSON), seed=seed, temperature=1))[0] for seed in (1, 2)]
@@ -410,7 +414,7 @@ def test_a_grammar_that_is_none_is_refused_with_the_line(
     ("parameters", "fault"),
     [
         ({"properties": {"at": {"type": "place"}}}, "the parameters of 'look'.properties.at: "),
-        ({"type": "array"}, "the parameters of 'look' are no object"),
+        ({"type": "array"}, "the parameters of 'look' are not an object"),
     ],
 )
 def test_a_tool_whose_calls_cannot_be_forced_is_refused_by_its_name(

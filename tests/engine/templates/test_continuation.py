@@ -65,7 +65,7 @@ def test_continued_prompt_is_that_of_transformers(
     theirs = tokenizer.apply_chat_template(messages, continue_final_message=True)
     prompt = prompt_of(tokenizer, request(*messages))
     assert prompt.tokens == list(theirs)
-    assert all(end < len(prompt.tokens) for end in prompt.segments)
+    assert all(end < len(prompt.tokens) for end in prompt.all_segment_ends)
 
 
 @pytest.mark.parametrize("template", [CHATML, TRIMMED, THINKING])

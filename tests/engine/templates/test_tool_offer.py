@@ -9,7 +9,7 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 
 from mlx_worker.bench.synthetic.tokenizer import CHAT_TEMPLATE
-from mlx_worker.engine.structured.compiler import Constraints
+from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.tool_offer import LEFT_OUT, ToolOffers, calls_as_text
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.wire.output import ToolCall
@@ -88,7 +88,7 @@ def test_tools_are_described_behind_the_system_prompt(caller: Path) -> None:
     assert json.dumps(LOOK) in text
     prompt = ToolOffers(tokenizer, "prompt").adapt(chat(SYSTEM, HELLO)).prompt(tokenizer)
     assert prompt.system == "Be kind.", "reports speak of the caller's own system prompt"
-    assert "</tool_response>" in tokenizer.decode(prompt.tokens[: prompt.head])
+    assert "</tool_response>" in tokenizer.decode(prompt.tokens[: prompt.system_prefix])
 
 
 @pytest.mark.parametrize("template", [NO_SYSTEM, SILENT_SYSTEM], ids=["refused", "dropped"])
@@ -174,7 +174,7 @@ def test_a_call_can_be_required_of_a_prompted_model_only(caller: Path) -> None:
         ToolOffers(with_template(caller, CHAT_TEMPLATE), "ignore").adapt(asked)
     tokenizer = with_template(caller, CHAT_TEMPLATE)
     offer = ToolOffers(tokenizer, "prompt").adapt(asked)
-    assert Constraints(tokenizer).of(offer.request, offer.prompt(tokenizer)) is not None
+    assert ConstraintCompiler(tokenizer).of(offer.request, offer.prompt(tokenizer)) is not None
 
 
 def test_a_shape_is_kept_where_tools_are_left_out(caller: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_shape_is_kept_where_tools_are_left_out(caller: Path) -> None:
     shape = JsonSchemaConstraint('{"type": "object"}', "response_format")
     offer = ToolOffers(tokenizer, "ignore").adapt(chat(HELLO, constraint=shape))
     assert (offer.request.tools, offer.notice) == ([], LEFT_OUT)
-    assert Constraints(tokenizer).of(offer.request, offer.prompt(tokenizer)) is not None
+    assert ConstraintCompiler(tokenizer).of(offer.request, offer.prompt(tokenizer)) is not None
 
 
 def test_a_model_without_a_template_is_refused_as_ever(caller: Path) -> None:

@@ -1,8 +1,9 @@
 """Log-probabilities of a prompt's own tokens, by which evaluation tools compare texts.
 
-The logits of a chunk are what reading it computes anyway. They are normalized in 32 bits, as in
-mlx_lm's `evaluate`. Only what was asked for is kept: the token that is there, and the likeliest.
-The cost counts as reading, so that chunks stay as short as running streams need. [child]
+The logits of a chunk are what reading computes anyway. They are normalized in 32 bits, as in
+mlx_lm's `evaluate`. Only what a request asks for is stored: each token of the prompt, and the
+likeliest tokens. The cost counts as reading, so that chunks stay as short as running streams need.
+[child]
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ if TYPE_CHECKING:
     from mlx_worker.wire.request import PromptScoring
 
 MOST_SCORES: Final = 2_000_000
-"""Tokens and alternatives that one prompt may be told with: their JSON is tens of megabytes."""
+"""Tokens and alternatives that are reported for one prompt: tens of megabytes of JSON."""
 
 MOST_BYTES: Final = 256 << 20
-"""Of logits and what is made of them in one chunk."""
+"""Of logits and of arrays computed from logits, in one chunk."""
 
 BYTES_A_LOGIT: Final = 16
 """The logit, its log-probability, the same negated, and its place in a sorted row."""
 
 UNLIKELY: Final = -9999.0
-"""What OpenAI's reference has for a token that cannot come: JSON has no infinity."""
+"""OpenAI's value for a token that cannot come: JSON has no infinity."""
 
 
 class Measured(NamedTuple):
-    """What a chunk's logits say, on the device: a row a token."""
+    """Hold the scores of a chunk on the device: a row for each token."""
 
     chosen: mx.array
     ranks: mx.array
@@ -47,13 +48,13 @@ class Measured(NamedTuple):
 
     @property
     def arrays(self) -> list[mx.array]:
-        """All that is to be evaluated."""
+        """Return all arrays to be evaluated."""
         made = (self.chosen, self.ranks, self.best, self.best_logprobs, self.evidence.least)
         return [array for array in made if array is not None]
 
 
 class PromptScorer:
-    """The scores of one prompt, told in stretches while it is read."""
+    """Score one prompt, in stretches, while the prompt is read."""
 
     def __init__(self, markers: Markers, scoring: PromptScoring, prompt: Prompt) -> None:
         self._markers = markers
@@ -68,7 +69,7 @@ class PromptScorer:
         self._begin()
 
     def measure(self, logits: mx.array) -> Measured | None:
-        """Return what the next chunk's logits (tokens, vocabulary) say; None: nothing is left.
+        """Return the scores of the next chunk's logits (tokens, vocabulary); None: no token left.
 
         The logits at one place are about the token at the next.
         """
@@ -93,10 +94,10 @@ class PromptScorer:
         evidence = Evidence([0] * len(targets), logprobs, normalizers)
         return Measured(chosen[:, 0], ranks, best, best_logprobs, evidence)
 
-    def keep(self, measured: Measured) -> None:
-        """Write down what was measured, which has been evaluated.
+    def add(self, measured: Measured) -> None:
+        """Encode the scores of a chunk, which have been evaluated.
 
-        Raises ComputationFailed where the logits are none.
+        Raises ComputationFailed for logits that were never computed.
         """
         measured.evidence.check((0,))
         chosen: list[float] = measured.chosen.tolist()  # type: ignore[assignment]
@@ -106,17 +107,17 @@ class PromptScorer:
         values: Any = nothing if measured.best_logprobs is None else measured.best_logprobs.tolist()
         end = min(self._place + 1, len(self._tokens))
         tokens = self._tokens[end - len(chosen) : end]
-        told = [
-            self._told(token, logprob, list(zip(ids, logprobs, strict=True)))
+        scores = [
+            self._token_logprobs(token, logprob, list(zip(ids, logprobs, strict=True)))
             for token, logprob, ids, logprobs in zip(tokens, chosen, best, values, strict=True)
         ]
         if self._scoring.echoed is not None:
-            self._echo(told, self._scoring.echoed)
+            self._echo(scores, self._scoring.echoed)
         if self._scoring.listed is not None:
-            self._list(tokens, ranks, best, told, self._scoring.listed)
+            self._list(tokens, ranks, best, scores, self._scoring.listed)
 
-    def told(self, id_: int, *, is_last: bool) -> PromptScores:
-        """Return what was written down since the last time."""
+    def message(self, id_: int, *, is_last: bool) -> PromptScores:
+        """Return the scores encoded since the last call."""
         echoed = [b",".join(stretches) for stretches in self._echoed]
         listed = b",".join(self._listed)
         for stretches in self._echoed:
@@ -127,7 +128,7 @@ class PromptScorer:
     # --- inside ---
 
     def _begin(self) -> None:
-        """Write down the first token, which nothing is known about."""
+        """Encode the first token, which has no score."""
         first = self._tokens[0]
         if self._scoring.echoed is not None:
             text, _ = self._markers.text_of(first)
@@ -137,7 +138,7 @@ class PromptScorer:
         if self._scoring.listed is not None:
             self._listed.append(b"null")
 
-    def _told(
+    def _token_logprobs(
         self, token: int, logprob: float, likeliest: list[tuple[int, float]]
     ) -> TokenLogprobs:
         text, _ = self._markers.text_of(token)
@@ -150,8 +151,8 @@ class PromptScorer:
     def _added(self, token: int) -> bytes:
         """Return the bytes of the prompt's text that a token stands for.
 
-        A tokenizer may put a token in front that the text has not, and write a space in front of
-        the first word.
+        A tokenizer may add a token at the beginning that is not in the text, and a space before the
+        first word.
         """
         data = self._markers.bytes_of(token)
         for spelling in (data, data.removeprefix(b" ") if self._shown == 0 else data):
@@ -160,8 +161,8 @@ class PromptScorer:
                 return spelling
         return b""
 
-    def _echo(self, told: list[TokenLogprobs], count: int) -> None:
-        kept = [TokenLogprobs(token.chosen, token.likeliest[:count]) for token in told]
+    def _echo(self, scores: list[TokenLogprobs], count: int) -> None:
+        kept = [TokenLogprobs(token.chosen, token.likeliest[:count]) for token in scores]
         lists = logprob_lists(kept, self._offsets)
         for stretches, name in zip(self._echoed, LOGPROB_LISTS, strict=True):
             stretches.append(msgspec.json.encode(lists[name])[1:-1])
@@ -171,11 +172,11 @@ class PromptScorer:
         tokens: list[int],
         ranks: list[int],
         best: list[list[int]],
-        told: list[TokenLogprobs],
+        scores: list[TokenLogprobs],
         count: int,
     ) -> None:
         entries = []
-        for token, rank, ids, logprobs in zip(tokens, ranks, best, told, strict=True):
+        for token, rank, ids, logprobs in zip(tokens, ranks, best, scores, strict=True):
             entry = {token: _entry(logprobs.chosen, rank)}
             likeliest = zip(ids[:count], logprobs.likeliest[:count], strict=True)
             for place, (other, choice) in enumerate(likeliest, 1):
@@ -190,8 +191,8 @@ def check_scoring(scoring: PromptScoring | None, tokens: int) -> None:
         return
     field = "prompt_logprobs" if scoring.echoed is None else "logprobs"
     raise InvalidRequest(
-        f"{field}: {tokens} tokens of the prompt with {scoring.alternatives} alternatives each;"
-        f" tokens and alternatives are at most {MOST_SCORES}",
+        f"{field}: {tokens} tokens of the prompt with {scoring.alternatives} alternatives each"
+        f" exceed the limit of {MOST_SCORES} tokens and alternatives",
         param=field,
     )
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_worker.engine.prefix import common_prefix
-from mlx_worker.engine.prefix_index import Indexed, PrefixIndex, Tokens
+from mlx_worker.engine.kv.prefix import common_prefix
+from mlx_worker.engine.kv.prefix_index import Indexed, PrefixIndex, Tokens
 from tests.call_counter import Token, comparisons
 
 sequences = st.lists(st.integers(0, 2), max_size=6).map(tuple)

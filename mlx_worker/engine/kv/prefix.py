@@ -1,4 +1,7 @@
-"""How much two token sequences share, and from how many tokens on reuse pays. Pure. [child]"""
+"""How much two token sequences share, and from how many tokens on reuse pays. Pure.
+
+[child]
+"""
 
 from __future__ import annotations
 

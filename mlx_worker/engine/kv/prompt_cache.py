@@ -1,14 +1,13 @@
 """The KV of prompts already read, by prefix.
 
-Entries are found by a `PrefixIndex`: whoever shares the longest prefix with a prompt stands next
-to where it would stand. mlx_lm's own `LRUPromptCache` evicts in the order of
-insertion, drops a system prompt when a conversation extends it, and searches in time that grows
-with the square of what it finds: for a node that lives on reuse it does not do. The KV itself, and
-cutting it, are mlx_lm's.
+Entries are found by a `PrefixIndex`. mlx_lm's own `LRUPromptCache` evicts in the order of
+insertion, drops a system prompt when a conversation extends the prompt, and searches in time that
+grows with the square of the length found: too slow for a node that depends on reuse. The KV itself,
+and cutting KV, are mlx_lm's.
 
-What a request of a named session leaves is kept longer than a stranger's, a system prompt longer
-still, and a warmed one is the last to go. All calls that touch KV belong to the engine's thread;
-`facts` may be read from any. [child]
+The KV of a request in a named session is kept longer than that of an anonymous request, a system
+prompt longer still, and a warmed prompt is evicted last. All calls that touch KV belong to the
+engine's thread; `facts` may be read from any thread. [child]
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 
-from mlx_worker.engine.prefix import common_prefix
-from mlx_worker.engine.prefix_index import Indexed, PrefixIndex, Tokens
+from mlx_worker.engine.kv.prefix import common_prefix
+from mlx_worker.engine.kv.prefix_index import Indexed, PrefixIndex, Tokens
 from mlx_worker.limits import WARM_PROMPTS
 
 if TYPE_CHECKING:
@@ -34,32 +33,32 @@ if TYPE_CHECKING:
 
 MAX_ENTRIES = 2048
 MAX_BYTES = 4 << 30
-"""Unless somebody says otherwise."""
+"""The default."""
 
 MAX_REMEMBERED = 4096
-"""Heads whose fate is known: 32 bytes each."""
+"""System prefixes whose misses can be explained: 32 bytes each."""
 
 Miss = Literal["", "new", "evicted", "cleared"]
-"""Why a prompt's head was not resident: never read, read and evicted since, or cleared."""
+"""Why a system prefix was not resident: never read, read and evicted since, or cleared."""
 
 
-class Kind(Enum):
-    """What an entry is. The value is how many times longer than a stranger's it is kept."""
+class RetentionClass(Enum):
+    """Say how many times longer than an anonymous request's an entry is kept; None: pinned."""
 
-    STRANGER = 1
+    ANONYMOUS = 1
     SESSION = 4
-    HEAD = 16
-    WARM = None
+    SYSTEM_PROMPT = 16
+    PINNED = None
 
 
 def compute_prompt_hash(prompt: str) -> str:
-    """SHA-256 of the raw UTF-8 prompt, as 64 hex digits."""
+    """Return SHA-256 of the raw UTF-8 prompt, as 64 hex digits."""
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class CacheFacts:
-    """A moment of the cache: the prompt last warmed or used, and everything resident."""
+    """The state of the cache: the prompt last warmed or used, and everything resident."""
 
     tokens: int = 0
     system_prompt_hash: str = ""
@@ -72,16 +71,16 @@ class CacheFacts:
 
 @dataclass(slots=True, eq=False)
 class _Entry(Indexed):
-    """KV of exactly its tokens; `used` counts uses of the cache, not seconds."""
+    """The KV of exactly these tokens; `used` counts uses of the cache, not seconds."""
 
     kv: list[Any]
     nbytes: int
-    kind: Kind
+    retention: RetentionClass
     used: int
 
 
 class PromptCache:
-    """Prefixes in, their KV out."""
+    """Store the KV of prefixes, and find the longest known prefix of a prompt."""
 
     def __init__(self, max_bytes: int = MAX_BYTES, now: Callable[[], float] = time.time) -> None:
         self._max_bytes = max_bytes
@@ -95,25 +94,25 @@ class PromptCache:
     def _reset(self) -> None:
         self._index: PrefixIndex[_Entry] = PrefixIndex()
         self._entries: dict[Tokens, _Entry] = {}
-        # Of each kind, the least recently used first.
-        self._order: dict[Kind, OrderedDict[Tokens, _Entry]] = {
-            kind: OrderedDict() for kind in Kind
+        # Of each class, the least recently used first.
+        self._order: dict[RetentionClass, OrderedDict[Tokens, _Entry]] = {
+            retention: OrderedDict() for retention in RetentionClass
         }
         self._nbytes = 0
 
     @property
     def facts(self) -> CacheFacts:
-        """The latest facts, from any thread."""
+        """Return the latest facts, on any thread."""
         with self._lock:
             return self._facts
 
     # --- looking up ---
 
     def fetch(self, tokens: list[int], least: int = 1) -> tuple[list[Any] | None, int]:
-        """A copy of the KV of the longest known prefix of `tokens`, and its length in tokens.
+        """Return a copy of the KV of the longest known prefix of `tokens`, and the prefix's length.
 
-        None where that is shorter than `least`. Never all of them: the model must read at least
-        the last one to say what follows.
+        None where the prefix is shorter than `least`. Never all of the tokens: the model must read
+        the last one to generate the next.
         """
         key, length = self._longest(tuple(tokens[:-1]))
         if length < least:
@@ -125,12 +124,12 @@ class PromptCache:
         return kv, length
 
     def resident(self, tokens: list[int]) -> int:
-        """The length of the longest known prefix of `tokens`."""
+        """Return the length of the longest known prefix of `tokens`."""
         return self._longest(tuple(tokens))[1]
 
-    def missed(self, head: list[int]) -> Miss:
-        """Why this head, which is not resident, is not; from now on it is known."""
-        digest = hashlib.sha256(array("q", head)).digest()
+    def explain_miss(self, system_prefix: list[int]) -> Miss:
+        """Return why this system prefix missed the cache, and record the prefix as seen."""
+        digest = hashlib.sha256(array("q", system_prefix)).digest()
         cleared = self._cleared.pop(digest, None)
         self._cleared[digest] = False
         if len(self._cleared) > MAX_REMEMBERED:
@@ -140,7 +139,7 @@ class PromptCache:
         return "cleared" if cleared else "evicted"
 
     def _longest(self, tokens: Tokens) -> tuple[Tokens, int]:
-        """Whose KV serves the longest prefix of `tokens`, cut if need be, and how long that is."""
+        """Return the entry whose KV serves the longest prefix of `tokens`, and that length."""
         whole = next(self._index.prefixes(tokens), None)
         best = whole.tokens if whole else ()
         length = len(best)
@@ -152,52 +151,52 @@ class PromptCache:
 
     # --- keeping ---
 
-    def keep(self, tokens: list[int], kv: list[Any], kind: Kind) -> None:
-        """Remember the KV of exactly these tokens."""
+    def store(self, tokens: list[int], kv: list[Any], retention: RetentionClass) -> None:
+        """Store the KV of exactly these tokens."""
         if not tokens:
             return
         key = tuple(tokens)
         known = self._entries.get(key)
         if known is not None:
-            kind = max(kind, known.kind, key=_rank)
+            retention = max(retention, known.retention, key=_rank)
             self._drop(key)
         if can_trim_prompt_cache(kv):
             # An earlier turn that this one extends can be cut out of it.
-            turns = [it for it in self._index.prefixes(key) if _is_turn(it)]
+            turns = [entry for entry in self._index.prefixes(key) if _is_turn(entry)]
             for turn in turns:
                 self._drop(turn.tokens)
-        entry = _Entry(key, kv, sum(layer.nbytes for layer in kv), kind, self._uses)
-        self._entries[key] = self._order[kind][key] = entry
+        entry = _Entry(key, kv, sum(layer.nbytes for layer in kv), retention, self._uses)
+        self._entries[key] = self._order[retention][key] = entry
         self._index.add(entry)
         self._nbytes += entry.nbytes
         self._use(key)
         self._bound()
         self._refresh()
 
-    def fit(self, running: int) -> None:
-        """Forget what is over the budget, with `running` bytes of KV in rows at work."""
+    def shrink_to_budget(self, running: int) -> None:
+        """Evict what is over the budget, with `running` bytes of KV in running rows."""
         left = self._max_bytes - running
         while self._entries and self._nbytes > left:
             self._drop(self._victim())
         self._refresh()
 
     def trim(self, nbytes: int) -> None:
-        """Forget at least so many bytes, where there are as many."""
+        """Evict entries of at least `nbytes` bytes, or all."""
         goal = self._nbytes - nbytes
         while self._entries and self._nbytes > goal:
             self._drop(self._victim())
         self._refresh()
 
-    def used(self, tokens: int, system_prompt: str) -> None:
-        """Note the prompt that was used last: its resident tokens. "" is a chat without one."""
+    def record_use(self, tokens: int, system_prompt: str) -> None:
+        """Record the system prompt used last, "" where there is none, and its resident tokens."""
         self._refresh(tokens, compute_prompt_hash(system_prompt) if system_prompt else "")
 
-    def warmed(self, tokens: int, system_prompt: str) -> None:
-        """Note the prompt that was warmed last; an empty one is a prompt like any other."""
+    def record_warmed(self, tokens: int, system_prompt: str) -> None:
+        """Record the prompt that was warmed last; an empty one is a prompt like any other."""
         self._refresh(tokens, compute_prompt_hash(system_prompt))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Evict everything."""
         self._reset()
         self._cleared = OrderedDict.fromkeys(self._cleared, True)
         with self._lock:
@@ -209,30 +208,30 @@ class PromptCache:
         self._uses += 1
         entry = self._entries[key]
         entry.used = self._uses
-        self._order[entry.kind].move_to_end(key)
+        self._order[entry.retention].move_to_end(key)
 
     def _bound(self) -> None:
-        warm = self._order[Kind.WARM]
+        warm = self._order[RetentionClass.PINNED]
         if len(warm) > WARM_PROMPTS:
             self._drop(next(iter(warm)))
         if len(self._entries) > MAX_ENTRIES:
             self._drop(self._victim())
 
     def _victim(self) -> Tokens:
-        """Unused for longest, for its kind; a warmed prompt only where there is nothing else."""
+        """Return the entry unused for longest, for its class; a pinned one if all are."""
         oldest = [
-            (next(iter(order.items())), kind.value)
-            for kind, order in self._order.items()
-            if order and kind.value is not None
+            (next(iter(order.items())), retention.value)
+            for retention, order in self._order.items()
+            if order and retention.value is not None
         ]
         if not oldest:
-            return next(iter(self._order[Kind.WARM]))
-        (key, _), _ = max(oldest, key=lambda it: (self._uses + 1 - it[0][1].used) / it[1])
+            return next(iter(self._order[RetentionClass.PINNED]))
+        (key, _), _ = max(oldest, key=lambda item: (self._uses + 1 - item[0][1].used) / item[1])
         return key
 
     def _drop(self, key: Tokens) -> None:
         entry = self._entries.pop(key)
-        del self._order[entry.kind][key]
+        del self._order[entry.retention][key]
         self._index.remove(entry)
         self._nbytes -= entry.nbytes
 
@@ -243,16 +242,16 @@ class PromptCache:
                 tokens=last.tokens if tokens is None else tokens,
                 system_prompt_hash=last.system_prompt_hash if digest is None else digest,
                 last_updated=last.last_updated if tokens is None else self._now() * 1000,
-                entries=len(self._entries) - len(self._order[Kind.WARM]),
-                warmed=len(self._order[Kind.WARM]),
+                entries=len(self._entries) - len(self._order[RetentionClass.PINNED]),
+                warmed=len(self._order[RetentionClass.PINNED]),
                 nbytes=self._nbytes,
                 capacity=self._max_bytes,
             )
 
 
 def _is_turn(entry: _Entry) -> bool:
-    return entry.kind in (Kind.STRANGER, Kind.SESSION)
+    return entry.retention in (RetentionClass.ANONYMOUS, RetentionClass.SESSION)
 
 
-def _rank(kind: Kind) -> float:
-    return float("inf") if kind.value is None else kind.value
+def _rank(retention: RetentionClass) -> float:
+    return float("inf") if retention.value is None else retention.value

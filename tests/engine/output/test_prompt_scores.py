@@ -12,8 +12,8 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_worker.bench.synthetic.tokenizer import IM_START
 from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.output.prompt_scores import most_scored
 from mlx_worker.engine.prompt import prompt_of
-from mlx_worker.engine.prompt_scores import most_scored
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire.completion_logprobs import LOGPROB_LISTS
 from mlx_worker.wire.messages import Started
@@ -137,6 +137,7 @@ def test_scores_in_a_batch_are_those_alone(bench: Bench) -> None:
         assert near(Told(said, id_).logprobs, own(bench, tokens_of(bench, request)))
 
 
+@pytest.mark.full
 def test_what_is_resident_is_read_again_where_it_is_scored(bench: Bench) -> None:
     engine = engine_of(bench)
     first = Told(play(engine, bench, asked(LONG)), 0)
@@ -146,6 +147,7 @@ def test_what_is_resident_is_read_again_where_it_is_scored(bench: Bench) -> None
     assert near(Told(said, 0).logprobs, first.logprobs)
 
 
+@pytest.mark.full
 def test_a_prompt_that_shares_its_beginning_does_not_wait_and_is_scored_whole(
     bench: Bench,
 ) -> None:

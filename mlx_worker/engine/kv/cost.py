@@ -1,6 +1,6 @@
 """What the KV of one row costs, measured on the model itself.
 
-One token is read into a fresh cache and each layer's arrays are looked at: full attention grows
+One token is read into a fresh cache and each layer's arrays are measured: full attention grows
 with every token, a sliding window up to its width, a recurrent state not at all. What mlx_lm holds
 in reserve (blocks of 256 tokens) counts as tokens. [child]
 """
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ENDLESS: Final = 1 << 40
-"""Tokens: the context of a model whose files state none, where no memory bounds it either."""
+"""Tokens: the context of a model whose files state none, where memory sets no bound either."""
 
 
-def measure(model: Any) -> KvCost:
-    """Read one token and weigh what is left of it."""
+def measure_kv_cost(model: Any) -> KvCost:
+    """Return the cost of a row, measured by reading one token."""
     cache = make_prompt_cache(model)
     model(mx.array([[0]]), cache=cache)
     mx.eval([layer.state for layer in cache])
@@ -42,8 +42,8 @@ def measure(model: Any) -> KvCost:
     return KvCost(fixed, [KvGrowth(per_token, until) for until, per_token in growing.items()])
 
 
-def most_tokens(cost: KvCost, budget: int | None) -> int:
-    """Return the tokens of the longest row that memory has room for; None: any.
+def max_row_tokens(cost: KvCost, budget: int | None) -> int:
+    """Return the tokens of the longest row that fits into `budget` bytes; None: any length.
 
     This bounds the prompt and the answer of a model that states no context length.
     """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlx_worker.engine.engine import Engine
-from mlx_worker.engine.kv_cost import measure
+from mlx_worker.engine.kv.cost import measure_kv_cost
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prefill import BLOCK, fits
 from mlx_worker.engine.prompt import Prompt, render
@@ -39,11 +39,11 @@ def test_rows_cost_what_the_longest_costs_because_a_batch_is_padded() -> None:
 
 def test_an_answer_without_a_limit_counts_as_it_grows() -> None:
     row = sequence(100, 8000, bounded=False)
-    assert row.foreseen == 100 + AHEAD
+    assert row.expected_kv_tokens == 100 + AHEAD
     row.produced = 700
-    assert row.foreseen == 100 + 700 + AHEAD
+    assert row.expected_kv_tokens == 100 + 700 + AHEAD
     row.produced = 7900
-    assert row.foreseen == 8100
+    assert row.expected_kv_tokens == 8100
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def loaded(nano: Path) -> tuple[Any, Any]:
 
 def engine(loaded: tuple[Any, Any], rows: float) -> Engine:
     """With a budget for so many rows of one block each."""
-    cost = measure(loaded[0])
+    cost = measure_kv_cost(loaded[0])
     budget = int(rows * cost.nbytes(BLOCK))
     return Engine(*loaded, context_length=8192, max_concurrency=8, kv=cost, kv_bytes=budget)
 
@@ -94,7 +94,7 @@ def test_more_rows_than_fit_wait_and_say_what_they_would_have_said(
 
 def test_what_could_never_fit_is_refused_with_the_numbers(loaded: tuple[Any, Any]) -> None:
     small = engine(loaded, 1)
-    with pytest.raises(KvTooLarge, match=r"tokens of KV are foreseen, .*KB; .*KB") as refused:
+    with pytest.raises(KvTooLarge, match=r"KV of \d+ tokens, .*KB; .*KB") as refused:
         admit(small, 1, 1000)
     assert refused.value.param == "max_tokens"
     with pytest.raises(KvTooLarge):

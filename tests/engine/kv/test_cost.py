@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_worker.engine.kv_cost import ENDLESS, measure, most_tokens
+from mlx_worker.engine.kv.cost import ENDLESS, max_row_tokens, measure_kv_cost
 from mlx_worker.engine.loading import read_model
 from mlx_worker.wire.kv_cost import KvCost, KvGrowth
 from tests.synthetic_models import SPECS, make
@@ -23,7 +23,7 @@ BLOCK = 256
 @pytest.mark.parametrize("family", SPECS)
 def test_a_row_weighs_what_was_published(family: str, tmp_path: Path) -> None:
     model, _, _ = read_model(make(family, tmp_path))
-    cost = measure(model)
+    cost = measure_kv_cost(model)
     cache = make_prompt_cache(model)
     for tokens in (BLOCK, BLOCK, 2 * BLOCK):
         model(mx.zeros((1, tokens), dtype=mx.int32), cache=cache)
@@ -42,7 +42,7 @@ def test_full_attention_grows_for_ever_a_window_to_its_width_a_state_not_at_all(
     tmp_path: Path,
 ) -> None:
     costs = {
-        family: measure(read_model(make(family, tmp_path / family))[0])
+        family: measure_kv_cost(read_model(make(family, tmp_path / family))[0])
         for family in ("tiny", "window", "recurrent", "statespace")
     }
     assert [it.until for it in costs["tiny"].growing] == [None]
@@ -70,4 +70,4 @@ def test_full_attention_grows_for_ever_a_window_to_its_width_a_state_not_at_all(
 def test_the_longest_row_that_memory_has_room_for(
     cost: KvCost, budget: int | None, tokens: int
 ) -> None:
-    assert most_tokens(cost, budget) == tokens
+    assert max_row_tokens(cost, budget) == tokens

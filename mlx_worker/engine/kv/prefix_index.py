@@ -1,10 +1,10 @@
-"""Which token sequences there are, and which of them begin with which.
+"""An index of token sequences: which of them does a sequence begin with.
 
-They are kept in the order of their tokens, so that whoever shares the longest prefix with some
-tokens stands next to where these would stand. Each knows the longest other that it begins with:
-all that tokens begin with are their neighbour and what that one begins with, and are found without
-a look at those that only come close, of which there is one at every place where a conversation was
-left. Pure. [child]
+The sequences are kept in the order of their tokens, so that the sequence with the longest prefix in
+common with some tokens stands next to the place of these tokens. Each sequence links to the longest
+other that it begins with. So all prefixes of some tokens are found along the links of one
+neighbour, without a look at the sequences that only come close: there is one of those at every
+place where conversations part. Pure. [child]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from mlx_worker.engine.prefix import common_prefix
+from mlx_worker.engine.kv.prefix import common_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ Tokens = tuple[int, ...]
 
 @dataclass(slots=True, eq=False)
 class Indexed:
-    """What can stand in an index. `within` is the longest other there that it begins with."""
+    """An entry of an index. `within` is the longest other entry that this one begins with."""
 
     tokens: Tokens
     within: Self | None = field(default=None, init=False)
@@ -36,13 +36,13 @@ _tokens = attrgetter("tokens")
 
 
 class PrefixIndex(Generic[I]):
-    """No two in it have the same tokens."""
+    """Find entries by the beginnings of token sequences. No two entries have the same tokens."""
 
     def __init__(self) -> None:
         self._sorted: list[I] = []
 
     def add(self, new: I) -> None:
-        """Take it in."""
+        """Add an entry."""
         place = bisect_left(self._sorted, new.tokens, key=_tokens)
         new.within = next(self.prefixes(new.tokens), None)
         self._sorted.insert(place, new)
@@ -51,7 +51,7 @@ class PrefixIndex(Generic[I]):
                 later.within = new
 
     def remove(self, old: I) -> None:
-        """Forget it."""
+        """Remove an entry."""
         place = bisect_left(self._sorted, old.tokens, key=_tokens)
         for later in self._beginning_with(old, place):
             if later.within is old:
@@ -59,28 +59,31 @@ class PrefixIndex(Generic[I]):
         del self._sorted[place]
 
     def prefixes(self, tokens: Tokens) -> Iterator[I]:
-        """All that `tokens` begin with, the longest first. Not to be changed meanwhile."""
+        """Yield all entries that `tokens` begin with, the longest first.
+
+        The index may not change meanwhile.
+        """
         place = bisect_right(self._sorted, tokens, key=_tokens)
         if not place:
             return
         before = self._sorted[place - 1]
         shared = common_prefix(before.tokens, tokens)
-        it: I | None = before
-        while it is not None:
-            if len(it.tokens) <= shared:
-                yield it
-            it = it.within
+        entry: I | None = before
+        while entry is not None:
+            if len(entry.tokens) <= shared:
+                yield entry
+            entry = entry.within
 
     def neighbours(self, tokens: Tokens) -> list[I]:
-        """One or two, of which one shares as much with `tokens` as any does."""
+        """Return one or two entries, one of which shares as much with `tokens` as any does."""
         place = bisect_left(self._sorted, tokens, key=_tokens)
         return self._sorted[max(0, place - 1) : place + 1]
 
-    def _beginning_with(self, it: I, place: int) -> Iterator[I]:
-        """All others that begin with this one, which stands there: they follow it."""
-        size = len(it.tokens)
+    def _beginning_with(self, entry: I, place: int) -> Iterator[I]:
+        """Yield all others that begin with the entry at `place`: they follow the entry."""
+        size = len(entry.tokens)
         for later in range(place + 1, len(self._sorted)):
             other = self._sorted[later]
-            if other.tokens[:size] != it.tokens:
+            if other.tokens[:size] != entry.tokens:
                 return
             yield other

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from mlx_worker.engine.prefill import WORTH_WAITING, least_fetched
-from mlx_worker.engine.prompt_cache import Kind
+from mlx_worker.engine.kv.prompt_cache import RetentionClass
+from mlx_worker.engine.prefill import WORTH_WAITING, min_prefix_to_reuse
 from mlx_worker.errors import CacheError
 from mlx_worker.wire.messages import PromptWarmed, RequestFailed
 
 if TYPE_CHECKING:
     from mlx_worker.engine.batch import Batch
+    from mlx_worker.engine.kv.prompt_cache import PromptCache
     from mlx_worker.engine.prompt import Prompt
-    from mlx_worker.engine.prompt_cache import PromptCache
     from mlx_worker.engine.sequence import Sequence
 
 
@@ -42,7 +42,7 @@ class KvRetention:
         if sequence.scorer is not None:
             return None, 0
         with mx.stream(self._batch.stream):
-            least = least_fetched(sequence.prompt.head)
+            least = min_prefix_to_reuse(sequence.prompt.system_prefix)
             return self._cache.fetch(sequence.prompt.tokens, least)
 
     def extract(self, sequence: Sequence) -> tuple[list[Any], list[int]]:
@@ -60,39 +60,47 @@ class KvRetention:
         """Store the KV of a row that has left the batch by itself."""
         self.store(tokens, kv, _kind_of(sequence))
 
-    def store(self, tokens: list[int], kv: list[Any], kind: Kind) -> None:
+    def store(self, tokens: list[int], kv: list[Any], kind: RetentionClass) -> None:
         """Store the KV of exactly these tokens; without tokens, store nothing."""
         if tokens:
             self._detach(kv)
-            self._cache.keep(tokens, kv, kind)
-            self._cache.fit(self._batch.prompt_cache_nbytes)
+            self._cache.store(tokens, kv, kind)
+            self._cache.shrink_to_budget(self._batch.prompt_cache_nbytes)
 
     def store_segment(self, sequence: Sequence) -> None:
         """Store the KV up to the end of a segment, unless most of the segment was resident."""
-        if sequence.read == sequence.prompt.head:
+        if sequence.read == sequence.prompt.system_prefix:
             kv, tokens = self.extract(sequence)
-            self.store(tokens, kv, Kind.HEAD)
-        elif sequence.read == sequence.cuts[-1] or sequence.read - sequence.cached >= WORTH_WAITING:
+            self.store(tokens, kv, RetentionClass.SYSTEM_PROMPT)
+        elif (
+            sequence.read == sequence.segment_ends[-1]
+            or sequence.read - sequence.cached >= WORTH_WAITING
+        ):
             self.store_row(sequence)
 
     def store_for_follower(self, sequence: Sequence) -> None:
         """Store what the leader of `sequence` has read for both, while the leader goes on."""
-        leader = sequence.leader
-        sequence.leader = None
-        if leader is None or leader.over or leader.kept >= sequence.shared or not self._is_cuttable:
+        leader = sequence.prefix_leader
+        sequence.prefix_leader = None
+        if (
+            leader is None
+            or leader.over
+            or leader.stored_tokens >= sequence.shared_prefix
+            or not self._is_cuttable
+        ):
             return
-        leader.kept = leader.read
+        leader.stored_tokens = leader.read
         self.store_row(leader)
 
     def pin(
         self, id_: int, prompt: Prompt, tokens: list[int], kv: list[Any]
     ) -> PromptWarmed | RequestFailed:
         """Store the KV of a warmed system prompt, and return the answer to its `Warm`."""
-        self.store(tokens, kv, Kind.WARM)
+        self.store(tokens, kv, RetentionClass.PINNED)
         if self._cache.resident(tokens) < len(tokens):
             limit = f"cache_bytes is {self._cache.facts.capacity}"
             return RequestFailed(id_, CacheError.code, f"the prompt's KV does not fit: {limit}")
-        self._cache.warmed(len(tokens), prompt.system)
+        self._cache.record_warmed(len(tokens), prompt.system)
         return PromptWarmed(id_, len(tokens))
 
     def _detach(self, kv: list[Any]) -> None:
@@ -101,5 +109,5 @@ class KvRetention:
             mx.async_eval([layer.state for layer in kv])  # type: ignore[no-untyped-call]
 
 
-def _kind_of(sequence: Sequence) -> Kind:
-    return Kind.SESSION if sequence.in_session else Kind.STRANGER
+def _kind_of(sequence: Sequence) -> RetentionClass:
+    return RetentionClass.SESSION if sequence.in_session else RetentionClass.ANONYMOUS
