@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from mlx_worker.config.schema import FILE_NAME, KEY_VARIABLE, Config, default_file, load_config
+from mlx_worker.config.load import default_file, load_config
+from mlx_worker.config.schema import FILE_NAME, KEY_VARIABLE, Config
 
 if TYPE_CHECKING:
     from mlx_worker.cli.client import RemoteNode

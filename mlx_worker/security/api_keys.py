@@ -14,7 +14,8 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlx_worker.config.schema import KEYS_VARIABLE, is_loopback
+from mlx_worker.config.addresses import is_loopback
+from mlx_worker.config.schema import KEYS_VARIABLE
 from mlx_worker.errors import ConfigError
 from mlx_worker.system.text_files import decode_text
 

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from mlx_worker.cli.doctor import service_checks
-from mlx_worker.config.schema import load_config
+from mlx_worker.config.load import load_config
 from mlx_worker.service.definition import describe
 from mlx_worker.service.detect import keeper
 from mlx_worker.service.subprocess_runner import Ran

@@ -11,14 +11,8 @@ import psutil
 import pytest
 from msgspec import structs
 
-from mlx_worker.config.schema import (
-    Config,
-    ModelConfig,
-    ServerConfig,
-    SupervisorConfig,
-    load_config,
-    parse_config,
-)
+from mlx_worker.config.load import load_config, parse_config
+from mlx_worker.config.schema import Config, ModelConfig, ServerConfig, SupervisorConfig
 from mlx_worker.errors import ConfigError
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.process.lifecycle import Timings
@@ -33,7 +27,7 @@ FOLDER = Path("/etc/mlx")
 WITHOUT = """
 import sys
 from pathlib import Path
-from mlx_worker.config.schema import parse_config
+from mlx_worker.config.load import parse_config
 from mlx_worker.errors import ConfigError
 
 sys.modules[sys.argv[1]] = None

@@ -18,7 +18,7 @@ from mlx_worker.config.schema import (
     SupervisorConfig,
     TelemetryConfig,
 )
-from mlx_worker.config.sizes import Limit
+from mlx_worker.config.sizes import MemoryLimit
 from mlx_worker.health import Ledger
 from mlx_worker.server import build_app
 from mlx_worker.supervisor.process.lifecycle import Timings
@@ -39,7 +39,7 @@ from tests.supervisor_harness import (
 
 DEFAULTS = ServerConfig()
 NO_TELEMETRY = TelemetryConfig()
-SUPERVISOR = SupervisorConfig(memory_limit=Limit(PLENTY))
+SUPERVISOR = SupervisorConfig(memory_limit=MemoryLimit(PLENTY))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_worker.config.schema import KEYS_VARIABLE, ServerConfig, parse_config
+from mlx_worker.config.load import parse_config
+from mlx_worker.config.schema import KEYS_VARIABLE, ServerConfig
 from mlx_worker.errors import ConfigError
 from mlx_worker.security.api_keys import load_keys
 from tests.server.conftest import KEY

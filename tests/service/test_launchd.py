@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from mlx_worker.config.schema import load_config
+from mlx_worker.config.load import load_config
 from mlx_worker.errors import CannotServe
 from mlx_worker.service.definition import describe, give_folder
 from mlx_worker.service.launchd import Launchd

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from mlx_worker.config.schema import load_config
+from mlx_worker.config.load import load_config
 from mlx_worker.errors import CannotServe
 from mlx_worker.service.definition import Definition, describe
 from mlx_worker.service.detect import keeper

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from mlx_worker.cli.doctor import machine, node_checks, service_checks
 from mlx_worker.cli.doctor.finding import Finding, bad, ok
-from mlx_worker.config.schema import default_file, load_config
+from mlx_worker.config.load import default_file, load_config
 from mlx_worker.errors import WorkerError
 from mlx_worker.service.subprocess_runner import run
 

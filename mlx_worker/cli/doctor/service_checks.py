@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.cli.doctor.finding import Finding, ok, warn
-from mlx_worker.config.schema import is_loopback
+from mlx_worker.config.addresses import is_loopback
 from mlx_worker.errors import WorkerError
 from mlx_worker.models.resolve import plan
 from mlx_worker.service.definition import NAME, describe, paths_of_service
