@@ -38,7 +38,7 @@ from mlx_worker.api.middleware.errors import problems
 from mlx_worker.api.openapi import DOCUMENTED
 from mlx_worker.api.parsing.parser import PARSER, Parser
 from mlx_worker.api.routes import ROUTES
-from mlx_worker.errors import CannotStore, WorkerError
+from mlx_worker.errors import StorageError, WorkerError
 from mlx_worker.health import Ledger, node_ledger
 from mlx_worker.listening import BACKLOG, listen, url_of_socket
 from mlx_worker.logs import Entry
@@ -301,7 +301,7 @@ def _check_scratch() -> None:
         scratch_folder()
     except OSError as error:
         problem = f"children need a private folder in the user's cache folder: {error}"
-        raise CannotStore(problem) from error
+        raise StorageError(problem) from error
 
 
 def _fit_connections(limiter: ConnectionLimiter, models: int) -> None:

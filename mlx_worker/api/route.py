@@ -74,7 +74,7 @@ class Route:
 ANYWHERE: Errors = (
     errors.InvalidRequest,
     errors.WorkerError,
-    errors.CrossSite,
+    errors.CrossOriginRequest,
     errors.UnknownHost,
     errors.Unauthorized,
 )

@@ -20,7 +20,7 @@ from mlx_worker.bench.servers.baseline import Limit
 from mlx_worker.bench.servers.node import RunningNode, StartedNode
 from mlx_worker.bench.servers.peer import PEERS, Peer
 from mlx_worker.bench.synthetic.on_demand import models
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,10 +46,10 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Measure and print. Raises NotMeasured where something asked for is not to be had."""
+    """Measure and print. Raises BenchmarkError where something asked for is not to be had."""
     unknown = [it for it in options.scenarios if it not in NAMED]
     if unknown:
-        raise NotMeasured(f"no scenario {unknown[0]!r}; there are {', '.join(NAMED)}")
+        raise BenchmarkError(f"no scenario {unknown[0]!r}; there are {', '.join(NAMED)}")
     if options.plots is not None:
         load_matplotlib()  # before an hour of work
     with ended_by_sigterm(), models(options.model) as model:
@@ -88,14 +88,14 @@ def _targets(options: Options) -> list[Target]:
     if options.url is None:
         return [StartedNode(), StartedNode(spares=1), *map(_peer, options.peers), Limit()]
     if options.model is None and options.peers:
-        raise NotMeasured("--url with --peer needs --model: the folder of what the node serves")
+        raise BenchmarkError("--url with --peer needs --model: the folder of what the node serves")
     beside: list[Target] = [] if options.model is None else [*map(_peer, options.peers), Limit()]
     return [RunningNode(options.url), *beside]
 
 
 def _peer(name: str) -> Peer:
     if name not in PEERS:
-        raise NotMeasured(f"no peer {name!r}; there are {', '.join(PEERS)}")
+        raise BenchmarkError(f"no peer {name!r}; there are {', '.join(PEERS)}")
     return Peer(name)
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from mlx_worker.bench.answer import OK, Answer, read_answer
 from mlx_worker.bench.response import ResponseReader
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,11 +131,11 @@ class Client:
         return await (await self.start(ask, model)).answer()
 
     async def get(self, path: str) -> tuple[float, bytes]:
-        """(seconds from before connecting to the end, body). Raises NotMeasured."""
+        """(seconds from before connecting to the end, body). Raises BenchmarkError."""
         return await self._call("GET", path)
 
     async def delete(self, path: str) -> None:
-        """Have something forgotten. Raises NotMeasured."""
+        """Have something forgotten. Raises BenchmarkError."""
         await self._call("DELETE", path)
 
     async def _call(self, method: str, path: str) -> tuple[float, bytes]:
@@ -145,7 +145,7 @@ class Client:
         reader = ResponseReader()
         body = b"".join(reader.feed(data) for _, data in connection.arrivals)
         if reader.status != OK:
-            raise NotMeasured(f"{path}: HTTP status {reader.status}")
+            raise BenchmarkError(f"{path}: HTTP status {reader.status}")
         return ended - sent, body
 
     async def _connect(self, request: bytes) -> _Connection:

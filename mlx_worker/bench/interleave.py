@@ -15,7 +15,7 @@ import msgspec
 
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.servers.server import WARM_UP, Server
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ class Plan:
 
 
 def measured(plan: Plan) -> Iterator[Measurement]:
-    """Every sample as it comes. Raises NotMeasured where a target cannot be started."""
+    """Every sample as it comes. Raises BenchmarkError where a target cannot be started."""
     ordered = sorted(plan.scenarios.items(), key=_setting)
     for (fresh, made, models), scenarios in groupby(ordered, key=_setting):
         folders = [plan.model(made)] * models
@@ -96,6 +96,6 @@ def _measurement(plan: Plan, name: str, target: Target, turn: int, opened: Opene
     """A measurement that fails is one without figures: the others go on."""
     try:
         sample = opened.measure(plan.scenarios[name], f"{plan.seed}/{name}/{turn}")
-    except NotMeasured as error:
+    except BenchmarkError as error:
         sample = Sample({}, complaints=[error.message])
     return Measurement(name, target.name, turn, sample)

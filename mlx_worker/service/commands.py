@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_worker.cli.options import config_file, configuration
-from mlx_worker.errors import CannotServe
+from mlx_worker.errors import ServiceManagerError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,5 +136,5 @@ def _account(user: str | None) -> str | None:
     """Who a daemon runs as; None: an account that systemd makes up."""
     account = user or os.environ.get("SUDO_USER")
     if account is None and sys.platform == "darwin":
-        raise CannotServe("a daemon needs an account to run as: --user NAME")
+        raise ServiceManagerError("a daemon needs an account to run as: --user NAME")
     return account

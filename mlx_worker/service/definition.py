@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from mlx_worker.errors import CannotServe
+from mlx_worker.errors import ServiceManagerError
 from mlx_worker.models.store import default_models_dir
 from mlx_worker.supervisor import settings
 
@@ -59,7 +59,7 @@ class State:
 
 
 class Keeper(Protocol):
-    """What keeps the node running. Every method that acts raises CannotServe."""
+    """What keeps the node running. Every method that acts raises ServiceManagerError."""
 
     @property
     def file(self) -> Path:
@@ -88,9 +88,9 @@ class Keeper(Protocol):
 
 
 def describe(config: Config, user: str | None) -> Definition:
-    """The service that runs this configuration with this Python. Raises CannotServe."""
+    """The service that runs this configuration with this Python. Raises ServiceManagerError."""
     if config.file is None:
-        raise CannotServe("a service needs a configuration file")
+        raise ServiceManagerError("a service needs a configuration file")
     models = config.server.models_dir or default_models_dir()
     return Definition(
         # -P: a checkout in the working folder must not be served in place of what is installed.
@@ -110,11 +110,11 @@ def paths_of_service(config: Config, model_folders: Iterable[Path]) -> list[Path
 
 
 def label(name: str) -> str:
-    """Return the name that the service manager has for a service. Raises CannotServe."""
+    """Return the name that the service manager has for a service. Raises ServiceManagerError."""
     if not name:
         return NAME
     if SERVICE_NAME.fullmatch(name) is None:
-        raise CannotServe(f"--name {name!r}: letters, digits, - and _, at most 32 of them")
+        raise ServiceManagerError(f"--name {name!r}: letters, digits, - and _, at most 32 of them")
     return f"{NAME}-{name}"
 
 
@@ -125,33 +125,39 @@ def stop_timeout(supervisor: SupervisorConfig) -> int:
 
 
 def write(file: Path, text: str) -> None:
-    """Put the service's file where its keeper looks for it. Raises CannotServe."""
+    """Put the service's file where its keeper looks for it. Raises ServiceManagerError."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
         file.chmod(0o644)
     except OSError as error:
-        raise CannotServe(f"{file} cannot be written: {error.strerror}{_hint(error)}") from error
+        raise ServiceManagerError(
+            f"{file} cannot be written: {error.strerror}{_hint(error)}"
+        ) from error
 
 
 def give_folder(folder: Path, user: str | None) -> None:
-    """Make a folder that a daemon's account may write to. Raises CannotServe."""
+    """Make a folder that a daemon's account may write to. Raises ServiceManagerError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if user is not None:
             shutil.chown(folder, user)
     except LookupError as error:
-        raise CannotServe(f"there is no account {user!r}: --user names another") from error
+        raise ServiceManagerError(f"there is no account {user!r}: --user names another") from error
     except OSError as error:
-        raise CannotServe(f"{folder} cannot be made: {error.strerror}{_hint(error)}") from error
+        raise ServiceManagerError(
+            f"{folder} cannot be made: {error.strerror}{_hint(error)}"
+        ) from error
 
 
 def remove(file: Path) -> None:
-    """Take the service's file away, where there is one. Raises CannotServe."""
+    """Take the service's file away, where there is one. Raises ServiceManagerError."""
     try:
         file.unlink(missing_ok=True)
     except OSError as error:
-        raise CannotServe(f"{file} cannot be removed: {error.strerror}{_hint(error)}") from error
+        raise ServiceManagerError(
+            f"{file} cannot be removed: {error.strerror}{_hint(error)}"
+        ) from error
 
 
 def _hint(error: OSError) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from mlx_worker.errors import CannotServe
+from mlx_worker.errors import ServiceManagerError
 from mlx_worker.service.launchd import Launchd
 from mlx_worker.service.systemd import Systemd
 
@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 
 def keeper(run: Run, *, daemon: bool, platform: str = sys.platform, name: str = "") -> Keeper:
-    """Launchd or systemd, for the service of this name. Raises CannotServe where there is none."""
+    """Return the service manager of this platform, for the service of this name.
+
+    Raises ServiceManagerError if the platform has none that is supported.
+    """
     if platform == "darwin":
         return Launchd(run, daemon, name)
     if platform == "linux":
         return Systemd(run, daemon, name)
-    raise CannotServe(f"no service manager that we know on {platform}")
+    raise ServiceManagerError(f"no service manager that we know on {platform}")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mlx_worker.errors import CannotServe
+from mlx_worker.errors import ServiceManagerError
 from mlx_worker.service.definition import (
     OPEN_FILES,
     SLACK,
@@ -130,7 +130,7 @@ class Launchd:
             refused = self._start_in(domain)
             if refused is None:
                 return
-        raise CannotServe(
+        raise ServiceManagerError(
             f"{refused}. launchd has no session for this user: log in at the screen, or install"
             " the machine's service (`sudo mlx-worker service install --daemon`)"
         )
@@ -188,12 +188,14 @@ class Launchd:
         return status
 
     def _wait_for_release(self) -> None:
-        """Wait until launchd has the label no more. Raises CannotServe after the deadline."""
+        """Wait until launchd has released the label. Raises ServiceManagerError at the deadline."""
         patience = self._patience()
         deadline = self.clock() + patience
         while self._printed() is not None:
             if self.clock() >= deadline:
-                raise CannotServe(f"launchd still ends {self._label} after {patience} s: try again")
+                raise ServiceManagerError(
+                    f"launchd still ends {self._label} after {patience} s: try again"
+                )
             self.sleep(LOOK_EVERY)
 
     def _patience(self) -> int:
@@ -248,7 +250,7 @@ class Launchd:
 
 def _check(words: tuple[str, ...], ran: Ran) -> None:
     if ran.status != 0:
-        raise CannotServe(_told(words, ran))
+        raise ServiceManagerError(_told(words, ran))
 
 
 def _told(words: tuple[str, ...], ran: Ran) -> str:

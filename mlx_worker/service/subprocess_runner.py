@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mlx_worker.errors import CannotServe
+from mlx_worker.errors import ServiceManagerError
 
 PATIENCE = 120.0
 """Seconds; longer than a service may take to stop would make `stop` fail: it is not waited for."""
@@ -42,8 +42,8 @@ def run(command: Sequence[str]) -> Ran:
 
 
 def run_or_raise(run_: Run, *command: str) -> str:
-    """What the command said. Raises CannotServe with it where the command failed."""
+    """What the command said. Raises ServiceManagerError with it where the command failed."""
     ran = run_(command)
     if ran.status != 0:
-        raise CannotServe(f"`{' '.join(command)}` ended with {ran.status}: {ran.said}")
+        raise ServiceManagerError(f"`{' '.join(command)}` ended with {ran.status}: {ran.said}")
     return ran.said

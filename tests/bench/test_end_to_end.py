@@ -33,7 +33,7 @@ from mlx_worker.bench.scenarios.two_models import TwoModels
 from mlx_worker.bench.servers.baseline import Limit
 from mlx_worker.bench.servers.node import RunningNode, StartedNode
 from mlx_worker.bench.servers.peer import Peer
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 from tests.processes import COMMAND, DEADLINE, eventually, has_ended
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def test_a_node_that_runs_already_is_measured_and_left_running(node: Node, tiny:
 
 def test_a_node_that_is_not_there_is_not_measured(tiny: Path) -> None:
     with (
-        pytest.raises(NotMeasured, match="no node answers there"),
+        pytest.raises(BenchmarkError, match="no node answers there"),
         RunningNode("http://127.0.0.1:9").opened([tiny]),
     ):
         pytest.fail("nobody listens on port 9")
@@ -213,7 +213,7 @@ def test_a_node_that_is_not_there_is_not_measured(tiny: Path) -> None:
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     with (
-        pytest.raises(NotMeasured, match="Model not found"),
+        pytest.raises(BenchmarkError, match="Model not found"),
         StartedNode().opened([tmp_path / "nowhere"]),
     ):
         pytest.fail("there is no model to serve")

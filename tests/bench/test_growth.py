@@ -24,7 +24,7 @@ from mlx_worker.bench.scaling.measure import measured
 from mlx_worker.bench.scaling.page import page, table
 from mlx_worker.bench.scaling.slopes import ALLOWED, slopes
 from mlx_worker.bench.statistics import Spread
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 from tests.processes import COMMAND
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def taking_notes(name: str, notes: list[str], broken_at: int = 0) -> Subject:
     def measure(size: int, seed: str) -> Sample:
         notes.append(f"{name} {size}")
         if size == broken_at:
-            raise NotMeasured("broken")
+            raise BenchmarkError("broken")
         assert seed.endswith(f"/{size}")
         return Sample({"each": math.sqrt(size), "all": 2.0 * size})
 

@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from mlx_worker.config.load import load_config
-from mlx_worker.errors import CannotServe
+from mlx_worker.errors import ServiceManagerError
 from mlx_worker.service.definition import describe, give_folder
 from mlx_worker.service.launchd import Launchd
 from mlx_worker.service.log_file import LOG_VARIABLE, with_the_services_file
@@ -192,7 +192,7 @@ def test_stop_boots_it_out_and_uninstall_takes_the_file_away(config: Config, hom
 def test_what_launchctl_refuses_is_told(home: Path) -> None:
     launchctl = Recorded(bootstrap=Ran(5, "Bootstrap failed: 5: Input/output error"))
     now = Clock()
-    with pytest.raises(CannotServe, match="Bootstrap failed: 5"):
+    with pytest.raises(ServiceManagerError, match="Bootstrap failed: 5"):
         Launchd(launchctl, clock=now.time, sleep=now.sleep).start()
     assert 60 <= now.seconds < 120
 
@@ -254,7 +254,7 @@ def test_a_label_that_is_never_released_is_told_after_the_services_own_timeout(
 ) -> None:
     mac = DrainingMac(1e9, loaded=False)
     mac.keeper().install(describe(config, None))
-    with pytest.raises(CannotServe, match="still ends mlx-worker after"):
+    with pytest.raises(ServiceManagerError, match="still ends mlx-worker after"):
         mac.keeper().uninstall()
     timings = settings.timings(config.supervisor)
     assert mac.clock.seconds > timings.drain + timings.stop + timings.kill
@@ -284,13 +284,13 @@ def test_without_a_login_at_the_screen_the_background_domain_is_taken(
 
 def test_without_any_domain_the_error_says_what_to_do(config: Config, home: Path) -> None:
     mac = DrainingMac(0, ("none",), loaded=False)
-    with pytest.raises(CannotServe, match=r"125.*log in at the screen.*--daemon"):
+    with pytest.raises(ServiceManagerError, match=r"125.*log in at the screen.*--daemon"):
         mac.keeper().install(describe(config, None))
 
 
 def test_other_errors_of_bootout_are_told(home: Path) -> None:
     refused = Recorded(bootout=Ran(1, "Operation not permitted"))
-    with pytest.raises(CannotServe, match="not permitted"):
+    with pytest.raises(ServiceManagerError, match="not permitted"):
         Launchd(refused).stop()
 
 
@@ -336,9 +336,9 @@ def test_the_installed_account_is_read_back(config: Config, home: Path) -> None:
 
 
 def test_an_account_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CannotServe, match="no account 'nobody-of-this-name'"):
+    with pytest.raises(ServiceManagerError, match="no account 'nobody-of-this-name'"):
         give_folder(tmp_path / "logs", "nobody-of-this-name")
     give_folder(tmp_path / "logs", None)
     (tmp_path / "file").touch()
-    with pytest.raises(CannotServe, match="cannot be made"):
+    with pytest.raises(ServiceManagerError, match="cannot be made"):
         give_folder(tmp_path / "file", None)

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from mlx_worker.api.middleware.paths import plain
-from mlx_worker.errors import CrossSite, UnknownHost
+from mlx_worker.errors import CrossOriginRequest, UnknownHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ def same_origin(
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not _is_welcome(request, origins):
             if request.method not in READING and is_foreign(request):
-                raise CrossSite(
+                raise CrossOriginRequest(
                     "a page of another site may not do this; server.cors_origins names those that"
                     " may"
                 )

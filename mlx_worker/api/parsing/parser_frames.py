@@ -19,7 +19,7 @@ from mlx_worker.api.dialects.packing import bulky_parts
 from mlx_worker.api.dialects.responses.request import ResponsesCall
 from mlx_worker.api.parsing.body_kinds import AnyAsk
 from mlx_worker.api.parsing.model_terms import ModelTable
-from mlx_worker.errors import ChildMisbehaved, WorkerError, error_class
+from mlx_worker.errors import ProtocolViolation, WorkerError, error_class
 from mlx_worker.wire.messages import ChatRequest
 
 if TYPE_CHECKING:
@@ -222,21 +222,21 @@ def header_of(payload: bytes) -> bytes:
 
 
 def size_of(header: bytes) -> int:
-    """Return the length of the payload after a header. Raises ChildMisbehaved for no header."""
+    """Return the length of the payload after a header. Raises ProtocolViolation for no header."""
     size = int.from_bytes(header, "big")
     if len(header) < HEADER or size > MAX_FRAME:
-        raise ChildMisbehaved(f"no frame begins with {header.hex()}")
+        raise ProtocolViolation(f"no frame begins with {header.hex()}")
     return size
 
 
 def read_frame(source: BinaryIO) -> bytes | None:
-    """Return the next payload, or None at the end. Raises ChildMisbehaved for what is no frame."""
+    """Return the next payload, or None at the end. Raises ProtocolViolation for other bytes."""
     header = source.read(HEADER)
     if not header:
         return None
     payload = source.read(size := size_of(header))
     if len(payload) < size:
-        raise ChildMisbehaved(f"a frame of {size} bytes ended after {len(payload)}")
+        raise ProtocolViolation(f"a frame of {size} bytes ended after {len(payload)}")
     return payload
 
 
@@ -246,12 +246,12 @@ def encode(message: Question | Answer) -> bytes:
 
 
 def question_in(payload: bytes) -> Question:
-    """Return the question in a payload. Raises ChildMisbehaved where there is none."""
+    """Return the question in a payload. Raises ProtocolViolation where there is none."""
     return _decoded(_questions, payload)
 
 
 def answer_in(payload: bytes) -> AnyAnswer:
-    """Return the answer in a payload. Raises ChildMisbehaved where there is none."""
+    """Return the answer in a payload. Raises ProtocolViolation where there is none."""
     return _decoded(_answers, payload)
 
 
@@ -259,7 +259,7 @@ def _decoded(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
     try:
         return decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ChildMisbehaved(f"a frame that holds no message: {error}") from error
+        raise ProtocolViolation(f"a frame that holds no message: {error}") from error
 
 
 # --- what was parsed, as an answer ---------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_worker.bench.scenarios.catalog import NAMED
 from mlx_worker.bench.scenarios.streams import Streams
 from mlx_worker.bench.statistics import spread
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,11 +23,11 @@ BY_STREAMS = "throughput-by-streams.svg"
 
 
 def load_matplotlib() -> Any:
-    """Raises NotMeasured with the extra's name where it is not installed."""
+    """Raises BenchmarkError with the extra's name where it is not installed."""
     try:
         figure = importlib.import_module("matplotlib.figure")
     except ImportError as error:
-        raise NotMeasured("plots need matplotlib: pip install 'mlx-worker[bench]'") from error
+        raise BenchmarkError("plots need matplotlib: pip install 'mlx-worker[bench]'") from error
     return figure.Figure
 
 

@@ -28,7 +28,7 @@ STYLE = {"svg.fonttype": "none", "svg.hashsalt": "mlx-worker", "font.size": 8}
 
 
 def draw(curve: Curve, growth: Growth, folder: Path) -> Path:
-    """The file that was written. Raises NotMeasured where there is no matplotlib."""
+    """The file that was written. Raises BenchmarkError where there is no matplotlib."""
     figure = load_matplotlib()
     rows = math.ceil(len(curve.lines) / ACROSS)
     with importlib.import_module("matplotlib").rc_context(STYLE):

@@ -16,7 +16,7 @@ from mlx_worker.bench.scaling.figures import Growth
 from mlx_worker.bench.scaling.measure import measured
 from mlx_worker.bench.scaling.page import page, table
 from mlx_worker.bench.synthetic.on_demand import models
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,10 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Measure, print each curve, write all files. Raises NotMeasured for what is not to be had."""
+    """Measure, print each curve and write all files.
+
+    Raises BenchmarkError for what cannot be measured.
+    """
     load_matplotlib()  # before minutes of work
     seed = secrets.token_hex(8)
     points: list[Point] = []
@@ -61,7 +64,7 @@ def _chosen(known: dict[str, Curve], options: Options) -> list[Curve]:
     """The curves asked for, with the sizes asked for, where they have any such."""
     for name in options.names:
         if name not in known:
-            raise NotMeasured(f"no curve {name!r}; there are {', '.join(known)}", param="curve")
+            raise BenchmarkError(f"no curve {name!r}; there are {', '.join(known)}", param="curve")
     up_to = options.up_to or sys.maxsize
     cut = [
         replace(known[name], sizes=tuple(it for it in known[name].sizes if it <= up_to))

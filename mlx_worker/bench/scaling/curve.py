@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mlx_worker.bench.sample import Sample
 
 MeasuredAt: TypeAlias = "Callable[[int, str], Sample]"
-"""A size and a seed in, what it cost out. Raises NotMeasured."""
+"""A size and a seed in, what it cost out. Raises BenchmarkError."""
 
 
 @dataclass(frozen=True)

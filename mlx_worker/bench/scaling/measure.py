@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scaling.curve import Curve, MeasuredAt, Order, Subject
 from mlx_worker.bench.scaling.figures import Point
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
 def measured(curve: Curve, rounds: int, seed: str) -> Iterator[Point]:
-    """Every point as it comes. Raises NotMeasured where a subject cannot be started."""
+    """Every point as it comes. Raises BenchmarkError where a subject cannot be started."""
     match curve.order:
         case Order.SHUFFLED:
             yield from _shuffled(curve, rounds, seed)
@@ -69,6 +69,6 @@ def _point(
     """One that fails is without figures: the others go on."""
     try:
         sample = measure(size, f"{seed}/{curve.name}/{turn}/{size}")
-    except NotMeasured as error:
+    except BenchmarkError as error:
         sample = Sample({}, complaints=[error.message])
     return Point(curve.name, subject.name, size, turn, sample)

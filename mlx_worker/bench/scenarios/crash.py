@@ -17,7 +17,7 @@ from mlx_worker.bench.client import Ask
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import Kind, Scenario, Stage, complaints, milliseconds
 from mlx_worker.bench.statistics import median
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from mlx_worker.bench.answer import Answer
@@ -81,7 +81,7 @@ class Crash(Scenario, frozen=True, kw_only=True):
 
 
 async def _whole(stage: Stage) -> dict[str, Any]:
-    """Its model's part of /health, once it is ready and all spares wait. Raises NotMeasured."""
+    """Its model's part of /health, once it is ready and all spares wait. Raises BenchmarkError."""
     deadline = perf_counter() + COME_BACK
     while perf_counter() < deadline:
         _, health = await stage.client.get("/health")
@@ -91,7 +91,7 @@ async def _whole(stage: Stage) -> dict[str, Any]:
         if model["state"] == "ready" and len(spares["waiting"]) == spares["wanted"]:
             return model
         await asyncio.sleep(LOOK_EVERY)
-    raise NotMeasured(f"the node was not whole within {COME_BACK} s")
+    raise BenchmarkError(f"the node was not whole within {COME_BACK} s")
 
 
 def _parts(entered_at: dict[str, float], killed_at: float, first: float) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mlx_worker.bench.sample import Sample
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from mlx_worker.bench.job import LimitJob, LoadJob
@@ -20,7 +20,7 @@ DEADLINE: Final = 600.0
 
 
 def run_module(module: str, job: LimitJob | LoadJob | StructureJob) -> Sample:
-    """Raises NotMeasured with the last thing it said."""
+    """Raises BenchmarkError with the last thing it said."""
     command = [sys.executable, "-m", module]
     try:
         done = subprocess.run(  # noqa: S603  (our own module)
@@ -31,8 +31,8 @@ def run_module(module: str, job: LimitJob | LoadJob | StructureJob) -> Sample:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise NotMeasured(f"{module} was not done after {DEADLINE:.0f} s") from error
+        raise BenchmarkError(f"{module} was not done after {DEADLINE:.0f} s") from error
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing was said"]
-        raise NotMeasured(f"{module} ended with {done.returncode}: {said[-1]}")
+        raise BenchmarkError(f"{module} ended with {done.returncode}: {said[-1]}")
     return msgspec.json.decode(done.stdout, type=Sample)

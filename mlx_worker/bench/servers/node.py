@@ -16,7 +16,7 @@ import psutil
 from mlx_worker.bench.processes import family
 from mlx_worker.bench.servers.server import HOST, Server, free_port, started
 from mlx_worker.bench.servers.target import CACHE_BYTES, ROWS
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,7 +64,7 @@ class RunningNode:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or parts.hostname is None:
-            raise NotMeasured(f"{url}: a node's address begins with http://", param="url")
+            raise BenchmarkError(f"{url}: a node's address begins with http://", param="url")
         self._url = url.rstrip("/")
         self._host = parts.hostname
         self._port = parts.port or 80
@@ -76,7 +76,7 @@ class RunningNode:
             with urlopen(f"{self._url}/health", timeout=PATIENCE) as answer:  # noqa: S310
                 served = msgspec.json.decode(answer.read())["models"]
         except (OSError, KeyError, msgspec.DecodeError) as error:
-            raise NotMeasured(f"{self._url}: no node answers there: {error}") from error
+            raise BenchmarkError(f"{self._url}: no node answers there: {error}") from error
         yield Server(self._host, self._port, tuple(served), lambda: self._roles(served))
 
     def _roles(self, served: dict[str, dict[str, int | None]]) -> dict[str, list[int]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from mlx_worker.bench.processes import family
 from mlx_worker.bench.servers.server import HOST, free_port, started
 from mlx_worker.bench.servers.target import CACHE_BYTES, READERS, ROWS
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,7 +56,9 @@ def _mlx_lm_server(folder: Path, port: int) -> list[str]:
 def _vllm_mlx(folder: Path, port: int) -> list[str]:
     command = shutil.which("vllm-mlx")
     if command is None:
-        raise NotMeasured("there is no command vllm-mlx here: pip install vllm-mlx", param="peer")
+        raise BenchmarkError(
+            "there is no command vllm-mlx here: pip install vllm-mlx", param="peer"
+        )
     return [
         *(command, "serve", str(folder), "--served-model-name", MODEL, "--offline"),
         *("--host", HOST, "--port", str(port), "--continuous-batching"),

@@ -21,7 +21,7 @@ from mlx_worker.bench.job import LoadJob
 from mlx_worker.bench.processes import family
 from mlx_worker.bench.scenarios.streams import Streams
 from mlx_worker.bench.servers.module import run_module
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -73,7 +73,7 @@ def started(
 ) -> Iterator[Server]:
     """Run the command until the block ends. `roles` sorts the processes below its pid.
 
-    Raises NotMeasured with the end of its log when it does not serve.
+    Raises BenchmarkError with the end of its log when it does not serve.
     """
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     with tempfile.NamedTemporaryFile(prefix="mlx-worker-bench-", suffix=".log") as log:
@@ -101,7 +101,7 @@ def _until_it_serves(
         while not condition():
             if process.poll() is not None or time.perf_counter() - began > START_DEADLINE:
                 said = log.read_text(errors="replace").strip().splitlines()[-5:]
-                raise NotMeasured(f"{process.args!r} does not serve: " + "\n".join(said))
+                raise BenchmarkError(f"{process.args!r} does not serve: " + "\n".join(said))
             time.sleep(LOOK_EVERY)
         figures[name] = 1000 * (time.perf_counter() - began)
     return figures

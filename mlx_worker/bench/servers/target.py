@@ -27,7 +27,7 @@ class Opened(Protocol):
     """Something that runs and can be measured."""
 
     def measure(self, scenario: AnyScenario, seed: str) -> Sample:
-        """One scenario, once. Raises NotMeasured."""
+        """One scenario, once. Raises BenchmarkError."""
 
 
 class Target(Protocol):
@@ -37,4 +37,4 @@ class Target(Protocol):
     kind: Kind
 
     def opened(self, models: Sequence[Path]) -> AbstractContextManager[Opened]:
-        """Start it on these models; at the end it is gone. Raises NotMeasured."""
+        """Start it on these models; at the end it is gone. Raises BenchmarkError."""

@@ -9,7 +9,7 @@ from mlx_worker.cli.client import RemoteNode, url_of
 from mlx_worker.cli.doctor.finding import Finding, bad, ok, warn
 from mlx_worker.cli.doctor.machine import memory_now
 from mlx_worker.config.sizes import in_words
-from mlx_worker.errors import NodeUnreachable, PortTaken, WorkerError
+from mlx_worker.errors import AddressInUse, NodeUnreachable, WorkerError
 from mlx_worker.listening import listen
 from mlx_worker.models.resolve import plan
 from mlx_worker.models.store import default_models_dir
@@ -82,7 +82,7 @@ async def port(config: Config) -> Finding:
     try:
         for sock in listen(config.server):
             sock.close()
-    except PortTaken as error:
+    except AddressInUse as error:
         return await _who_has_it(config, str(error))
     return ok("port", f"{where} is free")
 

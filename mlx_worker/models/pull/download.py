@@ -55,7 +55,7 @@ async def download(
 
     Returns the SHA-256 in hex. Raises BrokenDownload (and deletes the bytes) when it is not
     every one of `expected_sha256`, SourceUnavailable when the server refuses or every attempt
-    broke off (the .part stays then), CannotStore when the rest does not fit on the disk.
+    broke off (the .part stays then), StorageError when the rest does not fit on the disk.
     """
     part = path.with_name(path.name + ".part")
     for pause in (*pauses, None):

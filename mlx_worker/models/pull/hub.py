@@ -45,7 +45,7 @@ async def fetch_repository(
 ) -> str:
     """Download the model's files into `folder`, going on from what an earlier attempt left.
 
-    Returns the commit. Raises SourceUnavailable, BrokenDownload or CannotStore, each with the
+    Returns the commit. Raises SourceUnavailable, BrokenDownload or StorageError, each with the
     hub's reason in one line.
     """
     commit = ""

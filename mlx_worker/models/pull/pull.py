@@ -62,7 +62,7 @@ async def pull(
 
     Raises ConfigError (spec or name), SourceUnavailable, BrokenDownload, BadModelFolder (what
     came is no model, or what is there is broken), ModelNotFoundError (gguf: without the file),
-    CannotStore (the disk refuses, or another pull of this model is under way).
+    StorageError (the disk refuses, or another pull of this model is under way).
     """
     source = parse_spec(spec)
     name = _checked_name(name or default_name(source))

