@@ -47,7 +47,7 @@ FORGIVEN = 30.0
 router that stays away from a failing node would never see it well again."""
 
 
-class Ledger:
+class RequestStats:
     """Counts of one model or of the node."""
 
     def __init__(
@@ -68,12 +68,12 @@ class Ledger:
         self._hits = 0
         self._misses: Counter[str] = Counter()
 
-    def open(self) -> None:
+    def request_started(self) -> None:
         """A request is in flight."""
         with self._lock:
             self._in_flight += 1
 
-    def close(self) -> None:
+    def request_ended(self) -> None:
         """It no longer is. Never below zero."""
         with self._lock:
             self._in_flight = max(0, self._in_flight - 1)
@@ -96,15 +96,15 @@ class Ledger:
                 self._consecutive_failures += 1
                 self._last_failure = self._clock()
 
-    def hit(self) -> None:
+    def record_hit(self) -> None:
         """A request's system prompt was resident."""
         with self._lock:
             self._hits += 1
 
-    def miss(self, why: str = "new") -> None:
+    def record_miss(self, reason: str = "new") -> None:
         """It was not, because it was never read ("new"), or for what became of it since."""
         with self._lock:
-            self._misses[why] += 1
+            self._misses[reason] += 1
 
     def health(self) -> dict[str, Any]:
         """`lastCheck`, `consecutiveFailures`, `avgResponseTime`, `errorRate`."""
@@ -147,10 +147,10 @@ class Ledger:
     @property
     def failing(self) -> bool:
         """Unhealthy, and lately so."""
-        return self.word == "unhealthy" and self._clock() - self._last_failure < FORGIVEN
+        return self.status == "unhealthy" and self._clock() - self._last_failure < FORGIVEN
 
     @property
-    def word(self) -> Status:
+    def status(self) -> Status:
         """What the counts alone say."""
         with self._lock:
             if self._consecutive_failures >= MOST_IN_A_ROW or self._fails_mostly():
@@ -160,7 +160,7 @@ class Ledger:
     @property
     def reason(self) -> str:
         """Return why the word is not healthy; "" where the word is."""
-        if self.word == "healthy":
+        if self.status == "healthy":
             return ""
         with self._lock:
             if self._consecutive_failures >= 2:  # noqa: PLR2004
@@ -179,7 +179,7 @@ class Ledger:
         return self._hits / looked_up if looked_up else 0.0
 
 
-def node_word(own: Status, models: Iterable[Status]) -> Status:
+def combined_status(own: Status, models: Iterable[Status]) -> Status:
     """The node's word from its own counts and its models' words.
 
     Models that are offline because nobody has asked for them yet do not count against it.
@@ -196,10 +196,10 @@ def node_word(own: Status, models: Iterable[Status]) -> Status:
     return own
 
 
-_node = Ledger()
+_node = RequestStats()
 
 
-def node_ledger() -> Ledger:
+def node_stats() -> RequestStats:
     """The ledger of this process's node."""
     return _node
 
@@ -221,22 +221,22 @@ def record_request(success: bool, latency: float) -> None:
 
 def increment_requests_in_flight() -> None:
     """A request is in flight."""
-    _node.open()
+    _node.request_started()
 
 
 def decrement_requests_in_flight() -> None:
     """It no longer is. Never below zero."""
-    _node.close()
+    _node.request_ended()
 
 
 def record_cache_hit() -> None:
     """A request's system prompt was resident."""
-    _node.hit()
+    _node.record_hit()
 
 
 def record_cache_miss() -> None:
     """It was not."""
-    _node.miss()
+    _node.record_miss()
 
 
 class HealthMonitor:

@@ -49,7 +49,7 @@ class Histogram:
         self._counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def see(self, value: float, times: int = 1) -> None:
+    def observe(self, value: float, times: int = 1) -> None:
         """That value, so many times."""
         self._counts[bisect_left(self._bounds, value)] += times
         self.total += value * times

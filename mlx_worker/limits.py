@@ -150,7 +150,7 @@ def _check_alternatives(part: dict[str, Any], field: str) -> None:
         listed = part.get(name)
         if not isinstance(listed, list) or len(listed) <= ALTERNATIVES:
             continue
-        schemas = sum("const" not in it for it in listed if isinstance(it, dict))
+        schemas = sum("const" not in item for item in listed if isinstance(item, dict))
         if schemas > ALTERNATIVES:
             raise ConstraintTooCostly(
                 f"{field}: {name} has {schemas} schemas; at most {ALTERNATIVES}", param=field

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.config.schema import LogConfig
 
-OURS: Final = "mlx_worker"
+OWN_LOGGER: Final = "mlx_worker"
 """The logger whose level is ours to set; other people's speak from WARNING on."""
 
 LINE: Final = ("at", "level", "logger", "event", "exception")
@@ -133,7 +133,7 @@ class QueueingHandler(logging.Handler):
 
     def _notice(self, lines: int) -> str:
         entry = Entry("log lines dropped", count=lines)
-        record = logging.LogRecord(OURS, logging.WARNING, "", 0, entry, (), None)
+        record = logging.LogRecord(OWN_LOGGER, logging.WARNING, "", 0, entry, (), None)
         return self.format(record)
 
 
@@ -191,12 +191,12 @@ def _open(file: RotatingFile, path: Path) -> None:
 
 def level() -> str:
     """From which level on things are shown."""
-    return logging.getLevelName(logging.getLogger(OURS).level).lower()
+    return logging.getLevelName(logging.getLogger(OWN_LOGGER).level).lower()
 
 
 def set_level(name: str) -> None:
     """Show what is of this level or above, from now on."""
-    logging.getLogger(OURS).setLevel(name.upper())
+    logging.getLogger(OWN_LOGGER).setLevel(name.upper())
 
 
 def read(line: str) -> tuple[int, Entry] | None:
@@ -214,7 +214,7 @@ def read(line: str) -> tuple[int, Entry] | None:
         return None
 
 
-class Listener(logging.Handler):
+class RecordCallback(logging.Handler):
     """Has a callback told of every record of ours that is shown, in the thread that logged it."""
 
     def __init__(self, tell: Callable[[logging.LogRecord], None]) -> None:

@@ -39,7 +39,7 @@ from mlx_worker.api.openapi import DOCUMENTED
 from mlx_worker.api.parsing.parser import PARSER, Parser
 from mlx_worker.api.routes import ROUTES
 from mlx_worker.errors import StorageError, WorkerError
-from mlx_worker.health import Ledger, node_ledger
+from mlx_worker.health import RequestStats, node_stats
 from mlx_worker.listening import BACKLOG, listen, url_of_socket
 from mlx_worker.logs import Entry
 from mlx_worker.models.resolve import unseen
@@ -50,7 +50,12 @@ from mlx_worker.supervisor.outage import end_at_outage
 from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.private_tmp import scratch_folder
 from mlx_worker.supervisor.process.process import CHILD_COMMAND
-from mlx_worker.system.file_limit import places_within, raise_limit, wanted_files, warn_of_few_files
+from mlx_worker.system.file_limit import (
+    connection_budget,
+    raise_limit,
+    wanted_files,
+    warn_of_few_files,
+)
 from mlx_worker.system.process_titles import set_port, set_title
 
 if TYPE_CHECKING:
@@ -102,7 +107,7 @@ TRAILING = "{end:/*}"
 def build_app(
     config: Config,
     *,
-    ledger: Ledger | None = None,
+    stats: RequestStats | None = None,
     timings: Timings | None = None,
     policy: RestartPolicy | None = None,
     resume: ResumePolicy | None = None,
@@ -111,7 +116,7 @@ def build_app(
 ) -> web.Application:
     """The application of one node. It starts its children when it starts, and ends them.
 
-    What is not given is the product's own: the process-wide node ledger, what the configuration
+    What is not given is the product's own: the process-wide node stats, what the configuration
     says of timings and policies, the real child. Models' folders are looked at once the
     application runs: a model whose folder cannot be used is `failed`, and the others serve. Raises
     ConfigError for keys or a certificate that cannot be used.
@@ -158,8 +163,8 @@ def build_app(
             command=command,
             folders=folder_access(config),
         )
-        of_node = node_ledger() if ledger is None else ledger
-        of_models: defaultdict[str, Ledger] = defaultdict(Ledger)
+        of_node = node_stats() if stats is None else stats
+        of_models: defaultdict[str, RequestStats] = defaultdict(RequestStats)
         request_metrics = RequestMetrics()
         slow_steps.on_slow_step = partial(_report_slow_step, children)
         with (
@@ -308,7 +313,7 @@ def _fit_connections(limiter: ConnectionLimiter, models: int) -> None:
     """Each connection is an open file: have no more of them than the system allows."""
     wanted = limiter.places
     files = raise_limit(wanted_files(wanted, models))
-    places = places_within(files, wanted, models)
+    places = connection_budget(files, wanted, models)
     if places != wanted:
         limiter.lower_limits(places)
         entry = Entry(

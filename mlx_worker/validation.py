@@ -46,13 +46,15 @@ def too_much(value: Any, levels: int, most: int) -> str | None:
     """
     level, count = [value], 1
     for _ in range(levels + 1):
-        outer = [it for it in level if isinstance(it, dict | list)]
+        outer = [item for item in level if isinstance(item, dict | list)]
         if not outer:
             return None
         count += sum(map(len, outer))
         if count > most:
             return f"more than {most} values"
-        level = [inner for it in outer for inner in (it.values() if isinstance(it, dict) else it)]
+        level = [
+            inner for item in outer for inner in (item.values() if isinstance(item, dict) else item)
+        ]
     return f"nested deeper than {levels} levels"
 
 

@@ -21,7 +21,7 @@ OK = 200
 
 
 @dataclass
-class Answer:
+class MeasuredAnswer:
     """One request's answer. `texts` are the arrivals that brought text, in order."""
 
     sent: float
@@ -53,9 +53,9 @@ class Answer:
 
 def read_answer(
     sent: float, ended: float, arrivals: Iterable[tuple[float, bytes]], *, stream: bool
-) -> Answer:
+) -> MeasuredAnswer:
     """Make sense of the bytes; whatever is wrong with them is the answer's `complaint`."""
-    answer = Answer(sent, ended, 0, [])
+    answer = MeasuredAnswer(sent, ended, 0, [])
     reader = ResponseReader()
     body = [(time, part) for time, data in arrivals if (part := reader.feed(data))]
     answer.status = reader.status
@@ -75,7 +75,7 @@ def read_answer(
     return answer
 
 
-def _read_whole(answer: Answer, body: bytes) -> None:
+def _read_whole(answer: MeasuredAnswer, body: bytes) -> None:
     try:
         said = msgspec.json.decode(body)
     except msgspec.DecodeError:
@@ -86,7 +86,7 @@ def _read_whole(answer: Answer, body: bytes) -> None:
     answer.complete = True
 
 
-def _read_stream(answer: Answer, body: list[tuple[float, bytes]]) -> None:
+def _read_stream(answer: MeasuredAnswer, body: list[tuple[float, bytes]]) -> None:
     pieces = []
     for time, data in _events(body):
         if data == DONE:
@@ -117,7 +117,7 @@ def _said(choice: dict[str, Any]) -> str:
     return thought + (delta.get("content") or "")
 
 
-def _read_usage(answer: Answer, usage: dict[str, Any]) -> None:
+def _read_usage(answer: MeasuredAnswer, usage: dict[str, Any]) -> None:
     answer.prompt_tokens = usage["prompt_tokens"]
     answer.completion_tokens = usage["completion_tokens"]
     details = usage.get("prompt_tokens_details") or {}

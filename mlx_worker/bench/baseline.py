@@ -18,13 +18,13 @@ import mlx_lm
 import msgspec
 from mlx_lm.generate import BatchGenerator
 
-from mlx_worker.bench.job import LimitJob
+from mlx_worker.bench.job import BaselineJob
 from mlx_worker.bench.processes import cpu_seconds, resident_megabytes
 from mlx_worker.bench.prompts import Prompts
 from mlx_worker.bench.sample import Sample
 
 if TYPE_CHECKING:
-    from mlx_worker.bench.client import Ask
+    from mlx_worker.bench.client import LoadRequest
 
 READERS = 8
 """Prompts read side by side: mlx_lm's own default."""
@@ -37,7 +37,7 @@ class _Batch:
         self._model, self._tokenizer = mlx_lm.load(folder)
         self._rows = rows
 
-    def run(self, asks: list[list[Ask]]) -> int:
+    def run(self, asks: list[list[LoadRequest]]) -> int:
         """All of them; how many tokens came."""
         batch = BatchGenerator(
             self._model,
@@ -66,7 +66,7 @@ class _Batch:
             streams[uid] = stream
 
 
-def measure(job: LimitJob) -> Sample:
+def measure(job: BaselineJob) -> Sample:
     """Once to warm up, once for the figures."""
     batch = _Batch(job.folder, job.rows)
     warm_up = job.scenario.asks(Prompts(f"{job.seed}/warm-up"))
@@ -89,7 +89,7 @@ def measure(job: LimitJob) -> Sample:
 
 def main() -> None:
     """One job."""
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=LimitJob)
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=BaselineJob)
     sys.stdout.buffer.write(msgspec.json.encode(measure(job)))
 
 

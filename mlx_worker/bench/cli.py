@@ -16,7 +16,7 @@ from mlx_worker.bench.report.goals import outcomes
 from mlx_worker.bench.report.results import Results, this_machine
 from mlx_worker.bench.report.tables import goal_table, scenario_table
 from mlx_worker.bench.scenarios.catalog import NAMED
-from mlx_worker.bench.servers.baseline import Limit
+from mlx_worker.bench.servers.baseline import Baseline
 from mlx_worker.bench.servers.node import RunningNode, StartedNode
 from mlx_worker.bench.servers.peer import PEERS, Peer
 from mlx_worker.bench.synthetic.on_demand import models
@@ -33,7 +33,7 @@ WIDTH = 160
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """What was asked for. No `scenarios`: all; no `model`: the made ones; no `url`: a new node."""
 
     model: Path | None
@@ -45,9 +45,9 @@ class Options:
     plots: Path | None
 
 
-def run(options: Options) -> None:
+def run(options: BenchOptions) -> None:
     """Measure and print. Raises BenchmarkError where something asked for is not to be had."""
-    unknown = [it for it in options.scenarios if it not in NAMED]
+    unknown = [item for item in options.scenarios if item not in NAMED]
     if unknown:
         raise BenchmarkError(f"no scenario {unknown[0]!r}; there are {', '.join(NAMED)}")
     if options.plots is not None:
@@ -61,9 +61,9 @@ def run(options: Options) -> None:
             model=model,
         )
         measurements = []
-        for it in measured(plan):
-            _say(it, plan)
-            measurements.append(it)
+        for item in measured(plan):
+            _say(item, plan)
+            measurements.append(item)
     results = Results(
         machine=this_machine(),
         command=sys.argv[1:],
@@ -83,13 +83,13 @@ def run(options: Options) -> None:
             screen.print(f"drawn: {file}")
 
 
-def _targets(options: Options) -> list[Target]:
+def _targets(options: BenchOptions) -> list[Target]:
     """The node first: the others are compared with it."""
     if options.url is None:
-        return [StartedNode(), StartedNode(spares=1), *map(_peer, options.peers), Limit()]
+        return [StartedNode(), StartedNode(spares=1), *map(_peer, options.peers), Baseline()]
     if options.model is None and options.peers:
         raise BenchmarkError("--url with --peer needs --model: the folder of what the node serves")
-    beside: list[Target] = [] if options.model is None else [*map(_peer, options.peers), Limit()]
+    beside: list[Target] = [] if options.model is None else [*map(_peer, options.peers), Baseline()]
     return [RunningNode(options.url), *beside]
 
 

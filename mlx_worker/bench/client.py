@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from mlx_worker.bench.answer import OK, Answer, read_answer
+from mlx_worker.bench.answer import OK, MeasuredAnswer, read_answer
 from mlx_worker.bench.response import ResponseReader
 from mlx_worker.errors import BenchmarkError
 
@@ -66,7 +66,7 @@ class _Connection(asyncio.Protocol):
 
 
 @dataclass(frozen=True)
-class Ask:
+class LoadRequest:
     """One chat completion: greedy, `max_tokens` long where the model does not end it before.
 
     `session` is the name it gives its conversation, "" where it gives none.
@@ -78,10 +78,10 @@ class Ask:
     session: str = ""
 
 
-class Asked:
+class RunningRequest:
     """A request on its way."""
 
-    def __init__(self, ask: Ask, sent: float, connection: _Connection) -> None:
+    def __init__(self, ask: LoadRequest, sent: float, connection: _Connection) -> None:
         self._ask = ask
         self._sent = sent
         self._connection = connection
@@ -94,14 +94,14 @@ class Asked:
         """Hang up, as a client does whose user has left."""
         self._connection.transport.abort()
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> MeasuredAnswer:
         """Wait for the end; what had arrived by then."""
         ended = await self._connection.ended
         arrivals = self._connection.arrivals
         return read_answer(self._sent, ended, arrivals, stream=self._ask.stream)
 
 
-class Client:
+class LoadClient:
     """Requests to one server, under the name it has for its model."""
 
     def __init__(self, host: str, port: int, model: str) -> None:
@@ -109,7 +109,7 @@ class Client:
         self._port = port
         self._model = model
 
-    async def start(self, ask: Ask, model: str | None = None) -> Asked:
+    async def start(self, ask: LoadRequest, model: str | None = None) -> RunningRequest:
         """Connect and send; returns before anything is answered."""
         body: dict[str, Any] = {
             "model": model or self._model,
@@ -124,9 +124,9 @@ class Client:
             "POST", "/v1/chat/completions", msgspec.json.encode(body), ask.session
         )
         sent = perf_counter()
-        return Asked(ask, sent, await self._connect(request))
+        return RunningRequest(ask, sent, await self._connect(request))
 
-    async def ask(self, ask: Ask, model: str | None = None) -> Answer:
+    async def ask(self, ask: LoadRequest, model: str | None = None) -> MeasuredAnswer:
         """The whole of it."""
         return await (await self.start(ask, model)).answer()
 

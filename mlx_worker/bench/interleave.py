@@ -48,8 +48,8 @@ class Plan:
 def measured(plan: Plan) -> Iterator[Measurement]:
     """Every sample as it comes. Raises BenchmarkError where a target cannot be started."""
     ordered = sorted(plan.scenarios.items(), key=_setting)
-    for (fresh, made, models), scenarios in groupby(ordered, key=_setting):
-        folders = [plan.model(made)] * models
+    for (fresh, synthetic, models), scenarios in groupby(ordered, key=_setting):
+        folders = [plan.model(synthetic)] * models
         if fresh:
             yield from _fresh(plan, folders, dict(scenarios))
         else:
@@ -59,7 +59,7 @@ def measured(plan: Plan) -> Iterator[Measurement]:
 def _setting(item: tuple[str, AnyScenario]) -> tuple[bool, str, int]:
     """What has to stand there for a scenario."""
     _, scenario = item
-    return scenario.fresh, scenario.made, scenario.models
+    return scenario.fresh, scenario.synthetic, scenario.models
 
 
 def _standing(

@@ -19,7 +19,7 @@ class LoadJob(msgspec.Struct, frozen=True):
     roles: dict[str, list[int]]
 
 
-class LimitJob(msgspec.Struct, frozen=True):
+class BaselineJob(msgspec.Struct, frozen=True):
     """For the process that is the limit: the scenario and the model's folder."""
 
     scenario: Streams

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import uvloop
 
-from mlx_worker.bench.client import Client
+from mlx_worker.bench.client import LoadClient
 from mlx_worker.bench.job import LoadJob
 from mlx_worker.bench.processes import until_idle
 from mlx_worker.bench.prompts import Prompts
@@ -29,7 +29,7 @@ REST = 30.0
 
 async def run(job: LoadJob) -> Sample:
     """Play the scenario, then wait until the server has come to rest."""
-    client = Client(job.host, job.port, job.models[0])
+    client = LoadClient(job.host, job.port, job.models[0])
     stage = Stage(client, Prompts(job.seed), job.roles, job.models)
     sample = await job.scenario.run(stage)
     await until_idle(job.roles, perf_counter() + REST)

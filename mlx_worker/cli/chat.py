@@ -13,7 +13,7 @@ from mlx_worker.errors import WorkerError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.cli.client import RemoteNode
+    from mlx_worker.cli.client import NodeClient
 
 LEAVE = "/quit"
 
@@ -41,7 +41,7 @@ class Stats:
 class Conversation:
     """Turns so far, and how they are to be answered. What the model says goes to `say`."""
 
-    node: RemoteNode
+    node: NodeClient
     settings: dict[str, Any]
     say: Callable[[str], None]
     turns: list[dict[str, str]] = field(default_factory=list)

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
     from mlx_worker.config.schema import ServerConfig
 
-PATIENCE = aiohttp.ClientTimeout(total=30)
+DEFAULT_TIMEOUT = aiohttp.ClientTimeout(total=30)
 """A node answers a question or a command at once."""
 
-AS_LONG_AS_IT_TAKES = aiohttp.ClientTimeout(total=None, connect=30)
+UNLIMITED_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=30)
 """Streams, and what waits for a model."""
 
 
@@ -57,7 +57,7 @@ def url_of(server: ServerConfig) -> str:
 
 
 @dataclass(frozen=True)
-class RemoteNode:
+class NodeClient:
     """A running node: its base URL, the key to show it, the certificate that it is known by.
 
     Without a certificate, one that the system's authorities know.
@@ -71,12 +71,12 @@ class RemoteNode:
     certificate: Path | None = None
 
     @classmethod
-    def at(cls, url: str) -> RemoteNode:
+    def at(cls, url: str) -> NodeClient:
         """The node there, with the key of this environment."""
         return cls(url.rstrip("/"), os.environ.get(KEY_VARIABLE) or None)
 
     @classmethod
-    def of(cls, server: ServerConfig) -> RemoteNode:
+    def of(cls, server: ServerConfig) -> NodeClient:
         """The node with this configuration: with this environment's key, else its first.
 
         Raises ConfigError for keys that cannot be read.
@@ -112,7 +112,7 @@ class RemoteNode:
         """Have a system prompt prefilled and kept, once the model is there."""
         body = {"system_prompt": prompt} | ({"model": model} if model else {})
         answer: dict[str, Any] = await self._ask(
-            "POST", "/cache/warm", body, patience=AS_LONG_AS_IT_TAKES
+            "POST", "/cache/warm", body, patience=UNLIMITED_TIMEOUT
         )
         return answer
 
@@ -127,7 +127,7 @@ class RemoteNode:
         self, method: str, path: str, body: Any = None, **query: str | None
     ) -> AsyncIterator[AsyncIterator[Any]]:
         """The events of a stream, parsed. One that says `error` is raised."""
-        async with self._answer(method, path, body, query, AS_LONG_AS_IT_TAKES) as response:
+        async with self._answer(method, path, body, query, UNLIMITED_TIMEOUT) as response:
             yield self._read(response)
 
     async def _read(self, response: aiohttp.ClientResponse) -> AsyncIterator[Any]:
@@ -150,7 +150,7 @@ class RemoteNode:
         body: Any = None,
         *,
         query: Mapping[str, str | None] | None = None,
-        patience: aiohttp.ClientTimeout = PATIENCE,
+        patience: aiohttp.ClientTimeout = DEFAULT_TIMEOUT,
     ) -> Any:
         async with self._answer(method, path, body, query or {}, patience) as response:
             return await self._json(response)

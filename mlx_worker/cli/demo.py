@@ -42,15 +42,15 @@ async def run_demo(models_dir: Path, port: int, *, once: bool) -> None:
             _print(text)
         _print(_what_next(url))
         if once:
-            raise Shown
+            raise DemoFinished
 
     try:
         await serve(demo_config(models_dir, port), on_listening=show)
-    except Shown:
+    except DemoFinished:
         return
 
 
-class Shown(Exception):
+class DemoFinished(Exception):
     """The demo has shown what it was asked to show."""
 
 

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from mlx_worker.cli.client import RemoteNode
+    from mlx_worker.cli.client import NodeClient
 
 
-async def last_lines(node: RemoteNode, model: str | None) -> list[str]:
+async def last_lines(node: NodeClient, model: str | None) -> list[str]:
     """The lines that the node has kept; of one model, or of all."""
     body = await node.get("/admin/logs", model=model)
-    return [written(it) for it in body["lines"]]
+    return [written(line) for line in body["lines"]]
 
 
-async def following(node: RemoteNode, model: str | None) -> AsyncIterator[str]:
+async def following(node: NodeClient, model: str | None) -> AsyncIterator[str]:
     """Lines as they are written, until the node goes away."""
     async with node.events("GET", "/admin/logs/stream", model=model) as events:
-        async for it in events:
-            yield written(it)
+        async for event in events:
+            yield written(event)
 
 
 def written(line: Mapping[str, Any]) -> str:

@@ -166,9 +166,9 @@ def bench(context: click.Context, /, **options: Any) -> None:
     """Measure a node, the engine alone and other servers, side by side."""
     if context.invoked_subcommand is not None:
         return
-    from mlx_worker.bench.cli import Options, run
+    from mlx_worker.bench.cli import BenchOptions, run
 
-    run(Options(**options))
+    run(BenchOptions(**options))
 
 
 @bench.command
@@ -180,9 +180,9 @@ def bench(context: click.Context, /, **options: Any) -> None:
 @click.option("--up-to", type=click.IntRange(min=1), help="No larger sizes.")
 def growth(**options: Any) -> None:
     """Measure what things cost as there is more of them: streams, models, sessions, entries."""
-    from mlx_worker.bench.scaling.cli import Options, run
+    from mlx_worker.bench.scaling.cli import ScalingOptions, run
 
-    run(Options(**options))
+    run(ScalingOptions(**options))
 
 
 def _run(node: Coroutine[Any, Any, None]) -> None:
@@ -229,20 +229,20 @@ def _print_plan(config: Config, planned: list[PlannedModel], credentials: Creden
         f"{f'asks for a key: {names}' if names else 'asks for no key'}"
         f"{'; needs none from ' if server.trusted else ''}{', '.join(server.trusted)}"
     )
-    for it in planned:
-        model, folder = it.config, it.inspected
+    for item in planned:
+        model, folder = item.config, item.inspected
         names = ", ".join((model.id, *model.aliases))
         rest = "  answers for unknown names" if model.default else ""
         click.echo(
             f"{names}{rest}\n"
             f"  {folder.path}: {folder.model_type}, {folder.weight_bytes / 1e6:.1f} MB of weights\n"
-            f"  context {it.context_length or 'without a limit'}, "
+            f"  context {item.context_length or 'without a limit'}, "
             f"{model.max_concurrency} at once, {model.max_queue} may wait, "
             f"{'started at boot' if model.preload else 'started on demand'}"
         )
         for path in model.warm:
             click.echo(f"  warms {path}")
-        for warning in it.warnings:
+        for warning in item.warnings:
             click.echo(f"  warning: {warning}")
 
 

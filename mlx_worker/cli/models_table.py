@@ -15,10 +15,10 @@ def table_of(listed: Sequence[dict[str, Any]]) -> Table:
     """What `/v1/models` lists, a model a row, with its aliases."""
     names: defaultdict[str, list[str]] = defaultdict(list)
     entries = {}
-    for it in listed:
-        entries[it["root"]] = it
-        if it["id"] != it["root"]:
-            names[it["root"]].append(it["id"])
+    for item in listed:
+        entries[item["root"]] = item
+        if item["id"] != item["root"]:
+            names[item["root"]].append(item["id"])
     table = Table("model", "state", "context", "aliases", box=None, pad_edge=False)
     for id_, it in entries.items():
         context = it["context_length"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from mlx_worker.cli.client import RemoteNode
+    from mlx_worker.cli.client import NodeClient
 
 
 # --- looking ------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def logs(*, model: str | None, follow: bool, file: Path | None, url: str | None)
     asyncio.run(_print_lines(node_meant(url, file), model, follow=follow))
 
 
-async def _print_lines(node: RemoteNode, model: str | None, *, follow: bool) -> None:
+async def _print_lines(node: NodeClient, model: str | None, *, follow: bool) -> None:
     from mlx_worker.cli.logs import following, last_lines
 
     if follow:
@@ -134,7 +134,7 @@ def unload(*, model: str, file: Path | None, url: str | None) -> None:
     _act(node_meant(url, file), model, "unload", "leaves memory")
 
 
-def _act(node: RemoteNode, model: str, verb: str, what: str) -> None:
+def _act(node: NodeClient, model: str, verb: str, what: str) -> None:
     asyncio.run(node.act(model, verb))
     click.echo(f"{model} {what}; `mlx-worker status` tells how it goes")
 
@@ -230,7 +230,7 @@ def doctor(*, file: Path | None) -> None:
 
     findings = asyncio.run(examine(file))
     _print(table_of(findings))
-    sys.exit(1 if any(it.word == "bad" for it in findings) else 0)
+    sys.exit(1 if any(finding.severity == "bad" for finding in findings) else 0)
 
 
 @click.command("router-config")
@@ -238,7 +238,7 @@ def doctor(*, file: Path | None) -> None:
 @click.option(
     "--for",
     "reader",
-    type=click.Choice([it.value for it in Router]),
+    type=click.Choice([item.value for item in Router]),
     default=Router.JSON.value,
     show_default=True,
     help="Who is to read it.",
@@ -249,9 +249,9 @@ def router_config(*, nodes: tuple[str, ...], reader: str, file: Path | None) -> 
 
     They are base URLs. Default: what the configuration listens on.
     """
-    from mlx_worker.cli.client import RemoteNode
+    from mlx_worker.cli.client import NodeClient
 
-    remotes = [RemoteNode.at(it) for it in nodes] or [node_meant(None, file)]
+    remotes = [NodeClient.at(node) for node in nodes] or [node_meant(None, file)]
     click.echo(asyncio.run(written(remotes, Router(reader))), nl=False)
 
 

@@ -11,7 +11,7 @@ from mlx_worker.config.load import default_file, load_config
 from mlx_worker.config.schema import FILE_NAME, KEY_VARIABLE, Config
 
 if TYPE_CHECKING:
-    from mlx_worker.cli.client import RemoteNode
+    from mlx_worker.cli.client import NodeClient
 
 A_PATH: Final = click.Path(path_type=Path)
 
@@ -36,8 +36,8 @@ def configuration(file: Path | None) -> Config:
     return load_config(file or default_file())
 
 
-def node_meant(url: str | None, file: Path | None) -> RemoteNode:
+def node_meant(url: str | None, file: Path | None) -> NodeClient:
     """The node at `url`, else where the configuration listens."""
-    from mlx_worker.cli.client import RemoteNode
+    from mlx_worker.cli.client import NodeClient
 
-    return RemoteNode.at(url) if url else RemoteNode.of(configuration(file).server)
+    return NodeClient.at(url) if url else NodeClient.of(configuration(file).server)

@@ -18,7 +18,7 @@ from mlx_worker.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mlx_worker.cli.client import RemoteNode
+    from mlx_worker.cli.client import NodeClient
 
 PORT = 8080
 """Where the proxy listens, to be edited."""
@@ -37,10 +37,10 @@ class Router(StrEnum):
     LITELLM = "litellm"
 
 
-async def written(nodes: Sequence[RemoteNode], router: Router) -> str:
+async def written(nodes: Sequence[NodeClient], router: Router) -> str:
     """The list for that reader; JSON and LiteLLM have the models too, and so ask the nodes.
 
-    Raises InvalidRequest for nodes that one proxy cannot have together, and what `RemoteNode`
+    Raises InvalidRequest for nodes that one proxy cannot have together, and what `NodeClient`
     raises.
     """
     match router:
@@ -56,13 +56,13 @@ async def written(nodes: Sequence[RemoteNode], router: Router) -> str:
             return _json(nodes, await _models(nodes))
 
 
-async def _models(nodes: Sequence[RemoteNode]) -> list[list[str]]:
+async def _models(nodes: Sequence[NodeClient]) -> list[list[str]]:
     """The names that each node answers to."""
     answers = await asyncio.gather(*(node.get("/v1/models") for node in nodes))
-    return [[it["id"] for it in answer["data"]] for answer in answers]
+    return [[item["id"] for item in answer["data"]] for answer in answers]
 
 
-def _json(nodes: Sequence[RemoteNode], models: list[list[str]]) -> str:
+def _json(nodes: Sequence[NodeClient], models: list[list[str]]) -> str:
     listed = [
         {"id": _address(node), "url": node.url, "models": names}
         for node, names in zip(nodes, models, strict=True)
@@ -70,7 +70,7 @@ def _json(nodes: Sequence[RemoteNode], models: list[list[str]]) -> str:
     return json.dumps({"nodes": listed}, indent=2) + "\n"
 
 
-def _cluster(nodes: Sequence[RemoteNode]) -> str:
+def _cluster(nodes: Sequence[NodeClient]) -> str:
     """The file of the router that polls `/v1/models` and the cluster paths of each node.
 
     Its own defaults hold for all that is not named. It goes by resident prompts if told so.
@@ -83,7 +83,7 @@ def _cluster(nodes: Sequence[RemoteNode]) -> str:
     return json.dumps(file, indent=2) + "\n"
 
 
-def _nginx(nodes: Sequence[RemoteNode]) -> str:
+def _nginx(nodes: Sequence[NodeClient]) -> str:
     servers = "\n".join(
         f"    server {_address(node)} max_fails=1 fail_timeout=10s;" for node in nodes
     )
@@ -113,7 +113,7 @@ server {{
 """
 
 
-def _haproxy(nodes: Sequence[RemoteNode]) -> str:
+def _haproxy(nodes: Sequence[NodeClient]) -> str:
     tls = " ssl verify required ca-file @system-ca" if _scheme(nodes) == "https" else ""
     servers = "\n".join(
         f"    server node{i} {_address(node)}{tls} check inter 5s fall 2 rise 1"
@@ -139,7 +139,7 @@ backend mlx_worker
 """
 
 
-def _litellm(nodes: Sequence[RemoteNode], models: list[list[str]]) -> str:
+def _litellm(nodes: Sequence[NodeClient], models: list[list[str]]) -> str:
     entries = "".join(_litellm_entries(nodes, models))
     return f"""\
 model_list:
@@ -150,7 +150,7 @@ router_settings:
 """
 
 
-def _litellm_entries(nodes: Sequence[RemoteNode], models: list[list[str]]) -> Iterator[str]:
+def _litellm_entries(nodes: Sequence[NodeClient], models: list[list[str]]) -> Iterator[str]:
     for node, names in zip(nodes, models, strict=True):
         for name in names:
             yield (
@@ -162,7 +162,7 @@ def _litellm_entries(nodes: Sequence[RemoteNode], models: list[list[str]]) -> It
             )
 
 
-def _address(node: RemoteNode) -> str:
+def _address(node: NodeClient) -> str:
     parts = urlsplit(node.url)
     if not parts.hostname:
         raise InvalidRequest(f"{node.url!r} is no base URL such as http://10.0.0.5:8081")
@@ -170,7 +170,7 @@ def _address(node: RemoteNode) -> str:
     return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
 
-def _scheme(nodes: Sequence[RemoteNode]) -> str:
+def _scheme(nodes: Sequence[NodeClient]) -> str:
     schemes = {urlsplit(node.url).scheme for node in nodes}
     if len(schemes) > 1:
         raise InvalidRequest("some nodes are http and some https: one proxy needs one of them")

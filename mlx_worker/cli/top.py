@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
-    from mlx_worker.cli.client import RemoteNode
+    from mlx_worker.cli.client import NodeClient
 
 
 class Speed:
@@ -40,7 +40,7 @@ class Speed:
         return rates
 
 
-async def watch(node: RemoteNode, every: float, console: Console, looks: int | None) -> None:
+async def watch(node: NodeClient, every: float, console: Console, looks: int | None) -> None:
     """Show the table anew every so many seconds, `looks` times (None: until ctrl-C).
 
     A node that goes away for a while is said to be away, and shown again when it is back.
@@ -54,7 +54,7 @@ async def watch(node: RemoteNode, every: float, console: Console, looks: int | N
                 await asyncio.sleep(every)
 
 
-async def _picture(node: RemoteNode, speed: Speed) -> RenderableType:
+async def _picture(node: NodeClient, speed: Speed) -> RenderableType:
     try:
         body = await node.health()
     except NodeUnreachable as error:

@@ -18,7 +18,7 @@ from mlx_worker.errors import ServiceManagerError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlx_worker.service.definition import Keeper
+    from mlx_worker.service.definition import ServiceManager
 
 of_the_machine = click.option(
     "--daemon",
@@ -119,17 +119,17 @@ def status(*, daemon: bool, name: str) -> None:
     sys.exit(0 if state.running else NOT_RUNNING)
 
 
-def _stop(here: Keeper) -> None:
+def _stop(here: ServiceManager) -> None:
     here.stop()
     while here.state().pid is not None:  # the system ends a node that does not end by itself
         time.sleep(LOOK_EVERY)
 
 
-def _here(*, daemon: bool, name: str) -> Keeper:
-    from mlx_worker.service.detect import keeper
+def _here(*, daemon: bool, name: str) -> ServiceManager:
+    from mlx_worker.service.detect import service_manager
     from mlx_worker.service.subprocess_runner import run
 
-    return keeper(run, daemon=daemon, name=name)
+    return service_manager(run, daemon=daemon, name=name)
 
 
 def _account(user: str | None) -> str | None:

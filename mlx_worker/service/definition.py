@@ -49,7 +49,7 @@ class Definition:
 
 
 @dataclass(frozen=True)
-class State:
+class ServiceState:
     """How the system has the service. `said` is its own word."""
 
     installed: bool
@@ -58,7 +58,7 @@ class State:
     said: str
 
 
-class Keeper(Protocol):
+class ServiceManager(Protocol):
     """What keeps the node running. Every method that acts raises ServiceManagerError."""
 
     @property
@@ -83,7 +83,7 @@ class Keeper(Protocol):
     def stop(self) -> None:
         """Stop it, until it is started or the machine is."""
 
-    def state(self) -> State:
+    def state(self) -> ServiceState:
         """How it is."""
 
 

@@ -10,11 +10,13 @@ from mlx_worker.service.launchd import Launchd
 from mlx_worker.service.systemd import Systemd
 
 if TYPE_CHECKING:
-    from mlx_worker.service.definition import Keeper
+    from mlx_worker.service.definition import ServiceManager
     from mlx_worker.service.subprocess_runner import Run
 
 
-def keeper(run: Run, *, daemon: bool, platform: str = sys.platform, name: str = "") -> Keeper:
+def service_manager(
+    run: Run, *, daemon: bool, platform: str = sys.platform, name: str = ""
+) -> ServiceManager:
     """Return the service manager of this platform, for the service of this name.
 
     Raises ServiceManagerError if the platform has none that is supported.

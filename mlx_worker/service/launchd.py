@@ -23,7 +23,7 @@ from mlx_worker.errors import ServiceManagerError
 from mlx_worker.service.definition import (
     OPEN_FILES,
     SLACK,
-    State,
+    ServiceState,
     give_folder,
     label,
     remove,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.service.definition import Definition
-    from mlx_worker.service.subprocess_runner import Ran, Run
+    from mlx_worker.service.subprocess_runner import CommandResult, Run
 
 THROTTLE = 10
 """Seconds between two starts: a configuration that cannot be is not to be spun on."""
@@ -139,16 +139,16 @@ class Launchd:
         """Boot it out: merely killed, KeepAlive would bring it back. The end is not waited for."""
         self._boot_out()
 
-    def state(self) -> State:
+    def state(self) -> ServiceState:
         """What `launchctl print` says of it."""
         installed = self.file.exists()
         printed = self._printed()
         if printed is None:
-            return State(installed, running=False, pid=None, said="not loaded")
+            return ServiceState(installed, running=False, pid=None, said="not loaded")
         said = _value("state", printed) or "unknown"
         pid = _value("pid", printed)
         last = _value("last exit code", printed)
-        return State(
+        return ServiceState(
             installed,
             running=said == "running",
             pid=int(pid) if pid else None,
@@ -207,11 +207,11 @@ class Launchd:
         """What launchd says of the service; None where no domain has the label."""
         for domain in self._domains:
             ran = self._ctl("print", f"{domain}/{self._label}")
-            if ran.status == 0 and "state = " in ran.said:
-                return ran.said
+            if ran.status == 0 and "state = " in ran.output:
+                return ran.output
         return None
 
-    def _ctl(self, *words: str) -> Ran:
+    def _ctl(self, *words: str) -> CommandResult:
         return self.run(["launchctl", *words])
 
     # --- the file ---
@@ -248,13 +248,13 @@ class Launchd:
         }
 
 
-def _check(words: tuple[str, ...], ran: Ran) -> None:
+def _check(words: tuple[str, ...], ran: CommandResult) -> None:
     if ran.status != 0:
         raise ServiceManagerError(_told(words, ran))
 
 
-def _told(words: tuple[str, ...], ran: Ran) -> str:
-    return f"`launchctl {' '.join(words)}` ended with {ran.status}: {ran.said}"
+def _told(words: tuple[str, ...], ran: CommandResult) -> str:
+    return f"`launchctl {' '.join(words)}` ended with {ran.status}: {ran.output}"
 
 
 def _home(folder: str) -> Path:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_worker.service.definition import OPEN_FILES, State, label, remove, write
+from mlx_worker.service.definition import OPEN_FILES, ServiceState, label, remove, write
 from mlx_worker.service.subprocess_runner import run_or_raise
 
 if TYPE_CHECKING:
@@ -138,16 +138,16 @@ WantedBy={target}
         """Ask the unit to stop; the drain is not waited for."""
         self._ctl("stop", "--no-block", self._unit)
 
-    def state(self) -> State:
+    def state(self) -> ServiceState:
         """What `systemctl show` says of it."""
         ran = self.run(
             [*self._systemctl, "show", self._unit, "--property", "ActiveState,SubState,MainPID"]
         )
-        facts = dict(line.partition("=")[::2] for line in ran.said.splitlines() if "=" in line)
+        facts = dict(line.partition("=")[::2] for line in ran.output.splitlines() if "=" in line)
         active = facts.get("ActiveState")
         if ran.status != 0 or active is None:
-            return State(self.file.exists(), running=False, pid=None, said=ran.said)
-        return State(
+            return ServiceState(self.file.exists(), running=False, pid=None, said=ran.output)
+        return ServiceState(
             self.file.exists(),
             running=active in ("active", "reloading"),
             pid=int(facts.get("MainPID", "0")) or None,

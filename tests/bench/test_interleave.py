@@ -37,7 +37,7 @@ class Noting:
     def measure(self, scenario: AnyScenario, seed: str) -> Sample:
         self.seeds.append(seed)
         if self.broken:
-            raise BenchmarkError(f"cannot do {scenario.made}")
+            raise BenchmarkError(f"cannot do {scenario.synthetic}")
         return Sample({"throughput": 1.0})
 
 

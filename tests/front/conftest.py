@@ -19,7 +19,7 @@ from mlx_worker.config.schema import (
     TelemetryConfig,
 )
 from mlx_worker.config.sizes import MemoryLimit
-from mlx_worker.health import Ledger
+from mlx_worker.health import RequestStats
 from mlx_worker.server import build_app
 from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
@@ -70,7 +70,7 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
                     supervisor=supervisor,
                     telemetry=telemetry,
                 ),
-                ledger=Ledger(),
+                stats=RequestStats(),
                 timings=timings,
                 policy=policy,
                 resume=resume,

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from mlx_worker.config.load import load_config
 from mlx_worker.errors import ServiceManagerError
 from mlx_worker.service.definition import Definition, describe
-from mlx_worker.service.detect import keeper
+from mlx_worker.service.detect import service_manager
 from mlx_worker.service.launchd import Launchd
-from mlx_worker.service.subprocess_runner import Ran, run
+from mlx_worker.service.subprocess_runner import CommandResult, run
 from mlx_worker.service.systemd import Systemd
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.process.process import CHILD_COMMAND
@@ -145,7 +145,7 @@ def test_install_enables_and_starts_it_and_uninstall_leaves_nothing(config: Conf
 def test_its_state_is_what_systemctl_shows(
     said: str, pid: int | None, word: str, *, running: bool
 ) -> None:
-    state = Systemd(Recorded(show=Ran(0, said))).state()
+    state = Systemd(Recorded(show=CommandResult(0, said))).state()
     assert (state.running, state.pid, state.said) == (running, pid, word)
 
 
@@ -160,10 +160,10 @@ def test_a_file_that_cannot_be_written_says_so(
 
 
 def test_each_system_has_its_keeper() -> None:
-    assert isinstance(keeper(run, daemon=False, platform="darwin"), Launchd)
-    assert isinstance(keeper(run, daemon=False, platform="linux"), Systemd)
+    assert isinstance(service_manager(run, daemon=False, platform="darwin"), Launchd)
+    assert isinstance(service_manager(run, daemon=False, platform="linux"), Systemd)
     with pytest.raises(ServiceManagerError, match="win32"):
-        keeper(run, daemon=False, platform="win32")
+        service_manager(run, daemon=False, platform="win32")
 
 
 def test_a_command_that_is_not_there_ends_with_127() -> None:

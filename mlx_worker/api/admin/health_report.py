@@ -17,7 +17,7 @@ from mlx_worker.supervisor.process.states import State
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from mlx_worker.health import Ledger, Status
+    from mlx_worker.health import RequestStats, Status
     from mlx_worker.supervisor.node import Served
     from mlx_worker.supervisor.process.child import Child
 
@@ -34,11 +34,11 @@ MOST_NAMED: Final = 3
 # --- reasons ------------------------------------------------------------------------------
 
 
-def model_reason(served: Served, word: Status, ledger: Ledger) -> str:
+def model_reason(served: Served, word: Status, stats: RequestStats) -> str:
     """Return why a model does not run or is not healthy, or why it was restarted last."""
     child = served.child
     if child.state is State.READY and word != "healthy":
-        return ledger.reason
+        return stats.reason
     if child.held_back is not None and child.state is not State.FAILED:
         return child.held_back.message
     parts = [child.reason]

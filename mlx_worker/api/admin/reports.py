@@ -12,23 +12,23 @@ from mlx_worker import __version__
 from mlx_worker.api.admin.health_report import model_reason, next_try_ms, node_reason
 from mlx_worker.api.admin.schemas import ModelEntry
 from mlx_worker.errors import ModelLoading, NodeDraining, Unavailable
-from mlx_worker.health import Status, node_word
+from mlx_worker.health import Status, combined_status
 from mlx_worker.supervisor.process.states import State
 
 if TYPE_CHECKING:
     from mlx_worker.api.context import AppContext
-    from mlx_worker.health import Ledger
+    from mlx_worker.health import RequestStats
     from mlx_worker.supervisor.node import Served
     from mlx_worker.wire.messages import KvCost
 
 # --- words --------------------------------------------------------------------------------
 
 
-def model_word(served: Served, ledger: Ledger) -> Status:
+def model_word(served: Served, stats: RequestStats) -> Status:
     """One model's status: where its child is first, then what its counts say."""
     match served.child.state:
         case State.READY:
-            return ledger.word
+            return stats.status
         case State.STARTING | State.LOADING if _is_first_start(served):
             return "initializing"
         case State.STOPPED if served.child.coming_back or _is_inspected_now(served):
@@ -55,7 +55,7 @@ def node_status(context: AppContext) -> Status:
     words = [
         model_word(it, context.model_stats[it.config.id]) for it in context.node.models.values()
     ]
-    return node_word(context.node_stats.word, words)
+    return combined_status(context.node_stats.status, words)
 
 
 def can_serve(context: AppContext) -> bool:
@@ -115,21 +115,21 @@ def health(context: AppContext) -> dict[str, Any]:
 def _of_removed_models(context: AppContext) -> int:
     """Return the requests that went to models which a reload has removed since."""
     totals = (
-        ledger.metrics()["totalRequests"]
-        for id_, ledger in list(context.model_stats.items())
+        stats.metrics()["totalRequests"]
+        for id_, stats in list(context.model_stats.items())
         if id_ not in context.node.models
     )
     return sum(totals)
 
 
 def _model(served: Served, context: AppContext) -> dict[str, Any]:
-    ledger = context.model_stats[served.config.id]
+    stats = context.model_stats[served.config.id]
     facts = served.child.facts
-    word = model_word(served, ledger)
+    word = model_word(served, stats)
     return {
         "status": word,
         "state": state(served, context),
-        "reason": model_reason(served, word, ledger),
+        "reason": model_reason(served, word, stats),
         "nextTry": next_try_ms(served.child),
         "pid": facts.pid,
         "restarts": served.child.restarts,
@@ -155,9 +155,9 @@ def _model(served: Served, context: AppContext) -> dict[str, Any]:
             "residentBytes": facts.pong.resident_bytes if facts.pong else None,
             "deviceBytes": facts.pong.device_bytes if facts.pong else None,
         },
-        "health": ledger.health(),
+        "health": stats.health(),
         "cache": _cache_in_health(served),
-        "metrics": ledger.metrics() | {"generatedTokens": served.child.pace.tokens},
+        "metrics": stats.metrics() | {"generatedTokens": served.child.pace.tokens},
     }
 
 

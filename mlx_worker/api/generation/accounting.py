@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.context import AppContext
     from mlx_worker.api.dialects.base import Usage
     from mlx_worker.api.metrics.counters import Outcome
-    from mlx_worker.health import Ledger
+    from mlx_worker.health import RequestStats
     from mlx_worker.supervisor.node import Served
     from mlx_worker.supervisor.requests.generation import Generation
     from mlx_worker.wire.messages import Started
@@ -88,7 +88,7 @@ class RequestAccounting:
         self._started_at = time.perf_counter()
         self._accepted: float | None = None
         self._model = ""
-        self._stats: tuple[Ledger, ...] = ()
+        self._stats: tuple[RequestStats, ...] = ()
         self._outcome: Outcome = "cancelled"
         self._error = ""
         self._warnings: list[str] = []
@@ -105,7 +105,7 @@ class RequestAccounting:
         self._model = served.config.id
         self._stats = (self._context.model_stats[self._model], self._context.node_stats)
         for stats in self._stats:
-            stats.open()
+            stats.request_started()
 
     def warned(self, warnings: list[str]) -> None:
         """Record what of the request was left out."""
@@ -120,9 +120,9 @@ class RequestAccounting:
         self._read, self._cache_hit = read, started.cache_hit
         for stats in self._stats:
             if started.cache_hit:
-                stats.hit()
+                stats.record_hit()
             else:
-                stats.miss(started.miss or "no system prompt")
+                stats.record_miss(started.miss or "no system prompt")
         metrics = self._context.request_metrics.by_model[self._model]
         metrics.prompt_tokens += read.prompt
         metrics.cached_tokens += read.cached
@@ -156,7 +156,7 @@ class RequestAccounting:
     def _close(self, now: float) -> None:
         took = now - self._started_at
         for stats in self._stats:
-            stats.close()
+            stats.request_ended()
             if self._outcome in ("success", "failed"):
                 stats.record(self._outcome == "success", took * 1000)
         labels = RequestLabels(self._model, self._dialect, self._outcome, self._error)
@@ -165,9 +165,9 @@ class RequestAccounting:
         if self._stats:
             metrics = self._context.request_metrics.by_model[self._model]
             if self._outcome == "success":
-                metrics.duration.see(took)
+                metrics.duration.observe(took)
             if first is not None:
-                metrics.first_token.see(first)
+                metrics.first_token.observe(first)
         self._log(first, took)
         if self._context.tracer is not None:
             self._context.tracer.record(self._record(now))

@@ -51,7 +51,7 @@ class EventLoopLagMonitor:
         """See how late it is. Called by the loop."""
         # A loop's clock is coarser than ours: it may call a little early.
         lateness = max(0.0, self.slow_steps.clock() - self._due)
-        self.histogram.see(lateness)
+        self.histogram.observe(lateness)
         if self.slow_steps.counts.total() == self._counted_before:
             self.slow_steps.record(OTHER, lateness)
         self._arm()

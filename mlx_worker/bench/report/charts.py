@@ -42,7 +42,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
         written.append(folder / BY_STREAMS)
         drawing.savefig(written[-1])
     for scenario in results.scenarios():
-        curves = {it: results.gaps(scenario, it) for it in results.targets(scenario)}
+        curves = {target: results.gaps(scenario, target) for target in results.targets(scenario)}
         if any(curves.values()):
             drawing = figure(figsize=(7, 4), layout="constrained")
             _pauses(drawing.subplots(), scenario, curves)
@@ -61,7 +61,7 @@ def _stream_counts(results: Results) -> dict[str, int]:
 
 
 def _throughput(axes: Any, results: Results, counts: dict[str, int]) -> None:
-    targets = dict.fromkeys(it for name in counts for it in results.targets(name))
+    targets = dict.fromkeys(item for name in counts for item in results.targets(name))
     for target in targets:
         points = [
             (count, seen)

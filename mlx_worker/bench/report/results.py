@@ -40,32 +40,38 @@ class Results(msgspec.Struct, frozen=True):
 
     def scenarios(self) -> list[str]:
         """In the order they were measured."""
-        return list(dict.fromkeys(it.scenario for it in self.measurements))
+        return list(dict.fromkeys(measurement.scenario for measurement in self.measurements))
 
     def targets(self, scenario: str) -> list[str]:
         """Whoever was measured in it."""
-        mine = (it for it in self.measurements if it.scenario == scenario)
-        return list(dict.fromkeys(it.target for it in mine))
+        mine = (
+            measurement for measurement in self.measurements if measurement.scenario == scenario
+        )
+        return list(dict.fromkeys(item.target for item in mine))
 
     def figures(self, scenario: str) -> list[str]:
         """The names of all figures that anybody has in it."""
-        mine = (it for it in self.measurements if it.scenario == scenario)
-        return list(dict.fromkeys(name for it in mine for name in it.sample.figures))
+        mine = (
+            measurement for measurement in self.measurements if measurement.scenario == scenario
+        )
+        return list(dict.fromkeys(name for item in mine for name in item.sample.figures))
 
     def rounds(self, scenario: str, target: str, figure: str) -> list[float]:
         """One value a round; NaN where a round has none."""
         return [
-            it.sample.figures.get(figure, math.nan)
-            for it in self.measurements
-            if it.scenario == scenario and it.target == target
+            measurement.sample.figures.get(figure, math.nan)
+            for measurement in self.measurements
+            if measurement.scenario == scenario and measurement.target == target
         ]
 
     def gaps(self, scenario: str, target: str) -> list[float]:
         """Percentiles 0..100 of the pauses, in ms: of each the median of the rounds."""
         rounds = [
-            it.sample.gaps
-            for it in self.measurements
-            if it.scenario == scenario and it.target == target and it.sample.gaps
+            measurement.sample.gaps
+            for measurement in self.measurements
+            if measurement.scenario == scenario
+            and measurement.target == target
+            and measurement.sample.gaps
         ]
         return [median(values) for values in zip(*rounds, strict=True)]
 

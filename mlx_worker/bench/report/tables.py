@@ -23,7 +23,7 @@ NODE = "node"
 def scenario_table(results: Results, scenario: str) -> Group:
     """Each figure of each target: median (lowest..highest), and the node's part of the others'."""
     targets = results.targets(scenario)
-    others = [it for it in targets if it != NODE] if NODE in targets else []
+    others = [item for item in targets if item != NODE] if NODE in targets else []
     table = Table(title=scenario, title_justify="left", title_style="bold")
     table.add_column("")
     for title in [*targets, *(f"{NODE} / {other}" for other in others)]:
@@ -61,7 +61,7 @@ def goal_table(outcomes: Sequence[Outcome]) -> Table:
 def _shown(seen: Spread | None, digits: int) -> str:
     if seen is None:
         return "-"
-    middle, low, high = (f"{it:,.{digits}f}" for it in (seen.median, seen.low, seen.high))
+    middle, low, high = (f"{item:,.{digits}f}" for item in (seen.median, seen.low, seen.high))
     return middle if low == high else f"{middle} [dim]({low}..{high})[/]"
 
 
@@ -71,9 +71,9 @@ def _complaints(results: Results, scenario: str) -> list[Text]:
     for target in results.targets(scenario):
         said = [
             complaint
-            for it in results.measurements
-            if it.scenario == scenario and it.target == target
-            for complaint in it.sample.complaints
+            for measurement in results.measurements
+            if measurement.scenario == scenario and measurement.target == target
+            for complaint in measurement.sample.complaints
         ]
         if said:
             lines.append(Text(f"{target}: {len(said)} went wrong, first: {said[0]}", "red"))

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mlx_worker.bench.scaling.curve import Curve, Line
-    from mlx_worker.bench.scaling.figures import Growth
+    from mlx_worker.bench.scaling.curve import Curve, CurveLine
+    from mlx_worker.bench.scaling.figures import ScalingResults
     from mlx_worker.bench.statistics import Spread
 
 ACROSS = 3
@@ -27,7 +27,7 @@ STYLE = {"svg.fonttype": "none", "svg.hashsalt": "mlx-worker", "font.size": 8}
 """Text stays text, and the same figures make the same file."""
 
 
-def draw(curve: Curve, growth: Growth, folder: Path) -> Path:
+def draw(curve: Curve, results: ScalingResults, folder: Path) -> Path:
     """The file that was written. Raises BenchmarkError where there is no matplotlib."""
     figure = load_matplotlib()
     rows = math.ceil(len(curve.lines) / ACROSS)
@@ -37,7 +37,7 @@ def draw(curve: Curve, growth: Growth, folder: Path) -> Path:
         panels = drawing.subplots(rows, ACROSS, squeeze=False)
         for place, axes in enumerate(panels.flat):
             if place < len(curve.lines):
-                _panel(axes, curve, curve.lines[place], growth)
+                _panel(axes, curve, curve.lines[place], results)
             else:
                 axes.set_axis_off()
         file = folder / f"{curve.name}.svg"
@@ -45,8 +45,10 @@ def draw(curve: Curve, growth: Growth, folder: Path) -> Path:
     return file
 
 
-def _panel(axes: Any, curve: Curve, line: Line, growth: Growth) -> None:
-    drawn = {it.name: growth.line(curve.name, it.name, line) for it in curve.subjects}
+def _panel(axes: Any, curve: Curve, line: CurveLine, results: ScalingResults) -> None:
+    drawn = {
+        subject.name: results.line(curve.name, subject.name, line) for subject in curve.subjects
+    }
     drawn = {name: points for name, points in drawn.items() if points}
     for name, points in drawn.items():
         _line(axes, name, points)
@@ -64,9 +66,9 @@ def _panel(axes: Any, curve: Curve, line: Line, growth: Growth) -> None:
 
 def _bounds(seen: Sequence[Spread]) -> tuple[float, float] | None:
     """The panel's lowest and highest value: a decade at least, or what is flat would look wild."""
-    if not seen or min(it.low for it in seen) <= 0:
+    if not seen or min(item.low for item in seen) <= 0:
         return None
-    low, high = min(it.low for it in seen), max(it.high for it in seen)
+    low, high = min(item.low for item in seen), max(item.high for item in seen)
     stretch = max(1.2, math.sqrt(10 * low / high))
     return low / stretch, high * stretch
 
@@ -87,8 +89,11 @@ def _line(axes: Any, name: str, points: Sequence[tuple[int, Spread]]) -> None:
     seen = [it for _, it in points]
     axes.errorbar(
         [size for size, _ in points],
-        [it.median for it in seen],
-        yerr=[[it.median - it.low for it in seen], [it.high - it.median for it in seen]],
+        [item.median for item in seen],
+        yerr=[
+            [item.median - item.low for item in seen],
+            [item.high - item.median for item in seen],
+        ],
         label=name,
         marker="o",
         markersize=3,

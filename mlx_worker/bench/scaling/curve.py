@@ -17,7 +17,7 @@ MeasuredAt: TypeAlias = "Callable[[int, str], Sample]"
 
 
 @dataclass(frozen=True)
-class Line:
+class CurveLine:
     """One figure of the samples, as it is drawn.
 
     `bound` is the slope from which it is worse than linear: 0 for what each of them costs, 1 for
@@ -62,4 +62,4 @@ class Curve:
     sizes: tuple[int, ...]
     order: Order
     subjects: tuple[Subject, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[CurveLine, ...]

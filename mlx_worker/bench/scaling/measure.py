@@ -54,7 +54,7 @@ def _rising(curve: Curve, rounds: int, seed: str) -> Iterator[Point]:
 
 def _standing(curve: Curve, stack: contextlib.ExitStack) -> Mapping[Subject, MeasuredAt]:
     largest = max(curve.sizes)
-    return {it: stack.enter_context(it.opened(largest)) for it in curve.subjects}
+    return {subject: stack.enter_context(subject.opened(largest)) for subject in curve.subjects}
 
 
 def _order(curve: Curve, turn: int, seed: str) -> list[int]:

@@ -9,8 +9,8 @@ from mlx_worker.bench.scaling.slopes import ALLOWED, Slope, slopes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mlx_worker.bench.scaling.curve import Curve, Line
-    from mlx_worker.bench.scaling.figures import Growth
+    from mlx_worker.bench.scaling.curve import Curve, CurveLine
+    from mlx_worker.bench.scaling.figures import ScalingResults
     from mlx_worker.bench.statistics import Spread
 
 HEAD = """\
@@ -25,16 +25,16 @@ than {allowed} above 0 for what each one costs, above 1 for what all of them cos
 """
 
 
-def page(curves: Iterable[Curve], growth: Growth) -> str:
+def page(curves: Iterable[Curve], results: ScalingResults) -> str:
     """All of it."""
-    machine = growth.machine
+    machine = results.machine
     versions = ", ".join(f"{name} {it}" for name, it in machine.versions.items())
     said = f"{machine.cores} cores ({machine.processor}), Python {machine.python}, {versions}."
-    head = HEAD.format(command=" ".join(growth.command), machine=said, allowed=ALLOWED)
-    return "\n".join([head, *(table(it, growth) for it in curves)])
+    head = HEAD.format(command=" ".join(results.command), machine=said, allowed=ALLOWED)
+    return "\n".join([head, *(table(curve, results) for curve in curves)])
 
 
-def table(curve: Curve, growth: Growth) -> str:
+def table(curve: Curve, results: ScalingResults) -> str:
     """One curve."""
     sizes = [f"{size:,}" for size in curve.sizes]
     rows = [
@@ -44,18 +44,18 @@ def table(curve: Curve, growth: Growth) -> str:
     ]
     for line in curve.lines:
         for subject in curve.subjects:
-            points = growth.line(curve.name, subject.name, line)
+            points = results.line(curve.name, subject.name, line)
             if points:
                 who = "" if len(curve.subjects) == 1 else f", {subject.name}"
                 rows += _rows(f"{line.label}{who}, {line.unit}", line, curve.sizes, points)
-    wrong = growth.complaints(curve.name)
+    wrong = results.complaints(curve.name)
     if wrong:
         rows += ["", f"{len(wrong)} went wrong, first: {wrong[0]}"]
     return "\n".join([*rows, ""])
 
 
 def _rows(
-    name: str, line: Line, sizes: Sequence[int], points: Sequence[tuple[int, Spread]]
+    name: str, line: CurveLine, sizes: Sequence[int], points: Sequence[tuple[int, Spread]]
 ) -> list[str]:
     seen = dict(points)
     steps = dict(zip([size for size, _ in points[1:]], slopes(points), strict=True))
@@ -72,7 +72,7 @@ def _row(cells: Sequence[str]) -> str:
 def _cell(seen: Spread | None) -> str:
     if seen is None:
         return ""
-    middle, low, high = (_short(it) for it in (seen.median, seen.low, seen.high))
+    middle, low, high = (_short(item) for item in (seen.median, seen.low, seen.high))
     return middle if low == high else f"{middle} ({low}..{high})"
 
 
@@ -82,7 +82,7 @@ def _short(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
-def _steep(slope: Slope | None, line: Line) -> str:
+def _steep(slope: Slope | None, line: CurveLine) -> str:
     if slope is None:
         return ""
     said = f"{slope.median:+.2f}"

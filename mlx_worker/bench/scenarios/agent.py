@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.sample import Sample
-from mlx_worker.bench.scenarios.scenario import Made, Scenario, Stage, complaints, milliseconds
+from mlx_worker.bench.scenarios.scenario import (
+    Scenario,
+    Stage,
+    SyntheticModel,
+    complaints,
+    milliseconds,
+)
 
 if TYPE_CHECKING:
-    from mlx_worker.bench.answer import Answer
+    from mlx_worker.bench.answer import MeasuredAnswer
 
 
 class Agent(Scenario, frozen=True, kw_only=True):
@@ -21,14 +27,14 @@ class Agent(Scenario, frozen=True, kw_only=True):
     system: int = 1500
     result: int = 60
     tokens: int = 32
-    made: Made = "tiny"
+    synthetic: SyntheticModel = "tiny"
 
     async def run(self, stage: Stage) -> Sample:
         """Whether later turns pay for earlier ones."""
         messages = [stage.prompts.system(self.system), stage.prompts.user(20)]
-        answers: list[Answer] = []
+        answers: list[MeasuredAnswer] = []
         for turn in range(self.turns):
-            answer = await stage.client.ask(Ask(messages, self.tokens))
+            answer = await stage.client.ask(LoadRequest(messages, self.tokens))
             answers.append(answer)
             result = stage.prompts.words(self.result)
             messages = [*messages, *_called(f"call_{turn}", answer.text, result)]
@@ -45,7 +51,7 @@ def _called(id_: str, said: str, result: str) -> tuple[dict[str, Any], dict[str,
     )
 
 
-def _figures(answers: list[Answer]) -> dict[str, float]:
+def _figures(answers: list[MeasuredAnswer]) -> dict[str, float]:
     first, *later = answers
     figures = {
         "prompt_tokens": float(later[-1].prompt_tokens),
@@ -53,10 +59,10 @@ def _figures(answers: list[Answer]) -> dict[str, float]:
         "turn_p50": milliseconds([answer.ttft for answer in later], 0.5),
         "turn_max": milliseconds([answer.ttft for answer in later], 1.0),
     }
-    told = [it for it in later if it.cached_tokens is not None and it.prompt_tokens]
+    told = [item for item in later if item.cached_tokens is not None and item.prompt_tokens]
     if told:
-        shares = [(it.cached_tokens or 0) / it.prompt_tokens for it in told]
-        cached = sum(it.cached_tokens or 0 for it in told)
-        figures["cached_share"] = 100 * cached / sum(it.prompt_tokens for it in told)
+        shares = [(item.cached_tokens or 0) / item.prompt_tokens for item in told]
+        cached = sum(item.cached_tokens or 0 for item in told)
+        figures["cached_share"] = 100 * cached / sum(item.prompt_tokens for item in told)
         figures["cached_share_min"] = 100 * min(shares)
     return figures

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.processes import TICK, until_idle, until_used
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import LONG_ANSWER, Scenario, Stage
 
 
-class Cancel(Scenario, frozen=True, kw_only=True):
+class CancelledStreams(Scenario, frozen=True, kw_only=True):
     """It leaves when the server has worked for it so many seconds; we watch for at most so many."""
 
     work: float = 0.2
@@ -35,7 +35,9 @@ class Cancel(Scenario, frozen=True, kw_only=True):
 
     async def _leave(self, stage: Stage, *, stream: bool) -> float | None:
         """Seconds from leaving to rest, a tick at least; None: there was nothing to leave."""
-        asked = await stage.client.start(Ask([stage.prompts.user(24)], self.tokens, stream=stream))
+        asked = await stage.client.start(
+            LoadRequest([stage.prompts.user(24)], self.tokens, stream=stream)
+        )
         if not await until_used(stage.roles, self.work, perf_counter() + self.limit):
             return None
         asked.leave()

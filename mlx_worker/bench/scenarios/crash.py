@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import Kind, Scenario, Stage, complaints, milliseconds
 from mlx_worker.bench.statistics import median
 from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
-    from mlx_worker.bench.answer import Answer
+    from mlx_worker.bench.answer import MeasuredAnswer
 
 LOOK_EVERY = 0.05
 COME_BACK = 60.0
@@ -31,7 +31,7 @@ COME_BACK = 60.0
 class Kill:
     """One kill: its answers, and the parts of the first stream's pause by name, in ms."""
 
-    answers: list[Answer]
+    answers: list[MeasuredAnswer]
     pauses: list[float]
     parts: dict[str, float]
 
@@ -58,13 +58,13 @@ class Crash(Scenario, frozen=True, kw_only=True):
             "lost": float(sum(not answer.complete for answer in answers)),
         }
         if parts:
-            figures |= {name: median([it[name] for it in parts]) for name in parts[0]}
+            figures |= {name: median([part[name] for part in parts]) for name in parts[0]}
         said = [f"stream lost: {complaint}" for complaint in complaints(answers)]
         return Sample(figures, complaints=said)
 
     async def _kill(self, stage: Stage) -> Kill:
         before = await _whole(stage)
-        asks = [Ask([stage.prompts.user(24)], self.tokens) for _ in range(self.streams)]
+        asks = [LoadRequest([stage.prompts.user(24)], self.tokens) for _ in range(self.streams)]
         streams = await asyncio.gather(*map(stage.client.start, asks))
         await asyncio.gather(*(stream.more_events(self.after) for stream in streams))
         os.kill(before["pid"], signal.SIGKILL)
@@ -107,6 +107,6 @@ def _parts(entered_at: dict[str, float], killed_at: float, first: float) -> dict
     }
 
 
-def _next(answer: Answer, loaded: float) -> float:
+def _next(answer: MeasuredAnswer, loaded: float) -> float:
     """When its first text came after the model was there again; NaN: it had all by then."""
     return next((at for at in answer.texts if at > loaded), math.nan)

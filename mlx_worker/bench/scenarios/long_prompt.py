@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from time import perf_counter
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import (
-    Made,
     Scenario,
     Stage,
+    SyntheticModel,
     complaints,
     leave,
     long_streams,
@@ -26,7 +26,7 @@ class LongPrompt(Scenario, frozen=True, kw_only=True):
     streams: int = 8
     words: int = 6000
     stretch: int = 150
-    made: Made = "tiny"
+    synthetic: SyntheticModel = "tiny"
 
     async def run(self, stage: Stage) -> Sample:
         """The streams' pauses before, while and after it is read."""
@@ -34,7 +34,7 @@ class LongPrompt(Scenario, frozen=True, kw_only=True):
         begun = perf_counter()
         await asyncio.gather(*(stream.more_events(self.stretch) for stream in streams))
         arrived = perf_counter()
-        prompt = await stage.client.ask(Ask([stage.prompts.user(self.words)], 1))
+        prompt = await stage.client.ask(LoadRequest([stage.prompts.user(self.words)], 1))
         read = perf_counter()
         await asyncio.gather(*(stream.more_events(self.stretch) for stream in streams))
         over = perf_counter()

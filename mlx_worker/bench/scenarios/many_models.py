@@ -6,7 +6,7 @@ import asyncio
 from itertools import chain
 from typing import ClassVar
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.processes import cpu_seconds, cpu_since, resident_megabytes
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.health import ask_health
@@ -28,7 +28,7 @@ class ManyModels(Scenario, frozen=True, kw_only=True):
         """Cost and memory of the load, then how long and how large `/health` is."""
         shares = [
             [
-                [Ask([stage.prompts.user(24)], self.tokens) for _ in range(self.requests)]
+                [LoadRequest([stage.prompts.user(24)], self.tokens) for _ in range(self.requests)]
                 for _ in range(place, self.streams, len(stage.models))
             ]
             for place in range(len(stage.models))

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import msgspec
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.statistics import quantile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mlx_worker.bench.answer import Answer
-    from mlx_worker.bench.client import Asked, Client
+    from mlx_worker.bench.answer import MeasuredAnswer
+    from mlx_worker.bench.client import LoadClient, RunningRequest
     from mlx_worker.bench.processes import Roles
     from mlx_worker.bench.prompts import Prompts
     from mlx_worker.bench.sample import Sample
 
 Kind: TypeAlias = Literal["limit", "node", "standby", "running", "peer"]
 """`standby`: a node with a spare child, `running`: somebody else's, which must not be harmed."""
-Made: TypeAlias = Literal["nano", "tiny"]
+SyntheticModel: TypeAlias = Literal["nano", "tiny"]
 
 LONG_ANSWER = 4000
 """Tokens: an answer that is still being written when it is no longer needed."""
@@ -33,7 +33,7 @@ LONG_ANSWER = 4000
 class Stage:
     """What a scenario plays on: a server, its processes, and the names of its models."""
 
-    client: Client
+    client: LoadClient
     prompts: Prompts
     roles: Roles
     models: tuple[str, ...]
@@ -46,7 +46,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     round wants a server that has just been started.
     """
 
-    made: Made = "nano"
+    synthetic: SyntheticModel = "nano"
     models: ClassVar[int] = 1
     kinds: ClassVar[frozenset[Kind]] = frozenset({"node", "running", "peer"})
     fresh: ClassVar[bool] = False
@@ -56,28 +56,28 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         raise NotImplementedError
 
 
-async def long_streams(stage: Stage, count: int, words: int = 24) -> list[Asked]:
+async def long_streams(stage: Stage, count: int, words: int = 24) -> list[RunningRequest]:
     """Streams that go on, each past its first tokens."""
-    asks = [Ask([stage.prompts.user(words)], LONG_ANSWER) for _ in range(count)]
+    asks = [LoadRequest([stage.prompts.user(words)], LONG_ANSWER) for _ in range(count)]
     streams = await asyncio.gather(*map(stage.client.start, asks))
     await asyncio.gather(*(stream.more_events(4) for stream in streams))
     return streams
 
 
-def leave(streams: Iterable[Asked]) -> None:
+def leave(streams: Iterable[RunningRequest]) -> None:
     """Everybody hangs up."""
     for stream in streams:
         stream.leave()
 
 
-def complaints(answers: Iterable[Answer]) -> list[str]:
+def complaints(answers: Iterable[MeasuredAnswer]) -> list[str]:
     """What was wrong with whichever were not complete."""
     return [answer.complaint for answer in answers if answer.complaint]
 
 
 def milliseconds(seconds: Iterable[float], share: float) -> float:
     """A quantile of times, NaN left out."""
-    return 1000 * quantile([it for it in seconds if not math.isnan(it)], share)
+    return 1000 * quantile([second for second in seconds if not math.isnan(second)], share)
 
 
 def in_parts(figure: str, by_role: dict[str, float]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import asyncio
 from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.processes import cpu_seconds, cpu_since, resident_megabytes
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import (
@@ -19,8 +19,8 @@ from mlx_worker.bench.scenarios.scenario import (
 )
 
 if TYPE_CHECKING:
-    from mlx_worker.bench.answer import Answer
-    from mlx_worker.bench.client import Client
+    from mlx_worker.bench.answer import MeasuredAnswer
+    from mlx_worker.bench.client import LoadClient
     from mlx_worker.bench.prompts import Prompts
 
 
@@ -33,11 +33,11 @@ class Streams(Scenario, frozen=True, kw_only=True):
     tokens: tuple[int, int] = (64, 64)
     kinds: ClassVar[frozenset[Kind]] = frozenset({"limit", "node", "running", "peer"})
 
-    def asks(self, prompts: Prompts) -> list[list[Ask]]:
+    def asks(self, prompts: Prompts) -> list[list[LoadRequest]]:
         """What each stream asks, one after the other."""
         return [
             [
-                Ask(
+                LoadRequest(
                     [prompts.user(prompts.random.randint(*self.words))],
                     prompts.random.randint(*self.tokens),
                 )
@@ -62,17 +62,17 @@ class Streams(Scenario, frozen=True, kw_only=True):
 
 
 async def side_by_side(
-    client: Client, asks: list[list[Ask]], model: str | None = None
-) -> list[Answer]:
+    client: LoadClient, asks: list[list[LoadRequest]], model: str | None = None
+) -> list[MeasuredAnswer]:
     """One task a stream."""
 
-    async def stream(mine: list[Ask]) -> list[Answer]:
+    async def stream(mine: list[LoadRequest]) -> list[MeasuredAnswer]:
         return [await client.ask(ask, model) for ask in mine]
 
     return list(chain.from_iterable(await asyncio.gather(*map(stream, asks))))
 
 
-def throughput(answers: list[Answer]) -> float:
+def throughput(answers: list[MeasuredAnswer]) -> float:
     """Tokens a second, from the first request to the last text."""
     tokens = sum(answer.completion_tokens for answer in answers)
     start = min(answer.sent for answer in answers)
@@ -80,7 +80,7 @@ def throughput(answers: list[Answer]) -> float:
     return tokens / (end - start)
 
 
-def speed(answers: list[Answer]) -> dict[str, float]:
+def speed(answers: list[MeasuredAnswer]) -> dict[str, float]:
     """What the readers see."""
     firsts = [answer.ttft for answer in answers]
     gaps = _gaps(answers)
@@ -99,11 +99,11 @@ def _percentiles(gaps: list[float]) -> list[float]:
     return [milliseconds(gaps, percent / 100) for percent in range(101)] if gaps else []
 
 
-def _gaps(answers: list[Answer]) -> list[float]:
+def _gaps(answers: list[MeasuredAnswer]) -> list[float]:
     return [gap for answer in answers for gap in answer.gaps]
 
 
-def cost(answers: list[Answer], used: dict[str, float]) -> dict[str, float]:
+def cost(answers: list[MeasuredAnswer], used: dict[str, float]) -> dict[str, float]:
     """CPU time a token, in microseconds, from seconds by role."""
     tokens = sum(answer.completion_tokens for answer in answers)
     if not tokens:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, ClassVar
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import Kind, Scenario, Stage, complaints
 from mlx_worker.bench.scenarios.streams import side_by_side, speed, throughput
@@ -36,8 +36,8 @@ class TwoModels(Scenario, frozen=True, kw_only=True):
         figures = speed(both) | {"throughput_one": throughput(one)}
         return Sample(figures, complaints=complaints([*both, *one]))
 
-    def _asks(self, prompts: Prompts, streams: int) -> list[list[Ask]]:
+    def _asks(self, prompts: Prompts, streams: int) -> list[list[LoadRequest]]:
         return [
-            [Ask([prompts.user(24)], self.tokens) for _ in range(self.requests)]
+            [LoadRequest([prompts.user(24)], self.tokens) for _ in range(self.requests)]
             for _ in range(streams)
         ]

@@ -12,14 +12,14 @@ from mlx_worker.bench.sample import Sample
 from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
-    from mlx_worker.bench.job import LimitJob, LoadJob
+    from mlx_worker.bench.job import BaselineJob, LoadJob
     from mlx_worker.bench.scaling.job import StructureJob
 
 DEADLINE: Final = 600.0
 """Seconds for one measurement: beyond it something hangs."""
 
 
-def run_module(module: str, job: LimitJob | LoadJob | StructureJob) -> Sample:
+def run_module(module: str, job: BaselineJob | LoadJob | StructureJob) -> Sample:
     """Raises BenchmarkError with the last thing it said."""
     command = [sys.executable, "-m", module]
     try:

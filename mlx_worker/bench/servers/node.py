@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 QUEUE = 1024
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-PATIENCE = 10.0
+HEALTH_TIMEOUT = 10.0
 
 
 class StartedNode:
@@ -73,7 +73,7 @@ class RunningNode:
     def opened(self, models: Sequence[Path]) -> Iterator[Server]:  # noqa: ARG002  (it has its own)
         """Its first model is measured."""
         try:
-            with urlopen(f"{self._url}/health", timeout=PATIENCE) as answer:  # noqa: S310
+            with urlopen(f"{self._url}/health", timeout=HEALTH_TIMEOUT) as answer:  # noqa: S310
                 served = msgspec.json.decode(answer.read())["models"]
         except (OSError, KeyError, msgspec.DecodeError) as error:
             raise BenchmarkError(f"{self._url}: no node answers there: {error}") from error

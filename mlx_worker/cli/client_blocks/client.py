@@ -26,7 +26,7 @@ _SHARE_OF_CONTEXT: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ClientTarget:
     """A model of a node: the node's base URL, the model's name, its context length in tokens.
 
     `context` is None where the node does not know the length, as before the first load of a model
@@ -51,7 +51,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class ClientBlock:
     """A client: its name for the command, its own name, and how its block is written.
 
     `language` is the block's, as Markdown names languages. `place` says where the block goes, and
@@ -62,7 +62,7 @@ class Client:
     title: str
     language: str
     place: str
-    write: Callable[[Target], str]
+    write: Callable[[ClientTarget], str]
     notes: str = ""
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Word = Literal["ok", "warn", "bad"]
+Severity = Literal["ok", "warn", "bad"]
 
 
 @dataclass(frozen=True)
 class Finding:
     """How it is, and what to do about it: bad is what a node cannot run with."""
 
-    word: Word
+    severity: Severity
     subject: str
     said: str
     advice: str = ""

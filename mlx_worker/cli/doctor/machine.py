@@ -12,7 +12,7 @@ import psutil
 
 from mlx_worker.cli.doctor.finding import Finding, bad, ok, warn
 from mlx_worker.config.sizes import in_words
-from mlx_worker.service.detect import keeper
+from mlx_worker.service.detect import service_manager
 from mlx_worker.supervisor import settings
 from mlx_worker.system.file_limit import ENOUGH, few_files_allowed
 
@@ -50,7 +50,7 @@ def python() -> Finding:
 def mlx(run: Run) -> Finding:
     """mlx, its device, and whether it can compile a kernel."""
     ran = run([sys.executable, "-P", "-c", ASK_MLX])
-    last = ran.said.splitlines()[-1] if ran.said else f"ended with {ran.status}"
+    last = ran.output.splitlines()[-1] if ran.output else f"ended with {ran.status}"
     if ran.status != 0:
         advice = "reinstall mlx; on Linux without a GPU its kernels need a C++ compiler (g++)"
         return bad("mlx", last, advice)
@@ -79,9 +79,9 @@ def wired_limit(run: Run, config: Config | None) -> list[Finding]:
     if sys.platform != "darwin":
         return []
     ran = run(["sysctl", "-n", "iogpu.wired_limit_mb"])
-    if ran.status != 0 or not ran.said.isdigit():
-        return [warn("wired limit", ran.said, "macOS 15 or later has iogpu.wired_limit_mb")]
-    limit = int(ran.said) << 20
+    if ran.status != 0 or not ran.output.isdigit():
+        return [warn("wired limit", ran.output, "macOS 15 or later has iogpu.wired_limit_mb")]
+    limit = int(ran.output) << 20
     if limit == 0:
         return [ok("wired limit", "the system's own, two thirds to three quarters of the memory")]
     wanted = settings.memory_limit(config.supervisor) if config else 0
@@ -97,7 +97,7 @@ def wired_limit(run: Run, config: Config | None) -> list[Finding]:
 def services(run: Run) -> Iterator[Finding]:
     """How the system has the user's service, and the machine's."""
     for daemon, subject in ((False, "service"), (True, "service (machine's)")):
-        here = keeper(run, daemon=daemon)
+        here = service_manager(run, daemon=daemon)
         state = here.state()
         if not state.installed:
             yield ok(subject, f"not installed ({here.file})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from mlx_worker.cli.client import RemoteNode, url_of
+from mlx_worker.cli.client import NodeClient, url_of
 from mlx_worker.cli.doctor.finding import Finding, bad, ok, warn
 from mlx_worker.cli.doctor.machine import memory_now
 from mlx_worker.config.sizes import in_words
@@ -31,7 +31,7 @@ def models(config: Config) -> list[Finding]:
         planned = plan(config)
     except WorkerError as error:
         return [bad("models", str(error), "`mlx-worker pull`, or mend its path")]
-    return [_of_model(it) for it in planned]
+    return [_of_model(item) for item in planned]
 
 
 def _of_model(planned: PlannedModel) -> Finding:
@@ -47,7 +47,7 @@ def memory(config: Config) -> Finding:
     """Whether the models that start with the node fit together."""
     limit = settings.memory_limit(config.supervisor)
     try:
-        needed = sum(expected_bytes(it) for it in plan(config) if it.config.preload)
+        needed = sum(expected_bytes(item) for item in plan(config) if item.config.preload)
     except WorkerError:
         needed = 0  # said by `models`
     said = (
@@ -73,7 +73,7 @@ def disk(config: Config) -> Finding:
 
 
 def _existing(folder: Path) -> Path:
-    return next(it for it in (folder, *folder.parents) if it.exists())
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
 
 
 async def port(config: Config) -> Finding:
@@ -90,7 +90,7 @@ async def port(config: Config) -> Finding:
 async def _who_has_it(config: Config, problem: str) -> Finding:
     url = url_of(config.server)
     try:
-        body = await RemoteNode.of(config.server).health()
+        body = await NodeClient.of(config.server).health()
     except NodeUnreachable:
         return bad("port", problem, "end who has it, or take another server.port")
     except WorkerError as error:

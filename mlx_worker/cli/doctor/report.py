@@ -52,7 +52,11 @@ def _configuration(file: Path | None) -> tuple[Config | None, Finding]:
 def table_of(findings: Sequence[Finding]) -> Table:
     """A row a finding, with what to do beneath it."""
     table = Table("", "what", "found", box=None, pad_edge=False, show_header=False)
-    for it in findings:
-        said = f"{it.said}\n→ {it.advice}" if it.advice else it.said
-        table.add_row(Text(it.word, _COLOURS[it.word]), it.subject, Text(said, overflow="fold"))
+    for finding in findings:
+        said = f"{finding.said}\n→ {finding.advice}" if finding.advice else finding.said
+        table.add_row(
+            Text(finding.severity, _COLOURS[finding.severity]),
+            finding.subject,
+            Text(said, overflow="fold"),
+        )
     return table

@@ -12,7 +12,7 @@ from mlx_worker.config.addresses import is_loopback
 from mlx_worker.errors import WorkerError
 from mlx_worker.models.resolve import plan
 from mlx_worker.service.definition import NAME, describe, paths_of_service
-from mlx_worker.service.detect import keeper
+from mlx_worker.service.detect import service_manager
 from mlx_worker.system.privacy import ADVICE, guarded
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ FIREWALL: Final = "/usr/libexec/ApplicationFirewall/socketfilterfw"
 def service_files(run: Run, config: Config, platform: str = sys.platform) -> Iterator[Finding]:
     """Compare each installed service with the one that `service install` would write now."""
     for daemon in (False, True):
-        here = keeper(run, daemon=daemon, platform=platform)
+        here = service_manager(run, daemon=daemon, platform=platform)
         try:
             installed = here.file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
@@ -53,7 +53,7 @@ def of_macos(run: Run, config: Config, platform: str = sys.platform) -> Iterator
 
 
 def _sleep(run: Run) -> Finding:
-    minutes = _minutes_to_sleep(run(["pmset", "-g", "custom"]).said)
+    minutes = _minutes_to_sleep(run(["pmset", "-g", "custom"]).output)
     if minutes:
         return warn(
             "sleep",
@@ -71,7 +71,7 @@ def _minutes_to_sleep(settings: str) -> int | None:
 
 
 def _file_vault(run: Run) -> Finding:
-    said = run(["fdesetup", "status"]).said
+    said = run(["fdesetup", "status"]).output
     if "FileVault is On" in said:
         return warn(
             "FileVault",
@@ -82,7 +82,7 @@ def _file_vault(run: Run) -> Finding:
 
 
 def _firewall(run: Run, config: Config) -> Finding:
-    said = run([FIREWALL, "--getglobalstate"]).said
+    said = run([FIREWALL, "--getglobalstate"]).output
     if "enabled" in said and not is_loopback(config.server.host):
         python = os.path.realpath(sys.executable)
         return warn(
@@ -95,7 +95,7 @@ def _firewall(run: Run, config: Config) -> Finding:
 
 def _background_items(run: Run) -> Iterator[Finding]:
     for domain in (f"gui/{os.getuid()}", f"user/{os.getuid()}", "system"):
-        said = run(["launchctl", "print-disabled", domain]).said
+        said = run(["launchctl", "print-disabled", domain]).output
         for found in re.finditer(rf'"({NAME}[\w-]*)" => (?:disabled|true)', said):
             yield warn(
                 "background item",
