@@ -69,12 +69,12 @@ class RequestStats:
         self._misses: Counter[str] = Counter()
 
     def request_started(self) -> None:
-        """A request is in flight."""
+        """Count a request that is now in flight."""
         with self._lock:
             self._in_flight += 1
 
     def request_ended(self) -> None:
-        """It no longer is. Never below zero."""
+        """Count a request that is no longer in flight; the number never falls below zero."""
         with self._lock:
             self._in_flight = max(0, self._in_flight - 1)
 
@@ -97,12 +97,12 @@ class RequestStats:
                 self._last_failure = self._clock()
 
     def record_hit(self) -> None:
-        """A request's system prompt was resident."""
+        """Count a request whose system prompt was in the prompt cache."""
         with self._lock:
             self._hits += 1
 
     def record_miss(self, reason: str = "new") -> None:
-        """It was not, because it was never read ("new"), or for what became of it since."""
+        """Count a request whose system prompt was not in the prompt cache, with the reason."""
         with self._lock:
             self._misses[reason] += 1
 
@@ -180,9 +180,9 @@ class RequestStats:
 
 
 def combined_status(own: Status, models: Iterable[Status]) -> Status:
-    """The node's word from its own counts and its models' words.
+    """Return the node's status, from its own counts and the status of its models.
 
-    Models that are offline because nobody has asked for them yet do not count against it.
+    Models that are offline because no request has needed them yet do not count.
     """
     words = [word for word in models if word != "offline"]
     if not words:
@@ -200,7 +200,7 @@ _node = RequestStats()
 
 
 def node_stats() -> RequestStats:
-    """The ledger of this process's node."""
+    """Return the request counts of this process's node."""
     return _node
 
 
@@ -210,7 +210,7 @@ def get_node_health() -> dict[str, Any]:
 
 
 def get_metrics() -> dict[str, Any]:
-    """The node's metrics."""
+    """Return the node's metrics."""
     return _node.metrics()
 
 
@@ -220,22 +220,22 @@ def record_request(success: bool, latency: float) -> None:
 
 
 def increment_requests_in_flight() -> None:
-    """A request is in flight."""
+    """Count a request that is now in flight."""
     _node.request_started()
 
 
 def decrement_requests_in_flight() -> None:
-    """It no longer is. Never below zero."""
+    """Count a request that is no longer in flight; the number never falls below zero."""
     _node.request_ended()
 
 
 def record_cache_hit() -> None:
-    """A request's system prompt was resident."""
+    """Count a request whose system prompt was in the prompt cache."""
     _node.record_hit()
 
 
 def record_cache_miss() -> None:
-    """It was not."""
+    """Count a request whose system prompt was not in the prompt cache."""
     _node.record_miss()
 
 
@@ -246,7 +246,7 @@ class HealthMonitor:
     _guard = threading.Lock()
 
     def __new__(cls) -> Self:
-        """The one instance."""
+        """Return the only instance."""
         with cls._guard:
             if cls._instance is None:
                 cls._instance = super().__new__(cls)

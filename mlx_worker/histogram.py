@@ -38,7 +38,7 @@ CRASH_TO_TOKEN: Final = (0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300
 """A spare process and a small model to the whole patience of a stream."""
 
 LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-"""An idle event loop to one that somebody blocks."""
+"""An idle event loop to a blocked one."""
 
 
 class Histogram:
@@ -50,7 +50,7 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """That value, so many times."""
+        """Add a value to the histogram, `times` times."""
         self._counts[bisect_left(self._bounds, value)] += times
         self.total += value * times
 
@@ -65,9 +65,9 @@ class Histogram:
 
 
 def quantile(seen: Cumulative, share: float) -> float | None:
-    """The value that this share (0 to 1) was at most; within a bucket, as if spread evenly.
+    """Return the value that this share (0 to 1) of the values did not exceed, interpolated.
 
-    None where nothing was seen; the last bound for what lies beyond it.
+    None if there are no values; the last bound for what lies beyond it.
     """
     total = seen[-1][1]
     if not total:

@@ -2,7 +2,7 @@
 
 Each check raises an error that names the field, the value and the limit, and stops counting at the
 limit: to refuse costs no more than to accept. The front checks a body while it is parsed, so that
-what is too much is sent to no child; the child checks every request, whoever sent it. [both]
+what is too much is sent to no child; the child checks every request again. [both]
 """
 
 from __future__ import annotations

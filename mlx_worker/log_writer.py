@@ -48,7 +48,7 @@ class Dropped:
         return self._total
 
     def add(self, lines: int) -> None:
-        """Count so many more."""
+        """Add to the count."""
         with self._lock:
             self._total += lines
 
@@ -168,7 +168,7 @@ class PipeDescriptor(Descriptor):
     """The write end of a pipe.
 
     A child's line is in the pipe when `put` returns, if there is room: the last line before an
-    abort is the one that matters. POSIX promises room for PIPE_BUF bytes where poll says writable.
+    abort matters most. POSIX promises room for PIPE_BUF bytes where poll says writable.
     """
 
     def write_if_free(self, line: bytes) -> bool:
@@ -250,7 +250,7 @@ class RotatingFile:
 
 
 def write_within(fd: int, text: str, seconds: float) -> None:
-    """Write a text to a descriptor; after so many seconds leave it unwritten."""
+    """Write a text to a descriptor; give up after this number of seconds."""
     thread = threading.Thread(
         target=_write_quietly, args=(fd, _encoded(text)), name="last line", daemon=True
     )

@@ -64,7 +64,7 @@ class Entry:
 
 
 def _text(value: Any) -> str:
-    """A value as one word; "-" for none."""
+    """Return a value as one word; "-" for None."""
     if value is None or value == "":
         return "-"
     plain = isinstance(value, str) and not _SPECIAL.search(value)
@@ -94,7 +94,7 @@ def _said(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class Console(logging.Formatter):
-    """For whoever reads along in a terminal."""
+    """Format records for a person at a terminal."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
@@ -200,10 +200,7 @@ def set_level(name: str) -> None:
 
 
 def read(line: str) -> tuple[int, Entry] | None:
-    """A line that `JsonLines` wrote: its level, and its event with all its facts.
-
-    None for any other.
-    """
+    """Return the level and the entry of a line that `JsonLines` wrote; None for any other line."""
     if not line.startswith('{"at":'):
         return None
     try:

@@ -59,7 +59,7 @@ def too_much(value: Any, levels: int, most: int) -> str | None:
 
 
 def _shown(value: Any) -> str:
-    """A short scalar as it was given; nothing for what is long or may be somebody's text."""
+    """Return a short scalar as it was given; "" for a value that is long or may be user text."""
     if isinstance(value, dict | list) or value is None:
         return ""
     if isinstance(value, str) and len(value) > _LONGEST_SHOWN:

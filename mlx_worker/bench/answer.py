@@ -46,7 +46,7 @@ class MeasuredAnswer:
         return [b - a for a, b in zip(self.texts, self.texts[1:], strict=False)]
 
     def gaps_within(self, start: float, end: float) -> list[float]:
-        """The gaps that touch this stretch of time."""
+        """Return the gaps that touch this stretch of time."""
         pairs = zip(self.texts, self.texts[1:], strict=False)
         return [b - a for a, b in pairs if b > start and a < end]
 

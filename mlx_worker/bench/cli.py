@@ -1,4 +1,7 @@
-"""What `mlx-worker bench` does: measure, print, write down. [bench]"""
+"""The command `mlx-worker bench`: measure, print, write files.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,7 @@ def run(options: BenchOptions) -> None:
 
 
 def _targets(options: BenchOptions) -> list[Target]:
-    """The node first: the others are compared with it."""
+    """Return what is measured; the node is first, because the others are compared with it."""
     if options.url is None:
         return [StartedNode(), StartedNode(spares=1), *map(_peer, options.peers), Baseline()]
     if options.model is None and options.peers:

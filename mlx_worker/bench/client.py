@@ -127,7 +127,7 @@ class LoadClient:
         return RunningRequest(ask, sent, await self._connect(request))
 
     async def ask(self, ask: LoadRequest, model: str | None = None) -> MeasuredAnswer:
-        """The whole of it."""
+        """Send a request and return its whole answer."""
         return await (await self.start(ask, model)).answer()
 
     async def get(self, path: str) -> tuple[float, bytes]:

@@ -1,4 +1,7 @@
-"""How a measuring command ends before it is done. [bench]"""
+"""The early end of a measuring command.
+
+[bench]
+"""
 
 from __future__ import annotations
 

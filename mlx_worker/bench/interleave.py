@@ -1,4 +1,4 @@
-"""Who is measured when: A B A B, because a machine drifts by more than servers differ.
+"""The order of measurements: A B A B, because a machine drifts by more than servers differ.
 
 What one scenario compares is measured in turn, round by round, while every server of its setting
 stands there and the others rest. [bench]
@@ -57,7 +57,7 @@ def measured(plan: Plan) -> Iterator[Measurement]:
 
 
 def _setting(item: tuple[str, AnyScenario]) -> tuple[bool, str, int]:
-    """What has to stand there for a scenario."""
+    """Return what a scenario needs to be running."""
     _, scenario = item
     return scenario.fresh, scenario.synthetic, scenario.models
 
@@ -93,7 +93,7 @@ def _fresh(
 
 
 def _measurement(plan: Plan, name: str, target: Target, turn: int, opened: Opened) -> Measurement:
-    """A measurement that fails is one without figures: the others go on."""
+    """Measure once; a measurement that fails has no figures, and the others go on."""
     try:
         sample = opened.measure(plan.scenarios[name], f"{plan.seed}/{name}/{turn}")
     except BenchmarkError as error:

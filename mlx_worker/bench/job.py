@@ -1,4 +1,7 @@
-"""What the processes of a measurement are told: a scenario, where to play it, a seed. [bench]"""
+"""The jobs of the measuring processes: a scenario, a server or a model, and a seed.
+
+[bench]
+"""
 
 from __future__ import annotations
 

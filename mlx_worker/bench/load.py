@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlx_worker.bench.sample import Sample
 
 REST = 30.0
-"""Seconds that a server may go on working for clients who have left, before others are measured."""
+"""Seconds that a server may work on for clients that have left, before the next measurement."""
 
 
 async def run(job: LoadJob) -> Sample:

@@ -1,4 +1,7 @@
-"""What the processes of a server have used: CPU time and resident memory. [bench]"""
+"""CPU time and resident memory of the processes of a server.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def resident_megabytes(roles: Roles) -> dict[str, float]:
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that descend from it; empty: it has ended."""
+    """Return a process and all its descendants; [] if the process has ended."""
     try:
         process = psutil.Process(pid)
         return [pid, *(child.pid for child in process.children(recursive=True))]
@@ -75,9 +78,9 @@ async def until_used(roles: Roles, seconds: float, deadline: float) -> bool:
 
 
 async def until_idle(roles: Roles, deadline: float) -> float:
-    """The first moment (of `perf_counter`) from which the processes used next to nothing.
+    """Return the first moment (of `perf_counter`) from which the processes are idle.
 
-    The deadline, where they never came to rest before it.
+    Returns the deadline if they are not idle before it.
     """
     seen: list[tuple[float, float]] = []
     while (now := perf_counter()) < deadline:

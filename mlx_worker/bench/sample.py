@@ -1,4 +1,7 @@
-"""What one measurement brings, and what each of its figures is called. [bench]"""
+"""The result of one measurement, and the labels of its figures.
+
+[bench]
+"""
 
 from __future__ import annotations
 

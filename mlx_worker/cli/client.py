@@ -1,7 +1,7 @@
-"""Questions and commands to a node that runs already, over its own HTTP. [front]
+"""The client of a running node: requests and commands over the node's HTTP API.
 
-The one place of this package that makes requests to a node: what it answers, and every way of not
-answering, becomes a value or one error.
+This is the only module of the package that sends requests to a node. An answer becomes a value, and
+every failure becomes one error. [front]
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ class NodeClient:
 
     @classmethod
     def at(cls, url: str) -> NodeClient:
-        """The node there, with the key of this environment."""
+        """Return the node at this URL, with the key of this environment."""
         return cls(url.rstrip("/"), os.environ.get(KEY_VARIABLE) or None)
 
     @classmethod
     def of(cls, server: ServerConfig) -> NodeClient:
-        """The node with this configuration: with this environment's key, else its first.
+        """Return the node of this configuration, with this environment's key, else its first one.
 
         Raises ConfigError for keys that cannot be read.
         """
@@ -85,11 +85,11 @@ class NodeClient:
         return cls(url_of(server), key, server.tls_cert)
 
     async def get(self, path: str, **query: str | None) -> Any:
-        """What the node says there; a query of None is left out."""
+        """Return the node's answer for this path; parameters that are None are left out."""
         return await self._ask("GET", path, query=query)
 
     async def health(self) -> dict[str, Any]:
-        """The body of `/health`."""
+        """Return the body of `/health`."""
         body: dict[str, Any] = await self.get("/health")
         return body
 
@@ -126,7 +126,7 @@ class NodeClient:
     async def events(
         self, method: str, path: str, body: Any = None, **query: str | None
     ) -> AsyncIterator[AsyncIterator[Any]]:
-        """The events of a stream, parsed. One that says `error` is raised."""
+        """Open a stream of parsed events. Raises WorkerError for an event with `error`."""
         async with self._answer(method, path, body, query, UNLIMITED_TIMEOUT) as response:
             yield self._read(response)
 
@@ -164,7 +164,7 @@ class NodeClient:
         query: Mapping[str, str | None],
         patience: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A good answer, open; any other is raised."""
+        """Open a successful response. Raises the node's error for any other."""
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         tls = client_context(self.certificate)
         async with aiohttp.ClientSession(timeout=patience, headers=headers) as session:

@@ -1,4 +1,7 @@
-"""Find out what a client has to know of a running node. [front]"""
+"""Find out what a client has to know of a running node.
+
+[front]
+"""
 
 from __future__ import annotations
 

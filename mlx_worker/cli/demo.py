@@ -26,7 +26,7 @@ READY_TIMEOUT = 300.0
 
 
 def demo_config(models_dir: Path, port: int) -> Config:
-    """The node of the demo: one model, which answers for every name."""
+    """Return the configuration of the demo: one model, which serves every model name."""
     model = ModelConfig(id=MODEL, path=MODEL, aliases=("current-model",), default=True)
     server = ServerConfig(port=port, models_dir=models_dir)
     return Config(models=(model,), server=server, folder=Path.cwd())

@@ -1,4 +1,7 @@
-"""A node's log lines, the last ones and those that follow. [front]"""
+"""The log lines of a node: the last ones, and new ones as they are written.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ if TYPE_CHECKING:
 
 
 async def last_lines(node: NodeClient, model: str | None) -> list[str]:
-    """The lines that the node has kept; of one model, or of all."""
+    """Return the lines that the node has kept, of one model or of all."""
     body = await node.get("/admin/logs", model=model)
     return [written(line) for line in body["lines"]]
 
@@ -27,5 +30,5 @@ async def following(node: NodeClient, model: str | None) -> AsyncIterator[str]:
 def written(line: Mapping[str, Any]) -> str:
     """One line with its moment (this machine's clock), its level and, of a model's, its process."""
     moment = time.strftime("%H:%M:%S", time.localtime(line["at"] / 1000))
-    who = f" [{line['pid']}]" if "pid" in line else ""
-    return f"{moment} {line['level']}{who} {line['text']}"
+    process = f" [{line['pid']}]" if "pid" in line else ""
+    return f"{moment} {line['level']}{process} {line['text']}"

@@ -60,7 +60,7 @@ def main() -> None:
 @click.group(NAME, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")
 def app() -> None:
-    """A serving node for MLX language models."""
+    """Serve MLX language models on one node."""
 
 
 for command in COMMANDS:

@@ -1,4 +1,7 @@
-"""The configured models as a table. [front]"""
+"""The configured models as a table.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def table_of(listed: Sequence[dict[str, Any]]) -> Table:
-    """What `/v1/models` lists, a model a row, with its aliases."""
+    """Return a table of what `/v1/models` lists: a row for each model, with its aliases."""
     names: defaultdict[str, list[str]] = defaultdict(list)
     entries = {}
     for item in listed:

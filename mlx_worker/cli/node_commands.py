@@ -56,7 +56,7 @@ def status(*, as_json: bool, file: Path | None, url: str | None) -> None:
     show_default=True,
     help="Seconds between two looks.",
 )
-@click.option("-n", "looks", type=click.IntRange(min=1), help="End after so many looks.")
+@click.option("-n", "looks", type=click.IntRange(min=1), help="Number of updates; then end.")
 @config_file
 @node_url
 def top(*, every: float, looks: int | None, file: Path | None, url: str | None) -> None:
@@ -241,7 +241,7 @@ def doctor(*, file: Path | None) -> None:
     type=click.Choice([item.value for item in Router]),
     default=Router.JSON.value,
     show_default=True,
-    help="Who is to read it.",
+    help="Program that reads the list.",
 )
 @config_file
 def router_config(*, nodes: tuple[str, ...], reader: str, file: Path | None) -> None:

@@ -1,4 +1,7 @@
-"""Options that several commands share, and the node that they mean. [front]"""
+"""Options that several commands share, and the node that they select.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,12 @@ as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for pro
 
 
 def configuration(file: Path | None) -> Config:
-    """The configuration that `serve` would read."""
+    """Return the configuration that `serve` would read."""
     return load_config(file or default_file())
 
 
 def node_meant(url: str | None, file: Path | None) -> NodeClient:
-    """The node at `url`, else where the configuration listens."""
+    """Return the node at `url`, else the node at the address of the configuration."""
     from mlx_worker.cli.client import NodeClient
 
     return NodeClient.at(url) if url else NodeClient.of(configuration(file).server)

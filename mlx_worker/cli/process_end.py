@@ -1,6 +1,6 @@
 """How the node's process ends: its last line is written if stderr takes lines, and no exit hangs.
 
-Python itself writes what nobody caught to stderr and waits for that write. While the node runs,
+Python itself writes uncaught exceptions to stderr and waits for that write. While the node runs,
 such reports go through the log, and the end of the process waits a bounded time. [front]
 """
 

@@ -1,7 +1,7 @@
-"""The list of nodes in the words of what stands in front of them.
+"""The list of nodes as configuration of a router or proxy in front of them.
 
-Whatever reads it, three things are said: who the nodes are, that `/v1/cluster/health` tells which
-of them can serve, and that one session stays at one node, where its prompts are resident. [front]
+Every format says three things: which nodes there are, that `/v1/cluster/health` tells which of them
+can serve, and that one session stays at one node, where its prompts are in the cache. [front]
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from mlx_worker.cli.client import NodeClient
 
 PORT = 8080
-"""Where the proxy listens, to be edited."""
+"""Port of the proxy, to be edited."""
 
 LONGEST_ANSWER = 600
-"""Seconds without a byte that a proxy has to bear: a node that recovers says nothing meanwhile."""
+"""Seconds without a byte that a proxy has to accept: a node that recovers sends nothing."""
 
 
 class Router(StrEnum):
-    """Who reads the list."""
+    """Programs that read the list."""
 
     CLUSTER = "cluster"
     JSON = "json"
@@ -38,10 +38,10 @@ class Router(StrEnum):
 
 
 async def written(nodes: Sequence[NodeClient], router: Router) -> str:
-    """The list for that reader; JSON and LiteLLM have the models too, and so ask the nodes.
+    """Return the list for this program.
 
-    Raises InvalidRequest for nodes that one proxy cannot have together, and what `NodeClient`
-    raises.
+    JSON and LiteLLM need the models too, so the nodes are asked for them. Raises InvalidRequest for
+    nodes that one proxy cannot serve together, and what `NodeClient` raises.
     """
     match router:
         case Router.NGINX:
@@ -57,7 +57,7 @@ async def written(nodes: Sequence[NodeClient], router: Router) -> str:
 
 
 async def _models(nodes: Sequence[NodeClient]) -> list[list[str]]:
-    """The names that each node answers to."""
+    """Return the model names of each node."""
     answers = await asyncio.gather(*(node.get("/v1/models") for node in nodes))
     return [[item["id"] for item in answer["data"]] for answer in answers]
 
@@ -71,9 +71,10 @@ def _json(nodes: Sequence[NodeClient], models: list[list[str]]) -> str:
 
 
 def _cluster(nodes: Sequence[NodeClient]) -> str:
-    """The file of the router that polls `/v1/models` and the cluster paths of each node.
+    """Return the file of the router that polls `/v1/models` and the cluster paths of each node.
 
-    Its own defaults hold for all that is not named. It goes by resident prompts if told so.
+    Keys that are not named keep the router's defaults. `cache-aware` lets it route by resident
+    prompts.
     """
     listed = [{"id": _address(node), "url": node.url} for node in nodes]
     file = {

@@ -1,4 +1,7 @@
-"""`/health` for people: a table, and an exit code for scripts. [front]"""
+"""`/health` as a table for people, and as an exit code for scripts.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,9 @@ Rates = dict[str, float]
 
 
 def overview(url: str, body: Mapping[str, Any], rates: Rates | None = None) -> Group:
-    """A node's `/health`: a line of its own facts, a row a model.
+    """Return a node's `/health`: a line with the node's facts, and a row for each model.
 
-    With a column of tokens per second where `rates` are known.
+    There is a column of tokens per second if `rates` are known.
     """
     table = Table(box=None, pad_edge=False)
     table.add_column("model", overflow="fold")

@@ -31,7 +31,7 @@ class Networks:
         return cls(tuple(read_network(text) for text in texts))
 
     def __bool__(self) -> bool:
-        """True if there is any network."""
+        """Return True if there is any network."""
         return bool(self.members)
 
     def covers(self, peer: str | None) -> bool:
@@ -70,5 +70,5 @@ def _problem(text: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """True if only this machine can reach the host."""
+    """Return True if only this machine can reach the host."""
     return host == "localhost" or ipaddress.ip_address(host).is_loopback

@@ -174,7 +174,7 @@ def _check_telemetry(telemetry: TelemetryConfig, make_error: MakeError) -> None:
 
 
 def _is_installed(package: str) -> bool:
-    """True if the package could be imported; nothing of the package is imported."""
+    """Return True if the package can be imported; nothing of the package is imported."""
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # a package around it is missing

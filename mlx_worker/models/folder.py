@@ -1,6 +1,6 @@
-"""Is this folder a whole model? Answered from names, sizes and headers, never from weights.
+"""Check that a folder is a complete model, by names, sizes and headers, never by weights.
 
-A child that loads half a model fails late and in a way nobody understands; here the file that
+A child that loads half a model fails late and with an unclear error; here the file that
 is missing or broken has a name. [both]
 """
 

@@ -59,7 +59,7 @@ def layer_count(config: dict[str, Any]) -> int | None:
 
 
 def is_stated(config: dict[str, Any], name: str, value: object) -> bool:
-    """True if config.json says so of the text model, at any of its places."""
+    """Return True if config.json says so of the text model, at any of its places."""
     return any(part.get(name) is value for part in text_parts(config))
 
 

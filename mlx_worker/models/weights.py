@@ -95,7 +95,7 @@ class _Found:
         self._core = {_leaf(name) for name in arrays if not _NUMBER.search(name)}
 
     def needs(self, name: str) -> bool:
-        """True if the text model cannot do without this array, as far as names can tell."""
+        """Return True if the text model needs this array, as far as names can tell."""
         if name in self.arrays or _NO_TEXT.search(name):
             return False
         if (number := _NUMBER.search(name)) is None:

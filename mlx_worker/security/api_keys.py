@@ -1,4 +1,4 @@
-"""API keys: who may ask, by a secret that only the caller and this node know.
+"""API keys: secrets that only a caller and this node know.
 
 A line is `name:key`. The name is for the log; the key itself is written nowhere, and kept here as
 its hash alone, so that nothing that prints a value can tell it. [front]
@@ -44,7 +44,10 @@ class Keys:
         return bool(self.hashes)
 
     def name_of(self, key: str) -> str | None:
-        """Whose key it is; None: nobody's. Takes as long for a wrong key as for a right one."""
+        """Return the name that the key belongs to; None if the key is unknown.
+
+        A wrong key takes as long as a right one.
+        """
         asked = _hashed(key)
         found = None
         for name, known in self.hashes:
@@ -54,10 +57,10 @@ class Keys:
 
 
 def load_keys(server: ServerConfig, environ: Mapping[str, str] | None = None) -> Keys:
-    """The keys of the file and of the environment together.
+    """Return the keys of the file and of the environment together.
 
-    Raises ConfigError with the line, never with the key; also where there is no key and others
-    than this machine could ask.
+    Raises ConfigError with the line, never with the key. Raises ConfigError too if there is no key
+    and other machines could send requests.
     """
     taken = dict(_lines(server, os.environ if environ is None else environ))
     if not (taken or server.trusted or server.insecure or is_loopback(server.host)):
@@ -66,7 +69,7 @@ def load_keys(server: ServerConfig, environ: Mapping[str, str] | None = None) ->
 
 
 def first_key(server: ServerConfig) -> str | None:
-    """The first key itself, to ask this node with; None where there is none.
+    """Return the first key itself, which commands send to this node; None if there is none.
 
     Raises ConfigError as `load_keys` does.
     """

@@ -48,7 +48,7 @@ def service() -> None:
 @service.command
 @of_the_machine
 @service_name
-@click.option("--user", help="A daemon's account. Default: who called sudo.")
+@click.option("--user", help="Account of a daemon. Default: the user that called sudo.")
 @click.option("--print", "show", is_flag=True, help="Print the file, change nothing.")
 @config_file
 def install(*, daemon: bool, name: str, user: str | None, show: bool, file: Path | None) -> None:
@@ -133,7 +133,7 @@ def _here(*, daemon: bool, name: str) -> ServiceManager:
 
 
 def _account(user: str | None) -> str | None:
-    """Who a daemon runs as; None: an account that systemd makes up."""
+    """Return the account that a daemon runs as; None: an account that systemd creates."""
     account = user or os.environ.get("SUDO_USER")
     if account is None and sys.platform == "darwin":
         raise ServiceManagerError("a daemon needs an account to run as: --user NAME")

@@ -1,4 +1,7 @@
-"""What a service is, whichever system keeps it running. [front]"""
+"""The definition of a service, the same for every service manager.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ NAME: Final = "mlx-worker"
 SERVICE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 
 OPEN_FILES: Final = 65_536
-"""A connection is a file; macOS gives 256 to who does not ask."""
+"""Each connection is a file; macOS allows 256 by default."""
 
 SLACK: Final = 15
 """Seconds above what a stop may take by its own deadlines."""
@@ -66,7 +69,7 @@ class ServiceManager(Protocol):
         """Where it looks for the service."""
 
     def text(self, definition: Definition) -> str:
-        """The service in its words."""
+        """Return the service file."""
 
     def account(self) -> str | None:
         """Return the account that the installed service runs as; None: its file names none."""
@@ -88,7 +91,10 @@ class ServiceManager(Protocol):
 
 
 def describe(config: Config, user: str | None) -> Definition:
-    """The service that runs this configuration with this Python. Raises ServiceManagerError."""
+    """Return the service that runs this configuration with this Python.
+
+    Raises ServiceManagerError for a configuration without a file.
+    """
     if config.file is None:
         raise ServiceManagerError("a service needs a configuration file")
     models = config.server.models_dir or default_models_dir()

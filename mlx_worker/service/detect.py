@@ -1,4 +1,7 @@
-"""The keeper of this machine. [front]"""
+"""The service manager of this machine.
+
+[front]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""launchd: an agent of the user who is logged in, or a daemon of the machine.
+"""launchd: an agent of the user that is logged in, or a daemon of the machine.
 
 launchd answers before its work is done. `bootout` of a node that still drains ends with 36, and a
 label is released some time after its process has ended; until then `bootstrap` of the same label
@@ -101,7 +101,7 @@ class Launchd:
         return (f"gui/{os.getuid()}", f"user/{os.getuid()}")
 
     def text(self, definition: Definition) -> str:
-        """The property list."""
+        """Return the property list."""
         return plistlib.dumps(self._plist(definition), sort_keys=False).decode()
 
     def account(self) -> str | None:
@@ -140,7 +140,7 @@ class Launchd:
         self._boot_out()
 
     def state(self) -> ServiceState:
-        """What `launchctl print` says of it."""
+        """Return the state that `launchctl print` reports."""
         installed = self.file.exists()
         printed = self._printed()
         if printed is None:
@@ -204,7 +204,7 @@ class Launchd:
         return (asked if isinstance(asked, int) else USUAL_EXIT_TIMEOUT) + SLACK
 
     def _printed(self) -> str | None:
-        """What launchd says of the service; None where no domain has the label."""
+        """Return what launchd prints about the service; None if no domain has the label."""
         for domain in self._domains:
             ran = self._ctl("print", f"{domain}/{self._label}")
             if ran.status == 0 and "state = " in ran.output:
@@ -226,7 +226,7 @@ class Launchd:
     def _plist(self, definition: Definition) -> dict[str, Any]:
         limits = {"NumberOfFiles": OPEN_FILES}
         log = {} if definition.logs_to_file else {LOG_VARIABLE: str(self.log)}
-        # A background session is all that a user has who is not logged in at the screen.
+        # A user that is not logged in at the screen has a background session only.
         agent = {"LimitLoadToSessionType": ["Aqua", "Background"]}
         return {
             "Label": self._label,
@@ -262,6 +262,6 @@ def _home(folder: str) -> Path:
 
 
 def _value(key: str, printed: str) -> str | None:
-    """The first `key = value`: what belongs to the service itself stands before its endpoints."""
+    """Return the first `key = value`; values of the service stand before those of its endpoints."""
     found = re.search(rf"^\s*{re.escape(key)} = (.+)$", printed, re.MULTILINE)
     return found[1].strip() if found else None

@@ -1,7 +1,7 @@
-"""Where a service logs whose configuration names no file. [front]
+"""The log file of a service whose configuration names none.
 
 launchd only collects stderr in a file that grows without end. Its service therefore names a file in
-a variable, and the node writes and rotates that file as `log.file` would be.
+a variable, and the node writes and rotates that file as `log.file` would be. [front]
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The one way to the system's own commands, so that a test can answer in their place. [front]"""
+"""Run commands of the operating system; tests replace this function.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def run(command: Sequence[str]) -> CommandResult:
 
 
 def run_or_raise(run_: Run, *command: str) -> str:
-    """What the command said. Raises ServiceManagerError with it where the command failed."""
+    """Return the output of a command. Raises ServiceManagerError with it if the command fails."""
     ran = run_(command)
     if ran.status != 0:
         raise ServiceManagerError(f"`{' '.join(command)}` ended with {ran.status}: {ran.output}")

@@ -79,7 +79,7 @@ class Systemd:
         return ("systemctl",) if self.daemon else ("systemctl", "--user")
 
     def text(self, definition: Definition) -> str:
-        """The unit."""
+        """Return the unit file."""
         target = "multi-user.target" if self.daemon else "default.target"
         return f"""\
 [Unit]
@@ -139,7 +139,7 @@ WantedBy={target}
         self._ctl("stop", "--no-block", self._unit)
 
     def state(self) -> ServiceState:
-        """What `systemctl show` says of it."""
+        """Return the state that `systemctl show` reports."""
         ran = self.run(
             [*self._systemctl, "show", self._unit, "--property", "ActiveState,SubState,MainPID"]
         )
@@ -185,7 +185,7 @@ def _path(path: Path) -> str:
 
 
 def _word(word: str) -> str:
-    """A word in systemd's quoting: its specifiers begin with %."""
+    """Return a word in systemd's quoting; systemd's specifiers begin with %."""
     word = word.replace("%", "%%")
     if re.fullmatch(r"[\w@%+=:,./-]+", word):
         return word

@@ -1,4 +1,7 @@
-"""How many files the node may open, and how many connections that leaves. [front]"""
+"""The limit of open files, and the number of connections that it allows.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ class ConnectionBudget:
 def raise_limit(wanted: int) -> int:
     """Raise the soft limit towards `wanted` open files. Return the number that may be open.
 
-    launchd allows 256 where nobody says otherwise, and many systems 1024.
+    launchd allows 256 by default, and many systems 1024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:

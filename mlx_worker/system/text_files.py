@@ -1,7 +1,7 @@
-"""Text files that people write, as editors save them: UTF-8, with or without a mark of that. [both]
+"""Text files that people write: UTF-8, with or without a byte order mark.
 
 Windows editors put a byte order mark in front of UTF-8, or write UTF-16. The mark is no part of the
-text: in a prompt or in a chat template it would be one more token of every request.
+text: in a prompt or in a chat template it would be one more token of every request. [both]
 """
 
 from __future__ import annotations

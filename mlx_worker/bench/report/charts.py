@@ -23,7 +23,7 @@ BY_STREAMS = "throughput-by-streams.svg"
 
 
 def load_matplotlib() -> Any:
-    """Raises BenchmarkError with the extra's name where it is not installed."""
+    """Import matplotlib. Raises BenchmarkError, which names the extra, if it is not installed."""
     try:
         figure = importlib.import_module("matplotlib.figure")
     except ImportError as error:
@@ -52,7 +52,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
 
 def _stream_counts(results: Results) -> dict[str, int]:
-    """The scenarios that differ in the number of streams only."""
+    """Return the scenarios that differ in the number of streams only."""
     return {
         name: scenario.streams
         for name in results.scenarios()

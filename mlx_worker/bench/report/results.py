@@ -1,4 +1,7 @@
-"""Everything that was measured, as it is asked for and as it is written down. [bench]"""
+"""The measurements of a run, as tables read them and as the JSON file has them.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -43,14 +46,14 @@ class Results(msgspec.Struct, frozen=True):
         return list(dict.fromkeys(measurement.scenario for measurement in self.measurements))
 
     def targets(self, scenario: str) -> list[str]:
-        """Whoever was measured in it."""
+        """Return the names of the targets that were measured in the scenario."""
         mine = (
             measurement for measurement in self.measurements if measurement.scenario == scenario
         )
         return list(dict.fromkeys(item.target for item in mine))
 
     def figures(self, scenario: str) -> list[str]:
-        """The names of all figures that anybody has in it."""
+        """Return the names of all figures in the scenario."""
         mine = (
             measurement for measurement in self.measurements if measurement.scenario == scenario
         )
@@ -82,7 +85,7 @@ class Results(msgspec.Struct, frozen=True):
 
 
 def this_machine() -> Machine:
-    """The one we run on."""
+    """Return the machine that this process runs on."""
     return Machine(
         system=platform.platform(),
         processor=platform.processor() or platform.machine(),

@@ -1,4 +1,7 @@
-"""The results as a person reads them: a table a scenario, then the goals. [bench]"""
+"""The results for people: a table for each scenario, then the goals.
+
+[bench]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Curves as SVG files: a panel a figure, a line a subject, both axes by powers. [bench]"""
+"""Curves as SVG files: a panel for each figure, a line for each subject, logarithmic axes.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ STYLE = {"svg.fonttype": "none", "svg.hashsalt": "mlx-worker", "font.size": 8}
 
 
 def draw(curve: Curve, results: ScalingResults, folder: Path) -> Path:
-    """The file that was written. Raises BenchmarkError where there is no matplotlib."""
+    """Draw the curve and return the file. Raises BenchmarkError if matplotlib is missing."""
     figure = load_matplotlib()
     rows = math.ceil(len(curve.lines) / ACROSS)
     with importlib.import_module("matplotlib").rc_context(STYLE):
@@ -65,7 +68,10 @@ def _panel(axes: Any, curve: Curve, line: CurveLine, results: ScalingResults) ->
 
 
 def _bounds(seen: Sequence[Spread]) -> tuple[float, float] | None:
-    """The panel's lowest and highest value: a decade at least, or what is flat would look wild."""
+    """Return the lowest and highest value of a panel, at least a decade apart.
+
+    A smaller range would make a flat curve look steep.
+    """
     if not seen or min(item.low for item in seen) <= 0:
         return None
     low, high = min(item.low for item in seen), max(item.high for item in seen)
@@ -102,7 +108,7 @@ def _line(axes: Any, name: str, points: Sequence[tuple[int, Spread]]) -> None:
 
 
 def _linear(axes: Any, points: Sequence[tuple[int, Spread]]) -> None:
-    """What the first point would grow to, were nothing of it shared."""
+    """Draw what the first point would grow to if nothing of its cost were shared."""
     (first, seen), (last, _) = points[0], points[-1]
     ends = [seen.median, seen.median * last / first]
     axes.plot([first, last], ends, color="grey", linestyle=":", label="linear")

@@ -1,4 +1,7 @@
-"""What `mlx-worker bench growth` does: measure, print, draw, write down. [bench]"""
+"""The command `mlx-worker bench growth`: measure, print, draw, write files.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ def run(options: ScalingOptions) -> None:
 
 
 def _chosen(known: dict[str, Curve], options: ScalingOptions) -> list[Curve]:
-    """The curves asked for, with the sizes asked for, where they have any such."""
+    """Return the selected curves, with those of their sizes that are selected."""
     for name in options.names:
         if name not in known:
             raise BenchmarkError(f"no curve {name!r}; there are {', '.join(known)}", param="curve")

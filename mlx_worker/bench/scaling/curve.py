@@ -1,4 +1,7 @@
-"""What a curve is: which figures are drawn against which sizes, and who is measured. [bench]"""
+"""The definition of a curve: which figures are drawn against which sizes, of which subjects.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ class CurveLine:
 
 @dataclass(frozen=True)
 class Subject:
-    """Who is measured, and what stands there while it is, for sizes up to the one given."""
+    """A subject that is measured, and what runs meanwhile, for sizes up to the given one."""
 
     name: str
     opened: Callable[[int], AbstractContextManager[MeasuredAt]]

@@ -1,4 +1,7 @@
-"""The curves by their names, in the order they are measured. [bench]"""
+"""The curves by their names, in the order of measurement.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -155,7 +158,7 @@ def _line() -> Curve:
         order=Order.SHUFFLED,
         subjects=tuple(alone(module, shape) for shape in shapes),
         lines=(
-            CurveLine("turn", "getting in line, as somebody's turn comes", "µs", 0),
+            CurveLine("turn", "joining the queue when a slot becomes free", "µs", 0),
             CurveLine("arrival", "coming to a full line", "µs", 0),
         ),
     )

@@ -45,7 +45,7 @@ class ScalingResults(msgspec.Struct, frozen=True):
         return [(size, it) for size, it in seen if it is not None]
 
     def complaints(self, curve: str) -> list[str]:
-        """What went wrong, said of whom and at which size."""
+        """Return what went wrong, with the subject and the size."""
         return [
             f"{point.subject}, {point.size}: {complaint}"
             for point in self.points

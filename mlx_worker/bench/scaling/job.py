@@ -1,4 +1,7 @@
-"""What the processes that measure one structure alone are told. [bench]"""
+"""The job of the processes that measure one data structure alone.
+
+[bench]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Measures curves: which size of whom is next. [bench]"""
+"""Measure curves: choose the next size and subject, and take the sample.
+
+[bench]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The curves as a page: machine, command, and a table of each with its slopes. Markdown. [bench]"""
+"""The curves as a Markdown page: machine, command, and a table of each with its slopes.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -46,8 +49,8 @@ def table(curve: Curve, results: ScalingResults) -> str:
         for subject in curve.subjects:
             points = results.line(curve.name, subject.name, line)
             if points:
-                who = "" if len(curve.subjects) == 1 else f", {subject.name}"
-                rows += _rows(f"{line.label}{who}, {line.unit}", line, curve.sizes, points)
+                of_subject = "" if len(curve.subjects) == 1 else f", {subject.name}"
+                rows += _rows(f"{line.label}{of_subject}, {line.unit}", line, curve.sizes, points)
     wrong = results.complaints(curve.name)
     if wrong:
         rows += ["", f"{len(wrong)} went wrong, first: {wrong[0]}"]

@@ -1,4 +1,7 @@
-"""Who curves are measured on: servers under a scenario, and structures by themselves. [bench]"""
+"""The subjects of curves: servers under a scenario, and data structures by themselves.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 def under_load(
     target: Target, scenario: Callable[[int], AnyScenario], models: Callable[[int], Sequence[Path]]
 ) -> Subject:
-    """A target under the scenario for a size; one that is a server is warmed up before."""
+    """Return a target under the scenario of a size; a server is warmed up first."""
 
     @contextlib.contextmanager
     def opened(largest: int) -> Iterator[MeasuredAt]:
@@ -35,7 +38,7 @@ def under_load(
 
 
 def alone(module: str, shape: str) -> Subject:
-    """A structure of this shape, built and measured in a process of its own."""
+    """Return a data structure of this shape, built and measured in a process of its own."""
 
     def measure(size: int, seed: str) -> Sample:
         return run_module(module, StructureJob(size, shape, seed))

@@ -1,4 +1,7 @@
-"""An agent at work: each turn sends all that was said before, and a tool's result. [bench]"""
+"""An agent at work: each turn sends the whole conversation, and the result of a tool.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Agent(Scenario, frozen=True, kw_only=True):
-    """So many turns behind a system prompt, each with a tool's result; sizes in words."""
+    """Turns behind a system prompt, each with the result of a tool; sizes in words."""
 
     turns: int = 20
     system: int = 1500
@@ -42,7 +45,7 @@ class Agent(Scenario, frozen=True, kw_only=True):
 
 
 def _called(id_: str, said: str, result: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the model said when it called a tool, and what the tool answered."""
+    """Return the message that calls a tool, and the message with the tool's result."""
     arguments = msgspec.json.encode({"id": id_}).decode()
     call = {"id": id_, "type": "function", "function": {"name": "look", "arguments": arguments}}
     return (

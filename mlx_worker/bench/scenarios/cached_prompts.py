@@ -1,4 +1,7 @@
-"""How long a first token takes when so many prompts are cached. [bench]"""
+"""The time to the first token when many prompts are cached.
+
+[bench]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client leaves a long generation: how long does the server go on working for nobody?
+"""A client leaves a long generation, and the server should stop working on it.
 
 [bench]
 """
@@ -14,7 +14,7 @@ from mlx_worker.bench.scenarios.scenario import LONG_ANSWER, Scenario, Stage
 
 
 class CancelledStreams(Scenario, frozen=True, kw_only=True):
-    """It leaves when the server has worked for it so many seconds; we watch for at most so many."""
+    """Clients that leave after `work` CPU seconds of the server, watched for `limit` seconds."""
 
     work: float = 0.2
     limit: float = 20.0

@@ -1,4 +1,7 @@
-"""The scenarios by the names that the command line knows, in the order they are run. [bench]"""
+"""The scenarios by the names of the command line, in the order of measurement.
+
+[bench]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The child is killed in mid-stream: how long do its streams pause, and are they lost? [bench]"""
+"""The child is killed during streams; measured are their pauses and losses.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class Kill:
 
 
 class Crash(Scenario, frozen=True, kw_only=True):
-    """So many streams, killed once each has shown `after` events; so many kills, one by one."""
+    """Streams whose child is killed once each has shown `after` events, several times."""
 
     streams: int = 8
     tokens: int = 800
@@ -95,7 +98,7 @@ async def _whole(stage: Stage) -> dict[str, Any]:
 
 
 def _parts(entered_at: dict[str, float], killed_at: float, first: float) -> dict[str, float]:
-    """The first stream's pause in parts, in ms: the front's times and ours are of one clock."""
+    """Return the parts of the first stream's pause in ms; the front uses the same clock."""
     lost = min(at for state in ("killing", "backoff") if (at := entered_at[state]) >= killed_at)
     hello, loaded = entered_at["loading"], entered_at["ready"]
     return {

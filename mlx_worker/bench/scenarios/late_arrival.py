@@ -1,4 +1,7 @@
-"""Short requests that come while long streams run: when do they hear a first word? [bench]"""
+"""Short requests that arrive while long streams run, and their time to a first token.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from mlx_worker.bench.scenarios.scenario import (
 
 
 class LateArrivals(Scenario, frozen=True, kw_only=True):
-    """So many long streams, so many newcomers one after the other."""
+    """Long streams, and short requests one after the other."""
 
     streams: int = 24
     arrivals: int = 8

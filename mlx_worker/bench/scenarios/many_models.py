@@ -1,4 +1,7 @@
-"""The same load on however many models there are, and what having them costs beside it. [bench]"""
+"""The same load on any number of models, and what further models cost.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from mlx_worker.bench.scenarios.streams import cost, side_by_side, speed
 
 
 class ManyModels(Scenario, frozen=True, kw_only=True):
-    """So many streams in all, dealt out to the models."""
+    """Streams that are spread over the models."""
 
     streams: int = 16
     requests: int = 8

@@ -1,4 +1,7 @@
-"""What every scenario is: its sizes as frozen data, and how it runs against a server. [bench]"""
+"""The base of scenarios: sizes as frozen data, and how they run against a server.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from mlx_worker.bench.sample import Sample
 
 Kind: TypeAlias = Literal["limit", "node", "standby", "running", "peer"]
-"""`standby`: a node with a spare child, `running`: somebody else's, which must not be harmed."""
+"""`standby`: a node with a spare child, `running`: a node started by its user, not to be harmed."""
 SyntheticModel: TypeAlias = Literal["nano", "tiny"]
 
 LONG_ANSWER = 4000
@@ -65,23 +68,23 @@ async def long_streams(stage: Stage, count: int, words: int = 24) -> list[Runnin
 
 
 def leave(streams: Iterable[RunningRequest]) -> None:
-    """Everybody hangs up."""
+    """Close the connections of all streams."""
     for stream in streams:
         stream.leave()
 
 
 def complaints(answers: Iterable[MeasuredAnswer]) -> list[str]:
-    """What was wrong with whichever were not complete."""
+    """Return what was wrong with the answers that are not complete."""
     return [answer.complaint for answer in answers if answer.complaint]
 
 
 def milliseconds(seconds: Iterable[float], share: float) -> float:
-    """A quantile of times, NaN left out."""
+    """Return a quantile of times in milliseconds; NaN is left out."""
     return 1000 * quantile([second for second in seconds if not math.isnan(second)], share)
 
 
 def in_parts(figure: str, by_role: dict[str, float]) -> dict[str, float]:
-    """The sum under the figure's name, and each role's part where there are several."""
+    """Return the sum under the figure's name, and each role's part if there are several."""
     parts = {f"{figure}_{role}": value for role, value in by_role.items()}
     whole = {figure: sum(parts.values())} if parts else {}
     return whole | parts if len(parts) > 1 else whole

@@ -1,4 +1,7 @@
-"""Sessions of one short turn each, and what a request costs when there were many. [bench]"""
+"""Sessions of one short turn each, and what a request costs after many of them.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ class Sessions(Scenario, frozen=True, kw_only=True):
     kinds: ClassVar[frozenset[Kind]] = frozenset({"node"})
 
     async def run(self, stage: Stage) -> Sample:
-        """The new ones first; then requests of any of them, which are what is measured."""
+        """Start the new sessions; then measure requests of any of the sessions."""
         new = await _ask(stage, self.tokens, range(self.before, self.sessions), CROWD)
         chosen = stage.prompts.random.choices(range(self.sessions), k=self.requests)
         before = cpu_seconds(stage.roles)

@@ -1,4 +1,7 @@
-"""A server's start: when it listens, when it serves, and what its first request waits. [bench]"""
+"""The start of a server: when it listens, when it serves, and how long its first request waits.
+
+[bench]
+"""
 
 from __future__ import annotations
 

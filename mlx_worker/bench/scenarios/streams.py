@@ -1,4 +1,7 @@
-"""Many streams side by side, each asking again as soon as it is answered. [bench]"""
+"""Many streams side by side, each with a new request as soon as one is answered.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class Streams(Scenario, frozen=True, kw_only=True):
     kinds: ClassVar[frozenset[Kind]] = frozenset({"limit", "node", "running", "peer"})
 
     def asks(self, prompts: Prompts) -> list[list[LoadRequest]]:
-        """What each stream asks, one after the other."""
+        """Return the requests of each stream, in order."""
         return [
             [
                 LoadRequest(
@@ -81,7 +84,7 @@ def throughput(answers: list[MeasuredAnswer]) -> float:
 
 
 def speed(answers: list[MeasuredAnswer]) -> dict[str, float]:
-    """What the readers see."""
+    """Return the figures of speed that readers of the streams notice."""
     firsts = [answer.ttft for answer in answers]
     gaps = _gaps(answers)
     return {

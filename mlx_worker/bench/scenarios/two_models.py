@@ -1,4 +1,7 @@
-"""Two models at once, against the same load on one of them. [bench]"""
+"""Two models at once, against the same load on one of them.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TwoModels(Scenario, frozen=True, kw_only=True):
-    """So many streams on each."""
+    """Streams on each of two models."""
 
     streams: int = 16
     requests: int = 4

@@ -1,4 +1,7 @@
-"""The engine alone: what a server could give if it cost nothing. [bench]"""
+"""The baseline: the engine alone, as fast as a server that costs nothing.
+
+[bench]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Runs a measuring module to its end: a job on its stdin, a Sample on its stdout. [bench]"""
+"""Run a measuring module to its end: a job on its stdin, a Sample on its stdout.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ DEADLINE: Final = 600.0
 
 
 def run_module(module: str, job: BaselineJob | LoadJob | StructureJob) -> Sample:
-    """Raises BenchmarkError with the last thing it said."""
+    """Run the module and return its sample. Raises BenchmarkError with its last line."""
     command = [sys.executable, "-m", module]
     try:
         done = subprocess.run(  # noqa: S603  (our own module)

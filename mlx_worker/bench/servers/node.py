@@ -1,4 +1,7 @@
-"""A node: one that is started on a configuration made for the models, or one that runs. [bench]"""
+"""A node as a target: a node started for the measurement, or a running one.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ class StartedNode:
 
     @contextlib.contextmanager
     def opened(self, models: Sequence[Path]) -> Iterator[Server]:
-        """A node whose models are called bench-0, bench-1, …"""
+        """Start a node whose models are called bench-0, bench-1, …."""
         names = tuple(f"bench-{i}" for i in range(len(models)))
         port = free_port()
         with tempfile.TemporaryDirectory(prefix="mlx-worker-bench-") as folder:
@@ -56,7 +59,7 @@ class StartedNode:
 
 
 class RunningNode:
-    """A node that somebody else has started, and that is left as it was."""
+    """A node that its user has started, and that is left as it was."""
 
     name = "node"
     kind: Kind = "running"

@@ -1,4 +1,7 @@
-"""Other servers of the same weights, each with as many rows and as large a cache. [bench]"""
+"""Other servers of the same weights, each with as many rows and as large a cache.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class Peer:
 
     @contextlib.contextmanager
     def opened(self, models: Sequence[Path]) -> Iterator[Server]:
-        """It serves one model."""
+        """Start the server on the first of these models."""
         port = free_port()
         command = self._command(models[0].resolve(), port)
         with started(command, port, (MODEL,), lambda pid: {"server": family(pid)}) as server:

@@ -1,4 +1,7 @@
-"""A server that is started, loaded and stopped. [bench]"""
+"""A server that is started, loaded and stopped.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ STOP_DEADLINE: Final = 20.0
 LOOK_EVERY: Final = 0.005
 
 WARM_UP = Streams(streams=32, requests=1, tokens=(16, 16))
-"""What a server has done before it is measured: nobody's first batch is compared."""
+"""The load before every measurement: no first batch is compared."""
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Server:
 
 
 def free_port() -> int:
-    """One that nobody listens on just now."""
+    """Return a port that is free now."""
     with socket.create_server((HOST, 0)) as taken:
         port: int = taken.getsockname()[1]
         return port
@@ -114,7 +117,7 @@ def _listens(port: int) -> bool:
 
 
 def _answers(port: int, model: str) -> bool:
-    """It writes one token."""
+    """Return True if the model writes one token."""
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
     request = urllib.request.Request(
         f"http://{HOST}:{port}/v1/chat/completions",

@@ -1,4 +1,7 @@
-"""What can be measured, and what it is once it stands there. [bench]"""
+"""The protocol of everything that can be measured.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from mlx_worker.bench.scenarios.scenario import Kind
 
 ROWS = 256
-"""Sequences decoded side by side, of whatever is measured: as many as anybody ever has streams."""
+"""Sequences decoded side by side, for every target: more than any scenario has streams."""
 
 READERS = 8
 """Prompts read side by side, where that can be said."""

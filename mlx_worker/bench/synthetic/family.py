@@ -52,7 +52,7 @@ class Spec:
 
 
 def norms_are_one(_name: str, shape: Shape) -> float | None:
-    """What fills a tensor where it is not noise (None): a norm that changes nothing."""
+    """Return the constant that fills a tensor, as in a norm without effect; None for noise."""
     return 1.0 if len(shape) == 1 else None
 
 

@@ -1,8 +1,12 @@
-"""The tokenizer of the made models: bytes, and the words of one small corpus. [bench]"""
+"""The tokenizer of the synthetic models: bytes, and the words of one small corpus.
+
+[bench]
+"""
 
 from __future__ import annotations
 
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 VOCABULARY = 1024
@@ -18,21 +22,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
-CORPUS = """
-the user asked a question and the assistant gave an answer about the system or a tool
-once there was an old miller who lived by the river with three sons and one grey cat
-every morning he carried flour to market while his boys slept under their warm blankets
-when winter came snow covered all roads so nobody could travel from village into town
-then a stranger knocked at night asking for bread fire and some place where to rest
-we are what you make of us said she as they walked home through fields after rain
-it is not how much light falls but which window stays open that matters most here
-birds sing before dawn because silence would be too heavy for such small hearts
-his brother built a bridge out of stone but water broke it again within seven years
-do not forget your lamp my child or else dark woods will swallow both path and moon
-a ship left harbour under white sails carrying salt wool iron and letters for friends
-her garden grew apples pears plums beans onions even roses between two broken walls
-if I had known this story earlier said king to queen our kingdom might have been saved
-"""
+CORPUS = Path(__file__).with_name("corpus.txt").read_text(encoding="ascii")
 WORDS = tuple(dict.fromkeys(CORPUS.split()))
 
 
@@ -67,7 +57,7 @@ def vocabulary(added: tuple[str, ...] = ()) -> list[str]:
 
 
 def tokenizer(tokens: list[str], added: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What tokenizer.json says."""
+    """Return the content of tokenizer.json."""
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     return {
         "version": "1.0",

@@ -1,4 +1,7 @@
-"""Write the blocks of coding agents and of terminal clients. [front]"""
+"""Write the blocks of coding agents and of terminal clients.
+
+[front]
+"""
 
 from __future__ import annotations
 

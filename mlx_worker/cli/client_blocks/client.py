@@ -1,4 +1,7 @@
-"""Describe a client and the model that the client is to use. [front]"""
+"""Describe a client and the model that the client is to use.
+
+[front]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Write the blocks of tools that evaluate models or measure servers. [front]"""
+"""Write the blocks of tools that evaluate models or measure servers.
+
+[front]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Write the blocks of libraries: code that makes their object for the model. [front]"""
+"""Write the blocks of libraries: code that makes their object for the model.
+
+[front]
+"""
 
 from __future__ import annotations
 

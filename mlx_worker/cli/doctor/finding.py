@@ -1,4 +1,7 @@
-"""One thing that was looked at. [front]"""
+"""One finding of `mlx-worker doctor`.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,10 @@ def ok(subject: str, said: str) -> Finding:
 
 
 def warn(subject: str, said: str, advice: str) -> Finding:
-    """The node runs, but not as well or as safely as it could."""
+    """Return a finding with which the node runs, but not as well or as safely as possible."""
     return Finding("warn", subject, said, advice)
 
 
 def bad(subject: str, said: str, advice: str) -> Finding:
-    """The node does not run."""
+    """Return a finding with which the node does not run."""
     return Finding("bad", subject, said, advice)

@@ -1,4 +1,7 @@
-"""Findings about this machine, whatever its node is to serve. [front]"""
+"""Findings about this machine, independent of the models of the node.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from mlx_worker.service.subprocess_runner import Run
 
 # It compiles a kernel as models do: on a CPU that needs a C++ compiler. In a process of its own,
-# because this one must not load mlx, and mlx may end the one that loads it.
+# The front must not load mlx, and mlx may end a process that loads it.
 ASK_MLX = """
 import importlib.metadata as metadata
 import mlx.core as mx
@@ -40,7 +43,7 @@ SECRET = ("MLX_WORKER_API_KEY", "MLX_WORKER_API_KEYS", "HF_TOKEN")
 
 
 def python() -> Finding:
-    """The interpreter, and the system it runs on."""
+    """Check the interpreter and its system."""
     where = f"{platform.python_version()} at {sys.executable}, {platform.platform()}"
     if sys.platform == "darwin" and platform.machine() != "arm64":
         return bad("python", where, "mlx needs Apple silicon, and a Python that is not for Intel")
@@ -75,7 +78,7 @@ def open_files() -> Finding:
 
 
 def wired_limit(run: Run, config: Config | None) -> list[Finding]:
-    """What macOS lets the GPU hold of the memory, against what models may take; else nothing."""
+    """Compare the memory that macOS allows the GPU with the limit of models; else nothing."""
     if sys.platform != "darwin":
         return []
     ran = run(["sysctl", "-n", "iogpu.wired_limit_mb"])
@@ -109,13 +112,13 @@ def services(run: Run) -> Iterator[Finding]:
 
 
 def environment() -> Finding:
-    """The variables that count, as they are here; a service has its own."""
+    """Report the environment variables that change what a node does; a service has its own."""
     plain = [f"{name}={os.environ[name]}" for name in READ if name in os.environ]
     secret = [f"{name} is set" for name in SECRET if name in os.environ]
     return ok("environment", ", ".join([*plain, *secret]) or "nothing that counts is set")
 
 
 def memory_now() -> str:
-    """What the machine has, and what of it is free."""
+    """Return the memory of the machine and the free part of it, as text."""
     memory = psutil.virtual_memory()
     return f"{in_words(memory.total)}, {in_words(memory.available)} free"

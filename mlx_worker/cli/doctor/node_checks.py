@@ -1,4 +1,7 @@
-"""Findings about what a configuration needs. [front]"""
+"""Findings about what a configuration needs.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,7 @@ def _existing(folder: Path) -> Path:
 
 
 async def port(config: Config) -> Finding:
-    """The port is free, or a node has it."""
+    """Check that the port is free, or that a node has it."""
     where = f"{config.server.host} port {config.server.port}"
     try:
         for sock in listen(config.server):
@@ -92,7 +95,7 @@ async def _who_has_it(config: Config, problem: str) -> Finding:
     try:
         body = await NodeClient.of(config.server).health()
     except NodeUnreachable:
-        return bad("port", problem, "end who has it, or take another server.port")
+        return bad("port", problem, "stop the program that has it, or choose another server.port")
     except WorkerError as error:
         return warn("port", f"a node answers at {url}: {error}", "set MLX_WORKER_API_KEY")
     return ok("port", f"a node answers at {url}: {body['status']}")

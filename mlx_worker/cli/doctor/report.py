@@ -1,4 +1,7 @@
-"""What a node needs of its machine, looked at one by one: each finding with what to do. [front]"""
+"""The report of `mlx-worker doctor`: each finding with advice.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ def _configuration(file: Path | None) -> tuple[Config | None, Finding]:
 
 
 def table_of(findings: Sequence[Finding]) -> Table:
-    """A row a finding, with what to do beneath it."""
+    """Return a table with a row for each finding, and the advice beneath it."""
     table = Table("", "what", "found", box=None, pad_edge=False, show_header=False)
     for finding in findings:
         said = f"{finding.said}\n→ {finding.advice}" if finding.advice else finding.said

@@ -1,4 +1,7 @@
-"""Findings about the node as a service: what its system does to it. [front]"""
+"""Findings about the node as a service: what its system does to it.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ FIREWALL: Final = "/usr/libexec/ApplicationFirewall/socketfilterfw"
 
 
 def service_files(run: Run, config: Config, platform: str = sys.platform) -> Iterator[Finding]:
-    """Compare each installed service with the one that `service install` would write now."""
+    """Compare each installed service with what `service install` would write now."""
     for daemon in (False, True):
         here = service_manager(run, daemon=daemon, platform=platform)
         try:
@@ -42,7 +45,7 @@ def service_files(run: Run, config: Config, platform: str = sys.platform) -> Ite
 
 
 def of_macos(run: Run, config: Config, platform: str = sys.platform) -> Iterator[Finding]:
-    """Look at what macOS does to a node that nobody sits in front of; elsewhere nothing."""
+    """Check the settings of macOS that stop an unattended node; elsewhere check nothing."""
     if platform != "darwin":
         return
     yield _sleep(run)

@@ -1,4 +1,7 @@
-"""The configuration of a whole node: the sections together. [both]"""
+"""The configuration of a whole node: all sections together.
+
+[both]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file over HTTP: resumable, retried, and checked before anybody may use it.
+"""One file over HTTP: resumable, retried, and checked before the file may be used.
 
 The bytes go into PATH.part; only when their SHA-256 is the expected one does the file get its
 name. A .part that is left by an interruption is where the next attempt goes on. [front]
@@ -34,7 +34,7 @@ class _InterruptedError(Exception):
 
 
 def open_session() -> aiohttp.ClientSession:
-    """Open an HTTP session that honours proxies and says who asks; seconds of silence end it."""
+    """Open an HTTP session with proxies and a user agent; seconds of silence end it."""
     agent = f"mlx-worker/{__version__}"
     return aiohttp.ClientSession(
         timeout=_TIMEOUT,

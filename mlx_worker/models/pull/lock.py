@@ -48,7 +48,7 @@ def _locked(path: Path, name: str) -> int:
 
 
 def _still_there(path: Path, descriptor: int) -> bool:
-    """Say whether the locked file is the one that newcomers open: its last owner unlinks it."""
+    """Return True if the locked file is still at the path: its last owner unlinks it."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:

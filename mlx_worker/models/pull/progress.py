@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called often, with bytes; `total` is None while nobody knows it."""
+    """Called often, with bytes; `total` is None while it is unknown."""
 
     def __call__(self, done: int, total: int | None, /) -> None:
         """Take note of `done` bytes out of `total`."""
