@@ -1,9 +1,9 @@
-"""The ledger: what became of requests, and the word that follows from it.
+"""Counts of requests and their outcomes, and the status that follows from them.
 
-Each model has one, and so has the node; the node's is also what the module's functions and the
-`HealthMonitor` speak of. Beside the error family, standard library only; safe under threads, no
-clocks of its own beyond those passed in. Times are milliseconds since the epoch, as floats;
-latencies milliseconds. Ages are measured on a clock that is never set back. [front]
+Each model has a RequestStats, and so has the node. The functions of this module and `HealthMonitor`
+use the node's. Only the standard library and the error family are imported; safe under threads.
+Times are milliseconds since the epoch, as floats; latencies are milliseconds. Ages are measured on
+a clock that is never set back. [front]
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class RequestStats:
             self._misses[reason] += 1
 
     def health(self) -> dict[str, Any]:
-        """`lastCheck`, `consecutiveFailures`, `avgResponseTime`, `errorRate`."""
+        """Return `lastCheck`, `consecutiveFailures`, `avgResponseTime` and `errorRate`."""
         with self._lock:
             return {
                 "lastCheck": self._now() * 1000,
@@ -117,7 +117,7 @@ class RequestStats:
             }
 
     def metrics(self) -> dict[str, Any]:
-        """`requestsInFlight`, `totalRequests`, `cacheHitRate`, `avgLatency`."""
+        """Return `requestsInFlight`, `totalRequests`, `cacheHitRate` and `avgLatency`."""
         with self._lock:
             return {
                 "requestsInFlight": self._in_flight,
@@ -128,30 +128,30 @@ class RequestStats:
 
     @property
     def hit_rate(self) -> float:
-        """Hits among all look-ups, 0 to 1."""
+        """Return the share of hits among all look-ups, 0 to 1."""
         with self._lock:
             return self._hit_rate()
 
     @property
     def hits(self) -> int:
-        """How many."""
+        """Return the number of hits."""
         with self._lock:
             return self._hits
 
     @property
     def misses(self) -> dict[str, int]:
-        """How many, by reason."""
+        """Return the number of misses by reason."""
         with self._lock:
             return dict(self._misses)
 
     @property
     def failing(self) -> bool:
-        """Unhealthy, and lately so."""
+        """Return True if the status is unhealthy and the last failure is recent."""
         return self.status == "unhealthy" and self._clock() - self._last_failure < FORGIVEN
 
     @property
     def status(self) -> Status:
-        """What the counts alone say."""
+        """Return the status by the counts alone."""
         with self._lock:
             if self._consecutive_failures >= MOST_IN_A_ROW or self._fails_mostly():
                 return "unhealthy"
@@ -205,7 +205,7 @@ def node_stats() -> RequestStats:
 
 
 def get_node_health() -> dict[str, Any]:
-    """`lastCheck`, `consecutiveFailures`, `avgResponseTime`, `errorRate` of the node."""
+    """Return `lastCheck`, `consecutiveFailures`, `avgResponseTime` and `errorRate` of the node."""
     return _node.health()
 
 
@@ -240,7 +240,7 @@ def record_cache_miss() -> None:
 
 
 class HealthMonitor:
-    """The node's ledger as an object; there is only one."""
+    """The node's request counts as an object; there is only one."""
 
     _instance: Self | None = None
     _guard = threading.Lock()
@@ -261,9 +261,9 @@ class HealthMonitor:
         return get_metrics()
 
     def record_success(self, latency: float) -> None:
-        """One request was answered after `latency` ms."""
+        """Count a request that was answered after `latency` ms."""
         record_request(success=True, latency=latency)
 
     def record_failure(self, latency: float) -> None:
-        """One request failed after `latency` ms."""
+        """Count a request that failed after `latency` ms."""
         record_request(success=False, latency=latency)

@@ -1,6 +1,6 @@
-"""How often a figure was how large: buckets that cost a bisection to fill.
+"""Histograms with fixed buckets: adding a value costs a bisection.
 
-The exposition reads them when it is asked; nothing is formatted before. [front]
+The metrics endpoint reads them when it is called; nothing is formatted before. [front]
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
 class Histogram:
-    """Counts by upper bound, those above the last one too; `total` of everything seen."""
+    """Counts by upper bound, those above the last included; `total` is the sum of all values."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
@@ -56,11 +56,11 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values were seen."""
+        """Return the number of values."""
         return sum(self._counts)
 
     def cumulative(self) -> Iterator[tuple[float, int]]:
-        """(upper bound, how many were at most that), to infinity."""
+        """Return pairs (upper bound, number of values up to it), to infinity."""
         return zip((*self._bounds, inf), accumulate(self._counts), strict=True)
 
 

@@ -51,7 +51,7 @@ _SPECIAL: Final = re.compile(r'[\s"=]')
 
 
 class Entry:
-    """An event and its facts. As text the facts stand behind it: name=value."""
+    """An event and its facts; as text, the facts follow the event as name=value."""
 
     __slots__ = ("event", "facts")
 
@@ -60,7 +60,9 @@ class Entry:
         self.facts = facts
 
     def __str__(self) -> str:
-        return " ".join([self.event, *(f"{name}={_text(it)}" for name, it in self.facts.items())])
+        return " ".join(
+            [self.event, *(f"{name}={_text(value)}" for name, value in self.facts.items())]
+        )
 
 
 def _text(value: Any) -> str:
@@ -75,7 +77,7 @@ class JsonLines(logging.Formatter):
     """A JSON object a line: `at` (UTC), `level`, `logger`, `event`, then the facts."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record as one line."""
+        """Return one record as one line."""
         line = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -138,7 +140,7 @@ class QueueingHandler(logging.Handler):
 
 
 def set_up(config: LogConfig) -> None:
-    """Have this process log as the configuration says. Raises ConfigError where it cannot."""
+    """Make this process log as the configuration says. Raises ConfigError if it cannot."""
     _write_to(_handler(config), config.level)
 
 
@@ -184,13 +186,13 @@ def _open(file: RotatingFile, path: Path) -> None:
         error = outcome.get(timeout=OPENING)
     except queue.Empty:
         return
-    # ENXIO: a FIFO that is not read yet. Its lines are dropped until it is.
+    # ENXIO: a FIFO without a reader. Lines are dropped until there is one.
     if error is not None and error.errno != errno.ENXIO:
         raise ConfigError(f"log.file: {path}: {error.strerror}") from error
 
 
 def level() -> str:
-    """From which level on things are shown."""
+    """Return the least severe level that is logged."""
     return logging.getLevelName(logging.getLogger(OWN_LOGGER).level).lower()
 
 
@@ -205,19 +207,21 @@ def read(line: str) -> tuple[int, Entry] | None:
         return None
     try:
         said = msgspec.json.decode(line, type=dict[str, Any])
-        facts = {name: it for name, it in said.items() if name not in LINE or name == "exception"}
+        facts = {
+            name: value for name, value in said.items() if name not in LINE or name == "exception"
+        }
         return logging.getLevelNamesMapping()[said["level"].upper()], Entry(said["event"], **facts)
     except (msgspec.MsgspecError, KeyError, AttributeError, TypeError):
         return None
 
 
 class RecordCallback(logging.Handler):
-    """Has a callback told of every record of ours that is shown, in the thread that logged it."""
+    """Calls a function with every record of this package that is logged, in the logging thread."""
 
     def __init__(self, tell: Callable[[logging.LogRecord], None]) -> None:
         super().__init__()
         self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Pass it on."""
+        """Call the function with the record."""
         self._tell(record)

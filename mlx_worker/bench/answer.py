@@ -1,6 +1,7 @@
-"""What came back for one request, and when: read after the load is over, so that it costs none.
+"""The answer to one request, and when its parts arrived.
 
-Tokens are counted by the server's own `usage`. Times are seconds of one monotonic clock. [bench]
+The bytes are read after the load is over, so that reading does not slow the load. Tokens are
+counted by the server's own `usage`. Times are seconds of one monotonic clock. [bench]
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ class MeasuredAnswer:
 
     @property
     def ttft(self) -> float:
-        """Seconds from before connecting to the first text; NaN: none came."""
+        """Return the seconds from before connecting to the first text; NaN if no text came."""
         return self.texts[0] - self.sent if self.texts else float("nan")
 
     @property
     def gaps(self) -> list[float]:
-        """Seconds between arrivals that brought text: what a reader sees as pauses."""
+        """Return the seconds between arrivals with text: the pauses that a reader notices."""
         return [b - a for a, b in zip(self.texts, self.texts[1:], strict=False)]
 
     def gaps_within(self, start: float, end: float) -> list[float]:
@@ -54,7 +55,7 @@ class MeasuredAnswer:
 def read_answer(
     sent: float, ended: float, arrivals: Iterable[tuple[float, bytes]], *, stream: bool
 ) -> MeasuredAnswer:
-    """Make sense of the bytes; whatever is wrong with them is the answer's `complaint`."""
+    """Return the answer in these bytes; `complaint` says what is wrong with them."""
     answer = MeasuredAnswer(sent, ended, 0, [])
     reader = ResponseReader()
     body = [(time, part) for time, data in arrivals if (part := reader.feed(data))]

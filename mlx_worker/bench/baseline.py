@@ -1,9 +1,9 @@
-"""The limit: mlx_lm's batch in one process, without a server around it.
+"""The baseline: mlx_lm's batch in one process, without a server around it.
 
-`python -m mlx_worker.bench.baseline`, a LimitJob on stdin, a Sample on stdout. The same prompts and
-lengths as a server gets, as many rows at once, the next request of a stream put in when the one
-before it is done; tokens stay numbers, nothing is turned into text. The only module of the bench
-that touches mlx. [bench]
+`python -m mlx_worker.bench.baseline` reads a BaselineJob on stdin and writes a Sample on stdout.
+Prompts, lengths and the number of rows are those of a server, and the next request of a stream
+starts when the one before it is done. Tokens stay numbers; nothing is turned into text. This is the
+only module of the bench that touches mlx. [bench]
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Batch:
         self._rows = rows
 
     def run(self, asks: list[list[LoadRequest]]) -> int:
-        """All of them; how many tokens came."""
+        """Run all requests and return the number of tokens."""
         batch = BatchGenerator(
             self._model,
             stop_tokens=[[token] for token in self._tokenizer.eos_token_ids],
@@ -67,7 +67,7 @@ class _Batch:
 
 
 def measure(job: BaselineJob) -> Sample:
-    """Once to warm up, once for the figures."""
+    """Run a warm-up, then measure."""
     batch = _Batch(job.folder, job.rows)
     warm_up = job.scenario.asks(Prompts(f"{job.seed}/warm-up"))
     batch.run([stream[:1] for stream in warm_up])
@@ -88,7 +88,7 @@ def measure(job: BaselineJob) -> Sample:
 
 
 def main() -> None:
-    """One job."""
+    """Run one job."""
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=BaselineJob)
     sys.stdout.buffer.write(msgspec.json.encode(measure(job)))
 

@@ -37,7 +37,10 @@ WIDTH = 160
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What was asked for. No `scenarios`: all; no `model`: the made ones; no `url`: a new node."""
+    """The options of the command.
+
+    No `scenarios`: all; no `model`: synthetic ones; no `url`: a new node.
+    """
 
     model: Path | None
     url: str | None
@@ -78,7 +81,7 @@ def run(options: BenchOptions) -> None:
     for scenario in results.scenarios():
         screen.print(scenario_table(results, scenario))
     if options.model is None and options.url is None and (reached := outcomes(results)):
-        screen.print(goal_table(reached))  # they are of the made models
+        screen.print(goal_table(reached))  # the goals are for the synthetic models
     if options.json is not None:
         results.write(options.json)
     if options.plots is not None:
@@ -102,8 +105,8 @@ def _peer(name: str) -> Peer:
     return Peer(name)
 
 
-def _say(it: Measurement, plan: Plan) -> None:
-    """One line of progress."""
-    what = f"{it.scenario}: {it.target}, round {it.round + 1} of {plan.rounds}"
-    how = f" ({it.sample.complaints[0]})" if it.sample.complaints else ""
+def _say(measurement: Measurement, plan: Plan) -> None:
+    """Print one line of progress."""
+    what = f"{measurement.scenario}: {measurement.target}, round {measurement.round + 1} of {plan.rounds}"
+    how = f" ({measurement.sample.complaints[0]})" if measurement.sample.complaints else ""
     sys.stderr.write(f"{what}{how}\n")

@@ -1,7 +1,7 @@
-"""The client that makes the load: connections that note what arrives and when, and parse nothing.
+"""The client of the load: connections that record what arrives and when, and parse nothing.
 
-A connection a request, as many callers have it. While the load runs, an arrival costs a clock, an
-append and a count of the events in it; the rest is read from what was kept. [bench]
+There is a connection for each request, as with many callers. While the load runs, an arrival costs
+a clock, an append and a count of the events in it; the rest is read from the record. [bench]
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class _Connection(asyncio.Protocol):
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """One chat completion: greedy, `max_tokens` long where the model does not end it before.
+    """One chat completion: greedy, `max_tokens` long unless the model ends the answer before.
 
-    `session` is the name it gives its conversation, "" where it gives none.
+    `session` is the name of the conversation, "" for none.
     """
 
     messages: Sequence[dict[str, Any]]
@@ -102,7 +102,7 @@ class RunningRequest:
 
 
 class LoadClient:
-    """Requests to one server, under the name it has for its model."""
+    """Sends requests to one server, with the server's name of the model."""
 
     def __init__(self, host: str, port: int, model: str) -> None:
         self._host = host
@@ -131,7 +131,7 @@ class LoadClient:
         return await (await self.start(ask, model)).answer()
 
     async def get(self, path: str) -> tuple[float, bytes]:
-        """(seconds from before connecting to the end, body). Raises BenchmarkError."""
+        """Return (seconds from before connecting to the end, body). Raises BenchmarkError."""
         return await self._call("GET", path)
 
     async def delete(self, path: str) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Measurement(msgspec.Struct, frozen=True):
-    """One sample, and what it is one of; rounds count from 0."""
+    """One sample, with its scenario, target and round; rounds count from 0."""
 
     scenario: str
     target: str
@@ -36,7 +36,7 @@ class Measurement(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure. `model` gives the folder for a made model's name."""
+    """What is measured; `model` returns the folder for the name of a synthetic model."""
 
     scenarios: Mapping[str, AnyScenario]
     targets: Sequence[Target]
@@ -46,7 +46,7 @@ class Plan:
 
 
 def measured(plan: Plan) -> Iterator[Measurement]:
-    """Every sample as it comes. Raises BenchmarkError where a target cannot be started."""
+    """Yield every sample as it comes. Raises BenchmarkError if a target cannot be started."""
     ordered = sorted(plan.scenarios.items(), key=_setting)
     for (fresh, synthetic, models), scenarios in groupby(ordered, key=_setting):
         folders = [plan.model(synthetic)] * models

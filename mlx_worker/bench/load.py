@@ -33,12 +33,13 @@ async def run(job: LoadJob) -> Sample:
     stage = Stage(client, Prompts(job.seed), job.roles, job.models)
     sample = await job.scenario.run(stage)
     await until_idle(job.roles, perf_counter() + REST)
-    sample.figures = {name: it for name, it in sample.figures.items() if not math.isnan(it)}
+    figures = sample.figures.items()
+    sample.figures = {name: value for name, value in figures if not math.isnan(value)}
     return sample
 
 
 def main() -> None:
-    """One job."""
+    """Run one job."""
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=LoadJob)
     sample = uvloop.run(run(job))
     sys.stdout.buffer.write(msgspec.json.encode(sample))

@@ -31,17 +31,17 @@ LOOK_EVERY = 0.005
 
 
 def cpu_seconds(roles: Roles) -> dict[str, float]:
-    """User and system time so far, by role; a process that has ended counts nothing."""
+    """Return user and system time so far, by role; a process that has ended counts nothing."""
     return {role: sum(map(_cpu, pids)) for role, pids in roles.items()}
 
 
 def cpu_since(before: Mapping[str, float], roles: Roles) -> dict[str, float]:
-    """User and system time since then, by role."""
+    """Return user and system time since then, by role."""
     return {role: now - before[role] for role, now in cpu_seconds(roles).items()}
 
 
 def resident_megabytes(roles: Roles) -> dict[str, float]:
-    """Resident memory now, by role."""
+    """Return the resident memory now, by role."""
     return {role: sum(map(_resident, pids)) / 1e6 for role, pids in roles.items()}
 
 
@@ -68,7 +68,7 @@ def _resident(pid: int) -> float:
 
 
 async def until_used(roles: Roles, seconds: float, deadline: float) -> bool:
-    """Wait until the processes have used so much more CPU time; False: not before the deadline."""
+    """Wait until the processes have used this much more CPU time; False at the deadline."""
     before = sum(cpu_seconds(roles).values())
     while sum(cpu_seconds(roles).values()) - before < seconds:
         if perf_counter() > deadline:

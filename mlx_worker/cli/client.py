@@ -43,7 +43,7 @@ UNLIMITED_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=30)
 
 
 def url_of(server: ServerConfig) -> str:
-    """Where a node with this configuration is reached from its own machine."""
+    """Return the URL of a node with this configuration, as seen from its own machine."""
     host = server.host
     if host != "localhost":
         address = ipaddress.ip_address(host)
@@ -58,12 +58,10 @@ def url_of(server: ServerConfig) -> str:
 
 @dataclass(frozen=True)
 class NodeClient:
-    """A running node: its base URL, the key to show it, the certificate that it is known by.
+    """A running node: its base URL, the key to send, and the certificate that identifies it.
 
-    Without a certificate, one that the system's authorities know.
-
-    Every method raises NodeUnreachable, Unauthorized, UnknownModel, or what else the node said as
-    a WorkerError.
+    Without a certificate, the system's authorities are trusted. Every method raises
+    NodeUnreachable, Unauthorized, UnknownModel, or another error of the node as a WorkerError.
     """
 
     url: str
@@ -94,14 +92,14 @@ class NodeClient:
         return body
 
     async def act(self, model: str, verb: str) -> None:
-        """`load`, `unload` or `restart` a model; returns when the node has agreed.
+        """Send `load`, `unload` or `restart` for a model; returns when the node has accepted.
 
         Raises ModelBusy too.
         """
         await self._ask("POST", f"/admin/models/{quote(model)}/{verb}")
 
     async def reload(self) -> dict[str, list[str]]:
-        """Have it read its configuration again; what came of it, as the node says it.
+        """Make the node read its configuration again; return the changes that it reports.
 
         Raises ConfigError too.
         """

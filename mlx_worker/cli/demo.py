@@ -1,6 +1,6 @@
-"""`mlx-worker demo`: a real model, served, asked one question over HTTP like any client would.
+"""The command `mlx-worker demo`: serve a real model, and ask one question over HTTP.
 
-[front]
+The question is sent as any client would send it. [front]
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def demo_config(models_dir: Path, port: int) -> Config:
 
 
 async def run_demo(models_dir: Path, port: int, *, once: bool) -> None:
-    """Serve, ask, print; then go on serving until ctrl-C, unless it is to be once."""
+    """Serve, ask, print; then continue to serve until ctrl-C, unless `once` is set."""
 
     async def show(url: str) -> None:
         _print(f"mlx-worker serves {MODEL} at {url}\n\n> {QUESTION}\n")
@@ -51,7 +51,7 @@ async def run_demo(models_dir: Path, port: int, *, once: bool) -> None:
 
 
 class DemoFinished(Exception):
-    """The demo has shown what it was asked to show."""
+    """Raised when the demo has printed the answer and `once` is set."""
 
 
 async def _until_ready(url: str) -> None:

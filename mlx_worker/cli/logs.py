@@ -21,14 +21,14 @@ async def last_lines(node: NodeClient, model: str | None) -> list[str]:
 
 
 async def following(node: NodeClient, model: str | None) -> AsyncIterator[str]:
-    """Lines as they are written, until the node goes away."""
+    """Yield lines as they are written, until the node ends."""
     async with node.events("GET", "/admin/logs/stream", model=model) as events:
         async for event in events:
             yield written(event)
 
 
 def written(line: Mapping[str, Any]) -> str:
-    """One line with its moment (this machine's clock), its level and, of a model's, its process."""
+    """Return one line with its time (this machine's clock), its level and a model's process."""
     moment = time.strftime("%H:%M:%S", time.localtime(line["at"] / 1000))
     process = f" [{line['pid']}]" if "pid" in line else ""
     return f"{moment} {line['level']}{process} {line['text']}"

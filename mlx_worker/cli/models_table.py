@@ -23,7 +23,7 @@ def table_of(listed: Sequence[dict[str, Any]]) -> Table:
         if item["id"] != item["root"]:
             names[item["root"]].append(item["id"])
     table = Table("model", "state", "context", "aliases", box=None, pad_edge=False)
-    for id_, it in entries.items():
-        context = it["context_length"]
-        table.add_row(id_, it["state"], str(context or "-"), ", ".join(names[id_]))
+    for id_, entry in entries.items():
+        context = entry["context_length"]
+        table.add_row(id_, entry["state"], str(context or "-"), ", ".join(names[id_]))
     return table

@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 A_PATH: Final = click.Path(path_type=Path)
 
-models_dir = click.option("--models-dir", type=A_PATH, help="Where models are kept.")
+models_dir = click.option("--models-dir", type=A_PATH, help="Folder in which models are kept.")
 config_file = click.option(
     "--config",
     "-c",
     "file",
     type=A_PATH,
-    help=f"Default: ./{FILE_NAME}, else the one in the user's config folder.",
+    help=f"Configuration file. Default: ./{FILE_NAME}, else that of the user's config folder.",
 )
 node_url = click.option(
     "--url",
-    help="The node's base URL. Default: what the configuration listens on. "
-    f"Its key is taken from ${KEY_VARIABLE}, else from the configuration.",
+    help="Base URL of the node. Default: the address of the configuration. "
+    f"The API key is taken from ${KEY_VARIABLE}, else from the configuration.",
 )
-as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
 def configuration(file: Path | None) -> Config:

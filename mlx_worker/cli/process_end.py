@@ -41,7 +41,7 @@ def reported_end() -> Iterator[None]:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except click.ClickException:  # wrong usage, which the command line tells
+    except click.ClickException:  # wrong usage, which the command line reports
         raise
     except Exception:
         log.critical(Entry("the node ended by a defect"), exc_info=True)

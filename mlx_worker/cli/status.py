@@ -105,7 +105,7 @@ def _since(entry: Mapping[str, Any]) -> str:
 
 
 def span(seconds: float) -> str:
-    """Short: "42s", "3m", "5h", "9d"."""
+    """Return a short duration, such as "42s", "3m", "5h" or "9d"."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f}{unit}"

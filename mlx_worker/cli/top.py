@@ -32,7 +32,9 @@ class Speed:
 
     def look(self, body: Mapping[str, Any], now: float) -> Rates:
         """Return the rates since the last report, without new models. `now` is in seconds."""
-        counts = {id_: int(it["metrics"]["generatedTokens"]) for id_, it in body["models"].items()}
+        counts = {
+            id_: int(model["metrics"]["generatedTokens"]) for id_, model in body["models"].items()
+        }
         passed = now - self._at
         rates = {
             id_: max(0, count - self._before[id_]) / passed

@@ -140,14 +140,16 @@ def _check_access(server: ServerConfig, make_error: MakeError) -> None:
     if not (keyed or server.trusted or server.insecure or is_loopback(server.host)):
         raise make_error(
             "server.host",
-            f"{server.host!r} can be reached by others, and there are no API keys: set"
+            f"{server.host!r} can be reached from other machines, and there are no API keys: set"
             f" server.api_keys_file, {KEYS_VARIABLE} or server.trusted, or server.insecure = true",
         )
     if (server.tls_cert is None) != (server.tls_key is None):
         given, missing = ("tls_cert", "tls_key") if server.tls_cert else ("tls_key", "tls_cert")
         raise make_error(f"server.{given}", f"needs server.{missing} beside it")
     if "*" in server.cors_origins and len(server.cors_origins) > 1:
-        raise make_error("server.cors_origins", "'*' is every origin: the others say nothing")
+        raise make_error(
+            "server.cors_origins", "'*' is every origin: the other entries have no effect"
+        )
 
 
 def _check_trusted(server: ServerConfig, make_error: MakeError, *, keyed: bool) -> None:
@@ -158,14 +160,15 @@ def _check_trusted(server: ServerConfig, make_error: MakeError, *, keyed: bool) 
             raise make_error(f"server.trusted[{k}]", str(error)) from error
     if server.trusted and server.insecure and not keyed:
         raise make_error(
-            "server.trusted", "has no effect: without keys, server.insecure lets every address ask"
+            "server.trusted",
+            "has no effect: without keys, server.insecure lets every address send requests",
         )
 
 
 def _check_telemetry(telemetry: TelemetryConfig, make_error: MakeError) -> None:
     if telemetry.endpoint is None:
         return
-    if "@" in telemetry.endpoint:  # it stands in logs
+    if "@" in telemetry.endpoint:  # the endpoint is logged
         raise make_error("telemetry.endpoint", "credentials belong in $OTEL_EXPORTER_OTLP_HEADERS")
     if not _is_installed(EXPORTER):
         raise make_error(
@@ -200,9 +203,9 @@ def _check_environment(env: Mapping[str, str], at: str, make_error: MakeError) -
         if not _NAME.fullmatch(name):
             raise make_error(f"{at}.{name}", f"{name!r} is no name of a variable")
         if name in SET_BY_THE_NODE:
-            raise make_error(f"{at}.{name}", "the node itself sets this variable for its children")
+            raise make_error(f"{at}.{name}", "the node sets this variable for its children")
         if "\0" in value:
-            raise make_error(f"{at}.{name}", "the value has a NUL character in it")
+            raise make_error(f"{at}.{name}", "the value contains a NUL character")
 
 
 def _check_template_arguments(given: Mapping[str, Any], at: str, make_error: MakeError) -> None:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def error_class(code: str) -> type[WorkerError]:
     """Return the error class of this package with this code; WorkerError for an unknown code.
 
-    The classes themselves are the
-    registry, so that a new class is known to the front as soon as another process can raise it.
+    The classes themselves are the registry, so that a new class is known to the front as soon as
+    another process can raise it.
     """
     return _classes().get(code, WorkerError)
 

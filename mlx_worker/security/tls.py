@@ -30,13 +30,13 @@ def server_context(server: ServerConfig) -> ssl.SSLContext | None:
 
 def load_certificate(context: ssl.SSLContext, server: ServerConfig) -> None:
     """Load the certificate for later handshakes. Raises ConfigError as `server_context` does."""
-    assert server.tls_cert is not None, "asked where there is one"
+    assert server.tls_cert is not None, "callers check for a certificate"
     try:
         # No prompt for a password: a node has no user at a terminal.
         context.load_cert_chain(server.tls_cert, server.tls_key, password=lambda: "")
     except ssl.SSLError as error:
         raise ConfigError(
-            f"server.tls_cert, server.tls_key: {server.tls_cert} and {server.tls_key} are no"
+            f"server.tls_cert, server.tls_key: {server.tls_cert} and {server.tls_key} are not a"
             f" certificate and its unencrypted key: {error.reason or error}"
         ) from error
     except OSError as error:

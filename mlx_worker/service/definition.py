@@ -36,11 +36,11 @@ SLACK: Final = 15
 
 @dataclass(frozen=True)
 class Definition:
-    """A service: its command, where and with what it runs, how long it may take to stop.
+    """A service: its command, its folder and environment, and how long it may take to stop.
 
-    Paths are absolute, `stop_timeout` in seconds. `user` is the account of a service that is the
-    machine's; None: one that the system makes up. `logs_to_file`: the configuration names the
-    log's file, so that the service manager need not.
+    Paths are absolute, `stop_timeout` is in seconds. `user` is the account of a service of the
+    machine; None: an account that the system creates. `logs_to_file` is True if the configuration
+    names the log's file, so that the service manager does not have to.
     """
 
     command: tuple[str, ...]
@@ -53,7 +53,7 @@ class Definition:
 
 @dataclass(frozen=True)
 class ServiceState:
-    """How the system has the service. `said` is its own word."""
+    """The state of a service; `said` is the state in the service manager's own words."""
 
     installed: bool
     running: bool
@@ -66,7 +66,7 @@ class ServiceManager(Protocol):
 
     @property
     def file(self) -> Path:
-        """Where it looks for the service."""
+        """Return the path at which the service manager looks for the service."""
 
     def text(self, definition: Definition) -> str:
         """Return the service file."""
@@ -75,19 +75,19 @@ class ServiceManager(Protocol):
         """Return the account that the installed service runs as; None: its file names none."""
 
     def install(self, definition: Definition) -> None:
-        """Have the service from now on, at every start of machine or session, and start it."""
+        """Install the service for every start of machine or session, and start it."""
 
     def uninstall(self) -> None:
-        """Stop it and have it no more."""
+        """Stop the service and remove it."""
 
     def start(self) -> None:
-        """Start it."""
+        """Start the service."""
 
     def stop(self) -> None:
-        """Stop it, until it is started or the machine is."""
+        """Stop the service until it, or the machine, is started again."""
 
     def state(self) -> ServiceState:
-        """How it is."""
+        """Return the state of the service."""
 
 
 def describe(config: Config, user: str | None) -> Definition:
@@ -125,13 +125,16 @@ def label(name: str) -> str:
 
 
 def stop_timeout(supervisor: SupervisorConfig) -> int:
-    """Seconds after which a node that was told to stop is surely wedged."""
+    """Return the seconds after which a node that should stop is certainly stuck."""
     timings = settings.timings(supervisor)
     return math.ceil(timings.drain + timings.stop + timings.kill) + SLACK
 
 
 def write(file: Path, text: str) -> None:
-    """Put the service's file where its keeper looks for it. Raises ServiceManagerError."""
+    """Write the service file to where the service manager expects it.
+
+    Raises ServiceManagerError.
+    """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
@@ -152,7 +155,7 @@ def give_folder(folder: Path, user: str | None) -> None:
         raise ServiceManagerError(f"there is no account {user!r}: --user names another") from error
     except OSError as error:
         raise ServiceManagerError(
-            f"{folder} cannot be made: {error.strerror}{_hint(error)}"
+            f"{folder} cannot be created: {error.strerror}{_hint(error)}"
         ) from error
 
 

@@ -28,4 +28,4 @@ def service_manager(
         return Launchd(run, daemon, name)
     if platform == "linux":
         return Systemd(run, daemon, name)
-    raise ServiceManagerError(f"no service manager that we know on {platform}")
+    raise ServiceManagerError(f"no supported service manager on {platform}")

@@ -60,7 +60,7 @@ USUAL_EXIT_TIMEOUT: Final = 60
 
 @dataclass(frozen=True)
 class Launchd:
-    """The service as launchd keeps it. `name` tells a second node's service from the first."""
+    """The service as launchd keeps it; `name` distinguishes the service of a second node."""
 
     run: Run
     daemon: bool = False
@@ -70,13 +70,13 @@ class Launchd:
 
     @property
     def file(self) -> Path:
-        """Where launchd looks at login, or at the machine's start."""
+        """Return the path that launchd reads at login, or at the start of the machine."""
         library = Path("/Library/LaunchDaemons") if self.daemon else _home("LaunchAgents")
         return library / f"{self._label}.plist"
 
     @property
     def log(self) -> Path:
-        """Where the node writes and rotates its log, unless the configuration says where."""
+        """Return the log file that the node rotates, unless the configuration names another."""
         return self._logs / f"{self._label}.log"
 
     @property
@@ -86,7 +86,7 @@ class Launchd:
 
     @property
     def _stderr(self) -> Path:
-        """Where launchd has Python's and mlx's own words written: little, and not rotated."""
+        """Return the file for stderr of Python and mlx: little, and not rotated."""
         return self._logs / f"{self._label}.stderr.log"
 
     @property
@@ -95,7 +95,7 @@ class Launchd:
 
     @property
     def _domains(self) -> tuple[str, ...]:
-        """Where the service may be, the preferred one first."""
+        """Return the domains where the service may be, the preferred one first."""
         if self.daemon:
             return ("system",)
         return (f"gui/{os.getuid()}", f"user/{os.getuid()}")
@@ -110,7 +110,7 @@ class Launchd:
         return str(user) if user else None
 
     def install(self, definition: Definition) -> None:
-        """Write the file and bootstrap it; an older service of this name is ended first."""
+        """Write the file and bootstrap the service; first stop an older one of this name."""
         if self.daemon:
             give_folder(self._logs, definition.user)
         write(self.file, self.text(definition))
@@ -124,7 +124,7 @@ class Launchd:
         remove(self.file)
 
     def start(self) -> None:
-        """Have launchd read the file: it starts the node, and starts it again when it ends."""
+        """Make launchd read the file; it starts the node, and restarts it whenever it ends."""
         refused = None
         for domain in self._domains:
             refused = self._start_in(domain)
@@ -136,7 +136,7 @@ class Launchd:
         )
 
     def stop(self) -> None:
-        """Boot it out: merely killed, KeepAlive would bring it back. The end is not waited for."""
+        """Boot the service out without a wait; KeepAlive would restart a killed service."""
         self._boot_out()
 
     def state(self) -> ServiceState:
@@ -158,7 +158,7 @@ class Launchd:
     # --- launchctl ---
 
     def _start_in(self, domain: str) -> str | None:
-        """Enable and bootstrap the service; return what was said where there is no such domain."""
+        """Enable and bootstrap the service; return launchctl's message for a missing domain."""
         enable = ("enable", f"{domain}/{self._label}")
         ran = self._ctl(*enable)
         if ran.status in NO_DOMAIN:
@@ -170,12 +170,14 @@ class Launchd:
             self.sleep(LOOK_EVERY)
         if ran.status in NO_DOMAIN:
             return _told(bootstrap, ran)
-        if not (ran.status in LABEL_TAKEN and self.state().running):  # it has been loaded all along
+        if not (
+            ran.status in LABEL_TAKEN and self.state().running
+        ):  # the service was already loaded
             _check(bootstrap, ran)
         return None
 
     def _boot_out(self) -> int:
-        """End the service in the domain that has it; return launchctl's status."""
+        """Stop the service in the domain that has it; return launchctl's status."""
         status = 0
         for domain in self._domains:
             words = ("bootout", f"{domain}/{self._label}")
@@ -199,7 +201,7 @@ class Launchd:
             self.sleep(LOOK_EVERY)
 
     def _patience(self) -> int:
-        """Seconds after which launchd has surely killed a node that does not end."""
+        """Return the seconds after which launchd has certainly killed a node that does not end."""
         asked = self._installed().get("ExitTimeOut")
         return (asked if isinstance(asked, int) else USUAL_EXIT_TIMEOUT) + SLACK
 

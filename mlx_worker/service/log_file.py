@@ -19,6 +19,6 @@ LOG_VARIABLE: Final = "MLX_WORKER_LOG_FILE"
 
 
 def with_the_services_file(config: LogConfig) -> LogConfig:
-    """Return the configuration with the file that the service names, unless it names one itself."""
+    """Return the configuration with the service's log file, unless it names a file itself."""
     named = os.environ.get(LOG_VARIABLE)
     return replace(config, file=Path(named)) if named and config.file is None else config

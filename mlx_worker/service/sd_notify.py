@@ -25,9 +25,9 @@ SOCKET, WATCHDOG, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID
 
 
 class Notifier:
-    """One service's words to its manager, while it is entered.
+    """Sends the messages of one service to its manager, within a `with` block.
 
-    The variables are taken out of `environ`: they are this process's, and none of its children's.
+    The variables are taken out of `environ`: they are for this process, and not for its children.
     """
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
@@ -37,7 +37,7 @@ class Notifier:
 
     @classmethod
     def of_this_process(cls) -> Self:
-        """By this process's own environment."""
+        """Return the notifier for the environment of this process."""
         return cls(os.environ)
 
     def __enter__(self) -> Self:
@@ -75,7 +75,7 @@ class Notifier:
             try:
                 sock.sendto("\n".join(lines).encode(), self._address)
             except OSError as error:
-                log.warning("the service manager was not told %s: %s", lines[0], error)
+                log.warning("the service manager could not be notified of %s: %s", lines[0], error)
 
 
 def _address(named: str) -> str | None:
@@ -86,7 +86,7 @@ def _address(named: str) -> str | None:
 
 
 def _pulse(environ: MutableMapping[str, str]) -> float | None:
-    """Seconds between two signs of life; None where none is wanted of this process."""
+    """Return the seconds between two watchdog messages; None if this process has to send none."""
     usec, pid = environ.pop(WATCHDOG, ""), environ.pop(WATCHDOG_PID, "")
     if pid and pid != str(os.getpid()):
         return None

@@ -17,7 +17,7 @@ TIMEOUT = 120.0
 
 @dataclass(frozen=True)
 class CommandResult:
-    """How a command ended: its exit status, and what it said on both outputs."""
+    """The result of a command: its exit status, and the text of both outputs."""
 
     status: int
     output: str

@@ -56,7 +56,7 @@ CapabilityBoundingSet=
 
 @dataclass(frozen=True)
 class Systemd:
-    """The service as systemd keeps it. `name` tells a second node's unit from the first."""
+    """The service as systemd keeps it; `name` distinguishes the unit of a second node."""
 
     run: Run
     daemon: bool = False
@@ -64,7 +64,7 @@ class Systemd:
 
     @property
     def file(self) -> Path:
-        """Where an administrator's, or a user's, units lie."""
+        """Return the path of the unit among an administrator's, or a user's, units."""
         if self.daemon:
             return Path("/etc/systemd/system") / self._unit
         config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
@@ -109,7 +109,7 @@ WantedBy={target}
 """
 
     def account(self) -> str | None:
-        """Return the account that the installed unit names; None: it names none."""
+        """Return the account that the installed unit names; None if it names none."""
         try:
             text = self.file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
@@ -118,7 +118,7 @@ WantedBy={target}
         return found[1] if found else None
 
     def install(self, definition: Definition) -> None:
-        """Write the unit, enable it, and (re)start it."""
+        """Write the unit file, enable the unit, and (re)start it."""
         write(self.file, self.text(definition))
         self._ctl("daemon-reload")
         self._ctl("enable", self._unit)

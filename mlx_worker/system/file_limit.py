@@ -47,7 +47,7 @@ def raise_limit(wanted: int) -> int:
 
 
 def wanted_files(places: ConnectionBudget, models: int) -> int:
-    """Return the number of files that all of it takes."""
+    """Return the number of files that the connections, the node and the models need."""
     return places.working + places.beside + FOR_THE_NODE + models * FOR_A_MODEL
 
 

@@ -24,11 +24,11 @@ def decode_text(data: bytes) -> str:
     """
     for encoding, mark in _MARKS:
         if data.startswith(mark):
-            raise ValueError(f"it is {encoding}, not UTF-8: save the file as UTF-8")
+            raise ValueError(f"the encoding is {encoding}: save the file as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         byte = data[error.start]
         raise ValueError(
-            f"it is not UTF-8: byte {error.start} is 0x{byte:02x} ({error.reason})"
+            f"the text is not UTF-8: byte {error.start} is 0x{byte:02x} ({error.reason})"
         ) from error

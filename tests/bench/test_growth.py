@@ -144,7 +144,7 @@ def test_a_table_has_medians_and_slopes_and_marks_what_is_worse_than_linear(
     assert text.splitlines()[5].endswith("| **+0.50** | **+0.50** |")
     assert text.count("| +1.00 | +1.00 |") == 1
     assert cells(text, "of all, a piece, a, ms") == ["2.00", "2.00", "2.00"]
-    assert "2 went wrong, first: b, 10: broken" in text
+    assert "2 failed, first: b, 10: broken" in text
 
 
 def test_the_page_names_command_and_machine_and_has_every_curve(

@@ -137,7 +137,9 @@ async def test_what_is_there_but_broken_is_left_to_its_owner(
     folder = await pull(SPEC, models)
     damage(folder)
     before = names_in(models)
-    with pytest.raises(BadModelFolder, match=r"is there but broken .*: remove it, then pull again"):
+    with pytest.raises(
+        BadModelFolder, match=r"is there but broken .*: remove the folder, then pull again"
+    ):
         await pull(SPEC, models)
     assert names_in(models) == before
 

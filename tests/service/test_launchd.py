@@ -340,5 +340,5 @@ def test_an_account_that_is_not_there_is_told(tmp_path: Path) -> None:
         give_folder(tmp_path / "logs", "nobody-of-this-name")
     give_folder(tmp_path / "logs", None)
     (tmp_path / "file").touch()
-    with pytest.raises(ServiceManagerError, match="cannot be made"):
+    with pytest.raises(ServiceManagerError, match="cannot be created"):
         give_folder(tmp_path / "file", None)

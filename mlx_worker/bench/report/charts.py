@@ -32,7 +32,7 @@ def load_matplotlib() -> Any:
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """Every plot that the results have the figures for; the files that were written."""
+    """Draw every plot that the results have figures for; return the files."""
     figure = load_matplotlib()
     folder.mkdir(parents=True, exist_ok=True)
     written = []

@@ -34,14 +34,14 @@ class Goal:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A goal and what was measured. None: it was not."""
+    """A goal and its measured ratios; None if not measured."""
 
     goal: Goal
     seen: Spread | None
 
     @property
     def met(self) -> bool | None:
-        """By the median; None: not measured."""
+        """Return True if the median meets the goal; None if not measured."""
         if self.seen is None:
             return None
         if self.goal.at_least:

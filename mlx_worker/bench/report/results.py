@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where it was measured, and with what."""
+    """The machine of a measurement, and the versions of what was measured."""
 
     system: str
     processor: str
@@ -42,7 +42,7 @@ class Results(msgspec.Struct, frozen=True):
     measurements: list[Measurement]
 
     def scenarios(self) -> list[str]:
-        """In the order they were measured."""
+        """Return the scenarios in the order of measurement."""
         return list(dict.fromkeys(measurement.scenario for measurement in self.measurements))
 
     def targets(self, scenario: str) -> list[str]:
@@ -60,7 +60,7 @@ class Results(msgspec.Struct, frozen=True):
         return list(dict.fromkeys(name for item in mine for name in item.sample.figures))
 
     def rounds(self, scenario: str, target: str, figure: str) -> list[float]:
-        """One value a round; NaN where a round has none."""
+        """Return one value for each round; NaN if a round has none."""
         return [
             measurement.sample.figures.get(figure, math.nan)
             for measurement in self.measurements
@@ -68,7 +68,7 @@ class Results(msgspec.Struct, frozen=True):
         ]
 
     def gaps(self, scenario: str, target: str) -> list[float]:
-        """Percentiles 0..100 of the pauses, in ms: of each the median of the rounds."""
+        """Return the percentiles 0..100 of the pauses in ms, each the median of the rounds."""
         rounds = [
             measurement.sample.gaps
             for measurement in self.measurements
@@ -79,7 +79,7 @@ class Results(msgspec.Struct, frozen=True):
         return [median(values) for values in zip(*rounds, strict=True)]
 
     def write(self, file: Path) -> None:
-        """As JSON."""
+        """Write the results as JSON."""
         text = msgspec.json.format(msgspec.json.encode(self), indent=1)
         file.write_bytes(text + b"\n")
 

@@ -60,7 +60,7 @@ def _panel(axes: Any, curve: Curve, line: CurveLine, results: ScalingResults) ->
     axes.set_xscale("log")
     axes.set_yscale("log")
     _label(axes, curve.sizes)
-    if bounds := _bounds([it for points in drawn.values() for _, it in points]):
+    if bounds := _bounds([spread for points in drawn.values() for _, spread in points]):
         axes.set_ylim(*bounds)
     axes.set(xlabel=curve.axis, ylabel=line.unit, title=line.label)
     axes.grid(alpha=0.3)
@@ -80,7 +80,7 @@ def _bounds(seen: Sequence[Spread]) -> tuple[float, float] | None:
 
 
 def _label(axes: Any, sizes: Sequence[int]) -> None:
-    """Sizes as they are, values as plain numbers."""
+    """Label sizes as they are, and values as plain numbers."""
     ticker = importlib.import_module("matplotlib.ticker")
     crowded = len(sizes) > TICKS
     axes.set_xticks(sizes[::2] if crowded else sizes, minor=False)
@@ -92,7 +92,7 @@ def _label(axes: Any, sizes: Sequence[int]) -> None:
 
 
 def _line(axes: Any, name: str, points: Sequence[tuple[int, Spread]]) -> None:
-    seen = [it for _, it in points]
+    seen = [spread for _, spread in points]
     axes.errorbar(
         [size for size, _ in points],
         [item.median for item in seen],

@@ -76,8 +76,8 @@ def _chosen(known: dict[str, Curve], options: ScalingOptions) -> list[Curve]:
     return [item for item in cut if item.sizes]
 
 
-def _say(it: Point, rounds: int) -> None:
-    """One line of progress."""
-    how = f" ({it.sample.complaints[0]})" if it.sample.complaints else ""
-    what = f"{it.curve} {it.size}: {it.subject}, round {it.round + 1} of {rounds}"
+def _say(point: Point, rounds: int) -> None:
+    """Print one line of progress."""
+    how = f" ({point.sample.complaints[0]})" if point.sample.complaints else ""
+    what = f"{point.curve} {point.size}: {point.subject}, round {point.round + 1} of {rounds}"
     sys.stderr.write(f"{what}{how}\n")

@@ -21,10 +21,10 @@ MeasuredAt: TypeAlias = "Callable[[int, str], Sample]"
 
 @dataclass(frozen=True)
 class CurveLine:
-    """One figure of the samples, as it is drawn.
+    """One figure of the samples, as a line of the chart.
 
-    `bound` is the slope from which it is worse than linear: 0 for what each of them costs, 1 for
-    what all of them cost together; None where less is not better. `per_size`: divided by the size.
+    `bound` is the slope above which the figure is worse than linear: 0 for the cost of each, 1 for
+    the cost of all together; None if less is not better. `per_size`: divided by the size.
     """
 
     figure: str
@@ -43,10 +43,10 @@ class Subject:
 
 
 class Order(Enum):
-    """In which order sizes are measured, and what stands there meanwhile.
+    """The order in which sizes are measured, and what runs meanwhile.
 
-    SHUFFLED: everybody stands from the first round to the last, each round has an order of its
-    own. APART: likewise, but each size on a subject that was started for it. RISING: each round
+    SHUFFLED: every subject runs from the first round to the last, and each round has an order of
+    its own. APART: likewise, but each size on a subject that was started for it. RISING: each round
     starts anew, and larger sizes add to what smaller ones left behind.
     """
 
@@ -57,7 +57,7 @@ class Order(Enum):
 
 @dataclass(frozen=True)
 class Curve:
-    """One size that grows. `axis` names it with its unit."""
+    """One size that grows; `axis` is its name with the unit."""
 
     name: str
     title: str

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     Nano = Callable[..., list[Path]]
 
 BESIDE_THE_WORDS = 12
-"""Tokens that the made models' template puts around a user's words, and that words are split in."""
+"""Tokens that the chat template adds around a user's words."""
 
 SESSIONS = (1, 10, 100, 1000, 10_000)
 PROMPTS = (1, 10, 100, 500, 1000, 2000)
 
 
 def curves(model: Callable[[str], Path]) -> dict[str, Curve]:
-    """All of them, on the made models that `model` gives by their names."""
+    """Return all curves, on the synthetic models that `model` returns by their names."""
 
     def nano(count: int = 1) -> list[Path]:
         return [model("nano")] * count

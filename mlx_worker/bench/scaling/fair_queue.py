@@ -67,7 +67,7 @@ async def _settle() -> None:
 
 
 def main() -> None:
-    """One job."""
+    """Run one job."""
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=StructureJob)
     sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(measure(job))))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Point(msgspec.Struct, frozen=True):
-    """One sample, and what it is one of; rounds count from 0."""
+    """One sample, with its curve, subject, size and round; rounds count from 0."""
 
     curve: str
     subject: str
@@ -39,10 +39,10 @@ class ScalingResults(msgspec.Struct, frozen=True):
     points: list[Point]
 
     def line(self, curve: str, subject: str, line: CurveLine) -> list[tuple[int, Spread]]:
-        """Sizes, rising, and what the rounds brought at each; only those that have the figure."""
+        """Return rising sizes with the spread of the figure's values, if they have any."""
         sizes = sorted({item.size for item in self._of(curve, subject)})
         seen = [(size, spread(self._rounds(curve, subject, line, size))) for size in sizes]
-        return [(size, it) for size, it in seen if it is not None]
+        return [(size, found) for size, found in seen if found is not None]
 
     def complaints(self, curve: str) -> list[str]:
         """Return what went wrong, with the subject and the size."""
@@ -54,7 +54,7 @@ class ScalingResults(msgspec.Struct, frozen=True):
         ]
 
     def write(self, file: Path) -> None:
-        """As JSON."""
+        """Write the results as JSON."""
         text = msgspec.json.format(msgspec.json.encode(self), indent=1)
         file.write_bytes(text + b"\n")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def measured(curve: Curve, rounds: int, seed: str) -> Iterator[Point]:
-    """Every point as it comes. Raises BenchmarkError where a subject cannot be started."""
+    """Yield every point as it comes. Raises BenchmarkError if a subject cannot be started."""
     match curve.order:
         case Order.SHUFFLED:
             yield from _shuffled(curve, rounds, seed)
@@ -69,7 +69,7 @@ def _order(curve: Curve, turn: int, seed: str) -> list[int]:
 def _point(
     curve: Curve, subject: Subject, measure: MeasuredAt, size: int, turn: int, seed: str
 ) -> Point:
-    """One that fails is without figures: the others go on."""
+    """Measure one point; a point that fails has no figures, and the others go on."""
     try:
         sample = measure(size, f"{seed}/{curve.name}/{turn}/{size}")
     except BenchmarkError as error:

@@ -29,16 +29,16 @@ than {allowed} above 0 for what each one costs, above 1 for what all of them cos
 
 
 def page(curves: Iterable[Curve], results: ScalingResults) -> str:
-    """All of it."""
+    """Return the whole page."""
     machine = results.machine
-    versions = ", ".join(f"{name} {it}" for name, it in machine.versions.items())
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     said = f"{machine.cores} cores ({machine.processor}), Python {machine.python}, {versions}."
     head = HEAD.format(command=" ".join(results.command), machine=said, allowed=ALLOWED)
     return "\n".join([head, *(table(curve, results) for curve in curves)])
 
 
 def table(curve: Curve, results: ScalingResults) -> str:
-    """One curve."""
+    """Return the table of one curve."""
     sizes = [f"{size:,}" for size in curve.sizes]
     rows = [
         f"## {curve.name}: {curve.title}\n",
@@ -80,7 +80,7 @@ def _cell(seen: Spread | None) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits that count."""
+    """Return the value with three significant digits."""
     digits = 0 if value >= 100 else 1 if value >= 10 else 2  # noqa: PLR2004
     return f"{value:,.{digits}f}"
 

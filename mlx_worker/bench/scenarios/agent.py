@@ -33,7 +33,7 @@ class Agent(Scenario, frozen=True, kw_only=True):
     synthetic: SyntheticModel = "tiny"
 
     async def run(self, stage: Stage) -> Sample:
-        """Whether later turns pay for earlier ones."""
+        """Measure whether later turns pay for earlier ones."""
         messages = [stage.prompts.system(self.system), stage.prompts.user(20)]
         answers: list[MeasuredAnswer] = []
         for turn in range(self.turns):

@@ -22,9 +22,9 @@ from mlx_worker.bench.scenarios.streams import side_by_side
 
 
 class CachedPrompts(Scenario, frozen=True, kw_only=True):
-    """`prompts` in all, of which the first `before` are there already; none: the cache is emptied.
+    """`prompts` in all, of which the first `before` are in the cache; with 0 the cache is emptied.
 
-    The last of the new ones are asked one by one, and each once more.
+    The last of the new prompts are sent one by one, and each once more.
     """
 
     before: int
@@ -35,7 +35,7 @@ class CachedPrompts(Scenario, frozen=True, kw_only=True):
     kinds: ClassVar[frozenset[Kind]] = frozenset({"node"})
 
     async def run(self, stage: Stage) -> Sample:
-        """First tokens of prompts that are new, and of the same prompts when they are not."""
+        """Return first-token times of prompts that are new, and of the same prompts once cached."""
         if not self.before:
             await stage.client.delete("/cache")
         asks = [

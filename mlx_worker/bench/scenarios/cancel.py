@@ -21,20 +21,20 @@ class CancelledStreams(Scenario, frozen=True, kw_only=True):
     tokens: int = LONG_ANSWER
 
     async def run(self, stage: Stage) -> Sample:
-        """Once as a stream, once not. A server that never was idle shows the limit."""
+        """Leave a stream, then a whole answer; a server that is never idle shows the limit."""
         if not stage.roles:
             return Sample({})
         sample = Sample({})
         for figure, stream in (("idle_streamed", True), ("idle_whole", False)):
             idle = await self._leave(stage, stream=stream)
             if idle is None:
-                sample.complaints.append(f"{figure}: nothing was being done when the client left")
+                sample.complaints.append(f"{figure}: the server was idle when the client left")
             else:
                 sample.figures[figure] = 1000 * idle
         return sample
 
     async def _leave(self, stage: Stage, *, stream: bool) -> float | None:
-        """Seconds from leaving to rest, a tick at least; None: there was nothing to leave."""
+        """Return the seconds from leaving to idle, a tick at least; None without any work."""
         asked = await stage.client.start(
             LoadRequest([stage.prompts.user(24)], self.tokens, stream=stream)
         )

@@ -50,7 +50,7 @@ class Crash(Scenario, frozen=True, kw_only=True):
     fresh: ClassVar[bool] = True
 
     async def run(self, stage: Stage) -> Sample:
-        """From the kill to each stream's next token. A stream that ends with an error is lost."""
+        """Measure from the kill to each stream's next token; a stream with an error is lost."""
         kills = [await self._kill(stage) for _ in range(self.kills)]
         answers = [answer for kill in kills for answer in kill.answers]
         pauses = [pause for kill in kills for pause in kill.pauses]
@@ -84,7 +84,10 @@ class Crash(Scenario, frozen=True, kw_only=True):
 
 
 async def _whole(stage: Stage) -> dict[str, Any]:
-    """Its model's part of /health, once it is ready and all spares wait. Raises BenchmarkError."""
+    """Return the model's part of /health, once ready and all spares wait.
+
+    Raises BenchmarkError.
+    """
     deadline = perf_counter() + COME_BACK
     while perf_counter() < deadline:
         _, health = await stage.client.get("/health")
@@ -111,5 +114,5 @@ def _parts(entered_at: dict[str, float], killed_at: float, first: float) -> dict
 
 
 def _next(answer: MeasuredAnswer, loaded: float) -> float:
-    """When its first text came after the model was there again; NaN: it had all by then."""
+    """Return the time of the first text after the model was back; NaN if all text came before."""
     return next((at for at in answer.texts if at > loaded), math.nan)

@@ -22,7 +22,7 @@ class Health(Scenario, frozen=True, kw_only=True):
     questions: int = 200
 
     async def run(self, stage: Stage) -> Sample:
-        """How long each answer took."""
+        """Measure the time of each answer."""
         streams = await long_streams(stage, self.streams)
         figures = await ask_health(stage, self.questions)
         leave(streams)

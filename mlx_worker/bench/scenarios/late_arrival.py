@@ -25,7 +25,7 @@ class LateArrivals(Scenario, frozen=True, kw_only=True):
     tokens: int = 8
 
     async def run(self, stage: Stage) -> Sample:
-        """Each newcomer's time to its first token."""
+        """Measure the time of each late request to its first token."""
         streams = await long_streams(stage, self.streams)
         answers = [
             await stage.client.ask(LoadRequest([stage.prompts.user(24)], self.tokens))

@@ -28,7 +28,7 @@ class ManyModels(Scenario, frozen=True, kw_only=True):
     fresh: ClassVar[bool] = True
 
     async def run(self, stage: Stage) -> Sample:
-        """Cost and memory of the load, then how long and how large `/health` is."""
+        """Measure cost and memory of the load, then time and size of `/health`."""
         shares = [
             [
                 [LoadRequest([stage.prompts.user(24)], self.tokens) for _ in range(self.requests)]

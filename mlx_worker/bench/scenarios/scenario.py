@@ -43,10 +43,11 @@ class Stage:
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Sizes in the fields, with the made model that shows it best; what it needs in the class.
+    """The base class of scenarios: sizes in the fields, requirements in the class.
 
-    `models` is how many it needs at once, `kinds` what it can be asked of, `fresh` whether each
-    round wants a server that has just been started.
+    `synthetic` is the synthetic model that shows the effect best. `models` is the number of models
+    at once, `kinds` are the targets that it can run on, and `fresh` is True if each round needs a
+    server that has just been started.
     """
 
     synthetic: SyntheticModel = "nano"
@@ -55,12 +56,12 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     fresh: ClassVar[bool] = False
 
     async def run(self, stage: Stage) -> Sample:
-        """Put the load on the server; what came of it."""
+        """Put the load on the server and return its figures."""
         raise NotImplementedError
 
 
 async def long_streams(stage: Stage, count: int, words: int = 24) -> list[RunningRequest]:
-    """Streams that go on, each past its first tokens."""
+    """Return streams that go on, each past its first tokens."""
     asks = [LoadRequest([stage.prompts.user(words)], LONG_ANSWER) for _ in range(count)]
     streams = await asyncio.gather(*map(stage.client.start, asks))
     await asyncio.gather(*(stream.more_events(4) for stream in streams))

@@ -21,7 +21,7 @@ class Start(Scenario, frozen=True, kw_only=True):
     fresh: ClassVar[bool] = True
 
     async def run(self, stage: Stage) -> Sample:
-        """One request."""
+        """Send one request."""
         answer = await stage.client.ask(LoadRequest([stage.prompts.user(24)], self.tokens))
         figures = {"ttft_p50": 1000 * answer.ttft}
         figures |= in_parts("resident", resident_megabytes(stage.roles))

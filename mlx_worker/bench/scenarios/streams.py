@@ -50,7 +50,7 @@ class Streams(Scenario, frozen=True, kw_only=True):
         ]
 
     async def run(self, stage: Stage) -> Sample:
-        """Throughput, first tokens, pauses, and what they cost."""
+        """Measure throughput, first tokens and pauses, and their cost."""
         asks = self.asks(stage.prompts)
         before = cpu_seconds(stage.roles)
         answers = await side_by_side(stage.client, asks)
@@ -67,7 +67,7 @@ class Streams(Scenario, frozen=True, kw_only=True):
 async def side_by_side(
     client: LoadClient, asks: list[list[LoadRequest]], model: str | None = None
 ) -> list[MeasuredAnswer]:
-    """One task a stream."""
+    """Run one task for each stream."""
 
     async def stream(mine: list[LoadRequest]) -> list[MeasuredAnswer]:
         return [await client.ask(ask, model) for ask in mine]
@@ -76,7 +76,7 @@ async def side_by_side(
 
 
 def throughput(answers: list[MeasuredAnswer]) -> float:
-    """Tokens a second, from the first request to the last text."""
+    """Return the tokens a second, from the first request to the last text."""
     tokens = sum(answer.completion_tokens for answer in answers)
     start = min(answer.sent for answer in answers)
     end = max(answer.texts[-1] if answer.texts else answer.ended for answer in answers)
@@ -98,7 +98,7 @@ def speed(answers: list[MeasuredAnswer]) -> dict[str, float]:
 
 
 def _percentiles(gaps: list[float]) -> list[float]:
-    """0..100, in milliseconds; empty where every answer came at once."""
+    """Return percentiles 0..100 in milliseconds; [] if every answer came at once."""
     return [milliseconds(gaps, percent / 100) for percent in range(101)] if gaps else []
 
 
@@ -107,7 +107,7 @@ def _gaps(answers: list[MeasuredAnswer]) -> list[float]:
 
 
 def cost(answers: list[MeasuredAnswer], used: dict[str, float]) -> dict[str, float]:
-    """CPU time a token, in microseconds, from seconds by role."""
+    """Return the CPU time of a token in microseconds, from seconds by role."""
     tokens = sum(answer.completion_tokens for answer in answers)
     if not tokens:
         return {}

@@ -27,7 +27,7 @@ class TwoModels(Scenario, frozen=True, kw_only=True):
     kinds: ClassVar[frozenset[Kind]] = frozenset({"node"})
 
     async def run(self, stage: Stage) -> Sample:
-        """Both; then everything on the first."""
+        """Measure both models; then the whole load on the first."""
         first, second = stage.models[:2]
         halves = await asyncio.gather(
             side_by_side(stage.client, self._asks(stage.prompts, self.streams), first),

@@ -30,7 +30,7 @@ class Baseline:
 
     @contextlib.contextmanager
     def opened(self, models: Sequence[Path]) -> Iterator[_OpenBaseline]:
-        """Nothing runs between measurements."""
+        """Open the baseline; no process runs between measurements."""
         yield _OpenBaseline(models[0])
 
 

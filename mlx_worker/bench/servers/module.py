@@ -36,6 +36,6 @@ def run_module(module: str, job: BaselineJob | LoadJob | StructureJob) -> Sample
     except subprocess.TimeoutExpired as error:
         raise BenchmarkError(f"{module} was not done after {DEADLINE:.0f} s") from error
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing was said"]
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["no output"]
         raise BenchmarkError(f"{module} ended with {done.returncode}: {said[-1]}")
     return msgspec.json.decode(done.stdout, type=Sample)

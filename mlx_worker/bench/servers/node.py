@@ -74,7 +74,7 @@ class RunningNode:
 
     @contextlib.contextmanager
     def opened(self, models: Sequence[Path]) -> Iterator[Server]:  # noqa: ARG002  (it has its own)
-        """Its first model is measured."""
+        """Measure the first model of the node."""
         try:
             with urlopen(f"{self._url}/health", timeout=HEALTH_TIMEOUT) as answer:  # noqa: S310
                 served = msgspec.json.decode(answer.read())["models"]
@@ -83,7 +83,7 @@ class RunningNode:
         yield Server(self._host, self._port, tuple(served), lambda: self._roles(served))
 
     def _roles(self, served: dict[str, dict[str, int | None]]) -> dict[str, list[int]]:
-        """Its processes, where they are on this machine."""
+        """Return the node's processes if they are on this machine."""
         children = [pid for model in served.values() if (pid := model["pid"])]
         if self._host not in LOOPBACK or not children:
             return {}

@@ -52,7 +52,7 @@ class Server:
     started: dict[str, float] = field(default_factory=dict)
 
     def measure(self, scenario: AnyScenario, seed: str) -> Sample:
-        """Put the load on it, from a process of its own."""
+        """Put the load on the server, from a process of its own."""
         job = LoadJob(scenario, seed, self.host, self.port, self.models, self.roles())
         sample = run_module("mlx_worker.bench.load", job)
         if scenario.fresh:
@@ -94,7 +94,7 @@ def started(
 def _until_it_serves(
     process: subprocess.Popen[bytes], port: int, models: tuple[str, ...], began: float, log: Path
 ) -> dict[str, float]:
-    """Milliseconds from its start to listening, and to the first answer of every model."""
+    """Return the milliseconds from the start to listening, and to answers of all models."""
     conditions: dict[str, Callable[[], bool]] = {
         "listening": lambda: _listens(port),
         "ready": lambda: all(_answers(port, model) for model in models),
@@ -131,7 +131,7 @@ def _answers(port: int, model: str) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM; whatever is left of it at the deadline is killed."""
+    """Send SIGTERM; kill what is left at the deadline."""
     below = family(process.pid)
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):

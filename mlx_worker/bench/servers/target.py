@@ -30,7 +30,7 @@ class Opened(Protocol):
     """Something that runs and can be measured."""
 
     def measure(self, scenario: AnyScenario, seed: str) -> Sample:
-        """One scenario, once. Raises BenchmarkError."""
+        """Measure one scenario once. Raises BenchmarkError."""
 
 
 class Target(Protocol):
@@ -40,4 +40,4 @@ class Target(Protocol):
     kind: Kind
 
     def opened(self, models: Sequence[Path]) -> AbstractContextManager[Opened]:
-        """Start it on these models; at the end it is gone. Raises BenchmarkError."""
+        """Start the target on these models, and stop it at the end. Raises BenchmarkError."""

@@ -40,7 +40,7 @@ def llama_config(spec: Spec) -> dict[str, Any]:
 
 
 def around(spec: Spec, block: Mapping[str, Shape], norm: str = "norm") -> dict[str, Shape]:
-    """Layers of this block between embeddings and a head of their own."""
+    """Return layers of this block between embeddings and an output head."""
     return {
         "model.embed_tokens.weight": (VOCABULARY, spec.hidden),
         **{
@@ -54,7 +54,7 @@ def around(spec: Spec, block: Mapping[str, Shape], norm: str = "norm") -> dict[s
 
 
 def attention(spec: Spec) -> dict[str, Shape]:
-    """Four square projections."""
+    """Return the shapes of four square projections."""
     square = (spec.hidden, spec.hidden)
     return {f"self_attn.{part}_proj.weight": square for part in "qkvo"}
 

@@ -27,17 +27,17 @@ WORDS = tuple(dict.fromkeys(CORPUS.split()))
 
 
 def byte_alphabet() -> list[str]:
-    """GPT-2's printable stand-in for each byte, by which byte-level BPE files are written."""
+    """Return GPT-2's printable character for each byte, as byte-level BPE files have them."""
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
 
 
 def merges(added: tuple[str, ...] = ()) -> list[tuple[str, str]]:
-    """Merge rules that spell each word letter by letter, first with its space, then without.
+    """Return merge rules that spell each word letter by letter, with its space first, then without.
 
-    Written down instead of trained: a trainer's ties would hang on its version. Spaced words
-    come first, so the rules of the bare ones never split them.
+    The rules are listed instead of trained: the order of a trainer's ties depends on its version.
+    Spaced words come first, so the rules of the bare ones never split them.
     """
     space = byte_alphabet()[ord(" ")]
     spelled = [*(space + word for word in WORDS), *WORDS]
@@ -52,7 +52,7 @@ def merges(added: tuple[str, ...] = ()) -> list[tuple[str, str]]:
 
 
 def vocabulary(added: tuple[str, ...] = ()) -> list[str]:
-    """Every token in the order of its id; `added` are such as are no special ones."""
+    """Return every token in the order of its id; `added` are not special tokens."""
     return [*SPECIALS, *added, *byte_alphabet(), *("".join(pair) for pair in merges(added))]
 
 

@@ -42,12 +42,12 @@ class ClientTarget:
 
     @property
     def api(self) -> str:
-        """The base URL of OpenAI's paths."""
+        """Return the base URL of OpenAI's paths."""
         return f"{self.url}/v1"
 
     @property
     def answer(self) -> int | None:
-        """The longest answer, in tokens, that leaves most of the context to the conversation."""
+        """Return the longest answer, in tokens, that leaves most of the context free."""
         if self.context is None:
             return None
         return min(max(1, self.context // _SHARE_OF_CONTEXT), _LARGEST_ANSWER)

@@ -59,7 +59,7 @@ EVALUATION: Final = (
         "sh",
         _IN_SHELL,
         _lm_eval,
-        "Append `--tasks` and what else the harness is to be told.",
+        "Append `--tasks` and further options of the harness.",
     ),
     ClientBlock(
         "guidellm",

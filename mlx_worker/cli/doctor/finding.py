@@ -13,7 +13,7 @@ Severity = Literal["ok", "warn", "bad"]
 
 @dataclass(frozen=True)
 class Finding:
-    """How it is, and what to do about it: bad is what a node cannot run with."""
+    """A finding, and advice about it; with a `bad` finding the node cannot run."""
 
     severity: Severity
     subject: str
@@ -22,7 +22,7 @@ class Finding:
 
 
 def ok(subject: str, said: str) -> Finding:
-    """As it should be."""
+    """Return a finding without a problem."""
     return Finding("ok", subject, said)
 
 

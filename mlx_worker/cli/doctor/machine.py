@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlx_worker.config.schema import Config
     from mlx_worker.service.subprocess_runner import Run
 
-# It compiles a kernel as models do: on a CPU that needs a C++ compiler. In a process of its own,
+# The check compiles a kernel as models do; on a CPU that needs a C++ compiler. Its own process:
 # The front must not load mlx, and mlx may end a process that loads it.
 ASK_MLX = """
 import importlib.metadata as metadata
@@ -39,7 +39,7 @@ READ = ("MLX_WORKER_MODELS", "HF_ENDPOINT", "HF_HOME", "PIP_INDEX_URL", "HTTPS_P
 """Variables that change what a node or a command does."""
 
 SECRET = ("MLX_WORKER_API_KEY", "MLX_WORKER_API_KEYS", "HF_TOKEN")
-"""Variables of which only that they are set is told."""
+"""Variables whose values are secret: the finding only says that they are set."""
 
 
 def python() -> Finding:
@@ -51,7 +51,7 @@ def python() -> Finding:
 
 
 def mlx(run: Run) -> Finding:
-    """mlx, its device, and whether it can compile a kernel."""
+    """Check mlx, its device, and whether mlx can compile a kernel."""
     ran = run([sys.executable, "-P", "-c", ASK_MLX])
     last = ran.output.splitlines()[-1] if ran.output else f"ended with {ran.status}"
     if ran.status != 0:
@@ -63,7 +63,7 @@ def mlx(run: Run) -> Finding:
 
 
 def open_files() -> Finding:
-    """How many files, and so connections, a process may have open."""
+    """Check the number of files, and so of connections, that a process may open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if (most := few_files_allowed()) is not None:
         advice = (
@@ -98,7 +98,7 @@ def wired_limit(run: Run, config: Config | None) -> list[Finding]:
 
 
 def services(run: Run) -> Iterator[Finding]:
-    """How the system has the user's service, and the machine's."""
+    """Report the state of the user's service and of the machine's."""
     for daemon, subject in ((False, "service"), (True, "service (machine's)")):
         here = service_manager(run, daemon=daemon)
         state = here.state()
@@ -115,7 +115,7 @@ def environment() -> Finding:
     """Report the environment variables that change what a node does; a service has its own."""
     plain = [f"{name}={os.environ[name]}" for name in READ if name in os.environ]
     secret = [f"{name} is set" for name in SECRET if name in os.environ]
-    return ok("environment", ", ".join([*plain, *secret]) or "nothing that counts is set")
+    return ok("environment", ", ".join([*plain, *secret]) or "no variable of the node is set")
 
 
 def memory_now() -> str:

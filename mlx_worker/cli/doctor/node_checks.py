@@ -29,11 +29,11 @@ LITTLE_DISK = 5 << 30
 
 
 def models(config: Config) -> list[Finding]:
-    """Each model's folder, until one that is bad."""
+    """Check each model's folder, up to the first bad one."""
     try:
         planned = plan(config)
     except WorkerError as error:
-        return [bad("models", str(error), "`mlx-worker pull`, or mend its path")]
+        return [bad("models", str(error), "`mlx-worker pull`, or correct the path")]
     return [_of_model(item) for item in planned]
 
 
@@ -47,28 +47,28 @@ def _of_model(planned: PlannedModel) -> Finding:
 
 
 def memory(config: Config) -> Finding:
-    """Whether the models that start with the node fit together."""
+    """Check that the models that start with the node fit in memory together."""
     limit = settings.memory_limit(config.supervisor)
     try:
         needed = sum(expected_bytes(item) for item in plan(config) if item.config.preload)
     except WorkerError:
-        needed = 0  # said by `models`
+        needed = 0  # `models` reports this
     said = (
         f"{memory_now()}; models may take {in_words(limit)}, those at boot need {in_words(needed)}"
     )
     if needed > limit:
-        advice = "give one of them preload = false: it is started by its first request"
+        advice = "set preload = false for a model: its first request starts the model"
         return warn("memory", said, advice)
     return ok("memory", said)
 
 
 def disk(config: Config) -> Finding:
-    """Room for more models."""
+    """Check that the disk has room for more models."""
     folder = config.server.models_dir or default_models_dir()
     try:
         free = shutil.disk_usage(_existing(folder)).free
     except OSError as error:
-        return warn("disk", f"{folder}: {error.strerror}", "make it readable")
+        return warn("disk", f"{folder}: {error.strerror}", "make the folder readable")
     said = f"{folder}, {in_words(free)} free"
     if free < LITTLE_DISK:
         return warn("disk", said, "little room for another model")

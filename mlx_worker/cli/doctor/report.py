@@ -26,7 +26,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
 
 
 async def examine(file: Path | None) -> list[Finding]:
-    """All findings: this machine's, then those of the configuration and what it needs."""
+    """Return all findings: about this machine, about the configuration, and about what it needs."""
     config, finding = _configuration(file)
     findings = [machine.python(), machine.mlx(run), machine.open_files(), finding]
     findings += machine.wired_limit(run, config)
@@ -49,7 +49,7 @@ def _configuration(file: Path | None) -> tuple[Config | None, Finding]:
         found = file or default_file()
         return load_config(found), ok("configuration", str(found))
     except WorkerError as error:
-        return None, bad("configuration", str(error), "mend it; config/ has examples")
+        return None, bad("configuration", str(error), "correct the file; config/ has examples")
 
 
 def table_of(findings: Sequence[Finding]) -> Table:

@@ -63,11 +63,11 @@ def _sleep(run: Run) -> Finding:
             f"the machine sleeps after {minutes} minutes, and the node with it",
             "`sudo pmset -c sleep 0`; a laptop also sleeps when its lid is closed",
         )
-    return ok("sleep", "never on mains" if minutes == 0 else "not told by pmset")
+    return ok("sleep", "never on mains" if minutes == 0 else "pmset reports nothing")
 
 
 def _minutes_to_sleep(settings: str) -> int | None:
-    """Return what pmset says of mains power, else of any; None where it says nothing."""
+    """Return the minutes that pmset reports for mains power, else for any power; None for none."""
     on_mains = settings.rpartition("AC Power:")[2]
     found = re.search(r"^\s*sleep\s+(\d+)", on_mains, re.MULTILINE)
     return int(found[1]) if found else None
@@ -81,7 +81,7 @@ def _file_vault(run: Run) -> Finding:
             "on: after a restart nothing runs, not even a daemon, until a person unlocks the disk",
             "for a planned restart: `sudo fdesetup authrestart`",
         )
-    return ok("FileVault", said or "not told")
+    return ok("FileVault", said or "no answer")
 
 
 def _firewall(run: Run, config: Config) -> Finding:
@@ -93,7 +93,7 @@ def _firewall(run: Run, config: Config) -> Finding:
             "on: connections from other machines are refused until this Python is allowed",
             f"`sudo {FIREWALL} --add {python} --unblockapp {python}`",
         )
-    return ok("firewall", said or "not told")
+    return ok("firewall", said or "no answer")
 
 
 def _background_items(run: Run) -> Iterator[Finding]:
@@ -102,7 +102,7 @@ def _background_items(run: Run) -> Iterator[Finding]:
         for found in re.finditer(rf'"({NAME}[\w-]*)" => (?:disabled|true)', said):
             yield warn(
                 "background item",
-                f"{domain}/{found[1]} is switched off: it does not start at login or boot",
+                f"{domain}/{found[1]} is switched off and does not start at login or boot",
                 "System Settings, General, Login Items & Extensions, Allow in the Background;"
                 f" then `launchctl enable {domain}/{found[1]}`",
             )
@@ -117,4 +117,4 @@ def _model_folders(config: Config) -> list[Path]:
     try:
         return [model.inspected.path for model in plan(config)]
     except WorkerError:
-        return []  # a finding of its own
+        return []  # `models` reports this

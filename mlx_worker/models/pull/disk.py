@@ -1,7 +1,7 @@
-"""What a disk can refuse, said in one place.
+"""Errors of the disk as StorageError, with numbers.
 
-A full, read-only or forbidden disk is the operator's business and not a defect: it becomes
-StorageError with the numbers. Also the durable write that the model folders are made of. [both]
+A full, read-only or forbidden disk is a problem for the operator and not a defect of the program.
+The durable write that the model folders are made of is here too. [both]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _REFUSALS: Final = frozenset(
     {
         *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),  # full or failing
-        *(errno.EROFS, errno.EACCES, errno.EPERM),  # not ours to write
+        *(errno.EROFS, errno.EACCES, errno.EPERM),  # not permitted
         *(errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY),  # something else is in the way
     }
 )

@@ -30,7 +30,7 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=6
 
 
 class _InterruptedError(Exception):
-    """The attempt broke off in a way that another one may mend."""
+    """An attempt failed, but another attempt may succeed."""
 
 
 def open_session() -> aiohttp.ClientSession:
@@ -70,7 +70,9 @@ async def download(
     if any(actual != expected for expected in expected_sha256):
         part.unlink()
         wanted = " and ".join(dict.fromkeys(expected_sha256))
-        raise BrokenDownload(f"{url} has SHA-256 {actual} instead of {wanted}; it was deleted")
+        raise BrokenDownload(
+            f"{url} has SHA-256 {actual} instead of {wanted}; the download was deleted"
+        )
     part.rename(path)
     return actual
 
@@ -123,7 +125,7 @@ async def _receive(
     goes_on = response.status == _PARTIAL_CONTENT
     if goes_on and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
         _drop(part)
-        raise _InterruptedError("the server sent another range than the one asked for")
+        raise _InterruptedError("the server sent another range than the requested one")
     done = have if goes_on else 0
     rest = response.content_length
     require_space(part.parent, rest or 0, part.name)

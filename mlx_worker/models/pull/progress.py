@@ -1,4 +1,4 @@
-"""How a pull tells how far it is, without printing anything itself.
+"""The progress of a pull, without any output of its own.
 
 [both]
 """
@@ -16,4 +16,4 @@ class Progress(Protocol):
 
 
 def no_progress(_done: int, _total: int | None, /) -> None:
-    """For callers that do not want to know."""
+    """Ignore the progress, for callers that do not show it."""
