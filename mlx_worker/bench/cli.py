@@ -107,6 +107,7 @@ def _peer(name: str) -> Peer:
 
 def _say(measurement: Measurement, plan: Plan) -> None:
     """Print one line of progress."""
-    what = f"{measurement.scenario}: {measurement.target}, round {measurement.round + 1} of {plan.rounds}"
+    position = f"round {measurement.round + 1} of {plan.rounds}"
+    what = f"{measurement.scenario}: {measurement.target}, {position}"
     how = f" ({measurement.sample.complaints[0]})" if measurement.sample.complaints else ""
     sys.stderr.write(f"{what}{how}\n")
