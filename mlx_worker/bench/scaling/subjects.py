@@ -29,10 +29,10 @@ def under_load(
 
     @contextlib.contextmanager
     def opened(largest: int) -> Iterator[MeasuredAt]:
-        with target.opened(models(largest)) as it:
+        with target.opened(models(largest)) as opened:
             if isinstance(it, Server):
-                it.measure(WARM_UP, "warm-up")
-            yield lambda size, seed: it.measure(scenario(size), seed)
+                opened.measure(WARM_UP, "warm-up")
+            yield lambda size, seed: opened.measure(scenario(size), seed)
 
     return Subject(target.name, opened)
 
