@@ -42,22 +42,22 @@ TEXTS = {
 """Answers that are no JSON; those of the streams have no end."""
 
 NOT_OVER_HTTP = {
-    errors.CannotServe,
-    errors.ChildMisbehaved,  # ends the child; its requests go on in the next
+    errors.ServiceManagerError,
+    errors.ProtocolViolation,  # ends the child; its requests go on in the next
     errors.CacheError,  # a warm-up that failed is an internal error, with this as its message
     errors.InvalidSetting,
     errors.ModelNotFoundError,
     errors.ConfigError,
     errors.HealthError,
     errors.NothingServed,
-    errors.PortTaken,
+    errors.AddressInUse,
     errors.NodeUnreachable,
     errors.BadModelFolder,
     errors.UnservableModel,
     errors.SourceUnavailable,
     errors.BrokenDownload,
-    errors.CannotStore,
-    errors.NotMeasured,
+    errors.StorageError,
+    errors.BenchmarkError,
 }
 """For commands, the Python modules and the log: no handler raises these."""
 

@@ -18,7 +18,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from mlx_worker.config.schema import TelemetryConfig
-from mlx_worker.logs import Listener
+from mlx_worker.logs import RecordCallback
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.dialects import ALL
 from tests.front.asking import Front, Serve, asked, model
@@ -119,7 +119,7 @@ def shown(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     """What the node's log shows; pytest also hears what is kept from it."""
     caplog.set_level(logging.INFO, "mlx_worker")
     lines: list[str] = []
-    log = Listener(lambda record: lines.append(record.getMessage()))
+    log = RecordCallback(lambda record: lines.append(record.getMessage()))
     logging.getLogger().addHandler(log)
     yield lines
     logging.getLogger().removeHandler(log)

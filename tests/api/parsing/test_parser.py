@@ -21,10 +21,10 @@ from mlx_worker.api.parsing.model_table import ModelTable, NodeModels
 from mlx_worker.api.parsing.parser import COMMAND, LARGE_BODY, Parser
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import (
-    ChildMisbehaved,
     ConstraintTooCostly,
     InvalidRequest,
     MissingField,
+    ProtocolViolation,
     Unavailable,
     UnknownModel,
     WorkerError,
@@ -385,7 +385,7 @@ def test_an_error_that_is_no_refusal_is_an_error_here() -> None:
 
 
 def test_an_answer_that_is_none_is_misbehaviour() -> None:
-    with pytest.raises(ChildMisbehaved, match="no message"):
+    with pytest.raises(ProtocolViolation, match="no message"):
         parser_frames.decode_answer(b'{"is": "Parsed"}')
 
 
