@@ -73,7 +73,7 @@ def missing_sources(path: Path) -> Iterator[str]:
                     yield word
 
 
-@pytest.mark.parametrize("path", [*DECISIONS, ARCHITECTURE], ids=name_of)
+@pytest.mark.parametrize("path", [*DECISIONS, ARCHITECTURE, ROOT / "README.md"], ids=name_of)
 def test_every_source_that_a_document_names_exists(path: Path) -> None:
     assert list(missing_sources(path)) == []
 
