@@ -1,4 +1,7 @@
-"""The terms of all models of a node, in the front and in the process for large bodies. [front]"""
+"""The terms of all models of a node, in the front and in the process for large bodies.
+
+[front]
+"""
 
 from __future__ import annotations
 

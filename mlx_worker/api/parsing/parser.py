@@ -4,7 +4,9 @@ A thread would not do. msgspec decodes a body in one call that holds the interpr
 of empty lists took 2.7 s, 16 MB of text with escapes 0.1 s. So a large body goes to a process that
 parses it and sends back a request whose bulky parts are bytes (`parser_frames`): what is left for
 the front is to copy them. The process starts with the first large body, parses one at a time, and
-ends with the front, whose end of the pipe it reads. [front]
+ends with the front, whose end of the pipe it reads.
+
+[front]
 """
 
 from __future__ import annotations
