@@ -206,7 +206,7 @@ def test_there_is_a_body_for_every_endpoint_that_takes_one() -> None:
 async def test_what_the_document_refuses_in_a_field_is_refused_with_its_name(
     serve: Serve, method: str, path: str
 ) -> None:
-    """So the type that is documented is the one that parses."""
+    """The type that is documented is the type that parses."""
     front = await serve()
     (content,) = OPERATIONS[method, path]["requestBody"]["content"].values()
     body = SAID["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]

@@ -78,7 +78,7 @@ class Collector:
         await soon(self._came.wait())
 
     async def request(self, name: str = CHAT) -> Span:
-        """The one server span of this name, once it has come."""
+        """Wait for the only server span of this name, and return it."""
         while not (found := [span for span in self.spans if span.name == name]):
             await self.next_body()
         (span,) = found
@@ -150,7 +150,7 @@ def traced(endpoint: str, serve: Serve) -> Start:
 
 
 def tells_in_order(root: Span, phases: list[Span]) -> None:
-    """Each phase begins where the one before it ends, and the request encloses them."""
+    """Each phase begins where the previous phase ends, and the request encloses them."""
     moments = [root.start_time_unix_nano, phases[0].start_time_unix_nano]
     for phase in phases:
         assert phase.start_time_unix_nano == moments[-1]
