@@ -10,8 +10,8 @@ import pytest
 from mlx_worker.api.dialects.chat import request as chat
 from mlx_worker.api.dialects.completions import request as completions
 from mlx_worker.api.dialects.messages import request as messages
+from mlx_worker.api.dialects.native.tokenize import parse_detokenize_body
 from mlx_worker.api.dialects.responses import request as responses
-from mlx_worker.api.dialects.tokenize import parse_detokenize_body
 from mlx_worker.config.schema import Defaults, parse_config
 from mlx_worker.errors import InvalidRequest
 
