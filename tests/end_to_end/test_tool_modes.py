@@ -22,7 +22,7 @@ from tests.dialects import (
     ReceivedAnswer,
     events_of,
 )
-from tests.forced_output import foretold
+from tests.forced_output import force_output
 from tests.processes import RunningNode, running_node
 from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THINK, make_caller
 
@@ -170,7 +170,7 @@ def test_a_call_that_is_required_cannot_be_ignored(node: RunningNode, dialect: D
 def test_a_prompted_model_is_told_of_tools_and_its_calls_are_read(
     node: RunningNode, dialect: Dialect, tokenizer: Any
 ) -> None:
-    said = foretold(tokenizer, CALL, OPENING, RIVER, CALLED, IM_END)
+    said = force_output(tokenizer, CALL, OPENING, RIVER, CALLED, IM_END)
     received = ask(node, dialect, "prompt", seed=3, **said)
     assert [(name, arguments) for _, name, arguments in received.calls] == [
         ("look", {"at": "the river"})

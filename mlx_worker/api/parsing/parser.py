@@ -20,11 +20,9 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 from aiohttp import web
 
-from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.parsing import parser_frames as frames
 from mlx_worker.api.parsing.body_kinds import parse
-from mlx_worker.api.parsing.model_table import NodeModels
-from mlx_worker.errors import ChildMisbehaved, Unavailable
+from mlx_worker.errors import ProtocolViolation, Unavailable
 from mlx_worker.logs import Entry
 from mlx_worker.supervisor.process.environment import without_secrets
 
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mlx_worker.api.parsing.body_kinds import AnyBodyKind, BodyKind
-    from mlx_worker.api.parsing.model_table import ModelTable
+    from mlx_worker.api.parsing.model_table import ModelTable, NodeModels
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +110,7 @@ class Parser:
                 try:
                     async with asyncio.timeout(BODY_TIMEOUT):
                         return await self._exchange(question, body)
-                except (OSError, EOFError, TimeoutError, ChildMisbehaved) as error:
+                except (OSError, EOFError, TimeoutError, ProtocolViolation) as error:
                     log.warning(Entry("parser lost", why=type(error).__name__))
                     await self._end_process()
         raise Unavailable("the process that parses large bodies ended", retry_after=1)
@@ -154,12 +152,11 @@ class Parser:
 PARSER: web.AppKey[Parser] = web.AppKey("parser", Parser)
 
 
-async def parse_body(request: web.Request, body: bytes, kind: BodyKind[T]) -> T:
+async def parse_body(request: web.Request, body: bytes, kind: BodyKind[T], models: NodeModels) -> T:
     """Return the packed result of parsing a body; no body holds the event loop.
 
     Raises the body's refusal.
     """
-    models = NodeModels(request.app[CONTEXT].node)
     if len(body) <= LARGE_BODY:
         return parse(kind, body, models)
     return await request.app[PARSER].run(kind, models.table(), body)

@@ -12,7 +12,8 @@ from mlx_worker.api.dialects.completions import request as completions
 from mlx_worker.api.dialects.messages import request as messages
 from mlx_worker.api.dialects.native.tokenize import parse_detokenize_body
 from mlx_worker.api.dialects.responses import request as responses
-from mlx_worker.config.schema import Defaults, parse_config
+from mlx_worker.config.load import parse_config
+from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:

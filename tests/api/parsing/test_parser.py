@@ -21,10 +21,10 @@ from mlx_worker.api.parsing.model_table import ModelTable, NodeModels
 from mlx_worker.api.parsing.parser import COMMAND, LARGE_BODY, Parser
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import (
-    ChildMisbehaved,
     ConstraintTooCostly,
     InvalidRequest,
     MissingField,
+    ProtocolViolation,
     Unavailable,
     UnknownModel,
     WorkerError,
@@ -385,7 +385,7 @@ def test_unexpected_error_in_the_process_is_raised_here() -> None:
 
 
 def test_invalid_answer_is_a_protocol_violation() -> None:
-    with pytest.raises(ChildMisbehaved, match="no message"):
+    with pytest.raises(ProtocolViolation, match="no message"):
         parser_frames.decode_answer(b'{"is": "Parsed"}')
 
 
