@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlx_worker.errors import WorkerError
-    from mlx_worker.supervisor.requests.generation import Ending, Piece
+    from mlx_worker.supervisor.requests.generation import FinishInfo
+    from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 
 T = TypeVar("T")
 
@@ -133,10 +134,10 @@ class Reply(Protocol):
     def sign(self) -> bytes:
         """The model is at work and has nothing to say: for whoever waits for bytes."""
 
-    def piece(self, piece: Piece, choice: int) -> bytes:
+    def piece(self, piece: OutputDelta, choice: int) -> bytes:
         """Some of a choice of a stream."""
 
-    def closing(self, endings: Sequence[Ending], usage: Usage) -> bytes:
+    def closing(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
         """The last bytes of a stream whose choices all ended as they should."""
 
     def broken(self, error: WorkerError) -> bytes:
@@ -146,7 +147,7 @@ class Reply(Protocol):
         """The body of an answer that is not streamed."""
 
 
-Whole = tuple["Piece", "Ending"]
+Whole = tuple["OutputDelta", "FinishInfo"]
 """A whole choice: all of it, and how it ended."""
 
 COMMENT = b": the model is at work\n\n"

@@ -38,4 +38,4 @@ async def start_choices(
 
 def _cancel_generation(task: asyncio.Task[Generation]) -> None:
     if not task.cancelled() and task.exception() is None:
-        task.result().leave()
+        task.result().cancel()

@@ -37,7 +37,7 @@ from mlx_worker.api.middleware.responses import event_stream_response
 from mlx_worker.api.parsing.model_terms import places_of
 from mlx_worker.errors import WorkerError
 from mlx_worker.supervisor.fingerprint import prompting, weights_changed
-from mlx_worker.supervisor.requests.generation import Piece
+from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialects.base import Call, Reply
     from mlx_worker.api.generation.accounting import RequestAccounting
     from mlx_worker.supervisor.model import ModelRuntime
-    from mlx_worker.supervisor.requests.generation import Ending, Generation
+    from mlx_worker.supervisor.requests.generation import FinishInfo, Generation
     from mlx_worker.wire.messages import Started
     from mlx_worker.wire.request import ChatRequest
 
@@ -63,8 +63,8 @@ class _ActiveRequest:
     headers: dict[str, str]
     fields: Mapping[str, str]
 
-    def endings(self) -> list[Ending]:
-        endings = [generation.ending for generation in self.generations]
+    def endings(self) -> list[FinishInfo]:
+        endings = [generation.finish_info for generation in self.generations]
         assert all(endings), "every choice has ended"
         return [ending for ending in endings if ending]
 
@@ -118,7 +118,7 @@ async def relay(
         raise
     finally:
         for generation in generations:
-            generation.leave()
+            generation.cancel()
 
 
 def _headers(request: web.Request, model: ModelRuntime, warnings: list[str]) -> dict[str, str]:
@@ -159,8 +159,10 @@ def _checked_choices(call: Call, model: ModelRuntime) -> list[ChatRequest]:
 
 async def _respond_whole(active: _ActiveRequest) -> web.Response:
     # A choice that fails ends the wait for all.
-    await asyncio.gather(*(generation.heard_out() for generation in active.generations))
-    outputs = [generation.take() or Piece("", []) for generation in active.generations]
+    await asyncio.gather(*(generation.wait_finished() for generation in active.generations))
+    outputs = [
+        generation.drain_output() or OutputDelta("", []) for generation in active.generations
+    ]
     choices = list(zip(outputs, active.endings(), strict=True))
     body = active.writer.whole(choices, active.usage())
     response = web.Response(body=body, content_type="application/json", headers=active.headers)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mlx_worker.api.dialects.base import Call, Usage
 from mlx_worker.api.dialects.chat.response import ChatReply
 from mlx_worker.errors import ChildLost
-from mlx_worker.supervisor.requests.generation import Ending, Piece
+from mlx_worker.supervisor.requests.generation import FinishInfo
+from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 from mlx_worker.wire.output import (
     FinishReason,
     InvalidToolCall,
@@ -26,8 +27,8 @@ from mlx_worker.wire.request import ChatRequest, Sampling
 USAGE = Usage(prompt=100, cached=64, completion=7, reasoning=2)
 
 
-def ended(finish: FinishReason) -> Ending:
-    return Ending(finish, 7)
+def ended(finish: FinishReason) -> FinishInfo:
+    return FinishInfo(finish, 7)
 
 
 def reply(model: str = "nano", *, include_usage: bool = False, n: int = 1) -> ChatReply:
@@ -45,8 +46,8 @@ def events(stream: bytes) -> list[Any]:
     return ["[DONE]" if it == b"[DONE]" else json.loads(it) for it in data]
 
 
-def piece_of(model: str, text: str) -> Any:
-    (chunk,) = events(reply(model).piece(Piece(text, []), 0))
+def delta_of(model: str, text: str) -> Any:
+    (chunk,) = events(reply(model).piece(OutputDelta(text, []), 0))
     return chunk
 
 
@@ -54,8 +55,8 @@ def test_a_stream_is_role_then_text_then_finish_then_done() -> None:
     it = reply()
     stream = (
         it.opening(USAGE)
-        + it.piece(Piece("Hel", []), 0)
-        + it.piece(Piece("lo", []), 0)
+        + it.piece(OutputDelta("Hel", []), 0)
+        + it.piece(OutputDelta("lo", []), 0)
         + it.closing([ended("stop")], USAGE)
     )
     *chunks, done = events(stream)
@@ -72,7 +73,9 @@ def test_a_stream_is_role_then_text_then_finish_then_done() -> None:
 def test_every_chunk_of_a_stream_is_of_one_completion() -> None:
     it = reply(include_usage=True)
     stream = (
-        it.opening(USAGE) + it.piece(Piece("Hello", []), 0) + it.closing([ended("length")], USAGE)
+        it.opening(USAGE)
+        + it.piece(OutputDelta("Hello", []), 0)
+        + it.closing([ended("length")], USAGE)
     )
     heads = [
         {k: v for k, v in chunk.items() if k not in ("choices", "usage", "seed")}
@@ -126,19 +129,19 @@ def test_usage_that_was_asked_for_is_the_last_chunk_without_choices() -> None:
     ],
 )
 def test_a_piece_is_heard_as_it_was_said(text: str) -> None:
-    assert piece_of("nano", text)["choices"][0]["delta"] == {"content": text}
+    assert delta_of("nano", text)["choices"][0]["delta"] == {"content": text}
 
 
 @settings(derandomize=True, deadline=None)
 @given(text=st.text())
 def test_any_piece_is_heard_as_it_was_said(text: str) -> None:
-    assert piece_of("nano", text)["choices"][0]["delta"] == {"content": text}
+    assert delta_of("nano", text)["choices"][0]["delta"] == {"content": text}
 
 
 @pytest.mark.parametrize("model", ["org/model:4bit", "?", 'what"?', '"?"', 'a"b\\', "ö\n"])
 def test_no_name_of_a_model_breaks_a_piece(model: str) -> None:
     """A client may send any name where the node has a default model."""
-    chunk = piece_of(model, "Hello")
+    chunk = delta_of(model, "Hello")
     assert chunk["model"] == model
     assert chunk["choices"] == [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]
 
@@ -158,7 +161,9 @@ def test_a_stream_that_breaks_says_so_in_one_event_and_is_not_done() -> None:
 
 
 def test_a_whole_answer_is_one_completion_object() -> None:
-    answer = json.loads(reply("qwen").whole([(Piece('Hello "you"\n', []), ended("stop"))], USAGE))
+    answer = json.loads(
+        reply("qwen").whole([(OutputDelta('Hello "you"\n', []), ended("stop"))], USAGE)
+    )
     assert answer.pop("id").startswith("chatcmpl-")
     assert answer == {
         "object": "chat.completion",
@@ -191,20 +196,22 @@ WALK = ToolCall("call_2", "walk", "{}")
 BROKEN = InvalidToolCall('{"name": ', "not a call: there is none in it")
 
 
-def deltas(*pieces: Piece) -> list[Any]:
+def deltas(*pieces: OutputDelta) -> list[Any]:
     it = reply()
     stream = b"".join(it.piece(piece, 0) for piece in pieces)
     return [chunk["choices"][0]["delta"] for chunk in events(stream)]
 
 
-def whole(piece: Piece, finish: FinishReason = "stop") -> Any:
+def whole(piece: OutputDelta, finish: FinishReason = "stop") -> Any:
     (choice,) = json.loads(reply().whole([(piece, ended(finish))], USAGE))["choices"]
     assert choice["finish_reason"] == finish
     return choice
 
 
 def test_reasoning_streams_under_both_its_names_and_never_as_content() -> None:
-    said = deltas(Piece("", [], [ReasoningText("hm")]), Piece("So.", [], [ReasoningText(" well")]))
+    said = deltas(
+        OutputDelta("", [], [ReasoningText("hm")]), OutputDelta("So.", [], [ReasoningText(" well")])
+    )
     assert said == [
         {"reasoning_content": "hm", "reasoning": "hm"},
         {"reasoning_content": " well", "reasoning": " well"},
@@ -213,7 +220,7 @@ def test_reasoning_streams_under_both_its_names_and_never_as_content() -> None:
 
 
 def test_a_call_streams_its_name_then_its_arguments_under_an_index_that_goes_on() -> None:
-    said = deltas(Piece("", [], ["Let me see.", LOOK]), Piece("", [], [WALK]))
+    said = deltas(OutputDelta("", [], ["Let me see.", LOOK]), OutputDelta("", [], [WALK]))
     assert said == [
         {"content": "Let me see."},
         {
@@ -242,7 +249,7 @@ def test_a_call_streams_its_name_then_its_arguments_under_an_index_that_goes_on(
 
 
 def test_a_broken_call_streams_as_content_with_a_warning() -> None:
-    (chunk,) = events(reply().piece(Piece("", [], [BROKEN]), 0))
+    (chunk,) = events(reply().piece(OutputDelta("", [], [BROKEN]), 0))
     assert chunk["choices"] == [
         {
             "index": 0,
@@ -255,7 +262,7 @@ def test_a_broken_call_streams_as_content_with_a_warning() -> None:
 
 def test_a_whole_answer_sorts_its_spans() -> None:
     choice = whole(
-        Piece(" end", [], [ReasoningText("hm"), "Let me see.", LOOK, WALK]), "tool_calls"
+        OutputDelta(" end", [], [ReasoningText("hm"), "Let me see.", LOOK, WALK]), "tool_calls"
     )
     assert choice["message"] == {
         "role": "assistant",
@@ -275,18 +282,22 @@ def test_a_whole_answer_sorts_its_spans() -> None:
 
 
 def test_an_answer_that_is_only_calls_has_no_content() -> None:
-    assert whole(Piece("", [], [LOOK]), "tool_calls")["message"]["content"] is None
+    assert whole(OutputDelta("", [], [LOOK]), "tool_calls")["message"]["content"] is None
 
 
 def test_a_broken_call_in_a_whole_answer_is_content_with_a_warning() -> None:
-    choice = whole(Piece("?", [], ["I look: ", BROKEN]))
+    choice = whole(OutputDelta("?", [], ["I look: ", BROKEN]))
     assert choice["message"] == {"role": "assistant", "content": 'I look: {"name": ?'}
     assert choice["warnings"] == ["not a call: there is none in it"]
 
 
 def test_probabilities_of_a_piece_are_told_once_whatever_its_spans() -> None:
     told = TokenLogprobs(TokenChoice("a", -1.0), [])
-    for piece in (Piece("a", [told]), Piece("", [told]), Piece("b", [told], [ReasoningText("a")])):
+    for piece in (
+        OutputDelta("a", [told]),
+        OutputDelta("", [told]),
+        OutputDelta("b", [told], [ReasoningText("a")]),
+    ):
         chunks = events(reply().piece(piece, 0))
         entries = [chunk["choices"][0].get("logprobs") for chunk in chunks]
         assert [len(it["content"]) for it in entries if it] == [1]
@@ -294,7 +305,7 @@ def test_probabilities_of_a_piece_are_told_once_whatever_its_spans() -> None:
 
 def test_a_part_of_a_character_has_the_bytes_that_it_adds() -> None:
     told = TokenLogprobs(TokenChoice("\ufffd", -1.0, b"\xf0\x9f"), [TokenChoice("é", -2.0)])
-    (entry,) = whole(Piece("", [told]))["logprobs"]["content"]
+    (entry,) = whole(OutputDelta("", [told]))["logprobs"]["content"]
     assert (entry["token"], entry["bytes"]) == ("\ufffd", [0xF0, 0x9F])
     assert entry["top_logprobs"][0]["bytes"] == [*"é".encode()]
 
@@ -306,9 +317,9 @@ def test_the_choices_of_a_stream_are_told_by_their_index() -> None:
     it = reply(n=2)
     stream = (
         it.opening(USAGE)
-        + it.piece(Piece("b", [], [LOOK]), 1)
-        + it.piece(Piece("a", []), 0)
-        + it.piece(Piece("", [], [WALK]), 0)
+        + it.piece(OutputDelta("b", [], [LOOK]), 1)
+        + it.piece(OutputDelta("a", []), 0)
+        + it.piece(OutputDelta("", [], [WALK]), 0)
         + it.closing([ended("tool_calls"), ended("length")], USAGE)
     )
     *chunks, done = events(stream)
@@ -325,9 +336,9 @@ def test_the_choices_of_a_stream_are_told_by_their_index() -> None:
 
 
 def test_the_choices_of_a_whole_answer_are_in_order() -> None:
-    said: list[tuple[Piece, Ending]] = [
-        (Piece("a", []), ended("stop")),
-        (Piece("b", []), ended("length")),
+    said: list[tuple[OutputDelta, FinishInfo]] = [
+        (OutputDelta("a", []), ended("stop")),
+        (OutputDelta("b", []), ended("length")),
     ]
     choices = json.loads(reply(n=2).whole(said, USAGE))["choices"]
     assert [(it["index"], it["message"]["content"], it["finish_reason"]) for it in choices] == [

@@ -12,7 +12,8 @@ from mlx_worker.api.dialects.completions.request import CompletionCall, parse
 from mlx_worker.api.dialects.completions.response import CompletionReply
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
-from mlx_worker.supervisor.requests.generation import Ending, Piece, Scores
+from mlx_worker.supervisor.requests.generation import FinishInfo
+from mlx_worker.supervisor.requests.output_buffer import OutputDelta, Scores
 from mlx_worker.wire.output import TokenChoice, TokenLogprobs
 from mlx_worker.wire.request import PromptScoring
 from tests.call_counter import calls
@@ -115,8 +116,8 @@ def told(text: str) -> TokenLogprobs:
 
 def test_log_probabilities_are_lists_whose_offsets_go_on_from_piece_to_piece() -> None:
     it = CompletionReply([], asked(logprobs=2, stream=True), "m", 1, "fp_1")
-    stream = it.piece(Piece("Hello", [told("Hel"), told("lo")]), 0) + it.piece(
-        Piece("!", [told("!")]), 0
+    stream = it.piece(OutputDelta("Hello", [told("Hel"), told("lo")]), 0) + it.piece(
+        OutputDelta("!", [told("!")]), 0
     )
     first, second = [data["choices"][0]["logprobs"] for _, data in events_of(stream)]
     assert first == {
@@ -138,7 +139,7 @@ def test_offsets_count_characters_whatever_their_bytes() -> None:
         TokenChoice("b", -0.5),
     ]
     it = CompletionReply([], asked(logprobs=0, stream=True), "m", 1, "fp_1")
-    stream = it.piece(Piece("a🙂b", [TokenLogprobs(choice, []) for choice in choices]), 0)
+    stream = it.piece(OutputDelta("a🙂b", [TokenLogprobs(choice, []) for choice in choices]), 0)
     (_, data), *_ = events_of(stream)
     assert data["choices"][0]["logprobs"]["text_offset"] == [0, 1, 1, 1, 2]
 
@@ -146,7 +147,7 @@ def test_offsets_count_characters_whatever_their_bytes() -> None:
 def test_alternatives_that_look_alike_are_told_apart_by_their_bytes() -> None:
     likeliest = [TokenChoice("\ufffd", -1.0, b"\xf0"), TokenChoice("\ufffd", -2.0, b"\xf1\x9f")]
     it = CompletionReply([], asked(logprobs=2, stream=True), "m", 1, "fp_1")
-    stream = it.piece(Piece("", [TokenLogprobs(likeliest[0], likeliest)]), 0)
+    stream = it.piece(OutputDelta("", [TokenLogprobs(likeliest[0], likeliest)]), 0)
     (_, data), *_ = events_of(stream)
     (top,) = data["choices"][0]["logprobs"]["top_logprobs"]
     assert top == {"\ufffd": -1.0, "bytes:\\xf1\\x9f": -2.0}
@@ -155,7 +156,7 @@ def test_alternatives_that_look_alike_are_told_apart_by_their_bytes() -> None:
 def test_what_is_echoed_stands_before_every_choice_of_its_prompt() -> None:
     call = asked(prompt=["a", "b"], n=2, echo=True)
     it = CompletionReply(["a", "b"], call, "m", 1, "fp_1")
-    said = [(Piece(str(i), []), Ending("stop", 1)) for i in range(4)]
+    said = [(OutputDelta(str(i), []), FinishInfo("stop", 1)) for i in range(4)]
     whole = json.loads(it.whole(said, USAGE))
     assert [choice["text"] for choice in whole["choices"]] == ["a0", "a1", "b2", "b3"]
     opening = [data["choices"][0]["text"] for _, data in events_of(it.opening(USAGE))]
@@ -199,8 +200,8 @@ SCORES = Scores([b'"He","y"', b"null,-1.5", b'null,{"a":-0.5}', b"0,2"], b"")
 def test_the_scores_of_an_echo_stand_before_those_of_the_answer() -> None:
     call = asked(prompt="Hey", echo=True, logprobs=1)
     it = CompletionReply(["Hey"], call, "m", 1, "fp_1")
-    piece = Piece("!", [told("!")], scores=SCORES)
-    (choice,) = json.loads(it.whole([(piece, Ending("length", 1))], USAGE))["choices"]
+    piece = OutputDelta("!", [told("!")], scores=SCORES)
+    (choice,) = json.loads(it.whole([(piece, FinishInfo("length", 1))], USAGE))["choices"]
     assert choice["text"] == "Hey!"
     assert choice["logprobs"] == {
         "tokens": ["He", "y", "!"],
@@ -214,8 +215,8 @@ def test_the_scores_of_an_echo_stand_before_those_of_the_answer() -> None:
 def test_a_streamed_echo_comes_with_its_scores_and_once() -> None:
     call = asked(prompt="Hey", echo=True, logprobs=1, stream=True)
     it = CompletionReply(["Hey"], call, "m", 1, "fp_1")
-    stream = it.opening(USAGE) + it.piece(Piece("", [], scores=SCORES), 0)
-    stream += it.piece(Piece("!", [told("!")]), 0)
+    stream = it.opening(USAGE) + it.piece(OutputDelta("", [], scores=SCORES), 0)
+    stream += it.piece(OutputDelta("!", [told("!")]), 0)
     choices = [data["choices"][0] for _, data in events_of(stream)]
     assert [choice["text"] for choice in choices] == ["", "Hey", "!"]
     assert choices[0]["logprobs"] is None
@@ -226,7 +227,7 @@ def test_a_streamed_echo_comes_with_its_scores_and_once() -> None:
 def test_vllms_form_is_a_field_of_the_choice() -> None:
     it = CompletionReply([], asked(prompt_logprobs=0), "m", 1, "fp_1")
     scores = Scores([b""] * 4, b'null,{"7":{"logprob":-1.5,"rank":2,"decoded_token":"y"}}')
-    whole = it.whole([(Piece("!", [], scores=scores), Ending("length", 1))], USAGE)
+    whole = it.whole([(OutputDelta("!", [], scores=scores), FinishInfo("length", 1))], USAGE)
     (choice,) = json.loads(whole)["choices"]
     assert choice["logprobs"] is None
     assert choice["prompt_logprobs"] == [

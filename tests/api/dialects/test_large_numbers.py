@@ -16,7 +16,8 @@ from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.api.dialects.responses.response import ResponsesReply
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.limits import DEEPEST
-from mlx_worker.supervisor.requests.generation import Ending, Piece
+from mlx_worker.supervisor.requests.generation import FinishInfo
+from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 
 
 @pytest.mark.parametrize(
@@ -119,5 +120,5 @@ def test_a_number_that_no_double_holds_is_refused() -> None:
 def test_a_large_bound_in_a_tool_is_repeated_digit_for_digit(is_packed: bool) -> None:
     call = responses.parse(_body(input="Hi", tools=[{"type": "function", **NAMED}]))
     answer = ResponsesReply(call.packed() if is_packed else call, "m", 1, "fp_1")
-    told = answer.whole([(Piece("Hi", []), Ending("stop", 1))], Usage(1, 0, 1))
+    told = answer.whole([(OutputDelta("Hi", []), FinishInfo("stop", 1))], Usage(1, 0, 1))
     assert json.loads(told)["tools"][0]["parameters"] == SCHEMA

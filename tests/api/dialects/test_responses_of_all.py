@@ -14,7 +14,8 @@ from mlx_worker.api.dialects.messages import request as messages
 from mlx_worker.api.dialects.messages.response import MessagesReply
 from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.api.dialects.responses.response import ResponsesReply
-from mlx_worker.supervisor.requests.generation import Ending, Piece, piece_of
+from mlx_worker.supervisor.requests.generation import FinishInfo
+from mlx_worker.supervisor.requests.output_buffer import OutputDelta, delta_of
 from mlx_worker.wire.output import (
     FinishReason,
     InvalidToolCall,
@@ -46,14 +47,14 @@ BROKEN = InvalidToolCall('{"name": ', "not a call: there is none in it")
 every_chat = pytest.mark.parametrize("spoken", CHATS, ids=repr)
 
 
-def both_ways(spoken: Dialect, pieces: list[list[Span]], ending: Ending) -> tuple[Heard, Heard]:
+def both_ways(spoken: Dialect, pieces: list[list[Span]], ending: FinishInfo) -> tuple[Heard, Heard]:
     """The same pieces, streamed and whole."""
     it = MADE[spoken](json.dumps(spoken.body("hello", stream=True)).encode())
     stream = it.opening(READ)
-    stream += b"".join(it.piece(piece_of(spans, []), 0) for spans in pieces)
+    stream += b"".join(it.piece(delta_of(spans, []), 0) for spans in pieces)
     stream += it.closing([ending], USED)
     it = MADE[spoken](json.dumps(spoken.body("hello")).encode())
-    piece = piece_of([span for spans in pieces for span in spans], [])
+    piece = delta_of([span for spans in pieces for span in spans], [])
     whole = it.whole([(piece, ending)], USED)
     return spoken.streamed(events_of(stream)), spoken.whole(json.loads(whole))
 
@@ -95,7 +96,7 @@ CASES: dict[str, tuple[list[list[Span]], FinishReason, Heard]] = {
 def test_an_answer_is_told_alike_streamed_and_whole(spoken: Dialect, case: str) -> None:
     pieces, finish, expected = CASES[case]
     expected.usage = USAGE
-    streamed, whole = both_ways(spoken, pieces, Ending(finish, 7))
+    streamed, whole = both_ways(spoken, pieces, FinishInfo(finish, 7))
     assert streamed == expected
     assert whole == expected
 
@@ -103,7 +104,7 @@ def test_an_answer_is_told_alike_streamed_and_whole(spoken: Dialect, case: str) 
 @every_chat
 def test_reasoning_has_its_tokens_in_the_usage(spoken: Dialect) -> None:
     it = MADE[spoken](json.dumps(spoken.body("hello")).encode())
-    usage = json.loads(it.whole([(Piece("a", []), Ending("stop", 7))], USED))["usage"]
+    usage = json.loads(it.whole([(OutputDelta("a", []), FinishInfo("stop", 7))], USED))["usage"]
     details = [value for key, value in usage.items() if key.startswith(("output", "completion"))]
     assert 3 in [n for it in details if isinstance(it, dict) for n in it.values()]
 
@@ -114,18 +115,18 @@ def test_reasoning_has_its_tokens_in_the_usage(spoken: Dialect) -> None:
 @pytest.mark.parametrize(
     ("ending", "told"),
     [
-        (Ending("stop", 7), ("end_turn", None)),
-        (Ending("stop", 7, "END"), ("stop_sequence", "END")),
-        (Ending("length", 7), ("max_tokens", None)),
-        (Ending("tool_calls", 7), ("tool_use", None)),
-        (Ending("tool_calls", 7, "END"), ("tool_use", None)),
+        (FinishInfo("stop", 7), ("end_turn", None)),
+        (FinishInfo("stop", 7, "END"), ("stop_sequence", "END")),
+        (FinishInfo("length", 7), ("max_tokens", None)),
+        (FinishInfo("tool_calls", 7), ("tool_use", None)),
+        (FinishInfo("tool_calls", 7, "END"), ("tool_use", None)),
     ],
 )
 def test_a_message_says_which_stop_sequence_ended_it(
-    ending: Ending, told: tuple[str, str | None]
+    ending: FinishInfo, told: tuple[str, str | None]
 ) -> None:
     it = MADE[MESSAGES](json.dumps(MESSAGES.body("hello")).encode())
-    whole = json.loads(it.whole([(Piece("a", []), ending)], USED))
+    whole = json.loads(it.whole([(OutputDelta("a", []), ending)], USED))
     assert (whole["stop_reason"], whole["stop_sequence"]) == told
     *_, (_, delta), _ = events_of(it.closing([ending], USED))
     assert (delta["delta"]["stop_reason"], delta["delta"]["stop_sequence"]) == told
@@ -146,7 +147,7 @@ def test_a_response_repeats_what_was_asked_and_keeps_nothing() -> None:
         "seed": 7,
     }
     it = MADE[RESPONSES](json.dumps({"input": "hello"} | asked).encode())
-    told = json.loads(it.whole([(Piece("a", []), Ending("stop", 7))], USED))
+    told = json.loads(it.whole([(OutputDelta("a", []), FinishInfo("stop", 7))], USED))
     assert {key: told[key] for key in asked} == asked
     assert told["store"] is False
     assert told["previous_response_id"] is None
@@ -154,16 +155,16 @@ def test_a_response_repeats_what_was_asked_and_keeps_nothing() -> None:
 
 def test_an_item_that_the_limit_cut_is_incomplete_itself() -> None:
     it = MADE[RESPONSES](json.dumps({"input": "hello"}).encode())
-    piece = Piece("Hel", [], [ReasoningText("hm")])
-    told = json.loads(it.whole([(piece, Ending("length", 7))], USED))
+    piece = OutputDelta("Hel", [], [ReasoningText("hm")])
+    told = json.loads(it.whole([(piece, FinishInfo("length", 7))], USED))
     assert [item["status"] for item in told["output"]] == ["completed", "incomplete"]
 
 
 def test_reasoning_is_the_summary_where_one_is_asked_for() -> None:
     body = {"input": "hello", "reasoning": {"summary": "auto"}}
     it = MADE[RESPONSES](json.dumps(body).encode())
-    stream = it.opening(READ) + it.piece(Piece("So.", [], [ReasoningText("hm")]), 0)
-    events = events_of(stream + it.closing([Ending("stop", 7)], USED))
+    stream = it.opening(READ) + it.piece(OutputDelta("So.", [], [ReasoningText("hm")]), 0)
+    events = events_of(stream + it.closing([FinishInfo("stop", 7)], USED))
     expected = Heard("So.", "hm", finish="stop", usage=USAGE)
     assert RESPONSES.streamed(events) == expected
     deltas = [data for name, data in events if name == "response.reasoning_summary_text.delta"]
@@ -178,10 +179,13 @@ def test_reasoning_is_the_summary_where_one_is_asked_for() -> None:
 def test_reasoning_can_always_be_a_summary_beside_its_text(reasoning: dict[str, Any]) -> None:
     body = json.dumps({"input": "hello"} | reasoning).encode()
     call = responses.parse(body, summaries="always")
-    pieces = [Piece("", [], [ReasoningText("h")]), Piece("So.", [], [ReasoningText("m")])]
+    pieces = [
+        OutputDelta("", [], [ReasoningText("h")]),
+        OutputDelta("So.", [], [ReasoningText("m")]),
+    ]
     it = ResponsesReply(call, "m", 1, "fp_1")
     stream = it.opening(READ) + b"".join(it.piece(piece, 0) for piece in pieces)
-    events = [data for _, data in events_of(stream + it.closing([Ending("stop", 7)], USED))]
+    events = [data for _, data in events_of(stream + it.closing([FinishInfo("stop", 7)], USED))]
     kinds = [event["type"] for event in events]
     for kind in ("reasoning_summary_text", "reasoning_text"):
         at = [i for i, it in enumerate(kinds) if it == f"response.{kind}.delta"]
@@ -197,7 +201,7 @@ def test_reasoning_can_always_be_a_summary_beside_its_text(reasoning: dict[str, 
     assert said["content"][0]["text"] == "So."
     again = ResponsesReply(call, "m", 1, "fp_1")
     whole = json.loads(
-        again.whole([(piece_of([ReasoningText("hm"), "So."], []), Ending("stop", 7))], USED)
+        again.whole([(delta_of([ReasoningText("hm"), "So."], []), FinishInfo("stop", 7))], USED)
     )
     assert [{**item, "id": ""} for item in whole["output"]] == [
         {**item, "id": ""} for item in (thought, said)
@@ -214,7 +218,7 @@ def test_a_request_for_a_summary_gets_it_alone_whatever_the_node_does() -> None:
 @every_chat
 def test_a_notice_is_a_warning_and_no_part_of_the_answer(spoken: Dialect) -> None:
     spans: list[list[Span]] = [["So."], [Notice("left out")]]
-    for heard in both_ways(spoken, spans, Ending("stop", 7)):
+    for heard in both_ways(spoken, spans, FinishInfo("stop", 7)):
         assert (heard.text, heard.warnings) == ("So.", ["left out"])
-    for heard in both_ways(spoken, [[Notice("left out")]], Ending("stop", 7)):
+    for heard in both_ways(spoken, [[Notice("left out")]], FinishInfo("stop", 7)):
         assert (heard.text, heard.warnings) == ("", ["left out"])

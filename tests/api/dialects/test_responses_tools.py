@@ -12,7 +12,8 @@ from mlx_worker.api.dialects.responses.request import ResponsesCall, parse
 from mlx_worker.api.dialects.responses.response import ResponsesReply
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import RENAMED_TOOLS
-from mlx_worker.supervisor.requests.generation import Ending, Piece
+from mlx_worker.supervisor.requests.generation import FinishInfo
+from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 from mlx_worker.wire.output import Span, ToolCall
 from mlx_worker.wire.request import AnswerConstraint, ToolCallConstraint
 from tests.call_counter import calls
@@ -376,8 +377,8 @@ def test_an_unknown_item_says_which_types_are_known() -> None:
 
 
 def both_ways(call: ResponsesCall, *spans: Span) -> list[Heard]:
-    usage, ending = Usage(1, 0, 1), Ending("tool_calls", 1)
-    piece = Piece("", [], list(spans))
+    usage, ending = Usage(1, 0, 1), FinishInfo("tool_calls", 1)
+    piece = OutputDelta("", [], list(spans))
     streamed, whole = (ResponsesReply(call, "m", 1, "fp") for _ in range(2))
     events = streamed.opening(usage) + streamed.piece(piece, 0) + streamed.closing([ending], usage)
     body = json.loads(whole.whole([(piece, ending)], usage))

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.dialects.base import Call, Usage, Whole
     from mlx_worker.errors import WorkerError
-    from mlx_worker.supervisor.requests.generation import Ending, Piece
+    from mlx_worker.supervisor.requests.generation import FinishInfo
+    from mlx_worker.supervisor.requests.output_buffer import OutputDelta
     from mlx_worker.wire.output import FinishReason, Span
 
 NO_USAGE: Final[dict[str, Any]] = {"usage": None}
@@ -58,7 +59,7 @@ class ChatReply:
         """A comment."""
         return COMMENT
 
-    def piece(self, piece: Piece, choice: int) -> bytes:
+    def piece(self, piece: OutputDelta, choice: int) -> bytes:
         """Chunks of content, reasoning and calls, in their order."""
         if not piece.spans and not piece.logprobs:
             before, after = self._around[choice]
@@ -70,7 +71,7 @@ class ChatReply:
             deltas[-1]["logprobs"] = {"content": told_logprobs(piece.logprobs)}
         return b"".join(self._chunk([delta]) for delta in deltas)
 
-    def closing(self, endings: Sequence[Ending], usage: Usage) -> bytes:
+    def closing(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
         """The finish chunks, the usage chunk where it was asked for, and [DONE]."""
         end = b"".join(
             self._chunk([{"index": choice, "delta": {}, "finish_reason": ending.finish}])
@@ -142,13 +143,13 @@ def _call(call: ToolCall, arguments: str) -> dict[str, Any]:
 
 
 def _whole_choice(
-    index: int, piece: Piece, finish: FinishReason, warnings: list[str]
+    index: int, piece: OutputDelta, finish: FinishReason, warnings: list[str]
 ) -> dict[str, Any]:
     calls = [_call(it, it.arguments) for it in piece.spans if isinstance(it, ToolCall)]
     thought = "".join(it.text for it in piece.spans if isinstance(it, ReasoningText))
     noted = [it.problem for it in piece.spans if isinstance(it, InvalidToolCall | Notice)]
     warned = [*warnings, *noted]
-    content = "".join(map(visible_text, piece.said))
+    content = "".join(map(visible_text, piece.all_spans))
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
         message |= {"content": content or None, "tool_calls": calls}

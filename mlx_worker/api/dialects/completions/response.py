@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialects.base import Usage, Whole
     from mlx_worker.api.dialects.completions.request import CompletionCall
     from mlx_worker.errors import WorkerError
-    from mlx_worker.supervisor.requests.generation import Ending, Piece, Scores
+    from mlx_worker.supervisor.requests.generation import FinishInfo
+    from mlx_worker.supervisor.requests.output_buffer import OutputDelta, Scores
 
 
 class CompletionReply:
@@ -61,12 +62,12 @@ class CompletionReply:
         """A comment."""
         return COMMENT
 
-    def piece(self, piece: Piece, choice: int) -> bytes:
+    def piece(self, piece: OutputDelta, choice: int) -> bytes:
         """Return a chunk of text, behind the echo where the scores of the echo have come."""
         echo = self._echoes[choice] if piece.scores is not None else ""
         return self._chunk([_choice(choice, echo + piece.text, self._told(piece, choice))])
 
-    def closing(self, endings: Sequence[Ending], usage: Usage) -> bytes:
+    def closing(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
         """The finish chunks, the usage chunk where it was asked for, and [DONE]."""
         end = b"".join(
             self._chunk([_choice(i, "", finish=ending.finish)]) for i, ending in enumerate(endings)
@@ -89,7 +90,7 @@ class CompletionReply:
         body = self._head | {"choices": said, "usage": usage_of(usage), "seed": self._seed}
         return encode(body)
 
-    def _told(self, piece: Piece, choice: int) -> dict[str, Any] | None:
+    def _told(self, piece: OutputDelta, choice: int) -> dict[str, Any] | None:
         scores = piece.scores if self._echoes_scores else None
         if scores is None and not piece.logprobs:
             return None
@@ -106,7 +107,7 @@ def _choice(
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
 
-def _listed(piece: Piece) -> dict[str, Any]:
+def _listed(piece: OutputDelta) -> dict[str, Any]:
     """Return the prompt's scores as vLLM lists them, where they were asked for in this form."""
     if piece.scores is None or not piece.scores.listed:
         return {}

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.dialects.base import Call, Usage, Whole
     from mlx_worker.errors import WorkerError
-    from mlx_worker.supervisor.requests.generation import Ending, Piece
+    from mlx_worker.supervisor.requests.generation import FinishInfo
+    from mlx_worker.supervisor.requests.output_buffer import OutputDelta
     from mlx_worker.wire.output import Span
 
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -63,11 +64,11 @@ class MessagesReply:
         """A ping."""
         return event({"type": "ping"})
 
-    def piece(self, piece: Piece, _choice: int) -> bytes:
+    def piece(self, piece: OutputDelta, _choice: int) -> bytes:
         """Events of blocks that begin, go on and end."""
-        return b"".join(event(told) for span in piece.said for told in self._take(span))
+        return b"".join(event(told) for span in piece.all_spans for told in self._take(span))
 
-    def closing(self, endings: Sequence[Ending], usage: Usage) -> bytes:
+    def closing(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
         """The end of the last block, and of the message."""
         (ending,) = endings
         delta = {"type": "message_delta", "delta": _ended(ending), "usage": _usage(usage)}
@@ -81,7 +82,7 @@ class MessagesReply:
     def whole(self, choices: Sequence[Whole], usage: Usage) -> bytes:
         """The message."""
         ((piece, ending),) = choices
-        for span in piece.said:
+        for span in piece.all_spans:
             for _ in self._take(span):
                 pass
         for _ in self._close():
@@ -149,7 +150,7 @@ def _unended() -> dict[str, Any]:
     return {"stop_reason": None, "stop_sequence": None}
 
 
-def _ended(ending: Ending) -> dict[str, Any]:
+def _ended(ending: FinishInfo) -> dict[str, Any]:
     reason = "model_context_window_exceeded" if ending.context_full else _REASONS[ending.finish]
     if ending.finish == "stop" and ending.stop_string:
         return {"stop_reason": "stop_sequence", "stop_sequence": ending.stop_string}

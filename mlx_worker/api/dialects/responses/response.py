@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialects.base import Usage, Whole
     from mlx_worker.api.dialects.responses.request import ReasoningAs, ResponsesCall
     from mlx_worker.errors import WorkerError
-    from mlx_worker.supervisor.requests.generation import Ending, Piece
+    from mlx_worker.supervisor.requests.generation import FinishInfo
+    from mlx_worker.supervisor.requests.output_buffer import OutputDelta
     from mlx_worker.wire.output import Span
 
 
@@ -150,13 +151,13 @@ class ResponsesReply:
         """A comment."""
         return COMMENT
 
-    def piece(self, piece: Piece, _choice: int) -> bytes:
+    def piece(self, piece: OutputDelta, _choice: int) -> bytes:
         """Events of items that begin, go on and end."""
         self._logprobs.add(piece.logprobs)
-        told = (said for span in piece.said for said in self._take(span))
+        told = (said for span in piece.all_spans for said in self._take(span))
         return b"".join(map(self._written, told))
 
-    def closing(self, endings: Sequence[Ending], usage: Usage) -> bytes:
+    def closing(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
         """The end of the last item, and the whole response."""
         (ending,) = endings
         status = _status(ending)
@@ -176,7 +177,7 @@ class ResponsesReply:
         ((piece, ending),) = choices
         status = _status(ending)
         self._logprobs.add(piece.logprobs)
-        for span in piece.said:
+        for span in piece.all_spans:
             _exhaust(self._take(span))
         _exhaust(self._close(status, is_last=True))
         return encode(self._response(status, usage))
@@ -271,7 +272,7 @@ class ResponsesReply:
         return response | ({"warnings": self._warnings} if self._warnings else {})
 
 
-def _status(ending: Ending) -> str:
+def _status(ending: FinishInfo) -> str:
     return "incomplete" if ending.finish == "length" else "completed"
 
 
