@@ -38,9 +38,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def node(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    """One real node with one real child; tests of a module share it and leave it as it was."""
+    """One real node with one real child; tests share it and leave it as it was."""
     with running_node(tmp_path_factory.mktemp("node"), {"tiny": tiny}) as running:
         running.wait_until_ready()
         yield running

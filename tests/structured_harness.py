@@ -41,7 +41,7 @@ class Answer:
     finish: str = ""
     failed: RequestFailed | None = None
 
-    def take(self, spans: Sequence[Span], text: str) -> None:
+    def take(self, spans: Sequence[Span]) -> None:
         for span in spans:
             match span:
                 case ReasoningText():
@@ -50,10 +50,9 @@ class Answer:
                     self.calls.append(span)
                 case _:
                     self.text += visible_text(span)
-        self.text += text
 
 
-class Bench:
+class EngineHarness:
     """One model, and engines of it that have seen nothing yet."""
 
     def __init__(self, folder: Path, rows: int = 16) -> None:
@@ -84,9 +83,9 @@ def _hear(answers: list[Answer], message: Any) -> None:
             for row in message.rows:
                 answers[row.id].tokens += row.tokens
                 answers[row.id].logprobs += row.logprobs
-                answers[row.id].take(row.spans, row.text)
+                answers[row.id].take(row.spans)
         case Done():
-            answers[message.id].take(message.spans, message.text)
+            answers[message.id].take(message.spans)
             answers[message.id].finish = message.finish
         case RequestFailed():
             answers[message.id].failed = message

@@ -20,7 +20,7 @@ from aiohttp import web
 from mlx_worker import __version__
 from mlx_worker.api.dialects.errors import AnthropicError, OpenAIError, anthropic_status
 from mlx_worker.api.middleware.request_ids import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID
-from mlx_worker.api.middleware.vendor import VERSION, is_anthropic_path
+from mlx_worker.api.middleware.vendor import VERSION_HEADER, is_anthropic_path
 from mlx_worker.api.route import EVENTS, JsonKeys, Text
 from mlx_worker.json_output import encode
 
@@ -34,10 +34,10 @@ _ABOUT = """\
 `/v1` in front of a path is optional and may be repeated. Doubled slashes, and slashes at the end
 of a path, are ignored. Every GET has a HEAD with the same headers and no body. Unknown fields of a
 body are ignored; a known field that this node does not support is a 400 that names the field.
-A path that does not exist is a 404 (`no_such_path`), a method that a path does not have a 405
-(`wrong_method`, with `Allow`), bytes that are not HTTP a 400 (`not_http`), and a connection over
-the limit a 503 (`too_many_connections`, with `Retry-After`; not for health). Where the node has API
-keys, all paths but `/health/live` and `/health/ready` need a key. From an address in
+A path that does not exist is a 404 (`no_such_path`), a method that a path does not have is a
+405 (`wrong_method`, with `Allow`), bytes that are not HTTP are a 400 (`not_http`), and a connection
+over the limit is a 503 (`too_many_connections`, with `Retry-After`; not for health). Where the node
+has API keys, all paths but `/health/live` and `/health/ready` need a key. From an address in
 `server.trusted`, models, health, cache, warming and generation need none."""
 
 _SECURITY = {
@@ -118,7 +118,7 @@ class _Document:
         }
         if route.anthropic:
             assert isinstance(route.answer, type), "each vendor has a type"
-            answer["description"] += f"; in Anthropic's shape where `{VERSION}` is sent"
+            answer["description"] += f"; in Anthropic's shape where `{VERSION_HEADER}` is sent"
             answer["content"] = self._any_of(route.answer, route.anthropic)
         if route.streams:
             answer["description"] += "; with `stream: true` the same response as events"
@@ -170,7 +170,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     ]
     parameters += [{"name": name, "in": "query", "schema": _TEXT} for name in route.query]
     if route.anthropic:
-        parameters.append({"name": VERSION, "in": "header", "schema": _TEXT})
+        parameters.append({"name": VERSION_HEADER, "in": "header", "schema": _TEXT})
     if route.streams:
         headers = (REQUEST_ID, SESSION_ID)
         parameters += [{"name": name, "in": "header", "schema": _TEXT} for name in headers]

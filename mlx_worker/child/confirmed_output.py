@@ -1,8 +1,8 @@
-"""What the engine returned, kept until the device is known to have raised no error.
+"""The engine's messages, kept until the device is known to have raised no error.
 
 On a GPU mlx may raise an error one step late. So messages leave in the next step, when the device
-has been given more work and has raised nothing; where no step follows, at once after the same
-question. [child]
+has been given more work and has raised no error; where no step follows, at once after `confirm`.
+[child]
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from mlx_worker.wire.output import Done
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mlx_worker.engine.prompt_cache import CacheFacts, PromptCache
+    from mlx_worker.engine.kv.prompt_cache import CacheFacts, PromptCache
     from mlx_worker.wire.base import WireMessage
 
 
 class Confirming(Protocol):
-    """What the output asks of an engine."""
+    """The part of an engine that the output needs."""
 
     @property
     def cache(self) -> PromptCache:
@@ -29,7 +29,7 @@ class Confirming(Protocol):
 
     @property
     def is_unconfirmed(self) -> bool:
-        """True if `on_encoded` is to be waited for."""
+        """True if messages have to wait for `on_encoded`."""
 
     def confirm(self) -> None:
         """Raise the error of earlier work, if there was one."""

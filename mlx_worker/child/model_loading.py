@@ -1,4 +1,7 @@
-"""A model folder to everything that serves requests: engine, tokenizer, grammars, tools. [child]"""
+"""A model folder to everything that serves requests: engine, tokenizer, grammars, tools.
+
+[child]
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.engine import Engine
-from mlx_worker.engine.kv_cost import measure, most_tokens
+from mlx_worker.engine.kv.cost import max_row_tokens, measure_kv_cost
 from mlx_worker.engine.loading import read_model, weight_bytes
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.rules import rules_of
@@ -60,11 +63,11 @@ def load_model(
         constraints = ConstraintCompiler(tokenizer)
         texts = threading.Thread(target=_prepare_texts, args=(tokenizer, constraints), name="texts")
         texts.start()  # it holds the interpreter for a while: no stream runs yet
-        kv = measure(model)
+        kv = measure_kv_cost(model)
         engine = Engine(
             model,
             tokenizer,
-            context_length=context or most_tokens(kv, load.kv_bytes),
+            context_length=context or max_row_tokens(kv, load.kv_bytes),
             max_concurrency=load.max_concurrency,
             cache_bytes=load.cache_bytes,
             kv=kv,

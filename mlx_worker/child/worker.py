@@ -1,8 +1,8 @@
-"""Messages to engine calls, and what the engine says back to messages.
+"""Messages to engine calls, and the engine's results to messages.
 
-The pipe's reader answers pings and notes cancels at once, and passes the rest on. `preparation`
-turns chats into token ids and shapes into grammars, on threads of its own beside the decode loop.
-The main thread owns every mlx call: it loads, then admits, cancels and steps. [child]
+The pipe's reader thread answers pings and records cancels at once, and queues the rest.
+`preparation` turns chats into token ids and constraints into grammars, on threads beside the decode
+loop. The main thread makes every mlx call: load, then admit, cancel and step. [child]
 """
 
 from __future__ import annotations
@@ -67,14 +67,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SWITCH = 0.0005
-"""Seconds that a thread may keep the interpreter while another waits: a template at work beside the
-decode loop doubles a step of a small model at Python's 5 ms, and is not noticed at this."""
+"""Seconds for which a thread may keep the interpreter while another waits. At Python's 5 ms a
+template beside the decode loop doubles a step of a small model; at this value the step is the
+same."""
 
 _Job = ClearCache | TrimCache | CancelGeneration | Prepared
 
 
 class EngineWorker:
-    """One model for one front."""
+    """Serve one model for one front."""
 
     def __init__(self, pipe: Pipe, code: ImportedCode) -> None:
         self._pipe = pipe
@@ -82,37 +83,37 @@ class EngineWorker:
         self._output = ConfirmedOutput(pipe.send, self._goes_on)
         self._loads: queue.SimpleQueue[Load] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._held = WorkMonitor()
-        self._prepares = WorkMonitor()
-        """Apart, because only this is progress while it is under way: a step may hang."""
+        self._work = WorkMonitor()
+        self._preparation_work = WorkMonitor()
+        """Apart: only a preparation counts as progress while running; a step may hang."""
         self._preparation = Preparation(
             on_prepared=self._jobs.put,
-            answer=self._tell,
-            has_left=self._has_left,
-            held=self._prepares,
+            answer=self._send_answer,
+            is_cancelled=self._is_cancelled,
+            monitor=self._preparation_work,
         )
         self._process = psutil.Process()
         self._footprint = footprint_of(self._process)
         self._engine: Engine | None = None
-        # Ids on their way to the engine, and whether their client has left meanwhile.
-        self._coming: dict[int, bool] = {}
+        # Ids of requests that are being prepared, and whether they were cancelled meanwhile.
+        self._preparing: dict[int, bool] = {}
         self._lock = threading.Lock()
 
     # --- the reader's thread ---
 
     def on_message(self, message: ToChild) -> None:
-        """Take in one message; never waits for the engine."""
+        """Handle one message of the front; never wait for the engine."""
         match message:
             case Ping():
                 self._pipe.send([self._pong(message.seq)])
             case Generate() | Tokenize() | Detokenize():
                 with self._lock:
-                    self._coming[message.id] = False
+                    self._preparing[message.id] = False
                 self._preparation.put(message)
             case CancelGeneration():
                 with self._lock:
-                    if message.id in self._coming:
-                        self._coming[message.id] = True
+                    if message.id in self._preparing:
+                        self._preparing[message.id] = True
                 self._jobs.put(message)
             case Warm():
                 self._preparation.put(message)
@@ -130,27 +131,27 @@ class EngineWorker:
             active=engine.active if engine else 0,
             resident_bytes=self._footprint(),
             device_bytes=mx.get_active_memory(),
-            prepared=self._prepares.progress,
-            slow_work=self._held.over | self._prepares.over,
+            prepared=self._preparation_work.progress,
+            slow_work=self._work.slow_counts | self._preparation_work.slow_counts,
         )
 
     # --- the threads that prepare ---
 
-    def _has_left(self, id_: int) -> bool:
+    def _is_cancelled(self, id_: int) -> bool:
         with self._lock:
-            return self._coming.get(id_, False)
+            return self._preparing.get(id_, False)
 
-    def _tell(self, answer: TokenizeResult | DetokenizeResult) -> None:
-        self._arrived(answer.id)
+    def _send_answer(self, answer: TokenizeResult | DetokenizeResult) -> None:
+        self._finish_preparation(answer.id)
         self._pipe.send([answer])
 
     # --- the main thread: everything mlx ---
 
     def run(self) -> None:
-        """Say hello, load what is asked for, then serve until the pipe's reader ends us.
+        """Send `Hello`, load the model, then serve until the pipe's reader ends the process.
 
-        An error that no request is answered with ends the process: mlx's, the device's, or a
-        defect that leaves the engine half-way through a step.
+        An error that is no request's own ends the process: of mlx, of the device, or a defect that
+        leaves the engine half-way through a step.
         """
         versions = self._code.versions()
         self._pipe.send(
@@ -163,7 +164,7 @@ class EngineWorker:
             on_encoded=self._output.on_encoded,
         )
         engine = self._engine = loaded.engine
-        # What is loaded stays; to look it all over again would hold every stream up for 50 ms.
+        # Loaded objects stay: collecting them again would delay every stream for 50 ms.
         gc.collect()
         gc.freeze()
         sys.setswitchinterval(SWITCH)
@@ -176,23 +177,23 @@ class EngineWorker:
             while True:
                 self._take_jobs(engine)
                 if engine.active:
-                    with self._held.by("prefill" if engine.reads else "decode"):
-                        said = engine.step()
-                    self._output.put(engine, said)
-        except Exception as error:  # noqa: BLE001  (whatever it is, nothing computed is to leave)
+                    with self._work.measure("prefill" if engine.has_prefill else "decode"):
+                        messages = engine.step()
+                    self._output.put(engine, messages)
+        except Exception as error:  # noqa: BLE001  (after any error, no result may leave)
             end_process(error)
 
     def _goes_on(self) -> bool:
         """Return True if the next step comes at once and only decodes."""
-        return self._engine is not None and not self._engine.reads and self._jobs.empty()
+        return self._engine is not None and not self._engine.has_prefill and self._jobs.empty()
 
     def _take_jobs(self, engine: Engine) -> None:
-        """Everything that waits; with nothing to decode, wait for something."""
+        """Run all jobs that wait; with nothing to decode, wait for a job."""
         while not self._jobs.empty() or not engine.active:
             job = self._jobs.get()
-            with self._held.by("admit"):
-                said = self._answer(engine, job)
-            self._output.put(engine, said)
+            with self._work.measure("admit"):
+                messages = self._answer(engine, job)
+            self._output.put(engine, messages)
 
     def _answer(self, engine: Engine, job: _Job) -> list[WireMessage]:
         match job:
@@ -203,7 +204,7 @@ class EngineWorker:
             case PreparationFailed():
                 return [self._failure(job.id, job.error, job.request_id)]
             case ClientGone():
-                self._arrived(job.id)
+                self._finish_preparation(job.id)
                 return [Done(job.id, "cancelled", 0)]
             case CancelGeneration():
                 done = engine.cancel(job.id)
@@ -217,7 +218,7 @@ class EngineWorker:
     def _admit(self, engine: Engine, job: ReadyToGenerate) -> list[WireMessage]:
         id_, request_id = job.message.id, job.message.request_id
         log.debug(Entry("taken in", request_id=request_id, tokens=len(job.prompt.tokens)))
-        if self._arrived(id_):
+        if self._finish_preparation(id_):
             return [Done(id_, "cancelled", 0)]
         try:
             begun = engine.admit(
@@ -239,17 +240,17 @@ class EngineWorker:
 
     def _warm(self, engine: Engine, job: ReadyToWarm) -> list[WireMessage]:
         try:
-            warmed = engine.admit_warm(job.message.id, job.head, job.message.system_prompt)
+            warmed = engine.admit_warm(job.message.id, job.tokens, job.message.system_prompt)
         except WorkerError as error:
             return [self._failure(job.message.id, error, "")]
         return [warmed] if warmed else []
 
-    def _arrived(self, id_: int) -> bool:
-        """It is on its way no longer; had its client left?"""
+    def _finish_preparation(self, id_: int) -> bool:
+        """Record that a request is prepared; return True if the request was cancelled meanwhile."""
         with self._lock:
-            return self._coming.pop(id_, False)
+            return self._preparing.pop(id_, False)
 
     def _failure(self, id_: int, error: BaseException, request_id: str) -> RequestFailed:
-        self._arrived(id_)
+        self._finish_preparation(id_)
         log_failure(error, request_id)
         return failure_of(id_, error)

@@ -24,15 +24,15 @@ from mlx_worker.wire.messages import PromptWarmed, RequestFailed, Started
 
 if TYPE_CHECKING:
     from mlx_worker.engine.batch import Batch
-    from mlx_worker.engine.kv_retention import KvRetention
-    from mlx_worker.engine.prompt_cache import PromptCache
+    from mlx_worker.engine.kv.prompt_cache import PromptCache
+    from mlx_worker.engine.kv.retention import KvRetention
     from mlx_worker.engine.sequence import Sequence, SequenceTable
     from mlx_worker.wire.kv_cost import KvCost
 
 Begun = Started | PromptWarmed | RequestFailed
 
 
-class Admission:
+class BatchAdmission:
     """Admit the sequences of one engine to its batch.
 
     `kv_bytes` bounds the KV of all rows, by `kv_cost`; None: there is no bound.
@@ -58,9 +58,9 @@ class Admission:
         self._is_cuttable = is_cuttable
 
     def enqueue(self, sequence: Sequence) -> Begun | None:
-        """Start a sequence now or leave it waiting (None). Raises KvTooLarge."""
+        """Start a sequence now, or have it wait: None. Raises KvTooLarge."""
         self._check_memory(sequence)
-        if sequence.scorer is None:  # what another has read tells nothing of this one's tokens
+        if sequence.scorer is None:  # all tokens of a scored prompt are read
             find_prefix_leader(
                 sequence, self._sequences.by_id.values(), any_length=self._is_cuttable
             )
@@ -70,7 +70,7 @@ class Admission:
         try:
             return next(iter(self.start_waiting()), None)
         except BaseException:
-            self._sequences.remove(sequence)  # its client is told of the error: no cancel will come
+            self._sequences.remove(sequence)  # the client gets the error: no cancel will come
             raise
 
     def start_waiting(self) -> list[Begun]:
@@ -86,7 +86,7 @@ class Admission:
             resident = partial(self._cache.resident, sequence.prompt.tokens)
             if can_start_prefill(sequence, readers, resident):
                 if not fits(sequence, rows, self._kv_cost, self._kv_bytes):
-                    break  # nor may others overtake it: it would wait for ever
+                    break  # a sequence that is overtaken might wait for ever
                 self._sequences.waiting.remove(sequence)
                 message = self._start(sequence)
                 if sequence.reading:
@@ -99,24 +99,24 @@ class Admission:
     def _check_memory(self, sequence: Sequence) -> None:
         limited = sequence.bounded
         if limited and not fits(sequence, [], self._kv_cost, self._kv_bytes):
-            # Clients ask for far more than models say: what cannot be kept free for it is counted
-            # as it grows.
+            # Clients ask for far more than models generate: an answer whose limit does not fit is
+            # counted as it grows.
             sequence.bounded = False
         if not fits(sequence, [], self._kv_cost, self._kv_bytes):
             raise KvTooLarge(
-                f"{sequence.expected_kv_tokens} tokens of KV are foreseen, "
+                f"the request needs KV of {sequence.expected_kv_tokens} tokens, "
                 f"{in_words(self._kv_cost.nbytes(sequence.expected_kv_tokens))}; "
-                f"this model has {in_words(self._kv_bytes or 0)} for it",
+                f"this model has {in_words(self._kv_bytes or 0)} for KV",
                 param="max_tokens" if limited else "messages",
             )
 
     def _start(self, sequence: Sequence) -> Begun | None:
-        """Put a sequence into the batch; None for a prompt to be warmed, which is told its end."""
+        """Put a sequence into the batch; None for a prompt to be warmed, which has no `Started`."""
         self._retention.store_for_follower(sequence)
         tokens = sequence.prompt.tokens
         kv, cached = self._retention.fetch(sequence)
         if kv is not None and sequence.text is None and cached == sequence.prompt.system_prefix:
-            # To be warmed, and resident already: there is nothing to read.
+            # A prompt to be warmed that is resident already: there is nothing to read.
             self._sequences.remove(sequence)
             return self._retention.pin(sequence.id, sequence.prompt, tokens[:cached], kv)
         sequence.segment_ends = (
@@ -127,7 +127,7 @@ class Admission:
         ends = [cached, *sequence.segment_ends, len(tokens)]
         (uid,) = self._batch.insert_segments(
             [[tokens[begin:end] for begin, end in pairwise(ends)]],
-            [max(1, sequence.max_tokens)],  # mlx_lm knows no row that says nothing
+            [max(1, sequence.max_tokens)],  # mlx_lm has no rows without an answer
             caches=[kv],
             all_tokens=[tokens[:cached]],
             samplers=[sequence.draw],
@@ -142,7 +142,7 @@ class Admission:
         prompt, asked = sequence.prompt, len(sequence.prompt.tokens) - sequence.replayed
         known = prompt.system_prefix > 0 and not sequence.system_prefix_is_new
         miss = (
-            self._cache.missed(prompt.tokens[: prompt.system_prefix])
+            self._cache.explain_miss(prompt.tokens[: prompt.system_prefix])
             if sequence.system_prefix_is_new
             else ""
         )

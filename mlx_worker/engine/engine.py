@@ -8,27 +8,23 @@ the prompt cache. [child]
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from mlx_worker.engine.admission import Admission
+from mlx_worker.engine.admission import BatchAdmission
 from mlx_worker.engine.batch import Batch
 from mlx_worker.engine.batch_support import is_cuttable, unbatched_because
 from mlx_worker.engine.guard import computing
-from mlx_worker.engine.kv_retention import KvRetention
-from mlx_worker.engine.output.end_tokens import ending_tokens, length_processors
+from mlx_worker.engine.kv.prompt_cache import MAX_BYTES, PromptCache
+from mlx_worker.engine.kv.retention import KvRetention
 from mlx_worker.engine.output.logprobs import read_logprobs
 from mlx_worker.engine.output.markers import Markers
-from mlx_worker.engine.output.text_stream import TextStream
+from mlx_worker.engine.output.prompt_scores import most_scored
 from mlx_worker.engine.prefill import LARGEST_CHUNK, PAUSE, READERS, ChunkSizer
 from mlx_worker.engine.prompt import Prompt
-from mlx_worker.engine.prompt_cache import MAX_BYTES, PromptCache
-from mlx_worker.engine.prompt_scores import PromptScorer, most_scored
-from mlx_worker.engine.request_checks import RequestChecks
-from mlx_worker.engine.sampling import RowSampler, make_processors
 from mlx_worker.engine.sequence import Sequence, SequenceTable
+from mlx_worker.engine.sequence_factory import SequenceFactory
 from mlx_worker.errors import ConstraintFailed
 from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, RequestFailed, Started
@@ -44,24 +40,26 @@ from mlx_worker.wire.output import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlx_worker.engine.output.text_stream import TextStream
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.wire.request import ChatRequest
 
 UNKNOWN_COST = KvCost()
-Said = Started | PromptWarmed | RequestFailed | PrefillProgress | PromptScores | StepOutput | Done
+EngineMessage = (
+    Started | PromptWarmed | RequestFailed | PrefillProgress | PromptScores | StepOutput | Done
+)
 
 
 def _ignore() -> None:
-    """Take no notice of a step that was encoded."""
+    """Ignore that a step was encoded."""
 
 
 class Engine:
-    """Generations in, wire messages out.
+    """Run the generations of one model, and return their wire messages.
 
-    On a GPU mlx may raise an error one step late. Tokens that `step` returned are known to be good
-    once `on_encoded` was called, in the next step, or, where `is_unconfirmed` is false, once
-    `confirm` has returned. After any error but a `WorkerError` nothing that the engine holds may be
-    used again.
+    On a GPU mlx may raise an error one step late. Tokens that `step` returned are confirmed once
+    `on_encoded` was called, in the next step, or, where `is_unconfirmed` is false, once `confirm`
+    has returned. After any error but a `WorkerError` the engine may not be used again.
     """
 
     def __init__(
@@ -85,7 +83,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._markers = Markers(tokenizer)
         self._vocabulary = len(tokenizer)
-        self._checks = RequestChecks(model, self._vocabulary, context_length)
+        self._factory = SequenceFactory(model, tokenizer, self._markers, context_length)
         self._pace = ChunkSizer(prefill_pause)
         rows = 1 if self.unbatched else max_concurrency
         self._batch = Batch(
@@ -100,7 +98,7 @@ class Engine:
         cuttable = is_cuttable(model)
         self._sequences = SequenceTable()
         self._retention = KvRetention(self._batch, self.cache, is_cuttable=cuttable)
-        self._admission = Admission(
+        self._admission = BatchAdmission(
             self._sequences,
             self._batch,
             self.cache,
@@ -112,27 +110,27 @@ class Engine:
 
     @property
     def active(self) -> int:
-        """Sequences that are not finished."""
+        """Return how many sequences are not finished."""
         return len(self._sequences.by_id)
 
     @property
-    def reads(self) -> bool:
-        """Will the next step read a prompt?"""
+    def has_prefill(self) -> bool:
+        """True if the next step reads a prompt."""
         return bool(self._sequences.waiting) or any(
             sequence.reading for sequence in self._sequences.by_uid.values()
         )
 
     @property
     def is_unconfirmed(self) -> bool:
-        """True if `on_encoded` is to be waited for before what was returned is used."""
+        """True if returned messages may be used only after the next `on_encoded`."""
         return self._batch.errors_come_late and self._batch.decodes
 
     def confirm(self) -> None:
-        """Raise the error of earlier work on a GPU, if there was one; does not wait."""
+        """Raise the error of earlier work on a GPU, if there was one; do not wait."""
         if self._batch.errors_come_late:
             self._batch.confirm()
 
-    # --- in ---
+    # --- admission ---
 
     def admit(
         self,
@@ -145,127 +143,86 @@ class Engine:
         constraint: Constraint | None = None,
         room: int | None = None,
     ) -> Started | Done | None:
-        """Take a request in; None: it waits, and a later `step` says that it has started.
+        """Admit a request. None: the request waits, and a later `step` returns its `Started`.
 
-        `replay` are the tokens that a former child said: they are read like a prompt, and what
-        follows is what would have followed; Done, if nothing does. What a request leaves behind
-        is kept longer `in_session`. `constraint` is the request's, made by `constraints`. `room` is
-        the tokens that a former child allowed the answer: an answer that was begun does not end
-        earlier because this child has less memory for its context. Raises
-        ContextLengthExceeded, KvTooLarge or InvalidRequest, with the numbers, before any work;
-        ComputationFailed for what goes wrong in mlx.
+        `replay` are the tokens that a former process generated: they are read like a prompt, and
+        the answer continues behind them; Done, if the answer had ended. The KV of a request
+        `in_session` is kept longer. `constraint` is the compiled one of the request. `room` is how
+        many tokens a former process allowed: an answer that has begun does not end earlier because
+        this process has less memory for the context. Raises ContextLengthExceeded, KvTooLarge or
+        InvalidRequest, with the numbers, before any work; ComputationFailed for an error of mlx.
         """
-        limit = self._checks.answer_limit(request, prompt, room)
-        sequence = self._sequence_of(id_, request, prompt, replay or [], limit, constraint)
+        sequence = self._factory.make(id_, request, prompt, replay or [], constraint, room)
         sequence.in_session = in_session
         if replay and (end := self._replay(sequence, replay)) is not None:
             return end
         with computing():
-            eos = self._tokenizer.eos_token_ids
-            sequence.processors = [
-                *make_processors(request.sampling),
-                *length_processors(request.ends, eos, len(prompt.tokens)),
-            ]
+            sequence.processors = self._factory.processors(request, prompt)
             started = self._admission.enqueue(sequence)
         assert started is None or isinstance(started, Started)
         return started
 
-    def _sequence_of(
-        self,
-        id_: int,
-        request: ChatRequest,
-        prompt: Prompt,
-        replay: list[int],
-        limit: int,
-        constraint: Constraint | None,
-    ) -> Sequence:
-        """Return the row of a request whose answer has at most `limit` tokens."""
-        scoring = request.prompt_scoring
-        scorer = None if scoring is None else PromptScorer(self._markers, scoring, prompt)
-        return Sequence(
-            id_,
-            replace(prompt, tokens=prompt.tokens + replay),
-            TextStream(self._markers, request, prompt.state, prompt.tokens),
-            max_tokens=limit - len(replay),
-            bounded=request.max_tokens == limit,
-            fills_context=request.max_tokens != limit,
-            logprobs=request.logprobs,
-            replayed=len(replay),
-            produced=len(replay),
-            draw=RowSampler(
-                request.sampling,
-                self._vocabulary,
-                len(replay),
-                reports=request.logprobs is not None,
-                constraint=constraint,
-                scorer=scorer,
-            ),
-            scorer=scorer,
-            constraint=constraint,
-            ends=ending_tokens(request.ends, self._tokenizer.eos_token_ids),
-        )
-
-    def _replay(self, sequence: Sequence, said: list[int]) -> Done | None:
-        """Bring the text to where it was. Done: it had come to its end, unheard."""
+    def _replay(self, sequence: Sequence, tokens: list[int]) -> Done | None:
+        """Bring the text to where the former process left off. Done: the answer had ended there."""
         text = sequence.text
         assert text is not None
-        ended = said[-1] in sequence.ends
-        for token in said[: len(said) - ended]:
+        ended = tokens[-1] in sequence.ends
+        for token in tokens[: len(tokens) - ended]:
             text.add(token)
         if sequence.constraint is not None:
-            sequence.constraint.replay(said)
+            sequence.constraint.replay(tokens)
             ended = ended or sequence.constraint.complete
         if not (text.stopped or ended or sequence.max_tokens <= 0):
             return None
         return _done(sequence, text, "stop" if ended else "length")
 
     def admit_warm(
-        self, id_: int, head: list[int], system_prompt: str
+        self, id_: int, tokens: list[int], system_prompt: str
     ) -> PromptWarmed | RequestFailed | None:
-        """Have this head prefilled and kept; the answer at once if it is resident already.
+        """Prefill and pin a system prompt; the answer at once if the prompt is resident already.
 
         Raises ContextLengthExceeded or KvTooLarge.
         """
-        self._checks.check_warm(len(head))
-        # The batch reads all but the last token of a prompt before it decodes: one is put behind
-        # the head for it, and is never read.
-        sequence = Sequence(id_, Prompt([*head, 0], len(head), system_prompt), None)
-        if not head:
-            self.cache.warmed(0, system_prompt)
+        self._factory.checks.check_warm(len(tokens))
+        # The batch reads all but the last token of a prompt before decoding: a token is appended
+        # for that, and is never read.
+        sequence = Sequence(id_, Prompt([*tokens, 0], len(tokens), system_prompt), None)
+        if not tokens:
+            self.cache.record_warmed(0, system_prompt)
             return PromptWarmed(id_, 0)
-        said = self._admission.enqueue(sequence)
-        assert not isinstance(said, Started)
-        return said
+        message = self._admission.enqueue(sequence)
+        assert not isinstance(message, Started)
+        return message
 
     def cancel(self, id_: int) -> Done | None:
-        """Free a row now, keeping what it has read. None: there is no such row."""
+        """Free a row now and store its KV. None: there is no such row."""
         sequence = self._sequences.by_id.get(id_)
         if sequence is None:
             return None
         self._remove(sequence, keep=True)
         return Done(id_, "cancelled", sequence.produced)
 
-    # --- on ---
+    # --- steps ---
 
-    def step(self) -> list[Said]:
-        """One decode step for all, then at most one chunk of prefill."""
-        said: list[Said] = [*self._admission.start_waiting()]
+    def step(self) -> list[EngineMessage]:
+        """Run one decode step for all rows, then at most one chunk of prefill."""
+        messages: list[EngineMessage] = [*self._admission.start_waiting()]
         prompts, generated = self._next()
         for response in prompts:
-            said += self._prefilled(response)
+            messages += self._prefilled(response)
         if generated:
             self.decode_steps += 1
             rows: list[RowOutput] = []
-            ends: list[Said] = []
+            ends: list[EngineMessage] = []
             for response in generated:
                 sequence = self._sequences.by_uid[response.uid]
                 rows.append(self._row(sequence, response))
                 end = self._end(sequence, response)
                 if end is not None:
                     ends.append(end)
-            said.append(StepOutput(rows))
-            said += ends
-        return said
+            messages.append(StepOutput(rows))
+            messages += ends
+        return messages
 
     def clear_cache(self) -> None:
         """Forget every cached prompt; running rows keep theirs."""
@@ -273,7 +230,7 @@ class Engine:
         mx.clear_cache()
 
     def trim_cache(self, nbytes: int) -> None:
-        """Forget cached prompts of at least so many bytes, and give the memory back."""
+        """Evict cached prompts of at least `nbytes` bytes, and give the memory back."""
         self.cache.trim(nbytes)
         mx.clear_cache()
 
@@ -290,13 +247,13 @@ class Engine:
         self._batch.prefill_step_size = self._pace.chunk_size(readers, decoding=decoding, most=most)
         return self._batch.next()  # type: ignore[no-any-return]
 
-    # --- what a step brought ---
+    # --- results of a step ---
 
-    def _prefilled(self, response: Any) -> list[Said]:
+    def _prefilled(self, response: Any) -> list[EngineMessage]:
         sequence = self._sequences.by_uid[response.uid]
         done, total = response.progress
         sequence.read = sequence.cached + done
-        said: list[Said] = [
+        messages: list[EngineMessage] = [
             PrefillProgress(sequence.id, sequence.cached + done, sequence.cached + total)
         ]
         cut = response.end_of_segment and sequence.read in sequence.segment_ends
@@ -304,19 +261,19 @@ class Engine:
             if cut:
                 kv, tokens = self._retention.extract(sequence)
                 self._remove(sequence, keep=False)
-                said.append(self._retention.pin(sequence.id, sequence.prompt, tokens, kv))
-            return said
+                messages.append(self._retention.pin(sequence.id, sequence.prompt, tokens, kv))
+            return messages
         if sequence.scorer is not None:
-            said.append(sequence.scorer.told(sequence.id, is_last=response.end_of_prompt))
+            messages.append(sequence.scorer.message(sequence.id, is_last=response.end_of_prompt))
         if response.end_of_prompt:
             self.prefilled_tokens += total
-            self.cache.used(sequence.prompt.system_prefix, sequence.prompt.system)
+            self.cache.record_use(sequence.prompt.system_prefix, sequence.prompt.system)
             if sequence.max_tokens == 0:
                 self._remove(sequence, keep=True)
-                said.append(_done(sequence, sequence.text, "length"))
+                messages.append(_done(sequence, sequence.text, "length"))
         elif cut:
             self._retention.store_segment(sequence)
-        return said
+        return messages
 
     def _row(self, sequence: Sequence, response: Any) -> RowOutput:
         sequence.produced += 1
@@ -325,7 +282,7 @@ class Engine:
         assert text is not None
         was_content = text.in_content
         spans = [] if response.finish_reason == "stop" else text.add(token)
-        is_content = was_content and text.in_content  # else it may be part of a marker
+        is_content = was_content and text.in_content  # else the token may be part of a marker
         logprobs = self._logprobs(sequence, response, is_content=is_content)
         return RowOutput.of(sequence.id, [token], spans, logprobs)
 
@@ -371,7 +328,7 @@ class Engine:
 
 
 def _done(sequence: Sequence, text: TextStream, natural: FinishReason) -> Done:
-    """The last word, where `natural` says why the tokens ended."""
+    """Return the end of a generation, where `natural` says why the tokens ended."""
     spans = text.finish(natural)
     finish = text.finish_reason(natural)
     return Done.of(

@@ -1,4 +1,7 @@
-"""Checks of a request against the model, made before any work. [child]"""
+"""Checks of a request against the model, made before any work.
+
+[child]
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.batch_support import logit_count
 from mlx_worker.engine.output.end_tokens import check_stop_tokens
-from mlx_worker.engine.prompt_scores import check_scoring
+from mlx_worker.engine.output.prompt_scores import check_scoring
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 
 if TYPE_CHECKING:
@@ -58,7 +61,7 @@ class RequestChecks:
             known = self._vocabulary if token < self._vocabulary else self._logits
             if not 0 <= token < known:
                 raise InvalidRequest(
-                    f"logit_bias names token {token}; the vocabulary has {known}",
+                    f"logit_bias: token id {token} is outside the vocabulary of {known}",
                     param="logit_bias",
                 )
 

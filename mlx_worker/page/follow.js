@@ -1,4 +1,4 @@
-// A stream of the node, read for as long as somebody looks, taken up again where it broke off.
+// A stream of the node, read while the page is visible, continued where it broke off.
 
 import { ask, events } from "./api.js";
 import { askForKey, keyProblem } from "./dialogs.js";

@@ -1,4 +1,7 @@
-"""The bases of everything that travels on the pipe between the front and a child. [both]"""
+"""The bases of everything that travels on the pipe between the front and a child.
+
+[both]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the KV of one row costs: measured in the child, used for placement in the front. [both]"""
+"""What the KV of one row costs: measured in the child, used for placement in the front.
+
+[both]
+"""
 
 from __future__ import annotations
 

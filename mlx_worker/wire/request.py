@@ -1,4 +1,7 @@
-"""One generation as the engine takes it, in no dialect. [both]"""
+"""One generation as the engine takes it, in no dialect.
+
+[both]
+"""
 
 from __future__ import annotations
 

@@ -53,6 +53,9 @@ T = TypeVar("T")
 
 DEADLINE = 60.0
 
+RESET = 1 << 30
+"""An id that no test uses."""
+
 
 class Front:
     """The other end of a child's pipe."""
@@ -112,12 +115,34 @@ def generate(id_: int, text: str, max_tokens: int, **more: object) -> Generate:
     return Generate(id_, ChatRequest(messages, Sampling(1), max_tokens, **more))  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def loaded(tiny: Path) -> Iterator[Front]:
+@contextlib.contextmanager
+def loaded_child(model: Path) -> Iterator[Front]:
     with child() as front:
         front.hear(Hello)
-        front.say(load(tiny))
+        front.say(load(model))
         front.hear(Loaded)
+        yield front
+
+
+@pytest.fixture(scope="module")
+def shared(tiny: Path) -> Iterator[Front]:
+    with loaded_child(tiny) as front:
+        yield front
+
+
+@pytest.fixture
+def loaded(shared: Front) -> Front:
+    """A child that others have used: nothing is under way, nothing cached, all was heard."""
+    shared.say(ClearCache(RESET))
+    shared.hear(CacheCleared)
+    shared.hear(CacheState)
+    return shared
+
+
+@pytest.fixture
+def alone(tiny: Path) -> Iterator[Front]:
+    """A child of the test's own, which may end."""
+    with loaded_child(tiny) as front:
         yield front
 
 
@@ -148,6 +173,7 @@ def without_a_stated_context(model: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.full
 def test_without_a_stated_context_memory_is_the_limit(tiny: Path, tmp_path: Path) -> None:
     folder = without_a_stated_context(tiny, tmp_path / "model")
     with child() as front:
@@ -179,16 +205,16 @@ def test_it_leaves_at_eof_even_before_it_has_imported_anything() -> None:
         assert front.process.wait(DEADLINE) == 0
 
 
-def test_it_leaves_at_eof_in_the_middle_of_a_generation(loaded: Front) -> None:
-    loaded.say(generate(1, "Hello", 5000))
-    loaded.hear(StepOutput)
-    loaded.socket.close()
-    assert loaded.process.wait(DEADLINE) == 0
+def test_it_leaves_at_eof_in_the_middle_of_a_generation(alone: Front) -> None:
+    alone.say(generate(1, "Hello", 5000))
+    alone.hear(StepOutput)
+    alone.socket.close()
+    assert alone.process.wait(DEADLINE) == 0
 
 
-def test_it_leaves_when_the_front_speaks_no_message(loaded: Front) -> None:
-    loaded.socket.sendall(b"\x00\x00\x00\x03abc")
-    assert loaded.process.wait(DEADLINE) == 65
+def test_it_leaves_when_the_front_speaks_no_message(alone: Front) -> None:
+    alone.socket.sendall(b"\x00\x00\x00\x03abc")
+    assert alone.process.wait(DEADLINE) == 65
 
 
 def test_pings_are_answered_while_it_works_and_tell_of_progress(loaded: Front) -> None:
@@ -205,14 +231,16 @@ def test_pings_are_answered_while_it_works_and_tell_of_progress(loaded: Front) -
     assert second.decode_steps > first.decode_steps
     assert second.active == 1
     assert second.resident_bytes > 10_000_000
+    loaded.say(CancelGeneration(1))
+    loaded.hear(Done)
 
 
 def test_started_comes_before_prefill_and_the_last_word_once(loaded: Front) -> None:
     loaded.say(generate(1, " ".join(WORDS) * 8, 3))
     kinds = [type(message).__name__ for message in loaded.hear_all(Done)]
     assert kinds[0] in ("Started", "CacheState")
-    assert kinds.index("Started") < kinds.index("Prefill") < kinds.index("Step")
-    assert kinds.count("Prefill") > 1
+    assert kinds.index("Started") < kinds.index("PrefillProgress") < kinds.index("StepOutput")
+    assert kinds.count("PrefillProgress") > 1
 
 
 def test_all_sequences_share_one_step(loaded: Front) -> None:
@@ -237,7 +265,9 @@ def test_a_cancelled_generation_says_so_and_says_nothing_more(loaded: Front) -> 
     assert done.finish == "cancelled"
     loaded.say(generate(2, "Hello", 3))
     after = loaded.hear_all(Done)
-    assert all(row.id == 2 for it in after if isinstance(it, StepOutput) for row in it.rows)
+    assert all(
+        row.id == 2 for message in after if isinstance(message, StepOutput) for row in message.rows
+    )
 
 
 def test_a_generation_cancelled_before_it_was_admitted_is_never_started(loaded: Front) -> None:

@@ -28,7 +28,6 @@ class Gpu:
 
     is_unconfirmed: bool = True
     fails: bool = False
-    reads: bool = True
     cache: Any = field(default_factory=lambda: SimpleNamespace(facts=None))
 
     def confirm(self) -> None:

@@ -61,14 +61,14 @@ class Desk:
         self.work = Preparation(
             on_prepared=self.prepared.append,
             answer=self.answers.append,
-            has_left=self.left.__contains__,
-            held=self.held,
+            is_cancelled=self.left.__contains__,
+            monitor=self.held,
         )
 
     def ids(self) -> list[int]:
         return [
-            it.id if isinstance(it, ClientGone | PreparationFailed) else it.message.id
-            for it in self.prepared
+            result.id if isinstance(result, ClientGone | PreparationFailed) else result.message.id
+            for result in self.prepared
         ]
 
 
@@ -121,7 +121,7 @@ def test_preparation_a_grammar_leaves_the_turn_of_short_ones_at_once(desk: Desk)
         desk.work.short_turn(desk.tools)
     assert desk.ids() == [2]
     assert desk.constraints.compiled == 0
-    desk.work.shape_turn(desk.tools)
+    desk.work.grammar_turn(desk.tools)
     assert desk.ids() == [2, 1]
     assert isinstance(desk.prepared[1], ReadyToGenerate)
     assert desk.prepared[1].constraint is not None
@@ -158,7 +158,7 @@ def test_preparation_work_whose_client_has_left_is_not_done(desk: Desk) -> None:
     desk.work.long_turn(desk.tools)
     assert desk.prepared == [ClientGone(1), ClientGone(2)]
     desk.left.add(3)
-    desk.work.shape_turn(desk.tools)
+    desk.work.grammar_turn(desk.tools)
     assert desk.prepared[2] == ClientGone(3)
     assert desk.constraints.compiled == 0
 
@@ -172,9 +172,9 @@ def test_preparation_choices_of_one_body_share_prompt_and_grammar(desk: Desk) ->
         desk.work.put(generate(choice, body="b", constraint=shape))
     for _ in range(8):
         desk.work.short_turn(desk.tools)
-        desk.work.shape_turn(desk.tools)
-    assert len({id(it.prompt) for it in desk.prepared}) == 1
-    assert len({id(it.constraint) for it in desk.prepared}) == 8
+        desk.work.grammar_turn(desk.tools)
+    assert len({id(result.prompt) for result in desk.prepared}) == 1
+    assert len({id(result.constraint) for result in desk.prepared}) == 8
     assert desk.constraints.compiled == 1
 
 
@@ -185,7 +185,7 @@ def test_preparation_client_left_between_two_choices_nothing_is_kept(desk: Desk)
     desk.left.add(2)
     desk.work.short_turn(desk.tools)
     assert desk.ids() == [1, 2]
-    assert desk.work._said == {}
+    assert desk.work._made == {}
 
 
 def test_preparation_an_echo_has_its_text_beside_a_namesake_that_echoes_nothing(
@@ -197,7 +197,7 @@ def test_preparation_an_echo_has_its_text_beside_a_namesake_that_echoes_nothing(
         desk.work.put(generate(id_, body="one", prompt="moon", prompt_scoring=scoring))
     for _ in scorings:
         desk.work.short_turn(desk.tools)
-    assert [it.prompt.text for it in desk.prepared] == ["", "", "moon"]
+    assert [result.prompt.text for result in desk.prepared] == ["", "", "moon"]
 
 
 def test_preparation_other_prompts_of_one_body_are_their_own(desk: Desk) -> None:
@@ -205,7 +205,7 @@ def test_preparation_other_prompts_of_one_body_are_their_own(desk: Desk) -> None
         desk.work.put(generate(id_, text, body="b"))
     for _ in range(3):
         desk.work.short_turn(desk.tools)
-    first, second, third = (it.prompt.tokens for it in desk.prepared)
+    first, second, third = (result.prompt.tokens for result in desk.prepared)
     assert first == third != second
 
 
@@ -213,9 +213,9 @@ def test_constraints_a_refused_grammar_is_compiled_once_too(desk: Desk) -> None:
     for id_ in (1, 2, 3):
         desk.work.put(generate(id_, constraint=RegexConstraint("a(b", "f")))
         desk.work.short_turn(desk.tools)
-        desk.work.shape_turn(desk.tools)
+        desk.work.grammar_turn(desk.tools)
     assert desk.constraints.compiled == 1
-    assert [str(it.error) for it in desk.prepared] == [str(desk.prepared[0].error)] * 3
+    assert [str(result.error) for result in desk.prepared] == [str(desk.prepared[0].error)] * 3
 
 
 # --- what is refused ----------------------------------------------------------------------
@@ -234,8 +234,12 @@ def test_preparation_text_beyond_the_context_is_refused_untokenized(desk: Desk) 
         desk.work.short_turn(desk.tools)
         desk.work.long_turn(desk.tools)
     assert desk.ids() == [1, 2, 3]
-    assert [type(it.error) for it in desk.prepared] == [ContextLengthExceeded] * 3
-    assert [it.error.param for it in desk.prepared] == ["messages", "system_prompt", "prompt"]
+    assert [type(result.error) for result in desk.prepared] == [ContextLengthExceeded] * 3
+    assert [result.error.param for result in desk.prepared] == [
+        "messages",
+        "system_prompt",
+        "prompt",
+    ]
     assert "resulted in about 1000000 tokens" in desk.prepared[2].error.message
 
 
@@ -248,7 +252,7 @@ def test_preparation_more_ids_than_the_context_are_refused(desk: Desk) -> None:
     for work in works:
         desk.work.put(work)
         desk.work.short_turn(desk.tools)
-    assert [type(it.error) for it in desk.prepared] == [ContextLengthExceeded] * 2
+    assert [type(result.error) for result in desk.prepared] == [ContextLengthExceeded] * 2
     desk.work.put(Detokenize(3, [1] * CONTEXT))
     desk.work.short_turn(desk.tools)
     assert len(desk.answers) == 1
@@ -284,7 +288,7 @@ def test_preparation_warm_head_is_prepared(desk: Desk) -> None:
     desk.work.put(Warm(1, "be brief"))
     desk.work.short_turn(desk.tools)
     assert isinstance(desk.prepared[0], ReadyToWarm)
-    assert desk.prepared[0].head
+    assert desk.prepared[0].tokens
 
 
 # --- what held a thread -------------------------------------------------------------------
@@ -303,16 +307,16 @@ def test_held_counts_only_work_beyond_its_budget_by_kind() -> None:
     clock = Clock()
     held = WorkMonitor(clock)
     for kind, seconds in (("prompt", BUDGET), ("prompt", BUDGET + 0.1), ("compile", 9.0)):
-        with held.by(kind):
+        with held.measure(kind):
             clock.now += seconds
-    assert held.over == {"prompt": 1, "compile": 1}
+    assert held.slow_counts == {"prompt": 1, "compile": 1}
 
 
 def test_held_work_under_way_is_progress_but_not_for_ever() -> None:
     clock = Clock()
     held = WorkMonitor(clock)
     seen = [held.progress]
-    with held.by("prompt"):
+    with held.measure("prompt"):
         for _ in range(4):
             clock.now += PIECE / 2
             seen.append(held.progress)

@@ -9,7 +9,7 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 
 from tests.dialects import ALL, CHAT, CHATS, COMPLETIONS, RESPONSES, Dialect, Heard, events_of
-from tests.forced_output import foretold
+from tests.forced_output import force_output
 from tests.processes import RunningNode, running_node
 from tests.synthetic_models import CALLER_TEMPLATE, IM_END, THOUGHT, make_caller
 
@@ -62,7 +62,7 @@ def node(caller: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
 
 def saying(tokenizer: Any, *tokens: str) -> dict[str, Any]:
     """Have it say these, whatever its defaults are."""
-    return foretold(tokenizer, *tokens) | {"temperature": 0}
+    return force_output(tokenizer, *tokens) | {"temperature": 0}
 
 
 def ask(node: RunningNode, dialect: Dialect, text: str = "Hello", **fields: Any) -> Heard:

@@ -13,7 +13,7 @@ from mlx_lm.utils import load_tokenizer
 
 from mlx_worker.bench.synthetic.tokenizer import CHAT_TEMPLATE
 from tests.dialects import CHAT, CHATS, LOOK, MESSAGES, RESPONSES, Dialect, Heard, events_of
-from tests.forced_output import foretold
+from tests.forced_output import force_output
 from tests.processes import RunningNode, running_node
 from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THINK, make_caller
 
@@ -157,7 +157,7 @@ def test_a_call_that_is_required_cannot_be_ignored(node: RunningNode, dialect: D
 def test_a_prompted_model_is_told_of_tools_and_its_calls_are_read(
     node: RunningNode, dialect: Dialect, tokenizer: Any
 ) -> None:
-    said = foretold(tokenizer, CALL, OPENING, RIVER, CALLED, IM_END)
+    said = force_output(tokenizer, CALL, OPENING, RIVER, CALLED, IM_END)
     heard = ask(node, dialect, "prompt", seed=3, **said)
     assert [(name, arguments) for _, name, arguments in heard.calls] == [
         ("look", {"at": "the river"})

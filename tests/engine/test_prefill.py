@@ -7,6 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlx_worker.engine.kv.prefix import WORTH_FETCHING, common_prefix
 from mlx_worker.engine.prefill import (
     FIRST_CHUNK,
     LARGEST_CHUNK,
@@ -22,7 +23,6 @@ from mlx_worker.engine.prefill import (
     has_prefill_slot,
     min_prefix_to_reuse,
 )
-from mlx_worker.engine.prefix import WORTH_FETCHING, common_prefix
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.sequence import Sequence
 from tests.call_counter import Token, comparisons

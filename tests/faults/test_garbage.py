@@ -6,7 +6,6 @@ is replayed. The answers are compared with undisturbed ones, token for token.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from mlx_worker.wire.output import Done, StepOutput, TokenLogprobs
 from mlx_worker.wire.request import ChatRequest, RegexConstraint, Sampling
 from tests.faults import failing_model
 from tests.faults.failing_model import GARBAGE, SCRIPT, SPOILT, Fault
+from tests.rounds import IS_LONG, rounds, variants
 from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from mlx_worker.engine.structured.constraint import Constraint
 
 TOKENS: Final = 60
-IN_FULL: Final = "MLX_WORKER_SOAK" in os.environ
-"""`tox -e soak` has every kind of garbage at every token; the ordinary suite takes turns."""
 
 SAMPLED: Final[dict[str, Any]] = {"temperature": 0.9, "top_p": 0.95}
 PENALIZED: Final[dict[str, Any]] = {
@@ -198,7 +196,7 @@ def expected(loaded: tuple[Any, Any]) -> Callable[[list[ChatRequest]], Any]:
 
 
 def kinds_at(token: int) -> list[str]:
-    return GARBAGE if IN_FULL else [GARBAGE[token % len(GARBAGE)]]
+    return GARBAGE if IS_LONG else [GARBAGE[token % len(GARBAGE)]]
 
 
 def test_the_answers_that_are_disturbed_are_as_long_as_they_are_to_be(
@@ -208,7 +206,7 @@ def test_the_answers_that_are_disturbed_are_as_long_as_they_are_to_be(
         assert [len(tokens) for tokens, _, _ in expected(requests)] == [TOKENS] * len(requests)
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", variants(ALONE, ["structured"]))
 def test_garbage_at_a_token_of_one_stream_is_not_heard(
     loaded: tuple[Any, Any], expected: Callable[[list[ChatRequest]], Any], name: str
 ) -> None:
@@ -219,7 +217,7 @@ def test_garbage_at_a_token_of_one_stream_is_not_heard(
             assert deaths == 1
 
 
-@pytest.mark.parametrize("whose", ["one row", "all rows"])
+@pytest.mark.parametrize("whose", variants(["one row", "all rows"], ["one row"]))
 def test_garbage_at_a_token_of_eight_streams_is_not_heard(
     loaded: tuple[Any, Any], expected: Callable[[list[ChatRequest]], Any], whose: str
 ) -> None:
@@ -231,7 +229,7 @@ def test_garbage_at_a_token_of_eight_streams_is_not_heard(
             assert deaths == 1
 
 
-@pytest.mark.parametrize("late", [0, 1, 2])
+@pytest.mark.parametrize("late", variants([0, 1, 2], [1]))
 @pytest.mark.parametrize("requests", [GREEDY, EIGHT], ids=["one", "eight"])
 def test_an_error_at_a_step_or_behind_it_leaves_nothing_wrong_said(
     loaded: tuple[Any, Any],
@@ -240,7 +238,7 @@ def test_an_error_at_a_step_or_behind_it_leaves_nothing_wrong_said(
     late: int,
 ) -> None:
     asked = EIGHT if requests is EIGHT else ALONE["greedy"]
-    for token in range(0, TOKENS - late, 1 if IN_FULL or asked is not EIGHT else 5):
+    for token in range(0, TOKENS - late, 1 if IS_LONG or asked is not EIGHT else rounds(20, 5, 5)):
         heard, deaths = answered(loaded, asked, Fault(at=token, late=late))
         assert tokens_of(heard) == expected(asked), token
         assert deaths == 1
@@ -250,7 +248,7 @@ def test_an_error_at_a_step_or_behind_it_leaves_nothing_wrong_said(
 def test_an_error_of_mlxs_own_thread_is_raised_before_its_token_is_heard(
     loaded: tuple[Any, Any], expected: Callable[[list[ChatRequest]], Any]
 ) -> None:
-    for token in range(0, TOKENS, 1 if IN_FULL else 4):
+    for token in range(0, TOKENS, 1 if IS_LONG else rounds(16, 4, 4)):
         heard, deaths = answered(loaded, EIGHT, Fault(kind="parked", at=token))
         assert tokens_of(heard) == expected(EIGHT), token
         assert deaths == 1

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,9 @@ import jsonschema_rs
 import pytest
 
 from tests.fidelity import tally
+from tests.rounds import rounds
 from tests.schemas import random_schema
-from tests.structured_harness import Answer, Bench, asked, schema
+from tests.structured_harness import Answer, EngineHarness, asked, schema
 from tests.synthetic_models import make
 
 if TYPE_CHECKING:
@@ -23,15 +23,18 @@ if TYPE_CHECKING:
 
     from mlx_worker.wire.request import ChatRequest
 
-DOCUMENTS = 200 if "MLX_WORKER_FIDELITY" in os.environ else 40
+pytestmark = pytest.mark.fidelity
+
+
+DOCUMENTS = rounds(40, 40, 200)
 SCHEMAS = [random_schema(Random(seed)) for seed in range(DOCUMENTS)]
 ROUND = FREE = 8
 """Documents at a time, and free rows beside them."""
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(make("tiny", tmp_path_factory.mktemp("models") / "tiny"))
+def bench(tmp_path_factory: pytest.TempPathFactory) -> EngineHarness:
+    return EngineHarness(make("tiny", tmp_path_factory.mktemp("models") / "tiny"))
 
 
 def bound(number: int) -> ChatRequest:
@@ -63,7 +66,7 @@ def differences(heard: Sequence[Answer], expected: Sequence[Answer]) -> int:
 
 @pytest.mark.timeout(0)
 def test_every_document_fits_its_schema_alone_and_beside_free_rows(
-    bench: Bench,
+    bench: EngineHarness,
 ) -> None:
     undisturbed = bench.play(*free())
     wrong: list[str] = []

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.fidelity
+
+
 CLIENTS = 8
 ROUND = 24
 """Requests that share their system prompts, and between whose rounds the cache may be cleared."""

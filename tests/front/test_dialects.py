@@ -59,9 +59,9 @@ async def test_a_resident_system_prompt_is_in_the_usage_and_in_the_header(
     front = await serve()
     body = dialect.body("hello", system=PROMPT, stream=stream)
     answers = [await front.ask(dialect.path, body, X_Session_Id="s-7") for _ in range(2)]
-    assert [it.headers["X-Cache-Hit"] for it in answers] == ["false", "true"]
-    assert [it.headers["X-Session-Id"] for it in answers] == ["s-7"] * 2
-    usages = [heard(dialect, it).usage for it in answers]
+    assert [answer.headers["X-Cache-Hit"] for answer in answers] == ["false", "true"]
+    assert [answer.headers["X-Session-Id"] for answer in answers] == ["s-7"] * 2
+    usages = [heard(dialect, answer).usage for answer in answers]
     assert usages == [Usage(5, 0, 1), Usage(5, 4, 1)]
 
 

@@ -1,22 +1,22 @@
 """After very many restarts the front holds what it held before the first.
 
-The children are scripted: what is worn here is the front. MLX_WORKER_RESTARTS sets how many there
-are: `tox -e soak` has 1,000.
+The children are scripted: what is worn here is the front. `tox -e soak` has 1,000.
 """
 
 import asyncio
-import os
 import signal
 from dataclasses import dataclass
 from typing import Final
 
 import psutil
+import pytest
 import uvloop
 
 from mlx_worker.supervisor.process.child import Child
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.process.states import State
+from tests.rounds import rounds
 from tests.supervisor_harness import (
     NOT_READY,
     alive,
@@ -30,7 +30,10 @@ from tests.supervisor_harness import (
     text_of,
 )
 
-RESTARTS: Final = int(os.environ.get("MLX_WORKER_RESTARTS", "60"))
+pytestmark = pytest.mark.soak
+
+
+RESTARTS: Final = rounds(60, 60, 1000)
 MODELS: Final = ("a", "b", "c", "d")
 FOR_EVER: Final = RestartPolicy(base=0, ceiling=0, intensity=10**6, period=600)
 SPARE: Final = StandbyPolicy(spares=1, calm=0, ping=0.05)

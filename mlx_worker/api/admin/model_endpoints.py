@@ -12,7 +12,7 @@ from mlx_worker.api.admin import reports, schemas
 from mlx_worker.api.admin.anthropic_models import anthropic_model, models_page
 from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.middleware.responses import json_response
-from mlx_worker.api.middleware.vendor import reads_anthropic
+from mlx_worker.api.middleware.vendor import expects_anthropic
 from mlx_worker.errors import UnknownModel
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ async def models(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     reports.refuse_if_gone(context)
     entries = reports.models(context)
-    if reads_anthropic(request):
+    if expects_anthropic(request):
         return json_response(models_page(request, entries))
     return json_response(schemas.ModelList(entries))
 
@@ -36,7 +36,7 @@ async def model(request: web.Request) -> web.Response:
     name = request.match_info["id"]
     for entry in reports.models(context):
         if entry.id == name:
-            return json_response(anthropic_model(entry) if reads_anthropic(request) else entry)
+            return json_response(anthropic_model(entry) if expects_anthropic(request) else entry)
     raise UnknownModel(f"no model is named {name!r}", param="model")
 
 

@@ -60,7 +60,7 @@ class HistorySample(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class _Counts:
+class _ModelCounts:
     """One model's counters: its tokens, and the histogram of the times to its first tokens."""
 
     tokens: int
@@ -81,7 +81,7 @@ class MetricsHistory:
         self._request_metrics = request_metrics
         self._clock = clock
         self._sampled_at = clock()
-        self._previous_counts: dict[str, _Counts] = {}
+        self._previous_counts: dict[str, _ModelCounts] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
@@ -117,16 +117,16 @@ class MetricsHistory:
         self._previous_counts = counts
         self.samples.add(HistorySample(time.time() * 1000, samples))
 
-    def _counts(self, id_: str, model: ModelStatus) -> _Counts:
+    def _counts(self, id_: str, model: ModelStatus) -> _ModelCounts:
         first_token = tuple(self._request_metrics.by_model[id_].first_token.cumulative())
-        return _Counts(model.generated_tokens, first_token)
+        return _ModelCounts(model.generated_tokens, first_token)
 
 
 HISTORY: web.AppKey[MetricsHistory] = web.AppKey("history", MetricsHistory)
 
 
 def _sample(
-    model: ModelStatus, before: _Counts | None, now: _Counts, seconds: float
+    model: ModelStatus, before: _ModelCounts | None, now: _ModelCounts, seconds: float
 ) -> ModelSample:
     first_token = now.first_token
     tokens = now.tokens

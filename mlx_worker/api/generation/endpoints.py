@@ -1,106 +1,186 @@
-"""Serve generations: one endpoint for each dialect.
+"""Serve generations: one endpoint function for all dialects.
+
+A request is read, parsed and given to its model. Nothing is sent before the model has begun every
+choice. So every refusal until then has its true status, and the cache-hit header is known.
 
 [front]
 """
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from mlx_worker.api.context import CONTEXT
-from mlx_worker.api.dialects.base import Call
-from mlx_worker.api.dialects.chat.response import ChatReply
-from mlx_worker.api.dialects.completions.response import CompletionReply
-from mlx_worker.api.dialects.messages.response import MessagesReply
-from mlx_worker.api.dialects.responses.response import ResponsesReply
+from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo, Usage, rename_field
 from mlx_worker.api.generation.accounting import RequestAccounting
-from mlx_worker.api.generation.relay import relay
+from mlx_worker.api.generation.relay import ActiveRequest, respond_streamed, respond_whole
+from mlx_worker.api.middleware.auth import key_name
 from mlx_worker.api.middleware.body import read_body
-from mlx_worker.api.parsing.body_kinds import (
-    Ask,
-    AskChat,
-    AskCompletion,
-    AskMessage,
-    AskResponse,
+from mlx_worker.api.middleware.request_ids import (
+    CACHE_HIT,
+    MODEL,
+    REQUEST_ID,
+    SESSION_ID,
+    WARNINGS,
+    check_session,
+    model_id,
+    request_id,
+    session_given,
+    session_id,
+    warnings_text,
 )
-from mlx_worker.api.parsing.parser import parsed
+from mlx_worker.api.parsing.body_kinds import generation_body
+from mlx_worker.api.parsing.model_table import NodeModels, request_capacity
+from mlx_worker.api.parsing.parser import parse_body
+from mlx_worker.errors import WorkerError
+from mlx_worker.supervisor.fingerprint import prompting, weights_changed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from aiohttp import web
 
-    from mlx_worker.api.dialects.base import Reply
+    from mlx_worker.api.dialects.base import Dialect, Prompt
     from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.node import Node
+    from mlx_worker.supervisor.requests.generation import Generation
+    from mlx_worker.wire.messages import Started
+    from mlx_worker.wire.request import ChatRequest
 
-C = TypeVar("C", bound=Call)
-
-
-async def chat_completions(request: web.Request) -> web.StreamResponse:
-    """Serve `POST /v1/chat/completions`."""
-    return await _generated(request, "chat", AskChat(), ChatReply)
+R = TypeVar("R", bound=GenerationRequest)
 
 
-async def response(request: web.Request) -> web.StreamResponse:
-    """Serve `POST /v1/responses`."""
-    summaries = request.app[CONTEXT].reasoning_summaries
-    return await _generated(request, "responses", AskResponse(summaries), ResponsesReply)
-
-
-async def message(request: web.Request) -> web.StreamResponse:
-    """Serve `POST /v1/messages`."""
-    return await _generated(request, "messages", AskMessage(), MessagesReply)
-
-
-async def completion(request: web.Request) -> web.StreamResponse:
-    """Serve `POST /v1/completions`."""
-    node = request.app[CONTEXT].node
-    body = await read_body(request)
-    with RequestAccounting(request, request.app[CONTEXT], "completions") as accounting:
-        call = await parsed(request, body, AskCompletion())
-        model = node.find(call.model)
-        echoes = [
-            prompt if isinstance(prompt, str) else await _text_of(node, model, prompt)
-            for prompt in call.echoed
-        ]
-        return await _relayed(request, call, model, partial(CompletionReply, echoes), accounting)
-
-
-async def _generated(
-    request: web.Request,
-    dialect: str,
-    ask: Ask[C],
-    writer: Callable[[C, str, int, str], Reply],
-) -> web.StreamResponse:
-    body = await read_body(request)
-    node = request.app[CONTEXT].node
-    with RequestAccounting(request, request.app[CONTEXT], dialect) as accounting:
-        call = await parsed(request, body, ask)
-        return await _relayed(request, call, node.find(call.model), writer, accounting)
-
-
-async def _relayed(
-    request: web.Request,
-    call: C,
-    model: ModelRuntime,
-    writer: Callable[[C, str, int, str], Reply],
-    accounting: RequestAccounting,
-) -> web.StreamResponse:
+async def generate(dialect: Dialect[R], request: web.Request) -> web.StreamResponse:
+    """Serve a generation in a dialect. Raises the refusal where nothing was sent yet."""
     context = request.app[CONTEXT]
-    reply_by = partial(writer, call, _name_of(model, call.model), context.now())
-    return await relay(request, context, model, call, reply_by, accounting)
+    body = await read_body(request)
+    with RequestAccounting(request, context, dialect.name) as accounting:
+        models = NodeModels(context.node)
+        parsed = await parse_body(request, body, generation_body(dialect), models)
+        model = models.find(parsed.model)
+        created = context.now()
+        echoes = [await _text_of(context.node, model, prompt) for prompt in parsed.echoed]
+        check_session(request)
+        headers = _response_headers(request, model, parsed.warnings)
+        accounting.accept(model, parsed.warnings)
+        submit = partial(
+            context.node.client.generate,
+            model,
+            session=session_given(request) or "",
+            request_id=headers[REQUEST_ID],
+            key=key_name(request),
+        )
+        generations: list[Generation] = []
+        try:
+            generations += await _submit_choices(submit, _checked_choices(parsed, model))
+            accounting.queue(generations)
+            # The choices of one chat read the same prompt, which is counted once.
+            started = [await generation.started() for generation in generations][:: parsed.n]
+            prompt = _prompt_usage(started)
+            accounting.start(started[0], prompt)
+            headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
+            info = ResponseInfo(
+                model=_name_in_response(model, parsed.model),
+                created=created,
+                fingerprint=_common_fingerprint(generations, model),
+                echoes=echoes,
+                reasoning_summaries=context.reasoning_summaries,
+            )
+            writer = dialect.writer(parsed, info)
+            active = ActiveRequest(
+                request, accounting, writer, generations, prompt, headers, dialect.field_names
+            )
+            return await (respond_streamed(active) if parsed.stream else respond_whole(active))
+        except WorkerError as error:
+            rename_field(error, dialect.field_names)
+            raise
+        finally:
+            for generation in generations:
+                generation.cancel()
 
 
-def _name_of(model: ModelRuntime, asked: str | None) -> str:
+# --- before the model has begun -----------------------------------------------------------
+
+
+async def _text_of(node: Node, model: ModelRuntime, prompt: Prompt) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    answer = await node.client.detokenize(model, prompt)
+    return msgspec.json.decode(answer.text, type=str)
+
+
+def _response_headers(
+    request: web.Request, model: ModelRuntime, warnings: list[str]
+) -> dict[str, str]:
+    headers = {
+        REQUEST_ID: request_id(request),
+        SESSION_ID: session_id(request),
+        MODEL: model_id(model.config.id),
+    }
+    return headers | ({WARNINGS: warnings_text(warnings)} if warnings else {})
+
+
+def _checked_choices(parsed: GenerationRequest, model: ModelRuntime) -> list[ChatRequest]:
+    """Return the choices. Raises InvalidRequest where they could never run or wait all at once."""
+    request_capacity(model).check_choices(parsed.choice_count, parsed.choices_field)
+    parsed.check_size()
+    return parsed.split_choices()
+
+
+async def _submit_choices(
+    submit: Callable[[ChatRequest], Coroutine[Any, Any, Generation]],
+    choices: list[ChatRequest],
+) -> list[Generation]:
+    """Return a generation for each choice. Raises the first refusal, and then leaves none running.
+
+    All ask for slots at once, so that a queue that is too short for all of them refuses before any
+    has begun.
+    """
+    if len(choices) == 1:
+        return [await submit(choices[0])]
+    tasks = [asyncio.create_task(submit(choice)) for choice in choices]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.add_done_callback(_cancel_generation)
+            task.cancel()
+        raise
+
+
+def _cancel_generation(task: asyncio.Task[Generation]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().cancel()
+
+
+# --- after the model has begun ------------------------------------------------------------
+
+
+def _prompt_usage(started: list[Started]) -> Usage:
+    return Usage(
+        prompt=sum(choice.prompt_tokens for choice in started),
+        cached=sum(choice.cached_tokens for choice in started),
+    )
+
+
+def _common_fingerprint(generations: list[Generation], model: ModelRuntime) -> str:
+    """Return the fingerprint of all choices. Raises WeightsChanged where theirs differ.
+
+    A choice that waited for a slot may have begun in a later process than the others.
+    """
+    first, *others = [generation.identity for generation in generations]
+    assert first is not None, "a process has begun every choice"
+    for other in others:
+        if other is not None and other != first:
+            raise weights_changed(model.config.id, first, other)
+    return first.with_prompts(prompting(model.config))
+
+
+def _name_in_response(model: ModelRuntime, requested: str | None) -> str:
     """Return the model's name in responses: its id where the request has no name of the model."""
     config = model.config
-    return asked if asked is not None and asked in config.aliases else config.id
-
-
-async def _text_of(node: Node, model: ModelRuntime, tokens: list[int]) -> str:
-    answer = await node.client.detokenize(model, tokens)
-    return msgspec.json.decode(answer.text, type=str)
+    return requested if requested is not None and requested in config.aliases else config.id

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aiohttp import web
     from aiohttp.abc import AbstractStreamWriter
 
-    from mlx_worker.api.dialects.base import Reply
+    from mlx_worker.api.dialects.base import ResponseWriter
     from mlx_worker.supervisor.requests.generation import Generation
 
 
@@ -34,7 +34,7 @@ class OutputStream:
         response: web.StreamResponse,
         stream_writer: AbstractStreamWriter,
         transport: asyncio.WriteTransport,
-        writer: Reply,
+        writer: ResponseWriter,
         generations: Sequence[Generation],
     ) -> None:
         self._stream_writer = stream_writer
@@ -71,7 +71,7 @@ class OutputStream:
     def _format_output(self, generation: Generation, choice: int) -> bytes:
         if (piece := generation.drain_output()) is None:
             return b""
-        return self._writer.sign() if piece.is_keepalive else self._writer.piece(piece, choice)
+        return self._writer.keepalive() if piece.is_keepalive else self._writer.delta(piece, choice)
 
     async def _all_written(self) -> bool:
         """Return True once every generation has ended. Waits only while the client lags."""

@@ -20,7 +20,7 @@ from mlx_worker.api.dialects.errors import anthropic_error, anthropic_status, op
 from mlx_worker.api.middleware.decompression import SUPPORTED
 from mlx_worker.api.middleware.not_found import suggestion_for
 from mlx_worker.api.middleware.request_ids import REQUEST_ID, request_id
-from mlx_worker.api.middleware.vendor import reads_anthropic
+from mlx_worker.api.middleware.vendor import expects_anthropic
 from mlx_worker.errors import InvalidRequest, Unauthorized, UnsupportedEncoding, WorkerError
 from mlx_worker.logs import Entry
 
@@ -46,7 +46,7 @@ class WrongMethod(InvalidRequest):
 
 def status_of(request: web.Request, error: WorkerError) -> int:
     """Return the HTTP status of an error, in the dialect of the request."""
-    return anthropic_status(type(error)) if reads_anthropic(request) else error.status
+    return anthropic_status(type(error)) if expects_anthropic(request) else error.status
 
 
 def error_response(
@@ -64,7 +64,7 @@ def error_response(
         # OpenAI's libraries would send the request twice more, and could crash as many children.
         all_headers["X-Should-Retry"] = "false"
     return web.Response(
-        body=anthropic_error(error) if reads_anthropic(request) else openai_error(error),
+        body=anthropic_error(error) if expects_anthropic(request) else openai_error(error),
         status=status_of(request, error),
         content_type="application/json",
         headers=all_headers,

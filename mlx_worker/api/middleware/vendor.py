@@ -16,7 +16,7 @@ from mlx_worker.api.middleware.paths import plain_path
 if TYPE_CHECKING:
     from aiohttp import web
 
-VERSION: Final = "anthropic-version"
+VERSION_HEADER: Final = "anthropic-version"
 
 ANTHROPIC_PATHS: Final = ("/messages", "/messages/count_tokens")
 """Requests to these paths get Anthropic's errors, also those that no handler has seen."""
@@ -30,12 +30,12 @@ def is_anthropic_path(path: str) -> bool:
     return plain_path(path).endswith(ANTHROPIC_PATHS)
 
 
-def reads_anthropic(request: web.Request) -> bool:
+def expects_anthropic(request: web.Request) -> bool:
     """Return True if errors and model lists for this request are to have Anthropic's shape."""
     if is_anthropic_path(request.path):
         return True
     path = plain_path(request.path)
-    if VERSION not in request.headers or path.endswith(_OPENAI_PATHS):
+    if VERSION_HEADER not in request.headers or path.endswith(_OPENAI_PATHS):
         return False
     is_list = path == "/models" or path.startswith("/models/")
     return is_list or request.match_info.http_exception is not None

@@ -155,7 +155,7 @@ def _line() -> Curve:
         order=Order.SHUFFLED,
         subjects=tuple(alone(module, shape) for shape in shapes),
         lines=(
-            Line("turn", "getting in line, as somebody's turn comes", "µs", 0),
+            Line("turn", "entering the queue as a place is given", "µs", 0),
             Line("arrival", "coming to a full line", "µs", 0),
         ),
     )

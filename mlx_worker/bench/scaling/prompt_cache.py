@@ -20,7 +20,7 @@ from mlx_lm.models.cache import KVCache
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scaling.job import StructureJob
 from mlx_worker.bench.statistics import median
-from mlx_worker.engine.prompt_cache import PromptCache, RetentionClass
+from mlx_worker.engine.kv.prompt_cache import PromptCache, RetentionClass
 
 PROBES: Final = 200
 """Prompts looked for, kept and forgotten for one figure, which is their median."""
@@ -81,12 +81,12 @@ def measure(job: StructureJob) -> Sample:
     prompt = SHAPES[job.shape](draw, job.size)
     cache = PromptCache()
     for _ in range(job.size):
-        cache.keep(prompt(), _kv(), RetentionClass.ANONYMOUS)
+        cache.store(prompt(), _kv(), RetentionClass.ANONYMOUS)
     looked_up, kept, forgotten = [], [], []
     for _ in range(PROBES):
         tokens, kv = prompt(), _kv()
         looked_up.append(_microseconds(partial(cache.resident, tokens)))
-        kept.append(_microseconds(partial(cache.keep, tokens, kv, RetentionClass.ANONYMOUS)))
+        kept.append(_microseconds(partial(cache.store, tokens, kv, RetentionClass.ANONYMOUS)))
         forgotten.append(_microseconds(partial(cache.trim, 1)))
     return Sample(
         {"lookup": median(looked_up), "keep": median(kept), "forget": median(forgotten)},

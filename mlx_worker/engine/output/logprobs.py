@@ -1,7 +1,7 @@
-"""Log-probabilities of tokens, for those who asked.
+"""Log-probabilities of tokens, for requests that ask for them.
 
-What the batch computed anyway is read back here, and only for the rows that asked: a read-back
-waits for the device. The values are mlx_lm's: of the logits after the processors (penalties,
+What the batch computed anyway is read back here, and only for rows that report: a read-back waits
+for the device. The values are mlx_lm's: of the logits after the processors (penalties,
 bias), before temperature and filters. [child]
 """
 
@@ -34,6 +34,6 @@ def read_logprobs(
 
 
 def choice_of(markers: Markers, token: int, logprob: float) -> TokenChoice:
-    """Return a token with its text, its log-probability and what it adds to an answer."""
+    """Return a token with its text, its log-probability and the bytes that an answer gets."""
     text, data = markers.text_of(token)
     return TokenChoice(text, logprob, None if data == text.encode() else data)

@@ -1,10 +1,9 @@
-"""Token ids to what a client gets: content, reasoning and tool calls.
+"""Token ids to the spans of an answer: content, reasoning and tool calls.
 
-The detokenizer keeps characters whole across tokens; mlx_lm's text machine finds the markers
-between spans and holds back what may still become one, so that no part of a marker ever leaks.
-Everything a stream will say depends on its request and on the tokens it was
-given, and on nothing else: a stream that is given the same tokens again in another process goes
-on as this one would have, the ids of its calls included. [child]
+The detokenizer keeps characters whole across tokens. mlx_lm's text machine finds the markers
+between spans, and holds back text that may still become a marker, so that no part of a marker
+leaks. The spans depend on the request and on the tokens alone: the same tokens in another process
+make the same spans, ids of tool calls included. [child]
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ if TYPE_CHECKING:
 
 
 class TextStream:
-    """The answer of one sequence, released as soon as it is certain.
+    """Release the answer of one sequence, span by span, as soon as each is certain.
 
-    Stop strings end the content and are not looked for in reasoning or calls: a reader who asks
-    for one means what is shown. A call is released when it is complete, also where the request
-    offered no tools: it is what the model says, and its markers would be no better as content.
-    A stop string that is the text of a token ends the answer wherever the model says that token.
+    Stop strings end the content and are not looked for in reasoning or calls: they mean text that
+    is shown. A call is released when complete, also where the request offered no tools: its markers
+    would be no better as content. A stop string that is the text of a token ends the answer
+    wherever the model generates that token.
     No stop string ends an answer that has not the least number of tokens that was asked for.
     `prompt` are the tokens that the answer follows.
     """
@@ -65,22 +64,22 @@ class TextStream:
 
     @property
     def stop_string(self) -> str:
-        """The stop string that ended it; "" where none did."""
+        """Return the stop string that ended the answer; "" where none did."""
         return self._content.stop_string or self._stop_token
 
     @property
     def in_content(self) -> bool:
-        """True if what is said now is content, as far as the tokens so far tell."""
+        """True if the next text is content, as far as the tokens so far tell."""
         return self._state == CONTENT
 
     @property
     def stopped(self) -> bool:
-        """Nothing more is wanted: a stop string, or the one call that was asked for."""
+        """True if a stop string or the only call that was asked for has ended the answer."""
         enough = self._request.one_call and self._calls > 0
         return bool(self._content.stopped or self._stop_token or enough)
 
     def finish_reason(self, natural: FinishReason) -> FinishReason:
-        """Why it ended, where `natural` says why the tokens did."""
+        """Return why the answer ended, where `natural` says why the tokens ended."""
         stopped = self.stopped or natural == "stop"
         return "tool_calls" if stopped and self._calls else "stop" if stopped else natural
 
@@ -108,7 +107,7 @@ class TextStream:
         spans = self._released(self._detokenizer.finish())
         if self._machine is not None and not self.stopped:
             self._machine, rest, state = TextStateMachine.flush(self._machine)
-            spans += self._said([(state, rest)])
+            spans += self._spans_of([(state, rest)])
         if not self.stopped:
             spans += self._left(cut=natural == "length")
         return spans
@@ -120,12 +119,12 @@ class TextStream:
             return [self._content.add(text)]
         *_, held_back = self._machine
         if not held_back and self._markers.starts.isdisjoint(text):
-            return self._said([(self._state, text)])  # nearly always: no marker begins
+            return self._spans_of([(self._state, text)])  # nearly always: no marker begins
         self._machine, segments = TextStateMachine.split(self._machine, text)
-        return self._said(segments)
+        return self._spans_of(segments)
 
-    def _said(self, segments: Iterable[tuple[str, str]]) -> list[Span]:
-        """Segments of the text machine as spans: a change of state ends a span."""
+    def _spans_of(self, segments: Iterable[tuple[str, str]]) -> list[Span]:
+        """Return segments of the text machine as spans: a change of state ends a span."""
         spans: list[Span] = []
         for state, text in segments:
             if state != self._state:
@@ -144,22 +143,22 @@ class TextStream:
         return spans
 
     def _left(self, *, cut: bool) -> list[Span]:
-        """The state is left: what that releases. `cut`: the token limit ended it."""
+        """Return what the end of a state releases. `cut`: the token limit ended the answer."""
         if self._state == CONTENT:
             return [self._content.end()]
         if self._state != CALL:
             return []
         text, self._call = self._call, ""
         if cut and self._markers.call_end:
-            return [InvalidToolCall(text, "a call was cut short by the token limit")]
+            return [InvalidToolCall(text, "the tool call was cut short by the token limit")]
         try:
             calls = parse_calls(self._markers.parse_call, text, self._request.tools)
         except MalformedCall as error:
             return [InvalidToolCall(text, str(error))]
-        return [self._numbered(it) for it in (calls[:1] if self._request.one_call else calls)]
+        return [self._with_id(call) for call in (calls[:1] if self._request.one_call else calls)]
 
-    def _numbered(self, call: ParsedToolCall) -> ToolCall:
-        """With an id that no other call has, made again alike when the tokens are replayed."""
+    def _with_id(self, call: ParsedToolCall) -> ToolCall:
+        """Return a call with an id of its own, which a replay of the tokens makes again."""
         made = hashlib.sha256(f"{self._calls} of {self._request!r}".encode()).hexdigest()
         self._calls += 1
         return ToolCall(call.id or f"call_{made[:24]}", call.name, call.arguments)

@@ -1,4 +1,7 @@
-"""A conversation as the text that the model's own chat template makes of it. [child]"""
+"""A conversation as the text that the model's own chat template makes of it.
+
+[child]
+"""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.dialects.base import Usage
-from mlx_worker.api.dialects.responses.request import ResponsesCall, parse
-from mlx_worker.api.dialects.responses.response import ResponsesReply
+from mlx_worker.api.dialects.base import ResponseInfo, Usage
+from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest, parse
+from mlx_worker.api.dialects.responses.response import ResponsesWriter
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import RENAMED_TOOLS
 from mlx_worker.supervisor.requests.generation import FinishInfo
@@ -29,7 +29,7 @@ def space(name: str, *tools: dict[str, Any], description: str = "") -> dict[str,
     return {"type": "namespace", "name": name, "description": description, "tools": [*tools]}
 
 
-def asked(**fields: Any) -> ResponsesCall:
+def asked(**fields: Any) -> ResponsesGenerationRequest:
     return parse(json.dumps({"input": "Hello"} | fields).encode())
 
 
@@ -238,8 +238,8 @@ def test_only_allowed_tools_are_offered() -> None:
 @pytest.mark.parametrize(
     ("choice", "said"),
     [
-        ({"type": "web_search"}, "'web_search' is a tool of the server's own"),
-        ({"type": "mcp", "server_label": "x"}, "'mcp' is a tool of the server's own"),
+        ({"type": "web_search"}, "'web_search' is a hosted tool"),
+        ({"type": "mcp", "server_label": "x"}, "'mcp' is a hosted tool"),
         ({"type": "x"}, "'x' is not one of 'function', 'custom', 'allowed_tools'"),
         ("validated", "'validated'"),
     ],
@@ -376,12 +376,12 @@ def test_an_unknown_item_says_which_types_are_known() -> None:
 # --- out ----------------------------------------------------------------------------------
 
 
-def both_ways(call: ResponsesCall, *spans: Span) -> list[Heard]:
+def both_ways(call: ResponsesGenerationRequest, *spans: Span) -> list[Heard]:
     usage, ending = Usage(1, 0, 1), FinishInfo("tool_calls", 1)
     piece = OutputDelta("", [], list(spans))
-    streamed, whole = (ResponsesReply(call, "m", 1, "fp") for _ in range(2))
-    events = streamed.opening(usage) + streamed.piece(piece, 0) + streamed.closing([ending], usage)
-    body = json.loads(whole.whole([(piece, ending)], usage))
+    streamed, whole = (ResponsesWriter(call, ResponseInfo("m", 1, "fp")) for _ in range(2))
+    events = streamed.start(usage) + streamed.delta(piece, 0) + streamed.finish([ending], usage)
+    body = json.loads(whole.full_response([(piece, ending)], usage))
     return [RESPONSES.streamed(events_of(events)), RESPONSES.whole(body)]
 
 

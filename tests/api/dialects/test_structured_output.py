@@ -94,13 +94,13 @@ def test_a_schema_is_passed_on_with_its_keys_in_order_and_its_place(
 
 
 def test_any_object_is_a_schema() -> None:
-    any_object = '{"type":"object"}'
+    any_object_constraint = '{"type":"object"}'
     form = {"type": "json_object"}
     assert asked("chat", response_format=form).constraint == JsonSchemaConstraint(
-        any_object, "response_format"
+        any_object_constraint, "response_format"
     )
     assert asked("responses", text={"format": form}).constraint == JsonSchemaConstraint(
-        any_object, "text.format"
+        any_object_constraint, "text.format"
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.dialects.base import Usage
-from mlx_worker.api.dialects.responses.request import ResponsesCall, parse
-from mlx_worker.api.dialects.responses.response import ResponsesReply
+from mlx_worker.api.dialects.base import ResponseInfo, Usage
+from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest, parse
+from mlx_worker.api.dialects.responses.response import ResponsesWriter
 from mlx_worker.supervisor.requests.generation import FinishInfo
 from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 from mlx_worker.wire.output import ReasoningText, TokenChoice, TokenLogprobs, ToolCall
@@ -18,7 +18,7 @@ INCLUDE = "message.output_text.logprobs"
 USAGE = Usage(1, 0, 1)
 
 
-def call() -> ResponsesCall:
+def call() -> ResponsesGenerationRequest:
     return parse(json.dumps({"input": "hi", "include": [INCLUDE], "top_logprobs": 1}).encode())
 
 
@@ -27,8 +27,8 @@ def token(text: str, *, data: bytes | None = None, content: bool = True) -> Toke
     return TokenLogprobs(chosen, [chosen], content)
 
 
-def reply() -> ResponsesReply:
-    return ResponsesReply(call(), "model", 0, "fp")
+def reply() -> ResponsesWriter:
+    return ResponsesWriter(call(), ResponseInfo("model", 0, "fp"))
 
 
 def events(data: bytes) -> list[dict[str, Any]]:
@@ -42,8 +42,8 @@ def ending() -> FinishInfo:
 
 def streamed(*pieces: OutputDelta) -> list[dict[str, Any]]:
     it = reply()
-    told = [event for piece in pieces for event in events(it.piece(piece, 0))]
-    return told + events(it.closing([ending()], USAGE))
+    told = [event for piece in pieces for event in events(it.delta(piece, 0))]
+    return told + events(it.finish([ending()], USAGE))
 
 
 def deltas(told: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -63,7 +63,7 @@ def tokens_of(response: dict[str, Any]) -> list[list[str]]:
 
 
 def test_token_is_told_as_the_reference_has_it() -> None:
-    it = events(reply().piece(OutputDelta("a", [token("a")]), 0))
+    it = events(reply().delta(OutputDelta("a", [token("a")]), 0))
     told = {"token": "a", "logprob": -0.5, "bytes": [97]}
     assert it[-1]["logprobs"] == [told | {"top_logprobs": [told]}]
 
@@ -125,4 +125,4 @@ def test_tokens_are_with_their_text_streamed_or_not(
     assert [[it["token"] for it in each] for each in done] == tokens
     spans = [span for piece in pieces for span in piece.all_spans]
     whole = OutputDelta("", [it for piece in pieces for it in piece.logprobs], spans)
-    assert tokens_of(json.loads(reply().whole([(whole, ending())], USAGE))) == tokens
+    assert tokens_of(json.loads(reply().full_response([(whole, ending())], USAGE))) == tokens

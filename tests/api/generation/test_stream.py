@@ -17,7 +17,7 @@ from tests.supervisor_harness import chat, soon
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
-    from mlx_worker.api.dialects.base import Reply
+    from mlx_worker.api.dialects.base import ResponseWriter
     from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 
 
@@ -38,10 +38,10 @@ class Keeper:
 class Plain:
     """A dialect that says nothing but the text."""
 
-    def sign(self) -> bytes:
+    def keepalive(self) -> bytes:
         return b":"
 
-    def piece(self, piece: OutputDelta, choice: int) -> bytes:
+    def delta(self, piece: OutputDelta, choice: int) -> bytes:
         return f"{choice}{piece.text}".encode()
 
 
@@ -81,7 +81,7 @@ class Told:
             web.StreamResponse(),
             cast("AbstractStreamWriter", self.client),
             cast("asyncio.WriteTransport", self.client),
-            cast("Reply", Plain()),
+            cast("ResponseWriter", Plain()),
             self.choices,
         )
         self.running = asyncio.create_task(self.stream.run())
@@ -96,9 +96,9 @@ class Told:
 
 @pytest.fixture
 async def told() -> Told:
-    it = Told()
+    stream = Told()
     await asyncio.sleep(0)
-    return it
+    return stream
 
 
 async def test_what_is_heard_is_written_at_once(told: Told) -> None:

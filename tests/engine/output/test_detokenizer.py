@@ -22,6 +22,7 @@ from mlx_worker.engine.output.markers import Markers
 from mlx_worker.engine.output.text_stream import TextStream
 from mlx_worker.engine.output.token_bytes import token_bytes
 from tests.engine.text_harness import request, text_of
+from tests.rounds import rounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -124,7 +125,7 @@ def test_answer_to_a_chat_begins_without_the_first_space(
 
 
 @pytest.mark.parametrize("make", [byte_level, sentencepiece])
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=rounds(15, 60, 60))
 @given(data=st.binary(max_size=12))
 def test_bytes_in_any_order_are_the_text_that_utf_8_makes_of_them(
     make: Callable[[], Any], data: bytes

@@ -14,11 +14,12 @@ from mlx_lm import tool_parsers
 from mlx_lm.tool_parsers import json_tools
 
 from mlx_worker.engine.output.tool_calls import MalformedCall, ParsedToolCall, parse_calls
+from tests.rounds import rounds
 
 if TYPE_CHECKING:
     from mlx_worker.engine.output.tool_call_values import CallParser
 
-PARSERS = sorted(it.name for it in pkgutil.iter_modules(tool_parsers.__path__))
+PARSERS = sorted(module.name for module in pkgutil.iter_modules(tool_parsers.__path__))
 SCHEMA = {"type": "object", "properties": {"at": {"type": "string"}, "far": {"type": "integer"}}}
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": SCHEMA}}]
 
@@ -95,7 +96,7 @@ def test_arguments_are_an_object_in_json(text: str, arguments: str) -> None:
     ],
 )
 def test_what_nobody_could_carry_out_is_one_error(text: str) -> None:
-    with pytest.raises(MalformedCall, match=r"^not a call: "):
+    with pytest.raises(MalformedCall, match=r"^not a tool call: "):
         parse_calls(json_tools.parse_tool_call, text, TOOLS)
 
 
@@ -116,7 +117,7 @@ def test_parse_calls_problem_can_be_sent_whatever_the_parser_says() -> None:
 
 
 CLOSE_TO = st.lists(
-    st.one_of(st.sampled_from(sorted({c for it in WRITTEN.values() for c in it})), st.text()),
+    st.one_of(st.sampled_from(sorted({c for text in WRITTEN.values() for c in text})), st.text()),
     max_size=40,
 ).map("".join)
 CUT = st.sampled_from(sorted(WRITTEN.values())).flatmap(
@@ -126,7 +127,7 @@ CUT = st.sampled_from(sorted(WRITTEN.values())).flatmap(
 
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")  # some read a call as Python
 @pytest.mark.parametrize("name", PARSERS)
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, deadline=None, max_examples=rounds(15, 60, 60))
 @given(text=st.one_of(CLOSE_TO, CUT))
 def test_any_text_in_any_format_is_a_call_or_one_error(name: str, text: str) -> None:
     try:

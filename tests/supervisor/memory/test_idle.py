@@ -9,6 +9,7 @@ from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
 from tests.supervisor_harness import (
     PATIENT,
+    QUICK,
     Fifo,
     alive,
     chat,
@@ -107,7 +108,8 @@ async def test_warming_counts_as_use_and_brings_an_unloaded_model_back() -> None
 
 
 async def test_a_node_stops_while_a_model_is_being_unloaded() -> None:
-    async with running(launcher=scripted("--ignore-eof")) as node:
+    timings = replace(QUICK, stop=0.1)
+    async with running(launcher=scripted("--ignore-eof"), timings=timings) as node:
         await ready(node)
         node.primary.child.unload()
         await soon(node.primary.child.reached(State.STOPPING))

@@ -1,0 +1,233 @@
+"""Reasoning, calls and their ends: told alike by every dialect, streamed and whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mlx_worker.api.dialects import base as dialect
+from mlx_worker.api.dialects.chat import request as chat
+from mlx_worker.api.dialects.chat.response import ChatWriter
+from mlx_worker.api.dialects.messages import request as messages
+from mlx_worker.api.dialects.messages.response import MessagesWriter
+from mlx_worker.api.dialects.responses import request as responses
+from mlx_worker.api.dialects.responses.response import ResponsesWriter
+from mlx_worker.supervisor.requests.generation import FinishInfo
+from mlx_worker.supervisor.requests.output_buffer import OutputDelta, delta_of
+from mlx_worker.wire.output import (
+    FinishReason,
+    InvalidToolCall,
+    Notice,
+    ReasoningText,
+    Span,
+    ToolCall,
+)
+from tests.dialects import CHAT, CHATS, MESSAGES, RESPONSES, Dialect, Heard, Usage, events_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlx_worker.api.dialects.base import ResponseWriter
+
+INFO = dialect.ResponseInfo("m", 1, "fp_1")
+MADE: dict[Dialect, Callable[[bytes], ResponseWriter]] = {
+    CHAT: lambda body: ChatWriter(chat.parse(body), INFO),
+    RESPONSES: lambda body: ResponsesWriter(responses.parse(body), INFO),
+    MESSAGES: lambda body: MessagesWriter(messages.parse(body), INFO),
+}
+READ = dialect.Usage(prompt=100, cached=64)
+USED = dialect.Usage(prompt=100, cached=64, completion=7, reasoning=3)
+USAGE = Usage(100, 64, 7)
+
+RIVER = ToolCall("call_1", "look", '{"at": "東京"}')
+WALK = ToolCall("call_2", "walk", "{}")
+BROKEN = InvalidToolCall('{"name": ', "not a tool call: the text contains no call")
+
+every_chat = pytest.mark.parametrize("spoken", CHATS, ids=repr)
+
+
+def both_ways(spoken: Dialect, pieces: list[list[Span]], ending: FinishInfo) -> tuple[Heard, Heard]:
+    """The same pieces, streamed and whole."""
+    it = MADE[spoken](json.dumps(spoken.body("hello", stream=True)).encode())
+    stream = it.start(READ)
+    stream += b"".join(it.delta(delta_of(spans, []), 0) for spans in pieces)
+    stream += it.finish([ending], USED)
+    it = MADE[spoken](json.dumps(spoken.body("hello")).encode())
+    piece = delta_of([span for spans in pieces for span in spans], [])
+    whole = it.full_response([(piece, ending)], USED)
+    return spoken.streamed(events_of(stream)), spoken.whole(json.loads(whole))
+
+
+CASES: dict[str, tuple[list[list[Span]], FinishReason, Heard]] = {
+    "text": ([["Hel"], ["lo"]], "stop", Heard("Hello", finish="stop")),
+    "nothing": ([], "stop", Heard(finish="stop")),
+    "cut": ([["Hel"]], "length", Heard("Hel", finish="length")),
+    "reasoning then text": (
+        [[ReasoningText("hm")], [ReasoningText(", well"), "So."], [" Yes."]],
+        "stop",
+        Heard("So. Yes.", "hm, well", finish="stop"),
+    ),
+    "cut in reasoning": ([[ReasoningText("hm")]], "length", Heard("", "hm", finish="length")),
+    "two calls": (
+        [["Let me see."], [RIVER, WALK]],
+        "tool_calls",
+        Heard(
+            "Let me see.",
+            calls=[("call_1", "look", {"at": "東京"}), ("call_2", "walk", {})],
+            finish="tool_calls",
+        ),
+    ),
+    "reasoning, text, a call, text": (
+        [[ReasoningText("hm"), "I look: "], [RIVER, "Done."]],
+        "tool_calls",
+        Heard("I look: Done.", "hm", [("call_1", "look", {"at": "東京"})], "tool_calls"),
+    ),
+    "a call that is none": (
+        [["I look: "], [BROKEN]],
+        "stop",
+        Heard('I look: {"name": ', finish="stop", warnings=[BROKEN.problem]),
+    ),
+}
+
+
+@every_chat
+@pytest.mark.parametrize("case", CASES)
+def test_an_answer_is_told_alike_streamed_and_whole(spoken: Dialect, case: str) -> None:
+    pieces, finish, expected = CASES[case]
+    expected.usage = USAGE
+    streamed, whole = both_ways(spoken, pieces, FinishInfo(finish, 7))
+    assert streamed == expected
+    assert whole == expected
+
+
+@every_chat
+def test_reasoning_has_its_tokens_in_the_usage(spoken: Dialect) -> None:
+    it = MADE[spoken](json.dumps(spoken.body("hello")).encode())
+    usage = json.loads(it.full_response([(OutputDelta("a", []), FinishInfo("stop", 7))], USED))[
+        "usage"
+    ]
+    details = [value for key, value in usage.items() if key.startswith(("output", "completion"))]
+    assert 3 in [n for it in details if isinstance(it, dict) for n in it.values()]
+
+
+# --- Anthropic's own --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ending", "told"),
+    [
+        (FinishInfo("stop", 7), ("end_turn", None)),
+        (FinishInfo("stop", 7, "END"), ("stop_sequence", "END")),
+        (FinishInfo("length", 7), ("max_tokens", None)),
+        (FinishInfo("tool_calls", 7), ("tool_use", None)),
+        (FinishInfo("tool_calls", 7, "END"), ("tool_use", None)),
+    ],
+)
+def test_a_message_says_which_stop_sequence_ended_it(
+    ending: FinishInfo, told: tuple[str, str | None]
+) -> None:
+    it = MADE[MESSAGES](json.dumps(MESSAGES.body("hello")).encode())
+    whole = json.loads(it.full_response([(OutputDelta("a", []), ending)], USED))
+    assert (whole["stop_reason"], whole["stop_sequence"]) == told
+    *_, (_, delta), _ = events_of(it.finish([ending], USED))
+    assert (delta["delta"]["stop_reason"], delta["delta"]["stop_sequence"]) == told
+
+
+# --- Responses' own ---------------------------------------------------------------------------
+
+
+def test_a_response_repeats_what_was_asked_and_keeps_nothing() -> None:
+    asked: dict[str, Any] = {
+        "instructions": "Be brief.",
+        "metadata": {"a": "b"},
+        "temperature": 0.5,
+        "max_output_tokens": 9,
+        "tools": [{"type": "function", "name": "look", "parameters": {}}],
+        "tool_choice": "none",
+        "parallel_tool_calls": False,
+        "seed": 7,
+    }
+    it = MADE[RESPONSES](json.dumps({"input": "hello"} | asked).encode())
+    told = json.loads(it.full_response([(OutputDelta("a", []), FinishInfo("stop", 7))], USED))
+    assert {key: told[key] for key in asked} == asked
+    assert told["store"] is False
+    assert told["previous_response_id"] is None
+
+
+def test_an_item_that_the_limit_cut_is_incomplete_itself() -> None:
+    it = MADE[RESPONSES](json.dumps({"input": "hello"}).encode())
+    piece = OutputDelta("Hel", [], [ReasoningText("hm")])
+    told = json.loads(it.full_response([(piece, FinishInfo("length", 7))], USED))
+    assert [item["status"] for item in told["output"]] == ["completed", "incomplete"]
+
+
+def test_reasoning_is_the_summary_where_one_is_asked_for() -> None:
+    body = {"input": "hello", "reasoning": {"summary": "auto"}}
+    it = MADE[RESPONSES](json.dumps(body).encode())
+    stream = it.start(READ) + it.delta(OutputDelta("So.", [], [ReasoningText("hm")]), 0)
+    events = events_of(stream + it.finish([FinishInfo("stop", 7)], USED))
+    expected = Heard("So.", "hm", finish="stop", usage=USAGE)
+    assert RESPONSES.streamed(events) == expected
+    deltas = [data for name, data in events if name == "response.reasoning_summary_text.delta"]
+    assert [(it["summary_index"], it["delta"]) for it in deltas] == [(0, "hm")]
+    item = events[-1][1]["response"]["output"][0]
+    assert item["summary"] == [{"type": "summary_text", "text": "hm"}]
+
+
+@pytest.mark.parametrize(
+    "reasoning", [{}, {"reasoning": {"effort": "low"}}], ids=["none", "effort"]
+)
+def test_reasoning_can_always_be_a_summary_beside_its_text(reasoning: dict[str, Any]) -> None:
+    body = json.dumps({"input": "hello"} | reasoning).encode()
+    call = responses.parse(body)
+    pieces = [
+        OutputDelta("", [], [ReasoningText("h")]),
+        OutputDelta("So.", [], [ReasoningText("m")]),
+    ]
+    it = ResponsesWriter(call, replace(INFO, reasoning_summaries="always"))
+    stream = it.start(READ) + b"".join(it.delta(piece, 0) for piece in pieces)
+    events = [data for _, data in events_of(stream + it.finish([FinishInfo("stop", 7)], USED))]
+    kinds = [event["type"] for event in events]
+    for kind in ("reasoning_summary_text", "reasoning_text"):
+        at = [i for i, it in enumerate(kinds) if it == f"response.{kind}.delta"]
+        assert "".join(events[i]["delta"] for i in at) == "hm"
+        assert (
+            at[-1] < kinds.index(f"response.{kind}.done") < kinds.index("response.output_item.done")
+        )
+    assert kinds.count("response.output_item.added") == 2, "one item reasons, one answers"
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    thought, said = events[-1]["response"]["output"]
+    assert thought["summary"] == [{"type": "summary_text", "text": "hm"}]
+    assert thought["content"] == [{"type": "reasoning_text", "text": "hm"}]
+    assert said["content"][0]["text"] == "So."
+    again = ResponsesWriter(call, replace(INFO, reasoning_summaries="always"))
+    whole = json.loads(
+        again.full_response(
+            [(delta_of([ReasoningText("hm"), "So."], []), FinishInfo("stop", 7))], USED
+        )
+    )
+    assert [{**item, "id": ""} for item in whole["output"]] == [
+        {**item, "id": ""} for item in (thought, said)
+    ]
+
+
+def test_a_request_for_a_summary_gets_it_alone_whatever_the_node_does() -> None:
+    body = json.dumps({"input": "hello", "reasoning": {"summary": "auto"}}).encode()
+    for info in (INFO, replace(INFO, reasoning_summaries="always")):
+        writer = ResponsesWriter(responses.parse(body), info)
+        choice = (delta_of([ReasoningText("hm")], []), FinishInfo("stop", 7))
+        (item,) = json.loads(writer.full_response([choice], USED))["output"]
+        assert item["summary"] == [{"type": "summary_text", "text": "hm"}]
+        assert "content" not in item
+
+
+@every_chat
+def test_a_notice_is_a_warning_and_no_part_of_the_answer(spoken: Dialect) -> None:
+    spans: list[list[Span]] = [["So."], [Notice("left out")]]
+    for heard in both_ways(spoken, spans, FinishInfo("stop", 7)):
+        assert (heard.text, heard.warnings) == ("So.", ["left out"])
+    for heard in both_ways(spoken, [[Notice("left out")]], FinishInfo("stop", 7)):
+        assert (heard.text, heard.warnings) == ("", ["left out"])
