@@ -1,7 +1,7 @@
 """The prompt cache of a model in this process: its state, warming it, clearing it.
 
-The functions a Python program calls; the cache itself is the engine's (`engine.prompt_cache`), the
-same one that serves in a child. All safe under threads. [child]
+The functions that a Python program calls. The cache is the engine's (`engine.kv.prompt_cache`), the
+same one that serves in a child. All functions are thread-safe. [child]
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Self
 
 from mlx_worker import inference
-from mlx_worker.engine.prompt_cache import CacheFacts, compute_prompt_hash
+from mlx_worker.engine.kv.prompt_cache import CacheFacts, compute_prompt_hash
 from mlx_worker.errors import CacheError, ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _guard = threading.Lock()
 
 
 def get_cache_state() -> dict[str, Any]:
-    """A fresh `{"tokens", "systemPromptHash", "lastUpdated"}` (ms); 0, "", 0 before any use."""
+    """Return `{"tokens", "systemPromptHash", "lastUpdated"}` (ms) anew; 0, "", 0 before any use."""
     runtimes = inference.loaded()
     return _state(runtimes[-1].engine.cache.facts if runtimes else CacheFacts())
 
@@ -42,11 +42,11 @@ def _state(facts: CacheFacts) -> dict[str, Any]:
 
 
 def warm_cache(system_prompt: str, *, path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """Prefill a system prompt into the KV cache and keep it; returns the state after it.
+    """Prefill a system prompt into the KV cache, keep its KV, and return the state.
 
     An empty prompt is 0 tokens and the hash of the empty text. Raises ModelNotFoundError where no
-    model is meant or none is at the path, and CacheError with the cause for any other failure, that
-    of loading the model included.
+    model is loaded or none is at the path, and CacheError with the cause for any other failure,
+    that of loading the model included.
     """
     try:
         return _state(inference.runtime(path).warm(system_prompt))
@@ -57,31 +57,31 @@ def warm_cache(system_prompt: str, *, path: str | os.PathLike[str] | None = None
 
 
 def clear_cache() -> None:
-    """Forget every cached prompt of every model; `lastUpdated` is then the moment of that."""
+    """Forget every cached prompt of every model; `lastUpdated` is then the present time."""
     for runtime in inference.loaded():
         runtime.clear()
 
 
 class CacheManager:
-    """The same three functions as an object; there is only one."""
+    """Offer the same three functions as methods of a single object."""
 
     _instance: Self | None = None
 
     def __new__(cls) -> Self:
-        """The one instance."""
+        """Return the single instance."""
         with _guard:
             if cls._instance is None:
                 cls._instance = super().__new__(cls)
             return cls._instance
 
     def get_state(self) -> dict[str, Any]:
-        """See `get_cache_state`."""
+        """Call `get_cache_state`."""
         return get_cache_state()
 
     def warm(self, system_prompt: str) -> dict[str, Any]:
-        """See `warm_cache`."""
+        """Call `warm_cache`."""
         return warm_cache(system_prompt)
 
     def clear(self) -> None:
-        """See `clear_cache`."""
+        """Call `clear_cache`."""
         clear_cache()

@@ -1,8 +1,8 @@
 """A model in this process: load it, generate from it, count its tokens.
 
-The child's service is built on these parts, and a plain Python program may use the functions
-directly: same loading, same engine, same tokens. Any thread may call: one thread of this module's
-own runs every model. [child]
+A child is built on the same loading and engine, and a plain Python program may use these functions
+directly, with the same tokens. Any thread may call: a single thread of this module runs every
+model. [child]
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.generation_settings import chat_request
-from mlx_worker.engine.kv_cost import ENDLESS
+from mlx_worker.engine.kv.cost import ENDLESS
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.mlx_thread import MlxThread
-from mlx_worker.engine.prompt import prompt_of, warm_head
+from mlx_worker.engine.prompt import prompt_of, system_prefix_tokens
 from mlx_worker.errors import CacheError, InferenceError, ModelNotFoundError, WorkerError, cause_of
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import PromptWarmed, RequestFailed
+from mlx_worker.wire.output import Done, RowOutput, StepOutput, visible_text
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from mlx_worker.engine.prompt_cache import CacheFacts
+    from mlx_worker.engine.kv.prompt_cache import CacheFacts
+    from mlx_worker.wire.request import ChatRequest
 
 __all__ = ["MODEL_PATH_VARIABLE", "count_tokens", "generate_stream", "load_model"]
 
@@ -37,13 +39,13 @@ LIBRARY_CONCURRENCY = 8
 
 # --- the models in this process -----------------------------------------------------------
 
-_Heard = m.Row | m.Done | m.Warmed | m.Failed
+_EngineMessage = RowOutput | Done | PromptWarmed | RequestFailed
 
 _on_mlx_thread = MlxThread().run
 
 
 class Runtime:
-    """One loaded model with its engine, shared by the threads of a program."""
+    """Share one loaded model and its engine among the threads of a program."""
 
     def __init__(self, model: Any, tokenizer: Any, context_length: int | None) -> None:
         self.model = model
@@ -51,25 +53,25 @@ class Runtime:
         self._context_length = context_length
         self.engine = _on_mlx_thread(self._fresh_engine)
         self._ids = itertools.count(1)
-        self._said: defaultdict[int, deque[_Heard]] = defaultdict(deque)
+        self._messages: defaultdict[int, deque[_EngineMessage]] = defaultdict(deque)
 
-    def generate(self, request: m.ChatRequest) -> Generator[str]:
-        """The pieces of one answer, each made when it is asked for."""
+    def generate(self, request: ChatRequest) -> Generator[str]:
+        """Yield the pieces of one answer, each generated when the caller asks for the piece."""
         id_ = next(self._ids)
         _on_mlx_thread(lambda: self._admit(id_, request))
         try:
             while True:
-                said = _on_mlx_thread(lambda: self._next(id_))
-                assert isinstance(said, m.Row | m.Done)
-                if text := "".join(map(m.shown, said.spans)) + said.text:
+                message = _on_mlx_thread(lambda: self._next(id_))
+                assert isinstance(message, RowOutput | Done)
+                if text := "".join(map(visible_text, message.spans)):
                     yield text
-                if isinstance(said, m.Done):
+                if isinstance(message, Done):
                     return
         finally:
-            _on_mlx_thread(lambda: self._leave(id_))
+            _on_mlx_thread(lambda: self._finish(id_))
 
     def warm(self, system_prompt: str) -> CacheFacts:
-        """Prefill a system prompt and keep its KV; returns the cache's facts right after that."""
+        """Prefill a system prompt, keep its KV, and return the cache's facts."""
         return _on_mlx_thread(lambda: self._warm(next(self._ids), system_prompt))
 
     def clear(self) -> None:
@@ -88,50 +90,50 @@ class Runtime:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """After an error that is no request's own, use nothing again that was computed."""
+        """Replace the engine after an error that is no request's own."""
         try:
             yield
         except WorkerError:
             raise
         except Exception:
             self.engine = self._fresh_engine()
-            self._said.clear()
+            self._messages.clear()
             raise
 
-    def _admit(self, id_: int, request: m.ChatRequest) -> None:
+    def _admit(self, id_: int, request: ChatRequest) -> None:
         prompt = prompt_of(self.tokenizer, request)
         with self._computing():
             self.engine.admit(id_, request, prompt)
 
-    def _leave(self, id_: int) -> None:
+    def _finish(self, id_: int) -> None:
         self.engine.cancel(id_)
-        self._said.pop(id_, None)
+        self._messages.pop(id_, None)
 
     def _warm(self, id_: int, system_prompt: str) -> CacheFacts:
-        head = warm_head(self.tokenizer, system_prompt)
+        tokens = system_prefix_tokens(self.tokenizer, system_prompt)
         with self._computing():
-            warmed = self.engine.admit_warm(id_, head, system_prompt)
-        said = warmed or self._next(id_)
-        self._said.pop(id_, None)
-        if isinstance(said, m.Failed):
-            raise CacheError(said.message)
+            warmed = self.engine.admit_warm(id_, tokens, system_prompt)
+        message = warmed or self._next(id_)
+        self._messages.pop(id_, None)
+        if isinstance(message, RequestFailed):
+            raise CacheError(message.message)
         return self.engine.cache.facts
 
-    def _next(self, id_: int) -> _Heard:
-        """What is said next about this id; a step of the engine serves every caller's ids."""
-        while not self._said[id_]:
+    def _next(self, id_: int) -> _EngineMessage:
+        """Return the next message about an id; an engine step serves the ids of all callers."""
+        while not self._messages[id_]:
             if not self.engine.active:
-                raise InferenceError("the failure of another answer has ended this one")
+                raise InferenceError("the generation ended because another generation failed")
             with self._computing():
                 step = self.engine.step()
                 self.engine.confirm()  # mlx may raise an error of this step after it
-            for said in step:
-                if isinstance(said, m.Step):
-                    for row in said.rows:
-                        self._said[row.id].append(row)
-                elif isinstance(said, m.Done | m.Warmed | m.Failed):
-                    self._said[said.id].append(said)
-        return self._said[id_].popleft()
+            for message in step:
+                if isinstance(message, StepOutput):
+                    for row in message.rows:
+                        self._messages[row.id].append(row)
+                elif isinstance(message, Done | PromptWarmed | RequestFailed):
+                    self._messages[message.id].append(message)
+        return self._messages[id_].popleft()
 
 
 _guard = threading.RLock()
@@ -140,9 +142,9 @@ _latest: str | None = None
 
 
 def runtime(path: str | os.PathLike[str] | None = None) -> Runtime:
-    """The model at `path`, the one loaded last, or the one MLX_MODEL_PATH names.
+    """Return the model at `path`, the model loaded last, or the model that MLX_MODEL_PATH names.
 
-    Raises ModelNotFoundError where none of these is to be had.
+    Raises ModelNotFoundError where there is none of these.
     """
     with _guard:
         if path is None and _latest is not None:
@@ -156,13 +158,13 @@ def runtime(path: str | os.PathLike[str] | None = None) -> Runtime:
 
 
 def loaded() -> list[Runtime]:
-    """Every model in this process; the one that is meant now comes last."""
+    """Return every model in this process; the current model comes last."""
     with _guard:
-        return sorted(_runtimes.values(), key=lambda it: it is _runtimes.get(_latest or ""))
+        return sorted(_runtimes.values(), key=lambda model: model is _runtimes.get(_latest or ""))
 
 
 def _runtime_at(path: str | os.PathLike[str], config: dict[str, Any] | None) -> Runtime:
-    global _latest  # noqa: PLW0603  (the seed API speaks of "the model loaded last")
+    global _latest  # noqa: PLW0603  (the public functions use the model loaded last)
     key = str(Path(path).expanduser().resolve())
     if key not in _runtimes:
         folder = Path(key)
@@ -179,13 +181,13 @@ def _runtime_at(path: str | os.PathLike[str], config: dict[str, Any] | None) -> 
     return _runtimes[key]
 
 
-# --- the seed API -------------------------------------------------------------------------
+# --- public functions -------------------------------------------------------------------------
 
 
 def load_model(
     path: str | os.PathLike[str], config: dict[str, Any] | None = None
 ) -> tuple[Any, Any]:
-    """Load a model, once per path, and make it the one that is meant from now on.
+    """Load a model, once per path, and make this model the current one.
 
     `config` overrides entries of its config.json at the first load. Returns (model, tokenizer).
     Raises ModelNotFoundError ("Model not found", with the path) or InferenceError with the cause.
@@ -201,12 +203,12 @@ def generate_stream(
     path: str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> Generator[str]:
-    """Answer a chat, piece by piece, each piece made when it is asked for: its content alone.
+    """Answer a chat, piece by piece, content only; a piece is generated when asked for.
 
     `settings` are those of a request over HTTP, within the same limits: `max_tokens` (default:
     whatever the context leaves), `stop` (a list), `seed`, `template_kwargs`, `temperature`
     (default: greedy), `top_p`, `top_k`, `min_p`, `logit_bias` and the penalties. `cache_prompt`,
-    `metadata`, `stream` and `user` are accepted and change nothing. Raises ValueError for no
+    `metadata`, `stream` and `user` are accepted and have no effect. Raises ValueError for no
     messages, InvalidSetting, a ValueError, for a setting outside its limits, TypeError for unknown
     settings, ModelNotFoundError, and InferenceError with the cause for a failure, after the pieces
     made before it.
@@ -216,8 +218,8 @@ def generate_stream(
     return _later(chat_request(messages, settings), path)
 
 
-def pieces(chosen: Runtime, request: m.ChatRequest) -> Generator[str]:
-    """The pieces of one answer. Raises InferenceError with the cause for what goes wrong."""
+def pieces(chosen: Runtime, request: ChatRequest) -> Generator[str]:
+    """Yield the pieces of one answer. Raises InferenceError with the cause of a failure."""
     try:
         yield from chosen.generate(request)
     except WorkerError:
@@ -226,14 +228,14 @@ def pieces(chosen: Runtime, request: m.ChatRequest) -> Generator[str]:
         raise InferenceError(f"generation failed: {cause_of(error)}") from error
 
 
-def _later(request: m.ChatRequest, path: str | os.PathLike[str] | None) -> Generator[str]:
+def _later(request: ChatRequest, path: str | os.PathLike[str] | None) -> Generator[str]:
     yield from pieces(runtime(path), request)
 
 
 def count_tokens(text: str, *, path: str | os.PathLike[str] | None = None) -> int:
-    """How many tokens the tokenizer makes of a text; "" is 0.
+    """Return how many tokens the tokenizer makes of a text; "" is 0.
 
-    Raises ModelNotFoundError where no model is meant.
+    Raises ModelNotFoundError where no model is loaded.
     """
     if not text:
         return 0

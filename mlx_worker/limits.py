@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlx_worker.errors import ConstraintTooCostly, InvalidRequest
 from mlx_worker.validation import too_much
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import (
+    ChatRequest,
+    JsonSchemaConstraint,
+    LarkConstraint,
+    RegexConstraint,
+    ToolCallConstraint,
+)
 from mlx_worker.wire.tool_call_schemas import arguments_of
 
 if TYPE_CHECKING:
@@ -53,29 +59,41 @@ DEEPEST: Final = 64
 """Levels of lists and objects inside what is free in form."""
 
 
-def check_amount(request: m.ChatRequest) -> None:
+def check_amount(request: ChatRequest) -> None:
     """Raise InvalidRequest for more values than a template may be given."""
     check_values(request.template_kwargs, TEMPLATE_VALUES, "chat_template_kwargs")
     check_values(request.tools, TOOL_VALUES, "tools")
 
 
-def check_constraint(request: m.ChatRequest) -> None:
+def check_conversation(request: ChatRequest, field: str) -> None:
+    """Raise InvalidRequest for a conversation without a turn; `field` is the caller's name of it.
+
+    A conversation is empty also where all of its parts were left out.
+    """
+    if request.prompt is None and not request.messages:
+        raise InvalidRequest(
+            f"{field}: the conversation is empty; at least one message with text is required",
+            param=field,
+        )
+
+
+def check_constraint(request: ChatRequest) -> None:
     """Raise ConstraintTooCostly for a constraint of more than one request may ask for."""
     match shape := request.constraint:
-        case m.JsonSchema():
+        case JsonSchemaConstraint():
             check_constraint_text(shape.schema, shape.field)
             check_schemas([json.loads(shape.schema)], shape.field)
-        case m.Regex():
+        case RegexConstraint():
             check_constraint_text(shape.pattern, shape.field)
-        case m.Lark():
+        case LarkConstraint():
             check_constraint_text(shape.grammar, shape.field)
-        case m.Call():
+        case ToolCallConstraint():
             schemas = arguments_of(request.tools, shape.names)
             check_constraint_text(json.dumps(schemas), "tools")
             check_schemas(schemas, "tools")
 
 
-def check_ends(request: m.ChatRequest) -> None:
+def check_ends(request: ChatRequest) -> None:
     """Raise InvalidRequest for a minimum length that the answer cannot have.
 
     An answer with a constraint ends where the constraint is complete, whatever its length.

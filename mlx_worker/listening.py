@@ -1,7 +1,10 @@
-"""The sockets that the front listens on, and the URLs that they are reached by. [front]
+"""Open the sockets that the front listens on, and name their URLs.
 
-`localhost` is two addresses: clients try ::1 or 127.0.0.1 first, and some try no other. The node
-listens on those that the machine has, on one port. `::` takes IPv4 too, where the system can.
+`localhost` is two addresses: a client tries ::1 or 127.0.0.1 first, and some clients try only one.
+The node listens on those that the machine has, on one port. `::` accepts IPv4 too, where the system
+supports that.
+
+[front]
 """
 
 from __future__ import annotations
@@ -19,20 +22,20 @@ if TYPE_CHECKING:
     from mlx_worker.config.schema import ServerConfig
 
     Bind = Callable[[str, int], socket.socket]
-    """Called with (address, port): a socket that listens there."""
+    """A function from (address, port) to a socket that listens there."""
 
 BACKLOG: Final = 1024
 """Connections that may wait to be accepted: a burst must not meet a full queue."""
 
 LOCALHOST: Final = ("127.0.0.1", "::1")
 
-ATTEMPTS: Final = 16
-"""Free ports of one address that are tried until one is free at the other address too."""
+MAX_ATTEMPTS: Final = 16
+"""Free ports of one address to try until one is free at the other address too."""
 
-_ABSENT: Final = frozenset(
+_NO_SUCH_ADDRESS: Final = frozenset(
     {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT}
 )
-"""How the system says that it does not have an address, or not its family."""
+"""Errors of a system that does not have an address, or its family."""
 
 
 def bind_socket(address: str, port: int) -> socket.socket:
@@ -47,9 +50,9 @@ def bind_socket(address: str, port: int) -> socket.socket:
 
 
 def listen(server: ServerConfig, bind: Bind = bind_socket) -> list[socket.socket]:
-    """Return sockets that listen at every address of the host. Raises AddressInUse in one line."""
+    """Return sockets that listen at every address of the host. Raises AddressInUse."""
     addresses = LOCALHOST if server.host == "localhost" else (server.host,)
-    for _ in range(ATTEMPTS - 1):
+    for _ in range(MAX_ATTEMPTS - 1):
         try:
             return _listen_at(addresses, server.port, bind)
         except AddressInUse:
@@ -60,29 +63,29 @@ def listen(server: ServerConfig, bind: Bind = bind_socket) -> list[socket.socket
 
 def _listen_at(addresses: Iterable[str], port: int, bind: Bind) -> list[socket.socket]:
     sockets: list[socket.socket] = []
-    absent: OSError | None = None
+    missing: OSError | None = None
     for address in addresses:
         try:
             sockets.append(bind(address, port))
         except OSError as error:
-            if error.errno in _ABSENT:
-                absent = error
+            if error.errno in _NO_SUCH_ADDRESS:
+                missing = error
                 continue
             for opened in sockets:
                 opened.close()
-            raise _taken(address, port, error) from error
+            raise _port_taken(address, port, error) from error
         port = sockets[-1].getsockname()[1]
-    if absent is not None and not sockets:
-        raise _taken(address, port, absent) from absent
+    if missing is not None and not sockets:
+        raise _port_taken(address, port, missing) from missing
     return sockets
 
 
-def _taken(address: str, port: int, error: OSError) -> AddressInUse:
+def _port_taken(address: str, port: int, error: OSError) -> AddressInUse:
     return AddressInUse(f"cannot listen on {address} port {port}: {error.strerror}")
 
 
 def url_of_socket(sock: socket.socket, tls: ssl.SSLContext | None) -> str:
-    """Return the base URL of what is served at a socket."""
+    """Return the base URL of the node at a socket."""
     scheme = "http" if tls is None else "https"
     host, port = sock.getsockname()[:2]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

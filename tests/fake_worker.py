@@ -1,4 +1,4 @@
-"""A child without a model: a real process on the real pipe that does what its flags say.
+"""A worker without a model: speaks the wire's protocol and does what its flags say.
 
 It answers every message as the product's own child would, with text that a test can foretell: the
 answer to a chat is the words of its last user message, one a decode step, and their token ids are
@@ -9,28 +9,59 @@ answer to a chat is the words of its last user message, one a decode step, and t
 
 With `--pace FIFO` a decode step waits for a byte from there, and so do hello, the end of loading,
 the start of a generation and a warm-up with their `--hold-…`: tests hold time in their hands and
-never sleep. What no signal does by itself is done when one asks: SIGUSR1 for garbage on the pipe,
-SIGUSR2 for an exit.
+never sleep.
+
+What the worker runs on is its `Host`: a process of its own (`tests/worker_in_process.py`) or a task
+in the test's process (`tests/worker_in_memory.py`). That both do what the product's child does is
+proved in `tests/supervisor/process/test_worker_contract.py`.
 """
+
+from __future__ import annotations
 
 import argparse
 import hashlib
-import os
-import queue
 import signal
-import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import msgspec
 
-from mlx_worker.child.pipe import Pipe
 from mlx_worker.errors import CacheError, ContextLengthExceeded, InferenceError
-from mlx_worker.wire import messages as m
-from mlx_worker.wire.framing import frames_to_child
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    CacheCleared,
+    CacheState,
+    CancelGeneration,
+    ClearCache,
+    Detokenize,
+    DetokenizeResult,
+    Generate,
+    Hello,
+    Load,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    Ping,
+    Pong,
+    PrefillProgress,
+    PromptWarmed,
+    RequestFailed,
+    Started,
+    ToChild,
+    Tokenize,
+    TokenizeResult,
+    TrimCache,
+    Warm,
+)
+from mlx_worker.wire.output import Done, FinishReason, RowOutput, StepOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mlx_worker.wire.base import WireMessage
+    from mlx_worker.wire.request import ChatRequest
 
 EXIT_AS_TOLD = 3
 WEIGHT_BYTES = 123_456
@@ -40,9 +71,48 @@ HOLDS = ("pace", "hold-hello", "hold-load", "hold-start", "hold-warm")
 GARBAGE = (2).to_bytes(4, "big") + b"\xc1\xc1"
 
 
-def arguments() -> argparse.Namespace:
+class Tick:
+    """Leave for one decode step."""
+
+
+class Host(Protocol):
+    """What a worker runs on. The coroutines may block: they are the worker's only work."""
+
+    pid: int
+
+    def send(self, messages: Iterable[WireMessage]) -> None:
+        """Send messages to the front in one write."""
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send bytes that may be no message."""
+
+    def write(self, text: str) -> None:
+        """Write to the stderr of the worker."""
+
+    def has_jobs(self) -> bool:
+        """Return True if `next_job` would not wait."""
+
+    async def next_job(self) -> ToChild | Tick:
+        """Wait for the next message that is no ping, or for leave for a decode step."""
+
+    def follow(self, pace: Path) -> None:
+        """Make each byte from a named pipe a job: leave for one decode step."""
+
+    async def wait_for_byte(self, fifo: Path) -> None:
+        """Wait for a byte from a named pipe."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass, and others have their turn."""
+
+    async def hang(self) -> NoReturn:
+        """Do nothing for ever. Pings are still answered."""
+
+    async def end(self, code: int) -> NoReturn:
+        """End with this exit code; with a negative one, by that signal."""
+
+
+def arguments(given_flags: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A child without a model.")
-    parser.add_argument("--fd", type=int, required=True)
     for flag in HOLDS:
         parser.add_argument(f"--{flag}", type=Path, metavar="FIFO")
     parser.add_argument("--once", type=Path, metavar="FILE")
@@ -77,7 +147,7 @@ def arguments() -> argparse.Namespace:
     fault.add_argument("--fail-warm", action="store_true")
     fault.add_argument("--ignore-eof", action="store_true")
     fault.add_argument("--write", metavar="TEXT", help="to stderr, before anything else")
-    given = parser.parse_args()
+    given = parser.parse_args(given_flags)
     if given.once is not None and not claimed(given.once):
         return parser.parse_args([*without_faults(given)])
     if given.plan is not None:
@@ -101,23 +171,11 @@ def claimed(file: Path) -> bool:
 
 
 def without_faults(given: argparse.Namespace) -> list[str]:
-    kept = ["--fd", str(given.fd), f"--resident={given.resident}", f"--grow={given.grow}"]
+    kept = [f"--resident={given.resident}", f"--grow={given.grow}"]
     for flag in HOLDS:
         if fifo := getattr(given, flag.replace("-", "_")):
             kept += [f"--{flag}", str(fifo)]
     return kept
-
-
-def wait_for_leave(fifo: Path | None) -> None:
-    """Wait for a byte from there, where there is one to wait for."""
-    if fifo is not None:
-        with fifo.open("rb", buffering=0) as leave:
-            leave.read(1)
-
-
-def hang() -> NoReturn:
-    while True:
-        threading.Event().wait()
 
 
 def words(text: object) -> list[str]:
@@ -128,14 +186,14 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def system_prompt(request: m.ChatRequest) -> str | None:
+def system_prompt(request: ChatRequest) -> str | None:
     if not request.messages:
         return None
     first = request.messages[0]
     return str(first["content"]) if first["role"] == "system" else None
 
 
-def answer(request: m.ChatRequest) -> list[str]:
+def answer(request: ChatRequest) -> list[str]:
     """The pieces of the whole answer: the last user message or the prompt, word by word."""
     said = (
         [raw(request)]
@@ -145,13 +203,13 @@ def answer(request: m.ChatRequest) -> list[str]:
     return [f" {word}" if at else word for at, word in enumerate(words(said[-1] if said else ""))]
 
 
-def raw(request: m.ChatRequest) -> str:
+def raw(request: ChatRequest) -> str:
     """A raw prompt as text: its tokens are numbers."""
     prompt = request.prompt
     return " ".join(map(str, prompt)) if isinstance(prompt, list) else prompt or ""
 
 
-def read(request: m.ChatRequest) -> list[str]:
+def read(request: ChatRequest) -> list[str]:
     """Everything that is read, word by word: a token each."""
     said = [raw(request), *(turn["content"] for turn in request.messages)]
     return [word for text in said for word in words(text)]
@@ -163,21 +221,16 @@ class Row:
 
     id: int
     pieces: list[str]
-    finish: m.FinishReason
+    finish: FinishReason
     said: int = 0
 
 
-class Tick:
-    """Leave for one decode step."""
+class FakeWorker:
+    """One incarnation of a worker on its host."""
 
-
-class ScriptedChild:
-    """One child; the reader's thread hears, the main thread does."""
-
-    def __init__(self, flags: argparse.Namespace) -> None:
+    def __init__(self, flags: argparse.Namespace, host: Host) -> None:
         self._flags = flags
-        self._pipe = Pipe(flags.fd)
-        self._jobs: queue.SimpleQueue[m.ToChild | Tick] = queue.SimpleQueue()
+        self._host = host
         self._rows: dict[int, Row] = {}
         self._permits = 0
         self._resident: dict[str, int] = {}  # system prompts by hash: tokens
@@ -185,34 +238,17 @@ class ScriptedChild:
         self._steps = 0
         self._grown = 0
 
-    # --- the reader's thread ---
+    @property
+    def ignores_eof(self) -> bool:
+        """Return True if the worker stays when the front closes its pipe."""
+        return bool(self._flags.ignore_eof)
 
-    def listen(self) -> None:
-        if self._flags.ignore_eof:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            threading.Thread(target=self._read_past_eof, daemon=True).start()
-        else:
-            self._pipe.listen(self._hear)
+    def reply_at_once(self, message: ToChild) -> Pong | None:
+        """Return the answer to a ping, whatever the worker does; None: the message is a job."""
+        return self._pong(message.seq) if isinstance(message, Ping) else None
 
-    def _read_past_eof(self) -> None:
-        frames = frames_to_child()
-        while data := os.read(self._flags.fd, 1 << 16):
-            for message in frames.feed(data):
-                self._hear(message)
-
-    def _follow(self, pace: Path) -> None:
-        with pace.open("rb", buffering=0) as fifo:
-            while fifo.read(1):
-                self._jobs.put(Tick())
-
-    def _hear(self, message: m.ToChild) -> None:
-        if isinstance(message, m.Ping):
-            self._pipe.send([self._pong(message.seq)])
-        else:
-            self._jobs.put(message)
-
-    def _pong(self, seq: int) -> m.Pong:
-        return m.Pong(
+    def _pong(self, seq: int) -> Pong:
+        return Pong(
             seq=seq,
             prefilled_tokens=self._prefilled,
             decode_steps=self._steps,
@@ -222,45 +258,46 @@ class ScriptedChild:
             prepared=min(seq, self._flags.prepare),
         )
 
-    # --- the main thread ---
-
-    def run(self) -> None:
-        self._hello()
-        self._load()
+    async def run(self) -> NoReturn:
+        """Do what the flags say, to the end of the worker."""
+        if self._flags.write:
+            self._host.write(f"{self._flags.write}\n")
+        await self._hello()
+        await self._load()
         if self._flags.pace:
-            threading.Thread(target=self._follow, args=(self._flags.pace,), daemon=True).start()
+            self._host.follow(self._flags.pace)
         while True:
-            if self._may_step() and self._jobs.empty():
-                self._step()
+            if self._may_step() and not self._host.has_jobs():
+                await self._step()
             else:
-                self._answer(self._jobs.get())
+                await self._answer(await self._host.next_job())
 
-    def _hello(self) -> None:
+    async def _hello(self) -> None:
         if self._flags.exit_before_hello is not None:
-            sys.exit(self._flags.exit_before_hello)
+            await self._host.end(self._flags.exit_before_hello)
         if self._flags.no_hello:
-            hang()
-        wait_for_leave(self._flags.hold_hello)
-        protocol = m.PROTOCOL + 1 if self._flags.wrong_protocol else m.PROTOCOL
+            await self._host.hang()
+        await self._wait_for_leave(self._flags.hold_hello)
+        protocol = PROTOCOL + 1 if self._flags.wrong_protocol else PROTOCOL
         versions = {"scripted": self._flags.version}
         if self._flags.package:
             versions["mlx-worker"] = self._flags.package
-        self._pipe.send([m.Hello(protocol, os.getpid(), versions, self._flags.working_set)])
+        self._host.send([Hello(protocol, self._host.pid, versions, self._flags.working_set)])
 
-    def _load(self) -> None:
-        load = self._jobs.get()
-        assert isinstance(load, m.Load)
-        self._pipe.send([m.LoadProgress(WEIGHT_BYTES // 2, WEIGHT_BYTES)])
+    async def _load(self) -> None:
+        load = await self._host.next_job()
+        assert isinstance(load, Load)
+        self._host.send([LoadProgress(WEIGHT_BYTES // 2, WEIGHT_BYTES)])
         if self._flags.hang_in_load:
-            hang()
+            await self._host.hang()
         if self._flags.load_failed or self._flags.cannot_load:
-            self._pipe.send([m.LoadFailed("so it was written", permanent=self._flags.cannot_load)])
-            sys.exit(1)
-        wait_for_leave(self._flags.hold_load)
-        self._pipe.send(
+            self._host.send([LoadFailed("so it was written", permanent=self._flags.cannot_load)])
+            await self._host.end(1)
+        await self._wait_for_leave(self._flags.hold_load)
+        self._host.send(
             [
-                m.LoadProgress(WEIGHT_BYTES, WEIGHT_BYTES),
-                m.Loaded(
+                LoadProgress(WEIGHT_BYTES, WEIGHT_BYTES),
+                Loaded(
                     load.context_length or CONTEXT_LENGTH,
                     WEIGHT_BYTES,
                     weights=self._flags.weights,
@@ -271,33 +308,35 @@ class ScriptedChild:
     def _may_step(self) -> bool:
         return bool(self._rows) and (not self._flags.pace or self._permits > 0)
 
-    def _answer(self, job: m.ToChild | Tick) -> None:
+    async def _answer(self, job: ToChild | Tick) -> None:
         match job:
             case Tick():
                 self._permits += 1
-            case m.Generate():
-                self._generate(job)
-            case m.Cancel():
+            case Generate():
+                await self._generate(job)
+            case CancelGeneration():
                 if (row := self._rows.pop(job.id, None)) is not None:
-                    self._pipe.send([m.Done(row.id, "cancelled", row.said, "")])
-            case m.Warm():
-                self._warm(job)
-            case m.Tokenize():
+                    self._host.send([Done(row.id, "cancelled", row.said, "")])
+            case Warm():
+                await self._warm(job)
+            case Tokenize():
                 tokens = list(range(1, len(read(job.request)) + 1))
-                self._pipe.send([m.Tokenized(job.id, len(tokens), msgspec.json.encode(tokens))])
-            case m.Detokenize():
+                self._host.send([TokenizeResult(job.id, len(tokens), msgspec.json.encode(tokens))])
+            case Detokenize():
                 text = msgspec.json.encode(" ".join(map(str, job.tokens)))
-                self._pipe.send([m.Detokenized(job.id, text)])
-            case m.ClearCache() | m.TrimCache():
+                self._host.send([DetokenizeResult(job.id, text)])
+            case ClearCache() | TrimCache():
                 self._forget(job)
             case _:
                 raise AssertionError(job)
 
-    def _generate(self, asked: m.Generate) -> None:
+    async def _generate(self, asked: Generate) -> None:
         id_, request = asked.id, asked.request
-        wait_for_leave(self._flags.hold_start)
+        await self._wait_for_leave(self._flags.hold_start)
         if self._flags.refuse:
-            self._pipe.send([m.Failed(id_, ContextLengthExceeded.code, "5000 tokens of 4096")])
+            self._host.send(
+                [RequestFailed(id_, ContextLengthExceeded.code, "5000 tokens of 4096", "messages")]
+            )
             return
         said = len(asked.replay)
         assert asked.replay == list(range(1, said + 1)), asked.replay
@@ -307,42 +346,42 @@ class ScriptedChild:
         cached = len(words(system)) if hit else 0
         pieces = answer(request)
         limit = len(pieces) if request.max_tokens is None else request.max_tokens
-        finish: m.FinishReason = "length" if limit < len(pieces) else "stop"
+        finish: FinishReason = "length" if limit < len(pieces) else "stop"
         self._rows[id_] = Row(id_, pieces[:limit], finish, said)
         self._prefilled += prompt_tokens - cached
         self._grown += self._flags.grow
-        self._pipe.send(
+        self._host.send(
             [
-                m.Started(id_, prompt_tokens, cached, hit),
-                m.Prefill(id_, prompt_tokens - cached, prompt_tokens - cached),
+                Started(id_, prompt_tokens, cached, hit, room=limit),
+                PrefillProgress(id_, prompt_tokens - cached, prompt_tokens - cached),
                 *([] if system is None else [self._now_resident(system)]),
                 *([self._cache_state(system)] if self._flags.grow else []),
             ]
         )
-        self._go_wrong(self._rows[id_])
+        await self._go_wrong(self._rows[id_])
 
-    def _warm(self, asked: m.Warm) -> None:
+    async def _warm(self, asked: Warm) -> None:
         if self._flags.fail_warm:
-            self._pipe.send([m.Failed(asked.id, CacheError.code, "so it was written")])
+            self._host.send([RequestFailed(asked.id, CacheError.code, "so it was written")])
             return
-        wait_for_leave(self._flags.hold_warm)
+        await self._wait_for_leave(self._flags.hold_warm)
         tokens = len(words(asked.system_prompt))
         state = self._now_resident(asked.system_prompt)
-        self._pipe.send([m.Warmed(asked.id, tokens), state])
+        self._host.send([PromptWarmed(asked.id, tokens), state])
 
-    def _forget(self, asked: m.ClearCache | m.TrimCache) -> None:
-        if isinstance(asked, m.ClearCache):
+    def _forget(self, asked: ClearCache | TrimCache) -> None:
+        if isinstance(asked, ClearCache):
             self._resident.clear()
         elif not self._flags.never_shrink:
             self._grown = max(0, self._grown - asked.nbytes)
-        self._pipe.send([m.Cleared(asked.id), self._cache_state(None)])
+        self._host.send([CacheCleared(asked.id), self._cache_state(None)])
 
-    def _now_resident(self, prompt: str) -> m.CacheState:
+    def _now_resident(self, prompt: str) -> CacheState:
         self._resident[digest(prompt)] = len(words(prompt))
         return self._cache_state(prompt)
 
-    def _cache_state(self, prompt: str | None) -> m.CacheState:
-        return m.CacheState(
+    def _cache_state(self, prompt: str | None) -> CacheState:
+        return CacheState(
             tokens=len(words(prompt)),
             system_prompt_hash=digest(prompt) if prompt else "",
             last_updated=time.time() * 1000,
@@ -352,68 +391,57 @@ class ScriptedChild:
             capacity=CAPACITY,
         )
 
-    def _step(self) -> None:
+    async def _step(self) -> None:
         """One decode step: a word of every row, all in one frame."""
         self._permits -= 1
-        time.sleep(self._flags.every)
+        await self._host.sleep(self._flags.every)
         self._steps += 1
         speaking = [row for row in self._rows.values() if row.said < len(row.pieces)]
         said = [self._next(row) for row in speaking]
         over = [row for row in self._rows.values() if row.said == len(row.pieces)]
         for row in over:
             del self._rows[row.id]
-        self._pipe.send(
+        self._host.send(
             [
-                *([m.Step(said)] if said else []),
+                *([StepOutput(said)] if said else []),
                 *(
-                    m.Done(row.id, row.finish, row.said, "")
+                    Done(row.id, row.finish, row.said, "")
                     for row in over
                     if row.said != self._flags.mute_after_tokens
                 ),
             ]
         )
         for row in speaking:
-            self._go_wrong(row)
+            await self._go_wrong(row)
 
-    def _next(self, row: Row) -> m.Row:
+    def _next(self, row: Row) -> RowOutput:
         piece = row.pieces[row.said]
         row.said += 1
-        return m.Row(row.id, [row.said], piece)
+        return RowOutput(row.id, [row.said], piece)
 
     # --- faults in the middle of work ---
 
-    def _go_wrong(self, row: Row) -> None:
+    async def _go_wrong(self, row: Row) -> None:
         flags = self._flags
         if flags.only and flags.only not in "".join(row.pieces).split():
             return
         if row.said == flags.garbage_after_tokens:
-            os.write(flags.fd, GARBAGE)
+            self._host.send_bytes(GARBAGE)
         if row.said == flags.unknown_id_after_tokens:
-            self._pipe.send([m.Step([m.Row(row.id + 1000, [1], "whose is this?")])])
+            self._host.send([StepOutput([RowOutput(row.id + 1000, [1], "whose is this?")])])
         if row.said == flags.die_after_tokens:
-            os.kill(os.getpid(), signal.SIGKILL)
+            await self._host.end(-signal.SIGKILL)
         if row.said == flags.segv_after_tokens:
-            os.kill(os.getpid(), signal.SIGSEGV)
+            await self._host.end(-signal.SIGSEGV)
         if row.said == flags.abort_after_tokens:
-            os.abort()
+            await self._host.end(-signal.SIGABRT)
         if row.said == flags.exit_after_tokens:
-            sys.exit(EXIT_AS_TOLD)
+            await self._host.end(EXIT_AS_TOLD)
         if row.said == flags.hang_after_tokens:
-            hang()
+            await self._host.hang()
         if row.said == flags.fail_after_tokens and self._rows.pop(row.id, None):
-            self._pipe.send([m.Failed(row.id, InferenceError.code, "so it was written")])
+            self._host.send([RequestFailed(row.id, InferenceError.code, "so it was written")])
 
-
-def main() -> None:
-    flags = arguments()
-    if flags.write:
-        sys.stderr.write(f"{flags.write}\n")
-    signal.signal(signal.SIGUSR1, lambda *_: os.write(flags.fd, GARBAGE) and None)
-    signal.signal(signal.SIGUSR2, lambda *_: os._exit(EXIT_AS_TOLD))
-    child = ScriptedChild(flags)
-    child.listen()
-    child.run()
-
-
-if __name__ == "__main__":
-    main()
+    async def _wait_for_leave(self, fifo: Path | None) -> None:
+        if fifo is not None:
+            await self._host.wait_for_byte(fifo)

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Any
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import prompt_of
-from mlx_worker.engine.structured.compiler import Constraints
-from mlx_worker.wire import messages as m
+from mlx_worker.engine.structured.compiler import ConstraintCompiler
+from mlx_worker.wire.messages import RequestFailed
+from mlx_worker.wire.output import (
+    Done,
+    ReasoningText,
+    Span,
+    StepOutput,
+    TokenLogprobs,
+    ToolCall,
+    visible_text,
+)
+from mlx_worker.wire.request import AnswerConstraint, ChatRequest, JsonSchemaConstraint, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,21 +36,20 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     reasoning: str = ""
-    calls: list[m.ToolCall] = field(default_factory=list)
-    logprobs: list[m.TokenLogprobs] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish: str = ""
-    failed: m.Failed | None = None
+    failed: RequestFailed | None = None
 
-    def take(self, spans: Sequence[m.Span], text: str) -> None:
+    def take(self, spans: Sequence[Span]) -> None:
         for span in spans:
             match span:
-                case m.Reasoning():
+                case ReasoningText():
                     self.reasoning += span.text
-                case m.ToolCall():
+                case ToolCall():
                     self.calls.append(span)
                 case _:
-                    self.text += m.shown(span)
-        self.text += text
+                    self.text += visible_text(span)
 
 
 class Bench:
@@ -48,10 +57,10 @@ class Bench:
 
     def __init__(self, folder: Path, rows: int = 16) -> None:
         self.model, self.tokenizer, _ = read_model(folder)
-        self.constraints = Constraints(self.tokenizer)
+        self.constraints = ConstraintCompiler(self.tokenizer)
         self.rows = rows
 
-    def play(self, *requests: m.ChatRequest, replay: Sequence[int] = ()) -> list[Answer]:
+    def play(self, *requests: ChatRequest, replay: Sequence[int] = ()) -> list[Answer]:
         """All of them side by side in a new engine."""
         engine = Engine(self.model, self.tokenizer, context_length=4096, max_concurrency=self.rows)
         answers = [Answer() for _ in requests]
@@ -70,20 +79,20 @@ class Bench:
 
 def _hear(answers: list[Answer], message: Any) -> None:
     match message:
-        case m.Step():
+        case StepOutput():
             for row in message.rows:
                 answers[row.id].tokens += row.tokens
                 answers[row.id].logprobs += row.logprobs
-                answers[row.id].take(row.spans, row.text)
-        case m.Done():
-            answers[message.id].take(message.spans, message.text)
+                answers[row.id].take(row.spans)
+        case Done():
+            answers[message.id].take(message.spans)
             answers[message.id].finish = message.finish
-        case m.Failed():
+        case RequestFailed():
             answers[message.id].failed = message
 
 
 def asked(
-    constraint: m.Constraint | None = None,
+    constraint: AnswerConstraint | None = None,
     *,
     seed: int = 1,
     temperature: float = 0.0,
@@ -91,15 +100,15 @@ def asked(
     max_tokens: int = 300,
     bias: dict[int, float] | None = None,
     **fields: Any,
-) -> m.ChatRequest:
-    sampling = m.Sampling(
+) -> ChatRequest:
+    sampling = Sampling(
         seed=seed,
         temperature=temperature,
         frequency_penalty=frequency_penalty,
         logit_bias=bias or {},
     )
-    return m.ChatRequest(HELLO, sampling, max_tokens, constraint=constraint, **fields)
+    return ChatRequest(HELLO, sampling, max_tokens, constraint=constraint, **fields)
 
 
-def schema(value: dict[str, Any]) -> m.JsonSchema:
-    return m.JsonSchema(json.dumps(value), "response_format")
+def schema(value: dict[str, Any]) -> JsonSchemaConstraint:
+    return JsonSchemaConstraint(json.dumps(value), "response_format")

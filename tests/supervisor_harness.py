@@ -1,10 +1,12 @@
-"""What tests with the scripted child share: its command, its pace, nodes with short patience."""
+"""What tests with the fake worker share: its launchers, its pace, nodes with short patience."""
 
 import asyncio
 import os
+import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -14,6 +16,7 @@ from mlx_worker.config.schema import ModelConfig
 from mlx_worker.models.folder import ModelFolder
 from mlx_worker.models.resolve import PlannedModel
 from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.process.launcher import Launcher, ProcessLauncher
 from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.spares import StandbyPolicy
@@ -21,7 +24,8 @@ from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation, Piece
 from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 from mlx_worker.supervisor.starter import FolderAccess
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import ChatRequest, Sampling
+from tests.worker_in_memory import RUNNING, MemoryLauncher
 
 DEADLINE = 10.0
 """Seconds that any single wait may take on a busy machine; what is awaited takes milliseconds."""
@@ -46,10 +50,33 @@ NOT_READY = tuple(state for state in State if state is not State.READY)
 T = TypeVar("T")
 
 
-def scripted(*flags: str | Path) -> tuple[str, ...]:
-    """The command of a scripted child."""
-    script = Path(__file__).with_name("fake_worker.py")
-    return (sys.executable, str(script), *map(str, flags))
+@dataclass(slots=True)
+class Workers:
+    """Where fake workers run unless a test says so: `--workers` sets it (tests/conftest.py)."""
+
+    in_processes: bool = False
+
+
+WORKERS = Workers()
+
+
+def scripted(*flags: str | Path) -> Launcher:
+    """Start workers with these flags in the test's own process: what nearly all tests need.
+
+    With `--workers process` each of them is a process, as where a test asks for one.
+    """
+    if WORKERS.in_processes:
+        return scripted_process(*flags)
+    return MemoryLauncher(tuple(map(str, flags)))
+
+
+def scripted_process(*flags: str | Path) -> Launcher:
+    """Start workers with these flags in processes of their own."""
+    return ProcessLauncher(scripted_command(*flags))
+
+
+def scripted_command(*flags: str | Path) -> tuple[str, ...]:
+    return (sys.executable, "-m", "tests.worker_in_process", *map(str, flags))
 
 
 class Fifo:
@@ -86,12 +113,23 @@ async def eventually(true: Callable[[], Awaitable[bool]]) -> None:
 
 
 def alive(pid: int | None) -> bool:
-    """Is there such a process that is not a mere zombie?"""
+    """Return True if there is such a worker or process that is not a mere zombie."""
     assert pid is not None
+    if pid in RUNNING:
+        return True
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def kill_worker(pid: int | None, number: int = signal.SIGKILL) -> None:
+    """Send a signal to a worker, wherever it runs."""
+    assert pid is not None
+    if pid in RUNNING:
+        RUNNING[pid].send_signal(number)
+    else:
+        os.kill(pid, number)
 
 
 def planned(model_id: str = "model", *, weights: int = 1, **settings: Any) -> PlannedModel:
@@ -101,11 +139,11 @@ def planned(model_id: str = "model", *, weights: int = 1, **settings: Any) -> Pl
     return PlannedModel(ModelConfig(id=model_id, path=model_id, **settings), folder)
 
 
-def chat(text: str, *, system: str | None = None, max_tokens: int | None = None) -> m.ChatRequest:
+def chat(text: str, *, system: str | None = None, max_tokens: int | None = None) -> ChatRequest:
     """A request that the scripted child answers with the words of `text`."""
     head = [] if system is None else [{"role": "system", "content": system}]
     turns = [*head, {"role": "user", "content": text}]
-    return m.ChatRequest(turns, m.Sampling(seed=1), max_tokens=max_tokens)
+    return ChatRequest(turns, Sampling(seed=1), max_tokens=max_tokens)
 
 
 def nowhere(config: ModelConfig) -> ModelFolder:
@@ -113,13 +151,14 @@ def nowhere(config: ModelConfig) -> ModelFolder:
     return planned(config.id).inspected
 
 
-def started_processes() -> list[psutil.Process]:
-    """Return the processes that a supervisor in this process has started.
+def started_workers() -> list[int]:
+    """Return the numbers of the workers that a supervisor in this process has started.
 
-    An engine in the same process, of another test, may keep one in which it tries grammars.
+    An engine in the same process, of another test, may keep a process in which it tries grammars.
     """
     others = "mlx_worker.grammar_trial.helper"
-    return [it for it in psutil.Process().children() if others not in it.cmdline()]
+    processes = [it.pid for it in psutil.Process().children() if others not in it.cmdline()]
+    return [*RUNNING, *processes]
 
 
 NOWHERE = FolderAccess(inspect=nowhere, places=lambda _: [])
@@ -128,7 +167,7 @@ NOWHERE = FolderAccess(inspect=nowhere, places=lambda _: [])
 @asynccontextmanager
 async def running(
     *models: PlannedModel,
-    command: Sequence[str],
+    launcher: Launcher,
     timings: Timings = QUICK,
     policy: RestartPolicy = AT_ONCE,
     resume: ResumePolicy = PATIENT,
@@ -144,7 +183,7 @@ async def running(
         resume=resume,
         standby=standby,
         memory_limit=memory_limit,
-        command=command,
+        launcher=launcher,
         folders=folders,
     )
     node.start()

@@ -12,7 +12,7 @@ from mlx_worker import errors
 from mlx_worker.api.generation.accounting import outcome_of
 from mlx_worker.errors import CHILD_CODES, WorkerError, error_class
 from mlx_worker.supervisor.requests.generation import as_error
-from mlx_worker.wire.messages import Failed
+from mlx_worker.wire.messages import RequestFailed
 
 FAMILY = [
     kind
@@ -108,7 +108,7 @@ def test_codes_that_cross_the_pipe_are_one_a_class() -> None:
 
 @pytest.mark.parametrize("kind", CARRIED, ids=lambda kind: kind.__name__)
 def test_what_a_child_names_is_raised_in_the_front(kind: type[WorkerError]) -> None:
-    error = as_error(Failed(1, kind.code, "it went wrong"))
+    error = as_error(RequestFailed(1, kind.code, "it went wrong"))
     assert type(error) is kind
     assert error.message == "it went wrong"
 
@@ -160,7 +160,7 @@ def test_every_code_that_a_child_may_send_is_known_to_the_front(code: str) -> No
 
 @pytest.mark.parametrize("code", ["constraint_failed", "context_length_exceeded", "kv_too_large"])
 def test_a_constraint_that_fails_is_no_failure_of_the_node(code: str) -> None:
-    error = as_error(Failed(1, code, "it cannot be kept", "response_format"))
+    error = as_error(RequestFailed(1, code, "it cannot be kept", "response_format"))
     assert (error.status, error.param) == (400, "response_format")
     assert outcome_of(error) == "client_error"
 
@@ -171,8 +171,8 @@ def test_an_error_of_another_module_is_not_taken_from_a_child() -> None:
     class Invented(WorkerError):
         code = "invented"
 
-    assert type(as_error(Failed(1, Invented.code, "?"))) is WorkerError
+    assert type(as_error(RequestFailed(1, Invented.code, "?"))) is WorkerError
 
 
 def test_a_code_that_nobody_knows_is_an_internal_error() -> None:
-    assert type(as_error(Failed(1, "from_the_future", "?"))) is WorkerError
+    assert type(as_error(RequestFailed(1, "from_the_future", "?"))) is WorkerError

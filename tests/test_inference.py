@@ -201,6 +201,7 @@ def test_with_no_model_loaded_the_environment_names_it(tiny: Path) -> None:
     assert int(run(code, MLX_MODEL_PATH=str(tiny))) > 0
 
 
+@pytest.mark.full
 def test_a_program_that_generated_ends_in_peace(tiny: Path) -> None:
     code = (
         "from mlx_worker.inference import generate_stream\n"
@@ -265,7 +266,7 @@ def test_a_request_that_is_refused_leaves_nothing_in_the_engine(tiny: Path) -> N
         with pytest.raises(InvalidRequest):
             list(runtime.generate(structs.replace(asked, max_tokens=max_tokens)))
         assert runtime.engine.active == 0
-    assert not runtime.engine.reads
+    assert not runtime.engine.has_prefill
 
 
 def test_a_file_is_no_folder_and_says_so(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Everything HTTP: requests in, bytes out; knows no processes. [front]"""
+"""The HTTP API of the front. It knows no processes."""

@@ -1,6 +1,9 @@
-"""`openapi.json`: the table of routes and the types of bodies, answers and errors, as a document.
+"""Make `openapi.json` of the table of routes and the types of bodies, responses and errors.
 
-Made when it is first asked for, of what parses and refuses, so it cannot say anything else. [front]
+The document is made at the first request, of the types that parse and refuse bodies, so it cannot
+say anything else.
+
+[front]
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from aiohttp import web
 
 from mlx_worker import __version__
 from mlx_worker.api.dialects.errors import AnthropicError, OpenAIError, anthropic_status
-from mlx_worker.api.dialects.vendor import VERSION, is_anthropic_path
 from mlx_worker.api.middleware.request_ids import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID
+from mlx_worker.api.middleware.vendor import VERSION_HEADER, is_anthropic_path
 from mlx_worker.api.route import EVENTS, JsonKeys, Text
 from mlx_worker.json_output import encode
 
@@ -25,17 +28,17 @@ if TYPE_CHECKING:
     from mlx_worker.api.route import Route
     from mlx_worker.errors import WorkerError
 
-DOCUMENTED: web.AppKey[tuple[Route, ...]] = web.AppKey("documented", tuple)
+DOCUMENTED_ROUTES: web.AppKey[tuple[Route, ...]] = web.AppKey("documented_routes", tuple)
 
 _ABOUT = """\
-Any run of `/v1` in front of a path is ignored, none included, and so are slashes doubled there or
-put at the end. HEAD is answered wherever GET is, by the same headers without a body. Fields that
-are not named here are tolerated; a known one that this node cannot honour is a 400 with its name.
-What is at no path is a 404 (`no_such_path`), a method that is not at a path a 405 (`wrong_method`,
-with `Allow`), what is no HTTP a 400 (`not_http`), one connection too many a
-503 (`too_many_connections`, with `Retry-After`; not for health). Where the node has keys, all but
-`/health/live` and `/health/ready` asks for one; not from an address in `server.trusted`, for
-models, health, cache, warming and generation."""
+`/v1` in front of a path is optional and may be repeated. Doubled slashes, and slashes at the end
+of a path, are ignored. Every GET has a HEAD with the same headers and no body. Unknown fields of a
+body are ignored; a known field that this node does not support is a 400 that names the field.
+A path that does not exist is a 404 (`no_such_path`), a method that a path does not have is a
+405 (`wrong_method`, with `Allow`), bytes that are not HTTP are a 400 (`not_http`), and a connection
+over the limit is a 503 (`too_many_connections`, with `Retry-After`; not for health). Where the node
+has API keys, all paths but `/health/live` and `/health/ready` need a key. From an address in
+`server.trusted`, models, health, cache, warming and generation need none."""
 
 _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -44,39 +47,39 @@ _SECURITY = {
 
 _JSON = "application/json"
 _TEXT = {"type": "string"}
-_WAITING_HELPS = (
+_STATUSES_TO_RETRY = (
     HTTPStatus.CONFLICT,
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
 
 
-async def served(request: web.Request) -> web.Response:
-    """`GET /openapi.json`."""
-    return web.Response(body=document(request.app[DOCUMENTED]), content_type=_JSON)
+async def openapi_document(request: web.Request) -> web.Response:
+    """Serve `GET /openapi.json`."""
+    return web.Response(body=document(request.app[DOCUMENTED_ROUTES]), content_type=_JSON)
 
 
 @cache
 def document(routes: tuple[Route, ...]) -> bytes:
-    """OpenAPI 3.1, as JSON."""
-    return encode(_Document(routes).whole())
+    """Return the routes as an OpenAPI 3.1 document in JSON."""
+    return encode(_Document(routes).build())
 
 
 class _Document:
-    """One in the making: types are named once, and referred to wherever they are used."""
+    """Builds a document that defines each type once and refers to its definition."""
 
     def __init__(self, routes: tuple[Route, ...]) -> None:
         self._routes = routes
-        answers = (it.answer for it in routes if isinstance(it.answer, type))
-        others = (it.anthropic for it in routes if it.anthropic)
-        bodies = (it.body for it in routes if it.body)
-        types = [*dict.fromkeys((*bodies, *answers, *others, OpenAIError, AnthropicError))]
+        answers = (route.answer for route in routes if isinstance(route.answer, type))
+        anthropic = (route.anthropic for route in routes if route.anthropic)
+        bodies = (route.body for route in routes if route.body)
+        types = [*dict.fromkeys((*bodies, *answers, *anthropic, OpenAIError, AnthropicError))]
         schemas, self._components = msgspec.json.schema_components(
             types, ref_template="#/components/schemas/{name}"
         )
         self._schemas = dict(zip(types, schemas, strict=True))
 
-    def whole(self) -> dict[str, Any]:
+    def build(self) -> dict[str, Any]:
         paths: dict[str, dict[str, Any]] = {}
         for route in self._routes:
             for method in route.methods:
@@ -91,13 +94,13 @@ class _Document:
         }
 
     def _operation(self, route: Route, method: str) -> dict[str, Any]:
-        responses = self._answers(route) | self._refusals(route)
+        responses = self._responses(route) | self._error_responses(route)
         if method == "HEAD":
             for response in responses.values():
                 del response["content"]
         operation = {
             "operationId": "_".join(re.findall(r"\w+", f"{method} {_path(route)}")).lower(),
-            "summary": "The headers of GET" if method == "HEAD" else route.does,
+            "summary": "The headers of GET" if method == "HEAD" else route.summary,
             "parameters": _parameters(route),
             "responses": responses,
         }
@@ -106,71 +109,72 @@ class _Document:
             operation["requestBody"] = {"required": True, "content": content}
         return operation
 
-    # --- what comes back ---
+    # --- responses ---
 
-    def _answers(self, route: Route) -> dict[str, Any]:
+    def _responses(self, route: Route) -> dict[str, Any]:
         answer: dict[str, Any] = {
-            "description": route.does,
-            "content": self._answered(route.answer),
+            "description": route.summary,
+            "content": self._content_of(route.answer),
         }
         if route.anthropic:
-            assert isinstance(route.answer, type), "two types for two vendors"
-            answer["description"] += f"; in Anthropic's shape where `{VERSION}` is sent"
-            answer["content"] = self._either(route.answer, route.anthropic)
+            assert isinstance(route.answer, type), "each vendor has a type"
+            answer["description"] += f"; in Anthropic's shape where `{VERSION_HEADER}` is sent"
+            answer["content"] = self._any_of(route.answer, route.anthropic)
         if route.streams:
-            answer["description"] += "; with `stream: true` the events that make the same answer"
-            answer["content"] |= self._answered(EVENTS)
+            answer["description"] += "; with `stream: true` the same response as events"
+            answer["content"] |= self._content_of(EVENTS)
             answer["headers"] = _headers(REQUEST_ID, SESSION_ID, CACHE_HIT, MODEL)
         return {str(status): dict(answer) for status in route.statuses}
 
-    def _answered(self, answer: type[msgspec.Struct] | JsonKeys | Text) -> dict[str, Any]:
+    def _content_of(self, answer: type[msgspec.Struct] | JsonKeys | Text) -> dict[str, Any]:
         match answer:
             case Text(media):
-                return {it: {} for it in media}
+                return {media_type: {} for media_type in media}
             case JsonKeys(names):
                 return _content({"type": "object", "required": list(names)})
             case typed:
                 return _content(self._schemas[typed])
 
-    def _either(self, *types: type[msgspec.Struct]) -> dict[str, Any]:
-        return _content({"anyOf": [self._schemas[kind] for kind in types]})
+    def _any_of(self, *types: type[msgspec.Struct]) -> dict[str, Any]:
+        return _content({"anyOf": [self._schemas[type_] for type_ in types]})
 
-    def _refusals(self, route: Route) -> dict[str, Any]:
+    def _error_responses(self, route: Route) -> dict[str, Any]:
         anthropic = is_anthropic_path(_path(route))
         content = _content(self._schemas[AnthropicError if anthropic else OpenAIError])
         if route.anthropic:
-            content = self._either(OpenAIError, AnthropicError)
+            content = self._any_of(OpenAIError, AnthropicError)
         kinds: defaultdict[int, list[type[WorkerError]]] = defaultdict(list)
         for kind in route.all_errors:
             kinds[anthropic_status(kind) if anthropic else kind.status].append(kind)
         return {
             str(status): {
                 "description": "\n".join(
-                    f"- `{it.code}`: {_first_line(it)}" for it in kinds[status]
+                    f"- `{kind.code}`: {_first_line(kind)}" for kind in kinds[status]
                 ),
                 "content": content,
-                "headers": _headers(REQUEST_ID) | _when_to_retry(status, kinds[status]),
+                "headers": _headers(REQUEST_ID) | _retry_headers(status, kinds[status]),
             }
             for status in sorted(kinds)
         }
 
 
 def _path(route: Route) -> str:
-    """As documents write it: the router's `{id:.+}` is `{id}` there."""
+    """Return the path as OpenAPI writes it: the router's `{id:.+}` is `{id}` there."""
     return "/" + re.sub(r"{(\w+):[^}]*}", r"{\1}", route.path)
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
-    told = [
+    parameters = [
         {"name": name, "in": "path", "required": True, "schema": _TEXT | {"minLength": 1}}
         for name in re.findall(r"{(\w+)}", _path(route))
     ]
-    told += [{"name": it, "in": "query", "schema": _TEXT} for it in route.query]
+    parameters += [{"name": name, "in": "query", "schema": _TEXT} for name in route.query]
     if route.anthropic:
-        told.append({"name": VERSION, "in": "header", "schema": _TEXT})
+        parameters.append({"name": VERSION_HEADER, "in": "header", "schema": _TEXT})
     if route.streams:
-        told += [{"name": it, "in": "header", "schema": _TEXT} for it in (REQUEST_ID, SESSION_ID)]
-    return told
+        headers = (REQUEST_ID, SESSION_ID)
+        parameters += [{"name": name, "in": "header", "schema": _TEXT} for name in headers]
+    return parameters
 
 
 def _content(schema: dict[str, Any]) -> dict[str, Any]:
@@ -181,11 +185,11 @@ def _headers(*names: str, required: bool = True) -> dict[str, Any]:
     return {name: {"required": required, "schema": _TEXT} for name in names}
 
 
-def _when_to_retry(status: int, kinds: list[type[WorkerError]]) -> dict[str, Any]:
-    """Seconds, where waiting helps; and whether client libraries may send the same again."""
-    waiting = ("Retry-After",) if status in _WAITING_HELPS else ()
-    never = ("X-Should-Retry",) if not all(it.resend for it in kinds) else ()
-    return _headers(*waiting, *never, required=False)
+def _retry_headers(status: int, kinds: list[type[WorkerError]]) -> dict[str, Any]:
+    """Return headers that tell clients when to retry, or never to retry."""
+    retry_after = ("Retry-After",) if status in _STATUSES_TO_RETRY else ()
+    no_retry = ("X-Should-Retry",) if not all(kind.resend for kind in kinds) else ()
+    return _headers(*retry_after, *no_retry, required=False)
 
 
 def _first_line(kind: type[WorkerError]) -> str:

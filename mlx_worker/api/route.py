@@ -1,9 +1,12 @@
-"""What an endpoint is: its place, what it takes and answers, what may go wrong there. [front]"""
+"""Describe an endpoint: its path, who may use it, its bodies, its responses and its errors.
+
+[front]
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mlx_worker import errors
 
@@ -16,19 +19,19 @@ Errors = tuple[type[errors.WorkerError], ...]
 
 @dataclass(frozen=True, slots=True)
 class JsonKeys:
-    """A JSON object that is no type here: the keys that it always has."""
+    """The keys that a JSON object without a type always has."""
 
     names: tuple[str, ...]
 
     @classmethod
     def of(cls, names: str) -> JsonKeys:
-        """Of names with blanks between them."""
+        """Return the keys of a string of names with blanks between them."""
         return cls(tuple(names.split()))
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """An answer that is no JSON: of one of these media types."""
+    """A response that is not JSON, of one of these media types."""
 
     media: tuple[str, ...]
 
@@ -38,18 +41,20 @@ EVENTS = Text(("text/event-stream",))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """An endpoint. `path` is what follows any run of /v1, `does` says what it is for.
+    """An endpoint. `path` follows any run of /v1, and `summary` says what the endpoint does.
 
-    `statuses` carry `answer`. With `streams`, a body that asks for it is answered by events
-    instead. `anthropic` is the answer to Anthropic's clients where `answer` is OpenAI's. `query`
-    are the names that may stand behind the `?`. `errors` are the endpoint's own, beyond what may
-    happen anywhere or to any body.
+    `access` says which requests need no API key where the node has keys: all of them ("public"),
+    those from a trusted address ("trusted"), or none ("key"). Responses with one of `statuses` have
+    the type `answer`; `anthropic` is the type for Anthropic's clients where `answer` is OpenAI's.
+    With `streams`, a body may ask for events instead. `query` are the names of query parameters.
+    `errors` are the endpoint's own, beside those of any request and of any body.
     """
 
     method: str
     path: str
     handler: Handler
-    does: str
+    summary: str
+    access: Literal["key", "trusted", "public"] = "key"
     answer: type[msgspec.Struct] | JsonKeys | Text
     statuses: tuple[int, ...] = (200,)
     body: type[msgspec.Struct] | None = None
@@ -60,18 +65,18 @@ class Route:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods that the router has here: HEAD is wherever GET is."""
+        """Return the methods of this endpoint: HEAD is wherever GET is."""
         return ("GET", "HEAD") if self.method == "GET" else (self.method,)
 
     @property
     def all_errors(self) -> Errors:
-        """Everything that may go wrong here."""
-        return ANYWHERE + (OF_A_BODY if self.body else ()) + self.errors
+        """Return every error that this endpoint may answer with."""
+        return ANY_REQUEST + (ANY_BODY if self.body else ()) + self.errors
 
 
-# --- what goes wrong together -------------------------------------------------------------
+# --- groups of errors ---------------------------------------------------------------------
 
-ANYWHERE: Errors = (
+ANY_REQUEST: Errors = (
     errors.InvalidRequest,
     errors.WorkerError,
     errors.CrossOriginRequest,
@@ -79,7 +84,7 @@ ANYWHERE: Errors = (
     errors.Unauthorized,
 )
 
-OF_A_BODY: Errors = (
+ANY_BODY: Errors = (
     errors.MissingField,
     errors.UnsupportedField,
     errors.BodyTooLarge,
@@ -87,23 +92,23 @@ OF_A_BODY: Errors = (
     errors.UnsupportedEncoding,
 )
 
-AWAY: Errors = (
+MODEL_UNAVAILABLE: Errors = (
     errors.ModelLoading,
     errors.ModelFailed,
     errors.MemoryFull,
     errors.ModelTooLarge,
     errors.NodeDraining,
 )
-"""Why a model cannot be asked."""
+"""Reasons why a model cannot take a request."""
 
-ASKED: Errors = (errors.UnknownModel, *AWAY, errors.ChildLost)
-"""What a request that names a model may meet."""
+ANY_MODEL_REQUEST: Errors = (errors.UnknownModel, *MODEL_UNAVAILABLE, errors.ChildLost)
+"""Errors of any request to a model."""
 
-READ: Errors = (*ASKED, errors.ContextLengthExceeded)
-"""What a request may meet whose text is only read."""
+PROMPT_ONLY: Errors = (*ANY_MODEL_REQUEST, errors.ContextLengthExceeded)
+"""Errors of a request whose text is only read."""
 
-GENERATED: Errors = (
-    *ASKED,
+GENERATION: Errors = (
+    *ANY_MODEL_REQUEST,
     errors.ContextLengthExceeded,
     errors.KvTooLarge,
     errors.QueueFull,
@@ -114,4 +119,4 @@ GENERATED: Errors = (
     errors.ConstraintFailed,
     errors.ConstraintTooCostly,
 )
-"""What a generation may meet."""
+"""Errors of a generation."""

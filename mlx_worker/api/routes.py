@@ -1,20 +1,39 @@
-"""Every endpoint: the router is filled from this table, `openapi.json` made of it. [front]"""
+"""List every endpoint: the table fills the router, and `openapi.json` is made of it.
+
+[front]
+"""
 
 from __future__ import annotations
 
-from mlx_worker.api import handlers, openapi
-from mlx_worker.api.admin import endpoints, schemas
-from mlx_worker.api.admin.log_level import LevelBody
+from mlx_worker.api import openapi
+from mlx_worker.api.admin import (
+    anthropic_models,
+    cache_endpoints,
+    endpoints,
+    health_endpoints,
+    model_endpoints,
+    schemas,
+)
 from mlx_worker.api.admin.reload import CannotReload, Reloaded
-from mlx_worker.api.dashboard import stream as watch
-from mlx_worker.api.dialects.cache_warm import WarmBody
-from mlx_worker.api.dialects.chat.request import ChatBody
-from mlx_worker.api.dialects.completions.request import CompletionBody
-from mlx_worker.api.dialects.messages import models_list
-from mlx_worker.api.dialects.messages.request import MessagesBody
-from mlx_worker.api.dialects.responses.request import ResponsesBody
-from mlx_worker.api.dialects.tokenize import DetokenizeBody, TokenizeBody
-from mlx_worker.api.route import AWAY, EVENTS, GENERATED, READ, JsonKeys, Route, Text
+from mlx_worker.api.dashboard import stream
+from mlx_worker.api.dialects.cache_warm import WarmRequest
+from mlx_worker.api.dialects.chat.request import ChatCompletionRequest
+from mlx_worker.api.dialects.completions.request import CompletionRequest
+from mlx_worker.api.dialects.log_level import LogLevelRequest
+from mlx_worker.api.dialects.messages.request import MessageRequest
+from mlx_worker.api.dialects.responses.request import ResponseRequest
+from mlx_worker.api.dialects.tokenize import DetokenizeRequest, TokenizeRequest
+from mlx_worker.api.generation import endpoints as generation
+from mlx_worker.api.generation import token_endpoints
+from mlx_worker.api.route import (
+    EVENTS,
+    GENERATION,
+    MODEL_UNAVAILABLE,
+    PROMPT_ONLY,
+    JsonKeys,
+    Route,
+    Text,
+)
 from mlx_worker.errors import (
     ContextLengthExceeded,
     KvTooLarge,
@@ -43,87 +62,96 @@ ROUTES = (
     Route(
         method="POST",
         path="chat/completions",
-        handler=handlers.chat_completions,
-        does="OpenAI chat completions",
-        body=ChatBody,
+        handler=generation.chat_completions,
+        access="trusted",
+        summary="OpenAI chat completions",
+        body=ChatCompletionRequest,
         answer=_COMPLETION,
         streams=True,
-        errors=GENERATED,
+        errors=GENERATION,
     ),
     Route(
         method="POST",
         path="completions",
-        handler=handlers.completion,
-        does="OpenAI completions (legacy): raw prompts, by text or token ids",
-        body=CompletionBody,
+        handler=generation.completion,
+        access="trusted",
+        summary="OpenAI completions (legacy): raw prompts, by text or token ids",
+        body=CompletionRequest,
         answer=_COMPLETION,
         streams=True,
-        errors=GENERATED,
+        errors=GENERATION,
     ),
     Route(
         method="POST",
         path="responses",
-        handler=handlers.response,
-        does="OpenAI responses; the conversation comes with every request",
-        body=ResponsesBody,
+        handler=generation.response,
+        access="trusted",
+        summary="OpenAI responses; each request contains the conversation",
+        body=ResponseRequest,
         answer=_RESPONSE,
         streams=True,
-        errors=GENERATED,
+        errors=GENERATION,
     ),
     Route(
         method="POST",
         path="messages",
-        handler=handlers.message,
-        does="Anthropic messages",
-        body=MessagesBody,
+        handler=generation.message,
+        access="trusted",
+        summary="Anthropic messages",
+        body=MessageRequest,
         answer=_MESSAGE,
         streams=True,
-        errors=GENERATED,
+        errors=GENERATION,
     ),
     # --- tokens ---------------------------------------------------------------------------
     Route(
         method="POST",
         path="messages/count_tokens",
-        handler=handlers.count_tokens,
-        does="How many tokens the model would read",
-        body=MessagesBody,
-        answer=schemas.TokenCount,
-        errors=READ,
+        handler=token_endpoints.count_tokens,
+        access="trusted",
+        summary="Number of tokens that the model would read",
+        body=MessageRequest,
+        answer=token_endpoints.TokenCount,
+        errors=PROMPT_ONLY,
     ),
     Route(
         method="POST",
         path="tokenize",
-        handler=handlers.tokenize,
-        does="The tokens of a text",
-        body=TokenizeBody,
-        answer=schemas.TokenizeResponse,
-        errors=READ,
+        handler=token_endpoints.tokenize,
+        access="trusted",
+        summary="Tokens of a text",
+        body=TokenizeRequest,
+        answer=token_endpoints.TokenizeResponse,
+        errors=PROMPT_ONLY,
     ),
     Route(
         method="POST",
         path="detokenize",
-        handler=handlers.detokenize,
-        does="The text of tokens",
-        body=DetokenizeBody,
-        answer=schemas.DetokenizeResponse,
-        errors=READ,
+        handler=token_endpoints.detokenize,
+        access="trusted",
+        summary="Text of tokens",
+        body=DetokenizeRequest,
+        answer=token_endpoints.DetokenizeResponse,
+        errors=PROMPT_ONLY,
     ),
     # --- the node -------------------------------------------------------------------------
     Route(
         method="GET",
         path="models",
-        handler=handlers.models,
-        does="Configured models and aliases, loaded or not",
+        handler=model_endpoints.models,
+        access="trusted",
+        summary="Configured models and aliases, loaded or not",
         answer=schemas.ModelList,
         anthropic=schemas.AnthropicModelList,
-        query=models_list.QUERY,
+        query=anthropic_models.QUERY,
         errors=(NodeDraining, Unavailable),
     ),
     Route(
         method="GET",
         path="models/{id:.+}",
-        handler=handlers.model,
-        does="One of them",
+        handler=model_endpoints.model,
+        access="trusted",
+        summary="One model or alias",
         answer=schemas.ModelEntry,
         anthropic=schemas.AnthropicModel,
         errors=(UnknownModel, NodeDraining, Unavailable),
@@ -131,16 +159,18 @@ ROUTES = (
     Route(
         method="GET",
         path="health",
-        handler=handlers.health,
-        does="How node and models are, in the body; `?brief` says little of each model",
+        handler=health_endpoints.health,
+        access="trusted",
+        summary="Health of the node and its models; always 200, and `?brief` shortens the models",
         answer=_HEALTH,
         query=("brief",),
     ),
     Route(
         method="GET",
         path="cluster/health",
-        handler=handlers.cluster_health,
-        does="The same, and whether a request would be served now in the status",
+        handler=health_endpoints.cluster_health,
+        access="trusted",
+        summary="The same, with status 503 where no model can serve a request now",
         answer=_HEALTH,
         query=("brief",),
         statuses=(200, 503),
@@ -148,23 +178,25 @@ ROUTES = (
     Route(
         method="GET",
         path="health/live",
-        handler=handlers.live,
-        does="The process is up",
+        handler=health_endpoints.live,
+        access="public",
+        summary="The process runs",
         answer=schemas.Readiness,
     ),
     Route(
         method="GET",
         path="health/ready",
-        handler=handlers.ready,
-        does="A model can serve",
+        handler=health_endpoints.ready,
+        access="public",
+        summary="A model can serve requests",
         answer=schemas.Readiness,
         statuses=(200, 503),
     ),
     Route(
         method="GET",
         path="openapi.json",
-        handler=openapi.served,
-        does="This document",
+        handler=openapi.openapi_document,
+        summary="This document",
         answer=JsonKeys.of("openapi info servers security paths components"),
     ),
     # --- cache ----------------------------------------------------------------------------
@@ -172,8 +204,9 @@ ROUTES = (
         Route(
             method="GET",
             path=path,
-            handler=handlers.cache_state,
-            does="What is resident",
+            handler=cache_endpoints.cache_state,
+            access="trusted",
+            summary="State of the prompt caches",
             answer=_CACHE,
             query=("model",),
             errors=(UnknownModel,),
@@ -183,8 +216,8 @@ ROUTES = (
     Route(
         method="DELETE",
         path="cache",
-        handler=handlers.cache_clear,
-        does="Forget cached prompts",
+        handler=cache_endpoints.cache_clear,
+        summary="Clear the prompt caches",
         answer=schemas.ClearResponse,
         query=("model",),
         errors=(UnknownModel, NodeDraining),
@@ -193,11 +226,12 @@ ROUTES = (
         Route(
             method="POST",
             path=path,
-            handler=handlers.cache_warm,
-            does="Read a system prompt and keep it; goes on when its caller hangs up",
-            body=WarmBody,
+            handler=cache_endpoints.cache_warm,
+            access="trusted",
+            summary="Compute a system prompt and cache it, also when the client disconnects",
+            body=WarmRequest,
             answer=schemas.WarmResponse,
-            errors=(UnknownModel, *AWAY, ContextLengthExceeded, KvTooLarge),
+            errors=(UnknownModel, *MODEL_UNAVAILABLE, ContextLengthExceeded, KvTooLarge),
         )
         for path in ("cache/warm", "cluster/cache/warm")
     ),
@@ -206,38 +240,38 @@ ROUTES = (
         method="GET",
         path="metrics",
         handler=endpoints.metrics,
-        does="Counts for Prometheus",
+        summary="Metrics for Prometheus",
         answer=Text(("text/plain", endpoints.OPENMETRICS)),
     ),
     Route(
         method="GET",
         path="admin/events",
         handler=endpoints.events,
-        does="What happened last, the oldest first",
+        summary="Recent events, the oldest first",
         answer=JsonKeys.of("events"),
         query=("after",),
     ),
     Route(
         method="GET",
         path="admin/events/stream",
-        handler=endpoints.live_events,
-        does="The same, and then whatever happens",
+        handler=endpoints.event_stream,
+        summary="Recent events, then each event as it happens",
         answer=EVENTS,
         query=("after",),
     ),
     Route(
         method="GET",
         path="admin/watch",
-        handler=watch.watch,
-        does="What the page shows: events, and all figures once a second",
+        handler=stream.dashboard_stream,
+        summary="What the dashboard shows: events, and all figures once a second",
         answer=EVENTS,
         query=("after",),
     ),
     Route(
         method="GET",
         path="admin/history",
-        handler=watch.history,
-        does="The last hour, a sample every ten seconds",
+        handler=stream.history,
+        summary="The last hour, a sample every ten seconds",
         answer=JsonKeys.of("every samples"),
         query=("after",),
     ),
@@ -245,7 +279,7 @@ ROUTES = (
         method="GET",
         path="admin/logs",
         handler=endpoints.log_lines,
-        does="The node's last lines, or all that one model's processes wrote",
+        summary="Last lines of the node's log, or the output of one model's processes",
         answer=JsonKeys.of("level lines"),
         query=("model", "after"),
         errors=(UnknownModel,),
@@ -253,8 +287,8 @@ ROUTES = (
     Route(
         method="GET",
         path="admin/logs/stream",
-        handler=endpoints.live_log_lines,
-        does="The same, and then whatever comes",
+        handler=endpoints.log_stream,
+        summary="The same lines, then each line as it is written",
         answer=EVENTS,
         query=("model", "after"),
         errors=(UnknownModel,),
@@ -263,24 +297,24 @@ ROUTES = (
         method="PUT",
         path="admin/logs/level",
         handler=endpoints.log_level,
-        does="From which level on lines are shown, until it is set again",
-        body=LevelBody,
+        summary="Set the lowest level of log lines that are shown, until it is set again",
+        body=LogLevelRequest,
         answer=JsonKeys.of("level"),
     ),
     # --- administration -------------------------------------------------------------------
     Route(
         method="POST",
         path="admin/reload",
-        handler=handlers.reload,
-        does="Read the configuration again",
+        handler=endpoints.reload,
+        summary="Reload the configuration",
         answer=Reloaded,
         errors=(CannotReload, NodeDraining),
     ),
     Route(
         method="POST",
         path="admin/models/{id:.+}/restart",
-        handler=handlers.restart,
-        does="A new process for a model, also for one that was given up",
+        handler=model_endpoints.restart,
+        summary="Restart a model's process, also one that was given up",
         answer=schemas.Restarting,
         statuses=(202,),
         errors=(UnknownModel, MemoryFull, ModelTooLarge, NodeDraining),
@@ -288,8 +322,8 @@ ROUTES = (
     Route(
         method="POST",
         path="admin/models/{id:.+}/load",
-        handler=handlers.load,
-        does="Start a model, also one that was given up",
+        handler=model_endpoints.load,
+        summary="Start a model's process, also one that was given up",
         answer=schemas.Loading,
         statuses=(202,),
         errors=(UnknownModel, MemoryFull, ModelTooLarge, NodeDraining),
@@ -297,8 +331,8 @@ ROUTES = (
     Route(
         method="POST",
         path="admin/models/{id:.+}/unload",
-        handler=handlers.unload,
-        does="End a model's process until somebody needs it",
+        handler=model_endpoints.unload,
+        summary="End a model's process until a request needs the model",
         answer=schemas.Unloading,
         statuses=(202,),
         errors=(UnknownModel, ModelBusy, NodeDraining),

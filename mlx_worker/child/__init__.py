@@ -1,1 +1,4 @@
-"""The process of one model: the pipe's end, and messages turned into engine calls. [child]"""
+"""The process of one model: the pipe's end, and messages turned into engine calls.
+
+[child]
+"""

@@ -1,8 +1,8 @@
-"""Where a child begins: `python -m mlx_worker.child --fd N`.
+"""The entry point of a child: `python -m mlx_worker.child --fd N`.
 
-The pipe is read before anything heavy is imported, so that even a child that is still importing
-ends with its front. Then everything a model could need is imported, `Hello` is said, and the main
-thread becomes the engine's. [child]
+The pipe is read before any heavy import, so that even a child that is still importing ends with its
+front. Then all modules that a model could need are imported, `Hello` is sent, and the main thread
+becomes the engine's. [child]
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STDOUT: Final = 1
 
 
 def main() -> None:
-    """Serve one model until the front goes away."""
+    """Serve one model until the front ends."""
     parser = argparse.ArgumentParser(prog="python -m mlx_worker.child")
     parser.add_argument("--fd", type=int, required=True, help="the inherited end of the pipe")
     fd = parser.parse_args().fd
@@ -33,7 +33,7 @@ def main() -> None:
     set_title("child")
     pipe = Pipe(fd)
     worker: Future[EngineWorker] = Future()
-    # The front says nothing before Hello, so this waits for nobody but sees EOF from the start.
+    # The front sends nothing before Hello: this never waits, but sees EOF from the start.
     pipe.listen(lambda message: worker.result().on_message(message))
     code = ImportedCode()
     from mlx_worker.child.worker import EngineWorker  # noqa: PLC0415  (seconds of imports)

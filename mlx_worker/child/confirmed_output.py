@@ -1,27 +1,27 @@
-"""What the engine returned, kept until the device is known to have raised no error.
+"""The engine's messages, kept until the device is known to have raised no error.
 
 On a GPU mlx may raise an error one step late. So messages leave in the next step, when the device
-has been given more work and has raised nothing; where no step follows, at once after the same
-question. [child]
+has been given more work and has raised no error; where no step follows, at once after `confirm`.
+[child]
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from msgspec.structs import replace
-
-from mlx_worker.child.frame_batcher import Outbox
-from mlx_worker.wire import messages as m
+from mlx_worker.child.frame_batcher import FrameBatcher
+from mlx_worker.wire.messages import CacheState, RequestFailed
+from mlx_worker.wire.output import Done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mlx_worker.engine.prompt_cache import CacheFacts, PromptCache
+    from mlx_worker.engine.kv.prompt_cache import CacheFacts, PromptCache
+    from mlx_worker.wire.base import WireMessage
 
 
 class Confirming(Protocol):
-    """What the output asks of an engine."""
+    """The part of an engine that the output needs."""
 
     @property
     def cache(self) -> PromptCache:
@@ -29,7 +29,7 @@ class Confirming(Protocol):
 
     @property
     def is_unconfirmed(self) -> bool:
-        """True if `on_encoded` is to be waited for."""
+        """True if messages have to wait for `on_encoded`."""
 
     def confirm(self) -> None:
         """Raise the error of earlier work, if there was one."""
@@ -42,11 +42,11 @@ class ConfirmedOutput:
     """
 
     def __init__(
-        self, send: Callable[[Iterable[m.Message]], None], goes_on: Callable[[], bool]
+        self, send: Callable[[Iterable[WireMessage]], None], goes_on: Callable[[], bool]
     ) -> None:
-        self._batcher = Outbox(send)
+        self._batcher = FrameBatcher(send)
         self._goes_on = goes_on
-        self._unconfirmed: list[m.Message] = []
+        self._unconfirmed: list[WireMessage] = []
         self._cache_facts: CacheFacts | None = None
         self._notices: dict[int, str] = {}
 
@@ -78,15 +78,15 @@ class ConfirmedOutput:
 
     def _with_notice(self, message: Any) -> Any:
         """Return the end of a generation with its notice; any other message as it is."""
-        if isinstance(message, m.Done | m.Failed):
+        if isinstance(message, Done | RequestFailed):
             notice = self._notices.pop(message.id, "")
-            if notice and isinstance(message, m.Done):
-                return replace(message, spans=[*message.spans, m.Notice(notice)])
+            if notice and isinstance(message, Done):
+                return message.with_notice(notice)
         return message
 
 
-def _cache_state(facts: CacheFacts) -> m.CacheState:
-    return m.CacheState(
+def _cache_state(facts: CacheFacts) -> CacheState:
+    return CacheState(
         tokens=facts.tokens,
         system_prompt_hash=facts.system_prompt_hash,
         last_updated=facts.last_updated,

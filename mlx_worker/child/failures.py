@@ -1,4 +1,7 @@
-"""The answer to a request that cannot be served, and the line in the log about it. [child]"""
+"""The answer to a request that cannot be served, and the line in the log about it.
+
+[child]
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,21 @@ import logging
 from mlx_worker.child.fatal import frames_of
 from mlx_worker.errors import CHILD_CODES, ContextLengthExceeded, WorkerError
 from mlx_worker.logs import Entry
-from mlx_worker.wire import messages as m
-from mlx_worker.wire.framing import sayable
+from mlx_worker.wire.framing import encodable
+from mlx_worker.wire.messages import RequestFailed
 
 log = logging.getLogger(__name__)
 
 
-def failure_of(id_: int, error: BaseException) -> m.Failed:
+def failure_of(id_: int, error: BaseException) -> RequestFailed:
     """Return the answer to a request that ended with this error."""
     # A template may quote what is no text; a frame that cannot be made would end the process.
-    message = sayable(str(error)) or type(error).__name__
+    message = encodable(str(error)) or type(error).__name__
     if isinstance(error, ContextLengthExceeded):
-        return m.Failed(id_, error.code, message, error.param, error.tokens, error.context)
+        return RequestFailed(id_, error.code, message, error.param, error.tokens, error.context)
     if isinstance(error, WorkerError) and error.code in CHILD_CODES:
-        return m.Failed(id_, error.code, message, error.param and sayable(error.param))
-    return m.Failed(id_, WorkerError.code, message)
+        return RequestFailed(id_, error.code, message, error.param and encodable(error.param))
+    return RequestFailed(id_, WorkerError.code, message)
 
 
 def log_failure(error: BaseException, request_id: str) -> None:

@@ -1,6 +1,6 @@
 """Work for one thread, in turns by request.
 
-A body with a hundred choices is one request of many, and each has one turn in a round. [child]
+A body with a hundred choices has one turn in a round, as any other request. [child]
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """Items by a key; each key with items has one turn before any has its second."""
+    """Queue items by a key; each key with items has one turn before any has a second."""
 
     def __init__(self) -> None:
         self._items: OrderedDict[str, deque[T]] = OrderedDict()
         self._changed = threading.Condition()
 
     def put(self, key: str, item: T) -> None:
-        """Add an item behind those of its key; a new key's turn is the last."""
+        """Add an item behind others of its key; a new key has the last turn."""
         with self._changed:
             self._items.setdefault(key, deque()).append(item)
             self._changed.notify()
@@ -37,6 +37,6 @@ class FairQueue(Generic[T]):
             return key, item
 
     def has(self, key: str) -> bool:
-        """True if items of this key wait."""
+        """Return True if items of this key wait."""
         with self._changed:
             return key in self._items

@@ -1,8 +1,8 @@
-"""How a child ends when what it computes can no longer be trusted.
+"""The end of a child whose results can no longer be trusted.
 
-At once, and without Python's own clean-up, which may wait for the very device that failed: nothing
-that is held back is sent, no cached prompt outlives the process, and the front goes on in a fresh
-one from the last token that it has. [child]
+The process ends at once, without Python's own clean-up, which may wait for the device that failed.
+Unconfirmed messages are not sent, no cached prompt outlives the process, and the front continues in
+a new process from the last token that the front has. [child]
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 EXIT_COMPUTATION_FAILED: Final = 74
-"""EX_IOERR of sysexits.h; a child ends with this status for no other reason."""
+"""EX_IOERR of sysexits.h; a child uses this status for no other reason."""
 
 FRAMES: Final = 6
-"""Of the place where something unforeseen happened."""
+"""Stack frames that are logged of an unexpected error."""
 
 REASON: Final = 300
-"""Characters of what an error says, at most."""
+"""Characters of an error's text that are logged, at most."""
 
 
 def end_process(error: Exception) -> NoReturn:
-    """Write why to stderr, for the front, and end the process.
+    """Write the reason to stderr, for the front, and end the process.
 
-    Not through the logger's handlers: those may write later, and there is no later.
+    The logger's handlers are not used: they may write later, after the end of the process.
     """
     entry = Entry(COMPUTATION_FAILED, reason=reason_of(error), frames=frames_of(error))
     record = logging.LogRecord(__name__, logging.CRITICAL, "", 0, entry, (), None)
@@ -46,9 +46,9 @@ def end_process(error: Exception) -> NoReturn:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what mlx, the device or the guard said, and of any other error its type alone.
+    """Return the text of an error of mlx, the device or the guard; of any other error its type.
 
-    Another error's text may quote what was asked or answered.
+    Another error's text may quote a prompt or an answer.
     """
     if isinstance(error, ComputationFailed):
         return str(error)[:REASON]
@@ -58,7 +58,7 @@ def reason_of(error: Exception) -> str:
 
 
 def frames_of(error: BaseException) -> list[str]:
-    """Return the innermost places that an error came through, without what they held."""
+    """Return the innermost stack frames of an error, without their values."""
     innermost = error.__cause__ or error
     frames = traceback.extract_tb(innermost.__traceback__)[-FRAMES:]
     return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]

@@ -1,8 +1,8 @@
-"""What the engine says, put into frames.
+"""The engine's messages, put into frames.
 
-A frame costs as much as a row in it, and wakes the front. So the tokens of several short decode
-steps go up together: a step is held back if the next one will have come within `EVERY`. Nothing
-else ever waits, and with anything else that is said, what was held back goes first. [child]
+A frame costs as much as a row in a frame, and wakes the front. So the tokens of several short
+decode steps are sent together: a step is held back if the next step is expected within `EVERY`. No
+other message waits, and a held step goes out in front of any other message. [child]
 """
 
 from __future__ import annotations
@@ -10,64 +10,59 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import RowOutput, StepOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from collections.abc import Set as AbstractSet
 
+    from mlx_worker.wire.base import WireMessage
+
 EVERY: Final = 1 / 60
-"""Seconds: no screen shows apart what comes within them."""
+"""Seconds: a screen shows what comes within this time at once."""
 
 
-class Outbox:
-    """Where the engine's words leave. `send` writes messages to the front at once."""
+class FrameBatcher:
+    """Send the engine's messages, short steps together. `send` writes to the front at once."""
 
     def __init__(
         self,
-        send: Callable[[Iterable[m.Message]], None],
+        send: Callable[[Iterable[WireMessage]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send = send
         self._clock = clock
-        self._rows: dict[int, m.Row] = {}
-        self._speakers: AbstractSet[int] = frozenset()
+        self._rows: dict[int, RowOutput] = {}
+        self._row_ids: AbstractSet[int] = frozenset()
         self._sent = self._put = clock()
 
-    def put(self, said: Sequence[m.Message], *, goes_on: bool) -> None:
-        """Say this, or hold it back. `goes_on`: the next step comes at once and only decodes.
+    def put(self, messages: Sequence[WireMessage], *, goes_on: bool) -> None:
+        """Send messages or hold them back. `goes_on`: the next step comes at once and only decodes.
 
-        Where it does not go on nothing is held, also when there is nothing new to say.
+        Otherwise held messages are sent too, even if `messages` is empty.
         """
         now = self._clock()
         took, self._put = now - self._put, now
-        others = [it for it in said if not isinstance(it, m.Step)]
-        begins = [self._hold(it.rows) for it in said if isinstance(it, m.Step)]
+        others = [message for message in messages if not isinstance(message, StepOutput)]
+        begins = [
+            self._hold(message.rows) for message in messages if isinstance(message, StepOutput)
+        ]
         late = now + took > self._sent + EVERY
         if others or any(begins) or late or not goes_on:
             self._out(others)
 
-    def _hold(self, rows: Sequence[m.Row]) -> bool:
-        """Add a step's rows to what is held. Does any of them begin to speak?"""
+    def _hold(self, rows: Sequence[RowOutput]) -> bool:
+        """Hold a step's rows; return True if one of them was not in the step before."""
         held = self._rows
         for row in rows:
             before = held.get(row.id)
-            held[row.id] = row if before is None else _joined(before, row)
-        known, self._speakers = self._speakers, {row.id for row in rows}
-        return not self._speakers <= known
+            held[row.id] = row if before is None else before.followed_by(row)
+        known, self._row_ids = self._row_ids, {row.id for row in rows}
+        return not self._row_ids <= known
 
-    def _out(self, others: Sequence[m.Message]) -> None:
-        step = [m.Step(list(self._rows.values()))] if self._rows else []
+    def _out(self, others: Sequence[WireMessage]) -> None:
+        step = [StepOutput(list(self._rows.values()))] if self._rows else []
         if step or others:
             self._rows = {}
             self._sent = self._put
             self._send([*step, *others])
-
-
-def _joined(one: m.Row, more: m.Row) -> m.Row:
-    """Two steps of one row as one."""
-    tokens, logprobs = one.tokens + more.tokens, one.logprobs + more.logprobs
-    if not more.spans:
-        return m.Row(one.id, tokens, one.text + more.text, logprobs, one.spans)
-    spans = [*one.spans, one.text, *more.spans] if one.text else one.spans + more.spans
-    return m.Row(one.id, tokens, more.text, logprobs, spans)

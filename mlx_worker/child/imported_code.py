@@ -1,4 +1,4 @@
-"""Tell which code this process runs, and whether the disk still has that code.
+"""Which code this process runs, and whether the disk still has that code.
 
 Versions are those of the modules in memory, because package metadata is read from the disk and may
 be newer than what was imported. Some modules (a model's own, a tokenizer's) are imported only when
@@ -21,14 +21,14 @@ from mlx_worker.system.package_code import child_code, child_files, digest_of
 _PACKAGES: Final = ("mlx_worker", "mlx_lm", "mlx", "transformers", "tokenizers", "llguidance")
 
 _READ_WHOLE: Final = frozenset({"mlx_worker", "mlx_lm"})
-"""Packages whose sources are compared by content; of the others, only the top folder's files."""
+"""Packages whose sources are compared by content; of others, states of the top folder's files."""
 
 _FileState = tuple[str, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class _Package:
-    """One package as the disk had it: where, what the disk said of each file, and a digest."""
+    """Hold the state of a package on the disk: its folder, its files and a digest."""
 
     root: Path
     files: tuple[_FileState, ...]
@@ -36,14 +36,14 @@ class _Package:
 
 
 class ImportedCode:
-    """The packages as they were when this was made, which must be before they are imported."""
+    """Hold the state of packages at the time of creation, which must precede their import."""
 
     def __init__(self) -> None:
         self._own = child_code()
         self._packages = {name: _look_at(name, _root_of(name)) for name in _PACKAGES}
 
     def versions(self) -> dict[str, str]:
-        """Return what this process imported, by package, with Python and the device beside."""
+        """Return the versions of imported packages, of Python, and the device."""
         import llguidance  # noqa: PLC0415  (seconds of imports, which the snapshot must precede)
         import mlx.core as mx  # noqa: PLC0415
         import mlx_lm  # noqa: PLC0415
@@ -62,13 +62,13 @@ class ImportedCode:
         }
 
     def check_unchanged(self) -> None:
-        """Raise InferenceError where the disk has other code than this process was made of."""
+        """Raise InferenceError if the code on the disk is not the code of this process."""
         for name, package in self._packages.items():
             now = _look_at(name, package.root, known=package)
             if now.digest != package.digest:
                 raise InferenceError(
-                    f"the package {name} was replaced while this process ran; a new process"
-                    " imports all of the new package"
+                    f"the package {name} was replaced while this process ran; the model is loaded"
+                    " in a new process"
                 )
 
 
@@ -83,7 +83,7 @@ def _root_of(name: str) -> Path:
 
 
 def _look_at(name: str, root: Path, known: _Package | None = None) -> _Package:
-    """Return what the disk has of a package; contents are read only where states changed."""
+    """Return the state of a package; contents are read only where states of files changed."""
     paths = _files_of(name, root)
     files = tuple(_state_of(path) for path in paths)
     if known is not None and files == known.files:

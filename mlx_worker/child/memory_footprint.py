@@ -1,7 +1,7 @@
-"""What the system judges a process's memory by.
+"""The measure by which the system judges a process's memory.
 
-On macOS that is `phys_footprint`: resident memory misses what is compressed or held by the GPU,
-and MLX's own count misses everything else. Elsewhere it is the resident set. [child]
+On macOS that is `phys_footprint`: resident memory omits what is compressed or held by the GPU, and
+MLX's own count omits everything else. On other systems the resident set is used. [child]
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     import psutil
 
     Usage = Callable[[int], bytes]
-    """The system's answer about a process id, as it lies in memory."""
+    """Return the system's structure about a process id, as bytes."""
 
 RUSAGE_INFO_V2: Final = 2
 _INFO: Final = struct.Struct("=16s 18Q")
 """`struct rusage_info_v2` (sys/resource.h): a UUID, then 18 numbers."""
 _PHYS_FOOTPRINT: Final = 8
-"""Its place: behind the UUID, user and system time, two kinds of wakeups, page-ins, wired and
-resident size."""
+"""Index of the field: behind the UUID, user and system time, two kinds of wakeups, page-ins, wired
+and resident size."""
 
 
 def footprint_of(process: psutil.Process, platform: str = sys.platform) -> Callable[[], int]:
-    """What to call for the bytes that this process takes now."""
+    """Return a function that returns the bytes that this process takes now."""
     if platform == "darwin":
         usage, pid = proc_pid_rusage(), process.pid
         return lambda: phys_footprint(usage(pid))
@@ -36,12 +36,12 @@ def footprint_of(process: psutil.Process, platform: str = sys.platform) -> Calla
 
 
 def phys_footprint(info: bytes) -> int:
-    """Bytes, from a `rusage_info_v2`."""
+    """Return the footprint in bytes out of a `rusage_info_v2`."""
     return int(_INFO.unpack(info)[_PHYS_FOOTPRINT])
 
 
 def proc_pid_rusage() -> Usage:
-    """The system call. Written from Apple's headers; not run here, for want of a Mac."""
+    """Return the system call. Written from Apple's headers; not tested on a Mac."""
     call = ctypes.CDLL("/usr/lib/libproc.dylib", use_errno=True).proc_pid_rusage
 
     def usage(pid: int) -> bytes:

@@ -1,4 +1,7 @@
-"""A model folder to everything that serves requests: engine, tokenizer, grammars, tools. [child]"""
+"""A model folder to everything that serves requests: engine, tokenizer, grammars, tools.
+
+[child]
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.engine import Engine
-from mlx_worker.engine.kv_cost import measure, most_tokens
+from mlx_worker.engine.kv.cost import max_row_tokens, measure_kv_cost
 from mlx_worker.engine.loading import read_model, weight_bytes
-from mlx_worker.engine.structured.compiler import Constraints
+from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.rules import rules_of
 from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.engine.weights_hash import check_unchanged, folder_state, model_identity
 from mlx_worker.errors import BadModelFolder, ModelNotFoundError, UnservableModel
 from mlx_worker.system.process_titles import set_title
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import Load, Loaded, LoadFailed, LoadProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mlx_worker.child.imported_code import ImportedCode
+    from mlx_worker.wire.base import WireMessage
 
 PERMANENT = (ModelNotFoundError, BadModelFolder, UnservableModel)
 """Errors that another try would meet again."""
@@ -33,15 +37,15 @@ class LoadedModel:
 
     engine: Engine
     tokenizer: Any
-    constraints: Constraints
+    constraints: ConstraintCompiler
     offers: ToolOffers
 
 
 def load_model(
-    load: m.Load,
+    load: Load,
     code: ImportedCode,
     *,
-    send: Callable[[Iterable[m.Message]], None],
+    send: Callable[[Iterable[WireMessage]], None],
     on_encoded: Callable[[], None],
 ) -> LoadedModel:
     """Load a model and send `Loaded`, or `LoadFailed` with the error, which is raised again."""
@@ -51,19 +55,19 @@ def load_model(
     try:
         model, tokenizer, context = read_model(
             folder,
-            on_progress=lambda done, total: send([m.LoadProgress(done, total)]),
+            on_progress=lambda done, total: send([LoadProgress(done, total)]),
             chat_template=load.chat_template,
             context_length=load.context_length,
         )
         offers = ToolOffers(tokenizer, load.tools)
-        constraints = Constraints(tokenizer)
+        constraints = ConstraintCompiler(tokenizer)
         texts = threading.Thread(target=_prepare_texts, args=(tokenizer, constraints), name="texts")
         texts.start()  # it holds the interpreter for a while: no stream runs yet
-        kv = measure(model)
+        kv = measure_kv_cost(model)
         engine = Engine(
             model,
             tokenizer,
-            context_length=context or most_tokens(kv, load.kv_bytes),
+            context_length=context or max_row_tokens(kv, load.kv_bytes),
             max_concurrency=load.max_concurrency,
             cache_bytes=load.cache_bytes,
             kv=kv,
@@ -78,14 +82,14 @@ def load_model(
     except Exception as error:
         # What is missing from a folder that is being replaced may be there at the next try.
         permanent = isinstance(error, PERMANENT) and folder_state(folder) == before
-        send([m.LoadFailed(str(error) or type(error).__name__, permanent)])
+        send([LoadFailed(str(error) or type(error).__name__, permanent)])
         raise
     texts.join()
-    send([m.Loaded(context, weight_bytes(model), engine.unbatched, kv, weights)])
+    send([Loaded(context, weight_bytes(model), engine.unbatched, kv, weights)])
     return LoadedModel(engine, tokenizer, constraints, offers)
 
 
-def _prepare_texts(tokenizer: Any, constraints: Constraints) -> None:
+def _prepare_texts(tokenizer: Any, constraints: ConstraintCompiler) -> None:
     """Make what the first request would wait for: grammars' vocabulary, the template's rules.
 
     Not the bound of long texts: with a large vocabulary the bound takes 0.1 s and more, and only a
@@ -95,6 +99,6 @@ def _prepare_texts(tokenizer: Any, constraints: Constraints) -> None:
     rules_of(tokenizer)
 
 
-def _differs(load: m.Load) -> bool:
+def _differs(load: Load) -> bool:
     """Return True if the configuration changes what the folder alone would make of a prompt."""
     return load.chat_template is not None or load.tools != "refuse"

@@ -1,8 +1,8 @@
 """The child's end of the pipe.
 
-EOF is the law: when the front is gone, however it went, the child leaves at once. So a thread of
-its own reads, from before the first heavy import to the end, and answers pings while MLX works.
-Writing is a blocking send under a lock: the front drains its end faster than any model speaks.
+The child ends at EOF: when the front is gone, for any reason, the child ends at once. So a thread
+reads the pipe, from before the first heavy import to the end, and answers pings while MLX works.
+Writing is a blocking send under a lock: the front reads faster than any model generates.
 [child]
 """
 
@@ -19,7 +19,8 @@ from mlx_worker.wire.framing import encode, frames_to_child
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mlx_worker.wire.messages import Message, ToChild
+    from mlx_worker.wire.base import WireMessage
+    from mlx_worker.wire.messages import ToChild
 
 _CHUNK = 1 << 18
 
@@ -28,18 +29,18 @@ EXIT_GARBAGE = 65
 
 
 class Pipe:
-    """One end of a socketpair. `on_message` is called on the reader's thread."""
+    """Read and write one end of a socketpair."""
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
         self._lock = threading.Lock()
 
     def listen(self, on_message: Callable[[ToChild], None]) -> None:
-        """Begin to read. From here on the process ends when the front does."""
+        """Start the thread that calls `on_message`. The process now ends with the front."""
         threading.Thread(target=self._read, args=(on_message,), name="pipe", daemon=True).start()
 
-    def send(self, messages: Iterable[Message]) -> None:
-        """Say these in one write. With the front gone, so is the process."""
+    def send(self, messages: Iterable[WireMessage]) -> None:
+        """Send messages in one write; end the process if the front is gone."""
         data = b"".join(encode(message) for message in messages)
         try:
             with self._lock:
@@ -54,7 +55,7 @@ class Pipe:
                 for message in frames.feed(data):
                     on_message(message)
         except ProtocolViolation:
-            # The front speaks another protocol: nothing that could be said would be understood.
+            # The front uses another protocol, and would not understand an error either.
             os._exit(EXIT_GARBAGE)
         except OSError:
             pass

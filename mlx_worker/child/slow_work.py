@@ -1,8 +1,8 @@
-"""Which kinds of work hold a thread of the child for longer than they may, and what is under way.
+"""Counts of work that occupied a thread of the child for too long, and progress of current work.
 
-Counted by kind, never by words: the front shows the counts as a metric. Work that is under way
-counts as progress too, or a long preparation would look like a process that hangs; not for ever,
-or one that hangs would look like work. [child]
+Work is counted by kind, without any text of a request: the front shows the counts as a metric.
+Current work counts as progress too, or a long preparation would look like a process that hangs; but
+only for a while, or a hanging thread would look like work. [child]
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 BUDGET: Final = 1.0
-"""Seconds that one piece of work may hold its thread while others wait."""
+"""Seconds for which one piece of work may occupy a thread while others wait."""
 
 PIECE: Final = 60.0
-"""Seconds for which a piece of work under way is progress: far beyond what the limits on a request
-let one take."""
+"""Seconds for which current work counts as progress: far more than the limits on requests allow
+for a piece of work."""
 
 
-class Held:
-    """One process's; any thread may count its work here."""
+class WorkMonitor:
+    """Measure the work of one process, on any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -35,8 +35,8 @@ class Held:
         self._since: dict[int, float] = {}
 
     @contextlib.contextmanager
-    def by(self, kind: str) -> Iterator[None]:
-        """Count this block as a piece of work of that kind."""
+    def measure(self, kind: str) -> Iterator[None]:
+        """Measure this block as a piece of work of this kind."""
         began = self._clock()
         thread = threading.get_ident()
         with self._lock:
@@ -47,20 +47,20 @@ class Held:
             took = self._clock() - began
             with self._lock:
                 del self._since[thread]
-                # What it counted for while under way stays counted: progress never goes back.
+                # Progress never goes back: what counted during the work stays counted.
                 self._done += 1 + int(min(took, PIECE))
                 if took > BUDGET:
                     self._over[kind] += 1
 
     @property
-    def over(self) -> dict[str, int]:
-        """Pieces of work that took longer than the budget, by kind."""
+    def slow_counts(self) -> dict[str, int]:
+        """Return how many pieces of work took longer than the budget, by kind."""
         with self._lock:
             return dict(self._over)
 
     @property
     def progress(self) -> int:
-        """A number that rises with each piece of work, and with each second of one under way."""
+        """Return a number that rises with each piece of work, and each second of current work."""
         now = self._clock()
         with self._lock:
             under_way = sum(int(min(now - began, PIECE)) for began in self._since.values())

@@ -1,8 +1,8 @@
-"""Messages to engine calls, and what the engine says back to messages.
+"""Messages to engine calls, and the engine's results to messages.
 
-The pipe's reader answers pings and notes cancels at once, and passes the rest on. `preparation`
-turns chats into token ids and shapes into grammars, on threads of its own beside the decode loop.
-The main thread owns every mlx call: it loads, then admits, cancels and steps. [child]
+The pipe's reader thread answers pings and records cancels at once, and queues the rest.
+`preparation` turns chats into token ids and constraints into grammars, on threads beside the decode
+loop. The main thread makes every mlx call: load, then admit, cancel and step. [child]
 """
 
 from __future__ import annotations
@@ -23,118 +23,139 @@ from mlx_worker.child.fatal import end_process
 from mlx_worker.child.memory_footprint import footprint_of
 from mlx_worker.child.model_loading import load_model
 from mlx_worker.child.preparation import (
-    Left,
+    ClientGone,
     Preparation,
+    PreparationContext,
+    PreparationFailed,
     Prepared,
-    Ready,
+    ReadyToGenerate,
     ReadyToWarm,
-    Refused,
-    Tools,
 )
-from mlx_worker.child.slow_work import Held
+from mlx_worker.child.slow_work import WorkMonitor
 from mlx_worker.child.working_set import working_set
 from mlx_worker.engine.guard import ComputationFailed
 from mlx_worker.engine.text_bound import TextBound
 from mlx_worker.errors import WorkerError
 from mlx_worker.logs import Entry
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    CacheCleared,
+    CancelGeneration,
+    ClearCache,
+    Detokenize,
+    DetokenizeResult,
+    Generate,
+    Hello,
+    Load,
+    Ping,
+    Pong,
+    RequestFailed,
+    ToChild,
+    Tokenize,
+    TokenizeResult,
+    TrimCache,
+    Warm,
+)
+from mlx_worker.wire.output import Done
 
 if TYPE_CHECKING:
     from mlx_worker.child.imported_code import ImportedCode
     from mlx_worker.child.pipe import Pipe
     from mlx_worker.engine.engine import Engine
+    from mlx_worker.wire.base import WireMessage
 
 log = logging.getLogger(__name__)
 
 SWITCH = 0.0005
-"""Seconds that a thread may keep the interpreter while another waits: a template at work beside the
-decode loop doubles a step of a small model at Python's 5 ms, and is not noticed at this."""
+"""Seconds for which a thread may keep the interpreter while another waits. At Python's 5 ms a
+template beside the decode loop doubles a step of a small model; at this value the step is the
+same."""
 
-_Job = m.ClearCache | m.TrimCache | m.Cancel | Prepared
+_Job = ClearCache | TrimCache | CancelGeneration | Prepared
 
 
 class EngineWorker:
-    """One model for one front."""
+    """Serve one model for one front."""
 
     def __init__(self, pipe: Pipe, code: ImportedCode) -> None:
         self._pipe = pipe
         self._code = code
         self._output = ConfirmedOutput(pipe.send, self._goes_on)
-        self._loads: queue.SimpleQueue[m.Load] = queue.SimpleQueue()
+        self._loads: queue.SimpleQueue[Load] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._held = Held()
-        self._prepares = Held()
-        """Apart, because only this is progress while it is under way: a step may hang."""
+        self._work = WorkMonitor()
+        self._preparation_work = WorkMonitor()
+        """Apart: only a preparation counts as progress while running; a step may hang."""
         self._preparation = Preparation(
             on_prepared=self._jobs.put,
-            answer=self._tell,
-            has_left=self._has_left,
-            held=self._prepares,
+            answer=self._send_answer,
+            is_cancelled=self._is_cancelled,
+            monitor=self._preparation_work,
         )
         self._process = psutil.Process()
         self._footprint = footprint_of(self._process)
         self._engine: Engine | None = None
-        # Ids on their way to the engine, and whether their client has left meanwhile.
-        self._coming: dict[int, bool] = {}
+        # Ids of requests that are being prepared, and whether they were cancelled meanwhile.
+        self._preparing: dict[int, bool] = {}
         self._lock = threading.Lock()
 
     # --- the reader's thread ---
 
-    def on_message(self, message: m.ToChild) -> None:
-        """Take in one message; never waits for the engine."""
+    def on_message(self, message: ToChild) -> None:
+        """Handle one message of the front; never wait for the engine."""
         match message:
-            case m.Ping():
+            case Ping():
                 self._pipe.send([self._pong(message.seq)])
-            case m.Generate() | m.Tokenize() | m.Detokenize():
+            case Generate() | Tokenize() | Detokenize():
                 with self._lock:
-                    self._coming[message.id] = False
+                    self._preparing[message.id] = False
                 self._preparation.put(message)
-            case m.Cancel():
+            case CancelGeneration():
                 with self._lock:
-                    if message.id in self._coming:
-                        self._coming[message.id] = True
+                    if message.id in self._preparing:
+                        self._preparing[message.id] = True
                 self._jobs.put(message)
-            case m.Warm():
+            case Warm():
                 self._preparation.put(message)
-            case m.ClearCache() | m.TrimCache():
+            case ClearCache() | TrimCache():
                 self._jobs.put(message)
-            case m.Load():
+            case Load():
                 self._loads.put(message)
 
-    def _pong(self, seq: int) -> m.Pong:
+    def _pong(self, seq: int) -> Pong:
         engine = self._engine
-        return m.Pong(
+        return Pong(
             seq=seq,
             prefilled_tokens=engine.prefilled_tokens if engine else 0,
             decode_steps=engine.decode_steps if engine else 0,
             active=engine.active if engine else 0,
             resident_bytes=self._footprint(),
             device_bytes=mx.get_active_memory(),
-            prepared=self._prepares.progress,
-            held=self._held.over | self._prepares.over,
+            prepared=self._preparation_work.progress,
+            slow_work=self._work.slow_counts | self._preparation_work.slow_counts,
         )
 
     # --- the threads that prepare ---
 
-    def _has_left(self, id_: int) -> bool:
+    def _is_cancelled(self, id_: int) -> bool:
         with self._lock:
-            return self._coming.get(id_, False)
+            return self._preparing.get(id_, False)
 
-    def _tell(self, answer: m.Tokenized | m.Detokenized) -> None:
-        self._arrived(answer.id)
+    def _send_answer(self, answer: TokenizeResult | DetokenizeResult) -> None:
+        self._finish_preparation(answer.id)
         self._pipe.send([answer])
 
     # --- the main thread: everything mlx ---
 
     def run(self) -> None:
-        """Say hello, load what is asked for, then serve until the pipe's reader ends us.
+        """Send `Hello`, load the model, then serve until the pipe's reader ends the process.
 
-        An error that no request is answered with ends the process: mlx's, the device's, or a
-        defect that leaves the engine half-way through a step.
+        An error that is no request's own ends the process: of mlx, of the device, or a defect that
+        leaves the engine half-way through a step.
         """
         versions = self._code.versions()
         self._pipe.send(
-            [m.Hello(m.PROTOCOL, self._process.pid, versions, working_set(mx.device_info()))]
+            [Hello(PROTOCOL, self._process.pid, versions, working_set(mx.device_info()))]
         )
         loaded = load_model(
             self._loads.get(),
@@ -143,60 +164,62 @@ class EngineWorker:
             on_encoded=self._output.on_encoded,
         )
         engine = self._engine = loaded.engine
-        # What is loaded stays; to look it all over again would hold every stream up for 50 ms.
+        # Loaded objects stay: collecting them again would delay every stream for 50 ms.
         gc.collect()
         gc.freeze()
         sys.setswitchinterval(SWITCH)
         bound = TextBound(loaded.tokenizer, engine.context_length)
-        self._preparation.start(Tools(loaded.tokenizer, loaded.constraints, bound, loaded.offers))
+        self._preparation.start(
+            PreparationContext(loaded.tokenizer, loaded.constraints, bound, loaded.offers)
+        )
         try:
             self._output.put(engine, [])
             while True:
                 self._take_jobs(engine)
                 if engine.active:
-                    with self._held.by("prefill" if engine.reads else "decode"):
-                        said = engine.step()
-                    self._output.put(engine, said)
-        except Exception as error:  # noqa: BLE001  (whatever it is, nothing computed is to leave)
+                    with self._work.measure("prefill" if engine.has_prefill else "decode"):
+                        messages = engine.step()
+                    self._output.put(engine, messages)
+        except Exception as error:  # noqa: BLE001  (after any error, no result may leave)
             end_process(error)
 
     def _goes_on(self) -> bool:
         """Return True if the next step comes at once and only decodes."""
-        return self._engine is not None and not self._engine.reads and self._jobs.empty()
+        return self._engine is not None and not self._engine.has_prefill and self._jobs.empty()
 
     def _take_jobs(self, engine: Engine) -> None:
-        """Everything that waits; with nothing to decode, wait for something."""
+        """Run all jobs that wait; with nothing to decode, wait for a job."""
         while not self._jobs.empty() or not engine.active:
             job = self._jobs.get()
-            with self._held.by("admit"):
-                said = self._answer(engine, job)
-            self._output.put(engine, said)
+            with self._work.measure("admit"):
+                messages = self._answer(engine, job)
+            self._output.put(engine, messages)
 
-    def _answer(self, engine: Engine, job: _Job) -> list[m.Message]:
+    def _answer(self, engine: Engine, job: _Job) -> list[WireMessage]:
         match job:
-            case Ready():
+            case ReadyToGenerate():
                 return self._admit(engine, job)
             case ReadyToWarm():
                 return self._warm(engine, job)
-            case Refused():
+            case PreparationFailed():
                 return [self._failure(job.id, job.error, job.request_id)]
-            case Left():
-                self._arrived(job.id)
-                return [m.Done(job.id, "cancelled", 0, "")]
-            case m.Cancel():
+            case ClientGone():
+                self._finish_preparation(job.id)
+                return [Done(job.id, "cancelled", 0)]
+            case CancelGeneration():
                 done = engine.cancel(job.id)
                 return [done] if done else []
-            case m.ClearCache():
+            case ClearCache():
                 engine.clear_cache()
-            case m.TrimCache():
+            case TrimCache():
                 engine.trim_cache(job.nbytes)
-        return [m.Cleared(job.id)]
+        return [CacheCleared(job.id)]
 
-    def _admit(self, engine: Engine, job: Ready) -> list[m.Message]:
+    def _admit(self, engine: Engine, job: ReadyToGenerate) -> list[WireMessage]:
         id_, request_id = job.message.id, job.message.request_id
         log.debug(Entry("taken in", request_id=request_id, tokens=len(job.prompt.tokens)))
-        if self._arrived(id_):
-            return [m.Done(id_, "cancelled", 0, "")]
+        if self._finish_preparation(id_):
+            return [Done(id_, "cancelled", 0)]
         try:
             begun = engine.admit(
                 id_,
@@ -205,6 +228,7 @@ class EngineWorker:
                 replay=job.message.replay,
                 in_session=bool(job.message.session),
                 constraint=job.constraint,
+                room=job.message.room,
             )
         except (ComputationFailed, MemoryError):
             raise
@@ -214,19 +238,19 @@ class EngineWorker:
             self._output.add_notice(id_, job.offer.notice)
         return [begun] if begun else []
 
-    def _warm(self, engine: Engine, job: ReadyToWarm) -> list[m.Message]:
+    def _warm(self, engine: Engine, job: ReadyToWarm) -> list[WireMessage]:
         try:
-            warmed = engine.admit_warm(job.message.id, job.head, job.message.system_prompt)
+            warmed = engine.admit_warm(job.message.id, job.tokens, job.message.system_prompt)
         except WorkerError as error:
             return [self._failure(job.message.id, error, "")]
         return [warmed] if warmed else []
 
-    def _arrived(self, id_: int) -> bool:
-        """It is on its way no longer; had its client left?"""
+    def _finish_preparation(self, id_: int) -> bool:
+        """Record that a request is prepared; return True if the request was cancelled meanwhile."""
         with self._lock:
-            return self._coming.pop(id_, False)
+            return self._preparing.pop(id_, False)
 
-    def _failure(self, id_: int, error: BaseException, request_id: str) -> m.Failed:
-        self._arrived(id_)
+    def _failure(self, id_: int, error: BaseException, request_id: str) -> RequestFailed:
+        self._finish_preparation(id_)
         log_failure(error, request_id)
         return failure_of(id_, error)

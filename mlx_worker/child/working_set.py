@@ -1,8 +1,8 @@
-"""How much memory the device recommends to hold. [child]
+"""How much memory the device recommends to hold.
 
 Metal names a working set; beyond it allocations fail or the system swaps. On machines with 16 to
 32 GB that is about two thirds of the memory, less than the node's own default. CPU and CUDA name
-none.
+none. [child]
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The batch loop on mlx_lm's parts: prompts, sampling, text; no pipe, no HTTP. [child]"""
+"""The batch loop on mlx_lm's parts: prompts, sampling, text; no pipe, no HTTP.
+
+[child]
+"""
 
 from mlx_worker.engine.file_limit_guard import import_mlx_lm
 

@@ -12,17 +12,24 @@ from typing import TYPE_CHECKING
 
 from mlx_worker.config.sizes import in_words
 from mlx_worker.engine.output.end_tokens import stop_sequences
-from mlx_worker.engine.prefill import cuts, fits, follow, has_room, may_start
+from mlx_worker.engine.prefill import (
+    can_start_prefill,
+    choose_segment_ends,
+    find_prefix_leader,
+    fits,
+    has_prefill_slot,
+)
 from mlx_worker.errors import KvTooLarge
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import PromptWarmed, RequestFailed, Started
 
 if TYPE_CHECKING:
     from mlx_worker.engine.batch import Batch
-    from mlx_worker.engine.kv_retention import KvRetention
-    from mlx_worker.engine.prompt_cache import PromptCache
+    from mlx_worker.engine.kv.prompt_cache import PromptCache
+    from mlx_worker.engine.kv.retention import KvRetention
     from mlx_worker.engine.sequence import Sequence, SequenceTable
+    from mlx_worker.wire.kv_cost import KvCost
 
-Begun = m.Started | m.Warmed | m.Failed
+Begun = Started | PromptWarmed | RequestFailed
 
 
 class Admission:
@@ -38,7 +45,7 @@ class Admission:
         cache: PromptCache,
         retention: KvRetention,
         *,
-        kv_cost: m.KvCost,
+        kv_cost: KvCost,
         kv_bytes: int | None,
         is_cuttable: bool,
     ) -> None:
@@ -51,17 +58,19 @@ class Admission:
         self._is_cuttable = is_cuttable
 
     def enqueue(self, sequence: Sequence) -> Begun | None:
-        """Start a sequence now or leave it waiting (None). Raises KvTooLarge."""
+        """Start a sequence now, or have it wait: None. Raises KvTooLarge."""
         self._check_memory(sequence)
-        if sequence.scorer is None:  # what another has read tells nothing of this one's tokens
-            follow(sequence, self._sequences.by_id.values(), any_length=self._is_cuttable)
+        if sequence.scorer is None:  # all tokens of a scored prompt are read
+            find_prefix_leader(
+                sequence, self._sequences.by_id.values(), any_length=self._is_cuttable
+            )
         self._sequences.add(sequence)
         if len(self._sequences.waiting) > 1:
             return None
         try:
             return next(iter(self.start_waiting()), None)
         except BaseException:
-            self._sequences.remove(sequence)  # its client is told of the error: no cancel will come
+            self._sequences.remove(sequence)  # the client gets the error: no cancel will come
             raise
 
     def start_waiting(self) -> list[Begun]:
@@ -72,12 +81,12 @@ class Admission:
         rows = list(self._sequences.by_uid.values())
         readers = self._sequences.readers()
         for sequence in list(self._sequences.waiting):
-            if not has_room(readers):
+            if not has_prefill_slot(readers):
                 break
             resident = partial(self._cache.resident, sequence.prompt.tokens)
-            if may_start(sequence, readers, resident):
+            if can_start_prefill(sequence, readers, resident):
                 if not fits(sequence, rows, self._kv_cost, self._kv_bytes):
-                    break  # nor may others overtake it: it would wait for ever
+                    break  # a sequence that is overtaken might wait for ever
                 self._sequences.waiting.remove(sequence)
                 message = self._start(sequence)
                 if sequence.reading:
@@ -90,35 +99,35 @@ class Admission:
     def _check_memory(self, sequence: Sequence) -> None:
         limited = sequence.bounded
         if limited and not fits(sequence, [], self._kv_cost, self._kv_bytes):
-            # Clients ask for far more than models say: what cannot be kept free for it is counted
-            # as it grows.
+            # Clients ask for far more than models generate: an answer whose limit does not fit is
+            # counted as it grows.
             sequence.bounded = False
         if not fits(sequence, [], self._kv_cost, self._kv_bytes):
             raise KvTooLarge(
-                f"{sequence.foreseen} tokens of KV are foreseen, "
-                f"{in_words(self._kv_cost.nbytes(sequence.foreseen))}; "
-                f"this model has {in_words(self._kv_bytes or 0)} for it",
+                f"the request needs KV of {sequence.expected_kv_tokens} tokens, "
+                f"{in_words(self._kv_cost.nbytes(sequence.expected_kv_tokens))}; "
+                f"this model has {in_words(self._kv_bytes or 0)} for KV",
                 param="max_tokens" if limited else "messages",
             )
 
     def _start(self, sequence: Sequence) -> Begun | None:
-        """Put a sequence into the batch; None for a prompt to be warmed, which is told its end."""
+        """Put a sequence into the batch; None for a prompt to be warmed, which has no `Started`."""
         self._retention.store_for_follower(sequence)
         tokens = sequence.prompt.tokens
         kv, cached = self._retention.fetch(sequence)
-        if kv is not None and sequence.text is None and cached == sequence.prompt.head:
-            # To be warmed, and resident already: there is nothing to read.
+        if kv is not None and sequence.text is None and cached == sequence.prompt.system_prefix:
+            # A prompt to be warmed that is resident already: there is nothing to read.
             self._sequences.remove(sequence)
             return self._retention.pin(sequence.id, sequence.prompt, tokens[:cached], kv)
-        sequence.cuts = (
-            [sequence.prompt.head]
+        sequence.segment_ends = (
+            [sequence.prompt.system_prefix]
             if sequence.text is None
-            else cuts(sequence.prompt, cached, every_segment=not self._is_cuttable)
+            else choose_segment_ends(sequence.prompt, cached, every_segment=not self._is_cuttable)
         )
-        ends = [cached, *sequence.cuts, len(tokens)]
+        ends = [cached, *sequence.segment_ends, len(tokens)]
         (uid,) = self._batch.insert_segments(
             [[tokens[begin:end] for begin, end in pairwise(ends)]],
-            [max(1, sequence.max_tokens)],  # mlx_lm knows no row that says nothing
+            [max(1, sequence.max_tokens)],  # mlx_lm has no rows without an answer
             caches=[kv],
             all_tokens=[tokens[:cached]],
             samplers=[sequence.draw],
@@ -129,8 +138,13 @@ class Admission:
         self._sequences.enter_batch(sequence, uid)
         return None if sequence.text is None else self._started(sequence)
 
-    def _started(self, sequence: Sequence) -> m.Started:
+    def _started(self, sequence: Sequence) -> Started:
         prompt, asked = sequence.prompt, len(sequence.prompt.tokens) - sequence.replayed
-        known = prompt.head > 0 and not sequence.head_is_new
-        miss = self._cache.missed(prompt.tokens[: prompt.head]) if sequence.head_is_new else ""
-        return m.Started(sequence.id, asked, min(sequence.cached, asked), known, miss)
+        known = prompt.system_prefix > 0 and not sequence.system_prefix_is_new
+        miss = (
+            self._cache.explain_miss(prompt.tokens[: prompt.system_prefix])
+            if sequence.system_prefix_is_new
+            else ""
+        )
+        room = sequence.max_tokens + sequence.replayed
+        return Started(sequence.id, asked, min(sequence.cached, asked), known, miss, room)

@@ -1,11 +1,11 @@
-"""Mlx_lm's batch, with a decode step that does nothing nobody asked for.
+"""Mlx_lm's batch, with a decode step that does only what requests need.
 
-What differs from `BatchGenerator` is that a chunk of prompts waits for the device once, and how a
-step chooses its tokens: rows with the same settings are drawn in one call, each by its own key,
-log-probabilities are cut out for the rows that report them only, and rows with a grammar are drawn
-from what it allows. mlx_lm calls a sampler for each row unless all share one, and cuts a slice for
-every row. The tokens are the same; `tests/fidelity` holds it to that. Written against mlx-lm 0.32,
-whose `prompt` and `_step` it replaces. [child]
+Two things differ from `BatchGenerator`. A chunk of prompts waits for the device once. A step
+samples rows with the same settings in one call, each by its own key; log-probabilities are sliced
+only for the rows that report them, and rows with a grammar are sampled from the tokens that the
+grammar allows. mlx_lm calls a sampler for each row unless all share one, and cuts a slice for every
+row. The tokens are the same, which `tests/fidelity` checks. Written against mlx-lm 0.32, whose
+`prompt` and `_step` are replaced. [child]
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
 
 from mlx_worker.engine.guard import Evidence
-from mlx_worker.engine.sampling import Draw, draw
+from mlx_worker.engine.sampling import RowSampler, draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.engine.prompt_scores import PromptScorer
+    from mlx_worker.engine.output.prompt_scores import PromptScorer
 
 CLEAR_EVERY: Final = 2048
-"""Places read, padding included, after which the device gives back what it no longer needs."""
+"""Tokens read, padding included, after which the device frees unused memory."""
 
 
 class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
-    """A batch of rows, whose samplers are all `sampling.Draw`s.
+    """Run rows, whose samplers are all `sampling.RowSampler`s.
 
-    `on_read` is told how many tokens of prompts were read in how many seconds. `on_encoded` is
+    `on_read` is given how many prompt tokens were read in how many seconds. `on_encoded` is
     called in each decode step when the device has been given the step and has raised nothing,
     before the tokens of the step before are read.
     """
@@ -46,7 +46,7 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
         **settings: Any,
     ) -> None:
         super().__init__(model, **settings)
-        # What is admitted later is joined to these two, and takes on their kind.
+        # Rows that are admitted later join these two, and take on their classes.
         self._prompt_batch = _Readers.empty(model, self.sampler)
         self._prompt_batch.on_read = on_read
         self._generation_batch = _Decoders.empty(model, self.sampler)
@@ -54,19 +54,19 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
 
     @property
     def decodes(self) -> bool:
-        """True if the next step computes tokens, and reads those that are being computed."""
+        """True if the next step computes tokens, and reads those of the step before."""
         return len(self._generation_batch) > 0
 
     @property
     def errors_come_late(self) -> bool:
-        """True if what was read may be of a step whose error is yet to be raised.
+        """True if tokens that were read may belong to a step whose error is not raised yet.
 
-        Not on a CPU: there an error belongs to what the failed step made, and reading raises it.
+        Not on a CPU: there, reading the results of a failed step raises its error.
         """
         return bool(self.stream.device.type == mx.DeviceType.gpu)
 
     def confirm(self) -> None:
-        """Raise the error of work that was given to the device before, where there was one.
+        """Raise the error of earlier work of the device, if there was one.
 
         mlx raises such an error when the stream is next used: this is the smallest use.
         """
@@ -75,7 +75,7 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
 
 
 class _Readers(PromptProcessingBatch):  # type: ignore[misc]
-    """Rows that read their prompts."""
+    """Read the prompts of rows."""
 
     uids: list[int]
     prompt_cache: list[Any]
@@ -88,34 +88,34 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
     _places = 0
 
     def prompt(self, tokens: list[list[int]]) -> None:
-        """Read these tokens, a list a row."""
+        """Read these tokens, a list for each row."""
         if not tokens:
             return
         begun = time.perf_counter()
         for held, more in zip(self.tokens, tokens, strict=True):
             held.extend(more)
-        lengths = [len(it) for it in tokens]
+        lengths = [len(row) for row in tokens]
         longest = max(lengths)
         padding = [longest - length for length in lengths]
         is_padded = any(padding)
         if is_padded:
             for cache in self.prompt_cache:
                 cache.prepare(lengths=lengths, right_padding=padding)
-        rows = [it + [0] * missing for it, missing in zip(tokens, padding, strict=True)]
+        rows = [row + [0] * missing for row, missing in zip(tokens, padding, strict=True)]
         logits = self.model(mx.array(rows), cache=self.prompt_cache)
         scored = [
             (scorer, measured)
             for place, scorer in self._scorers()
             if (measured := scorer.measure(logits[place, : lengths[place]])) is not None
         ]
-        del logits  # those that no scorer asks for are never computed
+        del logits  # logits that no scorer uses are never computed
         if is_padded:
             for cache in self.prompt_cache:
                 cache.finalize()
         arrays = [array for _, measured in scored for array in measured.arrays]
         mx.eval([cache.state for cache in self.prompt_cache], arrays)
         for scorer, measured in scored:
-            scorer.keep(measured)
+            scorer.add(measured)
         self._places += len(rows) * longest
         if self._places >= CLEAR_EVERY:
             self._places = 0
@@ -123,15 +123,15 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
         self.on_read(sum(lengths), time.perf_counter() - begun)
 
     def _scorers(self) -> list[tuple[int, PromptScorer]]:
-        """Return the places of rows whose own tokens are scored; a warmed prompt draws nothing."""
+        """Return places and scorers of rows whose prompts are scored; warmed ones have none."""
         return [
             (place, row.scorer)
             for place, row in enumerate(self.samplers)
-            if isinstance(row, Draw) and row.scorer is not None
+            if isinstance(row, RowSampler) and row.scorer is not None
         ]
 
     def split(self, indices: list[int]) -> _Readers:
-        """Take these rows out; if that is all of them, without a copy of their KV."""
+        """Take these rows out; if these are all rows, without a copy of their KV."""
         if len(indices) < len(self.uids):
             return super().split(indices)  # type: ignore[no-any-return]
         taken = copy.copy(self)
@@ -139,7 +139,7 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
         return taken
 
     def generate(self, tokens: list[list[int]]) -> _Decoders:
-        """Have all of them decode; `tokens` are the last of each prompt."""
+        """Return all rows as decoders; `tokens` are the last of each prompt."""
         decoders = _Decoders(
             self.model,
             self.uids,
@@ -156,24 +156,24 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
         return decoders
 
     def _forget(self) -> None:
-        """All rows are somebody else's."""
+        """Drop all rows: another batch has them now."""
         self.uids, self.prompt_cache, self.tokens = [], [], []
         self.samplers, self.logits_processors = [], []
         self.max_tokens, self.stop_sequences = [], []
 
 
 def _ignore() -> None:
-    """Take no notice of a step that was encoded: rows that join a batch have no reader yet."""
+    """Ignore that a step was encoded: rows that join a batch have no reader yet."""
 
 
 class _Decoders(GenerationBatch):  # type: ignore[misc]
-    """Rows that decode.
+    """Decode rows.
 
-    `_next_evidence` belongs to `_next_tokens`, a piece for each batch that joined since.
+    `_next_evidence` belongs to `_next_tokens`, an item for each batch that joined since.
     """
 
     tokens: list[list[int]]
-    samplers: list[Draw]
+    samplers: list[RowSampler]
     logits_processors: list[list[Any]]
     _next_tokens: mx.array
     _next_logprobs: list[mx.array | None]
@@ -182,19 +182,19 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
     evidence_of: Callable[[list[int], mx.array, mx.array], Evidence] = Evidence
 
     def extend(self, batch: _Decoders) -> None:
-        """Take in the rows of another batch, with the evidence of their next tokens."""
+        """Add the rows of another batch, with the evidence of their next tokens."""
         super().extend(batch)
         self._next_evidence += batch._next_evidence
 
     def _step(self) -> tuple[list[int], list[mx.array | None]]:
-        """Compute the next tokens, and read those that were computed meanwhile.
+        """Start computing the next tokens, and read those of the step before.
 
-        Raises ComputationFailed where those were drawn from logits that are none.
+        Raises ComputationFailed where those were sampled from logits that were never computed.
         """
         inputs, reported, evidence = self._next_tokens, self._next_logprobs, self._next_evidence
         computed = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1, :]
         logits, contexts = self._processed(computed, inputs)
-        # Before the greedy rows' argmax too: it decides ties, and mlx_lm does it.
+        # Before the greedy rows' argmax too, as in mlx_lm: the rounding decides ties.
         logprobs, normalizers = _normalized(logits)
         own, own_normalizers = (logprobs, normalizers) if not contexts else _normalized(computed)
         evidence_of_next = self.evidence_of(self.uids, own, own_normalizers)
@@ -203,12 +203,12 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
         self._next_logprobs = [
             logprobs[place] if row.reports else None for place, row in enumerate(self.samplers)
         ]
-        asked = [it for it in self._next_logprobs if it is not None]
+        wanted = [row for row in self._next_logprobs if row is not None]
         mx.async_eval(  # type: ignore[no-untyped-call]
-            self._next_tokens, asked, contexts, evidence_of_next.least
+            self._next_tokens, wanted, contexts, evidence_of_next.least
         )
         self.on_encoded()
-        mx.eval(inputs, [it for it in reported if it is not None])
+        mx.eval(inputs, [row for row in reported if row is not None])
         for piece in evidence:
             piece.check(self.uids)
         tokens: list[int] = inputs.tolist()  # type: ignore[assignment]
@@ -217,9 +217,10 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
         return tokens, reported
 
     def _allowed(self, logprobs: mx.array, inputs: mx.array) -> mx.array:
-        """What is drawn from: for rows with a grammar, only what may follow, as if it were all.
+        """Return the log-probabilities to sample from: with a grammar, of allowed tokens only.
 
-        It takes the token before, which is on its way: the device works on this step meanwhile.
+        The grammar needs the token before, so this waits for that token; the device works on this
+        step meanwhile.
         """
         bound = [
             (place, row.constraint) for place, row in enumerate(self.samplers) if row.constraint
@@ -229,17 +230,17 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
         mx.async_eval(logprobs)  # type: ignore[no-untyped-call]
         last: list[int] = inputs.tolist()  # type: ignore[assignment]
         width = logprobs.shape[-1]
-        told = b"".join(constraint.next_after(last[place], width) for place, constraint in bound)
+        allowed = b"".join(constraint.next_after(last[place], width) for place, constraint in bound)
         places = mx.array([place for place, _ in bound])
-        bytes_ = mx.array(memoryview(told))  # type: ignore[arg-type]  # mlx takes any buffer
+        bytes_ = mx.array(memoryview(allowed))  # type: ignore[arg-type]  # mlx takes any buffer
         may_follow = bytes_.reshape(len(bound), width) != 0
         rows = mx.where(may_follow, logprobs[places], -mx.inf)
-        drawn_from = mx.array(logprobs)  # what is reported stays what the model thought
+        drawn_from = mx.array(logprobs)  # reported probabilities stay the model's own
         drawn_from[places] = rows - mx.logsumexp(rows, axis=-1, keepdims=True)
         return drawn_from
 
     def _processed(self, logits: mx.array, inputs: mx.array) -> tuple[mx.array, list[mx.array]]:
-        """Penalties and biases, for the rows that have any."""
+        """Return the logits after penalties and biases, and the tokens that these depend on."""
         if not any(self.logits_processors):
             return logits, []
         contexts: list[mx.array] = []
@@ -256,6 +257,6 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
 
 
 def _normalized(logits: mx.array) -> tuple[mx.array, mx.array]:
-    """Return logits (rows, vocabulary) as log-probabilities, and what was taken off each row."""
+    """Return the log-probabilities of logits (rows, vocabulary), and each row's normalizer."""
     normalizers = mx.logsumexp(logits, axis=-1, keepdims=True)
     return logits - normalizers, normalizers

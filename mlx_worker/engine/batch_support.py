@@ -1,10 +1,10 @@
-"""Which models may be batched: those whose tokens were seen to stay mlx_lm's.
+"""Which models may be batched: those whose tokens in a batch are the same as alone.
 
-A batch pads shorter prompts. Most of mlx_lm's models take the padding out again; the ones named
-here let it run through a recurrent state, a convolution or a position, and say something else in a
-batch than alone, or raise an error in the first step of a batch (measured against mlx_lm 0.32.2 by
-`tests/families`). They are served one row at a time, which is exact, and their entry in `/health`
-says why. [child]
+A batch pads shorter prompts. Most of mlx_lm's models remove the padding again. In the models named
+here the padding runs through a recurrent state, a convolution or a position, so that they generate
+other tokens in a batch than alone, or raise an error in the first step of a batch (measured against
+mlx_lm 0.32.2 by `tests/families`). These are served one row at a time, which is exact, and their
+entry in `/health` has the reason. [child]
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ UNBATCHED: Final[Mapping[str, str]] = {
     "recurrent_gemma": _STATE,
     "rwkv7": _STATE,
 }
-"""Modules of mlx_lm.models, and why."""
+"""Modules of mlx_lm.models, and the reason."""
 
 
 def unbatched_because(model: Any) -> str:
-    """Why a model is served one row at a time; "" for one that is batched."""
+    """Return why a model is served one row at a time; "" for a model that is batched."""
     return UNBATCHED.get(type(model).__module__.rpartition(".")[2], "")
 
 
@@ -51,7 +51,7 @@ def logit_count(model: Any) -> int:
 
 
 def is_cuttable(model: Any) -> bool:
-    """Can the model's KV be cut at any token, however long it has grown?
+    """Return True if the model's KV can be cut at any token, at any length.
 
     Raises UnservableModel for a kind of cache that mlx_lm's batch does not take at all.
     """

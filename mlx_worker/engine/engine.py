@@ -8,7 +8,6 @@ the prompt cache. [child]
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -17,41 +16,50 @@ from mlx_worker.engine.admission import Admission
 from mlx_worker.engine.batch import Batch
 from mlx_worker.engine.batch_support import is_cuttable, unbatched_because
 from mlx_worker.engine.guard import computing
-from mlx_worker.engine.kv_retention import KvRetention
-from mlx_worker.engine.output.end_tokens import ending_tokens, length_processors
+from mlx_worker.engine.kv.prompt_cache import MAX_BYTES, PromptCache
+from mlx_worker.engine.kv.retention import KvRetention
 from mlx_worker.engine.output.logprobs import read_logprobs
 from mlx_worker.engine.output.markers import Markers
-from mlx_worker.engine.output.text_stream import Released, TextStream
-from mlx_worker.engine.prefill import LARGEST_CHUNK, PAUSE, READERS, Pace
+from mlx_worker.engine.output.prompt_scores import most_scored
+from mlx_worker.engine.prefill import LARGEST_CHUNK, PAUSE, READERS, ChunkSizer
 from mlx_worker.engine.prompt import Prompt
-from mlx_worker.engine.prompt_cache import MAX_BYTES, PromptCache
-from mlx_worker.engine.prompt_scores import PromptScorer, most_scored
-from mlx_worker.engine.request_checks import RequestChecks
-from mlx_worker.engine.sampling import Draw, make_processors
 from mlx_worker.engine.sequence import Sequence, SequenceTable
+from mlx_worker.engine.sequence_factory import SequenceFactory
 from mlx_worker.errors import ConstraintFailed
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.kv_cost import KvCost
+from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, RequestFailed, Started
+from mlx_worker.wire.output import (
+    Done,
+    FinishReason,
+    PromptScores,
+    RowOutput,
+    StepOutput,
+    TokenLogprobs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlx_worker.engine.output.text_stream import TextStream
     from mlx_worker.engine.structured.constraint import Constraint
+    from mlx_worker.wire.request import ChatRequest
 
-UNKNOWN_COST = m.KvCost()
-Said = m.Started | m.Warmed | m.Failed | m.Prefill | m.PromptScores | m.Step | m.Done
+UNKNOWN_COST = KvCost()
+EngineMessage = (
+    Started | PromptWarmed | RequestFailed | PrefillProgress | PromptScores | StepOutput | Done
+)
 
 
 def _ignore() -> None:
-    """Take no notice of a step that was encoded."""
+    """Ignore that a step was encoded."""
 
 
 class Engine:
-    """Generations in, wire messages out.
+    """Run the generations of one model, and return their wire messages.
 
-    On a GPU mlx may raise an error one step late. Tokens that `step` returned are known to be good
-    once `on_encoded` was called, in the next step, or, where `is_unconfirmed` is false, once
-    `confirm` has returned. After any error but a `WorkerError` nothing that the engine holds may be
-    used again.
+    On a GPU mlx may raise an error one step late. Tokens that `step` returned are confirmed once
+    `on_encoded` was called, in the next step, or, where `is_unconfirmed` is false, once `confirm`
+    has returned. After any error but a `WorkerError` the engine may not be used again.
     """
 
     def __init__(
@@ -62,7 +70,7 @@ class Engine:
         context_length: int,
         max_concurrency: int,
         cache_bytes: int = MAX_BYTES,
-        kv: m.KvCost = UNKNOWN_COST,
+        kv: KvCost = UNKNOWN_COST,
         kv_bytes: int | None = None,
         prefill_pause: float = PAUSE,
         on_encoded: Callable[[], None] = _ignore,
@@ -75,12 +83,12 @@ class Engine:
         self._tokenizer = tokenizer
         self._markers = Markers(tokenizer)
         self._vocabulary = len(tokenizer)
-        self._checks = RequestChecks(model, self._vocabulary, context_length)
-        self._pace = Pace(prefill_pause)
+        self._factory = SequenceFactory(model, tokenizer, self._markers, context_length)
+        self._pace = ChunkSizer(prefill_pause)
         rows = 1 if self.unbatched else max_concurrency
         self._batch = Batch(
             model,
-            on_read=self._pace.took,
+            on_read=self._pace.record,
             on_encoded=on_encoded,
             completion_batch_size=rows,
             # Those that have read all but the last token still count with mlx_lm's readers.
@@ -102,157 +110,119 @@ class Engine:
 
     @property
     def active(self) -> int:
-        """Sequences that are not finished."""
+        """Return how many sequences are not finished."""
         return len(self._sequences.by_id)
 
     @property
-    def reads(self) -> bool:
-        """Will the next step read a prompt?"""
+    def has_prefill(self) -> bool:
+        """True if the next step reads a prompt."""
         return bool(self._sequences.waiting) or any(
             sequence.reading for sequence in self._sequences.by_uid.values()
         )
 
     @property
     def is_unconfirmed(self) -> bool:
-        """True if `on_encoded` is to be waited for before what was returned is used."""
+        """True if returned messages may be used only after the next `on_encoded`."""
         return self._batch.errors_come_late and self._batch.decodes
 
     def confirm(self) -> None:
-        """Raise the error of earlier work on a GPU, if there was one; does not wait."""
+        """Raise the error of earlier work on a GPU, if there was one; do not wait."""
         if self._batch.errors_come_late:
             self._batch.confirm()
 
-    # --- in ---
+    # --- admission ---
 
     def admit(
         self,
         id_: int,
-        request: m.ChatRequest,
+        request: ChatRequest,
         prompt: Prompt,
         *,
         replay: list[int] | None = None,
         in_session: bool = False,
         constraint: Constraint | None = None,
-    ) -> m.Started | m.Done | None:
-        """Take a request in; None: it waits, and a later `step` says that it has started.
+        room: int | None = None,
+    ) -> Started | Done | None:
+        """Admit a request. None: the request waits, and a later `step` returns its `Started`.
 
-        `replay` are the tokens that a former child said: they are read like a prompt, and what
-        follows is what would have followed; Done, if nothing does. What a request leaves behind
-        is kept longer `in_session`. `constraint` is the request's, made by `constraints`. Raises
-        ContextLengthExceeded, KvTooLarge or InvalidRequest, with the numbers, before any work;
-        ComputationFailed for what goes wrong in mlx.
+        `replay` are the tokens that a former process generated: they are read like a prompt, and
+        the answer continues behind them; Done, if the answer had ended. The KV of a request
+        `in_session` is kept longer. `constraint` is the compiled one of the request. `room` is how
+        many tokens a former process allowed: an answer that has begun does not end earlier because
+        this process has less memory for the context. Raises ContextLengthExceeded, KvTooLarge or
+        InvalidRequest, with the numbers, before any work; ComputationFailed for an error of mlx.
         """
-        limit = self._checks.answer_limit(request, prompt)
-        sequence = self._sequence_of(id_, request, prompt, replay or [], limit, constraint)
+        sequence = self._factory.make(id_, request, prompt, replay or [], constraint, room)
         sequence.in_session = in_session
         if replay and (end := self._replay(sequence, replay)) is not None:
             return end
         with computing():
-            eos = self._tokenizer.eos_token_ids
-            sequence.processors = [
-                *make_processors(request.sampling),
-                *length_processors(request.ends, eos, len(prompt.tokens)),
-            ]
+            sequence.processors = self._factory.processors(request, prompt)
             started = self._admission.enqueue(sequence)
-        assert started is None or isinstance(started, m.Started)
+        assert started is None or isinstance(started, Started)
         return started
 
-    def _sequence_of(
-        self,
-        id_: int,
-        request: m.ChatRequest,
-        prompt: Prompt,
-        replay: list[int],
-        limit: int,
-        constraint: Constraint | None,
-    ) -> Sequence:
-        """Return the row of a request whose answer has at most `limit` tokens."""
-        scoring = request.prompt_scoring
-        scorer = None if scoring is None else PromptScorer(self._markers, scoring, prompt)
-        return Sequence(
-            id_,
-            replace(prompt, tokens=prompt.tokens + replay),
-            TextStream(self._markers, request, prompt.state, prompt.tokens),
-            max_tokens=limit - len(replay),
-            bounded=request.max_tokens == limit,
-            fills_context=request.max_tokens != limit,
-            logprobs=request.logprobs,
-            replayed=len(replay),
-            produced=len(replay),
-            draw=Draw(
-                request.sampling,
-                self._vocabulary,
-                len(replay),
-                reports=request.logprobs is not None,
-                constraint=constraint,
-                scorer=scorer,
-            ),
-            scorer=scorer,
-            constraint=constraint,
-            ends=ending_tokens(request.ends, self._tokenizer.eos_token_ids),
-        )
-
-    def _replay(self, sequence: Sequence, said: list[int]) -> m.Done | None:
-        """Bring the text to where it was. Done: it had come to its end, unheard."""
+    def _replay(self, sequence: Sequence, tokens: list[int]) -> Done | None:
+        """Bring the text to where the former process left off. Done: the answer had ended there."""
         text = sequence.text
         assert text is not None
-        ended = said[-1] in sequence.ends
-        for token in said[: len(said) - ended]:
+        ended = tokens[-1] in sequence.ends
+        for token in tokens[: len(tokens) - ended]:
             text.add(token)
         if sequence.constraint is not None:
-            sequence.constraint.replay(said)
+            sequence.constraint.replay(tokens)
             ended = ended or sequence.constraint.complete
         if not (text.stopped or ended or sequence.max_tokens <= 0):
             return None
         return _done(sequence, text, "stop" if ended else "length")
 
     def admit_warm(
-        self, id_: int, head: list[int], system_prompt: str
-    ) -> m.Warmed | m.Failed | None:
-        """Have this head prefilled and kept; the answer at once if it is resident already.
+        self, id_: int, tokens: list[int], system_prompt: str
+    ) -> PromptWarmed | RequestFailed | None:
+        """Prefill and pin a system prompt; the answer at once if the prompt is resident already.
 
         Raises ContextLengthExceeded or KvTooLarge.
         """
-        self._checks.check_warm(len(head))
-        # The batch reads all but the last token of a prompt before it decodes: one is put behind
-        # the head for it, and is never read.
-        sequence = Sequence(id_, Prompt([*head, 0], len(head), system_prompt), None)
-        if not head:
-            self.cache.warmed(0, system_prompt)
-            return m.Warmed(id_, 0)
-        said = self._admission.enqueue(sequence)
-        assert not isinstance(said, m.Started)
-        return said
+        self._factory.checks.check_warm(len(tokens))
+        # The batch reads all but the last token of a prompt before decoding: a token is appended
+        # for that, and is never read.
+        sequence = Sequence(id_, Prompt([*tokens, 0], len(tokens), system_prompt), None)
+        if not tokens:
+            self.cache.record_warmed(0, system_prompt)
+            return PromptWarmed(id_, 0)
+        message = self._admission.enqueue(sequence)
+        assert not isinstance(message, Started)
+        return message
 
-    def cancel(self, id_: int) -> m.Done | None:
-        """Free a row now, keeping what it has read. None: there is no such row."""
+    def cancel(self, id_: int) -> Done | None:
+        """Free a row now and store its KV. None: there is no such row."""
         sequence = self._sequences.by_id.get(id_)
         if sequence is None:
             return None
         self._remove(sequence, keep=True)
-        return m.Done(id_, "cancelled", sequence.produced, "")
+        return Done(id_, "cancelled", sequence.produced)
 
-    # --- on ---
+    # --- steps ---
 
-    def step(self) -> list[Said]:
-        """One decode step for all, then at most one chunk of prefill."""
-        said: list[Said] = [*self._admission.start_waiting()]
+    def step(self) -> list[EngineMessage]:
+        """Run one decode step for all rows, then at most one chunk of prefill."""
+        messages: list[EngineMessage] = [*self._admission.start_waiting()]
         prompts, generated = self._next()
         for response in prompts:
-            said += self._prefilled(response)
+            messages += self._prefilled(response)
         if generated:
             self.decode_steps += 1
-            rows: list[m.Row] = []
-            ends: list[Said] = []
+            rows: list[RowOutput] = []
+            ends: list[EngineMessage] = []
             for response in generated:
                 sequence = self._sequences.by_uid[response.uid]
                 rows.append(self._row(sequence, response))
                 end = self._end(sequence, response)
                 if end is not None:
                     ends.append(end)
-            said.append(m.Step(rows))
-            said += ends
-        return said
+            messages.append(StepOutput(rows))
+            messages += ends
+        return messages
 
     def clear_cache(self) -> None:
         """Forget every cached prompt; running rows keep theirs."""
@@ -260,7 +230,7 @@ class Engine:
         mx.clear_cache()
 
     def trim_cache(self, nbytes: int) -> None:
-        """Forget cached prompts of at least so many bytes, and give the memory back."""
+        """Evict cached prompts of at least `nbytes` bytes, and give the memory back."""
         self.cache.trim(nbytes)
         mx.clear_cache()
 
@@ -274,49 +244,51 @@ class Engine:
         most = LARGEST_CHUNK
         if any(reader.scorer is not None for reader in readers):
             most = most_scored(self._vocabulary, len(readers))
-        self._batch.prefill_step_size = self._pace.chunk(readers, decoding=decoding, most=most)
+        self._batch.prefill_step_size = self._pace.chunk_size(readers, decoding=decoding, most=most)
         return self._batch.next()  # type: ignore[no-any-return]
 
-    # --- what a step brought ---
+    # --- results of a step ---
 
-    def _prefilled(self, response: Any) -> list[Said]:
+    def _prefilled(self, response: Any) -> list[EngineMessage]:
         sequence = self._sequences.by_uid[response.uid]
         done, total = response.progress
         sequence.read = sequence.cached + done
-        said: list[Said] = [m.Prefill(sequence.id, sequence.cached + done, sequence.cached + total)]
-        cut = response.end_of_segment and sequence.read in sequence.cuts
+        messages: list[EngineMessage] = [
+            PrefillProgress(sequence.id, sequence.cached + done, sequence.cached + total)
+        ]
+        cut = response.end_of_segment and sequence.read in sequence.segment_ends
         if sequence.text is None:
             if cut:
                 kv, tokens = self._retention.extract(sequence)
                 self._remove(sequence, keep=False)
-                said.append(self._retention.pin(sequence.id, sequence.prompt, tokens, kv))
-            return said
+                messages.append(self._retention.pin(sequence.id, sequence.prompt, tokens, kv))
+            return messages
         if sequence.scorer is not None:
-            said.append(sequence.scorer.told(sequence.id, is_last=response.end_of_prompt))
+            messages.append(sequence.scorer.message(sequence.id, is_last=response.end_of_prompt))
         if response.end_of_prompt:
             self.prefilled_tokens += total
-            self.cache.used(sequence.prompt.head, sequence.prompt.system)
+            self.cache.record_use(sequence.prompt.system_prefix, sequence.prompt.system)
             if sequence.max_tokens == 0:
                 self._remove(sequence, keep=True)
-                said.append(_done(sequence, sequence.text, "length"))
+                messages.append(_done(sequence, sequence.text, "length"))
         elif cut:
             self._retention.store_segment(sequence)
-        return said
+        return messages
 
-    def _row(self, sequence: Sequence, response: Any) -> m.Row:
+    def _row(self, sequence: Sequence, response: Any) -> RowOutput:
         sequence.produced += 1
         token = int(response.token)
         text = sequence.text
         assert text is not None
         was_content = text.in_content
-        released = Released([], "") if response.finish_reason == "stop" else text.add(token)
-        is_content = was_content and text.in_content  # else it may be part of a marker
+        spans = [] if response.finish_reason == "stop" else text.add(token)
+        is_content = was_content and text.in_content  # else the token may be part of a marker
         logprobs = self._logprobs(sequence, response, is_content=is_content)
-        return m.Row(sequence.id, [token], released.text, logprobs, released.spans)
+        return RowOutput.of(sequence.id, [token], spans, logprobs)
 
     def _logprobs(
         self, sequence: Sequence, response: Any, *, is_content: bool
-    ) -> list[m.TokenLogprobs]:
+    ) -> list[TokenLogprobs]:
         if sequence.logprobs is None or response.finish_reason == "stop":
             return []
         with mx.stream(self._batch.stream):
@@ -330,7 +302,7 @@ class Engine:
                 )
             ]
 
-    def _end(self, sequence: Sequence, response: Any) -> m.Done | m.Failed | None:
+    def _end(self, sequence: Sequence, response: Any) -> Done | RequestFailed | None:
         text, constraint = sequence.text, sequence.constraint
         assert text is not None
         complete = constraint is not None and constraint.complete
@@ -343,7 +315,7 @@ class Engine:
         else:
             return None
         if problem:
-            return m.Failed(sequence.id, ConstraintFailed.code, problem)
+            return RequestFailed(sequence.id, ConstraintFailed.code, problem)
         return _done(sequence, text, "stop" if complete else response.finish_reason or "stop")
 
     def _remove(self, sequence: Sequence, *, keep: bool) -> None:
@@ -355,17 +327,16 @@ class Engine:
             self._batch.remove([sequence.uid])
 
 
-def _done(sequence: Sequence, text: TextStream, natural: m.FinishReason) -> m.Done:
-    """The last word, where `natural` says why the tokens ended."""
-    rest = text.finish(natural)
+def _done(sequence: Sequence, text: TextStream, natural: FinishReason) -> Done:
+    """Return the end of a generation, where `natural` says why the tokens ended."""
+    spans = text.finish(natural)
     finish = text.finish_reason(natural)
-    return m.Done(
+    return Done.of(
         sequence.id,
         finish,
         sequence.produced,
-        rest.text,
-        rest.spans,
-        text.stop_string,
-        text.reasoning_tokens,
+        spans,
+        stop_string=text.stop_string,
+        reasoning_tokens=text.reasoning_tokens,
         context_full=finish == "length" and sequence.fills_context,
     )

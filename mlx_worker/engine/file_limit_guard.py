@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def import_mlx_lm() -> None:
-    """Import mlx_lm, whose limits of open files are then no error."""
+    """Import mlx_lm; its limits of open files cause no error."""
     with _limits_only_raised():
         importlib.import_module("mlx_lm.utils")
 

@@ -1,4 +1,7 @@
-"""What a Python program may ask of a generation, within the limits that HTTP has. [child]"""
+"""The settings of a generation in a Python program, with the same limits as over HTTP.
+
+[child]
+"""
 
 from __future__ import annotations
 
@@ -24,15 +27,15 @@ from mlx_worker.config.sampler_types import (
 )
 from mlx_worker.errors import InvalidSetting
 from mlx_worker.validation import explain
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import ChatRequest, Sampling
 
 TOLERATED: Final = frozenset({"cache_prompt", "metadata", "stream", "user"})
-"""Settings that callers of such functions pass, and that change nothing here: every prompt is
-cached, and every answer comes in pieces."""
+"""Settings that are accepted and have no effect: every prompt is cached, and every answer comes in
+pieces."""
 
 
 class _Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings with their limits; None is as absent."""
+    """Hold the settings, checked against their limits; None: not given."""
 
     max_tokens: Tokens | None = None
     stop: Annotated[list[StopWord], msgspec.Meta(max_length=16)] | None = None
@@ -51,25 +54,25 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True):
 _OF_REQUEST: Final = ("max_tokens", "stop", "seed", "template_kwargs")
 
 
-def chat_request(messages: list[dict[str, Any]], settings: dict[str, Any]) -> m.ChatRequest:
-    """Return a request as the engine takes it; a seed is made where none is given.
+def chat_request(messages: list[dict[str, Any]], settings: dict[str, Any]) -> ChatRequest:
+    """Return a request for the engine; without a seed, a random one is made.
 
-    Raises InvalidSetting, a ValueError, for a value outside its limits, and TypeError for a
-    setting that there is not.
+    Raises InvalidSetting, a ValueError, for a value outside its limits, and TypeError for an
+    unknown setting.
     """
     known = {name: value for name, value in settings.items() if name not in TOLERATED}
     for name in known:
         if name not in _Settings.__struct_fields__:
-            raise TypeError(f"there is no setting {name!r}")
+            raise TypeError(f"unknown setting {name!r}")
     asked = _checked(known)
     sampling = {
         name: value
         for name in asked.__struct_fields__
         if name not in _OF_REQUEST and (value := getattr(asked, name)) is not None
     }
-    return m.ChatRequest(
+    return ChatRequest(
         messages=messages,
-        sampling=m.Sampling(
+        sampling=Sampling(
             seed=randbits(64) if asked.seed is None else asked.seed & SEED_MASK, **sampling
         ),
         max_tokens=asked.max_tokens,
@@ -81,7 +84,7 @@ def chat_request(messages: list[dict[str, Any]], settings: dict[str, Any]) -> m.
 def _checked(settings: dict[str, Any]) -> _Settings:
     for name, value in settings.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise InvalidSetting(f"{name}: {value} is no finite number", param=name)
+            raise InvalidSetting(f"{name}: {value} is not a finite number", param=name)
     try:
         return msgspec.convert(settings, _Settings)
     except msgspec.ValidationError as error:

@@ -1,10 +1,10 @@
-"""Whether what the device computed may be used: the evidence of a step, and what ends the engine.
+"""Whether results of the device may be used: the evidence of a step, and fatal errors.
 
 Since mlx 0.32 a failed Metal command buffer is an exception that may come late: the evaluation
 before it "succeeds", with output that was never written. So each row of logits brings evidence
 along, which is read together with the token: its smallest log-probability. A row that is all equal
-(never written: zeros) or holds a NaN or a positive infinity was not computed. A negative infinity
-is what models write for tokens that they rule out.
+(never written: zeros) or holds a NaN or a positive infinity was not computed. Models write a
+negative infinity for tokens that they rule out.
 
 The evidence is of the model's own logits, before penalties, biases and grammars. Not seen is what
 is wrong and looks plausible: logits from KV that was never written, or a row of which only a part
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 
 TOLERANCE: Final = {mx.float32: 2.0**-20, mx.float16: 2.0**-10, mx.bfloat16: 2.0**-7}
-"""What rounding makes of a log-probability, relative to the numbers that were subtracted."""
+"""The rounding error of a log-probability, relative to the numbers that were subtracted."""
 
 
 class ComputationFailed(Exception):
-    """The device, or mlx on its behalf, failed: nothing that this engine holds may be used again.
+    """Report that the device or mlx failed: nothing that this engine holds may be used again.
 
     Not a `WorkerError`: no request is answered with this error. The process ends instead.
     """
 
 
 class Evidence:
-    """What tells whether the rows of one step were computed, with the rows' ids.
+    """Tell whether the rows of one step were computed.
 
     `logprobs` are the logits less `normalizers`, their log-sum-exps. The smallest of a row is
     `-log(vocabulary)` if all are equal, and less than that by far in any row that says something.
@@ -61,7 +61,7 @@ class Evidence:
         least: list[float] = self.least.tolist()  # type: ignore[assignment]
         surely = 2 * self._uniform - 1  # 16 bits may round by as much
         # Not true of a NaN.
-        doubtful = [place for place, it in enumerate(least) if not -math.inf < it < surely]
+        doubtful = [place for place, value in enumerate(least) if not -math.inf < value < surely]
         if not doubtful:
             return
         # Part of the step, so this waits for nothing; read where there is doubt alone.
@@ -82,10 +82,10 @@ class Evidence:
 
 @contextlib.contextmanager
 def computing() -> Iterator[None]:
-    """Have every error in this block be fatal, but for those that are a request's own.
+    """Make every error in this block fatal, except errors of a request itself.
 
-    mlx raises RuntimeError, ValueError and MemoryError, for its device as for its arguments: what a
-    request asks for is checked before, and everything else that goes wrong here is mlx's.
+    mlx raises RuntimeError, ValueError and MemoryError for its device as for its arguments. The
+    fields of a request are checked before, so that every other error here is mlx's.
     """
     try:
         yield

@@ -1,4 +1,7 @@
-"""From a folder on the disk to a model in memory, telling how far it is. [child]"""
+"""A model folder on the disk to a model in memory, with reports of progress.
+
+[child]
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     """Called with (bytes in memory, bytes in all)."""
 
 BITE = 64 << 20
-"""Bytes read between two words of progress."""
+"""Bytes read between two reports of progress."""
 
 
 def read_model(
@@ -30,13 +33,13 @@ def read_model(
     chat_template: str | None = None,
     context_length: int | None = None,
 ) -> tuple[Any, Any, int | None]:
-    """Load weights and tokenizer from a folder, telling how far it is.
+    """Load weights and tokenizer from a folder, and report progress.
 
     Returns (model, tokenizer, context length in tokens or None for no limit). `config` overrides
-    entries of the model's config.json, `chat_template` the tokenizer's own; `context_length` is
-    the configured one. Raises ModelNotFoundError where there
-    is nothing at the path, BadModelFolder where it is no folder, or something in it or the template
-    is missing or broken, InferenceError with the cause for anything else.
+    entries of the model's config.json, `chat_template` the tokenizer's own; `context_length` is the
+    configured one. Raises ModelNotFoundError where there is nothing at the path, BadModelFolder
+    where the path is no folder, or where a file or the template is missing or broken, and
+    InferenceError with the cause for any other failure.
     """
     if not path.exists():
         raise ModelNotFoundError(f"Model not found: {path}")
@@ -51,14 +54,12 @@ def read_model(
             path, extra, eos_token_ids=settings.get("eos_token_id")
         )
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        raise BadModelFolder(
-            f"{path} holds no model that can be built: {cause_of(error)}"
-        ) from error
+        raise BadModelFolder(f"cannot build a model from {path}: {cause_of(error)}") from error
     except SystemExit as error:
-        # mlx_lm's module for a family that needs another package prints so, and exits.
+        # mlx_lm's module for a family that needs another package prints a message and exits.
         raise BadModelFolder(
             f"mlx_lm cannot load a model of type {folder.model_type!r} here: "
-            "its module asks for a package that is not installed"
+            "its module needs a package that is not installed"
         ) from error
     except Exception as error:
         # mlx and transformers raise nearly anything here, MemoryError included.
@@ -71,22 +72,22 @@ def read_model(
 
 
 def _check_template(tokenizer: Any) -> None:
-    """Raise BadModelFolder for a template that is none; what one refuses is a request's affair."""
+    """Raise BadModelFolder for invalid syntax; a refusal of this chat is no error here."""
     try:
         tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
     except TemplateSyntaxError as error:
         raise BadModelFolder(f"chat_template: line {error.lineno}: {error.message}") from error
-    except Exception:  # noqa: BLE001  (a program of its author's, which may refuse this chat)
+    except Exception:  # noqa: BLE001  (a program of the model's author, which may refuse this chat)
         return
 
 
 def weight_bytes(model: Any) -> int:
-    """Bytes of all parameters."""
+    """Return the bytes of all parameters."""
     return sum(array.nbytes for _, array in tree_flatten(model.parameters()))
 
 
 def _materialize(model: Any, on_progress: LoadProgress | None) -> None:
-    """Read the lazily loaded weights, a bite at a time so that progress can be told."""
+    """Read the lazily loaded weights, a part at a time, and report progress."""
     arrays = [array for _, array in tree_flatten(model.parameters())]
     total = sum(array.nbytes for array in arrays)
     done, pending, waiting = 0, [], 0

@@ -1,8 +1,8 @@
-"""One thread for every mlx call of a program that has threads of its own.
+"""One thread for every mlx call of a program with several threads.
 
-mlx's streams belong to the thread that made them, so whoever calls, this thread does the work. It
-clears its streams before the interpreter ends: a thread that mlx still holds streams of aborts the
-process at its exit (mlx, pull request 3395). A daemon, so that nothing waits for it before that.
+mlx's streams belong to the thread that made them, so one thread does all the work. The thread
+clears its streams before the interpreter ends: a thread with streams aborts the process at its exit
+(mlx, pull request 3395). The thread is a daemon, so that the interpreter does not wait for it.
 [child]
 """
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class MlxThread:
-    """Runs what it is given, one after the other."""
+    """Run functions on one thread, one after the other."""
 
     def __init__(self) -> None:
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
@@ -31,7 +31,7 @@ class MlxThread:
         atexit.register(self.run, mx.clear_streams)
 
     def run(self, work: Callable[[], T]) -> T:
-        """Do this there and return what it returns, or raise what it raises."""
+        """Run a function on the thread; return its result or raise its error."""
         done: Future[T] = Future()
         self._work.put((done, work))
         return done.result()
@@ -41,5 +41,5 @@ class MlxThread:
             done, work = self._work.get()
             try:
                 done.set_result(work())
-            except BaseException as error:  # noqa: BLE001  (it is raised again in the caller)
+            except BaseException as error:  # noqa: BLE001  (raised again in the caller)
                 done.set_exception(error)

@@ -1,17 +1,17 @@
-"""Who may begin to read its prompt, and how much is read between two decode steps.
+"""Which sequences may start to read their prompts, and how much is read between two decode steps.
 
-Three promises. Running streams keep their pace: while anybody decodes, all readers together get
-one chunk a step, no larger than what is read in the pause that the configuration allows. A short
-prompt is not stuck behind long ones: they may take only half of the reading rows. What several
-prompts share is read once: whoever comes later waits until an earlier one has read it. Pure:
-sequences in, decisions out. [child]
+Three promises. Running streams keep their pace: while any row decodes, all readers together get one
+chunk a step, no larger than what is read in the pause that the configuration allows. A short prompt
+does not wait behind long ones: long prompts may take only half of the reading rows. What several
+prompts share is read once: a later sequence waits until an earlier one has read the shared prefix.
+Pure: sequences in, decisions out. [child]
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlx_worker.engine.prefix import WORTH_FETCHING, begins_alike, common_prefix
+from mlx_worker.engine.kv.prefix import WORTH_FETCHING, begins_alike, common_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from mlx_worker.engine.prompt import Prompt
     from mlx_worker.engine.sequence import Sequence
-    from mlx_worker.wire.messages import KvCost
+    from mlx_worker.wire.kv_cost import KvCost
 
 READERS = 8
 """Prompts read side by side."""
 
 LONG = 512
-"""Tokens left to read from which a prompt is a long one."""
+"""Unread tokens from which a prompt counts as long."""
 
 LONG_READERS = READERS // 2
 
@@ -34,14 +34,14 @@ LARGEST_CHUNK = 2048
 """Prompt tokens, of all readers together, between two steps."""
 
 FIRST_CHUNK = 64
-"""The same beside decoding rows, before it is known how fast this model reads."""
+"""The same beside decoding rows, before the speed of this model is known."""
 
 ALONE = 8
-"""How many times longer a chunk may take while nobody decodes: newcomers and cancels wait for it,
-but no stream does."""
+"""How many times longer a chunk may take while no row decodes: only new requests and cancels wait
+for the chunk."""
 
 PAUSE = 0.1
-"""Seconds that reading may hold decoding up between two steps, unless somebody says otherwise."""
+"""Seconds for which reading may delay decoding between two steps, by default."""
 
 BLOCK = 256
 """Tokens by which mlx_lm's KV caches grow."""
@@ -50,27 +50,30 @@ WORTH_WAITING = 64
 """Shared tokens below which reading them twice is cheaper than waiting."""
 
 
-class Pace:
-    """How much may be read in a `pause` of so many seconds, by what reading took so far.
+class ChunkSizer:
+    """Choose how many tokens are read in a `pause`, by the speed of reading so far.
 
-    In powers of two: a device likes few shapes, and the same prompt is mostly cut the same way.
+    Sizes are powers of two: a device likes few shapes, and the same prompt is mostly cut the same
+    way.
     """
 
     def __init__(self, pause: float = PAUSE) -> None:
         self._pause = pause
         self._rate: float | None = None
 
-    def took(self, tokens: int, seconds: float) -> None:
-        """So many tokens were read in so many seconds."""
+    def record(self, tokens: int, seconds: float) -> None:
+        """Record how many tokens were read in how many seconds."""
         if tokens and seconds > 0:
             rate = tokens / seconds
             self._rate = rate if self._rate is None else (self._rate + rate) / 2
 
-    def chunk(self, readers: Listed[Sequence], *, decoding: bool, most: int = LARGEST_CHUNK) -> int:
-        """Tokens that each reader reads next, `most` of them at most, but for a few."""
+    def chunk_size(
+        self, readers: Listed[Sequence], *, decoding: bool, most: int = LARGEST_CHUNK
+    ) -> int:
+        """Return how many tokens each reader reads next: about `most` of them at most."""
         together = self._together(self._pause if decoding else self._pause * ALONE, decoding)
         each = min(most, together // max(1, len(readers)))
-        return past_cuts(max(SMALLEST_CHUNK, each), readers)
+        return chunk_past_segment_ends(max(SMALLEST_CHUNK, each), readers)
 
     def _together(self, seconds: float, decoding: bool) -> int:
         if self._rate is None:
@@ -79,85 +82,88 @@ class Pace:
         return min(LARGEST_CHUNK, 1 << (fitting.bit_length() - 1))
 
 
-def past_cuts(size: int, readers: Listed[Sequence]) -> int:
-    """A chunk at least this long that leaves nobody one token before the end of a segment.
+def chunk_past_segment_ends(size: int, readers: Listed[Sequence]) -> int:
+    """Return a chunk size, at least `size`, that leaves no reader one token before a segment end.
 
     Where a sliding window is full, mlx_lm 0.32.2 masks what follows a chunk of one token wrongly
     for padded rows (`BatchRotatingKVCache.make_mask` takes the place in the ring for its width).
     """
-    left = {cut - reader.read for reader in readers for cut in reader.cuts}
+    left = {end - reader.read for reader in readers for end in reader.segment_ends}
     while size + 1 in left:
         size += 1
     return size
 
 
-def cuts(prompt: Prompt, cached: int, *, every_segment: bool) -> list[int]:
-    """Where reading stops for a moment, so that what is read up to there can be kept.
+def choose_segment_ends(prompt: Prompt, cached: int, *, every_segment: bool) -> list[int]:
+    """Return the places where reading stops, so that the KV up to there can be stored.
 
-    `every_segment`: else only the end of the head, because the KV can be cut later. Never one
-    token after the last: see `past_cuts`.
+    `every_segment` False: only the end of the system prefix, because the KV can be cut later. No
+    place is one token after the place before: see `chunk_past_segment_ends`.
     """
     chosen: list[int] = []
     last = cached
-    for end in prompt.segments if every_segment else [prompt.head]:
+    for end in prompt.all_segment_ends if every_segment else [prompt.system_prefix]:
         if end - last > 1:
             chosen.append(end)
             last = end
     return chosen
 
 
-def follow(new: Sequence, others: Iterable[Sequence], *, any_length: bool) -> None:
-    """Let `new` wait for the earlier sequence with which it shares most, if that is worth it.
+def find_prefix_leader(new: Sequence, others: Iterable[Sequence], *, any_length: bool) -> None:
+    """Have `new` wait for the earlier sequence with which it shares most, if waiting pays.
 
-    `any_length`: the model's KV can be cut anywhere; else only whole segments are of use.
+    `any_length`: the model's KV can be cut anywhere; else only whole segments can be reused.
     """
     tokens = new.prompt.tokens
     for other in others:
-        worth = max(other.cached + WORTH_WAITING, new.shared + 1)
+        worth = max(other.cached + WORTH_WAITING, new.shared_prefix + 1)
         if not begins_alike(tokens, other.prompt.tokens, worth):
             continue
         shared = common_prefix(tokens, other.prompt.tokens)
-        segments = (end for end in other.prompt.segments if end <= shared)
+        segments = (end for end in other.prompt.all_segment_ends if end <= shared)
         usable = shared if any_length else max(segments, default=0)
-        if usable - other.cached >= WORTH_WAITING and usable > new.shared:
-            new.leader, new.shared = other, usable
+        if usable - other.cached >= WORTH_WAITING and usable > new.shared_prefix:
+            new.prefix_leader, new.shared_prefix = other, usable
 
 
-def least_fetched(head: int) -> int:
-    """Tokens that a resident prefix must have to be fetched.
+def min_prefix_to_reuse(system_prefix: int) -> int:
+    """Return how many tokens a resident prefix needs to be fetched from the prompt cache.
 
-    A shorter head is fetched all the same: a client is told whether its system prompt was resident.
+    A shorter system prefix is fetched all the same: a client is told whether the prefix was
+    resident.
     """
-    return min(head or WORTH_FETCHING, WORTH_FETCHING)
+    return min(system_prefix or WORTH_FETCHING, WORTH_FETCHING)
 
 
-def has_room(readers: Listed[Sequence]) -> bool:
-    """May anybody else read beside these?"""
+def has_prefill_slot(readers: Listed[Sequence]) -> bool:
+    """Return True if another sequence may read beside these."""
     return len(readers) < READERS
 
 
-def may_start(sequence: Sequence, readers: Listed[Sequence], resident: Callable[[], int]) -> bool:
-    """Is there nothing for it to wait for, where there is room?
+def can_start_prefill(
+    sequence: Sequence, readers: Listed[Sequence], resident: Callable[[], int]
+) -> bool:
+    """Return True if a sequence has nothing to wait for, where there is a slot.
 
-    `resident` tells, at some cost, how many of its tokens need not be read.
+    `resident` returns, at some cost, how many of the sequence's tokens need not be read.
     """
-    leader = sequence.leader
-    if leader is not None and not leader.over and leader.read < sequence.shared:
+    leader = sequence.prefix_leader
+    if leader is not None and not leader.over and leader.read < sequence.shared_prefix:
         return False
-    if sum(_left(it) > LONG for it in readers) < LONG_READERS:
+    if sum(_left(reader) > LONG for reader in readers) < LONG_READERS:
         return True
     length = len(sequence.prompt.tokens)
     return length <= LONG or length - resident() <= LONG
 
 
 def fits(new: Sequence, rows: Listed[Sequence], cost: KvCost, budget: int | None) -> bool:
-    """Does the KV of these rows and a new one fit so many bytes, by what is foreseen of them?
+    """Return True if the expected KV of these rows and of a new one is within `budget` bytes.
 
-    mlx_lm pads a batch to its longest row, and grows it in blocks. None: there is no budget.
+    mlx_lm pads a batch to its longest row, and grows the batch in blocks. None: no budget.
     """
     if budget is None:
         return True
-    longest = max(it.foreseen for it in (new, *rows))
+    longest = max(row.expected_kv_tokens for row in (new, *rows))
     return (len(rows) + 1) * cost.nbytes(-(-longest // BLOCK) * BLOCK) <= budget
 
 

@@ -1,8 +1,8 @@
 """A chat as the token ids that the model reads.
 
-The model's own template makes the text. The head of a prompt is what every chat with the same
-system prompt shares: it ends a segment, so that its KV can serve the next session. Runs beside the
-decode loop, never in it. [child]
+The model's own template makes the text. The system prefix of a prompt is what every chat with the
+same system prompt shares. The prefix ends a segment, so that its KV can serve the next session.
+Runs beside the decode loop, never in the loop. [child]
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
+from mlx_worker.engine.kv.prefix import WORTH_FETCHING, common_prefix
 from mlx_worker.engine.output.markers import CONTENT, opening_state
-from mlx_worker.engine.prefix import WORTH_FETCHING, common_prefix
 from mlx_worker.engine.templates.chat_text import chat_text, opened_text, system_text
 from mlx_worker.engine.templates.segments import (
     EMPTY_USER_TURN,
@@ -24,51 +24,53 @@ from mlx_worker.engine.templates.segments import (
     unused_mark,
 )
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest, UnsupportedField
-from mlx_worker.limits import check_amount
+from mlx_worker.limits import check_amount, check_conversation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mlx_worker.engine.templates.chat_text import Messages
     from mlx_worker.engine.text_bound import TextBound
-    from mlx_worker.wire.messages import ChatRequest, Opening
+    from mlx_worker.wire.request import ChatRequest, Opening
 
 Tools = list[dict[str, Any]]
 
 RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
-"""Names that steer the tokenizer itself; a request may speak to the template only."""
+"""Arguments of the tokenizer itself, which a request may not set; only the template's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`tokens` of the whole prompt, `head` of them shared, `system` the raw system prompt.
+    """Hold the tokens of a prompt; chats with the same system prompt share `system_prefix` of them.
 
-    `borders` are where its later segments end, in tokens, rising: history, last turn. `state` is
-    where the answer begins, e.g. in the middle of reasoning: see `engine/markers`. `text` is what
-    an answer that echoes a raw prompt begins with, where its tokens are scored.
+    `system` is the raw system prompt. `segment_ends` are where the later segments end, in tokens,
+    rising: history, last turn. `state` is where the answer begins, e.g. in the middle of reasoning:
+    see `engine/output/markers`. `text` is what an answer that echoes a raw prompt begins with,
+    where the prompt's tokens are scored.
     """
 
     tokens: list[int]
-    head: int
+    system_prefix: int
     system: str
-    borders: tuple[int, ...] = ()
+    segment_ends: tuple[int, ...] = ()
     state: str = CONTENT
     text: str = ""
 
     @property
-    def segments(self) -> list[int]:
-        """Where segments end: system, history, last turn."""
-        return sorted({self.head, *self.borders} - {0})
+    def all_segment_ends(self) -> list[int]:
+        """Return where all segments end: system prefix, history, last turn."""
+        return sorted({self.system_prefix, *self.segment_ends} - {0})
 
 
 def prompt_of(tokenizer: Any, request: ChatRequest, bound: TextBound | None = None) -> Prompt:
-    """Return what the model is to read for a request. Raises InvalidRequest.
+    """Return the prompt of a request. Raises InvalidRequest.
 
-    `bound` refuses, before the work, what is too much for the template or for the context.
+    `bound` refuses, before the work, what is too large for the template or for the context.
     """
     if request.prompt is not None:
         tokens = _raw(tokenizer, request.prompt, bound)
         return Prompt(tokens, 0, "", text=_echoed(tokenizer, request))
+    check_conversation(request, "messages")
     if bound is not None:
         _check_amount(request, bound)
     return render(
@@ -82,13 +84,13 @@ def prompt_of(tokenizer: Any, request: ChatRequest, bound: TextBound | None = No
 
 
 def _check_amount(request: ChatRequest, bound: TextBound) -> None:
-    """Raise for more than a template may be given: it may walk over all of it, many times."""
+    """Raise for more than a template may be given: templates walk over messages many times."""
     check_amount(request)
     if len(request.messages) > bound.context_length:
         turns = sum(
             bool(turn.get("content") or turn.get("tool_calls")) for turn in request.messages
         )
-        if turns > bound.context_length:  # each of them is a token at least
+        if turns > bound.context_length:  # each turn is a token at least
             raise ContextLengthExceeded.of(turns, bound.context_length, "messages", estimated=True)
 
 
@@ -100,49 +102,51 @@ def render(
     bound: TextBound | None = None,
     opening: Opening = "turn",
 ) -> Prompt:
-    """Apply the template and tokenize. Raises InvalidRequest with what the template refused.
+    """Apply the template and tokenize.
 
-    UnsupportedField where tools are offered to a model that has no way to call them.
+    Raises InvalidRequest with the template's refusal, and UnsupportedField where tools are offered
+    to a model whose template has no tool calls.
     """
     if reserved := RESERVED & template_kwargs.keys():
         raise InvalidRequest(
-            f"chat_template_kwargs: {min(reserved)!r} is not the template's to be told",
+            f"chat_template_kwargs: {min(reserved)!r} is reserved for the server",
             param="chat_template_kwargs",
         )
-    told = template_kwargs
+    kwargs = template_kwargs
     if tools:
-        told = template_kwargs | {"tools": tools}
-        _refuse_unheard(tokenizer, told, template_kwargs)
-    text = opened_text(tokenizer, messages, told, opening)
+        kwargs = template_kwargs | {"tools": tools}
+        _check_tools_shown(tokenizer, kwargs, template_kwargs)
+    text = opened_text(tokenizer, messages, kwargs, opening)
     if bound is not None:
         bound.check_text(text, "messages")
     tokens, place_of = _tokenize(tokenizer, text, "messages")
     if not tokens:
-        raise InvalidRequest("the chat template made an empty prompt", param="messages")
-    others = segment_probes(tokenizer, messages, told, unused_mark(text))
+        raise InvalidRequest("the model's chat template made an empty prompt", param="messages")
+    probes = segment_probes(tokenizer, messages, kwargs, unused_mark(text))
     # The last token is never part of a segment: the model must read at least one.
-    head, *borders = (min(place_of(common_prefix(text, it)), len(tokens) - 1) for it in others)
+    ends = [min(place_of(common_prefix(text, other)), len(tokens) - 1) for other in probes]
+    system_prefix, *segment_ends = ends
     system = system_text(messages)
-    if not system and head < WORTH_FETCHING:
-        head = 0  # a template's first words are worth no segment of their own
+    if not system and system_prefix < WORTH_FETCHING:
+        system_prefix = 0  # a template's first words are worth no segment of their own
     return Prompt(
         tokens,
-        head,
+        system_prefix,
         system,
-        tuple(it for it in borders if it > head),
+        tuple(end for end in segment_ends if end > system_prefix),
         opening_state(tokenizer, tokens, continues=opening == "continued"),
     )
 
 
-def warm_head(
+def system_prefix_tokens(
     tokenizer: Any,
     system_prompt: str,
     template_kwargs: dict[str, Any] | None = None,
     bound: TextBound | None = None,
 ) -> list[int]:
-    """The tokens that a warmed system prompt puts into the cache; none for an empty one.
+    """Return the tokens that a warmed system prompt puts into the cache; none for an empty one.
 
-    `template_kwargs` are those of the chats that it is warmed for.
+    `template_kwargs` are those of the chats that the prompt is warmed for.
     """
     if not system_prompt:
         return []
@@ -155,15 +159,15 @@ def warm_head(
     return tokens[: place_of(max(0, text.find(mark)))]
 
 
-def _refuse_unheard(tokenizer: Any, told: dict[str, Any], without: dict[str, Any]) -> None:
-    """Tools that the template does not show the model, or calls that nobody could read."""
-    heard, unheard = (chat_text(tokenizer, [EMPTY_USER_TURN], kwargs) for kwargs in (told, without))
-    if not tokenizer.has_tool_calling or heard == unheard:
+def _check_tools_shown(tokenizer: Any, kwargs: dict[str, Any], without: dict[str, Any]) -> None:
+    """Raise UnsupportedField if the template does not show tools, or calls could not be parsed."""
+    shown, hidden = (chat_text(tokenizer, [EMPTY_USER_TURN], given) for given in (kwargs, without))
+    if not tokenizer.has_tool_calling or shown == hidden:
         raise UnsupportedField("tools: this model's chat template has no tool calls", param="tools")
 
 
 def _raw(tokenizer: Any, prompt: str | list[int], bound: TextBound | None) -> list[int]:
-    """Text as mlx_lm's own server reads it; tokens as they are."""
+    """Return the tokens of a raw prompt, text being tokenized as by mlx_lm's own server."""
     if isinstance(prompt, str):
         if bound is not None:
             bound.check_text(prompt, "prompt")
@@ -175,7 +179,7 @@ def _raw(tokenizer: Any, prompt: str | list[int], bound: TextBound | None) -> li
         check_tokens(tokenizer, prompt, "prompt")
         tokens = prompt
     if not tokens:
-        raise InvalidRequest("prompt: is empty", param="prompt")
+        raise InvalidRequest("prompt: must not be empty", param="prompt")
     return tokens
 
 
@@ -189,11 +193,13 @@ def _echoed(tokenizer: Any, request: ChatRequest) -> str:
 
 
 def check_tokens(tokenizer: Any, tokens: list[int], field: str) -> None:
-    """Raises InvalidRequest where one is no token of this model."""
+    """Raise InvalidRequest for a token id outside the model's vocabulary."""
     size = len(tokenizer)
     wrong = next((token for token in tokens if not 0 <= token < size), None)
     if wrong is not None:
-        raise InvalidRequest(f"{field}: token {wrong}; the vocabulary has {size}", param=field)
+        raise InvalidRequest(
+            f"{field}: token id {wrong} is outside the vocabulary of {size}", param=field
+        )
 
 
 # --- text and tokens ----------------------------------------------------------------------
@@ -201,17 +207,17 @@ def check_tokens(tokenizer: Any, tokens: list[int], field: str) -> None:
 
 @contextlib.contextmanager
 def _text_refusal(field: str) -> Iterator[None]:
-    """Half of a surrogate pair is no text: Rust's tokenizers do not take it."""
+    """Raise InvalidRequest for half of a surrogate pair, which Rust's tokenizers do not take."""
     try:
         yield
     except (TypeError, UnicodeError) as error:
-        raise InvalidRequest(f"{field}: this is no text: {error}", param=field) from error
+        raise InvalidRequest(f"{field}: not valid text: {error}", param=field) from error
 
 
 def _tokenize(tokenizer: Any, text: str, field: str) -> tuple[list[int], Callable[[int], int]]:
-    """The text's token ids, and how many of them are whole before a character.
+    """Return the text's token ids, and a function: how many tokens are whole before a character.
 
-    A tokenizer that does not know (one that is not in Rust) has no segments.
+    With a tokenizer that is not in Rust the function returns 0: prompts then have no segments.
     """
     with _text_refusal(field):
         encoded = tokenizer._tokenizer(text, add_special_tokens=False)  # noqa: SLF001

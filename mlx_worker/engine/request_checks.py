@@ -1,4 +1,7 @@
-"""Checks of a request against the model, made before any work. [child]"""
+"""Checks of a request against the model, made before any work.
+
+[child]
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.batch_support import logit_count
 from mlx_worker.engine.output.end_tokens import check_stop_tokens
-from mlx_worker.engine.prompt_scores import check_scoring
+from mlx_worker.engine.output.prompt_scores import check_scoring
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 
 if TYPE_CHECKING:
     from mlx_worker.engine.prompt import Prompt
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.request import ChatRequest
 
 
 class RequestChecks:
@@ -23,12 +26,13 @@ class RequestChecks:
         self._vocabulary = vocabulary
         self._context_length = context_length
 
-    def answer_limit(self, request: m.ChatRequest, prompt: Prompt) -> int:
+    def answer_limit(self, request: ChatRequest, prompt: Prompt, room: int | None) -> int:
         """Return how many tokens the answer may have, after all checks.
 
-        Raises ContextLengthExceeded or InvalidRequest, with the numbers.
+        `room` is what another process allowed the answer before it died; None: none did. Raises
+        ContextLengthExceeded or InvalidRequest, with the numbers.
         """
-        limit = self._context_left(request, prompt)
+        limit = self._context_left(request, prompt) if room is None else room
         self._check_bias(request.sampling.logit_bias)
         check_stop_tokens(request.ends, self._vocabulary)
         check_scoring(request.prompt_scoring, len(prompt.tokens))
@@ -39,7 +43,7 @@ class RequestChecks:
         if tokens >= self._context_length:
             raise ContextLengthExceeded.of(tokens, self._context_length, "system_prompt")
 
-    def _context_left(self, request: m.ChatRequest, prompt: Prompt) -> int:
+    def _context_left(self, request: ChatRequest, prompt: Prompt) -> int:
         """Return the tokens that the request asks for, at most what the context leaves."""
         asked = request.max_tokens
         least = 1 if request.prompt is None else 0  # a prompt alone may be scored
@@ -57,7 +61,7 @@ class RequestChecks:
             known = self._vocabulary if token < self._vocabulary else self._logits
             if not 0 <= token < known:
                 raise InvalidRequest(
-                    f"logit_bias names token {token}; the vocabulary has {known}",
+                    f"logit_bias: token id {token} is outside the vocabulary of {known}",
                     param="logit_bias",
                 )
 

@@ -1,10 +1,10 @@
-"""Choosing the next token, by counter instead of by state.
+"""Sampling of the next token, by counter instead of by state.
 
 The draw for position i of a request uses a key made of (seed, i) and nothing else, so one seed
 gives one answer whatever else is in the batch, and a sequence continued from token i draws what it
-would have drawn. The filters (top-p, min-p, top-k) and the penalties are mlx_lm's own, in its
-order; only its global random state is replaced. Rows with the same settings are drawn in one call:
-each with its own key, so that it makes no difference to any of them. [child]
+would have drawn. The filters (top-p, min-p, top-k) and the penalties are mlx_lm's own, in
+mlx_lm's order; only the global random state is replaced. Rows with the same settings are sampled in
+one call, each with its own key, so that the grouping changes no result. [child]
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from mlx_lm.sample_utils import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.engine.prompt_scores import PromptScorer
+    from mlx_worker.engine.output.prompt_scores import PromptScorer
     from mlx_worker.engine.structured.constraint import Constraint
-    from mlx_worker.wire.messages import Sampling
+    from mlx_worker.wire.request import Sampling
 
 Settings = tuple[float, float, float, int]
 """Temperature, top-p, min-p, top-k."""
@@ -34,16 +34,16 @@ GREEDY: Final[Settings] = (0.0, 1.0, 0.0, 0)
 
 
 def key_seed(seed: int, position: int) -> int:
-    """64 bits that depend on (seed, position) and on nothing else."""
+    """Return 64 bits that depend on (seed, position) and on nothing else."""
     counter = seed.to_bytes(8, "little") + position.to_bytes(8, "little")
     return int.from_bytes(hashlib.blake2b(counter, digest_size=8).digest(), "little")
 
 
-class Draw:
-    """How the tokens of one row are drawn, from `position` on; one call is one position.
+class RowSampler:
+    """Sample the tokens of one row, from `position` on; one call is one position.
 
-    `reports`: somebody wants to be told the log-probabilities that they were drawn from.
-    `constraint`: not all tokens may be drawn. `scorer` takes the logits of the prompt's own tokens.
+    `reports`: the log-probabilities are returned to the client. `constraint` limits which tokens
+    may be sampled. `scorer` takes the logits of the prompt's own tokens.
     """
 
     def __init__(
@@ -65,34 +65,37 @@ class Draw:
         top_k = max(0, min(sampling.top_k, vocabulary))
         narrow = (sampling.top_p or 1.0, sampling.min_p, top_k)
         self.settings = GREEDY if greedy else (sampling.temperature, *narrow)
-        """What a row has in common with those that are drawn in the same call."""
+        """What all rows share that are sampled in the same call."""
 
     def key(self) -> list[int]:
-        """The next position's key, as mlx has keys: two words."""
+        """Return the next position's key, as mlx has keys: two words."""
         key = key_seed(self._seed, self._position)
         self._position += 1
         return [key >> 32, key & 0xFFFFFFFF]
 
     def __call__(self, logprobs: mx.array) -> mx.array:
-        """Log-probabilities (1, vocabulary) in, token ids (1,) out."""
+        """Return token ids (1,) sampled from log-probabilities (1, vocabulary)."""
         return draw(logprobs, [self])
 
 
-def draw(logprobs: mx.array, rows: Sequence[Draw]) -> mx.array:
-    """Log-probabilities (rows, vocabulary) in, token ids (rows,) out."""
+def draw(logprobs: mx.array, rows: Sequence[RowSampler]) -> mx.array:
+    """Return token ids (rows,) sampled from log-probabilities (rows, vocabulary)."""
     groups: dict[Settings, list[int]] = {}
     for place, row in enumerate(rows):
         groups.setdefault(row.settings, []).append(place)
     if len(groups) == 1:
         return _drawn(logprobs, rows)
-    drawn = [_drawn(logprobs[mx.array(it)], [rows[i] for i in it]) for it in groups.values()]
-    places = [place for it in groups.values() for place in it]
+    drawn = [
+        _drawn(logprobs[mx.array(group)], [rows[place] for place in group])
+        for group in groups.values()
+    ]
+    places = [place for group in groups.values() for place in group]
     back = sorted(range(len(places)), key=places.__getitem__)
     return mx.concatenate(drawn)[mx.array(back)]
 
 
-def _drawn(logprobs: mx.array, rows: Sequence[Draw]) -> mx.array:
-    """The same for rows that share their settings."""
+def _drawn(logprobs: mx.array, rows: Sequence[RowSampler]) -> mx.array:
+    """Return token ids of rows that share their settings."""
     settings = rows[0].settings
     if settings == GREEDY:
         return mx.argmax(logprobs, axis=-1)
@@ -112,7 +115,7 @@ _categorical = mx.vmap(lambda logits, key: mx.random.categorical(logits, key=key
 
 
 def make_processors(sampling: Sampling) -> list[Any]:
-    """Mlx_lm's logits processors for what this request asks; empty costs nothing."""
+    """Return mlx_lm's logits processors for a request's penalties and biases; mostly none."""
     return make_logits_processors(  # type: ignore[no-any-return]
         logit_bias=sampling.logit_bias or None,
         repetition_penalty=sampling.repetition_penalty

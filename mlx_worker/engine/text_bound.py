@@ -1,9 +1,9 @@
-"""How long a text can be and still fit a context, known before the text is tokenized.
+"""The length up to which a text can fit a context, known before the text is tokenized.
 
 Tokenizing costs time and memory by the text's length, so a text that cannot fit is refused by its
-bytes. The bound must never refuse a text that fits: it holds only where every byte of a text ends
-in some token, which a tokenizer's own description says. Where that is not certain (a normalizer
-that drops characters, a word that becomes one unknown token) there is no bound. [child]
+bytes. A text that fits is never refused: there is a bound only where every byte of a text ends in
+some token, by the tokenizer's own description. Where that is not certain (a normalizer that drops
+characters, a word that becomes one unknown token) there is no bound. [child]
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ MARGIN: Final = 4096
 """Bytes beyond the bound that are tokenized all the same."""
 
 USUAL: Final = 4
-"""Bytes of a text for each of its tokens, as a caller is told where a text was not tokenized."""
+"""Bytes for each token, by which the tokens of a text that was not tokenized are estimated."""
 
 SHRINKING: Final = {"NFC": 4, "NFD": 4, "NFKC": 4, "NFKD": 4, "Lowercase": 4, "ByteLevel": 1}
-"""Normalizers that drop nothing, and by what factor the bytes of a text can become fewer."""
+"""Normalizers that drop no character, and the factor by which the bytes of a text can shrink."""
 
 KEEPING: Final = frozenset({"ByteLevel", "Digits", "Metaspace", "Split", "Punctuation"})
-"""Pre-tokenizers that drop nothing, unless they are told to remove what they split at."""
+"""Pre-tokenizers that drop no character, unless configured to remove separators."""
 
 WHITESPACE: Final = b" \t\n\r\v\f"
 
 BYTES: Final = 256
-"""Different ones that there are."""
+"""The number of different bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """`longest` are the most bytes of a text that one token can stand for.
+    """Bound the tokens of a text: one token stands for `longest` bytes of text at most.
 
-    `only_visible`: some token takes in all whitespace beside it, so that whitespace does not count
-    (nor does what is not ASCII, some of which is whitespace).
+    `only_visible`: some token includes all whitespace beside the token, so that whitespace does not
+    count (nor does text outside ASCII, some of which is whitespace).
     """
 
     longest: int
@@ -51,14 +51,14 @@ class Bound:
 
 
 class TextBound:
-    """One model's. `context_length` is in tokens."""
+    """Check texts for one model. `context_length` is in tokens."""
 
     def __init__(self, tokenizer: Any, context_length: int) -> None:
         self._tokenizer = tokenizer
         self.context_length = context_length
 
     def check_text(self, text: str, field: str) -> None:
-        """Raise ContextLengthExceeded for a text that cannot fit, InvalidRequest for no text."""
+        """Raise ContextLengthExceeded for a text that cannot fit, InvalidRequest if invalid."""
         if len(text) <= self.context_length:
             return
         try:
@@ -91,7 +91,7 @@ class TextBound:
 
 
 def bound_of(described: dict[str, Any]) -> Bound | None:
-    """Return the bound of a tokenizer as its `tokenizer.json` describes it; None: there is none."""
+    """Return the bound of a tokenizer, by its `tokenizer.json`; None: there is no bound."""
     shrinking = _shrinking(described.get("normalizer"))
     if shrinking is None or not _keeps_all(described.get("pre_tokenizer")):
         return None
@@ -105,7 +105,7 @@ def bound_of(described: dict[str, Any]) -> Bound | None:
 
 
 def _parts(part: dict[str, Any] | None, members: str) -> Iterator[dict[str, Any]]:
-    """The steps of a sequence, however nested."""
+    """Yield the steps of a sequence, nested ones too."""
     if part is None:
         return
     if part["type"] == "Sequence":
@@ -116,7 +116,7 @@ def _parts(part: dict[str, Any] | None, members: str) -> Iterator[dict[str, Any]
 
 
 def _shrinking(normalizer: dict[str, Any] | None) -> int | None:
-    """By what factor bytes can become fewer; None where characters may be dropped."""
+    """Return the factor by which bytes can shrink; None where characters may be dropped."""
     factor = 1
     for step in _parts(normalizer, "normalizers"):
         match step:
@@ -134,7 +134,7 @@ def _shrinking(normalizer: dict[str, Any] | None) -> int | None:
 
 
 def _keeps_all(pre_tokenizer: dict[str, Any] | None) -> bool:
-    """True if no character of a text is dropped between two words."""
+    """Return True if no character of a text is dropped between two words."""
     return all(
         step["type"] in KEEPING and step.get("behavior") != "Removed"
         for step in _parts(pre_tokenizer, "pretokenizers")
@@ -142,7 +142,7 @@ def _keeps_all(pre_tokenizer: dict[str, Any] | None) -> bool:
 
 
 def _longest_piece(described: dict[str, Any]) -> int | None:
-    """The most bytes of one token; None where a token may stand for text of any length."""
+    """Return the most bytes of one token; None where a token may stand for text of any length."""
     model = described["model"]
     vocabulary = model.get("vocab") or {}
     pieces = [piece for piece, *_ in vocabulary] if isinstance(vocabulary, list) else vocabulary

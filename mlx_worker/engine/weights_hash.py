@@ -1,6 +1,6 @@
-"""Name what a process has loaded, so that two processes can be told apart by what they would say.
+"""A hash of a loaded model: the same hash means the same weights and texts.
 
-The name covers every byte of the parameters in memory, not a sample of the files: files may change
+The hash covers every byte of the parameters in memory, not a sample of the files: files may change
 on the disk while a model loads, and an edit of a single number is another model. Parameters are
 summed on the device, in rows and in columns, at the speed of memory; only the sums are hashed. A
 change of one word always changes a sum, and so does an exchange of two words. [child]
@@ -27,26 +27,26 @@ _BITE: Final = 256 << 20
 """Bytes of parameters that are summed in one evaluation."""
 
 _TEXTS: Final = frozenset({".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"})
-"""Suffixes of the files beside the weights that a model's words depend on."""
+"""Suffixes of the files beside the weights that answers depend on."""
 
 _LONGEST_TEXT: Final = 256 << 20
-"""Bytes: no tokenizer is larger, and what is larger belongs to no model."""
+"""Bytes: no file of a tokenizer is larger."""
 
 _PLACES: Final = ("*", "additional_chat_templates/*")
 
 _UNREAD: Final = ".safetensors.index.json"
-"""End of the name of a file that loading does not need: the arrays' own headers say it all."""
+"""End of the name of a file that loading does not need: arrays have headers of their own."""
 
 FolderState = tuple[tuple[str, int, int, int, int], ...]
 
 
 def folder_state(folder: Path) -> FolderState:
-    """Return what the disk says of each file that loading may read, without reading any."""
+    """Return the state of each file that loading may read, without reading any."""
     states = []
     for path in _files(folder):
         try:
             stat = path.stat()
-        except FileNotFoundError:  # it was taken away just now
+        except FileNotFoundError:  # the file was removed just now
             continue
         name = str(path.relative_to(folder))
         states.append((name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
@@ -64,8 +64,8 @@ def check_unchanged(folder: Path, before: FolderState) -> None:
 def model_identity(folder: Path, model: Any, configured: tuple[str, ...] = ()) -> str:
     """Return SHA-256 hex over a model's parameters in memory and the texts in its folder.
 
-    The same model has the same identity wherever its folder lies. `configured` is what the
-    configuration puts in place of something in the folder.
+    The same model has the same identity in any folder. `configured` is what the configuration
+    puts in place of files of the folder.
     """
     digest = hashlib.sha256()
     arrays = tree_flatten(model.parameters())

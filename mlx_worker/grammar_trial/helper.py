@@ -1,9 +1,9 @@
 """The process in which costly grammars are tried: `python -m mlx_worker.grammar_trial.helper`.
 
-Reads one JSON line with the vocabulary, then a line a trial, and writes a line a verdict. It ends
-with its pipe. A trial that takes more than its processor time ends it: the interval timer's signal
-is left to the system, which needs no cooperation of the code at work. A program, which nothing
-imports: importing it lowers the priority of the process. [child's helper]
+Reads one JSON line with the vocabulary, then a line for each trial, and writes a line for each
+verdict. The process ends with its pipe. A trial that takes more than its processor time ends the
+process: the interval timer's signal needs no cooperation of the running code. This is a program,
+which no module imports: an import lowers the priority of the process. [child's helper]
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from mlx_worker.grammar_trial.trial import Trial, Verdict, Vocabulary, tried  # 
 
 def main() -> None:
     """Answer trials until the pipe is closed."""
-    said, heard = sys.stdin.buffer, sys.stdout.buffer
-    first = said.readline()
+    requests, verdicts = sys.stdin.buffer, sys.stdout.buffer
+    first = requests.readline()
     if not first:
         return
     known = msgspec.json.decode(first, type=Vocabulary)
     vocabulary = LLTokenizer(known.tokenizer, eos_token=known.ends)
-    for line in iter(said.readline, b""):
+    for line in iter(requests.readline, b""):
         trial = msgspec.json.decode(line, type=Trial)
         signal.setitimer(signal.ITIMER_PROF, known.seconds)
         try:
@@ -38,8 +38,8 @@ def main() -> None:
         except BaseException as error:  # noqa: BLE001  (a panic of Rust's is no Exception)
             verdict = Verdict(f"{type(error).__name__}: {error}")
         signal.setitimer(signal.ITIMER_PROF, 0)
-        heard.write(msgspec.json.encode(verdict) + b"\n")
-        heard.flush()
+        verdicts.write(msgspec.json.encode(verdict) + b"\n")
+        verdicts.flush()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What is wrong with a grammar, found by compiling it and by asking for its first mask.
+"""The fault of a grammar, found by compiling the grammar and computing its first mask.
 
 llguidance counts most of its work and gives up at a limit, but not all: some intersections of
-regexes keep it busy for minutes, and no thread can be stopped. So a grammar that may be costly is
+regexes take minutes, and no thread can be stopped. So a grammar that may be costly is
 compiled in a helper process first, which the system ends when its processor time is used up.
 [child, and its helper]
 """
@@ -20,8 +20,8 @@ PLAIN_ITEMS: Final = 2000
 """Items of the parser in a row: llguidance's own limit, in which no schema takes long."""
 
 FREE_ITEMS: Final = 500
-"""The same for a grammar that a request writes itself: the work of a step grows with its square,
-and 2000 items of an ambiguous grammar take a second and a half."""
+"""The same for a grammar of a request's author: the work of a step grows with the square of the
+items, and 2000 items of an ambiguous grammar take a second and a half."""
 
 LEXER_STATES: Final = 50_000
 """Of one grammar, a kilobyte or two each."""
@@ -31,7 +31,7 @@ NOTHING_FITS: Final = "NoExtensionBias"
 
 
 class Vocabulary(msgspec.Struct, frozen=True):
-    """A tokenizer as `tokenizer.json` has it, its end tokens, and processor seconds a trial."""
+    """Describe a tokenizer (`tokenizer.json`), its end tokens, and the seconds for a trial."""
 
     tokenizer: str
     ends: list[int]
@@ -39,14 +39,14 @@ class Vocabulary(msgspec.Struct, frozen=True):
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """Grammars to be tried, in order."""
+    """List grammars to be tried, in order."""
 
     grammars: list[str]
     items: int
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The first fault of a trial, "" for none, and in which of its grammars that is."""
+    """Tell the first fault of a trial, "" for none, and the place of its grammar."""
 
     fault: str = ""
     place: int = 0
@@ -69,7 +69,7 @@ def tried(vocabulary: LLTokenizer, trial: Trial) -> Verdict:
 
 
 def fault_of(matcher: LLMatcher) -> str:
-    """What keeps a new matcher from its first token; "" where nothing does."""
+    """Return the error of a new matcher's first mask; "" where there is none."""
     if not matcher.is_error():
         matcher.compute_logit_bias()
     return matcher.get_error() if matcher.is_error() else ""

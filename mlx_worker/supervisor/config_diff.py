@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import Load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,10 +26,10 @@ class Changes:
     changed: tuple[str, ...] = ()
 
 
-def load_of(planned: PlannedModel) -> m.Load:
+def load_of(planned: PlannedModel) -> Load:
     """What a model's process is told, but for its share of the node's memory."""
     model = planned.config
-    return m.Load(
+    return Load(
         model=model.id,
         path=str(planned.folder.path) if planned.folder else "",
         max_concurrency=model.max_concurrency,
@@ -56,7 +56,7 @@ def with_known_folders(
     ]
 
 
-def _process_of(planned: PlannedModel) -> tuple[m.Load, Mapping[str, str]]:
+def _process_of(planned: PlannedModel) -> tuple[Load, Mapping[str, str]]:
     """Return what only a new process goes by: what it is told, and its environment."""
     return load_of(planned), planned.config.env
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.config.schema import ModelConfig
     from mlx_worker.supervisor.event_log import Events
-    from mlx_worker.supervisor.process.child import Facts
+    from mlx_worker.supervisor.process.status import ChildStatus
 
 OURS: Final = "mlx-worker"
 """The name of this package among the versions."""
@@ -51,11 +51,11 @@ class Identity:
         return f"fp_{hashlib.sha256(known.encode()).hexdigest()[:SHOWN]}"
 
 
-def identity_of(facts: Facts) -> Identity:
-    """Return the identity of the process that said these facts of itself."""
-    weights = facts.loaded.weights if facts.loaded else ""
-    variables = repr(sorted(facts.env.items())) if facts.env else ""
-    return _interned(weights, tuple(sorted(facts.versions.items())), variables)
+def identity_of(status: ChildStatus) -> Identity:
+    """Return the identity of the process that has reported this status."""
+    weights = status.loaded.weights if status.loaded else ""
+    variables = repr(sorted(status.env.items())) if status.env else ""
+    return _interned(weights, tuple(sorted(status.versions.items())), variables)
 
 
 def prompting(model: ModelConfig) -> str:

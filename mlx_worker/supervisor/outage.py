@@ -55,7 +55,7 @@ async def end_at_outage(node: Node, limit: float | None) -> None:
             ended = outage.is_over_limit(
                 loop.time(), all_given_up=node.all_given_up, resumed_at=resumed_at
             )
-    reasons = {id_: served.child.reason for id_, served in node.models.items()}
+    reasons = {id_: model.child.reason for id_, model in node.models.items()}
     node.events.happened("outage", level=logging.ERROR, seconds=limit, reasons=reasons)
     said = "; ".join(f"{id_}: {reason}" for id_, reason in reasons.items())
     raise NothingServed(f"no model could be served for {limit:g} s: {said}")

@@ -1,9 +1,9 @@
-"""Starts models: first their folder is looked at, then memory is asked for room.
+"""Starts models: the folder is inspected first, then memory is claimed.
 
-A folder may be missing, broken, or on a share that does not answer. Looking at it happens in daemon
-threads, at most one a model, with a deadline: no other model and no request ever waits for it. A
-model whose folder cannot be used is FAILED with the reason. It is looked at again when the child's
-slow retry is due, as soon as the folder changes, and when an operator asks. [front]
+A folder may be missing, broken, or on a share that does not answer. Daemon threads inspect folders,
+at most one thread a model, with a deadline: no other model and no request waits for a folder. A
+model whose folder cannot be used is FAILED with the reason. The folder is inspected again when the
+child's slow retry is due, as soon as the folder changes, and when an operator asks. [front]
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from mlx_worker.config.schema import ModelConfig
     from mlx_worker.models.folder import ModelFolder
-    from mlx_worker.supervisor.memory.placement import Room
-    from mlx_worker.supervisor.node import Served
+    from mlx_worker.supervisor.memory.placement import Placement
+    from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.process.lifecycle import Timings
 
 
@@ -45,176 +45,184 @@ class FolderAccess:
     places: Callable[[ModelConfig], list[Path]]
 
 
-class _Look:
+class _FolderInspection:
     """What is under way for one model's folder."""
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.watch: asyncio.Task[None] | None = None
-        self.inspection: asyncio.Future[ModelFolder] | None = None
+        self.reading: asyncio.Future[ModelFolder] | None = None
         self.signature: Hashable = None
         """Of the folder as the last inspection found it; None: not inspected."""
         self.before: asyncio.Task[None] | None = None
-        self.wanted = False
+        self.start_wanted = False
         """Start the model once its folder can be used."""
 
 
 class Starter:
-    """Brings models up, and watches the folders of those that were given up."""
+    """Starts models, and watches the folders of those that were given up."""
 
     def __init__(
-        self, access: FolderAccess, room: Room, timings: Timings, on_found: Callable[[], None]
+        self,
+        access: FolderAccess,
+        placement: Placement,
+        timings: Timings,
+        on_inspected: Callable[[], None],
     ) -> None:
         self.access = access
-        self._room = room
+        self._placement = placement
         self._timings = timings
-        self._on_found = on_found
-        self._looks: dict[Served, _Look] = {}
+        self._on_inspected = on_inspected
+        self._inspections: dict[ModelRuntime, _FolderInspection] = {}
         self._closed = False
 
-    def bring(self, served: Served) -> None:
-        """Start a model as soon as its folder can be used and memory has room."""
-        if served.planned.folder is not None and not served.child.cannot_load:
-            self._room.bring(served)
+    def ensure_started(self, model: ModelRuntime) -> None:
+        """Start a model as soon as its folder can be used and memory is free."""
+        if model.planned.folder is not None and not model.child.lifecycle.cannot_load:
+            self._placement.ensure_started(model)
         else:
-            self._look(served).wanted = True
-            self.inspect(served)
+            self._inspection(model).start_wanted = True
+            self.inspect(model)
 
-    def bring_in_order(self, models: Iterable[Served]) -> None:
+    def start_in_order(self, models: Iterable[ModelRuntime]) -> None:
         """Start models; those that come first take memory first."""
         before: asyncio.Task[None] | None = None
-        for served in models:
-            look = self._look(served)
-            look.before = before
-            self.bring(served)
-            before = look.task
+        for model in models:
+            inspection = self._inspection(model)
+            inspection.before = before
+            self.ensure_started(model)
+            before = inspection.task
 
-    def inspect(self, served: Served) -> None:
-        """Look at a model's folder now; start the model only where it is wanted."""
-        look = self._look(served)
-        if look.task is None or look.task.done():
-            look.task = asyncio.create_task(self._inspect(served, look))
-            if served.child.state is State.STOPPED:
-                served.child.held_back = _being_inspected(served)
+    def inspect(self, model: ModelRuntime) -> None:
+        """Inspect a model's folder now; start the model only if a start is wanted."""
+        inspection = self._inspection(model)
+        if inspection.task is None or inspection.task.done():
+            inspection.task = asyncio.create_task(self._inspect(model, inspection))
+            if model.child.state is State.STOPPED:
+                model.start_blocked_by = _being_inspected(model)
 
-    def retry(self, served: Served) -> None:
-        """A model's slow retry is due: start the model if its folder can be used now."""
-        look = self._look(served)
-        look.wanted = look.wanted or served.child.wants_process or served.is_busy
-        self.inspect(served)
+    def retry(self, model: ModelRuntime) -> None:
+        """Start a model whose slow retry is due, if its folder can be used now."""
+        inspection = self._inspection(model)
+        wanted = inspection.start_wanted or model.child.desired_running or model.is_busy
+        inspection.start_wanted = wanted
+        self.inspect(model)
 
-    def entered(self, served: Served, state: State) -> None:
+    def on_state_entered(self, model: ModelRuntime, state: State) -> None:
         """Watch the folder of a model while the model is given up."""
-        if state is not State.STOPPED and isinstance(served.child.held_back, ModelLoading):
-            served.child.held_back = None  # what was found in the folder is known by now
-        look = self._looks.get(served)
+        if state is not State.STOPPED and isinstance(model.start_blocked_by, ModelLoading):
+            model.start_blocked_by = None  # what was found in the folder is known by now
+        inspection = self._inspections.get(model)
         if state is not State.FAILED:
-            if look is not None and look.watch is not None:
-                look.watch.cancel()
-                look.watch = None
-        elif not (served.retired or self._closed):
-            look = look or self._look(served)
-            look.watch = look.watch or asyncio.create_task(self._watch(served, look))
+            if inspection is not None and inspection.watch is not None:
+                inspection.watch.cancel()
+                inspection.watch = None
+        elif model.retired_by is None and not self._closed:
+            inspection = inspection or self._inspection(model)
+            watch = inspection.watch or asyncio.create_task(self._watch(model, inspection))
+            inspection.watch = watch
 
-    def cancel(self, served: Served) -> None:
+    def cancel(self, model: ModelRuntime) -> None:
         """Do not start the model when its folder can be used."""
-        if (look := self._looks.get(served)) is not None:
-            look.wanted = False
+        if (inspection := self._inspections.get(model)) is not None:
+            inspection.start_wanted = False
 
-    def forget(self, served: Served) -> None:
+    def forget(self, model: ModelRuntime) -> None:
         """End all that is under way for a model. A stalled thread is left behind."""
-        if (look := self._looks.pop(served, None)) is not None:
-            for task in filter(None, (look.task, look.watch)):
+        if (inspection := self._inspections.pop(model, None)) is not None:
+            for task in filter(None, (inspection.task, inspection.watch)):
                 task.cancel()
 
     def close(self) -> None:
         """End all that is under way, for good."""
         self._closed = True
-        for served in list(self._looks):
-            self.forget(served)
+        for model in list(self._inspections):
+            self.forget(model)
 
     # --- inside ---
 
-    def _look(self, served: Served) -> _Look:
-        return self._looks.setdefault(served, _Look())
+    def _inspection(self, model: ModelRuntime) -> _FolderInspection:
+        return self._inspections.setdefault(model, _FolderInspection())
 
-    async def _inspect(self, served: Served, look: _Look) -> None:
+    async def _inspect(self, model: ModelRuntime, inspection: _FolderInspection) -> None:
         try:
-            folder = await self._found(served, look)
+            folder = await self._read_in_time(model, inspection)
         except WorkerError as error:
-            self._cannot_start(served, look, error.message)
+            wanted = inspection.start_wanted or model.child.desired_running
+            inspection.start_wanted = wanted
+            model.child.cannot_start(error.message)
             return
-        served.found(folder)
-        self._on_found()
-        if look.wanted and look.before is not None:
-            await asyncio.wait({look.before}, timeout=IN_ORDER)
-            look.before = None
+        model.on_folder_inspected(folder)
+        self._on_inspected()
+        if inspection.start_wanted and inspection.before is not None:
+            await asyncio.wait({inspection.before}, timeout=IN_ORDER)
+            inspection.before = None
         # Only now: an operator may have stopped the model meanwhile.
-        wanted, look.wanted = look.wanted, False
-        served.child.held_back = None
-        if wanted or served.is_busy:
-            self._start(served, look)
-        elif served.child.state is State.FAILED:
-            if served.child.wants_process:
-                self._start(served, look)
+        wanted, inspection.start_wanted = inspection.start_wanted, False
+        model.start_blocked_by = None
+        if wanted or model.is_busy:
+            self._start(model, inspection)
+        elif model.child.state is State.FAILED:
+            if model.child.desired_running:
+                self._start(model, inspection)
             else:
-                served.child.can_start()
+                model.child.can_start()
 
-    def _start(self, served: Served, look: _Look) -> None:
-        self._room.bring(served)
-        held_back = served.child.held_back
-        waits = held_back is not None and not self._room.promised(served)
-        if held_back is not None and waits and served.child.state is State.FAILED:
-            look.wanted = True
-            served.child.cannot_start(held_back.message)
+    def _start(self, model: ModelRuntime, inspection: _FolderInspection) -> None:
+        self._placement.ensure_started(model)
+        blocked_by = model.start_blocked_by
+        if blocked_by is None or self._placement.is_reserved(model):
+            return
+        if model.child.state is State.FAILED:
+            inspection.start_wanted = True
+            model.child.cannot_start(blocked_by.message)
 
-    def _cannot_start(self, served: Served, look: _Look, why: str) -> None:
-        look.wanted = look.wanted or served.child.wants_process
-        served.child.cannot_start(why)
-
-    async def _found(self, served: Served, look: _Look) -> ModelFolder:
+    async def _read_in_time(
+        self, model: ModelRuntime, inspection: _FolderInspection
+    ) -> ModelFolder:
         """Inspect the folder within the deadline. Raises WorkerError with the reason."""
-        if look.inspection is None or look.inspection.done():
-            call = partial(self._read, served.config, look)
-            look.inspection = call_in_daemon_thread(call, f"inspect {served.config.id}")
-        inspection = look.inspection
-        await asyncio.wait({inspection}, timeout=self._timings.inspect)
-        if not inspection.done():
+        config = model.config
+        if inspection.reading is None or inspection.reading.done():
+            call = partial(self._read, config, inspection)
+            inspection.reading = call_in_daemon_thread(call, f"inspect {config.id}")
+        reading = inspection.reading
+        await asyncio.wait({reading}, timeout=self._timings.inspect)
+        if not reading.done():
             raise WorkerError(
-                f"model {served.config.id!r}: its folder {served.config.path} does not answer "
+                f"model {config.id!r}: its folder {config.path} does not answer "
                 f"within {self._timings.inspect:g} s; is its disk or share connected?"
             )
         try:
-            return inspection.result()
+            return reading.result()
         except WorkerError:
             raise
         except Exception as error:
-            raise WorkerError(f"model {served.config.id!r}: {cause_of(error)}") from error
+            raise WorkerError(f"model {config.id!r}: {cause_of(error)}") from error
 
-    def _read(self, config: ModelConfig, look: _Look) -> ModelFolder:
+    def _read(self, config: ModelConfig, inspection: _FolderInspection) -> ModelFolder:
         """Inspect a folder, in a daemon thread."""
         # Before the inspection: what changes meanwhile is a change.
-        look.signature = _signature(self.access.places, config)
+        inspection.signature = _signature(self.access.places, config)
         return self.access.inspect(config)
 
-    async def _watch(self, served: Served, look: _Look) -> None:
+    async def _watch(self, model: ModelRuntime, inspection: _FolderInspection) -> None:
         """Compare the folder with the last inspection while the model is given up."""
         while True:
-            call = partial(_signature, self.access.places, served.config)
+            call = partial(_signature, self.access.places, model.config)
             signature: Hashable
             try:
-                signature = await call_in_daemon_thread(call, f"watch {served.config.id}")
+                signature = await call_in_daemon_thread(call, f"watch {model.config.id}")
             except Exception as error:  # noqa: BLE001  (no look that fails ends the watch)
                 signature = cause_of(error)
-            if look.signature is None:
-                look.signature = signature
-            elif signature != look.signature:
-                self.inspect(served)
+            if inspection.signature is None:
+                inspection.signature = signature
+            elif signature != inspection.signature:
+                self.inspect(model)
             await asyncio.sleep(self._timings.watch)
 
 
-def _being_inspected(served: Served) -> ModelLoading:
-    why = f"the folder of model {served.config.id!r} is being looked at"
+def _being_inspected(model: ModelRuntime) -> ModelLoading:
+    why = f"the folder of model {model.config.id!r} is being inspected"
     return ModelLoading(why, retry_after=2)
 
 

@@ -7,6 +7,7 @@ the one that a cache report speaks of. [front]
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WarmPrompt:
+    """A system prompt that is resident: SHA-256 hex, tokens, when (ms since the epoch)."""
+
+    digest: str
+    tokens: int
+    at: float
 
 
 class WarmSet:

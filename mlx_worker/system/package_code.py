@@ -15,13 +15,20 @@ import mlx_worker
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_CHILD_HALF: Final = ("child", "engine", "wire", "models")
-"""Packages whose code decides what a model says."""
+_CHILD_HALF: Final = ("child", "engine", "grammar_trial", "limits.py", "models", "wire")
+"""Packages and modules whose code decides what a model says.
+
+What a child imports beside them formats errors and log lines, or speaks to the system.
+"""
 
 
 def child_files(root: Path) -> list[Path]:
     """Return the source files of the child's half of this package, installed at `root`."""
-    return [path for name in _CHILD_HALF for path in sorted((root / name).rglob("*.py"))]
+    return [path for name in _CHILD_HALF for path in _sources(root / name)]
+
+
+def _sources(path: Path) -> list[Path]:
+    return [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
 
 
 def digest_of(root: Path, files: Iterable[Path]) -> str:

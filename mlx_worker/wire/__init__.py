@@ -1,1 +1,4 @@
-"""The vocabulary of the pipe: typed messages and their framing, without sockets. [both]"""
+"""The vocabulary of the pipe: typed messages and their framing, without sockets.
+
+[both]
+"""

@@ -1,6 +1,6 @@
-"""Log-probabilities as a completion tells them: a list a fact.
+"""Log-probabilities in the form of completions: parallel lists.
 
-The child writes those of a prompt, the front those of an answer; both are one list in the end.
+The child writes those of a prompt, the front those of an answer; both make one list.
 [both]
 """
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.wire.messages import Choice, TokenLogprobs
+    from mlx_worker.wire.output import TokenChoice, TokenLogprobs
 
 LOGPROB_LISTS: Final = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 
 class Offsets:
-    """Where each token of one choice begins, in characters of its text.
+    """Find where each token of one choice begins, in characters of the choice's text.
 
     A token inside a character begins where that character does.
     """
@@ -34,17 +34,17 @@ class Offsets:
         return begin
 
 
-def logprob_lists(told: Sequence[TokenLogprobs], offsets: Offsets) -> dict[str, list[Any]]:
-    """Return what this dialect tells, by `LOGPROB_LISTS`. Offsets are in characters of the text."""
+def logprob_lists(logprobs: Sequence[TokenLogprobs], offsets: Offsets) -> dict[str, list[Any]]:
+    """Return the lists by the names in `LOGPROB_LISTS`. Offsets are in characters of the text."""
     return {
-        "tokens": [token.chosen.text for token in told],
-        "token_logprobs": [token.chosen.logprob for token in told],
-        "top_logprobs": [_by_text(token.likeliest) for token in told],
-        "text_offset": [offsets.passed(token.chosen.added) for token in told],
+        "tokens": [token.chosen.text for token in logprobs],
+        "token_logprobs": [token.chosen.logprob for token in logprobs],
+        "top_logprobs": [_by_text(token.likeliest) for token in logprobs],
+        "text_offset": [offsets.passed(token.chosen.added) for token in logprobs],
     }
 
 
-def _by_text(likeliest: Sequence[Choice]) -> dict[str, float]:
+def _by_text(likeliest: Sequence[TokenChoice]) -> dict[str, float]:
     """Return log-probabilities by text; parts of characters that look alike by their bytes too."""
     values: dict[str, float] = {}
     for choice in likeliest:

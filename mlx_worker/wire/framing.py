@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import msgspec
 
 from mlx_worker.errors import ProtocolViolation
-from mlx_worker.wire.messages import FromChild, Message, ToChild
+from mlx_worker.wire.messages import FromChild, ToChild
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from mlx_worker.wire.base import WireMessage
 
 _HEADER = 4
 MAX_FRAME = 64 * 1024 * 1024
@@ -26,8 +28,8 @@ T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode(message: Message) -> bytes:
-    """One frame. Raises ValueError for what does not fit a frame or no MessagePack holds."""
+def encode(message: WireMessage) -> bytes:
+    """Return one frame. Raises ValueError for a message that MessagePack or a frame cannot hold."""
     try:
         payload = _encoder.encode(message)
     except (OverflowError, RecursionError) as error:
@@ -37,20 +39,20 @@ def encode(message: Message) -> bytes:
     return len(payload).to_bytes(_HEADER, "big") + payload
 
 
-def sayable(text: str) -> str:
-    """Return a text in a form that a frame holds: halves of surrogate pairs are written out."""
+def encodable(text: str) -> str:
+    """Return a text that can be encoded: halves of surrogate pairs are written out."""
     return text.encode(errors="backslashreplace").decode()
 
 
 class _Frames(Generic[T]):
-    """Collects bytes until they make frames. Raises ProtocolViolation on anything else."""
+    """Collect bytes until they make frames. Raises ProtocolViolation on garbage."""
 
     def __init__(self, decoder: msgspec.msgpack.Decoder[T]) -> None:
         self._decoder = decoder
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[T]:
-        """Every message completed by these bytes, in order. To be iterated to its end."""
+        """Yield every message completed by these bytes; to be iterated to the end."""
         self._buffer += data
         start = 0
         try:
@@ -77,10 +79,10 @@ class _Frames(Generic[T]):
 
 
 def frames_from_child() -> _Frames[FromChild]:
-    """The front's ear."""
+    """Return a decoder of frames from a child."""
     return _Frames(msgspec.msgpack.Decoder(FromChild))
 
 
 def frames_to_child() -> _Frames[ToChild]:
-    """The child's ear."""
+    """Return a decoder of frames to a child."""
     return _Frames(msgspec.msgpack.Decoder(ToChild))

@@ -1,4 +1,7 @@
-"""The schemas that calls of a request's tools have to fit. [both]"""
+"""The schemas that calls of a request's tools have to fit.
+
+[both]
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ ANY_OBJECT: Final[Schema] = {"type": "object"}
 
 
 def arguments_of(tools: list[Schema], names: list[str]) -> list[Schema]:
-    """Return the schemas of what calls of these tools bring: objects. Raises InvalidRequest."""
+    """Return the schemas of the arguments of these tools, all objects. Raises InvalidRequest."""
     functions = {tool["function"]["name"]: tool["function"] for tool in tools}
     return [_object(name, functions[name].get("parameters") or {}) for name in names]
 
@@ -21,5 +24,5 @@ def _object(name: str, parameters: Schema) -> Schema:
     """Return parameters as the schema of an object, which arguments always are."""
     kind = parameters.get("type")
     if kind not in (None, "object") and not (isinstance(kind, list) and "object" in kind):
-        raise InvalidRequest(f"tools: the parameters of {name!r} are no object", param="tools")
+        raise InvalidRequest(f"tools: the parameters of {name!r} are not an object", param="tools")
     return parameters | ANY_OBJECT

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from mlx_worker.bench.servers.server import Server
     from tests.processes import RunningNode as Node
 
+pytestmark = pytest.mark.peers
+
+
 STREAMS = Streams(streams=3, requests=2, tokens=(5, 5))
 MIXED = Streams(streams=3, requests=2, words=(4, 40), tokens=(3, 9))
 PAUSES = {f"{when}_{what}" for when in ("before", "during", "after") for what in ("p50", "max")}

@@ -226,6 +226,7 @@ def grow(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.full
 def test_the_command_writes_figures_tables_and_pictures(tmp_path: Path) -> None:
     into = tmp_path / "growth"
     few = ["--curve", "line", "--rounds", "1", "--up-to", "10"]

@@ -14,17 +14,47 @@ import pytest
 
 from mlx_worker.errors import ContextLengthExceeded
 from mlx_worker.supervisor.process.process import CHILD_COMMAND
-from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import encode, frames_from_child
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    CacheCleared,
+    CacheState,
+    CancelGeneration,
+    ClearCache,
+    Detokenize,
+    DetokenizeResult,
+    FromChild,
+    Generate,
+    Hello,
+    Load,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    Ping,
+    Pong,
+    PromptWarmed,
+    RequestFailed,
+    Started,
+    Tokenize,
+    TokenizeResult,
+    Warm,
+)
+from mlx_worker.wire.output import Done, StepOutput
+from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from mlx_worker.wire.base import WireMessage
+
 T = TypeVar("T")
 
 DEADLINE = 60.0
+
+RESET = 1 << 30
+"""An id that no test uses."""
 
 
 class Front:
@@ -34,16 +64,16 @@ class Front:
         self.socket = sock
         self.process = process
         self._frames = frames_from_child()
-        self._heard: Iterator[m.FromChild] = self._listen()
+        self._heard: Iterator[FromChild] = self._listen()
 
-    def say(self, *messages: m.Message) -> None:
+    def say(self, *messages: WireMessage) -> None:
         self.socket.sendall(b"".join(encode(message) for message in messages))
 
     def hear(self, kind: type[T]) -> T:
         """The next message of this kind; others before it are passed over."""
         return next(message for message in self._heard if isinstance(message, kind))
 
-    def hear_all(self, until: type[T]) -> list[m.FromChild]:
+    def hear_all(self, until: type[T]) -> list[FromChild]:
         """Everything up to and with the next message of that kind."""
         heard = []
         for message in self._heard:
@@ -52,7 +82,7 @@ class Front:
                 return heard
         raise AssertionError(f"the child closed its pipe before any {until.__name__}")
 
-    def _listen(self) -> Iterator[m.FromChild]:
+    def _listen(self) -> Iterator[FromChild]:
         while data := self.socket.recv(1 << 16):
             yield from self._frames.feed(data)
 
@@ -75,37 +105,59 @@ def child() -> Iterator[Front]:
             process.kill()
 
 
-def load(path: Path, **more: int) -> m.Load:
+def load(path: Path, **more: int) -> Load:
     rows, context, kv = more.get("rows", 8), more.get("context"), more.get("kv", 1 << 40)
-    return m.Load("tiny", str(path), rows, context, 1 << 30, kv, 0.1)
+    return Load("tiny", str(path), rows, context, 1 << 30, kv, 0.1)
 
 
-def generate(id_: int, text: str, max_tokens: int, **more: object) -> m.Generate:
+def generate(id_: int, text: str, max_tokens: int, **more: object) -> Generate:
     messages = [{"role": "user", "content": text}]
-    return m.Generate(id_, m.ChatRequest(messages, m.Sampling(1), max_tokens, **more))  # type: ignore[arg-type]
+    return Generate(id_, ChatRequest(messages, Sampling(1), max_tokens, **more))  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def loaded_child(model: Path) -> Iterator[Front]:
+    with child() as front:
+        front.hear(Hello)
+        front.say(load(model))
+        front.hear(Loaded)
+        yield front
+
+
+@pytest.fixture(scope="module")
+def shared(tiny: Path) -> Iterator[Front]:
+    with loaded_child(tiny) as front:
+        yield front
 
 
 @pytest.fixture
-def loaded(tiny: Path) -> Iterator[Front]:
-    with child() as front:
-        front.hear(m.Hello)
-        front.say(load(tiny))
-        front.hear(m.Loaded)
+def loaded(shared: Front) -> Front:
+    """A child that others have used: nothing is under way, nothing cached, all was heard."""
+    shared.say(ClearCache(RESET))
+    shared.hear(CacheCleared)
+    shared.hear(CacheState)
+    return shared
+
+
+@pytest.fixture
+def alone(tiny: Path) -> Iterator[Front]:
+    """A child of the test's own, which may end."""
+    with loaded_child(tiny) as front:
         yield front
 
 
 def test_it_says_hello_then_loads_with_progress(tiny: Path) -> None:
     with child() as front:
-        hello = front.hear(m.Hello)
-        assert hello.protocol == m.PROTOCOL
+        hello = front.hear(Hello)
+        assert hello.protocol == PROTOCOL
         assert hello.pid == front.process.pid
         assert "mlx-lm" in hello.versions
         front.say(load(tiny, context=100))
-        *progress, loaded = front.hear_all(m.Loaded)
-        assert isinstance(loaded, m.Loaded)
+        *progress, loaded = front.hear_all(Loaded)
+        assert isinstance(loaded, Loaded)
         assert loaded.context_length == 100
         last = progress[-1]
-        assert isinstance(last, m.LoadProgress)
+        assert isinstance(last, LoadProgress)
         assert last.done == last.total == loaded.weight_bytes > 0
 
 
@@ -121,19 +173,20 @@ def without_a_stated_context(model: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.full
 def test_without_a_stated_context_memory_is_the_limit(tiny: Path, tmp_path: Path) -> None:
     folder = without_a_stated_context(tiny, tmp_path / "model")
     with child() as front:
-        front.hear(m.Hello)
+        front.hear(Hello)
         front.say(load(folder, kv=6000 * 1024))  # a token of this model takes 1 KiB
-        loaded = front.hear(m.Loaded)
+        loaded = front.hear(Loaded)
         assert loaded.context_length is None
         assert loaded.kv.nbytes(1) == 1024
         front.say(generate(1, "x" * 5000, 2))
-        assert front.hear(m.Started).prompt_tokens > 5000
-        assert front.hear(m.Done).completion_tokens == 2
+        assert front.hear(Started).prompt_tokens > 5000
+        assert front.hear(Done).completion_tokens == 2
         front.say(generate(2, "x" * 6000, 2))
-        refused = front.hear(m.Failed)
+        refused = front.hear(RequestFailed)
         assert refused.code == "context_length_exceeded"
         assert "6000" in refused.message
 
@@ -141,9 +194,9 @@ def test_without_a_stated_context_memory_is_the_limit(tiny: Path, tmp_path: Path
 def test_a_configured_context_is_the_limit_where_none_is_stated(tiny: Path, tmp_path: Path) -> None:
     folder = without_a_stated_context(tiny, tmp_path / "model")
     with child() as front:
-        front.hear(m.Hello)
+        front.hear(Hello)
         front.say(load(folder, context=9000))
-        assert front.hear(m.Loaded).context_length == 9000
+        assert front.hear(Loaded).context_length == 9000
 
 
 def test_it_leaves_at_eof_even_before_it_has_imported_anything() -> None:
@@ -152,37 +205,39 @@ def test_it_leaves_at_eof_even_before_it_has_imported_anything() -> None:
         assert front.process.wait(DEADLINE) == 0
 
 
-def test_it_leaves_at_eof_in_the_middle_of_a_generation(loaded: Front) -> None:
-    loaded.say(generate(1, "Hello", 5000))
-    loaded.hear(m.Step)
-    loaded.socket.close()
-    assert loaded.process.wait(DEADLINE) == 0
+def test_it_leaves_at_eof_in_the_middle_of_a_generation(alone: Front) -> None:
+    alone.say(generate(1, "Hello", 5000))
+    alone.hear(StepOutput)
+    alone.socket.close()
+    assert alone.process.wait(DEADLINE) == 0
 
 
-def test_it_leaves_when_the_front_speaks_no_message(loaded: Front) -> None:
-    loaded.socket.sendall(b"\x00\x00\x00\x03abc")
-    assert loaded.process.wait(DEADLINE) == 65
+def test_it_leaves_when_the_front_speaks_no_message(alone: Front) -> None:
+    alone.socket.sendall(b"\x00\x00\x00\x03abc")
+    assert alone.process.wait(DEADLINE) == 65
 
 
 def test_pings_are_answered_while_it_works_and_tell_of_progress(loaded: Front) -> None:
-    loaded.say(generate(1, "Hello", 3000), m.Ping(1))
-    first = loaded.hear(m.Pong)
-    loaded.hear(m.Step)
-    loaded.hear(m.Step)
-    loaded.say(m.Ping(2))
-    heard = loaded.hear_all(m.Pong)
+    loaded.say(generate(1, "Hello", 3000), Ping(1))
+    first = loaded.hear(Pong)
+    loaded.hear(StepOutput)
+    loaded.hear(StepOutput)
+    loaded.say(Ping(2))
+    heard = loaded.hear_all(Pong)
     second = heard[-1]
-    assert isinstance(second, m.Pong)
-    assert not any(isinstance(message, m.Done) for message in heard)
+    assert isinstance(second, Pong)
+    assert not any(isinstance(message, Done) for message in heard)
     assert (first.seq, second.seq) == (1, 2)
     assert second.decode_steps > first.decode_steps
     assert second.active == 1
     assert second.resident_bytes > 10_000_000
+    loaded.say(CancelGeneration(1))
+    loaded.hear(Done)
 
 
 def test_started_comes_before_prefill_and_the_last_word_once(loaded: Front) -> None:
     loaded.say(generate(1, " ".join(WORDS) * 8, 3))
-    kinds = [type(message).__name__ for message in loaded.hear_all(m.Done)]
+    kinds = [type(message).__name__ for message in loaded.hear_all(Done)]
     assert kinds[0] in ("Started", "CacheState")
     assert kinds.index("Started") < kinds.index("Prefill") < kinds.index("Step")
     assert kinds.count("Prefill") > 1
@@ -193,8 +248,8 @@ def test_all_sequences_share_one_step(loaded: Front) -> None:
     widest = 0
     finished = 0
     while finished < 8:
-        message = loaded.hear(m.Step | m.Done)  # type: ignore[arg-type]
-        if isinstance(message, m.Step):
+        message = loaded.hear(StepOutput | Done)  # type: ignore[arg-type]
+        if isinstance(message, StepOutput):
             assert len({row.id for row in message.rows}) == len(message.rows)
             widest = max(widest, len(message.rows))
         else:
@@ -204,22 +259,22 @@ def test_all_sequences_share_one_step(loaded: Front) -> None:
 
 def test_a_cancelled_generation_says_so_and_says_nothing_more(loaded: Front) -> None:
     loaded.say(generate(1, "Hello", 5000))
-    loaded.hear(m.Step)
-    loaded.say(m.Cancel(1))
-    done = loaded.hear(m.Done)
+    loaded.hear(StepOutput)
+    loaded.say(CancelGeneration(1))
+    done = loaded.hear(Done)
     assert done.finish == "cancelled"
     loaded.say(generate(2, "Hello", 3))
-    after = loaded.hear_all(m.Done)
-    assert all(row.id == 2 for it in after if isinstance(it, m.Step) for row in it.rows)
+    after = loaded.hear_all(Done)
+    assert all(row.id == 2 for it in after if isinstance(it, StepOutput) for row in it.rows)
 
 
 def test_a_generation_cancelled_before_it_was_admitted_is_never_started(loaded: Front) -> None:
-    loaded.say(*(generate(i, " ".join(WORDS) * 8, 2) for i in range(5)), m.Cancel(4))
+    loaded.say(*(generate(i, " ".join(WORDS) * 8, 2) for i in range(5)), CancelGeneration(4))
     last_words: dict[int, str] = {}
     started: set[int] = set()
     while len(last_words) < 5:
-        message = loaded.hear(m.Started | m.Done)  # type: ignore[arg-type]
-        if isinstance(message, m.Done):
+        message = loaded.hear(Started | Done)  # type: ignore[arg-type]
+        if isinstance(message, Done):
             last_words[message.id] = message.finish
         else:
             started.add(message.id)
@@ -229,9 +284,9 @@ def test_a_generation_cancelled_before_it_was_admitted_is_never_started(loaded: 
 
 def test_a_cancel_for_what_is_over_is_harmless(loaded: Front) -> None:
     loaded.say(generate(1, "Hello", 2))
-    loaded.hear(m.Done)
-    loaded.say(m.Cancel(1), m.Cancel(77), generate(2, "Hello", 2))
-    assert loaded.hear(m.Done).id == 2
+    loaded.hear(Done)
+    loaded.say(CancelGeneration(1), CancelGeneration(77), generate(2, "Hello", 2))
+    assert loaded.hear(Done).id == 2
 
 
 @pytest.mark.parametrize(
@@ -242,39 +297,39 @@ def test_a_cancel_for_what_is_over_is_harmless(loaded: Front) -> None:
     ],
 )
 def test_a_chat_that_cannot_be_is_refused_and_the_next_is_served(
-    loaded: Front, refused: m.Generate, said: str
+    loaded: Front, refused: Generate, said: str
 ) -> None:
     loaded.say(refused, generate(2, "Hello", 2))
-    failed = loaded.hear(m.Failed)
+    failed = loaded.hear(RequestFailed)
     assert failed.id == 1
     assert said in failed.message
-    assert loaded.hear(m.Done).id == 2
+    assert loaded.hear(Done).id == 2
 
 
 def test_warming_clearing_and_the_state_that_follows(loaded: Front) -> None:
-    loaded.say(m.Warm(1, "You are a river."))
-    warmed = loaded.hear(m.Warmed)
-    state = loaded.hear(m.CacheState)
+    loaded.say(Warm(1, "You are a river."))
+    warmed = loaded.hear(PromptWarmed)
+    state = loaded.hear(CacheState)
     assert state.tokens == warmed.tokens > 3
     assert (state.warmed, len(state.system_prompt_hash)) == (1, 64)
-    loaded.say(m.ClearCache(2))
-    loaded.hear(m.Cleared)
-    state = loaded.hear(m.CacheState)
+    loaded.say(ClearCache(2))
+    loaded.hear(CacheCleared)
+    state = loaded.hear(CacheState)
     assert (state.tokens, state.warmed, state.entries, state.bytes) == (0, 0, 0, 0)
 
 
 def test_a_prompt_too_long_to_warm_is_refused_as_its_callers_fault(loaded: Front) -> None:
-    loaded.say(m.Warm(1, "x " * 9000))
-    failed = loaded.hear(m.Failed)
+    loaded.say(Warm(1, "x " * 9000))
+    failed = loaded.hear(RequestFailed)
     assert failed.code == ContextLengthExceeded.code
     assert "context length is 8192" in failed.message
 
 
 def test_a_folder_without_a_model_is_a_permanent_failure(tmp_path: Path) -> None:
     with child() as front:
-        front.hear(m.Hello)
+        front.hear(Hello)
         front.say(load(tmp_path / "nowhere"))
-        failed = front.hear(m.LoadFailed)
+        failed = front.hear(LoadFailed)
         assert failed.permanent
         assert "nowhere" in failed.reason
         assert front.process.wait(DEADLINE) != 0
@@ -289,16 +344,16 @@ def test_the_child_needs_its_end_of_a_pipe() -> None:
 
 
 def test_tokens_are_told_beside_a_generation_that_runs(loaded: Front) -> None:
-    chat = m.ChatRequest([{"role": "user", "content": "Hello"}], m.Sampling(1))
-    raw = m.ChatRequest([], m.Sampling(1), prompt="Hello")
-    loaded.say(generate(1, "Hello", 2000), m.Tokenize(2, chat), m.Tokenize(3, raw))
-    whole, text = loaded.hear(m.Tokenized), loaded.hear(m.Tokenized)
+    chat = ChatRequest([{"role": "user", "content": "Hello"}], Sampling(1))
+    raw = ChatRequest([], Sampling(1), prompt="Hello")
+    loaded.say(generate(1, "Hello", 2000), Tokenize(2, chat), Tokenize(3, raw))
+    whole, text = loaded.hear(TokenizeResult), loaded.hear(TokenizeResult)
     assert (whole.id, text.id) == (2, 3)
     tokens = json.loads(text.tokens)
     assert whole.count == len(json.loads(whole.tokens)) > text.count == len(tokens) > 0
-    loaded.say(m.Detokenize(4, tokens), m.Detokenize(5, [1 << 30]))
-    assert loaded.hear(m.Detokenized) == m.Detokenized(4, b'"Hello"')
-    refused = loaded.hear(m.Failed)
+    loaded.say(Detokenize(4, tokens), Detokenize(5, [1 << 30]))
+    assert loaded.hear(DetokenizeResult) == DetokenizeResult(4, b'"Hello"')
+    refused = loaded.hear(RequestFailed)
     assert (refused.id, refused.param) == (5, "tokens")
-    loaded.say(m.Cancel(1))
-    assert loaded.hear(m.Done).finish == "cancelled"
+    loaded.say(CancelGeneration(1))
+    assert loaded.hear(Done).finish == "cancelled"

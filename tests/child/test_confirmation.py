@@ -11,13 +11,15 @@ import pytest
 from mlx_worker.child.confirmed_output import ConfirmedOutput
 from mlx_worker.child.failures import failure_of
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import encode
+from mlx_worker.wire.output import Done, RowOutput, StepOutput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-FIRST, SECOND = (m.Step([m.Row(1, [token], "x", [], [])]) for token in (7, 8))
+    from mlx_worker.wire.base import WireMessage
+
+FIRST, SECOND = (StepOutput([RowOutput(1, [token], "x", [], [])]) for token in (7, 8))
 
 
 @dataclass
@@ -26,7 +28,6 @@ class Gpu:
 
     is_unconfirmed: bool = True
     fails: bool = False
-    reads: bool = True
     cache: Any = field(default_factory=lambda: SimpleNamespace(facts=None))
 
     def confirm(self) -> None:
@@ -38,9 +39,9 @@ class Front:
     """A pipe's other end."""
 
     def __init__(self) -> None:
-        self.heard: list[m.Message] = []
+        self.heard: list[WireMessage] = []
 
-    def send(self, messages: Iterable[m.Message]) -> None:
+    def send(self, messages: Iterable[WireMessage]) -> None:
         self.heard += messages
 
 
@@ -75,12 +76,12 @@ def test_a_step_leaves_when_the_next_was_given_to_the_device(
 def test_the_last_step_leaves_when_the_device_was_asked(
     output: ConfirmedOutput, gpu: Gpu, front: Front
 ) -> None:
-    done = m.Done(1, "stop", 2, "")
+    done = Done(1, "stop", 2, "")
     output.put(gpu, [FIRST])
     gpu.is_unconfirmed = False
     output.put(gpu, [SECOND, done])
     assert front.heard[-1] == done
-    steps = [said for said in front.heard if isinstance(said, m.Step)]
+    steps = [said for said in front.heard if isinstance(said, StepOutput)]
     assert [token for step in steps for token in step.rows[0].tokens] == [7, 8]
 
 

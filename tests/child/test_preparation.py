@@ -10,20 +10,27 @@ from mlx_lm.utils import load_tokenizer
 from mlx_worker.child.fair_queue import FairQueue
 from mlx_worker.child.preparation import (
     SHORT,
-    Left,
+    ClientGone,
     Preparation,
-    Ready,
+    PreparationContext,
+    PreparationFailed,
+    ReadyToGenerate,
     ReadyToWarm,
-    Refused,
-    Tools,
     is_long,
 )
-from mlx_worker.child.slow_work import BUDGET, PIECE, Held
-from mlx_worker.engine.structured.compiler import Constraints
+from mlx_worker.child.slow_work import BUDGET, PIECE, WorkMonitor
+from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.engine.text_bound import TextBound
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import Detokenize, Generate, Tokenize, Warm
+from mlx_worker.wire.request import (
+    ChatRequest,
+    JsonSchemaConstraint,
+    PromptScoring,
+    RegexConstraint,
+    Sampling,
+)
 from tests.synthetic_models import make_caller
 
 if TYPE_CHECKING:
@@ -43,23 +50,26 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         tokenizer: Any = load_tokenizer(folder)
-        self.constraints = Constraints(tokenizer)
+        self.constraints = ConstraintCompiler(tokenizer)
         bound = TextBound(tokenizer, CONTEXT)
         offers = ToolOffers(tokenizer, "refuse")
-        self.tools = Tools(tokenizer, self.constraints, bound, offers)
+        self.tools = PreparationContext(tokenizer, self.constraints, bound, offers)
         self.prepared: list[Any] = []
         self.answers: list[Any] = []
         self.left: set[int] = set()
-        self.held = Held()
+        self.held = WorkMonitor()
         self.work = Preparation(
             on_prepared=self.prepared.append,
             answer=self.answers.append,
-            has_left=self.left.__contains__,
-            held=self.held,
+            is_cancelled=self.left.__contains__,
+            monitor=self.held,
         )
 
     def ids(self) -> list[int]:
-        return [it.id if isinstance(it, Left | Refused) else it.message.id for it in self.prepared]
+        return [
+            it.id if isinstance(it, ClientGone | PreparationFailed) else it.message.id
+            for it in self.prepared
+        ]
 
 
 @pytest.fixture
@@ -67,10 +77,10 @@ def desk(folder: Path) -> Desk:
     return Desk(folder)
 
 
-def generate(id_: int, text: str = "hello", body: str = "", **more: Any) -> m.Generate:
+def generate(id_: int, text: str = "hello", body: str = "", **more: Any) -> Generate:
     turns = [{"role": "user", "content": text}]
-    request = m.ChatRequest(turns, m.Sampling(id_), 4, **more)
-    return m.Generate(id_, request, request_id=body)
+    request = ChatRequest(turns, Sampling(id_), 4, **more)
+    return Generate(id_, request, request_id=body)
 
 
 # --- turns --------------------------------------------------------------------------------
@@ -105,30 +115,30 @@ def test_preparation_long_text_leaves_the_turn_of_short_ones_at_once(desk: Desk)
 
 
 def test_preparation_a_grammar_leaves_the_turn_of_short_ones_at_once(desk: Desk) -> None:
-    desk.work.put(generate(1, constraint=m.Regex("a+", "f")))
+    desk.work.put(generate(1, constraint=RegexConstraint("a+", "f")))
     desk.work.put(generate(2))
     for _ in range(2):
         desk.work.short_turn(desk.tools)
     assert desk.ids() == [2]
     assert desk.constraints.compiled == 0
-    desk.work.shape_turn(desk.tools)
+    desk.work.grammar_turn(desk.tools)
     assert desk.ids() == [2, 1]
-    assert isinstance(desk.prepared[1], Ready)
+    assert isinstance(desk.prepared[1], ReadyToGenerate)
     assert desk.prepared[1].constraint is not None
 
 
 @pytest.mark.parametrize(
     ("work", "expected"),
     [
-        (m.Warm(1, LONG), True),
-        (m.Warm(1, "a"), False),
-        (m.Detokenize(1, [1] * SHORT), True),
-        (m.Detokenize(1, [1]), False),
+        (Warm(1, LONG), True),
+        (Warm(1, "a"), False),
+        (Detokenize(1, [1] * SHORT), True),
+        (Detokenize(1, [1]), False),
         (generate(1, tools=[{"a": [[]] * SHORT}]), True),
         (generate(1, template_kwargs={"a": {"b": LONG}}), True),
         (generate(1, prompt=[1] * SHORT), True),
         (generate(1, prompt="a"), False),
-        (m.Tokenize(1, m.ChatRequest([], m.Sampling(1), prompt=LONG)), True),
+        (Tokenize(1, ChatRequest([], Sampling(1), prompt=LONG)), True),
     ],
 )
 def test_is_long_goes_by_all_that_work_has_to_walk_over(work: Any, expected: bool) -> None:
@@ -139,17 +149,17 @@ def test_is_long_goes_by_all_that_work_has_to_walk_over(work: Any, expected: boo
 
 
 def test_preparation_work_whose_client_has_left_is_not_done(desk: Desk) -> None:
-    shape = m.Regex("b+", "f")
+    shape = RegexConstraint("b+", "f")
     for id_, text in ((1, "hello"), (2, LONG), (3, "hello")):
         desk.work.put(generate(id_, text, constraint=shape))
     desk.left |= {1, 2}
     for _ in range(3):
         desk.work.short_turn(desk.tools)
     desk.work.long_turn(desk.tools)
-    assert desk.prepared == [Left(1), Left(2)]
+    assert desk.prepared == [ClientGone(1), ClientGone(2)]
     desk.left.add(3)
-    desk.work.shape_turn(desk.tools)
-    assert desk.prepared[2] == Left(3)
+    desk.work.grammar_turn(desk.tools)
+    assert desk.prepared[2] == ClientGone(3)
     assert desk.constraints.compiled == 0
 
 
@@ -157,12 +167,12 @@ def test_preparation_work_whose_client_has_left_is_not_done(desk: Desk) -> None:
 
 
 def test_preparation_choices_of_one_body_share_prompt_and_grammar(desk: Desk) -> None:
-    shape = m.JsonSchema('{"type":"object","properties":{"a":{"pattern":"x+"}}}', "f")
+    shape = JsonSchemaConstraint('{"type":"object","properties":{"a":{"pattern":"x+"}}}', "f")
     for choice in range(1, 9):
         desk.work.put(generate(choice, body="b", constraint=shape))
     for _ in range(8):
         desk.work.short_turn(desk.tools)
-        desk.work.shape_turn(desk.tools)
+        desk.work.grammar_turn(desk.tools)
     assert len({id(it.prompt) for it in desk.prepared}) == 1
     assert len({id(it.constraint) for it in desk.prepared}) == 8
     assert desk.constraints.compiled == 1
@@ -175,14 +185,14 @@ def test_preparation_client_left_between_two_choices_nothing_is_kept(desk: Desk)
     desk.left.add(2)
     desk.work.short_turn(desk.tools)
     assert desk.ids() == [1, 2]
-    assert desk.work._said == {}
+    assert desk.work._made == {}
 
 
 def test_preparation_an_echo_has_its_text_beside_a_namesake_that_echoes_nothing(
     desk: Desk,
 ) -> None:
     """The key is the client's own X-Request-Id, which two of its requests may share."""
-    scorings = (None, m.PromptScoring(listed=1), m.PromptScoring(echoed=1))
+    scorings = (None, PromptScoring(listed=1), PromptScoring(echoed=1))
     for id_, scoring in enumerate(scorings):
         desk.work.put(generate(id_, body="one", prompt="moon", prompt_scoring=scoring))
     for _ in scorings:
@@ -201,9 +211,9 @@ def test_preparation_other_prompts_of_one_body_are_their_own(desk: Desk) -> None
 
 def test_constraints_a_refused_grammar_is_compiled_once_too(desk: Desk) -> None:
     for id_ in (1, 2, 3):
-        desk.work.put(generate(id_, constraint=m.Regex("a(b", "f")))
+        desk.work.put(generate(id_, constraint=RegexConstraint("a(b", "f")))
         desk.work.short_turn(desk.tools)
-        desk.work.shape_turn(desk.tools)
+        desk.work.grammar_turn(desk.tools)
     assert desk.constraints.compiled == 1
     assert [str(it.error) for it in desk.prepared] == [str(desk.prepared[0].error)] * 3
 
@@ -213,11 +223,11 @@ def test_constraints_a_refused_grammar_is_compiled_once_too(desk: Desk) -> None:
 
 def test_preparation_text_beyond_the_context_is_refused_untokenized(desk: Desk) -> None:
     text = "b" * 4_000_000
-    request = m.ChatRequest([], m.Sampling(1), prompt=text)
-    works: list[m.Generate | m.Warm | m.Tokenize] = [
+    request = ChatRequest([], Sampling(1), prompt=text)
+    works: list[Generate | Warm | Tokenize] = [
         generate(1, text),
-        m.Warm(2, text),
-        m.Tokenize(3, request),
+        Warm(2, text),
+        Tokenize(3, request),
     ]
     for work in works:
         desk.work.put(work)
@@ -230,16 +240,16 @@ def test_preparation_text_beyond_the_context_is_refused_untokenized(desk: Desk) 
 
 
 def test_preparation_more_ids_than_the_context_are_refused(desk: Desk) -> None:
-    request = m.ChatRequest([], m.Sampling(1), prompt=[1] * (CONTEXT + 1))
-    works: list[m.Detokenize | m.Tokenize] = [
-        m.Detokenize(1, [1] * (CONTEXT + 1)),
-        m.Tokenize(2, request),
+    request = ChatRequest([], Sampling(1), prompt=[1] * (CONTEXT + 1))
+    works: list[Detokenize | Tokenize] = [
+        Detokenize(1, [1] * (CONTEXT + 1)),
+        Tokenize(2, request),
     ]
     for work in works:
         desk.work.put(work)
         desk.work.short_turn(desk.tools)
     assert [type(it.error) for it in desk.prepared] == [ContextLengthExceeded] * 2
-    desk.work.put(m.Detokenize(3, [1] * CONTEXT))
+    desk.work.put(Detokenize(3, [1] * CONTEXT))
     desk.work.short_turn(desk.tools)
     assert len(desk.answers) == 1
 
@@ -263,7 +273,7 @@ def test_preparation_more_values_than_a_template_may_walk_over_are_refused(
 
 
 def test_preparation_half_a_surrogate_pair_is_refused(desk: Desk) -> None:
-    wrong: list[m.Generate | m.Warm] = [generate(1, "\ud800"), m.Warm(2, "\udfff")]
+    wrong: list[Generate | Warm] = [generate(1, "\ud800"), Warm(2, "\udfff")]
     for id_, work in enumerate(wrong, 1):
         desk.work.put(work)
         desk.work.short_turn(desk.tools)
@@ -271,10 +281,10 @@ def test_preparation_half_a_surrogate_pair_is_refused(desk: Desk) -> None:
 
 
 def test_preparation_warm_head_is_prepared(desk: Desk) -> None:
-    desk.work.put(m.Warm(1, "be brief"))
+    desk.work.put(Warm(1, "be brief"))
     desk.work.short_turn(desk.tools)
     assert isinstance(desk.prepared[0], ReadyToWarm)
-    assert desk.prepared[0].head
+    assert desk.prepared[0].tokens
 
 
 # --- what held a thread -------------------------------------------------------------------
@@ -291,18 +301,18 @@ class Clock:
 
 def test_held_counts_only_work_beyond_its_budget_by_kind() -> None:
     clock = Clock()
-    held = Held(clock)
+    held = WorkMonitor(clock)
     for kind, seconds in (("prompt", BUDGET), ("prompt", BUDGET + 0.1), ("compile", 9.0)):
-        with held.by(kind):
+        with held.measure(kind):
             clock.now += seconds
-    assert held.over == {"prompt": 1, "compile": 1}
+    assert held.slow_counts == {"prompt": 1, "compile": 1}
 
 
 def test_held_work_under_way_is_progress_but_not_for_ever() -> None:
     clock = Clock()
-    held = Held(clock)
+    held = WorkMonitor(clock)
     seen = [held.progress]
-    with held.by("prompt"):
+    with held.measure("prompt"):
         for _ in range(4):
             clock.now += PIECE / 2
             seen.append(held.progress)

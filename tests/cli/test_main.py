@@ -189,6 +189,7 @@ def test_sigterm_ends_the_node_with_0_and_without_a_trace_back(tiny: Path, tmp_p
 # --- reload ---------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_reload_follows_the_file_and_a_bad_one_changes_nothing(tiny: Path, tmp_path: Path) -> None:
     file = tmp_path / "mlx-worker.toml"
     with running_node(tmp_path, {"a": tiny, "b": tiny}) as node:
@@ -230,6 +231,7 @@ def test_reload_follows_the_file_and_a_bad_one_changes_nothing(tiny: Path, tmp_p
 # --- restart --------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_restart_gives_a_model_a_new_process(tiny: Path, tmp_path: Path) -> None:
     with running_node(tmp_path, {"tiny": tiny}, extra='aliases = ["other"]') as node:
         node.wait_until_ready()

@@ -10,6 +10,7 @@ import uvloop
 from mlx_worker.config.load import load_config
 from mlx_worker.logs import set_up
 from mlx_worker.server import serve
+from mlx_worker.supervisor.process.launcher import ProcessLauncher
 
 CHILD = (sys.executable, str(Path(__file__).with_name("talking_child.py")))
 
@@ -18,7 +19,7 @@ def main() -> None:
     """Serve until a signal."""
     config = load_config(Path(sys.argv[sys.argv.index("--config") + 1]))
     set_up(config.log)
-    uvloop.run(serve(config, command=CHILD))
+    uvloop.run(serve(config, launcher=ProcessLauncher(CHILD)))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tests.clients.seat import Ran, Seat
     from tests.clients.table import Table
 
+pytestmark = pytest.mark.clients
+
+
 NAME: Final = "claude-code"
 SHELL: Final = calls("Bash", {"command": "echo from the shell", "description": "Say so"})
 AS_JSON: Final = ("--output-format", "json")

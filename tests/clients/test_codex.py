@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import pytest
 from PIL import Image
 
 from tests.clients.table import KINDS
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from tests.clients.conftest import Seats
     from tests.clients.seat import Ran, Seat
     from tests.clients.table import Table
+
+pytestmark = pytest.mark.clients
+
 
 NAME: Final = "codex"
 SERVER: Final = Path(__file__).with_name("mcp_server.py")

@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import pytest
+
 from tests.clients.talk import ROW
 from tests.clients.trials.trial import LOOK, SENTENCE, TEXT
 
 if TYPE_CHECKING:
     from tests.clients.conftest import Seats
     from tests.clients.table import Table
+
+pytestmark = pytest.mark.clients
 
 
 def test_inspect_has_text_and_tools(seat_of: Seats, table: Table) -> None:

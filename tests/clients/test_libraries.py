@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from tests.clients.conftest import Seats
     from tests.clients.table import Table
 
+pytestmark = pytest.mark.clients
+
+
 TRIALS: Final = {
     "litellm": ("config.yaml", "litellm_sdk.py"),
     "langchain-openai": ("configured.py", "langchain_models.py"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+import pytest
+
 from tests.clients.table import KINDS
 from tests.clients.trials.trial import LOOK, PERSON, SAYS_PERSON, SENTENCE, TEXT, calls
 
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from tests.clients.conftest import Seats
     from tests.clients.seat import Seat
     from tests.clients.table import Table
+
+pytestmark = pytest.mark.clients
 
 
 def opencode(seat: Seat, prompt: str) -> str:

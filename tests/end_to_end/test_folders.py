@@ -6,6 +6,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.processes import CONFIG, DEADLINE, RunningNode, config_text, eventually, running_node
 
 
@@ -47,6 +49,7 @@ def test_a_node_listens_and_serves_without_two_of_its_three_folders(
         assert node.stop() == 0
 
 
+@pytest.mark.full
 def test_a_disk_that_comes_back_brings_its_model_back(nano: Path, tmp_path: Path) -> None:
     disk, away = tmp_path / "disk", tmp_path / "away"
     shutil.copytree(nano, disk)

@@ -1,11 +1,10 @@
 """Real models in a node without enough memory for all of them: nothing fails, the memory holds.
 
-MLX_WORKER_SWITCHES sets how often another model is asked: `tox -e soak` has 20 switches.
+`tox -e soak` has 20 switches to another model.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import pytest
 
 from mlx_worker.supervisor.memory.policy import PROCESS_BYTES
 from tests.processes import running_node
+from tests.rounds import rounds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LIMIT = 250_000_000
 """Two processes of about 95 MB fit, three do not."""
 
-BLOCKS = int(os.environ.get("MLX_WORKER_SWITCHES", "6"))
+BLOCKS = rounds(3, 6, 20)
 REQUESTS = 10
 
 

@@ -200,6 +200,7 @@ def test_a_killed_child_comes_back_and_the_node_says_so(tiny: Path, tmp_path: Pa
         assert node.ask("/v1/chat/completions", body).status == 200
 
 
+@pytest.mark.full
 def test_a_broken_stream_ends_with_its_error_and_the_connection_closes(
     tiny: Path, tmp_path: Path
 ) -> None:
@@ -270,6 +271,7 @@ def test_sigterm_lets_a_running_stream_finish_and_refuses_new_work(
         assert node.process.wait(DEADLINE) == 0
 
 
+@pytest.mark.full
 def test_configured_prompts_are_warm_after_every_load(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "system.txt").write_text("You are configured. " + " ".join(WORDS[:40]))
     with running_node(tmp_path, {"tiny": tiny}, extra='warm = ["system.txt"]') as node:

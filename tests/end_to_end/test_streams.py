@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.processes import COMMAND, CONFIG, DEADLINE, config_text, eventually
+from tests.rounds import variants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +74,7 @@ def shell(redirections: str, file: Path) -> list[str]:
     return ["/bin/sh", "-c", f"exec {words} {redirections}"]
 
 
-@pytest.mark.parametrize("redirections", CLOSED)
+@pytest.mark.parametrize("redirections", variants(CLOSED, ["<&- >&- 2>&-"]))
 def test_a_node_with_closed_streams_serves_and_so_do_its_children(
     redirections: str, nano: Path, tmp_path: Path
 ) -> None:
@@ -83,7 +84,7 @@ def test_a_node_with_closed_streams_serves_and_so_do_its_children(
         eventually(lambda: answers(port, "/health/ready"))
 
 
-@pytest.mark.parametrize("redirections", CLOSED)
+@pytest.mark.parametrize("redirections", variants(CLOSED, ["2</dev/null"]))
 def test_a_start_that_fails_with_closed_streams_ends_with_its_code(
     redirections: str, nano: Path, tmp_path: Path
 ) -> None:
@@ -94,7 +95,7 @@ def test_a_start_that_fails_with_closed_streams_ends_with_its_code(
     assert ended.returncode == 69
 
 
-@pytest.mark.parametrize("redirections", CLOSED)
+@pytest.mark.parametrize("redirections", variants(CLOSED, ["2>/dev/full"]))
 def test_a_wrong_configuration_with_closed_streams_ends_with_its_code(
     redirections: str, tmp_path: Path
 ) -> None:
@@ -125,6 +126,7 @@ def test_a_stderr_that_is_not_read_holds_up_no_answer_and_no_exit(
     os.close(writer)
 
 
+@pytest.mark.full
 def test_a_terminal_that_is_held_holds_up_no_answer_and_no_exit(nano: Path, tmp_path: Path) -> None:
     port = free_port()
     file = configured(tmp_path, nano, port, "preload = false")
@@ -137,6 +139,7 @@ def test_a_terminal_that_is_held_holds_up_no_answer_and_no_exit(nano: Path, tmp_
     os.close(master)
 
 
+@pytest.mark.full
 def test_a_start_that_fails_while_stderr_is_not_read_ends_with_its_code(
     nano: Path, tmp_path: Path
 ) -> None:
@@ -192,7 +195,7 @@ def dropped_lines(port: int) -> float:
 # --- limits ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("most", [160, 1000, 4095])
+@pytest.mark.parametrize("most", variants([160, 1000, 4095], [160]))
 def test_children_start_under_a_low_hard_limit_of_open_files(
     most: int, nano: Path, tmp_path: Path
 ) -> None:

@@ -117,7 +117,7 @@ def test_a_call_that_is_none_is_content_with_a_warning(
     assert choice.finish_reason == "stop"
     assert choice.message.content == OPENING
     assert choice.message.tool_calls is None
-    assert choice.warnings[0].startswith("not a call")
+    assert choice.warnings[0].startswith("not a tool call")
 
 
 def test_a_call_that_the_token_limit_cuts_is_content_with_a_warning(
@@ -127,7 +127,7 @@ def test_a_call_that_the_token_limit_cuts_is_content_with_a_warning(
     choice = ask(client, **said, max_tokens=4).choices[0]
     assert choice.finish_reason == "length"
     assert choice.message.content == OPENING + RIVER
-    assert choice.warnings == ["a call was cut short by the token limit"]
+    assert choice.warnings == ["the tool call was cut short by the token limit"]
 
 
 def test_a_loop_of_two_turns_carries_the_call_and_its_answer(

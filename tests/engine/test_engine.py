@@ -12,9 +12,11 @@ import pytest
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prefill import READERS, SMALLEST_CHUNK
-from mlx_worker.engine.prompt import render, warm_head
+from mlx_worker.engine.prompt import render, system_prefix_tokens
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, RequestFailed, Started
+from mlx_worker.wire.output import Done, StepOutput, TokenLogprobs
+from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.call_counter import calls
 from tests.synthetic_models import WORDS
 
@@ -36,23 +38,23 @@ def engine(loaded: tuple[Any, Any]) -> Engine:
     return Engine(*loaded, context_length=8192, max_concurrency=8)
 
 
-def chat(text: str, *, system: str | None = None, **request: Any) -> m.ChatRequest:
-    sampling = {k: request.pop(k) for k in list(request) if k in m.Sampling.__struct_fields__}
+def chat(text: str, *, system: str | None = None, **request: Any) -> ChatRequest:
+    sampling = {k: request.pop(k) for k in list(request) if k in Sampling.__struct_fields__}
     messages = [{"role": "system", "content": system}] if system else []
-    return m.ChatRequest(
+    return ChatRequest(
         messages=[*messages, {"role": "user", "content": text}],
-        sampling=m.Sampling(**{"seed": 7, **sampling}),
+        sampling=Sampling(**{"seed": 7, **sampling}),
         **request,
     )
 
 
-def offer(engine: Engine, id_: int, request: m.ChatRequest) -> m.Started | None:
+def offer(engine: Engine, id_: int, request: ChatRequest) -> Started | None:
     word = engine.admit(id_, request, render(engine._tokenizer, request.messages, {}))
-    assert not isinstance(word, m.Done)
+    assert not isinstance(word, Done)
     return word
 
 
-def admit(engine: Engine, id_: int, request: m.ChatRequest) -> m.Started:
+def admit(engine: Engine, id_: int, request: ChatRequest) -> Started:
     started = offer(engine, id_, request)
     assert started is not None
     return started
@@ -64,26 +66,26 @@ class Heard:
     def __init__(self) -> None:
         self.text: dict[int, str] = {}
         self.tokens: dict[int, list[int]] = {}
-        self.done: dict[int, m.Done] = {}
+        self.done: dict[int, Done] = {}
         self.warmed: dict[int, int] = {}
-        self.started: dict[int, m.Started] = {}
+        self.started: dict[int, Started] = {}
         self.steps = 0
 
     def take(self, said: Iterable[Any]) -> None:
         for message in said:
             match message:
-                case m.Step():
+                case StepOutput():
                     self.steps += 1
                     for row in message.rows:
                         self.text[row.id] = self.text.get(row.id, "") + row.text
                         self.tokens.setdefault(row.id, []).extend(row.tokens)
-                case m.Done():
+                case Done():
                     self.text[message.id] = self.text.get(message.id, "") + message.text
                     assert message.id not in self.done
                     self.done[message.id] = message
-                case m.Started():
+                case Started():
                     self.started[message.id] = message
-                case m.Warmed():
+                case PromptWarmed():
                     self.warmed[message.id] = message.tokens
                 case _:
                     pass
@@ -96,7 +98,7 @@ def run(engine: Engine, heard: Heard | None = None) -> Heard:
     return heard
 
 
-def reference(loaded: tuple[Any, Any], request: m.ChatRequest) -> str:
+def reference(loaded: tuple[Any, Any], request: ChatRequest) -> str:
     """What mlx_lm makes of the same chat."""
     model, tokenizer = loaded
     prompt = tokenizer.apply_chat_template(request.messages, add_generation_prompt=True)
@@ -109,7 +111,7 @@ def test_greedy_text_alone_is_mlx_lms(engine: Engine, loaded: tuple[Any, Any]) -
     started = admit(engine, 1, request)
     heard = run(engine)
     assert heard.text[1] == reference(loaded, request)
-    assert heard.done[1] == m.Done(1, "length", 48, heard.done[1].text)
+    assert heard.done[1] == Done(1, "length", 48, heard.done[1].text)
     assert started.cached_tokens == 0
     assert not started.cache_hit
 
@@ -138,7 +140,7 @@ def test_a_long_prompt_is_read_in_chunks_while_others_decode(loaded: tuple[Any, 
     chunks = 0
     while 2 not in heard.tokens:
         said = engine.step()
-        chunks += any(isinstance(it, m.Prefill) and it.id == 2 for it in said)
+        chunks += any(isinstance(it, PrefillProgress) and it.id == 2 for it in said)
         heard.take(said)
     assert chunks >= started.prompt_tokens // (SMALLEST_CHUNK + 1) > 40
     assert len(heard.tokens[1]) - before >= chunks
@@ -170,7 +172,7 @@ def test_the_whole_prompt_resident_still_answers(engine: Engine, loaded: tuple[A
 def test_a_warmed_prompt_is_hit_by_the_first_request(
     engine: Engine, loaded: tuple[Any, Any]
 ) -> None:
-    head = warm_head(loaded[1], SYSTEM)
+    head = system_prefix_tokens(loaded[1], SYSTEM)
     assert engine.admit_warm(1, head, SYSTEM) is None
     warmed = run(engine).warmed
     request = chat("Hello", system=SYSTEM, max_tokens=24)
@@ -184,17 +186,17 @@ def test_a_warmed_prompt_is_hit_by_the_first_request(
 def test_warming_what_is_resident_is_answered_at_once(
     engine: Engine, loaded: tuple[Any, Any]
 ) -> None:
-    head = warm_head(loaded[1], SYSTEM)
+    head = system_prefix_tokens(loaded[1], SYSTEM)
     engine.admit_warm(1, head, SYSTEM)
     run(engine)
-    assert engine.admit_warm(2, head, SYSTEM) == m.Warmed(2, len(head))
-    assert engine.admit_warm(3, [], "") == m.Warmed(3, 0)
+    assert engine.admit_warm(2, head, SYSTEM) == PromptWarmed(2, len(head))
+    assert engine.admit_warm(3, [], "") == PromptWarmed(3, 0)
 
 
 def test_one_prompt_warmed_twice_at_once_is_read_once(
     engine: Engine, loaded: tuple[Any, Any]
 ) -> None:
-    head = warm_head(loaded[1], SYSTEM)
+    head = system_prefix_tokens(loaded[1], SYSTEM)
     for id_ in range(3):
         assert engine.admit_warm(id_, head, SYSTEM) is None
     assert run(engine).warmed == dict.fromkeys(range(3), len(head))
@@ -202,7 +204,7 @@ def test_one_prompt_warmed_twice_at_once_is_read_once(
 
 
 def test_warming_beside_the_prompts_first_request(engine: Engine, loaded: tuple[Any, Any]) -> None:
-    head = warm_head(loaded[1], SYSTEM)
+    head = system_prefix_tokens(loaded[1], SYSTEM)
     request = chat("Hello", system=SYSTEM, max_tokens=12)
     admit(engine, 1, request)
     engine.admit_warm(2, head, SYSTEM)
@@ -214,7 +216,7 @@ def test_warming_beside_the_prompts_first_request(engine: Engine, loaded: tuple[
 def test_traffic_does_not_evict_warmed_prompts(engine: Engine, loaded: tuple[Any, Any]) -> None:
     prompts = [f"You are {word}. {SYSTEM}" for word in WORDS[:4]]
     for id_, prompt in enumerate(prompts):
-        engine.admit_warm(id_, warm_head(loaded[1], prompt), prompt)
+        engine.admit_warm(id_, system_prefix_tokens(loaded[1], prompt), prompt)
         run(engine)
     for id_ in range(10, 90):
         offer(engine, id_, chat(f"{WORDS[id_]} {WORDS[id_ - 10]}", max_tokens=1))
@@ -334,7 +336,7 @@ def test_a_prompt_over_the_context_is_refused_with_the_numbers(loaded: tuple[Any
     with pytest.raises(ContextLengthExceeded, match=r"length is 64 .* resulted in \d+ tokens"):
         admit(engine, 1, chat(" ".join(WORDS), max_tokens=1))
     with pytest.raises(ContextLengthExceeded, match=r"length is 64 .*system prompt resulted"):
-        engine.admit_warm(1, warm_head(loaded[1], SYSTEM), SYSTEM)
+        engine.admit_warm(1, system_prefix_tokens(loaded[1], SYSTEM), SYSTEM)
     assert engine.active == 0
 
 
@@ -367,7 +369,7 @@ def test_a_cut_answer_is_cut_alike_when_it_is_replayed(loaded: tuple[Any, Any]) 
     said = whole.tokens[1]
     for known in range(1, len(said) + 1):
         word = replay(engine, request, said[:known])
-        if isinstance(word, m.Done):
+        if isinstance(word, Done):
             assert known == len(said)
             assert (word.finish, word.context_full) == ("length", True)
         else:
@@ -393,14 +395,16 @@ def test_logit_bias_of_a_padding_token_is_taken(tiny: Path, tmp_path: Path) -> N
     assert run(engine).tokens[1] == [padding] * 3
     admit(engine, 2, chat("Hello", max_tokens=3, logit_bias={padding: -100.0}))
     assert padding not in run(engine).tokens[2]
-    with pytest.raises(InvalidRequest, match=f"token {padding + 1}.*vocabulary has {padding + 1}"):
+    with pytest.raises(
+        InvalidRequest, match=f"token id {padding + 1}.*vocabulary of {padding + 1}"
+    ):
         admit(engine, 3, chat("Hello", max_tokens=3, logit_bias={padding + 1: 1.0}))
-    with pytest.raises(InvalidRequest, match="token -1"):
+    with pytest.raises(InvalidRequest, match="token id -1"):
         admit(engine, 3, chat("Hello", max_tokens=3, logit_bias={-1: 1.0}))
 
 
 def test_logit_bias_outside_the_vocabulary_is_refused(engine: Engine) -> None:
-    with pytest.raises(InvalidRequest, match="token 99999"):
+    with pytest.raises(InvalidRequest, match="token id 99999"):
         admit(engine, 1, chat("Hello", max_tokens=3, logit_bias={99999: 1.0}))
     assert engine.active == 0
 
@@ -409,10 +413,10 @@ def test_logprobs_are_mlx_lms(engine: Engine, loaded: tuple[Any, Any]) -> None:
     asked, silent = chat("Hello", max_tokens=20, logprobs=5), chat("Good day", max_tokens=30)
     admit(engine, 1, silent)
     admit(engine, 2, asked)
-    told: list[m.TokenLogprobs] = []
+    told: list[TokenLogprobs] = []
     while engine.active:
         for message in engine.step():
-            if isinstance(message, m.Step):
+            if isinstance(message, StepOutput):
                 assert all(bool(row.logprobs) == (row.id == 2) for row in message.rows)
                 told += [entry for row in message.rows for entry in row.logprobs]
     model, tokenizer = loaded
@@ -474,6 +478,7 @@ def test_who_waits_for_a_leader_that_leaves_reads_for_itself(
     assert heard.text[2] == reference(loaded, request)
 
 
+@pytest.mark.full
 def test_a_short_prompt_overtakes_long_ones(engine: Engine) -> None:
     for i in range(7):
         offer(engine, i, chat(f"{WORDS[i]} " + " ".join(WORDS) * 12, max_tokens=2))
@@ -489,14 +494,14 @@ def test_one_who_waits_can_be_cancelled(engine: Engine) -> None:
     system = " ".join(WORDS) * 4
     admit(engine, 1, chat("Hello", system=system, max_tokens=4))
     assert offer(engine, 2, chat("Good day", system=system, max_tokens=4)) is None
-    assert engine.cancel(2) == m.Done(2, "cancelled", 0, "")
+    assert engine.cancel(2) == Done(2, "cancelled", 0, "")
     assert sorted(run(engine).done) == [1]
 
 
 def test_the_cache_keeps_to_its_budget_and_warmed_prompts_go_last(loaded: tuple[Any, Any]) -> None:
     a_token = 2 * 2 * 64 * 4  # k and v; layers; floats of four bytes
     engine = Engine(*loaded, context_length=8192, max_concurrency=8, cache_bytes=400 * a_token)
-    head = warm_head(loaded[1], SYSTEM)
+    head = system_prefix_tokens(loaded[1], SYSTEM)
     engine.admit_warm(0, head, SYSTEM)
     run(engine)
     for id_ in range(1, 12):
@@ -510,17 +515,19 @@ def test_the_cache_keeps_to_its_budget_and_warmed_prompts_go_last(loaded: tuple[
 
 def test_a_prompt_over_the_budget_is_not_said_to_be_warm(loaded: tuple[Any, Any]) -> None:
     engine = Engine(*loaded, context_length=8192, max_concurrency=8, cache_bytes=1000)
-    engine.admit_warm(1, warm_head(loaded[1], SYSTEM), SYSTEM)
+    engine.admit_warm(1, system_prefix_tokens(loaded[1], SYSTEM), SYSTEM)
     said = [message for _ in range(5) for message in engine.step()]
-    (failed,) = [message for message in said if isinstance(message, m.Failed)]
+    (failed,) = [message for message in said if isinstance(message, RequestFailed)]
     assert "cache_bytes is 1000" in failed.message
     assert engine.active == 0
     assert engine.cache.facts.tokens == 0
 
 
-def replay(engine: Engine, request: m.ChatRequest, said: list[int]) -> m.Started | m.Done | None:
+def replay(
+    engine: Engine, request: ChatRequest, said: list[int], room: int | None = None
+) -> Started | Done | None:
     prompt = render(engine._tokenizer, request.messages, {})
-    return engine.admit(1, request, prompt, replay=said)
+    return engine.admit(1, request, prompt, replay=said, room=room)
 
 
 def test_a_replay_that_had_come_to_its_end_unheard_ends_at_once(
@@ -531,14 +538,14 @@ def test_a_replay_that_had_come_to_its_end_unheard_ends_at_once(
     admit(engine, 7, request)
     heard = run(engine)
     said, rest = heard.tokens[7], heard.done[7].text
-    assert replay(engine, request, said) == m.Done(1, "length", 12, rest)
+    assert replay(engine, request, said) == Done(1, "length", 12, rest)
     ended = [*said[:5], next(iter(tokenizer.eos_token_ids))]
     unheard = replay(engine, request, ended)
-    assert isinstance(unheard, m.Done)
+    assert isinstance(unheard, Done)
     assert (unheard.finish, unheard.completion_tokens) == ("stop", 6)
     stop = heard.text[7][-6:-2]
     stopped = chat("Hello", max_tokens=12, stop=[stop])
-    assert replay(engine, stopped, said) == m.Done(1, "stop", 12, "", [], stop)
+    assert replay(engine, stopped, said) == Done(1, "stop", 12, "", [], stop)
     assert engine.active == 0
 
 
@@ -547,12 +554,33 @@ def test_a_replay_counts_what_was_said_before(engine: Engine) -> None:
     first = admit(engine, 7, request)
     said = run(engine).tokens[7]
     again = replay(engine, request, said[:5])
-    assert isinstance(again, m.Started)
+    assert isinstance(again, Started)
     assert again.prompt_tokens == first.prompt_tokens
     assert again.cached_tokens <= first.prompt_tokens
     heard = run(engine)
     assert heard.tokens[1] == said[5:]
     assert heard.done[1].completion_tokens == 12
+
+
+@pytest.mark.parametrize("change", [-25, 40])
+def test_a_replay_keeps_the_room_that_its_answer_began_with(
+    loaded: tuple[Any, Any], change: int
+) -> None:
+    """The context of a model that states none follows the memory that its process finds."""
+    request = chat("Hello")
+    context = len(render(loaded[1], request.messages, {}).tokens) + 30
+    before = Engine(*loaded, context_length=context, max_concurrency=2)
+    started = admit(before, 1, request)
+    heard = run(before)
+    whole, end = heard.tokens[1], heard.done[1]
+    assert (started.room, end.completion_tokens, end.context_full) == (30, 30, True)
+    after = Engine(*loaded, context_length=context + change, max_concurrency=2)
+    again = replay(after, request, whole[:10], started.room)
+    assert isinstance(again, Started)
+    assert again.room == started.room
+    rest = run(after)
+    assert rest.tokens[1] == whole[10:]
+    assert (rest.done[1].finish, rest.done[1].context_full) == (end.finish, True)
 
 
 def test_a_head_is_missed_for_a_reason_that_is_told(engine: Engine) -> None:
@@ -574,7 +602,7 @@ def test_who_has_read_all_but_the_last_token_keeps_nobody_from_reading(
         offer(engine, id_, chat(f"{WORDS[id_]} again", max_tokens=9))
     read: set[int] = set()
     for step in (1, 2, 3):
-        read |= {it.id for it in engine.step() if isinstance(it, m.Prefill)}
+        read |= {it.id for it in engine.step() if isinstance(it, PrefillProgress)}
         assert read == set(range(step * READERS))
 
 

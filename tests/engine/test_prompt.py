@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlx_worker.engine.loading import read_model
-from mlx_worker.engine.prompt import render, warm_head
+from mlx_worker.engine.prompt import prompt_of, render, system_prefix_tokens
 from mlx_worker.errors import InvalidRequest
+from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.call_counter import calls
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def test_the_tokens_are_mlx_lms(tokenizer: Any) -> None:
 
 def test_segments_end_where_the_words_that_differ_begin(tokenizer: Any) -> None:
     prompt = render(tokenizer, [SYSTEM, HELLO, ANSWER, MORE], {})
-    said = [tokenizer.decode(prompt.tokens[:end]) for end in prompt.segments]
+    said = [tokenizer.decode(prompt.tokens[:end]) for end in prompt.all_segment_ends]
     assert said[0].endswith("old river.<|im_end|>\n<|im_start|>user\n")
     assert said[1].endswith("good day<|im_end|>\n<|im_start|>user\n")
     assert said[2].endswith("and more<|im_end|>\n")
@@ -42,30 +43,32 @@ def test_segments_end_where_the_words_that_differ_begin(tokenizer: Any) -> None:
 
 
 def test_every_chat_with_a_system_prompt_has_the_head_that_is_warmed(tokenizer: Any) -> None:
-    head = warm_head(tokenizer, SYSTEM["content"])
+    head = system_prefix_tokens(tokenizer, SYSTEM["content"])
     for words in ("x", " spaced", "\n\nlines", "user", "<|im_end|>", "日本", "\ue000 odd"):
         prompt = render(tokenizer, [SYSTEM, {"role": "user", "content": words}], {})
-        assert prompt.tokens[: prompt.head] == head[: prompt.head]
-        assert prompt.head >= len(head) - 1
+        assert prompt.tokens[: prompt.system_prefix] == head[: prompt.system_prefix]
+        assert prompt.system_prefix >= len(head) - 1
 
 
 def test_a_tools_result_is_a_last_turn_of_its_own(tokenizer: Any) -> None:
     result = {"role": "tool", "content": "42", "tool_call_id": "a"}
     prompt = render(tokenizer, [SYSTEM, HELLO, ANSWER, result], {})
-    before = tokenizer.decode(prompt.tokens[: prompt.segments[1]])
+    before = tokenizer.decode(prompt.tokens[: prompt.all_segment_ends[1]])
     assert before.endswith("good day<|im_end|>\n<|im_start|>tool\n")
 
 
 def test_a_chat_that_ends_with_the_assistants_words_has_segments_too(tokenizer: Any) -> None:
     prompt = render(tokenizer, [SYSTEM, HELLO, ANSWER], {})
-    assert prompt.head == prompt.segments[0] > 0
-    assert prompt.segments[-1] < len(prompt.tokens)
+    assert prompt.system_prefix == prompt.all_segment_ends[0] > 0
+    assert prompt.all_segment_ends[-1] < len(prompt.tokens)
 
 
 def test_what_a_template_says_before_every_chat_is_no_head(tokenizer: Any) -> None:
     prompt = render(tokenizer, [HELLO], {})
-    assert (prompt.head, prompt.system) == (0, "")
-    assert tokenizer.decode(prompt.tokens[: prompt.segments[0]]).endswith("there<|im_end|>\n")
+    assert (prompt.system_prefix, prompt.system) == (0, "")
+    assert tokenizer.decode(prompt.tokens[: prompt.all_segment_ends[0]]).endswith(
+        "there<|im_end|>\n"
+    )
 
 
 def test_a_head_is_rendered_once_for_all_chats_that_share_it(tokenizer: Any) -> None:
@@ -80,7 +83,7 @@ def test_a_head_is_rendered_once_for_all_chats_that_share_it(tokenizer: Any) -> 
 
 
 def test_nothing_is_warmed_for_no_prompt(tokenizer: Any) -> None:
-    assert warm_head(tokenizer, "") == []
+    assert system_prefix_tokens(tokenizer, "") == []
 
 
 def test_a_template_that_refuses_says_so(tokenizer: Any) -> None:
@@ -110,3 +113,9 @@ def test_a_switch_under_both_names_is_as_it_was_told(tiny: Path) -> None:
     told = {"enable_thinking": True, "thinking": False}
     text = tokenizer.decode(render(tokenizer, [HELLO], told).tokens)
     assert text.split() == ["hello", "there", "True", "False"]
+
+
+def test_a_conversation_without_turns_is_refused_in_our_words(tokenizer: Any) -> None:
+    with pytest.raises(InvalidRequest, match="the conversation is empty") as refused:
+        prompt_of(tokenizer, ChatRequest([], Sampling(seed=1)))
+    assert refused.value.param == "messages"

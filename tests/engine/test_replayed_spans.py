@@ -8,9 +8,9 @@ import pytest
 
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
-from mlx_worker.engine.output.text_stream import Released
 from mlx_worker.engine.prompt import render
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import Done, FinishReason, RowOutput, StepOutput
+from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.engine.text_harness import Said
 from tests.forced_output import foretold
 from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THOUGHT
@@ -23,21 +23,21 @@ WHOLE_CALL = (CALL, *CALL_PARTS[:2], CALLED)
 
 
 def answered(
-    engine: Engine, request: m.ChatRequest, replay: list[int]
-) -> tuple[list[int], list[Said], m.FinishReason]:
+    engine: Engine, request: ChatRequest, replay: list[int]
+) -> tuple[list[int], list[Said], FinishReason]:
     """The tokens that followed, what each of them and then the end released, and the reason."""
     prompt = render(engine._tokenizer, request.messages, request.template_kwargs, request.tools)
     first = engine.admit(1, request, prompt, replay=replay)
-    heard: list[Any] = [first] if isinstance(first, m.Done) else []
+    heard: list[Any] = [first] if isinstance(first, Done) else []
     while engine.active:
         heard += engine.step()
-    rows = [row for it in heard if isinstance(it, m.Step) for row in it.rows]
-    (done,) = (it for it in heard if isinstance(it, m.Done))
+    rows = [row for it in heard if isinstance(it, StepOutput) for row in it.rows]
+    (done,) = (it for it in heard if isinstance(it, Done))
     released = []
-    words: list[m.Row | m.Done] = [*rows, done]
+    words: list[RowOutput | Done] = [*rows, done]
     for it in words:
         said = Said()
-        said.take(Released(it.spans, it.text))
+        said.take(it.spans)
         released.append(said)
     return [token for row in rows for token in row.tokens], released, done.finish
 
@@ -59,9 +59,9 @@ def test_what_follows_any_token_is_what_would_have_followed(
     engine = Engine(model, tokenizer, context_length=1024, max_concurrency=4)
     said = foretold(tokenizer, *tokens)
     bias = {int(token): value for token, value in said.pop("logit_bias").items()}
-    request = m.ChatRequest(
+    request = ChatRequest(
         [{"role": "user", "content": "Hello"}],
-        m.Sampling(seed=1, logit_bias=bias, **said),
+        Sampling(seed=1, logit_bias=bias, **said),
         tools=TOOLS,
         **({"max_tokens": 16} | more),
     )

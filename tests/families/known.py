@@ -56,7 +56,7 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     ),
     "olmo": Refusal(
         BadModelFolder,
-        "asks for a package that is not installed",
+        "needs a package that is not installed",
         "mlx_lm's module needs the package `ai2-olmo` and exits without it",
     ),
 }

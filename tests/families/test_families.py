@@ -6,14 +6,13 @@ The ordinary suite tries a handful; MLX_WORKER_FAMILIES=all (tox -e families) tr
 from __future__ import annotations
 
 import json
-import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mlx_worker.engine.batch_support import UNBATCHED, is_cuttable, unbatched_because
-from mlx_worker.engine.kv_cost import measure
+from mlx_worker.engine.kv.cost import measure_kv_cost
 from mlx_worker.engine.loading import read_model
 from tests.families.arguments import architectures, is_unimportable
 from tests.families.known import BATCHED, INEXACT, MLX_LM, NOT_TRIED, REFUSED
@@ -26,6 +25,7 @@ from tests.families.trial import (
     on_a_resident_prefix,
 )
 from tests.fidelity.reference import Model
+from tests.rounds import IS_LONG
 from tests.tools.families import PAGE, page
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 # What transformers says about a configuration that was made up is no finding.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-IN_FULL = "MLX_WORKER_FAMILIES" in os.environ
 HANDFUL = {"gemma2", "gemma3_text", "gpt_bigcode", "mamba", "olmo", "plamo3", "qwen3_next"}
 
 VARIED = 20
@@ -43,10 +42,10 @@ VARIED = 20
 
 
 def chosen(names: Iterable[str]) -> list[str]:
-    return [name for name in names if IN_FULL or name in HANDFUL]
+    return [name for name in names if IS_LONG or name in HANDFUL]
 
 
-@pytest.mark.skipif(not IN_FULL, reason="a newer mlx_lm may have more")
+@pytest.mark.skipif(not IS_LONG, reason="a newer mlx_lm may have more")
 def test_every_architecture_of_mlx_lm_is_listed() -> None:
     assert version("mlx-lm") == MLX_LM
     assert sorted({*BATCHED, *UNBATCHED, *INEXACT, *REFUSED, *NOT_TRIED}) == architectures()
@@ -63,7 +62,7 @@ ONE_AT_A_TIME = sorted(UNBATCHED.keys() - NOT_TRIED)
 def test_answers_of_an_architecture_are_mlx_lms(name: str, tmp_path: Path) -> None:
     model = Model.load(make_family(name, tmp_path / name))
     assert unbatched_because(model.model) == UNBATCHED.get(name, "")
-    measure(model.model)
+    measure_kv_cost(model.model)
     assert in_a_batch(model) == []
     assert on_a_resident_prefix(model) == []
     assert after_a_replay(model) == []

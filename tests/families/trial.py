@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 import mlx_lm
 from mlx_lm.generate import BatchGenerator
 
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import Done
+from mlx_worker.wire.request import Sampling
 from tests.fidelity.reference import Ask
 from tests.fidelity.scenarios import Row, Stage, tokens
 
@@ -36,7 +37,7 @@ def asks(salt: int, head: int = 0) -> list[Ask]:
             shared + tokens(salt, number, length),
             head,
             max_tokens=4 + 2 * number,
-            sampling=m.Sampling(seed=number, temperature=float(number % 2)),
+            sampling=Sampling(seed=number, temperature=float(number % 2)),
             logprobs=0,
         )
         for number, length in enumerate(LENGTHS)
@@ -46,7 +47,7 @@ def asks(salt: int, head: int = 0) -> list[Ask]:
 def in_a_batch(model: Model) -> list[str]:
     """Eight that join two steps apart and leave when they are done, one of them cancelled."""
     stage = Stage(model)
-    stage.chunk(CHUNK)
+    stage.set_chunk_size(CHUNK)
     for number, ask in enumerate(asks(1)):
         stage.admit(ask)
         stage.step()
@@ -97,7 +98,7 @@ def in_mlx_lms_batch(model: Model) -> list[str]:
             row.tokens.append(response.token)
             row.logprobs.append(response.logprobs[response.token].item())
             if response.finish_reason is not None:
-                row.done = m.Done(row.id, response.finish_reason, len(row.tokens), "")
+                row.done = Done(row.id, response.finish_reason, len(row.tokens), "")
     return mistakes(model, rows)
 
 

@@ -8,10 +8,10 @@ import uvloop
 
 from mlx_worker.config.load import load_config
 from mlx_worker.server import serve
-from tests.supervisor_harness import scripted
+from tests.supervisor_harness import scripted_process
 
 COMMAND = (sys.executable, "-m", "tests.faults.stopped_node")
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    uvloop.run(serve(load_config(Path(sys.argv[-1])), command=scripted("--every", "0.02")))
+    uvloop.run(serve(load_config(Path(sys.argv[-1])), launcher=scripted_process("--every", "0.02")))

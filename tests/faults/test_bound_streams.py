@@ -12,6 +12,7 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 
 from tests.processes import RunningNode, eventually, running_node
+from tests.rounds import variants
 
 LIST: Final = {"type": "array", "items": {"enum": ["sun", "moon"]}, "minItems": 60, "maxItems": 60}
 FORMAT: Final = {"type": "json_schema", "json_schema": {"name": "list", "schema": LIST}}
@@ -53,7 +54,7 @@ def streamed(node: RunningNode, asked: dict[str, Any], *, kill: bool) -> tuple[s
     return text, finish
 
 
-@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("temperature", variants([0, 1], [1]))
 def test_a_document_goes_on_in_another_process(
     restless: RunningNode, asked: dict[str, Any], temperature: float
 ) -> None:

@@ -5,7 +5,6 @@ happens, the client gets its whole answer, also from a node that is going away.
 """
 
 import asyncio
-import os
 import signal
 from dataclasses import dataclass, replace
 from typing import Final
@@ -14,7 +13,7 @@ import pytest
 
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.front.asking import Front, Serve
-from tests.supervisor_harness import PATIENT, QUICK, Fifo, eventually, soon
+from tests.supervisor_harness import PATIENT, QUICK, Fifo, eventually, kill_worker, soon
 
 TEXT: Final = "one two three four"
 
@@ -74,9 +73,9 @@ async def test_a_fault_in_a_phase(
     if phase == "draining":
         stopping = asyncio.ensure_future(front.node.stop())
     await front.reaches(state=where.state)
-    pid = front.node.primary.child.facts.pid
+    pid = front.node.primary.child.status.pid
     assert pid is not None
-    os.kill(pid, FAULTS[fault])
+    kill_worker(pid, FAULTS[fault])
     if asking is None:
         asking = asyncio.ensure_future(front.chat(TEXT, stream=stream))
     await eventually(lambda: another(front, pid))
@@ -107,12 +106,12 @@ async def held(front: Front, pace: Fifo, where: Phase) -> None:
         pace.let(where.words)
 
         async def said() -> bool:
-            pong = front.node.primary.child.facts.pong
+            pong = front.node.primary.child.status.pong
             return pong is not None and pong.decode_steps == where.words
 
         await eventually(said)
 
 
 async def another(front: Front, pid: int) -> bool:
-    now = front.node.primary.child.facts.pid
+    now = front.node.primary.child.status.pid
     return now is not None and now != pid

@@ -7,7 +7,6 @@ alone. Tokens are counted by their log-probabilities: one entry each.
 import asyncio
 import contextlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,9 +18,10 @@ import psutil
 import pytest
 
 from tests.processes import RunningNode, eventually, running_node
+from tests.rounds import rounds
 
 TOKENS: Final = 60
-STRIDE: Final = 1 if "MLX_WORKER_SOAK" in os.environ else 4
+STRIDE: Final = rounds(20, 4, 1)
 """At every token in `tox -e soak`, at every fourth in the ordinary suite."""
 
 MESSAGES: Final = [

@@ -6,7 +6,6 @@ is replayed. The answers are compared with undisturbed ones, token for token.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -21,11 +20,14 @@ from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.guard import ComputationFailed, Evidence
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import prompt_of
-from mlx_worker.engine.structured.compiler import Constraints
+from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.errors import ContextLengthExceeded, InferenceError, InvalidRequest
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import RequestFailed, Started
+from mlx_worker.wire.output import Done, StepOutput, TokenLogprobs
+from mlx_worker.wire.request import ChatRequest, RegexConstraint, Sampling
 from tests.faults import failing_model
 from tests.faults.failing_model import GARBAGE, SCRIPT, SPOILT, Fault
+from tests.rounds import IS_LONG, rounds, variants
 from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
     from mlx_worker.engine.structured.constraint import Constraint
 
 TOKENS: Final = 60
-IN_FULL: Final = "MLX_WORKER_SOAK" in os.environ
-"""`tox -e soak` has every kind of garbage at every token; the ordinary suite takes turns."""
 
 SAMPLED: Final[dict[str, Any]] = {"temperature": 0.9, "top_p": 0.95}
 PENALIZED: Final[dict[str, Any]] = {
@@ -44,7 +44,7 @@ PENALIZED: Final[dict[str, Any]] = {
     "presence_penalty": 0.5,
     "logit_bias": {70: 2.0},
 }
-REGEX: Final = m.Regex("[a-z ]+", "response_format")
+REGEX: Final = RegexConstraint("[a-z ]+", "response_format")
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +56,15 @@ def loaded(nano: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def chat(
-    text: str, *, constraint: m.Regex | None = None, logprobs: int | None = None, **sampling: Any
-) -> m.ChatRequest:
-    return m.ChatRequest(
+    text: str,
+    *,
+    constraint: RegexConstraint | None = None,
+    logprobs: int | None = None,
+    **sampling: Any,
+) -> ChatRequest:
+    return ChatRequest(
         messages=[{"role": "user", "content": text}],
-        sampling=m.Sampling(**{"seed": 7, **sampling}),
+        sampling=Sampling(**{"seed": 7, **sampling}),
         max_tokens=TOKENS,
         constraint=constraint,
         logprobs=logprobs,
@@ -91,14 +95,14 @@ class Heard:
 
     tokens: list[int] = field(default_factory=list)
     text: str = ""
-    logprobs: list[m.TokenLogprobs] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish: str = ""
 
 
 class Front:
     """In the front's place: it gives every fresh engine what the last one left undone."""
 
-    def __init__(self, loaded: tuple[Any, Any], requests: Iterable[m.ChatRequest]) -> None:
+    def __init__(self, loaded: tuple[Any, Any], requests: Iterable[ChatRequest]) -> None:
         self._model, self._tokenizer = loaded
         self._requests = dict(enumerate(requests))
         self._unconfirmed: list[Any] = []
@@ -139,27 +143,27 @@ class Front:
     def _take_confirmed(self) -> None:
         for message in self._unconfirmed:
             match message:
-                case m.Step():
+                case StepOutput():
                     for row in message.rows:
                         heard = self.heard[row.id]
                         heard.tokens += row.tokens
                         heard.text += row.text
                         heard.logprobs += row.logprobs
-                case m.Done():
+                case Done():
                     self.heard[message.id].text += message.text
                     self.heard[message.id].finish = message.finish
-                case m.Failed():
+                case RequestFailed():
                     raise AssertionError(message)
         self._unconfirmed = []
 
 
 @lru_cache(maxsize=1)
-def constraints_of(tokenizer: Any) -> Constraints:
+def constraints_of(tokenizer: Any) -> ConstraintCompiler:
     """A process makes them once; here all processes are this one."""
-    return Constraints(tokenizer)
+    return ConstraintCompiler(tokenizer)
 
 
-def constraint(tokenizer: Any, request: m.ChatRequest) -> Constraint | None:
+def constraint(tokenizer: Any, request: ChatRequest) -> Constraint | None:
     return constraints_of(tokenizer).of(request, prompt_of(tokenizer, request))
 
 
@@ -168,7 +172,7 @@ def tokens_of(answers: Iterable[Heard]) -> list[tuple[list[int], str, str]]:
 
 
 def answered(
-    loaded: tuple[Any, Any], requests: list[m.ChatRequest], fault: Fault
+    loaded: tuple[Any, Any], requests: list[ChatRequest], fault: Fault
 ) -> tuple[list[Heard], int]:
     """What is heard with a fault, and how many engines have ended of it."""
     SCRIPT.set(fault)
@@ -179,10 +183,10 @@ def answered(
 
 
 @pytest.fixture(scope="module")
-def expected(loaded: tuple[Any, Any]) -> Callable[[list[m.ChatRequest]], Any]:
+def expected(loaded: tuple[Any, Any]) -> Callable[[list[ChatRequest]], Any]:
     known: dict[int, Any] = {}
 
-    def of(requests: list[m.ChatRequest]) -> Any:
+    def of(requests: list[ChatRequest]) -> Any:
         if id(requests) not in known:
             SCRIPT.set(None)
             known[id(requests)] = tokens_of(Front(loaded, requests).run())
@@ -192,19 +196,19 @@ def expected(loaded: tuple[Any, Any]) -> Callable[[list[m.ChatRequest]], Any]:
 
 
 def kinds_at(token: int) -> list[str]:
-    return GARBAGE if IN_FULL else [GARBAGE[token % len(GARBAGE)]]
+    return GARBAGE if IS_LONG else [GARBAGE[token % len(GARBAGE)]]
 
 
 def test_the_answers_that_are_disturbed_are_as_long_as_they_are_to_be(
-    expected: Callable[[list[m.ChatRequest]], Any],
+    expected: Callable[[list[ChatRequest]], Any],
 ) -> None:
     for requests in (EIGHT, *ALONE.values()):
         assert [len(tokens) for tokens, _, _ in expected(requests)] == [TOKENS] * len(requests)
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", variants(ALONE, ["structured"]))
 def test_garbage_at_a_token_of_one_stream_is_not_heard(
-    loaded: tuple[Any, Any], expected: Callable[[list[m.ChatRequest]], Any], name: str
+    loaded: tuple[Any, Any], expected: Callable[[list[ChatRequest]], Any], name: str
 ) -> None:
     for token in range(TOKENS):
         for kind in kinds_at(token):
@@ -213,9 +217,9 @@ def test_garbage_at_a_token_of_one_stream_is_not_heard(
             assert deaths == 1
 
 
-@pytest.mark.parametrize("whose", ["one row", "all rows"])
+@pytest.mark.parametrize("whose", variants(["one row", "all rows"], ["one row"]))
 def test_garbage_at_a_token_of_eight_streams_is_not_heard(
-    loaded: tuple[Any, Any], expected: Callable[[list[m.ChatRequest]], Any], whose: str
+    loaded: tuple[Any, Any], expected: Callable[[list[ChatRequest]], Any], whose: str
 ) -> None:
     for token in range(TOKENS):
         for kind in kinds_at(token):
@@ -225,16 +229,16 @@ def test_garbage_at_a_token_of_eight_streams_is_not_heard(
             assert deaths == 1
 
 
-@pytest.mark.parametrize("late", [0, 1, 2])
+@pytest.mark.parametrize("late", variants([0, 1, 2], [1]))
 @pytest.mark.parametrize("requests", [GREEDY, EIGHT], ids=["one", "eight"])
 def test_an_error_at_a_step_or_behind_it_leaves_nothing_wrong_said(
     loaded: tuple[Any, Any],
-    expected: Callable[[list[m.ChatRequest]], Any],
-    requests: m.ChatRequest | list[m.ChatRequest],
+    expected: Callable[[list[ChatRequest]], Any],
+    requests: ChatRequest | list[ChatRequest],
     late: int,
 ) -> None:
     asked = EIGHT if requests is EIGHT else ALONE["greedy"]
-    for token in range(0, TOKENS - late, 1 if IN_FULL or asked is not EIGHT else 5):
+    for token in range(0, TOKENS - late, 1 if IS_LONG or asked is not EIGHT else rounds(20, 5, 5)):
         heard, deaths = answered(loaded, asked, Fault(at=token, late=late))
         assert tokens_of(heard) == expected(asked), token
         assert deaths == 1
@@ -242,9 +246,9 @@ def test_an_error_at_a_step_or_behind_it_leaves_nothing_wrong_said(
 
 @pytest.mark.skipif(mx.default_device().type == mx.DeviceType.gpu, reason="no inverse on a GPU")
 def test_an_error_of_mlxs_own_thread_is_raised_before_its_token_is_heard(
-    loaded: tuple[Any, Any], expected: Callable[[list[m.ChatRequest]], Any]
+    loaded: tuple[Any, Any], expected: Callable[[list[ChatRequest]], Any]
 ) -> None:
-    for token in range(0, TOKENS, 1 if IN_FULL else 4):
+    for token in range(0, TOKENS, 1 if IS_LONG else rounds(16, 4, 4)):
         heard, deaths = answered(loaded, EIGHT, Fault(kind="parked", at=token))
         assert tokens_of(heard) == expected(EIGHT), token
         assert deaths == 1
@@ -252,7 +256,7 @@ def test_an_error_of_mlxs_own_thread_is_raised_before_its_token_is_heard(
 
 @pytest.mark.parametrize("where", ["prefill", "merge", "extract"])
 def test_an_error_on_the_way_to_a_step_is_fatal_and_costs_nothing(
-    loaded: tuple[Any, Any], expected: Callable[[list[m.ChatRequest]], Any], where: str
+    loaded: tuple[Any, Any], expected: Callable[[list[ChatRequest]], Any], where: str
 ) -> None:
     heard, deaths = answered(loaded, EIGHT, Fault(where=where))
     assert tokens_of(heard) == expected(EIGHT)
@@ -268,7 +272,7 @@ def engine(loaded: tuple[Any, Any]) -> Engine:
     return Engine(*loaded, context_length=512, max_concurrency=8)
 
 
-def admit(engine: Engine, request: m.ChatRequest) -> m.Started | m.Done | None:
+def admit(engine: Engine, request: ChatRequest) -> Started | Done | None:
     return engine.admit(1, request, prompt_of(engine._tokenizer, request))
 
 

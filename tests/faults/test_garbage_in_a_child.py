@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +14,7 @@ from mlx_worker.child.fatal import EXIT_COMPUTATION_FAILED
 from tests.faults.failing_model import FILE, FOLDER, WORDS, Fault
 from tests.faults.failing_node import COMMAND
 from tests.processes import RunningNode, eventually, running_node
+from tests.rounds import IS_LONG, variants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,6 @@ BODIES: Final[list[dict[str, Any]]] = [
         },
     },
 ]
-IN_FULL: Final = "MLX_WORKER_SOAK" in os.environ
 FAULTS: Final = [
     Fault(kind="zeros", at=0),
     Fault(kind="nan", at=17, row=1),
@@ -42,7 +41,7 @@ FAULTS: Final = [
     Fault(where="extract"),
     *(
         Fault(kind=kind, at=at, row=row, late=late)
-        for at in (range(TOKENS - 2) if IN_FULL else ())
+        for at in (range(TOKENS - 2) if IS_LONG else ())
         for kind, row, late in (
             ("equal", None, 0),
             ("inf", at, 0),
@@ -121,7 +120,7 @@ def crashes(node: RunningNode, after: int) -> list[dict[str, Any]]:
     return [event["facts"] for event in events if event["kind"] == "crash"]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
+@pytest.mark.parametrize("fault", variants(FAULTS, FAULTS[:1]), ids=str)
 def test_a_child_that_computes_garbage_ends_and_its_answers_go_on(
     failing: RunningNode, folder: Path, expected: list[str], fault: Fault
 ) -> None:

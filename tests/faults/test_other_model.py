@@ -126,6 +126,7 @@ async def test_weights_with_one_other_bit_end_the_answers(folder: Path, tmp_path
         await ends_with_what_changed(node, lambda: replace_number(folder), "model files")
 
 
+@pytest.mark.full
 async def test_a_tokenizer_that_was_replaced_ends_the_answers(folder: Path, tmp_path: Path) -> None:
     def replace() -> None:
         replace_text(folder / "tokenizer_config.json", " ")
@@ -135,6 +136,7 @@ async def test_a_tokenizer_that_was_replaced_ends_the_answers(folder: Path, tmp_
         await ends_with_what_changed(node, replace, "model files")
 
 
+@pytest.mark.full
 async def test_a_folder_of_the_same_content_goes_on(folder: Path, tmp_path: Path) -> None:
     """Everything was copied anew: other files, other times, the same model."""
 
@@ -151,6 +153,7 @@ async def test_a_folder_of_the_same_content_goes_on(folder: Path, tmp_path: Path
         assert whole["choices"][0]["message"]["content"] == expected
 
 
+@pytest.mark.full
 async def test_another_mlx_lm_ends_the_answers(tiny: Path, tmp_path: Path, site: Path) -> None:
     def replace() -> None:
         new = copy_of("mlx_lm", tmp_path / "staged")
@@ -162,6 +165,7 @@ async def test_another_mlx_lm_ends_the_answers(tiny: Path, tmp_path: Path, site:
         await ends_with_what_changed(node, replace, "mlx-lm: 0.", "now 0.99.0")
 
 
+@pytest.mark.full
 async def test_this_package_replaced_under_the_node_ends_the_answers_and_names_the_cure(
     tiny: Path, tmp_path: Path, site: Path
 ) -> None:

@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from tests.processes import RunningNode, eventually, running_node
+from tests.rounds import variants
 from tests.soak.garbling_node import COMMAND
 from tests.synthetic_models import WORDS
 
@@ -40,11 +41,8 @@ FAULTS: Final = {
     "garbage": signal.SIGUSR1,
     "hang": signal.SIGSTOP,
 }
-SOME: Final = list(FAULTS) if "MLX_WORKER_SOAK" in os.environ else ["killed", "hang"]
-"""In `tox -e soak` all of them; a scripted child has them all every time."""
-
-UP: Final = ["starting", "loading"] if "MLX_WORKER_SOAK" in os.environ else ["starting"]
-"""Phases on the way up, by the same rule."""
+SOME: Final = variants(FAULTS, ["killed", "hang"], marker="soak")
+"""`tox -e soak` has all of them; a fake worker has them all every time."""
 
 ON_THE_WAY_UP: Final = [it for it in FAULTS if it != "garbage"]
 """What cannot speak yet cannot write garbage; the scripted child can."""
@@ -141,7 +139,7 @@ def state(node: RunningNode) -> str:
 
 
 @pytest.mark.parametrize("fault", SOME)
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", variants(MOMENTS, ["decode"]))
 def test_a_fault_while_it_works_is_a_pause(
     faulty: RunningNode, expected: list[str], moment: str, fault: str
 ) -> None:
@@ -154,6 +152,7 @@ def test_a_fault_while_it_works_is_a_pause(
 
 
 @pytest.mark.parametrize("fault", SOME)
+@pytest.mark.full
 def test_a_fault_while_it_idles_is_a_wait(
     faulty: RunningNode, expected: list[str], fault: str
 ) -> None:
@@ -165,8 +164,9 @@ def test_a_fault_while_it_idles_is_a_wait(
     eventually(lambda: faulty.model("tiny")["restarts"] > before["restarts"])
 
 
-@pytest.mark.parametrize("fault", [it for it in SOME if it in ON_THE_WAY_UP])
-@pytest.mark.parametrize("phase", UP)
+@pytest.mark.parametrize("fault", variants(ON_THE_WAY_UP, ["killed", "hang"], marker="soak"))
+@pytest.mark.parametrize("phase", variants(["starting", "loading"], ["starting"], marker="soak"))
+@pytest.mark.full
 def test_a_fault_on_the_way_up_is_a_longer_wait(
     alone: RunningNode, expected: list[str], phase: str, fault: str
 ) -> None:
@@ -188,6 +188,7 @@ def test_a_fault_on_the_way_up_is_a_longer_wait(
 
 
 @pytest.mark.parametrize("fault", SOME)
+@pytest.mark.full
 def test_a_fault_in_a_drain_is_a_pause_too(
     tiny: Path, tmp_path: Path, expected: list[str], fault: str
 ) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ import pytest
 
 from tests.faults.stopped_node import COMMAND
 from tests.processes import RunningNode, eventually, running_node
+from tests.rounds import rounds
 
-STOPS: Final = 20 if "MLX_WORKER_SOAK" in os.environ else 3
+STOPS: Final = rounds(1, 3, 20)
 STALL: Final = 0.3
 """Seconds: the shortest patience here, of which every stop takes ten."""
 
@@ -75,6 +75,7 @@ async def stopped_again_and_again(node: RunningNode) -> list[Stream]:
 
 
 @pytest.mark.timeout(60 + 8 * STOPS)
+@pytest.mark.full
 async def test_a_stopped_tree_kills_no_process_and_loses_no_stream(
     nano: Path, tmp_path: Path
 ) -> None:

@@ -14,14 +14,14 @@ import mlx.core as mx
 import mlx_lm
 
 from mlx_worker.engine.loading import read_model
-from mlx_worker.engine.sampling import Draw, make_processors
-from mlx_worker.wire import messages as m
+from mlx_worker.engine.sampling import RowSampler, make_processors
+from mlx_worker.wire.request import ChatRequest, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-GREEDY = m.Sampling(seed=0)
+GREEDY = Sampling(seed=0)
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Ask:
     """One request: what the engine is given, and all that its answer may depend on."""
 
     prompt: tuple[int, ...]
-    head: int = 0
+    system_prefix: int = 0
     max_tokens: int = 16
-    sampling: m.Sampling = GREEDY
+    sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
-    borders: tuple[int, ...] = ()
+    segment_ends: tuple[int, ...] = ()
     logprobs: int | None = None
 
     @property
-    def request(self) -> m.ChatRequest:
-        return m.ChatRequest(
+    def request(self) -> ChatRequest:
+        return ChatRequest(
             messages=[],  # rendered already
             sampling=self.sampling,
             max_tokens=self.max_tokens,
@@ -92,7 +92,7 @@ class Model:
                 self.tokenizer,
                 list(ask.prompt),
                 max_tokens=ask.max_tokens,
-                sampler=Draw(ask.sampling, len(self.tokenizer)),
+                sampler=RowSampler(ask.sampling, len(self.tokenizer)),
                 logits_processors=make_processors(ask.sampling),
             )
         )

@@ -17,9 +17,11 @@ from zlib import crc32
 from hypothesis import strategies as st
 
 from mlx_worker.engine.engine import Engine
-from mlx_worker.engine.prefill import past_cuts
+from mlx_worker.engine.prefill import chunk_past_segment_ends
 from mlx_worker.engine.prompt import Prompt
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, Started
+from mlx_worker.wire.output import Done, StepOutput
+from mlx_worker.wire.request import Sampling
 from tests.fidelity.reference import GREEDY, Ask, Model
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class New:
 
     system: int
     """Which text, and how many tokens of it."""
-    head: int
+    system_prefix: int
     own: int
     length: int
 
@@ -69,7 +71,7 @@ class Admit:
 
     prompt: New | Next | Cut
     max_tokens: int
-    sampling: m.Sampling
+    sampling: Sampling
     stop: tuple[float, float] | None
     """Where in the answer's text the stop string begins, and how much of the rest it takes."""
 
@@ -106,7 +108,7 @@ class Warm:
     """A system prompt is warmed."""
 
     system: int
-    head: int
+    system_prefix: int
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ seeds = st.integers(0, 1 << 16)
 # Around the borders of a window, of mlx_lm's blocks of 256 and of a prefill chunk.
 heads = st.sampled_from([0, 0, 1, 2, 30, 31, 32, 33, 64, 200, 255, 256, 257, 511, 512, 513])
 lengths = st.one_of(st.integers(1, 40), st.sampled_from([31, 32, 33, 63, 65, 257]))
-news = st.builds(New, system=st.integers(0, 2), head=heads, own=seeds, length=lengths)
+news = st.builds(New, system=st.integers(0, 2), system_prefix=heads, own=seeds, length=lengths)
 nexts = st.builds(
     Next, of=st.integers(0, 7), answer=st.booleans(), own=seeds, length=st.integers(0, 40)
 )
@@ -144,7 +146,7 @@ cuts = st.builds(Cut, of=st.integers(0, 7), share=st.floats(0.05, 1.0))
 
 greedy = st.just(GREEDY)
 sampled = st.builds(
-    m.Sampling,
+    Sampling,
     seed=st.integers(0, (1 << 64) - 1),
     temperature=st.sampled_from([0.3, 0.8, 1.0, 1.5]),
     top_p=st.sampled_from([1.0, 0.9, 0.5]),
@@ -156,7 +158,7 @@ sampled = st.builds(
     logit_bias=st.dictionaries(st.integers(300, 1023), st.sampled_from([-5.0, 3.0]), max_size=2),
 )
 shaped = st.builds(
-    m.Sampling,
+    Sampling,
     seed=st.just(0),
     repetition_penalty=st.sampled_from([1.0, 1.3]),
     presence_penalty=st.sampled_from([0.0, 0.7]),
@@ -177,7 +179,7 @@ others = st.one_of(
     st.builds(Crash),
     st.builds(Replay, which=st.integers(0, 7), share=st.floats(0, 1)),
     st.builds(Replay, which=st.integers(0, 7), share=st.just(1.0)),
-    st.builds(Warm, system=st.integers(0, 2), head=heads),
+    st.builds(Warm, system=st.integers(0, 2), system_prefix=heads),
     st.builds(Chunk, tokens=st.sampled_from([0, 2, 3, 16, 64, 512])),
     st.just(Clear()),
 )
@@ -218,7 +220,7 @@ class Row:
 
     id: int
     ask: Ask
-    started: m.Started | None = None
+    started: Started | None = None
     """None: it waits."""
     tokens: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
@@ -226,7 +228,7 @@ class Row:
     logprobs: list[float] = field(default_factory=list)
     """Of the tokens that came with one: of all but an end of text, where the request asks."""
     read: int = 0
-    done: m.Done | None = None
+    done: Done | None = None
     replays: int = 0
     resumed: int = 0
     """Tokens that a former engine has sent, by `Stage.resume`: their text is not known here."""
@@ -276,10 +278,10 @@ class Stage:
 
     def _hand_in(self, row: Row) -> None:
         ask = row.ask
-        prompt = Prompt(list(ask.prompt), ask.head, "", ask.borders)
+        prompt = Prompt(list(ask.prompt), ask.system_prefix, "", ask.segment_ends)
         session = len(ask.prompt) % 2 == 0
         word = self.engine.admit(row.id, ask.request, prompt, replay=row.tokens, in_session=session)
-        assert not isinstance(word, m.Done), "nothing was left to say, and nobody said so"
+        assert not isinstance(word, Done), "nothing was left to say, and nobody said so"
         row.started = word
 
     def replay(self, row: Row, share: float) -> None:
@@ -307,13 +309,13 @@ class Stage:
         if self.engine.admit_warm(id_, list(head), "warm") is None:
             self._warming.add(id_)
 
-    def cancel(self, row: Row) -> m.Done:
+    def cancel(self, row: Row) -> Done:
         done = self.engine.cancel(row.id)
         assert done is not None
         row.done = done
         return done
 
-    def chunk(self, size: int) -> None:
+    def set_chunk_size(self, size: int) -> None:
         """Have prompts read in chunks of this size, whatever the engine would choose.
 
         The engine's one rule about sizes holds here too, unless the size is one.
@@ -322,7 +324,7 @@ class Stage:
 
         def next_in_chunks() -> Any:
             readers = [it for it in self.engine._sequences.by_uid.values() if it.reading]
-            batch.prefill_step_size = size if size == 1 else past_cuts(size, readers)
+            batch.prefill_step_size = size if size == 1 else chunk_past_segment_ends(size, readers)
             return type(batch).next(batch)
 
         batch.next = next_in_chunks if size else partial(type(batch).next, batch)
@@ -332,7 +334,7 @@ class Stage:
         said = self.engine.step()
         for message in said:
             match message:
-                case m.Step():
+                case StepOutput():
                     for part in message.rows:
                         row = self._by_id[part.id]
                         assert row.started is not None, "a token before Started"
@@ -340,18 +342,18 @@ class Stage:
                         row.tokens += part.tokens
                         row.pieces.append(part.text)
                         row.logprobs += [it.chosen.logprob for it in part.logprobs]
-                case m.Done():
+                case Done():
                     row = self._by_id[message.id]
                     assert row.done is None, "a second last word"
                     row.done = message
-                case m.Started():
+                case Started():
                     assert message.id not in self._warming, "warming has no Started"
                     row = self._by_id[message.id]
                     assert row.started is None, "started twice"
                     row.started = message
-                case m.Prefill() if message.id in self._by_id:
+                case PrefillProgress() if message.id in self._by_id:
                     self._by_id[message.id].read = message.done
-                case m.Warmed():
+                case PromptWarmed():
                     self._warming.remove(message.id)
                 case _:
                     pass
@@ -371,11 +373,11 @@ def ask_of(model: Model, admit: Admit, salt: int, earlier: list[Ask]) -> Ask:
         case Next(of, answer, own, length) if earlier:
             before = earlier[of % len(earlier)]
             said = tuple(model.answer(before).tokens) if answer else ()
-            prompt, head = before.prompt + said + tokens(salt, own, length), before.head
+            prompt, head = before.prompt + said + tokens(salt, own, length), before.system_prefix
         case Cut(of, share) if earlier:
             before = earlier[of % len(earlier)]
             prompt = before.prompt[: max(1, round(len(before.prompt) * share))]
-            head = before.head
+            head = before.system_prefix
         case New(system, head, own, length):
             prompt = tokens(salt, -1 - system, head) + tokens(salt, own, length)
         case _:
@@ -425,7 +427,7 @@ def play(model: Model, scenario: Scenario) -> Stage:  # noqa: C901  (a case an e
             case Warm(system, head) if head:
                 stage.warm(tokens(salt, -1 - system, head))
             case Chunk(size):
-                stage.chunk(size)
+                stage.set_chunk_size(size)
             case Clear():
                 stage.engine.clear_cache()
             case _:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import StepOutput
+from mlx_worker.wire.request import Sampling
 from tests.fidelity import tally
 from tests.fidelity.families import BATCHED, UNBATCHED
 from tests.fidelity.reference import Ask
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.fidelity.reference import Model
+
+pytestmark = pytest.mark.fidelity
+
 
 FAMILIES = [*BATCHED, *UNBATCHED]
 CHUNK = 32
@@ -34,7 +38,7 @@ def test_a_cancelled_row_is_out_of_the_batch_before_the_next_step(
     family: str, steps: int, model_of: Callable[[str], Model]
 ) -> None:
     stage = Stage(model_of(family))
-    stage.chunk(CHUNK)
+    stage.set_chunk_size(CHUNK)
     stays = stage.admit(Ask(tokens(1, 1, 20), max_tokens=40))
     # Read in four chunks: the smaller counts of steps cancel its prefill.
     leaves = stage.admit(Ask(tokens(1, 2, 4 * CHUNK + 1), max_tokens=40))
@@ -44,8 +48,8 @@ def test_a_cancelled_row_is_out_of_the_batch_before_the_next_step(
     stage.cancel(leaves)
     assert rows_in_the_batch(stage) == 1
     said = stage.step()
-    rows = [row for message in said if isinstance(message, m.Step) for row in message.rows]
-    others = [message for message in said if not isinstance(message, m.Step)]
+    rows = [row for message in said if isinstance(message, StepOutput) for row in message.rows]
+    others = [message for message in said if not isinstance(message, StepOutput)]
     assert {it.id for it in [*rows, *others]} == {stays.id}
     stage.finish()
     wrong = mistakes(stage.model, [stays])
@@ -59,7 +63,7 @@ def test_what_a_cancelled_request_had_read_is_not_read_again(
     family: str, steps: int, model_of: Callable[[str], Model]
 ) -> None:
     stage = Stage(model_of(family), concurrency=1)
-    stage.chunk(CHUNK)
+    stage.set_chunk_size(CHUNK)
     ask = Ask(tokens(2, 1, 4 * CHUNK + 10), max_tokens=40)
     leaves = stage.admit(ask)
     for _ in range(steps):
@@ -91,11 +95,11 @@ def test_one_seed_is_one_text_fifty_times_among_random_company(
 ) -> None:
     draw = random.Random(repr(sampler))
     stage = Stage(model_of("tiny"))
-    ask = Ask(tokens(3, 0, 50), 30, 24, m.Sampling(seed=draw.getrandbits(64), **sampler))
+    ask = Ask(tokens(3, 0, 50), 30, 24, Sampling(seed=draw.getrandbits(64), **sampler))
     asked = []
     for i in range(50):
         asked.append(stage.admit(ask))
-        other = m.Sampling(seed=i, temperature=draw.choice([0.0, 1.0]))
+        other = Sampling(seed=i, temperature=draw.choice([0.0, 1.0]))
         stranger = stage.admit(Ask(tokens(3, i + 1, draw.randint(1, 90)), 0, 20, other))
         for _ in range(draw.randint(0, 6)):
             stage.step()
@@ -115,19 +119,19 @@ def test_one_seed_is_one_text_fifty_times_among_random_company(
 def test_mlx_lm_still_masks_a_full_window_wrongly_after_a_chunk_of_one_token(
     model_of: Callable[[str], Model],
 ) -> None:
-    # Why `schedule.past_cuts` is there; when this fails, it has become needless.
+    # Why `schedule.chunk_past_segment_ends` is there; when this fails, it has become needless.
     # mlx_lm's BatchRotatingKVCache.make_mask takes `_idx` for the width of the buffer; once a
     # chunk of one token has turned the buffer round, it is not, and the mask of the next wider
     # chunk hides the first token of whoever has padding on the left.
     stage = Stage(model_of("window"))
-    stage.chunk(1)
+    stage.set_chunk_size(1)
     stage.admit(Ask(tokens(4, 1, 100), max_tokens=12))
     for _ in range(40):
         stage.step()
     stage.admit(Ask(tokens(4, 2, 30), max_tokens=12))
     for _ in range(2):
         stage.step()
-    stage.chunk(8)
+    stage.set_chunk_size(8)
     stage.finish()
     wrong = mistakes(stage.model, stage.rows)
     assert wrong
@@ -139,7 +143,7 @@ def test_an_answer_goes_on_after_any_of_its_tokens(
     family: str, sampler: dict[str, Any], model_of: Callable[[str], Model]
 ) -> None:
     stage = Stage(model_of(family))
-    ask = Ask(tokens(5, 1, 40), 20, 24, m.Sampling(seed=9, **sampler), borders=(30, 38))
+    ask = Ask(tokens(5, 1, 40), 20, 24, Sampling(seed=9, **sampler), segment_ends=(30, 38))
     whole = stage.model.answer(ask)
     for said in range(len(whole.tokens)):
         if said == len(whole.tokens) - 1 and whole.finish == "stop":
@@ -163,7 +167,7 @@ def test_the_same_prompt_and_the_next_turn_are_read_from_the_cache(
     family: str, model_of: Callable[[str], Model]
 ) -> None:
     stage = Stage(model_of(family))
-    ask = Ask(tokens(6, 1, 200), 100, 8, borders=(150, 196))
+    ask = Ask(tokens(6, 1, 200), 100, 8, segment_ends=(150, 196))
     for prompt, cached in (
         (ask.prompt, 0),
         (ask.prompt, 196),
@@ -171,7 +175,7 @@ def test_the_same_prompt_and_the_next_turn_are_read_from_the_cache(
         ((*ask.prompt, *stage.model.answer(ask).tokens, *tokens(6, 3, 20)), 207),
         ((*ask.prompt[:100], *tokens(6, 4, 20)), 100),
     ):
-        row = stage.admit(Ask(prompt, 100, 8, borders=(150, 196)))
+        row = stage.admit(Ask(prompt, 100, 8, segment_ends=(150, 196)))
         stage.finish()
         assert row.started is not None
         assert row.started.cached_tokens >= cached

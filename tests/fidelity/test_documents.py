@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import jsonschema_rs
 import pytest
 
 from tests.fidelity import tally
+from tests.rounds import rounds
 from tests.schemas import random_schema
 from tests.structured_harness import Answer, Bench, asked, schema
 from tests.synthetic_models import make
@@ -21,9 +21,12 @@ from tests.synthetic_models import make
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.request import ChatRequest
 
-DOCUMENTS = 200 if "MLX_WORKER_FIDELITY" in os.environ else 40
+pytestmark = pytest.mark.fidelity
+
+
+DOCUMENTS = rounds(40, 40, 200)
 SCHEMAS = [random_schema(Random(seed)) for seed in range(DOCUMENTS)]
 ROUND = FREE = 8
 """Documents at a time, and free rows beside them."""
@@ -34,7 +37,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(make("tiny", tmp_path_factory.mktemp("models") / "tiny"))
 
 
-def bound(number: int) -> m.ChatRequest:
+def bound(number: int) -> ChatRequest:
     """Every fourth is greedy, with a penalty that lets it come to the end of a fraction."""
     shape = schema(SCHEMAS[number])
     if number % 4:
@@ -42,7 +45,7 @@ def bound(number: int) -> m.ChatRequest:
     return asked(shape, frequency_penalty=2.0, max_tokens=1500)
 
 
-def free() -> list[m.ChatRequest]:
+def free() -> list[ChatRequest]:
     return [asked(seed=seed, temperature=seed % 2, max_tokens=150) for seed in range(FREE)]
 
 

@@ -12,6 +12,9 @@ from tests.tools.exactness_cases import FORMATS, WAYS, Cell, Difference, measure
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.fidelity
+
+
 NARROW = 0.1
 """Of a margin that rounding may bridge in 16 bits; the ordinary margin is ten times that."""
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from tests.fidelity.reference import Model
 
+pytestmark = pytest.mark.fidelity
+
 
 def described(cache: Any) -> str:
     name = type(cache).__name__

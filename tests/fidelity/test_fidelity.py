@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests.fidelity import tally
 from tests.fidelity.families import BATCHED, UNBATCHED
 from tests.fidelity.scenarios import Scenario, mistakes, play, scenarios
+from tests.rounds import rounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
 
     from tests.fidelity.reference import Model
 
-CASES = int(os.environ.get("MLX_WORKER_FIDELITY", "240"))
-PHASES = [Phase.generate, *([Phase.shrink] if "MLX_WORKER_FIDELITY_SHRINK" in os.environ else [])]
+pytestmark = pytest.mark.fidelity
+
+
+CASES = rounds(240, 240, 2000)
+PHASES = [Phase.generate, *([Phase.shrink] if "MLX_WORKER_TEST_SHRINK" in os.environ else [])]
 """A failing scenario is made smaller on demand only: it takes minutes."""
 
 REQUESTS = 8

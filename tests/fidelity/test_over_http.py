@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import Sampling
 from tests.fidelity import tally
 from tests.fidelity.reference import Ask, Model
 from tests.fidelity.test_fidelity import CASES
@@ -21,6 +21,9 @@ from tests.synthetic_models import WORDS
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+pytestmark = pytest.mark.fidelity
+
 
 CLIENTS = 8
 ROUND = 24
@@ -50,7 +53,7 @@ class Chat:
         return Ask(
             tuple(rendered),
             max_tokens=max_tokens,
-            sampling=m.Sampling(**{"seed": 0, **settings}),
+            sampling=Sampling(**{"seed": 0, **settings}),
             stop=self.stop,
         )
 

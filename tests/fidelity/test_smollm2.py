@@ -17,6 +17,9 @@ from tests.processes import COMMAND, running_node
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.fidelity
+
+
 NAME = "smollm2-135m"
 IN_FULL = CASES >= 2000
 WORDS = 20 if IN_FULL else 8

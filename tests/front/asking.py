@@ -12,7 +12,7 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient
 
 from mlx_worker.api.context import CONTEXT
-from mlx_worker.api.dashboard.history import MetricsHistory
+from mlx_worker.api.dashboard.history import HISTORY, MetricsHistory
 from mlx_worker.config.schema import ModelConfig, ServerConfig, SupervisorConfig, TelemetryConfig
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.lifecycle import Timings
@@ -84,7 +84,7 @@ class Front:
 
     @property
     def history(self) -> MetricsHistory:
-        return self.client.server.app[CONTEXT].history  # type: ignore[attr-defined,no-any-return]
+        return self.client.server.app[HISTORY]  # type: ignore[attr-defined,no-any-return]
 
     async def ask(
         self, path: str, body: Any = None, *, method: str | None = None, **headers: str

@@ -75,7 +75,7 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
                 policy=policy,
                 resume=resume,
                 standby=standby,
-                command=scripted(*flags),
+                launcher=scripted(*flags),
             )
             # A connection a request: one that the node closes after a broken stream must not be
             # taken again before its end has been seen.

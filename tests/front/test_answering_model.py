@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.api.middleware.request_ids import LONGEST_SESSION, model_id
+from mlx_worker.api.middleware.request_ids import MAX_SESSION_BYTES, model_id
 from tests.dialects import ALL, CHAT, Dialect, events_of
 from tests.front.asking import model
 
@@ -47,7 +47,7 @@ def test_an_id_of_any_alphabet_fits_a_header() -> None:
     assert model_id("模型\r\n100%") == "%E6%A8%A1%E5%9E%8B%0D%0A100%25"
 
 
-@pytest.mark.parametrize("name", ["my session", 'a;b, c="d"', "séance 7", "x" * LONGEST_SESSION])
+@pytest.mark.parametrize("name", ["my session", 'a;b, c="d"', "séance 7", "x" * MAX_SESSION_BYTES])
 async def test_a_session_may_have_any_name_that_can_be_printed(serve: Serve, name: str) -> None:
     front = await serve()
     answer = await front.ask(CHAT.path, CHAT.body("hello"), X_Session_Id=name)
@@ -57,7 +57,7 @@ async def test_a_session_may_have_any_name_that_can_be_printed(serve: Serve, nam
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("x" * (LONGEST_SESSION + 1), "1025 bytes; at most 1024"), ("a\tb", "cannot be printed")],
+    [("x" * (MAX_SESSION_BYTES + 1), "1025 bytes; at most 1024"), ("a\tb", "cannot be printed")],
 )
 @pytest.mark.parametrize("dialect", ALL, ids=repr)
 async def test_a_session_that_cannot_be_kept_is_refused_and_not_replaced(

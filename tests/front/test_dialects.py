@@ -10,6 +10,13 @@ from tests.dialects import ALL, CHATS, Dialect, Heard, Usage, events_of
 from tests.front.asking import PROMPT, Answer, Serve, model
 from tests.supervisor_harness import PATIENT, Fifo, soon
 
+READ = {
+    "/v1/chat/completions": "messages",
+    "/v1/completions": "prompt",
+    "/v1/responses": "input",
+}
+"""The field of each dialect that has what the model reads."""
+
 every_dialect = pytest.mark.parametrize("dialect", ALL, ids=repr)
 both_ways = pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 
@@ -89,6 +96,8 @@ async def test_what_the_child_refuses_has_its_status_in_the_dialects_shape(
     answer = await front.ask(dialect.path, dialect.body("hello", stream=stream))
     assert answer.status == 400
     assert "5000 tokens of 4096" in dialect.refusal(answer.json)
+    # Anthropic's errors name no field.
+    assert answer.json["error"].get("param") == READ.get(dialect.path)
 
 
 @every_dialect

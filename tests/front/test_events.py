@@ -2,8 +2,6 @@
 
 import json
 import logging
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from aiohttp import ClientResponse
 
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.front.asking import Front, Serve, asked
-from tests.supervisor_harness import Fifo, eventually, soon
+from tests.supervisor_harness import Fifo, eventually, kill_worker, soon
 
 SECRET = "sesame"
 STREAM = "/admin/events/stream"
@@ -78,7 +76,7 @@ async def test_a_killed_child_is_a_crash_report_on_the_stream(serve: Serve, pace
 
     await eventually(measured)
     pid = (await front.model())["pid"]
-    os.kill(pid, signal.SIGKILL)
+    kill_worker(pid)
     crash = await until(events, "crash")
     assert crash["model"] == "m"
     facts = crash["facts"]
@@ -154,7 +152,7 @@ async def test_readers_do_not_keep_the_node_from_ending(serve: Serve) -> None:
 async def test_a_models_lines_outlive_its_process(serve: Serve) -> None:
     front = await serve("--write", "hello from a child")
     pid = (await front.model())["pid"]
-    os.kill(pid, signal.SIGKILL)
+    kill_worker(pid)
     await front.reaches(state="ready", restarts=1)
 
     async def both() -> bool:

@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.front.asking import Serve, asked, model
-from tests.supervisor_harness import PATIENT, Fifo, soon
+from tests.supervisor_harness import PATIENT, Fifo, kill_worker, soon
 
 # --- failures -------------------------------------------------------------------------------
 
@@ -123,7 +121,7 @@ async def test_a_stream_that_waits_for_its_model_gets_comments_while_that_loads(
     stream = await soon(front.open("/v1/chat/completions", asked("one two", stream=True)))
     pace.let(1)
     await soon(stream.content.readuntil(b'"one"'))
-    os.kill((await front.model())["pid"], signal.SIGKILL)
+    kill_worker((await front.model())["pid"])
     said = await soon(stream.content.readuntil(b": the model is at work\n\n"))
     assert b"two" not in said
     hold.let(1)
@@ -181,7 +179,7 @@ async def test_a_client_that_leaves_while_its_stream_waits_for_a_new_child_frees
     stream = await soon(front.open("/v1/chat/completions", asked("one two", stream=True)))
     pace.let(1)
     await soon(stream.content.readuntil(b'"one"'))
-    os.kill((await front.model())["pid"], signal.SIGKILL)
+    kill_worker((await front.model())["pid"])
     await front.reaches(state="loading", running=1)
     stream.close()
     await front.reaches(running=0)

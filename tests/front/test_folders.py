@@ -164,7 +164,7 @@ async def test_metrics_say_the_nodes_word(serve: Serve) -> None:
     front = await serve()
     text = (await front.ask("/metrics")).body.decode()
     assert 'mlx_worker_node_status{mlx_worker_node_status="healthy"} 1.0' in text
-    front.node.draining = True
+    front.node.drain.is_active = True
     text = (await front.ask("/metrics")).body.decode()
     assert 'mlx_worker_node_status{mlx_worker_node_status="offline"} 1.0' in text
     assert 'mlx_worker_model_state{mlx_worker_model_state="draining",model="m"} 1.0' in text

@@ -1,7 +1,5 @@
 """What routers and operators read of a node's health."""
 
-import os
-import signal
 import time
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from mlx_worker.api.context import CONTEXT
 from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.process.states import State
 from tests.front.asking import DIGEST, PROMPT, Serve, asked, model
-from tests.supervisor_harness import Fifo, alive, eventually, soon
+from tests.supervisor_harness import Fifo, alive, eventually, kill_worker, soon
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/cluster/health"])
@@ -166,7 +164,7 @@ async def test_a_killed_child_is_back_under_a_new_pid_and_the_list_never_dropped
     hold.let(1)
     front = await serve("--hold-load", hold.path)
     pid = (await front.model())["pid"]
-    os.kill(pid, signal.SIGKILL)
+    kill_worker(pid)
     await front.reaches(state="loading")
     assert (await front.ask("/v1/models")).status == 200
     assert (await front.ask("/v1/cluster/health")).status == 503

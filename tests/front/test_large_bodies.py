@@ -8,17 +8,17 @@ import pytest
 from mlx_worker.api.dialects.base import MAX_COPIED
 from mlx_worker.api.middleware.body import (
     BYTES_PER_TOKEN,
-    LARGEST_DEFAULT,
-    SMALLEST_DEFAULT,
-    UNKNOWN_CONTEXT,
+    MAX_DEFAULT_LIMIT,
+    MIN_DEFAULT_LIMIT,
+    UNKNOWN_CONTEXT_BYTES,
     default_limit,
 )
-from mlx_worker.api.parsing.parser import LARGE
+from mlx_worker.api.parsing.parser import LARGE_BODY
 from mlx_worker.config.schema import ServerConfig
 from mlx_worker.limits import CONSTRAINT_BYTES, TEMPLATE_VALUES, TOOL_VALUES
 from tests.front.asking import Serve, model
 
-FILL = " " * LARGE
+FILL = " " * LARGE_BODY
 """Blanks in JSON: they make a body large and mean nothing."""
 
 HELLO = [{"role": "user", "content": "one two"}]
@@ -129,7 +129,7 @@ async def test_more_values_than_anybody_looks_at_are_a_400(
     assert message in answer.error["message"]
 
 
-@pytest.mark.parametrize("size", [2000, LARGE])
+@pytest.mark.parametrize("size", [2000, LARGE_BODY])
 async def test_a_long_model_name_is_a_400_and_not_repeated(serve: Serve, size: int) -> None:
     answer = await (await serve()).chat("one", model="m" * size)
     assert (answer.status, answer.error["param"]) == (400, "model")
@@ -139,7 +139,7 @@ async def test_a_long_model_name_is_a_400_and_not_repeated(serve: Serve, size: i
 async def test_a_long_word_is_not_repeated_in_a_refusal(serve: Serve) -> None:
     front = await serve()
     for field in ("tool_choice", "response_format"):
-        value = "x" * LARGE if field == "tool_choice" else {"type": "x" * LARGE}
+        value = "x" * LARGE_BODY if field == "tool_choice" else {"type": "x" * LARGE_BODY}
         answer = await front.chat("one", **{field: value})
         assert answer.status == 400
         assert len(answer.body) < 10_000
@@ -148,12 +148,12 @@ async def test_a_long_word_is_not_repeated_in_a_refusal(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("contexts", "limit"),
     [
-        ([], UNKNOWN_CONTEXT),
-        ([None], UNKNOWN_CONTEXT),
-        ([8192, None], UNKNOWN_CONTEXT),
-        ([8192], SMALLEST_DEFAULT),
+        ([], UNKNOWN_CONTEXT_BYTES),
+        ([None], UNKNOWN_CONTEXT_BYTES),
+        ([8192, None], UNKNOWN_CONTEXT_BYTES),
+        ([8192], MIN_DEFAULT_LIMIT),
         ([8192, None, 1 << 20], (1 << 20) * BYTES_PER_TOKEN),
-        ([1 << 24], LARGEST_DEFAULT),
+        ([1 << 24], MAX_DEFAULT_LIMIT),
     ],
 )
 def test_the_default_limit_follows_the_largest_context(
@@ -163,6 +163,6 @@ def test_the_default_limit_follows_the_largest_context(
 
 
 async def test_a_body_over_the_default_limit_is_a_413(serve: Serve) -> None:
-    answer = await (await serve()).chat("x" * SMALLEST_DEFAULT)
+    answer = await (await serve()).chat("x" * MIN_DEFAULT_LIMIT)
     assert answer.status == 413
-    assert str(SMALLEST_DEFAULT) in answer.error["message"]
+    assert str(MIN_DEFAULT_LIMIT) in answer.error["message"]

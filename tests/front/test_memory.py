@@ -66,8 +66,8 @@ async def test_models_take_no_more_than_the_device_recommends(serve: Serve) -> N
     await front.reaches("a", state="ready")
     memory = (await front.ask("/health")).json["memory"]
     assert memory["limitBytes"] == 2 * ONE
-    assert front.node.room.limit == front.node.pressure.limit == 2 * ONE
-    assert 0 < front.node.models["a"].child.load.kv_bytes < 2 * ONE
+    assert front.node.budget.limit == 2 * ONE
+    assert 0 < front.node.models["a"].load.kv_bytes < 2 * ONE
 
 
 async def test_a_device_with_more_memory_than_the_limit_changes_nothing(serve: Serve) -> None:
@@ -75,7 +75,7 @@ async def test_a_device_with_more_memory_than_the_limit_changes_nothing(serve: S
         *of_size("--working-set", str(9 * ONE)), models=(model("a"),), supervisor=limited(2 * ONE)
     )
     await front.reaches("a", state="ready")
-    assert front.node.room.limit == 2 * ONE
+    assert front.node.budget.limit == 2 * ONE
 
 
 async def test_a_model_that_never_fits_is_not_to_be_asked_for_again(serve: Serve) -> None:

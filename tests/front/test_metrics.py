@@ -1,8 +1,6 @@
 """What Prometheus reads: it parses, and it moves as requests say."""
 
 import asyncio
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.front.asking import PROMPT, Answer, Front, Serve, asked, model
-from tests.supervisor_harness import Fifo, eventually, soon
+from tests.supervisor_harness import Fifo, eventually, kill_worker, soon
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
@@ -207,7 +205,7 @@ async def test_the_state_is_one_of_all(serve: Serve, hold: Fifo) -> None:
         return {dict(labels)["mlx_worker_model_state"]: it for labels, it in said.items()}
 
     assert {name for name, it in (await states()).items() if it} == {"ready"}
-    os.kill((await front.model())["pid"], signal.SIGKILL)
+    kill_worker((await front.model())["pid"])
     await front.reaches(state="loading")
     now = await states()
     assert len(now) == 9
@@ -262,7 +260,7 @@ async def test_memory_is_told_of_every_process(serve: Serve) -> None:
     assert processes[key({"process": "model", "model": "m"})] == 5 << 20
     assert processes[key({"process": "front", "model": ""})] > 10 << 20
     assert said["mlx_worker_memory_used_bytes"][()] == 5 << 20
-    assert said["mlx_worker_memory_limit_bytes"][()] == front.node.room.limit
+    assert said["mlx_worker_memory_limit_bytes"][()] == front.node.budget.limit
 
 
 async def test_the_lag_of_the_event_loop_is_looked_at(serve: Serve) -> None:

@@ -104,10 +104,10 @@ async def test_the_hours_samples_begin_empty(serve: Serve) -> None:
 
 async def test_a_sample_is_what_came_since_the_last_one(serve: Serve) -> None:
     front = await serve()
-    front.history.take()
+    front.history.add_sample()
     await front.ask("/v1/chat/completions", asked("one two three four"))
-    front.history.take()
-    front.history.take()
+    front.history.add_sample()
+    front.history.add_sample()
     answer = (await front.ask("/admin/history")).json
     before, during, after = (it["models"]["m"] for it in answer["samples"])
     assert before["tokensPerSecond"] == after["tokensPerSecond"] == 0

@@ -1,8 +1,6 @@
 """Tokens that are counted, not read: beside a child's work, and past its death."""
 
 import asyncio
-import os
-import signal
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -17,11 +15,11 @@ from mlx_worker.errors import (
     UnknownModel,
     WorkerError,
 )
-from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import encode, frames_from_child
+from mlx_worker.wire.messages import TokenizeResult
 from tests.dialects import CHAT, MESSAGES
 from tests.front.asking import Serve
-from tests.supervisor_harness import DEADLINE, PATIENT, Fifo, eventually, soon
+from tests.supervisor_harness import DEADLINE, PATIENT, Fifo, eventually, kill_worker, soon
 
 COUNT = "/v1/messages/count_tokens"
 
@@ -48,8 +46,8 @@ async def test_echoed_tokens_are_told_as_text(serve: Serve) -> None:
 
 def test_the_front_makes_no_value_of_a_token() -> None:
     ids = b"[" + b",".join([b"65"] * 1_000_000) + b"]"
-    (told,) = frames_from_child().feed(encode(m.Tokenized(1, 1_000_000, ids)))
-    assert isinstance(told, m.Tokenized)
+    (told,) = frames_from_child().feed(encode(TokenizeResult(1, 1_000_000, ids)))
+    assert isinstance(told, TokenizeResult)
     assert told.tokens == ids
 
 
@@ -93,7 +91,7 @@ async def test_a_count_that_died_with_its_child_is_made_by_the_next(
         return child.open_ids == 2
 
     await eventually(in_its_hands)
-    os.kill((await front.model())["pid"], signal.SIGKILL)
+    kill_worker((await front.model())["pid"])
     hold.let(2)
     assert (await soon(counting)).json == {"input_tokens": 2}
     assert (await soon(chat)).status == 200

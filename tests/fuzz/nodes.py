@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psutil
 
 from tests.processes import eventually, running_node
+from tests.rounds import rounds
 from tests.synthetic_models import make_caller
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.processes import RunningNode
 
 SHORT = 100
-COUNT = int(os.environ.get("MLX_WORKER_FUZZ", "0")) or SHORT
+COUNT = rounds(SHORT, SHORT, 5000)
 """Fuzzed bodies in all; what else is fuzzed goes by it."""
 
 IN_FULL = COUNT > SHORT

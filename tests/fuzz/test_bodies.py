@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from tests.processes import Answer, RunningNode
 
+pytestmark = pytest.mark.fuzz
+
+
 SAID: dict[str, Any] = json.loads(document(ROUTES))
 
 METHODS = {

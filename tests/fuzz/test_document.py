@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
     from tests.processes import RunningNode
 
+pytestmark = pytest.mark.fuzz
+
+
 # A refusal that is documented may be a 5xx (503: the model is away), so the status is checked
 # against the document, and beyond that never may be the node's own fault.
 CHECKS = [

@@ -7,7 +7,6 @@ printed, and held to where MLX_WORKER_FUZZ asks for the whole: elsewhere the mac
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -20,6 +19,7 @@ import pytest
 from tests.fuzz.nodes import IN_FULL, MODEL
 from tests.fuzz.poison import poison
 from tests.processes import running_node
+from tests.rounds import SEED, rounds
 from tests.synthetic_models import make_caller
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from tests.fuzz.poison import Poison
     from tests.processes import Answer, RunningNode
 
-COUNT = int(os.environ.get("MLX_WORKER_POISON", "0")) or 60
-SEED = int(os.environ.get("MLX_WORKER_POISON_SEED", "1"))
+COUNT = rounds(60, 60, 2000)
 CLIENTS = 2
 WORST_HEALTH, WORST_GAP = 0.2, 0.3
 """Seconds, on a machine that does nothing else."""

@@ -10,11 +10,16 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+import pytest
+
 from tests.fuzz.malformed import Malformed, malformed
 from tests.fuzz.nodes import COUNT, GROWTH, IN_FULL, Standing, fuzzed_node
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.fuzz
+
 
 REQUESTS: Final = max(1000, COUNT // 5) if IN_FULL else 154
 SEED: Final = "raw HTTP"

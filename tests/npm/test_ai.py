@@ -23,6 +23,9 @@ from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THOUGHT, ma
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.npm
+
+
 HERE = Path(__file__).parent
 OPENING, RIVER, _ = CALL_PARTS
 

@@ -1,8 +1,11 @@
 """What an operator presses is done."""
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.page.page_object import Looking
+
+pytestmark = pytest.mark.browser
 
 
 def test_unload_and_load(look: Looking) -> None:

@@ -9,6 +9,9 @@ from playwright.sync_api import Browser, expect
 from tests.page.page_object import Looking
 from tests.processes import RunningNode, running_node
 
+pytestmark = pytest.mark.browser
+
+
 KEY = "a-key-of-the-node-0123456789"
 
 

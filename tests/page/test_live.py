@@ -5,6 +5,7 @@ import re
 import signal
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.page.page_object import Looking
@@ -28,6 +29,7 @@ def test_it_shows_what_health_says(look: Looking) -> None:
     assert look.page.title() == "healthy · mlx-worker"
 
 
+@pytest.mark.browser
 def test_states_change_live_while_a_child_is_killed(look: Looking) -> None:
     before = look.node.model("tiny")
     look.page.evaluate(RECORD, "tiny")
@@ -45,6 +47,7 @@ def test_states_change_live_while_a_child_is_killed(look: Looking) -> None:
     expect(look.badge("nano")).to_have_text("ready")
 
 
+@pytest.mark.browser
 def test_a_stream_that_outlives_a_crash_is_one_answer_on_the_page(look: Looking) -> None:
     page, before = look.page, look.node.model("tiny")
     page.select_option("#playground-model", "tiny")
@@ -59,12 +62,14 @@ def test_a_stream_that_outlives_a_crash_is_one_answer_on_the_page(look: Looking)
     expect(measure(page, "ended by")).to_have_text("length")
 
 
+@pytest.mark.browser
 def test_the_log_of_a_model_is_its_process_s(look: Looking) -> None:
     expect(look.page.locator("#log")).to_contain_text("ready")
     look.page.select_option("#log-of", "nano")
     expect(look.page.locator("#log")).not_to_contain_text("listening on")
 
 
+@pytest.mark.browser
 def test_playground_streams_and_says_what_it_took(look: Looking) -> None:
     page = look.page
     page.select_option("#playground-model", "tiny")
@@ -85,12 +90,14 @@ def test_playground_streams_and_says_what_it_took(look: Looking) -> None:
     assert float((measure(page, "tokens/s").text_content() or "").replace(",", "")) > 0
 
 
+@pytest.mark.browser
 def test_a_refused_chat_says_why(look: Looking) -> None:
     look.page.fill("#message", "hello " * 20_000)
     look.page.click("#send")
     expect(look.page.locator("#transcript .problem")).to_contain_text("context")
 
 
+@pytest.mark.browser
 def test_a_chart_has_a_line_a_model_and_says_its_figures(look: Looking) -> None:
     page = look.page
     expect(page.locator("#charts .chart")).to_have_count(4)
@@ -100,6 +107,7 @@ def test_a_chart_has_a_line_a_model_and_says_its_figures(look: Looking) -> None:
     )
 
 
+@pytest.mark.browser
 def test_a_node_that_goes_is_missed(browser: Browser, nano: Path, tmp_path: Path) -> None:
     with browser.new_context() as context, running_node(tmp_path, {"nano": nano}) as node:
         look = Looking(context.new_page(), node)

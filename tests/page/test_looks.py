@@ -8,6 +8,9 @@ from playwright.sync_api import Browser, Page, expect
 from tests.page.page_object import Looking
 from tests.processes import RunningNode
 
+pytestmark = pytest.mark.browser
+
+
 HERE = Path(__file__).parent
 CONTRAST = (HERE / "contrast.js").read_text()
 NAMELESS = (HERE / "nameless.js").read_text()

@@ -10,6 +10,9 @@ from playwright.sync_api import Browser, Page, expect
 from tests.page.page_object import DEADLINE, Looking
 from tests.processes import RunningNode
 
+pytestmark = pytest.mark.browser
+
+
 POSTS = """async address => {
   const send = (options) => fetch(address, { method: "POST", mode: "no-cors", ...options });
   await send({});

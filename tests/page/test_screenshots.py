@@ -14,15 +14,16 @@ from playwright.sync_api import Browser, expect
 
 from tests.page.page_object import Looking
 from tests.processes import RunningNode, running_node
+from tests.rounds import rounds
 
-SECONDS = float(os.environ.get("MLX_WORKER_SCREENSHOTS", "0"))
+SECONDS = rounds(0, 0, 120)
 """Of traffic before the first picture."""
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 LARGEST = 150_000
 
 pytestmark = [
-    pytest.mark.skipif(not SECONDS, reason="made on demand: MLX_WORKER_SCREENSHOTS=SECONDS"),
+    pytest.mark.screenshots,
     pytest.mark.timeout(SECONDS + 240),
 ]
 

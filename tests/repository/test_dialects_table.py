@@ -8,20 +8,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mlx_worker.api.dialects.chat.request import ChatBody
-from mlx_worker.api.dialects.completions.request import CompletionBody
-from mlx_worker.api.dialects.fields import Samplers
-from mlx_worker.api.dialects.messages.request import MessagesBody
-from mlx_worker.api.dialects.responses.request import ResponsesBody
-from mlx_worker.api.dialects.tokenize import DetokenizeBody, TokenizeBody
+from mlx_worker.api.dialects.chat.request import ChatCompletionRequest
+from mlx_worker.api.dialects.completions.request import CompletionRequest
+from mlx_worker.api.dialects.fields import CommonFields
+from mlx_worker.api.dialects.messages.request import MessageRequest
+from mlx_worker.api.dialects.responses.request import ResponseRequest
+from mlx_worker.api.dialects.tokenize import DetokenizeRequest, TokenizeRequest
 
 TEXT = (Path(__file__).parents[2] / "docs" / "dialects.md").read_text()
 SECTIONS: dict[str, tuple[type[msgspec.Struct], ...]] = {
-    "POST /v1/chat/completions": (ChatBody,),
-    "POST /v1/completions": (CompletionBody,),
-    "POST /v1/responses": (ResponsesBody,),
-    "POST /v1/messages": (MessagesBody,),
-    "POST /tokenize, POST /detokenize": (TokenizeBody, DetokenizeBody),
+    "POST /v1/chat/completions": (ChatCompletionRequest,),
+    "POST /v1/completions": (CompletionRequest,),
+    "POST /v1/responses": (ResponseRequest,),
+    "POST /v1/messages": (MessageRequest,),
+    "POST /tokenize, POST /detokenize": (TokenizeRequest, DetokenizeRequest),
 }
 
 
@@ -45,7 +45,7 @@ def names(*bodies: type[msgspec.Struct]) -> set[str]:
 def test_a_dialects_table_has_every_field_of_its_body_and_none_twice(heading: str) -> None:
     told = rows(section(heading))
     typed = names(*SECTIONS[heading])
-    common = names(Samplers) & typed
+    common = names(CommonFields) & typed
     assert not told.keys() & common
     assert typed - common <= told.keys()
     # What is not typed cannot be read: it can only be ignored.
@@ -55,7 +55,7 @@ def test_a_dialects_table_has_every_field_of_its_body_and_none_twice(heading: st
 
 
 def test_the_common_table_is_the_common_fields() -> None:
-    assert COMMON.keys() == names(Samplers)
+    assert COMMON.keys() == names(CommonFields)
 
 
 def test_every_row_says_what_is_done() -> None:

@@ -56,7 +56,7 @@ async def served(config: Config, *flags: str | Path) -> AsyncIterator[str]:
         await over.wait()
         raise Over
 
-    node = asyncio.create_task(serve(config, on_listening=beside, command=scripted(*flags)))
+    node = asyncio.create_task(serve(config, on_listening=beside, launcher=scripted(*flags)))
     try:
         yield await soon(listening)
     finally:

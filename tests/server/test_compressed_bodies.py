@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.middleware.decompression import MAX_MEMBERS, inflated
+from mlx_worker.api.middleware.decompression import MAX_MEMBERS, decompressed
 from mlx_worker.errors import BodyTooLarge, InvalidRequest
 from tests.server.asking import answer_of, exchange
 from tests.server.conftest import BEARER, Connect, Serving
@@ -134,12 +134,12 @@ async def test_a_refused_body_is_not_waited_for(serving: Serving, keys: Path) ->
 
 def test_what_is_inflated_is_bounded_before_it_is_whole() -> None:
     with pytest.raises(BodyTooLarge):
-        inflated(bomb(64 << 20), "gzip", 1000)
-    assert inflated(gzip.compress(b"x" * 1000), "gzip", 1000) == b"x" * 1000
+        decompressed(bomb(64 << 20), "gzip", 1000)
+    assert decompressed(gzip.compress(b"x" * 1000), "gzip", 1000) == b"x" * 1000
     with pytest.raises(BodyTooLarge):
-        inflated(gzip.compress(b"x" * 1001), "gzip", 1000)
+        decompressed(gzip.compress(b"x" * 1001), "gzip", 1000)
 
 
 def test_a_body_that_goes_on_after_its_deflate_data_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="goes on"):
-        inflated(zlib.compress(CHAT) + b"more", "deflate", LIMIT)
+        decompressed(zlib.compress(CHAT) + b"more", "deflate", LIMIT)

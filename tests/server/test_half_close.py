@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlx_worker.api.middleware.half_close import INTERIM
+from mlx_worker.api.middleware.half_close import CONTINUE
 from tests.server.asking import ask
 from tests.supervisor_harness import Fifo, eventually, soon
 
@@ -117,10 +117,10 @@ async def test_a_client_is_asked_for_by_an_interim_answer_and_gets_its_own_later
     connection = await connect(await serving("--pace", pace.path))
     reader = half_closed(connection, request(*CHAT))
     for _ in range(3):  # a client that is gone would not be there at the second
-        assert await soon(reader.readexactly(len(INTERIM))) == INTERIM
+        assert await soon(reader.readexactly(len(CONTINUE))) == CONTINUE
     pace.let(10)
     got = await soon(reader.read())
-    assert got.startswith((b"HTTP/1.1 200 ", INTERIM))
+    assert got.startswith((b"HTTP/1.1 200 ", CONTINUE))
     assert b'"usage"' in got
 
 
@@ -168,7 +168,7 @@ async def test_a_client_that_goes_after_it_closed_its_side_frees_its_row(
     url = await serving("--pace", pace.path)
     connection = await connect(url)
     reader = half_closed(connection, request(*CHAT))
-    assert await soon(reader.readexactly(len(INTERIM))) == INTERIM
+    assert await soon(reader.readexactly(len(CONTINUE))) == CONTINUE
     connection[1].close()
     await eventually(lambda: is_idle(url))
 

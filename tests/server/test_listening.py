@@ -11,7 +11,7 @@ import pytest
 
 from mlx_worker.config.schema import ServerConfig
 from mlx_worker.errors import AddressInUse
-from mlx_worker.listening import ATTEMPTS, bind_socket, listen, url_of_socket
+from mlx_worker.listening import MAX_ATTEMPTS, bind_socket, listen, url_of_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,13 +97,13 @@ def test_listen_free_port_is_looked_for_until_it_is_free_at_both() -> None:
     def bind(address: str, port: int) -> socket.socket:
         if address == "::1":
             tried.append(port)
-            if len(tried) < ATTEMPTS:
+            if len(tried) < MAX_ATTEMPTS:
                 raise OSError(errno.EADDRINUSE, "in use")
         return bind_socket(address, port)
 
     sockets = listen(ServerConfig(host="localhost", port=0), bind)
     assert {sock.getsockname()[1] for sock in sockets} == {tried[-1]}
-    assert len(tried) == ATTEMPTS
+    assert len(tried) == MAX_ATTEMPTS
     for sock in sockets:
         sock.close()
 

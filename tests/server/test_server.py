@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from mlx_worker.api.metrics.slow_steps import SlowSteps
 from mlx_worker.api.middleware.connections import ConnectionLimiter
+from mlx_worker.api.middleware.slow_steps import SlowSteps
 from mlx_worker.config.schema import ServerConfig
 from mlx_worker.server import abort_leftover_connections
 from mlx_worker.supervisor.process.pause import PauseDetector

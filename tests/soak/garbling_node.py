@@ -8,10 +8,11 @@ import uvloop
 
 from mlx_worker.config.load import load_config
 from mlx_worker.server import serve
+from mlx_worker.supervisor.process.launcher import ProcessLauncher
 
 COMMAND = (sys.executable, __file__)
 CHILD = (sys.executable, str(Path(__file__).with_name("garbling_child.py")))
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    uvloop.run(serve(load_config(Path(sys.argv[-1])), command=CHILD))
+    uvloop.run(serve(load_config(Path(sys.argv[-1])), launcher=ProcessLauncher(CHILD)))

@@ -6,17 +6,20 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from tests.processes import running_node
+from tests.rounds import rounds
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MODELS: Final = 80 if "MLX_WORKER_SOAK" in os.environ else 10
+pytestmark = pytest.mark.soak
+
+
+MODELS: Final = rounds(10, 10, 80)
 LIMIT: Final = "450MB"
 """A child with a nano model takes some 90 MB."""
 

@@ -1,34 +1,39 @@
 """After very many restarts the front holds what it held before the first.
 
-The children are scripted: what is worn here is the front. MLX_WORKER_RESTARTS sets how many there
-are: `tox -e soak` has 1,000.
+The children are scripted: what is worn here is the front. `tox -e soak` has 1,000.
 """
 
 import asyncio
-import os
 import signal
 from dataclasses import dataclass
 from typing import Final
 
 import psutil
+import pytest
 import uvloop
 
 from mlx_worker.supervisor.process.child import Child
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.process.states import State
+from tests.rounds import rounds
 from tests.supervisor_harness import (
+    NOT_READY,
     alive,
     chat,
     eventually,
+    kill_worker,
     planned,
     ready,
     running,
-    scripted,
+    scripted_process,
     text_of,
 )
 
-RESTARTS: Final = int(os.environ.get("MLX_WORKER_RESTARTS", "60"))
+pytestmark = pytest.mark.soak
+
+
+RESTARTS: Final = rounds(60, 60, 1000)
 MODELS: Final = ("a", "b", "c", "d")
 FOR_EVER: Final = RestartPolicy(base=0, ceiling=0, intensity=10**6, period=600)
 SPARE: Final = StandbyPolicy(spares=1, calm=0, ping=0.05)
@@ -56,21 +61,23 @@ def holdings() -> Holdings:
 async def wear(child: Child, seen: set[int]) -> None:
     """Its share of the restarts, one after the other."""
     for turn in range(RESTARTS // len(MODELS)):
-        pid = child.facts.pid
+        pid = child.status.pid
         assert pid is not None
         seen.add(pid)
         if (way := WAYS[turn % len(WAYS)]) is None:
             child.restart()
         else:
-            os.kill(pid, way)
-        await child.has_left(State.READY)
+            kill_worker(pid, way)
+        await child.reached(*NOT_READY)
         await child.reached(State.READY)
 
 
 async def restart_them_all() -> tuple[Holdings, Holdings, int, set[int]]:
     seen: set[int] = set()
     models = [planned(name) for name in MODELS]
-    async with running(*models, command=scripted(), policy=FOR_EVER, standby=SPARE) as node:
+    async with running(
+        *models, launcher=scripted_process(), policy=FOR_EVER, standby=SPARE
+    ) as node:
 
         async def whole() -> bool:
             return len(node.standby.waiting) == 1
@@ -86,10 +93,10 @@ async def restart_them_all() -> tuple[Holdings, Holdings, int, set[int]]:
             return holdings() == before
 
         for served in node.models.values():
-            generation = await node.generate(served, chat("here"))
+            generation = await node.client.generate(served, chat("here"))
             assert (await text_of(generation), await text_of(generation)) == ("here", "")
         await eventually(as_before)
-        return before, holdings(), sum(child.restarts for child in children), seen
+        return before, holdings(), sum(child.lifecycle.restarts for child in children), seen
 
 
 def test_nothing_is_left_of_very_many_restarts() -> None:

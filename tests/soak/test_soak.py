@@ -7,7 +7,6 @@ the other; /health is asked all the while. MLX_WORKER_SOAK sets how many faults 
 
 import asyncio
 import contextlib
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,14 +18,17 @@ import psutil
 import pytest
 
 from tests.processes import CONFIG, RunningNode, eventually, has_ended, running_node
+from tests.rounds import SEED, rounds
 from tests.soak.asking import Ask, Client, Outcome, Tally, bodies
 from tests.soak.faults import Faults
 from tests.soak.garbling_child import FOLDER
 from tests.soak.garbling_node import COMMAND
 from tests.soak.watch import Watch
 
-FAULTS: Final = int(os.environ.get("MLX_WORKER_SOAK", "9"))
-SEED: Final = int(os.environ.get("MLX_WORKER_SOAK_SEED", "1"))
+pytestmark = pytest.mark.soak
+
+
+FAULTS: Final = rounds(9, 9, 300)
 CLIENTS: Final = 32
 BODIES: Final = 30
 SUPERVISOR: Final = """

@@ -26,7 +26,7 @@ from tests.supervisor_harness import (
     running,
     scripted,
     soon,
-    started_processes,
+    started_workers,
     text_of,
 )
 
@@ -42,7 +42,7 @@ async def whole(generation: Generation) -> str:
 
 
 async def said(node: Node, model: str, text: str = "hello") -> str:
-    return await whole(await soon(node.generate(node.named(model), chat(text))))
+    return await whole(await soon(node.client.generate(node.named(model), chat(text))))
 
 
 # --- what changes, without a process --------------------------------------------------------
@@ -98,15 +98,15 @@ def test_models_come_and_go() -> None:
 
 
 async def test_only_the_changed_model_gets_a_new_process() -> None:
-    async with running(planned("a"), planned("b"), command=scripted()) as node:
+    async with running(planned("a"), planned("b"), launcher=scripted()) as node:
         await ready(node)
-        pids = {id_: it.child.facts.pid for id_, it in node.models.items()}
+        pids = {id_: it.child.status.pid for id_, it in node.models.items()}
         node.reload([planned("a", context_length=64), planned("b", aliases=("x",))], NOWHERE)
         await soon(node.named("a").child.reached(State.STARTING, State.LOADING))
         await soon(node.named("a").child.reached(State.READY))
-        assert node.named("a").child.facts.pid != pids["a"]
-        assert node.named("x").child.facts.pid == pids["b"]
-        loaded = node.named("a").child.facts.loaded
+        assert node.named("a").child.status.pid != pids["a"]
+        assert node.named("x").child.status.pid == pids["b"]
+        loaded = node.named("a").child.status.loaded
         assert loaded
         assert loaded.context_length == 64
 
@@ -114,13 +114,13 @@ async def test_only_the_changed_model_gets_a_new_process() -> None:
 async def test_what_runs_in_a_changed_model_finishes_and_what_waits_is_served_next(
     pace: Fifo,
 ) -> None:
-    command = scripted("--pace", pace.path)
+    launcher = scripted("--pace", pace.path)
     async with running(
-        planned(max_concurrency=1), command=command, timings=PATIENTLY, resume=WAITS
+        planned(max_concurrency=1), launcher=launcher, timings=PATIENTLY, resume=WAITS
     ) as node:
         await ready(node)
-        first = await soon(node.generate(node.primary, chat("one two")))
-        second = asyncio.create_task(node.generate(node.primary, chat("three")))
+        first = await soon(node.client.generate(node.primary, chat("one two")))
+        second = asyncio.create_task(node.client.generate(node.primary, chat("three")))
         await asyncio.sleep(0)
         # No place more: with one the second could still begin in the process that is to end.
         node.reload([planned(max_concurrency=1, context_length=64)], NOWHERE)
@@ -130,16 +130,16 @@ async def test_what_runs_in_a_changed_model_finishes_and_what_waits_is_served_ne
         await soon(node.primary.child.reached(State.READY))
         pace.let(1)
         assert await whole(await soon(second)) == "three"
-        assert (node.primary.child.restarts, node.primary.dispatch.resumes) == (1, 0)
+        assert (node.primary.child.lifecycle.restarts, node.primary.dispatch.resumes) == (1, 0)
         assert node.primary.admission.running == 0
 
 
 async def test_a_new_model_starts_and_a_removed_one_ends_after_its_work(pace: Fifo) -> None:
-    command = scripted("--pace", pace.path)
-    async with running(planned("a"), command=command, timings=PATIENTLY, resume=WAITS) as node:
+    launcher = scripted("--pace", pace.path)
+    async with running(planned("a"), launcher=launcher, timings=PATIENTLY, resume=WAITS) as node:
         await ready(node)
-        old = node.named("a").child.facts.pid
-        last = await soon(node.generate(node.named("a"), chat("one two")))
+        old = node.named("a").child.status.pid
+        last = await soon(node.client.generate(node.named("a"), chat("one two")))
         changes = node.reload([planned("b", preload=False)], NOWHERE)
         assert changes == Changes(added=("b",), removed=("a",))
         with pytest.raises(UnknownModel):
@@ -157,13 +157,13 @@ async def test_a_new_model_starts_and_a_removed_one_ends_after_its_work(pace: Fi
 
 
 async def test_who_waits_for_a_removed_model_is_sent_away(pace: Fifo) -> None:
-    command = scripted("--pace", pace.path)
+    launcher = scripted("--pace", pace.path)
     model = planned("a", max_concurrency=1)
-    async with running(model, command=command, timings=PATIENTLY) as node:
+    async with running(model, launcher=launcher, timings=PATIENTLY) as node:
         await ready(node)
         served = node.named("a")
-        first = await soon(node.generate(served, chat("one")))
-        second = asyncio.create_task(node.generate(served, chat("two")))
+        first = await soon(node.client.generate(served, chat("one")))
+        second = asyncio.create_task(node.client.generate(served, chat("two")))
         await asyncio.sleep(0)
         node.reload([planned("b", preload=False)], NOWHERE)
         pace.let(1)
@@ -173,18 +173,18 @@ async def test_who_waits_for_a_removed_model_is_sent_away(pace: Fifo) -> None:
 
 
 async def test_who_waits_for_a_model_that_does_not_run_and_is_removed_hears_so(hold: Fifo) -> None:
-    command = scripted("--hold-load", hold.path)
-    async with running(planned("a"), command=command, resume=WAITS) as node:
-        waiting = await soon(node.generate(node.named("a"), chat("one")))
+    launcher = scripted("--hold-load", hold.path)
+    async with running(planned("a"), launcher=launcher, resume=WAITS) as node:
+        waiting = await soon(node.client.generate(node.named("a"), chat("one")))
         node.reload([planned("b", preload=False)], NOWHERE)
         with pytest.raises(UnknownModel, match="'a' was removed from the configuration"):
             await soon(waiting.started())
 
 
 async def test_who_waits_for_a_model_whose_folder_moved_is_told_to_come_again(hold: Fifo) -> None:
-    command = scripted("--hold-load", hold.path)
-    async with running(planned("a"), command=command, resume=WAITS) as node:
-        waiting = await soon(node.generate(node.named("a"), chat("one")))
+    launcher = scripted("--hold-load", hold.path)
+    async with running(planned("a"), launcher=launcher, resume=WAITS) as node:
+        waiting = await soon(node.client.generate(node.named("a"), chat("one")))
         node.reload([replace(planned("a"), folder=planned("elsewhere").folder)], NOWHERE)
         with pytest.raises(ModelLoading, match="replaced by another folder") as told:
             await soon(waiting.started())
@@ -193,29 +193,29 @@ async def test_who_waits_for_a_model_whose_folder_moved_is_told_to_come_again(ho
 
 async def test_a_model_whose_folder_moved_comes_back_in_the_room_that_it_left() -> None:
     one = PROCESS_BYTES + 1
-    command = scripted("--resident", str(one))
-    async with running(planned("a"), command=command, memory_limit=one, resume=WAITS) as node:
+    launcher = scripted("--resident", str(one))
+    async with running(planned("a"), launcher=launcher, memory_limit=one, resume=WAITS) as node:
         await ready(node)
         before = node.named("a").child
         node.reload([replace(planned("a"), folder=planned("elsewhere").folder)], NOWHERE)
         await soon(node.named("a").child.reached(State.READY))
         assert before.state is State.STOPPED
-        assert node.named("a").child.load.path == "/nowhere/elsewhere"
+        assert node.named("a").load.path == "/nowhere/elsewhere"
         assert await said(node, "a") == "hello"
 
 
 async def test_a_node_stops_while_a_removed_model_is_at_work(pace: Fifo) -> None:
-    command = scripted("--pace", pace.path)
-    async with running(planned("a"), command=command, timings=replace(QUICK, drain=0.3)) as node:
+    launcher = scripted("--pace", pace.path)
+    async with running(planned("a"), launcher=launcher, timings=replace(QUICK, drain=0.3)) as node:
         await ready(node)
-        await soon(node.generate(node.named("a"), chat("one")))
+        await soon(node.client.generate(node.named("a"), chat("one")))
         node.reload([planned("b", preload=False)], NOWHERE)
         await soon(node.stop())
-        assert started_processes() == []
+        assert started_workers() == []
 
 
 async def test_a_draining_node_reloads_nothing() -> None:
-    async with running(planned("a"), command=scripted()) as node:
+    async with running(planned("a"), launcher=scripted()) as node:
         await soon(node.stop())
         with pytest.raises(NodeDraining):
             node.reload([planned("b")], NOWHERE)

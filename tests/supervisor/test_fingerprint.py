@@ -11,12 +11,12 @@ from mlx_worker.supervisor.fingerprint import (
     prompting,
     weights_changed,
 )
-from mlx_worker.supervisor.process.child import Facts
-from mlx_worker.wire import messages as m
+from mlx_worker.supervisor.process.status import ChildStatus
+from mlx_worker.wire.messages import Loaded
 
 
 def told(weights: str, **versions: str) -> Identity:
-    return identity_of(Facts(loaded=m.Loaded(4096, 1, weights=weights), versions=versions))
+    return identity_of(ChildStatus(loaded=Loaded(4096, 1, weights=weights), versions=versions))
 
 
 def test_it_is_the_same_for_the_same_weights_and_versions_in_any_order() -> None:
@@ -31,7 +31,7 @@ def test_it_is_another_for_other_weights_or_versions() -> None:
         told("ac", mlx="1"),
         told("ab", mlx="2"),
         told("ab", mlx="1", mlx_lm="1"),
-        identity_of(Facts()),
+        identity_of(ChildStatus()),
     ]
     assert len({it.fingerprint for it in identities}) == len(set(identities)) == 5
 

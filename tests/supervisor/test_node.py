@@ -2,8 +2,6 @@
 
 import asyncio
 import hashlib
-import os
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -35,12 +33,14 @@ from tests.supervisor_harness import (
     alive,
     chat,
     eventually,
+    kill_worker,
     planned,
     ready,
     running,
     scripted,
+    scripted_process,
     soon,
-    started_processes,
+    started_workers,
     text_of,
 )
 
@@ -48,7 +48,7 @@ ROOT = Path(__file__).parents[2]
 
 
 async def ask(node: Node, text: str, *, system: str | None = None) -> Generation:
-    return await soon(node.generate(node.primary, chat(text, system=system)))
+    return await soon(node.client.generate(node.primary, chat(text, system=system)))
 
 
 async def whole(generation: Generation) -> str:
@@ -67,9 +67,9 @@ async def resident(node: Node, prompt: str) -> bool:
 
 
 def kill(node: Node) -> int:
-    pid = node.primary.child.facts.pid
+    pid = node.primary.child.status.pid
     assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    kill_worker(pid)
     return pid
 
 
@@ -83,7 +83,7 @@ async def back(node: Node) -> None:
 
 async def test_a_name_an_alias_the_default_and_nobody() -> None:
     models = [planned("a", aliases=("first",)), planned("b", default=True)]
-    async with running(*models, command=scripted()) as node:
+    async with running(*models, launcher=scripted()) as node:
         assert node.find("a").config.id == "a"
         assert node.find("first").config.id == "a"
         assert node.find("b").config.id == "b"
@@ -92,7 +92,7 @@ async def test_a_name_an_alias_the_default_and_nobody() -> None:
 
 
 async def test_without_a_default_an_unknown_name_is_refused_with_those_that_are_known() -> None:
-    async with running(planned("a"), planned("b"), command=scripted()) as node:
+    async with running(planned("a"), planned("b"), launcher=scripted()) as node:
         assert node.find(None).config.id == "a"
         with pytest.raises(UnknownModel, match="a, b") as refused:
             node.find("gpt-4o")
@@ -103,27 +103,27 @@ async def test_without_a_default_an_unknown_name_is_refused_with_those_that_are_
 
 
 async def test_a_model_that_was_given_up_takes_nothing_from_the_others(tmp_path: Path) -> None:
-    command = scripted("--cannot-load", "--once", tmp_path / "once")
-    async with running(planned("a"), planned("b"), command=command) as node:
+    launcher = scripted("--cannot-load", "--once", tmp_path / "once")
+    async with running(planned("a"), planned("b"), launcher=launcher) as node:
         # One of the two takes the fault, whichever comes first.
         states = (State.READY, State.FAILED)
         ends = {it.config.id: await soon(it.child.reached(*states)) for it in node.models.values()}
         assert sorted(ends.values()) == [State.FAILED, State.READY]
         for served in node.models.values():
             if ends[served.config.id] is State.READY:
-                assert await whole(await soon(node.generate(served, chat("fine")))) == "fine"
+                assert await whole(await soon(node.client.generate(served, chat("fine")))) == "fine"
             else:
                 with pytest.raises(ModelFailed, match="so it was written"):
-                    await soon(node.generate(served, chat("fine")))
+                    await soon(node.client.generate(served, chat("fine")))
 
 
 async def test_warming_at_a_crash_is_done_in_the_next_process(tmp_path: Path) -> None:
-    command = scripted("--hang-after-tokens", "0", "--once", tmp_path / "once")
-    async with running(command=command) as node:
+    launcher = scripted("--hang-after-tokens", "0", "--once", tmp_path / "once")
+    async with running(launcher=launcher) as node:
         await ready(node)
         hung = await ask(node, "hang now")
         await soon(hung.started())
-        warming = asyncio.create_task(node.warm(node.primary, "a prompt"))
+        warming = asyncio.create_task(node.client.warm(node.primary, "a prompt"))
         await eventually(lambda: opened(node, 2))
         kill(node)
         assert (await soon(warming)).tokens == 2
@@ -134,9 +134,9 @@ async def test_warming_at_a_crash_is_done_in_the_next_process(tmp_path: Path) ->
 async def test_warming_at_two_crashes_fails_and_leaves_no_place_taken(tmp_path: Path) -> None:
     held = tmp_path / "held"
     with Fifo(held):
-        async with running(command=scripted("--hold-warm", held)) as node:
+        async with running(launcher=scripted("--hold-warm", held)) as node:
             await ready(node)
-            warming = asyncio.create_task(node.warm(node.primary, "a prompt"))
+            warming = asyncio.create_task(node.client.warm(node.primary, "a prompt"))
             await eventually(lambda: opened(node, 1))
             kill(node)
             await soon(node.primary.child.reached(*NOT_READY))
@@ -148,12 +148,12 @@ async def test_warming_at_two_crashes_fails_and_leaves_no_place_taken(tmp_path: 
 
 
 async def test_clearing_at_a_crash_is_done_by_the_crash(tmp_path: Path) -> None:
-    command = scripted("--hang-after-tokens", "0", "--once", tmp_path / "once")
-    async with running(command=command) as node:
+    launcher = scripted("--hang-after-tokens", "0", "--once", tmp_path / "once")
+    async with running(launcher=launcher) as node:
         await ready(node)
         hung = await ask(node, "hang now")
         await soon(hung.started())
-        clearing = asyncio.create_task(node.clear(node.primary))
+        clearing = asyncio.create_task(node.client.clear(node.primary))
         await eventually(lambda: opened(node, 2))
         kill(node)
         await soon(clearing)
@@ -170,13 +170,13 @@ async def test_as_many_run_as_there_are_rows_the_next_wait_in_line_the_rest_is_r
     pace: Fifo,
 ) -> None:
     model = planned(max_concurrency=2, max_queue=1)
-    async with running(model, command=scripted("--pace", pace.path)) as node:
+    async with running(model, launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         first, second = await ask(node, "one two three"), await ask(node, "four")
-        third = asyncio.create_task(node.generate(node.primary, chat("five")))
+        third = asyncio.create_task(node.client.generate(node.primary, chat("five")))
         await asyncio.sleep(0)
         with pytest.raises(QueueFull, match="max_queue is 1") as refused:
-            await soon(node.generate(node.primary, chat("six")))
+            await soon(node.client.generate(node.primary, chat("six")))
         assert refused.value.retry_after == 1
         assert (node.primary.admission.running, node.primary.admission.queued) == (2, 1)
         await soon(first.started())
@@ -193,11 +193,12 @@ async def test_as_many_run_as_there_are_rows_the_next_wait_in_line_the_rest_is_r
 
 async def test_places_are_given_in_the_order_they_were_asked_for(pace: Fifo) -> None:
     model = planned(max_concurrency=1)
-    async with running(model, command=scripted("--pace", pace.path)) as node:
+    async with running(model, launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         running_now = await ask(node, "zero")
         waiting = [
-            asyncio.create_task(node.generate(node.primary, chat(text))) for text in ("a", "b", "c")
+            asyncio.create_task(node.client.generate(node.primary, chat(text)))
+            for text in ("a", "b", "c")
         ]
         await asyncio.sleep(0)
         for task, later in zip(waiting, (2, 1, 0), strict=True):
@@ -211,14 +212,14 @@ async def test_places_are_given_in_the_order_they_were_asked_for(pace: Fifo) -> 
 
 async def test_whoever_leaves_the_line_makes_room_in_it(pace: Fifo) -> None:
     model = planned(max_concurrency=1, max_queue=1)
-    async with running(model, command=scripted("--pace", pace.path)) as node:
+    async with running(model, launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         first = await ask(node, "one")
-        leaver = asyncio.create_task(node.generate(node.primary, chat("two")))
+        leaver = asyncio.create_task(node.client.generate(node.primary, chat("two")))
         await asyncio.sleep(0)
         leaver.cancel()
         await asyncio.wait({leaver})
-        stayer = asyncio.create_task(node.generate(node.primary, chat("three")))
+        stayer = asyncio.create_task(node.client.generate(node.primary, chat("three")))
         await asyncio.sleep(0)
         pace.let(2)
         assert await whole(first) == "one"
@@ -228,7 +229,7 @@ async def test_whoever_leaves_the_line_makes_room_in_it(pace: Fifo) -> None:
 
 async def test_leaving_a_generation_frees_its_row_and_its_place(pace: Fifo) -> None:
     model = planned(max_concurrency=1, max_queue=0)
-    async with running(model, command=scripted("--pace", pace.path)) as node:
+    async with running(model, launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         generation = await ask(node, "one two three")
         pace.let(1)
@@ -245,7 +246,7 @@ async def test_leaving_a_generation_frees_its_row_and_its_place(pace: Fifo) -> N
 
 async def test_a_request_that_takes_too_long_is_ended_and_its_row_is_free(pace: Fifo) -> None:
     model = planned(max_concurrency=1, request_timeout=0.2)
-    async with running(model, command=scripted("--pace", pace.path)) as node:
+    async with running(model, launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         generation = await ask(node, "one two")
         pace.let(1)
@@ -260,7 +261,7 @@ async def test_a_request_that_takes_too_long_is_ended_and_its_row_is_free(pace: 
 
 async def test_time_in_line_counts_too(pace: Fifo) -> None:
     model = planned(max_concurrency=1, request_timeout=0.3)
-    async with running(model, command=scripted("--pace", pace.path)) as node:
+    async with running(model, launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         first = await ask(node, "one two")
         with pytest.raises(RequestTimedOut):
@@ -274,7 +275,7 @@ async def test_time_in_line_counts_too(pace: Fifo) -> None:
 
 
 async def test_a_model_on_demand_starts_with_the_first_request_and_not_before() -> None:
-    async with running(planned(preload=False), planned("other"), command=scripted()) as node:
+    async with running(planned(preload=False), planned("other"), launcher=scripted()) as node:
         served = node.primary
         await ready(node)
         assert served.child.state is State.STOPPED
@@ -286,27 +287,27 @@ async def test_a_model_on_demand_starts_with_the_first_request_and_not_before() 
 
 
 async def test_many_first_requests_start_one_process() -> None:
-    async with running(planned(preload=False), command=scripted()) as node:
+    async with running(planned(preload=False), launcher=scripted()) as node:
         for _ in range(5):
             with pytest.raises(ModelLoading):
                 await ask(node, "hello")
         await soon(node.primary.child.reached(State.READY))
-        assert node.primary.child.restarts == 0
-        assert len(started_processes()) == 1
+        assert node.primary.child.lifecycle.restarts == 0
+        assert len(started_workers()) == 1
 
 
 async def test_warming_a_model_on_demand_starts_it_and_is_done() -> None:
-    async with running(planned(preload=False), command=scripted()) as node:
-        assert (await soon(node.warm(node.primary, "a system prompt"))).tokens == 3
+    async with running(planned(preload=False), launcher=scripted()) as node:
+        assert (await soon(node.client.warm(node.primary, "a system prompt"))).tokens == 3
 
 
 # --- warm prompts ---------------------------------------------------------------------------
 
 
 async def test_a_warmed_prompt_is_resident_and_reported() -> None:
-    async with running(command=scripted()) as node:
+    async with running(launcher=scripted()) as node:
         await ready(node)
-        warmed = await soon(node.warm(node.primary, "be kind"))
+        warmed = await soon(node.client.warm(node.primary, "be kind"))
         assert warmed.digest == hashlib.sha256(b"be kind").hexdigest()
         assert warmed.tokens == 2
         assert await resident(node, "be kind")
@@ -314,18 +315,18 @@ async def test_a_warmed_prompt_is_resident_and_reported() -> None:
 
 
 async def test_warming_waits_for_a_model_that_is_on_its_way(hold: Fifo) -> None:
-    async with running(command=scripted("--hold-load", hold.path)) as node:
+    async with running(launcher=scripted("--hold-load", hold.path)) as node:
         await soon(node.primary.child.reached(State.LOADING))
-        warming = asyncio.create_task(node.warm(node.primary, "be kind"))
+        warming = asyncio.create_task(node.client.warm(node.primary, "be kind"))
         await asyncio.sleep(0)
         hold.let(1)
         assert (await soon(warming)).tokens == 2
 
 
 async def test_warming_goes_on_when_its_caller_hangs_up(hold: Fifo) -> None:
-    async with running(command=scripted("--hold-load", hold.path)) as node:
+    async with running(launcher=scripted("--hold-load", hold.path)) as node:
         await soon(node.primary.child.reached(State.LOADING))
-        caller = asyncio.create_task(node.warm(node.primary, "be kind"))
+        caller = asyncio.create_task(node.client.warm(node.primary, "be kind"))
         await asyncio.sleep(0)
         caller.cancel()
         await asyncio.wait({caller})
@@ -333,7 +334,7 @@ async def test_warming_goes_on_when_its_caller_hangs_up(hold: Fifo) -> None:
         await ready(node)
 
         async def reported() -> bool:
-            state = node.primary.child.facts.cache
+            state = node.primary.child.status.cache
             return state is not None and state.tokens == 2
 
         await eventually(reported)
@@ -341,24 +342,24 @@ async def test_warming_goes_on_when_its_caller_hangs_up(hold: Fifo) -> None:
 
 
 async def test_a_warm_up_that_fails_is_an_error_of_the_cache_and_the_child_lives() -> None:
-    async with running(command=scripted("--fail-warm")) as node:
+    async with running(launcher=scripted("--fail-warm")) as node:
         await ready(node)
         with pytest.raises(CacheError, match="so it was written"):
-            await soon(node.warm(node.primary, "be kind"))
+            await soon(node.client.warm(node.primary, "be kind"))
         assert await whole(await ask(node, "still here")) == "still here"
 
 
 async def test_clearing_forgets_what_was_warmed() -> None:
-    async with running(command=scripted()) as node:
+    async with running(launcher=scripted()) as node:
         await ready(node)
-        await soon(node.warm(node.primary, "be kind"))
-        await soon(node.clear(node.primary))
+        await soon(node.client.warm(node.primary, "be kind"))
+        await soon(node.client.clear(node.primary))
         assert not await resident(node, "be kind")
 
 
 async def test_clearing_a_model_that_does_not_run_is_nothing_to_do() -> None:
-    async with running(planned(preload=False), command=scripted()) as node:
-        await soon(node.clear(node.primary))
+    async with running(planned(preload=False), launcher=scripted()) as node:
+        await soon(node.client.clear(node.primary))
         assert node.primary.child.state is State.STOPPED
 
 
@@ -368,12 +369,12 @@ async def test_configured_prompts_are_warmed_after_the_start_and_after_every_res
     files = [tmp_path / "one.txt", tmp_path / "two.txt"]
     for file in files:
         file.write_text(f"the prompt of {file.stem}", encoding="utf-8")
-    async with running(planned(warm=tuple(files)), command=scripted()) as node:
+    async with running(planned(warm=tuple(files)), launcher=scripted()) as node:
         for _ in range(2):
             await ready(node)
 
             async def warmed() -> bool:
-                state = node.primary.child.facts.cache
+                state = node.primary.child.status.cache
                 return state is not None and state.warmed == 2
 
             await eventually(warmed)
@@ -388,11 +389,11 @@ async def test_a_prompt_file_that_is_gone_keeps_neither_the_model_nor_the_next_f
 ) -> None:
     there = tmp_path / "there.txt"
     there.write_text("be kind", encoding="utf-8")
-    async with running(planned(warm=(tmp_path / "gone.txt", there)), command=scripted()) as node:
+    async with running(planned(warm=(tmp_path / "gone.txt", there)), launcher=scripted()) as node:
         await ready(node)
 
         async def warmed() -> bool:
-            return node.primary.child.facts.cache is not None
+            return node.primary.child.status.cache is not None
 
         await eventually(warmed)
         assert await resident(node, "be kind")
@@ -402,11 +403,11 @@ async def test_a_prompt_file_is_warmed_without_its_byte_order_mark(tmp_path: Pat
     marked, utf16 = tmp_path / "marked.txt", tmp_path / "utf16.txt"
     marked.write_text("be kind", encoding="utf-8-sig")
     utf16.write_text("be brief", encoding="utf-16")
-    async with running(planned(warm=(utf16, marked)), command=scripted()) as node:
+    async with running(planned(warm=(utf16, marked)), launcher=scripted()) as node:
         await ready(node)
 
         async def warmed() -> bool:
-            state = node.primary.child.facts.cache
+            state = node.primary.child.status.cache
             return state is not None and state.warmed == 1
 
         await eventually(warmed)
@@ -416,20 +417,20 @@ async def test_a_prompt_file_is_warmed_without_its_byte_order_mark(tmp_path: Pat
 async def test_what_was_warmed_dies_with_its_process_and_is_warmed_again_in_the_next(
     hold: Fifo,
 ) -> None:
-    async with running(command=scripted("--hold-load", hold.path)) as node:
+    async with running(launcher=scripted("--hold-load", hold.path)) as node:
         hold.let(1)
         await ready(node)
         for prompt in ("be very kind", "be kind"):
-            await soon(node.warm(node.primary, prompt))
+            await soon(node.client.warm(node.primary, prompt))
         kill(node)
         await soon(node.primary.child.reached(State.LOADING))
-        state = node.primary.child.facts.cache
+        state = node.primary.child.status.cache
         assert state is None or (state.tokens, state.warmed, state.bytes) == (0, 0, 0)
         hold.let(1)
         await soon(node.primary.child.reached(State.READY))
 
         async def warm_again() -> bool:
-            state = node.primary.child.facts.cache
+            state = node.primary.child.status.cache
             return state is not None and (state.warmed, state.tokens) == (2, 2)
 
         await eventually(warm_again)
@@ -437,19 +438,19 @@ async def test_what_was_warmed_dies_with_its_process_and_is_warmed_again_in_the_
 
 
 async def test_a_prompt_on_which_the_next_process_dies_is_not_warmed_for_ever() -> None:
-    async with running(command=scripted()) as node:
+    async with running(launcher=scripted()) as node:
         await ready(node)
-        await soon(node.warm(node.primary, "be kind"))
+        await soon(node.client.warm(node.primary, "be kind"))
         again = [prompt async for prompt in node.primary.warm_set.prompts()]
         assert again == ["be kind"]
         assert not node.primary.warm_set
 
 
 async def test_what_was_cleared_is_not_warmed_again() -> None:
-    async with running(command=scripted()) as node:
+    async with running(launcher=scripted()) as node:
         await ready(node)
-        await soon(node.warm(node.primary, "be kind"))
-        await soon(node.clear(node.primary))
+        await soon(node.client.warm(node.primary, "be kind"))
+        await soon(node.client.clear(node.primary))
         kill(node)
         await back(node)
         assert not await resident(node, "be kind")
@@ -460,10 +461,10 @@ async def test_what_was_cleared_is_not_warmed_again() -> None:
 
 async def test_a_draining_node_takes_no_new_work_while_what_runs_finishes(pace: Fifo) -> None:
     model, timings = planned(max_concurrency=1), replace(QUICK, drain=3600)
-    async with running(model, command=scripted("--pace", pace.path), timings=timings) as node:
+    async with running(model, launcher=scripted("--pace", pace.path), timings=timings) as node:
         await ready(node)
         generation = await ask(node, "one two")
-        queued = asyncio.create_task(node.generate(node.primary, chat("three")))
+        queued = asyncio.create_task(node.client.generate(node.primary, chat("three")))
         await asyncio.sleep(0)
         stopping = asyncio.create_task(node.stop())
         await eventually(lambda: draining(node))
@@ -471,7 +472,7 @@ async def test_a_draining_node_takes_no_new_work_while_what_runs_finishes(pace: 
             await ask(node, "too late")
         assert refused.value.retry_after
         with pytest.raises(NodeDraining):
-            await soon(node.warm(node.primary, "too late"))
+            await soon(node.client.warm(node.primary, "too late"))
         pace.let(2)
         assert await whole(generation) == "one two"
         with pytest.raises(NodeDraining):
@@ -485,15 +486,16 @@ async def draining(node: Node) -> bool:
 
 async def test_hurry_cuts_what_still_runs_on_every_child(pace: Fifo) -> None:
     timings = replace(QUICK, drain=3600)
-    command = scripted("--pace", pace.path)
-    async with running(planned("a"), planned("b"), command=command, timings=timings) as node:
+    launcher = scripted("--pace", pace.path)
+    async with running(planned("a"), planned("b"), launcher=launcher, timings=timings) as node:
         await ready(node)
         generations = [
-            await soon(node.generate(served, chat("one two"))) for served in node.models.values()
+            await soon(node.client.generate(served, chat("one two")))
+            for served in node.models.values()
         ]
         stopping = asyncio.create_task(node.stop())
         await eventually(lambda: draining(node))
-        node.hurry()
+        node.drain.hurry()
         for generation in generations:
             with pytest.raises(NodeDraining):
                 await text_of(generation)
@@ -502,21 +504,21 @@ async def test_hurry_cuts_what_still_runs_on_every_child(pace: Fifo) -> None:
 
 async def test_hurry_right_after_stop_is_not_lost(pace: Fifo) -> None:
     timings = replace(QUICK, drain=3600)
-    async with running(command=scripted("--pace", pace.path), timings=timings) as node:
+    async with running(launcher=scripted("--pace", pace.path), timings=timings) as node:
         await ready(node)
         generation = await ask(node, "one two")
         stopping = asyncio.create_task(node.stop())
         await asyncio.sleep(0)
-        node.hurry()
+        node.drain.hurry()
         with pytest.raises(NodeDraining):
             await text_of(generation)
         await soon(stopping)
 
 
 async def test_after_stop_no_process_is_left() -> None:
-    async with running(planned("a"), planned("b"), command=scripted()) as node:
+    async with running(planned("a"), planned("b"), launcher=scripted_process()) as node:
         await ready(node)
-        pids = [served.child.facts.pid for served in node.models.values()]
+        pids = [served.child.status.pid for served in node.models.values()]
         assert len(set(pids)) == 2
         await soon(node.stop())
         assert not any(alive(pid) for pid in pids)
@@ -524,21 +526,21 @@ async def test_after_stop_no_process_is_left() -> None:
 
 async def test_a_node_stops_at_any_moment_of_its_start() -> None:
     for turns in (0, 1, 2, 5, 20):
-        async with running(planned("a"), planned("b"), command=scripted()) as node:
+        async with running(planned("a"), planned("b"), launcher=scripted()) as node:
             for _ in range(turns):
                 await asyncio.sleep(0)
             await soon(node.stop())
             assert {it.child.state for it in node.models.values()} == {State.STOPPED}
-            assert started_processes() == []
+            assert started_workers() == []
 
 
 async def test_a_node_whose_children_fail_for_ever_stops_too() -> None:
     slowly = RestartPolicy(base=3600, ceiling=3600)
-    command = scripted("--exit-before-hello", "1")
-    async with running(command=command, policy=slowly) as node:
+    launcher = scripted("--exit-before-hello", "1")
+    async with running(launcher=launcher, policy=slowly) as node:
         await soon(node.primary.child.reached(State.BACKOFF))
         await soon(node.stop())
-    async with running(command=command, policy=AT_ONCE) as node:
+    async with running(launcher=launcher, policy=AT_ONCE) as node:
         await soon(node.primary.child.reached(State.FAILED))
         await soon(node.stop())
 
@@ -546,12 +548,12 @@ async def test_a_node_whose_children_fail_for_ever_stops_too() -> None:
 LONELY_FRONT = """
 import asyncio
 from tests import processes
-from tests.supervisor_harness import planned, ready, running, scripted
+from tests.supervisor_harness import planned, ready, running, scripted_process
 
 async def main():
-    async with running(planned("a"), planned("b"), command=scripted()) as node:
+    async with running(planned("a"), planned("b"), launcher=scripted_process()) as node:
         await ready(node)
-        print(*(served.child.facts.pid for served in node.models.values()), flush=True)
+        print(*(served.child.status.pid for served in node.models.values()), flush=True)
         await asyncio.Event().wait()
 
 asyncio.run(main())

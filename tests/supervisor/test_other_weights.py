@@ -1,8 +1,6 @@
 """Generations whose next process has other weights or code: an error, never another's words."""
 
 import asyncio
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import pytest
 from mlx_worker.errors import WeightsChanged
 from mlx_worker.supervisor.event_log import Event
 from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.process.launcher import Launcher
 from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.requests.generation import Generation
 from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
@@ -20,6 +19,7 @@ from tests.supervisor_harness import (
     Fifo,
     chat,
     eventually,
+    kill_worker,
     planned,
     ready,
     running,
@@ -32,14 +32,14 @@ TEXT = "one two three four five six"
 OLD = "--weights old --version 1"
 
 
-def plan(tmp_path: Path, *incarnations: str) -> tuple[str, ...]:
+def plan(tmp_path: Path, *incarnations: str) -> Launcher:
     file = tmp_path / "plan"
     file.write_text("\n".join(incarnations))
     return scripted("--plan", file)
 
 
 async def ask(node: Node, text: str = TEXT) -> Generation:
-    return await soon(node.generate(node.primary, chat(text)))
+    return await soon(node.client.generate(node.primary, chat(text)))
 
 
 async def whole(generation: Generation) -> str:
@@ -64,8 +64,8 @@ def events(node: Node, kind: str) -> list[Event]:
 async def test_begun_by_other_weights_or_code_it_ends_with_what_changed(
     tokens: int, after: str, change: str, tmp_path: Path
 ) -> None:
-    command = plan(tmp_path, f"{OLD} --die-after-tokens {tokens}", after)
-    async with running(command=command) as node:
+    launcher = plan(tmp_path, f"{OLD} --die-after-tokens {tokens}", after)
+    async with running(launcher=launcher) as node:
         await ready(node)
         generation = await ask(node)
         with pytest.raises(WeightsChanged, match=f"{change}.*send the request again"):
@@ -78,25 +78,25 @@ async def test_begun_by_other_weights_or_code_it_ends_with_what_changed(
 
 
 async def test_by_the_same_weights_and_code_it_goes_on(tmp_path: Path) -> None:
-    async with running(command=plan(tmp_path, f"{OLD} --die-after-tokens 2", OLD)) as node:
+    async with running(launcher=plan(tmp_path, f"{OLD} --die-after-tokens 2", OLD)) as node:
         await ready(node)
         assert await whole(await ask(node)) == TEXT
 
 
 async def test_a_detour_over_other_weights_still_ends_it(tmp_path: Path) -> None:
     """The third process has the first one's weights, but the second has ended it by then."""
-    command = plan(tmp_path, f"{OLD} --die-after-tokens 2", "--weights new", OLD)
-    async with running(command=command) as node:
+    launcher = plan(tmp_path, f"{OLD} --die-after-tokens 2", "--weights new", OLD)
+    async with running(launcher=launcher) as node:
         await ready(node)
         with pytest.raises(WeightsChanged):
             await whole(await ask(node))
 
 
 async def test_weights_that_come_back_before_anybody_served_go_on(tmp_path: Path) -> None:
-    command = plan(
+    launcher = plan(
         tmp_path, f"{OLD} --die-after-tokens 2", "--weights new --exit-before-hello 3", OLD
     )
-    async with running(command=command) as node:
+    async with running(launcher=launcher) as node:
         await ready(node)
         assert await whole(await ask(node)) == TEXT
 
@@ -106,10 +106,10 @@ async def test_what_no_process_has_begun_runs_on_the_new_weights(
 ) -> None:
     file = tmp_path / "plan"
     file.write_text(f"{OLD}\n--weights new")
-    async with running(command=scripted("--plan", file, "--hold-start", hold.path)) as node:
+    async with running(launcher=scripted("--plan", file, "--hold-start", hold.path)) as node:
         await ready(node)
         generation = await ask(node)
-        os.kill(node.primary.child.facts.pid or 0, signal.SIGKILL)
+        kill_worker(node.primary.child.status.pid)
         await soon(node.primary.child.reached(*NOT_READY))
         hold.let(1)
         assert await whole(generation) == TEXT
@@ -119,11 +119,11 @@ async def test_three_hundred_that_end_together_all_hear_it(pace: Fifo, tmp_path:
     file = tmp_path / "plan"
     file.write_text(f"{OLD}\n--weights new")
     model = planned(max_concurrency=300)
-    async with running(model, command=scripted("--plan", file, "--pace", pace.path)) as node:
+    async with running(model, launcher=scripted("--plan", file, "--pace", pace.path)) as node:
         await ready(node)
         generations = [await ask(node) for _ in range(300)]
         await soon(asyncio.gather(*(it.started() for it in generations)))
-        os.kill(node.primary.child.facts.pid or 0, signal.SIGKILL)
+        kill_worker(node.primary.child.status.pid)
         for generation in generations:
             with pytest.raises(WeightsChanged):
                 await whole(generation)
@@ -131,9 +131,9 @@ async def test_three_hundred_that_end_together_all_hear_it(pace: Fifo, tmp_path:
 
 
 async def test_a_spare_of_older_code_is_told_apart(tmp_path: Path) -> None:
-    command = plan(tmp_path, f"{OLD} --die-after-tokens 2", "--weights old --version 2")
+    launcher = plan(tmp_path, f"{OLD} --die-after-tokens 2", "--weights old --version 2")
     standby = StandbyPolicy(spares=1, calm=0.1, ping=0.02, silence=DEADLINE, start=DEADLINE)
-    async with running(command=command, standby=standby) as node:
+    async with running(launcher=launcher, standby=standby) as node:
         await ready(node)
 
         async def has_spare() -> bool:
@@ -147,8 +147,8 @@ async def test_a_spare_of_older_code_is_told_apart(tmp_path: Path) -> None:
 async def test_a_process_of_another_package_says_to_restart_the_node(tmp_path: Path) -> None:
     """Its own code is one of the versions that a process tells; the node knows what it runs."""
     resume = ResumePolicy(timeout=DEADLINE)
-    command = plan(tmp_path, "--package 0.0.1 --die-after-tokens 2", "--package 0.0.2")
-    async with running(command=command, resume=resume) as node:
+    launcher = plan(tmp_path, "--package 0.0.1 --die-after-tokens 2", "--package 0.0.2")
+    async with running(launcher=launcher, resume=resume) as node:
         await ready(node)
         with pytest.raises(WeightsChanged, match="restart the node, then send"):
             await whole(await ask(node))
@@ -158,8 +158,8 @@ async def test_a_process_of_another_package_says_to_restart_the_node(tmp_path: P
 
 
 async def test_other_variables_of_the_environment_end_what_was_begun(pace: Fifo) -> None:
-    command = scripted("--pace", pace.path)
-    async with running(command=command) as node:
+    launcher = scripted("--pace", pace.path)
+    async with running(launcher=launcher) as node:
         await ready(node)
         generation = await ask(node)
         pace.let(2)

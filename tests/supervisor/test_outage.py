@@ -34,7 +34,7 @@ def test_a_pause_of_the_process_is_no_outage() -> None:
 
 async def test_a_node_that_serves_nothing_ends_with_an_event_that_says_so() -> None:
     policy = RestartPolicy(intensity=0, retry_initial=3600)
-    async with running(command=scripted("--cannot-load"), policy=policy) as node:
+    async with running(launcher=scripted("--cannot-load"), policy=policy) as node:
         await soon(node.primary.child.reached(State.FAILED))
         with pytest.raises(NothingServed, match="no model could be served for") as ended:
             await soon(end_at_outage(node, 0.01))
@@ -45,5 +45,5 @@ async def test_a_node_that_serves_nothing_ends_with_an_event_that_says_so() -> N
 
 
 async def test_a_model_that_waits_for_its_first_request_is_no_outage() -> None:
-    async with running(planned("a", preload=False), command=scripted()) as node:
+    async with running(planned("a", preload=False), launcher=scripted()) as node:
         assert not node.all_given_up

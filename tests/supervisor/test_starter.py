@@ -20,6 +20,7 @@ from mlx_worker.models.folder import ModelFolder
 from mlx_worker.models.resolve import PlannedModel
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.child import Child
+from mlx_worker.supervisor.process.launcher import ProcessLauncher
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.starter import FolderAccess
@@ -35,6 +36,8 @@ from tests.supervisor_harness import (
     ready,
     running,
     scripted,
+    scripted_command,
+    scripted_process,
     soon,
     text_of,
 )
@@ -86,7 +89,7 @@ async def reached(node: Node, model_id: str, state: State) -> None:
 
 
 async def said(node: Node, model_id: str, words: str = "hello") -> str:
-    generation = await soon(node.generate(node.named(model_id), chat(words)))
+    generation = await soon(node.client.generate(node.named(model_id), chat(words)))
     text = ""
     while piece := await text_of(generation):
         text += piece
@@ -99,15 +102,15 @@ async def said(node: Node, model_id: str, words: str = "hello") -> str:
 async def test_a_missing_folder_is_one_models_trouble(tmp_path: Path) -> None:
     with disk(tmp_path, missing="a") as folders:
         models = (unseen("a"), unseen("b"))
-        async with running(*models, command=scripted(), folders=folders.access) as node:
+        async with running(*models, launcher=scripted(), folders=folders.access) as node:
             await reached(node, "a", State.FAILED)
             await reached(node, "b", State.READY)
             assert await said(node, "b") == "hello"
             with pytest.raises(ModelFailed, match="a is not there") as refused:
-                await node.generate(node.named("a"), chat("hello"))
+                await node.client.generate(node.named("a"), chat("hello"))
             child = node.named("a").child
-            assert child.next_try is not None
-            remaining = child.next_try - asyncio.get_running_loop().time()
+            assert child.lifecycle.next_try is not None
+            remaining = child.lifecycle.next_try - asyncio.get_running_loop().time()
             assert refused.value.retry_after == pytest.approx(remaining, abs=1)
 
 
@@ -116,7 +119,7 @@ async def test_a_folder_that_appears_is_served_at_once(tmp_path: Path, preload: 
     with disk(tmp_path, missing="a") as folders:
         async with running(
             unseen("a", preload=preload),
-            command=scripted(),
+            launcher=scripted(),
             folders=folders.access,
             timings=WATCHFUL,
             policy=NEVER_AGAIN,
@@ -132,7 +135,7 @@ async def test_an_unchanged_folder_is_not_read_again_and_again(tmp_path: Path) -
     with disk(tmp_path, missing="a") as folders:
         async with running(
             unseen("a"),
-            command=scripted(),
+            launcher=scripted(),
             folders=folders.access,
             timings=replace(QUICK, watch=0),
             policy=NEVER_AGAIN,
@@ -149,11 +152,11 @@ async def test_a_model_is_held_back_until_its_folder_is_known_to_be_unusable(
     """No report may take it for a model that waits for its first request."""
     with disk(tmp_path, missing="a") as folders:
         async with running(
-            unseen("a", preload=False), command=scripted(), folders=folders.access
+            unseen("a", preload=False), launcher=scripted(), folders=folders.access
         ) as node:
             async with asyncio.timeout(DEADLINE):
                 while node.primary.child.state is State.STOPPED:
-                    assert isinstance(node.primary.child.held_back, ModelLoading)
+                    assert isinstance(node.primary.start_blocked_by, ModelLoading)
                     await asyncio.sleep(0)
             assert node.primary.child.state is State.FAILED
 
@@ -163,7 +166,7 @@ async def test_a_stalled_share_holds_up_neither_models_nor_a_stop(tmp_path: Path
         models = (unseen("a"), unseen("b"))
         timings = replace(QUICK, inspect=0.05)
         async with running(
-            *models, command=scripted(), folders=folders.access, timings=timings
+            *models, launcher=scripted(), folders=folders.access, timings=timings
         ) as node:
             await reached(node, "b", State.READY)
             await reached(node, "a", State.FAILED)
@@ -181,7 +184,7 @@ async def test_a_share_that_answers_late_is_served(tmp_path: Path) -> None:
         policy = replace(NEVER_AGAIN, retry_initial=0.02, retry_max=0.02)
         timings = replace(QUICK, inspect=0.02)
         async with running(
-            unseen("a"), command=scripted(), folders=folders.access, timings=timings, policy=policy
+            unseen("a"), launcher=scripted(), folders=folders.access, timings=timings, policy=policy
         ) as node:
             await reached(node, "a", State.FAILED)
             folders.answers.set()
@@ -192,7 +195,7 @@ async def test_a_request_waits_for_the_first_look_at_a_folder(tmp_path: Path) ->
     with disk(tmp_path, stalled="a") as folders:
         async with running(
             unseen("a", preload=False),
-            command=scripted(),
+            launcher=scripted(),
             folders=folders.access,
             resume=LOAD_WAITS,
         ) as node:
@@ -208,22 +211,22 @@ async def test_a_reload_looks_at_a_failed_models_folder_at_once(tmp_path: Path) 
     with disk(tmp_path, missing="a") as folders:
         models = (unseen("a"), unseen("b"))
         async with running(
-            *models, command=scripted(), folders=folders.access, policy=NEVER_AGAIN
+            *models, launcher=scripted(), folders=folders.access, policy=NEVER_AGAIN
         ) as node:
             await reached(node, "a", State.FAILED)
             await reached(node, "b", State.READY)
-            pid = node.named("b").child.facts.pid
+            pid = node.named("b").child.status.pid
             folders.missing.clear()
             node.reload(models, folders.access)
             await reached(node, "a", State.READY)
-            assert node.named("b").child.facts.pid == pid
+            assert node.named("b").child.status.pid == pid
 
 
 @pytest.mark.parametrize("verb", ["load", "restart"])
 async def test_an_operator_has_a_failed_models_folder_looked_at(tmp_path: Path, verb: str) -> None:
     with disk(tmp_path, missing="a") as folders:
         async with running(
-            unseen("a"), command=scripted(), folders=folders.access, policy=NEVER_AGAIN
+            unseen("a"), launcher=scripted(), folders=folders.access, policy=NEVER_AGAIN
         ) as node:
             await reached(node, "a", State.FAILED)
             getattr(node, verb)(node.primary)
@@ -236,32 +239,32 @@ async def test_what_is_found_in_a_folder_is_what_the_model_is_expected_to_take(
     tmp_path: Path,
 ) -> None:
     with disk(tmp_path) as folders:
-        async with running(unseen("a"), command=scripted(), folders=folders.access) as node:
-            assert node.primary.context_length is None
+        async with running(unseen("a"), launcher=scripted(), folders=folders.access) as node:
+            assert node.primary.planned.context_length is None
             await ready(node)
-            assert node.primary.context_length == 8192
-            assert node.primary.child.load.path == "/nowhere/a"
-            assert node.primary.child.load.kv_bytes > 0
+            assert node.primary.planned.context_length == 8192
+            assert node.primary.load.path == "/nowhere/a"
+            assert node.primary.load.kv_bytes > 0
 
 
 # --- slow retries -------------------------------------------------------------------------
 
 
 async def test_a_model_that_could_not_be_loaded_is_tried_again(tmp_path: Path) -> None:
-    command = scripted("--cannot-load", "--once", tmp_path / "once")
-    async with running(command=command, policy=SLOWLY) as node:
+    launcher = scripted("--cannot-load", "--once", tmp_path / "once")
+    async with running(launcher=launcher, policy=SLOWLY) as node:
         await ready(node)
-        assert node.primary.child.restarts == 1
-        assert not node.primary.child.given_up
+        assert node.primary.child.lifecycle.restarts == 1
+        assert not node.primary.child.lifecycle.given_up
 
 
 async def test_a_begun_stream_outlives_giving_up_where_the_retry_comes_in_time(
     tmp_path: Path,
 ) -> None:
-    command = scripted("--die-after-tokens", "2", "--once", tmp_path / "once")
-    async with running(command=command, policy=SLOWLY) as node:
+    launcher = scripted("--die-after-tokens", "2", "--once", tmp_path / "once")
+    async with running(launcher=launcher, policy=SLOWLY) as node:
         await ready(node)
-        generation = await soon(node.generate(node.primary, chat("a b c d")))
+        generation = await soon(node.client.generate(node.primary, chat("a b c d")))
         text = ""
         while piece := await text_of(generation):
             text += piece
@@ -272,9 +275,9 @@ async def test_a_begun_stream_outlives_giving_up_where_the_retry_comes_in_time(
 async def test_a_model_without_room_at_its_retry_says_so_and_is_tried_again(
     tmp_path: Path,
 ) -> None:
-    command = scripted("--cannot-load", "--once", tmp_path / "once")
+    launcher = scripted("--cannot-load", "--once", tmp_path / "once")
     small, large = planned("small"), planned("large", weights=1 << 50)
-    async with running(small, large, command=command, policy=SLOWLY) as node:
+    async with running(small, large, launcher=launcher, policy=SLOWLY) as node:
         await reached(node, "small", State.READY)
         assert node.named("large").child.state is State.STOPPED
 
@@ -287,12 +290,12 @@ async def test_a_program_that_appears_is_run_and_its_absence_counts_as_no_end(
 ) -> None:
     program = tmp_path / "child"
     policy = RestartPolicy(base=0.001, ceiling=0.001, intensity=0)
-    async with running(command=[str(program)], policy=policy) as node:
+    async with running(launcher=ProcessLauncher([str(program)]), policy=policy) as node:
         child = node.primary.child
         await eventually(tried(child, 5))
-        assert not child.given_up
-        assert child.ends == (0, 0)
-        words = " ".join(scripted())
+        assert not child.lifecycle.given_up
+        assert child.recent_ends == (0, 0)
+        words = " ".join(scripted_command())
         program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
         program.chmod(0o755)
         await ready(node)
@@ -300,7 +303,7 @@ async def test_a_program_that_appears_is_run_and_its_absence_counts_as_no_end(
 
 def tried(child: Child, times: int) -> Callable[[], Awaitable[bool]]:
     async def so() -> bool:
-        return child.restarts >= times
+        return child.lifecycle.restarts >= times
 
     return so
 
@@ -321,13 +324,13 @@ def no_more_files() -> Iterator[None]:
 @pytest.mark.skipif(sys.platform == "darwin", reason="the limit does not bind open numbers there")
 async def test_a_full_file_table_counts_as_no_end() -> None:
     policy = RestartPolicy(base=0.001, ceiling=0.001, intensity=1)
-    async with running(command=scripted(), policy=policy) as node:
+    async with running(launcher=scripted_process(), policy=policy) as node:
         await ready(node)
         child = node.primary.child
         with no_more_files():
             child.restart()
-            await eventually(tried(child, child.restarts + 5))
-            assert not child.given_up
+            await eventually(tried(child, child.lifecycle.restarts + 5))
+            assert not child.lifecycle.given_up
             assert "Too many open files" in child.reason
         await ready(node)
 
@@ -336,14 +339,14 @@ async def test_a_full_file_table_counts_as_no_end() -> None:
 
 
 async def test_deaths_of_a_poisonous_request_do_not_count_towards_giving_up() -> None:
-    command = scripted("--die-after-tokens", "1", "--only", "poison")
-    async with running(command=command, policy=AT_ONCE, resume=LOAD_WAITS) as node:
+    launcher = scripted("--die-after-tokens", "1", "--only", "poison")
+    async with running(launcher=launcher, policy=AT_ONCE, resume=LOAD_WAITS) as node:
         for _ in range(4):  # of three deaths each; four ends are one too many
             await ready(node)
             with pytest.raises(PoisonedRequest):
                 await said(node, node.primary.config.id, "poison one two")
         await ready(node)
-        assert node.primary.child.ends[0] <= 1
+        assert node.primary.child.recent_ends[0] <= 1
         assert await said(node, node.primary.config.id) == "hello"
 
 
@@ -359,9 +362,9 @@ async def test_a_configured_template_that_is_read_after_the_start_reaches_the_pr
         return msgspec.structs.replace(planned(config.id).inspected, chat_template="a template")
 
     folders = FolderAccess(inspect, lambda _: [])
-    async with running(unseen("a"), command=scripted(), folders=folders) as node:
+    async with running(unseen("a"), launcher=scripted(), folders=folders) as node:
         await reached(node, "a", State.READY)
-        assert node.named("a").child.load.chat_template == "a template"
+        assert node.named("a").load.chat_template == "a template"
 
 
 async def test_a_model_unloaded_while_it_waits_for_its_turn_to_start_stays_down(
@@ -370,7 +373,7 @@ async def test_a_model_unloaded_while_it_waits_for_its_turn_to_start_stays_down(
     with disk(tmp_path, stalled="a") as folders:
         models = (unseen("a"), unseen("b"))
         async with running(
-            *models, command=scripted(), folders=folders.access, resume=LOAD_WAITS
+            *models, launcher=scripted(), folders=folders.access, resume=LOAD_WAITS
         ) as node:
             b = node.named("b")
 
@@ -381,7 +384,7 @@ async def test_a_model_unloaded_while_it_waits_for_its_turn_to_start_stays_down(
             node.unload(b)
             folders.answers.set()
             await reached(node, "a", State.READY)
-            task = node.starter._looks[b].task
+            task = node.starter._inspections[b].task
             assert task is not None
             await soon(task)
             for _ in range(10):
@@ -396,7 +399,7 @@ async def test_a_model_that_a_reload_removed_is_not_tried_again(tmp_path: Path) 
         async with running(
             unseen("a"),
             unseen("b"),
-            command=scripted(),
+            launcher=scripted(),
             folders=folders.access,
             policy=SLOWLY,
         ) as node:
@@ -404,7 +407,7 @@ async def test_a_model_that_a_reload_removed_is_not_tried_again(tmp_path: Path) 
             node.reload([unseen("b")], folders.access)
 
             async def retired() -> bool:
-                return not node._leaving
+                return not node._retiring
 
             await eventually(retired)
             tried = folders.inspections.count("a")
@@ -430,7 +433,7 @@ async def test_a_folder_is_watched_on_after_a_look_that_failed(tmp_path: Path) -
 
         async with running(
             unseen("a"),
-            command=scripted(),
+            launcher=scripted(),
             folders=replace(folders.access, places=places),
             timings=WATCHFUL,
             policy=NEVER_AGAIN,

@@ -15,8 +15,8 @@ from mlx import nn
 
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import prompt_of
-from mlx_worker.engine.sampling import Draw, key_seed
-from mlx_worker.wire import messages as m
+from mlx_worker.engine.sampling import RowSampler, key_seed
+from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.fidelity.reference import Ask, Model
 from tests.fidelity.scenarios import Row, Stage
 
@@ -172,13 +172,13 @@ def _on_a_cached_prefix(model: Model, references: list[Reference]) -> list[Row]:
     """One at a time, behind their system prompt, which was warmed."""
     stage = Stage(model, concurrency=1)
     ask = references[0].ask
-    stage.warm(ask.prompt[: ask.head])
+    stage.warm(ask.prompt[: ask.system_prefix])
     stage.finish()
     for reference in references:
         row = stage.admit(reference.ask)
         stage.finish()
         assert row.started is not None
-        assert row.started.cached_tokens >= reference.ask.head > 0
+        assert row.started.cached_tokens >= reference.ask.system_prefix > 0
     return stage.rows
 
 
@@ -263,9 +263,17 @@ def _ask(tokenizer: Any, question: str, temperature: float, tokens: int) -> Ask:
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": question},
     ]
-    sampling = m.Sampling(seed=len(question), temperature=temperature)
-    prompt = prompt_of(tokenizer, m.ChatRequest(messages, sampling))
-    return Ask(tuple(prompt.tokens), prompt.head, tokens, sampling, (), prompt.borders, logprobs=0)
+    sampling = Sampling(seed=len(question), temperature=temperature)
+    prompt = prompt_of(tokenizer, ChatRequest(messages, sampling))
+    return Ask(
+        tuple(prompt.tokens),
+        prompt.system_prefix,
+        tokens,
+        sampling,
+        (),
+        prompt.segment_ends,
+        logprobs=0,
+    )
 
 
 def _reference(model: Model, ask: Ask) -> Reference:
@@ -275,7 +283,7 @@ def _reference(model: Model, ask: Ask) -> Reference:
             model.tokenizer,
             list(ask.prompt),
             max_tokens=ask.max_tokens,
-            sampler=Draw(ask.sampling, len(model.tokenizer)),
+            sampler=RowSampler(ask.sampling, len(model.tokenizer)),
         )
     )
     return Reference(ask, [it.token for it in said], [it.logprobs for it in said])

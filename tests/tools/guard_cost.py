@@ -20,8 +20,8 @@ import click
 
 from mlx_worker.engine.batch import Batch
 from mlx_worker.engine.loading import read_model
-from mlx_worker.engine.sampling import Draw
-from mlx_worker.wire.messages import Sampling
+from mlx_worker.engine.sampling import RowSampler
+from mlx_worker.wire.request import Sampling
 from tests.synthetic_models import make
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Measured:
             completion_batch_size=rows,
             prefill_batch_size=rows,
         )
-        draws = [Draw(sampling, 1 << 20) for _ in range(rows)]
+        draws = [RowSampler(sampling, 1 << 20) for _ in range(rows)]
         self._batch.insert([list(PROMPT)] * rows, [1 << 20] * rows, samplers=draws)
         if not guarded:
             self._batch._generation_batch.evidence_of = lambda *_: NO_EVIDENCE

@@ -10,25 +10,64 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_worker.errors import ProtocolViolation
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.base import WireMessage
 from mlx_worker.wire.framing import MAX_FRAME, encode, frames_from_child, frames_to_child
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    CacheCleared,
+    CacheState,
+    CancelGeneration,
+    ClearCache,
+    Detokenize,
+    DetokenizeResult,
+    FromChild,
+    Generate,
+    Hello,
+    Load,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    Ping,
+    Pong,
+    PrefillProgress,
+    PromptWarmed,
+    RequestFailed,
+    Started,
+    ToChild,
+    Tokenize,
+    TokenizeResult,
+    TrimCache,
+    Warm,
+)
+from mlx_worker.wire.output import (
+    Done,
+    InvalidToolCall,
+    PromptScores,
+    ReasoningText,
+    RowOutput,
+    Span,
+    StepOutput,
+    ToolCall,
+)
+from mlx_worker.wire.request import ChatRequest, Sampling
+from tests.rounds import rounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
 class Ear(Protocol):
-    def feed(self, data: bytes) -> Iterator[m.Message]: ...
+    def feed(self, data: bytes) -> Iterator[WireMessage]: ...
 
 
 HOSTILE = 'quote " back \\ line\nbreak {"a": 1} é 東京 🙂 \u2028 \x00'
 
-REQUEST = m.ChatRequest(
+REQUEST = ChatRequest(
     messages=[
         {"role": "system", "content": HOSTILE},
         {"role": "assistant", "content": None, "tool_calls": [{"id": "t", "n": 1.5}]},
     ],
-    sampling=m.Sampling(
+    sampling=Sampling(
         seed=2**64 - 1,
         temperature=0.7,
         top_p=0.9,
@@ -46,41 +85,41 @@ REQUEST = m.ChatRequest(
     one_call=True,
 )
 
-SPANS: list[m.Span] = [
+SPANS: list[Span] = [
     HOSTILE,
-    m.Reasoning(HOSTILE),
-    m.ToolCall("call_1", "look", '{"at": 1}'),
-    m.BrokenCall(HOSTILE, "why"),
+    ReasoningText(HOSTILE),
+    ToolCall("call_1", "look", '{"at": 1}'),
+    InvalidToolCall(HOSTILE, "why"),
 ]
 
-EXAMPLES: dict[type[m.Message], m.Message] = {
+EXAMPLES: dict[type[WireMessage], WireMessage] = {
     type(example): example
     for example in (
-        m.Load("qwen", "/models/qwen", 8, None, 1 << 30, 1 << 31, 0.1),
-        m.Generate(1, REQUEST),
-        m.Cancel(2**53 + 1),
-        m.Warm(3, HOSTILE),
-        m.ClearCache(4),
-        m.TrimCache(9, 1 << 20),
-        m.Ping(5),
-        m.Hello(m.PROTOCOL, pid=4711, versions={"mlx": "0.32.4"}),
-        m.LoadProgress(done=2**33, total=2**34),
-        m.Loaded(context_length=32_768, weight_bytes=2**35, unbatched="", weights="ab" * 32),
-        m.LoadFailed(HOSTILE, permanent=True),
-        m.Started(6, prompt_tokens=100, cached_tokens=64, cache_hit=True),
-        m.Prefill(7, done=512, total=1024),
-        m.PromptScores(3, [b"null", b"null", b"null", b"0"], b"null", True),
-        m.Step([m.Row(8, [1, 2, 151_643], HOSTILE), m.Row(9, [], "", [], SPANS)]),
-        m.Done(10, "length", completion_tokens=3, text=HOSTILE, spans=SPANS, stop_string="END"),
-        m.Warmed(11, tokens=1000),
-        m.Cleared(12),
-        m.Tokenize(15, m.ChatRequest([], m.Sampling(seed=1), prompt=[1, 151_643])),
-        m.Detokenize(16, [1, 151_643]),
-        m.Tokenized(17, 2, b"[1,151643]"),
-        m.Detokenized(18, msgspec.json.encode(HOSTILE)),
-        m.Failed(13, code="internal_error", message=HOSTILE),
-        m.CacheState(1, "ab" * 32, 1.7e12, entries=2, warmed=1, bytes=2**31, capacity=2**32),
-        m.Pong(
+        Load("qwen", "/models/qwen", 8, None, 1 << 30, 1 << 31, 0.1),
+        Generate(1, REQUEST),
+        CancelGeneration(2**53 + 1),
+        Warm(3, HOSTILE),
+        ClearCache(4),
+        TrimCache(9, 1 << 20),
+        Ping(5),
+        Hello(PROTOCOL, pid=4711, versions={"mlx": "0.32.4"}),
+        LoadProgress(done=2**33, total=2**34),
+        Loaded(context_length=32_768, weight_bytes=2**35, unbatched="", weights="ab" * 32),
+        LoadFailed(HOSTILE, permanent=True),
+        Started(6, prompt_tokens=100, cached_tokens=64, cache_hit=True),
+        PrefillProgress(7, done=512, total=1024),
+        PromptScores(3, [b"null", b"null", b"null", b"0"], b"null", True),
+        StepOutput([RowOutput(8, [1, 2, 151_643], HOSTILE), RowOutput(9, [], "", [], SPANS)]),
+        Done(10, "length", completion_tokens=3, text=HOSTILE, before_text=SPANS, stop_string="END"),
+        PromptWarmed(11, tokens=1000),
+        CacheCleared(12),
+        Tokenize(15, ChatRequest([], Sampling(seed=1), prompt=[1, 151_643])),
+        Detokenize(16, [1, 151_643]),
+        TokenizeResult(17, 2, b"[1,151643]"),
+        DetokenizeResult(18, msgspec.json.encode(HOSTILE)),
+        RequestFailed(13, code="internal_error", message=HOSTILE),
+        CacheState(1, "ab" * 32, 1.7e12, entries=2, warmed=1, bytes=2**31, capacity=2**32),
+        Pong(
             14,
             prefilled_tokens=2**31,
             decode_steps=2**32,
@@ -91,14 +130,14 @@ EXAMPLES: dict[type[m.Message], m.Message] = {
     )
 }
 
-WAYS: list[tuple[type[m.Message], Callable[[], Ear]]] = [
-    *((kind, frames_to_child) for kind in get_args(m.ToChild)),
-    *((kind, frames_from_child) for kind in get_args(m.FromChild)),
+WAYS: list[tuple[type[WireMessage], Callable[[], Ear]]] = [
+    *((kind, frames_to_child) for kind in get_args(ToChild)),
+    *((kind, frames_from_child) for kind in get_args(FromChild)),
 ]
 
 each_message = pytest.mark.parametrize(("kind", "ear"), WAYS, ids=[it.__name__ for it, _ in WAYS])
 each_ear = pytest.mark.parametrize("ear", [frames_from_child, frames_to_child])
-FROM_CHILD = [EXAMPLES[kind] for kind in get_args(m.FromChild)]
+FROM_CHILD = [EXAMPLES[kind] for kind in get_args(FromChild)]
 
 
 def frame(payload: bytes) -> bytes:
@@ -113,13 +152,13 @@ def packed(**fields: Any) -> bytes:
 
 
 @each_message
-def test_a_message_arrives_as_it_was_said(kind: type[m.Message], ear: Callable[[], Ear]) -> None:
+def test_a_message_arrives_as_it_was_said(kind: type[WireMessage], ear: Callable[[], Ear]) -> None:
     assert list(ear().feed(encode(EXAMPLES[kind]))) == [EXAMPLES[kind]]
 
 
 @each_message
 def test_a_message_arrives_with_its_last_byte_and_not_before(
-    kind: type[m.Message], ear: Callable[[], Ear]
+    kind: type[WireMessage], ear: Callable[[], Ear]
 ) -> None:
     frames = ear()
     *before, last = [bytes([byte]) for byte in encode(EXAMPLES[kind])]
@@ -134,9 +173,9 @@ def test_several_messages_in_one_read_arrive_in_order() -> None:
 
 def test_the_beginning_of_the_next_message_waits_for_its_rest() -> None:
     frames = frames_from_child()
-    first, second = encode(m.Cleared(1)), encode(m.Cleared(2))
-    assert list(frames.feed(first + second[:6])) == [m.Cleared(1)]
-    assert list(frames.feed(second[6:])) == [m.Cleared(2)]
+    first, second = encode(CacheCleared(1)), encode(CacheCleared(2))
+    assert list(frames.feed(first + second[:6])) == [CacheCleared(1)]
+    assert list(frames.feed(second[6:])) == [CacheCleared(2)]
 
 
 @settings(derandomize=True, deadline=None)
@@ -144,9 +183,9 @@ def test_the_beginning_of_the_next_message_waits_for_its_rest() -> None:
     said=st.lists(st.sampled_from(FROM_CHILD), max_size=6),
     sizes=st.lists(st.integers(min_value=1, max_value=200), min_size=1, max_size=30),
 )
-def test_where_the_bytes_are_cut_changes_nothing(said: list[m.Message], sizes: list[int]) -> None:
+def test_where_the_bytes_are_cut_changes_nothing(said: list[WireMessage], sizes: list[int]) -> None:
     data = b"".join(encode(message) for message in said)
-    frames, heard, at = frames_from_child(), list[m.Message](), 0
+    frames, heard, at = frames_from_child(), list[WireMessage](), 0
     for size in sizes:
         heard += frames.feed(data[at : at + size])
         at += size
@@ -173,7 +212,7 @@ def test_the_largest_length_is_waited_for(ear: Callable[[], Ear]) -> None:
 
 @each_message
 def test_a_message_of_the_other_direction_is_garbage(
-    kind: type[m.Message], ear: Callable[[], Ear]
+    kind: type[WireMessage], ear: Callable[[], Ear]
 ) -> None:
     other = frames_from_child() if ear is frames_to_child else frames_to_child()
     with pytest.raises(ProtocolViolation, match="no message"):
@@ -190,8 +229,8 @@ def test_a_message_of_the_other_direction_is_garbage(
         pytest.param(packed(**{"is": "Cleared"}), id="a missing field"),
         pytest.param(packed(**{"is": "Cleared", "id": "1"}), id="a field of another type"),
         pytest.param(packed(**{"is": "Done", "id": 1, "finish": "bored"}), id="an unknown word"),
-        pytest.param(encode(m.Cleared(1))[4:-1], id="a message cut short"),
-        pytest.param(encode(m.Cleared(1))[4:] + b"\x01", id="a byte too many"),
+        pytest.param(encode(CacheCleared(1))[4:-1], id="a message cut short"),
+        pytest.param(encode(CacheCleared(1))[4:] + b"\x01", id="a byte too many"),
         pytest.param(b"\x81\xa2is\xa1\xff", id="a tag that is not UTF-8"),
         pytest.param(
             b"\x83\xa2is\xa6Failed\xa2id\x01\xa4code\xa1\xff", id="text that is not UTF-8"
@@ -216,10 +255,10 @@ def test_random_bytes_are_a_message_or_garbage(ear: Callable[[], Ear], payload: 
     assert len(heard) == 1
 
 
-@settings(derandomize=True, deadline=None, max_examples=500)
+@settings(derandomize=True, deadline=None, max_examples=rounds(125, 500, 500))
 @given(message=st.sampled_from(FROM_CHILD), data=st.data())
 def test_a_message_with_one_wrong_byte_is_a_message_or_garbage(
-    message: m.Message, data: st.DataObject
+    message: WireMessage, data: st.DataObject
 ) -> None:
     payload = bytearray(encode(message)[4:])
     payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
@@ -243,8 +282,10 @@ def test_noise_without_frames_waits_or_is_garbage(ear: Callable[[], Ear], noise:
 
 
 def test_what_was_said_before_the_garbage_is_heard() -> None:
-    frames = frames_from_child().feed(encode(m.Cleared(1)) + frame(b"\xc1") + encode(m.Cleared(2)))
-    assert next(frames) == m.Cleared(1)
+    frames = frames_from_child().feed(
+        encode(CacheCleared(1)) + frame(b"\xc1") + encode(CacheCleared(2))
+    )
+    assert next(frames) == CacheCleared(1)
     with pytest.raises(ProtocolViolation):
         next(frames)
 
@@ -254,27 +295,27 @@ def test_nothing_is_believed_after_garbage() -> None:
     with pytest.raises(ProtocolViolation):
         list(frames.feed(frame(b"\xc1")))
     with pytest.raises(ProtocolViolation):
-        list(frames.feed(encode(m.Cleared(1))))
+        list(frames.feed(encode(CacheCleared(1))))
 
 
 # --- what cannot be said ------------------------------------------------------------------
 
 
 def test_the_frame_limit_is_exact() -> None:
-    overhead = len(encode(m.Warm(1, "x" * 2**16))) - 4 - 2**16
+    overhead = len(encode(Warm(1, "x" * 2**16))) - 4 - 2**16
     longest = "x" * (MAX_FRAME - overhead)
-    assert len(encode(m.Warm(1, longest))) == 4 + MAX_FRAME
+    assert len(encode(Warm(1, longest))) == 4 + MAX_FRAME
     with pytest.raises(ValueError, match=rf"{MAX_FRAME + 1} bytes.*{MAX_FRAME}"):
-        encode(m.Warm(1, longest + "x"))
+        encode(Warm(1, longest + "x"))
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        pytest.param(m.Cancel(2**64), id="an integer over 64 bits"),
-        pytest.param(m.Warm(1, "\ud800"), id="half a surrogate pair"),
+        pytest.param(CancelGeneration(2**64), id="an integer over 64 bits"),
+        pytest.param(Warm(1, "\ud800"), id="half a surrogate pair"),
     ],
 )
-def test_a_value_that_messagepack_cannot_hold_is_a_value_error(message: m.Message) -> None:
+def test_a_value_that_messagepack_cannot_hold_is_a_value_error(message: WireMessage) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         encode(message)

@@ -1,1 +1,1 @@
-"""Endpoints of operators and routers: health, cache, models, logs, events, reload. [front]"""
+"""Serve operators and routers: health, cache, models, logs, events, metrics, reload."""

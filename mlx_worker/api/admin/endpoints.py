@@ -1,4 +1,7 @@
-"""What operators and their tools look at: metrics, events, log lines. [front]"""
+"""Serve what operators and their tools read: metrics, events, log lines; and the reload.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from mlx_worker import logs
-from mlx_worker.api.admin.event_stream import listed, live
+from mlx_worker.api.admin.event_stream import entries_after, stream_entries
+from mlx_worker.api.admin.log_buffer import LOG_BUFFER
+from mlx_worker.api.admin.reload import CONFIG_RELOADER
 from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.middleware.body import read_body
-from mlx_worker.api.parsing.body_kinds import AskLevel
-from mlx_worker.api.parsing.parser import parsed
-from mlx_worker.json_output import encode
+from mlx_worker.api.middleware.responses import json_response
+from mlx_worker.api.parsing.body_kinds import LogLevelBody
+from mlx_worker.api.parsing.parser import parse_body
 
 if TYPE_CHECKING:
     from mlx_worker.config.schema import LogLevel
@@ -22,18 +27,15 @@ if TYPE_CHECKING:
 OPENMETRICS: Final = "application/openmetrics-text"
 
 
-def _json(body: Any) -> web.Response:
-    return web.Response(body=encode(body), content_type="application/json")
-
-
 async def metrics(request: web.Request) -> web.Response:
-    """`GET /metrics`: Prometheus' text, or OpenMetrics where it is asked for."""
-    from mlx_worker.api.metrics.prometheus import exposed  # noqa: PLC0415  (a start does without it)
+    """Serve `GET /metrics`: Prometheus' text format, or OpenMetrics where the client accepts it."""
+    # The library takes time to import, which the start of a node does not need.
+    from mlx_worker.api.admin.prometheus import render_metrics  # noqa: PLC0415
 
-    # Of two texts, by name alone: the library trips over versions that are none.
-    wanted = OPENMETRICS in request.headers.get("Accept", "")
-    accept = f"{OPENMETRICS}; version=1.0.0" if wanted else ""
-    body, content_type = exposed(request.app[CONTEXT], accept)
+    # The media type decides alone: the library fails on versions that it cannot parse.
+    accepts_openmetrics = OPENMETRICS in request.headers.get("Accept", "")
+    accept = f"{OPENMETRICS}; version=1.0.0" if accepts_openmetrics else ""
+    body, content_type = render_metrics(request.app[CONTEXT], accept)
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
@@ -41,54 +43,60 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 async def events(request: web.Request) -> web.Response:
-    """`GET /admin/events`: the last ones, the oldest first; `?after=ID` only what came since."""
-    return _json({"events": listed(request, request.app[CONTEXT].node.events)})
+    """Serve `GET /admin/events`: recent events, the oldest first; `?after=ID` the newer ones."""
+    return json_response({"events": entries_after(request, request.app[CONTEXT].node.events)})
 
 
-async def live_events(request: web.Request) -> web.StreamResponse:
-    """`GET /admin/events/stream`: the same, and then whatever happens."""
-    return await live(request, request.app[CONTEXT].node.events)
+async def event_stream(request: web.Request) -> web.StreamResponse:
+    """Serve `GET /admin/events/stream`: recent events, then each event as it happens."""
+    return await stream_entries(request, request.app[CONTEXT].node.events)
 
 
 # --- log ----------------------------------------------------------------------------------
 
 
 async def log_lines(request: web.Request) -> web.Response:
-    """`GET /admin/logs`: the node's last lines; `?model=`: all that its processes wrote."""
-    return _json({"level": logs.level(), "lines": listed(request, _lines(request))})
+    """Serve `GET /admin/logs`: the node's last lines, or with `?model=` its processes' output."""
+    return json_response({"level": logs.level(), "lines": entries_after(request, _lines(request))})
 
 
-async def live_log_lines(request: web.Request) -> web.StreamResponse:
-    """`GET /admin/logs/stream`: the same, and then whatever comes."""
-    return await live(request, _lines(request))
+async def log_stream(request: web.Request) -> web.StreamResponse:
+    """Serve `GET /admin/logs/stream`: the same lines, then each line as it is written."""
+    return await stream_entries(request, _lines(request))
 
 
 def _lines(request: web.Request) -> Ring[Any]:
-    context = request.app[CONTEXT]
     name = request.query.get("model")
-    return context.log_buffer.lines if name is None else context.node.named(name).child.lines
+    if name is None:
+        return request.app[LOG_BUFFER].lines
+    return request.app[CONTEXT].node.named(name).child.lines
 
 
 async def log_level(request: web.Request) -> web.Response:
-    """`PUT /admin/logs/level`: until it is set again, or the node starts anew."""
-    body = await parsed(request, await read_body(request), AskLevel())
-    set_level(request.app[CONTEXT].node, body.level)
-    return _json({"level": logs.level()})
+    """Serve `PUT /admin/logs/level`: holds until it is set again, or the node restarts."""
+    body = await parse_body(request, await read_body(request), LogLevelBody())
+    set_log_level(request.app[CONTEXT].node, body.level)
+    return json_response({"level": logs.level()})
 
 
-def set_level(node: Node, level: LogLevel) -> None:
-    """Show what is of this level or above, and say so."""
+def set_log_level(node: Node, level: LogLevel) -> None:
+    """Show log lines of this level or above, and record the change as an event."""
     logs.set_level(level)
     node.events.happened("level", shown_from=level)
 
 
-# --- the end ------------------------------------------------------------------------------
+# --- reload and end -----------------------------------------------------------------------
 
 
-async def end_live(app: web.Application) -> None:
-    """Let go of those who read along: the node waits for every handler's end."""
-    context = app[CONTEXT]
-    context.node.events.close()
-    context.log_buffer.lines.close()
-    for served in context.node.models.values():
-        served.child.lines.close()
+async def reload(request: web.Request) -> web.Response:
+    """Serve `POST /admin/reload`: 200 with what has changed; `/health` reports the progress."""
+    return json_response(await request.app[CONFIG_RELOADER]())
+
+
+async def close_event_streams(app: web.Application) -> None:
+    """End the streams of events and log lines: a node that stops waits for every handler."""
+    node = app[CONTEXT].node
+    node.events.close()
+    app[LOG_BUFFER].lines.close()
+    for model in node.models.values():
+        model.child.lines.close()

@@ -1,7 +1,9 @@
-"""Why a node or a model is not healthy, and a health body that stays small with many models.
+"""Say why a node or a model is not healthy, and keep health bodies small with many models.
 
 Routers poll `/v1/cluster/health` every few seconds, and a body over 14 kB costs them a connection
-each time. [front]
+each time.
+
+[front]
 """
 
 from __future__ import annotations
@@ -18,60 +20,62 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from mlx_worker.health import RequestStats, Status
-    from mlx_worker.supervisor.node import Served
-    from mlx_worker.supervisor.process.child import Child
+    from mlx_worker.supervisor.model_status import ModelStatus
 
-MOST_BYTES: Final = 12_000
-"""Of a body that routers poll."""
+MAX_BYTES: Final = 12_000
+"""Size of a body that routers poll."""
 
-MOST_OF_A_REASON: Final = 160
+MAX_REASON: Final = 160
 """Characters of a reason in a brief report."""
 
-MOST_NAMED: Final = 3
+MAX_NAMED_MODELS: Final = 3
 """Models that the node's own reason names."""
 
 
 # --- reasons ------------------------------------------------------------------------------
 
 
-def model_reason(served: Served, word: Status, stats: RequestStats) -> str:
-    """Return why a model does not run or is not healthy, or why it was restarted last."""
-    child = served.child
-    if child.state is State.READY and word != "healthy":
+def model_reason(model: ModelStatus, status: Status, stats: RequestStats) -> str:
+    """Return why a model does not run or is not healthy, or why its process was restarted last."""
+    if model.state is State.READY and status != "healthy":
         return stats.reason
-    if child.held_back is not None and child.state is not State.FAILED:
-        return child.held_back.message
-    parts = [child.reason]
-    if child.state is State.BACKOFF:
-        parts.append("{} of {} ends".format(*child.ends))
-    if child.next_try is not None:
-        parts.append(f"next try in {_seconds_until(child.next_try)} s")
+    if model.start_blocked_by is not None and model.state is not State.FAILED:
+        return model.start_blocked_by.message
+    parts = [model.reason]
+    if model.state is State.BACKOFF:
+        parts.append("{} of {} ends".format(*model.recent_ends))
+    if model.next_try is not None:
+        parts.append(f"next try in {_seconds_until(model.next_try)} s")
     text = "; ".join(part for part in parts if part)
-    return text or ("" if word == "healthy" else f"the model is {child.state.value}")
+    return text or ("" if status == "healthy" else f"the model is {model.state.value}")
 
 
 def node_reason(
-    word: Status, own: str, models: Mapping[str, tuple[Status, str]], *, draining: bool
+    status: Status, own_reason: str, models: Mapping[str, tuple[Status, str]], *, draining: bool
 ) -> str:
     """Return why the node is not healthy; "" where the node is."""
     if draining:
         return "the node is draining"
-    if word == "healthy":
+    if status == "healthy":
         return ""
-    unwell = [
+    unhealthy = [
         f"{id_}: {_shortened(reason)}"
-        for id_, (status, reason) in models.items()
-        if status not in ("healthy", "offline")
+        for id_, (of_model, reason) in models.items()
+        if of_model not in ("healthy", "offline")
     ]
-    more = [f"and {len(unwell) - MOST_NAMED} more models"] if len(unwell) > MOST_NAMED else []
-    return "; ".join([*filter(None, [own]), *unwell[:MOST_NAMED], *more])
+    more = (
+        [f"and {len(unhealthy) - MAX_NAMED_MODELS} more models"]
+        if len(unhealthy) > MAX_NAMED_MODELS
+        else []
+    )
+    return "; ".join([*filter(None, [own_reason]), *unhealthy[:MAX_NAMED_MODELS], *more])
 
 
-def next_try_ms(child: Child) -> float | None:
-    """Return when the child is started again, in ms since the epoch; None: nothing is due."""
-    if child.next_try is None:
+def next_try_ms(next_try: float | None) -> float | None:
+    """Return a moment of the event loop's clock in ms since the epoch; None: nothing is due."""
+    if next_try is None:
         return None
-    return (time.time() + child.next_try - asyncio.get_running_loop().time()) * 1000
+    return (time.time() + next_try - asyncio.get_running_loop().time()) * 1000
 
 
 def _seconds_until(at: float) -> int:
@@ -79,35 +83,35 @@ def _seconds_until(at: float) -> int:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= MOST_OF_A_REASON else text[: MOST_OF_A_REASON - 1] + "…"
+    return text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"
 
 
 # --- size ---------------------------------------------------------------------------------
 
 
 def brief(body: dict[str, Any]) -> dict[str, Any]:
-    """Return a health body with a word, a state and a reason a model; unhealthy models first.
+    """Return a health body with only status, state and reason of each model, unhealthy ones first.
 
-    Models that would make the body too large are only counted, in `modelsLeftOut`.
+    Models that would make the body too large are counted in `modelsLeftOut`.
     """
-    room = MOST_BYTES - len(encode(body | {"models": {}}))
+    bytes_left = MAX_BYTES - len(encode(body | {"models": {}}))
     models: dict[str, Any] = {}
-    for id_, entry in _unwell_first(body["models"].items()):
+    for id_, entry in _unhealthy_first(body["models"].items()):
         short = {"status": entry["status"], "state": entry["state"]}
         if entry["status"] != "healthy":
             short |= {"reason": _shortened(entry["reason"]), "nextTry": entry["nextTry"]}
-        room -= len(encode({id_: short}))
-        if room < 0:
+        bytes_left -= len(encode({id_: short}))
+        if bytes_left < 0:
             break
         models[id_] = short
     return body | {"models": models, "modelsLeftOut": len(body["models"]) - len(models)}
 
 
 def encoded_within_limit(body: dict[str, Any]) -> bytes:
-    """Return a health body as JSON: whole where that is small, else brief."""
+    """Return a health body as JSON, shortened by `brief` where it would be too large."""
     whole = encode(body)
-    return whole if len(whole) <= MOST_BYTES else encode(brief(body))
+    return whole if len(whole) <= MAX_BYTES else encode(brief(body))
 
 
-def _unwell_first(entries: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+def _unhealthy_first(entries: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
     return sorted(entries, key=lambda entry: entry[1]["status"] in ("healthy", "offline"))

@@ -1,4 +1,4 @@
-"""The last lines of the node's own log, as they were shown, for whoever has no file to look at.
+"""Keep the last lines of the node's log, for readers without access to the log file.
 
 [front]
 """
@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
+from aiohttp import web
 
 from mlx_worker.logs import OWN_LOGGER, RecordCallback
 from mlx_worker.supervisor.ring_buffer import Ring
@@ -21,7 +22,7 @@ MAX_LINES: Final = 1000
 
 
 class LogLine(msgspec.Struct, frozen=True):
-    """A line: when (ms since the epoch), how grave it is, what it says."""
+    """One line of the log; `at` is in ms since the epoch."""
 
     at: float
     level: str
@@ -29,7 +30,7 @@ class LogLine(msgspec.Struct, frozen=True):
 
 
 class LogBuffer:
-    """Keeps what the `mlx_worker` logger shows from its beginning to its end."""
+    """Keeps what the `mlx_worker` logger shows while the context is entered."""
 
     def __init__(self) -> None:
         self.lines: Ring[LogLine] = Ring(MAX_LINES)
@@ -49,6 +50,9 @@ class LogBuffer:
         logging.getLogger(OWN_LOGGER).removeHandler(self._handler)
 
     def _on_record(self, record: logging.LogRecord) -> None:
-        """On any thread; the ring is the loop's."""
+        """Add a record, on any thread; the ring belongs to the event loop's thread."""
         line = LogLine(record.created * 1000, record.levelname.lower(), record.getMessage())
         self._loop.call_soon_threadsafe(self.lines.add, line)
+
+
+LOG_BUFFER: web.AppKey[LogBuffer] = web.AppKey("log_buffer", LogBuffer)

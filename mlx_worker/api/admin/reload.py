@@ -1,8 +1,10 @@
-"""The configuration file read again while the node runs.
+"""Reload the configuration file while the node runs.
 
 The file, the files that it names and the folders of new models are read in daemon threads with a
-deadline: a share that does not answer holds up neither the node nor the next reload. Folders of
-models that stay are looked at beside the work, by the node. [front]
+deadline. So a network share that does not answer blocks neither the node nor the next reload. The
+node itself inspects the folders of models that stay.
+
+[front]
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 
 import msgspec
+from aiohttp import web
 
 from mlx_worker.config.load import load_config
 from mlx_worker.errors import InvalidRequest, WorkerError, cause_of
@@ -45,14 +48,14 @@ def folder_access(config: Config) -> FolderAccess:
 
 
 class CannotReload(InvalidRequest):
-    """The file says something that cannot be done: nothing has changed."""
+    """The configuration cannot be applied; nothing has changed."""
 
     status: ClassVar[int] = 422
     code: ClassVar[str] = "config_error"
 
 
 class Reloaded(msgspec.Struct, frozen=True):
-    """What came of it: models by what happened to them, and keys that only a restart heeds."""
+    """What a reload changed: models by what happened to them, and keys that need a restart."""
 
     added: list[str]
     removed: list[str]
@@ -62,7 +65,7 @@ class Reloaded(msgspec.Struct, frozen=True):
 
 
 class ConfigReloader:
-    """Reads the file that the node was started from, and has the node follow it."""
+    """Reads the file that the node was started from, and applies it to the node."""
 
     def __init__(self, running: Config, node: Node, credentials: Credentials) -> None:
         self._running = running
@@ -72,9 +75,9 @@ class ConfigReloader:
         self._one_at_a_time = asyncio.Lock()
 
     async def __call__(self) -> Reloaded:
-        """Apply what the file says now.
+        """Apply the file as it is now.
 
-        Raises CannotReload, or NodeDraining; nothing has changed then, and the log says why.
+        Raises CannotReload or NodeDraining; then nothing has changed, and the log says why.
         """
         async with self._one_at_a_time:
             try:
@@ -84,39 +87,39 @@ class ConfigReloader:
                 )
                 planned = await self._plan_models(update.config)
                 changes = self._node.reload(planned, folder_access(update.config))
-                update.apply()
+                update.apply_credentials()
                 self._models_dir = update.config.server.models_dir
             except WorkerError as error:
-                # The error's own words are all there is to say.
+                # The message says all; a traceback would add nothing.
                 log.error(Entry("nothing was reloaded", why=error.message))  # noqa: TRY400
                 raise
-        done = Reloaded(
+        reloaded = Reloaded(
             added=list(changes.added),
             removed=list(changes.removed),
             restarted=list(changes.restarted),
             changed=list(changes.changed),
             needs_restart=self._keys_needing_restart(update.config),
         )
-        self._node.events.happened("reload", **msgspec.structs.asdict(done))
-        return done
+        self._node.events.happened("reload", **msgspec.structs.asdict(reloaded))
+        return reloaded
 
     async def _plan_models(self, config: Config) -> list[PlannedModel]:
-        """Inspect the folders of models that are new or lie elsewhere; the others are known."""
-        inspections = [self._plan_model(config, model) for model in unseen(config)]
-        return list(await asyncio.gather(*inspections))
+        """Inspect the folders of models that are new or have moved; the others are known."""
+        plans = [self._plan_model(config, model) for model in unseen(config)]
+        return list(await asyncio.gather(*plans))
 
     async def _plan_model(self, config: Config, model: PlannedModel) -> PlannedModel:
         known = self._node.models.get(model.config.id)
         stays = known is not None and known.config.path == model.config.path
-        templated = model.config.chat_template or (known and known.config.chat_template)
-        if stays and not templated and config.server.models_dir == self._models_dir:
+        has_template = model.config.chat_template or (known and known.config.chat_template)
+        if stays and not has_template and config.server.models_dir == self._models_dir:
             return model
         what = f"the folder of model {model.config.id!r}"
         folder = await _within_deadline(partial(inspect_model, config, model.config), what)
         return replace(model, folder=folder)
 
     def _keys_needing_restart(self, new: Config) -> list[str]:
-        """Keys of what is set up once, at the start. `models_dir` is looked at by every plan."""
+        """Return the changed keys that are read at the start only, unlike `models_dir`."""
         return [
             f"{section}.{key}"
             for section in ("server", "supervisor", "log", "telemetry")
@@ -127,12 +130,15 @@ class ConfigReloader:
         ]
 
 
+CONFIG_RELOADER: web.AppKey[ConfigReloader] = web.AppKey("config_reloader", ConfigReloader)
+
+
 @dataclass(frozen=True, slots=True)
 class _ConfigUpdate:
-    """All that stands in the file and in the files that it names; `apply` puts them into effect."""
+    """The contents of the file and of the files that it names."""
 
     config: Config
-    apply: Callable[[], None]
+    apply_credentials: Callable[[], None]
 
 
 def _load_update(file: Path | None, credentials: Credentials) -> _ConfigUpdate:

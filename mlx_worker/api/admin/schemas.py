@@ -1,4 +1,7 @@
-"""The answers that are always of one shape, as `openapi.json` describes them too. [front]"""
+"""Type the responses that always have the same shape, also for `openapi.json`.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -9,33 +12,14 @@ import msgspec
 from mlx_worker.supervisor.process.states import State
 
 
-class TokenCount(msgspec.Struct, frozen=True):
-    """What the model would read, special tokens and all."""
-
-    input_tokens: int
-
-
-class TokenizeResponse(msgspec.Struct, frozen=True):
-    """Token ids, and how many."""
-
-    tokens: list[int]
-    count: int
-
-
-class DetokenizeResponse(msgspec.Struct, frozen=True):
-    """A text."""
-
-    prompt: str
-
-
 class Readiness(msgspec.Struct, frozen=True):
-    """A word for probes, which read the status code."""
+    """The status in a word, for probes that read the status code."""
 
     status: Literal["live", "ready", "not ready"]
 
 
 class ModelEntry(msgspec.Struct, frozen=True):
-    """A name that requests may use: of which model, its context length in tokens, its state.
+    """A name that requests may use, with its model, the model's context length and state.
 
     `created` is when this node started, in seconds since the epoch.
     """
@@ -50,16 +34,16 @@ class ModelEntry(msgspec.Struct, frozen=True):
 
 
 class ModelList(msgspec.Struct, frozen=True):
-    """All names."""
+    """All names that requests may use."""
 
     data: list[ModelEntry]
     object: Literal["list"] = "list"
 
 
 class AnthropicModel(msgspec.Struct, frozen=True):
-    """The same name in Anthropic's words; `created_at` is when this node started, in RFC 3339.
+    """The same in Anthropic's shape; `created_at` is when this node started, in RFC 3339.
 
-    `max_input_tokens` and `max_tokens` are the context length: prompt and answer share it.
+    `max_input_tokens` and `max_tokens` are the context length: prompt and response share it.
     """
 
     id: str
@@ -72,7 +56,7 @@ class AnthropicModel(msgspec.Struct, frozen=True):
 
 
 class AnthropicModelList(msgspec.Struct, frozen=True):
-    """A page of all names."""
+    """A page of the names that requests may use."""
 
     data: list[AnthropicModel]
     has_more: bool
@@ -81,7 +65,7 @@ class AnthropicModelList(msgspec.Struct, frozen=True):
 
 
 class WarmResponse(msgspec.Struct, frozen=True):
-    """A prompt that is resident: its SHA-256 in hex, in tokens, since when in ms of the epoch."""
+    """A prompt that is in the cache: its SHA-256 in hex, its tokens, the time in epoch ms."""
 
     hash: str
     systemPromptHash: str  # noqa: N815  (the router's spelling)
@@ -92,28 +76,28 @@ class WarmResponse(msgspec.Struct, frozen=True):
 
 
 class ClearResponse(msgspec.Struct, frozen=True):
-    """The models whose caches are empty now."""
+    """The models whose caches were cleared."""
 
     cleared: list[str]
     success: Literal[True] = True
 
 
 class Restarting(msgspec.Struct, frozen=True):
-    """The model that gets a new process."""
+    """The model whose process is restarted."""
 
     model: str
     restarting: Literal[True] = True
 
 
 class Loading(msgspec.Struct, frozen=True):
-    """The model that is to run."""
+    """The model whose process is started."""
 
     model: str
     loading: Literal[True] = True
 
 
 class Unloading(msgspec.Struct, frozen=True):
-    """The model whose process is to end."""
+    """The model whose process is ended."""
 
     model: str
     unloading: Literal[True] = True

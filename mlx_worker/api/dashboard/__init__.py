@@ -1,1 +1,1 @@
-"""The page at `/`: its files, its live stream and the history of its charts. [front]"""
+"""The dashboard at `/`: its files, its stream and the history of its charts."""

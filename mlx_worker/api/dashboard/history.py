@@ -1,7 +1,10 @@
-"""The last hour in samples, for the page's charts: taken from counts that are there anyway.
+"""Sample the last hour of each model for the charts of the dashboard.
 
-One every ten seconds, whether or not anybody looks: it costs some microseconds, and who comes after
-the trouble wants to see what was before. [front]
+A sample is taken every ten seconds whether or not the dashboard is open. It costs microseconds, and
+a reader after a failure needs the time before the failure. All figures come from counters that
+exist anyway.
+
+[front]
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
+from aiohttp import web
 
 from mlx_worker.histogram import quantile
 from mlx_worker.supervisor.ring_buffer import Ring
@@ -22,20 +26,22 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.metrics.counters import RequestMetrics
     from mlx_worker.histogram import Cumulative
-    from mlx_worker.supervisor.node import Node, Served
+    from mlx_worker.supervisor.model_status import ModelStatus
+    from mlx_worker.supervisor.node import Node
 
 SAMPLE_INTERVAL: Final = 10.0
 """Seconds between two samples."""
 
 MAX_SAMPLES: Final = 360
-"""Samples: an hour."""
+"""An hour of samples."""
 
 
 class ModelSample(msgspec.Struct, frozen=True, rename="camel"):
     """One model between two samples.
 
-    `first_token_*`: seconds to the first token, by the histogram's buckets; None where none came.
-    `running` and `queued` are as of the sample, `resident_bytes` too (0 without a process).
+    `first_token_*` are seconds to the first token, by the histogram's buckets; None without a
+    first token. `running`, `queued` and `resident_bytes` (0 without a process) are as of the
+    sample.
     """
 
     tokens_per_second: float
@@ -47,22 +53,22 @@ class ModelSample(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class HistorySample(msgspec.Struct, frozen=True):
-    """All models at a moment, in ms since the epoch."""
+    """All models at one time, in ms since the epoch."""
 
     at: float
     models: dict[str, ModelSample]
 
 
 @dataclass(frozen=True, slots=True)
-class _Counts:
-    """What only grows: one model's tokens, and how often a first token took how long."""
+class _ModelCounts:
+    """One model's counters: its tokens, and the histogram of the times to its first tokens."""
 
     tokens: int
     first_token: Cumulative
 
 
 class MetricsHistory:
-    """The samples; a context in which they are taken. On the event loop's thread."""
+    """Takes samples while the context is entered, on the event loop's thread."""
 
     def __init__(
         self,
@@ -74,12 +80,12 @@ class MetricsHistory:
         self._node = node
         self._request_metrics = request_metrics
         self._clock = clock
-        self._since = clock()
-        self._previous_counts: dict[str, _Counts] = {}
+        self._sampled_at = clock()
+        self._previous_counts: dict[str, _ModelCounts] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
-        self._arm()
+        self._schedule()
         return self
 
     def __exit__(
@@ -91,43 +97,48 @@ class MetricsHistory:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _arm(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(SAMPLE_INTERVAL, self._take_and_rearm)
+    def _schedule(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(SAMPLE_INTERVAL, self._on_timer)
 
-    def _take_and_rearm(self) -> None:
-        self.take()
-        self._arm()
+    def _on_timer(self) -> None:
+        self.add_sample()
+        self._schedule()
 
-    def take(self) -> None:
-        """A sample of what has come since the last one."""
+    def add_sample(self) -> None:
+        """Add a sample of the time since the last one."""
         now = self._clock()
-        seconds, self._since = now - self._since, now
-        counts = {id_: self._counts(id_, it) for id_, it in self._node.models.items()}
-        models = {
-            id_: _sample(it, self._previous_counts.get(id_), counts[id_], seconds)
-            for id_, it in self._node.models.items()
+        seconds, self._sampled_at = now - self._sampled_at, now
+        models = {id_: model.status() for id_, model in self._node.models.items()}
+        counts = {id_: self._counts(id_, model) for id_, model in models.items()}
+        samples = {
+            id_: _sample(model, self._previous_counts.get(id_), counts[id_], seconds)
+            for id_, model in models.items()
         }
         self._previous_counts = counts
-        self.samples.add(HistorySample(time.time() * 1000, models))
+        self.samples.add(HistorySample(time.time() * 1000, samples))
 
-    def _counts(self, id_: str, served: Served) -> _Counts:
+    def _counts(self, id_: str, model: ModelStatus) -> _ModelCounts:
         first_token = tuple(self._request_metrics.by_model[id_].first_token.cumulative())
-        return _Counts(served.child.pace.tokens, first_token)
+        return _ModelCounts(model.generated_tokens, first_token)
 
 
-def _sample(served: Served, before: _Counts | None, now: _Counts, seconds: float) -> ModelSample:
-    first = now.first_token
+HISTORY: web.AppKey[MetricsHistory] = web.AppKey("history", MetricsHistory)
+
+
+def _sample(
+    model: ModelStatus, before: _ModelCounts | None, now: _ModelCounts, seconds: float
+) -> ModelSample:
+    first_token = now.first_token
     tokens = now.tokens
     if before is not None:
-        pairs = zip(first, before.first_token, strict=True)
-        first = tuple((bound, n - earlier) for (bound, n), (_, earlier) in pairs)
+        pairs = zip(first_token, before.first_token, strict=True)
+        first_token = tuple((bound, count - earlier) for (bound, count), (_, earlier) in pairs)
         tokens -= before.tokens
-    pong = served.child.facts.pong
     return ModelSample(
         tokens_per_second=tokens / seconds if seconds > 0 else 0.0,
-        first_token_p50=quantile(first, 0.5),
-        first_token_p95=quantile(first, 0.95),
-        running=served.admission.running,
-        queued=served.admission.queued,
-        resident_bytes=pong.resident_bytes if pong else 0,
+        first_token_p50=quantile(first_token, 0.5),
+        first_token_p95=quantile(first_token, 0.95),
+        running=model.running,
+        queued=model.queued,
+        resident_bytes=model.child.resident_bytes or 0,
     )

@@ -1,7 +1,9 @@
-"""The page at `/`: files of this package, sent as they are. [front]
+"""Serve the files of the dashboard at `/`.
 
-They are read once, and a browser asks again only whether they have changed. Nothing on the page is
-loaded from, sent to or framed by any other place.
+The files are read once. A browser only asks whether they have changed. The content security policy
+forbids the page to load from, send to, or be framed by any other site.
+
+[front]
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from mlx_worker.api.middleware.errors import NoSuchPath
 
 INDEX: Final = "index.html"
 
-TYPES: Final = {
+CONTENT_TYPES: Final = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
@@ -38,7 +40,7 @@ HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class PageFile:
-    """One file, what it is, and a hash of it."""
+    """One file, its content type, and a hash of its contents."""
 
     body: bytes
     content_type: str
@@ -46,28 +48,28 @@ class PageFile:
 
 
 def page_files() -> dict[str, PageFile]:
-    """All of them by name."""
+    """Return all files of the dashboard by name."""
     return {
-        it.name: _file(it.read_bytes(), it.name.rpartition(".")[2])
-        for it in files("mlx_worker").joinpath("page").iterdir()
+        file.name: _page_file(file.read_bytes(), file.name.rpartition(".")[2])
+        for file in files("mlx_worker").joinpath("page").iterdir()
     }
 
 
-def _file(body: bytes, kind: str) -> PageFile:
-    return PageFile(body, TYPES[kind], hashlib.sha256(body).hexdigest()[:32])
+def _page_file(body: bytes, extension: str) -> PageFile:
+    return PageFile(body, CONTENT_TYPES[extension], hashlib.sha256(body).hexdigest()[:32])
 
 
 PAGE: web.AppKey[dict[str, PageFile]] = web.AppKey("page", dict)
 
 
 async def page(request: web.Request) -> web.Response:
-    """`GET /`, and `GET /page/{name}` for what it is made of; 304 to whom has it already."""
+    """Serve `GET /` and `GET /page/{name}`; 304 to a browser that has the file already."""
     name = request.match_info.get("name", INDEX)
     file = request.app[PAGE].get(name)
     if file is None:
         raise NoSuchPath(f"there is nothing at {request.path}")
-    known = request.if_none_match or ()
-    if any(it.value in (file.etag, "*") for it in known):
+    known_tags = request.if_none_match or ()
+    if any(tag.value in (file.etag, "*") for tag in known_tags):
         response = web.Response(status=304, headers=HEADERS)
     else:
         headers = HEADERS | {"Content-Type": file.content_type}

@@ -1,8 +1,8 @@
-"""Pictures, sounds and documents in a conversation: what is text, told in words, or refused.
+"""Images, audio and documents in a conversation: read as text, replaced by a notice, or refused.
 
-The models read text only. A document of text is text. For any other attachment a sentence stands,
-so that a session goes on whose tool has read a picture; in the user's own last message the
-attachment is what the question is about, and is refused by name. No URL is fetched. [front]
+The models read text only. A document of text is read as text. A notice replaces any other
+attachment, so that a session can continue after a tool has read an image. In the user's last
+message the question is about the attachment, which is refused by name. No URL is fetched. [front]
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from mlx_worker.errors import UnsupportedField
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-Speaker = Literal["system", "user", "assistant", "tool"]
+SpeakerRole = Literal["system", "user", "assistant", "tool"]
 
 PARAGRAPH: Final = "\n\n"
 
-KINDS: Final[Mapping[str, str]] = MappingProxyType(
+ATTACHMENT_KINDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         # chat completions
         "image_url": "image",
@@ -41,7 +41,7 @@ KINDS: Final[Mapping[str, str]] = MappingProxyType(
         "container_upload": "file",
     }
 )
-"""What a part or block of each type is, in all dialects."""
+"""The kind of attachment of each type of part or block, in all dialects."""
 
 TEXT_TYPES: Final = frozenset(
     {
@@ -55,58 +55,58 @@ TEXT_TYPES: Final = frozenset(
 """Media types of text beyond `text/*`, and `*+json` and `*+xml`."""
 
 
-def omitted(kind: str, field: str, *, own: bool) -> str:
-    """Return the sentence that stands for an attachment of this part's type.
+def attachment_notice(kind: str, field: str, *, is_last_user: bool) -> str:
+    """Return the notice that replaces a part of this type.
 
-    Raises UnsupportedField in the user's own last message.
+    Raises UnsupportedField in the user's last message.
     """
-    if own:
+    if is_last_user:
         raise UnsupportedField(
             f"{field}: this model reads text only; it cannot read a part of type {kind!r}",
             param=field,
         )
-    return f"[{KINDS[kind]} omitted: this model reads text only]"
+    return f"[{ATTACHMENT_KINDS[kind]} omitted: this model reads text only]"
 
 
-def own_message(speakers: Sequence[Speaker]) -> int | None:
-    """Return the place of the user's own last message; None where there is none.
+def last_user_message(speakers: Sequence[SpeakerRole]) -> int | None:
+    """Return the index of the user's last message; None if there is none.
 
-    That is the last turn of the user since the assistant's last turn. Where a tool's result has
-    come since, there is none: the assistant is at work, and what stands beside the result is its
-    tools' doing. An earlier turn of the user is no longer what is asked, so that a user whose
-    picture was refused can go on without it.
+    That is the last message of the user since the assistant's last message. If a tool's result has
+    come since, there is none: the assistant is at work, and its tools wrote the text beside the
+    result. An earlier message of the user is no longer the question, so that a user whose image was
+    refused can continue without it.
     """
     last = None
-    for place in reversed(range(len(speakers))):
-        match speakers[place]:
+    for index in reversed(range(len(speakers))):
+        match speakers[index]:
             case "tool":
                 return None
             case "assistant":
                 return last
             case "user" if last is None:
-                last = place
+                last = index
     return last
 
 
-def document(text: str, *about: str | None) -> str:
-    """Return a document as text, in paragraphs: what is said `about` it, then its own text."""
-    return PARAGRAPH.join(part for part in (*about, text) if part)
+def document_text(text: str, *headings: str | None) -> str:
+    """Return a document as text, in paragraphs: its headings, then its own text."""
+    return PARAGRAPH.join(part for part in (*headings, text) if part)
 
 
-def text_of_data(data: str) -> str | None:
-    """Return the text of a `data:` URL, or of base64 alone; None where it is no text.
+def decode_text_data(data: str) -> str | None:
+    """Return the text of a `data:` URL, or of base64 alone; None if the data is no text.
 
-    A body's data is at most as long as the body, and large bodies are read beside the event loop.
+    The data is at most as long as the body, and large bodies are parsed off the event loop.
     """
     if not data.startswith("data:"):
-        return _text_of_base64(data)
+        return _decode_base64(data)
     head, comma, content = data[len("data:") :].partition(",")
     media_type, *parameters = (part.strip().lower() for part in head.split(";"))
     if not comma or not is_text_type(media_type or "text/plain"):
         return None
     if "base64" in parameters:
-        return _text_of_base64(content)
-    return _decoded(unquote_to_bytes(content))
+        return _decode_base64(content)
+    return _decode_utf8(unquote_to_bytes(content))
 
 
 def is_text_type(media_type: str) -> bool:
@@ -115,26 +115,26 @@ def is_text_type(media_type: str) -> bool:
     return kind.startswith("text/") or kind in TEXT_TYPES or kind.endswith(("+json", "+xml"))
 
 
-def in_lines(parts: Iterable[tuple[str, bool]]) -> str:
-    """Return the texts of parts as one; one that stands `apart` has lines of its own."""
-    listed = [part for part in parts if part[0]]
-    between = [
+def join_parts(parts: Iterable[tuple[str, bool]]) -> str:
+    """Return the texts of parts as one text; a part that stands apart has lines of its own."""
+    non_empty = [part for part in parts if part[0]]
+    gaps = [
         "\n" if (apart or next_apart) and not text.endswith("\n") else ""
-        for (text, apart), (_, next_apart) in pairwise(listed)
+        for (text, apart), (_, next_apart) in pairwise(non_empty)
     ]
-    texts = [text for text, _ in listed]
-    return "".join(text + gap for text, gap in zip(texts, [*between, ""], strict=False))
+    texts = [text for text, _ in non_empty]
+    return "".join(text + gap for text, gap in zip(texts, [*gaps, ""], strict=False))
 
 
-def _text_of_base64(data: str) -> str | None:
+def _decode_base64(data: str) -> str | None:
     try:
-        return _decoded(base64.b64decode(data, validate=True))
+        return _decode_utf8(base64.b64decode(data, validate=True))
     except (binascii.Error, ValueError):
         return None
 
 
-def _decoded(data: bytes) -> str | None:
-    """Return bytes as text; None where they are none: a NUL is in no text."""
+def _decode_utf8(data: bytes) -> str | None:
+    """Return bytes as text; None if they are no text: a NUL is in no text."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -1,57 +1,44 @@
-"""What a dialect is: a body parsed into the neutral request, and a reply written in its bytes.
+"""What a dialect is: how its body becomes a neutral request, and who writes its responses.
 
-The relay carries every generation the one same way and asks these for the words. [front]
+The relay runs every generation in the same way; a `ResponseWriter` turns the output into the bytes
+of a dialect. [front]
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from mlx_worker.api.dialects.packing import nbytes, packed_chat
-from mlx_worker.api.dialects.whole_numbers import with_whole_numbers
-from mlx_worker.errors import InvalidRequest, MissingField
-from mlx_worker.validation import IS_REQUIRED, explain
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.api.dialects.packing import pack_chat, pack_value, packed_size
+from mlx_worker.errors import InvalidRequest
+from mlx_worker.json_output import encode
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from mlx_worker.api.dialects.fields import CommonFields
+    from mlx_worker.api.dialects.model_terms import TermsLookup
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.requests.generation import Ending, Piece
 
-T = TypeVar("T")
-
-
 MAX_COPIED = 32 * 1024 * 1024
-"""Bytes that the choices of one body may take on their way to a model, where there are several."""
+"""Bytes of all choices of one body on their way to a model, where there are several."""
+
+Prompt = str | list[int]
+"""Text, or token ids."""
 
 
-class Places(NamedTuple):
-    """How many requests a model takes at a time, those at work and those in line together."""
+class GenerationRequest(msgspec.Struct, frozen=True):
+    """A parsed body: the model, the chats, and how the response is wanted.
 
-    model: str
-    most: int
-
-    def check(self, choices: int, field: str) -> None:
-        """Raise InvalidRequest where one body asks for more choices than can ever be in line."""
-        if choices > self.most:
-            raise InvalidRequest(
-                f"{field}: {choices} choices; model {self.model!r} takes {self.most} requests at"
-                " a time",
-                param=field,
-            )
-
-
-class Call(msgspec.Struct, frozen=True):
-    """A parsed request: for whom, what, and how the answer is wanted.
-
-    `seed` is the caller's own or was made for it; `n` choices are to be made of each chat, of
-    which only a completion has more than one. `warnings` say what of the request was left out.
+    `seed` is the caller's own or was generated. Each chat gets `n` choices; only a completion has
+    several chats, which differ in their prompts alone. `warnings` name what was left out of the
+    request. `echoed` are the prompts that the choices of a completion begin with.
     """
 
     model: str | None
@@ -61,56 +48,64 @@ class Call(msgspec.Struct, frozen=True):
     seed: int
     n: int
     warnings: list[str] = []
+    echoed: list[Prompt] = []
 
     @property
-    def wide(self) -> int:
-        """How many choices there are in all."""
+    def choice_count(self) -> int:
+        """The number of choices of all chats."""
         return self.n * len(self.chats)
 
     @property
-    def field(self) -> str:
-        """The field that makes the choices several."""
+    def choices_field(self) -> str:
+        """The field that asks for several choices."""
         return "n" if self.n > 1 else "prompt"
 
-    def packed(self) -> Self:
-        """Return the same call with its bulky parts packed."""
-        return replace(self, chats=[packed_chat(chat) for chat in self.chats])
+    def with_packed_parts(self) -> Self:
+        """Return the same request with its bulky parts packed, what all chats share only once."""
+        shared = pack_chat(self.chats[0])
+        return replace(
+            self,
+            chats=[replace(shared, prompt=pack_value(chat.prompt)) for chat in self.chats],
+            echoed=[
+                prompt if isinstance(prompt, str) else pack_value(prompt) for prompt in self.echoed
+            ],
+        )
 
     def check_size(self) -> None:
-        """Raise InvalidRequest where the choices of a packed call are too much together."""
-        if self.wide == 1:
+        """Raise InvalidRequest if the choices of a packed request have too many bytes together."""
+        if self.choice_count == 1:
             return
-        size = self.n * sum(map(nbytes, self.chats))
+        size = self.n * sum(map(packed_size, self.chats))
         if size > MAX_COPIED:
             raise InvalidRequest(
-                f"{self.field}: {self.wide} choices with {size} bytes of prompts and schemas"
-                f" together; the limit is {MAX_COPIED}",
-                param=self.field,
+                f"{self.choices_field}: {self.choice_count} choices with {size} bytes of prompts"
+                f" and schemas together; the limit is {MAX_COPIED}",
+                param=self.choices_field,
             )
 
-    def choices(self) -> list[ChatRequest]:
-        """A request a choice, those of one chat side by side.
+    def split_choices(self) -> list[ChatRequest]:
+        """Return a request for each choice; the choices of one chat follow each other.
 
-        The first of a chat has the seed itself, the others have seeds made of it.
+        The first choice of a chat has the request's seed, the others have seeds derived from it.
         """
         return [
-            chat if choice == 0 else _with_seed(chat, choice)
+            chat if choice == 0 else _with_derived_seed(chat, choice)
             for chat in self.chats
             for choice in range(self.n)
         ]
 
 
-def _with_seed(chat: ChatRequest, choice: int) -> ChatRequest:
-    made = hashlib.sha256(f"choice {choice} of {chat.sampling.seed}".encode()).digest()
-    seed = int.from_bytes(made[:8], "little")
+def _with_derived_seed(chat: ChatRequest, choice: int) -> ChatRequest:
+    digest = hashlib.sha256(f"choice {choice} of {chat.sampling.seed}".encode()).digest()
+    seed = int.from_bytes(digest[:8], "little")
     return replace(chat, sampling=replace(chat.sampling, seed=seed))
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one answer; `cached` of `prompt` were resident, all choices made `completion`.
+    """Tokens of one response: `cached` of `prompt` were resident, all choices have `completion`.
 
-    `reasoning` are those of `completion` that were said while a model reasoned.
+    `reasoning` of the `completion` tokens were generated while a model reasoned.
     """
 
     prompt: int
@@ -119,74 +114,81 @@ class Usage:
     reasoning: int = 0
 
 
-class Reply(Protocol):
-    """One answer being written; its choices are counted from 0."""
+@dataclass(frozen=True, slots=True)
+class ResponseInfo:
+    """What a response says beside the model's output.
 
-    def opening(self, usage: Usage) -> bytes:
-        """The first bytes of a stream, sent before there is any text."""
-
-    def sign(self) -> bytes:
-        """The model is at work and has nothing to say: for whoever waits for bytes."""
-
-    def piece(self, piece: Piece, choice: int) -> bytes:
-        """Some of a choice of a stream."""
-
-    def closing(self, endings: Sequence[Ending], usage: Usage) -> bytes:
-        """The last bytes of a stream whose choices all ended as they should."""
-
-    def broken(self, error: WorkerError) -> bytes:
-        """The last bytes of a stream that did not."""
-
-    def whole(self, choices: Sequence[Whole], usage: Usage) -> bytes:
-        """The body of an answer that is not streamed."""
-
-
-Whole = tuple["Piece", "Ending"]
-"""A whole choice: all of it, and how it ended."""
-
-COMMENT = b": the model is at work\n\n"
-"""Event-stream readers pass over it, and whoever waits for bytes knows to wait on."""
-
-
-def decode(body: bytes, shape: type[T]) -> T:
-    """A JSON body as a typed value. Raises InvalidRequest that names field, value and limit."""
-    try:
-        return msgspec.json.decode(body, type=shape)
-    except msgspec.ValidationError as error:
-        return _read_again(_raw(body), shape, error)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"the body is not JSON: {error}") from error
-    except RecursionError as error:
-        raise InvalidRequest("the body is nested too deeply") from error
-
-
-def _read_again(raw: Any, shape: type[T], error: msgspec.ValidationError) -> T:
-    """Return a body that fits but for how its whole numbers are written. Raises InvalidRequest.
-
-    `raw` None: there is no body, or its nesting is too deep to be read without a type.
+    `model` is the name in the response, `created` in seconds since the epoch. `echoes` are the
+    texts of the request's `echoed` prompts. `reasoning_summaries` is the node's configuration.
     """
-    if raw is not None:
-        try:
-            return msgspec.convert(with_whole_numbers(raw), shape, str_keys=True)
-        except msgspec.ValidationError as other:
-            error = other
-    path, problem = explain(error, raw, shape)
-    kind = MissingField if problem == IS_REQUIRED and "." not in path else InvalidRequest
-    raise kind(f"{path or 'body'}: {problem}", param=path or None) from error
+
+    model: str
+    created: int
+    fingerprint: str
+    echoes: Sequence[str] = ()
+    reasoning_summaries: Literal["asked", "always"] = "asked"
 
 
-def fitted(value: Any, shape: type[T], field: str) -> T:
-    """What is in a field as a typed value. Raises InvalidRequest as `decode` does."""
-    try:
-        return msgspec.convert(value, shape)
-    except msgspec.ValidationError as error:
-        path, problem = explain(error, value, shape)
-        place = f"{field}{path if path.startswith('[') else f'.{path}' if path else ''}"
-        raise InvalidRequest(f"{place}: {problem}", param=place) from error
+class ResponseWriter(Protocol):
+    """The bytes of one response in a dialect; its choices are counted from 0."""
+
+    def start(self, usage: Usage) -> bytes:
+        """Return the first bytes of a stream, sent before there is any text."""
+
+    def keepalive(self) -> bytes:
+        """Return bytes that say nothing, for clients that wait while the model works."""
+
+    def delta(self, piece: Piece, choice: int) -> bytes:
+        """Return the next output of a choice of a stream."""
+
+    def finish(self, endings: Sequence[Ending], usage: Usage) -> bytes:
+        """Return the last bytes of a stream whose choices all ended without an error."""
+
+    def error(self, error: WorkerError) -> bytes:
+        """Return the last bytes of a stream that failed."""
+
+    def full_response(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
+        """Return the body of a response that is not streamed."""
 
 
-def _raw(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+FinishedChoice = tuple["Piece", "Ending"]
+"""All output of a choice, and how the choice ended."""
+
+KEEPALIVE_COMMENT = b": the model is at work\n\n"
+"""A comment in an event stream: readers skip it, and a client that waits for bytes gets some."""
+
+
+def sse_event(data: dict[str, Any]) -> bytes:
+    """Return a server-sent event that is named by its type; `data` has its type first."""
+    return b"event: %s\ndata: %s\n\n" % (data["type"].encode(), encode(data))
+
+
+DialectName = Literal["chat", "completions", "responses", "messages"]
+
+R = TypeVar("R", bound=GenerationRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect(Generic[R]):
+    """The HTTP dialect of one generation endpoint.
+
+    `name` is its label in logs and metrics, `body` types its bodies. `parse` turns a body into a
+    request, by the terms of the model that the body names; `writer` writes the response.
+    `field_names` are the dialect's names of fields that a model's process knows by the names of
+    chat completions.
+    """
+
+    name: DialectName
+    body: type[CommonFields]
+    parse: Callable[[bytes, TermsLookup], R]
+    writer: Callable[[R, ResponseInfo], ResponseWriter]
+    field_names: Mapping[str, str]
+
+
+def rename_field(error: WorkerError, field_names: Mapping[str, str]) -> None:
+    """Make an error of a model's process name the caller's field."""
+    if error.param is None or (field := field_names.get(error.param)) is None:
+        return
+    if error.message.startswith(f"{error.param}:"):
+        error.message = field + error.message.removeprefix(error.param)
+    error.param = field

@@ -6,13 +6,13 @@ from typing import Any
 
 import msgspec
 
-from mlx_worker.api.dialects.base import decode
+from mlx_worker.api.dialects.decoding import decode_body
 from mlx_worker.api.dialects.fields import ModelName
 from mlx_worker.errors import MissingField, UnsupportedField
 
 
-class WarmBody(msgspec.Struct, frozen=True):
-    """Both spellings of the one required field are in the field."""
+class WarmRequest(msgspec.Struct, frozen=True):
+    """The system prompt to warm, in either of two spellings that clients use."""
 
     system_prompt: str | None = None
     systemPrompt: str | None = None  # noqa: N815  (the router's spelling)
@@ -20,12 +20,14 @@ class WarmBody(msgspec.Struct, frozen=True):
     tools: list[dict[str, Any]] | None = None
 
 
-def parse_to_warm(body: bytes) -> tuple[str | None, str]:
-    """For which model, and which system prompt. Raises InvalidRequest, which names the field."""
-    asked = decode(body, WarmBody)
-    prompt = asked.system_prompt if asked.systemPrompt is None else asked.systemPrompt
+def parse_warm_body(data: bytes) -> tuple[str | None, str]:
+    """Return the model's name and the system prompt. Raises InvalidRequest."""
+    body = decode_body(data, WarmRequest)
+    prompt = body.system_prompt if body.systemPrompt is None else body.systemPrompt
     if prompt is None:
         raise MissingField("system_prompt (or systemPrompt): is required", param="system_prompt")
-    if asked.tools:
-        raise UnsupportedField("tools: this node cannot warm with tools", param="tools")
-    return asked.model, prompt
+    if body.tools:
+        raise UnsupportedField(
+            "tools: warming a system prompt with tools is not supported", param="tools"
+        )
+    return body.model, prompt

@@ -1,4 +1,4 @@
-"""An error in the words of a dialect: OpenAI's, and Anthropic's. [front]"""
+"""Format errors as OpenAI's and Anthropic's error bodies. [front]"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlx_worker.json_output import encode
 if TYPE_CHECKING:
     from mlx_worker.errors import WorkerError
 
-_ANTHROPIC = {
+_ANTHROPIC_TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
@@ -21,11 +21,11 @@ _ANTHROPIC = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
-"""Its other 4xx are `invalid_request_error`, its other 5xx `api_error`."""
+"""Types by status. Other 4xx are `invalid_request_error`, other 5xx `api_error`."""
 
 
-class OpenAIProblem(msgspec.Struct, frozen=True):
-    """What went wrong: in a sentence, by kind, with which field, as a word for programs."""
+class OpenAIErrorDetail(msgspec.Struct, frozen=True):
+    """What went wrong: a sentence, its type, the field, and a code for programs."""
 
     message: str
     type: str
@@ -36,11 +36,11 @@ class OpenAIProblem(msgspec.Struct, frozen=True):
 class OpenAIError(msgspec.Struct, frozen=True):
     """The body that OpenAI's client libraries read."""
 
-    error: OpenAIProblem
+    error: OpenAIErrorDetail
 
 
-class AnthropicProblem(msgspec.Struct, frozen=True):
-    """What went wrong: by kind, in a sentence."""
+class AnthropicErrorDetail(msgspec.Struct, frozen=True):
+    """What went wrong: its type, and a sentence."""
 
     type: str
     message: str
@@ -49,26 +49,26 @@ class AnthropicProblem(msgspec.Struct, frozen=True):
 class AnthropicError(msgspec.Struct, frozen=True, tag="error"):
     """The body that Anthropic's client libraries read."""
 
-    error: AnthropicProblem
+    error: AnthropicErrorDetail
 
 
 def openai_error(error: WorkerError) -> bytes:
-    """The body that OpenAI's client libraries read."""
-    problem = OpenAIProblem(error.message, error.kind, error.param, error.code)
+    """Return the error body that OpenAI's client libraries read."""
+    problem = OpenAIErrorDetail(error.message, error.kind, error.param, error.code)
     return encode(OpenAIError(problem))
 
 
 def anthropic_error(error: WorkerError) -> bytes:
-    """The body that Anthropic's client libraries read."""
-    ours = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    other = "api_error" if ours else "invalid_request_error"
-    kind = _ANTHROPIC.get(error.status, other)
+    """Return the error body that Anthropic's client libraries read."""
+    is_server_error = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    other = "api_error" if is_server_error else "invalid_request_error"
+    kind = _ANTHROPIC_TYPES.get(error.status, other)
     message = error.message
     if isinstance(error, ContextLengthExceeded):
         message = error.for_anthropic
-    return encode(AnthropicError(AnthropicProblem(kind, message)))
+    return encode(AnthropicError(AnthropicErrorDetail(kind, message)))
 
 
 def anthropic_status(kind: type[WorkerError]) -> int:
-    """An error's status there: Anthropic has no 422."""
+    """Return the status of an error for Anthropic's clients: Anthropic has no 422."""
     return HTTPStatus.BAD_REQUEST if issubclass(kind, MissingField) else kind.status

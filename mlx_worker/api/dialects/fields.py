@@ -1,7 +1,7 @@
-"""What bodies of several dialects have in common: samplers, stop words, and what is refused.
+"""The fields that the bodies of several dialects share, and how their values are resolved.
 
-The samplers are OpenAI's, and those beyond it (top_k, min_p, repetition_penalty, and the template's
-own arguments) as mlx_lm.server names them; every dialect of this node takes all of them. [front]
+The samplers are OpenAI's, and others (top_k, min_p, repetition_penalty, and the template's own
+arguments) as mlx_lm.server names them; every dialect of this node accepts all of them. [front]
 """
 
 from __future__ import annotations
@@ -24,58 +24,59 @@ from mlx_worker.config.sampler_types import (
     TopP,
     Unit,
 )
-from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import check_depth, check_values
-from mlx_worker.wire.messages import Ends, PromptScoring, Sampling
+from mlx_worker.wire.request import EndConditions, PromptScoring, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mlx_worker.config.schema import Defaults
+
 T = TypeVar("T")
 
-Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
-Stop = Word | list[Word]
+ShortText = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+StopStrings = ShortText | list[ShortText]
 
-MOST_STOP_BYTES = 16 << 10
-"""Of all stop strings of a request together: each is looked for in every character said."""
+MAX_STOP_BYTES = 16 << 10
+"""Of all stop strings of a request together: each is searched for at every character of output."""
 
 ModelName = Annotated[str, msgspec.Meta(max_length=1000)]
-"""Every event of a stream repeats the name."""
+"""Limited, because every event of a stream repeats the name."""
 
-Language = Annotated[str, msgspec.Meta(min_length=1)]
+GrammarText = Annotated[str, msgspec.Meta(min_length=1)]
 """A regex or grammar; `limits.check_constraint` bounds its bytes."""
 
 Verbosity = Literal["low", "medium", "high"]
-"""How long an answer is to be. No template has a place for it, so that it changes no answer."""
+"""How long an answer is to be. No template has a place for the value, so it changes no answer."""
 
-_MADE_SEED_BITS = 53
-"""A seed made here is told to the caller: as many bits as every reader of JSON keeps."""
+_GENERATED_SEED_BITS = 53
+"""A generated seed is in the response: as many bits as every JSON parser keeps."""
 
 
-Choices = Annotated[list[Word], msgspec.Meta(min_length=1, max_length=10_000)]
+ChoiceTexts = Annotated[list[ShortText], msgspec.Meta(min_length=1, max_length=10_000)]
 
-Schema = dict[str, Any] | str
+SchemaOrText = dict[str, Any] | str
 """A JSON schema, or the text of one."""
 
-StopTokens = Annotated[list[TokenId], msgspec.Meta(max_length=1000)]
+StopTokenIds = Annotated[list[TokenId], msgspec.Meta(max_length=1000)]
 
-Alternatives = Annotated[int, msgspec.Meta(ge=0, le=20)]
-"""How many alternatives are told with a token."""
+AlternativeCount = Annotated[int, msgspec.Meta(ge=0, le=20)]
+"""The number of alternatives that are reported with each token."""
 
-LeastTokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
+MinTokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
 
 
 class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the content is to be, by one of the first five; named as vLLM names them.
+    """A constraint of the content by one of the first five fields, named as in vLLM.
 
-    The others are vLLM's too, and refused unless they ask for nothing.
+    The other fields are vLLM's too, and refused unless they ask for nothing.
     """
 
-    json: Schema | None = None
-    regex: Language | None = None
-    choice: Choices | None = None
-    grammar: Language | None = None
+    json: SchemaOrText | None = None
+    regex: GrammarText | None = None
+    choice: ChoiceTexts | None = None
+    grammar: GrammarText | None = None
     json_object: bool | None = None
     structural_tag: Any = None
     whitespace_pattern: str | None = None
@@ -83,10 +84,10 @@ class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     disable_additional_properties: bool | None = None
 
 
-class Samplers(msgspec.Struct, frozen=True, kw_only=True):
-    """How tokens are chosen, what the model's template is told, and what the content has to be.
+class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
+    """Samplers, the template's arguments, and constraints of the content.
 
-    The last eight fields are other names of the shapes in `structured_outputs`.
+    The last eight fields are other names of the constraints in `structured_outputs`.
     """
 
     temperature: Temperature | None = None
@@ -99,36 +100,31 @@ class Samplers(msgspec.Struct, frozen=True, kw_only=True):
     repetition_penalty: RepetitionPenalty | None = None
     logit_bias: dict[TokenId, Bias] | None = None
     ignore_eos: bool | None = None
-    min_tokens: LeastTokens | None = None
-    stop_token_ids: StopTokens | None = None
+    min_tokens: MinTokens | None = None
+    stop_token_ids: StopTokenIds | None = None
     enable_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     structured_outputs: StructuredOutputs | None = None
-    guided_json: Schema | None = None
-    guided_regex: Language | None = None
-    guided_choice: Choices | None = None
-    guided_grammar: Language | None = None
-    json_schema: Schema | None = None
-    regex: Language | None = None
-    grammar: Language | None = None
-    ebnf: Language | None = None
+    guided_json: SchemaOrText | None = None
+    guided_regex: GrammarText | None = None
+    guided_choice: ChoiceTexts | None = None
+    guided_grammar: GrammarText | None = None
+    json_schema: SchemaOrText | None = None
+    regex: GrammarText | None = None
+    grammar: GrammarText | None = None
+    ebnf: GrammarText | None = None
 
 
-def no_defaults(_model: str | None) -> Defaults:
-    """For a model that has none."""
-    return Defaults()
+def resolve_seed(body: CommonFields, defaults: Defaults) -> int:
+    """Return the request's seed, else the model's default, else a generated seed."""
+    seed = first_not_none(body.seed, defaults.seed)
+    return secrets.randbits(_GENERATED_SEED_BITS) if seed is None else seed
 
 
-def seed_of(asked: Samplers, defaults: Defaults) -> int:
-    """The caller's own, else the model's, else one that is made."""
-    given = first_given(asked.seed, defaults.seed)
-    return secrets.randbits(_MADE_SEED_BITS) if given is None else given
-
-
-def sampling(asked: Samplers, defaults: Defaults, seed: int) -> Sampling:
-    """What is asked for, else what the model means by itself, else what mlx_lm does."""
-    said: dict[str, float | None] = {
-        name: first_given(getattr(asked, name), getattr(defaults, name, None))
+def resolve_sampling(body: CommonFields, defaults: Defaults, seed: int) -> Sampling:
+    """Return the request's samplers, else the model's defaults, else those of mlx_lm."""
+    values: dict[str, float | None] = {
+        name: first_not_none(getattr(body, name), getattr(defaults, name, None))
         for name in (
             "temperature",
             "top_p",
@@ -141,122 +137,125 @@ def sampling(asked: Samplers, defaults: Defaults, seed: int) -> Sampling:
     }
     return Sampling(
         seed=seed & SEED_MASK,
-        logit_bias=asked.logit_bias or {},
-        **{name: value for name, value in said.items() if value is not None},  # type: ignore[arg-type]
+        logit_bias=body.logit_bias or {},
+        **{name: value for name, value in values.items() if value is not None},  # type: ignore[arg-type]
     )
 
 
-def ends_of(asked: Samplers) -> Ends:
+def resolve_ends(body: CommonFields) -> EndConditions:
     """Return which tokens end the answer."""
-    return Ends(bool(asked.ignore_eos), asked.min_tokens or 0, asked.stop_token_ids or [])
+    return EndConditions(bool(body.ignore_eos), body.min_tokens or 0, body.stop_token_ids or [])
 
 
-def scoring_of(
+def resolve_prompt_scoring(
     prompt_logprobs: int | None, echoed: int | None, *, stream: bool
 ) -> PromptScoring | None:
     """Return how the prompt's own tokens are scored. Raises InvalidRequest.
 
-    A stream has no place for vLLM's form, and vLLM refuses it there too.
+    A stream has no place for vLLM's form, and vLLM refuses `prompt_logprobs` there too.
     """
     if prompt_logprobs is not None and stream:
         raise InvalidRequest(
-            "prompt_logprobs: told only where the answer is not streamed", param="prompt_logprobs"
+            "prompt_logprobs: cannot be combined with stream: true", param="prompt_logprobs"
         )
     if prompt_logprobs is None and echoed is None:
         return None
     return PromptScoring(echoed, prompt_logprobs)
 
 
-def template_kwargs(asked: Samplers, effort: str | None) -> dict[str, Any]:
-    """The template's arguments: an effort of reasoning by the names that templates give it.
+def build_template_kwargs(body: CommonFields, effort: str | None) -> dict[str, Any]:
+    """Return the template's arguments, with a reasoning effort by the names that templates use.
 
-    What the request tells the template itself goes before it.
+    The request's own `chat_template_kwargs` go first.
     """
-    told: dict[str, Any] = {}
+    kwargs: dict[str, Any] = {}
     if effort == "none":
-        told["enable_thinking"] = False
+        kwargs["enable_thinking"] = False
     elif effort is not None:
-        told["reasoning_effort"] = effort
-    if asked.enable_thinking is not None:
-        told["enable_thinking"] = asked.enable_thinking
-    return told | (asked.chat_template_kwargs or {})
+        kwargs["reasoning_effort"] = effort
+    if body.enable_thinking is not None:
+        kwargs["enable_thinking"] = body.enable_thinking
+    return kwargs | (body.chat_template_kwargs or {})
 
 
-def stop_words(stop: str | list[str] | None, field: str = "stop") -> list[str]:
-    """Return one or several as several. Raises InvalidRequest where they are too much text."""
-    words = [stop] if isinstance(stop, str) else stop or []
-    length = sum(len(word.encode("utf-8", "replace")) for word in words)
-    if length > MOST_STOP_BYTES:
+def resolve_stop_strings(stop: str | list[str] | None, field: str = "stop") -> list[str]:
+    """Return one stop string or several as a list. Raises InvalidRequest for too many bytes."""
+    strings = [stop] if isinstance(stop, str) else stop or []
+    size = sum(len(string.encode("utf-8", "replace")) for string in strings)
+    if size > MAX_STOP_BYTES:
         raise InvalidRequest(
-            f"{field}: the strings have {length} bytes; at most {MOST_STOP_BYTES} are taken",
+            f"{field}: the strings have {size} bytes; the limit is {MAX_STOP_BYTES}",
             param=field,
         )
-    return words
+    return strings
 
 
-def required(value: T | None, field: str) -> T:
-    """What a type could not say of a field: it has to be there. Raises InvalidRequest."""
+def require_field(value: T | None, field: str) -> T:
+    """Return a value that is not None. Raises InvalidRequest for a field that is not given."""
     if value is None:
         raise InvalidRequest(f"{field}: is required", param=field)
     return value
 
 
-def first_given(*values: T | None) -> T | None:
-    """The first that is not None."""
+def first_not_none(*values: T | None) -> T | None:
+    """Return the first value that is not None."""
     return next((value for value in values if value is not None), None)
 
 
-def answer_tokens(*given: int | None) -> int | None:
-    """Return the first limit on the answer's tokens that is given; None: no limit is.
+def resolve_max_tokens(*limits: int | None) -> int | None:
+    """Return the first given limit on the answer's tokens; None if none is given.
 
     The model's process cuts a limit to the room that the prompt leaves.
     """
-    asked = first_given(*given)
-    return None if asked is None else min(asked, MOST_TOKENS)
+    limit = first_not_none(*limits)
+    return None if limit is None else min(limit, MOST_TOKENS)
 
 
-def refuse_unsupported(asked: Mapping[str, bool]) -> None:
-    """Raise UnsupportedField for the first known field that asks for what this node has not."""
-    for field, is_asked in asked.items():
-        if is_asked:
+def refuse_unsupported(used: Mapping[str, bool]) -> None:
+    """Raise UnsupportedField for the first used field that this node cannot honour."""
+    for field, is_used in used.items():
+        if is_used:
             raise UnsupportedField(f"{field}: this node cannot honour this field", param=field)
 
 
-def refuse_unsayable(field: str, value: Any, most: int) -> None:
-    """Raise InvalidRequest for what is free in form and has too many values, or too large ones."""
-    check_values(value, most, field)
-    check_portable(field, value)
+def check_free_form(field: str, value: Any, max_values: int) -> None:
+    """Raise InvalidRequest if a free-form value has too many values, or cannot be encoded."""
+    check_values(value, max_values, field)
+    check_encodable(field, value)
 
 
-def check_portable(field: str, value: Any) -> None:
-    """Raise InvalidRequest: JSON has no largest integer and no deepest nest, the pipe has."""
+def check_encodable(field: str, value: Any) -> None:
+    """Raise InvalidRequest if the pipe to a model cannot carry a value.
+
+    JSON has no largest integer and no deepest nesting, the pipe has.
+    """
     check_depth(value, field)
     try:
         msgspec.msgpack.encode(value)
     except OverflowError as error:
         raise InvalidRequest(
-            f"{field}{_place_of_large_number(value)}: a number beyond 64 bits, which are from -2^63"
-            " to 2^64 - 1",
+            f"{field}{_path_of_large_number(value)}: an integer beyond 64 bits; the limits are"
+            " -2^63 and 2^64 - 1",
             param=field,
         ) from error
 
 
 def is_beyond_64_bits(value: Any) -> bool:
-    """Return True for an integer that the pipe to a model cannot carry."""
+    """Return True if the value is an integer that the pipe to a model cannot carry."""
     return isinstance(value, int) and not -(2**63) <= value < 2**64
 
 
-def _place_of_large_number(value: Any) -> str:
-    """Return where in a JSON value a number beyond 64 bits is, as ".a.b[0]"."""
+def _path_of_large_number(value: Any) -> str:
+    """Return the path of an integer beyond 64 bits in a JSON value, as ".a.b[0]"; "" for none."""
     if isinstance(value, dict):
-        inner = ((f".{name}", it) for name, it in value.items())
+        members = ((f".{name}", inner) for name, inner in value.items())
     elif isinstance(value, list):
-        inner = ((f"[{place}]", it) for place, it in enumerate(value))
+        members = ((f"[{i}]", inner) for i, inner in enumerate(value))
     else:
         return ""
-    for step, it in inner:
-        if is_beyond_64_bits(it):
+    for step, inner in members:
+        if is_beyond_64_bits(inner):
             return step
-        if rest := _place_of_large_number(it):
+        if rest := _path_of_large_number(inner):
             return step + rest
     return ""

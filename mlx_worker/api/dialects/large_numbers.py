@@ -1,8 +1,8 @@
-"""Numbers beyond 64 bits where they do no harm: in tools, and in what a model wrote earlier.
+"""Accept integers beyond 64 bits where they are harmless: in tools, and in earlier calls.
 
 JSON has no largest integer, the pipe to a model has. In a tool's schema such a number is a bound,
-and any JavaScript client rounds it: it goes on as a double. The arguments of an earlier call go on
-as JSON text, in which every digit stays. [front]
+which any JavaScript client rounds: it is passed on as a double. The arguments of an earlier call
+are passed on as JSON text, in which every digit stays. [front]
 """
 
 from __future__ import annotations
@@ -11,46 +11,47 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlx_worker.api.dialects.fields import check_portable, is_beyond_64_bits
+from mlx_worker.api.dialects.fields import check_encodable, is_beyond_64_bits
 from mlx_worker.limits import check_depth, check_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Call = dict[str, Any]
+EarlierCall = dict[str, Any]
 
 
-def rounded(field: str, value: Any, most: int) -> Any:
-    """Return a JSON value, its larger integers as doubles; the same object where there are none.
+def round_large_numbers(field: str, value: Any, max_values: int) -> Any:
+    """Return a JSON value with large integers as doubles; the same object if there are none.
 
-    Raises InvalidRequest for more than `most` values, for a deep nest and for what no double holds.
+    Raises InvalidRequest for more than `max_values` values, for deep nesting and for an integer
+    that no double holds.
     """
-    check_values(value, most, field)
+    check_values(value, max_values, field)
     check_depth(value, field)
-    if _fits(value):
+    if _is_encodable(value):
         return value
     value = _rounded(value)
-    check_portable(field, value)
+    check_encodable(field, value)
     return value
 
 
-def calls_in_digits(calls: Sequence[Call], field: str) -> list[Call]:
-    """Return calls of earlier turns; arguments that are no text and too large are JSON text.
+def with_encodable_arguments(calls: Sequence[EarlierCall], field: str) -> list[EarlierCall]:
+    """Return earlier calls, with arguments that the pipe cannot carry as JSON text.
 
     Raises InvalidRequest for a number elsewhere in a call that the pipe cannot carry.
     """
-    return [call if _fits(call) else _with_text(call, field) for call in calls]
+    return [call if _is_encodable(call) else _with_arguments_text(call, field) for call in calls]
 
 
-def arguments_in_digits(arguments: dict[str, Any]) -> str | dict[str, Any]:
-    """Return the arguments of a call, as JSON text where a number in them is too large."""
-    return arguments if _fits(arguments) else msgspec.json.encode(arguments).decode()
+def encodable_arguments(arguments: dict[str, Any]) -> str | dict[str, Any]:
+    """Return the arguments of a call, as JSON text if a number in them is too large."""
+    return arguments if _is_encodable(arguments) else msgspec.json.encode(arguments).decode()
 
 
-def arguments_as_written(arguments: Any, field: str) -> str:
+def arguments_text(arguments: Any, field: str) -> str:
     """Return the arguments of an earlier call as text; a model may write no object, or nothing.
 
-    Raises InvalidRequest for a deep nest.
+    Raises InvalidRequest for deep nesting.
     """
     if arguments is None:
         return "{}"
@@ -60,22 +61,22 @@ def arguments_as_written(arguments: Any, field: str) -> str:
     return msgspec.json.encode(arguments).decode()
 
 
-def _fits(value: Any) -> bool:
+def _is_encodable(value: Any) -> bool:
     try:
         msgspec.msgpack.encode(value)
     except OverflowError:
         return False
     except RecursionError:
-        return True  # depth is another check's
+        return True  # depth is checked elsewhere
     return True
 
 
-def _with_text(call: Call, field: str) -> Call:
+def _with_arguments_text(call: EarlierCall, field: str) -> EarlierCall:
     function = call.get("function")
     if isinstance(function, dict) and isinstance(function.get("arguments"), dict):
-        arguments = arguments_in_digits(function["arguments"])
+        arguments = encodable_arguments(function["arguments"])
         call = call | {"function": function | {"arguments": arguments}}
-    check_portable(field, call)
+    check_encodable(field, call)
     return call
 
 

@@ -1,7 +1,7 @@
 """A request's bulky parts as the bytes that the pipe will carry. [front]
 
-Packed once, a request is passed on, kept for a replay and sent to several rows as bytes, however
-many values are in it; no other hand in the front looks into these parts.
+A request is packed once. Then it is passed on, kept for a replay and sent to several rows as
+bytes, whatever the number of values in it; nothing else in the front reads these parts.
 """
 
 from __future__ import annotations
@@ -12,34 +12,34 @@ import msgspec
 from msgspec.structs import replace
 
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 
-def packed_chat(chat: ChatRequest) -> ChatRequest:
+def pack_chat(chat: ChatRequest) -> ChatRequest:
     """Return the same request with its bulky parts packed. Raises InvalidRequest."""
-    bias = packed(chat.sampling.logit_bias)
+    bias = pack_value(chat.sampling.logit_bias)
     return replace(
         chat,
-        messages=packed(chat.messages),
+        messages=pack_value(chat.messages),
         sampling=replace(chat.sampling, logit_bias=bias),
-        stop=packed(chat.stop),
-        template_kwargs=packed(chat.template_kwargs),
-        tools=packed(chat.tools),
-        prompt=packed(chat.prompt),
+        stop=pack_value(chat.stop),
+        template_kwargs=pack_value(chat.template_kwargs),
+        tools=pack_value(chat.tools),
+        prompt=pack_value(chat.prompt),
     )
 
 
-def packed(part: Any) -> Any:
+def pack_value(value: Any) -> Any:
     """Return a value as MessagePack that other messages may hold. Raises InvalidRequest."""
-    if isinstance(part, msgspec.Raw):
-        return part
+    if isinstance(value, msgspec.Raw):
+        return value
     try:
-        return msgspec.Raw(msgspec.msgpack.encode(part))
+        return msgspec.Raw(msgspec.msgpack.encode(value))
     except (OverflowError, RecursionError) as error:
-        raise InvalidRequest(f"the body holds what cannot be passed on: {error}") from error
+        raise InvalidRequest(f"the body has a value that cannot be encoded: {error}") from error
 
 
-def bulky_parts(chat: ChatRequest) -> tuple[msgspec.Raw, ...]:
+def packed_parts(chat: ChatRequest) -> tuple[msgspec.Raw, ...]:
     """Return the bulky parts of a packed request."""
     parts = (
         chat.messages,
@@ -52,30 +52,30 @@ def bulky_parts(chat: ChatRequest) -> tuple[msgspec.Raw, ...]:
     return cast("tuple[msgspec.Raw, ...]", parts)
 
 
-def nbytes(chat: ChatRequest) -> int:
+def packed_size(chat: ChatRequest) -> int:
     """Return the bytes of a packed request's bulky parts, its constraint included."""
-    packed_parts = sum(memoryview(part).nbytes for part in bulky_parts(chat))
-    return packed_parts + len(msgspec.msgpack.encode(chat.constraint))
+    parts = sum(memoryview(part).nbytes for part in packed_parts(chat))
+    return parts + len(msgspec.msgpack.encode(chat.constraint))
 
 
 @runtime_checkable
 class Packable(Protocol):
-    """What knows its own bulky parts."""
+    """A parsed body that packs its own bulky parts."""
 
-    def packed(self) -> Self:
-        """Return the same with its bulky parts packed."""
+    def with_packed_parts(self) -> Self:
+        """Return the same body with its bulky parts packed."""
 
 
-def in_packs(parsed: Any) -> Any:
-    """Return what a dialect's `parse` made of a body, with its bulky parts packed."""
+def pack_parsed(parsed: Any) -> Any:
+    """Return the result of a body's parse function with its bulky parts packed."""
     match parsed:
         case tuple():
-            return tuple(map(in_packs, parsed))
+            return tuple(map(pack_parsed, parsed))
         case ChatRequest():
-            return packed_chat(parsed)
+            return pack_chat(parsed)
         case list():
-            return packed(parsed)
+            return pack_value(parsed)
         case Packable():
-            return parsed.packed()
+            return parsed.with_packed_parts()
         case _:
             return parsed

@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens, as OpenAI's dialects tell them. [front]"""
+"""Format log-probabilities of tokens as OpenAI's dialects have them. [front]"""
 
 from __future__ import annotations
 
@@ -8,49 +8,51 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mlx_worker.wire.messages import Choice, TokenLogprobs
+    from mlx_worker.wire.output import TokenChoice, TokenLogprobs
 
 
-def told_logprobs(logprobs: Iterable[TokenLogprobs]) -> list[dict[str, Any]]:
-    """Return tokens with their log-probabilities, and with the likeliest others."""
+def format_logprobs(logprobs: Iterable[TokenLogprobs]) -> list[dict[str, Any]]:
+    """Return tokens with their log-probabilities, and with the likeliest alternatives."""
     return [
-        _choice(it.chosen) | {"top_logprobs": [_choice(other) for other in it.likeliest]}
-        for it in logprobs
+        _format_token(token.chosen)
+        | {"top_logprobs": [_format_token(other) for other in token.likeliest]}
+        for token in logprobs
     ]
 
 
-def _choice(choice: Choice) -> dict[str, Any]:
+def _format_token(choice: TokenChoice) -> dict[str, Any]:
     return {"token": choice.text, "logprob": choice.logprob, "bytes": list(choice.added)}
 
 
 class ContentLogprobs:
-    """The tokens of an answer's content, each given out with the text that it began.
+    """The tokens of an answer's content, each returned with the text that it begins.
 
-    A token's text may come later than the token: it can be held back, or be part of a character.
+    A token's text may come later than the token: the text can be held back, or be part of a
+    character.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[TokenLogprobs] = deque()
-        self._ahead = 0
+        self._bytes_ahead = 0
 
     def add(self, logprobs: Iterable[TokenLogprobs]) -> None:
-        """Take tokens in; those of reasoning and calls are not told."""
-        self._waiting.extend(it for it in logprobs if it.is_content)
+        """Add tokens; those of reasoning and calls are not reported."""
+        self._waiting.extend(token for token in logprobs if token.is_content)
 
-    def of(self, text: str) -> list[dict[str, Any]]:
-        """Return the tokens that begin in this text, which is the next of the content."""
+    def take_for(self, text: str) -> list[dict[str, Any]]:
+        """Return the tokens that begin in this text, which is the next text of the content."""
         if not self._waiting:
-            self._ahead = 0
+            self._bytes_ahead = 0
             return []
-        self._ahead -= len(text.encode("utf-8", "replace"))
+        self._bytes_ahead -= len(text.encode("utf-8", "replace"))
         begun: list[TokenLogprobs] = []
-        while self._waiting and self._ahead < 0:
+        while self._waiting and self._bytes_ahead < 0:
             begun.append(self._waiting.popleft())
-            self._ahead += len(begun[-1].chosen.added)
-        return told_logprobs(begun)
+            self._bytes_ahead += len(begun[-1].chosen.added)
+        return format_logprobs(begun)
 
-    def rest(self) -> list[dict[str, Any]]:
-        """Return the tokens that have not been given out; the answer has ended."""
-        rest = told_logprobs(self._waiting)
+    def take_rest(self) -> list[dict[str, Any]]:
+        """Return the remaining tokens, after the answer has ended."""
+        rest = format_logprobs(self._waiting)
         self._waiting.clear()
         return rest

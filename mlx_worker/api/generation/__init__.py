@@ -1,1 +1,1 @@
-"""One generation over HTTP: begin the choices, relay the output, account for it. [front]"""
+"""Serve generations: start the choices, relay their output, account for the request."""

@@ -1,21 +1,24 @@
-"""One request's entries: in the ledgers while it runs, in traffic and log at its end.
+"""Account for one generation request: statistics while it runs; metrics, log and trace at its end.
 
-They are opened when the body has arrived. The ledgers, which `/health` shows, only hear of it once
-it is known to be well formed and for whom. Everything is closed exactly once, whoever ended it; the
-log says nothing of what was asked and answered. [front]
+Accounting begins when the body has arrived. The statistics that `/health` reports count the request
+once it is known to be valid and for which model. Every request is closed exactly once, however it
+ends. The log has no word of the request or of its response.
+
+[front]
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Self
 
 from mlx_worker.api.metrics.counters import RequestLabels
 from mlx_worker.api.middleware.auth import key_name
 from mlx_worker.api.middleware.errors import status_of
 from mlx_worker.api.middleware.request_ids import request_id, session_id
+from mlx_worker.api.request_record import RequestRecord
 from mlx_worker.errors import (
     ChildLost,
     InferenceError,
@@ -32,9 +35,9 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.context import AppContext
     from mlx_worker.api.dialects.base import Usage
-    from mlx_worker.api.metrics.counters import Outcome
+    from mlx_worker.api.request_record import Outcome
     from mlx_worker.health import RequestStats
-    from mlx_worker.supervisor.node import Served
+    from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.requests.generation import Generation
     from mlx_worker.wire.messages import Started
 
@@ -42,9 +45,10 @@ log = logging.getLogger(__name__)
 
 
 def outcome_of(error: WorkerError | None) -> Outcome:
-    """A request's end in a word. What was refused was not tried: no failure of the model.
+    """Return the outcome of a request in a word.
 
-    Nor is an answer that ended because its weights were replaced: the model that runs now serves.
+    A refused request was not tried, so it is no failure of the model. Neither is a response that
+    ended because the model's weights were replaced: the model that runs now can serve.
     """
     match error:
         case None:
@@ -57,35 +61,32 @@ def outcome_of(error: WorkerError | None) -> Outcome:
             return "failed" if type(error) is WorkerError else "refused"
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
-    """What is known of a request at its end; moments are on `time.perf_counter`.
+class RequestState(Enum):
+    """How far a request has come; a request enters the states in this order."""
 
-    `accepted` is when it was known to be well formed and for whom, `status` what its client was
-    told (None: it left before), `error` a code, "" where nothing went wrong.
-    """
-
-    request: web.Request
-    dialect: str
-    model: str
-    outcome: Outcome
-    error: str
-    status: int | None
-    read: Usage | None
-    generations: list[Generation]
-    began: float
-    accepted: float | None
-    ended: float
+    RECEIVED = auto()
+    """Its body has arrived."""
+    ACCEPTED = auto()
+    """It is valid, and its model is known."""
+    QUEUED = auto()
+    """Its choices have decode slots, or places in the queue."""
+    STARTED = auto()
+    """The model has begun every choice."""
+    RESPONDING = auto()
+    """Its status is sent."""
+    FINISHED = auto()
+    """Its outcome is known."""
 
 
 class RequestAccounting:
-    """One request's entries; a context, whose end is the request's."""
+    """Accounts for one request: a context that ends when the request does."""
 
     def __init__(self, request: web.Request, context: AppContext, dialect: str) -> None:
         self._request = request
         self._context = context
         self._dialect = dialect
-        self._started_at = time.perf_counter()
+        self._state = RequestState.RECEIVED
+        self._began = time.perf_counter()
         self._accepted: float | None = None
         self._model = ""
         self._stats: tuple[RequestStats, ...] = ()
@@ -93,50 +94,59 @@ class RequestAccounting:
         self._error = ""
         self._warnings: list[str] = []
         self._status: int | None = None
-        self._read: Usage | None = None
+        self._prompt: Usage | None = None
         self._cache_hit: bool | None = None
         self._generations: list[Generation] = []
 
-    # --- what happens to it ---
+    # --- the states of the request ---
 
-    def opened(self, served: Served) -> None:
-        """It is well formed, and for this model."""
+    def accept(self, model: ModelRuntime, warnings: list[str]) -> None:
+        """Count the request as one of its model; `warnings` say what of it was ignored."""
+        self._advance(RequestState.ACCEPTED)
         self._accepted = time.perf_counter()
-        self._model = served.config.id
+        self._model = model.config.id
+        self._warnings = warnings
         self._stats = (self._context.model_stats[self._model], self._context.node_stats)
         for stats in self._stats:
             stats.request_started()
 
-    def warned(self, warnings: list[str]) -> None:
-        """Record what of the request was left out."""
-        self._warnings = warnings
-
-    def taken_on(self, generations: list[Generation]) -> None:
-        """Its choices have places."""
+    def queue(self, generations: list[Generation]) -> None:
+        """Note the generations of the request's choices."""
+        self._advance(RequestState.QUEUED)
         self._generations = generations
 
-    def began(self, started: Started, read: Usage) -> None:
-        """Its choices are under way; `started` is the first one's, `read` what all of them read."""
-        self._read, self._cache_hit = read, started.cache_hit
+    def start(self, started: Started, prompt: Usage) -> None:
+        """Count the prompt; `started` is the first choice's, `prompt` counts all prompts."""
+        self._advance(RequestState.STARTED)
+        self._prompt, self._cache_hit = prompt, started.cache_hit
         for stats in self._stats:
             if started.cache_hit:
                 stats.record_hit()
             else:
                 stats.record_miss(started.miss or "no system prompt")
         metrics = self._context.request_metrics.by_model[self._model]
-        metrics.prompt_tokens += read.prompt
-        metrics.cached_tokens += read.cached
+        metrics.prompt_tokens += prompt.prompt
+        metrics.cached_tokens += prompt.cached
 
-    def answered(self, status: int) -> None:
-        """Its status is sent."""
+    def respond(self, status: int) -> None:
+        """Note the status that was sent."""
+        self._advance(RequestState.RESPONDING)
         self._status = status
 
-    def ended(self, error: WorkerError | None) -> None:
-        """What came of it."""
+    def finish(self, error: WorkerError | None = None) -> None:
+        """Note the outcome of the response."""
+        self._advance(RequestState.FINISHED)
+        self._set_outcome(error)
+
+    def _advance(self, state: RequestState) -> None:
+        assert state.value == self._state.value + 1, f"{state} follows {self._state}"
+        self._state = state
+
+    def _set_outcome(self, error: WorkerError | None) -> None:
         self._outcome = outcome_of(error)
         self._error = "" if error is None else error.code
 
-    # --- its end ---
+    # --- the end of the request ---
 
     def __enter__(self) -> Self:
         return self
@@ -148,29 +158,14 @@ class RequestAccounting:
         _traceback: TracebackType | None,
     ) -> None:
         if isinstance(error, Exception) and not isinstance(error, ConnectionError):
-            known = error if isinstance(error, WorkerError) else WorkerError("unforeseen")
-            self.ended(known)
+            known = error if isinstance(error, WorkerError) else WorkerError("unexpected error")
+            self._set_outcome(known)
             self._status = self._status or status_of(self._request, known)
-        self._close(time.perf_counter())
-
-    def _close(self, now: float) -> None:
-        took = now - self._started_at
-        for stats in self._stats:
-            stats.request_ended()
-            if self._outcome in ("success", "failed"):
-                stats.record(self._outcome == "success", took * 1000)
-        labels = RequestLabels(self._model, self._dialect, self._outcome, self._error)
-        self._context.request_metrics.requests[labels] += 1
-        first = self._first_token()
-        if self._stats:
-            metrics = self._context.request_metrics.by_model[self._model]
-            if self._outcome == "success":
-                metrics.duration.observe(took)
-            if first is not None:
-                metrics.first_token.observe(first)
-        self._log(first, took)
+        record = self._record(time.perf_counter())
+        self._count(record)
+        _log(record)
         if self._context.tracer is not None:
-            self._context.tracer.record(self._record(now))
+            self._context.tracer.record(record)
 
     def _record(self, now: float) -> RequestRecord:
         return RequestRecord(
@@ -180,37 +175,50 @@ class RequestAccounting:
             outcome=self._outcome,
             error=self._error,
             status=self._status,
-            read=self._read,
+            warnings=self._warnings,
+            prompt=self._prompt,
+            cache_hit=self._cache_hit,
             generations=self._generations,
-            began=self._started_at,
+            began=self._began,
             accepted=self._accepted,
             ended=now,
         )
 
-    def _first_token(self) -> float | None:
-        """Seconds until any choice had one."""
-        times = [at for it in self._generations if (at := it.first_token_at) is not None]
-        return min(times) - self._started_at if times else None
+    def _count(self, record: RequestRecord) -> None:
+        for stats in self._stats:
+            stats.request_ended()
+            if record.outcome in ("success", "failed"):
+                stats.record(record.outcome == "success", record.seconds * 1000)
+        labels = RequestLabels(record.model, record.dialect, record.outcome, record.error)
+        self._context.request_metrics.requests[labels] += 1
+        if record.accepted is None:
+            return
+        metrics = self._context.request_metrics.by_model[record.model]
+        if record.outcome == "success":
+            metrics.duration.observe(record.seconds)
+        if (first_token := record.seconds_to_first_token) is not None:
+            metrics.first_token.observe(first_token)
 
-    def _log(self, first: float | None, took: float) -> None:
-        read = self._read
-        entry = Entry(
-            "request",
-            request_id=request_id(self._request),
-            session_id=session_id(self._request),
-            key=key_name(self._request),
-            path=self._request.path,
-            dialect=self._dialect,
-            model=self._model,
-            status=self._status,
-            outcome=self._outcome,
-            error=self._error,
-            warnings="; ".join(self._warnings),
-            cache_hit=self._cache_hit,
-            prompt_tokens=read.prompt if read else None,
-            cached_tokens=read.cached if read else None,
-            completion_tokens=sum(len(it.tokens) for it in self._generations),
-            ttft_ms=None if first is None else round(first * 1000, 1),
-            total_ms=round(took * 1000, 1),
-        )
-        log.info(entry)
+
+def _log(record: RequestRecord) -> None:
+    prompt, first_token = record.prompt, record.seconds_to_first_token
+    entry = Entry(
+        "request",
+        request_id=request_id(record.request),
+        session_id=session_id(record.request),
+        key=key_name(record.request),
+        path=record.request.path,
+        dialect=record.dialect,
+        model=record.model,
+        status=record.status,
+        outcome=record.outcome,
+        error=record.error,
+        warnings="; ".join(record.warnings),
+        cache_hit=record.cache_hit,
+        prompt_tokens=prompt.prompt if prompt else None,
+        cached_tokens=prompt.cached if prompt else None,
+        completion_tokens=record.completion_tokens,
+        ttft_ms=None if first_token is None else round(first_token * 1000, 1),
+        total_ms=round(record.seconds * 1000, 1),
+    )
+    log.info(entry)

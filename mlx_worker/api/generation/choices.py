@@ -1,4 +1,7 @@
-"""The choices of one answer: begun together, or not at all. [front]"""
+"""Start the generations of one request's choices: all of them, or none.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from mlx_worker.supervisor.requests.generation import Generation
-    from mlx_worker.wire.messages import ChatRequest
+    from mlx_worker.wire.request import ChatRequest
 
 
-async def begin(
+async def start_choices(
     generate: Callable[[ChatRequest], Coroutine[Any, Any, Generation]],
     requests: Sequence[ChatRequest],
 ) -> list[Generation]:
-    """A generation a request. Raises the first refusal, and then leaves none running.
+    """Return a generation for each request. Raises the first refusal, and then leaves none running.
 
-    They ask at once, so that a queue too short for all of them says so before any has worked.
+    All ask for slots at once, so that a queue that is too short for all of them refuses before any
+    has begun.
     """
     if len(requests) == 1:
         return [await generate(requests[0])]
@@ -27,11 +31,11 @@ async def begin(
         return await asyncio.gather(*tasks)
     except BaseException:
         for task in tasks:
-            task.add_done_callback(_leave)
+            task.add_done_callback(_cancel_generation)
             task.cancel()
         raise
 
 
-def _leave(task: asyncio.Task[Generation]) -> None:
+def _cancel_generation(task: asyncio.Task[Generation]) -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().leave()

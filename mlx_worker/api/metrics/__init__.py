@@ -1,1 +1,1 @@
-"""Counters, Prometheus metrics, event loop lag and traces. [front]"""
+"""Count requests and tokens, measure the event loop, and send traces."""

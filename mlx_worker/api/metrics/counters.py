@@ -1,22 +1,24 @@
-"""What generations came to since the start: who asked how, how it ended, how long it took.
+"""Count generation requests and their tokens since the start of the node.
 
-Counted once a request; only the exposition of metrics reads it. What `/health` counts is not
-counted here. [front]
+Each request is counted once, at its end. `/health` counts requests in its own statistics.
+
+[front]
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlx_worker.histogram import FIRST_TOKEN, WHOLE_ANSWER, Histogram
 
-Outcome = Literal["success", "client_error", "refused", "failed", "cancelled"]
+if TYPE_CHECKING:
+    from mlx_worker.api.request_record import Outcome
 
 
 class RequestLabels(NamedTuple):
-    """Requests that are counted together. `model` is "" where none was found, `error` a code."""
+    """What tells counted requests apart. `model` is "" where no model was found."""
 
     model: str
     dialect: str
@@ -26,7 +28,7 @@ class RequestLabels(NamedTuple):
 
 @dataclass(slots=True)
 class ModelMetrics:
-    """One model's tokens in, and seconds to the first token out and to a good end."""
+    """One model's prompt tokens, and seconds to the first token and to a successful end."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -35,7 +37,7 @@ class ModelMetrics:
 
 
 class RequestMetrics:
-    """All of it. `flows` by model."""
+    """The counts of all requests, and of each model."""
 
     def __init__(self) -> None:
         self.requests: Counter[RequestLabels] = Counter()

@@ -1,4 +1,7 @@
-"""Prometheus' metric families from plain figures. [front]"""
+"""Make Prometheus metric families of plain figures.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -20,50 +23,52 @@ if TYPE_CHECKING:
 PREFIX: Final = "mlx_worker_"
 
 Labels = tuple[str, ...]
-"""Of names, or of values in the same order."""
+"""The names of labels, or their values in the same order."""
 
 L = TypeVar("L", bound=Labels)
 
 
-def gauge(name: str, what: str, labels: Labels, figures: Mapping[L, float]) -> GaugeMetricFamily:
-    """What goes up and down."""
-    family = GaugeMetricFamily(PREFIX + name, what, labels=labels)
+def gauge(
+    name: str, help_text: str, labels: Labels, figures: Mapping[L, float]
+) -> GaugeMetricFamily:
+    """Return a metric that goes up and down."""
+    family = GaugeMetricFamily(PREFIX + name, help_text, labels=labels)
     for values, figure in figures.items():
         family.add_metric(values, figure)
     return family
 
 
 def counter(
-    name: str, what: str, labels: Labels, figures: Mapping[L, float]
+    name: str, help_text: str, labels: Labels, figures: Mapping[L, float]
 ) -> CounterMetricFamily:
-    """What only goes up; the exposition says `…_total`."""
-    family = CounterMetricFamily(PREFIX + name, what, labels=labels)
+    """Return a metric that only goes up; its exposed name ends in `_total`."""
+    family = CounterMetricFamily(PREFIX + name, help_text, labels=labels)
     for values, figure in figures.items():
         family.add_metric(values, figure)
     return family
 
 
 def histogram(
-    name: str, what: str, labels: Labels, figures: Mapping[L, Histogram]
+    name: str, help_text: str, labels: Labels, figures: Mapping[L, Histogram]
 ) -> HistogramMetricFamily:
-    """How often it was how large."""
-    family = HistogramMetricFamily(PREFIX + name, what, labels=labels)
+    """Return a metric of how often a value was how large."""
+    family = HistogramMetricFamily(PREFIX + name, help_text, labels=labels)
     for values, figure in figures.items():
-        buckets = [(_bound(bound), times) for bound, times in figure.cumulative()]
+        buckets = [(_upper_bound(bound), count) for bound, count in figure.cumulative()]
         family.add_metric(values, buckets, figure.total)
     return family
 
 
-def states(
-    name: str, what: str, labels: Labels, all_: Iterable[str], now: Mapping[L, str]
+def state_set(
+    name: str, help_text: str, labels: Labels, states: Iterable[str], current: Mapping[L, str]
 ) -> StateSetMetricFamily:
-    """Which of all states it is in: 1 for that one, 0 for the others."""
-    family = StateSetMetricFamily(PREFIX + name, what, labels=labels)
-    every: Sequence[str] = list(all_)
-    for values, state in now.items():
-        family.add_metric(values, {it: it == state for it in every})
+    """Return a metric that is 1 for the current one of these states and 0 for the others."""
+    family = StateSetMetricFamily(PREFIX + name, help_text, labels=labels)
+    all_states: Sequence[str] = list(states)
+    for values, state in current.items():
+        family.add_metric(values, {other: other == state for other in all_states})
     return family
 
 
-def _bound(upper: float) -> str:
+def _upper_bound(upper: float) -> str:
     return "+Inf" if upper == inf else str(float(upper))

@@ -1,10 +1,12 @@
-"""OpenTelemetry traces: what became of a request, told once, after it has ended.
+"""Send an OpenTelemetry trace of each generation request, after the request has ended.
 
-A server span a request, as wide as its line in the log, by the conventions for HTTP and generative
-AI; beneath it the phases of its answer as the client sees it, whatever number of choices it has.
-All of it is made of moments that were noted anyway, so nothing on a token's way knows of it, and of
-figures and names alone, never of words. The library sends batches from a thread of its own. Only
-imported where there is a collector: it is an extra. [front]
+Each request is a server span by the conventions for HTTP and generative AI. Its children are the
+phases of the response as the client sees them, whatever the number of choices. Spans are made of
+times that are recorded anyway, so no code on a token's path knows of traces. They have figures and
+names, never words of the request. The library sends batches from a thread of its own. This module
+is only imported where a collector is configured: the library is an extra.
+
+[front]
 """
 
 from __future__ import annotations
@@ -38,23 +40,23 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
     from opentelemetry.util.types import AttributeValue
 
-    from mlx_worker.api.generation.accounting import RequestRecord
+    from mlx_worker.api.request_record import RequestRecord
 
 log = logging.getLogger(__name__)
 
-# Its own words are none of the node's log: they would come with every batch, and quote a header.
+# The library's messages stay out of the node's log: they repeat with each batch and quote headers.
 _library = logging.getLogger("opentelemetry")
 _library.propagate = False
 _library.addHandler(logging.NullHandler())
 
 FLUSH_TIMEOUT: Final = 2.0
-"""Seconds that a node which stops waits for the collector to take the last spans."""
+"""Seconds that a stopping node waits for the collector to accept the last spans."""
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class RequestTracer:
-    """Tells the collector at this base URL of requests; a context in which it can."""
+    """Sends traces to the collector at a base URL while the context is entered."""
 
     def __init__(self, endpoint: str) -> None:
         self._errors = _ExportErrorLog()
@@ -75,17 +77,19 @@ class RequestTracer:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        # A daemon: the library's own patience is longer than that of whoever stops a node.
+        # A daemon thread: the library would wait longer than a node may take to stop.
         flush = threading.Thread(target=self._provider.shutdown, daemon=True)
         flush.start()
         await asyncio.to_thread(flush.join, FLUSH_TIMEOUT)
         if flush.is_alive():
-            self._errors.report(f"the last ones were not taken within {FLUSH_TIMEOUT:g} s")
-            self._exporter.shutdown()  # it tries no more
+            self._errors.report(
+                f"the collector did not accept the last spans within {FLUSH_TIMEOUT:g} s"
+            )
+            self._exporter.shutdown()  # no more retries
         _library.removeHandler(self._errors)
 
     def record(self, record: RequestRecord) -> None:
-        """One request, after its last byte. Nothing is sent here, and nobody waits."""
+        """Record a request that has ended; the library's thread sends it later."""
         wall = _wall_clock()
         span = self._tracer.start_span(
             f"{record.request.method} {_route(record.request)}",
@@ -110,24 +114,26 @@ class RequestTracer:
 
 
 def _wall_clock() -> Callable[[float], int]:
-    """From moments on `time.perf_counter` to nanoseconds since the epoch."""
+    """Return a function from times on `time.perf_counter` to nanoseconds since the epoch."""
     offset = time.time_ns() - time.perf_counter_ns()
     return lambda moment: offset + int(moment * 1e9)
 
 
 def _route(request: web.Request) -> str:
-    """The endpoint's one name, however many /v1 it was asked by."""
+    """Return the endpoint's path, the same for any run of /v1 in front."""
     return f"/v1{plain(request)}"
 
 
 def _parent_context(request: web.Request) -> Context:
-    """The caller's span where it names one that can be read; else nothing."""
+    """Return the client's span where the request names a valid one; else an empty context."""
     given = {name: request.headers.getall(name, []) for name in _PROPAGATOR.fields}
-    return _PROPAGATOR.extract({name: it for name, it in given.items() if it}, Context())
+    return _PROPAGATOR.extract(
+        {name: values for name, values in given.items() if values}, Context()
+    )
 
 
 def _attributes(record: RequestRecord) -> Iterator[tuple[str, AttributeValue]]:
-    request, read, generations = record.request, record.read, record.generations
+    request, prompt, generations = record.request, record.prompt, record.generations
     yield "http.request.method", request.method
     yield "http.route", _route(request)
     yield "url.path", request.path
@@ -144,12 +150,13 @@ def _attributes(record: RequestRecord) -> Iterator[tuple[str, AttributeValue]]:
         yield "gen_ai.request.choice.count", len(generations)
     if session := session_given(request):
         yield "gen_ai.conversation.id", session
-    if read is not None:
-        yield "gen_ai.usage.input_tokens", read.prompt
-        yield "gen_ai.usage.cache_read.input_tokens", read.cached
-        yield "gen_ai.usage.output_tokens", sum(len(it.tokens) for it in generations)
-    if finished := [it.ending.finish for it in generations if it.ending is not None]:
-        yield "gen_ai.response.finish_reasons", finished
+    if prompt is not None:
+        yield "gen_ai.usage.input_tokens", prompt.prompt
+        yield "gen_ai.usage.cache_read.input_tokens", prompt.cached
+        yield "gen_ai.usage.output_tokens", record.completion_tokens
+    reasons = [choice.ending.finish for choice in generations if choice.ending is not None]
+    if reasons:
+        yield "gen_ai.response.finish_reasons", reasons
     yield "mlx_worker.dialect", record.dialect
     yield "mlx_worker.outcome", record.outcome
     yield "mlx_worker.request_id", request_id(request)
@@ -160,81 +167,85 @@ def _operation(dialect: str) -> str:
 
 
 def _is_server_error(record: RequestRecord) -> bool:
-    """By HTTP's conventions what is wrong with a request is no error of the server's span."""
+    """Return True if the error is the server's: by HTTP's conventions a status 4xx is not."""
     return bool(record.error) and not 400 <= (record.status or 0) < 500  # noqa: PLR2004
 
 
 def _phases(record: RequestRecord) -> Iterator[tuple[str, float, float]]:
-    """(name, from, to): in line, to the first token of any choice, to the last of all.
+    """Yield (name, start, end) of the phases: in the queue, to the first token, to the last token.
 
-    What failed or was left ends in the phase that it had come to.
+    A request that failed or whose client left ends in the phase that it had reached.
     """
     if record.accepted is None:
         return
     generations, end = record.generations, record.ended
-    handed = min((it.handed_over[0] for it in generations if it.handed_over), default=None)
-    first = min((at for it in generations if (at := it.first_token_at) is not None), default=None)
-    last = max((it.ended_at or end for it in generations), default=end)
-    yield "queue", record.accepted, end if handed is None else handed
-    if handed is not None:
-        yield "prefill", handed, last if first is None else first
-    if first is not None:
-        yield "decode", first, last
+    submitted = min(
+        (choice.handed_over[0] for choice in generations if choice.handed_over), default=None
+    )
+    first_token = min(
+        (at for choice in generations if (at := choice.first_token_at) is not None), default=None
+    )
+    last_token = max((choice.ended_at or end for choice in generations), default=end)
+    yield "queue", record.accepted, end if submitted is None else submitted
+    if submitted is not None:
+        yield "prefill", submitted, last_token if first_token is None else first_token
+    if first_token is not None:
+        yield "decode", first_token, last_token
 
 
 def _add_crash_events(span: Span, record: RequestRecord, wall: Callable[[float], int]) -> None:
-    """A process that ended, and the next one that went on, as events."""
-    for it in record.generations:
-        for i, loss in enumerate(it.losses, 1):
+    """Add events for processes that ended, and for the processes that resumed the generation."""
+    for choice in record.generations:
+        for i, loss in enumerate(choice.losses, 1):
             tokens = {"mlx_worker.after_tokens": loss.tokens}
             span.add_event("mlx_worker.child_lost", tokens, wall(loss.at))
-            if i < len(it.handed_over):
-                span.add_event("mlx_worker.resumed", tokens, wall(it.handed_over[i]))
+            if i < len(choice.handed_over):
+                span.add_event("mlx_worker.resumed", tokens, wall(choice.handed_over[i]))
 
 
 # --- the collector --------------------------------------------------------------------------
 
 
 def _resource() -> Resource:
-    """Who tells: `mlx-worker`, unless OpenTelemetry's own variables say otherwise."""
-    ours = Resource.create({"service.name": "mlx-worker", "service.version": __version__})
-    return ours.merge(OTELResourceDetector().detect())
+    """Return the name of the service, unless OpenTelemetry's own variables name another."""
+    default = Resource.create({"service.name": "mlx-worker", "service.version": __version__})
+    return default.merge(OTELResourceDetector().detect())
 
 
 class _ExportErrorLog(logging.Handler):
-    """What the library complains of, in the node's log once, until spans are taken again."""
+    """Logs the first error of the library, and that the collector accepts spans again."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._is_reported = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """On any thread, one at a time."""
+        """Report a message of the library; called on any thread, one at a time."""
         if record.name.startswith(("opentelemetry.exporter.", "opentelemetry.sdk.")):
             self.report(record.getMessage())
 
     def report(self, why: str) -> None:
-        """Spans were not taken."""
+        """Log that spans may be lost, unless that is logged already."""
         if not self._is_reported:
             self._is_reported = True
             log.warning(Entry("traces may be lost", why=why))
 
     def clear(self) -> None:
-        """Spans were taken."""
+        """Log that the collector accepts spans again after an error."""
         if self._is_reported:
             self._is_reported = False
-            log.info("traces are taken again")
+            log.info("the collector accepts traces again")
 
 
 class _ReportingExporter(OTLPSpanExporter):
-    """The library's, on its thread; says how it goes."""
+    """Exports as the library does, on the library's thread, and reports successes."""
 
     def __init__(self, url: str, errors: _ExportErrorLog) -> None:
         super().__init__(endpoint=url)
         self._errors = errors
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """A batch."""
+        """Export a batch of spans."""
         result = super().export(spans)
         if result is SpanExportResult.SUCCESS:
             self._errors.clear()

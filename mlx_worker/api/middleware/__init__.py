@@ -1,1 +1,1 @@
-"""What every request passes before and after its handler. [front]"""
+"""Handle what all requests share: connections, credentials, bodies, errors, headers."""

@@ -1,4 +1,7 @@
-"""Who asks: the API key or the address, looked at before anything else of a request is. [front]"""
+"""Check the API key or the address of a client before anything else of its request.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -20,16 +23,16 @@ _KEY_NAME: web.RequestKey[str] = web.RequestKey("key_name", str)
 
 
 def key_name(request: web.Request) -> str:
-    """The name of the key that the request came with; "-" where none was needed."""
+    """Return the name of the request's API key; "-" where no key was needed."""
     return request[_KEY_NAME]
 
 
 class Authentication:
-    """Decides which requests need a key, and whose key a request shows.
+    """Decides which requests need a key, and finds the name of the key that a request shows.
 
-    `public` handlers need none, `open_to_trusted` ones need none from a trusted address: by
-    handler, since paths can be written in many ways. `origins` are those of the pages that the
-    configuration names.
+    `public` handlers need no key, `open_to_trusted` handlers need none from a trusted address.
+    Handlers are compared, because a path can be written in many ways. `origins` are those of the
+    pages that the configuration names.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Authentication:
         """Refuse a request that needs a key and shows none that this node knows."""
         request[_KEY_NAME] = "-"
         if self._credentials.are_required and request.match_info.handler not in self._public:
-            name = self._key_name(request)
+            name = self._name_of_presented_key(request)
             if name is None and not self._is_trusted(request):
                 raise self._unauthorized()
             request[_KEY_NAME] = name or "-"
@@ -63,15 +66,15 @@ class Authentication:
         """
         if not self._credentials.are_required:
             return False
-        return not self._is_trusted(request) or self._key_name(request) is not None
+        return not self._is_trusted(request) or self._name_of_presented_key(request) is not None
 
-    def _key_name(self, request: web.Request) -> str | None:
-        """Return whose key one of the two headers has: clients send a stale one in the other."""
+    def _name_of_presented_key(self, request: web.Request) -> str | None:
+        """Return the name of the key in one of the two headers; the other may hold a stale key."""
         names = [self._credentials.keys.name_of(key) for key in _presented_keys(request)]
         return next((name for name in names if name is not None), None)
 
     def _is_trusted(self, request: web.Request) -> bool:
-        """Return True if the peer's address lets the request in, whatever key it shows.
+        """Return True if the client's address is enough, whatever key the request shows.
 
         `remote` is the address of the TCP peer: no header is read. A page of another site has its
         reader's address, and only a page whose origin the configuration names may use that.
@@ -88,13 +91,13 @@ class Authentication:
                 "this node asks for an API key: Authorization: Bearer KEY, or x-api-key: KEY"
             )
         return Unauthorized(
-            "this node has no API keys: only addresses in server.trusted may ask, and only for"
-            " models, health, cache, warming and generation"
+            "this node has no API keys: only addresses in server.trusted may send requests, and"
+            " only for models, health, cache, warming and generation"
         )
 
 
 def _presented_keys(request: web.Request) -> tuple[str, str]:
-    """Return the keys of OpenAI's header and of Anthropic's; "" for one that is not there."""
+    """Return the keys in OpenAI's header and in Anthropic's; "" for a header that is missing."""
     scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
     bearer = bearer.strip() if scheme.lower() == "bearer" else ""
     return bearer, request.headers.get("x-api-key", "").strip()

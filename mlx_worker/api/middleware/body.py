@@ -1,4 +1,7 @@
-"""A request's body, read to its end but not for ever. [front]"""
+"""Read a request's body up to a size limit, and within a time limit.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,14 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from mlx_worker.api.context import CONTEXT
-from mlx_worker.api.middleware.decompression import coding_of, inflated
+from mlx_worker.api.middleware.decompression import coding_of, decompressed
 from mlx_worker.errors import BodyTooLarge, BodyTooSlow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-SLOWEST = 16 * 1024
-"""Bytes a second that a body has to come at, once `BodyLimits.patience` is used up."""
+MIN_BYTES_PER_SECOND = 16 * 1024
+"""The rate at which a body has to arrive once its pauses have used up `max_pause`."""
 
 BYTES_PER_TOKEN: Final = 16
 """Of a body, for each token of the largest context: JSON with its escapes and its field names.
@@ -25,17 +27,18 @@ BYTES_PER_TOKEN: Final = 16
 Text takes 3 to 5, text with every character escaped (`\\u4e2d`) up to 12.
 """
 
-SMALLEST_DEFAULT: Final = 4 * 1024 * 1024
-LARGEST_DEFAULT: Final = 32 * 1024 * 1024
-"""Limits of a body where `max_body_bytes` is not set."""
+MIN_DEFAULT_LIMIT: Final = 4 * 1024 * 1024
+MAX_DEFAULT_LIMIT: Final = 32 * 1024 * 1024
+"""Bounds of the size limit where `max_body_bytes` is not set."""
 
-CHUNKS_A_STEP: Final = 256
-"""Pieces of a body that are taken before other work has its turn.
+CHUNKS_PER_STEP: Final = 256
+"""Chunks that are read before other work may run.
 
-A piece that has come is had without a wait. A body in chunks of one byte is hundreds of thousands.
+A chunk that has arrived is read without a wait, and a body in chunks of one byte has hundreds of
+thousands.
 """
 
-UNKNOWN_CONTEXT: Final = 16 * 1024 * 1024
+UNKNOWN_CONTEXT_BYTES: Final = 16 * 1024 * 1024
 """Bytes for a model whose context length is not stated, or not known yet."""
 
 
@@ -43,70 +46,76 @@ UNKNOWN_CONTEXT: Final = 16 * 1024 * 1024
 class BodyLimits:
     """How large a body may be, in bytes, and how many seconds it may pause in all.
 
-    `most` None: what the largest context of the models could hold.
+    Where `max_bytes` is None, the largest context of the models decides: `context_lengths` returns
+    all of them in tokens.
     """
 
-    most: int | None
-    patience: float
+    max_bytes: int | None
+    max_pause: float
+    context_lengths: Callable[[], Iterable[int | None]]
+
+    @property
+    def size_limit(self) -> int:
+        """Return the largest body in bytes now."""
+        return self.max_bytes or default_limit(self.context_lengths())
 
 
-BODY: web.AppKey[BodyLimits] = web.AppKey("body", BodyLimits)
+BODY_LIMITS: web.AppKey[BodyLimits] = web.AppKey("body_limits", BodyLimits)
 
 
-def default_limit(contexts: Iterable[int | None]) -> int:
+def default_limit(context_lengths: Iterable[int | None]) -> int:
     """Return the largest body in bytes for models with contexts of these lengths in tokens.
 
     None: the length is not stated, or not known yet.
     """
-    sizes = [UNKNOWN_CONTEXT if it is None else it * BYTES_PER_TOKEN for it in contexts]
-    return min(max(SMALLEST_DEFAULT, max(sizes, default=UNKNOWN_CONTEXT)), LARGEST_DEFAULT)
+    sizes = [
+        UNKNOWN_CONTEXT_BYTES if length is None else length * BYTES_PER_TOKEN
+        for length in context_lengths
+    ]
+    return min(max(MIN_DEFAULT_LIMIT, max(sizes, default=UNKNOWN_CONTEXT_BYTES)), MAX_DEFAULT_LIMIT)
 
 
 async def read_body(request: web.Request) -> bytes:
-    """All of it, decompressed.
+    """Return the whole body, decompressed.
 
-    Raises BodyTooLarge, BodyTooSlow where it came at less than a crawl, UnsupportedEncoding.
+    Raises BodyTooLarge, BodyTooSlow where the body arrives too slowly, UnsupportedEncoding.
     """
-    limits = request.app[BODY]
+    limits = request.app[BODY_LIMITS]
     coding = coding_of(request)
-    most = limits.most or _default_of(request)
-    body = await _received(request, most, limits.patience)
+    max_bytes = limits.size_limit
+    body = await _receive(request, max_bytes, limits.max_pause)
     if coding is None:
         return body
-    return await asyncio.to_thread(inflated, body, coding, most)
+    return await asyncio.to_thread(decompressed, body, coding, max_bytes)
 
 
-def _default_of(request: web.Request) -> int:
-    models = request.app[CONTEXT].node.models.values()
-    return default_limit(model.context_length for model in models)
-
-
-async def _received(request: web.Request, most: int, patience: float) -> bytes:
-    if request.content.is_eof():  # it came with its head, as most do: there is nothing to wait for
+async def _receive(request: web.Request, max_bytes: int, max_pause: float) -> bytes:
+    if request.content.is_eof():  # the body came with its head, as most do: no wait
         body = request.content.read_nowait()
-        _check(len(body), most)
+        _check_size(len(body), max_bytes)
         return body
-    read = bytearray()
+    received = bytearray()
     try:
-        async with asyncio.timeout(patience) as deadline:
+        async with asyncio.timeout(max_pause) as deadline:
             for number in itertools.count(1):
                 chunk = await request.content.readany()
                 if not chunk:
                     break
-                if number % CHUNKS_A_STEP == 0:
+                if number % CHUNKS_PER_STEP == 0:
                     await asyncio.sleep(0)
-                read += chunk
-                _check(len(read), most)
-                # Every byte buys its time, so that patience is for pauses alone.
-                deadline.reschedule((deadline.when() or 0) + len(chunk) / SLOWEST)
+                received += chunk
+                _check_size(len(received), max_bytes)
+                # Each byte extends the deadline, so that `max_pause` only counts pauses.
+                deadline.reschedule((deadline.when() or 0) + len(chunk) / MIN_BYTES_PER_SECOND)
     except TimeoutError as error:
         raise BodyTooSlow(
-            f"{len(read)} bytes of the body came, then too little: it may pause for"
-            f" {patience:g} s in all (body_timeout), and comes at {SLOWEST} bytes a second"
+            f"the body arrived too slowly: after {len(received)} bytes it had paused for more than"
+            f" {max_pause:g} s in all (body_timeout), not counting {MIN_BYTES_PER_SECOND} bytes a"
+            " second"
         ) from error
-    return bytes(read)
+    return bytes(received)
 
 
-def _check(size: int, most: int) -> None:
-    if size > most:
-        raise BodyTooLarge(f"the body is over max_body_bytes, {most} bytes")
+def _check_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise BodyTooLarge(f"the body is over max_body_bytes, {max_bytes} bytes")

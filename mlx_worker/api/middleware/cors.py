@@ -1,7 +1,9 @@
-"""Pages in a browser that may ask this node: none, unless the configuration names their origin.
+"""Allow pages of the origins that the configuration names to send requests; by default none.
 
-Credentials (cookies, TLS certificates) are never allowed: a key goes in a header that the page
-sets itself. [front]
+Credentials of a browser (cookies, TLS certificates) are never allowed: a page sends its API key in
+a header.
+
+[front]
 """
 
 from __future__ import annotations
@@ -18,57 +20,58 @@ if TYPE_CHECKING:
 
     from aiohttp.typedefs import Handler, Middleware
 
-    from mlx_worker.api.route import Route
-
-EXPOSED = (
+EXPOSED_HEADERS = (
     f"{REQUEST_ID}, {SESSION_ID}, {CACHE_HIT}, {MODEL}, {WARNINGS}, Retry-After, WWW-Authenticate"
 )
-REMEMBERED = 600
-"""Seconds for which a browser need not ask again."""
+MAX_AGE = 600
+"""Seconds for which a browser need not repeat a preflight."""
 
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~ ,-]{0,1000}")
 
 
 class Cors:
-    """The origins that may ask, and by which methods."""
+    """Allows requests of pages, by their origin and method."""
 
-    def __init__(self, origins: tuple[str, ...], routes: Iterable[Route]) -> None:
-        self._methods = ", ".join(sorted({name for route in routes for name in route.methods}))
+    def __init__(self, origins: tuple[str, ...], methods: Iterable[str]) -> None:
+        self._methods = ", ".join(sorted(methods))
         self._any = origins == ("*",)
         self._origins = frozenset(origins)
 
     def install(self, app: web.Application) -> None:
-        """Before all other middlewares: a preflight has no key, and a refusal is to be read."""
+        """Put the preflight before all other middlewares, because a preflight has no key."""
         app.middlewares.insert(0, self._preflight)
-        app.on_response_prepare.append(self._allow)
+        app.on_response_prepare.append(self._add_headers)
 
-    def _allowed(self, request: web.Request) -> str | None:
+    def _allowed_origin(self, request: web.Request) -> str | None:
         origin = request.headers.get("Origin")
         if origin is None:
             return None
         return "*" if self._any else origin if origin in self._origins else None
 
-    async def _allow(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Streams and errors too: every response passes here before its headers are sent."""
+    async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Add the headers that let a page read a response, streams and errors included."""
         if not self._any:
             response.headers.add("Vary", "Origin")
-        if allowed := self._allowed(request):
+        if allowed := self._allowed_origin(request):
             response.headers["Access-Control-Allow-Origin"] = allowed
-            response.headers["Access-Control-Expose-Headers"] = EXPOSED
+            response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
 
     @property
     def _preflight(self) -> Middleware:
         @web.middleware
         async def preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
-            asked = "Access-Control-Request-Method" in request.headers
             names = request.headers.get("Access-Control-Request-Headers", "")
-            asked = asked and request.method == "OPTIONS" and bool(_HEADER_NAMES.fullmatch(names))
-            if not (asked and self._allowed(request)):
+            is_preflight = (
+                request.method == "OPTIONS"
+                and "Access-Control-Request-Method" in request.headers
+                and bool(_HEADER_NAMES.fullmatch(names))
+            )
+            if not (is_preflight and self._allowed_origin(request)):
                 return await handler(request)
             headers = {
                 "Access-Control-Allow-Methods": self._methods,
                 "Access-Control-Allow-Headers": names,
-                "Access-Control-Max-Age": str(REMEMBERED),
+                "Access-Control-Max-Age": str(MAX_AGE),
             }
             return web.Response(status=204, headers=headers)
 

@@ -1,7 +1,9 @@
-"""Who may come in, and how the node proves itself: keys, addresses, certificate. [front]
+"""Hold the API keys, the trusted addresses and the certificate that are in effect.
 
-All are read again with the configuration while the node runs; connections that are open stay open,
-and new ones meet what is new.
+All are read again with the configuration while the node runs. Open connections stay open, and new
+connections meet the new credentials.
+
+[front]
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ if TYPE_CHECKING:
 
     from mlx_worker.config.schema import ServerConfig
 
-RELOADABLE = frozenset({"api_keys_file", "insecure", "trusted"})
+RELOADABLE_KEYS = frozenset({"api_keys_file", "insecure", "trusted"})
 TLS_KEYS = frozenset({"tls_cert", "tls_key"})
 
 
 class Credentials:
-    """The keys, the trusted addresses and the certificate that hold now.
+    """The keys, the trusted addresses and the certificate that are in effect now.
 
     Raises ConfigError where a file is wrong.
     """
@@ -38,18 +40,19 @@ class Credentials:
 
     @property
     def are_required(self) -> bool:
-        """True if a caller needs a key or a trusted address."""
+        """True if a client needs a key or a trusted address."""
         return bool(self.keys or self.trusted)
 
     def load_new(self, server: ServerConfig) -> Callable[[], None]:
-        """Read the files of a new configuration; what is returned makes them hold.
+        """Read the files of a new configuration, and return a function that applies them.
 
-        Raises ConfigError, and nothing has changed. The node listens where it did: whether it may
-        do without keys is asked of that.
+        Raises ConfigError, and then nothing has changed. The node keeps its addresses, so whether
+        it may run without keys is decided by the host that it listens at now.
         """
         keys = load_keys(msgspec.structs.replace(server, host=self._running.host))
         trusted = Networks.read(server.trusted)
-        # A trial beforehand: half of a new pair in the context in use would end all handshakes.
+        # Load the new pair into a trial context first: half of a pair in the context in use would
+        # fail every handshake.
         renews_certificate = server_context(server) is not None and self.tls is not None
 
         def apply() -> None:
@@ -60,10 +63,13 @@ class Credentials:
         return apply
 
     def is_reloadable(self, key: str, server: ServerConfig) -> bool:
-        """Does a key of `[server]` hold without a restart? TLS cannot begin or end on a socket."""
+        """Return True if a key of `[server]` takes effect without a restart.
+
+        TLS can neither begin nor end at a socket that is open.
+        """
         if key in TLS_KEYS:
             return self.tls is not None and server.tls_cert is not None
-        return key in RELOADABLE
+        return key in RELOADABLE_KEYS
 
 
 CREDENTIALS: web.AppKey[Credentials] = web.AppKey("credentials", Credentials)

@@ -1,14 +1,15 @@
-"""Browsers: what a page of another site may not do with this node through its reader's browser.
+"""Refuse what a page of another site asks of this node through its reader's browser.
 
-A browser sends requests to `http://127.0.0.1:8081` for any page that asks it to, and a name that a
-stranger's DNS server points here makes that page one of this very origin. Two rules, for requests
-that a browser has marked or that only operators make; programs that are no browser mark nothing
-and notice nothing:
+A browser sends requests to `http://127.0.0.1:8081` for any page. A host name that an attacker's DNS
+server points here even makes the attacker's page part of this node's origin. Two rules hold for
+requests that a browser has marked, and for paths of operators. Other programs mark nothing and
+notice nothing:
 
-- What changes something must come from this node's own page, or from an origin in `cors_origins`.
-- Where a request needs no key, a browser must have come by an address, by `localhost`, by the
-  machine's own name or by one of `host_names`: on a node without keys, and from a trusted address.
-  Where a key is needed a stranger's page has none, and any name will do.
+- A request that changes something must come from this node's own page, or from an origin in
+  `cors_origins`.
+- A request without a key must have used an address, `localhost`, the machine's own name or one of
+  `host_names`: on a node without keys, and from a trusted address. Where a key is needed, a foreign
+  page does not have the key, and any host name is accepted.
 
 [front]
 """
@@ -30,42 +31,49 @@ if TYPE_CHECKING:
 
     from aiohttp.typedefs import Handler, Middleware
 
-READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
-OWN: Final = frozenset({"same-origin", "none"})
-"""Sec-Fetch-Site of this node's page, and of what its reader typed or clicked outside of pages."""
+OWN_SITE: Final = frozenset({"same-origin", "none"})
+"""Values of Sec-Fetch-Site for this node's page, and for what a user typed or clicked elsewhere."""
 
 
-def same_origin(
+def same_origin_middleware(
     host_names: tuple[str, ...], origins: tuple[str, ...], keyed: Callable[[web.Request], bool]
 ) -> Middleware:
-    """The middleware that refuses the rest. `keyed`: does this request need a key, or show one?"""
-    names = frozenset(map(_folded, (*_own_names(), *host_names)))
+    """Return the middleware that refuses such requests.
+
+    `keyed` returns True for a request that needs an API key, or shows one.
+    """
+    names = frozenset(map(_normalized, (*_own_names(), *host_names)))
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not _is_welcome(request, origins):
-            if request.method not in READING and is_foreign(request):
+        if not _has_allowed_origin(request, origins):
+            if request.method not in SAFE_METHODS and is_foreign(request):
                 raise CrossOriginRequest(
-                    "a page of another site may not do this; server.cors_origins names those that"
-                    " may"
+                    "a page of another site may not send this request; server.cors_origins names"
+                    " the origins that may"
                 )
             host = _host_of(request)
-            if not keyed(request) and _needs_known_host(request) and not _is_known(host, names):
+            if (
+                not keyed(request)
+                and _needs_known_host(request)
+                and not _is_known_host(host, names)
+            ):
                 raise UnknownHost(
-                    f"without a key this node answers no browser that calls it {host!r}: ask it by"
-                    " its address, or name it in server.host_names"
+                    f"without a key this node does not answer a browser under the host name"
+                    f" {host!r}: use the node's address, or add the name to server.host_names"
                 )
         return await handler(request)
 
     return guard
 
 
-# --- where it comes from ------------------------------------------------------------------
+# --- the origin of a request --------------------------------------------------------------
 
 
-def _is_welcome(request: web.Request, origins: tuple[str, ...]) -> bool:
-    """Is its origin one that the configuration names? Any (`*`) is none that may operate."""
+def _has_allowed_origin(request: web.Request, origins: tuple[str, ...]) -> bool:
+    """Return True if the configuration names the origin; `*` allows no path of operators."""
     origin = request.headers.get("Origin")
     return origin is not None and (
         origin in origins or ("*" in origins and not _is_for_operators(request))
@@ -73,17 +81,17 @@ def _is_welcome(request: web.Request, origins: tuple[str, ...]) -> bool:
 
 
 def is_foreign(request: web.Request) -> bool:
-    """Return True if the browser says that a page of another origin asks."""
+    """Return True if the browser says that a page of another origin sent the request."""
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
-        return site not in OWN
+        return site not in OWN_SITE
     origin = request.headers.get("Origin")
     return origin is not None and urlsplit(origin).netloc.lower() != _authority(request)
 
 
 def _needs_known_host(request: web.Request) -> bool:
-    # A browser marks no reading of what it takes for the page's own origin, so what only operators
-    # read is guarded by itself.
+    # A browser does not mark a GET within what it takes for one origin, so paths of operators are
+    # always checked.
     return _is_for_operators(request) or not request.headers.keys().isdisjoint(
         ("Origin", "Sec-Fetch-Site")
     )
@@ -94,7 +102,7 @@ def _is_for_operators(request: web.Request) -> bool:
     return path == "/" or path.startswith(("/admin/", "/page/"))
 
 
-# --- by which name ------------------------------------------------------------------------
+# --- the host name that was used ----------------------------------------------------------
 
 
 def _authority(request: web.Request) -> str:
@@ -102,21 +110,21 @@ def _authority(request: web.Request) -> str:
 
 
 def _host_of(request: web.Request) -> str:
-    """The Host header without its port; "" where there is none, which no browser does."""
+    """Return the Host header without its port; "" without one, which no browser sends."""
     authority = _authority(request)
     if authority.startswith("["):
         return authority[1:].partition("]")[0]
-    return _folded(authority.partition(":")[0])
+    return _normalized(authority.partition(":")[0])
 
 
-def _is_known(host: str, names: frozenset[str]) -> bool:
+def _is_known_host(host: str, names: frozenset[str]) -> bool:
     if not host or host in names or host.endswith(".localhost"):
         return True
     try:
         ipaddress.ip_address(host)
     except ValueError:
         return False
-    return True  # no name server has a say in an address
+    return True  # no DNS server decides what an address means
 
 
 def _own_names() -> tuple[str, ...]:
@@ -125,5 +133,5 @@ def _own_names() -> tuple[str, ...]:
     return ("localhost", name, short, f"{short}.local")
 
 
-def _folded(name: str) -> str:
+def _normalized(name: str) -> str:
     return name.lower().rstrip(".")

@@ -1,7 +1,8 @@
-"""Compressed request bodies: inflated behind the key, off the event loop, up to the body limit.
+"""Decompress request bodies after the API key was checked, in a thread, up to the size limit.
 
-aiohttp would inflate a body while its bytes arrive, on the event loop, before the API key is looked
-at and even after the request was refused: a few megabytes could hold the node up for minutes.
+aiohttp would decompress a body while its bytes arrive, on the event loop, before the API key is
+checked and even after the request was refused. A few megabytes could block the node for minutes.
+
 [front]
 """
 
@@ -18,20 +19,20 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 SUPPORTED: Final = "gzip, deflate"
-"""What an `Accept-Encoding` header says to a client that sent something else."""
+"""The value of `Accept-Encoding` in the response to a body with another encoding."""
 
 MAX_MEMBERS: Final = 100
-"""Parts of a gzip body. Each takes a new decompressor, and 20 bytes are enough for one."""
+"""Members of a gzip body. Each takes a new decompressor, and may be only 20 bytes long."""
 
 _PIECE: Final = 64 * 1024
-"""Bytes inflated at a time: what a part leaves over is copied, so it must be short."""
+"""Bytes decompressed at a time: what a member leaves over is copied, so it must be short."""
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _DEFLATE_METHOD: Final = 8
 
 
 def coding_of(request: web.Request) -> str | None:
-    """Return how the body is compressed; None where it is not. Raises UnsupportedEncoding."""
+    """Return the body's compression; None without one. Raises UnsupportedEncoding."""
     named = ",".join(request.headers.getall(hdrs.CONTENT_ENCODING, ()))
     coding = named.strip().lower()
     match coding:
@@ -47,48 +48,48 @@ def coding_of(request: web.Request) -> str | None:
             )
 
 
-def inflated(body: bytes, coding: str, most: int) -> bytes:
-    """Return the body without its compression. To be called in a thread.
+def decompressed(body: bytes, coding: str, max_bytes: int) -> bytes:
+    """Return the decompressed body. To be called in a thread.
 
-    Raises BodyTooLarge where more than `most` bytes come of it, InvalidRequest where the body is
-    damaged, cut off or followed by something else.
+    Raises BodyTooLarge where the result is over `max_bytes`, InvalidRequest where the body is
+    damaged, cut off or followed by other bytes.
     """
     try:
-        return b"".join(_pieces(body, coding, most))
+        return b"".join(_pieces(body, coding, max_bytes))
     except zlib.error as error:
-        raise InvalidRequest(f"the body is no {coding} data: {error}") from error
+        raise InvalidRequest(f"the body is not {coding} data: {error}") from error
 
 
-def _pieces(body: bytes, coding: str, most: int) -> list[bytes]:
+def _pieces(body: bytes, coding: str, max_bytes: int) -> list[bytes]:
     wbits = _GZIP if coding == "gzip" else _deflate_bits(body)
-    machine = zlib.decompressobj(wbits)
+    decompressor = zlib.decompressobj(wbits)
     pieces: list[bytes] = []
-    room, members = most, 1
+    room, members = max_bytes, 1
     for at in range(0, len(body), _PIECE):
         data = body[at : at + _PIECE]
         while data:
-            if machine.eof:
+            if decompressor.eof:
                 if coding != "gzip":
                     raise InvalidRequest("the body goes on after the end of its deflate data")
-                if not data.strip(b"\0"):  # some programs fill up their last block
+                if not data.strip(b"\0"):  # some programs pad their last block
                     break
                 members += 1
                 if members > MAX_MEMBERS:
                     raise InvalidRequest(f"the body has more than {MAX_MEMBERS} gzip members")
-                machine = zlib.decompressobj(wbits)
-            pieces.append(machine.decompress(data, room + 1))
+                decompressor = zlib.decompressobj(wbits)
+            pieces.append(decompressor.decompress(data, room + 1))
             room -= len(pieces[-1])
             if room < 0:
                 raise BodyTooLarge(
-                    f"the body is over max_body_bytes, {most} bytes, when it is decompressed"
+                    f"the body is over max_body_bytes, {max_bytes} bytes, when it is decompressed"
                 )
-            data = machine.unused_data if machine.eof else machine.unconsumed_tail
-    if not machine.eof:
+            data = decompressor.unused_data if decompressor.eof else decompressor.unconsumed_tail
+    if not decompressor.eof:
         raise InvalidRequest(f"the body ends before its {coding} data does")
     return pieces
 
 
 def _deflate_bits(body: bytes) -> int:
-    """Deflate is meant to come in zlib's wrapping; some clients send it bare."""
+    """Return the window bits: deflate should have zlib's header, which some clients leave out."""
     wrapped = bool(body) and body[0] & 0xF == _DEFLATE_METHOD
     return zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS

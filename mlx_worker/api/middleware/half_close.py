@@ -1,16 +1,19 @@
-"""A client that has closed its side of the connection, and may still wait for its answer.
+"""Find out whether a client that has closed its side of the connection still waits.
 
-RFC 9112 6.3: a half-closed connection does not mean that the client has lost
-interest in its answer. A client that is gone looks the same from here, because both send a FIN.
-Only what is written to the client tells the two apart: the machine of a client that is gone answers
-with a reset, and the write after that fails. So a request whose client sends no more goes on, and
-while nothing else is written, this is: `100 Continue` before an answer has begun, which every
-HTTP/1.1 client skips (RFC 9110 15.2), and a comment within an event stream. The first comes after
-`FIRST` seconds, so that an answer that is ready at once comes alone; each pause is then as long as
-all before. The failed write ends the connection, and with the connection the generation.
+RFC 9112 6.3: a half-closed connection does not mean that the client has lost interest in the
+response. A client that is gone looks the same from here, because both send a FIN. Only writing to
+the client tells the two apart: the machine of a client that is gone answers with a reset, and the
+next write fails. So the request goes on, and while nothing else is written, probes are:
+`100 Continue` before the response has begun, which every HTTP/1.1 client skips (RFC 9110 15.2), and
+a comment within an event stream. The first probe is sent after `FIRST_PAUSE` seconds, so that a
+fast response comes without one. Each pause is then as long as all pauses before. The failed write
+ends the connection, and with the connection the generation.
 
-An HTTP/1.0 client knows no interim answers: what is not answered within `UNASKED` seconds is
-dropped. Over TLS a client cannot close one side alone (asyncio), and none of this happens. [front]
+An HTTP/1.0 client does not understand interim responses: a request that is not answered within
+`HTTP_1_0_TIMEOUT` seconds is dropped. Over TLS a client cannot close one side alone (asyncio), and
+nothing is probed.
+
+[front]
 """
 
 from __future__ import annotations
@@ -24,16 +27,16 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
-FIRST: Final = 0.025
-"""Seconds after the end of the client's bytes."""
+FIRST_PAUSE: Final = 0.025
+"""Seconds from the end of the client's bytes to the first probe."""
 
-LONGEST: Final = 2.0
-"""Seconds between two probes at most: a client may also go after it has closed its side."""
+MAX_PAUSE: Final = 2.0
+"""Seconds between two probes at most: a client may also leave after it has closed its side."""
 
-UNASKED: Final = 1.0
-"""Seconds in which an answer to HTTP/1.0 has to begin."""
+HTTP_1_0_TIMEOUT: Final = 1.0
+"""Seconds in which a response to HTTP/1.0 has to begin."""
 
-INTERIM: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 COMMENT: Final = b":\n\n"
 
 _IN_STREAM: web.RequestKey[bytes] = web.RequestKey("in_stream", bytes)
@@ -41,7 +44,7 @@ _IN_STREAM: web.RequestKey[bytes] = web.RequestKey("in_stream", bytes)
 
 @contextmanager
 def within_stream(request: web.Request, response: web.StreamResponse) -> Iterator[None]:
-    """Let a comment be written between the events of a stream meanwhile."""
+    """Let probes be comments between the events of a stream, while the context is entered."""
     chunked = hdrs.TRANSFER_ENCODING in response.headers
     request[_IN_STREAM] = b"%x\r\n%b\r\n" % (len(COMMENT), COMMENT) if chunked else COMMENT
     try:
@@ -53,20 +56,20 @@ def within_stream(request: web.Request, response: web.StreamResponse) -> Iterato
 class Prober:
     """Writes to a half-closed client until its connection is lost or closed.
 
-    `asked` returns the request that a handler answers now; None between handlers.
+    `current_request` returns the request that a handler answers now; None between handlers.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         transport: asyncio.Transport,
-        asked: Callable[[], web.BaseRequest | None],
+        current_request: Callable[[], web.BaseRequest | None],
     ) -> None:
         self._loop = loop
         self._transport = transport
-        self._asked = asked
-        self._passed = 0.0
-        self._timer = loop.call_later(FIRST, self._probe, FIRST)
+        self._current_request = current_request
+        self._elapsed = 0.0
+        self._timer = loop.call_later(FIRST_PAUSE, self._probe, FIRST_PAUSE)
 
     def cancel(self) -> None:
         """Stop probing."""
@@ -75,31 +78,31 @@ class Prober:
     def _probe(self, waited: float) -> None:
         if self._transport.is_closing():
             return
-        self._passed += waited
-        request = self._asked()
-        # What is on its way to the client asks the same question.
+        self._elapsed += waited
+        request = self._current_request()
+        # Bytes that are on their way to the client are a probe too.
         if request is not None and self._transport.get_write_buffer_size() == 0:
-            if self._is_unaskable(request):
+            if self._cannot_be_probed(request):
                 self._transport.abort()
                 return
             if text := _probe_text(request):
                 self._transport.write(text)
-        pause = min(max(FIRST, self._passed), LONGEST)
+        pause = min(max(FIRST_PAUSE, self._elapsed), MAX_PAUSE)
         self._timer = self._loop.call_later(pause, self._probe, pause)
 
-    def _is_unaskable(self, request: web.BaseRequest) -> bool:
+    def _cannot_be_probed(self, request: web.BaseRequest) -> bool:
         is_old = request.version < HttpVersion11
-        return is_old and not _has_begun(request) and self._passed >= UNASKED
+        return is_old and not _has_begun(request) and self._elapsed >= HTTP_1_0_TIMEOUT
 
 
 def _probe_text(request: web.BaseRequest) -> bytes:
-    """Return what may be written now; nothing amid an answer in one piece."""
+    """Return the probe that may be written now; b"" within a response that is not a stream."""
     comment: bytes | None = request.get(_IN_STREAM)
     if comment is not None:
         return comment
     if request.version < HttpVersion11 or _has_begun(request):
         return b""
-    return INTERIM
+    return CONTINUE
 
 
 def _has_begun(request: web.BaseRequest) -> bool:

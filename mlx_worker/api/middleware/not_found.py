@@ -1,7 +1,9 @@
-"""What a 404 says beyond "nothing": which path of this node does what was asked for.
+"""Name the right path in the error for a path that does not exist.
 
-Clients are set up for another server, or have a base URL with too much or too little in it. Their
-users read the error, so the error names the path that does it. [front]
+Clients are set up for another server, or their base URL has too much or too little in it. Their
+users read the error, so the error names the path of this node that does the same.
+
+[front]
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ ENDPOINTS: Final = (
     *(CHAT, COMPLETE, RESPOND, MESSAGE, COUNT, MODELS, MODEL, HEALTH, LIVE, READY, CLUSTER),
     *(METRICS, DOCUMENT, CLEAR),
 )
-"""What is named; a test holds them to be there."""
+"""Endpoints that errors name; a test checks that they exist."""
 
-INSTEAD: Final = {
+REPLACEMENTS: Final = {
     # Ollama
     "/api/chat": CHAT,
     "/api/generate": COMPLETE,
@@ -87,7 +89,7 @@ INSTEAD: Final = {
     "/redoc": DOCUMENT,
     "/swagger.json": DOCUMENT,
 }
-"""By the path, without any /v1 in front of it."""
+"""The endpoint to use instead, by path without any /v1 in front."""
 
 MISSING: Final = {
     "embeddings, and ranks nothing": (
@@ -108,12 +110,12 @@ MISSING: Final = {
         *("/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete", "/api/blobs"),
     ),
 }
-"""What this node does not have, by what a path begins with."""
+"""Features that this node does not have, by what their paths begin with."""
 
-_LONGEST: Final = 64
-"""Characters of a path that is compared with others: no path of any server has more."""
+_MAX_LENGTH: Final = 64
+"""Characters of a path that is compared with others: no server has a longer path."""
 
-_ALIKE: Final = 0.8
+_MIN_SIMILARITY: Final = 0.8
 
 _PATHS: Final = {
     plain_path(endpoint.partition(" ")[2]): endpoint
@@ -122,10 +124,10 @@ _PATHS: Final = {
 }
 
 
-def nearest(path: str) -> str:
-    """Return a sentence about where to go instead of a path that is not served."""
+def suggestion_for(path: str) -> str:
+    """Return a sentence that names the path to use instead of one that does not exist."""
     plain = plain_path(path)
-    if endpoint := _instead_of(plain):
+    if endpoint := _replacement_for(plain):
         return f"this node has {endpoint}"
     for thing, beginnings in MISSING.items():
         if plain.startswith(beginnings):
@@ -133,8 +135,8 @@ def nearest(path: str) -> str:
     return f"this node's API is under /v1, and {DOCUMENT} lists all paths"
 
 
-def _instead_of(plain: str) -> str | None:
-    if (endpoint := INSTEAD.get(plain)) is not None:
+def _replacement_for(plain: str) -> str | None:
+    if (endpoint := REPLACEMENTS.get(plain)) is not None:
         return endpoint
     # A base URL with more in front, as /api/v0, /openai/deployments/NAME or /openai/v1.
     for known, endpoint in _PATHS.items():
@@ -142,5 +144,9 @@ def _instead_of(plain: str) -> str | None:
             return endpoint
     if "/models/" in plain and not plain.startswith("/admin/"):
         return MODEL
-    close = difflib.get_close_matches(plain, _PATHS, 1, _ALIKE) if len(plain) <= _LONGEST else []
+    close = (
+        difflib.get_close_matches(plain, _PATHS, 1, _MIN_SIMILARITY)
+        if len(plain) <= _MAX_LENGTH
+        else []
+    )
     return _PATHS[close[0]] if close else None

@@ -1,4 +1,7 @@
-"""Paths as the router sees them, whatever run of /v1 and of slashes is in front. [front]"""
+"""Reduce paths to what the router compares: without leading runs of /v1 and repeated slashes.
+
+[front]
+"""
 
 from __future__ import annotations
 

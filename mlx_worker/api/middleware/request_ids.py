@@ -1,4 +1,7 @@
-"""The headers that tie a request to its session and to the log. [front]"""
+"""Read and write the headers that name a request, its session, its model and its warnings.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -18,63 +21,63 @@ REQUEST_ID = "X-Request-Id"
 SESSION_ID = "X-Session-Id"
 CACHE_HIT = "X-Cache-Hit"
 MODEL = "X-Model"
-"""The configured id of the model that answered, whatever name the request had for it."""
+"""The configured id of the model that answered, whatever name the request used."""
 WARNINGS = "X-Warnings"
-"""What of the request was left out, as in the answer's `warnings`."""
+"""What of the request was ignored, as in the response's `warnings`."""
 
-LONGEST_SESSION: Final = 1024
-"""Bytes of a caller's name for its session: the node keeps it while the session waits."""
+MAX_SESSION_BYTES: Final = 1024
+"""Bytes of a client's name for its session: the node keeps it while the session waits."""
 
 _IN_A_HEADER: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
-# Anything else is not echoed: a header that comes back goes through other people's parsers.
+# Other ids are not echoed: proxies and clients have to parse the header that comes back.
 _PLAIN = re.compile(r"[!-~]{1,200}")
 _REQUEST: web.RequestKey[str] = web.RequestKey("request_id", str)
 _SESSION: web.RequestKey[str] = web.RequestKey("session_id", str)
 
 
 def request_id(request: web.Request) -> str:
-    """The caller's id for this request, or one made once."""
+    """Return the client's id for this request, or an id that is made once."""
     if _REQUEST not in request:
         request[_REQUEST] = _given(request, REQUEST_ID) or f"req-{secrets.token_hex(8)}"
     return request[_REQUEST]
 
 
 def session_given(request: web.Request) -> str | None:
-    """The caller's own name for its session; None for one that `check_session` refuses."""
+    """Return the client's name for its session; None for a name that `check_session` refuses."""
     value = request.headers.get(SESSION_ID, "")
     return value if value and not _problem_of_session(value) else None
 
 
 def check_session(request: web.Request) -> None:
-    """Raise InvalidRequest for a session's name that this node could not keep to."""
+    """Raise InvalidRequest for a session's name that this node cannot use."""
     if problem := _problem_of_session(request.headers.get(SESSION_ID, "")):
         raise InvalidRequest(f"{SESSION_ID}: {problem}", param=SESSION_ID)
 
 
 def model_id(name: str) -> str:
-    """Return a model's id as a header can carry it: what is not ASCII comes percent-encoded."""
+    """Return a model's id for a header: what is not ASCII is percent-encoded."""
     return quote(name, safe=_IN_A_HEADER)
 
 
 def warnings_text(warnings: Sequence[str]) -> str:
-    """Return warnings as a header can carry them."""
+    """Return warnings for a header, percent-encoded."""
     return quote("; ".join(warnings), safe=_IN_A_HEADER)
 
 
 def session_id(request: web.Request) -> str:
-    """The caller's session, or a new one made once."""
+    """Return the client's session, or a new session that is made once."""
     if _SESSION not in request:
         request[_SESSION] = session_given(request) or secrets.token_hex(16)
     return request[_SESSION]
 
 
 def _problem_of_session(value: str) -> str:
-    """Return what is wrong with a name, "" for nothing. Spaces and other alphabets are fine."""
+    """Return what is wrong with a name; "" if nothing. Spaces and other alphabets are allowed."""
     if not value.isprintable():
         return "has a character that cannot be printed, or bytes that are not UTF-8"
     size = len(value.encode())
-    return f"has {size} bytes; at most {LONGEST_SESSION}" if size > LONGEST_SESSION else ""
+    return f"has {size} bytes; at most {MAX_SESSION_BYTES}" if size > MAX_SESSION_BYTES else ""
 
 
 def _given(request: web.Request, name: str) -> str | None:

@@ -1,10 +1,10 @@
-"""Bodies that are parsed off the event loop: small ones here, large ones in a process of their own.
+"""Parse bodies off the event loop: small ones here, large ones in a process of their own.
 
 A thread would not do. msgspec decodes a body in one call that holds the interpreter's lock: 15 MB
 of empty lists took 2.7 s, 16 MB of text with escapes 0.1 s. So a large body goes to a process that
-parses it and sends back a request whose bulky parts are bytes (`parser_frames`): what the front has
-to do with it then is copying. The process starts with the first large body, parses one at a time,
-and ends with the front, whose end of the pipe it reads. [front]
+parses it and sends back a request whose bulky parts are bytes (`parser_frames`): what is left for
+the front is to copy them. The process starts with the first large body, parses one at a time, and
+ends with the front, whose end of the pipe it reads. [front]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aiohttp import web
 from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.parsing import parser_frames as frames
 from mlx_worker.api.parsing.body_kinds import parse
-from mlx_worker.api.parsing.model_terms import Models
+from mlx_worker.api.parsing.model_table import NodeModels
 from mlx_worker.errors import ProtocolViolation, Unavailable
 from mlx_worker.logs import Entry
 from mlx_worker.supervisor.process.environment import without_secrets
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from mlx_worker.api.parsing.body_kinds import AnyAsk, Ask
-    from mlx_worker.api.parsing.model_terms import ModelTable
+    from mlx_worker.api.parsing.body_kinds import AnyBodyKind, BodyKind
+    from mlx_worker.api.parsing.model_table import ModelTable
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LARGE: Final = 128 * 1024
+LARGE_BODY: Final = 128 * 1024
 """Bytes of a body that is parsed in the other process.
 
 Twice as many, all of them empty lists, took 40 ms on the event loop.
 """
 
-PATIENCE: Final = 120.0
+BODY_TIMEOUT: Final = 120.0
 """Seconds for one body. The largest with the most values takes some seconds of a processor, and
-where the machine is busy four times as long: the process gives way to others."""
+four times as long on a busy machine: the process has a low priority."""
 
-TRIES: Final = 2
-"""Processes that a body is given to: one may end for reasons of its own."""
+MAX_ATTEMPTS: Final = 2
+"""Processes that one body is sent to: a process may end for reasons of its own."""
 
 COMMAND: Final[Sequence[str]] = (
     sys.executable,
@@ -57,20 +57,20 @@ COMMAND: Final[Sequence[str]] = (
     "mlx_worker.api.parsing.parser_process",
 )
 
-_BUFFER: Final = 1 << 20
-"""Bytes that are read ahead of a large answer."""
+_READ_BUFFER: Final = 1 << 20
+"""Bytes of a large answer that are read ahead."""
 
-_PIECE: Final = 256 * 1024
-"""Bytes that are written at a time: other work on the loop comes in between."""
+_WRITE_CHUNK: Final = 256 * 1024
+"""Bytes that are written at a time: other work on the event loop comes in between."""
 
 
 class Parser:
-    """The process and its pipes; a context whose end is the process's."""
+    """The process for large bodies and its pipes; a context that ends the process."""
 
     def __init__(self, command: Sequence[str] = COMMAND) -> None:
         self._command = command
         self._process: asyncio.subprocess.Process | None = None
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._exchanges: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
@@ -84,64 +84,64 @@ class Parser:
     ) -> None:
         for exchange in self._exchanges:
             exchange.cancel()
-        await self._end()
+        await self._end_process()
 
-    async def run(self, ask: Ask[T], models: ModelTable, body: bytes) -> T:
-        """Return what the process makes of a body. Raises its refusal.
+    async def run(self, kind: BodyKind[T], models: ModelTable, body: bytes) -> T:
+        """Return the result of parsing a body in the process. Raises the body's refusal.
 
-        A caller that is cancelled leaves the exchange to its end, so that the next one finds the
-        pipe between two frames.
+        If the caller is cancelled, the exchange still runs to its end, so that the next one finds
+        the pipe between two frames.
         """
-        asked = frames.encode(frames.Question(cast("AnyAsk", ask), models))
-        exchange = asyncio.create_task(self._in_turn(asked, body))
+        question = frames.encode(frames.ParsingQuestion(cast("AnyBodyKind", kind), models))
+        exchange = asyncio.create_task(self._exchange_with_retry(question, body))
         self._exchanges.add(exchange)
-        exchange.add_done_callback(self._exchanged)
+        exchange.add_done_callback(self._on_exchange_done)
         answer = await asyncio.shield(exchange)
-        return cast("T", answer.parsed())
+        return cast("T", answer.result())
 
-    def _exchanged(self, exchange: asyncio.Task[Any]) -> None:
+    def _on_exchange_done(self, exchange: asyncio.Task[Any]) -> None:
         self._exchanges.discard(exchange)
         if not exchange.cancelled():
-            exchange.exception()  # its caller may have left
+            exchange.exception()  # marks an error as retrieved: the caller may be cancelled
 
-    async def _in_turn(self, asked: bytes, body: bytes) -> frames.AnyAnswer:
-        async with self._turn:
-            for _ in range(TRIES):
+    async def _exchange_with_retry(self, question: bytes, body: bytes) -> frames.AnyParsingAnswer:
+        async with self._lock:
+            for _ in range(MAX_ATTEMPTS):
                 try:
-                    async with asyncio.timeout(PATIENCE):
-                        return await self._exchange(asked, body)
+                    async with asyncio.timeout(BODY_TIMEOUT):
+                        return await self._exchange(question, body)
                 except (OSError, EOFError, TimeoutError, ProtocolViolation) as error:
                     log.warning(Entry("parser lost", why=type(error).__name__))
-                    await self._end()
+                    await self._end_process()
         raise Unavailable("the process that parses large bodies ended", retry_after=1)
 
-    async def _exchange(self, asked: bytes, body: bytes) -> frames.AnyAnswer:
-        process = await self._running()
+    async def _exchange(self, question: bytes, body: bytes) -> frames.AnyParsingAnswer:
+        process = await self._ensure_process()
         assert process.stdin is not None
         assert process.stdout is not None
-        for payload in (asked, body):
-            process.stdin.write(frames.header_of(payload))
+        for payload in (question, body):
+            process.stdin.write(frames.frame_header(payload))
             view = memoryview(payload)
-            for at in range(0, len(payload), _PIECE):
-                process.stdin.write(view[at : at + _PIECE])
+            for start in range(0, len(payload), _WRITE_CHUNK):
+                process.stdin.write(view[start : start + _WRITE_CHUNK])
                 await process.stdin.drain()
-        size = frames.size_of(await process.stdout.readexactly(frames.HEADER))
-        return frames.answer_in(await process.stdout.readexactly(size))
+        size = frames.payload_size(await process.stdout.readexactly(frames.HEADER))
+        return frames.decode_answer(await process.stdout.readexactly(size))
 
-    async def _running(self) -> asyncio.subprocess.Process:
+    async def _ensure_process(self) -> asyncio.subprocess.Process:
         if self._process is None:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                limit=_BUFFER,
+                limit=_READ_BUFFER,
                 env=without_secrets(os.environ),
-                # ctrl-C in a terminal is the front's to answer.
+                # Only the front handles ctrl-C in a terminal.
                 start_new_session=True,
             )
         return self._process
 
-    async def _end(self) -> None:
+    async def _end_process(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -152,12 +152,12 @@ class Parser:
 PARSER: web.AppKey[Parser] = web.AppKey("parser", Parser)
 
 
-async def parsed(request: web.Request, body: bytes, ask: Ask[T]) -> T:
-    """Return what is made of a body of this kind, packed; no body holds the event loop.
+async def parse_body(request: web.Request, body: bytes, kind: BodyKind[T]) -> T:
+    """Return the packed result of parsing a body; no body holds the event loop.
 
     Raises the body's refusal.
     """
-    models = Models(request.app[CONTEXT].node)
-    if len(body) <= LARGE:
-        return parse(ask, body, models)
-    return await request.app[PARSER].run(ask, models.table(), body)
+    models = NodeModels(request.app[CONTEXT].node)
+    if len(body) <= LARGE_BODY:
+        return parse(kind, body, models)
+    return await request.app[PARSER].run(kind, models.table(), body)

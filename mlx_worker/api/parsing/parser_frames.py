@@ -1,8 +1,9 @@
-"""What the front and the process for large bodies say to each other: a closed set of messages.
+"""The messages between the front and the process for large bodies: a closed set.
 
-A frame is eight bytes of length, then MessagePack. A question is two frames: what is asked, and the
-body as it came. An answer is one. Bulky parts of a request travel as opaque bytes: the front's
-event loop copies them, however many values are in them. [front]
+A frame is eight bytes of length, then MessagePack. A question is two frames: the kind of the body
+with the terms of the models, and the body as it came. An answer is one frame. Bulky parts of a
+request travel as opaque bytes: the front's event loop copies them, whatever the number of values
+in them. [front]
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from mlx_worker.api.admin.log_level import LevelBody
-from mlx_worker.api.dialects.base import Call
-from mlx_worker.api.dialects.completions.request import CompletionCall
-from mlx_worker.api.dialects.packing import bulky_parts
-from mlx_worker.api.dialects.responses.request import ResponsesCall
-from mlx_worker.api.parsing.body_kinds import AnyAsk
-from mlx_worker.api.parsing.model_terms import ModelTable
+from mlx_worker.api.dialects.base import GenerationRequest
+from mlx_worker.api.dialects.log_level import LogLevelRequest
+from mlx_worker.api.dialects.packing import packed_parts
+from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest
+from mlx_worker.api.parsing.body_kinds import AnyBodyKind
+from mlx_worker.api.parsing.model_table import ModelTable
 from mlx_worker.errors import ProtocolViolation, WorkerError, error_class
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -31,21 +31,21 @@ HEADER: Final = 8
 """Bytes of a frame's length."""
 
 MAX_FRAME: Final = 1 << 30
-"""Bytes. A body is capped well below this, and what is made of it is a few times as large."""
+"""Bytes. A body is capped well below this, and its parsed form is a few times as large."""
 
-LONGEST_MESSAGE: Final = 4096
+MAX_MESSAGE: Final = 4096
 """Characters of a refusal: a large body may have a large value where a word should be."""
 
 
-class Question(msgspec.Struct, frozen=True):
-    """Which kind of body follows, and the terms of the models that the body may name."""
+class ParsingQuestion(msgspec.Struct, frozen=True):
+    """The kind of the body that follows, and the terms of the models that the body may name."""
 
-    ask: AnyAsk
+    kind: AnyBodyKind
     models: ModelTable
 
 
 class PackedChat(msgspec.Struct, frozen=True, array_like=True):
-    """A packed request: one without its bulky parts, and those, in `bulky_parts`' order."""
+    """A packed request: one without its bulky parts, and those, in the order of `packed_parts`."""
 
     rest: ChatRequest
     bulky: list[memoryview]
@@ -62,7 +62,7 @@ class PackedChat(msgspec.Struct, frozen=True, array_like=True):
             tools=[],
             prompt=None,
         )
-        return cls(rest, [_view(part) for part in bulky_parts(chat)])
+        return cls(rest, [_view(part) for part in packed_parts(chat)])
 
     def request(self) -> ChatRequest:
         """Return the packed request."""
@@ -78,104 +78,114 @@ class PackedChat(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
-class Answer(msgspec.Struct, frozen=True, tag=True, tag_field="is"):
+class ParsingAnswer(msgspec.Struct, frozen=True, tag=True, tag_field="is"):
     """A base for the tag; never sent itself."""
 
-    def parsed(self) -> Any:
-        """Return what parsing made of the body. Raises the refusal of the body."""
+    def result(self) -> Any:
+        """Return the result of parsing the body. Raises the refusal of the body."""
         raise NotImplementedError
 
 
-class ParsedCall(Answer, frozen=True):
-    """A call without its chats, and those."""
+class ParsedGeneration(ParsingAnswer, frozen=True):
+    """A request without its bulky parts, the chat that all prompts share, and the prompts."""
 
-    call: Call
-    chats: list[PackedChat]
-
-    def parsed(self) -> Call:
-        """Return the call."""
-        return replace(self.call, chats=[chat.request() for chat in self.chats])
-
-
-class ParsedCompletion(Answer, frozen=True):
-    """A call without its chats; one chat, and the prompts that make it several; what is echoed."""
-
-    call: CompletionCall
+    request: GenerationRequest
     shared: PackedChat
     prompts: list[memoryview]
     echoed_texts: list[str]
     echoed_tokens: list[memoryview]
 
-    def parsed(self) -> CompletionCall:
-        """Return the call, whose chats share all but their prompts."""
+    @classmethod
+    def of(cls, request: GenerationRequest) -> ParsedGeneration:
+        """Return the answer that carries a packed request."""
+        return cls(
+            replace(request, chats=[], echoed=[]),
+            PackedChat.of(request.chats[0]),
+            [_view(chat.prompt) for chat in request.chats],
+            [prompt for prompt in request.echoed if isinstance(prompt, str)],
+            [_view(prompt) for prompt in request.echoed if not isinstance(prompt, str)],
+        )
+
+    def result(self) -> GenerationRequest:
+        """Return the request, whose chats share all but their prompts."""
         shared = self.shared.request()
         return replace(
-            self.call,
+            self.request,
             chats=[replace(shared, prompt=msgspec.Raw(prompt)) for prompt in self.prompts],
             echoed=self.echoed_texts or [*map(msgspec.Raw, self.echoed_tokens)],
         )
 
 
-class ParsedResponse(Answer, frozen=True):
-    """A call without its chats and without what its answer repeats, which is JSON."""
+class ParsedResponse(ParsingAnswer, frozen=True):
+    """A request without its one chat and without the fields that its response repeats as JSON."""
 
-    call: ResponsesCall
-    chats: list[PackedChat]
+    request: ResponsesGenerationRequest
+    chat: PackedChat
     repeated: dict[str, memoryview]
 
-    def parsed(self) -> ResponsesCall:
-        """Return the call."""
+    @classmethod
+    def of(cls, request: ResponsesGenerationRequest) -> ParsedResponse:
+        """Return the answer that carries a packed request."""
+        (chat,) = request.chats
+        return cls(
+            replace(request, chats=[], repeated={}),
+            PackedChat.of(chat),
+            {field: _view(value) for field, value in request.repeated.items()},
+        )
+
+    def result(self) -> ResponsesGenerationRequest:
+        """Return the request."""
         return replace(
-            self.call,
-            chats=[chat.request() for chat in self.chats],
-            repeated={key: msgspec.Raw(json) for key, json in self.repeated.items()},
+            self.request,
+            chats=[self.chat.request()],
+            repeated={field: msgspec.Raw(value) for field, value in self.repeated.items()},
         )
 
 
-class ParsedChat(Answer, frozen=True):
+class ParsedChat(ParsingAnswer, frozen=True):
     """A request whose tokens are asked for; None: it has no text."""
 
     model: str | None
     chat: PackedChat | None
 
-    def parsed(self) -> tuple[str | None, ChatRequest | None]:
-        """Return for which model, and what."""
+    def result(self) -> tuple[str | None, ChatRequest | None]:
+        """Return the model's name and the request."""
         return self.model, None if self.chat is None else self.chat.request()
 
 
-class ParsedTokens(Answer, frozen=True):
+class ParsedTokens(ParsingAnswer, frozen=True):
     """Tokens whose text is asked for."""
 
     model: str | None
     tokens: memoryview
 
-    def parsed(self) -> tuple[str | None, msgspec.Raw]:
-        """Return for which model, and which tokens."""
+    def result(self) -> tuple[str | None, msgspec.Raw]:
+        """Return the model's name and the tokens."""
         return self.model, msgspec.Raw(self.tokens)
 
 
-class ParsedWarming(Answer, frozen=True):
+class ParsedSystemPrompt(ParsingAnswer, frozen=True):
     """A system prompt."""
 
     model: str | None
     system_prompt: str
 
-    def parsed(self) -> tuple[str | None, str]:
-        """Return for which model, and which system prompt."""
+    def result(self) -> tuple[str | None, str]:
+        """Return the model's name and the system prompt."""
         return self.model, self.system_prompt
 
 
-class ParsedLevel(Answer, frozen=True):
+class ParsedLogLevel(ParsingAnswer, frozen=True):
     """A level of the log."""
 
-    body: LevelBody
+    body: LogLevelRequest
 
-    def parsed(self) -> LevelBody:
+    def result(self) -> LogLevelRequest:
         """Return the level."""
         return self.body
 
 
-class Refused(Answer, frozen=True):
+class BodyRefused(ParsingAnswer, frozen=True):
     """The body is refused."""
 
     code: str
@@ -183,45 +193,50 @@ class Refused(Answer, frozen=True):
     param: str | None
     retry_after: float | None
 
-    def parsed(self) -> NoReturn:
+    @classmethod
+    def of(cls, error: WorkerError) -> BodyRefused:
+        """Return the answer that carries a refusal."""
+        param = error.param and error.param[:MAX_MESSAGE]
+        return cls(error.code, error.message[:MAX_MESSAGE], param, error.retry_after)
+
+    def result(self) -> NoReturn:
         """Raise the refusal."""
         kind = error_class(self.code)
         raise kind(self.message, param=self.param, retry_after=self.retry_after)
 
 
-class Failed(Answer, frozen=True):
+class ParsingFailed(ParsingAnswer, frozen=True):
     """Parsing ended with an error of this type, which is no refusal."""
 
     error: str
 
-    def parsed(self) -> NoReturn:
+    def result(self) -> NoReturn:
         """Raise RuntimeError."""
         raise RuntimeError(f"parsing a body failed with {self.error}")
 
 
-AnyAnswer = (
-    ParsedCall
-    | ParsedCompletion
+AnyParsingAnswer = (
+    ParsedGeneration
     | ParsedResponse
     | ParsedChat
     | ParsedTokens
-    | ParsedWarming
-    | ParsedLevel
-    | Refused
-    | Failed
+    | ParsedSystemPrompt
+    | ParsedLogLevel
+    | BodyRefused
+    | ParsingFailed
 )
 
 _encoder = msgspec.msgpack.Encoder()
-_questions = msgspec.msgpack.Decoder(Question)
-_answers: msgspec.msgpack.Decoder[AnyAnswer] = msgspec.msgpack.Decoder(AnyAnswer)
+_questions = msgspec.msgpack.Decoder(ParsingQuestion)
+_answers: msgspec.msgpack.Decoder[AnyParsingAnswer] = msgspec.msgpack.Decoder(AnyParsingAnswer)
 
 
-def header_of(payload: bytes) -> bytes:
-    """Return what goes before a payload."""
+def frame_header(payload: bytes) -> bytes:
+    """Return the header of a payload's frame."""
     return len(payload).to_bytes(HEADER, "big")
 
 
-def size_of(header: bytes) -> int:
+def payload_size(header: bytes) -> int:
     """Return the length of the payload after a header. Raises ProtocolViolation for no header."""
     size = int.from_bytes(header, "big")
     if len(header) < HEADER or size > MAX_FRAME:
@@ -234,84 +249,59 @@ def read_frame(source: BinaryIO) -> bytes | None:
     header = source.read(HEADER)
     if not header:
         return None
-    payload = source.read(size := size_of(header))
+    payload = source.read(size := payload_size(header))
     if len(payload) < size:
         raise ProtocolViolation(f"a frame of {size} bytes ended after {len(payload)}")
     return payload
 
 
-def encode(message: Question | Answer) -> bytes:
+def encode(message: ParsingQuestion | ParsingAnswer) -> bytes:
     """Return a message as a payload."""
     return _encoder.encode(message)
 
 
-def question_in(payload: bytes) -> Question:
+def decode_question(payload: bytes) -> ParsingQuestion:
     """Return the question in a payload. Raises ProtocolViolation where there is none."""
-    return _decoded(_questions, payload)
+    return _decode(_questions, payload)
 
 
-def answer_in(payload: bytes) -> AnyAnswer:
+def decode_answer(payload: bytes) -> AnyParsingAnswer:
     """Return the answer in a payload. Raises ProtocolViolation where there is none."""
-    return _decoded(_answers, payload)
+    return _decode(_answers, payload)
 
 
-def _decoded(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
+def _decode(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
     try:
         return decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProtocolViolation(f"a frame that holds no message: {error}") from error
 
 
-# --- what was parsed, as an answer ---------------------------------------------------------
-
-
-def answer_of(parsed: Any) -> AnyAnswer:
-    """Return the answer that carries what was parsed, packed."""
+def answer_for(parsed: Any) -> AnyParsingAnswer:
+    """Return the answer that carries the packed result of parsing a body."""
     match parsed:
-        case Call():
-            return _call_answer(parsed)
-        case (model, what):
-            return _pair_answer(model, what)
+        case ResponsesGenerationRequest():
+            return ParsedResponse.of(parsed)
+        case GenerationRequest():
+            return ParsedGeneration.of(parsed)
+        case (model, content):
+            return _answer_for_model(model, content)
         case _:
-            return ParsedLevel(parsed)
+            return ParsedLogLevel(parsed)
 
 
-def _call_answer(call: Call) -> AnyAnswer:
-    match call:
-        case CompletionCall(chats=chats, echoed=echoed):
-            return ParsedCompletion(
-                replace(call, chats=[], echoed=[]),
-                PackedChat.of(chats[0]),
-                [_view(chat.prompt) for chat in chats],
-                [prompt for prompt in echoed if isinstance(prompt, str)],
-                [_view(prompt) for prompt in echoed if not isinstance(prompt, str)],
-            )
-        case ResponsesCall(chats=chats, repeated=repeated):
-            return ParsedResponse(
-                replace(call, chats=[], repeated={}),
-                [*map(PackedChat.of, chats)],
-                {key: _view(json) for key, json in repeated.items()},
-            )
-        case _:
-            return ParsedCall(replace(call, chats=[]), [*map(PackedChat.of, call.chats)])
-
-
-def _pair_answer(model: str | None, what: ChatRequest | msgspec.Raw | str | None) -> AnyAnswer:
-    match what:
+def _answer_for_model(
+    model: str | None, content: ChatRequest | msgspec.Raw | str | None
+) -> AnyParsingAnswer:
+    match content:
         case None:
             return ParsedChat(model, None)
         case ChatRequest():
-            return ParsedChat(model, PackedChat.of(what))
+            return ParsedChat(model, PackedChat.of(content))
         case str():
-            return ParsedWarming(model, what)
+            return ParsedSystemPrompt(model, content)
         case _:
-            return ParsedTokens(model, memoryview(what))
-
-
-def refusal_of(error: WorkerError) -> Refused:
-    """Return the answer that carries a refusal."""
-    param = error.param and error.param[:LONGEST_MESSAGE]
-    return Refused(error.code, error.message[:LONGEST_MESSAGE], param, error.retry_after)
+            return ParsedTokens(model, memoryview(content))
 
 
 def _view(part: Any) -> memoryview:

@@ -21,13 +21,13 @@ from mlx_lm.models.cache import KVCache
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scaling.job import StructureJob
 from mlx_worker.bench.statistics import median
-from mlx_worker.engine.prompt_cache import Kind, PromptCache
+from mlx_worker.engine.kv.prompt_cache import PromptCache, RetentionClass
 
 PROBES: Final = 200
 """Prompts looked for, kept and forgotten for one figure, which is their median."""
 
 VOCABULARY: Final = 1000
-HEAD: Final = 1000
+SYSTEM_PROMPT: Final = 1000
 TURN: Final = 100
 CONVERSATION: Final = 4000
 """Tokens of a shared system prompt, of what a user says, of a long conversation."""
@@ -37,12 +37,12 @@ Make = Callable[[], list[int]]
 
 def _strangers(draw: random.Random, _size: int) -> Make:
     """Return prompts that have nothing in common."""
-    return lambda: _said(draw, HEAD + TURN)
+    return lambda: _said(draw, SYSTEM_PROMPT + TURN)
 
 
 def _one_head(draw: random.Random, _size: int) -> Make:
     """Return prompts behind one system prompt."""
-    head = _said(draw, HEAD)
+    head = _said(draw, SYSTEM_PROMPT)
     return lambda: head + _said(draw, TURN)
 
 
@@ -82,12 +82,12 @@ def measure(job: StructureJob) -> Sample:
     prompt = SHAPES[job.shape](draw, job.size)
     cache = PromptCache()
     for _ in range(job.size):
-        cache.keep(prompt(), _kv(), Kind.STRANGER)
+        cache.store(prompt(), _kv(), RetentionClass.ANONYMOUS)
     looked_up, kept, forgotten = [], [], []
     for _ in range(PROBES):
         tokens, kv = prompt(), _kv()
         looked_up.append(_microseconds(partial(cache.resident, tokens)))
-        kept.append(_microseconds(partial(cache.keep, tokens, kv, Kind.STRANGER)))
+        kept.append(_microseconds(partial(cache.store, tokens, kv, RetentionClass.ANONYMOUS)))
         forgotten.append(_microseconds(partial(cache.trim, 1)))
     return Sample(
         {"lookup": median(looked_up), "keep": median(kept), "forget": median(forgotten)},

@@ -17,7 +17,7 @@ from mlx_worker.listening import listen
 from mlx_worker.models.resolve import plan
 from mlx_worker.models.store import default_models_dir
 from mlx_worker.supervisor import settings
-from mlx_worker.supervisor.memory.placement import expected_bytes
+from mlx_worker.supervisor.memory.policy import expected_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

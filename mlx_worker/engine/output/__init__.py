@@ -1,1 +1,4 @@
-"""Token ids to what a client reads: text, reasoning, tool calls, log-probabilities. [child]"""
+"""Token ids to what a client reads: text, reasoning, tool calls, log-probabilities.
+
+[child]
+"""

@@ -1,4 +1,7 @@
-"""The content of an answer: what a reader is meant to see, up to the first stop string. [child]"""
+"""The content of an answer: what a reader is meant to see, up to the first stop string.
+
+[child]
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ _GOES_ON = "goes on"
 
 
 class Content:
-    """Content in stretches, between reasoning and calls; released as soon as it is certain.
+    """Release content, in stretches between reasoning and calls, as soon as the text is certain.
 
     mlx_lm's text machine finds stop strings across tokens and holds back what may still become
-    one. Whitespace that follows another span is held until something follows it: before more
-    content it is content, before anything else it was only the format's layout and is dropped.
-    Stop strings are not looked for in it, or a blank line would end an answer that has not begun.
+    one. Whitespace that follows another span is held until more text follows: before content the
+    whitespace is content, before anything else only the format's layout, which is dropped. Stop
+    strings are not looked for in such whitespace, or a blank line would end an answer that has not
+    begun.
     While `may_stop` is false, a stop string is text like any other.
     """
 
@@ -38,27 +42,27 @@ class Content:
 
     @property
     def stopped(self) -> bool:
-        """Has a stop string come?"""
+        """True if a stop string has come."""
         return self.stop_string is not None
 
     def add(self, text: str) -> str:
-        """What this text released. Sets `stop_string` where one comes."""
+        """Return the content that this text released; set `stop_string` if a stop string comes."""
         if self._layout is None:
             return self._watched(text)
         text = self._layout + text
-        said = text.lstrip()
-        if not said:
+        content = text.lstrip()
+        if not content:
             self._layout = text
             return ""
         self._layout = None
-        return text[: len(text) - len(said)] + self._watched(said)
+        return text[: len(text) - len(content)] + self._watched(content)
 
     def begin(self) -> None:
-        """A stretch begins after another span."""
+        """Begin a stretch after another span."""
         self._layout = ""
 
     def end(self) -> str:
-        """A stretch ends: what was still held back, layout aside."""
+        """End a stretch; return what was held back, without layout."""
         self._layout = None
         if self._watch is None or self.stopped:
             return ""

@@ -1,4 +1,4 @@
-"""Token ids to text as they come, each character once all its bytes are there.
+"""Token ids to text, token by token; a character is released when its bytes are complete.
 
 mlx_lm's streaming detokenizers drop the first space of every answer and have no byte 0 (mlx-lm up
 to 0.32.2). A raw prompt is continued, not answered: there the first space is the model's own.
@@ -56,15 +56,15 @@ class ByteDetokenizer:
 class WindowDetokenizer:
     """Decode the last few tokens again with each new one: for vocabularies of unknown spelling.
 
-    `before` is the token that the answer follows, where there is one: what a token's text is can
-    depend on the token in front of it.
+    `before` is the token that the answer follows, if any: a token's text can depend on the token in
+    front.
     """
 
     def __init__(self, tokenizer: Any, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._tokens = list(before)
         self._begin = 0
-        self._told = len(self._tokens)
+        self._decoded = len(self._tokens)
 
     def add(self, token: int) -> str:
         """Return the text that this token completes."""
@@ -82,10 +82,10 @@ class WindowDetokenizer:
         return text
 
     def _new_text(self) -> str:
-        before: str = self._tokenizer.decode(self._tokens[self._begin : self._told])
+        before: str = self._tokenizer.decode(self._tokens[self._begin : self._decoded])
         after: str = self._tokenizer.decode(self._tokens[self._begin :])
         return after[len(before) :]
 
     def _advance(self) -> None:
-        del self._tokens[: self._told]
-        self._begin, self._told = 0, len(self._tokens)
+        del self._tokens[: self._decoded]
+        self._begin, self._decoded = 0, len(self._tokens)

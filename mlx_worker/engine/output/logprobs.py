@@ -1,7 +1,7 @@
-"""Log-probabilities of tokens, for those who asked.
+"""Log-probabilities of tokens, for requests that ask for them.
 
-What the batch computed anyway is read back here, and only for the rows that asked: a read-back
-waits for the device. The values are mlx_lm's: of the logits after the processors (penalties,
+What the batch computed anyway is read back here, and only for rows that report: a read-back waits
+for the device. The values are mlx_lm's: of the logits after the processors (penalties,
 bias), before temperature and filters. [child]
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from mlx_worker.wire.messages import Choice, TokenLogprobs
+from mlx_worker.wire.output import TokenChoice, TokenLogprobs
 
 if TYPE_CHECKING:
     from mlx_worker.engine.output.markers import Markers
@@ -33,7 +33,7 @@ def read_logprobs(
     return TokenLogprobs(choices[0], choices[1:], is_content)
 
 
-def choice_of(markers: Markers, token: int, logprob: float) -> Choice:
-    """Return a token with its text, its log-probability and what it adds to an answer."""
+def choice_of(markers: Markers, token: int, logprob: float) -> TokenChoice:
+    """Return a token with its text, its log-probability and the bytes that an answer gets."""
     text, data = markers.text_of(token)
-    return Choice(text, logprob, None if data == text.encode() else data)
+    return TokenChoice(text, logprob, None if data == text.encode() else data)

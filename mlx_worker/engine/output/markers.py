@@ -1,7 +1,7 @@
-"""How a model marks what it says: where it reasons, where it calls tools, what is no text at all.
+"""The markers of a model's format: of reasoning, of tool calls, and tokens that are no text.
 
-mlx_lm knows the formats (it infers them from the tokenizer and its template) and builds the machine
-that finds their markers in text, however tokens cut them. Made once a model. [child]
+mlx_lm infers the format from the tokenizer and its template, and builds the machine that finds the
+markers in text, however tokens cut the markers. Made once for each model. [child]
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 CONTENT: Final = "normal"
 REASONING: Final = "reasoning"
 CALL: Final = "tool"
-"""mlx_lm's names of the states. Text in any other state is the format's own and is not shown."""
+"""mlx_lm's names of the states. Text in any other state belongs to the format and is not shown."""
 
 
 class Markers:
-    """One model's format.
+    """Hold one model's format.
 
-    `machine` is None where it has none: all it says is content. `starts` are the characters that
-    a marker can begin with. `stripped` are the special tokens that mean nothing to the format; by
-    id, because a model that writes "<s>" in ordinary tokens means it. `added` has the text of each
+    `machine` is None for a model without markers: all its text is content. `starts` are the
+    characters that a marker can begin with. `stripped` are the special tokens that mean nothing to
+    the format, by id: "<s>" in ordinary tokens is text of the model. `added` has the text of each
     token beyond the ordinary vocabulary. `call_end` is "" where only the end of the answer ends a
     call.
     """
@@ -56,15 +56,15 @@ class Markers:
     def detokenizer(self, follows: Sequence[int] | None) -> Detokenizer:
         """Return a detokenizer for one answer.
 
-        `follows` are the tokens of a raw prompt, which the answer goes on with: then its first
-        space is text. None: the answer begins by itself.
+        `follows` are the tokens of a raw prompt, which the answer continues: then the answer's
+        first space is text. None: the answer stands by itself.
         """
         if self._bytes is None:
             return WindowDetokenizer(self.tokenizer, (follows or ())[-1:])
         return ByteDetokenizer(self._bytes, trims=self._trims and follows is None)
 
     def bytes_of(self, token: int) -> bytes:
-        """Return the bytes of a token, of one that no answer shows too."""
+        """Return the bytes of a token, also of a token that no answer shows."""
         if self._bytes is None:
             return str(self.tokenizer.decode([token])).encode()
         return self._bytes[token] if token < len(self._bytes) else b""
@@ -81,9 +81,9 @@ class Markers:
 
 
 def opening_state(tokenizer: Any, prompt: Sequence[int], *, continues: bool = False) -> str:
-    """The state that a prompt leaves the model in.
+    """Return the state that a prompt leaves the model in.
 
-    Only what follows the last end of a turn is looked at: a user may well speak of markers.
+    Only what follows the last end of a turn counts: a user's message may contain markers.
     `continues`: the prompt ends in the middle of an answer's content.
     """
     if tokenizer.response_initial_state is not None:
@@ -96,12 +96,12 @@ def opening_state(tokenizer: Any, prompt: Sequence[int], *, continues: bool = Fa
 
 
 def has_thought(tokenizer: Any, prompt: Sequence[int]) -> bool:
-    """Does a prompt close the reasoning of its answer itself, as templates do to have none?"""
+    """Return True if a prompt closes the reasoning of its answer, as templates do to prevent it."""
     return bool(tokenizer.rfind_think_end(prompt, start=_last_turn(tokenizer, prompt)) >= 0)
 
 
 def _last_turn(tokenizer: Any, prompt: Sequence[int]) -> int:
-    """Where what follows the last end of a turn begins."""
+    """Return the place behind the last end of a turn."""
     ends = tokenizer.eos_token_ids
     return next((at for at in reversed(range(len(prompt))) if prompt[at] in ends), -1) + 1
 

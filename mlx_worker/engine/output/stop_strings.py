@@ -1,10 +1,9 @@
 """The stop strings of one request, as tokens and as text.
 
-A model says a special token where its tokenizer has one, and writes the same characters in
-ordinary tokens where it means them. A stop string ends the answer either way. Special tokens that
-are not shown have no text to look in: while a stop string names one, a placeholder stands for that
-token in the text that is watched. Placeholders are lone surrogates, which no decoded text holds.
-[child]
+A model may generate a special token, or write the same characters in ordinary tokens. A stop string
+ends the answer either way. Special tokens that are not shown have no text: while a stop string
+names such a token, a placeholder stands for the token in the text that is watched. Placeholders are
+lone surrogates, which no decoded text holds. [child]
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ _MOST_PLACEHOLDERS: Final = 0x400
 
 
 class StopStrings:
-    """What ends one answer.
+    """Hold what ends one answer.
 
     `added` has the text of each token beyond the ordinary vocabulary, by id; `hidden` are those
-    of them that are not shown. `tokens` are ids that end the answer by themselves, `watched` the
-    texts that do, each with the stop string that it stands for.
+    of them that are not shown. `tokens` are ids that end the answer, `watched` are texts that end
+    the answer, each with its stop string.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class StopStrings:
         self._removed = dict.fromkeys(map(ord, self._placeholders.values()))
 
     def placeholder(self, token: int) -> str:
-        """Return what stands for a token that is not shown; "" where no stop string names it."""
+        """Return the placeholder of a token that is not shown; "" if no stop string names it."""
         return self._placeholders.get(token, "")
 
     def shown(self, text: str) -> str:

@@ -1,16 +1,15 @@
-"""Token ids to what a client gets: content, reasoning and tool calls.
+"""Token ids to the spans of an answer: content, reasoning and tool calls.
 
-The detokenizer keeps characters whole across tokens; mlx_lm's text machine finds the markers
-between spans and holds back what may still become one, so that no part of a marker ever leaks.
-Everything a stream will say depends on its request and on the tokens it was
-given, and on nothing else: a stream that is given the same tokens again in another process goes
-on as this one would have, the ids of its calls included. [child]
+The detokenizer keeps characters whole across tokens. mlx_lm's text machine finds the markers
+between spans, and holds back text that may still become a marker, so that no part of a marker
+leaks. The spans depend on the request and on the tokens alone: the same tokens in another process
+make the same spans, ids of tool calls included. [child]
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mlx_lm.generate import TextStateMachine
 
@@ -18,29 +17,23 @@ from mlx_worker.engine.output.content import Content
 from mlx_worker.engine.output.markers import CALL, CONTENT, REASONING
 from mlx_worker.engine.output.stop_strings import StopStrings
 from mlx_worker.engine.output.tool_calls import MalformedCall, parse_calls
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import FinishReason, InvalidToolCall, ReasoningText, Span, ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from mlx_worker.engine.output.markers import Markers
-    from mlx_worker.engine.output.tool_calls import ParsedCall
-
-
-class Released(NamedTuple):
-    """What a token released: spans in order, then the content that came last."""
-
-    spans: list[m.Span]
-    text: str
+    from mlx_worker.engine.output.tool_calls import ParsedToolCall
+    from mlx_worker.wire.request import ChatRequest
 
 
 class TextStream:
-    """The answer of one sequence, released as soon as it is certain.
+    """Release the answer of one sequence, span by span, as soon as each is certain.
 
-    Stop strings end the content and are not looked for in reasoning or calls: a reader who asks
-    for one means what is shown. A call is released when it is complete, also where the request
-    offered no tools: it is what the model says, and its markers would be no better as content.
-    A stop string that is the text of a token ends the answer wherever the model says that token.
+    Stop strings end the content and are not looked for in reasoning or calls: they mean text that
+    is shown. A call is released when complete, also where the request offered no tools: its markers
+    would be no better as content. A stop string that is the text of a token ends the answer
+    wherever the model generates that token.
     No stop string ends an answer that has not the least number of tokens that was asked for.
     `prompt` are the tokens that the answer follows.
     """
@@ -48,7 +41,7 @@ class TextStream:
     def __init__(
         self,
         markers: Markers,
-        request: m.ChatRequest,
+        request: ChatRequest,
         state: str = CONTENT,
         prompt: Sequence[int] = (),
     ) -> None:
@@ -71,27 +64,30 @@ class TextStream:
 
     @property
     def stop_string(self) -> str:
-        """The stop string that ended it; "" where none did."""
+        """Return the stop string that ended the answer; "" where none did."""
         return self._content.stop_string or self._stop_token
 
     @property
     def in_content(self) -> bool:
-        """True if what is said now is content, as far as the tokens so far tell."""
+        """True if the next text is content, as far as the tokens so far tell."""
         return self._state == CONTENT
 
     @property
     def stopped(self) -> bool:
-        """Nothing more is wanted: a stop string, or the one call that was asked for."""
+        """True if a stop string or the only call that was asked for has ended the answer."""
         enough = self._request.one_call and self._calls > 0
         return bool(self._content.stopped or self._stop_token or enough)
 
-    def finish_reason(self, natural: m.FinishReason) -> m.FinishReason:
-        """Why it ended, where `natural` says why the tokens did."""
+    def finish_reason(self, natural: FinishReason) -> FinishReason:
+        """Return why the answer ended, where `natural` says why the tokens ended."""
         stopped = self.stopped or natural == "stop"
         return "tool_calls" if stopped and self._calls else "stop" if stopped else natural
 
-    def add(self, token: int) -> Released:
-        """What this token released. Nothing more is to be added once `stopped`."""
+    def add(self, token: int) -> list[Span]:
+        """Return the spans that this token released, empty content among them.
+
+        Nothing may be added once `stopped`.
+        """
         self.reasoning_tokens += self._state == REASONING
         self._tokens += 1
         self._content.may_stop = self._tokens > self._request.ends.min_tokens
@@ -104,33 +100,32 @@ class TextStream:
             return self._released(self._stops.placeholder(token) if marked else "")
         return self._released(self._detokenizer.add(token))
 
-    def finish(self, natural: m.FinishReason) -> Released:
-        """What was still held back when the tokens ended; nothing where it had `stopped`."""
+    def finish(self, natural: FinishReason) -> list[Span]:
+        """Return the spans that were held back when the tokens ended; none once `stopped`."""
         if self.stopped:
-            return Released([], "")
-        spans, text = self._released(self._detokenizer.finish())
-        spans.append(text)
+            return []
+        spans = self._released(self._detokenizer.finish())
         if self._machine is not None and not self.stopped:
             self._machine, rest, state = TextStateMachine.flush(self._machine)
-            spans += self._said([(state, rest)])
+            spans += self._spans_of([(state, rest)])
         if not self.stopped:
             spans += self._left(cut=natural == "length")
-        return _in_order(spans)
+        return spans
 
     # --- inside ---
 
-    def _released(self, text: str) -> Released:
+    def _released(self, text: str) -> list[Span]:
         if self._machine is None or not text:
-            return Released([], self._content.add(text))
+            return [self._content.add(text)]
         *_, held_back = self._machine
         if not held_back and self._markers.starts.isdisjoint(text):
-            return _in_order(self._said([(self._state, text)]))  # nearly always: no marker begins
+            return self._spans_of([(self._state, text)])  # nearly always: no marker begins
         self._machine, segments = TextStateMachine.split(self._machine, text)
-        return _in_order(self._said(segments))
+        return self._spans_of(segments)
 
-    def _said(self, segments: Iterable[tuple[str, str]]) -> list[m.Span]:
-        """Segments of the text machine as spans: a change of state ends a span."""
-        spans: list[m.Span] = []
+    def _spans_of(self, segments: Iterable[tuple[str, str]]) -> list[Span]:
+        """Return segments of the text machine as spans: a change of state ends a span."""
+        spans: list[Span] = []
         for state, text in segments:
             if state != self._state:
                 spans += self._left(cut=False)
@@ -142,38 +137,28 @@ class TextStream:
             if state == CONTENT:
                 spans.append(self._content.add(text))
             elif state == REASONING and text:
-                spans.append(m.Reasoning(text))
+                spans.append(ReasoningText(text))
             elif state == CALL:
                 self._call += text
         return spans
 
-    def _left(self, *, cut: bool) -> list[m.Span]:
-        """The state is left: what that releases. `cut`: the token limit ended it."""
+    def _left(self, *, cut: bool) -> list[Span]:
+        """Return what the end of a state releases. `cut`: the token limit ended the answer."""
         if self._state == CONTENT:
             return [self._content.end()]
         if self._state != CALL:
             return []
         text, self._call = self._call, ""
         if cut and self._markers.call_end:
-            return [m.BrokenCall(text, "a call was cut short by the token limit")]
+            return [InvalidToolCall(text, "the tool call was cut short by the token limit")]
         try:
             calls = parse_calls(self._markers.parse_call, text, self._request.tools)
         except MalformedCall as error:
-            return [m.BrokenCall(text, str(error))]
-        return [self._numbered(it) for it in (calls[:1] if self._request.one_call else calls)]
+            return [InvalidToolCall(text, str(error))]
+        return [self._with_id(call) for call in (calls[:1] if self._request.one_call else calls)]
 
-    def _numbered(self, call: ParsedCall) -> m.ToolCall:
-        """With an id that no other call has, made again alike when the tokens are replayed."""
+    def _with_id(self, call: ParsedToolCall) -> ToolCall:
+        """Return a call with an id of its own, which a replay of the tokens makes again."""
         made = hashlib.sha256(f"{self._calls} of {self._request!r}".encode()).hexdigest()
         self._calls += 1
-        return m.ToolCall(call.id or f"call_{made[:24]}", call.name, call.arguments)
-
-
-def _in_order(spans: list[m.Span]) -> Released:
-    """Empty content left out, and the content that comes last set apart."""
-    spans = [it for it in spans if it]
-    text = ""
-    while spans and isinstance(last := spans[-1], str):
-        text = last + text
-        spans.pop()
-    return Released(spans, text)
+        return ToolCall(call.id or f"call_{made[:24]}", call.name, call.arguments)

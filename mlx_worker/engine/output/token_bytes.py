@@ -33,7 +33,7 @@ def token_bytes(tokenizer: Any) -> Sequence[bytes] | None:
 
 
 def trims_first_space(tokenizer: Any) -> bool:
-    """Return True if an answer's first space is the vocabulary's habit, not the model's text."""
+    """Return True if an answer's first space comes from the vocabulary, not from the model."""
     known = tokenizer.detokenizer
     return bool(getattr(known, "trim_space", True))
 

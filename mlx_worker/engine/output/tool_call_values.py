@@ -50,7 +50,7 @@ Properties = dict[str, Any]
 def parse_values(parse: CallParser, text: str, tools: list[dict[str, Any]]) -> Any:
     """Return what a parser of mlx_lm makes of a call's text, with values as the model wrote them.
 
-    Raises whatever the parser raises.
+    Raises any error of the parser.
     """
     if getattr(parse, "__module__", "") not in _BY_SCHEMA:
         return parse(text, tools)

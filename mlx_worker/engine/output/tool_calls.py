@@ -1,8 +1,8 @@
 """The text of a tool call to the call itself, by mlx_lm's parsers.
 
-They read a whole call at a time and may raise or return nearly anything, because a model may write
-nearly anything: what comes out here is a call that can be carried out, or one error that says what
-is wrong. [child]
+The parsers read a whole call at a time, and may raise or return nearly anything, because a model
+may write nearly anything. The result here is a call that can be carried out, or one error with the
+problem. [child]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlx_worker.engine.output.tool_call_values import parse_values
 from mlx_worker.errors import cause_of
-from mlx_worker.wire.framing import sayable
+from mlx_worker.wire.framing import encodable
 
 if TYPE_CHECKING:
     from mlx_worker.engine.output.tool_call_values import CallParser
@@ -22,64 +22,64 @@ _ARGUMENTS: Final = ("arguments", "parameters", "args", "input")
 """Names that models give the arguments of a call, whatever their template shows."""
 
 _BESIDE: Final = frozenset({"name", "id", "type", "function", *_ARGUMENTS})
-"""Keys that a call may have. Any other key without arguments is no call: it would lose words."""
+"""Keys that a call may have. With any other key, and no arguments, a text is no call."""
 
 
 class MalformedCall(ValueError):
-    """A text between call markers that is no call; its message says why."""
+    """Report that a text between call markers is no call; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class ParsedCall:
-    """`arguments` is JSON. `id` is the model's own, None where its format has none."""
+class ParsedToolCall:
+    """Hold a parsed call. `arguments` is JSON; `id` is the model's own, None if it wrote none."""
 
     id: str | None
     name: str
     arguments: str
 
 
-def parse_calls(parse: CallParser, text: str, tools: list[dict[str, Any]]) -> list[ParsedCall]:
-    """All calls of one text, at least one. Raises MalformedCall."""
+def parse_calls(parse: CallParser, text: str, tools: list[dict[str, Any]]) -> list[ParsedToolCall]:
+    """Return all calls of one text, at least one. Raises MalformedCall."""
     try:
         parsed = parse_values(parse, text, tools)
-        calls = [_call(it) for it in (parsed if isinstance(parsed, list) else [parsed])]
+        calls = [_call(call) for call in (parsed if isinstance(parsed, list) else [parsed])]
     except MalformedCall:
         raise
     except Exception as error:
         # A parser is a program on the model's text: it fails in as many ways as that can be wrong.
-        raise MalformedCall(sayable(f"not a call: {cause_of(error)}")) from error
+        raise MalformedCall(encodable(f"not a tool call: {cause_of(error)}")) from error
     if not calls:
-        raise MalformedCall("not a call: there is none in it")
+        raise MalformedCall("not a tool call: the text contains no call")
     return calls
 
 
-def _call(parsed: Any) -> ParsedCall:
+def _call(parsed: Any) -> ParsedToolCall:
     own = parsed.get("id") if isinstance(parsed, dict) else None
     if isinstance(parsed, dict) and isinstance(parsed.get("function"), dict):
         parsed = parsed["function"]  # as OpenAI's API writes a call
     name = parsed.get("name") if isinstance(parsed, dict) else None
     if not isinstance(name, str) or not name:
-        raise MalformedCall("not a call: it names no function")
-    arguments = _arguments(_said_arguments(parsed))
+        raise MalformedCall("not a tool call: no function name")
+    arguments = _arguments(_written_arguments(parsed))
     for said in (name, arguments):
-        said.encode()  # half a surrogate pair could not be sent
-    has_id = isinstance(own, str) and own and own == sayable(own)
-    return ParsedCall(own if has_id else None, name, arguments)
+        said.encode()  # raises for half of a surrogate pair, which could not be sent
+    has_id = isinstance(own, str) and own and own == encodable(own)
+    return ParsedToolCall(own if has_id else None, name, arguments)
 
 
-def _said_arguments(parsed: dict[str, Any]) -> Any:
-    """Return the arguments under whichever name the model gave them; {} where it gave none."""
+def _written_arguments(parsed: dict[str, Any]) -> Any:
+    """Return the arguments, under any of the names that models use; {} where there are none."""
     for key in _ARGUMENTS:
         if parsed.get(key) is not None:
             return parsed[key] or {}
     if others := sorted(map(str, parsed.keys() - _BESIDE)):
-        raise MalformedCall(f"not a call: it has no arguments, but {', '.join(others)[:100]!r}")
+        raise MalformedCall(f"not a tool call: no arguments, but {', '.join(others)[:100]!r}")
     return {}
 
 
 def _arguments(arguments: Any) -> str:
-    """As JSON. A string is taken for JSON already; it has to be an object either way."""
+    """Return arguments as JSON; a string is taken for JSON. Both have to be an object."""
     value = json.loads(arguments) if isinstance(arguments, str) else arguments
     if not isinstance(value, dict):
-        raise MalformedCall("not a call: its arguments are no object")
+        raise MalformedCall("not a tool call: the arguments are not a JSON object")
     return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -1,1 +1,4 @@
-"""Structured output: schemas, regular expressions and grammars as constraints. [child]"""
+"""Structured output: schemas, regular expressions and grammars as constraints.
+
+[child]
+"""

@@ -1,8 +1,8 @@
 """Tool calls in a model's own format, as rules of a grammar.
 
 Where the format is JSON between markers the arguments fit the schema of their tool. mlx_lm's other
-formats write arguments in languages of their own, which no schema is a grammar of: there a call
-can be let through, but not forced. [child]
+formats write arguments in languages of their own, for which a schema gives no grammar: there a call
+can be allowed, but not forced. [child]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mlx_worker.errors import UnsupportedField
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.engine.structured.lark import Lark
+    from mlx_worker.engine.structured.lark import LarkWriter
 
 JSON_FORMAT = "json_tools"
 """The module of mlx_lm's parser for {"name": …, "arguments": …} between two markers."""
@@ -24,18 +24,20 @@ SPACE = "SPACE: /( |\\n[ \\t]{0,16})/"
 
 
 def forced_calls(
-    tokenizer: Any, lark: Lark, tools: Sequence[str], *, one: bool
+    tokenizer: Any, lark: LarkWriter, tools: Sequence[str], *, one: bool
 ) -> tuple[str, list[str]]:
-    """Calls of these tools, as an expression and its rules; the arguments of tool i are `@args_i`.
+    """Return calls of these tools as an expression and its rules; `@args_i`: arguments of tool i.
 
-    `one`: exactly one of them. Raises UnsupportedField for a format that is not JSON.
+    `one`: exactly one call. Raises UnsupportedField for a format that is not JSON.
     """
     if tokenizer.tool_parser.__module__.rpartition(".")[2] != JSON_FORMAT:
         raise UnsupportedField(
-            "tool_choice: this model's format of calls cannot be forced, only left to it",
+            "tool_choice: calls cannot be forced in this model's tool call format",
             param="tool_choice",
         )
-    start, end = (lark.word(it) for it in (tokenizer.tool_call_start, tokenizer.tool_call_end))
+    start, end = (
+        lark.word(marker) for marker in (tokenizer.tool_call_start, tokenizer.tool_call_end)
+    )
     functions = " | ".join(
         _spaced(_text(name), '","', _text("arguments"), '":"', f"@args_{place}")
         for place, name in enumerate(tools)
@@ -45,8 +47,8 @@ def forced_calls(
     return "call" if one else "call (SPACE? call)*", [call, SPACE]
 
 
-def free_calls(tokenizer: Any, lark: Lark, *, one: bool) -> tuple[str, list[str]]:
-    """Calls with whatever a model writes between its markers."""
+def free_calls(tokenizer: Any, lark: LarkWriter, *, one: bool) -> tuple[str, list[str]]:
+    """Return calls as an expression and its rules, with any text between the markers."""
     start = lark.word(tokenizer.tool_call_start)
     if not tokenizer.tool_call_end:
         return f"{start} CALLED", ["CALLED: /(?s:.*)/"]
@@ -55,7 +57,7 @@ def free_calls(tokenizer: Any, lark: Lark, *, one: bool) -> tuple[str, list[str]
 
 
 def _text(value: str) -> str:
-    """A JSON string, as a word of the grammar."""
+    """Return a JSON string as a word of the grammar."""
     return json.dumps(json.dumps(value, ensure_ascii=False))
 
 

@@ -1,7 +1,8 @@
 """The child's end of the helper process that tries costly grammars.
 
-The helper starts with the first of them and is kept; one that was ended over a grammar is replaced
-when the next one comes. It ends with this process, which holds the other end of its pipe. [child]
+The helper starts with the first costly grammar and is kept. A helper that was ended over a grammar
+is replaced when the next grammar comes. The helper ends with this process, which holds the other
+end of its pipe. [child]
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 SECONDS: Final = 0.6
-"""Of processor time, for all grammars of one answer: what passes is compiled once more here, which
-is less than half of it."""
+"""Of processor time, for all grammars of one answer. A grammar that passes is compiled once more in
+this process, which takes less than half of that time."""
 
 LOOKS: Final = 60
 """Waits of `EACH` for a verdict: a machine too busy to give the helper its processor time by then.
@@ -35,13 +36,13 @@ EACH: Final = 1.0
 """Seconds."""
 
 TRIES: Final = 2
-"""Helpers that a trial is given to: one may end for reasons of its own."""
+"""Helpers that try a grammar: a helper may end for other reasons."""
 
 COMMAND: Final = (sys.executable, "-P", "-m", "mlx_worker.grammar_trial.helper")
 
 
 class Trials:
-    """One vocabulary's. Called by one thread."""
+    """Try grammars with one vocabulary. Called by one thread."""
 
     def __init__(
         self,
@@ -57,16 +58,16 @@ class Trials:
         self._end: Callable[[], object] = lambda: None
 
     def verdict(self, trial: Trial) -> Verdict | None:
-        """Return the verdict of the helper; None: its time was used up, or it ended again.
+        """Return the verdict of the helper; None: its time was used up, or the helper ended twice.
 
-        Raises Unavailable where no helper can be started: that says nothing of the grammar.
+        Raises Unavailable where no helper can be started, whatever the grammar.
         """
         for _ in range(TRIES):
             process = self._running()
             line = self._answer(process, msgspec.json.encode(trial) + b"\n")
             if line is not None and line.endswith(b"\n"):
                 return msgspec.json.decode(line, type=Verdict)
-            if line is not None:  # the end of its output: its exit status says why
+            if line is not None:  # the end of the output: the exit status says why
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(EACH)
             self.close()
@@ -75,12 +76,12 @@ class Trials:
         return None
 
     def close(self) -> None:
-        """End the helper, if there is one."""
+        """End the helper, if any."""
         self._process = None
         self._end()
 
     def _answer(self, process: subprocess.Popen[bytes], line: bytes) -> bytes | None:
-        """Return a line of the helper, cut short where that ended; None: no line came in time."""
+        """Return a line of the helper, cut short if the helper ended; None: none came in time."""
         assert process.stdin is not None
         assert process.stdout is not None
         with contextlib.suppress(OSError):
@@ -95,7 +96,7 @@ class Trials:
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is not None:
-            self.close()  # it has ended by itself: no fault of the grammar that comes now
+            self.close()  # the helper ended by itself: no fault of this grammar
         if self._process is None:
             try:
                 self._process = subprocess.Popen(  # noqa: S603  (our own module, by our own Python)
@@ -106,11 +107,11 @@ class Trials:
                     start_new_session=True,  # so that its priority is lowered as a session's
                 )
             except OSError as error:
-                why = f"the process that tries grammars cannot be started: {error.strerror}"
+                why = f"the process that checks grammars cannot be started: {error.strerror}"
                 raise Unavailable(why, retry_after=1) from error
             self._end = weakref.finalize(self, _end, self._process)
             assert self._process.stdin is not None
-            with contextlib.suppress(OSError):  # it has ended: no verdict will come
+            with contextlib.suppress(OSError):  # the helper has ended: no verdict will come
                 self._process.stdin.write(self._first)
         return self._process
 

@@ -1,9 +1,9 @@
-"""Requests to the constraints of their rows, and what is wrong with those that make none.
+"""Requests to the constraints of their rows, and the problems of requests that have none.
 
-A grammar is compiled once, however many choices, prompts or requests have it: what was made, or
-why it was refused, is kept for the last few. The vocabulary as llguidance wants it takes a while to
-make (0.3 s of 49,000 tokens) and holds the interpreter meanwhile: it is made while the model is
-loaded, not beside running streams. [child]
+A grammar is compiled once, however many choices, prompts or requests have the same: the result, or
+the refusal, is kept for the last few. llguidance's form of the vocabulary takes a while to make
+(0.3 s for 49,000 tokens) and holds the interpreter meanwhile: the vocabulary is made while the
+model is loaded, not beside running streams. [child]
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mlx_worker.engine.structured.compile_trials import SECONDS, Trials
 from mlx_worker.engine.structured.constraint import Constraint
 from mlx_worker.engine.structured.endless_schema import is_endless
 from mlx_worker.engine.structured.grammar import answer_grammar, content_grammar, of_schema
-from mlx_worker.engine.structured.lark import Lark
+from mlx_worker.engine.structured.lark import LarkWriter
 from mlx_worker.engine.structured.lark_rules import read_rules
 from mlx_worker.engine.structured.refusals import refusal, too_costly
 from mlx_worker.engine.structured.schema_errors import place_of
@@ -40,7 +40,13 @@ from mlx_worker.grammar_trial.trial import (
     tried,
 )
 from mlx_worker.limits import check_constraint
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import (
+    AnswerConstraint,
+    ChatRequest,
+    JsonSchemaConstraint,
+    LarkConstraint,
+    ToolCallConstraint,
+)
 from mlx_worker.wire.tool_call_schemas import arguments_of
 
 if TYPE_CHECKING:
@@ -55,29 +61,29 @@ KEPT: Final = 16
 """Grammars of answers."""
 
 SEARCH: Final = 0.2
-"""Seconds in which the place of a schema's fault is looked for."""
+"""Seconds in which the place of a schema's fault is searched."""
 
 COSTLY_WORDS: Final = ("pattern", "patternProperties", "allOf", "multipleOf", "format", "not")
 """Keywords of a schema that become intersections of regexes, whose work has no limit."""
 
 
-class Constraints:
-    """One model's. Called by one thread, but for `prepare`, which comes first."""
+class ConstraintCompiler:
+    """Compile constraints for one model. Called by one thread, after `prepare` by another."""
 
     def __init__(self, tokenizer: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self._tokenizer = tokenizer
         self._clock = clock
         self._made: OrderedDict[bytes, LLMatcher | InvalidRequest] = OrderedDict()
         self.compiled = 0
-        """Grammars of answers that were not known, so far."""
+        """Grammars of answers compiled so far."""
 
     def prepare(self) -> None:
-        """Make the vocabulary now; a model whose tokenizer has none refuses grammars later."""
+        """Make the vocabulary now; a tokenizer without one refuses grammars later."""
         with contextlib.suppress(InvalidRequest):
             self._check_vocabulary("")
 
-    def of(self, request: m.ChatRequest, prompt: Prompt) -> Constraint | None:
-        """Return what binds the answer to this request. Raises InvalidRequest with the place."""
+    def of(self, request: ChatRequest, prompt: Prompt) -> Constraint | None:
+        """Return the constraint of a request's answer. Raises InvalidRequest with the place."""
         shape = request.constraint
         if shape is None:
             return None
@@ -90,8 +96,8 @@ class Constraints:
         matcher = self._known(whole, shape, request.tools)
         return Constraint(matcher.deep_copy())
 
-    def _known(self, whole: str, shape: m.Constraint, tools: list[Schema]) -> LLMatcher:
-        """Return the matcher of an answer's grammar, from what is kept where it is there."""
+    def _known(self, whole: str, shape: AnswerConstraint, tools: list[Schema]) -> LLMatcher:
+        """Return the matcher of an answer's grammar, a kept one if there is one."""
         key = sha256(whole.encode() + msgspec.json.encode(shape)).digest()
         made = self._made.get(key)
         if made is None:
@@ -108,17 +114,21 @@ class Constraints:
             raise type(made)(made.message, param=made.param)
         return made
 
-    def _compiled(self, whole: str, shape: m.Constraint, tools: list[Schema]) -> LLMatcher:
+    def _compiled(self, whole: str, shape: AnswerConstraint, tools: list[Schema]) -> LLMatcher:
         parts = _parts(shape, tools)
         for part, place, param in parts:
             if isinstance(part, dict) and is_endless(part):
                 raise ConstraintFailed(
-                    f"{place}: every document would be endless, for a required part requires"
+                    f"{place}: every document would be endless, because a required part requires"
                     " itself again",
                     param=param,
                 )
-        items = PLAIN_ITEMS if isinstance(shape, m.JsonSchema | m.Call) else FREE_ITEMS
-        grammars = [*(_grammar(it, place, param) for it, place, param in parts), whole]
+        items = (
+            PLAIN_ITEMS
+            if isinstance(shape, JsonSchemaConstraint | ToolCallConstraint)
+            else FREE_ITEMS
+        )
+        grammars = [*(_grammar(part, place, param) for part, place, param in parts), whole]
         verdict = self._verdict(Trial(grammars, items), shape)
         if verdict is None:
             raise too_costly(shape.field, SECONDS)
@@ -126,7 +136,7 @@ class Constraints:
             part, place, param = [*parts, (None, shape.field, shape.field)][verdict.place]
             path = self._path(part, verdict.fault, shape)
             raise refusal(verdict.fault, place + path, param + path if place == param else param)
-        if isinstance(shape, m.Lark):
+        if isinstance(shape, LarkConstraint):
             self._refuse_endless_rules(shape)
         matcher = LLMatcher(self._vocabulary, whole, log_level=0, limits=limits_of(items))
         if fault := fault_of(matcher):
@@ -134,7 +144,7 @@ class Constraints:
         # Asking for the first mask has built some of the lexer, which every copy has.
         return matcher
 
-    def _refuse_endless_rules(self, shape: m.Lark) -> None:
+    def _refuse_endless_rules(self, shape: LarkConstraint) -> None:
         """Raise ConstraintFailed where a rule or a terminal has no finite text."""
         rules = read_rules(shape.grammar)
         if (endless := rules.endless_rule()) is not None:
@@ -142,20 +152,22 @@ class Constraints:
             raise ConstraintFailed(why, param=shape.field)
         if not (trials := rules.trials()):
             return
-        grammars = [content_grammar(m.Lark(it, shape.field)) for _, it in trials]
+        grammars = [content_grammar(LarkConstraint(grammar, shape.field)) for _, grammar in trials]
         verdict = self._verdict(Trial(grammars, FREE_ITEMS), shape)
         if verdict is not None and verdict.fault.startswith(NOTHING_FITS):
             why = f"{shape.field}: no text fits {trials[verdict.place][0]}"
             raise ConstraintFailed(why, param=shape.field)
 
-    def _verdict(self, trial: Trial, shape: m.Constraint) -> Verdict | None:
-        """Try here what is sure to be cheap, in the helper what may not be."""
-        if isinstance(shape, m.JsonSchema | m.Call) and not _may_be_costly(trial.grammars):
+    def _verdict(self, trial: Trial, shape: AnswerConstraint) -> Verdict | None:
+        """Try grammars that are surely cheap here, others in the helper."""
+        if isinstance(shape, JsonSchemaConstraint | ToolCallConstraint) and not _may_be_costly(
+            trial.grammars
+        ):
             return tried(self._vocabulary, trial)
         return self._trials.verdict(trial)
 
-    def _path(self, schema: Any, fault: str, shape: m.Constraint) -> str:
-        """Where in a schema a fault is; as far as it was found in time."""
+    def _path(self, schema: Any, fault: str, shape: AnswerConstraint) -> str:
+        """Return where in a schema a fault is, as precisely as could be found in time."""
         if not isinstance(schema, dict):
             return ""
         end = self._clock() + SEARCH
@@ -175,15 +187,15 @@ class Constraints:
     def _check_vocabulary(self, field: str) -> None:
         if not self._tokenizer._tokenizer.is_fast:  # noqa: SLF001  (mlx_lm's wrapper hides it)
             raise UnsupportedField(
-                f"{field}: this model's tokenizer is not in Rust; no grammar can be kept",
+                f"{field}: not supported for this model, whose tokenizer is not in Rust",
                 param=field,
             )
         try:
             _ = self._vocabulary
         except Exception as error:
-            # llguidance reads the tokenizer's own description, and knows not every kind of it.
+            # llguidance reads the tokenizer's own description, and does not support all kinds.
             raise UnsupportedField(
-                f"{field}: no grammar can be kept with this model's tokenizer: {cause_of(error)}",
+                f"{field}: not supported with this model's tokenizer: {cause_of(error)}",
                 param=field,
             ) from error
 
@@ -198,24 +210,26 @@ class Constraints:
         return from_tokenizer(self._tokenizer._tokenizer, eos_token=ends)  # noqa: SLF001
 
     @cached_property
-    def _lark(self) -> Lark:
+    def _lark(self) -> LarkWriter:
         added = self._tokenizer.added_tokens_decoder.items()
         vocabulary = self._vocabulary
-        return Lark({it.content: id_ for id_, it in added if vocabulary.is_special_token(id_)})
+        return LarkWriter(
+            {token.content: id_ for id_, token in added if vocabulary.is_special_token(id_)}
+        )
 
 
 _Part = tuple[Any, str, str]
 """A schema or another shape, where a fault in it is, and which field an error names."""
 
 
-def _parts(shape: m.Constraint, tools: list[Schema]) -> list[_Part]:
-    """What is tried by itself, so that a fault has a place."""
-    if isinstance(shape, m.JsonSchema):
+def _parts(shape: AnswerConstraint, tools: list[Schema]) -> list[_Part]:
+    """Return the parts that are tried by themselves, so that a fault has a place."""
+    if isinstance(shape, JsonSchemaConstraint):
         return [(json.loads(shape.schema), shape.field, shape.field)]
-    if isinstance(shape, m.Call):
+    if isinstance(shape, ToolCallConstraint):
         schemas = arguments_of(tools, shape.names)
         named = zip(shape.names, schemas, strict=True)
-        return [(it, f"tools: the parameters of {name!r}", "tools") for name, it in named]
+        return [(schema, f"tools: the parameters of {name!r}", "tools") for name, schema in named]
     return [(shape, shape.field, shape.field)]
 
 

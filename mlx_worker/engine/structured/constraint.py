@@ -1,7 +1,7 @@
-"""What one row may say next, by its grammar: llguidance's matcher, a token at a time.
+"""Which tokens one row may generate next, by its grammar: llguidance's matcher.
 
-Fed with the tokens of the answer and nothing else, so a replay leaves it where it was. The grammar
-covers the whole answer, reasoning and calls included. [child]
+The matcher gets the tokens of the answer and nothing else, so that a replay restores its state. The
+grammar covers the whole answer, reasoning and calls included. [child]
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 ALLOWED: Final = b"\xc8"
-"""What a matcher writes for a token that may follow; 0 is for one that may not."""
+"""The byte that a matcher writes for a token that may follow; 0: the token may not follow."""
 
 
 class Constraint:
-    """The grammar of one answer, and how far it has come."""
+    """Hold the grammar of one answer and its state."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
@@ -28,29 +28,29 @@ class Constraint:
 
     @property
     def complete(self) -> bool:
-        """Nothing but the end may follow."""
+        """True if nothing but the end may follow."""
         return self._matcher.is_stopped() and not self.problem
 
     @property
     def problem(self) -> str:
-        """Why it cannot go on, e.g. a limit on its work; "" while it can."""
+        """Return why no token can follow, e.g. a limit of llguidance; "" while one can."""
         fault = self._matcher.get_error()
         return in_words(fault) if fault else ""
 
-    def replay(self, said: Sequence[int]) -> None:
-        """Go on after what a former child said."""
-        self._matcher.consume_tokens(list(said))
+    def replay(self, tokens: Sequence[int]) -> None:
+        """Continue after the tokens that a former process generated."""
+        self._matcher.consume_tokens(list(tokens))
 
     def next_after(self, token: int, width: int) -> bytes:
-        """A byte a token of the vocabulary, 0 for those that may not come after this one.
+        """Return a byte for each token of the vocabulary, 0 for tokens that may not follow `token`.
 
-        The first token that is told is the prompt's last, and not of the answer.
+        The first `token` is the prompt's last, which is no part of the answer.
         """
         if self._begun:
             self._matcher.consume_token(token)
             if self._matcher.is_stopped():
-                return ALLOWED * width  # the row is leaving: what is drawn now is never heard
+                return ALLOWED * width  # the row is leaving: its next token is dropped
         self._begun = True
-        told = self._matcher.compute_logit_bias()
-        # Models have more rows in their heads than their tokenizers have tokens, or fewer.
-        return told if len(told) == width else told[:width].ljust(width, b"\0")
+        allowed = self._matcher.compute_logit_bias()
+        # A model may have more logits than its tokenizer has tokens, or fewer.
+        return allowed if len(allowed) == width else allowed[:width].ljust(width, b"\0")

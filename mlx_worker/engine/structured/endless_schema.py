@@ -1,10 +1,9 @@
 """Parts of a JSON schema that have no finite document, because they require themselves.
 
-llguidance keeps such a part faithfully: the answer runs into its token limit, or comes to a point
-where nothing may follow. So a schema without a finite document is refused, and a part without one
-is taken out before the schema is compiled: what may be left out is left out, and of several
-alternatives the others stay. Only what can be known cheaply is looked for; a part in doubt is let
-through. [child]
+With such a part in a grammar the answer runs into its token limit, or comes to a point where
+nothing may follow. So a schema without a finite document is refused, and a part without one is
+removed before the schema is compiled: optional parts are left out, and of several alternatives the
+others stay. Only cheap checks are made; a part in doubt stays. [child]
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ if TYPE_CHECKING:
     Schema = dict[str, Any]
 
 REFERENCES: Final = 200
-"""Different ones up to which a schema is looked at: the work grows with their square."""
+"""Different references up to which a schema is checked: the work grows with their square."""
 
 
 def is_endless(schema: Schema) -> bool:
-    """True if every document of this schema contains itself."""
+    """Return True if every document of this schema would contain itself."""
     dead = dead_references(schema)
     return bool(dead) and not _ends(schema, dead)
 
@@ -49,7 +48,7 @@ def dead_references(schema: Schema) -> set[str]:
     if len(waiting) > REFERENCES:
         return set()
     targets = {reference: _target(schema, reference) for reference in waiting}
-    while ended := {it for it in waiting if _ends(targets[it], waiting)}:
+    while ended := {name for name in waiting if _ends(targets[name], waiting)}:
         waiting -= ended
     return waiting
 
@@ -72,15 +71,15 @@ def _target(schema: Schema, reference: str) -> Any:
 
 
 def _ends(part: Any, waiting: AbstractSet[str]) -> bool:
-    """True if a part has a finite document, or may have one; `waiting` references have none yet."""
+    """Return True if a part has a finite document without the `waiting` references."""
     if not isinstance(part, dict) or "enum" in part or "const" in part:
         return True
     if part.get("$ref") in waiting:
         return False
-    if not all(_ends(it, waiting) for it in _listed(part.get("allOf"))):
+    if not all(_ends(other, waiting) for other in _listed(part.get("allOf"))):
         return False
-    choices = [it for name in ("anyOf", "oneOf") if (it := _listed(part.get(name)))]
-    if not all(any(_ends(it, waiting) for it in choice) for choice in choices):
+    choices = [choice for name in ("anyOf", "oneOf") if (choice := _listed(part.get(name)))]
+    if not all(any(_ends(other, waiting) for other in choice) for choice in choices):
         return False
     stated = part.get("type")
     kinds = stated if isinstance(stated, list) else [stated]
@@ -99,11 +98,11 @@ def _ends_as(kind: Any, part: Schema, waiting: AbstractSet[str]) -> bool:
 def _object_ends(part: Schema, waiting: AbstractSet[str]) -> bool:
     properties, patterns = _mapping(part.get("properties")), _mapping(part.get("patternProperties"))
     others = [*patterns.values(), part.get("additionalProperties", True)]
-    more = any(it is not False and _ends(it, waiting) for it in others)
+    more = any(other is not False and _ends(other, waiting) for other in others)
     for name in _listed(part.get("required")):
         if not (_ends(properties[name], waiting) if name in properties else more):
             return False
-    ended = sum(_ends(it, waiting) for it in properties.values())
+    ended = sum(_ends(schema, waiting) for schema in properties.values())
     return more or _least(part, "minProperties") <= ended
 
 
@@ -112,7 +111,7 @@ def _array_ends(part: Schema, waiting: AbstractSet[str]) -> bool:
     needed = first[:least]
     if least > len(first):
         needed.append(part.get("items", True))
-    return all(_ends(it, waiting) for it in needed)
+    return all(_ends(item, waiting) for item in needed)
 
 
 def _least(part: Schema, name: str) -> int:

@@ -1,7 +1,7 @@
-"""Grammars in llama.cpp's notation (GBNF), as llguidance's Lark. [child]
+"""Grammars in llama.cpp's notation (GBNF), as llguidance's Lark.
 
-Two servers' fields and vLLM's own take either notation. llguidance converts one to the other; its
-work grows with the rules times the characters, which are bounded.
+Two servers' fields and vLLM's own take either notation. llguidance converts one to the other; the
+work grows with the rules times the characters, which are bounded. [child]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def is_gbnf(grammar: str) -> bool:
 
 
 def as_lark(grammar: str, field: str) -> str:
-    """Return a grammar in Lark. Raises InvalidRequest with the line of what is wrong."""
+    """Return a grammar in Lark. Raises InvalidRequest with the line of an error."""
     if not is_gbnf(grammar):
         return grammar
     rules = grammar.count(DEFINES)

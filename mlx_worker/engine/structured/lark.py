@@ -1,4 +1,7 @@
-"""A model's markers and its free text as llguidance's Lark grammar writes them. [child]"""
+"""A model's markers and its free text as llguidance's Lark grammar writes them.
+
+[child]
+"""
 
 from __future__ import annotations
 
@@ -11,28 +14,28 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ANYTHING = "/(?s:.*)/"
-"""Text of any length; llguidance lets no special token into it."""
+"""Text of any length; llguidance allows no special token in such text."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lark:
-    """`special` tokens by their text: a grammar names them by id, because no text matches them."""
+class LarkWriter:
+    """Write markers as Lark. `special` tokens are named by id, because no text matches them."""
 
     special: Mapping[str, int]
 
     def word(self, word: str) -> str:
-        """A marker, whatever tokens it is made of."""
+        """Return a marker as an expression, special tokens in it by id."""
         pieces = re.split(f"({'|'.join(map(re.escape, self.special))})", word)
         return " ".join(
-            f"<[{self.special[it]}]>" if it in self.special else json.dumps(it)
-            for it in pieces
-            if it
+            f"<[{self.special[piece]}]>" if piece in self.special else json.dumps(piece)
+            for piece in pieces
+            if piece
         )
 
     def up_to(self, word: str, name: str) -> tuple[str, str]:
-        """Free text and the marker that ends it: an expression, and the rule that it needs.
+        """Return free text and the marker that ends the text, as an expression and its rule.
 
-        The text machine finds a marker in ordinary tokens too: the text may not spell it out.
+        The text machine finds a marker in ordinary tokens too: the text may not contain the marker.
         """
         end = self.word(word)
         if not end.startswith("<["):

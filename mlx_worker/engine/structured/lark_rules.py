@@ -1,8 +1,8 @@
 """The rules of a request's own Lark grammar: which of them no finite text fits.
 
-llguidance goes into such a rule, and the answer then runs into its token limit or comes to a point
-where nothing may follow. A grammar that this reader does not understand is let through: llguidance
-says what is wrong with one. [child]
+An answer that enters such a rule runs into its token limit, or comes to a point where nothing may
+follow. A grammar that this reader does not understand passes: llguidance reports its errors.
+[child]
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ MOST_ATOMS: Final = 30
 """Terminals and regexes of one grammar that are tried by themselves."""
 
 MOST_TOKENS: Final = 1000
-"""Of a grammar that is read: the work may grow with their square."""
+"""Of a grammar that is read: the work may grow with the square of this number."""
 
 _Expression = tuple[str, list[Any]]
-"""What a part is ("any" of several, "all" of them, a "name", "free") and its parts or its name."""
+"""The kind of a part ("any" of several, "all" of them, a "name", "free"), and its parts or name."""
 
 _FREE: Final[_Expression] = ("free", [])
 
 
 class _NotUnderstoodError(Exception):
-    """The grammar has something that is not read here."""
+    """Report that the grammar has something that is not supported here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class _Token:
 
 @dataclass(slots=True)
 class LarkRules:
-    """The rules of a grammar by their names, and the places of the name `start` in its text."""
+    """Hold the rules of a grammar by name, and the places of the name `start` in the text."""
 
     grammar: str
     rules: dict[str, _Expression] = field(default_factory=dict)
@@ -132,7 +132,7 @@ def _tokens(grammar: str) -> list[_Token]:
 
 
 class _Reader:
-    """Reads definitions one after the other, each with one token ahead."""
+    """Read definitions one after the other, with one token of look-ahead."""
 
     def __init__(self, grammar: str) -> None:
         self._found = LarkRules(grammar)
@@ -151,7 +151,7 @@ class _Reader:
             expression = self._alternatives()
             if self._in_rule:
                 self._found.rules[name] = expression
-        self._found.starts = [it.start for it in self._tokens if it.text == "start"]
+        self._found.starts = [token.start for token in self._tokens if token.text == "start"]
         self._found.atoms = list(dict.fromkeys(self._found.atoms))
         return self._found
 
@@ -206,7 +206,7 @@ class _Reader:
         return _FREE
 
     def _repeated(self, expression: _Expression) -> _Expression:
-        """Read what says how often; what may be left out ends."""
+        """Read a repetition; a part that may be left out has a finite text."""
         sign = self._text(self._at)
         if sign in ("?", "*", "+"):
             self._at += 1

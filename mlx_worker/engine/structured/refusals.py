@@ -1,4 +1,7 @@
-"""llguidance's faults as errors of the request, in words that its writer understands. [child]"""
+"""llguidance's faults as errors of the request, in words for the request's author.
+
+[child]
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from mlx_worker.errors import ConstraintFailed, ConstraintTooCostly, InvalidRequ
 from mlx_worker.grammar_trial.trial import NOTHING_FITS
 
 LONGEST: Final = 1000
-"""Characters of llguidance's words that are passed on: some quote a regex made of one bound."""
+"""Characters of llguidance's message that are passed on: some quote a long generated regex."""
 
 RANGE: Final = re.compile(
     r"Failed to generate regex for \w+ range: min=(?:Some\((\S+)\)|None), "
@@ -17,7 +20,7 @@ RANGE: Final = re.compile(
 )
 
 COSTLY: Final = ("fuel", "too big", "schema too large", "max is", "too many", "limit")
-"""What llguidance says where it gives up at one of its limits."""
+"""Words in llguidance's messages about its limits."""
 
 
 def refusal(fault: str, place: str, param: str) -> InvalidRequest:
@@ -26,14 +29,14 @@ def refusal(fault: str, place: str, param: str) -> InvalidRequest:
     if fault.startswith(NOTHING_FITS):
         return ConstraintFailed(f"{place}: {words}", param=param)
     if any(word in words for word in COSTLY):
-        return ConstraintTooCostly(f"{place}: takes too much work: {words}", param=param)
+        return ConstraintTooCostly(f"{place}: too complex: {words}", param=param)
     return InvalidRequest(f"{place}: {words}", param=param)
 
 
 def too_costly(place: str, seconds: float) -> ConstraintTooCostly:
-    """Return the error for what was not compiled within its processor time."""
+    """Return the error for a grammar that was not compiled within its processor time."""
     return ConstraintTooCostly(
-        f"{place}: cannot be compiled within {seconds} s; fewer or simpler patterns can",
+        f"{place}: cannot be compiled within {seconds} s; use fewer or simpler patterns",
         param=place,
     )
 
@@ -42,8 +45,8 @@ def in_words(fault: str) -> str:
     """Return what a fault means."""
     first = fault.strip().partition("\n<non-verbose/>")[0].strip()
     if first.startswith(NOTHING_FITS):
-        return "no text fits it: there is nothing that the answer could go on with"
+        return "no text fits: no token could follow"
     if bounds := RANGE.match(first):
-        least, most = (it or "any" for it in bounds.groups())
-        return f"the range from {least} to {most} cannot be kept: bounds from -1e18 to 1e18 can"
+        least, most = (bound or "any" for bound in bounds.groups())
+        return f"the range from {least} to {most} is not supported: bounds are at most 1e18"
     return first if len(first) <= LONGEST else f"{first[:LONGEST]}…"

@@ -1,4 +1,4 @@
-"""Bounds of numbers in a JSON schema, as far as llguidance can keep them.
+"""Bounds of numbers in a JSON schema, within the range that llguidance supports.
 
 llguidance makes an automaton of the digits, and fails on bounds near the ends of 64 bits, which
 generators of schemas write for "any number" (`maximum` 18446744073709551615, 1e308). A bound closer
@@ -24,7 +24,7 @@ LOWER: Final = ("minimum", "exclusiveMinimum")
 
 
 def within_reach(schema: Schema) -> Any:
-    """Return a schema whose bounds llguidance can keep, in it and in all its parts."""
+    """Return a schema whose bounds llguidance supports, in all parts."""
     return rewritten(schema, _within_reach)
 
 

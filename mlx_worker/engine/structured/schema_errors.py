@@ -1,4 +1,7 @@
-"""Where in a JSON schema a fault is: llguidance says what is wrong, but not where. [child]"""
+"""Where in a JSON schema a fault is: llguidance says what is wrong, but not where.
+
+[child]
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,18 @@ if TYPE_CHECKING:
 
     Schema = dict[str, Any]
     Problem = Callable[[Schema], str]
-    """What is wrong with a schema; "" where nothing is."""
+    """The fault of a schema; "" where there is none."""
 
 
 def place_of(schema: Schema, fault: str, problem: Problem) -> str:
-    """The innermost part that has this fault by itself, as ".properties.a"; "" for the whole.
+    """Return the innermost part that has this fault by itself, as ".properties.a"; "": the whole.
 
-    What is shared is looked into first: a part that only refers to a fault has it too.
+    Shared definitions come first: a part that only refers to a fault has the fault too.
     """
     shared = {name: schema[name] for name in SHARED if name in schema}
     path, part = "", schema
     while True:
-        faulty = ((step, it) for step, it in _parts(part) if problem(shared | it) == fault)
+        faulty = ((step, inner) for step, inner in _parts(part) if problem(shared | inner) == fault)
         step, inner = next(faulty, ("", None))
         if inner is None:
             return path
@@ -32,12 +35,12 @@ def place_of(schema: Schema, fault: str, problem: Problem) -> str:
 def _parts(schema: Schema) -> Iterator[tuple[str, Schema]]:
     for name in NAMED:
         if isinstance(named := schema.get(name), dict):
-            yield from _schemas((f".{name}.{key}", it) for key, it in named.items())
+            yield from _schemas((f".{name}.{key}", inner) for key, inner in named.items())
     for name in LISTED:
         if isinstance(listed := schema.get(name), list):
-            yield from _schemas((f".{name}[{place}]", it) for place, it in enumerate(listed))
+            yield from _schemas((f".{name}[{place}]", inner) for place, inner in enumerate(listed))
     yield from _schemas((f".{name}", schema.get(name)) for name in SINGLE)
 
 
 def _schemas(parts: Any) -> Iterator[tuple[str, Schema]]:
-    return ((step, it) for step, it in parts if isinstance(it, dict))
+    return ((step, part) for step, part in parts if isinstance(part, dict))

@@ -1,4 +1,7 @@
-"""The parts of a JSON schema that are schemas themselves, and not values in it. [child]"""
+"""The parts of a JSON schema that are schemas themselves, and not values in it.
+
+[child]
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ SINGLE: Final = ("items", "additionalProperties")
 def rewritten(schema: Any, change: Callable[[Schema], Any]) -> Any:
     """Return the schema with `change` made to each of its parts, the outer ones first.
 
-    Whatever is not changed is the same object as before.
+    A part that is not changed is the same object as before.
     """
     changed = change(schema) if isinstance(schema, dict) else schema
     if not isinstance(changed, dict):
@@ -39,7 +42,7 @@ def rewritten(schema: Any, change: Callable[[Schema], Any]) -> Any:
 
 
 def _same(new: Any, old: Any) -> bool:
-    """True if nothing was rewritten: compared part by part, by identity."""
+    """Return True if nothing was rewritten: compared part by part, by identity."""
     if isinstance(new, dict) and isinstance(old, dict) and new is not old:
         return new.keys() == old.keys() and all(new[key] is old[key] for key in new)
     if isinstance(new, list):

@@ -1,1 +1,4 @@
-"""Chat templates: what they take, and conversations brought into that form. [child]"""
+"""Chat templates: what they take, and conversations brought into that form.
+
+[child]
+"""

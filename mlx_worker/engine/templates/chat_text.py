@@ -1,4 +1,7 @@
-"""A conversation as the text that the model's own chat template makes of it. [child]"""
+"""A conversation as the text that the model's own chat template makes of it.
+
+[child]
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from mlx_worker.engine.templates.rules import REFUSALS, fit_to_template
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from mlx_worker.wire.messages import Opening
+    from mlx_worker.wire.request import Opening
 
 Messages = list[dict[str, Any]]
 

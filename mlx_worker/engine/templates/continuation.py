@@ -1,8 +1,8 @@
 """The assistant's last message left open, for an answer that continues it.
 
-transformers leaves it open (`continue_final_message`), and refuses where a template does not show
-the message as it is. Its refusal quotes the whole conversation, so that another is given here;
-templates of mlx_lm's own, which are programs, are checked by what they made. [child]
+transformers leaves the message open (`continue_final_message`), and refuses where a template does
+not show the message unchanged. That refusal quotes the whole conversation, so it is replaced here.
+mlx_lm's own templates, which are programs, are checked by their output. [child]
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CONTINUED: Final = {"continue_final_message": True}
-"""What the tokenizer is told beside the template's arguments."""
+"""The argument of the tokenizer beside the template's."""
 
 
 def continued_text(tokenizer: Any, messages: list[dict[str, Any]], text: Callable[[], str]) -> str:
     """Return the text that ends with the last of `messages`. Raises InvalidRequest.
 
-    `text` renders the conversation, having told the tokenizer `CONTINUED`.
+    `text` renders the conversation with the argument `CONTINUED`.
     """
     try:
         made = text()
@@ -29,8 +29,8 @@ def continued_text(tokenizer: Any, messages: list[dict[str, Any]], text: Callabl
         if str(error.__cause__).startswith("continue_final_message"):
             raise _cannot() from None
         raise
-    # Of a Jinja template, transformers has made sure of it.
-    is_program = tokenizer._chat_template is not None  # noqa: SLF001  (mlx_lm tells no other way)
+    # transformers has checked Jinja templates.
+    is_program = tokenizer._chat_template is not None  # noqa: SLF001  (mlx_lm has no public way)
     if is_program and not made.rstrip().endswith(str(messages[-1]["content"]).strip()):
         raise _cannot()
     return made
@@ -38,7 +38,7 @@ def continued_text(tokenizer: Any, messages: list[dict[str, Any]], text: Callabl
 
 def _cannot() -> InvalidRequest:
     return InvalidRequest(
-        "messages: the model's chat template does not show the last message as it is, so the"
-        " message cannot be continued",
+        "messages: the last message cannot be continued, because the model's chat template does"
+        " not show the message unchanged",
         param="messages",
     )

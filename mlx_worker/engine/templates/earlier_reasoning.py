@@ -26,8 +26,8 @@ def with_neutral_name(turn: Turn) -> Turn:
     text = _reasoning_of(turn)
     if text:
         return {key: value for key, value in turn.items() if key not in NAMES} | {NEUTRAL: text}
-    # A value that is no text would only break a template that adds it to text.
-    return {key: it for key, it in turn.items() if key not in NAMES or isinstance(it, str)}
+    # A template fails if it adds a value that is no text to text.
+    return {key: value for key, value in turn.items() if key not in NAMES or isinstance(value, str)}
 
 
 def with_name(turn: Turn, name: str, *, beside_words: bool) -> Turn:

@@ -1,10 +1,10 @@
-"""What a chat template takes, found once a template, and conversations brought into that form.
+"""The conversations that a chat template accepts, and others brought into such a form.
 
-Clients send what their API allows: system turns anywhere, turns of one role in a row, calls whose
-arguments are whatever a model wrote. Templates were written for the conversations of their model's
-training, and raise on the others. A template is asked once, with a few short conversations, what it
-takes; what it does not take is then told to it in a form that it does take. The form depends on
-nothing but the turns so far, so that a conversation that goes on keeps its prefix. [child]
+Clients send what their API allows: system turns anywhere, turns of one role in a row, calls with
+any arguments that a model wrote. Templates were written for the conversations of their model's
+training, and raise on others. Each template is probed once with a few short conversations; turns
+that the template does not accept are then converted. The result depends on the turns so far alone,
+so that a conversation keeps its prefix when it continues. [child]
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ REFUSALS: Final = (
     AssertionError,
     NotImplementedError,
 )
-"""A template is a program of the model's author: it may refuse a chat in any of these ways."""
+"""A template is a program of the model's author, which may refuse a chat by any of these errors."""
 
 PARAGRAPH: Final = "\n\n"
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateRules:
-    """What a template takes and shows.
+    """Say what a template accepts and shows.
 
     `system`: a system turn at the beginning; `later_system`: anywhere else too. `user_runs` and
     `assistant_runs`: turns of that role in a row. `assistant_first`: a conversation that the
@@ -70,15 +70,15 @@ class TemplateRules:
 
 @lru_cache(maxsize=8)
 def rules_of(tokenizer: Any) -> TemplateRules:
-    """Return what the tokenizer's chat template takes. Renders some twenty short conversations."""
-    asked = _Probe(tokenizer)
-    if not asked.shows("user"):
-        return TemplateRules()  # it takes nothing that is known: it has the word
-    reasoning = next((name for name in NAMES if asked.shows_reasoning(name)), NEUTRAL)
+    """Return what the tokenizer's chat template accepts, by rendering about twenty short chats."""
+    probe = _Probe(tokenizer)
+    if not probe.shows("user"):
+        return TemplateRules()  # nothing is known of this template: change nothing
+    reasoning = next((name for name in NAMES if probe.shows_reasoning(name)), NEUTRAL)
     return TemplateRules(
-        system=asked.shows("system", "user"),
+        system=probe.shows("system", "user"),
         later_system=all(
-            asked.shows(*roles)
+            probe.shows(*roles)
             for roles in (
                 ("user", "system", "user"),
                 ("user", "system"),
@@ -86,19 +86,19 @@ def rules_of(tokenizer: Any) -> TemplateRules:
                 ("system", "user", "assistant", "system", "user"),
             )
         ),
-        user_runs=asked.shows("user", "user"),
-        assistant_runs=asked.shows("user", "assistant", "assistant", "user"),
-        assistant_first=asked.shows("assistant", "user"),
-        any_arguments=asked.shows_arguments("probe") or not asked.shows_arguments({"a": "probe"}),
+        user_runs=probe.shows("user", "user"),
+        assistant_runs=probe.shows("user", "assistant", "assistant", "user"),
+        assistant_first=probe.shows("assistant", "user"),
+        any_arguments=probe.shows_arguments("probe") or not probe.shows_arguments({"a": "probe"}),
         reasoning=reasoning,
-        words_beside_reasoning=asked.takes_words_beside(reasoning),
-        several_calls=asked.shows_calls(_TWO_CALLS)
-        or not asked.shows_calls(with_single_calls(_TWO_CALLS)),
+        words_beside_reasoning=probe.takes_words_beside(reasoning),
+        several_calls=probe.shows_calls(_TWO_CALLS)
+        or not probe.shows_calls(with_single_calls(_TWO_CALLS)),
     )
 
 
 def fit_to_template(tokenizer: Any, messages: list[Turn]) -> list[Turn]:
-    """Return a conversation in a form that the tokenizer's template takes; `messages` stay."""
+    """Return a conversation in a form that the template accepts; `messages` are not changed."""
     rules = rules_of(tokenizer)
     turns = [
         with_neutral_name(_with_arguments(_without_empty_calls(turn), rules)) for turn in messages
@@ -135,7 +135,7 @@ def _join_leading_systems(turns: list[Turn]) -> list[Turn]:
 def _fold_systems(turns: list[Turn], first: int) -> list[Turn]:
     """Put the text of system turns from `first` on into the user's turn beside each of them.
 
-    The turn in front, where the user's is there; else the one behind; else a turn of its own.
+    The turn in front, if that is the user's; else the turn behind; else a new turn.
     """
     folded: list[Turn] = []
     ahead = ""
@@ -191,14 +191,14 @@ def _extended(turn: Turn, text: str) -> Turn:
 
 
 def _without_empty_calls(turn: Turn) -> Turn:
-    """Some templates ask whether the key is there, and then for the calls."""
+    """Return a turn without an empty list of calls: some templates check only for the key."""
     if "tool_calls" in turn and not turn["tool_calls"]:
         return {key: value for key, value in turn.items() if key != "tool_calls"}
     return turn
 
 
 def _with_arguments(turn: Turn, rules: TemplateRules) -> Turn:
-    """OpenAI's dialect has a call's arguments as a string of JSON, templates want the object."""
+    """Return a turn whose calls have objects for arguments, not OpenAI's strings of JSON."""
     calls = turn.get("tool_calls")
     return turn | {"tool_calls": [_read_call(call, rules) for call in calls]} if calls else turn
 
@@ -230,7 +230,7 @@ def _parsed(written: Any) -> Any:
         value = json.loads(written)
         return _without_halves(value) if "\\u" in written else value
     except (ValueError, RecursionError):
-        return written  # what went wrong is history like any other
+        return written  # invalid JSON is passed on as text
 
 
 def _without_halves(value: Any) -> Any:
@@ -279,7 +279,7 @@ _TWO_CALLS: Final[list[Turn]] = [
 
 
 class _Probe:
-    """Short conversations, and whether a template shows all that is said in them."""
+    """Render short conversations, and check whether a template shows all their texts."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer

@@ -15,7 +15,7 @@ OF_THE_FIRST: Final = ("reasoning_content",)
 
 
 def with_single_calls(turns: list[Turn]) -> list[Turn]:
-    """Return a conversation none of whose turns has several calls; `turns` stay."""
+    """Return a conversation whose turns have one call each at most; `turns` are not changed."""
     single: list[Turn] = []
     place = 0
     while place < len(turns):
@@ -33,7 +33,7 @@ def with_single_calls(turns: list[Turn]) -> list[Turn]:
 
 
 def _split(turn: Turn, results: list[Turn]) -> list[Turn]:
-    """Return a turn a call, with its results; results of no call in the turn come last."""
+    """Return a turn for each call, followed by its results; results without a call come last."""
     later = {key: value for key, value in turn.items() if key not in OF_THE_FIRST}
     by_id: dict[Any, list[Turn]] = {}
     for result in results:

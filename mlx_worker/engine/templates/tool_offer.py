@@ -1,9 +1,9 @@
 """Tools that are offered to a model whose chat template has no tool calls.
 
 By the model's configuration such tools are refused, left out with a warning, or described in the
-system prompt; then the model is asked to write its calls as JSON between two markers, and the
-answer is read by mlx_lm's parser of that format. Whether the template has tool calls is asked
-once, when the model is loaded. [child]
+system prompt. In the last case the model is instructed to write calls as JSON between two markers,
+which mlx_lm's parser of that format reads. Whether the template has tool calls is checked once,
+when the model is loaded. [child]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlx_lm.tool_parsers import json_tools
 from mlx_worker.engine.prompt import prompt_of
 from mlx_worker.engine.templates.chat_text import chat_text, system_text
 from mlx_worker.errors import InvalidRequest, UnsupportedField
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import ChatRequest, ToolCallConstraint
 
 if TYPE_CHECKING:
     from mlx_worker.engine.prompt import Prompt, Tools
@@ -38,7 +38,7 @@ To use a tool, write a call of exactly this form, and then end your answer:
 </tool_call>
 Write one such block for each call, and call no tool that is not listed. What a call returned comes
 back between <tool_response> and </tool_response>. Where no tool helps, answer without a call."""
-"""What a model is told of tools that its template cannot show."""
+"""The description of tools for a model whose template cannot show tools."""
 
 _PROBE: Final[Tools] = [
     {
@@ -56,55 +56,55 @@ _MARK: Final = "probe of the system prompt"
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A request as the answer is made and read by, and as the template is `shown` it.
+    """Hold a request for the answer, and the request that the template renders: `shown`.
 
-    `notice` is what the caller should know of it, "" for nothing.
+    `notice` is a warning for the client, "" for none.
     """
 
-    request: m.ChatRequest
-    shown: m.ChatRequest
+    request: ChatRequest
+    shown: ChatRequest
     notice: str = ""
 
     def prompt(self, tokenizer: Any, bound: TextBound | None = None) -> Prompt:
-        """Return what the model reads. Raises InvalidRequest."""
+        """Return the prompt. Raises InvalidRequest."""
         prompt = prompt_of(tokenizer, self.shown, bound)
         if self.shown is self.request or self.shown.prompt is not None:
             return prompt
-        # The system prompt that reports speak of is the caller's own.
+        # Reports name the client's own system prompt.
         return replace(prompt, system=system_text(self.request.messages))
 
 
 class ToolOffers:
-    """What becomes of tools at one model; may have its tokenizer read calls from any answer."""
+    """Adapt requests with tools to one model; may change how its tokenizer parses calls."""
 
     def __init__(self, tokenizer: Any, mode: Literal["refuse", "ignore", "prompt"]) -> None:
-        # A model that shows tools itself, or refuses them, is the template's and `render`'s affair.
+        # Of a model whose template shows tools, or that refuses them, `render` takes care.
         self._by_template = mode == "refuse" or _shows_tools(tokenizer)
         self._describes = mode == "prompt" and not self._by_template
         if self._describes:
             _read_calls_as_json(tokenizer)
             self._has_system = _shows_system(tokenizer)
 
-    def adapt(self, request: m.ChatRequest) -> Offer:
-        """Return the request as this model can take it. Raises UnsupportedField."""
+    def adapt(self, request: ChatRequest) -> Offer:
+        """Return the request in a form that this model supports. Raises UnsupportedField."""
         if self._by_template or request.prompt is not None:
             return Offer(request, request)
-        told = calls_as_text(request.messages)
+        messages = calls_as_text(request.messages)
         if self._describes:
             if request.tools:
-                told = self._with_instructions(told, request.tools)
-            return Offer(request, msgspec.structs.replace(request, messages=told, tools=[]))
-        if isinstance(request.constraint, m.Call):
+                messages = self._with_instructions(messages, request.tools)
+            return Offer(request, msgspec.structs.replace(request, messages=messages, tools=[]))
+        if isinstance(request.constraint, ToolCallConstraint):
             field = request.constraint.field
             raise UnsupportedField(
                 f"{field}: this model has no tool calls, so none can be required", param=field
             )
-        shown = msgspec.structs.replace(request, messages=told, tools=[])
+        shown = msgspec.structs.replace(request, messages=messages, tools=[])
         answered = msgspec.structs.replace(request, tools=[])
         return Offer(answered, shown, LEFT_OUT if request.tools else "")
 
     def _with_instructions(self, messages: Messages, tools: Tools) -> Messages:
-        """Put them behind the system prompt, or before the first turn where there can be none."""
+        """Return messages with the tools described in the system prompt, or in the first turn."""
         lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
         text = INSTRUCTIONS.format(tools=lines)
         leading = 0
@@ -132,7 +132,7 @@ def _joined(messages: Messages, at: int, content: str) -> Messages:
 def _shows_tools(tokenizer: Any) -> bool:
     """Return True if the template shows tools, and the answer's calls can be read.
 
-    Also where there is no template to ask: then the request is refused for that.
+    True also without a template: then the request is refused for that.
     """
     try:
         without = chat_text(tokenizer, [_USER], {})
@@ -176,19 +176,19 @@ def calls_as_text(messages: Messages) -> Messages:
     Results that follow each other, and what the user says after them, are one turn: many templates
     want the speakers to alternate.
     """
-    told: Messages = []
+    texts: Messages = []
     answers_call = False
     for message in messages:
         is_result = message["role"] == "tool"
         turn = _as_text(message)
         if answers_call and turn["role"] == "user":
-            before = told[-1]
+            before = texts[-1]
             content = f"{before['content']}{chr(10) if is_result else chr(10) * 2}{turn['content']}"
-            told[-1] = {**before, "content": content}
+            texts[-1] = {**before, "content": content}
         else:
-            told.append(turn)
+            texts.append(turn)
         answers_call = is_result
-    return told
+    return texts
 
 
 def _as_text(message: dict[str, Any]) -> dict[str, Any]:
@@ -206,12 +206,12 @@ def _as_text(message: dict[str, Any]) -> dict[str, Any]:
 def _call_as_text(call: dict[str, Any]) -> str:
     function = call.get("function")
     known = function if isinstance(function, dict) else {}
-    said = {"name": known.get("name", ""), "arguments": _object(known.get("arguments"))}
-    return f"<tool_call>\n{json.dumps(said, ensure_ascii=False)}\n</tool_call>"
+    written = {"name": known.get("name", ""), "arguments": _object(known.get("arguments"))}
+    return f"<tool_call>\n{json.dumps(written, ensure_ascii=False)}\n</tool_call>"
 
 
 def _object(arguments: Any) -> Any:
-    """What a string of JSON means; the string itself where the model wrote none."""
+    """Return the value of a JSON string; the string itself if it is not valid JSON."""
     if not isinstance(arguments, str):
         return arguments or {}
     try:

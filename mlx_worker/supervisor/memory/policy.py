@@ -1,11 +1,10 @@
-"""What fits into the node's memory, and what gives way: the decisions, without a child.
+"""Which models fit into the node's memory, and which are unloaded: the decisions alone.
 
-A model needs what its process was measured to take, before it ever ran its weights and what any
-process of ours takes. One that does not fit beside those that run has the least recently used idle
-ones unloaded for it; models at work, and pinned ones, stay. What runs grows with its caches: over
-the limit these are trimmed first, then new work is refused, then a process is given up for a fresh
-one, because only the end of a process returns its memory for sure. Pure: facts in, decisions out.
-[front]
+A model needs what its process was measured to take, and before the first measurement its weights
+and what any process takes. For a model that does not fit beside those that run, idle models are
+unloaded, the least recently used first; busy and pinned models stay. Running models grow with their
+caches: over the limit the caches are trimmed first, then new work is refused, then one process is
+replaced, because only the end of a process returns its memory for sure. Pure. [front]
 """
 
 from __future__ import annotations
@@ -19,116 +18,131 @@ from mlx_worker.config.sizes import in_words
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from mlx_worker.models.resolve import PlannedModel
+
 PROCESS_BYTES: Final = 192 << 20
 """What a child takes beside weights and KV: interpreter, mlx, tokenizer. Measured on Linux: 90 to
 140 MB."""
 
 
+def expected_bytes(planned: PlannedModel) -> int:
+    """Return what a model's process is expected to take once it has loaded the model."""
+    weights = planned.folder.weight_bytes if planned.folder else 0
+    return weights + PROCESS_BYTES
+
+
 @dataclass(frozen=True, slots=True)
-class Tenant:
+class MemoryClaim:
     """One model's claim, in bytes.
 
-    `at_start` is what its process takes once it is loaded, measured or estimated; `used` what it
-    takes now, None where it has not been measured. `lodged`: its process is there or on its way;
-    `leaving`: on its way out. `last_used` is on any one clock.
+    `at_start` is what the process takes once it has loaded the model, measured or estimated;
+    `used` what the process takes now, None before a measurement. `is_resident`: the process runs or
+    is about to; `is_leaving`: the process is ending. `last_used` is on one clock for all models.
     """
 
     model: str
     at_start: int
     used: int | None = None
-    lodged: bool = False
-    leaving: bool = False
-    idle: bool = False
-    pinned: bool = False
+    is_resident: bool = False
+    is_leaving: bool = False
+    is_idle: bool = False
+    is_pinned: bool = False
     last_used: float = 0.0
 
     @property
-    def needs(self) -> int:
-        """What has to be kept for it while it is lodged."""
+    def reserved_bytes(self) -> int:
+        """Return what the model needs while it is resident."""
         return max(self.at_start, self.used or 0)
 
     @property
-    def may_go(self) -> bool:
-        """Can it be unloaded for somebody else?"""
-        return self.lodged and self.idle and not self.pinned and not self.leaving
+    def is_evictable(self) -> bool:
+        """True if the model can be unloaded for another."""
+        return self.is_resident and self.is_idle and not self.is_pinned and not self.is_leaving
 
     @property
-    def grown(self) -> int:
-        """What it has taken since it was loaded."""
-        return (self.used or 0) - self.at_start if self.lodged else 0
+    def growth(self) -> int:
+        """Return what the process has taken since it loaded the model."""
+        return (self.used or 0) - self.at_start if self.is_resident else 0
 
 
-# --- room for a model ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Fits:
-    """It may start."""
+# --- the start of a model -----------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Evict:
-    """It may start once these have left; none: those that are leaving already suffice."""
+class Admit:
+    """The model may start."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdmitAfterEviction:
+    """The model may start once these have ended; none: those that are ending suffice."""
 
     models: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Full:
-    """Not now: nobody who could leave would leave room enough."""
+class Wait:
+    """Evicting every evictable model would not free enough memory now."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class NeverFits:
-    """Not even alone."""
+class Reject:
+    """The model would not fit in memory if it were alone."""
 
     why: str
 
 
-Verdict = Fits | Evict | Full | NeverFits
+StartDecision = Admit | AdmitAfterEviction | Wait | Reject
 
 
-def make_room(wanted: Tenant, others: Sequence[Tenant], limit: int) -> Verdict:
-    """May this model start beside the others, and who has to leave for it?"""
+def decide_start(wanted: MemoryClaim, others: Sequence[MemoryClaim], limit: int) -> StartDecision:
+    """Decide whether a model may start beside the others, and which of them end for it."""
     if wanted.at_start > limit:
-        return NeverFits(f"it needs {in_words(wanted.at_start)}; memory_limit is {in_words(limit)}")
-    free = limit - sum(it.needs for it in others if it.lodged)
+        return Reject(f"it needs {in_words(wanted.at_start)}; memory_limit is {in_words(limit)}")
+    free = limit - sum(claim.reserved_bytes for claim in others if claim.is_resident)
     if wanted.at_start <= free:
-        return Fits()
-    free += sum(it.needs for it in others if it.leaving)
-    victims: list[str] = []
-    for it in sorted(filter(lambda it: it.may_go, others), key=lambda it: it.last_used):
+        return Admit()
+    free += sum(claim.reserved_bytes for claim in others if claim.is_leaving)
+    evicted: list[str] = []
+    for claim in _evictable(others):
         if wanted.at_start <= free:
             break
-        victims.append(it.model)
-        free += it.needs
+        evicted.append(claim.model)
+        free += claim.reserved_bytes
     if wanted.at_start > free:
-        return Full(_why_full(wanted, others, limit))
-    return Evict(tuple(victims))
+        return Wait(_why_wait(wanted, others, limit))
+    return AdmitAfterEviction(tuple(evicted))
 
 
-def _why_full(wanted: Tenant, others: Iterable[Tenant], limit: int) -> str:
+def _evictable(claims: Iterable[MemoryClaim]) -> list[MemoryClaim]:
+    """Return the models that may be unloaded, the least recently used first."""
+    evictable = (claim for claim in claims if claim.is_evictable)
+    return sorted(evictable, key=lambda claim: claim.last_used)
+
+
+def _why_wait(wanted: MemoryClaim, others: Iterable[MemoryClaim], limit: int) -> str:
     staying = ", ".join(
-        f"{it.model} takes {in_words(it.needs)}{' (pinned)' if it.pinned else ''}"
-        for it in others
-        if it.lodged and not it.may_go
+        f"{claim.model} takes {in_words(claim.reserved_bytes)}"
+        f"{' (pinned)' if claim.is_pinned else ''}"
+        for claim in others
+        if claim.is_resident and not claim.is_evictable
     )
     return f"it needs {in_words(wanted.at_start)} of {in_words(limit)}; {staying}"
 
 
-def kv_budget(wanted: Tenant, others: Iterable[Tenant], limit: int) -> int:
-    """Bytes that a model's running rows may take: all that it and the pinned ones leave."""
-    pinned = sum(it.at_start for it in others if it.pinned)
+def kv_budget(wanted: MemoryClaim, others: Iterable[MemoryClaim], limit: int) -> int:
+    """Return the bytes that a model's rows may take: what it and the pinned models leave."""
+    pinned = sum(claim.at_start for claim in others if claim.is_pinned)
     return max(0, limit - wanted.at_start - pinned)
 
 
 # --- pressure -----------------------------------------------------------------------------
 
 
-class Rung(Enum):
-    """How far it has come."""
+class PressureLevel(Enum):
+    """What is done about the use of memory."""
 
     CALM = auto()
     TRIM = auto()
@@ -136,68 +150,69 @@ class Rung(Enum):
     RECYCLE = auto()
 
 
-class Ladder:
-    """From one measurement to the next: what follows when more is used than may be.
+class PressureEscalation:
+    """Raises the level, from one measurement to the next, while more than the limit is used.
 
-    Each step has so many `looks` to help before the next one is taken.
+    Each level has `checks` measurements to help before the next one is taken.
     """
 
-    def __init__(self, looks: int = 3) -> None:
-        self._looks = looks
+    def __init__(self, checks: int = 3) -> None:
+        self._checks = checks
         self._since = 0
-        self.rung = Rung.CALM
+        self.level = PressureLevel.CALM
 
-    def look(self, used: int, limit: int) -> Rung | None:
-        """The step to take now; None: none that was not taken already."""
+    def check(self, used: int, limit: int) -> PressureLevel | None:
+        """Return the level to act on now; None if the last action has to take effect first."""
         if used <= limit:
-            changed, self.rung = self.rung is not Rung.CALM, Rung.CALM
-            return Rung.CALM if changed else None
+            changed = self.level is not PressureLevel.CALM
+            self.level = PressureLevel.CALM
+            return PressureLevel.CALM if changed else None
         self._since += 1
-        if self.rung is not Rung.CALM and self._since < self._looks:
+        if self.level is not PressureLevel.CALM and self._since < self._checks:
             return None
         self._since = 0
-        self.rung = Rung(min(self.rung.value + 1, Rung.RECYCLE.value))
-        return self.rung
+        self.level = PressureLevel(min(self.level.value + 1, PressureLevel.RECYCLE.value))
+        return self.level
 
     @property
-    def refuses(self) -> bool:
-        """Is new work refused?"""
-        return self.rung in (Rung.REFUSE, Rung.RECYCLE)
+    def refuses_work(self) -> bool:
+        """True if new work is refused."""
+        return self.level in (PressureLevel.REFUSE, PressureLevel.RECYCLE)
 
 
-def trims(over: int, caches: Mapping[str, int]) -> dict[str, int]:
-    """Bytes that each model's cache is to give back, the largest first."""
-    asked: dict[str, int] = {}
-    for model, nbytes in sorted(caches.items(), key=lambda it: -it[1]):
+def bytes_to_trim(over: int, caches: Mapping[str, int]) -> dict[str, int]:
+    """Return the bytes that each model's cache has to free, the largest cache first."""
+    trims: dict[str, int] = {}
+    for model, nbytes in sorted(caches.items(), key=lambda entry: -entry[1]):
         if over > 0 and nbytes > 0:
-            asked[model] = min(over, nbytes)
+            trims[model] = min(over, nbytes)
             over -= nbytes
-    return asked
+    return trims
 
 
-def who_grew(over: int, tenants: Sequence[Tenant]) -> Tenant | None:
-    """The one whose fresh process would return most; None where that would hardly help."""
-    most = max(tenants, key=lambda it: it.grown, default=None)
-    return most if most is not None and most.grown * 2 >= over else None
+def model_to_recycle(over: int, claims: Sequence[MemoryClaim]) -> MemoryClaim | None:
+    """Return the model whose new process would free most; None if that would hardly help."""
+    largest = max(claims, key=lambda claim: claim.growth, default=None)
+    return largest if largest is not None and largest.growth * 2 >= over else None
 
 
-def rest(over: int, tenants: Sequence[Tenant]) -> list[Tenant]:
-    """Return the idle models to unload, the longest idle first, until the rest is not over."""
-    over -= sum(it.used or 0 for it in tenants if it.leaving)
-    chosen: list[Tenant] = []
-    for it in sorted(filter(lambda it: it.may_go, tenants), key=lambda it: it.last_used):
+def models_to_unload(over: int, claims: Sequence[MemoryClaim]) -> list[MemoryClaim]:
+    """Return the idle models to unload, the longest idle first, until the others fit."""
+    over -= sum(claim.used or 0 for claim in claims if claim.is_leaving)
+    chosen: list[MemoryClaim] = []
+    for claim in _evictable(claims):
         if over <= 0:
             break
-        chosen.append(it)
-        over -= it.used or 0
+        chosen.append(claim)
+        over -= claim.used or 0
     return chosen
 
 
-def surplus(measured: Iterable[tuple[int, int]]) -> int:
-    """Return what processes take beyond what was expected of them, in bytes.
+def median_excess(measured: Iterable[tuple[int, int]]) -> int:
+    """Return what processes take beyond their estimates, in bytes: the median.
 
-    `measured` has (taken, expected) of each process that was measured. The median: one large cache
-    makes no other model large.
+    `measured` has (measured, estimated) bytes of each process. By the median one large cache makes
+    no other model large.
     """
-    over = sorted(max(0, taken - expected) for taken, expected in measured)
-    return over[len(over) // 2] if over else 0
+    excess = sorted(max(0, taken - estimated) for taken, estimated in measured)
+    return excess[len(excess) // 2] if excess else 0

@@ -1,6 +1,6 @@
-"""What is done when the models' processes take more than the node's limit.
+"""What is done when the processes of the models take more than the node's limit.
 
-`memory` decides; here it is carried out, each step said once in the log. [front]
+`policy` decides; this module carries the decisions out, and records each one once. [front]
 """
 
 from __future__ import annotations
@@ -11,120 +11,137 @@ from typing import TYPE_CHECKING
 
 from mlx_worker.config.sizes import in_words
 from mlx_worker.errors import MemoryFull
-from mlx_worker.supervisor.memory.placement import COME_BACK, tenant_of
-from mlx_worker.supervisor.memory.policy import Ladder, Rung, rest, trims, who_grew
+from mlx_worker.supervisor.memory.placement import RETRY_AFTER
+from mlx_worker.supervisor.memory.policy import (
+    PressureEscalation,
+    PressureLevel,
+    bytes_to_trim,
+    model_to_recycle,
+    models_to_unload,
+)
 from mlx_worker.supervisor.process.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from mlx_worker.supervisor.event_log import Events
-    from mlx_worker.supervisor.node import Served
+    from mlx_worker.supervisor.memory.budget import MemoryBudget
+    from mlx_worker.supervisor.model import ModelRuntime
 
-AT_REST = (State.READY, State.STOPPED, State.FAILED)
+SETTLED = (State.READY, State.STOPPED, State.FAILED)
+"""States in which no process starts or ends."""
 
 
 class Pressure:
-    """Compares what is measured with `limit`, in bytes; `trim` has a cache give bytes back."""
+    """Compares the measured memory of the models with the budget."""
 
     def __init__(
         self,
-        limit: int,
-        everybody: Callable[[], Collection[Served]],
-        trim: Callable[[Served, int], None],
+        budget: MemoryBudget,
+        all_models: Callable[[], Collection[ModelRuntime]],
         events: Events,
     ) -> None:
+        self._budget = budget
         self._events = events
-        self.limit = limit
-        self._everybody = everybody
-        self._trim = trim
-        self._ladder = Ladder()
-        self._looked = asyncio.Event()
+        self._all_models = all_models
+        self._escalation = PressureEscalation()
+        self._checked = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def used(self) -> int:
-        """Bytes that the processes took when they last said so."""
-        return sum(tenant_of(it).used or 0 for it in self._everybody())
+        """Return the bytes that the processes took by their last reports."""
+        return sum(model.memory_claim().used or 0 for model in self._all_models())
 
     @property
-    def rung(self) -> Rung:
-        """How far it has come."""
-        return self._ladder.rung
+    def level(self) -> PressureLevel:
+        """Return the current level."""
+        return self._escalation.level
+
+    def start(self, every: float) -> None:
+        """Check the memory now, and every `every` seconds until `close`."""
+        self.check()
+        self._timer = asyncio.get_running_loop().call_later(every, self.start, every)
+
+    def close(self) -> None:
+        """End the checks."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def refusal(self) -> MemoryFull | None:
-        """Why new work is refused; None: it is not."""
-        # A process that has ended since the last look has given its memory back already.
-        if not self._ladder.refuses or self.used - self._returnable() <= self.limit:
+        """Return why new work is refused; None if it is not."""
+        # A process that has ended since the last check has returned its memory already.
+        if not self._escalation.refuses_work:
             return None
-        return MemoryFull(f"the models take {self._numbers()}", retry_after=COME_BACK)
+        if self.used - self._returnable() <= self._budget.limit:
+            return None
+        return MemoryFull(f"the models take {self._numbers()}", retry_after=RETRY_AFTER)
 
-    async def has_room(self) -> None:
+    async def wait_until_accepting(self) -> None:
         """Wait until new work is not refused any more."""
         while self.refusal() is not None:
-            self._looked.clear()
-            await self._looked.wait()
+            self._checked.clear()
+            await self._checked.wait()
 
     def _returnable(self) -> int:
-        """Return the bytes of idle models that may leave, or leave, without anybody's notice."""
-        tenants = map(tenant_of, self._everybody())
-        return sum(it.used or 0 for it in tenants if it.may_go or it.leaving)
+        """Return the bytes of models that are endingor that no client would miss."""
+        claims = (model.memory_claim() for model in self._all_models())
+        return sum(claim.used or 0 for claim in claims if claim.is_evictable or claim.is_leaving)
 
-    def look(self) -> None:
-        """Take the step that is due."""
-        self._look()
-        self._looked.set()
-
-    def _look(self) -> None:
-        before = self.rung
-        step = self._ladder.look(self.used, self.limit)
-        if step is not None and step is not before:
-            self._say(_WORDS[step], grave=step is not Rung.CALM)
-        match step:
-            case Rung.TRIM:
+    def check(self) -> None:
+        """Compare the memory with the limit, and act on the level that follows."""
+        before = self.level
+        level = self._escalation.check(self.used, self._budget.limit)
+        if level is not None and level is not before:
+            self._report(_WORDS[level], is_warning=level is not PressureLevel.CALM)
+        match level:
+            case PressureLevel.TRIM:
                 self._trim_caches()
-            case Rung.REFUSE | Rung.RECYCLE:
-                self._give_up_processes(recycle=step is Rung.RECYCLE)
+            case PressureLevel.REFUSE | PressureLevel.RECYCLE:
+                self._end_processes(recycle=level is PressureLevel.RECYCLE)
             case _:
                 pass
+        self._checked.set()
 
     def _trim_caches(self) -> None:
-        models = {it.config.id: it for it in self._everybody()}
-        caches = {id_: it.child.facts.cache for id_, it in models.items()}
+        models = {model.config.id: model for model in self._all_models()}
+        caches = {id_: model.child.status.cache for id_, model in models.items()}
         sizes = {id_: cache.bytes for id_, cache in caches.items() if cache}
-        for id_, nbytes in trims(self.used - self.limit, sizes).items():
-            self._trim(models[id_], nbytes)
+        for id_, nbytes in bytes_to_trim(self.used - self._budget.limit, sizes).items():
+            models[id_].trim_cache(nbytes)
 
-    def _give_up_processes(self, *, recycle: bool) -> None:
-        """Have processes end, so that the rest fits: the idle ones, or the one that grew most.
+    def _end_processes(self, *, recycle: bool) -> None:
+        """End processes so that the others fit: idle ones, or the one that has grown most.
 
-        Idle ones are unloaded before new work is refused; one that grew is kept as long as trimmed
-        caches may still help, until `recycle`.
+        Idle models are unloaded before new work is refused. A process that has grown is kept until
+        `recycle`, as long as trimmed caches may still help.
         """
-        models = {it.config.id: it for it in self._everybody() if not it.retired}
-        tenants = [tenant_of(it) for it in models.values()]
-        over = self.used - self.limit
-        if (grown := who_grew(over, tenants)) is not None:
-            if recycle and all(it.child.state in AT_REST for it in models.values()):
-                self._say("gets a fresh process", grown.model)
+        models = {
+            model.config.id: model for model in self._all_models() if model.retired_by is None
+        }
+        claims = [model.memory_claim() for model in models.values()]
+        over = self.used - self._budget.limit
+        if (grown := model_to_recycle(over, claims)) is not None:
+            if recycle and all(model.child.state in SETTLED for model in models.values()):
+                self._report("gets a fresh process", grown.model)
                 models[grown.model].child.restart()
             return
-        for tenant in rest(over, tenants):
-            self._say("is unloaded", tenant.model)
-            models[tenant.model].child.unload()
+        for claim in models_to_unload(over, claims):
+            self._report("is unloaded", claim.model)
+            models[claim.model].child.unload()
 
-    def _say(self, what: str, model: str = "", *, grave: bool = True) -> None:
-        level = logging.WARNING if grave else logging.INFO
-        self._events.happened(
-            "pressure", model, level=level, what=what, used=self.used, limit=self.limit
-        )
+    def _report(self, what: str, model: str = "", *, is_warning: bool = True) -> None:
+        level = logging.WARNING if is_warning else logging.INFO
+        used, limit = self.used, self._budget.limit
+        self._events.happened("pressure", model, level=level, what=what, used=used, limit=limit)
 
     def _numbers(self) -> str:
-        return f"{in_words(self.used)} of {in_words(self.limit)}"
+        return f"{in_words(self.used)} of {in_words(self._budget.limit)}"
 
 
 _WORDS = {
-    Rung.CALM: "new work is welcome",
-    Rung.TRIM: "cached prompts are given up",
-    Rung.REFUSE: "new work is refused",
-    Rung.RECYCLE: "a process has to end",
+    PressureLevel.CALM: "new work is accepted",
+    PressureLevel.TRIM: "cached prompts are evicted",
+    PressureLevel.REFUSE: "new work is refused",
+    PressureLevel.RECYCLE: "a process has to end",
 }

@@ -16,16 +16,34 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from mlx_worker.errors import CHILD_CODES, ChildLost, ProtocolViolation
 from mlx_worker.supervisor.process.states import Event
-from mlx_worker.wire import messages as m
 from mlx_worker.wire.framing import encode, frames_from_child
+from mlx_worker.wire.messages import (
+    CacheCleared,
+    CacheState,
+    DetokenizeResult,
+    FromChild,
+    Hello,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    Pong,
+    PrefillProgress,
+    PromptWarmed,
+    RequestFailed,
+    Started,
+    TokenizeResult,
+)
+from mlx_worker.wire.output import Done, PromptScores, RowOutput, StepOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LastWord = m.Done | m.Warmed | m.Cleared | m.Tokenized | m.Detokenized | m.Failed
-Told = m.Started | m.Prefill | m.PromptScores | m.Row | LastWord
+    from mlx_worker.wire.base import WireMessage
+
+LastWord = Done | PromptWarmed | CacheCleared | TokenizeResult | DetokenizeResult | RequestFailed
+Told = Started | PrefillProgress | PromptScores | RowOutput | LastWord
 """What an opened id may hear."""
-Fact = m.Hello | m.LoadProgress | m.Loaded | m.LoadFailed | m.CacheState | m.Pong
+Fact = Hello | LoadProgress | Loaded | LoadFailed | CacheState | Pong
 """What concerns the child as a whole."""
 
 UNREAD_BYTES = 1 << 16
@@ -52,7 +70,7 @@ class Owner:
     on_fact: Callable[[Fact], None]
     on_end: Callable[[Event, str], None]
     on_quiet: Callable[[], None]
-    on_step: Callable[[list[m.Row]], None]
+    on_step: Callable[[list[RowOutput]], None]
 
 
 class Link(asyncio.Protocol):
@@ -78,7 +96,7 @@ class Link(asyncio.Protocol):
         """Can anything be said?"""
         return self._transport is not None
 
-    def open(self, id_: int, listener: Listener, message: m.Message) -> None:
+    def open(self, id_: int, listener: Listener, message: WireMessage) -> None:
         """Say something that will be answered; the listener hears the answers.
 
         Raises ChildLost if the pipe is gone, ValueError if the message fits no frame.
@@ -91,7 +109,7 @@ class Link(asyncio.Protocol):
         self._listeners[id_] = listener
         self._transport.write(frame)
 
-    def send(self, message: m.Message) -> None:
+    def send(self, message: WireMessage) -> None:
         """Say something without an answer of its own. Nothing happens if the pipe is gone."""
         if self._transport is not None:
             self._transport.write(encode(message))
@@ -136,21 +154,28 @@ class Link(asyncio.Protocol):
                     return
                 self.data_received(data)
 
-    def _deliver(self, message: m.FromChild) -> None:
+    def _deliver(self, message: FromChild) -> None:
         match message:
-            case m.Step():
+            case StepOutput():
                 self.last_progress = self._loop.time()
                 self.owner.on_step(message.rows)
                 for row in message.rows:
                     self._listener(row.id).hear(row)
-            case m.Started() | m.Prefill() | m.PromptScores():
+            case Started() | PrefillProgress() | PromptScores():
                 self.last_progress = self._loop.time()
                 self._listener(message.id).hear(message)
-            case m.Failed() if message.code not in CHILD_CODES:
+            case RequestFailed() if message.code not in CHILD_CODES:
                 raise ProtocolViolation(
                     f"an error with a code that no child sends: {message.code!r}"
                 )
-            case m.Done() | m.Warmed() | m.Cleared() | m.Tokenized() | m.Detokenized() | m.Failed():
+            case (
+                Done()
+                | PromptWarmed()
+                | CacheCleared()
+                | TokenizeResult()
+                | DetokenizeResult()
+                | RequestFailed()
+            ):
                 self.last_progress = self._loop.time()
                 listener = self._listener(message.id)
                 del self._listeners[message.id]

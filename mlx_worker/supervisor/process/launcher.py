@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mlx_worker.supervisor.process.connection import Link, Owner, connect
-from mlx_worker.supervisor.process.process import NO_VARIABLES, spawn
+from mlx_worker.supervisor.process.process import CHILD_COMMAND, NO_VARIABLES, spawn
 from mlx_worker.supervisor.process.stderr import LastWords
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Mapping, Sequence
 
-    from mlx_worker.wire import messages as m
+    from mlx_worker.supervisor.process.process import ChildProcess
+    from mlx_worker.wire.messages import Hello
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,10 @@ class Launched:
     `env` are the variables of its model that the process was started with.
     """
 
-    process: asyncio.subprocess.Process
+    process: ChildProcess
     link: Link
     words: LastWords
-    hello: m.Hello | None = None
+    hello: Hello | None = None
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -37,19 +37,34 @@ class Launch(Protocol):
         """A process that the owner is told of from here on. Raises OSError where none can be."""
 
 
-async def launch(
-    command: Sequence[str], owner: Owner, env: Mapping[str, str] = NO_VARIABLES
-) -> Launched:
-    """Start a new process, with these variables of its model. Raises OSError where it cannot be."""
-    link = Link(owner)
-    theirs = await connect(link)
-    with theirs:
-        try:
-            process = await spawn(command, theirs.fileno(), env)
-        except OSError as error:
-            link.close()
-            raise OSError(f"cannot start {command[0]}: {error}") from error
-        except BaseException:
-            link.close()
-            raise
-    return Launched(process, link, LastWords(process), env=env)
+class Launcher(Protocol):
+    """Starts processes for children: the one seam between a node and what runs its models."""
+
+    async def __call__(self, owner: Owner, env: Mapping[str, str] = NO_VARIABLES) -> Launched:
+        """Start a process with these variables of its model. Raises OSError if that fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessLauncher:
+    """Starts a process of the operating system for each child."""
+
+    command: Sequence[str]
+
+    async def __call__(self, owner: Owner, env: Mapping[str, str] = NO_VARIABLES) -> Launched:
+        """Start a process with these variables of its model. Raises OSError if that fails."""
+        link = Link(owner)
+        theirs = await connect(link)
+        with theirs:
+            try:
+                process = await spawn(self.command, theirs.fileno(), env)
+            except OSError as error:
+                link.close()
+                raise OSError(f"cannot start {self.command[0]}: {error}") from error
+            except BaseException:
+                link.close()
+                raise
+        return Launched(process, link, LastWords(process), env=env)
+
+
+CHILD_LAUNCHER: Final = ProcessLauncher(CHILD_COMMAND)
+"""Starts the product's own child."""

@@ -51,8 +51,8 @@ class Lifecycle:
         """What last ended a process, or asked for that."""
         self.restarts_by: Counter[Event] = Counter()
         self.stalls = 0
-        self.wanted = False
-        """After this process there is to be another, if the policy allows."""
+        self.desired_running = False
+        """The child is to run: after this process there is another, if the policy allows."""
         self.given_up = False
         """Given up, and not READY since: what runs now, if anything, is a slow retry."""
         self._hopeless = False
@@ -62,8 +62,24 @@ class Lifecycle:
 
     @property
     def restarts(self) -> int:
-        """How often it has been started again."""
+        """Return how often the child has been started again."""
         return self.restarts_by.total()
+
+    @property
+    def next_try(self) -> float | None:
+        """Return when the child is started again; None: nothing is due."""
+        return self.deadline if self.state in (State.BACKOFF, State.FAILED) else None
+
+    @property
+    def cannot_load(self) -> bool:
+        """True if the model's files are why the child was given up."""
+        causes = (Event.CANNOT_LOAD, Event.CANNOT_START)
+        return self.state is State.FAILED and self.cause in causes
+
+    @property
+    def has_lost_its_device(self) -> bool:
+        """True if the child was given up because new processes do not heal what ends them."""
+        return self.state is State.FAILED and self.cause is Event.DEVICE_LOST
 
     def apply(self, event: Event, now: float, reason: str = "") -> State:
         """Apply one event. Raises IllegalEvent, and nothing changes, if it cannot happen."""
@@ -96,16 +112,20 @@ class Lifecycle:
             case Event.START | Event.RESTART | Event.CAN_START:
                 if event is Event.RESTART:
                     self.cause = event
-                self.wanted, self._hopeless, self.reason = event is not Event.CAN_START, False, ""
+                self.desired_running, self._hopeless, self.reason = (
+                    event is not Event.CAN_START,
+                    False,
+                    "",
+                )
                 self.given_up = False
                 self._window.forget()
             case Event.CANNOT_START:
                 self.cause, self.reason = event, reason
             case Event.DEADLINE if self.state is State.FAILED:
-                self.wanted, self._hopeless = True, False
+                self.desired_running, self._hopeless = True, False
             case Event.STOP | Event.UNLOAD:
                 self.cause = event
-                self.wanted = False
+                self.desired_running = False
             case Event.HELLO | Event.LOADED | Event.DRAINED | Event.HURRY | Event.GIVE_UP:
                 pass
             case _ if self._is_cause(event):
@@ -139,7 +159,7 @@ class Lifecycle:
             self.incarnation += 1
         if state is State.READY:
             self.given_up, self._ready_since = False, now
-        if state is State.STOPPED and self.wanted:
+        if state is State.STOPPED and self.desired_running:
             self.apply(Event.START, now)
         elif state is State.FAILED:
             self.given_up = True
@@ -171,7 +191,7 @@ class Lifecycle:
                 return None
 
     def _enter_backoff(self, now: float) -> None:
-        if not self.wanted:
+        if not self.desired_running:
             self.apply(Event.STOP, now)
             return
         delay = self._delay(now)

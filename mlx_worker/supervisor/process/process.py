@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mlx_worker.supervisor.process.environment import without_secrets
 from mlx_worker.supervisor.process.private_tmp import scratch_folder
@@ -32,14 +32,62 @@ NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
 """Of a model whose configuration has no `env`."""
 
 
+class ChildProcess(Protocol):
+    """What the supervisor needs of a process, whatever it runs in."""
+
+    @property
+    def pid(self) -> int:
+        """Return the number that logs and reports name the process by."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Return the exit code as `subprocess` has it; None while the process runs."""
+
+    @property
+    def stderr(self) -> asyncio.StreamReader:
+        """Return the stream of what the process writes to its stderr."""
+
+    async def wait(self) -> int:
+        """Wait for the end of the process and return its exit code."""
+
+    def kill(self) -> None:
+        """End the process now. Nothing happens if it has ended."""
+
+
+class SpawnedProcess:
+    """A process of the operating system."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None, "it was started with a pipe there"
+        self._process = process
+        self.pid = process.pid
+        self.stderr = process.stderr
+        self.wait = process.wait
+
+    @property
+    def returncode(self) -> int | None:
+        """Return the exit code as `subprocess` has it; None while the process runs."""
+        return self._process.returncode
+
+    def kill(self) -> None:
+        """End the process now. Nothing happens if it has ended.
+
+        Not through the process object: it may reap the child before its watcher does, and the true
+        exit status would be lost.
+        """
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
 async def spawn(
     command: Sequence[str], fd: int, env: Mapping[str, str] = NO_VARIABLES
-) -> asyncio.subprocess.Process:
+) -> SpawnedProcess:
     """Start a child that inherits this end of its pipe. Raises OSError where it cannot be.
 
     `env` are variables of the child's model.
     """
-    return await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         *command,
         "--fd",
         str(fd),
@@ -52,23 +100,13 @@ async def spawn(
         # ctrl-C in a terminal is the front's to answer.
         start_new_session=True,
     )
+    return SpawnedProcess(process)
 
 
 def _environment(of_model: Mapping[str, str]) -> dict[str, str]:
     """Return the front's own but for secrets, and the model's over it."""
     own = CHILD_ENVIRONMENT | {"TMPDIR": str(scratch_folder())}
     return without_secrets(os.environ) | dict(of_model) | own
-
-
-def kill(process: asyncio.subprocess.Process) -> None:
-    """End it now. Nothing happens where it has ended.
-
-    Not through the process object: it may reap the child before its watcher does, and the true
-    exit status would be lost.
-    """
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
 
 
 def how_it_ended(code: int) -> str:

@@ -17,15 +17,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlx_worker.supervisor.process.connection import Owner
-from mlx_worker.supervisor.process.launcher import launch
-from mlx_worker.supervisor.process.process import NO_VARIABLES, how_it_ended, kill
-from mlx_worker.wire import messages as m
+from mlx_worker.supervisor.process.process import NO_VARIABLES, how_it_ended
+from mlx_worker.wire.messages import Hello, Ping, Pong
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from mlx_worker.supervisor.process.connection import Fact
-    from mlx_worker.supervisor.process.launcher import Launched
+    from mlx_worker.supervisor.process.launcher import Launched, Launcher
     from mlx_worker.supervisor.process.pause import PauseDetector
     from mlx_worker.supervisor.process.restart_policy import RestartWindow
     from mlx_worker.supervisor.process.states import Event
@@ -62,15 +61,15 @@ class Spare:
     """One process without a model, from its start to its end or its taking."""
 
     def __init__(self) -> None:
-        self.hello: m.Hello | None = None
+        self.hello: Hello | None = None
         self.launched: Launched | None = None
         self.heard_at = asyncio.get_running_loop().time()
         self._asked = 0
         self._owed = 0
 
-    async def start(self, command: Sequence[str]) -> Launched:
+    async def start(self, launcher: Launcher) -> Launched:
         """Its process. Raises OSError where it cannot be."""
-        self.launched = await launch(command, _without_work(self._hear, self._ended))
+        self.launched = await launcher(_without_work(self._hear, self._ended))
         return self.launched
 
     @property
@@ -92,7 +91,7 @@ class Spare:
         if self.launched is not None and self.hello is not None:
             self._asked += 1
             self._owed += 1
-            self.launched.link.send(m.Ping(self._asked))
+            self.launched.link.send(Ping(self._asked))
 
     def give(self, owner: Owner) -> Launched:
         """Hand it over: from here on the owner is told."""
@@ -105,13 +104,13 @@ class Spare:
         if self.launched is not None:
             self.launched.link.close()
             if now:
-                kill(self.launched.process)
+                self.launched.process.kill()
 
     def _hear(self, fact: Fact) -> None:
         match fact:
-            case m.Hello():
+            case Hello():
                 self.hello = fact
-            case m.Pong():
+            case Pong():
                 self._owed = 0
             case _:
                 return
@@ -128,13 +127,13 @@ class Standby:
 
     def __init__(
         self,
-        command: Sequence[str],
+        launcher: Launcher,
         policy: StandbyPolicy,
         deaths: RestartWindow,
         busy: Callable[[], bool],
         pause: PauseDetector,
     ) -> None:
-        self._command = command
+        self._launcher = launcher
         self._policy = policy
         self._deaths = deaths
         self._busy = busy
@@ -161,11 +160,11 @@ class Standby:
         A model with variables of its own gets a new process: those of a spare are set already.
         """
         if env:
-            return await launch(self._command, owner, env)
+            return await self._launcher(owner, env)
         fit = [it for it in self._spares if it.fit]
         spare = next((it for it in fit if it.hello), fit[0] if fit else None)
         if spare is None:
-            return await launch(self._command, owner)
+            return await self._launcher(owner)
         self._spares.pop(spare).cancel()
         return spare.give(owner)
 
@@ -217,7 +216,7 @@ class Standby:
     async def _prepare(self) -> None:
         spare = Spare()
         try:
-            launched = await spare.start(self._command)
+            launched = await spare.start(self._launcher)
         except OSError as error:
             self._died(str(error))
             return

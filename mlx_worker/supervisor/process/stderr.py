@@ -21,6 +21,7 @@ from mlx_worker.supervisor.requests.rate_allowance import Allowance
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from mlx_worker.supervisor.process.process import ChildProcess
     from mlx_worker.supervisor.ring_buffer import Ring
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class LastWords:
 
     def __init__(
         self,
-        process: asyncio.subprocess.Process,
+        process: ChildProcess,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pid = process.pid
@@ -82,7 +83,6 @@ class LastWords:
         self.computation_failure = ""
         """Why it ended itself, where it did because what it computed could not be trusted."""
         self._kept: deque[str] = deque(maxlen=KEPT)
-        assert process.stderr is not None, "it was started with a pipe there"
         self._reading = asyncio.create_task(self._read(process.stderr), name=f"stderr {self._pid}")
 
     @property

@@ -25,7 +25,7 @@ from mlx_worker.histogram import CRASH_TO_TOKEN, Histogram
 from mlx_worker.supervisor.fingerprint import identity_of, weights_changed
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.resume_policy import is_poison, may_start
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import Generate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +41,10 @@ MOST_NAMED: Final = 100
 
 
 class Dispatch:
-    """All generations of one model that have not ended. `on_end` is told of each end."""
+    """All generations of one model that have not ended. `on_end` is told of each end.
+
+    `refusal` returns why the model takes no new work; None if it does.
+    """
 
     def __init__(
         self,
@@ -51,8 +54,10 @@ class Dispatch:
         pause: PauseDetector,
         on_end: Callable[[Generation], None],
         events: Events,
+        refusal: Callable[[], WorkerError | None],
     ) -> None:
         self._child = child
+        self._refusal = refusal
         self._events = events
         self._ids = ids
         self._policy = policy
@@ -109,7 +114,7 @@ class Dispatch:
                     self._set_timer(generation, None)
                 self._hand_over()
             case State.FAILED:
-                self._fail_waiting(until=self._child.next_try)
+                self._fail_waiting(until=self._child.lifecycle.next_try)
             case State.STOPPED if self._closing:
                 self._fail_waiting()
             case _:
@@ -142,12 +147,12 @@ class Dispatch:
         elif is_poison(generation, self._policy):
             self._events.happened(
                 "poison",
-                self._child.load.model,
+                self._child.model,
                 level=logging.WARNING,
                 request_id=generation.request_id,
                 crashes=generation.crashes,
             )
-            self._child.pardon(generation.crashes)
+            self._child.lifecycle.pardon(generation.crashes)
             generation.fail(
                 PoisonedRequest(f"{why}; {generation.crashes} processes died on this request")
             )
@@ -218,32 +223,33 @@ class Dispatch:
 
     def _end_changed(self) -> None:
         """End what was begun by other weights or versions: the rest would be others' words."""
-        now = identity_of(self._child.facts)
+        now = identity_of(self._child.status)
         for generation in [it for it in self._waiting if it.has_begun and it.identity != now]:
             before = generation.identity
             assert before is not None, "a process has begun the generation"
             self._events.happened(
                 "weights changed",
-                self._child.load.model,
+                self._child.model,
                 level=logging.WARNING,
                 request_id=generation.request_id,
                 after_tokens=len(generation.tokens),
                 was=before.fingerprint,
                 now=now.fingerprint,
             )
-            generation.fail(weights_changed(self._child.load.model, before, now))
+            generation.fail(weights_changed(self._child.model, before, now))
 
     def _give(self, generation: Generation) -> None:
-        generation.identity = identity_of(self._child.facts)
+        generation.identity = identity_of(self._child.status)
         self._set_timer(generation, None)
         del self._waiting[generation]
         id_ = next(self._ids)
-        ask = m.Generate(
+        ask = Generate(
             id_,
             generation.request,
             list(generation.tokens),
             generation.session,
             generation.request_id,
+            generation.room,
         )
         self._open[generation] = id_
         generation.handed_over.append(time.perf_counter())
@@ -256,7 +262,7 @@ class Dispatch:
             self.resumes += 1
             self._events.happened(
                 "resume",
-                self._child.load.model,
+                self._child.model,
                 request_id=generation.request_id,
                 after_tokens=len(generation.tokens),
                 crashes=generation.crashes,
@@ -281,7 +287,7 @@ class Dispatch:
 
     def _what_became_of(self, generation: Generation) -> WorkerError:
         """Why it waits no longer for a child."""
-        child, refusal = self._child, self._child.refusal()
+        child, refusal = self._child, self._refusal()
         if generation.lost_by:
             rest = f": {child.reason}" if child.state is State.FAILED else ""
             retry = refusal.retry_after if refusal else 1
@@ -291,4 +297,4 @@ class Dispatch:
             )
         if self._closing:
             return self._closing
-        return refusal or ModelLoading(f"model {child.load.model!r} is coming back", retry_after=2)
+        return refusal or ModelLoading(f"model {child.model!r} is coming back", retry_after=2)

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Protocol, cast
 import msgspec
 
 from mlx_worker import errors
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import PrefillProgress, RequestFailed, Started
+from mlx_worker.wire.output import (
+    Done,
+    FinishReason,
+    PromptScores,
+    ReasoningText,
+    RowOutput,
+    Span,
+    TokenLogprobs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -25,9 +34,10 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.fingerprint import Identity
     from mlx_worker.supervisor.process.connection import Told
     from mlx_worker.supervisor.process.pause import Handle
+    from mlx_worker.wire.request import ChatRequest
 
 
-def as_error(failed: m.Failed) -> errors.WorkerError:
+def as_error(failed: RequestFailed) -> errors.WorkerError:
     """A child's `Failed` as the error it names."""
     kind = errors.error_class(failed.code)
     error = kind(failed.message, param=failed.param)
@@ -45,7 +55,7 @@ class Ending:
     answer, not a limit that was asked for.
     """
 
-    finish: m.FinishReason
+    finish: FinishReason
     completion_tokens: int
     stop_string: str = ""
     reasoning_tokens: int = 0
@@ -61,13 +71,13 @@ class Loss:
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """All log-probabilities of a prompt's tokens, as `wire.messages.PromptScores` has them."""
+    """All log-probabilities of a prompt's tokens, as `wire.output.PromptScores` has them."""
 
     echoed: list[bytes]
     listed: bytes
 
     @classmethod
-    def of(cls, told: list[m.PromptScores]) -> Scores:
+    def of(cls, told: list[PromptScores]) -> Scores:
         """Return the stretches that a child told, joined."""
         lists = zip(*(it.echoed for it in told), strict=True)
         return cls([_joined(stretches) for stretches in lists], _joined(it.listed for it in told))
@@ -78,15 +88,15 @@ def _joined(stretches: Iterable[bytes]) -> bytes:
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """What came since the last time, in the order of `wire.messages.Row`: spans, then content.
+    """What came since the last time, in order: spans, then content.
 
     `logprobs` has an entry a token where they were asked for; `scores` of the prompt come once. One
     with nothing in it is a sign of life: the child makes progress, but has nothing to say.
     """
 
     text: str
-    logprobs: list[m.TokenLogprobs]
-    spans: list[m.Span] = []
+    logprobs: list[TokenLogprobs]
+    spans: list[Span] = []
     scores: Scores | None = None
 
     @property
@@ -95,22 +105,22 @@ class Piece(msgspec.Struct, frozen=True):
         return not (self.text or self.spans or self.logprobs or self.scores)
 
     @property
-    def said(self) -> list[m.Span]:
+    def said(self) -> list[Span]:
         """All of it as spans."""
         return [*self.spans, self.text] if self.text else self.spans
 
 
-def piece_of(spans: list[m.Span], logprobs: list[m.TokenLogprobs]) -> Piece:
+def piece_of(spans: list[Span], logprobs: list[TokenLogprobs]) -> Piece:
     """Neighbours of one kind joined, and the content that comes last set apart."""
     if len(spans) == 1 and isinstance(spans[0], str):  # by far the most: one token's text
         return Piece(spans[0], logprobs)
-    joined: list[m.Span] = []
+    joined: list[Span] = []
     for kind, run in itertools.groupby(spans, type):
         if kind is str:
             joined.append("".join(cast("Iterator[str]", run)))
-        elif kind is m.Reasoning:
+        elif kind is ReasoningText:
             joined.append(
-                m.Reasoning("".join(it.text for it in cast("Iterator[m.Reasoning]", run)))
+                ReasoningText("".join(it.text for it in cast("Iterator[ReasoningText]", run)))
             )
         else:
             joined += run
@@ -153,7 +163,7 @@ class Generation:
 
     def __init__(
         self,
-        request: m.ChatRequest,
+        request: ChatRequest,
         session: str,
         keeper: Keeper,
         *,
@@ -175,9 +185,9 @@ class Generation:
         self.ending: Ending | None = None
         self._keeper = keeper
         self._sign_every = sign_every
-        self._spans: list[m.Span] = []
-        self._logprobs: list[m.TokenLogprobs] = []
-        self._told_scores: list[m.PromptScores] = []
+        self._spans: list[Span] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._told_scores: list[PromptScores] = []
         self._scores: Scores | None = None
         self._is_scored = False
         self._sign = False
@@ -189,7 +199,7 @@ class Generation:
         self._is_silent = True  # it has said nothing yet, or nothing since it was lost
         self._loop = asyncio.get_running_loop()
         self._last_taken = self._began = self._loop.time()
-        self._started: asyncio.Future[m.Started] = self._loop.create_future()
+        self._started: asyncio.Future[Started] = self._loop.create_future()
         self.deadline: Handle | None = None
 
     @property
@@ -204,17 +214,17 @@ class Generation:
         if self.over:
             return
         match message:
-            case m.Row():
+            case RowOutput():
                 self._hear_row(message)
-            case m.Started():
+            case Started():
                 # The client knows the first; a later process only has other figures.
                 if not self._started.done():
                     self._started.set_result(message)
-            case m.Prefill():
+            case PrefillProgress():
                 self.progressed()
-            case m.PromptScores():
+            case PromptScores():
                 self._hear_scores(message)
-            case m.Done():
+            case Done():
                 self.ending = Ending(
                     message.finish,
                     message.completion_tokens,
@@ -222,9 +232,9 @@ class Generation:
                     message.reasoning_tokens,
                     message.context_full,
                 )
-                self._keep(message.text, message.spans)  # to be taken with the end
+                message.add_spans_to(self._spans)  # to be taken with the end
                 self._end()
-            case m.Failed():
+            case RequestFailed():
                 self.fail(as_error(message))
             case _:
                 pass
@@ -250,6 +260,11 @@ class Generation:
     def has_begun(self) -> bool:
         """True if a process has begun the answer: its client may know of which weights."""
         return self._started.done() and not self._started.exception()
+
+    @property
+    def room(self) -> int | None:
+        """Tokens that the first process allowed the answer; None where no process has begun."""
+        return self._started.result().room if self.has_begun else None
 
     @property
     def kv_tokens(self) -> int:
@@ -284,16 +299,16 @@ class Generation:
             self._keeper.spoke_again(self, now - self._lost_at)
             self._lost_at = None
 
-    def _hear_row(self, row: m.Row) -> None:
+    def _hear_row(self, row: RowOutput) -> None:
         if self._is_silent:
             self._speaks()
         self.tokens += row.tokens
         self._logprobs += row.logprobs
-        self._keep(row.text, row.spans)
+        row.add_spans_to(self._spans)
         if self._has_news:
             self._reader()
 
-    def _hear_scores(self, told: m.PromptScores) -> None:
+    def _hear_scores(self, told: PromptScores) -> None:
         """Collect the scores of the prompt; a process that goes on tells them again."""
         if self._is_scored:
             return
@@ -302,11 +317,6 @@ class Generation:
             self._is_scored = True
             self._scores, self._told_scores = Scores.of(self._told_scores), []
             self._reader()
-
-    def _keep(self, text: str, spans: list[m.Span]) -> None:
-        self._spans += spans
-        if text:
-            self._spans.append(text)
 
     def _end(self) -> None:
         self.over = True
@@ -322,7 +332,7 @@ class Generation:
 
     # --- the reader's side ---
 
-    async def started(self) -> m.Started:
+    async def started(self) -> Started:
         """Wait until the child has admitted it. Raises the refusal if it does not."""
         return await asyncio.shield(self._started)
 

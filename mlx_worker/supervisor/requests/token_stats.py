@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from collections.abc import Set as AbstractSet
 
-    from mlx_worker.wire.messages import Row
+    from mlx_worker.wire.output import RowOutput
 
 
 class Pace:
@@ -30,7 +30,7 @@ class Pace:
         self.tokens = 0
         self.between = Histogram(BETWEEN_TOKENS)
 
-    def step(self, rows: Sequence[Row]) -> None:
+    def step(self, rows: Sequence[RowOutput]) -> None:
         """These rows got their tokens, just now: one each in every step that it was."""
         now = self._clock()
         tokens = {row.id: len(row.tokens) for row in rows}

@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING
 
 from mlx_worker.errors import ChildLost, WorkerError
 from mlx_worker.supervisor.requests.generation import as_error
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import (
+    CacheCleared,
+    DetokenizeResult,
+    PromptWarmed,
+    RequestFailed,
+    TokenizeResult,
+)
 
 if TYPE_CHECKING:
     from mlx_worker.supervisor.process.connection import Told
 
-Answer = m.Warmed | m.Cleared | m.Tokenized | m.Detokenized
+Answer = PromptWarmed | CacheCleared | TokenizeResult | DetokenizeResult
 
 
 class Call:
@@ -26,9 +32,9 @@ class Call:
         if self.answer.done():
             return
         match message:
-            case m.Warmed() | m.Cleared() | m.Tokenized() | m.Detokenized():
+            case PromptWarmed() | CacheCleared() | TokenizeResult() | DetokenizeResult():
                 self.answer.set_result(message)
-            case m.Failed():
+            case RequestFailed():
                 self._fail(as_error(message))
             case _:
                 pass

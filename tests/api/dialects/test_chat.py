@@ -9,19 +9,21 @@ import pytest
 from msgspec.structs import replace
 
 from mlx_worker.api.dialects.chat.request import parse
+from mlx_worker.api.dialects.model_terms import ModelTerms
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
 from mlx_worker.wire.framing import encode
-from mlx_worker.wire.messages import Generate, Sampling
+from mlx_worker.wire.messages import Generate
+from mlx_worker.wire.request import Sampling
 
 if TYPE_CHECKING:
-    from mlx_worker.api.dialects.base import Call
+    from mlx_worker.api.dialects.base import GenerationRequest
 
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {}}}
 
 
-def asked(**fields: Any) -> Call:
+def asked(**fields: Any) -> GenerationRequest:
     return parse(json.dumps({"messages": HELLO} | fields).encode())
 
 
@@ -338,19 +340,19 @@ def test_tools_that_cannot_reach_the_child_are_refused_here(inner: Any) -> None:
 def test_one_choice_is_the_request_itself() -> None:
     call = asked(seed=5)
     assert call.n == 1
-    assert call.choices() == call.chats
+    assert call.split_choices() == call.chats
 
 
 def test_choices_differ_in_nothing_but_seeds_made_of_the_one_that_was_given() -> None:
-    first, *others = asked(seed=5, n=4, temperature=0.5).choices()
+    first, *others = asked(seed=5, n=4, temperature=0.5).split_choices()
     assert first.sampling.seed == 5
     assert len({it.sampling.seed for it in (first, *others)}) == 4
     assert all(0 <= it.sampling.seed < 2**64 for it in others)
     for other in others:
         alike = replace(other, sampling=replace(other.sampling, seed=5))
         assert alike == first
-    assert asked(seed=5, n=4, temperature=0.5).choices() == [first, *others]
-    assert asked(seed=6, n=4, temperature=0.5).choices()[1] not in others
+    assert asked(seed=5, n=4, temperature=0.5).split_choices() == [first, *others]
+    assert asked(seed=6, n=4, temperature=0.5).split_choices()[1] not in others
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**63 - 1, -(2**63)])
@@ -451,7 +453,7 @@ def test_a_wrong_value_is_named_with_its_limit(field: str, value: Any, limit: st
     ("fields", "param", "said"),
     [
         ({"stop": ["a", ""]}, "stop[1]", "length >= 1"),
-        ({"stop": ["x" * 1000] * 17}, "stop", "17000 bytes; at most 16384"),
+        ({"stop": ["x" * 1000] * 17}, "stop", "17000 bytes; the limit is 16384"),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage", "bool"),
         ({"response_format": {}}, "response_format.type", "is required"),
         ({"messages": []}, "messages", "length >= 1"),
@@ -563,11 +565,11 @@ def test_a_models_defaults_speak_where_the_request_is_silent() -> None:
     body = json.dumps({"model": "m", "messages": HELLO, "top_k": 0, "max_tokens": 5}).encode()
     asked_for: list[str | None] = []
 
-    def defaults_of(model: str | None) -> Defaults:
+    def terms_of(model: str | None) -> ModelTerms:
         asked_for.append(model)
-        return defaults
+        return ModelTerms(defaults)
 
-    chat = parse(body, defaults_of).chats[0]
+    chat = parse(body, terms_of).chats[0]
     assert asked_for == ["m"]
     assert (chat.sampling.temperature, chat.sampling.top_p) == (0.7, 0.9)
     assert (chat.sampling.top_k, chat.max_tokens) == (0, 5)

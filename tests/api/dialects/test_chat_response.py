@@ -9,27 +9,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_worker.api.dialects.base import Call, Usage
-from mlx_worker.api.dialects.chat.response import ChatReply
+from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo, Usage
+from mlx_worker.api.dialects.chat.response import ChatWriter
 from mlx_worker.errors import ChildLost
 from mlx_worker.supervisor.requests.generation import Ending, Piece
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import (
+    FinishReason,
+    InvalidToolCall,
+    ReasoningText,
+    TokenChoice,
+    TokenLogprobs,
+    ToolCall,
+)
+from mlx_worker.wire.request import ChatRequest, Sampling
 
 USAGE = Usage(prompt=100, cached=64, completion=7, reasoning=2)
 
 
-def ended(finish: m.FinishReason) -> Ending:
+def ended(finish: FinishReason) -> Ending:
     return Ending(finish, 7)
 
 
-def reply(model: str = "nano", *, include_usage: bool = False, n: int = 1) -> ChatReply:
-    chat = m.ChatRequest([{"role": "user", "content": "Hello"}], m.Sampling(seed=7))
-    call = Call(model, [chat], stream=True, include_usage=include_usage, seed=7, n=n)
-    return ChatReply(call, model, 1_700_000_000, "fp_0123456789ab")
+def reply(model: str = "nano", *, include_usage: bool = False, n: int = 1) -> ChatWriter:
+    chat = ChatRequest([{"role": "user", "content": "Hello"}], Sampling(seed=7))
+    call = GenerationRequest(model, [chat], stream=True, include_usage=include_usage, seed=7, n=n)
+    return ChatWriter(call, ResponseInfo(model, 1_700_000_000, "fp_0123456789ab"))
 
 
 def events(stream: bytes) -> list[Any]:
-    """The data of each event, as a client of server-sent events reads them."""
+    """The data of each sse_event, as a client of server-sent events reads them."""
     assert stream.endswith(b"\n\n")
     lines = stream[:-2].split(b"\n\n")
     assert all(line.startswith(b"data: ") and b"\n" not in line for line in lines)
@@ -38,17 +46,17 @@ def events(stream: bytes) -> list[Any]:
 
 
 def piece_of(model: str, text: str) -> Any:
-    (chunk,) = events(reply(model).piece(Piece(text, []), 0))
+    (chunk,) = events(reply(model).delta(Piece(text, []), 0))
     return chunk
 
 
 def test_a_stream_is_role_then_text_then_finish_then_done() -> None:
     it = reply()
     stream = (
-        it.opening(USAGE)
-        + it.piece(Piece("Hel", []), 0)
-        + it.piece(Piece("lo", []), 0)
-        + it.closing([ended("stop")], USAGE)
+        it.start(USAGE)
+        + it.delta(Piece("Hel", []), 0)
+        + it.delta(Piece("lo", []), 0)
+        + it.finish([ended("stop")], USAGE)
     )
     *chunks, done = events(stream)
     assert done == "[DONE]"
@@ -63,9 +71,7 @@ def test_a_stream_is_role_then_text_then_finish_then_done() -> None:
 
 def test_every_chunk_of_a_stream_is_of_one_completion() -> None:
     it = reply(include_usage=True)
-    stream = (
-        it.opening(USAGE) + it.piece(Piece("Hello", []), 0) + it.closing([ended("length")], USAGE)
-    )
+    stream = it.start(USAGE) + it.delta(Piece("Hello", []), 0) + it.finish([ended("length")], USAGE)
     heads = [
         {k: v for k, v in chunk.items() if k not in ("choices", "usage", "seed")}
         for chunk in events(stream)[:-1]
@@ -81,12 +87,12 @@ def test_every_chunk_of_a_stream_is_of_one_completion() -> None:
 
 
 def test_completions_have_ids_of_their_own() -> None:
-    ids = {events(reply().opening(USAGE))[0]["id"] for _ in range(8)}
+    ids = {events(reply().start(USAGE))[0]["id"] for _ in range(8)}
     assert len(ids) == 8
 
 
 def test_usage_that_was_asked_for_is_the_last_chunk_without_choices() -> None:
-    finish, usage, done = events(reply(include_usage=True).closing([ended("length")], USAGE))
+    finish, usage, done = events(reply(include_usage=True).finish([ended("length")], USAGE))
     assert finish["choices"][0]["finish_reason"] == "length"
     assert usage["choices"] == []
     assert usage["usage"] == {
@@ -137,7 +143,7 @@ def test_no_name_of_a_model_breaks_a_piece(model: str) -> None:
 
 def test_a_stream_that_breaks_says_so_in_one_event_and_is_not_done() -> None:
     error = ChildLost("the model's process\nended", retry_after=1)
-    assert events(reply().broken(error)) == [
+    assert events(reply().error(error)) == [
         {
             "error": {
                 "message": "the model's process\nended",
@@ -150,7 +156,9 @@ def test_a_stream_that_breaks_says_so_in_one_event_and_is_not_done() -> None:
 
 
 def test_a_whole_answer_is_one_completion_object() -> None:
-    answer = json.loads(reply("qwen").whole([(Piece('Hello "you"\n', []), ended("stop"))], USAGE))
+    answer = json.loads(
+        reply("qwen").full_response([(Piece('Hello "you"\n', []), ended("stop"))], USAGE)
+    )
     assert answer.pop("id").startswith("chatcmpl-")
     assert answer == {
         "object": "chat.completion",
@@ -178,25 +186,25 @@ def test_a_whole_answer_is_one_completion_object() -> None:
 
 # --- reasoning and calls --------------------------------------------------------------------
 
-LOOK = m.ToolCall("call_1", "look", '{"at": "東京"}')
-WALK = m.ToolCall("call_2", "walk", "{}")
-BROKEN = m.BrokenCall('{"name": ', "not a call: there is none in it")
+LOOK = ToolCall("call_1", "look", '{"at": "東京"}')
+WALK = ToolCall("call_2", "walk", "{}")
+BROKEN = InvalidToolCall('{"name": ', "not a tool call: the text contains no call")
 
 
 def deltas(*pieces: Piece) -> list[Any]:
     it = reply()
-    stream = b"".join(it.piece(piece, 0) for piece in pieces)
+    stream = b"".join(it.delta(piece, 0) for piece in pieces)
     return [chunk["choices"][0]["delta"] for chunk in events(stream)]
 
 
-def whole(piece: Piece, finish: m.FinishReason = "stop") -> Any:
-    (choice,) = json.loads(reply().whole([(piece, ended(finish))], USAGE))["choices"]
+def whole(piece: Piece, finish: FinishReason = "stop") -> Any:
+    (choice,) = json.loads(reply().full_response([(piece, ended(finish))], USAGE))["choices"]
     assert choice["finish_reason"] == finish
     return choice
 
 
 def test_reasoning_streams_under_both_its_names_and_never_as_content() -> None:
-    said = deltas(Piece("", [], [m.Reasoning("hm")]), Piece("So.", [], [m.Reasoning(" well")]))
+    said = deltas(Piece("", [], [ReasoningText("hm")]), Piece("So.", [], [ReasoningText(" well")]))
     assert said == [
         {"reasoning_content": "hm", "reasoning": "hm"},
         {"reasoning_content": " well", "reasoning": " well"},
@@ -234,19 +242,21 @@ def test_a_call_streams_its_name_then_its_arguments_under_an_index_that_goes_on(
 
 
 def test_a_broken_call_streams_as_content_with_a_warning() -> None:
-    (chunk,) = events(reply().piece(Piece("", [], [BROKEN]), 0))
+    (chunk,) = events(reply().delta(Piece("", [], [BROKEN]), 0))
     assert chunk["choices"] == [
         {
             "index": 0,
             "delta": {"content": '{"name": '},
             "finish_reason": None,
-            "warnings": ["not a call: there is none in it"],
+            "warnings": ["not a tool call: the text contains no call"],
         }
     ]
 
 
 def test_a_whole_answer_sorts_its_spans() -> None:
-    choice = whole(Piece(" end", [], [m.Reasoning("hm"), "Let me see.", LOOK, WALK]), "tool_calls")
+    choice = whole(
+        Piece(" end", [], [ReasoningText("hm"), "Let me see.", LOOK, WALK]), "tool_calls"
+    )
     assert choice["message"] == {
         "role": "assistant",
         "content": "Let me see. end",
@@ -271,19 +281,19 @@ def test_an_answer_that_is_only_calls_has_no_content() -> None:
 def test_a_broken_call_in_a_whole_answer_is_content_with_a_warning() -> None:
     choice = whole(Piece("?", [], ["I look: ", BROKEN]))
     assert choice["message"] == {"role": "assistant", "content": 'I look: {"name": ?'}
-    assert choice["warnings"] == ["not a call: there is none in it"]
+    assert choice["warnings"] == ["not a tool call: the text contains no call"]
 
 
 def test_probabilities_of_a_piece_are_told_once_whatever_its_spans() -> None:
-    told = m.TokenLogprobs(m.Choice("a", -1.0), [])
-    for piece in (Piece("a", [told]), Piece("", [told]), Piece("b", [told], [m.Reasoning("a")])):
-        chunks = events(reply().piece(piece, 0))
+    told = TokenLogprobs(TokenChoice("a", -1.0), [])
+    for piece in (Piece("a", [told]), Piece("", [told]), Piece("b", [told], [ReasoningText("a")])):
+        chunks = events(reply().delta(piece, 0))
         entries = [chunk["choices"][0].get("logprobs") for chunk in chunks]
         assert [len(it["content"]) for it in entries if it] == [1]
 
 
 def test_a_part_of_a_character_has_the_bytes_that_it_adds() -> None:
-    told = m.TokenLogprobs(m.Choice("\ufffd", -1.0, b"\xf0\x9f"), [m.Choice("é", -2.0)])
+    told = TokenLogprobs(TokenChoice("\ufffd", -1.0, b"\xf0\x9f"), [TokenChoice("é", -2.0)])
     (entry,) = whole(Piece("", [told]))["logprobs"]["content"]
     assert (entry["token"], entry["bytes"]) == ("\ufffd", [0xF0, 0x9F])
     assert entry["top_logprobs"][0]["bytes"] == [*"é".encode()]
@@ -295,11 +305,11 @@ def test_a_part_of_a_character_has_the_bytes_that_it_adds() -> None:
 def test_the_choices_of_a_stream_are_told_by_their_index() -> None:
     it = reply(n=2)
     stream = (
-        it.opening(USAGE)
-        + it.piece(Piece("b", [], [LOOK]), 1)
-        + it.piece(Piece("a", []), 0)
-        + it.piece(Piece("", [], [WALK]), 0)
-        + it.closing([ended("tool_calls"), ended("length")], USAGE)
+        it.start(USAGE)
+        + it.delta(Piece("b", [], [LOOK]), 1)
+        + it.delta(Piece("a", []), 0)
+        + it.delta(Piece("", [], [WALK]), 0)
+        + it.finish([ended("tool_calls"), ended("length")], USAGE)
     )
     *chunks, done = events(stream)
     assert done == "[DONE]"
@@ -319,7 +329,7 @@ def test_the_choices_of_a_whole_answer_are_in_order() -> None:
         (Piece("a", []), ended("stop")),
         (Piece("b", []), ended("length")),
     ]
-    choices = json.loads(reply(n=2).whole(said, USAGE))["choices"]
+    choices = json.loads(reply(n=2).full_response(said, USAGE))["choices"]
     assert [(it["index"], it["message"]["content"], it["finish_reason"]) for it in choices] == [
         (0, "a", "stop"),
         (1, "b", "length"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.dialects.attachments import own_message
+from mlx_worker.api.dialects.attachments import last_user_message
 from mlx_worker.api.dialects.chat.request import parse
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 
@@ -159,7 +159,7 @@ def test_half_a_surrogate_pair_under_another_key_is_refused() -> None:
 def test_own_message_is_the_users_last_since_the_assistants(
     speakers: list[Any], place: int | None
 ) -> None:
-    assert own_message(speakers) == place
+    assert last_user_message(speakers) == place
 
 
 PARTS = {

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from mlx_worker.api.dialects.base import Places, Usage
-from mlx_worker.api.dialects.completions.request import CompletionCall, parse
-from mlx_worker.api.dialects.completions.response import CompletionReply
+from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo, Usage
+from mlx_worker.api.dialects.completions.request import parse
+from mlx_worker.api.dialects.completions.response import CompletionWriter
+from mlx_worker.api.dialects.model_terms import ModelTerms, RequestCapacity
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
 from mlx_worker.supervisor.requests.generation import Ending, Piece, Scores
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import TokenChoice, TokenLogprobs
+from mlx_worker.wire.request import PromptScoring
 from tests.call_counter import calls
 from tests.dialects import events_of
 
+INFO = ResponseInfo("m", 1, "fp_1")
 USAGE = Usage(prompt=10, cached=4, completion=7)
 
 
-def asked(**fields: Any) -> CompletionCall:
+def asked(**fields: Any) -> GenerationRequest:
     return parse(json.dumps({"prompt": "Hello"} | fields).encode())
 
 
@@ -49,8 +53,8 @@ def test_a_prompt_is_text_or_tokens_one_or_several(prompt: Any, prompts: list[An
 
 def test_every_prompt_has_its_choices_side_by_side() -> None:
     call = asked(prompt=["a", "b"], n=2, seed=5)
-    choices = call.choices()
-    assert call.wide == 4
+    choices = call.split_choices()
+    assert call.choice_count == 4
     assert [chat.prompt for chat in choices] == ["a", "a", "b", "b"]
     seeds = [chat.sampling.seed for chat in choices]
     assert seeds[0] == seeds[2] == 5
@@ -65,22 +69,32 @@ def test_prompts_are_counted_before_anything_is_made_for_one() -> None:
 
     def refuse() -> None:
         with pytest.raises(InvalidRequest, match="194 choices; model 'm' takes 96"):
-            parse(body, places_of=lambda _: Places("m", 96))
+            parse(body, lambda _: ModelTerms(capacity=RequestCapacity("m", 96)))
 
     made = calls(refuse)
-    assert not made.keys() & {"sampling", "constraint_of", "seed_of", "refuse_unsayable", "replace"}
+    assert not made.keys() & {
+        "sampling",
+        "resolve_constraint",
+        "resolve_seed",
+        "check_free_form",
+        "replace",
+    }
 
 
 def test_what_all_prompts_share_is_made_once() -> None:
     body = json.dumps({"prompt": ["a"] * 97, "structured_outputs": SCHEMA}).encode()
-    made = calls(lambda: parse(body, places_of=lambda _: Places("m", 97)).packed())
-    assert made["sampling"] == made["constraint_of"] == made["packed_chat"] == 1
+    made = calls(
+        lambda: parse(
+            body, lambda _: ModelTerms(capacity=RequestCapacity("m", 97))
+        ).with_packed_parts()
+    )
+    assert made["resolve_sampling"] == made["resolve_constraint"] == made["pack_chat"] == 1
 
 
 def test_the_token_limit_is_the_requests_else_the_models_else_openais() -> None:
     body = b'{"prompt": "Hello"}'
     assert asked(max_tokens=3).chats[0].max_tokens == 3
-    assert parse(body, lambda _: Defaults(max_tokens=7)).chats[0].max_tokens == 7
+    assert parse(body, lambda _: ModelTerms(Defaults(max_tokens=7))).chats[0].max_tokens == 7
     assert parse(body).chats[0].max_tokens == 16
 
 
@@ -108,13 +122,13 @@ def test_a_body_without_a_prompt_is_missing_it() -> None:
         parse(b"{}")
 
 
-def told(text: str) -> m.TokenLogprobs:
-    return m.TokenLogprobs(m.Choice(text, -0.5), [m.Choice(text, -0.5), m.Choice("x", -2.0)])
+def told(text: str) -> TokenLogprobs:
+    return TokenLogprobs(TokenChoice(text, -0.5), [TokenChoice(text, -0.5), TokenChoice("x", -2.0)])
 
 
 def test_log_probabilities_are_lists_whose_offsets_go_on_from_piece_to_piece() -> None:
-    it = CompletionReply([], asked(logprobs=2, stream=True), "m", 1, "fp_1")
-    stream = it.piece(Piece("Hello", [told("Hel"), told("lo")]), 0) + it.piece(
+    it = CompletionWriter(asked(logprobs=2, stream=True), INFO)
+    stream = it.delta(Piece("Hello", [told("Hel"), told("lo")]), 0) + it.delta(
         Piece("!", [told("!")]), 0
     )
     first, second = [data["choices"][0]["logprobs"] for _, data in events_of(stream)]
@@ -129,18 +143,23 @@ def test_log_probabilities_are_lists_whose_offsets_go_on_from_piece_to_piece() -
 
 def test_offsets_count_characters_whatever_their_bytes() -> None:
     """Tokens inside a character begin with it; a special token that is not shown has no width."""
-    halves = [m.Choice("\ufffd", -0.5, part) for part in ("🙂".encode()[:2], "🙂".encode()[2:])]
-    choices = [m.Choice("a", -0.5), m.Choice("<|x|>", -0.5, b""), *halves, m.Choice("b", -0.5)]
-    it = CompletionReply([], asked(logprobs=0, stream=True), "m", 1, "fp_1")
-    stream = it.piece(Piece("a🙂b", [m.TokenLogprobs(choice, []) for choice in choices]), 0)
+    halves = [TokenChoice("\ufffd", -0.5, part) for part in ("🙂".encode()[:2], "🙂".encode()[2:])]
+    choices = [
+        TokenChoice("a", -0.5),
+        TokenChoice("<|x|>", -0.5, b""),
+        *halves,
+        TokenChoice("b", -0.5),
+    ]
+    it = CompletionWriter(asked(logprobs=0, stream=True), INFO)
+    stream = it.delta(Piece("a🙂b", [TokenLogprobs(choice, []) for choice in choices]), 0)
     (_, data), *_ = events_of(stream)
     assert data["choices"][0]["logprobs"]["text_offset"] == [0, 1, 1, 1, 2]
 
 
 def test_alternatives_that_look_alike_are_told_apart_by_their_bytes() -> None:
-    likeliest = [m.Choice("\ufffd", -1.0, b"\xf0"), m.Choice("\ufffd", -2.0, b"\xf1\x9f")]
-    it = CompletionReply([], asked(logprobs=2, stream=True), "m", 1, "fp_1")
-    stream = it.piece(Piece("", [m.TokenLogprobs(likeliest[0], likeliest)]), 0)
+    likeliest = [TokenChoice("\ufffd", -1.0, b"\xf0"), TokenChoice("\ufffd", -2.0, b"\xf1\x9f")]
+    it = CompletionWriter(asked(logprobs=2, stream=True), INFO)
+    stream = it.delta(Piece("", [TokenLogprobs(likeliest[0], likeliest)]), 0)
     (_, data), *_ = events_of(stream)
     (top,) = data["choices"][0]["logprobs"]["top_logprobs"]
     assert top == {"\ufffd": -1.0, "bytes:\\xf1\\x9f": -2.0}
@@ -148,11 +167,11 @@ def test_alternatives_that_look_alike_are_told_apart_by_their_bytes() -> None:
 
 def test_what_is_echoed_stands_before_every_choice_of_its_prompt() -> None:
     call = asked(prompt=["a", "b"], n=2, echo=True)
-    it = CompletionReply(["a", "b"], call, "m", 1, "fp_1")
+    it = CompletionWriter(call, replace(INFO, echoes=["a", "b"]))
     said = [(Piece(str(i), []), Ending("stop", 1)) for i in range(4)]
-    whole = json.loads(it.whole(said, USAGE))
+    whole = json.loads(it.full_response(said, USAGE))
     assert [choice["text"] for choice in whole["choices"]] == ["a0", "a1", "b2", "b3"]
-    opening = [data["choices"][0]["text"] for _, data in events_of(it.opening(USAGE))]
+    opening = [data["choices"][0]["text"] for _, data in events_of(it.start(USAGE))]
     assert opening == ["a", "a", "b", "b"]
 
 
@@ -166,14 +185,14 @@ def test_no_token_at_all_may_be_asked_for() -> None:
     [
         ({"echo": True}, None),
         ({"logprobs": 1}, None),
-        ({"echo": True, "logprobs": 1}, m.PromptScoring(1, None)),
-        ({"echo": True, "logprobs": 0, "stream": True}, m.PromptScoring(0, None)),
-        ({"prompt_logprobs": 0}, m.PromptScoring(None, 0)),
-        ({"echo": True, "logprobs": 2, "prompt_logprobs": 1}, m.PromptScoring(2, 1)),
+        ({"echo": True, "logprobs": 1}, PromptScoring(1, None)),
+        ({"echo": True, "logprobs": 0, "stream": True}, PromptScoring(0, None)),
+        ({"prompt_logprobs": 0}, PromptScoring(None, 0)),
+        ({"echo": True, "logprobs": 2, "prompt_logprobs": 1}, PromptScoring(2, 1)),
     ],
 )
 def test_a_prompt_is_scored_where_it_is_echoed_with_logprobs_or_as_vllm_asks(
-    fields: dict[str, Any], scoring: m.PromptScoring | None
+    fields: dict[str, Any], scoring: PromptScoring | None
 ) -> None:
     assert asked(**fields).chats[0].prompt_scoring == scoring
 
@@ -184,7 +203,7 @@ def test_prompt_logprobs_have_their_limits(value: Any) -> None:
 
 
 def test_vllms_form_is_not_streamed() -> None:
-    assert "not streamed" in refused(prompt_logprobs=1, stream=True).message
+    assert "cannot be combined with stream: true" in refused(prompt_logprobs=1, stream=True).message
 
 
 SCORES = Scores([b'"He","y"', b"null,-1.5", b'null,{"a":-0.5}', b"0,2"], b"")
@@ -192,9 +211,9 @@ SCORES = Scores([b'"He","y"', b"null,-1.5", b'null,{"a":-0.5}', b"0,2"], b"")
 
 def test_the_scores_of_an_echo_stand_before_those_of_the_answer() -> None:
     call = asked(prompt="Hey", echo=True, logprobs=1)
-    it = CompletionReply(["Hey"], call, "m", 1, "fp_1")
+    it = CompletionWriter(call, replace(INFO, echoes=["Hey"]))
     piece = Piece("!", [told("!")], scores=SCORES)
-    (choice,) = json.loads(it.whole([(piece, Ending("length", 1))], USAGE))["choices"]
+    (choice,) = json.loads(it.full_response([(piece, Ending("length", 1))], USAGE))["choices"]
     assert choice["text"] == "Hey!"
     assert choice["logprobs"] == {
         "tokens": ["He", "y", "!"],
@@ -207,9 +226,9 @@ def test_the_scores_of_an_echo_stand_before_those_of_the_answer() -> None:
 
 def test_a_streamed_echo_comes_with_its_scores_and_once() -> None:
     call = asked(prompt="Hey", echo=True, logprobs=1, stream=True)
-    it = CompletionReply(["Hey"], call, "m", 1, "fp_1")
-    stream = it.opening(USAGE) + it.piece(Piece("", [], scores=SCORES), 0)
-    stream += it.piece(Piece("!", [told("!")]), 0)
+    it = CompletionWriter(call, replace(INFO, echoes=["Hey"]))
+    stream = it.start(USAGE) + it.delta(Piece("", [], scores=SCORES), 0)
+    stream += it.delta(Piece("!", [told("!")]), 0)
     choices = [data["choices"][0] for _, data in events_of(stream)]
     assert [choice["text"] for choice in choices] == ["", "Hey", "!"]
     assert choices[0]["logprobs"] is None
@@ -218,9 +237,9 @@ def test_a_streamed_echo_comes_with_its_scores_and_once() -> None:
 
 
 def test_vllms_form_is_a_field_of_the_choice() -> None:
-    it = CompletionReply([], asked(prompt_logprobs=0), "m", 1, "fp_1")
+    it = CompletionWriter(asked(prompt_logprobs=0), INFO)
     scores = Scores([b""] * 4, b'null,{"7":{"logprob":-1.5,"rank":2,"decoded_token":"y"}}')
-    whole = it.whole([(Piece("!", [], scores=scores), Ending("length", 1))], USAGE)
+    whole = it.full_response([(Piece("!", [], scores=scores), Ending("length", 1))], USAGE)
     (choice,) = json.loads(whole)["choices"]
     assert choice["logprobs"] is None
     assert choice["prompt_logprobs"] == [

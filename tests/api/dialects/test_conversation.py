@@ -1,25 +1,25 @@
-"""Turns made of items: the words of each are joined once."""
+"""ConversationBuilder made of items: the words of each are joined once."""
 
 import tracemalloc
 
 import pytest
 
-from mlx_worker.api.dialects.conversation import Turns
+from mlx_worker.api.dialects.conversation import ConversationBuilder
 from tests.call_counter import calls
 
 
 def test_texts_of_a_turn_are_joined() -> None:
-    turns = Turns()
-    turns.said("system", "a")
-    turns.said("system", "b")
-    turns.said("user", "c")
-    turns.said("user", "d")
-    turns.thought("e")
-    turns.thought("f")
-    turns.said("assistant", "g")
-    turns.said("assistant", "h")
-    turns.answered("1", "i")
-    assert turns.made == [
+    turns = ConversationBuilder()
+    turns.add_text("system", "a")
+    turns.add_text("system", "b")
+    turns.add_text("user", "c")
+    turns.add_text("user", "d")
+    turns.add_reasoning("e")
+    turns.add_reasoning("f")
+    turns.add_text("assistant", "g")
+    turns.add_text("assistant", "h")
+    turns.add_tool_result("1", "i")
+    assert turns.messages == [
         {"role": "system", "content": "a\n\nb"},
         {"role": "user", "content": "c"},
         {"role": "user", "content": "d"},
@@ -29,17 +29,17 @@ def test_texts_of_a_turn_are_joined() -> None:
 
 
 def test_a_users_turns_in_a_row_are_one_where_they_are_joined() -> None:
-    turns = Turns(joins_users=True)
-    turns.said("user", "a")
-    turns.said("user", "b")
-    turns.said("assistant", "c")
-    turns.said("user", "d")
-    turns.answered("1", "e")
-    turns.said("user", "f")
-    turns.answered("2", "g")
-    turns.said("system", "h")
-    turns.said("user", "i")
-    assert turns.made == [
+    turns = ConversationBuilder(join_user_messages=True)
+    turns.add_text("user", "a")
+    turns.add_text("user", "b")
+    turns.add_text("assistant", "c")
+    turns.add_text("user", "d")
+    turns.add_tool_result("1", "e")
+    turns.add_text("user", "f")
+    turns.add_tool_result("2", "g")
+    turns.add_text("system", "h")
+    turns.add_text("user", "i")
+    assert turns.messages == [
         {"role": "user", "content": "a\n\nb"},
         {"role": "assistant", "content": "c"},
         {"role": "tool", "tool_call_id": "1", "content": "e"},
@@ -52,15 +52,15 @@ def test_a_users_turns_in_a_row_are_one_where_they_are_joined() -> None:
 
 @pytest.mark.parametrize("role", ["assistant", "system", "thought", "user"])
 def test_many_parts_of_a_turn_are_copied_once(role: str) -> None:
-    turns = Turns(joins_users=True)
+    turns = ConversationBuilder(join_user_messages=True)
     part = "x" * 1000
 
     def take() -> None:
         for _ in range(1000):
             if role == "thought":
-                turns.thought(part)
+                turns.add_reasoning(part)
             else:
-                turns.said(role, part)
+                turns.add_text(role, part)
 
     tracemalloc.start()
     try:
@@ -68,5 +68,5 @@ def test_many_parts_of_a_turn_are_copied_once(role: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 100_000, "nothing was joined yet"
     finally:
         tracemalloc.stop()
-    made = calls(lambda: turns.made)
+    made = calls(lambda: turns.messages)
     assert made["joined"] == (2 if role == "thought" else 1)

@@ -10,7 +10,7 @@ import pytest
 
 from mlx_worker.api.dialects.chat import request as chat
 from mlx_worker.api.dialects.completions import request as completions
-from mlx_worker.api.dialects.foreign_fields import ALL, HARMLESS, REFUSED, refused_in
+from mlx_worker.api.dialects.foreign_fields import ALL_DIALECTS, HARMLESS, REFUSED, refused_in
 from mlx_worker.api.dialects.messages import request as messages
 from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.errors import UnsupportedField
@@ -20,37 +20,37 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from mlx_worker.api.dialects.foreign_fields import Dialect
+    from mlx_worker.api.dialects.base import DialectName
 
 DOCS = (Path(__file__).parents[3] / "docs" / "dialects.md").read_text()
 SAID: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
-BODIES: dict[Dialect, dict[str, Any]] = {
+BODIES: dict[DialectName, dict[str, Any]] = {
     "chat": SAID,
     "completions": {"prompt": "hello"},
     "responses": {"input": "hello"},
     "messages": SAID,
 }
-PARSERS: dict[Dialect, Callable[[bytes], Any]] = {
+PARSERS: dict[DialectName, Callable[[bytes], Any]] = {
     "chat": chat.parse,
     "completions": completions.parse,
     "responses": responses.parse,
     "messages": messages.parse,
 }
-OWN: dict[Dialect, type[msgspec.Struct]] = {
-    "chat": chat.ChatBody,
-    "completions": completions.CompletionBody,
-    "responses": responses.ResponsesBody,
-    "messages": messages.MessagesBody,
+OWN: dict[DialectName, type[msgspec.Struct]] = {
+    "chat": chat.ChatCompletionRequest,
+    "completions": completions.CompletionRequest,
+    "responses": responses.ResponseRequest,
+    "messages": messages.MessageRequest,
 }
 OTHERS: tuple[Any, ...] = ("other", 7, True, {"a": 1}, [1])
 
 
-def parse(dialect: Dialect, **fields: Any) -> Any:
+def parse(dialect: DialectName, **fields: Any) -> Any:
     return PARSERS[dialect](json.dumps(BODIES[dialect] | fields).encode())
 
 
-@pytest.mark.parametrize("dialect", ALL)
-def test_a_foreign_field_that_asks_for_something_is_refused_by_name(dialect: Dialect) -> None:
+@pytest.mark.parametrize("dialect", ALL_DIALECTS)
+def test_a_foreign_field_that_asks_for_something_is_refused_by_name(dialect: DialectName) -> None:
     for field in refused_in(dialect, OWN[dialect]):
         for value in (value for value in OTHERS if value not in field.neutral):
             with pytest.raises(UnsupportedField) as refused:
@@ -62,8 +62,8 @@ def test_a_foreign_field_that_asks_for_something_is_refused_by_name(dialect: Dia
             assert field.instead in refused.value.message
 
 
-@pytest.mark.parametrize("dialect", ALL)
-def test_a_foreign_field_that_asks_for_nothing_changes_nothing(dialect: Dialect) -> None:
+@pytest.mark.parametrize("dialect", ALL_DIALECTS)
+def test_a_foreign_field_that_asks_for_nothing_changes_nothing(dialect: DialectName) -> None:
     plain = parse(dialect, seed=1)
     for field in refused_in(dialect, OWN[dialect]):
         neutral: list[Any] = [None, *field.neutral]
@@ -80,8 +80,8 @@ def test_true_is_not_one_and_false_is_not_zero() -> None:
         parse("chat", mirostat=False)
 
 
-@pytest.mark.parametrize("dialect", ALL)
-def test_what_changes_no_answer_is_ignored(dialect: Dialect) -> None:
+@pytest.mark.parametrize("dialect", ALL_DIALECTS)
+def test_what_changes_no_answer_is_ignored(dialect: DialectName) -> None:
     plain = parse(dialect, seed=1)
     for name in (*HARMLESS, "a_name_of_no_server"):
         assert parse(dialect, seed=1, **{name: 3}) == plain
@@ -94,7 +94,7 @@ def test_a_field_deeper_than_json_is_read_is_refused() -> None:
 
 
 def test_no_field_is_named_twice_for_a_dialect() -> None:
-    for dialect in ALL:
+    for dialect in ALL_DIALECTS:
         names = [field.name for field in REFUSED if dialect in field.dialects]
         assert sorted(set(names)) == sorted(names)
         assert not set(names) & set(HARMLESS)
@@ -104,7 +104,7 @@ def rendered() -> str:
     """The table of the docs, as the table in the code has it."""
     lines = ["| field | where | refused but for | use instead |", "|---|---|---|---|"]
     for field in sorted(REFUSED, key=lambda it: (it.name, it.dialects)):
-        where = "everywhere" if field.dialects == ALL else ", ".join(field.dialects)
+        where = "everywhere" if field.dialects == ALL_DIALECTS else ", ".join(field.dialects)
         neutral = ", ".join(f"`{json.dumps(value)}`" for value in field.neutral)
         lines.append(f"| `{field.name}` | {where} | {neutral} | {field.instead} |")
     return "\n".join(lines)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.dialects.base import Call
+from mlx_worker.api.dialects.base import GenerationRequest
 from mlx_worker.api.dialects.chat import request as chat
-from mlx_worker.api.dialects.hosted_tools import MOST_NAMED, is_hosted
+from mlx_worker.api.dialects.hosted_tools import MAX_NAMED_TYPES, is_hosted
 from mlx_worker.api.dialects.messages import request as messages
 from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.errors import InvalidRequest, UnsupportedField
@@ -35,11 +35,11 @@ DIALECTS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
 every_dialect = pytest.mark.parametrize("dialect", DIALECTS)
 
 
-def asked(dialect: str, *tools: dict[str, Any], **fields: Any) -> Call:
+def asked(dialect: str, *tools: dict[str, Any], **fields: Any) -> GenerationRequest:
     """A call of a dialect with the dialect's own function `look` and these tools."""
     parse, body, look = DIALECTS[dialect]
     call = parse(json.dumps(body | {"tools": [look, *tools]} | fields).encode())
-    assert isinstance(call, Call)
+    assert isinstance(call, GenerationRequest)
     return call
 
 
@@ -79,7 +79,7 @@ def refused(dialect: str, *tools: dict[str, Any], **fields: Any) -> InvalidReque
 def test_a_hosted_tool_is_left_out_with_a_warning(dialect: str, kind: str) -> None:
     call = asked(dialect, {"type": kind, "name": "secret", "max_uses": 8})
     assert [tool["function"]["name"] for tool in call.chats[0].tools] == ["look"]
-    assert call.warnings == [f"tools: left out, because this node runs no tools of its own: {kind}"]
+    assert call.warnings == [f"tools: left out, because this node runs no hosted tools: {kind}"]
 
 
 @pytest.mark.parametrize("kind", ["web_searches", "x_web_search", "web_search_5", "function", 7])
@@ -94,7 +94,7 @@ def test_tools_of_one_type_are_told_once_and_not_all_of_many(dialect: str) -> No
     assert warning.count("web_search") == 1
     many = [{"type": f"web_search_{20250000 + i}"} for i in range(3000)]
     (warning,) = asked(dialect, *many).warnings
-    assert warning.endswith(f"{3000 - MOST_NAMED} more types")
+    assert warning.endswith(f"{3000 - MAX_NAMED_TYPES} more types")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_only_a_choice_that_names_a_hosted_tool_is_refused(dialect: str, choice:
     error = refused(dialect, hosted, tool_choice=choice)
     assert isinstance(error, UnsupportedField)
     assert error.param == "tool_choice"
-    assert "'web_search' is a tool of the server's own" in error.message
+    assert "'web_search' is a hosted tool" in error.message
 
 
 @pytest.mark.parametrize(

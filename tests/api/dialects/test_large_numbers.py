@@ -1,4 +1,4 @@
-"""A number that the pipe to a model cannot carry: refused with its place, rounded, or a text."""
+"""A number that the pipe to a model cannot carry: refused, rounded, or a text."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from mlx_worker.api.dialects.base import Usage
+from mlx_worker.api.dialects.base import ResponseInfo, Usage
 from mlx_worker.api.dialects.chat import request as chat
-from mlx_worker.api.dialects.fields import check_portable
+from mlx_worker.api.dialects.fields import check_encodable
 from mlx_worker.api.dialects.messages import request as messages
 from mlx_worker.api.dialects.responses import request as responses
-from mlx_worker.api.dialects.responses.response import ResponsesReply
+from mlx_worker.api.dialects.responses.response import ResponsesWriter
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.limits import DEEPEST
 from mlx_worker.supervisor.requests.generation import Ending, Piece
@@ -32,13 +32,13 @@ from mlx_worker.supervisor.requests.generation import Ending, Piece
 )
 def test_a_number_beyond_64_bits_is_refused_with_its_place(value: Any, place: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        check_portable("tools", value)
-    assert refused.value.message.startswith(f"{place}: a number beyond 64 bits")
+        check_encodable("tools", value)
+    assert refused.value.message.startswith(f"{place}: an integer beyond 64 bits")
 
 
 @pytest.mark.parametrize("value", [2**64 - 1, -(2**63), [1e308, {"a": True}]])
 def test_numbers_of_64_bits_are_carried(value: Any) -> None:
-    check_portable("tools", value)
+    check_encodable("tools", value)
 
 
 LARGE = {"a": [10**30, -(2**63) - 1], "b": 1}
@@ -69,7 +69,7 @@ def test_a_large_number_in_an_earlier_call_keeps_its_digits() -> None:
 def test_a_large_number_beside_the_arguments_of_a_call_is_refused() -> None:
     call = {"id": "1", "index": 2**64, "function": {"name": "f", "arguments": LARGE}}
     turn = {"role": "assistant", "tool_calls": [call]}
-    with pytest.raises(InvalidRequest, match=r"index: a number beyond 64 bits") as refused:
+    with pytest.raises(InvalidRequest, match=r"index: an integer beyond 64 bits") as refused:
         chat.parse(_body(messages=[USER, turn, USER]))
     assert refused.value.param == "messages"
 
@@ -111,13 +111,15 @@ def test_a_large_bound_in_a_tool_is_rounded(call: Any) -> None:
 
 def test_a_number_that_no_double_holds_is_refused() -> None:
     tool = {"type": "function", "function": NAMED | {"parameters": {"maximum": 10**400}}}
-    with pytest.raises(InvalidRequest, match="maximum: a number beyond 64 bits"):
+    with pytest.raises(InvalidRequest, match="maximum: an integer beyond 64 bits"):
         chat.parse(_body(messages=[USER], tools=[tool]))
 
 
 @pytest.mark.parametrize("is_packed", [False, True])
 def test_a_large_bound_in_a_tool_is_repeated_digit_for_digit(is_packed: bool) -> None:
     call = responses.parse(_body(input="Hi", tools=[{"type": "function", **NAMED}]))
-    answer = ResponsesReply(call.packed() if is_packed else call, "m", 1, "fp_1")
-    told = answer.whole([(Piece("Hi", []), Ending("stop", 1))], Usage(1, 0, 1))
+    answer = ResponsesWriter(
+        call.with_packed_parts() if is_packed else call, ResponseInfo("m", 1, "fp_1")
+    )
+    told = answer.full_response([(Piece("Hi", []), Ending("stop", 1))], Usage(1, 0, 1))
     assert json.loads(told)["tools"][0]["parameters"] == SCHEMA

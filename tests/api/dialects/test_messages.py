@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlx_worker.api.dialects.messages.request import parse, parse_to_count
+from mlx_worker.api.dialects.messages.request import parse, parse_count_body
 from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
 
 if TYPE_CHECKING:
-    from mlx_worker.api.dialects.base import Call
+    from mlx_worker.api.dialects.base import GenerationRequest
 
 USER = {"role": "user", "content": "Hello"}
 USE = {"type": "tool_use", "id": "t1", "name": "look", "input": {"at": [1, None]}}
 
 
-def asked(**fields: Any) -> Call:
+def asked(**fields: Any) -> GenerationRequest:
     return parse(json.dumps({"messages": [USER], "max_tokens": 9} | fields).encode())
 
 
@@ -72,7 +72,7 @@ def test_user_turns_in_a_row_are_one_turn_of_all_their_blocks(
 ) -> None:
     assert turns(*several) == turns(*one)
     body = json.dumps({"messages": several}).encode()
-    assert parse_to_count(body)[1].messages == turns(*one)
+    assert parse_count_body(body)[1].messages == turns(*one)
 
 
 def test_assistant_turns_in_a_row_are_one_turn_of_all_their_blocks() -> None:
@@ -218,7 +218,7 @@ def test_a_body_without_messages_is_missing_them() -> None:
 
 def test_what_ends_with_the_assistants_words_can_be_counted() -> None:
     body = {"model": "m", "messages": [USER, {"role": "assistant", "content": "I am"}]}
-    name, chat = parse_to_count(json.dumps(body).encode())
+    name, chat = parse_count_body(json.dumps(body).encode())
     assert name == "m"
     assert [turn["role"] for turn in chat.messages] == ["user", "assistant"]
 

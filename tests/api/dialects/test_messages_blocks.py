@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.dialects.messages.request import parse, parse_to_count
+from mlx_worker.api.dialects.messages.request import parse, parse_count_body
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 
 U: dict[str, Any] = {"role": "user", "content": "go"}
@@ -32,7 +32,7 @@ UPLOAD_TEXT = "[file omitted: this model reads text only]"
 def asked(*messages: dict[str, Any], **fields: Any) -> Any:
     body = json.dumps({"messages": messages, "max_tokens": 9} | fields).encode()
     chat = parse(body).chats[0]
-    _, counted = parse_to_count(body)
+    _, counted = parse_count_body(body)
     assert (counted.messages, counted.opening) == (chat.messages, chat.opening)
     return chat
 
@@ -44,7 +44,7 @@ def contents(*messages: dict[str, Any], **fields: Any) -> list[str]:
 def refused(*messages: dict[str, Any], **fields: Any) -> InvalidRequest:
     body = json.dumps({"messages": messages, "max_tokens": 9} | fields).encode()
     with pytest.raises(InvalidRequest) as counted:
-        parse_to_count(body)
+        parse_count_body(body)
     with pytest.raises(InvalidRequest) as caught:
         parse(body)
     assert caught.value.message == counted.value.message
@@ -63,7 +63,7 @@ def text(words: str) -> dict[str, Any]:
     return {"type": "text", "text": words}
 
 
-def document(source: dict[str, Any], **more: Any) -> dict[str, Any]:
+def document_text(source: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"type": "document", "source": source} | more
 
 
@@ -81,8 +81,12 @@ def plain(words: str) -> dict[str, Any]:
         pytest.param(BY_URL, IMAGE_TEXT, id="image by url"),
         pytest.param({"type": "image"}, IMAGE_TEXT, id="image without source"),
         pytest.param(PDF, PDF_TEXT, id="pdf"),
-        pytest.param(document({"type": "file", "file_id": "f"}), PDF_TEXT, id="document by file"),
-        pytest.param(document({"type": "url", "url": "http://x"}), PDF_TEXT, id="document by url"),
+        pytest.param(
+            document_text({"type": "file", "file_id": "f"}), PDF_TEXT, id="document by file"
+        ),
+        pytest.param(
+            document_text({"type": "url", "url": "http://x"}), PDF_TEXT, id="document by url"
+        ),
         pytest.param(UPLOAD, UPLOAD_TEXT, id="upload"),
     ],
 )
@@ -114,25 +118,25 @@ def test_picture_before_a_system_turn_or_a_begun_answer_is_the_users_own() -> No
 @pytest.mark.parametrize(
     ("block", "words"),
     [
-        pytest.param(document(plain("hello")), "hello", id="text"),
+        pytest.param(document_text(plain("hello")), "hello", id="text"),
         pytest.param(
-            document(plain("hello"), title="a.md", context="of May"),
+            document_text(plain("hello"), title="a.md", context="of May"),
             "a.md\n\nof May\n\nhello",
             id="title and context",
         ),
         pytest.param(
-            document(plain("hello"), title=None, context=None, citations={"enabled": True}),
+            document_text(plain("hello"), title=None, context=None, citations={"enabled": True}),
             "hello",
             id="nothing about it",
         ),
-        pytest.param(document({"type": "content", "content": "hello"}), "hello", id="content"),
+        pytest.param(document_text({"type": "content", "content": "hello"}), "hello", id="content"),
         pytest.param(
-            document({"type": "content", "content": [text("a"), IMAGE, text("b")]}),
+            document_text({"type": "content", "content": [text("a"), IMAGE, text("b")]}),
             f"a\n\n{IMAGE_TEXT}\n\nb",
             id="content in blocks",
         ),
         pytest.param(
-            document(
+            document_text(
                 {
                     "type": "base64",
                     "media_type": "text/plain",
@@ -165,10 +169,10 @@ def test_text_is_text_wherever_it_stands(block: dict[str, Any], words: str) -> N
 @pytest.mark.parametrize(
     ("block", "param"),
     [
-        (document(plain("x") | {"data": None}), "source.data"),
-        (document({"media_type": "text/plain"}), "source.type"),
-        (document({"type": "content", "content": [{"type": "video"}]}), "source.content[0]"),
-        (document({"type": "content", "content": [PDF]}), "source.content[0]"),
+        (document_text(plain("x") | {"data": None}), "source.data"),
+        (document_text({"media_type": "text/plain"}), "source.type"),
+        (document_text({"type": "content", "content": [{"type": "video"}]}), "source.content[0]"),
+        (document_text({"type": "content", "content": [PDF]}), "source.content[0]"),
         ({"type": "search_result", "content": [text("a") | {"text": None}]}, "content[0].text"),
         ({"type": "tool_reference"}, "tool_name"),
         ({"type": "hologram"}, ""),

@@ -11,7 +11,7 @@ from mlx_worker.api.dialects.chat import request as chat
 from mlx_worker.api.dialects.completions import request as completions
 from mlx_worker.api.dialects.messages import request as messages
 from mlx_worker.api.dialects.responses import request as responses
-from mlx_worker.api.dialects.tokenize import parse_to_detokenize
+from mlx_worker.api.dialects.tokenize import parse_detokenize_body
 from mlx_worker.config.load import parse_config
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mlx_worker.api.dialects.base import Call
+    from mlx_worker.api.dialects.base import GenerationRequest
 
 HELLO = [{"role": "user", "content": "Hello"}]
-DIALECTS: dict[str, tuple[Callable[..., Call], dict[str, Any], str]] = {
+DIALECTS: dict[str, tuple[Callable[..., GenerationRequest], dict[str, Any], str]] = {
     "chat": (chat.parse, {"messages": HELLO}, "max_tokens"),
     "completions": (completions.parse, {"prompt": "Hello"}, "max_tokens"),
     "responses": (responses.parse, {"input": "Hello"}, "max_output_tokens"),
@@ -35,7 +35,7 @@ OFF += [("repetition_penalty", 0), ("repetition_penalty", 0.0)]
 in_every_dialect = pytest.mark.parametrize("name", DIALECTS)
 
 
-def asked(name: str, **fields: Any) -> Call:
+def asked(name: str, **fields: Any) -> GenerationRequest:
     parse, body, _ = DIALECTS[name]
     return parse(json.dumps(body | fields).encode())
 
@@ -98,7 +98,7 @@ def test_whole_numbers_of_each_dialects_own_fields_may_be_floats() -> None:
     assert (call.n, call.chats[0].logprobs) == (2, 1)
     call = asked("completions", prompt=[[5.0, 6], [7.0]])
     assert [it.prompt for it in call.chats] == [[5, 6], [7]]
-    assert parse_to_detokenize(b'{"tokens": [5.0, 6]}') == (None, [5, 6])
+    assert parse_detokenize_body(b'{"tokens": [5.0, 6]}') == (None, [5, 6])
 
 
 def test_what_is_free_in_form_keeps_its_floats() -> None:

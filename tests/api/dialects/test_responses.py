@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.dialects.responses.request import ResponsesCall, parse
+from mlx_worker.api.dialects.model_terms import ModelTerms
+from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest, parse
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
 
@@ -16,7 +17,7 @@ CALL = {"type": "function_call", "call_id": "c1", "name": "look", "arguments": '
 OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "wide"}
 
 
-def asked(**fields: Any) -> ResponsesCall:
+def asked(**fields: Any) -> ResponsesGenerationRequest:
     return parse(json.dumps({"input": "Hello"} | fields).encode())
 
 
@@ -138,7 +139,9 @@ def test_limits_samplers_and_efforts_are_passed_on() -> None:
 
 
 def test_what_the_model_means_by_itself_holds_where_nothing_is_said() -> None:
-    call = parse(b'{"input": "Hello"}', lambda _: Defaults(temperature=0.5, max_tokens=7))
+    call = parse(
+        b'{"input": "Hello"}', lambda _: ModelTerms(Defaults(temperature=0.5, max_tokens=7))
+    )
     assert (call.chats[0].sampling.temperature, call.chats[0].max_tokens) == (0.5, 7)
 
 

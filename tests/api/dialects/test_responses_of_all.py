@@ -3,64 +3,73 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mlx_worker.api.dialects import base as dialect
 from mlx_worker.api.dialects.chat import request as chat
-from mlx_worker.api.dialects.chat.response import ChatReply
+from mlx_worker.api.dialects.chat.response import ChatWriter
 from mlx_worker.api.dialects.messages import request as messages
-from mlx_worker.api.dialects.messages.response import MessagesReply
+from mlx_worker.api.dialects.messages.response import MessagesWriter
 from mlx_worker.api.dialects.responses import request as responses
-from mlx_worker.api.dialects.responses.response import ResponsesReply
+from mlx_worker.api.dialects.responses.response import ResponsesWriter
 from mlx_worker.supervisor.requests.generation import Ending, Piece, piece_of
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import (
+    FinishReason,
+    InvalidToolCall,
+    Notice,
+    ReasoningText,
+    Span,
+    ToolCall,
+)
 from tests.dialects import CHAT, CHATS, MESSAGES, RESPONSES, Dialect, Heard, Usage, events_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.api.dialects.base import Reply
+    from mlx_worker.api.dialects.base import ResponseWriter
 
-MADE: dict[Dialect, Callable[[bytes], Reply]] = {
-    CHAT: lambda body: ChatReply(chat.parse(body), "m", 1, "fp_1"),
-    RESPONSES: lambda body: ResponsesReply(responses.parse(body), "m", 1, "fp_1"),
-    MESSAGES: lambda body: MessagesReply(messages.parse(body), "m", 1, "fp_1"),
+INFO = dialect.ResponseInfo("m", 1, "fp_1")
+MADE: dict[Dialect, Callable[[bytes], ResponseWriter]] = {
+    CHAT: lambda body: ChatWriter(chat.parse(body), INFO),
+    RESPONSES: lambda body: ResponsesWriter(responses.parse(body), INFO),
+    MESSAGES: lambda body: MessagesWriter(messages.parse(body), INFO),
 }
 READ = dialect.Usage(prompt=100, cached=64)
 USED = dialect.Usage(prompt=100, cached=64, completion=7, reasoning=3)
 USAGE = Usage(100, 64, 7)
 
-RIVER = m.ToolCall("call_1", "look", '{"at": "東京"}')
-WALK = m.ToolCall("call_2", "walk", "{}")
-BROKEN = m.BrokenCall('{"name": ', "not a call: there is none in it")
+RIVER = ToolCall("call_1", "look", '{"at": "東京"}')
+WALK = ToolCall("call_2", "walk", "{}")
+BROKEN = InvalidToolCall('{"name": ', "not a tool call: the text contains no call")
 
 every_chat = pytest.mark.parametrize("spoken", CHATS, ids=repr)
 
 
-def both_ways(spoken: Dialect, pieces: list[list[m.Span]], ending: Ending) -> tuple[Heard, Heard]:
+def both_ways(spoken: Dialect, pieces: list[list[Span]], ending: Ending) -> tuple[Heard, Heard]:
     """The same pieces, streamed and whole."""
     it = MADE[spoken](json.dumps(spoken.body("hello", stream=True)).encode())
-    stream = it.opening(READ)
-    stream += b"".join(it.piece(piece_of(spans, []), 0) for spans in pieces)
-    stream += it.closing([ending], USED)
+    stream = it.start(READ)
+    stream += b"".join(it.delta(piece_of(spans, []), 0) for spans in pieces)
+    stream += it.finish([ending], USED)
     it = MADE[spoken](json.dumps(spoken.body("hello")).encode())
     piece = piece_of([span for spans in pieces for span in spans], [])
-    whole = it.whole([(piece, ending)], USED)
+    whole = it.full_response([(piece, ending)], USED)
     return spoken.streamed(events_of(stream)), spoken.whole(json.loads(whole))
 
 
-CASES: dict[str, tuple[list[list[m.Span]], m.FinishReason, Heard]] = {
+CASES: dict[str, tuple[list[list[Span]], FinishReason, Heard]] = {
     "text": ([["Hel"], ["lo"]], "stop", Heard("Hello", finish="stop")),
     "nothing": ([], "stop", Heard(finish="stop")),
     "cut": ([["Hel"]], "length", Heard("Hel", finish="length")),
     "reasoning then text": (
-        [[m.Reasoning("hm")], [m.Reasoning(", well"), "So."], [" Yes."]],
+        [[ReasoningText("hm")], [ReasoningText(", well"), "So."], [" Yes."]],
         "stop",
         Heard("So. Yes.", "hm, well", finish="stop"),
     ),
-    "cut in reasoning": ([[m.Reasoning("hm")]], "length", Heard("", "hm", finish="length")),
+    "cut in reasoning": ([[ReasoningText("hm")]], "length", Heard("", "hm", finish="length")),
     "two calls": (
         [["Let me see."], [RIVER, WALK]],
         "tool_calls",
@@ -71,7 +80,7 @@ CASES: dict[str, tuple[list[list[m.Span]], m.FinishReason, Heard]] = {
         ),
     ),
     "reasoning, text, a call, text": (
-        [[m.Reasoning("hm"), "I look: "], [RIVER, "Done."]],
+        [[ReasoningText("hm"), "I look: "], [RIVER, "Done."]],
         "tool_calls",
         Heard("I look: Done.", "hm", [("call_1", "look", {"at": "東京"})], "tool_calls"),
     ),
@@ -96,7 +105,7 @@ def test_an_answer_is_told_alike_streamed_and_whole(spoken: Dialect, case: str) 
 @every_chat
 def test_reasoning_has_its_tokens_in_the_usage(spoken: Dialect) -> None:
     it = MADE[spoken](json.dumps(spoken.body("hello")).encode())
-    usage = json.loads(it.whole([(Piece("a", []), Ending("stop", 7))], USED))["usage"]
+    usage = json.loads(it.full_response([(Piece("a", []), Ending("stop", 7))], USED))["usage"]
     details = [value for key, value in usage.items() if key.startswith(("output", "completion"))]
     assert 3 in [n for it in details if isinstance(it, dict) for n in it.values()]
 
@@ -118,9 +127,9 @@ def test_a_message_says_which_stop_sequence_ended_it(
     ending: Ending, told: tuple[str, str | None]
 ) -> None:
     it = MADE[MESSAGES](json.dumps(MESSAGES.body("hello")).encode())
-    whole = json.loads(it.whole([(Piece("a", []), ending)], USED))
+    whole = json.loads(it.full_response([(Piece("a", []), ending)], USED))
     assert (whole["stop_reason"], whole["stop_sequence"]) == told
-    *_, (_, delta), _ = events_of(it.closing([ending], USED))
+    *_, (_, delta), _ = events_of(it.finish([ending], USED))
     assert (delta["delta"]["stop_reason"], delta["delta"]["stop_sequence"]) == told
 
 
@@ -139,7 +148,7 @@ def test_a_response_repeats_what_was_asked_and_keeps_nothing() -> None:
         "seed": 7,
     }
     it = MADE[RESPONSES](json.dumps({"input": "hello"} | asked).encode())
-    told = json.loads(it.whole([(Piece("a", []), Ending("stop", 7))], USED))
+    told = json.loads(it.full_response([(Piece("a", []), Ending("stop", 7))], USED))
     assert {key: told[key] for key in asked} == asked
     assert told["store"] is False
     assert told["previous_response_id"] is None
@@ -147,16 +156,16 @@ def test_a_response_repeats_what_was_asked_and_keeps_nothing() -> None:
 
 def test_an_item_that_the_limit_cut_is_incomplete_itself() -> None:
     it = MADE[RESPONSES](json.dumps({"input": "hello"}).encode())
-    piece = Piece("Hel", [], [m.Reasoning("hm")])
-    told = json.loads(it.whole([(piece, Ending("length", 7))], USED))
+    piece = Piece("Hel", [], [ReasoningText("hm")])
+    told = json.loads(it.full_response([(piece, Ending("length", 7))], USED))
     assert [item["status"] for item in told["output"]] == ["completed", "incomplete"]
 
 
 def test_reasoning_is_the_summary_where_one_is_asked_for() -> None:
     body = {"input": "hello", "reasoning": {"summary": "auto"}}
     it = MADE[RESPONSES](json.dumps(body).encode())
-    stream = it.opening(READ) + it.piece(Piece("So.", [], [m.Reasoning("hm")]), 0)
-    events = events_of(stream + it.closing([Ending("stop", 7)], USED))
+    stream = it.start(READ) + it.delta(Piece("So.", [], [ReasoningText("hm")]), 0)
+    events = events_of(stream + it.finish([Ending("stop", 7)], USED))
     expected = Heard("So.", "hm", finish="stop", usage=USAGE)
     assert RESPONSES.streamed(events) == expected
     deltas = [data for name, data in events if name == "response.reasoning_summary_text.delta"]
@@ -170,11 +179,11 @@ def test_reasoning_is_the_summary_where_one_is_asked_for() -> None:
 )
 def test_reasoning_can_always_be_a_summary_beside_its_text(reasoning: dict[str, Any]) -> None:
     body = json.dumps({"input": "hello"} | reasoning).encode()
-    call = responses.parse(body, summaries="always")
-    pieces = [Piece("", [], [m.Reasoning("h")]), Piece("So.", [], [m.Reasoning("m")])]
-    it = ResponsesReply(call, "m", 1, "fp_1")
-    stream = it.opening(READ) + b"".join(it.piece(piece, 0) for piece in pieces)
-    events = [data for _, data in events_of(stream + it.closing([Ending("stop", 7)], USED))]
+    call = responses.parse(body)
+    pieces = [Piece("", [], [ReasoningText("h")]), Piece("So.", [], [ReasoningText("m")])]
+    it = ResponsesWriter(call, replace(INFO, reasoning_summaries="always"))
+    stream = it.start(READ) + b"".join(it.delta(piece, 0) for piece in pieces)
+    events = [data for _, data in events_of(stream + it.finish([Ending("stop", 7)], USED))]
     kinds = [event["type"] for event in events]
     for kind in ("reasoning_summary_text", "reasoning_text"):
         at = [i for i, it in enumerate(kinds) if it == f"response.{kind}.delta"]
@@ -188,9 +197,9 @@ def test_reasoning_can_always_be_a_summary_beside_its_text(reasoning: dict[str, 
     assert thought["summary"] == [{"type": "summary_text", "text": "hm"}]
     assert thought["content"] == [{"type": "reasoning_text", "text": "hm"}]
     assert said["content"][0]["text"] == "So."
-    again = ResponsesReply(call, "m", 1, "fp_1")
+    again = ResponsesWriter(call, replace(INFO, reasoning_summaries="always"))
     whole = json.loads(
-        again.whole([(piece_of([m.Reasoning("hm"), "So."], []), Ending("stop", 7))], USED)
+        again.full_response([(piece_of([ReasoningText("hm"), "So."], []), Ending("stop", 7))], USED)
     )
     assert [{**item, "id": ""} for item in whole["output"]] == [
         {**item, "id": ""} for item in (thought, said)
@@ -199,15 +208,18 @@ def test_reasoning_can_always_be_a_summary_beside_its_text(reasoning: dict[str, 
 
 def test_a_request_for_a_summary_gets_it_alone_whatever_the_node_does() -> None:
     body = json.dumps({"input": "hello", "reasoning": {"summary": "auto"}}).encode()
-    assert responses.parse(body, summaries="always").reasoning_as == "summary"
-    assert responses.parse(body).reasoning_as == "summary"
-    assert responses.parse(b'{"input": "hello"}').reasoning_as == "text"
+    for info in (INFO, replace(INFO, reasoning_summaries="always")):
+        writer = ResponsesWriter(responses.parse(body), info)
+        choice = (piece_of([ReasoningText("hm")], []), Ending("stop", 7))
+        (item,) = json.loads(writer.full_response([choice], USED))["output"]
+        assert item["summary"] == [{"type": "summary_text", "text": "hm"}]
+        assert "content" not in item
 
 
 @every_chat
 def test_a_notice_is_a_warning_and_no_part_of_the_answer(spoken: Dialect) -> None:
-    spans: list[list[m.Span]] = [["So."], [m.Notice("left out")]]
+    spans: list[list[Span]] = [["So."], [Notice("left out")]]
     for heard in both_ways(spoken, spans, Ending("stop", 7)):
         assert (heard.text, heard.warnings) == ("So.", ["left out"])
-    for heard in both_ways(spoken, [[m.Notice("left out")]], Ending("stop", 7)):
+    for heard in both_ways(spoken, [[Notice("left out")]], Ending("stop", 7)):
         assert (heard.text, heard.warnings) == ("", ["left out"])

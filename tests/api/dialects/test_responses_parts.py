@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.dialects.responses.request import ResponsesCall, parse
+from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest, parse
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 
 U: dict[str, Any] = {"role": "user", "content": "hi"}
@@ -22,7 +22,7 @@ IMAGE_TEXT = "[image omitted: this model reads text only]"
 DOCUMENT_TEXT = "[document omitted: this model reads text only]"
 
 
-def asked(*items: dict[str, Any], **fields: Any) -> ResponsesCall:
+def asked(*items: dict[str, Any], **fields: Any) -> ResponsesGenerationRequest:
     return parse(json.dumps({"input": items or "hi"} | fields).encode())
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.dialects.base import Usage
-from mlx_worker.api.dialects.responses.request import ResponsesCall, parse
-from mlx_worker.api.dialects.responses.response import ResponsesReply
+from mlx_worker.api.dialects.base import ResponseInfo, Usage
+from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest, parse
+from mlx_worker.api.dialects.responses.response import ResponsesWriter
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import RENAMED_TOOLS
 from mlx_worker.supervisor.requests.generation import Ending, Piece
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import Span, ToolCall
+from mlx_worker.wire.request import AnswerConstraint, ToolCallConstraint
 from tests.call_counter import calls
 from tests.dialects import RESPONSES, Heard, events_of
 
@@ -27,7 +28,7 @@ def space(name: str, *tools: dict[str, Any], description: str = "") -> dict[str,
     return {"type": "namespace", "name": name, "description": description, "tools": [*tools]}
 
 
-def asked(**fields: Any) -> ResponsesCall:
+def asked(**fields: Any) -> ResponsesGenerationRequest:
     return parse(json.dumps({"input": "Hello"} | fields).encode())
 
 
@@ -42,7 +43,7 @@ def offered(*tools: dict[str, Any], **fields: Any) -> list[str]:
     return [tool["function"]["name"] for tool in chat.tools]
 
 
-def forced(choice: Any, *tools: dict[str, Any]) -> m.Constraint | None:
+def forced(choice: Any, *tools: dict[str, Any]) -> AnswerConstraint | None:
     return asked(tools=tools, tool_choice=choice).chats[0].constraint
 
 
@@ -199,7 +200,7 @@ def test_an_unknown_type_of_tool_is_an_unsupported_field() -> None:
 )
 def test_a_choice_names_tools_as_their_client_does(choice: Any, names: list[str]) -> None:
     tools = [ADD, space("demo", ADD, ADD | {"name": "sub"}), PATCH]
-    assert forced(choice, *tools) == m.Call(names, "tool_choice")
+    assert forced(choice, *tools) == ToolCallConstraint(names, "tool_choice")
 
 
 @pytest.mark.parametrize(
@@ -229,15 +230,15 @@ def test_only_allowed_tools_are_offered() -> None:
     assert [tool["function"]["name"] for tool in chat.tools] == ["demo__add", "patch"]
     assert (chat.constraint, chat.one_call) == (None, False)
     chat = asked(tools=tools, tool_choice=choice | {"mode": "required"}).chats[0]
-    assert chat.constraint == m.Call(["demo__add", "patch"], "tool_choice")
+    assert chat.constraint == ToolCallConstraint(["demo__add", "patch"], "tool_choice")
     assert not chat.one_call
 
 
 @pytest.mark.parametrize(
     ("choice", "said"),
     [
-        ({"type": "web_search"}, "'web_search' is a tool of the server's own"),
-        ({"type": "mcp", "server_label": "x"}, "'mcp' is a tool of the server's own"),
+        ({"type": "web_search"}, "'web_search' is a hosted tool"),
+        ({"type": "mcp", "server_label": "x"}, "'mcp' is a hosted tool"),
         ({"type": "x"}, "'x' is not one of 'function', 'custom', 'allowed_tools'"),
         ("validated", "'validated'"),
     ],
@@ -374,18 +375,18 @@ def test_an_unknown_item_says_which_types_are_known() -> None:
 # --- out ----------------------------------------------------------------------------------
 
 
-def both_ways(call: ResponsesCall, *spans: m.Span) -> list[Heard]:
+def both_ways(call: ResponsesGenerationRequest, *spans: Span) -> list[Heard]:
     usage, ending = Usage(1, 0, 1), Ending("tool_calls", 1)
     piece = Piece("", [], list(spans))
-    streamed, whole = (ResponsesReply(call, "m", 1, "fp") for _ in range(2))
-    events = streamed.opening(usage) + streamed.piece(piece, 0) + streamed.closing([ending], usage)
-    body = json.loads(whole.whole([(piece, ending)], usage))
+    streamed, whole = (ResponsesWriter(call, ResponseInfo("m", 1, "fp")) for _ in range(2))
+    events = streamed.start(usage) + streamed.delta(piece, 0) + streamed.finish([ending], usage)
+    body = json.loads(whole.full_response([(piece, ending)], usage))
     return [RESPONSES.streamed(events_of(events)), RESPONSES.whole(body)]
 
 
 def test_a_call_comes_back_under_its_namespace_streamed_and_whole() -> None:
     call = asked(tools=[ADD, space("mcp__demo", ADD)])
-    spans = [m.ToolCall("c1", "mcp__demo__add", '{"a": 5}'), m.ToolCall("c2", "add", "{}")]
+    spans = [ToolCall("c1", "mcp__demo__add", '{"a": 5}'), ToolCall("c2", "add", "{}")]
     for heard in both_ways(call, *spans):
         assert heard.calls == [("c1", "mcp__demo/add", {"a": 5}), ("c2", "add", {})]
 
@@ -403,12 +404,12 @@ def test_a_call_comes_back_under_its_namespace_streamed_and_whole() -> None:
 )
 def test_a_call_of_a_custom_tool_comes_back_as_its_text(arguments: str, text: str) -> None:
     call = asked(tools=[space("demo", PATCH)])
-    for heard in both_ways(call, m.ToolCall("c1", "demo__patch", arguments)):
+    for heard in both_ways(call, ToolCall("c1", "demo__patch", arguments)):
         assert heard.calls == [("c1", "demo/patch", text)]
 
 
 def test_a_call_of_a_tool_that_was_not_offered_has_the_models_name() -> None:
-    for heard in both_ways(asked(tools=[space("demo", ADD)]), m.ToolCall("c1", "demo.add", "{}")):
+    for heard in both_ways(asked(tools=[space("demo", ADD)]), ToolCall("c1", "demo.add", "{}")):
         assert heard.calls == [("c1", "demo.add", {})]
 
 

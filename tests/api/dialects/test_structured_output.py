@@ -12,7 +12,13 @@ from mlx_worker.api.dialects.completions import request as completions
 from mlx_worker.api.dialects.messages import request as messages
 from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire.messages import Call, ChatRequest, JsonSchema, Lark, Regex
+from mlx_worker.wire.request import (
+    ChatRequest,
+    JsonSchemaConstraint,
+    LarkConstraint,
+    RegexConstraint,
+    ToolCallConstraint,
+)
 
 SCHEMA = {"type": "object", "properties": {"b": {"type": "integer"}, "a": {"enum": [1.5, None]}}}
 TEXT = '{"type":"object","properties":{"b":{"type":"integer"},"a":{"enum":[1.5,null]}}}'
@@ -84,17 +90,17 @@ def test_who_asks_for_nothing_is_bound_by_nothing(dialect: str) -> None:
 def test_a_schema_is_passed_on_with_its_keys_in_order_and_its_place(
     dialect: str, fields: dict[str, Any], field: str
 ) -> None:
-    assert asked(dialect, **fields).constraint == JsonSchema(TEXT, field)
+    assert asked(dialect, **fields).constraint == JsonSchemaConstraint(TEXT, field)
 
 
 def test_any_object_is_a_schema() -> None:
-    any_object = '{"type":"object"}'
+    any_object_constraint = '{"type":"object"}'
     form = {"type": "json_object"}
-    assert asked("chat", response_format=form).constraint == JsonSchema(
-        any_object, "response_format"
+    assert asked("chat", response_format=form).constraint == JsonSchemaConstraint(
+        any_object_constraint, "response_format"
     )
-    assert asked("responses", text={"format": form}).constraint == JsonSchema(
-        any_object, "text.format"
+    assert asked("responses", text={"format": form}).constraint == JsonSchemaConstraint(
+        any_object_constraint, "text.format"
     )
 
 
@@ -102,12 +108,14 @@ def test_any_object_is_a_schema() -> None:
 @pytest.mark.parametrize(
     ("wanted", "constraint"),
     [
-        ({"json": SCHEMA}, JsonSchema(TEXT, "structured_outputs.json")),
-        ({"regex": "a+"}, Regex("a+", "structured_outputs.regex")),
-        ({"grammar": 'start: "a"'}, Lark('start: "a"', "structured_outputs.grammar")),
+        ({"json": SCHEMA}, JsonSchemaConstraint(TEXT, "structured_outputs.json")),
+        ({"regex": "a+"}, RegexConstraint("a+", "structured_outputs.regex")),
+        ({"grammar": 'start: "a"'}, LarkConstraint('start: "a"', "structured_outputs.grammar")),
         (
             {"choice": ["yes", 'a "no"']},
-            Lark('start: CHOICE\nCHOICE: "yes" | "a \\"no\\""', "structured_outputs.choice"),
+            LarkConstraint(
+                'start: CHOICE\nCHOICE: "yes" | "a \\"no\\""', "structured_outputs.choice"
+            ),
         ),
     ],
 )
@@ -121,22 +129,25 @@ def test_every_dialect_takes_the_extension(
 @pytest.mark.parametrize(
     ("fields", "constraint"),
     [
-        ({"guided_json": SCHEMA}, JsonSchema(TEXT, "guided_json")),
-        ({"guided_json": TEXT}, JsonSchema(TEXT, "guided_json")),
-        ({"guided_regex": "a+"}, Regex("a+", "guided_regex")),
-        ({"guided_choice": ["yes"]}, Lark('start: CHOICE\nCHOICE: "yes"', "guided_choice")),
-        ({"guided_grammar": 'root ::= "a"'}, Lark('root ::= "a"', "guided_grammar")),
-        ({"json_schema": SCHEMA}, JsonSchema(TEXT, "json_schema")),
-        ({"regex": "a+"}, Regex("a+", "regex")),
-        ({"grammar": 'root ::= "a"'}, Lark('root ::= "a"', "grammar")),
-        ({"ebnf": 'root ::= "a"'}, Lark('root ::= "a"', "ebnf")),
+        ({"guided_json": SCHEMA}, JsonSchemaConstraint(TEXT, "guided_json")),
+        ({"guided_json": TEXT}, JsonSchemaConstraint(TEXT, "guided_json")),
+        ({"guided_regex": "a+"}, RegexConstraint("a+", "guided_regex")),
+        (
+            {"guided_choice": ["yes"]},
+            LarkConstraint('start: CHOICE\nCHOICE: "yes"', "guided_choice"),
+        ),
+        ({"guided_grammar": 'root ::= "a"'}, LarkConstraint('root ::= "a"', "guided_grammar")),
+        ({"json_schema": SCHEMA}, JsonSchemaConstraint(TEXT, "json_schema")),
+        ({"regex": "a+"}, RegexConstraint("a+", "regex")),
+        ({"grammar": 'root ::= "a"'}, LarkConstraint('root ::= "a"', "grammar")),
+        ({"ebnf": 'root ::= "a"'}, LarkConstraint('root ::= "a"', "ebnf")),
         (
             {"structured_outputs": {"json": TEXT, "disable_any_whitespace": False}},
-            JsonSchema(TEXT, "structured_outputs.json"),
+            JsonSchemaConstraint(TEXT, "structured_outputs.json"),
         ),
         (
             {"structured_outputs": {"json_object": True}},
-            JsonSchema('{"type":"object"}', "structured_outputs.json_object"),
+            JsonSchemaConstraint('{"type":"object"}', "structured_outputs.json_object"),
         ),
         ({"structured_outputs": {"json_object": False}}, None),
     ],
@@ -151,7 +162,7 @@ def test_every_dialect_takes_the_names_of_other_servers(
 @pytest.mark.parametrize("kind", ["json_object", "json_schema"])
 def test_a_schema_beside_the_type_of_a_format_is_the_schema(dialect: str, kind: str) -> None:
     form = {"type": kind, "schema": SCHEMA, "name": "a", "strict": True}
-    expected = JsonSchema(TEXT, "response_format.schema")
+    expected = JsonSchemaConstraint(TEXT, "response_format.schema")
     assert asked(dialect, response_format=form).constraint == expected
 
 
@@ -165,7 +176,7 @@ def test_completions_take_a_format_as_chat_completions_do() -> None:
 
 def test_a_format_of_text_goes_with_a_shape_of_another_name() -> None:
     shape = asked("chat", response_format={"type": "text"}, regex="a").constraint
-    assert shape == Regex("a", "regex")
+    assert shape == RegexConstraint("a", "regex")
 
 
 @pytest.mark.parametrize(
@@ -233,10 +244,10 @@ def test_a_call_of_any_tool_or_of_one_can_be_required(dialect: str) -> None:
     tools = tools_of(dialect, "look", "listen")
     required: Any = {"type": "any"} if dialect == "messages" else "required"
     either = asked(dialect, tools=tools, tool_choice=required)
-    assert either.constraint == Call(["look", "listen"], "tool_choice")
+    assert either.constraint == ToolCallConstraint(["look", "listen"], "tool_choice")
     assert not either.one_call
     one = asked(dialect, tools=tools, tool_choice=named_of(dialect, "listen"))
-    assert one.constraint == Call(["listen"], "tool_choice")
+    assert one.constraint == ToolCallConstraint(["listen"], "tool_choice")
     assert one.one_call
     assert len(one.tools) == 2
 
@@ -254,4 +265,4 @@ def test_required_calls_go_before_the_shape_of_a_content_that_there_is_not() -> 
     request = asked(
         "chat", tools=tools_of("chat", "look"), tool_choice="required", response_format=form
     )
-    assert request.constraint == Call(["look"], "tool_choice")
+    assert request.constraint == ToolCallConstraint(["look"], "tool_choice")

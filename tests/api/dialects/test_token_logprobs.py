@@ -7,27 +7,27 @@ from typing import Any
 
 import pytest
 
-from mlx_worker.api.dialects.base import Usage
-from mlx_worker.api.dialects.responses.request import ResponsesCall, parse
-from mlx_worker.api.dialects.responses.response import ResponsesReply
+from mlx_worker.api.dialects.base import ResponseInfo, Usage
+from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest, parse
+from mlx_worker.api.dialects.responses.response import ResponsesWriter
 from mlx_worker.supervisor.requests.generation import Ending, Piece
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import ReasoningText, TokenChoice, TokenLogprobs, ToolCall
 
 INCLUDE = "message.output_text.logprobs"
 USAGE = Usage(1, 0, 1)
 
 
-def call() -> ResponsesCall:
+def call() -> ResponsesGenerationRequest:
     return parse(json.dumps({"input": "hi", "include": [INCLUDE], "top_logprobs": 1}).encode())
 
 
-def token(text: str, *, data: bytes | None = None, content: bool = True) -> m.TokenLogprobs:
-    chosen = m.Choice(text, -0.5, data)
-    return m.TokenLogprobs(chosen, [chosen], content)
+def token(text: str, *, data: bytes | None = None, content: bool = True) -> TokenLogprobs:
+    chosen = TokenChoice(text, -0.5, data)
+    return TokenLogprobs(chosen, [chosen], content)
 
 
-def reply() -> ResponsesReply:
-    return ResponsesReply(call(), "model", 0, "fp")
+def reply() -> ResponsesWriter:
+    return ResponsesWriter(call(), ResponseInfo("model", 0, "fp"))
 
 
 def events(data: bytes) -> list[dict[str, Any]]:
@@ -41,8 +41,8 @@ def ending() -> Ending:
 
 def streamed(*pieces: Piece) -> list[dict[str, Any]]:
     it = reply()
-    told = [event for piece in pieces for event in events(it.piece(piece, 0))]
-    return told + events(it.closing([ending()], USAGE))
+    told = [event for piece in pieces for event in events(it.delta(piece, 0))]
+    return told + events(it.finish([ending()], USAGE))
 
 
 def deltas(told: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -62,7 +62,7 @@ def tokens_of(response: dict[str, Any]) -> list[list[str]]:
 
 
 def test_token_is_told_as_the_reference_has_it() -> None:
-    it = events(reply().piece(Piece("a", [token("a")]), 0))
+    it = events(reply().delta(Piece("a", [token("a")]), 0))
     told = {"token": "a", "logprob": -0.5, "bytes": [97]}
     assert it[-1]["logprobs"] == [told | {"top_logprobs": [told]}]
 
@@ -85,7 +85,7 @@ CASES = [
     ),
     pytest.param(
         [
-            Piece("", [token("hm", content=False)], [m.Reasoning("hm")]),
+            Piece("", [token("hm", content=False)], [ReasoningText("hm")]),
             Piece("", [token("</think>", content=False)]),
             Piece("a", [token("a")]),
         ],
@@ -96,7 +96,7 @@ CASES = [
     pytest.param(
         [
             Piece("a", [token("a")]),
-            Piece("", [token("x", content=False)], [m.ToolCall("c", "look", "{}")]),
+            Piece("", [token("x", content=False)], [ToolCall("c", "look", "{}")]),
             Piece("b", [token("b")]),
         ],
         [("a", ["a"]), ("b", ["b"])],
@@ -124,4 +124,4 @@ def test_tokens_are_with_their_text_streamed_or_not(
     assert [[it["token"] for it in each] for each in done] == tokens
     spans = [span for piece in pieces for span in piece.said]
     whole = Piece("", [it for piece in pieces for it in piece.logprobs], spans)
-    assert tokens_of(json.loads(reply().whole([(whole, ending())], USAGE))) == tokens
+    assert tokens_of(json.loads(reply().full_response([(whole, ending())], USAGE))) == tokens

@@ -6,9 +6,9 @@ from typing import Any, cast
 from aiohttp import StreamReader, web
 from aiohttp.test_utils import make_mocked_request
 
-from mlx_worker.api.middleware.body import BODY, CHUNKS_A_STEP, BodyLimits, read_body
+from mlx_worker.api.middleware.body import BODY_LIMITS, CHUNKS_PER_STEP, BodyLimits, read_body
 
-PIECES = 20 * CHUNKS_A_STEP
+PIECES = 20 * CHUNKS_PER_STEP
 
 
 class Dripping:
@@ -31,11 +31,11 @@ class Dripping:
 async def test_a_body_in_tiny_pieces_gives_others_their_turn() -> None:
     body = Dripping()
     app = web.Application()
-    app[BODY] = BodyLimits(most=PIECES, patience=60)
+    app[BODY_LIMITS] = BodyLimits(max_bytes=PIECES, max_pause=60, context_lengths=list)
     request = make_mocked_request("POST", "/", app=app, payload=cast("StreamReader", body))
     reading: asyncio.Future[Any] = asyncio.ensure_future(read_body(request))
     while not reading.done():
         body.step = 0
         await asyncio.sleep(0)
     assert await reading == b"x" * PIECES
-    assert body.longest_step <= CHUNKS_A_STEP
+    assert body.longest_step <= CHUNKS_PER_STEP

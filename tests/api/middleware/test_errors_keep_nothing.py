@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from mlx_worker.api.middleware.errors import problems
+from mlx_worker.api.middleware.errors import error_middleware
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def refusing(seen: list[weakref.ref[Body]]) -> web.Application:
         seen.append(weakref.ref(body))
         raise InvalidRequest("no")
 
-    app = web.Application(middlewares=[problems])
+    app = web.Application(middlewares=[error_middleware])
     app.router.add_get("/", handler)
     return app
 

@@ -11,10 +11,10 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 
 from mlx_worker.api.middleware.half_close import (
     COMMENT,
-    FIRST,
-    INTERIM,
-    LONGEST,
-    UNASKED,
+    CONTINUE,
+    FIRST_PAUSE,
+    HTTP_1_0_TIMEOUT,
+    MAX_PAUSE,
     Prober,
     within_stream,
 )
@@ -105,10 +105,10 @@ def test_prober_writes_after_pauses_that_double_and_have_an_end() -> None:
     loop, transport, _ = probing(Request())
     loop.run_until(60)
     times, texts = zip(*transport.wrote, strict=True)
-    assert {*texts} == {INTERIM}
-    assert times[:5] == tuple(FIRST * it for it in (1, 2, 4, 8, 16))
+    assert {*texts} == {CONTINUE}
+    assert times[:5] == tuple(FIRST_PAUSE * it for it in (1, 2, 4, 8, 16))
     pauses = [later - earlier for earlier, later in pairwise(times)]
-    assert max(pauses) == pytest.approx(LONGEST)
+    assert max(pauses) == pytest.approx(MAX_PAUSE)
 
 
 def test_prober_writes_nothing_amid_an_answer_or_between_two() -> None:
@@ -136,16 +136,16 @@ def test_prober_writes_comments_within_a_stream_only(chunked: bool) -> None:
         response.headers["Transfer-Encoding"] = "chunked"
     loop, transport, _ = probing(request)
     with within_stream(cast("web.Request", request), response):
-        loop.run_until(FIRST)
+        loop.run_until(FIRST_PAUSE)
     loop.run_until(60)
     assert [text for _, text in transport.wrote] == [b"3\r\n:\n\n\r\n" if chunked else COMMENT]
 
 
 def test_prober_drops_what_http_1_0_would_wait_for() -> None:
     loop, transport, _ = probing(Request(HttpVersion10))
-    loop.run_until(UNASKED * 0.7)
+    loop.run_until(HTTP_1_0_TIMEOUT * 0.7)
     assert not transport.is_aborted
-    loop.run_until(UNASKED * 2)
+    loop.run_until(HTTP_1_0_TIMEOUT * 2)
     assert transport.is_aborted
     assert transport.wrote == []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_worker.api.middleware.not_found import ENDPOINTS, INSTEAD, MISSING, nearest
+from mlx_worker.api.middleware.not_found import ENDPOINTS, MISSING, REPLACEMENTS, suggestion_for
 from mlx_worker.api.middleware.paths import plain_path
 from mlx_worker.api.routes import ROUTES
 
@@ -19,10 +19,10 @@ def test_an_endpoint_that_is_named_is_served(endpoint: str) -> None:
 
 def test_a_path_that_is_served_is_not_called_another_servers() -> None:
     served = {path for _, path in SERVED}
-    assert not served & INSTEAD.keys()
-    assert set(INSTEAD.values()) <= set(ENDPOINTS)
+    assert not served & REPLACEMENTS.keys()
+    assert set(REPLACEMENTS.values()) <= set(ENDPOINTS)
     beginnings = [it for group in MISSING.values() for it in group]
-    assert not [it for it in INSTEAD if it.startswith(tuple(beginnings))]
+    assert not [it for it in REPLACEMENTS if it.startswith(tuple(beginnings))]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_path_that_is_served_is_not_called_another_servers() -> None:
 )
 def test_nearest_of_another_servers_path_is_the_one_that_does_it(path: str, endpoint: str) -> None:
     for written in (path, f"{path}/", f"/v1{path}"):
-        assert nearest(written) == f"this node has {endpoint}"
+        assert suggestion_for(written) == f"this node has {endpoint}"
 
 
 @pytest.mark.parametrize(
@@ -86,11 +86,13 @@ def test_nearest_of_another_servers_path_is_the_one_that_does_it(path: str, endp
     ],
 )
 def test_nearest_of_what_the_node_cannot_do_says_so(path: str, thing: str) -> None:
-    said = nearest(path)
+    said = suggestion_for(path)
     assert said.startswith("this node has no ")
     assert thing in said
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v2", "/", "/" + "x" * 8000, "/admin/model"])
 def test_nearest_of_anything_else_is_v1(path: str) -> None:
-    assert nearest(path) == ("this node's API is under /v1, and GET /openapi.json lists all paths")
+    assert suggestion_for(path) == (
+        "this node's API is under /v1, and GET /openapi.json lists all paths"
+    )

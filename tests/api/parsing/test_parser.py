@@ -14,12 +14,11 @@ from typing import Any
 import psutil
 import pytest
 
-from mlx_worker.api.dialects.base import Places
+from mlx_worker.api.dialects.model_terms import ModelSettings, ModelTerms, RequestCapacity
 from mlx_worker.api.parsing import body_kinds, parser_frames, parser_process
-from mlx_worker.api.parsing.body_kinds import Ask, parse
-from mlx_worker.api.parsing.model_settings import ModelSettings
-from mlx_worker.api.parsing.model_terms import Models, ModelTable, Terms
-from mlx_worker.api.parsing.parser import COMMAND, LARGE, Parser
+from mlx_worker.api.parsing.body_kinds import BodyKind, parse
+from mlx_worker.api.parsing.model_table import ModelTable, NodeModels
+from mlx_worker.api.parsing.parser import COMMAND, LARGE_BODY, Parser
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import (
     ConstraintTooCostly,
@@ -33,10 +32,10 @@ from mlx_worker.errors import (
 from mlx_worker.limits import CALL_VALUES, CONSTRAINT_BYTES, TEMPLATE_VALUES, TOOL_VALUES
 from tests.supervisor_harness import PLENTY, alive, planned, running, scripted, soon
 
-PLAIN = Terms(Defaults(), Places("m", 5), ModelSettings(None, {}, ()))
-SET = Terms(
+PLAIN = ModelTerms(Defaults(), RequestCapacity("m", 5), ModelSettings(None, {}, ()))
+SET = ModelTerms(
     Defaults(temperature=0.5, max_tokens=7),
-    Places("set", 5),
+    RequestCapacity("set", 5),
     ModelSettings("be kind", {"enable_thinking": False}, ("stop",)),
 )
 TABLE = ModelTable({"m": PLAIN, "set": SET}, PLAIN, ["m", "set"], takes_any_name=False)
@@ -53,50 +52,53 @@ CALLED = [
     {"role": "tool", "tool_call_id": "1", "content": "done"},
 ]
 SCHEMA = {"type": "object", "properties": {"ü": {"enum": ["é"]}}}
-RESPONSE = body_kinds.AskResponse("always")
+CHAT = body_kinds.GenerationBody("chat")
+COMPLETION = body_kinds.GenerationBody("completions")
+MESSAGE = body_kinds.GenerationBody("messages")
+RESPONSE = body_kinds.GenerationBody("responses")
 
-BODIES: list[tuple[Ask[Any], dict[str, Any]]] = [
-    (body_kinds.AskChat(), {"messages": TURNS, "tools": TOOLS, "n": 2, "logit_bias": {"7": 1}}),
-    (body_kinds.AskChat(), {"messages": CALLED, "stop": ["a"], "stream": True, "logprobs": True}),
-    (body_kinds.AskChat(), {"messages": TURNS, "tools": TOOLS, "tool_choice": "required"}),
-    (body_kinds.AskChat(), {"messages": TURNS, "structured_outputs": {"regex": "a+"}}),
-    (body_kinds.AskChat(), {"messages": TURNS, "structured_outputs": {"choice": ["a", "b"]}}),
-    (body_kinds.AskChat(), {"messages": TURNS, "response_format": {"type": "json_object"}}),
-    (body_kinds.AskCompletion(), {"prompt": "a", "logprobs": 3, "stream": True}),
-    (body_kinds.AskCompletion(), {"prompt": ["a", "b"], "echo": True, "n": 2}),
-    (body_kinds.AskCompletion(), {"prompt": [[1, 2], [3]], "echo": True}),
-    (body_kinds.AskCompletion(), {"prompt": [1, 2], "structured_outputs": {"json": SCHEMA}}),
+BODIES: list[tuple[BodyKind[Any], dict[str, Any]]] = [
+    (CHAT, {"messages": TURNS, "tools": TOOLS, "n": 2, "logit_bias": {"7": 1}}),
+    (CHAT, {"messages": CALLED, "stop": ["a"], "stream": True, "logprobs": True}),
+    (CHAT, {"messages": TURNS, "tools": TOOLS, "tool_choice": "required"}),
+    (CHAT, {"messages": TURNS, "structured_outputs": {"regex": "a+"}}),
+    (CHAT, {"messages": TURNS, "structured_outputs": {"choice": ["a", "b"]}}),
+    (CHAT, {"messages": TURNS, "response_format": {"type": "json_object"}}),
+    (COMPLETION, {"prompt": "a", "logprobs": 3, "stream": True}),
+    (COMPLETION, {"prompt": ["a", "b"], "echo": True, "n": 2}),
+    (COMPLETION, {"prompt": [[1, 2], [3]], "echo": True}),
+    (COMPLETION, {"prompt": [1, 2], "structured_outputs": {"json": SCHEMA}}),
     (
         RESPONSE,
         {"input": "hello", "metadata": {"a": "b"}, "tools": [{"type": "function"} | FUNCTION]},
     ),
     (RESPONSE, {"input": "hello", "text": {"format": {"type": "json_schema", "schema": SCHEMA}}}),
     (RESPONSE, {"input": "hello", "reasoning": {"summary": "auto", "effort": "low"}}),
-    (body_kinds.AskMessage(), {"messages": TURNS, "system": "be", "thinking": {"type": "enabled"}}),
+    (MESSAGE, {"messages": TURNS, "system": "be", "thinking": {"type": "enabled"}}),
     (
-        body_kinds.AskMessage(),
+        MESSAGE,
         {"messages": TURNS, "stop_sequences": ["x"], "tools": [{"name": "f"}]},
     ),
-    (body_kinds.AskCount(), {"messages": TURNS}),
-    (body_kinds.AskTokenize(), {"prompt": "hello"}),
-    (body_kinds.AskTokenize(), {"prompt": ""}),
-    (body_kinds.AskDetokenize(), {"tokens": [1, 2, 3]}),
-    (body_kinds.AskDetokenize(), {"tokens": []}),
-    (body_kinds.AskWarm(), {"systemPrompt": "be kind"}),
-    (body_kinds.AskLevel(), {"level": "debug"}),
+    (body_kinds.CountBody(), {"messages": TURNS}),
+    (body_kinds.TextToTokenize(), {"prompt": "hello"}),
+    (body_kinds.TextToTokenize(), {"prompt": ""}),
+    (body_kinds.TokensToDetokenize(), {"tokens": [1, 2, 3]}),
+    (body_kinds.TokensToDetokenize(), {"tokens": []}),
+    (body_kinds.PromptToWarm(), {"systemPrompt": "be kind"}),
+    (body_kinds.LogLevelBody(), {"level": "debug"}),
 ]
-KINDS: list[Ask[Any]] = list(dict(BODIES))
-GENERATED: list[tuple[Ask[Any], dict[str, Any]]] = [
-    (body_kinds.AskChat(), {"messages": TURNS}),
+KINDS: list[BodyKind[Any]] = list(dict(BODIES))
+GENERATED: list[tuple[BodyKind[Any], dict[str, Any]]] = [
+    (CHAT, {"messages": TURNS}),
     (RESPONSE, {"input": "hello"}),
-    (body_kinds.AskMessage(), {"messages": TURNS}),
+    (MESSAGE, {"messages": TURNS}),
 ]
 HELLO = b'{"prompt": "hello"}'
 
 
 def large(data: bytes) -> bytes:
     """The same body with blanks after it, which mean nothing."""
-    return data + b" " * LARGE
+    return data + b" " * LARGE_BODY
 
 
 @pytest.fixture
@@ -115,13 +117,13 @@ def pid_of_process() -> int:
     return found
 
 
-async def refusal_there(parser: Parser, ask: Ask[Any], data: bytes) -> WorkerError:
+async def refusal_there(parser: Parser, ask: BodyKind[Any], data: bytes) -> WorkerError:
     with pytest.raises(WorkerError) as refused:
         await soon(parser.run(ask, TABLE, data))
     return refused.value
 
 
-def refusal_here(ask: Ask[Any], data: bytes) -> WorkerError:
+def refusal_here(ask: BodyKind[Any], data: bytes) -> WorkerError:
     with pytest.raises(WorkerError) as refused:
         parse(ask, data, TABLE)
     return refused.value
@@ -162,22 +164,20 @@ async def test_an_unknown_model_is_refused_alike_wherever_it_is_parsed(parser: P
 
 
 async def test_a_missing_field_keeps_its_class(parser: Parser) -> None:
-    assert isinstance(await refusal_there(parser, body_kinds.AskWarm(), b"{}"), MissingField)
+    assert isinstance(await refusal_there(parser, body_kinds.PromptToWarm(), b"{}"), MissingField)
 
 
 async def test_what_is_shared_by_prompts_is_sent_and_held_once(parser: Parser) -> None:
     bias = {str(token): 1 for token in range(10_000)}
     data = json.dumps({"prompt": ["a"] * 5, "logit_bias": bias}).encode()
-    call = parse(body_kinds.AskCompletion(), data, TABLE)
-    answer = parser_frames.encode(parser_frames.answer_of(call))
+    call = parse(COMPLETION, data, TABLE)
+    answer = parser_frames.encode(parser_frames.answer_for(call))
     assert len(answer) < 2 * len(
         parser_frames.encode(
-            parser_frames.answer_of(
-                parse(body_kinds.AskCompletion(), data.replace(b'"a", ', b""), TABLE)
-            )
+            parser_frames.answer_for(parse(COMPLETION, data.replace(b'"a", ', b""), TABLE))
         )
     )
-    there = await soon(parser.run(body_kinds.AskCompletion(), TABLE, data))
+    there = await soon(parser.run(COMPLETION, TABLE, data))
     assert len({id(chat.sampling.logit_bias) for chat in there.chats}) == 1
 
 
@@ -206,14 +206,14 @@ def costly(field: str, count: int) -> bytes:
 async def test_more_values_than_a_template_gets_are_refused_with_the_body(
     parser: Parser, field: str, most: int
 ) -> None:
-    error = await refusal_there(parser, body_kinds.AskChat(), costly(field, most))
+    error = await refusal_there(parser, CHAT, costly(field, most))
     assert said(error) == (
         InvalidRequest,
         f"{field}: more than {most} values; at most {most}",
         field,
         None,
     )
-    await soon(parser.run(body_kinds.AskChat(), TABLE, costly(field, most - 20)))
+    await soon(parser.run(CHAT, TABLE, costly(field, most - 20)))
 
 
 @pytest.mark.parametrize(
@@ -249,31 +249,59 @@ async def test_more_values_than_a_template_gets_are_refused_with_the_body(
 async def test_a_costly_constraint_is_refused_with_the_body(
     fields: dict[str, Any], param: str
 ) -> None:
-    error = refusal_here(body_kinds.AskChat(), json.dumps({"messages": TURNS} | fields).encode())
+    error = refusal_here(CHAT, json.dumps({"messages": TURNS} | fields).encode())
     assert (type(error), error.param) == (ConstraintTooCostly, param)
+
+
+LEFT_OUT = {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "x"}]}
+SEARCH = {"type": "web_search_call", "id": "1", "status": "completed"}
+
+
+@pytest.mark.parametrize(
+    ("ask", "body", "param"),
+    [
+        (CHAT, {"messages": []}, "messages"),
+        (MESSAGE, {"messages": [], "max_tokens": 1}, "messages"),
+        (MESSAGE, {"messages": [LEFT_OUT], "max_tokens": 1}, "messages"),
+        (
+            MESSAGE,
+            {"messages": [LEFT_OUT], "max_tokens": 1, "model": "set"},
+            "messages",
+        ),
+        (body_kinds.CountBody(), {"messages": [{"role": "user", "content": []}]}, "messages"),
+        (RESPONSE, {"input": []}, "input"),
+        (RESPONSE, {"input": [SEARCH]}, "input"),
+    ],
+)
+def test_an_empty_conversation_is_refused_by_its_field(
+    ask: BodyKind[Any], body: dict[str, Any], param: str
+) -> None:
+    error = refusal_here(ask, json.dumps(body).encode())
+    assert (type(error), error.param) == (InvalidRequest, param)
+    assert error.message.startswith(f"{param}: ")
 
 
 @pytest.mark.parametrize("field", ["guided_regex", "grammar", "ebnf"])
 async def test_a_grammar_has_the_limit_of_a_schema(field: str) -> None:
     body = json.dumps({"messages": TURNS, field: "a" * CONSTRAINT_BYTES}).encode()
-    assert parse(body_kinds.AskChat(), body, TABLE).chats[0].constraint is not None
+    assert parse(CHAT, body, TABLE).chats[0].constraint is not None
 
 
 # --- the process ---------------------------------------------------------------------------
 
 
 async def test_one_process_parses_all_bodies(parser: Parser) -> None:
-    await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
+    await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
     first = pid_of_process()
-    await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
+    await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
     assert pid_of_process() == first
 
 
 async def test_a_process_that_was_killed_is_replaced(parser: Parser) -> None:
-    await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
+    await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
     first = pid_of_process()
     os.kill(first, signal.SIGKILL)
-    await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
+    await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
     assert pid_of_process() != first
 
 
@@ -286,25 +314,25 @@ ANSWERS_NO_MESSAGE = "import os; os.write(1, bytes(7) + b'\\x01\\xc1'); os.read(
 async def test_a_process_that_does_not_answer_is_given_up(code: str) -> None:
     async with Parser([sys.executable, "-c", code]) as parser:
         with pytest.raises(Unavailable):
-            await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
+            await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
 
 
 async def test_what_is_no_frame_ends_the_process_and_the_next_body_gets_a_new_one(
     parser: Parser,
 ) -> None:
-    await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
+    await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
     first = pid_of_process()
     process = parser._process
     assert process is not None
     assert process.stdin is not None
     process.stdin.write(b"\xff" * parser_frames.HEADER)
     assert await soon(process.wait()) == parser_process.NO_QUESTION
-    await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
+    await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
     assert pid_of_process() != first
 
 
 def framed(payload: bytes) -> bytes:
-    return parser_frames.header_of(payload) + payload
+    return parser_frames.frame_header(payload) + payload
 
 
 @pytest.mark.parametrize(
@@ -312,7 +340,7 @@ def framed(payload: bytes) -> bytes:
     [
         b"\xff" * 8,
         b"short",
-        parser_frames.header_of(b"a frame") + b"cut",
+        parser_frames.frame_header(b"a frame") + b"cut",
         framed(b"\xc1") + framed(b""),
         framed(b"\x80") + framed(b""),
         framed(b"\x82\xa3ask\x81\xa3ask\xa4Evil\xa6models\x80") + framed(b""),
@@ -329,14 +357,16 @@ def test_the_process_ends_with_its_input() -> None:
 
 
 async def test_a_caller_that_leaves_does_not_confuse_the_next(parser: Parser) -> None:
-    await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
+    await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
     pid = pid_of_process()
-    left = asyncio.create_task(parser.run(body_kinds.AskTokenize(), TABLE, b'{"prompt": "other"}'))
+    left = asyncio.create_task(
+        parser.run(body_kinds.TextToTokenize(), TABLE, b'{"prompt": "other"}')
+    )
     await asyncio.sleep(0)
     left.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await left
-    _, asked = await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
+    _, asked = await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
     assert asked is not None
     assert bytes(memoryview(asked.prompt)) == b"\xa5hello"  # type: ignore[arg-type]
     assert pid_of_process() == pid
@@ -344,19 +374,19 @@ async def test_a_caller_that_leaves_does_not_confuse_the_next(parser: Parser) ->
 
 def test_an_error_that_is_no_refusal_is_an_error_here() -> None:
     class Broken:
-        def terms(self, _name: str | None) -> Terms:
+        def terms(self, _name: str | None) -> ModelTerms:
             raise ZeroDivisionError
 
-    question = parser_frames.Question(body_kinds.AskChat(), Broken())  # type: ignore[arg-type]
-    answer = parser_process.answer_to(question, json.dumps({"messages": TURNS}).encode())
-    there = parser_frames.answer_in(parser_frames.encode(answer))
+    question = parser_frames.ParsingQuestion(CHAT, Broken())  # type: ignore[arg-type]
+    answer = parser_process.parse_in_process(question, json.dumps({"messages": TURNS}).encode())
+    there = parser_frames.decode_answer(parser_frames.encode(answer))
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        there.parsed()
+        there.result()
 
 
 def test_an_answer_that_is_none_is_misbehaviour() -> None:
     with pytest.raises(ProtocolViolation, match="no message"):
-        parser_frames.answer_in(b'{"is": "Parsed"}')
+        parser_frames.decode_answer(b'{"is": "Parsed"}')
 
 
 TELLS_ITS_ENVIRONMENT = """
@@ -373,7 +403,7 @@ async def test_the_process_gets_no_secrets(monkeypatch: pytest.MonkeyPatch, tmp_
     told = tmp_path / "environment"
     async with Parser([sys.executable, "-c", TELLS_ITS_ENVIRONMENT, str(told)]) as parser:
         with pytest.raises(Unavailable):
-            await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
+            await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
     inherited = json.loads(told.read_text())
     assert "hush" not in " ".join(inherited.values())
     assert inherited["LC_ALL"] == "C.UTF-8"
@@ -381,7 +411,7 @@ async def test_the_process_gets_no_secrets(monkeypatch: pytest.MonkeyPatch, tmp_
 
 async def test_the_process_ends_with_the_parser() -> None:
     async with Parser() as parser:
-        await soon(parser.run(body_kinds.AskTokenize(), TABLE, HELLO))
+        await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
         pid = pid_of_process()
     assert not alive(pid)
 
@@ -392,10 +422,10 @@ async def test_what_a_process_knows_of_models_is_what_the_node_knows(default: st
         planned("a", aliases=("b",), max_concurrency=2, max_queue=3),
         planned("c", default=bool(default)),
     )
-    async with running(*models, command=scripted(), memory_limit=PLENTY) as node:
-        here = Models(node)
-        asked = parser_frames.Question(body_kinds.AskChat(), here.table())
-        there = parser_frames.question_in(parser_frames.encode(asked)).models
+    async with running(*models, launcher=scripted(), memory_limit=PLENTY) as node:
+        here = NodeModels(node)
+        asked = parser_frames.ParsingQuestion(CHAT, here.table())
+        there = parser_frames.decode_question(parser_frames.encode(asked)).models
         for name in ("a", "b", "c", None, *(["d"] if default else [])):
             assert there.terms(name) == here.terms(name)
         if not default:

@@ -21,7 +21,8 @@ from transformers import PreTrainedTokenizerFast
 from mlx_worker.engine.output.markers import Markers
 from mlx_worker.engine.output.text_stream import TextStream
 from mlx_worker.engine.output.token_bytes import token_bytes
-from tests.engine.text_harness import request
+from tests.engine.text_harness import request, text_of
+from tests.rounds import rounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -97,8 +98,8 @@ def said(tokenizer: Any, tokens: Iterable[int], *, prompt: str | None = None) ->
     asked = request() if prompt is None else request(prompt=prompt)
     follows = [] if prompt is None else by_bytes(tokenizer, prompt)
     stream = TextStream(Markers(tokenizer), asked, "normal", follows)
-    told = "".join(stream.add(token).text for token in tokens)
-    return told + stream.finish("length").text
+    told = "".join(text_of(stream.add(token)) for token in tokens)
+    return told + text_of(stream.finish("length"))
 
 
 KINDS = {"byte level": byte_level, "sentencepiece": sentencepiece, "unknown": unknown}
@@ -124,7 +125,7 @@ def test_answer_to_a_chat_begins_without_the_first_space(
 
 
 @pytest.mark.parametrize("make", [byte_level, sentencepiece])
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=rounds(15, 60, 60))
 @given(data=st.binary(max_size=12))
 def test_bytes_in_any_order_are_the_text_that_utf_8_makes_of_them(
     make: Callable[[], Any], data: bytes

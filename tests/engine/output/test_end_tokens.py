@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import ChatRequest, EndConditions, Sampling
 from tests.structured_harness import HELLO, Bench
 from tests.synthetic_models import IM_END, WORDS
 
@@ -29,14 +29,16 @@ def end(bench: Bench) -> int:
     return int(token)
 
 
-def asked(*, ends: m.Ends | None = None, stop: tuple[str, ...] = (), **more: Any) -> m.ChatRequest:
+def asked(
+    *, ends: EndConditions | None = None, stop: tuple[str, ...] = (), **more: Any
+) -> ChatRequest:
     sampling = {"seed": 7, "temperature": 1.0} | more.pop("sampling", {})
-    return m.ChatRequest(
+    return ChatRequest(
         messages=more.pop("messages", HELLO),
-        sampling=m.Sampling(**sampling),
+        sampling=Sampling(**sampling),
         max_tokens=more.pop("max_tokens", 24),
         stop=list(stop),
-        ends=ends or m.Ends(),
+        ends=ends or EndConditions(),
         **more,
     )
 
@@ -54,7 +56,7 @@ def only(answers: list[Answer]) -> Answer:
 def test_an_end_is_passed_over_where_ends_are_ignored(bench: Bench, end: int) -> None:
     eager = willing(end, 100.0)
     assert only(bench.play(asked(**eager))).tokens == [end]
-    ignoring = only(bench.play(asked(ends=m.Ends(ignore_eos=True), **eager)))
+    ignoring = only(bench.play(asked(ends=EndConditions(ignore_eos=True), **eager)))
     assert ignoring.tokens == [end] * 24
     assert (ignoring.text, ignoring.finish) == ("", "length")
 
@@ -62,13 +64,13 @@ def test_an_end_is_passed_over_where_ends_are_ignored(bench: Bench, end: int) ->
 def test_ends_ignored_are_tokens_of_the_same_answer(bench: Bench, end: int) -> None:
     plain = only(bench.play(asked(**willing(end))))
     assert plain.tokens[-1] == end
-    ignoring = only(bench.play(asked(ends=m.Ends(ignore_eos=True), **willing(end))))
+    ignoring = only(bench.play(asked(ends=EndConditions(ignore_eos=True), **willing(end))))
     assert ignoring.tokens[: len(plain.tokens)] == plain.tokens
     assert len(ignoring.tokens) == 24
 
 
 def test_stop_strings_end_an_answer_whose_ends_are_ignored(bench: Bench) -> None:
-    ignoring = m.Ends(ignore_eos=True)
+    ignoring = EndConditions(ignore_eos=True)
     whole = only(bench.play(asked(ends=ignoring))).text
     stop = whole[10:14]
     answer = only(bench.play(asked(ends=ignoring, stop=(stop,))))
@@ -79,7 +81,7 @@ def test_stop_strings_end_an_answer_whose_ends_are_ignored(bench: Bench) -> None
 def test_no_end_is_said_before_the_least_number_of_tokens(
     bench: Bench, end: int, least: int
 ) -> None:
-    answer = only(bench.play(asked(ends=m.Ends(min_tokens=least), **willing(end, 100.0))))
+    answer = only(bench.play(asked(ends=EndConditions(min_tokens=least), **willing(end, 100.0))))
     assert end not in answer.tokens[:least]
     assert answer.tokens[least:] == [end] * (least < 24)
     assert answer.finish == ("stop" if least < 24 else "length")
@@ -89,7 +91,7 @@ def test_a_stop_token_ends_the_answer_and_is_not_shown(bench: Bench) -> None:
     whole = only(bench.play(asked()))
     stop = whole.tokens[5]
     first = whole.tokens.index(stop)
-    answer = only(bench.play(asked(ends=m.Ends(stop_token_ids=[stop]))))
+    answer = only(bench.play(asked(ends=EndConditions(stop_token_ids=[stop]))))
     assert answer.tokens == whole.tokens[: first + 1]
     assert answer.finish == "stop"
     assert whole.text.startswith(answer.text)
@@ -97,13 +99,13 @@ def test_a_stop_token_ends_the_answer_and_is_not_shown(bench: Bench) -> None:
 
 
 def test_a_stop_token_ends_an_answer_whose_ends_are_ignored(bench: Bench, end: int) -> None:
-    ends = m.Ends(ignore_eos=True, stop_token_ids=[end])
+    ends = EndConditions(ignore_eos=True, stop_token_ids=[end])
     assert only(bench.play(asked(ends=ends, **willing(end, 100.0)))).tokens == [end]
 
 
 def test_a_stop_token_is_not_said_before_the_least_number_of_tokens(bench: Bench) -> None:
     stop = only(bench.play(asked())).tokens[3]
-    ends = m.Ends(min_tokens=10, stop_token_ids=[stop])
+    ends = EndConditions(min_tokens=10, stop_token_ids=[stop])
     answer = only(bench.play(asked(ends=ends, sampling={"logit_bias": {stop: 100.0}})))
     assert stop not in answer.tokens[:10]
     assert answer.tokens[10:] == [stop]
@@ -115,16 +117,16 @@ def test_a_stop_string_is_text_before_the_least_number_of_tokens(bench: Bench) -
     assert stop in whole.text
     short = only(bench.play(asked(stop=(stop,))))
     assert (len(short.tokens), short.finish) == (4, "stop")
-    longer = only(bench.play(asked(ends=m.Ends(min_tokens=4), stop=(stop,))))
+    longer = only(bench.play(asked(ends=EndConditions(min_tokens=4), stop=(stop,))))
     assert longer.text.startswith(whole.text[: whole.text.index(stop) + len(stop)])
-    at_three = only(bench.play(asked(ends=m.Ends(min_tokens=3), stop=(stop,))))
+    at_three = only(bench.play(asked(ends=EndConditions(min_tokens=3), stop=(stop,))))
     assert (at_three.tokens, at_three.text) == (short.tokens, short.text)
 
 
 def test_a_stop_string_that_is_a_token_waits_for_the_least_number_too(
     bench: Bench, end: int
 ) -> None:
-    ends = m.Ends(ignore_eos=True, min_tokens=5)
+    ends = EndConditions(ignore_eos=True, min_tokens=5)
     request = asked(ends=ends, stop=(IM_END,), **willing(end, 100.0))
     answer = only(bench.play(request))
     assert len(answer.tokens) == 6
@@ -134,14 +136,14 @@ def test_a_stop_string_that_is_a_token_waits_for_the_least_number_too(
 @pytest.mark.parametrize(
     "ends",
     [
-        m.Ends(min_tokens=12),
-        m.Ends(ignore_eos=True),
-        m.Ends(ignore_eos=True, min_tokens=6, stop_token_ids=[70, 71, 72]),
+        EndConditions(min_tokens=12),
+        EndConditions(ignore_eos=True),
+        EndConditions(ignore_eos=True, min_tokens=6, stop_token_ids=[70, 71, 72]),
     ],
     ids=["min_tokens", "ignore_eos", "all"],
 )
 def test_neighbours_and_a_crash_after_any_token_change_nothing(
-    bench: Bench, end: int, ends: m.Ends
+    bench: Bench, end: int, ends: EndConditions
 ) -> None:
     request = asked(ends=ends, stop=("zz",), **willing(end))
     alone = only(bench.play(request))
@@ -154,6 +156,6 @@ def test_neighbours_and_a_crash_after_any_token_change_nothing(
 
 
 def test_a_stop_token_beyond_the_vocabulary_is_refused(bench: Bench) -> None:
-    with pytest.raises(InvalidRequest, match="stop_token_ids names token 999999") as refused:
-        bench.play(asked(ends=m.Ends(stop_token_ids=[999_999])))
+    with pytest.raises(InvalidRequest, match="stop_token_ids: token id 999999") as refused:
+        bench.play(asked(ends=EndConditions(stop_token_ids=[999_999])))
     assert refused.value.param == "stop_token_ids"

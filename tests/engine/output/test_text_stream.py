@@ -13,8 +13,10 @@ from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, TokenizerWrapper
 from mlx_lm.tool_parsers import mistral
 
 from mlx_worker.bench.synthetic.tokenizer import IM_START
-from mlx_worker.wire import messages as m
-from tests.engine.text_harness import Said, by_bytes, hear, request, stream
+from mlx_worker.wire.output import FinishReason, InvalidToolCall, ReasoningText, ToolCall
+from mlx_worker.wire.request import ChatRequest, Sampling
+from tests.engine.text_harness import Said, by_bytes, hear, request, stream, text_of
+from tests.rounds import rounds
 from tests.synthetic_models import CALL, CALLED, THINK, THOUGHT
 
 LOOK = '{"name": "look", "arguments": {"at": "東京"}}'
@@ -23,11 +25,11 @@ WALK = '\n{"name": "walk", "arguments": {}}\n'
 
 def shapes(said: Said) -> list[Any]:
     """Spans without the ids of calls."""
-    return [(it.name, it.arguments) if isinstance(it, m.ToolCall) else it for it in said.spans]
+    return [(it.name, it.arguments) if isinstance(it, ToolCall) else it for it in said.spans]
 
 
 def heard(
-    tokenizer: Any, text: str, *stop: str, natural: m.FinishReason = "stop", **more: Any
+    tokenizer: Any, text: str, *stop: str, natural: FinishReason = "stop", **more: Any
 ) -> Said:
     return hear(stream(tokenizer, request(*stop, **more)), tokenizer.encode(text), natural)
 
@@ -35,10 +37,10 @@ def heard(
 SAMPLES = {
     "plain": ("Grüße, 東京 🙂\n\n  end ", ["Grüße, 東京 🙂\n\n  end "]),
     "nearly a marker": ("a <thin <tool_cal </think> b", ["a <thin <tool_cal </think> b"]),
-    "reasoning": (f"{THINK}Hm, 東.{THOUGHT}So.", [m.Reasoning("Hm, 東."), "So."]),
-    "content first": (f"a{THINK}b{THOUGHT}c", ["a", m.Reasoning("b"), "c"]),
-    "space before content": (f"{THINK}b{THOUGHT}\n\n c", [m.Reasoning("b"), "\n\n c"]),
-    "layout only": (f"{THINK}b{THOUGHT}\n\n", [m.Reasoning("b")]),
+    "reasoning": (f"{THINK}Hm, 東.{THOUGHT}So.", [ReasoningText("Hm, 東."), "So."]),
+    "content first": (f"a{THINK}b{THOUGHT}c", ["a", ReasoningText("b"), "c"]),
+    "space before content": (f"{THINK}b{THOUGHT}\n\n c", [ReasoningText("b"), "\n\n c"]),
+    "layout only": (f"{THINK}b{THOUGHT}\n\n", [ReasoningText("b")]),
     "a call": (f"{CALL}{LOOK}{CALLED}", [("look", '{"at": "東京"}')]),
     "calls": (
         f"I look.\n{CALL}{LOOK}{CALLED}\n{CALL}{WALK}{CALLED}\n",
@@ -46,15 +48,16 @@ SAMPLES = {
     ),
     "a call out of reasoning": (
         f"{THINK}b{CALL}{WALK}{CALLED}c",
-        [m.Reasoning("b"), ("walk", "{}"), "c"],
+        [ReasoningText("b"), ("walk", "{}"), "c"],
     ),
     "a call nobody ended": (f"{CALL}{LOOK}", [("look", '{"at": "東京"}')]),
-    "reasoning nobody ended": (f"{THINK}so</thi", [m.Reasoning("so</thi")]),
+    "reasoning nobody ended": (f"{THINK}so</thi", [ReasoningText("so</thi")]),
     "no call": (
         f"{CALL}look!{CALLED} c",
         [
-            m.BrokenCall(
-                "look!", "not a call: JSONDecodeError: Expecting value: line 1 column 1 (char 0)"
+            InvalidToolCall(
+                "look!",
+                "not a tool call: JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
             ),
             " c",
         ],
@@ -83,14 +86,14 @@ def test_it_is_the_same_spans_cut_in_two_anywhere(
 
 def test_nothing_that_may_become_a_marker_is_released_before_it_is_certain(tokenizer: Any) -> None:
     it = stream(tokenizer)
-    said = [it.add(token).text for token in by_bytes(tokenizer, "a<think!b")]
+    said = [text_of(it.add(token)) for token in by_bytes(tokenizer, "a<think!b")]
     assert said == ["a", "", "", "", "", "", "", "<think!", "b"]
 
 
 def test_a_prompt_that_ends_in_reasoning_begins_the_answer_there(tokenizer: Any) -> None:
     it = stream(tokenizer, state="reasoning")
     assert hear(it, tokenizer.encode(f"Hm.{THOUGHT}\n\nSo.")).spans == [
-        m.Reasoning("Hm."),
+        ReasoningText("Hm."),
         "\n\nSo.",
     ]
 
@@ -104,7 +107,7 @@ def test_a_special_token_is_no_text_and_the_same_letters_are(tokenizer: Any) -> 
     tokens = [*tokenizer.encode("a"), special, *spelled, *tokenizer.encode("b")]
     assert hear(stream(tokenizer), tokens).spans == [f"a{IM_START}b"]
     thought = [*tokenizer.encode(f"{THINK}a"), special, *tokenizer.encode("b")]
-    assert hear(stream(tokenizer), thought).spans == [m.Reasoning("ab")]
+    assert hear(stream(tokenizer), thought).spans == [ReasoningText("ab")]
 
 
 def test_a_special_token_in_a_call_is_its_formats(tokenizer: Any) -> None:
@@ -119,7 +122,7 @@ def test_a_stop_string_ends_content_and_is_not_looked_for_elsewhere(tokenizer: A
     text = f'{THINK}a END b{THOUGHT}c{CALL}{{"name": "END"}}{CALLED}d E'
     it = stream(tokenizer, request("END"))
     said = hear(it, by_bytes(tokenizer, f"{text}ND e"))
-    assert shapes(said) == [m.Reasoning("a END b"), "c", ("END", "{}"), "d "]
+    assert shapes(said) == [ReasoningText("a END b"), "c", ("END", "{}"), "d "]
     assert it.stopped
 
 
@@ -157,19 +160,19 @@ def test_what_is_answered_to_a_raw_prompt_is_text_and_nothing_else(tokenizer: An
 
 def test_a_stop_string_is_not_made_of_two_stretches_of_content(tokenizer: Any) -> None:
     said = heard(tokenizer, f"E{THINK}a{THOUGHT}ND", "END")
-    assert said.spans == ["E", m.Reasoning("a"), "ND"]
+    assert said.spans == ["E", ReasoningText("a"), "ND"]
 
 
 def test_a_stop_string_that_is_the_beginning_of_a_marker_does_not_hide_the_marker(
     tokenizer: Any,
 ) -> None:
     said = heard(tokenizer, f"{THINK}a{THOUGHT}b <i>c</i>", "<")
-    assert said.spans == [m.Reasoning("a"), "b "]
+    assert said.spans == [ReasoningText("a"), "b "]
 
 
 def test_a_blank_line_that_is_layout_does_not_stop_the_answer(tokenizer: Any) -> None:
     said = heard(tokenizer, f"{THINK}a{THOUGHT}\n\nb\n\nc", "\n\n")
-    assert said.spans == [m.Reasoning("a"), "\n\nb"]
+    assert said.spans == [ReasoningText("a"), "\n\nb"]
 
 
 def test_a_stop_string_in_what_the_end_releases_still_stops(tokenizer: Any) -> None:
@@ -203,8 +206,8 @@ def special(tokenizer: Any, *parts: str) -> list[int]:
         (IM_START, [IM_START[:-1], "b"], [IM_START[:-1], "b"], False),
         (CALL, ["a", CALL, LOOK, CALLED], ["a"], True),
         (CALLED, ["a", CALL, LOOK, CALLED, "b"], ["a", ("look", '{"at": "東京"}')], True),
-        (THOUGHT, [THINK, "a", THOUGHT, "b"], [m.Reasoning("a")], True),
-        (IM_START, [THINK, "a", IM_START, "b"], [m.Reasoning("a")], True),
+        (THOUGHT, [THINK, "a", THOUGHT, "b"], [ReasoningText("a")], True),
+        (IM_START, [THINK, "a", IM_START, "b"], [ReasoningText("a")], True),
     ],
 )
 def test_a_stop_string_stops_as_a_token_and_as_text(
@@ -232,7 +235,10 @@ def test_a_special_token_that_no_stop_string_names_is_not_shown(tokenizer: Any) 
 def test_a_call_that_the_token_limit_cut_is_text_with_a_warning(tokenizer: Any, text: str) -> None:
     """Also where what there is of it could be read: it is not known to be all of it."""
     said = heard(tokenizer, f"a{CALL}{text}", natural="length")
-    assert said.spans == ["a", m.BrokenCall(text, "a call was cut short by the token limit")]
+    assert said.spans == [
+        "a",
+        InvalidToolCall(text, "the tool call was cut short by the token limit"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -247,7 +253,7 @@ def test_a_call_that_the_token_limit_cut_is_text_with_a_warning(tokenizer: Any, 
     ],
 )
 def test_the_finish_reason_is_calls_where_the_model_waits_for_them(
-    tokenizer: Any, text: str, natural: m.FinishReason, finish: str
+    tokenizer: Any, text: str, natural: FinishReason, finish: str
 ) -> None:
     it = stream(tokenizer, request("END"))
     hear(it, tokenizer.encode(text), natural)
@@ -258,7 +264,7 @@ def test_one_call_is_the_end_where_no_more_are_wanted(tokenizer: Any) -> None:
     it = stream(tokenizer, request(one_call=True))
     text = f"a{CALL}no call{CALLED}{CALL}{WALK}{CALLED}b"
     said = hear(it, tokenizer.encode(text + CALL + LOOK + CALLED))
-    assert [type(span) for span in said.spans] == [str, m.BrokenCall, m.ToolCall]
+    assert [type(span) for span in said.spans] == [str, InvalidToolCall, ToolCall]
     assert it.finish_reason("length") == "tool_calls"
 
 
@@ -266,7 +272,7 @@ def test_one_call_is_the_end_where_no_more_are_wanted(tokenizer: Any) -> None:
 
 
 def ids(said: Said) -> list[str]:
-    return [it.id for it in said.spans if isinstance(it, m.ToolCall)]
+    return [it.id for it in said.spans if isinstance(it, ToolCall)]
 
 
 def test_every_call_has_an_id_of_its_own_and_the_same_request_has_the_same_ones(
@@ -278,7 +284,7 @@ def test_every_call_has_an_id_of_its_own_and_the_same_request_has_the_same_ones(
     assert len(set(first)) == 3
     other = ids(heard(tokenizer, text, seed=2))
     later = hear(
-        stream(tokenizer, m.ChatRequest([{"role": "user"}], m.Sampling(seed=1))),
+        stream(tokenizer, ChatRequest([{"role": "user"}], Sampling(seed=1))),
         tokenizer.encode(text),
     )
     assert not {*other, *ids(later)} & {*first}
@@ -301,7 +307,7 @@ def endless(tokenizer: Any) -> Any:
 
 
 @pytest.mark.parametrize("natural", ["stop", "length"])
-def test_calls_that_only_the_end_ends_are_read_there(endless: Any, natural: m.FinishReason) -> None:
+def test_calls_that_only_the_end_ends_are_read_there(endless: Any, natural: FinishReason) -> None:
     said = heard(
         endless, 'a[TOOL_CALLS]look[ARGS]{"at": 1}[TOOL_CALLS]walk[ARGS]{}', natural=natural
     )
@@ -310,7 +316,7 @@ def test_calls_that_only_the_end_ends_are_read_there(endless: Any, natural: m.Fi
 
 def test_calls_that_only_the_end_ends_are_cut_short_by_it(endless: Any) -> None:
     said = heard(endless, 'a[TOOL_CALLS]look[ARGS]{"at": ', natural="length")
-    assert [type(span) for span in said.spans] == [str, m.BrokenCall]
+    assert [type(span) for span in said.spans] == [str, InvalidToolCall]
 
 
 # --- any text, any cut ----------------------------------------------------------------------
@@ -354,7 +360,7 @@ def read_at_once(text: str, stop: tuple[str, ...], natural: str) -> list[Any]:
     for kind, piece, closed in _stretches(text):
         match kind:
             case "reasoning":
-                spans += [m.Reasoning(piece)] if piece else []
+                spans += [ReasoningText(piece)] if piece else []
             case "call":
                 spans.append(_call(piece, cut=natural == "length" and not closed))
             case _:
@@ -410,21 +416,21 @@ def _joined(spans: list[Any]) -> list[Any]:
     return joined
 
 
-@settings(derandomize=True, deadline=None, max_examples=600)
+@settings(derandomize=True, deadline=None, max_examples=rounds(150, 600, 600))
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 200), max_size=12), stop=STOPS, natural=ENDS)
 def test_any_text_however_cut_is_what_it_is_read_at_once(
-    tokenizer: Any, text: str, cuts: list[int], stop: tuple[str, ...], natural: m.FinishReason
+    tokenizer: Any, text: str, cuts: list[int], stop: tuple[str, ...], natural: FinishReason
 ) -> None:
     said = hear(stream(tokenizer, request(*stop)), cut_up(tokenizer, text, cuts), natural)
-    spans = [("broken", it.text) if isinstance(it, m.BrokenCall) else it for it in shapes(said)]
+    spans = [("broken", it.text) if isinstance(it, InvalidToolCall) else it for it in shapes(said)]
     # The detokenizer takes the very first space away, as mlx_lm's does.
     assert spans == read_at_once(text.removeprefix(" "), stop, natural)
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=rounds(75, 300, 300))
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 200), max_size=12), stop=STOPS, natural=ENDS)
 def test_a_stream_replayed_to_any_token_goes_on_as_it_would_have(
-    tokenizer: Any, text: str, cuts: list[int], stop: tuple[str, ...], natural: m.FinishReason
+    tokenizer: Any, text: str, cuts: list[int], stop: tuple[str, ...], natural: FinishReason
 ) -> None:
     it = stream(tokenizer, request(*stop))
     tokens, released = cut_up(tokenizer, text, cuts), []

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mlx_lm import tool_parsers
 from mlx_lm.tool_parsers import json_tools
 
-from mlx_worker.engine.output.tool_calls import MalformedCall, ParsedCall, parse_calls
+from mlx_worker.engine.output.tool_calls import MalformedCall, ParsedToolCall, parse_calls
+from tests.rounds import rounds
 
 if TYPE_CHECKING:
     from mlx_worker.engine.output.tool_call_values import CallParser
@@ -70,7 +71,7 @@ def test_one_text_may_hold_several_calls() -> None:
 )
 def test_arguments_are_an_object_in_json(text: str, arguments: str) -> None:
     assert parse_calls(json_tools.parse_tool_call, text, []) == [
-        ParsedCall(None, "look", arguments)
+        ParsedToolCall(None, "look", arguments)
     ]
 
 
@@ -95,13 +96,15 @@ def test_arguments_are_an_object_in_json(text: str, arguments: str) -> None:
     ],
 )
 def test_what_nobody_could_carry_out_is_one_error(text: str) -> None:
-    with pytest.raises(MalformedCall, match=r"^not a call: "):
+    with pytest.raises(MalformedCall, match=r"^not a tool call: "):
         parse_calls(json_tools.parse_tool_call, text, TOOLS)
 
 
 def test_parse_calls_id_that_cannot_be_sent_is_left_out() -> None:
     text = '{"id": "\\ud800", "name": "look", "arguments": {}}'
-    assert parse_calls(json_tools.parse_tool_call, text, TOOLS) == [ParsedCall(None, "look", "{}")]
+    assert parse_calls(json_tools.parse_tool_call, text, TOOLS) == [
+        ParsedToolCall(None, "look", "{}")
+    ]
 
 
 def test_parse_calls_problem_can_be_sent_whatever_the_parser_says() -> None:
@@ -124,7 +127,7 @@ CUT = st.sampled_from(sorted(WRITTEN.values())).flatmap(
 
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")  # some read a call as Python
 @pytest.mark.parametrize("name", PARSERS)
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, deadline=None, max_examples=rounds(15, 60, 60))
 @given(text=st.one_of(CLOSE_TO, CUT))
 def test_any_text_in_any_format_is_a_call_or_one_error(name: str, text: str) -> None:
     try:
@@ -214,7 +217,7 @@ def test_arguments_have_several_names(key: str) -> None:
 def test_a_call_as_the_api_writes_one_is_a_call() -> None:
     text = '{"type": "function", "function": {"name": "look", "arguments": "{\\"a\\": 1}"}}'
     assert parse_calls(json_tools.parse_tool_call, text, []) == [
-        ParsedCall(None, "look", '{"a": 1}')
+        ParsedToolCall(None, "look", '{"a": 1}')
     ]
 
 

@@ -14,9 +14,17 @@ from mlx_lm.generate import generate_step
 
 from mlx_worker.engine.prompt import prompt_of
 from mlx_worker.engine.structured.grammar import answer_grammar
-from mlx_worker.engine.structured.lark import Lark
+from mlx_worker.engine.structured.lark import LarkWriter
 from mlx_worker.errors import ConstraintFailed, InvalidRequest, UnsupportedField
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.request import (
+    AnswerConstraint,
+    ChatRequest,
+    LarkConstraint,
+    RegexConstraint,
+    Sampling,
+    ToolCallConstraint,
+)
+from tests.rounds import variants
 from tests.structured_harness import Bench, asked, schema
 from tests.synthetic_models import CALL, THINK, THOUGHT, make
 
@@ -96,12 +104,14 @@ def test_a_document_fits_its_schema_and_ends_by_itself(tiny: Bench, temperature:
 @pytest.mark.parametrize(
     ("constraint", "pattern"),
     [
-        (m.Regex(r"a[bc]{3,5}/\d", "f"), r"a[bc]{3,5}/\d"),
-        (m.Lark('start: "the " THING "!"\nTHING: /moon|river/', "f"), "the (moon|river)!"),
-        (m.Lark('start: ""', "f"), ""),
+        (RegexConstraint(r"a[bc]{3,5}/\d", "f"), r"a[bc]{3,5}/\d"),
+        (LarkConstraint('start: "the " THING "!"\nTHING: /moon|river/', "f"), "the (moon|river)!"),
+        (LarkConstraint('start: ""', "f"), ""),
     ],
 )
-def test_a_text_is_one_of_its_language(tiny: Bench, constraint: m.Constraint, pattern: str) -> None:
+def test_a_text_is_one_of_its_language(
+    tiny: Bench, constraint: AnswerConstraint, pattern: str
+) -> None:
     answers = tiny.play(*(asked(constraint, seed=seed, temperature=1) for seed in range(8)))
     assert {answer.finish for answer in answers} == {"stop"}
     assert all(re.fullmatch(pattern, answer.text) for answer in answers)
@@ -115,7 +125,7 @@ def test_the_tokens_are_those_of_mlx_lm_with_the_same_mask_as_a_logits_processor
     ends = list(tiny.tokenizer.eos_token_ids)
     vocabulary = from_tokenizer(tiny.tokenizer._tokenizer, eos_token=ends)
     prompt = prompt_of(tiny.tokenizer, request)
-    matcher = LLMatcher(vocabulary, answer_grammar(request, prompt, tiny.tokenizer, Lark({})))
+    matcher = LLMatcher(vocabulary, answer_grammar(request, prompt, tiny.tokenizer, LarkWriter({})))
 
     def masked(tokens: mx.array, logits: mx.array) -> mx.array:
         if tokens.size > len(prompt.tokens):
@@ -149,10 +159,10 @@ def test_a_document_that_is_complete_at_the_limit_is_not_cut(tiny: Bench) -> Non
 
 def test_penalties_come_before_the_mask_and_cannot_break_it(tiny: Bench) -> None:
     wanted, other = one(tiny, "x"), one(tiny, "y")
-    grammar = m.Regex("[xy]{4}", "f")
+    grammar = RegexConstraint("[xy]{4}", "f")
     free, biased = tiny.play(
         asked(grammar, bias={wanted: -100, other: 100}),
-        asked(m.Regex("x{4}", "f"), bias={wanted: -100, other: 100}),
+        asked(RegexConstraint("x{4}", "f"), bias={wanted: -100, other: 100}),
     )
     assert free.text == "yyyy"
     assert biased.text == "xxxx"
@@ -166,7 +176,10 @@ def test_reported_probabilities_are_the_models_own_before_the_mask(tiny: Bench) 
     assert second.logprobs[0].chosen.logprob > -100
 
 
-@pytest.mark.parametrize("family", ["window", "statespace", "delta", "recurrent", "unpadded"])
+FAMILIES = ["window", "statespace", "delta", "recurrent", "unpadded"]
+
+
+@pytest.mark.parametrize("family", variants(FAMILIES, ["unpadded"]))
 def test_models_of_every_cache_are_bound(family: str, tmp_path: Path) -> None:
     bench = Bench(make(family, tmp_path / family))
     alone = [bench.play(asked(schema(PERSON), seed=seed, temperature=1))[0] for seed in (1, 2)]
@@ -208,7 +221,7 @@ def test_after_any_token_of_reasoning_and_calls_the_rest_is_what_it_would_have_b
     talker: Bench, temperature: float
 ) -> None:
     request = asked(
-        m.Call(["look"], "tool_choice"),
+        ToolCallConstraint(["look"], "tool_choice"),
         temperature=temperature,
         seed=7,
         tools=[LOOK],
@@ -227,7 +240,7 @@ def test_after_any_token_of_reasoning_and_calls_the_rest_is_what_it_would_have_b
 
 def test_a_grammar_that_cannot_be_followed_on_ends_its_row_with_an_error(tiny: Bench) -> None:
     """Said before, and none of the grammar's: as where llguidance meets a limit of its own."""
-    (answer,) = tiny.play(asked(m.Regex("a{9}", "f")), replay=[one(tiny, "b")])
+    (answer,) = tiny.play(asked(RegexConstraint("a{9}", "f")), replay=[one(tiny, "b")])
     assert answer.failed is not None
     assert answer.failed.code == ConstraintFailed.code
     assert "doesn't satisfy the grammar" in answer.failed.message
@@ -259,14 +272,16 @@ def test_a_model_left_in_thought_thinks_freely_and_then_writes_its_document(
 
 def test_a_model_may_begin_to_think_by_itself(talker: Bench) -> None:
     bias = {one(talker, THINK): 50.0, one(talker, THOUGHT): 49.0}
-    (answer,) = talker.play(asked(m.Regex("yes|no", "f"), bias=bias, template_kwargs=UNSWITCHED))
+    (answer,) = talker.play(
+        asked(RegexConstraint("yes|no", "f"), bias=bias, template_kwargs=UNSWITCHED)
+    )
     assert answer.text in ("yes", "no")
     assert talker.tokenizer.decode(answer.tokens[:2]) == THINK + THOUGHT
 
 
 def test_a_raw_prompt_is_answered_with_content_alone(talker: Bench) -> None:
-    request = m.ChatRequest(
-        [], m.Sampling(seed=1), 50, prompt="Hello", constraint=m.Regex("<think>a{2}", "f")
+    request = ChatRequest(
+        [], Sampling(seed=1), 50, prompt="Hello", constraint=RegexConstraint("<think>a{2}", "f")
     )
     (answer,) = talker.play(request)
     assert (answer.text, answer.finish) == ("<think>aa", "stop")
@@ -285,7 +300,7 @@ def test_a_required_call_fits_the_schema_of_its_tool(talker: Bench, temperature:
     answers = talker.play(
         *(
             asked(
-                m.Call(["look", "listen"], "tool_choice"),
+                ToolCallConstraint(["look", "listen"], "tool_choice"),
                 seed=seed,
                 temperature=temperature,
                 tools=[LOOK, LISTEN],
@@ -308,7 +323,7 @@ def test_several_calls_may_follow_each_other(talker: Bench) -> None:
     bound = no_thought(talker)
     bound["bias"][one(talker, CALL)] = 30.0
     (answer,) = talker.play(
-        asked(m.Call(["listen"], "tool_choice"), tools=[LISTEN], temperature=1, **bound)
+        asked(ToolCallConstraint(["listen"], "tool_choice"), tools=[LISTEN], temperature=1, **bound)
     )
     assert len(answer.calls) > 1
     assert {call.name for call in answer.calls} == {"listen"}
@@ -335,7 +350,7 @@ def test_a_format_of_calls_that_is_no_json_cannot_be_forced(tmp_path: Path) -> N
     config = folder / "tokenizer_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"tool_parser_type": "pythonic"}))
     with pytest.raises(UnsupportedField) as refused:
-        Bench(folder).play(asked(m.Call(["look"], "tool_choice"), tools=[LOOK]))
+        Bench(folder).play(asked(ToolCallConstraint(["look"], "tool_choice"), tools=[LOOK]))
     assert refused.value.param == "tool_choice"
 
 
@@ -381,13 +396,13 @@ def test_a_schema_that_cannot_be_kept_is_refused_with_the_place(
 @pytest.mark.parametrize(
     ("constraint", "fault"),
     [
-        (m.Regex("a(b", "structured_outputs.regex"), "unclosed group"),
-        (m.Lark('start: "a" b\nb: c\n', "structured_outputs.grammar"), "at 2(4)"),
-        (m.Lark('a: "a"\n', "structured_outputs.grammar"), "no start rule"),
+        (RegexConstraint("a(b", "structured_outputs.regex"), "unclosed group"),
+        (LarkConstraint('start: "a" b\nb: c\n', "structured_outputs.grammar"), "at 2(4)"),
+        (LarkConstraint('a: "a"\n', "structured_outputs.grammar"), "no start rule"),
     ],
 )
 def test_a_grammar_that_is_none_is_refused_with_the_line(
-    tiny: Bench, constraint: m.Regex | m.Lark, fault: str
+    tiny: Bench, constraint: RegexConstraint | LarkConstraint, fault: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
         tiny.play(asked(constraint))
@@ -399,14 +414,16 @@ def test_a_grammar_that_is_none_is_refused_with_the_line(
     ("parameters", "fault"),
     [
         ({"properties": {"at": {"type": "place"}}}, "the parameters of 'look'.properties.at: "),
-        ({"type": "array"}, "the parameters of 'look' are no object"),
+        ({"type": "array"}, "the parameters of 'look' are not an object"),
     ],
 )
 def test_a_tool_whose_calls_cannot_be_forced_is_refused_by_its_name(
     talker: Bench, parameters: dict[str, Any], fault: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        talker.play(asked(m.Call(["look"], "tool_choice"), tools=[tool("look", parameters)]))
+        talker.play(
+            asked(ToolCallConstraint(["look"], "tool_choice"), tools=[tool("look", parameters)])
+        )
     assert refused.value.param == "tools"
     assert fault in refused.value.message
 
@@ -415,7 +432,7 @@ GBNF = 'root ::= "yes" | num\nnum ::= [0-9] [0-9]\n'
 
 
 def test_a_grammar_in_llama_cpps_notation_is_kept(tiny: Bench) -> None:
-    answers = tiny.play(*(asked(m.Lark(GBNF, "grammar"), **free) for free in FREE))
+    answers = tiny.play(*(asked(LarkConstraint(GBNF, "grammar"), **free) for free in FREE))
     assert {answer.finish for answer in answers} == {"stop"}
     assert all(re.fullmatch("yes|[0-9]{2}", answer.text) for answer in answers)
 
@@ -435,5 +452,5 @@ def test_a_grammar_in_llama_cpps_notation_that_is_none_is_refused(
     tiny: Bench, grammar: str, said: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=re.escape(said)) as refused:
-        tiny.play(asked(m.Lark(grammar, "grammar")))
+        tiny.play(asked(LarkConstraint(grammar, "grammar")))
     assert refused.value.param == "grammar"

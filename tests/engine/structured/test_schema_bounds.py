@@ -85,5 +85,5 @@ def test_arguments_are_an_object_whatever_the_schema_leaves_open(kind: dict[str,
 
 @pytest.mark.parametrize("kind", ["array", ["string", "null"], 5])
 def test_parameters_that_can_be_no_object_are_refused(kind: Any) -> None:
-    with pytest.raises(InvalidRequest, match="'get' are no object"):
+    with pytest.raises(InvalidRequest, match="'get' are not an object"):
         arguments_of([{"function": {"name": "get", "parameters": {"type": kind}}}], ["get"])

@@ -13,7 +13,9 @@ from mlx_worker.engine.output.markers import Markers
 from mlx_worker.engine.output.text_stream import TextStream
 from mlx_worker.engine.prompt import prompt_of
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import Done, StepOutput
+from mlx_worker.wire.request import ChatRequest, Sampling
+from tests.engine.text_harness import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +38,8 @@ THINKING = CHATML.replace(
 HIDING = CHATML.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}")
 
 
-def request(*messages: dict[str, Any], opening: Any = "continued", **more: Any) -> m.ChatRequest:
-    return m.ChatRequest([*messages], m.Sampling(seed=1), opening=opening, **more)
+def request(*messages: dict[str, Any], opening: Any = "continued", **more: Any) -> ChatRequest:
+    return ChatRequest([*messages], Sampling(seed=1), opening=opening, **more)
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def test_continued_prompt_is_that_of_transformers(
     theirs = tokenizer.apply_chat_template(messages, continue_final_message=True)
     prompt = prompt_of(tokenizer, request(*messages))
     assert prompt.tokens == list(theirs)
-    assert all(end < len(prompt.tokens) for end in prompt.segments)
+    assert all(end < len(prompt.tokens) for end in prompt.all_segment_ends)
 
 
 @pytest.mark.parametrize("template", [CHATML, TRIMMED, THINKING])
@@ -116,11 +118,12 @@ def test_first_space_of_a_continuation_is_text(tokenizer: Any, opening: Any, tex
     prompt = prompt_of(tokenizer, asked)
     stream = TextStream(Markers(tokenizer), asked, prompt.state, prompt.tokens)
     tokens = tokenizer.encode(" old bank", add_special_tokens=False)
-    said = "".join(stream.add(token).text for token in tokens) + stream.finish("length").text
+    said = "".join(text_of(stream.add(token)) for token in tokens)
+    said += text_of(stream.finish("length"))
     assert said == text
 
 
-def answered(engine: Engine, asked: m.ChatRequest, replay: list[int]) -> tuple[list[int], str]:
+def answered(engine: Engine, asked: ChatRequest, replay: list[int]) -> tuple[list[int], str]:
     """Return the tokens that followed `replay`, and their text."""
     prompt = prompt_of(engine._tokenizer, asked)
     engine.admit(1, asked, prompt, replay=replay)
@@ -128,10 +131,10 @@ def answered(engine: Engine, asked: m.ChatRequest, replay: list[int]) -> tuple[l
     text = ""
     while engine.active:
         for message in engine.step():
-            rows = message.rows if isinstance(message, m.Step) else []
+            rows = message.rows if isinstance(message, StepOutput) else []
             tokens += [token for row in rows for token in row.tokens]
             text += "".join(row.text for row in rows)
-            text += message.text if isinstance(message, m.Done) else ""
+            text += message.text if isinstance(message, Done) else ""
     return tokens, text
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from mlx_worker.engine.prompt import render, warm_head
+from mlx_worker.engine.prompt import render, system_prefix_tokens
 from mlx_worker.engine.templates.rules import TemplateRules, fit_to_template, rules_of
 from mlx_worker.errors import InvalidRequest
 
@@ -215,9 +215,9 @@ def test_a_system_prompt_is_a_head_of_its_own_wherever_it_is_folded(
     tokenizer = templated(template)
     system = "be kind and brief " * 10
     chat = render(tokenizer, [{"role": "system", "content": system}, U], {})
-    warmed = warm_head(tokenizer, system)
-    assert chat.head == len(warmed) > 10
-    assert chat.tokens[: chat.head] == warmed
+    warmed = system_prefix_tokens(tokenizer, system)
+    assert chat.system_prefix == len(warmed) > 10
+    assert chat.tokens[: chat.system_prefix] == warmed
 
 
 def test_conversation_that_goes_on_keeps_its_prefix(templated: Any) -> None:

@@ -9,10 +9,11 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 
 from mlx_worker.bench.synthetic.tokenizer import CHAT_TEMPLATE
-from mlx_worker.engine.structured.compiler import Constraints
+from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.tool_offer import LEFT_OUT, ToolOffers, calls_as_text
 from mlx_worker.errors import InvalidRequest, UnsupportedField
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import ToolCall
+from mlx_worker.wire.request import ChatRequest, JsonSchemaConstraint, Sampling, ToolCallConstraint
 from tests.engine.text_harness import by_bytes, hear, stream
 
 if TYPE_CHECKING:
@@ -41,11 +42,11 @@ def with_template(folder: Path, template: str) -> Any:
     return load_tokenizer(folder, {"chat_template": template})
 
 
-def chat(*messages: dict[str, Any], tools: Any = (LOOK,), **more: Any) -> m.ChatRequest:
-    return m.ChatRequest(list(messages), m.Sampling(1), tools=list(tools), **more)
+def chat(*messages: dict[str, Any], tools: Any = (LOOK,), **more: Any) -> ChatRequest:
+    return ChatRequest(list(messages), Sampling(1), tools=list(tools), **more)
 
 
-def text_of(tokenizer: Any, mode: Any, asked: m.ChatRequest) -> str:
+def text_of(tokenizer: Any, mode: Any, asked: ChatRequest) -> str:
     offer = ToolOffers(tokenizer, mode).adapt(asked)
     return str(tokenizer.decode(offer.prompt(tokenizer).tokens))
 
@@ -87,7 +88,7 @@ def test_tools_are_described_behind_the_system_prompt(caller: Path) -> None:
     assert json.dumps(LOOK) in text
     prompt = ToolOffers(tokenizer, "prompt").adapt(chat(SYSTEM, HELLO)).prompt(tokenizer)
     assert prompt.system == "Be kind.", "reports speak of the caller's own system prompt"
-    assert "</tool_response>" in tokenizer.decode(prompt.tokens[: prompt.head])
+    assert "</tool_response>" in tokenizer.decode(prompt.tokens[: prompt.system_prefix])
 
 
 @pytest.mark.parametrize("template", [NO_SYSTEM, SILENT_SYSTEM], ids=["refused", "dropped"])
@@ -163,25 +164,25 @@ def test_calls_of_a_prompted_model_are_read_however_tokens_cut_them(caller: Path
     )
     text, call = said.spans
     assert text == "Well. "
-    assert isinstance(call, m.ToolCall)
+    assert isinstance(call, ToolCall)
     assert (call.name, call.arguments) == ("look", '{"at": 1}')
 
 
 def test_a_call_can_be_required_of_a_prompted_model_only(caller: Path) -> None:
-    asked = chat(HELLO, constraint=m.Call(["look"], "tool_choice"))
+    asked = chat(HELLO, constraint=ToolCallConstraint(["look"], "tool_choice"))
     with pytest.raises(UnsupportedField, match=r"^tool_choice: "):
         ToolOffers(with_template(caller, CHAT_TEMPLATE), "ignore").adapt(asked)
     tokenizer = with_template(caller, CHAT_TEMPLATE)
     offer = ToolOffers(tokenizer, "prompt").adapt(asked)
-    assert Constraints(tokenizer).of(offer.request, offer.prompt(tokenizer)) is not None
+    assert ConstraintCompiler(tokenizer).of(offer.request, offer.prompt(tokenizer)) is not None
 
 
 def test_a_shape_is_kept_where_tools_are_left_out(caller: Path) -> None:
     tokenizer = with_template(caller, CHAT_TEMPLATE)
-    shape = m.JsonSchema('{"type": "object"}', "response_format")
+    shape = JsonSchemaConstraint('{"type": "object"}', "response_format")
     offer = ToolOffers(tokenizer, "ignore").adapt(chat(HELLO, constraint=shape))
     assert (offer.request.tools, offer.notice) == ([], LEFT_OUT)
-    assert Constraints(tokenizer).of(offer.request, offer.prompt(tokenizer)) is not None
+    assert ConstraintCompiler(tokenizer).of(offer.request, offer.prompt(tokenizer)) is not None
 
 
 def test_a_model_without_a_template_is_refused_as_ever(caller: Path) -> None:

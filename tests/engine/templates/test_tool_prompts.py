@@ -43,12 +43,12 @@ def test_tools_are_part_of_the_head(tokenizer: Any, system: list[dict[str, Any]]
         render(tokenizer, [*system, {"role": "user", "content": text}], {}, [LOOK])
         for text in ("Hello", "Good day")
     )
-    head = text_of(tokenizer, first.tokens[: first.head])
+    head = text_of(tokenizer, first.tokens[: first.system_prefix])
     assert '"name": "look"' in head
     assert head.endswith("<|im_start|>user\n")
-    assert second.tokens[: second.head] == first.tokens[: first.head]
+    assert second.tokens[: second.system_prefix] == first.tokens[: first.system_prefix]
     other = render(tokenizer, [*system, *HELLO], {}, [WALK])
-    assert other.tokens[: other.head] != first.tokens[: first.head]
+    assert other.tokens[: other.system_prefix] != first.tokens[: first.system_prefix]
 
 
 @pytest.mark.parametrize("arguments", ['{"at": ["東", 1.5, null]}', {"at": ["東", 1.5, None]}])

@@ -9,6 +9,7 @@ from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
 from tests.supervisor_harness import (
     PATIENT,
+    QUICK,
     Fifo,
     alive,
     chat,
@@ -17,7 +18,7 @@ from tests.supervisor_harness import (
     running,
     scripted,
     soon,
-    started_processes,
+    started_workers,
     text_of,
 )
 
@@ -26,7 +27,7 @@ IDLE = partial(planned, idle_timeout=0.05)
 
 
 async def ask(node: Node, text: str) -> Generation:
-    return await soon(node.generate(node.primary, chat(text)))
+    return await soon(node.client.generate(node.primary, chat(text)))
 
 
 async def whole(generation: Generation) -> str:
@@ -37,23 +38,23 @@ async def whole(generation: Generation) -> str:
 
 
 async def test_an_idle_model_is_unloaded_and_its_process_is_gone() -> None:
-    async with running(IDLE(), command=scripted()) as node:
+    async with running(IDLE(), launcher=scripted()) as node:
         await ready(node)
-        pid = node.primary.child.facts.pid
+        pid = node.primary.child.status.pid
         await soon(node.primary.child.reached(State.STOPPED))
         assert not alive(pid)
-        assert started_processes() == []
+        assert started_workers() == []
 
 
 async def test_the_next_request_brings_it_back() -> None:
-    async with running(IDLE(), command=scripted(), resume=WAITS) as node:
+    async with running(IDLE(), launcher=scripted(), resume=WAITS) as node:
         for _ in range(3):
             assert await whole(await ask(node, "here again")) == "here again"
             await soon(node.primary.child.reached(State.STOPPED))
 
 
 async def test_work_that_outlasts_the_timer_is_not_cut_off(pace: Fifo) -> None:
-    async with running(IDLE(), command=scripted("--pace", pace.path), resume=WAITS) as node:
+    async with running(IDLE(), launcher=scripted("--pace", pace.path), resume=WAITS) as node:
         await ready(node)
         generation = await ask(node, "one two")
         await soon(generation.started())
@@ -67,26 +68,26 @@ async def test_work_that_outlasts_the_timer_is_not_cut_off(pace: Fifo) -> None:
 
 
 async def test_a_request_just_before_the_unloading_keeps_the_model() -> None:
-    async with running(command=scripted(), resume=WAITS) as node:
+    async with running(launcher=scripted(), resume=WAITS) as node:
         await ready(node)
         node.primary.child.unload()
         generation = await ask(node, "still here")
         assert await whole(generation) == "still here"
-        assert node.primary.child.restarts == 0
+        assert node.primary.child.lifecycle.restarts == 0
 
 
 async def test_a_request_while_it_ends_waits_for_the_next_process() -> None:
-    async with running(command=scripted(), resume=WAITS) as node:
+    async with running(launcher=scripted(), resume=WAITS) as node:
         await ready(node)
         node.primary.child.unload()
         await soon(node.primary.child.reached(State.STOPPING))
         generation = await ask(node, "here again")
         assert await whole(generation) == "here again"
-        assert node.primary.child.restarts == 1
+        assert node.primary.child.lifecycle.restarts == 1
 
 
 async def test_unloading_and_asking_as_often_as_one_likes_loses_nothing() -> None:
-    async with running(command=scripted(), resume=WAITS) as node:
+    async with running(launcher=scripted(), resume=WAITS) as node:
         for turns in range(12):
             await soon(node.primary.child.reached(State.READY))
             node.primary.child.unload()
@@ -99,15 +100,16 @@ async def test_unloading_and_asking_as_often_as_one_likes_loses_nothing() -> Non
 
 
 async def test_warming_counts_as_use_and_brings_an_unloaded_model_back() -> None:
-    async with running(IDLE(), command=scripted(), resume=WAITS) as node:
+    async with running(IDLE(), launcher=scripted(), resume=WAITS) as node:
         await ready(node)
         await soon(node.primary.child.reached(State.STOPPED))
-        assert (await soon(node.warm(node.primary, "be kind"))).tokens == 2
+        assert (await soon(node.client.warm(node.primary, "be kind"))).tokens == 2
         await soon(node.primary.child.reached(State.STOPPED))
 
 
 async def test_a_node_stops_while_a_model_is_being_unloaded() -> None:
-    async with running(command=scripted("--ignore-eof")) as node:
+    timings = replace(QUICK, stop=0.1)
+    async with running(launcher=scripted("--ignore-eof"), timings=timings) as node:
         await ready(node)
         node.primary.child.unload()
         await soon(node.primary.child.reached(State.STOPPING))

@@ -7,9 +7,11 @@ import pytest
 
 from mlx_worker.errors import MemoryFull, ModelTooLarge
 from mlx_worker.supervisor.event_log import Events
-from mlx_worker.supervisor.memory.policy import PROCESS_BYTES, Rung
+from mlx_worker.supervisor.memory.budget import MemoryBudget
+from mlx_worker.supervisor.memory.policy import PROCESS_BYTES, PressureLevel
 from mlx_worker.supervisor.memory.pressure import Pressure
 from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.process.launcher import Launcher
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
 from tests.supervisor_harness import (
@@ -40,14 +42,14 @@ async def whole(generation: Generation) -> str:
 
 
 async def ask(node: Node, model: str, text: str) -> Generation:
-    return await soon(node.generate(node.named(model), chat(text)))
+    return await soon(node.client.generate(node.named(model), chat(text)))
 
 
 async def said(node: Node, model: str, text: str = "hello") -> str:
     return await whole(await ask(node, model, text))
 
 
-def of_size(*flags: str) -> tuple[str, ...]:
+def of_size(*flags: str) -> Launcher:
     return scripted("--resident", str(ONE), *flags)
 
 
@@ -57,16 +59,16 @@ def of_size(*flags: str) -> tuple[str, ...]:
 async def test_models_that_do_not_fit_together_are_used_in_turn() -> None:
     models = [planned("a"), planned("b"), planned("c")]
     limit = 2 * ONE
-    async with running(*models, command=of_size(), resume=WAITS, memory_limit=limit) as node:
+    async with running(*models, launcher=of_size(), resume=WAITS, memory_limit=limit) as node:
         for turn in range(12):
             assert await said(node, "abc"[turn % 3], f"turn {turn}") == f"turn {turn}"
             assert node.pressure.used <= limit
-            assert sum(it.child.facts.pid is not None for it in node.models.values()) <= 2
+            assert sum(it.child.status.pid is not None for it in node.models.values()) <= 2
 
 
 async def test_the_least_recently_used_leaves() -> None:
     models = [planned("a"), planned("b"), planned("c", preload=False)]
-    async with running(*models, command=of_size(), resume=WAITS, memory_limit=2 * ONE) as node:
+    async with running(*models, launcher=of_size(), resume=WAITS, memory_limit=2 * ONE) as node:
         await ready(node)
         await said(node, "b")
         await said(node, "a")
@@ -76,13 +78,13 @@ async def test_the_least_recently_used_leaves() -> None:
 
 
 async def test_a_model_waits_for_one_at_work_to_come_to_its_end(pace: Fifo) -> None:
-    command = of_size("--pace", str(pace.path))
+    launcher = of_size("--pace", str(pace.path))
     models = [planned("a"), planned("b", preload=False)]
-    async with running(*models, command=command, resume=WAITS, memory_limit=ONE) as node:
+    async with running(*models, launcher=launcher, resume=WAITS, memory_limit=ONE) as node:
         await ready(node)
         first = await ask(node, "a", "one two")
         second = await ask(node, "b", "three")
-        assert isinstance(node.named("b").child.held_back, MemoryFull)
+        assert isinstance(node.named("b").start_blocked_by, MemoryFull)
         pace.let(2)
         assert await whole(first) == "one two"
         await soon(node.named("b").child.reached(State.READY))
@@ -92,7 +94,7 @@ async def test_a_model_waits_for_one_at_work_to_come_to_its_end(pace: Fifo) -> N
 
 async def test_beside_a_pinned_model_there_is_no_room_and_the_refusal_has_the_numbers() -> None:
     models = [planned("a", pin=True), planned("b", preload=False)]
-    async with running(*models, command=of_size(), memory_limit=ONE) as node:
+    async with running(*models, launcher=of_size(), memory_limit=ONE) as node:
         await ready(node)
         with pytest.raises(MemoryFull, match=r"MB of .* MB; a takes .* \(pinned\)") as refused:
             await ask(node, "b", "hello")
@@ -103,7 +105,7 @@ async def test_beside_a_pinned_model_there_is_no_room_and_the_refusal_has_the_nu
 async def test_who_waited_for_room_in_vain_hears_the_numbers() -> None:
     models = [planned("a", pin=True), planned("b", preload=False)]
     resume = replace(PATIENT, load_wait=0.05)
-    async with running(*models, command=of_size(), memory_limit=ONE, resume=resume) as node:
+    async with running(*models, launcher=of_size(), memory_limit=ONE, resume=resume) as node:
         await ready(node)
         generation = await ask(node, "b", "hello")
         with pytest.raises(MemoryFull, match="does not fit in memory"):
@@ -112,7 +114,7 @@ async def test_who_waited_for_room_in_vain_hears_the_numbers() -> None:
 
 async def test_a_model_that_never_fits_is_refused_for_good_and_nobody_leaves_for_it() -> None:
     models = [planned("a"), planned("large", weights=2 * ONE, preload=False)]
-    async with running(*models, command=of_size(), memory_limit=2 * ONE - 1) as node:
+    async with running(*models, launcher=of_size(), memory_limit=2 * ONE - 1) as node:
         await ready(node)
         with pytest.raises(ModelTooLarge, match="memory_limit") as refused:
             await ask(node, "large", "hello")
@@ -122,19 +124,19 @@ async def test_a_model_that_never_fits_is_refused_for_good_and_nobody_leaves_for
 
 async def test_preloaded_models_start_as_far_as_they_fit_and_the_pinned_first() -> None:
     models = [planned("a"), planned("b"), planned("c", pin=True)]
-    async with running(*models, command=of_size(), memory_limit=2 * ONE) as node:
+    async with running(*models, launcher=of_size(), memory_limit=2 * ONE) as node:
         await soon(node.named("c").child.reached(State.READY))
         await soon(node.named("a").child.reached(State.READY))
         assert node.named("b").child.state is State.STOPPED
 
 
 async def test_warming_waits_for_room_too(pace: Fifo) -> None:
-    command = of_size("--pace", str(pace.path))
+    launcher = of_size("--pace", str(pace.path))
     models = [planned("a"), planned("b", preload=False)]
-    async with running(*models, command=command, memory_limit=ONE) as node:
+    async with running(*models, launcher=launcher, memory_limit=ONE) as node:
         await ready(node)
         first = await ask(node, "a", "one")
-        warming = asyncio.create_task(node.warm(node.named("b"), "be kind"))
+        warming = asyncio.create_task(node.client.warm(node.named("b"), "be kind"))
         await asyncio.sleep(0)
         pace.let(1)
         assert await whole(first) == "one"
@@ -143,7 +145,7 @@ async def test_warming_waits_for_room_too(pace: Fifo) -> None:
 
 async def test_a_model_that_was_given_up_needs_room_to_be_restarted() -> None:
     models = [planned("a", pin=True), planned("b", preload=False)]
-    async with running(*models, command=of_size(), memory_limit=ONE) as node:
+    async with running(*models, launcher=of_size(), memory_limit=ONE) as node:
         await ready(node)
         with pytest.raises(MemoryFull):
             node.restart(node.named("b"))
@@ -152,50 +154,50 @@ async def test_a_model_that_was_given_up_needs_room_to_be_restarted() -> None:
 # --- pressure -------------------------------------------------------------------------------
 
 
-async def reaches(node: Node, rung: Rung) -> None:
+async def reaches(node: Node, rung: PressureLevel) -> None:
     async def so() -> bool:
-        return node.pressure.rung is rung
+        return node.pressure.level is rung
 
     await eventually(so)
 
 
 async def test_under_pressure_caches_are_trimmed_and_nothing_is_refused() -> None:
-    command = of_size("--grow", str(8 * MB))
-    async with running(planned("a"), command=command, memory_limit=ONE + 10 * MB) as node:
+    launcher = of_size("--grow", str(8 * MB))
+    async with running(planned("a"), launcher=launcher, memory_limit=ONE + 10 * MB) as node:
         await ready(node)
         for _ in range(6):
             assert await said(node, "a") == "hello"
-            await reaches(node, Rung.CALM)
-        assert node.named("a").child.restarts == 0
+            await reaches(node, PressureLevel.CALM)
+        assert node.named("a").child.lifecycle.restarts == 0
 
 
 async def test_a_process_that_grew_and_does_not_shrink_is_recycled_after_new_work_was_refused() -> (
     None
 ):
-    command = of_size("--grow", str(8 * MB), "--never-shrink")
-    async with running(planned("a"), command=command, memory_limit=ONE + 10 * MB) as node:
+    launcher = of_size("--grow", str(8 * MB), "--never-shrink")
+    async with running(planned("a"), launcher=launcher, memory_limit=ONE + 10 * MB) as node:
         await ready(node)
         await said(node, "a")
         await said(node, "a")
-        await reaches(node, Rung.REFUSE)
+        await reaches(node, PressureLevel.REFUSE)
         with pytest.raises(MemoryFull, match="MB of") as refused:
             await ask(node, "a", "too much")
         assert refused.value.retry_after
-        await reaches(node, Rung.CALM)
+        await reaches(node, PressureLevel.CALM)
         await ready(node)
-        assert node.named("a").child.restarts == 1
+        assert node.named("a").child.lifecycle.restarts == 1
         assert await said(node, "a") == "hello"
         steps = [it.facts["what"] for _, it in node.events.after(0) if it.kind == "pressure"]
-    words = ["given up", "refused", "has to end", "fresh process", "welcome"]
+    words = ["evicted", "refused", "has to end", "fresh process", "accepted"]
     assert [word for line, word in zip(steps, words, strict=True) if word in line] == words
 
 
 async def test_a_recycled_process_finishes_what_it_has_first(pace: Fifo) -> None:
-    command = of_size("--grow", str(8 * MB), "--never-shrink", "--pace", str(pace.path))
+    launcher = of_size("--grow", str(8 * MB), "--never-shrink", "--pace", str(pace.path))
     timings = replace(QUICK, drain=3600)
     limit = ONE + 4 * MB
     model = planned("a")
-    async with running(model, command=command, memory_limit=limit, timings=timings) as node:
+    async with running(model, launcher=launcher, memory_limit=limit, timings=timings) as node:
         await ready(node)
         generation = await ask(node, "a", "one two three")
         await soon(node.named("a").child.reached(State.DRAINING))
@@ -208,24 +210,24 @@ async def test_a_recycled_process_finishes_what_it_has_first(pace: Fifo) -> None
 async def test_processes_larger_than_expected_make_room_by_what_was_measured() -> None:
     """One request each to many models, one after the other: none is refused."""
     models = [planned(f"m{number}", preload=False) for number in range(8)]
-    command = scripted("--resident", str(2 * ONE))
-    async with running(*models, command=command, resume=WAITS, memory_limit=5 * ONE) as node:
+    launcher = scripted("--resident", str(2 * ONE))
+    async with running(*models, launcher=launcher, resume=WAITS, memory_limit=5 * ONE) as node:
         for number in range(8):
             assert await said(node, f"m{number}") == "hello"
             await eventually(lambda: measured(node))
-            assert node.pressure.rung is Rung.CALM
+            assert node.pressure.level is PressureLevel.CALM
 
 
 async def measured(node: Node) -> bool:
     up = [it for it in node.models.values() if it.child.state is State.READY]
-    return all(it.child.at_start is not None for it in up)
+    return all(it.at_start is not None for it in up)
 
 
 async def test_over_the_limit_idle_models_leave_and_a_request_waits_for_that() -> None:
     """All start at once, so that none could be corrected by another."""
     models = [planned(f"m{number}") for number in range(4)]
-    command = scripted("--resident", str(2 * ONE))
-    async with running(*models, command=command, resume=WAITS, memory_limit=4 * ONE) as node:
+    launcher = scripted("--resident", str(2 * ONE))
+    async with running(*models, launcher=launcher, resume=WAITS, memory_limit=4 * ONE) as node:
         await ready(node)
         for number in range(4):
             assert await said(node, f"m{number}") == "hello"
@@ -233,23 +235,24 @@ async def test_over_the_limit_idle_models_leave_and_a_request_waits_for_that() -
 
 async def test_a_process_that_has_ended_is_no_reason_to_refuse_work() -> None:
     """Its memory is free at once; the ladder hears of that at the next look."""
-    pressure = Pressure(100, list, lambda *_: None, Events())
-    pressure._ladder.rung = Rung.RECYCLE
+    events = Events()
+    pressure = Pressure(MemoryBudget(100, events), list, events)
+    pressure._escalation.level = PressureLevel.RECYCLE
     assert pressure.refusal() is None
 
 
 async def test_a_given_up_model_whose_room_is_lost_again_is_tried_again_later() -> None:
     models = [planned("a"), planned("b", preload=False)]
-    async with running(*models, command=of_size(), memory_limit=ONE) as node:
+    async with running(*models, launcher=of_size(), memory_limit=ONE) as node:
         await ready(node)
         a, b = node.named("a"), node.named("b")
         b.child.cannot_start("its folder is gone")
         await soon(b.child.reached(State.FAILED))
-        node.room.bring(b)
-        assert node.room.promised(b)
-        with a.needed():  # before it has left
-            node.room.changed()
-            node.room.changed()
+        node.placement.ensure_started(b)
+        assert node.placement.is_reserved(b)
+        with a.in_use():  # before it has left
+            node.placement.retry_waiting()
+            node.placement.retry_waiting()
 
         async def told() -> bool:
             return "does not fit in memory" in b.child.reason
@@ -260,7 +263,7 @@ async def test_a_given_up_model_whose_room_is_lost_again_is_tried_again_later() 
 
 async def test_an_eviction_is_one_event() -> None:
     models = [planned("a"), planned("b", preload=False)]
-    async with running(*models, command=of_size(), resume=WAITS, memory_limit=ONE) as node:
+    async with running(*models, launcher=of_size(), resume=WAITS, memory_limit=ONE) as node:
         await ready(node)
         assert await said(node, "b") == "hello"
         assert await said(node, "a") == "hello"

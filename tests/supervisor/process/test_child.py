@@ -3,13 +3,11 @@
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -19,13 +17,14 @@ import pytest
 from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining, WorkerError
 from mlx_worker.supervisor.event_log import Events
 from mlx_worker.supervisor.process.child import Child
-from mlx_worker.supervisor.process.launcher import launch
+from mlx_worker.supervisor.process.launcher import Launcher, ProcessLauncher
 from mlx_worker.supervisor.process.lifecycle import Lifecycle, Timings
 from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy, RestartWindow
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import PROTOCOL, Generate, Load, Loaded, LoadProgress
+from mlx_worker.wire.request import ChatRequest
 from tests.supervisor_harness import (
     AT_ONCE,
     NOT_READY,
@@ -34,7 +33,9 @@ from tests.supervisor_harness import (
     alive,
     chat,
     eventually,
+    kill_worker,
     scripted,
+    scripted_process,
     soon,
     text_of,
 )
@@ -43,18 +44,13 @@ NEVER = RestartPolicy(intensity=0)
 """The first end is the last: the reason stays to be read."""
 
 
-@asynccontextmanager
-async def child_of(
-    command: Sequence[str],
-    *,
-    timings: Timings = QUICK,
-    policy: RestartPolicy = AT_ONCE,
-    on_entered: Callable[[State], None] = lambda _: None,
-) -> AsyncIterator[Child]:
-    """A child that was told to start; in the end its process is gone."""
-    pause = PauseDetector(asyncio.get_running_loop(), timings.ping)
-    child = Child(
-        m.Load(
+class Host:
+    """The model of a child that nothing else needs."""
+
+    def __init__(self, on_entered: Callable[[State], None]) -> None:
+        self._on_entered = on_entered
+        self.is_busy = False
+        self.load = Load(
             model="model",
             path="/nowhere",
             max_concurrency=4,
@@ -62,17 +58,41 @@ async def child_of(
             cache_bytes=1 << 30,
             kv_bytes=1 << 30,
             prefill_pause=0.1,
-        ),
+        )
+
+    def on_state_entered(self, state: State) -> None:
+        self._on_entered(state)
+
+    def on_load_progress(self) -> None:
+        pass
+
+    def on_measured_at_start(self, nbytes: int) -> None:
+        pass
+
+    def on_retry_due(self) -> None:
+        pass
+
+    def take_lost(self) -> list[str]:
+        return []
+
+
+@asynccontextmanager
+async def child_of(
+    launcher: Launcher,
+    *,
+    timings: Timings = QUICK,
+    policy: RestartPolicy = AT_ONCE,
+    on_entered: Callable[[State], None] = lambda _: None,
+) -> AsyncIterator[Child]:
+    """A child that was told to start; in the end its process is gone."""
+    child = Child(
+        "model",
+        Host(on_entered),
         Lifecycle(timings, RestartWindow(policy, Random(1))),
         timings,
-        on_entered=on_entered,
-        on_progress=lambda: None,
-        launch=partial(launch, command),
-        pause=pause,
-        is_busy=lambda: False,
-        take_lost=list,
+        launch=launcher,
+        pause=PauseDetector(asyncio.get_running_loop(), timings.ping),
         events=Events(),
-        on_retry_due=lambda: None,
     )
     child.start()
     try:
@@ -106,9 +126,9 @@ class OneChild:
         pass
 
 
-def ask(child: Child, request: m.ChatRequest, id_: int = 1) -> Generation:
+def ask(child: Child, request: ChatRequest, id_: int = 1) -> Generation:
     generation = Generation(request, "", OneChild(child, id_), sign_every=3600)
-    child.open(id_, generation, m.Generate(id_, request))
+    child.open(id_, generation, Generate(id_, request))
     return generation
 
 
@@ -135,9 +155,9 @@ async def text_before_the_loss(generation: Generation) -> str:
 async def test_a_child_starts_loads_and_answers() -> None:
     async with child_of(scripted()) as child:
         await soon(child.reached(State.READY))
-        assert alive(child.facts.pid)
-        assert child.facts.versions == {"scripted": "1"}
-        assert child.facts.loaded == m.Loaded(context_length=4096, weight_bytes=123_456)
+        assert alive(child.status.pid)
+        assert child.status.versions == {"scripted": "1"}
+        assert child.status.loaded == Loaded(context_length=4096, weight_bytes=123_456)
         generation = ask(child, chat("the answer is here"))
         assert (await soon(generation.started())).prompt_tokens == 4
         assert await whole(generation) == "the answer is here"
@@ -164,10 +184,10 @@ async def test_every_state_is_announced_in_its_order() -> None:
 
 
 async def test_it_is_the_leader_of_a_session_so_that_ctrl_c_is_not_its_to_answer() -> None:
-    async with child_of(scripted()) as child:
+    async with child_of(scripted_process()) as child:
         await soon(child.reached(State.READY))
-        assert child.facts.pid is not None
-        assert os.getsid(child.facts.pid) == child.facts.pid
+        assert child.status.pid is not None
+        assert os.getsid(child.status.pid) == child.status.pid
 
 
 async def test_pongs_bring_its_counters(pace: Fifo) -> None:
@@ -178,7 +198,7 @@ async def test_pongs_bring_its_counters(pace: Fifo) -> None:
         assert await text_of(generation) == "one"
 
         async def counted() -> bool:
-            pong = child.facts.pong
+            pong = child.status.pong
             return pong is not None and (pong.active, pong.decode_steps) == (1, 1)
 
         await eventually(counted)
@@ -197,7 +217,7 @@ async def test_progress_of_loading_can_be_read(hold: Fifo) -> None:
         await soon(child.reached(State.LOADING))
 
         async def half() -> bool:
-            return child.facts.loading == m.LoadProgress(61_728, 123_456)
+            return child.status.loading == LoadProgress(61_728, 123_456)
 
         await eventually(half)
         hold.let(1)
@@ -208,23 +228,23 @@ async def test_progress_of_loading_can_be_read(hold: Fifo) -> None:
 
 
 async def killed_and_back(child: Child) -> None:
-    before = child.facts.pid
+    before = child.status.pid
     assert before is not None
-    os.kill(before, signal.SIGKILL)
+    kill_worker(before)
     async with asyncio.timeout(2):  # seen at once, not at the next ping or request
         await child.reached(*NOT_READY)
     await soon(child.reached(State.READY))
-    assert child.facts.pid != before
-    assert alive(child.facts.pid)
+    assert child.status.pid != before
+    assert alive(child.status.pid)
     assert not alive(before)
 
 
 async def test_killed_from_outside_it_comes_back_as_a_new_process() -> None:
-    async with child_of(scripted()) as child:
+    async with child_of(scripted_process()) as child:
         await soon(child.reached(State.READY))
-        assert child.restarts == 0
+        assert child.lifecycle.restarts == 0
         await killed_and_back(child)
-        assert child.restarts == 1
+        assert child.lifecycle.restarts == 1
         assert await whole(ask(child, chat("here again"))) == "here again"
 
 
@@ -240,7 +260,7 @@ async def test_restarts_are_counted_one_by_one() -> None:
         await soon(child.reached(State.READY))
         for count in (1, 2, 3):
             await killed_and_back(child)
-            assert child.restarts == count
+            assert child.lifecycle.restarts == count
 
 
 FAULTS_IN_WORK = {
@@ -256,7 +276,7 @@ FAULTS_IN_WORK = {
 async def test_an_end_in_mid_work_gives_what_was_said_then_the_loss_and_its_cause(
     flag: str, reason: str
 ) -> None:
-    async with child_of(scripted(flag, "2"), policy=NEVER) as child:
+    async with child_of(scripted_process(flag, "2"), policy=NEVER) as child:
         await soon(child.reached(State.READY))
         generation = ask(child, chat("one two three four"))
         assert await text_before_the_loss(generation) == "one two"
@@ -272,15 +292,17 @@ async def test_after_an_end_in_mid_work_it_serves_again(flag: str, tmp_path: Pat
         await soon(child.reached(*NOT_READY))
         await soon(child.reached(State.READY))
         assert await whole(ask(child, chat("one two three"), id_=2)) == "one two three"
-        assert child.restarts == 1
+        assert child.lifecycle.restarts == 1
 
 
 async def test_a_child_that_hangs_with_work_in_hand_is_killed_though_it_pongs() -> None:
     timings = replace(QUICK, stall=0.3)
-    async with child_of(scripted("--hang-after-tokens", "1"), timings=timings, policy=NEVER) as it:
+    async with child_of(
+        scripted_process("--hang-after-tokens", "1"), timings=timings, policy=NEVER
+    ) as it:
         await soon(it.reached(State.READY))
         generation = ask(it, chat("one two three"))
-        pid = it.facts.pid
+        pid = it.status.pid
         assert await text_before_the_loss(generation) == "one"
         await soon(it.reached(State.FAILED))
         assert not alive(pid)
@@ -315,13 +337,13 @@ async def test_a_client_that_leaves_a_hung_child_does_not_hide_the_hang() -> Non
 async def test_an_idle_child_is_no_hung_child() -> None:
     async with child_of(scripted(), timings=replace(QUICK, stall=0.05)) as child:
         await soon(child.reached(State.READY))
-        pid = child.facts.pid
+        pid = child.status.pid
 
         async def idled_for_many_pings() -> bool:
-            return child.facts.pong is not None and child.facts.pong.seq > 10
+            return child.status.pong is not None and child.status.pong.seq > 10
 
         await eventually(idled_for_many_pings)
-        assert (child.state, child.facts.pid) == (State.READY, pid)
+        assert (child.state, child.status.pid) == (State.READY, pid)
 
 
 async def test_work_after_a_long_idle_time_has_its_full_patience(pace: Fifo) -> None:
@@ -330,12 +352,12 @@ async def test_work_after_a_long_idle_time_has_its_full_patience(pace: Fifo) -> 
         await soon(child.reached(State.READY))
 
         async def idled() -> bool:
-            return child.facts.pong is not None and child.facts.pong.seq > 12
+            return child.status.pong is not None and child.status.pong.seq > 12
 
         await eventually(idled)
         pace.let(2)
         assert await whole(ask(child, chat("one two"))) == "one two"
-        assert child.restarts == 0
+        assert child.lifecycle.restarts == 0
 
 
 @pytest.mark.parametrize(
@@ -349,9 +371,9 @@ async def test_a_child_that_hangs_on_the_way_is_killed_at_the_deadline(
     flags: list[str], reason: str
 ) -> None:
     timings = replace(QUICK, load=0.2) if reason == "loading" else replace(QUICK, start=0.5)
-    async with child_of(scripted(*flags), timings=timings, policy=NEVER) as child:
+    async with child_of(scripted_process(*flags), timings=timings, policy=NEVER) as child:
         await soon(child.reached(State.STARTING))
-        pid = child.facts.pid
+        pid = child.status.pid
         await soon(child.reached(State.FAILED))
         assert not alive(pid)
         assert reason in child.reason
@@ -361,25 +383,25 @@ async def test_a_child_that_hangs_on_the_way_is_killed_at_the_deadline(
     ("flags", "reason"),
     [
         (["--exit-before-hello", "7"], "exit status 7"),
-        (["--wrong-protocol"], f"protocol {m.PROTOCOL + 1}, not {m.PROTOCOL}"),
+        (["--wrong-protocol"], f"protocol {PROTOCOL + 1}, not {PROTOCOL}"),
         (["--load-failed"], "so it was written"),
     ],
 )
 async def test_a_child_that_fails_on_the_way_is_tried_again(
     flags: list[str], reason: str, tmp_path: Path
 ) -> None:
-    async with child_of(scripted(*flags), policy=NEVER) as child:
+    async with child_of(scripted_process(*flags), policy=NEVER) as child:
         await soon(child.reached(State.FAILED))
         assert reason in child.reason
-    async with child_of(scripted(*flags, "--once", tmp_path / "once")) as child:
+    async with child_of(scripted_process(*flags, "--once", tmp_path / "once")) as child:
         await soon(child.reached(State.READY))
-        assert child.restarts == 1
+        assert child.lifecycle.restarts == 1
 
 
 async def test_the_last_line_on_stderr_is_part_of_the_reason() -> None:
     """As of an import that fails: nothing else says why no process comes up."""
     failing = [sys.executable, "-c", "raise ValueError('not allowed to raise maximum limit')"]
-    async with child_of(failing, policy=NEVER) as child:
+    async with child_of(ProcessLauncher(failing), policy=NEVER) as child:
         await soon(child.reached(State.FAILED))
         assert child.reason == "exit status 1: ValueError: not allowed to raise maximum limit"
 
@@ -418,27 +440,27 @@ async def test_a_device_that_fells_process_after_process_is_given_up_and_needs_a
     async with child_of(scripted(*flags), policy=policy) as child:
         await soon(child.reached(State.FAILED))
         assert child.reason == f"needs reboot: {error}, process after process"
-        assert child.restarts == 2
+        assert child.lifecycle.restarts == 2
         assert child.last_exit is not None
         assert child.last_exit.lines == [f"[METAL] it failed ({error})"]
         child.start()  # somebody has rebooted, or so they say: it has three processes again
-        await soon(child.has_left(State.FAILED))
+        await soon(child.reached(*(state for state in State if state is not State.FAILED)))
         await soon(child.reached(State.FAILED))
-        assert child.restarts == 5
+        assert child.lifecycle.restarts == 5
 
 
 # --- restarted by an operator ---------------------------------------------------------------
 
 
 async def restarted(child: Child) -> None:
-    before, pid = child.restarts, child.facts.pid
+    before, pid = child.lifecycle.restarts, child.status.pid
     child.restart()
 
     async def is_back() -> bool:
-        return child.restarts > before and child.state is State.READY
+        return child.lifecycle.restarts > before and child.state is State.READY
 
     await eventually(is_back)
-    assert child.facts.pid != pid
+    assert child.status.pid != pid
     assert pid is None or not alive(pid)
 
 
@@ -446,7 +468,7 @@ async def test_a_restart_is_a_new_process() -> None:
     async with child_of(scripted()) as child:
         await soon(child.reached(State.READY))
         await restarted(child)
-        assert (child.restarts, child.reason) == (1, "")
+        assert (child.lifecycle.restarts, child.reason) == (1, "")
         assert await whole(ask(child, chat("here again"))) == "here again"
 
 
@@ -465,15 +487,15 @@ async def test_a_child_that_hangs_in_loading_can_be_restarted(tmp_path: Path) ->
 
 async def test_a_child_that_waits_for_its_restart_is_restarted_at_once(tmp_path: Path) -> None:
     slowly = RestartPolicy(base=3600, ceiling=3600)
-    command = scripted("--exit-before-hello", "1", "--once", tmp_path / "once")
-    async with child_of(command, policy=slowly) as child:
+    launcher = scripted("--exit-before-hello", "1", "--once", tmp_path / "once")
+    async with child_of(launcher, policy=slowly) as child:
         await soon(child.reached(State.BACKOFF))
         await restarted(child)
 
 
 async def test_a_restart_lets_running_work_finish_first(pace: Fifo) -> None:
-    command = scripted("--pace", pace.path)
-    async with child_of(command, timings=replace(QUICK, drain=60)) as child:
+    launcher = scripted("--pace", pace.path)
+    async with child_of(launcher, timings=replace(QUICK, drain=60)) as child:
         await soon(child.reached(State.READY))
         generation = ask(child, chat("one two three"))
         pace.let(1)
@@ -484,7 +506,7 @@ async def test_a_restart_lets_running_work_finish_first(pace: Fifo) -> None:
         pace.let(2)
         assert await whole(generation) == " two three"
         await soon(child.reached(State.READY))
-        assert child.restarts == 1
+        assert child.lifecycle.restarts == 1
 
 
 # --- giving up ------------------------------------------------------------------------------
@@ -493,14 +515,14 @@ async def test_a_restart_lets_running_work_finish_first(pace: Fifo) -> None:
 async def test_a_model_that_cannot_be_loaded_is_given_up_at_once() -> None:
     async with child_of(scripted("--cannot-load")) as child:
         await soon(child.reached(State.FAILED))
-        assert child.restarts == 0
+        assert child.lifecycle.restarts == 0
         assert "so it was written" in child.reason
 
 
 async def test_after_too_many_ends_it_is_given_up_and_says_why() -> None:
     async with child_of(scripted("--exit-before-hello", "7")) as child:
         await soon(child.reached(State.FAILED))
-        assert child.restarts == AT_ONCE.intensity
+        assert child.lifecycle.restarts == AT_ONCE.intensity
         assert child.reason == "exit status 7"
         with pytest.raises(ModelFailed, match="exit status 7") as refused:
             ask(child, chat("anybody there?"))
@@ -509,15 +531,15 @@ async def test_after_too_many_ends_it_is_given_up_and_says_why() -> None:
 
 
 async def test_a_command_that_cannot_be_run_is_named_and_never_given_up() -> None:
-    async with child_of(["/nowhere/python"], policy=NEVER) as child:
+    async with child_of(ProcessLauncher(["/nowhere/python"]), policy=NEVER) as child:
         await soon(child.reached(State.BACKOFF))
         assert "/nowhere/python" in child.reason
-        assert child.ends == (0, 0)
+        assert child.recent_ends == (0, 0)
 
 
 async def test_given_up_it_starts_again_when_it_is_asked_to(tmp_path: Path) -> None:
-    command = scripted("--cannot-load", "--once", tmp_path / "once")
-    async with child_of(command) as child:
+    launcher = scripted("--cannot-load", "--once", tmp_path / "once")
+    async with child_of(launcher) as child:
         await soon(child.reached(State.FAILED))
         child.start()
         await soon(child.reached(State.READY))
@@ -528,17 +550,17 @@ async def test_the_late_end_of_a_former_incarnation_does_not_touch_its_successor
     tmp_path: Path,
 ) -> None:
     # No patience with KILLING: the child is given up before its process has been seen to end.
-    command = scripted("--garbage-after-tokens", "1", "--once", tmp_path / "once")
-    async with child_of(command, timings=replace(QUICK, kill=0)) as child:
+    launcher = scripted_process("--garbage-after-tokens", "1", "--once", tmp_path / "once")
+    async with child_of(launcher, timings=replace(QUICK, kill=0)) as child:
         await soon(child.reached(State.READY))
-        first = child.facts.pid
+        first = child.status.pid
         assert await text_before_the_loss(ask(child, chat("one two"))) == "one"
         await soon(child.reached(State.FAILED, State.BACKOFF, State.STARTING))
         child.start()
         await soon(child.reached(State.READY))
         await eventually(gone(first))
         assert await whole(ask(child, chat("still here"), id_=2)) == "still here"
-        assert child.restarts == 1
+        assert child.lifecycle.restarts == 1
 
 
 def gone(pid: int | None) -> Callable[[], Awaitable[bool]]:
@@ -552,12 +574,12 @@ async def test_what_a_dead_process_said_of_itself_is_not_said_of_the_next(hold: 
     async with child_of(scripted("--hold-load", hold.path)) as child:
         hold.let(1)
         await soon(child.reached(State.READY))
-        assert child.facts.loaded is not None
-        assert child.facts.pid is not None
-        os.kill(child.facts.pid, signal.SIGKILL)
+        assert child.status.loaded is not None
+        assert child.status.pid is not None
+        kill_worker(child.status.pid)
         await soon(child.reached(State.LOADING))
-        assert child.facts.loaded is None
-        assert child.facts.pong is None
+        assert child.status.loaded is None
+        assert child.status.pong is None
         hold.let(1)
         await soon(child.reached(State.READY))
 
@@ -568,14 +590,14 @@ async def test_what_a_dead_process_said_of_itself_is_not_said_of_the_next(hold: 
 @asynccontextmanager
 async def stopped_after(child: Child) -> AsyncIterator[None]:
     """The process that runs now must be gone when the child has STOPPED."""
-    pid = child.facts.pid
+    pid = child.status.pid
     yield
     await soon(child.reached(State.STOPPED))
     assert not alive(pid)
 
 
 async def test_an_idle_child_stops() -> None:
-    async with child_of(scripted()) as child:
+    async with child_of(scripted_process()) as child:
         await soon(child.reached(State.READY))
         async with stopped_after(child):
             child.stop()
@@ -601,7 +623,7 @@ async def test_a_child_that_waits_for_its_restart_stops_at_once() -> None:
         await soon(child.reached(State.BACKOFF))
         child.stop()
         await soon(child.reached(State.STOPPED))
-        assert child.restarts == 0
+        assert child.lifecycle.restarts == 0
 
 
 async def test_stopping_lets_running_work_finish_and_takes_no_new(pace: Fifo) -> None:
@@ -659,14 +681,16 @@ async def test_a_child_killed_while_it_drains_does_not_come_back(pace: Fifo) -> 
         async with stopped_after(child):
             child.stop()
             await soon(child.reached(State.DRAINING))
-            assert child.facts.pid is not None
-            os.kill(child.facts.pid, signal.SIGKILL)
+            assert child.status.pid is not None
+            kill_worker(child.status.pid)
             assert await text_before_the_loss(generation) == ""
-        assert child.restarts == 0
+        assert child.lifecycle.restarts == 0
 
 
 async def test_a_child_that_does_not_leave_at_eof_is_killed_at_the_stop_deadline() -> None:
-    async with child_of(scripted("--ignore-eof"), timings=replace(QUICK, stop=0.2)) as child:
+    async with child_of(
+        scripted_process("--ignore-eof"), timings=replace(QUICK, stop=0.2)
+    ) as child:
         await soon(child.reached(State.READY))
         async with stopped_after(child):
             child.stop()

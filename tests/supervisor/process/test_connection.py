@@ -11,13 +11,27 @@ import uvloop
 from mlx_worker.errors import CHILD_CODES, ChildLost
 from mlx_worker.supervisor.process.connection import Fact, Link, Owner, Told, connect
 from mlx_worker.supervisor.process.states import Event
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.base import WireMessage
 from mlx_worker.wire.framing import MAX_FRAME, encode, frames_to_child
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    CacheCleared,
+    Hello,
+    Ping,
+    Pong,
+    PrefillProgress,
+    PromptWarmed,
+    RequestFailed,
+    Started,
+    ToChild,
+    Warm,
+)
+from mlx_worker.wire.output import Done, RowOutput, StepOutput
 from tests.supervisor_harness import soon
 
-HELLO = m.Hello(m.PROTOCOL, 1, {})
-PONG = m.Pong(1, 0, 0, 0, 0, 0)
-STARTED = m.Started(1, 4, 0, cache_hit=False)
+HELLO = Hello(PROTOCOL, 1, {})
+PONG = Pong(1, 0, 0, 0, 0, 0)
+STARTED = Started(1, 4, 0, cache_hit=False)
 GARBAGE = (2).to_bytes(4, "big") + b"\xc1\xc1"
 
 
@@ -48,7 +62,7 @@ class Peer:
         self.facts: asyncio.Queue[Fact] = asyncio.Queue()
         self.ends: asyncio.Queue[tuple[Event, str]] = asyncio.Queue()
         self.quiet = 0
-        self.steps: list[list[m.Row]] = []
+        self.steps: list[list[RowOutput]] = []
         self.link = Link(Owner(self.facts.put_nowait, self._ended, self._hushed, self.steps.append))
         self._frames = frames_to_child()
 
@@ -62,13 +76,13 @@ class Peer:
         self.far = await connect(self.link)
         self.far.setblocking(False)
 
-    def say(self, *messages: m.Message) -> None:
+    def say(self, *messages: WireMessage) -> None:
         self.send(b"".join(encode(message) for message in messages))
 
     def send(self, data: bytes) -> None:
         self.far.sendall(data)
 
-    async def hear(self) -> list[m.ToChild]:
+    async def hear(self) -> list[ToChild]:
         """What one read brings; [] at EOF."""
         data = await soon(asyncio.get_running_loop().sock_recv(self.far, 1 << 16))
         return list(self._frames.feed(data))
@@ -99,7 +113,7 @@ async def tick() -> None:
 
 def opened(peer: Peer, id_: int = 1) -> Ear:
     ear = Ear()
-    peer.link.open(id_, ear, m.Warm(id_, "a prompt"))
+    peer.link.open(id_, ear, Warm(id_, "a prompt"))
     return ear
 
 
@@ -107,12 +121,12 @@ def opened(peer: Peer, id_: int = 1) -> Ear:
 
 
 async def test_what_is_opened_or_sent_arrives_in_order(peer: Peer) -> None:
-    peer.link.open(7, Ear(), m.Warm(7, "a prompt"))
-    peer.link.send(m.Ping(1))
-    heard: list[m.ToChild] = []
+    peer.link.open(7, Ear(), Warm(7, "a prompt"))
+    peer.link.send(Ping(1))
+    heard: list[ToChild] = []
     while len(heard) < 2:
         heard += await peer.hear()
-    assert heard == [m.Warm(7, "a prompt"), m.Ping(1)]
+    assert heard == [Warm(7, "a prompt"), Ping(1)]
 
 
 async def test_the_far_end_is_the_only_one_a_child_would_inherit(peer: Peer) -> None:
@@ -122,24 +136,24 @@ async def test_the_far_end_is_the_only_one_a_child_would_inherit(peer: Peer) -> 
 
 async def test_a_message_that_fits_no_frame_is_refused_and_opens_nothing(peer: Peer) -> None:
     with pytest.raises(ValueError, match="over the limit"):
-        peer.link.open(1, Ear(), m.Warm(1, "x" * (MAX_FRAME + 1)))
+        peer.link.open(1, Ear(), Warm(1, "x" * (MAX_FRAME + 1)))
     assert peer.link.open_ids == 0
-    peer.link.send(m.Ping(1))
-    assert await peer.hear() == [m.Ping(1)]
+    peer.link.send(Ping(1))
+    assert await peer.hear() == [Ping(1)]
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_what_was_said_before_the_end_is_heard_though_a_write_fails(new_loop: Any) -> None:
-    row = m.Row(1, [5], "a")
+    row = RowOutput(1, [5], "a")
 
     async def say_write_and_hear() -> list[Told]:
         peer = Peer()
         await peer.join()
         ear = opened(peer)
         await peer.hear()
-        peer.say(STARTED, m.Step([row]))
+        peer.say(STARTED, StepOutput([row]))
         peer.far.close()
-        peer.link.send(m.Ping(1))  # before the loop reads
+        peer.link.send(Ping(1))  # before the loop reads
         heard = [await ear.next() for _ in range(2)]
         assert "the model's process ended" in await ear.loss()
         assert (await peer.end())[0] is Event.LINK_LOST
@@ -154,28 +168,28 @@ def test_what_was_said_before_the_end_is_heard_though_a_write_fails(new_loop: An
 
 async def test_facts_go_to_the_child_and_answers_to_whoever_opened_their_id(peer: Peer) -> None:
     first, second = opened(peer, 1), opened(peer, 2)
-    row, other = m.Row(1, [5], "a"), m.Row(2, [6], "b")
-    peer.say(HELLO, STARTED, m.Step([row, other]), m.Done(1, "stop", 1, ""))
+    row, other = RowOutput(1, [5], "a"), RowOutput(2, [6], "b")
+    peer.say(HELLO, STARTED, StepOutput([row, other]), Done(1, "stop", 1, ""))
     assert await peer.fact() == HELLO
-    assert [await first.next() for _ in range(3)] == [STARTED, row, m.Done(1, "stop", 1, "")]
+    assert [await first.next() for _ in range(3)] == [STARTED, row, Done(1, "stop", 1, "")]
     assert await second.next() == other
 
 
 async def test_messages_may_arrive_one_byte_at_a_time(peer: Peer) -> None:
     ear = opened(peer)
-    for byte in encode(STARTED) + encode(m.Warmed(1, 9)):
+    for byte in encode(STARTED) + encode(PromptWarmed(1, 9)):
         peer.send(bytes([byte]))
         await asyncio.sleep(0)
-    assert [await ear.next(), await ear.next()] == [STARTED, m.Warmed(1, 9)]
+    assert [await ear.next(), await ear.next()] == [STARTED, PromptWarmed(1, 9)]
 
 
 async def test_each_last_word_closes_its_id_and_the_last_of_them_is_announced(peer: Peer) -> None:
     ears = [opened(peer, id_) for id_ in (1, 2, 3, 4)]
     last_words = (
-        m.Done(1, "stop", 0, ""),
-        m.Warmed(2, 1),
-        m.Cleared(3),
-        m.Failed(4, "cache_error", "y"),
+        Done(1, "stop", 0, ""),
+        PromptWarmed(2, 1),
+        CacheCleared(3),
+        RequestFailed(4, "cache_error", "y"),
     )
     for left, (ear, word) in zip((3, 2, 1, 0), zip(ears, last_words, strict=True), strict=True):
         peer.say(word)
@@ -193,17 +207,17 @@ async def test_each_last_word_closes_its_id_and_the_last_of_them_is_announced(pe
         pytest.param(GARBAGE, id="no message"),
         pytest.param(b"\xff\xff\xff\xff", id="too long a frame"),
         pytest.param(b"\x00\x00\x00\x00", id="an empty frame"),
-        pytest.param(encode(m.Ping(1)), id="a message of the other direction"),
-        pytest.param(encode(m.Done(99, "stop", 0, "")), id="an id that nobody opened"),
-        pytest.param(encode(m.Failed(1, ChildLost.code, "?")), id="its own loss"),
-        pytest.param(encode(m.Failed(1, "from_the_future", "?")), id="an unknown error"),
+        pytest.param(encode(Ping(1)), id="a message of the other direction"),
+        pytest.param(encode(Done(99, "stop", 0, "")), id="an id that nobody opened"),
+        pytest.param(encode(RequestFailed(1, ChildLost.code, "?")), id="its own loss"),
+        pytest.param(encode(RequestFailed(1, "from_the_future", "?")), id="an unknown error"),
     ],
 )
 async def test_nonsense_ends_the_pipe_after_what_was_said_before_it(
     peer: Peer, nonsense: bytes
 ) -> None:
     ear = opened(peer)
-    peer.send(encode(STARTED) + nonsense + encode(m.Warmed(1, 9)))
+    peer.send(encode(STARTED) + nonsense + encode(PromptWarmed(1, 9)))
     event, _ = await peer.end()
     assert event is Event.GARBAGE
     assert await ear.next() == STARTED
@@ -216,16 +230,16 @@ async def test_nonsense_ends_the_pipe_after_what_was_said_before_it(
 async def test_an_error_with_a_code_of_the_child_ends_its_id_only(peer: Peer, code: str) -> None:
     ear = opened(peer)
     opened(peer, 2)
-    peer.say(m.Failed(1, code, "it went wrong"))
-    assert await ear.next() == m.Failed(1, code, "it went wrong")
+    peer.say(RequestFailed(1, code, "it went wrong"))
+    assert await ear.next() == RequestFailed(1, code, "it went wrong")
     assert peer.link.open_ids == 1
     assert peer.ends.empty()
 
 
 async def test_a_message_after_its_last_word_is_nonsense(peer: Peer) -> None:
     ear = opened(peer)
-    peer.say(m.Warmed(1, 9), m.Warmed(1, 9))
-    assert await ear.next() == m.Warmed(1, 9)
+    peer.say(PromptWarmed(1, 9), PromptWarmed(1, 9))
+    assert await ear.next() == PromptWarmed(1, 9)
     assert (await peer.end())[0] is Event.GARBAGE
     assert ear.heard.empty()
 
@@ -256,7 +270,7 @@ async def test_a_pipe_that_ended_takes_no_work_and_swallows_the_rest(peer: Peer)
     peer.link.close()
     with pytest.raises(ChildLost):
         opened(peer)
-    peer.link.send(m.Ping(1))
+    peer.link.send(Ping(1))
     assert peer.link.open_ids == 0
 
 
@@ -265,10 +279,10 @@ async def test_a_pipe_that_ended_takes_no_work_and_swallows_the_rest(peer: Peer)
 
 @pytest.mark.parametrize(
     "sign",
-    [STARTED, m.Prefill(1, 1, 4), m.Step([m.Row(1, [5], "a")]), m.Warmed(1, 9)],
+    [STARTED, PrefillProgress(1, 1, 4), StepOutput([RowOutput(1, [5], "a")]), PromptWarmed(1, 9)],
     ids=lambda sign: type(sign).__name__,
 )
-async def test_what_was_done_for_an_id_is_progress(peer: Peer, sign: m.Message) -> None:
+async def test_what_was_done_for_an_id_is_progress(peer: Peer, sign: WireMessage) -> None:
     ear = opened(peer)
     before = peer.link.last_progress
     await tick()

@@ -274,7 +274,7 @@ def test_restart_leads_to_a_new_process_and_never_rests_in_between(state: State)
     walks: list[tuple[Lifecycle, tuple[State, ...]]] = [(restarted, (restarted.state,))]
     while walks:
         child, path = walks.pop()
-        assert child.wanted
+        assert child.desired_running
         if child.incarnation > before:
             assert child.state is State.STARTING
             continue
@@ -356,7 +356,7 @@ def test_slow_retries_double_and_half_of_each_pause_is_certain(times: int, longe
 def test_a_slow_retry_keeps_the_reason_and_is_wanted() -> None:
     child = given_up(1)
     assert (child.state, child.reason) == (State.STARTING, "exit status 3")
-    assert child.wanted
+    assert child.desired_running
     assert child.given_up
 
 

@@ -68,7 +68,8 @@ async def test_children_are_told_of_it_and_not_of_keys(
     keyed = f"{KEYS_VARIABLE!r} in os.environ"
     tell = f"import os, sys; sys.stderr.write(os.environ['TMPDIR'] + str({keyed}))"
     process = await spawn([sys.executable, "-c", tell], 2)
-    _, told = await process.communicate()
+    told = await process.stderr.read()
+    await process.wait()
     assert told.decode() == f"{scratch_folder()}False"
 
 
@@ -80,7 +81,8 @@ async def test_a_models_own_variables_go_before_the_nodes_and_never_before_its_r
     tell = f"import os, sys; sys.stderr.write(' '.join(os.environ[it] for it in {names}))"
     of_model = {"SHADE": "model", "HF_HUB_OFFLINE": "0", "TMPDIR": "/"}
     process = await spawn([sys.executable, "-c", tell], 2, of_model)
-    _, told = await process.communicate()
+    told = await process.stderr.read()
+    await process.wait()
     assert told.decode() == f"model 1 {scratch_folder()}"
 
 
@@ -92,7 +94,8 @@ async def test_what_mlx_compiles_lies_in_it(cache: Path) -> None:
         "mx.eval(mx.compile(lambda x: mx.sin(x) + x * x)(mx.ones(8)))"
     )
     process = await spawn([sys.executable, "-c", compile_one], 2)
-    _, said = await process.communicate()
+    said = await process.stderr.read()
+    await process.wait()
     assert process.returncode == 0, said
     assert list((scratch_folder() / "mlx").rglob("*.so"))
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +14,7 @@ import pytest
 
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.connection import Owner
-from mlx_worker.supervisor.process.launcher import Launched, launch
+from mlx_worker.supervisor.process.launcher import Launched, Launcher, ProcessLauncher
 from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy, RestartWindow
 from mlx_worker.supervisor.process.spares import Standby, StandbyPolicy
@@ -23,16 +22,19 @@ from mlx_worker.supervisor.process.states import State
 from tests.supervisor_harness import (
     AT_ONCE,
     DEADLINE,
+    NOT_READY,
     Fifo,
     alive,
     chat,
     eventually,
+    kill_worker,
     planned,
     ready,
     running,
     scripted,
+    scripted_process,
     soon,
-    started_processes,
+    started_workers,
     text_of,
 )
 
@@ -65,13 +67,13 @@ async def gone(pid: int) -> None:
 
 @asynccontextmanager
 async def standby_of(
-    command: Sequence[str],
+    launcher: Launcher,
     policy: StandbyPolicy = ONE,
     deaths: RestartPolicy = AT_ONCE,
     busy: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[Standby]:
     pause = PauseDetector(asyncio.get_running_loop(), policy.ping)
-    standby = Standby(command, policy, RestartWindow(deaths, Random(1)), busy, pause)
+    standby = Standby(launcher, policy, RestartWindow(deaths, Random(1)), busy, pause)
     try:
         yield standby
     finally:
@@ -83,18 +85,18 @@ async def standby_of(
 
 
 async def test_a_child_that_died_comes_back_in_the_spare_and_another_spare_is_prepared() -> None:
-    async with running(command=scripted(), standby=ONE) as node:
+    async with running(launcher=scripted_process(), standby=ONE) as node:
         await ready(node)
         child = node.primary.child
         (spare,) = await spares(node.standby, 1)
-        first = child.facts.pid
+        first = child.status.pid
         assert first not in (None, spare)
-        os.kill(first or 0, signal.SIGKILL)
-        await soon(child.has_left(State.READY))
+        kill_worker(first)
+        await soon(child.reached(*NOT_READY))
         await soon(child.reached(State.READY))
-        assert child.facts.pid == spare
-        assert child.facts.versions == {"scripted": "1"}
-        assert (child.restarts, alive(first)) == (1, False)
+        assert child.status.pid == spare
+        assert child.status.versions == {"scripted": "1"}
+        assert (child.lifecycle.restarts, alive(first)) == (1, False)
         assert await said(node, "from the spare") == "from the spare"
         await spares(node.standby, 1, but=[spare])
 
@@ -107,7 +109,7 @@ async def ended(launched: Launched) -> None:
 
 
 async def said(node: Node, text: str) -> str:
-    generation = await node.generate(node.primary, chat(text))
+    generation = await node.client.generate(node.primary, chat(text))
     heard = ""
     while piece := await text_of(generation):
         heard += piece
@@ -115,73 +117,73 @@ async def said(node: Node, text: str) -> str:
 
 
 async def test_a_model_on_demand_takes_the_spare() -> None:
-    async with running(planned(preload=False), command=scripted(), standby=ONE) as node:
+    async with running(planned(preload=False), launcher=scripted(), standby=ONE) as node:
         (spare,) = await spares(node.standby, 1)
         node.primary.child.start()
         await soon(node.primary.child.reached(State.READY))
-        assert node.primary.child.facts.pid == spare
+        assert node.primary.child.status.pid == spare
 
 
 async def test_a_model_with_variables_of_its_own_takes_no_spare() -> None:
     demanding = planned("b", preload=False, env={"SHADE": "blue"})
-    async with running(planned("a"), demanding, command=scripted(), standby=ONE) as node:
+    async with running(planned("a"), demanding, launcher=scripted_process(), standby=ONE) as node:
         (spare,) = await spares(node.standby, 1)
         child = node.named("b").child
         node.load(node.named("b"))
         await soon(child.reached(State.READY))
-        assert child.facts.pid != spare
-        assert psutil.Process(child.facts.pid).environ()["SHADE"] == "blue"
+        assert child.status.pid != spare
+        assert psutil.Process(child.status.pid).environ()["SHADE"] == "blue"
         assert alive(spare), "it waits for another model"
 
 
 async def test_what_becomes_of_a_taken_spare_is_its_childs() -> None:
-    async with running(planned(preload=False), command=scripted(), standby=ONE) as node:
+    async with running(planned(preload=False), launcher=scripted(), standby=ONE) as node:
         (spare,) = await spares(node.standby, 1)
         child = node.primary.child
         child.start()
         await soon(child.reached(State.READY))
-        os.kill(spare, signal.SIGUSR2)
-        await soon(child.has_left(State.READY))
+        kill_worker(spare, signal.SIGUSR2)
+        await soon(child.reached(*NOT_READY))
         await soon(child.reached(State.READY))
         assert child.last_exit is not None
         assert child.last_exit.how == "exit status 3"
 
 
 async def test_a_spare_that_is_still_importing_is_taken_too(hold: Fifo) -> None:
-    command = scripted("--hold-hello", hold.path)
-    async with running(planned(preload=False), command=command, standby=ONE) as node:
+    launcher = scripted("--hold-hello", hold.path)
+    async with running(planned(preload=False), launcher=launcher, standby=ONE) as node:
 
         async def launched() -> bool:
             return any(spare.pid for spare in node.standby._spares)
 
         await eventually(launched)
-        (importing,) = started_processes()
+        (importing,) = started_workers()
         assert node.standby.waiting == []
         child = node.primary.child
         child.start()
         await soon(child.reached(State.STARTING))
-        assert child.facts.pid == importing.pid
+        assert child.status.pid == importing
         hold.let(2)
         await soon(child.reached(State.READY))
 
 
 async def test_without_a_spare_a_child_starts_as_ever() -> None:
-    async with running(command=scripted(), standby=replace(ONE, calm=3600)) as node:
+    async with running(launcher=scripted(), standby=replace(ONE, calm=3600)) as node:
         await ready(node)
         assert (node.standby.wanted, node.standby.waiting) == (1, [])
 
 
 async def test_two_models_that_die_together_take_two_spares() -> None:
     two = replace(ONE, spares=2)
-    async with running(planned("a"), planned("b"), command=scripted(), standby=two) as node:
+    async with running(planned("a"), planned("b"), launcher=scripted(), standby=two) as node:
         await ready(node)
         waiting = await spares(node.standby, 2)
         children = [served.child for served in node.models.values()]
         for child in children:
-            os.kill(child.facts.pid or 0, signal.SIGKILL)
-        await asyncio.gather(*(soon(child.has_left(State.READY)) for child in children))
+            kill_worker(child.status.pid)
+        await asyncio.gather(*(soon(child.reached(*NOT_READY)) for child in children))
         await asyncio.gather(*(soon(child.reached(State.READY)) for child in children))
-        assert {child.facts.pid for child in children} == set(waiting)
+        assert {child.status.pid for child in children} == set(waiting)
 
 
 # --- preparing ----------------------------------------------------------------------------
@@ -191,7 +193,7 @@ async def test_no_spare_is_prepared_beside_a_model_that_comes_up() -> None:
     asked: list[int] = []
 
     def busy() -> bool:
-        asked.append(len(started_processes()))
+        asked.append(len(started_workers()))
         return len(asked) < 5
 
     async with standby_of(scripted(), busy=busy) as standby:
@@ -211,15 +213,15 @@ async def test_a_change_of_state_puts_the_preparing_off() -> None:
             return looked > 50
 
         await eventually(stirred)
-        assert started_processes() == []
+        assert started_workers() == []
         await spares(standby, 1)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_spare_that_breaks_is_replaced_and_given_to_nobody(fault: str) -> None:
-    async with standby_of(scripted(), replace(ONE, silence=0.5)) as standby:
+    async with standby_of(scripted_process(), replace(ONE, silence=0.5)) as standby:
         (broken,) = await spares(standby, 1)
-        os.kill(broken, FAULTS[fault])
+        kill_worker(broken, FAULTS[fault])
         await spares(standby, 1, but=[broken])
         await gone(broken)
         launched = await soon(standby.launch(NOBODY))
@@ -231,7 +233,7 @@ async def test_a_spare_that_breaks_is_replaced_and_given_to_nobody(fault: str) -
 async def test_a_hung_spare_is_passed_over_before_it_is_given_up() -> None:
     async with standby_of(scripted()) as standby:
         (hung,) = await spares(standby, 1)
-        os.kill(hung, signal.SIGSTOP)
+        kill_worker(hung, signal.SIGSTOP)
 
         async def doubted() -> bool:
             return standby.waiting == []
@@ -244,8 +246,8 @@ async def test_a_hung_spare_is_passed_over_before_it_is_given_up() -> None:
 
 
 async def test_a_spare_without_its_hello_in_time_is_replaced(tmp_path: Path) -> None:
-    command = scripted("--no-hello", "--once", tmp_path / "once")
-    async with standby_of(command, replace(ONE, start=1.0)) as standby:
+    launcher = scripted("--no-hello", "--once", tmp_path / "once")
+    async with standby_of(launcher, replace(ONE, start=1.0)) as standby:
         await spares(standby, 1)
         assert (tmp_path / "once").exists()
 
@@ -254,9 +256,9 @@ async def test_spares_that_die_again_and_again_are_seldom_tried(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING, "mlx_worker.supervisor.process.spares")
-    command = scripted("--exit-before-hello", "3")
+    launcher = scripted("--exit-before-hello", "3")
     deaths = RestartPolicy(base=0.01, ceiling=0.01, intensity=2, period=600)
-    async with standby_of(command, deaths=deaths):
+    async with standby_of(launcher, deaths=deaths):
 
         async def given_pause() -> bool:
             return "600.0 s" in caplog.text
@@ -266,7 +268,7 @@ async def test_spares_that_die_again_and_again_are_seldom_tried(
 
 
 async def test_a_command_that_cannot_be_run_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    async with standby_of(["/nowhere/python"]):
+    async with standby_of(ProcessLauncher(["/nowhere/python"])):
 
         async def warned() -> bool:
             return "a spare child: cannot start /nowhere/python" in caplog.text
@@ -278,11 +280,11 @@ async def test_a_command_that_cannot_be_run_is_a_warning(caplog: pytest.LogCaptu
 
 
 async def test_spares_end_with_the_node() -> None:
-    async with running(command=scripted(), standby=ONE) as node:
+    async with running(launcher=scripted_process(), standby=ONE) as node:
         await ready(node)
         (spare,) = await spares(node.standby, 1)
     assert not alive(spare)
-    assert started_processes() == []
+    assert started_workers() == []
 
 
 async def test_a_spare_that_stays_when_its_pipe_closes_is_killed() -> None:
@@ -294,19 +296,19 @@ async def test_a_spare_that_stays_when_its_pipe_closes_is_killed() -> None:
 
 @pytest.mark.parametrize("turns", range(1, 9))
 async def test_a_spare_that_is_being_started_at_the_end_is_ended_too(turns: int) -> None:
-    async with standby_of(scripted()):
+    async with standby_of(scripted_process()):
         for _ in range(turns):
             await asyncio.sleep(0)
-    assert started_processes() == []
+    assert started_workers() == []
 
 
 @pytest.mark.parametrize("turns", range(1, 9))
 async def test_a_launch_that_is_cancelled_leaves_no_pipe_open(turns: int) -> None:
-    await ended(await launch(scripted(), NOBODY))  # the loop's own files are there from now on
+    await ended(await scripted_process()(NOBODY))  # the loop's own files are there from now on
     for _ in range(3):
         await asyncio.sleep(0)
     before, others = psutil.Process().num_fds(), set(psutil.Process().children())
-    starting = asyncio.create_task(launch(scripted(), NOBODY))
+    starting = asyncio.create_task(scripted_process()(NOBODY))
     for _ in range(turns):
         await asyncio.sleep(0)
     if not starting.done():

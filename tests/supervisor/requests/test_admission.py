@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mlx_worker.errors import QueueFull
 from mlx_worker.supervisor.requests.admission import Admission, comes_free_in
+from tests.rounds import rounds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -321,7 +322,7 @@ class Crowd:
         assert (self.admission.running, self.admission.queued) == (0, 0)
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=rounds(75, 300, 300))
 @given(
     places=st.integers(1, 3),
     max_queue=st.integers(0, 4),

@@ -1,8 +1,6 @@
 """Generations through the deaths of real processes: nothing lost, nothing said twice."""
 
 import asyncio
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from mlx_worker.errors import (
     WorkerError,
 )
 from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.process.launcher import Launcher
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Ending, Generation
@@ -29,6 +28,7 @@ from tests.supervisor_harness import (
     alive,
     chat,
     eventually,
+    kill_worker,
     planned,
     ready,
     running,
@@ -50,7 +50,7 @@ DEATHS = {
 
 
 async def ask(node: Node, text: str = TEXT) -> Generation:
-    return await soon(node.generate(node.primary, chat(text)))
+    return await soon(node.client.generate(node.primary, chat(text)))
 
 
 async def whole(generation: Generation) -> str:
@@ -69,9 +69,9 @@ async def outcome(generation: Generation) -> str | type[WorkerError]:
 
 
 def kill(node: Node) -> None:
-    pid = node.primary.child.facts.pid
+    pid = node.primary.child.status.pid
     assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    kill_worker(pid)
 
 
 async def dead(node: Node) -> None:
@@ -83,7 +83,7 @@ async def ready_again(node: Node) -> None:
     await soon(node.primary.child.reached(State.READY))
 
 
-def plan(tmp_path: Path, *incarnations: str) -> tuple[str, ...]:
+def plan(tmp_path: Path, *incarnations: str) -> Launcher:
     """A child whose processes have these flags, one after the other, and none after them."""
     file = tmp_path / "plan"
     file.write_text("\n".join(incarnations))
@@ -98,16 +98,16 @@ def plan(tmp_path: Path, *incarnations: str) -> tuple[str, ...]:
 async def test_it_goes_on_with_the_next_word_however_its_child_dies(
     flag: str, tokens: int, tmp_path: Path
 ) -> None:
-    command = plan(tmp_path, f"{flag} {tokens}")
+    launcher = plan(tmp_path, f"{flag} {tokens}")
     timings = replace(QUICK, stall=0.3)
-    async with running(command=command, timings=timings) as node:
+    async with running(launcher=launcher, timings=timings) as node:
         await ready(node)
         generation = await ask(node)
         assert await whole(generation) == TEXT
         assert generation.tokens == [1, 2, 3, 4, 5, 6]
         assert generation.ending == Ending("stop", 6)
         assert (await soon(generation.started())).prompt_tokens == 6
-        assert node.primary.child.restarts == 1
+        assert node.primary.child.lifecycle.restarts == 1
         assert node.primary.dispatch.resumes == 1
         assert node.primary.admission.running == 0
 
@@ -116,7 +116,7 @@ async def test_it_goes_on_with_the_next_word_however_its_child_dies(
 async def test_killed_after_any_word_it_loses_none_and_repeats_none(
     tokens: int, pace: Fifo
 ) -> None:
-    async with running(command=scripted("--pace", pace.path)) as node:
+    async with running(launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         generation = await ask(node)
         await soon(generation.started())
@@ -132,7 +132,7 @@ async def test_killed_after_any_word_it_loses_none_and_repeats_none(
 async def test_a_last_word_that_was_lost_is_said_by_the_next_process(tmp_path: Path) -> None:
     """The last token came, its Done did not."""
     async with running(
-        command=plan(tmp_path, "--mute-after-tokens 6 --die-after-tokens 6")
+        launcher=plan(tmp_path, "--mute-after-tokens 6 --die-after-tokens 6")
     ) as node:
         await ready(node)
         generation = await ask(node)
@@ -142,11 +142,11 @@ async def test_a_last_word_that_was_lost_is_said_by_the_next_process(tmp_path: P
 
 
 async def test_everything_in_the_batch_goes_on_and_other_models_do_not_notice(pace: Fifo) -> None:
-    async with running(planned("a"), planned("b"), command=scripted("--pace", pace.path)) as node:
+    async with running(planned("a"), planned("b"), launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         texts = ["one two", "three", "four five six"]
         victims = [await ask(node, text) for text in texts]
-        other = await soon(node.generate(node.models["b"], chat("one two")))
+        other = await soon(node.client.generate(node.models["b"], chat("one two")))
         await dead(node)
         assert node.models["b"].child.state is State.READY
         other.leave()
@@ -162,10 +162,10 @@ async def test_everything_in_the_batch_goes_on_and_other_models_do_not_notice(pa
 
 async def test_whoever_queued_at_a_crash_is_served_after_it(pace: Fifo) -> None:
     model = planned(max_concurrency=1)
-    async with running(model, command=scripted("--pace", pace.path)) as node:
+    async with running(model, launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         first = await ask(node, "one two")
-        queued = asyncio.create_task(node.generate(node.primary, chat("three")))
+        queued = asyncio.create_task(node.client.generate(node.primary, chat("three")))
         await asyncio.sleep(0)
         assert node.primary.admission.queued == 1
         await dead(node)
@@ -183,19 +183,19 @@ async def test_whoever_queued_at_a_crash_is_served_after_it(pace: Fifo) -> None:
 async def test_trouble_on_the_way_back_only_makes_the_pause_longer(
     way_back: str, tmp_path: Path
 ) -> None:
-    command = plan(tmp_path, "--die-after-tokens 2", way_back)
+    launcher = plan(tmp_path, "--die-after-tokens 2", way_back)
     timings = replace(QUICK, load=0.3)
-    async with running(command=command, timings=timings) as node:
+    async with running(launcher=launcher, timings=timings) as node:
         await ready(node)
         assert await whole(await ask(node)) == TEXT
-        assert node.primary.child.restarts == 2
+        assert node.primary.child.lifecycle.restarts == 2
 
 
 async def test_a_failure_of_the_request_itself_is_no_crash(tmp_path: Path) -> None:
-    async with running(command=plan(tmp_path, "--fail-after-tokens 2")) as node:
+    async with running(launcher=plan(tmp_path, "--fail-after-tokens 2")) as node:
         await ready(node)
         assert await outcome(await ask(node)) is InferenceError
-        assert node.primary.child.restarts == 0
+        assert node.primary.child.lifecycle.restarts == 0
 
 
 # --- not going on ---------------------------------------------------------------------------
@@ -203,8 +203,8 @@ async def test_a_failure_of_the_request_itself_is_no_crash(tmp_path: Path) -> No
 
 async def test_nobody_waits_longer_than_the_resume_timeout(hold: Fifo) -> None:
     hold.let(1)
-    command = scripted("--hold-load", hold.path, "--hang-after-tokens", "2")
-    async with running(command=command, resume=replace(PATIENT, timeout=0.1)) as node:
+    launcher = scripted("--hold-load", hold.path, "--hang-after-tokens", "2")
+    async with running(launcher=launcher, resume=replace(PATIENT, timeout=0.1)) as node:
         await ready(node)
         generation = await ask(node)
         assert await text_of(generation) != ""
@@ -221,8 +221,8 @@ async def test_nobody_waits_longer_than_the_resume_timeout(hold: Fifo) -> None:
 @pytest.mark.parametrize("tokens", [0, 2])
 async def test_a_model_that_is_given_up_says_so_to_whoever_waits(tokens: int) -> None:
     policy = RestartPolicy(intensity=0)
-    command = scripted("--die-after-tokens", str(tokens))
-    async with running(command=command, policy=policy) as node:
+    launcher = scripted("--die-after-tokens", str(tokens))
+    async with running(launcher=launcher, policy=policy) as node:
         await ready(node)
         generation = await ask(node)
         with pytest.raises(ChildLost, match="failed: killed by SIGKILL") as lost:
@@ -233,13 +233,13 @@ async def test_a_model_that_is_given_up_says_so_to_whoever_waits(tokens: int) ->
 
 
 async def test_a_planned_end_is_an_end(pace: Fifo) -> None:
-    async with running(command=scripted("--pace", pace.path)) as node:
+    async with running(launcher=scripted("--pace", pace.path)) as node:
         await ready(node)
         generation = await ask(node)
         pace.let(1)
         assert await text_of(generation) == "one"
         stopping = asyncio.create_task(node.stop())
-        node.hurry()
+        node.drain.hurry()
         with pytest.raises(NodeDraining):
             await whole(generation)
         await soon(stopping)
@@ -250,8 +250,8 @@ async def test_a_node_that_drains_waits_for_a_child_that_comes_back(hold: Fifo) 
     hold.let(1)
     waits = replace(PATIENT, load_wait=3600)
     timings = replace(QUICK, drain=3600)
-    command = scripted("--hold-load", hold.path, "--hang-after-tokens", "2", "--only", "two")
-    async with running(command=command, resume=waits, timings=timings) as node:
+    launcher = scripted("--hold-load", hold.path, "--hang-after-tokens", "2", "--only", "two")
+    async with running(launcher=launcher, resume=waits, timings=timings) as node:
         await ready(node)
         generation = await ask(node, "one and two and three")
         assert await text_of(generation) != ""
@@ -262,7 +262,7 @@ async def test_a_node_that_drains_waits_for_a_child_that_comes_back(hold: Fifo) 
         with pytest.raises(NodeDraining):
             await soon(fresh.started())
         assert not stopping.done()
-        node.hurry()
+        node.drain.hurry()
         await soon(stopping)
         assert await outcome(generation) is ChildLost
         assert node.primary.admission.running == 0
@@ -270,7 +270,7 @@ async def test_a_node_that_drains_waits_for_a_child_that_comes_back(hold: Fifo) 
 
 async def test_a_drain_finishes_what_its_child_died_on(pace: Fifo) -> None:
     timings = replace(QUICK, drain=3600)
-    async with running(command=scripted("--pace", pace.path), timings=timings) as node:
+    async with running(launcher=scripted("--pace", pace.path), timings=timings) as node:
         await ready(node)
         generation = await ask(node)
         pace.let(1)
@@ -286,7 +286,7 @@ async def test_a_drain_finishes_what_its_child_died_on(pace: Fifo) -> None:
 
 async def test_a_drain_that_takes_too_long_is_cut(pace: Fifo) -> None:
     timings = replace(QUICK, drain=0.1)
-    async with running(command=scripted("--pace", pace.path), timings=timings) as node:
+    async with running(launcher=scripted("--pace", pace.path), timings=timings) as node:
         await ready(node)
         generation = await ask(node)
         await soon(node.stop())
@@ -296,8 +296,8 @@ async def test_a_drain_that_takes_too_long_is_cut(pace: Fifo) -> None:
 
 async def test_a_reader_that_leaves_while_it_waits_is_dropped_at_once(hold: Fifo) -> None:
     hold.let(1)
-    command = scripted("--hold-load", hold.path, "--hang-after-tokens", "1")
-    async with running(command=command) as node:
+    launcher = scripted("--hold-load", hold.path, "--hang-after-tokens", "1")
+    async with running(launcher=launcher) as node:
         await ready(node)
         generation = await ask(node)
         assert await text_of(generation) == "one"
@@ -312,8 +312,8 @@ async def test_a_reader_that_leaves_while_it_waits_is_dropped_at_once(hold: Fifo
 
 
 async def test_what_was_left_before_its_child_died_does_not_come_back(tmp_path: Path) -> None:
-    command = plan(tmp_path, "--hang-after-tokens 1")
-    async with running(command=command) as node:
+    launcher = plan(tmp_path, "--hang-after-tokens 1")
+    async with running(launcher=launcher) as node:
         await ready(node)
         generation = await ask(node)
         assert await text_of(generation) == "one"
@@ -329,33 +329,33 @@ async def test_what_was_left_before_its_child_died_does_not_come_back(tmp_path: 
 
 async def test_poison_is_refused_and_everybody_else_in_its_batch_finishes() -> None:
     texts = ["a b c d", "e f g", "some poison here", "h i", "j k l m n"]
-    command = scripted("--die-after-tokens", "1", "--only", "poison")
-    async with running(command=command, policy=RestartPolicy(base=0, intensity=3)) as node:
+    launcher = scripted("--die-after-tokens", "1", "--only", "poison")
+    async with running(launcher=launcher, policy=RestartPolicy(base=0, intensity=3)) as node:
         await ready(node)
         generations = [await ask(node, text) for text in texts]
         ends = await asyncio.gather(*(outcome(it) for it in generations))
         assert ends == [PoisonedRequest if "poison" in text else text for text in texts]
-        assert node.primary.child.restarts == 3
+        assert node.primary.child.lifecycle.restarts == 3
         assert node.primary.admission.running == 0
 
 
 async def test_two_poisons_in_one_batch_cost_four_processes() -> None:
     texts = ["poison one", "a b c d", "poison two", "e f g"]
-    command = scripted("--die-after-tokens", "1", "--only", "poison")
-    async with running(command=command, policy=RestartPolicy(base=0, intensity=4)) as node:
+    launcher = scripted("--die-after-tokens", "1", "--only", "poison")
+    async with running(launcher=launcher, policy=RestartPolicy(base=0, intensity=4)) as node:
         await ready(node)
         generations = [await ask(node, text) for text in texts]
         ends = await asyncio.gather(*(outcome(it) for it in generations))
         assert ends == [PoisonedRequest if "poison" in text else text for text in texts]
-        assert node.primary.child.restarts == 4
+        assert node.primary.child.lifecycle.restarts == 4
 
 
 @pytest.mark.parametrize("max_crashes", [1, 2, 4])
 async def test_as_many_crashes_as_the_policy_says_make_poison(max_crashes: int) -> None:
     resume = replace(PATIENT, max_crashes=max_crashes)
-    command = scripted("--die-after-tokens", "1")
+    launcher = scripted("--die-after-tokens", "1")
     policy = RestartPolicy(base=0, intensity=10)
-    async with running(command=command, resume=resume, policy=policy) as node:
+    async with running(launcher=launcher, resume=resume, policy=policy) as node:
         await ready(node)
         generation = await ask(node)
         with pytest.raises(PoisonedRequest, match=f"{max_crashes} processes died"):
@@ -367,7 +367,7 @@ async def test_while_a_suspect_runs_alone_others_wait_and_a_restart_finishes_the
     pace: Fifo,
 ) -> None:
     timings = replace(QUICK, drain=3600)
-    async with running(command=scripted("--pace", pace.path), timings=timings) as node:
+    async with running(launcher=scripted("--pace", pace.path), timings=timings) as node:
         await ready(node)
         suspects = [await ask(node, "one two") for _ in range(3)]
         for _ in range(2):
@@ -388,7 +388,7 @@ async def test_while_a_suspect_runs_alone_others_wait_and_a_restart_finishes_the
         await ready(node)
         pace.let(1)
         assert await whole(newcomer) == "three"
-        assert node.primary.child.restarts == 3
+        assert node.primary.child.lifecycle.restarts == 3
 
 
 async def opened(node: Node, count: int) -> bool:
@@ -400,7 +400,7 @@ async def opened(node: Node, count: int) -> bool:
 
 async def test_a_new_request_waits_for_a_model_that_loads(hold: Fifo) -> None:
     resume = replace(PATIENT, load_wait=3600)
-    async with running(command=scripted("--hold-load", hold.path), resume=resume) as node:
+    async with running(launcher=scripted("--hold-load", hold.path), resume=resume) as node:
         await soon(node.primary.child.reached(State.LOADING))
         generation = await ask(node)
         hold.let(1)
@@ -410,13 +410,13 @@ async def test_a_new_request_waits_for_a_model_that_loads(hold: Fifo) -> None:
 
 async def test_the_first_request_of_a_model_on_demand_is_answered() -> None:
     resume = replace(PATIENT, load_wait=3600)
-    async with running(planned(preload=False), command=scripted(), resume=resume) as node:
+    async with running(planned(preload=False), launcher=scripted(), resume=resume) as node:
         assert await whole(await ask(node)) == TEXT
 
 
 async def test_a_new_request_waits_no_longer_than_load_wait(hold: Fifo) -> None:
     resume = replace(PATIENT, load_wait=0.1)
-    async with running(command=scripted("--hold-load", hold.path), resume=resume) as node:
+    async with running(launcher=scripted("--hold-load", hold.path), resume=resume) as node:
         await soon(node.primary.child.reached(State.LOADING))
         generation = await ask(node)
         with pytest.raises(ModelLoading, match="is loading") as refused:
@@ -427,7 +427,7 @@ async def test_a_new_request_waits_no_longer_than_load_wait(hold: Fifo) -> None:
 
 async def test_whoever_waits_for_a_model_that_is_given_up_is_told_why() -> None:
     resume = replace(PATIENT, load_wait=3600)
-    async with running(command=scripted("--cannot-load"), resume=resume) as node:
+    async with running(launcher=scripted("--cannot-load"), resume=resume) as node:
         generation = await ask(node)
         with pytest.raises(ModelFailed, match="so it was written"):
             await soon(generation.started())
@@ -440,12 +440,12 @@ async def test_whoever_waits_for_a_model_that_is_given_up_is_told_why() -> None:
 
 async def test_what_a_restart_cuts_off_goes_on_in_the_new_process(pace: Fifo) -> None:
     timings = replace(QUICK, drain=0.1)
-    async with running(command=scripted("--pace", pace.path), timings=timings) as node:
+    async with running(launcher=scripted("--pace", pace.path), timings=timings) as node:
         await ready(node)
         generation = await ask(node)
         pace.let(2)
         assert await text_of(generation) != ""
-        pid = node.primary.child.facts.pid
+        pid = node.primary.child.status.pid
         node.restart(node.primary)
         await soon(node.primary.child.reached(State.LOADING))
         await ready(node)
@@ -458,7 +458,7 @@ async def test_what_a_restart_cuts_off_goes_on_in_the_new_process(pace: Fifo) ->
 
 async def test_a_crash_in_the_drain_before_a_restart_loses_nothing(pace: Fifo) -> None:
     timings = replace(QUICK, drain=3600)
-    async with running(command=scripted("--pace", pace.path), timings=timings) as node:
+    async with running(launcher=scripted("--pace", pace.path), timings=timings) as node:
         await ready(node)
         generation = await ask(node)
         node.restart(node.primary)
@@ -472,7 +472,7 @@ async def test_a_crash_in_the_drain_before_a_restart_loses_nothing(pace: Fifo) -
 
 async def test_a_node_that_drains_restarts_nothing(pace: Fifo) -> None:
     timings = replace(QUICK, drain=3600)
-    async with running(command=scripted("--pace", pace.path), timings=timings) as node:
+    async with running(launcher=scripted("--pace", pace.path), timings=timings) as node:
         await ready(node)
         generation = await ask(node, "one")
         stopping = asyncio.create_task(node.stop())

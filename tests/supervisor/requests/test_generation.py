@@ -8,11 +8,19 @@ from mlx_worker import errors
 from mlx_worker.errors import RequestTimedOut, WorkerError
 from mlx_worker.supervisor.process.connection import Told
 from mlx_worker.supervisor.requests.generation import Ending, Generation, Piece, Scores
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.messages import PrefillProgress, RequestFailed, Started
+from mlx_worker.wire.output import (
+    Done,
+    InvalidToolCall,
+    PromptScores,
+    ReasoningText,
+    RowOutput,
+    ToolCall,
+)
 from tests.supervisor_harness import chat, soon, taken, text_of
 
-STARTED = m.Started(1, 4, 2, cache_hit=True)
-FAILED = m.Failed(1, "inference_error", "it broke")
+STARTED = Started(1, 4, 2, cache_hit=True)
+FAILED = RequestFailed(1, "inference_error", "it broke")
 
 
 class Heard:
@@ -72,36 +80,36 @@ async def test_whoever_gives_up_waiting_for_the_start_does_not_spoil_it_for_othe
 
 async def test_a_reader_that_lags_takes_everything_at_once() -> None:
     heard = Heard()
-    heard.hear(STARTED, m.Row(1, [1], "one"), m.Row(1, [2, 3], " two three"))
+    heard.hear(STARTED, RowOutput(1, [1], "one"), RowOutput(1, [2, 3], " two three"))
     assert await text_of(heard.it) == "one two three"
     assert heard.it.tokens == [1, 2, 3]
 
 
 async def test_spans_stay_in_order_and_neighbours_of_one_kind_are_one() -> None:
     heard = Heard()
-    look = m.ToolCall("call_1", "look", "{}")
+    look = ToolCall("call_1", "look", "{}")
     heard.hear(
         STARTED,
-        m.Row(1, [1], "", [], [m.Reasoning("a")]),
-        m.Row(1, [2], "", [], [m.Reasoning("b")]),
-        m.Row(1, [3], "one"),
-        m.Row(1, [4], " two"),
-        m.Row(1, [5], " three", [], [look, look]),
-        m.Row(1, [6], " four", [], [" and"]),
+        RowOutput(1, [1], "", [], [ReasoningText("a")]),
+        RowOutput(1, [2], "", [], [ReasoningText("b")]),
+        RowOutput(1, [3], "one"),
+        RowOutput(1, [4], " two"),
+        RowOutput(1, [5], " three", [], [look, look]),
+        RowOutput(1, [6], " four", [], [" and"]),
     )
     piece = await soon(taken(heard.it))
-    assert piece == Piece(" three and four", [], [m.Reasoning("ab"), "one two", look, look])
-    assert piece.said == [m.Reasoning("ab"), "one two", look, look, " three and four"]
+    assert piece == Piece(" three and four", [], [ReasoningText("ab"), "one two", look, look])
+    assert piece.said == [ReasoningText("ab"), "one two", look, look, " three and four"]
 
 
 async def test_a_reader_that_waits_is_woken_by_a_span_and_gets_those_that_were_held_back() -> None:
     heard = Heard()
     reading = asyncio.create_task(taken(heard.it))
     await asyncio.sleep(0)
-    heard.hear(STARTED, m.Row(1, [1], "", [], [m.Reasoning("a")]))
-    assert await soon(reading) == Piece("", [], [m.Reasoning("a")])
-    cut = m.BrokenCall("{", "cut short")
-    heard.hear(m.Done(1, "length", 2, "", [cut]))
+    heard.hear(STARTED, RowOutput(1, [1], "", [], [ReasoningText("a")]))
+    assert await soon(reading) == Piece("", [], [ReasoningText("a")])
+    cut = InvalidToolCall("{", "cut short")
+    heard.hear(Done(1, "length", 2, "", [cut]))
     assert await soon(taken(heard.it)) == Piece("", [], [cut])
     assert await soon(taken(heard.it)) is None
 
@@ -110,17 +118,17 @@ async def test_a_reader_that_waits_is_woken_by_text_and_not_by_tokens_without_an
     heard = Heard()
     reading = asyncio.create_task(text_of(heard.it))
     await asyncio.sleep(0)
-    heard.hear(STARTED, m.Prefill(1, 4, 4), m.Row(1, [1], ""))
+    heard.hear(STARTED, PrefillProgress(1, 4, 4), RowOutput(1, [1], ""))
     for _ in range(3):
         await asyncio.sleep(0)
     assert not reading.done()
-    heard.hear(m.Row(1, [2], "at last"))
+    heard.hear(RowOutput(1, [2], "at last"))
     assert await soon(reading) == "at last"
 
 
 async def test_the_end_gives_what_was_held_back_then_nothing_for_ever() -> None:
     heard = Heard()
-    heard.hear(STARTED, m.Row(1, [1], "one"), m.Done(1, "length", 2, " two"))
+    heard.hear(STARTED, RowOutput(1, [1], "one"), Done(1, "length", 2, " two"))
     assert await text_of(heard.it) == "one two"
     assert await text_of(heard.it) == ""
     assert await text_of(heard.it) == ""
@@ -130,7 +138,7 @@ async def test_the_end_gives_what_was_held_back_then_nothing_for_ever() -> None:
 
 async def test_a_failure_is_raised_after_everything_said_before_it_and_stays() -> None:
     heard = Heard()
-    heard.hear(STARTED, m.Row(1, [1], "one"), FAILED)
+    heard.hear(STARTED, RowOutput(1, [1], "one"), FAILED)
     assert await text_of(heard.it) == "one"
     for _ in range(2):
         with pytest.raises(errors.InferenceError, match="it broke"):
@@ -142,10 +150,10 @@ async def test_a_failure_is_raised_after_everything_said_before_it_and_stays() -
 
 async def test_the_loss_of_its_process_is_no_end_and_what_the_next_one_says_follows() -> None:
     heard = Heard()
-    heard.hear(STARTED, m.Row(1, [1], "one"))
+    heard.hear(STARTED, RowOutput(1, [1], "one"))
     heard.lose()
     assert heard.said == ["lost: it died"]
-    heard.hear(m.Started(2, 5, 5, cache_hit=False), m.Row(2, [2], " two"), m.Done(2, "stop", 2, ""))
+    heard.hear(Started(2, 5, 5, cache_hit=False), RowOutput(2, [2], " two"), Done(2, "stop", 2, ""))
     assert await soon(heard.it.started()) == STARTED
     assert await text_of(heard.it) == "one two"
     assert await text_of(heard.it) == ""
@@ -159,7 +167,7 @@ async def test_lost_before_its_start_it_starts_with_the_next_process() -> None:
     waiting = asyncio.create_task(heard.it.started())
     await asyncio.sleep(0)
     assert not waiting.done()
-    again = m.Started(2, 5, 5, cache_hit=False)
+    again = Started(2, 5, 5, cache_hit=False)
     heard.hear(again)
     assert await soon(waiting) == again
 
@@ -168,9 +176,9 @@ async def test_progress_without_a_word_is_a_sign_of_life() -> None:
     heard = Heard(sign_every=0)
     reading = asyncio.create_task(taken(heard.it))
     await asyncio.sleep(0)
-    heard.hear(STARTED, m.Prefill(1, 1, 4), m.Prefill(1, 2, 4))
+    heard.hear(STARTED, PrefillProgress(1, 1, 4), PrefillProgress(1, 2, 4))
     assert await soon(reading) == Piece("", [])
-    heard.hear(m.Row(1, [1], "one"))
+    heard.hear(RowOutput(1, [1], "one"))
     assert await text_of(heard.it) == "one"
 
 
@@ -178,12 +186,12 @@ async def test_signs_of_life_are_not_given_too_often() -> None:
     heard = Heard(sign_every=3600)
     reading = asyncio.create_task(taken(heard.it))
     await asyncio.sleep(0)
-    heard.hear(STARTED, m.Prefill(1, 1, 4))
+    heard.hear(STARTED, PrefillProgress(1, 1, 4))
     heard.it.progressed()
     for _ in range(3):
         await asyncio.sleep(0)
     assert not reading.done()
-    heard.hear(m.Row(1, [1], "one"))
+    heard.hear(RowOutput(1, [1], "one"))
     assert await soon(reading) == Piece("one", [])
 
 
@@ -211,7 +219,7 @@ async def test_a_refusal_before_the_start_is_the_error_that_the_child_named(
     code: str, kind: type[errors.WorkerError]
 ) -> None:
     heard = Heard()
-    heard.hear(m.Failed(1, code, "5000 tokens of 4096"))
+    heard.hear(RequestFailed(1, code, "5000 tokens of 4096"))
     with pytest.raises(errors.WorkerError, match="5000 tokens of 4096") as refused:
         await soon(heard.it.started())
     assert type(refused.value) is kind
@@ -222,14 +230,14 @@ async def test_leaving_is_said_while_it_runs() -> None:
     heard.hear(STARTED)
     heard.it.leave()
     assert heard.said == ["left"]
-    heard.hear(m.Done(1, "cancelled", 0, ""))
+    heard.hear(Done(1, "cancelled", 0, ""))
     assert await text_of(heard.it) == ""
     assert heard.said == ["left", "ended"]
 
 
 async def test_dropped_it_ends_with_what_it_had() -> None:
     heard = Heard()
-    heard.hear(STARTED, m.Row(1, [1], "one"))
+    heard.hear(STARTED, RowOutput(1, [1], "one"))
     heard.lose()
     heard.it.drop()
     assert await text_of(heard.it) == "one"
@@ -237,8 +245,8 @@ async def test_dropped_it_ends_with_what_it_had() -> None:
     assert heard.it.ending == Ending("cancelled", 1)
 
 
-@pytest.mark.parametrize("last_word", [m.Done(1, "stop", 0, ""), FAILED])
-async def test_leaving_after_the_end_says_nothing(last_word: m.Done | m.Failed) -> None:
+@pytest.mark.parametrize("last_word", [Done(1, "stop", 0, ""), FAILED])
+async def test_leaving_after_the_end_says_nothing(last_word: Done | RequestFailed) -> None:
     heard = Heard()
     heard.hear(STARTED, last_word)
     heard.it.leave()
@@ -253,7 +261,7 @@ async def test_what_is_not_done_by_its_deadline_fails_and_what_comes_later_is_no
     heard.overdue(heard.it, RequestTimedOut("too late"))
     with pytest.raises(RequestTimedOut):
         await soon(taken(heard.it))
-    heard.hear(m.Done(1, "cancelled", 3, ""))
+    heard.hear(Done(1, "cancelled", 3, ""))
     heard.lose()
     assert heard.said == ["ended"]
 
@@ -263,7 +271,7 @@ async def test_what_is_done_has_no_deadline_any_more() -> None:
     loop = asyncio.get_running_loop()
     error = RequestTimedOut("too late")
     heard.it.deadline = loop.call_later(0.05, heard.overdue, heard.it, error)
-    heard.hear(STARTED, m.Done(1, "stop", 1, "hello"))
+    heard.hear(STARTED, Done(1, "stop", 1, "hello"))
     passed = asyncio.Event()
     loop.call_later(0.1, passed.set)
     await soon(passed.wait())
@@ -271,9 +279,9 @@ async def test_what_is_done_has_no_deadline_any_more() -> None:
     assert await text_of(heard.it) == "hello"
 
 
-def scores(*stretches: str, last: bool) -> list[m.PromptScores]:
+def scores(*stretches: str, last: bool) -> list[PromptScores]:
     return [
-        m.PromptScores(1, [text.encode()] * 4, b"", is_last=last and text is stretches[-1])
+        PromptScores(1, [text.encode()] * 4, b"", is_last=last and text is stretches[-1])
         for text in stretches
     ]
 
@@ -282,10 +290,10 @@ async def test_scores_of_a_prompt_are_taken_once_and_whole() -> None:
     heard = Heard()
     heard.hear(STARTED, *scores("null", "-1.5", last=False))
     assert heard.it.take() is None
-    heard.hear(*scores("", last=True), m.Row(1, [5], "a"))
+    heard.hear(*scores("", last=True), RowOutput(1, [5], "a"))
     piece = heard.it.take()
     assert piece == Piece("a", [], scores=Scores([b"null,-1.5"] * 4, b""))
-    heard.hear(m.Row(1, [6], "b"))
+    heard.hear(RowOutput(1, [6], "b"))
     assert heard.it.take() == Piece("b", [])
 
 

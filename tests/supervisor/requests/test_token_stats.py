@@ -1,7 +1,7 @@
 """Inter-token latency from whole decode steps."""
 
 from mlx_worker.supervisor.requests.token_stats import Pace
-from mlx_worker.wire import messages as m
+from mlx_worker.wire.output import RowOutput
 
 
 class Clock:
@@ -11,8 +11,8 @@ class Clock:
         return self.now
 
 
-def rows(*ids: int) -> list[m.Row]:
-    return [m.Row(id_, [7], "word") for id_ in ids]
+def rows(*ids: int) -> list[RowOutput]:
+    return [RowOutput(id_, [7], "word") for id_ in ids]
 
 
 def test_a_step_is_the_latency_of_every_row_that_was_in_the_one_before() -> None:
@@ -33,7 +33,7 @@ def test_several_short_steps_that_come_as_one_have_shared_its_time() -> None:
     pace = Pace(clock)
     pace.step(rows(1, 2))
     clock.now += 3
-    pace.step([m.Row(1, [7, 7, 7], "words"), m.Row(2, [7], "word")])
+    pace.step([RowOutput(1, [7, 7, 7], "words"), RowOutput(2, [7], "word")])
     assert pace.tokens == 6
     assert sum(times for _, times in list(pace.between.cumulative())[-1:]) == 4
     assert pace.between.total == 4 * 1

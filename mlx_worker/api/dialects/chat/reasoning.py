@@ -1,4 +1,4 @@
-"""How a chat completion asks for reasoning, in the words of several servers.
+"""How a chat completion asks for reasoning, in the fields of several servers.
 
 OpenAI has `reasoning_effort`; OpenRouter has `reasoning`; `thinking` is that of DeepSeek, GLM and
 Kimi. All of them become the arguments of the model's template. [front]
@@ -10,36 +10,42 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from mlx_worker.api.dialects.fields import Word, first_given, refuse_unsupported, template_kwargs
+from mlx_worker.api.dialects.fields import (
+    ShortText,
+    build_template_kwargs,
+    first_not_none,
+    refuse_unsupported,
+)
 
 if TYPE_CHECKING:
-    from mlx_worker.api.dialects.chat.request import ChatBody
+    from mlx_worker.api.dialects.chat.request import ChatCompletionRequest
 
 
-class ThinkingSwitch(msgspec.Struct, frozen=True):
-    """Whether the model is to think first, where its template knows a switch."""
+class ChatThinking(msgspec.Struct, frozen=True):
+    """Whether the model thinks first, if its template has a switch for it."""
 
     type: Literal["enabled", "disabled", "adaptive", "auto"]
 
 
-class Reasoning(msgspec.Struct, frozen=True):
-    """How much is to be reasoned; `exclude`: the answer is not to tell it."""
+class ChatReasoning(msgspec.Struct, frozen=True):
+    """How much the model reasons; `exclude`: the response is not to contain the reasoning."""
 
-    effort: Word | None = None
+    effort: ShortText | None = None
     enabled: bool | None = None
     exclude: bool | None = None
 
 
-def reasoning_kwargs(asked: ChatBody) -> dict[str, Any]:
+def build_reasoning_kwargs(body: ChatCompletionRequest) -> dict[str, Any]:
     """Return the template's arguments. Raises UnsupportedField for reasoning that is excluded."""
-    reasoning = asked.reasoning or Reasoning()
+    reasoning = body.reasoning or ChatReasoning()
     refuse_unsupported({"reasoning.exclude": reasoning.exclude is True})
-    told = template_kwargs(asked, first_given(asked.reasoning_effort, reasoning.effort))
-    switch = first_given(_switch(asked.thinking), reasoning.enabled)
-    return told if switch is None else {"enable_thinking": switch} | told
+    effort = first_not_none(body.reasoning_effort, reasoning.effort)
+    kwargs = build_template_kwargs(body, effort)
+    switch = first_not_none(_thinking_switch(body.thinking), reasoning.enabled)
+    return kwargs if switch is None else {"enable_thinking": switch} | kwargs
 
 
-def _switch(thinking: bool | ThinkingSwitch | None) -> bool | None:
-    if isinstance(thinking, ThinkingSwitch):
+def _thinking_switch(thinking: bool | ChatThinking | None) -> bool | None:
+    if isinstance(thinking, ChatThinking):
         return None if thinking.type == "auto" else thinking.type != "disabled"
     return thinking

@@ -1,9 +1,9 @@
-"""What `POST /v1/chat/completions` answers: one completion object, or its chunks.
+"""Write the answers of `POST /v1/chat/completions`: one completion object, or its chunks.
 
 Beyond OpenAI's fields: `reasoning_content` and `reasoning`, because both spellings are in use;
 `seed`, in the completion and in a stream's first chunks, which makes the same answer again; and
-`warnings`, in a choice whose model wrote a call that is none or whose tools were left out, there
-and in the choice's first chunk. [front]
+`warnings`, in a choice with a malformed call or without some of its tools, there and in the
+choice's first chunk. [front]
 """
 
 from __future__ import annotations
@@ -11,105 +11,109 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from mlx_worker.api.dialects.base import COMMENT
+from mlx_worker.api.dialects.base import KEEPALIVE_COMMENT
 from mlx_worker.api.dialects.errors import openai_error
-from mlx_worker.api.dialects.token_logprobs import told_logprobs
+from mlx_worker.api.dialects.token_logprobs import format_logprobs
 from mlx_worker.json_output import encode, encode_text, joined_list
-from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
+from mlx_worker.wire.output import InvalidToolCall, Notice, ReasoningText, ToolCall, visible_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mlx_worker.api.dialects.base import Call, Usage, Whole
+    from mlx_worker.api.dialects.base import (
+        FinishedChoice,
+        GenerationRequest,
+        ResponseInfo,
+        Usage,
+    )
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.requests.generation import Ending, Piece
-    from mlx_worker.wire.messages import FinishReason, Span
+    from mlx_worker.wire.output import FinishReason, Span
 
 NO_USAGE: Final[dict[str, Any]] = {"usage": None}
-"""What all chunks but the last say of the usage, where a stream's caller asked for it."""
+"""The usage in all chunks but the last, if a stream's caller asked for the usage."""
 
 
-class ChatReply:
-    """One chat completion being written; a stream's chunks differ only in their choice."""
+class ChatWriter:
+    """Writes one chat completion; a stream's chunks differ only in their choice."""
 
-    def __init__(self, call: Call, model: str, created: int, fingerprint: str) -> None:
+    def __init__(self, request: GenerationRequest, info: ResponseInfo) -> None:
         self._id = f"chatcmpl-{secrets.token_hex(12)}"
-        self._model = model
-        self._created = created
-        self._fingerprint = fingerprint
-        self._seed = call.seed
-        self._n = call.n
-        self._include_usage = call.include_usage
-        self._no_usage: dict[str, Any] = NO_USAGE if call.include_usage else {}
-        self._warnings = call.warnings
-        self._calls = [0] * call.n
+        self._info = info
+        self._seed = request.seed
+        self._n = request.n
+        self._include_usage = request.include_usage
+        self._no_usage: dict[str, Any] = NO_USAGE if request.include_usage else {}
+        self._warnings = request.warnings
+        self._call_counts = [0] * request.n
         # All but the text is the same in every chunk of a choice: encode it once.
-        chunks = (self._chunk([_delta(choice, {"content": "?"})]) for choice in range(call.n))
-        self._around = [(it[0], it[2]) for it in (chunk.rpartition(b'"?"') for chunk in chunks)]
+        chunks = (self._chunk([_delta(choice, {"content": "?"})]) for choice in range(request.n))
+        parts = (chunk.rpartition(b'"?"') for chunk in chunks)
+        self._around_text = [(before, after) for before, _, after in parts]
 
-    def opening(self, _usage: Usage) -> bytes:
-        """The role chunks."""
+    def start(self, _usage: Usage) -> bytes:
+        """Return the role chunks."""
         role = {"role": "assistant", "content": ""}
-        warned = {"warnings": self._warnings} if self._warnings else {}
-        choices = (_delta(it, role) | warned for it in range(self._n))
+        warnings = {"warnings": self._warnings} if self._warnings else {}
+        choices = (_delta(choice, role) | warnings for choice in range(self._n))
         return b"".join(self._chunk([choice], seed=self._seed) for choice in choices)
 
-    def sign(self) -> bytes:
-        """A comment."""
-        return COMMENT
+    def keepalive(self) -> bytes:
+        """Return a comment."""
+        return KEEPALIVE_COMMENT
 
-    def piece(self, piece: Piece, choice: int) -> bytes:
-        """Chunks of content, reasoning and calls, in their order."""
+    def delta(self, piece: Piece, choice: int) -> bytes:
+        """Return chunks of content, reasoning and calls, in their order."""
         if not piece.spans and not piece.logprobs:
-            before, after = self._around[choice]
+            before, after = self._around_text[choice]
             return before + encode_text(piece.text) + after
         deltas = [delta for span in piece.spans for delta in self._deltas(span, choice)]
         if piece.text or not deltas:
             deltas.append(_delta(choice, {"content": piece.text}))
         if piece.logprobs:
-            deltas[-1]["logprobs"] = {"content": told_logprobs(piece.logprobs)}
+            deltas[-1]["logprobs"] = {"content": format_logprobs(piece.logprobs)}
         return b"".join(self._chunk([delta]) for delta in deltas)
 
-    def closing(self, endings: Sequence[Ending], usage: Usage) -> bytes:
-        """The finish chunks, the usage chunk where it was asked for, and [DONE]."""
+    def finish(self, endings: Sequence[Ending], usage: Usage) -> bytes:
+        """Return the finish chunks, the usage chunk if it was asked for, and [DONE]."""
         end = b"".join(
             self._chunk([{"index": choice, "delta": {}, "finish_reason": ending.finish}])
             for choice, ending in enumerate(endings)
         )
         if self._include_usage:
-            end += self._chunk([], usage=usage_of(usage))
+            end += self._chunk([], usage=format_usage(usage))
         return end + b"data: [DONE]\n\n"
 
-    def broken(self, error: WorkerError) -> bytes:
-        """An error event: client libraries raise it."""
+    def error(self, error: WorkerError) -> bytes:
+        """Return an error event, which client libraries raise."""
         return b"data: " + openai_error(error) + b"\n\n"
 
-    def whole(self, choices: Sequence[Whole], usage: Usage) -> bytes:
-        """The completion object."""
-        said = [
-            _whole_choice(i, piece, end.finish, self._warnings)
-            for i, (piece, end) in enumerate(choices)
+    def full_response(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
+        """Return the completion object."""
+        formatted = [
+            _format_choice(i, piece, ending.finish, self._warnings)
+            for i, (piece, ending) in enumerate(choices)
         ]
-        body = self._object("chat.completion", said)
+        body = self._object("chat.completion", formatted)
         scores = choices[0][0].scores
-        listed = {} if scores is None else {"prompt_logprobs": joined_list(scores.listed)}
-        return encode(body | {"usage": usage_of(usage), "seed": self._seed} | listed)
+        scored = {} if scores is None else {"prompt_logprobs": joined_list(scores.listed)}
+        return encode(body | {"usage": format_usage(usage), "seed": self._seed} | scored)
 
     def _deltas(self, span: Span, choice: int) -> Iterator[dict[str, Any]]:
         match span:
             case str():
                 yield _delta(choice, {"content": span})
-            case Reasoning():
-                yield _delta(choice, _reasoning(span.text))
-            case BrokenCall():
+            case ReasoningText():
+                yield _delta(choice, _reasoning_fields(span.text))
+            case InvalidToolCall():
                 yield _delta(choice, {"content": span.text}) | {"warnings": [span.problem]}
             case Notice():
                 yield _delta(choice, {"content": ""}) | {"warnings": [span.problem]}
             case ToolCall():
-                index = self._calls[choice]
-                self._calls[choice] += 1
-                named = {"index": index} | _call(span, arguments="")
-                yield _delta(choice, {"tool_calls": [named]})
+                index = self._call_counts[choice]
+                self._call_counts[choice] += 1
+                call = {"index": index} | _format_call(span, arguments="")
+                yield _delta(choice, {"tool_calls": [call]})
                 rest = {"index": index, "function": {"arguments": span.arguments}}
                 yield _delta(choice, {"tool_calls": [rest]})
 
@@ -121,9 +125,9 @@ class ChatReply:
         return {
             "id": self._id,
             "object": kind,
-            "created": self._created,
-            "model": self._model,
-            "system_fingerprint": self._fingerprint,
+            "created": self._info.created,
+            "model": self._info.model,
+            "system_fingerprint": self._info.fingerprint,
             "choices": choices,
         }
 
@@ -132,39 +136,40 @@ def _delta(choice: int, delta: dict[str, Any]) -> dict[str, Any]:
     return {"index": choice, "delta": delta, "finish_reason": None}
 
 
-def _reasoning(text: str) -> dict[str, Any]:
+def _reasoning_fields(text: str) -> dict[str, Any]:
     return {"reasoning_content": text, "reasoning": text}
 
 
-def _call(call: ToolCall, arguments: str) -> dict[str, Any]:
+def _format_call(call: ToolCall, arguments: str) -> dict[str, Any]:
     function = {"name": call.name, "arguments": arguments}
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _whole_choice(
+def _format_choice(
     index: int, piece: Piece, finish: FinishReason, warnings: list[str]
 ) -> dict[str, Any]:
-    calls = [_call(it, it.arguments) for it in piece.spans if isinstance(it, ToolCall)]
-    thought = "".join(it.text for it in piece.spans if isinstance(it, Reasoning))
-    noted = [it.problem for it in piece.spans if isinstance(it, BrokenCall | Notice)]
-    warned = [*warnings, *noted]
-    content = "".join(map(shown, piece.said))
+    spans = piece.spans
+    calls = [_format_call(span, span.arguments) for span in spans if isinstance(span, ToolCall)]
+    reasoning = "".join(span.text for span in spans if isinstance(span, ReasoningText))
+    problems = [span.problem for span in spans if isinstance(span, InvalidToolCall | Notice)]
+    warnings = [*warnings, *problems]
+    content = "".join(map(visible_text, piece.said))
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
         message |= {"content": content or None, "tool_calls": calls}
-    if thought:
-        message |= _reasoning(thought)
+    if reasoning:
+        message |= _reasoning_fields(reasoning)
     choice: dict[str, Any] = {
         "index": index,
         "message": message,
-        "logprobs": {"content": told_logprobs(piece.logprobs)} if piece.logprobs else None,
+        "logprobs": {"content": format_logprobs(piece.logprobs)} if piece.logprobs else None,
         "finish_reason": finish,
     }
-    return choice | ({"warnings": warned} if warned else {})
+    return choice | ({"warnings": warnings} if warnings else {})
 
 
-def usage_of(usage: Usage) -> dict[str, Any]:
-    """As chat completions and completions tell it."""
+def format_usage(usage: Usage) -> dict[str, Any]:
+    """Return the usage in the form of chat completions and completions."""
     return {
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,

@@ -2,91 +2,84 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from mlx_worker.api.dialects.base import fitted
-from mlx_worker.api.dialects.fields import Word
+from mlx_worker.api.dialects.decoding import convert_field
+from mlx_worker.api.dialects.fields import ShortText
 from mlx_worker.api.dialects.hosted_tools import (
-    CHOICES,
-    is_hosted,
+    TOOL_CHOICES,
+    ResolvedTools,
     refuse_hosted_choice,
     refuse_nothing_to_call,
+    split_hosted,
     tools_warning,
-    unknown_type,
+    types_of,
+    unknown_type_error,
 )
-from mlx_worker.api.dialects.structured_output import must_call
+from mlx_worker.api.dialects.structured_output import tool_call_constraint
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.wire import messages as m
 
-
-class ChosenFunction(msgspec.Struct, frozen=True):
+class ChatFunctionName(msgspec.Struct, frozen=True):
     """A function's name."""
 
-    name: Word
+    name: ShortText
 
 
-class ChosenTool(msgspec.Struct, frozen=True):
+class ChatToolChoice(msgspec.Struct, frozen=True):
     """The tool that has to be called."""
 
     type: Literal["function"]
-    function: ChosenFunction
+    function: ChatFunctionName
 
 
-class AllowedFunctions(msgspec.Struct, frozen=True):
+class ChatAllowedFunctions(msgspec.Struct, frozen=True):
     """The only functions that may be called."""
 
     mode: Literal["auto", "required"]
     tools: list[dict[str, Any]]
 
 
-class AllowedTools(msgspec.Struct, frozen=True):
+class ChatAllowedTools(msgspec.Struct, frozen=True):
     """A choice among some of the tools."""
 
     type: Literal["allowed_tools"]
-    allowed_tools: AllowedFunctions
+    allowed_tools: ChatAllowedFunctions
 
 
-class Function(msgspec.Struct, frozen=True):
-    """What a tool must say of itself; the rest is between the caller and the template."""
+class ChatFunction(msgspec.Struct, frozen=True):
+    """The required fields of a function; its other fields are only read by the template."""
 
-    name: Word
+    name: ShortText
     description: str | None = None
     parameters: dict[str, Any] | None = None
 
 
-class Tool(msgspec.Struct, frozen=True):
-    """A tool that is offered; there are only functions."""
+class ChatTool(msgspec.Struct, frozen=True):
+    """A tool that is offered; the only type is `function`."""
 
     type: Literal["function"]
-    function: Function
+    function: ChatFunction
 
 
-class Choice(NamedTuple):
-    """What `tools` and `tool_choice` come to."""
-
-    offered: list[dict[str, Any]]
-    warnings: list[str]
-    forced: m.Call | None = None
-    one_call: bool = False
-
-
-def chosen(
-    asked: list[dict[str, Any]], choice: str | dict[str, Any] | None, hosted: Sequence[str]
-) -> Choice:
+def resolve_chat_tools(
+    declared: list[dict[str, Any]],
+    choice: str | dict[str, Any] | None,
+    hosted: Sequence[str],
+) -> ResolvedTools:
     """Return which tools are offered, as the caller wrote them, and which have to be called.
 
     `hosted` are tools that other fields ask for. Templates show functions word for word. Raises
     InvalidRequest, which names the field.
     """
-    tools, left_out = _functions(asked)
+    tools, left_out = _functions(declared)
     left_out = [*hosted, *left_out]
-    all_offered = Choice(tools, tools_warning(left_out))
+    all_offered = ResolvedTools(tools, tools_warning(left_out))
     if choice in (None, "auto"):
         return all_offered
     if choice == "none":
@@ -94,51 +87,43 @@ def chosen(
     names = [tool["function"]["name"] for tool in tools]
     refuse_nothing_to_call(names, left_out)
     if choice == "required":
-        return all_offered._replace(forced=must_call(names, "tool_choice"))
+        return all_offered._replace(forced=tool_call_constraint(names, "tool_choice"))
     if isinstance(choice, str):
-        raise unknown_type("tool_choice", choice, CHOICES)
+        raise unknown_type_error("tool_choice", choice, TOOL_CHOICES)
     kind = choice.get("type")
     refuse_hosted_choice(kind)
     if kind == "allowed_tools":
-        return _allowed(fitted(choice, AllowedTools, "tool_choice").allowed_tools, all_offered)
+        allowed = convert_field(choice, ChatAllowedTools, "tool_choice").allowed_tools
+        return _resolve_allowed(allowed, all_offered)
     if kind != "function":
-        raise unknown_type("tool_choice.type", kind, ["function", "allowed_tools"])
-    only = fitted(choice, ChosenTool, "tool_choice").function.name
-    return all_offered._replace(forced=must_call(names, "tool_choice", only), one_call=True)
+        raise unknown_type_error("tool_choice.type", kind, ["function", "allowed_tools"])
+    name = convert_field(choice, ChatToolChoice, "tool_choice").function.name
+    forced = tool_call_constraint(names, "tool_choice", name)
+    return all_offered._replace(forced=forced, one_call=True)
 
 
-def _functions(asked: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the functions, and the types of the tools that are left out."""
-    functions: list[dict[str, Any]] = []
-    left_out: list[str] = []
-    for i, tool in enumerate(asked):
-        kind, place = tool.get("type"), f"tools[{i}]"
-        if is_hosted(kind):
-            left_out.append(str(kind))
-            continue
-        if kind not in (None, "function"):
-            raise unknown_type(f"{place}.type", kind, ["function"])
-        fitted(tool, Tool, place)
-        functions.append(tool)
-    return functions, left_out
+def _functions(declared: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the functions, and the types of the hosted tools."""
+    own, hosted = split_hosted(declared, "tools")
+    for field, tool in own:
+        if (kind := tool.get("type")) not in (None, "function"):
+            raise unknown_type_error(f"{field}.type", kind, ["function"])
+        convert_field(tool, ChatTool, field)
+    return [tool for _, tool in own], types_of(hosted)
 
 
-def _allowed(asked: AllowedFunctions, all_offered: Choice) -> Choice:
+def _resolve_allowed(allowed: ChatAllowedFunctions, all_offered: ResolvedTools) -> ResolvedTools:
     known = {tool["function"]["name"] for tool in all_offered.offered}
     names: dict[str, None] = {}
-    left_out: list[str] = []
-    for i, tool in enumerate(asked.tools):
-        place = f"tool_choice.allowed_tools.tools[{i}]"
-        if is_hosted(tool.get("type")):
-            left_out.append(tool["type"])
-            continue
-        name = fitted(tool, ChosenTool, place).function.name
+    own, hosted = split_hosted(allowed.tools, "tool_choice.allowed_tools.tools")
+    for field, tool in own:
+        name = convert_field(tool, ChatToolChoice, field).function.name
         if name not in known:
-            raise InvalidRequest(f"{place}: there is no tool {name!r}", param=place)
+            raise InvalidRequest(f"{field}: there is no tool {name!r}", param=field)
         names[name] = None
     offered = [tool for tool in all_offered.offered if tool["function"]["name"] in names]
-    allowed = all_offered._replace(offered=offered)
-    if asked.mode == "auto":
-        return allowed
-    refuse_nothing_to_call(names, left_out)
-    return allowed._replace(forced=must_call([*names], "tool_choice"))
+    resolved = all_offered._replace(offered=offered)
+    if allowed.mode == "auto":
+        return resolved
+    refuse_nothing_to_call(names, types_of(hosted))
+    return resolved._replace(forced=tool_call_constraint([*names], "tool_choice"))

@@ -1,54 +1,52 @@
-"""The dialect of `POST /v1/completions`, as it is asked; `completions_reply` writes its answers.
+"""Parse the bodies of `POST /v1/completions`; `response` writes the answers.
 
-Prompts are read as they stand: no template, no roles; what a model would mark as reasoning or a
+Prompts are read as they stand: no template, no roles. What a model would mark as reasoning or a
 call is text here. Source: OpenAI's API reference, completions (legacy). [front]
 """
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec.structs import replace
 
-from mlx_worker.api.dialects.base import Call, Places, decode
-from mlx_worker.api.dialects.chat.request import ResponseFormat, StreamOptions, response_shape
+from mlx_worker.api.dialects.base import GenerationRequest
+from mlx_worker.api.dialects.chat.request import (
+    ResponseFormat,
+    StreamOptions,
+    parse_response_format,
+)
+from mlx_worker.api.dialects.decoding import decode_body
 from mlx_worker.api.dialects.fields import (
-    Alternatives,
+    AlternativeCount,
+    CommonFields,
     ModelName,
-    Samplers,
-    Stop,
-    answer_tokens,
-    ends_of,
-    no_defaults,
+    StopStrings,
     refuse_unsupported,
-    sampling,
-    scoring_of,
-    seed_of,
-    stop_words,
+    resolve_ends,
+    resolve_max_tokens,
+    resolve_prompt_scoring,
+    resolve_sampling,
+    resolve_seed,
+    resolve_stop_strings,
 )
 from mlx_worker.api.dialects.foreign_fields import refuse_foreign
-from mlx_worker.api.dialects.packing import packed, packed_chat
-from mlx_worker.api.dialects.structured_output import constraint_of
+from mlx_worker.api.dialects.model_terms import TermsLookup, default_terms
+from mlx_worker.api.dialects.structured_output import resolve_constraint
 from mlx_worker.config.sampler_types import TokenId
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from mlx_worker.config.schema import Defaults
+    from mlx_worker.api.dialects.base import Prompt
 
 MAX_TOKENS = 16
-"""OpenAI's own default here, where neither the request nor the model has one."""
-
-Prompt = str | list[int]
-"""Text, or token ids."""
+"""OpenAI's own default here, if neither the request nor the model has one."""
 
 
-class CompletionBody(Samplers, frozen=True, kw_only=True):
-    """The fields that this node knows."""
+class CompletionRequest(CommonFields, frozen=True, kw_only=True):
+    """The body of a completion: the fields that this node knows."""
 
     prompt: (
         str
@@ -60,9 +58,9 @@ class CompletionBody(Samplers, frozen=True, kw_only=True):
     max_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
     best_of: int | None = None
-    stop: Stop | None = None
-    logprobs: Alternatives | None = None
-    prompt_logprobs: Alternatives | None = None
+    stop: StopStrings | None = None
+    logprobs: AlternativeCount | None = None
+    prompt_logprobs: AlternativeCount | None = None
     echo: bool | None = None
     suffix: str | None = None
     stream: bool | None = None
@@ -71,97 +69,72 @@ class CompletionBody(Samplers, frozen=True, kw_only=True):
     user: str | None = None
 
 
-class CompletionCall(Call, frozen=True, kw_only=True):
-    """A call of one prompt or several. `echoed` are those that each answer begins with."""
+def parse(data: bytes, terms_of: TermsLookup = default_terms) -> GenerationRequest:
+    """Return the request of a body. Raises InvalidRequest, which names the field.
 
-    echoed: list[Prompt]
-
-    def packed(self) -> Self:
-        """Return the same call with its bulky parts packed, what all prompts share only once."""
-        shared = packed_chat(self.chats[0])
-        return replace(
-            self,
-            chats=[replace(shared, prompt=packed(chat.prompt)) for chat in self.chats],
-            echoed=[it if isinstance(it, str) else packed(it) for it in self.echoed],
-        )
-
-
-def unlimited(_model: str | None) -> Places:
-    """As many as anybody likes."""
-    return Places("", sys.maxsize)
-
-
-def parse(
-    body: bytes,
-    defaults_of: Callable[[str | None], Defaults] = no_defaults,
-    places_of: Callable[[str | None], Places] = unlimited,
-) -> CompletionCall:
-    """A request body as a call. Raises InvalidRequest, which names the field.
-
-    The choices are counted before anything is made for one of them.
+    The choices are counted before anything is built for one of them.
     """
-    asked = decode(body, CompletionBody)
-    refuse_foreign(body, "completions", CompletionBody)
-    defaults = defaults_of(asked.model)
-    n = asked.n or 1
-    places_of(asked.model).check(n * _count(asked), "n" if n > 1 else "prompt")
-    prompts = _prompts(asked)
-    _refuse(asked)
-    seed = seed_of(asked, defaults)
+    body = decode_body(data, CompletionRequest)
+    refuse_foreign(data, "completions", CompletionRequest)
+    terms = terms_of(body.model)
+    n = body.n or 1
+    terms.capacity.check_choices(n * _count_prompts(body), "n" if n > 1 else "prompt")
+    prompts = _list_prompts(body)
+    _refuse_unsupported(body)
+    seed = resolve_seed(body, terms.defaults)
     shared = ChatRequest(
         messages=[],
-        sampling=sampling(asked, defaults, seed),
-        max_tokens=answer_tokens(asked.max_tokens, defaults.max_tokens, MAX_TOKENS),
-        stop=stop_words(asked.stop),
-        logprobs=asked.logprobs,
-        constraint=constraint_of(asked, None, response_shape(asked.response_format)),
-        ends=ends_of(asked),
-        prompt_scoring=scoring_of(
-            asked.prompt_logprobs,
-            asked.logprobs if asked.echo else None,
-            stream=bool(asked.stream),
+        sampling=resolve_sampling(body, terms.defaults, seed),
+        max_tokens=resolve_max_tokens(body.max_tokens, terms.defaults.max_tokens, MAX_TOKENS),
+        stop=resolve_stop_strings(body.stop),
+        logprobs=body.logprobs,
+        constraint=resolve_constraint(body, None, parse_response_format(body.response_format)),
+        ends=resolve_ends(body),
+        prompt_scoring=resolve_prompt_scoring(
+            body.prompt_logprobs,
+            body.logprobs if body.echo else None,
+            stream=bool(body.stream),
         ),
     )
-    chats = [replace(shared, prompt=prompt) for prompt in prompts]
-    return CompletionCall(
-        model=asked.model,
-        chats=chats,
+    return GenerationRequest(
+        model=body.model,
+        chats=[replace(shared, prompt=prompt) for prompt in prompts],
         seed=seed,
         n=n,
-        stream=bool(asked.stream),
-        include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
-        echoed=prompts if asked.echo else [],
+        stream=bool(body.stream),
+        include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        echoed=prompts if body.echo else [],
     )
 
 
-def _refuse(asked: CompletionBody) -> None:
+def _refuse_unsupported(body: CompletionRequest) -> None:
     refuse_unsupported(
         {
-            "suffix": bool(asked.suffix),
-            "best_of": asked.best_of not in (None, asked.n or 1),
-            "chat_template_kwargs": bool(asked.chat_template_kwargs),
-            "enable_thinking": asked.enable_thinking is not None,
+            "suffix": bool(body.suffix),
+            "best_of": body.best_of not in (None, body.n or 1),
+            "chat_template_kwargs": bool(body.chat_template_kwargs),
+            "enable_thinking": body.enable_thinking is not None,
         }
     )
 
 
-def _count(asked: CompletionBody) -> int:
+def _count_prompts(body: CompletionRequest) -> int:
     """Return the number of prompts; a list of mixed kinds is refused later."""
-    if isinstance(asked.prompt, str) or isinstance(asked.prompt[0], int):
+    if isinstance(body.prompt, str) or isinstance(body.prompt[0], int):
         return 1
-    return len(asked.prompt)
+    return len(body.prompt)
 
 
-def _prompts(asked: CompletionBody) -> list[Prompt]:
-    """One or several. Raises InvalidRequest where texts, tokens and lists of them are mixed."""
-    if isinstance(asked.prompt, str):
-        return [asked.prompt]
-    tokens = [it for it in asked.prompt if isinstance(it, int)]
-    if len(tokens) == len(asked.prompt):
+def _list_prompts(body: CompletionRequest) -> list[Prompt]:
+    """Return one prompt or several. Raises InvalidRequest if texts and token ids are mixed."""
+    if isinstance(body.prompt, str):
+        return [body.prompt]
+    tokens = [item for item in body.prompt if isinstance(item, int)]
+    if len(tokens) == len(body.prompt):
         return [tokens]
-    several: list[Prompt] = [it for it in asked.prompt if not isinstance(it, int)]
-    if len(several) < len(asked.prompt) or len({type(it) for it in several}) > 1:
+    prompts: list[Prompt] = [item for item in body.prompt if not isinstance(item, int)]
+    if len(prompts) < len(body.prompt) or len({type(prompt) for prompt in prompts}) > 1:
         raise InvalidRequest(
             "prompt: texts, tokens and lists of tokens cannot be mixed", param="prompt"
         )
-    return several
+    return prompts

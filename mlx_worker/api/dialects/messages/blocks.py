@@ -1,7 +1,7 @@
-"""Blocks of `POST /v1/messages` that are text to a model: in turns, results and documents.
+"""Turn the blocks of `POST /v1/messages` into text: in messages, results and documents.
 
-Text, documents, search results and references to tools are told in words; for a picture a sentence
-stands. Source: Anthropic's API reference, messages. [front]
+Text, documents, search results and references to tools are readable; a notice stands for an image.
+Source: Anthropic's API reference, messages. [front]
 """
 
 from __future__ import annotations
@@ -11,40 +11,40 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from mlx_worker.api.dialects.attachments import (
-    KINDS,
+    ATTACHMENT_KINDS,
     PARAGRAPH,
-    Speaker,
-    document,
-    omitted,
-    own_message,
-    text_of_data,
+    SpeakerRole,
+    attachment_notice,
+    decode_text_data,
+    document_text,
+    last_user_message,
 )
-from mlx_worker.api.dialects.base import fitted
-from mlx_worker.api.dialects.fields import Word, required
+from mlx_worker.api.dialects.decoding import convert_field
+from mlx_worker.api.dialects.fields import ShortText, require_field
 from mlx_worker.errors import UnsupportedField
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.api.dialects.messages.request import Message
+    from mlx_worker.api.dialects.messages.history import InputMessage
 
-TOLD: Final = frozenset(
-    {"text", "compaction", "document", "search_result", "tool_reference", *KINDS}
+READABLE_TYPES: Final = frozenset(
+    {"text", "compaction", "document", "search_result", "tool_reference", *ATTACHMENT_KINDS}
 )
-"""Types of blocks that are told in words."""
+"""Types of blocks that a model reads as text."""
 
 
 class TextBlock(msgspec.Struct, frozen=True):
-    """Words; what else a block may be is refused by its type."""
+    """A block of text; blocks of other types are refused by their type."""
 
-    type: Word
+    type: ShortText
     text: str | None = None
 
 
-class ToldBlock(TextBlock, frozen=True):
-    """A block that is told in words; which fields it needs is told by its type.
+class ReadableBlock(TextBlock, frozen=True):
+    """A block that a model reads as text; its type says which fields it needs.
 
-    `source` is an object, but of a search result a text; `content` is what is in the block.
+    `source` is an object, but a text in a search result; `content` is what is in the block.
     """
 
     source: Any = None
@@ -54,97 +54,100 @@ class ToldBlock(TextBlock, frozen=True):
     tool_name: str | None = None
 
 
-class Source(msgspec.Struct, frozen=True):
-    """Where a document is: in `data`, in `content`, or where this node does not look."""
+class DocumentSource(msgspec.Struct, frozen=True):
+    """Where a document is: in `data`, in `content`, or outside the body."""
 
-    type: Word
+    type: ShortText
     media_type: str | None = None
     data: str | None = None
     content: Any = None
 
 
-def own_turn(messages: Sequence[Message]) -> int | None:
-    """Return the place of the user's own last message; None where there is none.
+def last_user_turn(messages: Sequence[InputMessage]) -> int | None:
+    """Return the index of the user's last message; None if there is none.
 
-    An assistant's last message begins the answer, and is no turn before it.
+    An assistant's last message begins the answer, and is no message before it.
     """
-    begun = bool(messages) and messages[-1].role == "assistant"
-    return own_message([*map(_speaker, messages[:-1] if begun else messages)])
+    has_prefill = bool(messages) and messages[-1].role == "assistant"
+    return last_user_message([*map(_speaker, messages[:-1] if has_prefill else messages)])
 
 
-def _speaker(message: Message) -> Speaker:
+def _speaker(message: InputMessage) -> SpeakerRole:
     content = message.content
     if isinstance(content, str) or all(block.type != "tool_result" for block in content):
         return message.role
     return "tool"
 
 
-def text_in(content: Any, field: str) -> str:
-    """Return what a tool returned, its blocks in paragraphs. Raises InvalidRequest."""
+def tool_result_text(content: Any, field: str) -> str:
+    """Return the text of a tool's result, its blocks in paragraphs. Raises InvalidRequest."""
     if content is None or isinstance(content, str):
         return content or ""
-    blocks = fitted(content, list[ToldBlock], field)
+    blocks = convert_field(content, list[ReadableBlock], field)
     return PARAGRAPH.join(
-        text for k, block in enumerate(blocks) if (text := text_of(block, f"{field}[{k}]"))
+        text for k, block in enumerate(blocks) if (text := block_text(block, f"{field}[{k}]"))
     )
 
 
-def text_of(block: ToldBlock, field: str, *, own: bool = False) -> str:
-    """Return a block as text. Raises UnsupportedField for one that is none.
+def block_text(block: ReadableBlock, field: str, *, is_last_user: bool = False) -> str:
+    """Return a block as text. Raises UnsupportedField for a block that is no text.
 
-    `own`: the block is in the user's own last message.
+    `is_last_user`: the block is in the user's last message.
     """
     match block.type:
         case "text":
-            return required(block.text, f"{field}.text")
+            return require_field(block.text, f"{field}.text")
         case "search_result":
-            where = block.source if isinstance(block.source, str) else None
-            return document(_plain(block.content, f"{field}.content"), block.title, where)
-        case "compaction":  # without a summary it stands for nothing
-            return (
-                f"{_plain(block.content, f'{field}.content')}{PARAGRAPH}" if block.content else ""
-            )
+            source = block.source if isinstance(block.source, str) else None
+            text = _text_and_images(block.content, f"{field}.content")
+            return document_text(text, block.title, source)
+        case "compaction":
+            summary = _text_and_images(block.content, f"{field}.content")
+            return f"{summary}{PARAGRAPH}" if block.content else ""
         case "tool_reference":
-            return f"[tool: {required(block.tool_name, f'{field}.tool_name')}]"
-        case "document" if (text := _text_of_document(block.source, f"{field}.source")) is not None:
-            return document(text, block.title, block.context)
-        case kind if kind in KINDS:
-            return omitted(kind, field, own=own)
+            return f"[tool: {require_field(block.tool_name, f'{field}.tool_name')}]"
+        case "document" if (
+            document := _decode_document(block.source, f"{field}.source")
+        ) is not None:
+            return document_text(document, block.title, block.context)
+        case kind if kind in ATTACHMENT_KINDS:
+            return attachment_notice(kind, field, is_last_user=is_last_user)
         case other:
             raise UnsupportedField(
-                f"{field}: blocks of type {other!r} are not understood, only text", param=field
+                f"{field}: blocks of type {other!r} are not supported, only 'text'", param=field
             )
 
 
-def _text_of_document(given: Any, field: str) -> str | None:
-    """Return the text of a document; None where the document is none, or is not in the body."""
-    if given is None:
+def _decode_document(written: Any, field: str) -> str | None:
+    """Return the text of a document; None if it is no text, or is not in the body."""
+    if written is None:
         return None
-    source = fitted(given, Source, field)
+    source = convert_field(written, DocumentSource, field)
     match source.type:
         case "text":
-            return required(source.data, f"{field}.data")
+            return require_field(source.data, f"{field}.data")
         case "content":
-            return _plain(source.content, f"{field}.content")
+            return _text_and_images(source.content, f"{field}.content")
         case "base64" if source.data is not None:
-            return text_of_data(f"data:{source.media_type or ''};base64,{source.data}")
+            return decode_text_data(f"data:{source.media_type or ''};base64,{source.data}")
         case _:
             return None
 
 
-def _plain(content: Any, field: str) -> str:
-    """Return what is in a document or a search result: text, and pictures at most."""
+def _text_and_images(content: Any, field: str) -> str:
+    """Return the text of a document or a search result, which may contain images."""
     if content is None or isinstance(content, str):
         return content or ""
     texts: list[str] = []
-    for k, block in enumerate(fitted(content, list[TextBlock], field)):
-        place = f"{field}[{k}]"
+    for k, block in enumerate(convert_field(content, list[TextBlock], field)):
+        block_field = f"{field}[{k}]"
         if block.type == "image":
-            texts.append(omitted("image", place, own=False))
+            texts.append(attachment_notice("image", block_field, is_last_user=False))
         elif block.type == "text":
-            texts.append(required(block.text, f"{place}.text"))
+            texts.append(require_field(block.text, f"{block_field}.text"))
         else:
             raise UnsupportedField(
-                f"{place}: blocks of type {block.type!r} are not understood here", param=place
+                f"{block_field}: blocks of type {block.type!r} are not supported here",
+                param=block_field,
             )
     return PARAGRAPH.join(filter(None, texts))

@@ -1,7 +1,7 @@
-"""The dialect of `POST /v1/responses`, as it is asked; `responses_reply` writes its answers.
+"""Parse the bodies of `POST /v1/responses`; `response` writes the answers.
 
-This node keeps no responses: a conversation comes whole with every request, and whatever would
-need a kept one is refused by name. Source: OpenAI's API reference, responses. [front]
+This node stores no responses: a conversation comes whole with every request, and a field that needs
+a stored response is refused by name. Source: OpenAI's API reference, responses. [front]
 """
 
 from __future__ import annotations
@@ -11,44 +11,43 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 import msgspec
 from msgspec.structs import replace
 
-from mlx_worker.api.dialects.base import Call, decode, fitted
-from mlx_worker.api.dialects.conversation import Turns
+from mlx_worker.api.dialects.base import GenerationRequest
+from mlx_worker.api.dialects.decoding import convert_field, decode_body
 from mlx_worker.api.dialects.fields import (
-    Alternatives,
+    AlternativeCount,
+    CommonFields,
     ModelName,
-    Samplers,
+    ShortText,
     Verbosity,
-    Word,
-    answer_tokens,
-    ends_of,
-    no_defaults,
-    refuse_unsayable,
+    build_template_kwargs,
+    check_free_form,
     refuse_unsupported,
-    required,
-    sampling,
-    seed_of,
-    template_kwargs,
+    resolve_ends,
+    resolve_max_tokens,
+    resolve_sampling,
+    resolve_seed,
 )
 from mlx_worker.api.dialects.foreign_fields import refuse_foreign
-from mlx_worker.api.dialects.hosted_tools import history_warning, unknown_type
-from mlx_worker.api.dialects.large_numbers import arguments_as_written, rounded
-from mlx_worker.api.dialects.packing import packed_chat
-from mlx_worker.api.dialects.responses import history as responses_history
-from mlx_worker.api.dialects.responses.history import LEFT_OUT, WITH_TOOLS
-from mlx_worker.api.dialects.responses.parts import InputPart, Parts, own_item, text_of_parts
-from mlx_worker.api.dialects.responses.tools import CUSTOM_INPUT, ToolName, Tools
-from mlx_worker.api.dialects.structured_output import constraint_of, formatted
+from mlx_worker.api.dialects.hosted_tools import history_warning
+from mlx_worker.api.dialects.large_numbers import round_large_numbers
+from mlx_worker.api.dialects.model_terms import TermsLookup, default_terms
+from mlx_worker.api.dialects.packing import pack_chat
+from mlx_worker.api.dialects.responses.history import TOOL_ITEMS, build_conversation
+from mlx_worker.api.dialects.responses.items import InputItem
+from mlx_worker.api.dialects.responses.tool_names import ToolName
+from mlx_worker.api.dialects.responses.tools import ToolCatalog
+from mlx_worker.api.dialects.structured_output import (
+    resolve_constraint,
+    response_format_constraint,
+)
 from mlx_worker.config.sampler_types import Tokens
 from mlx_worker.errors import UnsupportedField
 from mlx_worker.json_output import encode
 from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES
-from mlx_worker.wire.messages import ChatRequest
+from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from mlx_worker.config.schema import Defaults
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.request import JsonSchemaConstraint
 
 LOGPROBS: Final = "message.output_text.logprobs"
 
@@ -64,51 +63,14 @@ INCLUDABLE: Final = frozenset(
         "web_search_call.results",
     }
 )
-"""What the reference lets an answer include. But for `LOGPROBS`, no answer of this node has any:
-reasoning is told as text, and there are no hosted tools and no images."""
-
-_TYPES = (
-    "message",
-    "reasoning",
-    "function_call",
-    "function_call_output",
-    "custom_tool_call",
-    "custom_tool_call_output",
-    *responses_history.TYPES,
-)
-"""Types of items that a model is told of."""
-
-
-class Item(msgspec.Struct, frozen=True):
-    """One thing said, thought, called or answered; which fields it needs is told by its type."""
-
-    type: Word | None = None
-    role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: Parts | None = None
-    summary: list[InputPart] | None = None
-    id: str | None = None
-    call_id: str | None = None
-    namespace: str | None = None
-    name: str | None = None
-    arguments: Any = None
-    input: str | None = None
-    output: Any = None
-    error: Any = None
-    action: Any = None
-    operation: Any = None
-    server_label: str | None = None
-    tools: Any = None
-
-    @property
-    def kind(self) -> str:
-        """The type; without one, an item is a message."""
-        return self.type or "message"
+"""Values of `include` in the reference. No answer of this node has any but `LOGPROBS`: reasoning is
+text, and there are no hosted tools and no images."""
 
 
 class TextFormat(msgspec.Struct, frozen=True):
-    """The shape of the answer; a schema is kept to, `strict` or not."""
+    """The format of the text; a schema is enforced, `strict` or not."""
 
-    type: Word
+    type: ShortText
     name: str | None = None
     schema: dict[str, Any] | None = None
     strict: bool | None = None
@@ -116,34 +78,34 @@ class TextFormat(msgspec.Struct, frozen=True):
 
 
 class TextOptions(msgspec.Struct, frozen=True):
-    """How the text is to be."""
+    """The format and the length of the text."""
 
     format: TextFormat | None = None
     verbosity: Verbosity | None = None
 
 
-class ReasoningOptions(msgspec.Struct, frozen=True):
-    """How much is to be reasoned."""
+class ResponsesReasoning(msgspec.Struct, frozen=True):
+    """How much the model reasons, and whether the response has a summary of it."""
 
-    effort: Word | None = None
+    effort: ShortText | None = None
     summary: str | None = None
 
 
-class ResponsesBody(Samplers, frozen=True, kw_only=True):
-    """The fields that this node knows."""
+class ResponseRequest(CommonFields, frozen=True, kw_only=True):
+    """The body of a response: the fields that this node knows."""
 
-    input: str | Annotated[list[Item], msgspec.Meta(min_length=1, max_length=10_000)]
+    input: str | Annotated[list[InputItem], msgspec.Meta(min_length=1, max_length=10_000)]
     model: ModelName | None = None
     instructions: str | None = None
     max_output_tokens: Tokens | None = None
     stream: bool | None = None
     tools: list[dict[str, Any]] | None = None
-    tool_choice: Word | dict[str, Any] | None = None
+    tool_choice: ShortText | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    reasoning: ReasoningOptions | None = None
+    reasoning: ResponsesReasoning | None = None
     text: TextOptions | None = None
     metadata: Annotated[dict[str, str], msgspec.Meta(max_length=1000)] | None = None
-    include: list[Word] | None = None
+    include: list[ShortText] | None = None
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
     prompt: dict[str, Any] | None = None
@@ -151,198 +113,125 @@ class ResponsesBody(Samplers, frozen=True, kw_only=True):
     moderation: dict[str, Any] | None = None
     store: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    top_logprobs: Alternatives | None = None
+    top_logprobs: AlternativeCount | None = None
 
 
-ReasoningAs = Literal["text", "summary", "both"]
+class ResponsesGenerationRequest(GenerationRequest, frozen=True, kw_only=True):
+    """A request whose response repeats some of its fields.
 
-
-class ResponsesCall(Call, frozen=True, kw_only=True):
-    """A call whose answer repeats what was asked; `reasoning_as` says where reasoning is told.
-
-    `renamed` are the client's names of tools, by the names under which a model calls them.
+    `wants_summary`: reasoning is to be in the summary. `renamed` are the client's names of tools,
+    by the names under which a model calls them.
     """
 
     repeated: dict[str, Any]
-    reasoning_as: ReasoningAs
+    wants_summary: bool
     renamed: dict[str, ToolName]
 
-    def packed(self) -> Self:
-        """Return the same call with its bulky parts packed; `repeated` is to be JSON."""
-        repeated = {key: msgspec.Raw(encode(it)) for key, it in self.repeated.items()}
-        return replace(self, chats=[packed_chat(chat) for chat in self.chats], repeated=repeated)
+    def with_packed_parts(self) -> Self:
+        """Return the same request with its bulky parts packed, and `repeated` as JSON."""
+        repeated = {field: msgspec.Raw(encode(value)) for field, value in self.repeated.items()}
+        return replace(self, chats=[pack_chat(chat) for chat in self.chats], repeated=repeated)
 
 
-def parse(
-    body: bytes,
-    defaults_of: Callable[[str | None], Defaults] = no_defaults,
-    *,
-    summaries: Literal["asked", "always"] = "asked",
-) -> ResponsesCall:
-    """A request body as a call. Raises InvalidRequest, which names the field.
-
-    `summaries`: a request that asks for no summary of reasoning gets one too, beside the text.
-    """
-    asked = decode(body, ResponsesBody)
-    refuse_foreign(body, "responses", ResponsesBody)
-    defaults = defaults_of(asked.model)
-    _refuse(asked)
-    refuse_unsayable("chat_template_kwargs", asked.chat_template_kwargs, TEMPLATE_VALUES)
-    tools = _tools(asked)
-    choice = tools.chosen(asked.tool_choice)
-    turns, left_out = _turns(asked, tools)
-    seed = seed_of(asked, defaults)
+def parse(data: bytes, terms_of: TermsLookup = default_terms) -> ResponsesGenerationRequest:
+    """Return the request of a body. Raises InvalidRequest, which names the field."""
+    body = decode_body(data, ResponseRequest)
+    refuse_foreign(data, "responses", ResponseRequest)
+    defaults = terms_of(body.model).defaults
+    _refuse_unsupported(body)
+    check_free_form("chat_template_kwargs", body.chat_template_kwargs, TEMPLATE_VALUES)
+    catalog = _build_catalog(body)
+    tools = catalog.resolve(body.tool_choice)
+    conversation, left_out = build_conversation(body.instructions, body.input, catalog)
+    seed = resolve_seed(body, defaults)
+    effort = body.reasoning.effort if body.reasoning else None
     chat = ChatRequest(
-        messages=turns.made,
-        sampling=sampling(asked, defaults, seed),
-        max_tokens=answer_tokens(asked.max_output_tokens, defaults.max_tokens),
-        template_kwargs=template_kwargs(asked, asked.reasoning.effort if asked.reasoning else None),
-        logprobs=_logprobs(asked),
-        tools=choice.offered,
-        one_call=asked.parallel_tool_calls is False or choice.one_call,
-        constraint=constraint_of(asked, choice.forced, _shape(asked.text)),
-        ends=ends_of(asked),
+        messages=conversation.messages,
+        sampling=resolve_sampling(body, defaults, seed),
+        max_tokens=resolve_max_tokens(body.max_output_tokens, defaults.max_tokens),
+        template_kwargs=build_template_kwargs(body, effort),
+        logprobs=_resolve_logprobs(body),
+        tools=tools.offered,
+        one_call=body.parallel_tool_calls is False or tools.one_call,
+        constraint=resolve_constraint(body, tools.forced, _text_constraint(body.text)),
+        ends=resolve_ends(body),
     )
-    return ResponsesCall(
-        model=asked.model,
+    return ResponsesGenerationRequest(
+        model=body.model,
         chats=[chat],
         seed=seed,
         n=1,
-        stream=bool(asked.stream),
+        stream=bool(body.stream),
         include_usage=True,
-        repeated=_repeated(asked, chat),
-        reasoning_as=_reasoning_as(asked, always=summaries == "always"),
-        renamed=tools.renamed,
-        warnings=[*tools.warnings(choice.forced), *history_warning("input", left_out)],
+        repeated=_repeated_fields(body, chat),
+        wants_summary=bool(body.reasoning and body.reasoning.summary),
+        renamed=catalog.renamed,
+        warnings=[*tools.warnings, *history_warning("input", left_out)],
     )
 
 
-def _reasoning_as(asked: ResponsesBody, *, always: bool) -> ReasoningAs:
-    if asked.reasoning and asked.reasoning.summary:
-        return "summary"
-    return "both" if always else "text"
-
-
-def _refuse(asked: ResponsesBody) -> None:
-    if asked.previous_response_id is not None:
+def _refuse_unsupported(body: ResponseRequest) -> None:
+    if body.previous_response_id is not None:
         raise UnsupportedField(
             "previous_response_id: this node stores no responses; send the earlier items again in"
-            " input, which a client does where its own store is false",
+            " input (clients do this if their own `store` is false)",
             param="previous_response_id",
         )
     refuse_unsupported(
         {
-            "conversation": asked.conversation is not None,
-            "prompt": asked.prompt is not None,
-            "background": asked.background is True,
-            "moderation": asked.moderation is not None,
+            "conversation": body.conversation is not None,
+            "prompt": body.prompt is not None,
+            "background": body.background is True,
+            "moderation": body.moderation is not None,
         }
     )
-    for name in asked.include or ():
+    for name in body.include or ():
         if name not in INCLUDABLE:
-            raise UnsupportedField(f"include: {name!r} is not known here", param="include")
+            raise UnsupportedField(f"include: {name!r} is not supported", param="include")
 
 
-def _logprobs(asked: ResponsesBody) -> int | None:
-    """Return how many alternatives are told with each token; None: no probabilities at all."""
-    if LOGPROBS in (asked.include or ()) or asked.top_logprobs:
-        return asked.top_logprobs or 0
+def _resolve_logprobs(body: ResponseRequest) -> int | None:
+    """Return the number of alternatives per token; None: no log-probabilities."""
+    if LOGPROBS in (body.include or ()) or body.top_logprobs:
+        return body.top_logprobs or 0
     return None
 
 
-def _tools(asked: ResponsesBody) -> Tools:
-    """Return the tools of the request, and of items that brought some. Raises InvalidRequest."""
-    tools = Tools()
-    tools.add(rounded("tools", asked.tools or [], TOOL_VALUES), "tools")
-    for i, item in enumerate(asked.input if isinstance(asked.input, list) else ()):
-        if item.kind in WITH_TOOLS and item.tools:
+def _build_catalog(body: ResponseRequest) -> ToolCatalog:
+    """Return the tools of the request, and of items that have some. Raises InvalidRequest."""
+    catalog = ToolCatalog()
+    catalog.add(round_large_numbers("tools", body.tools or [], TOOL_VALUES), "tools")
+    for i, item in enumerate(body.input if isinstance(body.input, list) else ()):
+        if item.kind in TOOL_ITEMS and item.tools:
             field = f"input[{i}].tools"
-            own = rounded(field, item.tools, TOOL_VALUES)
-            tools.add(fitted(own, list[dict[str, Any]], field), field)
-    return tools
+            tools = round_large_numbers(field, item.tools, TOOL_VALUES)
+            catalog.add(convert_field(tools, list[dict[str, Any]], field), field)
+    return catalog
 
 
-def _shape(asked: TextOptions | None) -> m.JsonSchema | None:
-    if asked is None or asked.format is None:
+def _text_constraint(text: TextOptions | None) -> JsonSchemaConstraint | None:
+    if text is None or text.format is None:
         return None
-    return formatted(asked.format.type, asked.format.schema, "text.format", "text.format.schema")
+    format_ = text.format
+    return response_format_constraint(
+        format_.type, format_.schema, "text.format", "text.format.schema"
+    )
 
 
-def _repeated(asked: ResponsesBody, chat: ChatRequest) -> dict[str, Any]:
-    text = asked.text or TextOptions()
+def _repeated_fields(body: ResponseRequest, chat: ChatRequest) -> dict[str, Any]:
+    text = body.text or TextOptions()
     return {
-        "instructions": asked.instructions,
-        "max_output_tokens": asked.max_output_tokens,
-        "metadata": asked.metadata or {},
-        "parallel_tool_calls": asked.parallel_tool_calls is not False,
-        "reasoning": asked.reasoning or ReasoningOptions(),
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "metadata": body.metadata or {},
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "reasoning": body.reasoning or ResponsesReasoning(),
         "temperature": chat.sampling.temperature,
         "top_p": chat.sampling.top_p,
         "text": {
             "format": text.format or TextFormat("text"),
             "verbosity": text.verbosity or "medium",
         },
-        "tool_choice": asked.tool_choice or "auto",
-        "tools": asked.tools or [],
+        "tool_choice": body.tool_choice or "auto",
+        "tools": body.tools or [],
     }
-
-
-# --- input --------------------------------------------------------------------------------
-
-
-def _turns(asked: ResponsesBody, tools: Tools) -> tuple[Turns, list[str]]:
-    """Return the conversation, and the types of items that are left out of it."""
-    turns = Turns()
-    left_out: list[str] = []
-    if asked.instructions:
-        turns.said("system", asked.instructions)
-    if isinstance(asked.input, str):
-        turns.said("user", asked.input)
-        return turns, left_out
-    own = own_item(asked.input)
-    for i, item in enumerate(asked.input):
-        if item.kind in LEFT_OUT:
-            left_out.append(item.kind)
-        elif item.kind not in WITH_TOOLS:
-            _take(turns, item, f"input[{i}]", tools, own=i == own)
-    return turns, left_out
-
-
-def _take(turns: Turns, item: Item, at: str, tools: Tools, *, own: bool) -> None:
-    match item.kind:
-        case "message":
-            role = required(item.role, f"{at}.role")
-            text = text_of_parts(item.content, f"{at}.content", own=own)
-            turns.said("system" if role == "developer" else role, text)
-        case "reasoning":
-            turns.thought(text_of_parts(item.content or item.summary or [], f"{at}.content"))
-        case "function_call":
-            call_id = required(item.call_id, f"{at}.call_id")
-            arguments = arguments_as_written(item.arguments, f"{at}.arguments")
-            turns.called(call_id, _called_name(item, at, tools), arguments)
-        case "custom_tool_call":
-            call_id = required(item.call_id, f"{at}.call_id")
-            text = required(item.input, f"{at}.input")
-            arguments = msgspec.json.encode({CUSTOM_INPUT: text}).decode()
-            turns.called(call_id, _called_name(item, at, tools), arguments)
-        case "function_call_output" | "custom_tool_call_output":
-            call_id = required(item.call_id, f"{at}.call_id")
-            turns.answered(call_id, text_of_parts(_output(item, at), f"{at}.output"))
-        case kind if kind in responses_history.TYPES:
-            responses_history.tell(turns, item, at)
-        case other:
-            raise unknown_type(f"{at}.type", other, _TYPES)
-
-
-def _output(item: Item, at: str) -> Parts:
-    """Return what a call came to: parts, or what is no list as text."""
-    if isinstance(item.output, list):
-        return fitted(item.output, list[InputPart], f"{at}.output")
-    return responses_history.text_of_value(required(item.output, f"{at}.output"), f"{at}.output")
-
-
-def _called_name(item: Item, at: str, tools: Tools) -> str:
-    """Return the name of a called tool as the model knows the tool."""
-    name = required(item.name, f"{at}.name")
-    is_custom = item.kind == "custom_tool_call"
-    return tools.offered_name(ToolName(item.namespace or None, name, is_custom))

@@ -1,8 +1,8 @@
-"""What `POST /v1/responses` answers: one response object, or the events that make it.
+"""Write the answers of `POST /v1/responses`: one response object, or the events that make it.
 
-An answer is items in the order they were said: reasoning, messages, function calls. Streamed or
-not, they are made by the same hand, so that both answers are one. Beyond OpenAI's fields: `seed`,
-which makes the same answer again, and `warnings`, why a call is in a message. [front]
+An answer is items in the order of the output: reasoning, messages, function calls. Streamed or
+not, the same code makes them, so that both answers are equal. Beyond OpenAI's fields: `seed`, which
+makes the same answer again, and `warnings`, why a call is in a message. [front]
 """
 
 from __future__ import annotations
@@ -12,44 +12,43 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from mlx_worker.api.dialects.base import COMMENT
-from mlx_worker.api.dialects.responses.calls import form_of
-from mlx_worker.api.dialects.sse_event import event
+from mlx_worker.api.dialects.base import KEEPALIVE_COMMENT, sse_event
+from mlx_worker.api.dialects.responses.calls import call_item_format
 from mlx_worker.api.dialects.token_logprobs import ContentLogprobs
 from mlx_worker.json_output import encode
-from mlx_worker.wire.messages import BrokenCall, Notice, Reasoning, ToolCall, shown
+from mlx_worker.wire.output import InvalidToolCall, Notice, ReasoningText, ToolCall, visible_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from mlx_worker.api.dialects.base import Usage, Whole
-    from mlx_worker.api.dialects.responses.request import ReasoningAs, ResponsesCall
+    from mlx_worker.api.dialects.base import FinishedChoice, ResponseInfo, Usage
+    from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.requests.generation import Ending, Piece
-    from mlx_worker.wire.messages import Span
+    from mlx_worker.wire.output import Span
 
 
-class _Kind(NamedTuple):
-    """How an item of text is called, and where in it the text is.
+class _TextKind(NamedTuple):
+    """The names in an item of text, and the place of the text in it.
 
     `text` and `part` name its events, `list` is the field with its one part, which is of `type`.
     """
 
-    id: str
+    id_prefix: str
     text: str
     part: str
     list: str
     type: str
     item: dict[str, Any]
-    in_part: dict[str, Any]
-    tells_logprobs: bool = False
+    other_keys: dict[str, Any]
+    has_logprobs: bool = False
 
-    def logprobs(self, told: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Return these tokens as a field, where this kind of text has one."""
-        return {"logprobs": told} if self.tells_logprobs else {}
+    def logprobs_field(self, logprobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return these tokens as a field, if this kind of text has one."""
+        return {"logprobs": logprobs} if self.has_logprobs else {}
 
 
-_MESSAGE = _Kind(
+_MESSAGE = _TextKind(
     "msg",
     "output_text",
     "content_part",
@@ -57,9 +56,9 @@ _MESSAGE = _Kind(
     "output_text",
     {"type": "message", "role": "assistant"},
     {"annotations": []},
-    tells_logprobs=True,
+    has_logprobs=True,
 )
-_REASONING = _Kind(
+_REASONING = _TextKind(
     "rs",
     "reasoning_text",
     "content_part",
@@ -68,8 +67,8 @@ _REASONING = _Kind(
     {"type": "reasoning", "summary": []},
     {},
 )
-# Whoever asks for a summary looks nowhere else for reasoning: it is given there, in full.
-_SUMMARY = _Kind(
+# A client that asks for a summary reads reasoning nowhere else: it is in the summary, in full.
+_SUMMARY = _TextKind(
     "rs",
     "reasoning_summary_text",
     "reasoning_summary_part",
@@ -80,29 +79,24 @@ _SUMMARY = _Kind(
 )
 
 
-_Kinds = tuple[_Kind, ...]
-"""How an item's text is told: once, or in two places of the item."""
+_TextKinds = tuple[_TextKind, ...]
+"""The places of an item's text in the item: one, or two."""
 
-_SAYS: Final[_Kinds] = (_MESSAGE,)
-_THINKS: Final[Mapping[ReasoningAs, _Kinds]] = {
-    "text": (_REASONING,),
-    "summary": (_SUMMARY,),
-    "both": (_SUMMARY, _REASONING),
-}
+_MESSAGE_KINDS: Final[_TextKinds] = (_MESSAGE,)
 
 
 @dataclass(slots=True)
-class _Open:
-    """An item of text that goes on."""
+class _OpenItem:
+    """An item of text that is not complete."""
 
-    kinds: _Kinds
+    kinds: _TextKinds
     id: str
-    said: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
 
-    def part(self, kind: _Kind) -> dict[str, Any]:
-        part = {"type": kind.type, "text": "".join(self.said)} | kind.in_part
-        return part | kind.logprobs(self.logprobs)
+    def part(self, kind: _TextKind) -> dict[str, Any]:
+        part = {"type": kind.type, "text": "".join(self.texts)} | kind.other_keys
+        return part | kind.logprobs_field(self.logprobs)
 
     def item(self, status: str) -> dict[str, Any]:
         item: dict[str, Any] = {"id": self.id}
@@ -114,120 +108,120 @@ class _Open:
         return item
 
 
-class ResponsesReply:
-    """One response being written."""
+class ResponsesWriter:
+    """Writes one response."""
 
-    def __init__(self, call: ResponsesCall, model: str, created: int, _fingerprint: str) -> None:
+    def __init__(self, request: ResponsesGenerationRequest, info: ResponseInfo) -> None:
         self._head = {
             "id": f"resp_{secrets.token_hex(16)}",
             "object": "response",
-            "created_at": created,
-            "model": model,
-            **call.repeated,
+            "created_at": info.created,
+            "model": info.model,
+            **request.repeated,
             "background": False,
             "previous_response_id": None,
             "store": False,
             "truncation": "disabled",
-            "seed": call.seed,
+            "seed": request.seed,
         }
-        self._thinks = _THINKS[call.reasoning_as]
-        self._numbers = itertools.count()
+        self._reasoning_kinds = _reasoning_kinds(request, info)
+        self._sequence_numbers = itertools.count()
         self._output: list[dict[str, Any]] = []
-        self._open: _Open | None = None
-        self._warnings = [*call.warnings]
-        self._renamed = call.renamed
+        self._open: _OpenItem | None = None
+        self._warnings = [*request.warnings]
+        self._renamed = request.renamed
         self._logprobs = ContentLogprobs()
 
-    def opening(self, _usage: Usage) -> bytes:
-        """The response, of which nothing is said yet."""
+    def start(self, _usage: Usage) -> bytes:
+        """Return the start of the response, without output."""
         response = self._response("in_progress")
         return b"".join(
-            self._written({"type": kind, "response": response})
+            self._numbered_event({"type": kind, "response": response})
             for kind in ("response.created", "response.in_progress")
         )
 
-    def sign(self) -> bytes:
-        """A comment."""
-        return COMMENT
+    def keepalive(self) -> bytes:
+        """Return a comment."""
+        return KEEPALIVE_COMMENT
 
-    def piece(self, piece: Piece, _choice: int) -> bytes:
-        """Events of items that begin, go on and end."""
+    def delta(self, piece: Piece, _choice: int) -> bytes:
+        """Return events of items that start, continue and end."""
         self._logprobs.add(piece.logprobs)
-        told = (said for span in piece.said for said in self._take(span))
-        return b"".join(map(self._written, told))
+        events = (event for span in piece.said for event in self._add_span(span))
+        return b"".join(map(self._numbered_event, events))
 
-    def closing(self, endings: Sequence[Ending], usage: Usage) -> bytes:
-        """The end of the last item, and the whole response."""
+    def finish(self, endings: Sequence[Ending], usage: Usage) -> bytes:
+        """Return the end of the last item, and the whole response."""
         (ending,) = endings
         status = _status(ending)
-        told = [*self._close(status, is_last=True)]
-        told.append(
+        events = [*self._close_item(status, is_last=True)]
+        events.append(
             {"type": f"response.{status}", "response": self._response(status, usage)},
         )
-        return b"".join(map(self._written, told))
+        return b"".join(map(self._numbered_event, events))
 
-    def broken(self, error: WorkerError) -> bytes:
-        """An error event; without code and number, client libraries would drop it in silence."""
-        told = {"code": error.code, "message": error.message, "param": error.param}
-        return self._written({"type": "error"} | told)
+    def error(self, error: WorkerError) -> bytes:
+        """Return an error event; without code and number, client libraries would ignore it."""
+        detail = {"code": error.code, "message": error.message, "param": error.param}
+        return self._numbered_event({"type": "error"} | detail)
 
-    def whole(self, choices: Sequence[Whole], usage: Usage) -> bytes:
-        """The response object."""
+    def full_response(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
+        """Return the response object."""
         ((piece, ending),) = choices
         status = _status(ending)
         self._logprobs.add(piece.logprobs)
         for span in piece.said:
-            _exhaust(self._take(span))
-        _exhaust(self._close(status, is_last=True))
+            _exhaust(self._add_span(span))
+        _exhaust(self._close_item(status, is_last=True))
         return encode(self._response(status, usage))
 
     # --- items ---
 
-    def _take(self, span: Span) -> Iterator[dict[str, Any]]:
+    def _add_span(self, span: Span) -> Iterator[dict[str, Any]]:
         match span:
             case ToolCall():
-                yield from self._close("completed")
-                yield from self._call(span)
-            case Reasoning():
-                yield from self._say(self._thinks, span.text)
+                yield from self._close_item("completed")
+                yield from self._add_call(span)
+            case ReasoningText():
+                yield from self._add_text(self._reasoning_kinds, span.text)
             case Notice():
                 self._warnings.append(span.problem)
             case _:
-                if isinstance(span, BrokenCall):
+                if isinstance(span, InvalidToolCall):
                     self._warnings.append(span.problem)
-                yield from self._say(_SAYS, shown(span))
+                yield from self._add_text(_MESSAGE_KINDS, visible_text(span))
 
-    def _say(self, kinds: _Kinds, text: str) -> Iterator[dict[str, Any]]:
+    def _add_text(self, kinds: _TextKinds, text: str) -> Iterator[dict[str, Any]]:
         if self._open is None or self._open.kinds is not kinds:
-            yield from self._close("completed")
-            self._open = opened = _Open(kinds, _made_id(kinds[0].id))
-            yield self._of_item("added", opened.item("in_progress"))
+            yield from self._close_item("completed")
+            self._open = opened = _OpenItem(kinds, _generate_id(kinds[0].id_prefix))
+            yield self._item_event("added", opened.item("in_progress"))
             for kind in kinds:
-                yield self._in_part(kind, f"{kind.part}.added", part=opened.part(kind))
-        self._open.said.append(text)
-        logprobs = self._logprobs.of(text) if kinds is _SAYS else []
+                yield self._part_event(kind, f"{kind.part}.added", part=opened.part(kind))
+        self._open.texts.append(text)
+        logprobs = self._logprobs.take_for(text) if kinds is _MESSAGE_KINDS else []
         self._open.logprobs += logprobs
         for kind in kinds:
-            delta = self._in_part(kind, f"{kind.text}.delta", delta=text)
-            yield delta | kind.logprobs(logprobs)
+            delta = self._part_event(kind, f"{kind.text}.delta", delta=text)
+            yield delta | kind.logprobs_field(logprobs)
 
-    def _close(self, status: str, *, is_last: bool = False) -> Iterator[dict[str, Any]]:
+    def _close_item(self, status: str, *, is_last: bool = False) -> Iterator[dict[str, Any]]:
         if self._open is None:
             return
-        if is_last and self._open.kinds is _SAYS:
-            self._open.logprobs += self._logprobs.rest()
+        if is_last and self._open.kinds is _MESSAGE_KINDS:
+            self._open.logprobs += self._logprobs.take_rest()
         for kind in self._open.kinds:
             part = self._open.part(kind)
-            done = self._in_part(kind, f"{kind.text}.done", text=part["text"])
-            yield done | kind.logprobs(self._open.logprobs)
-            yield self._in_part(kind, f"{kind.part}.done", part=part)
-        yield from self._end(self._open.item(status))
+            done = self._part_event(kind, f"{kind.text}.done", text=part["text"])
+            yield done | kind.logprobs_field(self._open.logprobs)
+            yield self._part_event(kind, f"{kind.part}.done", part=part)
+        yield from self._end_item(self._open.item(status))
         self._open = None
 
-    def _call(self, call: ToolCall) -> Iterator[dict[str, Any]]:
-        form = form_of(call, self._renamed.get(call.name))
+    def _add_call(self, call: ToolCall) -> Iterator[dict[str, Any]]:
+        form = call_item_format(call, self._renamed.get(call.name))
         item = {
-            "id": _made_id(form.id),
+            "id": _generate_id(form.id_prefix),
             "type": form.type,
             "status": "in_progress",
             "call_id": call.id,
@@ -236,51 +230,58 @@ class ResponsesReply:
         }
         at = {"item_id": item["id"], "output_index": len(self._output)}
         kind = f"response.{form.event}"
-        yield self._of_item("added", item)
+        yield self._item_event("added", item)
         yield {"type": f"{kind}.delta", **at, "delta": form.text}
         yield {"type": f"{kind}.done", **at, **form.names, form.field: form.text}
-        yield from self._end(item | {"status": "completed", form.field: form.text})
+        yield from self._end_item(item | {"status": "completed", form.field: form.text})
 
-    def _end(self, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        yield self._of_item("done", item)
+    def _end_item(self, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        yield self._item_event("done", item)
         self._output.append(item)
 
     # --- events ---
 
-    def _of_item(self, what: str, item: dict[str, Any]) -> dict[str, Any]:
-        kind = f"response.output_item.{what}"
+    def _item_event(self, name: str, item: dict[str, Any]) -> dict[str, Any]:
+        kind = f"response.output_item.{name}"
         return {"type": kind, "output_index": len(self._output), "item": item}
 
-    def _in_part(self, kind: _Kind, what: str, **more: Any) -> dict[str, Any]:
+    def _part_event(self, kind: _TextKind, name: str, **fields: Any) -> dict[str, Any]:
         assert self._open is not None
         at = {"item_id": self._open.id, "output_index": len(self._output)}
-        return {"type": f"response.{what}", **at, f"{kind.list}_index": 0, **more}
+        return {"type": f"response.{name}", **at, f"{kind.list}_index": 0, **fields}
 
-    def _written(self, told: dict[str, Any]) -> bytes:
-        return event(told | {"sequence_number": next(self._numbers)})
+    def _numbered_event(self, event: dict[str, Any]) -> bytes:
+        return sse_event(event | {"sequence_number": next(self._sequence_numbers)})
 
     def _response(self, status: str, usage: Usage | None = None) -> dict[str, Any]:
-        cut = {"reason": "max_output_tokens"} if status == "incomplete" else None
+        incomplete = {"reason": "max_output_tokens"} if status == "incomplete" else None
         response = self._head | {
             "status": status,
             "error": None,
-            "incomplete_details": cut,
+            "incomplete_details": incomplete,
             "output": self._output,
             "usage": None if usage is None else _usage(usage),
         }
         return response | ({"warnings": self._warnings} if self._warnings else {})
 
 
+def _reasoning_kinds(request: ResponsesGenerationRequest, info: ResponseInfo) -> _TextKinds:
+    """Return the places of reasoning: a summary if asked for, or beside the text for all."""
+    if request.wants_summary:
+        return (_SUMMARY,)
+    return (_SUMMARY, _REASONING) if info.reasoning_summaries == "always" else (_REASONING,)
+
+
 def _status(ending: Ending) -> str:
     return "incomplete" if ending.finish == "length" else "completed"
 
 
-def _made_id(kind: str) -> str:
-    return f"{kind}_{secrets.token_hex(16)}"
+def _generate_id(prefix: str) -> str:
+    return f"{prefix}_{secrets.token_hex(16)}"
 
 
-def _exhaust(told: Iterator[dict[str, Any]]) -> None:
-    for _ in told:
+def _exhaust(events: Iterator[dict[str, Any]]) -> None:
+    for _ in events:
         pass
 
 

@@ -1,61 +1,60 @@
-"""The tools of a response: functions, custom tools and namespaces, under the names a model calls.
+"""The tools of a response: functions, custom tools and namespaces, as functions for a model.
 
-A model is told of functions alone. A function or custom tool of a namespace is offered under the
-joined name `NAMESPACE__NAME`, and a custom tool as a function with one text, `input`. A call comes
-back to the client in the client's own form, by the names of this module. Source: OpenAI's API
-reference, responses. [front]
+A model is shown functions alone. A tool of a namespace is offered under a joined name, and a custom
+tool as a function with one text, `input`. A call comes back to the client in the client's own form.
+Source: OpenAI's API reference, responses. [front]
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from mlx_worker.api.dialects.base import fitted
-from mlx_worker.api.dialects.fields import Word, required
+from mlx_worker.api.dialects.decoding import convert_field
+from mlx_worker.api.dialects.fields import ShortText, require_field
 from mlx_worker.api.dialects.hosted_tools import (
-    CHOICES,
-    is_hosted,
+    TOOL_CHOICES,
+    ResolvedTools,
     refuse_hosted_choice,
     refuse_nothing_to_call,
+    split_hosted,
     tools_warning,
-    unknown_type,
+    types_of,
+    unknown_type_error,
 )
-from mlx_worker.api.dialects.structured_output import must_call
+from mlx_worker.api.dialects.responses.tool_names import ToolName, assign_offered_names
+from mlx_worker.api.dialects.structured_output import tool_call_constraint
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.limits import RENAMED_TOOLS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from mlx_worker.wire import messages as m
+    from mlx_worker.wire.request import ToolCallConstraint
 
 TYPES: Final = ("function", "custom", "namespace")
-_SHORTEST_DIGEST: Final = 8
+
 CUSTOM_INPUT: Final = "input"
 """The one argument of a function that stands for a custom tool."""
 
-
-GRAMMAR_TOLD: Final = (
-    "tools: the model is told the grammars of custom tools, but is not held to them"
+GRAMMAR_WARNING: Final = (
+    "tools: the grammars of custom tools are shown to the model, but not enforced"
 )
 
 
-class FlatTool(msgspec.Struct, frozen=True):
+class FunctionTool(msgspec.Struct, frozen=True):
     """A function that is offered."""
 
     type: Literal["function"]
-    name: Word
+    name: ShortText
     description: str | None = None
     parameters: dict[str, Any] | None = None
 
 
-class CustomFormat(msgspec.Struct, frozen=True):
-    """How the input of a custom tool is written."""
+class CustomToolFormat(msgspec.Struct, frozen=True):
+    """The format of a custom tool's input."""
 
     type: Literal["text", "grammar"]
     syntax: Literal["lark", "regex"] | None = None
@@ -66,29 +65,29 @@ class CustomTool(msgspec.Struct, frozen=True):
     """A tool whose input is a text."""
 
     type: Literal["custom"]
-    name: Word
+    name: ShortText
     description: str | None = None
-    format: CustomFormat | None = None
+    format: CustomToolFormat | None = None
 
 
 class NamespaceTool(msgspec.Struct, frozen=True):
     """A group of tools that share the first part of their names."""
 
     type: Literal["namespace"]
-    name: Word
+    name: ShortText
     tools: list[dict[str, Any]]
     description: str | None = None
 
 
-class ChosenTool(msgspec.Struct, frozen=True):
-    """The tool that has to be called, or that may be."""
+class ResponsesToolChoice(msgspec.Struct, frozen=True):
+    """A tool that has to be called, or that may be called."""
 
     type: Literal["function", "custom"]
-    name: Word
-    namespace: Word | None = None
+    name: ShortText
+    namespace: ShortText | None = None
 
 
-class AllowedTools(msgspec.Struct, frozen=True):
+class ResponsesAllowedTools(msgspec.Struct, frozen=True):
     """The only tools that may be called."""
 
     type: Literal["allowed_tools"]
@@ -96,30 +95,7 @@ class AllowedTools(msgspec.Struct, frozen=True):
     tools: list[dict[str, Any]]
 
 
-class ToolName(msgspec.Struct, frozen=True, array_like=True):
-    """The name of a tool as its client wrote it."""
-
-    namespace: str | None
-    name: str
-    is_custom: bool
-
-    @property
-    def joined(self) -> str:
-        """The name under which a model calls the tool, where no other tool has the same."""
-        return self.name if self.namespace is None else f"{self.namespace}__{self.name}"
-
-    @property
-    def bare(self) -> ToolName:
-        """The same name outside a namespace."""
-        return ToolName(None, self.name, self.is_custom)
-
-    @property
-    def is_plain(self) -> bool:
-        """True for a function outside a namespace, whose name is never changed."""
-        return self.namespace is None and not self.is_custom
-
-
-class _Tool(NamedTuple):
+class _DeclaredTool(NamedTuple):
     """A tool as it will be offered, but for its name; `grammar` is the syntax of its input."""
 
     name: ToolName
@@ -128,151 +104,153 @@ class _Tool(NamedTuple):
     grammar: str | None = None
 
 
-class Tools:
+class ToolCatalog:
     """The tools of one request; `left_out` are the types of hosted ones.
 
-    All tools are added before a name is asked for.
+    All tools are added before a name is looked up.
     """
 
     def __init__(self) -> None:
         self.left_out: list[str] = []
-        self._tools: list[_Tool] = []
-        self._renamed = 0
+        self._tools: list[_DeclaredTool] = []
+        self._renamed_count = 0
 
-    def add(self, asked: Sequence[dict[str, Any]], field: str) -> None:
+    def add(self, declared: Sequence[dict[str, Any]], field: str) -> None:
         """Add the tools of one field. Raises InvalidRequest."""
-        tools = [it for i, tool in enumerate(asked) for it in self._read(tool, f"{field}[{i}]")]
+        own, hosted = split_hosted(declared, field)
+        self.left_out += types_of(hosted)
+        tools = [parsed for place, tool in own for parsed in _parse_tools(tool, place)]
         self._tools += tools
-        self._renamed += sum(not tool.name.is_plain for tool in tools)
-        if self._renamed > RENAMED_TOOLS:
+        self._renamed_count += sum(not tool.name.is_plain for tool in tools)
+        if self._renamed_count > RENAMED_TOOLS:
             raise InvalidRequest(
-                f"{field}: {self._renamed} custom tools and tools of namespaces; at most"
+                f"{field}: {self._renamed_count} custom tools and tools of namespaces; the limit is"
                 f" {RENAMED_TOOLS}",
                 param=field,
             )
 
     @cached_property
-    def _offered_as(self) -> dict[ToolName, str]:
-        return _offered_names(tool.name for tool in self._tools)
+    def _offered_names(self) -> dict[ToolName, str]:
+        return assign_offered_names(tool.name for tool in self._tools)
 
     @cached_property
-    def _of_one_name(self) -> dict[ToolName, list[str]]:
-        same: dict[ToolName, list[str]] = {}
-        for name, offered in self._offered_as.items():
-            same.setdefault(name.bare, []).append(offered)
-        return same
+    def _offered_by_bare_name(self) -> dict[ToolName, list[str]]:
+        by_bare_name: dict[ToolName, list[str]] = {}
+        for name, offered in self._offered_names.items():
+            by_bare_name.setdefault(name.bare, []).append(offered)
+        return by_bare_name
 
     @property
     def renamed(self) -> dict[str, ToolName]:
-        """The client's names of tools that a model calls in another form."""
-        return {offered: name for name, offered in self._offered_as.items() if not name.is_plain}
-
-    def warnings(self, forced: m.Call | None) -> list[str]:
-        """Return what the client should know of its tools. Calls that are forced fit a regex."""
-        grammars = {tool.grammar for tool in self._tools}
-        kept = {None, "regex"} if forced is not None else {None}
-        told = [GRAMMAR_TOLD] if grammars - kept else []
-        return [*tools_warning(self.left_out), *told]
+        """The client's names of tools, by the different names under which a model calls them."""
+        return {offered: name for name, offered in self._offered_names.items() if not name.is_plain}
 
     def offered_name(self, name: ToolName) -> str:
         """Return the name under which a model knows a tool, also one that is not offered now."""
-        return self._offered_as.get(name, name.joined)
+        return self._offered_names.get(name, name.joined)
 
-    def chosen(self, choice: str | dict[str, Any] | None) -> Choice:
+    def resolve(self, choice: str | dict[str, Any] | None) -> ResolvedTools:
         """Return which tools are offered and which have to be called. Raises InvalidRequest."""
-        functions = [_function(self._offered_as[tool.name], tool) for tool in self._tools]
+        functions = [_as_function(self._offered_names[tool.name], tool) for tool in self._tools]
         if choice in (None, "auto"):
-            return Choice(functions)
+            return self._resolved(functions)
         if choice == "none":
-            return Choice([])
+            return self._resolved([])
         names = [function["function"]["name"] for function in functions]
         refuse_nothing_to_call(names, self.left_out)
         if choice == "required":
-            return Choice(functions, must_call(names, "tool_choice"))
+            return self._resolved(functions, tool_call_constraint(names, "tool_choice"))
         if isinstance(choice, str):
-            raise unknown_type("tool_choice", choice, CHOICES)
-        return self._chosen_by(choice, functions)
+            raise unknown_type_error("tool_choice", choice, TOOL_CHOICES)
+        return self._resolve_choice(choice, functions)
 
-    def _chosen_by(self, choice: dict[str, Any], functions: list[dict[str, Any]]) -> Choice:
+    def _resolve_choice(
+        self, choice: dict[str, Any], functions: list[dict[str, Any]]
+    ) -> ResolvedTools:
         kind = choice.get("type")
         refuse_hosted_choice(kind)
         if kind == "allowed_tools":
-            return self._allowed(fitted(choice, AllowedTools, "tool_choice"), functions)
+            allowed = convert_field(choice, ResponsesAllowedTools, "tool_choice")
+            return self._resolve_allowed(allowed, functions)
         if kind not in ("function", "custom"):
             known = ("function", "custom", "allowed_tools")
-            raise unknown_type("tool_choice.type", kind, known)
-        only = self._named(fitted(choice, ChosenTool, "tool_choice"), "tool_choice")
-        return Choice(functions, must_call([only], "tool_choice"), one_call=True)
+            raise unknown_type_error("tool_choice.type", kind, known)
+        chosen = convert_field(choice, ResponsesToolChoice, "tool_choice")
+        forced = tool_call_constraint([self._find(chosen, "tool_choice")], "tool_choice")
+        return self._resolved(functions, forced, one_call=True)
 
-    def _allowed(self, asked: AllowedTools, functions: list[dict[str, Any]]) -> Choice:
+    def _resolve_allowed(
+        self, allowed: ResponsesAllowedTools, functions: list[dict[str, Any]]
+    ) -> ResolvedTools:
         names: dict[str, None] = {}
-        left_out: list[str] = []
-        for i, tool in enumerate(asked.tools):
-            place = f"tool_choice.tools[{i}]"
-            if is_hosted(tool.get("type")):
-                left_out.append(tool["type"])
-            else:
-                names[self._named(fitted(tool, ChosenTool, place), place)] = None
-        allowed = [it for it in functions if it["function"]["name"] in names]
-        if asked.mode == "auto":
-            return Choice(allowed)
-        refuse_nothing_to_call(names, left_out)
-        return Choice(allowed, must_call(list(names), "tool_choice"))
+        own, hosted = split_hosted(allowed.tools, "tool_choice.tools")
+        for field, tool in own:
+            names[self._find(convert_field(tool, ResponsesToolChoice, field), field)] = None
+        offered = [function for function in functions if function["function"]["name"] in names]
+        if allowed.mode == "auto":
+            return self._resolved(offered)
+        refuse_nothing_to_call(names, types_of(hosted))
+        return self._resolved(offered, tool_call_constraint(list(names), "tool_choice"))
 
-    def _named(self, asked: ChosenTool, field: str) -> str:
-        """Return the offered name of a chosen tool. Raises InvalidRequest for an unknown one."""
-        name = ToolName(asked.namespace, asked.name, asked.type == "custom")
-        if name in self._offered_as:
-            return self._offered_as[name]
-        # OpenAI's reference has no namespace here: a name that only one tool has will do.
-        if len(same := self._of_one_name.get(name, [])) == 1:
+    def _resolved(
+        self,
+        offered: list[dict[str, Any]],
+        forced: ToolCallConstraint | None = None,
+        *,
+        one_call: bool = False,
+    ) -> ResolvedTools:
+        return ResolvedTools(offered, self._warnings(forced), forced, one_call)
+
+    def _warnings(self, forced: ToolCallConstraint | None) -> list[str]:
+        """Return what the client should know of its tools. A forced call fits its regex."""
+        enforced = {None, "regex"} if forced is not None else {None}
+        unenforced = {tool.grammar for tool in self._tools} - enforced
+        return [*tools_warning(self.left_out), *([GRAMMAR_WARNING] if unenforced else [])]
+
+    def _find(self, choice: ResponsesToolChoice, field: str) -> str:
+        """Return the offered name of a chosen tool. Raises InvalidRequest for an unknown tool."""
+        name = ToolName(choice.namespace, choice.name, choice.type == "custom")
+        if name in self._offered_names:
+            return self._offered_names[name]
+        # OpenAI's reference has no namespace here: a name that only one tool has is accepted.
+        if len(same := self._offered_by_bare_name.get(name, [])) == 1:
             return same[0]
         raise InvalidRequest(f"{field}: there is no tool {name.joined!r}", param=field)
 
-    def _read(self, asked: dict[str, Any], place: str) -> list[_Tool]:
-        kind = asked.get("type")
-        if is_hosted(kind):
-            self.left_out.append(str(kind))
-            return []
-        if kind != "namespace":
-            return [_read_tool(asked, place, TYPES)]
-        space = fitted(asked, NamespaceTool, place)
-        inner = [
-            _read_tool(tool, f"{place}.tools[{i}]", TYPES[:2], space.name)
-            for i, tool in enumerate(space.tools)
-        ]
-        if inner and space.description:
-            # A template has no place for what a namespace says of itself: its first tool tells it.
-            told = "\n\n".join(filter(None, (space.description, inner[0].description)))
-            inner[0] = inner[0]._replace(description=told)
-        return inner
+
+def _parse_tools(declared: dict[str, Any], field: str) -> list[_DeclaredTool]:
+    """Return a tool, or the tools of a namespace. Raises InvalidRequest."""
+    if declared.get("type") != "namespace":
+        return [_parse_tool(declared, field, TYPES)]
+    namespace = convert_field(declared, NamespaceTool, field)
+    tools = [
+        _parse_tool(tool, f"{field}.tools[{i}]", TYPES[:2], namespace.name)
+        for i, tool in enumerate(namespace.tools)
+    ]
+    if tools and namespace.description:
+        # A template has no place for a namespace's description: show it with the first tool.
+        descriptions = (namespace.description, tools[0].description)
+        tools[0] = tools[0]._replace(description="\n\n".join(filter(None, descriptions)))
+    return tools
 
 
-class Choice(NamedTuple):
-    """What `tool_choice` makes of the tools."""
-
-    offered: list[dict[str, Any]]
-    forced: m.Call | None = None
-    one_call: bool = False
-
-
-def _read_tool(
-    asked: dict[str, Any], place: str, known: tuple[str, ...], namespace: str | None = None
-) -> _Tool:
-    match asked.get("type"):
+def _parse_tool(
+    declared: dict[str, Any], field: str, known: tuple[str, ...], namespace: str | None = None
+) -> _DeclaredTool:
+    match declared.get("type"):
         case "function":
-            tool = fitted(asked, FlatTool, place)
+            tool = convert_field(declared, FunctionTool, field)
             name = ToolName(namespace, tool.name, is_custom=False)
-            return _Tool(name, tool.description or "", tool.parameters)
+            return _DeclaredTool(name, tool.description or "", tool.parameters)
         case "custom":
-            custom = fitted(asked, CustomTool, place)
+            custom = convert_field(declared, CustomTool, field)
             name = ToolName(namespace, custom.name, is_custom=True)
-            parameters = _custom_parameters(custom, place)
-            return _Tool(name, custom.description or "", parameters, _grammar(custom))
+            parameters = _custom_parameters(custom, field)
+            return _DeclaredTool(name, custom.description or "", parameters, _grammar(custom))
         case None:
-            raise InvalidRequest(f"{place}.type: is required", param=f"{place}.type")
+            raise InvalidRequest(f"{field}.type: is required", param=f"{field}.type")
         case other:
-            raise unknown_type(f"{place}.type", other, known)
+            raise unknown_type_error(f"{field}.type", other, known)
 
 
 def _grammar(tool: CustomTool) -> str | None:
@@ -281,13 +259,13 @@ def _grammar(tool: CustomTool) -> str | None:
     return tool.format.syntax if tool.format is not None and is_grammar else None
 
 
-def _custom_parameters(tool: CustomTool, place: str) -> dict[str, Any]:
+def _custom_parameters(tool: CustomTool, field: str) -> dict[str, Any]:
     """Return the schema of the one text that a custom tool takes."""
     text: dict[str, Any] = {"type": "string"}
-    form = tool.format
-    if form is not None and form.type == "grammar":
-        syntax = required(form.syntax, f"{place}.format.syntax")
-        definition = required(form.definition, f"{place}.format.definition")
+    format_ = tool.format
+    if format_ is not None and format_.type == "grammar":
+        syntax = require_field(format_.syntax, f"{field}.format.syntax")
+        definition = require_field(format_.definition, f"{field}.format.definition")
         if syntax == "regex":
             text["pattern"] = f"^(?:{definition})$"
         else:
@@ -295,28 +273,14 @@ def _custom_parameters(tool: CustomTool, place: str) -> dict[str, Any]:
     return {"type": "object", "properties": {CUSTOM_INPUT: text}, "required": [CUSTOM_INPUT]}
 
 
-def _function(offered: str, tool: _Tool) -> dict[str, Any]:
-    said = {"name": offered, "description": tool.description, "parameters": tool.parameters}
-    return {"type": "function", "function": {key: it for key, it in said.items() if it}}
-
-
-def _offered_names(names: Iterable[ToolName]) -> dict[ToolName, str]:
-    """Return the name under which each tool is offered, no two of them the same.
-
-    Where different tools have one joined name, all but a plain function get a digest behind theirs:
-    so a tool's name does not depend on the order of the tools, and a prefix stays the same.
-    """
-    different = dict.fromkeys(names)
-    wanted = Counter(name.joined for name in different)
-    return {
-        name: name.joined
-        if name.is_plain or wanted[name.joined] == 1
-        else _told_apart(name, wanted)
-        for name in different
+def _as_function(offered_name: str, tool: _DeclaredTool) -> dict[str, Any]:
+    """Return a tool as chat templates know it."""
+    function = {
+        "name": offered_name,
+        "description": tool.description,
+        "parameters": tool.parameters,
     }
-
-
-def _told_apart(name: ToolName, taken: Counter[str]) -> str:
-    digest = hashlib.sha256(msgspec.json.encode(name)).hexdigest()
-    lengths = range(_SHORTEST_DIGEST, len(digest) + 1)
-    return next(made for size in lengths if (made := f"{name.joined}_{digest[:size]}") not in taken)
+    return {
+        "type": "function",
+        "function": {key: value for key, value in function.items() if value},
+    }

@@ -1,0 +1,85 @@
+"""What parsing has to know of a model: its defaults, its settings and its capacity. [front]
+
+A request's own fields go first: a system message of its own, its own template arguments. Stop
+strings are added to its own. The settings are added where a body is parsed, before its parts are
+packed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from mlx_worker.config.schema import Defaults
+from mlx_worker.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from mlx_worker.config.schema import ModelConfig
+    from mlx_worker.wire.request import ChatRequest
+
+
+class RequestCapacity(NamedTuple):
+    """How many requests a model accepts at a time, running and queued together."""
+
+    model: str
+    limit: int
+
+    def check_choices(self, choices: int, field: str) -> None:
+        """Raise InvalidRequest if one body asks for more choices than the model ever accepts."""
+        if choices > self.limit:
+            raise InvalidRequest(
+                f"{field}: {choices} choices; model {self.model!r} takes {self.limit} requests at"
+                " a time",
+                param=field,
+            )
+
+
+class ModelSettings(NamedTuple):
+    """What one model's configuration adds to a request."""
+
+    system_prompt: str | None
+    template_kwargs: dict[str, Any]
+    stop: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> ModelSettings:
+        """Return what this configuration adds to a request."""
+        return cls(config.system_prompt, config.chat_template_kwargs, tuple(config.stop))
+
+    def add_to(self, chat: ChatRequest) -> ChatRequest:
+        """Return a chat with these settings; a raw prompt has no system prompt and no template."""
+        if not any(self):
+            return chat
+        stop = list(dict.fromkeys([*chat.stop, *self.stop]))
+        if chat.prompt is not None:
+            return replace(chat, stop=stop)
+        messages = chat.messages
+        if self.system_prompt and all(message["role"] != "system" for message in messages):
+            messages = [{"role": "system", "content": self.system_prompt}, *messages]
+        return replace(
+            chat,
+            messages=messages,
+            stop=stop,
+            template_kwargs=self.template_kwargs | chat.template_kwargs,
+        )
+
+
+class ModelTerms(msgspec.Struct, frozen=True):
+    """The terms of one model; by default those of a model without a configuration."""
+
+    defaults: Defaults = Defaults()
+    capacity: RequestCapacity = RequestCapacity("", sys.maxsize)
+    settings: ModelSettings = ModelSettings(None, {}, ())
+
+
+TermsLookup = Callable[[str | None], ModelTerms]
+"""Returns the terms of the model that a request names. Raises UnknownModel."""
+
+
+def default_terms(_model: str | None) -> ModelTerms:
+    """Return the terms of a model without a configuration."""
+    return ModelTerms()

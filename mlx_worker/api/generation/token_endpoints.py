@@ -1,0 +1,68 @@
+"""Serve the endpoints that count, encode and decode tokens.
+
+[front]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import asdict
+
+from mlx_worker.api.context import CONTEXT
+from mlx_worker.api.middleware.body import read_body
+from mlx_worker.api.middleware.responses import json_response
+from mlx_worker.api.parsing.body_kinds import CountBody, TextToTokenize, TokensToDetokenize
+from mlx_worker.api.parsing.parser import parse_body
+from mlx_worker.json_output import embedded
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+
+class TokenCount(msgspec.Struct, frozen=True):
+    """The tokens that the model would read, special tokens included."""
+
+    input_tokens: int
+
+
+class TokenizeResponse(msgspec.Struct, frozen=True):
+    """Token ids and their number."""
+
+    tokens: list[int]
+    count: int
+
+
+class DetokenizeResponse(msgspec.Struct, frozen=True):
+    """The text of the tokens."""
+
+    prompt: str
+
+
+async def count_tokens(request: web.Request) -> web.Response:
+    """Serve `POST /v1/messages/count_tokens`: tokens the model would read, with special tokens."""
+    node = request.app[CONTEXT].node
+    name, chat = await parse_body(request, await read_body(request), CountBody())
+    answer = await node.client.tokenize(node.find(name), chat)
+    return json_response(TokenCount(answer.count))
+
+
+async def tokenize(request: web.Request) -> web.Response:
+    """Serve `POST /tokenize`."""
+    node = request.app[CONTEXT].node
+    name, chat = await parse_body(request, await read_body(request), TextToTokenize())
+    model = node.find(name)
+    if chat is None:
+        return json_response(TokenizeResponse([], 0))
+    answer = await node.client.tokenize(model, chat)
+    tokens: list[int] = embedded(answer.tokens)  # JSON that is sent on as it came
+    return json_response(asdict(TokenizeResponse(tokens, answer.count)))
+
+
+async def detokenize(request: web.Request) -> web.Response:
+    """Serve `POST /detokenize`."""
+    node = request.app[CONTEXT].node
+    name, tokens = await parse_body(request, await read_body(request), TokensToDetokenize())
+    answer = await node.client.detokenize(node.find(name), tokens)
+    return json_response(asdict(DetokenizeResponse(embedded(answer.text))))

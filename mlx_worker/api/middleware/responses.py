@@ -1,0 +1,40 @@
+"""Make the HTTP responses that endpoints share: JSON bodies and event streams.
+
+[front]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import HttpVersion11, web
+
+from mlx_worker.json_output import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EVENT_STREAM_HEADERS: Final = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+
+
+def json_response(body: Any, status: int = 200) -> web.Response:
+    """Return a response with this body as JSON."""
+    return web.Response(body=encode(body), status=status, content_type="application/json")
+
+
+def event_stream_response(
+    request: web.Request, headers: Mapping[str, str] | None = None
+) -> web.StreamResponse:
+    """Return the response of an event stream, which is not prepared yet.
+
+    HTTP/1.0 has no chunks. There only the end of the connection can end a body whose length is not
+    known beforehand, also where the client asked to keep the connection (RFC 9112 6.3).
+    """
+    response = web.StreamResponse(headers={**EVENT_STREAM_HEADERS, **(headers or {})})
+    if request.version < HttpVersion11:
+        response.force_close()
+    return response

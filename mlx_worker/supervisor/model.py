@@ -1,0 +1,265 @@
+"""One configured model at run time: its settings, its child, its queue, its generations. [front]"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from mlx_worker.supervisor.config_diff import load_of
+from mlx_worker.supervisor.memory.idle import IdleTimer
+from mlx_worker.supervisor.memory.policy import MemoryClaim, expected_bytes
+from mlx_worker.supervisor.model_status import ModelStatus
+from mlx_worker.supervisor.process.child import Child
+from mlx_worker.supervisor.process.lifecycle import Lifecycle
+from mlx_worker.supervisor.process.states import State
+from mlx_worker.supervisor.requests.admission import Admission
+from mlx_worker.supervisor.requests.dispatcher import Dispatch
+from mlx_worker.supervisor.requests.unary import Call
+from mlx_worker.supervisor.warm_prompts import WarmSet
+from mlx_worker.wire.messages import TrimCache
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlx_worker.config.schema import ModelConfig
+    from mlx_worker.errors import WorkerError
+    from mlx_worker.models.folder import ModelFolder
+    from mlx_worker.models.resolve import PlannedModel
+    from mlx_worker.supervisor.event_log import Events
+    from mlx_worker.supervisor.process.connection import Owner
+    from mlx_worker.supervisor.process.launcher import Launched
+    from mlx_worker.supervisor.process.lifecycle import Timings
+    from mlx_worker.supervisor.process.pause import PauseDetector
+    from mlx_worker.supervisor.process.restart_policy import RestartWindow
+    from mlx_worker.supervisor.process.spares import Standby
+    from mlx_worker.supervisor.requests.generation import Generation
+    from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
+
+
+class ModelHost(Protocol):
+    """The node that a model belongs to."""
+
+    def on_state_entered(self, model: ModelRuntime, state: State) -> None:
+        """Handle a new state of the model's child."""
+
+    def on_retry_due(self, model: ModelRuntime) -> None:
+        """Handle that the slow retry of a model that was given up is due."""
+
+    def on_work_ended(self) -> None:
+        """Handle the end of a request: a model may be idle now."""
+
+
+class ModelRuntime:
+    """One model; the `ChildHost` of its child.
+
+    `load` tells a new process what to load. `start_blocked_by` is why the model is not started, for
+    its folder or for memory; None if it may start. `at_start` is what a process was measured to
+    take once it had loaded the model, in bytes; it outlives that process. `retired_by` is why the
+    model takes no work any more: the configuration does not have it.
+    """
+
+    def __init__(
+        self,
+        planned: PlannedModel,
+        host: ModelHost,
+        *,
+        timings: Timings,
+        restarts: RestartWindow,
+        resume: ResumePolicy,
+        standby: Standby,
+        ids: Iterator[int],
+        pause: PauseDetector,
+        events: Events,
+    ) -> None:
+        config = planned.config
+        self.planned = planned
+        self.load = load_of(planned)
+        self.start_blocked_by: WorkerError | None = None
+        self.at_start: int | None = None
+        self.retired_by: WorkerError | None = None
+        self._host = host
+        self._standby = standby
+        self._events = events
+        self._ids = ids
+        self._unary_calls = 0
+        self.admission = Admission(config.id, config.max_concurrency, config.max_queue)
+        self.warm_set = WarmSet(config.warm)
+        lifecycle = Lifecycle(timings, restarts)
+        self.child = Child(
+            config.id, self, lifecycle, timings, launch=self._launch, pause=pause, events=events
+        )
+        self.dispatch = Dispatch(
+            self.child, ids, resume, pause, self._on_generation_ended, events, self.refusal
+        )
+        self.idle = IdleTimer(config.idle_timeout, self.child.unload)
+
+    @property
+    def config(self) -> ModelConfig:
+        """Return the model's configuration."""
+        return self.planned.config
+
+    # --- settings ---
+
+    def apply(self, planned: PlannedModel) -> None:
+        """Apply other settings; what only a process goes by counts from the next process on."""
+        config = planned.config
+        if load_of(planned) != load_of(self.planned):
+            self.load = load_of(planned)
+            self.at_start = None
+        self.planned = planned
+        self.admission.resize(config.max_concurrency, config.max_queue)
+        self.warm_set.files = config.warm
+        self.idle.after = config.idle_timeout
+        self.idle.used()
+
+    def on_folder_inspected(self, folder: ModelFolder) -> None:
+        """Record what an inspection found in the model's folder."""
+        if folder != self.planned.folder:
+            self.planned = replace(self.planned, folder=folder)
+            for warning in self.planned.warnings:
+                self._events.happened(
+                    "folder", self.config.id, level=logging.WARNING, warning=warning
+                )
+            kv_bytes = self.load.kv_bytes
+            self.load = msgspec.structs.replace(load_of(self.planned), kv_bytes=kv_bytes)
+
+    def set_kv_budget(self, nbytes: int) -> None:
+        """Set the memory that the running rows of the next process may take."""
+        self.load = msgspec.structs.replace(self.load, kv_bytes=nbytes)
+
+    # --- what it does now ---
+
+    @property
+    def is_busy(self) -> bool:
+        """True if requests of any kind need the model now."""
+        admission = self.admission
+        at_work = self.child.open_ids or self.dispatch.is_busy
+        return bool(at_work or admission.running or admission.queued or self._unary_calls)
+
+    @property
+    def is_unloaded(self) -> bool:
+        """True if the process ends, or has ended, because no request needed it."""
+        return not self.child.coming_back and self.child.state is not State.FAILED
+
+    def refusal(self) -> WorkerError | None:
+        """Return why the model takes no new work just now; None if it does."""
+        if self.start_blocked_by is not None and self.child.state is not State.FAILED:
+            return self.start_blocked_by
+        return self.child.refusal()
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Count a request that is no generation as use, from its wait for the model to its end."""
+        self._unary_calls += 1
+        try:
+            yield
+        finally:
+            self._unary_calls -= 1
+            self.idle.used()
+            self._host.on_work_ended()
+
+    def _on_generation_ended(self, generation: Generation) -> None:
+        self.admission.leave(generation.age)
+        self.idle.used()
+        self._host.on_work_ended()
+
+    # --- memory ---
+
+    @property
+    def estimated_bytes(self) -> int:
+        """Return what the process is expected to take, before one was measured."""
+        return expected_bytes(self.planned)
+
+    @property
+    def running_kv_bytes(self) -> int:
+        """Return the KV bytes of running rows by their tokens; a shared prefix counts each time."""
+        loaded = self.child.status.loaded
+        return sum(map(loaded.kv.nbytes, self.dispatch.kv_tokens)) if loaded else 0
+
+    def memory_claim(self) -> MemoryClaim:
+        """Return what is known of the model's memory just now."""
+        child = self.child
+        gone = child.state in (State.STOPPED, State.FAILED)
+        return MemoryClaim(
+            model=self.config.id,
+            at_start=self.at_start or self.estimated_bytes,
+            used=child.status.resident_bytes,
+            is_resident=child.coming_back or not gone,
+            is_leaving=not gone and (self.retired_by is not None or not child.coming_back),
+            is_idle=child.state is State.READY and not self.is_busy,
+            is_pinned=self.config.pin,
+            last_used=self.idle.last_used,
+        )
+
+    def trim_cache(self, nbytes: int) -> None:
+        """Have the process free bytes of its prompt cache."""
+        if self.child.serving:
+            id_ = next(self._ids)
+            self.child.open(id_, Call(), TrimCache(id_, nbytes))  # whose answer says nothing
+
+    # --- the host of the child ---
+
+    async def _launch(self, owner: Owner) -> Launched:
+        return await self._standby.launch(owner, self.config.env)
+
+    def on_state_entered(self, state: State) -> None:
+        """Tell generations and node of a new state of the child."""
+        self.dispatch.entered(state)
+        self._host.on_state_entered(self, state)
+        if state is State.READY:
+            self.idle.used()
+
+    def on_load_progress(self) -> None:
+        """Tell the generations that wait that the process has loaded more of the model."""
+        self.dispatch.progressed()
+
+    def on_measured_at_start(self, nbytes: int) -> None:
+        """Record what a process takes once it has loaded the model."""
+        self.at_start = nbytes
+
+    def on_retry_due(self) -> None:
+        """Tell the node that the slow retry of the model is due."""
+        self._host.on_retry_due(self)
+
+    def take_lost(self) -> list[str]:
+        """Return the names of the requests lost since the last call."""
+        return self.dispatch.take_lost()
+
+    # --- reports ---
+
+    def status(self) -> ModelStatus:
+        """Return a snapshot for reports."""
+        child, life = self.child, self.child.lifecycle
+        kv_bytes = self.running_kv_bytes
+        kv_limit = min(self.load.kv_bytes, self.load.cache_bytes)
+        return ModelStatus(
+            config=self.config,
+            state=child.state,
+            reason=child.reason,
+            start_blocked_by=self.start_blocked_by,
+            coming_back=child.coming_back,
+            given_up=life.given_up,
+            has_lost_its_device=life.has_lost_its_device,
+            next_try=life.next_try,
+            retry_after=child.retry_after,
+            recent_ends=child.recent_ends,
+            restarts_by=life.restarts_by.copy(),
+            stalls=life.stalls,
+            resumes=self.dispatch.resumes,
+            last_exit=child.last_exit,
+            entered_at=child.entered_at.copy(),
+            child=child.status,
+            running=self.admission.running,
+            queued=self.admission.queued,
+            generated_tokens=child.token_stats.tokens,
+            context_length=self.planned.context_length,
+            expected_bytes=self.at_start or self.estimated_bytes,
+            kv_budget_bytes=self.load.kv_bytes,
+            running_kv_bytes=kv_bytes,
+            kv_usage=min(1.0, kv_bytes / kv_limit) if kv_limit else 1.0,
+            warnings=self.planned.warnings,
+        )

@@ -1,0 +1,67 @@
+"""A frozen snapshot of one model, for health reports, metrics, the dashboard and its history.
+
+[front]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlx_worker.errors import ModelLoading
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Mapping
+
+    from mlx_worker.config.schema import ModelConfig
+    from mlx_worker.errors import WorkerError
+    from mlx_worker.supervisor.process.crash_report import ProcessExit
+    from mlx_worker.supervisor.process.states import Event, State
+    from mlx_worker.supervisor.process.status import ChildStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One model at one moment.
+
+    `child` has the reports of its process. `next_try` is on the event loop's clock, `retry_after`
+    in seconds, `entered_at` in ms since the epoch. `recent_ends` are the ends of processes that
+    count now, and how many are allowed. `kv_usage` is a share, 0 to 1.
+    """
+
+    config: ModelConfig
+    state: State
+    reason: str
+    start_blocked_by: WorkerError | None
+    coming_back: bool
+    given_up: bool
+    has_lost_its_device: bool
+    next_try: float | None
+    retry_after: float
+    recent_ends: tuple[int, int]
+    restarts_by: Counter[Event]
+    stalls: int
+    resumes: int
+    last_exit: ProcessExit | None
+    entered_at: Mapping[State, float]
+    child: ChildStatus
+    running: int
+    queued: int
+    generated_tokens: int
+    context_length: int | None
+    expected_bytes: int
+    kv_budget_bytes: int
+    running_kv_bytes: int
+    kv_usage: float
+    warnings: tuple[str, ...]
+
+    @property
+    def restarts(self) -> int:
+        """Return how often a process was started again."""
+        return self.restarts_by.total()
+
+    @property
+    def is_being_inspected(self) -> bool:
+        """True while nothing is known of the model's folder yet."""
+        return isinstance(self.start_blocked_by, ModelLoading)

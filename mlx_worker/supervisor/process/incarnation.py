@@ -1,0 +1,221 @@
+"""One process of a child, from its launch to its end.
+
+An incarnation owns the process, its pipe and what the process has reported, and tells its listener
+what happens to it, stamped with its number. [front]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from mlx_worker.errors import ChildLost
+from mlx_worker.supervisor.fingerprint import note_replaced_package
+from mlx_worker.supervisor.process.connection import Owner
+from mlx_worker.supervisor.process.crash_report import ProcessExit
+from mlx_worker.supervisor.process.liveness import Liveness
+from mlx_worker.supervisor.process.process import how_it_ended
+from mlx_worker.supervisor.process.states import Event
+from mlx_worker.supervisor.process.status import ChildStatus
+from mlx_worker.supervisor.process.stderr import device_error
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    CacheState,
+    Hello,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    Pong,
+)
+
+if TYPE_CHECKING:
+    from mlx_worker.supervisor.process.connection import Fact, Link, Listener
+    from mlx_worker.supervisor.process.host import ChildContext
+    from mlx_worker.supervisor.process.launcher import Launched
+    from mlx_worker.supervisor.process.process import ChildProcess
+    from mlx_worker.wire.base import WireMessage
+
+LAST_WORDS = 1.0
+"""Seconds in which the pipe of a process that has ended is read to its end."""
+
+
+class IncarnationListener(Protocol):
+    """The writer of the child's state."""
+
+    def on_event(self, event: Event, reason: str, incarnation: int) -> None:
+        """Handle an event of one process."""
+
+    def on_load_progress(self) -> None:
+        """Handle that the process has loaded more of the model."""
+
+    def on_idle(self) -> None:
+        """Handle the end of the last open request."""
+
+
+class Incarnation:
+    """One process of a child, by its number; 0 stands for no process yet."""
+
+    def __init__(self, number: int, context: ChildContext, listener: IncarnationListener) -> None:
+        self.number = number
+        self.status = ChildStatus()
+        self.exit: ProcessExit | None = None
+        self._context = context
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._started_at = self._loop.time()
+        self._measured: Pong | None = None
+        self._link: Link | None = None
+        self._process: ChildProcess | None = None
+        self._liveness: Liveness | None = None
+        self._reaper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Launch the process. Raises OSError if the system refuses one."""
+        owner = Owner(
+            on_fact=self._on_fact,
+            on_end=self._tell,
+            on_quiet=self._listener.on_idle,
+            on_step=self._context.token_stats.step,
+        )
+        launched = await self._context.launch(owner)
+        self._process, self._link = launched.process, launched.link
+        self.status = replace(self.status, pid=launched.process.pid, env=launched.env)
+        launched.words.of(self._context.model, self._context.lines)
+        self._reaper = asyncio.create_task(self._reap(launched))
+        if launched.hello is not None:
+            self._on_fact(launched.hello)
+
+    # --- the process and its pipe ---
+
+    @property
+    def is_running(self) -> bool:
+        """True if there is a process that has not ended."""
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def is_connected(self) -> bool:
+        """True if messages reach the process."""
+        return self._link is not None and self._link.is_up
+
+    @property
+    def open_ids(self) -> int:
+        """Return the number of requests that the process has not answered to their end."""
+        return self._link.open_ids if self._link else 0
+
+    def open(self, id_: int, listener: Listener, message: WireMessage) -> None:
+        """Send a message that is answered; the listener gets the answers.
+
+        Raises ChildLost if the pipe is closed, ValueError if the message fits no frame.
+        """
+        if self._link is None:
+            raise ChildLost("the model's process has just ended", retry_after=1)
+        self._link.open(id_, listener, message)
+
+    def send(self, message: WireMessage) -> None:
+        """Send a message without an answer of its own. Do nothing if the pipe is closed."""
+        if self._link is not None:
+            self._link.send(message)
+
+    def on_ready(self) -> None:
+        """Note how long the model took to load, and judge the process by its progress from now."""
+        self.status = replace(self.status, load_seconds=self._loop.time() - self._started_at)
+        if self._link is not None:
+            stalled = partial(self._tell, Event.STALLED)
+            context = self._context
+            self._liveness = Liveness(self._link, context.timings, context.pause, stalled)
+
+    def forget_status(self) -> None:
+        """Forget what the process has reported: it does not serve any more."""
+        self.status = ChildStatus()
+
+    def kill(self) -> None:
+        """End the process at once, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+
+    def close(self) -> None:
+        """Close the pipe: the process reads EOF and leaves."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+        if self._liveness is not None:
+            self._liveness.close()
+            self._liveness = None
+
+    # --- what the process reports ---
+
+    def _tell(self, event: Event, reason: str = "") -> None:
+        self._listener.on_event(event, reason, self.number)
+
+    def _on_fact(self, fact: Fact) -> None:
+        match fact:
+            case Hello():
+                self._on_hello(fact)
+            case LoadProgress():
+                self.status = replace(self.status, loading=fact)
+                self._listener.on_load_progress()
+            case Loaded():
+                self.status = replace(self.status, loaded=fact)
+                self._tell(Event.LOADED)
+            case LoadFailed():
+                event = Event.CANNOT_LOAD if fact.permanent else Event.LOAD_FAILED
+                self._tell(event, fact.reason)
+            case CacheState():
+                self.status = replace(self.status, cache=fact)
+            case Pong():
+                self._on_pong(fact)
+
+    def _on_hello(self, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL:
+            wrong = (
+                f"the model's process speaks protocol {hello.protocol}, not {PROTOCOL}: "
+                "mlx-worker was replaced while this node runs; restart the node"
+            )
+            self._tell(Event.GARBAGE, wrong)
+            return
+        self.status = replace(self.status, versions=hello.versions, working_set=hello.working_set)
+        note_replaced_package(self._context.events, self._context.model, hello.versions)
+        self._tell(Event.HELLO)
+
+    def _on_pong(self, pong: Pong) -> None:
+        if self.status.pong is None:
+            self._context.host.on_measured_at_start(pong.resident_bytes)
+        elif self._liveness is not None:
+            self._liveness.on_pong(self.status.pong, pong)
+        self.status = replace(self.status, pong=pong)
+        self._measured = pong
+
+    # --- its end ---
+
+    async def _reap(self, launched: Launched) -> None:
+        code = await launched.process.wait()
+        how = how_it_ended(code)
+        # The pipes may still hold what the process wrote last, and why it ended.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS):
+                await launched.link.ended.wait()
+        lines = await launched.words.complete(LAST_WORDS)
+        in_flight = self._context.host.take_lost()
+        if code > 0 and not in_flight and self._measured is None:
+            # The process never worked, so that its last line holds no words of a request.
+            how = launched.words.cause(how)
+        self.exit = ProcessExit(
+            how,
+            time.time() * 1000,
+            lines,
+            pid=launched.process.pid,
+            code=code,
+            uptime=self._loop.time() - self._started_at,
+            in_flight=in_flight,
+            measured=self._measured,
+        )
+        error = device_error(lines)
+        if self._context.device_errors.ended(error, in_flight):
+            self._tell(Event.DEVICE_LOST, f"needs reboot: {error}, process after process")
+        else:
+            cause = error or launched.words.computation_failure
+            self._tell(Event.EXITED, f"{how}: {cause}" if cause else how)

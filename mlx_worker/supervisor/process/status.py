@@ -1,0 +1,36 @@
+"""What one process of a child has reported of itself. [front]"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mlx_worker.wire.messages import CacheState, Loaded, LoadProgress, Pong
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStatus:
+    """The latest reports of one process; a new process begins without any.
+
+    `load_seconds` is the time from the start of the process until READY. `working_set` is in bytes,
+    as the device recommends. `env` has the environment variables of the model's configuration.
+    """
+
+    pid: int | None = None
+    loading: LoadProgress | None = None
+    loaded: Loaded | None = None
+    cache: CacheState | None = None
+    pong: Pong | None = None
+    load_seconds: float | None = None
+    versions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    working_set: int | None = None
+    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def resident_bytes(self) -> int | None:
+        """Return the resident memory that the process measured last; None before the first time."""
+        return self.pong.resident_bytes if self.pong else None

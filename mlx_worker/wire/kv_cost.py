@@ -1,0 +1,32 @@
+"""What the KV of one row costs: measured in the child, used for placement in the front.
+
+[both]
+"""
+
+from __future__ import annotations
+
+from mlx_worker.wire.base import WirePart
+
+
+class KvGrowth(WirePart, frozen=True, array_like=True):
+    """Describe KV that grows by `per_token` bytes with each token, up to `until` tokens.
+
+    `until` None: KV grows with every token.
+    """
+
+    per_token: int
+    until: int | None = None
+
+
+class KvCost(WirePart, frozen=True, array_like=True):
+    """Describe the KV of one row: `fixed` bytes, and what grows."""
+
+    fixed: int = 0
+    growing: list[KvGrowth] = []
+
+    def nbytes(self, tokens: int) -> int:
+        """Return the bytes of a row of this many tokens."""
+        return self.fixed + sum(
+            growth.per_token * (tokens if growth.until is None else min(tokens, growth.until))
+            for growth in self.growing
+        )

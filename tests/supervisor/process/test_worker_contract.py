@@ -1,0 +1,313 @@
+"""What every worker does: the fake one in memory, the same in a process, and the product's child.
+
+The other tests of the supervisor and of the front stand on the fake; here the same assertions hold
+it to what the real one does on the same pipe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from mlx_worker.child.pipe import EXIT_FRONT_GONE, EXIT_GARBAGE
+from mlx_worker.supervisor.process.connection import Owner
+from mlx_worker.supervisor.process.launcher import CHILD_LAUNCHER, Launched, Launcher
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    CacheCleared,
+    CacheState,
+    CancelGeneration,
+    ClearCache,
+    Detokenize,
+    DetokenizeResult,
+    Generate,
+    Hello,
+    Load,
+    Loaded,
+    LoadProgress,
+    Ping,
+    Pong,
+    PrefillProgress,
+    PromptWarmed,
+    Started,
+    Tokenize,
+    TokenizeResult,
+    TrimCache,
+    Warm,
+)
+from mlx_worker.wire.output import Done, PromptScores, RowOutput
+from mlx_worker.wire.request import ChatRequest, Sampling
+from tests.supervisor_harness import DEADLINE, scripted_process, soon
+from tests.worker_in_memory import MemoryLauncher
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from mlx_worker.supervisor.process.connection import Fact, Told
+    from mlx_worker.supervisor.process.states import Event
+    from mlx_worker.wire.base import WireMessage
+
+PATIENCE = 60.0
+"""Seconds: the product's child imports all of MLX."""
+
+CONTEXT = 4000
+SYSTEM = "be kind and brief to whoever asks"
+GARBAGE = b"\x00\x00\x00\x03abc"
+
+Kind = TypeVar("Kind")
+
+WORKERS = {
+    "memory": MemoryLauncher(()),
+    "process": scripted_process(),
+    "mlx": CHILD_LAUNCHER,
+}
+pytestmark = pytest.mark.parametrize("worker", WORKERS)
+
+
+class Ear:
+    """The listener of one id."""
+
+    def __init__(self) -> None:
+        self.heard: list[Told] = []
+        self.lost = ""
+        self.last = asyncio.Event()
+        self.first = asyncio.Event()
+
+    def hear(self, message: Told) -> None:
+        assert not self.last.is_set(), f"{message} after the last word"
+        self.heard.append(message)
+        if isinstance(message, RowOutput):
+            self.first.set()
+        elif not isinstance(message, Started | PrefillProgress | PromptScores):
+            self.last.set()
+
+    def on_connection_lost(self, why: str) -> None:
+        assert not self.last.is_set(), f"lost after the last word: {why}"
+        self.lost = why
+        self.last.set()
+
+    async def whole(self) -> list[Told]:
+        """Everything that was heard, once the last word was."""
+        async with asyncio.timeout(PATIENCE):
+            await self.last.wait()
+        return self.heard
+
+    @property
+    def tokens(self) -> list[int]:
+        return [token for it in self.heard if isinstance(it, RowOutput) for token in it.tokens]
+
+    @property
+    def text(self) -> str:
+        return "".join(it.text for it in self.heard if isinstance(it, RowOutput | Done))
+
+
+@dataclass
+class Seat:
+    """The supervisor's seat: what a launched worker said of itself."""
+
+    facts: list[Fact] = field(default_factory=list)
+    ends: list[Event] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    launched: Launched = field(init=False)
+
+    def owner(self) -> Owner:
+        return Owner(self._on_fact, self._on_end, lambda: None, lambda _: None)
+
+    def _on_fact(self, fact: Fact) -> None:
+        self.facts.append(fact)
+        self.changed.set()
+
+    def _on_end(self, event: Event, _reason: str) -> None:
+        self.ends.append(event)
+        self.changed.set()
+
+    async def fact(self, kind: type[Kind], after: int = 0) -> Kind:
+        """Wait for a fact of this kind, the first after so many facts."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                if found := [it for it in self.facts[after:] if isinstance(it, kind)]:
+                    return found[0]
+                self.changed.clear()
+                await self.changed.wait()
+
+    def open(self, message: WireMessage, id_: int) -> Ear:
+        ear = Ear()
+        self.launched.link.open(id_, ear, message)
+        return ear
+
+    async def told(self, message: WireMessage, id_: int) -> Told:
+        """The last word on this message."""
+        *_, last = await self.open(message, id_).whole()
+        return last
+
+
+@asynccontextmanager
+async def launched(worker: str, folder: Path) -> AsyncIterator[Seat]:
+    """A worker that has loaded its model; in the end it is gone."""
+    seat = Seat()
+    launcher: Launcher = WORKERS[worker]
+    seat.launched = await launcher(seat.owner())
+    process = seat.launched.process
+    try:
+        hello = await seat.fact(Hello)
+        assert (hello.protocol, hello.pid) == (PROTOCOL, process.pid)
+        assert hello.versions
+        assert seat.facts == [hello], "it says nothing else before it is told to load"
+        seat.launched.link.send(Load("m", str(folder), 4, CONTEXT, 1 << 30, 1 << 30, 0.1))
+        loaded = await seat.fact(Loaded)
+        assert (loaded.context_length, loaded.weight_bytes > 0) == (CONTEXT, True)
+        progress = [it for it in seat.facts if isinstance(it, LoadProgress)]
+        done = [it.done for it in progress]
+        assert done == sorted(done)
+        assert progress[-1].done == progress[-1].total
+        yield seat
+    finally:
+        seat.launched.link.close()
+        async with asyncio.timeout(DEADLINE):
+            await process.wait()
+            await seat.launched.words.complete(DEADLINE)
+
+
+def request(text: str, max_tokens: int | None = None, system: str = "") -> ChatRequest:
+    head = [{"role": "system", "content": system}] if system else []
+    turns = [*head, {"role": "user", "content": text}]
+    return ChatRequest(turns, Sampling(seed=1), max_tokens=max_tokens)
+
+
+async def test_an_answer_is_started_read_said_and_ended(worker: str, nano: Path) -> None:
+    async with launched(worker, nano) as seat:
+        ear = seat.open(Generate(1, request("one two three four", 3)), 1)
+        started, *_, done = await ear.whole()
+        assert isinstance(started, Started)
+        assert started.prompt_tokens > 0
+        assert not started.cache_hit
+        read = [it for it in ear.heard if isinstance(it, PrefillProgress)]
+        assert read
+        assert read[-1].done == read[-1].total
+        assert isinstance(done, Done)
+        assert (done.finish, done.completion_tokens) == ("length", len(ear.tokens)) == ("length", 3)
+        kinds = [type(it) for it in ear.heard]
+        assert kinds == sorted(kinds, key=[Started, PrefillProgress, RowOutput, Done].index)
+
+        again = seat.open(Generate(2, request("one two three four", 3), ear.tokens[:2]), 2)
+        *_, done = await again.whole()
+        assert again.tokens == ear.tokens[2:], "a replay goes on with the next token"
+        assert ear.text.endswith(again.text)
+        assert isinstance(done, Done)
+        assert done.completion_tokens == 3
+
+        ears = [
+            seat.open(Generate(id_, request(text, 3)), id_)
+            for id_, text in enumerate(["one two three", "four five six"], start=3)
+        ]
+        for of_two in ears:
+            await of_two.whole()
+            assert len(of_two.tokens) == 3, "each id hears its own"
+
+
+async def test_pings_are_answered_at_once_and_count_what_was_done(worker: str, nano: Path) -> None:
+    async with launched(worker, nano) as seat:
+        seat.launched.link.send(Ping(1))
+        assert (await seat.fact(Pong)).seq == 1
+        before = len(seat.facts)
+        ear = seat.open(Generate(1, request("one two three " * 100, 200)), 1)
+        await ear.whole()
+        seat.launched.link.send(Ping(2))
+        pong = await seat.fact(Pong, before)
+        assert (pong.seq, pong.active) == (2, 0)
+        assert pong.decode_steps > 0
+        assert pong.prefilled_tokens > 0
+        assert pong.resident_bytes > 0
+
+
+async def test_what_is_cancelled_says_so_and_nothing_more(worker: str, nano: Path) -> None:
+    async with launched(worker, nano) as seat:
+        ear = seat.open(Generate(1, request("one two three " * 400, 2000)), 1)
+        async with asyncio.timeout(PATIENCE):
+            await ear.first.wait()
+        seat.launched.link.send(CancelGeneration(1))
+        *_, done = await ear.whole()
+        assert isinstance(done, Done)
+        assert done.finish == "cancelled"
+        seat.launched.link.send(CancelGeneration(1))  # what is over cannot be cancelled
+        after = seat.open(Generate(2, request("one two", 2)), 2)
+        await after.whole()
+        assert len(after.tokens) == 2
+
+
+async def test_a_system_prompt_is_resident_until_it_is_cleared(worker: str, nano: Path) -> None:
+    async with launched(worker, nano) as seat:
+        hits = []
+        for id_ in (1, 2):
+            ear = seat.open(Generate(id_, request("one two", 2, SYSTEM)), id_)
+            started, *_ = await ear.whole()
+            assert isinstance(started, Started)
+            hits.append((started.cache_hit, started.cached_tokens > 0))
+        assert hits == [(False, False), (True, True)]
+        state = [it for it in seat.facts if isinstance(it, CacheState)][-1]
+        assert state.system_prompt_hash == hashlib.sha256(SYSTEM.encode()).hexdigest()
+        assert state.entries > 0
+        before = len(seat.facts)
+        assert await seat.told(ClearCache(3), 3) == CacheCleared(3)
+        state = await seat.fact(CacheState, before)
+        assert (state.tokens, state.entries, state.bytes) == (0, 0, 0)
+        before = len(seat.facts)
+        warmed = await seat.told(Warm(4, SYSTEM), 4)
+        assert isinstance(warmed, PromptWarmed)
+        assert (await seat.fact(CacheState, before)).tokens == warmed.tokens > 0
+        started, *_ = await seat.open(Generate(5, request("one", 1, SYSTEM)), 5).whole()
+        assert isinstance(started, Started)
+        assert started.cache_hit
+        assert await seat.told(TrimCache(6, 1 << 30), 6) == CacheCleared(6)
+
+
+async def test_tokens_are_told_and_made_text_again(worker: str, nano: Path) -> None:
+    async with launched(worker, nano) as seat:
+        told = await seat.told(Tokenize(1, request("one two")), 1)
+        assert isinstance(told, TokenizeResult)
+        tokens = json.loads(told.tokens)
+        assert told.count == len(tokens) > 0
+        text = await seat.told(Detokenize(2, tokens), 2)
+        assert isinstance(text, DetokenizeResult)
+        assert isinstance(json.loads(text.text), str)
+
+
+async def test_it_leaves_when_its_front_is_gone(worker: str, nano: Path) -> None:
+    async with launched(worker, nano) as seat:
+        ear = seat.open(Generate(1, request("one two three " * 400, 2000)), 1)
+        async with asyncio.timeout(PATIENCE):
+            await ear.first.wait()
+        seat.launched.link.close()
+        assert await soon(seat.launched.process.wait()) == EXIT_FRONT_GONE
+        await ear.whole()
+        assert ear.lost
+
+
+async def test_it_leaves_when_its_front_speaks_no_message(worker: str, nano: Path) -> None:
+    async with launched(worker, nano) as seat:
+        transport = seat.launched.link._transport
+        assert transport is not None
+        transport.write(GARBAGE)
+        assert await soon(seat.launched.process.wait()) == EXIT_GARBAGE
+        assert seat.launched.process.returncode == EXIT_GARBAGE
+
+
+async def test_killed_it_ends_its_pipe_and_its_open_ids(worker: str, nano: Path) -> None:
+    async with launched(worker, nano) as seat:
+        ear = seat.open(Generate(1, request("one two three " * 400, 2000)), 1)
+        async with asyncio.timeout(PATIENCE):
+            await ear.first.wait()
+        seat.launched.process.kill()
+        assert await soon(seat.launched.process.wait()) == -9
+        await ear.whole()
+        assert ear.lost
+        assert len(seat.ends) == 1
+        seat.launched.process.kill()  # nothing happens
+        assert await soon(seat.launched.words.complete(DEADLINE)) is not None
