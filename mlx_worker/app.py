@@ -76,10 +76,10 @@ def build_app(
 ) -> web.Application:
     """Return the application of one node, which starts its children and ends them.
 
-    What is not given is the product's own: the request counts of this process, the timings and
-    policies of the configuration, the real child. Folders of models are inspected once the
-    application runs: a model whose folder cannot be used is `failed`, and the others serve. Raises
-    ConfigError for keys or a certificate that cannot be used.
+    What is not given is the product's own: the process-wide request stats, the timings and policies
+    of the configuration, the real child. Folders of models are inspected once the application
+    runs: a model whose folder cannot be used is `failed`, and the others serve. Raises ConfigError
+    for keys or a certificate that cannot be used.
     """
     supervisor = config.supervisor
 
@@ -96,8 +96,8 @@ def build_app(
         )
 
     app = _app_without_node(config.server)
-    node_stats = node_request_stats() if stats is None else stats
-    app.cleanup_ctx.append(partial(_run_node, config, create_node, node_stats))
+    of_node = node_request_stats() if stats is None else stats
+    app.cleanup_ctx.append(partial(_run_node, config, create_node, of_node))
     app.on_shutdown.append(close_event_streams)
     return app
 

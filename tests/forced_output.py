@@ -1,4 +1,4 @@
-"""Settings of an ordinary request that make a made model say what a test wants."""
+"""Settings of an ordinary request that force the output of a synthetic model."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from tests.synthetic_models import IM_END
 
 PENALTY = 2.0
 STEP = 0.1
-"""Between one bias and the next: all of them lie closer together than the penalty reaches."""
+"""Between two biases: all biases together span less than the penalty."""
 
 
-def foretold(tokenizer: Any, *tokens: str) -> dict[str, Any]:
-    """Have it say these tokens in this order, each once, where it is greedy.
+def force_output(tokenizer: Any, *tokens: str) -> dict[str, Any]:
+    """Return settings for which a greedy model generates these tokens in this order, each once.
 
-    The biases fall from token to token, and what was said is pushed below them all. Any tokens but
-    whole words, of which the model has a mind of its own.
+    The biases fall from token to token, and the penalty pushes generated tokens below all others.
+    Whole words are not possible: the model prefers some of them.
     """
     assert STEP * len(tokens) < PENALTY
     bias = {}
     for place, token in enumerate(tokens):
         (id_,) = tokenizer.encode(token)
-        # The end of a turn stands in the prompt: the penalty has been at it before.
+        # The end of a turn is in the prompt: the penalty applies to that token already.
         bias[str(id_)] = 50 - STEP * place + (PENALTY if token == IM_END else 0)
     return {"logit_bias": bias, "presence_penalty": PENALTY}

@@ -52,7 +52,7 @@ class Answer:
                     self.text += visible_text(span)
 
 
-class Bench:
+class EngineHarness:
     """One model, and engines of it that have seen nothing yet."""
 
     def __init__(self, folder: Path, rows: int = 16) -> None:

@@ -17,7 +17,7 @@ from msgspec import structs
 from mlx_worker import inference
 from mlx_worker.engine.generation_settings import chat_request
 from mlx_worker.errors import InferenceError, InvalidRequest, ModelNotFoundError
-from tests.forced_output import foretold
+from tests.forced_output import force_output
 from tests.synthetic_models import (
     CALL,
     CALL_PARTS,
@@ -89,7 +89,7 @@ def test_only_content_is_generated(tmp_path: Path) -> None:
     """A reader of plain text is not shown reasoning, and is shown a call that is none."""
     folder = make_caller(tmp_path / "caller")
     _, tokenizer = inference.load_model(folder)
-    said = foretold(tokenizer, "!", THOUGHT, "?", CALL, CALL_PARTS[0], CALLED, ".", IM_END)
+    said = force_output(tokenizer, "!", THOUGHT, "?", CALL, CALL_PARTS[0], CALLED, ".", IM_END)
     bias = {int(token): value for token, value in said.pop("logit_bias").items()}
     pieces = inference.generate_stream(HELLO, path=folder, logit_bias=bias, **said)
     assert "".join(pieces) == f"?{CALL_PARTS[0]}."
@@ -230,16 +230,19 @@ def test_with_no_model_at_all_it_says_so() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("temperature", it) for it in (-1, -0.001, 2.001, 5, float("nan"), float("inf"), "1")],
-        *[("top_p", it) for it in (-0.5, 1.1, 2, float("nan"))],
-        *[("top_k", it) for it in (-2, 1.5, 1 << 31)],
-        *[("min_p", it) for it in (-0.1, 1.1)],
-        *[("repetition_penalty", it) for it in (-1, 11)],
-        *[(f"{it}_penalty", value) for it in ("presence", "frequency") for value in (-3, 2.5)],
-        *[("max_tokens", it) for it in (0, -1, 1.5, True)],
-        *[("stop", it) for it in ("word", [""], ["x"] * 17, [1])],
-        *[("seed", it) for it in (1 << 63, "1")],
-        *[("logit_bias", it) for it in ({1: 101}, {-1: 1}, [1])],
+        *[
+            ("temperature", value)
+            for value in (-1, -0.001, 2.001, 5, float("nan"), float("inf"), "1")
+        ],
+        *[("top_p", value) for value in (-0.5, 1.1, 2, float("nan"))],
+        *[("top_k", value) for value in (-2, 1.5, 1 << 31)],
+        *[("min_p", value) for value in (-0.1, 1.1)],
+        *[("repetition_penalty", value) for value in (-1, 11)],
+        *[(f"{name}_penalty", value) for name in ("presence", "frequency") for value in (-3, 2.5)],
+        *[("max_tokens", value) for value in (0, -1, 1.5, True)],
+        *[("stop", value) for value in ("word", [""], ["x"] * 17, [1])],
+        *[("seed", value) for value in (1 << 63, "1")],
+        *[("logit_bias", value) for value in ({1: 101}, {-1: 1}, [1])],
         ("template_kwargs", []),
     ],
 )

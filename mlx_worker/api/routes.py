@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from mlx_worker.api import openapi
 from mlx_worker.api.admin import (
     anthropic_models,
@@ -16,15 +18,13 @@ from mlx_worker.api.admin import (
 )
 from mlx_worker.api.admin.reload import CannotReload, Reloaded
 from mlx_worker.api.dashboard import stream
-from mlx_worker.api.dialects.cache_warm import WarmRequest
-from mlx_worker.api.dialects.chat.request import ChatCompletionRequest
-from mlx_worker.api.dialects.completions.request import CompletionRequest
-from mlx_worker.api.dialects.log_level import LogLevelRequest
 from mlx_worker.api.dialects.messages.request import MessageRequest
-from mlx_worker.api.dialects.responses.request import ResponseRequest
-from mlx_worker.api.dialects.tokenize import DetokenizeRequest, TokenizeRequest
-from mlx_worker.api.generation import endpoints as generation
+from mlx_worker.api.dialects.native.cache_warm import WarmRequest
+from mlx_worker.api.dialects.native.log_level import LogLevelRequest
+from mlx_worker.api.dialects.native.tokenize import DetokenizeRequest, TokenizeRequest
+from mlx_worker.api.dialects.registry import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from mlx_worker.api.generation import token_endpoints
+from mlx_worker.api.generation.endpoints import generate
 from mlx_worker.api.route import (
     EVENTS,
     GENERATION,
@@ -62,10 +62,10 @@ ROUTES = (
     Route(
         method="POST",
         path="chat/completions",
-        handler=generation.chat_completions,
+        handler=partial(generate, CHAT),
         access="trusted",
         summary="OpenAI chat completions",
-        body=ChatCompletionRequest,
+        body=CHAT.body,
         answer=_COMPLETION,
         streams=True,
         errors=GENERATION,
@@ -73,10 +73,10 @@ ROUTES = (
     Route(
         method="POST",
         path="completions",
-        handler=generation.completion,
+        handler=partial(generate, COMPLETIONS),
         access="trusted",
         summary="OpenAI completions (legacy): raw prompts, by text or token ids",
-        body=CompletionRequest,
+        body=COMPLETIONS.body,
         answer=_COMPLETION,
         streams=True,
         errors=GENERATION,
@@ -84,10 +84,10 @@ ROUTES = (
     Route(
         method="POST",
         path="responses",
-        handler=generation.response,
+        handler=partial(generate, RESPONSES),
         access="trusted",
         summary="OpenAI responses; each request contains the conversation",
-        body=ResponseRequest,
+        body=RESPONSES.body,
         answer=_RESPONSE,
         streams=True,
         errors=GENERATION,
@@ -95,10 +95,10 @@ ROUTES = (
     Route(
         method="POST",
         path="messages",
-        handler=generation.message,
+        handler=partial(generate, MESSAGES),
         access="trusted",
         summary="Anthropic messages",
-        body=MessageRequest,
+        body=MESSAGES.body,
         answer=_MESSAGE,
         streams=True,
         errors=GENERATION,

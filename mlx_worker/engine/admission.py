@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Begun = Started | PromptWarmed | RequestFailed
 
 
-class Admission:
+class BatchAdmission:
     """Admit the sequences of one engine to its batch.
 
     `kv_bytes` bounds the KV of all rows, by `kv_cost`; None: there is no bound.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from mlx_worker.engine.admission import Admission
+from mlx_worker.engine.admission import BatchAdmission
 from mlx_worker.engine.batch import Batch
 from mlx_worker.engine.batch_support import is_cuttable, unbatched_because
 from mlx_worker.engine.guard import computing
@@ -98,7 +98,7 @@ class Engine:
         cuttable = is_cuttable(model)
         self._sequences = SequenceTable()
         self._retention = KvRetention(self._batch, self.cache, is_cuttable=cuttable)
-        self._admission = Admission(
+        self._admission = BatchAdmission(
             self._sequences,
             self._batch,
             self.cache,

@@ -41,7 +41,7 @@ class Evidence:
     """Tell whether the rows of one step were computed.
 
     `logprobs` are the logits less `normalizers`, their log-sum-exps. The smallest of a row is
-    `-log(vocabulary)` if all are equal, and less than that by far in any row that says something.
+    `-log(vocabulary)` if all are equal, and less than that by far in any row that was computed.
     """
 
     __slots__ = ("_normalizers", "_rows", "_uniform", "least")

@@ -104,7 +104,7 @@ class SequenceTable:
         self.by_uid[uid] = sequence
 
     def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence, wherever it stands; the batch is told by the caller."""
+        """Forget a sequence; the caller removes its row from the batch."""
         sequence.over = True
         if sequence in self.waiting:
             self.waiting.remove(sequence)

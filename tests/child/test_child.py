@@ -239,8 +239,8 @@ def test_started_comes_before_prefill_and_the_last_word_once(loaded: Front) -> N
     loaded.say(generate(1, " ".join(WORDS) * 8, 3))
     kinds = [type(message).__name__ for message in loaded.hear_all(Done)]
     assert kinds[0] in ("Started", "CacheState")
-    assert kinds.index("Started") < kinds.index("Prefill") < kinds.index("Step")
-    assert kinds.count("Prefill") > 1
+    assert kinds.index("Started") < kinds.index("PrefillProgress") < kinds.index("StepOutput")
+    assert kinds.count("PrefillProgress") > 1
 
 
 def test_all_sequences_share_one_step(loaded: Front) -> None:
@@ -265,7 +265,9 @@ def test_a_cancelled_generation_says_so_and_says_nothing_more(loaded: Front) -> 
     assert done.finish == "cancelled"
     loaded.say(generate(2, "Hello", 3))
     after = loaded.hear_all(Done)
-    assert all(row.id == 2 for it in after if isinstance(it, StepOutput) for row in it.rows)
+    assert all(
+        row.id == 2 for message in after if isinstance(message, StepOutput) for row in message.rows
+    )
 
 
 def test_a_generation_cancelled_before_it_was_admitted_is_never_started(loaded: Front) -> None:

@@ -67,8 +67,8 @@ class Desk:
 
     def ids(self) -> list[int]:
         return [
-            it.id if isinstance(it, ClientGone | PreparationFailed) else it.message.id
-            for it in self.prepared
+            result.id if isinstance(result, ClientGone | PreparationFailed) else result.message.id
+            for result in self.prepared
         ]
 
 
@@ -173,8 +173,8 @@ def test_preparation_choices_of_one_body_share_prompt_and_grammar(desk: Desk) ->
     for _ in range(8):
         desk.work.short_turn(desk.tools)
         desk.work.grammar_turn(desk.tools)
-    assert len({id(it.prompt) for it in desk.prepared}) == 1
-    assert len({id(it.constraint) for it in desk.prepared}) == 8
+    assert len({id(result.prompt) for result in desk.prepared}) == 1
+    assert len({id(result.constraint) for result in desk.prepared}) == 8
     assert desk.constraints.compiled == 1
 
 
@@ -197,7 +197,7 @@ def test_preparation_an_echo_has_its_text_beside_a_namesake_that_echoes_nothing(
         desk.work.put(generate(id_, body="one", prompt="moon", prompt_scoring=scoring))
     for _ in scorings:
         desk.work.short_turn(desk.tools)
-    assert [it.prompt.text for it in desk.prepared] == ["", "", "moon"]
+    assert [result.prompt.text for result in desk.prepared] == ["", "", "moon"]
 
 
 def test_preparation_other_prompts_of_one_body_are_their_own(desk: Desk) -> None:
@@ -205,7 +205,7 @@ def test_preparation_other_prompts_of_one_body_are_their_own(desk: Desk) -> None
         desk.work.put(generate(id_, text, body="b"))
     for _ in range(3):
         desk.work.short_turn(desk.tools)
-    first, second, third = (it.prompt.tokens for it in desk.prepared)
+    first, second, third = (result.prompt.tokens for result in desk.prepared)
     assert first == third != second
 
 
@@ -215,7 +215,7 @@ def test_constraints_a_refused_grammar_is_compiled_once_too(desk: Desk) -> None:
         desk.work.short_turn(desk.tools)
         desk.work.grammar_turn(desk.tools)
     assert desk.constraints.compiled == 1
-    assert [str(it.error) for it in desk.prepared] == [str(desk.prepared[0].error)] * 3
+    assert [str(result.error) for result in desk.prepared] == [str(desk.prepared[0].error)] * 3
 
 
 # --- what is refused ----------------------------------------------------------------------
@@ -234,8 +234,12 @@ def test_preparation_text_beyond_the_context_is_refused_untokenized(desk: Desk) 
         desk.work.short_turn(desk.tools)
         desk.work.long_turn(desk.tools)
     assert desk.ids() == [1, 2, 3]
-    assert [type(it.error) for it in desk.prepared] == [ContextLengthExceeded] * 3
-    assert [it.error.param for it in desk.prepared] == ["messages", "system_prompt", "prompt"]
+    assert [type(result.error) for result in desk.prepared] == [ContextLengthExceeded] * 3
+    assert [result.error.param for result in desk.prepared] == [
+        "messages",
+        "system_prompt",
+        "prompt",
+    ]
     assert "resulted in about 1000000 tokens" in desk.prepared[2].error.message
 
 
@@ -248,7 +252,7 @@ def test_preparation_more_ids_than_the_context_are_refused(desk: Desk) -> None:
     for work in works:
         desk.work.put(work)
         desk.work.short_turn(desk.tools)
-    assert [type(it.error) for it in desk.prepared] == [ContextLengthExceeded] * 2
+    assert [type(result.error) for result in desk.prepared] == [ContextLengthExceeded] * 2
     desk.work.put(Detokenize(3, [1] * CONTEXT))
     desk.work.short_turn(desk.tools)
     assert len(desk.answers) == 1

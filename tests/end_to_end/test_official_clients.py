@@ -1,7 +1,7 @@
 """OpenAI's and Anthropic's own clients against a real node and a real model.
 
 Responses, messages and completions; `test_tools` has chat completions. The model speaks at random:
-`foretold` has it say what a test wants.
+`force_output` has it say what a test wants.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import openai
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from tests.forced_output import foretold
+from tests.forced_output import force_output
 from tests.processes import RunningNode, running_node
 from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THOUGHT, make_caller
 
@@ -64,13 +64,13 @@ def claude(node: RunningNode) -> Iterator[anthropic.Anthropic]:
 @pytest.fixture
 def a_call(tokenizer: Any) -> dict[str, Any]:
     """It thinks, speaks and calls."""
-    return foretold(tokenizer, "!", THOUGHT, "?", CALL, OPENING, RIVER, CALLED, IM_END)
+    return force_output(tokenizer, "!", THOUGHT, "?", CALL, OPENING, RIVER, CALLED, IM_END)
 
 
 @pytest.fixture
 def an_end(tokenizer: Any) -> dict[str, Any]:
     """It thinks nothing and says one word."""
-    return foretold(tokenizer, THOUGHT, "?", IM_END)
+    return force_output(tokenizer, THOUGHT, "?", IM_END)
 
 
 # --- OpenAI: responses ----------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_several_prompts_have_their_choices_in_order_and_echo_them(
 
 
 def test_a_completion_is_text_and_nothing_else(gpt: openai.OpenAI, tokenizer: Any) -> None:
-    said = foretold(tokenizer, "!", THOUGHT, "?", CALL, OPENING, RIVER, CALLED)
+    said = force_output(tokenizer, "!", THOUGHT, "?", CALL, OPENING, RIVER, CALLED)
     answer = gpt.completions.create(model="caller", prompt="Hi", max_tokens=7, extra_body=said)
     assert answer.choices[0].text == f"!{THOUGHT}?{CALL}{OPENING}{RIVER}{CALLED}"
     assert answer.choices[0].finish_reason == "length"
@@ -303,7 +303,7 @@ def test_a_loop_of_two_turns_really_calls_the_function_by_messages(
 
 
 def test_a_stop_sequence_is_named(claude: anthropic.Anthropic, tokenizer: Any) -> None:
-    said = foretold(tokenizer, THOUGHT, "?", "!", IM_END)
+    said = force_output(tokenizer, THOUGHT, "?", "!", IM_END)
     answer = message(claude, said, stop_sequences=["x", "!"])
     assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", "!")
     assert answer.content[0].text == "?"

@@ -1,6 +1,6 @@
 """Tools, reasoning and choices through a real node, a real model and the client that callers use.
 
-The model speaks at random: `foretold` has it say what a test wants.
+The model speaks at random: `force_output` has it say what a test wants.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import openai
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from tests.forced_output import foretold
+from tests.forced_output import force_output
 from tests.processes import RunningNode, running_node
 from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THINK, THOUGHT, make_caller
 
@@ -63,7 +63,7 @@ def chunks_of(client: openai.OpenAI, **fields: Any) -> list[Any]:
 
 
 def test_a_call_comes_whole(client: openai.OpenAI, tokenizer: Any) -> None:
-    said = foretold(tokenizer, THOUGHT, CALL, OPENING, RIVER, CALLED, IM_END)
+    said = force_output(tokenizer, THOUGHT, CALL, OPENING, RIVER, CALLED, IM_END)
     choice = ask(client, **said).choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content is None
@@ -76,7 +76,7 @@ def test_a_call_comes_whole(client: openai.OpenAI, tokenizer: Any) -> None:
 def test_reasoning_then_content_then_a_call_come_whole_and_streamed_alike(
     client: openai.OpenAI, tokenizer: Any
 ) -> None:
-    said = foretold(tokenizer, "!", THOUGHT, "?", CALL, OPENING, MOON, CALLED, IM_END)
+    said = force_output(tokenizer, "!", THOUGHT, "?", CALL, OPENING, MOON, CALLED, IM_END)
     message = ask(client, **said, seed=5).choices[0].message
     (call,) = message.tool_calls or []
     assert call.type == "function"
@@ -102,7 +102,7 @@ def test_reasoning_then_content_then_a_call_come_whole_and_streamed_alike(
 def test_a_call_is_the_end_where_calls_side_by_side_are_declined(
     client: openai.OpenAI, tokenizer: Any, parallel: bool, content: str | None
 ) -> None:
-    said = foretold(tokenizer, THOUGHT, CALL, OPENING, RIVER, CALLED, "?", IM_END)
+    said = force_output(tokenizer, THOUGHT, CALL, OPENING, RIVER, CALLED, "?", IM_END)
     choice = ask(client, **said, parallel_tool_calls=parallel).choices[0]
     assert len(choice.message.tool_calls or []) == 1
     assert choice.message.content == content
@@ -112,7 +112,7 @@ def test_a_call_is_the_end_where_calls_side_by_side_are_declined(
 def test_a_call_that_is_none_is_content_with_a_warning(
     client: openai.OpenAI, tokenizer: Any
 ) -> None:
-    said = foretold(tokenizer, THOUGHT, CALL, OPENING, CALLED, IM_END)
+    said = force_output(tokenizer, THOUGHT, CALL, OPENING, CALLED, IM_END)
     choice = ask(client, **said).choices[0]
     assert choice.finish_reason == "stop"
     assert choice.message.content == OPENING
@@ -123,7 +123,7 @@ def test_a_call_that_is_none_is_content_with_a_warning(
 def test_a_call_that_the_token_limit_cuts_is_content_with_a_warning(
     client: openai.OpenAI, tokenizer: Any
 ) -> None:
-    said = foretold(tokenizer, THOUGHT, CALL, OPENING, RIVER, CALLED)
+    said = force_output(tokenizer, THOUGHT, CALL, OPENING, RIVER, CALLED)
     choice = ask(client, **said, max_tokens=4).choices[0]
     assert choice.finish_reason == "length"
     assert choice.message.content == OPENING + RIVER
@@ -134,7 +134,7 @@ def test_a_loop_of_two_turns_carries_the_call_and_its_answer(
     client: openai.OpenAI, tokenizer: Any
 ) -> None:
     places = {"the river": "It is wide."}
-    said = foretold(tokenizer, THOUGHT, CALL, OPENING, RIVER, CALLED, IM_END)
+    said = force_output(tokenizer, THOUGHT, CALL, OPENING, RIVER, CALLED, IM_END)
     first = ask(client, **said)
     message = first.choices[0].message
     (call,) = message.tool_calls or []
@@ -145,7 +145,7 @@ def test_a_loop_of_two_turns_carries_the_call_and_its_answer(
         message,
         {"role": "tool", "tool_call_id": call.id, "content": seen},
     ]
-    second = ask(client, messages=turns, **foretold(tokenizer, THOUGHT, "?", IM_END))
+    second = ask(client, messages=turns, **force_output(tokenizer, THOUGHT, "?", IM_END))
     assert second.choices[0].message.content == "?"
     assert second.choices[0].finish_reason == "stop"
     assert first.usage
@@ -167,7 +167,7 @@ def test_a_loop_of_two_turns_carries_the_call_and_its_answer(
 
 
 def test_thinking_can_be_switched_off(client: openai.OpenAI, tokenizer: Any) -> None:
-    said = foretold(tokenizer, "?", THINK, "!", THOUGHT, IM_END)
+    said = force_output(tokenizer, "?", THINK, "!", THOUGHT, IM_END)
     off = {"chat_template_kwargs": {"enable_thinking": False}}
     message = ask(client, **said, extra_body=off).choices[0].message
     assert message.content == "?"

@@ -140,7 +140,7 @@ def test_a_long_prompt_is_read_in_chunks_while_others_decode(loaded: tuple[Any, 
     chunks = 0
     while 2 not in heard.tokens:
         said = engine.step()
-        chunks += any(isinstance(it, PrefillProgress) and it.id == 2 for it in said)
+        chunks += any(isinstance(message, PrefillProgress) and message.id == 2 for message in said)
         heard.take(said)
     assert chunks >= started.prompt_tokens // (SMALLEST_CHUNK + 1) > 40
     assert len(heard.tokens[1]) - before >= chunks
@@ -428,10 +428,10 @@ def test_logprobs_are_mlx_lms(engine: Engine, loaded: tuple[Any, Any]) -> None:
         best = sorted(range(len(values)), key=lambda i: -values[i])[:5]
         assert entry.chosen.logprob == pytest.approx(values[response.token], abs=1e-4)
         assert entry.chosen.text == tokenizer.decode([response.token])
-        assert [it.logprob for it in entry.likeliest] == pytest.approx(
+        assert [choice.logprob for choice in entry.likeliest] == pytest.approx(
             [values[i] for i in best], abs=1e-4
         )
-        assert [it.text for it in entry.likeliest] == [tokenizer.decode([i]) for i in best]
+        assert [choice.text for choice in entry.likeliest] == [tokenizer.decode([i]) for i in best]
 
 
 def test_what_several_prompts_share_is_read_once(engine: Engine, loaded: tuple[Any, Any]) -> None:
@@ -602,7 +602,7 @@ def test_who_has_read_all_but_the_last_token_keeps_nobody_from_reading(
         offer(engine, id_, chat(f"{WORDS[id_]} again", max_tokens=9))
     read: set[int] = set()
     for step in (1, 2, 3):
-        read |= {it.id for it in engine.step() if isinstance(it, PrefillProgress)}
+        read |= {message.id for message in engine.step() if isinstance(message, PrefillProgress)}
         assert read == set(range(step * READERS))
 
 

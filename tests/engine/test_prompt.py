@@ -74,7 +74,7 @@ def test_what_a_template_says_before_every_chat_is_no_head(tokenizer: Any) -> No
 def test_a_head_is_rendered_once_for_all_chats_that_share_it(tokenizer: Any) -> None:
     def rendered(system: str, words: str, **told: Any) -> int:
         chat = [{"role": "system", "content": system}, {"role": "user", "content": words}]
-        return calls(lambda: render(tokenizer, chat, told))["_text"]
+        return calls(lambda: render(tokenizer, chat, told))["chat_text"]
 
     first = rendered("You count.", "one")
     assert rendered("You count.", "two") == first - 1

@@ -11,8 +11,8 @@ from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import render
 from mlx_worker.wire.output import Done, FinishReason, RowOutput, StepOutput
 from mlx_worker.wire.request import ChatRequest, Sampling
-from tests.engine.text_harness import Said
-from tests.forced_output import foretold
+from tests.engine.text_harness import CollectedSpans
+from tests.forced_output import force_output
 from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THOUGHT
 
 if TYPE_CHECKING:
@@ -24,20 +24,20 @@ WHOLE_CALL = (CALL, *CALL_PARTS[:2], CALLED)
 
 def answered(
     engine: Engine, request: ChatRequest, replay: list[int]
-) -> tuple[list[int], list[Said], FinishReason]:
+) -> tuple[list[int], list[CollectedSpans], FinishReason]:
     """The tokens that followed, what each of them and then the end released, and the reason."""
     prompt = render(engine._tokenizer, request.messages, request.template_kwargs, request.tools)
     first = engine.admit(1, request, prompt, replay=replay)
     heard: list[Any] = [first] if isinstance(first, Done) else []
     while engine.active:
         heard += engine.step()
-    rows = [row for it in heard if isinstance(it, StepOutput) for row in it.rows]
-    (done,) = (it for it in heard if isinstance(it, Done))
+    rows = [row for message in heard if isinstance(message, StepOutput) for row in message.rows]
+    (done,) = (message for message in heard if isinstance(message, Done))
     released = []
     words: list[RowOutput | Done] = [*rows, done]
-    for it in words:
-        said = Said()
-        said.take(it.spans)
+    for message in words:
+        said = CollectedSpans()
+        said.add(message.spans)
         released.append(said)
     return [token for row in rows for token in row.tokens], released, done.finish
 
@@ -57,7 +57,7 @@ def test_what_follows_any_token_is_what_would_have_followed(
 ) -> None:
     model, tokenizer, _ = read_model(caller)
     engine = Engine(model, tokenizer, context_length=1024, max_concurrency=4)
-    said = foretold(tokenizer, *tokens)
+    said = force_output(tokenizer, *tokens)
     bias = {int(token): value for token, value in said.pop("logit_bias").items()}
     request = ChatRequest(
         [{"role": "user", "content": "Hello"}],
@@ -67,7 +67,7 @@ def test_what_follows_any_token_is_what_would_have_followed(
     )
     all_tokens, released, reason = answered(engine, request, [])
     assert reason == finish
-    assert [tokenizer.decode([it]) for it in all_tokens] == list(tokens[: len(all_tokens)])
+    assert [tokenizer.decode([token]) for token in all_tokens] == list(tokens[: len(all_tokens)])
     for done in range(1, len(all_tokens) + 1):
         rest, later, again = answered(engine, request, all_tokens[:done])
         assert (rest, later, again) == (all_tokens[done:], released[done:], reason)

@@ -64,7 +64,7 @@ def test_any_number_and_any_exchange_of_numbers_counts(
 
 def test_numbers_of_another_kind_or_shape_are_another_name(tmp_path: Path) -> None:
     zeros = mx.zeros((64, 2))
-    names = {of_numbers(tmp_path, it) for it in (zeros, zeros.T, zeros.astype(mx.int32))}
+    names = {of_numbers(tmp_path, value) for value in (zeros, zeros.T, zeros.astype(mx.int32))}
     assert len(names) == 3
 
 
@@ -138,4 +138,4 @@ def test_what_replaces_something_in_the_folder_is_in_the_name(nano: Path) -> Non
         ("", "prompt"),
         ("temp", "late"),
     ]
-    assert len({model_identity(nano, model, it) for it in configured}) == len(configured)
+    assert len({model_identity(nano, model, value) for value in configured}) == len(configured)

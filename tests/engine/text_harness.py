@@ -1,4 +1,4 @@
-"""Texts as tokens however they are cut, and what a text stream makes of them."""
+"""Texts as tokens, cut in several ways, and the spans that a text stream makes of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALPHABET = byte_alphabet()
 
 
 def by_bytes(tokenizer: Any, text: str) -> list[int]:
-    """The finest cut there is: a token a byte, markers and multi-byte characters included."""
+    """Return a token for each byte, also within markers and multi-byte characters."""
     ids: list[int] = tokenizer.convert_tokens_to_ids([ALPHABET[byte] for byte in text.encode()])
     return ids
 
@@ -29,12 +29,12 @@ def request(*stop: str, seed: int = 1, **fields: Any) -> ChatRequest:
 
 
 @dataclass
-class Said:
-    """All that a stream released, neighbours of one kind joined."""
+class CollectedSpans:
+    """Collect the spans that a stream released, neighbours of one kind joined."""
 
     spans: list[Span] = field(default_factory=list)
 
-    def take(self, released: list[Span]) -> None:
+    def add(self, released: list[Span]) -> None:
         for span in released:
             last = self.spans[-1] if self.spans else None
             if isinstance(span, str) and isinstance(last, str):
@@ -46,7 +46,7 @@ class Said:
 
     @property
     def content(self) -> str:
-        return "".join(it for it in self.spans if isinstance(it, str))
+        return "".join(span for span in self.spans if isinstance(span, str))
 
 
 def stream(tokenizer: Any, asked: ChatRequest | None = None, state: str = "normal") -> TextStream:
@@ -58,12 +58,14 @@ def text_of(spans: Iterable[Span]) -> str:
     return "".join(cast("Iterable[str]", spans))
 
 
-def hear(it: TextStream, tokens: Iterable[int], natural: FinishReason = "stop") -> Said:
-    """Everything it says to these tokens, as the engine would ask for it."""
-    said = Said()
+def collect_spans(
+    answer: TextStream, tokens: Iterable[int], natural: FinishReason = "stop"
+) -> CollectedSpans:
+    """Return all spans of a stream for these tokens, in the order of the engine's calls."""
+    said = CollectedSpans()
     for token in tokens:
-        if it.stopped:
+        if answer.stopped:
             break
-        said.take(it.add(token))
-    said.take(it.finish(natural))
+        said.add(answer.add(token))
+    said.add(answer.finish(natural))
     return said

@@ -13,7 +13,7 @@ import pytest
 
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.front.asking import Front, Serve
-from tests.supervisor_harness import PATIENT, QUICK, Fifo, eventually, kill_worker, soon
+from tests.supervisor_harness import PATIENT, QUICK, WORKERS, Fifo, eventually, kill_worker, soon
 
 TEXT: Final = "one two three four"
 
@@ -47,7 +47,10 @@ PHASES: Final = {
     "draining": Phase("--pace", "draining", words=2),
 }
 
-TIMINGS: Final = replace(QUICK, start=3, load=1, stall=1, drain=3600)
+PATIENCE: Final = 1.0 if WORKERS.in_processes else 0.25
+"""Seconds: a process takes longer to start, and to be seen to work."""
+
+TIMINGS: Final = replace(QUICK, start=3 * PATIENCE, load=PATIENCE, stall=PATIENCE, drain=3600)
 NEVER_POISON: Final = replace(PATIENT, load_wait=3600, timeout=3600, max_crashes=100)
 NEVER_GIVEN_UP: Final = RestartPolicy(base=0.01, ceiling=0.01, intensity=100, period=600)
 

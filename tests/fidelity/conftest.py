@@ -30,7 +30,7 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The one that takes as long as all others together comes first, beside them."""
-    items.sort(key=lambda it: it.path.name != "test_smollm2.py")
+    items.sort(key=lambda item: item.path.name != "test_smollm2.py")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

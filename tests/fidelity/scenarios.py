@@ -323,7 +323,7 @@ class Stage:
         batch = self.engine._batch
 
         def next_in_chunks() -> Any:
-            readers = [it for it in self.engine._sequences.by_uid.values() if it.reading]
+            readers = self.engine._sequences.readers()
             batch.prefill_step_size = size if size == 1 else chunk_past_segment_ends(size, readers)
             return type(batch).next(batch)
 
@@ -341,7 +341,7 @@ class Stage:
                         assert row.done is None, "a token after the last word"
                         row.tokens += part.tokens
                         row.pieces.append(part.text)
-                        row.logprobs += [it.chosen.logprob for it in part.logprobs]
+                        row.logprobs += [entry.chosen.logprob for entry in part.logprobs]
                 case Done():
                     row = self._by_id[message.id]
                     assert row.done is None, "a second last word"
@@ -404,7 +404,7 @@ def borders_of(prompt: tuple[int, ...], head: int, salt: int) -> tuple[int, ...]
     draw = random.Random(f"{salt}/{len(prompt)}")
     last = len(prompt) - 1
     near = [head + 1, head + 2, last - 1, last, draw.randint(head, last)]
-    return tuple(sorted({it for it in draw.sample(near, 2) if head < it <= last}))
+    return tuple(sorted({end for end in draw.sample(near, 2) if head < end <= last}))
 
 
 def play(model: Model, scenario: Scenario) -> Stage:  # noqa: C901  (a case an event)

@@ -50,7 +50,7 @@ def test_a_cancelled_row_is_out_of_the_batch_before_the_next_step(
     said = stage.step()
     rows = [row for message in said if isinstance(message, StepOutput) for row in message.rows]
     others = [message for message in said if not isinstance(message, StepOutput)]
-    assert {it.id for it in [*rows, *others]} == {stays.id}
+    assert {row_output.id for row_output in [*rows, *others]} == {stays.id}
     stage.finish()
     wrong = mistakes(stage.model, [stays])
     tally.note(family, 1, len(wrong))

@@ -15,7 +15,7 @@ import pytest
 from tests.fidelity import tally
 from tests.rounds import rounds
 from tests.schemas import random_schema
-from tests.structured_harness import Answer, Bench, asked, schema
+from tests.structured_harness import Answer, EngineHarness, asked, schema
 from tests.synthetic_models import make
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ ROUND = FREE = 8
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(make("tiny", tmp_path_factory.mktemp("models") / "tiny"))
+def bench(tmp_path_factory: pytest.TempPathFactory) -> EngineHarness:
+    return EngineHarness(make("tiny", tmp_path_factory.mktemp("models") / "tiny"))
 
 
 def bound(number: int) -> ChatRequest:
@@ -66,7 +66,7 @@ def differences(heard: Sequence[Answer], expected: Sequence[Answer]) -> int:
 
 @pytest.mark.timeout(0)
 def test_every_document_fits_its_schema_alone_and_beside_free_rows(
-    bench: Bench,
+    bench: EngineHarness,
 ) -> None:
     undisturbed = bench.play(*free())
     wrong: list[str] = []

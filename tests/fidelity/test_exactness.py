@@ -27,7 +27,7 @@ def test_tiny_answers_alone_batched_cached_resumed_are_equal_or_close(
     assert [(cell.way, cell.drawn) for cell in cells] == [
         (way, drawn) for way in WAYS for drawn in ("greedy", "sampled")
     ]
-    margins = [it.margin for cell in cells for it in cell.differences]
+    margins = [difference.margin for cell in cells for difference in cell.differences]
     assert all(margin < NARROW for margin in margins)
     assert number_format != "float32" or margins == []
 

@@ -47,8 +47,8 @@ def test_every_made_model_is_in_the_table() -> None:
 def test_every_cache_that_mlx_lm_can_batch_is_proven() -> None:
     batchable = {
         name
-        for name, it in inspect.getmembers(caches, inspect.isclass)
-        if hasattr(it, "merge") and not name.startswith("Batch")
+        for name, cache in inspect.getmembers(caches, inspect.isclass)
+        if hasattr(cache, "merge") and not name.startswith("Batch")
     }
     proven = " ".join(cache for proof in BATCHED.values() for cache in proof.caches)
     assert {name for name in batchable if name not in proven} == set()

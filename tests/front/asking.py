@@ -48,7 +48,7 @@ class Answer:
         assert rest == "", "the last event is whole"
         assert all(event.startswith("data: ") for event in events)
         data = [event.removeprefix("data: ") for event in events]
-        return [it if it == "[DONE]" else json.loads(it) for it in data]
+        return [event if event == "[DONE]" else json.loads(event) for event in data]
 
     @property
     def text(self) -> str:

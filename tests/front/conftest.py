@@ -83,9 +83,9 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
             client = TestClient(TestServer(app), connector=connector)
             front = Front(await stack.enter_async_context(client))
             await eventually(front.knows_folders)
-            for it in models:
-                if wait and it.preload:
-                    await front.reaches(it.id, state="ready")
+            for configured in models:
+                if wait and configured.preload:
+                    await front.reaches(configured.id, state="ready")
             return front
 
         yield start

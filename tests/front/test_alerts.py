@@ -37,11 +37,11 @@ async def test_an_alert_names_only_what_the_node_says(serve: Serve, rule: dict[s
             family.name,
             *{
                 "counter": [f"{family.name}_total"],
-                "histogram": [f"{family.name}_{it}" for it in ("bucket", "sum", "count")],
+                "histogram": [f"{family.name}_{suffix}" for suffix in ("bucket", "sum", "count")],
             }.get(family.type, []),
         )
     }
-    named = {it for it in NAME.findall(rule["expr"]) if not it.endswith(("_state}",))}
+    named = {name for name in NAME.findall(rule["expr"]) if not name.endswith(("_state}",))}
     assert named, "an alert is about something"
     assert named <= said | OF_PROMETHEUS
 

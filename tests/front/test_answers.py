@@ -69,14 +69,14 @@ async def test_usage_is_streamed_only_when_it_is_asked_for(serve: Serve, include
     front = await serve()
     options = {"include_usage": include}
     events = (await front.chat("one two", stream=True, stream_options=options)).events
-    usages = [it for it in events if it != "[DONE]" and it["choices"] == []]
+    usages = [event for event in events if event != "[DONE]" and event["choices"] == []]
     if not include:
         assert usages == []
-        assert all("usage" not in it for it in events[:-1])
+        assert all("usage" not in event for event in events[:-1])
     else:
         (usage,) = usages
         assert events.index(usage) == len(events) - 2
-        assert all(it["usage"] is None for it in events[:-2])
+        assert all(event["usage"] is None for event in events[:-2])
         assert usage["usage"] == {
             "prompt_tokens": 2,
             "completion_tokens": 2,

@@ -29,7 +29,7 @@ async def listed(front: Front, query: str = "") -> Answer:
 
 
 def ids(body: Any) -> list[str]:
-    return [it["id"] for it in body["data"]]
+    return [listed["id"] for listed in body["data"]]
 
 
 async def test_a_model_has_the_keys_that_anthropics_clients_read(serve: Serve) -> None:
@@ -58,13 +58,13 @@ async def test_the_official_client_goes_through_all_pages(serve: Serve) -> None:
     front = await serve(models=many())
     url = str(front.client.make_url("/"))
     async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as client:
-        found = [it async for it in await soon(client.models.list())]
-        assert [it.id for it in found] == NAMES
-        assert {it.type for it in found} == {"model"}
+        found = [listed async for listed in await soon(client.models.list())]
+        assert [listed.id for listed in found] == NAMES
+        assert {listed.type for listed in found} == {"model"}
         assert found[0].created_at.tzinfo is not None
         assert (await soon(client.models.retrieve("m7"))).display_name == "m7"
         page = await soon(client.models.list(before_id="m40", limit=15))
-        backwards = [it.id async for it in page]
+        backwards = [listed.id async for listed in page]
         assert sorted(backwards, key=NAMES.index) == NAMES[:40]
         with pytest.raises(anthropic.NotFoundError, match="nope"):
             await soon(client.models.retrieve("nope"))
@@ -146,4 +146,4 @@ async def test_without_the_header_the_list_is_openais_and_has_no_pages(serve: Se
     assert ids((await front.ask("/v1/models?limit=0")).json) == NAMES
     url = str(front.client.make_url("/v1"))
     async with openai.AsyncOpenAI(base_url=url, api_key="none") as client:
-        assert [it.id async for it in client.models.list()] == NAMES
+        assert [listed.id async for listed in client.models.list()] == NAMES

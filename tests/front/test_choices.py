@@ -14,11 +14,11 @@ HELLO = "one two three"
 def told(answer: Answer, choice: int) -> str:
     """What a stream says of one choice."""
     return "".join(
-        it["delta"].get("content", "")
+        part["delta"].get("content", "")
         for event in answer.events
         if event != "[DONE]"
-        for it in event["choices"]
-        if it["index"] == choice
+        for part in event["choices"]
+        if part["index"] == choice
     )
 
 
@@ -27,8 +27,8 @@ async def test_a_whole_answer_has_them_all_and_counts_their_tokens(serve: Serve)
     answer = await front.chat(HELLO, n=3)
     assert answer.status == 200
     choices = answer.json["choices"]
-    assert [it["index"] for it in choices] == [0, 1, 2]
-    assert [it["message"]["content"] for it in choices] == [HELLO] * 3
+    assert [choice["index"] for choice in choices] == [0, 1, 2]
+    assert [choice["message"]["content"] for choice in choices] == [HELLO] * 3
     assert answer.json["usage"] == {
         "prompt_tokens": 3,
         "completion_tokens": 9,
@@ -45,12 +45,12 @@ async def test_a_stream_says_each_and_is_done_once(serve: Serve) -> None:
     *events, usage, done = answer.events
     assert done == "[DONE]"
     assert usage["usage"]["completion_tokens"] == 9
-    finishes = [it["finish_reason"] for event in events for it in event["choices"]]
-    assert [it for it in finishes if it] == ["stop"] * 3
+    finishes = [ended["finish_reason"] for event in events for ended in event["choices"]]
+    assert [reason for reason in finishes if reason] == ["stop"] * 3
 
 
 async def test_choices_interleave(serve: Serve, pace: Fifo) -> None:
-    """A step is a word of every row: nobody waits for another choice's end."""
+    """A step generates a word of every row: no choice waits for the end of another."""
     front = await serve("--pace", pace.path)
     response = await soon(front.open("/v1/chat/completions", asked(HELLO, n=2, stream=True)))
     pace.let(1)
@@ -65,7 +65,7 @@ async def test_choices_interleave(serve: Serve, pace: Fifo) -> None:
 async def test_more_choices_than_rows_wait_in_line_for_one_another(serve: Serve) -> None:
     front = await serve(models=(model(max_concurrency=1, max_queue=3),))
     answer = await front.chat(HELLO, n=4)
-    assert [it["message"]["content"] for it in answer.json["choices"]] == [HELLO] * 4
+    assert [choice["message"]["content"] for choice in answer.json["choices"]] == [HELLO] * 4
 
 
 async def test_more_than_could_ever_wait_are_refused_with_the_numbers(serve: Serve) -> None:
@@ -116,7 +116,7 @@ async def test_all_choices_go_on_in_the_next_process(
     if stream:
         assert [told(answer, choice) for choice in range(3)] == [HELLO] * 3
     else:
-        assert [it["message"]["content"] for it in answer.json["choices"]] == [HELLO] * 3
+        assert [choice["message"]["content"] for choice in answer.json["choices"]] == [HELLO] * 3
     entry = await front.model()
     assert entry["resumes"] == 3
     assert_one_request(front, entry)

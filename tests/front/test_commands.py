@@ -32,8 +32,8 @@ def url_of(front: Front) -> str:
 
 
 @pytest.fixture
-def nobody() -> str:
-    """A URL where nobody listens."""
+def unused_url() -> str:
+    """Return a URL where no server listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return f"http://127.0.0.1:{free.getsockname()[1]}"
 
@@ -77,8 +77,8 @@ async def test_status_is_a_table_for_people_and_json_for_programs(serve: Serve) 
 async def test_status_says_degraded_by_its_exit_code(serve: Serve, tmp_path: Path) -> None:
     models = (model("a"), model("b"))
     front = await serve("--cannot-load", "--once", tmp_path / "x", models=models, wait=False)
-    for it in front.node.models.values():
-        await soon(it.child.reached(State.READY, State.FAILED))
+    for served in front.node.models.values():
+        await soon(served.child.reached(State.READY, State.FAILED))
     shown = await command("status", "--url", url_of(front))
     assert shown.code == 3
     assert "failed" in shown.said
@@ -105,12 +105,12 @@ async def test_status_says_offline_by_its_exit_code(serve: Serve) -> None:
     assert (await command("status", "--url", url_of(front))).code == 6
 
 
-async def test_a_node_that_is_not_there_is_one_line_and_69(nobody: str) -> None:
+async def test_a_node_that_is_not_there_is_one_line_and_69(unused_url: str) -> None:
     for words in (["status"], ["models"], ["load", "m"], ["logs"], ["logs", "-f"], ["clear"]):
-        ran = await command(*words, "--url", nobody)
+        ran = await command(*words, "--url", unused_url)
         assert ran.code == 69, words
-        assert f"no node answers at {nobody}" in ran.said
-    asked_ = await command("chat", "--url", nobody, said="hello\n")
+        assert f"no node answers at {unused_url}" in ran.said
+    asked_ = await command("chat", "--url", unused_url, said="hello\n")
     assert asked_.code == 69
 
 
@@ -153,14 +153,14 @@ async def test_what_answers_but_is_no_node_is_69(standing_in: Callable[..., Any]
 
 
 async def test_top_shows_the_table_with_a_rate_and_lives_through_a_node_that_goes(
-    serve: Serve, nobody: str
+    serve: Serve, unused_url: str
 ) -> None:
     front = await serve()
     shown = await command("top", "-n", "2", "--every", "0.1", "--url", url_of(front))
     assert shown.code == 0
     assert "tok/s" in shown.said
     assert "0.0" in shown.said
-    gone = await command("top", "-n", "1", "--url", nobody)
+    gone = await command("top", "-n", "1", "--url", unused_url)
     assert gone.code == 0
     assert "no node answers" in gone.said
 
@@ -193,7 +193,7 @@ async def test_models_lists_a_model_once_with_its_aliases(serve: Serve) -> None:
         ["b", "stopped", "8192"],
     ]
     printed = await command("models", "--json", "--url", url_of(front))
-    assert [it["id"] for it in json.loads(printed.said)["data"]] == ["a", "x", "y", "b"]
+    assert [entry["id"] for entry in json.loads(printed.said)["data"]] == ["a", "x", "y", "b"]
 
 
 # --- commands to models -------------------------------------------------------------------
@@ -278,7 +278,10 @@ async def test_logs_are_printed_and_followed(standing_in: Callable[..., Any]) ->
     assert printed.code == 0
     assert printed.said.endswith(" info [7] loading [1/2]\n")
     followed = await command("logs", "-f", "--url", url)
-    assert [it.partition(" error ")[2] for it in followed.said.splitlines()] == ["line 1", "line 2"]
+    assert [line.partition(" error ")[2] for line in followed.said.splitlines()] == [
+        "line 1",
+        "line 2",
+    ]
     assert models == ["m", None]
 
 
@@ -315,7 +318,12 @@ async def test_a_chat_sends_what_was_asked_for_and_said_before(
     words = ("--system", "Be brief.", "--seed", "7", "--temperature", "0.5", "--max-tokens", "9")
     await command("chat", "m", *words, "--url", url, said="How?\n\nWhy?\n")
     last = bodies[-1]
-    assert [it["content"] for it in last["messages"]] == ["Be brief.", "How?", "Good.", "Why?"]
+    assert [message["content"] for message in last["messages"]] == [
+        "Be brief.",
+        "How?",
+        "Good.",
+        "Why?",
+    ]
     wanted = {"model": "m", "seed": 7, "temperature": 0.5, "max_tokens": 9, "stream": True}
     assert {key: last[key] for key in wanted} == wanted
 

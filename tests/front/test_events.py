@@ -18,7 +18,7 @@ STREAM = "/admin/events/stream"
 
 async def happened(front: Front, kind: str) -> list[dict[str, Any]]:
     events = (await front.ask("/admin/events")).json["events"]
-    return [it for it in events if it["kind"] == kind]
+    return [event for event in events if event["kind"] == kind]
 
 
 async def next_event(stream: ClientResponse) -> dict[str, Any]:
@@ -45,9 +45,9 @@ async def until(stream: ClientResponse, kind: str) -> dict[str, Any]:
 async def test_a_start_is_told_state_by_state(serve: Serve) -> None:
     front = await serve()
     states = await happened(front, "state")
-    assert [it["facts"]["now"] for it in states] == ["starting", "loading", "ready"]
-    assert [it["id"] for it in states] == sorted(it["id"] for it in states)
-    assert {it["model"] for it in states} == {"m"}
+    assert [state["facts"]["now"] for state in states] == ["starting", "loading", "ready"]
+    assert [state["id"] for state in states] == sorted(state["id"] for state in states)
+    assert {state["model"] for state in states} == {"m"}
     last = states[-1]["id"]
     assert (await front.ask(f"/admin/events?after={last}")).json == {"events": []}
     assert len((await front.ask(f"/admin/events?after={last - 1}")).json["events"]) == 1
@@ -107,7 +107,7 @@ async def test_a_restart_that_was_asked_for_is_no_crash(serve: Serve) -> None:
     await front.ask("/admin/models/m/restart", method="POST")
 
     async def again() -> bool:
-        states = [it["facts"]["now"] for it in await happened(front, "state")]
+        states = [state["facts"]["now"] for state in await happened(front, "state")]
         return states.count("ready") == 2
 
     await eventually(again)
@@ -157,7 +157,7 @@ async def test_a_models_lines_outlive_its_process(serve: Serve) -> None:
 
     async def both() -> bool:
         said = (await front.ask("/admin/logs?model=m")).json["lines"]
-        return len([it for it in said if it["text"] == "hello from a child"]) == 2
+        return len([line for line in said if line["text"] == "hello from a child"]) == 2
 
     await eventually(both)
     lines = (await front.ask("/admin/logs?model=m")).json["lines"]

@@ -40,7 +40,7 @@ async def test_a_crash_without_a_successor_is_an_error_event_in_mid_stream(serve
     *said, broken = answer.events
     assert answer.text == "one two"
     assert "[DONE]" not in answer.events
-    assert all(it["choices"][0]["finish_reason"] is None for it in said)
+    assert all(event["choices"][0]["finish_reason"] is None for event in said)
     assert set(broken) == {"error"}
     assert {"message", "type", "code"} <= set(broken["error"])
     assert broken["error"]["code"] == "child_lost"

@@ -138,7 +138,7 @@ async def test_the_cluster_body_of_very_many_models_stays_small(
         assert set(answer.json["models"]["broken"]) == {"status", "state", "reason", "nextTry"}
         assert answer.json["modelsLeftOut"] == 201 - len(answer.json["models"])
     whole = (await front.ask("/health")).json
-    assert set(whole["models"]) == {it.id for it in (*many, broken)}
+    assert set(whole["models"]) == {configured.id for configured in (*many, broken)}
     assert whole["models"]["broken"]["restarts"] == 0
 
 

@@ -21,7 +21,9 @@ STEADY = ("models", "models/m", "health/live", "health/ready", "openapi.json", "
 """Paths whose answers are as long each time."""
 
 
-@pytest.mark.parametrize("path", [it for it in READ if it not in STREAMS] + ["", "page/main.js"])
+@pytest.mark.parametrize(
+    "path", [path for path in READ if path not in STREAMS] + ["", "page/main.js"]
+)
 async def test_head_of_a_path_has_the_status_of_get_and_no_body(serve: Serve, path: str) -> None:
     front = await serve()
     got = await front.ask(f"/v1/{path}")
@@ -90,7 +92,7 @@ async def test_allow_of_a_405_names_head_beside_get(
 ) -> None:
     answer = await (await serve(wait=False)).ask(path, method="PATCH")
     assert answer.status == 405
-    assert {it.strip() for it in answer.headers["Allow"].split(",")} == methods
+    assert {method.strip() for method in answer.headers["Allow"].split(",")} == methods
 
 
 async def test_options_is_answered_as_any_method_that_is_not_there(serve: Serve) -> None:

@@ -103,11 +103,11 @@ async def test_some_models_down_is_degraded_and_still_serves(serve: Serve, tmp_p
     models = (model("a"), model("b"))
     front = await serve("--cannot-load", "--once", tmp_path / "x", models=models, wait=False)
     states = (State.READY, State.FAILED)
-    ends = [await soon(it.child.reached(*states)) for it in front.node.models.values()]
+    ends = [await soon(served.child.reached(*states)) for served in front.node.models.values()]
     assert sorted(ends) == [State.FAILED, State.READY]
     body = (await front.ask("/health")).json
     assert body["status"] == "degraded"
-    assert sorted(it["status"] for it in body["models"].values()) == ["healthy", "unhealthy"]
+    assert sorted(entry["status"] for entry in body["models"].values()) == ["healthy", "unhealthy"]
     assert (await front.ask("/v1/cluster/health")).status == 200
     assert (await front.ask("/v1/models")).status == 200
 

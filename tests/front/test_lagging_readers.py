@@ -1,4 +1,4 @@
-"""A client that does not read for a while costs nobody anything, and misses nothing."""
+"""A client that does not read for a while delays no other client, and misses no output."""
 
 import asyncio
 import json
@@ -55,8 +55,8 @@ async def test_what_piled_up_for_a_client_that_lags_comes_in_few_events(serve: S
         return in_flight == 1 and not served.dispatch.is_busy
 
     await eventually(is_generated)
-    others = [await front.chat("still there", stream=it) for it in (True, False)]
-    assert [it.text for it in others] == ["still there"] * 2
+    others = [await front.chat("still there", stream=streamed) for streamed in (True, False)]
+    assert [answer.text for answer in others] == ["still there"] * 2
     rest = await soon(asyncio.to_thread(read_to_the_end, lagging))
     answer = Answer(200, {"Content-Type": "text/event-stream"}, unframed(first + rest))
     assert answer.text == text

@@ -166,7 +166,7 @@ async def test_a_noisy_session_gives_way_to_another_in_a_full_line(
     assert (refused.status, refused.error["code"]) == (429, "queue_full")
     assert int(refused.headers["Retry-After"]) > 0
     pace.let(3)
-    said = [(await soon(it)).text for it in (first, noisy[0], calm)]
+    said = [(await soon(asking)).text for asking in (first, noisy[0], calm)]
     assert said == ["zero", "one", "calm"]
 
 
@@ -205,13 +205,13 @@ async def test_a_nameless_flood_of_one_key_gives_way_to_another_key(
     await waiting(8)
     calm = [ask(f"calm{number}", "bob") for number in range(4)]
     refused = [await soon(flood.pop()) for _ in range(4)]
-    assert [it.status for it in refused] == [429] * 4
+    assert [answer.status for answer in refused] == [429] * 4
     order: list[str] = []
     pending = {*flood, *calm}
     while pending:
         pace.let(1)
         done, pending = await soon(asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED))
-        order += [it.result().text for it in done]
+        order += [task.result().text for task in done]
     first, *others = order
     assert first == "first"
     assert [text.startswith("calm") for text in others] == [False, True] * 4

@@ -57,7 +57,7 @@ async def test_the_text_is_prometheus_own(serve: Serve) -> None:
     names = [family.name for family in families]
     assert len(names) == len(set(names)) > 30
     assert all(family.documentation for family in families)
-    assert all(it.startswith(("mlx_worker_", "vllm:")) for it in names)
+    assert all(name.startswith(("mlx_worker_", "vllm:")) for name in names)
 
 
 async def test_openmetrics_is_spoken_to_whoever_asks_for_it(serve: Serve) -> None:
@@ -65,7 +65,7 @@ async def test_openmetrics_is_spoken_to_whoever_asks_for_it(serve: Serve) -> Non
     await front.chat("one two", system=PROMPT)
     answer = await front.ask("/v1/metrics", Accept=OPENMETRICS)
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
-    families = {it.name: it for it in in_openmetrics(answer)}
+    families = {family.name: family for family in in_openmetrics(answer)}
     assert families["mlx_worker_model_state"].type == "stateset"
     assert families["mlx_worker_requests"].type == "counter"
     assert families["mlx_worker_time_to_first_token_seconds"].type == "histogram"
@@ -202,14 +202,14 @@ async def test_the_state_is_one_of_all(serve: Serve, hold: Fifo) -> None:
 
     async def states() -> dict[str, float]:
         said = (await scraped(front))["mlx_worker_model_state"]
-        return {dict(labels)["mlx_worker_model_state"]: it for labels, it in said.items()}
+        return {dict(labels)["mlx_worker_model_state"]: is_set for labels, is_set in said.items()}
 
-    assert {name for name, it in (await states()).items() if it} == {"ready"}
+    assert {name for name, is_set in (await states()).items() if is_set} == {"ready"}
     kill_worker((await front.model())["pid"])
     await front.reaches(state="loading")
     now = await states()
     assert len(now) == 9
-    assert {name for name, it in now.items() if it} == {"loading"}
+    assert {name for name, is_set in now.items() if is_set} == {"loading"}
     hold.let(1)
     await front.reaches(state="ready")
 

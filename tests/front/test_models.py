@@ -14,12 +14,12 @@ async def test_models_are_listed_with_their_aliases_loaded_or_not(serve: Serve, 
     await front.reaches(state="loading")
     body = (await front.ask("/v1/models")).json
     assert body["object"] == "list"
-    listed = {it["id"]: it for it in body["data"]}
+    listed = {entry["id"]: entry for entry in body["data"]}
     assert list(listed) == ["m", "gpt-4o", "other"]
-    for it in listed.values():
-        assert it["object"] == "model"
-        assert isinstance(it["created"], int)
-        assert it["owned_by"]
+    for entry in listed.values():
+        assert entry["object"] == "model"
+        assert isinstance(entry["created"], int)
+        assert entry["owned_by"]
     assert listed["m"]["context_length"] == 8192  # from the folder: nothing is loaded yet
     assert listed["other"]["context_length"] == 100
     hold.let(1)

@@ -29,12 +29,16 @@ OPERATIONS = {
     for method, said in methods.items()
 }
 
-TAKING = [it for it, said in OPERATIONS.items() if "requestBody" in said]
+TAKING = [operation for operation, said in OPERATIONS.items() if "requestBody" in said]
 
-HEADS = {it for it in OPERATIONS if it[0] == "HEAD"}
+HEADS = {operation for operation in OPERATIONS if operation[0] == "HEAD"}
 """Answers without a body; that they are those of GET is tested beside the paths."""
 
-TEXTS = {it for it in OPERATIONS if it[1].endswith(("/metrics", "/stream", "/watch"))} - HEADS
+TEXTS = {
+    operation
+    for operation in OPERATIONS
+    if operation[1].endswith(("/metrics", "/stream", "/watch"))
+} - HEADS
 """Answers that are no JSON; those of the streams have no end."""
 
 NOT_OVER_HTTP = {
@@ -66,7 +70,7 @@ WRONG: list[Any] = [None, True, -1, 1.5, "\x00", [], {}, [[None]], {"a": [None]}
 
 
 def family(kind: type[WorkerError]) -> set[type[WorkerError]]:
-    return {kind, *(it for sub in kind.__subclasses__() for it in family(sub))}
+    return {kind, *(descendant for sub in kind.__subclasses__() for descendant in family(sub))}
 
 
 def resolved(schema: dict[str, Any]) -> dict[str, Any]:
@@ -113,26 +117,26 @@ def test_head_is_documented_wherever_get_is_and_without_a_body() -> None:
     for method, path in HEADS:
         told, got = OPERATIONS[method, path], OPERATIONS["GET", path]
         assert told["responses"].keys() == got["responses"].keys()
-        assert all("content" not in it for it in told["responses"].values())
-        assert all("content" in it for it in got["responses"].values())
+        assert all("content" not in response for response in told["responses"].values())
+        assert all("content" in response for response in got["responses"].values())
 
 
 def test_operations_have_ids_of_their_own() -> None:
     ids = [said["operationId"] for said in OPERATIONS.values()]
     assert len({*ids}) == len(ids)
-    assert all(re.fullmatch(r"[a-z0-9_]+", it) for it in ids)
+    assert all(re.fullmatch(r"[a-z0-9_]+", id_) for id_ in ids)
 
 
 def test_every_error_that_a_caller_may_meet_is_documented_with_its_status() -> None:
     documented = {kind for route in ROUTES for kind in route.all_errors}
-    ours = {it for it in family(WorkerError) if it.__module__.startswith("mlx_worker")}
+    ours = {kind for kind in family(WorkerError) if kind.__module__.startswith("mlx_worker")}
     assert documented | NOT_OVER_HTTP | NO_ENDPOINTS_OWN == ours
     assert not documented & NOT_OVER_HTTP
     for kind in NO_ENDPOINTS_OWN:
         assert f"{kind.status} (`{kind.code}`" in SAID["info"]["description"]
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda it: f"{it.method} {it.path}")
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_a_status_means_an_answer_or_a_refusal_and_never_both(route: Any) -> None:
     assert not {*route.statuses} & {kind.status for kind in route.all_errors}
 
@@ -166,7 +170,7 @@ async def test_an_answer_to_anthropics_clients_is_as_documented(
 ) -> None:
     front = await serve()
     operation = OPERATIONS["GET", path]
-    assert "anthropic-version" in {it["name"] for it in operation["parameters"]}
+    assert "anthropic-version" in {parameter["name"] for parameter in operation["parameters"]}
     status, body = await ask(front, "GET", path, anthropic_version="2023-06-01")
     reference = {"$ref": f"#/components/schemas/{name}"}
     assert reference in answer_schema(operation, status)["anyOf"]
@@ -202,14 +206,14 @@ def test_there_is_a_body_for_every_endpoint_that_takes_one() -> None:
 async def test_what_the_document_refuses_in_a_field_is_refused_with_its_name(
     serve: Serve, method: str, path: str
 ) -> None:
-    """So the type that is documented is the one that parses."""
+    """The type that is documented is the type that parses."""
     front = await serve()
     (content,) = OPERATIONS[method, path]["requestBody"]["content"].values()
     body = SAID["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
     refused = 0
     for field, schema in body["properties"].items():
         validator = jsonschema_rs.validator_for(resolved(schema))
-        for wrong in (it for it in WRONG if not validator.is_valid(it)):
+        for wrong in (value for value in WRONG if not validator.is_valid(value)):
             status, answer = await ask(front, method, path, BODIES[path] | {field: wrong})
             assert status in (400, 422)
             assert answer["error"]["message"].startswith(field)
@@ -219,7 +223,9 @@ async def test_what_the_document_refuses_in_a_field_is_refused_with_its_name(
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [it for it in TAKING if not it[1].endswith("warm")],  # either of two spellings is required
+    [
+        operation for operation in TAKING if not operation[1].endswith("warm")
+    ],  # either of two spellings is required
 )
 async def test_a_field_that_the_document_requires_is_required(
     serve: Serve, method: str, path: str

@@ -27,7 +27,7 @@ async def test_all_that_the_page_names_is_there(serve: Serve) -> None:
         file = await front.ask("/" + (name := named.pop()))
         assert file.status == 200, name
         assert file.headers["Content-Type"] != "application/octet-stream"
-        named += [f"page/{it}" for it in re.findall(r'from "\./([^"]+)"', file.body.decode())]
+        named += [f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', file.body.decode())]
     assert (await front.ask("/page/none.js")).error["code"] == "no_such_path"
     assert (await front.ask("/page/..%2Fserver.py")).status == 404
 
@@ -109,7 +109,7 @@ async def test_a_sample_is_what_came_since_the_last_one(serve: Serve) -> None:
     front.history.add_sample()
     front.history.add_sample()
     answer = (await front.ask("/admin/history")).json
-    before, during, after = (it["models"]["m"] for it in answer["samples"])
+    before, during, after = (sample["models"]["m"] for sample in answer["samples"])
     assert before["tokensPerSecond"] == after["tokensPerSecond"] == 0
     assert before["firstTokenP50"] is after["firstTokenP95"] is None
     assert during["tokensPerSecond"] > 0

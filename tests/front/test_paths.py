@@ -1,4 +1,4 @@
-"""Where things are: any run of /v1, what is nobody's, who answers at once."""
+"""Paths: any run of /v1, paths that do not exist, endpoints that answer at once."""
 
 import asyncio
 

@@ -52,7 +52,7 @@ def checked(*command_: str | Path) -> None:
 def test_haproxy_takes_its_configuration(tmp_path: Path) -> None:
     file = tmp_path / "haproxy.cfg"
     for scheme in ("http", "https"):
-        nodes = [it.replace("http", scheme) for it in NODES]
+        nodes = [url.replace("http", scheme) for url in NODES]
         file.write_text(run("router-config", "--for", "haproxy", *nodes).said)
         checked("haproxy", "-c", "-f", file)
 

@@ -78,8 +78,8 @@ class Collector:
         await soon(self._came.wait())
 
     async def request(self, name: str = CHAT) -> Span:
-        """The one server span of this name, once it has come."""
-        while not (found := [it for it in self.spans if it.name == name]):
+        """Wait for the only server span of this name, and return it."""
+        while not (found := [span for span in self.spans if span.name == name]):
             await self.next_body()
         (span,) = found
         return span
@@ -87,24 +87,24 @@ class Collector:
     def beneath(self, parent: Span) -> list[Span]:
         """Its children, in the order of their times."""
         return sorted(
-            (it for it in self.spans if it.parent_span_id == parent.span_id),
-            key=lambda it: (it.start_time_unix_nano, it.end_time_unix_nano),
+            (span for span in self.spans if span.parent_span_id == parent.span_id),
+            key=lambda span: (span.start_time_unix_nano, span.end_time_unix_nano),
         )
 
 
-def value(it: AnyValue) -> Any:
-    kind = it.WhichOneof("value")
+def value(attribute: AnyValue) -> Any:
+    kind = attribute.WhichOneof("value")
     assert kind is not None
     return (
-        [value(one) for one in it.array_value.values]
+        [value(item) for item in attribute.array_value.values]
         if kind == "array_value"
-        else getattr(it, kind)
+        else getattr(attribute, kind)
     )
 
 
-def facts(it: Any) -> dict[str, Any]:
+def facts(span: Any) -> dict[str, Any]:
     """The attributes of a span, an event or a resource."""
-    return {attribute.key: value(attribute.value) for attribute in it.attributes}
+    return {attribute.key: value(attribute.value) for attribute in span.attributes}
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +150,7 @@ def traced(endpoint: str, serve: Serve) -> Start:
 
 
 def tells_in_order(root: Span, phases: list[Span]) -> None:
-    """Each phase begins where the one before it ends, and the request encloses them."""
+    """Each phase begins where the previous phase ends, and the request encloses them."""
     moments = [root.start_time_unix_nano, phases[0].start_time_unix_nano]
     for phase in phases:
         assert phase.start_time_unix_nano == moments[-1]
@@ -175,8 +175,8 @@ async def test_a_request_is_a_server_span_with_its_phases_beneath_it_in_order(
     assert (root.kind, root.status.code) == (Span.SPAN_KIND_SERVER, Status.STATUS_CODE_UNSET)
     assert root.parent_span_id == b""
     phases = collector.beneath(root)
-    assert [it.name for it in phases] == ["queue", "prefill", "decode"]
-    assert {it.trace_id for it in phases} == {root.trace_id}
+    assert [span.name for span in phases] == ["queue", "prefill", "decode"]
+    assert {span.trace_id for span in phases} == {root.trace_id}
     tells_in_order(root, phases)
     assert facts(root) == {
         "http.request.method": "POST",
@@ -214,7 +214,7 @@ async def test_choices_share_the_phases_of_their_answer(
     front = await traced()
     await front.chat("one two", n=3)
     root = await collector.request()
-    assert [it.name for it in collector.beneath(root)] == ["queue", "prefill", "decode"]
+    assert [span.name for span in collector.beneath(root)] == ["queue", "prefill", "decode"]
     told = facts(root)
     assert told["gen_ai.request.choice.count"] == 3
     assert told["gen_ai.usage.output_tokens"] == 6
@@ -229,9 +229,9 @@ async def test_time_in_line_is_the_queues(traced: Start, collector: Collector, p
     await front.reaches(queueDepth=1)
     pace.let(2)
     await soon(asyncio.gather(first, second))
-    while len(roots := [it for it in collector.spans if it.name == CHAT]) < 2:
+    while len(roots := [span for span in collector.spans if span.name == CHAT]) < 2:
         await collector.next_body()
-    phases = {facts(it)["mlx_worker.request_id"]: collector.beneath(it) for it in roots}
+    phases = {facts(span)["mlx_worker.request_id"]: collector.beneath(span) for span in roots}
     (*_, decode), (queue, *_) = phases["first"], phases["second"]
     assert queue.start_time_unix_nano < decode.end_time_unix_nano <= queue.end_time_unix_nano
 
@@ -260,7 +260,7 @@ async def test_nothing_that_was_asked_or_answered_leaves_the_node(
         body = asked(words, system="marmalade-system", stream=True, user="marmalade-user")
         await front.ask(f"{PATH}?marmalade-query", body, **secret)
     await front.ask(PATH, {"messages": "marmalade", "marmalade": 1})
-    while len([it for it in collector.spans if it.name == CHAT]) < 3:
+    while len([span for span in collector.spans if span.name == CHAT]) < 3:
         await collector.next_body()
     for sent in collector.bodies:
         assert b"marmalade" not in sent
@@ -277,7 +277,7 @@ async def test_the_callers_span_is_the_parent(traced: Start, collector: Collecto
     root = await collector.request()
     assert (root.trace_id.hex(), root.parent_span_id.hex()) == (TRACE, CALLER)
     assert root.trace_state == "router=a1,other=2"
-    assert {it.trace_id.hex() for it in collector.beneath(root)} == {TRACE}
+    assert {span.trace_id.hex() for span in collector.beneath(root)} == {TRACE}
 
 
 async def test_what_the_caller_does_not_sample_is_not_told(
@@ -329,7 +329,7 @@ async def test_a_full_queue_is_told_as_a_refusal_in_line(
     assert told["http.response.status_code"] == 429
     assert (told["error.type"], told["mlx_worker.outcome"]) == ("queue_full", "refused")
     assert root.status.code == Status.STATUS_CODE_UNSET
-    assert [it.name for it in collector.beneath(root)] == ["queue"]
+    assert [span.name for span in collector.beneath(root)] == ["queue"]
     pace.let(1)
     await soon(running)
 
@@ -360,7 +360,7 @@ async def test_a_failure_in_mid_answer_is_an_error_of_the_span(
     assert told["gen_ai.usage.output_tokens"] == 2
     assert "gen_ai.response.finish_reasons" not in told
     phases = collector.beneath(root)
-    assert [it.name for it in phases] == ["queue", "prefill", "decode"]
+    assert [span.name for span in phases] == ["queue", "prefill", "decode"]
     tells_in_order(root, phases)
 
 
@@ -377,7 +377,7 @@ async def test_a_client_that_leaves_is_told_as_such(
     assert told["mlx_worker.outcome"] == "cancelled"
     assert "error.type" not in told
     phases = collector.beneath(root)
-    assert [it.name for it in phases] == ["queue", "prefill", "decode"]
+    assert [span.name for span in phases] == ["queue", "prefill", "decode"]
     tells_in_order(root, phases)
 
 
@@ -403,7 +403,7 @@ async def test_a_crash_without_a_successor_is_one_event_and_an_error(
     front = await traced("--die-after-tokens", "2", policy=RestartPolicy(intensity=0))
     await front.chat("one two three", stream=True)
     root = await collector.request()
-    assert [it.name for it in root.events] == ["mlx_worker.child_lost"]
+    assert [event.name for event in root.events] == ["mlx_worker.child_lost"]
     assert root.status.code == Status.STATUS_CODE_ERROR
     assert facts(root)["error.type"] == "child_lost"
 
@@ -461,7 +461,7 @@ async def test_what_is_not_sent_yet_is_sent_when_the_node_stops(
     await front.chat("one")
     assert collector.bodies == []
     await soon(front.client.close())
-    assert [it.name for it in collector.spans].count(CHAT) == 1
+    assert [span.name for span in collector.spans].count(CHAT) == 1
 
 
 # --- without it -------------------------------------------------------------------------------

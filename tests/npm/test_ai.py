@@ -1,7 +1,7 @@
 """npm's `ai` with `@ai-sdk/openai`, the clients that routers are written with, against a real node.
 
-Needs node and npm, which fetches the packages. The model speaks at random: `foretold` has it say
-what a test wants.
+Needs node and npm, which fetches the packages. `force_output` makes the model of the test generate
+what a test needs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import psutil
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from tests.forced_output import foretold
+from tests.forced_output import force_output
 from tests.processes import DEADLINE, RunningNode, running_node
 from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THOUGHT, make_caller
 
@@ -64,7 +64,9 @@ def ask(packages: Path, node: RunningNode, dialect: str, fields: dict[str, Any])
 def test_text_a_call_and_the_usage_are_streamed_and_the_tool_is_called(
     packages: Path, node: RunningNode, caller: Path, dialect: str
 ) -> None:
-    said = foretold(load_tokenizer(caller), "!", THOUGHT, "?", CALL, OPENING, RIVER, CALLED, IM_END)
+    said = force_output(
+        load_tokenizer(caller), "!", THOUGHT, "?", CALL, OPENING, RIVER, CALLED, IM_END
+    )
     summary = {"reasoning": {"summary": "auto"}} if dialect == "responses" else {}
     heard = ask(packages, node, dialect, said | summary)
     assert heard["errors"] == []

@@ -12,8 +12,8 @@ from mlx_worker.api.dialects.chat.request import ChatCompletionRequest
 from mlx_worker.api.dialects.completions.request import CompletionRequest
 from mlx_worker.api.dialects.fields import CommonFields
 from mlx_worker.api.dialects.messages.request import MessageRequest
+from mlx_worker.api.dialects.native.tokenize import DetokenizeRequest, TokenizeRequest
 from mlx_worker.api.dialects.responses.request import ResponseRequest
-from mlx_worker.api.dialects.tokenize import DetokenizeRequest, TokenizeRequest
 
 TEXT = (Path(__file__).parents[2] / "docs" / "dialects.md").read_text()
 SECTIONS: dict[str, tuple[type[msgspec.Struct], ...]] = {

@@ -135,6 +135,6 @@ async def test_the_log_names_whose_key_it_was(
     caplog.set_level("INFO")
     url = await serving(api_keys_file=keys)
     await ask(url, "/v1/chat/completions", CHAT, headers=BEARER)
-    (line,) = [it for it in caplog.messages if "/chat/completions" in it]
+    (line,) = [message for message in caplog.messages if "/chat/completions" in message]
     assert " key=alice " in line
     assert KEY not in caplog.text

@@ -119,7 +119,7 @@ async def test_a_body_without_a_key_is_never_inflated(
 
 
 async def test_a_refused_body_is_not_waited_for(serving: Serving, keys: Path) -> None:
-    """A chunked body without an end keeps its connection for a moment, and nobody else's."""
+    """A chunked body without an end blocks its own connection for a moment, and no other."""
     url = await serving(api_keys_file=keys)
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     at = url.removeprefix("http://").split(":")

@@ -131,7 +131,7 @@ async def test_a_client_that_takes_nothing_loses_its_answer(
         await asyncio.to_thread(sock.sendall, chat(" ".join(WORDS), stream=stream))
 
         async def given_up() -> bool:
-            return any("read nothing" in it for it in caplog.messages)
+            return any("read nothing" in message for message in caplog.messages)
 
         await eventually(given_up)
         await eventually(lambda: is_idle(url))
@@ -242,8 +242,8 @@ async def test_those_beside_are_counted_too(serving: Serving, connect: Connect, 
     reader, _ = await connect(url)
     with contextlib.suppress(ConnectionResetError):  # as good an end
         assert await soon(reader.read()) == b""
-    for _, it in [*beside, stream]:
-        it.close()
+    for _, writer in [*beside, stream]:
+        writer.close()
 
     async def free() -> bool:
         try:
@@ -293,7 +293,7 @@ def pace(tmp_path: Path) -> Any:
 
 
 async def test_an_unread_answer_does_not_outlive_the_drain(nano: Path) -> None:
-    """Its client takes nothing, and nobody but the end of the drain ends its connection."""
+    """The client reads nothing, and only the end of the drain ends its connection."""
     config = Config(
         models=(ModelConfig(id="m", path="nano", default=True),),
         server=ServerConfig(port=0, models_dir=nano.parent, send_timeout=600, max_body_bytes=LARGE),

@@ -26,8 +26,8 @@ async def test_without_origins_no_page_is_let_in(serving: Serving) -> None:
     assert answer.status == 200
     preflight = await ask(url, "/v1/models", method="OPTIONS", headers={"Origin": PAGE} | PREFLIGHT)
     assert preflight.status == 405
-    for it in (answer, preflight):
-        assert not [name for name in it.headers if name.lower().startswith("access-control")]
+    for response in (answer, preflight):
+        assert not [name for name in response.headers if name.lower().startswith("access-control")]
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/nothing"])
@@ -87,7 +87,7 @@ async def test_every_answer_can_be_read_by_the_page(
     assert answer.status == status
     assert answer.headers[ALLOW] == PAGE
     exposed = answer.headers["Access-Control-Expose-Headers"]
-    assert all(it in exposed for it in ("X-Request-Id", "X-Cache-Hit", "Retry-After"))
+    assert all(header in exposed for header in ("X-Request-Id", "X-Cache-Hit", "Retry-After"))
 
 
 async def test_any_page_may_be_let_in_and_never_with_credentials(serving: Serving) -> None:

@@ -78,7 +78,7 @@ async def is_busy(url: str) -> bool:
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
-@pytest.mark.parametrize(("path", "body", "part"), READY, ids=[it[0] for it in READY])
+@pytest.mark.parametrize(("path", "body", "part"), READY, ids=[case[0] for case in READY])
 async def test_what_is_ready_at_once_is_answered_and_then_it_ends(
     serving: Serving, connect: Connect, path: str, body: Any, part: bytes, version: str
 ) -> None:
@@ -88,7 +88,7 @@ async def test_what_is_ready_at_once_is_answered_and_then_it_ends(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize(("path", "body", "last"), GENERATED, ids=[it[0] for it in GENERATED])
+@pytest.mark.parametrize(("path", "body", "last"), GENERATED, ids=[case[0] for case in GENERATED])
 async def test_a_generation_is_answered_to_its_end(
     serving: Serving,
     connect: Connect,
@@ -142,7 +142,7 @@ async def test_a_stream_that_says_nothing_has_comments_and_goes_on(
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize(("path", "body", "last"), GENERATED, ids=[it[0] for it in GENERATED])
+@pytest.mark.parametrize(("path", "body", "last"), GENERATED, ids=[case[0] for case in GENERATED])
 async def test_a_client_that_is_gone_frees_its_row_while_the_model_says_nothing(
     serving: Serving,
     connect: Connect,

@@ -38,7 +38,7 @@ KEPT = pytest.mark.parametrize(
 
 
 @KEPT
-@pytest.mark.parametrize(("path", "body", "last"), STREAMED, ids=[it[0] for it in STREAMED])
+@pytest.mark.parametrize(("path", "body", "last"), STREAMED, ids=[case[0] for case in STREAMED])
 async def test_a_stream_ends_by_closing_and_has_no_chunks(
     serving: Serving,
     connect: Connect,
@@ -54,7 +54,7 @@ async def test_a_stream_ends_by_closing_and_has_no_chunks(
     for name in (b"transfer-encoding", b"content-length", b"keep-alive"):
         assert name not in head.lower()
     assert last in events
-    assert all(not it or it.startswith((b"data: ", b"event: ")) for it in events.split(b"\n"))
+    assert all(not line or line.startswith((b"data: ", b"event: ")) for line in events.split(b"\n"))
 
 
 @KEPT

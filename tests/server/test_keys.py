@@ -90,7 +90,7 @@ def test_a_name_that_stands_in_both_places_is_refused(keys: Path) -> None:
 
 
 def test_a_place_for_keys_without_a_key_is_refused(tmp_path: Path) -> None:
-    """Else whoever empties the file opens the node."""
+    """Otherwise an empty file would open the node to every client."""
     assert "the list has no key" in complaint(written(tmp_path, "# nobody yet\n"))
     assert "the list has no key" in complaint(ServerConfig(), {KEYS_VARIABLE: ""})
 

@@ -69,7 +69,7 @@ def test_no_word_of_a_request_and_no_key_is_in_the_log(
     assert '"request_id":"asked-0"' in log
     assert '"key":"alice"' in log
     assert "SIGKILL" in log
-    assert [line for line in log.splitlines() if any(it in line for it in SECRETS)] == []
+    assert [line for line in log.splitlines() if any(secret in line for secret in SECRETS)] == []
 
 
 def garbage(node: RunningNode) -> None:
@@ -99,6 +99,10 @@ def crash_in_the_middle(node: RunningNode) -> None:
             model="tiny", messages=messages, stream=True, max_tokens=200
         )
         next(iter(stream))
-        (child,) = [it for it in node.children() if it.cmdline()[0].startswith("mlx-worker: tiny")]
+        (child,) = [
+            process
+            for process in node.children()
+            if process.cmdline()[0].startswith("mlx-worker: tiny")
+        ]
         os.kill(child.pid, signal.SIGKILL)
         assert [chunk.choices[0].finish_reason for chunk in stream][-1] in ("stop", "length")

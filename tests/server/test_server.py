@@ -41,12 +41,14 @@ class Clock:
         return call
 
     def run(self, seconds: float, *, step: float) -> None:
-        """Let so many seconds pass, in which the process runs every `step`."""
+        """Advance the clock by `seconds`, in which the process runs every `step`."""
         end = self.now + seconds
         while self.now < end:
             self.now += step
-            due = sorted((it for it in self._calls if it.at <= self.now), key=lambda it: it.at)
-            self._calls = [it for it in self._calls if it.at > self.now]
+            due = sorted(
+                (call for call in self._calls if call.at <= self.now), key=lambda call: call.at
+            )
+            self._calls = [call for call in self._calls if call.at > self.now]
             for call in due:
                 if not call.is_cancelled:
                     call.act()

@@ -1,4 +1,4 @@
-"""Addresses that need no key: which requests they may make, and which nobody may without one."""
+"""Addresses that need no key: what they may request, and what needs a key from everywhere."""
 
 import json
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ async def test_the_cluster_contract_holds_from_a_trusted_address_alone(
     async def from_(source: str, path: str, body: Any = None) -> Answer:
         return await ask(url, path, body, headers=headers, source=source)
 
-    assert [it["id"] for it in (await from_(TRUSTED, "/v1/models")).json["data"]] == ["m"]
+    assert [entry["id"] for entry in (await from_(TRUSTED, "/v1/models")).json["data"]] == ["m"]
     assert (await from_(TRUSTED, "/v1/cluster/health")).status == 200
     cache = (await from_(TRUSTED, "/v1/cluster/cache")).json
     assert {"systemPromptHash", "tokens", "hitRate"} <= cache.keys()
@@ -110,8 +110,8 @@ async def test_a_key_holds_from_any_address_and_is_the_one_that_is_logged(
         assert answer.status == 200
         assert (await ask(url, "/metrics", headers=BEARER, source=source)).status == 200
     await ask(url, "/v1/chat/completions", CHAT, source=TRUSTED)
-    lines = [it for it in caplog.messages if "/chat/completions" in it]
-    assert [" key=alice " in it for it in lines] == [True, True, False]
+    lines = [line for line in caplog.messages if "/chat/completions" in line]
+    assert [" key=alice " in line for line in lines] == [True, True, False]
 
 
 async def test_without_keys_only_trusted_addresses_may_ask(serving: Serving) -> None:

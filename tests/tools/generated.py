@@ -17,7 +17,7 @@ from mlx_worker.service.definition import Definition, stop_timeout
 from mlx_worker.service.launchd import Launchd
 from mlx_worker.service.subprocess_runner import run
 from mlx_worker.service.systemd import Systemd
-from tests.tools import client_page
+from tests.tools import client_page, state_diagram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,6 +60,7 @@ ROOT: Final = Path(__file__).parents[2]
 
 FILES: Final[Mapping[str, Callable[[], str]]] = {
     "docs/configuration.md": reference.page,
+    "docs/concepts/architecture.md": state_diagram.page,
     "docs/how-to/clients.md": client_page.page,
     "config/mlx-worker.schema.json": _schema,
     "deploy/launchd/mlx-worker.plist": _plist,

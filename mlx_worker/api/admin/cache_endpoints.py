@@ -15,6 +15,7 @@ from mlx_worker.api.middleware.body import read_body
 from mlx_worker.api.middleware.errors import error_response
 from mlx_worker.api.middleware.responses import json_response
 from mlx_worker.api.parsing.body_kinds import PromptToWarm
+from mlx_worker.api.parsing.model_table import NodeModels
 from mlx_worker.api.parsing.parser import parse_body
 from mlx_worker.errors import InvalidRequest, Unavailable, WorkerError
 
@@ -37,8 +38,9 @@ _WARM_FIELDS: Final = MappingProxyType({"messages": "system_prompt"})
 async def cache_warm(request: web.Request) -> web.Response:
     """Serve `POST /cache/warm` and `POST /v1/cluster/cache/warm`."""
     context = request.app[CONTEXT]
-    name, prompt = await parse_body(request, await read_body(request), PromptToWarm())
-    model = context.node.find(name)
+    models = NodeModels(context.node)
+    name, prompt = await parse_body(request, await read_body(request), PromptToWarm(), models)
+    model = models.find(name)
     try:
         warmed = await context.node.client.warm(model, prompt)
     except (InvalidRequest, Unavailable) as error:

@@ -17,6 +17,7 @@ from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.middleware.body import read_body
 from mlx_worker.api.middleware.responses import json_response
 from mlx_worker.api.parsing.body_kinds import LogLevelBody
+from mlx_worker.api.parsing.model_table import NodeModels
 from mlx_worker.api.parsing.parser import parse_body
 
 if TYPE_CHECKING:
@@ -74,8 +75,9 @@ def _lines(request: web.Request) -> Ring[Any]:
 
 async def log_level(request: web.Request) -> web.Response:
     """Serve `PUT /admin/logs/level`: holds until it is set again, or the node restarts."""
-    body = await parse_body(request, await read_body(request), LogLevelBody())
-    set_log_level(request.app[CONTEXT].node, body.level)
+    node = request.app[CONTEXT].node
+    body = await parse_body(request, await read_body(request), LogLevelBody(), NodeModels(node))
+    set_log_level(node, body.level)
     return json_response({"level": logs.level()})
 
 

@@ -1,1 +1,4 @@
-"""The HTTP dialects: bodies parsed into neutral requests, and answers written. [front]"""
+"""The HTTP dialects: bodies parsed into neutral requests, and answers written.
+
+[front]
+"""

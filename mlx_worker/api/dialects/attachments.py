@@ -2,7 +2,9 @@
 
 The models read text only. A document of text is read as text. A notice replaces any other
 attachment, so that a session can continue after a tool has read an image. In the user's last
-message the question is about the attachment, which is refused by name. No URL is fetched. [front]
+message the question is about the attachment, which is refused by name. No URL is fetched.
+
+[front]
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """What a dialect is: how its body becomes a neutral request, and who writes its responses.
 
 The relay runs every generation in the same way; a `ResponseWriter` turns the output into the bytes
-of a dialect. [front]
+of a dialect.
+
+[front]
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Gather the items of a conversation into the messages that chat templates know.
 
 The Responses and Messages dialects list a model's reasoning, text and calls one by one; templates
-need them as one message of the assistant. [front]
+need them as one message of the assistant.
+
+[front]
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 JSON has one kind of number, and clients in languages with one kind write all of theirs with a
 fraction: `4.0` for `4`. msgspec takes a float for no integer, so a body that does not fit its type
-is converted once more, with its whole numbers as integers. [front]
+is converted once more, with its whole numbers as integers.
+
+[front]
 """
 
 from __future__ import annotations

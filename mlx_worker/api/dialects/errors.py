@@ -1,4 +1,7 @@
-"""Format errors as OpenAI's and Anthropic's error bodies. [front]"""
+"""Format errors as OpenAI's and Anthropic's error bodies.
+
+[front]
+"""
 
 from __future__ import annotations
 

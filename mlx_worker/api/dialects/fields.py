@@ -1,7 +1,9 @@
 """The fields that the bodies of several dialects share, and how their values are resolved.
 
 The samplers are OpenAI's, and others (top_k, min_p, repetition_penalty, and the template's own
-arguments) as mlx_lm.server names them; every dialect of this node accepts all of them. [front]
+arguments) as mlx_lm.server names them; every dialect of this node accepts all of them.
+
+[front]
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 A closed table: each name, the values that ask for nothing, and what to use instead. Any other value
 is refused by name, because the answer would not be what was asked for. Fields that change no answer
 are listed too, and ignored; fields in no table are ignored. A name in a dialect's own body belongs
-to that dialect. `docs/dialects.md` has the same table. [front]
+to that dialect. `docs/dialects.md` has the same table.
+
+[front]
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ _TEXT: Final[tuple[Any, ...]] = ({"type": "text"},)
 _TEXT_FORMAT: Final[tuple[Any, ...]] = ({}, {"format": {"type": "text"}})
 
 REFUSED: Final[tuple[ForeignField, ...]] = (
-    # CommonFields that mlx_lm has not, or that would need state of their own.
+    # Samplers that mlx_lm does not have, or that would need state of their own.
     ForeignField("use_beam_search", (False,)),
     ForeignField("num_beams", (1,)),
     ForeignField("best_of", (1,), dialects=CHAT_DIALECTS),

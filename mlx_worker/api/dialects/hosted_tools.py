@@ -4,7 +4,9 @@ This node runs no tools. A model that is not shown a hosted tool answers without
 tool is left out and the response carries a warning; only a `tool_choice` that names one is refused.
 Tools that a model knows by their type alone, without a schema (`bash_20250124`, `local_shell`), are
 left out too: a local model was not trained on them. Sources: OpenAI's reference of responses,
-Anthropic's of messages. [front]
+Anthropic's of messages.
+
+[front]
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 JSON has no largest integer, the pipe to a model has. In a tool's schema such a number is a bound,
 which any JavaScript client rounds: it is passed on as a double. The arguments of an earlier call
-are passed on as JSON text, in which every digit stays. [front]
+are passed on as JSON text, in which every digit stays.
+
+[front]
 """
 
 from __future__ import annotations

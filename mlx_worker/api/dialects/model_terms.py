@@ -1,8 +1,10 @@
-"""What parsing has to know of a model: its defaults, its settings and its capacity. [front]
+"""What parsing has to know of a model: its defaults, its settings and its capacity.
 
 A request's own fields go first: a system message of its own, its own template arguments. Stop
 strings are added to its own. The settings are added where a body is parsed, before its parts are
 packed.
+
+[front]
 """
 
 from __future__ import annotations

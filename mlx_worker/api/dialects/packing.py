@@ -1,7 +1,9 @@
-"""A request's bulky parts as the bytes that the pipe will carry. [front]
+"""A request's bulky parts as the bytes that the pipe will carry.
 
 A request is packed once. Then it is passed on, kept for a replay and sent to several rows as
 bytes, whatever the number of values in it; nothing else in the front reads these parts.
+
+[front]
 """
 
 from __future__ import annotations

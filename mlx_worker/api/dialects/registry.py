@@ -1,4 +1,7 @@
-"""The four dialects of generation, by name. [front]"""
+"""The four dialects of generation, by name.
+
+[front]
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """Build the constraint of an answer: a JSON document, a text of a grammar, or tool calls.
 
 Only the request is read here. Whether a schema or a grammar can be enforced is decided by the
-model's child, which has the tokens, before the answer begins. [front]
+model's child, which has the tokens, before the answer begins.
+
+[front]
 """
 
 from __future__ import annotations

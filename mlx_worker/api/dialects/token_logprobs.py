@@ -1,4 +1,7 @@
-"""Format log-probabilities of tokens as OpenAI's dialects have them. [front]"""
+"""Format log-probabilities of tokens as OpenAI's dialects have them.
+
+[front]
+"""
 
 from __future__ import annotations
 

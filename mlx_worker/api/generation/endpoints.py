@@ -1,67 +1,169 @@
-"""Serve generations: one endpoint for each dialect.
+"""Serve generations: one endpoint function for all dialects.
+
+A request is read, parsed and given to its model. Nothing is sent before the model has begun every
+choice. So every refusal until then has its true status, and the cache-hit header is known.
 
 [front]
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from mlx_worker.api.context import CONTEXT
-from mlx_worker.api.dialects.base import GenerationRequest
-from mlx_worker.api.dialects.registry import CHAT, COMPLETIONS, MESSAGES, RESPONSES
+from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo, Usage, rename_field
 from mlx_worker.api.generation.accounting import RequestAccounting
-from mlx_worker.api.generation.relay import relay
+from mlx_worker.api.generation.relay import ActiveRequest, respond_streamed, respond_whole
+from mlx_worker.api.middleware.auth import key_name
 from mlx_worker.api.middleware.body import read_body
+from mlx_worker.api.middleware.request_ids import (
+    CACHE_HIT,
+    REQUEST_ID,
+    check_session,
+    response_headers,
+    session_given,
+)
 from mlx_worker.api.parsing.body_kinds import generation_body
+from mlx_worker.api.parsing.model_table import NodeModels, request_capacity
 from mlx_worker.api.parsing.parser import parse_body
+from mlx_worker.errors import WorkerError
+from mlx_worker.supervisor.fingerprint import prompting, weights_changed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from aiohttp import web
 
-    from mlx_worker.api.dialects.base import Dialect
+    from mlx_worker.api.dialects.base import Dialect, Prompt
     from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.node import Node
+    from mlx_worker.supervisor.requests.generation import Generation
+    from mlx_worker.wire.messages import Started
+    from mlx_worker.wire.request import ChatRequest
 
 R = TypeVar("R", bound=GenerationRequest)
 
 
-async def chat_completions(request: web.Request) -> web.StreamResponse:
-    """Serve `POST /v1/chat/completions`."""
-    return await generate(request, CHAT)
-
-
-async def response(request: web.Request) -> web.StreamResponse:
-    """Serve `POST /v1/responses`."""
-    return await generate(request, RESPONSES)
-
-
-async def message(request: web.Request) -> web.StreamResponse:
-    """Serve `POST /v1/messages`."""
-    return await generate(request, MESSAGES)
-
-
-async def completion(request: web.Request) -> web.StreamResponse:
-    """Serve `POST /v1/completions`."""
-    return await generate(request, COMPLETIONS)
-
-
-async def generate(request: web.Request, dialect: Dialect[R]) -> web.StreamResponse:
-    """Parse a request in a dialect, run it and respond to it."""
+async def generate(dialect: Dialect[R], request: web.Request) -> web.StreamResponse:
+    """Serve a generation in a dialect. Raises the refusal where nothing was sent yet."""
     context = request.app[CONTEXT]
     body = await read_body(request)
     with RequestAccounting(request, context, dialect.name) as accounting:
-        generation_request = await parse_body(request, body, generation_body(dialect))
-        model = context.node.find(generation_request.model)
-        echoes = [
-            prompt if isinstance(prompt, str) else await _text_of(context.node, model, prompt)
-            for prompt in generation_request.echoed
-        ]
-        return await relay(request, model, dialect, generation_request, echoes, accounting)
+        models = NodeModels(context.node)
+        parsed = await parse_body(request, body, generation_body(dialect), models)
+        model = models.find(parsed.model)
+        created = context.now()
+        echoes = [await _text_of(context.node, model, prompt) for prompt in parsed.echoed]
+        check_session(request)
+        headers = response_headers(request, model.config.id, parsed.warnings)
+        accounting.accept(model, parsed.warnings)
+        submit = partial(
+            context.node.client.generate,
+            model,
+            session=session_given(request) or "",
+            request_id=headers[REQUEST_ID],
+            key=key_name(request),
+        )
+        generations: list[Generation] = []
+        try:
+            generations += await _submit_choices(submit, _checked_choices(parsed, model))
+            accounting.queue(generations)
+            # The choices of one chat read the same prompt, which is counted once.
+            started = [await generation.started() for generation in generations][:: parsed.n]
+            prompt = _prompt_usage(started)
+            accounting.start(started[0], prompt)
+            headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
+            info = ResponseInfo(
+                model=_name_in_response(model, parsed.model),
+                created=created,
+                fingerprint=_common_fingerprint(generations, model),
+                echoes=echoes,
+                reasoning_summaries=context.reasoning_summaries,
+            )
+            writer = dialect.writer(parsed, info)
+            active = ActiveRequest(
+                request, accounting, writer, generations, prompt, headers, dialect.field_names
+            )
+            return await (respond_streamed(active) if parsed.stream else respond_whole(active))
+        except WorkerError as error:
+            rename_field(error, dialect.field_names)
+            raise
+        finally:
+            for generation in generations:
+                generation.leave()
 
 
-async def _text_of(node: Node, model: ModelRuntime, tokens: list[int]) -> str:
-    answer = await node.client.detokenize(model, tokens)
+# --- before the model has begun -----------------------------------------------------------
+
+
+async def _text_of(node: Node, model: ModelRuntime, prompt: Prompt) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    answer = await node.client.detokenize(model, prompt)
     return msgspec.json.decode(answer.text, type=str)
+
+
+def _checked_choices(parsed: GenerationRequest, model: ModelRuntime) -> list[ChatRequest]:
+    """Return the choices. Raises InvalidRequest where they could never run or wait all at once."""
+    request_capacity(model).check_choices(parsed.choice_count, parsed.choices_field)
+    parsed.check_size()
+    return parsed.split_choices()
+
+
+async def _submit_choices(
+    submit: Callable[[ChatRequest], Coroutine[Any, Any, Generation]],
+    choices: list[ChatRequest],
+) -> list[Generation]:
+    """Return a generation for each choice. Raises the first refusal, and then leaves none running.
+
+    All ask for slots at once, so that a queue that is too short for all of them refuses before any
+    has begun.
+    """
+    if len(choices) == 1:
+        return [await submit(choices[0])]
+    tasks = [asyncio.create_task(submit(choice)) for choice in choices]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.add_done_callback(_cancel_generation)
+            task.cancel()
+        raise
+
+
+def _cancel_generation(task: asyncio.Task[Generation]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().leave()
+
+
+# --- after the model has begun ------------------------------------------------------------
+
+
+def _prompt_usage(started: list[Started]) -> Usage:
+    return Usage(
+        prompt=sum(choice.prompt_tokens for choice in started),
+        cached=sum(choice.cached_tokens for choice in started),
+    )
+
+
+def _common_fingerprint(generations: list[Generation], model: ModelRuntime) -> str:
+    """Return the fingerprint of all choices. Raises WeightsChanged where theirs differ.
+
+    A choice that waited for a slot may have begun in a later process than the others.
+    """
+    first, *others = [generation.identity for generation in generations]
+    assert first is not None, "a process has begun every choice"
+    for other in others:
+        if other is not None and other != first:
+            raise weights_changed(model.config.id, first, other)
+    return first.with_prompts(prompting(model.config))
+
+
+def _name_in_response(model: ModelRuntime, requested: str | None) -> str:
+    """Return the model's name in responses: its id where the request has no name of the model."""
+    config = model.config
+    return requested if requested is not None and requested in config.aliases else config.id

@@ -14,6 +14,7 @@ from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.middleware.body import read_body
 from mlx_worker.api.middleware.responses import json_response
 from mlx_worker.api.parsing.body_kinds import CountBody, TextToTokenize, TokensToDetokenize
+from mlx_worker.api.parsing.model_table import NodeModels
 from mlx_worker.api.parsing.parser import parse_body
 from mlx_worker.json_output import embedded
 
@@ -43,16 +44,18 @@ class DetokenizeResponse(msgspec.Struct, frozen=True):
 async def count_tokens(request: web.Request) -> web.Response:
     """Serve `POST /v1/messages/count_tokens`: tokens the model would read, with special tokens."""
     node = request.app[CONTEXT].node
-    name, chat = await parse_body(request, await read_body(request), CountBody())
-    answer = await node.client.tokenize(node.find(name), chat)
+    models = NodeModels(node)
+    name, chat = await parse_body(request, await read_body(request), CountBody(), models)
+    answer = await node.client.tokenize(models.find(name), chat)
     return json_response(TokenCount(answer.count))
 
 
 async def tokenize(request: web.Request) -> web.Response:
     """Serve `POST /tokenize`."""
     node = request.app[CONTEXT].node
-    name, chat = await parse_body(request, await read_body(request), TextToTokenize())
-    model = node.find(name)
+    models = NodeModels(node)
+    name, chat = await parse_body(request, await read_body(request), TextToTokenize(), models)
+    model = models.find(name)
     if chat is None:
         return json_response(TokenizeResponse([], 0))
     answer = await node.client.tokenize(model, chat)
@@ -63,6 +66,7 @@ async def tokenize(request: web.Request) -> web.Response:
 async def detokenize(request: web.Request) -> web.Response:
     """Serve `POST /detokenize`."""
     node = request.app[CONTEXT].node
-    name, tokens = await parse_body(request, await read_body(request), TokensToDetokenize())
-    answer = await node.client.detokenize(node.find(name), tokens)
+    models = NodeModels(node)
+    name, tokens = await parse_body(request, await read_body(request), TokensToDetokenize(), models)
+    answer = await node.client.detokenize(models.find(name), tokens)
     return json_response(asdict(DetokenizeResponse(embedded(answer.text))))

@@ -1,1 +1,4 @@
-"""Bodies parsed off the event loop where they are large, by a closed table of kinds. [front]"""
+"""Bodies parsed off the event loop where they are large, by a closed table of kinds.
+
+[front]
+"""

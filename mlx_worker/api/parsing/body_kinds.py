@@ -1,7 +1,9 @@
 """Every kind of body that is parsed, and the function that parses each: a closed table.
 
 A kind is a message to the process that parses large bodies; bodies of all sizes go through the
-same table. [front]
+same table.
+
+[front]
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ import msgspec
 from msgspec.structs import replace
 
 from mlx_worker.api.dialects.base import DialectName, GenerationRequest
-from mlx_worker.api.dialects.cache_warm import parse_warm_body
-from mlx_worker.api.dialects.log_level import LogLevelRequest, parse_log_level_body
 from mlx_worker.api.dialects.messages.request import parse_count_body
+from mlx_worker.api.dialects.native.cache_warm import parse_warm_body
+from mlx_worker.api.dialects.native.log_level import LogLevelRequest, parse_log_level_body
+from mlx_worker.api.dialects.native.tokenize import parse_detokenize_body, parse_tokenize_body
 from mlx_worker.api.dialects.packing import pack_parsed
 from mlx_worker.api.dialects.registry import DIALECTS
-from mlx_worker.api.dialects.tokenize import parse_detokenize_body, parse_tokenize_body
 from mlx_worker.limits import check_amount, check_constraint, check_conversation, check_ends
 from mlx_worker.wire.request import ChatRequest
 

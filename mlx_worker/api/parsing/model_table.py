@@ -1,4 +1,7 @@
-"""The terms of all models of a node, in the front and in the process for large bodies. [front]"""
+"""The terms of all models of a node, in the front and in the process for large bodies.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,21 @@ class ModelLookup(Protocol):
 
 
 class NodeModels:
-    """The terms as the node's models have them now."""
+    """The models of a node as one request sees them: each name is looked up once."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._found: dict[str | None, ModelRuntime] = {}
+
+    def find(self, name: str | None) -> ModelRuntime:
+        """Return the model that a request names. Raises UnknownModel."""
+        if (model := self._found.get(name)) is None:
+            model = self._found[name] = self._node.find(name)
+        return model
 
     def terms(self, name: str | None) -> ModelTerms:
         """Return the terms of the model that a request names. Raises UnknownModel."""
-        return _terms(self._node.find(name))
+        return _terms(self.find(name))
 
     def table(self) -> ModelTable:
         """Return the terms of all models, for a process without a node."""

@@ -4,7 +4,9 @@ A thread would not do. msgspec decodes a body in one call that holds the interpr
 of empty lists took 2.7 s, 16 MB of text with escapes 0.1 s. So a large body goes to a process that
 parses it and sends back a request whose bulky parts are bytes (`parser_frames`): what is left for
 the front is to copy them. The process starts with the first large body, parses one at a time, and
-ends with the front, whose end of the pipe it reads. [front]
+ends with the front, whose end of the pipe it reads.
+
+[front]
 """
 
 from __future__ import annotations
@@ -18,10 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 from aiohttp import web
 
-from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.parsing import parser_frames as frames
 from mlx_worker.api.parsing.body_kinds import parse
-from mlx_worker.api.parsing.model_table import NodeModels
 from mlx_worker.errors import ProtocolViolation, Unavailable
 from mlx_worker.logs import Entry
 from mlx_worker.supervisor.process.environment import without_secrets
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mlx_worker.api.parsing.body_kinds import AnyBodyKind, BodyKind
-    from mlx_worker.api.parsing.model_table import ModelTable
+    from mlx_worker.api.parsing.model_table import ModelTable, NodeModels
 
 log = logging.getLogger(__name__)
 
@@ -152,12 +152,11 @@ class Parser:
 PARSER: web.AppKey[Parser] = web.AppKey("parser", Parser)
 
 
-async def parse_body(request: web.Request, body: bytes, kind: BodyKind[T]) -> T:
+async def parse_body(request: web.Request, body: bytes, kind: BodyKind[T], models: NodeModels) -> T:
     """Return the packed result of parsing a body; no body holds the event loop.
 
     Raises the body's refusal.
     """
-    models = NodeModels(request.app[CONTEXT].node)
     if len(body) <= LARGE_BODY:
         return parse(kind, body, models)
     return await request.app[PARSER].run(kind, models.table(), body)

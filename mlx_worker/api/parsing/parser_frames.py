@@ -3,7 +3,9 @@
 A frame is eight bytes of length, then MessagePack. A question is two frames: the kind of the body
 with the terms of the models, and the body as it came. An answer is one frame. Bulky parts of a
 request travel as opaque bytes: the front's event loop copies them, whatever the number of values
-in them. [front]
+in them.
+
+[front]
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mlx_worker.api.dialects.base import GenerationRequest
-from mlx_worker.api.dialects.log_level import LogLevelRequest
+from mlx_worker.api.dialects.native.log_level import LogLevelRequest
 from mlx_worker.api.dialects.packing import packed_parts
 from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest
 from mlx_worker.api.parsing.body_kinds import AnyBodyKind
@@ -245,7 +247,7 @@ def payload_size(header: bytes) -> int:
 
 
 def read_frame(source: BinaryIO) -> bytes | None:
-    """Return the next payload, or None at the end. Raises ProtocolViolation for other bytes."""
+    """Return the next payload, or None at the end. Raises ProtocolViolation for no frame."""
     header = source.read(HEADER)
     if not header:
         return None

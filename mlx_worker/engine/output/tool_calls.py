@@ -61,8 +61,8 @@ def _call(parsed: Any) -> ParsedToolCall:
     if not isinstance(name, str) or not name:
         raise MalformedCall("not a tool call: no function name")
     arguments = _arguments(_written_arguments(parsed))
-    for said in (name, arguments):
-        said.encode()  # raises for half of a surrogate pair, which could not be sent
+    for text in (name, arguments):
+        text.encode()  # raises for half of a surrogate pair, which could not be sent
     has_id = isinstance(own, str) and own and own == encodable(own)
     return ParsedToolCall(own if has_id else None, name, arguments)
 

@@ -1,4 +1,4 @@
-"""Where in a JSON schema a fault is: llguidance says what is wrong, but not where.
+"""Where in a JSON schema a fault is: llguidance reports the fault, but not the place.
 
 [child]
 """

@@ -167,7 +167,7 @@ def _read_calls_as_json(tokenizer: Any) -> None:
         setattr(tokenizer, name, tuple(tokenizer.encode(marker, add_special_tokens=False)))
 
 
-# --- what was said before -----------------------------------------------------------------
+# --- earlier turns -------------------------------------------------------------------------
 
 
 def calls_as_text(messages: Messages) -> Messages:

@@ -63,7 +63,7 @@ STEPS: list[Callable[[RequestAccounting], None]] = [
 
 
 def end_after(number: int, error: Exception, context: AppContext) -> None:
-    """Account for a request that ends with this error after so many of its steps."""
+    """Account for a request that ends with this error after `number` steps."""
     with accounting_in(context) as accounting:
         for step in STEPS[:number]:
             step(accounting)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Keeper:
-    """Whoever has the generation; nothing happens to it here."""
+    """An owner of generations that does nothing."""
 
     def lost(self, generation: Generation, why: str) -> None: ...
 
@@ -93,9 +93,9 @@ class Told:
 
 @pytest.fixture
 async def told() -> Told:
-    it = Told()
+    stream = Told()
     await asyncio.sleep(0)
-    return it
+    return stream
 
 
 async def test_what_is_heard_is_written_at_once(told: Told) -> None:

@@ -45,8 +45,8 @@ class Loop:
         return self._timers[-1]
 
     def run_until(self, time: float) -> None:
-        while due := [it for it in self._timers if it.act and it.at <= time]:
-            timer = min(due, key=lambda it: it.at)
+        while due := [timer for timer in self._timers if timer.act and timer.at <= time]:
+            timer = min(due, key=lambda candidate: candidate.at)
             self._timers.remove(timer)
             self.now = timer.at
             assert timer.act is not None
@@ -106,7 +106,7 @@ def test_prober_writes_after_pauses_that_double_and_have_an_end() -> None:
     loop.run_until(60)
     times, texts = zip(*transport.wrote, strict=True)
     assert {*texts} == {CONTINUE}
-    assert times[:5] == tuple(FIRST_PAUSE * it for it in (1, 2, 4, 8, 16))
+    assert times[:5] == tuple(FIRST_PAUSE * factor for factor in (1, 2, 4, 8, 16))
     pauses = [later - earlier for earlier, later in pairwise(times)]
     assert max(pauses) == pytest.approx(MAX_PAUSE)
 

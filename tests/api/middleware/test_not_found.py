@@ -21,8 +21,8 @@ def test_a_path_that_is_served_is_not_called_another_servers() -> None:
     served = {path for _, path in SERVED}
     assert not served & REPLACEMENTS.keys()
     assert set(REPLACEMENTS.values()) <= set(ENDPOINTS)
-    beginnings = [it for group in MISSING.values() for it in group]
-    assert not [it for it in REPLACEMENTS if it.startswith(tuple(beginnings))]
+    beginnings = [beginning for group in MISSING.values() for beginning in group]
+    assert not [path for path in REPLACEMENTS if path.startswith(tuple(beginnings))]
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,10 @@ def test_full_attention_grows_for_ever_a_window_to_its_width_a_state_not_at_all(
         family: measure_kv_cost(read_model(make(family, tmp_path / family))[0])
         for family in ("tiny", "window", "recurrent", "statespace")
     }
-    assert [it.until for it in costs["tiny"].growing] == [None]
+    assert [growth.until for growth in costs["tiny"].growing] == [None]
     # 2 layers, keys and values, 64 wide, 4 bytes each.
     assert costs["tiny"].nbytes(10) == 10 * 2 * 2 * 64 * 4
-    assert {it.until for it in costs["window"].growing} == {32, None}
+    assert {growth.until for growth in costs["window"].growing} == {32, None}
     assert not costs["recurrent"].growing
     assert costs["recurrent"].nbytes(1) == costs["recurrent"].nbytes(5000)
     assert costs["statespace"].fixed

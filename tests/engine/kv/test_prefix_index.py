@@ -29,7 +29,7 @@ def index_of(changes: list[tuple[bool, Tokens]]) -> tuple[PrefixIndex[Indexed], 
 
 def begun_with(tokens: Tokens, known: list[Indexed]) -> list[Tokens]:
     """The longest first."""
-    found = [it.tokens for it in known if tokens[: len(it.tokens)] == it.tokens]
+    found = [entry.tokens for entry in known if tokens[: len(entry.tokens)] == entry.tokens]
     return sorted(found, key=len, reverse=True)
 
 
@@ -38,7 +38,7 @@ def test_all_that_tokens_begin_with_are_found_the_longest_first(
     changes: list[tuple[bool, Tokens]], tokens: Tokens
 ) -> None:
     index, known = index_of(changes)
-    assert [it.tokens for it in index.prefixes(tokens)] == begun_with(tokens, known)
+    assert [entry.tokens for entry in index.prefixes(tokens)] == begun_with(tokens, known)
 
 
 @given(changes)
@@ -46,9 +46,9 @@ def test_each_knows_the_longest_other_that_it_begins_with(
     changes: list[tuple[bool, Tokens]],
 ) -> None:
     _, known = index_of(changes)
-    for it in known:
-        others = begun_with(it.tokens, known)[1:]
-        assert (it.within.tokens if it.within else None) == (others[0] if others else None)
+    for entry in known:
+        others = begun_with(entry.tokens, known)[1:]
+        assert (entry.within.tokens if entry.within else None) == (others[0] if others else None)
 
 
 @given(changes, sequences)
@@ -56,8 +56,8 @@ def test_a_neighbour_shares_as_much_as_anybody(
     changes: list[tuple[bool, Tokens]], tokens: Tokens
 ) -> None:
     index, known = index_of(changes)
-    near = [common_prefix(it.tokens, tokens) for it in index.neighbours(tokens)]
-    everybody = [common_prefix(it.tokens, tokens) for it in known]
+    near = [common_prefix(entry.tokens, tokens) for entry in index.neighbours(tokens)]
+    everybody = [common_prefix(entry.tokens, tokens) for entry in known]
     assert max(near, default=0) == max(everybody, default=0)
 
 

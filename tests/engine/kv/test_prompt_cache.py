@@ -34,7 +34,7 @@ def told(found: list[Any] | None) -> list[int]:
     assert found is not None
     (layer,) = found
     held = layer[0] if isinstance(layer, ArraysCache) else layer.keys[0, 0, : layer.offset, 0]
-    return [int(it) for it in held.tolist()]
+    return [int(token) for token in held.tolist()]
 
 
 A_BLOCK = sum(layer.nbytes for layer in kv([1]))
@@ -124,7 +124,7 @@ def test_sessions_outlive_strangers_heads_outlive_sessions_and_nobody_lives_for_
     for token in range(90):
         cache.store([token], kv([token]), RetentionClass.ANONYMOUS)
         cache.shrink_to_budget(0)
-        gone += [it for it in (100, 200) if it not in gone and not cache.resident([it])]
+        gone += [token for token in (100, 200) if token not in gone and not cache.resident([token])]
         assert cache.resident([token]) == 1
     assert gone == [200, 100]
 
@@ -137,9 +137,9 @@ def test_running_rows_count_in_the_budget_and_warmed_prompts_go_last() -> None:
     cache.shrink_to_budget(0)
     assert cache.facts.nbytes == 3 * A_BLOCK
     cache.shrink_to_budget(A_BLOCK)
-    assert [cache.resident([it]) for it in (1, 2, 3)] == [1, 1, 0]
+    assert [cache.resident([token]) for token in (1, 2, 3)] == [1, 1, 0]
     cache.shrink_to_budget(2 * A_BLOCK)
-    assert [cache.resident([it]) for it in (1, 2, 3)] == [1, 0, 0]
+    assert [cache.resident([token]) for token in (1, 2, 3)] == [1, 0, 0]
     cache.shrink_to_budget(3 * A_BLOCK)
     assert cache.facts.entries == cache.facts.warmed == cache.facts.nbytes == 0
 
@@ -148,7 +148,7 @@ def test_warmed_prompts_have_a_limit_of_their_own(cache: PromptCache) -> None:
     for token in range(WARM_PROMPTS + 2):
         cache.store([token], kv([token]), RetentionClass.PINNED)
     assert cache.facts.warmed == WARM_PROMPTS
-    assert [cache.resident([it]) for it in (0, 1, 2)] == [0, 0, 1]
+    assert [cache.resident([token]) for token in (0, 1, 2)] == [0, 0, 1]
 
 
 def test_a_warmed_prompt_stays_warmed_when_traffic_reads_it_again(cache: PromptCache) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.wire.request import ChatRequest, EndConditions, Sampling
-from tests.structured_harness import HELLO, Bench
+from tests.structured_harness import HELLO, EngineHarness
 from tests.synthetic_models import IM_END, WORDS
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def bench(tiny: Path) -> Bench:
-    return Bench(tiny)
+def bench(tiny: Path) -> EngineHarness:
+    return EngineHarness(tiny)
 
 
 @pytest.fixture(scope="module")
-def end(bench: Bench) -> int:
+def end(bench: EngineHarness) -> int:
     (token,) = bench.tokenizer.encode(IM_END, add_special_tokens=False)
     assert token in bench.tokenizer.eos_token_ids
     return int(token)
@@ -53,7 +53,7 @@ def only(answers: list[Answer]) -> Answer:
     return answer
 
 
-def test_an_end_is_passed_over_where_ends_are_ignored(bench: Bench, end: int) -> None:
+def test_an_end_is_passed_over_where_ends_are_ignored(bench: EngineHarness, end: int) -> None:
     eager = willing(end, 100.0)
     assert only(bench.play(asked(**eager))).tokens == [end]
     ignoring = only(bench.play(asked(ends=EndConditions(ignore_eos=True), **eager)))
@@ -61,7 +61,7 @@ def test_an_end_is_passed_over_where_ends_are_ignored(bench: Bench, end: int) ->
     assert (ignoring.text, ignoring.finish) == ("", "length")
 
 
-def test_ends_ignored_are_tokens_of_the_same_answer(bench: Bench, end: int) -> None:
+def test_ends_ignored_are_tokens_of_the_same_answer(bench: EngineHarness, end: int) -> None:
     plain = only(bench.play(asked(**willing(end))))
     assert plain.tokens[-1] == end
     ignoring = only(bench.play(asked(ends=EndConditions(ignore_eos=True), **willing(end))))
@@ -69,7 +69,7 @@ def test_ends_ignored_are_tokens_of_the_same_answer(bench: Bench, end: int) -> N
     assert len(ignoring.tokens) == 24
 
 
-def test_stop_strings_end_an_answer_whose_ends_are_ignored(bench: Bench) -> None:
+def test_stop_strings_end_an_answer_whose_ends_are_ignored(bench: EngineHarness) -> None:
     ignoring = EndConditions(ignore_eos=True)
     whole = only(bench.play(asked(ends=ignoring))).text
     stop = whole[10:14]
@@ -79,7 +79,7 @@ def test_stop_strings_end_an_answer_whose_ends_are_ignored(bench: Bench) -> None
 
 @pytest.mark.parametrize("least", [1, 7, 23, 24])
 def test_no_end_is_said_before_the_least_number_of_tokens(
-    bench: Bench, end: int, least: int
+    bench: EngineHarness, end: int, least: int
 ) -> None:
     answer = only(bench.play(asked(ends=EndConditions(min_tokens=least), **willing(end, 100.0))))
     assert end not in answer.tokens[:least]
@@ -87,7 +87,7 @@ def test_no_end_is_said_before_the_least_number_of_tokens(
     assert answer.finish == ("stop" if least < 24 else "length")
 
 
-def test_a_stop_token_ends_the_answer_and_is_not_shown(bench: Bench) -> None:
+def test_a_stop_token_ends_the_answer_and_is_not_shown(bench: EngineHarness) -> None:
     whole = only(bench.play(asked()))
     stop = whole.tokens[5]
     first = whole.tokens.index(stop)
@@ -98,12 +98,12 @@ def test_a_stop_token_ends_the_answer_and_is_not_shown(bench: Bench) -> None:
     assert answer.text == only(bench.play(asked(max_tokens=first))).text if first else True
 
 
-def test_a_stop_token_ends_an_answer_whose_ends_are_ignored(bench: Bench, end: int) -> None:
+def test_a_stop_token_ends_an_answer_whose_ends_are_ignored(bench: EngineHarness, end: int) -> None:
     ends = EndConditions(ignore_eos=True, stop_token_ids=[end])
     assert only(bench.play(asked(ends=ends, **willing(end, 100.0)))).tokens == [end]
 
 
-def test_a_stop_token_is_not_said_before_the_least_number_of_tokens(bench: Bench) -> None:
+def test_a_stop_token_is_not_said_before_the_least_number_of_tokens(bench: EngineHarness) -> None:
     stop = only(bench.play(asked())).tokens[3]
     ends = EndConditions(min_tokens=10, stop_token_ids=[stop])
     answer = only(bench.play(asked(ends=ends, sampling={"logit_bias": {stop: 100.0}})))
@@ -111,7 +111,7 @@ def test_a_stop_token_is_not_said_before_the_least_number_of_tokens(bench: Bench
     assert answer.tokens[10:] == [stop]
 
 
-def test_a_stop_string_is_text_before_the_least_number_of_tokens(bench: Bench) -> None:
+def test_a_stop_string_is_text_before_the_least_number_of_tokens(bench: EngineHarness) -> None:
     whole = only(bench.play(asked(max_tokens=24)))
     stop = bench.tokenizer.decode(whole.tokens[2:4])
     assert stop in whole.text
@@ -124,7 +124,7 @@ def test_a_stop_string_is_text_before_the_least_number_of_tokens(bench: Bench) -
 
 
 def test_a_stop_string_that_is_a_token_waits_for_the_least_number_too(
-    bench: Bench, end: int
+    bench: EngineHarness, end: int
 ) -> None:
     ends = EndConditions(ignore_eos=True, min_tokens=5)
     request = asked(ends=ends, stop=(IM_END,), **willing(end, 100.0))
@@ -143,7 +143,7 @@ def test_a_stop_string_that_is_a_token_waits_for_the_least_number_too(
     ids=["min_tokens", "ignore_eos", "all"],
 )
 def test_neighbours_and_a_crash_after_any_token_change_nothing(
-    bench: Bench, end: int, ends: EndConditions
+    bench: EngineHarness, end: int, ends: EndConditions
 ) -> None:
     request = asked(ends=ends, stop=("zz",), **willing(end))
     alone = only(bench.play(request))
@@ -155,7 +155,7 @@ def test_neighbours_and_a_crash_after_any_token_change_nothing(
         assert after == alone.tokens[place:]
 
 
-def test_a_stop_token_beyond_the_vocabulary_is_refused(bench: Bench) -> None:
+def test_a_stop_token_beyond_the_vocabulary_is_refused(bench: EngineHarness) -> None:
     with pytest.raises(InvalidRequest, match="stop_token_ids: token id 999999") as refused:
         bench.play(asked(ends=EndConditions(stop_token_ids=[999_999])))
     assert refused.value.param == "stop_token_ids"

@@ -19,7 +19,7 @@ from mlx_worker.wire.completion_logprobs import LOGPROB_LISTS
 from mlx_worker.wire.messages import Started
 from mlx_worker.wire.output import Done, PromptScores, StepOutput
 from mlx_worker.wire.request import ChatRequest, PromptScoring, Sampling
-from tests.structured_harness import HELLO, Bench
+from tests.structured_harness import HELLO, EngineHarness
 from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ LONG = " ".join(WORDS * 8)
 
 
 @pytest.fixture(scope="module")
-def bench(tiny: Path) -> Bench:
-    return Bench(tiny)
+def bench(tiny: Path) -> EngineHarness:
+    return EngineHarness(tiny)
 
 
 def asked(prompt: str | list[int] | None = TEXT, **more: Any) -> ChatRequest:
@@ -51,11 +51,13 @@ class Told:
     def __init__(self, said: list[Any], id_: int) -> None:
         mine = [message for message in said if getattr(message, "id", None) == id_]
         stretches = [message for message in mine if isinstance(message, PromptScores)]
-        assert [it.is_last for it in stretches] == [False] * (len(stretches) - 1) + [True]
+        assert [score.is_last for score in stretches] == [False] * (len(stretches) - 1) + [True]
         self.stretches = len(stretches)
         self.done = next(message for message in mine if isinstance(message, Done))
-        self.listed = joined([it.listed for it in stretches])
-        columns = [joined(list(it)) for it in zip(*(one.echoed for one in stretches), strict=True)]
+        self.listed = joined([score.listed for score in stretches])
+        columns = [
+            joined(list(parts)) for parts in zip(*(one.echoed for one in stretches), strict=True)
+        ]
         self.lists = dict(zip(LOGPROB_LISTS, columns, strict=True))
         steps = [message for message in said if isinstance(message, StepOutput)]
         self.tokens = [
@@ -73,12 +75,12 @@ def joined(stretches: list[bytes]) -> list[Any]:
     return list(json.loads(b"[" + b",".join(filter(None, stretches)) + b"]"))
 
 
-def engine_of(bench: Bench, **more: Any) -> Engine:
+def engine_of(bench: EngineHarness, **more: Any) -> Engine:
     settings = {"context_length": 4096, "max_concurrency": 8} | more
     return Engine(bench.model, bench.tokenizer, **settings)
 
 
-def play(engine: Engine, bench: Bench, *requests: ChatRequest, **more: Any) -> list[Any]:
+def play(engine: Engine, bench: EngineHarness, *requests: ChatRequest, **more: Any) -> list[Any]:
     said: list[Any] = [
         engine.admit(id_, request, prompt_of(bench.tokenizer, request), **more)
         for id_, request in enumerate(requests)
@@ -88,11 +90,11 @@ def play(engine: Engine, bench: Bench, *requests: ChatRequest, **more: Any) -> l
     return said
 
 
-def alone(bench: Bench, request: ChatRequest) -> Told:
+def alone(bench: EngineHarness, request: ChatRequest) -> Told:
     return Told(play(engine_of(bench), bench, request), 0)
 
 
-def own(bench: Bench, tokens: list[int], begin: int = 1) -> list[float]:
+def own(bench: EngineHarness, tokens: list[int], begin: int = 1) -> list[float]:
     """The numbers of mlx_lm's `evaluate`: a prefix into a cache, then the rest in one step."""
     cache = make_prompt_cache(bench.model)
     logits = bench.model(mx.array([tokens[:begin]]), cache=cache)[:, -1, :]
@@ -108,18 +110,18 @@ def near(told: list[float], expected: list[float]) -> bool:
     return bool(told == pytest.approx(expected, abs=1e-4))
 
 
-def tokens_of(bench: Bench, request: ChatRequest) -> list[int]:
+def tokens_of(bench: EngineHarness, request: ChatRequest) -> list[int]:
     return prompt_of(bench.tokenizer, request).tokens
 
 
 @pytest.mark.parametrize("begin", [1, 5, 20])
-def test_the_scores_are_mlx_lms_own(bench: Bench, begin: int) -> None:
+def test_the_scores_are_mlx_lms_own(bench: EngineHarness, begin: int) -> None:
     told = alone(bench, asked())
     tokens = tokens_of(bench, asked())
     assert near(told.logprobs[begin - 1 :], own(bench, tokens, begin))
 
 
-def test_a_chunk_a_token_or_all_at_once_gives_the_same_scores(bench: Bench) -> None:
+def test_a_chunk_a_token_or_all_at_once_gives_the_same_scores(bench: EngineHarness) -> None:
     request = asked(LONG)
     tokens = tokens_of(bench, request)
     engine = engine_of(bench, prefill_pause=1e-9)  # chunks as short as there are, once measured
@@ -129,7 +131,7 @@ def test_a_chunk_a_token_or_all_at_once_gives_the_same_scores(bench: Bench) -> N
     assert near(told.logprobs, own(bench, tokens))
 
 
-def test_scores_in_a_batch_are_those_alone(bench: Bench) -> None:
+def test_scores_in_a_batch_are_those_alone(bench: EngineHarness) -> None:
     requests = [asked(" ".join(WORDS[:count])) for count in (2, 3, 7, 30, 90)]
     talking = asked("the old", scoring=None, max_tokens=20)
     said = play(engine_of(bench), bench, talking, *requests)
@@ -138,7 +140,7 @@ def test_scores_in_a_batch_are_those_alone(bench: Bench) -> None:
 
 
 @pytest.mark.full
-def test_what_is_resident_is_read_again_where_it_is_scored(bench: Bench) -> None:
+def test_what_is_resident_is_read_again_where_it_is_scored(bench: EngineHarness) -> None:
     engine = engine_of(bench)
     first = Told(play(engine, bench, asked(LONG)), 0)
     said = play(engine, bench, asked(LONG))
@@ -149,7 +151,7 @@ def test_what_is_resident_is_read_again_where_it_is_scored(bench: Bench) -> None
 
 @pytest.mark.full
 def test_a_prompt_that_shares_its_beginning_does_not_wait_and_is_scored_whole(
-    bench: Bench,
+    bench: EngineHarness,
 ) -> None:
     requests = [asked(f"{LONG} {word}") for word in WORDS[:3]]
     said = play(engine_of(bench), bench, *requests)
@@ -157,7 +159,7 @@ def test_a_prompt_that_shares_its_beginning_does_not_wait_and_is_scored_whole(
         assert near(Told(said, id_).logprobs, own(bench, tokens_of(bench, request)))
 
 
-def test_tokens_texts_and_offsets_add_up_to_the_prompt(bench: Bench) -> None:
+def test_tokens_texts_and_offsets_add_up_to_the_prompt(bench: EngineHarness) -> None:
     for prompt in (TEXT, bench.tokenizer.encode(TEXT)):
         told = alone(bench, asked(prompt))
         offsets = told.lists["text_offset"]
@@ -168,13 +170,13 @@ def test_tokens_texts_and_offsets_add_up_to_the_prompt(bench: Bench) -> None:
         assert len({len(column) for column in told.lists.values()}) == 1
 
 
-def test_a_special_token_of_the_prompt_has_its_place_in_the_text(bench: Bench) -> None:
+def test_a_special_token_of_the_prompt_has_its_place_in_the_text(bench: EngineHarness) -> None:
     told = alone(bench, asked(f"the{IM_START} old"))
     assert told.lists["tokens"] == ["the", IM_START, " old"]
     assert told.lists["text_offset"] == [0, 3, 3 + len(IM_START)]
 
 
-def test_alternatives_are_the_likeliest_and_as_many_as_were_asked_for(bench: Bench) -> None:
+def test_alternatives_are_the_likeliest_and_as_many_as_were_asked_for(bench: EngineHarness) -> None:
     told = alone(bench, asked(scoring=PromptScoring(5, 3)))
     tokens = tokens_of(bench, asked())
     logits = bench.model(mx.array([tokens]))[0].astype(mx.float32)
@@ -190,7 +192,7 @@ def test_alternatives_are_the_likeliest_and_as_many_as_were_asked_for(bench: Ben
         assert likeliest["rank"] == 1
         assert likeliest["logprob"] == next(iter(top.values()))
         assert len(entry) == 3 + (entry[str(token)]["rank"] > 3)
-        ranks = sorted(it["rank"] for it in entry.values())
+        ranks = sorted(score["rank"] for score in entry.values())
         assert ranks[:3] == [1, 2, 3]
         logprob = told.logprobs[place - 1]
         assert entry[str(token)]["logprob"] == logprob
@@ -198,19 +200,21 @@ def test_alternatives_are_the_likeliest_and_as_many_as_were_asked_for(bench: Ben
         assert entry[str(token)]["rank"] == as_likely
 
 
-def test_a_chat_is_scored_as_its_template_writes_it(bench: Bench) -> None:
+def test_a_chat_is_scored_as_its_template_writes_it(bench: EngineHarness) -> None:
     request = asked(None, scoring=PromptScoring(None, 0), max_tokens=3)
     said = play(engine_of(bench), bench, request)
     stretches = [message for message in said if isinstance(message, PromptScores)]
-    first, *entries = joined([it.listed for it in stretches])
+    first, *entries = joined([score.listed for score in stretches])
     tokens = tokens_of(bench, request)
     assert first is None
     assert [int(key) for entry in entries for key in entry] == tokens[1:]
-    assert near([it["logprob"] for entry in entries for it in entry.values()], own(bench, tokens))
-    assert all(it.echoed == [b""] * 4 for it in stretches)
+    assert near(
+        [score["logprob"] for entry in entries for score in entry.values()], own(bench, tokens)
+    )
+    assert all(score.echoed == [b""] * 4 for score in stretches)
 
 
-def test_the_answer_is_the_same_with_scores_and_without(bench: Bench) -> None:
+def test_the_answer_is_the_same_with_scores_and_without(bench: EngineHarness) -> None:
     plain = play(engine_of(bench), bench, asked(scoring=None, max_tokens=12))
     rows = [row for message in plain if isinstance(message, StepOutput) for row in message.rows]
     told = alone(bench, asked(max_tokens=12))
@@ -220,19 +224,21 @@ def test_the_answer_is_the_same_with_scores_and_without(bench: Bench) -> None:
 @pytest.mark.parametrize("scoring", [None, PromptScoring(1)], ids=["plain", "scored"])
 @pytest.mark.parametrize("prompt", ["the", TEXT])
 def test_no_token_at_all_can_be_asked_for(
-    bench: Bench, prompt: str, scoring: PromptScoring | None
+    bench: EngineHarness, prompt: str, scoring: PromptScoring | None
 ) -> None:
     engine = engine_of(bench)
     talking = asked("a fox", scoring=None, max_tokens=9)
     said = play(engine, bench, talking, asked(prompt, scoring=scoring))
     done = [message for message in said if isinstance(message, Done) and message.id == 1]
     assert done == [Done(1, "length", 0, "")]
-    assert all(row.id == 0 for it in said if isinstance(it, StepOutput) for row in it.rows)
+    assert all(
+        row.id == 0 for message in said if isinstance(message, StepOutput) for row in message.rows
+    )
     if scoring is not None:
         assert len(Told(said, 1).logprobs) == len(tokens_of(bench, asked(prompt))) - 1
 
 
-def test_a_prompt_that_fills_the_context_is_scored(bench: Bench) -> None:
+def test_a_prompt_that_fills_the_context_is_scored(bench: EngineHarness) -> None:
     tokens = tokens_of(bench, asked())
     engine = engine_of(bench, context_length=len(tokens))
     assert near(Told(play(engine, bench, asked()), 0).logprobs, own(bench, tokens))
@@ -244,7 +250,7 @@ def test_a_prompt_that_fills_the_context_is_scored(bench: Bench) -> None:
 
 @pytest.mark.parametrize("count", [1, 4, 9])
 def test_after_a_crash_the_scores_are_told_again_and_the_answer_goes_on(
-    bench: Bench, count: int
+    bench: EngineHarness, count: int
 ) -> None:
     whole = alone(bench, asked(max_tokens=10))
     said = whole.tokens[:count]
@@ -254,7 +260,9 @@ def test_after_a_crash_the_scores_are_told_again_and_the_answer_goes_on(
     assert said + again.tokens == whole.tokens
 
 
-def test_more_scores_than_a_prompt_may_have_are_refused_with_the_numbers(bench: Bench) -> None:
+def test_more_scores_than_a_prompt_may_have_are_refused_with_the_numbers(
+    bench: EngineHarness,
+) -> None:
     engine = engine_of(bench, context_length=200_000)
     request = asked([70] * 100_000, scoring=PromptScoring(20))
     with pytest.raises(InvalidRequest, match="100000 tokens of the prompt with 20") as refused:

@@ -15,7 +15,14 @@ from mlx_lm.tool_parsers import mistral
 from mlx_worker.bench.synthetic.tokenizer import IM_START
 from mlx_worker.wire.output import FinishReason, InvalidToolCall, ReasoningText, ToolCall
 from mlx_worker.wire.request import ChatRequest, Sampling
-from tests.engine.text_harness import Said, by_bytes, hear, request, stream, text_of
+from tests.engine.text_harness import (
+    CollectedSpans,
+    by_bytes,
+    collect_spans,
+    request,
+    stream,
+    text_of,
+)
 from tests.rounds import rounds
 from tests.synthetic_models import CALL, CALLED, THINK, THOUGHT
 
@@ -23,15 +30,17 @@ LOOK = '{"name": "look", "arguments": {"at": "東京"}}'
 WALK = '\n{"name": "walk", "arguments": {}}\n'
 
 
-def shapes(said: Said) -> list[Any]:
+def shapes(said: CollectedSpans) -> list[Any]:
     """Spans without the ids of calls."""
-    return [(it.name, it.arguments) if isinstance(it, ToolCall) else it for it in said.spans]
+    return [
+        (span.name, span.arguments) if isinstance(span, ToolCall) else span for span in said.spans
+    ]
 
 
 def heard(
     tokenizer: Any, text: str, *stop: str, natural: FinishReason = "stop", **more: Any
-) -> Said:
-    return hear(stream(tokenizer, request(*stop, **more)), tokenizer.encode(text), natural)
+) -> CollectedSpans:
+    return collect_spans(stream(tokenizer, request(*stop, **more)), tokenizer.encode(text), natural)
 
 
 SAMPLES = {
@@ -72,7 +81,7 @@ def test_a_text_is_its_spans(tokenizer: Any, text: str, spans: list[Any]) -> Non
 
 @pytest.mark.parametrize(("text", "spans"), SAMPLES.values(), ids=SAMPLES)
 def test_it_is_the_same_spans_byte_by_byte(tokenizer: Any, text: str, spans: list[Any]) -> None:
-    assert shapes(hear(stream(tokenizer), by_bytes(tokenizer, text))) == spans
+    assert shapes(collect_spans(stream(tokenizer), by_bytes(tokenizer, text))) == spans
 
 
 @pytest.mark.parametrize(("text", "spans"), SAMPLES.values(), ids=SAMPLES)
@@ -81,18 +90,18 @@ def test_it_is_the_same_spans_cut_in_two_anywhere(
 ) -> None:
     for at in range(len(text)):
         tokens = [*tokenizer.encode(text[:at]), *tokenizer.encode(text[at:])]
-        assert shapes(hear(stream(tokenizer), tokens)) == spans
+        assert shapes(collect_spans(stream(tokenizer), tokens)) == spans
 
 
 def test_nothing_that_may_become_a_marker_is_released_before_it_is_certain(tokenizer: Any) -> None:
-    it = stream(tokenizer)
-    said = [text_of(it.add(token)) for token in by_bytes(tokenizer, "a<think!b")]
+    answer = stream(tokenizer)
+    said = [text_of(answer.add(token)) for token in by_bytes(tokenizer, "a<think!b")]
     assert said == ["a", "", "", "", "", "", "", "<think!", "b"]
 
 
 def test_a_prompt_that_ends_in_reasoning_begins_the_answer_there(tokenizer: Any) -> None:
-    it = stream(tokenizer, state="reasoning")
-    assert hear(it, tokenizer.encode(f"Hm.{THOUGHT}\n\nSo.")).spans == [
+    answer = stream(tokenizer, state="reasoning")
+    assert collect_spans(answer, tokenizer.encode(f"Hm.{THOUGHT}\n\nSo.")).spans == [
         ReasoningText("Hm."),
         "\n\nSo.",
     ]
@@ -105,9 +114,9 @@ def test_a_special_token_is_no_text_and_the_same_letters_are(tokenizer: Any) -> 
     (special,) = tokenizer.encode(IM_START)
     spelled = by_bytes(tokenizer, IM_START)
     tokens = [*tokenizer.encode("a"), special, *spelled, *tokenizer.encode("b")]
-    assert hear(stream(tokenizer), tokens).spans == [f"a{IM_START}b"]
+    assert collect_spans(stream(tokenizer), tokens).spans == [f"a{IM_START}b"]
     thought = [*tokenizer.encode(f"{THINK}a"), special, *tokenizer.encode("b")]
-    assert hear(stream(tokenizer), thought).spans == [ReasoningText("ab")]
+    assert collect_spans(stream(tokenizer), thought).spans == [ReasoningText("ab")]
 
 
 def test_a_special_token_in_a_call_is_its_formats(tokenizer: Any) -> None:
@@ -120,10 +129,10 @@ def test_a_special_token_in_a_call_is_its_formats(tokenizer: Any) -> None:
 
 def test_a_stop_string_ends_content_and_is_not_looked_for_elsewhere(tokenizer: Any) -> None:
     text = f'{THINK}a END b{THOUGHT}c{CALL}{{"name": "END"}}{CALLED}d E'
-    it = stream(tokenizer, request("END"))
-    said = hear(it, by_bytes(tokenizer, f"{text}ND e"))
+    answer = stream(tokenizer, request("END"))
+    said = collect_spans(answer, by_bytes(tokenizer, f"{text}ND e"))
     assert shapes(said) == [ReasoningText("a END b"), "c", ("END", "{}"), "d "]
-    assert it.stopped
+    assert answer.stopped
 
 
 @pytest.mark.parametrize(
@@ -138,24 +147,24 @@ def test_a_stop_string_ends_content_and_is_not_looked_for_elsewhere(tokenizer: A
 def test_the_stop_string_that_ended_an_answer_is_known(
     tokenizer: Any, text: str, stop: tuple[str, ...], said: str, which: str
 ) -> None:
-    it = stream(tokenizer, request(*stop))
-    assert hear(it, by_bytes(tokenizer, text)).content == said
-    assert it.stop_string == which
+    answer = stream(tokenizer, request(*stop))
+    assert collect_spans(answer, by_bytes(tokenizer, text)).content == said
+    assert answer.stop_string == which
 
 
 def test_tokens_are_counted_as_reasoning_until_its_end(tokenizer: Any) -> None:
-    it = stream(tokenizer, state="reasoning")
-    hear(it, tokenizer.encode(f"a{THOUGHT}b{THINK}c d"))
+    answer = stream(tokenizer, state="reasoning")
+    collect_spans(answer, tokenizer.encode(f"a{THOUGHT}b{THINK}c d"))
     before, after = tokenizer.encode(f"a{THOUGHT}"), tokenizer.encode("c d")
-    assert it.reasoning_tokens == len(before) + len(after)
+    assert answer.reasoning_tokens == len(before) + len(after)
 
 
 def test_what_is_answered_to_a_raw_prompt_is_text_and_nothing_else(tokenizer: Any) -> None:
     text = f"{THINK}a{THOUGHT}{CALL}{LOOK}{CALLED}"
-    it = stream(tokenizer, request(prompt="Hello"))
-    assert hear(it, tokenizer.encode(text)).spans == [text]
-    assert it.reasoning_tokens == 0
-    assert it.finish_reason("stop") == "stop"
+    answer = stream(tokenizer, request(prompt="Hello"))
+    assert collect_spans(answer, tokenizer.encode(text)).spans == [text]
+    assert answer.reasoning_tokens == 0
+    assert answer.finish_reason("stop") == "stop"
 
 
 def test_a_stop_string_is_not_made_of_two_stretches_of_content(tokenizer: Any) -> None:
@@ -176,9 +185,9 @@ def test_a_blank_line_that_is_layout_does_not_stop_the_answer(tokenizer: Any) ->
 
 
 def test_a_stop_string_in_what_the_end_releases_still_stops(tokenizer: Any) -> None:
-    it = stream(tokenizer, request("<th"))
-    assert hear(it, by_bytes(tokenizer, "a <th"), "length").spans == ["a "]
-    assert it.finish_reason("length") == "stop"
+    answer = stream(tokenizer, request("<th"))
+    assert collect_spans(answer, by_bytes(tokenizer, "a <th"), "length").spans == ["a "]
+    assert answer.finish_reason("length") == "stop"
 
 
 # --- stop strings that are tokens ------------------------------------------------------------
@@ -186,7 +195,7 @@ def test_a_stop_string_in_what_the_end_releases_still_stops(tokenizer: Any) -> N
 
 def special(tokenizer: Any, *parts: str) -> list[int]:
     """Each part as the one token that it is, else as ordinary tokens."""
-    known = {it.content: token for token, it in tokenizer.added_tokens_decoder.items()}
+    known = {added.content: token for token, added in tokenizer.added_tokens_decoder.items()}
     tokens: list[int] = []
     for part in parts:
         tokens += [known[part]] if part in known else tokenizer.encode(part)
@@ -213,19 +222,19 @@ def special(tokenizer: Any, *parts: str) -> list[int]:
 def test_a_stop_string_stops_as_a_token_and_as_text(
     tokenizer: Any, stop: str, parts: list[str], spans: list[Any], stops: bool
 ) -> None:
-    it = stream(tokenizer, request("zzz", stop))
-    said = hear(it, special(tokenizer, *parts), "length")
+    answer = stream(tokenizer, request("zzz", stop))
+    said = collect_spans(answer, special(tokenizer, *parts), "length")
     content = "".join(span for span in spans if isinstance(span, str))
     others = [span for span in spans if not isinstance(span, str)]
     assert said.content == content
     assert [span for span in shapes(said) if not isinstance(span, str)] == others
-    assert it.stopped == stops
-    assert it.stop_string == (stop if stops else "")
+    assert answer.stopped == stops
+    assert answer.stop_string == (stop if stops else "")
 
 
 def test_a_special_token_that_no_stop_string_names_is_not_shown(tokenizer: Any) -> None:
-    it = stream(tokenizer, request("END"))
-    assert hear(it, special(tokenizer, "a", IM_START, "b")).spans == ["ab"]
+    answer = stream(tokenizer, request("END"))
+    assert collect_spans(answer, special(tokenizer, "a", IM_START, "b")).spans == ["ab"]
 
 
 # --- the end --------------------------------------------------------------------------------
@@ -255,24 +264,24 @@ def test_a_call_that_the_token_limit_cut_is_text_with_a_warning(tokenizer: Any, 
 def test_the_finish_reason_is_calls_where_the_model_waits_for_them(
     tokenizer: Any, text: str, natural: FinishReason, finish: str
 ) -> None:
-    it = stream(tokenizer, request("END"))
-    hear(it, tokenizer.encode(text), natural)
-    assert it.finish_reason(natural) == finish
+    answer = stream(tokenizer, request("END"))
+    collect_spans(answer, tokenizer.encode(text), natural)
+    assert answer.finish_reason(natural) == finish
 
 
 def test_one_call_is_the_end_where_no_more_are_wanted(tokenizer: Any) -> None:
-    it = stream(tokenizer, request(one_call=True))
+    answer = stream(tokenizer, request(one_call=True))
     text = f"a{CALL}no call{CALLED}{CALL}{WALK}{CALLED}b"
-    said = hear(it, tokenizer.encode(text + CALL + LOOK + CALLED))
+    said = collect_spans(answer, tokenizer.encode(text + CALL + LOOK + CALLED))
     assert [type(span) for span in said.spans] == [str, InvalidToolCall, ToolCall]
-    assert it.finish_reason("length") == "tool_calls"
+    assert answer.finish_reason("length") == "tool_calls"
 
 
 # --- ids ------------------------------------------------------------------------------------
 
 
-def ids(said: Said) -> list[str]:
-    return [it.id for it in said.spans if isinstance(it, ToolCall)]
+def ids(said: CollectedSpans) -> list[str]:
+    return [span.id for span in said.spans if isinstance(span, ToolCall)]
 
 
 def test_every_call_has_an_id_of_its_own_and_the_same_request_has_the_same_ones(
@@ -283,7 +292,7 @@ def test_every_call_has_an_id_of_its_own_and_the_same_request_has_the_same_ones(
     assert first == again
     assert len(set(first)) == 3
     other = ids(heard(tokenizer, text, seed=2))
-    later = hear(
+    later = collect_spans(
         stream(tokenizer, ChatRequest([{"role": "user"}], Sampling(seed=1))),
         tokenizer.encode(text),
     )
@@ -421,8 +430,11 @@ def _joined(spans: list[Any]) -> list[Any]:
 def test_any_text_however_cut_is_what_it_is_read_at_once(
     tokenizer: Any, text: str, cuts: list[int], stop: tuple[str, ...], natural: FinishReason
 ) -> None:
-    said = hear(stream(tokenizer, request(*stop)), cut_up(tokenizer, text, cuts), natural)
-    spans = [("broken", it.text) if isinstance(it, InvalidToolCall) else it for it in shapes(said)]
+    said = collect_spans(stream(tokenizer, request(*stop)), cut_up(tokenizer, text, cuts), natural)
+    spans = [
+        ("broken", span.text) if isinstance(span, InvalidToolCall) else span
+        for span in shapes(said)
+    ]
     # The detokenizer takes the very first space away, as mlx_lm's does.
     assert spans == read_at_once(text.removeprefix(" "), stop, natural)
 
@@ -432,17 +444,17 @@ def test_any_text_however_cut_is_what_it_is_read_at_once(
 def test_a_stream_replayed_to_any_token_goes_on_as_it_would_have(
     tokenizer: Any, text: str, cuts: list[int], stop: tuple[str, ...], natural: FinishReason
 ) -> None:
-    it = stream(tokenizer, request(*stop))
+    answer = stream(tokenizer, request(*stop))
     tokens, released = cut_up(tokenizer, text, cuts), []
     for token in tokens:
-        released.append(it.add(token))
-        if it.stopped:
+        released.append(answer.add(token))
+        if answer.stopped:
             break
-    released.append(it.finish(natural))
+    released.append(answer.finish(natural))
     for done in range(len(released)):
         again = stream(tokenizer, request(*stop))
         for token in tokens[:done]:
             again.add(token)
         rest = [again.add(token) for token in tokens[done : len(released) - 1]]
         assert [*rest, again.finish(natural)] == released[done:]
-        assert again.finish_reason(natural) == it.finish_reason(natural)
+        assert again.finish_reason(natural) == answer.finish_reason(natural)

@@ -19,7 +19,7 @@ from tests.rounds import rounds
 if TYPE_CHECKING:
     from mlx_worker.engine.output.tool_call_values import CallParser
 
-PARSERS = sorted(it.name for it in pkgutil.iter_modules(tool_parsers.__path__))
+PARSERS = sorted(module.name for module in pkgutil.iter_modules(tool_parsers.__path__))
 SCHEMA = {"type": "object", "properties": {"at": {"type": "string"}, "far": {"type": "integer"}}}
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": SCHEMA}}]
 
@@ -117,7 +117,7 @@ def test_parse_calls_problem_can_be_sent_whatever_the_parser_says() -> None:
 
 
 CLOSE_TO = st.lists(
-    st.one_of(st.sampled_from(sorted({c for it in WRITTEN.values() for c in it})), st.text()),
+    st.one_of(st.sampled_from(sorted({c for text in WRITTEN.values() for c in text})), st.text()),
     max_size=40,
 ).map("".join)
 CUT = st.sampled_from(sorted(WRITTEN.values())).flatmap(

@@ -25,7 +25,7 @@ from mlx_worker.wire.request import (
     ToolCallConstraint,
 )
 from tests.rounds import variants
-from tests.structured_harness import Bench, asked, schema
+from tests.structured_harness import EngineHarness, asked, schema
 from tests.synthetic_models import CALL, THINK, THOUGHT, make
 
 if TYPE_CHECKING:
@@ -69,31 +69,33 @@ LISTEN = tool("listen", {"properties": {}, "additionalProperties": False})
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(make("tiny", tmp_path_factory.mktemp("models") / "tiny"))
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> EngineHarness:
+    return EngineHarness(make("tiny", tmp_path_factory.mktemp("models") / "tiny"))
 
 
 @pytest.fixture(scope="module")
-def talker(caller: Path) -> Bench:
+def talker(caller: Path) -> EngineHarness:
     """It reasons and calls tools."""
-    return Bench(caller)
+    return EngineHarness(caller)
 
 
-def one(bench: Bench, token: str) -> int:
+def one(bench: EngineHarness, token: str) -> int:
     (id_,) = bench.tokenizer.encode(token)
     return int(id_)
 
 
-def no_blanks(bench: Bench) -> dict[int, float]:
+def no_blanks(bench: EngineHarness) -> dict[int, float]:
     """Greedy, the model would fill every gap with as many of them as it may have."""
-    return {one(bench, it): -100.0 for it in "\n\t "}
+    return {one(bench, blank): -100.0 for blank in "\n\t "}
 
 
 # --- what is said -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_document_fits_its_schema_and_ends_by_itself(tiny: Bench, temperature: float) -> None:
+def test_a_document_fits_its_schema_and_ends_by_itself(
+    tiny: EngineHarness, temperature: float
+) -> None:
     (answer,) = tiny.play(asked(schema(PERSON), temperature=temperature))
     assert answer.finish == "stop"
     document = json.loads(answer.text)
@@ -110,7 +112,7 @@ def test_a_document_fits_its_schema_and_ends_by_itself(tiny: Bench, temperature:
     ],
 )
 def test_a_text_is_one_of_its_language(
-    tiny: Bench, constraint: AnswerConstraint, pattern: str
+    tiny: EngineHarness, constraint: AnswerConstraint, pattern: str
 ) -> None:
     answers = tiny.play(*(asked(constraint, seed=seed, temperature=1) for seed in range(8)))
     assert {answer.finish for answer in answers} == {"stop"}
@@ -118,7 +120,7 @@ def test_a_text_is_one_of_its_language(
 
 
 def test_the_tokens_are_those_of_mlx_lm_with_the_same_mask_as_a_logits_processor(
-    tiny: Bench,
+    tiny: EngineHarness,
 ) -> None:
     request = asked(schema(PERSON))
     (answer,) = tiny.play(request)
@@ -145,19 +147,19 @@ def test_the_tokens_are_those_of_mlx_lm_with_the_same_mask_as_a_logits_processor
     assert answer.tokens == theirs
 
 
-def test_what_the_token_limit_cuts_is_no_document_and_says_so(tiny: Bench) -> None:
+def test_what_the_token_limit_cuts_is_no_document_and_says_so(tiny: EngineHarness) -> None:
     (answer,) = tiny.play(asked(schema(PERSON), max_tokens=5))
     assert answer.finish == "length"
     assert len(answer.tokens) == 5
 
 
-def test_a_document_that_is_complete_at_the_limit_is_not_cut(tiny: Bench) -> None:
+def test_a_document_that_is_complete_at_the_limit_is_not_cut(tiny: EngineHarness) -> None:
     (whole,) = tiny.play(asked(schema(PERSON)))
     (answer,) = tiny.play(asked(schema(PERSON), max_tokens=len(whole.tokens)))
     assert (answer.finish, answer.text) == ("stop", whole.text)
 
 
-def test_penalties_come_before_the_mask_and_cannot_break_it(tiny: Bench) -> None:
+def test_penalties_come_before_the_mask_and_cannot_break_it(tiny: EngineHarness) -> None:
     wanted, other = one(tiny, "x"), one(tiny, "y")
     grammar = RegexConstraint("[xy]{4}", "f")
     free, biased = tiny.play(
@@ -168,7 +170,7 @@ def test_penalties_come_before_the_mask_and_cannot_break_it(tiny: Bench) -> None
     assert biased.text == "xxxx"
 
 
-def test_reported_probabilities_are_the_models_own_before_the_mask(tiny: Bench) -> None:
+def test_reported_probabilities_are_the_models_own_before_the_mask(tiny: EngineHarness) -> None:
     first, second = tiny.play(asked(logprobs=5), asked(schema(PERSON), logprobs=5))
     assert second.logprobs[0].likeliest == first.logprobs[0].likeliest
     assert second.logprobs[0].chosen not in first.logprobs[0].likeliest
@@ -181,24 +183,26 @@ FAMILIES = ["window", "statespace", "delta", "recurrent", "unpadded"]
 
 @pytest.mark.parametrize("family", variants(FAMILIES, ["unpadded"]))
 def test_models_of_every_cache_are_bound(family: str, tmp_path: Path) -> None:
-    bench = Bench(make(family, tmp_path / family))
+    bench = EngineHarness(make(family, tmp_path / family))
     alone = [bench.play(asked(schema(PERSON), seed=seed, temperature=1))[0] for seed in (1, 2)]
     together = bench.play(*(asked(schema(PERSON), seed=s, temperature=1) for s in (1, 2)), asked())
-    assert [it.tokens for it in together[:2]] == [it.tokens for it in alone]
-    assert all(json.loads(it.text)["kind"] in ("miller", "queen") for it in alone)
+    assert [answer.tokens for answer in together[:2]] == [answer.tokens for answer in alone]
+    assert all(json.loads(answer.text)["kind"] in ("miller", "queen") for answer in alone)
 
 
 # --- beside whom --------------------------------------------------------------------------
 
 
-def test_free_rows_say_what_they_say_without_bound_ones(tiny: Bench) -> None:
+def test_free_rows_say_what_they_say_without_bound_ones(tiny: EngineHarness) -> None:
     free = [asked(max_tokens=80, **fields) for fields in FREE]
     bound = [asked(schema(PERSON), seed=seed, temperature=seed % 2) for seed in range(4)]
     without = tiny.play(*free)
     beside = tiny.play(*bound[:2], *free, *bound[2:])
-    assert [it.tokens for it in beside[2:10]] == [it.tokens for it in without]
-    alone = [tiny.play(it)[0] for it in bound]
-    assert [it.tokens for it in beside[:2] + beside[10:]] == [it.tokens for it in alone]
+    assert [answer.tokens for answer in beside[2:10]] == [answer.tokens for answer in without]
+    alone = [tiny.play(request)[0] for request in bound]
+    assert [answer.tokens for answer in beside[:2] + beside[10:]] == [
+        answer.tokens for answer in alone
+    ]
 
 
 # --- after a crash ------------------------------------------------------------------------
@@ -206,7 +210,7 @@ def test_free_rows_say_what_they_say_without_bound_ones(tiny: Bench) -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_after_any_token_the_rest_is_what_it_would_have_been(
-    tiny: Bench, temperature: float
+    tiny: EngineHarness, temperature: float
 ) -> None:
     request = asked(schema(BRIEF), temperature=temperature, seed=3, bias=no_blanks(tiny))
     (whole,) = tiny.play(request)
@@ -218,7 +222,7 @@ def test_after_any_token_the_rest_is_what_it_would_have_been(
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_after_any_token_of_reasoning_and_calls_the_rest_is_what_it_would_have_been(
-    talker: Bench, temperature: float
+    talker: EngineHarness, temperature: float
 ) -> None:
     request = asked(
         ToolCallConstraint(["look"], "tool_choice"),
@@ -238,7 +242,9 @@ def test_after_any_token_of_reasoning_and_calls_the_rest_is_what_it_would_have_b
         assert rest.calls == (whole.calls if done < len(whole.tokens) else [])
 
 
-def test_a_grammar_that_cannot_be_followed_on_ends_its_row_with_an_error(tiny: Bench) -> None:
+def test_a_grammar_that_cannot_be_followed_on_ends_its_row_with_an_error(
+    tiny: EngineHarness,
+) -> None:
     """Said before, and none of the grammar's: as where llguidance meets a limit of its own."""
     (answer,) = tiny.play(asked(RegexConstraint("a{9}", "f")), replay=[one(tiny, "b")])
     assert answer.failed is not None
@@ -250,7 +256,7 @@ def test_a_grammar_that_cannot_be_followed_on_ends_its_row_with_an_error(tiny: B
 
 
 def test_a_model_left_in_thought_thinks_freely_and_then_writes_its_document(
-    talker: Bench,
+    talker: EngineHarness,
 ) -> None:
     bias = {one(talker, THOUGHT): 9.0}
     answers = talker.play(
@@ -265,12 +271,12 @@ def test_a_model_left_in_thought_thinks_freely_and_then_writes_its_document(
             for seed in range(6)
         )
     )
-    assert {it.finish for it in answers} == {"stop"}
-    assert all(list(json.loads(it.text)) == ["age", "name", "kind"] for it in answers)
-    assert sum(bool(it.reasoning) for it in answers) > 1
+    assert {answer.finish for answer in answers} == {"stop"}
+    assert all(list(json.loads(answer.text)) == ["age", "name", "kind"] for answer in answers)
+    assert sum(bool(answer.reasoning) for answer in answers) > 1
 
 
-def test_a_model_may_begin_to_think_by_itself(talker: Bench) -> None:
+def test_a_model_may_begin_to_think_by_itself(talker: EngineHarness) -> None:
     bias = {one(talker, THINK): 50.0, one(talker, THOUGHT): 49.0}
     (answer,) = talker.play(
         asked(RegexConstraint("yes|no", "f"), bias=bias, template_kwargs=UNSWITCHED)
@@ -279,7 +285,7 @@ def test_a_model_may_begin_to_think_by_itself(talker: Bench) -> None:
     assert talker.tokenizer.decode(answer.tokens[:2]) == THINK + THOUGHT
 
 
-def test_a_raw_prompt_is_answered_with_content_alone(talker: Bench) -> None:
+def test_a_raw_prompt_is_answered_with_content_alone(talker: EngineHarness) -> None:
     request = ChatRequest(
         [], Sampling(seed=1), 50, prompt="Hello", constraint=RegexConstraint("<think>a{2}", "f")
     )
@@ -290,13 +296,15 @@ def test_a_raw_prompt_is_answered_with_content_alone(talker: Bench) -> None:
 # --- calls --------------------------------------------------------------------------------
 
 
-def no_thought(bench: Bench) -> dict[str, Any]:
+def no_thought(bench: EngineHarness) -> dict[str, Any]:
     """The template does not open a thought, nor is the model to."""
     return {"template_kwargs": UNSWITCHED, "bias": {one(bench, THINK): -100.0}}
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_required_call_fits_the_schema_of_its_tool(talker: Bench, temperature: float) -> None:
+def test_a_required_call_fits_the_schema_of_its_tool(
+    talker: EngineHarness, temperature: float
+) -> None:
     answers = talker.play(
         *(
             asked(
@@ -310,16 +318,16 @@ def test_a_required_call_fits_the_schema_of_its_tool(talker: Bench, temperature:
             for seed in range(8)
         )
     )
-    assert {it.finish for it in answers} == {"tool_calls"}
-    assert [len(it.calls) for it in answers] == [1] * 8
-    assert not any(it.text for it in answers)
-    for (call,) in (it.calls for it in answers):
+    assert {answer.finish for answer in answers} == {"tool_calls"}
+    assert [len(answer.calls) for answer in answers] == [1] * 8
+    assert not any(answer.text for answer in answers)
+    for (call,) in (answer.calls for answer in answers):
         arguments = json.loads(call.arguments)
         assert call.name in ("look", "listen")
         assert arguments == {} or arguments["at"] in ("the river", "the moon")
 
 
-def test_several_calls_may_follow_each_other(talker: Bench) -> None:
+def test_several_calls_may_follow_each_other(talker: EngineHarness) -> None:
     bound = no_thought(talker)
     bound["bias"][one(talker, CALL)] = 30.0
     (answer,) = talker.play(
@@ -331,7 +339,7 @@ def test_several_calls_may_follow_each_other(talker: Bench) -> None:
 
 
 def test_beside_tools_that_are_only_offered_an_answer_is_a_document_or_calls(
-    talker: Bench,
+    talker: EngineHarness,
 ) -> None:
     bound = no_thought(talker)
     bound["bias"][one(talker, CALL)] = -100.0
@@ -350,7 +358,7 @@ def test_a_format_of_calls_that_is_no_json_cannot_be_forced(tmp_path: Path) -> N
     config = folder / "tokenizer_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"tool_parser_type": "pythonic"}))
     with pytest.raises(UnsupportedField) as refused:
-        Bench(folder).play(asked(ToolCallConstraint(["look"], "tool_choice"), tools=[LOOK]))
+        EngineHarness(folder).play(asked(ToolCallConstraint(["look"], "tool_choice"), tools=[LOOK]))
     assert refused.value.param == "tool_choice"
 
 
@@ -384,7 +392,7 @@ def test_a_format_of_calls_that_is_no_json_cannot_be_forced(tmp_path: Path) -> N
     ],
 )
 def test_a_schema_that_cannot_be_kept_is_refused_with_the_place(
-    tiny: Bench, wanted: dict[str, Any], place: str, fault: str
+    tiny: EngineHarness, wanted: dict[str, Any], place: str, fault: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
         tiny.play(asked(schema(wanted)))
@@ -402,7 +410,7 @@ def test_a_schema_that_cannot_be_kept_is_refused_with_the_place(
     ],
 )
 def test_a_grammar_that_is_none_is_refused_with_the_line(
-    tiny: Bench, constraint: RegexConstraint | LarkConstraint, fault: str
+    tiny: EngineHarness, constraint: RegexConstraint | LarkConstraint, fault: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
         tiny.play(asked(constraint))
@@ -418,7 +426,7 @@ def test_a_grammar_that_is_none_is_refused_with_the_line(
     ],
 )
 def test_a_tool_whose_calls_cannot_be_forced_is_refused_by_its_name(
-    talker: Bench, parameters: dict[str, Any], fault: str
+    talker: EngineHarness, parameters: dict[str, Any], fault: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
         talker.play(
@@ -431,7 +439,7 @@ def test_a_tool_whose_calls_cannot_be_forced_is_refused_by_its_name(
 GBNF = 'root ::= "yes" | num\nnum ::= [0-9] [0-9]\n'
 
 
-def test_a_grammar_in_llama_cpps_notation_is_kept(tiny: Bench) -> None:
+def test_a_grammar_in_llama_cpps_notation_is_kept(tiny: EngineHarness) -> None:
     answers = tiny.play(*(asked(LarkConstraint(GBNF, "grammar"), **free) for free in FREE))
     assert {answer.finish for answer in answers} == {"stop"}
     assert all(re.fullmatch("yes|[0-9]{2}", answer.text) for answer in answers)
@@ -449,7 +457,7 @@ def test_a_grammar_in_llama_cpps_notation_is_kept(tiny: Bench) -> None:
     ids=["syntax", "unknown rule", "no root", "deep", "many rules"],
 )
 def test_a_grammar_in_llama_cpps_notation_that_is_none_is_refused(
-    tiny: Bench, grammar: str, said: str
+    tiny: EngineHarness, grammar: str, said: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=re.escape(said)) as refused:
         tiny.play(asked(LarkConstraint(grammar, "grammar")))

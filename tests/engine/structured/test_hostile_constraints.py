@@ -22,7 +22,7 @@ from mlx_worker.wire.request import (
     RegexConstraint,
     ToolCallConstraint,
 )
-from tests.structured_harness import Bench, asked, schema
+from tests.structured_harness import EngineHarness, asked, schema
 from tests.synthetic_models import make
 
 if TYPE_CHECKING:
@@ -33,16 +33,16 @@ ENDLESS_WORK = "start: A\nA: " + " & ".join(f"/.*a{place}.*/" for place in range
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(make("tiny", tmp_path_factory.mktemp("models") / "tiny"))
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> EngineHarness:
+    return EngineHarness(make("tiny", tmp_path_factory.mktemp("models") / "tiny"))
 
 
 @pytest.fixture(scope="module")
-def talker(caller: Path) -> Bench:
-    return Bench(caller)
+def talker(caller: Path) -> EngineHarness:
+    return EngineHarness(caller)
 
 
-def refused(bench: Bench, request: ChatRequest) -> InvalidRequest:
+def refused(bench: EngineHarness, request: ChatRequest) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as error:
         bench.play(request)
     return error.value
@@ -82,7 +82,9 @@ RING = {"$defs": {"n": {"$ref": "#/$defs/n"}}}
                '"$ref": "#/$defs/n"}', "f"),
     ],
 )  # fmt: skip
-def test_shape_that_no_text_fits_is_refused_in_words(tiny: Bench, shape: AnswerConstraint) -> None:
+def test_shape_that_no_text_fits_is_refused_in_words(
+    tiny: EngineHarness, shape: AnswerConstraint
+) -> None:
     error = refused(tiny, asked(shape))
     assert isinstance(error, ConstraintFailed)
     assert error.param == shape.field
@@ -91,7 +93,7 @@ def test_shape_that_no_text_fits_is_refused_in_words(tiny: Bench, shape: AnswerC
 
 
 def test_shape_that_no_text_fits_is_refused_though_the_model_may_think_first(
-    talker: Bench,
+    talker: EngineHarness,
 ) -> None:
     for thinks in (True, False):
         request = asked(
@@ -100,7 +102,7 @@ def test_shape_that_no_text_fits_is_refused_though_the_model_may_think_first(
         assert isinstance(refused(talker, request), ConstraintFailed)
 
 
-def test_tool_whose_arguments_nothing_fits_is_refused_by_name(talker: Bench) -> None:
+def test_tool_whose_arguments_nothing_fits_is_refused_by_name(talker: EngineHarness) -> None:
     parameters = RING | {"properties": {"a": {"$ref": "#/$defs/n"}}, "required": ["a"]}
     tool = {"type": "function", "function": {"name": "get", "parameters": parameters}}
     error = refused(talker, asked(ToolCallConstraint(["get"], "tool_choice"), tools=[tool]))
@@ -111,7 +113,7 @@ def test_tool_whose_arguments_nothing_fits_is_refused_by_name(talker: Bench) -> 
 @pytest.mark.parametrize(
     "text", ['{"grammars": [1, 2]}', '{"grammars": []}', "start: /a/ \ud800", "\x00", "start: @x"]
 )
-def test_grammar_that_is_none_is_the_callers_fault(tiny: Bench, text: str) -> None:
+def test_grammar_that_is_none_is_the_callers_fault(tiny: EngineHarness, text: str) -> None:
     assert refused(tiny, asked(LarkConstraint(text, "f"))).param == "f"
 
 
@@ -165,7 +167,7 @@ def test_is_endless_where_every_document_contains_itself(wanted: Any, endless: b
         ("start: START\nSTART: /(?s:.){3}/ & /a*/", "aaa"),
     ],
 )
-def test_grammar_that_ends_is_kept(tiny: Bench, grammar: str, text: str | None) -> None:
+def test_grammar_that_ends_is_kept(tiny: EngineHarness, grammar: str, text: str | None) -> None:
     (answer,) = tiny.play(asked(LarkConstraint(grammar, "f"), max_tokens=20))
     assert answer.text == text or text is None
 
@@ -184,7 +186,7 @@ def test_grammar_that_ends_is_kept(tiny: Bench, grammar: str, text: str | None) 
     ],
 )  # fmt: skip
 def test_part_without_a_finite_document_is_never_begun(
-    tiny: Bench, wanted: dict[str, Any], document: object
+    tiny: EngineHarness, wanted: dict[str, Any], document: object
 ) -> None:
     assert json.loads(tiny.play(asked(schema(wanted)))[0].text) == document
 
@@ -202,12 +204,12 @@ def test_part_that_looks_like_a_reference_and_is_a_value_stays() -> None:
     {"minimum": -(2**63)}, {"minimum": -(2**63), "maximum": 5}, {"maximum": 2**63 - 1},
     {"exclusiveMinimum": -(2**63), "exclusiveMaximum": 2**63}, {"maximum": 1e308},
 ])  # fmt: skip
-def test_64_bit_integer_is_said(tiny: Bench, bounds: dict[str, Any]) -> None:
+def test_64_bit_integer_is_said(tiny: EngineHarness, bounds: dict[str, Any]) -> None:
     (answer,) = tiny.play(asked(schema({"type": "integer", **bounds}), max_tokens=30))
     assert int(answer.text) >= LOWEST or answer.finish == "length"
 
 
-def test_bound_that_cannot_be_kept_is_named_with_the_limit(tiny: Bench) -> None:
+def test_bound_that_cannot_be_kept_is_named_with_the_limit(tiny: EngineHarness) -> None:
     wanted = {"type": "object", "properties": {"a": {"type": "number", "minimum": 5e18}}}
     error = refused(tiny, asked(schema(wanted)))
     assert not isinstance(error, ConstraintTooCostly)
@@ -252,7 +254,7 @@ def patterns(count: int) -> dict[str, Any]:
     ],
 )
 def test_too_large_shape_is_refused_with_field_value_and_limit(
-    tiny: Bench, shape: AnswerConstraint, value: int, limit: int
+    tiny: EngineHarness, shape: AnswerConstraint, value: int, limit: int
 ) -> None:
     before = tiny.constraints.compiled
     error = refused(tiny, asked(shape))
@@ -263,7 +265,7 @@ def test_too_large_shape_is_refused_with_field_value_and_limit(
     assert tiny.constraints.compiled == before
 
 
-def test_too_many_patterns_of_all_tools_together_are_refused(talker: Bench) -> None:
+def test_too_many_patterns_of_all_tools_together_are_refused(talker: EngineHarness) -> None:
     tools = [
         {"type": "function", "function": {"name": name, "parameters": patterns(PATTERNS // 2 + 1)}}
         for name in ("a", "b")
@@ -273,7 +275,7 @@ def test_too_many_patterns_of_all_tools_together_are_refused(talker: Bench) -> N
     assert error.param == "tools"
 
 
-def test_grammar_that_takes_too_long_is_ended_and_the_next_one_kept(tiny: Bench) -> None:
+def test_grammar_that_takes_too_long_is_ended_and_the_next_one_kept(tiny: EngineHarness) -> None:
     error = refused(tiny, asked(LarkConstraint(ENDLESS_WORK, "f")))
     assert isinstance(error, ConstraintTooCostly)
     assert error.param == "f"
@@ -281,7 +283,7 @@ def test_grammar_that_takes_too_long_is_ended_and_the_next_one_kept(tiny: Bench)
     assert answer.text == "yes"
 
 
-def test_ambiguous_grammar_ends_its_row_before_a_step_takes_long(tiny: Bench) -> None:
+def test_ambiguous_grammar_ends_its_row_before_a_step_takes_long(tiny: EngineHarness) -> None:
     grammar = 'start: a\na: a a a | a a | "" | /[a-z]/'
     (answer,) = tiny.play(asked(LarkConstraint(grammar, "f"), temperature=1, max_tokens=200))
     assert answer.failed is None or answer.failed.code == ConstraintFailed.code
@@ -320,7 +322,7 @@ def test_trials_without_a_process_is_no_fault_of_the_grammar() -> None:
 
 
 def test_trials_helper_imports_nothing_from_the_working_folder(
-    tiny: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: EngineHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "msgspec.py").write_text("raise SystemExit(1)")
     monkeypatch.chdir(tmp_path)
@@ -331,7 +333,7 @@ def test_trials_helper_imports_nothing_from_the_working_folder(
     trials.close()
 
 
-def test_trials_names_the_grammar_that_has_the_fault(tiny: Bench) -> None:
+def test_trials_names_the_grammar_that_has_the_fault(tiny: EngineHarness) -> None:
     trials = Trials(
         tiny.tokenizer._tokenizer.backend_tokenizer.to_str(), list(tiny.tokenizer.eos_token_ids)
     )
@@ -343,7 +345,9 @@ def test_trials_names_the_grammar_that_has_the_fault(tiny: Bench) -> None:
     trials.close()
 
 
-def test_trials_helper_that_ended_between_two_trials_is_replaced_unnoticed(tiny: Bench) -> None:
+def test_trials_helper_that_ended_between_two_trials_is_replaced_unnoticed(
+    tiny: EngineHarness,
+) -> None:
     trials = Trials(
         tiny.tokenizer._tokenizer.backend_tokenizer.to_str(), list(tiny.tokenizer.eos_token_ids)
     )
@@ -363,7 +367,7 @@ def test_trials_helper_that_ended_between_two_trials_is_replaced_unnoticed(tiny:
 @pytest.mark.parametrize(
     "words", [[f"choice {place}" for place in range(10_000)], ["a", "ab", "abc"], ["", "a"]]
 )
-def test_one_of_many_choices_is_said(tiny: Bench, words: list[str]) -> None:
+def test_one_of_many_choices_is_said(tiny: EngineHarness, words: list[str]) -> None:
     from mlx_worker.api.dialects.fields import CommonFields, StructuredOutputs  # noqa: PLC0415
     from mlx_worker.api.dialects.structured_output import resolve_constraint  # noqa: PLC0415
 
@@ -375,7 +379,7 @@ def test_one_of_many_choices_is_said(tiny: Bench, words: list[str]) -> None:
     assert all(answer.text in words for answer in answers)
 
 
-def test_large_enum_is_kept(tiny: Bench) -> None:
+def test_large_enum_is_kept(tiny: EngineHarness) -> None:
     words = [f"value {place}" for place in range(5_000)]
     (answer,) = tiny.play(asked(schema({"enum": words})))
     assert json.loads(answer.text) in words

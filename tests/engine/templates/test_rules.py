@@ -186,8 +186,8 @@ def test_arguments_of_any_kind_in_the_history_are_read(
     function = {"name": "look"} | ({} if written is ... else {"arguments": written})
     whole = {"name": "look", "arguments": '{"b": 2}'}
     calls = [
-        {"id": f"c{i}", "type": "function", "function": it}
-        for i, it in enumerate((function, whole))
+        {"id": f"c{i}", "type": "function", "function": called}
+        for i, called in enumerate((function, whole))
     ]
     turns: list[dict[str, Any]] = [
         U,

@@ -14,7 +14,7 @@ from mlx_worker.engine.templates.tool_offer import LEFT_OUT, ToolOffers, calls_a
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.wire.output import ToolCall
 from mlx_worker.wire.request import ChatRequest, JsonSchemaConstraint, Sampling, ToolCallConstraint
-from tests.engine.text_harness import by_bytes, hear, stream
+from tests.engine.text_harness import by_bytes, collect_spans, stream
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,8 +53,8 @@ def text_of(tokenizer: Any, mode: Any, asked: ChatRequest) -> str:
 
 def called(*arguments: Any) -> list[dict[str, Any]]:
     calls = [
-        {"id": str(i), "function": {"name": "look", "arguments": it}}
-        for i, it in enumerate(arguments)
+        {"id": str(i), "function": {"name": "look", "arguments": written}}
+        for i, written in enumerate(arguments)
     ]
     results = [
         {"role": "tool", "tool_call_id": str(i), "content": f"seen {i}"}
@@ -156,7 +156,7 @@ def test_calls_of_a_prompted_model_are_read_however_tokens_cut_them(caller: Path
     tokenizer = with_template(caller, CHAT_TEMPLATE)
     assert not tokenizer.has_tool_calling
     ToolOffers(tokenizer, "prompt")
-    said = hear(
+    said = collect_spans(
         stream(tokenizer),
         by_bytes(
             tokenizer, 'Well. <tool_call>\n{"name": "look", "arguments": {"at": 1}}\n</tool_call>'

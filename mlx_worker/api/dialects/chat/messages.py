@@ -2,7 +2,9 @@
 
 Every key of a message goes to the template, as in mlx_lm's server: some models have keys of their
 own. The keys that this node knows are typed; the others are read only here, within limits.
-Source: OpenAI's API reference, chat completions. [front]
+Source: OpenAI's API reference, chat completions.
+
+[front]
 """
 
 from __future__ import annotations

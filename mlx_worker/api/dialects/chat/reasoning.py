@@ -1,7 +1,9 @@
 """How a chat completion asks for reasoning, in the fields of several servers.
 
 OpenAI has `reasoning_effort`; OpenRouter has `reasoning`; `thinking` is that of DeepSeek, GLM and
-Kimi. All of them become the arguments of the model's template. [front]
+Kimi. All of them become the arguments of the model's template.
+
+[front]
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 Unknown fields are tolerated, because clients add their own. A known field that this node cannot
 honour is refused by name, never ignored in silence. Source: OpenAI's API reference, chat
 completions; the samplers beyond it (top_k, min_p, repetition_penalty) as mlx_lm.server names
-them. [front]
+them.
+
+[front]
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 Beyond OpenAI's fields: `reasoning_content` and `reasoning`, because both spellings are in use;
 `seed`, in the completion and in a stream's first chunks, which makes the same answer again; and
 `warnings`, in a choice with a malformed call or without some of its tools, there and in the
-choice's first chunk. [front]
+choice's first chunk.
+
+[front]
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""The dialect of `POST /v1/completions`. [front]"""
+"""The dialect of `POST /v1/completions`.
+
+[front]
+"""

@@ -1,7 +1,9 @@
 """Parse the bodies of `POST /v1/completions`; `response` writes the answers.
 
 Prompts are read as they stand: no template, no roles. What a model would mark as reasoning or a
-call is text here. Source: OpenAI's API reference, completions (legacy). [front]
+call is text here. Source: OpenAI's API reference, completions (legacy).
+
+[front]
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Write the answers of `POST /v1/completions`: one completion object, or its chunks.
 
 Choices are counted prompt by prompt, `n` each. Beyond OpenAI's fields: `seed`, in the completion
-and in a stream's first chunks, which makes the same answer again. [front]
+and in a stream's first chunks, which makes the same answer again.
+
+[front]
 """
 
 from __future__ import annotations

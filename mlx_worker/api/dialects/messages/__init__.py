@@ -1,1 +1,4 @@
-"""The dialect of `POST /v1/messages`, Anthropic's. [front]"""
+"""The dialect of `POST /v1/messages`, Anthropic's.
+
+[front]
+"""

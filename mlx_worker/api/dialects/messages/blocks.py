@@ -1,7 +1,9 @@
 """Turn the blocks of `POST /v1/messages` into text: in messages, results and documents.
 
 Text, documents, search results and references to tools are readable; a notice stands for an image.
-Source: Anthropic's API reference, messages. [front]
+Source: Anthropic's API reference, messages.
+
+[front]
 """
 
 from __future__ import annotations

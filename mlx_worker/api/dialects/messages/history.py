@@ -1,7 +1,9 @@
 """Turn the messages of `POST /v1/messages` into a conversation that templates know.
 
 Blocks of a server's own tools are left out, and the response says so. Source: Anthropic's API
-reference, messages. [front]
+reference, messages.
+
+[front]
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Parse the bodies of `POST /v1/messages` and `…/count_tokens`; `response` writes the answers.
 
 `cache_control` is accepted and not needed: every prefix that was read may be reused.
-Source: Anthropic's API reference, messages. [front]
+Source: Anthropic's API reference, messages.
+
+[front]
 """
 
 from __future__ import annotations

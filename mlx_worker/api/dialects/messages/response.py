@@ -1,7 +1,9 @@
 """Write the answers of `POST /v1/messages`: one message, or the events that make it.
 
 An answer is blocks in the order of the output: thinking, text, tool use. Streamed or not, the same
-code makes them. Beyond Anthropic's fields: `warnings`, why a call is in a text. [front]
+code makes them. Beyond Anthropic's fields: `warnings`, why a call is in a text.
+
+[front]
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The tools of a message: which are offered, and which have to be called. [front]"""
+"""The tools of a message: which are offered, and which have to be called.
+
+[front]
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""The dialect of `POST /v1/responses`. [front]"""
+"""The dialect of `POST /v1/responses`.
+
+[front]
+"""

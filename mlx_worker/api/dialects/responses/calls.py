@@ -1,4 +1,7 @@
-"""The item of a call in a response: a call of a function or of a custom tool. [front]"""
+"""The item of a call in a response: a call of a function or of a custom tool.
+
+[front]
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,9 @@
 A client sends its whole history with every request, items of another server's tools included, so
 none of them may end the session. A call with a result in text becomes a call and its result; other
 items of hosted tools are left out, and the response says so. Source: OpenAI's API reference,
-responses. [front]
+responses.
+
+[front]
 """
 
 from __future__ import annotations

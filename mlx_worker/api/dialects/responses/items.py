@@ -1,6 +1,8 @@
-"""The items of `POST /v1/responses`, and the text of their parts. [front]
+"""The items of `POST /v1/responses`, and the text of their parts.
 
 Source: OpenAI's API reference, responses.
+
+[front]
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Parse the bodies of `POST /v1/responses`; `response` writes the answers.
 
 This node stores no responses: a conversation comes whole with every request, and a field that needs
-a stored response is refused by name. Source: OpenAI's API reference, responses. [front]
+a stored response is refused by name. Source: OpenAI's API reference, responses.
+
+[front]
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 An answer is items in the order of the output: reasoning, messages, function calls. Streamed or
 not, the same code makes them, so that both answers are equal. Beyond OpenAI's fields: `seed`, which
-makes the same answer again, and `warnings`, why a call is in a message. [front]
+makes the same answer again, and `warnings`, why a call is in a message.
+
+[front]
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The names of tools: as the client wrote them, and as a model knows them.
 
-A tool of a namespace is offered under the joined name `NAMESPACE__NAME`. [front]
+A tool of a namespace is offered under the joined name `NAMESPACE__NAME`.
+
+[front]
 """
 
 from __future__ import annotations

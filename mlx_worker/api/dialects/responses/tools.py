@@ -2,7 +2,9 @@
 
 A model is shown functions alone. A tool of a namespace is offered under a joined name, and a custom
 tool as a function with one text, `input`. A call comes back to the client in the client's own form.
-Source: OpenAI's API reference, responses. [front]
+Source: OpenAI's API reference, responses.
+
+[front]
 """
 
 from __future__ import annotations

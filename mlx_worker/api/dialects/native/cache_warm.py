@@ -1,4 +1,7 @@
-"""The body of `POST /cache/warm`. [front]"""
+"""The body of `POST /cache/warm`.
+
+[front]
+"""
 
 from __future__ import annotations
 

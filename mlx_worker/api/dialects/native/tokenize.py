@@ -1,4 +1,7 @@
-"""The bodies of `POST /tokenize` and `POST /detokenize`. [front]"""
+"""The bodies of `POST /tokenize` and `POST /detokenize`.
+
+[front]
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,125 @@
+"""The documents name files that exist, and keep their forms."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT: Final = Path(__file__).parents[2]
+DOCS: Final = ROOT / "docs"
+ARCHITECTURE: Final = DOCS / "concepts" / "architecture.md"
+DECISIONS: Final = sorted((DOCS / "decisions").glob("*.md"))
+
+DOCUMENTS: Final = [
+    *(ROOT / name for name in ("CHANGELOG.md", "README.md", "deploy/README.md")),
+    *sorted(DOCS.rglob("*.md")),
+]
+
+FENCED: Final = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
+LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
+CODE: Final = re.compile(r"`([^`\n]+)`")
+SOURCE: Final = re.compile(r"[\w.][\w./-]*(\.(py|js|css|html)|/)")
+"""A path of a source file, or of a folder, which ends in a slash."""
+MODULE: Final = re.compile(r"(mlx_worker|tests)(\.\w+)+")
+
+POINTS: Final = ["Context", "Decision", "Consequence", "Evidence"]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def prose(path: Path) -> str:
+    """Return a document without its fenced blocks."""
+    return FENCED.sub("", path.read_text())
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(path), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(path: Path) -> Iterator[str]:
+    for link in LINK.findall(prose(path)):
+        if re.match(r"https?:|mailto:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            yield link
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_every_link_of_a_document_resolves(path: Path) -> None:
+    assert list(broken_links(path)) == []
+
+
+def missing_sources(path: Path) -> Iterator[str]:
+    for code in CODE.findall(prose(path)):
+        for word in code.split():
+            if SOURCE.fullmatch(word):
+                if not any((place / word).exists() for place in (ROOT, ROOT / "mlx_worker")):
+                    yield word
+            elif MODULE.fullmatch(word):
+                module = ROOT.joinpath(*word.split("."))
+                if not module.is_dir() and not module.with_suffix(".py").is_file():
+                    yield word
+
+
+@pytest.mark.parametrize("path", [*DECISIONS, ARCHITECTURE, ROOT / "README.md"], ids=name_of)
+def test_every_source_that_a_document_names_exists(path: Path) -> None:
+    assert list(missing_sources(path)) == []
+
+
+def test_every_room_in_the_picture_of_the_tree_exists() -> None:
+    tree = ARCHITECTURE.read_text().split("```\nmlx_worker/\n")[1].split("```")[0]
+    rooms = re.findall(r"(?<![\w/])([\w./]+(?:\.py|/))(?=\s)", tree)
+    assert len(rooms) > 30
+    package = ROOT / "mlx_worker"
+    places = [ROOT, package, *(room for room in package.iterdir() if room.is_dir())]
+    assert [room for room in rooms if not any((place / room).exists() for place in places)] == []
+
+
+def test_every_folder_of_the_package_is_in_the_picture_of_the_tree() -> None:
+    tree = ARCHITECTURE.read_text().split("```\nmlx_worker/\n")[1].split("```")[0]
+    folders = [file.parent.name for file in (ROOT / "mlx_worker").glob("*/__init__.py")]
+    assert [name for name in [*folders, "page"] if f"{name}/" not in tree] == []
+
+
+def test_the_architecture_is_one_page() -> None:
+    assert len(prose(ARCHITECTURE).split()) <= 900
+
+
+@pytest.mark.parametrize("path", DECISIONS, ids=name_of)
+def test_every_decision_has_its_four_points(path: Path) -> None:
+    for section in prose(path).split("\n## ")[1:]:
+        heading, _, text = section.partition("\n")
+        if heading == "What is not built":
+            continue
+        points = re.findall(r"^- \*\*(\w+):\*\* ", text, flags=re.MULTILINE)
+        assert points == POINTS, heading
+
+
+def test_every_area_of_decisions_is_in_the_index() -> None:
+    (index,) = [path for path in DECISIONS if path.name == "README.md"]
+    areas = {path.name for path in DECISIONS} - {index.name}
+    assert set(LINK.findall(index.read_text())) >= areas
+
+
+def test_a_missing_source_is_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("`api/no.py`, `supervisor/`, `no/` and `tests.tools.no` of `/health/`")
+    assert list(missing_sources(page)) == ["api/no.py", "no/", "tests.tools.no"]
+
+
+def test_a_broken_link_is_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A title\n[a](page.md#a-title) [b](#no) [c](no.md) [d](https://example.com)")
+    assert list(broken_links(page)) == ["#no", "no.md"]
