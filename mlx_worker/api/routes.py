@@ -18,11 +18,11 @@ from mlx_worker.api.admin import (
 )
 from mlx_worker.api.admin.reload import CannotReload, Reloaded
 from mlx_worker.api.dashboard import stream
-from mlx_worker.api.dialects.cache_warm import WarmRequest
-from mlx_worker.api.dialects.log_level import LogLevelRequest
 from mlx_worker.api.dialects.messages.request import MessageRequest
+from mlx_worker.api.dialects.native.cache_warm import WarmRequest
+from mlx_worker.api.dialects.native.log_level import LogLevelRequest
+from mlx_worker.api.dialects.native.tokenize import DetokenizeRequest, TokenizeRequest
 from mlx_worker.api.dialects.registry import CHAT, COMPLETIONS, MESSAGES, RESPONSES
-from mlx_worker.api.dialects.tokenize import DetokenizeRequest, TokenizeRequest
 from mlx_worker.api.generation import token_endpoints
 from mlx_worker.api.generation.endpoints import generate
 from mlx_worker.api.route import (

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlx_worker.config.checks import RESERVED_ARGUMENTS, SET_BY_THE_NODE
-from mlx_worker.config.schema import Config, ModelConfig, parse_config
+from mlx_worker.config.load import parse_config
+from mlx_worker.config.schema import Config, ModelConfig
 from mlx_worker.engine.prompt import RESERVED
 from mlx_worker.errors import ConfigError
 from mlx_worker.models.resolve import plan

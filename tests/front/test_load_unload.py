@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlx_worker.config.schema import SupervisorConfig
-from mlx_worker.config.sizes import Limit
+from mlx_worker.config.sizes import MemoryLimit
 from tests.front.asking import Answer, Serve, asked, model
 from tests.supervisor_harness import DEADLINE, PATIENT, Fifo, soon
 
-TOO_LITTLE = SupervisorConfig(memory_limit=Limit(1 << 20))
+TOO_LITTLE = SupervisorConfig(memory_limit=MemoryLimit(1 << 20))
 
 
 async def test_a_model_is_unloaded_and_loaded_by_name(serve: Serve) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace as with_
 
 from mlx_worker.config.schema import ServerConfig, SupervisorConfig
-from mlx_worker.config.sizes import Limit
+from mlx_worker.config.sizes import MemoryLimit
 from mlx_worker.supervisor.memory.policy import PROCESS_BYTES
 from mlx_worker.supervisor.process.states import State
 from tests.front.asking import PROMPT, Answer, Serve, asked, model
@@ -20,7 +20,7 @@ NODE = SupervisorConfig()
 
 
 def limited(nbytes: int) -> SupervisorConfig:
-    return with_(NODE, memory_limit=Limit(nbytes))
+    return with_(NODE, memory_limit=MemoryLimit(nbytes))
 
 
 def of_size(*flags: str) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_worker.config.schema import KEYS_VARIABLE, ServerConfig, parse_config
+from mlx_worker.config.load import parse_config
+from mlx_worker.config.schema import KEYS_VARIABLE, ServerConfig
 from mlx_worker.errors import ConfigError
 from mlx_worker.security.api_keys import load_keys
 from tests.server.conftest import KEY
@@ -103,7 +104,7 @@ def test_a_file_that_is_not_there_or_is_no_text_is_refused(tmp_path: Path) -> No
     binary.chmod(0o600)
     assert "it is UTF-16, not UTF-8" in complaint(ServerConfig(api_keys_file=binary))
     binary.write_bytes(b"alice:\xff")
-    assert "it is not UTF-8: byte 6" in complaint(ServerConfig(api_keys_file=binary))
+    assert "the text is not UTF-8: byte 6" in complaint(ServerConfig(api_keys_file=binary))
 
 
 def test_a_mark_in_front_of_the_keys_is_no_part_of_a_name(tmp_path: Path) -> None:

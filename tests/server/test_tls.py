@@ -16,8 +16,9 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
+from mlx_worker.config.load import parse_config
 from mlx_worker.config.schema import KEY_VARIABLE as OWN_KEY_VARIABLE
-from mlx_worker.config.schema import ServerConfig, parse_config
+from mlx_worker.config.schema import ServerConfig
 from mlx_worker.errors import ConfigError
 from mlx_worker.security.tls import server_context
 from tests.processes import COMMAND, DEADLINE, RunningNode, eventually, running_node

@@ -11,7 +11,8 @@ import pytest
 from mlx_worker.api.middleware.credentials import Credentials
 from mlx_worker.api.routes import ROUTES
 from mlx_worker.config.addresses import Networks, read_network
-from mlx_worker.config.schema import KEYS_VARIABLE, ServerConfig, parse_config
+from mlx_worker.config.load import parse_config
+from mlx_worker.config.schema import KEYS_VARIABLE, ServerConfig
 from mlx_worker.errors import ConfigError
 from tests.front.asking import Answer
 from tests.server.asking import ask

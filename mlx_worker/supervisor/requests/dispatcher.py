@@ -161,7 +161,7 @@ class Dispatch:
 
     def spoke_again(self, _generation: Generation, after: float) -> None:
         """What a crash took was seconds away, to its reader."""
-        self.crash_to_token.see(after)
+        self.crash_to_token.observe(after)
 
     def left(self, generation: Generation) -> None:
         """Nobody reads it any more."""

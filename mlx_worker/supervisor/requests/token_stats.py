@@ -35,6 +35,6 @@ class Pace:
         now = self._clock()
         tokens = {row.id: len(row.tokens) for row in rows}
         if again := sum(tokens[id_] for id_ in tokens.keys() & self._rows):
-            self.between.see((now - self._at) / max(tokens.values()), again)
+            self.between.observe((now - self._at) / max(tokens.values()), again)
         self._at, self._rows = now, tokens.keys()
         self.tokens += sum(tokens.values())
