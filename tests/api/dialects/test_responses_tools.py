@@ -12,6 +12,7 @@ from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest
 from mlx_worker.api.dialects.responses.response import ResponsesWriter
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import RENAMED_TOOLS
+from mlx_worker.supervisor.requests.generation import FinishInfo
 from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 from mlx_worker.wire.output import Span, ToolCall
 from mlx_worker.wire.request import AnswerConstraint, ToolCallConstraint
