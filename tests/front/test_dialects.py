@@ -177,7 +177,7 @@ async def test_unknown_fields_are_tolerated(serve: Serve, dialect: Dialect) -> N
 async def test_a_stream_that_has_nothing_to_say_shows_signs_of_life(
     serve: Serve, dialect: Dialect, pace: Fifo
 ) -> None:
-    front = await serve("--pace", pace.path, resume=replace(PATIENT, sign_every=0))
+    front = await serve("--pace", pace.path, resume=replace(PATIENT, keepalive_interval=0))
     stream = await soon(front.open(dialect.path, dialect.body("one", stream=True)))
     sign = b"event: ping\n" if dialect.path == "/v1/messages" else b": the model is at work\n\n"
     read = await soon(stream.content.readuntil(sign))
