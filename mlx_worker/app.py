@@ -187,7 +187,7 @@ async def _run_node(
 
 
 def _report_slow_step(node: Node, path: str, seconds: float) -> None:
-    node.events.happened("loop held", level=logging.WARNING, path=path, ms=round(seconds * 1000, 1))
+    node.events.record("loop held", level=logging.WARNING, path=path, ms=round(seconds * 1000, 1))
 
 
 @contextlib.asynccontextmanager
