@@ -35,7 +35,7 @@ from mlx_worker.api.middleware.slow_steps import SLOW_STEPS, SlowSteps
 from mlx_worker.api.openapi import DOCUMENTED_ROUTES
 from mlx_worker.api.parsing.parser import PARSER, Parser
 from mlx_worker.api.routes import ROUTES
-from mlx_worker.health import RequestStats, node_stats
+from mlx_worker.health import RequestStats, node_request_stats
 from mlx_worker.models.resolve import unseen
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
@@ -96,7 +96,7 @@ def build_app(
         )
 
     app = _app_without_node(config.server)
-    of_node = node_stats() if stats is None else stats
+    of_node = node_request_stats() if stats is None else stats
     app.cleanup_ctx.append(partial(_run_node, config, create_node, of_node))
     app.on_shutdown.append(close_event_streams)
     return app
@@ -187,7 +187,7 @@ async def _run_node(
 
 
 def _report_slow_step(node: Node, path: str, seconds: float) -> None:
-    node.events.happened("loop held", level=logging.WARNING, path=path, ms=round(seconds * 1000, 1))
+    node.events.record("loop held", level=logging.WARNING, path=path, ms=round(seconds * 1000, 1))
 
 
 @contextlib.asynccontextmanager

@@ -199,7 +199,7 @@ def combined_status(own: Status, models: Iterable[Status]) -> Status:
 _node = RequestStats()
 
 
-def node_stats() -> RequestStats:
+def node_request_stats() -> RequestStats:
     """Return the request counts of this process's node."""
     return _node
 

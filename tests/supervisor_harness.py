@@ -21,7 +21,8 @@ from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.process.states import State
-from mlx_worker.supervisor.requests.generation import Generation, Piece
+from mlx_worker.supervisor.requests.generation import Generation
+from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 from mlx_worker.supervisor.starter import FolderAccess
 from mlx_worker.wire.request import ChatRequest, Sampling
@@ -33,7 +34,7 @@ DEADLINE = 10.0
 QUICK = Timings(start=DEADLINE, load=DEADLINE, stall=DEADLINE, drain=0.2, stop=2, kill=5, ping=0.02)
 """Nothing but what a test sets ever ends a child here."""
 
-PATIENT = ResumePolicy(timeout=DEADLINE, load_wait=0, max_crashes=3, sign_every=DEADLINE)
+PATIENT = ResumePolicy(timeout=DEADLINE, load_wait=0, max_crashes=3, keepalive_interval=DEADLINE)
 """What was lost waits; what is new is refused at once where there is no child."""
 
 AT_ONCE = RestartPolicy(base=0.01, ceiling=0.01, intensity=3, period=600)
@@ -201,13 +202,13 @@ async def ready(node: Node) -> Node:
     return node
 
 
-async def taken(generation: Generation) -> Piece | None:
+async def taken(generation: Generation) -> OutputDelta | None:
     """The next piece of a generation; None at its end. Raises what went wrong."""
     news = asyncio.Event()
-    generation.attend(news.set)
-    while (piece := generation.take()) is None:
+    generation.subscribe(news.set)
+    while (piece := generation.drain_output()) is None:
         if generation.over:
-            generation.check()
+            generation.raise_for_error()
             return None
         news.clear()
         await soon(news.wait())

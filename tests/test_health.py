@@ -266,7 +266,7 @@ def test_the_functions_and_the_monitor_share_their_counts(fresh: Any) -> None:
         "avgLatency": 20.0,
     }
     assert fresh.get_metrics() == fresh.HealthMonitor().get_metrics() == expected
-    assert fresh.node_stats().metrics() == expected
+    assert fresh.node_request_stats().metrics() == expected
     said = fresh.HealthMonitor().get_health()
     assert said.pop("lastCheck") <= time.time() * 1000
     assert said == {

@@ -121,7 +121,7 @@ class Pair(NamedTuple):
     right: str
 
 
-@pytest.mark.parametrize("value", [{3}, b"ab", Pair(1, "a"), event_log.Event(1.0, "k", "", {})])
+@pytest.mark.parametrize("value", [{3}, b"ab", Pair(1, "a"), event_log.NodeEvent(1.0, "k", "", {})])
 def test_what_only_msgspec_knows_is_written_as_msgspec_writes_it(value: Any) -> None:
     assert encode([value]) == msgspec.json.encode([value])
 

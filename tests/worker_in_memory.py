@@ -20,10 +20,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 from mlx_worker.child.pipe import EXIT_FRONT_GONE, EXIT_GARBAGE
 from mlx_worker.errors import ProtocolViolation
-from mlx_worker.supervisor.process.connection import Link, Owner, connect
+from mlx_worker.supervisor.process.connection import (
+    ChildConnection,
+    ConnectionCallbacks,
+    connect,
+)
 from mlx_worker.supervisor.process.launcher import Launched
 from mlx_worker.supervisor.process.process import NO_VARIABLES
-from mlx_worker.supervisor.process.stderr import LastWords
+from mlx_worker.supervisor.process.stderr import StderrTail
 from mlx_worker.wire.framing import encode, frames_to_child
 from tests.fake_worker import EXIT_AS_TOLD, GARBAGE, FakeWorker, Tick, arguments
 
@@ -211,9 +215,11 @@ class MemoryLauncher:
 
     flags: tuple[str, ...]
 
-    async def __call__(self, owner: Owner, env: Mapping[str, str] = NO_VARIABLES) -> Launched:
-        link = Link(owner)
-        theirs = await connect(link)
+    async def __call__(
+        self, callbacks: ConnectionCallbacks, env: Mapping[str, str] = NO_VARIABLES
+    ) -> Launched:
+        connection = ChildConnection(callbacks)
+        theirs = await connect(connection)
         process = ProcessInMemory(self.flags)
         await process.start(theirs)
-        return Launched(process, link, LastWords(process), env=env)
+        return Launched(process, connection, StderrTail(process), env=env)

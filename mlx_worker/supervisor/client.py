@@ -24,7 +24,7 @@ from mlx_worker.errors import (
 from mlx_worker.logs import Entry
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
-from mlx_worker.supervisor.requests.unary import Answer, Call
+from mlx_worker.supervisor.requests.unary import UnaryAnswer, UnaryCall
 from mlx_worker.supervisor.warm_prompts import WarmPrompt
 from mlx_worker.wire.messages import (
     ClearCache,
@@ -142,15 +142,17 @@ class ModelClient:
         generation = Generation(
             request,
             session,
-            model.dispatch,
-            sign_every=self._resume.sign_every,
+            model.dispatcher,
+            keepalive_interval=self._resume.keepalive_interval,
             request_id=request_id,
         )
         if limit is not None:
             rest = began + limit - self._loop.time()
-            overdue = model.dispatch.overdue
-            generation.deadline = self._pause.timer(rest, overdue, generation, _timed_out(model))
-        model.dispatch.submit(generation, until)
+            on_deadline = model.dispatcher.deadline_exceeded
+            generation.deadline = self._pause.timer(
+                rest, on_deadline, generation, _timed_out(model)
+            )
+        model.dispatcher.submit(generation, until)
         return generation
 
     async def _wait_for_memory(self) -> None:
@@ -224,14 +226,14 @@ class ModelClient:
 
     async def _ask_twice(
         self, model: ModelRuntime, message: Callable[[int], WireMessage]
-    ) -> Answer:
+    ) -> UnaryAnswer:
         """Ask the child beside its work; ask its next process if it dies of other things."""
         try:
             return await self._ask(model, message)
         except ChildLost:
             return await self._ask(model, message)
 
-    async def _ask(self, model: ModelRuntime, message: Callable[[int], WireMessage]) -> Answer:
+    async def _ask(self, model: ModelRuntime, message: Callable[[int], WireMessage]) -> UnaryAnswer:
         self._drain.raise_if_active()
         with model.in_use():
             with contextlib.suppress(TimeoutError):
@@ -249,13 +251,15 @@ class ModelClient:
 
     # --- the child ---
 
-    async def _call(self, model: ModelRuntime, message: Callable[[int], WireMessage]) -> Answer:
+    async def _call(
+        self, model: ModelRuntime, message: Callable[[int], WireMessage]
+    ) -> UnaryAnswer:
         return await self._answer(model, next(self._ids), message)
 
     async def _answer(
         self, model: ModelRuntime, id_: int, message: Callable[[int], WireMessage]
-    ) -> Answer:
-        call = Call()
+    ) -> UnaryAnswer:
+        call = UnaryCall()
         model.child.open(id_, call, message(id_))
         return await call.answer
 

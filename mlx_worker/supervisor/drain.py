@@ -58,4 +58,4 @@ class Drain:
 
 async def _ended(models: Iterable[ModelRuntime]) -> None:
     refusal = NodeDraining("the node is going away", retry_after=5)
-    await asyncio.gather(*(model.dispatch.drain(refusal) for model in models))
+    await asyncio.gather(*(model.dispatcher.drain(refusal) for model in models))

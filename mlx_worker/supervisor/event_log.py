@@ -1,10 +1,12 @@
-"""What has happened to the node: each thing once in the log, and kept for page and commands.
+"""The events of a node: each one once in the log, and kept for the dashboard and the commands.
 
-Kinds: `state` (a child's), `crash`, `resume`, `poison` (a request given up), `weights changed` (an
-answer that no process can go on with), `package replaced` (the node has to be restarted), `no
-room`, `evict`, `pressure`, `reload`, `drain`, `pause` (of the whole node: its processes did not
-run), `level` (of the log), `outage` (no model served for long), `loop held` (a path held the event
-loop), `folder` (what deserves a look in a model's folder). [front]
+Kinds: `state` (of a child), `crash`, `resume`, `poison` (a request given up), `weights changed` (an
+answer that no process can continue), `package replaced` (the node has to be restarted), `no room`,
+`evict`, `pressure`, `memory limit`, `reload`, `drain`, `pause` (no process ran), `level` (of
+the log), `outage` (no model served for long), `loop held` (a path blocked the event loop), `folder`
+(a warning about a model's folder).
+
+[front]
 """
 
 from __future__ import annotations
@@ -16,19 +18,19 @@ from typing import Any, Final
 import msgspec
 
 from mlx_worker.logs import Entry
-from mlx_worker.supervisor.ring_buffer import Ring
+from mlx_worker.supervisor.ring_buffer import RingBuffer
 
 log = logging.getLogger(__name__)
 
 KEPT: Final = 1000
-"""Events. A child that ends again and again makes about ten a time."""
+"""Events. A child that ends again and again makes about ten each time."""
 
-IN_THE_LOG: Final = frozenset({"lines"})
+LOGGED_ELSEWHERE: Final = frozenset({"lines"})
 """Facts that are in the log already, each line by itself."""
 
 
-class Event(msgspec.Struct, frozen=True):
-    """One thing that happened. `at` in ms since the epoch; `model` is "" for the whole node."""
+class NodeEvent(msgspec.Struct, frozen=True):
+    """One event. `at` is in ms since the epoch; `model` is "" for the whole node."""
 
     at: float
     kind: str
@@ -36,16 +38,16 @@ class Event(msgspec.Struct, frozen=True):
     facts: dict[str, Any]
 
 
-class Events(Ring[Event]):
+class EventLog(RingBuffer[NodeEvent]):
     """The last events of a node."""
 
     def __init__(self) -> None:
         super().__init__(KEPT)
 
-    def happened(
+    def record(
         self, kind: str, model: str = "", /, *, level: int = logging.INFO, **facts: Any
     ) -> None:
-        """Log it and keep it."""
-        told = {name: it for name, it in facts.items() if name not in IN_THE_LOG}
-        log.log(level, Entry(kind, **({"model": model} if model else {}), **told))
-        self.add(Event(time.time() * 1000, kind, model, facts))
+        """Log an event and keep it."""
+        logged = {name: fact for name, fact in facts.items() if name not in LOGGED_ELSEWHERE}
+        log.log(level, Entry(kind, **({"model": model} if model else {}), **logged))
+        self.add(NodeEvent(time.time() * 1000, kind, model, facts))

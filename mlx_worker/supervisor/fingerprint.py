@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mlx_worker.config.schema import ModelConfig
-    from mlx_worker.supervisor.event_log import Events
+    from mlx_worker.supervisor.event_log import EventLog
     from mlx_worker.supervisor.process.status import ChildStatus
 
 OURS: Final = "mlx-worker"
@@ -81,10 +81,10 @@ def is_replaced(versions: Mapping[str, str]) -> bool:
     return versions.get(OURS, own_code()) != own_code()
 
 
-def note_replaced_package(events: Events, model: str, versions: Mapping[str, str]) -> None:
+def note_replaced_package(events: EventLog, model: str, versions: Mapping[str, str]) -> None:
     """Report that a new process runs other code than this node, and what to do."""
     if is_replaced(versions):
-        events.happened(
+        events.record(
             "package replaced",
             model,
             level=logging.WARNING,

@@ -17,8 +17,8 @@ from mlx_worker.supervisor.process.child import Child
 from mlx_worker.supervisor.process.lifecycle import Lifecycle
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.admission import Admission
-from mlx_worker.supervisor.requests.dispatcher import Dispatch
-from mlx_worker.supervisor.requests.unary import Call
+from mlx_worker.supervisor.requests.dispatcher import Dispatcher
+from mlx_worker.supervisor.requests.unary import UnaryCall
 from mlx_worker.supervisor.warm_prompts import WarmSet
 from mlx_worker.wire.messages import TrimCache
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from mlx_worker.errors import WorkerError
     from mlx_worker.models.folder import ModelFolder
     from mlx_worker.models.resolve import PlannedModel
-    from mlx_worker.supervisor.event_log import Events
-    from mlx_worker.supervisor.process.connection import Owner
+    from mlx_worker.supervisor.event_log import EventLog
+    from mlx_worker.supervisor.process.connection import ConnectionCallbacks
     from mlx_worker.supervisor.process.launcher import Launched
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.pause import PauseDetector
     from mlx_worker.supervisor.process.restart_policy import RestartWindow
-    from mlx_worker.supervisor.process.spares import Standby
+    from mlx_worker.supervisor.process.spares import SparePool
     from mlx_worker.supervisor.requests.generation import Generation
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 
@@ -70,10 +70,10 @@ class ModelRuntime:
         timings: Timings,
         restarts: RestartWindow,
         resume: ResumePolicy,
-        standby: Standby,
+        spare_pool: SparePool,
         ids: Iterator[int],
         pause: PauseDetector,
-        events: Events,
+        events: EventLog,
     ) -> None:
         config = planned.config
         self.planned = planned
@@ -82,7 +82,7 @@ class ModelRuntime:
         self.at_start: int | None = None
         self.retired_by: WorkerError | None = None
         self._host = host
-        self._standby = standby
+        self._spare_pool = spare_pool
         self._events = events
         self._ids = ids
         self._unary_calls = 0
@@ -92,7 +92,7 @@ class ModelRuntime:
         self.child = Child(
             config.id, self, lifecycle, timings, launch=self._launch, pause=pause, events=events
         )
-        self.dispatch = Dispatch(
+        self.dispatcher = Dispatcher(
             self.child, ids, resume, pause, self._on_generation_ended, events, self.refusal
         )
         self.idle = IdleTimer(config.idle_timeout, self.child.unload)
@@ -121,7 +121,7 @@ class ModelRuntime:
         if folder != self.planned.folder:
             self.planned = replace(self.planned, folder=folder)
             for warning in self.planned.warnings:
-                self._events.happened(
+                self._events.record(
                     "folder", self.config.id, level=logging.WARNING, warning=warning
                 )
             kv_bytes = self.load.kv_bytes
@@ -137,7 +137,7 @@ class ModelRuntime:
     def is_busy(self) -> bool:
         """True if requests of any kind need the model now."""
         admission = self.admission
-        at_work = self.child.open_ids or self.dispatch.is_busy
+        at_work = self.child.open_ids or self.dispatcher.is_busy
         return bool(at_work or admission.running or admission.queued or self._unary_calls)
 
     @property
@@ -178,7 +178,7 @@ class ModelRuntime:
     def running_kv_bytes(self) -> int:
         """Return the KV bytes of running rows by their tokens; a shared prefix counts each time."""
         loaded = self.child.status.loaded
-        return sum(map(loaded.kv.nbytes, self.dispatch.kv_tokens)) if loaded else 0
+        return sum(map(loaded.kv.nbytes, self.dispatcher.kv_tokens)) if loaded else 0
 
     def memory_claim(self) -> MemoryClaim:
         """Return what is known of the model's memory just now."""
@@ -199,23 +199,23 @@ class ModelRuntime:
         """Have the process free bytes of its prompt cache."""
         if self.child.serving:
             id_ = next(self._ids)
-            self.child.open(id_, Call(), TrimCache(id_, nbytes))  # whose answer says nothing
+            self.child.open(id_, UnaryCall(), TrimCache(id_, nbytes))  # whose answer says nothing
 
     # --- the host of the child ---
 
-    async def _launch(self, owner: Owner) -> Launched:
-        return await self._standby.launch(owner, self.config.env)
+    async def _launch(self, callbacks: ConnectionCallbacks) -> Launched:
+        return await self._spare_pool.launch(callbacks, self.config.env)
 
     def on_state_entered(self, state: State) -> None:
         """Tell generations and node of a new state of the child."""
-        self.dispatch.entered(state)
+        self.dispatcher.on_state_entered(state)
         self._host.on_state_entered(self, state)
         if state is State.READY:
             self.idle.used()
 
     def on_load_progress(self) -> None:
         """Tell the generations that wait that the process has loaded more of the model."""
-        self.dispatch.progressed()
+        self.dispatcher.on_load_progress()
 
     def on_measured_at_start(self, nbytes: int) -> None:
         """Record what a process takes once it has loaded the model."""
@@ -225,9 +225,9 @@ class ModelRuntime:
         """Tell the node that the slow retry of the model is due."""
         self._host.on_retry_due(self)
 
-    def take_lost(self) -> list[str]:
+    def take_lost_requests(self) -> list[str]:
         """Return the names of the requests lost since the last call."""
-        return self.dispatch.take_lost()
+        return self.dispatcher.take_lost_requests()
 
     # --- reports ---
 
@@ -249,7 +249,7 @@ class ModelRuntime:
             recent_ends=child.recent_ends,
             restarts_by=life.restarts_by.copy(),
             stalls=life.stalls,
-            resumes=self.dispatch.resumes,
+            resumes=self.dispatcher.resumes,
             last_exit=child.last_exit,
             entered_at=child.entered_at.copy(),
             child=child.status,

@@ -14,7 +14,7 @@ from mlx_worker.supervisor.background import BackgroundTasks
 from mlx_worker.supervisor.client import ModelClient
 from mlx_worker.supervisor.config_diff import Changes, compare, with_known_folders
 from mlx_worker.supervisor.drain import Drain
-from mlx_worker.supervisor.event_log import Events
+from mlx_worker.supervisor.event_log import EventLog
 from mlx_worker.supervisor.fingerprint import own_code
 from mlx_worker.supervisor.memory.budget import MemoryBudget
 from mlx_worker.supervisor.memory.placement import Placement
@@ -22,7 +22,7 @@ from mlx_worker.supervisor.memory.pressure import Pressure
 from mlx_worker.supervisor.model import ModelRuntime
 from mlx_worker.supervisor.process.pause import PauseDetector, tick_for
 from mlx_worker.supervisor.process.restart_policy import RestartWindow
-from mlx_worker.supervisor.process.spares import Standby
+from mlx_worker.supervisor.process.spares import SparePool
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.starter import Starter
 
@@ -60,10 +60,10 @@ class Node:
         self._timings = timings
         self._policy = policy
         self._resume = resume
-        self.events = Events()
+        self.events = EventLog()
         self._pause = PauseDetector(asyncio.get_running_loop(), tick_for(timings), self._on_pause)
         is_unsettled = partial(_any_is_transient, self._all_models)
-        self.standby = Standby(launcher, standby, self._restarts(), is_unsettled, self._pause)
+        self.spare_pool = SparePool(launcher, standby, self._restarts(), is_unsettled, self._pause)
         self._ids = itertools.count(1)
         self._background = BackgroundTasks()
         self.models: dict[str, ModelRuntime] = {}
@@ -94,7 +94,7 @@ class Node:
             timings=self._timings,
             restarts=self._restarts(),
             resume=self._resume,
-            standby=self.standby,
+            spare_pool=self.spare_pool,
             ids=self._ids,
             pause=self._pause,
             events=self.events,
@@ -107,13 +107,13 @@ class Node:
         self.budget.share_kv(self.models.values())
 
     def _on_pause(self, seconds: float) -> None:
-        self.events.happened("pause", seconds=round(seconds, 1))
+        self.events.record("pause", seconds=round(seconds, 1))
 
     # --- the host of the models ---
 
     def on_state_entered(self, model: ModelRuntime, state: State) -> None:
         """Handle a new state of a model's child."""
-        self.standby.stirred()
+        self.spare_pool.on_state_change()
         working_set = model.child.status.working_set
         if working_set is not None and self.budget.lower(working_set):
             self._share_kv()
@@ -154,10 +154,10 @@ class Node:
         A child that dies during the drain comes back for its requests, as at any other time.
         """
         self.drain.is_active = True
-        self.events.happened("drain", within_s=self._timings.drain)
+        self.events.record("drain", within_s=self._timings.drain)
         await self.drain.run(self._all_models())
         self.starter.close()
-        await self.standby.close()
+        await self.spare_pool.close()
         children = [model.child for model in reversed(self._all_models())]
         for child in children:
             child.stop()
@@ -218,7 +218,7 @@ class Node:
         model.retired_by = refusal = _removed(id_, is_replaced=id_ in self.models)
         with contextlib.suppress(TimeoutError):
             async with self._pause.timeout(self._timings.drain):
-                await model.dispatch.drain(refusal)
+                await model.dispatcher.drain(refusal)
         self.starter.forget(model)
         model.child.stop()
         model.child.hurry()

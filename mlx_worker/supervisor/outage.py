@@ -56,6 +56,6 @@ async def end_at_outage(node: Node, limit: float | None) -> None:
                 loop.time(), all_given_up=node.all_given_up, resumed_at=resumed_at
             )
     reasons = {id_: model.child.reason for id_, model in node.models.items()}
-    node.events.happened("outage", level=logging.ERROR, seconds=limit, reasons=reasons)
+    node.events.record("outage", level=logging.ERROR, seconds=limit, reasons=reasons)
     said = "; ".join(f"{id_}: {reason}" for id_, reason in reasons.items())
     raise NothingServed(f"no model could be served for {limit:g} s: {said}")

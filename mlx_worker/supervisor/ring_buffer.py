@@ -1,4 +1,4 @@
-"""The last things of a kind, numbered, for whoever asks later or reads along. [front]"""
+"""A numbered buffer of the last items of a kind, to be read later or followed live. [front]"""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Ring(Generic[T]):
-    """Keeps the last `size`. Numbers begin at 1 and are never given twice."""
+class RingBuffer(Generic[T]):
+    """Keeps the last `size` items. Numbers begin at 1 and are never given twice."""
 
     def __init__(self, size: int) -> None:
         self._kept: deque[tuple[int, T]] = deque(maxlen=size)
         self._numbers = count(1)
-        self._readers: set[asyncio.Event] = set()
+        self._followers: set[asyncio.Event] = set()
         self._closed = False
 
     def add(self, item: T) -> None:
-        """The newest one. On the event loop's thread."""
+        """Add the newest item. Call on the event loop's thread."""
         self._kept.append((next(self._numbers), item))
-        self._wake()
+        self._notify()
 
     def after(self, number: int) -> list[tuple[int, T]]:
-        """Those with higher numbers, the oldest first.
+        """Return the items with higher numbers, the oldest first.
 
-        All of them where no number is as high yet: it is from before this process began.
+        Return all items if no item has that number yet: it is from before this process began.
         """
         if not self._kept or number > self._kept[-1][0]:
             number = 0
-        return [it for it in self._kept if it[0] > number]
+        return [(own, item) for own, item in self._kept if own > number]
 
     async def follow(self, number: int, every: float) -> AsyncGenerator[list[tuple[int, T]]]:
-        """Those after `number`, then whatever comes, until the ring is closed.
+        """Yield the items after `number`, then new items, until the buffer is closed.
 
-        Nothing for `every` seconds is an empty list. Who reads slowly misses what the ring has
-        lost by then.
+        Yield an empty list after `every` seconds without an item. A slow reader misses the items
+        that the buffer has dropped by then.
         """
-        news = asyncio.Event()
-        self._readers.add(news)
+        changed = asyncio.Event()
+        self._followers.add(changed)
         try:
             while True:
-                news.clear()
+                changed.clear()
                 items = self.after(number) if self._newest != number else []
                 if items:
                     number = items[-1][0]
@@ -54,27 +54,27 @@ class Ring(Generic[T]):
                     return
                 yield items
                 if not self._closed:
-                    await _within(news, every)
+                    await _within(changed, every)
         finally:
-            self._readers.discard(news)
+            self._followers.discard(changed)
 
     def close(self) -> None:
-        """Let go of whoever follows: nothing more will come."""
+        """End all followers: no more items will be added."""
         self._closed = True
-        self._wake()
+        self._notify()
 
     @property
     def _newest(self) -> int:
         return self._kept[-1][0] if self._kept else 0
 
-    def _wake(self) -> None:
-        for news in self._readers:
-            news.set()
+    def _notify(self) -> None:
+        for changed in self._followers:
+            changed.set()
 
 
-async def _within(news: asyncio.Event, seconds: float) -> None:
+async def _within(changed: asyncio.Event, seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
-            await news.wait()
+            await changed.wait()
     except TimeoutError:
         pass

@@ -117,7 +117,7 @@ async def test_a_full_queue_is_a_429_that_says_when_to_come_again(
 
 
 @every_dialect
-async def test_a_model_that_is_not_there_yet_is_a_503_that_says_when_to_come_again(
+async def test_model_not_loaded_yet_is_a_503_with_retry_after(
     serve: Serve, dialect: Dialect, hold: Fifo
 ) -> None:
     impatient = replace(PATIENT, load_wait=0)
@@ -155,7 +155,7 @@ async def test_a_body_that_means_nothing_is_the_callers_fault(
 
 
 @every_dialect
-async def test_a_wrong_method_and_a_body_too_large_are_refused_in_the_dialects_shape(
+async def test_wrong_method_or_large_body_is_refused_in_the_dialects_shape(
     serve: Serve, dialect: Dialect
 ) -> None:
     front = await serve(server=ServerConfig(max_body_bytes=2048), wait=False)
@@ -167,7 +167,7 @@ async def test_a_wrong_method_and_a_body_too_large_are_refused_in_the_dialects_s
 
 
 @every_dialect
-async def test_fields_that_nobody_knows_are_tolerated(serve: Serve, dialect: Dialect) -> None:
+async def test_unknown_fields_are_tolerated(serve: Serve, dialect: Dialect) -> None:
     front = await serve()
     body = dialect.body("hello", cache_prompt=True, service_tier="auto", nobody={"a": [1, {}]})
     assert read_answer(dialect, await front.ask(dialect.path, body)).text == "hello"
@@ -177,7 +177,7 @@ async def test_fields_that_nobody_knows_are_tolerated(serve: Serve, dialect: Dia
 async def test_a_stream_that_has_nothing_to_say_shows_signs_of_life(
     serve: Serve, dialect: Dialect, pace: Fifo
 ) -> None:
-    front = await serve("--pace", pace.path, resume=replace(PATIENT, sign_every=0))
+    front = await serve("--pace", pace.path, resume=replace(PATIENT, keepalive_interval=0))
     stream = await soon(front.open(dialect.path, dialect.body("one", stream=True)))
     sign = b"event: ping\n" if dialect.path == "/v1/messages" else b": the model is at work\n\n"
     read = await soon(stream.content.readuntil(sign))

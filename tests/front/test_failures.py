@@ -116,7 +116,7 @@ async def test_a_stream_that_waits_for_its_model_gets_comments_while_that_loads(
     serve: Serve, tmp_path: Path, pace: Fifo, hold: Fifo
 ) -> None:
     hold.let(1)
-    often = replace(PATIENT, sign_every=0)
+    often = replace(PATIENT, keepalive_interval=0)
     front = await serve("--pace", pace.path, "--hold-load", hold.path, resume=often)
     stream = await soon(front.open("/v1/chat/completions", asked("one two", stream=True)))
     pace.let(1)
@@ -133,7 +133,7 @@ async def test_a_stream_that_waits_for_its_model_gets_comments_while_that_loads(
 
 async def test_comments_are_passed_over_by_openais_library(serve: Serve, pace: Fifo) -> None:
     """The scripted child reads its prompt, which is progress, and then waits for leave to speak."""
-    front = await serve("--pace", pace.path, resume=replace(PATIENT, sign_every=0))
+    front = await serve("--pace", pace.path, resume=replace(PATIENT, keepalive_interval=0))
     raw = await soon(front.open("/v1/chat/completions", asked("one two", stream=True)))
     assert b": the model is at work\n\n" in await soon(raw.content.readuntil(b"work\n\n"))
     raw.close()
@@ -171,7 +171,7 @@ async def test_what_the_child_refuses_has_its_true_status_also_for_a_stream(
 # --- clients that leave ---------------------------------------------------------------------
 
 
-async def test_a_client_that_leaves_while_its_stream_waits_for_a_new_child_frees_its_place(
+async def test_stream_client_leaves_while_child_restarts_frees_the_place(
     serve: Serve, pace: Fifo, hold: Fifo
 ) -> None:
     hold.let(1)

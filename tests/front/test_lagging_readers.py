@@ -52,7 +52,7 @@ async def test_what_piled_up_for_a_client_that_lags_comes_in_few_events(serve: S
 
     async def is_generated() -> bool:
         in_flight = (await front.model())["metrics"]["requestsInFlight"]
-        return in_flight == 1 and not served.dispatch.is_busy
+        return in_flight == 1 and not served.dispatcher.is_busy
 
     await eventually(is_generated)
     others = [await front.chat("still there", stream=streamed) for streamed in (True, False)]

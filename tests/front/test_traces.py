@@ -236,7 +236,7 @@ async def test_time_in_line_is_the_queues(traced: Start, collector: Collector, p
     assert queue.start_time_unix_nano < decode.end_time_unix_nano <= queue.end_time_unix_nano
 
 
-async def test_the_node_is_a_service_of_its_own_name_unless_the_environment_says_another(
+async def test_traces_service_name_is_mlx_worker_or_the_environments(
     traced: Start, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     front = await traced()
@@ -302,7 +302,7 @@ async def test_a_parent_that_cannot_be_read_is_none(traced: Start, collector: Co
         assert root.trace_id.hex() != TRACE
 
 
-async def test_a_state_that_cannot_be_read_is_left_out_of_the_trace_and_of_the_log(
+async def test_traces_invalid_tracestate_is_left_out_of_trace_and_log(
     traced: Start, collector: Collector, shown: list[str]
 ) -> None:
     front = await traced()

@@ -80,7 +80,7 @@ async def restart_them_all() -> tuple[Holdings, Holdings, int, set[int]]:
     ) as node:
 
         async def whole() -> bool:
-            return len(node.standby.waiting) == 1
+            return len(node.spare_pool.waiting) == 1
 
         await ready(node)
         await eventually(whole)

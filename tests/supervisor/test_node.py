@@ -23,7 +23,7 @@ from mlx_worker.errors import (
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.states import State
-from mlx_worker.supervisor.requests.generation import Ending, Generation
+from mlx_worker.supervisor.requests.generation import FinishInfo, Generation
 from tests import processes
 from tests.supervisor_harness import (
     AT_ONCE,
@@ -234,9 +234,9 @@ async def test_leaving_a_generation_frees_its_row_and_its_place(pace: Fifo) -> N
         generation = await ask(node, "one two three")
         pace.let(1)
         assert await text_of(generation) == "one"
-        generation.leave()
+        generation.cancel()
         assert await whole(generation) == ""
-        assert generation.ending == Ending("cancelled", 1)
+        assert generation.finish_info == FinishInfo("cancelled", 1)
         pace.let(1)
         assert await whole(await ask(node, "next")) == "next"
 

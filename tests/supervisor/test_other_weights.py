@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlx_worker.errors import WeightsChanged
-from mlx_worker.supervisor.event_log import Event
+from mlx_worker.supervisor.event_log import NodeEvent
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.launcher import Launcher
 from mlx_worker.supervisor.process.spares import StandbyPolicy
@@ -49,7 +49,7 @@ async def whole(generation: Generation) -> str:
     return text
 
 
-def events(node: Node, kind: str) -> list[Event]:
+def events(node: Node, kind: str) -> list[NodeEvent]:
     return [event for _, event in node.events.after(0) if event.kind == kind]
 
 
@@ -71,7 +71,7 @@ async def test_begun_by_other_weights_or_code_it_ends_with_what_changed(
         with pytest.raises(WeightsChanged, match=f"{change}.*send the request again"):
             await whole(generation)
         assert generation.tokens == list(range(1, tokens + 1))
-        assert node.primary.dispatch.resumes == 0
+        assert node.primary.dispatcher.resumes == 0
         assert node.primary.admission.running == 0
         assert len(events(node, "weights changed")) == 1
         assert await whole(await ask(node)) == TEXT
@@ -127,7 +127,7 @@ async def test_three_hundred_that_end_together_all_hear_it(pace: Fifo, tmp_path:
         for generation in generations:
             with pytest.raises(WeightsChanged):
                 await whole(generation)
-        assert not node.primary.dispatch.is_busy
+        assert not node.primary.dispatcher.is_busy
 
 
 async def test_a_spare_of_older_code_is_told_apart(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ async def test_a_spare_of_older_code_is_told_apart(tmp_path: Path) -> None:
         await ready(node)
 
         async def has_spare() -> bool:
-            return bool(node.standby.waiting)
+            return bool(node.spare_pool.waiting)
 
         await eventually(has_spare)
         with pytest.raises(WeightsChanged, match="scripted: 1, now 2"):

@@ -2,14 +2,14 @@
 
 import asyncio
 
-from mlx_worker.supervisor.ring_buffer import Ring
+from mlx_worker.supervisor.ring_buffer import RingBuffer
 from tests.supervisor_harness import soon
 
 LONG = 3600.0
 
 
 def test_only_the_last_are_kept_and_numbers_go_on() -> None:
-    ring: Ring[str] = Ring(2)
+    ring: RingBuffer[str] = RingBuffer(2)
     for word in ("a", "b", "c"):
         ring.add(word)
     assert ring.after(0) == [(2, "b"), (3, "c")]
@@ -18,14 +18,14 @@ def test_only_the_last_are_kept_and_numbers_go_on() -> None:
 
 
 def test_a_number_of_a_former_process_means_everything() -> None:
-    ring: Ring[str] = Ring(2)
+    ring: RingBuffer[str] = RingBuffer(2)
     assert ring.after(70) == []
     ring.add("a")
     assert ring.after(70) == [(1, "a")]
 
 
 async def test_who_follows_hears_what_was_and_then_what_comes() -> None:
-    ring: Ring[str] = Ring(10)
+    ring: RingBuffer[str] = RingBuffer(10)
     ring.add("a")
     ring.add("b")
     news = ring.follow(1, LONG)
@@ -39,7 +39,7 @@ async def test_who_follows_hears_what_was_and_then_what_comes() -> None:
 
 
 async def test_who_follows_hears_nothing_now_and_then_where_nothing_comes() -> None:
-    ring: Ring[str] = Ring(10)
+    ring: RingBuffer[str] = RingBuffer(10)
     news = ring.follow(0, 0.001)
     assert await soon(anext(news)) == []
     assert await soon(anext(news)) == []
@@ -47,7 +47,7 @@ async def test_who_follows_hears_nothing_now_and_then_where_nothing_comes() -> N
 
 
 async def test_a_ring_that_is_closed_lets_go_of_whoever_follows_once_all_is_told() -> None:
-    ring: Ring[str] = Ring(10)
+    ring: RingBuffer[str] = RingBuffer(10)
     news = ring.follow(0, LONG)
     assert await soon(anext(news)) == []
     ring.add("a")

@@ -23,7 +23,7 @@ from mlx_worker.api.parsing.parser import parse_body
 if TYPE_CHECKING:
     from mlx_worker.config.schema import LogLevel
     from mlx_worker.supervisor.node import Node
-    from mlx_worker.supervisor.ring_buffer import Ring
+    from mlx_worker.supervisor.ring_buffer import RingBuffer
 
 OPENMETRICS: Final = "application/openmetrics-text"
 
@@ -66,7 +66,7 @@ async def log_stream(request: web.Request) -> web.StreamResponse:
     return await stream_entries(request, _lines(request))
 
 
-def _lines(request: web.Request) -> Ring[Any]:
+def _lines(request: web.Request) -> RingBuffer[Any]:
     name = request.query.get("model")
     if name is None:
         return request.app[LOG_BUFFER].lines
@@ -84,7 +84,7 @@ async def log_level(request: web.Request) -> web.Response:
 def set_log_level(node: Node, level: LogLevel) -> None:
     """Show log lines of this level or above, and record the change as an event."""
     logs.set_level(level)
-    node.events.happened("level", shown_from=level)
+    node.events.record("level", shown_from=level)
 
 
 # --- reload and end -----------------------------------------------------------------------

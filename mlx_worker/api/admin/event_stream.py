@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mlx_worker.supervisor.ring_buffer import Ring
+    from mlx_worker.supervisor.ring_buffer import RingBuffer
 
 HEARTBEAT_INTERVAL: Final = 15.0
 """Seconds without an entry after which a comment is sent: proxies close silent connections."""
@@ -30,7 +30,7 @@ MAX_DIGITS: Final = 15
 """Of an entry's number: 2^53, the largest exact number of JavaScript, has 16."""
 
 
-def entries_after(request: web.Request, ring: Ring[Any]) -> list[dict[str, Any]]:
+def entries_after(request: web.Request, ring: RingBuffer[Any]) -> list[dict[str, Any]]:
     """Return the entries after `?after=`, each with its `id`. Raises InvalidRequest."""
     first = _entry_number(request.query.get("after", "0"), "after")
     return [_with_id(number, entry) for number, entry in ring.after(first)]
@@ -38,7 +38,7 @@ def entries_after(request: web.Request, ring: Ring[Any]) -> list[dict[str, Any]]
 
 async def stream_entries(
     request: web.Request,
-    ring: Ring[Any],
+    ring: RingBuffer[Any],
     interval: float = HEARTBEAT_INTERVAL,
     report: Callable[[], bytes] | None = None,
 ) -> web.StreamResponse:

@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from mlx_worker.logs import OWN_LOGGER, RecordCallback
-from mlx_worker.supervisor.ring_buffer import Ring
+from mlx_worker.supervisor.ring_buffer import RingBuffer
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -33,7 +33,7 @@ class LogBuffer:
     """Keeps what the `mlx_worker` logger shows while the context is entered."""
 
     def __init__(self) -> None:
-        self.lines: Ring[LogLine] = Ring(MAX_LINES)
+        self.lines: RingBuffer[LogLine] = RingBuffer(MAX_LINES)
         self._loop = asyncio.get_running_loop()
         self._handler = RecordCallback(self._on_record)
 

@@ -93,7 +93,7 @@ def _node_families(context: AppContext) -> Iterator[Metric]:
         "spares_waiting",
         "Spare processes that wait for a model.",
         NO_LABELS,
-        {NO_LABELS: len(node.standby.waiting)},
+        {NO_LABELS: len(node.spare_pool.waiting)},
     )
     yield histogram(
         "event_loop_lag_seconds",
@@ -171,7 +171,7 @@ def _latency_families(context: AppContext) -> Iterator[Metric]:
         "inter_token_latency_seconds",
         "Time between two tokens of one generation.",
         MODEL,
-        {(id_,): model.child.token_stats.between for id_, model in context.node.models.items()},
+        {(id_,): model.child.token_stats.inter_token for id_, model in context.node.models.items()},
     )
     yield histogram(
         "request_duration_seconds",
@@ -262,7 +262,7 @@ def _recovery_families(context: AppContext) -> Iterator[Metric]:
         "crash_to_token_seconds",
         "Time from the end of a model's process to the next token of a generation it ran.",
         MODEL,
-        {(id_,): model.dispatch.crash_to_token for id_, model in context.node.models.items()},
+        {(id_,): model.dispatcher.crash_to_token for id_, model in context.node.models.items()},
     )
 
 

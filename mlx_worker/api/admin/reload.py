@@ -100,7 +100,7 @@ class ConfigReloader:
             changed=list(changes.changed),
             needs_restart=self._keys_needing_restart(update.config),
         )
-        self._node.events.happened("reload", **msgspec.structs.asdict(reloaded))
+        self._node.events.record("reload", **msgspec.structs.asdict(reloaded))
         return reloaded
 
     async def _plan_models(self, config: Config) -> list[PlannedModel]:

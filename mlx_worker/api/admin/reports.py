@@ -99,7 +99,10 @@ def health(context: AppContext) -> dict[str, Any]:
         "cache": _cache_in_health(_latest(context)),
         "metrics": context.node_stats.metrics()
         | {"requestsOfRemovedModels": _of_removed_models(context)},
-        "standby": {"wanted": context.node.standby.wanted, "waiting": context.node.standby.waiting},
+        "standby": {
+            "wanted": context.node.spare_pool.wanted,
+            "waiting": context.node.spare_pool.waiting,
+        },
         "memory": {
             "usedBytes": context.node.pressure.used,
             "limitBytes": context.node.budget.limit,

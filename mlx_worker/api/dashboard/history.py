@@ -18,7 +18,7 @@ import msgspec
 from aiohttp import web
 
 from mlx_worker.histogram import quantile
-from mlx_worker.supervisor.ring_buffer import Ring
+from mlx_worker.supervisor.ring_buffer import RingBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +76,7 @@ class MetricsHistory:
         request_metrics: RequestMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.samples: Ring[HistorySample] = Ring(MAX_SAMPLES)
+        self.samples: RingBuffer[HistorySample] = RingBuffer(MAX_SAMPLES)
         self._node = node
         self._request_metrics = request_metrics
         self._clock = clock

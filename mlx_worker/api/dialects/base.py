@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialects.fields import CommonFields
     from mlx_worker.api.dialects.model_terms import TermsLookup
     from mlx_worker.errors import WorkerError
-    from mlx_worker.supervisor.requests.generation import Ending, Piece
+    from mlx_worker.supervisor.requests.generation import FinishInfo
+    from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 
 MAX_COPIED = 32 * 1024 * 1024
 """Bytes of all choices of one body on their way to a model, where there are several."""
@@ -140,10 +141,10 @@ class ResponseWriter(Protocol):
     def keepalive(self) -> bytes:
         """Return bytes that say nothing, for clients that wait while the model works."""
 
-    def delta(self, piece: Piece, choice: int) -> bytes:
+    def delta(self, piece: OutputDelta, choice: int) -> bytes:
         """Return the next output of a choice of a stream."""
 
-    def finish(self, endings: Sequence[Ending], usage: Usage) -> bytes:
+    def finish(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
         """Return the last bytes of a stream whose choices all ended without an error."""
 
     def error(self, error: WorkerError) -> bytes:
@@ -153,7 +154,7 @@ class ResponseWriter(Protocol):
         """Return the body of a response that is not streamed."""
 
 
-FinishedChoice = tuple["Piece", "Ending"]
+FinishedChoice = tuple["OutputDelta", "FinishInfo"]
 """All output of a choice, and how the choice ended."""
 
 KEEPALIVE_COMMENT = b": the model is at work\n\n"

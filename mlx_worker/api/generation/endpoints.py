@@ -94,7 +94,7 @@ async def generate(dialect: Dialect[R], request: web.Request) -> web.StreamRespo
             raise
         finally:
             for generation in generations:
-                generation.leave()
+                generation.cancel()
 
 
 # --- before the model has begun -----------------------------------------------------------
@@ -137,7 +137,7 @@ async def _submit_choices(
 
 def _cancel_generation(task: asyncio.Task[Generation]) -> None:
     if not task.cancelled() and task.exception() is None:
-        task.result().leave()
+        task.result().cancel()
 
 
 # --- after the model has begun ------------------------------------------------------------

@@ -16,14 +16,14 @@ from mlx_worker.api.generation.stream import OutputStream
 from mlx_worker.api.middleware.half_close import within_stream
 from mlx_worker.api.middleware.responses import event_stream_response
 from mlx_worker.errors import WorkerError
-from mlx_worker.supervisor.requests.generation import Piece
+from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mlx_worker.api.dialects.base import ResponseWriter, Usage
     from mlx_worker.api.generation.accounting import RequestAccounting
-    from mlx_worker.supervisor.requests.generation import Ending, Generation
+    from mlx_worker.supervisor.requests.generation import FinishInfo, Generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ class ActiveRequest:
     headers: dict[str, str]
     field_names: Mapping[str, str]
 
-    def endings(self) -> list[Ending]:
+    def endings(self) -> list[FinishInfo]:
         """Return how each choice has ended."""
-        endings = [generation.ending for generation in self.generations]
+        endings = [generation.finish_info for generation in self.generations]
         assert all(endings), "every choice has ended"
         return [ending for ending in endings if ending]
 
@@ -60,8 +60,10 @@ class ActiveRequest:
 async def respond_whole(active: ActiveRequest) -> web.Response:
     """Respond with one body once every choice has ended. Raises the error of one that failed."""
     # A choice that fails ends the wait for all.
-    await asyncio.gather(*(generation.heard_out() for generation in active.generations))
-    outputs = [generation.take() or Piece("", []) for generation in active.generations]
+    await asyncio.gather(*(generation.wait_finished() for generation in active.generations))
+    outputs = [
+        generation.drain_output() or OutputDelta("", []) for generation in active.generations
+    ]
     choices = list(zip(outputs, active.endings(), strict=True))
     body = active.writer.full_response(choices, active.usage())
     response = web.Response(body=body, content_type="application/json", headers=active.headers)

@@ -54,7 +54,7 @@ class OutputStream:
         """
         try:
             for choice, generation in enumerate(self._generations):
-                generation.attend(partial(self._on_output, generation, choice))
+                generation.subscribe(partial(self._on_output, generation, choice))
             while not await self._all_written():
                 self._wake.clear()
                 await self._wake.wait()
@@ -69,9 +69,9 @@ class OutputStream:
         )
 
     def _format_output(self, generation: Generation, choice: int) -> bytes:
-        if (piece := generation.take()) is None:
+        if (piece := generation.drain_output()) is None:
             return b""
-        return self._writer.keepalive() if piece.is_sign else self._writer.delta(piece, choice)
+        return self._writer.keepalive() if piece.is_keepalive else self._writer.delta(piece, choice)
 
     async def _all_written(self) -> bool:
         """Return True once every generation has ended. Waits only while the client lags."""
@@ -80,7 +80,7 @@ class OutputStream:
             self._client_lags = False
             self._write(self.take_unsent())
         for generation in self._generations:
-            generation.check()
+            generation.raise_for_error()
         return self._all_ended
 
     @property

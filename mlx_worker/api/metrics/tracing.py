@@ -154,7 +154,9 @@ def _attributes(record: RequestRecord) -> Iterator[tuple[str, AttributeValue]]:
         yield "gen_ai.usage.input_tokens", prompt.prompt
         yield "gen_ai.usage.cache_read.input_tokens", prompt.cached
         yield "gen_ai.usage.output_tokens", record.completion_tokens
-    reasons = [choice.ending.finish for choice in generations if choice.ending is not None]
+    reasons = [
+        choice.finish_info.finish for choice in generations if choice.finish_info is not None
+    ]
     if reasons:
         yield "gen_ai.response.finish_reasons", reasons
     yield "mlx_worker.dialect", record.dialect
@@ -196,7 +198,7 @@ def _phases(record: RequestRecord) -> Iterator[tuple[str, float, float]]:
 def _add_crash_events(span: Span, record: RequestRecord, wall: Callable[[float], int]) -> None:
     """Add events for processes that ended, and for the processes that resumed the generation."""
     for choice in record.generations:
-        for i, loss in enumerate(choice.losses, 1):
+        for i, loss in enumerate(choice.crash_records, 1):
             tokens = {"mlx_worker.after_tokens": loss.tokens}
             span.add_event("mlx_worker.child_lost", tokens, wall(loss.at))
             if i < len(choice.handed_over):

@@ -53,7 +53,7 @@ def table(curve: Curve, results: ScalingResults) -> str:
                 rows += _rows(f"{line.label}{of_subject}, {line.unit}", line, curve.sizes, points)
     wrong = results.complaints(curve.name)
     if wrong:
-        rows += ["", f"{len(wrong)} went wrong, first: {wrong[0]}"]
+        rows += ["", f"{len(wrong)} failed, first: {wrong[0]}"]
     return "\n".join([*rows, ""])
 
 

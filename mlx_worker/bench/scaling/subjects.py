@@ -28,13 +28,13 @@ def under_load(
     """Return a target under the scenario of a size; a server is warmed up first."""
 
     @contextlib.contextmanager
-    def opened(largest: int) -> Iterator[MeasuredAt]:
+    def open_target(largest: int) -> Iterator[MeasuredAt]:
         with target.opened(models(largest)) as opened:
             if isinstance(opened, Server):
                 opened.measure(WARM_UP, "warm-up")
             yield lambda size, seed: opened.measure(scenario(size), seed)
 
-    return Subject(target.name, opened)
+    return Subject(target.name, open_target)
 
 
 def alone(module: str, shape: str) -> Subject:

@@ -10,14 +10,14 @@ from mlx_worker.supervisor.memory.policy import kv_budget
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mlx_worker.supervisor.event_log import Events
+    from mlx_worker.supervisor.event_log import EventLog
     from mlx_worker.supervisor.model import ModelRuntime
 
 
 class MemoryBudget:
     """The bytes that the processes of all models may take together: `limit`."""
 
-    def __init__(self, limit: int, events: Events) -> None:
+    def __init__(self, limit: int, events: EventLog) -> None:
         self.limit = limit
         self._events = events
 
@@ -25,7 +25,7 @@ class MemoryBudget:
         """Lower the limit to what a device recommends; return False if it is as low already."""
         if working_set >= self.limit:
             return False
-        self._events.happened(
+        self._events.record(
             "memory limit", level=logging.WARNING, was=self.limit, working_set=working_set
         )
         self.limit = working_set

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from mlx_worker.errors import WorkerError
-    from mlx_worker.supervisor.event_log import Events
+    from mlx_worker.supervisor.event_log import EventLog
     from mlx_worker.supervisor.memory.budget import MemoryBudget
     from mlx_worker.supervisor.model import ModelRuntime
 
@@ -45,7 +45,7 @@ class Placement:
         self,
         budget: MemoryBudget,
         all_models: Callable[[], Collection[ModelRuntime]],
-        events: Events,
+        events: EventLog,
     ) -> None:
         self._budget = budget
         self._events = events
@@ -66,7 +66,7 @@ class Placement:
                 for other in others:
                     is_chosen = other.config.id in evicted and other.retired_by is None
                     if is_chosen and other.child.unload():
-                        self._events.happened("evict", other.config.id, by=model.config.id)
+                        self._events.record("evict", other.config.id, by=model.config.id)
                 self._wait(model, _memory_is_freed(model, evicted), reserved=True)
             case Wait(why):
                 error = MemoryFull(_does_not_fit(model, why), retry_after=RETRY_AFTER)
@@ -120,7 +120,7 @@ class Placement:
         self._waiting[model] = reserved
 
     def _report_no_room(self, model: ModelRuntime, why: str) -> None:
-        self._events.happened("no room", model.config.id, level=logging.WARNING, why=why)
+        self._events.record("no room", model.config.id, level=logging.WARNING, why=why)
 
 
 def _does_not_fit(model: ModelRuntime, why: str) -> str:

@@ -24,7 +24,7 @@ from mlx_worker.supervisor.process.states import State
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from mlx_worker.supervisor.event_log import Events
+    from mlx_worker.supervisor.event_log import EventLog
     from mlx_worker.supervisor.memory.budget import MemoryBudget
     from mlx_worker.supervisor.model import ModelRuntime
 
@@ -39,7 +39,7 @@ class Pressure:
         self,
         budget: MemoryBudget,
         all_models: Callable[[], Collection[ModelRuntime]],
-        events: Events,
+        events: EventLog,
     ) -> None:
         self._budget = budget
         self._events = events
@@ -133,7 +133,7 @@ class Pressure:
     def _report(self, what: str, model: str = "", *, is_warning: bool = True) -> None:
         level = logging.WARNING if is_warning else logging.INFO
         used, limit = self.used, self._budget.limit
-        self._events.happened("pressure", model, level=level, what=what, used=used, limit=limit)
+        self._events.record("pressure", model, level=level, what=what, used=used, limit=limit)
 
     def _numbers(self) -> str:
         return f"{in_words(self.used)} of {in_words(self._budget.limit)}"

@@ -17,8 +17,8 @@ from mlx_worker.wire.messages import CancelGeneration
 
 if TYPE_CHECKING:
     from mlx_worker.errors import WorkerError
-    from mlx_worker.supervisor.event_log import Events
-    from mlx_worker.supervisor.process.connection import Listener
+    from mlx_worker.supervisor.event_log import EventLog
+    from mlx_worker.supervisor.process.connection import ResponseHandler
     from mlx_worker.supervisor.process.crash_report import ProcessExit
     from mlx_worker.supervisor.process.host import ChildHost
     from mlx_worker.supervisor.process.launcher import Launch
@@ -43,7 +43,7 @@ class Child:
         *,
         launch: Launch,
         pause: PauseDetector,
-        events: Events,
+        events: EventLog,
     ) -> None:
         context = ChildContext(model, host, timings, launch, pause, events)
         self.model = model
@@ -172,11 +172,11 @@ class Child:
 
     # --- work ---
 
-    def open(self, id_: int, listener: Listener, message: WireMessage) -> None:
+    def open(self, id_: int, handler: ResponseHandler, message: WireMessage) -> None:
         """Send work to the process. Raises `refusal`, or ChildLost, unless it is `serving`."""
         if not self.serving:
             raise self.refusal() or ChildLost("the model's process has just ended", retry_after=1)
-        self._writer.incarnation.open(id_, listener, message)
+        self._writer.incarnation.open(id_, handler, message)
 
     def cancel(self, id_: int) -> None:
         """Tell the process that its answer to this id is not needed any more."""

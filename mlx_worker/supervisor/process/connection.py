@@ -1,9 +1,9 @@
 """The front's end of one child's pipe.
 
-Bytes in, messages out to whoever opened their id, in the same callback that read them: no queue
-and no task between the socket and the stream it feeds. The link keeps the law of ids: every id
-opened here hears exactly one last word, from the child or, when the child is gone, the link's call
-of `on_connection_lost`. [front]
+Bytes in, messages out to the response handler of their id, in the same callback that read them: no
+queue and no task between the socket and the stream it feeds. The connection keeps the law of ids:
+each id opened here gets exactly one end, either the child's final response or, if the connection is
+lost, the call of `on_connection_lost`. [front]
 """
 
 from __future__ import annotations
@@ -40,46 +40,49 @@ if TYPE_CHECKING:
 
     from mlx_worker.wire.base import WireMessage
 
-LastWord = Done | PromptWarmed | CacheCleared | TokenizeResult | DetokenizeResult | RequestFailed
-Told = Started | PrefillProgress | PromptScores | RowOutput | LastWord
-"""What an opened id may hear."""
-Fact = Hello | LoadProgress | Loaded | LoadFailed | CacheState | Pong
-"""What concerns the child as a whole."""
+FinalResponse = (
+    Done | PromptWarmed | CacheCleared | TokenizeResult | DetokenizeResult | RequestFailed
+)
+ResponseMessage = Started | PrefillProgress | PromptScores | RowOutput | FinalResponse
+"""A message about an opened id."""
+ChildReport = Hello | LoadProgress | Loaded | LoadFailed | CacheState | Pong
+"""A message about the child as a whole."""
 
 UNREAD_BYTES = 1 << 16
 """How much is read at a time of what a failed write left unread."""
 
 
-class Listener(Protocol):
-    """Whoever opened an id. Called on the event loop, must not block."""
+class ResponseHandler(Protocol):
+    """The receiver of the messages about one id. Called on the event loop, must not block."""
 
-    def hear(self, message: Told) -> None:
-        """One message about this id, in the order the child said them."""
+    def on_message(self, message: ResponseMessage) -> None:
+        """Handle one message about the id, in the order of sending."""
 
     def on_connection_lost(self, why: str) -> None:
-        """Take in that the child's last word about this id will not come."""
+        """Handle that the child's final response to the id will not come."""
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """Who is told of the child as a whole.
+class ConnectionCallbacks:
+    """The receivers of what concerns the child as a whole.
 
-    Of facts, the end of its pipe, that no id is open, and the rows of each decode step.
+    `on_report` gets its reports, `on_end` the end of its pipe, `on_idle` is called when no id is
+    open any more, `on_step` gets the rows of each decode step.
     """
 
-    on_fact: Callable[[Fact], None]
+    on_report: Callable[[ChildReport], None]
     on_end: Callable[[Event, str], None]
-    on_quiet: Callable[[], None]
+    on_idle: Callable[[], None]
     on_step: Callable[[list[RowOutput]], None]
 
 
-class Link(asyncio.Protocol):
-    """One duplex pipe. `owner` hears what concerns the child; the rest goes to listeners."""
+class ChildConnection(asyncio.Protocol):
+    """One duplex pipe. `last_progress` is on the loop's clock, `ended` is set with its end."""
 
-    def __init__(self, owner: Owner) -> None:
-        self.owner = owner
+    def __init__(self, callbacks: ConnectionCallbacks) -> None:
+        self.callbacks = callbacks
         self._frames = frames_from_child()
-        self._listeners: dict[int, Listener] = {}
+        self._handlers: dict[int, ResponseHandler] = {}
         self._transport: asyncio.Transport | None = None
         self._socket: socket.socket | None = None
         self._loop = asyncio.get_running_loop()
@@ -88,34 +91,34 @@ class Link(asyncio.Protocol):
 
     @property
     def open_ids(self) -> int:
-        """How many ids wait for their last word."""
-        return len(self._listeners)
+        """Return the number of ids that wait for their final response."""
+        return len(self._handlers)
 
     @property
     def is_up(self) -> bool:
-        """Can anything be said?"""
+        """True if messages can be sent."""
         return self._transport is not None
 
-    def open(self, id_: int, listener: Listener, message: WireMessage) -> None:
-        """Say something that will be answered; the listener hears the answers.
+    def open(self, id_: int, handler: ResponseHandler, message: WireMessage) -> None:
+        """Send a message that is answered; the handler gets the answers.
 
-        Raises ChildLost if the pipe is gone, ValueError if the message fits no frame.
+        Raises ChildLost if the pipe is closed, ValueError if the message fits no frame.
         """
         frame = encode(message)
         if self._transport is None:
             raise ChildLost("the model's process has just ended", retry_after=1)
-        if not self._listeners:
+        if not self._handlers:
             self.last_progress = self._loop.time()
-        self._listeners[id_] = listener
+        self._handlers[id_] = handler
         self._transport.write(frame)
 
     def send(self, message: WireMessage) -> None:
-        """Say something without an answer of its own. Nothing happens if the pipe is gone."""
+        """Send a message without an answer of its own. Do nothing if the pipe is closed."""
         if self._transport is not None:
             self._transport.write(encode(message))
 
     def close(self) -> None:
-        """End the pipe: the child reads EOF and leaves at once."""
+        """Close the pipe: the child reads EOF and leaves at once."""
         if self._transport is not None:
             self._transport.abort()
             self._lose("the pipe was closed by the node")
@@ -139,7 +142,7 @@ class Link(asyncio.Protocol):
             self._end(Event.GARBAGE, error.message)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """EOF, or worse."""
+        """Deliver what is unread, and report the end of the pipe."""
         if exc is not None:
             self._deliver_unread()
         self._end(Event.LINK_LOST, f"pipe closed: {exc}" if exc else "the process closed its pipe")
@@ -158,12 +161,12 @@ class Link(asyncio.Protocol):
         match message:
             case StepOutput():
                 self.last_progress = self._loop.time()
-                self.owner.on_step(message.rows)
+                self.callbacks.on_step(message.rows)
                 for row in message.rows:
-                    self._listener(row.id).hear(row)
+                    self._handler(row.id).on_message(row)
             case Started() | PrefillProgress() | PromptScores():
                 self.last_progress = self._loop.time()
-                self._listener(message.id).hear(message)
+                self._handler(message.id).on_message(message)
             case RequestFailed() if message.code not in CHILD_CODES:
                 raise ProtocolViolation(
                     f"an error with a code that no child sends: {message.code!r}"
@@ -177,17 +180,17 @@ class Link(asyncio.Protocol):
                 | RequestFailed()
             ):
                 self.last_progress = self._loop.time()
-                listener = self._listener(message.id)
-                del self._listeners[message.id]
-                listener.hear(message)
-                if not self._listeners:
-                    self.owner.on_quiet()
+                handler = self._handler(message.id)
+                del self._handlers[message.id]
+                handler.on_message(message)
+                if not self._handlers:
+                    self.callbacks.on_idle()
             case _:
-                self.owner.on_fact(message)
+                self.callbacks.on_report(message)
 
-    def _listener(self, id_: int) -> Listener:
+    def _handler(self, id_: int) -> ResponseHandler:
         try:
-            return self._listeners[id_]
+            return self._handlers[id_]
         except KeyError:
             raise ProtocolViolation(f"a message about id {id_}, which is not open") from None
 
@@ -195,22 +198,22 @@ class Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
             self._lose(reason)
-            self.owner.on_end(event, reason)
+            self.callbacks.on_end(event, reason)
 
     def _lose(self, reason: str) -> None:
         self._transport = None
         self.ended.set()
-        listeners, self._listeners = self._listeners, {}
-        for listener in listeners.values():
-            listener.on_connection_lost(f"the model's process ended: {reason}")
+        handlers, self._handlers = self._handlers, {}
+        for handler in handlers.values():
+            handler.on_connection_lost(f"the model's process ended: {reason}")
 
 
-async def connect(link: Link) -> socket.socket:
-    """Join a link to a fresh socketpair; returns the end that the child inherits."""
+async def connect(connection: ChildConnection) -> socket.socket:
+    """Join a connection to a new socketpair; return the end that the child inherits."""
     ours, theirs = socket.socketpair()
     try:
-        await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
-        link.attach(ours)
+        await asyncio.get_running_loop().create_unix_connection(lambda: connection, sock=ours)
+        connection.attach(ours)
     except BaseException:
         ours.close()
         theirs.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mlx_worker.supervisor.process.process import signal_name
 
 if TYPE_CHECKING:
-    from mlx_worker.supervisor.event_log import Events
+    from mlx_worker.supervisor.event_log import EventLog
     from mlx_worker.wire.messages import Pong
 
 
@@ -31,9 +31,9 @@ class ProcessExit:
     measured: Pong | None
 
 
-def report_crash(events: Events, model: str, ended: ProcessExit, reason: str) -> None:
+def report_crash(events: EventLog, model: str, ended: ProcessExit, reason: str) -> None:
     """Record a `crash` event with everything that is known of the process."""
-    events.happened(
+    events.record(
         "crash",
         model,
         level=logging.WARNING,

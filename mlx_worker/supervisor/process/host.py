@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from mlx_worker.supervisor.process.stderr import KEPT_OF_MODEL, DeviceErrors, Line
-from mlx_worker.supervisor.requests.token_stats import Pace
-from mlx_worker.supervisor.ring_buffer import Ring
+from mlx_worker.supervisor.process.stderr import KEPT_OF_MODEL, DeviceErrors, StderrLine
+from mlx_worker.supervisor.requests.token_stats import TokenStats
+from mlx_worker.supervisor.ring_buffer import RingBuffer
 
 if TYPE_CHECKING:
-    from mlx_worker.supervisor.event_log import Events
+    from mlx_worker.supervisor.event_log import EventLog
     from mlx_worker.supervisor.process.launcher import Launch
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.pause import PauseDetector
@@ -41,7 +41,7 @@ class ChildHost(Protocol):
     def on_retry_due(self) -> None:
         """Handle that the slow retry of a model that was given up is due."""
 
-    def take_lost(self) -> list[str]:
+    def take_lost_requests(self) -> list[str]:
         """Return the names of the requests lost since the last call."""
 
 
@@ -57,7 +57,7 @@ class ChildContext:
     timings: Timings
     launch: Launch
     pause: PauseDetector
-    events: Events
-    token_stats: Pace = field(default_factory=Pace)
-    lines: Ring[Line] = field(default_factory=lambda: Ring(KEPT_OF_MODEL))
+    events: EventLog
+    token_stats: TokenStats = field(default_factory=TokenStats)
+    lines: RingBuffer[StderrLine] = field(default_factory=lambda: RingBuffer(KEPT_OF_MODEL))
     device_errors: DeviceErrors = field(default_factory=DeviceErrors)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mlx_worker.errors import ChildLost
 from mlx_worker.supervisor.fingerprint import note_replaced_package
-from mlx_worker.supervisor.process.connection import Owner
+from mlx_worker.supervisor.process.connection import ConnectionCallbacks
 from mlx_worker.supervisor.process.crash_report import ProcessExit
 from mlx_worker.supervisor.process.liveness import Liveness
 from mlx_worker.supervisor.process.process import how_it_ended
@@ -33,13 +33,17 @@ from mlx_worker.wire.messages import (
 )
 
 if TYPE_CHECKING:
-    from mlx_worker.supervisor.process.connection import Fact, Link, Listener
+    from mlx_worker.supervisor.process.connection import (
+        ChildConnection,
+        ChildReport,
+        ResponseHandler,
+    )
     from mlx_worker.supervisor.process.host import ChildContext
     from mlx_worker.supervisor.process.launcher import Launched
     from mlx_worker.supervisor.process.process import ChildProcess
     from mlx_worker.wire.base import WireMessage
 
-LAST_WORDS = 1.0
+STDERR_TIMEOUT = 1.0
 """Seconds in which the pipe of a process that has ended is read to its end."""
 
 
@@ -68,26 +72,26 @@ class Incarnation:
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
         self._measured: Pong | None = None
-        self._link: Link | None = None
+        self._connection: ChildConnection | None = None
         self._process: ChildProcess | None = None
         self._liveness: Liveness | None = None
         self._reaper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Launch the process. Raises OSError if the system refuses one."""
-        owner = Owner(
-            on_fact=self._on_fact,
+        callbacks = ConnectionCallbacks(
+            on_report=self._on_report,
             on_end=self._tell,
-            on_quiet=self._listener.on_idle,
-            on_step=self._context.token_stats.step,
+            on_idle=self._listener.on_idle,
+            on_step=self._context.token_stats.on_step,
         )
-        launched = await self._context.launch(owner)
-        self._process, self._link = launched.process, launched.link
+        launched = await self._context.launch(callbacks)
+        self._process, self._connection = launched.process, launched.connection
         self.status = replace(self.status, pid=launched.process.pid, env=launched.env)
-        launched.words.of(self._context.model, self._context.lines)
+        launched.stderr_tail.attach_model(self._context.model, self._context.lines)
         self._reaper = asyncio.create_task(self._reap(launched))
         if launched.hello is not None:
-            self._on_fact(launched.hello)
+            self._on_report(launched.hello)
 
     # --- the process and its pipe ---
 
@@ -99,34 +103,34 @@ class Incarnation:
     @property
     def is_connected(self) -> bool:
         """True if messages reach the process."""
-        return self._link is not None and self._link.is_up
+        return self._connection is not None and self._connection.is_up
 
     @property
     def open_ids(self) -> int:
         """Return the number of requests that the process has not answered to their end."""
-        return self._link.open_ids if self._link else 0
+        return self._connection.open_ids if self._connection else 0
 
-    def open(self, id_: int, listener: Listener, message: WireMessage) -> None:
-        """Send a message that is answered; the listener gets the answers.
+    def open(self, id_: int, handler: ResponseHandler, message: WireMessage) -> None:
+        """Send a message that is answered; the handler gets the answers.
 
         Raises ChildLost if the pipe is closed, ValueError if the message fits no frame.
         """
-        if self._link is None:
+        if self._connection is None:
             raise ChildLost("the model's process has just ended", retry_after=1)
-        self._link.open(id_, listener, message)
+        self._connection.open(id_, handler, message)
 
     def send(self, message: WireMessage) -> None:
         """Send a message without an answer of its own. Do nothing if the pipe is closed."""
-        if self._link is not None:
-            self._link.send(message)
+        if self._connection is not None:
+            self._connection.send(message)
 
     def on_ready(self) -> None:
         """Note how long the model took to load, and judge the process by its progress from now."""
         self.status = replace(self.status, load_seconds=self._loop.time() - self._started_at)
-        if self._link is not None:
+        if self._connection is not None:
             stalled = partial(self._tell, Event.STALLED)
             context = self._context
-            self._liveness = Liveness(self._link, context.timings, context.pause, stalled)
+            self._liveness = Liveness(self._connection, context.timings, context.pause, stalled)
 
     def forget_status(self) -> None:
         """Forget what the process has reported: it does not serve any more."""
@@ -139,9 +143,9 @@ class Incarnation:
 
     def close(self) -> None:
         """Close the pipe: the process reads EOF and leaves."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
         if self._liveness is not None:
             self._liveness.close()
             self._liveness = None
@@ -151,23 +155,23 @@ class Incarnation:
     def _tell(self, event: Event, reason: str = "") -> None:
         self._listener.on_event(event, reason, self.number)
 
-    def _on_fact(self, fact: Fact) -> None:
-        match fact:
+    def _on_report(self, report: ChildReport) -> None:
+        match report:
             case Hello():
-                self._on_hello(fact)
+                self._on_hello(report)
             case LoadProgress():
-                self.status = replace(self.status, loading=fact)
+                self.status = replace(self.status, loading=report)
                 self._listener.on_load_progress()
             case Loaded():
-                self.status = replace(self.status, loaded=fact)
+                self.status = replace(self.status, loaded=report)
                 self._tell(Event.LOADED)
             case LoadFailed():
-                event = Event.CANNOT_LOAD if fact.permanent else Event.LOAD_FAILED
-                self._tell(event, fact.reason)
+                event = Event.CANNOT_LOAD if report.permanent else Event.LOAD_FAILED
+                self._tell(event, report.reason)
             case CacheState():
-                self.status = replace(self.status, cache=fact)
+                self.status = replace(self.status, cache=report)
             case Pong():
-                self._on_pong(fact)
+                self._on_pong(report)
 
     def _on_hello(self, hello: Hello) -> None:
         if hello.protocol != PROTOCOL:
@@ -196,13 +200,13 @@ class Incarnation:
         how = how_it_ended(code)
         # The pipes may still hold what the process wrote last, and why it ended.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS):
-                await launched.link.ended.wait()
-        lines = await launched.words.complete(LAST_WORDS)
-        in_flight = self._context.host.take_lost()
+            async with asyncio.timeout(STDERR_TIMEOUT):
+                await launched.connection.ended.wait()
+        lines = await launched.stderr_tail.complete(STDERR_TIMEOUT)
+        in_flight = self._context.host.take_lost_requests()
         if code > 0 and not in_flight and self._measured is None:
             # The process never worked, so that its last line holds no words of a request.
-            how = launched.words.cause(how)
+            how = launched.stderr_tail.cause(how)
         self.exit = ProcessExit(
             how,
             time.time() * 1000,
@@ -217,5 +221,5 @@ class Incarnation:
         if self._context.device_errors.ended(error, in_flight):
             self._tell(Event.DEVICE_LOST, f"needs reboot: {error}, process after process")
         else:
-            cause = error or launched.words.computation_failure
+            cause = error or launched.stderr_tail.computation_failure
             self._tell(Event.EXITED, f"{how}: {cause}" if cause else how)

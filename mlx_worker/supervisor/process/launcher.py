@@ -1,13 +1,13 @@
-"""From nothing to a process and the pipe to it. [front]"""
+"""Starts the process of a child, and the pipe to it. [front]"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from mlx_worker.supervisor.process.connection import Link, Owner, connect
+from mlx_worker.supervisor.process.connection import ChildConnection, ConnectionCallbacks, connect
 from mlx_worker.supervisor.process.process import CHILD_COMMAND, NO_VARIABLES, spawn
-from mlx_worker.supervisor.process.stderr import LastWords
+from mlx_worker.supervisor.process.stderr import StderrTail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,29 +18,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A process, the front's end of its pipe, its stderr, and a hello that was heard before.
+    """A process, the front's end of its pipe, its stderr, and a hello that has arrived already.
 
-    `env` are the variables of its model that the process was started with.
+    `env` has the environment variables of the model that the process was started with.
     """
 
     process: ChildProcess
-    link: Link
-    words: LastWords
+    connection: ChildConnection
+    stderr_tail: StderrTail
     hello: Hello | None = None
     env: Mapping[str, str] = field(default_factory=dict)
 
 
 class Launch(Protocol):
-    """Whoever gives a child its process."""
+    """Starts the processes of one model's child."""
 
-    async def __call__(self, owner: Owner) -> Launched:
-        """A process that the owner is told of from here on. Raises OSError where none can be."""
+    async def __call__(self, callbacks: ConnectionCallbacks) -> Launched:
+        """Start a process that the callbacks are told of. Raises OSError if that fails."""
 
 
 class Launcher(Protocol):
-    """Starts processes for children: the one seam between a node and what runs its models."""
+    """Starts processes for children: the only seam between a node and what runs its models."""
 
-    async def __call__(self, owner: Owner, env: Mapping[str, str] = NO_VARIABLES) -> Launched:
+    async def __call__(
+        self, callbacks: ConnectionCallbacks, env: Mapping[str, str] = NO_VARIABLES
+    ) -> Launched:
         """Start a process with these variables of its model. Raises OSError if that fails."""
 
 
@@ -50,20 +52,22 @@ class ProcessLauncher:
 
     command: Sequence[str]
 
-    async def __call__(self, owner: Owner, env: Mapping[str, str] = NO_VARIABLES) -> Launched:
+    async def __call__(
+        self, callbacks: ConnectionCallbacks, env: Mapping[str, str] = NO_VARIABLES
+    ) -> Launched:
         """Start a process with these variables of its model. Raises OSError if that fails."""
-        link = Link(owner)
-        theirs = await connect(link)
+        connection = ChildConnection(callbacks)
+        theirs = await connect(connection)
         with theirs:
             try:
                 process = await spawn(self.command, theirs.fileno(), env)
             except OSError as error:
-                link.close()
+                connection.close()
                 raise OSError(f"cannot start {self.command[0]}: {error}") from error
             except BaseException:
-                link.close()
+                connection.close()
                 raise
-        return Launched(process, link, LastWords(process), env=env)
+        return Launched(process, connection, StderrTail(process), env=env)
 
 
 CHILD_LAUNCHER: Final = ProcessLauncher(CHILD_COMMAND)

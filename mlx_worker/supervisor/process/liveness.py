@@ -10,7 +10,7 @@ from mlx_worker.wire.messages import Ping, Pong
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.supervisor.process.connection import Link
+    from mlx_worker.supervisor.process.connection import ChildConnection
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.pause import PauseDetector
 
@@ -23,12 +23,12 @@ class Liveness:
 
     def __init__(
         self,
-        link: Link,
+        connection: ChildConnection,
         timings: Timings,
         pause: PauseDetector,
         on_stall: Callable[[str], None],
     ) -> None:
-        self._link = link
+        self._connection = connection
         self._timings = timings
         self._pause = pause
         self._on_stall = on_stall
@@ -40,7 +40,7 @@ class Liveness:
     def on_pong(self, before: Pong, now: Pong) -> None:
         """Count requests that were prepared between two pongs as progress."""
         if now.prepared > before.prepared:
-            self._link.last_progress = self._loop.time()
+            self._connection.last_progress = self._loop.time()
 
     def close(self) -> None:
         """Send no more pings, and report no stall."""
@@ -48,11 +48,11 @@ class Liveness:
             self._timer.cancel()
 
     def _check(self) -> None:
-        silent = self._loop.time() - self._pause.since(self._link.last_progress)
-        if self._link.open_ids and silent > self._timings.stall:
-            requests = self._link.open_ids
+        silent = self._loop.time() - self._pause.since(self._connection.last_progress)
+        if self._connection.open_ids and silent > self._timings.stall:
+            requests = self._connection.open_ids
             self._on_stall(f"{requests} requests in hand and no progress for {silent:.1f} s")
             return
         self._pings += 1
-        self._link.send(Ping(self._pings))
+        self._connection.send(Ping(self._pings))
         self._timer = self._loop.call_later(self._timings.ping, self._check)

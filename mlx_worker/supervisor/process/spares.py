@@ -1,11 +1,11 @@
-"""Spare children: everything imported, no model yet.
+"""Spare processes: everything imported, no model yet.
 
-Nearly all of a child's start is imports; a spare has them behind it, so that a child which takes
-one comes back, or comes up on demand, in the time that its weights take. A spare says hello to the
-standby; who takes it hears that hello as its own, and from there on all else. Spares are prepared
-when things are calm, one at a time: importing beside a model that comes up would slow that one
-down. One that dies is replaced, with the backoff of any other child. They end with the node, by
-the closing of their pipes. [front]
+Nearly all of a child's start is imports. A spare process has them behind it, so that a child which
+takes one is ready in the time that its weights take. A spare says hello to the pool; the child that
+takes the spare gets that hello, and from there on all other reports. Spares are prepared while no
+child changes its state, one at a time: importing beside a model that loads would slow that model
+down. A spare that dies is replaced, with the backoff of any other child. At the end of the node the
+pool closes the pipes of its spares, which then leave. [front]
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mlx_worker.supervisor.process.connection import Owner
+from mlx_worker.supervisor.process.connection import ConnectionCallbacks
 from mlx_worker.supervisor.process.process import NO_VARIABLES, how_it_ended
 from mlx_worker.wire.messages import Hello, Ping, Pong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mlx_worker.supervisor.process.connection import Fact
+    from mlx_worker.supervisor.process.connection import ChildReport
     from mlx_worker.supervisor.process.launcher import Launched, Launcher
     from mlx_worker.supervisor.process.pause import PauseDetector
     from mlx_worker.supervisor.process.restart_policy import RestartWindow
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DOUBTED = 1
-"""A spare that owes more answers to pings than this is given to nobody."""
+MAX_UNANSWERED_PINGS = 1
+"""A spare with more unanswered pings is given to no child."""
 
 
 @dataclass(frozen=True, slots=True)
 class StandbyPolicy:
-    """How many spares there are to be, and how they are looked after, in seconds.
+    """How many spares the pool keeps, and how it checks them, in seconds.
 
-    One is prepared when no child has changed its state for `calm`; every `ping` each is asked for
-    a sign of life, and one without any for `silence`, or without its hello for `start`, is
-    replaced. At the node's end they have `stop` to leave.
+    A spare is prepared when no child has changed its state for `calm`. Each is pinged every `ping`,
+    and replaced if it reports nothing for `silence`, or no hello within `start`. At the node's end
+    the spares have `stop` to leave.
     """
 
     spares: int = 1
@@ -52,135 +52,134 @@ class StandbyPolicy:
     stop: float = 5.0
 
 
-def _without_work(on_fact: Callable[[Fact], None], on_end: Callable[[Event, str], None]) -> Owner:
-    """The owner of a process that has no work."""
-    return Owner(on_fact, on_end, lambda: None, lambda _: None)
-
-
-class Spare:
-    """One process without a model, from its start to its end or its taking."""
+class SpareProcess:
+    """One process without a model, from its start until its end or until a child takes it."""
 
     def __init__(self) -> None:
         self.hello: Hello | None = None
         self.launched: Launched | None = None
-        self.heard_at = asyncio.get_running_loop().time()
-        self._asked = 0
-        self._owed = 0
+        self.reported_at = asyncio.get_running_loop().time()
+        self._pings = 0
+        self._unanswered_pings = 0
 
     async def start(self, launcher: Launcher) -> Launched:
-        """Its process. Raises OSError where it cannot be."""
-        self.launched = await launcher(_without_work(self._hear, self._ended))
+        """Start the process. Raises OSError if the system refuses one."""
+        callbacks = ConnectionCallbacks(self._on_report, self._on_end, lambda: None, lambda _: None)
+        self.launched = await launcher(callbacks)
         return self.launched
 
     @property
     def pid(self) -> int | None:
-        """Its process, once there is one."""
+        """Return the process id; None before there is a process."""
         return self.launched.process.pid if self.launched else None
 
     @property
-    def fit(self) -> bool:
-        """Would whoever takes it be well served? One that is still importing is ahead of a new one.
+    def is_usable(self) -> bool:
+        """True if a child may take the process, even one that is still importing.
 
-        A process that has just died may pass for fit; who takes it then sees its end.
+        A process that has just died may pass as usable; the child that takes it sees its end.
         """
-        up = self.launched is not None and self.launched.link.is_up
-        return up and self._owed <= DOUBTED
+        up = self.launched is not None and self.launched.connection.is_up
+        return up and self._unanswered_pings <= MAX_UNANSWERED_PINGS
 
     def ping(self) -> None:
-        """Ask for a sign of life, once it can give one."""
+        """Send a ping, once the process can answer it."""
         if self.launched is not None and self.hello is not None:
-            self._asked += 1
-            self._owed += 1
-            self.launched.link.send(Ping(self._asked))
+            self._pings += 1
+            self._unanswered_pings += 1
+            self.launched.connection.send(Ping(self._pings))
 
-    def give(self, owner: Owner) -> Launched:
-        """Hand it over: from here on the owner is told."""
+    def hand_over(self, callbacks: ConnectionCallbacks) -> Launched:
+        """Give the process to a child: from now on its callbacks are told."""
         assert self.launched is not None
-        self.launched.link.owner = owner
+        self.launched.connection.callbacks = callbacks
         return replace(self.launched, hello=self.hello)
 
     def end(self, *, now: bool) -> None:
-        """Close its pipe: it leaves by itself; `now`: kill it."""
+        """Close the pipe, so that the process leaves by itself; `now`: kill the process."""
         if self.launched is not None:
-            self.launched.link.close()
+            self.launched.connection.close()
             if now:
                 self.launched.process.kill()
 
-    def _hear(self, fact: Fact) -> None:
-        match fact:
+    def _on_report(self, report: ChildReport) -> None:
+        match report:
             case Hello():
-                self.hello = fact
+                self.hello = report
             case Pong():
-                self._owed = 0
+                self._unanswered_pings = 0
             case _:
                 return
-        self.heard_at = asyncio.get_running_loop().time()
+        self.reported_at = asyncio.get_running_loop().time()
 
-    def _ended(self, event: Event, reason: str) -> None:
-        """Its pipe is closed, or nothing sensible comes from it."""
+    def _on_end(self, event: Event, reason: str) -> None:
+        """Kill a process whose pipe has closed, or that sends garbage."""
         log.debug("a spare child: %s: %s", event, reason)
         self.end(now=True)
 
 
-class Standby:
-    """The spares of a node. `busy` says whether a child is on its way up or about to be."""
+class SparePool:
+    """The spares of a node. `is_unsettled` says whether a child starts a process or is about to."""
 
     def __init__(
         self,
         launcher: Launcher,
         policy: StandbyPolicy,
         deaths: RestartWindow,
-        busy: Callable[[], bool],
+        is_unsettled: Callable[[], bool],
         pause: PauseDetector,
     ) -> None:
         self._launcher = launcher
         self._policy = policy
         self._deaths = deaths
-        self._busy = busy
+        self._is_unsettled = is_unsettled
         self._pause = pause
         self._loop = asyncio.get_running_loop()
         self._not_before = self._loop.time() + policy.calm
-        self._spares: dict[Spare, asyncio.Task[None]] = {}
+        self._spares: dict[SpareProcess, asyncio.Task[None]] = {}
         self._closing = asyncio.Event()
-        self._keeper = asyncio.create_task(self._keep(), name="standby") if policy.spares else None
+        self._task = asyncio.create_task(self._maintain(), name="spares") if policy.spares else None
 
     @property
     def wanted(self) -> int:
-        """How many spares there are to be."""
+        """Return the number of spares that the pool keeps."""
         return self._policy.spares
 
     @property
     def waiting(self) -> list[int]:
-        """The process ids of those that have everything imported."""
-        return [it.pid for it in self._spares if it.hello and it.fit and it.pid]
+        """Return the process ids of the spares that have everything imported."""
+        usable = (spare for spare in self._spares if spare.hello and spare.is_usable)
+        return [spare.pid for spare in usable if spare.pid]
 
-    async def launch(self, owner: Owner, env: Mapping[str, str] = NO_VARIABLES) -> Launched:
-        """A spare where there is one, else a new process. Raises OSError where none can be.
+    async def launch(
+        self, callbacks: ConnectionCallbacks, env: Mapping[str, str] = NO_VARIABLES
+    ) -> Launched:
+        """Return a spare, or else a new process. Raises OSError if the system refuses one.
 
-        A model with variables of its own gets a new process: those of a spare are set already.
+        A model with environment variables gets a new process: those of a spare are set already.
         """
         if env:
-            return await self._launcher(owner, env)
-        fit = [it for it in self._spares if it.fit]
-        spare = next((it for it in fit if it.hello), fit[0] if fit else None)
+            return await self._launcher(callbacks, env)
+        usable = [spare for spare in self._spares if spare.is_usable]
+        spare = next((spare for spare in usable if spare.hello), usable[0] if usable else None)
         if spare is None:
-            return await self._launcher(owner)
+            return await self._launcher(callbacks)
         self._spares.pop(spare).cancel()
-        return spare.give(owner)
+        return spare.hand_over(callbacks)
 
-    def stirred(self) -> None:
-        """A child has changed its state: what is missing may wait until they are calm."""
+    def on_state_change(self) -> None:
+        """Prepare no spare for a while: a child has changed its state."""
         self._not_before = max(self._not_before, self._loop.time() + self._policy.calm)
 
     async def close(self) -> None:
-        """End all spares. Whoever does not leave when its pipe closes is killed."""
+        """End all spares; kill those that do not leave when their pipe closes."""
         self._closing.set()
-        if self._keeper is not None:
-            # A process that is being started is waited for: cancelled, it would be nobody's.
-            await asyncio.wait({self._keeper}, timeout=self._policy.stop)
-            self._keeper.cancel()
+        if self._task is not None:
+            # A process that is being started is waited for: after a cancel no task would end it.
+            await asyncio.wait({self._task}, timeout=self._policy.stop)
+            self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
+                await self._task
         spares, self._spares = self._spares, {}
         for spare in spares:
             spare.end(now=False)
@@ -191,49 +190,49 @@ class Standby:
             if left:
                 await asyncio.wait(left, timeout=self._policy.stop)
 
-    # --- the keeper ---
+    # --- inside ---
 
-    async def _keep(self) -> None:
+    async def _maintain(self) -> None:
         while not self._closing.is_set():
             for spare in list(self._spares):
-                self._look_after(spare)
+                self._check(spare)
             if (
                 len(self._spares) < self._policy.spares
                 and self._loop.time() >= self._not_before
-                and not self._busy()
+                and not self._is_unsettled()
             ):
                 await self._prepare()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), self._policy.ping)
 
-    def _look_after(self, spare: Spare) -> None:
+    def _check(self, spare: SpareProcess) -> None:
         patience = self._policy.silence if spare.hello else self._policy.start
-        if self._loop.time() - self._pause.since(spare.heard_at) > patience:
+        if self._loop.time() - self._pause.since(spare.reported_at) > patience:
             spare.end(now=True)
         else:
             spare.ping()
 
     async def _prepare(self) -> None:
-        spare = Spare()
+        spare = SpareProcess()
         try:
             launched = await spare.start(self._launcher)
         except OSError as error:
-            self._died(str(error))
+            self._on_died(str(error))
             return
         self._spares[spare] = asyncio.create_task(self._watch(spare, launched))
 
-    async def _watch(self, spare: Spare, launched: Launched) -> None:
-        """Wait for its end. Cancelled when it is taken."""
+    async def _watch(self, spare: SpareProcess, launched: Launched) -> None:
+        """Wait for the end of a spare. The task is cancelled when a child takes the spare."""
         code = await launched.process.wait()
         spare.end(now=False)
-        await launched.words.complete(self._policy.stop)
+        await launched.stderr_tail.complete(self._policy.stop)
         if self._spares.pop(spare, None) is not None:
             how = how_it_ended(code)
-            self._died(launched.words.cause(how) if code > 0 else how)
+            self._on_died(launched.stderr_tail.cause(how) if code > 0 else how)
 
-    def _died(self, how: str) -> None:
+    def _on_died(self, how: str) -> None:
         now = self._loop.time()
         delay = self._deaths.ended(now)
-        # Nobody waits for a spare: it is never given up, only seldom tried.
+        # No request waits for a spare: the pool never gives up, but retries seldom.
         self._not_before = now + (self._deaths.period if delay is None else delay)
         log.warning("a spare child: %s; the next one in %.1f s", how, self._not_before - now)

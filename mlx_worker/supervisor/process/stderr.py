@@ -1,6 +1,6 @@
-"""What a child's process writes to its stderr: into the log, and kept for when it has ended.
+"""Logs what a child's process writes to its stderr, and keeps the last lines for a crash report.
 
-An abort in mlx leaves nothing else behind: the exception's text, and faulthandler's frames. [front]
+An abort in mlx leaves nothing else: the exception's text, and faulthandler's frames. [front]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mlx_worker.supervisor.process.process import ChildProcess
-    from mlx_worker.supervisor.ring_buffer import Ring
+    from mlx_worker.supervisor.ring_buffer import RingBuffer
 
 log = logging.getLogger(__name__)
 
@@ -30,20 +30,20 @@ KEPT = 100
 """Lines of one process."""
 
 KEPT_OF_MODEL = 1000
-"""Lines of one model, whichever of its processes wrote them."""
+"""Lines of one model, from all its processes."""
 
-LONGEST = 2000
+MAX_LINE = 2000
 """Characters of a line; the rest of it is a line of its own."""
 
-LONGEST_CAUSE = 200
+MAX_CAUSE = 200
 """Characters of a line in the reason of an end."""
 
 AT_ONCE, EACH_SECOND = 2_000, 1_000
-"""Lines of one process that are logged. A flood beyond is read, so that the process is not held up,
+"""Lines of one process that are logged. Further lines are read, so that the process does not block,
 and counted."""
 
 SLICE = 100
-"""Lines that are looked at before other work of the event loop has its turn: some 3 ms."""
+"""Lines that are handled before the event loop does other work: some 3 ms."""
 
 REPORT_AFTER = 1.0
 """Seconds from the first dropped line of a flood to the line that says how many."""
@@ -51,14 +51,14 @@ REPORT_AFTER = 1.0
 _READ = 1 << 16
 
 DEVICE_ERROR: Final = re.compile(r"kIOGPUCommandBufferCallbackError\w+|CUDA error: [^\n]{1,80}")
-"""How mlx names what the device did to it: Metal's status, CUDA's message."""
+"""The name of a device error in mlx: Metal's status, CUDA's message."""
 
-HEALS: Final = "OutOfMemory"
-"""The one device error that says nothing of the device: a smaller request may pass."""
+TRANSIENT_ERROR: Final = "OutOfMemory"
+"""The end of the device error that a smaller request may not cause."""
 
 
-class Line(msgspec.Struct, frozen=True):
-    """What a model's process wrote: when (ms since the epoch), which process, how grave it is."""
+class StderrLine(msgspec.Struct, frozen=True):
+    """One line of stderr: `at` in ms since the epoch, the process, the log level, the text."""
 
     at: float
     pid: int
@@ -66,8 +66,8 @@ class Line(msgspec.Struct, frozen=True):
     text: str
 
 
-class LastWords:
-    """The last lines of one process; its model's too, once it has one."""
+class StderrTail:
+    """The last lines of one process, and of its model once the process has one."""
 
     def __init__(
         self,
@@ -79,27 +79,30 @@ class LastWords:
         self._unreported = 0
         self._last_written = ""
         self._model = ""
-        self._of_model: Ring[Line] | None = None
+        self._of_model: RingBuffer[StderrLine] | None = None
         self.computation_failure = ""
-        """Why it ended itself, where it did because what it computed could not be trusted."""
+        """Why the process ended itself, if it could not trust its own computation; "" otherwise."""
         self._kept: deque[str] = deque(maxlen=KEPT)
         self._reading = asyncio.create_task(self._read(process.stderr), name=f"stderr {self._pid}")
 
     @property
     def lines(self) -> list[str]:
-        """What it wrote last, oldest first."""
+        """Return the last lines, the oldest first."""
         return list(self._kept)
 
     def cause(self, how: str) -> str:
-        """Say how the process ended, with the last line that is no line of its log."""
-        return f"{how}: {self._last_written[:LONGEST_CAUSE]}" if self._last_written else how
+        """Return how the process ended, with its last line that is no line of its log."""
+        return f"{how}: {self._last_written[:MAX_CAUSE]}" if self._last_written else how
 
-    def of(self, model: str, ring: Ring[Line]) -> None:
-        """From here on these are the words of a model, which are kept for longer."""
-        self._model, self._of_model = model, ring
+    def attach_model(self, model: str, lines: RingBuffer[StderrLine]) -> None:
+        """Keep further lines among those of a model, which are kept for longer."""
+        self._model, self._of_model = model, lines
 
     async def complete(self, within: float) -> list[str]:
-        """The same once its stderr is closed, or after so many seconds: another may hold it."""
+        """Return the last lines once stderr is closed, or after `within` seconds.
+
+        Another process may keep stderr open.
+        """
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._reading), within)
         return self.lines
@@ -108,9 +111,9 @@ class LastWords:
         rest = ""
         while data := await stderr.read(_READ):
             *lines, rest = (rest + data.decode(errors="replace")).split("\n")
-            while len(rest) > LONGEST:
-                lines.append(rest[:LONGEST])
-                rest = rest[LONGEST:]
+            while len(rest) > MAX_LINE:
+                lines.append(rest[:MAX_LINE])
+                rest = rest[MAX_LINE:]
             await self._keep(lines)
         await self._keep([rest])
         self._report_dropped()
@@ -121,36 +124,36 @@ class LastWords:
                 await asyncio.sleep(0)
             for line in lines[start : start + SLICE]:
                 if line.strip():
-                    self._take(line)
+                    self._on_line(line)
 
-    def _take(self, line: str) -> None:
-        """A line of the child's own log is told as what it is, any other as what was written."""
+    def _on_line(self, line: str) -> None:
+        """Log a line of the child's own log with its level and facts, any other line as text."""
         if COMPUTATION_FAILED in line:
             self._note_failure(line)
         if not self._allowance.take():
-            self._kept.append(line[:LONGEST])
+            self._kept.append(line[:MAX_LINE])
             self._drop()
             return
-        whose = {"model": self._model, "pid": self._pid}
-        if (said := read(line)) is not None:
-            level, entry = said
-            text = str(entry)[:LONGEST]
+        origin = {"model": self._model, "pid": self._pid}
+        if (parsed := read(line)) is not None:
+            level, entry = parsed
+            text = str(entry)[:MAX_LINE]
             if log.isEnabledFor(level):
-                log.log(level, Entry(entry.event, **{**entry.facts, **whose}))
+                log.log(level, Entry(entry.event, **{**entry.facts, **origin}))
         else:
-            level, text = logging.INFO, line[:LONGEST]
+            level, text = logging.INFO, line[:MAX_LINE]
             self._last_written = text.strip()
-            log.info(Entry("stderr", **whose, line=text))
+            log.info(Entry("stderr", **origin, line=text))
         self._kept.append(text)
         if self._of_model is not None:
             name = logging.getLevelName(level).lower()
-            self._of_model.add(Line(time.time() * 1000, self._pid, name, text))
+            self._of_model.add(StderrLine(time.time() * 1000, self._pid, name, text))
 
     def _note_failure(self, line: str) -> None:
-        """Keep why the process ended itself, also where its lines are dropped."""
-        said = read(line)
-        if said is not None and said[1].event == COMPUTATION_FAILED:
-            self.computation_failure = str(said[1].facts.get("reason", ""))
+        """Keep why the process ended itself, even if its lines are dropped."""
+        parsed = read(line)
+        if parsed is not None and parsed[1].event == COMPUTATION_FAILED:
+            self.computation_failure = str(parsed[1].facts.get("reason", ""))
 
     def _drop(self) -> None:
         DROPPED.add(1)
@@ -167,15 +170,15 @@ class LastWords:
 
 
 def device_error(lines: Iterable[str]) -> str:
-    """What the device did to a process, in the words of its driver; "" for nothing of the kind."""
+    """Return the last device error in these lines, as the driver names it; "" for none."""
     found = [match.group() for line in lines for match in DEVICE_ERROR.finditer(line)]
-    return next((it for it in reversed(found) if not it.endswith(HEALS)), "")
+    return next((error for error in reversed(found) if not error.endswith(TRANSIENT_ERROR)), "")
 
 
 class DeviceErrors:
-    """The device errors of one model's processes, in a row.
+    """Counts the device errors that ended one model's processes, in a row.
 
-    Where the same request was in the hands of all of them, the request may be the cause: it is
+    If all of these processes worked on the same request, the request may be the cause. It is
     refused after a few crashes, and the device is not given up for it.
     """
 
@@ -185,9 +188,9 @@ class DeviceErrors:
         self._suspects: set[str] = set()
 
     def ended(self, error: str, in_flight: Iterable[str] = ()) -> bool:
-        """Return whether the device has outlived too many processes.
+        """Count a process that ended with this error, "" for none, and with these requests in work.
 
-        A process has ended with this error or none, and with these requests in its hands.
+        Return True if new processes do not heal the device.
         """
         if error and {error} >= set(self._row):
             self._suspects = self._suspects & set(in_flight) if self._row else set(in_flight)
@@ -197,5 +200,5 @@ class DeviceErrors:
         return bool(error) and len(self._row) >= self._limit and not self._suspects
 
     def forget(self) -> None:
-        """An operator has done something about it."""
+        """Count anew: an operator has acted."""
         self._row.clear()

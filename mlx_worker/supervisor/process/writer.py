@@ -196,7 +196,7 @@ class StateWriter:
                 self.incarnation.exit,
                 self.lifecycle.reason,
             )
-        self._context.events.happened(
+        self._context.events.record(
             "state",
             self._context.model,
             level=logging.WARNING if state in (State.KILLING, State.FAILED) else logging.INFO,

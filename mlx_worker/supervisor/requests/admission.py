@@ -1,9 +1,8 @@
-"""Who may hand work to a child, and who has to wait.
+"""Decides which requests are handed to a child, and which have to wait.
 
-As many requests as the child has decode rows are in its hands; the next `max_queue` wait here. Each
-turn goes to the next API key in the round, and of that key to the next session, and in a session to
-whoever came first, so that one with many requests delays the others by one of them, not by all. The
-rest is refused. A request that is cancelled while it waits gives up its place. [front]
+A child has as many requests as it has decode rows; the next `max_queue` wait here, and further ones
+are refused. The queue is fair: a client with many requests delays the others by one of them, not by
+all. A request that is cancelled while it waits gives up its place. [front]
 """
 
 from __future__ import annotations
@@ -13,106 +12,106 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import QueueFull
-from mlx_worker.supervisor.requests.fair_queue import Line, Place
+from mlx_worker.supervisor.requests.fair_queue import FairQueue, Place
 
 if TYPE_CHECKING:
-    from mlx_worker.supervisor.requests.fair_queue import Turn
+    from mlx_worker.supervisor.requests.fair_queue import Ticket
 
-LONGEST_WAIT: Final = 120.0
-"""Seconds that nobody is told to stay away for more."""
+MAX_RETRY_AFTER: Final = 120.0
+"""Seconds that a refused client is told to stay away at most."""
 
 RECENT: Final = 32
-"""Requests whose duration is looked at."""
+"""Requests whose duration is averaged."""
 
 
-def comes_free_in(waiting: int, places: int, durations: deque[float]) -> float:
-    """Seconds until all who wait will have had their turn, by how long requests took of late.
+def estimated_wait(waiting: int, slots: int, durations: deque[float]) -> float:
+    """Return the seconds until all waiting requests have a slot, by recent durations.
 
-    At least a second, and that where nothing is known.
+    At least a second, and a second if no duration is known.
     """
     if not durations:
         return 1.0
     mean = sum(durations) / len(durations)
-    return min(max(1.0, (waiting + 1) * mean / places), LONGEST_WAIT)
+    return min(max(1.0, (waiting + 1) * mean / slots), MAX_RETRY_AFTER)
 
 
 class Admission:
-    """The places of one model."""
+    """The slots of one model, and the queue for them."""
 
     def __init__(self, model: str, max_concurrency: int, max_queue: int) -> None:
         self._model = model
-        self._places = max_concurrency
+        self._slots = max_concurrency
         self._taken = 0
         self._max_queue = max_queue
-        self._line = Line()
+        self._queue = FairQueue()
         self._durations: deque[float] = deque(maxlen=RECENT)
 
     @property
     def queued(self) -> int:
-        """Requests that wait for a place."""
-        return len(self._line)
+        """Return the number of requests that wait for a slot."""
+        return len(self._queue)
 
     @property
     def running(self) -> int:
-        """Places taken."""
+        """Return the number of requests that have a slot."""
         return self._taken
 
     def resize(self, max_concurrency: int, max_queue: int) -> None:
-        """Have so many places from now on; who has one keeps it, who waits goes on waiting."""
-        self._places = max_concurrency
+        """Change the number of slots; running and waiting requests keep what they have."""
+        self._slots = max_concurrency
         self._max_queue = max_queue
-        while self._line and self._taken < self._places:
+        while self._queue and self._taken < self._slots:
             self._taken += 1
-            self._call_next()
+            self._pass_slot()
 
     async def enter(self, session: str = "", key: str = "") -> None:
-        """Take a place, waiting in line for one. Raises QueueFull.
+        """Take a slot, waiting in the queue for one. Raises QueueFull.
 
-        `session` is the caller's own name for its conversation, `key` the name of its API key.
+        `session` is the client's own name for its conversation, `key` the name of its API key.
         """
-        if self._taken < self._places and not self._line:
+        if self._taken < self._slots and not self._queue:
             self._taken += 1
             return
         # A request without a session's name is a session of its own.
         place = Place(key, session or object())
-        if self.queued >= self._max_queue and not self._makes_way_for(place):
+        if self.queued >= self._max_queue and not self._displace_for(place):
             raise self._full()
-        turn: Turn = asyncio.get_running_loop().create_future()
-        self._line.add(place, turn)
+        ticket: Ticket = asyncio.get_running_loop().create_future()
+        self._queue.add(place, ticket)
         try:
-            await turn
+            await ticket
         except asyncio.CancelledError:
-            if turn.cancelled():
-                self._line.drop(place, turn)
-            elif turn.exception() is None:
-                self.leave()  # its turn had come
+            if ticket.cancelled():
+                self._queue.remove(place, ticket)
+            elif ticket.exception() is None:
+                self.leave()  # the ticket has been served
             raise
 
     def leave(self, took: float | None = None) -> None:
-        """Give the place back, to whoever's turn it is; it was held for `took` seconds."""
+        """Pass a slot on to the next ticket; the slot was held for `took` seconds."""
         if took is not None:
             self._durations.append(took)
-        if self._taken > self._places or not self._call_next():
+        if self._taken > self._slots or not self._pass_slot():
             self._taken -= 1
 
-    def _call_next(self) -> bool:
-        """Give a place that is taken already to the next in the round. False: nobody waits."""
-        while self._line:
-            turn = self._line.take()
-            if not turn.done():
-                turn.set_result(None)
+    def _pass_slot(self) -> bool:
+        """Serve the next ticket with a slot that is taken; return False if no request waits."""
+        while self._queue:
+            ticket = self._queue.pop()
+            if not ticket.done():
+                ticket.set_result(None)
                 return True
         return False
 
-    def _makes_way_for(self, place: Place) -> bool:
-        """In a full line, the last of the key or session with most in it yields to another's."""
-        yielding = self._line.yields_to(place)
-        if yielding is None:
+    def _displace_for(self, place: Place) -> bool:
+        """Refuse the newest ticket of a larger key or session; return False if there is none."""
+        displaced = self._queue.displaced_by(place)
+        if displaced is None:
             return False
-        longest, turn = yielding
-        self._line.drop(longest, turn)
-        if not turn.done():
-            turn.set_exception(self._full())
+        other, ticket = displaced
+        self._queue.remove(other, ticket)
+        if not ticket.done():
+            ticket.set_exception(self._full())
         return True
 
     def _full(self) -> QueueFull:
@@ -120,5 +119,5 @@ class Admission:
         return QueueFull(
             f"model {self._model!r} runs {self._taken} requests and {waiting} wait; "
             f"max_queue is {self._max_queue}",
-            retry_after=comes_free_in(waiting, self._places, self._durations),
+            retry_after=estimated_wait(waiting, self._slots, self._durations),
         )

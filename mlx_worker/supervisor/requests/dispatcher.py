@@ -1,9 +1,9 @@
-"""Between the generations of one model and its child: who is in its hands, who waits for it.
+"""Hands the generations of one model to its child, and to the next process when one dies.
 
 A generation that was accepted stays here until its end, however many processes that takes. It is
-handed over when the child serves; when the child dies it waits for the next one and is handed over
-again under a new wire id, with the token ids its client already has. Time limits run only while
-there is no child to hand it to. [front]
+handed over when the child serves. When the process dies, the generation waits for the next one, and
+is handed over again under a new wire id with the token ids that its client has. Waiting has a
+deadline only while no child serves. [front]
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ from mlx_worker.errors import (
 from mlx_worker.histogram import CRASH_TO_TOKEN, Histogram
 from mlx_worker.supervisor.fingerprint import identity_of, weights_changed
 from mlx_worker.supervisor.process.states import State
-from mlx_worker.supervisor.requests.resume_policy import is_poison, may_start
+from mlx_worker.supervisor.requests.resume_policy import is_poison, next_to_resume
 from mlx_worker.wire.messages import Generate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from mlx_worker.supervisor.event_log import Events
+    from mlx_worker.supervisor.event_log import EventLog
     from mlx_worker.supervisor.process.child import Child
     from mlx_worker.supervisor.process.pause import PauseDetector, Timer
     from mlx_worker.supervisor.requests.generation import Generation
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 
-MOST_NAMED: Final = 100
+MAX_NAMED: Final = 100
 """Requests that a crash report names at most."""
 
 
-class Dispatch:
-    """All generations of one model that have not ended. `on_end` is told of each end.
+class Dispatcher:
+    """All generations of one model that have not ended; the owner of each of them.
 
-    `refusal` returns why the model takes no new work; None if it does.
+    `on_end` is called at each end. `refusal` returns why the model takes no new work; None if it
+    does.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Dispatch:
         policy: ResumePolicy,
         pause: PauseDetector,
         on_end: Callable[[Generation], None],
-        events: Events,
+        events: EventLog,
         refusal: Callable[[], WorkerError | None],
     ) -> None:
         self._child = child
@@ -65,7 +66,7 @@ class Dispatch:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._open: dict[Generation, int] = {}
-        # With the end of its patience, which it needs only while there is no child.
+        # With the timer that ends the wait, which runs only while no child serves.
         self._waiting: dict[Generation, Timer | None] = {}
         self._ended = asyncio.Event()
         self._closing: WorkerError | None = None
@@ -75,12 +76,12 @@ class Dispatch:
         self.crash_to_token = Histogram(CRASH_TO_TOKEN)
 
     def submit(self, generation: Generation, until: float) -> None:
-        """Take it on. Where no child serves it waits for one, until then on the loop's clock."""
+        """Take a generation on. Without a child it waits, until then on the loop's clock."""
         self._wait(generation, until)
         self._hand_over()
 
     async def drain(self, refusal: WorkerError) -> None:
-        """Wait until all that was begun has ended. What was not is refused at once."""
+        """Wait until all generations that have begun have ended; refuse the others at once."""
         self._closing = refusal
         for generation in list(self._waiting):
             if not generation.lost_by:
@@ -91,23 +92,23 @@ class Dispatch:
 
     @property
     def is_busy(self) -> bool:
-        """Is anything running or waiting?"""
+        """True if a generation runs or waits."""
         return bool(self._open or self._waiting)
 
     @property
     def kv_tokens(self) -> list[int]:
-        """Of each generation in the child's hands: tokens that it has KV of."""
-        return [it.kv_tokens for it in self._open]
+        """Return, for each generation that runs, the tokens of which the child has KV."""
+        return [generation.kv_tokens for generation in self._open]
 
     # --- the child's side ---
 
-    def take_lost(self) -> list[str]:
-        """Which requests were lost since this was asked last, by their names in the log."""
+    def take_lost_requests(self) -> list[str]:
+        """Return the names of the requests lost since the last call."""
         lost, self._lost_ids = self._lost_ids, []
-        return lost[:MOST_NAMED]
+        return lost[:MAX_NAMED]
 
-    def entered(self, state: State) -> None:
-        """The child is in a new state."""
+    def on_state_entered(self, state: State) -> None:
+        """Hand over, fail or keep waiting generations as the child's new state demands."""
         match state:
             case State.READY:
                 for generation in self._waiting:
@@ -123,63 +124,65 @@ class Dispatch:
                     if timer is None:
                         self._set_timer(generation, until)
 
-    def progressed(self) -> None:
-        """More of the model is in memory."""
+    def on_load_progress(self) -> None:
+        """Tell the readers of waiting generations that the model is loading."""
         for generation in self._waiting:
-            generation.progressed()
+            generation.on_progress()
 
-    # --- a generation's side ---
+    # --- the owner of generations ---
 
-    def lost(self, generation: Generation, why: str) -> None:
-        """Its process is gone: have it wait for the next one, where there is to be one."""
+    def process_lost(self, generation: Generation, why: str) -> None:
+        """Have a generation wait for the next process; end it if there is to be none."""
         del self._open[generation]
-        generation.lose(why)
+        generation.on_process_lost(why)
         self._lost_ids.append(generation.request_id)
         is_cut_off = self._child.state is State.STOPPING
-        if not is_cut_off:  # else nothing has crashed
+        if not is_cut_off:  # else the node has ended the process
             generation.crashes += 1
-        if generation.has_left:
-            generation.drop()
+        if generation.is_cancelled:
+            generation.end_cancelled()
         elif is_cut_off and isinstance(self._closing, NodeDraining):
             generation.fail(NodeDraining("the node went away in mid-answer", retry_after=5))
         elif not self._child.coming_back:
             generation.fail(ChildLost(why, retry_after=1))
         elif is_poison(generation, self._policy):
-            self._events.happened(
-                "poison",
-                self._child.model,
-                level=logging.WARNING,
-                request_id=generation.request_id,
-                crashes=generation.crashes,
-            )
-            self._child.lifecycle.pardon(generation.crashes)
-            generation.fail(
-                PoisonedRequest(f"{why}; {generation.crashes} processes died on this request")
-            )
+            self._refuse_poison(generation, why)
         else:
             self._wait(generation, self._loop.time() + self._policy.timeout)
 
-    def spoke_again(self, _generation: Generation, after: float) -> None:
-        """What a crash took was seconds away, to its reader."""
-        self.crash_to_token.observe(after)
+    def _refuse_poison(self, generation: Generation, why: str) -> None:
+        self._events.record(
+            "poison",
+            self._child.model,
+            level=logging.WARNING,
+            request_id=generation.request_id,
+            crashes=generation.crashes,
+        )
+        self._child.lifecycle.pardon(generation.crashes)
+        died = f"{generation.crashes} processes died on this request"
+        generation.fail(PoisonedRequest(f"{why}; {died}"))
 
-    def left(self, generation: Generation) -> None:
-        """Nobody reads it any more."""
+    def first_token_after_resume(self, _generation: Generation, seconds: float) -> None:
+        """Record how long a crash has interrupted the output of a generation."""
+        self.crash_to_token.observe(seconds)
+
+    def client_disconnected(self, generation: Generation) -> None:
+        """Cancel a generation whose client has left."""
         id_ = self._open.get(generation)
         if id_ is None:
-            generation.drop()
+            generation.end_cancelled()
         else:
             self._child.cancel(id_)
 
-    def overdue(self, generation: Generation, error: WorkerError) -> None:
-        """Its time is up: free its row, and tell its reader."""
+    def deadline_exceeded(self, generation: Generation, error: WorkerError) -> None:
+        """Free the row of a generation that has run out of time, and fail it."""
         id_ = self._open.get(generation)
         if id_ is not None:
             self._child.cancel(id_)
         generation.fail(error)
 
-    def ended(self, generation: Generation) -> None:
-        """It has had its last word: whoever waited for that may go."""
+    def generation_ended(self, generation: Generation) -> None:
+        """Forget a generation that has ended, and hand over those that waited for its end."""
         self._open.pop(generation, None)
         if generation in self._waiting:
             self._set_timer(generation, None)
@@ -188,46 +191,48 @@ class Dispatch:
         self._ended.set()
         self._hand_over()
 
-    # --- inside ---
+    # --- handing over ---
 
     def _fail_waiting(self, until: float | None = None) -> None:
-        """Fail what waits, but for begun work that may wait beyond `until` for the next try."""
+        """Fail what waits, except lost generations that may wait for the next try at `until`."""
         for generation, timer in list(self._waiting.items()):
             may_wait = until is not None and timer is not None and timer.when() > until
             if not (generation.lost_by and may_wait):
-                generation.fail(self._what_became_of(generation))
+                generation.fail(self._reason_to_end(generation))
 
     @property
     def _has_child(self) -> bool:
         return self._child.serving and self._child.state is State.READY
 
     def _hand_over(self) -> None:
-        """Give the child what it may have; while it drains, only what a child had before."""
+        """Give the child what may start; while it drains, only what a process had before."""
         if self._is_handing_over:
-            return  # a generation ended in the loop below, which looks again
+            return  # a generation ended in the loop below, which checks again
         self._is_handing_over = True
         try:
-            while turns := self._next_turns():
-                for generation in turns:
+            while batch := self._next_batch():
+                for generation in batch:
                     if generation in self._waiting:
                         self._give(generation)
         finally:
             self._is_handing_over = False
 
-    def _next_turns(self) -> Sequence[Generation]:
+    def _next_batch(self) -> Sequence[Generation]:
         if not self._waiting or not self._child.serving:
             return ()
         self._end_changed()
-        waiting = [it for it in self._waiting if it.lost_by or self._has_child]
-        return may_start(waiting, self._open, self._policy)
+        has_child = self._has_child
+        waiting = [generation for generation in self._waiting if generation.lost_by or has_child]
+        return next_to_resume(waiting, self._open, self._policy)
 
     def _end_changed(self) -> None:
-        """End what was begun by other weights or versions: the rest would be others' words."""
+        """End answers begun by other weights or versions: the rest would not belong to them."""
         now = identity_of(self._child.status)
-        for generation in [it for it in self._waiting if it.has_begun and it.identity != now]:
+        begun = (generation for generation in self._waiting if generation.has_begun)
+        for generation in [generation for generation in begun if generation.identity != now]:
             before = generation.identity
             assert before is not None, "a process has begun the generation"
-            self._events.happened(
+            self._events.record(
                 "weights changed",
                 self._child.model,
                 level=logging.WARNING,
@@ -243,7 +248,7 @@ class Dispatch:
         self._set_timer(generation, None)
         del self._waiting[generation]
         id_ = next(self._ids)
-        ask = Generate(
+        message = Generate(
             id_,
             generation.request,
             list(generation.tokens),
@@ -254,19 +259,21 @@ class Dispatch:
         self._open[generation] = id_
         generation.handed_over.append(time.perf_counter())
         try:
-            self._child.open(id_, generation, ask)
+            self._child.open(id_, generation, message)
         except ValueError as error:
             generation.fail(InvalidRequest(str(error)))
             return
         if generation.lost_by:
             self.resumes += 1
-            self._events.happened(
+            self._events.record(
                 "resume",
                 self._child.model,
                 request_id=generation.request_id,
                 after_tokens=len(generation.tokens),
                 crashes=generation.crashes,
             )
+
+    # --- waiting ---
 
     def _wait(self, generation: Generation, until: float) -> None:
         self._waiting[generation] = None
@@ -283,17 +290,16 @@ class Dispatch:
         )
 
     def _expire(self, generation: Generation) -> None:
-        generation.fail(self._what_became_of(generation))
+        generation.fail(self._reason_to_end(generation))
 
-    def _what_became_of(self, generation: Generation) -> WorkerError:
-        """Why it waits no longer for a child."""
+    def _reason_to_end(self, generation: Generation) -> WorkerError:
+        """Return why a generation does not wait for a child any longer."""
         child, refusal = self._child, self._refusal()
         if generation.lost_by:
             rest = f": {child.reason}" if child.state is State.FAILED else ""
-            retry = refusal.retry_after if refusal else 1
             return ChildLost(
                 f"{generation.lost_by}, and the model is {child.state.value}{rest}",
-                retry_after=retry,
+                retry_after=refusal.retry_after if refusal else 1,
             )
         if self._closing:
             return self._closing

@@ -1,9 +1,9 @@
-"""Who waits for one model, by key and by session: whose turn is next, and who has most in line.
+"""The requests that wait for one model, in a fair order by API key and session.
 
-Turns go round the keys, and with each turn of a key round its sessions: the names of sessions are
-the caller's own word, so that many of them, or none, win nothing against the holder of another key.
-However many wait, each of these is answered at once: keys and sessions are kept in the order of
-their turns, and once more by how many they have in line. [front]
+Tickets are served round-robin over the keys, and within a key round-robin over its sessions. The
+names of sessions are the client's own, so that many of them, or none, win nothing against another
+key. However many requests wait, every operation here takes constant time: keys and sessions are
+kept in the order of service, and once more by the number of their tickets. [front]
 """
 
 from __future__ import annotations
@@ -12,44 +12,44 @@ import asyncio
 from collections import OrderedDict, defaultdict
 from typing import NamedTuple
 
-Turn = asyncio.Future[None]
+Ticket = asyncio.Future[None]
 
 
 class Place(NamedTuple):
-    """Whose a turn is: the name of an API key, and a session among those of that key."""
+    """The place of a ticket: the name of an API key, and a session of that key."""
 
     key: str
     session: object
 
 
 class _Counts:
-    """Names by a number that goes up and down by one."""
+    """Names by a count that goes up and down by one."""
 
     def __init__(self) -> None:
         self._by_count: defaultdict[int, OrderedDict[object, None]] = defaultdict(OrderedDict)
-        self.most = 0
+        self.highest = 0
 
-    def one_of_most(self) -> object:
-        """Return, of the names with the largest number, the last that came to have that."""
-        return next(reversed(self._by_count[self.most]))
+    def newest_of_highest(self) -> object:
+        """Return, of the names with the highest count, the last one that reached the count."""
+        return next(reversed(self._by_count[self.highest]))
 
     def change(self, name: object, before: int, now: int) -> None:
-        """Count a name that had a number, and has one more or one less."""
+        """Move a name from one count to the next higher or lower one."""
         if before:
             del self._by_count[before][name]
             if not self._by_count[before]:
                 del self._by_count[before]
         if now:
             self._by_count[now][name] = None
-        if now > self.most or self.most not in self._by_count:
-            self.most = now
+        if now > self.highest or self.highest not in self._by_count:
+            self.highest = now
 
 
 class _Sessions:
-    """The turns of one key. A session's first come first."""
+    """The tickets of one key; those of a session are served in the order of their arrival."""
 
     def __init__(self) -> None:
-        self._round: OrderedDict[object, OrderedDict[Turn, None]] = OrderedDict()
+        self._round: OrderedDict[object, OrderedDict[Ticket, None]] = OrderedDict()
         self._counts = _Counts()
         self._waiting = 0
 
@@ -59,42 +59,42 @@ class _Sessions:
     def count(self, session: object) -> int:
         return len(self._round.get(session, ()))
 
-    def add(self, session: object, turn: Turn) -> None:
-        turns = self._round.setdefault(session, OrderedDict())
-        turns[turn] = None
+    def add(self, session: object, ticket: Ticket) -> None:
+        tickets = self._round.setdefault(session, OrderedDict())
+        tickets[ticket] = None
         self._waiting += 1
-        self._counts.change(session, len(turns) - 1, len(turns))
+        self._counts.change(session, len(tickets) - 1, len(tickets))
 
-    def take(self) -> Turn:
-        session, turns = next(iter(self._round.items()))
-        turn = next(iter(turns))
-        self.drop(session, turn)
+    def pop(self) -> Ticket:
+        session, tickets = next(iter(self._round.items()))
+        ticket = next(iter(tickets))
+        self.remove(session, ticket)
         if session in self._round:
             self._round.move_to_end(session)
-        return turn
+        return ticket
 
-    def drop(self, session: object, turn: Turn) -> bool:
-        turns = self._round.get(session)
-        if turns is None or turn not in turns:
+    def remove(self, session: object, ticket: Ticket) -> bool:
+        tickets = self._round.get(session)
+        if tickets is None or ticket not in tickets:
             return False
-        del turns[turn]
+        del tickets[ticket]
         self._waiting -= 1
-        if not turns:
+        if not tickets:
             del self._round[session]
-        self._counts.change(session, len(turns) + 1, len(turns))
+        self._counts.change(session, len(tickets) + 1, len(tickets))
         return True
 
     @property
-    def most(self) -> int:
-        return self._counts.most
+    def longest(self) -> int:
+        return self._counts.highest
 
-    def last_of_most(self) -> tuple[object, Turn]:
-        session = self._counts.one_of_most()
+    def newest_of_longest_session(self) -> tuple[object, Ticket]:
+        session = self._counts.newest_of_highest()
         return session, next(reversed(self._round[session]))
 
 
-class Line:
-    """Turns that have not come."""
+class FairQueue:
+    """The tickets that wait."""
 
     def __init__(self) -> None:
         self._round: OrderedDict[str, _Sessions] = OrderedDict()
@@ -102,48 +102,48 @@ class Line:
         self._waiting = 0
 
     def __len__(self) -> int:
-        """Return how many wait."""
+        """Return the number of tickets."""
         return self._waiting
 
-    def add(self, place: Place, turn: Turn) -> None:
-        """Put a turn behind those of its session; a new session or key comes last in its round."""
+    def add(self, place: Place, ticket: Ticket) -> None:
+        """Add a ticket behind those of its session; a new session or key is served last."""
         sessions = self._round.setdefault(place.key, _Sessions())
-        sessions.add(place.session, turn)
+        sessions.add(place.session, ticket)
         self._waiting += 1
         self._counts.change(place.key, len(sessions) - 1, len(sessions))
 
-    def take(self) -> Turn:
-        """Return the turn that is next; its key and session are last in their rounds from now."""
+    def pop(self) -> Ticket:
+        """Remove and return the next ticket; its key and session are served last from now on."""
         key, sessions = next(iter(self._round.items()))
-        turn = sessions.take()
-        self._shrunk(key, sessions)
+        ticket = sessions.pop()
+        self._on_removed(key, sessions)
         if key in self._round:
             self._round.move_to_end(key)
-        return turn
+        return ticket
 
-    def drop(self, place: Place, turn: Turn) -> None:
-        """Forget a turn. Harmless where it is not in line."""
+    def remove(self, place: Place, ticket: Ticket) -> None:
+        """Remove a ticket. Do nothing if it does not wait."""
         sessions = self._round.get(place.key)
-        if sessions is not None and sessions.drop(place.session, turn):
-            self._shrunk(place.key, sessions)
+        if sessions is not None and sessions.remove(place.session, ticket):
+            self._on_removed(place.key, sessions)
 
-    def yields_to(self, place: Place) -> tuple[Place, Turn] | None:
-        """Return the turn that gives way, in a full line, to one more of this place, if any.
+    def displaced_by(self, place: Place) -> tuple[Place, Ticket] | None:
+        """Return the ticket that a full queue drops for one more of this place; None for none.
 
-        It is the last of the key with most, where that has more than this key would have; else,
-        by the same rule, the last of the session with most among this key's own.
+        It is the newest ticket of the key with most tickets, if that key has more than this key
+        would have. Else, by the same rule, it is the newest of this key's longest session.
         """
         own = self._round.get(place.key, _Sessions())
-        if self._counts.most > len(own) + 1:
-            key = str(self._counts.one_of_most())
-        elif own.most > own.count(place.session) + 1:
+        if self._counts.highest > len(own) + 1:
+            key = str(self._counts.newest_of_highest())
+        elif own.longest > own.count(place.session) + 1:
             key = place.key
         else:
             return None
-        session, turn = self._round[key].last_of_most()
-        return Place(key, session), turn
+        session, ticket = self._round[key].newest_of_longest_session()
+        return Place(key, session), ticket
 
-    def _shrunk(self, key: str, sessions: _Sessions) -> None:
+    def _on_removed(self, key: str, sessions: _Sessions) -> None:
         self._waiting -= 1
         self._counts.change(key, len(sessions) + 1, len(sessions))
         if not sessions:

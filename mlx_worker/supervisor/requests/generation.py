@@ -1,44 +1,36 @@
-"""One request's life, across the processes that work on it: heard row by row, ended exactly once.
+"""One request's life across the processes that work on it: filled row by row, ended exactly once.
 
-It keeps what the next process needs to go on where this one died: the request with its seed, and
-the token ids its client has. A reader is called in the link's own callback, with no task between a
-token and its socket; `take` hands over everything that came since, so that a reader who lags sends
-many tokens in one write, and one who wants the whole is never called before the end. [front]
+A generation keeps what the next process needs to continue where a process died: the request with
+its seed, and the token ids that its client has. The subscriber is called in the connection's own
+callback, with no task between a token and its socket. `drain_output` returns everything since the
+last call: a slow reader sends many tokens in one write, and a reader of whole answers drains once.
+[front]
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
-
-import msgspec
+from typing import TYPE_CHECKING, Protocol
 
 from mlx_worker import errors
+from mlx_worker.supervisor.requests.output_buffer import OutputBuffer
 from mlx_worker.wire.messages import PrefillProgress, RequestFailed, Started
-from mlx_worker.wire.output import (
-    Done,
-    FinishReason,
-    PromptScores,
-    ReasoningText,
-    RowOutput,
-    Span,
-    TokenLogprobs,
-)
+from mlx_worker.wire.output import Done, FinishReason, PromptScores, RowOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
 
     from mlx_worker.supervisor.fingerprint import Identity
-    from mlx_worker.supervisor.process.connection import Told
+    from mlx_worker.supervisor.process.connection import ResponseMessage
     from mlx_worker.supervisor.process.pause import Handle
+    from mlx_worker.supervisor.requests.output_buffer import OutputDelta
     from mlx_worker.wire.request import ChatRequest
 
 
 def as_error(failed: RequestFailed) -> errors.WorkerError:
-    """A child's `Failed` as the error it names."""
+    """Return the error that a child names in a message."""
     kind = errors.error_class(failed.code)
     error = kind(failed.message, param=failed.param)
     if isinstance(error, errors.ContextLengthExceeded):
@@ -47,12 +39,12 @@ def as_error(failed: RequestFailed) -> errors.WorkerError:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How a generation ended: the client's finish reason and what was generated, in tokens.
+class FinishInfo:
+    """How a generation ended: the client's finish reason, and the generated tokens.
 
-    `stop_string` is the one that ended it, "" where none did; `reasoning_tokens` are those of
-    `completion_tokens` that were said while it reasoned. `context_full`: the context ended the
-    answer, not a limit that was asked for.
+    `stop_string` is the stop string that ended it, "" for none. `reasoning_tokens` of the
+    `completion_tokens` were reasoning. `context_full`: the context ended the answer, not a limit
+    of the request.
     """
 
     finish: FinishReason
@@ -63,111 +55,56 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
-    """A process ended with it: when, on `time.perf_counter`, and how many tokens it had by then."""
+class CrashRecord:
+    """The end of a process under a generation.
+
+    `at` is on `time.perf_counter`; `tokens` is the number of tokens that had been generated.
+    """
 
     at: float
     tokens: int
 
 
-class Scores(msgspec.Struct, frozen=True):
-    """All log-probabilities of a prompt's tokens, as `wire.output.PromptScores` has them."""
-
-    echoed: list[bytes]
-    listed: bytes
-
-    @classmethod
-    def of(cls, told: list[PromptScores]) -> Scores:
-        """Return the stretches that a child told, joined."""
-        lists = zip(*(it.echoed for it in told), strict=True)
-        return cls([_joined(stretches) for stretches in lists], _joined(it.listed for it in told))
+def _ignore() -> None:
+    """Do nothing: no reader has subscribed yet."""
 
 
-def _joined(stretches: Iterable[bytes]) -> bytes:
-    return b",".join(filter(None, stretches))
+class GenerationOwner(Protocol):
+    """The dispatcher, which hands a generation to one process, and to the next one."""
 
+    def process_lost(self, generation: Generation, why: str) -> None:
+        """Handle the end of the process that had the generation."""
 
-class Piece(msgspec.Struct, frozen=True):
-    """What came since the last time, in order: spans, then content.
+    def first_token_after_resume(self, generation: Generation, seconds: float) -> None:
+        """Handle the first token since the process was lost, that many seconds ago."""
 
-    `logprobs` has an entry a token where they were asked for; `scores` of the prompt come once. One
-    with nothing in it is a sign of life: the child makes progress, but has nothing to say.
-    """
+    def client_disconnected(self, generation: Generation) -> None:
+        """Handle that the reader needs no more output."""
 
-    text: str
-    logprobs: list[TokenLogprobs]
-    spans: list[Span] = []
-    scores: Scores | None = None
+    def deadline_exceeded(self, generation: Generation, error: errors.WorkerError) -> None:
+        """Handle that the request has run out of time."""
 
-    @property
-    def is_sign(self) -> bool:
-        """Is there nothing in it?"""
-        return not (self.text or self.spans or self.logprobs or self.scores)
-
-    @property
-    def said(self) -> list[Span]:
-        """All of it as spans."""
-        return [*self.spans, self.text] if self.text else self.spans
-
-
-def piece_of(spans: list[Span], logprobs: list[TokenLogprobs]) -> Piece:
-    """Neighbours of one kind joined, and the content that comes last set apart."""
-    if len(spans) == 1 and isinstance(spans[0], str):  # by far the most: one token's text
-        return Piece(spans[0], logprobs)
-    joined: list[Span] = []
-    for kind, run in itertools.groupby(spans, type):
-        if kind is str:
-            joined.append("".join(cast("Iterator[str]", run)))
-        elif kind is ReasoningText:
-            joined.append(
-                ReasoningText("".join(it.text for it in cast("Iterator[ReasoningText]", run)))
-            )
-        else:
-            joined += run
-    last = joined.pop() if joined and isinstance(joined[-1], str) else ""
-    return Piece(cast("str", last), logprobs, joined)
-
-
-def _nobody() -> None:
-    """Nobody reads yet."""
-
-
-class Keeper(Protocol):
-    """Whoever hands a generation to a child, and to the next one."""
-
-    def lost(self, generation: Generation, why: str) -> None:
-        """The process that had it is gone."""
-
-    def spoke_again(self, generation: Generation, after: float) -> None:
-        """Its first token since it was lost, so many seconds ago."""
-
-    def left(self, generation: Generation) -> None:
-        """Its reader wants no more of it."""
-
-    def overdue(self, generation: Generation, error: errors.WorkerError) -> None:
-        """Its time is up: nobody is to work on it any more."""
-
-    def ended(self, generation: Generation) -> None:
-        """It has ended, once."""
+    def generation_ended(self, generation: Generation) -> None:
+        """Handle the end of the generation, once."""
 
 
 class Generation:
-    """A listener of the link on one side, a source of text on the other.
+    """A response handler on one side, a source of output on the other.
 
-    `crashes` counts the processes that died with it in their hands, `lost_by` says what happened to
-    the last that had it, in words; "" where none was lost. Seconds in `sign_every`. `request_id` is
-    its name in the log. `first_token_at` and `ended_at` are on `time.perf_counter`, as are the
-    moments in `handed_over`, one a process that it was given to. `identity` is of the process that
-    has it, or had it last. `deadline` is a timer that the end cancels.
+    `crashes` counts the processes that died with the generation in work; `lost_by` says how the
+    last of them ended, "" for none. `keepalive_interval` is in seconds. `request_id` is the name in
+    the log. `first_token_at`, `ended_at` and `handed_over` (a moment for each process) are on
+    `time.perf_counter`. `identity` is of the process that has it, or had it last. The end cancels
+    the timer `deadline`.
     """
 
     def __init__(
         self,
         request: ChatRequest,
         session: str,
-        keeper: Keeper,
+        owner: GenerationOwner,
         *,
-        sign_every: float,
+        keepalive_interval: float,
         request_id: str = "",
     ) -> None:
         self.request = request
@@ -176,63 +113,59 @@ class Generation:
         self.first_token_at: float | None = None
         self.ended_at: float | None = None
         self.handed_over: list[float] = []
-        self.losses: list[Loss] = []
+        self.crash_records: list[CrashRecord] = []
         self.tokens: list[int] = []
         self.crashes = 0
         self.identity: Identity | None = None
         self.lost_by = ""
-        self.has_left = False
-        self.ending: Ending | None = None
-        self._keeper = keeper
-        self._sign_every = sign_every
-        self._spans: list[Span] = []
-        self._logprobs: list[TokenLogprobs] = []
-        self._told_scores: list[PromptScores] = []
-        self._scores: Scores | None = None
-        self._is_scored = False
-        self._sign = False
-        self._error: errors.WorkerError | None = None
+        self.is_cancelled = False
         self.over = False
-        self._reader: Callable[[], None] = _nobody
+        self.finish_info: FinishInfo | None = None
+        self.deadline: Handle | None = None
+        self._owner = owner
+        self._keepalive_interval = keepalive_interval
+        self._output = OutputBuffer()
+        self._error: errors.WorkerError | None = None
+        self._notify: Callable[[], None] = _ignore
         self._ended = asyncio.Event()
         self._lost_at: float | None = None
-        self._is_silent = True  # it has said nothing yet, or nothing since it was lost
+        self._awaits_token = True  # the first one, or the first one since a process was lost
         self._loop = asyncio.get_running_loop()
-        self._last_taken = self._began = self._loop.time()
+        self._drained_at = self._began = self._loop.time()
         self._started: asyncio.Future[Started] = self._loop.create_future()
-        self.deadline: Handle | None = None
 
     @property
     def age(self) -> float:
-        """Seconds since it was taken on."""
+        """Return the seconds since the request was taken on."""
         return self._loop.time() - self._began
 
-    # --- the link's side ---
+    # --- the connection's side ---
 
-    def hear(self, message: Told) -> None:
-        """Take in one message about this id; after the end there is nothing to take in."""
+    def on_message(self, message: ResponseMessage) -> None:
+        """Handle one message of the process; ignore messages after the end."""
         if self.over:
             return
         match message:
             case RowOutput():
-                self._hear_row(message)
+                self._on_row(message)
             case Started():
-                # The client knows the first; a later process only has other figures.
+                # The client knows the figures of the first process; only those count.
                 if not self._started.done():
                     self._started.set_result(message)
             case PrefillProgress():
-                self.progressed()
+                self.on_progress()
             case PromptScores():
-                self._hear_scores(message)
+                if self._output.add_scores(message):
+                    self._notify()
             case Done():
-                self.ending = Ending(
+                self.finish_info = FinishInfo(
                     message.finish,
                     message.completion_tokens,
                     message.stop_string,
                     message.reasoning_tokens,
                     message.context_full,
                 )
-                message.add_spans_to(self._spans)  # to be taken with the end
+                message.add_spans_to(self._output.spans)  # to be drained with the end
                 self._end()
             case RequestFailed():
                 self.fail(as_error(message))
@@ -240,19 +173,19 @@ class Generation:
                 pass
 
     def on_connection_lost(self, why: str) -> None:
-        """Hand the loss of the process to the keeper; after the end there is nothing to lose."""
+        """Tell the owner that the process is lost; after the end there is nothing to lose."""
         if not self.over:
-            self._keeper.lost(self, why)
+            self._owner.process_lost(self, why)
 
-    # --- the keeper's side ---
+    # --- the owner's side ---
 
-    def lose(self, why: str) -> None:
-        """The process that had it is gone: what comes next comes from another."""
+    def on_process_lost(self, why: str) -> None:
+        """Record the loss of the process: further output comes from another process."""
         now = time.perf_counter()
         self.lost_by = why
-        self.losses.append(Loss(now, len(self.tokens)))
-        self._is_silent = True
-        self._told_scores = []  # those of the next process may be cut in other places
+        self.crash_records.append(CrashRecord(now, len(self.tokens)))
+        self._awaits_token = True
+        self._output.drop_partial_scores()
         if self._lost_at is None:
             self._lost_at = now
 
@@ -263,116 +196,98 @@ class Generation:
 
     @property
     def room(self) -> int | None:
-        """Tokens that the first process allowed the answer; None where no process has begun."""
+        """Return the tokens that the first process allowed the answer; None before it began."""
         return self._started.result().room if self.has_begun else None
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens that a child has KV of for it, as far as it has told."""
+        """Return the tokens of which a child has KV, by what it has reported."""
         begun = self._started.done() and not self._error
         return self._started.result().prompt_tokens + len(self.tokens) if begun else 0
 
     def fail(self, error: errors.WorkerError) -> None:
-        """Nothing more will come, and this is why."""
+        """End the generation with an error."""
         self._error = error
         self._end()
 
-    def drop(self) -> None:
-        """End it without a word: nobody listens."""
-        self.ending = Ending("cancelled", len(self.tokens))
+    def end_cancelled(self) -> None:
+        """End a generation whose client has left."""
+        self.finish_info = FinishInfo("cancelled", len(self.tokens))
         self._end()
 
-    def progressed(self) -> None:
-        """The child is on its way to the next word: let the reader know, but not too often."""
-        if self._loop.time() - self._last_taken >= self._sign_every:
-            self._sign = True
-            self._reader()
+    def on_progress(self) -> None:
+        """Send the reader a keepalive, unless it has had output lately."""
+        if self._loop.time() - self._drained_at >= self._keepalive_interval:
+            self._output.add_keepalive()
+            self._notify()
 
     # --- inside ---
 
-    def _speaks(self) -> None:
+    def _on_token(self) -> None:
+        """Note the first token, and the first one since a process was lost."""
         now = time.perf_counter()
-        self._is_silent = False
+        self._awaits_token = False
         if self.first_token_at is None:
             self.first_token_at = now
         if self._lost_at is not None:
-            self._keeper.spoke_again(self, now - self._lost_at)
+            self._owner.first_token_after_resume(self, now - self._lost_at)
             self._lost_at = None
 
-    def _hear_row(self, row: RowOutput) -> None:
-        if self._is_silent:
-            self._speaks()
+    def _on_row(self, row: RowOutput) -> None:
+        if self._awaits_token:
+            self._on_token()
         self.tokens += row.tokens
-        self._logprobs += row.logprobs
-        row.add_spans_to(self._spans)
-        if self._has_news:
-            self._reader()
-
-    def _hear_scores(self, told: PromptScores) -> None:
-        """Collect the scores of the prompt; a process that goes on tells them again."""
-        if self._is_scored:
-            return
-        self._told_scores.append(told)
-        if told.is_last:
-            self._is_scored = True
-            self._scores, self._told_scores = Scores.of(self._told_scores), []
-            self._reader()
+        self._output.logprobs += row.logprobs
+        row.add_spans_to(self._output.spans)
+        if self._output.has_output:
+            self._notify()
 
     def _end(self) -> None:
         self.over = True
         self.ended_at = time.perf_counter()
         self._ended.set()
-        self._reader()
+        self._notify()
         if self.deadline is not None:
             self.deadline.cancel()
         if self._error is not None and not self._started.done():
             self._started.set_exception(self._error)
-            self._started.exception()  # whoever asks is told; nobody has to
-        self._keeper.ended(self)
+            self._started.exception()  # there may be no reader that awaits it
+        self._owner.generation_ended(self)
 
     # --- the reader's side ---
 
     async def started(self) -> Started:
-        """Wait until the child has admitted it. Raises the refusal if it does not."""
+        """Wait until a child has admitted the request. Raises the refusal if none does."""
         return await asyncio.shield(self._started)
 
-    def attend(self, reader: Callable[[], None]) -> None:
-        """Have it called whenever there is something to take, and at the end.
+    def subscribe(self, notify: Callable[[], None]) -> None:
+        """Have `notify` called whenever there is output to drain, and at the end.
 
-        It is called in the link's callback: it must not block, and not raise.
+        It runs in the connection's callback: it must not block, and not raise.
         """
-        self._reader = reader
-        if self._has_news or self.over:
-            reader()
+        self._notify = notify
+        if self._output.has_output or self.over:
+            notify()
 
-    def take(self) -> Piece | None:
-        """What came since the last time; None where that is nothing."""
-        if not self._has_news:
-            return None
-        piece = piece_of(self._spans, self._logprobs)
-        if self._scores is not None:
-            piece = msgspec.structs.replace(piece, scores=self._scores)
-        self._spans, self._logprobs, self._scores = [], [], None
-        self._sign = False
-        self._last_taken = self._loop.time()
-        return piece
+    def drain_output(self) -> OutputDelta | None:
+        """Return the output since the last call; None if there is none."""
+        delta = self._output.drain()
+        if delta is not None:
+            self._drained_at = self._loop.time()
+        return delta
 
-    @property
-    def _has_news(self) -> bool:
-        return bool(self._spans or self._logprobs or self._scores or self._sign)
-
-    async def heard_out(self) -> None:
-        """Wait for the end. Raises what went wrong; what was said before it can be taken."""
+    async def wait_finished(self) -> None:
+        """Wait for the end. Raises the error; output before the error can be drained."""
         await self._ended.wait()
-        self.check()
+        self.raise_for_error()
 
-    def check(self) -> None:
-        """Raises what it failed by, where it did."""
+    def raise_for_error(self) -> None:
+        """Raise the error that ended the generation, if any."""
         if self._error is not None:
             raise self._error
 
-    def leave(self) -> None:
-        """The client is gone or has had enough: free the row. Harmless after the end."""
+    def cancel(self) -> None:
+        """Free the row: the client has left, or needs no more. Do nothing after the end."""
         if not self.over:
-            self.has_left = True
-            self._keeper.left(self)
+            self.is_cancelled = True
+            self._owner.client_disconnected(self)

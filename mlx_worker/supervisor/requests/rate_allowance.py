@@ -1,4 +1,4 @@
-"""How often something may happen: a number at once, then so many each second. [front]"""
+"""A rate limit: a number of actions at once, then a number each second. [front]"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Allowance:
-    """A store that each `take` takes one from, refilled with time up to `at_once`."""
+    """A bucket of tokens that each `take` takes one from; time refills it up to `at_once`."""
 
     def __init__(self, at_once: int, each_second: float, clock: Callable[[], float]) -> None:
         self._at_once = at_once
@@ -19,7 +19,7 @@ class Allowance:
         self._as_of = clock()
 
     def take(self) -> bool:
-        """Take one; False where none is left."""
+        """Take a token; return False if none is left."""
         now = self._clock()
         refilled = self._left + max(0.0, now - self._as_of) * self._each_second
         self._left, self._as_of = min(self._at_once, refilled), now

@@ -1,9 +1,9 @@
-"""What becomes of requests whose child died: the decisions, without a child.
+"""Which requests are resumed after their process died: the decisions alone.
 
-Whoever was in a child's hands when it died is a suspect. After one crash all go back together:
-most crashes are nobody's fault. Who was there at a second one goes back alone, one after the
-other, while everybody else waits, so that a request that fells its child fells nobody else's with
-it; at `max_crashes` it is refused. Pure. [front]
+Every request that a process had when it died is a suspect. After one crash all of them are resumed
+together: most crashes are the fault of no request. A request that was there at a second crash is
+resumed alone, one after the other, while all others wait, so that a request that kills its process
+kills no other request with it. At `max_crashes` a request is refused. Pure. [front]
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-APART: Final = 2
-"""Crashes after which a request goes back alone; sooner where the next would be its last."""
+CRASHES_TO_ISOLATE: Final = 2
+"""Crashes after which a request is resumed alone; sooner if the next would be its last."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResumePolicy:
-    """How long a request waits for its child, in seconds, and how many of them it may see die.
+    """How long a request waits for a child, in seconds, and how many crashes it may be in.
 
-    `timeout` is for what a child has lost, `load_wait` for what none has had yet; a stream whose
-    child makes progress but has nothing to say gets a sign of life every `sign_every`.
+    `timeout` is for requests that a process has lost, `load_wait` for those that no process has had
+    yet. A stream without output gets a keepalive every `keepalive_interval` while its child makes
+    progress.
     """
 
     timeout: float = 300.0
     load_wait: float = 30.0
     max_crashes: int = 3
-    sign_every: float = 5.0
+    keepalive_interval: float = 5.0
 
 
 class Suspect(Protocol):
-    """Whoever was in a child's hands at so many of its crashes."""
+    """A request that was in work at `crashes` crashes."""
 
     crashes: int
 
@@ -42,18 +43,20 @@ S = TypeVar("S", bound=Suspect)
 
 
 def is_poison(suspect: Suspect, policy: ResumePolicy) -> bool:
-    """Has it felled, or seen felled, as many children as it may?"""
+    """True if the request was in work at `max_crashes` crashes."""
     return suspect.crashes >= policy.max_crashes
 
 
-def may_start(waiting: Sequence[S], running: Collection[S], policy: ResumePolicy) -> Sequence[S]:
-    """Who of those that wait may go to the child now, beside those that run in it."""
-    apart = min(APART, policy.max_crashes - 1)
-    if apart == 0:  # nobody comes back from a crash
+def next_to_resume(
+    waiting: Sequence[S], running: Collection[S], policy: ResumePolicy
+) -> Sequence[S]:
+    """Return the waiting requests that may go to the child now, beside those that run in it."""
+    isolated_from = min(CRASHES_TO_ISOLATE, policy.max_crashes - 1)
+    if isolated_from == 0:  # no request is resumed after a crash
         return waiting
-    if any(it.crashes >= apart for it in running):
+    if any(request.crashes >= isolated_from for request in running):
         return ()
-    alone = [it for it in waiting if it.crashes >= apart]
-    if alone:
-        return () if running else alone[:1]
+    isolated = [request for request in waiting if request.crashes >= isolated_from]
+    if isolated:
+        return () if running else isolated[:1]
     return waiting

@@ -1,4 +1,4 @@
-"""A listener for what has one answer: warm, clear, trim, tokenize. [front]"""
+"""A response handler for requests with one answer: warm, clear, trim, tokenize. [front]"""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from mlx_worker.wire.messages import (
 )
 
 if TYPE_CHECKING:
-    from mlx_worker.supervisor.process.connection import Told
+    from mlx_worker.supervisor.process.connection import ResponseMessage
 
-Answer = PromptWarmed | CacheCleared | TokenizeResult | DetokenizeResult
+UnaryAnswer = PromptWarmed | CacheCleared | TokenizeResult | DetokenizeResult
 
 
-class Call:
-    """Waits for the last word about its id."""
+class UnaryCall:
+    """Waits for the final response to its id."""
 
     def __init__(self) -> None:
-        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[UnaryAnswer] = asyncio.get_running_loop().create_future()
 
-    def hear(self, message: Told) -> None:
-        """Keep the last word."""
+    def on_message(self, message: ResponseMessage) -> None:
+        """Keep the final response."""
         if self.answer.done():
             return
         match message:
@@ -46,4 +46,4 @@ class Call:
 
     def _fail(self, error: WorkerError) -> None:
         self.answer.set_exception(error)
-        self.answer.exception()  # a caller may have left
+        self.answer.exception()  # the caller may have left

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo, Usage
 from mlx_worker.api.dialects.chat.response import ChatWriter
 from mlx_worker.errors import ChildLost
-from mlx_worker.supervisor.requests.generation import Ending, Piece
+from mlx_worker.supervisor.requests.generation import FinishInfo
+from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 from mlx_worker.wire.output import (
     FinishReason,
     InvalidToolCall,
@@ -26,8 +27,8 @@ from mlx_worker.wire.request import ChatRequest, Sampling
 USAGE = Usage(prompt=100, cached=64, completion=7, reasoning=2)
 
 
-def ended(finish: FinishReason) -> Ending:
-    return Ending(finish, 7)
+def ended(finish: FinishReason) -> FinishInfo:
+    return FinishInfo(finish, 7)
 
 
 def reply(model: str = "nano", *, include_usage: bool = False, n: int = 1) -> ChatWriter:
@@ -45,8 +46,8 @@ def events(stream: bytes) -> list[Any]:
     return ["[DONE]" if it == b"[DONE]" else json.loads(it) for it in data]
 
 
-def piece_of(model: str, text: str) -> Any:
-    (chunk,) = events(reply(model).delta(Piece(text, []), 0))
+def delta_of(model: str, text: str) -> Any:
+    (chunk,) = events(reply(model).delta(OutputDelta(text, []), 0))
     return chunk
 
 
@@ -54,8 +55,8 @@ def test_stream_is_role_text_finish_and_done() -> None:
     it = reply()
     stream = (
         it.start(USAGE)
-        + it.delta(Piece("Hel", []), 0)
-        + it.delta(Piece("lo", []), 0)
+        + it.delta(OutputDelta("Hel", []), 0)
+        + it.delta(OutputDelta("lo", []), 0)
         + it.finish([ended("stop")], USAGE)
     )
     *chunks, done = events(stream)
@@ -71,7 +72,11 @@ def test_stream_is_role_text_finish_and_done() -> None:
 
 def test_stream_chunks_share_one_completion_id() -> None:
     it = reply(include_usage=True)
-    stream = it.start(USAGE) + it.delta(Piece("Hello", []), 0) + it.finish([ended("length")], USAGE)
+    stream = (
+        it.start(USAGE)
+        + it.delta(OutputDelta("Hello", []), 0)
+        + it.finish([ended("length")], USAGE)
+    )
     heads = [
         {k: v for k, v in chunk.items() if k not in ("choices", "usage", "seed")}
         for chunk in events(stream)[:-1]
@@ -124,19 +129,19 @@ def test_stream_usage_is_the_last_chunk_without_choices() -> None:
     ],
 )
 def test_delta_text_survives_encoding(text: str) -> None:
-    assert piece_of("nano", text)["choices"][0]["delta"] == {"content": text}
+    assert delta_of("nano", text)["choices"][0]["delta"] == {"content": text}
 
 
 @settings(derandomize=True, deadline=None)
 @given(text=st.text())
 def test_delta_text_of_any_characters_survives_encoding(text: str) -> None:
-    assert piece_of("nano", text)["choices"][0]["delta"] == {"content": text}
+    assert delta_of("nano", text)["choices"][0]["delta"] == {"content": text}
 
 
 @pytest.mark.parametrize("model", ["org/model:4bit", "?", 'what"?', '"?"', 'a"b\\', "ö\n"])
 def test_delta_with_any_model_name_is_valid(model: str) -> None:
     """A client may send any name where the node has a default model."""
-    chunk = piece_of(model, "Hello")
+    chunk = delta_of(model, "Hello")
     assert chunk["model"] == model
     assert chunk["choices"] == [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]
 
@@ -157,7 +162,7 @@ def test_stream_error_is_one_event_without_done() -> None:
 
 def test_full_response_is_one_completion_object() -> None:
     answer = json.loads(
-        reply("qwen").full_response([(Piece('Hello "you"\n', []), ended("stop"))], USAGE)
+        reply("qwen").full_response([(OutputDelta('Hello "you"\n', []), ended("stop"))], USAGE)
     )
     assert answer.pop("id").startswith("chatcmpl-")
     assert answer == {
@@ -191,20 +196,22 @@ WALK = ToolCall("call_2", "walk", "{}")
 BROKEN = InvalidToolCall('{"name": ', "not a tool call: the text contains no call")
 
 
-def deltas(*pieces: Piece) -> list[Any]:
+def deltas(*pieces: OutputDelta) -> list[Any]:
     it = reply()
     stream = b"".join(it.delta(piece, 0) for piece in pieces)
     return [chunk["choices"][0]["delta"] for chunk in events(stream)]
 
 
-def whole(piece: Piece, finish: FinishReason = "stop") -> Any:
+def whole(piece: OutputDelta, finish: FinishReason = "stop") -> Any:
     (choice,) = json.loads(reply().full_response([(piece, ended(finish))], USAGE))["choices"]
     assert choice["finish_reason"] == finish
     return choice
 
 
 def test_stream_reasoning_has_both_keys_and_no_content() -> None:
-    said = deltas(Piece("", [], [ReasoningText("hm")]), Piece("So.", [], [ReasoningText(" well")]))
+    said = deltas(
+        OutputDelta("", [], [ReasoningText("hm")]), OutputDelta("So.", [], [ReasoningText(" well")])
+    )
     assert said == [
         {"reasoning_content": "hm", "reasoning": "hm"},
         {"reasoning_content": " well", "reasoning": " well"},
@@ -213,7 +220,7 @@ def test_stream_reasoning_has_both_keys_and_no_content() -> None:
 
 
 def test_stream_call_has_name_then_arguments_with_counted_index() -> None:
-    said = deltas(Piece("", [], ["Let me see.", LOOK]), Piece("", [], [WALK]))
+    said = deltas(OutputDelta("", [], ["Let me see.", LOOK]), OutputDelta("", [], [WALK]))
     assert said == [
         {"content": "Let me see."},
         {
@@ -242,7 +249,7 @@ def test_stream_call_has_name_then_arguments_with_counted_index() -> None:
 
 
 def test_stream_invalid_call_is_content_with_a_warning() -> None:
-    (chunk,) = events(reply().delta(Piece("", [], [BROKEN]), 0))
+    (chunk,) = events(reply().delta(OutputDelta("", [], [BROKEN]), 0))
     assert chunk["choices"] == [
         {
             "index": 0,
@@ -255,7 +262,7 @@ def test_stream_invalid_call_is_content_with_a_warning() -> None:
 
 def test_full_response_sorts_spans() -> None:
     choice = whole(
-        Piece(" end", [], [ReasoningText("hm"), "Let me see.", LOOK, WALK]), "tool_calls"
+        OutputDelta(" end", [], [ReasoningText("hm"), "Let me see.", LOOK, WALK]), "tool_calls"
     )
     assert choice["message"] == {
         "role": "assistant",
@@ -275,18 +282,22 @@ def test_full_response_sorts_spans() -> None:
 
 
 def test_full_response_of_calls_alone_has_null_content() -> None:
-    assert whole(Piece("", [], [LOOK]), "tool_calls")["message"]["content"] is None
+    assert whole(OutputDelta("", [], [LOOK]), "tool_calls")["message"]["content"] is None
 
 
 def test_full_response_invalid_call_is_content_with_a_warning() -> None:
-    choice = whole(Piece("?", [], ["I look: ", BROKEN]))
+    choice = whole(OutputDelta("?", [], ["I look: ", BROKEN]))
     assert choice["message"] == {"role": "assistant", "content": 'I look: {"name": ?'}
     assert choice["warnings"] == ["not a tool call: the text contains no call"]
 
 
 def test_delta_logprobs_are_reported_once_for_all_spans() -> None:
     told = TokenLogprobs(TokenChoice("a", -1.0), [])
-    for piece in (Piece("a", [told]), Piece("", [told]), Piece("b", [told], [ReasoningText("a")])):
+    for piece in (
+        OutputDelta("a", [told]),
+        OutputDelta("", [told]),
+        OutputDelta("b", [told], [ReasoningText("a")]),
+    ):
         chunks = events(reply().delta(piece, 0))
         entries = [chunk["choices"][0].get("logprobs") for chunk in chunks]
         assert [len(it["content"]) for it in entries if it] == [1]
@@ -294,7 +305,7 @@ def test_delta_logprobs_are_reported_once_for_all_spans() -> None:
 
 def test_logprobs_of_a_partial_character_have_its_bytes() -> None:
     told = TokenLogprobs(TokenChoice("\ufffd", -1.0, b"\xf0\x9f"), [TokenChoice("é", -2.0)])
-    (entry,) = whole(Piece("", [told]))["logprobs"]["content"]
+    (entry,) = whole(OutputDelta("", [told]))["logprobs"]["content"]
     assert (entry["token"], entry["bytes"]) == ("\ufffd", [0xF0, 0x9F])
     assert entry["top_logprobs"][0]["bytes"] == [*"é".encode()]
 
@@ -306,9 +317,9 @@ def test_stream_choices_have_their_index() -> None:
     it = reply(n=2)
     stream = (
         it.start(USAGE)
-        + it.delta(Piece("b", [], [LOOK]), 1)
-        + it.delta(Piece("a", []), 0)
-        + it.delta(Piece("", [], [WALK]), 0)
+        + it.delta(OutputDelta("b", [], [LOOK]), 1)
+        + it.delta(OutputDelta("a", []), 0)
+        + it.delta(OutputDelta("", [], [WALK]), 0)
         + it.finish([ended("tool_calls"), ended("length")], USAGE)
     )
     *chunks, done = events(stream)
@@ -325,9 +336,9 @@ def test_stream_choices_have_their_index() -> None:
 
 
 def test_full_response_choices_are_in_order() -> None:
-    said: list[tuple[Piece, Ending]] = [
-        (Piece("a", []), ended("stop")),
-        (Piece("b", []), ended("length")),
+    said: list[tuple[OutputDelta, FinishInfo]] = [
+        (OutputDelta("a", []), ended("stop")),
+        (OutputDelta("b", []), ended("length")),
     ]
     choices = json.loads(reply(n=2).full_response(said, USAGE))["choices"]
     assert [(it["index"], it["message"]["content"], it["finish_reason"]) for it in choices] == [

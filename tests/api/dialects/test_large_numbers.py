@@ -16,7 +16,8 @@ from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.api.dialects.responses.response import ResponsesWriter
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.limits import DEEPEST
-from mlx_worker.supervisor.requests.generation import Ending, Piece
+from mlx_worker.supervisor.requests.generation import FinishInfo
+from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 
 
 @pytest.mark.parametrize(
@@ -121,5 +122,5 @@ def test_large_bound_in_a_tool_is_repeated_exactly(is_packed: bool) -> None:
     answer = ResponsesWriter(
         call.with_packed_parts() if is_packed else call, ResponseInfo("m", 1, "fp_1")
     )
-    told = answer.full_response([(Piece("Hi", []), Ending("stop", 1))], Usage(1, 0, 1))
+    told = answer.full_response([(OutputDelta("Hi", []), FinishInfo("stop", 1))], Usage(1, 0, 1))
     assert json.loads(told)["tools"][0]["parameters"] == SCHEMA

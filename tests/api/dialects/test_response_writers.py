@@ -15,7 +15,8 @@ from mlx_worker.api.dialects.messages import request as messages
 from mlx_worker.api.dialects.messages.response import MessagesWriter
 from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.api.dialects.responses.response import ResponsesWriter
-from mlx_worker.supervisor.requests.generation import Ending, Piece, piece_of
+from mlx_worker.supervisor.requests.generation import FinishInfo
+from mlx_worker.supervisor.requests.output_buffer import OutputDelta, delta_of
 from mlx_worker.wire.output import (
     FinishReason,
     InvalidToolCall,
@@ -58,15 +59,15 @@ every_chat = pytest.mark.parametrize("dialect", CHATS, ids=repr)
 
 
 def both_ways(
-    dialect: Dialect, pieces: list[list[Span]], ending: Ending
+    dialect: Dialect, pieces: list[list[Span]], ending: FinishInfo
 ) -> tuple[ReceivedAnswer, ReceivedAnswer]:
     """The same pieces, streamed and whole."""
     it = MADE[dialect](json.dumps(dialect.body("hello", stream=True)).encode())
     stream = it.start(READ)
-    stream += b"".join(it.delta(piece_of(spans, []), 0) for spans in pieces)
+    stream += b"".join(it.delta(delta_of(spans, []), 0) for spans in pieces)
     stream += it.finish([ending], USED)
     it = MADE[dialect](json.dumps(dialect.body("hello")).encode())
-    piece = piece_of([span for spans in pieces for span in spans], [])
+    piece = delta_of([span for spans in pieces for span in spans], [])
     whole = it.full_response([(piece, ending)], USED)
     return dialect.read_stream(events_of(stream)), dialect.read_full(json.loads(whole))
 
@@ -112,7 +113,7 @@ CASES: dict[str, tuple[list[list[Span]], FinishReason, ReceivedAnswer]] = {
 def test_answer_is_equal_streamed_and_whole(dialect: Dialect, case: str) -> None:
     pieces, finish, expected = CASES[case]
     expected.usage = USAGE
-    streamed, whole = both_ways(dialect, pieces, Ending(finish, 7))
+    streamed, whole = both_ways(dialect, pieces, FinishInfo(finish, 7))
     assert streamed == expected
     assert whole == expected
 
@@ -120,7 +121,9 @@ def test_answer_is_equal_streamed_and_whole(dialect: Dialect, case: str) -> None
 @every_chat
 def test_usage_counts_reasoning_tokens(dialect: Dialect) -> None:
     it = MADE[dialect](json.dumps(dialect.body("hello")).encode())
-    usage = json.loads(it.full_response([(Piece("a", []), Ending("stop", 7))], USED))["usage"]
+    usage = json.loads(it.full_response([(OutputDelta("a", []), FinishInfo("stop", 7))], USED))[
+        "usage"
+    ]
     details = [value for key, value in usage.items() if key.startswith(("output", "completion"))]
     assert 3 in [n for it in details if isinstance(it, dict) for n in it.values()]
 
@@ -131,16 +134,16 @@ def test_usage_counts_reasoning_tokens(dialect: Dialect) -> None:
 @pytest.mark.parametrize(
     ("ending", "told"),
     [
-        (Ending("stop", 7), ("end_turn", None)),
-        (Ending("stop", 7, "END"), ("stop_sequence", "END")),
-        (Ending("length", 7), ("max_tokens", None)),
-        (Ending("tool_calls", 7), ("tool_use", None)),
-        (Ending("tool_calls", 7, "END"), ("tool_use", None)),
+        (FinishInfo("stop", 7), ("end_turn", None)),
+        (FinishInfo("stop", 7, "END"), ("stop_sequence", "END")),
+        (FinishInfo("length", 7), ("max_tokens", None)),
+        (FinishInfo("tool_calls", 7), ("tool_use", None)),
+        (FinishInfo("tool_calls", 7, "END"), ("tool_use", None)),
     ],
 )
-def test_message_names_its_stop_sequence(ending: Ending, told: tuple[str, str | None]) -> None:
+def test_message_names_its_stop_sequence(ending: FinishInfo, told: tuple[str, str | None]) -> None:
     it = MADE[MESSAGES](json.dumps(MESSAGES.body("hello")).encode())
-    whole = json.loads(it.full_response([(Piece("a", []), ending)], USED))
+    whole = json.loads(it.full_response([(OutputDelta("a", []), ending)], USED))
     assert (whole["stop_reason"], whole["stop_sequence"]) == told
     *_, (_, delta), _ = events_of(it.finish([ending], USED))
     assert (delta["delta"]["stop_reason"], delta["delta"]["stop_sequence"]) == told
@@ -161,7 +164,7 @@ def test_response_repeats_request_fields_and_stores_nothing() -> None:
         "seed": 7,
     }
     it = MADE[RESPONSES](json.dumps({"input": "hello"} | asked).encode())
-    told = json.loads(it.full_response([(Piece("a", []), Ending("stop", 7))], USED))
+    told = json.loads(it.full_response([(OutputDelta("a", []), FinishInfo("stop", 7))], USED))
     assert {key: told[key] for key in asked} == asked
     assert told["store"] is False
     assert told["previous_response_id"] is None
@@ -169,16 +172,16 @@ def test_response_repeats_request_fields_and_stores_nothing() -> None:
 
 def test_item_cut_by_the_limit_is_incomplete() -> None:
     it = MADE[RESPONSES](json.dumps({"input": "hello"}).encode())
-    piece = Piece("Hel", [], [ReasoningText("hm")])
-    told = json.loads(it.full_response([(piece, Ending("length", 7))], USED))
+    piece = OutputDelta("Hel", [], [ReasoningText("hm")])
+    told = json.loads(it.full_response([(piece, FinishInfo("length", 7))], USED))
     assert [item["status"] for item in told["output"]] == ["completed", "incomplete"]
 
 
 def test_reasoning_is_in_the_summary_if_requested() -> None:
     body = {"input": "hello", "reasoning": {"summary": "auto"}}
     it = MADE[RESPONSES](json.dumps(body).encode())
-    stream = it.start(READ) + it.delta(Piece("So.", [], [ReasoningText("hm")]), 0)
-    events = events_of(stream + it.finish([Ending("stop", 7)], USED))
+    stream = it.start(READ) + it.delta(OutputDelta("So.", [], [ReasoningText("hm")]), 0)
+    events = events_of(stream + it.finish([FinishInfo("stop", 7)], USED))
     expected = ReceivedAnswer("So.", "hm", finish="stop", usage=USAGE)
     assert RESPONSES.read_stream(events) == expected
     deltas = [data for name, data in events if name == "response.reasoning_summary_text.delta"]
@@ -193,10 +196,13 @@ def test_reasoning_is_in_the_summary_if_requested() -> None:
 def test_reasoning_summaries_always_adds_a_summary(reasoning: dict[str, Any]) -> None:
     body = json.dumps({"input": "hello"} | reasoning).encode()
     call = responses.parse(body)
-    pieces = [Piece("", [], [ReasoningText("h")]), Piece("So.", [], [ReasoningText("m")])]
+    pieces = [
+        OutputDelta("", [], [ReasoningText("h")]),
+        OutputDelta("So.", [], [ReasoningText("m")]),
+    ]
     it = ResponsesWriter(call, replace(INFO, reasoning_summaries="always"))
     stream = it.start(READ) + b"".join(it.delta(piece, 0) for piece in pieces)
-    events = [data for _, data in events_of(stream + it.finish([Ending("stop", 7)], USED))]
+    events = [data for _, data in events_of(stream + it.finish([FinishInfo("stop", 7)], USED))]
     kinds = [event["type"] for event in events]
     for kind in ("reasoning_summary_text", "reasoning_text"):
         at = [i for i, it in enumerate(kinds) if it == f"response.{kind}.delta"]
@@ -212,7 +218,9 @@ def test_reasoning_summaries_always_adds_a_summary(reasoning: dict[str, Any]) ->
     assert said["content"][0]["text"] == "So."
     again = ResponsesWriter(call, replace(INFO, reasoning_summaries="always"))
     whole = json.loads(
-        again.full_response([(piece_of([ReasoningText("hm"), "So."], []), Ending("stop", 7))], USED)
+        again.full_response(
+            [(delta_of([ReasoningText("hm"), "So."], []), FinishInfo("stop", 7))], USED
+        )
     )
     assert [{**item, "id": ""} for item in whole["output"]] == [
         {**item, "id": ""} for item in (thought, said)
@@ -223,7 +231,7 @@ def test_requested_summary_is_alone_for_every_configuration() -> None:
     body = json.dumps({"input": "hello", "reasoning": {"summary": "auto"}}).encode()
     for info in (INFO, replace(INFO, reasoning_summaries="always")):
         writer = ResponsesWriter(responses.parse(body), info)
-        choice = (piece_of([ReasoningText("hm")], []), Ending("stop", 7))
+        choice = (delta_of([ReasoningText("hm")], []), FinishInfo("stop", 7))
         (item,) = json.loads(writer.full_response([choice], USED))["output"]
         assert item["summary"] == [{"type": "summary_text", "text": "hm"}]
         assert "content" not in item
@@ -232,7 +240,7 @@ def test_requested_summary_is_alone_for_every_configuration() -> None:
 @every_chat
 def test_notice_is_a_warning_outside_the_answer(dialect: Dialect) -> None:
     spans: list[list[Span]] = [["So."], [Notice("left out")]]
-    for received in both_ways(dialect, spans, Ending("stop", 7)):
+    for received in both_ways(dialect, spans, FinishInfo("stop", 7)):
         assert (received.text, received.warnings) == ("So.", ["left out"])
-    for received in both_ways(dialect, [[Notice("left out")]], Ending("stop", 7)):
+    for received in both_ways(dialect, [[Notice("left out")]], FinishInfo("stop", 7)):
         assert (received.text, received.warnings) == ("", ["left out"])

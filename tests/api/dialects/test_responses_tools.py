@@ -12,7 +12,7 @@ from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest
 from mlx_worker.api.dialects.responses.response import ResponsesWriter
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.limits import RENAMED_TOOLS
-from mlx_worker.supervisor.requests.generation import Ending, Piece
+from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 from mlx_worker.wire.output import Span, ToolCall
 from mlx_worker.wire.request import AnswerConstraint, ToolCallConstraint
 from tests.call_counter import calls
@@ -374,8 +374,8 @@ def test_unknown_item_type_names_the_known_types() -> None:
 
 
 def both_ways(call: ResponsesGenerationRequest, *spans: Span) -> list[ReceivedAnswer]:
-    usage, ending = Usage(1, 0, 1), Ending("tool_calls", 1)
-    piece = Piece("", [], list(spans))
+    usage, ending = Usage(1, 0, 1), FinishInfo("tool_calls", 1)
+    piece = OutputDelta("", [], list(spans))
     streamed, whole = (ResponsesWriter(call, ResponseInfo("m", 1, "fp")) for _ in range(2))
     events = streamed.start(usage) + streamed.delta(piece, 0) + streamed.finish([ending], usage)
     body = json.loads(whole.full_response([(piece, ending)], usage))

@@ -10,7 +10,8 @@ import pytest
 from mlx_worker.api.dialects.base import ResponseInfo, Usage
 from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest, parse
 from mlx_worker.api.dialects.responses.response import ResponsesWriter
-from mlx_worker.supervisor.requests.generation import Ending, Piece
+from mlx_worker.supervisor.requests.generation import FinishInfo
+from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 from mlx_worker.wire.output import ReasoningText, TokenChoice, TokenLogprobs, ToolCall
 
 INCLUDE = "message.output_text.logprobs"
@@ -35,11 +36,11 @@ def events(data: bytes) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
-def ending() -> Ending:
-    return Ending("stop", 3)
+def ending() -> FinishInfo:
+    return FinishInfo("stop", 3)
 
 
-def streamed(*pieces: Piece) -> list[dict[str, Any]]:
+def streamed(*pieces: OutputDelta) -> list[dict[str, Any]]:
     it = reply()
     told = [event for piece in pieces for event in events(it.delta(piece, 0))]
     return told + events(it.finish([ending()], USAGE))
@@ -62,22 +63,22 @@ def tokens_of(response: dict[str, Any]) -> list[list[str]]:
 
 
 def test_logprobs_have_the_form_of_the_reference() -> None:
-    it = events(reply().delta(Piece("a", [token("a")]), 0))
+    it = events(reply().delta(OutputDelta("a", [token("a")]), 0))
     told = {"token": "a", "logprob": -0.5, "bytes": [97]}
     assert it[-1]["logprobs"] == [told | {"top_logprobs": [told]}]
 
 
 CASES = [
     pytest.param(
-        [Piece("a", [token("a")]), Piece(" b", [token(" b")])],
+        [OutputDelta("a", [token("a")]), OutputDelta(" b", [token(" b")])],
         [("a", ["a"]), (" b", [" b"])],
         [["a", " b"]],
         id="a token each",
     ),
     pytest.param(
         [
-            Piece("", [token("\ufffd", data=b"\xf0\x9f")]),
-            Piece("🙂", [token("\ufffd", data=b"\x99\x82")]),
+            OutputDelta("", [token("\ufffd", data=b"\xf0\x9f")]),
+            OutputDelta("🙂", [token("\ufffd", data=b"\x99\x82")]),
         ],
         [("🙂", ["\ufffd", "\ufffd"])],
         [["\ufffd", "\ufffd"]],
@@ -85,9 +86,9 @@ CASES = [
     ),
     pytest.param(
         [
-            Piece("", [token("hm", content=False)], [ReasoningText("hm")]),
-            Piece("", [token("</think>", content=False)]),
-            Piece("a", [token("a")]),
+            OutputDelta("", [token("hm", content=False)], [ReasoningText("hm")]),
+            OutputDelta("", [token("</think>", content=False)]),
+            OutputDelta("a", [token("a")]),
         ],
         [("a", ["a"])],
         [["a"]],
@@ -95,33 +96,33 @@ CASES = [
     ),
     pytest.param(
         [
-            Piece("a", [token("a")]),
-            Piece("", [token("x", content=False)], [ToolCall("c", "look", "{}")]),
-            Piece("b", [token("b")]),
+            OutputDelta("a", [token("a")]),
+            OutputDelta("", [token("x", content=False)], [ToolCall("c", "look", "{}")]),
+            OutputDelta("b", [token("b")]),
         ],
         [("a", ["a"]), ("b", ["b"])],
         [["a"], ["b"]],
         id="a call between",
     ),
     pytest.param(
-        [Piece("ab", [token(" ab")]), Piece("c", [token("c")])],
+        [OutputDelta("ab", [token(" ab")]), OutputDelta("c", [token("c")])],
         [("ab", [" ab"]), ("c", [])],
         [[" ab", "c"]],
         id="a first space that is not shown",
     ),
-    pytest.param([Piece("a", [])], [("a", [])], [[]], id="none asked for"),
+    pytest.param([OutputDelta("a", [])], [("a", [])], [[]], id="none asked for"),
 ]
 
 
 @pytest.mark.parametrize(("pieces", "told", "tokens"), CASES)
 def test_logprobs_come_with_their_text_streamed_and_whole(
-    pieces: list[Piece], told: list[tuple[str, list[str]]], tokens: list[list[str]]
+    pieces: list[OutputDelta], told: list[tuple[str, list[str]]], tokens: list[list[str]]
 ) -> None:
     stream = streamed(*pieces)
     assert deltas(stream) == told
     assert tokens_of(stream[-1]["response"]) == tokens
     done = [it["logprobs"] for it in stream if it["type"] == "response.output_text.done"]
     assert [[it["token"] for it in each] for each in done] == tokens
-    spans = [span for piece in pieces for span in piece.said]
-    whole = Piece("", [it for piece in pieces for it in piece.logprobs], spans)
+    spans = [span for piece in pieces for span in piece.all_spans]
+    whole = OutputDelta("", [it for piece in pieces for it in piece.logprobs], spans)
     assert tokens_of(json.loads(reply().full_response([(whole, ending())], USAGE))) == tokens

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from mlx_worker.api.generation.stream import OutputStream
 from mlx_worker.errors import InferenceError, WorkerError
-from mlx_worker.supervisor.requests.generation import Generation, Piece
+from mlx_worker.supervisor.requests.generation import Generation
 from mlx_worker.wire.output import Done, RowOutput
 from tests.supervisor_harness import chat, soon
 
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
     from mlx_worker.api.dialects.base import ResponseWriter
+    from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 
 
 class Keeper:
     """An owner of generations that does nothing."""
 
-    def lost(self, generation: Generation, why: str) -> None: ...
+    def process_lost(self, generation: Generation, why: str) -> None: ...
 
-    def spoke_again(self, generation: Generation, after: float) -> None: ...
+    def first_token_after_resume(self, generation: Generation, after: float) -> None: ...
 
-    def left(self, generation: Generation) -> None: ...
+    def client_disconnected(self, generation: Generation) -> None: ...
 
-    def overdue(self, generation: Generation, error: WorkerError) -> None: ...
+    def deadline_exceeded(self, generation: Generation, error: WorkerError) -> None: ...
 
-    def ended(self, generation: Generation) -> None: ...
+    def generation_ended(self, generation: Generation) -> None: ...
 
 
 class Plain:
@@ -40,7 +41,7 @@ class Plain:
     def keepalive(self) -> bytes:
         return b":"
 
-    def delta(self, piece: Piece, choice: int) -> bytes:
+    def delta(self, piece: OutputDelta, choice: int) -> bytes:
         return f"{choice}{piece.text}".encode()
 
 
@@ -73,7 +74,9 @@ class Told:
 
     def __init__(self, choices: int = 1) -> None:
         self.client = Client()
-        self.choices = [Generation(chat("x"), "", Keeper(), sign_every=60) for _ in range(choices)]
+        self.choices = [
+            Generation(chat("x"), "", Keeper(), keepalive_interval=60) for _ in range(choices)
+        ]
         self.stream = OutputStream(
             web.StreamResponse(),
             cast("AbstractStreamWriter", self.client),
@@ -85,10 +88,10 @@ class Told:
 
     def say(self, *texts: str, choice: int = 0) -> None:
         for text in texts:
-            self.choices[choice].hear(RowOutput(1, [5], text))
+            self.choices[choice].on_message(RowOutput(1, [5], text))
 
     def end(self, text: str, choice: int = 0) -> None:
-        self.choices[choice].hear(Done(1, "stop", 3, text))
+        self.choices[choice].on_message(Done(1, "stop", 3, text))
 
 
 @pytest.fixture

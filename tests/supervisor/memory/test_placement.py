@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mlx_worker.errors import MemoryFull, ModelTooLarge
-from mlx_worker.supervisor.event_log import Events
+from mlx_worker.supervisor.event_log import EventLog
 from mlx_worker.supervisor.memory.budget import MemoryBudget
 from mlx_worker.supervisor.memory.policy import PROCESS_BYTES, PressureLevel
 from mlx_worker.supervisor.memory.pressure import Pressure
@@ -204,7 +204,7 @@ async def test_a_recycled_process_finishes_what_it_has_first(pace: Fifo) -> None
         pace.let(3)
         assert await whole(generation) == "one two three"
         await soon(node.named("a").child.reached(State.STARTING, State.LOADING, State.READY))
-        assert node.named("a").dispatch.resumes == 0
+        assert node.named("a").dispatcher.resumes == 0
 
 
 async def test_processes_larger_than_expected_make_room_by_what_was_measured() -> None:
@@ -235,7 +235,7 @@ async def test_over_the_limit_idle_models_leave_and_a_request_waits_for_that() -
 
 async def test_a_process_that_has_ended_is_no_reason_to_refuse_work() -> None:
     """Its memory is free at once; the ladder hears of that at the next look."""
-    events = Events()
+    events = EventLog()
     pressure = Pressure(MemoryBudget(100, events), list, events)
     pressure._escalation.level = PressureLevel.RECYCLE
     assert pressure.refusal() is None

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining, WorkerError
-from mlx_worker.supervisor.event_log import Events
+from mlx_worker.supervisor.event_log import EventLog
 from mlx_worker.supervisor.process.child import Child
 from mlx_worker.supervisor.process.launcher import Launcher, ProcessLauncher
 from mlx_worker.supervisor.process.lifecycle import Lifecycle, Timings
@@ -72,7 +72,7 @@ class Host:
     def on_retry_due(self) -> None:
         pass
 
-    def take_lost(self) -> list[str]:
+    def take_lost_requests(self) -> list[str]:
         return []
 
 
@@ -92,7 +92,7 @@ async def child_of(
         timings,
         launch=launcher,
         pause=PauseDetector(asyncio.get_running_loop(), timings.ping),
-        events=Events(),
+        events=EventLog(),
     )
     child.start()
     try:
@@ -104,30 +104,30 @@ async def child_of(
 
 
 class OneChild:
-    """A keeper that knows this process only: what it loses is lost."""
+    """A owner that knows this process only: what it loses is lost."""
 
     def __init__(self, child: Child, id_: int) -> None:
         self._child = child
         self._id = id_
 
-    def lost(self, generation: Generation, why: str) -> None:
+    def process_lost(self, generation: Generation, why: str) -> None:
         generation.fail(ChildLost(why))
 
-    def spoke_again(self, _generation: Generation, _after: float) -> None:
+    def first_token_after_resume(self, _generation: Generation, _after: float) -> None:
         raise AssertionError("what is lost does not come back")
 
-    def left(self, _generation: Generation) -> None:
+    def client_disconnected(self, _generation: Generation) -> None:
         self._child.cancel(self._id)
 
-    def overdue(self, generation: Generation, error: WorkerError) -> None:
+    def deadline_exceeded(self, generation: Generation, error: WorkerError) -> None:
         generation.fail(error)
 
-    def ended(self, _generation: Generation) -> None:
+    def generation_ended(self, _generation: Generation) -> None:
         pass
 
 
 def ask(child: Child, request: ChatRequest, id_: int = 1) -> Generation:
-    generation = Generation(request, "", OneChild(child, id_), sign_every=3600)
+    generation = Generation(request, "", OneChild(child, id_), keepalive_interval=3600)
     child.open(id_, generation, Generate(id_, request))
     return generation
 
@@ -329,7 +329,7 @@ async def test_a_client_that_leaves_a_hung_child_does_not_hide_the_hang() -> Non
         await soon(it.reached(State.READY))
         generation = ask(it, chat("one two three"))
         assert await text_of(generation) == "one"
-        generation.leave()
+        generation.cancel()
         await soon(it.reached(State.FAILED))
         assert "no progress" in it.reason
 

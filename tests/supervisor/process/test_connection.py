@@ -9,7 +9,13 @@ import pytest
 import uvloop
 
 from mlx_worker.errors import CHILD_CODES, ChildLost
-from mlx_worker.supervisor.process.connection import Fact, Link, Owner, Told, connect
+from mlx_worker.supervisor.process.connection import (
+    ChildConnection,
+    ChildReport,
+    ConnectionCallbacks,
+    ResponseMessage,
+    connect,
+)
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.wire.base import WireMessage
 from mlx_worker.wire.framing import MAX_FRAME, encode, frames_to_child
@@ -39,16 +45,16 @@ class Ear:
     """A listener that keeps what it hears."""
 
     def __init__(self) -> None:
-        self.heard: asyncio.Queue[Told] = asyncio.Queue()
+        self.heard: asyncio.Queue[ResponseMessage] = asyncio.Queue()
         self.lost: asyncio.Queue[str] = asyncio.Queue()
 
-    def hear(self, message: Told) -> None:
+    def on_message(self, message: ResponseMessage) -> None:
         self.heard.put_nowait(message)
 
     def on_connection_lost(self, why: str) -> None:
         self.lost.put_nowait(why)
 
-    async def next(self) -> Told:
+    async def next(self) -> ResponseMessage:
         return await soon(self.heard.get())
 
     async def loss(self) -> str:
@@ -56,14 +62,16 @@ class Ear:
 
 
 class Peer:
-    """A link, and the far end of its pipe."""
+    """A connection, and the far end of its pipe."""
 
     def __init__(self) -> None:
-        self.facts: asyncio.Queue[Fact] = asyncio.Queue()
+        self.facts: asyncio.Queue[ChildReport] = asyncio.Queue()
         self.ends: asyncio.Queue[tuple[Event, str]] = asyncio.Queue()
         self.quiet = 0
         self.steps: list[list[RowOutput]] = []
-        self.link = Link(Owner(self.facts.put_nowait, self._ended, self._hushed, self.steps.append))
+        self.connection = ChildConnection(
+            ConnectionCallbacks(self.facts.put_nowait, self._ended, self._hushed, self.steps.append)
+        )
         self._frames = frames_to_child()
 
     def _ended(self, event: Event, reason: str) -> None:
@@ -73,7 +81,7 @@ class Peer:
         self.quiet += 1
 
     async def join(self) -> None:
-        self.far = await connect(self.link)
+        self.far = await connect(self.connection)
         self.far.setblocking(False)
 
     def say(self, *messages: WireMessage) -> None:
@@ -87,7 +95,7 @@ class Peer:
         data = await soon(asyncio.get_running_loop().sock_recv(self.far, 1 << 16))
         return list(self._frames.feed(data))
 
-    async def fact(self) -> Fact:
+    async def fact(self) -> ChildReport:
         return await soon(self.facts.get())
 
     async def end(self) -> tuple[Event, str]:
@@ -99,7 +107,7 @@ async def peer() -> AsyncIterator[Peer]:
     peer = Peer()
     await peer.join()
     yield peer
-    peer.link.close()
+    peer.connection.close()
     peer.far.close()
 
 
@@ -113,7 +121,7 @@ async def tick() -> None:
 
 def opened(peer: Peer, id_: int = 1) -> Ear:
     ear = Ear()
-    peer.link.open(id_, ear, Warm(id_, "a prompt"))
+    peer.connection.open(id_, ear, Warm(id_, "a prompt"))
     return ear
 
 
@@ -121,8 +129,8 @@ def opened(peer: Peer, id_: int = 1) -> Ear:
 
 
 async def test_what_is_opened_or_sent_arrives_in_order(peer: Peer) -> None:
-    peer.link.open(7, Ear(), Warm(7, "a prompt"))
-    peer.link.send(Ping(1))
+    peer.connection.open(7, Ear(), Warm(7, "a prompt"))
+    peer.connection.send(Ping(1))
     heard: list[ToChild] = []
     while len(heard) < 2:
         heard += await peer.hear()
@@ -136,9 +144,9 @@ async def test_the_far_end_is_the_only_one_a_child_would_inherit(peer: Peer) -> 
 
 async def test_a_message_that_fits_no_frame_is_refused_and_opens_nothing(peer: Peer) -> None:
     with pytest.raises(ValueError, match="over the limit"):
-        peer.link.open(1, Ear(), Warm(1, "x" * (MAX_FRAME + 1)))
-    assert peer.link.open_ids == 0
-    peer.link.send(Ping(1))
+        peer.connection.open(1, Ear(), Warm(1, "x" * (MAX_FRAME + 1)))
+    assert peer.connection.open_ids == 0
+    peer.connection.send(Ping(1))
     assert await peer.hear() == [Ping(1)]
 
 
@@ -146,14 +154,14 @@ async def test_a_message_that_fits_no_frame_is_refused_and_opens_nothing(peer: P
 def test_what_was_said_before_the_end_is_heard_though_a_write_fails(new_loop: Any) -> None:
     row = RowOutput(1, [5], "a")
 
-    async def say_write_and_hear() -> list[Told]:
+    async def say_write_and_hear() -> list[ResponseMessage]:
         peer = Peer()
         await peer.join()
         ear = opened(peer)
         await peer.hear()
         peer.say(STARTED, StepOutput([row]))
         peer.far.close()
-        peer.link.send(Ping(1))  # before the loop reads
+        peer.connection.send(Ping(1))  # before the loop reads
         heard = [await ear.next() for _ in range(2)]
         assert "the model's process ended" in await ear.loss()
         assert (await peer.end())[0] is Event.LINK_LOST
@@ -194,7 +202,7 @@ async def test_each_last_word_closes_its_id_and_the_last_of_them_is_announced(pe
     for left, (ear, word) in zip((3, 2, 1, 0), zip(ears, last_words, strict=True), strict=True):
         peer.say(word)
         assert await ear.next() == word
-        assert peer.link.open_ids == left
+        assert peer.connection.open_ids == left
         assert peer.quiet == (left == 0)
 
 
@@ -222,7 +230,7 @@ async def test_nonsense_ends_the_pipe_after_what_was_said_before_it(
     assert event is Event.GARBAGE
     assert await ear.next() == STARTED
     assert "the model's process ended" in await ear.loss()
-    assert peer.link.open_ids == 0
+    assert peer.connection.open_ids == 0
     assert ear.heard.empty()
 
 
@@ -232,7 +240,7 @@ async def test_an_error_with_a_code_of_the_child_ends_its_id_only(peer: Peer, co
     opened(peer, 2)
     peer.say(RequestFailed(1, code, "it went wrong"))
     assert await ear.next() == RequestFailed(1, code, "it went wrong")
-    assert peer.link.open_ids == 1
+    assert peer.connection.open_ids == 1
     assert peer.ends.empty()
 
 
@@ -251,7 +259,7 @@ async def test_eof_gives_every_open_id_its_last_word_and_is_told_once(peer: Peer
     assert (await peer.end())[0] is Event.LINK_LOST
     for ear in ears:
         assert "the model's process ended" in await ear.loss()
-    peer.link.close()
+    peer.connection.close()
     await asyncio.sleep(0)
     assert peer.ends.empty()
     assert all(ear.heard.empty() and ear.lost.empty() for ear in ears)
@@ -259,7 +267,7 @@ async def test_eof_gives_every_open_id_its_last_word_and_is_told_once(peer: Peer
 
 async def test_closed_by_the_node_it_tells_the_open_ids_but_not_the_node(peer: Peer) -> None:
     ear = opened(peer)
-    peer.link.close()
+    peer.connection.close()
     assert "closed by the node" in await ear.loss()
     while await peer.hear():  # the peer reads EOF
         pass
@@ -267,11 +275,11 @@ async def test_closed_by_the_node_it_tells_the_open_ids_but_not_the_node(peer: P
 
 
 async def test_a_pipe_that_ended_takes_no_work_and_swallows_the_rest(peer: Peer) -> None:
-    peer.link.close()
+    peer.connection.close()
     with pytest.raises(ChildLost):
         opened(peer)
-    peer.link.send(Ping(1))
-    assert peer.link.open_ids == 0
+    peer.connection.send(Ping(1))
+    assert peer.connection.open_ids == 0
 
 
 # --- progress -------------------------------------------------------------------------------
@@ -284,28 +292,28 @@ async def test_a_pipe_that_ended_takes_no_work_and_swallows_the_rest(peer: Peer)
 )
 async def test_what_was_done_for_an_id_is_progress(peer: Peer, sign: WireMessage) -> None:
     ear = opened(peer)
-    before = peer.link.last_progress
+    before = peer.connection.last_progress
     await tick()
     peer.say(sign)
     await ear.next()
-    assert peer.link.last_progress > before
+    assert peer.connection.last_progress > before
 
 
 async def test_a_pong_is_no_progress(peer: Peer) -> None:
     opened(peer)
-    before = peer.link.last_progress
+    before = peer.connection.last_progress
     await tick()
     peer.say(PONG)
     assert await peer.fact() == PONG
-    assert peer.link.last_progress == before
+    assert peer.connection.last_progress == before
 
 
 async def test_the_first_work_after_idling_starts_the_clock_the_second_does_not(peer: Peer) -> None:
-    idle = peer.link.last_progress
+    idle = peer.connection.last_progress
     await tick()
     opened(peer, 1)
-    first = peer.link.last_progress
+    first = peer.connection.last_progress
     assert first > idle
     await tick()
     opened(peer, 2)
-    assert peer.link.last_progress == first
+    assert peer.connection.last_progress == first

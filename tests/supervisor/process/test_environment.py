@@ -9,7 +9,7 @@ import pytest
 
 from mlx_worker.supervisor.process.environment import is_secret, without_secrets
 from mlx_worker.supervisor.process.process import spawn
-from mlx_worker.supervisor.process.stderr import LastWords
+from mlx_worker.supervisor.process.stderr import StderrTail
 from tests.supervisor_harness import soon
 
 SECRET = [
@@ -104,7 +104,7 @@ async def test_a_process_starts_without_the_fronts_secrets(
     monkeypatch.setenv("MLX_MODEL_PATH", "/models/one")
     program = "import json, os, sys; print(json.dumps(list(os.environ)), file=sys.stderr)"
     process = await spawn([sys.executable, "-c", program], 2)
-    words = LastWords(process)
+    words = StderrTail(process)
     await soon(process.wait())
     names = set(json.loads("".join(await soon(words.complete(within=5)))))
     assert not names & set(SECRET)

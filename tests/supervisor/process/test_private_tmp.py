@@ -38,14 +38,14 @@ def loosen_parent(folder: Path) -> None:
     folder.parent.chmod(0o777)
 
 
-def link(folder: Path) -> None:
+def connection(folder: Path) -> None:
     elsewhere = folder.parent / "elsewhere"
     elsewhere.mkdir(mode=0o700)
     folder.rmdir()
     folder.symlink_to(elsewhere)
 
 
-@pytest.mark.parametrize("spoil", [loosen, loosen_parent, link])
+@pytest.mark.parametrize("spoil", [loosen, loosen_parent, connection])
 def test_a_folder_that_others_could_write_to_is_refused(
     cache: Path, spoil: Callable[[Path], None]
 ) -> None:

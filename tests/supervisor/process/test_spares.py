@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.process.connection import Owner
+from mlx_worker.supervisor.process.connection import ConnectionCallbacks
 from mlx_worker.supervisor.process.launcher import Launched, Launcher, ProcessLauncher
 from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy, RestartWindow
-from mlx_worker.supervisor.process.spares import Standby, StandbyPolicy
+from mlx_worker.supervisor.process.spares import SparePool, StandbyPolicy
 from mlx_worker.supervisor.process.states import State
 from tests.supervisor_harness import (
     AT_ONCE,
@@ -45,10 +45,10 @@ FAULTS = {
     "garbage": signal.SIGUSR1,
     "hang": signal.SIGSTOP,
 }
-NOBODY = Owner(lambda _: None, lambda *_: None, lambda: None, lambda _: None)
+NOBODY = ConnectionCallbacks(lambda _: None, lambda *_: None, lambda: None, lambda _: None)
 
 
-async def spares(standby: Standby, count: int, but: Sequence[int] = ()) -> list[int]:
+async def spares(standby: SparePool, count: int, but: Sequence[int] = ()) -> list[int]:
     """Wait until so many are there, none of them of these."""
 
     async def there() -> bool:
@@ -71,9 +71,9 @@ async def standby_of(
     policy: StandbyPolicy = ONE,
     deaths: RestartPolicy = AT_ONCE,
     busy: Callable[[], bool] = lambda: False,
-) -> AsyncIterator[Standby]:
+) -> AsyncIterator[SparePool]:
     pause = PauseDetector(asyncio.get_running_loop(), policy.ping)
-    standby = Standby(launcher, policy, RestartWindow(deaths, Random(1)), busy, pause)
+    standby = SparePool(launcher, policy, RestartWindow(deaths, Random(1)), busy, pause)
     try:
         yield standby
     finally:
@@ -88,7 +88,7 @@ async def test_a_child_that_died_comes_back_in_the_spare_and_another_spare_is_pr
     async with running(launcher=scripted_process(), standby=ONE) as node:
         await ready(node)
         child = node.primary.child
-        (spare,) = await spares(node.standby, 1)
+        (spare,) = await spares(node.spare_pool, 1)
         first = child.status.pid
         assert first not in (None, spare)
         kill_worker(first)
@@ -98,14 +98,14 @@ async def test_a_child_that_died_comes_back_in_the_spare_and_another_spare_is_pr
         assert child.status.versions == {"scripted": "1"}
         assert (child.lifecycle.restarts, alive(first)) == (1, False)
         assert await said(node, "from the spare") == "from the spare"
-        await spares(node.standby, 1, but=[spare])
+        await spares(node.spare_pool, 1, but=[spare])
 
 
 async def ended(launched: Launched) -> None:
     """End a process that a test was given, and wait for all that is left of it."""
-    launched.link.close()
+    launched.connection.close()
     await soon(launched.process.wait())
-    await launched.words.complete(DEADLINE)
+    await launched.stderr_tail.complete(DEADLINE)
 
 
 async def said(node: Node, text: str) -> str:
@@ -118,7 +118,7 @@ async def said(node: Node, text: str) -> str:
 
 async def test_a_model_on_demand_takes_the_spare() -> None:
     async with running(planned(preload=False), launcher=scripted(), standby=ONE) as node:
-        (spare,) = await spares(node.standby, 1)
+        (spare,) = await spares(node.spare_pool, 1)
         node.primary.child.start()
         await soon(node.primary.child.reached(State.READY))
         assert node.primary.child.status.pid == spare
@@ -127,7 +127,7 @@ async def test_a_model_on_demand_takes_the_spare() -> None:
 async def test_a_model_with_variables_of_its_own_takes_no_spare() -> None:
     demanding = planned("b", preload=False, env={"SHADE": "blue"})
     async with running(planned("a"), demanding, launcher=scripted_process(), standby=ONE) as node:
-        (spare,) = await spares(node.standby, 1)
+        (spare,) = await spares(node.spare_pool, 1)
         child = node.named("b").child
         node.load(node.named("b"))
         await soon(child.reached(State.READY))
@@ -138,7 +138,7 @@ async def test_a_model_with_variables_of_its_own_takes_no_spare() -> None:
 
 async def test_what_becomes_of_a_taken_spare_is_its_childs() -> None:
     async with running(planned(preload=False), launcher=scripted(), standby=ONE) as node:
-        (spare,) = await spares(node.standby, 1)
+        (spare,) = await spares(node.spare_pool, 1)
         child = node.primary.child
         child.start()
         await soon(child.reached(State.READY))
@@ -154,11 +154,11 @@ async def test_a_spare_that_is_still_importing_is_taken_too(hold: Fifo) -> None:
     async with running(planned(preload=False), launcher=launcher, standby=ONE) as node:
 
         async def launched() -> bool:
-            return any(spare.pid for spare in node.standby._spares)
+            return any(spare.pid for spare in node.spare_pool._spares)
 
         await eventually(launched)
         (importing,) = started_workers()
-        assert node.standby.waiting == []
+        assert node.spare_pool.waiting == []
         child = node.primary.child
         child.start()
         await soon(child.reached(State.STARTING))
@@ -170,14 +170,14 @@ async def test_a_spare_that_is_still_importing_is_taken_too(hold: Fifo) -> None:
 async def test_without_a_spare_a_child_starts_as_ever() -> None:
     async with running(launcher=scripted(), standby=replace(ONE, calm=3600)) as node:
         await ready(node)
-        assert (node.standby.wanted, node.standby.waiting) == (1, [])
+        assert (node.spare_pool.wanted, node.spare_pool.waiting) == (1, [])
 
 
 async def test_two_models_that_die_together_take_two_spares() -> None:
     two = replace(ONE, spares=2)
     async with running(planned("a"), planned("b"), launcher=scripted(), standby=two) as node:
         await ready(node)
-        waiting = await spares(node.standby, 2)
+        waiting = await spares(node.spare_pool, 2)
         children = [served.child for served in node.models.values()]
         for child in children:
             kill_worker(child.status.pid)
@@ -209,7 +209,7 @@ async def test_a_change_of_state_puts_the_preparing_off() -> None:
         async def stirred() -> bool:
             nonlocal looked
             looked += 1
-            standby.stirred()
+            standby.on_state_change()
             return looked > 50
 
         await eventually(stirred)
@@ -282,7 +282,7 @@ async def test_a_command_that_cannot_be_run_is_a_warning(caplog: pytest.LogCaptu
 async def test_spares_end_with_the_node() -> None:
     async with running(launcher=scripted_process(), standby=ONE) as node:
         await ready(node)
-        (spare,) = await spares(node.standby, 1)
+        (spare,) = await spares(node.spare_pool, 1)
     assert not alive(spare)
     assert started_workers() == []
 

@@ -12,11 +12,11 @@ from mlx_worker.supervisor.process.process import spawn
 from mlx_worker.supervisor.process.stderr import (
     AT_ONCE,
     KEPT,
-    LONGEST,
-    LONGEST_CAUSE,
+    MAX_CAUSE,
+    MAX_LINE,
     SLICE,
     DeviceErrors,
-    LastWords,
+    StderrTail,
     device_error,
 )
 from mlx_worker.supervisor.requests.rate_allowance import Allowance
@@ -32,7 +32,7 @@ FULL = "Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemor
 
 async def written(program: str) -> list[str]:
     process = await spawn([sys.executable, "-c", program], 2)
-    words = LastWords(process)
+    words = StderrTail(process)
     await soon(process.wait())
     return await soon(words.complete(within=5))
 
@@ -49,8 +49,8 @@ async def test_the_last_lines_are_kept_however_they_come() -> None:
 
 
 async def test_a_line_that_never_ends_is_kept_in_pieces() -> None:
-    lines = await written(f"import sys; sys.stderr.write('x' * {LONGEST * 3 + 7})")
-    assert [len(line) for line in lines] == [LONGEST, LONGEST, LONGEST, 7]
+    lines = await written(f"import sys; sys.stderr.write('x' * {MAX_LINE * 3 + 7})")
+    assert [len(line) for line in lines] == [MAX_LINE, MAX_LINE, MAX_LINE, 7]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ async def test_a_flood_is_read_to_its_end_and_what_is_not_logged_is_counted(
             await asyncio.sleep(0)
 
     with caplog.at_level(logging.INFO, "mlx_worker"):
-        words = LastWords(process, clock=lambda: 0.0)
+        words = StderrTail(process, clock=lambda: 0.0)
         counting = asyncio.create_task(count_turns())
         await soon(process.wait())
         lines = await soon(words.complete(within=60))
@@ -142,9 +142,9 @@ async def test_the_cause_of_an_end_is_the_last_line_that_is_no_line_of_its_log()
     logged = json.dumps({"at": "", "level": "debug", "event": "taken in"})
     program = f"import sys; sys.stderr.write('ValueError: no {'x' * 300}\\n' + {logged!r} + '\\n')"
     process = await spawn([sys.executable, "-c", program], 2)
-    words = LastWords(process)
+    words = StderrTail(process)
     await soon(process.wait())
     await soon(words.complete(within=5))
     cause = words.cause("exit status 1")
     assert cause.startswith("exit status 1: ValueError: no xxx")
-    assert len(cause) == len("exit status 1: ") + LONGEST_CAUSE
+    assert len(cause) == len("exit status 1: ") + MAX_CAUSE

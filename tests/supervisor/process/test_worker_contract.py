@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from mlx_worker.child.pipe import EXIT_FRONT_GONE, EXIT_GARBAGE
-from mlx_worker.supervisor.process.connection import Owner
+from mlx_worker.supervisor.process.connection import ConnectionCallbacks
 from mlx_worker.supervisor.process.launcher import CHILD_LAUNCHER, Launched, Launcher
 from mlx_worker.wire.messages import (
     PROTOCOL,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from mlx_worker.supervisor.process.connection import Fact, Told
+    from mlx_worker.supervisor.process.connection import ChildReport, ResponseMessage
     from mlx_worker.supervisor.process.states import Event
     from mlx_worker.wire.base import WireMessage
 
@@ -75,12 +75,12 @@ class Ear:
     """The listener of one id."""
 
     def __init__(self) -> None:
-        self.heard: list[Told] = []
+        self.heard: list[ResponseMessage] = []
         self.lost = ""
         self.last = asyncio.Event()
         self.first = asyncio.Event()
 
-    def hear(self, message: Told) -> None:
+    def on_message(self, message: ResponseMessage) -> None:
         assert not self.last.is_set(), f"{message} after the last word"
         self.heard.append(message)
         if isinstance(message, RowOutput):
@@ -93,7 +93,7 @@ class Ear:
         self.lost = why
         self.last.set()
 
-    async def whole(self) -> list[Told]:
+    async def whole(self) -> list[ResponseMessage]:
         """Everything that was heard, once the last word was."""
         async with asyncio.timeout(PATIENCE):
             await self.last.wait()
@@ -112,15 +112,15 @@ class Ear:
 class Seat:
     """The supervisor's seat: what a launched worker said of itself."""
 
-    facts: list[Fact] = field(default_factory=list)
+    facts: list[ChildReport] = field(default_factory=list)
     ends: list[Event] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     launched: Launched = field(init=False)
 
-    def owner(self) -> Owner:
-        return Owner(self._on_fact, self._on_end, lambda: None, lambda _: None)
+    def owner(self) -> ConnectionCallbacks:
+        return ConnectionCallbacks(self._on_report, self._on_end, lambda: None, lambda _: None)
 
-    def _on_fact(self, fact: Fact) -> None:
+    def _on_report(self, fact: ChildReport) -> None:
         self.facts.append(fact)
         self.changed.set()
 
@@ -139,10 +139,10 @@ class Seat:
 
     def open(self, message: WireMessage, id_: int) -> Ear:
         ear = Ear()
-        self.launched.link.open(id_, ear, message)
+        self.launched.connection.open(id_, ear, message)
         return ear
 
-    async def told(self, message: WireMessage, id_: int) -> Told:
+    async def told(self, message: WireMessage, id_: int) -> ResponseMessage:
         """The last word on this message."""
         *_, last = await self.open(message, id_).whole()
         return last
@@ -160,7 +160,7 @@ async def launched(worker: str, folder: Path) -> AsyncIterator[Seat]:
         assert (hello.protocol, hello.pid) == (PROTOCOL, process.pid)
         assert hello.versions
         assert seat.facts == [hello], "it says nothing else before it is told to load"
-        seat.launched.link.send(Load("m", str(folder), 4, CONTEXT, 1 << 30, 1 << 30, 0.1))
+        seat.launched.connection.send(Load("m", str(folder), 4, CONTEXT, 1 << 30, 1 << 30, 0.1))
         loaded = await seat.fact(Loaded)
         assert (loaded.context_length, loaded.weight_bytes > 0) == (CONTEXT, True)
         progress = [it for it in seat.facts if isinstance(it, LoadProgress)]
@@ -169,10 +169,10 @@ async def launched(worker: str, folder: Path) -> AsyncIterator[Seat]:
         assert progress[-1].done == progress[-1].total
         yield seat
     finally:
-        seat.launched.link.close()
+        seat.launched.connection.close()
         async with asyncio.timeout(DEADLINE):
             await process.wait()
-            await seat.launched.words.complete(DEADLINE)
+            await seat.launched.stderr_tail.complete(DEADLINE)
 
 
 def request(text: str, max_tokens: int | None = None, system: str = "") -> ChatRequest:
@@ -214,12 +214,12 @@ async def test_an_answer_is_started_read_said_and_ended(worker: str, nano: Path)
 
 async def test_pings_are_answered_at_once_and_count_what_was_done(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
-        seat.launched.link.send(Ping(1))
+        seat.launched.connection.send(Ping(1))
         assert (await seat.fact(Pong)).seq == 1
         before = len(seat.facts)
         ear = seat.open(Generate(1, request("one two three " * 100, 200)), 1)
         await ear.whole()
-        seat.launched.link.send(Ping(2))
+        seat.launched.connection.send(Ping(2))
         pong = await seat.fact(Pong, before)
         assert (pong.seq, pong.active) == (2, 0)
         assert pong.decode_steps > 0
@@ -232,11 +232,11 @@ async def test_what_is_cancelled_says_so_and_nothing_more(worker: str, nano: Pat
         ear = seat.open(Generate(1, request("one two three " * 400, 2000)), 1)
         async with asyncio.timeout(PATIENCE):
             await ear.first.wait()
-        seat.launched.link.send(CancelGeneration(1))
+        seat.launched.connection.send(CancelGeneration(1))
         *_, done = await ear.whole()
         assert isinstance(done, Done)
         assert done.finish == "cancelled"
-        seat.launched.link.send(CancelGeneration(1))  # what is over cannot be cancelled
+        seat.launched.connection.send(CancelGeneration(1))  # what is over cannot be cancelled
         after = seat.open(Generate(2, request("one two", 2)), 2)
         await after.whole()
         assert len(after.tokens) == 2
@@ -284,7 +284,7 @@ async def test_it_leaves_when_its_front_is_gone(worker: str, nano: Path) -> None
         ear = seat.open(Generate(1, request("one two three " * 400, 2000)), 1)
         async with asyncio.timeout(PATIENCE):
             await ear.first.wait()
-        seat.launched.link.close()
+        seat.launched.connection.close()
         assert await soon(seat.launched.process.wait()) == EXIT_FRONT_GONE
         await ear.whole()
         assert ear.lost
@@ -292,7 +292,7 @@ async def test_it_leaves_when_its_front_is_gone(worker: str, nano: Path) -> None
 
 async def test_it_leaves_when_its_front_speaks_no_message(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
-        transport = seat.launched.link._transport
+        transport = seat.launched.connection._transport
         assert transport is not None
         transport.write(GARBAGE)
         assert await soon(seat.launched.process.wait()) == EXIT_GARBAGE
@@ -310,4 +310,4 @@ async def test_killed_it_ends_its_pipe_and_its_open_ids(worker: str, nano: Path)
         assert ear.lost
         assert len(seat.ends) == 1
         seat.launched.process.kill()  # nothing happens
-        assert await soon(seat.launched.words.complete(DEADLINE)) is not None
+        assert await soon(seat.launched.stderr_tail.complete(DEADLINE)) is not None

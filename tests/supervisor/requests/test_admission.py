@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_worker.errors import QueueFull
-from mlx_worker.supervisor.requests.admission import Admission, comes_free_in
+from mlx_worker.supervisor.requests.admission import Admission, estimated_wait
 from tests.rounds import rounds
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ async def test_fewer_places_are_given_back_before_anybody_gets_one() -> None:
 def test_come_back_when_all_who_wait_have_had_their_turn(
     waiting: int, places: int, durations: list[float], seconds: float
 ) -> None:
-    assert comes_free_in(waiting, places, deque(durations)) == seconds
+    assert estimated_wait(waiting, places, deque(durations)) == seconds
 
 
 async def test_a_refusal_goes_by_how_long_requests_took_of_late() -> None:

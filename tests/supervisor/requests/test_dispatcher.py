@@ -19,7 +19,7 @@ from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.launcher import Launcher
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.states import State
-from mlx_worker.supervisor.requests.generation import Ending, Generation
+from mlx_worker.supervisor.requests.generation import FinishInfo, Generation
 from tests.supervisor_harness import (
     NOT_READY,
     PATIENT,
@@ -105,10 +105,10 @@ async def test_it_goes_on_with_the_next_word_however_its_child_dies(
         generation = await ask(node)
         assert await whole(generation) == TEXT
         assert generation.tokens == [1, 2, 3, 4, 5, 6]
-        assert generation.ending == Ending("stop", 6)
+        assert generation.finish_info == FinishInfo("stop", 6)
         assert (await soon(generation.started())).prompt_tokens == 6
         assert node.primary.child.lifecycle.restarts == 1
-        assert node.primary.dispatch.resumes == 1
+        assert node.primary.dispatcher.resumes == 1
         assert node.primary.admission.running == 0
 
 
@@ -137,8 +137,8 @@ async def test_a_last_word_that_was_lost_is_said_by_the_next_process(tmp_path: P
         await ready(node)
         generation = await ask(node)
         assert await whole(generation) == TEXT
-        assert generation.ending == Ending("stop", 6)
-        assert node.primary.dispatch.resumes == 1
+        assert generation.finish_info == FinishInfo("stop", 6)
+        assert node.primary.dispatcher.resumes == 1
 
 
 async def test_everything_in_the_batch_goes_on_and_other_models_do_not_notice(pace: Fifo) -> None:
@@ -149,9 +149,9 @@ async def test_everything_in_the_batch_goes_on_and_other_models_do_not_notice(pa
         other = await soon(node.client.generate(node.models["b"], chat("one two")))
         await dead(node)
         assert node.models["b"].child.state is State.READY
-        other.leave()
+        other.cancel()
         assert await whole(other) == ""
-        assert node.models["b"].dispatch.resumes == 0
+        assert node.models["b"].dispatcher.resumes == 0
         # Both children take steps from the one pipe: only one is left to.
         node.models["b"].child.stop()
         await soon(node.models["b"].child.reached(State.STOPPED))
@@ -215,7 +215,7 @@ async def test_nobody_waits_longer_than_the_resume_timeout(hold: Fifo) -> None:
         assert node.primary.admission.running == 0
         hold.let(1)
         await ready(node)
-        assert node.primary.dispatch.resumes == 0
+        assert node.primary.dispatcher.resumes == 0
 
 
 @pytest.mark.parametrize("tokens", [0, 2])
@@ -303,7 +303,7 @@ async def test_a_reader_that_leaves_while_it_waits_is_dropped_at_once(hold: Fifo
         assert await text_of(generation) == "one"
         await dead(node)
         assert node.primary.admission.running == 1
-        generation.leave()
+        generation.cancel()
         assert node.primary.admission.running == 0
         assert await whole(generation) == ""
         hold.let(1)
@@ -317,11 +317,11 @@ async def test_what_was_left_before_its_child_died_does_not_come_back(tmp_path: 
         await ready(node)
         generation = await ask(node)
         assert await text_of(generation) == "one"
-        generation.leave()
+        generation.cancel()
         await dead(node)
         assert await whole(generation) == ""
         await ready(node)
-        assert node.primary.dispatch.resumes == 0
+        assert node.primary.dispatcher.resumes == 0
 
 
 # --- poison ---------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ async def test_as_many_crashes_as_the_policy_says_make_poison(max_crashes: int) 
         generation = await ask(node)
         with pytest.raises(PoisonedRequest, match=f"{max_crashes} processes died"):
             await whole(generation)
-        assert node.primary.dispatch.resumes == max_crashes - 1
+        assert node.primary.dispatcher.resumes == max_crashes - 1
 
 
 async def test_while_a_suspect_runs_alone_others_wait_and_a_restart_finishes_them_all(
@@ -405,7 +405,7 @@ async def test_a_new_request_waits_for_a_model_that_loads(hold: Fifo) -> None:
         generation = await ask(node)
         hold.let(1)
         assert await whole(generation) == TEXT
-        assert node.primary.dispatch.resumes == 0
+        assert node.primary.dispatcher.resumes == 0
 
 
 async def test_the_first_request_of_a_model_on_demand_is_answered() -> None:

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_worker.supervisor.requests.fair_queue import Line, Place
+from mlx_worker.supervisor.requests.fair_queue import FairQueue, Place
 from tests.call_counter import calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mlx_worker.supervisor.requests.fair_queue import Turn
+    from mlx_worker.supervisor.requests.fair_queue import Ticket
 
 
 @pytest.fixture(scope="module")
-def turn() -> Iterator[Callable[[], Turn]]:
+def turn() -> Iterator[Callable[[], Ticket]]:
     loop = asyncio.new_event_loop()
     yield loop.create_future
     loop.close()
@@ -29,12 +29,12 @@ class Lists:
     """A line as lists of lists: keys in the order of their turns, each with its sessions so."""
 
     def __init__(self) -> None:
-        self.keys: dict[str, dict[object, list[Turn]]] = {}
+        self.keys: dict[str, dict[object, list[Ticket]]] = {}
 
-    def add(self, place: Place, turn: Turn) -> None:
+    def add(self, place: Place, turn: Ticket) -> None:
         self.keys.setdefault(place.key, {}).setdefault(place.session, []).append(turn)
 
-    def take(self) -> Turn:
+    def take(self) -> Ticket:
         key = next(iter(self.keys))
         session, turns = next(iter(self.keys[key].items()))
         first = turns[0]
@@ -46,7 +46,7 @@ class Lists:
                 sessions[session] = sessions.pop(session)
         return first
 
-    def drop(self, place: Place, turn: Turn) -> None:
+    def drop(self, place: Place, turn: Ticket) -> None:
         sessions = self.keys[place.key]
         sessions[place.session].remove(turn)
         if not sessions[place.session]:
@@ -57,10 +57,10 @@ class Lists:
     def of_key(self, key: str) -> int:
         return sum(map(len, self.keys.get(key, {}).values()))
 
-    def of(self, place: Place) -> list[Turn]:
+    def of(self, place: Place) -> list[Ticket]:
         return self.keys.get(place.key, {}).get(place.session, [])
 
-    def check_yielding(self, place: Place, yielding: tuple[Place, Turn] | None) -> None:
+    def check_yielding(self, place: Place, yielding: tuple[Place, Ticket] | None) -> None:
         most = max(map(self.of_key, self.keys), default=0)
         own = max(map(len, self.keys.get(place.key, {}).values()), default=0)
         if yielding is None:
@@ -88,9 +88,9 @@ ACTS = st.lists(
 
 @given(acts=ACTS)
 def test_it_does_what_lists_of_lists_do(
-    turn: Callable[[], Turn], acts: list[tuple[str, Place]]
+    turn: Callable[[], Ticket], acts: list[tuple[str, Place]]
 ) -> None:
-    line, lists = Line(), Lists()
+    line, lists = FairQueue(), Lists()
     for act, place in acts:
         if act == "add":
             it = turn()
@@ -98,38 +98,38 @@ def test_it_does_what_lists_of_lists_do(
             lists.add(place, it)
         elif act == "drop" and lists.of(place):
             it = lists.of(place)[-1]
-            line.drop(place, it)
-            line.drop(place, it)
+            line.remove(place, it)
+            line.remove(place, it)
             lists.drop(place, it)
         elif act == "take" and len(line):
-            assert line.take() is lists.take()
+            assert line.pop() is lists.take()
         elif act == "yield":
-            lists.check_yielding(place, line.yields_to(place))
+            lists.check_yielding(place, line.displaced_by(place))
         assert len(line) == sum(map(lists.of_key, lists.keys))
 
 
-def test_a_flood_without_names_waits_for_its_own_turns_only(turn: Callable[[], Turn]) -> None:
+def test_a_flood_without_names_waits_for_its_own_turns_only(turn: Callable[[], Ticket]) -> None:
     """Forty of one key, each a session of its own, are one turn beside each of another's."""
-    line = Line()
+    line = FairQueue()
     for number in range(40):
         line.add(Place("flood", number), turn())
     calm = [turn() for _ in range(5)]
     for it in calm:
         line.add(Place("calm", "s"), it)
-    order = [line.take() for _ in range(len(line))]
+    order = [line.pop() for _ in range(len(line))]
     assert [order.index(it) for it in calm] == [1, 3, 5, 7, 9]
 
 
 @pytest.mark.parametrize("sessions_each", [1, 3])
 def test_coming_yielding_and_taking_turns_cost_the_same_in_a_line_of_any_length(
-    turn: Callable[[], Turn], sessions_each: int
+    turn: Callable[[], Ticket], sessions_each: int
 ) -> None:
     assert 0 < work(turn, 10_000, sessions_each) <= work(turn, 10, sessions_each)
 
 
-def work(turn: Callable[[], Turn], waiting: int, sessions_each: int) -> int:
+def work(turn: Callable[[], Ticket], waiting: int, sessions_each: int) -> int:
     """Calls made by coming, yielding and having one's turn, where so many sessions wait."""
-    line = Line()
+    line = FairQueue()
     for number in range(waiting):
         place = Place(f"key {number // sessions_each}", number)
         for _ in range(2 + number % 3):
@@ -137,11 +137,11 @@ def work(turn: Callable[[], Turn], waiting: int, sessions_each: int) -> int:
 
     def come_and_go() -> None:
         late = Place("late", "late")
-        yielding = line.yields_to(late)
+        yielding = line.displaced_by(late)
         assert yielding is not None
         line.add(late, turn())
-        line.drop(*yielding)
-        line.take()
+        line.remove(*yielding)
+        line.pop()
 
     made = calls(come_and_go)
     assert len(line) >= waiting

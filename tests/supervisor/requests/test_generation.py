@@ -1,4 +1,4 @@
-"""One request's life: what the link says on one side, what its reader gets on the other."""
+"""One request's life: what the connection says on one side, what its reader gets on the other."""
 
 import asyncio
 
@@ -6,8 +6,9 @@ import pytest
 
 from mlx_worker import errors
 from mlx_worker.errors import RequestTimedOut, WorkerError
-from mlx_worker.supervisor.process.connection import Told
-from mlx_worker.supervisor.requests.generation import Ending, Generation, Piece, Scores
+from mlx_worker.supervisor.process.connection import ResponseMessage
+from mlx_worker.supervisor.requests.generation import FinishInfo, Generation
+from mlx_worker.supervisor.requests.output_buffer import OutputDelta, Scores
 from mlx_worker.wire.messages import PrefillProgress, RequestFailed, Started
 from mlx_worker.wire.output import (
     Done,
@@ -24,36 +25,36 @@ FAILED = RequestFailed(1, "inference_error", "it broke")
 
 
 class Heard:
-    """A generation, and the keeper to whom it says what it wants of the world."""
+    """A generation, and the owner to whom it says what it wants of the world."""
 
-    def __init__(self, *, sign_every: float = 3600) -> None:
+    def __init__(self, *, keepalive_interval: float = 3600) -> None:
         self.said: list[str] = []
-        self.it = Generation(chat("hello"), "session", self, sign_every=sign_every)
+        self.it = Generation(chat("hello"), "session", self, keepalive_interval=keepalive_interval)
 
-    def lost(self, generation: Generation, why: str) -> None:
+    def process_lost(self, generation: Generation, why: str) -> None:
         assert generation is self.it
         self.said.append(f"lost: {why}")
 
-    def spoke_again(self, generation: Generation, after: float) -> None:
+    def first_token_after_resume(self, generation: Generation, after: float) -> None:
         assert generation is self.it
         assert after > 0
         self.said.append("spoke again")
 
-    def left(self, generation: Generation) -> None:
+    def client_disconnected(self, generation: Generation) -> None:
         assert generation is self.it
         self.said.append("left")
 
-    def overdue(self, generation: Generation, error: WorkerError) -> None:
+    def deadline_exceeded(self, generation: Generation, error: WorkerError) -> None:
         assert generation is self.it
         self.it.fail(error)
 
-    def ended(self, generation: Generation) -> None:
+    def generation_ended(self, generation: Generation) -> None:
         assert generation is self.it
         self.said.append("ended")
 
-    def hear(self, *messages: Told) -> None:
+    def hear(self, *messages: ResponseMessage) -> None:
         for message in messages:
-            self.it.hear(message)
+            self.it.on_message(message)
 
     def lose(self) -> None:
         self.it.on_connection_lost("it died")
@@ -98,8 +99,8 @@ async def test_spans_stay_in_order_and_neighbours_of_one_kind_are_one() -> None:
         RowOutput(1, [6], " four", [], [" and"]),
     )
     piece = await soon(taken(heard.it))
-    assert piece == Piece(" three and four", [], [ReasoningText("ab"), "one two", look, look])
-    assert piece.said == [ReasoningText("ab"), "one two", look, look, " three and four"]
+    assert piece == OutputDelta(" three and four", [], [ReasoningText("ab"), "one two", look, look])
+    assert piece.all_spans == [ReasoningText("ab"), "one two", look, look, " three and four"]
 
 
 async def test_a_reader_that_waits_is_woken_by_a_span_and_gets_those_that_were_held_back() -> None:
@@ -107,10 +108,10 @@ async def test_a_reader_that_waits_is_woken_by_a_span_and_gets_those_that_were_h
     reading = asyncio.create_task(taken(heard.it))
     await asyncio.sleep(0)
     heard.hear(STARTED, RowOutput(1, [1], "", [], [ReasoningText("a")]))
-    assert await soon(reading) == Piece("", [], [ReasoningText("a")])
+    assert await soon(reading) == OutputDelta("", [], [ReasoningText("a")])
     cut = InvalidToolCall("{", "cut short")
     heard.hear(Done(1, "length", 2, "", [cut]))
-    assert await soon(taken(heard.it)) == Piece("", [], [cut])
+    assert await soon(taken(heard.it)) == OutputDelta("", [], [cut])
     assert await soon(taken(heard.it)) is None
 
 
@@ -132,7 +133,7 @@ async def test_the_end_gives_what_was_held_back_then_nothing_for_ever() -> None:
     assert await text_of(heard.it) == "one two"
     assert await text_of(heard.it) == ""
     assert await text_of(heard.it) == ""
-    assert heard.it.ending == Ending("length", 2)
+    assert heard.it.finish_info == FinishInfo("length", 2)
     assert heard.said == ["ended"]
 
 
@@ -144,7 +145,7 @@ async def test_a_failure_is_raised_after_everything_said_before_it_and_stays() -
         with pytest.raises(errors.InferenceError, match="it broke"):
             await text_of(heard.it)
     assert await soon(heard.it.started()) == STARTED
-    assert heard.it.ending is None
+    assert heard.it.finish_info is None
     assert heard.said == ["ended"]
 
 
@@ -173,26 +174,26 @@ async def test_lost_before_its_start_it_starts_with_the_next_process() -> None:
 
 
 async def test_progress_without_a_word_is_a_sign_of_life() -> None:
-    heard = Heard(sign_every=0)
+    heard = Heard(keepalive_interval=0)
     reading = asyncio.create_task(taken(heard.it))
     await asyncio.sleep(0)
     heard.hear(STARTED, PrefillProgress(1, 1, 4), PrefillProgress(1, 2, 4))
-    assert await soon(reading) == Piece("", [])
+    assert await soon(reading) == OutputDelta("", [])
     heard.hear(RowOutput(1, [1], "one"))
     assert await text_of(heard.it) == "one"
 
 
 async def test_signs_of_life_are_not_given_too_often() -> None:
-    heard = Heard(sign_every=3600)
+    heard = Heard(keepalive_interval=3600)
     reading = asyncio.create_task(taken(heard.it))
     await asyncio.sleep(0)
     heard.hear(STARTED, PrefillProgress(1, 1, 4))
-    heard.it.progressed()
+    heard.it.on_progress()
     for _ in range(3):
         await asyncio.sleep(0)
     assert not reading.done()
     heard.hear(RowOutput(1, [1], "one"))
-    assert await soon(reading) == Piece("one", [])
+    assert await soon(reading) == OutputDelta("one", [])
 
 
 async def test_a_reader_that_waits_is_woken_by_a_failure() -> None:
@@ -228,7 +229,7 @@ async def test_a_refusal_before_the_start_is_the_error_that_the_child_named(
 async def test_leaving_is_said_while_it_runs() -> None:
     heard = Heard()
     heard.hear(STARTED)
-    heard.it.leave()
+    heard.it.cancel()
     assert heard.said == ["left"]
     heard.hear(Done(1, "cancelled", 0, ""))
     assert await text_of(heard.it) == ""
@@ -239,17 +240,17 @@ async def test_dropped_it_ends_with_what_it_had() -> None:
     heard = Heard()
     heard.hear(STARTED, RowOutput(1, [1], "one"))
     heard.lose()
-    heard.it.drop()
+    heard.it.end_cancelled()
     assert await text_of(heard.it) == "one"
     assert await text_of(heard.it) == ""
-    assert heard.it.ending == Ending("cancelled", 1)
+    assert heard.it.finish_info == FinishInfo("cancelled", 1)
 
 
 @pytest.mark.parametrize("last_word", [Done(1, "stop", 0, ""), FAILED])
 async def test_leaving_after_the_end_says_nothing(last_word: Done | RequestFailed) -> None:
     heard = Heard()
     heard.hear(STARTED, last_word)
-    heard.it.leave()
+    heard.it.cancel()
     assert heard.said == ["ended"]
 
 
@@ -258,7 +259,7 @@ async def test_leaving_after_the_end_says_nothing(last_word: Done | RequestFaile
 
 async def test_what_is_not_done_by_its_deadline_fails_and_what_comes_later_is_not_heard() -> None:
     heard = Heard()
-    heard.overdue(heard.it, RequestTimedOut("too late"))
+    heard.deadline_exceeded(heard.it, RequestTimedOut("too late"))
     with pytest.raises(RequestTimedOut):
         await soon(taken(heard.it))
     heard.hear(Done(1, "cancelled", 3, ""))
@@ -270,7 +271,7 @@ async def test_what_is_done_has_no_deadline_any_more() -> None:
     heard = Heard()
     loop = asyncio.get_running_loop()
     error = RequestTimedOut("too late")
-    heard.it.deadline = loop.call_later(0.05, heard.overdue, heard.it, error)
+    heard.it.deadline = loop.call_later(0.05, heard.deadline_exceeded, heard.it, error)
     heard.hear(STARTED, Done(1, "stop", 1, "hello"))
     passed = asyncio.Event()
     loop.call_later(0.1, passed.set)
@@ -289,28 +290,30 @@ def scores(*stretches: str, last: bool) -> list[PromptScores]:
 async def test_scores_of_a_prompt_are_taken_once_and_whole() -> None:
     heard = Heard()
     heard.hear(STARTED, *scores("null", "-1.5", last=False))
-    assert heard.it.take() is None
+    assert heard.it.drain_output() is None
     heard.hear(*scores("", last=True), RowOutput(1, [5], "a"))
-    piece = heard.it.take()
-    assert piece == Piece("a", [], scores=Scores([b"null,-1.5"] * 4, b""))
+    piece = heard.it.drain_output()
+    assert piece == OutputDelta("a", [], scores=Scores([b"null,-1.5"] * 4, b""))
     heard.hear(RowOutput(1, [6], "b"))
-    assert heard.it.take() == Piece("b", [])
+    assert heard.it.drain_output() == OutputDelta("b", [])
 
 
 async def test_scores_that_a_crash_cut_short_are_those_of_the_next_process() -> None:
     heard = Heard()
     heard.hear(STARTED, *scores("null", "-1.5", last=False))
     heard.lose()
-    heard.it.lose("it died")
+    heard.it.on_process_lost("it died")
     heard.hear(STARTED, *scores("null", "-1.25,-2.5", "", last=True))
-    assert heard.it.take() == Piece("", [], scores=Scores([b"null,-1.25,-2.5"] * 4, b""))
+    assert heard.it.drain_output() == OutputDelta(
+        "", [], scores=Scores([b"null,-1.25,-2.5"] * 4, b"")
+    )
 
 
 async def test_scores_that_are_whole_are_not_told_again_after_a_crash() -> None:
     heard = Heard()
     heard.hear(STARTED, *scores("null", last=True))
-    assert heard.it.take() is not None
+    assert heard.it.drain_output() is not None
     heard.lose()
-    heard.it.lose("it died")
+    heard.it.on_process_lost("it died")
     heard.hear(STARTED, *scores("null", last=True))
-    assert heard.it.take() is None
+    assert heard.it.drain_output() is None

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from mlx_worker.supervisor.requests.resume_policy import ResumePolicy, is_poison, may_start
+from mlx_worker.supervisor.requests.resume_policy import ResumePolicy, is_poison, next_to_resume
 
 
 @dataclass(eq=False)
@@ -17,7 +17,7 @@ THREE = ResumePolicy(max_crashes=3)
 
 
 def names(waiting: list[Request], running: list[Request], policy: ResumePolicy = THREE) -> str:
-    return "".join(it.name for it in may_start(waiting, running, policy))
+    return "".join(it.name for it in next_to_resume(waiting, running, policy))
 
 
 def test_all_that_wait_start_together_in_their_order() -> None:
@@ -73,7 +73,7 @@ def test_of_a_batch_with_poison_in_it_the_poison_is_refused_and_the_rest_finishe
     refused: list[str] = []
     crashes = 0
     while waiting or running:
-        for it in list(may_start(waiting, running, THREE)):
+        for it in list(next_to_resume(waiting, running, THREE)):
             waiting.remove(it)
             running.append(it)
         if all(it.name == "innocent" for it in running):

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
         Usage,
     )
     from mlx_worker.errors import WorkerError
-    from mlx_worker.supervisor.requests.generation import Ending, Piece
+    from mlx_worker.supervisor.requests.generation import FinishInfo
+    from mlx_worker.supervisor.requests.output_buffer import OutputDelta
     from mlx_worker.wire.output import FinishReason, Span
 
 NO_USAGE: Final[dict[str, Any]] = {"usage": None}
@@ -64,7 +65,7 @@ class ChatWriter:
         """Return a comment."""
         return KEEPALIVE_COMMENT
 
-    def delta(self, piece: Piece, choice: int) -> bytes:
+    def delta(self, piece: OutputDelta, choice: int) -> bytes:
         """Return chunks of content, reasoning and calls, in their order."""
         if not piece.spans and not piece.logprobs:
             before, after = self._around_text[choice]
@@ -76,7 +77,7 @@ class ChatWriter:
             deltas[-1]["logprobs"] = {"content": format_logprobs(piece.logprobs)}
         return b"".join(self._chunk([delta]) for delta in deltas)
 
-    def finish(self, endings: Sequence[Ending], usage: Usage) -> bytes:
+    def finish(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
         """Return the finish chunks, the usage chunk if it was asked for, and [DONE]."""
         end = b"".join(
             self._chunk([{"index": choice, "delta": {}, "finish_reason": ending.finish}])
@@ -148,14 +149,14 @@ def _format_call(call: ToolCall, arguments: str) -> dict[str, Any]:
 
 
 def _format_choice(
-    index: int, piece: Piece, finish: FinishReason, warnings: list[str]
+    index: int, piece: OutputDelta, finish: FinishReason, warnings: list[str]
 ) -> dict[str, Any]:
     spans = piece.spans
     calls = [_format_call(span, span.arguments) for span in spans if isinstance(span, ToolCall)]
     reasoning = "".join(span.text for span in spans if isinstance(span, ReasoningText))
     problems = [span.problem for span in spans if isinstance(span, InvalidToolCall | Notice)]
     warnings = [*warnings, *problems]
-    content = "".join(map(visible_text, piece.said))
+    content = "".join(map(visible_text, piece.all_spans))
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
         message |= {"content": content or None, "tool_calls": calls}

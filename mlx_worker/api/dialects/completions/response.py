@@ -27,7 +27,8 @@ if TYPE_CHECKING:
         Usage,
     )
     from mlx_worker.errors import WorkerError
-    from mlx_worker.supervisor.requests.generation import Ending, Piece, Scores
+    from mlx_worker.supervisor.requests.generation import FinishInfo
+    from mlx_worker.supervisor.requests.output_buffer import OutputDelta, Scores
 
 
 class CompletionWriter:
@@ -61,14 +62,14 @@ class CompletionWriter:
         """Return a comment."""
         return KEEPALIVE_COMMENT
 
-    def delta(self, piece: Piece, choice: int) -> bytes:
+    def delta(self, piece: OutputDelta, choice: int) -> bytes:
         """Return a chunk of text, after the echo if the piece has the scores of the echo."""
         echo = self._echoes[choice] if piece.scores is not None else ""
         return self._chunk(
             [_format_choice(choice, echo + piece.text, self._logprobs(piece, choice))]
         )
 
-    def finish(self, endings: Sequence[Ending], usage: Usage) -> bytes:
+    def finish(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
         """Return the finish chunks, the usage chunk if it was asked for, and [DONE]."""
         end = b"".join(
             self._chunk([_format_choice(i, "", finish=ending.finish)])
@@ -92,7 +93,7 @@ class CompletionWriter:
         body = self._head | {"choices": formatted, "usage": format_usage(usage), "seed": self._seed}
         return encode(body)
 
-    def _logprobs(self, piece: Piece, choice: int) -> dict[str, Any] | None:
+    def _logprobs(self, piece: OutputDelta, choice: int) -> dict[str, Any] | None:
         scores = piece.scores if self._echoes_scores else None
         if scores is None and not piece.logprobs:
             return None
@@ -109,7 +110,7 @@ def _format_choice(
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
 
-def _prompt_logprobs(piece: Piece) -> dict[str, Any]:
+def _prompt_logprobs(piece: OutputDelta) -> dict[str, Any]:
     """Return the prompt's scores as vLLM lists them, if they were asked for in this form."""
     if piece.scores is None or not piece.scores.listed:
         return {}

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
         Usage,
     )
     from mlx_worker.errors import WorkerError
-    from mlx_worker.supervisor.requests.generation import Ending, Piece
+    from mlx_worker.supervisor.requests.generation import FinishInfo
+    from mlx_worker.supervisor.requests.output_buffer import OutputDelta
     from mlx_worker.wire.output import Span
 
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -70,11 +71,13 @@ class MessagesWriter:
         """Return a ping."""
         return sse_event({"type": "ping"})
 
-    def delta(self, piece: Piece, _choice: int) -> bytes:
+    def delta(self, piece: OutputDelta, _choice: int) -> bytes:
         """Return events of blocks that start, continue and stop."""
-        return b"".join(sse_event(event) for span in piece.said for event in self._add_span(span))
+        return b"".join(
+            sse_event(event) for span in piece.all_spans for event in self._add_span(span)
+        )
 
-    def finish(self, endings: Sequence[Ending], usage: Usage) -> bytes:
+    def finish(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
         """Return the end of the last block, and of the message."""
         (ending,) = endings
         delta = {"type": "message_delta", "delta": _stop_fields(ending), "usage": _usage(usage)}
@@ -88,7 +91,7 @@ class MessagesWriter:
     def full_response(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
         """Return the message."""
         ((piece, ending),) = choices
-        for span in piece.said:
+        for span in piece.all_spans:
             for _ in self._add_span(span):
                 pass
         for _ in self._close_block():
@@ -155,7 +158,7 @@ def _block(kind: _TextBlockKind, text: str) -> dict[str, Any]:
 _NO_STOP: Final[dict[str, Any]] = {"stop_reason": None, "stop_sequence": None}
 
 
-def _stop_fields(ending: Ending) -> dict[str, Any]:
+def _stop_fields(ending: FinishInfo) -> dict[str, Any]:
     reason = (
         "model_context_window_exceeded" if ending.context_full else _STOP_REASONS[ending.finish]
     )

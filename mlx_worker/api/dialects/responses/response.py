@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from mlx_worker.api.dialects.base import FinishedChoice, ResponseInfo, Usage
     from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest
     from mlx_worker.errors import WorkerError
-    from mlx_worker.supervisor.requests.generation import Ending, Piece
+    from mlx_worker.supervisor.requests.generation import FinishInfo
+    from mlx_worker.supervisor.requests.output_buffer import OutputDelta
     from mlx_worker.wire.output import Span
 
 
@@ -146,13 +147,13 @@ class ResponsesWriter:
         """Return a comment."""
         return KEEPALIVE_COMMENT
 
-    def delta(self, piece: Piece, _choice: int) -> bytes:
+    def delta(self, piece: OutputDelta, _choice: int) -> bytes:
         """Return events of items that start, continue and end."""
         self._logprobs.add(piece.logprobs)
-        events = (event for span in piece.said for event in self._add_span(span))
+        events = (event for span in piece.all_spans for event in self._add_span(span))
         return b"".join(map(self._numbered_event, events))
 
-    def finish(self, endings: Sequence[Ending], usage: Usage) -> bytes:
+    def finish(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
         """Return the end of the last item, and the whole response."""
         (ending,) = endings
         status = _status(ending)
@@ -172,7 +173,7 @@ class ResponsesWriter:
         ((piece, ending),) = choices
         status = _status(ending)
         self._logprobs.add(piece.logprobs)
-        for span in piece.said:
+        for span in piece.all_spans:
             _exhaust(self._add_span(span))
         _exhaust(self._close_item(status, is_last=True))
         return encode(self._response(status, usage))
@@ -274,7 +275,7 @@ def _reasoning_kinds(request: ResponsesGenerationRequest, info: ResponseInfo) ->
     return (_SUMMARY, _REASONING) if info.reasoning_summaries == "always" else (_REASONING,)
 
 
-def _status(ending: Ending) -> str:
+def _status(ending: FinishInfo) -> str:
     return "incomplete" if ending.finish == "length" else "completed"
 
 
