@@ -150,7 +150,7 @@ class ResponsesWriter:
     def delta(self, piece: OutputDelta, _choice: int) -> bytes:
         """Return events of items that start, continue and end."""
         self._logprobs.add(piece.logprobs)
-        events = (event for span in piece.all_spans for event in self._add_span(span))
+        events = (event for span in piece.spans for event in self._add_span(span))
         return b"".join(map(self._numbered_event, events))
 
     def finish(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
@@ -173,7 +173,7 @@ class ResponsesWriter:
         ((piece, ending),) = choices
         status = _status(ending)
         self._logprobs.add(piece.logprobs)
-        for span in piece.all_spans:
+        for span in piece.spans:
             _exhaust(self._add_span(span))
         _exhaust(self._close_item(status, is_last=True))
         return encode(self._response(status, usage))
