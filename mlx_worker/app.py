@@ -35,7 +35,7 @@ from mlx_worker.api.middleware.slow_steps import SLOW_STEPS, SlowSteps
 from mlx_worker.api.openapi import DOCUMENTED_ROUTES
 from mlx_worker.api.parsing.parser import PARSER, Parser
 from mlx_worker.api.routes import ROUTES
-from mlx_worker.health import Ledger, node_ledger
+from mlx_worker.health import RequestStats, node_request_stats
 from mlx_worker.models.resolve import unseen
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
@@ -67,7 +67,7 @@ TRAILING_SLASHES = "{end:/*}"
 def build_app(
     config: Config,
     *,
-    ledger: Ledger | None = None,
+    stats: RequestStats | None = None,
     timings: Timings | None = None,
     policy: RestartPolicy | None = None,
     resume: ResumePolicy | None = None,
@@ -76,7 +76,7 @@ def build_app(
 ) -> web.Application:
     """Return the application of one node, which starts its children and ends them.
 
-    What is not given is the product's own: the process-wide node ledger, the timings and policies
+    What is not given is the product's own: the process-wide request stats, the timings and policies
     of the configuration, the real child. Folders of models are inspected once the application
     runs: a model whose folder cannot be used is `failed`, and the others serve. Raises ConfigError
     for keys or a certificate that cannot be used.
@@ -96,8 +96,8 @@ def build_app(
         )
 
     app = _app_without_node(config.server)
-    node_stats = node_ledger() if ledger is None else ledger
-    app.cleanup_ctx.append(partial(_run_node, config, create_node, node_stats))
+    of_node = node_request_stats() if stats is None else stats
+    app.cleanup_ctx.append(partial(_run_node, config, create_node, of_node))
     app.on_shutdown.append(close_event_streams)
     return app
 
@@ -159,7 +159,7 @@ def _context_lengths(app: web.Application) -> list[int | None]:
 
 
 async def _run_node(
-    config: Config, create_node: Callable[[], Node], node_stats: Ledger, app: web.Application
+    config: Config, create_node: Callable[[], Node], node_stats: RequestStats, app: web.Application
 ) -> AsyncIterator[None]:
     """Run the node and what observes it while the application runs."""
     node, request_metrics = create_node(), RequestMetrics()
@@ -174,7 +174,7 @@ async def _run_node(
         app[CONTEXT] = AppContext(
             node=node,
             node_stats=node_stats,
-            model_stats=defaultdict(Ledger),
+            model_stats=defaultdict(RequestStats),
             request_metrics=request_metrics,
             loop_lag=loop_lag,
             tracer=tracer,

@@ -1,9 +1,9 @@
-"""The ledger: what became of requests, and the word that follows from it.
+"""Counts of requests and their outcomes, and the status that follows from them.
 
-Each model has one, and so has the node; the node's is also what the module's functions and the
-`HealthMonitor` speak of. Beside the error family, standard library only; safe under threads, no
-clocks of its own beyond those passed in. Times are milliseconds since the epoch, as floats;
-latencies milliseconds. Ages are measured on a clock that is never set back. [front]
+Each model has a RequestStats, and so has the node. The functions of this module and `HealthMonitor`
+use the node's. Only the standard library and the error family are imported; safe under threads.
+Times are milliseconds since the epoch, as floats; latencies are milliseconds. Ages are measured on
+a clock that is never set back. [front]
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ FORGIVEN = 30.0
 router that stays away from a failing node would never see it well again."""
 
 
-class Ledger:
+class RequestStats:
     """Counts of one model or of the node."""
 
     def __init__(
@@ -68,13 +68,13 @@ class Ledger:
         self._hits = 0
         self._misses: Counter[str] = Counter()
 
-    def open(self) -> None:
-        """A request is in flight."""
+    def request_started(self) -> None:
+        """Count a request that is now in flight."""
         with self._lock:
             self._in_flight += 1
 
-    def close(self) -> None:
-        """It no longer is. Never below zero."""
+    def request_ended(self) -> None:
+        """Count a request that is no longer in flight; the number never falls below zero."""
         with self._lock:
             self._in_flight = max(0, self._in_flight - 1)
 
@@ -96,18 +96,18 @@ class Ledger:
                 self._consecutive_failures += 1
                 self._last_failure = self._clock()
 
-    def hit(self) -> None:
-        """A request's system prompt was resident."""
+    def record_hit(self) -> None:
+        """Count a request whose system prompt was in the prompt cache."""
         with self._lock:
             self._hits += 1
 
-    def miss(self, why: str = "new") -> None:
-        """It was not, because it was never read ("new"), or for what became of it since."""
+    def record_miss(self, reason: str = "new") -> None:
+        """Count a request whose system prompt was not in the prompt cache, with the reason."""
         with self._lock:
-            self._misses[why] += 1
+            self._misses[reason] += 1
 
     def health(self) -> dict[str, Any]:
-        """`lastCheck`, `consecutiveFailures`, `avgResponseTime`, `errorRate`."""
+        """Return `lastCheck`, `consecutiveFailures`, `avgResponseTime` and `errorRate`."""
         with self._lock:
             return {
                 "lastCheck": self._now() * 1000,
@@ -117,7 +117,7 @@ class Ledger:
             }
 
     def metrics(self) -> dict[str, Any]:
-        """`requestsInFlight`, `totalRequests`, `cacheHitRate`, `avgLatency`."""
+        """Return `requestsInFlight`, `totalRequests`, `cacheHitRate` and `avgLatency`."""
         with self._lock:
             return {
                 "requestsInFlight": self._in_flight,
@@ -128,30 +128,30 @@ class Ledger:
 
     @property
     def hit_rate(self) -> float:
-        """Hits among all look-ups, 0 to 1."""
+        """Return the share of hits among all look-ups, 0 to 1."""
         with self._lock:
             return self._hit_rate()
 
     @property
     def hits(self) -> int:
-        """How many."""
+        """Return the number of hits."""
         with self._lock:
             return self._hits
 
     @property
     def misses(self) -> dict[str, int]:
-        """How many, by reason."""
+        """Return the number of misses by reason."""
         with self._lock:
             return dict(self._misses)
 
     @property
     def failing(self) -> bool:
-        """Unhealthy, and lately so."""
-        return self.word == "unhealthy" and self._clock() - self._last_failure < FORGIVEN
+        """Return True if the status is unhealthy and the last failure is recent."""
+        return self.status == "unhealthy" and self._clock() - self._last_failure < FORGIVEN
 
     @property
-    def word(self) -> Status:
-        """What the counts alone say."""
+    def status(self) -> Status:
+        """Return the status by the counts alone."""
         with self._lock:
             if self._consecutive_failures >= MOST_IN_A_ROW or self._fails_mostly():
                 return "unhealthy"
@@ -160,7 +160,7 @@ class Ledger:
     @property
     def reason(self) -> str:
         """Return why the word is not healthy; "" where the word is."""
-        if self.word == "healthy":
+        if self.status == "healthy":
             return ""
         with self._lock:
             if self._consecutive_failures >= 2:  # noqa: PLR2004
@@ -179,10 +179,10 @@ class Ledger:
         return self._hits / looked_up if looked_up else 0.0
 
 
-def node_word(own: Status, models: Iterable[Status]) -> Status:
-    """The node's word from its own counts and its models' words.
+def combined_status(own: Status, models: Iterable[Status]) -> Status:
+    """Return the node's status, from its own counts and the status of its models.
 
-    Models that are offline because nobody has asked for them yet do not count against it.
+    Models that are offline because no request has needed them yet do not count.
     """
     words = [word for word in models if word != "offline"]
     if not words:
@@ -196,21 +196,21 @@ def node_word(own: Status, models: Iterable[Status]) -> Status:
     return own
 
 
-_node = Ledger()
+_node = RequestStats()
 
 
-def node_ledger() -> Ledger:
-    """The ledger of this process's node."""
+def node_request_stats() -> RequestStats:
+    """Return the request counts of this process's node."""
     return _node
 
 
 def get_node_health() -> dict[str, Any]:
-    """`lastCheck`, `consecutiveFailures`, `avgResponseTime`, `errorRate` of the node."""
+    """Return `lastCheck`, `consecutiveFailures`, `avgResponseTime` and `errorRate` of the node."""
     return _node.health()
 
 
 def get_metrics() -> dict[str, Any]:
-    """The node's metrics."""
+    """Return the node's metrics."""
     return _node.metrics()
 
 
@@ -220,33 +220,33 @@ def record_request(success: bool, latency: float) -> None:
 
 
 def increment_requests_in_flight() -> None:
-    """A request is in flight."""
-    _node.open()
+    """Count a request that is now in flight."""
+    _node.request_started()
 
 
 def decrement_requests_in_flight() -> None:
-    """It no longer is. Never below zero."""
-    _node.close()
+    """Count a request that is no longer in flight; the number never falls below zero."""
+    _node.request_ended()
 
 
 def record_cache_hit() -> None:
-    """A request's system prompt was resident."""
-    _node.hit()
+    """Count a request whose system prompt was in the prompt cache."""
+    _node.record_hit()
 
 
 def record_cache_miss() -> None:
-    """It was not."""
-    _node.miss()
+    """Count a request whose system prompt was not in the prompt cache."""
+    _node.record_miss()
 
 
 class HealthMonitor:
-    """The node's ledger as an object; there is only one."""
+    """The node's request counts as an object; there is only one."""
 
     _instance: Self | None = None
     _guard = threading.Lock()
 
     def __new__(cls) -> Self:
-        """The one instance."""
+        """Return the only instance."""
         with cls._guard:
             if cls._instance is None:
                 cls._instance = super().__new__(cls)
@@ -261,9 +261,9 @@ class HealthMonitor:
         return get_metrics()
 
     def record_success(self, latency: float) -> None:
-        """One request was answered after `latency` ms."""
+        """Count a request that was answered after `latency` ms."""
         record_request(success=True, latency=latency)
 
     def record_failure(self, latency: float) -> None:
-        """One request failed after `latency` ms."""
+        """Count a request that failed after `latency` ms."""
         record_request(success=False, latency=latency)

@@ -1,6 +1,6 @@
-"""How often a figure was how large: buckets that cost a bisection to fill.
+"""Histograms with fixed buckets: adding a value costs a bisection.
 
-The exposition reads them when it is asked; nothing is formatted before. [front]
+The metrics endpoint reads them when it is called; nothing is formatted before. [front]
 """
 
 from __future__ import annotations
@@ -38,36 +38,36 @@ CRASH_TO_TOKEN: Final = (0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300
 """A spare process and a small model to the whole patience of a stream."""
 
 LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-"""An idle event loop to one that somebody blocks."""
+"""An idle event loop to a blocked one."""
 
 
 class Histogram:
-    """Counts by upper bound, those above the last one too; `total` of everything seen."""
+    """Counts by upper bound, those above the last included; `total` is the sum of all values."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def see(self, value: float, times: int = 1) -> None:
-        """That value, so many times."""
+    def observe(self, value: float, times: int = 1) -> None:
+        """Add a value to the histogram, `times` times."""
         self._counts[bisect_left(self._bounds, value)] += times
         self.total += value * times
 
     @property
     def count(self) -> int:
-        """How many values were seen."""
+        """Return the number of values."""
         return sum(self._counts)
 
     def cumulative(self) -> Iterator[tuple[float, int]]:
-        """(upper bound, how many were at most that), to infinity."""
+        """Return pairs (upper bound, number of values up to it), to infinity."""
         return zip((*self._bounds, inf), accumulate(self._counts), strict=True)
 
 
 def quantile(seen: Cumulative, share: float) -> float | None:
-    """The value that this share (0 to 1) was at most; within a bucket, as if spread evenly.
+    """Return the value that this share (0 to 1) of the values did not exceed, interpolated.
 
-    None where nothing was seen; the last bound for what lies beyond it.
+    None if there are no values; the last bound for what lies beyond it.
     """
     total = seen[-1][1]
     if not total:

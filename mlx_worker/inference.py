@@ -20,7 +20,7 @@ from mlx_worker.engine.generation_settings import chat_request
 from mlx_worker.engine.kv.cost import ENDLESS
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.mlx_thread import MlxThread
-from mlx_worker.engine.prompt import prompt_of, system_prefix_tokens
+from mlx_worker.engine.prompt import build_prompt, system_prefix_tokens
 from mlx_worker.errors import CacheError, InferenceError, ModelNotFoundError, WorkerError, cause_of
 from mlx_worker.wire.messages import PromptWarmed, RequestFailed
 from mlx_worker.wire.output import Done, RowOutput, StepOutput, visible_text
@@ -101,7 +101,7 @@ class Runtime:
             raise
 
     def _admit(self, id_: int, request: ChatRequest) -> None:
-        prompt = prompt_of(self.tokenizer, request)
+        prompt = build_prompt(self.tokenizer, request)
         with self._computing():
             self.engine.admit(id_, request, prompt)
 

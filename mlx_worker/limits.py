@@ -1,8 +1,8 @@
-"""How much a request may ask of its model's process before the answer begins.
+"""Limits of what a request may demand of its model's process before the answer begins.
 
 Each check raises an error that names the field, the value and the limit, and stops counting at the
 limit: to refuse costs no more than to accept. The front checks a body while it is parsed, so that
-what is too much is sent to no child; the child checks every request, whoever sent it. [both]
+what is too much is sent to no child; the child checks every request again. [both]
 """
 
 from __future__ import annotations
@@ -94,15 +94,15 @@ def check_constraint(request: ChatRequest) -> None:
 
 
 def check_ends(request: ChatRequest) -> None:
-    """Raise InvalidRequest for a least length that the answer cannot have.
+    """Raise InvalidRequest for a minimum length that the answer cannot have.
 
-    An answer of a shape ends where its shape is complete, whatever its length.
+    An answer with a constraint ends where the constraint is complete, whatever its length.
     """
     ends, shape, most = request.ends, request.constraint, request.max_tokens
     for field, is_asked in (("ignore_eos", ends.ignore_eos), ("min_tokens", ends.min_tokens > 0)):
         if is_asked and shape is not None:
             raise InvalidRequest(
-                f"{field}: {shape.field} asks for a shape, and its end is the end of the answer",
+                f"{field}: {shape.field} constrains the answer and decides where the answer ends",
                 param=field,
             )
     if most is not None and ends.min_tokens > most:
@@ -168,7 +168,7 @@ def _check_alternatives(part: dict[str, Any], field: str) -> None:
         listed = part.get(name)
         if not isinstance(listed, list) or len(listed) <= ALTERNATIVES:
             continue
-        schemas = sum("const" not in it for it in listed if isinstance(it, dict))
+        schemas = sum("const" not in item for item in listed if isinstance(item, dict))
         if schemas > ALTERNATIVES:
             raise ConstraintTooCostly(
                 f"{field}: {name} has {schemas} schemas; at most {ALTERNATIVES}", param=field
@@ -176,7 +176,7 @@ def _check_alternatives(part: dict[str, Any], field: str) -> None:
 
 
 def json_values(value: Any) -> Iterator[Any]:
-    """Yield a JSON value and all that is in it; no recursion, for nesting is the caller's."""
+    """Yield a JSON value and all values in it, without recursion: the nesting is the client's."""
     waiting: list[Iterator[Any]] = [iter((value,))]
     while waiting:
         for inner in waiting[-1]:

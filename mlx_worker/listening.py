@@ -13,7 +13,7 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.errors import PortTaken
+from mlx_worker.errors import AddressInUse
 
 if TYPE_CHECKING:
     import ssl
@@ -50,12 +50,12 @@ def bind_socket(address: str, port: int) -> socket.socket:
 
 
 def listen(server: ServerConfig, bind: Bind = bind_socket) -> list[socket.socket]:
-    """Return sockets that listen at every address of the host. Raises PortTaken."""
+    """Return sockets that listen at every address of the host. Raises AddressInUse."""
     addresses = LOCALHOST if server.host == "localhost" else (server.host,)
     for _ in range(MAX_ATTEMPTS - 1):
         try:
             return _listen_at(addresses, server.port, bind)
-        except PortTaken:
+        except AddressInUse:
             if server.port != 0:
                 raise
     return _listen_at(addresses, server.port, bind)
@@ -80,8 +80,8 @@ def _listen_at(addresses: Iterable[str], port: int, bind: Bind) -> list[socket.s
     return sockets
 
 
-def _port_taken(address: str, port: int, error: OSError) -> PortTaken:
-    return PortTaken(f"cannot listen on {address} port {port}: {error.strerror}")
+def _port_taken(address: str, port: int, error: OSError) -> AddressInUse:
+    return AddressInUse(f"cannot listen on {address} port {port}: {error.strerror}")
 
 
 def url_of_socket(sock: socket.socket, tls: ssl.SSLContext | None) -> str:

@@ -1,4 +1,4 @@
-"""Write log lines on a thread of its own: a stalled reader or disk holds no other thread up.
+"""Write log lines on a thread of its own, so that a stalled reader or disk blocks no other thread.
 
 A write to a pipe that is not read, to a terminal that is held, or to a disk that stalls blocks the
 thread that makes the write. Callers therefore only put a line into a bounded queue. Lines beyond
@@ -44,11 +44,11 @@ class Dropped:
 
     @property
     def total(self) -> int:
-        """Lines dropped since the start."""
+        """Return the number of lines dropped since the start."""
         return self._total
 
     def add(self, lines: int) -> None:
-        """Count so many more."""
+        """Add to the count."""
         with self._lock:
             self._total += lines
 
@@ -56,7 +56,7 @@ class Dropped:
 class LogWriter:
     """A bounded queue of lines and the one thread that writes them, in order.
 
-    `notice` makes the line that says how many lines were dropped.
+    `notice` returns the line that says how many lines were dropped.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class LogWriter:
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def put(self, text: str) -> None:
-        """Have a line written. Returns at once, whatever the sink does."""
+        """Queue a line. Returns at once, whatever the sink does."""
         line = _encoded(text)
         with self._changed:
             idle = not (self._writing or self._lines or self._unreported)
@@ -168,7 +168,7 @@ class PipeDescriptor(Descriptor):
     """The write end of a pipe.
 
     A child's line is in the pipe when `put` returns, if there is room: the last line before an
-    abort is the one that matters. POSIX promises room for PIPE_BUF bytes where poll says writable.
+    abort matters most. POSIX promises room for PIPE_BUF bytes where poll says writable.
     """
 
     def write_if_free(self, line: bytes) -> bool:
@@ -250,7 +250,7 @@ class RotatingFile:
 
 
 def write_within(fd: int, text: str, seconds: float) -> None:
-    """Write a text to a descriptor; after so many seconds leave it unwritten."""
+    """Write a text to a descriptor; give up after this number of seconds."""
     thread = threading.Thread(
         target=_write_quietly, args=(fd, _encoded(text)), name="last line", daemon=True
     )

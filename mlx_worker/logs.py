@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.config.schema import LogConfig
 
-OURS: Final = "mlx_worker"
+OWN_LOGGER: Final = "mlx_worker"
 """The logger whose level is ours to set; other people's speak from WARNING on."""
 
 LINE: Final = ("at", "level", "logger", "event", "exception")
@@ -51,7 +51,7 @@ _SPECIAL: Final = re.compile(r'[\s"=]')
 
 
 class Entry:
-    """An event and its facts. As text the facts stand behind it: name=value."""
+    """An event and its facts; as text, the facts follow the event as name=value."""
 
     __slots__ = ("event", "facts")
 
@@ -60,11 +60,13 @@ class Entry:
         self.facts = facts
 
     def __str__(self) -> str:
-        return " ".join([self.event, *(f"{name}={_text(it)}" for name, it in self.facts.items())])
+        return " ".join(
+            [self.event, *(f"{name}={_text(value)}" for name, value in self.facts.items())]
+        )
 
 
 def _text(value: Any) -> str:
-    """A value as one word; "-" for none."""
+    """Return a value as one word; "-" for None."""
     if value is None or value == "":
         return "-"
     plain = isinstance(value, str) and not _SPECIAL.search(value)
@@ -75,7 +77,7 @@ class JsonLines(logging.Formatter):
     """A JSON object a line: `at` (UTC), `level`, `logger`, `event`, then the facts."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record as one line."""
+        """Return one record as one line."""
         line = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -94,7 +96,7 @@ def _said(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class Console(logging.Formatter):
-    """For whoever reads along in a terminal."""
+    """Format records for a person at a terminal."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
@@ -133,12 +135,12 @@ class QueueingHandler(logging.Handler):
 
     def _notice(self, lines: int) -> str:
         entry = Entry("log lines dropped", count=lines)
-        record = logging.LogRecord(OURS, logging.WARNING, "", 0, entry, (), None)
+        record = logging.LogRecord(OWN_LOGGER, logging.WARNING, "", 0, entry, (), None)
         return self.format(record)
 
 
 def set_up(config: LogConfig) -> None:
-    """Have this process log as the configuration says. Raises ConfigError where it cannot."""
+    """Make this process log as the configuration says. Raises ConfigError if it cannot."""
     _write_to(_handler(config), config.level)
 
 
@@ -184,43 +186,42 @@ def _open(file: RotatingFile, path: Path) -> None:
         error = outcome.get(timeout=OPENING)
     except queue.Empty:
         return
-    # ENXIO: a FIFO that is not read yet. Its lines are dropped until it is.
+    # ENXIO: a FIFO without a reader. Lines are dropped until there is one.
     if error is not None and error.errno != errno.ENXIO:
         raise ConfigError(f"log.file: {path}: {error.strerror}") from error
 
 
 def level() -> str:
-    """From which level on things are shown."""
-    return logging.getLevelName(logging.getLogger(OURS).level).lower()
+    """Return the least severe level that is logged."""
+    return logging.getLevelName(logging.getLogger(OWN_LOGGER).level).lower()
 
 
 def set_level(name: str) -> None:
     """Show what is of this level or above, from now on."""
-    logging.getLogger(OURS).setLevel(name.upper())
+    logging.getLogger(OWN_LOGGER).setLevel(name.upper())
 
 
 def read(line: str) -> tuple[int, Entry] | None:
-    """A line that `JsonLines` wrote: its level, and its event with all its facts.
-
-    None for any other.
-    """
+    """Return the level and the entry of a line that `JsonLines` wrote; None for any other line."""
     if not line.startswith('{"at":'):
         return None
     try:
         said = msgspec.json.decode(line, type=dict[str, Any])
-        facts = {name: it for name, it in said.items() if name not in LINE or name == "exception"}
+        facts = {
+            name: value for name, value in said.items() if name not in LINE or name == "exception"
+        }
         return logging.getLevelNamesMapping()[said["level"].upper()], Entry(said["event"], **facts)
     except (msgspec.MsgspecError, KeyError, AttributeError, TypeError):
         return None
 
 
-class Listener(logging.Handler):
-    """Has a callback told of every record of ours that is shown, in the thread that logged it."""
+class RecordCallback(logging.Handler):
+    """Calls a function with every record of this package that is logged, in the logging thread."""
 
     def __init__(self, tell: Callable[[logging.LogRecord], None]) -> None:
         super().__init__()
         self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Pass it on."""
+        """Call the function with the record."""
         self._tell(record)

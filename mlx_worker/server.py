@@ -22,7 +22,7 @@ from mlx_worker.api.context import ADDRESSES, CONTEXT
 from mlx_worker.api.middleware.connections import CONNECTION_LIMITER
 from mlx_worker.api.middleware.credentials import CREDENTIALS
 from mlx_worker.app import build_app
-from mlx_worker.errors import CannotStore
+from mlx_worker.errors import StorageError
 from mlx_worker.listening import BACKLOG, listen, url_of_socket
 from mlx_worker.logs import Entry
 from mlx_worker.service.sd_notify import Notifier
@@ -31,7 +31,12 @@ from mlx_worker.supervisor.outage import end_at_outage
 from mlx_worker.supervisor.process.launcher import CHILD_LAUNCHER
 from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.private_tmp import scratch_folder
-from mlx_worker.system.file_limit import places_within, raise_limit, wanted_files, warn_of_few_files
+from mlx_worker.system.file_limit import (
+    connection_budget,
+    raise_limit,
+    wanted_files,
+    warn_of_few_files,
+)
 from mlx_worker.system.process_titles import set_port, set_title
 
 if TYPE_CHECKING:
@@ -135,19 +140,19 @@ async def _accept_connections(
 
 
 def _check_scratch_folder() -> None:
-    """Raise CannotStore where children could not have their private folders."""
+    """Raise StorageError where children could not have their private folders."""
     try:
         scratch_folder()
     except OSError as error:
         problem = f"children need a private folder in the user's cache folder: {error}"
-        raise CannotStore(problem) from error
+        raise StorageError(problem) from error
 
 
 def _fit_connections(limiter: ConnectionLimiter, models: int) -> None:
     """Lower the limits on connections to the number of open files that the system allows."""
     wanted = limiter.places
     files = raise_limit(wanted_files(wanted, models))
-    places = places_within(files, wanted, models)
+    places = connection_budget(files, wanted, models)
     if places != wanted:
         limiter.lower_limits(places)
         entry = Entry(

@@ -1,6 +1,6 @@
-"""What a value that does not fit its type has to say: where it stands, what it is, what fits.
+"""Explain why a value does not fit its type: where it is, what it is, and what would fit.
 
-msgspec checks types and limits at the borders (configuration, request bodies); this turns its
+msgspec checks types and limits of the configuration and of request bodies. This module turns its
 error and the raw value into one sentence that names field, value and limit. [both]
 """
 
@@ -25,7 +25,7 @@ _NO_SUCH_VALUE: Final = "Invalid enum value"
 
 
 def explain(error: msgspec.ValidationError, raw: Any, shape: Any) -> tuple[str, str]:
-    """(path of the field, problem), e.g. ("models[0].id", "expected `str`, got `int` (3)").
+    """Return (path, problem), such as ("models[0].id", "expected `str`, got `int` (3)").
 
     `shape` is the type that the raw value does not fit.
     """
@@ -40,24 +40,26 @@ def explain(error: msgspec.ValidationError, raw: Any, shape: Any) -> tuple[str, 
 
 
 def too_much(value: Any, levels: int, most: int) -> str | None:
-    """Say what a JSON value has too much of: levels of lists and objects, or values in all.
+    """Return what a JSON value has too much of: levels of lists and objects, or values in all.
 
-    None where it has neither. Each level is counted before it is looked into.
+    None if it has neither. Each level is counted before it is looked into.
     """
     level, count = [value], 1
     for _ in range(levels + 1):
-        outer = [it for it in level if isinstance(it, dict | list)]
+        outer = [item for item in level if isinstance(item, dict | list)]
         if not outer:
             return None
         count += sum(map(len, outer))
         if count > most:
             return f"more than {most} values"
-        level = [inner for it in outer for inner in (it.values() if isinstance(it, dict) else it)]
+        level = [
+            inner for item in outer for inner in (item.values() if isinstance(item, dict) else item)
+        ]
     return f"nested deeper than {levels} levels"
 
 
 def _shown(value: Any) -> str:
-    """A short scalar as it was given; nothing for what is long or may be somebody's text."""
+    """Return a short scalar as it was given; "" for a value that is long or may be user text."""
     if isinstance(value, dict | list) or value is None:
         return ""
     if isinstance(value, str) and len(value) > _LONGEST_SHOWN:
@@ -67,7 +69,7 @@ def _shown(value: Any) -> str:
 
 
 def named(value: Any) -> str:
-    """Return a short scalar as it was given, and words for any other value."""
+    """Return a short scalar as it was given, and "the value" for any other value."""
     shown = _shown(value)
     return shown.removeprefix(" (here ").removesuffix(")") if shown else "the value"
 

@@ -1,7 +1,7 @@
-"""The dialects as their callers have them: how to ask in each, and how to read its answers.
+"""The dialects from a client's side: the bodies of requests, and the reading of responses.
 
-A reader of a stream holds it to its dialect's own law of order: what is missing, doubled or out of
-place fails there.
+The reader of a stream also checks the order of its events: an event that is missing, doubled or out
+of place fails there.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Usage:
 
 
 @dataclass
-class Heard:
-    """An answer, whatever it was told in. `finish` in the words of chat completions."""
+class ReceivedAnswer:
+    """An answer, received in any dialect. `finish` in the words of chat completions."""
 
     text: str = ""
     reasoning: str = ""
@@ -40,8 +40,8 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Broken:
-    """A stream that failed: what was said before, and the message of its last event."""
+class BrokenStream:
+    """A stream that failed: its text before the error, and the message of its last event."""
 
     text: str
     message: str
@@ -67,16 +67,16 @@ def events_of(stream: bytes) -> list[Event]:
 
 @dataclass(frozen=True)
 class Dialect:
-    """One way to ask. `body(text, **fields)` asks; the others read what comes back."""
+    """One dialect. `body(text, **fields)` is a request; the readers take its responses."""
 
     name: str
     path: str
     limit: str
     body: Callable[..., dict[str, Any]]
-    whole: Callable[[Any], Heard]
-    streamed: Callable[[list[Event]], Heard]
-    broken: Callable[[list[Event]], Broken]
-    refusal: Callable[[Any], str]
+    read_full: Callable[[Any], ReceivedAnswer]
+    read_stream: Callable[[list[Event]], ReceivedAnswer]
+    read_broken: Callable[[list[Event]], BrokenStream]
+    read_error: Callable[[Any], str]
     chats: bool = True
 
     def __repr__(self) -> str:
@@ -98,33 +98,37 @@ def _openai_refusal(body: Any) -> str:
     return str(body["error"]["message"])
 
 
-def _openai_streamed(take: Callable[[Heard, Any], None], events: list[Event]) -> Heard:
+def _openai_streamed(
+    take: Callable[[ReceivedAnswer, Any], None], events: list[Event]
+) -> ReceivedAnswer:
     *chunks, (_, done) = events
     assert done == "[DONE]"
-    heard = Heard()
+    received = ReceivedAnswer()
     for name, chunk in chunks:
         assert name is None
         assert chunk["id"] == chunks[0][1]["id"]
         if not chunk["choices"]:
-            heard.usage = _openai_usage(chunk["usage"])
+            received.usage = _openai_usage(chunk["usage"])
             continue
         assert chunk.get("usage") is None, "only the last chunk tells the usage"
         (choice,) = chunk["choices"]
-        assert heard.finish == "", "nothing is said after the end"
-        heard.finish = choice["finish_reason"] or ""
-        heard.warnings += choice.get("warnings", [])
-        take(heard, choice)
-    assert heard.finish
-    return heard
+        assert received.finish == "", "there is no text after the end"
+        received.finish = choice["finish_reason"] or ""
+        received.warnings += choice.get("warnings", [])
+        take(received, choice)
+    assert received.finish
+    return received
 
 
-def _openai_broken(take: Callable[[Heard, Any], None], events: list[Event]) -> Broken:
+def _openai_broken(
+    take: Callable[[ReceivedAnswer, Any], None], events: list[Event]
+) -> BrokenStream:
     *chunks, (_, last) = events
-    heard = Heard()
+    received = ReceivedAnswer()
     for _, chunk in chunks:
         assert chunk["choices"][0]["finish_reason"] is None
-        take(heard, chunk["choices"][0])
-    return Broken(heard.text, _openai_refusal(last))
+        take(received, chunk["choices"][0])
+    return BrokenStream(received.text, _openai_refusal(last))
 
 
 def _chat_body(text: str, **fields: Any) -> dict[str, Any]:
@@ -134,32 +138,32 @@ def _chat_body(text: str, **fields: Any) -> dict[str, Any]:
     return {"messages": [*head, {"role": "user", "content": text}]} | usage | fields
 
 
-def _chat_delta(heard: Heard, choice: Any) -> None:
+def _chat_delta(received: ReceivedAnswer, choice: Any) -> None:
     delta = choice["delta"]
-    heard.text += delta.get("content") or ""
-    heard.reasoning += delta.get("reasoning_content") or ""
+    received.text += delta.get("content") or ""
+    received.reasoning += delta.get("reasoning_content") or ""
     for call in delta.get("tool_calls", []):
-        if call["index"] == len(heard.calls):
-            heard.calls.append((call["id"], call["function"]["name"], ""))
-        id_, name, arguments = heard.calls[call["index"]]
-        heard.calls[call["index"]] = (id_, name, arguments + call["function"]["arguments"])
+        if call["index"] == len(received.calls):
+            received.calls.append((call["id"], call["function"]["name"], ""))
+        id_, name, arguments = received.calls[call["index"]]
+        received.calls[call["index"]] = (id_, name, arguments + call["function"]["arguments"])
 
 
-def _chat_streamed(events: list[Event]) -> Heard:
-    heard = _openai_streamed(_chat_delta, events)
-    heard.calls = [(id_, name, json.loads(arguments)) for id_, name, arguments in heard.calls]
-    return heard
+def _chat_streamed(events: list[Event]) -> ReceivedAnswer:
+    received = _openai_streamed(_chat_delta, events)
+    received.calls = [(id_, name, json.loads(arguments)) for id_, name, arguments in received.calls]
+    return received
 
 
-def _chat_whole(body: Any) -> Heard:
+def _chat_whole(body: Any) -> ReceivedAnswer:
     (choice,) = body["choices"]
     message = choice["message"]
-    return Heard(
+    return ReceivedAnswer(
         message["content"] or "",
         message.get("reasoning_content", ""),
         [
-            (it["id"], it["function"]["name"], json.loads(it["function"]["arguments"]))
-            for it in message.get("tool_calls", [])
+            (call["id"], call["function"]["name"], json.loads(call["function"]["arguments"]))
+            for call in message.get("tool_calls", [])
         ],
         choice["finish_reason"],
         _openai_usage(body["usage"]),
@@ -184,14 +188,14 @@ def _completion_body(text: str, **fields: Any) -> dict[str, Any]:
     return {"prompt": text} | usage | fields
 
 
-def _completion_text(heard: Heard, choice: Any) -> None:
-    heard.text += choice["text"]
+def _completion_text(received: ReceivedAnswer, choice: Any) -> None:
+    received.text += choice["text"]
 
 
-def _completion_whole(body: Any) -> Heard:
+def _completion_whole(body: Any) -> ReceivedAnswer:
     (choice,) = body["choices"]
     usage = _openai_usage(body["usage"])
-    return Heard(choice["text"], finish=choice["finish_reason"], usage=usage)
+    return ReceivedAnswer(choice["text"], finish=choice["finish_reason"], usage=usage)
 
 
 COMPLETIONS = Dialect(
@@ -212,32 +216,32 @@ COMPLETIONS = Dialect(
 def _responses_body(text: str, **fields: Any) -> dict[str, Any]:
     system = fields.pop("system", None)
     head = [] if system is None else [{"role": "system", "content": system}]
-    said = {"role": "user", "content": [{"type": "input_text", "text": text}]}
-    return {"input": [*head, said]} | fields
+    message = {"role": "user", "content": [{"type": "input_text", "text": text}]}
+    return {"input": [*head, message]} | fields
 
 
-def _responses_whole(body: Any) -> Heard:
-    heard = Heard(warnings=body.get("warnings", []))
+def _responses_whole(body: Any) -> ReceivedAnswer:
+    received = ReceivedAnswer(warnings=body.get("warnings", []))
     for item in body["output"]:
         match item["type"]:
             case "message":
-                heard.text += "".join(part["text"] for part in item["content"])
+                received.text += "".join(part["text"] for part in item["content"])
             case "reasoning":
-                told = item["summary"] or item["content"]
-                heard.reasoning += "".join(part["text"] for part in told)
+                parts = item["summary"] or item["content"]
+                received.reasoning += "".join(part["text"] for part in parts)
             case "function_call":
                 arguments = json.loads(item["arguments"])
-                heard.calls.append((item["call_id"], _spaced_name(item), arguments))
+                received.calls.append((item["call_id"], _spaced_name(item), arguments))
             case "custom_tool_call":
-                heard.calls.append((item["call_id"], _spaced_name(item), item["input"]))
+                received.calls.append((item["call_id"], _spaced_name(item), item["input"]))
     cut = body["incomplete_details"] == {"reason": "max_output_tokens"}
     assert body["status"] == ("incomplete" if cut else "completed")
-    heard.finish = "length" if cut else "tool_calls" if heard.calls else "stop"
+    received.finish = "length" if cut else "tool_calls" if received.calls else "stop"
     usage = body["usage"]
     assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
     cached = usage["input_tokens_details"]["cached_tokens"]
-    heard.usage = Usage(usage["input_tokens"], cached, usage["output_tokens"])
-    return heard
+    received.usage = Usage(usage["input_tokens"], cached, usage["output_tokens"])
+    return received
 
 
 def _spaced_name(item: Any) -> str:
@@ -252,26 +256,26 @@ class _ResponsesReader:
     def __init__(self) -> None:
         self.done: list[Any] = []
         self.item: Any = None
-        self.said = ""
+        self.item_text = ""
         self.text = ""
 
     def take(self, data: Any) -> None:
         kind = data["type"]
         if kind == "response.output_item.added":
             assert self.item is None
-            self.item, self.said = data["item"], ""
+            self.item, self.item_text = data["item"], ""
             assert self.item["status"] == "in_progress"
         elif kind.endswith(".delta"):
-            self.said += data["delta"]
+            self.item_text += data["delta"]
             if kind == "response.output_text.delta":
                 self.text += data["delta"]
         elif kind.endswith("_text.done"):
-            assert data["text"] == self.said
+            assert data["text"] == self.item_text
         elif kind == "response.function_call_arguments.done":
-            assert data["arguments"] == self.said
+            assert data["arguments"] == self.item_text
             assert data["name"] == self.item["name"]
         elif kind == "response.custom_tool_call_input.done":
-            assert data["input"] == self.said
+            assert data["input"] == self.item_text
         elif kind == "response.output_item.done":
             assert data["item"].keys() == self.item.keys()
             same = self.item.keys() & {"id", "type", "call_id", "namespace", "name"}
@@ -280,7 +284,7 @@ class _ResponsesReader:
             self.item = None
         else:
             assert kind.removesuffix(".added").removesuffix(".done").endswith("_part")
-            assert data["part"]["text"] == ("" if kind.endswith("added") else self.said)
+            assert data["part"]["text"] == ("" if kind.endswith("added") else self.item_text)
         if kind.startswith("response.output_item"):
             assert data["output_index"] == len(self.done) - kind.endswith("done")
         else:
@@ -288,17 +292,20 @@ class _ResponsesReader:
 
 
 def _numbered(events: list[Event]) -> list[Any]:
-    told = [data for _, data in events]
-    assert [name for name, _ in events] == [it["type"] for it in told]
-    assert [it["sequence_number"] for it in told] == list(range(len(told)))
-    assert [it["type"] for it in told[:2]] == ["response.created", "response.in_progress"]
-    return told
+    events_data = [data for _, data in events]
+    assert [name for name, _ in events] == [event["type"] for event in events_data]
+    assert [event["sequence_number"] for event in events_data] == list(range(len(events_data)))
+    assert [event["type"] for event in events_data[:2]] == [
+        "response.created",
+        "response.in_progress",
+    ]
+    return events_data
 
 
-def _responses_streamed(events: list[Event]) -> Heard:
-    created, _, *told, last = _numbered(events)
+def _responses_streamed(events: list[Event]) -> ReceivedAnswer:
+    created, _, *events_data, last = _numbered(events)
     reader = _ResponsesReader()
-    for data in told:
+    for data in events_data:
         reader.take(data)
     assert reader.item is None
     assert last["type"] == f"response.{last['response']['status']}"
@@ -307,14 +314,14 @@ def _responses_streamed(events: list[Event]) -> Heard:
     return _responses_whole(last["response"])
 
 
-def _responses_broken(events: list[Event]) -> Broken:
-    _, _, *told, last = _numbered(events)
+def _responses_broken(events: list[Event]) -> BrokenStream:
+    _, _, *events_data, last = _numbered(events)
     reader = _ResponsesReader()
-    for data in told:
+    for data in events_data:
         reader.take(data)
     assert last["type"] == "error"
     assert isinstance(last["code"], str)
-    return Broken(reader.text, last["message"])
+    return BrokenStream(reader.text, last["message"])
 
 
 RESPONSES = Dialect(
@@ -349,19 +356,21 @@ def _anthropic_usage(usage: Any) -> Usage:
     return Usage(prompt, cached, usage["output_tokens"])
 
 
-def _messages_whole(body: Any) -> Heard:
-    heard = Heard(finish=FINISHES[body["stop_reason"]], warnings=body.get("warnings", []))
+def _messages_whole(body: Any) -> ReceivedAnswer:
+    received = ReceivedAnswer(
+        finish=FINISHES[body["stop_reason"]], warnings=body.get("warnings", [])
+    )
     assert (body["type"], body["role"]) == ("message", "assistant")
     for block in body["content"]:
         match block["type"]:
             case "text":
-                heard.text += block["text"]
+                received.text += block["text"]
             case "thinking":
-                heard.reasoning += block["thinking"]
+                received.reasoning += block["thinking"]
             case "tool_use":
-                heard.calls.append((block["id"], block["name"], block["input"]))
-    heard.usage = _anthropic_usage(body["usage"])
-    return heard
+                received.calls.append((block["id"], block["name"], block["input"]))
+    received.usage = _anthropic_usage(body["usage"])
+    return received
 
 
 class _MessagesReader:
@@ -392,7 +401,7 @@ class _MessagesReader:
 
     @property
     def text(self) -> str:
-        return "".join(it["text"] for it in self.blocks if it["type"] == "text")
+        return "".join(block["text"] for block in self.blocks if block["type"] == "text")
 
     def _grow(self, block: Any, delta: Any) -> None:
         match delta["type"]:
@@ -408,17 +417,17 @@ class _MessagesReader:
 
 def _named(events: list[Event]) -> list[Any]:
     assert [name for name, _ in events] == [data["type"] for _, data in events]
-    told = [data for _, data in events if data["type"] != "ping"]
-    assert told[0]["type"] == "message_start"
-    assert told[0]["message"]["content"] == []
-    return told
+    events_data = [data for _, data in events if data["type"] != "ping"]
+    assert events_data[0]["type"] == "message_start"
+    assert events_data[0]["message"]["content"] == []
+    return events_data
 
 
-def _messages_streamed(events: list[Event]) -> Heard:
-    start, *told, delta, stop = _named(events)
+def _messages_streamed(events: list[Event]) -> ReceivedAnswer:
+    start, *events_data, delta, stop = _named(events)
     assert (delta["type"], stop["type"]) == ("message_delta", "message_stop")
     reader = _MessagesReader()
-    for data in told:
+    for data in events_data:
         reader.take(data)
     assert not reader.open
     read = _anthropic_usage(start["message"]["usage"])
@@ -429,12 +438,12 @@ def _messages_streamed(events: list[Event]) -> Heard:
     return _messages_whole(start["message"] | ended | warned)
 
 
-def _messages_broken(events: list[Event]) -> Broken:
-    _, *told, last = _named(events)
+def _messages_broken(events: list[Event]) -> BrokenStream:
+    _, *events_data, last = _named(events)
     reader = _MessagesReader()
-    for data in told:
+    for data in events_data:
         reader.take(data)
-    return Broken(reader.text, _anthropic_refusal(last))
+    return BrokenStream(reader.text, _anthropic_refusal(last))
 
 
 def _anthropic_refusal(body: Any) -> str:

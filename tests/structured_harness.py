@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
-from mlx_worker.engine.prompt import prompt_of
+from mlx_worker.engine.prompt import build_prompt
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.wire.messages import RequestFailed
 from mlx_worker.wire.output import (
@@ -66,8 +66,8 @@ class EngineHarness:
         answers = [Answer() for _ in requests]
         said: list[Any] = []
         for id_, request in enumerate(requests):
-            prompt = prompt_of(self.tokenizer, request)
-            bound = self.constraints.of(request, prompt)
+            prompt = build_prompt(self.tokenizer, request)
+            bound = self.constraints.compile(request, prompt)
             said.append(engine.admit(id_, request, prompt, replay=list(replay), constraint=bound))
         while True:
             for message in said:

@@ -83,12 +83,12 @@ def test_a_refusal_has_the_status_that_its_callers_know(
     ("kind", "exit_code"),
     [
         (errors.ConfigError, 78),
-        (errors.PortTaken, 69),
+        (errors.AddressInUse, 69),
         (errors.BadModelFolder, 65),
         (errors.ModelNotFoundError, 66),
         (errors.SourceUnavailable, 69),
         (errors.BrokenDownload, 65),
-        (errors.CannotStore, 73),
+        (errors.StorageError, 73),
     ],
 )
 def test_a_command_ends_with_the_exit_code_that_says_why(
@@ -125,7 +125,7 @@ NEVER_ABOUT_A_REQUEST = {
     "BadModelFolder": "LoadFailed",
     "ModelNotFoundError": "LoadFailed",
     "UnservableModel": "LoadFailed",
-    "ChildMisbehaved": "a pipe that the child ends",
+    "ProtocolViolation": "a pipe that the child ends",
     "InvalidSetting": "raised to Python programs, which have no pipe",
 }
 """Errors that a child meets, and what becomes of each in place of `Failed`."""
@@ -143,7 +143,7 @@ def errors_named_in(file: Path) -> set[str]:
 
 
 def test_every_error_of_the_childs_half_is_one_that_a_child_may_send() -> None:
-    product = Path(errors.__file__).parent
+    product = Path(errors.__file__).parents[1]
     parts = [product / part for part in CHILD_SIDE]
     files = [file for part in parts for file in ([part] if part.suffix else part.rglob("*.py"))]
     assert len(files) > len(CHILD_SIDE)

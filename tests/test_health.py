@@ -1,4 +1,4 @@
-"""The ledger, the words that follow from it, and the module's functions."""
+"""The stats, the words that follow from it, and the module's functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlx_worker import health
-from mlx_worker.health import FORGIVEN, MOST_IN_A_ROW, RECENT, Ledger, Status, node_word
+from mlx_worker.health import FORGIVEN, MOST_IN_A_ROW, RECENT, RequestStats, Status, combined_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ def module_anew() -> Any:
 
 @pytest.fixture
 def fresh() -> Any:
-    """The module anew: the node's ledger is one a process, and a test wants its own."""
+    """The module anew: the node's stats is one a process, and a test wants its own."""
     return module_anew()
 
 
@@ -44,12 +44,12 @@ def eager_threads() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-def ledger_of(outcomes: str) -> Ledger:
-    """A ledger of these outcomes: + answered, - failed."""
-    ledger = Ledger()
+def stats_of(outcomes: str) -> RequestStats:
+    """A stats of these outcomes: + answered, - failed."""
+    stats = RequestStats()
     for outcome in outcomes:
-        ledger.record(outcome == "+", 1.0)
-    return ledger
+        stats.record(outcome == "+", 1.0)
+    return stats
 
 
 def together(count: int, work: Callable[[], object]) -> None:
@@ -70,15 +70,15 @@ def together(count: int, work: Callable[[], object]) -> None:
 # --- counting -----------------------------------------------------------------------------
 
 
-def test_a_new_ledger_has_seen_nothing() -> None:
-    ledger = Ledger(now=lambda: 1_700_000_000.25)
-    assert ledger.health() == {
+def test_a_new_record_has_seen_nothing() -> None:
+    stats = RequestStats(now=lambda: 1_700_000_000.25)
+    assert stats.health() == {
         "lastCheck": 1_700_000_000_250.0,
         "consecutiveFailures": 0,
         "avgResponseTime": 0.0,
         "errorRate": 0.0,
     }
-    assert ledger.metrics() == {
+    assert stats.metrics() == {
         "requestsInFlight": 0,
         "totalRequests": 0,
         "cacheHitRate": 0.0,
@@ -89,104 +89,104 @@ def test_a_new_ledger_has_seen_nothing() -> None:
 def test_the_last_check_is_now_in_milliseconds_and_a_float() -> None:
     """Cut to an int, it would lie before the moment it happened."""
     before = time.time() * 1000
-    checked = Ledger().health()["lastCheck"]
+    checked = RequestStats().health()["lastCheck"]
     assert isinstance(checked, float)
     assert before <= checked <= time.time() * 1000
 
 
 def test_requests_are_in_flight_between_open_and_close() -> None:
-    ledger = Ledger()
-    ledger.open()
-    ledger.open()
-    assert ledger.metrics()["requestsInFlight"] == 2
-    ledger.close()
-    assert ledger.metrics()["requestsInFlight"] == 1
+    stats = RequestStats()
+    stats.request_started()
+    stats.request_started()
+    assert stats.metrics()["requestsInFlight"] == 2
+    stats.request_ended()
+    assert stats.metrics()["requestsInFlight"] == 1
 
 
 def test_requests_in_flight_are_never_below_zero() -> None:
-    ledger = Ledger()
-    ledger.close()
-    ledger.close()
-    assert ledger.metrics()["requestsInFlight"] == 0
-    ledger.open()
-    assert ledger.metrics()["requestsInFlight"] == 1
+    stats = RequestStats()
+    stats.request_ended()
+    stats.request_ended()
+    assert stats.metrics()["requestsInFlight"] == 0
+    stats.request_started()
+    assert stats.metrics()["requestsInFlight"] == 1
 
 
 def test_means_count_failures_too() -> None:
-    ledger = Ledger()
-    ledger.record(success=True, latency=100.0)
-    ledger.record(success=False, latency=50.0)
-    assert ledger.metrics()["avgLatency"] == 75.0
-    assert ledger.health()["avgResponseTime"] == 75.0
-    assert ledger.metrics()["totalRequests"] == 2
+    stats = RequestStats()
+    stats.record(success=True, latency=100.0)
+    stats.record(success=False, latency=50.0)
+    assert stats.metrics()["avgLatency"] == 75.0
+    assert stats.health()["avgResponseTime"] == 75.0
+    assert stats.metrics()["totalRequests"] == 2
 
 
 def test_a_request_may_take_no_time() -> None:
-    ledger = Ledger()
-    ledger.record(success=True, latency=0)
-    assert ledger.metrics()["totalRequests"] == 1
+    stats = RequestStats()
+    stats.record(success=True, latency=0)
+    assert stats.metrics()["totalRequests"] == 1
 
 
 @pytest.mark.parametrize("latency", [-1, -1e-9, float("-inf"), float("nan")])
 @pytest.mark.parametrize("success", [True, False])
 def test_a_latency_that_cannot_be_is_refused_and_not_counted(success: bool, latency: float) -> None:
-    ledger = ledger_of("--")
-    before = ledger.metrics(), ledger.health()["consecutiveFailures"]
+    stats = stats_of("--")
+    before = stats.metrics(), stats.health()["consecutiveFailures"]
     with pytest.raises(ValueError, match="latency"):
-        ledger.record(success, latency)
-    assert (ledger.metrics(), ledger.health()["consecutiveFailures"]) == before
+        stats.record(success, latency)
+    assert (stats.metrics(), stats.health()["consecutiveFailures"]) == before
 
 
 @pytest.mark.parametrize(
     ("outcomes", "failures"), [("", 0), ("-", 1), ("+--", 2), ("--+", 0), ("--+---", 3)]
 )
 def test_a_success_resets_the_consecutive_failures(outcomes: str, failures: int) -> None:
-    assert ledger_of(outcomes).health()["consecutiveFailures"] == failures
+    assert stats_of(outcomes).health()["consecutiveFailures"] == failures
 
 
 @pytest.mark.parametrize(
     ("outcomes", "rate"), [("+", 0.0), ("-", 1.0), ("+-", 0.5), ("+++-", 0.25)]
 )
 def test_the_error_rate_is_the_share_of_failures(outcomes: str, rate: float) -> None:
-    assert ledger_of(outcomes).health()["errorRate"] == rate
+    assert stats_of(outcomes).health()["errorRate"] == rate
 
 
 def test_old_trouble_is_forgotten() -> None:
-    ledger = ledger_of("-" * RECENT + "+" * (RECENT - 1))
-    assert ledger.health()["errorRate"] == 1 / RECENT
-    ledger.record(success=True, latency=1.0)
-    assert ledger.health()["errorRate"] == 0.0
-    ledger.record(success=False, latency=1.0)
-    assert ledger.health()["errorRate"] == 1 / RECENT
+    stats = stats_of("-" * RECENT + "+" * (RECENT - 1))
+    assert stats.health()["errorRate"] == 1 / RECENT
+    stats.record(success=True, latency=1.0)
+    assert stats.health()["errorRate"] == 0.0
+    stats.record(success=False, latency=1.0)
+    assert stats.health()["errorRate"] == 1 / RECENT
 
 
 @pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
 def test_a_wall_clock_that_is_set_does_not_change_how_long_a_failure_counts(jump: float) -> None:
     wall, elapsed = [1e9], [100.0]
-    ledger = Ledger(now=lambda: wall[0], clock=lambda: elapsed[0])
+    stats = RequestStats(now=lambda: wall[0], clock=lambda: elapsed[0])
     for _ in range(MOST_IN_A_ROW):
-        ledger.record(success=False, latency=1.0)
+        stats.record(success=False, latency=1.0)
     wall[0] += jump
     elapsed[0] += FORGIVEN - 0.1
-    assert ledger.failing
+    assert stats.failing
     elapsed[0] += 0.1
-    assert not ledger.failing
+    assert not stats.failing
 
 
 def test_the_hit_rate_is_the_share_of_hits() -> None:
-    ledger = Ledger()
+    stats = RequestStats()
     for _ in range(3):
-        ledger.hit()
-    ledger.miss()
-    assert ledger.hit_rate == ledger.metrics()["cacheHitRate"] == 0.75
+        stats.record_hit()
+    stats.record_miss()
+    assert stats.hit_rate == stats.metrics()["cacheHitRate"] == 0.75
 
 
 def test_large_sums_stay_exact_and_are_json_numbers() -> None:
     """No field of 32 bits, nor a float where a count is meant."""
-    ledger = Ledger()
+    stats = RequestStats()
     for _ in range(3):
-        ledger.record(success=True, latency=2.0**40)
-    read = json.loads(json.dumps(ledger.metrics()))
+        stats.record(success=True, latency=2.0**40)
+    read = json.loads(json.dumps(stats.metrics()))
     assert read["avgLatency"] == 2.0**40
     assert (type(read["totalRequests"]), read["totalRequests"]) == (int, 3)
     assert type(read["requestsInFlight"]) is int
@@ -220,7 +220,7 @@ def test_the_word_follows_from_failures_in_a_row_and_from_their_share(
     outcomes: str, word: Status
 ) -> None:
     """Unhealthy: five in a row, or more than half of at least ten; degraded: two in a row."""
-    assert ledger_of(outcomes).word == word
+    assert stats_of(outcomes).status == word
 
 
 @pytest.mark.parametrize(
@@ -247,13 +247,13 @@ def test_the_word_follows_from_failures_in_a_row_and_from_their_share(
 def test_the_nodes_word_is_made_of_its_own_and_its_models(
     own: Status, models: list[Status], word: Status
 ) -> None:
-    assert node_word(own, models) == word
+    assert combined_status(own, models) == word
 
 
 # --- the module's functions ---------------------------------------------------------------
 
 
-def test_the_functions_and_the_monitor_speak_of_one_ledger(fresh: Any) -> None:
+def test_the_functions_and_the_monitor_share_their_counts(fresh: Any) -> None:
     fresh.record_request(True, 10.0)
     fresh.HealthMonitor().record_failure(latency=30.0)
     fresh.increment_requests_in_flight()
@@ -266,7 +266,7 @@ def test_the_functions_and_the_monitor_speak_of_one_ledger(fresh: Any) -> None:
         "avgLatency": 20.0,
     }
     assert fresh.get_metrics() == fresh.HealthMonitor().get_metrics() == expected
-    assert fresh.node_ledger().metrics() == expected
+    assert fresh.node_request_stats().metrics() == expected
     said = fresh.HealthMonitor().get_health()
     assert said.pop("lastCheck") <= time.time() * 1000
     assert said == {
@@ -351,10 +351,10 @@ def test_there_is_one_monitor_however_many_threads_ask_first(eager_threads: None
 
 
 def test_the_mean_of_the_longest_latencies_is_finite() -> None:
-    ledger = Ledger()
+    stats = RequestStats()
     for _ in range(2):
-        ledger.record(success=True, latency=1e308)
-    assert ledger.health()["avgResponseTime"] == pytest.approx(1e308)
+        stats.record(success=True, latency=1e308)
+    assert stats.health()["avgResponseTime"] == pytest.approx(1e308)
 
 
 def test_the_modules_health_has_exactly_its_four_keys(fresh: Any) -> None:
@@ -372,4 +372,4 @@ def test_the_modules_health_has_exactly_its_four_keys(fresh: Any) -> None:
     ],
 )
 def test_a_word_that_is_not_healthy_has_a_reason(outcomes: str, reason: str) -> None:
-    assert ledger_of(outcomes).reason == reason
+    assert stats_of(outcomes).reason == reason

@@ -233,7 +233,7 @@ def test_a_file_that_cannot_be_renamed_is_written_on(tmp_path: Path) -> None:
 def test_a_node_starts_with_a_log_that_takes_no_line(
     tmp_path: Path, place: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    root, ours = logging.getLogger(), logging.getLogger(logs.OURS)
+    root, ours = logging.getLogger(), logging.getLogger(logs.OWN_LOGGER)
     handlers, level, our_level = root.handlers[:], root.level, ours.level
     root.handlers[:] = []
     try:

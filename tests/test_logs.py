@@ -19,7 +19,7 @@ log = logging.getLogger("mlx_worker.test")
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger(logs.OURS)
+    root, ours = logging.getLogger(), logging.getLogger(logs.OWN_LOGGER)
     handlers, level, our_level = root.handlers[:], root.level, ours.level
     root.handlers[:] = []
     yield

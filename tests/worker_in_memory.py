@@ -19,8 +19,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 from mlx_worker.child.pipe import EXIT_FRONT_GONE, EXIT_GARBAGE
-from mlx_worker.errors import ChildMisbehaved
-from mlx_worker.supervisor.process.connection import ChildConnection, ConnectionCallbacks, connect
+from mlx_worker.errors import ProtocolViolation
+from mlx_worker.supervisor.process.connection import (
+    ChildConnection,
+    ConnectionCallbacks,
+    connect,
+)
 from mlx_worker.supervisor.process.launcher import Launched
 from mlx_worker.supervisor.process.process import NO_VARIABLES
 from mlx_worker.supervisor.process.stderr import StderrTail
@@ -115,7 +119,7 @@ class ProcessInMemory(asyncio.Protocol):
                     self.send([pong])
                 else:
                     self._jobs.put_nowait(message)
-        except ChildMisbehaved:
+        except ProtocolViolation:
             self._finish(EXIT_GARBAGE)
 
     def connection_lost(self, exc: Exception | None) -> None:

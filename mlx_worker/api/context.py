@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.metrics.counters import RequestMetrics
     from mlx_worker.api.metrics.loop_lag import EventLoopLagMonitor
     from mlx_worker.api.metrics.tracing import RequestTracer
-    from mlx_worker.health import Ledger
+    from mlx_worker.health import RequestStats
     from mlx_worker.supervisor.model_status import ModelStatus
     from mlx_worker.supervisor.node import Node
 
@@ -29,8 +29,8 @@ class AppContext:
     """
 
     node: Node
-    node_stats: Ledger
-    model_stats: dict[str, Ledger]
+    node_stats: RequestStats
+    model_stats: dict[str, RequestStats]
     request_metrics: RequestMetrics
     loop_lag: EventLoopLagMonitor
     tracer: RequestTracer | None

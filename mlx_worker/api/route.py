@@ -79,7 +79,7 @@ class Route:
 ANY_REQUEST: Errors = (
     errors.InvalidRequest,
     errors.WorkerError,
-    errors.CrossSite,
+    errors.CrossOriginRequest,
     errors.UnknownHost,
     errors.Unauthorized,
 )

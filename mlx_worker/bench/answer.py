@@ -1,6 +1,7 @@
-"""What came back for one request, and when: read after the load is over, so that it costs none.
+"""The answer to one request, and when its parts arrived.
 
-Tokens are counted by the server's own `usage`. Times are seconds of one monotonic clock. [bench]
+The bytes are read after the load is over, so that reading does not slow the load. Tokens are
+counted by the server's own `usage`. Times are seconds of one monotonic clock. [bench]
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ OK = 200
 
 
 @dataclass
-class Answer:
+class MeasuredAnswer:
     """One request's answer. `texts` are the arrivals that brought text, in order."""
 
     sent: float
@@ -37,25 +38,25 @@ class Answer:
 
     @property
     def ttft(self) -> float:
-        """Seconds from before connecting to the first text; NaN: none came."""
+        """Return the seconds from before connecting to the first text; NaN if no text came."""
         return self.texts[0] - self.sent if self.texts else float("nan")
 
     @property
     def gaps(self) -> list[float]:
-        """Seconds between arrivals that brought text: what a reader sees as pauses."""
+        """Return the seconds between arrivals with text: the pauses that a reader notices."""
         return [b - a for a, b in zip(self.texts, self.texts[1:], strict=False)]
 
     def gaps_within(self, start: float, end: float) -> list[float]:
-        """The gaps that touch this stretch of time."""
+        """Return the gaps that touch this stretch of time."""
         pairs = zip(self.texts, self.texts[1:], strict=False)
         return [b - a for a, b in pairs if b > start and a < end]
 
 
 def read_answer(
     sent: float, ended: float, arrivals: Iterable[tuple[float, bytes]], *, stream: bool
-) -> Answer:
-    """Make sense of the bytes; whatever is wrong with them is the answer's `complaint`."""
-    answer = Answer(sent, ended, 0, [])
+) -> MeasuredAnswer:
+    """Return the answer in these bytes; `complaint` says what is wrong with them."""
+    answer = MeasuredAnswer(sent, ended, 0, [])
     reader = ResponseReader()
     body = [(time, part) for time, data in arrivals if (part := reader.feed(data))]
     answer.status = reader.status
@@ -75,7 +76,7 @@ def read_answer(
     return answer
 
 
-def _read_whole(answer: Answer, body: bytes) -> None:
+def _read_whole(answer: MeasuredAnswer, body: bytes) -> None:
     try:
         said = msgspec.json.decode(body)
     except msgspec.DecodeError:
@@ -86,7 +87,7 @@ def _read_whole(answer: Answer, body: bytes) -> None:
     answer.complete = True
 
 
-def _read_stream(answer: Answer, body: list[tuple[float, bytes]]) -> None:
+def _read_stream(answer: MeasuredAnswer, body: list[tuple[float, bytes]]) -> None:
     pieces = []
     for time, data in _events(body):
         if data == DONE:
@@ -117,7 +118,7 @@ def _said(choice: dict[str, Any]) -> str:
     return thought + (delta.get("content") or "")
 
 
-def _read_usage(answer: Answer, usage: dict[str, Any]) -> None:
+def _read_usage(answer: MeasuredAnswer, usage: dict[str, Any]) -> None:
     answer.prompt_tokens = usage["prompt_tokens"]
     answer.completion_tokens = usage["completion_tokens"]
     details = usage.get("prompt_tokens_details") or {}

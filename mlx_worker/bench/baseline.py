@@ -1,9 +1,9 @@
-"""The limit: mlx_lm's batch in one process, without a server around it.
+"""The baseline: mlx_lm's batch in one process, without a server around it.
 
-`python -m mlx_worker.bench.baseline`, a LimitJob on stdin, a Sample on stdout. The same prompts and
-lengths as a server gets, as many rows at once, the next request of a stream put in when the one
-before it is done; tokens stay numbers, nothing is turned into text. The only module of the bench
-that touches mlx. [bench]
+`python -m mlx_worker.bench.baseline` reads a BaselineJob on stdin and writes a Sample on stdout.
+Prompts, lengths and the number of rows are those of a server, and the next request of a stream
+starts when the one before it is done. Tokens stay numbers; nothing is turned into text. This is the
+only module of the bench that touches mlx. [bench]
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import mlx_lm
 import msgspec
 from mlx_lm.generate import BatchGenerator
 
-from mlx_worker.bench.job import LimitJob
+from mlx_worker.bench.job import BaselineJob
 from mlx_worker.bench.processes import cpu_seconds, resident_megabytes
 from mlx_worker.bench.prompts import Prompts
 from mlx_worker.bench.sample import Sample
 
 if TYPE_CHECKING:
-    from mlx_worker.bench.client import Ask
+    from mlx_worker.bench.client import LoadRequest
 
 READERS = 8
 """Prompts read side by side: mlx_lm's own default."""
@@ -37,8 +37,8 @@ class _Batch:
         self._model, self._tokenizer = mlx_lm.load(folder)
         self._rows = rows
 
-    def run(self, asks: list[list[Ask]]) -> int:
-        """All of them; how many tokens came."""
+    def run(self, asks: list[list[LoadRequest]]) -> int:
+        """Run all requests and return the number of tokens."""
         batch = BatchGenerator(
             self._model,
             stop_tokens=[[token] for token in self._tokenizer.eos_token_ids],
@@ -66,8 +66,8 @@ class _Batch:
             streams[uid] = stream
 
 
-def measure(job: LimitJob) -> Sample:
-    """Once to warm up, once for the figures."""
+def measure(job: BaselineJob) -> Sample:
+    """Run a warm-up, then measure."""
     batch = _Batch(job.folder, job.rows)
     warm_up = job.scenario.asks(Prompts(f"{job.seed}/warm-up"))
     batch.run([stream[:1] for stream in warm_up])
@@ -88,8 +88,8 @@ def measure(job: LimitJob) -> Sample:
 
 
 def main() -> None:
-    """One job."""
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=LimitJob)
+    """Run one job."""
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=BaselineJob)
     sys.stdout.buffer.write(msgspec.json.encode(measure(job)))
 
 

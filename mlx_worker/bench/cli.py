@@ -1,4 +1,7 @@
-"""What `mlx-worker bench` does: measure, print, write down. [bench]"""
+"""The command `mlx-worker bench`: measure, print, write files.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ from mlx_worker.bench.report.goals import outcomes
 from mlx_worker.bench.report.results import Results, this_machine
 from mlx_worker.bench.report.tables import goal_table, scenario_table
 from mlx_worker.bench.scenarios.catalog import NAMED
-from mlx_worker.bench.servers.baseline import Limit
+from mlx_worker.bench.servers.baseline import Baseline
 from mlx_worker.bench.servers.node import RunningNode, StartedNode
 from mlx_worker.bench.servers.peer import PEERS, Peer
 from mlx_worker.bench.synthetic.on_demand import models
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +36,11 @@ WIDTH = 160
 
 
 @dataclass(frozen=True)
-class Options:
-    """What was asked for. No `scenarios`: all; no `model`: the made ones; no `url`: a new node."""
+class BenchOptions:
+    """The options of the command.
+
+    No `scenarios`: all; no `model`: synthetic ones; no `url`: a new node.
+    """
 
     model: Path | None
     url: str | None
@@ -45,11 +51,11 @@ class Options:
     plots: Path | None
 
 
-def run(options: Options) -> None:
-    """Measure and print. Raises NotMeasured where something asked for is not to be had."""
-    unknown = [it for it in options.scenarios if it not in NAMED]
+def run(options: BenchOptions) -> None:
+    """Measure and print. Raises BenchmarkError where something asked for is not to be had."""
+    unknown = [item for item in options.scenarios if item not in NAMED]
     if unknown:
-        raise NotMeasured(f"no scenario {unknown[0]!r}; there are {', '.join(NAMED)}")
+        raise BenchmarkError(f"no scenario {unknown[0]!r}; there are {', '.join(NAMED)}")
     if options.plots is not None:
         load_matplotlib()  # before an hour of work
     with ended_by_sigterm(), models(options.model) as model:
@@ -61,9 +67,9 @@ def run(options: Options) -> None:
             model=model,
         )
         measurements = []
-        for it in measured(plan):
-            _say(it, plan)
-            measurements.append(it)
+        for item in measured(plan):
+            _say(item, plan)
+            measurements.append(item)
     results = Results(
         machine=this_machine(),
         command=sys.argv[1:],
@@ -75,7 +81,7 @@ def run(options: Options) -> None:
     for scenario in results.scenarios():
         screen.print(scenario_table(results, scenario))
     if options.model is None and options.url is None and (reached := outcomes(results)):
-        screen.print(goal_table(reached))  # they are of the made models
+        screen.print(goal_table(reached))  # the goals are for the synthetic models
     if options.json is not None:
         results.write(options.json)
     if options.plots is not None:
@@ -83,24 +89,25 @@ def run(options: Options) -> None:
             screen.print(f"drawn: {file}")
 
 
-def _targets(options: Options) -> list[Target]:
-    """The node first: the others are compared with it."""
+def _targets(options: BenchOptions) -> list[Target]:
+    """Return what is measured; the node is first, because the others are compared with it."""
     if options.url is None:
-        return [StartedNode(), StartedNode(spares=1), *map(_peer, options.peers), Limit()]
+        return [StartedNode(), StartedNode(spares=1), *map(_peer, options.peers), Baseline()]
     if options.model is None and options.peers:
-        raise NotMeasured("--url with --peer needs --model: the folder of what the node serves")
-    beside: list[Target] = [] if options.model is None else [*map(_peer, options.peers), Limit()]
+        raise BenchmarkError("--url with --peer needs --model: the folder of what the node serves")
+    beside: list[Target] = [] if options.model is None else [*map(_peer, options.peers), Baseline()]
     return [RunningNode(options.url), *beside]
 
 
 def _peer(name: str) -> Peer:
     if name not in PEERS:
-        raise NotMeasured(f"no peer {name!r}; there are {', '.join(PEERS)}")
+        raise BenchmarkError(f"no peer {name!r}; there are {', '.join(PEERS)}")
     return Peer(name)
 
 
-def _say(it: Measurement, plan: Plan) -> None:
-    """One line of progress."""
-    what = f"{it.scenario}: {it.target}, round {it.round + 1} of {plan.rounds}"
-    how = f" ({it.sample.complaints[0]})" if it.sample.complaints else ""
+def _say(measurement: Measurement, plan: Plan) -> None:
+    """Print one line of progress."""
+    position = f"round {measurement.round + 1} of {plan.rounds}"
+    what = f"{measurement.scenario}: {measurement.target}, {position}"
+    how = f" ({measurement.sample.complaints[0]})" if measurement.sample.complaints else ""
     sys.stderr.write(f"{what}{how}\n")

@@ -1,7 +1,7 @@
-"""The client that makes the load: connections that note what arrives and when, and parse nothing.
+"""The client of the load: connections that record what arrives and when, and parse nothing.
 
-A connection a request, as many callers have it. While the load runs, an arrival costs a clock, an
-append and a count of the events in it; the rest is read from what was kept. [bench]
+There is a connection for each request, as with many callers. While the load runs, an arrival costs
+a clock, an append and a count of the events in it; the rest is read from the record. [bench]
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from mlx_worker.bench.answer import OK, Answer, read_answer
+from mlx_worker.bench.answer import OK, MeasuredAnswer, read_answer
 from mlx_worker.bench.response import ResponseReader
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,10 +66,10 @@ class _Connection(asyncio.Protocol):
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One chat completion: greedy, `max_tokens` long where the model does not end it before.
+class LoadRequest:
+    """One chat completion: greedy, `max_tokens` long unless the model ends the answer before.
 
-    `session` is the name it gives its conversation, "" where it gives none.
+    `session` is the name of the conversation, "" for none.
     """
 
     messages: Sequence[dict[str, Any]]
@@ -78,10 +78,10 @@ class Ask:
     session: str = ""
 
 
-class Asked:
+class RunningRequest:
     """A request on its way."""
 
-    def __init__(self, ask: Ask, sent: float, connection: _Connection) -> None:
+    def __init__(self, ask: LoadRequest, sent: float, connection: _Connection) -> None:
         self._ask = ask
         self._sent = sent
         self._connection = connection
@@ -94,22 +94,22 @@ class Asked:
         """Hang up, as a client does whose user has left."""
         self._connection.transport.abort()
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> MeasuredAnswer:
         """Wait for the end; what had arrived by then."""
         ended = await self._connection.ended
         arrivals = self._connection.arrivals
         return read_answer(self._sent, ended, arrivals, stream=self._ask.stream)
 
 
-class Client:
-    """Requests to one server, under the name it has for its model."""
+class LoadClient:
+    """Sends requests to one server, with the server's name of the model."""
 
     def __init__(self, host: str, port: int, model: str) -> None:
         self._host = host
         self._port = port
         self._model = model
 
-    async def start(self, ask: Ask, model: str | None = None) -> Asked:
+    async def start(self, ask: LoadRequest, model: str | None = None) -> RunningRequest:
         """Connect and send; returns before anything is answered."""
         body: dict[str, Any] = {
             "model": model or self._model,
@@ -124,18 +124,18 @@ class Client:
             "POST", "/v1/chat/completions", msgspec.json.encode(body), ask.session
         )
         sent = perf_counter()
-        return Asked(ask, sent, await self._connect(request))
+        return RunningRequest(ask, sent, await self._connect(request))
 
-    async def ask(self, ask: Ask, model: str | None = None) -> Answer:
-        """The whole of it."""
+    async def ask(self, ask: LoadRequest, model: str | None = None) -> MeasuredAnswer:
+        """Send a request and return its whole answer."""
         return await (await self.start(ask, model)).answer()
 
     async def get(self, path: str) -> tuple[float, bytes]:
-        """(seconds from before connecting to the end, body). Raises NotMeasured."""
+        """Return (seconds from before connecting to the end, body). Raises BenchmarkError."""
         return await self._call("GET", path)
 
     async def delete(self, path: str) -> None:
-        """Have something forgotten. Raises NotMeasured."""
+        """Have something forgotten. Raises BenchmarkError."""
         await self._call("DELETE", path)
 
     async def _call(self, method: str, path: str) -> tuple[float, bytes]:
@@ -145,7 +145,7 @@ class Client:
         reader = ResponseReader()
         body = b"".join(reader.feed(data) for _, data in connection.arrivals)
         if reader.status != OK:
-            raise NotMeasured(f"{path}: HTTP status {reader.status}")
+            raise BenchmarkError(f"{path}: HTTP status {reader.status}")
         return ended - sent, body
 
     async def _connect(self, request: bytes) -> _Connection:

@@ -1,4 +1,7 @@
-"""How a measuring command ends before it is done. [bench]"""
+"""The early end of a measuring command.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM leaves as ctrl-C does: nothing that was started is left running."""
+    """Make SIGTERM end the block as ctrl-C does, so that no started process is left running."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield

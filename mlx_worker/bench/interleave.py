@@ -1,4 +1,4 @@
-"""Who is measured when: A B A B, because a machine drifts by more than servers differ.
+"""The order of measurements: A B A B, because a machine drifts by more than servers differ.
 
 What one scenario compares is measured in turn, round by round, while every server of its setting
 stands there and the others rest. [bench]
@@ -15,7 +15,7 @@ import msgspec
 
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.servers.server import WARM_UP, Server
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Measurement(msgspec.Struct, frozen=True):
-    """One sample, and what it is one of; rounds count from 0."""
+    """One sample, with its scenario, target and round; rounds count from 0."""
 
     scenario: str
     target: str
@@ -36,7 +36,7 @@ class Measurement(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure. `model` gives the folder for a made model's name."""
+    """What is measured; `model` returns the folder for the name of a synthetic model."""
 
     scenarios: Mapping[str, AnyScenario]
     targets: Sequence[Target]
@@ -46,10 +46,10 @@ class Plan:
 
 
 def measured(plan: Plan) -> Iterator[Measurement]:
-    """Every sample as it comes. Raises NotMeasured where a target cannot be started."""
+    """Yield every sample as it comes. Raises BenchmarkError if a target cannot be started."""
     ordered = sorted(plan.scenarios.items(), key=_setting)
-    for (fresh, made, models), scenarios in groupby(ordered, key=_setting):
-        folders = [plan.model(made)] * models
+    for (fresh, synthetic, models), scenarios in groupby(ordered, key=_setting):
+        folders = [plan.model(synthetic)] * models
         if fresh:
             yield from _fresh(plan, folders, dict(scenarios))
         else:
@@ -57,9 +57,9 @@ def measured(plan: Plan) -> Iterator[Measurement]:
 
 
 def _setting(item: tuple[str, AnyScenario]) -> tuple[bool, str, int]:
-    """What has to stand there for a scenario."""
+    """Return what a scenario needs to be running."""
     _, scenario = item
-    return scenario.fresh, scenario.made, scenario.models
+    return scenario.fresh, scenario.synthetic, scenario.models
 
 
 def _standing(
@@ -93,9 +93,9 @@ def _fresh(
 
 
 def _measurement(plan: Plan, name: str, target: Target, turn: int, opened: Opened) -> Measurement:
-    """A measurement that fails is one without figures: the others go on."""
+    """Measure once; a measurement that fails has no figures, and the others go on."""
     try:
         sample = opened.measure(plan.scenarios[name], f"{plan.seed}/{name}/{turn}")
-    except NotMeasured as error:
+    except BenchmarkError as error:
         sample = Sample({}, complaints=[error.message])
     return Measurement(name, target.name, turn, sample)

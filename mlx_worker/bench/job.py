@@ -1,4 +1,7 @@
-"""What the processes of a measurement are told: a scenario, where to play it, a seed. [bench]"""
+"""The jobs of the measuring processes: a scenario, a server or a model, and a seed.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ class LoadJob(msgspec.Struct, frozen=True):
     roles: dict[str, list[int]]
 
 
-class LimitJob(msgspec.Struct, frozen=True):
+class BaselineJob(msgspec.Struct, frozen=True):
     """For the process that is the limit: the scenario and the model's folder."""
 
     scenario: Streams

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import uvloop
 
-from mlx_worker.bench.client import Client
+from mlx_worker.bench.client import LoadClient
 from mlx_worker.bench.job import LoadJob
 from mlx_worker.bench.processes import until_idle
 from mlx_worker.bench.prompts import Prompts
@@ -24,21 +24,22 @@ if TYPE_CHECKING:
     from mlx_worker.bench.sample import Sample
 
 REST = 30.0
-"""Seconds that a server may go on working for clients who have left, before others are measured."""
+"""Seconds that a server may work on for clients that have left, before the next measurement."""
 
 
 async def run(job: LoadJob) -> Sample:
     """Play the scenario, then wait until the server has come to rest."""
-    client = Client(job.host, job.port, job.models[0])
+    client = LoadClient(job.host, job.port, job.models[0])
     stage = Stage(client, Prompts(job.seed), job.roles, job.models)
     sample = await job.scenario.run(stage)
     await until_idle(job.roles, perf_counter() + REST)
-    sample.figures = {name: it for name, it in sample.figures.items() if not math.isnan(it)}
+    figures = sample.figures.items()
+    sample.figures = {name: value for name, value in figures if not math.isnan(value)}
     return sample
 
 
 def main() -> None:
-    """One job."""
+    """Run one job."""
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=LoadJob)
     sample = uvloop.run(run(job))
     sys.stdout.buffer.write(msgspec.json.encode(sample))

@@ -1,4 +1,7 @@
-"""What the processes of a server have used: CPU time and resident memory. [bench]"""
+"""CPU time and resident memory of the processes of a server.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -28,22 +31,22 @@ LOOK_EVERY = 0.005
 
 
 def cpu_seconds(roles: Roles) -> dict[str, float]:
-    """User and system time so far, by role; a process that has ended counts nothing."""
+    """Return user and system time so far, by role; a process that has ended counts nothing."""
     return {role: sum(map(_cpu, pids)) for role, pids in roles.items()}
 
 
 def cpu_since(before: Mapping[str, float], roles: Roles) -> dict[str, float]:
-    """User and system time since then, by role."""
+    """Return user and system time since then, by role."""
     return {role: now - before[role] for role, now in cpu_seconds(roles).items()}
 
 
 def resident_megabytes(roles: Roles) -> dict[str, float]:
-    """Resident memory now, by role."""
+    """Return the resident memory now, by role."""
     return {role: sum(map(_resident, pids)) / 1e6 for role, pids in roles.items()}
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that descend from it; empty: it has ended."""
+    """Return a process and all its descendants; [] if the process has ended."""
     try:
         process = psutil.Process(pid)
         return [pid, *(child.pid for child in process.children(recursive=True))]
@@ -65,7 +68,7 @@ def _resident(pid: int) -> float:
 
 
 async def until_used(roles: Roles, seconds: float, deadline: float) -> bool:
-    """Wait until the processes have used so much more CPU time; False: not before the deadline."""
+    """Wait until the processes have used this much more CPU time; False at the deadline."""
     before = sum(cpu_seconds(roles).values())
     while sum(cpu_seconds(roles).values()) - before < seconds:
         if perf_counter() > deadline:
@@ -75,9 +78,9 @@ async def until_used(roles: Roles, seconds: float, deadline: float) -> bool:
 
 
 async def until_idle(roles: Roles, deadline: float) -> float:
-    """The first moment (of `perf_counter`) from which the processes used next to nothing.
+    """Return the first moment (of `perf_counter`) from which the processes are idle.
 
-    The deadline, where they never came to rest before it.
+    Returns the deadline if they are not idle before it.
     """
     seen: list[tuple[float, float]] = []
     while (now := perf_counter()) < deadline:

@@ -1,4 +1,4 @@
-"""Prompts that nobody has sent before: plain words, drawn from a seed.
+"""Prompts that no run has sent before: plain words, drawn from a seed.
 
 Every server of a round gets the same ones, and no round those of another, so that a prompt cache
 holds just what a scenario put there. [bench]
@@ -19,13 +19,13 @@ class Prompts:
         self.random = random.Random(seed)  # noqa: S311  (no secret)
 
     def words(self, count: int) -> str:
-        """So many words; about as many tokens."""
+        """Return this number of words; about as many tokens."""
         return " ".join(self.random.choices(WORDS, k=count))
 
     def user(self, count: int) -> dict[str, Any]:
-        """A user's turn."""
+        """Return a user message of this number of words."""
         return {"role": "user", "content": self.words(count)}
 
     def system(self, count: int) -> dict[str, Any]:
-        """A system prompt."""
+        """Return a system message of this number of words."""
         return {"role": "system", "content": self.words(count)}

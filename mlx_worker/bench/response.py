@@ -1,4 +1,7 @@
-"""An HTTP/1 response out of bytes that arrive in any pieces. [bench]"""
+"""An HTTP/1 response from bytes that arrive in any pieces.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class ResponseReader:
         self._left = 0  # bytes of the current chunk, its line end included
 
     def feed(self, data: bytes) -> bytes:
-        """The body's bytes among these."""
+        """Return the bytes of the body among these bytes."""
         self._buffer += data
         if not self.status and not self._read_head():
             return b""

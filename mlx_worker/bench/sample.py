@@ -1,4 +1,7 @@
-"""What one measurement brings, and what each of its figures is called. [bench]"""
+"""The result of one measurement, and the labels of its figures.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ import msgspec
 
 
 class Sample(msgspec.Struct):
-    """One scenario, one target, one round.
+    """The figures of one scenario, one target and one round.
 
-    `figures` by the names below; `gaps` are the percentiles 0..100 of the pauses between a
-    stream's arrivals, in milliseconds (empty: not of interest); `complaints` say which requests
+    `figures` have the names below; `gaps` are the percentiles 0..100 of the pauses between a
+    stream's arrivals, in milliseconds (empty if not of interest); `complaints` say which requests
     were not answered in full, and why.
     """
 
@@ -43,14 +46,14 @@ FIGURES: dict[str, Figure] = {
     "resident": Figure("resident memory", "MB"),
     "resident_front": Figure("resident memory, front", "MB"),
     "resident_child": Figure("resident memory, child", "MB"),
-    "newcomer_p50": Figure("newcomer's first token, p50", "ms"),
-    "newcomer_p99": Figure("newcomer's first token, p99", "ms"),
+    "newcomer_p50": Figure("late arrival's first token, p50", "ms"),
+    "newcomer_p99": Figure("late arrival's first token, p99", "ms"),
     "before_p50": Figure("pause before the prompt, p50", "ms"),
     "before_p99": Figure("pause before the prompt, p99", "ms"),
     "before_max": Figure("pause before the prompt, longest", "ms"),
-    "during_p50": Figure("pause while it is read, p50", "ms"),
-    "during_p99": Figure("pause while it is read, p99", "ms"),
-    "during_max": Figure("pause while it is read, longest", "ms"),
+    "during_p50": Figure("pause during its prefill, p50", "ms"),
+    "during_p99": Figure("pause during its prefill, p99", "ms"),
+    "during_max": Figure("pause during its prefill, longest", "ms"),
     "after_p50": Figure("pause after it, p50", "ms"),
     "after_p99": Figure("pause after it, p99", "ms"),
     "after_max": Figure("pause after it, longest", "ms"),
@@ -71,10 +74,10 @@ FIGURES: dict[str, Figure] = {
     "health_bytes": Figure("/health, body", "bytes", 0),
     "resumed_p50": Figure("kill to next token, p50", "ms", 0),
     "resumed_max": Figure("kill to next token, longest", "ms", 0),
-    "detect": Figure("kill to its being seen", "ms", 1),
-    "spawn": Figure("seen to a process with all imports", "ms", 1),
+    "detect": Figure("kill to its detection", "ms", 1),
+    "spawn": Figure("detection to a process with all imports", "ms", 1),
     "load": Figure("process to model loaded", "ms", 1),
-    "child_ready": Figure("seen to model loaded", "ms", 1),
+    "child_ready": Figure("detection to model loaded", "ms", 1),
     "prefill": Figure("loaded to the first stream's next token", "ms", 1),
     "lost": Figure("streams lost", "", 0),
     "listening": Figure("exec to listening", "ms", 0),

@@ -1,4 +1,7 @@
-"""Server-sent events out of bytes that arrive in any pieces. [bench]"""
+"""Server-sent events from bytes that arrive in any pieces.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ class EventReader:
         self._data: list[bytes] = []
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The data of every event that these bytes complete."""
+        """Return the data of every event that these bytes complete."""
         *lines, self._line = (self._line + data).split(b"\n")
         events = []
         for raw in lines:

@@ -1,4 +1,7 @@
-"""Medians, quantiles, and the spread of what several rounds brought. Pure. [bench]"""
+"""Medians, quantiles, and the spread of the values of several rounds. Pure.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ if TYPE_CHECKING:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` (0..1) of all do not exceed; NaN of none.
+    """Return the smallest value that at least `share` (0..1) of all do not exceed; NaN of none.
 
-    A value that was really seen, never one between two: of ten, the 0.99 quantile is the largest.
+    The result is always one of the values, never one between two: of ten, the 0.99 quantile is the
+    largest.
     """
     if not values:
         return math.nan
@@ -22,7 +26,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle one; of an even number the mean of the middle two; NaN of none."""
+    """Return the median; of an even number the mean of the middle two; NaN of none."""
     if not values:
         return math.nan
     ordered = sorted(values)
@@ -40,7 +44,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """The spread of the rounds that measured it at all; None: none did."""
+    """Return the spread of the rounds that have a value; None if no round has one."""
     seen = [value for value in values if not math.isnan(value)]
     return Spread(median(seen), min(seen), max(seen)) if seen else None
 

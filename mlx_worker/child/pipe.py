@@ -13,7 +13,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
-from mlx_worker.errors import ChildMisbehaved
+from mlx_worker.errors import ProtocolViolation
 from mlx_worker.wire.framing import encode, frames_to_child
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Pipe:
             while data := self._socket.recv(_CHUNK):
                 for message in frames.feed(data):
                     on_message(message)
-        except ChildMisbehaved:
+        except ProtocolViolation:
             # The front uses another protocol, and would not understand an error either.
             os._exit(EXIT_GARBAGE)
         except OSError:

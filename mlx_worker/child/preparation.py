@@ -152,7 +152,7 @@ class Preparation:
             return
         try:
             with self._monitor.measure("compile"):
-                constraint = tools.constraints.of(offer.request, prompt)
+                constraint = tools.constraints.compile(offer.request, prompt)
         except BaseException as error:  # noqa: BLE001  (no error of a request may end the thread)
             self._on_prepared(PreparationFailed(message.id, error, message.request_id))
             return

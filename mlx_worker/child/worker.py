@@ -192,10 +192,10 @@ class EngineWorker:
         while not self._jobs.empty() or not engine.active:
             job = self._jobs.get()
             with self._work.measure("admit"):
-                messages = self._answer(engine, job)
+                messages = self._run_job(engine, job)
             self._output.put(engine, messages)
 
-    def _answer(self, engine: Engine, job: _Job) -> list[WireMessage]:
+    def _run_job(self, engine: Engine, job: _Job) -> list[WireMessage]:
         match job:
             case ReadyToGenerate():
                 return self._admit(engine, job)

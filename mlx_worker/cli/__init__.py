@@ -1,1 +1,4 @@
-"""The command line: `mlx-worker` and its commands. [front]"""
+"""The command line: `mlx-worker` and its commands.
+
+[front]
+"""

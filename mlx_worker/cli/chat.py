@@ -1,4 +1,7 @@
-"""A conversation in the terminal: what the model says appears as it is said. [front]"""
+"""A conversation in the terminal; the answer of the model appears token by token.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from mlx_worker.errors import WorkerError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.cli.client import RemoteNode
+    from mlx_worker.cli.client import NodeClient
 
 LEAVE = "/quit"
 
 
 @dataclass(frozen=True)
 class Stats:
-    """What one answer took: seconds to its first token, its tokens, seconds in all."""
+    """Figures of one answer: seconds to the first token, tokens, seconds in all."""
 
     first: float
     tokens: int
@@ -28,7 +31,7 @@ class Stats:
     seconds: float
 
     def __str__(self) -> str:
-        """One line."""
+        """Return the figures as one line."""
         after_first = self.seconds - self.first
         rate = f"{(self.tokens - 1) / after_first:.1f}" if self.tokens > 1 and after_first else "-"
         return (
@@ -39,18 +42,18 @@ class Stats:
 
 @dataclass
 class Conversation:
-    """Turns so far, and how they are to be answered. What the model says goes to `say`."""
+    """The turns so far, and the settings of requests. `say` gets the text of answers."""
 
-    node: RemoteNode
+    node: NodeClient
     settings: dict[str, Any]
     say: Callable[[str], None]
     turns: list[dict[str, str]] = field(default_factory=list)
 
     async def answer(self, text: str) -> Stats:
-        """Ask, and say the answer as it comes; both stay in the conversation.
+        """Send a question and print the answer as it comes; both stay in the conversation.
 
-        An answer that is cancelled or breaks off stays as far as it came; a question without any
-        answer is taken back. Raises what the node said.
+        The text of a cancelled or interrupted answer stays; a question without any answer is
+        removed. Raises the node's error.
         """
         self.turns.append({"role": "user", "content": text})
         said: list[str] = []
@@ -94,9 +97,9 @@ class Conversation:
 def converse(conversation: Conversation, *, stats: bool) -> None:
     """Read questions and answer them, until `/quit` or the end of the input.
 
-    ctrl-C cancels an answer, and the node stops at its next token. A person who asks is told of a
-    question that fails, and may ask the next one; a script ends with the error. Raises what the
-    node says before the first question.
+    ctrl-C cancels an answer, and the node stops at the next token. At a terminal a failed question
+    is reported and the next one may be asked; a script ends with the error. Raises what the node
+    reports before the first question.
     """
     asyncio.run(conversation.node.get("/v1/models"))
     while (text := _question()) is not None:
@@ -115,7 +118,7 @@ def converse(conversation: Conversation, *, stats: bool) -> None:
 
 
 def _question() -> str | None:
-    """The next line; "" where it was given up with ctrl-C, None where there is none any more."""
+    """Return the next line; "" if ctrl-C discarded it, None at the end of the input."""
     try:
         text = input("> " if sys.stdin.isatty() else "").strip()
     except EOFError:

@@ -1,7 +1,7 @@
-"""Questions and commands to a node that runs already, over its own HTTP. [front]
+"""The client of a running node: requests and commands over the node's HTTP API.
 
-The one place of this package that makes requests to a node: what it answers, and every way of not
-answering, becomes a value or one error.
+This is the only module of the package that sends requests to a node. An answer becomes a value, and
+every failure becomes one error. [front]
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
     from mlx_worker.config.schema import ServerConfig
 
-PATIENCE = aiohttp.ClientTimeout(total=30)
+DEFAULT_TIMEOUT = aiohttp.ClientTimeout(total=30)
 """A node answers a question or a command at once."""
 
-AS_LONG_AS_IT_TAKES = aiohttp.ClientTimeout(total=None, connect=30)
+UNLIMITED_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=30)
 """Streams, and what waits for a model."""
 
 
 def url_of(server: ServerConfig) -> str:
-    """Where a node with this configuration is reached from its own machine."""
+    """Return the URL of a node with this configuration, as seen from its own machine."""
     host = server.host
     if host != "localhost":
         address = ipaddress.ip_address(host)
@@ -57,13 +57,11 @@ def url_of(server: ServerConfig) -> str:
 
 
 @dataclass(frozen=True)
-class RemoteNode:
-    """A running node: its base URL, the key to show it, the certificate that it is known by.
+class NodeClient:
+    """A running node: its base URL, the key to send, and the certificate that identifies it.
 
-    Without a certificate, one that the system's authorities know.
-
-    Every method raises NodeUnreachable, Unauthorized, UnknownModel, or what else the node said as
-    a WorkerError.
+    Without a certificate, the system's authorities are trusted. Every method raises
+    NodeUnreachable, Unauthorized, UnknownModel, or another error of the node as a WorkerError.
     """
 
     url: str
@@ -71,13 +69,13 @@ class RemoteNode:
     certificate: Path | None = None
 
     @classmethod
-    def at(cls, url: str) -> RemoteNode:
-        """The node there, with the key of this environment."""
+    def at(cls, url: str) -> NodeClient:
+        """Return the node at this URL, with the key of this environment."""
         return cls(url.rstrip("/"), os.environ.get(KEY_VARIABLE) or None)
 
     @classmethod
-    def of(cls, server: ServerConfig) -> RemoteNode:
-        """The node with this configuration: with this environment's key, else its first.
+    def of(cls, server: ServerConfig) -> NodeClient:
+        """Return the node of this configuration, with this environment's key, else its first one.
 
         Raises ConfigError for keys that cannot be read.
         """
@@ -85,23 +83,23 @@ class RemoteNode:
         return cls(url_of(server), key, server.tls_cert)
 
     async def get(self, path: str, **query: str | None) -> Any:
-        """What the node says there; a query of None is left out."""
+        """Return the node's answer for this path; parameters that are None are left out."""
         return await self._ask("GET", path, query=query)
 
     async def health(self) -> dict[str, Any]:
-        """The body of `/health`."""
+        """Return the body of `/health`."""
         body: dict[str, Any] = await self.get("/health")
         return body
 
     async def act(self, model: str, verb: str) -> None:
-        """`load`, `unload` or `restart` a model; returns when the node has agreed.
+        """Send `load`, `unload` or `restart` for a model; returns when the node has accepted.
 
         Raises ModelBusy too.
         """
         await self._ask("POST", f"/admin/models/{quote(model)}/{verb}")
 
     async def reload(self) -> dict[str, list[str]]:
-        """Have it read its configuration again; what came of it, as the node says it.
+        """Make the node read its configuration again; return the changes that it reports.
 
         Raises ConfigError too.
         """
@@ -112,7 +110,7 @@ class RemoteNode:
         """Have a system prompt prefilled and kept, once the model is there."""
         body = {"system_prompt": prompt} | ({"model": model} if model else {})
         answer: dict[str, Any] = await self._ask(
-            "POST", "/cache/warm", body, patience=AS_LONG_AS_IT_TAKES
+            "POST", "/cache/warm", body, patience=UNLIMITED_TIMEOUT
         )
         return answer
 
@@ -126,8 +124,8 @@ class RemoteNode:
     async def events(
         self, method: str, path: str, body: Any = None, **query: str | None
     ) -> AsyncIterator[AsyncIterator[Any]]:
-        """The events of a stream, parsed. One that says `error` is raised."""
-        async with self._answer(method, path, body, query, AS_LONG_AS_IT_TAKES) as response:
+        """Open a stream of parsed events. Raises WorkerError for an event with `error`."""
+        async with self._answer(method, path, body, query, UNLIMITED_TIMEOUT) as response:
             yield self._read(response)
 
     async def _read(self, response: aiohttp.ClientResponse) -> AsyncIterator[Any]:
@@ -150,7 +148,7 @@ class RemoteNode:
         body: Any = None,
         *,
         query: Mapping[str, str | None] | None = None,
-        patience: aiohttp.ClientTimeout = PATIENCE,
+        patience: aiohttp.ClientTimeout = DEFAULT_TIMEOUT,
     ) -> Any:
         async with self._answer(method, path, body, query or {}, patience) as response:
             return await self._json(response)
@@ -164,7 +162,7 @@ class RemoteNode:
         query: Mapping[str, str | None],
         patience: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A good answer, open; any other is raised."""
+        """Open a successful response. Raises the node's error for any other."""
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         tls = client_context(self.certificate)
         async with aiohttp.ClientSession(timeout=patience, headers=headers) as session:

@@ -1,6 +1,6 @@
-"""`mlx-worker demo`: a real model, served, asked one question over HTTP like any client would.
+"""The command `mlx-worker demo`: serve a real model, and ask one question over HTTP.
 
-[front]
+The question is sent as any client would send it. [front]
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ READY_TIMEOUT = 300.0
 
 
 def demo_config(models_dir: Path, port: int) -> Config:
-    """The node of the demo: one model, which answers for every name."""
+    """Return the configuration of the demo: one model, which serves every model name."""
     model = ModelConfig(id=MODEL, path=MODEL, aliases=("current-model",), default=True)
     server = ServerConfig(port=port, models_dir=models_dir)
     return Config(models=(model,), server=server, folder=Path.cwd())
 
 
 async def run_demo(models_dir: Path, port: int, *, once: bool) -> None:
-    """Serve, ask, print; then go on serving until ctrl-C, unless it is to be once."""
+    """Serve, ask, print; then continue to serve until ctrl-C, unless `once` is set."""
 
     async def show(url: str) -> None:
         _print(f"mlx-worker serves {MODEL} at {url}\n\n> {QUESTION}\n")
@@ -42,16 +42,16 @@ async def run_demo(models_dir: Path, port: int, *, once: bool) -> None:
             _print(text)
         _print(_what_next(url))
         if once:
-            raise Shown
+            raise DemoFinished
 
     try:
         await serve(demo_config(models_dir, port), on_listening=show)
-    except Shown:
+    except DemoFinished:
         return
 
 
-class Shown(Exception):
-    """The demo has shown what it was asked to show."""
+class DemoFinished(Exception):
+    """Raised when the demo has printed the answer and `once` is set."""
 
 
 async def _until_ready(url: str) -> None:

@@ -1,4 +1,7 @@
-"""A node's log lines, the last ones and those that follow. [front]"""
+"""The log lines of a node: the last ones, and new ones as they are written.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from mlx_worker.cli.client import RemoteNode
+    from mlx_worker.cli.client import NodeClient
 
 
-async def last_lines(node: RemoteNode, model: str | None) -> list[str]:
-    """The lines that the node has kept; of one model, or of all."""
+async def last_lines(node: NodeClient, model: str | None) -> list[str]:
+    """Return the lines that the node has kept, of one model or of all."""
     body = await node.get("/admin/logs", model=model)
-    return [written(it) for it in body["lines"]]
+    return [written(line) for line in body["lines"]]
 
 
-async def following(node: RemoteNode, model: str | None) -> AsyncIterator[str]:
-    """Lines as they are written, until the node goes away."""
+async def following(node: NodeClient, model: str | None) -> AsyncIterator[str]:
+    """Yield lines as they are written, until the node ends."""
     async with node.events("GET", "/admin/logs/stream", model=model) as events:
-        async for it in events:
-            yield written(it)
+        async for event in events:
+            yield written(event)
 
 
 def written(line: Mapping[str, Any]) -> str:
-    """One line with its moment (this machine's clock), its level and, of a model's, its process."""
+    """Return one line with its time (this machine's clock), its level and a model's process."""
     moment = time.strftime("%H:%M:%S", time.localtime(line["at"] / 1000))
-    who = f" [{line['pid']}]" if "pid" in line else ""
-    return f"{moment} {line['level']}{who} {line['text']}"
+    process = f" [{line['pid']}]" if "pid" in line else ""
+    return f"{moment} {line['level']}{process} {line['text']}"

@@ -1,9 +1,10 @@
 """The command line.
 
-Every command ends with an exit code that means something (sysexits.h): 0 done, 2 wrong usage,
-65 a broken model or download, 66 no such model, 69 a port taken, a source or a node out of reach,
-70 no model served for `exit_when_failed_for`, 71 the service manager refused, 73 the disk refused,
-75 not now, 77 not with this key, 78 a configuration that cannot be. Errors are one line on stderr.
+Every command ends with an exit code of sysexits.h: 0 done, 2 wrong usage, 65 a broken model or
+download, 66 an unknown model, 69 an address in use, or a source or node that cannot be reached, 70
+no model served for `exit_when_failed_for`, 71 a failure of the service manager, 73 a failure of the
+disk, 75 not possible now, 77 a wrong or missing key, 78 an invalid configuration. Errors are one
+line on stderr.
 
 A command imports what it needs when it is called: a node that starts does not wait for tables and
 progress bars. [front]
@@ -39,7 +40,7 @@ rounds = click.option(
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="How often each is measured.",
+    help="Number of measurements of each.",
 )
 
 
@@ -60,7 +61,7 @@ def main() -> None:
 @click.group(NAME, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")
 def app() -> None:
-    """A serving node for MLX language models."""
+    """Serve MLX language models on one node."""
 
 
 for command in COMMANDS:
@@ -96,7 +97,7 @@ def check(*, file: Path | None) -> None:
 
 @app.command
 @click.argument("source")
-@click.option("--name", help="The name in the models folder.")
+@click.option("--name", help="Name of the model in the models folder.")
 @models_dir
 def pull(*, source: str, name: str | None, models_dir: Path | None) -> None:
     """Fetch a model into the models folder.
@@ -118,12 +119,12 @@ def pull(*, source: str, name: str | None, models_dir: Path | None) -> None:
     type=click.IntRange(0, 65535),
     default=0,
     show_default=True,
-    help="0 takes a free one.",
+    help="0 lets the system choose a free port.",
 )
-@click.option("--once", is_flag=True, help="End after the answer.")
+@click.option("--once", is_flag=True, help="Exit after the answer.")
 @models_dir
 def demo(*, port: int, once: bool, models_dir: Path | None) -> None:
-    """Serve a small real model, ask it one question, go on serving."""
+    """Serve a small real model, ask one question, and continue to serve."""
     from mlx_worker.cli.demo import run_demo
     from mlx_worker.cli.process_end import reported_end
     from mlx_worker.config.schema import LogConfig
@@ -140,7 +141,7 @@ def demo(*, port: int, once: bool, models_dir: Path | None) -> None:
 @app.command
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(*, shell: str) -> None:
-    """Print what teaches SHELL the commands and their options."""
+    """Print the completion script of SHELL."""
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)
@@ -149,40 +150,44 @@ def completion(*, shell: str) -> None:
 
 
 @app.group(invoke_without_command=True)
-@click.option("--model", type=A_PATH, help="A model's folder. Default: small ones made here.")
-@click.option("--url", help="A running node, instead of one started here.")
+@click.option("--model", type=A_PATH, help="A model's folder. Default: small synthetic models.")
+@click.option("--url", help="URL of a running node; default: start a node.")
 @click.option(
     "--peer",
     "peers",
     multiple=True,
-    help="Another server to compare with: mlx_lm.server, vllm-mlx.",
+    help="Another server to compare with: mlx_lm.server or vllm-mlx.",
 )
-@click.option("--scenario", "scenarios", multiple=True, help="Only this; may be given repeatedly.")
+@click.option(
+    "--scenario", "scenarios", multiple=True, help="Run only this one; may be given several times."
+)
 @rounds
-@click.option("--json", type=A_PATH, help="Write every sample there.")
-@click.option("--plots", type=A_PATH, help="Draw SVG files into that folder.")
+@click.option("--json", type=A_PATH, help="Write every sample to this JSON file.")
+@click.option("--plots", type=A_PATH, help="Draw SVG files into this folder.")
 @click.pass_context
 def bench(context: click.Context, /, **options: Any) -> None:
     """Measure a node, the engine alone and other servers, side by side."""
     if context.invoked_subcommand is not None:
         return
-    from mlx_worker.bench.cli import Options, run
+    from mlx_worker.bench.cli import BenchOptions, run
 
-    run(Options(**options))
+    run(BenchOptions(**options))
 
 
 @bench.command
 @click.option(
-    "--into", type=A_PATH, required=True, help="The folder for plots, figures and their tables."
+    "--into", type=A_PATH, required=True, help="Folder for plots, figures and their tables."
 )
-@click.option("--curve", "names", multiple=True, help="Only this; may be given repeatedly.")
+@click.option(
+    "--curve", "names", multiple=True, help="Run only this one; may be given several times."
+)
 @rounds
-@click.option("--up-to", type=click.IntRange(min=1), help="No larger sizes.")
+@click.option("--up-to", type=click.IntRange(min=1), help="Largest size that is measured.")
 def growth(**options: Any) -> None:
-    """Measure what things cost as there is more of them: streams, models, sessions, entries."""
-    from mlx_worker.bench.scaling.cli import Options, run
+    """Measure how costs grow with the number of streams, models, sessions and cache entries."""
+    from mlx_worker.bench.scaling.cli import ScalingOptions, run
 
-    run(Options(**options))
+    run(ScalingOptions(**options))
 
 
 def _run(node: Coroutine[Any, Any, None]) -> None:
@@ -226,23 +231,23 @@ def _print_plan(config: Config, planned: list[PlannedModel], credentials: Creden
     names = ", ".join(name for name, _ in credentials.keys.hashes)
     click.echo(
         f"{'TLS' if credentials.tls else 'no TLS'}; "
-        f"{f'asks for a key: {names}' if names else 'asks for no key'}"
-        f"{'; needs none from ' if server.trusted else ''}{', '.join(server.trusted)}"
+        f"{f'requires a key: {names}' if names else 'requires no key'}"
+        f"{'; no key needed from ' if server.trusted else ''}{', '.join(server.trusted)}"
     )
-    for it in planned:
-        model, folder = it.config, it.inspected
+    for item in planned:
+        model, folder = item.config, item.inspected
         names = ", ".join((model.id, *model.aliases))
         rest = "  answers for unknown names" if model.default else ""
         click.echo(
             f"{names}{rest}\n"
             f"  {folder.path}: {folder.model_type}, {folder.weight_bytes / 1e6:.1f} MB of weights\n"
-            f"  context {it.context_length or 'without a limit'}, "
+            f"  context {item.context_length or 'without a limit'}, "
             f"{model.max_concurrency} at once, {model.max_queue} may wait, "
             f"{'started at boot' if model.preload else 'started on demand'}"
         )
         for path in model.warm:
             click.echo(f"  warms {path}")
-        for warning in it.warnings:
+        for warning in item.warnings:
             click.echo(f"  warning: {warning}")
 
 

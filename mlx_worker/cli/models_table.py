@@ -1,4 +1,7 @@
-"""The configured models as a table. [front]"""
+"""The configured models as a table.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def table_of(listed: Sequence[dict[str, Any]]) -> Table:
-    """What `/v1/models` lists, a model a row, with its aliases."""
+    """Return a table of what `/v1/models` lists: a row for each model, with its aliases."""
     names: defaultdict[str, list[str]] = defaultdict(list)
     entries = {}
-    for it in listed:
-        entries[it["root"]] = it
-        if it["id"] != it["root"]:
-            names[it["root"]].append(it["id"])
+    for item in listed:
+        entries[item["root"]] = item
+        if item["id"] != item["root"]:
+            names[item["root"]].append(item["id"])
     table = Table("model", "state", "context", "aliases", box=None, pad_edge=False)
-    for id_, it in entries.items():
-        context = it["context_length"]
-        table.add_row(id_, it["state"], str(context or "-"), ", ".join(names[id_]))
+    for id_, entry in entries.items():
+        context = entry["context_length"]
+        table.add_row(id_, entry["state"], str(context or "-"), ", ".join(names[id_]))
     return table

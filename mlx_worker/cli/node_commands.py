@@ -1,6 +1,6 @@
-"""The operator's commands, as the command line has them.
+"""The commands for operators of a node.
 
-Imported with every command, so what one of them alone needs it imports itself. [front]
+This module is imported with every command, so a function imports what it alone needs. [front]
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from mlx_worker.cli.client import RemoteNode
+    from mlx_worker.cli.client import NodeClient
 
 
-# --- looking ------------------------------------------------------------------------------
+# --- reports ------------------------------------------------------------------------------
 
 
 @click.command
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 @config_file
 @node_url
 def status(*, as_json: bool, file: Path | None, url: str | None) -> None:
-    """Show how the running node is; the exit code says it too.
+    """Show the status of the running node; the exit code tells it too.
 
-    0 healthy, 3 degraded, 4 unhealthy, 5 initializing, 6 going down, 69 out of reach, 77 wrong key.
+    Exit codes: 0 healthy, 3 degraded, 4 unhealthy, 5 initializing, 6 shutting down, 69 not
+    reachable, 77 wrong key.
     """
     from mlx_worker.cli.status import EXIT_CODES, overview
 
@@ -54,9 +55,9 @@ def status(*, as_json: bool, file: Path | None, url: str | None) -> None:
     type=click.FloatRange(min=0.1),
     default=1.0,
     show_default=True,
-    help="Seconds between two looks.",
+    help="Seconds between two updates.",
 )
-@click.option("-n", "looks", type=click.IntRange(min=1), help="End after so many looks.")
+@click.option("-n", "looks", type=click.IntRange(min=1), help="Number of updates; then end.")
 @config_file
 @node_url
 def top(*, every: float, looks: int | None, file: Path | None, url: str | None) -> None:
@@ -85,7 +86,7 @@ def models(*, as_json: bool, file: Path | None, url: str | None) -> None:
 
 @click.command
 @click.argument("model", required=False)
-@click.option("--follow", "-f", is_flag=True, help="Go on with lines as they are written.")
+@click.option("--follow", "-f", is_flag=True, help="Continue with new lines as they are written.")
 @config_file
 @node_url
 def logs(*, model: str | None, follow: bool, file: Path | None, url: str | None) -> None:
@@ -93,7 +94,7 @@ def logs(*, model: str | None, follow: bool, file: Path | None, url: str | None)
     asyncio.run(_print_lines(node_meant(url, file), model, follow=follow))
 
 
-async def _print_lines(node: RemoteNode, model: str | None, *, follow: bool) -> None:
+async def _print_lines(node: NodeClient, model: str | None, *, follow: bool) -> None:
     from mlx_worker.cli.logs import following, last_lines
 
     if follow:
@@ -104,7 +105,7 @@ async def _print_lines(node: RemoteNode, model: str | None, *, follow: bool) -> 
             click.echo(line)
 
 
-# --- commanding ---------------------------------------------------------------------------
+# --- actions ---------------------------------------------------------------------------
 
 
 @click.command
@@ -112,8 +113,8 @@ async def _print_lines(node: RemoteNode, model: str | None, *, follow: bool) -> 
 @config_file
 @node_url
 def restart(*, model: str, file: Path | None, url: str | None) -> None:
-    """Give a model of the running node a new process, also one that was given up."""
-    _act(node_meant(url, file), model, "restart", "gets a new process")
+    """Restart a model of the running node in a new process, even if the model was given up."""
+    _act(node_meant(url, file), model, "restart", "is being restarted")
 
 
 @click.command
@@ -121,8 +122,8 @@ def restart(*, model: str, file: Path | None, url: str | None) -> None:
 @config_file
 @node_url
 def load(*, model: str, file: Path | None, url: str | None) -> None:
-    """Have the running node load a model, also one that was given up."""
-    _act(node_meant(url, file), model, "load", "is loaded")
+    """Load a model in the running node, even if the model was given up."""
+    _act(node_meant(url, file), model, "load", "is being loaded")
 
 
 @click.command
@@ -130,20 +131,20 @@ def load(*, model: str, file: Path | None, url: str | None) -> None:
 @config_file
 @node_url
 def unload(*, model: str, file: Path | None, url: str | None) -> None:
-    """Have the running node end a model's process until it is needed; not while it is at work."""
-    _act(node_meant(url, file), model, "unload", "leaves memory")
+    """Make the running node unload a model that is not busy, until a request needs the model."""
+    _act(node_meant(url, file), model, "unload", "is being unloaded")
 
 
-def _act(node: RemoteNode, model: str, verb: str, what: str) -> None:
+def _act(node: NodeClient, model: str, verb: str, what: str) -> None:
     asyncio.run(node.act(model, verb))
-    click.echo(f"{model} {what}; `mlx-worker status` tells how it goes")
+    click.echo(f"{model} {what}; `mlx-worker status` shows the progress")
 
 
 @click.command
 @config_file
 @node_url
 def reload(*, file: Path | None, url: str | None) -> None:
-    """Have the running node read its configuration again; models that did not change go on."""
+    """Reload the configuration of the running node; unchanged models are not interrupted."""
     for what, names in asyncio.run(node_meant(url, file).reload()).items():
         if names:
             click.echo(f"{what.replace('_', ' ')}: {', '.join(names)}")
@@ -151,13 +152,13 @@ def reload(*, file: Path | None, url: str | None) -> None:
 
 @click.command
 @click.argument("prompt", metavar="FILE", type=click.File("rb"))
-@click.option("--model", help="Default: the default model.")
+@click.option("--model", help="Model's name or alias. Default: the default model.")
 @config_file
 @node_url
 def warm(*, prompt: IO[bytes], model: str | None, file: Path | None, url: str | None) -> None:
-    """Have the system prompt in FILE prefilled and kept, so that requests with it start at once.
+    """Prefill the system prompt in FILE and keep it in the prompt cache of the running node.
 
-    - is standard input.
+    Requests with this system prompt then start at once. FILE may be -, which is standard input.
     """
     try:
         text = decode_text(prompt.read())
@@ -172,21 +173,21 @@ def warm(*, prompt: IO[bytes], model: str | None, file: Path | None, url: str | 
 @config_file
 @node_url
 def clear(*, model: str | None, file: Path | None, url: str | None) -> None:
-    """Have cached prompts forgotten, of all models or of one, by name or alias."""
+    """Clear the cached prompts of all models, or of one by name or alias."""
     cleared = asyncio.run(node_meant(url, file).clear(model))
     click.echo(f"cleared: {', '.join(cleared)}")
 
 
-# --- talking ------------------------------------------------------------------------------
+# --- conversation ------------------------------------------------------------------------------
 
 
 @click.command
 @click.argument("model", required=False)
-@click.option("--system", help="The system prompt.")
+@click.option("--system", help="System prompt of the conversation.")
 @click.option("--temperature", type=float, help="Default: the model's.")
 @click.option("--max-tokens", type=int, help="Default: the model's.")
 @click.option("--seed", type=int, help="Default: a new one.")
-@click.option("--stats", is_flag=True, help="Say what each answer took.")
+@click.option("--stats", is_flag=True, help="Print the time and tokens of each answer.")
 @config_file
 @node_url
 def chat(
@@ -216,21 +217,21 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-# --- the machine and its neighbours -------------------------------------------------------
+# --- the machine, routers and clients -------------------------------------------------------
 
 
 @click.command
 @config_file
 def doctor(*, file: Path | None) -> None:
-    """Look this machine over: what a node needs, and what to do where it is not there.
+    """Check this machine for what a node needs, and give advice on what is missing.
 
-    Ends with 1 where something is bad.
+    Ends with 1 if a finding is bad.
     """
     from mlx_worker.cli.doctor.report import examine, table_of
 
     findings = asyncio.run(examine(file))
     _print(table_of(findings))
-    sys.exit(1 if any(it.word == "bad" for it in findings) else 0)
+    sys.exit(1 if any(finding.severity == "bad" for finding in findings) else 0)
 
 
 @click.command("router-config")
@@ -238,20 +239,20 @@ def doctor(*, file: Path | None) -> None:
 @click.option(
     "--for",
     "reader",
-    type=click.Choice([it.value for it in Router]),
+    type=click.Choice([item.value for item in Router]),
     default=Router.JSON.value,
     show_default=True,
-    help="Who is to read it.",
+    help="Program that reads the list.",
 )
 @config_file
 def router_config(*, nodes: tuple[str, ...], reader: str, file: Path | None) -> None:
-    """Print the list of NODES as a router or proxy in front of them reads it.
+    """Print the list of NODES in the format of a router or proxy in front of them.
 
-    They are base URLs. Default: what the configuration listens on.
+    NODES are base URLs. Default: the address of the configuration.
     """
-    from mlx_worker.cli.client import RemoteNode
+    from mlx_worker.cli.client import NodeClient
 
-    remotes = [RemoteNode.at(it) for it in nodes] or [node_meant(None, file)]
+    remotes = [NodeClient.at(node) for node in nodes] or [node_meant(None, file)]
     click.echo(asyncio.run(written(remotes, Router(reader))), nl=False)
 
 

@@ -1,6 +1,6 @@
 """How the node's process ends: its last line is written if stderr takes lines, and no exit hangs.
 
-Python itself writes what nobody caught to stderr and waits for that write. While the node runs,
+Python itself writes uncaught exceptions to stderr and waits for that write. While the node runs,
 such reports go through the log, and the end of the process waits a bounded time. [front]
 """
 
@@ -41,7 +41,7 @@ def reported_end() -> Iterator[None]:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except click.ClickException:  # wrong usage, which the command line tells
+    except click.ClickException:  # wrong usage, which the command line reports
         raise
     except Exception:
         log.critical(Entry("the node ended by a defect"), exc_info=True)

@@ -1,7 +1,7 @@
-"""The list of nodes in the words of what stands in front of them.
+"""The list of nodes as configuration of a router or proxy in front of them.
 
-Whatever reads it, three things are said: who the nodes are, that `/v1/cluster/health` tells which
-of them can serve, and that one session stays at one node, where its prompts are resident. [front]
+Every format says three things: which nodes there are, that `/v1/cluster/health` tells which of them
+can serve, and that one session stays at one node, where its prompts are in the cache. [front]
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from mlx_worker.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mlx_worker.cli.client import RemoteNode
+    from mlx_worker.cli.client import NodeClient
 
 PORT = 8080
-"""Where the proxy listens, to be edited."""
+"""Port of the proxy, to be edited."""
 
 LONGEST_ANSWER = 600
-"""Seconds without a byte that a proxy has to bear: a node that recovers says nothing meanwhile."""
+"""Seconds without a byte that a proxy has to accept: a node that recovers sends nothing."""
 
 
 class Router(StrEnum):
-    """Who reads the list."""
+    """Programs that read the list."""
 
     CLUSTER = "cluster"
     JSON = "json"
@@ -37,11 +37,11 @@ class Router(StrEnum):
     LITELLM = "litellm"
 
 
-async def written(nodes: Sequence[RemoteNode], router: Router) -> str:
-    """The list for that reader; JSON and LiteLLM have the models too, and so ask the nodes.
+async def written(nodes: Sequence[NodeClient], router: Router) -> str:
+    """Return the list for this program.
 
-    Raises InvalidRequest for nodes that one proxy cannot have together, and what `RemoteNode`
-    raises.
+    JSON and LiteLLM need the models too, so the nodes are asked for them. Raises InvalidRequest for
+    nodes that one proxy cannot serve together, and what `NodeClient` raises.
     """
     match router:
         case Router.NGINX:
@@ -56,13 +56,13 @@ async def written(nodes: Sequence[RemoteNode], router: Router) -> str:
             return _json(nodes, await _models(nodes))
 
 
-async def _models(nodes: Sequence[RemoteNode]) -> list[list[str]]:
-    """The names that each node answers to."""
+async def _models(nodes: Sequence[NodeClient]) -> list[list[str]]:
+    """Return the model names of each node."""
     answers = await asyncio.gather(*(node.get("/v1/models") for node in nodes))
-    return [[it["id"] for it in answer["data"]] for answer in answers]
+    return [[item["id"] for item in answer["data"]] for answer in answers]
 
 
-def _json(nodes: Sequence[RemoteNode], models: list[list[str]]) -> str:
+def _json(nodes: Sequence[NodeClient], models: list[list[str]]) -> str:
     listed = [
         {"id": _address(node), "url": node.url, "models": names}
         for node, names in zip(nodes, models, strict=True)
@@ -70,10 +70,11 @@ def _json(nodes: Sequence[RemoteNode], models: list[list[str]]) -> str:
     return json.dumps({"nodes": listed}, indent=2) + "\n"
 
 
-def _cluster(nodes: Sequence[RemoteNode]) -> str:
-    """The file of the router that polls `/v1/models` and the cluster paths of each node.
+def _cluster(nodes: Sequence[NodeClient]) -> str:
+    """Return the file of the router that polls `/v1/models` and the cluster paths of each node.
 
-    Its own defaults hold for all that is not named. It goes by resident prompts if told so.
+    Keys that are not named keep the router's defaults. `cache-aware` lets it route by resident
+    prompts.
     """
     listed = [{"id": _address(node), "url": node.url} for node in nodes]
     file = {
@@ -83,7 +84,7 @@ def _cluster(nodes: Sequence[RemoteNode]) -> str:
     return json.dumps(file, indent=2) + "\n"
 
 
-def _nginx(nodes: Sequence[RemoteNode]) -> str:
+def _nginx(nodes: Sequence[NodeClient]) -> str:
     servers = "\n".join(
         f"    server {_address(node)} max_fails=1 fail_timeout=10s;" for node in nodes
     )
@@ -113,7 +114,7 @@ server {{
 """
 
 
-def _haproxy(nodes: Sequence[RemoteNode]) -> str:
+def _haproxy(nodes: Sequence[NodeClient]) -> str:
     tls = " ssl verify required ca-file @system-ca" if _scheme(nodes) == "https" else ""
     servers = "\n".join(
         f"    server node{i} {_address(node)}{tls} check inter 5s fall 2 rise 1"
@@ -139,7 +140,7 @@ backend mlx_worker
 """
 
 
-def _litellm(nodes: Sequence[RemoteNode], models: list[list[str]]) -> str:
+def _litellm(nodes: Sequence[NodeClient], models: list[list[str]]) -> str:
     entries = "".join(_litellm_entries(nodes, models))
     return f"""\
 model_list:
@@ -150,7 +151,7 @@ router_settings:
 """
 
 
-def _litellm_entries(nodes: Sequence[RemoteNode], models: list[list[str]]) -> Iterator[str]:
+def _litellm_entries(nodes: Sequence[NodeClient], models: list[list[str]]) -> Iterator[str]:
     for node, names in zip(nodes, models, strict=True):
         for name in names:
             yield (
@@ -162,7 +163,7 @@ def _litellm_entries(nodes: Sequence[RemoteNode], models: list[list[str]]) -> It
             )
 
 
-def _address(node: RemoteNode) -> str:
+def _address(node: NodeClient) -> str:
     parts = urlsplit(node.url)
     if not parts.hostname:
         raise InvalidRequest(f"{node.url!r} is no base URL such as http://10.0.0.5:8081")
@@ -170,7 +171,7 @@ def _address(node: RemoteNode) -> str:
     return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
 
-def _scheme(nodes: Sequence[RemoteNode]) -> str:
+def _scheme(nodes: Sequence[NodeClient]) -> str:
     schemes = {urlsplit(node.url).scheme for node in nodes}
     if len(schemes) > 1:
         raise InvalidRequest("some nodes are http and some https: one proxy needs one of them")

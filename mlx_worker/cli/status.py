@@ -1,4 +1,7 @@
-"""`/health` for people: a table, and an exit code for scripts. [front]"""
+"""`/health` as a table for people, and as an exit code for scripts.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,9 @@ Rates = dict[str, float]
 
 
 def overview(url: str, body: Mapping[str, Any], rates: Rates | None = None) -> Group:
-    """A node's `/health`: a line of its own facts, a row a model.
+    """Return a node's `/health`: a line with the node's facts, and a row for each model.
 
-    With a column of tokens per second where `rates` are known.
+    There is a column of tokens per second if `rates` are known.
     """
     table = Table(box=None, pad_edge=False)
     table.add_column("model", overflow="fold")
@@ -102,7 +105,7 @@ def _since(entry: Mapping[str, Any]) -> str:
 
 
 def span(seconds: float) -> str:
-    """Short: "42s", "3m", "5h", "9d"."""
+    """Return a short duration, such as "42s", "3m", "5h" or "9d"."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f}{unit}"

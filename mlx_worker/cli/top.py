@@ -1,4 +1,7 @@
-"""The status table, live, with tokens per second out of two successive answers. [front]"""
+"""The status table, live, with tokens per second from two successive reports.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,21 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
-    from mlx_worker.cli.client import RemoteNode
+    from mlx_worker.cli.client import NodeClient
 
 
 class Speed:
-    """Tokens per second of each model, between one look and the next."""
+    """Tokens per second of each model, between two reports."""
 
     def __init__(self) -> None:
         self._before: dict[str, int] = {}
         self._at = 0.0
 
     def look(self, body: Mapping[str, Any], now: float) -> Rates:
-        """The rates since the last look; a model that was not there has none. `now` in seconds."""
-        counts = {id_: int(it["metrics"]["generatedTokens"]) for id_, it in body["models"].items()}
+        """Return the rates since the last report, without new models. `now` is in seconds."""
+        counts = {
+            id_: int(model["metrics"]["generatedTokens"]) for id_, model in body["models"].items()
+        }
         passed = now - self._at
         rates = {
             id_: max(0, count - self._before[id_]) / passed
@@ -40,10 +45,10 @@ class Speed:
         return rates
 
 
-async def watch(node: RemoteNode, every: float, console: Console, looks: int | None) -> None:
-    """Show the table anew every so many seconds, `looks` times (None: until ctrl-C).
+async def watch(node: NodeClient, every: float, console: Console, looks: int | None) -> None:
+    """Update the table every `every` seconds, `looks` times; None: until ctrl-C.
 
-    A node that goes away for a while is said to be away, and shown again when it is back.
+    A node that does not answer is reported as unreachable, and shown again once it answers.
     """
     speed = Speed()
     with Live(console=console, auto_refresh=False) as live:
@@ -54,7 +59,7 @@ async def watch(node: RemoteNode, every: float, console: Console, looks: int | N
                 await asyncio.sleep(every)
 
 
-async def _picture(node: RemoteNode, speed: Speed) -> RenderableType:
+async def _picture(node: NodeClient, speed: Speed) -> RenderableType:
     try:
         body = await node.health()
     except NodeUnreachable as error:

@@ -1,1 +1,4 @@
-"""The configuration: one TOML file, checked and typed. [both]"""
+"""The configuration of a node: one TOML file, checked and typed.
+
+[both]
+"""

@@ -1,4 +1,4 @@
-"""IP addresses and networks that the configuration names, and the test whether a peer is in one.
+"""IP addresses and networks of the configuration, and whether a peer is in one of them.
 
 An IPv4 address may come written as IPv6 (`::ffff:10.0.0.5`), as on a socket that serves both: both
 spellings are one address here. [both]
@@ -31,11 +31,11 @@ class Networks:
         return cls(tuple(read_network(text) for text in texts))
 
     def __bool__(self) -> bool:
-        """True if there is any network."""
+        """Return True if there is any network."""
         return bool(self.members)
 
     def covers(self, peer: str | None) -> bool:
-        """Return True if the address is in one of the networks; text that is none is in none."""
+        """Return True if the text is an address in one of the networks."""
         try:
             address = ipaddress.ip_address(peer or "")
         except ValueError:
@@ -67,3 +67,8 @@ def _problem(text: str) -> str:
         return f"{text!r} is neither an IP address nor a network such as '10.0.0.0/24'"
     address = text.partition("/")[0]
     return f"{text!r} is an address inside a network: write '{around}', or '{address}' alone"
+
+
+def is_loopback(host: str) -> bool:
+    """Return True if only this machine can reach the host."""
+    return host == "localhost" or ipaddress.ip_address(host).is_loopback

@@ -1,4 +1,7 @@
-"""Paths as the configuration writes them: `~` and variables of the environment in them. [both]"""
+"""Resolve `~` and environment variables in the paths of the configuration.
+
+The shell would do so on a command line; in a file nothing else does. [both]
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def expand_variables(text: str, environ: Mapping[str, str] | None = None) -> str
 
 
 def expand_user(path: Path) -> Path:
-    """Return the path with its `~` resolved; as it stands where there is no such user."""
+    """Return the path with its `~` resolved; unchanged if there is no such user."""
     try:
         return path.expanduser()
     except RuntimeError:

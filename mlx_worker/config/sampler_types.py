@@ -1,4 +1,4 @@
-"""What may be asked of the sampler: one set of limits for HTTP, configuration and Python.
+"""Types and limits of sampling settings, the same for HTTP, configuration and Python.
 
 A filter or a penalty is off at 0, as in mlx_lm; top-k also at -1, as in vLLM. [both]
 """
@@ -23,7 +23,7 @@ DefaultTokens = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 StopWord = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 MOST_TOKENS = (1 << 63) - 1
-"""Of an answer, as a request travels: clients ask for more than there can be to mean no limit."""
+"""Largest `max_tokens` of a request; clients send huge numbers to mean no limit."""
 
 SEED_MASK = (1 << 64) - 1
-"""What the sampler uses of a seed: a negative one is the same 64 bits without a sign."""
+"""Bits of a seed that the sampler uses: a negative seed is the same 64 bits without a sign."""

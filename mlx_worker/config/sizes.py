@@ -1,4 +1,7 @@
-"""Amounts of memory as people write them: bytes, "12GB", or a share of the machine. [both]"""
+"""Read amounts of memory: bytes, a text such as "12GB", or a share of the machine.
+
+The configuration and the commands use the same notation. [both]
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ class Size(int):
 
     @classmethod
     def read(cls, value: Any) -> Size:
-        """From a whole number of bytes, or a text such as "12GB" or "1.5 GiB".
+        """Return the size for a whole number of bytes, or a text such as "12GB" or "1.5 GiB".
 
-        Raises ValueError, saying what it takes.
+        Raises ValueError, which says what is accepted.
         """
         nbytes = _nbytes(value)
         if nbytes is None or not 0 <= nbytes <= LARGEST:
@@ -29,14 +32,17 @@ class Size(int):
         return cls(nbytes)
 
 
-class Limit(float):
+class MemoryLimit(float):
     """Bytes, or a share of the machine's memory where it is at most 1."""
 
     __slots__ = ()
 
     @classmethod
-    def read(cls, value: Any) -> Limit:
-        """From bytes as `Size` reads them, or a share above 0. Raises ValueError."""
+    def read(cls, value: Any) -> MemoryLimit:
+        """Return the limit for bytes as `Size` reads them, or for a share above 0.
+
+        Raises ValueError, which says what is accepted.
+        """
         if isinstance(value, float) and 0 < value <= 1:
             return cls(value)
         nbytes = _nbytes(value)
@@ -45,12 +51,12 @@ class Limit(float):
         return cls(nbytes)
 
     def of(self, machine: int) -> int:
-        """Bytes, on a machine that has so many."""
+        """Return the limit in bytes, on a machine with this number of bytes."""
         return int(self * machine) if self <= 1 else int(self)
 
 
 def in_words(nbytes: int) -> str:
-    """Short, for a message: "1.5 GB"."""
+    """Return the bytes as a short text for messages, such as "1.5 GB"."""
     for unit in ("T", "G", "M", "K"):
         if abs(nbytes) >= _UNITS[unit]:
             return f"{nbytes / _UNITS[unit]:.1f} {unit}B"

@@ -130,7 +130,7 @@ class BatchAdmission:
             [max(1, sequence.max_tokens)],  # mlx_lm has no rows without an answer
             caches=[kv],
             all_tokens=[tokens[:cached]],
-            samplers=[sequence.draw],
+            samplers=[sequence.sampler],
             logits_processors=[sequence.processors],
             stop_sequences=[stop_sequences(sequence.ends)],
         )

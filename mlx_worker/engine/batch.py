@@ -18,7 +18,7 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
 
 from mlx_worker.engine.guard import Evidence
-from mlx_worker.engine.sampling import RowSampler, draw
+from mlx_worker.engine.sampling import RowSampler, sample_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -199,7 +199,7 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
         own, own_normalizers = (logprobs, normalizers) if not contexts else _normalized(computed)
         evidence_of_next = self.evidence_of(self.uids, own, own_normalizers)
         self._next_evidence = (evidence_of_next,)
-        self._next_tokens = draw(self._allowed(logprobs, inputs), self.samplers)
+        self._next_tokens = sample_rows(self._allowed(logprobs, inputs), self.samplers)
         self._next_logprobs = [
             logprobs[place] if row.reports else None for place, row in enumerate(self.samplers)
         ]

@@ -20,7 +20,7 @@ from mlx_worker.engine.kv.prompt_cache import MAX_BYTES, PromptCache
 from mlx_worker.engine.kv.retention import KvRetention
 from mlx_worker.engine.output.logprobs import read_logprobs
 from mlx_worker.engine.output.markers import Markers
-from mlx_worker.engine.output.prompt_scores import most_scored
+from mlx_worker.engine.output.prompt_scores import max_scored_tokens
 from mlx_worker.engine.prefill import LARGEST_CHUNK, PAUSE, READERS, ChunkSizer
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.sequence import Sequence, SequenceTable
@@ -243,7 +243,7 @@ class Engine:
         decoding = len(self._sequences.by_uid) > len(readers)
         most = LARGEST_CHUNK
         if any(reader.scorer is not None for reader in readers):
-            most = most_scored(self._vocabulary, len(readers))
+            most = max_scored_tokens(self._vocabulary, len(readers))
         self._batch.prefill_step_size = self._pace.chunk_size(readers, decoding=decoding, most=most)
         return self._batch.next()  # type: ignore[no-any-return]
 

@@ -62,7 +62,7 @@ class Prompt:
         return sorted({self.system_prefix, *self.segment_ends} - {0})
 
 
-def prompt_of(tokenizer: Any, request: ChatRequest, bound: TextBound | None = None) -> Prompt:
+def build_prompt(tokenizer: Any, request: ChatRequest, bound: TextBound | None = None) -> Prompt:
     """Return the prompt of a request. Raises InvalidRequest.
 
     `bound` refuses, before the work, what is too large for the template or for the context.

@@ -75,10 +75,10 @@ class RowSampler:
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Return token ids (1,) sampled from log-probabilities (1, vocabulary)."""
-        return draw(logprobs, [self])
+        return sample_rows(logprobs, [self])
 
 
-def draw(logprobs: mx.array, rows: Sequence[RowSampler]) -> mx.array:
+def sample_rows(logprobs: mx.array, rows: Sequence[RowSampler]) -> mx.array:
     """Return token ids (rows,) sampled from log-probabilities (rows, vocabulary)."""
     groups: dict[Settings, list[int]] = {}
     for place, row in enumerate(rows):

@@ -42,7 +42,7 @@ class Sequence:
     logprobs: int | None = None
     in_session: bool = False
     replayed: int = 0
-    draw: RowSampler | None = None
+    sampler: RowSampler | None = None
     scorer: PromptScorer | None = None
     constraint: Constraint | None = None
     ends: frozenset[int] = frozenset()

@@ -54,7 +54,7 @@ class SequenceFactory:
             logprobs=request.logprobs,
             replayed=len(replay),
             produced=len(replay),
-            draw=RowSampler(
+            sampler=RowSampler(
                 request.sampling,
                 self._vocabulary,
                 len(replay),

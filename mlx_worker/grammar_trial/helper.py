@@ -19,7 +19,7 @@ lower_priority()
 import msgspec  # noqa: E402
 from llguidance import LLTokenizer  # noqa: E402
 
-from mlx_worker.grammar_trial.trial import Trial, Verdict, Vocabulary, tried  # noqa: E402
+from mlx_worker.grammar_trial.trial import Trial, Verdict, Vocabulary, try_grammars  # noqa: E402
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
         trial = msgspec.json.decode(line, type=Trial)
         signal.setitimer(signal.ITIMER_PROF, known.seconds)
         try:
-            verdict = tried(vocabulary, trial)
+            verdict = try_grammars(vocabulary, trial)
         except BaseException as error:  # noqa: BLE001  (a panic of Rust's is no Exception)
             verdict = Verdict(f"{type(error).__name__}: {error}")
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -59,7 +59,7 @@ def limits_of(items: int) -> LLParserLimits:
     )
 
 
-def tried(vocabulary: LLTokenizer, trial: Trial) -> Verdict:
+def try_grammars(vocabulary: LLTokenizer, trial: Trial) -> Verdict:
     """Compile each grammar and compute its first mask, up to the first fault."""
     for place, grammar in enumerate(trial.grammars):
         matcher = LLMatcher(vocabulary, grammar, log_level=0, limits=limits_of(trial.items))

@@ -1,6 +1,6 @@
-"""Is this folder a whole model? Answered from names, sizes and headers, never from weights.
+"""Check that a folder is a complete model, by names, sizes and headers, never by weights.
 
-A child that loads half a model fails late and in a way nobody understands; here the file that
+A child that loads half a model fails late and with an unclear error; here the file that
 is missing or broken has a name. [both]
 """
 
@@ -22,11 +22,11 @@ from mlx_worker.system.privacy import hint
 
 
 class ModelFolder(msgspec.Struct, frozen=True):
-    """What a folder says about its model; `context_length` in tokens, None where it does not.
+    """The description of a model by its folder; `context_length` in tokens, None if unknown.
 
-    `context_is_firm`: config.json says so of the model, and not the tokenizer's settings alone.
-    `chat_template` is the text of one that is configured in place of the folder's. `warnings` are
-    about files that do not fit each other and load all the same.
+    `context_is_firm` is True if config.json states the length, and not the tokenizer's settings
+    alone. `chat_template` is the text of a configured template that replaces the folder's.
+    `warnings` are about files that do not match each other but load all the same.
     """
 
     path: Path
@@ -105,9 +105,9 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _generation_warnings(path: Path) -> list[str]:
-    """Return a warning for a generation_config.json that mlx_lm passes over.
+    """Return a warning for a generation_config.json that mlx_lm ignores.
 
-    Raises BadModelFolder for one at which it fails.
+    Raises BadModelFolder for one at which mlx_lm fails.
     """
     file = path / "generation_config.json"
     try:

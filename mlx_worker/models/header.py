@@ -59,7 +59,9 @@ def read_header(path: Path) -> Header:
     weights = max((array.data_offsets[1] for array in arrays.values()), default=0)
     expected = _LENGTH_BYTES + header_bytes + weights
     if size < expected:
-        raise BadModelFolder(f"{path} is damaged: its header tells of {expected} bytes, not {size}")
+        raise BadModelFolder(
+            f"{path} is damaged: its header describes {expected} bytes, not {size}"
+        )
     return Header(frozenset(arrays), weights, size - expected)
 
 

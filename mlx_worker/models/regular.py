@@ -27,7 +27,7 @@ def open_regular(path: Path) -> IO[bytes]:
     _require_regular(path, path.stat().st_mode)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        # What stands there now may be something else than what was asked about.
+        # The file may have been replaced since the first check.
         _require_regular(path, os.fstat(descriptor).st_mode)
         return os.fdopen(descriptor, "rb")
     except BaseException:

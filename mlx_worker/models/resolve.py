@@ -27,27 +27,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PlannedModel:
-    """One configured model and what lies in its folder; `folder` is None until it was inspected."""
+    """One configured model and its folder's content; `folder` is None until inspected."""
 
     config: ModelConfig
     folder: ModelFolder | None
 
     @property
     def context_length(self) -> int | None:
-        """Tokens, by the configuration and the folder; None where neither says."""
+        """Return the context length in tokens, by configuration and folder; None if unknown."""
         configured = self.config.context_length
         return self.folder.context_with(configured) if self.folder else configured
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What deserves a look in the folder, or beside the configuration; () for nothing."""
+        """Return the warnings about the folder or the configuration; () for none."""
         if self.folder is None:
             return ()
         return self.folder.all_warnings(self.config.context_length)
 
     @property
     def chat_template(self) -> str | None:
-        """The text of the template that the configuration names; None for the folder's own."""
+        """Return the text of the configured chat template; None for the folder's own."""
         return self.folder.chat_template if self.folder else None
 
     @property

@@ -59,12 +59,12 @@ def layer_count(config: dict[str, Any]) -> int | None:
 
 
 def is_stated(config: dict[str, Any], name: str, value: object) -> bool:
-    """True if config.json says so of the text model, at any of its places."""
+    """Return True if config.json says so of the text model, at any of its places."""
     return any(part.get(name) is value for part in text_parts(config))
 
 
 def text_parts(config: dict[str, Any], depth: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield the configuration and those of the text models in it, the outer ones first."""
+    """Yield the configuration and the text models inside, outer ones first."""
     yield config
     if depth < DEEPEST_PART:
         for name in TEXT_PARTS:
@@ -85,7 +85,7 @@ def _whole(value: object) -> int | None:
 
 
 def _scaled_context(part: dict[str, Any]) -> int | None:
-    """Return the length before a scaling of the positions, times its factor where it has one."""
+    """Return the length before a scaling of positions, times its factor if there is one."""
     scaling: dict[str, Any] = next(
         (inner for name in SCALINGS if isinstance(inner := part.get(name), dict)), {}
     )

@@ -43,7 +43,7 @@ def locate(path_or_name: str, models_dir: Path, relative_to: Path | None = None)
         except PermissionError as error:
             refused = refused or not_permitted(candidate, error)
             continue
-        except (OSError, ValueError):  # it is not there, or no path can be like that
+        except (OSError, ValueError):  # missing, or not a possible path
             continue
         if stat.S_ISDIR(mode):
             return candidate
@@ -51,7 +51,7 @@ def locate(path_or_name: str, models_dir: Path, relative_to: Path | None = None)
         refused = refused or BadModelFolder(what)
     if refused is not None:
         raise refused
-    tried = ", ".join(str(candidate) for candidate in candidates) or "nowhere: it is empty"
+    tried = ", ".join(str(candidate) for candidate in candidates) or "nothing: the path is empty"
     raise ModelNotFoundError(
         f"Model not found: {path_or_name} (looked in {tried}){_hint(path_or_name)}"
     )
@@ -72,5 +72,5 @@ def _is_path(text: str) -> bool:
 
 def _hint(path_or_name: str) -> str:
     if path_or_name in CATALOG:
-        return f"; `mlx-worker pull {path_or_name}` gets it"
+        return f"; `mlx-worker pull {path_or_name}` downloads the model"
     return ""

@@ -1,4 +1,7 @@
-"""The files that transformers builds a tokenizer from. [both]"""
+"""The files that transformers builds a tokenizer from.
+
+[both]
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ WITHOUT_FILES: Final = frozenset(
 
 
 def is_vocabulary(name: str) -> bool:
-    """True if a file of this name may hold a tokenizer's vocabulary."""
+    """Return True if a file of this name may hold a tokenizer's vocabulary."""
     return any(fnmatchcase(name, pattern) for pattern in VOCABULARIES)
 
 

@@ -1,10 +1,10 @@
-"""Whether the weights of a folder are all there, judged by the arrays that are.
+"""Find missing weights of a folder by comparing its arrays with the index.
 
 mlx_lm reads every `model*.safetensors` and no index. So an index that belongs to other files, as
-after a conversion, is worth a warning only, and so is a shard that holds nothing of the text model.
-A download that stopped half-way is found by arrays: the index lists one that is in no file though
-its like is there for another layer, or numbered shards are missing and so are layers. What is left
-over is found when the model is built. [both]
+after a conversion, is worth a warning only, and so is a shard without anything of the text model. A
+download that stopped half-way is found by arrays: the index lists one that is in no file though the
+same array exists for another layer, or numbered shards are missing and so are layers. Other gaps
+are found when the model is built. [both]
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def inspect_weights(folder: Path, config: dict[str, Any]) -> Weights:
         raise BadModelFolder(f"{folder} has no {PATTERN}")
     arrays = frozenset().union(*(header.names for header in headers.values()))
     warnings = [
-        f"{name} is {header.surplus} bytes longer than its header tells"
+        f"{name} is {header.surplus} bytes longer than its header says"
         for name, header in headers.items()
         if header.surplus
     ]
@@ -69,15 +69,15 @@ def inspect_weights(folder: Path, config: dict[str, Any]) -> Weights:
         index = {}
     absent = sorted(set(index.values()) - headers.keys())
     found = _Found(arrays, layer_count(config), tied=not _has_own_head(config))
-    if any(file in headers for file in index.values()):  # else it is the index of other files
+    if any(file in headers for file in index.values()):  # else the index belongs to other files
         lost = {name: file for name, file in index.items() if file in absent}
         _refuse_lost_arrays(folder, lost, found)
         _refuse_lost_layers(folder, absent, found)
     _refuse_lost_layers(folder, shards, found)
     if absent:
         warnings.append(
-            f"{INDEX} lists {absent[0]}{_and_more(absent)}, not in the folder: it may be the"
-            " index of other files; mlx_lm does not read it"
+            f"{INDEX} lists {absent[0]}{_and_more(absent)}, not in the folder; the index may belong"
+            " to other files; mlx_lm does not read the index"
         )
     if shards := [name for name in shards if name not in absent]:
         warnings.append(f"{shards[0]}{_and_more(shards)} is not in the folder")
@@ -95,7 +95,7 @@ class _Found:
         self._core = {_leaf(name) for name in arrays if not _NUMBER.search(name)}
 
     def needs(self, name: str) -> bool:
-        """True if the text model cannot do without this array, as far as names can tell."""
+        """Return True if the text model needs this array, as far as names can tell."""
         if name in self.arrays or _NO_TEXT.search(name):
             return False
         if (number := _NUMBER.search(name)) is None:

@@ -1,4 +1,4 @@
-// What an operator may do to a model. Each asks first where something is lost by it.
+// The actions of an operator on a model. An action that loses something asks for confirmation.
 
 import { ask } from "./api.js";
 import { askForKey, keyProblem, question } from "./dialogs.js";
@@ -10,34 +10,34 @@ const ACTIONS = {
   load: {
     label: "Load",
     run: (id) => ask("POST", of(id, "load")),
-    done: (id) => `${id} is on its way`,
+    done: (id) => `${id} is being loaded`,
   },
   unload: {
     label: "Unload",
-    question: (id) => ({ title: `Unload ${id}?`, text: "Its process ends and its memory is free; the next request loads it again.", yes: "Unload" }),
+    question: (id) => ({ title: `Unload ${id}?`, text: "The model's process ends and its memory is freed. The next request loads the model again.", yes: "Unload" }),
     run: (id) => ask("POST", of(id, "unload")),
-    done: (id) => `${id} leaves`,
+    done: (id) => `${id} is being unloaded`,
   },
   restart: {
     label: "Restart",
-    question: (id) => ({ title: `Restart ${id}?`, text: "What runs may finish; what takes too long goes on in the new process.", yes: "Restart" }),
+    question: (id) => ({ title: `Restart ${id}?`, text: "Running generations may finish; those that take too long continue in the new process.", yes: "Restart" }),
     run: (id) => ask("POST", of(id, "restart")),
-    done: (id) => `${id} gets a new process`,
+    done: (id) => `${id} is being restarted`,
   },
   warm: {
     label: "Warm…",
-    question: (id) => ({ title: `Warm ${id}`, text: "The prompt is read now and kept, so that requests that begin with it start at once.", yes: "Warm", withPrompt: true }),
+    question: (id) => ({ title: `Warm ${id}`, text: "The prompt is prefilled now and kept in the prompt cache. Requests that begin with this prompt then start at once.", yes: "Warm", withPrompt: true }),
     run: async (id, prompt) => {
       const response = await ask("POST", "cache/warm", { body: { model: id, system_prompt: prompt } });
       return (await response.json()).tokens;
     },
-    done: (id, tokens) => `${id} keeps ${tokens} tokens`,
+    done: (id, tokens) => `${id} keeps ${tokens} tokens in the prompt cache`,
   },
   clear: {
     label: "Clear",
-    question: (id) => ({ title: `Clear the cache of ${id}?`, text: "Every cached prompt is forgotten and will be read again.", yes: "Clear" }),
+    question: (id) => ({ title: `Clear the cache of ${id}?`, text: "All cached prompts are removed and have to be prefilled again.", yes: "Clear" }),
     run: (id) => ask("DELETE", `cache?model=${encodeURIComponent(id)}`),
-    done: (id) => `${id} has forgotten its prompts`,
+    done: (id) => `the prompt cache of ${id} is empty`,
   },
 };
 

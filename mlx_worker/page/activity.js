@@ -1,4 +1,4 @@
-// What happened last, in words, and the log as it is written.
+// The latest events as sentences, and the log as lines are written.
 
 import { byId, el, setOptions } from "./dom.js";
 import { clock } from "./format.js";
@@ -11,26 +11,26 @@ const LINES_SHOWN = 400;
 const SENTENCES = {
   state: ({ was, now, reason }) => `${was} → ${now}${reason ? `: ${reason}` : ""}`,
   crash: ({ cause, pid, in_flight: lost }) => `${cause} (pid ${pid}), ${lost.length ? `in flight: ${lost.join(", ")}` : "nothing in flight"}`,
-  resume: ({ request_id: id, after_tokens: tokens }) => `${id} goes on after ${tokens} tokens`,
-  poison: ({ request_id: id, crashes }) => `${id} was there at ${crashes} crashes and is refused`,
-  "weights changed": ({ request_id: id, was, now }) => `${id} was begun by ${was}, the model is ${now} now: it ends with an error`,
+  resume: ({ request_id: id, after_tokens: tokens }) => `${id} continues after ${tokens} tokens`,
+  poison: ({ request_id: id, crashes }) => `${id} was in flight at ${crashes} crashes and is refused`,
+  "weights changed": ({ request_id: id, was, now }) => `${id} was started with ${was}, but the model is now ${now}: the request ends with an error`,
   "package replaced": ({ node, process, cure }) => `the process runs mlx-worker ${process}, the node ${node}: ${cure}`,
-  evict: ({ by }) => `makes room for ${by}`,
+  evict: ({ by }) => `unloaded to free memory for ${by}`,
   "no room": ({ why }) => why,
-  drain: ({ within_s: within }) => `the node drains, within ${within} s`,
+  drain: ({ within_s: within }) => `the node drains within ${within} s`,
   pause: ({ seconds }) => `the node and its processes did not run for ${seconds} s`,
   folder: ({ warning }) => warning,
-  level: ({ shown_from: level }) => `the log is shown from ${level} on`,
+  level: ({ shown_from: level }) => `log level set to ${level}`,
 };
 
-const listed = (facts) => Object.entries(facts).map(([name, it]) => `${name}: ${JSON.stringify(it)}`).join(", ");
+const listed = (facts) => Object.entries(facts).map(([name, value]) => `${name}: ${JSON.stringify(value)}`).join(", ");
 
 export function showEvent(event) {
   const { lines = [], ...facts } = event.facts;
   const sentence = (SENTENCES[event.kind] ?? listed)(facts);
   const what = el("div", { class: "what" }, event.model ? el("b", {}, `${event.model} `) : "", sentence);
   if (lines.length) {
-    what.append(el("details", {}, el("summary", {}, "its last lines"), el("pre", {}, lines.join("\n"))));
+    what.append(el("details", {}, el("summary", {}, "last lines of stderr"), el("pre", {}, lines.join("\n"))));
   }
   const list = byId("events");
   list.prepend(el("li", { "data-mood": moodOfEvent(event) }, el("time", {}, clock(event.at)), el("b", {}, event.kind), what));

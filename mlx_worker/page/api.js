@@ -1,4 +1,4 @@
-// The node over HTTP. The key goes in a header, never in an address, and lives as long as the tab.
+// Requests to the node. The key is sent in a header, never in a URL, and kept as long as the tab.
 
 const KEY = "mlx-worker-key";
 
@@ -14,7 +14,7 @@ export const key = {
   set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
 };
 
-// A response with a good status; everything else is a NodeError with the node's own words.
+// Returns a successful response; throws a NodeError with the node's message for any other.
 export async function ask(method, path, { body, signal } = {}) {
   const headers = {};
   if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
@@ -35,11 +35,11 @@ async function problemOf(response) {
   try {
     return JSON.parse(text).error.message;
   } catch {
-    return `the answer was ${response.status}`;
+    return `HTTP status ${response.status}`;
   }
 }
 
-// The server-sent events of a response: {id, event, data}. Not EventSource, which sends no headers.
+// Yields the server-sent events of a response: {id, event, data}. EventSource cannot send headers.
 export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

@@ -1,11 +1,11 @@
-// The last hour as lines, one a model: drawn anew with each sample, every ten seconds.
+// The last hour as lines, one for each model, redrawn with each sample every ten seconds.
 
 import { byId, el, setText, svg } from "./dom.js";
 import { bytes, clock, count, rate, seconds } from "./format.js";
 import { colourOf } from "./models.js";
 
 const HOUR = 3600000;
-const LEAST = 300000; // ms: a node that has just begun does not have its samples in one corner
+const LEAST = 300000; // ms: the shortest time span, so that the samples of a new node fill the chart
 const [WIDTH, HEIGHT, TOP] = [600, 110, 18];
 
 const CHARTS = [
@@ -34,7 +34,7 @@ class Chart {
     this.now = samples.at(-1)?.at ?? Date.now();
     this.span = Math.max(LEAST, this.now - (samples[0]?.at ?? this.now));
     setText(this.since, `${Math.round(this.span / 60000)} min ago`);
-    const figures = samples.flatMap((sample) => ids.flatMap((id) => this.lines.map(([name]) => sample.models[id]?.[name] ?? null))).filter((it) => it !== null);
+    const figures = samples.flatMap((sample) => ids.flatMap((id) => this.lines.map(([name]) => sample.models[id]?.[name] ?? null))).filter((value) => value !== null);
     const most = Math.max(this.least, ...figures);
     const base = svg("line", { x1: 0, x2: WIDTH, y1: HEIGHT - 1, y2: HEIGHT - 1 });
     const lines = ids.flatMap((id, index) => this.lines.map(([name, look]) => this.#line(id, name, look, index, most, every)));
@@ -49,7 +49,7 @@ class Chart {
     for (const { at, models } of this.samples) {
       const value = models[id]?.[name] ?? null;
       if (value === null) continue;
-      // Where nothing was seen for a while, nothing is drawn; one figure alone is a dot.
+      // A gap in the samples is a gap in the line; a single figure is a dot.
       const joined = last !== null && at - last < 2.5 * every * 1000;
       const [x, y] = [this.#x(at), HEIGHT - 1 - (value / most) * (HEIGHT - TOP)];
       path += `${joined ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
@@ -67,19 +67,19 @@ class Chart {
 
   #summary(most) {
     const last = this.samples.at(-1);
-    if (!last) return `${this.title}: nothing yet`;
+    if (!last) return `${this.title}: no samples yet`;
     return `${this.title}: ${this.#figuresAt(last)} now, at most ${this.say(most)}`;
   }
 
   #figuresAt(sample) {
-    const told = (id) => this.lines.map(([name]) => sample.models[id]?.[name] ?? null).filter((it) => it !== null).map(this.say).join(" / ");
+    const told = (id) => this.lines.map(([name]) => sample.models[id]?.[name] ?? null).filter((value) => value !== null).map(this.say).join(" / ");
     return this.ids.map(told).filter(Boolean).join(", ") || "none";
   }
 
   #point(event) {
     const box = this.svg.getBoundingClientRect();
     const at = this.now - this.span * (1 - (event.clientX - box.left) / box.width);
-    const near = this.samples.reduce((best, it) => (Math.abs(it.at - at) < Math.abs(best.at - at) ? it : best), this.samples[0]);
+    const near = this.samples.reduce((best, sample) => (Math.abs(sample.at - at) < Math.abs(best.at - at) ? sample : best), this.samples[0]);
     if (!near) return;
     const x = this.#x(near.at);
     for (const end of ["x1", "x2"]) this.cursor.setAttribute(end, x);
@@ -94,11 +94,11 @@ class Chart {
 }
 
 export class Charts {
-  #charts = CHARTS.map((it) => new Chart(it));
+  #charts = CHARTS.map((definition) => new Chart(definition));
   #samples = [];
 
   constructor() {
-    byId("charts").append(...this.#charts.map((it) => it.element));
+    byId("charts").append(...this.#charts.map((chart) => chart.element));
   }
 
   get newest() {
@@ -108,7 +108,7 @@ export class Charts {
   add({ every, samples }, ids) {
     this.#samples.push(...samples);
     const newest = this.#samples.at(-1)?.at ?? 0;
-    this.#samples = this.#samples.filter((it) => it.at > newest - HOUR);
+    this.#samples = this.#samples.filter((sample) => sample.at > newest - HOUR);
     for (const chart of this.#charts) chart.draw(this.#samples, ids, every);
     this.#name(ids);
   }

@@ -1,9 +1,9 @@
-// Two questions: is this meant, and with which key.
+// Two dialogs: the confirmation of an action, and the API key.
 
 import { key } from "./api.js";
 import { byId, setHidden, setText } from "./dom.js";
 
-// Resolves to what was entered ("" where nothing could be), or null where it was left.
+// Resolves to the entered text ("" without a text field), or to null if the dialog was cancelled.
 export function question({ title, text, yes, withPrompt = false }) {
   const dialog = byId("ask-dialog");
   setText(byId("ask-title"), title);
@@ -26,7 +26,7 @@ export function question({ title, text, yes, withPrompt = false }) {
 
 let asking = null;
 
-// Resolves once a key was entered or forgotten. Asked once, however many need it.
+// Resolves once a key was entered or forgotten. One dialog serves all callers.
 export function askForKey(problem = "") {
   setText(byId("key-problem"), problem);
   asking ??= new Promise((resolve) => {
@@ -51,4 +51,4 @@ export function askForKey(problem = "") {
 }
 
 export const keyProblem = () =>
-  key.get() ? "This node does not know that key." : "This node asks for an API key.";
+  key.get() ? "This node does not accept this API key." : "This node requires an API key.";

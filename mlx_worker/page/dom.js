@@ -1,5 +1,5 @@
-// Making and changing elements. What is shown changes only where it is new, so that nothing loses
-// its focus, its selection or its place because a second has passed.
+// Creates and changes elements. An element is changed only if its content is new, so that a report
+// each second does not take away focus, selection or scroll position.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -39,7 +39,7 @@ export function setOptions(select, options) {
   select.dataset.options = wanted;
 }
 
-// A list of terms and figures; what is returned says one of them.
+// Adds terms and figures to a list; returns a function that sets one figure.
 export function figures(list, terms) {
   const values = {};
   for (const [name, term, title = ""] of terms) {
@@ -49,7 +49,7 @@ export function figures(list, terms) {
   return (name, text) => setText(values[name], text);
 }
 
-// A bar of so much of so much; what is returned sets it.
+// Adds a bar for a part of a whole; returns a function that sets the bar.
 export function bar(parent, label) {
   const fill = el("i");
   const output = el("output");

@@ -1,9 +1,9 @@
-// A stream of the node, read while the page is visible, continued where it broke off.
+// Reads a stream of the node while the page is visible, and resumes a stream that broke off.
 
 import { ask, events } from "./api.js";
 import { askForKey, keyProblem } from "./dialogs.js";
 
-const SILENCE = 20000; // ms without a byte: the connection is dead, whatever TCP thinks
+const SILENCE = 20000; // ms without a byte after which the connection counts as dead, even if TCP does not report it
 const LONGEST_PAUSE = 8000;
 
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
@@ -20,9 +20,8 @@ function visible() {
   });
 }
 
-// `path` gives the address each time; `on.event` hears each event, `on.lost` why it ended; a key is
-// asked for here.
-// Returns what ends it.
+// `path` returns the URL for each attempt, `on.event` is called with each event, and `on.lost` with
+// the reason of an end. A missing key is requested here. Returns a function that ends the stream.
 export function follow(path, on) {
   let ended = false;
   let connection = new AbortController();

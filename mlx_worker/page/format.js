@@ -1,4 +1,4 @@
-// Figures as people read them.
+// Formats figures for people.
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
@@ -35,7 +35,7 @@ export function rate(value) {
 export const count = (value) => Math.round(value).toLocaleString("en");
 export const percent = (share) => `${Math.round(share * 100)} %`;
 
-// The time of day; of another day, which one.
+// Returns the time of day, with the date if it is not today.
 export function clock(ms) {
   const at = new Date(ms);
   const time = at.toLocaleTimeString("en-GB");

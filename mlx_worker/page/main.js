@@ -1,4 +1,4 @@
-// Where the page begins: one stream of reports and events, and who shows what of them.
+// Starts the page: one stream of reports and events, passed to the parts that show them.
 
 import * as actions from "./actions.js";
 import { Log, showEvent } from "./activity.js";
@@ -23,12 +23,12 @@ const rates = new Rates();
 
 let startedAt = null;
 let lastEvent = 0;
-let waiting = []; // events that came before the first report: their models have no card yet
+let waiting = []; // events before the first report: their models have no card yet
 let sampledAt = 0;
 
-function hearReport(report) {
+function onReport(report) {
   if (startedAt !== null && report.startedAt !== startedAt) {
-    location.reload(); // another process: its events, counts and perhaps this page are new
+    location.reload(); // another process: events, counts and perhaps this page are new
     return;
   }
   startedAt = report.startedAt;
@@ -38,7 +38,7 @@ function hearReport(report) {
   models.show(report, rates);
   playground.offer(ids);
   log.offer(ids);
-  for (const event of waiting.splice(0)) hearEvent(event);
+  for (const event of waiting.splice(0)) onEvent(event);
   if (report.at - sampledAt >= SAMPLES_EVERY) {
     sampledAt = report.at;
     sample(ids);
@@ -46,7 +46,7 @@ function hearReport(report) {
   live();
 }
 
-function hearEvent(event) {
+function onEvent(event) {
   lastEvent = event.id;
   showEvent(event);
   if (event.kind === "crash") models.crashed(event);
@@ -56,7 +56,7 @@ async function sample(ids) {
   try {
     charts.add(await (await ask("GET", `admin/history?after=${charts.newest}`)).json(), ids);
   } catch {
-    sampledAt = 0; // asked again with the next report; the stream says what is wrong
+    sampledAt = 0; // retried with the next report; the stream reports the problem
   }
 }
 
@@ -69,7 +69,7 @@ function live() {
 function lost(problem) {
   setText(byId("link"), "reconnecting");
   byId("link").dataset.link = "lost";
-  setText(byId("notice"), `What is shown may be old: ${problem?.message ?? "the connection was closed"}. Trying again.`);
+  setText(byId("notice"), `The figures may be old: ${problem?.message ?? "the connection was closed"}. Reconnecting.`);
   setHidden(byId("notice"), false);
 }
 
@@ -78,10 +78,10 @@ byId("key-button").addEventListener("click", () => askForKey());
 follow(() => `admin/watch?after=${lastEvent}`, {
   silence: 5000,
   event: ({ event, data }) => {
-    const told = JSON.parse(data);
-    if (event === "report") hearReport(told);
-    else if (startedAt === null) waiting.push(told);
-    else hearEvent(told);
+    const content = JSON.parse(data);
+    if (event === "report") onReport(content);
+    else if (startedAt === null) waiting.push(content);
+    else onEvent(content);
   },
   lost,
 });

@@ -1,4 +1,4 @@
-// One card a model: where its process is, what it does, what it takes, what befell it.
+// One card for each model: the state of its process, its work, its memory and its crashes.
 
 import { bar, byId, el, figures, setHidden, setMood, setText } from "./dom.js";
 import { bytes, clock, count, duration, percent, rate, seconds } from "./format.js";
@@ -15,13 +15,13 @@ class Card {
     const list = el("dl", { class: "figures" });
     this.set = figures(list, [
       ["speed", "tokens/s", "Over the last five seconds"],
-      ["first", "first token", "Mean time to the first token: the last minute, else since the start"],
-      ["running", "running", "Generations, of the places there are"],
-      ["queued", "queued", "Generations that wait for a place"],
-      ["hits", "cache hits", "Requests whose system prompt was resident"],
-      ["restarts", "restarts", "How often its process was started again"],
-      ["pid", "pid", "Its process"],
-      ["uptime", "uptime", "Since it was loaded"],
+      ["first", "first token", "Mean time to the first token, over the last minute, else since the start"],
+      ["running", "running", "Running generations, of the decode slots"],
+      ["queued", "queued", "Generations that wait for a decode slot"],
+      ["hits", "cache hits", "Requests whose system prompt was in the prompt cache"],
+      ["restarts", "restarts", "Restarts of the model's process"],
+      ["pid", "pid", "Process id of the model"],
+      ["uptime", "uptime", "Time since the model was loaded"],
     ]);
     const bars = el("div", { class: "bars" });
     this.loading = bar(bars, "Loading");
@@ -62,7 +62,7 @@ class Card {
 
   #explain(health, ready) {
     const { reason, last_exit: exit } = health;
-    const last = exit ? `Last end at ${clock(exit.at)}: ${exit.how}` : "";
+    const last = exit ? `Last exit at ${clock(exit.at)}: ${exit.how}` : "";
     const why = ready ? "" : reason || last;
     setText(this.why, why);
     setHidden(this.why, !why);

@@ -1,4 +1,4 @@
-// Which words are good news, which ask for patience, which for an operator.
+// The colour of a state or event: good, wait for a while, or bad (an operator is needed).
 
 const MOODS = {
   healthy: "good", ready: "good",

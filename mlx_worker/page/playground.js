@@ -1,4 +1,4 @@
-// A conversation with one model, streamed, and what it took.
+// A streamed conversation with one model, and its figures.
 
 import { ask, events } from "./api.js";
 import { askForKey, keyProblem } from "./dialogs.js";
@@ -75,13 +75,13 @@ export class Playground {
       this.#busy(false);
     }
     if (answer.text) turns.push({ role: "assistant", content: answer.text });
-    else turns.pop(); // what was not answered is not part of the conversation
+    else turns.pop(); // a message without an answer is removed from the conversation
   }
 
-  #say(who, text) {
+  #say(speaker, text) {
     const words = el("span", {}, text);
     const transcript = byId("transcript");
-    transcript.append(el("div", { class: "turn" }, el("b", {}, who), words));
+    transcript.append(el("div", { class: "turn" }, el("b", {}, speaker), words));
     transcript.scrollTop = transcript.scrollHeight;
     return words;
   }
@@ -111,12 +111,12 @@ class Answer {
     const response = await ask("POST", "v1/chat/completions", { body, signal });
     for await (const { data } of events(response)) {
       if (data === "[DONE]") return;
-      this.#hear(JSON.parse(data));
+      this.#onChunk(JSON.parse(data));
     }
-    throw new Error("the stream broke off");
+    throw new Error("the stream ended early");
   }
 
-  #hear({ error, seed, choices = [], usage }) {
+  #onChunk({ error, seed, choices = [], usage }) {
     if (error) throw new Error(error.message);
     if (seed !== undefined) this.#set("seed", seed);
     for (const { delta, finish_reason: finish } of choices) {
@@ -143,7 +143,7 @@ class Answer {
     transcript.scrollTop = transcript.scrollHeight;
   }
 
-  // Tokens after the first one, over the time since: pieces stand for tokens until they are counted.
+  // Tokens after the first one per second; pieces count as tokens until the usage is known.
   #speed(tokens) {
     const passed = (performance.now() - this.#first) / 1000;
     if (tokens > 1 && passed > 0) this.#set("speed", rate((tokens - 1) / passed));

@@ -1,4 +1,4 @@
-// Speeds from counts that only grow: the difference between reports a few seconds apart.
+// Rates from counters: the difference between reports a few seconds apart.
 
 const KEPT = 60000; // ms
 const SPEED_OVER = 5000;
@@ -14,15 +14,15 @@ export class Rates {
     while (this.#reports[0].at < oldest) this.#reports.shift();
   }
 
-  // Tokens a second over the last few seconds.
+  // Returns tokens per second over the last few seconds; null if unknown.
   speed(model) {
     const now = this.#reports.at(-1);
-    const before = this.#reports.find((it) => it.at >= now.at - SPEED_OVER && it.models[model]);
+    const before = this.#reports.find((report) => report.at >= now.at - SPEED_OVER && report.models[model]);
     if (!before || before === now) return null;
     return (1000 * (tokensOf(now, model) - tokensOf(before, model))) / (now.at - before.at);
   }
 
-  // Mean seconds to the first token: of the last minute's requests, else of all; null without any.
+  // Returns the mean seconds to the first token, of the last minute's requests, else of all; or null.
   firstToken(model) {
     const now = this.#reports.at(-1).models[model].firstToken;
     const before = this.#reports[0].models[model]?.firstToken ?? { count: 0, seconds: 0 };

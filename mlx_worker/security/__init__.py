@@ -1,1 +1,4 @@
-"""API keys and TLS. [front]"""
+"""API keys and TLS.
+
+[front]
+"""

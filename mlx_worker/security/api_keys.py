@@ -1,4 +1,4 @@
-"""API keys: who may ask, by a secret that only the caller and this node know.
+"""API keys: secrets that only a caller and this node know.
 
 A line is `name:key`. The name is for the log; the key itself is written nowhere, and kept here as
 its hash alone, so that nothing that prints a value can tell it. [front]
@@ -14,7 +14,8 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlx_worker.config.schema import KEYS_VARIABLE, is_loopback
+from mlx_worker.config.addresses import is_loopback
+from mlx_worker.config.schema import KEYS_VARIABLE
 from mlx_worker.errors import ConfigError
 from mlx_worker.system.text_files import decode_text
 
@@ -43,7 +44,10 @@ class Keys:
         return bool(self.hashes)
 
     def name_of(self, key: str) -> str | None:
-        """Whose key it is; None: nobody's. Takes as long for a wrong key as for a right one."""
+        """Return the name that the key belongs to; None if the key is unknown.
+
+        A wrong key takes as long as a right one.
+        """
         asked = _hashed(key)
         found = None
         for name, known in self.hashes:
@@ -53,19 +57,21 @@ class Keys:
 
 
 def load_keys(server: ServerConfig, environ: Mapping[str, str] | None = None) -> Keys:
-    """The keys of the file and of the environment together.
+    """Return the keys of the file and of the environment together.
 
-    Raises ConfigError with the line, never with the key; also where there is no key and others
-    than this machine could ask.
+    Raises ConfigError with the line, never with the key. Raises ConfigError too if there is no key
+    and other machines could send requests.
     """
     taken = dict(_lines(server, os.environ if environ is None else environ))
     if not (taken or server.trusted or server.insecure or is_loopback(server.host)):
-        raise ConfigError(f"server.host: others could ask at {server.host!r} without an API key")
+        raise ConfigError(
+            f"server.host: other machines could send requests to {server.host!r} without an API key"
+        )
     return Keys(tuple((name, _hashed(key)) for name, key in taken.items()))
 
 
 def first_key(server: ServerConfig) -> str | None:
-    """The first key itself, to ask this node with; None where there is none.
+    """Return the first key itself, which commands send to this node; None if there is none.
 
     Raises ConfigError as `load_keys` does.
     """
@@ -73,7 +79,7 @@ def first_key(server: ServerConfig) -> str | None:
 
 
 def _lines(server: ServerConfig, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Every (name, key)."""
+    """Yield every (name, key)."""
     names: dict[str, str] = {}
     for place, line in _written(server, environ):
         name, colon, key = (part.strip() for part in line.partition(":"))
@@ -93,7 +99,7 @@ def _lines(server: ServerConfig, environ: Mapping[str, str]) -> Iterator[tuple[s
 
 
 def _written(server: ServerConfig, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """(where it stands, what stands there) of all that is no comment."""
+    """Yield (place, line) of every line that is no comment."""
     if server.api_keys_file is not None:
         yield from _told(str(server.api_keys_file), _read(server.api_keys_file).splitlines())
     if KEYS_VARIABLE in environ:
@@ -107,17 +113,20 @@ def _told(source: str, lines: list[str]) -> Iterator[tuple[str, str]]:
             count += 1
             yield f"{source}:{number}", line
     if not count:
-        raise ConfigError(f"{source}: there is no key in it")
+        raise ConfigError(f"{source}: the list has no key")
 
 
 def _read(file: Path) -> str:
-    """Its text, if only its owner may read it: asked of the open file, so that none slips in."""
+    """Return the text of the file. Raises ConfigError if others than its owner may use the file.
+
+    The mode is read from the open file, so that the file cannot be replaced in between.
+    """
     try:
         with file.open("rb") as opened:
             mode = os.fstat(opened.fileno()).st_mode
             if mode & _OTHERS_MAY:
                 raise ConfigError(
-                    f"server.api_keys_file: others may use {file} (mode {mode & 0o777:03o}):"
+                    f"server.api_keys_file: others can access {file} (mode {mode & 0o777:03o}):"
                     f" chmod 600 {file}"
                 )
             return decode_text(opened.read())
@@ -129,5 +138,5 @@ def _read(file: Path) -> str:
 
 
 def _hashed(key: str) -> bytes:
-    """All of one length, so that a comparison tells nothing of a key's own."""
+    """Return the hash of a key; hashes of one length hide the lengths of the keys."""
     return hashlib.sha256(key.encode(errors="surrogateescape")).digest()

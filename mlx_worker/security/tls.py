@@ -1,4 +1,7 @@
-"""TLS by a certificate and its key, on both sides of the node's own socket. [front]"""
+"""TLS contexts: the certificate of the node, and the check of it by commands.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def server_context(server: ServerConfig) -> ssl.SSLContext | None:
-    """What the node's connections begin with; None: they are not encrypted.
+    """Return the TLS context of the node's connections; None if they are not encrypted.
 
-    Raises ConfigError where the files are not a certificate and its key.
+    Raises ConfigError if the files are not a certificate and its key.
     """
     if server.tls_cert is None or server.tls_key is None:
         return None
@@ -26,14 +29,14 @@ def server_context(server: ServerConfig) -> ssl.SSLContext | None:
 
 
 def load_certificate(context: ssl.SSLContext, server: ServerConfig) -> None:
-    """What handshakes from here on show. Raises ConfigError as `server_context` does."""
-    assert server.tls_cert is not None, "asked where there is one"
+    """Load the certificate for later handshakes. Raises ConfigError as `server_context` does."""
+    assert server.tls_cert is not None, "callers check for a certificate"
     try:
-        # No question on a terminal: a node has nobody there to answer it.
+        # No prompt for a password: a node has no user at a terminal.
         context.load_cert_chain(server.tls_cert, server.tls_key, password=lambda: "")
     except ssl.SSLError as error:
         raise ConfigError(
-            f"server.tls_cert, server.tls_key: {server.tls_cert} and {server.tls_key} are no"
+            f"server.tls_cert, server.tls_key: {server.tls_cert} and {server.tls_key} are not a"
             f" certificate and its unencrypted key: {error.reason or error}"
         ) from error
     except OSError as error:
@@ -44,10 +47,11 @@ def load_certificate(context: ssl.SSLContext, server: ServerConfig) -> None:
 
 
 def client_context(certificate: Path | None) -> ssl.SSLContext:
-    """What a command asks a node with: that very certificate, else those that the system trusts.
+    """Return the TLS context with which a command calls a node.
 
-    The certificate is the node's own file, read from the node's own disk: it need be nobody else's
-    word, and name no address.
+    Without a certificate, the system's authorities are trusted. The certificate is the node's own
+    file, read from the node's own disk: the file proves the node, so no authority has to sign the
+    certificate and the certificate need not name an address.
     """
     if certificate is None:
         return ssl.create_default_context()

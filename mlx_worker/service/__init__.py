@@ -1,1 +1,4 @@
-"""The node as a service of its system: launchd on macOS, systemd on Linux. [front]"""
+"""The node as a service of its system: launchd on macOS, systemd on Linux.
+
+[front]
+"""

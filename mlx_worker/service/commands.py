@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_worker.cli.options import config_file, configuration
-from mlx_worker.errors import CannotServe
+from mlx_worker.errors import ServiceManagerError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlx_worker.service.definition import Keeper
+    from mlx_worker.service.definition import ServiceManager
 
 of_the_machine = click.option(
     "--daemon",
     is_flag=True,
-    help="The machine's, not the user's: runs without a login. Needs sudo.",
+    help="Service of the machine, not of the user: runs without a login. Needs sudo.",
 )
 
 service_name = click.option(
     "--name",
     default="",
-    help="Of a second node on this machine: its service is mlx-worker-NAME.",
+    help="Name of a second node on this machine; the service is then mlx-worker-NAME.",
 )
 
 NOT_RUNNING, NOT_INSTALLED = 3, 4
@@ -42,17 +42,17 @@ LOOK_EVERY = 0.2
 
 @click.group
 def service() -> None:
-    """Have the system run the node: launchd on macOS, systemd on Linux."""
+    """Run the node as a service: launchd on macOS, systemd on Linux."""
 
 
 @service.command
 @of_the_machine
 @service_name
-@click.option("--user", help="A daemon's account. Default: who called sudo.")
-@click.option("--print", "show", is_flag=True, help="Print the file, change nothing.")
+@click.option("--user", help="Account of a daemon. Default: the user that called sudo.")
+@click.option("--print", "show", is_flag=True, help="Print the service file and change nothing.")
 @config_file
 def install(*, daemon: bool, name: str, user: str | None, show: bool, file: Path | None) -> None:
-    """Run this configuration with this Python from now on, and start it."""
+    """Install and start a service that runs this configuration with this Python."""
     from mlx_worker.models.resolve import plan
     from mlx_worker.service.definition import describe, paths_of_service
     from mlx_worker.system.privacy import ADVICE, guarded
@@ -68,14 +68,14 @@ def install(*, daemon: bool, name: str, user: str | None, show: bool, file: Path
     for path in guarded(paths_of_service(loaded, folders)):
         click.echo(f"warning: macOS does not let a service read {path}: {ADVICE}", err=True)
     here.install(definition)
-    click.echo(f"{here.file} is installed and started; `mlx-worker status` tells how it goes")
+    click.echo(f"{here.file} is installed and started; `mlx-worker status` shows the progress")
 
 
 @service.command
 @of_the_machine
 @service_name
 def uninstall(*, daemon: bool, name: str) -> None:
-    """Stop the service, as `stop` does, and take its file away.
+    """Stop the service, as `stop` does, and remove its file.
 
     Configuration, models and logs stay.
     """
@@ -83,7 +83,7 @@ def uninstall(*, daemon: bool, name: str) -> None:
     if here.state().pid is not None:  # a service manager's own wait is shorter than a drain may be
         _stop(here)
     here.uninstall()
-    click.echo(f"{here.file} is gone")
+    click.echo(f"{here.file} is removed")
 
 
 @service.command
@@ -109,7 +109,7 @@ def stop(*, daemon: bool, name: str) -> None:
 @of_the_machine
 @service_name
 def status(*, daemon: bool, name: str) -> None:
-    """Say how the system has the service: 0 running, 3 not running, 4 not installed."""
+    """Show the state of the service. Exit codes: 0 running, 3 not running, 4 not installed."""
     here = _here(daemon=daemon, name=name)
     state = here.state()
     if not state.installed:
@@ -119,22 +119,22 @@ def status(*, daemon: bool, name: str) -> None:
     sys.exit(0 if state.running else NOT_RUNNING)
 
 
-def _stop(here: Keeper) -> None:
+def _stop(here: ServiceManager) -> None:
     here.stop()
     while here.state().pid is not None:  # the system ends a node that does not end by itself
         time.sleep(LOOK_EVERY)
 
 
-def _here(*, daemon: bool, name: str) -> Keeper:
-    from mlx_worker.service.detect import keeper
+def _here(*, daemon: bool, name: str) -> ServiceManager:
+    from mlx_worker.service.detect import service_manager
     from mlx_worker.service.subprocess_runner import run
 
-    return keeper(run, daemon=daemon, name=name)
+    return service_manager(run, daemon=daemon, name=name)
 
 
 def _account(user: str | None) -> str | None:
-    """Who a daemon runs as; None: an account that systemd makes up."""
+    """Return the account that a daemon runs as; None: an account that systemd creates."""
     account = user or os.environ.get("SUDO_USER")
     if account is None and sys.platform == "darwin":
-        raise CannotServe("a daemon needs an account to run as: --user NAME")
+        raise ServiceManagerError("a daemon needs an account to run as: --user NAME")
     return account

@@ -1,4 +1,7 @@
-"""What a service is, whichever system keeps it running. [front]"""
+"""The definition of a service, the same for every service manager.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from mlx_worker.errors import CannotServe
+from mlx_worker.errors import ServiceManagerError
 from mlx_worker.models.store import default_models_dir
 from mlx_worker.supervisor import settings
 
@@ -25,7 +28,7 @@ NAME: Final = "mlx-worker"
 SERVICE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 
 OPEN_FILES: Final = 65_536
-"""A connection is a file; macOS gives 256 to who does not ask."""
+"""Each connection is a file; macOS allows 256 by default."""
 
 SLACK: Final = 15
 """Seconds above what a stop may take by its own deadlines."""
@@ -33,11 +36,11 @@ SLACK: Final = 15
 
 @dataclass(frozen=True)
 class Definition:
-    """A service: its command, where and with what it runs, how long it may take to stop.
+    """A service: its command, its folder and environment, and how long it may take to stop.
 
-    Paths are absolute, `stop_timeout` in seconds. `user` is the account of a service that is the
-    machine's; None: one that the system makes up. `logs_to_file`: the configuration names the
-    log's file, so that the service manager need not.
+    Paths are absolute, `stop_timeout` is in seconds. `user` is the account of a service of the
+    machine; None: an account that the system creates. `logs_to_file` is True if the configuration
+    names the log's file, so that the service manager does not have to.
     """
 
     command: tuple[str, ...]
@@ -49,8 +52,8 @@ class Definition:
 
 
 @dataclass(frozen=True)
-class State:
-    """How the system has the service. `said` is its own word."""
+class ServiceState:
+    """The state of a service; `said` is the state in the service manager's own words."""
 
     installed: bool
     running: bool
@@ -58,39 +61,42 @@ class State:
     said: str
 
 
-class Keeper(Protocol):
-    """What keeps the node running. Every method that acts raises CannotServe."""
+class ServiceManager(Protocol):
+    """What keeps the node running. Every method that acts raises ServiceManagerError."""
 
     @property
     def file(self) -> Path:
-        """Where it looks for the service."""
+        """Return the path at which the service manager looks for the service."""
 
     def text(self, definition: Definition) -> str:
-        """The service in its words."""
+        """Return the service file."""
 
     def account(self) -> str | None:
         """Return the account that the installed service runs as; None: its file names none."""
 
     def install(self, definition: Definition) -> None:
-        """Have the service from now on, at every start of machine or session, and start it."""
+        """Install the service for every start of machine or session, and start it."""
 
     def uninstall(self) -> None:
-        """Stop it and have it no more."""
+        """Stop the service and remove it."""
 
     def start(self) -> None:
-        """Start it."""
+        """Start the service."""
 
     def stop(self) -> None:
-        """Stop it, until it is started or the machine is."""
+        """Stop the service until it, or the machine, is started again."""
 
-    def state(self) -> State:
-        """How it is."""
+    def state(self) -> ServiceState:
+        """Return the state of the service."""
 
 
 def describe(config: Config, user: str | None) -> Definition:
-    """The service that runs this configuration with this Python. Raises CannotServe."""
+    """Return the service that runs this configuration with this Python.
+
+    Raises ServiceManagerError for a configuration without a file.
+    """
     if config.file is None:
-        raise CannotServe("a service needs a configuration file")
+        raise ServiceManagerError("a service needs a configuration file")
     models = config.server.models_dir or default_models_dir()
     return Definition(
         # -P: a checkout in the working folder must not be served in place of what is installed.
@@ -110,48 +116,57 @@ def paths_of_service(config: Config, model_folders: Iterable[Path]) -> list[Path
 
 
 def label(name: str) -> str:
-    """Return the name that the service manager has for a service. Raises CannotServe."""
+    """Return the name that the service manager has for a service. Raises ServiceManagerError."""
     if not name:
         return NAME
     if SERVICE_NAME.fullmatch(name) is None:
-        raise CannotServe(f"--name {name!r}: letters, digits, - and _, at most 32 of them")
+        raise ServiceManagerError(f"--name {name!r}: letters, digits, - and _, at most 32 of them")
     return f"{NAME}-{name}"
 
 
 def stop_timeout(supervisor: SupervisorConfig) -> int:
-    """Seconds after which a node that was told to stop is surely wedged."""
+    """Return the seconds after which a node that should stop is certainly stuck."""
     timings = settings.timings(supervisor)
     return math.ceil(timings.drain + timings.stop + timings.kill) + SLACK
 
 
 def write(file: Path, text: str) -> None:
-    """Put the service's file where its keeper looks for it. Raises CannotServe."""
+    """Write the service file to where the service manager expects it.
+
+    Raises ServiceManagerError.
+    """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
         file.chmod(0o644)
     except OSError as error:
-        raise CannotServe(f"{file} cannot be written: {error.strerror}{_hint(error)}") from error
+        raise ServiceManagerError(
+            f"{file} cannot be written: {error.strerror}{_hint(error)}"
+        ) from error
 
 
 def give_folder(folder: Path, user: str | None) -> None:
-    """Make a folder that a daemon's account may write to. Raises CannotServe."""
+    """Make a folder that a daemon's account may write to. Raises ServiceManagerError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if user is not None:
             shutil.chown(folder, user)
     except LookupError as error:
-        raise CannotServe(f"there is no account {user!r}: --user names another") from error
+        raise ServiceManagerError(f"there is no account {user!r}: --user names another") from error
     except OSError as error:
-        raise CannotServe(f"{folder} cannot be made: {error.strerror}{_hint(error)}") from error
+        raise ServiceManagerError(
+            f"{folder} cannot be created: {error.strerror}{_hint(error)}"
+        ) from error
 
 
 def remove(file: Path) -> None:
-    """Take the service's file away, where there is one. Raises CannotServe."""
+    """Take the service's file away, where there is one. Raises ServiceManagerError."""
     try:
         file.unlink(missing_ok=True)
     except OSError as error:
-        raise CannotServe(f"{file} cannot be removed: {error.strerror}{_hint(error)}") from error
+        raise ServiceManagerError(
+            f"{file} cannot be removed: {error.strerror}{_hint(error)}"
+        ) from error
 
 
 def _hint(error: OSError) -> str:

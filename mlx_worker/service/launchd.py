@@ -1,4 +1,4 @@
-"""launchd: an agent of the user who is logged in, or a daemon of the machine.
+"""launchd: an agent of the user that is logged in, or a daemon of the machine.
 
 launchd answers before its work is done. `bootout` of a node that still drains ends with 36, and a
 label is released some time after its process has ended; until then `bootstrap` of the same label
@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mlx_worker.errors import CannotServe
+from mlx_worker.errors import ServiceManagerError
 from mlx_worker.service.definition import (
     OPEN_FILES,
     SLACK,
-    State,
+    ServiceState,
     give_folder,
     label,
     remove,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.service.definition import Definition
-    from mlx_worker.service.subprocess_runner import Ran, Run
+    from mlx_worker.service.subprocess_runner import CommandResult, Run
 
 THROTTLE = 10
 """Seconds between two starts: a configuration that cannot be is not to be spun on."""
@@ -60,7 +60,7 @@ USUAL_EXIT_TIMEOUT: Final = 60
 
 @dataclass(frozen=True)
 class Launchd:
-    """The service as launchd keeps it. `name` tells a second node's service from the first."""
+    """The service as launchd keeps it; `name` distinguishes the service of a second node."""
 
     run: Run
     daemon: bool = False
@@ -70,13 +70,13 @@ class Launchd:
 
     @property
     def file(self) -> Path:
-        """Where launchd looks at login, or at the machine's start."""
+        """Return the path that launchd reads at login, or at the start of the machine."""
         library = Path("/Library/LaunchDaemons") if self.daemon else _home("LaunchAgents")
         return library / f"{self._label}.plist"
 
     @property
     def log(self) -> Path:
-        """Where the node writes and rotates its log, unless the configuration says where."""
+        """Return the log file that the node rotates, unless the configuration names another."""
         return self._logs / f"{self._label}.log"
 
     @property
@@ -86,7 +86,7 @@ class Launchd:
 
     @property
     def _stderr(self) -> Path:
-        """Where launchd has Python's and mlx's own words written: little, and not rotated."""
+        """Return the file for stderr of Python and mlx: little, and not rotated."""
         return self._logs / f"{self._label}.stderr.log"
 
     @property
@@ -95,13 +95,13 @@ class Launchd:
 
     @property
     def _domains(self) -> tuple[str, ...]:
-        """Where the service may be, the preferred one first."""
+        """Return the domains where the service may be, the preferred one first."""
         if self.daemon:
             return ("system",)
         return (f"gui/{os.getuid()}", f"user/{os.getuid()}")
 
     def text(self, definition: Definition) -> str:
-        """The property list."""
+        """Return the property list."""
         return plistlib.dumps(self._plist(definition), sort_keys=False).decode()
 
     def account(self) -> str | None:
@@ -110,7 +110,7 @@ class Launchd:
         return str(user) if user else None
 
     def install(self, definition: Definition) -> None:
-        """Write the file and bootstrap it; an older service of this name is ended first."""
+        """Write the file and bootstrap the service; first stop an older one of this name."""
         if self.daemon:
             give_folder(self._logs, definition.user)
         write(self.file, self.text(definition))
@@ -124,31 +124,31 @@ class Launchd:
         remove(self.file)
 
     def start(self) -> None:
-        """Have launchd read the file: it starts the node, and starts it again when it ends."""
+        """Make launchd read the file; it starts the node, and restarts it whenever it ends."""
         refused = None
         for domain in self._domains:
             refused = self._start_in(domain)
             if refused is None:
                 return
-        raise CannotServe(
+        raise ServiceManagerError(
             f"{refused}. launchd has no session for this user: log in at the screen, or install"
             " the machine's service (`sudo mlx-worker service install --daemon`)"
         )
 
     def stop(self) -> None:
-        """Boot it out: merely killed, KeepAlive would bring it back. The end is not waited for."""
+        """Boot the service out without a wait; KeepAlive would restart a killed service."""
         self._boot_out()
 
-    def state(self) -> State:
-        """What `launchctl print` says of it."""
+    def state(self) -> ServiceState:
+        """Return the state that `launchctl print` reports."""
         installed = self.file.exists()
         printed = self._printed()
         if printed is None:
-            return State(installed, running=False, pid=None, said="not loaded")
+            return ServiceState(installed, running=False, pid=None, said="not loaded")
         said = _value("state", printed) or "unknown"
         pid = _value("pid", printed)
         last = _value("last exit code", printed)
-        return State(
+        return ServiceState(
             installed,
             running=said == "running",
             pid=int(pid) if pid else None,
@@ -158,7 +158,7 @@ class Launchd:
     # --- launchctl ---
 
     def _start_in(self, domain: str) -> str | None:
-        """Enable and bootstrap the service; return what was said where there is no such domain."""
+        """Enable and bootstrap the service; return launchctl's message for a missing domain."""
         enable = ("enable", f"{domain}/{self._label}")
         ran = self._ctl(*enable)
         if ran.status in NO_DOMAIN:
@@ -170,12 +170,14 @@ class Launchd:
             self.sleep(LOOK_EVERY)
         if ran.status in NO_DOMAIN:
             return _told(bootstrap, ran)
-        if not (ran.status in LABEL_TAKEN and self.state().running):  # it has been loaded all along
+        if not (
+            ran.status in LABEL_TAKEN and self.state().running
+        ):  # the service was already loaded
             _check(bootstrap, ran)
         return None
 
     def _boot_out(self) -> int:
-        """End the service in the domain that has it; return launchctl's status."""
+        """Stop the service in the domain that has it; return launchctl's status."""
         status = 0
         for domain in self._domains:
             words = ("bootout", f"{domain}/{self._label}")
@@ -188,28 +190,30 @@ class Launchd:
         return status
 
     def _wait_for_release(self) -> None:
-        """Wait until launchd has the label no more. Raises CannotServe after the deadline."""
+        """Wait until launchd has released the label. Raises ServiceManagerError at the deadline."""
         patience = self._patience()
         deadline = self.clock() + patience
         while self._printed() is not None:
             if self.clock() >= deadline:
-                raise CannotServe(f"launchd still ends {self._label} after {patience} s: try again")
+                raise ServiceManagerError(
+                    f"launchd still ends {self._label} after {patience} s: try again"
+                )
             self.sleep(LOOK_EVERY)
 
     def _patience(self) -> int:
-        """Seconds after which launchd has surely killed a node that does not end."""
+        """Return the seconds after which launchd has certainly killed a node that does not end."""
         asked = self._installed().get("ExitTimeOut")
         return (asked if isinstance(asked, int) else USUAL_EXIT_TIMEOUT) + SLACK
 
     def _printed(self) -> str | None:
-        """What launchd says of the service; None where no domain has the label."""
+        """Return what launchd prints about the service; None if no domain has the label."""
         for domain in self._domains:
             ran = self._ctl("print", f"{domain}/{self._label}")
-            if ran.status == 0 and "state = " in ran.said:
-                return ran.said
+            if ran.status == 0 and "state = " in ran.output:
+                return ran.output
         return None
 
-    def _ctl(self, *words: str) -> Ran:
+    def _ctl(self, *words: str) -> CommandResult:
         return self.run(["launchctl", *words])
 
     # --- the file ---
@@ -224,7 +228,7 @@ class Launchd:
     def _plist(self, definition: Definition) -> dict[str, Any]:
         limits = {"NumberOfFiles": OPEN_FILES}
         log = {} if definition.logs_to_file else {LOG_VARIABLE: str(self.log)}
-        # A background session is all that a user has who is not logged in at the screen.
+        # A user that is not logged in at the screen has a background session only.
         agent = {"LimitLoadToSessionType": ["Aqua", "Background"]}
         return {
             "Label": self._label,
@@ -246,13 +250,13 @@ class Launchd:
         }
 
 
-def _check(words: tuple[str, ...], ran: Ran) -> None:
+def _check(words: tuple[str, ...], ran: CommandResult) -> None:
     if ran.status != 0:
-        raise CannotServe(_told(words, ran))
+        raise ServiceManagerError(_told(words, ran))
 
 
-def _told(words: tuple[str, ...], ran: Ran) -> str:
-    return f"`launchctl {' '.join(words)}` ended with {ran.status}: {ran.said}"
+def _told(words: tuple[str, ...], ran: CommandResult) -> str:
+    return f"`launchctl {' '.join(words)}` ended with {ran.status}: {ran.output}"
 
 
 def _home(folder: str) -> Path:
@@ -260,6 +264,6 @@ def _home(folder: str) -> Path:
 
 
 def _value(key: str, printed: str) -> str | None:
-    """The first `key = value`: what belongs to the service itself stands before its endpoints."""
+    """Return the first `key = value`; values of the service stand before those of its endpoints."""
     found = re.search(rf"^\s*{re.escape(key)} = (.+)$", printed, re.MULTILINE)
     return found[1].strip() if found else None

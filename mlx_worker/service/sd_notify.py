@@ -1,9 +1,9 @@
-"""What a service manager that asks for it is told: ready, reloading, stopping, and still alive.
+"""Notify a service manager: ready, reloading, stopping, and still alive.
 
-The protocol of sd_notify(3): one datagram of `NAME=value` lines to the socket that
-`$NOTIFY_SOCKET` names. The sign of life is sent from the event loop, at half the time that
-`$WATCHDOG_USEC` allows: a front whose loop is stuck is killed and started again. Who is not
-started by such a manager has neither variable, and nothing is sent. [front]
+The protocol is that of sd_notify(3): one datagram of `NAME=value` lines to the socket that
+`$NOTIFY_SOCKET` names. The watchdog message is sent from the event loop, at half the interval that
+`$WATCHDOG_USEC` allows: a front with a stuck loop is killed and restarted. A process that no such
+manager started has neither variable, and sends nothing. [front]
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ SOCKET, WATCHDOG, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID
 
 
 class Notifier:
-    """One service's words to its manager, while it is entered.
+    """Sends the messages of one service to its manager, within a `with` block.
 
-    The variables are taken out of `environ`: they are this process's, and none of its children's.
+    The variables are taken out of `environ`: they are for this process, and not for its children.
     """
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
@@ -37,7 +37,7 @@ class Notifier:
 
     @classmethod
     def of_this_process(cls) -> Self:
-        """By this process's own environment."""
+        """Return the notifier for the environment of this process."""
         return cls(os.environ)
 
     def __enter__(self) -> Self:
@@ -52,15 +52,15 @@ class Notifier:
             self._timer.cancel()
 
     def ready(self) -> None:
-        """It listens; also: it has reloaded."""
+        """Report that the node listens, or that a reload is complete."""
         self._tell("READY=1")
 
     def reloading(self) -> None:
-        """It reads its configuration again; `ready` has to follow."""
+        """Report that the node reads its configuration again; `ready` has to follow."""
         self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """It drains, and will end."""
+        """Report that the node drains and will end."""
         self._tell("STOPPING=1")
 
     def _beat(self, loop: asyncio.AbstractEventLoop, every: float) -> None:
@@ -71,22 +71,22 @@ class Notifier:
         if self._address is None:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.setblocking(False)  # a manager that does not listen must hold nobody up
+            sock.setblocking(False)  # a manager that does not read must not block the node
             try:
                 sock.sendto("\n".join(lines).encode(), self._address)
             except OSError as error:
-                log.warning("the service manager was not told %s: %s", lines[0], error)
+                log.warning("the service manager could not be notified of %s: %s", lines[0], error)
 
 
 def _address(named: str) -> str | None:
-    """A path, or a name of the abstract space, which is written with @ for its zero byte."""
+    """Return the socket's address: a path, or an abstract name, whose @ stands for a zero byte."""
     if named.startswith("@"):
         return "\0" + named[1:]
     return named if named.startswith("/") else None
 
 
 def _pulse(environ: MutableMapping[str, str]) -> float | None:
-    """Seconds between two signs of life; None where none is wanted of this process."""
+    """Return the seconds between two watchdog messages; None if this process has to send none."""
     usec, pid = environ.pop(WATCHDOG, ""), environ.pop(WATCHDOG_PID, "")
     if pid and pid != str(os.getpid()):
         return None

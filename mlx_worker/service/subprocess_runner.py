@@ -1,4 +1,7 @@
-"""The one way to the system's own commands, so that a test can answer in their place. [front]"""
+"""Run commands of the operating system; tests replace this function.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,24 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mlx_worker.errors import CannotServe
+from mlx_worker.errors import ServiceManagerError
 
-PATIENCE = 120.0
+TIMEOUT = 120.0
 """Seconds; longer than a service may take to stop would make `stop` fail: it is not waited for."""
 
 
 @dataclass(frozen=True)
-class Ran:
-    """How a command ended: its exit status, and what it said on both outputs."""
+class CommandResult:
+    """The result of a command: its exit status, and the text of both outputs."""
 
     status: int
-    said: str
+    output: str
 
 
-Run = Callable[[Sequence[str]], Ran]
+Run = Callable[[Sequence[str]], CommandResult]
 
 
-def run(command: Sequence[str]) -> Ran:
+def run(command: Sequence[str]) -> CommandResult:
     """Run a system command to its end. One that this machine does not have ends with 127."""
     try:
         done = subprocess.run(  # noqa: S603  (our own words, no shell)
@@ -32,18 +35,18 @@ def run(command: Sequence[str]) -> Ran:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
     except FileNotFoundError:
-        return Ran(127, f"{command[0]}: there is no such command here")
+        return CommandResult(127, f"{command[0]}: there is no such command here")
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Ran(126, str(error))
-    return Ran(done.returncode, done.stdout.strip())
+        return CommandResult(126, str(error))
+    return CommandResult(done.returncode, done.stdout.strip())
 
 
 def run_or_raise(run_: Run, *command: str) -> str:
-    """What the command said. Raises CannotServe with it where the command failed."""
+    """Return the output of a command. Raises ServiceManagerError with it if the command fails."""
     ran = run_(command)
     if ran.status != 0:
-        raise CannotServe(f"`{' '.join(command)}` ended with {ran.status}: {ran.said}")
-    return ran.said
+        raise ServiceManagerError(f"`{' '.join(command)}` ended with {ran.status}: {ran.output}")
+    return ran.output

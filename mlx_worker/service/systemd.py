@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_worker.service.definition import OPEN_FILES, State, label, remove, write
+from mlx_worker.service.definition import OPEN_FILES, ServiceState, label, remove, write
 from mlx_worker.service.subprocess_runner import run_or_raise
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ CapabilityBoundingSet=
 
 @dataclass(frozen=True)
 class Systemd:
-    """The service as systemd keeps it. `name` tells a second node's unit from the first."""
+    """The service as systemd keeps it; `name` distinguishes the unit of a second node."""
 
     run: Run
     daemon: bool = False
@@ -64,7 +64,7 @@ class Systemd:
 
     @property
     def file(self) -> Path:
-        """Where an administrator's, or a user's, units lie."""
+        """Return the path of the unit among an administrator's, or a user's, units."""
         if self.daemon:
             return Path("/etc/systemd/system") / self._unit
         config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
@@ -79,7 +79,7 @@ class Systemd:
         return ("systemctl",) if self.daemon else ("systemctl", "--user")
 
     def text(self, definition: Definition) -> str:
-        """The unit."""
+        """Return the unit file."""
         target = "multi-user.target" if self.daemon else "default.target"
         return f"""\
 [Unit]
@@ -109,7 +109,7 @@ WantedBy={target}
 """
 
     def account(self) -> str | None:
-        """Return the account that the installed unit names; None: it names none."""
+        """Return the account that the installed unit names; None if it names none."""
         try:
             text = self.file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
@@ -118,7 +118,7 @@ WantedBy={target}
         return found[1] if found else None
 
     def install(self, definition: Definition) -> None:
-        """Write the unit, enable it, and (re)start it."""
+        """Write the unit file, enable the unit, and (re)start it."""
         write(self.file, self.text(definition))
         self._ctl("daemon-reload")
         self._ctl("enable", self._unit)
@@ -138,16 +138,16 @@ WantedBy={target}
         """Ask the unit to stop; the drain is not waited for."""
         self._ctl("stop", "--no-block", self._unit)
 
-    def state(self) -> State:
-        """What `systemctl show` says of it."""
+    def state(self) -> ServiceState:
+        """Return the state that `systemctl show` reports."""
         ran = self.run(
             [*self._systemctl, "show", self._unit, "--property", "ActiveState,SubState,MainPID"]
         )
-        facts = dict(line.partition("=")[::2] for line in ran.said.splitlines() if "=" in line)
+        facts = dict(line.partition("=")[::2] for line in ran.output.splitlines() if "=" in line)
         active = facts.get("ActiveState")
         if ran.status != 0 or active is None:
-            return State(self.file.exists(), running=False, pid=None, said=ran.said)
-        return State(
+            return ServiceState(self.file.exists(), running=False, pid=None, said=ran.output)
+        return ServiceState(
             self.file.exists(),
             running=active in ("active", "reloading"),
             pid=int(facts.get("MainPID", "0")) or None,
@@ -185,7 +185,7 @@ def _path(path: Path) -> str:
 
 
 def _word(word: str) -> str:
-    """A word in systemd's quoting: its specifiers begin with %."""
+    """Return a word in systemd's quoting; systemd's specifiers begin with %."""
     word = word.replace("%", "%%")
     if re.fullmatch(r"[\w@%+=:,./-]+", word):
         return word

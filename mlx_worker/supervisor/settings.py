@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
-from mlx_worker.config.sizes import Limit
+from mlx_worker.config.sizes import MemoryLimit
 from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.spares import StandbyPolicy
@@ -42,7 +42,7 @@ def restart_policy(config: SupervisorConfig) -> RestartPolicy:
     )
 
 
-SHARE: Final = Limit(0.75 if sys.platform == "darwin" else 0.8)
+SHARE: Final = MemoryLimit(0.75 if sys.platform == "darwin" else 0.8)
 """Of the machine's memory, for models. macOS lets the GPU wire down three quarters; beyond that
 allocations fail, or the system with them."""
 

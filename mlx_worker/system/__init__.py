@@ -1,1 +1,4 @@
-"""What the operating system has to be asked: files, priorities, streams, titles. [both]"""
+"""Access to the operating system: files, priorities, streams, titles.
+
+[both]
+"""

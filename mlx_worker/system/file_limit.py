@@ -1,4 +1,7 @@
-"""How many files the node may open, and how many connections that leaves. [front]"""
+"""The limit of open files, and the number of connections that it allows.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ FOR_A_MODEL: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class ConnectionBudget:
     """Connections that may do work, and those beside them that may ask for health."""
 
     working: int
@@ -31,7 +34,7 @@ class Places:
 def raise_limit(wanted: int) -> int:
     """Raise the soft limit towards `wanted` open files. Return the number that may be open.
 
-    launchd allows 256 where nobody says otherwise, and many systems 1024.
+    launchd allows 256 by default, and many systems 1024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -43,12 +46,12 @@ def raise_limit(wanted: int) -> int:
     return soft
 
 
-def wanted_files(places: Places, models: int) -> int:
-    """Return the number of files that all of it takes."""
+def wanted_files(places: ConnectionBudget, models: int) -> int:
+    """Return the number of files that the connections, the node and the models need."""
     return places.working + places.beside + FOR_THE_NODE + models * FOR_A_MODEL
 
 
-def places_within(files: int, wanted: Places, models: int) -> Places:
+def connection_budget(files: int, wanted: ConnectionBudget, models: int) -> ConnectionBudget:
     """Return the connections that `files` open files leave room for, `wanted` at most.
 
     Children and health come first: without files for them a full node could neither restart a
@@ -59,7 +62,7 @@ def places_within(files: int, wanted: Places, models: int) -> Places:
     kept = min(FOR_THE_NODE + models * FOR_A_MODEL, files // 2)
     free = max(2, files - kept)
     beside = max(1, min(wanted.beside, free // 4))
-    return Places(min(wanted.working, free - beside), beside)
+    return ConnectionBudget(min(wanted.working, free - beside), beside)
 
 
 def few_files_allowed() -> int | None:

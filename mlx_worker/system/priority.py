@@ -1,8 +1,9 @@
-"""The priority of processes whose work can wait: streams and health cannot. [both]
+"""Lower the priority of processes whose work can wait: streams and health cannot.
 
 A nice value alone is not enough on Linux. Where the kernel groups tasks by session (autogroup, the
 default of most distributions), a process that leads a session of its own gets the share of a whole
 group, and its nice value counts only inside that group. The group has a nice value of its own.
+[both]
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Folders that macOS guards: a program without a permission of its own may not read them. [both]
+"""Folders that macOS guards: a program without a permission of its own may not read them.
 
-The system asks a person at the screen; a service, which has no window, is refused without a
-question (EPERM), also when the files belong to its user.
+The system asks a person at the screen. A service, which has no window, is refused without a
+question (EPERM), even if the files belong to its user. [both]
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Process titles: what `ps` shows of a node's processes, with the port of the node. [both]"""
+"""Process titles: what `ps` shows of a node's processes, with the port of the node.
+
+[both]
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def fill_closed_streams() -> None:
                 os.dup2(null, number)
                 os.close(null)
             os.set_inheritable(number, True)
-    # Python leaves None in place of a stream that it found closed.
+    # Python has None in place of a stream that was closed at the start.
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     if sys.stdout is None:

@@ -1,7 +1,7 @@
-"""Text files that people write, as editors save them: UTF-8, with or without a mark of that. [both]
+"""Text files that people write: UTF-8, with or without a byte order mark.
 
 Windows editors put a byte order mark in front of UTF-8, or write UTF-16. The mark is no part of the
-text: in a prompt or in a chat template it would be one more token of every request.
+text: in a prompt or in a chat template it would be one more token of every request. [both]
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def decode_text(data: bytes) -> str:
     """
     for encoding, mark in _MARKS:
         if data.startswith(mark):
-            raise ValueError(f"it is {encoding}, not UTF-8: save the file as UTF-8")
+            raise ValueError(f"the encoding is {encoding}: save the file as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         byte = data[error.start]
         raise ValueError(
-            f"it is not UTF-8: byte {error.start} is 0x{byte:02x} ({error.reason})"
+            f"the text is not UTF-8: byte {error.start} is 0x{byte:02x} ({error.reason})"
         ) from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
-from mlx_worker.errors import ChildMisbehaved
+from mlx_worker.errors import ProtocolViolation
 from mlx_worker.wire.messages import FromChild, ToChild
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def encodable(text: str) -> str:
 
 
 class _Frames(Generic[T]):
-    """Collect bytes until they make frames. Raises ChildMisbehaved on garbage."""
+    """Collect bytes until they make frames. Raises ProtocolViolation on garbage."""
 
     def __init__(self, decoder: msgspec.msgpack.Decoder[T]) -> None:
         self._decoder = decoder
@@ -67,7 +67,7 @@ class _Frames(Generic[T]):
             return None
         length = int.from_bytes(self._buffer[start : start + _HEADER], "big")
         if not 0 < length <= MAX_FRAME:
-            raise ChildMisbehaved(f"a frame of {length} bytes; the limit is {MAX_FRAME}")
+            raise ProtocolViolation(f"a frame of {length} bytes; the limit is {MAX_FRAME}")
         end = start + _HEADER + length
         return end if end <= len(self._buffer) else None
 
@@ -75,7 +75,7 @@ class _Frames(Generic[T]):
         try:
             return self._decoder.decode(memoryview(self._buffer)[start:end])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise ChildMisbehaved(f"a frame that is no message: {error}") from error
+            raise ProtocolViolation(f"a frame that is no message: {error}") from error
 
 
 def frames_from_child() -> _Frames[FromChild]:

@@ -15,14 +15,14 @@ import msgspec
 import psutil
 import pytest
 
-from mlx_worker.bench.client import Ask, Client
+from mlx_worker.bench.client import LoadClient, LoadRequest
 from mlx_worker.bench.report.results import Results
 from mlx_worker.bench.scenarios.agent import Agent
 from mlx_worker.bench.scenarios.cached_prompts import CachedPrompts
-from mlx_worker.bench.scenarios.cancel import Cancel
+from mlx_worker.bench.scenarios.cancel import CancelledStreams
 from mlx_worker.bench.scenarios.crash import Crash
 from mlx_worker.bench.scenarios.health import Health
-from mlx_worker.bench.scenarios.late_arrival import Newcomer
+from mlx_worker.bench.scenarios.late_arrival import LateArrivals
 from mlx_worker.bench.scenarios.long_prompt import LongPrompt
 from mlx_worker.bench.scenarios.many_models import ManyModels
 from mlx_worker.bench.scenarios.prefix import Prefix
@@ -30,10 +30,10 @@ from mlx_worker.bench.scenarios.sessions import Sessions
 from mlx_worker.bench.scenarios.start import Start
 from mlx_worker.bench.scenarios.streams import Streams
 from mlx_worker.bench.scenarios.two_models import TwoModels
-from mlx_worker.bench.servers.baseline import Limit
+from mlx_worker.bench.servers.baseline import Baseline
 from mlx_worker.bench.servers.node import RunningNode, StartedNode
 from mlx_worker.bench.servers.peer import Peer
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 from tests.processes import COMMAND, DEADLINE, eventually, has_ended
 
 if TYPE_CHECKING:
@@ -75,10 +75,10 @@ def sound(server: Server, scenario: AnyScenario) -> Sample:
 
 
 async def test_the_tokens_counted_are_those_asked_for(server: Server) -> None:
-    client = Client(server.host, server.port, server.models[0])
-    ask = Ask([{"role": "user", "content": "once there was a cat"}], 7)
+    client = LoadClient(server.host, server.port, server.models[0])
+    ask = LoadRequest([{"role": "user", "content": "once there was a cat"}], 7)
     streamed = await client.ask(ask)
-    whole = await client.ask(Ask(ask.messages, 7, stream=False))
+    whole = await client.ask(LoadRequest(ask.messages, 7, stream=False))
     assert (streamed.complete, streamed.complaint) == (True, "")
     assert streamed.completion_tokens == whole.completion_tokens == 7
     assert streamed.text == whole.text
@@ -104,7 +104,7 @@ def test_a_node_s_cost_is_split_between_its_processes(servers: dict[str, Server]
 
 
 def test_the_limit_writes_as_many_tokens(nano: Path, servers: dict[str, Server]) -> None:
-    with Limit().opened([nano]) as limit:
+    with Baseline().opened([nano]) as limit:
         alone = limit.measure(MIXED, "seed")
     assert alone.figures["tokens"] == servers["node"].measure(MIXED, "seed").figures["tokens"]
     assert {"throughput", "cpu", "resident"} <= set(alone.figures)
@@ -130,7 +130,7 @@ def test_a_long_prompt_among_streams_has_three_stretches(server: Server) -> None
 
 
 def test_newcomers_are_answered_among_streams(server: Server) -> None:
-    figures = sound(server, Newcomer(streams=2, newcomers=2, tokens=2)).figures
+    figures = sound(server, LateArrivals(streams=2, arrivals=2, tokens=2)).figures
     assert figures["newcomer_p50"] <= figures["newcomer_p99"]
 
 
@@ -140,7 +140,7 @@ def test_health_is_asked_under_streams(server: Server) -> None:
 
 
 def test_a_server_comes_to_rest_after_its_client_has_left(server: Server) -> None:
-    assert set(sound(server, Cancel()).figures) == {"idle_streamed", "idle_whole"}
+    assert set(sound(server, CancelledStreams()).figures) == {"idle_streamed", "idle_whole"}
 
 
 def test_two_models_answer_at_once(servers: dict[str, Server]) -> None:
@@ -169,7 +169,7 @@ async def test_prompts_are_cached_as_many_as_are_asked_for(servers: dict[str, Se
     server = servers["node"]
     first = sound(server, CachedPrompts(before=0, prompts=3, words=20)).figures
     sound(server, CachedPrompts(before=3, prompts=5, words=20))
-    _, body = await Client(server.host, server.port, "").get("/cache")
+    _, body = await LoadClient(server.host, server.port, "").get("/cache")
     entries = msgspec.json.decode(body)["models"]["bench-0"]["entries"]
     # The few tokens that all of them begin with are not worth an entry of their own.
     assert entries == 5
@@ -208,7 +208,7 @@ def test_a_node_that_runs_already_is_measured_and_left_running(node: Node, tiny:
 
 def test_a_node_that_is_not_there_is_not_measured(tiny: Path) -> None:
     with (
-        pytest.raises(NotMeasured, match="no node answers there"),
+        pytest.raises(BenchmarkError, match="no node answers there"),
         RunningNode("http://127.0.0.1:9").opened([tiny]),
     ):
         pytest.fail("nobody listens on port 9")
@@ -216,7 +216,7 @@ def test_a_node_that_is_not_there_is_not_measured(tiny: Path) -> None:
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     with (
-        pytest.raises(NotMeasured, match="Model not found"),
+        pytest.raises(BenchmarkError, match="Model not found"),
         StartedNode().opened([tmp_path / "nowhere"]),
     ):
         pytest.fail("there is no model to serve")

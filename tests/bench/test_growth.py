@@ -16,24 +16,24 @@ from mlx_worker.bench.report.results import this_machine
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scaling import fair_queue, prompt_cache
 from mlx_worker.bench.scaling.charts import draw
-from mlx_worker.bench.scaling.curve import Curve, Line, MeasuredAt, Order, Subject
+from mlx_worker.bench.scaling.curve import Curve, CurveLine, MeasuredAt, Order, Subject
 from mlx_worker.bench.scaling.curves import curves
-from mlx_worker.bench.scaling.figures import Growth
+from mlx_worker.bench.scaling.figures import ScalingResults
 from mlx_worker.bench.scaling.job import StructureJob
 from mlx_worker.bench.scaling.measure import measured
 from mlx_worker.bench.scaling.page import page, table
 from mlx_worker.bench.scaling.slopes import ALLOWED, slopes
 from mlx_worker.bench.statistics import Spread
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 from tests.processes import COMMAND
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SIZES = (1, 10, 100)
-EACH = Line("each", "of each", "µs", 0)
-ALL = Line("all", "of all", "ms", 1)
-SHARE = Line("all", "of all, a piece", "ms", 0, per_size=True)
+EACH = CurveLine("each", "of each", "µs", 0)
+ALL = CurveLine("all", "of all", "ms", 1)
+SHARE = CurveLine("all", "of all, a piece", "ms", 0, per_size=True)
 
 
 def exactly(value: float) -> Spread:
@@ -71,7 +71,7 @@ def taking_notes(name: str, notes: list[str], broken_at: int = 0) -> Subject:
     def measure(size: int, seed: str) -> Sample:
         notes.append(f"{name} {size}")
         if size == broken_at:
-            raise NotMeasured("broken")
+            raise BenchmarkError("broken")
         assert seed.endswith(f"/{size}")
         return Sample({"each": math.sqrt(size), "all": 2.0 * size})
 
@@ -123,9 +123,9 @@ def drawn() -> Curve:
 
 
 @pytest.fixture
-def growth(drawn: Curve) -> Growth:
+def results(drawn: Curve) -> ScalingResults:
     points = list(measured(drawn, 2, "seed"))
-    return Growth(this_machine(), ["bench", "growth", "--into", "here"], "seed", points)
+    return ScalingResults(this_machine(), ["bench", "growth", "--into", "here"], "seed", points)
 
 
 def cells(text: str, first: str) -> list[str]:
@@ -134,9 +134,9 @@ def cells(text: str, first: str) -> list[str]:
 
 
 def test_a_table_has_medians_and_slopes_and_marks_what_is_worse_than_linear(
-    drawn: Curve, growth: Growth
+    drawn: Curve, results: ScalingResults
 ) -> None:
-    text = table(drawn, growth)
+    text = table(drawn, results)
     assert cells(text, "pets") == ["1", "10", "100"]
     assert cells(text, "of each, a, µs") == ["1.00", "3.16", "10.0"]
     assert cells(text, "of all, a, ms") == ["2.00", "20.0", "200"]
@@ -144,28 +144,31 @@ def test_a_table_has_medians_and_slopes_and_marks_what_is_worse_than_linear(
     assert text.splitlines()[5].endswith("| **+0.50** | **+0.50** |")
     assert text.count("| +1.00 | +1.00 |") == 1
     assert cells(text, "of all, a piece, a, ms") == ["2.00", "2.00", "2.00"]
-    assert "2 went wrong, first: b, 10: broken" in text
+    assert "2 failed, first: b, 10: broken" in text
 
 
 def test_the_page_names_command_and_machine_and_has_every_curve(
-    drawn: Curve, growth: Growth
+    drawn: Curve, results: ScalingResults
 ) -> None:
-    text = page([drawn], growth)
+    text = page([drawn], results)
     assert "Written by `mlx-worker bench growth --into here`" in text
-    assert f"Python {growth.machine.python}" in text
-    assert table(drawn, growth) in text
+    assert f"Python {results.machine.python}" in text
+    assert table(drawn, results) in text
 
 
-def test_the_json_file_is_all_that_was_measured(growth: Growth, tmp_path: Path) -> None:
-    growth.write(tmp_path / "figures.json")
-    assert msgspec.json.decode((tmp_path / "figures.json").read_bytes(), type=Growth) == growth
+def test_the_json_file_is_all_that_was_measured(results: ScalingResults, tmp_path: Path) -> None:
+    results.write(tmp_path / "figures.json")
+    assert (
+        msgspec.json.decode((tmp_path / "figures.json").read_bytes(), type=ScalingResults)
+        == results
+    )
 
 
 def test_a_picture_has_a_panel_a_figure_and_is_the_same_for_the_same_figures(
-    drawn: Curve, growth: Growth, tmp_path: Path
+    drawn: Curve, results: ScalingResults, tmp_path: Path
 ) -> None:
-    first = draw(drawn, growth, tmp_path).read_bytes()
-    assert draw(drawn, growth, tmp_path).read_bytes() == first
+    first = draw(drawn, results, tmp_path).read_bytes()
+    assert draw(drawn, results, tmp_path).read_bytes() == first
     said = " ".join(ET.fromstring(first).itertext())
     assert all(it in said for it in ("of each", "of all", "of all, a piece", "pets of one house"))
 
@@ -230,7 +233,7 @@ def test_the_command_writes_figures_tables_and_pictures(tmp_path: Path) -> None:
     done = grow(*few, "--into", str(into))
     assert done.returncode == 0, done.stderr
     assert sorted(it.name for it in into.iterdir()) == ["figures.json", "figures.md", "line.svg"]
-    found = msgspec.json.decode((into / "figures.json").read_bytes(), type=Growth)
+    found = msgspec.json.decode((into / "figures.json").read_bytes(), type=ScalingResults)
     assert {it.size for it in found.points} == {1, 10}
     assert done.stdout in (into / "figures.md").read_text() + "\n"
 

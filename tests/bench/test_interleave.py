@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mlx_worker.bench.interleave import Plan, measured
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.catalog import NAMED
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ class Noting:
     def measure(self, scenario: AnyScenario, seed: str) -> Sample:
         self.seeds.append(seed)
         if self.broken:
-            raise NotMeasured(f"cannot do {scenario.made}")
+            raise BenchmarkError(f"cannot do {scenario.synthetic}")
         return Sample({"throughput": 1.0})
 
 

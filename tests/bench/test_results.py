@@ -72,7 +72,7 @@ def test_a_table_has_medians_spreads_and_ratios_of_the_same_round(results: Resul
 
 
 def test_complaints_are_told_under_the_table(results: Results) -> None:
-    assert "node: 1 went wrong, first: stream lost" in printed(scenario_table(results, "crash"))
+    assert "node: 1 failed, first: stream lost" in printed(scenario_table(results, "crash"))
     assert "went wrong" not in printed(scenario_table(results, "streams-32"))
 
 

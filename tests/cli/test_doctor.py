@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlx_worker.cli.doctor import machine
-from mlx_worker.service.subprocess_runner import Ran
+from mlx_worker.service.subprocess_runner import CommandResult
 from tests.commands import run
 from tests.processes import config_text
 from tests.service.recorded import Recorded
@@ -62,8 +62,10 @@ def test_what_is_bad_ends_with_1_and_says_what_to_do(config: Path, tmp_path: Pat
 
 
 def test_an_mlx_that_cannot_compile_is_bad() -> None:
-    assert machine.mlx(lambda _: Ran(1, "Traceback\nRuntimeError: no g++")).word == "bad"
-    assert machine.mlx(lambda _: Ran(-6, "")).said == "ended with -6"
+    assert (
+        machine.mlx(lambda _: CommandResult(1, "Traceback\nRuntimeError: no g++")).severity == "bad"
+    )
+    assert machine.mlx(lambda _: CommandResult(-6, "")).said == "ended with -6"
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,8 +84,8 @@ def test_a_service_that_does_not_run_is_to_be_started(
     unit = tmp_path / "systemd/user/mlx-worker.service"
     unit.parent.mkdir(parents=True)
     unit.touch()
-    stopped = Recorded(show=Ran(0, "ActiveState=inactive\nSubState=dead\nMainPID=0"))
+    stopped = Recorded(show=CommandResult(0, "ActiveState=inactive\nSubState=dead\nMainPID=0"))
     users, _ = machine.services(stopped)
-    assert (users.word, users.advice) == ("warn", "`mlx-worker service start`")
-    running = Recorded(show=Ran(0, "ActiveState=active\nSubState=running\nMainPID=5"))
-    assert next(iter(machine.services(running))).word == "ok"
+    assert (users.severity, users.advice) == ("warn", "`mlx-worker service start`")
+    running = Recorded(show=CommandResult(0, "ActiveState=active\nSubState=running\nMainPID=5"))
+    assert next(iter(machine.services(running))).severity == "ok"

@@ -10,10 +10,10 @@ import pytest
 from msgspec.structs import replace
 
 from mlx_worker.cli.doctor import service_checks
-from mlx_worker.config.schema import load_config
+from mlx_worker.config.load import load_config
 from mlx_worker.service.definition import describe
-from mlx_worker.service.detect import keeper
-from mlx_worker.service.subprocess_runner import Ran
+from mlx_worker.service.detect import service_manager
+from mlx_worker.service.subprocess_runner import CommandResult
 from mlx_worker.system.privacy import guarded, hint
 from tests.processes import config_text
 from tests.service.recorded import Recorded
@@ -38,30 +38,30 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nano: Path) -> Confi
 def test_a_service_file_that_install_would_write_anew_is_told(
     config: Config, platform: str
 ) -> None:
-    here = keeper(Recorded(), daemon=False, platform=platform)
+    here = service_manager(Recorded(), daemon=False, platform=platform)
     assert list(service_checks.service_files(Recorded(), config, platform)) == []
     here.install(describe(config, None))
     (found,) = service_checks.service_files(Recorded(), config, platform)
-    assert found.word == "ok"
+    assert found.severity == "ok"
     slower = replace(config, supervisor=replace(config.supervisor, drain_timeout=500.0))
     (found,) = service_checks.service_files(Recorded(), slower, platform)
-    assert (found.word, found.subject) == ("warn", "service file")
+    assert (found.severity, found.subject) == ("warn", "service file")
     assert str(here.file) in found.said
     assert "mlx-worker service install" in found.advice
 
 
-def findings(config: Config, **recorded: Ran) -> dict[str, str]:
+def findings(config: Config, **recorded: CommandResult) -> dict[str, str]:
     found = service_checks.of_macos(Recorded(**recorded), config, "darwin")
-    return {finding.subject: finding.word for finding in found}
+    return {finding.subject: finding.severity for finding in found}
 
 
 def test_a_mac_that_stays_awake_and_lets_callers_in_is_well(config: Config) -> None:
     well = findings(
         config,
-        pmset=Ran(0, AWAKE),
-        fdesetup=Ran(0, "FileVault is Off."),
-        socketfilterfw=Ran(0, "Firewall is disabled. (State = 0)"),
-        **{"print-disabled": Ran(0, 'disabled services = {\n\t"other" => disabled\n}')},
+        pmset=CommandResult(0, AWAKE),
+        fdesetup=CommandResult(0, "FileVault is Off."),
+        socketfilterfw=CommandResult(0, "Firewall is disabled. (State = 0)"),
+        **{"print-disabled": CommandResult(0, 'disabled services = {\n\t"other" => disabled\n}')},
     )
     assert well == {"sleep": "ok", "FileVault": "ok", "firewall": "ok"}
 
@@ -70,10 +70,10 @@ def test_what_a_mac_does_to_a_service_is_told(config: Config) -> None:
     seen_by_others = replace(config, server=replace(config.server, host="0.0.0.0", insecure=True))
     ill = findings(
         seen_by_others,
-        pmset=Ran(0, SLEEPY),
-        fdesetup=Ran(0, "FileVault is On."),
-        socketfilterfw=Ran(0, "Firewall is enabled. (State = 1)"),
-        **{"print-disabled": Ran(0, '\t"mlx-worker" => disabled\n')},
+        pmset=CommandResult(0, SLEEPY),
+        fdesetup=CommandResult(0, "FileVault is On."),
+        socketfilterfw=CommandResult(0, "Firewall is enabled. (State = 1)"),
+        **{"print-disabled": CommandResult(0, '\t"mlx-worker" => disabled\n')},
     )
     assert ill == {
         "sleep": "warn",
@@ -84,12 +84,12 @@ def test_what_a_mac_does_to_a_service_is_told(config: Config) -> None:
 
 
 def test_a_mac_that_tells_nothing_is_no_warning(config: Config) -> None:
-    refused = Ran(127, "there is no such command here")
+    refused = CommandResult(127, "there is no such command here")
     assert set(findings(config, pmset=refused, fdesetup=refused).values()) == {"ok"}
 
 
 def test_the_battery_is_asked_where_there_are_no_mains(config: Config) -> None:
-    assert findings(config, pmset=Ran(0, " sleep 5"))["sleep"] == "warn"
+    assert findings(config, pmset=CommandResult(0, " sleep 5"))["sleep"] == "warn"
 
 
 def test_elsewhere_macos_is_not_asked(config: Config) -> None:
@@ -120,7 +120,9 @@ def test_folders_that_macos_guards_are_known(path: str, *, is_guarded: bool) -> 
 
 def test_doctor_and_the_error_name_the_guard(config: Config) -> None:
     lies = replace(config, server=replace(config.server, models_dir=Path.home() / "Documents/m"))
-    found = [it for it in service_checks.of_macos(Recorded(), lies, "darwin") if it.word == "warn"]
+    found = [
+        it for it in service_checks.of_macos(Recorded(), lies, "darwin") if it.severity == "warn"
+    ]
     assert [it.subject for it in found] == ["privacy"]
     assert "Full Disk Access" in found[0].advice
     assert "Full Disk Access" in hint("darwin")

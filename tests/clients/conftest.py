@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import pytest
 
-from mlx_worker.cli.client_blocks.client import Target
+from mlx_worker.cli.client_blocks.client import ClientTarget
 from tests.clients.prefixes import INSTALL_DEADLINE, NotInstalled, installed
 from tests.clients.seat import KEY, Seat
 from tests.clients.table import Table
@@ -111,7 +111,7 @@ def seat_of(wanted: str, served: Served, table: Table, tmp_path: Path) -> Seats:
             if wanted == "all":
                 raise
             pytest.skip(f"{name} cannot be installed here: {error}")
-        target = Target(served.running.url, model, MODELS[model][0])
+        target = ClientTarget(served.running.url, model, MODELS[model][0])
         extra = {"MODEL_FOLDER": str(served.folders[model])}
         return Seat(name, prefix, tmp_path, target, extra)
 

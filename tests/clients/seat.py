@@ -19,7 +19,7 @@ from mlx_worker.config.schema import KEY_VARIABLE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mlx_worker.cli.client_blocks.client import Target
+    from mlx_worker.cli.client_blocks.client import ClientTarget
 
 DEADLINE: Final = 100.0
 """Seconds that one run of a client may take; most take one."""
@@ -79,7 +79,7 @@ class Seat:
     name: str
     prefix: Path
     home: Path
-    target: Target
+    target: ClientTarget
     extra: Mapping[str, str] = field(default_factory=dict)
 
     @property

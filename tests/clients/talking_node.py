@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import uvloop
 
-from mlx_worker.config.schema import load_config
+from mlx_worker.config.load import load_config
 from mlx_worker.logs import set_up
 from mlx_worker.server import serve
 from mlx_worker.supervisor.process.launcher import ProcessLauncher

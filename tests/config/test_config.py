@@ -11,14 +11,8 @@ import psutil
 import pytest
 from msgspec import structs
 
-from mlx_worker.config.schema import (
-    Config,
-    ModelConfig,
-    ServerConfig,
-    SupervisorConfig,
-    load_config,
-    parse_config,
-)
+from mlx_worker.config.load import load_config, parse_config
+from mlx_worker.config.schema import Config, ModelConfig, ServerConfig, SupervisorConfig
 from mlx_worker.errors import ConfigError
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.process.lifecycle import Timings
@@ -33,7 +27,7 @@ FOLDER = Path("/etc/mlx")
 WITHOUT = """
 import sys
 from pathlib import Path
-from mlx_worker.config.schema import parse_config
+from mlx_worker.config.load import parse_config
 from mlx_worker.errors import ConfigError
 
 sys.modules[sys.argv[1]] = None
@@ -434,7 +428,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "node.toml"
     file.write_bytes(b'[server]\nhost = "\xff"\n')
-    with pytest.raises(ConfigError, match=r"node\.toml: cannot be read: it is not UTF-8: byte 17"):
+    with pytest.raises(
+        ConfigError, match=r"node\.toml: cannot be read: the text is not UTF-8: byte 17"
+    ):
         load_config(file)
 
 
@@ -454,7 +450,7 @@ def test_a_file_of_another_encoding_is_refused_with_its_name(tmp_path: Path, enc
     mark = "\ufeff" if encoding.endswith("be") else ""
     file.write_bytes((mark + MODEL).encode(encoding))
     name = encoding.upper()[:6]
-    with pytest.raises(ConfigError, match=rf"cannot be read: it is {name}, not UTF-8: save"):
+    with pytest.raises(ConfigError, match=rf"cannot be read: the encoding is {name}: save"):
         load_config(file)
 
 

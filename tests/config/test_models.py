@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlx_worker.config.checks import RESERVED_ARGUMENTS, SET_BY_THE_NODE
-from mlx_worker.config.schema import Config, ModelConfig, parse_config
+from mlx_worker.config.load import parse_config
+from mlx_worker.config.schema import Config, ModelConfig
 from mlx_worker.engine.prompt import RESERVED
 from mlx_worker.errors import ConfigError
 from mlx_worker.models.resolve import plan
@@ -76,7 +77,7 @@ frequency_penalty = 2
         ('env = { A = "\\u0000" }', "NUL"),
         (
             '[models.env]\nTMPDIR = "/tmp"',
-            "node.toml:5: models[0].env.TMPDIR: the node itself sets",
+            "node.toml:5: models[0].env.TMPDIR: the node sets",
         ),
         ("[models.defaults]\nseed = 1.5", "models[0].defaults.seed"),
         ("[models.defaults]\npresence_penalty = 2.1", "models[0].defaults.presence_penalty"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_worker.config.sizes import Limit, Size, in_words
+from mlx_worker.config.sizes import MemoryLimit, Size, in_words
 
 
 @pytest.mark.parametrize(
@@ -36,13 +36,13 @@ def test_what_is_no_amount_is_refused(written: object) -> None:
     ("written", "of_1000"), [(0.75, 750), (1.0, 1000), (600, 600), ("2kB", 2000)]
 )
 def test_a_limit_is_bytes_or_a_share_of_the_machine(written: object, of_1000: int) -> None:
-    assert Limit.read(written).of(1000) == of_1000
+    assert MemoryLimit.read(written).of(1000) == of_1000
 
 
 @pytest.mark.parametrize("written", [0, 0.0, 1, 1.5, -0.5, True, "", "0.5"])
 def test_what_is_no_limit_is_refused(written: object) -> None:
     with pytest.raises(ValueError, match=r"0\.75"):
-        Limit.read(written)
+        MemoryLimit.read(written)
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,11 @@ def small(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
         yield node
 
 
-def heard(dialect: Dialect, answer: Answer) -> Any:
+def read_answer(dialect: Dialect, answer: Answer) -> Any:
     assert answer.status == 200, answer.body
     if answer.headers["Content-Type"].startswith("application/json"):
-        return dialect.whole(answer.json)
-    return dialect.streamed(events_of(answer.body))
+        return dialect.read_full(answer.json)
+    return dialect.read_stream(events_of(answer.body))
 
 
 def refusal(answer: Answer) -> Any:
@@ -62,21 +62,21 @@ def test_more_than_the_room_is_cut_to_the_room(
     small: RunningNode, dialect: Dialect, stream: bool, asked: int
 ) -> None:
     body = dialect.body("Hello", model="little", stream=stream) | {dialect.limit: asked}
-    said = heard(dialect, small.ask(dialect.path, body))
+    said = read_answer(dialect, small.ask(dialect.path, body))
     assert said.usage.prompt + said.usage.completion == CONTEXT
     assert said.finish == "length"
 
 
 @every_dialect
 def test_a_default_of_the_model_is_cut_to_the_room(small: RunningNode, dialect: Dialect) -> None:
-    said = heard(dialect, small.ask(dialect.path, dialect.body("Hello", model="all")))
+    said = read_answer(dialect, small.ask(dialect.path, dialect.body("Hello", model="all")))
     assert said.usage.prompt + said.usage.completion == CONTEXT
     assert said.finish == "length"
 
 
 def test_the_default_of_completions_is_cut_to_the_room(small: RunningNode) -> None:
     body = {"model": "little", "prompt": [9] * (CONTEXT - 3)}
-    said = heard(COMPLETIONS, small.ask(COMPLETIONS.path, body))
+    said = read_answer(COMPLETIONS, small.ask(COMPLETIONS.path, body))
     assert (said.usage.completion, said.finish) == (3, "length")
 
 

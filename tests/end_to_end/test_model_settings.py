@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from tests.dialects import ALL, CHAT, CHATS, COMPLETIONS, RESPONSES, Dialect, Heard, events_of
+from tests.dialects import (
+    ALL,
+    CHAT,
+    CHATS,
+    COMPLETIONS,
+    RESPONSES,
+    Dialect,
+    ReceivedAnswer,
+    events_of,
+)
 from tests.forced_output import force_output
 from tests.processes import RunningNode, running_node
 from tests.synthetic_models import CALLER_TEMPLATE, IM_END, THOUGHT, make_caller
@@ -65,15 +74,15 @@ def saying(tokenizer: Any, *tokens: str) -> dict[str, Any]:
     return force_output(tokenizer, *tokens) | {"temperature": 0}
 
 
-def ask(node: RunningNode, dialect: Dialect, text: str = "Hello", **fields: Any) -> Heard:
+def ask(node: RunningNode, dialect: Dialect, text: str = "Hello", **fields: Any) -> ReceivedAnswer:
     answer = node.ask(dialect.path, dialect.body(text, model="set") | fields)
     assert answer.status == 200, answer.body
-    return dialect.whole(answer.json)
+    return dialect.read_full(answer.json)
 
 
-def read(heard: Heard) -> int:
-    assert heard.usage is not None
-    return heard.usage.prompt
+def read(received: ReceivedAnswer) -> int:
+    assert received.usage is not None
+    return received.usage.prompt
 
 
 def with_system(dialect: Dialect, text: str) -> dict[str, Any]:
@@ -115,8 +124,8 @@ def test_the_template_gets_the_models_arguments_where_the_request_has_none(
     said = saying(tokenizer, "!", THOUGHT, IM_END)
     assert ask(node, dialect, **said).reasoning == "!", "the template opened a thought"
     quiet = saying(tokenizer, "!", IM_END) | {"chat_template_kwargs": {"enable_thinking": False}}
-    heard = ask(node, dialect, **quiet)
-    assert (heard.text, heard.reasoning) == ("!", "")
+    received = ask(node, dialect, **quiet)
+    assert (received.text, received.reasoning) == ("!", "")
 
 
 def test_the_template_of_the_configuration_goes_before_the_folders(

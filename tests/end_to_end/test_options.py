@@ -138,9 +138,9 @@ def test_ends_are_ignored_or_put_off_in_every_dialect(
     def length(**fields: Any) -> tuple[int, str]:
         answer = node.ask(dialect.path, dialect.body(TEXT, **eager, **fields))
         assert answer.status == 200, answer.body
-        heard = dialect.whole(answer.json)
-        assert heard.usage is not None
-        return heard.usage.completion, heard.finish
+        received = dialect.read_full(answer.json)
+        assert received.usage is not None
+        return received.usage.completion, received.finish
 
     assert length() == (1, "stop")
     assert length(ignore_eos=True) == (20, "length")
@@ -165,7 +165,7 @@ def test_shapes_by_other_names_are_kept_in_every_dialect(
 ) -> None:
     answer = node.ask(dialect.path, dialect.body(TEXT, **{dialect.limit: 200}, **fields))
     assert answer.status == 200, answer.body
-    text = dialect.whole(answer.json).text
+    text = dialect.read_full(answer.json).text
     assert text in answers or "".join(text.split()) in answers
 
 
@@ -191,6 +191,6 @@ def test_what_cannot_be_kept_is_refused_by_name_in_every_dialect(
         body = dialect.body(TEXT, **{dialect.limit: 20}, stream=stream, **fields)
         answer = node.ask(dialect.path, body)
         assert answer.status == 400
-        assert dialect.refusal(answer.json).startswith(param)
+        assert dialect.read_error(answer.json).startswith(param)
         if dialect is not MESSAGES:
             assert json.loads(answer.body)["error"]["param"] == param

@@ -12,7 +12,16 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 
 from mlx_worker.bench.synthetic.tokenizer import CHAT_TEMPLATE
-from tests.dialects import CHAT, CHATS, LOOK, MESSAGES, RESPONSES, Dialect, Heard, events_of
+from tests.dialects import (
+    CHAT,
+    CHATS,
+    LOOK,
+    MESSAGES,
+    RESPONSES,
+    Dialect,
+    ReceivedAnswer,
+    events_of,
+)
 from tests.forced_output import force_output
 from tests.processes import RunningNode, running_node
 from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THINK, make_caller
@@ -104,24 +113,28 @@ def node(caller: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
         yield running
 
 
-def ask(node: RunningNode, dialect: Dialect, model: str, **fields: Any) -> Heard:
+def ask(node: RunningNode, dialect: Dialect, model: str, **fields: Any) -> ReceivedAnswer:
     """The answer, which is the same whole and streamed; `tools` and what must be said are given."""
     body = dialect.body("Hello", model=model, tools=TOOLS[dialect.name]) | fields
     whole = node.ask(dialect.path, body | {dialect.limit: 24})
     assert whole.status == 200, whole.body
     streamed = node.ask(dialect.path, body | {dialect.limit: 24, "stream": True})
-    heard = dialect.streamed(events_of(streamed.body))
-    told = dialect.whole(whole.json)
-    assert (told.text, told.reasoning, told.finish) == (heard.text, heard.reasoning, heard.finish)
-    assert [it[1:] for it in told.calls] == [it[1:] for it in heard.calls]
-    assert told.warnings == heard.warnings
+    received = dialect.read_stream(events_of(streamed.body))
+    told = dialect.read_full(whole.json)
+    assert (told.text, told.reasoning, told.finish) == (
+        received.text,
+        received.reasoning,
+        received.finish,
+    )
+    assert [it[1:] for it in told.calls] == [it[1:] for it in received.calls]
+    assert told.warnings == received.warnings
     return told
 
 
-def read(heard: Heard) -> int:
+def read(received: ReceivedAnswer) -> int:
     """Tokens of its prompt."""
-    assert heard.usage is not None
-    return heard.usage.prompt
+    assert received.usage is not None
+    return received.usage.prompt
 
 
 @pytest.mark.parametrize("dialect", CHATS, ids=repr)
@@ -129,20 +142,20 @@ def test_a_model_that_refuses_tools_says_so(node: RunningNode, dialect: Dialect)
     body = dialect.body("Hello", model="refuse", tools=TOOLS[dialect.name])
     answer = node.ask(dialect.path, body | {dialect.limit: 4})
     assert answer.status == 400
-    assert "has no tool calls" in dialect.refusal(answer.json)
+    assert "has no tool calls" in dialect.read_error(answer.json)
 
 
 @pytest.mark.parametrize("dialect", CHATS, ids=repr)
 def test_a_model_that_ignores_tools_answers_as_if_there_were_none(
     node: RunningNode, dialect: Dialect
 ) -> None:
-    heard = ask(node, dialect, "ignore", seed=3)
+    received = ask(node, dialect, "ignore", seed=3)
     plain = node.ask(
         dialect.path, dialect.body("Hello", model="refuse", seed=3) | {dialect.limit: 24}
     )
-    without = dialect.whole(plain.json)
-    assert (heard.text, read(heard)) == (without.text, read(without))
-    assert (heard.warnings, without.warnings) == ([LEFT_OUT], [])
+    without = dialect.read_full(plain.json)
+    assert (received.text, read(received)) == (without.text, read(without))
+    assert (received.warnings, without.warnings) == ([LEFT_OUT], [])
 
 
 @pytest.mark.parametrize("dialect", CHATS, ids=repr)
@@ -150,7 +163,7 @@ def test_a_call_that_is_required_cannot_be_ignored(node: RunningNode, dialect: D
     body = dialect.body("Hello", model="ignore", tools=TOOLS[dialect.name])
     answer = node.ask(dialect.path, body | {"tool_choice": REQUIRED[dialect.name]})
     assert answer.status == 400
-    assert dialect.refusal(answer.json).startswith("tool_choice: ")
+    assert dialect.read_error(answer.json).startswith("tool_choice: ")
 
 
 @pytest.mark.parametrize("dialect", CHATS, ids=repr)
@@ -158,14 +171,14 @@ def test_a_prompted_model_is_told_of_tools_and_its_calls_are_read(
     node: RunningNode, dialect: Dialect, tokenizer: Any
 ) -> None:
     said = force_output(tokenizer, CALL, OPENING, RIVER, CALLED, IM_END)
-    heard = ask(node, dialect, "prompt", seed=3, **said)
-    assert [(name, arguments) for _, name, arguments in heard.calls] == [
+    received = ask(node, dialect, "prompt", seed=3, **said)
+    assert [(name, arguments) for _, name, arguments in received.calls] == [
         ("look", {"at": "the river"})
     ]
-    assert (heard.text, heard.finish, heard.warnings) == ("", "tool_calls", [])
+    assert (received.text, received.finish, received.warnings) == ("", "tool_calls", [])
     body = dialect.body("Hello", model="prompt") | {dialect.limit: 1}
-    without = dialect.whole(node.ask(dialect.path, body).json)
-    assert read(heard) > read(without) + 50, "the tools were described"
+    without = dialect.read_full(node.ask(dialect.path, body).json)
+    assert read(received) > read(without) + 50, "the tools were described"
 
 
 @pytest.mark.parametrize("dialect", CHATS, ids=repr)
@@ -179,12 +192,12 @@ def test_a_prompted_model_can_be_made_to_call(
         "seed": 3,
         dialect.limit: 400,
     }
-    heard = dialect.whole(node.ask(dialect.path, body).json)
-    assert heard.text == ""
-    if heard.finish == "tool_calls":
-        assert all(name == "look" and isinstance(said, dict) for _, name, said in heard.calls)
+    received = dialect.read_full(node.ask(dialect.path, body).json)
+    assert received.text == ""
+    if received.finish == "tool_calls":
+        assert all(name == "look" and isinstance(said, dict) for _, name, said in received.calls)
     else:
-        assert heard.finish == "length", "random arguments may go on for ever, as a call"
+        assert received.finish == "length", "random arguments may go on for ever, as a call"
 
 
 @pytest.mark.parametrize("model", ["ignore", "prompt"])
@@ -192,7 +205,7 @@ def test_a_prompted_model_can_be_made_to_call(
 def test_calls_and_results_of_before_are_text_to_such_a_model(
     node: RunningNode, dialect: Dialect, model: str
 ) -> None:
-    heard = ask(node, dialect, model, **HISTORY[dialect.name], seed=3)
+    received = ask(node, dialect, model, **HISTORY[dialect.name], seed=3)
     equal = (
         dialect.body("")
         | {
@@ -202,7 +215,7 @@ def test_calls_and_results_of_before_are_text_to_such_a_model(
         }[dialect.name]
     )
     again = ask(node, dialect, model, **equal, seed=3)
-    assert (heard.text, read(heard)) == (again.text, read(again))
+    assert (received.text, read(received)) == (again.text, read(again))
 
 
 CALL_TEXT = '<tool_call>\n{"name": "look", "arguments": {"at": "the river"}}\n</tool_call>'
@@ -219,7 +232,7 @@ def test_counted_tokens_are_those_that_would_be_read(node: RunningNode) -> None:
     for model in ("ignore", "prompt"):
         counted = node.ask("/v1/messages/count_tokens", body | {"model": model}).json
         said = node.ask(MESSAGES.path, body | {"model": model, "max_tokens": 1})
-        assert counted["input_tokens"] == read(MESSAGES.whole(said.json))
+        assert counted["input_tokens"] == read(MESSAGES.read_full(said.json))
 
 
 def test_every_choice_is_warned(node: RunningNode) -> None:

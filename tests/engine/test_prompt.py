@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlx_worker.engine.loading import read_model
-from mlx_worker.engine.prompt import prompt_of, render, system_prefix_tokens
+from mlx_worker.engine.prompt import build_prompt, render, system_prefix_tokens
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.call_counter import calls
@@ -117,5 +117,5 @@ def test_a_switch_under_both_names_is_as_it_was_told(tiny: Path) -> None:
 
 def test_a_conversation_without_turns_is_refused_in_our_words(tokenizer: Any) -> None:
     with pytest.raises(InvalidRequest, match="the conversation is empty") as refused:
-        prompt_of(tokenizer, ChatRequest([], Sampling(seed=1)))
+        build_prompt(tokenizer, ChatRequest([], Sampling(seed=1)))
     assert refused.value.param == "messages"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import uvloop
 
-from mlx_worker.config.schema import load_config
+from mlx_worker.config.load import load_config
 from mlx_worker.server import serve
 from tests.supervisor_harness import scripted_process
 

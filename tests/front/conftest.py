@@ -18,8 +18,8 @@ from mlx_worker.config.schema import (
     SupervisorConfig,
     TelemetryConfig,
 )
-from mlx_worker.config.sizes import Limit
-from mlx_worker.health import Ledger
+from mlx_worker.config.sizes import MemoryLimit
+from mlx_worker.health import RequestStats
 from mlx_worker.server import build_app
 from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
@@ -39,7 +39,7 @@ from tests.supervisor_harness import (
 
 DEFAULTS = ServerConfig()
 NO_TELEMETRY = TelemetryConfig()
-SUPERVISOR = SupervisorConfig(memory_limit=Limit(PLENTY))
+SUPERVISOR = SupervisorConfig(memory_limit=MemoryLimit(PLENTY))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -70,7 +70,7 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
                     supervisor=supervisor,
                     telemetry=telemetry,
                 ),
-                ledger=Ledger(),
+                stats=RequestStats(),
                 timings=timings,
                 policy=policy,
                 resume=resume,

@@ -66,6 +66,6 @@ async def test_a_session_that_cannot_be_kept_is_refused_and_not_replaced(
     front = await serve()
     answer = await front.ask(dialect.path, dialect.body("hello"), X_Session_Id=name)
     assert answer.status == 400
-    message = dialect.refusal(answer.json)
+    message = dialect.read_error(answer.json)
     assert message.startswith("X-Session-Id: ")
     assert said in message

@@ -102,7 +102,7 @@ async def test_text_of_any_script_arrives_as_it_was_said(serve: Serve, stream: b
     assert answer.text == " ".join(text.split())
 
 
-async def test_fields_that_nobody_knows_are_tolerated(serve: Serve) -> None:
+async def test_unknown_fields_are_tolerated(serve: Serve) -> None:
     answer = await (await serve()).chat("hello", cache_prompt=True, metadata={"a": [1, {}]})
     assert answer.text == "hello"
 

@@ -121,7 +121,7 @@ async def test_no_json_is_just_too_deep_to_be_refused(serve: Serve, place: str) 
             accepted = depth
         else:
             refused = depth
-    # Whoever decodes, encodes and decodes again on the way must agree where the limit is.
+    # Every decoder and encoder on the way has to have the same limit.
     around = {await status(depth) for depth in range(max(1, accepted - 5), refused + 40)}
     assert around == {200, 400}
     assert (await front.model())["restarts"] == 0

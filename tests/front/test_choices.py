@@ -122,7 +122,7 @@ async def test_all_choices_go_on_in_the_next_process(
     assert_one_request(front, entry)
 
 
-async def test_a_process_without_a_successor_takes_all_choices_with_it_in_one_error(
+async def test_choices_child_lost_for_good_is_one_error_for_all(
     serve: Serve,
 ) -> None:
     front = await serve("--die-after-tokens", "2", policy=RestartPolicy(intensity=0))

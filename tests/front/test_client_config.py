@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mlx_worker.cli.client_blocks import CLIENTS
-from mlx_worker.cli.client_blocks.client import Target
+from mlx_worker.cli.client_blocks.client import ClientTarget
 from mlx_worker.config.schema import KEY_VARIABLE
 from tests.commands import Ran, command, run
 from tests.front.asking import Front, Serve, model
@@ -84,7 +84,7 @@ def test_a_block_is_of_its_language_whatever_the_model_is_called(
     name: str, context: int | None, tmp_path: Path
 ) -> None:
     client = CLIENTS[name]
-    text = client.write(Target("http://127.0.0.1:8081", ODD, context))
+    text = client.write(ClientTarget("http://127.0.0.1:8081", ODD, context))
     match client.language:
         case "python":
             compile(text, name, "exec")

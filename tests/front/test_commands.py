@@ -152,9 +152,7 @@ async def test_what_answers_but_is_no_node_is_69(standing_in: Callable[..., Any]
 # --- top and models -----------------------------------------------------------------------
 
 
-async def test_top_shows_the_table_with_a_rate_and_lives_through_a_node_that_goes(
-    serve: Serve, unused_url: str
-) -> None:
+async def test_top_node_stops_keeps_showing_the_table(serve: Serve, unused_url: str) -> None:
     front = await serve()
     shown = await command("top", "-n", "2", "--every", "0.1", "--url", url_of(front))
     assert shown.code == 0
@@ -211,7 +209,7 @@ async def test_models_are_unloaded_loaded_and_restarted(serve: Serve) -> None:
     await front.reaches(state="ready", restarts=restarts + 1)
 
 
-async def test_a_model_at_work_is_75_and_one_that_nobody_has_66(serve: Serve, pace: Fifo) -> None:
+async def test_unload_busy_model_is_exit_75_and_unknown_model_66(serve: Serve, pace: Fifo) -> None:
     front = await serve("--pace", pace.path)
     stream = await soon(front.open("/v1/chat/completions", asked("hello", stream=True)))
     busy = await command("unload", "m", "--url", url_of(front))

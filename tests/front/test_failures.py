@@ -171,7 +171,7 @@ async def test_what_the_child_refuses_has_its_true_status_also_for_a_stream(
 # --- clients that leave ---------------------------------------------------------------------
 
 
-async def test_a_client_that_leaves_while_its_stream_waits_for_a_new_child_frees_its_place(
+async def test_stream_client_leaves_while_child_restarts_frees_the_place(
     serve: Serve, pace: Fifo, hold: Fifo
 ) -> None:
     hold.let(1)

@@ -126,7 +126,7 @@ async def test_a_node_whose_models_are_all_given_up_says_so_everywhere(serve: Se
     assert (await front.ask("/health/live")).status == 200
 
 
-async def test_two_failures_in_a_row_degrade_the_node_and_one_good_answer_mends_it(
+async def test_health_two_failures_in_a_row_is_degraded_until_a_success(
     serve: Serve,
 ) -> None:
     front = await serve("--fail-after-tokens", "2")
@@ -158,7 +158,7 @@ async def test_refusals_are_no_failures_of_the_node(serve: Serve) -> None:
     assert (body["status"], body["health"]["consecutiveFailures"]) == ("healthy", 0)
 
 
-async def test_a_killed_child_is_back_under_a_new_pid_and_the_list_never_dropped_it(
+async def test_models_killed_child_stays_listed_and_gets_a_new_pid(
     serve: Serve, hold: Fifo
 ) -> None:
     hold.let(1)

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlx_worker.config.schema import SupervisorConfig
-from mlx_worker.config.sizes import Limit
+from mlx_worker.config.sizes import MemoryLimit
 from tests.front.asking import Answer, Serve, asked, model
 from tests.supervisor_harness import DEADLINE, PATIENT, Fifo, soon
 
-TOO_LITTLE = SupervisorConfig(memory_limit=Limit(1 << 20))
+TOO_LITTLE = SupervisorConfig(memory_limit=MemoryLimit(1 << 20))
 
 
 async def test_a_model_is_unloaded_and_loaded_by_name(serve: Serve) -> None:
@@ -71,7 +71,7 @@ async def test_a_model_that_never_fits_is_refused_with_the_numbers(serve: Serve)
     assert (refused.status, refused.error["code"]) == (503, "model_too_large")
 
 
-async def test_names_that_nobody_has_are_404_also_where_there_is_a_default(serve: Serve) -> None:
+async def test_load_unload_unknown_name_is_a_404_also_with_a_default_model(serve: Serve) -> None:
     front = await serve(models=(model(default=True),))
     for verb in ("load", "unload"):
         answer = await front.ask(f"/admin/models/gpt-4o/{verb}", method="POST")

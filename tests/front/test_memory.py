@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace as with_
 
 from mlx_worker.config.schema import ServerConfig, SupervisorConfig
-from mlx_worker.config.sizes import Limit
+from mlx_worker.config.sizes import MemoryLimit
 from mlx_worker.supervisor.memory.policy import PROCESS_BYTES
 from mlx_worker.supervisor.process.states import State
 from tests.front.asking import PROMPT, Answer, Serve, asked, model
@@ -20,7 +20,7 @@ NODE = SupervisorConfig()
 
 
 def limited(nbytes: int) -> SupervisorConfig:
-    return with_(NODE, memory_limit=Limit(nbytes))
+    return with_(NODE, memory_limit=MemoryLimit(nbytes))
 
 
 def of_size(*flags: str) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ async def test_a_model_that_does_not_fit_now_is_a_503_with_the_numbers(serve: Se
     assert (await front.chat("hello", model="a")).text == "hello"
 
 
-async def test_who_may_wait_for_room_and_gets_none_hears_the_same(serve: Serve) -> None:
+async def test_memory_request_that_waits_for_room_in_vain_is_refused(serve: Serve) -> None:
     models = (model("a", pin=True), model("b", preload=False))
     resume = replace(PATIENT, load_wait=0.1)
     front = await serve(*of_size(), models=models, supervisor=limited(ONE), resume=resume)

@@ -60,7 +60,7 @@ async def test_the_text_is_prometheus_own(serve: Serve) -> None:
     assert all(name.startswith(("mlx_worker_", "vllm:")) for name in names)
 
 
-async def test_openmetrics_is_spoken_to_whoever_asks_for_it(serve: Serve) -> None:
+async def test_metrics_accept_openmetrics_gets_openmetrics(serve: Serve) -> None:
     front = await serve()
     await front.chat("one two", system=PROMPT)
     answer = await front.ask("/v1/metrics", Accept=OPENMETRICS)
@@ -80,7 +80,7 @@ async def test_any_other_accept_header_gets_the_plain_text(serve: Serve, accept:
 
 
 @pytest.mark.parametrize("version", ["x.y", "99", "1.0.0; escaping=allow-utf-8;q=0.5"])
-async def test_whatever_version_is_asked_for_is_answered_with_the_one_there_is(
+async def test_metrics_any_openmetrics_version_gets_the_supported_version(
     serve: Serve, version: str
 ) -> None:
     accept = f"application/openmetrics-text; version={version}, */*;q=0.1"

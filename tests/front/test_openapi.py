@@ -42,22 +42,22 @@ TEXTS = {
 """Answers that are no JSON; those of the streams have no end."""
 
 NOT_OVER_HTTP = {
-    errors.CannotServe,
-    errors.ChildMisbehaved,  # ends the child; its requests go on in the next
+    errors.ServiceManagerError,
+    errors.ProtocolViolation,  # ends the child; its requests go on in the next
     errors.CacheError,  # a warm-up that failed is an internal error, with this as its message
     errors.InvalidSetting,
     errors.ModelNotFoundError,
     errors.ConfigError,
     errors.HealthError,
     errors.NothingServed,
-    errors.PortTaken,
+    errors.AddressInUse,
     errors.NodeUnreachable,
     errors.BadModelFolder,
     errors.UnservableModel,
     errors.SourceUnavailable,
     errors.BrokenDownload,
-    errors.CannotStore,
-    errors.NotMeasured,
+    errors.StorageError,
+    errors.BenchmarkError,
 }
 """For commands, the Python modules and the log: no handler raises these."""
 
@@ -206,7 +206,7 @@ def test_there_is_a_body_for_every_endpoint_that_takes_one() -> None:
 async def test_what_the_document_refuses_in_a_field_is_refused_with_its_name(
     serve: Serve, method: str, path: str
 ) -> None:
-    """So the type that is documented is the one that parses."""
+    """The type that is documented is the type that parses."""
     front = await serve()
     (content,) = OPERATIONS[method, path]["requestBody"]["content"].values()
     body = SAID["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]

@@ -69,9 +69,7 @@ def url_of(front: Front) -> str:
 
 
 @pytest.mark.parametrize("path", ["/v1", "/v2/models", "/v1/v1", "/v1models", "/nowhere"])
-async def test_a_path_that_is_nobodys_is_a_404_in_the_shape_of_every_error(
-    serve: Serve, path: str
-) -> None:
+async def test_paths_unknown_path_is_a_404_in_the_shape_of_errors(serve: Serve, path: str) -> None:
     answer = await (await serve(wait=False)).ask(path)
     assert answer.status == 404
     assert answer.error["type"] == "invalid_request_error"
@@ -93,7 +91,7 @@ async def test_a_wrong_method_is_a_405_that_names_the_right_one(serve: Serve) ->
     assert "POST" in answer.error["message"]
 
 
-async def test_a_bearer_key_that_nobody_asked_for_is_ignored(serve: Serve) -> None:
+async def test_key_on_a_node_without_keys_is_ignored(serve: Serve) -> None:
     front = await serve()
     key = "Bearer sk-none"
     assert (await front.ask("/v1/models", Authorization=key)).status == 200

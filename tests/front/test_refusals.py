@@ -27,7 +27,7 @@ async def test_work_for_a_model_that_loads_may_wait_and_is_then_to_come_back(ser
     assert (health["metrics"]["totalRequests"], health["health"]["errorRate"]) == (0, 0)
 
 
-async def test_the_first_request_for_a_model_on_demand_is_answered_when_it_may_wait(
+async def test_model_on_demand_first_request_that_may_wait_is_answered(
     serve: Serve,
 ) -> None:
     resume = replace(PATIENT, load_wait=60)

@@ -41,7 +41,7 @@ async def test_a_running_stream_finishes_before_the_restart(serve: Serve, pace: 
     await front.reaches(state="ready", restarts=1, resumes=0)
 
 
-async def test_names_that_nobody_has_restart_nothing_also_where_there_is_a_default(
+async def test_restart_unknown_name_is_a_404_also_with_a_default_model(
     serve: Serve,
 ) -> None:
     front = await serve(models=(model(default=True),))

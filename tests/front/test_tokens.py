@@ -57,7 +57,7 @@ async def test_special_tokens_are_not_left_out(serve: Serve) -> None:
     assert (answer.status, answer.error["param"]) == (400, "add_special_tokens")
 
 
-async def test_whoever_counts_waits_for_a_model_on_its_way(serve: Serve, hold: Fifo) -> None:
+async def test_count_tokens_model_loading_waits_for_the_model(serve: Serve, hold: Fifo) -> None:
     patient = replace(PATIENT, load_wait=DEADLINE)
     front = await serve("--hold-load", hold.path, resume=patient, wait=False)
     counting = asyncio.ensure_future(front.ask(COUNT, MESSAGES.body("one two")))
@@ -66,7 +66,7 @@ async def test_whoever_counts_waits_for_a_model_on_its_way(serve: Serve, hold: F
     assert (await soon(counting)).json == {"input_tokens": 2}
 
 
-async def test_whoever_counts_is_told_to_come_again_where_a_model_is_too_long_on_its_way(
+async def test_count_tokens_model_loads_too_long_is_a_503_with_retry_after(
     serve: Serve, hold: Fifo
 ) -> None:
     front = await serve("--hold-load", hold.path, resume=replace(PATIENT, load_wait=0), wait=False)

@@ -18,7 +18,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from mlx_worker.config.schema import TelemetryConfig
-from mlx_worker.logs import Listener
+from mlx_worker.logs import RecordCallback
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.dialects import ALL
 from tests.front.asking import Front, Serve, asked, model
@@ -78,7 +78,7 @@ class Collector:
         await soon(self._came.wait())
 
     async def request(self, name: str = CHAT) -> Span:
-        """The one server span of this name, once it has come."""
+        """Wait for the only server span of this name, and return it."""
         while not (found := [span for span in self.spans if span.name == name]):
             await self.next_body()
         (span,) = found
@@ -119,7 +119,7 @@ def shown(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     """What the node's log shows; pytest also hears what is kept from it."""
     caplog.set_level(logging.INFO, "mlx_worker")
     lines: list[str] = []
-    log = Listener(lambda record: lines.append(record.getMessage()))
+    log = RecordCallback(lambda record: lines.append(record.getMessage()))
     logging.getLogger().addHandler(log)
     yield lines
     logging.getLogger().removeHandler(log)
@@ -150,7 +150,7 @@ def traced(endpoint: str, serve: Serve) -> Start:
 
 
 def tells_in_order(root: Span, phases: list[Span]) -> None:
-    """Each phase begins where the one before it ends, and the request encloses them."""
+    """Each phase begins where the previous phase ends, and the request encloses them."""
     moments = [root.start_time_unix_nano, phases[0].start_time_unix_nano]
     for phase in phases:
         assert phase.start_time_unix_nano == moments[-1]
@@ -236,7 +236,7 @@ async def test_time_in_line_is_the_queues(traced: Start, collector: Collector, p
     assert queue.start_time_unix_nano < decode.end_time_unix_nano <= queue.end_time_unix_nano
 
 
-async def test_the_node_is_a_service_of_its_own_name_unless_the_environment_says_another(
+async def test_traces_service_name_is_mlx_worker_or_the_environments(
     traced: Start, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     front = await traced()
@@ -302,7 +302,7 @@ async def test_a_parent_that_cannot_be_read_is_none(traced: Start, collector: Co
         assert root.trace_id.hex() != TRACE
 
 
-async def test_a_state_that_cannot_be_read_is_left_out_of_the_trace_and_of_the_log(
+async def test_traces_invalid_tracestate_is_left_out_of_trace_and_log(
     traced: Start, collector: Collector, shown: list[str]
 ) -> None:
     front = await traced()

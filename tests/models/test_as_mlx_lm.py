@@ -216,7 +216,7 @@ def test_what_mlx_lm_refuses_is_refused(change: Change, folder: Path) -> None:
         ("index-list", "model.safetensors.index.json cannot be read"),
         ("index-without-map", "has no weight_map"),
         ("shard-of-five", "model-00002-of-00005.safetensors and 3 more is not in the folder"),
-        ("longer-weights", "model.safetensors is 4096 bytes longer than its header tells"),
+        ("longer-weights", "model.safetensors is 4096 bytes longer than its header says"),
         ("broken-generation", "generation_config.json is no JSON and is not read"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.errors import BadModelFolder, CannotStore, SourceUnavailable, WorkerError
+from mlx_worker.errors import BadModelFolder, SourceUnavailable, StorageError, WorkerError
 from mlx_worker.models.pull.command import run_module, run_to_exit_code
 from mlx_worker.models.pull.lock import pull_lock
 
@@ -48,7 +48,7 @@ async def test_lines_of_stdout_arrive_in_order(run: Callable[..., asyncio.Future
 
 @pytest.mark.parametrize(
     ("code", "error"),
-    [(65, BadModelFolder), (69, SourceUnavailable), (73, CannotStore), (1, WorkerError)],
+    [(65, BadModelFolder), (69, SourceUnavailable), (73, StorageError), (1, WorkerError)],
 )
 async def test_a_failure_is_made_again_from_exit_code_and_last_line(
     code: int, error: type[WorkerError], run: Callable[..., asyncio.Future[None]]
@@ -96,7 +96,7 @@ async def test_an_orphan_keeps_the_lock_until_it_is_gone(
     standin = os.open(os.devnull, os.O_RDONLY)
     os.dup2(standin, lock)
     os.close(standin)
-    with pytest.raises(CannotStore, match="another pull of model"), pull_lock(tmp_path, "model"):
+    with pytest.raises(StorageError, match="another pull of model"), pull_lock(tmp_path, "model"):
         pass
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -117,7 +117,7 @@ def test_of_many_at_the_door_one_at_a_time_gets_in(tmp_path: Path) -> None:
 
     def push_in(me: int) -> None:
         for _ in range(200):
-            with suppress(CannotStore), pull_lock(tmp_path, "model"):
+            with suppress(StorageError), pull_lock(tmp_path, "model"):
                 inside.append(me)
                 crowds.append(len(inside))
                 inside.remove(me)
@@ -134,9 +134,9 @@ def test_locks_of_two_models_do_not_meet(tmp_path: Path) -> None:
 
 def test_the_childs_half_says_an_error_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
-        raise CannotStore("two\nlines")
+        raise StorageError("two\nlines")
 
-    assert run_to_exit_code(fail) == CannotStore.exit_code
+    assert run_to_exit_code(fail) == StorageError.exit_code
     assert capsys.readouterr().err == "two lines\n"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlx_worker import __version__
-from mlx_worker.errors import BrokenDownload, CannotStore, SourceUnavailable
+from mlx_worker.errors import BrokenDownload, SourceUnavailable, StorageError
 from mlx_worker.models.pull.disk import require_space, storing
 from mlx_worker.models.pull.download import download, open_session
 from mlx_worker.models.pull.progress import no_progress
@@ -167,18 +167,18 @@ async def test_an_address_that_is_none_is_said_so(path: Path) -> None:
 
 
 def test_too_little_room_is_said_with_both_numbers(tmp_path: Path) -> None:
-    with pytest.raises(CannotStore, match=rf"big needs {1 << 60} bytes in .* only \d+ are free"):
+    with pytest.raises(StorageError, match=rf"big needs {1 << 60} bytes in .* only \d+ are free"):
         require_space(tmp_path, 1 << 60, "big")
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
 def test_a_refusing_disk_is_no_traceback(code: int, tmp_path: Path) -> None:
-    with pytest.raises(CannotStore, match=r"cannot store /x/y: .* bytes free"), storing(tmp_path):
+    with pytest.raises(StorageError, match=r"cannot store /x/y: .* bytes free"), storing(tmp_path):
         raise OSError(code, "no", "/x/y")
 
 
 def test_a_refusing_disk_that_cannot_be_asked_is_no_traceback(tmp_path: Path) -> None:
-    with pytest.raises(CannotStore, match=r"cannot store .*gone: no$"), storing(tmp_path / "gone"):
+    with pytest.raises(StorageError, match=r"cannot store .*gone: no$"), storing(tmp_path / "gone"):
         raise OSError(errno.ENOSPC, "no")
 
 

@@ -12,7 +12,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.utils import load_model, load_tokenizer
 
-from mlx_worker.errors import BadModelFolder, CannotStore, ModelNotFoundError
+from mlx_worker.errors import BadModelFolder, ModelNotFoundError, StorageError
 from mlx_worker.models.folder import inspect_folder
 from mlx_worker.models.pull.gguf import convert, read, rename, resolve_dtype, retype
 from mlx_worker.models.pull.gguf_config import llama_config
@@ -276,7 +276,7 @@ def test_a_disk_that_fills_up_is_said_so_and_makes_no_model(gguf: Path, tmp_path
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
     done = run_converter(str(gguf), str(tmp_path / "model"), preexec_fn=small_disk)
-    assert done.returncode == CannotStore.exit_code
+    assert done.returncode == StorageError.exit_code
     assert done.stderr.startswith("cannot store ")
     assert done.stderr.count("\n") == 1
     with pytest.raises(BadModelFolder):

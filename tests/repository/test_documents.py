@@ -27,6 +27,7 @@ CODE: Final = re.compile(r"`([^`\n]+)`")
 SOURCE: Final = re.compile(r"[\w.][\w./-]*(\.(py|js|css|html)|/)")
 """A path of a source file, or of a folder, which ends in a slash."""
 MODULE: Final = re.compile(r"(mlx_worker|tests)(\.\w+)+")
+CLASS: Final = re.compile(r"([A-Z][a-z]+)+")
 
 POINTS: Final = ["Context", "Decision", "Consequence", "Evidence"]
 
@@ -73,9 +74,17 @@ def missing_sources(path: Path) -> Iterator[str]:
                     yield word
 
 
-@pytest.mark.parametrize("path", [*DECISIONS, ARCHITECTURE], ids=name_of)
+@pytest.mark.parametrize("path", [*DECISIONS, ARCHITECTURE, ROOT / "README.md"], ids=name_of)
 def test_every_source_that_a_document_names_exists(path: Path) -> None:
     assert list(missing_sources(path)) == []
+
+
+@pytest.mark.parametrize("path", [*DECISIONS, ARCHITECTURE], ids=name_of)
+def test_every_class_that_a_document_names_exists(path: Path) -> None:
+    named = {code for code in CODE.findall(prose(path)) if CLASS.fullmatch(code)}
+    sources = [source.read_text() for source in (ROOT / "mlx_worker").rglob("*.py")]
+    defined = {name for text in sources for name in re.findall(r"^class (\w+)", text, re.MULTILINE)}
+    assert named - defined == set()
 
 
 def test_every_room_in_the_picture_of_the_tree_exists() -> None:

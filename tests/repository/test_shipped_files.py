@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_worker.config.schema import load_config
+from mlx_worker.config.load import load_config
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "config").glob("*.toml"))

@@ -12,12 +12,12 @@ import pytest
 import uvloop
 
 from mlx_worker.config.schema import Config, ModelConfig, ServerConfig, SupervisorConfig
-from mlx_worker.config.sizes import Limit
+from mlx_worker.config.sizes import MemoryLimit
 from mlx_worker.server import serve
 from tests.server.asking import bare
 from tests.supervisor_harness import PLENTY, eventually, scripted, soon
 
-SUPERVISOR = SupervisorConfig(standby=0, drain_timeout=0, memory_limit=Limit(PLENTY))
+SUPERVISOR = SupervisorConfig(standby=0, drain_timeout=0, memory_limit=MemoryLimit(PLENTY))
 KEY = "sk-of-alice-0123456789"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 

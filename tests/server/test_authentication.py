@@ -115,7 +115,7 @@ async def test_the_official_clients_raise_their_own_exceptions(
         assert block.text == "one two"
 
 
-async def test_without_keys_nobody_looks_at_them(serving: Serving) -> None:
+async def test_keys_node_without_keys_ignores_presented_keys(serving: Serving) -> None:
     url = await serving()
     for headers in ({}, {"Authorization": "Bearer sk-anything"}, {"x-api-key": "x"}):
         assert (await ask(url, "/v1/models", headers=headers)).status == 200

@@ -132,7 +132,7 @@ async def test_a_refused_body_is_not_waited_for(serving: Serving, keys: Path) ->
         writer.close()
 
 
-def test_what_is_inflated_is_bounded_before_it_is_whole() -> None:
+def test_decompressed_over_the_limit_stops_before_the_end() -> None:
     with pytest.raises(BodyTooLarge):
         decompressed(bomb(64 << 20), "gzip", 1000)
     assert decompressed(gzip.compress(b"x" * 1000), "gzip", 1000) == b"x" * 1000

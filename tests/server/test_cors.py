@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlx_worker.api.routes import ROUTES
-from mlx_worker.config.schema import parse_config
+from mlx_worker.config.load import parse_config
 from mlx_worker.errors import ConfigError
 from tests.server.asking import ask
 from tests.server.conftest import BEARER, Serving

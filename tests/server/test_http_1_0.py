@@ -59,7 +59,7 @@ async def test_a_stream_ends_by_closing_and_has_no_chunks(
 
 @KEPT
 @pytest.mark.parametrize("path", WHOLE)
-async def test_an_answer_in_one_piece_has_a_length_and_may_be_followed_by_another(
+async def test_http_1_0_whole_answer_has_a_length_and_keeps_the_connection(
     serving: Serving, connect: Connect, path: str, headers: tuple[str, ...]
 ) -> None:
     reader, writer = await connect(await serving())

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_worker.config.schema import KEYS_VARIABLE, ServerConfig, parse_config
+from mlx_worker.config.load import parse_config
+from mlx_worker.config.schema import KEYS_VARIABLE, ServerConfig
 from mlx_worker.errors import ConfigError
 from mlx_worker.security.api_keys import load_keys
 from tests.server.conftest import KEY
@@ -90,8 +91,8 @@ def test_a_name_that_stands_in_both_places_is_refused(keys: Path) -> None:
 
 def test_a_place_for_keys_without_a_key_is_refused(tmp_path: Path) -> None:
     """Otherwise an empty file would open the node to every client."""
-    assert "no key in it" in complaint(written(tmp_path, "# nobody yet\n"))
-    assert "no key in it" in complaint(ServerConfig(), {KEYS_VARIABLE: ""})
+    assert "the list has no key" in complaint(written(tmp_path, "# nobody yet\n"))
+    assert "the list has no key" in complaint(ServerConfig(), {KEYS_VARIABLE: ""})
 
 
 def test_a_file_that_is_not_there_or_is_no_text_is_refused(tmp_path: Path) -> None:
@@ -101,9 +102,9 @@ def test_a_file_that_is_not_there_or_is_no_text_is_refused(tmp_path: Path) -> No
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe\x00")
     binary.chmod(0o600)
-    assert "it is UTF-16, not UTF-8" in complaint(ServerConfig(api_keys_file=binary))
+    assert "the encoding is UTF-16" in complaint(ServerConfig(api_keys_file=binary))
     binary.write_bytes(b"alice:\xff")
-    assert "it is not UTF-8: byte 6" in complaint(ServerConfig(api_keys_file=binary))
+    assert "the text is not UTF-8: byte 6" in complaint(ServerConfig(api_keys_file=binary))
 
 
 def test_a_mark_in_front_of_the_keys_is_no_part_of_a_name(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlx_worker.config.schema import ServerConfig
-from mlx_worker.errors import PortTaken
+from mlx_worker.errors import AddressInUse
 from mlx_worker.listening import MAX_ATTEMPTS, bind_socket, listen, url_of_socket
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_listen_no_address_at_all_is_said() -> None:
     def bind(address: str, port: int) -> socket.socket:
         raise OSError(errno.EAFNOSUPPORT, "not here")
 
-    with pytest.raises(PortTaken, match="not here"):
+    with pytest.raises(AddressInUse, match="not here"):
         listen(ServerConfig(host="localhost", port=0), bind)
 
 
@@ -84,7 +84,7 @@ def test_listen_port_that_another_program_has_at_one_address_is_taken() -> None:
     """Else a client of the one address would reach the other program."""
     with closing(socket.create_server(("::1", 0), family=socket.AF_INET6)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(PortTaken, match=f"::1 port {port}"):
+        with pytest.raises(AddressInUse, match=f"::1 port {port}"):
             listen(ServerConfig(host="localhost", port=port))
         with closing(socket.create_server(("127.0.0.1", port))):
             pass  # nothing of the node's is left there

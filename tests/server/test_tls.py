@@ -16,8 +16,9 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
+from mlx_worker.config.load import parse_config
 from mlx_worker.config.schema import KEY_VARIABLE as OWN_KEY_VARIABLE
-from mlx_worker.config.schema import ServerConfig, parse_config
+from mlx_worker.config.schema import ServerConfig
 from mlx_worker.errors import ConfigError
 from mlx_worker.security.tls import server_context
 from tests.processes import COMMAND, DEADLINE, RunningNode, eventually, running_node
@@ -50,7 +51,7 @@ def secured(tiny: Path, tmp_path: Path, keys: Path) -> Iterator[tuple[RunningNod
         yield node, trust
 
 
-def test_the_official_client_asks_over_https_and_a_renewed_certificate_is_shown(
+def test_tls_official_client_connects_and_sees_a_renewed_certificate(
     secured: tuple[RunningNode, ssl.SSLContext], tmp_path: Path
 ) -> None:
     node, trust = secured
@@ -145,7 +146,7 @@ def asked(url: str, trust: ssl.SSLContext, key: str) -> int:
 # --- files that cannot be used -----------------------------------------------------------------
 
 
-def test_a_certificate_and_its_key_make_a_context_that_refuses_old_protocols(
+def test_tls_context_of_certificate_and_key_refuses_old_protocols(
     tmp_path: Path,
 ) -> None:
     write_pair(tmp_path)

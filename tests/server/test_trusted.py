@@ -11,7 +11,8 @@ import pytest
 from mlx_worker.api.middleware.credentials import Credentials
 from mlx_worker.api.routes import ROUTES
 from mlx_worker.config.addresses import Networks, read_network
-from mlx_worker.config.schema import KEYS_VARIABLE, ServerConfig, parse_config
+from mlx_worker.config.load import parse_config
+from mlx_worker.config.schema import KEYS_VARIABLE, ServerConfig
 from mlx_worker.errors import ConfigError
 from tests.front.asking import Answer
 from tests.server.asking import ask
@@ -99,7 +100,7 @@ async def test_no_header_makes_an_address_trusted(serving: Serving, keys: Path, 
     assert (await ask(url, "/v1/models", headers={name: value}, source=OTHER)).status == 401
 
 
-async def test_a_key_holds_from_any_address_and_is_the_one_that_is_logged(
+async def test_trusted_key_from_any_address_is_accepted_and_logged(
     serving: Serving, keys: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_worker.service.subprocess_runner import Ran
+from mlx_worker.service.subprocess_runner import CommandResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,12 +17,12 @@ class Recorded:
     Keeps what was asked.
     """
 
-    def __init__(self, **answers: Ran) -> None:
+    def __init__(self, **answers: CommandResult) -> None:
         self._answers = answers
         self.asked: list[list[str]] = []
 
-    def __call__(self, command: Sequence[str]) -> Ran:
+    def __call__(self, command: Sequence[str]) -> CommandResult:
         self.asked.append(list(command))
         program = Path(command[0]).name
         verb = next((word for word in command[1:] if not word.startswith("-")), program)
-        return self._answers.get(program) or self._answers.get(verb) or Ran(0, "")
+        return self._answers.get(program) or self._answers.get(verb) or CommandResult(0, "")

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from mlx_worker.config.schema import load_config
-from mlx_worker.errors import CannotServe
+from mlx_worker.config.load import load_config
+from mlx_worker.errors import ServiceManagerError
 from mlx_worker.service.definition import describe, give_folder
 from mlx_worker.service.launchd import Launchd
 from mlx_worker.service.log_file import LOG_VARIABLE, with_the_services_file
-from mlx_worker.service.subprocess_runner import Ran, run
+from mlx_worker.service.subprocess_runner import CommandResult, run
 from mlx_worker.supervisor import settings
 from tests.processes import config_text
 from tests.service.recorded import Recorded
@@ -81,14 +81,14 @@ class DrainingMac:
         self._domains = domains
         self._gone_at: float | None = None
 
-    def __call__(self, command: Sequence[str]) -> Ran:
+    def __call__(self, command: Sequence[str]) -> CommandResult:
         verb, target = command[1], command[2]
         self.asked.append(" ".join(command[1:3]))
         domain = target.split("/")[0]
         if self._gone_at is not None and self.clock.seconds >= self._gone_at:
             self.loaded_in = self._gone_at = None
         if domain not in self._domains and verb != "enable":
-            return Ran(125, "Domain does not support specified action")
+            return CommandResult(125, "Domain does not support specified action")
         answers = {
             "enable": self._enable,
             "bootout": self._bootout,
@@ -97,26 +97,26 @@ class DrainingMac:
         }
         return answers[verb](domain)
 
-    def _enable(self, _domain: str) -> Ran:
-        return Ran(0, "")
+    def _enable(self, _domain: str) -> CommandResult:
+        return CommandResult(0, "")
 
-    def _bootout(self, domain: str) -> Ran:
+    def _bootout(self, domain: str) -> CommandResult:
         if self.loaded_in != domain:
-            return Ran(3, "Boot-out failed: 3: No such process")
+            return CommandResult(3, "Boot-out failed: 3: No such process")
         if self._gone_at is None:
             self._gone_at = self.clock.seconds + self._drains
-        return Ran(36, "Boot-out failed: 36: Operation now in progress")
+        return CommandResult(36, "Boot-out failed: 36: Operation now in progress")
 
-    def _bootstrap(self, domain: str) -> Ran:
+    def _bootstrap(self, domain: str) -> CommandResult:
         if self.loaded_in is not None:
-            return Ran(5, "Bootstrap failed: 5: Input/output error")
+            return CommandResult(5, "Bootstrap failed: 5: Input/output error")
         self.loaded_in = domain
-        return Ran(0, "")
+        return CommandResult(0, "")
 
-    def _print(self, domain: str) -> Ran:
+    def _print(self, domain: str) -> CommandResult:
         if self.loaded_in == domain:
-            return Ran(0, PRINTED)
-        return Ran(113, "Could not find service")
+            return CommandResult(0, PRINTED)
+        return CommandResult(113, "Could not find service")
 
     def keeper(self) -> Launchd:
         return Launchd(self, clock=self.clock.time, sleep=self.clock.sleep)
@@ -190,19 +190,19 @@ def test_stop_boots_it_out_and_uninstall_takes_the_file_away(config: Config, hom
 
 
 def test_what_launchctl_refuses_is_told(home: Path) -> None:
-    launchctl = Recorded(bootstrap=Ran(5, "Bootstrap failed: 5: Input/output error"))
+    launchctl = Recorded(bootstrap=CommandResult(5, "Bootstrap failed: 5: Input/output error"))
     now = Clock()
-    with pytest.raises(CannotServe, match="Bootstrap failed: 5"):
+    with pytest.raises(ServiceManagerError, match="Bootstrap failed: 5"):
         Launchd(launchctl, clock=now.time, sleep=now.sleep).start()
     assert 60 <= now.seconds < 120
 
 
 def test_its_state_is_what_launchctl_prints_of_the_service_itself(home: Path) -> None:
-    agent = Launchd(Recorded(print=Ran(0, PRINTED)))
+    agent = Launchd(Recorded(print=CommandResult(0, PRINTED)))
     state = agent.state()
     assert (state.installed, state.running, state.pid) == (False, True, 4242)
     assert state.said == "running, last exit 0"
-    gone = Launchd(Recorded(print=Ran(113, "Could not find service"))).state()
+    gone = Launchd(Recorded(print=CommandResult(113, "Could not find service"))).state()
     assert (gone.running, gone.pid, gone.said) == (False, None, "not loaded")
 
 
@@ -254,7 +254,7 @@ def test_a_label_that_is_never_released_is_told_after_the_services_own_timeout(
 ) -> None:
     mac = DrainingMac(1e9, loaded=False)
     mac.keeper().install(describe(config, None))
-    with pytest.raises(CannotServe, match="still ends mlx-worker after"):
+    with pytest.raises(ServiceManagerError, match="still ends mlx-worker after"):
         mac.keeper().uninstall()
     timings = settings.timings(config.supervisor)
     assert mac.clock.seconds > timings.drain + timings.stop + timings.kill
@@ -284,13 +284,13 @@ def test_without_a_login_at_the_screen_the_background_domain_is_taken(
 
 def test_without_any_domain_the_error_says_what_to_do(config: Config, home: Path) -> None:
     mac = DrainingMac(0, ("none",), loaded=False)
-    with pytest.raises(CannotServe, match=r"125.*log in at the screen.*--daemon"):
+    with pytest.raises(ServiceManagerError, match=r"125.*log in at the screen.*--daemon"):
         mac.keeper().install(describe(config, None))
 
 
 def test_other_errors_of_bootout_are_told(home: Path) -> None:
-    refused = Recorded(bootout=Ran(1, "Operation not permitted"))
-    with pytest.raises(CannotServe, match="not permitted"):
+    refused = Recorded(bootout=CommandResult(1, "Operation not permitted"))
+    with pytest.raises(ServiceManagerError, match="not permitted"):
         Launchd(refused).stop()
 
 
@@ -336,9 +336,9 @@ def test_the_installed_account_is_read_back(config: Config, home: Path) -> None:
 
 
 def test_an_account_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CannotServe, match="no account 'nobody-of-this-name'"):
+    with pytest.raises(ServiceManagerError, match="no account 'nobody-of-this-name'"):
         give_folder(tmp_path / "logs", "nobody-of-this-name")
     give_folder(tmp_path / "logs", None)
     (tmp_path / "file").touch()
-    with pytest.raises(CannotServe, match="cannot be made"):
+    with pytest.raises(ServiceManagerError, match="cannot be created"):
         give_folder(tmp_path / "file", None)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from mlx_worker.config.schema import load_config
-from mlx_worker.errors import CannotServe
+from mlx_worker.config.load import load_config
+from mlx_worker.errors import ServiceManagerError
 from mlx_worker.service.definition import Definition, describe
-from mlx_worker.service.detect import keeper
+from mlx_worker.service.detect import service_manager
 from mlx_worker.service.launchd import Launchd
-from mlx_worker.service.subprocess_runner import Ran, run
+from mlx_worker.service.subprocess_runner import CommandResult, run
 from mlx_worker.service.systemd import Systemd
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.process.process import CHILD_COMMAND
@@ -145,7 +145,7 @@ def test_install_enables_and_starts_it_and_uninstall_leaves_nothing(config: Conf
 def test_its_state_is_what_systemctl_shows(
     said: str, pid: int | None, word: str, *, running: bool
 ) -> None:
-    state = Systemd(Recorded(show=Ran(0, said))).state()
+    state = Systemd(Recorded(show=CommandResult(0, said))).state()
     assert (state.running, state.pid, state.said) == (running, pid, word)
 
 
@@ -155,15 +155,15 @@ def test_a_file_that_cannot_be_written_says_so(
     (tmp_path / "systemd").write_text("in the way")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     definition = Definition(("/bin/true",), tmp_path, 60)
-    with pytest.raises(CannotServe, match="cannot be written"):
+    with pytest.raises(ServiceManagerError, match="cannot be written"):
         Systemd(Recorded()).install(definition)
 
 
 def test_each_system_has_its_keeper() -> None:
-    assert isinstance(keeper(run, daemon=False, platform="darwin"), Launchd)
-    assert isinstance(keeper(run, daemon=False, platform="linux"), Systemd)
-    with pytest.raises(CannotServe, match="win32"):
-        keeper(run, daemon=False, platform="win32")
+    assert isinstance(service_manager(run, daemon=False, platform="darwin"), Launchd)
+    assert isinstance(service_manager(run, daemon=False, platform="linux"), Systemd)
+    with pytest.raises(ServiceManagerError, match="win32"):
+        service_manager(run, daemon=False, platform="win32")
 
 
 def test_a_command_that_is_not_there_ends_with_127() -> None:
@@ -248,7 +248,7 @@ def test_a_second_node_has_a_unit_and_folders_of_its_own(config: Config) -> None
 @pytest.mark.parametrize("name", ["a/b", "-x", "ü", "a" * 40, "a b", "../x"])
 def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
     for kind in (Systemd, Launchd):
-        with pytest.raises(CannotServe, match="--name"):
+        with pytest.raises(ServiceManagerError, match="--name"):
             _ = kind(Recorded(), daemon=False, name=name).file
 
 

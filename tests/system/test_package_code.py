@@ -19,7 +19,7 @@ print(json.dumps([m.__file__ for name, m in sys.modules.items() if name.startswi
 WITHOUT_A_SAY = {
     "__init__.py",
     "config",
-    "errors.py",
+    "errors",
     "json_output.py",
     "log_writer.py",
     "logs.py",

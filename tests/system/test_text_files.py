@@ -20,7 +20,7 @@ def test_decode_text_keeps_a_mark_that_is_not_in_front() -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 def test_decode_text_of_another_encoding_says_which(encoding: str) -> None:
-    with pytest.raises(ValueError, match=f"it is {encoding[:6].upper()}, not UTF-8: save"):
+    with pytest.raises(ValueError, match=f"the encoding is {encoding[:6].upper()}: save"):
         decode_text(f"\ufeff{TEXT}".encode(encoding))
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.cli.client_blocks import CLIENTS
-from mlx_worker.cli.client_blocks.client import NO_KEY, Target
+from mlx_worker.cli.client_blocks.client import NO_KEY, ClientTarget
 from mlx_worker.config.schema import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_worker.cli.client_blocks.client import Client
+    from mlx_worker.cli.client_blocks.client import ClientBlock
 
-EXAMPLE: Final = Target("http://127.0.0.1:8081", "qwen3-coder", 128_000)
+EXAMPLE: Final = ClientTarget("http://127.0.0.1:8081", "qwen3-coder", 128_000)
 
 _BEGINNING: Final = f"""\
 # Connect a client
@@ -50,7 +50,7 @@ def _sections() -> Iterator[str]:
         yield _section(client)
 
 
-def _section(client: Client) -> str:
+def _section(client: ClientBlock) -> str:
     notes = f"\n{client.notes}\n" if client.notes else ""
     return (
         f"## {client.title}\n\n`mlx-worker client-config {client.name}`, {client.place}:\n\n"

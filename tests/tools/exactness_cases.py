@@ -14,7 +14,7 @@ import mlx_lm
 from mlx import nn
 
 from mlx_worker.engine.loading import read_model
-from mlx_worker.engine.prompt import prompt_of
+from mlx_worker.engine.prompt import build_prompt
 from mlx_worker.engine.sampling import RowSampler, key_seed
 from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.fidelity.reference import Ask, Model
@@ -264,7 +264,7 @@ def _ask(tokenizer: Any, question: str, temperature: float, tokens: int) -> Ask:
         {"role": "user", "content": question},
     ]
     sampling = Sampling(seed=len(question), temperature=temperature)
-    prompt = prompt_of(tokenizer, ChatRequest(messages, sampling))
+    prompt = build_prompt(tokenizer, ChatRequest(messages, sampling))
     return Ask(
         tuple(prompt.tokens),
         prompt.system_prefix,

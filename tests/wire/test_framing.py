@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_worker.errors import ChildMisbehaved
+from mlx_worker.errors import ProtocolViolation
 from mlx_worker.wire.base import WireMessage
 from mlx_worker.wire.framing import MAX_FRAME, encode, frames_from_child, frames_to_child
 from mlx_worker.wire.messages import (
@@ -203,7 +203,7 @@ def test_where_the_bytes_are_cut_changes_nothing(said: list[WireMessage], sizes:
 def test_an_impossible_length_is_refused_before_its_payload(
     ear: Callable[[], Ear], length: int
 ) -> None:
-    with pytest.raises(ChildMisbehaved, match=rf"{length} bytes.*{MAX_FRAME}"):
+    with pytest.raises(ProtocolViolation, match=rf"{length} bytes.*{MAX_FRAME}"):
         list(ear().feed(length.to_bytes(4, "big")))
 
 
@@ -217,7 +217,7 @@ def test_a_message_of_the_other_direction_is_garbage(
     kind: type[WireMessage], ear: Callable[[], Ear]
 ) -> None:
     other = frames_from_child() if ear is frames_to_child else frames_to_child()
-    with pytest.raises(ChildMisbehaved, match="no message"):
+    with pytest.raises(ProtocolViolation, match="no message"):
         list(other.feed(encode(EXAMPLES[kind])))
 
 
@@ -242,7 +242,7 @@ def test_a_message_of_the_other_direction_is_garbage(
     ],
 )
 def test_a_frame_that_is_no_message_is_garbage(payload: bytes) -> None:
-    with pytest.raises(ChildMisbehaved):
+    with pytest.raises(ProtocolViolation):
         list(frames_from_child().feed(frame(payload)))
 
 
@@ -252,7 +252,7 @@ def test_a_frame_that_is_no_message_is_garbage(payload: bytes) -> None:
 def test_random_bytes_are_a_message_or_garbage(ear: Callable[[], Ear], payload: bytes) -> None:
     try:
         heard = list(ear().feed(frame(payload)))
-    except ChildMisbehaved:
+    except ProtocolViolation:
         return
     assert len(heard) == 1
 
@@ -266,7 +266,7 @@ def test_a_message_with_one_wrong_byte_is_a_message_or_garbage(
     payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
     try:
         heard = list(frames_from_child().feed(frame(bytes(payload))))
-    except ChildMisbehaved:
+    except ProtocolViolation:
         return
     assert len(heard) == 1
 
@@ -279,7 +279,7 @@ def test_noise_without_frames_waits_or_is_garbage(ear: Callable[[], Ear], noise:
     try:
         for byte in noise:
             list(frames.feed(bytes([byte])))
-    except ChildMisbehaved:
+    except ProtocolViolation:
         assert len(noise) >= 4
 
 
@@ -288,15 +288,15 @@ def test_what_was_said_before_the_garbage_is_heard() -> None:
         encode(CacheCleared(1)) + frame(b"\xc1") + encode(CacheCleared(2))
     )
     assert next(frames) == CacheCleared(1)
-    with pytest.raises(ChildMisbehaved):
+    with pytest.raises(ProtocolViolation):
         next(frames)
 
 
 def test_nothing_is_believed_after_garbage() -> None:
     frames = frames_from_child()
-    with pytest.raises(ChildMisbehaved):
+    with pytest.raises(ProtocolViolation):
         list(frames.feed(frame(b"\xc1")))
-    with pytest.raises(ChildMisbehaved):
+    with pytest.raises(ProtocolViolation):
         list(frames.feed(encode(CacheCleared(1))))
 
 

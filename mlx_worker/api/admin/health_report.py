@@ -19,7 +19,7 @@ from mlx_worker.supervisor.process.states import State
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from mlx_worker.health import Ledger, Status
+    from mlx_worker.health import RequestStats, Status
     from mlx_worker.supervisor.model_status import ModelStatus
 
 MAX_BYTES: Final = 12_000
@@ -35,10 +35,10 @@ MAX_NAMED_MODELS: Final = 3
 # --- reasons ------------------------------------------------------------------------------
 
 
-def model_reason(model: ModelStatus, status: Status, ledger: Ledger) -> str:
+def model_reason(model: ModelStatus, status: Status, stats: RequestStats) -> str:
     """Return why a model does not run or is not healthy, or why its process was restarted last."""
     if model.state is State.READY and status != "healthy":
-        return ledger.reason
+        return stats.reason
     if model.start_blocked_by is not None and model.state is not State.FAILED:
         return model.start_blocked_by.message
     parts = [model.reason]

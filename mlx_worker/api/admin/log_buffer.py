@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 from aiohttp import web
 
-from mlx_worker.logs import OURS, Listener
+from mlx_worker.logs import OWN_LOGGER, RecordCallback
 from mlx_worker.supervisor.ring_buffer import RingBuffer
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ class LogBuffer:
     def __init__(self) -> None:
         self.lines: RingBuffer[LogLine] = RingBuffer(MAX_LINES)
         self._loop = asyncio.get_running_loop()
-        self._handler = Listener(self._on_record)
+        self._handler = RecordCallback(self._on_record)
 
     def __enter__(self) -> Self:
-        logging.getLogger(OURS).addHandler(self._handler)
+        logging.getLogger(OWN_LOGGER).addHandler(self._handler)
         return self
 
     def __exit__(
@@ -47,7 +47,7 @@ class LogBuffer:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        logging.getLogger(OURS).removeHandler(self._handler)
+        logging.getLogger(OWN_LOGGER).removeHandler(self._handler)
 
     def _on_record(self, record: logging.LogRecord) -> None:
         """Add a record, on any thread; the ring belongs to the event loop's thread."""

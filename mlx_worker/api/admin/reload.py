@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 import msgspec
 from aiohttp import web
 
-from mlx_worker.config.schema import Config, load_config
+from mlx_worker.config.load import load_config
 from mlx_worker.errors import InvalidRequest, WorkerError, cause_of
 from mlx_worker.logs import Entry
 from mlx_worker.models.resolve import inspect_model, model_places, unseen
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlx_worker.api.middleware.credentials import Credentials
+    from mlx_worker.config.schema import Config
     from mlx_worker.models.resolve import PlannedModel
     from mlx_worker.supervisor.node import Node
 

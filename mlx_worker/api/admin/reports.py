@@ -13,12 +13,12 @@ from mlx_worker import __version__
 from mlx_worker.api.admin.health_report import model_reason, next_try_ms, node_reason
 from mlx_worker.api.admin.schemas import ModelEntry
 from mlx_worker.errors import NodeDraining, Unavailable
-from mlx_worker.health import Status, node_word
+from mlx_worker.health import Status, combined_status
 from mlx_worker.supervisor.process.states import State
 
 if TYPE_CHECKING:
     from mlx_worker.api.context import AppContext
-    from mlx_worker.health import Ledger
+    from mlx_worker.health import RequestStats
     from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.model_status import ModelStatus
     from mlx_worker.wire.kv_cost import KvCost
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 # --- status -------------------------------------------------------------------------------
 
 
-def model_status(model: ModelStatus, stats: Ledger) -> Status:
+def model_status(model: ModelStatus, stats: RequestStats) -> Status:
     """Return a model's status: by its child's state, and if that is ready by its requests."""
     match model.state:
         case State.READY:
-            return stats.word
+            return stats.status
         case State.STARTING | State.LOADING if model.restarts == 0 and not model.given_up:
             return "initializing"
         case State.STOPPED if model.coming_back or model.is_being_inspected:
@@ -49,7 +49,7 @@ def node_status(context: AppContext) -> Status:
         model_status(model, context.model_stats[id_])
         for id_, model in context.model_statuses().items()
     ]
-    return node_word(context.node_stats.word, statuses)
+    return combined_status(context.node_stats.status, statuses)
 
 
 def can_serve(context: AppContext) -> bool:

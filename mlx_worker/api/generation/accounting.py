@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.context import AppContext
     from mlx_worker.api.dialects.base import Usage
     from mlx_worker.api.request_record import Outcome
-    from mlx_worker.health import Ledger
+    from mlx_worker.health import RequestStats
     from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.requests.generation import Generation
     from mlx_worker.wire.messages import Started
@@ -89,7 +89,7 @@ class RequestAccounting:
         self._began = time.perf_counter()
         self._accepted: float | None = None
         self._model = ""
-        self._stats: tuple[Ledger, ...] = ()
+        self._stats: tuple[RequestStats, ...] = ()
         self._outcome: Outcome = "cancelled"
         self._error = ""
         self._warnings: list[str] = []
@@ -108,7 +108,7 @@ class RequestAccounting:
         self._warnings = warnings
         self._stats = (self._context.model_stats[self._model], self._context.node_stats)
         for stats in self._stats:
-            stats.open()
+            stats.request_started()
 
     def queue(self, generations: list[Generation]) -> None:
         """Note the generations of the request's choices."""
@@ -121,9 +121,9 @@ class RequestAccounting:
         self._prompt, self._cache_hit = prompt, started.cache_hit
         for stats in self._stats:
             if started.cache_hit:
-                stats.hit()
+                stats.record_hit()
             else:
-                stats.miss(started.miss or "no system prompt")
+                stats.record_miss(started.miss or "no system prompt")
         metrics = self._context.request_metrics.by_model[self._model]
         metrics.prompt_tokens += prompt.prompt
         metrics.cached_tokens += prompt.cached
@@ -186,7 +186,7 @@ class RequestAccounting:
 
     def _count(self, record: RequestRecord) -> None:
         for stats in self._stats:
-            stats.close()
+            stats.request_ended()
             if record.outcome in ("success", "failed"):
                 stats.record(record.outcome == "success", record.seconds * 1000)
         labels = RequestLabels(record.model, record.dialect, record.outcome, record.error)
@@ -195,9 +195,9 @@ class RequestAccounting:
             return
         metrics = self._context.request_metrics.by_model[record.model]
         if record.outcome == "success":
-            metrics.duration.see(record.seconds)
+            metrics.duration.observe(record.seconds)
         if (first_token := record.seconds_to_first_token) is not None:
-            metrics.first_token.see(first_token)
+            metrics.first_token.observe(first_token)
 
 
 def _log(record: RequestRecord) -> None:

@@ -22,16 +22,10 @@ from mlx_worker.api.middleware.auth import key_name
 from mlx_worker.api.middleware.body import read_body
 from mlx_worker.api.middleware.request_ids import (
     CACHE_HIT,
-    MODEL,
     REQUEST_ID,
-    SESSION_ID,
-    WARNINGS,
     check_session,
-    model_id,
-    request_id,
+    response_headers,
     session_given,
-    session_id,
-    warnings_text,
 )
 from mlx_worker.api.parsing.body_kinds import generation_body
 from mlx_worker.api.parsing.model_table import NodeModels, request_capacity
@@ -65,7 +59,7 @@ async def generate(dialect: Dialect[R], request: web.Request) -> web.StreamRespo
         created = context.now()
         echoes = [await _text_of(context.node, model, prompt) for prompt in parsed.echoed]
         check_session(request)
-        headers = _response_headers(request, model, parsed.warnings)
+        headers = response_headers(request, model.config.id, parsed.warnings)
         accounting.accept(model, parsed.warnings)
         submit = partial(
             context.node.client.generate,
@@ -111,17 +105,6 @@ async def _text_of(node: Node, model: ModelRuntime, prompt: Prompt) -> str:
         return prompt
     answer = await node.client.detokenize(model, prompt)
     return msgspec.json.decode(answer.text, type=str)
-
-
-def _response_headers(
-    request: web.Request, model: ModelRuntime, warnings: list[str]
-) -> dict[str, str]:
-    headers = {
-        REQUEST_ID: request_id(request),
-        SESSION_ID: session_id(request),
-        MODEL: model_id(model.config.id),
-    }
-    return headers | ({WARNINGS: warnings_text(warnings)} if warnings else {})
 
 
 def _checked_choices(parsed: GenerationRequest, model: ModelRuntime) -> list[ChatRequest]:

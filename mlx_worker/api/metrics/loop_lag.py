@@ -54,7 +54,7 @@ class EventLoopLagMonitor:
         """Record how late this call is, and schedule the next one. Called by the loop."""
         # The loop's clock is coarser than this one: the loop may call a little early.
         lateness = max(0.0, self.slow_steps.clock() - self._due)
-        self.histogram.see(lateness)
+        self.histogram.observe(lateness)
         if self.slow_steps.counts.total() == self._slow_steps_before:
             self.slow_steps.record(OTHER, lateness)
         self._schedule()

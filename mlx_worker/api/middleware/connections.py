@@ -29,7 +29,7 @@ from mlx_worker.api.middleware.half_close import Prober
 from mlx_worker.api.middleware.paths import plain
 from mlx_worker.api.middleware.slow_steps import CONNECTION
 from mlx_worker.errors import InvalidRequest, TooManyConnections
-from mlx_worker.system.file_limit import Places
+from mlx_worker.system.file_limit import ConnectionBudget
 
 if TYPE_CHECKING:
     from aiohttp.streams import StreamReader
@@ -181,18 +181,18 @@ class ConnectionLimiter:
     def __init__(self, server: ServerConfig, slow_steps: SlowSteps) -> None:
         self.slow_steps = slow_steps
         self.send_timeout = server.send_timeout
-        self._places = Places(server.max_connections, HEALTH_ONLY_CONNECTIONS)
+        self._places = ConnectionBudget(server.max_connections, HEALTH_ONLY_CONNECTIONS)
         self._idle_timeout = server.idle_timeout
         self._admitted: dict[web.RequestHandler, None] = {}  # in the order of their last response
         self._health_only: set[web.RequestHandler] = set()
         self._busy: set[web.RequestHandler] = set()
 
     @property
-    def places(self) -> Places:
+    def places(self) -> ConnectionBudget:
         """Return how many connections there may be."""
         return self._places
 
-    def lower_limits(self, places: Places) -> None:
+    def lower_limits(self, places: ConnectionBudget) -> None:
         """Allow fewer connections from now on; open connections stay open."""
         self._places = places
 

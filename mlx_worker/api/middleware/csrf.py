@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from mlx_worker.api.middleware.paths import plain
-from mlx_worker.errors import CrossSite, UnknownHost
+from mlx_worker.errors import CrossOriginRequest, UnknownHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ def same_origin_middleware(
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not _has_allowed_origin(request, origins):
             if request.method not in SAFE_METHODS and is_foreign(request):
-                raise CrossSite(
+                raise CrossOriginRequest(
                     "a page of another site may not send this request; server.cors_origins names"
                     " the origins that may"
                 )

@@ -55,6 +55,16 @@ def check_session(request: web.Request) -> None:
         raise InvalidRequest(f"{SESSION_ID}: {problem}", param=SESSION_ID)
 
 
+def response_headers(request: web.Request, model: str, warnings: Sequence[str]) -> dict[str, str]:
+    """Return the headers of a response by this model; `warnings` say what was ignored."""
+    headers = {
+        REQUEST_ID: request_id(request),
+        SESSION_ID: session_id(request),
+        MODEL: model_id(model),
+    }
+    return headers | ({WARNINGS: warnings_text(warnings)} if warnings else {})
+
+
 def model_id(name: str) -> str:
     """Return a model's id for a header: what is not ASCII is percent-encoded."""
     return quote(name, safe=_IN_A_HEADER)

@@ -22,7 +22,7 @@ from aiohttp import web
 
 from mlx_worker.api.parsing import parser_frames as frames
 from mlx_worker.api.parsing.body_kinds import parse
-from mlx_worker.errors import ChildMisbehaved, Unavailable
+from mlx_worker.errors import ProtocolViolation, Unavailable
 from mlx_worker.logs import Entry
 from mlx_worker.supervisor.process.environment import without_secrets
 
@@ -110,7 +110,7 @@ class Parser:
                 try:
                     async with asyncio.timeout(BODY_TIMEOUT):
                         return await self._exchange(question, body)
-                except (OSError, EOFError, TimeoutError, ChildMisbehaved) as error:
+                except (OSError, EOFError, TimeoutError, ProtocolViolation) as error:
                     log.warning(Entry("parser lost", why=type(error).__name__))
                     await self._end_process()
         raise Unavailable("the process that parses large bodies ended", retry_after=1)

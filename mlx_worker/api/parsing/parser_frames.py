@@ -21,7 +21,7 @@ from mlx_worker.api.dialects.packing import packed_parts
 from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest
 from mlx_worker.api.parsing.body_kinds import AnyBodyKind
 from mlx_worker.api.parsing.model_table import ModelTable
-from mlx_worker.errors import ChildMisbehaved, WorkerError, error_class
+from mlx_worker.errors import ProtocolViolation, WorkerError, error_class
 from mlx_worker.wire.request import ChatRequest
 
 if TYPE_CHECKING:
@@ -239,21 +239,21 @@ def frame_header(payload: bytes) -> bytes:
 
 
 def payload_size(header: bytes) -> int:
-    """Return the length of the payload after a header. Raises ChildMisbehaved for no header."""
+    """Return the length of the payload after a header. Raises ProtocolViolation for no header."""
     size = int.from_bytes(header, "big")
     if len(header) < HEADER or size > MAX_FRAME:
-        raise ChildMisbehaved(f"no frame begins with {header.hex()}")
+        raise ProtocolViolation(f"no frame begins with {header.hex()}")
     return size
 
 
 def read_frame(source: BinaryIO) -> bytes | None:
-    """Return the next payload, or None at the end. Raises ChildMisbehaved for what is no frame."""
+    """Return the next payload, or None at the end. Raises ProtocolViolation for no frame."""
     header = source.read(HEADER)
     if not header:
         return None
     payload = source.read(size := payload_size(header))
     if len(payload) < size:
-        raise ChildMisbehaved(f"a frame of {size} bytes ended after {len(payload)}")
+        raise ProtocolViolation(f"a frame of {size} bytes ended after {len(payload)}")
     return payload
 
 
@@ -263,12 +263,12 @@ def encode(message: ParsingQuestion | ParsingAnswer) -> bytes:
 
 
 def decode_question(payload: bytes) -> ParsingQuestion:
-    """Return the question in a payload. Raises ChildMisbehaved where there is none."""
+    """Return the question in a payload. Raises ProtocolViolation where there is none."""
     return _decode(_questions, payload)
 
 
 def decode_answer(payload: bytes) -> AnyParsingAnswer:
-    """Return the answer in a payload. Raises ChildMisbehaved where there is none."""
+    """Return the answer in a payload. Raises ProtocolViolation where there is none."""
     return _decode(_answers, payload)
 
 
@@ -276,7 +276,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
     try:
         return decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ChildMisbehaved(f"a frame that holds no message: {error}") from error
+        raise ProtocolViolation(f"a frame that holds no message: {error}") from error
 
 
 def answer_for(parsed: Any) -> AnyParsingAnswer:

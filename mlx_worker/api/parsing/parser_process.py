@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlx_worker.api.parsing import parser_frames
 from mlx_worker.api.parsing.body_kinds import BodyKind, parse
-from mlx_worker.errors import ChildMisbehaved, WorkerError
+from mlx_worker.errors import ProtocolViolation, WorkerError
 from mlx_worker.system.process_titles import set_title
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def main() -> None:
     try:
         while (question := parser_frames.read_frame(source)) is not None:
             answer_question(question, parser_frames.read_frame(source) or b"", sink)
-    except ChildMisbehaved:
+    except ProtocolViolation:
         sys.exit(NO_QUESTION)
     except BrokenPipeError:  # the front ended while a body was parsed
         with contextlib.suppress(BrokenPipeError):
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def answer_question(question: bytes, body: bytes, sink: BinaryIO) -> None:
-    """Write the answer to one question. Raises ChildMisbehaved where there is no question."""
+    """Write the answer to one question. Raises ProtocolViolation where there is no question."""
     answer = parser_frames.encode(parse_in_process(parser_frames.decode_question(question), body))
     sink.write(parser_frames.frame_header(answer))
     sink.write(answer)

@@ -1,1 +1,4 @@
-"""What was measured, written as tables, charts and JSON. [bench]"""
+"""The results as tables, charts and JSON.
+
+[bench]
+"""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_worker.bench.scenarios.catalog import NAMED
 from mlx_worker.bench.scenarios.streams import Streams
 from mlx_worker.bench.statistics import spread
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,16 +23,16 @@ BY_STREAMS = "throughput-by-streams.svg"
 
 
 def load_matplotlib() -> Any:
-    """Raises NotMeasured with the extra's name where it is not installed."""
+    """Import matplotlib. Raises BenchmarkError, which names the extra, if it is not installed."""
     try:
         figure = importlib.import_module("matplotlib.figure")
     except ImportError as error:
-        raise NotMeasured("plots need matplotlib: pip install 'mlx-worker[bench]'") from error
+        raise BenchmarkError("plots need matplotlib: pip install 'mlx-worker[bench]'") from error
     return figure.Figure
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """Every plot that the results have the figures for; the files that were written."""
+    """Draw every plot that the results have figures for; return the files."""
     figure = load_matplotlib()
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -42,7 +42,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
         written.append(folder / BY_STREAMS)
         drawing.savefig(written[-1])
     for scenario in results.scenarios():
-        curves = {it: results.gaps(scenario, it) for it in results.targets(scenario)}
+        curves = {target: results.gaps(scenario, target) for target in results.targets(scenario)}
         if any(curves.values()):
             drawing = figure(figsize=(7, 4), layout="constrained")
             _pauses(drawing.subplots(), scenario, curves)
@@ -52,7 +52,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
 
 def _stream_counts(results: Results) -> dict[str, int]:
-    """The scenarios that differ in the number of streams only."""
+    """Return the scenarios that differ in the number of streams only."""
     return {
         name: scenario.streams
         for name in results.scenarios()
@@ -61,7 +61,7 @@ def _stream_counts(results: Results) -> dict[str, int]:
 
 
 def _throughput(axes: Any, results: Results, counts: dict[str, int]) -> None:
-    targets = dict.fromkeys(it for name in counts for it in results.targets(name))
+    targets = dict.fromkeys(item for name in counts for item in results.targets(name))
     for target in targets:
         points = [
             (count, seen)

@@ -1,4 +1,7 @@
-"""What the node is meant to reach against the others, and whether it did. Pure. [bench]"""
+"""The goals of the node against other servers, and whether it reaches them. Pure.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -31,14 +34,14 @@ class Goal:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A goal and what was measured. None: it was not."""
+    """A goal and its measured ratios; None if not measured."""
 
     goal: Goal
     seen: Spread | None
 
     @property
     def met(self) -> bool | None:
-        """By the median; None: not measured."""
+        """Return True if the median meets the goal; None if not measured."""
         if self.seen is None:
             return None
         if self.goal.at_least:
@@ -96,7 +99,7 @@ GOALS = (
 
 
 def outcomes(results: Results) -> list[Outcome]:
-    """The goals of what was run, round by round, by the median of the rounds."""
+    """Return the outcome of every goal that the results cover, by the median of the rounds."""
     run = results.scenarios()
     return [Outcome(goal, spread(_seen(goal, results))) for goal in GOALS if goal.scenario in run]
 

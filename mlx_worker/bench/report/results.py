@@ -1,4 +1,7 @@
-"""Everything that was measured, as it is asked for and as it is written down. [bench]"""
+"""The measurements of a run, as tables read them and as the JSON file has them.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where it was measured, and with what."""
+    """The machine of a measurement, and the versions of what was measured."""
 
     system: str
     processor: str
@@ -39,44 +42,50 @@ class Results(msgspec.Struct, frozen=True):
     measurements: list[Measurement]
 
     def scenarios(self) -> list[str]:
-        """In the order they were measured."""
-        return list(dict.fromkeys(it.scenario for it in self.measurements))
+        """Return the scenarios in the order of measurement."""
+        return list(dict.fromkeys(measurement.scenario for measurement in self.measurements))
 
     def targets(self, scenario: str) -> list[str]:
-        """Whoever was measured in it."""
-        mine = (it for it in self.measurements if it.scenario == scenario)
-        return list(dict.fromkeys(it.target for it in mine))
+        """Return the names of the targets that were measured in the scenario."""
+        mine = (
+            measurement for measurement in self.measurements if measurement.scenario == scenario
+        )
+        return list(dict.fromkeys(item.target for item in mine))
 
     def figures(self, scenario: str) -> list[str]:
-        """The names of all figures that anybody has in it."""
-        mine = (it for it in self.measurements if it.scenario == scenario)
-        return list(dict.fromkeys(name for it in mine for name in it.sample.figures))
+        """Return the names of all figures in the scenario."""
+        mine = (
+            measurement for measurement in self.measurements if measurement.scenario == scenario
+        )
+        return list(dict.fromkeys(name for item in mine for name in item.sample.figures))
 
     def rounds(self, scenario: str, target: str, figure: str) -> list[float]:
-        """One value a round; NaN where a round has none."""
+        """Return one value for each round; NaN if a round has none."""
         return [
-            it.sample.figures.get(figure, math.nan)
-            for it in self.measurements
-            if it.scenario == scenario and it.target == target
+            measurement.sample.figures.get(figure, math.nan)
+            for measurement in self.measurements
+            if measurement.scenario == scenario and measurement.target == target
         ]
 
     def gaps(self, scenario: str, target: str) -> list[float]:
-        """Percentiles 0..100 of the pauses, in ms: of each the median of the rounds."""
+        """Return the percentiles 0..100 of the pauses in ms, each the median of the rounds."""
         rounds = [
-            it.sample.gaps
-            for it in self.measurements
-            if it.scenario == scenario and it.target == target and it.sample.gaps
+            measurement.sample.gaps
+            for measurement in self.measurements
+            if measurement.scenario == scenario
+            and measurement.target == target
+            and measurement.sample.gaps
         ]
         return [median(values) for values in zip(*rounds, strict=True)]
 
     def write(self, file: Path) -> None:
-        """As JSON."""
+        """Write the results as JSON."""
         text = msgspec.json.format(msgspec.json.encode(self), indent=1)
         file.write_bytes(text + b"\n")
 
 
 def this_machine() -> Machine:
-    """The one we run on."""
+    """Return the machine that this process runs on."""
     return Machine(
         system=platform.platform(),
         processor=platform.processor() or platform.machine(),

@@ -1,4 +1,7 @@
-"""The results as a person reads them: a table a scenario, then the goals. [bench]"""
+"""The results for people: a table for each scenario, then the goals.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,9 @@ NODE = "node"
 
 
 def scenario_table(results: Results, scenario: str) -> Group:
-    """Each figure of each target: median (lowest..highest), and the node's part of the others'."""
+    """Return a table: median (lowest..highest) of each target, and the node's ratios."""
     targets = results.targets(scenario)
-    others = [it for it in targets if it != NODE] if NODE in targets else []
+    others = [item for item in targets if item != NODE] if NODE in targets else []
     table = Table(title=scenario, title_justify="left", title_style="bold")
     table.add_column("")
     for title in [*targets, *(f"{NODE} / {other}" for other in others)]:
@@ -40,10 +43,10 @@ def scenario_table(results: Results, scenario: str) -> Group:
 
 
 def goal_table(outcomes: Sequence[Outcome]) -> Table:
-    """Each goal: what was measured, what is asked for, and whether it is met."""
+    """Return each goal: what was measured, what is required, and whether it is met."""
     table = Table(title="goals", title_justify="left", title_style="bold")
-    for title in ("goal", "against", "measured", "asked for", "met"):
-        table.add_column(title, justify="right" if title in ("measured", "asked for") else "left")
+    for title in ("goal", "against", "measured", "required", "met"):
+        table.add_column(title, justify="right" if title in ("measured", "required") else "left")
     for outcome in outcomes:
         goal = outcome.goal
         word = {True: "[green]met[/]", False: "[red]not met[/]", None: "not measured"}
@@ -61,20 +64,20 @@ def goal_table(outcomes: Sequence[Outcome]) -> Table:
 def _shown(seen: Spread | None, digits: int) -> str:
     if seen is None:
         return "-"
-    middle, low, high = (f"{it:,.{digits}f}" for it in (seen.median, seen.low, seen.high))
+    middle, low, high = (f"{item:,.{digits}f}" for item in (seen.median, seen.low, seen.high))
     return middle if low == high else f"{middle} [dim]({low}..{high})[/]"
 
 
 def _complaints(results: Results, scenario: str) -> list[Text]:
-    """How many went wrong, and how the first of them did."""
+    """Return the number of failed requests, and the first failures."""
     lines = []
     for target in results.targets(scenario):
         said = [
             complaint
-            for it in results.measurements
-            if it.scenario == scenario and it.target == target
-            for complaint in it.sample.complaints
+            for measurement in results.measurements
+            if measurement.scenario == scenario and measurement.target == target
+            for complaint in measurement.sample.complaints
         ]
         if said:
-            lines.append(Text(f"{target}: {len(said)} went wrong, first: {said[0]}", "red"))
+            lines.append(Text(f"{target}: {len(said)} failed, first: {said[0]}", "red"))
     return lines

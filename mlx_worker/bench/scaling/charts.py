@@ -1,4 +1,7 @@
-"""Curves as SVG files: a panel a figure, a line a subject, both axes by powers. [bench]"""
+"""Curves as SVG files: a panel for each figure, a line for each subject, logarithmic axes.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mlx_worker.bench.scaling.curve import Curve, Line
-    from mlx_worker.bench.scaling.figures import Growth
+    from mlx_worker.bench.scaling.curve import Curve, CurveLine
+    from mlx_worker.bench.scaling.figures import ScalingResults
     from mlx_worker.bench.statistics import Spread
 
 ACROSS = 3
@@ -27,8 +30,8 @@ STYLE = {"svg.fonttype": "none", "svg.hashsalt": "mlx-worker", "font.size": 8}
 """Text stays text, and the same figures make the same file."""
 
 
-def draw(curve: Curve, growth: Growth, folder: Path) -> Path:
-    """The file that was written. Raises NotMeasured where there is no matplotlib."""
+def draw(curve: Curve, results: ScalingResults, folder: Path) -> Path:
+    """Draw the curve and return the file. Raises BenchmarkError if matplotlib is missing."""
     figure = load_matplotlib()
     rows = math.ceil(len(curve.lines) / ACROSS)
     with importlib.import_module("matplotlib").rc_context(STYLE):
@@ -37,7 +40,7 @@ def draw(curve: Curve, growth: Growth, folder: Path) -> Path:
         panels = drawing.subplots(rows, ACROSS, squeeze=False)
         for place, axes in enumerate(panels.flat):
             if place < len(curve.lines):
-                _panel(axes, curve, curve.lines[place], growth)
+                _panel(axes, curve, curve.lines[place], results)
             else:
                 axes.set_axis_off()
         file = folder / f"{curve.name}.svg"
@@ -45,8 +48,10 @@ def draw(curve: Curve, growth: Growth, folder: Path) -> Path:
     return file
 
 
-def _panel(axes: Any, curve: Curve, line: Line, growth: Growth) -> None:
-    drawn = {it.name: growth.line(curve.name, it.name, line) for it in curve.subjects}
+def _panel(axes: Any, curve: Curve, line: CurveLine, results: ScalingResults) -> None:
+    drawn = {
+        subject.name: results.line(curve.name, subject.name, line) for subject in curve.subjects
+    }
     drawn = {name: points for name, points in drawn.items() if points}
     for name, points in drawn.items():
         _line(axes, name, points)
@@ -55,7 +60,7 @@ def _panel(axes: Any, curve: Curve, line: Line, growth: Growth) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     _label(axes, curve.sizes)
-    if bounds := _bounds([it for points in drawn.values() for _, it in points]):
+    if bounds := _bounds([spread for points in drawn.values() for _, spread in points]):
         axes.set_ylim(*bounds)
     axes.set(xlabel=curve.axis, ylabel=line.unit, title=line.label)
     axes.grid(alpha=0.3)
@@ -63,16 +68,19 @@ def _panel(axes: Any, curve: Curve, line: Line, growth: Growth) -> None:
 
 
 def _bounds(seen: Sequence[Spread]) -> tuple[float, float] | None:
-    """The panel's lowest and highest value: a decade at least, or what is flat would look wild."""
-    if not seen or min(it.low for it in seen) <= 0:
+    """Return the lowest and highest value of a panel, at least a decade apart.
+
+    A smaller range would make a flat curve look steep.
+    """
+    if not seen or min(item.low for item in seen) <= 0:
         return None
-    low, high = min(it.low for it in seen), max(it.high for it in seen)
+    low, high = min(item.low for item in seen), max(item.high for item in seen)
     stretch = max(1.2, math.sqrt(10 * low / high))
     return low / stretch, high * stretch
 
 
 def _label(axes: Any, sizes: Sequence[int]) -> None:
-    """Sizes as they are, values as plain numbers."""
+    """Label sizes as they are, and values as plain numbers."""
     ticker = importlib.import_module("matplotlib.ticker")
     crowded = len(sizes) > TICKS
     axes.set_xticks(sizes[::2] if crowded else sizes, minor=False)
@@ -84,11 +92,14 @@ def _label(axes: Any, sizes: Sequence[int]) -> None:
 
 
 def _line(axes: Any, name: str, points: Sequence[tuple[int, Spread]]) -> None:
-    seen = [it for _, it in points]
+    seen = [spread for _, spread in points]
     axes.errorbar(
         [size for size, _ in points],
-        [it.median for it in seen],
-        yerr=[[it.median - it.low for it in seen], [it.high - it.median for it in seen]],
+        [item.median for item in seen],
+        yerr=[
+            [item.median - item.low for item in seen],
+            [item.high - item.median for item in seen],
+        ],
         label=name,
         marker="o",
         markersize=3,
@@ -97,7 +108,7 @@ def _line(axes: Any, name: str, points: Sequence[tuple[int, Spread]]) -> None:
 
 
 def _linear(axes: Any, points: Sequence[tuple[int, Spread]]) -> None:
-    """What the first point would grow to, were nothing of it shared."""
+    """Draw what the first point would grow to if nothing of its cost were shared."""
     (first, seen), (last, _) = points[0], points[-1]
     ends = [seen.median, seen.median * last / first]
     axes.plot([first, last], ends, color="grey", linestyle=":", label="linear")

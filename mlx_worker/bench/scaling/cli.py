@@ -1,4 +1,7 @@
-"""What `mlx-worker bench growth` does: measure, print, draw, write down. [bench]"""
+"""The command `mlx-worker bench growth`: measure, print, draw, write files.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from mlx_worker.bench.report.charts import load_matplotlib
 from mlx_worker.bench.report.results import this_machine
 from mlx_worker.bench.scaling.charts import draw
 from mlx_worker.bench.scaling.curves import curves
-from mlx_worker.bench.scaling.figures import Growth
+from mlx_worker.bench.scaling.figures import ScalingResults
 from mlx_worker.bench.scaling.measure import measured
 from mlx_worker.bench.scaling.page import page, table
 from mlx_worker.bench.synthetic.on_demand import models
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Options:
+class ScalingOptions:
     """What was asked for. No `names`: all curves; no `up_to`: all their sizes."""
 
     names: Sequence[str]
@@ -36,8 +39,11 @@ class Options:
     into: Path
 
 
-def run(options: Options) -> None:
-    """Measure, print each curve, write all files. Raises NotMeasured for what is not to be had."""
+def run(options: ScalingOptions) -> None:
+    """Measure, print each curve and write all files.
+
+    Raises BenchmarkError for what cannot be measured.
+    """
     load_matplotlib()  # before minutes of work
     seed = secrets.token_hex(8)
     points: list[Point] = []
@@ -48,30 +54,30 @@ def run(options: Options) -> None:
             for point in measured(curve, options.rounds, seed):
                 _say(point, options.rounds)
                 points.append(point)
-    growth = Growth(this_machine(), sys.argv[1:], seed, points)
+    results = ScalingResults(this_machine(), sys.argv[1:], seed, points)
     options.into.mkdir(parents=True, exist_ok=True)
-    growth.write(options.into / "figures.json")
-    (options.into / "figures.md").write_text(page(chosen, growth), encoding="utf-8")
+    results.write(options.into / "figures.json")
+    (options.into / "figures.md").write_text(page(chosen, results), encoding="utf-8")
     for curve in chosen:
-        draw(curve, growth, options.into)
-        sys.stdout.write(table(curve, growth) + "\n")
+        draw(curve, results, options.into)
+        sys.stdout.write(table(curve, results) + "\n")
 
 
-def _chosen(known: dict[str, Curve], options: Options) -> list[Curve]:
-    """The curves asked for, with the sizes asked for, where they have any such."""
+def _chosen(known: dict[str, Curve], options: ScalingOptions) -> list[Curve]:
+    """Return the selected curves, with those of their sizes that are selected."""
     for name in options.names:
         if name not in known:
-            raise NotMeasured(f"no curve {name!r}; there are {', '.join(known)}", param="curve")
+            raise BenchmarkError(f"no curve {name!r}; there are {', '.join(known)}", param="curve")
     up_to = options.up_to or sys.maxsize
     cut = [
-        replace(known[name], sizes=tuple(it for it in known[name].sizes if it <= up_to))
+        replace(known[name], sizes=tuple(size for size in known[name].sizes if size <= up_to))
         for name in options.names or known
     ]
-    return [it for it in cut if it.sizes]
+    return [item for item in cut if item.sizes]
 
 
-def _say(it: Point, rounds: int) -> None:
-    """One line of progress."""
-    how = f" ({it.sample.complaints[0]})" if it.sample.complaints else ""
-    what = f"{it.curve} {it.size}: {it.subject}, round {it.round + 1} of {rounds}"
+def _say(point: Point, rounds: int) -> None:
+    """Print one line of progress."""
+    how = f" ({point.sample.complaints[0]})" if point.sample.complaints else ""
+    what = f"{point.curve} {point.size}: {point.subject}, round {point.round + 1} of {rounds}"
     sys.stderr.write(f"{what}{how}\n")

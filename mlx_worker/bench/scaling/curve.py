@@ -1,4 +1,7 @@
-"""What a curve is: which figures are drawn against which sizes, and who is measured. [bench]"""
+"""The definition of a curve: which figures are drawn against which sizes, of which subjects.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,15 @@ if TYPE_CHECKING:
     from mlx_worker.bench.sample import Sample
 
 MeasuredAt: TypeAlias = "Callable[[int, str], Sample]"
-"""A size and a seed in, what it cost out. Raises NotMeasured."""
+"""A size and a seed in, what it cost out. Raises BenchmarkError."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """One figure of the samples, as it is drawn.
+class CurveLine:
+    """One figure of the samples, as a line of the chart.
 
-    `bound` is the slope from which it is worse than linear: 0 for what each of them costs, 1 for
-    what all of them cost together; None where less is not better. `per_size`: divided by the size.
+    `bound` is the slope above which the figure is worse than linear: 0 for the cost of each, 1 for
+    the cost of all together; None if less is not better. `per_size`: divided by the size.
     """
 
     figure: str
@@ -33,17 +36,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Subject:
-    """Who is measured, and what stands there while it is, for sizes up to the one given."""
+    """A subject that is measured, and what runs meanwhile, for sizes up to the given one."""
 
     name: str
     opened: Callable[[int], AbstractContextManager[MeasuredAt]]
 
 
 class Order(Enum):
-    """In which order sizes are measured, and what stands there meanwhile.
+    """The order in which sizes are measured, and what runs meanwhile.
 
-    SHUFFLED: everybody stands from the first round to the last, each round has an order of its
-    own. APART: likewise, but each size on a subject that was started for it. RISING: each round
+    SHUFFLED: every subject runs from the first round to the last, and each round has an order of
+    its own. APART: likewise, but each size on a subject that was started for it. RISING: each round
     starts anew, and larger sizes add to what smaller ones left behind.
     """
 
@@ -54,7 +57,7 @@ class Order(Enum):
 
 @dataclass(frozen=True)
 class Curve:
-    """One size that grows. `axis` names it with its unit."""
+    """One size that grows; `axis` is its name with the unit."""
 
     name: str
     title: str
@@ -62,4 +65,4 @@ class Curve:
     sizes: tuple[int, ...]
     order: Order
     subjects: tuple[Subject, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[CurveLine, ...]

@@ -1,16 +1,19 @@
-"""The curves by their names, in the order they are measured. [bench]"""
+"""The curves by their names, in the order of measurement.
+
+[bench]
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlx_worker.bench.scaling.curve import Curve, Line, Order
+from mlx_worker.bench.scaling.curve import Curve, CurveLine, Order
 from mlx_worker.bench.scaling.subjects import alone, under_load
 from mlx_worker.bench.scenarios.cached_prompts import CachedPrompts
 from mlx_worker.bench.scenarios.many_models import ManyModels
 from mlx_worker.bench.scenarios.sessions import Sessions
 from mlx_worker.bench.scenarios.streams import Streams
-from mlx_worker.bench.servers.baseline import Limit
+from mlx_worker.bench.servers.baseline import Baseline
 from mlx_worker.bench.servers.node import StartedNode
 
 if TYPE_CHECKING:
@@ -20,14 +23,14 @@ if TYPE_CHECKING:
     Nano = Callable[..., list[Path]]
 
 BESIDE_THE_WORDS = 12
-"""Tokens that the made models' template puts around a user's words, and that words are split in."""
+"""Tokens that the chat template adds around a user's words."""
 
 SESSIONS = (1, 10, 100, 1000, 10_000)
 PROMPTS = (1, 10, 100, 500, 1000, 2000)
 
 
 def curves(model: Callable[[str], Path]) -> dict[str, Curve]:
-    """All of them, on the made models that `model` gives by their names."""
+    """Return all curves, on the synthetic models that `model` returns by their names."""
 
     def nano(count: int = 1) -> list[Path]:
         return [model("nano")] * count
@@ -41,7 +44,7 @@ def curves(model: Callable[[str], Path]) -> dict[str, Curve]:
         _cached(nano),
         _prompt_cache(),
     )
-    return {it.name: it for it in all_curves}
+    return {curve.name: curve for curve in all_curves}
 
 
 def _streams(nano: Nano) -> Curve:
@@ -56,15 +59,15 @@ def _streams(nano: Nano) -> Curve:
         order=Order.SHUFFLED,
         subjects=(
             under_load(StartedNode(), scenario, lambda _: nano()),
-            under_load(Limit(), scenario, lambda _: nano()),
+            under_load(Baseline(), scenario, lambda _: nano()),
         ),
         lines=(
-            Line("cpu", "CPU a token", "µs", 0),
-            Line("cpu_front", "CPU a token, front", "µs", 0),
-            Line("cpu_child", "CPU a token, child", "µs", 0),
-            Line("throughput", "throughput", "tokens/s", None),
-            Line("ttft_p50", "time to first token, p50", "ms", 1),
-            Line("resident_front", "resident memory, front", "MB", 1),
+            CurveLine("cpu", "CPU a token", "µs", 0),
+            CurveLine("cpu_front", "CPU a token, front", "µs", 0),
+            CurveLine("cpu_child", "CPU a token, child", "µs", 0),
+            CurveLine("throughput", "throughput", "tokens/s", None),
+            CurveLine("ttft_p50", "time to first token, p50", "ms", 1),
+            CurveLine("resident_front", "resident memory, front", "MB", 1),
         ),
     )
 
@@ -87,13 +90,13 @@ def _prompt(nano: Nano) -> Curve:
         order=Order.SHUFFLED,
         subjects=(
             under_load(StartedNode(), scenario, lambda _: nano()),
-            under_load(Limit(), scenario, lambda _: nano()),
+            under_load(Baseline(), scenario, lambda _: nano()),
         ),
         lines=(
-            Line("ttft_p50", "time to first token, p50", "ms", 1),
-            Line("cpu", "CPU a prompt token", "µs", 0, per_size=True),
-            Line("cpu_front", "CPU a prompt token, front", "µs", 0, per_size=True),
-            Line("cpu_child", "CPU a prompt token, child", "µs", 0, per_size=True),
+            CurveLine("ttft_p50", "time to first token, p50", "ms", 1),
+            CurveLine("cpu", "CPU a prompt token", "µs", 0, per_size=True),
+            CurveLine("cpu_front", "CPU a prompt token, front", "µs", 0, per_size=True),
+            CurveLine("cpu_child", "CPU a prompt token, child", "µs", 0, per_size=True),
         ),
     )
 
@@ -107,13 +110,13 @@ def _models(nano: Nano) -> Curve:
         order=Order.APART,
         subjects=(under_load(StartedNode(), lambda _: ManyModels(), nano),),
         lines=(
-            Line("cpu_front", "CPU a token, front", "µs", 0),
-            Line("cpu_child", "CPU a token, children", "µs", 1),
-            Line("resident_front", "resident memory, front", "MB", 1),
-            Line("resident_child", "resident memory, children", "MB", 1),
-            Line("ready", "exec to all ready", "ms", 1),
-            Line("health_p50", "/health, p50", "ms", 1),
-            Line("health_bytes", "/health, body", "bytes", 1),
+            CurveLine("cpu_front", "CPU a token, front", "µs", 0),
+            CurveLine("cpu_child", "CPU a token, children", "µs", 1),
+            CurveLine("resident_front", "resident memory, front", "MB", 1),
+            CurveLine("resident_child", "resident memory, children", "MB", 1),
+            CurveLine("ready", "exec to all ready", "ms", 1),
+            CurveLine("health_p50", "/health, p50", "ms", 1),
+            CurveLine("health_bytes", "/health, body", "bytes", 1),
         ),
     )
 
@@ -129,17 +132,17 @@ def _sessions(nano: Nano) -> Curve:
         subjects=(
             under_load(
                 StartedNode(),
-                lambda it: Sessions(before=before[it], sessions=it),
+                lambda item: Sessions(before=before[item], sessions=item),
                 lambda _: nano(),
             ),
         ),
         lines=(
-            Line("cpu_request_front", "CPU a request, front", "µs", 0),
-            Line("cpu_request_child", "CPU a request, child", "µs", 0),
-            Line("resident_front", "resident memory, front", "MB", 0),
-            Line("resident_child", "resident memory, child", "MB", 1),
-            Line("health_p50", "/health, p50", "ms", 0),
-            Line("health_bytes", "/health, body", "bytes", 0),
+            CurveLine("cpu_request_front", "CPU a request, front", "µs", 0),
+            CurveLine("cpu_request_child", "CPU a request, child", "µs", 0),
+            CurveLine("resident_front", "resident memory, front", "MB", 0),
+            CurveLine("resident_child", "resident memory, child", "MB", 1),
+            CurveLine("health_p50", "/health, p50", "ms", 0),
+            CurveLine("health_bytes", "/health, body", "bytes", 0),
         ),
     )
 
@@ -155,8 +158,8 @@ def _line() -> Curve:
         order=Order.SHUFFLED,
         subjects=tuple(alone(module, shape) for shape in shapes),
         lines=(
-            Line("turn", "entering the queue as a place is given", "µs", 0),
-            Line("arrival", "coming to a full line", "µs", 0),
+            CurveLine("turn", "joining the queue when a slot becomes free", "µs", 0),
+            CurveLine("arrival", "coming to a full line", "µs", 0),
         ),
     )
 
@@ -172,15 +175,15 @@ def _cached(nano: Nano) -> Curve:
         subjects=(
             under_load(
                 StartedNode(),
-                lambda it: CachedPrompts(before=before[it], prompts=it),
+                lambda item: CachedPrompts(before=before[item], prompts=item),
                 lambda _: nano(),
             ),
         ),
         lines=(
-            Line("cold", "first token of a new prompt, p50", "ms", 0),
-            Line("warm", "first token of a cached prompt, p50", "ms", 0),
-            Line("resident_front", "resident memory, front", "MB", 0),
-            Line("resident_child", "resident memory, child", "MB", 1),
+            CurveLine("cold", "first token of a new prompt, p50", "ms", 0),
+            CurveLine("warm", "first token of a cached prompt, p50", "ms", 0),
+            CurveLine("resident_front", "resident memory, front", "MB", 0),
+            CurveLine("resident_child", "resident memory, child", "MB", 1),
         ),
     )
 
@@ -196,8 +199,8 @@ def _prompt_cache() -> Curve:
         order=Order.SHUFFLED,
         subjects=tuple(alone(module, shape) for shape in shapes),
         lines=(
-            Line("lookup", "looking a prompt up", "µs", 0),
-            Line("keep", "keeping one", "µs", 0),
-            Line("forget", "forgetting one", "µs", 0),
+            CurveLine("lookup", "looking a prompt up", "µs", 0),
+            CurveLine("keep", "keeping one", "µs", 0),
+            CurveLine("forget", "forgetting one", "µs", 0),
         ),
     )

@@ -1,4 +1,4 @@
-"""The line before one model by itself, so long: `python -m mlx_worker.bench.scaling.fair_queue`.
+"""The queue of one model by itself: `python -m mlx_worker.bench.scaling.fair_queue`.
 
 A StructureJob on stdin, a Sample on stdout. [bench]
 """
@@ -22,13 +22,13 @@ PROBES: Final = 200
 """Requests that come and go for one figure, which is their median."""
 
 SHAPES = {"a session each": 1, "ten of each session": 10}
-"""How many of the requests in line belong to one session."""
+"""Number of queued requests that belong to one session."""
 
 
 async def measure(job: StructureJob) -> Sample:
-    """Microseconds of one who comes to a full line, and of one who takes a place that is free.
+    """Return the microseconds of a request at a full queue, and of one when a slot becomes free.
 
-    The first is refused, or another yields to it; for the second somebody's turn has come.
+    At a full queue either the request or another one is refused.
     """
     each = SHAPES[job.shape]
     admission = Admission("a model", 1, job.size)
@@ -61,13 +61,13 @@ def _enters(admission: Admission, session: str) -> asyncio.Task[None]:
 
 
 async def _settle() -> None:
-    """Let everybody who can go on do so."""
+    """Let every request that can continue do so."""
     for _ in range(2):
         await asyncio.sleep(0)
 
 
 def main() -> None:
-    """One job."""
+    """Run one job."""
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=StructureJob)
     sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(measure(job))))
 

@@ -1,4 +1,7 @@
-"""Everything that was measured of growth, as it is asked for and as it is written down. [bench]"""
+"""The samples of `mlx-worker bench growth`, as tables read them and as the JSON file has them.
+
+A point is one sample at one size. [bench]
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from mlx_worker.bench.statistics import Spread, spread
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlx_worker.bench.scaling.curve import Line
+    from mlx_worker.bench.scaling.curve import CurveLine
 
 
 class Point(msgspec.Struct, frozen=True):
-    """One sample, and what it is one of; rounds count from 0."""
+    """One sample, with its curve, subject, size and round; rounds count from 0."""
 
     curve: str
     subject: str
@@ -27,7 +30,7 @@ class Point(msgspec.Struct, frozen=True):
     sample: Sample
 
 
-class Growth(msgspec.Struct, frozen=True):
+class ScalingResults(msgspec.Struct, frozen=True):
     """One run; points that failed have samples without figures."""
 
     machine: Machine
@@ -35,33 +38,33 @@ class Growth(msgspec.Struct, frozen=True):
     seed: str
     points: list[Point]
 
-    def line(self, curve: str, subject: str, line: Line) -> list[tuple[int, Spread]]:
-        """Sizes, rising, and what the rounds brought at each; only those that have the figure."""
-        sizes = sorted({it.size for it in self._of(curve, subject)})
+    def line(self, curve: str, subject: str, line: CurveLine) -> list[tuple[int, Spread]]:
+        """Return rising sizes with the spread of the figure's values, if they have any."""
+        sizes = sorted({item.size for item in self._of(curve, subject)})
         seen = [(size, spread(self._rounds(curve, subject, line, size))) for size in sizes]
-        return [(size, it) for size, it in seen if it is not None]
+        return [(size, found) for size, found in seen if found is not None]
 
     def complaints(self, curve: str) -> list[str]:
-        """What went wrong, said of whom and at which size."""
+        """Return what went wrong, with the subject and the size."""
         return [
-            f"{it.subject}, {it.size}: {complaint}"
-            for it in self.points
-            if it.curve == curve
-            for complaint in it.sample.complaints
+            f"{point.subject}, {point.size}: {complaint}"
+            for point in self.points
+            if point.curve == curve
+            for complaint in point.sample.complaints
         ]
 
     def write(self, file: Path) -> None:
-        """As JSON."""
+        """Write the results as JSON."""
         text = msgspec.json.format(msgspec.json.encode(self), indent=1)
         file.write_bytes(text + b"\n")
 
     def _of(self, curve: str, subject: str) -> list[Point]:
-        return [it for it in self.points if (it.curve, it.subject) == (curve, subject)]
+        return [point for point in self.points if (point.curve, point.subject) == (curve, subject)]
 
-    def _rounds(self, curve: str, subject: str, line: Line, size: int) -> list[float]:
+    def _rounds(self, curve: str, subject: str, line: CurveLine, size: int) -> list[float]:
         by = size if line.per_size else 1
         return [
-            it.sample.figures.get(line.figure, math.nan) / by
-            for it in self._of(curve, subject)
-            if it.size == size
+            item.sample.figures.get(line.figure, math.nan) / by
+            for item in self._of(curve, subject)
+            if item.size == size
         ]

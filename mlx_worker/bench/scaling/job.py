@@ -1,4 +1,7 @@
-"""What the processes that measure one structure alone are told. [bench]"""
+"""The job of the processes that measure one data structure alone.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import msgspec
 
 
 class StructureJob(msgspec.Struct, frozen=True):
-    """How large it is to be, what is in it, and the seed that this is drawn from."""
+    """The size and the shape of a data structure, and the seed of its content."""
 
     size: int
     shape: str

@@ -1,4 +1,7 @@
-"""Measures curves: which size of whom is next. [bench]"""
+"""Measure curves: choose the next size and subject, and take the sample.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ from typing import TYPE_CHECKING
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scaling.curve import Curve, MeasuredAt, Order, Subject
 from mlx_worker.bench.scaling.figures import Point
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
 def measured(curve: Curve, rounds: int, seed: str) -> Iterator[Point]:
-    """Every point as it comes. Raises NotMeasured where a subject cannot be started."""
+    """Yield every point as it comes. Raises BenchmarkError if a subject cannot be started."""
     match curve.order:
         case Order.SHUFFLED:
             yield from _shuffled(curve, rounds, seed)
@@ -54,7 +57,7 @@ def _rising(curve: Curve, rounds: int, seed: str) -> Iterator[Point]:
 
 def _standing(curve: Curve, stack: contextlib.ExitStack) -> Mapping[Subject, MeasuredAt]:
     largest = max(curve.sizes)
-    return {it: stack.enter_context(it.opened(largest)) for it in curve.subjects}
+    return {subject: stack.enter_context(subject.opened(largest)) for subject in curve.subjects}
 
 
 def _order(curve: Curve, turn: int, seed: str) -> list[int]:
@@ -66,9 +69,9 @@ def _order(curve: Curve, turn: int, seed: str) -> list[int]:
 def _point(
     curve: Curve, subject: Subject, measure: MeasuredAt, size: int, turn: int, seed: str
 ) -> Point:
-    """One that fails is without figures: the others go on."""
+    """Measure one point; a point that fails has no figures, and the others go on."""
     try:
         sample = measure(size, f"{seed}/{curve.name}/{turn}/{size}")
-    except NotMeasured as error:
+    except BenchmarkError as error:
         sample = Sample({}, complaints=[error.message])
     return Point(curve.name, subject.name, size, turn, sample)

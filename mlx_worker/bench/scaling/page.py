@@ -1,4 +1,7 @@
-"""The curves as a page: machine, command, and a table of each with its slopes. Markdown. [bench]"""
+"""The curves as a Markdown page: machine, command, and a table of each with its slopes.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from mlx_worker.bench.scaling.slopes import ALLOWED, Slope, slopes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mlx_worker.bench.scaling.curve import Curve, Line
-    from mlx_worker.bench.scaling.figures import Growth
+    from mlx_worker.bench.scaling.curve import Curve, CurveLine
+    from mlx_worker.bench.scaling.figures import ScalingResults
     from mlx_worker.bench.statistics import Spread
 
 HEAD = """\
@@ -25,17 +28,17 @@ than {allowed} above 0 for what each one costs, above 1 for what all of them cos
 """
 
 
-def page(curves: Iterable[Curve], growth: Growth) -> str:
-    """All of it."""
-    machine = growth.machine
-    versions = ", ".join(f"{name} {it}" for name, it in machine.versions.items())
+def page(curves: Iterable[Curve], results: ScalingResults) -> str:
+    """Return the whole page."""
+    machine = results.machine
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     said = f"{machine.cores} cores ({machine.processor}), Python {machine.python}, {versions}."
-    head = HEAD.format(command=" ".join(growth.command), machine=said, allowed=ALLOWED)
-    return "\n".join([head, *(table(it, growth) for it in curves)])
+    head = HEAD.format(command=" ".join(results.command), machine=said, allowed=ALLOWED)
+    return "\n".join([head, *(table(curve, results) for curve in curves)])
 
 
-def table(curve: Curve, growth: Growth) -> str:
-    """One curve."""
+def table(curve: Curve, results: ScalingResults) -> str:
+    """Return the table of one curve."""
     sizes = [f"{size:,}" for size in curve.sizes]
     rows = [
         f"## {curve.name}: {curve.title}\n",
@@ -44,18 +47,18 @@ def table(curve: Curve, growth: Growth) -> str:
     ]
     for line in curve.lines:
         for subject in curve.subjects:
-            points = growth.line(curve.name, subject.name, line)
+            points = results.line(curve.name, subject.name, line)
             if points:
-                who = "" if len(curve.subjects) == 1 else f", {subject.name}"
-                rows += _rows(f"{line.label}{who}, {line.unit}", line, curve.sizes, points)
-    wrong = growth.complaints(curve.name)
+                of_subject = "" if len(curve.subjects) == 1 else f", {subject.name}"
+                rows += _rows(f"{line.label}{of_subject}, {line.unit}", line, curve.sizes, points)
+    wrong = results.complaints(curve.name)
     if wrong:
-        rows += ["", f"{len(wrong)} went wrong, first: {wrong[0]}"]
+        rows += ["", f"{len(wrong)} failed, first: {wrong[0]}"]
     return "\n".join([*rows, ""])
 
 
 def _rows(
-    name: str, line: Line, sizes: Sequence[int], points: Sequence[tuple[int, Spread]]
+    name: str, line: CurveLine, sizes: Sequence[int], points: Sequence[tuple[int, Spread]]
 ) -> list[str]:
     seen = dict(points)
     steps = dict(zip([size for size, _ in points[1:]], slopes(points), strict=True))
@@ -72,17 +75,17 @@ def _row(cells: Sequence[str]) -> str:
 def _cell(seen: Spread | None) -> str:
     if seen is None:
         return ""
-    middle, low, high = (_short(it) for it in (seen.median, seen.low, seen.high))
+    middle, low, high = (_short(item) for item in (seen.median, seen.low, seen.high))
     return middle if low == high else f"{middle} ({low}..{high})"
 
 
 def _short(value: float) -> str:
-    """Three digits that count."""
+    """Return the value with three significant digits."""
     digits = 0 if value >= 100 else 1 if value >= 10 else 2  # noqa: PLR2004
     return f"{value:,.{digits}f}"
 
 
-def _steep(slope: Slope | None, line: Line) -> str:
+def _steep(slope: Slope | None, line: CurveLine) -> str:
     if slope is None:
         return ""
     said = f"{slope.median:+.2f}"

@@ -1,7 +1,8 @@
-"""The prompt cache by itself, so full: `python -m mlx_worker.bench.scaling.prompt_cache`.
+"""The prompt cache by itself at a given size.
 
-A StructureJob on stdin, a Sample on stdout. Its KV is mlx_lm's, of one small layer: what is
-measured is the finding, keeping and forgetting, not the copying of KV. [bench]
+`python -m mlx_worker.bench.scaling.prompt_cache` reads a StructureJob on stdin and writes a Sample
+on stdout. Its KV is mlx_lm's, of one small layer: finding, storing and evicting is measured, not
+the copying of KV. [bench]
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ Make = Callable[[], list[int]]
 
 
 def _strangers(draw: random.Random, _size: int) -> Make:
-    """Prompts that have nothing in common."""
+    """Return prompts that have nothing in common."""
     return lambda: _said(draw, SYSTEM_PROMPT + TURN)
 
 
 def _one_head(draw: random.Random, _size: int) -> Make:
-    """Prompts behind one system prompt."""
+    """Return prompts behind one system prompt."""
     head = _said(draw, SYSTEM_PROMPT)
     return lambda: head + _said(draw, TURN)
 
 
 def _branches(draw: random.Random, size: int) -> Make:
-    """One conversation, left at every place: what is said there and dropped from its history.
+    """Return prompts of one conversation whose branches are dropped from its history.
 
-    Reasoning is: it is part of what was read, and of no later prompt.
+    Reasoning is such a branch: part of what was read, and of no later prompt.
     """
     conversation = _said(draw, CONVERSATION)
     step = CONVERSATION // size
@@ -76,7 +77,7 @@ def _kv() -> list[Any]:
 
 
 def measure(job: StructureJob) -> Sample:
-    """Microseconds of looking a prompt up, of keeping one, and of forgetting one for it."""
+    """Return the microseconds of a look-up, of storing a prompt, and of evicting one for it."""
     draw = random.Random(job.seed)  # noqa: S311  (no secret)
     prompt = SHAPES[job.shape](draw, job.size)
     cache = PromptCache()
@@ -101,7 +102,7 @@ def _microseconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """One job."""
+    """Run one job."""
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=StructureJob)
     sys.stdout.buffer.write(msgspec.json.encode(measure(job)))
 

@@ -1,6 +1,6 @@
-"""How steep a curve is: the power of the size by which a cost grows, between neighbours. Pure.
+"""The steepness of a curve: the power of the size by which a cost grows, between neighbours.
 
-0: it does not grow; 1: it doubles when the size does. [bench]
+0: the cost does not grow; 1: the cost doubles with the size. Pure. [bench]
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ ALLOWED: Final = 0.25
 
 @dataclass(frozen=True)
 class Slope:
-    """From one size to the next: by the medians, and the least that the rounds allow."""
+    """The slope from one size to the next: by medians, and the least that the rounds allow."""
 
     median: float
     least: float
 
     def is_worse_than(self, bound: float) -> bool:
-        """Steeper, however the rounds are read."""
+        """Return True if the slope is steeper, however the rounds are read."""
         return self.least > bound + ALLOWED
 
 
 def slopes(points: Sequence[tuple[int, Spread]]) -> list[Slope | None]:
-    """One from each point to the next; None: one of the two is nothing, and has no logarithm."""
+    """Return one slope from each point to the next; None if a value is 0 and has no logarithm."""
     return [_slope(*before, *after) for before, after in pairwise(points)]
 
 

@@ -1,4 +1,7 @@
-"""Who curves are measured on: servers under a scenario, and structures by themselves. [bench]"""
+"""The subjects of curves: servers under a scenario, and data structures by themselves.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -22,20 +25,20 @@ if TYPE_CHECKING:
 def under_load(
     target: Target, scenario: Callable[[int], AnyScenario], models: Callable[[int], Sequence[Path]]
 ) -> Subject:
-    """A target under the scenario for a size; one that is a server is warmed up before."""
+    """Return a target under the scenario of a size; a server is warmed up first."""
 
     @contextlib.contextmanager
-    def opened(largest: int) -> Iterator[MeasuredAt]:
-        with target.opened(models(largest)) as it:
-            if isinstance(it, Server):
-                it.measure(WARM_UP, "warm-up")
-            yield lambda size, seed: it.measure(scenario(size), seed)
+    def open_target(largest: int) -> Iterator[MeasuredAt]:
+        with target.opened(models(largest)) as opened:
+            if isinstance(opened, Server):
+                opened.measure(WARM_UP, "warm-up")
+            yield lambda size, seed: opened.measure(scenario(size), seed)
 
-    return Subject(target.name, opened)
+    return Subject(target.name, open_target)
 
 
 def alone(module: str, shape: str) -> Subject:
-    """A structure of this shape, built and measured in a process of its own."""
+    """Return a data structure of this shape, built and measured in a process of its own."""
 
     def measure(size: int, seed: str) -> Sample:
         return run_module(module, StructureJob(size, shape, seed))

@@ -1,1 +1,4 @@
-"""The loads, a family a file; `catalog` names them. They run in the load's process. [bench]"""
+"""The loads, a module for each kind; `catalog` names them.
+
+They run in the process of the load. [bench]
+"""

@@ -1,4 +1,7 @@
-"""An agent at work: each turn sends all that was said before, and a tool's result. [bench]"""
+"""An agent at work: each turn sends the whole conversation, and the result of a tool.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,35 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.sample import Sample
-from mlx_worker.bench.scenarios.scenario import Made, Scenario, Stage, complaints, milliseconds
+from mlx_worker.bench.scenarios.scenario import (
+    Scenario,
+    Stage,
+    SyntheticModel,
+    complaints,
+    milliseconds,
+)
 
 if TYPE_CHECKING:
-    from mlx_worker.bench.answer import Answer
+    from mlx_worker.bench.answer import MeasuredAnswer
 
 
 class Agent(Scenario, frozen=True, kw_only=True):
-    """So many turns behind a system prompt, each with a tool's result; sizes in words."""
+    """Turns behind a system prompt, each with the result of a tool; sizes in words."""
 
     turns: int = 20
     system: int = 1500
     result: int = 60
     tokens: int = 32
-    made: Made = "tiny"
+    synthetic: SyntheticModel = "tiny"
 
     async def run(self, stage: Stage) -> Sample:
-        """Whether later turns pay for earlier ones."""
+        """Measure whether later turns pay for earlier ones."""
         messages = [stage.prompts.system(self.system), stage.prompts.user(20)]
-        answers: list[Answer] = []
+        answers: list[MeasuredAnswer] = []
         for turn in range(self.turns):
-            answer = await stage.client.ask(Ask(messages, self.tokens))
+            answer = await stage.client.ask(LoadRequest(messages, self.tokens))
             answers.append(answer)
             result = stage.prompts.words(self.result)
             messages = [*messages, *_called(f"call_{turn}", answer.text, result)]
@@ -36,7 +45,7 @@ class Agent(Scenario, frozen=True, kw_only=True):
 
 
 def _called(id_: str, said: str, result: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the model said when it called a tool, and what the tool answered."""
+    """Return the message that calls a tool, and the message with the tool's result."""
     arguments = msgspec.json.encode({"id": id_}).decode()
     call = {"id": id_, "type": "function", "function": {"name": "look", "arguments": arguments}}
     return (
@@ -45,7 +54,7 @@ def _called(id_: str, said: str, result: str) -> tuple[dict[str, Any], dict[str,
     )
 
 
-def _figures(answers: list[Answer]) -> dict[str, float]:
+def _figures(answers: list[MeasuredAnswer]) -> dict[str, float]:
     first, *later = answers
     figures = {
         "prompt_tokens": float(later[-1].prompt_tokens),
@@ -53,10 +62,10 @@ def _figures(answers: list[Answer]) -> dict[str, float]:
         "turn_p50": milliseconds([answer.ttft for answer in later], 0.5),
         "turn_max": milliseconds([answer.ttft for answer in later], 1.0),
     }
-    told = [it for it in later if it.cached_tokens is not None and it.prompt_tokens]
+    told = [item for item in later if item.cached_tokens is not None and item.prompt_tokens]
     if told:
-        shares = [(it.cached_tokens or 0) / it.prompt_tokens for it in told]
-        cached = sum(it.cached_tokens or 0 for it in told)
-        figures["cached_share"] = 100 * cached / sum(it.prompt_tokens for it in told)
+        shares = [(item.cached_tokens or 0) / item.prompt_tokens for item in told]
+        cached = sum(item.cached_tokens or 0 for item in told)
+        figures["cached_share"] = 100 * cached / sum(item.prompt_tokens for item in told)
         figures["cached_share_min"] = 100 * min(shares)
     return figures

@@ -1,10 +1,13 @@
-"""How long a first token takes when so many prompts are cached. [bench]"""
+"""The time to the first token when many prompts are cached.
+
+[bench]
+"""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.processes import resident_megabytes
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import (
@@ -19,9 +22,9 @@ from mlx_worker.bench.scenarios.streams import side_by_side
 
 
 class CachedPrompts(Scenario, frozen=True, kw_only=True):
-    """`prompts` in all, of which the first `before` are there already; none: the cache is emptied.
+    """`prompts` in all, of which the first `before` are in the cache; with 0 the cache is emptied.
 
-    The last of the new ones are asked one by one, and each once more.
+    The last of the new prompts are sent one by one, and each once more.
     """
 
     before: int
@@ -32,19 +35,22 @@ class CachedPrompts(Scenario, frozen=True, kw_only=True):
     kinds: ClassVar[frozenset[Kind]] = frozenset({"node"})
 
     async def run(self, stage: Stage) -> Sample:
-        """First tokens of prompts that are new, and of the same prompts when they are not."""
+        """Return first-token times of prompts that are new, and of the same prompts once cached."""
         if not self.before:
             await stage.client.delete("/cache")
-        asks = [Ask([stage.prompts.user(self.words)], 1) for _ in range(self.before, self.prompts)]
+        asks = [
+            LoadRequest([stage.prompts.user(self.words)], 1)
+            for _ in range(self.before, self.prompts)
+        ]
         some, rest = asks[: self.one_by_one], asks[self.one_by_one :]
         lanes = [rest[lane :: self.side_by_side] for lane in range(self.side_by_side)]
         filled = await side_by_side(stage.client, lanes)
-        new = [await stage.client.ask(it) for it in some]
-        again = [await stage.client.ask(it) for it in some]
+        new = [await stage.client.ask(item) for item in some]
+        again = [await stage.client.ask(item) for item in some]
         return Sample(
             {
-                "cold": milliseconds([it.ttft for it in new], 0.5),
-                "warm": milliseconds([it.ttft for it in again], 0.5),
+                "cold": milliseconds([item.ttft for item in new], 0.5),
+                "warm": milliseconds([item.ttft for item in again], 0.5),
             }
             | in_parts("resident", resident_megabytes(stage.roles)),
             complaints=complaints([*filled, *new, *again]),

@@ -1,4 +1,7 @@
-"""The scenarios by the names that the command line knows, in the order they are run. [bench]"""
+"""The scenarios by the names of the command line, in the order of measurement.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ from typing import TypeAlias
 
 from mlx_worker.bench.scenarios.agent import Agent
 from mlx_worker.bench.scenarios.cached_prompts import CachedPrompts
-from mlx_worker.bench.scenarios.cancel import Cancel
+from mlx_worker.bench.scenarios.cancel import CancelledStreams
 from mlx_worker.bench.scenarios.crash import Crash
 from mlx_worker.bench.scenarios.health import Health
-from mlx_worker.bench.scenarios.late_arrival import Newcomer
+from mlx_worker.bench.scenarios.late_arrival import LateArrivals
 from mlx_worker.bench.scenarios.long_prompt import LongPrompt
 from mlx_worker.bench.scenarios.many_models import ManyModels
 from mlx_worker.bench.scenarios.prefix import Prefix
@@ -21,12 +24,12 @@ from mlx_worker.bench.scenarios.two_models import TwoModels
 AnyScenario: TypeAlias = (
     Agent
     | CachedPrompts
-    | Cancel
+    | CancelledStreams
     | Crash
     | Health
     | LongPrompt
     | ManyModels
-    | Newcomer
+    | LateArrivals
     | Prefix
     | Sessions
     | Start
@@ -41,9 +44,9 @@ NAMED: dict[str, AnyScenario] = {
     "streams-32": Streams(streams=32, requests=4),
     "streams-128": Streams(streams=128, requests=2),
     "mixed": Streams(streams=32, requests=4, words=(8, 400), tokens=(8, 256)),
-    "newcomer": Newcomer(),
+    "newcomer": LateArrivals(),
     "health": Health(),
-    "cancel": Cancel(),
+    "cancel": CancelledStreams(),
     "prefix-1500": Prefix(words=1500),
     "prefix-15000": Prefix(words=15_000),
     "agent": Agent(),

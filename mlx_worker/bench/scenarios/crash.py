@@ -1,4 +1,7 @@
-"""The child is killed in mid-stream: how long do its streams pause, and are they lost? [bench]"""
+"""The child is killed during streams; measured are their pauses and losses.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import Kind, Scenario, Stage, complaints, milliseconds
 from mlx_worker.bench.statistics import median
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
-    from mlx_worker.bench.answer import Answer
+    from mlx_worker.bench.answer import MeasuredAnswer
 
 LOOK_EVERY = 0.05
 COME_BACK = 60.0
@@ -31,13 +34,13 @@ COME_BACK = 60.0
 class Kill:
     """One kill: its answers, and the parts of the first stream's pause by name, in ms."""
 
-    answers: list[Answer]
+    answers: list[MeasuredAnswer]
     pauses: list[float]
     parts: dict[str, float]
 
 
 class Crash(Scenario, frozen=True, kw_only=True):
-    """So many streams, killed once each has shown `after` events; so many kills, one by one."""
+    """Streams whose child is killed once each has shown `after` events, several times."""
 
     streams: int = 8
     tokens: int = 800
@@ -47,7 +50,7 @@ class Crash(Scenario, frozen=True, kw_only=True):
     fresh: ClassVar[bool] = True
 
     async def run(self, stage: Stage) -> Sample:
-        """From the kill to each stream's next token. A stream that ends with an error is lost."""
+        """Measure from the kill to each stream's next token; a stream with an error is lost."""
         kills = [await self._kill(stage) for _ in range(self.kills)]
         answers = [answer for kill in kills for answer in kill.answers]
         pauses = [pause for kill in kills for pause in kill.pauses]
@@ -58,13 +61,13 @@ class Crash(Scenario, frozen=True, kw_only=True):
             "lost": float(sum(not answer.complete for answer in answers)),
         }
         if parts:
-            figures |= {name: median([it[name] for it in parts]) for name in parts[0]}
+            figures |= {name: median([part[name] for part in parts]) for name in parts[0]}
         said = [f"stream lost: {complaint}" for complaint in complaints(answers)]
         return Sample(figures, complaints=said)
 
     async def _kill(self, stage: Stage) -> Kill:
         before = await _whole(stage)
-        asks = [Ask([stage.prompts.user(24)], self.tokens) for _ in range(self.streams)]
+        asks = [LoadRequest([stage.prompts.user(24)], self.tokens) for _ in range(self.streams)]
         streams = await asyncio.gather(*map(stage.client.start, asks))
         await asyncio.gather(*(stream.more_events(self.after) for stream in streams))
         os.kill(before["pid"], signal.SIGKILL)
@@ -81,7 +84,10 @@ class Crash(Scenario, frozen=True, kw_only=True):
 
 
 async def _whole(stage: Stage) -> dict[str, Any]:
-    """Its model's part of /health, once it is ready and all spares wait. Raises NotMeasured."""
+    """Return the model's part of /health, once ready and all spares wait.
+
+    Raises BenchmarkError.
+    """
     deadline = perf_counter() + COME_BACK
     while perf_counter() < deadline:
         _, health = await stage.client.get("/health")
@@ -91,11 +97,11 @@ async def _whole(stage: Stage) -> dict[str, Any]:
         if model["state"] == "ready" and len(spares["waiting"]) == spares["wanted"]:
             return model
         await asyncio.sleep(LOOK_EVERY)
-    raise NotMeasured(f"the node was not whole within {COME_BACK} s")
+    raise BenchmarkError(f"the node was not whole within {COME_BACK} s")
 
 
 def _parts(entered_at: dict[str, float], killed_at: float, first: float) -> dict[str, float]:
-    """The first stream's pause in parts, in ms: the front's times and ours are of one clock."""
+    """Return the parts of the first stream's pause in ms; the front uses the same clock."""
     lost = min(at for state in ("killing", "backoff") if (at := entered_at[state]) >= killed_at)
     hello, loaded = entered_at["loading"], entered_at["ready"]
     return {
@@ -107,6 +113,6 @@ def _parts(entered_at: dict[str, float], killed_at: float, first: float) -> dict
     }
 
 
-def _next(answer: Answer, loaded: float) -> float:
-    """When its first text came after the model was there again; NaN: it had all by then."""
+def _next(answer: MeasuredAnswer, loaded: float) -> float:
+    """Return the time of the first text after the model was back; NaN if all text came before."""
     return next((at for at in answer.texts if at > loaded), math.nan)

@@ -1,4 +1,7 @@
-"""What a router waits for `/health` while streams run. [bench]"""
+"""The latency of `/health` while streams run, as a router sees it.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from mlx_worker.bench.scenarios.scenario import (
 
 
 class Health(Scenario, frozen=True, kw_only=True):
-    """So many streams, so many questions one after the other."""
+    """Streams, and questions for health one after the other."""
 
     streams: int = 32
     questions: int = 200
 
     async def run(self, stage: Stage) -> Sample:
-        """How long each answer took."""
+        """Measure the time of each answer."""
         streams = await long_streams(stage, self.streams)
         figures = await ask_health(stage, self.questions)
         leave(streams)
@@ -27,7 +30,7 @@ class Health(Scenario, frozen=True, kw_only=True):
 
 
 async def ask_health(stage: Stage, questions: int) -> dict[str, float]:
-    """How long each answer to so many questions took, and how many bytes the last one had."""
+    """Return the time of each answer, and the number of bytes of the last one."""
     answers = [await stage.client.get("/health") for _ in range(questions)]
     times = [seconds for seconds, _ in answers]
     return {

@@ -1,8 +1,11 @@
-"""Short requests that come while long streams run: when do they hear a first word? [bench]"""
+"""Short requests that arrive while long streams run, and their time to a first token.
+
+[bench]
+"""
 
 from __future__ import annotations
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import (
     Scenario,
@@ -14,19 +17,19 @@ from mlx_worker.bench.scenarios.scenario import (
 )
 
 
-class Newcomer(Scenario, frozen=True, kw_only=True):
-    """So many long streams, so many newcomers one after the other."""
+class LateArrivals(Scenario, frozen=True, kw_only=True):
+    """Long streams, and short requests one after the other."""
 
     streams: int = 24
-    newcomers: int = 8
+    arrivals: int = 8
     tokens: int = 8
 
     async def run(self, stage: Stage) -> Sample:
-        """Each newcomer's time to its first token."""
+        """Measure the time of each late request to its first token."""
         streams = await long_streams(stage, self.streams)
         answers = [
-            await stage.client.ask(Ask([stage.prompts.user(24)], self.tokens))
-            for _ in range(self.newcomers)
+            await stage.client.ask(LoadRequest([stage.prompts.user(24)], self.tokens))
+            for _ in range(self.arrivals)
         ]
         leave(streams)
         firsts = [answer.ttft for answer in answers]

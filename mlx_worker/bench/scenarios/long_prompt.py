@@ -1,16 +1,19 @@
-"""A long prompt arrives among running streams: how long are they made to pause? [bench]"""
+"""A long prompt that arrives among running streams, and the pauses of the streams.
+
+[bench]
+"""
 
 from __future__ import annotations
 
 import asyncio
 from time import perf_counter
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import (
-    Made,
     Scenario,
     Stage,
+    SyntheticModel,
     complaints,
     leave,
     long_streams,
@@ -21,20 +24,20 @@ _QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 
 
 class LongPrompt(Scenario, frozen=True, kw_only=True):
-    """So many streams and a prompt of so many words; the stretches before and after in events."""
+    """Streams and a prompt of `words` words; the stretches before and after are in events."""
 
     streams: int = 8
     words: int = 6000
     stretch: int = 150
-    made: Made = "tiny"
+    synthetic: SyntheticModel = "tiny"
 
     async def run(self, stage: Stage) -> Sample:
-        """The streams' pauses before, while and after it is read."""
+        """Return the pauses of the streams before, during and after the prefill of the prompt."""
         streams = await long_streams(stage, self.streams)
         begun = perf_counter()
         await asyncio.gather(*(stream.more_events(self.stretch) for stream in streams))
         arrived = perf_counter()
-        prompt = await stage.client.ask(Ask([stage.prompts.user(self.words)], 1))
+        prompt = await stage.client.ask(LoadRequest([stage.prompts.user(self.words)], 1))
         read = perf_counter()
         await asyncio.gather(*(stream.more_events(self.stretch) for stream in streams))
         over = perf_counter()

@@ -1,4 +1,7 @@
-"""The same load on however many models there are, and what having them costs beside it. [bench]"""
+"""The same load on any number of models, and what further models cost.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 from itertools import chain
 from typing import ClassVar
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.processes import cpu_seconds, cpu_since, resident_megabytes
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.health import ask_health
@@ -15,7 +18,7 @@ from mlx_worker.bench.scenarios.streams import cost, side_by_side, speed
 
 
 class ManyModels(Scenario, frozen=True, kw_only=True):
-    """So many streams in all, dealt out to the models."""
+    """Streams that are spread over the models."""
 
     streams: int = 16
     requests: int = 8
@@ -25,10 +28,10 @@ class ManyModels(Scenario, frozen=True, kw_only=True):
     fresh: ClassVar[bool] = True
 
     async def run(self, stage: Stage) -> Sample:
-        """Cost and memory of the load, then how long and how large `/health` is."""
+        """Measure cost and memory of the load, then time and size of `/health`."""
         shares = [
             [
-                [Ask([stage.prompts.user(24)], self.tokens) for _ in range(self.requests)]
+                [LoadRequest([stage.prompts.user(24)], self.tokens) for _ in range(self.requests)]
                 for _ in range(place, self.streams, len(stage.models))
             ]
             for place in range(len(stage.models))

@@ -1,24 +1,27 @@
-"""What a system prompt costs that was seen before, against one that was not. [bench]"""
+"""The cost of a system prompt that was seen before, against a new one.
+
+[bench]
+"""
 
 from __future__ import annotations
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.sample import Sample
-from mlx_worker.bench.scenarios.scenario import Made, Scenario, Stage, complaints
+from mlx_worker.bench.scenarios.scenario import Scenario, Stage, SyntheticModel, complaints
 
 
 class Prefix(Scenario, frozen=True, kw_only=True):
-    """Two users' first questions behind one system prompt of so many words."""
+    """Two users' first questions behind one system prompt of `words` words."""
 
     words: int
     tokens: int = 8
-    made: Made = "tiny"
+    synthetic: SyntheticModel = "tiny"
 
     async def run(self, stage: Stage) -> Sample:
-        """The first pays for the prompt, the second should not."""
+        """Return both times to a first token; only the first request has to read the prompt."""
         system = stage.prompts.system(self.words)
         cold, warm = [
-            await stage.client.ask(Ask([system, stage.prompts.user(12)], self.tokens))
+            await stage.client.ask(LoadRequest([system, stage.prompts.user(12)], self.tokens))
             for _ in range(2)
         ]
         figures = {

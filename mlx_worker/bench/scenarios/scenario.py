@@ -1,4 +1,7 @@
-"""What every scenario is: its sizes as frozen data, and how it runs against a server. [bench]"""
+"""The base of scenarios: sizes as frozen data, and how they run against a server.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,21 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import msgspec
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.statistics import quantile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mlx_worker.bench.answer import Answer
-    from mlx_worker.bench.client import Asked, Client
+    from mlx_worker.bench.answer import MeasuredAnswer
+    from mlx_worker.bench.client import LoadClient, RunningRequest
     from mlx_worker.bench.processes import Roles
     from mlx_worker.bench.prompts import Prompts
     from mlx_worker.bench.sample import Sample
 
 Kind: TypeAlias = Literal["limit", "node", "standby", "running", "peer"]
-"""`standby`: a node with a spare child, `running`: somebody else's, which must not be harmed."""
-Made: TypeAlias = Literal["nano", "tiny"]
+"""`standby`: a node with a spare child, `running`: a node started by its user, not to be harmed."""
+SyntheticModel: TypeAlias = Literal["nano", "tiny"]
 
 LONG_ANSWER = 4000
 """Tokens: an answer that is still being written when it is no longer needed."""
@@ -33,55 +36,56 @@ LONG_ANSWER = 4000
 class Stage:
     """What a scenario plays on: a server, its processes, and the names of its models."""
 
-    client: Client
+    client: LoadClient
     prompts: Prompts
     roles: Roles
     models: tuple[str, ...]
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Sizes in the fields, with the made model that shows it best; what it needs in the class.
+    """The base class of scenarios: sizes in the fields, requirements in the class.
 
-    `models` is how many it needs at once, `kinds` what it can be asked of, `fresh` whether each
-    round wants a server that has just been started.
+    `synthetic` is the synthetic model that shows the effect best. `models` is the number of models
+    at once, `kinds` are the targets that it can run on, and `fresh` is True if each round needs a
+    server that has just been started.
     """
 
-    made: Made = "nano"
+    synthetic: SyntheticModel = "nano"
     models: ClassVar[int] = 1
     kinds: ClassVar[frozenset[Kind]] = frozenset({"node", "running", "peer"})
     fresh: ClassVar[bool] = False
 
     async def run(self, stage: Stage) -> Sample:
-        """Put the load on the server; what came of it."""
+        """Put the load on the server and return its figures."""
         raise NotImplementedError
 
 
-async def long_streams(stage: Stage, count: int, words: int = 24) -> list[Asked]:
-    """Streams that go on, each past its first tokens."""
-    asks = [Ask([stage.prompts.user(words)], LONG_ANSWER) for _ in range(count)]
+async def long_streams(stage: Stage, count: int, words: int = 24) -> list[RunningRequest]:
+    """Return streams that go on, each past its first tokens."""
+    asks = [LoadRequest([stage.prompts.user(words)], LONG_ANSWER) for _ in range(count)]
     streams = await asyncio.gather(*map(stage.client.start, asks))
     await asyncio.gather(*(stream.more_events(4) for stream in streams))
     return streams
 
 
-def leave(streams: Iterable[Asked]) -> None:
-    """Everybody hangs up."""
+def leave(streams: Iterable[RunningRequest]) -> None:
+    """Close the connections of all streams."""
     for stream in streams:
         stream.leave()
 
 
-def complaints(answers: Iterable[Answer]) -> list[str]:
-    """What was wrong with whichever were not complete."""
+def complaints(answers: Iterable[MeasuredAnswer]) -> list[str]:
+    """Return what was wrong with the answers that are not complete."""
     return [answer.complaint for answer in answers if answer.complaint]
 
 
 def milliseconds(seconds: Iterable[float], share: float) -> float:
-    """A quantile of times, NaN left out."""
-    return 1000 * quantile([it for it in seconds if not math.isnan(it)], share)
+    """Return a quantile of times in milliseconds; NaN is left out."""
+    return 1000 * quantile([second for second in seconds if not math.isnan(second)], share)
 
 
 def in_parts(figure: str, by_role: dict[str, float]) -> dict[str, float]:
-    """The sum under the figure's name, and each role's part where there are several."""
+    """Return the sum under the figure's name, and each role's part if there are several."""
     parts = {f"{figure}_{role}": value for role, value in by_role.items()}
     whole = {figure: sum(parts.values())} if parts else {}
     return whole | parts if len(parts) > 1 else whole

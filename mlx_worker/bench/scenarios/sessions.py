@@ -1,10 +1,13 @@
-"""Sessions of one short turn each, and what a request costs when there were many. [bench]"""
+"""Sessions of one short turn each, and what a request costs after many of them.
+
+[bench]
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.processes import cpu_seconds, cpu_since, resident_megabytes
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.health import ask_health
@@ -14,7 +17,7 @@ from mlx_worker.bench.scenarios.streams import side_by_side
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mlx_worker.bench.answer import Answer
+    from mlx_worker.bench.answer import MeasuredAnswer
 
 CROWD = 32
 """How many of those that are not measured come at once."""
@@ -32,7 +35,7 @@ class Sessions(Scenario, frozen=True, kw_only=True):
     kinds: ClassVar[frozenset[Kind]] = frozenset({"node"})
 
     async def run(self, stage: Stage) -> Sample:
-        """The new ones first; then requests of any of them, which are what is measured."""
+        """Start the new sessions; then measure requests of any of the sessions."""
         new = await _ask(stage, self.tokens, range(self.before, self.sessions), CROWD)
         chosen = stage.prompts.random.choices(range(self.sessions), k=self.requests)
         before = cpu_seconds(stage.roles)
@@ -47,6 +50,11 @@ class Sessions(Scenario, frozen=True, kw_only=True):
         )
 
 
-async def _ask(stage: Stage, tokens: int, sessions: Iterable[int], lanes: int) -> list[Answer]:
-    asks = [Ask([stage.prompts.user(12)], tokens, session=f"session-{it}") for it in sessions]
+async def _ask(
+    stage: Stage, tokens: int, sessions: Iterable[int], lanes: int
+) -> list[MeasuredAnswer]:
+    asks = [
+        LoadRequest([stage.prompts.user(12)], tokens, session=f"session-{session}")
+        for session in sessions
+    ]
     return await side_by_side(stage.client, [asks[lane::lanes] for lane in range(lanes)])

@@ -1,4 +1,7 @@
-"""Many streams side by side, each asking again as soon as it is answered. [bench]"""
+"""Many streams side by side, each with a new request as soon as one is answered.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.processes import cpu_seconds, cpu_since, resident_megabytes
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import (
@@ -19,8 +22,8 @@ from mlx_worker.bench.scenarios.scenario import (
 )
 
 if TYPE_CHECKING:
-    from mlx_worker.bench.answer import Answer
-    from mlx_worker.bench.client import Client
+    from mlx_worker.bench.answer import MeasuredAnswer
+    from mlx_worker.bench.client import LoadClient
     from mlx_worker.bench.prompts import Prompts
 
 
@@ -33,11 +36,11 @@ class Streams(Scenario, frozen=True, kw_only=True):
     tokens: tuple[int, int] = (64, 64)
     kinds: ClassVar[frozenset[Kind]] = frozenset({"limit", "node", "running", "peer"})
 
-    def asks(self, prompts: Prompts) -> list[list[Ask]]:
-        """What each stream asks, one after the other."""
+    def asks(self, prompts: Prompts) -> list[list[LoadRequest]]:
+        """Return the requests of each stream, in order."""
         return [
             [
-                Ask(
+                LoadRequest(
                     [prompts.user(prompts.random.randint(*self.words))],
                     prompts.random.randint(*self.tokens),
                 )
@@ -47,7 +50,7 @@ class Streams(Scenario, frozen=True, kw_only=True):
         ]
 
     async def run(self, stage: Stage) -> Sample:
-        """Throughput, first tokens, pauses, and what they cost."""
+        """Measure throughput, first tokens and pauses, and their cost."""
         asks = self.asks(stage.prompts)
         before = cpu_seconds(stage.roles)
         answers = await side_by_side(stage.client, asks)
@@ -62,26 +65,26 @@ class Streams(Scenario, frozen=True, kw_only=True):
 
 
 async def side_by_side(
-    client: Client, asks: list[list[Ask]], model: str | None = None
-) -> list[Answer]:
-    """One task a stream."""
+    client: LoadClient, asks: list[list[LoadRequest]], model: str | None = None
+) -> list[MeasuredAnswer]:
+    """Run one task for each stream."""
 
-    async def stream(mine: list[Ask]) -> list[Answer]:
+    async def stream(mine: list[LoadRequest]) -> list[MeasuredAnswer]:
         return [await client.ask(ask, model) for ask in mine]
 
     return list(chain.from_iterable(await asyncio.gather(*map(stream, asks))))
 
 
-def throughput(answers: list[Answer]) -> float:
-    """Tokens a second, from the first request to the last text."""
+def throughput(answers: list[MeasuredAnswer]) -> float:
+    """Return the tokens a second, from the first request to the last text."""
     tokens = sum(answer.completion_tokens for answer in answers)
     start = min(answer.sent for answer in answers)
     end = max(answer.texts[-1] if answer.texts else answer.ended for answer in answers)
     return tokens / (end - start)
 
 
-def speed(answers: list[Answer]) -> dict[str, float]:
-    """What the readers see."""
+def speed(answers: list[MeasuredAnswer]) -> dict[str, float]:
+    """Return the figures of speed that readers of the streams notice."""
     firsts = [answer.ttft for answer in answers]
     gaps = _gaps(answers)
     return {
@@ -95,16 +98,16 @@ def speed(answers: list[Answer]) -> dict[str, float]:
 
 
 def _percentiles(gaps: list[float]) -> list[float]:
-    """0..100, in milliseconds; empty where every answer came at once."""
+    """Return percentiles 0..100 in milliseconds; [] if every answer came at once."""
     return [milliseconds(gaps, percent / 100) for percent in range(101)] if gaps else []
 
 
-def _gaps(answers: list[Answer]) -> list[float]:
+def _gaps(answers: list[MeasuredAnswer]) -> list[float]:
     return [gap for answer in answers for gap in answer.gaps]
 
 
-def cost(answers: list[Answer], used: dict[str, float]) -> dict[str, float]:
-    """CPU time a token, in microseconds, from seconds by role."""
+def cost(answers: list[MeasuredAnswer], used: dict[str, float]) -> dict[str, float]:
+    """Return the CPU time of a token in microseconds, from seconds by role."""
     tokens = sum(answer.completion_tokens for answer in answers)
     if not tokens:
         return {}

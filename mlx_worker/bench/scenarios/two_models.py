@@ -1,11 +1,14 @@
-"""Two models at once, against the same load on one of them. [bench]"""
+"""Two models at once, against the same load on one of them.
+
+[bench]
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, ClassVar
 
-from mlx_worker.bench.client import Ask
+from mlx_worker.bench.client import LoadRequest
 from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import Kind, Scenario, Stage, complaints
 from mlx_worker.bench.scenarios.streams import side_by_side, speed, throughput
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TwoModels(Scenario, frozen=True, kw_only=True):
-    """So many streams on each."""
+    """Streams on each of two models."""
 
     streams: int = 16
     requests: int = 4
@@ -24,7 +27,7 @@ class TwoModels(Scenario, frozen=True, kw_only=True):
     kinds: ClassVar[frozenset[Kind]] = frozenset({"node"})
 
     async def run(self, stage: Stage) -> Sample:
-        """Both; then everything on the first."""
+        """Measure both models; then the whole load on the first."""
         first, second = stage.models[:2]
         halves = await asyncio.gather(
             side_by_side(stage.client, self._asks(stage.prompts, self.streams), first),
@@ -36,8 +39,8 @@ class TwoModels(Scenario, frozen=True, kw_only=True):
         figures = speed(both) | {"throughput_one": throughput(one)}
         return Sample(figures, complaints=complaints([*both, *one]))
 
-    def _asks(self, prompts: Prompts, streams: int) -> list[list[Ask]]:
+    def _asks(self, prompts: Prompts, streams: int) -> list[list[LoadRequest]]:
         return [
-            [Ask([prompts.user(24)], self.tokens) for _ in range(self.requests)]
+            [LoadRequest([prompts.user(24)], self.tokens) for _ in range(self.requests)]
             for _ in range(streams)
         ]

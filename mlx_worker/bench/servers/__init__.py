@@ -1,1 +1,4 @@
-"""What is measured: a node, its peers, and the engine alone. Each is a process. [bench]"""
+"""The targets of measurements: a node, other servers, and the engine alone, each a process.
+
+[bench]
+"""

@@ -1,11 +1,14 @@
-"""The engine alone: what a server could give if it cost nothing. [bench]"""
+"""The baseline: the engine alone, as fast as a server that costs nothing.
+
+[bench]
+"""
 
 from __future__ import annotations
 
 import contextlib
 from typing import TYPE_CHECKING
 
-from mlx_worker.bench.job import LimitJob
+from mlx_worker.bench.job import BaselineJob
 from mlx_worker.bench.scenarios.streams import Streams
 from mlx_worker.bench.servers.module import run_module
 from mlx_worker.bench.servers.target import ROWS
@@ -19,23 +22,23 @@ if TYPE_CHECKING:
     from mlx_worker.bench.scenarios.scenario import Kind
 
 
-class Limit:
+class Baseline:
     """A process a measurement."""
 
     name = "limit"
     kind: Kind = "limit"
 
     @contextlib.contextmanager
-    def opened(self, models: Sequence[Path]) -> Iterator[_Limit]:
-        """Nothing runs between measurements."""
-        yield _Limit(models[0])
+    def opened(self, models: Sequence[Path]) -> Iterator[_OpenBaseline]:
+        """Open the baseline; no process runs between measurements."""
+        yield _OpenBaseline(models[0])
 
 
-class _Limit:
+class _OpenBaseline:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def measure(self, scenario: AnyScenario, seed: str) -> Sample:
         assert isinstance(scenario, Streams)
-        job = LimitJob(scenario, seed, str(self._folder), ROWS)
+        job = BaselineJob(scenario, seed, str(self._folder), ROWS)
         return run_module("mlx_worker.bench.baseline", job)

@@ -1,4 +1,7 @@
-"""A node: one that is started on a configuration made for the models, or one that runs. [bench]"""
+"""A node as a target: a node started for the measurement, or a running one.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import psutil
 from mlx_worker.bench.processes import family
 from mlx_worker.bench.servers.server import HOST, Server, free_port, started
 from mlx_worker.bench.servers.target import CACHE_BYTES, ROWS
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 QUEUE = 1024
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-PATIENCE = 10.0
+HEALTH_TIMEOUT = 10.0
 
 
 class StartedNode:
@@ -42,7 +45,7 @@ class StartedNode:
 
     @contextlib.contextmanager
     def opened(self, models: Sequence[Path]) -> Iterator[Server]:
-        """A node whose models are called bench-0, bench-1, …"""
+        """Start a node whose models are called bench-0, bench-1, …."""
         names = tuple(f"bench-{i}" for i in range(len(models)))
         port = free_port()
         with tempfile.TemporaryDirectory(prefix="mlx-worker-bench-") as folder:
@@ -56,7 +59,7 @@ class StartedNode:
 
 
 class RunningNode:
-    """A node that somebody else has started, and that is left as it was."""
+    """A node that its user has started, and that is left as it was."""
 
     name = "node"
     kind: Kind = "running"
@@ -64,23 +67,23 @@ class RunningNode:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or parts.hostname is None:
-            raise NotMeasured(f"{url}: a node's address begins with http://", param="url")
+            raise BenchmarkError(f"{url}: a node's address begins with http://", param="url")
         self._url = url.rstrip("/")
         self._host = parts.hostname
         self._port = parts.port or 80
 
     @contextlib.contextmanager
     def opened(self, models: Sequence[Path]) -> Iterator[Server]:  # noqa: ARG002  (it has its own)
-        """Its first model is measured."""
+        """Measure the first model of the node."""
         try:
-            with urlopen(f"{self._url}/health", timeout=PATIENCE) as answer:  # noqa: S310
+            with urlopen(f"{self._url}/health", timeout=HEALTH_TIMEOUT) as answer:  # noqa: S310
                 served = msgspec.json.decode(answer.read())["models"]
         except (OSError, KeyError, msgspec.DecodeError) as error:
-            raise NotMeasured(f"{self._url}: no node answers there: {error}") from error
+            raise BenchmarkError(f"{self._url}: no node answers there: {error}") from error
         yield Server(self._host, self._port, tuple(served), lambda: self._roles(served))
 
     def _roles(self, served: dict[str, dict[str, int | None]]) -> dict[str, list[int]]:
-        """Its processes, where they are on this machine."""
+        """Return the node's processes if they are on this machine."""
         children = [pid for model in served.values() if (pid := model["pid"])]
         if self._host not in LOOPBACK or not children:
             return {}

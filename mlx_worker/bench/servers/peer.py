@@ -1,4 +1,7 @@
-"""Other servers of the same weights, each with as many rows and as large a cache. [bench]"""
+"""Other servers of the same weights, each with as many rows and as large a cache.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from mlx_worker.bench.processes import family
 from mlx_worker.bench.servers.server import HOST, free_port, started
 from mlx_worker.bench.servers.target import CACHE_BYTES, READERS, ROWS
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +40,7 @@ class Peer:
 
     @contextlib.contextmanager
     def opened(self, models: Sequence[Path]) -> Iterator[Server]:
-        """It serves one model."""
+        """Start the server on the first of these models."""
         port = free_port()
         command = self._command(models[0].resolve(), port)
         with started(command, port, (MODEL,), lambda pid: {"server": family(pid)}) as server:
@@ -56,7 +59,9 @@ def _mlx_lm_server(folder: Path, port: int) -> list[str]:
 def _vllm_mlx(folder: Path, port: int) -> list[str]:
     command = shutil.which("vllm-mlx")
     if command is None:
-        raise NotMeasured("there is no command vllm-mlx here: pip install vllm-mlx", param="peer")
+        raise BenchmarkError(
+            "there is no command vllm-mlx here: pip install vllm-mlx", param="peer"
+        )
     return [
         *(command, "serve", str(folder), "--served-model-name", MODEL, "--offline"),
         *("--host", HOST, "--port", str(port), "--continuous-batching"),

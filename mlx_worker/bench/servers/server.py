@@ -1,4 +1,7 @@
-"""A server that is started, loaded and stopped. [bench]"""
+"""A server that is started, loaded and stopped.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from mlx_worker.bench.job import LoadJob
 from mlx_worker.bench.processes import family
 from mlx_worker.bench.scenarios.streams import Streams
 from mlx_worker.bench.servers.module import run_module
-from mlx_worker.errors import NotMeasured
+from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +38,7 @@ STOP_DEADLINE: Final = 20.0
 LOOK_EVERY: Final = 0.005
 
 WARM_UP = Streams(streams=32, requests=1, tokens=(16, 16))
-"""What a server has done before it is measured: nobody's first batch is compared."""
+"""The load before every measurement: no first batch is compared."""
 
 
 @dataclass
@@ -49,7 +52,7 @@ class Server:
     started: dict[str, float] = field(default_factory=dict)
 
     def measure(self, scenario: AnyScenario, seed: str) -> Sample:
-        """Put the load on it, from a process of its own."""
+        """Put the load on the server, from a process of its own."""
         job = LoadJob(scenario, seed, self.host, self.port, self.models, self.roles())
         sample = run_module("mlx_worker.bench.load", job)
         if scenario.fresh:
@@ -58,7 +61,7 @@ class Server:
 
 
 def free_port() -> int:
-    """One that nobody listens on just now."""
+    """Return a port that is free now."""
     with socket.create_server((HOST, 0)) as taken:
         port: int = taken.getsockname()[1]
         return port
@@ -73,7 +76,7 @@ def started(
 ) -> Iterator[Server]:
     """Run the command until the block ends. `roles` sorts the processes below its pid.
 
-    Raises NotMeasured with the end of its log when it does not serve.
+    Raises BenchmarkError with the end of its log when it does not serve.
     """
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     with tempfile.NamedTemporaryFile(prefix="mlx-worker-bench-", suffix=".log") as log:
@@ -91,7 +94,7 @@ def started(
 def _until_it_serves(
     process: subprocess.Popen[bytes], port: int, models: tuple[str, ...], began: float, log: Path
 ) -> dict[str, float]:
-    """Milliseconds from its start to listening, and to the first answer of every model."""
+    """Return the milliseconds from the start to listening, and to answers of all models."""
     conditions: dict[str, Callable[[], bool]] = {
         "listening": lambda: _listens(port),
         "ready": lambda: all(_answers(port, model) for model in models),
@@ -101,7 +104,7 @@ def _until_it_serves(
         while not condition():
             if process.poll() is not None or time.perf_counter() - began > START_DEADLINE:
                 said = log.read_text(errors="replace").strip().splitlines()[-5:]
-                raise NotMeasured(f"{process.args!r} does not serve: " + "\n".join(said))
+                raise BenchmarkError(f"{process.args!r} does not serve: " + "\n".join(said))
             time.sleep(LOOK_EVERY)
         figures[name] = 1000 * (time.perf_counter() - began)
     return figures
@@ -114,7 +117,7 @@ def _listens(port: int) -> bool:
 
 
 def _answers(port: int, model: str) -> bool:
-    """It writes one token."""
+    """Return True if the model writes one token."""
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
     request = urllib.request.Request(
         f"http://{HOST}:{port}/v1/chat/completions",
@@ -128,7 +131,7 @@ def _answers(port: int, model: str) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM; whatever is left of it at the deadline is killed."""
+    """Send SIGTERM; kill what is left at the deadline."""
     below = family(process.pid)
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,7 @@
-"""What can be measured, and what it is once it stands there. [bench]"""
+"""The protocol of everything that can be measured.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from mlx_worker.bench.scenarios.scenario import Kind
 
 ROWS = 256
-"""Sequences decoded side by side, of whatever is measured: as many as anybody ever has streams."""
+"""Sequences decoded side by side, for every target: more than any scenario has streams."""
 
 READERS = 8
 """Prompts read side by side, where that can be said."""
@@ -27,7 +30,7 @@ class Opened(Protocol):
     """Something that runs and can be measured."""
 
     def measure(self, scenario: AnyScenario, seed: str) -> Sample:
-        """One scenario, once. Raises NotMeasured."""
+        """Measure one scenario once. Raises BenchmarkError."""
 
 
 class Target(Protocol):
@@ -37,4 +40,4 @@ class Target(Protocol):
     kind: Kind
 
     def opened(self, models: Sequence[Path]) -> AbstractContextManager[Opened]:
-        """Start it on these models; at the end it is gone. Raises NotMeasured."""
+        """Start the target on these models, and stop it at the end. Raises BenchmarkError."""

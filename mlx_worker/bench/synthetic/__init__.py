@@ -1,4 +1,4 @@
-"""Tiny models, made on the spot: what is served where nobody has downloaded a model.
+"""Tiny synthetic models, which are served where no model was downloaded.
 
 A folder made here is an ordinary mlx_lm model (config, weights, tokenizer, chat template): it loads
 through the same code as a real one, but a decode step takes about a millisecond, so that the

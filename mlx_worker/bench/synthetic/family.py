@@ -1,4 +1,4 @@
-"""What a made model is: its shape, its tensors, and the noise they are filled with.
+"""The parts of a synthetic model: its shape, its tensors, and the noise they are filled with.
 
 The weights are random and frozen, tuned only so that greedy decoding never stops by itself, prints
 plain English words, and depends on the whole prompt: a token lost, repeated or given to the wrong
@@ -52,13 +52,13 @@ class Spec:
 
 
 def norms_are_one(_name: str, shape: Shape) -> float | None:
-    """What fills a tensor where it is not noise (None): a norm that changes nothing."""
+    """Return the constant that fills a tensor, as in a norm without effect; None for noise."""
     return 1.0 if len(shape) == 1 else None
 
 
 @dataclass(frozen=True)
 class Family:
-    """How one architecture describes itself, its tensors, and what they are filled with."""
+    """The configuration and the tensors of one architecture, and what fills the tensors."""
 
     config: Callable[[Spec], dict[str, Any]]
     shapes: Callable[[Spec], dict[str, Shape]]
@@ -67,7 +67,7 @@ class Family:
 
 
 def weights(spec: Spec, family: Family, tokens: list[str]) -> dict[str, tuple[Shape, Floats]]:
-    """Every tensor: its shape and its values, row by row."""
+    """Return every tensor: its shape and its values, row by row."""
     tensors = {
         name: (shape, _values(spec.seed, family, name, shape))
         for name, shape in family.shapes(spec).items()
@@ -78,7 +78,7 @@ def weights(spec: Spec, family: Family, tokens: list[str]) -> dict[str, tuple[Sh
 
 
 def _values(seed: int, family: Family, name: str, shape: Shape) -> Floats:
-    """Uniform noise; each tensor has its own stream, named after it."""
+    """Return uniform noise; each tensor has a random stream of its own, named after the tensor."""
     count = math.prod(shape)
     constant = family.constant(name, shape)
     if constant is not None:

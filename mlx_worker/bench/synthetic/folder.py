@@ -1,4 +1,7 @@
-"""Writes a made model into a folder. [bench]"""
+"""Write a synthetic model into a folder.
+
+[bench]
+"""
 
 from __future__ import annotations
 

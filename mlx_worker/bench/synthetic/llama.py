@@ -1,4 +1,7 @@
-"""The made llamas: nano for the serving stack, tiny where reading a prompt has to cost. [bench]"""
+"""The synthetic llamas: nano for the serving stack, tiny for prompts that cost time.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ TINY = Spec(hidden=64, layers=2, heads=4, intermediate=128, seed=1)
 
 
 def llama_config(spec: Spec) -> dict[str, Any]:
-    """What config.json says."""
+    """Return the content of config.json."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -37,7 +40,7 @@ def llama_config(spec: Spec) -> dict[str, Any]:
 
 
 def around(spec: Spec, block: Mapping[str, Shape], norm: str = "norm") -> dict[str, Shape]:
-    """Layers of this block between embeddings and a head of their own."""
+    """Return layers of this block between embeddings and an output head."""
     return {
         "model.embed_tokens.weight": (VOCABULARY, spec.hidden),
         **{
@@ -51,13 +54,13 @@ def around(spec: Spec, block: Mapping[str, Shape], norm: str = "norm") -> dict[s
 
 
 def attention(spec: Spec) -> dict[str, Shape]:
-    """Four square projections."""
+    """Return the shapes of four square projections."""
     square = (spec.hidden, spec.hidden)
     return {f"self_attn.{part}_proj.weight": square for part in "qkvo"}
 
 
 def perceptron(spec: Spec, name: str = "mlp") -> dict[str, Shape]:
-    """The gated one."""
+    """Return the shapes of a gated perceptron."""
     return {
         f"{name}.gate_proj.weight": (spec.intermediate, spec.hidden),
         f"{name}.up_proj.weight": (spec.intermediate, spec.hidden),
@@ -66,7 +69,7 @@ def perceptron(spec: Spec, name: str = "mlp") -> dict[str, Shape]:
 
 
 def norms(width: int, *names: str) -> dict[str, Shape]:
-    """So many vectors of this width."""
+    """Return the shapes of norms of this width, one for each name."""
     return {f"{name}.weight": (width,) for name in names}
 
 

@@ -1,4 +1,7 @@
-"""The made models by name, each made when it is first asked for. [bench]"""
+"""The synthetic models by name, each created at its first use.
+
+[bench]
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ CONTEXT = 32_768
 
 @contextlib.contextmanager
 def models(given: Path | None = None) -> Iterator[Callable[[str], Path]]:
-    """The folder for a made model's name: the one given for all, else made when first asked for."""
+    """Return the folder for a name: the given one for all, else a synthetic model's."""
     if given is not None:
         yield lambda _name: given
         return

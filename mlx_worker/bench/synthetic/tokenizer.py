@@ -1,8 +1,12 @@
-"""The tokenizer of the made models: bytes, and the words of one small corpus. [bench]"""
+"""The tokenizer of the synthetic models: bytes, and the words of one small corpus.
+
+[bench]
+"""
 
 from __future__ import annotations
 
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 VOCABULARY = 1024
@@ -18,36 +22,22 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
-CORPUS = """
-the user asked a question and the assistant gave an answer about the system or a tool
-once there was an old miller who lived by the river with three sons and one grey cat
-every morning he carried flour to market while his boys slept under their warm blankets
-when winter came snow covered all roads so nobody could travel from village into town
-then a stranger knocked at night asking for bread fire and some place where to rest
-we are what you make of us said she as they walked home through fields after rain
-it is not how much light falls but which window stays open that matters most here
-birds sing before dawn because silence would be too heavy for such small hearts
-his brother built a bridge out of stone but water broke it again within seven years
-do not forget your lamp my child or else dark woods will swallow both path and moon
-a ship left harbour under white sails carrying salt wool iron and letters for friends
-her garden grew apples pears plums beans onions even roses between two broken walls
-if I had known this story earlier said king to queen our kingdom might have been saved
-"""
+CORPUS = Path(__file__).with_name("corpus.txt").read_text(encoding="ascii")
 WORDS = tuple(dict.fromkeys(CORPUS.split()))
 
 
 def byte_alphabet() -> list[str]:
-    """GPT-2's printable stand-in for each byte, by which byte-level BPE files are written."""
+    """Return GPT-2's printable character for each byte, as byte-level BPE files have them."""
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
 
 
 def merges(added: tuple[str, ...] = ()) -> list[tuple[str, str]]:
-    """Merge rules that spell each word letter by letter, first with its space, then without.
+    """Return merge rules that spell each word letter by letter, with its space first, then without.
 
-    Written down instead of trained: a trainer's ties would hang on its version. Spaced words
-    come first, so the rules of the bare ones never split them.
+    The rules are listed instead of trained: the order of a trainer's ties depends on its version.
+    Spaced words come first, so the rules of the bare ones never split them.
     """
     space = byte_alphabet()[ord(" ")]
     spelled = [*(space + word for word in WORDS), *WORDS]
@@ -62,12 +52,12 @@ def merges(added: tuple[str, ...] = ()) -> list[tuple[str, str]]:
 
 
 def vocabulary(added: tuple[str, ...] = ()) -> list[str]:
-    """Every token in the order of its id; `added` are such as are no special ones."""
+    """Return every token in the order of its id; `added` are not special tokens."""
     return [*SPECIALS, *added, *byte_alphabet(), *("".join(pair) for pair in merges(added))]
 
 
 def tokenizer(tokens: list[str], added: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What tokenizer.json says."""
+    """Return the content of tokenizer.json."""
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     return {
         "version": "1.0",

@@ -17,9 +17,9 @@ from mlx_worker.cli.client_blocks.libraries import LIBRARIES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mlx_worker.cli.client_blocks.client import Client
+    from mlx_worker.cli.client_blocks.client import ClientBlock
 
-CLIENTS: Final[Mapping[str, Client]] = MappingProxyType(
+CLIENTS: Final[Mapping[str, ClientBlock]] = MappingProxyType(
     {client.name: client for client in (*AGENTS, *LIBRARIES, *EVALUATION)}
 )
 """Every client that `client-config` knows, by its name."""

@@ -1,4 +1,7 @@
-"""Write the blocks of coding agents and of terminal clients. [front]"""
+"""Write the blocks of coding agents and of terminal clients.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,19 @@ import json
 import shlex
 from typing import Any, Final
 
-from mlx_worker.cli.client_blocks.client import SHELL_KEY, Client, Target, exports, quoted
+from mlx_worker.cli.client_blocks.client import (
+    SHELL_KEY,
+    ClientBlock,
+    ClientTarget,
+    exports,
+    quoted,
+)
 from mlx_worker.config.schema import KEY_VARIABLE
 
 
-def _claude_code(target: Target) -> str:
+def _claude_code(target: ClientTarget) -> str:
     """Name the model for every role: for any other, Claude Code asks for a model of Anthropic's."""
-    roles = ("ANTHROPIC_MODEL", *(f"ANTHROPIC_DEFAULT_{it}_MODEL" for it in _TIERS))
+    roles = ("ANTHROPIC_MODEL", *(f"ANTHROPIC_DEFAULT_{tier}_MODEL" for tier in _TIERS))
     return (
         exports(
             ANTHROPIC_BASE_URL=target.url,
@@ -29,7 +38,7 @@ def _claude_code(target: Target) -> str:
 _TIERS: Final = ("HAIKU", "SONNET", "OPUS")
 
 
-def _codex(target: Target) -> str:
+def _codex(target: ClientTarget) -> str:
     limit = "" if target.context is None else f"model_context_window = {target.context}\n"
     return f"""\
 model = {quoted(target.model)}
@@ -43,7 +52,7 @@ wire_api = "responses"
 """
 
 
-def _opencode(target: Target) -> str:
+def _opencode(target: ClientTarget) -> str:
     model: dict[str, Any] = {"name": target.model}
     if target.context is not None:
         model["limit"] = {"context": target.context, "output": target.answer}
@@ -63,7 +72,7 @@ def _opencode(target: Target) -> str:
     return json.dumps(block, indent=2, ensure_ascii=False) + "\n"
 
 
-def _aider(target: Target) -> str:
+def _aider(target: ClientTarget) -> str:
     name = f"openai/{target.model}"
     lines = exports(OPENAI_API_BASE=target.api, OPENAI_API_KEY=SHELL_KEY)
     if target.context is not None:
@@ -78,7 +87,7 @@ def _aider(target: Target) -> str:
     return lines + f"aider --model {shlex.quote(name)}\n"
 
 
-def _llm(target: Target) -> str:
+def _llm(target: ClientTarget) -> str:
     return f"""\
 - model_id: {quoted(target.model)}
   model_name: {quoted(target.model)}
@@ -90,7 +99,7 @@ def _llm(target: Target) -> str:
 
 
 AGENTS: Final = (
-    Client(
+    ClientBlock(
         "claude-code",
         "Claude Code",
         "sh",
@@ -102,7 +111,7 @@ with: at 16,000 Claude Code answers, and compacts the conversation in nearly eve
 template may take a system turn only at the beginning, or want turns to alternate. A picture that a
 tool reads reaches the model as a sentence. Web search is not offered to the model.""",
     ),
-    Client(
+    ClientBlock(
         "codex",
         "Codex",
         "toml",
@@ -112,9 +121,9 @@ tool reads reaches the model as a sentence. Web search is not offered to the mod
 MCP servers work as they are configured. Web search is not offered to the model; the node says so in
 a warning. Codex reports that it has no metadata for the model: that is harmless.""",
     ),
-    Client("opencode", "opencode", "json", "in ~/.config/opencode/opencode.json", _opencode),
-    Client("aider", "aider", "sh", "in the shell, in the project's folder", _aider),
-    Client(
+    ClientBlock("opencode", "opencode", "json", "in ~/.config/opencode/opencode.json", _opencode),
+    ClientBlock("aider", "aider", "sh", "in the shell, in the project's folder", _aider),
+    ClientBlock(
         "llm",
         "llm",
         "yaml",

@@ -1,4 +1,7 @@
-"""Describe a client and the model that the client is to use. [front]"""
+"""Describe a client and the model that the client is to use.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ _SHARE_OF_CONTEXT: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ClientTarget:
     """A model of a node: the node's base URL, the model's name, its context length in tokens.
 
     `context` is None where the node does not know the length, as before the first load of a model
@@ -39,19 +42,19 @@ class Target:
 
     @property
     def api(self) -> str:
-        """The base URL of OpenAI's paths."""
+        """Return the base URL of OpenAI's paths."""
         return f"{self.url}/v1"
 
     @property
     def answer(self) -> int | None:
-        """The longest answer, in tokens, that leaves most of the context to the conversation."""
+        """Return the longest answer, in tokens, that leaves most of the context free."""
         if self.context is None:
             return None
         return min(max(1, self.context // _SHARE_OF_CONTEXT), _LARGEST_ANSWER)
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class ClientBlock:
     """A client: its name for the command, its own name, and how its block is written.
 
     `language` is the block's, as Markdown names languages. `place` says where the block goes, and
@@ -62,7 +65,7 @@ class Client:
     title: str
     language: str
     place: str
-    write: Callable[[Target], str]
+    write: Callable[[ClientTarget], str]
     notes: str = ""
 
 

@@ -1,11 +1,14 @@
-"""Write the blocks of tools that evaluate models or measure servers. [front]"""
+"""Write the blocks of tools that evaluate models or measure servers.
+
+[front]
+"""
 
 from __future__ import annotations
 
 import shlex
 from typing import Final
 
-from mlx_worker.cli.client_blocks.client import SHELL_KEY, Client, Target, exports
+from mlx_worker.cli.client_blocks.client import SHELL_KEY, ClientBlock, ClientTarget, exports
 from mlx_worker.config.schema import KEY_VARIABLE
 
 _IN_SHELL: Final = "in the shell"
@@ -15,7 +18,7 @@ _FOLDER: Final = (
 )
 
 
-def _inspect_ai(target: Target) -> str:
+def _inspect_ai(target: ClientTarget) -> str:
     """Name the provider as the key's variable begins: inspect-ai adds `_API_KEY` to the name."""
     name = f"openai-api/mlx-worker/{target.model}"
     return (
@@ -25,7 +28,7 @@ def _inspect_ai(target: Target) -> str:
     )
 
 
-def _lm_eval(target: Target) -> str:
+def _lm_eval(target: ClientTarget) -> str:
     """Ask for completions: only they have the log-likelihoods that most tasks are scored by."""
     limit = "" if target.context is None else f"max_length={target.context},"
     arguments = f"model={target.model},base_url={target.api}/completions,{limit}tokenizer="
@@ -37,7 +40,7 @@ def _lm_eval(target: Target) -> str:
     )
 
 
-def _guidellm(target: Target) -> str:
+def _guidellm(target: ClientTarget) -> str:
     backend = f"kind=openai_http,target={target.url},model={target.model},api_key="
     return (
         _FOLDER
@@ -47,16 +50,18 @@ def _guidellm(target: Target) -> str:
 
 
 EVALUATION: Final = (
-    Client("inspect-ai", "Inspect", "sh", _IN_SHELL, _inspect_ai, "Append the file of the task."),
-    Client(
+    ClientBlock(
+        "inspect-ai", "Inspect", "sh", _IN_SHELL, _inspect_ai, "Append the file of the task."
+    ),
+    ClientBlock(
         "lm-eval",
         "lm-evaluation-harness",
         "sh",
         _IN_SHELL,
         _lm_eval,
-        "Append `--tasks` and what else the harness is to be told.",
+        "Append `--tasks` and further options of the harness.",
     ),
-    Client(
+    ClientBlock(
         "guidellm",
         "GuideLLM",
         "sh",

@@ -1,16 +1,25 @@
-"""Write the blocks of libraries: code that makes their object for the model. [front]"""
+"""Write the blocks of libraries: code that makes their object for the model.
+
+[front]
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
-from mlx_worker.cli.client_blocks.client import NO_KEY, PYTHON_KEY, Client, Target, quoted
+from mlx_worker.cli.client_blocks.client import (
+    NO_KEY,
+    PYTHON_KEY,
+    ClientBlock,
+    ClientTarget,
+    quoted,
+)
 from mlx_worker.config.schema import KEY_VARIABLE
 
 _IN_PYTHON: Final = "in Python"
 
 
-def _litellm(target: Target) -> str:
+def _litellm(target: ClientTarget) -> str:
     limits = ""
     if target.context is not None:
         limits = f"""\
@@ -28,7 +37,7 @@ model_list:
 {limits}"""
 
 
-def _langchain_openai(target: Target) -> str:
+def _langchain_openai(target: ClientTarget) -> str:
     return f"""\
 import os
 
@@ -42,7 +51,7 @@ model = ChatOpenAI(
 """
 
 
-def _langchain_anthropic(target: Target) -> str:
+def _langchain_anthropic(target: ClientTarget) -> str:
     return f"""\
 import os
 
@@ -56,7 +65,7 @@ model = ChatAnthropic(
 """
 
 
-def _pydantic_ai(target: Target) -> str:
+def _pydantic_ai(target: ClientTarget) -> str:
     return f"""\
 import os
 
@@ -73,7 +82,7 @@ model = OpenAIChatModel(
 """
 
 
-def _instructor(target: Target) -> str:
+def _instructor(target: ClientTarget) -> str:
     return f"""\
 import os
 
@@ -89,7 +98,7 @@ client = instructor.from_openai(openai, mode=instructor.Mode.JSON_SCHEMA)
 """
 
 
-def _openai_agents(target: Target) -> str:
+def _openai_agents(target: ClientTarget) -> str:
     return f"""\
 import os
 
@@ -107,7 +116,7 @@ model = OpenAIResponsesModel(
 """
 
 
-def _ai_sdk(target: Target) -> str:
+def _ai_sdk(target: ClientTarget) -> str:
     return f"""\
 import {{ createAnthropic }} from "@ai-sdk/anthropic";
 import {{ createOpenAI }} from "@ai-sdk/openai";
@@ -133,7 +142,7 @@ def _argument(name: str, value: int | None) -> str:
 
 
 LIBRARIES: Final = (
-    Client(
+    ClientBlock(
         "litellm",
         "LiteLLM",
         "yaml",
@@ -143,14 +152,14 @@ LIBRARIES: Final = (
 `litellm.Router` takes the same `model_list`. Releases 1.82.7, 1.82.8 and 1.107.0 are reported to be
 compromised: install another one by its exact version.""",
     ),
-    Client("langchain-openai", "LangChain (OpenAI)", "python", _IN_PYTHON, _langchain_openai),
-    Client(
+    ClientBlock("langchain-openai", "LangChain (OpenAI)", "python", _IN_PYTHON, _langchain_openai),
+    ClientBlock(
         "langchain-anthropic", "LangChain (Anthropic)", "python", _IN_PYTHON, _langchain_anthropic
     ),
-    Client("pydantic-ai", "Pydantic AI", "python", _IN_PYTHON, _pydantic_ai),
-    Client("instructor", "Instructor", "python", _IN_PYTHON, _instructor),
-    Client("openai-agents", "OpenAI Agents SDK", "python", _IN_PYTHON, _openai_agents),
-    Client(
+    ClientBlock("pydantic-ai", "Pydantic AI", "python", _IN_PYTHON, _pydantic_ai),
+    ClientBlock("instructor", "Instructor", "python", _IN_PYTHON, _instructor),
+    ClientBlock("openai-agents", "OpenAI Agents SDK", "python", _IN_PYTHON, _openai_agents),
+    ClientBlock(
         "ai",
         "AI SDK (npm's ai)",
         "javascript",

@@ -1,1 +1,4 @@
-"""`mlx-worker doctor`: findings about the machine, the configuration and the service. [front]"""
+"""`mlx-worker doctor`: findings about the machine, the configuration and the service.
+
+[front]
+"""

@@ -1,33 +1,36 @@
-"""One thing that was looked at. [front]"""
+"""One finding of `mlx-worker doctor`.
+
+[front]
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-Word = Literal["ok", "warn", "bad"]
+Severity = Literal["ok", "warn", "bad"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """How it is, and what to do about it: bad is what a node cannot run with."""
+    """A finding, and advice about it; with a `bad` finding the node cannot run."""
 
-    word: Word
+    severity: Severity
     subject: str
     said: str
     advice: str = ""
 
 
 def ok(subject: str, said: str) -> Finding:
-    """As it should be."""
+    """Return a finding without a problem."""
     return Finding("ok", subject, said)
 
 
 def warn(subject: str, said: str, advice: str) -> Finding:
-    """The node runs, but not as well or as safely as it could."""
+    """Return a finding with which the node runs, but not as well or as safely as possible."""
     return Finding("warn", subject, said, advice)
 
 
 def bad(subject: str, said: str, advice: str) -> Finding:
-    """The node does not run."""
+    """Return a finding with which the node does not run."""
     return Finding("bad", subject, said, advice)

@@ -1,4 +1,7 @@
-"""Findings about this machine, whatever its node is to serve. [front]"""
+"""Findings about this machine, independent of the models of the node.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import psutil
 
 from mlx_worker.cli.doctor.finding import Finding, bad, ok, warn
 from mlx_worker.config.sizes import in_words
-from mlx_worker.service.detect import keeper
+from mlx_worker.service.detect import service_manager
 from mlx_worker.supervisor import settings
 from mlx_worker.system.file_limit import ENOUGH, few_files_allowed
 
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
     from mlx_worker.config.schema import Config
     from mlx_worker.service.subprocess_runner import Run
 
-# It compiles a kernel as models do: on a CPU that needs a C++ compiler. In a process of its own,
-# because this one must not load mlx, and mlx may end the one that loads it.
+# The check compiles a kernel as models do; on a CPU that needs a C++ compiler. Its own process:
+# The front must not load mlx, and mlx may end a process that loads it.
 ASK_MLX = """
 import importlib.metadata as metadata
 import mlx.core as mx
@@ -36,11 +39,11 @@ READ = ("MLX_WORKER_MODELS", "HF_ENDPOINT", "HF_HOME", "PIP_INDEX_URL", "HTTPS_P
 """Variables that change what a node or a command does."""
 
 SECRET = ("MLX_WORKER_API_KEY", "MLX_WORKER_API_KEYS", "HF_TOKEN")
-"""Variables of which only that they are set is told."""
+"""Variables whose values are secret: the finding only says that they are set."""
 
 
 def python() -> Finding:
-    """The interpreter, and the system it runs on."""
+    """Check the interpreter and its system."""
     where = f"{platform.python_version()} at {sys.executable}, {platform.platform()}"
     if sys.platform == "darwin" and platform.machine() != "arm64":
         return bad("python", where, "mlx needs Apple silicon, and a Python that is not for Intel")
@@ -48,9 +51,9 @@ def python() -> Finding:
 
 
 def mlx(run: Run) -> Finding:
-    """mlx, its device, and whether it can compile a kernel."""
+    """Check mlx, its device, and whether mlx can compile a kernel."""
     ran = run([sys.executable, "-P", "-c", ASK_MLX])
-    last = ran.said.splitlines()[-1] if ran.said else f"ended with {ran.status}"
+    last = ran.output.splitlines()[-1] if ran.output else f"ended with {ran.status}"
     if ran.status != 0:
         advice = "reinstall mlx; on Linux without a GPU its kernels need a C++ compiler (g++)"
         return bad("mlx", last, advice)
@@ -60,7 +63,7 @@ def mlx(run: Run) -> Finding:
 
 
 def open_files() -> Finding:
-    """How many files, and so connections, a process may have open."""
+    """Check the number of files, and so of connections, that a process may open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if (most := few_files_allowed()) is not None:
         advice = (
@@ -75,13 +78,13 @@ def open_files() -> Finding:
 
 
 def wired_limit(run: Run, config: Config | None) -> list[Finding]:
-    """What macOS lets the GPU hold of the memory, against what models may take; else nothing."""
+    """Compare the memory that macOS allows the GPU with the limit of models; else nothing."""
     if sys.platform != "darwin":
         return []
     ran = run(["sysctl", "-n", "iogpu.wired_limit_mb"])
-    if ran.status != 0 or not ran.said.isdigit():
-        return [warn("wired limit", ran.said, "macOS 15 or later has iogpu.wired_limit_mb")]
-    limit = int(ran.said) << 20
+    if ran.status != 0 or not ran.output.isdigit():
+        return [warn("wired limit", ran.output, "macOS 15 or later has iogpu.wired_limit_mb")]
+    limit = int(ran.output) << 20
     if limit == 0:
         return [ok("wired limit", "the system's own, two thirds to three quarters of the memory")]
     wanted = settings.memory_limit(config.supervisor) if config else 0
@@ -95,9 +98,9 @@ def wired_limit(run: Run, config: Config | None) -> list[Finding]:
 
 
 def services(run: Run) -> Iterator[Finding]:
-    """How the system has the user's service, and the machine's."""
+    """Report the state of the user's service and of the machine's."""
     for daemon, subject in ((False, "service"), (True, "service (machine's)")):
-        here = keeper(run, daemon=daemon)
+        here = service_manager(run, daemon=daemon)
         state = here.state()
         if not state.installed:
             yield ok(subject, f"not installed ({here.file})")
@@ -109,13 +112,13 @@ def services(run: Run) -> Iterator[Finding]:
 
 
 def environment() -> Finding:
-    """The variables that count, as they are here; a service has its own."""
+    """Report the environment variables that change what a node does; a service has its own."""
     plain = [f"{name}={os.environ[name]}" for name in READ if name in os.environ]
     secret = [f"{name} is set" for name in SECRET if name in os.environ]
-    return ok("environment", ", ".join([*plain, *secret]) or "nothing that counts is set")
+    return ok("environment", ", ".join([*plain, *secret]) or "no variable of the node is set")
 
 
 def memory_now() -> str:
-    """What the machine has, and what of it is free."""
+    """Return the memory of the machine and the free part of it, as text."""
     memory = psutil.virtual_memory()
     return f"{in_words(memory.total)}, {in_words(memory.available)} free"

@@ -1,15 +1,18 @@
-"""Findings about what a configuration needs. [front]"""
+"""Findings about what a configuration needs.
+
+[front]
+"""
 
 from __future__ import annotations
 
 import shutil
 from typing import TYPE_CHECKING
 
-from mlx_worker.cli.client import RemoteNode, url_of
+from mlx_worker.cli.client import NodeClient, url_of
 from mlx_worker.cli.doctor.finding import Finding, bad, ok, warn
 from mlx_worker.cli.doctor.machine import memory_now
 from mlx_worker.config.sizes import in_words
-from mlx_worker.errors import NodeUnreachable, PortTaken, WorkerError
+from mlx_worker.errors import AddressInUse, NodeUnreachable, WorkerError
 from mlx_worker.listening import listen
 from mlx_worker.models.resolve import plan
 from mlx_worker.models.store import default_models_dir
@@ -26,12 +29,12 @@ LITTLE_DISK = 5 << 30
 
 
 def models(config: Config) -> list[Finding]:
-    """Each model's folder, until one that is bad."""
+    """Check each model's folder, up to the first bad one."""
     try:
         planned = plan(config)
     except WorkerError as error:
-        return [bad("models", str(error), "`mlx-worker pull`, or mend its path")]
-    return [_of_model(it) for it in planned]
+        return [bad("models", str(error), "`mlx-worker pull`, or correct the path")]
+    return [_of_model(item) for item in planned]
 
 
 def _of_model(planned: PlannedModel) -> Finding:
@@ -44,28 +47,28 @@ def _of_model(planned: PlannedModel) -> Finding:
 
 
 def memory(config: Config) -> Finding:
-    """Whether the models that start with the node fit together."""
+    """Check that the models that start with the node fit in memory together."""
     limit = settings.memory_limit(config.supervisor)
     try:
-        needed = sum(expected_bytes(it) for it in plan(config) if it.config.preload)
+        needed = sum(expected_bytes(item) for item in plan(config) if item.config.preload)
     except WorkerError:
-        needed = 0  # said by `models`
+        needed = 0  # `models` reports this
     said = (
         f"{memory_now()}; models may take {in_words(limit)}, those at boot need {in_words(needed)}"
     )
     if needed > limit:
-        advice = "give one of them preload = false: it is started by its first request"
+        advice = "set preload = false for a model: its first request starts the model"
         return warn("memory", said, advice)
     return ok("memory", said)
 
 
 def disk(config: Config) -> Finding:
-    """Room for more models."""
+    """Check that the disk has room for more models."""
     folder = config.server.models_dir or default_models_dir()
     try:
         free = shutil.disk_usage(_existing(folder)).free
     except OSError as error:
-        return warn("disk", f"{folder}: {error.strerror}", "make it readable")
+        return warn("disk", f"{folder}: {error.strerror}", "make the folder readable")
     said = f"{folder}, {in_words(free)} free"
     if free < LITTLE_DISK:
         return warn("disk", said, "little room for another model")
@@ -73,16 +76,16 @@ def disk(config: Config) -> Finding:
 
 
 def _existing(folder: Path) -> Path:
-    return next(it for it in (folder, *folder.parents) if it.exists())
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
 
 
 async def port(config: Config) -> Finding:
-    """The port is free, or a node has it."""
+    """Check that the port is free, or that a node has it."""
     where = f"{config.server.host} port {config.server.port}"
     try:
         for sock in listen(config.server):
             sock.close()
-    except PortTaken as error:
+    except AddressInUse as error:
         return await _who_has_it(config, str(error))
     return ok("port", f"{where} is free")
 
@@ -90,9 +93,9 @@ async def port(config: Config) -> Finding:
 async def _who_has_it(config: Config, problem: str) -> Finding:
     url = url_of(config.server)
     try:
-        body = await RemoteNode.of(config.server).health()
+        body = await NodeClient.of(config.server).health()
     except NodeUnreachable:
-        return bad("port", problem, "end who has it, or take another server.port")
+        return bad("port", problem, "stop the program that has it, or choose another server.port")
     except WorkerError as error:
         return warn("port", f"a node answers at {url}: {error}", "set MLX_WORKER_API_KEY")
     return ok("port", f"a node answers at {url}: {body['status']}")

@@ -1,4 +1,7 @@
-"""What a node needs of its machine, looked at one by one: each finding with what to do. [front]"""
+"""The report of `mlx-worker doctor`: each finding with advice.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from rich.text import Text
 
 from mlx_worker.cli.doctor import machine, node_checks, service_checks
 from mlx_worker.cli.doctor.finding import Finding, bad, ok
-from mlx_worker.config.schema import default_file, load_config
+from mlx_worker.config.load import default_file, load_config
 from mlx_worker.errors import WorkerError
 from mlx_worker.service.subprocess_runner import run
 
@@ -23,7 +26,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
 
 
 async def examine(file: Path | None) -> list[Finding]:
-    """All findings: this machine's, then those of the configuration and what it needs."""
+    """Return all findings: about this machine, about the configuration, and about what it needs."""
     config, finding = _configuration(file)
     findings = [machine.python(), machine.mlx(run), machine.open_files(), finding]
     findings += machine.wired_limit(run, config)
@@ -46,13 +49,17 @@ def _configuration(file: Path | None) -> tuple[Config | None, Finding]:
         found = file or default_file()
         return load_config(found), ok("configuration", str(found))
     except WorkerError as error:
-        return None, bad("configuration", str(error), "mend it; config/ has examples")
+        return None, bad("configuration", str(error), "correct the file; config/ has examples")
 
 
 def table_of(findings: Sequence[Finding]) -> Table:
-    """A row a finding, with what to do beneath it."""
+    """Return a table with a row for each finding, and the advice beneath it."""
     table = Table("", "what", "found", box=None, pad_edge=False, show_header=False)
-    for it in findings:
-        said = f"{it.said}\n→ {it.advice}" if it.advice else it.said
-        table.add_row(Text(it.word, _COLOURS[it.word]), it.subject, Text(said, overflow="fold"))
+    for finding in findings:
+        said = f"{finding.said}\n→ {finding.advice}" if finding.advice else finding.said
+        table.add_row(
+            Text(finding.severity, _COLOURS[finding.severity]),
+            finding.subject,
+            Text(said, overflow="fold"),
+        )
     return table

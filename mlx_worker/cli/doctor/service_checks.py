@@ -1,4 +1,7 @@
-"""Findings about the node as a service: what its system does to it. [front]"""
+"""Findings about the node as a service: what its system does to it.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.cli.doctor.finding import Finding, ok, warn
-from mlx_worker.config.schema import is_loopback
+from mlx_worker.config.addresses import is_loopback
 from mlx_worker.errors import WorkerError
 from mlx_worker.models.resolve import plan
 from mlx_worker.service.definition import NAME, describe, paths_of_service
-from mlx_worker.service.detect import keeper
+from mlx_worker.service.detect import service_manager
 from mlx_worker.system.privacy import ADVICE, guarded
 
 if TYPE_CHECKING:
@@ -26,9 +29,9 @@ FIREWALL: Final = "/usr/libexec/ApplicationFirewall/socketfilterfw"
 
 
 def service_files(run: Run, config: Config, platform: str = sys.platform) -> Iterator[Finding]:
-    """Compare each installed service with the one that `service install` would write now."""
+    """Compare each installed service with what `service install` would write now."""
     for daemon in (False, True):
-        here = keeper(run, daemon=daemon, platform=platform)
+        here = service_manager(run, daemon=daemon, platform=platform)
         try:
             installed = here.file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
@@ -42,7 +45,7 @@ def service_files(run: Run, config: Config, platform: str = sys.platform) -> Ite
 
 
 def of_macos(run: Run, config: Config, platform: str = sys.platform) -> Iterator[Finding]:
-    """Look at what macOS does to a node that nobody sits in front of; elsewhere nothing."""
+    """Check the settings of macOS that stop an unattended node; elsewhere check nothing."""
     if platform != "darwin":
         return
     yield _sleep(run)
@@ -53,36 +56,36 @@ def of_macos(run: Run, config: Config, platform: str = sys.platform) -> Iterator
 
 
 def _sleep(run: Run) -> Finding:
-    minutes = _minutes_to_sleep(run(["pmset", "-g", "custom"]).said)
+    minutes = _minutes_to_sleep(run(["pmset", "-g", "custom"]).output)
     if minutes:
         return warn(
             "sleep",
             f"the machine sleeps after {minutes} minutes, and the node with it",
             "`sudo pmset -c sleep 0`; a laptop also sleeps when its lid is closed",
         )
-    return ok("sleep", "never on mains" if minutes == 0 else "not told by pmset")
+    return ok("sleep", "never on mains" if minutes == 0 else "pmset reports nothing")
 
 
 def _minutes_to_sleep(settings: str) -> int | None:
-    """Return what pmset says of mains power, else of any; None where it says nothing."""
+    """Return the minutes that pmset reports for mains power, else for any power; None for none."""
     on_mains = settings.rpartition("AC Power:")[2]
     found = re.search(r"^\s*sleep\s+(\d+)", on_mains, re.MULTILINE)
     return int(found[1]) if found else None
 
 
 def _file_vault(run: Run) -> Finding:
-    said = run(["fdesetup", "status"]).said
+    said = run(["fdesetup", "status"]).output
     if "FileVault is On" in said:
         return warn(
             "FileVault",
             "on: after a restart nothing runs, not even a daemon, until a person unlocks the disk",
             "for a planned restart: `sudo fdesetup authrestart`",
         )
-    return ok("FileVault", said or "not told")
+    return ok("FileVault", said or "no answer")
 
 
 def _firewall(run: Run, config: Config) -> Finding:
-    said = run([FIREWALL, "--getglobalstate"]).said
+    said = run([FIREWALL, "--getglobalstate"]).output
     if "enabled" in said and not is_loopback(config.server.host):
         python = os.path.realpath(sys.executable)
         return warn(
@@ -90,16 +93,16 @@ def _firewall(run: Run, config: Config) -> Finding:
             "on: connections from other machines are refused until this Python is allowed",
             f"`sudo {FIREWALL} --add {python} --unblockapp {python}`",
         )
-    return ok("firewall", said or "not told")
+    return ok("firewall", said or "no answer")
 
 
 def _background_items(run: Run) -> Iterator[Finding]:
     for domain in (f"gui/{os.getuid()}", f"user/{os.getuid()}", "system"):
-        said = run(["launchctl", "print-disabled", domain]).said
+        said = run(["launchctl", "print-disabled", domain]).output
         for found in re.finditer(rf'"({NAME}[\w-]*)" => (?:disabled|true)', said):
             yield warn(
                 "background item",
-                f"{domain}/{found[1]} is switched off: it does not start at login or boot",
+                f"{domain}/{found[1]} is switched off and does not start at login or boot",
                 "System Settings, General, Login Items & Extensions, Allow in the Background;"
                 f" then `launchctl enable {domain}/{found[1]}`",
             )
@@ -114,4 +117,4 @@ def _model_folders(config: Config) -> list[Path]:
     try:
         return [model.inspected.path for model in plan(config)]
     except WorkerError:
-        return []  # a finding of its own
+        return []  # `models` reports this

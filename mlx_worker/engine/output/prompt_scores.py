@@ -197,7 +197,7 @@ def check_scoring(scoring: PromptScoring | None, tokens: int) -> None:
     )
 
 
-def most_scored(vocabulary: int, rows: int) -> int:
+def max_scored_tokens(vocabulary: int, rows: int) -> int:
     """Return how many tokens of each of these rows may be read at once if one of them is scored."""
     return MOST_BYTES // (BYTES_A_LOGIT * vocabulary * rows)
 

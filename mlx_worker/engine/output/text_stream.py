@@ -109,7 +109,7 @@ class TextStream:
             self._machine, rest, state = TextStateMachine.flush(self._machine)
             spans += self._spans_of([(state, rest)])
         if not self.stopped:
-            spans += self._left(cut=natural == "length")
+            spans += self._end_state(cut=natural == "length")
         return spans
 
     # --- inside ---
@@ -128,7 +128,7 @@ class TextStream:
         spans: list[Span] = []
         for state, text in segments:
             if state != self._state:
-                spans += self._left(cut=False)
+                spans += self._end_state(cut=False)
                 self._state = state
                 if state == CONTENT:
                     self._content.begin()
@@ -142,7 +142,7 @@ class TextStream:
                 self._call += text
         return spans
 
-    def _left(self, *, cut: bool) -> list[Span]:
+    def _end_state(self, *, cut: bool) -> list[Span]:
         """Return what the end of a state releases. `cut`: the token limit ended the answer."""
         if self._state == CONTENT:
             return [self._content.end()]

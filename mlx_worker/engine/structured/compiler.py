@@ -37,7 +37,7 @@ from mlx_worker.grammar_trial.trial import (
     Verdict,
     fault_of,
     limits_of,
-    tried,
+    try_grammars,
 )
 from mlx_worker.limits import check_constraint
 from mlx_worker.wire.request import (
@@ -82,7 +82,7 @@ class ConstraintCompiler:
         with contextlib.suppress(InvalidRequest):
             self._check_vocabulary("")
 
-    def of(self, request: ChatRequest, prompt: Prompt) -> Constraint | None:
+    def compile(self, request: ChatRequest, prompt: Prompt) -> Constraint | None:
         """Return the constraint of a request's answer. Raises InvalidRequest with the place."""
         shape = request.constraint
         if shape is None:
@@ -163,7 +163,7 @@ class ConstraintCompiler:
         if isinstance(shape, JsonSchemaConstraint | ToolCallConstraint) and not _may_be_costly(
             trial.grammars
         ):
-            return tried(self._vocabulary, trial)
+            return try_grammars(self._vocabulary, trial)
         return self._trials.verdict(trial)
 
     def _path(self, schema: Any, fault: str, shape: AnswerConstraint) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.engine.structured.refusals import in_words
+from mlx_worker.engine.structured.refusals import explain_fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Constraint:
     def problem(self) -> str:
         """Return why no token can follow, e.g. a limit of llguidance; "" while one can."""
         fault = self._matcher.get_error()
-        return in_words(fault) if fault else ""
+        return explain_fault(fault) if fault else ""
 
     def replay(self, tokens: Sequence[int]) -> None:
         """Continue after the tokens that a former process generated."""

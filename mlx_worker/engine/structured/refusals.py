@@ -25,7 +25,7 @@ COSTLY: Final = ("fuel", "too big", "schema too large", "max is", "too many", "l
 
 def refusal(fault: str, place: str, param: str) -> InvalidRequest:
     """Return the error for a fault, found before the answer begins; `place` names the part."""
-    words = in_words(fault)
+    words = explain_fault(fault)
     if fault.startswith(NOTHING_FITS):
         return ConstraintFailed(f"{place}: {words}", param=param)
     if any(word in words for word in COSTLY):
@@ -41,7 +41,7 @@ def too_costly(place: str, seconds: float) -> ConstraintTooCostly:
     )
 
 
-def in_words(fault: str) -> str:
+def explain_fault(fault: str) -> str:
     """Return what a fault means."""
     first = fault.strip().partition("\n<non-verbose/>")[0].strip()
     if first.startswith(NOTHING_FITS):

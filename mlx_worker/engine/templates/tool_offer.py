@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 from mlx_lm.tool_parsers import json_tools
 
-from mlx_worker.engine.prompt import prompt_of
+from mlx_worker.engine.prompt import build_prompt
 from mlx_worker.engine.templates.chat_text import chat_text, system_text
 from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.wire.request import ChatRequest, ToolCallConstraint
@@ -67,7 +67,7 @@ class Offer:
 
     def prompt(self, tokenizer: Any, bound: TextBound | None = None) -> Prompt:
         """Return the prompt. Raises InvalidRequest."""
-        prompt = prompt_of(tokenizer, self.shown, bound)
+        prompt = build_prompt(tokenizer, self.shown, bound)
         if self.shown is self.request or self.shown.prompt is not None:
             return prompt
         # Reports name the client's own system prompt.

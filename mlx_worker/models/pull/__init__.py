@@ -1,1 +1,4 @@
-"""How a model gets into the models folder: download, convert, check, publish. [front]"""
+"""How a model gets into the models folder: download, convert, check, publish.
+
+[front]
+"""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 from mlx_worker.errors import (
     BadModelFolder,
     BrokenDownload,
-    CannotStore,
     SourceUnavailable,
+    StorageError,
     WorkerError,
 )
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _REMADE: Final[dict[int, type[WorkerError]]] = {
     SourceUnavailable.exit_code: SourceUnavailable,
-    CannotStore.exit_code: CannotStore,
+    StorageError.exit_code: StorageError,
 }
 
 

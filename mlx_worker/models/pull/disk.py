@@ -1,7 +1,7 @@
-"""What a disk can refuse, said in one place.
+"""Errors of the disk as StorageError, with numbers.
 
-A full, read-only or forbidden disk is the operator's business and not a defect: it becomes
-CannotStore with the numbers. Also the durable write that the model folders are made of. [both]
+A full, read-only or forbidden disk is a problem for the operator and not a defect of the program.
+The durable write that the model folders are made of is here too. [both]
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.errors import CannotStore
+from mlx_worker.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _REFUSALS: Final = frozenset(
     {
         *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),  # full or failing
-        *(errno.EROFS, errno.EACCES, errno.EPERM),  # not ours to write
+        *(errno.EROFS, errno.EACCES, errno.EPERM),  # not permitted
         *(errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY),  # something else is in the way
     }
 )
@@ -29,21 +29,21 @@ _REFUSALS: Final = frozenset(
 
 @contextmanager
 def storing(folder: Path) -> Iterator[None]:
-    """Turn the disk's refusals inside the block into CannotStore; other OSErrors pass."""
+    """Turn the disk's refusals inside the block into StorageError; other OSErrors pass."""
     try:
         yield
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise
         where = error.filename or folder
-        raise CannotStore(f"cannot store {where}: {error.strerror}{_free(folder)}") from error
+        raise StorageError(f"cannot store {where}: {error.strerror}{_free(folder)}") from error
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
-    """Raise CannotStore unless `needed` bytes are free where the existing `folder` lies."""
+    """Raise StorageError unless `needed` bytes are free where the existing `folder` lies."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise CannotStore(f"{what} needs {needed} bytes in {folder}, but only {free} are free")
+        raise StorageError(f"{what} needs {needed} bytes in {folder}, but only {free} are free")
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""One file over HTTP: resumable, retried, and checked before anybody may use it.
+"""One file over HTTP: resumable, retried, and checked before the file may be used.
 
 The bytes go into PATH.part; only when their SHA-256 is the expected one does the file get its
 name. A .part that is left by an interruption is where the next attempt goes on. [front]
@@ -30,11 +30,11 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=6
 
 
 class _InterruptedError(Exception):
-    """The attempt broke off in a way that another one may mend."""
+    """An attempt failed, but another attempt may succeed."""
 
 
 def open_session() -> aiohttp.ClientSession:
-    """Open an HTTP session that honours proxies and says who asks; seconds of silence end it."""
+    """Open an HTTP session with proxies and a user agent; seconds of silence end it."""
     agent = f"mlx-worker/{__version__}"
     return aiohttp.ClientSession(
         timeout=_TIMEOUT,
@@ -55,7 +55,7 @@ async def download(
 
     Returns the SHA-256 in hex. Raises BrokenDownload (and deletes the bytes) when it is not
     every one of `expected_sha256`, SourceUnavailable when the server refuses or every attempt
-    broke off (the .part stays then), CannotStore when the rest does not fit on the disk.
+    broke off (the .part stays then), StorageError when the rest does not fit on the disk.
     """
     part = path.with_name(path.name + ".part")
     for pause in (*pauses, None):
@@ -70,7 +70,9 @@ async def download(
     if any(actual != expected for expected in expected_sha256):
         part.unlink()
         wanted = " and ".join(dict.fromkeys(expected_sha256))
-        raise BrokenDownload(f"{url} has SHA-256 {actual} instead of {wanted}; it was deleted")
+        raise BrokenDownload(
+            f"{url} has SHA-256 {actual} instead of {wanted}; the download was deleted"
+        )
     part.rename(path)
     return actual
 
@@ -123,7 +125,7 @@ async def _receive(
     goes_on = response.status == _PARTIAL_CONTENT
     if goes_on and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
         _drop(part)
-        raise _InterruptedError("the server sent another range than the one asked for")
+        raise _InterruptedError("the server sent another range than the requested one")
     done = have if goes_on else 0
     rest = response.content_length
     require_space(part.parent, rest or 0, part.name)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import mlx.core as mx
 import msgspec
 
-from mlx_worker.errors import BadModelFolder, CannotStore, ModelNotFoundError
+from mlx_worker.errors import BadModelFolder, ModelNotFoundError, StorageError
 from mlx_worker.models.pull.command import run_to_exit_code
 from mlx_worker.models.pull.disk import require_space, storing, sync, write_durably
 from mlx_worker.models.pull.gguf_config import llama_config
@@ -52,7 +52,7 @@ def convert(source: Path, folder: Path, dtype: str) -> None:
     """Write `source` as a model folder; config.json comes last, when the rest is on the disk.
 
     `dtype` is a float type's name, "quantized" (keep the packed weights) or "auto". Raises
-    BadModelFolder for a GGUF that cannot be converted, CannotStore when the disk refuses.
+    BadModelFolder for a GGUF that cannot be converted, StorageError when the disk refuses.
     """
     weights, metadata = read(source)
     config = llama_config(metadata, tied="output.weight" not in weights)
@@ -175,7 +175,7 @@ def _save_weights(path: Path, weights: Weights) -> None:
     try:
         mx.save_safetensors(str(path), weights, {"format": "mlx"})
     except RuntimeError as error:
-        raise CannotStore(f"cannot store {path}: {error}") from error
+        raise StorageError(f"cannot store {path}: {error}") from error
     sync(path)
 
 

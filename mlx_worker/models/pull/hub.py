@@ -45,7 +45,7 @@ async def fetch_repository(
 ) -> str:
     """Download the model's files into `folder`, going on from what an earlier attempt left.
 
-    Returns the commit. Raises SourceUnavailable, BrokenDownload or CannotStore, each with the
+    Returns the commit. Raises SourceUnavailable, BrokenDownload or StorageError, each with the
     hub's reason in one line.
     """
     commit = ""
@@ -115,7 +115,7 @@ def _check_digests(folder: Path, files: list[Any]) -> None:
         if actual != file.lfs.sha256:
             path.unlink()
             raise BrokenDownload(
-                f"{path.name} has SHA-256 {actual} instead of {file.lfs.sha256}; it was deleted"
+                f"{path.name} has SHA-256 {actual} instead of {file.lfs.sha256}; deleted"
             )
 
 
@@ -164,7 +164,7 @@ def _bytes_in(folder: Path) -> int:
         for name in names:
             try:
                 total += Path(root, name).stat().st_size
-            except FileNotFoundError:  # renamed when it was complete
+            except FileNotFoundError:  # renamed once complete
                 continue
     return total
 

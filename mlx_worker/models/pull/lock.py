@@ -11,7 +11,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mlx_worker.errors import CannotStore
+from mlx_worker.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def pull_lock(models_dir: Path, name: str) -> Iterator[int]:
     """Hold the lock of one model; gives its descriptor, for children to inherit.
 
-    Raises CannotStore at once when another pull of that model holds it.
+    Raises StorageError at once when another pull of that model holds it.
     """
     models_dir.mkdir(parents=True, exist_ok=True)
     path = models_dir / f".pulling-{name}.lock"
@@ -41,14 +41,14 @@ def _locked(path: Path, name: str) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise CannotStore(f"another pull of {name} is under way (it holds {path})") from None
+            raise StorageError(f"another pull of {name} is under way (it holds {path})") from None
         if _still_there(path, descriptor):
             return descriptor
         os.close(descriptor)
 
 
 def _still_there(path: Path, descriptor: int) -> bool:
-    """Say whether the locked file is the one that newcomers open: its last owner unlinks it."""
+    """Return True if the locked file is still at the path: its last owner unlinks it."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:

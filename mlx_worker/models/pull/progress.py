@@ -1,4 +1,4 @@
-"""How a pull tells how far it is, without printing anything itself.
+"""The progress of a pull, without any output of its own.
 
 [both]
 """
@@ -9,11 +9,11 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called often, with bytes; `total` is None while nobody knows it."""
+    """Called often, with bytes; `total` is None while it is unknown."""
 
     def __call__(self, done: int, total: int | None, /) -> None:
         """Take note of `done` bytes out of `total`."""
 
 
 def no_progress(_done: int, _total: int | None, /) -> None:
-    """For callers that do not want to know."""
+    """Ignore the progress, for callers that do not show it."""

@@ -62,7 +62,7 @@ async def pull(
 
     Raises ConfigError (spec or name), SourceUnavailable, BrokenDownload, BadModelFolder (what
     came is no model, or what is there is broken), ModelNotFoundError (gguf: without the file),
-    CannotStore (the disk refuses, or another pull of this model is under way).
+    StorageError (the disk refuses, or another pull of this model is under way).
     """
     source = parse_spec(spec)
     name = _checked_name(name or default_name(source))
@@ -93,7 +93,7 @@ def _is_there(target: Path) -> bool:
         inspect_folder(target)
     except BadModelFolder as error:
         raise BadModelFolder(
-            f"{target} is there but broken ({error.message}): remove it, then pull again"
+            f"{target} is there but broken ({error.message}): remove the folder, then pull again"
         ) from error
     return True
 
@@ -154,7 +154,7 @@ def _existing(gguf: Path) -> Path:
 
 
 def _ignore(_line: str) -> None:
-    """Drop it: the converter has nothing to say but its errors."""
+    """Ignore a line: of the converter only the errors matter."""
 
 
 def _publish(model: Path, provenance: Provenance, target: Path) -> None:

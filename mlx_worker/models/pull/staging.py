@@ -30,9 +30,9 @@ class Staging(msgspec.Struct, frozen=True):
 
 @contextmanager
 def staging_folder(models_dir: Path, name: str, origin: str) -> Iterator[Staging]:
-    """Give an empty staging folder, or the one that an interrupted pull of `origin` left.
+    """Open an empty staging folder, or the folder that an interrupted pull of `origin` left.
 
-    To be used under the model's lock.
+    The caller holds the model's lock.
     """
     root = models_dir / f".pulling-{name}"
     staging = Staging(download=root / "download", model=root / "model")

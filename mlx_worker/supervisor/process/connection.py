@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
-from mlx_worker.errors import CHILD_CODES, ChildLost, ChildMisbehaved
+from mlx_worker.errors import CHILD_CODES, ChildLost, ProtocolViolation
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.wire.framing import encode, frames_from_child
 from mlx_worker.wire.messages import (
@@ -140,7 +140,7 @@ class ChildConnection(asyncio.Protocol):
         try:
             for message in self._frames.feed(data):
                 self._deliver(message)
-        except ChildMisbehaved as error:
+        except ProtocolViolation as error:
             self._end(Event.GARBAGE, error.message)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -170,7 +170,9 @@ class ChildConnection(asyncio.Protocol):
                 self.last_progress = self._loop.time()
                 self._handler(message.id).on_message(message)
             case RequestFailed() if message.code not in CHILD_CODES:
-                raise ChildMisbehaved(f"an error with a code that no child sends: {message.code!r}")
+                raise ProtocolViolation(
+                    f"an error with a code that no child sends: {message.code!r}"
+                )
             case (
                 Done()
                 | PromptWarmed()
@@ -192,7 +194,7 @@ class ChildConnection(asyncio.Protocol):
         try:
             return self._handlers[id_]
         except KeyError:
-            raise ChildMisbehaved(f"a message about id {id_}, which is not open") from None
+            raise ProtocolViolation(f"a message about id {id_}, which is not open") from None
 
     def _end(self, event: Event, reason: str) -> None:
         if self._transport is not None:

@@ -166,7 +166,7 @@ class Dispatcher:
 
     def first_token_after_resume(self, _generation: Generation, seconds: float) -> None:
         """Record how long a crash has interrupted the output of a generation."""
-        self.crash_to_token.see(seconds)
+        self.crash_to_token.observe(seconds)
 
     def client_disconnected(self, generation: Generation) -> None:
         """Cancel a generation whose client has left."""

@@ -37,6 +37,6 @@ class TokenStats:
         now = self._clock()
         tokens = {row.id: len(row.tokens) for row in rows}
         if again := sum(tokens[id_] for id_ in tokens.keys() & self._rows):
-            self.inter_token.see((now - self._at) / max(tokens.values()), again)
+            self.inter_token.observe((now - self._at) / max(tokens.values()), again)
         self._at, self._rows = now, tokens.keys()
         self.tokens += sum(tokens.values())

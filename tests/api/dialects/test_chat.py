@@ -40,7 +40,7 @@ def turns(*messages: dict[str, Any]) -> list[dict[str, Any]]:
 # --- in: what is understood ---------------------------------------------------------------
 
 
-def test_messages_are_enough() -> None:
+def test_parse_messages_alone_are_accepted() -> None:
     call = asked()
     assert (call.model, call.stream, call.include_usage) == (None, False, False)
     assert call.chats[0].messages == HELLO
@@ -50,7 +50,7 @@ def test_messages_are_enough() -> None:
     assert call.chats[0].sampling == Sampling(seed=call.chats[0].sampling.seed)
 
 
-def test_every_sampler_is_passed_on() -> None:
+def test_parse_samplers_are_all_passed_on() -> None:
     call = asked(
         temperature=0.7,
         top_p=0.9,
@@ -75,7 +75,7 @@ def test_every_sampler_is_passed_on() -> None:
     )
 
 
-def test_a_stream_with_usage_of_a_named_model() -> None:
+def test_parse_stream_options_set_usage_and_model() -> None:
     call = asked(model="qwen", stream=True, stream_options={"include_usage": True}, user="me")
     assert (call.model, call.stream, call.include_usage) == ("qwen", True, True)
 
@@ -89,11 +89,11 @@ def test_a_stream_with_usage_of_a_named_model() -> None:
         ({"max_tokens": 7, "max_completion_tokens": None}, 7),
     ],
 )
-def test_the_newer_name_of_the_token_limit_wins(fields: dict[str, Any], limit: int) -> None:
+def test_max_completion_tokens_goes_before_max_tokens(fields: dict[str, Any], limit: int) -> None:
     assert asked(**fields).chats[0].max_tokens == limit
 
 
-def test_an_effort_of_reasoning_is_told_to_the_template_unless_it_is_told_itself() -> None:
+def test_reasoning_effort_sets_template_arguments() -> None:
     assert asked(reasoning_effort="low").chats[0].template_kwargs == {"reasoning_effort": "low"}
     told = {"reasoning_effort": "high", "enable_thinking": True}
     for effort in ("low", "none"):
@@ -122,7 +122,7 @@ def test_an_effort_of_reasoning_is_told_to_the_template_unless_it_is_told_itself
     ],
     ids=str,
 )
-def test_other_servers_words_for_reasoning_are_told_to_the_template(
+def test_other_servers_reasoning_fields_set_template_arguments(
     fields: dict[str, Any], told: dict[str, Any]
 ) -> None:
     assert asked(**fields).chats[0].template_kwargs == told
@@ -136,13 +136,11 @@ def test_other_servers_words_for_reasoning_are_told_to_the_template(
         ({"thinking": "yes"}, "thinking"),
     ],
 )
-def test_reasoning_that_cannot_be_asked_for_is_refused_by_name(
-    fields: dict[str, Any], param: str
-) -> None:
+def test_unsupported_reasoning_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
     assert refused(**fields).param == param
 
 
-def test_what_the_model_thought_goes_back_to_its_template() -> None:
+def test_earlier_reasoning_content_goes_to_the_template() -> None:
     turn = {"role": "assistant", "content": "So.", "reasoning_content": "hm"}
     assert turns(HELLO[0], turn)[1] == turn
 
@@ -150,17 +148,17 @@ def test_what_the_model_thought_goes_back_to_its_template() -> None:
 @pytest.mark.parametrize(
     ("stop", "words"), [("END", ["END"]), (["a", "b"], ["a", "b"]), ([], []), (None, [])]
 )
-def test_stop_is_a_word_or_a_list_of_them(stop: Any, words: list[str]) -> None:
+def test_stop_accepts_a_string_or_a_list(stop: Any, words: list[str]) -> None:
     assert asked(stop=stop).chats[0].stop == words
 
 
-def test_the_template_gets_its_own_arguments() -> None:
+def test_chat_template_kwargs_go_to_the_template() -> None:
     kwargs = {"enable_thinking": False, "depth": {"a": [1, None]}}
     assert asked(chat_template_kwargs=kwargs).chats[0].template_kwargs == kwargs
 
 
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, -(2**63)])
-def test_a_seed_fixes_the_draws(seed: int) -> None:
+def test_seed_of_the_request_is_kept(seed: int) -> None:
     first, again = asked(seed=seed).chats[0].sampling.seed, asked(seed=seed).chats[0].sampling.seed
     assert first == again
     assert 0 <= first < 2**64
@@ -172,7 +170,7 @@ def test_seeds_that_differ_stay_different() -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, {"seed": None}], ids=["absent", "null"])
-def test_without_a_seed_each_call_has_its_own(fields: dict[str, Any]) -> None:
+def test_seed_is_generated_if_absent(fields: dict[str, Any]) -> None:
     assert len({asked(**fields).chats[0].sampling.seed for _ in range(8)}) == 8
 
 
@@ -186,11 +184,11 @@ def test_without_a_seed_each_call_has_its_own(fields: dict[str, Any]) -> None:
         *("response_format", "user", "chat_template_kwargs"),
     ],
 )
-def test_null_is_the_same_as_absent(field: str) -> None:
+def test_null_fields_are_as_absent(field: str) -> None:
     assert asked(**{"seed": 1, field: None}) == asked(seed=1)
 
 
-def test_fields_that_nobody_knows_are_tolerated() -> None:
+def test_unknown_fields_are_tolerated() -> None:
     call = asked(cache_prompt=True, metadata={"a": [1]}, store=False)
     assert call.chats[0].messages == HELLO
 
@@ -198,7 +196,7 @@ def test_fields_that_nobody_knows_are_tolerated() -> None:
 # --- in: turns ----------------------------------------------------------------------------
 
 
-def test_every_role_is_a_turn_and_the_developer_speaks_as_the_system() -> None:
+def test_every_role_is_a_message_and_developer_is_system() -> None:
     roles = ["system", "developer", "user", "assistant", "tool"]
     said = turns(*({"role": role, "content": role} for role in roles))
     assert said == [
@@ -210,25 +208,25 @@ def test_every_role_is_a_turn_and_the_developer_speaks_as_the_system() -> None:
     ]
 
 
-def test_parts_of_text_are_one_text() -> None:
+def test_text_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "b\n"}]
     assert turns({"role": "user", "content": parts}) == [{"role": "user", "content": "a b\n"}]
     assert turns({"role": "user", "content": []}) == [{"role": "user", "content": ""}]
 
 
-def test_an_assistant_that_only_called_tools_has_no_content() -> None:
+def test_assistant_with_tool_calls_alone_has_no_content() -> None:
     call = {"id": "t1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     answer = {"role": "tool", "content": "seen", "tool_call_id": "t1", "name": "look"}
     assert turns(message, answer) == [message | {"content": ""}, answer]
 
 
-def test_an_assistant_may_leave_its_content_out() -> None:
+def test_assistant_content_may_be_absent() -> None:
     assert turns({"role": "assistant"}) == [{"role": "assistant", "content": ""}]
 
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
-def test_null_content_is_no_text(role: str) -> None:
+def test_null_content_is_empty_text(role: str) -> None:
     """Templates join content to other text: they cannot be given null."""
     assert turns({"role": role, "content": None}) == [{"role": role, "content": ""}]
 
@@ -242,12 +240,12 @@ def test_null_content_is_no_text(role: str) -> None:
         ("modalities", ["text", "audio"]),
     ],
 )
-def test_what_would_change_the_answer_and_cannot_is_refused(field: str, value: object) -> None:
+def test_unsupported_fields_that_change_the_answer_are_refused(field: str, value: object) -> None:
     assert refused(**{field: value}).param == field
 
 
 @pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
-def test_a_part_that_is_no_text_is_refused_by_its_name(kind: str) -> None:
+def test_part_that_is_no_text_is_refused_by_name(kind: str) -> None:
     parts = [{"type": "text", "text": "What is it?"}, {"type": kind, kind: {"url": "x"}}]
     error = refused(messages=[{"role": "user", "content": parts}])
     assert isinstance(error, UnsupportedField)
@@ -270,11 +268,11 @@ def test_tools_are_offered_word_for_word() -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, {"tools": []}, {"tools": None}, {"tool_choice": "auto"}])
-def test_nothing_is_offered_where_nothing_is_asked(fields: dict[str, Any]) -> None:
+def test_no_tools_are_offered_if_none_are_given(fields: dict[str, Any]) -> None:
     assert asked(**fields).chats[0].tools == []
 
 
-def test_tools_that_must_not_be_chosen_are_not_offered() -> None:
+def test_tool_choice_none_offers_no_tools() -> None:
     assert asked(tools=[TOOL], tool_choice="none").chats[0].tools == []
 
 
@@ -282,7 +280,7 @@ def test_tools_that_must_not_be_chosen_are_not_offered() -> None:
     ("fields", "one"),
     [({}, False), ({"parallel_tool_calls": True}, False), ({"parallel_tool_calls": False}, True)],
 )
-def test_calls_side_by_side_can_be_declined(fields: dict[str, Any], one: bool) -> None:
+def test_parallel_tool_calls_false_allows_one_call(fields: dict[str, Any], one: bool) -> None:
     assert asked(tools=[TOOL], **fields).chats[0].one_call is one
 
 
@@ -318,7 +316,7 @@ def test_calls_side_by_side_can_be_declined(fields: dict[str, Any], one: bool) -
     ],
 )
 @pytest.mark.parametrize("choice", ["auto", "none"])
-def test_a_tool_that_is_none_is_named_by_its_path(
+def test_malformed_tool_is_named_by_its_path(
     tool: dict[str, Any], param: str, said: str, choice: str
 ) -> None:
     error = refused(tools=[TOOL, tool], tool_choice=choice)
@@ -327,7 +325,7 @@ def test_a_tool_that_is_none_is_named_by_its_path(
 
 
 @pytest.mark.parametrize("inner", [10**400, [[]]], ids=["over a double", "a deep nest"])
-def test_tools_that_cannot_reach_the_child_are_refused_here(inner: Any) -> None:
+def test_tools_that_cannot_be_encoded_are_refused(inner: Any) -> None:
     for _ in range(70 if inner == [[]] else 0):
         inner = [inner]
     tool = {"type": "function", "function": {"name": "look", "parameters": {"x": inner}}}
@@ -337,13 +335,13 @@ def test_tools_that_cannot_reach_the_child_are_refused_here(inner: Any) -> None:
 # --- in: choices --------------------------------------------------------------------------
 
 
-def test_one_choice_is_the_request_itself() -> None:
+def test_split_choices_of_one_choice_is_the_chat_itself() -> None:
     call = asked(seed=5)
     assert call.n == 1
     assert call.split_choices() == call.chats
 
 
-def test_choices_differ_in_nothing_but_seeds_made_of_the_one_that_was_given() -> None:
+def test_split_choices_differ_only_in_derived_seeds() -> None:
     first, *others = asked(seed=5, n=4, temperature=0.5).split_choices()
     assert first.sampling.seed == 5
     assert len({it.sampling.seed for it in (first, *others)}) == 4
@@ -356,11 +354,11 @@ def test_choices_differ_in_nothing_but_seeds_made_of_the_one_that_was_given() ->
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**63 - 1, -(2**63)])
-def test_a_seed_that_was_given_is_told_as_it_was(seed: int) -> None:
+def test_seed_of_any_size_is_reported_unchanged(seed: int) -> None:
     assert asked(seed=seed).seed == seed
 
 
-def test_a_seed_that_was_made_makes_the_same_request_when_it_is_given_back() -> None:
+def test_generated_seed_sent_back_gives_the_same_request() -> None:
     made = asked(temperature=1)
     assert asked(temperature=1, seed=made.seed).chats == made.chats
     assert 0 <= made.seed < 2**53  # what every reader of JSON keeps
@@ -380,7 +378,7 @@ def test_a_seed_that_was_made_makes_the_same_request_when_it_is_given_back() -> 
         ("tool_choice", "validated"),
     ],
 )
-def test_what_the_node_cannot_honour_is_refused_by_its_name(field: str, value: Any) -> None:
+def test_unsupported_fields_are_refused_by_name(field: str, value: Any) -> None:
     error = refused(**{field: value})
     assert isinstance(error, UnsupportedField)
     assert (error.status, error.param) == (400, field)
@@ -402,7 +400,7 @@ def test_what_the_node_cannot_honour_is_refused_by_its_name(field: str, value: A
     ],
     ids=str,
 )
-def test_what_asks_for_nothing_special_is_honoured(fields: dict[str, Any]) -> None:
+def test_neutral_values_of_unsupported_fields_are_accepted(fields: dict[str, Any]) -> None:
     assert asked(**fields).chats[0].messages == HELLO
 
 
@@ -441,7 +439,7 @@ def test_what_asks_for_nothing_special_is_honoured(fields: dict[str, Any]) -> No
         ("chat_template_kwargs", 3, "object"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_limit(field: str, value: Any, limit: str) -> None:
+def test_wrong_value_is_named_with_its_limit(field: str, value: Any, limit: str) -> None:
     error = refused(**{field: value})
     assert (error.status, error.param) == (400, field)
     assert field in error.message
@@ -473,7 +471,7 @@ def test_a_wrong_value_is_named_with_its_limit(field: str, value: Any, limit: st
         ),
     ],
 )
-def test_a_wrong_value_inside_is_named_by_its_path(
+def test_wrong_inner_value_is_named_by_its_path(
     fields: dict[str, Any], param: str, said: str
 ) -> None:
     error = refused(**fields)
@@ -491,19 +489,19 @@ def test_a_wrong_value_inside_is_named_by_its_path(
         pytest.param({str(2**64): 1}, "logit_bias", id="an id that no model has"),
     ],
 )
-def test_a_wrong_bias_is_named(bias: dict[str, Any], said: str) -> None:
+def test_wrong_logit_bias_is_named(bias: dict[str, Any], said: str) -> None:
     error = refused(logit_bias=bias)
     assert (error.param or "").startswith("logit_bias")
     assert said in error.message
 
 
-def test_a_part_of_text_without_text_is_told_so() -> None:
+def test_text_part_without_text_is_refused() -> None:
     error = refused(messages=[{"role": "user", "content": [{"type": "text"}]}])
     assert (error.param or "").startswith("messages[0].content[0]")
     assert "'text' are not understood" not in error.message
 
 
-def test_a_call_without_messages_misses_a_field() -> None:
+def test_body_without_messages_is_missing_field() -> None:
     with pytest.raises(MissingField) as caught:
         parse(b'{"model": "a"}')
     assert (caught.value.status, caught.value.param) == (422, "messages")
@@ -523,18 +521,18 @@ def test_a_call_without_messages_misses_a_field() -> None:
         pytest.param(b'{"messages": [{"role": "user", "content": "a"}], "x": NaN}', id="NaN"),
     ],
 )
-def test_a_body_that_is_not_json_is_told_so(body: bytes) -> None:
+def test_body_that_is_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="not JSON") as caught:
         parse(body)
     assert caught.value.status == 400
 
 
-def test_a_body_of_another_shape_is_told_what_was_expected() -> None:
+def test_body_of_another_type_names_the_expected_type() -> None:
     with pytest.raises(InvalidRequest, match="body: expected `object`, got `array`"):
         parse(b"[]")
 
 
-def test_a_body_too_deep_is_told_so() -> None:
+def test_body_nested_too_deeply_is_refused() -> None:
     deep = b"[" * 100_000 + b"]" * 100_000
     with pytest.raises(InvalidRequest, match="too deeply"):
         parse(b'{"messages": [{"role": "user", "content": "a"}], "x": ' + deep + b"}")
@@ -548,7 +546,7 @@ def test_a_body_too_deep_is_told_so() -> None:
         pytest.param(10**30, id="thirty digits"),
     ],
 )
-def test_a_number_that_cannot_reach_the_child_is_refused_here(number: int) -> None:
+def test_number_that_cannot_be_encoded_is_refused(number: int) -> None:
     """JSON has no largest integer, the pipe has: what was accepted must be able to go on."""
     try:
         call = asked(chat_template_kwargs={"budget": number})
@@ -560,7 +558,7 @@ def test_a_number_that_cannot_reach_the_child_is_refused_here(number: int) -> No
 # --- a model's defaults ---------------------------------------------------------------------
 
 
-def test_a_models_defaults_speak_where_the_request_is_silent() -> None:
+def test_model_defaults_apply_to_absent_fields() -> None:
     defaults = Defaults(temperature=0.7, top_p=0.9, top_k=40, max_tokens=50)
     body = json.dumps({"model": "m", "messages": HELLO, "top_k": 0, "max_tokens": 5}).encode()
     asked_for: list[str | None] = []
@@ -575,6 +573,6 @@ def test_a_models_defaults_speak_where_the_request_is_silent() -> None:
     assert (chat.sampling.top_k, chat.max_tokens) == (0, 5)
 
 
-def test_without_defaults_it_is_greedy_to_the_contexts_end() -> None:
+def test_no_defaults_is_greedy_without_a_limit() -> None:
     chat = parse(json.dumps({"messages": HELLO}).encode()).chats[0]
     assert (chat.sampling.temperature, chat.sampling.top_p, chat.max_tokens) == (0.0, 1.0, None)

@@ -78,20 +78,20 @@ def coded(data: bytes) -> str:
     ],
     ids=str,
 )
-def test_refusal_in_the_history_is_the_assistants_text(message: dict[str, Any], words: str) -> None:
+def test_refusal_in_the_history_is_assistant_text(message: dict[str, Any], words: str) -> None:
     """OpenAI's reference: the parts of an assistant's message are `text` and `refusal`."""
     turns = asked(U, {"role": "assistant"} | message, U).messages
     assert turns[1] == {"role": "assistant", "content": words}
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "tool"])
-def test_refusal_of_another_role_is_not_understood(role: str) -> None:
+def test_refusal_of_another_role_is_refused(role: str) -> None:
     error = refused(U, {"role": role, "content": [refusal("no")]})
     assert error.param == "messages[1].content[0]"
     assert "'refusal'" in error.message
 
 
-def test_refusal_part_needs_its_text() -> None:
+def test_refusal_part_without_text_is_refused() -> None:
     error = refused({"role": "assistant", "content": [{"type": "refusal"}]}, U)
     assert error.param == "messages[0].content[0].refusal"
 
@@ -100,7 +100,7 @@ def test_refusal_part_needs_its_text() -> None:
 
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
-def test_every_key_of_a_message_goes_to_the_template(role: str) -> None:
+def test_unknown_message_keys_go_to_the_template(role: str) -> None:
     """As mlx_lm's server has it; null is as absent, and transformers drops it too."""
     keys = {
         "name": "ann",
@@ -126,11 +126,11 @@ def deep(levels: int) -> Any:
     [deep(70), 1 << 70, [0] * 200_001, {"a": -(1 << 70)}],
     ids=["deep", "large number", "many values", "large number inside"],
 )
-def test_other_keys_of_messages_are_bounded(value: Any) -> None:
+def test_unknown_message_keys_are_bounded(value: Any) -> None:
     assert refused(U, A | {"citations": value}, U).param == "messages"
 
 
-def test_half_a_surrogate_pair_under_another_key_is_refused() -> None:
+def test_half_a_surrogate_pair_in_an_unknown_key_is_refused() -> None:
     body = rb'{"messages": [{"role": "user", "content": "hi", "weight": "\ud83d"}]}'
     with pytest.raises(InvalidRequest, match="not JSON"):
         parse(body)
@@ -156,7 +156,7 @@ def test_half_a_surrogate_pair_under_another_key_is_refused() -> None:
         ([], None),
     ],
 )
-def test_own_message_is_the_users_last_since_the_assistants(
+def test_last_user_message_is_the_last_since_the_assistants(
     speakers: list[Any], place: int | None
 ) -> None:
     assert last_user_message(speakers) == place
@@ -179,9 +179,7 @@ PARTS = {
         ("file", "document"),
     ],
 )
-def test_attachment_is_told_in_words_but_in_the_users_own_last_message(
-    kind: str, what: str
-) -> None:
+def test_attachment_is_a_notice_except_in_the_last_user_message(kind: str, what: str) -> None:
     part = PARTS[kind]
     words = f"[{what} omitted: this model reads text only]"
     result = RESULT | {"content": [part]}
@@ -199,7 +197,7 @@ def test_attachment_is_told_in_words_but_in_the_users_own_last_message(
         assert f"'{kind}'" in error.message
 
 
-def test_sentence_for_an_attachment_stands_in_a_line_of_its_own() -> None:
+def test_attachment_notice_has_a_line_of_its_own() -> None:
     parts = [text("a"), text("b\n"), PICTURE, PICTURE, text("c"), text(""), text("d")]
     assert contents(user(*parts), A, U)[0] == f"ab\n{IMAGE}\n{IMAGE}\ncd"
 
@@ -217,7 +215,7 @@ def test_sentence_for_an_attachment_stands_in_a_line_of_its_own() -> None:
         (coded(b"\xef\xbb\xbfmarked"), "marked"),
     ],
 )
-def test_file_of_text_is_text(data: str, words: str) -> None:
+def test_text_file_is_read_as_text(data: str, words: str) -> None:
     assert contents(user(text("see"), file(data))) == [f"see\n{words}"]
     assert contents(user(file(data, filename="a.md"))) == [f"a.md\n\n{words}"]
 
@@ -235,12 +233,12 @@ def test_file_of_text_is_text(data: str, words: str) -> None:
         None,
     ],
 )
-def test_file_that_is_no_text_is_told_in_words_or_refused(data: str | None) -> None:
+def test_file_that_is_no_text_is_a_notice_or_refused(data: str | None) -> None:
     assert contents(user(file(data)), A, U)[0] == DOCUMENT
     assert refused(user(file(data))).param == "messages[0].content[0]"
 
 
-def test_parts_of_unknown_types_are_refused_wherever_they_stand() -> None:
+def test_parts_of_unknown_types_are_refused_in_every_message() -> None:
     for messages in ([user({"type": "thinking"}), A, U], [U, user({"type": "input_text"})]):
         assert isinstance(refused(*messages), UnsupportedField)
 
@@ -262,7 +260,7 @@ def test_parts_of_unknown_types_are_refused_wherever_they_stand() -> None:
     ],
     ids=str,
 )
-def test_opening_is_what_is_asked_for(fields: dict[str, Any], opening: str) -> None:
+def test_opening_follows_the_request(fields: dict[str, Any], opening: str) -> None:
     assert asked(U, A, **fields).opening == opening
 
 
@@ -285,7 +283,7 @@ def test_message_that_begins_the_answer_is_continued(key: str) -> None:
         ([U, CALLED], {}, "continue_final_message"),
     ],
 )
-def test_what_cannot_be_continued_is_refused_by_name(
+def test_message_that_cannot_be_continued_is_refused(
     messages: list[dict[str, Any]], fields: dict[str, Any], param: str
 ) -> None:
     """As vLLM: either a turn begins, or the last message is continued."""
@@ -294,7 +292,7 @@ def test_what_cannot_be_continued_is_refused_by_name(
     assert param in error.message
 
 
-def test_picture_of_a_question_whose_answer_is_begun_is_the_users_own() -> None:
+def test_image_before_a_prefill_is_in_the_last_user_message() -> None:
     assert refused(user(PICTURE), A, continue_final_message=True).param == "messages[0].content[0]"
     assert contents(user(PICTURE), A)[0] == IMAGE
 
@@ -302,7 +300,7 @@ def test_picture_of_a_question_whose_answer_is_begun_is_the_users_own() -> None:
 # --- calls --------------------------------------------------------------------------------
 
 
-def test_earlier_call_of_a_custom_tool_is_one_of_a_function() -> None:
+def test_earlier_custom_tool_call_becomes_a_function_call() -> None:
     custom = {"id": "c1", "type": "custom", "custom": {"name": "patch", "input": 'a "b"'}}
     said = asked(U, {"role": "assistant", "tool_calls": [custom, CALL]}, RESULT).messages
     function = {"name": "patch", "arguments": r'{"input":"a \"b\""}'}

@@ -51,7 +51,7 @@ def delta_of(model: str, text: str) -> Any:
     return chunk
 
 
-def test_a_stream_is_role_then_text_then_finish_then_done() -> None:
+def test_stream_is_role_text_finish_and_done() -> None:
     it = reply()
     stream = (
         it.start(USAGE)
@@ -70,7 +70,7 @@ def test_a_stream_is_role_then_text_then_finish_then_done() -> None:
     assert all("usage" not in chunk for chunk in chunks)
 
 
-def test_every_chunk_of_a_stream_is_of_one_completion() -> None:
+def test_stream_chunks_share_one_completion_id() -> None:
     it = reply(include_usage=True)
     stream = (
         it.start(USAGE)
@@ -91,12 +91,12 @@ def test_every_chunk_of_a_stream_is_of_one_completion() -> None:
     }
 
 
-def test_completions_have_ids_of_their_own() -> None:
+def test_completions_have_distinct_ids() -> None:
     ids = {events(reply().start(USAGE))[0]["id"] for _ in range(8)}
     assert len(ids) == 8
 
 
-def test_usage_that_was_asked_for_is_the_last_chunk_without_choices() -> None:
+def test_stream_usage_is_the_last_chunk_without_choices() -> None:
     finish, usage, done = events(reply(include_usage=True).finish([ended("length")], USAGE))
     assert finish["choices"][0]["finish_reason"] == "length"
     assert usage["choices"] == []
@@ -128,25 +128,25 @@ def test_usage_that_was_asked_for_is_the_last_chunk_without_choices() -> None:
         pytest.param(" ", id="a space"),
     ],
 )
-def test_a_piece_is_heard_as_it_was_said(text: str) -> None:
+def test_delta_text_survives_encoding(text: str) -> None:
     assert delta_of("nano", text)["choices"][0]["delta"] == {"content": text}
 
 
 @settings(derandomize=True, deadline=None)
 @given(text=st.text())
-def test_any_piece_is_heard_as_it_was_said(text: str) -> None:
+def test_delta_text_of_any_characters_survives_encoding(text: str) -> None:
     assert delta_of("nano", text)["choices"][0]["delta"] == {"content": text}
 
 
 @pytest.mark.parametrize("model", ["org/model:4bit", "?", 'what"?', '"?"', 'a"b\\', "ö\n"])
-def test_no_name_of_a_model_breaks_a_piece(model: str) -> None:
+def test_delta_with_any_model_name_is_valid(model: str) -> None:
     """A client may send any name where the node has a default model."""
     chunk = delta_of(model, "Hello")
     assert chunk["model"] == model
     assert chunk["choices"] == [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]
 
 
-def test_a_stream_that_breaks_says_so_in_one_event_and_is_not_done() -> None:
+def test_stream_error_is_one_event_without_done() -> None:
     error = ChildLost("the model's process\nended", retry_after=1)
     assert events(reply().error(error)) == [
         {
@@ -160,7 +160,7 @@ def test_a_stream_that_breaks_says_so_in_one_event_and_is_not_done() -> None:
     ]
 
 
-def test_a_whole_answer_is_one_completion_object() -> None:
+def test_full_response_is_one_completion_object() -> None:
     answer = json.loads(
         reply("qwen").full_response([(OutputDelta('Hello "you"\n', []), ended("stop"))], USAGE)
     )
@@ -208,7 +208,7 @@ def whole(piece: OutputDelta, finish: FinishReason = "stop") -> Any:
     return choice
 
 
-def test_reasoning_streams_under_both_its_names_and_never_as_content() -> None:
+def test_stream_reasoning_has_both_keys_and_no_content() -> None:
     said = deltas(
         OutputDelta("", [], [ReasoningText("hm")]), OutputDelta("So.", [], [ReasoningText(" well")])
     )
@@ -219,7 +219,7 @@ def test_reasoning_streams_under_both_its_names_and_never_as_content() -> None:
     ]
 
 
-def test_a_call_streams_its_name_then_its_arguments_under_an_index_that_goes_on() -> None:
+def test_stream_call_has_name_then_arguments_with_counted_index() -> None:
     said = deltas(OutputDelta("", [], ["Let me see.", LOOK]), OutputDelta("", [], [WALK]))
     assert said == [
         {"content": "Let me see."},
@@ -248,7 +248,7 @@ def test_a_call_streams_its_name_then_its_arguments_under_an_index_that_goes_on(
     ]
 
 
-def test_a_broken_call_streams_as_content_with_a_warning() -> None:
+def test_stream_invalid_call_is_content_with_a_warning() -> None:
     (chunk,) = events(reply().delta(OutputDelta("", [], [BROKEN]), 0))
     assert chunk["choices"] == [
         {
@@ -260,7 +260,7 @@ def test_a_broken_call_streams_as_content_with_a_warning() -> None:
     ]
 
 
-def test_a_whole_answer_sorts_its_spans() -> None:
+def test_full_response_sorts_spans() -> None:
     choice = whole(
         OutputDelta(" end", [], [ReasoningText("hm"), "Let me see.", LOOK, WALK]), "tool_calls"
     )
@@ -281,17 +281,17 @@ def test_a_whole_answer_sorts_its_spans() -> None:
     assert "warnings" not in choice
 
 
-def test_an_answer_that_is_only_calls_has_no_content() -> None:
+def test_full_response_of_calls_alone_has_null_content() -> None:
     assert whole(OutputDelta("", [], [LOOK]), "tool_calls")["message"]["content"] is None
 
 
-def test_a_broken_call_in_a_whole_answer_is_content_with_a_warning() -> None:
+def test_full_response_invalid_call_is_content_with_a_warning() -> None:
     choice = whole(OutputDelta("?", [], ["I look: ", BROKEN]))
     assert choice["message"] == {"role": "assistant", "content": 'I look: {"name": ?'}
     assert choice["warnings"] == ["not a tool call: the text contains no call"]
 
 
-def test_probabilities_of_a_piece_are_told_once_whatever_its_spans() -> None:
+def test_delta_logprobs_are_reported_once_for_all_spans() -> None:
     told = TokenLogprobs(TokenChoice("a", -1.0), [])
     for piece in (
         OutputDelta("a", [told]),
@@ -303,7 +303,7 @@ def test_probabilities_of_a_piece_are_told_once_whatever_its_spans() -> None:
         assert [len(it["content"]) for it in entries if it] == [1]
 
 
-def test_a_part_of_a_character_has_the_bytes_that_it_adds() -> None:
+def test_logprobs_of_a_partial_character_have_its_bytes() -> None:
     told = TokenLogprobs(TokenChoice("\ufffd", -1.0, b"\xf0\x9f"), [TokenChoice("é", -2.0)])
     (entry,) = whole(OutputDelta("", [told]))["logprobs"]["content"]
     assert (entry["token"], entry["bytes"]) == ("\ufffd", [0xF0, 0x9F])
@@ -313,7 +313,7 @@ def test_a_part_of_a_character_has_the_bytes_that_it_adds() -> None:
 # --- choices ----------------------------------------------------------------------------------
 
 
-def test_the_choices_of_a_stream_are_told_by_their_index() -> None:
+def test_stream_choices_have_their_index() -> None:
     it = reply(n=2)
     stream = (
         it.start(USAGE)
@@ -335,7 +335,7 @@ def test_the_choices_of_a_stream_are_told_by_their_index() -> None:
     assert [chunk.get("seed") for chunk in chunks] == [7, 7] + [None] * 8
 
 
-def test_the_choices_of_a_whole_answer_are_in_order() -> None:
+def test_full_response_choices_are_in_order() -> None:
     said: list[tuple[OutputDelta, FinishInfo]] = [
         (OutputDelta("a", []), ended("stop")),
         (OutputDelta("b", []), ended("length")),

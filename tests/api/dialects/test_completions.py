@@ -44,7 +44,7 @@ def refused(**fields: Any) -> InvalidRequest:
         ([[1, 2], [3]], [[1, 2], [3]]),
     ],
 )
-def test_a_prompt_is_text_or_tokens_one_or_several(prompt: Any, prompts: list[Any]) -> None:
+def test_prompt_is_text_or_tokens_single_or_several(prompt: Any, prompts: list[Any]) -> None:
     call = asked(prompt=prompt)
     assert [chat.prompt for chat in call.chats] == prompts
     assert all(chat.messages == [] for chat in call.chats)
@@ -52,7 +52,7 @@ def test_a_prompt_is_text_or_tokens_one_or_several(prompt: Any, prompts: list[An
     assert asked(prompt=prompt, echo=True).echoed == prompts
 
 
-def test_every_prompt_has_its_choices_side_by_side() -> None:
+def test_choices_of_one_prompt_follow_each_other() -> None:
     call = asked(prompt=["a", "b"], n=2, seed=5)
     choices = call.split_choices()
     assert call.choice_count == 4
@@ -65,7 +65,7 @@ def test_every_prompt_has_its_choices_side_by_side() -> None:
 SCHEMA = {"json": {"type": "object", "properties": {str(i): {} for i in range(100)}}}
 
 
-def test_prompts_are_counted_before_anything_is_made_for_one() -> None:
+def test_choices_are_counted_before_anything_is_built() -> None:
     body = json.dumps({"prompt": ["a"] * 97, "n": 2, "structured_outputs": SCHEMA}).encode()
 
     def refuse() -> None:
@@ -82,7 +82,7 @@ def test_prompts_are_counted_before_anything_is_made_for_one() -> None:
     }
 
 
-def test_what_all_prompts_share_is_made_once() -> None:
+def test_shared_parts_of_prompts_are_built_once() -> None:
     body = json.dumps({"prompt": ["a"] * 97, "structured_outputs": SCHEMA}).encode()
     made = calls(
         lambda: parse(
@@ -92,7 +92,7 @@ def test_what_all_prompts_share_is_made_once() -> None:
     assert made["resolve_sampling"] == made["resolve_constraint"] == made["pack_chat"] == 1
 
 
-def test_the_token_limit_is_the_requests_else_the_models_else_openais() -> None:
+def test_max_tokens_is_the_requests_the_models_or_openais() -> None:
     body = b'{"prompt": "Hello"}'
     assert asked(max_tokens=3).chats[0].max_tokens == 3
     assert parse(body, lambda _: ModelTerms(Defaults(max_tokens=7))).chats[0].max_tokens == 7
@@ -107,18 +107,18 @@ def test_the_token_limit_is_the_requests_else_the_models_else_openais() -> None:
         ({"chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+def test_unsupported_fields_are_refused_by_name(fields: dict[str, Any], param: str) -> None:
     error = refused(**fields)
     assert isinstance(error, UnsupportedField)
     assert error.param == param
 
 
 @pytest.mark.parametrize("prompt", [["a", 1], [[1], 2], ["a", [1]], []])
-def test_prompts_of_several_kinds_are_no_prompt(prompt: Any) -> None:
+def test_prompts_of_mixed_kinds_are_refused(prompt: Any) -> None:
     assert refused(prompt=prompt).param == "prompt"
 
 
-def test_a_body_without_a_prompt_is_missing_it() -> None:
+def test_body_without_prompt_is_missing_field() -> None:
     with pytest.raises(MissingField, match="prompt"):
         parse(b"{}")
 
@@ -127,7 +127,7 @@ def told(text: str) -> TokenLogprobs:
     return TokenLogprobs(TokenChoice(text, -0.5), [TokenChoice(text, -0.5), TokenChoice("x", -2.0)])
 
 
-def test_log_probabilities_are_lists_whose_offsets_go_on_from_piece_to_piece() -> None:
+def test_logprobs_are_lists_with_continued_offsets() -> None:
     it = CompletionWriter(asked(logprobs=2, stream=True), INFO)
     stream = it.delta(OutputDelta("Hello", [told("Hel"), told("lo")]), 0) + it.delta(
         OutputDelta("!", [told("!")]), 0
@@ -142,7 +142,7 @@ def test_log_probabilities_are_lists_whose_offsets_go_on_from_piece_to_piece() -
     assert second["text_offset"] == [5]
 
 
-def test_offsets_count_characters_whatever_their_bytes() -> None:
+def test_logprobs_offsets_count_characters() -> None:
     """Tokens inside a character begin with it; a special token that is not shown has no width."""
     halves = [TokenChoice("\ufffd", -0.5, part) for part in ("🙂".encode()[:2], "🙂".encode()[2:])]
     choices = [
@@ -157,7 +157,7 @@ def test_offsets_count_characters_whatever_their_bytes() -> None:
     assert data["choices"][0]["logprobs"]["text_offset"] == [0, 1, 1, 1, 2]
 
 
-def test_alternatives_that_look_alike_are_told_apart_by_their_bytes() -> None:
+def test_logprobs_of_equal_texts_differ_by_bytes() -> None:
     likeliest = [TokenChoice("\ufffd", -1.0, b"\xf0"), TokenChoice("\ufffd", -2.0, b"\xf1\x9f")]
     it = CompletionWriter(asked(logprobs=2, stream=True), INFO)
     stream = it.delta(OutputDelta("", [TokenLogprobs(likeliest[0], likeliest)]), 0)
@@ -166,7 +166,7 @@ def test_alternatives_that_look_alike_are_told_apart_by_their_bytes() -> None:
     assert top == {"\ufffd": -1.0, "bytes:\\xf1\\x9f": -2.0}
 
 
-def test_what_is_echoed_stands_before_every_choice_of_its_prompt() -> None:
+def test_echo_precedes_every_choice_of_its_prompt() -> None:
     call = asked(prompt=["a", "b"], n=2, echo=True)
     it = CompletionWriter(call, replace(INFO, echoes=["a", "b"]))
     said = [(OutputDelta(str(i), []), FinishInfo("stop", 1)) for i in range(4)]
@@ -176,7 +176,7 @@ def test_what_is_echoed_stands_before_every_choice_of_its_prompt() -> None:
     assert opening == ["a", "a", "b", "b"]
 
 
-def test_no_token_at_all_may_be_asked_for() -> None:
+def test_max_tokens_zero_is_accepted() -> None:
     assert asked(max_tokens=0).chats[0].max_tokens == 0
     assert refused(max_tokens=-1).param == "max_tokens"
 
@@ -192,25 +192,25 @@ def test_no_token_at_all_may_be_asked_for() -> None:
         ({"echo": True, "logprobs": 2, "prompt_logprobs": 1}, PromptScoring(2, 1)),
     ],
 )
-def test_a_prompt_is_scored_where_it_is_echoed_with_logprobs_or_as_vllm_asks(
+def test_prompt_is_scored_for_echoed_logprobs_or_prompt_logprobs(
     fields: dict[str, Any], scoring: PromptScoring | None
 ) -> None:
     assert asked(**fields).chats[0].prompt_scoring == scoring
 
 
 @pytest.mark.parametrize("value", [-1, 21, "1"])
-def test_prompt_logprobs_have_their_limits(value: Any) -> None:
+def test_prompt_logprobs_out_of_range_is_refused(value: Any) -> None:
     assert refused(prompt_logprobs=value).param == "prompt_logprobs"
 
 
-def test_vllms_form_is_not_streamed() -> None:
+def test_prompt_logprobs_with_stream_is_refused() -> None:
     assert "cannot be combined with stream: true" in refused(prompt_logprobs=1, stream=True).message
 
 
 SCORES = Scores([b'"He","y"', b"null,-1.5", b'null,{"a":-0.5}', b"0,2"], b"")
 
 
-def test_the_scores_of_an_echo_stand_before_those_of_the_answer() -> None:
+def test_echo_scores_precede_answer_scores() -> None:
     call = asked(prompt="Hey", echo=True, logprobs=1)
     it = CompletionWriter(call, replace(INFO, echoes=["Hey"]))
     piece = OutputDelta("!", [told("!")], scores=SCORES)
@@ -225,7 +225,7 @@ def test_the_scores_of_an_echo_stand_before_those_of_the_answer() -> None:
     assert "prompt_logprobs" not in choice
 
 
-def test_a_streamed_echo_comes_with_its_scores_and_once() -> None:
+def test_stream_echo_comes_once_with_its_scores() -> None:
     call = asked(prompt="Hey", echo=True, logprobs=1, stream=True)
     it = CompletionWriter(call, replace(INFO, echoes=["Hey"]))
     stream = it.start(USAGE) + it.delta(OutputDelta("", [], scores=SCORES), 0)
@@ -237,7 +237,7 @@ def test_a_streamed_echo_comes_with_its_scores_and_once() -> None:
     assert choices[2]["logprobs"]["text_offset"] == [3]
 
 
-def test_vllms_form_is_a_field_of_the_choice() -> None:
+def test_prompt_logprobs_are_a_field_of_the_choice() -> None:
     it = CompletionWriter(asked(prompt_logprobs=0), INFO)
     scores = Scores([b""] * 4, b'null,{"7":{"logprob":-1.5,"rank":2,"decoded_token":"y"}}')
     whole = it.full_response(

@@ -8,7 +8,7 @@ from mlx_worker.api.dialects.conversation import ConversationBuilder
 from tests.call_counter import calls
 
 
-def test_texts_of_a_turn_are_joined() -> None:
+def test_texts_of_a_message_are_joined() -> None:
     turns = ConversationBuilder()
     turns.add_text("system", "a")
     turns.add_text("system", "b")
@@ -28,7 +28,7 @@ def test_texts_of_a_turn_are_joined() -> None:
     ]
 
 
-def test_a_users_turns_in_a_row_are_one_where_they_are_joined() -> None:
+def test_successive_user_messages_are_joined_on_request() -> None:
     turns = ConversationBuilder(join_user_messages=True)
     turns.add_text("user", "a")
     turns.add_text("user", "b")
@@ -51,7 +51,7 @@ def test_a_users_turns_in_a_row_are_one_where_they_are_joined() -> None:
 
 
 @pytest.mark.parametrize("role", ["assistant", "system", "thought", "user"])
-def test_many_parts_of_a_turn_are_copied_once(role: str) -> None:
+def test_many_texts_of_a_message_are_copied_once(role: str) -> None:
     turns = ConversationBuilder(join_user_messages=True)
     part = "x" * 1000
 

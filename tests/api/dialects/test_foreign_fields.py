@@ -50,7 +50,7 @@ def parse(dialect: DialectName, **fields: Any) -> Any:
 
 
 @pytest.mark.parametrize("dialect", ALL_DIALECTS)
-def test_a_foreign_field_that_asks_for_something_is_refused_by_name(dialect: DialectName) -> None:
+def test_foreign_field_with_an_effect_is_refused_by_name(dialect: DialectName) -> None:
     for field in refused_in(dialect, OWN[dialect]):
         for value in (value for value in OTHERS if value not in field.neutral):
             with pytest.raises(UnsupportedField) as refused:
@@ -63,7 +63,7 @@ def test_a_foreign_field_that_asks_for_something_is_refused_by_name(dialect: Dia
 
 
 @pytest.mark.parametrize("dialect", ALL_DIALECTS)
-def test_a_foreign_field_that_asks_for_nothing_changes_nothing(dialect: DialectName) -> None:
+def test_foreign_field_with_a_neutral_value_is_ignored(dialect: DialectName) -> None:
     plain = parse(dialect, seed=1)
     for field in refused_in(dialect, OWN[dialect]):
         neutral: list[Any] = [None, *field.neutral]
@@ -71,7 +71,7 @@ def test_a_foreign_field_that_asks_for_nothing_changes_nothing(dialect: DialectN
             assert parse(dialect, seed=1, **{field.name: value}) == plain
 
 
-def test_true_is_not_one_and_false_is_not_zero() -> None:
+def test_neutral_true_is_not_one_and_false_not_zero() -> None:
     others: list[Any] = [0, "false", []]
     for value in others:
         with pytest.raises(UnsupportedField):
@@ -81,19 +81,19 @@ def test_true_is_not_one_and_false_is_not_zero() -> None:
 
 
 @pytest.mark.parametrize("dialect", ALL_DIALECTS)
-def test_what_changes_no_answer_is_ignored(dialect: DialectName) -> None:
+def test_harmless_fields_are_ignored(dialect: DialectName) -> None:
     plain = parse(dialect, seed=1)
     for name in (*HARMLESS, "a_name_of_no_server"):
         assert parse(dialect, seed=1, **{name: 3}) == plain
 
 
-def test_a_field_deeper_than_json_is_read_is_refused() -> None:
+def test_foreign_field_nested_too_deeply_is_refused() -> None:
     body = b'{"prompt": "a", "options": ' + b"[" * 900 + b"]" * 900 + b"}"
     with pytest.raises(UnsupportedField):
         completions.parse(body)
 
 
-def test_no_field_is_named_twice_for_a_dialect() -> None:
+def test_foreign_fields_are_unique_in_a_dialect() -> None:
     for dialect in ALL_DIALECTS:
         names = [field.name for field in REFUSED if dialect in field.dialects]
         assert sorted(set(names)) == sorted(names)
@@ -110,6 +110,6 @@ def rendered() -> str:
     return "\n".join(lines)
 
 
-def test_the_docs_have_the_table_of_the_code() -> None:
+def test_docs_have_the_table_of_foreign_fields() -> None:
     assert rendered() in DOCS, f"docs/dialects.md, names of other servers:\n{rendered()}"
     assert ", ".join(f"`{name}`" for name in HARMLESS) in " ".join(DOCS.split())

@@ -76,19 +76,19 @@ def refused(dialect: str, *tools: dict[str, Any], **fields: Any) -> InvalidReque
         "computer_toolset_20260801",
     ],
 )
-def test_a_hosted_tool_is_left_out_with_a_warning(dialect: str, kind: str) -> None:
+def test_hosted_tool_is_left_out_with_a_warning(dialect: str, kind: str) -> None:
     call = asked(dialect, {"type": kind, "name": "secret", "max_uses": 8})
     assert [tool["function"]["name"] for tool in call.chats[0].tools] == ["look"]
     assert call.warnings == [f"tools: left out, because this node runs no hosted tools: {kind}"]
 
 
 @pytest.mark.parametrize("kind", ["web_searches", "x_web_search", "web_search_5", "function", 7])
-def test_what_only_looks_like_a_hosted_tool_is_none(kind: Any) -> None:
+def test_type_similar_to_a_hosted_tool_is_not_hosted(kind: Any) -> None:
     assert not is_hosted(kind)
 
 
 @every_dialect
-def test_tools_of_one_type_are_told_once_and_not_all_of_many(dialect: str) -> None:
+def test_warning_names_each_type_once_up_to_a_limit(dialect: str) -> None:
     assert asked(dialect).warnings == []
     (warning,) = asked(dialect, *[{"type": "web_search"}] * 3).warnings
     assert warning.count("web_search") == 1
@@ -104,7 +104,7 @@ def test_tools_of_one_type_are_told_once_and_not_all_of_many(dialect: str) -> No
         ("messages", {"mcp_servers": [{"type": "url", "url": "https://x"}]}, "mcp_servers"),
     ],
 )
-def test_a_field_that_asks_for_a_hosted_tool_is_left_out_too(
+def test_field_that_asks_for_a_hosted_tool_is_left_out(
     dialect: str, fields: dict[str, Any], named: str
 ) -> None:
     (warning,) = asked(dialect, **fields).warnings
@@ -119,7 +119,7 @@ def test_a_field_that_asks_for_a_hosted_tool_is_left_out_too(
         ("messages", {"type": "tool", "name": "web_search"}),
     ],
 )
-def test_only_a_choice_that_names_a_hosted_tool_is_refused(dialect: str, choice: Any) -> None:
+def test_tool_choice_of_a_hosted_tool_is_refused(dialect: str, choice: Any) -> None:
     hosted = {"type": "web_search", "name": "web_search"}
     assert asked(dialect, hosted, tool_choice=None).chats
     error = refused(dialect, hosted, tool_choice=choice)
@@ -132,7 +132,7 @@ def test_only_a_choice_that_names_a_hosted_tool_is_refused(dialect: str, choice:
     ("dialect", "choice"),
     [("chat", "required"), ("responses", "required"), ("messages", {"type": "any"})],
 )
-def test_calls_cannot_be_required_of_hosted_tools_alone(dialect: str, choice: Any) -> None:
+def test_tool_choice_required_of_hosted_tools_alone_is_refused(dialect: str, choice: Any) -> None:
     error = refused(dialect, tools=[{"type": "web_search"}], tool_choice=choice)
     assert isinstance(error, UnsupportedField)
     assert (error.param, "web_search" in error.message) == ("tool_choice", True)
@@ -141,7 +141,7 @@ def test_calls_cannot_be_required_of_hosted_tools_alone(dialect: str, choice: An
 
 
 @every_dialect
-def test_an_unknown_type_says_which_would_do(dialect: str) -> None:
+def test_unknown_tool_type_names_the_known_types(dialect: str) -> None:
     known = {
         "chat": "'function'",
         "responses": "'function', 'custom', 'namespace'",
@@ -160,7 +160,7 @@ def function(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}
 
 
-def test_only_allowed_tools_of_a_chat_are_offered() -> None:
+def test_allowed_tools_of_a_chat_limit_the_offer() -> None:
     tools = [function("hear"), {"type": "web_search"}]
     allowed = {"mode": "auto", "tools": [function("hear"), {"type": "web_search"}]}
     choice = {"type": "allowed_tools", "allowed_tools": allowed}
@@ -183,7 +183,7 @@ def test_only_allowed_tools_of_a_chat_are_offered() -> None:
         ({"mode": "required", "tools": []}, "tool_choice"),
     ],
 )
-def test_allowed_tools_that_mean_nothing_are_refused(allowed: Any, param: str) -> None:
+def test_malformed_allowed_tools_are_refused(allowed: Any, param: str) -> None:
     choice = {"type": "allowed_tools", "allowed_tools": allowed}
     assert refused("chat", tool_choice=choice).param == param
 
@@ -202,7 +202,7 @@ RESULT = {"type": "web_search_tool_result", "tool_use_id": "s1"}
     ],
     ids=["results", "an error"],
 )
-def test_blocks_of_a_servers_tools_are_left_out_with_a_warning(content: Any) -> None:
+def test_blocks_of_hosted_tools_are_left_out_with_a_warning(content: Any) -> None:
     said = [USE, RESULT | {"content": content}, {"type": "text", "text": "So."}]
     turns = [
         {"role": "user", "content": "Hello"},
@@ -217,7 +217,7 @@ def test_blocks_of_a_servers_tools_are_left_out_with_a_warning(content: Any) -> 
 
 
 @pytest.mark.parametrize(("summary", "said"), [("They met.", "They met.\n\nSo."), (None, "So.")])
-def test_the_summary_of_a_compaction_stays_in_the_conversation(summary: Any, said: str) -> None:
+def test_compaction_summary_stays_in_the_conversation(summary: Any, said: str) -> None:
     blocks = [{"type": "compaction", "content": summary}, {"type": "text", "text": "So."}]
     turns = [
         {"role": "user", "content": "Hello"},

@@ -31,14 +31,14 @@ from mlx_worker.supervisor.requests.output_buffer import OutputDelta
         ({"a": [1, {}, {"b": {"minimum": -(2**63) - 1}}]}, "tools.a[2].b.minimum"),
     ],
 )
-def test_a_number_beyond_64_bits_is_refused_with_its_place(value: Any, place: str) -> None:
+def test_integer_beyond_64_bits_is_refused_with_its_path(value: Any, place: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         check_encodable("tools", value)
     assert refused.value.message.startswith(f"{place}: an integer beyond 64 bits")
 
 
 @pytest.mark.parametrize("value", [2**64 - 1, -(2**63), [1e308, {"a": True}]])
-def test_numbers_of_64_bits_are_carried(value: Any) -> None:
+def test_integers_of_64_bits_are_encodable(value: Any) -> None:
     check_encodable("tools", value)
 
 
@@ -57,7 +57,7 @@ def _arguments(call: Any) -> Any:
     return json.loads(turn["tool_calls"][0]["function"]["arguments"])
 
 
-def test_a_large_number_in_an_earlier_call_keeps_its_digits() -> None:
+def test_large_integer_in_an_earlier_call_keeps_its_digits() -> None:
     function = {"name": "f", "arguments": LARGE}
     turn = {"role": "assistant", "tool_calls": [{"id": "1", "function": function}]}
     assert _arguments(chat.parse(_body(messages=[USER, turn, USER]))) == LARGE
@@ -67,7 +67,7 @@ def test_a_large_number_in_an_earlier_call_keeps_its_digits() -> None:
     assert _arguments(messages.parse(_body(messages=turns, max_tokens=1))) == LARGE
 
 
-def test_a_large_number_beside_the_arguments_of_a_call_is_refused() -> None:
+def test_large_integer_beside_call_arguments_is_refused() -> None:
     call = {"id": "1", "index": 2**64, "function": {"name": "f", "arguments": LARGE}}
     turn = {"role": "assistant", "tool_calls": [call]}
     with pytest.raises(InvalidRequest, match=r"index: an integer beyond 64 bits") as refused:
@@ -76,7 +76,7 @@ def test_a_large_number_beside_the_arguments_of_a_call_is_refused() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2**64])
-def test_a_deep_nest_in_an_earlier_call_is_refused(number: int) -> None:
+def test_deep_nesting_in_an_earlier_call_is_refused(number: int) -> None:
     deep: Any = number
     for _ in range(DEEPEST):
         deep = [deep]
@@ -86,7 +86,7 @@ def test_a_deep_nest_in_an_earlier_call_is_refused(number: int) -> None:
         chat.parse(_body(messages=[USER, turn, USER]))
 
 
-def test_other_calls_go_on_as_they_came() -> None:
+def test_encodable_calls_are_passed_on_unchanged() -> None:
     function = {"name": "f", "arguments": {"a": 2**64 - 1}}
     turn = {"role": "assistant", "tool_calls": [{"id": "1", "function": function}]}
     made = chat.parse(_body(messages=[USER, turn, USER])).chats[0].messages[1]
@@ -103,21 +103,21 @@ def test_other_calls_go_on_as_they_came() -> None:
         ),
     ],
 )
-def test_a_large_bound_in_a_tool_is_rounded(call: Any) -> None:
+def test_large_bound_in_a_tool_is_rounded(call: Any) -> None:
     tools = call().chats[0].tools
     msgspec.msgpack.encode(tools)
     bound = tools[0]["function"]["parameters"]["properties"]["a"]["maximum"]
     assert bound == float(18446744073709552000)
 
 
-def test_a_number_that_no_double_holds_is_refused() -> None:
+def test_integer_that_no_double_holds_is_refused() -> None:
     tool = {"type": "function", "function": NAMED | {"parameters": {"maximum": 10**400}}}
     with pytest.raises(InvalidRequest, match="maximum: an integer beyond 64 bits"):
         chat.parse(_body(messages=[USER], tools=[tool]))
 
 
 @pytest.mark.parametrize("is_packed", [False, True])
-def test_a_large_bound_in_a_tool_is_repeated_digit_for_digit(is_packed: bool) -> None:
+def test_large_bound_in_a_tool_is_repeated_exactly(is_packed: bool) -> None:
     call = responses.parse(_body(input="Hi", tools=[{"type": "function", **NAMED}]))
     answer = ResponsesWriter(
         call.with_packed_parts() if is_packed else call, ResponseInfo("m", 1, "fp_1")

@@ -39,7 +39,7 @@ def refused(**fields: Any) -> InvalidRequest:
     return caught.value
 
 
-def test_a_system_prompt_is_the_first_turn_and_its_blocks_are_paragraphs() -> None:
+def test_system_prompt_is_the_first_message_in_paragraphs() -> None:
     cached = {"cache_control": {"type": "ephemeral"}}
     said = turns(user(text("a"), text("b", **cached)), system=[text("one", **cached), text("two")])
     assert said == [
@@ -67,7 +67,7 @@ USED = {"role": "assistant", "content": [USE]}
         ([A, USED, user(RESULT, text("a")), B], [A, USED, user(RESULT, text("a"), text("b"))]),
     ],
 )
-def test_user_turns_in_a_row_are_one_turn_of_all_their_blocks(
+def test_successive_user_messages_are_joined(
     several: list[dict[str, Any]], one: list[dict[str, Any]]
 ) -> None:
     assert turns(*several) == turns(*one)
@@ -75,14 +75,14 @@ def test_user_turns_in_a_row_are_one_turn_of_all_their_blocks(
     assert parse_count_body(body)[1].messages == turns(*one)
 
 
-def test_assistant_turns_in_a_row_are_one_turn_of_all_their_blocks() -> None:
+def test_successive_assistant_messages_are_joined() -> None:
     first = {"role": "assistant", "content": "x"}
     several = turns(A, first, {"role": "assistant", "content": [text("y"), USE]}, user(RESULT), B)
     one = {"role": "assistant", "content": [text("x"), text("y"), USE]}
     assert several == turns(A, one, user(RESULT, text("b")))
 
 
-def test_a_system_turn_ends_the_users_turn_in_front_of_it() -> None:
+def test_system_message_separates_user_messages() -> None:
     system = {"role": "system", "content": "be kind"}
     assert turns(A, B, system, system, A, B) == [
         {"role": "user", "content": "a\n\nb"},
@@ -103,19 +103,19 @@ BILLING = "x-anthropic-billing-header: cc_version=1; cch=0a1b2;"
         [text(f"{BILLING}\nBe kind.")],
     ],
 )
-def test_a_billing_line_at_the_head_of_a_system_prompt_is_taken_off(system: Any) -> None:
+def test_billing_header_is_removed_from_the_system_prompt(system: Any) -> None:
     assert turns(USER, system=system)[0] == {"role": "system", "content": "Be kind."}
 
 
-def test_a_system_prompt_of_a_billing_line_alone_is_none() -> None:
+def test_system_prompt_of_a_billing_header_alone_is_empty() -> None:
     assert [it["role"] for it in turns(USER, system=BILLING)] == ["user"]
 
 
-def test_a_billing_line_elsewhere_is_what_somebody_said() -> None:
+def test_billing_header_elsewhere_is_kept() -> None:
     assert turns(USER, system=f"Be kind.\n{BILLING}")[0]["content"].endswith(BILLING)
 
 
-def test_what_the_model_thought_said_and_used_is_one_turn_and_results_are_the_tools() -> None:
+def test_reasoning_text_and_calls_are_one_message() -> None:
     thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
     hidden = {"type": "redacted_thinking", "data": "xyz"}
     result = {"type": "tool_result", "tool_use_id": "t1", "content": [text("wide")]}
@@ -142,7 +142,7 @@ def test_what_the_model_thought_said_and_used_is_one_turn_and_results_are_the_to
     ]
 
 
-def test_tools_are_functions_for_the_template() -> None:
+def test_tools_become_functions_for_the_template() -> None:
     tool = {"name": "look", "description": "d", "input_schema": {"type": "object"}}
     chat = asked(
         tools=[tool | {"cache_control": {"type": "ephemeral"}}],
@@ -175,7 +175,7 @@ def test_limits_samplers_and_stop_sequences_are_passed_on() -> None:
         ({"output_config": {"effort": "low"}}, {"reasoning_effort": "low"}),
     ],
 )
-def test_thinking_is_the_templates_switch(fields: dict[str, Any], told: dict[str, Any]) -> None:
+def test_thinking_sets_the_template_switch(fields: dict[str, Any], told: dict[str, Any]) -> None:
     assert asked(**fields).chats[0].template_kwargs == told
 
 
@@ -190,7 +190,7 @@ def test_thinking_is_the_templates_switch(fields: dict[str, Any], told: dict[str
         ({"system": [{"type": "image"}]}, "system[0]"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+def test_unsupported_fields_are_refused_by_name(fields: dict[str, Any], param: str) -> None:
     error = refused(**fields)
     assert isinstance(error, UnsupportedField)
     assert error.param == param
@@ -207,16 +207,16 @@ def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], para
         ({"max_tokens": 0}, "max_tokens"),
     ],
 )
-def test_what_means_nothing_is_refused_with_its_place(fields: dict[str, Any], param: str) -> None:
+def test_malformed_fields_are_refused_with_their_path(fields: dict[str, Any], param: str) -> None:
     assert refused(**fields).param == param
 
 
-def test_a_body_without_messages_is_missing_them() -> None:
+def test_body_without_messages_is_missing_field() -> None:
     with pytest.raises(MissingField, match="messages"):
         parse(b"{}")
 
 
-def test_what_ends_with_the_assistants_words_can_be_counted() -> None:
+def test_count_body_may_end_with_an_assistant_message() -> None:
     body = {"model": "m", "messages": [USER, {"role": "assistant", "content": "I am"}]}
     name, chat = parse_count_body(json.dumps(body).encode())
     assert name == "m"
@@ -228,12 +228,12 @@ def test_what_ends_with_the_assistants_words_can_be_counted() -> None:
     [(None, {}), ([1], "[1]"), ('{"at": 1', '{"at": 1'), (5, "5")],
     ids=["none", "list", "text", "number"],
 )
-def test_input_of_an_earlier_call_is_whatever_a_model_wrote(written: Any, told: Any) -> None:
+def test_earlier_call_input_may_be_any_value(written: Any, told: Any) -> None:
     said = turns(USER, {"role": "assistant", "content": [USE | {"input": written}]}, user(RESULT))
     assert said[1]["tool_calls"][0]["function"] == {"name": "look", "arguments": told}
 
 
-def test_input_of_an_earlier_call_that_is_nested_deeply_is_refused() -> None:
+def test_earlier_call_input_nested_too_deeply_is_refused() -> None:
     deep: Any = 1
     for _ in range(200):
         deep = [deep]

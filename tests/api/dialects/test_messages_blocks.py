@@ -90,7 +90,7 @@ def plain(words: str) -> dict[str, Any]:
         pytest.param(UPLOAD, UPLOAD_TEXT, id="upload"),
     ],
 )
-def test_attachment_is_told_in_words_but_in_the_users_own_last_message(
+def test_attachment_is_a_notice_except_in_the_last_user_message(
     block: dict[str, Any], words: str
 ) -> None:
     assert contents(U, USED, user(result(text("see"), block)))[-1] == f"see\n\n{words}"
@@ -110,7 +110,7 @@ def test_attachment_is_told_in_words_but_in_the_users_own_last_message(
         assert f"'{block['type']}'" in error.message
 
 
-def test_picture_before_a_system_turn_or_a_begun_answer_is_the_users_own() -> None:
+def test_image_before_a_system_message_or_prefill_is_refused() -> None:
     for last in ({"role": "system", "content": "x"}, {"role": "assistant", "content": "It is"}):
         assert refused(user(IMAGE), last).param == "messages[0].content[0]"
 
@@ -160,7 +160,7 @@ def test_picture_before_a_system_turn_or_a_begun_answer_is_the_users_own() -> No
         pytest.param({"type": "tool_reference", "tool_name": "Edit"}, "[tool: Edit]", id="tool"),
     ],
 )
-def test_text_is_text_wherever_it_stands(block: dict[str, Any], words: str) -> None:
+def test_text_blocks_are_read_in_every_place(block: dict[str, Any], words: str) -> None:
     assert contents(user(block, text("?"))) == [f"{words}\n\n?"]
     assert contents(U, USED, user(result(block)))[-1] == words
     assert contents(user(block), DONE, U)[0] == words
@@ -179,7 +179,7 @@ def test_text_is_text_wherever_it_stands(block: dict[str, Any], words: str) -> N
         ({"type": "text", "text": 5}, "text"),
     ],
 )
-def test_block_that_cannot_be_told_is_named_by_its_place(block: Any, param: str) -> None:
+def test_unsupported_block_is_named_by_its_path(block: Any, param: str) -> None:
     suffix = f".{param}" if param else ""
     assert refused(user(block)).param == f"messages[0].content[0]{suffix}"
     error = refused(U, USED, user(result(block)))
@@ -198,14 +198,14 @@ def test_block_that_cannot_be_told_is_named_by_its_place(block: Any, param: str)
         ([{"type": "thinking", "thinking": "hm", "signature": ""}, text("So")], "So"),
     ],
 )
-def test_assistants_last_message_is_continued(content: Any, words: str) -> None:
+def test_last_assistant_message_is_continued(content: Any, words: str) -> None:
     """Anthropic's reference: the response continues from the content of a final assistant turn."""
     chat = asked(U, {"role": "assistant", "content": content})
     assert chat.opening == "continued"
     assert (chat.messages[-1]["role"], chat.messages[-1]["content"]) == ("assistant", words)
 
 
-def test_answer_after_anything_else_is_a_turn_of_its_own() -> None:
+def test_answer_after_other_messages_is_a_new_message() -> None:
     assert asked(U).opening == "turn"
     assert asked(U, DONE, U).opening == "turn"
     assert asked(U, {"role": "assistant", "content": []}).opening == "turn"
@@ -225,7 +225,7 @@ def test_conversation_that_ends_with_a_call_is_refused() -> None:
         {"tools": [{"name": "look"}], "tool_choice": {"type": "any"}},
     ],
 )
-def test_begun_answer_of_a_required_shape_is_refused(fields: dict[str, Any]) -> None:
+def test_prefill_with_a_constraint_is_refused(fields: dict[str, Any]) -> None:
     """Anthropic's reference: prefilling is incompatible with structured outputs."""
     error = refused(U, {"role": "assistant", "content": "{"}, **fields)
     assert error.param == "messages[1]"

@@ -12,7 +12,8 @@ from mlx_worker.api.dialects.completions import request as completions
 from mlx_worker.api.dialects.messages import request as messages
 from mlx_worker.api.dialects.native.tokenize import parse_detokenize_body
 from mlx_worker.api.dialects.responses import request as responses
-from mlx_worker.config.schema import Defaults, parse_config
+from mlx_worker.config.load import parse_config
+from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def refusal(name: str, **fields: Any) -> InvalidRequest:
 
 @in_every_dialect
 @pytest.mark.parametrize(("field", "value"), OFF)
-def test_samplers_that_are_off_are_taken(name: str, field: str, value: float) -> None:
+def test_neutral_samplers_are_accepted(name: str, field: str, value: float) -> None:
     assert getattr(asked(name, **{field: value}).chats[0].sampling, field) == value
 
 
@@ -72,7 +73,7 @@ def test_samplers_out_of_range_are_refused_by_name(
     assert repr(value) in error.message
 
 
-def test_defaults_of_a_model_may_be_off(tmp_path: Path) -> None:
+def test_model_defaults_may_be_neutral(tmp_path: Path) -> None:
     text = '[[models]]\nid = "m"\npath = "p"\n[models.defaults]\n'
     text += "top_p = 0.0\ntop_k = -1\nmin_p = 0\nrepetition_penalty = 0\n"
     (model,) = parse_config(text, source="it", folder=tmp_path).models
@@ -81,7 +82,7 @@ def test_defaults_of_a_model_may_be_off(tmp_path: Path) -> None:
 
 @in_every_dialect
 @pytest.mark.parametrize("value", [4.0, 4e2])
-def test_whole_numbers_may_be_written_as_floats(name: str, value: float) -> None:
+def test_whole_numbers_as_floats_are_accepted(name: str, value: float) -> None:
     limit = DIALECTS[name][2]
     call = asked(name, **{limit: value}, top_k=value, seed=value, temperature=1.0)
     request = call.chats[0]
@@ -90,7 +91,7 @@ def test_whole_numbers_may_be_written_as_floats(name: str, value: float) -> None
     assert isinstance(request.sampling.temperature, float)
 
 
-def test_whole_numbers_of_each_dialects_own_fields_may_be_floats() -> None:
+def test_whole_floats_in_every_dialects_own_fields_are_accepted() -> None:
     call = asked("chat", n=2.0, logprobs=True, top_logprobs=3.0, max_completion_tokens=5.0)
     assert (call.n, call.chats[0].logprobs, call.chats[0].max_tokens) == (2, 3, 5)
     call = asked("completions", n=2.0, best_of=2.0, logprobs=1.0)
@@ -100,7 +101,7 @@ def test_whole_numbers_of_each_dialects_own_fields_may_be_floats() -> None:
     assert parse_detokenize_body(b'{"tokens": [5.0, 6]}') == (None, [5, 6])
 
 
-def test_what_is_free_in_form_keeps_its_floats() -> None:
+def test_free_form_values_keep_their_floats() -> None:
     parameters = {"type": "object", "properties": {"at": {"type": "number", "default": 1.0}}}
     tool = {"type": "function", "function": {"name": "look", "parameters": parameters}}
     call = asked(
@@ -117,7 +118,7 @@ def test_what_is_free_in_form_keeps_its_floats() -> None:
 
 @in_every_dialect
 @pytest.mark.parametrize("value", [4.5, "4", True])
-def test_other_numbers_are_no_whole_ones(name: str, value: Any) -> None:
+def test_other_floats_are_no_whole_numbers(name: str, value: Any) -> None:
     limit = DIALECTS[name][2]
     error = refusal(name, **{limit: value})
     assert error.param == limit
@@ -125,7 +126,7 @@ def test_other_numbers_are_no_whole_ones(name: str, value: Any) -> None:
 
 
 @in_every_dialect
-def test_a_value_of_any_depth_in_place_of_a_number_is_named(name: str) -> None:
+def test_nested_value_in_place_of_a_number_is_named(name: str) -> None:
     parse, body, limit = DIALECTS[name]
     deep = json.dumps(body)[:-1] + f', "{limit}": {"[" * 5000}{"]" * 5000}}}'
     with pytest.raises(InvalidRequest, match=f"^{limit}: "):

@@ -58,7 +58,7 @@ def user(*parts: dict[str, Any]) -> list[dict[str, Any]]:
         (messages, MESSAGE, "messages", user({"type": "functions"})),
     ],
 )
-def test_what_is_refused_is_an_unsupported_field(
+def test_refused_values_are_unsupported_fields(
     dialect: Any, body: dict[str, Any], field: str, value: Any
 ) -> None:
     with pytest.raises(UnsupportedField) as caught:
@@ -77,7 +77,7 @@ def test_what_is_refused_is_an_unsupported_field(
         (responses, RESPONSE, "text", {"format": {"type": "x"}}, "'x' is not one of 'text', 'json"),
     ],
 )
-def test_a_refused_value_is_told_with_those_that_would_do(
+def test_refused_value_is_named_with_the_known_values(
     dialect: Any, body: dict[str, Any], field: str, value: Any, said: str
 ) -> None:
     with pytest.raises(UnsupportedField) as caught:

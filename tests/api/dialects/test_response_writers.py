@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlx_worker.api.dialects import base as dialect
+from mlx_worker.api.dialects import base
 from mlx_worker.api.dialects.chat import request as chat
 from mlx_worker.api.dialects.chat.response import ChatWriter
 from mlx_worker.api.dialects.messages import request as messages
@@ -25,56 +25,71 @@ from mlx_worker.wire.output import (
     Span,
     ToolCall,
 )
-from tests.dialects import CHAT, CHATS, MESSAGES, RESPONSES, Dialect, Heard, Usage, events_of
+from tests.dialects import (
+    CHAT,
+    CHATS,
+    MESSAGES,
+    RESPONSES,
+    Dialect,
+    ReceivedAnswer,
+    Usage,
+    events_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.api.dialects.base import ResponseWriter
 
-INFO = dialect.ResponseInfo("m", 1, "fp_1")
+INFO = base.ResponseInfo("m", 1, "fp_1")
 MADE: dict[Dialect, Callable[[bytes], ResponseWriter]] = {
     CHAT: lambda body: ChatWriter(chat.parse(body), INFO),
     RESPONSES: lambda body: ResponsesWriter(responses.parse(body), INFO),
     MESSAGES: lambda body: MessagesWriter(messages.parse(body), INFO),
 }
-READ = dialect.Usage(prompt=100, cached=64)
-USED = dialect.Usage(prompt=100, cached=64, completion=7, reasoning=3)
+READ = base.Usage(prompt=100, cached=64)
+USED = base.Usage(prompt=100, cached=64, completion=7, reasoning=3)
 USAGE = Usage(100, 64, 7)
 
 RIVER = ToolCall("call_1", "look", '{"at": "東京"}')
 WALK = ToolCall("call_2", "walk", "{}")
 BROKEN = InvalidToolCall('{"name": ', "not a tool call: the text contains no call")
 
-every_chat = pytest.mark.parametrize("spoken", CHATS, ids=repr)
+every_chat = pytest.mark.parametrize("dialect", CHATS, ids=repr)
 
 
-def both_ways(spoken: Dialect, pieces: list[list[Span]], ending: FinishInfo) -> tuple[Heard, Heard]:
+def both_ways(
+    dialect: Dialect, pieces: list[list[Span]], ending: FinishInfo
+) -> tuple[ReceivedAnswer, ReceivedAnswer]:
     """The same pieces, streamed and whole."""
-    it = MADE[spoken](json.dumps(spoken.body("hello", stream=True)).encode())
+    it = MADE[dialect](json.dumps(dialect.body("hello", stream=True)).encode())
     stream = it.start(READ)
     stream += b"".join(it.delta(delta_of(spans, []), 0) for spans in pieces)
     stream += it.finish([ending], USED)
-    it = MADE[spoken](json.dumps(spoken.body("hello")).encode())
+    it = MADE[dialect](json.dumps(dialect.body("hello")).encode())
     piece = delta_of([span for spans in pieces for span in spans], [])
     whole = it.full_response([(piece, ending)], USED)
-    return spoken.streamed(events_of(stream)), spoken.whole(json.loads(whole))
+    return dialect.read_stream(events_of(stream)), dialect.read_full(json.loads(whole))
 
 
-CASES: dict[str, tuple[list[list[Span]], FinishReason, Heard]] = {
-    "text": ([["Hel"], ["lo"]], "stop", Heard("Hello", finish="stop")),
-    "nothing": ([], "stop", Heard(finish="stop")),
-    "cut": ([["Hel"]], "length", Heard("Hel", finish="length")),
+CASES: dict[str, tuple[list[list[Span]], FinishReason, ReceivedAnswer]] = {
+    "text": ([["Hel"], ["lo"]], "stop", ReceivedAnswer("Hello", finish="stop")),
+    "nothing": ([], "stop", ReceivedAnswer(finish="stop")),
+    "cut": ([["Hel"]], "length", ReceivedAnswer("Hel", finish="length")),
     "reasoning then text": (
         [[ReasoningText("hm")], [ReasoningText(", well"), "So."], [" Yes."]],
         "stop",
-        Heard("So. Yes.", "hm, well", finish="stop"),
+        ReceivedAnswer("So. Yes.", "hm, well", finish="stop"),
     ),
-    "cut in reasoning": ([[ReasoningText("hm")]], "length", Heard("", "hm", finish="length")),
+    "cut in reasoning": (
+        [[ReasoningText("hm")]],
+        "length",
+        ReceivedAnswer("", "hm", finish="length"),
+    ),
     "two calls": (
         [["Let me see."], [RIVER, WALK]],
         "tool_calls",
-        Heard(
+        ReceivedAnswer(
             "Let me see.",
             calls=[("call_1", "look", {"at": "東京"}), ("call_2", "walk", {})],
             finish="tool_calls",
@@ -83,29 +98,29 @@ CASES: dict[str, tuple[list[list[Span]], FinishReason, Heard]] = {
     "reasoning, text, a call, text": (
         [[ReasoningText("hm"), "I look: "], [RIVER, "Done."]],
         "tool_calls",
-        Heard("I look: Done.", "hm", [("call_1", "look", {"at": "東京"})], "tool_calls"),
+        ReceivedAnswer("I look: Done.", "hm", [("call_1", "look", {"at": "東京"})], "tool_calls"),
     ),
     "a call that is none": (
         [["I look: "], [BROKEN]],
         "stop",
-        Heard('I look: {"name": ', finish="stop", warnings=[BROKEN.problem]),
+        ReceivedAnswer('I look: {"name": ', finish="stop", warnings=[BROKEN.problem]),
     ),
 }
 
 
 @every_chat
 @pytest.mark.parametrize("case", CASES)
-def test_an_answer_is_told_alike_streamed_and_whole(spoken: Dialect, case: str) -> None:
+def test_answer_is_equal_streamed_and_whole(dialect: Dialect, case: str) -> None:
     pieces, finish, expected = CASES[case]
     expected.usage = USAGE
-    streamed, whole = both_ways(spoken, pieces, FinishInfo(finish, 7))
+    streamed, whole = both_ways(dialect, pieces, FinishInfo(finish, 7))
     assert streamed == expected
     assert whole == expected
 
 
 @every_chat
-def test_reasoning_has_its_tokens_in_the_usage(spoken: Dialect) -> None:
-    it = MADE[spoken](json.dumps(spoken.body("hello")).encode())
+def test_usage_counts_reasoning_tokens(dialect: Dialect) -> None:
+    it = MADE[dialect](json.dumps(dialect.body("hello")).encode())
     usage = json.loads(it.full_response([(OutputDelta("a", []), FinishInfo("stop", 7))], USED))[
         "usage"
     ]
@@ -126,9 +141,7 @@ def test_reasoning_has_its_tokens_in_the_usage(spoken: Dialect) -> None:
         (FinishInfo("tool_calls", 7, "END"), ("tool_use", None)),
     ],
 )
-def test_a_message_says_which_stop_sequence_ended_it(
-    ending: FinishInfo, told: tuple[str, str | None]
-) -> None:
+def test_message_names_its_stop_sequence(ending: FinishInfo, told: tuple[str, str | None]) -> None:
     it = MADE[MESSAGES](json.dumps(MESSAGES.body("hello")).encode())
     whole = json.loads(it.full_response([(OutputDelta("a", []), ending)], USED))
     assert (whole["stop_reason"], whole["stop_sequence"]) == told
@@ -139,7 +152,7 @@ def test_a_message_says_which_stop_sequence_ended_it(
 # --- Responses' own ---------------------------------------------------------------------------
 
 
-def test_a_response_repeats_what_was_asked_and_keeps_nothing() -> None:
+def test_response_repeats_request_fields_and_stores_nothing() -> None:
     asked: dict[str, Any] = {
         "instructions": "Be brief.",
         "metadata": {"a": "b"},
@@ -157,20 +170,20 @@ def test_a_response_repeats_what_was_asked_and_keeps_nothing() -> None:
     assert told["previous_response_id"] is None
 
 
-def test_an_item_that_the_limit_cut_is_incomplete_itself() -> None:
+def test_item_cut_by_the_limit_is_incomplete() -> None:
     it = MADE[RESPONSES](json.dumps({"input": "hello"}).encode())
     piece = OutputDelta("Hel", [], [ReasoningText("hm")])
     told = json.loads(it.full_response([(piece, FinishInfo("length", 7))], USED))
     assert [item["status"] for item in told["output"]] == ["completed", "incomplete"]
 
 
-def test_reasoning_is_the_summary_where_one_is_asked_for() -> None:
+def test_reasoning_is_in_the_summary_if_requested() -> None:
     body = {"input": "hello", "reasoning": {"summary": "auto"}}
     it = MADE[RESPONSES](json.dumps(body).encode())
     stream = it.start(READ) + it.delta(OutputDelta("So.", [], [ReasoningText("hm")]), 0)
     events = events_of(stream + it.finish([FinishInfo("stop", 7)], USED))
-    expected = Heard("So.", "hm", finish="stop", usage=USAGE)
-    assert RESPONSES.streamed(events) == expected
+    expected = ReceivedAnswer("So.", "hm", finish="stop", usage=USAGE)
+    assert RESPONSES.read_stream(events) == expected
     deltas = [data for name, data in events if name == "response.reasoning_summary_text.delta"]
     assert [(it["summary_index"], it["delta"]) for it in deltas] == [(0, "hm")]
     item = events[-1][1]["response"]["output"][0]
@@ -180,7 +193,7 @@ def test_reasoning_is_the_summary_where_one_is_asked_for() -> None:
 @pytest.mark.parametrize(
     "reasoning", [{}, {"reasoning": {"effort": "low"}}], ids=["none", "effort"]
 )
-def test_reasoning_can_always_be_a_summary_beside_its_text(reasoning: dict[str, Any]) -> None:
+def test_reasoning_summaries_always_adds_a_summary(reasoning: dict[str, Any]) -> None:
     body = json.dumps({"input": "hello"} | reasoning).encode()
     call = responses.parse(body)
     pieces = [
@@ -214,7 +227,7 @@ def test_reasoning_can_always_be_a_summary_beside_its_text(reasoning: dict[str, 
     ]
 
 
-def test_a_request_for_a_summary_gets_it_alone_whatever_the_node_does() -> None:
+def test_requested_summary_is_alone_for_every_configuration() -> None:
     body = json.dumps({"input": "hello", "reasoning": {"summary": "auto"}}).encode()
     for info in (INFO, replace(INFO, reasoning_summaries="always")):
         writer = ResponsesWriter(responses.parse(body), info)
@@ -225,9 +238,9 @@ def test_a_request_for_a_summary_gets_it_alone_whatever_the_node_does() -> None:
 
 
 @every_chat
-def test_a_notice_is_a_warning_and_no_part_of_the_answer(spoken: Dialect) -> None:
+def test_notice_is_a_warning_outside_the_answer(dialect: Dialect) -> None:
     spans: list[list[Span]] = [["So."], [Notice("left out")]]
-    for heard in both_ways(spoken, spans, FinishInfo("stop", 7)):
-        assert (heard.text, heard.warnings) == ("So.", ["left out"])
-    for heard in both_ways(spoken, [[Notice("left out")]], FinishInfo("stop", 7)):
-        assert (heard.text, heard.warnings) == ("", ["left out"])
+    for received in both_ways(dialect, spans, FinishInfo("stop", 7)):
+        assert (received.text, received.warnings) == ("So.", ["left out"])
+    for received in both_ways(dialect, [[Notice("left out")]], FinishInfo("stop", 7)):
+        assert (received.text, received.warnings) == ("", ["left out"])

@@ -31,11 +31,11 @@ def refused(**fields: Any) -> InvalidRequest:
     return caught.value
 
 
-def test_a_plain_string_is_the_users() -> None:
+def test_input_string_is_a_user_message() -> None:
     assert asked().chats[0].messages == [{"role": "user", "content": "Hello"}]
 
 
-def test_items_are_turns() -> None:
+def test_input_items_become_messages() -> None:
     said = turns(
         {"role": "system", "content": "Be kind."},
         USER,
@@ -50,13 +50,13 @@ def test_items_are_turns() -> None:
     ]
 
 
-def test_instructions_stand_before_the_system_prompt_and_are_one_with_it() -> None:
+def test_instructions_precede_and_join_the_system_prompt() -> None:
     said = turns({"role": "developer", "content": "Be kind."}, USER, instructions="Be brief.")
     assert said[0] == {"role": "system", "content": "Be brief.\n\nBe kind."}
     assert len(said) == 2
 
 
-def test_what_the_model_thought_said_and_called_is_one_turn_of_its_own() -> None:
+def test_reasoning_text_and_calls_are_one_message() -> None:
     thought = {
         "type": "reasoning",
         "summary": [],
@@ -80,7 +80,7 @@ def test_what_the_model_thought_said_and_called_is_one_turn_of_its_own() -> None
     ]
 
 
-def test_the_output_of_a_call_may_be_parts() -> None:
+def test_call_output_may_be_parts() -> None:
     parts = [{"type": "input_text", "text": "wide"}, {"type": "input_text", "text": " river"}]
     assert turns(USER, CALL, OUTPUT | {"output": parts})[-1]["content"] == "wide river"
 
@@ -90,7 +90,7 @@ def test_the_output_of_a_call_may_be_parts() -> None:
     [({"exit": 1}, '{"exit":1}'), (5, "5")],
     ids=["object", "number"],
 )
-def test_the_output_of_a_call_may_be_no_text(output: Any, told: str) -> None:
+def test_call_output_may_be_any_json_value(output: Any, told: str) -> None:
     assert turns(USER, CALL, OUTPUT | {"output": output})[-1]["content"] == told
 
 
@@ -105,12 +105,12 @@ def test_the_output_of_a_call_may_be_no_text(output: Any, told: str) -> None:
     ],
     ids=["none", "empty", "no JSON", "object", "list"],
 )
-def test_arguments_of_a_call_are_whatever_a_model_wrote(written: Any, told: str) -> None:
+def test_call_arguments_may_be_any_value(written: Any, told: str) -> None:
     (call,) = turns(USER, CALL | {"arguments": written}, OUTPUT)[1]["tool_calls"]
     assert call["function"] == {"name": "look", "arguments": told}
 
 
-def test_arguments_of_a_call_that_are_nested_deeply_are_refused() -> None:
+def test_call_arguments_nested_too_deeply_are_refused() -> None:
     deep: Any = 1
     for _ in range(200):
         deep = [deep]
@@ -126,7 +126,7 @@ def test_flat_tools_are_nested_for_the_template() -> None:
     assert asked(tools=[tool], tool_choice="none").chats[0].tools == []
 
 
-def test_limits_samplers_and_efforts_are_passed_on() -> None:
+def test_limits_samplers_and_effort_are_passed_on() -> None:
     chat = asked(
         max_output_tokens=9, temperature=0.5, top_p=0.9, seed=3, reasoning={"effort": "high"}
     ).chats[0]
@@ -138,7 +138,7 @@ def test_limits_samplers_and_efforts_are_passed_on() -> None:
     }
 
 
-def test_what_the_model_means_by_itself_holds_where_nothing_is_said() -> None:
+def test_model_defaults_apply_to_absent_fields() -> None:
     call = parse(
         b'{"input": "Hello"}', lambda _: ModelTerms(Defaults(temperature=0.5, max_tokens=7))
     )
@@ -164,7 +164,7 @@ def test_what_the_model_means_by_itself_holds_where_nothing_is_said() -> None:
         ),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+def test_unsupported_fields_are_refused_by_name(fields: dict[str, Any], param: str) -> None:
     error = refused(**fields)
     assert isinstance(error, UnsupportedField)
     assert error.param == param
@@ -179,7 +179,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], para
         {"tool_choice": "auto", "top_logprobs": 0, "previous_response_id": None},
     ],
 )
-def test_what_asks_for_nothing_is_no_reason_to_refuse(fields: dict[str, Any]) -> None:
+def test_neutral_values_of_unsupported_fields_are_accepted(fields: dict[str, Any]) -> None:
     assert asked(**fields).chats[0].messages
 
 
@@ -201,10 +201,10 @@ def test_what_asks_for_nothing_is_no_reason_to_refuse(fields: dict[str, Any]) ->
         ({"max_output_tokens": 0}, "max_output_tokens"),
     ],
 )
-def test_what_means_nothing_is_refused_with_its_place(fields: dict[str, Any], param: str) -> None:
+def test_malformed_fields_are_refused_with_their_path(fields: dict[str, Any], param: str) -> None:
     assert refused(**fields).param == param
 
 
-def test_a_body_without_input_is_missing_it() -> None:
+def test_body_without_input_is_missing_field() -> None:
     with pytest.raises(MissingField, match="input"):
         parse(b"{}")

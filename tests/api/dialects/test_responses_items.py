@@ -54,15 +54,13 @@ def text(words: str) -> dict[str, Any]:
         ),
     ],
 )
-def test_refusal_in_the_history_is_the_assistants_text(
-    parts: list[dict[str, Any]], words: str
-) -> None:
+def test_refusal_in_the_history_is_assistant_text(parts: list[dict[str, Any]], words: str) -> None:
     """OpenAI's reference: the parts of an output message are `output_text` and `refusal`."""
     for more in ({}, {"type": "message", "id": "msg_1", "status": "completed"}):
         assert contents(U, {"role": "assistant", "content": parts} | more, U)[1] == words
 
 
-def test_item_of_no_type_is_a_message() -> None:
+def test_item_without_type_is_a_message() -> None:
     assert contents(U | {"type": None}) == ["hi"]
     assert refused({"type": None, "content": "x"}).param == "input[0].role"
 
@@ -88,7 +86,7 @@ def test_item_of_no_type_is_a_message() -> None:
         pytest.param({"type": "input_file", "file_url": "http://x"}, DOCUMENT_TEXT, id="by url"),
     ],
 )
-def test_attachment_is_told_in_words_but_in_the_users_own_last_message(
+def test_attachment_is_a_notice_except_in_the_last_user_message(
     part: dict[str, Any], words: str
 ) -> None:
     assert contents(U, CALL, OUTPUT | {"output": [text("see"), part]})[-1] == f"see\n{words}"
@@ -105,25 +103,25 @@ def test_attachment_is_told_in_words_but_in_the_users_own_last_message(
         assert f"'{part['type']}'" in error.message
 
 
-def test_item_that_says_nothing_does_not_make_a_picture_an_earlier_one() -> None:
+def test_empty_items_leave_the_last_user_message_unchanged() -> None:
     for kind in ("ghost_snapshot", "compaction_trigger", "item_reference"):
         assert refused(user(IMAGE), {"type": kind, "id": "x"}).param == "input[0].content[0]"
     assert contents(user(IMAGE), {"type": "web_search_call", "id": "x"}) == [IMAGE_TEXT]
 
 
-def test_reasoning_that_says_nothing_is_no_turn() -> None:
+def test_empty_reasoning_adds_no_message() -> None:
     said = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "abc"}
     assert asked(U, said, U).chats[0].messages == [U, U]
     assert asked(U, said, A).chats[0].messages == [U, A]
 
 
-def test_file_of_text_is_text() -> None:
+def test_text_file_is_read_as_text() -> None:
     file = {"type": "input_file", "filename": "a.txt", "file_data": TEXT_FILE}
     assert contents(user(text("see"), file, text("?"))) == ["see\na.txt\n\né\n?"]
     assert contents(U, CALL, OUTPUT | {"output": [file]})[-1] == "a.txt\n\né"
 
 
-def test_parts_of_unknown_types_are_refused_wherever_they_stand() -> None:
+def test_parts_of_unknown_types_are_refused_in_every_item() -> None:
     part = {"type": "hologram"}
     assert refused(U, CALL, OUTPUT | {"output": [part]}).param == "input[2].output[0]"
     assert refused(user(part), A, U).param == "input[0].content[0]"
@@ -150,7 +148,7 @@ def test_parts_of_unknown_types_are_refused_wherever_they_stand() -> None:
     ],
     ids=str,
 )
-def test_what_changes_no_answer_is_taken(fields: dict[str, Any]) -> None:
+def test_fields_that_change_no_answer_are_accepted(fields: dict[str, Any]) -> None:
     call = asked(**fields)
     assert call.chats[0].messages == [U]
     assert call.chats[0].logprobs is None
@@ -167,7 +165,7 @@ def test_what_changes_no_answer_is_taken(fields: dict[str, Any]) -> None:
         ({"top_logprobs": -1}, "top_logprobs"),
     ],
 )
-def test_what_means_nothing_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+def test_malformed_fields_are_refused_by_name(fields: dict[str, Any], param: str) -> None:
     assert refused(**fields).param == param
 
 
@@ -186,13 +184,13 @@ def test_verbosity_is_repeated() -> None:
         ({"top_logprobs": 3}, 3),
     ],
 )
-def test_logprobs_are_asked_for_by_include_or_by_their_number(
+def test_logprobs_are_requested_by_include_or_by_number(
     fields: dict[str, Any], count: int | None
 ) -> None:
     assert asked(**fields).chats[0].logprobs == count
 
 
-def test_previous_response_is_refused_with_what_to_send() -> None:
+def test_previous_response_id_is_refused_with_advice() -> None:
     error = refused(previous_response_id="resp_1")
     assert error.param == "previous_response_id"
     assert "input" in error.message

@@ -17,7 +17,7 @@ from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 from mlx_worker.wire.output import Span, ToolCall
 from mlx_worker.wire.request import AnswerConstraint, ToolCallConstraint
 from tests.call_counter import calls
-from tests.dialects import RESPONSES, Heard, events_of
+from tests.dialects import RESPONSES, ReceivedAnswer, events_of
 
 INTEGER = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 ADD = {"type": "function", "name": "add", "description": "Adds.", "parameters": INTEGER}
@@ -51,7 +51,7 @@ def forced(choice: Any, *tools: dict[str, Any]) -> AnswerConstraint | None:
 # --- in: what is offered ------------------------------------------------------------------
 
 
-def test_functions_of_a_namespace_are_offered_under_joined_names() -> None:
+def test_namespace_functions_are_offered_under_joined_names() -> None:
     chat = asked(tools=[ADD, space("mcp__demo", ADD, ADD | {"name": "sub"})]).chats[0]
     assert [tool["function"] for tool in chat.tools] == [
         {"name": name, "description": "Adds.", "parameters": INTEGER}
@@ -59,18 +59,18 @@ def test_functions_of_a_namespace_are_offered_under_joined_names() -> None:
     ]
 
 
-def test_a_namespaces_description_is_told_with_its_first_function() -> None:
+def test_namespace_description_is_shown_with_its_first_function() -> None:
     tools = asked(tools=[space("demo", ADD, ADD | {"name": "sub"}, description="Sums.")]).chats[0]
     said = [tool["function"]["description"] for tool in tools.tools]
     assert said == ["Sums.\n\nAdds.", "Adds."]
 
 
 @pytest.mark.parametrize("tools", [[], [space("demo")]], ids=["no tools", "an empty namespace"])
-def test_nothing_to_offer_offers_nothing(tools: list[Any]) -> None:
+def test_no_tools_offer_nothing(tools: list[Any]) -> None:
     assert offered(*tools) == []
 
 
-def test_a_custom_tool_is_offered_as_a_function_of_one_text() -> None:
+def test_custom_tool_is_offered_as_a_function_of_one_text() -> None:
     (tool,) = asked(tools=[PATCH]).chats[0].tools
     parameters = {
         "type": "object",
@@ -94,11 +94,11 @@ def input_of(tool: dict[str, Any]) -> Any:
     return made["function"]["parameters"]["properties"]["input"]
 
 
-def test_a_regex_of_a_custom_tool_is_the_pattern_of_its_input() -> None:
+def test_custom_tool_regex_is_the_pattern_of_its_input() -> None:
     assert input_of(grammar("regex", "[0-9]+|x"))["pattern"] == "^(?:[0-9]+|x)$"
 
 
-def test_a_lark_grammar_of_a_custom_tool_is_told_to_the_model() -> None:
+def test_custom_tool_lark_grammar_is_shown_to_the_model() -> None:
     assert "start: /x/" in input_of(grammar("lark", "start: /x/"))["description"]
 
 
@@ -113,13 +113,11 @@ def test_a_lark_grammar_of_a_custom_tool_is_told_to_the_model() -> None:
         (grammar("regex", "x"), "required", False),
     ],
 )
-def test_a_grammar_that_is_only_told_is_a_warning(
-    tool: dict[str, Any], choice: str, warned: bool
-) -> None:
+def test_unenforced_grammar_is_a_warning(tool: dict[str, Any], choice: str, warned: bool) -> None:
     assert bool(asked(tools=[tool], tool_choice=choice).warnings) is warned
 
 
-def test_tools_with_one_joined_name_are_told_apart_whatever_their_order() -> None:
+def test_equal_joined_names_get_digests_in_any_order() -> None:
     plain = ADD | {"name": "a__b__add"}
     tools = [plain, space("a__b", ADD), space("a", ADD | {"name": "b__add"})]
     names = offered(*tools)
@@ -129,24 +127,24 @@ def test_tools_with_one_joined_name_are_told_apart_whatever_their_order() -> Non
     assert offered(*reversed(tools)) == names[::-1]
 
 
-def test_a_custom_tool_gives_way_to_a_function_of_its_name() -> None:
+def test_custom_tool_with_a_functions_name_gets_a_digest() -> None:
     names = offered(PATCH, ADD | {"name": "patch"})
     assert names[1] == "patch"
     assert names[0].startswith("patch_")
 
 
-def test_a_name_made_to_tell_tools_apart_is_no_other_tools() -> None:
+def test_name_with_a_digest_is_distinct_from_other_tools() -> None:
     taken = offered(PATCH, ADD | {"name": "patch"})[0]
     names = offered(PATCH, ADD | {"name": "patch"}, ADD | {"name": taken})
     assert len({*names}) == 3
 
 
 @pytest.mark.parametrize("name", ["n" * 200, "mcp.server/get-it:v1"])
-def test_a_namespace_may_have_any_name_that_a_function_may_have(name: str) -> None:
+def test_namespace_accepts_every_function_name(name: str) -> None:
     assert offered(space(name, ADD)) == [f"{name}__add"]
 
 
-def test_the_tools_of_a_namespace_are_bounded() -> None:
+def test_namespace_tools_are_bounded() -> None:
     tools = [ADD | {"name": f"f{i}"} for i in range(RENAMED_TOOLS + 1)]
     assert len(offered(space("demo", *tools[1:]))) == RENAMED_TOOLS
     error = refused(tools=[space("demo", *tools)])
@@ -154,7 +152,7 @@ def test_the_tools_of_a_namespace_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("kind", ["additional_tools", "tool_search_output"])
-def test_tools_that_an_item_brings_are_offered_too(kind: str) -> None:
+def test_tools_of_an_item_are_offered(kind: str) -> None:
     item = {"type": kind, "role": "developer", "tools": [space("demo", ADD)]}
     assert offered(ADD, input=[USER, item]) == ["add", "demo__add"]
     assert asked(input=[USER, item]).warnings == []
@@ -175,14 +173,14 @@ def test_tools_that_an_item_brings_are_offered_too(kind: str) -> None:
         ([PATCH | {"format": {"type": "grammar"}}], "tools[0].format.syntax", "is required"),
     ],
 )
-def test_a_tool_that_is_none_is_named_by_its_place(tools: Any, param: str, said: str) -> None:
+def test_malformed_tool_is_named_by_its_path(tools: Any, param: str, said: str) -> None:
     error = refused(tools=tools)
     assert error.param == param
     assert said in error.message
     assert len(error.message) < 200
 
 
-def test_an_unknown_type_of_tool_is_an_unsupported_field() -> None:
+def test_unknown_tool_type_is_an_unsupported_field() -> None:
     assert isinstance(refused(tools=[{"type": "x"}]), UnsupportedField)
 
 
@@ -199,7 +197,7 @@ def test_an_unknown_type_of_tool_is_an_unsupported_field() -> None:
         ({"type": "custom", "name": "patch"}, ["patch"]),
     ],
 )
-def test_a_choice_names_tools_as_their_client_does(choice: Any, names: list[str]) -> None:
+def test_tool_choice_uses_the_clients_names(choice: Any, names: list[str]) -> None:
     tools = [ADD, space("demo", ADD, ADD | {"name": "sub"}), PATCH]
     assert forced(choice, *tools) == ToolCallConstraint(names, "tool_choice")
 
@@ -213,13 +211,13 @@ def test_a_choice_names_tools_as_their_client_does(choice: Any, names: list[str]
         {"type": "function", "name": "add", "namespace": "other"},
     ],
 )
-def test_a_choice_of_an_unknown_or_ambiguous_name_is_refused(choice: Any) -> None:
+def test_tool_choice_of_unknown_or_ambiguous_name_is_refused(choice: Any) -> None:
     sub = ADD | {"name": "sub"}
     error = refused(tools=[ADD, space("a", sub), space("b", sub), PATCH], tool_choice=choice)
     assert (error.param, "there is no tool" in error.message) == ("tool_choice", True)
 
 
-def test_only_allowed_tools_are_offered() -> None:
+def test_allowed_tools_limit_the_offer() -> None:
     tools = [ADD, space("demo", ADD), PATCH, {"type": "web_search"}]
     listed = [
         {"type": "function", "name": "add", "namespace": "demo"},
@@ -244,7 +242,7 @@ def test_only_allowed_tools_are_offered() -> None:
         ("validated", "'validated'"),
     ],
 )
-def test_a_choice_that_no_tool_here_can_meet_is_unsupported(choice: Any, said: str) -> None:
+def test_tool_choice_of_hosted_tools_is_unsupported(choice: Any, said: str) -> None:
     error = refused(tools=[ADD, {"type": "web_search"}], tool_choice=choice)
     assert isinstance(error, UnsupportedField)
     assert error.param is not None
@@ -259,7 +257,7 @@ def test_a_choice_that_no_tool_here_can_meet_is_unsupported(choice: Any, said: s
         {"type": "allowed_tools", "mode": "required", "tools": [{"type": "web_search"}]},
     ],
 )
-def test_calls_cannot_be_required_where_all_tools_are_left_out(choice: Any) -> None:
+def test_tool_choice_required_without_tools_is_refused(choice: Any) -> None:
     error = refused(tools=[{"type": "web_search"}], tool_choice=choice)
     assert isinstance(error, UnsupportedField)
     assert "web_search" in error.message
@@ -268,7 +266,7 @@ def test_calls_cannot_be_required_where_all_tools_are_left_out(choice: Any) -> N
 # --- in: what was called before -----------------------------------------------------------
 
 
-def test_calls_of_earlier_turns_have_the_names_that_the_model_knows() -> None:
+def test_earlier_calls_have_the_offered_names() -> None:
     call = asked(
         tools=[ADD, PATCH, space("mcp__demo", ADD), ADD | {"name": "patch"}],
         input=[
@@ -306,7 +304,7 @@ def test_calls_of_earlier_turns_have_the_names_that_the_model_knows() -> None:
     assert told == {"c1": "5", "c2": "done"}
 
 
-def test_calls_of_tools_with_results_in_words_stay_in_the_conversation() -> None:
+def test_earlier_hosted_calls_with_text_results_are_kept() -> None:
     items = [
         {"type": "local_shell_call", "call_id": "c1", "action": {"command": ["ls"]}},
         {"type": "local_shell_call_output", "id": "c1", "output": "a b"},
@@ -358,7 +356,7 @@ def test_calls_of_tools_with_results_in_words_stay_in_the_conversation() -> None
     ],
     ids=lambda item: item["type"],
 )
-def test_items_of_another_servers_tools_are_left_out_with_a_warning(item: dict[str, Any]) -> None:
+def test_items_of_hosted_tools_are_left_out_with_a_warning(item: dict[str, Any]) -> None:
     call = asked(input=[USER, item, USER])
     assert call.chats[0].messages == asked(input=[USER, USER]).chats[0].messages
     (warning,) = call.warnings
@@ -367,7 +365,7 @@ def test_items_of_another_servers_tools_are_left_out_with_a_warning(item: dict[s
     assert "secret" not in warning
 
 
-def test_an_unknown_item_says_which_types_are_known() -> None:
+def test_unknown_item_type_names_the_known_types() -> None:
     error = refused(input=[USER, {"type": "functoin_call"}])
     assert isinstance(error, UnsupportedField)
     assert "'functoin_call' is not one of 'message', 'reasoning', 'function_call'" in error.message
@@ -376,20 +374,20 @@ def test_an_unknown_item_says_which_types_are_known() -> None:
 # --- out ----------------------------------------------------------------------------------
 
 
-def both_ways(call: ResponsesGenerationRequest, *spans: Span) -> list[Heard]:
+def both_ways(call: ResponsesGenerationRequest, *spans: Span) -> list[ReceivedAnswer]:
     usage, ending = Usage(1, 0, 1), FinishInfo("tool_calls", 1)
     piece = OutputDelta("", [], list(spans))
     streamed, whole = (ResponsesWriter(call, ResponseInfo("m", 1, "fp")) for _ in range(2))
     events = streamed.start(usage) + streamed.delta(piece, 0) + streamed.finish([ending], usage)
     body = json.loads(whole.full_response([(piece, ending)], usage))
-    return [RESPONSES.streamed(events_of(events)), RESPONSES.whole(body)]
+    return [RESPONSES.read_stream(events_of(events)), RESPONSES.read_full(body)]
 
 
-def test_a_call_comes_back_under_its_namespace_streamed_and_whole() -> None:
+def test_call_returns_under_its_namespace_streamed_and_whole() -> None:
     call = asked(tools=[ADD, space("mcp__demo", ADD)])
     spans = [ToolCall("c1", "mcp__demo__add", '{"a": 5}'), ToolCall("c2", "add", "{}")]
-    for heard in both_ways(call, *spans):
-        assert heard.calls == [("c1", "mcp__demo/add", {"a": 5}), ("c2", "add", {})]
+    for received in both_ways(call, *spans):
+        assert received.calls == [("c1", "mcp__demo/add", {"a": 5}), ("c2", "add", {})]
 
 
 @pytest.mark.parametrize(
@@ -403,15 +401,15 @@ def test_a_call_comes_back_under_its_namespace_streamed_and_whole() -> None:
         ('{"a": "1", "b": "2"}', '{"a": "1", "b": "2"}'),
     ],
 )
-def test_a_call_of_a_custom_tool_comes_back_as_its_text(arguments: str, text: str) -> None:
+def test_custom_tool_call_returns_as_its_text(arguments: str, text: str) -> None:
     call = asked(tools=[space("demo", PATCH)])
-    for heard in both_ways(call, ToolCall("c1", "demo__patch", arguments)):
-        assert heard.calls == [("c1", "demo/patch", text)]
+    for received in both_ways(call, ToolCall("c1", "demo__patch", arguments)):
+        assert received.calls == [("c1", "demo/patch", text)]
 
 
-def test_a_call_of_a_tool_that_was_not_offered_has_the_models_name() -> None:
-    for heard in both_ways(asked(tools=[space("demo", ADD)]), ToolCall("c1", "demo.add", "{}")):
-        assert heard.calls == [("c1", "demo.add", {})]
+def test_call_of_an_unknown_tool_keeps_the_models_name() -> None:
+    for received in both_ways(asked(tools=[space("demo", ADD)]), ToolCall("c1", "demo.add", "{}")):
+        assert received.calls == [("c1", "demo.add", {})]
 
 
 # --- how much work ------------------------------------------------------------------------
@@ -434,7 +432,7 @@ def colliding(count: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("body", [additional, allowed, colliding])
-def test_twice_as_many_tools_are_twice_the_work(body: Any) -> None:
+def test_work_grows_linearly_with_the_tools(body: Any) -> None:
     few, many = (_work(body(count)) for count in (100, 200))
     assert many < 2.1 * few
 

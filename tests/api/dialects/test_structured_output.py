@@ -58,7 +58,7 @@ def named_of(dialect: str, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("dialect", PARSERS)
-def test_who_asks_for_nothing_is_bound_by_nothing(dialect: str) -> None:
+def test_no_constraint_field_gives_no_constraint(dialect: str) -> None:
     assert asked(dialect).constraint is None
 
 
@@ -87,13 +87,13 @@ def test_who_asks_for_nothing_is_bound_by_nothing(dialect: str) -> None:
         ),
     ],
 )
-def test_a_schema_is_passed_on_with_its_keys_in_order_and_its_place(
+def test_schema_keeps_the_order_of_its_keys(
     dialect: str, fields: dict[str, Any], field: str
 ) -> None:
     assert asked(dialect, **fields).constraint == JsonSchemaConstraint(TEXT, field)
 
 
-def test_any_object_is_a_schema() -> None:
+def test_json_object_is_a_schema_of_any_object() -> None:
     any_object_constraint = '{"type":"object"}'
     form = {"type": "json_object"}
     assert asked("chat", response_format=form).constraint == JsonSchemaConstraint(
@@ -119,7 +119,7 @@ def test_any_object_is_a_schema() -> None:
         ),
     ],
 )
-def test_every_dialect_takes_the_extension(
+def test_extension_is_accepted_in_every_dialect(
     dialect: str, wanted: dict[str, Any], constraint: object
 ) -> None:
     assert asked(dialect, structured_outputs=wanted).constraint == constraint
@@ -152,7 +152,7 @@ def test_every_dialect_takes_the_extension(
         ({"structured_outputs": {"json_object": False}}, None),
     ],
 )
-def test_every_dialect_takes_the_names_of_other_servers(
+def test_other_names_are_accepted_in_every_dialect(
     dialect: str, fields: dict[str, Any], constraint: object
 ) -> None:
     assert asked(dialect, **fields).constraint == constraint
@@ -160,13 +160,13 @@ def test_every_dialect_takes_the_names_of_other_servers(
 
 @pytest.mark.parametrize("dialect", ["chat", "completions"])
 @pytest.mark.parametrize("kind", ["json_object", "json_schema"])
-def test_a_schema_beside_the_type_of_a_format_is_the_schema(dialect: str, kind: str) -> None:
+def test_schema_beside_the_format_type_is_used(dialect: str, kind: str) -> None:
     form = {"type": kind, "schema": SCHEMA, "name": "a", "strict": True}
     expected = JsonSchemaConstraint(TEXT, "response_format.schema")
     assert asked(dialect, response_format=form).constraint == expected
 
 
-def test_completions_take_a_format_as_chat_completions_do() -> None:
+def test_response_format_works_in_completions() -> None:
     form = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
     expected = asked("chat", response_format=form).constraint
     assert expected is not None
@@ -174,7 +174,7 @@ def test_completions_take_a_format_as_chat_completions_do() -> None:
     assert asked("completions", response_format={"type": "text"}).constraint is None
 
 
-def test_a_format_of_text_goes_with_a_shape_of_another_name() -> None:
+def test_text_format_combines_with_another_constraint() -> None:
     shape = asked("chat", response_format={"type": "text"}, regex="a").constraint
     assert shape == RegexConstraint("a", "regex")
 
@@ -230,9 +230,7 @@ def test_a_format_of_text_goes_with_a_shape_of_another_name() -> None:
         ),
     ],
 )
-def test_a_shape_that_means_nothing_is_refused_with_its_place(
-    fields: dict[str, Any], param: str
-) -> None:
+def test_malformed_constraint_is_refused_with_its_path(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         asked("chat", **fields)
     assert refused.value.param == param
@@ -240,7 +238,7 @@ def test_a_shape_that_means_nothing_is_refused_with_its_place(
 
 
 @pytest.mark.parametrize("dialect", ["chat", "responses", "messages"])
-def test_a_call_of_any_tool_or_of_one_can_be_required(dialect: str) -> None:
+def test_tool_choice_forces_any_tool_or_one(dialect: str) -> None:
     tools = tools_of(dialect, "look", "listen")
     required: Any = {"type": "any"} if dialect == "messages" else "required"
     either = asked(dialect, tools=tools, tool_choice=required)
@@ -252,7 +250,7 @@ def test_a_call_of_any_tool_or_of_one_can_be_required(dialect: str) -> None:
     assert len(one.tools) == 2
 
 
-def test_calls_side_by_side_can_be_declined_where_they_are_required() -> None:
+def test_forced_calls_can_be_limited_to_one() -> None:
     tools = tools_of("chat", "look")
     fields = {"tools": tools, "tool_choice": "required", "parallel_tool_calls": False}
     assert asked("chat", **fields).one_call
@@ -260,7 +258,7 @@ def test_calls_side_by_side_can_be_declined_where_they_are_required() -> None:
     assert asked("messages", tools=tools_of("messages", "look"), tool_choice=choice).one_call
 
 
-def test_required_calls_go_before_the_shape_of_a_content_that_there_is_not() -> None:
+def test_forced_calls_go_before_a_content_constraint() -> None:
     form = {"type": "json_object"}
     request = asked(
         "chat", tools=tools_of("chat", "look"), tool_choice="required", response_format=form

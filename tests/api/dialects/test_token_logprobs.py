@@ -62,7 +62,7 @@ def tokens_of(response: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def test_token_is_told_as_the_reference_has_it() -> None:
+def test_logprobs_have_the_form_of_the_reference() -> None:
     it = events(reply().delta(OutputDelta("a", [token("a")]), 0))
     told = {"token": "a", "logprob": -0.5, "bytes": [97]}
     assert it[-1]["logprobs"] == [told | {"top_logprobs": [told]}]
@@ -115,7 +115,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("pieces", "told", "tokens"), CASES)
-def test_tokens_are_with_their_text_streamed_or_not(
+def test_logprobs_come_with_their_text_streamed_and_whole(
     pieces: list[OutputDelta], told: list[tuple[str, list[str]]], tokens: list[list[str]]
 ) -> None:
     stream = streamed(*pieces)

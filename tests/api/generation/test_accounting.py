@@ -17,7 +17,7 @@ from mlx_worker.api.metrics.loop_lag import EventLoopLagMonitor
 from mlx_worker.api.middleware import auth
 from mlx_worker.api.middleware.slow_steps import SlowSteps
 from mlx_worker.errors import ChildLost, QueueFull
-from mlx_worker.health import Ledger
+from mlx_worker.health import RequestStats
 from mlx_worker.wire.messages import Started
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ MODEL = cast("ModelRuntime", SimpleNamespace(config=SimpleNamespace(id="m")))
 def context() -> AppContext:
     return AppContext(
         node=cast("Node", None),
-        node_stats=Ledger(),
-        model_stats=defaultdict(Ledger),
+        node_stats=RequestStats(),
+        model_stats=defaultdict(RequestStats),
         request_metrics=RequestMetrics(),
         loop_lag=EventLoopLagMonitor(SlowSteps()),
         tracer=None,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Keeper:
-    """Whoever has the generation; nothing happens to it here."""
+    """An owner of generations that does nothing."""
 
     def process_lost(self, generation: Generation, why: str) -> None: ...
 

@@ -66,7 +66,7 @@ def test_a_path_that_is_served_is_not_called_another_servers() -> None:
         ("/healthz", "GET /health/live"),
     ],
 )
-def test_nearest_of_another_servers_path_is_the_one_that_does_it(path: str, endpoint: str) -> None:
+def test_suggestion_for_path_of_another_server_names_the_endpoint(path: str, endpoint: str) -> None:
     for written in (path, f"{path}/", f"/v1{path}"):
         assert suggestion_for(written) == f"this node has {endpoint}"
 
@@ -85,14 +85,14 @@ def test_nearest_of_another_servers_path_is_the_one_that_does_it(path: str, endp
         ("/api/pull", "mlx-worker pull"),
     ],
 )
-def test_nearest_of_what_the_node_cannot_do_says_so(path: str, thing: str) -> None:
+def test_suggestion_for_missing_feature_names_the_feature(path: str, thing: str) -> None:
     said = suggestion_for(path)
     assert said.startswith("this node has no ")
     assert thing in said
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v2", "/", "/" + "x" * 8000, "/admin/model"])
-def test_nearest_of_anything_else_is_v1(path: str) -> None:
+def test_suggestion_for_any_other_path_names_v1(path: str) -> None:
     assert suggestion_for(path) == (
         "this node's API is under /v1, and GET /openapi.json lists all paths"
     )

@@ -74,7 +74,7 @@ async def test_steps_within_the_budget_are_not_added_up(
     assert not slow_steps.counts
 
 
-async def test_waiting_holds_nobody_up(slow_steps: SlowSteps, clock: Clock) -> None:
+async def test_slow_steps_waiting_is_not_counted(slow_steps: SlowSteps, clock: Clock) -> None:
     async def handler(_: web.Request) -> web.Response:
         asyncio.get_running_loop().call_soon(setattr, clock, "now", 2000.0)
         await asyncio.sleep(0)
@@ -128,7 +128,9 @@ def test_a_path_is_told_of_once_in_a_while_and_counted_always(
     assert slow_steps.counts == {"/a": 4, "/b": 3}
 
 
-async def test_lateness_that_no_request_made_is_others(slow_steps: SlowSteps, clock: Clock) -> None:
+async def test_loop_lag_without_a_slow_request_is_counted_as_other(
+    slow_steps: SlowSteps, clock: Clock
+) -> None:
     with EventLoopLagMonitor(slow_steps) as lag:
         clock.now += INTERVAL + STEP_BUDGET / 2
         lag.measure()

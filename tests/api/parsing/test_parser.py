@@ -21,10 +21,10 @@ from mlx_worker.api.parsing.model_table import ModelTable, NodeModels
 from mlx_worker.api.parsing.parser import COMMAND, LARGE_BODY, Parser
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import (
-    ChildMisbehaved,
     ConstraintTooCostly,
     InvalidRequest,
     MissingField,
+    ProtocolViolation,
     Unavailable,
     UnknownModel,
     WorkerError,
@@ -136,7 +136,7 @@ def said(error: WorkerError) -> tuple[Any, ...]:
 # --- the same calls, the same refusals -----------------------------------------------------
 
 
-async def test_a_body_is_the_same_call_wherever_it_is_parsed(parser: Parser) -> None:
+async def test_body_gives_the_same_request_in_both_processes(parser: Parser) -> None:
     for ask, body in BODIES:
         for model in ("m", "set", None):
             data = json.dumps(body | {"seed": 1, "model": model}).encode()
@@ -147,7 +147,7 @@ async def test_a_body_is_the_same_call_wherever_it_is_parsed(parser: Parser) -> 
                 assert there == here, body
 
 
-async def test_a_body_is_refused_alike_wherever_it_is_parsed(parser: Parser) -> None:
+async def test_body_is_refused_equally_in_both_processes(parser: Parser) -> None:
     bodies = [b"{", b"[]", b"{}", b'{"model": 7}', b'{"messages": 7, "n": 200}']
     refused = [(ask, data) for ask in KINDS for data in bodies]
     for ask, data in refused:
@@ -155,7 +155,7 @@ async def test_a_body_is_refused_alike_wherever_it_is_parsed(parser: Parser) -> 
         assert said(there) == said(here)
 
 
-async def test_an_unknown_model_is_refused_alike_wherever_it_is_parsed(parser: Parser) -> None:
+async def test_unknown_model_is_refused_equally_in_both_processes(parser: Parser) -> None:
     for ask, body in GENERATED:
         data = json.dumps(body | {"model": "x"}).encode()
         here, there = refusal_here(ask, data), await refusal_there(parser, ask, data)
@@ -163,11 +163,11 @@ async def test_an_unknown_model_is_refused_alike_wherever_it_is_parsed(parser: P
         assert said(there) == said(here)
 
 
-async def test_a_missing_field_keeps_its_class(parser: Parser) -> None:
+async def test_missing_field_keeps_its_class(parser: Parser) -> None:
     assert isinstance(await refusal_there(parser, body_kinds.PromptToWarm(), b"{}"), MissingField)
 
 
-async def test_what_is_shared_by_prompts_is_sent_and_held_once(parser: Parser) -> None:
+async def test_shared_parts_of_prompts_are_sent_and_held_once(parser: Parser) -> None:
     bias = {str(token): 1 for token in range(10_000)}
     data = json.dumps({"prompt": ["a"] * 5, "logit_bias": bias}).encode()
     call = parse(COMPLETION, data, TABLE)
@@ -203,7 +203,7 @@ def costly(field: str, count: int) -> bytes:
     ("field", "most"),
     [("chat_template_kwargs", TEMPLATE_VALUES), ("tools", TOOL_VALUES), ("messages", CALL_VALUES)],
 )
-async def test_more_values_than_a_template_gets_are_refused_with_the_body(
+async def test_too_many_template_values_are_refused_with_the_body(
     parser: Parser, field: str, most: int
 ) -> None:
     error = await refusal_there(parser, CHAT, costly(field, most))
@@ -246,7 +246,7 @@ async def test_more_values_than_a_template_gets_are_refused_with_the_body(
         ),
     ],
 )
-async def test_a_costly_constraint_is_refused_with_the_body(
+async def test_costly_constraint_is_refused_with_the_body(
     fields: dict[str, Any], param: str
 ) -> None:
     error = refusal_here(CHAT, json.dumps({"messages": TURNS} | fields).encode())
@@ -273,7 +273,7 @@ SEARCH = {"type": "web_search_call", "id": "1", "status": "completed"}
         (RESPONSE, {"input": [SEARCH]}, "input"),
     ],
 )
-def test_an_empty_conversation_is_refused_by_its_field(
+def test_empty_conversation_is_refused_by_its_field(
     ask: BodyKind[Any], body: dict[str, Any], param: str
 ) -> None:
     error = refusal_here(ask, json.dumps(body).encode())
@@ -282,7 +282,7 @@ def test_an_empty_conversation_is_refused_by_its_field(
 
 
 @pytest.mark.parametrize("field", ["guided_regex", "grammar", "ebnf"])
-async def test_a_grammar_has_the_limit_of_a_schema(field: str) -> None:
+async def test_grammar_has_the_limit_of_a_schema(field: str) -> None:
     body = json.dumps({"messages": TURNS, field: "a" * CONSTRAINT_BYTES}).encode()
     assert parse(CHAT, body, TABLE).chats[0].constraint is not None
 
@@ -290,14 +290,14 @@ async def test_a_grammar_has_the_limit_of_a_schema(field: str) -> None:
 # --- the process ---------------------------------------------------------------------------
 
 
-async def test_one_process_parses_all_bodies(parser: Parser) -> None:
+async def test_parser_uses_one_process_for_all_bodies(parser: Parser) -> None:
     await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
     first = pid_of_process()
     await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
     assert pid_of_process() == first
 
 
-async def test_a_process_that_was_killed_is_replaced(parser: Parser) -> None:
+async def test_parser_replaces_a_killed_process(parser: Parser) -> None:
     await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
     first = pid_of_process()
     os.kill(first, signal.SIGKILL)
@@ -311,13 +311,13 @@ ANSWERS_NO_MESSAGE = "import os; os.write(1, bytes(7) + b'\\x01\\xc1'); os.read(
 
 
 @pytest.mark.parametrize("code", [ENDS_AT_ONCE, ANSWERS_GARBAGE, ANSWERS_NO_MESSAGE])
-async def test_a_process_that_does_not_answer_is_given_up(code: str) -> None:
+async def test_parser_gives_up_a_process_that_does_not_answer(code: str) -> None:
     async with Parser([sys.executable, "-c", code]) as parser:
         with pytest.raises(Unavailable):
             await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
 
 
-async def test_what_is_no_frame_ends_the_process_and_the_next_body_gets_a_new_one(
+async def test_process_ends_at_an_invalid_frame_and_is_replaced(
     parser: Parser,
 ) -> None:
     await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
@@ -346,17 +346,17 @@ def framed(payload: bytes) -> bytes:
         framed(b"\x82\xa3ask\x81\xa3ask\xa4Evil\xa6models\x80") + framed(b""),
     ],
 )
-def test_the_process_ends_where_a_frame_is_no_question(written: bytes) -> None:
+def test_process_exits_with_an_error_at_an_invalid_question(written: bytes) -> None:
     done = subprocess.run(COMMAND, input=written, capture_output=True, check=False, timeout=100)
     assert (done.returncode, done.stdout) == (parser_process.NO_QUESTION, b"")
 
 
-def test_the_process_ends_with_its_input() -> None:
+def test_process_exits_at_the_end_of_its_input() -> None:
     done = subprocess.run(COMMAND, input=b"", capture_output=True, check=False, timeout=100)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-async def test_a_caller_that_leaves_does_not_confuse_the_next(parser: Parser) -> None:
+async def test_cancelled_caller_leaves_the_pipe_usable(parser: Parser) -> None:
     await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
     pid = pid_of_process()
     left = asyncio.create_task(
@@ -372,7 +372,7 @@ async def test_a_caller_that_leaves_does_not_confuse_the_next(parser: Parser) ->
     assert pid_of_process() == pid
 
 
-def test_an_error_that_is_no_refusal_is_an_error_here() -> None:
+def test_unexpected_error_in_the_process_is_raised_here() -> None:
     class Broken:
         def terms(self, _name: str | None) -> ModelTerms:
             raise ZeroDivisionError
@@ -384,8 +384,8 @@ def test_an_error_that_is_no_refusal_is_an_error_here() -> None:
         there.result()
 
 
-def test_an_answer_that_is_none_is_misbehaviour() -> None:
-    with pytest.raises(ChildMisbehaved, match="no message"):
+def test_invalid_answer_is_a_protocol_violation() -> None:
+    with pytest.raises(ProtocolViolation, match="no message"):
         parser_frames.decode_answer(b'{"is": "Parsed"}')
 
 
@@ -395,7 +395,9 @@ pathlib.Path(sys.argv[1]).write_text(json.dumps(dict(os.environ)))
 """
 
 
-async def test_the_process_gets_no_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_process_environment_has_no_secrets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_hush")
     monkeypatch.setenv("MLX_WORKER_API_KEY", "sk-hush")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=hush")
@@ -409,7 +411,7 @@ async def test_the_process_gets_no_secrets(monkeypatch: pytest.MonkeyPatch, tmp_
     assert inherited["LC_ALL"] == "C.UTF-8"
 
 
-async def test_the_process_ends_with_the_parser() -> None:
+async def test_process_ends_with_the_parser() -> None:
     async with Parser() as parser:
         await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
         pid = pid_of_process()
@@ -417,7 +419,7 @@ async def test_the_process_ends_with_the_parser() -> None:
 
 
 @pytest.mark.parametrize("default", ["", "c"])
-async def test_what_a_process_knows_of_models_is_what_the_node_knows(default: str) -> None:
+async def test_model_table_equals_the_terms_of_the_node(default: str) -> None:
     models = (
         planned("a", aliases=("b",), max_concurrency=2, max_queue=3),
         planned("c", default=bool(default)),

@@ -12,8 +12,8 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_worker.bench.synthetic.tokenizer import IM_START
 from mlx_worker.engine.engine import Engine
-from mlx_worker.engine.output.prompt_scores import most_scored
-from mlx_worker.engine.prompt import prompt_of
+from mlx_worker.engine.output.prompt_scores import max_scored_tokens
+from mlx_worker.engine.prompt import build_prompt
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire.completion_logprobs import LOGPROB_LISTS
 from mlx_worker.wire.messages import Started
@@ -82,7 +82,7 @@ def engine_of(bench: EngineHarness, **more: Any) -> Engine:
 
 def play(engine: Engine, bench: EngineHarness, *requests: ChatRequest, **more: Any) -> list[Any]:
     said: list[Any] = [
-        engine.admit(id_, request, prompt_of(bench.tokenizer, request), **more)
+        engine.admit(id_, request, build_prompt(bench.tokenizer, request), **more)
         for id_, request in enumerate(requests)
     ]
     while engine.active:
@@ -111,7 +111,7 @@ def near(told: list[float], expected: list[float]) -> bool:
 
 
 def tokens_of(bench: EngineHarness, request: ChatRequest) -> list[int]:
-    return prompt_of(bench.tokenizer, request).tokens
+    return build_prompt(bench.tokenizer, request).tokens
 
 
 @pytest.mark.parametrize("begin", [1, 5, 20])
@@ -271,5 +271,5 @@ def test_more_scores_than_a_prompt_may_have_are_refused_with_the_numbers(
 
 
 def test_a_chunk_that_is_scored_is_as_long_as_its_logits_leave_room() -> None:
-    assert most_scored(32_000, 1) == 524
-    assert most_scored(256_000, 8) == 8
+    assert max_scored_tokens(32_000, 1) == 524
+    assert max_scored_tokens(256_000, 8) == 8

@@ -12,7 +12,7 @@ from llguidance import LLMatcher
 from llguidance.hf import from_tokenizer
 from mlx_lm.generate import generate_step
 
-from mlx_worker.engine.prompt import prompt_of
+from mlx_worker.engine.prompt import build_prompt
 from mlx_worker.engine.structured.grammar import answer_grammar
 from mlx_worker.engine.structured.lark import LarkWriter
 from mlx_worker.errors import ConstraintFailed, InvalidRequest, UnsupportedField
@@ -126,7 +126,7 @@ def test_the_tokens_are_those_of_mlx_lm_with_the_same_mask_as_a_logits_processor
     (answer,) = tiny.play(request)
     ends = list(tiny.tokenizer.eos_token_ids)
     vocabulary = from_tokenizer(tiny.tokenizer._tokenizer, eos_token=ends)
-    prompt = prompt_of(tiny.tokenizer, request)
+    prompt = build_prompt(tiny.tokenizer, request)
     matcher = LLMatcher(vocabulary, answer_grammar(request, prompt, tiny.tokenizer, LarkWriter({})))
 
     def masked(tokens: mx.array, logits: mx.array) -> mx.array:
@@ -346,7 +346,7 @@ def test_beside_tools_that_are_only_offered_an_answer_is_a_document_or_calls(
     request = asked(schema(PERSON), tools=[LISTEN], **bound)
     (document,) = talker.play(request)
     assert json.loads(document.text)
-    grammar = talker.constraints.of(request, prompt_of(talker.tokenizer, request))
+    grammar = talker.constraints.compile(request, build_prompt(talker.tokenizer, request))
     assert grammar is not None
     said = '<tool_call>{"name": "listen", "arguments": {}}</tool_call>'
     grammar.replay(talker.tokenizer.encode(said))

@@ -11,7 +11,7 @@ from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.output.markers import Markers
 from mlx_worker.engine.output.text_stream import TextStream
-from mlx_worker.engine.prompt import prompt_of
+from mlx_worker.engine.prompt import build_prompt
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.wire.output import Done, StepOutput
 from mlx_worker.wire.request import ChatRequest, Sampling
@@ -63,7 +63,7 @@ def test_continued_prompt_is_that_of_transformers(
     tokenizer = templated(template)
     messages = [*before, {"role": "assistant", "content": begun}]
     theirs = tokenizer.apply_chat_template(messages, continue_final_message=True)
-    prompt = prompt_of(tokenizer, request(*messages))
+    prompt = build_prompt(tokenizer, request(*messages))
     assert prompt.tokens == list(theirs)
     assert all(end < len(prompt.tokens) for end in prompt.all_segment_ends)
 
@@ -75,7 +75,7 @@ def test_prompt_without_a_turn_is_that_of_transformers(
 ) -> None:
     tokenizer = templated(template)
     theirs = tokenizer.apply_chat_template(messages, add_generation_prompt=False)
-    assert prompt_of(tokenizer, request(*messages, opening="none")).tokens == list(theirs)
+    assert build_prompt(tokenizer, request(*messages, opening="none")).tokens == list(theirs)
 
 
 def test_message_that_the_template_does_not_show_cannot_be_continued(
@@ -84,7 +84,7 @@ def test_message_that_the_template_does_not_show_cannot_be_continued(
     """The refusal quotes nothing of the conversation, as that of transformers does."""
     begun = {"role": "assistant", "content": "a secret</think>So"}
     with pytest.raises(InvalidRequest, match="cannot be continued") as caught:
-        prompt_of(templated(HIDING), request(U, begun))
+        build_prompt(templated(HIDING), request(U, begun))
     assert "secret" not in caught.value.message
 
 
@@ -98,16 +98,16 @@ def test_program_of_mlx_lms_that_leaves_no_message_open_is_found_out(
         return "".join(turn["content"] for turn in messages) + tail
 
     tokenizer._chat_template = program
-    assert tokenizer.decode(prompt_of(tokenizer, request(U, begun)).tokens).endswith("So")
+    assert tokenizer.decode(build_prompt(tokenizer, request(U, begun)).tokens).endswith("So")
     with pytest.raises(InvalidRequest, match="cannot be continued"):
-        prompt_of(tokenizer, request(U, begun, template_kwargs={"tail": "<|im_end|>"}))
+        build_prompt(tokenizer, request(U, begun, template_kwargs={"tail": "<|im_end|>"}))
 
 
 def test_thoughts_that_were_begun_are_gone_on_with(tokenizer: Any) -> None:
     begun = {"role": "assistant", "content": "<think>\nhm"}
-    assert prompt_of(tokenizer, request(U, begun)).state == "reasoning"
+    assert build_prompt(tokenizer, request(U, begun)).state == "reasoning"
     over = {"role": "assistant", "content": "<think>\nhm\n</think>\nSo"}
-    assert prompt_of(tokenizer, request(U, over)).state == "normal"
+    assert build_prompt(tokenizer, request(U, over)).state == "normal"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_thoughts_that_were_begun_are_gone_on_with(tokenizer: Any) -> None:
 )
 def test_first_space_of_a_continuation_is_text(tokenizer: Any, opening: Any, text: str) -> None:
     asked = request(U, A, opening=opening, template_kwargs={"enable_thinking": False})
-    prompt = prompt_of(tokenizer, asked)
+    prompt = build_prompt(tokenizer, asked)
     stream = TextStream(Markers(tokenizer), asked, prompt.state, prompt.tokens)
     tokens = tokenizer.encode(" old bank", add_special_tokens=False)
     said = "".join(text_of(stream.add(token)) for token in tokens)
@@ -125,7 +125,7 @@ def test_first_space_of_a_continuation_is_text(tokenizer: Any, opening: Any, tex
 
 def answered(engine: Engine, asked: ChatRequest, replay: list[int]) -> tuple[list[int], str]:
     """Return the tokens that followed `replay`, and their text."""
-    prompt = prompt_of(engine._tokenizer, asked)
+    prompt = build_prompt(engine._tokenizer, asked)
     engine.admit(1, asked, prompt, replay=replay)
     tokens: list[int] = []
     text = ""

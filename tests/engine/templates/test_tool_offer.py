@@ -174,7 +174,7 @@ def test_a_call_can_be_required_of_a_prompted_model_only(caller: Path) -> None:
         ToolOffers(with_template(caller, CHAT_TEMPLATE), "ignore").adapt(asked)
     tokenizer = with_template(caller, CHAT_TEMPLATE)
     offer = ToolOffers(tokenizer, "prompt").adapt(asked)
-    assert ConstraintCompiler(tokenizer).of(offer.request, offer.prompt(tokenizer)) is not None
+    assert ConstraintCompiler(tokenizer).compile(offer.request, offer.prompt(tokenizer)) is not None
 
 
 def test_a_shape_is_kept_where_tools_are_left_out(caller: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_shape_is_kept_where_tools_are_left_out(caller: Path) -> None:
     shape = JsonSchemaConstraint('{"type": "object"}', "response_format")
     offer = ToolOffers(tokenizer, "ignore").adapt(chat(HELLO, constraint=shape))
     assert (offer.request.tools, offer.notice) == ([], LEFT_OUT)
-    assert ConstraintCompiler(tokenizer).of(offer.request, offer.prompt(tokenizer)) is not None
+    assert ConstraintCompiler(tokenizer).compile(offer.request, offer.prompt(tokenizer)) is not None
 
 
 def test_a_model_without_a_template_is_refused_as_ever(caller: Path) -> None:

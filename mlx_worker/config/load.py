@@ -1,0 +1,126 @@
+"""Read the configuration file: TOML in, frozen typed values out.
+
+Every error names the key, the value, the limit and the line, because its reader has the file open
+in an editor. Nothing here touches a model: `mlx-worker check` and the child that loads a model
+find out whether its folder exists. [both]
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import platformdirs
+
+from mlx_worker.config.checks import check, refuse_unknown_keys
+from mlx_worker.config.error_location import ConfigErrors
+from mlx_worker.config.locate import expand_user, expand_variables
+from mlx_worker.config.schema import APP, FILE_NAME, Config, ConfigFile, ModelConfig
+from mlx_worker.config.sizes import MemoryLimit, Size
+from mlx_worker.errors import ConfigError
+from mlx_worker.system.text_files import decode_text
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def default_file() -> Path:
+    """Return `./mlx-worker.toml` if it exists, else the file in the user's configuration folder.
+
+    Raises ConfigError if neither exists.
+    """
+    here, of_user = Path(FILE_NAME), platformdirs.user_config_path(APP) / FILE_NAME
+    for file in (here, of_user):
+        if file.exists():
+            return file
+    raise ConfigError(
+        f"there is neither ./{here} nor {of_user}: write one, or name another with --config"
+    )
+
+
+def load_config(file: Path) -> Config:
+    """Read and check a file. Raises ConfigError with one line that says what to change."""
+    try:
+        text = decode_text(file.read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file}: there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from error
+    config = parse_config(text, source=str(file), folder=file.resolve().parent)
+    return msgspec.structs.replace(config, file=file.resolve())
+
+
+def parse_config(text: str, *, source: str, folder: Path) -> Config:
+    """Read and check a configuration from text; `source` names it in errors."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML: {error}") from error
+    errors = ConfigErrors(source, text, raw)
+    refuse_unknown_keys(raw, errors)
+    try:
+        parsed = msgspec.convert(raw, ConfigFile, strict=True, dec_hook=_convert)
+    except msgspec.ValidationError as error:
+        raise errors.from_validation(error, ConfigFile) from error
+    config = Config(
+        models=tuple(
+            _model_with_absolute_paths(model, _Anchor(folder, f"models[{i}]", errors))
+            for i, model in enumerate(parsed.models)
+        ),
+        server=_with_absolute_paths(parsed.server, _Anchor(folder, "server", errors)),
+        supervisor=parsed.supervisor,
+        log=_with_absolute_paths(parsed.log, _Anchor(folder, "log", errors)),
+        telemetry=parsed.telemetry,
+        folder=folder,
+    )
+    check(config, errors)
+    return config
+
+
+def _convert(kind: type[Any], value: Any) -> Any:
+    """Return the value as a type that TOML does not have."""
+    if kind in (Size, MemoryLimit):
+        return kind.read(value)
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    raise ValueError("Expected a path")
+
+
+@dataclass(frozen=True, slots=True)
+class _Anchor:
+    """The folder and the section of a path, and the errors about it."""
+
+    folder: Path
+    section: str
+    errors: ConfigErrors
+
+    def text(self, key: str, text: str) -> str:
+        """Return the text with its variables replaced."""
+        try:
+            return expand_variables(text)
+        except ValueError as error:
+            raise self.errors(f"{self.section}.{key}", str(error)) from error
+
+    def path(self, key: str, path: Path) -> Path:
+        """Return the path as an absolute path."""
+        return self.folder / expand_user(Path(self.text(key, str(path))))
+
+
+def _with_absolute_paths(section: S, anchor: _Anchor) -> S:
+    """Return the section with every path in it absolute."""
+    paths = {
+        key: anchor.path(key, value)
+        for key in section.__struct_fields__
+        if isinstance(value := getattr(section, key), Path)
+    }
+    return msgspec.structs.replace(section, **paths)
+
+
+def _model_with_absolute_paths(model: ModelConfig, anchor: _Anchor) -> ModelConfig:
+    return msgspec.structs.replace(
+        _with_absolute_paths(model, anchor),
+        path=anchor.text("path", model.path),
+        warm=tuple(anchor.path(f"warm[{k}]", path) for k, path in enumerate(model.warm)),
+    )

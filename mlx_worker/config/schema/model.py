@@ -1,0 +1,197 @@
+"""The section `[[models]]`: one model, its limits, its prompts and its sampling defaults.
+
+The table `[models.defaults]` below it has the values of fields that a request leaves out. [both]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from mlx_worker.config.sampler_types import (
+    DefaultTokens,
+    Penalty,
+    RepetitionPenalty,
+    Seed,
+    StopWord,
+    Temperature,
+    TopK,
+    TopP,
+    Unit,
+)
+from mlx_worker.config.schema.types import Interval, Name
+from mlx_worker.config.sizes import Size
+
+ContextLength = Annotated[int, Meta(ge=8, le=1 << 24)]
+
+ToolMode = Literal["refuse", "ignore", "prompt"]
+
+SystemPrompt = Annotated[str, Meta(min_length=1, max_length=1_000_000)]
+
+
+class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Values of fields that a request leaves out; None is mlx_lm's own default."""
+
+    temperature: Annotated[
+        Temperature | None, Meta(description="Temperature of sampling; 0 is greedy.")
+    ] = None
+    top_p: Annotated[
+        TopP | None,
+        Meta(
+            description="Sample from the most probable tokens that have this probability together;"
+            " 0: from all."
+        ),
+    ] = None
+    top_k: Annotated[
+        TopK | None,
+        Meta(description="Sample from this number of the most probable tokens; 0 or -1: from all."),
+    ] = None
+    min_p: Annotated[
+        Unit | None,
+        Meta(description="Sample from tokens with at least this share of the highest probability."),
+    ] = None
+    repetition_penalty: Annotated[
+        RepetitionPenalty | None,
+        Meta(description="Above 1, tokens that have occurred are less likely."),
+    ] = None
+    presence_penalty: Annotated[
+        Penalty | None,
+        Meta(description="Above 0, tokens that have occurred are less likely."),
+    ] = None
+    frequency_penalty: Annotated[
+        Penalty | None,
+        Meta(description="Above 0, a token is less likely with each time that it has occurred."),
+    ] = None
+    seed: Annotated[
+        Seed | None,
+        Meta(description="Seed of requests without one: equal requests get equal answers."),
+    ] = None
+    max_tokens: Annotated[
+        DefaultTokens | None,
+        Meta(
+            description="Largest number of tokens of an answer; the context of the model may allow"
+            " fewer."
+        ),
+    ] = None
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of one model."""
+
+    id: Annotated[Name, Meta(description="Name of the model in requests and in `/health`.")]
+    path: Annotated[
+        Name,
+        Meta(description="Folder (relative to this file), or a name in the models folder."),
+    ]
+    aliases: Annotated[
+        tuple[Name, ...], Meta(description="Other names of the model in requests.")
+    ] = ()
+    default: Annotated[
+        bool,
+        Meta(
+            description="Serves requests for unknown model names; at most one model may be the"
+            " default."
+        ),
+    ] = False
+    preload: Annotated[
+        bool,
+        Meta(description="Start the model with the node; else its first request starts it."),
+    ] = True
+    pin: Annotated[
+        bool,
+        Meta(description="Never unload the model, neither when idle nor for another model."),
+    ] = False
+    idle_timeout: Annotated[
+        Interval | None,
+        Meta(
+            description="Seconds without a request after which the model is unloaded. Without this"
+            " key: never."
+        ),
+    ] = None
+    request_timeout: Annotated[
+        Interval | None,
+        Meta(
+            description="Seconds that a request may take, waiting included. Without this key: no"
+            " limit."
+        ),
+    ] = None
+    max_concurrency: Annotated[
+        int, Meta(ge=1, le=1024, description="Decode slots: requests that run at once.")
+    ] = 32
+    max_queue: Annotated[
+        int, Meta(ge=0, le=100_000, description="Requests that may wait for a decode slot.")
+    ] = 64
+    context_length: Annotated[
+        ContextLength | None,
+        Meta(
+            description="Tokens of prompt and answer together. Without this key: the model's own"
+            " context; where its files state none, memory is the only limit. A larger value than"
+            " config.json's has no effect."
+        ),
+    ] = None
+    cache_bytes: Annotated[
+        Size,
+        Meta(
+            description="Memory for the KV of cached prompts and running requests together: bytes,"
+            ' or as in "4GiB".'
+        ),
+    ] = Size(4 << 30)
+    prefill_pause: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=60,
+            description="Seconds that the prefill of a new prompt may delay running streams"
+            " between two of their tokens.",
+        ),
+    ] = 0.1
+    defaults: Annotated[
+        Defaults, Meta(description="Values of fields that a request leaves out; see below.")
+    ] = Defaults()
+    warm: Annotated[
+        tuple[Path, ...],
+        Meta(description="Files (relative to this one) that are prefilled after every load."),
+    ] = ()
+    chat_template: Annotated[
+        Path | None,
+        Meta(
+            description="File of a Jinja template that replaces the folder's own. A reload of the"
+            " configuration reads the file again, and restarts the model if it has changed."
+        ),
+    ] = None
+    chat_template_kwargs: Annotated[
+        dict[str, Any],
+        Meta(
+            description="Arguments of the chat template, such as `enable_thinking = false`. An"
+            " argument of the same name in a request takes precedence."
+        ),
+    ] = {}
+    system_prompt: Annotated[
+        SystemPrompt | None,
+        Meta(description="System prompt of conversations that have no system message."),
+    ] = None
+    stop: Annotated[
+        tuple[StopWord, ...],
+        Meta(max_length=16, description="Stop strings, in addition to those of a request."),
+    ] = ()
+    tools: Annotated[
+        ToolMode,
+        Meta(
+            description="What a request with tools gets where the chat template of the model has"
+            " no tool calls: `refuse` answers 400, `ignore` leaves the tools out and warns in the"
+            " answer, `prompt` describes the tools in the system prompt and reads calls from the"
+            " answer (docs/dialects.md)."
+        ),
+    ] = "refuse"
+    env: Annotated[
+        dict[str, str],
+        Meta(
+            description="Environment variables of this model's process; they take precedence over"
+            " the node's own environment. Such a model starts in no spare process. Variables that"
+            " the node sets for all its children (`TMPDIR`, `HF_HUB_OFFLINE`, …) cannot be set"
+            " here."
+        ),
+    ] = {}

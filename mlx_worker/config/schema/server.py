@@ -1,0 +1,136 @@
+"""The section `[server]`: where the front listens, and what it accepts.
+
+Seconds are floats. A key that is None by default has no value unless the file gives one. [front]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from mlx_worker.config.schema.types import Interval, Name
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+# The largest body must fit a frame of the pipe (wire.framing.MAX_FRAME).
+Bytes = Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)]
+
+# An origin as browsers write it (scheme://host[:port]), or `*` for every origin.
+Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s*]{1,200})$")]
+
+
+class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of the listener, of access, and of the limits of requests."""
+
+    host: Annotated[
+        Name,
+        Meta(
+            description="Address to listen on: `localhost` (127.0.0.1 and ::1, as far as the"
+            " machine has them) or an IP address. `0.0.0.0` is every IPv4 address. `::` is every"
+            " address, IPv4 included where the system supports it."
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[
+        Port, Meta(description="Port to listen on; 0 lets the system choose a free one.")
+    ] = 8081
+    models_dir: Annotated[
+        Path | None,
+        Meta(
+            description="Folder in which models are kept. Without this key:"
+            " `$MLX_WORKER_MODELS`, else the user's data folder."
+        ),
+    ] = None
+    max_body_bytes: Annotated[
+        Bytes | None,
+        Meta(
+            description="Largest request body in bytes, after decompression; a larger one is"
+            " refused with 413. Without this key: 16 bytes for each token of the largest context"
+            " among the models, at least 4 MiB, at most 32 MiB. A model without a stated context"
+            " counts as 16 MiB."
+        ),
+    ] = None
+    host_names: Annotated[
+        tuple[Name, ...],
+        Meta(
+            description="Names by which browsers may call a node without keys, beside `localhost`"
+            " and the machine's own names."
+        ),
+    ] = ()
+    api_keys_file: Annotated[
+        Path | None,
+        Meta(
+            description="File of lines `name:key` and `#` comments, readable by its owner alone."
+            " `$MLX_WORKER_API_KEYS` may hold keys too. Without any key, every client that"
+            " reaches the port may send requests."
+        ),
+    ] = None
+    insecure: Annotated[
+        bool,
+        Meta(description="Allows a `host` that other machines can reach, without any API key."),
+    ] = False
+    trusted: Annotated[
+        tuple[Name, ...],
+        Meta(
+            description='Addresses and networks, such as `"10.0.0.0/24"`, that need no key for'
+            " models, health, cache, warming and generation. With this list and no key, requests"
+            " from other addresses are refused, and so is what always needs a key (`/admin`,"
+            " `/metrics`)."
+        ),
+    ] = ()
+    tls_cert: Annotated[
+        Path | None, Meta(description="Certificate chain, PEM; needs `tls_key` beside it.")
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        Meta(description="Private key of the certificate, PEM, without a password."),
+    ] = None
+    cors_origins: Annotated[
+        tuple[Origin, ...],
+        Meta(
+            description="Origins of the pages whose scripts may send requests from a browser, or"
+            ' `["*"]` for every origin.'
+        ),
+    ] = ()
+    reasoning_summaries: Annotated[
+        Literal["asked", "always"],
+        Meta(
+            description="Which requests of the Responses dialect get reasoning as a summary:"
+            " `asked`, those that ask for one; `always`, every request. One that does not ask"
+            " gets the summary beside the text of the reasoning, for clients that read only"
+            " summaries."
+        ),
+    ] = "asked"
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=65_536,
+            description="Connections with work at a time. Above this number idle connections are"
+            " closed, then new ones get 503 for everything but health. Lowered to what the limit"
+            " of open files allows.",
+        ),
+    ] = 1024
+    idle_timeout: Annotated[
+        Interval,
+        Meta(
+            description="Seconds within which a connection has to send a whole request head,"
+            " counted from its start or from its last response; then it is closed."
+        ),
+    ] = 75.0
+    body_timeout: Annotated[
+        Interval,
+        Meta(
+            description="Seconds that a body may pause in all, where 16 KiB a second are no"
+            " pause; then the request is refused with 408."
+        ),
+    ] = 20.0
+    send_timeout: Annotated[
+        Interval,
+        Meta(
+            description="Seconds after which the response of a client that does not read is"
+            " cancelled."
+        ),
+    ] = 60.0
