@@ -70,6 +70,7 @@ def test_three_models_of_which_two_fit_are_used_in_turn(
     assert memory["pressure"] == "calm"
 
 
+@pytest.mark.full
 def test_a_prompt_whose_kv_would_never_fit_is_a_400_with_the_numbers(
     nano: Path, tmp_path: Path
 ) -> None:
