@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import QueueFull
-from mlx_worker.supervisor.requests.fair_queue import TicketQueue, Place
+from mlx_worker.supervisor.requests.fair_queue import Place, TicketQueue
 
 if TYPE_CHECKING:
     from mlx_worker.supervisor.requests.fair_queue import Ticket

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_worker.supervisor.requests.fair_queue import TicketQueue, Place
+from mlx_worker.supervisor.requests.fair_queue import Place, TicketQueue
 from tests.call_counter import calls
 
 if TYPE_CHECKING:
