@@ -77,7 +77,7 @@ frequency_penalty = 2
         ('env = { A = "\\u0000" }', "NUL"),
         (
             '[models.env]\nTMPDIR = "/tmp"',
-            "node.toml:5: models[0].env.TMPDIR: the node itself sets",
+            "node.toml:5: models[0].env.TMPDIR: the node sets",
         ),
         ("[models.defaults]\nseed = 1.5", "models[0].defaults.seed"),
         ("[models.defaults]\npresence_penalty = 2.1", "models[0].defaults.presence_penalty"),
