@@ -114,7 +114,7 @@ class LogWriter:
     def _write(self, lines: list[bytes], overflowed: int) -> None:
         flows = True
         for line in lines:
-            flows = self._written(line)
+            flows = self._try_write(line)
             if not flows:
                 self._unreported += 1
                 self._dropped.add(1)
@@ -126,10 +126,10 @@ class LogWriter:
 
     def _report(self) -> None:
         """Write how many lines were dropped; after a failure the next line tries again."""
-        if self._written(_encoded(self._notice(self._unreported))):
+        if self._try_write(_encoded(self._notice(self._unreported))):
             self._unreported = 0
 
-    def _written(self, line: bytes) -> bool:
+    def _try_write(self, line: bytes) -> bool:
         try:
             self._sink.write(line)
         except OSError:

@@ -83,13 +83,13 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
         }
-        line |= _said(record)
+        line |= _event_of(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return encode_with_str(line).decode()
 
 
-def _said(record: logging.LogRecord) -> dict[str, Any]:
+def _event_of(record: logging.LogRecord) -> dict[str, Any]:
     if isinstance(record.msg, Entry):
         return {"event": record.msg.event} | record.msg.facts
     return {"event": record.getMessage()}
@@ -201,7 +201,7 @@ def set_level(name: str) -> None:
     logging.getLogger(OWN_LOGGER).setLevel(name.upper())
 
 
-def read(line: str) -> tuple[int, Entry] | None:
+def parse_line(line: str) -> tuple[int, Entry] | None:
     """Return the level and the entry of a line that `JsonLines` wrote; None for any other line."""
     if not line.startswith('{"at":'):
         return None

@@ -36,7 +36,7 @@ def explain(error: msgspec.ValidationError, raw: Any, shape: Any) -> tuple[str, 
         return f"{path}.{missing[1]}".lstrip("."), IS_REQUIRED
     if problem.startswith(_NO_SUCH_VALUE) and (allowed := _values_of(shape, path)):
         return path, f"{named(_value_at(raw, path))} is not one of {', '.join(allowed)}"
-    return path, f"{problem[0].lower()}{problem[1:]}{_shown(_value_at(raw, path))}"
+    return path, f"{problem[0].lower()}{problem[1:]}{_quoted_value(_value_at(raw, path))}"
 
 
 def too_much(value: Any, levels: int, most: int) -> str | None:
@@ -58,7 +58,7 @@ def too_much(value: Any, levels: int, most: int) -> str | None:
     return f"nested deeper than {levels} levels"
 
 
-def _shown(value: Any) -> str:
+def _quoted_value(value: Any) -> str:
     """Return a short scalar as it was given; "" for a value that is long or may be user text."""
     if isinstance(value, dict | list) or value is None:
         return ""
@@ -70,7 +70,7 @@ def _shown(value: Any) -> str:
 
 def named(value: Any) -> str:
     """Return a short scalar as it was given, and "the value" for any other value."""
-    shown = _shown(value)
+    shown = _quoted_value(value)
     return shown.removeprefix(" (here ").removesuffix(")") if shown else "the value"
 
 

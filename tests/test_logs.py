@@ -75,7 +75,7 @@ def test_an_exception_stays_in_its_line() -> None:
 
 def test_a_line_of_a_child_is_read_back_as_what_it_was() -> None:
     line = JsonLines().format(record(Entry("refused", request_id="r"), level=logging.DEBUG))
-    read = logs.read(line)
+    read = logs.parse_line(line)
     assert read is not None
     level, entry = read
     assert (level, entry.event, entry.facts) == (logging.DEBUG, "refused", {"request_id": "r"})
@@ -94,7 +94,7 @@ def test_a_line_of_a_child_is_read_back_as_what_it_was() -> None:
     ],
 )
 def test_any_other_line_is_no_entry(line: str) -> None:
-    assert logs.read(line) is None
+    assert logs.parse_line(line) is None
 
 
 # --- where it goes --------------------------------------------------------------------------

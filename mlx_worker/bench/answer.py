@@ -96,7 +96,7 @@ def _read_stream(answer: MeasuredAnswer, body: list[tuple[float, bytes]]) -> Non
         event = msgspec.json.decode(data)
         if "error" in event:
             answer.complaint = str(event["error"].get("message", event["error"]))
-        elif text := "".join(_said(choice) for choice in event.get("choices") or ()):
+        elif text := "".join(_text_of(choice) for choice in event.get("choices") or ()):
             pieces.append(text)
             if not answer.texts or time > answer.texts[-1]:
                 answer.texts.append(time)
@@ -112,7 +112,7 @@ def _events(body: list[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
             yield time, data
 
 
-def _said(choice: dict[str, Any]) -> str:
+def _text_of(choice: dict[str, Any]) -> str:
     delta = choice["delta"]
     thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
     return thought + (delta.get("content") or "")

@@ -68,7 +68,7 @@ def run(options: BenchOptions) -> None:
         )
         measurements = []
         for item in measured(plan):
-            _say(item, plan)
+            _print_progress(item, plan)
             measurements.append(item)
     results = Results(
         machine=this_machine(),
@@ -105,7 +105,7 @@ def _peer(name: str) -> Peer:
     return Peer(name)
 
 
-def _say(measurement: Measurement, plan: Plan) -> None:
+def _print_progress(measurement: Measurement, plan: Plan) -> None:
     """Print one line of progress."""
     position = f"round {measurement.round + 1} of {plan.rounds}"
     what = f"{measurement.scenario}: {measurement.target}, {position}"

@@ -90,7 +90,7 @@ class RunningRequest:
         """Wait until this many more events have arrived, or the stream has ended."""
         await self._connection.more_events(count)
 
-    def leave(self) -> None:
+    def hang_up(self) -> None:
         """Hang up, as a client does whose user has left."""
         self._connection.transport.abort()
 

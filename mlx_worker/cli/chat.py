@@ -42,11 +42,11 @@ class Stats:
 
 @dataclass
 class Conversation:
-    """The turns so far, and the settings of requests. `say` gets the text of answers."""
+    """The turns so far, and the settings of requests. `write` gets the text of answers."""
 
     node: NodeClient
     settings: dict[str, Any]
-    say: Callable[[str], None]
+    write: Callable[[str], None]
     turns: list[dict[str, str]] = field(default_factory=list)
 
     async def answer(self, text: str) -> Stats:
@@ -84,7 +84,7 @@ class Conversation:
                         first = time.monotonic() - began if first is None else first
                     if piece := delta.get("content"):
                         said.append(piece)
-                        self.say(piece)
+                        self.write(piece)
         seconds = time.monotonic() - began
         return Stats(
             seconds if first is None else first,
@@ -108,13 +108,13 @@ def converse(conversation: Conversation, *, stats: bool) -> None:
         try:
             took = asyncio.run(conversation.answer(text))
         except KeyboardInterrupt:
-            conversation.say("\n[cancelled]\n")
+            conversation.write("\n[cancelled]\n")
         except WorkerError as error:
             if not sys.stdin.isatty():
                 raise
-            conversation.say(f"\n[{error}]\n")
+            conversation.write(f"\n[{error}]\n")
         else:
-            conversation.say(f"\n{took}\n" if stats else "\n")
+            conversation.write(f"\n{took}\n" if stats else "\n")
 
 
 def _question() -> str | None:

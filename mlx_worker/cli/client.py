@@ -84,7 +84,7 @@ class NodeClient:
 
     async def get(self, path: str, **query: str | None) -> Any:
         """Return the node's answer for this path; parameters that are None are left out."""
-        return await self._ask("GET", path, query=query)
+        return await self._request("GET", path, query=query)
 
     async def health(self) -> dict[str, Any]:
         """Return the body of `/health`."""
@@ -96,27 +96,27 @@ class NodeClient:
 
         Raises ModelBusy too.
         """
-        await self._ask("POST", f"/admin/models/{quote(model)}/{verb}")
+        await self._request("POST", f"/admin/models/{quote(model)}/{verb}")
 
     async def reload(self) -> dict[str, list[str]]:
         """Make the node read its configuration again; return the changes that it reports.
 
         Raises ConfigError too.
         """
-        answer: dict[str, list[str]] = await self._ask("POST", "/admin/reload")
+        answer: dict[str, list[str]] = await self._request("POST", "/admin/reload")
         return answer
 
     async def warm(self, prompt: str, model: str | None) -> dict[str, Any]:
         """Have a system prompt prefilled and kept, once the model is there."""
         body = {"system_prompt": prompt} | ({"model": model} if model else {})
-        answer: dict[str, Any] = await self._ask(
-            "POST", "/cache/warm", body, patience=UNLIMITED_TIMEOUT
+        answer: dict[str, Any] = await self._request(
+            "POST", "/cache/warm", body, limit=UNLIMITED_TIMEOUT
         )
         return answer
 
     async def clear(self, model: str | None) -> list[str]:
         """Have cached prompts forgotten; the models that had."""
-        answer = await self._ask("DELETE", "/cache", query={"model": model})
+        answer = await self._request("DELETE", "/cache", query={"model": model})
         cleared: list[str] = answer["cleared"]
         return cleared
 
@@ -125,10 +125,10 @@ class NodeClient:
         self, method: str, path: str, body: Any = None, **query: str | None
     ) -> AsyncIterator[AsyncIterator[Any]]:
         """Open a stream of parsed events. Raises WorkerError for an event with `error`."""
-        async with self._answer(method, path, body, query, UNLIMITED_TIMEOUT) as response:
-            yield self._read(response)
+        async with self._open_response(method, path, body, query, UNLIMITED_TIMEOUT) as response:
+            yield self._parse_events(response)
 
-    async def _read(self, response: aiohttp.ClientResponse) -> AsyncIterator[Any]:
+    async def _parse_events(self, response: aiohttp.ClientResponse) -> AsyncIterator[Any]:
         try:
             async for line in response.content:
                 field, _, data = line.decode().strip().partition(": ")
@@ -141,31 +141,31 @@ class NodeClient:
         except (OSError, TimeoutError, aiohttp.ClientError, ValueError) as error:
             raise NodeUnreachable(f"the node at {self.url} broke off: {error}") from error
 
-    async def _ask(
+    async def _request(
         self,
         method: str,
         path: str,
         body: Any = None,
         *,
         query: Mapping[str, str | None] | None = None,
-        patience: aiohttp.ClientTimeout = DEFAULT_TIMEOUT,
+        limit: aiohttp.ClientTimeout = DEFAULT_TIMEOUT,
     ) -> Any:
-        async with self._answer(method, path, body, query or {}, patience) as response:
+        async with self._open_response(method, path, body, query or {}, limit) as response:
             return await self._json(response)
 
     @asynccontextmanager
-    async def _answer(
+    async def _open_response(
         self,
         method: str,
         path: str,
         body: Any,
         query: Mapping[str, str | None],
-        patience: aiohttp.ClientTimeout,
+        limit: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Open a successful response. Raises the node's error for any other."""
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         tls = client_context(self.certificate)
-        async with aiohttp.ClientSession(timeout=patience, headers=headers) as session:
+        async with aiohttp.ClientSession(timeout=limit, headers=headers) as session:
             try:
                 response = await session.request(
                     method,

@@ -14,7 +14,7 @@ import click
 
 from mlx_worker.cli.client_blocks import CLIENTS
 from mlx_worker.cli.options import as_json, config_file, node_meant, node_url
-from mlx_worker.cli.router_config import Router, written
+from mlx_worker.cli.router_config import Router, router_list
 from mlx_worker.system.text_files import decode_text
 
 if TYPE_CHECKING:
@@ -206,13 +206,13 @@ def chat(
 
     asked = {"model": model, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     settings = {key: value for key, value in asked.items() if value is not None}
-    conversation = Conversation(node_meant(url, file), settings, _say)
+    conversation = Conversation(node_meant(url, file), settings, _print_piece)
     if system is not None:
         conversation.turns.append({"role": "system", "content": system})
     converse(conversation, stats=stats)
 
 
-def _say(text: str) -> None:
+def _print_piece(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
 
@@ -253,7 +253,7 @@ def router_config(*, nodes: tuple[str, ...], reader: str, file: Path | None) -> 
     from mlx_worker.cli.client import NodeClient
 
     remotes = [NodeClient.at(node) for node in nodes] or [node_meant(None, file)]
-    click.echo(asyncio.run(written(remotes, Router(reader))), nl=False)
+    click.echo(asyncio.run(router_list(remotes, Router(reader))), nl=False)
 
 
 @click.command("client-config")

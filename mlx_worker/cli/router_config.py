@@ -37,7 +37,7 @@ class Router(StrEnum):
     LITELLM = "litellm"
 
 
-async def written(nodes: Sequence[NodeClient], router: Router) -> str:
+async def router_list(nodes: Sequence[NodeClient], router: Router) -> str:
     """Return the list for this program.
 
     JSON and LiteLLM need the models too, so the nodes are asked for them. Raises InvalidRequest for

@@ -30,7 +30,7 @@ class Speed:
         self._before: dict[str, int] = {}
         self._at = 0.0
 
-    def look(self, body: Mapping[str, Any], now: float) -> Rates:
+    def rates_since(self, body: Mapping[str, Any], now: float) -> Rates:
         """Return the rates since the last report, without new models. `now` is in seconds."""
         counts = {
             id_: int(model["metrics"]["generatedTokens"]) for id_, model in body["models"].items()
@@ -64,4 +64,4 @@ async def _picture(node: NodeClient, speed: Speed) -> RenderableType:
         body = await node.health()
     except NodeUnreachable as error:
         return Text(str(error), "red")
-    return overview(node.url, body, speed.look(body, time.monotonic()))
+    return overview(node.url, body, speed.rates_since(body, time.monotonic()))

@@ -62,7 +62,7 @@ def load_keys(server: ServerConfig, environ: Mapping[str, str] | None = None) ->
     Raises ConfigError with the line, never with the key. Raises ConfigError too if there is no key
     and other machines could send requests.
     """
-    taken = dict(_lines(server, os.environ if environ is None else environ))
+    taken = dict(_named_keys(server, os.environ if environ is None else environ))
     if not (taken or server.trusted or server.insecure or is_loopback(server.host)):
         raise ConfigError(
             f"server.host: other machines could send requests to {server.host!r} without an API key"
@@ -75,13 +75,13 @@ def first_key(server: ServerConfig) -> str | None:
 
     Raises ConfigError as `load_keys` does.
     """
-    return next((key for _, key in _lines(server, os.environ)), None)
+    return next((key for _, key in _named_keys(server, os.environ)), None)
 
 
-def _lines(server: ServerConfig, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _named_keys(server: ServerConfig, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield every (name, key)."""
     names: dict[str, str] = {}
-    for place, line in _written(server, environ):
+    for place, line in _uncommented_lines(server, environ):
         name, colon, key = (part.strip() for part in line.partition(":"))
         if not (colon and _NAME.fullmatch(name)):
             raise ConfigError(
@@ -98,15 +98,19 @@ def _lines(server: ServerConfig, environ: Mapping[str, str]) -> Iterator[tuple[s
         yield name, key
 
 
-def _written(server: ServerConfig, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _uncommented_lines(
+    server: ServerConfig, environ: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
     """Yield (place, line) of every line that is no comment."""
     if server.api_keys_file is not None:
-        yield from _told(str(server.api_keys_file), _read(server.api_keys_file).splitlines())
+        yield from _numbered_lines(
+            str(server.api_keys_file), _read_private_file(server.api_keys_file).splitlines()
+        )
     if KEYS_VARIABLE in environ:
-        yield from _told(KEYS_VARIABLE, re.split(r"[,\n]", environ[KEYS_VARIABLE]))
+        yield from _numbered_lines(KEYS_VARIABLE, re.split(r"[,\n]", environ[KEYS_VARIABLE]))
 
 
-def _told(source: str, lines: list[str]) -> Iterator[tuple[str, str]]:
+def _numbered_lines(source: str, lines: list[str]) -> Iterator[tuple[str, str]]:
     count = 0
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.lstrip().startswith("#"):
@@ -116,7 +120,7 @@ def _told(source: str, lines: list[str]) -> Iterator[tuple[str, str]]:
         raise ConfigError(f"{source}: the list has no key")
 
 
-def _read(file: Path) -> str:
+def _read_private_file(file: Path) -> str:
     """Return the text of the file. Raises ConfigError if others than its owner may use the file.
 
     The mode is read from the open file, so that the file cannot be replaced in between.

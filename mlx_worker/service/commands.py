@@ -59,16 +59,16 @@ def install(*, daemon: bool, name: str, user: str | None, show: bool, file: Path
 
     loaded = configuration(file)
     planned = plan(loaded)
-    here = _here(daemon=daemon, name=name)
+    manager = _manager(daemon=daemon, name=name)
     definition = describe(loaded, _account(user) if daemon else None)
     if show:
-        click.echo(here.text(definition), nl=False)
+        click.echo(manager.text(definition), nl=False)
         return
     folders = [model.inspected.path for model in planned]
     for path in guarded(paths_of_service(loaded, folders)):
         click.echo(f"warning: macOS does not let a service read {path}: {ADVICE}", err=True)
-    here.install(definition)
-    click.echo(f"{here.file} is installed and started; `mlx-worker status` shows the progress")
+    manager.install(definition)
+    click.echo(f"{manager.file} is installed and started; `mlx-worker status` shows the progress")
 
 
 @service.command
@@ -79,11 +79,13 @@ def uninstall(*, daemon: bool, name: str) -> None:
 
     Configuration, models and logs stay.
     """
-    here = _here(daemon=daemon, name=name)
-    if here.state().pid is not None:  # a service manager's own wait is shorter than a drain may be
-        _stop(here)
-    here.uninstall()
-    click.echo(f"{here.file} is removed")
+    manager = _manager(daemon=daemon, name=name)
+    if (
+        manager.state().pid is not None
+    ):  # a service manager's own wait is shorter than a drain may be
+        _stop(manager)
+    manager.uninstall()
+    click.echo(f"{manager.file} is removed")
 
 
 @service.command
@@ -91,7 +93,7 @@ def uninstall(*, daemon: bool, name: str) -> None:
 @service_name
 def start(*, daemon: bool, name: str) -> None:
     """Start the installed service."""
-    _here(daemon=daemon, name=name).start()
+    _manager(daemon=daemon, name=name).start()
 
 
 @service.command
@@ -102,7 +104,7 @@ def stop(*, daemon: bool, name: str) -> None:
 
     Running streams finish within drain_timeout; the command ends when the node has.
     """
-    _stop(_here(daemon=daemon, name=name))
+    _stop(_manager(daemon=daemon, name=name))
 
 
 @service.command
@@ -110,22 +112,22 @@ def stop(*, daemon: bool, name: str) -> None:
 @service_name
 def status(*, daemon: bool, name: str) -> None:
     """Show the state of the service. Exit codes: 0 running, 3 not running, 4 not installed."""
-    here = _here(daemon=daemon, name=name)
-    state = here.state()
+    manager = _manager(daemon=daemon, name=name)
+    state = manager.state()
     if not state.installed:
-        click.echo(f"not installed: there is no {here.file}")
+        click.echo(f"not installed: there is no {manager.file}")
         sys.exit(NOT_INSTALLED)
     click.echo(f"{state.said}, pid {state.pid}" if state.pid else state.said)
     sys.exit(0 if state.running else NOT_RUNNING)
 
 
-def _stop(here: ServiceManager) -> None:
-    here.stop()
-    while here.state().pid is not None:  # the system ends a node that does not end by itself
+def _stop(manager: ServiceManager) -> None:
+    manager.stop()
+    while manager.state().pid is not None:  # the system ends a node that does not end by itself
         time.sleep(LOOK_EVERY)
 
 
-def _here(*, daemon: bool, name: str) -> ServiceManager:
+def _manager(*, daemon: bool, name: str) -> ServiceManager:
     from mlx_worker.service.detect import service_manager
     from mlx_worker.service.subprocess_runner import run
 

@@ -162,14 +162,14 @@ class Launchd:
         enable = ("enable", f"{domain}/{self._label}")
         ran = self._ctl(*enable)
         if ran.status in NO_DOMAIN:
-            return _told(enable, ran)
+            return _failure(enable, ran)
         _check(enable, ran)
         bootstrap = ("bootstrap", domain, str(self.file))
-        deadline = self.clock() + self._patience()
+        deadline = self.clock() + self._stop_deadline()
         while (ran := self._ctl(*bootstrap)).status in LABEL_TAKEN and self.clock() < deadline:
             self.sleep(LOOK_EVERY)
         if ran.status in NO_DOMAIN:
-            return _told(bootstrap, ran)
+            return _failure(bootstrap, ran)
         if not (
             ran.status in LABEL_TAKEN and self.state().running
         ):  # the service was already loaded
@@ -191,16 +191,16 @@ class Launchd:
 
     def _wait_for_release(self) -> None:
         """Wait until launchd has released the label. Raises ServiceManagerError at the deadline."""
-        patience = self._patience()
-        deadline = self.clock() + patience
+        seconds = self._stop_deadline()
+        deadline = self.clock() + seconds
         while self._printed() is not None:
             if self.clock() >= deadline:
                 raise ServiceManagerError(
-                    f"launchd still ends {self._label} after {patience} s: try again"
+                    f"launchd still ends {self._label} after {seconds} s: try again"
                 )
             self.sleep(LOOK_EVERY)
 
-    def _patience(self) -> int:
+    def _stop_deadline(self) -> int:
         """Return the seconds after which launchd has certainly killed a node that does not end."""
         asked = self._installed().get("ExitTimeOut")
         return (asked if isinstance(asked, int) else USUAL_EXIT_TIMEOUT) + SLACK
@@ -252,10 +252,10 @@ class Launchd:
 
 def _check(words: tuple[str, ...], ran: CommandResult) -> None:
     if ran.status != 0:
-        raise ServiceManagerError(_told(words, ran))
+        raise ServiceManagerError(_failure(words, ran))
 
 
-def _told(words: tuple[str, ...], ran: CommandResult) -> str:
+def _failure(words: tuple[str, ...], ran: CommandResult) -> str:
     return f"`launchctl {' '.join(words)}` ended with {ran.status}: {ran.output}"
 
 

@@ -32,7 +32,7 @@ class Notifier:
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         self._address = _address(environ.pop(SOCKET, ""))
-        self._pulse = _pulse(environ)
+        self._watchdog_interval = _watchdog_interval(environ)
         self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -42,8 +42,8 @@ class Notifier:
 
     def __enter__(self) -> Self:
         """Begin the signs of life, where they are asked for."""
-        if self._pulse is not None:
-            self._beat(asyncio.get_running_loop(), self._pulse)
+        if self._watchdog_interval is not None:
+            self._send_watchdog(asyncio.get_running_loop(), self._watchdog_interval)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,21 +53,21 @@ class Notifier:
 
     def ready(self) -> None:
         """Report that the node listens, or that a reload is complete."""
-        self._tell("READY=1")
+        self._send("READY=1")
 
     def reloading(self) -> None:
         """Report that the node reads its configuration again; `ready` has to follow."""
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         """Report that the node drains and will end."""
-        self._tell("STOPPING=1")
+        self._send("STOPPING=1")
 
-    def _beat(self, loop: asyncio.AbstractEventLoop, every: float) -> None:
-        self._tell("WATCHDOG=1")
-        self._timer = loop.call_later(every, self._beat, loop, every)
+    def _send_watchdog(self, loop: asyncio.AbstractEventLoop, every: float) -> None:
+        self._send("WATCHDOG=1")
+        self._timer = loop.call_later(every, self._send_watchdog, loop, every)
 
-    def _tell(self, *lines: str) -> None:
+    def _send(self, *lines: str) -> None:
         if self._address is None:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -85,7 +85,7 @@ def _address(named: str) -> str | None:
     return named if named.startswith("/") else None
 
 
-def _pulse(environ: MutableMapping[str, str]) -> float | None:
+def _watchdog_interval(environ: MutableMapping[str, str]) -> float | None:
     """Return the seconds between two watchdog messages; None if this process has to send none."""
     usec, pid = environ.pop(WATCHDOG, ""), environ.pop(WATCHDOG_PID, "")
     if pid and pid != str(os.getpid()):

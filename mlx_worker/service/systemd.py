@@ -171,20 +171,20 @@ WantedBy={target}
 
 def _environment(definition: Definition) -> str:
     return "".join(
-        f"Environment={_word(f'{name}={value}')}\n"
+        f"Environment={_quoted(f'{name}={value}')}\n"
         for name, value in definition.environment.items()
     )
 
 
 def _command(words: Iterable[str]) -> str:
-    return " ".join(_word(word).replace("$", "$$") for word in words)
+    return " ".join(_quoted(word).replace("$", "$$") for word in words)
 
 
 def _path(path: Path) -> str:
     return str(path).replace("%", "%%")
 
 
-def _word(word: str) -> str:
+def _quoted(word: str) -> str:
     """Return a word in systemd's quoting; systemd's specifiers begin with %."""
     word = word.replace("%", "%%")
     if re.fullmatch(r"[\w@%+=:,./-]+", word):

@@ -10,7 +10,7 @@ import pytest
 from mlx_worker.child.fatal import EXIT_COMPUTATION_FAILED, REASON, reason_of
 from mlx_worker.engine.guard import ComputationFailed, computing
 from mlx_worker.errors import KvTooLarge
-from mlx_worker.logs import COMPUTATION_FAILED, read
+from mlx_worker.logs import COMPUTATION_FAILED, parse_line
 
 ENDING = """
 from mlx_worker.child.fatal import end_process
@@ -41,7 +41,7 @@ def test_the_end_has_a_status_of_its_own_and_its_reason_on_stderr() -> None:
         [sys.executable, "-c", ENDING], stderr=subprocess.PIPE, text=True, check=False
     )
     assert ended.returncode == EXIT_COMPUTATION_FAILED
-    said = read(ended.stderr.strip())
+    said = parse_line(ended.stderr.strip())
     assert said is not None
     assert said[1].event == COMPUTATION_FAILED
     assert "kIOGPUCommandBufferCallbackErrorX" in said[1].facts["reason"]

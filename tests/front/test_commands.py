@@ -178,9 +178,9 @@ def test_tokens_per_second_are_what_came_between_two_looks() -> None:
         return {"models": {k: {"metrics": {"generatedTokens": v}} for k, v in counts.items()}}
 
     speed = Speed()
-    assert speed.look(counted(a=10), 100.0) == {}
-    assert speed.look(counted(a=30, b=5), 102.0) == {"a": 10.0}
-    assert speed.look(counted(a=0, b=6), 104.0) == {"a": 0, "b": 0.5}
+    assert speed.rates_since(counted(a=10), 100.0) == {}
+    assert speed.rates_since(counted(a=30, b=5), 102.0) == {"a": 10.0}
+    assert speed.rates_since(counted(a=0, b=6), 104.0) == {"a": 0, "b": 0.5}
 
 
 async def test_models_lists_a_model_once_with_its_aliases(serve: Serve) -> None:

@@ -36,8 +36,8 @@ def scenario_table(results: Results, scenario: str) -> Group:
         rounds = {target: results.rounds(scenario, target, name) for target in targets}
         table.add_row(
             f"{figure.label} {f'[dim]{figure.unit}[/]' if figure.unit else ''}",
-            *(_shown(spread(rounds[target]), figure.digits) for target in targets),
-            *(_shown(spread(ratios(rounds[NODE], rounds[other])), 2) for other in others),
+            *(_formatted(spread(rounds[target]), figure.digits) for target in targets),
+            *(_formatted(spread(ratios(rounds[NODE], rounds[other])), 2) for other in others),
         )
     return Group(table, *_complaints(results, scenario))
 
@@ -54,14 +54,14 @@ def goal_table(outcomes: Sequence[Outcome]) -> Table:
         table.add_row(
             goal.name,
             goal.against,
-            _shown(outcome.seen, 2),
+            _formatted(outcome.seen, 2),
             f"{sign} {goal.bound:.3g}",
             word[outcome.met],
         )
     return table
 
 
-def _shown(seen: Spread | None, digits: int) -> str:
+def _formatted(seen: Spread | None, digits: int) -> str:
     if seen is None:
         return "-"
     middle, low, high = (f"{item:,.{digits}f}" for item in (seen.median, seen.low, seen.high))

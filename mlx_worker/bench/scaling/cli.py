@@ -52,7 +52,7 @@ def run(options: ScalingOptions) -> None:
         chosen = _chosen(known, options)
         for curve in chosen:
             for point in measured(curve, options.rounds, seed):
-                _say(point, options.rounds)
+                _print_progress(point, options.rounds)
                 points.append(point)
     results = ScalingResults(this_machine(), sys.argv[1:], seed, points)
     options.into.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def _chosen(known: dict[str, Curve], options: ScalingOptions) -> list[Curve]:
     return [item for item in cut if item.sizes]
 
 
-def _say(point: Point, rounds: int) -> None:
+def _print_progress(point: Point, rounds: int) -> None:
     """Print one line of progress."""
     how = f" ({point.sample.complaints[0]})" if point.sample.complaints else ""
     what = f"{point.curve} {point.size}: {point.subject}, round {point.round + 1} of {rounds}"

@@ -40,7 +40,7 @@ class CancelledStreams(Scenario, frozen=True, kw_only=True):
         )
         if not await until_used(stage.roles, self.work, perf_counter() + self.limit):
             return None
-        asked.leave()
+        asked.hang_up()
         left = perf_counter()
         idle = await until_idle(stage.roles, left + self.limit)
         return max(idle - left, TICK)

@@ -66,14 +66,14 @@ class Crash(Scenario, frozen=True, kw_only=True):
         return Sample(figures, complaints=said)
 
     async def _kill(self, stage: Stage) -> Kill:
-        before = await _whole(stage)
+        before = await _ready_model(stage)
         asks = [LoadRequest([stage.prompts.user(24)], self.tokens) for _ in range(self.streams)]
         streams = await asyncio.gather(*map(stage.client.start, asks))
         await asyncio.gather(*(stream.more_events(self.after) for stream in streams))
         os.kill(before["pid"], signal.SIGKILL)
         killed, killed_at = perf_counter(), time.time() * 1000
         answers = [await stream.answer() for stream in streams]
-        entered_at = (await _whole(stage))["enteredAt"]
+        entered_at = (await _ready_model(stage))["enteredAt"]
         # What arrives after that is the new process's; what did before was on its way.
         loaded = killed + (entered_at["ready"] - killed_at) / 1000
         pauses = [_next(answer, loaded) - killed for answer in answers if answer.complete]
@@ -83,7 +83,7 @@ class Crash(Scenario, frozen=True, kw_only=True):
         )
 
 
-async def _whole(stage: Stage) -> dict[str, Any]:
+async def _ready_model(stage: Stage) -> dict[str, Any]:
     """Return the model's part of /health, once ready and all spares wait.
 
     Raises BenchmarkError.

@@ -9,7 +9,7 @@ from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.scenarios.scenario import (
     Scenario,
     Stage,
-    leave,
+    hang_up,
     long_streams,
     milliseconds,
 )
@@ -25,7 +25,7 @@ class Health(Scenario, frozen=True, kw_only=True):
         """Measure the time of each answer."""
         streams = await long_streams(stage, self.streams)
         figures = await ask_health(stage, self.questions)
-        leave(streams)
+        hang_up(streams)
         return Sample(figures)
 
 

@@ -11,7 +11,7 @@ from mlx_worker.bench.scenarios.scenario import (
     Scenario,
     Stage,
     complaints,
-    leave,
+    hang_up,
     long_streams,
     milliseconds,
 )
@@ -31,7 +31,7 @@ class LateArrivals(Scenario, frozen=True, kw_only=True):
             await stage.client.ask(LoadRequest([stage.prompts.user(24)], self.tokens))
             for _ in range(self.arrivals)
         ]
-        leave(streams)
+        hang_up(streams)
         firsts = [answer.ttft for answer in answers]
         figures = {
             "newcomer_p50": milliseconds(firsts, 0.5),

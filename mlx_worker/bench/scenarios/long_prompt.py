@@ -15,7 +15,7 @@ from mlx_worker.bench.scenarios.scenario import (
     Stage,
     SyntheticModel,
     complaints,
-    leave,
+    hang_up,
     long_streams,
     milliseconds,
 )
@@ -41,7 +41,7 @@ class LongPrompt(Scenario, frozen=True, kw_only=True):
         read = perf_counter()
         await asyncio.gather(*(stream.more_events(self.stretch) for stream in streams))
         over = perf_counter()
-        leave(streams)
+        hang_up(streams)
         answers = [await stream.answer() for stream in streams]
         stretches = {"before": (begun, arrived), "during": (arrived, read), "after": (read, over)}
         figures = {

@@ -68,10 +68,10 @@ async def long_streams(stage: Stage, count: int, words: int = 24) -> list[Runnin
     return streams
 
 
-def leave(streams: Iterable[RunningRequest]) -> None:
+def hang_up(streams: Iterable[RunningRequest]) -> None:
     """Close the connections of all streams."""
     for stream in streams:
-        stream.leave()
+        stream.hang_up()
 
 
 def complaints(answers: Iterable[MeasuredAnswer]) -> list[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 CONTEXT = 32_768
-"""Positions of the models made here: room for the longest prompts and for long answers."""
+"""Positions of the models synthetic here: room for the longest prompts and for long answers."""
 
 
 @contextlib.contextmanager
@@ -31,8 +31,8 @@ def models(given: Path | None = None) -> Iterator[Callable[[str], Path]]:
     with tempfile.TemporaryDirectory(prefix="mlx-worker-bench-") as root:
 
         @cache
-        def made(name: str) -> Path:
+        def synthetic(name: str) -> Path:
             spec = replace({"nano": NANO, "tiny": TINY}[name], context=CONTEXT)
             return make_folder(spec, LLAMA, Path(root) / name)
 
-        yield made
+        yield synthetic

@@ -86,11 +86,11 @@ async def port(config: Config) -> Finding:
         for sock in listen(config.server):
             sock.close()
     except AddressInUse as error:
-        return await _who_has_it(config, str(error))
+        return await _user_of_port(config, str(error))
     return ok("port", f"{where} is free")
 
 
-async def _who_has_it(config: Config, problem: str) -> Finding:
+async def _user_of_port(config: Config, problem: str) -> Finding:
     url = url_of(config.server)
     try:
         body = await NodeClient.of(config.server).health()

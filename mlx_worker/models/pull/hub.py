@@ -88,7 +88,7 @@ def _download(repo: str, revision: str | None, folder: Path) -> None:
         _require_weights(repo, [file.rfilename for file in info.siblings or []])
         total = sum(file.size or 0 for file in files)
         require_space(folder, max(0, total - _bytes_in(folder)), f"hf:{repo}")
-        _say(f"commit {info.sha}")
+        _report(f"commit {info.sha}")
         with _reported_progress(folder, total):
             snapshot_download(
                 repo,
@@ -146,13 +146,13 @@ def _reported_progress(folder: Path, total: int) -> Iterator[None]:
 
     def report() -> None:
         while not finished.wait(_REPORT_SECONDS):
-            _say(f"progress {min(_bytes_in(folder), total)} {total}")
+            _report(f"progress {min(_bytes_in(folder), total)} {total}")
 
     reporter = threading.Thread(target=report, daemon=True)
     reporter.start()
     try:
         yield
-        _say(f"progress {total} {total}")
+        _report(f"progress {total} {total}")
     finally:
         finished.set()
         reporter.join()
@@ -169,7 +169,7 @@ def _bytes_in(folder: Path) -> int:
     return total
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

@@ -1,6 +1,8 @@
 """Logs what a child's process writes to its stderr, and keeps the last lines for a crash report.
 
-An abort in mlx leaves nothing else: the exception's text, and faulthandler's frames. [front]
+An abort in mlx leaves nothing else: the exception's text, and faulthandler's frames.
+
+[front]
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mlx_worker.logs import COMPUTATION_FAILED, DROPPED, Entry, read
+from mlx_worker.logs import COMPUTATION_FAILED, DROPPED, Entry, parse_line
 from mlx_worker.supervisor.requests.rate_allowance import Allowance
 
 if TYPE_CHECKING:
@@ -135,7 +137,7 @@ class StderrTail:
             self._drop()
             return
         origin = {"model": self._model, "pid": self._pid}
-        if (parsed := read(line)) is not None:
+        if (parsed := parse_line(line)) is not None:
             level, entry = parsed
             text = str(entry)[:MAX_LINE]
             if log.isEnabledFor(level):
@@ -151,7 +153,7 @@ class StderrTail:
 
     def _note_failure(self, line: str) -> None:
         """Keep why the process ended itself, even if its lines are dropped."""
-        parsed = read(line)
+        parsed = parse_line(line)
         if parsed is not None and parsed[1].event == COMPUTATION_FAILED:
             self.computation_failure = str(parsed[1].facts.get("reason", ""))
 
