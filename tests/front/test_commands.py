@@ -236,7 +236,7 @@ async def test_prompts_are_warmed_and_forgotten(serve: Serve, tmp_path: Path) ->
     file.write_text("be kind and brief", encoding="utf-16")
     refused = await command("warm", str(file), *at)
     assert refused.code == 2
-    assert "it is UTF-16, not UTF-8" in refused.said
+    assert "the encoding is UTF-16" in refused.said
     assert (await command("clear", "b", *at)).said == "cleared: b\n"
     assert (await command("clear", *at)).said == "cleared: a, b\n"
     assert (await front.ask("/cache?model=b")).json["tokens"] == 0
