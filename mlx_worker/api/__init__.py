@@ -1,1 +1,4 @@
-"""The HTTP API of the front. It knows no processes."""
+"""The HTTP API of the front. It knows no processes.
+
+[front]
+"""

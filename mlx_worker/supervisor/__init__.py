@@ -1,1 +1,4 @@
-"""Keeping children alive and their work safe; knows no HTTP. [front]"""
+"""Keeping children alive and their work safe; knows no HTTP.
+
+[front]
+"""

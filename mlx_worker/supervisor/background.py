@@ -1,4 +1,7 @@
-"""Tasks of a node that no caller awaits, or that go on when their caller leaves. [front]"""
+"""Tasks of a node that no caller awaits, or that go on when their caller leaves.
+
+[front]
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """What can be asked of a model: generations, tokens, and prompts kept in its cache.
 
-A request to a model that is not loaded starts the model and waits for it. [front]
+A request to a model that is not loaded starts the model and waits for it.
+
+[front]
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What a changed configuration means for the models that run. Pure. [front]"""
+"""Compares two configurations: what a change means for running models. Pure.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Models by what becomes of them; `changed` are those that go on in their process.
+    """The ids of models by what happens to them; `changed` models keep their process.
 
-    A model whose folder is another one is removed and added: what the old one has begun, it ends.
+    A model that gets another folder is removed and added: the old process ends what it has begun.
     """
 
     added: tuple[str, ...] = ()
@@ -27,7 +30,7 @@ class Changes:
 
 
 def load_of(planned: PlannedModel) -> Load:
-    """What a model's process is told, but for its share of the node's memory."""
+    """Return what a model's process is told to load, without its share of the node's memory."""
     model = planned.config
     return Load(
         model=model.id,
@@ -57,17 +60,17 @@ def with_known_folders(
 
 
 def _process_of(planned: PlannedModel) -> tuple[Load, Mapping[str, str]]:
-    """Return what only a new process goes by: what it is told, and its environment."""
+    """Return the settings that only a new process applies: what it loads, and its environment."""
     return load_of(planned), planned.config.env
 
 
 def compare(before: Mapping[str, PlannedModel], after: Sequence[PlannedModel]) -> Changes:
-    """What changes from one configuration to the next."""
-    now = {it.config.id: it for it in after}
+    """Return what changes from one configuration to the next."""
+    now = {planned.config.id: planned for planned in after}
     kept = {
         id_: before[id_]
-        for id_, it in now.items()
-        if id_ in before and _is_same_folder(before[id_], it)
+        for id_, planned in now.items()
+        if id_ in before and _is_same_folder(before[id_], planned)
     }
     restarted = [id_ for id_, old in kept.items() if _process_of(old) != _process_of(now[id_])]
     return Changes(

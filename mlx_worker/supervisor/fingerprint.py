@@ -25,15 +25,15 @@ OURS: Final = "mlx-worker"
 """The name of this package among the versions."""
 
 SHOWN: Final = 12
-"""Hex digits of a hash that are told to people."""
+"""Hex digits of a hash in messages."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What one process says its words by. Equal: both processes say the same words.
+    """What determines the output of a process, besides the request.
 
-    `variables` stands for the environment variables that the model's configuration sets, which may
-    choose other kernels; "" for none.
+    Two processes with equal identities give the same output. `variables` stands for the environment
+    variables that the model's configuration sets, which may choose other kernels; "" for none.
     """
 
     weights: str
@@ -52,7 +52,7 @@ class Identity:
 
 
 def identity_of(status: ChildStatus) -> Identity:
-    """Return the identity of the process that has reported this status."""
+    """Return the identity of the process with this status."""
     weights = status.loaded.weights if status.loaded else ""
     variables = repr(sorted(status.env.items())) if status.env else ""
     return _interned(weights, tuple(sorted(status.versions.items())), variables)
@@ -77,7 +77,7 @@ def own_code() -> str:
 
 
 def is_replaced(versions: Mapping[str, str]) -> bool:
-    """True if a process imported another version of this package than the node did."""
+    """Return True if a process imported another version of this package than the node did."""
     return versions.get(OURS, own_code()) != own_code()
 
 
@@ -95,7 +95,7 @@ def note_replaced_package(events: EventLog, model: str, versions: Mapping[str, s
 
 
 def weights_changed(model: str, before: Identity, now: Identity) -> WeightsChanged:
-    """Return the error of an answer that `before` began and only `now` could go on with."""
+    """Return the error of an answer that `before` began and only `now` could continue."""
     changes = "; ".join(_changes(before, now))
     cure = "restart the node, then send" if is_replaced(dict(now.versions)) else "send"
     return WeightsChanged(

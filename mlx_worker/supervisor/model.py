@@ -1,4 +1,7 @@
-"""One configured model at run time: its settings, its child, its queue, its generations. [front]"""
+"""One configured model at run time: its settings, its child, its queue, its generations.
+
+[front]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The models of one node: which there are, how operators change them, and how they end. [front]"""
+"""The models of one node: which there are, how operators change them, and how they end.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -128,7 +131,7 @@ class Node:
             self.starter.retry(model)
 
     def on_work_ended(self) -> None:
-        """Start a model that waits for memory, if it is free now."""
+        """Start the models that wait for memory which is free now."""
         self.placement.retry_waiting()
 
     # --- start and stop ---
@@ -204,8 +207,10 @@ class Node:
             self.models[id_] = self._new_model(entry) if id_ in changes.added else before[id_]
             if id_ in changes.restarted or id_ in changes.changed:
                 self.models[id_].apply(entry)
-        self._aliases = {alias: it.config.id for it in planned for alias in it.config.aliases}
-        self._default = next((it.config.id for it in planned if it.config.default), None)
+        self._aliases = {
+            alias: entry.config.id for entry in planned for alias in entry.config.aliases
+        }
+        self._default = next((entry.config.id for entry in planned if entry.config.default), None)
         for id_ in changes.removed:
             self._retiring.add(before[id_])
             self._background.run(self._retire(before[id_]))
@@ -316,7 +321,7 @@ class Node:
 
 
 def _any_is_transient(models: Callable[[], Iterable[ModelRuntime]]) -> bool:
-    """True if a child starts a process, or is about to."""
+    """Return True if a child starts a process, or is about to."""
     return any(model.child.state in TRANSIENT for model in models())
 
 

@@ -1,6 +1,8 @@
-"""The end of a node that can serve no model for long, where the configuration asks for that.
+"""Ends a node that can serve no model for long, if the configuration asks for that.
 
-A service manager starts the node anew, which may help where processes alone do not. [front]
+A service manager then starts the node anew, which may help where new model processes do not.
+
+[front]
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from mlx_worker.supervisor.process.pause import PauseDetector
 if TYPE_CHECKING:
     from mlx_worker.supervisor.node import Node
 
-LOOK_EVERY: Final = 1.0
+CHECK_INTERVAL: Final = 1.0
 """Seconds."""
 
 
 class Outage:
-    """How long every model has been given up. Pure: time is passed in, in seconds."""
+    """Measures how long every model has been given up. Pure: time is passed in, in seconds."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
@@ -46,16 +48,16 @@ async def end_at_outage(node: Node, limit: float | None) -> None:
     if limit is None:
         return
     outage, loop = Outage(limit), asyncio.get_running_loop()
-    pause = PauseDetector(loop, LOOK_EVERY)
+    pause = PauseDetector(loop, CHECK_INTERVAL)
     with contextlib.closing(pause):
         ended = False
         while not ended:
-            await asyncio.sleep(min(LOOK_EVERY, limit))
+            await asyncio.sleep(min(CHECK_INTERVAL, limit))
             resumed_at = pause.since(0.0)
             ended = outage.is_over_limit(
                 loop.time(), all_given_up=node.all_given_up, resumed_at=resumed_at
             )
     reasons = {id_: model.child.reason for id_, model in node.models.items()}
     node.events.record("outage", level=logging.ERROR, seconds=limit, reasons=reasons)
-    said = "; ".join(f"{id_}: {reason}" for id_, reason in reasons.items())
-    raise NothingServed(f"no model could be served for {limit:g} s: {said}")
+    detail = "; ".join(f"{id_}: {reason}" for id_, reason in reasons.items())
+    raise NothingServed(f"no model could be served for {limit:g} s: {detail}")

@@ -1,4 +1,7 @@
-"""A numbered buffer of the last items of a kind, to be read later or followed live. [front]"""
+"""A numbered buffer of the last items of a kind, to be read later or followed live.
+
+[front]
+"""
 
 from __future__ import annotations
 

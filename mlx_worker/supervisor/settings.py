@@ -1,4 +1,7 @@
-"""The configuration's `[supervisor]` section in the words of the parts that go by it. [front]"""
+"""Converts the configuration's `[supervisor]` section to the settings of its parts.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def timings(config: SupervisorConfig) -> Timings:
-    """How long a child may take."""
+    """Return how long a child may take."""
     return Timings(
         start=config.load_stall_timeout,
         load=config.load_stall_timeout,
@@ -28,7 +31,7 @@ def timings(config: SupervisorConfig) -> Timings:
 
 
 def restart_policy(config: SupervisorConfig) -> RestartPolicy:
-    """When a child that ended is started again."""
+    """Return when a child that ended is started again."""
     return RestartPolicy(
         base=config.backoff_initial,
         ceiling=config.backoff_max,
@@ -45,12 +48,12 @@ allocations fail, or the system with them."""
 
 
 def memory_limit(config: SupervisorConfig) -> int:
-    """Bytes that the processes of all models may take together."""
+    """Return the bytes that the processes of all models may take together."""
     return (config.memory_limit or SHARE).of(psutil.virtual_memory().total)
 
 
 def resume_policy(config: SupervisorConfig) -> ResumePolicy:
-    """How long requests wait for a child, and how many of them they may see die."""
+    """Return how long requests wait for a child, and how many crashes they may be in."""
     return ResumePolicy(
         timeout=config.resume_timeout,
         load_wait=config.load_wait,
@@ -59,5 +62,5 @@ def resume_policy(config: SupervisorConfig) -> ResumePolicy:
 
 
 def standby_policy(config: SupervisorConfig) -> StandbyPolicy:
-    """How many spare children there are to be."""
+    """Return how many spare processes there are to be."""
     return StandbyPolicy(spares=config.standby, start=config.load_stall_timeout)

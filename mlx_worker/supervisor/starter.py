@@ -3,7 +3,9 @@
 A folder may be missing, broken, or on a share that does not answer. Daemon threads inspect folders,
 at most one thread a model, with a deadline: no other model and no request waits for a folder. A
 model whose folder cannot be used is FAILED with the reason. The folder is inspected again when the
-child's slow retry is due, as soon as the folder changes, and when an operator asks. [front]
+child's slow retry is due, as soon as the folder changes, and when an operator asks.
+
+[front]
 """
 
 from __future__ import annotations

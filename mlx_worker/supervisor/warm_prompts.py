@@ -1,7 +1,9 @@
-"""The system prompts that are to be resident in a model's child, whichever process that is.
+"""The system prompts that are to be resident in each process of a model.
 
-Those of the configuration's files, then those that somebody warmed since, the last one last: it is
-the one that a cache report speaks of. [front]
+The prompts of the configuration's files come first, then those that clients have warmed since. The
+last one is warmed last, because a cache report shows it.
+
+[front]
 """
 
 from __future__ import annotations
@@ -38,40 +40,40 @@ class WarmSet:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = files
-        self._asked: dict[str, None] = {}
+        self._from_clients: dict[str, None] = {}
 
     def __bool__(self) -> bool:
-        """Is there anything to warm?"""
-        return bool(self.files or self._asked)
+        """Return True if there are prompts to warm."""
+        return bool(self.files or self._from_clients)
 
     def warmed(self, prompt: str) -> None:
-        """It is resident now, and is to be so in the next process."""
-        self._asked.pop(prompt, None)
-        self._asked[prompt] = None
-        if len(self._asked) > WARM_PROMPTS:
-            del self._asked[next(iter(self._asked))]
+        """Note that a prompt is resident, and is to be so in the next process."""
+        self._from_clients.pop(prompt, None)
+        self._from_clients[prompt] = None
+        if len(self._from_clients) > WARM_PROMPTS:
+            del self._from_clients[next(iter(self._from_clients))]
 
     def clear(self) -> None:
-        """Nobody wants what was asked for any more."""
-        self._asked.clear()
+        """Forget the prompts that clients have warmed."""
+        self._from_clients.clear()
 
     async def prompts(self) -> AsyncIterator[str]:
-        """What a new process is to warm.
+        """Yield the prompts that a new process is to warm.
 
-        Each is forgotten as it is handed out, until it has been warmed again: a prompt that ends
-        processes must not end them all.
+        A client's prompt is forgotten until it has been warmed again: a prompt that kills its
+        process must not kill each new one.
         """
-        asked = list(self._asked)
+        from_clients = list(self._from_clients)
         for path in self.files:
             try:
                 prompt = await call_in_daemon_thread(partial(_text_of, path), f"read {path.name}")
             except (OSError, ValueError, WorkerError) as error:
                 log.warning("%s was not warmed: %s", path, error)
                 continue
-            if prompt not in asked:
+            if prompt not in from_clients:
                 yield prompt
-        for prompt in asked:
-            self._asked.pop(prompt, None)
+        for prompt in from_clients:
+            self._from_clients.pop(prompt, None)
             yield prompt
 
 

@@ -48,7 +48,7 @@ class Generate(WireMessage, frozen=True):
     """Start a generation under this id, or continue one.
 
     `replay` are the token ids that the client already has: they are read, not sent again, and the
-    next token is the one that would have followed. `session` is the client's own name for the
+    next token is the token that would have followed. `session` is the client's own name for the
     conversation, `request_id` the request's name in the log; "" where there is none. `room` is what
     an earlier process named in `Started`; None: no process has started the generation.
     """

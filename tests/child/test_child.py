@@ -191,6 +191,7 @@ def test_without_a_stated_context_memory_is_the_limit(tiny: Path, tmp_path: Path
         assert "6000" in refused.message
 
 
+@pytest.mark.full
 def test_a_configured_context_is_the_limit_where_none_is_stated(tiny: Path, tmp_path: Path) -> None:
     folder = without_a_stated_context(tiny, tmp_path / "model")
     with child() as front:

@@ -167,6 +167,7 @@ def test_serve_finds_the_configuration_where_it_stands(config: Path) -> None:
     assert "mlx-worker.toml:3: server.port" in one_line(done)
 
 
+@pytest.mark.full
 def test_processes_are_named(tiny: Path, tmp_path: Path) -> None:
     with running_node(tmp_path, {"tiny": tiny}) as node:
         node.wait_until_ready()

@@ -16,6 +16,9 @@ from tests.processes import RunningNode, running_node
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.clients
+
+
 NODE = (sys.executable, str(Path(__file__).with_name("talking_node.py")))
 LOOK: dict[str, Any] = {
     "type": "function",

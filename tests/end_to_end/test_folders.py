@@ -25,6 +25,7 @@ def is_in(node: RunningNode, model: str, state: str) -> bool:
     return bool(node.model(model)["state"] == state)
 
 
+@pytest.mark.full
 def test_a_node_listens_and_serves_without_two_of_its_three_folders(
     nano: Path, tmp_path: Path
 ) -> None:

@@ -92,6 +92,6 @@ def test_a_crash_report_has_the_last_frames(node: RunningNode) -> None:
     (crash,) = crashes()
     assert crash["signal"] == "SIGSEGV"
     assert "Fatal Python error: Segmentation fault" in crash["lines"]
-    assert any("File " in line and "service.py" in line for line in crash["lines"])
+    assert any("File " in line and "worker.py" in line for line in crash["lines"])
     eventually(lambda: bool(entries(node, event="crash", pid=pid)))
     eventually(lambda: node.model("tiny")["state"] == "ready")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LIMIT = 250_000_000
 """Two processes of about 95 MB fit, three do not."""
 
-BLOCKS = rounds(3, 6, 20)
+BLOCKS = rounds(4, 6, 20)
 REQUESTS = 10
 
 
@@ -70,6 +70,7 @@ def test_three_models_of_which_two_fit_are_used_in_turn(
     assert memory["pressure"] == "calm"
 
 
+@pytest.mark.full
 def test_a_prompt_whose_kv_would_never_fit_is_a_400_with_the_numbers(
     nano: Path, tmp_path: Path
 ) -> None:

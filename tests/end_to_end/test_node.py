@@ -315,6 +315,7 @@ def test_a_body_that_is_cut_off_leaves_the_node_as_it_was(node: RunningNode) -> 
     assert node.ask("/health").json["status"] == "healthy"
 
 
+@pytest.mark.full
 def test_the_first_request_may_come_before_the_model_does(tiny: Path, tmp_path: Path) -> None:
     with running_node(tmp_path, {"tiny": tiny}) as node:
         body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,7 +25,7 @@ from tests.families.trial import (
     on_a_resident_prefix,
 )
 from tests.fidelity.reference import Model
-from tests.rounds import IS_LONG
+from tests.rounds import IS_LONG, variants
 from tests.tools.families import PAGE, page
 
 if TYPE_CHECKING:
@@ -35,14 +35,16 @@ if TYPE_CHECKING:
 # What transformers says about a configuration that was made up is no finding.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+FEW = {"gpt_bigcode", "mamba"}
 HANDFUL = {"gemma2", "gemma3_text", "gpt_bigcode", "mamba", "olmo", "plamo3", "qwen3_next"}
 
 VARIED = 20
 """Tokens that a model's answers have at least: one that repeats itself proves little."""
 
 
-def chosen(names: Iterable[str]) -> list[str]:
-    return [name for name in names if IS_LONG or name in HANDFUL]
+def chosen(names: Iterable[str]) -> list[Any]:
+    tried = [name for name in names if IS_LONG or name in HANDFUL]
+    return variants(tried, FEW)
 
 
 @pytest.mark.skipif(not IS_LONG, reason="a newer mlx_lm may have more")

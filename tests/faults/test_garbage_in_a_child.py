@@ -138,6 +138,7 @@ def test_a_child_that_computes_garbage_ends_and_its_answers_go_on(
     assert failing.model("nano")["pid"] != pid
 
 
+@pytest.mark.full
 def test_a_request_whose_logits_overflow_in_every_process_is_poison_and_no_more(
     failing: RunningNode, folder: Path, expected: list[str]
 ) -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -17,12 +18,13 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from mlx_worker.api.metrics.tracing import FLUSH_THREAD
 from mlx_worker.config.schema import TelemetryConfig
 from mlx_worker.logs import RecordCallback
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.dialects import ALL
 from tests.front.asking import Front, Serve, asked, model
-from tests.supervisor_harness import Fifo, scripted_command, soon
+from tests.supervisor_harness import Fifo, eventually, scripted_command, soon
 
 CHAT = "POST /v1/chat/completions"
 PATH = "/v1/chat/completions"
@@ -39,6 +41,7 @@ UNREADABLE = (
     "x" * 2000,
     "\xe9\xff",
 )
+EXPORTING = {"OtelBatchSpanRecordProcessor", FLUSH_THREAD}
 LOST = "traces may be lost"
 FOUND = "the collector accepts traces again"
 
@@ -123,6 +126,17 @@ def shown(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     logging.getLogger().addHandler(log)
     yield lines
     logging.getLogger().removeHandler(log)
+
+
+@pytest.fixture(autouse=True)
+async def exporters_end() -> AsyncIterator[None]:
+    """Wait for the threads of the library: their messages would be in the next test's log."""
+    yield
+
+    async def have_ended() -> bool:
+        return not EXPORTING & {thread.name for thread in threading.enumerate()}
+
+    await eventually(have_ended)
 
 
 @pytest.fixture

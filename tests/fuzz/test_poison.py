@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.fuzz.poison import Poison
     from tests.processes import Answer, RunningNode
 
-COUNT = rounds(60, 60, 2000)
+COUNT = rounds(20, 60, 2000)
 CLIENTS = 2
 WORST_HEALTH, WORST_GAP = 0.2, 0.3
 """Seconds, on a machine that does nothing else."""

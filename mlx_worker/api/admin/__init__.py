@@ -1,1 +1,4 @@
-"""Serve operators and routers: health, cache, models, logs, events, metrics, reload."""
+"""Serve operators and routers: health, cache, models, logs, events, metrics, reload.
+
+[front]
+"""

@@ -1,1 +1,4 @@
-"""The dashboard at `/`: its files, its stream and the history of its charts."""
+"""The dashboard at `/`: its files, its stream and the history of its charts.
+
+[front]
+"""

@@ -141,7 +141,7 @@ class ResponseWriter(Protocol):
     def keepalive(self) -> bytes:
         """Return bytes that say nothing, for clients that wait while the model works."""
 
-    def delta(self, piece: OutputDelta, choice: int) -> bytes:
+    def delta(self, output: OutputDelta, choice: int) -> bytes:
         """Return the next output of a choice of a stream."""
 
     def finish(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:

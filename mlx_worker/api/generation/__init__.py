@@ -1,1 +1,4 @@
-"""Serve generations: start the choices, relay their output, account for the request."""
+"""Serve generations: start the choices, relay their output, account for the request.
+
+[front]
+"""

@@ -1,1 +1,4 @@
-"""Count requests and tokens, measure the event loop, and send traces."""
+"""Count requests and tokens, measure the event loop, and send traces.
+
+[front]
+"""

@@ -49,6 +49,9 @@ _library = logging.getLogger("opentelemetry")
 _library.propagate = False
 _library.addHandler(logging.NullHandler())
 
+FLUSH_THREAD: Final = "flush-traces"
+"""The name of the thread that gives the last spans to the collector."""
+
 FLUSH_TIMEOUT: Final = 2.0
 """Seconds that a stopping node waits for the collector to accept the last spans."""
 
@@ -78,7 +81,7 @@ class RequestTracer:
         _traceback: TracebackType | None,
     ) -> None:
         # A daemon thread: the library would wait longer than a node may take to stop.
-        flush = threading.Thread(target=self._provider.shutdown, daemon=True)
+        flush = threading.Thread(target=self._provider.shutdown, name=FLUSH_THREAD, daemon=True)
         flush.start()
         await asyncio.to_thread(flush.join, FLUSH_TIMEOUT)
         if flush.is_alive():

@@ -1,1 +1,4 @@
-"""Handle what all requests share: connections, credentials, bodies, errors, headers."""
+"""Handle what all requests share: connections, credentials, bodies, errors, headers.
+
+[front]
+"""

@@ -1,1 +1,4 @@
-"""What fits into the node's memory, and which model gives way. [front]"""
+"""What fits into the node's memory, and which model gives way.
+
+[front]
+"""

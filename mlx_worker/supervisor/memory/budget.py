@@ -1,4 +1,7 @@
-"""The memory of all models together, and each model's share of it for KV. [front]"""
+"""The memory of all models together, and each model's share of it for KV.
+
+[front]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How long a model has not been used, and what follows when that is long enough. [front]"""
+"""Unloads a model that has not been used for a while.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class IdleTimer:
-    """Calls `act` once nothing was used for `after` seconds; None: never.
+    """Calls `act` after `after` seconds without use; None: never.
 
-    Whoever is called looks whether the model is at work: a use may last longer than the timer.
+    `act` has to check whether the model is busy: a use may last longer than the timer.
     `last_used` is on a clock finer than the loop's, which may stand still for a millisecond.
     """
 
@@ -31,14 +34,14 @@ class IdleTimer:
         self.last_used = clock()
 
     def used(self) -> None:
-        """It was needed until now."""
+        """Note a use that ends now, and start the timer anew."""
         self.last_used = self._clock()
         self.close()
         if self.after is not None:
             self._timer = self._loop.call_later(self.after, self._act)
 
     def close(self) -> None:
-        """Nothing is to follow any more."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

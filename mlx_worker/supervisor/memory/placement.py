@@ -1,7 +1,9 @@
 """Starts models as memory allows, and unloads idle models for them.
 
 `policy` decides; this module carries the decisions out on the children. A model that has to wait
-for memory is remembered, and tried again whenever a request or a process has ended. [front]
+for memory is remembered, and tried again whenever a request or a process has ended.
+
+[front]
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ class Placement:
                 self._report_no_room(model, why)
 
     def is_reserved(self, model: ModelRuntime) -> bool:
-        """True if memory is being freed for a model that waits."""
+        """Return True if memory is being freed for a model that waits."""
         return self._waiting.get(model, False)
 
     def retry_waiting(self) -> None:

@@ -4,7 +4,9 @@ A model needs what its process was measured to take, and before the first measur
 and what any process takes. For a model that does not fit beside those that run, idle models are
 unloaded, the least recently used first; busy and pinned models stay. Running models grow with their
 caches: over the limit the caches are trimmed first, then new work is refused, then one process is
-replaced, because only the end of a process returns its memory for sure. Pure. [front]
+replaced, because only the end of a process returns its memory for sure. Pure.
+
+[front]
 """
 
 from __future__ import annotations

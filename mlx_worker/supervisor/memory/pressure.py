@@ -1,6 +1,8 @@
 """What is done when the processes of the models take more than the node's limit.
 
-`policy` decides; this module carries the decisions out, and records each one once. [front]
+`policy` decides; this module carries the decisions out, and records each one once.
+
+[front]
 """
 
 from __future__ import annotations

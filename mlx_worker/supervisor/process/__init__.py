@@ -1,1 +1,4 @@
-"""One child process: its states, its pipe, its start, its end and its spares. [front]"""
+"""One child process: its states, its pipe, its start, its end and its spares.
+
+[front]
+"""

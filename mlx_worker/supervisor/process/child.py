@@ -1,7 +1,9 @@
 """One child: the process of one model, through all its incarnations.
 
 What is asked of a child goes to the single writer of its state (see `writer`); what a process has
-reported is kept with its incarnation, so that a health report never waits for a process. [front]
+reported is kept with its incarnation, so that a health report never waits for a process.
+
+[front]
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 Bytes in, messages out to the response handler of their id, in the same callback that read them: no
 queue and no task between the socket and the stream it feeds. The connection keeps the law of ids:
 each id opened here gets exactly one end, either the child's final response or, if the connection is
-lost, the call of `on_connection_lost`. [front]
+lost, the call of `on_connection_lost`.
+
+[front]
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""How a process of a child ended, and the `crash` event of an unexpected end. [front]"""
+"""How a process of a child ended, and the `crash` event of an unexpected end.
+
+[front]
+"""
 
 from __future__ import annotations
 

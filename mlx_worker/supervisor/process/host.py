@@ -1,4 +1,7 @@
-"""What a child needs of its surroundings, and what it tells the model that it runs. [front]"""
+"""What a child needs of its surroundings, and what it tells the model that it runs.
+
+[front]
+"""
 
 from __future__ import annotations
 

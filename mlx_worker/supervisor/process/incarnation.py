@@ -1,7 +1,9 @@
 """One process of a child, from its launch to its end.
 
 An incarnation owns the process, its pipe and what the process has reported, and tells its listener
-what happens to it, stamped with its number. [front]
+what happens to it, stamped with its number.
+
+[front]
 """
 
 from __future__ import annotations
@@ -186,6 +188,8 @@ class Incarnation:
         self._tell(Event.HELLO)
 
     def _on_pong(self, pong: Pong) -> None:
+        if self.status.loaded is None:
+            return  # the answer to a ping of the spare pool: the process has no model yet
         if self.status.pong is None:
             self._context.host.on_measured_at_start(pong.resident_bytes)
         elif self._liveness is not None:

@@ -1,4 +1,7 @@
-"""Starts the process of a child, and the pipe to it. [front]"""
+"""Starts the process of a child, and the pipe to it.
+
+[front]
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 Holds the state, the incarnation, the one deadline and the reason; applies events by the table and
 asks the restart policy. It never acts and never reads a clock, so every path is tested without a
-process; `child` carries out what a state means. [front]
+process; `child` carries out what a state means.
+
+[front]
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 class Timings:
     """How long a child may take, in seconds.
 
-    `load` and `stall` run anew with every sign of progress (bytes loaded, prompt tokens
+    `load` and `stall` start anew with each progress (bytes loaded, prompt tokens
     prefilled, decode steps); the others run from the state's beginning. `inspect` is for a look
     at the model's folder, `watch` between two looks at the folder of a model that was given up.
     """
@@ -38,7 +40,7 @@ class Timings:
 
 
 class Lifecycle:
-    """One child's state and what is to be waited for in it."""
+    """One child's state, and the deadline of the state."""
 
     def __init__(self, timings: Timings, restarts: RestartWindow) -> None:
         self._timings = timings
@@ -48,16 +50,16 @@ class Lifecycle:
         self.deadline: float | None = None
         self.reason = ""
         self.cause: Event | None = None
-        """What last ended a process, or asked for that."""
+        """The event that last ended a process, or requested its end."""
         self.restarts_by: Counter[Event] = Counter()
         self.stalls = 0
         self.desired_running = False
         """The child is to run: after this process there is another, if the policy allows."""
         self.given_up = False
-        """Given up, and not READY since: what runs now, if anything, is a slow retry."""
+        """The child was given up and not READY since: a process that runs now is a slow retry."""
         self._hopeless = False
         self._ready_since: float | None = None
-        # A closed pipe says that the process ended, not why: its exit status will.
+        # A closed pipe shows that the process ended; only the exit status shows why.
         self._unexplained = False
 
     @property
@@ -82,7 +84,7 @@ class Lifecycle:
         return self.state is State.FAILED and self.cause is Event.DEVICE_LOST
 
     def apply(self, event: Event, now: float, reason: str = "") -> State:
-        """Apply one event. Raises IllegalEvent, and nothing changes, if it cannot happen."""
+        """Apply one event. Raises IllegalEvent, and changes nothing, if the event cannot happen."""
         state = transition(self.state, event)
         self._note(event, reason)
         if state is self.state:
@@ -93,7 +95,7 @@ class Lifecycle:
         return self.state
 
     def progressed(self, now: float) -> None:
-        """More of the model is in memory: a slow disk is not a hang."""
+        """Extend the deadline of a process that loads: a slow disk is not a hang."""
         if self.state is State.LOADING:
             self.deadline = now + self._timings.load
 
@@ -102,7 +104,7 @@ class Lifecycle:
         return self._window.count(now), self._window.allowed
 
     def pardon(self, deaths: int) -> None:
-        """Take back ends that one refused request caused."""
+        """Take back the ends that one refused request caused."""
         counted = self.state in (State.BACKOFF, State.FAILED)
         self._window.pardon(deaths, last_is_counted=counted)
 
@@ -171,7 +173,7 @@ class Lifecycle:
 
     def _leave_ready(self, now: float) -> None:
         """Count anew where the child was stable for a whole period."""
-        assert self._ready_since is not None, "it was entered"
+        assert self._ready_since is not None, "READY was entered"
         if now - self._ready_since >= self._window.period:
             self._window.forget()
 

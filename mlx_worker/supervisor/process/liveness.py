@@ -1,4 +1,7 @@
-"""Whether a process that serves a model still makes progress. [front]"""
+"""Whether a process that serves a model still makes progress.
+
+[front]
+"""
 
 from __future__ import annotations
 

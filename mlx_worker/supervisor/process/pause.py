@@ -1,11 +1,13 @@
-"""See that this process did not run for a while, and start every patience anew then.
+"""Detects that the node did not run for a while, and starts all deadlines anew then.
 
-A stopped tree of processes, a machine that slept, a debugger: for all of them the clock of the
-front jumps, while the children did not run either. A judge that compares two readings of the clock
-would kill the innocent. The detector ticks; where the next tick is late by two whole ticks, there
-was a pause, and no judge counts what was before its end. After a pause all overdue timers are
-called before anything is read from a child, and in the order of their deadlines: so each judge asks
-the detector itself, and none depends on the tick having been called first. [front]
+After a stopped tree of processes, a machine that slept or a debugger, the clock of the front jumps,
+although the children did not run either. A deadline that only compares two readings of the clock
+would kill healthy processes. The detector ticks; if the next tick is late by two whole ticks, there
+was a pause, and no deadline counts the time before its end. After a pause the event loop calls all
+overdue timers before it reads from a child, in the order of their deadlines. So each timer asks the
+detector itself, and none depends on the tick being called first.
+
+[front]
 """
 
 from __future__ import annotations
@@ -20,31 +22,30 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.lifecycle import Timings
 
 MISSED: Final = 3
-"""Ticks without one, in their length, that make a pause: the next tick, late by two more."""
+"""Length of a gap between ticks, in ticks, that makes a pause: the next tick, late by two more."""
 
-SILENCE: Final = 5.0
-"""Seconds of a pause below which it is not reported: a busy machine has those too."""
-
+REPORTED_FROM: Final = 5.0
+"""Seconds of a pause that is reported; a busy machine has shorter ones too."""
 
 SHARE: Final = 10
-"""Ticks within the shortest patience: pauses that go unseen take less than a third of it."""
+"""Ticks within the shortest deadline: undetected pauses take less than a third of it."""
 
 
 def tick_for(timings: Timings) -> float:
-    """Return the seconds from tick to tick by which these patiences are judged fairly."""
-    patiences = (timings.start, timings.load, timings.stall, timings.stop, timings.kill)
-    return min(timings.ping, min(patiences) / SHARE)
+    """Return the seconds between two ticks that suit these deadlines."""
+    deadlines = (timings.start, timings.load, timings.stall, timings.stop, timings.kill)
+    return min(timings.ping, min(deadlines) / SHARE)
 
 
 class Handle(Protocol):
-    """A call that is scheduled."""
+    """A scheduled call."""
 
     def cancel(self) -> None:
         """Do not make the call."""
 
 
 class Clockwork(Protocol):
-    """What is needed of an event loop."""
+    """The part of an event loop that the detector needs."""
 
     def time(self) -> float:
         """Return seconds on the loop's clock."""
@@ -56,7 +57,7 @@ class Clockwork(Protocol):
 class PauseDetector:
     """Compares each reading of the clock with the one before; ticks every `every` seconds.
 
-    `on_pause` is told the seconds of each pause that is long enough to be worth a report.
+    `on_pause` is called with the seconds of each pause that is long enough to be reported.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class PauseDetector:
         gap, self._seen = now - self._seen, now
         if gap > MISSED * self._every:
             self._resumed_at = now
-            if gap > SILENCE:
+            if gap > REPORTED_FROM:
                 self._on_pause(gap)
 
 

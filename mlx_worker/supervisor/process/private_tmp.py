@@ -1,9 +1,11 @@
-"""Where children put what they compile: a folder that nobody else can write to.
+"""The temporary folder of children, to which no other user can write.
 
 On a CPU mlx compiles kernels into the temporary folder under names that follow from their code,
-and loads what it finds there. In a folder that all users share, another user could put a library
-there first, and it would run here. Ours is kept from one start to the next, because compiling
-takes a second a kernel. [front]
+and loads the libraries that it finds there. In a folder that all users share, another user could
+put a library there first, and a child would run it. The private folder is kept from one start to
+the next, because compiling takes a second a kernel.
+
+[front]
 """
 
 from __future__ import annotations
@@ -24,13 +26,13 @@ _OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
 
 
 def scratch_folder() -> Path:
-    """The folder, made where it is missing.
+    """Return the folder, and create it if it is missing.
 
-    Raises OSError where it cannot be made, or where others own it or may use it.
+    Raises OSError if the folder cannot be created, or if other users own it or may use it.
     """
     folder = platformdirs.user_cache_path(APP) / "scratch"
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Whoever may write to the parent may put another folder in its place.
+    # A user who may write to the parent may put another folder in its place.
     _refuse(folder.parent, folder.parent.stat(), _OTHERS_MAY_WRITE)
     folder.mkdir(mode=0o700, exist_ok=True)
     _refuse(folder, folder.lstat(), _OTHERS_MAY)

@@ -1,4 +1,7 @@
-"""The process under a child: how it is started, ended, and what its end means. [front]"""
+"""The process of a child: its start, its end, and the meaning of its exit code.
+
+[front]
+"""
 
 from __future__ import annotations
 
@@ -17,23 +20,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 CHILD_COMMAND: Final[Sequence[str]] = (sys.executable, "-P", "-m", "mlx_worker.child")
-"""What starts a child; `--fd N` is appended. The only thread between the two halves."""
+"""The command of a child; `--fd N` is appended. The front names no other code of the child."""
 
 CHILD_ENVIRONMENT: Final = {
     # A child reads what is on the disk; it fetches nothing, whatever a model's files say.
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
-    # It would warn that there is no PyTorch, in every child.
+    # transformers would warn that there is no PyTorch, in every child.
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
 }
 
 NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
-"""Of a model whose configuration has no `env`."""
+"""The environment variables of a model whose configuration has no `env`."""
 
 
 class ChildProcess(Protocol):
-    """What the supervisor needs of a process, whatever it runs in."""
+    """What the supervisor needs of a process, real or in memory."""
 
     @property
     def pid(self) -> int:
@@ -58,7 +61,7 @@ class SpawnedProcess:
     """A process of the operating system."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stderr is not None, "it was started with a pipe there"
+        assert process.stderr is not None, "the process was started with a pipe there"
         self._process = process
         self.pid = process.pid
         self.stderr = process.stderr
@@ -83,7 +86,7 @@ class SpawnedProcess:
 async def spawn(
     command: Sequence[str], fd: int, env: Mapping[str, str] = NO_VARIABLES
 ) -> SpawnedProcess:
-    """Start a child that inherits this end of its pipe. Raises OSError where it cannot be.
+    """Start a child that inherits this end of its pipe. Raises OSError if the system refuses one.
 
     `env` are variables of the child's model.
     """
@@ -104,20 +107,20 @@ async def spawn(
 
 
 def _environment(of_model: Mapping[str, str]) -> dict[str, str]:
-    """Return the front's own but for secrets, and the model's over it."""
+    """Return the front's own variables without secrets, overridden by the model's."""
     own = CHILD_ENVIRONMENT | {"TMPDIR": str(scratch_folder())}
     return without_secrets(os.environ) | dict(of_model) | own
 
 
 def how_it_ended(code: int) -> str:
-    """An exit code in words; a negative one is a signal's number."""
+    """Return an exit code in words; a negative code is a signal's number."""
     if code >= 0:
         return f"exit status {code}"
     return f"killed by {signal_name(code)}"
 
 
 def signal_name(code: int) -> str | None:
-    """The signal that such an exit code stands for; None: it ended by itself."""
+    """Return the name of the signal in an exit code; None if the process ended by itself."""
     if code >= 0:
         return None
     with contextlib.suppress(ValueError):

@@ -1,10 +1,11 @@
-"""When a child that ended is started again, and when that is pointless.
+"""Decides when a child that ended is started again, and when it is given up.
 
-Exponential backoff with full jitter, so that children felled by one cause do not come back as one
-herd, inside the intensity-and-period window of an OTP supervisor: more ends than `intensity`
-within `period` seconds and the child is given up. Ends older than the period are forgotten, so a
+The backoff is exponential with full jitter, so that children killed by one cause do not restart all
+at once. The window is that of an OTP supervisor: after more ends than `intensity` within `period`
+seconds the child is given up. Ends older than the period are forgotten, so a
 child that has been stable starts with a clean sheet. A child that was given up is tried again
 slowly: the pause doubles from one giving up to the next. Pure: time and chance are passed in.
+
 [front]
 """
 
@@ -59,7 +60,7 @@ class RestartWindow:
         return sum(now - end <= self._policy.period for end in self._ends)
 
     def ended(self, now: float) -> float | None:
-        """The delay in seconds before the next start; None: give up."""
+        """Count an end; return the delay in seconds before the next start, None to give up."""
         self._not_spawned = 0
         if not self._pardoned:
             self._ends.append(now)
@@ -89,7 +90,7 @@ class RestartWindow:
         return self._chance.uniform(longest / 2, longest)
 
     def pardon(self, deaths: int, *, last_is_counted: bool) -> None:
-        """Take back ends that a request caused which was refused for them.
+        """Take back the ends caused by a request that was refused for them.
 
         `last_is_counted`: False while the last death has not arrived at `ended`.
         """
@@ -98,7 +99,7 @@ class RestartWindow:
             self._ends.pop()
 
     def forget(self) -> None:
-        """An operator asked, or the child was stable: count anew."""
+        """Count anew: an operator has asked for a start, or the child was stable."""
         self._ends.clear()
         self._not_spawned = 0
         self._given_up = 0
@@ -110,5 +111,5 @@ class RestartWindow:
 
 
 def _doubled(first: float, times: int, most: float) -> float:
-    """Double `first` so often, up to `most`."""
+    """Return `first` doubled `times` times, at most `most`."""
     return min(first * 2.0 ** min(times, 64), most)

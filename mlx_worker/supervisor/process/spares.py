@@ -5,7 +5,9 @@ takes one is ready in the time that its weights take. A spare says hello to the 
 takes the spare gets that hello, and from there on all other reports. Spares are prepared while no
 child changes its state, one at a time: importing beside a model that loads would slow that model
 down. A spare that dies is replaced, with the backoff of any other child. At the end of the node the
-pool closes the pipes of its spares, which then leave. [front]
+pool closes the pipes of its spares, which then leave.
+
+[front]
 """
 
 from __future__ import annotations

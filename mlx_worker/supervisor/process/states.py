@@ -1,9 +1,9 @@
 """The life of one child, as a literal table.
 
-Theory of operation. A child is a process that may end at any instruction without a word, so its
-state lives here, in the front, and changes only by what has been seen. One writer (see `child`)
-feeds events in; nobody decides from a state read earlier. What is not in the table cannot happen:
-such an event raises and changes nothing. Three rules shape it:
+A child is a process that may end at any instruction without a message, so its state lives here, in
+the front, and changes only by what the front has seen. One task (see `writer`) feeds events in, and
+no other part decides from a state that it read earlier. An event that the table does not have for a
+state cannot happen: it raises and changes nothing. Three rules shape it:
 
 - Only READY takes work. Everything that goes wrong on the way leads to KILLING, because only the
   end of a process returns its memory; only EXITED, seen by the front, proves that end.
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class State(StrEnum):
-    """Where a child is in its life."""
+    """The state of a child."""
 
     STOPPED = "stopped"
     STARTING = "starting"
@@ -56,7 +56,7 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What can be seen of a child, or asked of it."""
+    """What the front sees of a child, or requests of it."""
 
     START = "start"
     HELLO = "hello"
@@ -197,7 +197,7 @@ WAITING: Final = frozenset(
 
 
 def transition(state: State, event: Event) -> State:
-    """The next state. Raises IllegalEvent, and nothing changes, for what cannot happen."""
+    """Return the next state. Raises IllegalEvent if the table does not have the event."""
     try:
         return TRANSITIONS[state][event]
     except KeyError:

@@ -1,4 +1,7 @@
-"""What one process of a child has reported of itself. [front]"""
+"""What one process of a child has reported of itself.
+
+[front]
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Logs what a child's process writes to its stderr, and keeps the last lines for a crash report.
 
-An abort in mlx leaves nothing else: the exception's text, and faulthandler's frames. [front]
+An abort in mlx leaves nothing else: the exception's text, and faulthandler's frames.
+
+[front]
 """
 
 from __future__ import annotations

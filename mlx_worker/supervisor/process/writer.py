@@ -2,7 +2,9 @@
 
 Everything that happens to a child arrives in one inbox, stamped with the incarnation that it
 happened to. One task applies it to the `Lifecycle` and carries out what the new state means. Late
-events of a former incarnation are dropped. [front]
+events of a former incarnation are dropped.
+
+[front]
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""Requests on their way to a child: admission, the queue, generations, resumption. [front]"""
+"""Requests on their way to a child: admission, the queue, generations, resumption.
+
+[front]
+"""

@@ -2,7 +2,9 @@
 
 A child has as many requests as it has decode rows; the next `max_queue` wait here, and further ones
 are refused. The queue is fair: a client with many requests delays the others by one of them, not by
-all. A request that is cancelled while it waits gives up its place. [front]
+all. A request that is cancelled while it waits gives up its place.
+
+[front]
 """
 
 from __future__ import annotations

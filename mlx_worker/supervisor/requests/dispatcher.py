@@ -3,7 +3,9 @@
 A generation that was accepted stays here until its end, however many processes that takes. It is
 handed over when the child serves. When the process dies, the generation waits for the next one, and
 is handed over again under a new wire id with the token ids that its client has. Waiting has a
-deadline only while no child serves. [front]
+deadline only while no child serves.
+
+[front]
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 Tickets are served round-robin over the keys, and within a key round-robin over its sessions. The
 names of sessions are the client's own, so that many of them, or none, win nothing against another
 key. However many requests wait, every operation here takes constant time: keys and sessions are
-kept in the order of service, and once more by the number of their tickets. [front]
+kept in the order of service, and once more by the number of their tickets.
+
+[front]
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ A generation keeps what the next process needs to continue where a process died:
 its seed, and the token ids that its client has. The subscriber is called in the connection's own
 callback, with no task between a token and its socket. `drain_output` returns everything since the
 last call: a slow reader sends many tokens in one write, and a reader of whole answers drains once.
+
 [front]
 """
 

@@ -1,4 +1,7 @@
-"""The output of one generation that its reader has not taken yet. [front]"""
+"""The output of one generation that its reader has not taken yet.
+
+[front]
+"""
 
 from __future__ import annotations
 

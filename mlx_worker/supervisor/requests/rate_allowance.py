@@ -1,4 +1,7 @@
-"""A rate limit: a number of actions at once, then a number each second. [front]"""
+"""A rate limit: a number of actions at once, then a number each second.
+
+[front]
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,9 @@
 Every request that a process had when it died is a suspect. After one crash all of them are resumed
 together: most crashes are the fault of no request. A request that was there at a second crash is
 resumed alone, one after the other, while all others wait, so that a request that kills its process
-kills no other request with it. At `max_crashes` a request is refused. Pure. [front]
+kills no other request with it. At `max_crashes` a request is refused. Pure.
+
+[front]
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ S = TypeVar("S", bound=Suspect)
 
 
 def is_poison(suspect: Suspect, policy: ResumePolicy) -> bool:
-    """True if the request was in work at `max_crashes` crashes."""
+    """Return True if the request was in work at `max_crashes` crashes."""
     return suspect.crashes >= policy.max_crashes
 
 

@@ -3,7 +3,9 @@
 The time of a step is the inter-token latency of every row that was in the step before, too. A row
 that begins, or comes back after a pause of its own, has none yet. Several short steps may arrive as
 one, and share its time. So one clock and one bisection serve all rows, and a token costs less the
-more rows there are. [front]
+more rows there are.
+
+[front]
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A response handler for requests with one answer: warm, clear, trim, tokenize. [front]"""
+"""A response handler for requests with one answer: warm, clear, trim, tokenize.
+
+[front]
+"""
 
 from __future__ import annotations
 

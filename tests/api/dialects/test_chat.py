@@ -344,8 +344,8 @@ def test_split_choices_of_one_choice_is_the_chat_itself() -> None:
 def test_split_choices_differ_only_in_derived_seeds() -> None:
     first, *others = asked(seed=5, n=4, temperature=0.5).split_choices()
     assert first.sampling.seed == 5
-    assert len({it.sampling.seed for it in (first, *others)}) == 4
-    assert all(0 <= it.sampling.seed < 2**64 for it in others)
+    assert len({chat.sampling.seed for chat in (first, *others)}) == 4
+    assert all(0 <= chat.sampling.seed < 2**64 for chat in others)
     for other in others:
         alike = replace(other, sampling=replace(other.sampling, seed=5))
         assert alike == first

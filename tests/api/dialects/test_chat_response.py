@@ -43,7 +43,7 @@ def events(stream: bytes) -> list[Any]:
     lines = stream[:-2].split(b"\n\n")
     assert all(line.startswith(b"data: ") and b"\n" not in line for line in lines)
     data = [line.removeprefix(b"data: ") for line in lines]
-    return ["[DONE]" if it == b"[DONE]" else json.loads(it) for it in data]
+    return ["[DONE]" if line == b"[DONE]" else json.loads(line) for line in data]
 
 
 def delta_of(model: str, text: str) -> Any:
@@ -52,12 +52,12 @@ def delta_of(model: str, text: str) -> Any:
 
 
 def test_stream_is_role_text_finish_and_done() -> None:
-    it = reply()
+    writer = reply()
     stream = (
-        it.start(USAGE)
-        + it.delta(OutputDelta("Hel", []), 0)
-        + it.delta(OutputDelta("lo", []), 0)
-        + it.finish([ended("stop")], USAGE)
+        writer.start(USAGE)
+        + writer.delta(OutputDelta("Hel", []), 0)
+        + writer.delta(OutputDelta("lo", []), 0)
+        + writer.finish([ended("stop")], USAGE)
     )
     *chunks, done = events(stream)
     assert done == "[DONE]"
@@ -71,11 +71,11 @@ def test_stream_is_role_text_finish_and_done() -> None:
 
 
 def test_stream_chunks_share_one_completion_id() -> None:
-    it = reply(include_usage=True)
+    writer = reply(include_usage=True)
     stream = (
-        it.start(USAGE)
-        + it.delta(OutputDelta("Hello", []), 0)
-        + it.finish([ended("length")], USAGE)
+        writer.start(USAGE)
+        + writer.delta(OutputDelta("Hello", []), 0)
+        + writer.finish([ended("length")], USAGE)
     )
     heads = [
         {k: v for k, v in chunk.items() if k not in ("choices", "usage", "seed")}
@@ -197,8 +197,8 @@ BROKEN = InvalidToolCall('{"name": ', "not a tool call: the text contains no cal
 
 
 def deltas(*pieces: OutputDelta) -> list[Any]:
-    it = reply()
-    stream = b"".join(it.delta(piece, 0) for piece in pieces)
+    writer = reply()
+    stream = b"".join(writer.delta(piece, 0) for piece in pieces)
     return [chunk["choices"][0]["delta"] for chunk in events(stream)]
 
 
@@ -300,7 +300,7 @@ def test_delta_logprobs_are_reported_once_for_all_spans() -> None:
     ):
         chunks = events(reply().delta(piece, 0))
         entries = [chunk["choices"][0].get("logprobs") for chunk in chunks]
-        assert [len(it["content"]) for it in entries if it] == [1]
+        assert [len(entry["content"]) for entry in entries if entry] == [1]
 
 
 def test_logprobs_of_a_partial_character_have_its_bytes() -> None:
@@ -314,13 +314,13 @@ def test_logprobs_of_a_partial_character_have_its_bytes() -> None:
 
 
 def test_stream_choices_have_their_index() -> None:
-    it = reply(n=2)
+    writer = reply(n=2)
     stream = (
-        it.start(USAGE)
-        + it.delta(OutputDelta("b", [], [LOOK]), 1)
-        + it.delta(OutputDelta("a", []), 0)
-        + it.delta(OutputDelta("", [], [WALK]), 0)
-        + it.finish([ended("tool_calls"), ended("length")], USAGE)
+        writer.start(USAGE)
+        + writer.delta(OutputDelta("b", [], [LOOK]), 1)
+        + writer.delta(OutputDelta("a", []), 0)
+        + writer.delta(OutputDelta("", [], [WALK]), 0)
+        + writer.finish([ended("tool_calls"), ended("length")], USAGE)
     )
     *chunks, done = events(stream)
     assert done == "[DONE]"
@@ -341,7 +341,10 @@ def test_full_response_choices_are_in_order() -> None:
         (OutputDelta("b", []), ended("length")),
     ]
     choices = json.loads(reply(n=2).full_response(said, USAGE))["choices"]
-    assert [(it["index"], it["message"]["content"], it["finish_reason"]) for it in choices] == [
+    assert [
+        (choice["index"], choice["message"]["content"], choice["finish_reason"])
+        for choice in choices
+    ] == [
         (0, "a", "stop"),
         (1, "b", "length"),
     ]

@@ -103,7 +103,7 @@ def test_foreign_fields_are_unique_in_a_dialect() -> None:
 def rendered() -> str:
     """The table of the docs, as the table in the code has it."""
     lines = ["| field | where | refused but for | use instead |", "|---|---|---|---|"]
-    for field in sorted(REFUSED, key=lambda it: (it.name, it.dialects)):
+    for field in sorted(REFUSED, key=lambda foreign: (foreign.name, foreign.dialects)):
         where = "everywhere" if field.dialects == ALL_DIALECTS else ", ".join(field.dialects)
         neutral = ", ".join(f"`{json.dumps(value)}`" for value in field.neutral)
         lines.append(f"| `{field.name}` | {where} | {neutral} | {field.instead} |")

@@ -108,7 +108,7 @@ def test_billing_header_is_removed_from_the_system_prompt(system: Any) -> None:
 
 
 def test_system_prompt_of_a_billing_header_alone_is_empty() -> None:
-    assert [it["role"] for it in turns(USER, system=BILLING)] == ["user"]
+    assert [message["role"] for message in turns(USER, system=BILLING)] == ["user"]
 
 
 def test_billing_header_elsewhere_is_kept() -> None:

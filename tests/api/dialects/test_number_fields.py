@@ -87,7 +87,9 @@ def test_whole_numbers_as_floats_are_accepted(name: str, value: float) -> None:
     call = asked(name, **{limit: value}, top_k=value, seed=value, temperature=1.0)
     request = call.chats[0]
     assert (request.max_tokens, request.sampling.top_k, call.seed) == (value, value, value)
-    assert {type(it) for it in (request.max_tokens, request.sampling.top_k, call.seed)} == {int}
+    assert {type(number) for number in (request.max_tokens, request.sampling.top_k, call.seed)} == {
+        int
+    }
     assert isinstance(request.sampling.temperature, float)
 
 
@@ -97,7 +99,7 @@ def test_whole_floats_in_every_dialects_own_fields_are_accepted() -> None:
     call = asked("completions", n=2.0, best_of=2.0, logprobs=1.0)
     assert (call.n, call.chats[0].logprobs) == (2, 1)
     call = asked("completions", prompt=[[5.0, 6], [7.0]])
-    assert [it.prompt for it in call.chats] == [[5, 6], [7]]
+    assert [chat.prompt for chat in call.chats] == [[5, 6], [7]]
     assert parse_detokenize_body(b'{"tokens": [5.0, 6]}') == (None, [5, 6])
 
 

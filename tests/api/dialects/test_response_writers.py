@@ -62,13 +62,13 @@ def both_ways(
     dialect: Dialect, pieces: list[list[Span]], ending: FinishInfo
 ) -> tuple[ReceivedAnswer, ReceivedAnswer]:
     """The same pieces, streamed and whole."""
-    it = MADE[dialect](json.dumps(dialect.body("hello", stream=True)).encode())
-    stream = it.start(READ)
-    stream += b"".join(it.delta(delta_of(spans, []), 0) for spans in pieces)
-    stream += it.finish([ending], USED)
-    it = MADE[dialect](json.dumps(dialect.body("hello")).encode())
+    writer = MADE[dialect](json.dumps(dialect.body("hello", stream=True)).encode())
+    stream = writer.start(READ)
+    stream += b"".join(writer.delta(delta_of(spans, []), 0) for spans in pieces)
+    stream += writer.finish([ending], USED)
+    writer = MADE[dialect](json.dumps(dialect.body("hello")).encode())
     piece = delta_of([span for spans in pieces for span in spans], [])
-    whole = it.full_response([(piece, ending)], USED)
+    whole = writer.full_response([(piece, ending)], USED)
     return dialect.read_stream(events_of(stream)), dialect.read_full(json.loads(whole))
 
 
@@ -120,12 +120,12 @@ def test_answer_is_equal_streamed_and_whole(dialect: Dialect, case: str) -> None
 
 @every_chat
 def test_usage_counts_reasoning_tokens(dialect: Dialect) -> None:
-    it = MADE[dialect](json.dumps(dialect.body("hello")).encode())
-    usage = json.loads(it.full_response([(OutputDelta("a", []), FinishInfo("stop", 7))], USED))[
+    writer = MADE[dialect](json.dumps(dialect.body("hello")).encode())
+    usage = json.loads(writer.full_response([(OutputDelta("a", []), FinishInfo("stop", 7))], USED))[
         "usage"
     ]
     details = [value for key, value in usage.items() if key.startswith(("output", "completion"))]
-    assert 3 in [n for it in details if isinstance(it, dict) for n in it.values()]
+    assert 3 in [n for value in details if isinstance(value, dict) for n in value.values()]
 
 
 # --- Anthropic's own --------------------------------------------------------------------------
@@ -142,10 +142,10 @@ def test_usage_counts_reasoning_tokens(dialect: Dialect) -> None:
     ],
 )
 def test_message_names_its_stop_sequence(ending: FinishInfo, told: tuple[str, str | None]) -> None:
-    it = MADE[MESSAGES](json.dumps(MESSAGES.body("hello")).encode())
-    whole = json.loads(it.full_response([(OutputDelta("a", []), ending)], USED))
+    writer = MADE[MESSAGES](json.dumps(MESSAGES.body("hello")).encode())
+    whole = json.loads(writer.full_response([(OutputDelta("a", []), ending)], USED))
     assert (whole["stop_reason"], whole["stop_sequence"]) == told
-    *_, (_, delta), _ = events_of(it.finish([ending], USED))
+    *_, (_, delta), _ = events_of(writer.finish([ending], USED))
     assert (delta["delta"]["stop_reason"], delta["delta"]["stop_sequence"]) == told
 
 
@@ -163,29 +163,29 @@ def test_response_repeats_request_fields_and_stores_nothing() -> None:
         "parallel_tool_calls": False,
         "seed": 7,
     }
-    it = MADE[RESPONSES](json.dumps({"input": "hello"} | asked).encode())
-    told = json.loads(it.full_response([(OutputDelta("a", []), FinishInfo("stop", 7))], USED))
+    writer = MADE[RESPONSES](json.dumps({"input": "hello"} | asked).encode())
+    told = json.loads(writer.full_response([(OutputDelta("a", []), FinishInfo("stop", 7))], USED))
     assert {key: told[key] for key in asked} == asked
     assert told["store"] is False
     assert told["previous_response_id"] is None
 
 
 def test_item_cut_by_the_limit_is_incomplete() -> None:
-    it = MADE[RESPONSES](json.dumps({"input": "hello"}).encode())
+    writer = MADE[RESPONSES](json.dumps({"input": "hello"}).encode())
     piece = OutputDelta("Hel", [], [ReasoningText("hm")])
-    told = json.loads(it.full_response([(piece, FinishInfo("length", 7))], USED))
+    told = json.loads(writer.full_response([(piece, FinishInfo("length", 7))], USED))
     assert [item["status"] for item in told["output"]] == ["completed", "incomplete"]
 
 
 def test_reasoning_is_in_the_summary_if_requested() -> None:
     body = {"input": "hello", "reasoning": {"summary": "auto"}}
-    it = MADE[RESPONSES](json.dumps(body).encode())
-    stream = it.start(READ) + it.delta(OutputDelta("So.", [], [ReasoningText("hm")]), 0)
-    events = events_of(stream + it.finish([FinishInfo("stop", 7)], USED))
+    writer = MADE[RESPONSES](json.dumps(body).encode())
+    stream = writer.start(READ) + writer.delta(OutputDelta("So.", [], [ReasoningText("hm")]), 0)
+    events = events_of(stream + writer.finish([FinishInfo("stop", 7)], USED))
     expected = ReceivedAnswer("So.", "hm", finish="stop", usage=USAGE)
     assert RESPONSES.read_stream(events) == expected
     deltas = [data for name, data in events if name == "response.reasoning_summary_text.delta"]
-    assert [(it["summary_index"], it["delta"]) for it in deltas] == [(0, "hm")]
+    assert [(delta["summary_index"], delta["delta"]) for delta in deltas] == [(0, "hm")]
     item = events[-1][1]["response"]["output"][0]
     assert item["summary"] == [{"type": "summary_text", "text": "hm"}]
 
@@ -200,12 +200,12 @@ def test_reasoning_summaries_always_adds_a_summary(reasoning: dict[str, Any]) ->
         OutputDelta("", [], [ReasoningText("h")]),
         OutputDelta("So.", [], [ReasoningText("m")]),
     ]
-    it = ResponsesWriter(call, replace(INFO, reasoning_summaries="always"))
-    stream = it.start(READ) + b"".join(it.delta(piece, 0) for piece in pieces)
-    events = [data for _, data in events_of(stream + it.finish([FinishInfo("stop", 7)], USED))]
+    writer = ResponsesWriter(call, replace(INFO, reasoning_summaries="always"))
+    stream = writer.start(READ) + b"".join(writer.delta(piece, 0) for piece in pieces)
+    events = [data for _, data in events_of(stream + writer.finish([FinishInfo("stop", 7)], USED))]
     kinds = [event["type"] for event in events]
     for kind in ("reasoning_summary_text", "reasoning_text"):
-        at = [i for i, it in enumerate(kinds) if it == f"response.{kind}.delta"]
+        at = [i for i, name in enumerate(kinds) if name == f"response.{kind}.delta"]
         assert "".join(events[i]["delta"] for i in at) == "hm"
         assert (
             at[-1] < kinds.index(f"response.{kind}.done") < kinds.index("response.output_item.done")

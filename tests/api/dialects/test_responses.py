@@ -42,7 +42,7 @@ def test_input_items_become_messages() -> None:
         {"role": "assistant", "content": [{"type": "output_text", "text": "Hi"}]},
         {"type": "message", "role": "user", "content": "Bye"},
     )
-    assert [(it["role"], it["content"]) for it in said] == [
+    assert [(message["role"], message["content"]) for message in said] == [
         ("system", "Be kind."),
         ("user", "Hello"),
         ("assistant", "Hi"),

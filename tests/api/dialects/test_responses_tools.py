@@ -297,10 +297,14 @@ def test_earlier_calls_have_the_offered_names() -> None:
     chat = call.chats[0]
     names = [tool["function"]["name"] for tool in chat.tools]
     made = [turn["tool_calls"][0]["function"] for turn in chat.messages if "tool_calls" in turn]
-    assert [it["name"] for it in made] == ["mcp__demo__add", names[1], "gone__add"]
+    assert [call["name"] for call in made] == ["mcp__demo__add", names[1], "gone__add"]
     assert made[0]["arguments"] == '{"a": 5}'
     assert json.loads(made[1]["arguments"]) == {"input": '"a"\n'}
-    told = {it["tool_call_id"]: it["content"] for it in chat.messages if it["role"] == "tool"}
+    told = {
+        message["tool_call_id"]: message["content"]
+        for message in chat.messages
+        if message["role"] == "tool"
+    }
     assert told == {"c1": "5", "c2": "done"}
 
 
@@ -324,15 +328,21 @@ def test_earlier_hosted_calls_with_text_results_are_kept() -> None:
     ]
     call = asked(input=[USER, *items])
     turns = call.chats[0].messages
-    calls = [it for turn in turns for it in turn.get("tool_calls", [])]
-    assert [(it["id"], it["function"]["name"], it["function"]["arguments"]) for it in calls] == [
+    calls = [call for turn in turns for call in turn.get("tool_calls", [])]
+    assert [
+        (call["id"], call["function"]["name"], call["function"]["arguments"]) for call in calls
+    ] == [
         ("c1", "local_shell", '{"command":["ls"]}'),
         ("c2", "shell", '{"commands":["ls"]}'),
         ("c3", "apply_patch", '{"path":"a"}'),
         ("c4", "wiki__ask", '{"q": 1}'),
         ("c5", "w__ask", "{}"),
     ]
-    told = [(it["tool_call_id"], it["content"]) for it in turns if it["role"] == "tool"]
+    told = [
+        (message["tool_call_id"], message["content"])
+        for message in turns
+        if message["role"] == "tool"
+    ]
     assert told == [
         ("c1", "a b"),
         ("c2", '[{"stdout":"a b"}]'),

@@ -41,14 +41,14 @@ def ending() -> FinishInfo:
 
 
 def streamed(*pieces: OutputDelta) -> list[dict[str, Any]]:
-    it = reply()
-    told = [event for piece in pieces for event in events(it.delta(piece, 0))]
-    return told + events(it.finish([ending()], USAGE))
+    writer = reply()
+    told = [event for piece in pieces for event in events(writer.delta(piece, 0))]
+    return told + events(writer.finish([ending()], USAGE))
 
 
 def deltas(told: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     return [
-        (event["delta"], [it["token"] for it in event["logprobs"]])
+        (event["delta"], [token["token"] for token in event["logprobs"]])
         for event in told
         if event["type"] == "response.output_text.delta"
     ]
@@ -56,16 +56,16 @@ def deltas(told: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
 
 def tokens_of(response: dict[str, Any]) -> list[list[str]]:
     return [
-        [it["token"] for it in item["content"][0]["logprobs"]]
+        [token["token"] for token in item["content"][0]["logprobs"]]
         for item in response["output"]
         if item["type"] == "message"
     ]
 
 
 def test_logprobs_have_the_form_of_the_reference() -> None:
-    it = events(reply().delta(OutputDelta("a", [token("a")]), 0))
+    chunks = events(reply().delta(OutputDelta("a", [token("a")]), 0))
     told = {"token": "a", "logprob": -0.5, "bytes": [97]}
-    assert it[-1]["logprobs"] == [told | {"top_logprobs": [told]}]
+    assert chunks[-1]["logprobs"] == [told | {"top_logprobs": [told]}]
 
 
 CASES = [
@@ -121,8 +121,8 @@ def test_logprobs_come_with_their_text_streamed_and_whole(
     stream = streamed(*pieces)
     assert deltas(stream) == told
     assert tokens_of(stream[-1]["response"]) == tokens
-    done = [it["logprobs"] for it in stream if it["type"] == "response.output_text.done"]
-    assert [[it["token"] for it in each] for each in done] == tokens
+    done = [event["logprobs"] for event in stream if event["type"] == "response.output_text.done"]
+    assert [[token["token"] for token in each] for each in done] == tokens
     spans = [span for piece in pieces for span in piece.all_spans]
-    whole = OutputDelta("", [it for piece in pieces for it in piece.logprobs], spans)
+    whole = OutputDelta("", [token for piece in pieces for token in piece.logprobs], spans)
     assert tokens_of(json.loads(reply().full_response([(whole, ending())], USAGE))) == tokens

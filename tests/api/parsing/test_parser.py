@@ -103,8 +103,8 @@ def large(data: bytes) -> bytes:
 
 @pytest.fixture
 async def parser() -> AsyncIterator[Parser]:
-    async with Parser() as it:
-        yield it
+    async with Parser() as parser:
+        yield parser
 
 
 def pid_of_process() -> int:

@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +17,15 @@ import pytest
 from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining, WorkerError
 from mlx_worker.supervisor.event_log import EventLog
 from mlx_worker.supervisor.process.child import Child
-from mlx_worker.supervisor.process.launcher import Launcher, ProcessLauncher
+from mlx_worker.supervisor.process.connection import ConnectionCallbacks
+from mlx_worker.supervisor.process.launcher import Launched, Launcher, ProcessLauncher
 from mlx_worker.supervisor.process.lifecycle import Lifecycle, Timings
 from mlx_worker.supervisor.process.pause import PauseDetector
+from mlx_worker.supervisor.process.process import NO_VARIABLES
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy, RestartWindow
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
-from mlx_worker.wire.messages import PROTOCOL, Generate, Load, Loaded, LoadProgress
+from mlx_worker.wire.messages import PROTOCOL, Generate, Load, Loaded, LoadProgress, Pong
 from mlx_worker.wire.request import ChatRequest
 from tests.supervisor_harness import (
     AT_ONCE,
@@ -50,6 +52,7 @@ class Host:
     def __init__(self, on_entered: Callable[[State], None]) -> None:
         self._on_entered = on_entered
         self.is_busy = False
+        self.measured: list[int] = []
         self.load = Load(
             model="model",
             path="/nowhere",
@@ -67,7 +70,7 @@ class Host:
         pass
 
     def on_measured_at_start(self, nbytes: int) -> None:
-        pass
+        self.measured.append(nbytes)
 
     def on_retry_due(self) -> None:
         pass
@@ -83,11 +86,12 @@ async def child_of(
     timings: Timings = QUICK,
     policy: RestartPolicy = AT_ONCE,
     on_entered: Callable[[State], None] = lambda _: None,
+    host: Host | None = None,
 ) -> AsyncIterator[Child]:
     """A child that was told to start; in the end its process is gone."""
     child = Child(
         "model",
-        Host(on_entered),
+        host or Host(on_entered),
         Lifecycle(timings, RestartWindow(policy, Random(1))),
         timings,
         launch=launcher,
@@ -104,7 +108,7 @@ async def child_of(
 
 
 class OneChild:
-    """A owner that knows this process only: what it loses is lost."""
+    """An owner that knows this process only: what it loses is lost."""
 
     def __init__(self, child: Child, id_: int) -> None:
         self._child = child
@@ -210,6 +214,31 @@ async def test_while_it_loads_work_is_refused_and_told_to_come_back() -> None:
         with pytest.raises(ModelLoading, match="loading") as refused:
             ask(child, chat("too early"))
         assert refused.value.retry_after == 2
+
+
+async def test_child_pong_before_loaded_measures_nothing() -> None:
+    """The pool may have pinged a spare just before a child took the process."""
+    start, taken = scripted(), list[ConnectionCallbacks]()
+
+    async def launch(
+        callbacks: ConnectionCallbacks, env: Mapping[str, str] = NO_VARIABLES
+    ) -> Launched:
+        taken.append(callbacks)
+        return await start(callbacks, env)
+
+    def on_entered(state: State) -> None:
+        if state is State.LOADING:
+            taken[0].on_report(Pong(1, 0, 0, 0, resident_bytes=7, device_bytes=7))
+
+    host = Host(on_entered)
+    async with child_of(launch, host=host) as child:
+        await soon(child.reached(State.READY))
+
+        async def has_measured() -> bool:
+            return bool(host.measured)
+
+        await eventually(has_measured)
+        assert 7 not in host.measured
 
 
 async def test_progress_of_loading_can_be_read(hold: Fifo) -> None:

@@ -43,6 +43,7 @@ from mlx_worker.wire.messages import (
 )
 from mlx_worker.wire.output import Done, PromptScores, RowOutput
 from mlx_worker.wire.request import ChatRequest, Sampling
+from tests.rounds import variants
 from tests.supervisor_harness import DEADLINE, scripted_process, soon
 from tests.worker_in_memory import MemoryLauncher
 
@@ -68,7 +69,9 @@ WORKERS = {
     "process": scripted_process(),
     "mlx": CHILD_LAUNCHER,
 }
-pytestmark = pytest.mark.parametrize("worker", WORKERS)
+ALL = pytest.mark.parametrize("worker", WORKERS)
+MOST = pytest.mark.parametrize("worker", variants(WORKERS, ["memory", "process"]))
+"""With a real model in `tox -e full`."""
 
 
 class Ear:
@@ -181,6 +184,7 @@ def request(text: str, max_tokens: int | None = None, system: str = "") -> ChatR
     return ChatRequest(turns, Sampling(seed=1), max_tokens=max_tokens)
 
 
+@ALL
 async def test_an_answer_is_started_read_said_and_ended(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
         ear = seat.open(Generate(1, request("one two three four", 3)), 1)
@@ -212,6 +216,7 @@ async def test_an_answer_is_started_read_said_and_ended(worker: str, nano: Path)
             assert len(of_two.tokens) == 3, "each id hears its own"
 
 
+@MOST
 async def test_pings_are_answered_at_once_and_count_what_was_done(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
         seat.launched.connection.send(Ping(1))
@@ -227,6 +232,7 @@ async def test_pings_are_answered_at_once_and_count_what_was_done(worker: str, n
         assert pong.resident_bytes > 0
 
 
+@MOST
 async def test_what_is_cancelled_says_so_and_nothing_more(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
         ear = seat.open(Generate(1, request("one two three " * 400, 2000)), 1)
@@ -242,6 +248,7 @@ async def test_what_is_cancelled_says_so_and_nothing_more(worker: str, nano: Pat
         assert len(after.tokens) == 2
 
 
+@ALL
 async def test_a_system_prompt_is_resident_until_it_is_cleared(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
         hits = []
@@ -268,6 +275,7 @@ async def test_a_system_prompt_is_resident_until_it_is_cleared(worker: str, nano
         assert await seat.told(TrimCache(6, 1 << 30), 6) == CacheCleared(6)
 
 
+@MOST
 async def test_tokens_are_told_and_made_text_again(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
         told = await seat.told(Tokenize(1, request("one two")), 1)
@@ -279,6 +287,7 @@ async def test_tokens_are_told_and_made_text_again(worker: str, nano: Path) -> N
         assert isinstance(json.loads(text.text), str)
 
 
+@MOST
 async def test_it_leaves_when_its_front_is_gone(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
         ear = seat.open(Generate(1, request("one two three " * 400, 2000)), 1)
@@ -290,6 +299,7 @@ async def test_it_leaves_when_its_front_is_gone(worker: str, nano: Path) -> None
         assert ear.lost
 
 
+@MOST
 async def test_it_leaves_when_its_front_speaks_no_message(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
         transport = seat.launched.connection._transport
@@ -299,6 +309,7 @@ async def test_it_leaves_when_its_front_speaks_no_message(worker: str, nano: Pat
         assert seat.launched.process.returncode == EXIT_GARBAGE
 
 
+@ALL
 async def test_killed_it_ends_its_pipe_and_its_open_ids(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
         ear = seat.open(Generate(1, request("one two three " * 400, 2000)), 1)

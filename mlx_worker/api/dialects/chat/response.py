@@ -65,16 +65,16 @@ class ChatWriter:
         """Return a comment."""
         return KEEPALIVE_COMMENT
 
-    def delta(self, piece: OutputDelta, choice: int) -> bytes:
+    def delta(self, output: OutputDelta, choice: int) -> bytes:
         """Return chunks of content, reasoning and calls, in their order."""
-        if not piece.spans and not piece.logprobs:
+        if not output.spans and not output.logprobs:
             before, after = self._around_text[choice]
-            return before + encode_text(piece.text) + after
-        deltas = [delta for span in piece.spans for delta in self._deltas(span, choice)]
-        if piece.text or not deltas:
-            deltas.append(_delta(choice, {"content": piece.text}))
-        if piece.logprobs:
-            deltas[-1]["logprobs"] = {"content": format_logprobs(piece.logprobs)}
+            return before + encode_text(output.text) + after
+        deltas = [delta for span in output.spans for delta in self._deltas(span, choice)]
+        if output.text or not deltas:
+            deltas.append(_delta(choice, {"content": output.text}))
+        if output.logprobs:
+            deltas[-1]["logprobs"] = {"content": format_logprobs(output.logprobs)}
         return b"".join(self._chunk([delta]) for delta in deltas)
 
     def finish(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
@@ -94,8 +94,8 @@ class ChatWriter:
     def full_response(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
         """Return the completion object."""
         formatted = [
-            _format_choice(i, piece, ending.finish, self._warnings)
-            for i, (piece, ending) in enumerate(choices)
+            _format_choice(i, output, ending.finish, self._warnings)
+            for i, (output, ending) in enumerate(choices)
         ]
         body = self._object("chat.completion", formatted)
         scores = choices[0][0].scores
@@ -149,14 +149,14 @@ def _format_call(call: ToolCall, arguments: str) -> dict[str, Any]:
 
 
 def _format_choice(
-    index: int, piece: OutputDelta, finish: FinishReason, warnings: list[str]
+    index: int, output: OutputDelta, finish: FinishReason, warnings: list[str]
 ) -> dict[str, Any]:
-    spans = piece.spans
+    spans = output.spans
     calls = [_format_call(span, span.arguments) for span in spans if isinstance(span, ToolCall)]
     reasoning = "".join(span.text for span in spans if isinstance(span, ReasoningText))
     problems = [span.problem for span in spans if isinstance(span, InvalidToolCall | Notice)]
     warnings = [*warnings, *problems]
-    content = "".join(map(visible_text, piece.all_spans))
+    content = "".join(map(visible_text, output.all_spans))
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
         message |= {"content": content or None, "tool_calls": calls}
@@ -165,7 +165,7 @@ def _format_choice(
     choice: dict[str, Any] = {
         "index": index,
         "message": message,
-        "logprobs": {"content": format_logprobs(piece.logprobs)} if piece.logprobs else None,
+        "logprobs": {"content": format_logprobs(output.logprobs)} if output.logprobs else None,
         "finish_reason": finish,
     }
     return choice | ({"warnings": warnings} if warnings else {})

@@ -62,11 +62,11 @@ class CompletionWriter:
         """Return a comment."""
         return KEEPALIVE_COMMENT
 
-    def delta(self, piece: OutputDelta, choice: int) -> bytes:
-        """Return a chunk of text, after the echo if the piece has the scores of the echo."""
-        echo = self._echoes[choice] if piece.scores is not None else ""
+    def delta(self, output: OutputDelta, choice: int) -> bytes:
+        """Return a chunk of text, after the echo if the output has the scores of the echo."""
+        echo = self._echoes[choice] if output.scores is not None else ""
         return self._chunk(
-            [_format_choice(choice, echo + piece.text, self._logprobs(piece, choice))]
+            [_format_choice(choice, echo + output.text, self._logprobs(output, choice))]
         )
 
     def finish(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
@@ -86,18 +86,20 @@ class CompletionWriter:
     def full_response(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
         """Return the completion object."""
         formatted = [
-            _format_choice(i, self._echoes[i] + piece.text, self._logprobs(piece, i), ending.finish)
-            | _prompt_logprobs(piece)
-            for i, (piece, ending) in enumerate(choices)
+            _format_choice(
+                i, self._echoes[i] + output.text, self._logprobs(output, i), ending.finish
+            )
+            | _prompt_logprobs(output)
+            for i, (output, ending) in enumerate(choices)
         ]
         body = self._head | {"choices": formatted, "usage": format_usage(usage), "seed": self._seed}
         return encode(body)
 
-    def _logprobs(self, piece: OutputDelta, choice: int) -> dict[str, Any] | None:
-        scores = piece.scores if self._echoes_scores else None
-        if scores is None and not piece.logprobs:
+    def _logprobs(self, output: OutputDelta, choice: int) -> dict[str, Any] | None:
+        scores = output.scores if self._echoes_scores else None
+        if scores is None and not output.logprobs:
             return None
-        return _with_prompt_scores(scores, logprob_lists(piece.logprobs, self._offsets[choice]))
+        return _with_prompt_scores(scores, logprob_lists(output.logprobs, self._offsets[choice]))
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         body = self._head | {"choices": choices} | self._no_usage | more
@@ -110,11 +112,11 @@ def _format_choice(
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
 
-def _prompt_logprobs(piece: OutputDelta) -> dict[str, Any]:
+def _prompt_logprobs(output: OutputDelta) -> dict[str, Any]:
     """Return the prompt's scores as vLLM lists them, if they were asked for in this form."""
-    if piece.scores is None or not piece.scores.listed:
+    if output.scores is None or not output.scores.listed:
         return {}
-    return {"prompt_logprobs": joined_list(piece.scores.listed)}
+    return {"prompt_logprobs": joined_list(output.scores.listed)}
 
 
 def _with_prompt_scores(scores: Scores | None, logprobs: dict[str, list[Any]]) -> dict[str, Any]:

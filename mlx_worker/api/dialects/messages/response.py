@@ -71,10 +71,10 @@ class MessagesWriter:
         """Return a ping."""
         return sse_event({"type": "ping"})
 
-    def delta(self, piece: OutputDelta, _choice: int) -> bytes:
+    def delta(self, output: OutputDelta, _choice: int) -> bytes:
         """Return events of blocks that start, continue and stop."""
         return b"".join(
-            sse_event(event) for span in piece.all_spans for event in self._add_span(span)
+            sse_event(event) for span in output.all_spans for event in self._add_span(span)
         )
 
     def finish(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
@@ -90,8 +90,8 @@ class MessagesWriter:
 
     def full_response(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
         """Return the message."""
-        ((piece, ending),) = choices
-        for span in piece.all_spans:
+        ((output, ending),) = choices
+        for span in output.all_spans:
             for _ in self._add_span(span):
                 pass
         for _ in self._close_block():

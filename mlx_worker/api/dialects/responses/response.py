@@ -147,10 +147,10 @@ class ResponsesWriter:
         """Return a comment."""
         return KEEPALIVE_COMMENT
 
-    def delta(self, piece: OutputDelta, _choice: int) -> bytes:
+    def delta(self, output: OutputDelta, _choice: int) -> bytes:
         """Return events of items that start, continue and end."""
-        self._logprobs.add(piece.logprobs)
-        events = (event for span in piece.all_spans for event in self._add_span(span))
+        self._logprobs.add(output.logprobs)
+        events = (event for span in output.all_spans for event in self._add_span(span))
         return b"".join(map(self._numbered_event, events))
 
     def finish(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
@@ -170,10 +170,10 @@ class ResponsesWriter:
 
     def full_response(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
         """Return the response object."""
-        ((piece, ending),) = choices
+        ((output, ending),) = choices
         status = _status(ending)
-        self._logprobs.add(piece.logprobs)
-        for span in piece.all_spans:
+        self._logprobs.add(output.logprobs)
+        for span in output.all_spans:
             _exhaust(self._add_span(span))
         _exhaust(self._close_item(status, is_last=True))
         return encode(self._response(status, usage))
