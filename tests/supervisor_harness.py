@@ -158,7 +158,9 @@ def started_workers() -> list[int]:
     An engine in the same process, of another test, may keep a process in which it tries grammars.
     """
     others = "mlx_worker.grammar_trial.helper"
-    processes = [it.pid for it in psutil.Process().children() if others not in it.cmdline()]
+    processes = [
+        child.pid for child in psutil.Process().children() if others not in child.cmdline()
+    ]
     return [*RUNNING, *processes]
 
 

@@ -92,10 +92,10 @@ def test_goals_are_judged_by_ratios_and_what_was_not_measured_says_so(results: R
 
 
 def test_a_difference_is_taken_round_by_round(results: Results) -> None:
-    for it in results.measurements:
-        if it.target == "node":
-            it.sample.figures["cpu_child"] = 136.0
-    (seen,) = (it for it in outcomes(results) if it.goal.how == "difference")
+    for measurement in results.measurements:
+        if measurement.target == "node":
+            measurement.sample.figures["cpu_child"] = 136.0
+    (seen,) = (outcome for outcome in outcomes(results) if outcome.goal.how == "difference")
     assert seen.seen is not None
     assert seen.seen.median == 6.0
     assert seen.met is True

@@ -114,10 +114,10 @@ def test_a_flood_without_names_waits_for_its_own_turns_only(turn: Callable[[], T
     for number in range(40):
         line.add(Place("flood", number), turn())
     calm = [turn() for _ in range(5)]
-    for it in calm:
-        line.add(Place("calm", "s"), it)
+    for future in calm:
+        line.add(Place("calm", "s"), future)
     order = [line.pop() for _ in range(len(line))]
-    assert [order.index(it) for it in calm] == [1, 3, 5, 7, 9]
+    assert [order.index(future) for future in calm] == [1, 3, 5, 7, 9]
 
 
 @pytest.mark.parametrize("sessions_each", [1, 3])
