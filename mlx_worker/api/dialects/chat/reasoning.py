@@ -20,7 +20,7 @@ from mlx_worker.api.dialects.fields import (
 )
 
 if TYPE_CHECKING:
-    from mlx_worker.api.dialects.chat.request import ChatCompletionRequest
+    from mlx_worker.api.dialects.fields import CommonFields
 
 
 class ChatThinking(msgspec.Struct, frozen=True):
@@ -37,13 +37,18 @@ class ChatReasoning(msgspec.Struct, frozen=True):
     exclude: bool | None = None
 
 
-def build_reasoning_kwargs(body: ChatCompletionRequest) -> dict[str, Any]:
+def build_reasoning_kwargs(
+    body: CommonFields,
+    reasoning_effort: str | None,
+    reasoning: ChatReasoning | None,
+    thinking: bool | ChatThinking | None,
+) -> dict[str, Any]:
     """Return the template's arguments. Raises UnsupportedField for reasoning that is excluded."""
-    reasoning = body.reasoning or ChatReasoning()
+    reasoning = reasoning or ChatReasoning()
     refuse_unsupported({"reasoning.exclude": reasoning.exclude is True})
-    effort = first_not_none(body.reasoning_effort, reasoning.effort)
+    effort = first_not_none(reasoning_effort, reasoning.effort)
     kwargs = build_template_kwargs(body, effort)
-    switch = first_not_none(_thinking_switch(body.thinking), reasoning.enabled)
+    switch = first_not_none(_thinking_switch(thinking), reasoning.enabled)
     return kwargs if switch is None else {"enable_thinking": switch} | kwargs
 
 

@@ -134,7 +134,9 @@ def parse(data: bytes, terms_of: TermsLookup = default_terms) -> GenerationReque
             body.max_completion_tokens, body.max_tokens, defaults.max_tokens
         ),
         stop=resolve_stop_strings(body.stop),
-        template_kwargs=build_reasoning_kwargs(body),
+        template_kwargs=build_reasoning_kwargs(
+            body, body.reasoning_effort, body.reasoning, body.thinking
+        ),
         logprobs=_resolve_logprobs(body),
         tools=tools.offered,
         one_call=body.parallel_tool_calls is False or tools.one_call,

@@ -8,27 +8,20 @@ Source: Anthropic's API reference, messages.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from mlx_worker.api.dialects.attachments import (
     ATTACHMENT_KINDS,
     PARAGRAPH,
-    SpeakerRole,
     attachment_notice,
     decode_text_data,
     document_text,
-    last_user_message,
 )
 from mlx_worker.api.dialects.decoding import convert_field
 from mlx_worker.api.dialects.fields import ShortText, require_field
 from mlx_worker.errors import UnsupportedField
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mlx_worker.api.dialects.messages.history import InputMessage
 
 READABLE_TYPES: Final = frozenset(
     {"text", "compaction", "document", "search_result", "tool_reference", *ATTACHMENT_KINDS}
@@ -63,22 +56,6 @@ class DocumentSource(msgspec.Struct, frozen=True):
     media_type: str | None = None
     data: str | None = None
     content: Any = None
-
-
-def last_user_turn(messages: Sequence[InputMessage]) -> int | None:
-    """Return the index of the user's last message; None if there is none.
-
-    An assistant's last message begins the answer, and is no message before it.
-    """
-    has_prefill = bool(messages) and messages[-1].role == "assistant"
-    return last_user_message([*map(_speaker, messages[:-1] if has_prefill else messages)])
-
-
-def _speaker(message: InputMessage) -> SpeakerRole:
-    content = message.content
-    if isinstance(content, str) or all(block.type != "tool_result" for block in content):
-        return message.role
-    return "tool"
 
 
 def tool_result_text(content: Any, field: str) -> str:

@@ -8,11 +8,11 @@ reference, messages.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
-from mlx_worker.api.dialects.attachments import PARAGRAPH
+from mlx_worker.api.dialects.attachments import PARAGRAPH, SpeakerRole, last_user_message
 from mlx_worker.api.dialects.conversation import ConversationBuilder
 from mlx_worker.api.dialects.fields import require_field
 from mlx_worker.api.dialects.large_numbers import arguments_text, encodable_arguments
@@ -21,10 +21,12 @@ from mlx_worker.api.dialects.messages.blocks import (
     ReadableBlock,
     TextBlock,
     block_text,
-    last_user_turn,
     tool_result_text,
 )
 from mlx_worker.errors import UnsupportedField
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BILLING_HEADER: Final = "x-anthropic-billing-header:"
 """The first line of a coding agent's system prompt, new with every request: with this line in place
@@ -71,6 +73,22 @@ class InputMessage(msgspec.Struct, frozen=True):
     content: str | list[InputBlock]
 
 
+def _last_user_turn(messages: Sequence[InputMessage]) -> int | None:
+    """Return the index of the user's last message; None if there is none.
+
+    An assistant's last message begins the answer, and is no message before it.
+    """
+    has_prefill = bool(messages) and messages[-1].role == "assistant"
+    return last_user_message([*map(_speaker, messages[:-1] if has_prefill else messages)])
+
+
+def _speaker(message: InputMessage) -> SpeakerRole:
+    content = message.content
+    if isinstance(content, str) or all(block.type != "tool_result" for block in content):
+        return message.role
+    return "tool"
+
+
 def build_conversation(
     messages: list[InputMessage], system: str | list[TextBlock]
 ) -> tuple[ConversationBuilder, list[str]]:
@@ -79,7 +97,7 @@ def build_conversation(
     left_out: list[str] = []
     if system_text := _without_billing_header(_system_text(system)):
         conversation.add_text("system", system_text)
-    last_user = last_user_turn(messages)
+    last_user = _last_user_turn(messages)
     for i, message in enumerate(messages):
         if isinstance(message.content, str):
             conversation.add_text(message.role, message.content)
