@@ -155,10 +155,10 @@ def nowhere(config: ModelConfig) -> ModelFolder:
 def started_workers() -> list[int]:
     """Return the numbers of the workers that a supervisor in this process has started.
 
-    An engine in the same process, of another test, may keep a process in which it tries grammars.
+    Other tests in the same process may keep others: a whole node, one in which grammars are tried.
     """
-    others = "mlx_worker.grammar_trial.helper"
-    processes = [it.pid for it in psutil.Process().children() if others not in it.cmdline()]
+    ours = "tests.worker_in_process"
+    processes = [it.pid for it in psutil.Process().children() if ours in it.cmdline()]
     return [*RUNNING, *processes]
 
 
