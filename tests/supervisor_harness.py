@@ -155,12 +155,10 @@ def nowhere(config: ModelConfig) -> ModelFolder:
 def started_workers() -> list[int]:
     """Return the numbers of the workers that a supervisor in this process has started.
 
-    An engine in the same process, of another test, may keep a process in which it tries grammars.
+    Other tests in the same process may keep others: a whole node, one in which grammars are tried.
     """
-    others = "mlx_worker.grammar_trial.helper"
-    processes = [
-        child.pid for child in psutil.Process().children() if others not in child.cmdline()
-    ]
+    ours = "tests.worker_in_process"
+    processes = [child.pid for child in psutil.Process().children() if ours in child.cmdline()]
     return [*RUNNING, *processes]
 
 
