@@ -1,4 +1,7 @@
-"""`python -m mlx_worker` is `mlx-worker`. [front]"""
+"""`python -m mlx_worker` is `mlx-worker`.
+
+[front]
+"""
 
 from mlx_worker.cli.main import main
 

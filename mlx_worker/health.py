@@ -34,17 +34,19 @@ __all__ = [
 Status = Literal["initializing", "healthy", "degraded", "unhealthy", "offline"]
 
 RECENT = 1000
-"""Requests that the error rate looks back on: old trouble is forgotten."""
+"""Number of latest requests that the error rate covers."""
 
 LEAST_SAMPLES = 10
-"""Requests before their error rate counts: one failed first request is a rate of 1."""
+"""Requests before the error rate counts: after one failed request the rate would be 1."""
 
 MOST_IN_A_ROW = 5
-"""Consecutive failures that make unhealthy; two make degraded."""
+"""Consecutive failures after which the status is unhealthy; after two it is degraded."""
 
 FORGIVEN = 30.0
-"""Seconds without a failure after which what is unhealthy is worth another try. Without it, a
-router that stays away from a failing node would never see it well again."""
+"""Seconds without a failure after which an unhealthy node or model counts as ready again.
+
+Otherwise a router that avoids a failing node would never send the requests that show its recovery.
+"""
 
 
 class RequestStats:

@@ -14,31 +14,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 Cumulative = tuple[tuple[float, int], ...]
-"""(upper bound, how many were at most that), to infinity."""
+"""Pairs (upper bound, number of values up to it), to infinity."""
 
 # --- bounds, in seconds ---
 
 FIRST_TOKEN: Final = (
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640,
 )  # fmt: skip
-"""A resident prompt of a small model to a cold one of 100,000 tokens."""
+"""From a cached prompt of a small model to a new prompt of 100,000 tokens."""
 
 BETWEEN_TOKENS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1,
     2.5, 5, 10,
 )  # fmt: skip
-"""1,000 tokens a second to none for the time of a long prompt."""
+"""From 1,000 tokens a second to a pause as long as a long prefill."""
 
 WHOLE_ANSWER: Final = (
     0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 90, 120, 180, 300, 600, 1200, 2400,
 )  # fmt: skip
-"""A word to a long answer behind a long queue."""
+"""From a one-word answer to a long answer behind a long queue."""
 
 CRASH_TO_TOKEN: Final = (0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300)
-"""A spare process and a small model to the whole patience of a stream."""
+"""From a spare process and a small model to the longest wait of a stream."""
 
 LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-"""An idle event loop to a blocked one."""
+"""From an idle event loop to a blocked one."""
 
 
 class Histogram:

@@ -1,12 +1,12 @@
-"""Write the JSON that leaves a process: answers, events, errors, reports and log lines. [both]
+"""Write the JSON that leaves a process: answers, events, errors, reports and log lines.
 
 orjson writes what the standard types hold, which is nearly all output. msgspec converts its own
 Structs to such types, and writes a value as a whole where orjson refuses one that JSON allows: an
 integer beyond 64 bits (a client's tool schema is repeated in an answer), a key that is no string,
 a nest deeper than 254. A value that both refuse raises msgspec's error.
 
-Both libraries write the same bytes, with one exception that no reader of JSON notices: from 1e16
-on orjson puts a plus sign into a float's exponent (`1e+16`).
+Both libraries write the same bytes, with one exception that no reader of JSON notices: from 1e16 on
+orjson puts a plus sign into a float's exponent (`1e+16`). [both]
 """
 
 from __future__ import annotations

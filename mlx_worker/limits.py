@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 CONSTRAINT_BYTES: Final = 256 << 10
-"""Of a schema, a grammar or a regex, in UTF-8; of all tools' parameters together."""
+"""UTF-8 bytes of a schema, a grammar or a regex, or of all tools' parameters together."""
 
 PATTERNS: Final = 200
 """`pattern` and `patternProperties` entries in the schemas of one body."""
@@ -35,7 +35,7 @@ CHOICES: Final = 20_000
 """Entries of `enum`, and `const` schemas, in the schemas of one body."""
 
 ALTERNATIVES: Final = 500
-"""Schemas in one `anyOf` or `oneOf`, `const` ones not counted."""
+"""Schemas in one `anyOf` or `oneOf`; `const` schemas are not counted."""
 
 TEMPLATE_VALUES: Final = 20_000
 """Values, at any depth, in `chat_template_kwargs`: a template may walk over all of them."""
@@ -50,13 +50,13 @@ CALL_VALUES: Final = 200_000
 """Values, at any depth, in the calls of earlier turns."""
 
 ANSWER_BYTES: Final = 32 << 20
-"""Of token ids or of their text, as JSON: the front passes such an answer on in one step."""
+"""Bytes of token ids or of their text, as JSON: the front sends such an answer in one step."""
 
 WARM_PROMPTS: Final = 8
 """System prompts that a model's process keeps because a request warmed them."""
 
 DEEPEST: Final = 64
-"""Levels of lists and objects inside what is free in form."""
+"""Levels of lists and objects inside a field of free form."""
 
 
 def check_amount(request: ChatRequest) -> None:

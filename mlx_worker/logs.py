@@ -1,9 +1,9 @@
 """The log: one event a line, as JSON for programs or as text for a terminal.
 
 An `Entry` is an event and its facts; any other message is an event without facts. A child writes
-everything it has to say as JSON lines on its stderr: the front reads them, keeps the last ones for
-when it dies, and its own level decides what is shown. So levels change in one place, at once, for
-processes that run already. No thread that logs waits for a write: see `log_writer`. [both]
+all its records as JSON lines on its stderr. The front reads them, keeps the last ones for a crash
+report, and applies its own level. So a level changes in one place, for running processes too. No
+thread that logs waits for a write: see `log_writer`. [both]
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from mlx_worker.config.schema import LogConfig
 
 OWN_LOGGER: Final = "mlx_worker"
-"""The logger whose level is ours to set; other people's speak from WARNING on."""
+"""The logger of this package, whose level is configured; other loggers log from WARNING on."""
 
 LINE: Final = ("at", "level", "logger", "event", "exception")
-"""What every JSON line says, or may; facts have other names."""
+"""Keys of a JSON line that are no facts; `exception` is optional."""
 
 
 COMPUTATION_FAILED: Final = "computation failed"
-"""The event of a child that ends because what it computed cannot be trusted; with its `reason`."""
+"""The event of a child that ends because its results cannot be trusted, with its `reason`."""
 
 _SPECIAL: Final = re.compile(r'[\s"=]')
 
@@ -106,10 +106,10 @@ DROPPED: Final = Dropped()
 """Log lines of this process, and lines of its children, that were not written."""
 
 FLUSH: Final = 2.0
-"""Seconds in which the last lines have to be written: a stalled stderr must not hold up an exit."""
+"""Seconds for writing the last lines: a stalled stderr must not delay the exit."""
 
 OPENING: Final = 2.0
-"""Seconds in which `log.file` is opened; a disk that stalls for longer does not hold up a start."""
+"""Seconds for opening `log.file`; a disk that stalls for longer does not delay the start."""
 
 
 class QueueingHandler(logging.Handler):

@@ -158,7 +158,7 @@ def started_workers() -> list[int]:
     Other tests in the same process may keep others: a whole node, one in which grammars are tried.
     """
     ours = "tests.worker_in_process"
-    processes = [it.pid for it in psutil.Process().children() if ours in it.cmdline()]
+    processes = [child.pid for child in psutil.Process().children() if ours in child.cmdline()]
     return [*RUNNING, *processes]
 
 

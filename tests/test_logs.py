@@ -121,9 +121,9 @@ def test_a_file_begins_anew_at_its_size_and_the_last_ones_are_kept(tmp_path: Pat
     logs.flush()
     files = [file, tmp_path / "node.log.1", tmp_path / "node.log.2"]
     assert sorted(tmp_path.iterdir()) == files
-    assert all(it.stat().st_size <= 4096 for it in files)
+    assert all(path.stat().st_size <= 4096 for path in files)
     numbers = [
-        json.loads(line)["number"] for it in files[::-1] for line in it.read_text().splitlines()
+        json.loads(line)["number"] for path in files[::-1] for line in path.read_text().splitlines()
     ]
     assert numbers == list(range(numbers[0], 200))
 

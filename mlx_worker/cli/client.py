@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from mlx_worker.config.schema import ServerConfig
 
 DEFAULT_TIMEOUT = aiohttp.ClientTimeout(total=30)
-"""A node answers a question or a command at once."""
+"""Timeout of reports and commands, which a node answers at once."""
 
 UNLIMITED_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=30)
-"""Streams, and what waits for a model."""
+"""Timeout of streams and of requests that wait for a model."""
 
 
 def url_of(server: ServerConfig) -> str:

@@ -1,4 +1,4 @@
-"""How the node's process ends: its last line is written if stderr takes lines, and no exit hangs.
+"""End the node's process: its last line is written if stderr accepts lines, and no exit hangs.
 
 Python itself writes uncaught exceptions to stderr and waits for that write. While the node runs,
 such reports go through the log, and the end of the process waits a bounded time. [front]
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFECT = 1
-"""Exit code of a node that ended by an error of its own."""
+"""Exit code of a node that ended by a defect."""
 
 INTERRUPTED = 130
 

@@ -24,7 +24,7 @@ EXIT_CODES: Final = {
     "initializing": 5,
     "offline": 6,
 }
-"""By the node's word. A node that cannot be reached is 69, one that refuses the key 77."""
+"""Exit codes by the node's status; 69 if the node cannot be reached, 77 if it refuses the key."""
 
 _COLOURS: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
 

@@ -37,7 +37,7 @@ NOT_RUNNING, NOT_INSTALLED = 3, 4
 
 
 LOOK_EVERY = 0.2
-"""Seconds."""
+"""Seconds between two checks of whether the service has stopped."""
 
 
 @click.group

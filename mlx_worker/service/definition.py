@@ -31,7 +31,7 @@ OPEN_FILES: Final = 65_536
 """Each connection is a file; macOS allows 256 by default."""
 
 SLACK: Final = 15
-"""Seconds above what a stop may take by its own deadlines."""
+"""Seconds in addition to the deadlines of a stop."""
 
 
 @dataclass(frozen=True)

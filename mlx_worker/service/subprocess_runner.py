@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mlx_worker.errors import ServiceManagerError
 
 TIMEOUT = 120.0
-"""Seconds; longer than a service may take to stop would make `stop` fail: it is not waited for."""
+"""Seconds for one command; stopping a service may take longer, so `stop` does not wait."""
 
 
 @dataclass(frozen=True)

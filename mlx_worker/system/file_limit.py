@@ -25,7 +25,7 @@ FOR_A_MODEL: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class ConnectionBudget:
-    """Connections that may do work, and those beside them that may ask for health."""
+    """Numbers of connections: `working` for requests, and `beside` them for health."""
 
     working: int
     beside: int

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 NICENESS: Final = 5
-"""A quarter of a processor where one process with normal priority wants all of that processor.
+"""Nice value: a quarter of a processor if a process with normal priority wants all of it.
 
 Not a tenth (10): on a busy machine a body that takes 1.1 s then took 11 to 15 s, and health was
 answered no sooner.

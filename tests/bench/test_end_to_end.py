@@ -232,8 +232,10 @@ def test_the_command_prints_a_table_and_the_goals_and_writes_the_samples(tmp_pat
     assert "node / limit" in done.stdout
     assert "not measured" in done.stdout
     results = msgspec.json.decode(file.read_bytes(), type=Results)
-    assert [it.target for it in results.measurements] == ["node", "limit"]
-    assert {it.sample.figures["tokens"] for it in results.measurements} == {16 * 64}
+    assert [measurement.target for measurement in results.measurements] == ["node", "limit"]
+    assert {measurement.sample.figures["tokens"] for measurement in results.measurements} == {
+        16 * 64
+    }
 
 
 def test_sigterm_ends_everything_that_was_started() -> None:

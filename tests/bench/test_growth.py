@@ -46,7 +46,7 @@ def exactly(value: float) -> Spread:
 @pytest.mark.parametrize("power", [-1, 0, 1, 2])
 def test_a_slope_is_the_power_of_the_size(power: int) -> None:
     found = slopes([(size, exactly(3.0 * size**power)) for size in (2, 4, 64)])
-    assert [it.median for it in found if it] == pytest.approx([power, power])
+    assert [slope.median for slope in found if slope] == pytest.approx([power, power])
 
 
 def test_what_is_nothing_has_no_slope() -> None:
@@ -95,8 +95,8 @@ def test_sizes_are_shuffled_each_round_while_everybody_stands() -> None:
     assert notes[:2] == ["a for 100", "b for 100"]
     assert notes[-2:] == ["b ends", "a ends"]
     asked = notes[2:-2]
-    assert [it[0] for it in asked] == ["a", "b"] * 15
-    orders = {tuple(it.size for it in points if it.round == turn) for turn in range(5)}
+    assert [name[0] for name in asked] == ["a", "b"] * 15
+    orders = {tuple(point.size for point in points if point.round == turn) for turn in range(5)}
     assert len(orders) > 1
     assert all(sorted(order) == sorted(SIZES * 2) for order in orders)
 
@@ -105,7 +105,7 @@ def test_subjects_apart_are_started_for_each_size() -> None:
     notes: list[str] = []
     list(measured(curve(Order.APART, taking_notes("a", notes)), 1, "seed"))
     starts = [notes[i : i + 3] for i in range(0, len(notes), 3)]
-    assert sorted(starts) == sorted([f"a for {it}", f"a {it}", "a ends"] for it in SIZES)
+    assert sorted(starts) == sorted([f"a for {size}", f"a {size}", "a ends"] for size in SIZES)
 
 
 def test_rising_sizes_add_up_and_each_round_starts_anew() -> None:
@@ -129,8 +129,8 @@ def results(drawn: Curve) -> ScalingResults:
 
 
 def cells(text: str, first: str) -> list[str]:
-    row = next(it for it in text.splitlines() if it.startswith(f"| {first} |"))
-    return [it.strip() for it in row.strip("|").split("|")][1:]
+    row = next(line for line in text.splitlines() if line.startswith(f"| {first} |"))
+    return [word.strip() for word in row.strip("|").split("|")][1:]
 
 
 def test_a_table_has_medians_and_slopes_and_marks_what_is_worse_than_linear(
@@ -170,12 +170,14 @@ def test_a_picture_has_a_panel_a_figure_and_is_the_same_for_the_same_figures(
     first = draw(drawn, results, tmp_path).read_bytes()
     assert draw(drawn, results, tmp_path).read_bytes() == first
     said = " ".join(ET.fromstring(first).itertext())
-    assert all(it in said for it in ("of each", "of all", "of all, a piece", "pets of one house"))
+    assert all(
+        name in said for name in ("of each", "of all", "of all, a piece", "pets of one house")
+    )
 
 
 def test_the_curves_reach_as_far_as_they_are_meant_to() -> None:
     known = curves(Path)
-    assert {name: max(it.sizes) for name, it in known.items()} == {
+    assert {name: max(item.sizes) for name, item in known.items()} == {
         "streams": 256,
         "prompt": 8192,
         "models": 8,
@@ -184,7 +186,7 @@ def test_the_curves_reach_as_far_as_they_are_meant_to() -> None:
         "cached": 2000,
         "prompt-cache": 2000,
     }
-    assert all(list(it.sizes) == sorted(it.sizes) for it in known.values())
+    assert all(list(item.sizes) == sorted(item.sizes) for item in known.values())
 
 
 # --- structures by themselves, and the command --------------------------------------------
@@ -213,7 +215,7 @@ def test_a_line_of_any_shape_is_measured_in_a_process_of_its_own(known: dict[str
 
 def test_the_shapes_that_are_drawn_are_all_there_are(known: dict[str, Curve]) -> None:
     for name, module in (("line", fair_queue), ("prompt-cache", prompt_cache)):
-        assert [it.name for it in known[name].subjects] == list(module.SHAPES)
+        assert [subject.name for subject in known[name].subjects] == list(module.SHAPES)
 
 
 def grow(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -232,9 +234,13 @@ def test_the_command_writes_figures_tables_and_pictures(tmp_path: Path) -> None:
     few = ["--curve", "line", "--rounds", "1", "--up-to", "10"]
     done = grow(*few, "--into", str(into))
     assert done.returncode == 0, done.stderr
-    assert sorted(it.name for it in into.iterdir()) == ["figures.json", "figures.md", "line.svg"]
+    assert sorted(path.name for path in into.iterdir()) == [
+        "figures.json",
+        "figures.md",
+        "line.svg",
+    ]
     found = msgspec.json.decode((into / "figures.json").read_bytes(), type=ScalingResults)
-    assert {it.size for it in found.points} == {1, 10}
+    assert {point.size for point in found.points} == {1, 10}
     assert done.stdout in (into / "figures.md").read_text() + "\n"
 
 

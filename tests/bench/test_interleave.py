@@ -44,9 +44,9 @@ class Noting:
 def run(names: list[str], targets: list[Noting], notes: list[str], rounds: int = 2) -> list[Sample]:
     scenarios = {name: NAMED[name] for name in names}
     samples = []
-    for it in measured(Plan(scenarios, targets, rounds, "seed", Path)):
-        notes.append(f"{it.scenario} {it.target} {it.round}")
-        samples.append(it.sample)
+    for scenario in measured(Plan(scenarios, targets, rounds, "seed", Path)):
+        notes.append(f"{scenario.scenario} {scenario.target} {scenario.round}")
+        samples.append(scenario.sample)
     return samples
 
 

@@ -121,9 +121,11 @@ def test_folders_that_macos_guards_are_known(path: str, *, is_guarded: bool) -> 
 def test_doctor_and_the_error_name_the_guard(config: Config) -> None:
     lies = replace(config, server=replace(config.server, models_dir=Path.home() / "Documents/m"))
     found = [
-        it for it in service_checks.of_macos(Recorded(), lies, "darwin") if it.severity == "warn"
+        maco
+        for maco in service_checks.of_macos(Recorded(), lies, "darwin")
+        if maco.severity == "warn"
     ]
-    assert [it.subject for it in found] == ["privacy"]
+    assert [finding.subject for finding in found] == ["privacy"]
     assert "Full Disk Access" in found[0].advice
     assert "Full Disk Access" in hint("darwin")
     assert hint("linux") == ""

@@ -135,7 +135,7 @@ BYTES_OVER = "fox " * 40_000
 """Refused by its bytes, before it is tokenized."""
 
 
-@pytest.mark.parametrize("dialect", [it for it in CHATS if it is not MESSAGES], ids=repr)
+@pytest.mark.parametrize("dialect", [chat for chat in CHATS if chat is not MESSAGES], ids=repr)
 @both_ways
 @pytest.mark.parametrize("text", [WORDS_OVER, BYTES_OVER], ids=["tokens", "bytes"])
 def test_openai_dialects_refuse_in_the_sentence_that_clients_know(

@@ -108,10 +108,10 @@ def test_response_tells_the_probabilities_of_its_text(client: openai.OpenAI) -> 
     (item,) = client.responses.create(**asked).output
     (part,) = item.content
     assert len(part.logprobs) == 16
-    data = b"".join(bytes(it.bytes) for it in part.logprobs)
+    data = b"".join(bytes(logprob.bytes) for logprob in part.logprobs)
     assert data.decode().strip() == part.text.strip()
-    assert all(len(it.top_logprobs) == 2 for it in part.logprobs)
+    assert all(len(logprob.top_logprobs) == 2 for logprob in part.logprobs)
     with client.responses.create(**asked, stream=True) as events:
-        told = [it for it in events if it.type == "response.output_text.delta"]
-    tokens = [it.token for event in told for it in event.logprobs]
-    assert tokens == [it.token for it in part.logprobs][: len(tokens)]
+        told = [entry for entry in events if entry.type == "response.output_text.delta"]
+    tokens = [logprob.token for event in told for logprob in event.logprobs]
+    assert tokens == [logprob.token for logprob in part.logprobs][: len(tokens)]

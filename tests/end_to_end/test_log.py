@@ -30,7 +30,7 @@ def node(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runni
 def entries(node: RunningNode, **facts: Any) -> list[dict[str, Any]]:
     """The lines of the log that say these things; every line is JSON."""
     lines = [json.loads(line) for line in node.log]
-    return [it for it in lines if all(it.get(name) == fact for name, fact in facts.items())]
+    return [item for item in lines if all(item.get(name) == fact for name, fact in facts.items())]
 
 
 def ask(node: RunningNode, request_id: str) -> None:
@@ -86,7 +86,11 @@ def test_a_crash_report_has_the_last_frames(node: RunningNode) -> None:
 
     def crashes() -> list[dict[str, Any]]:
         events = node.ask("/admin/events").json["events"]
-        return [it["facts"] for it in events if it["kind"] == "crash" and it["facts"]["pid"] == pid]
+        return [
+            event["facts"]
+            for event in events
+            if event["kind"] == "crash" and event["facts"]["pid"] == pid
+        ]
 
     eventually(lambda: bool(crashes()))
     (crash,) = crashes()

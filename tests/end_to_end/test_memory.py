@@ -29,7 +29,7 @@ REQUESTS = 10
 
 def resident(node: RunningNode) -> int:
     """Bytes of all children, as the system counts them."""
-    return sum(it.memory_info().rss for it in node.children() if it.is_running())
+    return sum(child.memory_info().rss for child in node.children() if child.is_running())
 
 
 @pytest.mark.timeout(60 + 15 * BLOCKS)  # so many processes start, one after the other
@@ -54,7 +54,7 @@ def test_three_models_of_which_two_fit_are_used_in_turn(
                 failed += node.ask("/v1/chat/completions", body).status != 200
                 peak = max(peak, resident(node))
             peaks.append((name, peak))
-            running = [it for it in "abc" if node.model(it)["pid"] is not None]
+            running = [item for item in "abc" if node.model(item)["pid"] is not None]
             most = max(most, len(running))
         starts = sum(node.model(name)["restarts"] + 1 for name in models)
         memory = node.ask("/health").json["memory"]

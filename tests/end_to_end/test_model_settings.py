@@ -169,5 +169,5 @@ def test_reasoning_is_told_as_a_summary_too_where_nobody_asked(
     body = RESPONSES.body("Hello", model="set", stream=True) | said
     events = [data for _, data in events_of(node.ask(RESPONSES.path, body).body)]
     for kind in ("reasoning_summary_text", "reasoning_text"):
-        deltas = [it["delta"] for it in events if it["type"] == f"response.{kind}.delta"]
+        deltas = [event["delta"] for event in events if event["type"] == f"response.{kind}.delta"]
         assert "".join(deltas) == "!"

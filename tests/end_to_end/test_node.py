@@ -240,7 +240,7 @@ def test_nothing_of_a_killed_front_is_left(nano: Path, tiny: Path, tmp_path: Pat
 
 def test_the_node_answers_before_any_model_is_loaded(tiny: Path, tmp_path: Path) -> None:
     with running_node(tmp_path, {"tiny": tiny}, supervisor="load_wait = 0") as node:
-        assert [it["id"] for it in node.ask("/v1/models").json["data"]] == ["tiny"]
+        assert [item["id"] for item in node.ask("/v1/models").json["data"]] == ["tiny"]
         assert node.ask("/health").json["status"] == "initializing"
         early = node.ask(
             "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]}

@@ -113,7 +113,9 @@ def test_the_clients_own_gathering_of_a_stream_is_the_response(
     with gpt.responses.stream(
         model="caller", input=INPUT, tools=[FLAT], max_output_tokens=12, extra_body=a_call
     ) as stream:
-        text = "".join(it.delta for it in stream if it.type == "response.output_text.delta")
+        text = "".join(
+            event.delta for event in stream if event.type == "response.output_text.delta"
+        )
         gathered = stream.get_final_response()
     assert text == whole.output_text
     assert [item.type for item in gathered.output] == [item.type for item in whole.output]
@@ -175,7 +177,7 @@ def test_a_completion_is_the_same_by_text_and_by_tokens_streamed_and_whole(
     assert by_text.choices[0].text
     assert by_text.choices[0].finish_reason == "length"
     assert by_tokens.choices[0].text == by_text.choices[0].text
-    assert "".join(it.choices[0].text for it in chunks) == by_text.choices[0].text
+    assert "".join(chunk.choices[0].text for chunk in chunks) == by_text.choices[0].text
     assert by_text.usage
     assert by_text.usage.prompt_tokens == len(tokenizer.encode(text))
 
@@ -185,9 +187,9 @@ def test_several_prompts_have_their_choices_in_order_and_echo_them(
 ) -> None:
     prompts = ["Hello", "Good day"]
     asked: dict[str, Any] = {"model": "caller", "max_tokens": 4}
-    alone = [gpt.completions.create(prompt=it, **asked).choices[0].text for it in prompts]
+    alone = [gpt.completions.create(prompt=name, **asked).choices[0].text for name in prompts]
     together = gpt.completions.create(prompt=prompts, **asked, n=2, echo=True)
-    tokens = [tokenizer.encode(it) for it in prompts]
+    tokens = [tokenizer.encode(name) for name in prompts]
     by_tokens = gpt.completions.create(prompt=tokens, **asked, n=2, echo=True)
     expected = [prompt + text for prompt, text in zip(prompts, alone, strict=True) for _ in "12"]
     assert [choice.text for choice in together.choices] == expected
@@ -308,7 +310,7 @@ def test_a_stop_sequence_is_named(claude: anthropic.Anthropic, tokenizer: Any) -
     assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", "!")
     assert answer.content[0].text == "?"
     streamed = [*message(claude, said, stop_sequences=["!"], stream=True)]
-    (delta,) = [it.delta for it in streamed if it.type == "message_delta"]
+    (delta,) = [item.delta for item in streamed if item.type == "message_delta"]
     assert (delta.stop_reason, delta.stop_sequence) == ("stop_sequence", "!")
 
 

@@ -124,8 +124,8 @@ def test_a_chats_prompt_is_scored_as_vllm_tells_it(
     tokens = loaded[1].apply_chat_template(body["messages"], add_generation_prompt=True)
     told = [entry[str(token)] for entry, token in zip(entries, tokens[1:], strict=True)]
     assert first is None
-    assert [it["logprob"] for it in told] == pytest.approx(own(loaded, tokens), abs=1e-4)
-    assert all(set(it) == {"logprob", "rank", "decoded_token"} for it in told)
+    assert [item["logprob"] for item in told] == pytest.approx(own(loaded, tokens), abs=1e-4)
+    assert all(set(item) == {"logprob", "rank", "decoded_token"} for item in told)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=repr)

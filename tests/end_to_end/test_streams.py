@@ -187,7 +187,7 @@ def dropped_lines(port: int) -> float:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE) as response:
         text = response.read().decode()
     (line,) = [
-        it for it in text.splitlines() if it.startswith("mlx_worker_log_lines_dropped_total")
+        item for item in text.splitlines() if item.startswith("mlx_worker_log_lines_dropped_total")
     ]
     return float(line.split()[1])
 

@@ -119,8 +119,8 @@ def test_several_choices_are_bound_each_by_itself_streamed_and_whole(
 ) -> None:
     wanted = {"structured_outputs": {"regex": "[a-c]{8}"}} | unthinking
     asked: dict[str, Any] = {"model": "caller", "messages": HELLO, "n": 3, "extra_body": wanted}
-    whole = [it.message.content for it in gpt.chat.completions.create(**asked).choices]
-    assert all(re.fullmatch("[a-c]{8}", it or "") for it in whole)
+    whole = [item.message.content for item in gpt.chat.completions.create(**asked).choices]
+    assert all(re.fullmatch("[a-c]{8}", item or "") for item in whole)
     assert len(set(whole)) > 1
     streamed = ["", "", ""]
     for chunk in gpt.chat.completions.create(**asked, stream=True):
@@ -159,13 +159,15 @@ def test_a_forced_call_is_whole_and_streamed_as_a_free_one_is(
     assert call.function.name == "look"
     assert json.loads(call.function.arguments)["at"] in ("the river", "the moon")
     chunks = [
-        it.choices[0] for it in gpt.chat.completions.create(**asked, stream=True) if it.choices
+        item.choices[0]
+        for item in gpt.chat.completions.create(**asked, stream=True)
+        if item.choices
     ]
-    named, *rest = [it for chunk in chunks for it in chunk.delta.tool_calls or []]
+    named, *rest = [item for chunk in chunks for item in chunk.delta.tool_calls or []]
     assert (named.index, named.id, named.function and named.function.name) == (0, call.id, "look")
-    arguments = [it.function.arguments or "" for it in (named, *rest) if it.function]
+    arguments = [item.function.arguments or "" for item in (named, *rest) if item.function]
     assert "".join(arguments) == call.function.arguments
-    assert [it.finish_reason for it in chunks if it.finish_reason] == ["tool_calls"]
+    assert [item.finish_reason for item in chunks if item.finish_reason] == ["tool_calls"]
 
 
 def test_a_response_can_be_made_to_call(gpt: openai.OpenAI, unthinking: dict[str, Any]) -> None:

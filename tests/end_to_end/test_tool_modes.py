@@ -126,7 +126,7 @@ def ask(node: RunningNode, dialect: Dialect, model: str, **fields: Any) -> Recei
         received.reasoning,
         received.finish,
     )
-    assert [it[1:] for it in told.calls] == [it[1:] for it in received.calls]
+    assert [call[1:] for call in told.calls] == [call[1:] for call in received.calls]
     assert told.warnings == received.warnings
     return told
 
@@ -238,4 +238,4 @@ def test_counted_tokens_are_those_that_would_be_read(node: RunningNode) -> None:
 def test_every_choice_is_warned(node: RunningNode) -> None:
     body = CHAT.body("Hello", model="ignore", tools=TOOLS[CHAT.name], n=2, max_tokens=2)
     said = json.loads(node.ask(CHAT.path, body).body)
-    assert [it["warnings"] for it in said["choices"]] == [[LEFT_OUT]] * 2
+    assert [choice["warnings"] for choice in said["choices"]] == [[LEFT_OUT]] * 2

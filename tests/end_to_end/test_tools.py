@@ -85,15 +85,15 @@ def test_reasoning_then_content_then_a_call_come_whole_and_streamed_alike(
 
     chunks = chunks_of(client, **said, seed=5)
     deltas = [chunk.choices[0].delta for chunk in chunks]
-    assert "".join(getattr(it, "reasoning_content", "") for it in deltas) == "!"
-    assert "".join(it.content or "" for it in deltas) == "?"
-    named, rest = [it.tool_calls[0] for it in deltas if it.tool_calls]
+    assert "".join(getattr(delta, "reasoning_content", "") for delta in deltas) == "!"
+    assert "".join(delta.content or "" for delta in deltas) == "?"
+    named, rest = [delta.tool_calls[0] for delta in deltas if delta.tool_calls]
     assert (named.index, named.id, named.function.name) == (0, call.id, "look")
     assert (rest.index, named.function.arguments + rest.function.arguments) == (
         0,
         call.function.arguments,
     )
-    assert [it.choices[0].finish_reason for it in chunks if it.choices[0].finish_reason] == [
+    assert [item.choices[0].finish_reason for item in chunks if item.choices[0].finish_reason] == [
         "tool_calls"
     ]
 

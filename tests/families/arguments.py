@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def modules() -> list[str]:
     """Every module of mlx_lm.models, helpers too, without importing one."""
-    return sorted(it.name for it in pkgutil.iter_modules(mlx_lm.models.__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(mlx_lm.models.__path__))
 
 
 def module_of(name: str) -> ModuleType:
@@ -74,11 +74,11 @@ def _of(name: str, class_name: str, particular: Mapping[str, Any]) -> dict[str, 
 
 def _sizes(args: Any, particular: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a dataclass whose names are known, over its own defaults."""
-    fields = {it.name: it for it in dataclasses.fields(args)}
+    fields = {field.name: field for field in dataclasses.fields(args)}
     chosen = {name: SIZES[name] for name in fields if name in SIZES} | dict(particular)
     hints = typing.get_type_hints(args)
-    for name, it in fields.items():
-        required = it.default is it.default_factory is dataclasses.MISSING
+    for name, field in fields.items():
+        required = field.default is field.default_factory is dataclasses.MISSING
         if required and name not in chosen:
             chosen[name] = {bool: False, float: 1.0}.get(hints[name])
     return chosen

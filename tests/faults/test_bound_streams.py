@@ -30,7 +30,7 @@ def restless(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
 def asked(tiny: Path) -> dict[str, Any]:
     """Without blanks, of which a greedy model that means nothing takes all it may have."""
     tokenizer = load_tokenizer(tiny)
-    blanks = {str(token): -100 for it in "\n\t " for token in tokenizer.encode(it)}
+    blanks = {str(token): -100 for name in "\n\t " for token in tokenizer.encode(name)}
     return {"seed": 7, "response_format": FORMAT, "logit_bias": blanks}
 
 

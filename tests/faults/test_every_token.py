@@ -62,7 +62,7 @@ class Heard:
         for choice in event["choices"]:
             self.text += choice["delta"].get("content") or ""
             self.tokens += [
-                it["token"] for it in (choice.get("logprobs") or {"content": []})["content"]
+                item["token"] for item in (choice.get("logprobs") or {"content": []})["content"]
             ]
             self.finish = choice["finish_reason"] or self.finish
 
@@ -101,8 +101,8 @@ def restless(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
 @pytest.fixture(scope="module")
 def expected(node: RunningNode) -> list[Heard]:
     heard = asyncio.run(streams(node.url, lambda _: None))
-    assert [it.usage["completion_tokens"] for it in heard] == [TOKENS, TOKENS]
-    assert [len(it.tokens) for it in heard] == [TOKENS, TOKENS]
+    assert [item.usage["completion_tokens"] for item in heard] == [TOKENS, TOKENS]
+    assert [len(item.tokens) for item in heard] == [TOKENS, TOKENS]
     assert heard[0].text != heard[1].text
     return heard
 
@@ -114,7 +114,7 @@ def test_a_child_killed_at_a_token_is_not_heard_of(
     child = psutil.Process(restless.model("tiny")["pid"])
 
     def kill_at_the_token(heard: list[Heard]) -> None:
-        if min(len(it.tokens) for it in heard) >= token:
+        if min(len(item.tokens) for item in heard) >= token:
             with contextlib.suppress(psutil.NoSuchProcess):  # it has been killed
                 child.kill()
 

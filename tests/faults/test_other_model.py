@@ -91,7 +91,7 @@ async def both(node: RunningNode, replace: Callable[[], None]) -> tuple[str, str
                 if "error" in event:
                     code = event["error"]["code"]
                     continue
-                text += "".join(it["delta"].get("content") or "" for it in event["choices"])
+                text += "".join(choice["delta"].get("content") or "" for choice in event["choices"])
                 events += 1
                 if events == 3:
                     replace()

@@ -44,7 +44,7 @@ FAULTS: Final = {
 SOME: Final = variants(FAULTS, ["killed", "hang"], marker="soak")
 """`tox -e soak` has all of them; a fake worker has them all every time."""
 
-ON_THE_WAY_UP: Final = [it for it in FAULTS if it != "garbage"]
+ON_THE_WAY_UP: Final = [fault for fault in FAULTS if fault != "garbage"]
 """What cannot speak yet cannot write garbage; the scripted child can."""
 
 MOMENTS: Final = {"asked": 0, "prefill": 1, "decode": 3}

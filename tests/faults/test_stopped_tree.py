@@ -63,7 +63,7 @@ async def stop_all(processes: Sequence[psutil.Process]) -> None:
 
 async def stopped_again_and_again(node: RunningNode) -> list[Stream]:
     streams = [Stream() for _ in range(STREAMS)]
-    reading = [asyncio.ensure_future(it.read(node.url)) for it in streams]
+    reading = [asyncio.ensure_future(item.read(node.url)) for item in streams]
     family = [psutil.Process(node.process.pid), *node.children()]
     for _ in range(STOPS):
         for stream in streams:

@@ -59,7 +59,7 @@ def main() -> None:
     """Look on, then say what was worst."""
     onlooker = Onlooker(urlsplit(sys.argv[1]).netloc)
     watchers = [
-        threading.Thread(target=it) for it in (onlooker.watch_health, onlooker.watch_streams)
+        threading.Thread(target=item) for item in (onlooker.watch_health, onlooker.watch_streams)
     ]
     for watcher in watchers:
         watcher.start()

@@ -75,7 +75,9 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
         before = Standing.of(node)
         yield fuzzed
         grown = Standing.of(node).grown(before)
-        by_status = ", ".join(f"{it}: {count:,}" for it, count in sorted(fuzzed.statuses.items()))
+        by_status = ", ".join(
+            f"{number}: {count:,}" for number, count in sorted(fuzzed.statuses.items())
+        )
         print(  # noqa: T201  (what was seen is the point)
             f"\n{fuzzed.statuses.total():,} bodies ({by_status}); the same child, no restart;"
             f" the front takes {grown / 1e6:+.1f} MB"

@@ -83,9 +83,9 @@ def operations() -> list[Any]:
     Those come last that end the process which others would ask.
     """
     results: list[Any] = list(SCHEMA.get_all_operations())
-    found = [it.ok() for it in results]
-    ending = [it for it in found if not it.path.endswith(("/stream", "/watch"))]
-    return sorted(ending, key=lambda it: it.path.startswith(STIRRING))
+    found = [result.ok() for result in results]
+    ending = [item for item in found if not item.path.endswith(("/stream", "/watch"))]
+    return sorted(ending, key=lambda item: item.path.startswith(STIRRING))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def without_what_was_refused(case: schemathesis.Case[Any], response: Response) -
     return True
 
 
-@pytest.mark.parametrize("operation", operations(), ids=lambda it: it.label)
+@pytest.mark.parametrize("operation", operations(), ids=lambda item: item.label)
 def test_every_answer_is_documented(operation: Any, node: RunningNode) -> None:
     stirs = operation.path.startswith(STIRRING)
 

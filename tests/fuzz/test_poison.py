@@ -50,7 +50,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
 def judge(body: Poison, answer: Answer) -> None:
     where = f"{body.kind}, {body.path}: {body.data[:300]!r}"
     assert answer.status < 500, (where, answer.body[:300])
-    assert not any(it in answer.body for it in OWN_FAULTS), (where, answer.body[-300:])
+    assert not any(fault in answer.body for fault in OWN_FAULTS), (where, answer.body[-300:])
     assert b"NoExtensionBias" not in answer.body, where
     if answer.status >= 400:
         assert json.loads(answer.body)["error"]["message"], where

@@ -51,7 +51,9 @@ async def test_no_bytes_on_the_socket_do_the_node_any_harm(tmp_path: Path) -> No
         f" the front takes {after.grown(before) / 1e6:+.1f} MB"
     )
     assert after.grown(before) < GROWTH
-    ours = [(it, got) for it, got in zip(tries, answers, strict=True) if any(s >= 500 for s in got)]
+    ours = [
+        (item, got) for item, got in zip(tries, answers, strict=True) if any(s >= 500 for s in got)
+    ]
     assert ours == []
     assert statuses[400] > REQUESTS / 5, "most of it was seen, and refused"
 
@@ -68,7 +70,7 @@ async def all_of(port: int, tries: list[Malformed]) -> list[list[int]]:
             except TimeoutError:
                 raise AssertionError(f"the node never ended this: {it}") from None
 
-    return await asyncio.gather(*(one(it) for it in tries))
+    return await asyncio.gather(*(one(attempt) for attempt in tries))
 
 
 async def tried(port: int, it: Malformed) -> list[int]:

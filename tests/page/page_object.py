@@ -17,7 +17,7 @@ class Looking:
         self.complaints: list[str] = []
         page.set_default_timeout(DEADLINE)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", lambda it: self._hear(it.type, it.text))
+        page.on("console", lambda item: self._hear(item.type, item.text))
 
     def _hear(self, kind: str, text: str) -> None:
         # Of a refusal the browser says that it was one; what the page makes of it is tested.

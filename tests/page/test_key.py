@@ -31,7 +31,7 @@ def test_a_wrong_key_is_said_to_be_wrong_and_the_right_one_opens(
     with browser.new_context() as context:
         look = Looking(page := context.new_page(), guarded)
         asked: list[str] = []
-        page.on("request", lambda it: asked.append(it.url))
+        page.on("request", lambda item: asked.append(item.url))
         page.goto(guarded.url + "/")
         expect(page.locator("#key-problem")).to_have_text("This node requires an API key.")
         page.fill("#key", "not-the-key")

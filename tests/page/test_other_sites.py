@@ -63,7 +63,7 @@ def test_what_another_site_posts_is_not_done(stranger: Page, node: RunningNode) 
     before = node.model("nano")
     restart = f"{node.url}/admin/models/nano/restart"
     seen: list[int] = []
-    stranger.on("response", lambda it: seen.append(it.status))
+    stranger.on("response", lambda item: seen.append(item.status))
     assert stranger.evaluate(POSTS, restart) == "sent"
     stranger.evaluate(FORM, restart)
     stranger.wait_for_url(restart)
@@ -106,6 +106,6 @@ def test_it_cannot_be_framed(stranger: Page, node: RunningNode) -> None:
       document.body.append(frame);
     })"""
     refused: list[str] = []
-    stranger.on("console", lambda it: refused.append(it.text))
+    stranger.on("console", lambda item: refused.append(item.text))
     stranger.evaluate(frame, node.url + "/")
-    assert any("frame-ancestors" in it for it in refused)
+    assert any("frame-ancestors" in name for name in refused)

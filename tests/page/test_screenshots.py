@@ -45,7 +45,7 @@ class traffic:  # noqa: N801  (a context)
     def __init__(self, node: RunningNode) -> None:
         self._node = node
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(it,)) for it in range(3)]
+        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(3)]
 
     def __enter__(self) -> None:
         for thread in self._threads:

@@ -49,8 +49,8 @@ def test_a_dialects_table_has_every_field_of_its_body_and_none_twice(heading: st
     assert not told.keys() & common
     assert typed - common <= told.keys()
     # What is not typed cannot be read: it can only be ignored.
-    assert {it for it in told if it not in typed} == {
-        it for it, said in told.items() if said.startswith("ignored") and it not in typed
+    assert {name for name in told if name not in typed} == {
+        name for name, said in told.items() if said.startswith("ignored") and name not in typed
     }
 
 
@@ -59,6 +59,6 @@ def test_the_common_table_is_the_common_fields() -> None:
 
 
 def test_every_row_says_what_is_done() -> None:
-    said = [*COMMON.values(), *(it for name in SECTIONS for it in rows(section(name)).values())]
+    said = [*COMMON.values(), *(row for name in SECTIONS for row in rows(section(name)).values())]
     assert len(said) > 80
-    assert [it for it in said if not re.match("honoured|refused|ignored", it)] == []
+    assert [item for item in said if not re.match("honoured|refused|ignored", item)] == []

@@ -43,7 +43,9 @@ def keys_of(section: str) -> list[reference.Key]:
     return list(reference.keys(section))
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.toml")), ids=lambda it: it.stem)
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "config").glob("*.toml")), ids=lambda item: item.stem
+)
 def test_the_schema_takes_the_examples(file: Path) -> None:
     jsonschema_rs.validate(reference.json_schema(), tomllib.loads(file.read_text()))
 
@@ -91,7 +93,7 @@ def toml(raw: dict[str, Any]) -> str:
 
 def _inline(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_inline(it)}" for key, it in value.items()) + "}"
+        return "{" + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_inline, value)) + "]"
     return json.dumps(value)

@@ -1,8 +1,11 @@
-"""The words of documents and of the page name the actor and the object."""
+"""The words of code, messages and documents name the actor and the object."""
 
 from __future__ import annotations
 
+import ast
+import io
 import re
+import tokenize
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,15 +23,30 @@ VAGUE: Final = re.compile(
 )
 """Words that leave open which component, person or number is meant."""
 
+SOURCES: Final = sorted((ROOT / "mlx_worker").rglob("*.py"))
 DOCUMENTS: Final = sorted(
     [
         ROOT / "CHANGELOG.md",
         ROOT / "README.md",
         *(ROOT / "deploy").rglob("*.md"),
         *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "mlx_worker").rglob("*.md"),
         *(ROOT / "mlx_worker" / "page").glob("*.*"),
     ]
 )
+
+
+def words_of(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of comments and of texts in Python source, each with its number."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in (tokenize.COMMENT, tokenize.STRING) or token.type in FSTRING:
+            yield from enumerate(token.string.splitlines(), token.start[0])
+
+
+FSTRING: Final = {
+    getattr(tokenize, name) for name in ("FSTRING_MIDDLE",) if hasattr(tokenize, name)
+}
+"""Python 3.12 and later cut formatted texts into tokens of their own."""
 
 
 def vague(lines: Iterator[tuple[int, str]]) -> list[str]:
@@ -40,12 +58,23 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_source_names_the_actor_and_the_object(path: Path) -> None:
+    source = path.read_text()
+    assert vague(words_of(source)) == []
+    called_it = [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Name) and node.id == "it" and isinstance(node.ctx, ast.Store)
+    ]
+    assert called_it == [], "a loop variable is named for what it holds"
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_a_document_names_the_actor_and_the_object(path: Path) -> None:
     assert vague(enumerate(path.read_text().splitlines(), 1)) == []
 
 
-def test_a_vague_word_is_seen_with_its_line() -> None:
-    assert vague(enumerate(["A fact.", "So long as anyone asks."], 1)) == [
-        "2: So long as anyone asks."
-    ]
+def test_comments_and_texts_are_read() -> None:
+    source = '"""For whoever asks."""\nx = 1  # nobody\ny = f"so many {x}"\nnobody = 2\n'
+    assert [line.partition(":")[0] for line in vague(words_of(source))] == ["1", "2", "3"]

@@ -56,14 +56,16 @@ SLOW: Final = {
 def uses(file: Path, name: str) -> bool:
     text = file.read_text()
     return name in text and any(
-        isinstance(it, ast.Name) and it.id == name for it in ast.walk(ast.parse(text))
+        isinstance(t, ast.Name) and t.id == name for t in ast.walk(ast.parse(text))
     )
 
 
 @pytest.mark.parametrize("slow", SLOW)
 def test_slow_things_are_started_only_where_they_belong(slow: str) -> None:
-    users = {it.relative_to(TESTS) for it in TESTS.rglob("*.py") if uses(it, slow)}
+    users = {path.relative_to(TESTS) for path in TESTS.rglob("*.py") if uses(path, slow)}
     assert users, f"nothing uses {slow}: this test has to be told its new name"
     places = [Path(place) for place in SLOW[slow]]
-    astray = {str(it) for it in users if not any(it.is_relative_to(place) for place in places)}
+    astray = {
+        str(user) for user in users if not any(user.is_relative_to(place) for place in places)
+    }
     assert not astray, f"{slow} belongs into one of {sorted(SLOW[slow])}"

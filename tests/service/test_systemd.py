@@ -226,7 +226,7 @@ def test_the_service_commands_drive_systemctl(
     verbs = [line.split()[1] for line in log.read_text().splitlines()]
     begun = ["daemon-reload", "enable", "restart"]
     wanted = [*begun, "stop", "start", "stop", "disable", "daemon-reload"]
-    assert [it for it in verbs if it != "show"] == wanted
+    assert [verb for verb in verbs if verb != "show"] == wanted
     file.write_text(config_text({"lost": tmp_path / "nowhere"}))
     assert command("service", "install", "--config", str(file)).code == 66
 

@@ -142,7 +142,7 @@ class Faults:
 
     async def _burst(self) -> bool:
         name = self._chance.choice(list(self._watch.latest["models"]))
-        mine = [it for it in self._bodies if it["model"] == name]
+        mine = [body for body in self._bodies if body["model"] == name]
         for _ in range(BURST):
             self._in_background(Ask(self._chance.choice(mine), stream=self._chance.random() < 0.5))
         return True

@@ -139,8 +139,8 @@ def test_no_answer_is_lost_and_nothing_is_left_over(
     after = holdings(soaked)
     family = soaked.children()
     assert soaked.stop() == 0
-    orphans = [it for it in family if not has_ended(it)]
-    orphans += [psutil.Process(it) for it in watch.seen if psutil.pid_exists(it)]
+    orphans = [process for process in family if not has_ended(process)]
+    orphans += [psutil.Process(number) for number in watch.seen if psutil.pid_exists(number)]
     ended = tally.ended
     print(  # noqa: T201  (what was seen is the point)
         f"\nfaults {faults.done.total()}: {dict(faults.done)}"

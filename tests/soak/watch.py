@@ -81,5 +81,7 @@ class Watch:
             return False
         standby = self.latest["standby"]
         models = self.latest["models"].values()
-        ready = all(it["state"] == "ready" and it["pid"] not in self.ended for it in models)
+        ready = all(
+            model["state"] == "ready" and model["pid"] not in self.ended for model in models
+        )
         return ready and len(standby["waiting"]) == standby["wanted"]

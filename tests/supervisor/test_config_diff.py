@@ -100,7 +100,7 @@ def test_models_come_and_go() -> None:
 async def test_only_the_changed_model_gets_a_new_process() -> None:
     async with running(planned("a"), planned("b"), launcher=scripted()) as node:
         await ready(node)
-        pids = {id_: it.child.status.pid for id_, it in node.models.items()}
+        pids = {id_: runtime.child.status.pid for id_, runtime in node.models.items()}
         node.reload([planned("a", context_length=64), planned("b", aliases=("x",))], NOWHERE)
         await soon(node.named("a").child.reached(State.STARTING, State.LOADING))
         await soon(node.named("a").child.reached(State.READY))

@@ -33,7 +33,7 @@ def test_it_is_another_for_other_weights_or_versions() -> None:
         told("ab", mlx="1", mlx_lm="1"),
         identity_of(ChildStatus()),
     ]
-    assert len({it.fingerprint for it in identities}) == len(set(identities)) == 5
+    assert len({identity.fingerprint for identity in identities}) == len(set(identities)) == 5
 
 
 def test_the_error_names_what_changed_and_only_that() -> None:

@@ -107,7 +107,10 @@ async def test_a_model_that_was_given_up_takes_nothing_from_the_others(tmp_path:
     async with running(planned("a"), planned("b"), launcher=launcher) as node:
         # One of the two takes the fault, whichever comes first.
         states = (State.READY, State.FAILED)
-        ends = {it.config.id: await soon(it.child.reached(*states)) for it in node.models.values()}
+        ends = {
+            model.config.id: await soon(model.child.reached(*states))
+            for model in node.models.values()
+        }
         assert sorted(ends.values()) == [State.FAILED, State.READY]
         for served in node.models.values():
             if ends[served.config.id] is State.READY:
@@ -530,7 +533,7 @@ async def test_a_node_stops_at_any_moment_of_its_start() -> None:
             for _ in range(turns):
                 await asyncio.sleep(0)
             await soon(node.stop())
-            assert {it.child.state for it in node.models.values()} == {State.STOPPED}
+            assert {model.child.state for model in node.models.values()} == {State.STOPPED}
             assert started_workers() == []
 
 

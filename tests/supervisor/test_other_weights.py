@@ -122,7 +122,7 @@ async def test_three_hundred_that_end_together_all_hear_it(pace: Fifo, tmp_path:
     async with running(model, launcher=scripted("--plan", file, "--pace", pace.path)) as node:
         await ready(node)
         generations = [await ask(node) for _ in range(300)]
-        await soon(asyncio.gather(*(it.started() for it in generations)))
+        await soon(asyncio.gather(*(item.started() for item in generations)))
         kill_worker(node.primary.child.status.pid)
         for generation in generations:
             with pytest.raises(WeightsChanged):

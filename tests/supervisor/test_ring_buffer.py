@@ -53,4 +53,4 @@ async def test_a_ring_that_is_closed_lets_go_of_whoever_follows_once_all_is_told
     ring.add("a")
     ring.close()
     assert await soon(anext(news)) == [(1, "a")]
-    assert [it async for it in news] == []
+    assert [new async for new in news] == []

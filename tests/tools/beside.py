@@ -18,13 +18,14 @@ NOT_FOUND = 127
 def main(commands: list[str]) -> int:
     """Run the commands; return the exit status."""
     words = [shlex.split(command) for command in commands]
-    if missing := [it[0] for it in words if shutil.which(it[0]) is None]:
+    if missing := [word[0] for word in words if shutil.which(word[0]) is None]:
         sys.stderr.write(f"there is no {missing[0]}\n")
         return NOT_FOUND
     *quiet, shown = words
     with tempfile.TemporaryFile("w+") as heard:
         beside = [
-            subprocess.Popen(it, stdout=heard, stderr=subprocess.STDOUT, text=True) for it in quiet
+            subprocess.Popen(item, stdout=heard, stderr=subprocess.STDOUT, text=True)
+            for item in quiet
         ]
         last = subprocess.run(shown, check=False)
         codes = [process.wait() for process in beside]

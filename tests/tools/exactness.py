@@ -89,7 +89,7 @@ def append_cells(chosen: argparse.Namespace) -> None:
 
 def read_cell(line: str) -> Cell:
     fields: dict[str, Any] = json.loads(line)
-    differences = [Difference(**it) for it in fields.pop("differences")]
+    differences = [Difference(**item) for item in fields.pop("differences")]
     return Cell(**fields, differences=differences)
 
 
@@ -118,8 +118,8 @@ def described(cell: Cell | None) -> str:
     text = f"{cell.equal} of {cell.answers} (±{moved})"
     if not cell.differences:
         return text
-    first = min(it.token for it in cell.differences)
-    widest = max(it.margin for it in cell.differences)
+    first = min(difference.token for difference in cell.differences)
+    widest = max(difference.margin for difference in cell.differences)
     return f"{text}, from token {first}, margins ≤ {widest:.2g}"
 
 

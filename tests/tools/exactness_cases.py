@@ -235,7 +235,7 @@ def measure(
                 reference.compare(row, _half(reference) if way == "resumed" else 0)
                 for reference, row in pairs
             ]
-            differences = [it for it, _ in compared if it is not None]
+            differences = [difference for difference, _ in compared if difference is not None]
             yield Cell(
                 folder.name,
                 blas,
@@ -286,4 +286,4 @@ def _reference(model: Model, ask: Ask) -> Reference:
             sampler=RowSampler(ask.sampling, len(model.tokenizer)),
         )
     )
-    return Reference(ask, [it.token for it in said], [it.logprobs for it in said])
+    return Reference(ask, [entry.token for entry in said], [entry.logprobs for entry in said])

@@ -79,7 +79,7 @@ class Measured:
 
 def compare(model: Any, rows: int, sampling: Sampling, steps: int) -> tuple[float, float, float]:
     """Return medians in seconds: a step without the guard, what it adds, how long a frame waits."""
-    without, guarded = (Measured(model, rows, sampling, guarded=it) for it in (False, True))
+    without, guarded = (Measured(model, rows, sampling, guarded=number) for number in (False, True))
     order, chance = [without, guarded], random.Random(rows)
     for _ in range(steps + WARM_UP):
         chance.shuffle(order)  # who follows itself finds its memory warm

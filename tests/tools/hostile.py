@@ -112,13 +112,15 @@ def run(trial: Trial, options: argparse.Namespace) -> bool:
         process.stdin.flush()
     answer = said_within(attacker, LIMIT) or f"none in {LIMIT:g} s"
     time.sleep(AFTER)
-    worst = {kind: float(said_within(it, LIMIT) or "inf") for kind, it in observers.items()}
+    worst = {kind: float(said_within(popen, LIMIT) or "inf") for kind, popen in observers.items()}
     return line(trial.name, answer, worst["health"], worst["stream"], worst_lag(options, before))
 
 
 def line(name: str, answer: str, health: float, gap: float | None, lag: float | None) -> bool:
     """Print a trial's line. Return whether it was bad."""
-    figures = " ".join("       -" if it is None else f"{it:8.3f}" for it in (health, gap, lag))
+    figures = " ".join(
+        "       -" if value is None else f"{value:8.3f}" for value in (health, gap, lag)
+    )
     print(f"{name:32} {answer:28} {figures}", flush=True)
     return health > GOOD
 

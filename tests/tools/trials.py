@@ -162,7 +162,11 @@ TRIALS = [
     of(CHAT, "schema: a ring", _ring, times=6),
     of(CHAT, "schema: its own ring", lambda: shaped({"$ref": "#"}), times=6),
     of(CHAT, "regex of nothing", lambda: structured(regex="[\\d&&\\D]"), times=6),
-    of(CHAT, "10,000 choices", lambda: structured(choice=[f"c{it}" for it in range(10_000)])),
+    of(
+        CHAT,
+        "10,000 choices",
+        lambda: structured(choice=[f"c{number}" for number in range(10_000)]),
+    ),
     of(CHAT, "anyOf of 3,000", lambda: shaped({"anyOf": [schema(3) for _ in range(3000)]})),
     of(CHAT, "96 choices of a large prompt", lambda: said("a" * 15_000_000, n=96)),
     of(CHAT, "15 MB word", lambda: said(WORD)),
@@ -171,11 +175,11 @@ TRIALS = [
     of("/v1/messages/count_tokens", "count_tokens of 15 MB", lambda: said(WORD)),
     of("/tokenize", "tokenize 15 MB", lambda: {"prompt": WORD}),
     of(CHAT, "patternProperties x 300", lambda: patterns(300)),
-    of(CHAT, "enum of 1M", lambda: shaped({"enum": [f"e{it}" for it in range(1_000_000)]})),
+    of(CHAT, "enum of 1M", lambda: shaped({"enum": [f"e{number}" for number in range(1_000_000)]})),
     raw("/detokenize", "detokenize 5M ids", lambda: b'{"tokens":[%b]}' % listed(b"65", 5_000_000)),
 ]
 
 
 def named(words: list[str]) -> Iterator[Trial]:
     """The trials with any of these words in their names; all of them without words."""
-    return (it for it in TRIALS if not words or any(word in it.name for word in words))
+    return (trial for trial in TRIALS if not words or any(word in trial.name for word in words))

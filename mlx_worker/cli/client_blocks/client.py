@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NO_KEY: Final = "unused"
-"""What clients that want a key are given where the node asks for none."""
+"""Key for clients that require one, if the node requires none."""
 
 SHELL_KEY: Final = f'"${{{KEY_VARIABLE}:-{NO_KEY}}}"'
-"""The key in a shell's words, in double quotes."""
+"""The key as a shell expression, in double quotes."""
 
 PYTHON_KEY: Final = f'os.environ.get("{KEY_VARIABLE}", "{NO_KEY}")'
-"""The key in Python's words."""
+"""The key as a Python expression."""
 
 _LARGEST_ANSWER: Final = 32_000
 _SHARE_OF_CONTEXT: Final = 4

@@ -113,7 +113,7 @@ class Pressure:
             models[id_].trim_cache(nbytes)
 
     def _end_processes(self, *, recycle: bool) -> None:
-        """End processes so that the others fit: idle ones, or the one that has grown most.
+        """End processes so that the others fit: idle ones, or the process that grew most.
 
         Idle models are unloaded before new work is refused. A process that has grown is kept until
         `recycle`, as long as trimmed caches may still help.

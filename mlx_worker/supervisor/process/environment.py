@@ -2,12 +2,12 @@
 
 A child runs model code and reads files from other people. A child talks to nothing but its front,
 so it needs no credentials. The rule is a deny-list. An allow-list would be tighter, but what a
-child needs cannot be listed: the loader (LD_*, DYLD_*), mlx and Metal (MLX_*, MTL_*), CUDA, BLAS and
-OpenMP libraries, locales, sanitizers, profilers and coverage tools all read variables of their own,
-and one that is missing shows as a wrong device or a slow model, not as an error. Secrets, however,
-follow conventions: words in the name (TOKEN, SECRET, PASSWORD, KEY, …), the prefixes of cloud
-providers, and URLs that hold a password. What a child must have in spite of its name is set
-explicitly by the configuration or by the front.
+child needs cannot be listed: the loader (LD_*, DYLD_*), mlx and Metal (MLX_*, MTL_*), CUDA, BLAS
+and OpenMP libraries, locales, sanitizers, profilers and coverage tools all read variables of
+their own, and one that is missing shows as a wrong device or a slow model, not as an error.
+Secrets, however, follow conventions: words in the name (TOKEN, SECRET, PASSWORD, KEY, …), the
+prefixes of cloud providers, and URLs that hold a password. What a child must have in spite of its
+name is set explicitly by the configuration or by the front.
 
 [front]
 """

@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import QueueFull
-from mlx_worker.supervisor.requests.fair_queue import FairQueue, Place
+from mlx_worker.supervisor.requests.fair_queue import Place, TicketQueue
 
 if TYPE_CHECKING:
     from mlx_worker.supervisor.requests.fair_queue import Ticket
@@ -45,7 +45,7 @@ class Admission:
         self._slots = max_concurrency
         self._taken = 0
         self._max_queue = max_queue
-        self._queue = FairQueue()
+        self._queue = TicketQueue()
         self._durations: deque[float] = deque(maxlen=RECENT)
 
     @property

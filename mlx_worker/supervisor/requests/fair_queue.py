@@ -95,7 +95,7 @@ class _Sessions:
         return session, next(reversed(self._round[session]))
 
 
-class FairQueue:
+class TicketQueue:
     """The tickets that wait."""
 
     def __init__(self) -> None:

@@ -34,32 +34,31 @@ def _joined(parts: Iterable[bytes]) -> bytes:
 
 
 class OutputDelta(msgspec.Struct, frozen=True):
-    """The output since the last one, in order: spans, then content.
+    """The output since the last one: spans in order, none of them empty.
 
     `logprobs` has an entry a token if the request asked for them; `scores` of the prompt come once.
     A delta without output is a keepalive: the child makes progress, but has no output yet.
     """
 
-    text: str
+    spans: list[Span]
     logprobs: list[TokenLogprobs]
-    spans: list[Span] = []
     scores: Scores | None = None
 
     @property
     def is_keepalive(self) -> bool:
         """True if there is no output in the delta."""
-        return not (self.text or self.spans or self.logprobs or self.scores)
+        return not (self.spans or self.logprobs or self.scores)
 
     @property
-    def all_spans(self) -> list[Span]:
-        """Return the whole output as spans."""
-        return [*self.spans, self.text] if self.text else self.spans
+    def text(self) -> str:
+        """Return the content among the spans."""
+        return "".join(span for span in self.spans if isinstance(span, str))
 
 
 def delta_of(spans: list[Span], logprobs: list[TokenLogprobs]) -> OutputDelta:
-    """Join neighbours of one kind, and set the content that comes last apart."""
-    if len(spans) == 1 and isinstance(spans[0], str):  # by far the most: one token's text
-        return OutputDelta(spans[0], logprobs)
+    """Return a delta in which neighbours of one kind are joined."""
+    if len(spans) == 1:  # by far the most: one token's text
+        return OutputDelta(spans, logprobs)
     joined: list[Span] = []
     for kind, run in itertools.groupby(spans, type):
         if kind is str:
@@ -69,8 +68,7 @@ def delta_of(spans: list[Span], logprobs: list[TokenLogprobs]) -> OutputDelta:
             joined.append(ReasoningText("".join(texts)))
         else:
             joined += run
-    last = joined.pop() if joined and isinstance(joined[-1], str) else ""
-    return OutputDelta(cast("str", last), logprobs, joined)
+    return OutputDelta(joined, logprobs)
 
 
 class OutputBuffer:

@@ -47,7 +47,7 @@ def events(stream: bytes) -> list[Any]:
 
 
 def delta_of(model: str, text: str) -> Any:
-    (chunk,) = events(reply(model).delta(OutputDelta(text, []), 0))
+    (chunk,) = events(reply(model).delta(OutputDelta([text], []), 0))
     return chunk
 
 
@@ -55,8 +55,8 @@ def test_stream_is_role_text_finish_and_done() -> None:
     writer = reply()
     stream = (
         writer.start(USAGE)
-        + writer.delta(OutputDelta("Hel", []), 0)
-        + writer.delta(OutputDelta("lo", []), 0)
+        + writer.delta(OutputDelta(["Hel"], []), 0)
+        + writer.delta(OutputDelta(["lo"], []), 0)
         + writer.finish([ended("stop")], USAGE)
     )
     *chunks, done = events(stream)
@@ -74,7 +74,7 @@ def test_stream_chunks_share_one_completion_id() -> None:
     writer = reply(include_usage=True)
     stream = (
         writer.start(USAGE)
-        + writer.delta(OutputDelta("Hello", []), 0)
+        + writer.delta(OutputDelta(["Hello"], []), 0)
         + writer.finish([ended("length")], USAGE)
     )
     heads = [
@@ -162,7 +162,7 @@ def test_stream_error_is_one_event_without_done() -> None:
 
 def test_full_response_is_one_completion_object() -> None:
     answer = json.loads(
-        reply("qwen").full_response([(OutputDelta('Hello "you"\n', []), ended("stop"))], USAGE)
+        reply("qwen").full_response([(OutputDelta(['Hello "you"\n'], []), ended("stop"))], USAGE)
     )
     assert answer.pop("id").startswith("chatcmpl-")
     assert answer == {
@@ -210,7 +210,7 @@ def whole(piece: OutputDelta, finish: FinishReason = "stop") -> Any:
 
 def test_stream_reasoning_has_both_keys_and_no_content() -> None:
     said = deltas(
-        OutputDelta("", [], [ReasoningText("hm")]), OutputDelta("So.", [], [ReasoningText(" well")])
+        OutputDelta([ReasoningText("hm")], []), OutputDelta([ReasoningText(" well"), "So."], [])
     )
     assert said == [
         {"reasoning_content": "hm", "reasoning": "hm"},
@@ -220,7 +220,7 @@ def test_stream_reasoning_has_both_keys_and_no_content() -> None:
 
 
 def test_stream_call_has_name_then_arguments_with_counted_index() -> None:
-    said = deltas(OutputDelta("", [], ["Let me see.", LOOK]), OutputDelta("", [], [WALK]))
+    said = deltas(OutputDelta(["Let me see.", LOOK], []), OutputDelta([WALK], []))
     assert said == [
         {"content": "Let me see."},
         {
@@ -249,7 +249,7 @@ def test_stream_call_has_name_then_arguments_with_counted_index() -> None:
 
 
 def test_stream_invalid_call_is_content_with_a_warning() -> None:
-    (chunk,) = events(reply().delta(OutputDelta("", [], [BROKEN]), 0))
+    (chunk,) = events(reply().delta(OutputDelta([BROKEN], []), 0))
     assert chunk["choices"] == [
         {
             "index": 0,
@@ -262,7 +262,7 @@ def test_stream_invalid_call_is_content_with_a_warning() -> None:
 
 def test_full_response_sorts_spans() -> None:
     choice = whole(
-        OutputDelta(" end", [], [ReasoningText("hm"), "Let me see.", LOOK, WALK]), "tool_calls"
+        OutputDelta([ReasoningText("hm"), "Let me see.", LOOK, WALK, " end"], []), "tool_calls"
     )
     assert choice["message"] == {
         "role": "assistant",
@@ -282,11 +282,11 @@ def test_full_response_sorts_spans() -> None:
 
 
 def test_full_response_of_calls_alone_has_null_content() -> None:
-    assert whole(OutputDelta("", [], [LOOK]), "tool_calls")["message"]["content"] is None
+    assert whole(OutputDelta([LOOK], []), "tool_calls")["message"]["content"] is None
 
 
 def test_full_response_invalid_call_is_content_with_a_warning() -> None:
-    choice = whole(OutputDelta("?", [], ["I look: ", BROKEN]))
+    choice = whole(OutputDelta(["I look: ", BROKEN, "?"], []))
     assert choice["message"] == {"role": "assistant", "content": 'I look: {"name": ?'}
     assert choice["warnings"] == ["not a tool call: the text contains no call"]
 
@@ -294,9 +294,9 @@ def test_full_response_invalid_call_is_content_with_a_warning() -> None:
 def test_delta_logprobs_are_reported_once_for_all_spans() -> None:
     told = TokenLogprobs(TokenChoice("a", -1.0), [])
     for piece in (
-        OutputDelta("a", [told]),
-        OutputDelta("", [told]),
-        OutputDelta("b", [told], [ReasoningText("a")]),
+        OutputDelta(["a"], [told]),
+        OutputDelta([], [told]),
+        OutputDelta([ReasoningText("a"), "b"], [told]),
     ):
         chunks = events(reply().delta(piece, 0))
         entries = [chunk["choices"][0].get("logprobs") for chunk in chunks]
@@ -305,7 +305,7 @@ def test_delta_logprobs_are_reported_once_for_all_spans() -> None:
 
 def test_logprobs_of_a_partial_character_have_its_bytes() -> None:
     told = TokenLogprobs(TokenChoice("\ufffd", -1.0, b"\xf0\x9f"), [TokenChoice("é", -2.0)])
-    (entry,) = whole(OutputDelta("", [told]))["logprobs"]["content"]
+    (entry,) = whole(OutputDelta([], [told]))["logprobs"]["content"]
     assert (entry["token"], entry["bytes"]) == ("\ufffd", [0xF0, 0x9F])
     assert entry["top_logprobs"][0]["bytes"] == [*"é".encode()]
 
@@ -317,9 +317,9 @@ def test_stream_choices_have_their_index() -> None:
     writer = reply(n=2)
     stream = (
         writer.start(USAGE)
-        + writer.delta(OutputDelta("b", [], [LOOK]), 1)
-        + writer.delta(OutputDelta("a", []), 0)
-        + writer.delta(OutputDelta("", [], [WALK]), 0)
+        + writer.delta(OutputDelta([LOOK, "b"], []), 1)
+        + writer.delta(OutputDelta(["a"], []), 0)
+        + writer.delta(OutputDelta([WALK], []), 0)
         + writer.finish([ended("tool_calls"), ended("length")], USAGE)
     )
     *chunks, done = events(stream)
@@ -337,8 +337,8 @@ def test_stream_choices_have_their_index() -> None:
 
 def test_full_response_choices_are_in_order() -> None:
     said: list[tuple[OutputDelta, FinishInfo]] = [
-        (OutputDelta("a", []), ended("stop")),
-        (OutputDelta("b", []), ended("length")),
+        (OutputDelta(["a"], []), ended("stop")),
+        (OutputDelta(["b"], []), ended("length")),
     ]
     choices = json.loads(reply(n=2).full_response(said, USAGE))["choices"]
     assert [

@@ -129,8 +129,8 @@ def told(text: str) -> TokenLogprobs:
 
 def test_logprobs_are_lists_with_continued_offsets() -> None:
     writer = CompletionWriter(asked(logprobs=2, stream=True), INFO)
-    stream = writer.delta(OutputDelta("Hello", [told("Hel"), told("lo")]), 0) + writer.delta(
-        OutputDelta("!", [told("!")]), 0
+    stream = writer.delta(OutputDelta(["Hello"], [told("Hel"), told("lo")]), 0) + writer.delta(
+        OutputDelta(["!"], [told("!")]), 0
     )
     first, second = [data["choices"][0]["logprobs"] for _, data in events_of(stream)]
     assert first == {
@@ -152,7 +152,9 @@ def test_logprobs_offsets_count_characters() -> None:
         TokenChoice("b", -0.5),
     ]
     writer = CompletionWriter(asked(logprobs=0, stream=True), INFO)
-    stream = writer.delta(OutputDelta("a🙂b", [TokenLogprobs(choice, []) for choice in choices]), 0)
+    stream = writer.delta(
+        OutputDelta(["a🙂b"], [TokenLogprobs(choice, []) for choice in choices]), 0
+    )
     (_, data), *_ = events_of(stream)
     assert data["choices"][0]["logprobs"]["text_offset"] == [0, 1, 1, 1, 2]
 
@@ -160,7 +162,7 @@ def test_logprobs_offsets_count_characters() -> None:
 def test_logprobs_of_equal_texts_differ_by_bytes() -> None:
     likeliest = [TokenChoice("\ufffd", -1.0, b"\xf0"), TokenChoice("\ufffd", -2.0, b"\xf1\x9f")]
     writer = CompletionWriter(asked(logprobs=2, stream=True), INFO)
-    stream = writer.delta(OutputDelta("", [TokenLogprobs(likeliest[0], likeliest)]), 0)
+    stream = writer.delta(OutputDelta([], [TokenLogprobs(likeliest[0], likeliest)]), 0)
     (_, data), *_ = events_of(stream)
     (top,) = data["choices"][0]["logprobs"]["top_logprobs"]
     assert top == {"\ufffd": -1.0, "bytes:\\xf1\\x9f": -2.0}
@@ -169,7 +171,7 @@ def test_logprobs_of_equal_texts_differ_by_bytes() -> None:
 def test_echo_precedes_every_choice_of_its_prompt() -> None:
     call = asked(prompt=["a", "b"], n=2, echo=True)
     writer = CompletionWriter(call, replace(INFO, echoes=["a", "b"]))
-    said = [(OutputDelta(str(i), []), FinishInfo("stop", 1)) for i in range(4)]
+    said = [(OutputDelta([str(i)], []), FinishInfo("stop", 1)) for i in range(4)]
     whole = json.loads(writer.full_response(said, USAGE))
     assert [choice["text"] for choice in whole["choices"]] == ["a0", "a1", "b2", "b3"]
     opening = [data["choices"][0]["text"] for _, data in events_of(writer.start(USAGE))]
@@ -213,7 +215,7 @@ SCORES = Scores([b'"He","y"', b"null,-1.5", b'null,{"a":-0.5}', b"0,2"], b"")
 def test_echo_scores_precede_answer_scores() -> None:
     call = asked(prompt="Hey", echo=True, logprobs=1)
     writer = CompletionWriter(call, replace(INFO, echoes=["Hey"]))
-    piece = OutputDelta("!", [told("!")], scores=SCORES)
+    piece = OutputDelta(["!"], [told("!")], scores=SCORES)
     (choice,) = json.loads(writer.full_response([(piece, FinishInfo("length", 1))], USAGE))[
         "choices"
     ]
@@ -230,8 +232,8 @@ def test_echo_scores_precede_answer_scores() -> None:
 def test_stream_echo_comes_once_with_its_scores() -> None:
     call = asked(prompt="Hey", echo=True, logprobs=1, stream=True)
     writer = CompletionWriter(call, replace(INFO, echoes=["Hey"]))
-    stream = writer.start(USAGE) + writer.delta(OutputDelta("", [], scores=SCORES), 0)
-    stream += writer.delta(OutputDelta("!", [told("!")]), 0)
+    stream = writer.start(USAGE) + writer.delta(OutputDelta([], [], scores=SCORES), 0)
+    stream += writer.delta(OutputDelta(["!"], [told("!")]), 0)
     choices = [data["choices"][0] for _, data in events_of(stream)]
     assert [choice["text"] for choice in choices] == ["", "Hey", "!"]
     assert choices[0]["logprobs"] is None
@@ -243,7 +245,7 @@ def test_prompt_logprobs_are_a_field_of_the_choice() -> None:
     writer = CompletionWriter(asked(prompt_logprobs=0), INFO)
     scores = Scores([b""] * 4, b'null,{"7":{"logprob":-1.5,"rank":2,"decoded_token":"y"}}')
     whole = writer.full_response(
-        [(OutputDelta("!", [], scores=scores), FinishInfo("length", 1))], USAGE
+        [(OutputDelta(["!"], [], scores=scores), FinishInfo("length", 1))], USAGE
     )
     (choice,) = json.loads(whole)["choices"]
     assert choice["logprobs"] is None

@@ -122,5 +122,5 @@ def test_large_bound_in_a_tool_is_repeated_exactly(is_packed: bool) -> None:
     answer = ResponsesWriter(
         call.with_packed_parts() if is_packed else call, ResponseInfo("m", 1, "fp_1")
     )
-    told = answer.full_response([(OutputDelta("Hi", []), FinishInfo("stop", 1))], Usage(1, 0, 1))
+    told = answer.full_response([(OutputDelta(["Hi"], []), FinishInfo("stop", 1))], Usage(1, 0, 1))
     assert json.loads(told)["tools"][0]["parameters"] == SCHEMA

@@ -121,9 +121,9 @@ def test_answer_is_equal_streamed_and_whole(dialect: Dialect, case: str) -> None
 @every_chat
 def test_usage_counts_reasoning_tokens(dialect: Dialect) -> None:
     writer = MADE[dialect](json.dumps(dialect.body("hello")).encode())
-    usage = json.loads(writer.full_response([(OutputDelta("a", []), FinishInfo("stop", 7))], USED))[
-        "usage"
-    ]
+    usage = json.loads(
+        writer.full_response([(OutputDelta(["a"], []), FinishInfo("stop", 7))], USED)
+    )["usage"]
     details = [value for key, value in usage.items() if key.startswith(("output", "completion"))]
     assert 3 in [n for value in details if isinstance(value, dict) for n in value.values()]
 
@@ -143,7 +143,7 @@ def test_usage_counts_reasoning_tokens(dialect: Dialect) -> None:
 )
 def test_message_names_its_stop_sequence(ending: FinishInfo, told: tuple[str, str | None]) -> None:
     writer = MADE[MESSAGES](json.dumps(MESSAGES.body("hello")).encode())
-    whole = json.loads(writer.full_response([(OutputDelta("a", []), ending)], USED))
+    whole = json.loads(writer.full_response([(OutputDelta(["a"], []), ending)], USED))
     assert (whole["stop_reason"], whole["stop_sequence"]) == told
     *_, (_, delta), _ = events_of(writer.finish([ending], USED))
     assert (delta["delta"]["stop_reason"], delta["delta"]["stop_sequence"]) == told
@@ -164,7 +164,7 @@ def test_response_repeats_request_fields_and_stores_nothing() -> None:
         "seed": 7,
     }
     writer = MADE[RESPONSES](json.dumps({"input": "hello"} | asked).encode())
-    told = json.loads(writer.full_response([(OutputDelta("a", []), FinishInfo("stop", 7))], USED))
+    told = json.loads(writer.full_response([(OutputDelta(["a"], []), FinishInfo("stop", 7))], USED))
     assert {key: told[key] for key in asked} == asked
     assert told["store"] is False
     assert told["previous_response_id"] is None
@@ -172,7 +172,7 @@ def test_response_repeats_request_fields_and_stores_nothing() -> None:
 
 def test_item_cut_by_the_limit_is_incomplete() -> None:
     writer = MADE[RESPONSES](json.dumps({"input": "hello"}).encode())
-    piece = OutputDelta("Hel", [], [ReasoningText("hm")])
+    piece = OutputDelta([ReasoningText("hm"), "Hel"], [])
     told = json.loads(writer.full_response([(piece, FinishInfo("length", 7))], USED))
     assert [item["status"] for item in told["output"]] == ["completed", "incomplete"]
 
@@ -180,7 +180,7 @@ def test_item_cut_by_the_limit_is_incomplete() -> None:
 def test_reasoning_is_in_the_summary_if_requested() -> None:
     body = {"input": "hello", "reasoning": {"summary": "auto"}}
     writer = MADE[RESPONSES](json.dumps(body).encode())
-    stream = writer.start(READ) + writer.delta(OutputDelta("So.", [], [ReasoningText("hm")]), 0)
+    stream = writer.start(READ) + writer.delta(OutputDelta([ReasoningText("hm"), "So."], []), 0)
     events = events_of(stream + writer.finish([FinishInfo("stop", 7)], USED))
     expected = ReceivedAnswer("So.", "hm", finish="stop", usage=USAGE)
     assert RESPONSES.read_stream(events) == expected
@@ -197,8 +197,8 @@ def test_reasoning_summaries_always_adds_a_summary(reasoning: dict[str, Any]) ->
     body = json.dumps({"input": "hello"} | reasoning).encode()
     call = responses.parse(body)
     pieces = [
-        OutputDelta("", [], [ReasoningText("h")]),
-        OutputDelta("So.", [], [ReasoningText("m")]),
+        OutputDelta([ReasoningText("h")], []),
+        OutputDelta([ReasoningText("m"), "So."], []),
     ]
     writer = ResponsesWriter(call, replace(INFO, reasoning_summaries="always"))
     stream = writer.start(READ) + b"".join(writer.delta(piece, 0) for piece in pieces)

@@ -386,7 +386,7 @@ def test_unknown_item_type_names_the_known_types() -> None:
 
 def both_ways(call: ResponsesGenerationRequest, *spans: Span) -> list[ReceivedAnswer]:
     usage, ending = Usage(1, 0, 1), FinishInfo("tool_calls", 1)
-    piece = OutputDelta("", [], list(spans))
+    piece = OutputDelta(list(spans), [])
     streamed, whole = (ResponsesWriter(call, ResponseInfo("m", 1, "fp")) for _ in range(2))
     events = streamed.start(usage) + streamed.delta(piece, 0) + streamed.finish([ending], usage)
     body = json.loads(whole.full_response([(piece, ending)], usage))

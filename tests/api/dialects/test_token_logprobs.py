@@ -63,22 +63,22 @@ def tokens_of(response: dict[str, Any]) -> list[list[str]]:
 
 
 def test_logprobs_have_the_form_of_the_reference() -> None:
-    chunks = events(reply().delta(OutputDelta("a", [token("a")]), 0))
+    chunks = events(reply().delta(OutputDelta(["a"], [token("a")]), 0))
     told = {"token": "a", "logprob": -0.5, "bytes": [97]}
     assert chunks[-1]["logprobs"] == [told | {"top_logprobs": [told]}]
 
 
 CASES = [
     pytest.param(
-        [OutputDelta("a", [token("a")]), OutputDelta(" b", [token(" b")])],
+        [OutputDelta(["a"], [token("a")]), OutputDelta([" b"], [token(" b")])],
         [("a", ["a"]), (" b", [" b"])],
         [["a", " b"]],
         id="a token each",
     ),
     pytest.param(
         [
-            OutputDelta("", [token("\ufffd", data=b"\xf0\x9f")]),
-            OutputDelta("🙂", [token("\ufffd", data=b"\x99\x82")]),
+            OutputDelta([], [token("\ufffd", data=b"\xf0\x9f")]),
+            OutputDelta(["🙂"], [token("\ufffd", data=b"\x99\x82")]),
         ],
         [("🙂", ["\ufffd", "\ufffd"])],
         [["\ufffd", "\ufffd"]],
@@ -86,9 +86,9 @@ CASES = [
     ),
     pytest.param(
         [
-            OutputDelta("", [token("hm", content=False)], [ReasoningText("hm")]),
-            OutputDelta("", [token("</think>", content=False)]),
-            OutputDelta("a", [token("a")]),
+            OutputDelta([ReasoningText("hm")], [token("hm", content=False)]),
+            OutputDelta([], [token("</think>", content=False)]),
+            OutputDelta(["a"], [token("a")]),
         ],
         [("a", ["a"])],
         [["a"]],
@@ -96,21 +96,21 @@ CASES = [
     ),
     pytest.param(
         [
-            OutputDelta("a", [token("a")]),
-            OutputDelta("", [token("x", content=False)], [ToolCall("c", "look", "{}")]),
-            OutputDelta("b", [token("b")]),
+            OutputDelta(["a"], [token("a")]),
+            OutputDelta([ToolCall("c", "look", "{}")], [token("x", content=False)]),
+            OutputDelta(["b"], [token("b")]),
         ],
         [("a", ["a"]), ("b", ["b"])],
         [["a"], ["b"]],
         id="a call between",
     ),
     pytest.param(
-        [OutputDelta("ab", [token(" ab")]), OutputDelta("c", [token("c")])],
+        [OutputDelta(["ab"], [token(" ab")]), OutputDelta(["c"], [token("c")])],
         [("ab", [" ab"]), ("c", [])],
         [[" ab", "c"]],
         id="a first space that is not shown",
     ),
-    pytest.param([OutputDelta("a", [])], [("a", [])], [[]], id="none asked for"),
+    pytest.param([OutputDelta(["a"], [])], [("a", [])], [[]], id="none asked for"),
 ]
 
 
@@ -123,6 +123,6 @@ def test_logprobs_come_with_their_text_streamed_and_whole(
     assert tokens_of(stream[-1]["response"]) == tokens
     done = [event["logprobs"] for event in stream if event["type"] == "response.output_text.done"]
     assert [[token["token"] for token in each] for each in done] == tokens
-    spans = [span for piece in pieces for span in piece.all_spans]
-    whole = OutputDelta("", [token for piece in pieces for token in piece.logprobs], spans)
+    spans = [span for piece in pieces for span in piece.spans]
+    whole = OutputDelta(spans, [token for piece in pieces for token in piece.logprobs])
     assert tokens_of(json.loads(reply().full_response([(whole, ending())], USAGE))) == tokens

@@ -94,7 +94,7 @@ async def test_unloading_and_asking_as_often_as_one_likes_loses_nothing() -> Non
             for _ in range(turns):
                 await asyncio.sleep(0)
             asked = [asyncio.create_task(ask(node, f"word {i}")) for i in range(3)]
-            said = [await whole(await soon(it)) for it in asked]
+            said = [await whole(await soon(task)) for task in asked]
             assert said == ["word 0", "word 1", "word 2"]
         assert node.primary.admission.running == 0
 

@@ -63,7 +63,7 @@ async def test_models_that_do_not_fit_together_are_used_in_turn() -> None:
         for turn in range(12):
             assert await said(node, "abc"[turn % 3], f"turn {turn}") == f"turn {turn}"
             assert node.pressure.used <= limit
-            assert sum(it.child.status.pid is not None for it in node.models.values()) <= 2
+            assert sum(model.child.status.pid is not None for model in node.models.values()) <= 2
 
 
 async def test_the_least_recently_used_leaves() -> None:
@@ -73,7 +73,7 @@ async def test_the_least_recently_used_leaves() -> None:
         await said(node, "b")
         await said(node, "a")
         await said(node, "c")
-        states = {id_: it.child.state for id_, it in node.models.items()}
+        states = {id_: runtime.child.state for id_, runtime in node.models.items()}
         assert states == {"a": State.READY, "b": State.STOPPED, "c": State.READY}
 
 
@@ -187,7 +187,9 @@ async def test_a_process_that_grew_and_does_not_shrink_is_recycled_after_new_wor
         await ready(node)
         assert node.named("a").child.lifecycle.restarts == 1
         assert await said(node, "a") == "hello"
-        steps = [it.facts["what"] for _, it in node.events.after(0) if it.kind == "pressure"]
+        steps = [
+            event.facts["what"] for _, event in node.events.after(0) if event.kind == "pressure"
+        ]
     words = ["evicted", "refused", "has to end", "fresh process", "accepted"]
     assert [word for line, word in zip(steps, words, strict=True) if word in line] == words
 
@@ -219,8 +221,8 @@ async def test_processes_larger_than_expected_make_room_by_what_was_measured() -
 
 
 async def measured(node: Node) -> bool:
-    up = [it for it in node.models.values() if it.child.state is State.READY]
-    return all(it.at_start is not None for it in up)
+    up = [model for model in node.models.values() if model.child.state is State.READY]
+    return all(runtime.at_start is not None for runtime in up)
 
 
 async def test_over_the_limit_idle_models_leave_and_a_request_waits_for_that() -> None:
@@ -267,5 +269,7 @@ async def test_an_eviction_is_one_event() -> None:
         await ready(node)
         assert await said(node, "b") == "hello"
         assert await said(node, "a") == "hello"
-        evicted = [(it.model, it.facts) for _, it in node.events.after(0) if it.kind == "evict"]
+        evicted = [
+            (event.model, event.facts) for _, event in node.events.after(0) if event.kind == "evict"
+        ]
         assert evicted == [("a", {"by": "b"}), ("b", {"by": "a"})]

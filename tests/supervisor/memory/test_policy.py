@@ -95,29 +95,29 @@ TENANTS = st.builds(
     is_idle=st.booleans(),
     is_pinned=st.booleans(),
     last_used=st.floats(0, 100),
-).filter(lambda it: it.is_resident or not it.is_leaving)
+).filter(lambda item: item.is_resident or not item.is_leaving)
 
 
 @given(st.integers(0, 40), st.lists(TENANTS, max_size=6), st.integers(1, 60))
 def test_whatever_is_decided_nothing_is_promised_that_does_not_fit(
     size: int, others: list[MemoryClaim], limit: int
 ) -> None:
-    held = {it.model: it for it in others if it.is_resident}
+    held = {other.model: other for other in others if other.is_resident}
     match decide_start(MemoryClaim("wanted", size), others, limit):
         case Admit():
-            assert size + sum(it.reserved_bytes for it in held.values()) <= limit
+            assert size + sum(claim.reserved_bytes for claim in held.values()) <= limit
         case AdmitAfterEviction(models):
-            assert all(held[it].is_evictable for it in models)
-            gone = [it for it in held.values() if it.model in models or it.is_leaving]
-            staying = sum(it.reserved_bytes for it in held.values()) - sum(
-                it.reserved_bytes for it in gone
+            assert all(held[model].is_evictable for model in models)
+            gone = [claim for claim in held.values() if claim.model in models or claim.is_leaving]
+            staying = sum(claim.reserved_bytes for claim in held.values()) - sum(
+                claim.reserved_bytes for claim in gone
             )
             assert size + staying <= limit
         case Wait():
             staying = sum(
-                it.reserved_bytes
-                for it in held.values()
-                if not it.is_evictable and not it.is_leaving
+                claim.reserved_bytes
+                for claim in held.values()
+                if not claim.is_evictable and not claim.is_leaving
             )
             assert size + staying > limit
         case Reject():

@@ -216,6 +216,16 @@ async def test_while_it_loads_work_is_refused_and_told_to_come_back() -> None:
         assert refused.value.retry_after == 2
 
 
+async def test_child_start_behind_an_unload_is_coming_back() -> None:
+    async with child_of(scripted()) as child:
+        await soon(child.reached(State.READY))
+        child.unload()
+        child.start()
+        await soon(child.reached(State.STOPPING))
+        assert child.coming_back
+        await soon(child.reached(State.READY))
+
+
 async def test_child_pong_before_loaded_measures_nothing() -> None:
     """The pool may have pinged a spare just before a child took the process."""
     start, taken = scripted(), list[ConnectionCallbacks]()

@@ -52,7 +52,7 @@ class Clock:
     def stop(self, seconds: float) -> None:
         """Let so many seconds pass in which the process does not run; then all is overdue."""
         self.now += seconds
-        due = [it for it in self._calls if it[0] <= self.now]
+        due = [call for call in self._calls if call[0] <= self.now]
         for _ in due:
             self._call()
 

@@ -72,7 +72,7 @@ def test_a_device_error_is_told_in_its_drivers_words(lines: list[str], error: st
 
 def test_the_same_error_of_process_after_process_is_the_devices() -> None:
     errors = DeviceErrors(limit=3)
-    assert [errors.ended(it) for it in ("a", "a", "b", "b", "", "b", "b")] == [False] * 7
+    assert [errors.ended(name) for name in ("a", "a", "b", "b", "", "b", "b")] == [False] * 7
     assert errors.ended("b")
     assert errors.ended("b")
     errors.forget()

@@ -104,11 +104,16 @@ class Ear:
 
     @property
     def tokens(self) -> list[int]:
-        return [token for it in self.heard if isinstance(it, RowOutput) for token in it.tokens]
+        return [
+            token
+            for started in self.heard
+            if isinstance(started, RowOutput)
+            for token in started.tokens
+        ]
 
     @property
     def text(self) -> str:
-        return "".join(it.text for it in self.heard if isinstance(it, RowOutput | Done))
+        return "".join(output.text for output in self.heard if isinstance(output, RowOutput | Done))
 
 
 @dataclass
@@ -135,7 +140,7 @@ class Seat:
         """Wait for a fact of this kind, the first after so many facts."""
         async with asyncio.timeout(PATIENCE):
             while True:
-                if found := [it for it in self.facts[after:] if isinstance(it, kind)]:
+                if found := [fact for fact in self.facts[after:] if isinstance(fact, kind)]:
                     return found[0]
                 self.changed.clear()
                 await self.changed.wait()
@@ -166,8 +171,8 @@ async def launched(worker: str, folder: Path) -> AsyncIterator[Seat]:
         seat.launched.connection.send(Load("m", str(folder), 4, CONTEXT, 1 << 30, 1 << 30, 0.1))
         loaded = await seat.fact(Loaded)
         assert (loaded.context_length, loaded.weight_bytes > 0) == (CONTEXT, True)
-        progress = [it for it in seat.facts if isinstance(it, LoadProgress)]
-        done = [it.done for it in progress]
+        progress = [fact for fact in seat.facts if isinstance(fact, LoadProgress)]
+        done = [item.done for item in progress]
         assert done == sorted(done)
         assert progress[-1].done == progress[-1].total
         yield seat
@@ -192,12 +197,12 @@ async def test_an_answer_is_started_read_said_and_ended(worker: str, nano: Path)
         assert isinstance(started, Started)
         assert started.prompt_tokens > 0
         assert not started.cache_hit
-        read = [it for it in ear.heard if isinstance(it, PrefillProgress)]
+        read = [progress for progress in ear.heard if isinstance(progress, PrefillProgress)]
         assert read
         assert read[-1].done == read[-1].total
         assert isinstance(done, Done)
         assert (done.finish, done.completion_tokens) == ("length", len(ear.tokens)) == ("length", 3)
-        kinds = [type(it) for it in ear.heard]
+        kinds = [type(item) for item in ear.heard]
         assert kinds == sorted(kinds, key=[Started, PrefillProgress, RowOutput, Done].index)
 
         again = seat.open(Generate(2, request("one two three four", 3), ear.tokens[:2]), 2)
@@ -258,7 +263,7 @@ async def test_a_system_prompt_is_resident_until_it_is_cleared(worker: str, nano
             assert isinstance(started, Started)
             hits.append((started.cache_hit, started.cached_tokens > 0))
         assert hits == [(False, False), (True, True)]
-        state = [it for it in seat.facts if isinstance(it, CacheState)][-1]
+        state = [fact for fact in seat.facts if isinstance(fact, CacheState)][-1]
         assert state.system_prompt_hash == hashlib.sha256(SYSTEM.encode()).hexdigest()
         assert state.entries > 0
         before = len(seat.facts)

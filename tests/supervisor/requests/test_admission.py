@@ -149,7 +149,7 @@ async def test_when_all_who_waited_have_left_the_place_is_free() -> None:
 
 
 async def in_line(admission: Admission, *sessions: str) -> list[asyncio.Task[None]]:
-    tasks = [asyncio.create_task(admission.enter(it)) for it in sessions]
+    tasks = [asyncio.create_task(admission.enter(session)) for session in sessions]
     await settle()
     return tasks
 
@@ -182,14 +182,14 @@ async def test_a_full_line_takes_one_of_less_and_refuses_the_last_of_the_session
     admission = await full(max_queue=3)
     noisy = await in_line(admission, "noisy", "noisy", "noisy")
     (calm,) = await in_line(admission, "calm")
-    assert [it.done() for it in noisy] == [False, False, True]
+    assert [task.done() for task in noisy] == [False, False, True]
     with pytest.raises(QueueFull):
         noisy[2].result()
     assert not calm.done()
     with pytest.raises(QueueFull):
         await soon(admission.enter("noisy"))
     (stranger,) = await in_line(admission, "")
-    assert [it.done() for it in noisy] == [False, True, True]
+    assert [task.done() for task in noisy] == [False, True, True]
     with pytest.raises(QueueFull):
         await soon(admission.enter())  # nobody has more than it would have
     with pytest.raises(QueueFull):
@@ -208,8 +208,8 @@ async def test_a_flood_of_one_key_neither_delays_nor_displaces_another_key() -> 
     calm = [asyncio.create_task(admission.enter("", "calm")) for _ in range(20)]
     await settle()
     assert admission.queued == 40
-    for it in flood[20:]:
-        assert isinstance(it.exception(), QueueFull)
+    for task in flood[20:]:
+        assert isinstance(task.exception(), QueueFull)
     order = await turns(admission, [*flood[:20], *calm])
     assert [place >= 20 for place in order] == [False, True] * 20
 
@@ -285,8 +285,8 @@ class Crowd:
         self.gone = 0
 
     def inside(self) -> int:
-        entered = [it for it in self.callers if it.done() and not it.cancelled()]
-        return sum(it.exception() is None for it in entered) - self.gone
+        entered = [caller for caller in self.callers if caller.done() and not caller.cancelled()]
+        return sum(task.exception() is None for task in entered) - self.gone
 
     async def act(self, act: str, who: int) -> None:
         match act:
@@ -297,7 +297,7 @@ class Crowd:
             case "leave" if self.inside():
                 self.gone += 1
                 self.admission.leave()
-            case "cancel" if pending := [it for it in self.callers if not it.done()]:
+            case "cancel" if pending := [caller for caller in self.callers if not caller.done()]:
                 pending[who % len(pending)].cancel()
             case "tick":
                 await asyncio.sleep(0)
@@ -313,10 +313,12 @@ class Crowd:
             await settle()
 
     def check_that_nobody_was_lost(self) -> None:
-        assert all(it.done() for it in self.callers)
+        assert all(caller.done() for caller in self.callers)
         ended_as_they_should = [
-            it.cancelled() or it.exception() is None or isinstance(it.exception(), QueueFull)
-            for it in self.callers
+            caller.cancelled()
+            or caller.exception() is None
+            or isinstance(caller.exception(), QueueFull)
+            for caller in self.callers
         ]
         assert all(ended_as_they_should)
         assert (self.admission.running, self.admission.queued) == (0, 0)

@@ -157,7 +157,7 @@ async def test_everything_in_the_batch_goes_on_and_other_models_do_not_notice(pa
         await soon(node.models["b"].child.reached(State.STOPPED))
         await ready_again(node)
         pace.let(20)
-        assert [await whole(it) for it in victims] == texts
+        assert [await whole(victim) for victim in victims] == texts
 
 
 async def test_whoever_queued_at_a_crash_is_served_after_it(pace: Fifo) -> None:
@@ -333,7 +333,7 @@ async def test_poison_is_refused_and_everybody_else_in_its_batch_finishes() -> N
     async with running(launcher=launcher, policy=RestartPolicy(base=0, intensity=3)) as node:
         await ready(node)
         generations = [await ask(node, text) for text in texts]
-        ends = await asyncio.gather(*(outcome(it) for it in generations))
+        ends = await asyncio.gather(*(outcome(generation) for generation in generations))
         assert ends == [PoisonedRequest if "poison" in text else text for text in texts]
         assert node.primary.child.lifecycle.restarts == 3
         assert node.primary.admission.running == 0
@@ -345,7 +345,7 @@ async def test_two_poisons_in_one_batch_cost_four_processes() -> None:
     async with running(launcher=launcher, policy=RestartPolicy(base=0, intensity=4)) as node:
         await ready(node)
         generations = [await ask(node, text) for text in texts]
-        ends = await asyncio.gather(*(outcome(it) for it in generations))
+        ends = await asyncio.gather(*(outcome(generation) for generation in generations))
         assert ends == [PoisonedRequest if "poison" in text else text for text in texts]
         assert node.primary.child.lifecycle.restarts == 4
 
@@ -371,8 +371,8 @@ async def test_while_a_suspect_runs_alone_others_wait_and_a_restart_finishes_the
         await ready(node)
         suspects = [await ask(node, "one two") for _ in range(3)]
         for _ in range(2):
-            for it in suspects:
-                await soon(it.started())
+            for suspect in suspects:
+                await soon(suspect.started())
             await eventually(lambda: opened(node, 3))
             await dead(node)
         await ready(node)
@@ -382,7 +382,7 @@ async def test_while_a_suspect_runs_alone_others_wait_and_a_restart_finishes_the
         node.primary.child.restart()
         await soon(node.primary.child.reached(State.DRAINING))
         pace.let(6)
-        assert [await whole(it) for it in suspects] == ["one two"] * 3
+        assert [await whole(suspect) for suspect in suspects] == ["one two"] * 3
         # It was never begun: that is left to the next process.
         await soon(node.primary.child.reached(State.LOADING))
         await ready(node)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_worker.supervisor.requests.fair_queue import FairQueue, Place
+from mlx_worker.supervisor.requests.fair_queue import Place, TicketQueue
 from tests.call_counter import calls
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ ACTS = st.lists(
 def test_it_does_what_lists_of_lists_do(
     turn: Callable[[], Ticket], acts: list[tuple[str, Place]]
 ) -> None:
-    line, lists = FairQueue(), Lists()
+    line, lists = TicketQueue(), Lists()
     for act, place in acts:
         if act == "add":
             it = turn()
@@ -110,14 +110,14 @@ def test_it_does_what_lists_of_lists_do(
 
 def test_a_flood_without_names_waits_for_its_own_turns_only(turn: Callable[[], Ticket]) -> None:
     """Forty of one key, each a session of its own, are one turn beside each of another's."""
-    line = FairQueue()
+    line = TicketQueue()
     for number in range(40):
         line.add(Place("flood", number), turn())
     calm = [turn() for _ in range(5)]
-    for it in calm:
-        line.add(Place("calm", "s"), it)
+    for future in calm:
+        line.add(Place("calm", "s"), future)
     order = [line.pop() for _ in range(len(line))]
-    assert [order.index(it) for it in calm] == [1, 3, 5, 7, 9]
+    assert [order.index(future) for future in calm] == [1, 3, 5, 7, 9]
 
 
 @pytest.mark.parametrize("sessions_each", [1, 3])
@@ -129,7 +129,7 @@ def test_coming_yielding_and_taking_turns_cost_the_same_in_a_line_of_any_length(
 
 def work(turn: Callable[[], Ticket], waiting: int, sessions_each: int) -> int:
     """Calls made by coming, yielding and having one's turn, where so many sessions wait."""
-    line = FairQueue()
+    line = TicketQueue()
     for number in range(waiting):
         place = Place(f"key {number // sessions_each}", number)
         for _ in range(2 + number % 3):

@@ -99,8 +99,8 @@ async def test_spans_stay_in_order_and_neighbours_of_one_kind_are_one() -> None:
         RowOutput(1, [6], " four", [], [" and"]),
     )
     piece = await soon(taken(heard.it))
-    assert piece == OutputDelta(" three and four", [], [ReasoningText("ab"), "one two", look, look])
-    assert piece.all_spans == [ReasoningText("ab"), "one two", look, look, " three and four"]
+    assert piece == OutputDelta([ReasoningText("ab"), "one two", look, look, " three and four"], [])
+    assert piece.spans == [ReasoningText("ab"), "one two", look, look, " three and four"]
 
 
 async def test_a_reader_that_waits_is_woken_by_a_span_and_gets_those_that_were_held_back() -> None:
@@ -108,10 +108,10 @@ async def test_a_reader_that_waits_is_woken_by_a_span_and_gets_those_that_were_h
     reading = asyncio.create_task(taken(heard.it))
     await asyncio.sleep(0)
     heard.hear(STARTED, RowOutput(1, [1], "", [], [ReasoningText("a")]))
-    assert await soon(reading) == OutputDelta("", [], [ReasoningText("a")])
+    assert await soon(reading) == OutputDelta([ReasoningText("a")], [])
     cut = InvalidToolCall("{", "cut short")
     heard.hear(Done(1, "length", 2, "", [cut]))
-    assert await soon(taken(heard.it)) == OutputDelta("", [], [cut])
+    assert await soon(taken(heard.it)) == OutputDelta([cut], [])
     assert await soon(taken(heard.it)) is None
 
 
@@ -178,7 +178,7 @@ async def test_progress_without_a_word_is_a_sign_of_life() -> None:
     reading = asyncio.create_task(taken(heard.it))
     await asyncio.sleep(0)
     heard.hear(STARTED, PrefillProgress(1, 1, 4), PrefillProgress(1, 2, 4))
-    assert await soon(reading) == OutputDelta("", [])
+    assert await soon(reading) == OutputDelta([], [])
     heard.hear(RowOutput(1, [1], "one"))
     assert await text_of(heard.it) == "one"
 
@@ -193,7 +193,7 @@ async def test_signs_of_life_are_not_given_too_often() -> None:
         await asyncio.sleep(0)
     assert not reading.done()
     heard.hear(RowOutput(1, [1], "one"))
-    assert await soon(reading) == OutputDelta("one", [])
+    assert await soon(reading) == OutputDelta(["one"], [])
 
 
 async def test_a_reader_that_waits_is_woken_by_a_failure() -> None:
@@ -293,9 +293,9 @@ async def test_scores_of_a_prompt_are_taken_once_and_whole() -> None:
     assert heard.it.drain_output() is None
     heard.hear(*scores("", last=True), RowOutput(1, [5], "a"))
     piece = heard.it.drain_output()
-    assert piece == OutputDelta("a", [], scores=Scores([b"null,-1.5"] * 4, b""))
+    assert piece == OutputDelta(["a"], [], scores=Scores([b"null,-1.5"] * 4, b""))
     heard.hear(RowOutput(1, [6], "b"))
-    assert heard.it.drain_output() == OutputDelta("b", [])
+    assert heard.it.drain_output() == OutputDelta(["b"], [])
 
 
 async def test_scores_that_a_crash_cut_short_are_those_of_the_next_process() -> None:
@@ -305,7 +305,7 @@ async def test_scores_that_a_crash_cut_short_are_those_of_the_next_process() -> 
     heard.it.on_process_lost("it died")
     heard.hear(STARTED, *scores("null", "-1.25,-2.5", "", last=True))
     assert heard.it.drain_output() == OutputDelta(
-        "", [], scores=Scores([b"null,-1.25,-2.5"] * 4, b"")
+        [], [], scores=Scores([b"null,-1.25,-2.5"] * 4, b"")
     )
 
 

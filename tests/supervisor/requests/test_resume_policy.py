@@ -17,7 +17,7 @@ THREE = ResumePolicy(max_crashes=3)
 
 
 def names(waiting: list[Request], running: list[Request], policy: ResumePolicy = THREE) -> str:
-    return "".join(it.name for it in next_to_resume(waiting, running, policy))
+    return "".join(request.name for request in next_to_resume(waiting, running, policy))
 
 
 def test_all_that_wait_start_together_in_their_order() -> None:
@@ -73,19 +73,19 @@ def test_of_a_batch_with_poison_in_it_the_poison_is_refused_and_the_rest_finishe
     refused: list[str] = []
     crashes = 0
     while waiting or running:
-        for it in list(next_to_resume(waiting, running, THREE)):
-            waiting.remove(it)
-            running.append(it)
-        if all(it.name == "innocent" for it in running):
+        for request in list(next_to_resume(waiting, running, THREE)):
+            waiting.remove(request)
+            running.append(request)
+        if all(request.name == "innocent" for request in running):
             finished.append(running.pop(0).name)
             continue
         crashes += 1
-        for it in running:
-            it.crashes += 1
-            if is_poison(it, THREE):
-                refused.append(it.name)
+        for request in running:
+            request.crashes += 1
+            if is_poison(request, THREE):
+                refused.append(request.name)
             else:
-                waiting.append(it)
+                waiting.append(request)
         running.clear()
     assert finished == ["innocent"] * innocents
     assert refused == ["poison"] * poisons

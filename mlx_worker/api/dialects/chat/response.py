@@ -67,12 +67,13 @@ class ChatWriter:
 
     def delta(self, output: OutputDelta, choice: int) -> bytes:
         """Return chunks of content, reasoning and calls, in their order."""
-        if not output.spans and not output.logprobs:
-            before, after = self._around_text[choice]
-            return before + encode_text(output.text) + after
-        deltas = [delta for span in output.spans for delta in self._deltas(span, choice)]
-        if output.text or not deltas:
-            deltas.append(_delta(choice, {"content": output.text}))
+        spans = output.spans
+        if len(spans) == 1 and isinstance(text := spans[0], str) and not output.logprobs:
+            before, after = self._around_text[choice]  # nearly always: one token's text
+            return before + encode_text(text) + after
+        deltas = [delta for span in spans for delta in self._deltas(span, choice)]
+        if not deltas:
+            deltas.append(_delta(choice, {"content": ""}))
         if output.logprobs:
             deltas[-1]["logprobs"] = {"content": format_logprobs(output.logprobs)}
         return b"".join(self._chunk([delta]) for delta in deltas)
@@ -156,7 +157,7 @@ def _format_choice(
     reasoning = "".join(span.text for span in spans if isinstance(span, ReasoningText))
     problems = [span.problem for span in spans if isinstance(span, InvalidToolCall | Notice)]
     warnings = [*warnings, *problems]
-    content = "".join(map(visible_text, output.all_spans))
+    content = "".join(map(visible_text, output.spans))
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
         message |= {"content": content or None, "tool_calls": calls}

@@ -73,9 +73,7 @@ class MessagesWriter:
 
     def delta(self, output: OutputDelta, _choice: int) -> bytes:
         """Return events of blocks that start, continue and stop."""
-        return b"".join(
-            sse_event(event) for span in output.all_spans for event in self._add_span(span)
-        )
+        return b"".join(sse_event(event) for span in output.spans for event in self._add_span(span))
 
     def finish(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
         """Return the end of the last block, and of the message."""
@@ -91,7 +89,7 @@ class MessagesWriter:
     def full_response(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
         """Return the message."""
         ((output, ending),) = choices
-        for span in output.all_spans:
+        for span in output.spans:
             for _ in self._add_span(span):
                 pass
         for _ in self._close_block():

@@ -150,7 +150,7 @@ class ResponsesWriter:
     def delta(self, output: OutputDelta, _choice: int) -> bytes:
         """Return events of items that start, continue and end."""
         self._logprobs.add(output.logprobs)
-        events = (event for span in output.all_spans for event in self._add_span(span))
+        events = (event for span in output.spans for event in self._add_span(span))
         return b"".join(map(self._numbered_event, events))
 
     def finish(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
@@ -173,7 +173,7 @@ class ResponsesWriter:
         ((output, ending),) = choices
         status = _status(ending)
         self._logprobs.add(output.logprobs)
-        for span in output.all_spans:
+        for span in output.spans:
             _exhaust(self._add_span(span))
         _exhaust(self._close_item(status, is_last=True))
         return encode(self._response(status, usage))
