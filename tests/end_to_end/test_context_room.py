@@ -8,6 +8,7 @@ import pytest
 
 from tests.dialects import ALL, CHAT, CHATS, COMPLETIONS, MESSAGES, Dialect, events_of
 from tests.processes import Answer, RunningNode, running_node
+from tests.rounds import variants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +58,7 @@ def refusal(answer: Answer) -> Any:
 
 @every_dialect
 @both_ways
-@pytest.mark.parametrize("asked", PLENTY)
+@pytest.mark.parametrize("asked", variants(PLENTY, [PLENTY[0], PLENTY[-1]]))
 def test_more_than_the_room_is_cut_to_the_room(
     small: RunningNode, dialect: Dialect, stream: bool, asked: int
 ) -> None:

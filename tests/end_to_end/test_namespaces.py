@@ -131,6 +131,7 @@ def test_a_large_body_keeps_its_names_and_its_warnings(respond: Respond) -> None
     assert "web_search" in answer.warnings[0]
 
 
+@pytest.mark.full
 def test_what_is_left_out_is_in_a_header_and_in_the_log(node: RunningNode) -> None:
     headers = {"X-Request-Id": "left-out-1"}
     body = {"input": "Hello", "max_output_tokens": 2, "tools": [{"type": "web_search"}]}

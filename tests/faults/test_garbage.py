@@ -230,7 +230,10 @@ def test_garbage_at_a_token_of_eight_streams_is_not_heard(
 
 
 @pytest.mark.parametrize("late", variants([0, 1, 2], [1]))
-@pytest.mark.parametrize("requests", [GREEDY, EIGHT], ids=["one", "eight"])
+@pytest.mark.parametrize(
+    "requests",
+    [pytest.param(GREEDY, id="one"), pytest.param(EIGHT, id="eight", marks=pytest.mark.full)],
+)
 def test_an_error_at_a_step_or_behind_it_leaves_nothing_wrong_said(
     loaded: tuple[Any, Any],
     expected: Callable[[list[ChatRequest]], Any],

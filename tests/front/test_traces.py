@@ -24,6 +24,7 @@ from mlx_worker.logs import RecordCallback
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from tests.dialects import ALL
 from tests.front.asking import Front, Serve, asked, model
+from tests.rounds import variants
 from tests.supervisor_harness import Fifo, eventually, scripted_command, soon
 
 CHAT = "POST /v1/chat/completions"
@@ -507,7 +508,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:1"])
+@pytest.mark.parametrize("endpoint", variants(["", "http://127.0.0.1:1"], [""]))
 def test_the_library_is_loaded_only_where_there_is_a_collector(nano: Path, endpoint: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", REPORT, nano, endpoint, *scripted_command()],

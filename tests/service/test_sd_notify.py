@@ -30,7 +30,8 @@ class Manager:
         self.sock.bind(address)
         self._heard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         # It reads all the time, as a manager does: ten datagrams are all that a socket keeps.
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def hear(self) -> list[str]:
         """The next thing that is no sign of life."""
@@ -44,6 +45,7 @@ class Manager:
 
     def close(self) -> None:
         self.sock.shutdown(socket.SHUT_RD)
+        self._reader.join()  # which may be about to read: the file must still be there
         self.sock.close()
 
     def _read(self) -> None:
