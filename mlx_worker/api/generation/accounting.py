@@ -9,15 +9,13 @@ ends. The log has no word of the request or of its response.
 
 from __future__ import annotations
 
-import logging
 import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Self
 
+from mlx_worker.api.generation.request_log import log_request
 from mlx_worker.api.metrics.counters import RequestLabels
-from mlx_worker.api.middleware.auth import key_name
 from mlx_worker.api.middleware.errors import status_of
-from mlx_worker.api.middleware.request_ids import request_id, session_id
 from mlx_worker.api.request_record import RequestRecord
 from mlx_worker.errors import (
     ChildLost,
@@ -26,7 +24,6 @@ from mlx_worker.errors import (
     PoisonedRequest,
     WorkerError,
 )
-from mlx_worker.logs import Entry
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -40,8 +37,6 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.requests.generation import Generation
     from mlx_worker.wire.messages import Started
-
-log = logging.getLogger(__name__)
 
 
 def outcome_of(error: WorkerError | None) -> Outcome:
@@ -163,7 +158,7 @@ class RequestAccounting:
             self._status = self._status or status_of(self._request, known)
         record = self._record(time.perf_counter())
         self._count(record)
-        _log(record)
+        log_request(record)
         if self._context.tracer is not None:
             self._context.tracer.record(record)
 
@@ -198,27 +193,3 @@ class RequestAccounting:
             metrics.duration.observe(record.seconds)
         if (first_token := record.seconds_to_first_token) is not None:
             metrics.first_token.observe(first_token)
-
-
-def _log(record: RequestRecord) -> None:
-    prompt, first_token = record.prompt, record.seconds_to_first_token
-    entry = Entry(
-        "request",
-        request_id=request_id(record.request),
-        session_id=session_id(record.request),
-        key=key_name(record.request),
-        path=record.request.path,
-        dialect=record.dialect,
-        model=record.model,
-        status=record.status,
-        outcome=record.outcome,
-        error=record.error,
-        warnings="; ".join(record.warnings),
-        cache_hit=record.cache_hit,
-        prompt_tokens=prompt.prompt if prompt else None,
-        cached_tokens=prompt.cached if prompt else None,
-        completion_tokens=record.completion_tokens,
-        ttft_ms=None if first_token is None else round(first_token * 1000, 1),
-        total_ms=round(record.seconds * 1000, 1),
-    )
-    log.info(entry)
