@@ -40,7 +40,7 @@ async def test_health_has_the_keys_and_types_that_its_callers_read(serve: Serve,
     assert entry["contextLength"] == 4096
     assert entry["memory"]["weightBytes"] == 123_456
     assert entry["memory"]["kv"] == {"fixedBytes": 0, "perToken": []}
-    assert entry["loadSeconds"] > 0
+    assert isinstance(entry["loadSeconds"], float), "0.0 for a worker that loads at once"
 
 
 async def test_health_counts_what_was_served(serve: Serve) -> None:
