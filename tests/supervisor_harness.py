@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import psutil
 
@@ -60,6 +60,9 @@ class Workers:
 
 WORKERS = Workers()
 
+WORKER: Final = Path(__file__).with_name("worker_in_process.py")
+"""By its path: a test may work in another folder."""
+
 
 def scripted(*flags: str | Path) -> Launcher:
     """Start workers with these flags in the test's own process: what nearly all tests need.
@@ -77,7 +80,7 @@ def scripted_process(*flags: str | Path) -> Launcher:
 
 
 def scripted_command(*flags: str | Path) -> tuple[str, ...]:
-    return (sys.executable, "-m", "tests.worker_in_process", *map(str, flags))
+    return (sys.executable, str(WORKER), *map(str, flags))
 
 
 class Fifo:
@@ -157,7 +160,7 @@ def started_workers() -> list[int]:
 
     Other tests in the same process may keep others: a whole node, one in which grammars are tried.
     """
-    ours = "tests.worker_in_process"
+    ours = str(WORKER)
     processes = [child.pid for child in psutil.Process().children() if ours in child.cmdline()]
     return [*RUNNING, *processes]
 

@@ -12,7 +12,12 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+
+sys.path.insert(
+    0, str(Path(__file__).parents[1])
+)  # `tests` is found in whatever folder this starts
 
 from mlx_worker.child.pipe import Pipe
 from mlx_worker.wire.framing import frames_to_child
@@ -20,7 +25,6 @@ from tests.fake_worker import EXIT_AS_TOLD, GARBAGE, FakeWorker, Tick, arguments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from mlx_worker.wire.base import WireMessage
     from mlx_worker.wire.messages import ToChild
