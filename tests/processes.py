@@ -29,6 +29,9 @@ DEADLINE = 60.0
 CONFIG = "mlx-worker.toml"
 COMMAND = (sys.executable, "-m", "mlx_worker")
 
+MEASURED = "COVERAGE_PROCESS_CONFIG"
+"""The variable by which processes are measured; on a small disk there is no room for figures."""
+
 
 @dataclass(frozen=True)
 class Answer:

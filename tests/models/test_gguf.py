@@ -28,6 +28,7 @@ from tests.models.synthetic_gguf import (
     reference_model,
     write_gguf,
 )
+from tests.processes import MEASURED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -269,12 +270,15 @@ def test_a_gguf_that_is_not_there_is_not_found(tmp_path: Path) -> None:
         read(tmp_path / "none.gguf")
 
 
-def test_a_disk_that_fills_up_is_said_so_and_makes_no_model(gguf: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_is_said_so_and_makes_no_model(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A limit on the size of files stands for the disk: the same write fails the same way."""
 
     def small_disk() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
+    monkeypatch.delenv(MEASURED, raising=False)
     done = run_converter(str(gguf), str(tmp_path / "model"), preexec_fn=small_disk)
     assert done.returncode == StorageError.exit_code
     assert done.stderr.startswith("cannot store ")

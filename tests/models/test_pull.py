@@ -25,6 +25,7 @@ from mlx_worker.models.pull.sources import CatalogEntry, PyPISource
 from mlx_worker.models.pull.staging import staging_folder
 from tests.models.fake_hub import COMMIT, REPO, FakeHub
 from tests.models.package_index import wheel_bytes
+from tests.processes import MEASURED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -246,12 +247,17 @@ except WorkerError as error:
 
 @pytest.mark.parametrize("room", ["no wheel", "no gguf", "no model"])
 async def test_a_disk_that_fills_up_leaves_nothing(
-    room: str, index: PackageIndex, gguf: Path, models: Path
+    room: str,
+    index: PackageIndex,
+    gguf: Path,
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A limit on the size of files stands for the disk, at each step that writes a large one."""
     sizes = {"no wheel": len(index.content) // 2, "no gguf": len(index.content) + 1}
     spec = f"gguf:{gguf}" if room == "no model" else SPEC
     limit = sizes.get(room, 100_000)
+    monkeypatch.delenv(MEASURED, raising=False)
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-c", PULL_ON_A_SMALL_DISK, spec, str(models), str(limit)],
