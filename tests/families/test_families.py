@@ -1,6 +1,6 @@
 """Every architecture of mlx_lm as a tiny random model: the node's tokens are mlx_lm's own.
 
-The ordinary suite tries a handful; MLX_WORKER_FAMILIES=all (tox -e families) tries every one.
+The default run tries a handful; `tox -e families` tries every one.
 """
 
 from __future__ import annotations

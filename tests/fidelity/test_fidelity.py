@@ -1,7 +1,7 @@
 """Random scenarios, family by family: every answer is mlx_lm's own.
 
-A case is one request whose tokens and text were compared. MLX_WORKER_FIDELITY sets how many there
-are: 240 in the ordinary suite, 2,000 and more where it is to be proven (tox -e fidelity).
+A case is one request whose tokens and text were compared. MLX_WORKER_TEST_ROUNDS sets how many
+there are: `tox -e fidelity` has 2,000 and more.
 """
 
 from __future__ import annotations

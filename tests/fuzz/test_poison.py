@@ -1,7 +1,7 @@
 """Bodies that mean harm, on every dialect: none fells a child, none is answered with a 5xx.
 
-MLX_WORKER_POISON is how many; MLX_WORKER_POISON_SEED chooses others. How the node does meanwhile is
-printed, and held to where MLX_WORKER_FUZZ asks for the whole: elsewhere the machine is shared.
+MLX_WORKER_TEST_ROUNDS is how many; MLX_WORKER_TEST_SEED chooses others. How the node does
+meanwhile is printed, and held to in `tox -e fuzz`: elsewhere the machine is shared.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Everything goes wrong at once, for long: no answer is lost, none is wrong, nothing is left over.
 
 32 clients ask two real models for answers that are known, while faults befall the node one after
-the other; /health is asked all the while. MLX_WORKER_SOAK sets how many faults there are:
-`tox -e soak` has 300. What was seen is printed (`pytest -s`).
+the other; /health is asked all the while. MLX_WORKER_TEST_ROUNDS sets how many faults
+there are: `tox -e soak` has 300. What was seen is printed (`pytest -s`).
 """
 
 import asyncio
