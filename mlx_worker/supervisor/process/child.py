@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.connection import ResponseHandler
     from mlx_worker.supervisor.process.crash_report import ProcessExit
     from mlx_worker.supervisor.process.host import ChildHost
-    from mlx_worker.supervisor.process.launcher import Launch
+    from mlx_worker.supervisor.process.launch.launcher import Launch
     from mlx_worker.supervisor.process.lifecycle import Lifecycle, Timings
     from mlx_worker.supervisor.process.pause import PauseDetector
     from mlx_worker.supervisor.process.status import ChildStatus

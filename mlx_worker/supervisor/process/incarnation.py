@@ -19,11 +19,11 @@ from mlx_worker.errors import ChildLost
 from mlx_worker.supervisor.fingerprint import note_replaced_package
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
 from mlx_worker.supervisor.process.crash_report import ProcessExit
+from mlx_worker.supervisor.process.launch.process import how_it_ended
+from mlx_worker.supervisor.process.launch.stderr import device_error
 from mlx_worker.supervisor.process.liveness import Liveness
-from mlx_worker.supervisor.process.process import how_it_ended
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.supervisor.process.status import ChildStatus
-from mlx_worker.supervisor.process.stderr import device_error
 from mlx_worker.wire.messages import (
     PROTOCOL,
     CacheState,
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
         ResponseHandler,
     )
     from mlx_worker.supervisor.process.host import ChildContext
-    from mlx_worker.supervisor.process.launcher import Launched
-    from mlx_worker.supervisor.process.process import ChildProcess
+    from mlx_worker.supervisor.process.launch.launcher import Launched
+    from mlx_worker.supervisor.process.launch.process import ChildProcess
     from mlx_worker.wire.base import WireMessage
 
 STDERR_TIMEOUT = 1.0
