@@ -149,9 +149,7 @@ async def test_comments_are_passed_over_by_openais_library(serve: Serve, pace: F
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_unavailable_of_a_child_is_a_503_with_retry_after(
-    serve: Serve, stream: bool
-) -> None:
+async def test_unavailable_of_a_child_is_a_503_with_retry_after(serve: Serve, stream: bool) -> None:
     answer = await (await serve("--unavailable")).chat("hello", stream=stream)
     assert (answer.status, answer.error["code"]) == (503, "unavailable")
     assert int(answer.headers["Retry-After"]) >= 1

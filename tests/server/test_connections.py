@@ -121,6 +121,7 @@ LARGE = 16 << 20
 """The largest body that holds them."""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_a_client_that_takes_nothing_loses_its_answer(
     serving: Serving, stream: bool, caplog: pytest.LogCaptureFixture
@@ -141,6 +142,7 @@ async def test_a_client_that_takes_nothing_loses_its_answer(
     assert (await ask(url, "/health")).json["metrics"]["requestsInFlight"] == 0
 
 
+@pytest.mark.process
 async def test_a_client_that_takes_nothing_frees_its_row(serving: Serving, pace: Fifo) -> None:
     """The generation that it does not read is cancelled, not only the connection."""
     url = await serving("--pace", pace.path, send_timeout=0.3, max_body_bytes=LARGE)
@@ -165,6 +167,7 @@ def drained(sock: socket.socket) -> bytes:
     return bytes(got)
 
 
+@pytest.mark.process
 async def test_a_client_that_reads_slowly_but_reads_gets_all_of_it(serving: Serving) -> None:
     url = await serving(send_timeout=5, max_body_bytes=LARGE)
     with small_socket(url) as sock:
@@ -292,6 +295,7 @@ def pace(tmp_path: Path) -> Any:
         yield fifo
 
 
+@pytest.mark.process
 async def test_an_unread_answer_does_not_outlive_the_drain(nano: Path) -> None:
     """The client reads nothing, and only the end of the drain ends its connection."""
     config = Config(
@@ -325,6 +329,7 @@ def patient(nano: Path) -> Config:
     )
 
 
+@pytest.mark.process
 async def test_a_second_signal_ends_an_answer_that_is_not_read(nano: Path) -> None:
     async with served(patient(nano)) as url:
         await ready(url)

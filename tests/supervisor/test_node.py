@@ -518,6 +518,7 @@ async def test_hurry_right_after_stop_is_not_lost(pace: Fifo) -> None:
         await soon(stopping)
 
 
+@pytest.mark.process
 async def test_after_stop_no_process_is_left() -> None:
     async with running(planned("a"), planned("b"), launcher=scripted_process()) as node:
         await ready(node)
@@ -563,6 +564,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.process
 def test_children_do_not_outlive_a_front_that_was_killed() -> None:
     front = subprocess.Popen(
         [sys.executable, "-c", LONELY_FRONT], cwd=ROOT, stdout=subprocess.PIPE, text=True
