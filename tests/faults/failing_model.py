@@ -175,7 +175,7 @@ class FailingBatchKv(BatchKVCache):  # type: ignore[misc]
 class Model(llama.Model):  # type: ignore[misc]
     """The llama."""
 
-    def __init__(self, args: ModelArgs) -> None:
+    def __init__(self, args: Any) -> None:
         SCRIPT.fail("load")
         super().__init__(args)
 

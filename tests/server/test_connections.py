@@ -50,7 +50,7 @@ async def test_a_connection_that_asks_nothing_is_closed(serving: Serving, connec
 async def test_a_connection_that_asks_nothing_more_is_closed(
     serving: Serving, connect: Connect
 ) -> None:
-    reader, writer = await connect(await serving(idle_timeout=0.1))
+    reader, writer = await connect(await serving(idle_timeout=0.5))
     for _ in range(2):
         writer.write(HEALTH)
         assert (await answer_of(reader))[0] == 200
@@ -307,11 +307,8 @@ async def test_an_unread_answer_does_not_outlive_the_drain(nano: Path) -> None:
         await ready(url)
         sock = small_socket(url)
         await asyncio.to_thread(sock.sendall, chat(" ".join(WORDS)))
-
-        async def generated() -> bool:
-            return await running(url) == 0
-
-        await eventually(generated)
+        await asyncio.to_thread(sock.recv, 1)  # the answer has begun
+        await eventually(lambda: is_idle(url))  # and is generated, but not read
     # `served` has waited for the node's end, but not as long as a handler might have taken.
     with sock, contextlib.suppress(ConnectionError):
         assert b"[DONE]" not in await asyncio.to_thread(drained, sock)
@@ -335,11 +332,8 @@ async def test_a_second_signal_ends_an_answer_that_is_not_read(nano: Path) -> No
         await ready(url)
         sock = small_socket(url)
         await asyncio.to_thread(sock.sendall, chat(" ".join(WORDS)))
-
-        async def generated() -> bool:
-            return await running(url) == 0
-
-        await eventually(generated)
+        await asyncio.to_thread(sock.recv, 1)  # the answer has begun
+        await eventually(lambda: is_idle(url))  # and is generated, but not read
         os.kill(os.getpid(), signal.SIGTERM)
 
         async def takes_no_connection() -> bool:

@@ -339,7 +339,7 @@ async def test_after_an_end_in_mid_work_it_serves_again(flag: str, tmp_path: Pat
 
 @pytest.mark.process
 async def test_a_child_that_hangs_with_work_in_hand_is_killed_though_it_pongs() -> None:
-    timings = replace(QUICK, stall=0.3)
+    timings = replace(QUICK, stall=1)
     async with child_of(
         scripted_process("--hang-after-tokens", "1"), timings=timings, policy=NEVER
     ) as it:

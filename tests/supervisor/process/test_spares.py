@@ -206,13 +206,13 @@ async def test_no_spare_is_prepared_beside_a_model_that_comes_up() -> None:
 async def test_a_change_of_state_puts_the_preparing_off() -> None:
     looked = 0
 
-    async with standby_of(scripted(), replace(ONE, calm=0.2)) as standby:
+    async with standby_of(scripted(), replace(ONE, calm=0.5)) as standby:
 
         async def stirred() -> bool:
             nonlocal looked
             looked += 1
             standby.on_state_change()
-            return looked > 50
+            return looked > 100
 
         await eventually(stirred)
         assert started_workers() == []
@@ -222,7 +222,7 @@ async def test_a_change_of_state_puts_the_preparing_off() -> None:
 @pytest.mark.process
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_spare_that_breaks_is_replaced_and_given_to_nobody(fault: str) -> None:
-    async with standby_of(scripted_process(), replace(ONE, silence=0.5)) as standby:
+    async with standby_of(scripted_process(), replace(ONE, silence=1)) as standby:
         (broken,) = await spares(standby, 1)
         kill_worker(broken, FAULTS[fault])
         await spares(standby, 1, but=[broken])
