@@ -14,9 +14,8 @@ import openai
 import psutil
 import pytest
 
-from tests.faults.failing_folder import faults_from, make_failing, set_fault
+from tests.faults.failing_harness import running_failing_node, set_fault
 from tests.faults.failing_model import HOLD, Fault
-from tests.faults.failing_node import COMMAND
 from tests.processes import DEADLINE, RunningNode, eventually, has_ended, running_node, stopped
 from tests.synthetic_models import WORDS
 
@@ -229,13 +228,8 @@ def test_nothing_of_a_killed_front_is_left(nano: Path, tiny: Path, tmp_path: Pat
 
 def test_the_node_answers_before_any_model_is_loaded(tiny: Path, tmp_path: Path) -> None:
     set_fault(tmp_path, Fault(where="load", kind=HOLD))
-    model = make_failing(tiny, tmp_path / "model")
-    with (
-        faults_from(tmp_path),
-        running_node(
-            tmp_path, {"tiny": model}, supervisor="load_wait = 0", command=COMMAND
-        ) as node,
-    ):
+    supervisor = "load_wait = 0"
+    with running_failing_node("tiny", tiny, tmp_path, supervisor=supervisor, wait=False) as node:
         assert [item["id"] for item in node.ask("/v1/models").json["data"]] == ["tiny"]
         assert node.ask("/health").json["status"] == "initializing"
         early = node.ask(

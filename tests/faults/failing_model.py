@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import signal
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +40,11 @@ ModelArgs = llama.ModelArgs
 class Fault:
     """What fails: `where` a decode step, a chunk of a prompt, or the KV; the how-manieth time.
 
-    In a step `kind` says what becomes of the logits of `row` (None: of all rows), or that an
-    "error" is raised; with `late` the logits are merely wrong, and so many steps later mlx says so.
-    `kind` "hold": the step does not end before the process does. Steps of fewer than `rows` are not
-    counted. `again`: every process that meets it has it.
+    In a step `kind` says what becomes of the logits of `row` (None: of all rows), that an "error"
+    is raised, or that the process is "killed". With `late` an error is raised that many steps
+    later, and until then the logits are merely wrong. With "hold" nothing more happens before the
+    process ends. Steps of fewer than `rows` are not counted. `again`: every process that meets it
+    has it.
     """
 
     where: str = "step"
@@ -93,6 +95,8 @@ class Script:
             raise RuntimeError(WORDS)
         if behind != 0:
             return logits
+        if fault.kind == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         if fault.kind != "error":
             self.befell += 1
         places = slice(None) if fault.row is None else fault.row % logits.shape[0]

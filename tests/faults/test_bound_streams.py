@@ -11,10 +11,9 @@ import psutil
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from tests.faults.failing_folder import faults_from, make_failing, set_fault
+from tests.faults.failing_harness import running_failing_node, set_fault
 from tests.faults.failing_model import HOLD, Fault
-from tests.faults.failing_node import COMMAND
-from tests.processes import RunningNode, eventually, running_node
+from tests.processes import RunningNode, eventually
 from tests.rounds import variants
 
 LIST: Final = {"type": "array", "items": {"enum": ["sun", "moon"]}, "minItems": 60, "maxItems": 60}
@@ -26,22 +25,13 @@ HELD: Final = Fault(kind=HOLD, at=10)
 
 
 @pytest.fixture(scope="module")
-def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("faults")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("restless")
 
 
 @pytest.fixture(scope="module")
-def restless(
-    tiny: Path, faults: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningNode]:
-    folder = tmp_path_factory.mktemp("node")
-    model = make_failing(tiny, folder / "model")
-    restless = "backoff_initial = 0"
-    with (
-        faults_from(faults),
-        running_node(folder, {"tiny": model}, supervisor=restless, command=COMMAND) as node,
-    ):
-        node.wait_until_ready()
+def restless(tiny: Path, folder: Path) -> Iterator[RunningNode]:
+    with running_failing_node("tiny", tiny, folder) as node:
         yield node
 
 
@@ -75,13 +65,13 @@ def streamed(node: RunningNode, asked: dict[str, Any], *, kill: bool) -> tuple[s
 
 @pytest.mark.parametrize("temperature", variants([0, 1], [1]))
 def test_a_document_goes_on_in_another_process(
-    restless: RunningNode, faults: Path, asked: dict[str, Any], temperature: float
+    restless: RunningNode, folder: Path, asked: dict[str, Any], temperature: float
 ) -> None:
     asked = asked | {"temperature": temperature}
     text, finish = streamed(restless, asked, kill=False)
     assert finish == "stop"
     assert len(json.loads(text)) == 60
     before = len(restless.log)
-    set_fault(faults, HELD)
+    set_fault(folder, HELD)
     assert streamed(restless, asked, kill=True) == (text, "stop")
     eventually(lambda: any("after_tokens" in line for line in restless.log[before:]))

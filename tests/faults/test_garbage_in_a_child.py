@@ -9,10 +9,9 @@ import aiohttp
 import pytest
 
 from mlx_worker.child.fatal import EXIT_COMPUTATION_FAILED
-from tests.faults.failing_folder import faults_from, make_failing, set_fault
-from tests.faults.failing_model import FILE, WORDS, Fault
-from tests.faults.failing_node import COMMAND
-from tests.processes import RunningNode, eventually, running_node
+from tests.faults.failing_harness import clear_fault, running_failing_node, set_fault
+from tests.faults.failing_model import WORDS, Fault
+from tests.processes import RunningNode, eventually
 from tests.rounds import IS_LONG, variants
 from tests.sse import chat_events_from, chat_text
 
@@ -54,24 +53,12 @@ FAULTS: Final = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("fault")
+    return tmp_path_factory.mktemp("failing")
 
 
 @pytest.fixture(scope="module")
-def failing(
-    nano: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningNode]:
-    model = make_failing(nano, tmp_path_factory.mktemp("models") / "failing")
-    with (
-        faults_from(folder),
-        running_node(
-            tmp_path_factory.mktemp("node"),
-            {"nano": model},
-            supervisor="backoff_initial = 0\nmax_restarts = 100000",
-            command=COMMAND,
-        ) as node,
-    ):
-        node.wait_until_ready()
+def failing(nano: Path, folder: Path) -> Iterator[RunningNode]:
+    with running_failing_node("nano", nano, folder) as node:
         yield node
 
 
@@ -138,7 +125,7 @@ def test_a_request_whose_logits_overflow_in_every_process_is_poison_and_no_more(
     set_fault(folder, Fault(kind="inf", at=3, again=True))
     body = {"messages": [{"role": "user", "content": "Overflow"}], "max_tokens": 20}
     answer = failing.ask("/v1/chat/completions", body)
-    (folder / FILE).unlink()
+    clear_fault(folder)
     assert answer.status == 500
     assert answer.json["error"]["code"] == "poisoned_request"
     eventually(lambda: failing.model("nano")["state"] == "ready")

@@ -4,11 +4,10 @@ The answers are then either exact or end with an error that says what changed; n
 """
 
 import asyncio
-import contextlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +16,9 @@ import aiohttp
 import pytest
 
 import mlx_worker
-from tests.faults.failing_folder import faults_from, is_held, make_failing, set_fault
+from tests.faults.failing_harness import is_held, running_failing_node, set_fault
 from tests.faults.failing_model import HOLD, Fault
-from tests.faults.failing_node import COMMAND
-from tests.processes import DEADLINE, RunningNode, eventually, running_node, stopped
+from tests.processes import DEADLINE, RunningNode, eventually, stopped
 from tests.sse import DONE, chat_text, events_from
 from tests.synthetic_models import WORDS
 
@@ -36,26 +34,6 @@ CHANGED: Final = "weights_changed"
 
 HELD: Final = Fault(kind=HOLD, at=20, rows=2)
 """A step that the child does not get beyond until it is killed: both answers have begun by then."""
-
-
-@pytest.fixture
-def folder(tiny: Path, tmp_path: Path) -> Path:
-    return make_failing(tiny, tmp_path / "model")
-
-
-@pytest.fixture
-def faults(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "faults"
-    folder.mkdir()
-    with faults_from(folder):
-        yield folder
-
-
-@contextlib.contextmanager
-def node_of(folder: Path, tmp_path: Path, *, spares: int = 0) -> Iterator[RunningNode]:
-    with running_node(tmp_path, {"m": folder}, spares=spares, command=COMMAND) as node:
-        node.wait_until_ready()
-        yield node
 
 
 @pytest.fixture
@@ -100,10 +78,10 @@ class Broken:
     whole: Any
 
 
-async def both(node: RunningNode, faults: Path, replace: Callable[[], None]) -> Broken:
+async def both(node: RunningNode, folder: Path, replace: Callable[[], None]) -> Broken:
     """Have a stream and a whole answer under way, replace something, kill the child."""
     child = node.child("m")
-    set_fault(faults, HELD)
+    set_fault(folder, HELD)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(DEADLINE)) as session:
 
         async def whole() -> Any:
@@ -124,7 +102,7 @@ async def both(node: RunningNode, faults: Path, replace: Callable[[], None]) -> 
         with stopped(child):  # until it has both, so that it answers them side by side
             asking = asyncio.gather(streamed(), whole())
             await asyncio.to_thread(eventually, lambda: node.model("m")["running"] == 2)
-        await asyncio.to_thread(eventually, lambda: is_held(faults))
+        await asyncio.to_thread(eventually, lambda: is_held(folder))
         replace()
         child.kill()
         (text, code), answer = await asking
@@ -138,10 +116,10 @@ def exact(node: RunningNode) -> str:
 
 
 async def ends_with_what_changed(
-    node: RunningNode, faults: Path, replace: Callable[[], None], *words: str
+    node: RunningNode, folder: Path, replace: Callable[[], None], *words: str
 ) -> None:
     expected = exact(node)
-    broken = await both(node, faults, replace)
+    broken = await both(node, folder, replace)
     assert broken.code == CHANGED
     assert expected.startswith(broken.text)
     assert 0 < len(broken.text) < len(expected)
@@ -152,58 +130,53 @@ async def ends_with_what_changed(
     exact(node)
 
 
-async def test_weights_with_one_other_bit_end_the_answers(
-    folder: Path, faults: Path, tmp_path: Path
-) -> None:
-    with node_of(folder, tmp_path) as node:
-        await ends_with_what_changed(node, faults, lambda: replace_number(folder), "model files")
+async def test_weights_with_one_other_bit_end_the_answers(tiny: Path, tmp_path: Path) -> None:
+    with running_failing_node("m", tiny, tmp_path) as node:
+        await ends_with_what_changed(
+            node, tmp_path, lambda: replace_number(tmp_path / "model"), "model files"
+        )
 
 
 @pytest.mark.full
-async def test_a_tokenizer_that_was_replaced_ends_the_answers(
-    folder: Path, faults: Path, tmp_path: Path
-) -> None:
+async def test_a_tokenizer_that_was_replaced_ends_the_answers(tiny: Path, tmp_path: Path) -> None:
     def replace() -> None:
-        replace_text(folder / "tokenizer_config.json", " ")
+        replace_text(tmp_path / "model" / "tokenizer_config.json", " ")
 
-    with node_of(folder, tmp_path) as node:
-        await ends_with_what_changed(node, faults, replace, "model files")
+    with running_failing_node("m", tiny, tmp_path) as node:
+        await ends_with_what_changed(node, tmp_path, replace, "model files")
 
 
 @pytest.mark.full
-async def test_a_folder_of_the_same_content_goes_on(
-    folder: Path, faults: Path, tmp_path: Path
-) -> None:
+async def test_a_folder_of_the_same_content_goes_on(tiny: Path, tmp_path: Path) -> None:
     """Everything was copied anew: other files, other times, the same model."""
 
     def replace() -> None:
-        new = shutil.copytree(folder, tmp_path / "new", copy_function=shutil.copy)
-        folder.rename(tmp_path / "old")
-        new.rename(folder)
+        model = tmp_path / "model"
+        new = shutil.copytree(model, tmp_path / "new", copy_function=shutil.copy)
+        model.rename(tmp_path / "old")
+        new.rename(model)
 
-    with node_of(folder, tmp_path) as node:
+    with running_failing_node("m", tiny, tmp_path) as node:
         expected = exact(node)
-        broken = await both(node, faults, replace)
+        broken = await both(node, tmp_path, replace)
         assert (broken.text, broken.code) == (expected, "")
         assert broken.whole["choices"][0]["message"]["content"] == expected
 
 
 @pytest.mark.full
-async def test_another_mlx_lm_ends_the_answers(
-    folder: Path, faults: Path, tmp_path: Path, site: Path
-) -> None:
+async def test_another_mlx_lm_ends_the_answers(tiny: Path, tmp_path: Path, site: Path) -> None:
     def replace() -> None:
         new = copy_of("mlx_lm", tmp_path / "staged")
         (new / "_version.py").write_text('__version__ = "0.99.0"\n')
         new.rename(site / "mlx_lm")
 
-    with node_of(folder, tmp_path) as node:
-        await ends_with_what_changed(node, faults, replace, "mlx-lm: 0.", "now 0.99.0")
+    with running_failing_node("m", tiny, tmp_path) as node:
+        await ends_with_what_changed(node, tmp_path, replace, "mlx-lm: 0.", "now 0.99.0")
 
 
 @pytest.mark.full
 async def test_this_package_replaced_under_the_node_ends_the_answers_and_names_the_cure(
-    folder: Path, faults: Path, tmp_path: Path, site: Path
+    tiny: Path, tmp_path: Path, site: Path
 ) -> None:
     """A spare process has imported the older code: it must not load a model with the newer."""
     package = copy_of("mlx_worker", site)
@@ -212,8 +185,8 @@ async def test_this_package_replaced_under_the_node_ends_the_answers_and_names_t
     def replace() -> None:
         replace_text(package / "engine" / "sampling.py", "\n# newer\n")
 
-    with node_of(folder, tmp_path, spares=1) as node:
+    with running_failing_node("m", tiny, tmp_path, spares=1) as node:
         eventually(lambda: bool(node.ask("/health").json["standby"]["waiting"]))
-        await ends_with_what_changed(node, faults, replace, "mlx-worker: ", "restart the node")
+        await ends_with_what_changed(node, tmp_path, replace, "mlx-worker: ", "restart the node")
         assert any("restart the node" in line for line in node.log)
         assert any("the package mlx_worker was replaced" in line for line in node.log)

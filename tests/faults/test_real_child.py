@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from tests.faults import failing_model
-from tests.faults.failing_folder import faults_from, make_failing, set_fault
+from tests.faults.failing_harness import running_failing_node, set_fault
 from tests.processes import RunningNode, eventually, running_node
 from tests.rounds import variants
 from tests.soak.garbling_node import COMMAND
@@ -101,20 +101,16 @@ class Fault:
 
 
 @pytest.fixture(scope="module")
-def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("faults")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("faulty")
 
 
 @pytest.fixture(scope="module")
-def faulty(
-    tiny: Path, faults: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningNode]:
+def faulty(tiny: Path, folder: Path) -> Iterator[RunningNode]:
     """With a spare child, where there was time to prepare it."""
-    folder = tmp_path_factory.mktemp("node")
-    with (
-        faults_from(faults),
-        node_of(make_failing(tiny, folder / "model"), folder, spares=1) as node,
-    ):
+    with running_failing_node(
+        "tiny", tiny, folder, supervisor=SUPERVISOR, spares=1, command=COMMAND
+    ) as node:
         yield node
 
 
@@ -149,12 +145,12 @@ def state(node: RunningNode) -> str:
 @pytest.mark.parametrize("fault", SOME)
 @pytest.mark.parametrize("moment", variants(MOMENTS, ["decode"]))
 def test_a_fault_while_it_works_is_a_pause(
-    faulty: RunningNode, faults: Path, expected: list[str], moment: str, fault: str
+    faulty: RunningNode, folder: Path, expected: list[str], moment: str, fault: str
 ) -> None:
     eventually(lambda: state(faulty) == "ready")
     before = faulty.model("tiny")
     if moment == "decode":
-        set_fault(faults, HELD)
+        set_fault(folder, HELD)
     strike = Fault(before["pid"], FAULTS[fault], MOMENTS[moment])
     assert asyncio.run(both(faulty.url, strike)) == expected
     assert strike.done
