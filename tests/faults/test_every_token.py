@@ -6,7 +6,6 @@ outside would miss a fast child. Tokens are counted by their log-probabilities: 
 """
 
 import asyncio
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.faults.failing_harness import running_failing_node, set_fault
 from tests.faults.failing_model import Fault
 from tests.processes import RunningNode, eventually
 from tests.rounds import rounds
+from tests.sse import DONE, events_from
 
 TOKENS: Final = 60
 STEPS: Final = TOKENS - 2
@@ -53,11 +53,10 @@ class Heard:
     usage: dict[str, Any] = field(default_factory=dict)
     done: bool = False
 
-    def take(self, data: str) -> None:
-        if data == "[DONE]":
+    def add(self, event: Any) -> None:
+        if event == DONE:
             self.done = True
             return
-        event = json.loads(data)
         assert "error" not in event, event
         self.usage = event.get("usage") or self.usage
         for choice in event["choices"]:
@@ -80,9 +79,8 @@ async def streams(url: str) -> list[Heard]:
     async def read(body: dict[str, Any], into: Heard) -> None:
         async with session.post(f"{url}/v1/chat/completions", json=ASKED | body) as response:
             assert response.status == 200, await response.text()
-            async for line in response.content:
-                if line.startswith(b"data: "):
-                    into.take(line.decode().removeprefix("data: ").strip())
+            async for event in events_from(response.content):
+                into.add(event.data)
 
     async with aiohttp.ClientSession() as session:
         await asyncio.gather(*map(read, BODIES, heard))

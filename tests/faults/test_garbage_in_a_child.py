@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -14,6 +13,7 @@ from tests.faults.failing_harness import clear_fault, running_failing_node, set_
 from tests.faults.failing_model import WORDS, Fault
 from tests.processes import RunningNode, eventually
 from tests.rounds import IS_LONG, variants
+from tests.sse import chat_events_from, chat_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,14 +74,10 @@ async def answers(url: str) -> list[str]:
         said = ""
         async with session.post(f"{url}/v1/chat/completions", json=asked | body) as response:
             assert response.status == 200, await response.text()
-            async for line in response.content:
-                data = line.decode().removeprefix("data: ").strip()
-                if data.startswith("{"):
-                    event = json.loads(data)
-                    assert "error" not in event, event
-                    for choice in event["choices"]:
-                        said += choice["delta"].get("content") or ""
-                        said += f"<{choice['finish_reason']}>" if choice["finish_reason"] else ""
+            async for chunk in chat_events_from(response.content):
+                said += chat_text(chunk)
+                for choice in chunk["choices"]:
+                    said += f"<{choice['finish_reason']}>" if choice["finish_reason"] else ""
         return said
 
     async with aiohttp.ClientSession() as session:
