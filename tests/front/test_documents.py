@@ -7,6 +7,8 @@ import shlex
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.commands import command
 from tests.documented_commands import DOCUMENTS, Shown, run_elsewhere, shown_in
 from tests.front.asking import Serve, model
@@ -14,8 +16,6 @@ from tests.processes import config_text
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 MODEL = "smollm2-135m"
 EXAMPLE = "127.0.0.1:8081"
@@ -44,6 +44,7 @@ def is_command(shown: Shown) -> bool:
     return shown.line.removeprefix(".venv/bin/").startswith("mlx-worker ")
 
 
+@pytest.mark.process
 async def test_every_command_of_the_documents_succeeds(
     serve: Serve, nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 from prometheus_client.core import CounterMetricFamily, StateSetMetricFamily
 
-from mlx_worker.api.admin.prometheus import _NodeCollector
+from mlx_worker.api.admin.prometheus.render import _NodeCollector
 from mlx_worker.api.context import CONTEXT
 from mlx_worker.app import build_app
 from mlx_worker.config.load import parse_config
