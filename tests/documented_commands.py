@@ -28,6 +28,7 @@ RUN_BY: Final = {
     "python3 -m venv .venv && .venv/bin/pip install -q .": "tests/cli/test_demo.py",
     "export PATH=$PWD/.venv/bin:$PATH": "tests/cli/test_demo.py",
     ".venv/bin/mlx-worker demo": "tests/cli/test_demo.py",
+    "pip wheel --no-deps -w dist .": "tests/repository/test_wheel.py",
     "mlx-worker demo --once": "tests/cli/test_demo.py",
     ".venv/bin/mlx-worker serve": "tests/end_to_end/test_node.py",
     "mlx-worker bench": "tests/bench",
