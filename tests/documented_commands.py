@@ -32,9 +32,17 @@ RUN_BY: Final = {
     "mlx-worker demo --once": "tests/cli/test_demo.py",
     ".venv/bin/mlx-worker serve": "tests/end_to_end/test_node.py",
     "mlx-worker bench": "tests/bench",
+    ".venv/bin/python -m tests.tools.generated": "tests/repository/test_generated.py",
+    ".venv/bin/python tests/test_public_names.py": "tests/test_public_names.py",
+    "python -m tests.tools.release": "tests/repository/test_release.py",
+    "tox -e wheel": ".github/workflows/release.yml",
+    "python3 -m venv .venv": "tox.ini",
+    ".venv/bin/pip install -q": "tox.ini",
+    ".venv/bin/ruff ": "tox.ini",
+    ".venv/bin/python -m pytest -q tests/repository": "tox.ini",
     "python -m tests.tools.exactness": "tests/fidelity/test_exactness.py",
 }
-"""Beginnings of commands, with the test that runs such commands."""
+"""Beginnings of commands, with the test that runs such commands, or the file whose CI jobs do."""
 
 GENERATED: Final = frozenset({DOCS / "how-to" / "clients.md"})
 """Pages of settings that `tox -e clients` runs with the clients themselves."""
@@ -42,7 +50,7 @@ GENERATED: Final = frozenset({DOCS / "how-to" / "clients.md"})
 DOCUMENTS: Final = [
     path
     for path in (ROOT / "README.md", ROOT / "deploy" / "README.md", *sorted(DOCS.rglob("*.md")))
-    if path not in GENERATED and DOCS / "contributing" not in path.parents
+    if path not in GENERATED
 ]
 
 

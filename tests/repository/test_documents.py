@@ -30,10 +30,16 @@ SOURCE: Final = re.compile(r"[\w.][\w./-]*(\.(py|js|css|html)|/)")
 MODULE: Final = re.compile(r"(mlx_worker|tests)(\.\w+)+")
 CLASS: Final = re.compile(r"([A-Z][a-z]+)+")
 
-ATTRIBUTES: Final = frozenset(
-    f"mlx_worker.{name}" for name in ("outcome", "request_id", "child_lost", "resumed")
+PLACES: Final = (ROOT, ROOT / "mlx_worker", ROOT / "mlx_worker" / "api" / "dialects")
+"""Where the paths that documents name begin."""
+
+NO_SOURCES: Final = frozenset(
+    {
+        *(f"mlx_worker.{name}" for name in ("outcome", "request_id", "child_lost", "resumed")),
+        "dist/",
+    }
 )
-"""Names in traces, which look like modules."""
+"""Names in traces, which look like modules, and a folder that a build makes."""
 
 POINTS: Final = ["Context", "Decision", "Consequence", "Evidence"]
 
@@ -73,10 +79,10 @@ def missing_sources(path: Path) -> Iterator[str]:
         if code.startswith(("~", "/")):
             continue  # a path of the reader's machine
         for word in code.split():
-            if word in ATTRIBUTES:
+            if word in NO_SOURCES:
                 continue
             if SOURCE.fullmatch(word):
-                if not any((place / word).exists() for place in (ROOT, ROOT / "mlx_worker")):
+                if not any((place / word).exists() for place in PLACES):
                     yield word
             elif MODULE.fullmatch(word):
                 module = ROOT.joinpath(*word.split("."))
