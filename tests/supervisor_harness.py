@@ -222,3 +222,11 @@ async def text_of(generation: Generation) -> str:
     """The next text of a generation; "" at its end."""
     piece = await taken(generation)
     return piece.text if piece else ""
+
+
+async def whole_text(generation: Generation) -> str:
+    """The rest of the text of a generation, to its end."""
+    text = ""
+    while piece := await text_of(generation):
+        text += piece
+    return text
