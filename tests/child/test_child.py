@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from mlx_worker.errors import ContextLengthExceeded
-from mlx_worker.supervisor.process.process import CHILD_COMMAND
+from mlx_worker.supervisor.process.launch.process import CHILD_COMMAND
 from mlx_worker.wire.framing import encode, frames_from_child
 from mlx_worker.wire.messages import (
     PROTOCOL,

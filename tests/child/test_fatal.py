@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mlx_worker.child.fatal import EXIT_COMPUTATION_FAILED, REASON, reason_of
-from mlx_worker.engine.guard import ComputationFailed, computing
+from mlx_worker.engine.checks.computation import ComputationFailed, computing
 from mlx_worker.errors import KvTooLarge
 from mlx_worker.logs import COMPUTATION_FAILED, parse_line
 

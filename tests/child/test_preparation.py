@@ -19,9 +19,9 @@ from mlx_worker.child.preparation import (
     is_long,
 )
 from mlx_worker.child.slow_work import BUDGET, PIECE, WorkMonitor
+from mlx_worker.engine.checks.text_bound import TextBound
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.tool_offer import ToolOffers
-from mlx_worker.engine.text_bound import TextBound
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire.messages import Detokenize, Generate, Tokenize, Warm
 from mlx_worker.wire.request import (

@@ -8,7 +8,7 @@ import uvloop
 
 from mlx_worker.config.load import load_config
 from mlx_worker.server import serve
-from mlx_worker.supervisor.process.launcher import ProcessLauncher
+from mlx_worker.supervisor.process.launch.launcher import ProcessLauncher
 
 COMMAND = (sys.executable, "-m", "tests.faults.failing_node")
 CHILD = (sys.executable, "-P", str(Path(__file__).with_name("failing_child.py")))

@@ -16,8 +16,8 @@ import mlx.core as mx
 import pytest
 
 from mlx_worker import inference
+from mlx_worker.engine.checks.computation import ComputationFailed, Evidence
 from mlx_worker.engine.engine import Engine
-from mlx_worker.engine.guard import ComputationFailed, Evidence
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import build_prompt
 from mlx_worker.engine.structured.compiler import ConstraintCompiler

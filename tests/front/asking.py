@@ -15,9 +15,9 @@ from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.dashboard.history import HISTORY, MetricsHistory
 from mlx_worker.config.schema import ModelConfig, ServerConfig, SupervisorConfig, TelemetryConfig
 from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
 from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
-from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 from tests.sse import data_of

@@ -487,8 +487,8 @@ from pathlib import Path
 from aiohttp.test_utils import TestClient, TestServer
 from mlx_worker.config.schema import Config, ModelConfig, ServerConfig, TelemetryConfig
 from mlx_worker.server import build_app
-from mlx_worker.supervisor.process.launcher import ProcessLauncher
-from mlx_worker.supervisor.process.spares import StandbyPolicy
+from mlx_worker.supervisor.process.launch.launcher import ProcessLauncher
+from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
 
 folder, endpoint, *command = sys.argv[1:]
 

@@ -20,7 +20,7 @@ from mlx_worker.models.folder import ModelFolder
 from mlx_worker.models.resolve import PlannedModel
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.child import Child
-from mlx_worker.supervisor.process.launcher import ProcessLauncher
+from mlx_worker.supervisor.process.launch.launcher import ProcessLauncher
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.starter import FolderAccess

@@ -18,10 +18,10 @@ from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining
 from mlx_worker.supervisor.event_log import EventLog
 from mlx_worker.supervisor.process.child import Child
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
-from mlx_worker.supervisor.process.launcher import Launched, Launcher, ProcessLauncher
+from mlx_worker.supervisor.process.launch.launcher import Launched, Launcher, ProcessLauncher
+from mlx_worker.supervisor.process.launch.process import NO_VARIABLES
 from mlx_worker.supervisor.process.lifecycle import Lifecycle, Timings
 from mlx_worker.supervisor.process.pause import PauseDetector
-from mlx_worker.supervisor.process.process import NO_VARIABLES
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy, RestartWindow
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation

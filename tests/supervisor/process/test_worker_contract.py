@@ -17,7 +17,7 @@ import pytest
 
 from mlx_worker.child.pipe import EXIT_FRONT_GONE, EXIT_GARBAGE
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
-from mlx_worker.supervisor.process.launcher import CHILD_LAUNCHER, Launched, Launcher
+from mlx_worker.supervisor.process.launch.launcher import CHILD_LAUNCHER, Launched, Launcher
 from mlx_worker.wire.messages import (
     PROTOCOL,
     CacheCleared,

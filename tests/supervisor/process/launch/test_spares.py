@@ -14,10 +14,10 @@ import pytest
 
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
-from mlx_worker.supervisor.process.launcher import Launched, Launcher, ProcessLauncher
+from mlx_worker.supervisor.process.launch.launcher import Launched, Launcher, ProcessLauncher
+from mlx_worker.supervisor.process.launch.spares import SparePool, StandbyPolicy
 from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy, RestartWindow
-from mlx_worker.supervisor.process.spares import SparePool, StandbyPolicy
 from mlx_worker.supervisor.process.states import State
 from tests.supervisor_harness import (
     AT_ONCE,
@@ -258,7 +258,7 @@ async def test_a_spare_without_its_hello_in_time_is_replaced(tmp_path: Path) -> 
 async def test_spares_that_die_again_and_again_are_seldom_tried(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.WARNING, "mlx_worker.supervisor.process.spares")
+    caplog.set_level(logging.WARNING, "mlx_worker.supervisor.process.launch.spares")
     launcher = scripted("--exit-before-hello", "3")
     deaths = RestartPolicy(base=0.01, ceiling=0.01, intensity=2, period=600)
     async with standby_of(launcher, deaths=deaths):

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from mlx_worker.logs import DROPPED
-from mlx_worker.supervisor.process.process import spawn
-from mlx_worker.supervisor.process.stderr import (
+from mlx_worker.supervisor.process.launch.process import spawn
+from mlx_worker.supervisor.process.launch.stderr import (
     AT_ONCE,
     KEPT,
     MAX_CAUSE,
