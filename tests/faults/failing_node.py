@@ -11,7 +11,7 @@ from mlx_worker.server import serve
 from mlx_worker.supervisor.process.launch.launcher import ProcessLauncher
 
 COMMAND = (sys.executable, "-m", "tests.faults.failing_node")
-CHILD = (sys.executable, "-m", "tests.faults.failing_child")
+CHILD = (sys.executable, "-P", str(Path(__file__).with_name("failing_child.py")))
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)

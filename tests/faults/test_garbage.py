@@ -199,6 +199,7 @@ def kinds_at(token: int) -> list[str]:
     return GARBAGE if IS_LONG else [GARBAGE[token % len(GARBAGE)]]
 
 
+@pytest.mark.process
 def test_the_answers_that_are_disturbed_are_as_long_as_they_are_to_be(
     expected: Callable[[list[ChatRequest]], Any],
 ) -> None:

@@ -508,6 +508,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("endpoint", variants(["", "http://127.0.0.1:1"], [""]))
 def test_the_library_is_loaded_only_where_there_is_a_collector(nano: Path, endpoint: str) -> None:
     done = subprocess.run(

@@ -20,7 +20,7 @@ from mlx_worker.supervisor.requests.output_buffer import OutputDelta, Scores
 from mlx_worker.wire.output import TokenChoice, TokenLogprobs
 from mlx_worker.wire.request import PromptScoring
 from tests.call_counter import calls
-from tests.dialects import events_of
+from tests.sse import events_of
 
 INFO = ResponseInfo("m", 1, "fp_1")
 USAGE = Usage(prompt=10, cached=4, completion=7)
