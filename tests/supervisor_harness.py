@@ -210,7 +210,7 @@ async def taken(generation: Generation) -> OutputDelta | None:
     news = asyncio.Event()
     generation.subscribe(news.set)
     while (piece := generation.drain_output()) is None:
-        if generation.over:
+        if generation.has_ended:
             generation.raise_for_error()
             return None
         news.clear()

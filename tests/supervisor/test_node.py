@@ -494,7 +494,7 @@ async def test_hurry_cuts_what_still_runs_on_every_child(pace: Fifo) -> None:
         ]
         stopping = asyncio.create_task(node.stop())
         await eventually(lambda: draining(node))
-        node.drain.hurry()
+        node.drain.cut_short()
         for generation in generations:
             with pytest.raises(NodeDraining):
                 await text_of(generation)
@@ -508,7 +508,7 @@ async def test_hurry_right_after_stop_is_not_lost(pace: Fifo) -> None:
         generation = await ask(node, "one two")
         stopping = asyncio.create_task(node.stop())
         await asyncio.sleep(0)
-        node.drain.hurry()
+        node.drain.cut_short()
         with pytest.raises(NodeDraining):
             await text_of(generation)
         await soon(stopping)

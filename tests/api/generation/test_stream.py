@@ -111,7 +111,7 @@ async def test_what_is_heard_with_the_end_is_sent_with_it(told: Told) -> None:
     told.deliver("a")
     told.end("b")
     await soon(told.running)
-    assert (told.client.got, told.stream.take_unsent()) == ([b"0a"], b"0b")
+    assert (told.client.got, told.stream.drain_unsent()) == ([b"0a"], b"0b")
 
 
 async def test_what_one_choice_says_last_is_written_while_another_goes_on() -> None:
@@ -121,7 +121,7 @@ async def test_what_one_choice_says_last_is_written_while_another_goes_on() -> N
     assert told.client.got == [b"0a"]
     told.end("b", choice=1)
     await soon(told.running)
-    assert (told.client.got, told.stream.take_unsent()) == ([b"0a"], b"1b")
+    assert (told.client.got, told.stream.drain_unsent()) == ([b"0a"], b"1b")
 
 
 async def test_a_client_that_lags_is_written_to_when_it_has_caught_up(told: Told) -> None:
@@ -144,4 +144,4 @@ async def test_a_failure_takes_nothing_away_from_a_client_that_lags(told: Told) 
     told.client.caught_up.set()
     with pytest.raises(InferenceError):
         await soon(told.running)
-    assert b"".join([*told.client.got, told.stream.take_unsent()]) == b"0a0b"
+    assert b"".join([*told.client.got, told.stream.drain_unsent()]) == b"0a0b"

@@ -704,7 +704,7 @@ async def test_a_drain_is_cut_when_it_is_told_to_hurry(pace: Fifo) -> None:
         async with stopped_after(child):
             child.stop()
             await soon(child.reached(State.DRAINING))
-            child.hurry()
+            child.cut_drain_short()
             assert await text_before_the_loss(generation) == ""
 
 

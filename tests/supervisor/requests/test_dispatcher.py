@@ -233,7 +233,7 @@ async def test_a_planned_end_is_an_end(pace: Fifo) -> None:
         pace.let(1)
         assert await text_of(generation) == "one"
         stopping = asyncio.create_task(node.stop())
-        node.drain.hurry()
+        node.drain.cut_short()
         with pytest.raises(NodeDraining):
             await whole_text(generation)
         await soon(stopping)
@@ -256,7 +256,7 @@ async def test_a_node_that_drains_waits_for_a_child_that_comes_back(hold: Fifo) 
         with pytest.raises(NodeDraining):
             await soon(fresh.started())
         assert not stopping.done()
-        node.drain.hurry()
+        node.drain.cut_short()
         await soon(stopping)
         assert await outcome(generation) is ChildLost
         assert node.primary.admission.running == 0
