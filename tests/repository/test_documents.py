@@ -30,6 +30,9 @@ SOURCE: Final = re.compile(r"[\w.][\w./-]*(\.(py|js|css|html)|/)")
 MODULE: Final = re.compile(r"(mlx_worker|tests)(\.\w+)+")
 CLASS: Final = re.compile(r"([A-Z][a-z]+)+")
 
+SUFFIXES: Final = frozenset({".json", ".py", ".service", ".plist", ".toml", ".yml", ".html", ".js"})
+"""Endings of files that may name a document."""
+
 PLACES: Final = (ROOT, ROOT / "mlx_worker", ROOT / "mlx_worker" / "api" / "dialects")
 """Where the paths that documents name begin."""
 
@@ -101,6 +104,19 @@ def test_every_class_that_a_document_names_exists(path: Path) -> None:
     sources = [source.read_text() for source in (ROOT / "mlx_worker").rglob("*.py")]
     defined = {name for text in sources for name in re.findall(r"^class (\w+)", text, re.MULTILINE)}
     assert named - defined == set()
+
+
+def test_every_document_that_a_source_names_exists() -> None:
+    folders = ("mlx_worker", "tests", "config", "deploy", ".github")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.is_file()]
+    sources = [file for file in files if file.suffix in SUFFIXES]
+    assert len(sources) > 500
+    named = {
+        (name_of(source), page)
+        for source in (*sources, ROOT / "pyproject.toml", ROOT / "tox.ini")
+        for page in re.findall(r"\bdocs/[\w./-]+\.md\b", source.read_text(encoding="utf-8"))
+    }
+    assert {(source, page) for source, page in named if not (ROOT / page).exists()} == set()
 
 
 def test_every_room_in_the_picture_of_the_tree_exists() -> None:
