@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def locate(path_or_name: str, models_dir: Path, relative_to: Path | None = None)
         raise refused
     tried = ", ".join(str(candidate) for candidate in candidates) or "nothing: the path is empty"
     raise ModelNotFoundError(
-        f"Model not found: {path_or_name} (looked in {tried}){_hint(path_or_name)}"
+        f"Model not found: {path_or_name} (looked in {tried}){_hint(path_or_name, models_dir)}"
     )
 
 
@@ -70,7 +71,9 @@ def _is_path(text: str) -> bool:
     return "/" in text or text.startswith((".", "~"))
 
 
-def _hint(path_or_name: str) -> str:
+def _hint(path_or_name: str, models_dir: Path) -> str:
+    """Return a command that brings the model to where it is looked for; "" for an unknown name."""
     if path_or_name in CATALOG:
-        return f"; `mlx-worker pull {path_or_name}` downloads the model"
+        command = f"mlx-worker pull {path_or_name} --models-dir {shlex.quote(str(models_dir))}"
+        return f"; `{command}` downloads the model"
     return ""

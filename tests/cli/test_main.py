@@ -83,7 +83,7 @@ def test_without_a_file_the_places_that_were_looked_at_are_named(tmp_path: Path)
         assert done.returncode == 78
         said = one_line(done)
         assert "neither ./mlx-worker.toml nor " in said
-        assert "mlx-worker/mlx-worker.toml: write one, or name another with --config" in said
+        assert "mlx-worker/mlx-worker.toml: `mlx-worker init` writes one; or name another" in said
 
 
 def test_no_configuration_is_one_line(tmp_path: Path) -> None:
