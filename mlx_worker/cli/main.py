@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mlx_worker import __version__
 from mlx_worker.cli.model_files.fits import fits
+from mlx_worker.cli.model_files.init import init
 from mlx_worker.cli.model_files.pull import pull
 from mlx_worker.cli.node_commands import COMMANDS
 from mlx_worker.cli.options import A_PATH, config_file, configuration, models_dir
+from mlx_worker.cli.version import version_option
 from mlx_worker.errors import WorkerError
 from mlx_worker.service.commands import service
 from mlx_worker.system.standard_streams import fill_closed_streams
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 @click.group(NAME, context_settings=SETTINGS)
-@click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")
+@version_option
 def app() -> None:
     """Serve MLX language models on one node."""
 
@@ -70,6 +71,7 @@ for command in COMMANDS:
     app.add_command(command)
 app.add_command(service)
 app.add_command(fits)
+app.add_command(init)
 app.add_command(pull)
 
 

@@ -17,7 +17,14 @@ from mlx_worker.errors import BadModelFolder, ModelNotFoundError
 from mlx_worker.models.folder import ModelFolder, inspect_folder, not_permitted
 from mlx_worker.models.pull.catalog import CATALOG
 
-__all__ = ["ModelFolder", "default_models_dir", "inspect_folder", "locate", "places"]
+__all__ = [
+    "ModelFolder",
+    "default_models_dir",
+    "inspect_folder",
+    "locate",
+    "places",
+    "pull_command",
+]
 
 
 def default_models_dir() -> Path:
@@ -58,6 +65,11 @@ def locate(path_or_name: str, models_dir: Path, relative_to: Path | None = None)
     )
 
 
+def pull_command(name: str, models_dir: Path) -> str:
+    """Return the command that brings a model of the catalog into this models folder."""
+    return f"mlx-worker pull {name} --models-dir {shlex.quote(str(models_dir))}"
+
+
 def places(path_or_name: str, models_dir: Path, relative_to: Path | None = None) -> list[Path]:
     """Return the paths where `locate` looks for a model's folder, in order."""
     if not path_or_name:
@@ -74,6 +86,5 @@ def _is_path(text: str) -> bool:
 def _hint(path_or_name: str, models_dir: Path) -> str:
     """Return a command that brings the model to where it is looked for; "" for an unknown name."""
     if path_or_name in CATALOG:
-        command = f"mlx-worker pull {path_or_name} --models-dir {shlex.quote(str(models_dir))}"
-        return f"; `{command}` downloads the model"
+        return f"; `{pull_command(path_or_name, models_dir)}` downloads the model"
     return ""

@@ -53,7 +53,8 @@ def report_of(found: Found, question: Question) -> dict[str, Any]:
 def lines(found: Found, question: Question) -> Iterator[str]:
     """Yield the lines of the report; the last ones answer the question."""
     fit, needs = found.fit, found.fit.needs
-    yield f"{found.name}: {found.model_type}, {found.path}"
+    where = "" if found.is_computed else f", {found.path}"
+    yield f"{found.name}: {found.model_type}{where}"
     of_weights = "computed" if found.is_computed else "by the headers of the files"
     yield _line("weights", _bytes(fit.weight_bytes), of_weights)
     yield _line("process", _bytes(PROCESS_BYTES), "interpreter, mlx, tokenizer: an estimate")
