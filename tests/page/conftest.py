@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.page.page_object import DEADLINE, Looking
-from tests.processes import RunningNode, running_node
+from tests.processes import RunningNode, eventually, running_node
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
@@ -37,6 +37,25 @@ def node(nano: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     folder = tmp_path_factory.mktemp("page")
     with running_node(folder, {"nano": nano, "tiny": tiny}, server=SERVER) as running:
         running.wait_until_ready()
+        yield running
+
+
+CROWD = ["failed-model", "writer-7b", *(f"a-rather-long-name/of-model-{n}-4bit" for n in range(8))]
+"""Ten models; the first loads nothing but garbage, the second serves, and the others rest."""
+
+
+@pytest.fixture(scope="module")
+def crowd(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    """A node with a failed model, a ready one, and eight that are stopped."""
+    folder = tmp_path_factory.mktemp("crowd")
+    broken = Path(shutil.copytree(nano, folder / "broken"))
+    models = dict.fromkeys(CROWD, nano) | {"failed-model": broken}
+    resting = dict.fromkeys(CROWD, "preload = false") | {"writer-7b": ""}
+    with running_node(folder, models, extra=resting) as running:
+        (broken / "model.safetensors").write_bytes(b"no tensors")
+        running.ask("/admin/models/failed-model/load", method="POST")
+        eventually(lambda: running.model("failed-model")["state"] == "failed")
+        eventually(lambda: running.model("writer-7b")["state"] == "ready")
         yield running
 
 

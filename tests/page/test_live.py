@@ -101,10 +101,9 @@ def test_a_refused_chat_says_why(look: Looking) -> None:
 def test_a_chart_has_a_line_a_model_and_says_its_figures(look: Looking) -> None:
     page = look.page
     expect(page.locator("#charts .chart")).to_have_count(4)
-    expect(page.locator("#legend > span")).to_have_text(["nano", "tiny"])
-    expect(page.locator("#charts svg").first).to_have_attribute(
-        "aria-label", re.compile("Tokens per second: .+ now, at most .+")
-    )
+    expect(page.locator("#legend > button")).to_have_text(["1nano", "2tiny"])
+    plot = page.get_by_role("slider", name="Tokens per second")
+    expect(plot).to_have_attribute("aria-valuetext", re.compile(r"nano [\d.]+ tokens/s; tiny "))
 
 
 @pytest.mark.browser
@@ -113,8 +112,9 @@ def test_a_node_that_goes_is_missed(browser: Browser, nano: Path, tmp_path: Path
         look = Looking(context.new_page(), node)
         look.open()
         node.stop()
-        expect(look.page.locator("#link")).to_have_text("reconnecting")
-        expect(look.page.locator("#notice")).to_contain_text("may be old")
+        expect(look.page.locator("#link")).to_have_text("no answer")
+        expect(look.page.locator("#notice")).to_contain_text("The node cannot be reached.")
+        expect(look.page.locator("#status")).to_have_attribute("data-mood", "rest")
 
 
 def measure(page: Page, term: str) -> Locator:
