@@ -21,6 +21,7 @@ from mlx_worker.api.admin.log_buffer import LOG_BUFFER, LogBuffer
 from mlx_worker.api.admin.reload import CONFIG_RELOADER, ConfigReloader, folder_access
 from mlx_worker.api.context import ADDRESSES, CONTEXT, AppContext
 from mlx_worker.api.dashboard.history import HISTORY, MetricsHistory
+from mlx_worker.api.dashboard.report import DASHBOARD_EVENTS, DashboardEvents
 from mlx_worker.api.dashboard.static import PAGE, page, page_files
 from mlx_worker.api.metrics.counters import RequestMetrics
 from mlx_worker.api.metrics.loop_lag import EventLoopLagMonitor
@@ -181,6 +182,7 @@ async def _run_node(
             reasoning_summaries=config.server.reasoning_summaries,
             addresses=app.get(ADDRESSES, ()),
         )
+        app[DASHBOARD_EVENTS] = DashboardEvents(app[CONTEXT])
         node.start()
         yield
         await node.stop()

@@ -14,6 +14,7 @@ from mlx_worker.api.admin import (
     endpoints,
     health_endpoints,
     model_endpoints,
+    request_endpoints,
     schemas,
 )
 from mlx_worker.api.admin.reload import CannotReload, Reloaded
@@ -25,6 +26,7 @@ from mlx_worker.api.dialects.native.tokenize import DetokenizeRequest, TokenizeR
 from mlx_worker.api.dialects.registry import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from mlx_worker.api.generation import token_endpoints
 from mlx_worker.api.generation.endpoints import generate
+from mlx_worker.api.metrics.request_table import RequestRows
 from mlx_worker.api.route import (
     EVENTS,
     GENERATION,
@@ -41,6 +43,7 @@ from mlx_worker.errors import (
     ModelBusy,
     ModelTooLarge,
     NodeDraining,
+    RequestNotFound,
     Unavailable,
     UnknownModel,
 )
@@ -263,9 +266,10 @@ ROUTES = (
         method="GET",
         path="admin/watch",
         handler=stream.dashboard_stream,
-        summary="What the dashboard shows: events, and all figures once a second",
+        summary="What the dashboard shows: events, all figures once a second, and on request"
+        " log lines and the table of requests",
         answer=EVENTS,
-        query=("after",),
+        query=("after", "logs", "logs_after", "requests"),
     ),
     Route(
         method="GET",
@@ -301,6 +305,13 @@ ROUTES = (
         body=LogLevelRequest,
         answer=JsonKeys.of("level"),
     ),
+    Route(
+        method="GET",
+        path="admin/requests",
+        handler=request_endpoints.requests,
+        summary="Generation requests that run or wait, and the last ones that have ended",
+        answer=RequestRows,
+    ),
     # --- administration -------------------------------------------------------------------
     Route(
         method="POST",
@@ -309,6 +320,14 @@ ROUTES = (
         summary="Reload the configuration",
         answer=Reloaded,
         errors=(CannotReload, NodeDraining),
+    ),
+    Route(
+        method="POST",
+        path="admin/requests/{id:.+}/cancel",
+        handler=request_endpoints.cancel,
+        summary="End a generation request; its client gets the error `cancelled_by_operator`",
+        answer=schemas.Cancelled,
+        errors=(RequestNotFound,),
     ),
     Route(
         method="POST",

@@ -82,8 +82,8 @@ class GenerationOwner(Protocol):
     def client_disconnected(self, generation: Generation) -> None:
         """Handle that the reader needs no more output."""
 
-    def deadline_exceeded(self, generation: Generation, error: errors.WorkerError) -> None:
-        """Handle that the request has run out of time."""
+    def abort(self, generation: Generation, error: errors.WorkerError) -> None:
+        """Free the row of a generation that has not ended, and fail it."""
 
     def generation_ended(self, generation: Generation) -> None:
         """Handle the end of the generation, once."""
@@ -216,6 +216,11 @@ class Generation:
         self.finish_info = FinishInfo("cancelled", len(self.tokens))
         self._end()
 
+    @property
+    def is_resuming(self) -> bool:
+        """True from the loss of a process until the next process has sent a token."""
+        return self._lost_at is not None and not self.over
+
     def on_progress(self) -> None:
         """Send the reader a keepalive, unless it has had output lately."""
         if self._loop.time() - self._drained_at >= self._keepalive_interval:
@@ -292,3 +297,8 @@ class Generation:
         if not self.over:
             self.is_cancelled = True
             self._owner.client_disconnected(self)
+
+    def abort(self, error: errors.WorkerError) -> None:
+        """Free the row and end the generation with an error. Do nothing after the end."""
+        if not self.over:
+            self._owner.abort(self, error)
