@@ -89,6 +89,7 @@ async function sample(ids) {
 }
 
 function lost(problem) {
+  if (problem.status === 400) log.fallBack();
   node.setStale(report?.at ?? null);
   setText(byId("notice"), `${sentence(problem.message)} ${report ? "The figures are old. " : ""}Trying to connect again.`);
   setHidden(byId("notice"), false);
@@ -105,7 +106,7 @@ const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
 
 const ON = {
   report: onReport,
-  log: (line, id) => log.add(line, id),
+  log: (line) => log.add(line),
   requests: (both) => requests.show(both),
   message: (event) => (report ? onEvent(event) : waiting.push(event)),
 };
@@ -114,7 +115,7 @@ byId("key-button").addEventListener("click", () => askForKey());
 showConfiguration();
 
 const watch = new Watch(() => `admin/watch?after=${lastEvent}&${log.query}&requests=1`, {
-  event: ({ event, id, data }) => ON[event]?.(JSON.parse(data), id),
+  event: ({ event, data }) => ON[event]?.(JSON.parse(data)),
   lost,
   locked,
 });

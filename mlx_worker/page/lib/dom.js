@@ -52,16 +52,13 @@ export function setOptions(select, options, wanted = null) {
   select.dataset.options = signature;
 }
 
-// Puts children into this order. Only misplaced children move, and the focus stays where it is.
+// Puts a parent's children into this order. The child with the focus is not moved: a moved element
+// loses the focus.
 export function setOrder(parent, children) {
-  const focused = document.activeElement;
-  let moved = false;
-  children.forEach((child, place) => {
-    if (parent.children[place] === child) return;
-    parent.insertBefore(child, parent.children[place] ?? null);
-    moved = true;
-  });
-  if (moved && focused !== document.activeElement && parent.contains(focused)) focused.focus({ preventScroll: true });
+  if (children.length === parent.children.length && children.every((child, place) => parent.children[place] === child)) return;
+  const focused = children.findIndex((child) => child.contains(document.activeElement));
+  for (const child of children.slice(0, Math.max(0, focused))) parent.insertBefore(child, children[focused]);
+  parent.append(...children.slice(focused + 1));
 }
 
 // Changes the content of a scrolling element. Who reads at the end stays at the end; who has

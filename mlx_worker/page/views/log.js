@@ -41,8 +41,14 @@ export class Log {
     this.#element.replaceChildren();
   }
 
-  add({ at, level, text }, id) {
-    this.#last = Number(id);
+  // The model whose lines were asked for is not there any more: all lines are shown.
+  fallBack() {
+    this.#of = byId("log-of").value = "*";
+    this.clear();
+  }
+
+  add({ id, at, level, text }) {
+    this.#last = id;
     const line = el("span", { class: level }, `${clock(at)} ${text}\n`);
     line.hidden = !this.#isWanted(line);
     if (this.#added.push(line) === 1) requestAnimationFrame(() => this.#flush());
