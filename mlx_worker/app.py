@@ -182,7 +182,7 @@ async def _run_node(
             reasoning_summaries=config.server.reasoning_summaries,
             addresses=app.get(ADDRESSES, ()),
         )
-        app[DASHBOARD_EVENTS] = DashboardEvents(app[CONTEXT])
+        app[DASHBOARD_EVENTS] = DashboardEvents(app[CONTEXT], app[HISTORY].recent)
         node.start()
         yield
         await node.stop()

@@ -17,6 +17,7 @@ from mlx_worker.api.admin import (
     request_endpoints,
     schemas,
 )
+from mlx_worker.api.admin.config_report import ConfigReport
 from mlx_worker.api.admin.reload import CannotReload, Reloaded
 from mlx_worker.api.dashboard import stream
 from mlx_worker.api.dialects.messages.request import MessageRequest
@@ -311,6 +312,13 @@ ROUTES = (
         handler=request_endpoints.requests,
         summary="Generation requests that run or wait, and the last ones that have ended",
         answer=RequestRows,
+    ),
+    Route(
+        method="GET",
+        path="admin/config",
+        handler=endpoints.config,
+        summary="The configuration in effect, without secret values",
+        answer=ConfigReport,
     ),
     # --- administration -------------------------------------------------------------------
     Route(

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import ClientResponse
 
 from tests.front.asking import Serve, asked
-from tests.supervisor_harness import soon
+from tests.supervisor_harness import eventually, soon
 
 
 async def next_report(stream: ClientResponse) -> dict[str, Any]:
@@ -75,10 +75,12 @@ async def test_reports_come_with_what_happens(serve: Serve) -> None:
     stream = await soon(front.open("/admin/watch"))
     assert (await next_report(stream))["health"]["models"]["m"]["state"] == "ready"
     await front.ask("/admin/models/m/restart", method="POST")
-    while (await next_report(stream))["health"]["models"]["m"]["state"] == "ready":
-        pass
-    while (await next_report(stream))["health"]["models"]["m"]["state"] != "ready":
-        pass
+
+    async def is_reported() -> bool:
+        entry = (await next_report(stream))["health"]["models"]["m"]
+        return (entry["state"], entry["restarts"]) == ("ready", 1)
+
+    await eventually(is_reported)
     stream.close()
 
 

@@ -15,12 +15,14 @@ from aiohttp import web
 
 from mlx_worker import __version__
 from mlx_worker.api.admin import reports
+from mlx_worker.api.admin.health_report import next_try_ms
 from mlx_worker.json_output import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.api.context import AppContext
+    from mlx_worker.api.dashboard.recent_figures import RecentFigures
     from mlx_worker.supervisor.model_status import ModelStatus
 
 MAX_AGE: Final = 0.1
@@ -30,8 +32,14 @@ MAX_AGE: Final = 0.1
 class DashboardEvents:
     """Formats the events `report` and `requests` of one node, for all readers."""
 
-    def __init__(self, context: AppContext, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        context: AppContext,
+        recent: RecentFigures,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._context = context
+        self._recent = recent
         self._report = _SharedBytes(clock)
         self._requests = _SharedBytes(clock)
 
@@ -51,7 +59,7 @@ class DashboardEvents:
         return self._requests.get(self._context.request_table.changes, self._format_requests)
 
     def _format_report(self) -> bytes:
-        return b"event: report\ndata: %s\n\n" % encode(report(self._context))
+        return b"event: report\ndata: %s\n\n" % encode(report(self._context, self._recent))
 
     def _format_requests(self) -> bytes:
         return b"event: requests\ndata: %s\n\n" % encode(self._context.request_table.rows())
@@ -76,20 +84,25 @@ class _SharedBytes:
         return self._bytes
 
 
-def report(context: AppContext) -> dict[str, Any]:
+def report(context: AppContext, recent: RecentFigures) -> dict[str, Any]:
     """Return `/health` and more figures for people. Counters only grow while the node runs."""
     return {
         "at": time.time() * 1000,
         "startedAt": context.created * 1000,
         "version": __version__,
+        "draining": context.node.draining,
         "health": reports.health(context),
-        "models": {id_: _model(model, context) for id_, model in context.model_statuses().items()},
+        "models": {
+            id_: _model(model, context) | _restarts(model) | recent.figures(id_)
+            for id_, model in context.model_statuses().items()
+        },
     }
 
 
 def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
     config, cache = model.config, model.child.cache
-    first_token = context.request_metrics.by_model[config.id].first_token
+    of_requests = context.request_metrics.by_model[config.id]
+    first_token = of_requests.first_token
     return {
         "aliases": config.aliases,
         "isDefault": config.default,
@@ -101,5 +114,22 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
         "cacheLimitBytes": cache.capacity if cache else int(config.cache_bytes),
         "cacheEntries": cache.entries if cache else 0,
         "cacheWarmed": cache.warmed if cache else 0,
+        "promptTokens": of_requests.prompt_tokens,
+        "cachedTokens": of_requests.cached_tokens,
+        "runningPeak": model.running_peak,
+    }
+
+
+def _restarts(model: ModelStatus) -> dict[str, Any]:
+    """Return what ended a model's processes, and what becomes of the model.
+
+    `deaths` are the ends that count against the model now, or that it was given up after.
+    """
+    recent, allowed = model.recent_ends
+    return {
         "restartsBy": {event.value: n for event, n in model.restarts_by.items()},
+        "givenUp": model.given_up,
+        "deaths": model.given_up_after if model.given_up else recent,
+        "deathsAllowed": allowed,
+        "nextTryAt": next_try_ms(model.next_try),
     }

@@ -236,6 +236,9 @@ class RequestAccounting:
             metrics.duration.observe(record.seconds)
         if (first_token := record.seconds_to_first_token) is not None:
             metrics.first_token.observe(first_token)
+        for generation in record.generations:
+            if (prefill := generation.prefill) is not None:
+                metrics.add_prefill(*prefill)
 
 
 def _cancelled() -> RequestCancelled:

@@ -201,6 +201,19 @@ class Generation:
         return self._started.result().room if self.has_begun else None
 
     @property
+    def prefill(self) -> tuple[int, float] | None:
+        """Return the prompt tokens that were computed, and the seconds until the first token.
+
+        The seconds begin when a process gets the request. None without a first token, and where a
+        crash came before it.
+        """
+        if self.first_token_at is None or any(not crash.tokens for crash in self.crash_records):
+            return None
+        started = self._started.result()
+        computed = started.prompt_tokens - started.cached_tokens
+        return computed, self.first_token_at - self.handed_over[0]
+
+    @property
     def kv_tokens(self) -> int:
         """Return the tokens of which a child has KV, by what it has reported."""
         begun = self._started.done() and not self._error
