@@ -7,7 +7,7 @@ import { Watch } from "./lib/watch.js";
 import * as actions from "./views/actions.js";
 import { Charts } from "./views/charts.js";
 import { Connect } from "./views/connect.js";
-import { askForKey, closeKeyDialog, keyProblem, offerKey } from "./views/dialogs.js";
+import { askForKey, closeKeyDialog, keyProblem, offerKey, showOwner } from "./views/dialogs.js";
 import { Events } from "./views/events.js";
 import { Log } from "./views/log.js";
 import { Models } from "./views/models.js";
@@ -97,6 +97,7 @@ function lost(problem) {
 
 function locked() {
   node.setLocked();
+  showOwner("");
   setText(byId("notice"), `${keyProblem()} Enter one with the button “API key”.`);
   setHidden(byId("notice"), false);
   offerKey();
@@ -105,6 +106,10 @@ function locked() {
 const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
 
 const ON = {
+  reader: ({ keyName }) => {
+    showOwner(keyName);
+    connect.needsKey();
+  },
   report: onReport,
   log: (line) => log.add(line),
   requests: (both) => requests.show(both),

@@ -51,12 +51,15 @@ export class Watch {
       this.#connection = new AbortController();
       this.#replaced = false;
       const begun = Date.now();
+      const shown = key.get();
       const problem = await this.#read();
       if (document.hidden || this.#replaced) continue;
       if (problem.status === 401) {
-        const changed = key.changed();
-        this.#on.locked();
-        await changed;
+        if (key.get() === shown) {
+          const changed = key.changed();
+          this.#on.locked();
+          await changed;
+        }
         continue;
       }
       if (Date.now() - begun > LONGEST_PAUSE) wait = 250;

@@ -179,7 +179,7 @@ function reasonOf(health, more) {
   const cause = health.reason.split("; next try in")[0];
   const { last_exit: exit, nextTry } = health;
   const parts = [cause, !cause && exit ? `last exit at ${clock(exit.at)}: ${exit.how}` : ""];
-  if (health.state === "failed") parts.unshift(more.deaths ? `given up after ${more.deaths} ends` : "given up");
+  if (health.state === "failed") parts.unshift(more.deaths > 1 ? `given up after ${more.deaths} ends` : "given up");
   if (nextTry) parts.push(`next try at ${timeOfDay(nextTry)}`);
   if (health.state === "failed") parts.push("Load tries again at once");
   return parts.filter(Boolean).join("; ");

@@ -47,8 +47,11 @@ export class Connect {
     byId("connect-copy").addEventListener("click", () => copy(byId("connect-text")));
   }
 
+  needsKey() {
+    this.#hasKey = true;
+  }
+
   offer(report) {
-    this.#hasKey = Boolean(report.keyName);
     const models = Object.keys(report.models);
     const first = models.find((id) => report.models[id].isDefault);
     setOptions(byId("connect-model"), models.map((id) => [id, id]), saved("connect-model", first));

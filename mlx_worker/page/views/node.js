@@ -3,7 +3,6 @@
 import { announce, bar, byId, figures, setMood, setText } from "../lib/dom.js";
 import { bytes, count, duration, rate, seconds, share, timeOfDay } from "../lib/format.js";
 import { moodOf } from "../lib/moods.js";
-import { showOwner } from "./dialogs.js";
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 
@@ -27,7 +26,6 @@ export class NodeView {
     this.#head(report);
     const up = duration(report.at - report.startedAt);
     setText(byId("about"), `${location.host} · ${report.version} · up ${up}`);
-    showOwner(report.keyName ?? "");
     const ids = Object.keys(report.models);
     const speeds = ids.map((id) => rates.speed(id)).filter((value) => value !== null);
     this.#set("speed", speeds.length ? rate(sum(speeds)) : "–");
