@@ -12,6 +12,12 @@ from tests.front.asking import Serve, asked
 from tests.supervisor_harness import eventually, soon
 
 
+def imported_by(name: str, source: str) -> list[str]:
+    """Return the files that a module of the page imports."""
+    paths = re.findall(r'from "(\.\.?/[^"]+)"', source)
+    return [normpath(PurePosixPath(name).parent / path) for path in paths]
+
+
 async def next_report(stream: ClientResponse) -> dict[str, Any]:
     while not (block := await soon(stream.content.readuntil(b"\n\n"))).startswith(b"event: report"):
         pass
@@ -29,8 +35,7 @@ async def test_all_that_the_page_names_is_there(serve: Serve) -> None:
         file = await front.ask("/" + (name := named.pop()))
         assert file.status == 200, name
         assert file.headers["Content-Type"] != "application/octet-stream"
-        imported = re.findall(r'from "(\.\.?/[^"]+)"', file.body.decode())
-        named += [normpath(PurePosixPath(name).parent / path) for path in imported]
+        named += imported_by(name, file.body.decode())
     assert (await front.ask("/page/none.js")).error["code"] == "no_such_path"
     assert (await front.ask("/page/..%2Fserver.py")).status == 404
 

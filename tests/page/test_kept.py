@@ -1,5 +1,6 @@
 """What a person typed and read: kept over a reload and over a restart of the node."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def test_reload_keeps_conversation_and_fields(look: Looking) -> None:
     # The conversation goes on: the model gets the earlier turns too.
     with look.page.expect_request("**/v1/chat/completions") as sent:
         look.page.click("#send")
-    roles = [turn["role"] for turn in sent.value.post_data_json["messages"]]
+    body = json.loads(sent.value.post_data or "")
+    roles = [turn["role"] for turn in body["messages"]]
     assert roles == ["user", "assistant", "user"]
 
 

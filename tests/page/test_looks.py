@@ -50,7 +50,7 @@ def test_page_on_a_phone_does_not_scroll_sideways(browser: Browser, node: Runnin
 def test_ten_models_are_a_short_table_with_the_failed_one_first(
     browser: Browser, crowd: RunningNode, width: int, height: int
 ) -> None:
-    with browser.new_context(viewport={"width": width, "height": height}) as context:  # type: ignore[arg-type]
+    with browser.new_context(viewport={"width": width, "height": height}) as context:
         look = Looking(context.new_page(), crowd)
         look.open()
         names = look.page.locator("#models .fold")

@@ -1,8 +1,8 @@
 """Print what an open tab of the page costs, idle and at fifty events a second.
 
-`python -m tests.tools.page_cost [SECONDS]`. The events are changes of the log's level. KiB/s are
-what the tab received; CPU is that of the tab's main thread, and of the node's front process with and
-without the tab.
+For contributors: `python -m tests.tools.page_cost [SECONDS]`. The events are changes of the log's
+level. KiB/s are what the tab received; CPU is that of the tab's main thread, and of the node's
+front process with and without the tab.
 """
 
 import sys
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import psutil
 from playwright.sync_api import Browser, sync_playwright
 
@@ -92,7 +93,7 @@ def main() -> None:
                 with events(node, rate):
                     alone = cpu_share(front, seconds, time.sleep)
                     cost = tab_cost(browser, node, seconds)
-                print(f"{rate} events/s: {cost} (without a tab {alone:.1f} %)")
+                click.echo(f"{rate} events/s: {cost} (without a tab {alone:.1f} %)")
         browser.close()
 
 
