@@ -111,7 +111,7 @@ def test_silent_node_is_marked_old_and_has_no_violations(
         expect(page.locator("#notice")).to_contain_text("for 4 s")
         assert page.title() == "no answer · mlx-worker"
         green = look.badge("nano").evaluate("(badge) => getComputedStyle(badge).color")
-        assert green == page.locator("#status").evaluate("(it) => getComputedStyle(it).color")
+        assert green == page.locator("#status").evaluate("(one) => getComputedStyle(one).color")
         look.press("nano", "Restart", sure="Restart")
         expect(page.locator("#toasts")).to_contain_text("Restart: waiting for the node")
         expect(page.locator("#toasts")).to_contain_text("did not answer within 10 s")

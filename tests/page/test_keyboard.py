@@ -13,7 +13,8 @@ pytestmark = pytest.mark.browser
 SAID = """() => {
   window.said = [];
   new MutationObserver((changes) => {
-    for (const { addedNodes } of changes) said.push(...[...addedNodes].map((element) => element.textContent));
+    const added = changes.flatMap((change) => [...change.addedNodes]);
+    window.said.push(...added.map((node) => node.textContent));
   }).observe(document.getElementById("announcer"), { childList: true });
 }"""
 
