@@ -367,6 +367,7 @@ CHOSEN: Final = {
     "metadata": "{name}",
     "from": "{key}",
     "env": "{name}",
+    "chat_template_kwargs": "{name}",
 }
 """Objects whose keys are no names of ours, by their own key; what stands for those keys."""
 OF_THE_CALLER: Final = frozenset({"tools", "schema", "input"})
