@@ -16,10 +16,10 @@ from mlx_worker.config.schema import ModelConfig
 from mlx_worker.models.folder import ModelFolder
 from mlx_worker.models.resolve import PlannedModel
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.process.launcher import Launcher, ProcessLauncher
+from mlx_worker.supervisor.process.launch.launcher import Launcher, ProcessLauncher
+from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
 from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
-from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
 from mlx_worker.supervisor.requests.output_buffer import OutputDelta
@@ -210,7 +210,7 @@ async def taken(generation: Generation) -> OutputDelta | None:
     news = asyncio.Event()
     generation.subscribe(news.set)
     while (piece := generation.drain_output()) is None:
-        if generation.over:
+        if generation.has_ended:
             generation.raise_for_error()
             return None
         news.clear()
@@ -222,3 +222,11 @@ async def text_of(generation: Generation) -> str:
     """The next text of a generation; "" at its end."""
     piece = await taken(generation)
     return piece.text if piece else ""
+
+
+async def whole_text(generation: Generation) -> str:
+    """The rest of the text of a generation, to its end."""
+    text = ""
+    while piece := await text_of(generation):
+        text += piece
+    return text

@@ -23,9 +23,9 @@ from mlx_worker.supervisor.memory.budget import MemoryBudget
 from mlx_worker.supervisor.memory.placement import Placement
 from mlx_worker.supervisor.memory.pressure import Pressure
 from mlx_worker.supervisor.model import ModelRuntime
+from mlx_worker.supervisor.process.launch.spares import SparePool
 from mlx_worker.supervisor.process.pause import PauseDetector, tick_for
 from mlx_worker.supervisor.process.restart_policy import RestartWindow
-from mlx_worker.supervisor.process.spares import SparePool
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.starter import Starter
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from mlx_worker.models.resolve import PlannedModel
-    from mlx_worker.supervisor.process.launcher import Launcher
+    from mlx_worker.supervisor.process.launch.launcher import Launcher
+    from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.restart_policy import RestartPolicy
-    from mlx_worker.supervisor.process.spares import StandbyPolicy
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
     from mlx_worker.supervisor.starter import FolderAccess
 
@@ -164,7 +164,7 @@ class Node:
         children = [model.child for model in reversed(self._all_models())]
         for child in children:
             child.stop()
-            child.hurry()
+            child.cut_drain_short()
         for child in children:
             await child.reached(State.STOPPED, State.FAILED)
             await child.close()
@@ -226,7 +226,7 @@ class Node:
                 await model.dispatcher.drain(refusal)
         self.starter.forget(model)
         model.child.stop()
-        model.child.hurry()
+        model.child.cut_drain_short()
         await model.child.reached(State.STOPPED, State.FAILED)
         await model.child.close()
         model.idle.close()

@@ -71,7 +71,7 @@ def test_config_report_of_a_whole_file(tmp_path: Path) -> None:
     report = config_report(config, "laptop")
     shown: dict[str, Any] = report.config
     assert shown["models"][0]["cache_bytes"] == 1 << 30
-    assert shown["models"][0]["warm"] == [str(tmp_path / "a.txt")]
+    assert shown["models"][0]["warm"] == (str(tmp_path / "a.txt"),)
     assert shown["models"][0]["defaults"]["top_p"] == 0.5
     assert shown["server"]["models_dir"] == str(tmp_path / "models")
     assert shown["supervisor"]["memory_limit"] == 0.5

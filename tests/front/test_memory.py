@@ -138,7 +138,7 @@ async def test_a_request_that_takes_too_long_is_a_504_that_is_not_sent_again(
 async def test_a_stream_that_takes_too_long_ends_with_an_error_event(
     serve: Serve, pace: Fifo
 ) -> None:
-    front = await serve("--pace", pace.path, models=(model(request_timeout=0.3),))
+    front = await serve("--pace", pace.path, models=(model(request_timeout=1),))
     pace.let(1)
     answer = await front.chat("one two", stream=True)
     assert (answer.status, answer.text) == (200, "one")
@@ -199,6 +199,11 @@ async def test_a_nameless_flood_of_one_key_gives_way_to_another_key(
         await eventually(so)
 
     flood = [ask("first", "alice")]
+
+    async def has_begun() -> bool:
+        return served.admission.running == 1
+
+    await eventually(has_begun)
     for number in range(8):
         await waiting(number)
         flood.append(ask(f"word{number}", "alice"))

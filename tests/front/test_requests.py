@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.dialects import ALL, Dialect, events_of
+from tests.dialects import ALL, Dialect
 from tests.front.asking import Front, Serve, asked, model
+from tests.sse import events_of
 from tests.supervisor_harness import DEADLINE, PATIENT, Fifo, eventually, kill_worker, soon
 
 if TYPE_CHECKING:

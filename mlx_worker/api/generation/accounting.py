@@ -164,7 +164,7 @@ class RequestAccounting:
                 self._is_cancelled = True
                 self._task.cancel()
             return True
-        running = [generation for generation in self._generations if not generation.over]
+        running = [generation for generation in self._generations if not generation.has_ended]
         for generation in running:
             generation.abort(_cancelled())
         return bool(running)

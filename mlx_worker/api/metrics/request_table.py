@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from mlx_worker.api.request_record import Outcome, RequestRecord
     from mlx_worker.supervisor.requests.generation import Generation
 
-MAX_ENDED: Final = 200
-"""Rows of ended requests that are kept."""
+MAX_ENDED: Final = 100
+"""Rows of ended requests that are kept: about 30 KB, which a reader gets with each table."""
+
+DIGITS: Final = 4
+"""Decimal places of seconds."""
 
 LiveState = Literal["waiting", "prefill", "generating", "resuming"]
 FinalState = Literal["finished", "cancelled", "failed"]
@@ -160,15 +163,15 @@ def _final_state(outcome: Outcome) -> FinalState:
 def _row(
     id_: str, entry: _Entry, record: RequestRecord, state: LiveState | FinalState
 ) -> RequestRow:
-    prompt = record.prompt
+    prompt, first_token = record.prompt, record.seconds_to_first_token
     return RequestRow(
         id=id_,
         model=record.model,
         dialect=record.dialect,
         state=state,
         started_at=entry.started_at,
-        seconds=record.seconds,
-        first_token_seconds=record.seconds_to_first_token,
+        seconds=round(record.seconds, DIGITS),
+        first_token_seconds=None if first_token is None else round(first_token, DIGITS),
         prompt_tokens=prompt.prompt if prompt else 0,
         cached_tokens=prompt.cached if prompt else 0,
         output_tokens=record.completion_tokens,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mlx_worker import errors
 from mlx_worker.supervisor.requests.output_buffer import OutputBuffer
@@ -30,10 +30,18 @@ if TYPE_CHECKING:
     from mlx_worker.wire.request import ChatRequest
 
 
+RETRY_AFTER_UNAVAILABLE: Final = 1.0
+"""Seconds until the next try where a child says `unavailable`: the lack of a moment."""
+
+
 def as_error(failed: RequestFailed) -> errors.WorkerError:
-    """Return the error that a child names in a message."""
+    """Return the error that a child names in a message.
+
+    The message carries no time of the next try: the front decides when a refusal may pass.
+    """
     kind = errors.error_class(failed.code)
-    error = kind(failed.message, param=failed.param)
+    retry_after = RETRY_AFTER_UNAVAILABLE if kind is errors.Unavailable else None
+    error = kind(failed.message, param=failed.param, retry_after=retry_after)
     if isinstance(error, errors.ContextLengthExceeded):
         error.tokens, error.context = failed.prompt_tokens, failed.context
     return error
@@ -120,7 +128,7 @@ class Generation:
         self.identity: Identity | None = None
         self.lost_by = ""
         self.is_cancelled = False
-        self.over = False
+        self.has_ended = False
         self.finish_info: FinishInfo | None = None
         self.deadline: Handle | None = None
         self._owner = owner
@@ -144,7 +152,7 @@ class Generation:
 
     def on_message(self, message: ResponseMessage) -> None:
         """Handle one message of the process; ignore messages after the end."""
-        if self.over:
+        if self.has_ended:
             return
         match message:
             case RowOutput():
@@ -175,7 +183,7 @@ class Generation:
 
     def on_connection_lost(self, why: str) -> None:
         """Tell the owner that the process is lost; after the end there is nothing to lose."""
-        if not self.over:
+        if not self.has_ended:
             self._owner.process_lost(self, why)
 
     # --- the owner's side ---
@@ -232,10 +240,10 @@ class Generation:
     @property
     def is_resuming(self) -> bool:
         """True from the loss of a process until the next process has sent a token."""
-        return self._lost_at is not None and not self.over
+        return self._lost_at is not None and not self.has_ended
 
     def on_progress(self) -> None:
-        """Send the reader a keepalive, unless it has had output lately."""
+        """Send the reader a keepalive, unless the reader has had output lately."""
         if self._loop.time() - self._drained_at >= self._keepalive_interval:
             self._output.add_keepalive()
             self._notify()
@@ -262,7 +270,7 @@ class Generation:
             self._notify()
 
     def _end(self) -> None:
-        self.over = True
+        self.has_ended = True
         self.ended_at = time.perf_counter()
         self._ended.set()
         self._notify()
@@ -285,7 +293,7 @@ class Generation:
         It runs in the connection's callback: it must not block, and not raise.
         """
         self._notify = notify
-        if self._output.has_output or self.over:
+        if self._output.has_output or self.has_ended:
             notify()
 
     def drain_output(self) -> OutputDelta | None:
@@ -307,11 +315,11 @@ class Generation:
 
     def cancel(self) -> None:
         """Free the row: the client has left, or needs no more. Do nothing after the end."""
-        if not self.over:
+        if not self.has_ended:
             self.is_cancelled = True
             self._owner.client_disconnected(self)
 
     def abort(self, error: errors.WorkerError) -> None:
         """Free the row and end the generation with an error. Do nothing after the end."""
-        if not self.over:
+        if not self.has_ended:
             self._owner.abort(self, error)

@@ -86,7 +86,7 @@ def test_request_table_many_requests_keep_the_last() -> None:
         table.end(begin(table, live), live.snapshot("success"))
     rows = table.rows()
     assert rows.live == []
-    assert len(rows.recent) == 200
+    assert len(rows.recent) == 100
     assert rows.recent[0].id == f"r{MANY - 1}"
     assert table.is_idle
     assert table.changes == 2 * MANY

@@ -18,10 +18,10 @@ from mlx_worker.errors import ChildLost, ModelFailed, ModelLoading, NodeDraining
 from mlx_worker.supervisor.event_log import EventLog
 from mlx_worker.supervisor.process.child import Child
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
-from mlx_worker.supervisor.process.launcher import Launched, Launcher, ProcessLauncher
+from mlx_worker.supervisor.process.launch.launcher import Launched, Launcher, ProcessLauncher
+from mlx_worker.supervisor.process.launch.process import NO_VARIABLES
 from mlx_worker.supervisor.process.lifecycle import Lifecycle, Timings
 from mlx_worker.supervisor.process.pause import PauseDetector
-from mlx_worker.supervisor.process.process import NO_VARIABLES
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy, RestartWindow
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
@@ -40,6 +40,7 @@ from tests.supervisor_harness import (
     scripted_process,
     soon,
     text_of,
+    whole_text,
 )
 
 NEVER = RestartPolicy(intensity=0)
@@ -136,13 +137,6 @@ def ask(child: Child, request: ChatRequest, id_: int = 1) -> Generation:
     return generation
 
 
-async def whole(generation: Generation) -> str:
-    text = ""
-    while piece := await text_of(generation):
-        text += piece
-    return text
-
-
 async def text_before_the_loss(generation: Generation) -> str:
     text = ""
     try:
@@ -164,7 +158,7 @@ async def test_a_child_starts_loads_and_answers() -> None:
         assert child.status.loaded == Loaded(context_length=4096, weight_bytes=123_456)
         generation = ask(child, chat("the answer is here"))
         assert (await soon(generation.started())).prompt_tokens == 4
-        assert await whole(generation) == "the answer is here"
+        assert await whole_text(generation) == "the answer is here"
 
 
 async def test_it_is_known_when_it_came_to_each_state() -> None:
@@ -187,6 +181,7 @@ async def test_every_state_is_announced_in_its_order() -> None:
     assert announced[-3:] == [State.DRAINING, State.STOPPING, State.STOPPED]
 
 
+@pytest.mark.process
 async def test_it_is_the_leader_of_a_session_so_that_ctrl_c_is_not_its_to_answer() -> None:
     async with child_of(scripted_process()) as child:
         await soon(child.reached(State.READY))
@@ -278,13 +273,14 @@ async def killed_and_back(child: Child) -> None:
     assert not alive(before)
 
 
+@pytest.mark.process
 async def test_killed_from_outside_it_comes_back_as_a_new_process() -> None:
     async with child_of(scripted_process()) as child:
         await soon(child.reached(State.READY))
         assert child.lifecycle.restarts == 0
         await killed_and_back(child)
         assert child.lifecycle.restarts == 1
-        assert await whole(ask(child, chat("here again"))) == "here again"
+        assert await whole_text(ask(child, chat("here again"))) == "here again"
 
 
 async def test_after_a_restart_it_still_says_why_it_was_restarted() -> None:
@@ -311,6 +307,7 @@ FAULTS_IN_WORK = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("flag", "reason"), FAULTS_IN_WORK.items())
 async def test_an_end_in_mid_work_gives_what_was_said_then_the_loss_and_its_cause(
     flag: str, reason: str
@@ -330,12 +327,13 @@ async def test_after_an_end_in_mid_work_it_serves_again(flag: str, tmp_path: Pat
         await text_before_the_loss(ask(child, chat("one two three")))
         await soon(child.reached(*NOT_READY))
         await soon(child.reached(State.READY))
-        assert await whole(ask(child, chat("one two three"), id_=2)) == "one two three"
+        assert await whole_text(ask(child, chat("one two three"), id_=2)) == "one two three"
         assert child.lifecycle.restarts == 1
 
 
+@pytest.mark.process
 async def test_a_child_that_hangs_with_work_in_hand_is_killed_though_it_pongs() -> None:
-    timings = replace(QUICK, stall=0.3)
+    timings = replace(QUICK, stall=1)
     async with child_of(
         scripted_process("--hang-after-tokens", "1"), timings=timings, policy=NEVER
     ) as it:
@@ -395,10 +393,11 @@ async def test_work_after_a_long_idle_time_has_its_full_patience(pace: Fifo) -> 
 
         await eventually(idled)
         pace.let(2)
-        assert await whole(ask(child, chat("one two"))) == "one two"
+        assert await whole_text(ask(child, chat("one two"))) == "one two"
         assert child.lifecycle.restarts == 0
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
@@ -418,6 +417,7 @@ async def test_a_child_that_hangs_on_the_way_is_killed_at_the_deadline(
         assert reason in child.reason
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
@@ -437,6 +437,7 @@ async def test_a_child_that_fails_on_the_way_is_tried_again(
         assert child.lifecycle.restarts == 1
 
 
+@pytest.mark.process
 async def test_the_last_line_on_stderr_is_part_of_the_reason() -> None:
     """As of an import that fails: nothing else says why no process comes up."""
     failing = [sys.executable, "-c", "raise ValueError('not allowed to raise maximum limit')"]
@@ -508,7 +509,7 @@ async def test_a_restart_is_a_new_process() -> None:
         await soon(child.reached(State.READY))
         await restarted(child)
         assert (child.lifecycle.restarts, child.reason) == (1, "")
-        assert await whole(ask(child, chat("here again"))) == "here again"
+        assert await whole_text(ask(child, chat("here again"))) == "here again"
 
 
 async def test_a_child_that_was_given_up_can_be_restarted(tmp_path: Path) -> None:
@@ -543,7 +544,7 @@ async def test_a_restart_lets_running_work_finish_first(pace: Fifo) -> None:
         await soon(child.reached(State.DRAINING))
         assert isinstance(child.refusal(), ModelLoading)
         pace.let(2)
-        assert await whole(generation) == " two three"
+        assert await whole_text(generation) == " two three"
         await soon(child.reached(State.READY))
         assert child.lifecycle.restarts == 1
 
@@ -569,6 +570,7 @@ async def test_after_too_many_ends_it_is_given_up_and_says_why() -> None:
         assert 1 <= refused.value.retry_after <= AT_ONCE.retry_initial
 
 
+@pytest.mark.process
 async def test_a_command_that_cannot_be_run_is_named_and_never_given_up() -> None:
     async with child_of(ProcessLauncher(["/nowhere/python"]), policy=NEVER) as child:
         await soon(child.reached(State.BACKOFF))
@@ -585,6 +587,7 @@ async def test_given_up_it_starts_again_when_it_is_asked_to(tmp_path: Path) -> N
         assert child.reason == ""
 
 
+@pytest.mark.process
 async def test_the_late_end_of_a_former_incarnation_does_not_touch_its_successor(
     tmp_path: Path,
 ) -> None:
@@ -598,7 +601,7 @@ async def test_the_late_end_of_a_former_incarnation_does_not_touch_its_successor
         child.start()
         await soon(child.reached(State.READY))
         await eventually(gone(first))
-        assert await whole(ask(child, chat("still here"), id_=2)) == "still here"
+        assert await whole_text(ask(child, chat("still here"), id_=2)) == "still here"
         assert child.lifecycle.restarts == 1
 
 
@@ -635,6 +638,7 @@ async def stopped_after(child: Child) -> AsyncIterator[None]:
     assert not alive(pid)
 
 
+@pytest.mark.process
 async def test_an_idle_child_stops() -> None:
     async with child_of(scripted_process()) as child:
         await soon(child.reached(State.READY))
@@ -677,7 +681,7 @@ async def test_stopping_lets_running_work_finish_and_takes_no_new(pace: Fifo) ->
             await soon(child.reached(State.DRAINING))
             assert isinstance(child.refusal(), NodeDraining)
             pace.let(2)
-            assert await whole(generation) == " two three"
+            assert await whole_text(generation) == " two three"
 
 
 async def test_a_drain_that_takes_too_long_is_cut(pace: Fifo) -> None:
@@ -686,9 +690,10 @@ async def test_a_drain_that_takes_too_long_is_cut(pace: Fifo) -> None:
         await soon(child.reached(State.READY))
         generation = ask(child, chat("one two three"))
         pace.let(1)
+        assert await text_of(generation) == "one"
         async with stopped_after(child):
             child.stop()
-            assert await text_before_the_loss(generation) == "one"
+            assert await text_before_the_loss(generation) == ""
 
 
 async def test_a_drain_is_cut_when_it_is_told_to_hurry(pace: Fifo) -> None:
@@ -699,7 +704,7 @@ async def test_a_drain_is_cut_when_it_is_told_to_hurry(pace: Fifo) -> None:
         async with stopped_after(child):
             child.stop()
             await soon(child.reached(State.DRAINING))
-            child.hurry()
+            child.cut_drain_short()
             assert await text_before_the_loss(generation) == ""
 
 
@@ -726,6 +731,7 @@ async def test_a_child_killed_while_it_drains_does_not_come_back(pace: Fifo) -> 
         assert child.lifecycle.restarts == 0
 
 
+@pytest.mark.process
 async def test_a_child_that_does_not_leave_at_eof_is_killed_at_the_stop_deadline() -> None:
     async with child_of(
         scripted_process("--ignore-eof"), timings=replace(QUICK, stop=0.2)
@@ -742,7 +748,7 @@ async def test_a_stopped_child_can_be_started_again() -> None:
         await soon(child.reached(State.STOPPED))
         child.start()
         await soon(child.reached(State.READY))
-        assert await whole(ask(child, chat("again"))) == "again"
+        assert await whole_text(ask(child, chat("again"))) == "again"
 
 
 async def test_whoever_waits_for_a_state_can_give_up_waiting() -> None:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mlx_worker.supervisor.process.connection import ChildConnection, ConnectionCallbacks, connect
-from mlx_worker.supervisor.process.process import CHILD_COMMAND, NO_VARIABLES, spawn
-from mlx_worker.supervisor.process.stderr import StderrTail
+from mlx_worker.supervisor.process.launch.process import CHILD_COMMAND, NO_VARIABLES, spawn
+from mlx_worker.supervisor.process.launch.stderr import StderrTail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mlx_worker.supervisor.process.process import ChildProcess
+    from mlx_worker.supervisor.process.launch.process import ChildProcess
     from mlx_worker.wire.messages import Hello
 
 
@@ -37,7 +37,7 @@ class Launch(Protocol):
     """Starts the processes of one model's child."""
 
     async def __call__(self, callbacks: ConnectionCallbacks) -> Launched:
-        """Start a process that the callbacks are told of. Raises OSError if that fails."""
+        """Start a process that reports to the callbacks. Raises OSError if that fails."""
 
 
 class Launcher(Protocol):

@@ -13,8 +13,8 @@ import sys
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
-from mlx_worker.supervisor.process.environment import without_secrets
-from mlx_worker.supervisor.process.private_tmp import scratch_folder
+from mlx_worker.supervisor.process.launch.environment import without_secrets
+from mlx_worker.supervisor.process.launch.private_tmp import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -112,7 +112,7 @@ def _environment(of_model: Mapping[str, str]) -> dict[str, str]:
     return without_secrets(os.environ) | dict(of_model) | own
 
 
-def how_it_ended(code: int) -> str:
+def describe_exit(code: int) -> str:
     """Return an exit code in words; a negative code is a signal's number."""
     if code >= 0:
         return f"exit status {code}"
