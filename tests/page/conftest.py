@@ -40,7 +40,12 @@ def node(nano: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         yield running
 
 
-CROWD = ["failed-model", "writer-7b", *(f"a-rather-long-name/of-model-{n}-4bit" for n in range(8))]
+SIZES = (1, 3, 4, 8, 14, 32, 70, 120)
+CROWD = [
+    "vision-12b",
+    "writer-7b",
+    *(f"local/assistant-{size}b-instruct-long-context-4bit" for size in SIZES),
+]
 """Ten models; the first loads nothing but garbage, the second serves, and the others rest."""
 
 
@@ -49,12 +54,12 @@ def crowd(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
     """A node with a failed model, a ready one, and eight that are stopped."""
     folder = tmp_path_factory.mktemp("crowd")
     broken = Path(shutil.copytree(nano, folder / "broken"))
-    models = dict.fromkeys(CROWD, nano) | {"failed-model": broken}
+    models = dict.fromkeys(CROWD, nano) | {"vision-12b": broken}
     resting = dict.fromkeys(CROWD, "preload = false") | {"writer-7b": ""}
     with running_node(folder, models, extra=resting) as running:
         (broken / "model.safetensors").write_bytes(b"no tensors")
-        running.ask("/admin/models/failed-model/load", method="POST")
-        eventually(lambda: running.model("failed-model")["state"] == "failed")
+        running.ask("/admin/models/vision-12b/load", method="POST")
+        eventually(lambda: running.model("vision-12b")["state"] == "failed")
         eventually(lambda: running.model("writer-7b")["state"] == "ready")
         yield running
 

@@ -63,7 +63,7 @@ def test_failed_model_has_no_violations(browser: Browser, crowd: RunningNode, sc
     with browser.new_context(color_scheme=scheme) as context:  # type: ignore[arg-type]
         look = Looking(context.new_page(), crowd)
         look.open()
-        look.fold("failed-model").click()
+        look.fold("vision-12b").click()
         assert look.violations() == []
 
 

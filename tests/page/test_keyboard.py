@@ -124,13 +124,13 @@ def test_failed_model_says_what_comes_next(browser: Browser, crowd: RunningNode)
     with browser.new_context() as context:
         look = Looking(context.new_page(), crowd)
         look.open()
-        why = look.card("failed-model").locator(".why")
+        why = look.card("vision-12b").locator(".why")
         expect(why).to_have_text(re.compile("^given up.*Load tries again at once"))
         expect(why).to_have_text(re.compile(r"next try at \d\d:\d\d:\d\d"))
-        expect(look.card("failed-model").locator(".buttons")).to_be_hidden()
-        load = look.page.get_by_role("button", name="Load failed-model", exact=True)
+        expect(look.card("vision-12b").locator(".buttons")).to_be_hidden()
+        load = look.page.get_by_role("button", name="Load vision-12b", exact=True)
         load.click()
-        expect(look.page.locator("#toasts")).to_contain_text("failed-model is being loaded")
+        expect(look.page.locator("#toasts")).to_contain_text("vision-12b is being loaded")
 
 
 def test_badges_are_no_live_regions(page: Page) -> None:

@@ -1,4 +1,4 @@
-// The last hour of all models, drawn anew with each sample; the legend chooses one model.
+// The last hour of all models that had a process, drawn anew with each sample; the legend chooses one model.
 
 import { byId, el, setOrder } from "../lib/dom.js";
 import { bytes, count, perSecond, seconds } from "../lib/format.js";
@@ -40,16 +40,16 @@ export class Charts {
     this.#samples = this.#samples.filter((sample) => sample.at > newest - HOUR);
     this.#every = every;
     this.#ids = ids;
-    if (!ids.includes(this.#only)) this.#only = null;
     this.#draw();
   }
 
   #draw() {
     const all = this.#ids.map((id, index) => ({ id, index }));
     const worked = all.filter(({ id }) => this.#samples.some(({ models }) => models[id]?.residentBytes || models[id]?.tokensPerSecond));
-    const shown = this.#only === null ? worked : all.filter(({ id }) => id === this.#only);
+    if (!worked.some(({ id }) => id === this.#only)) this.#only = null;
+    const shown = this.#only === null ? worked : worked.filter(({ id }) => id === this.#only);
     for (const chart of this.#charts) chart.draw(this.#samples, shown, this.#every);
-    this.#name(all);
+    this.#name(worked);
   }
 
   #name(models) {

@@ -19,6 +19,7 @@ const SENTENCES = {
   "no room": ({ why }) => why,
   drain: ({ within_s: within }) => `the node drains within ${within} s`,
   pause: ({ seconds }) => `the node and its processes did not run for ${seconds} s`,
+  "loop held": ({ path, ms }) => `a request of ${path} held up all others for ${Math.round(ms)} ms`,
   folder: ({ warning }) => warning,
   level: ({ shown_from: level }) => `log level set to ${level}`,
 };
