@@ -9,7 +9,7 @@ const MOODS = {
 
 export const moodOf = (word) => MOODS[word] ?? "rest";
 
-const OF_EVENTS = { crash: "bad", poison: "bad", "weights changed": "bad", "package replaced": "wait", "no room": "wait", pressure: "wait", resume: "good", evict: "wait", folder: "wait" };
+const OF_EVENTS = { crash: "bad", poison: "bad", outage: "bad", "weights changed": "bad", "package replaced": "wait", "no room": "wait", pressure: "wait", resume: "good", evict: "wait", folder: "wait" };
 
 export const moodOfEvent = (event) =>
   event.kind === "state" ? moodOf(event.facts.now) : (OF_EVENTS[event.kind] ?? "rest");

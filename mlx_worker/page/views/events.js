@@ -19,7 +19,8 @@ const SENTENCES = {
   "no room": ({ why }) => why,
   drain: ({ within_s: within }) => `the node drains within ${within} s`,
   pause: ({ seconds }) => `the node and its processes did not run for ${seconds} s`,
-  "loop held": ({ path, ms }) => `a request of ${path} held up all others for ${Math.round(ms)} ms`,
+  "loop held": ({ path, ms }) => `the event loop was held up for ${Math.round(ms)} ms by ${path}`,
+  outage: ({ seconds, reasons }) => `no model could be served for ${seconds} s: ${Object.entries(reasons).map(([id, why]) => `${id}: ${why}`).join("; ")}`,
   folder: ({ warning }) => warning,
   level: ({ shown_from: level }) => `log level set to ${level}`,
 };
