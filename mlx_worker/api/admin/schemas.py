@@ -103,3 +103,10 @@ class Unloading(msgspec.Struct, frozen=True):
 
     model: str
     unloading: Literal[True] = True
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """The request that was cancelled, by the id of its row in the table of requests."""
+
+    id: str
+    cancelled: Literal[True] = True
