@@ -42,7 +42,7 @@ LOOK_EVERY = 0.2
 
 @click.group
 def service() -> None:
-    """Run the node as a service: launchd on macOS, systemd on Linux."""
+    """Run the node as a service (launchd or systemd)."""
 
 
 @service.command

@@ -155,7 +155,17 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
         },
         "health": stats.health(),
         "cache": _cache_in_health(model),
-        "metrics": stats.metrics() | {"generatedTokens": model.generated_tokens},
+        "metrics": stats.metrics() | _tokens(model, context),
+    }
+
+
+def _tokens(model: ModelStatus, context: AppContext) -> dict[str, int]:
+    """Return tokens since the node's start; `cachedTokens` of prompts were in the prompt cache."""
+    metrics = context.request_metrics.by_model[model.config.id]
+    return {
+        "promptTokens": metrics.prompt_tokens,
+        "cachedTokens": metrics.cached_tokens,
+        "generatedTokens": model.generated_tokens,
     }
 
 
