@@ -39,7 +39,7 @@ from mlx_worker.health import RequestStats, node_request_stats
 from mlx_worker.models.resolve import unseen
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.process.launcher import CHILD_LAUNCHER
+from mlx_worker.supervisor.process.launch.launcher import CHILD_LAUNCHER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.metrics.tracing import RequestTracer
     from mlx_worker.config.schema import Config, ServerConfig, TelemetryConfig
-    from mlx_worker.supervisor.process.launcher import Launcher
+    from mlx_worker.supervisor.process.launch.launcher import Launcher
+    from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.restart_policy import RestartPolicy
-    from mlx_worker.supervisor.process.spares import StandbyPolicy
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 
 PAGE_ROUTES = [("", page), ("page/{name}", page)]

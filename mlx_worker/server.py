@@ -28,9 +28,9 @@ from mlx_worker.logs import Entry
 from mlx_worker.service.sd_notify import Notifier
 from mlx_worker.signals import change_log_level_at_user_signals, reload_at_hangup, stop_signals
 from mlx_worker.supervisor.outage import end_at_outage
-from mlx_worker.supervisor.process.launcher import CHILD_LAUNCHER
+from mlx_worker.supervisor.process.launch.launcher import CHILD_LAUNCHER
+from mlx_worker.supervisor.process.launch.private_tmp import scratch_folder
 from mlx_worker.supervisor.process.pause import PauseDetector
-from mlx_worker.supervisor.process.private_tmp import scratch_folder
 from mlx_worker.system.file_limit import (
     connection_budget,
     raise_limit,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from mlx_worker.api.middleware.connections import ConnectionLimiter
     from mlx_worker.config.schema import Config
     from mlx_worker.supervisor.node import Node
-    from mlx_worker.supervisor.process.launcher import Launcher
+    from mlx_worker.supervisor.process.launch.launcher import Launcher
 
 __all__ = ["build_app", "serve"]
 

@@ -1,4 +1,4 @@
-"""What many tests share: the made models, and a node as a real process."""
+"""What many tests share: their markers, the made models, and a node as a real process."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.markers import StartedProcesses, markers_of
 from tests.processes import RunningNode, running_node
 from tests.supervisor_harness import WORKERS
-from tests.synthetic_models import make_nano, make_tiny
+from tests.synthetic_models import make_caller, make_nano, make_tiny
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -25,8 +26,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+STARTED = StartedProcesses()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     WORKERS.in_processes = config.getoption("--workers") == "process"
+
+
+def pytest_sessionstart() -> None:
+    STARTED.watch()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    for marker in markers_of(item.path):
+        item.add_marker(marker)
+
+
+def starts_no_process(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a part of a test that starts a process, unless the test may."""
+    before = len(STARTED.commands)
+    result = yield
+    started = STARTED.commands[before:]
+    if started and not WORKERS.in_processes and item.get_closest_marker("process") is None:
+        pytest.fail(f"started {started[0]}: the test needs the marker `process`", pytrace=False)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    return (yield from starts_no_process(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    return (yield from starts_no_process(item))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -52,6 +85,12 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def caller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that reasons and calls tools."""
+    return make_caller(tmp_path_factory.mktemp("models") / "caller")
 
 
 @pytest.fixture(scope="session")

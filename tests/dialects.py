@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.sse import Event
+
 PARAMETERS = {"type": "object", "properties": {"at": {"type": "string"}}}
 LOOK = {"name": "look", "description": "Look there.", "parameters": PARAMETERS}
 
@@ -45,24 +47,6 @@ class BrokenStream:
 
     text: str
     message: str
-
-
-Event = tuple[str | None, Any]
-
-
-def events_of(stream: bytes) -> list[Event]:
-    """(name, data) of each event, data parsed but for [DONE]; comments are passed over."""
-    *blocks, rest = stream.decode().split("\n\n")
-    assert rest == "", "the last event is whole"
-    events: list[Event] = []
-    for block in blocks:
-        if block.startswith(":"):
-            continue
-        lines = dict(line.split(": ", 1) for line in block.split("\n"))
-        assert set(lines) <= {"event", "data"}
-        data = lines["data"]
-        events.append((lines.get("event"), data if data == "[DONE]" else json.loads(data)))
-    return events
 
 
 @dataclass(frozen=True)

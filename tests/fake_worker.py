@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import msgspec
 
-from mlx_worker.errors import CacheError, ContextLengthExceeded, InferenceError
+from mlx_worker.errors import CacheError, ContextLengthExceeded, InferenceError, Unavailable
 from mlx_worker.wire.messages import (
     PROTOCOL,
     CacheCleared,
@@ -144,6 +144,7 @@ def arguments(given_flags: Sequence[str]) -> argparse.Namespace:
     fault.add_argument("--mute-after-tokens", type=int, metavar="K", help="no Done at K tokens")
     fault.add_argument("--never-shrink", action="store_true")
     fault.add_argument("--refuse", action="store_true")
+    fault.add_argument("--unavailable", action="store_true")
     fault.add_argument("--fail-warm", action="store_true")
     fault.add_argument("--ignore-eof", action="store_true")
     fault.add_argument("--write", metavar="TEXT", help="to stderr, before anything else")
@@ -337,6 +338,9 @@ class FakeWorker:
             self._host.send(
                 [RequestFailed(id_, ContextLengthExceeded.code, "5000 tokens of 4096", "messages")]
             )
+            return
+        if self._flags.unavailable:
+            self._host.send([RequestFailed(id_, Unavailable.code, "so it was written")])
             return
         said = len(asked.replay)
         assert asked.replay == list(range(1, said + 1)), asked.replay

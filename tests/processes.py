@@ -79,6 +79,10 @@ class RunningNode:
         entry: dict[str, Any] = self.ask("/health").json["models"][name]
         return entry
 
+    def child(self, name: str) -> psutil.Process:
+        """The process of a model."""
+        return psutil.Process(self.model(name)["pid"])
+
     def children(self) -> list[psutil.Process]:
         """The processes of its models."""
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -91,6 +95,17 @@ class RunningNode:
         """SIGTERM, then its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(DEADLINE)
+
+
+@contextlib.contextmanager
+def stopped(process: psutil.Process) -> Iterator[None]:
+    """Hold a process by SIGSTOP: what it is asked meanwhile is under way, and not done."""
+    process.suspend()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()
 
 
 def eventually(condition: Callable[[], bool], deadline: float = DEADLINE) -> None:

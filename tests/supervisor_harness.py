@@ -16,10 +16,10 @@ from mlx_worker.config.schema import ModelConfig
 from mlx_worker.models.folder import ModelFolder
 from mlx_worker.models.resolve import PlannedModel
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.process.launcher import Launcher, ProcessLauncher
+from mlx_worker.supervisor.process.launch.launcher import Launcher, ProcessLauncher
+from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
 from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
-from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
 from mlx_worker.supervisor.requests.output_buffer import OutputDelta

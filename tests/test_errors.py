@@ -113,6 +113,16 @@ def test_what_a_child_names_is_raised_in_the_front(kind: type[WorkerError]) -> N
     assert error.message == "it went wrong"
 
 
+def test_unavailable_of_a_child_carries_the_time_of_the_next_try() -> None:
+    """A client that is refused with a 503 is told when to come back, as by the front itself."""
+    error = as_error(RequestFailed(1, errors.Unavailable.code, "the helper cannot be started"))
+    assert (error.status, error.retry_after) == (503, 1)
+    others = CHILD_CODES - {errors.Unavailable.code}
+    assert [as_error(RequestFailed(1, code, "x")).retry_after for code in others] == [
+        None for _ in others
+    ]
+
+
 CHILD_SIDE = (
     "child",
     "engine",

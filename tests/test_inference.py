@@ -196,6 +196,7 @@ def run(code: str, **env: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.process
 def test_with_no_model_loaded_the_environment_names_it(tiny: Path) -> None:
     code = "from mlx_worker.inference import count_tokens; print(count_tokens('Hello'))"
     assert int(run(code, MLX_MODEL_PATH=str(tiny))) > 0
@@ -212,6 +213,7 @@ def test_a_program_that_generated_ends_in_peace(tiny: Path) -> None:
         assert run(code, MLX_MODEL_PATH=str(tiny))
 
 
+@pytest.mark.process
 def test_with_no_model_at_all_it_says_so() -> None:
     code = (
         "from mlx_worker import cache, inference\n"

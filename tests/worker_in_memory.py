@@ -25,9 +25,9 @@ from mlx_worker.supervisor.process.connection import (
     ConnectionCallbacks,
     connect,
 )
-from mlx_worker.supervisor.process.launcher import Launched
-from mlx_worker.supervisor.process.process import NO_VARIABLES
-from mlx_worker.supervisor.process.stderr import StderrTail
+from mlx_worker.supervisor.process.launch.launcher import Launched
+from mlx_worker.supervisor.process.launch.process import NO_VARIABLES
+from mlx_worker.supervisor.process.launch.stderr import StderrTail
 from mlx_worker.wire.framing import encode, frames_to_child
 from tests.fake_worker import EXIT_AS_TOLD, GARBAGE, FakeWorker, Tick, arguments
 

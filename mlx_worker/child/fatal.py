@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.engine.guard import ComputationFailed
+from mlx_worker.engine.checks.computation import ComputationFailed
 from mlx_worker.errors import cause_of
 from mlx_worker.logs import COMPUTATION_FAILED, Entry, JsonLines
 

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.child.slow_work import WorkMonitor
+    from mlx_worker.engine.checks.text_bound import TextBound
     from mlx_worker.engine.structured.compiler import ConstraintCompiler
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.engine.templates.tool_offer import Offer, ToolOffers
-    from mlx_worker.engine.text_bound import TextBound
     from mlx_worker.wire.request import ChatRequest
 
 SHORT: Final = 1 << 16

@@ -33,8 +33,8 @@ from mlx_worker.child.preparation import (
 )
 from mlx_worker.child.slow_work import WorkMonitor
 from mlx_worker.child.working_set import working_set
-from mlx_worker.engine.guard import ComputationFailed
-from mlx_worker.engine.text_bound import TextBound
+from mlx_worker.engine.checks.computation import ComputationFailed
+from mlx_worker.engine.checks.text_bound import TextBound
 from mlx_worker.errors import WorkerError
 from mlx_worker.logs import Entry
 from mlx_worker.wire.messages import (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
 
-from mlx_worker.engine.guard import Evidence
+from mlx_worker.engine.checks.computation import Evidence
 from mlx_worker.engine.sampling import RowSampler, sample_rows
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx_worker.engine.admission import BatchAdmission
 from mlx_worker.engine.batch import Batch
 from mlx_worker.engine.batch_support import is_cuttable, unbatched_because
-from mlx_worker.engine.guard import computing
+from mlx_worker.engine.checks.computation import computing
 from mlx_worker.engine.kv.prompt_cache import MAX_BYTES, PromptCache
 from mlx_worker.engine.kv.retention import KvRetention
 from mlx_worker.engine.output.logprobs import read_logprobs

@@ -29,8 +29,8 @@ from mlx_worker.limits import check_amount, check_conversation
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mlx_worker.engine.checks.text_bound import TextBound
     from mlx_worker.engine.templates.chat_text import Messages
-    from mlx_worker.engine.text_bound import TextBound
     from mlx_worker.wire.request import ChatRequest, Opening
 
 Tools = list[dict[str, Any]]

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mlx_worker.engine.checks.request import RequestChecks
 from mlx_worker.engine.output.end_tokens import ending_tokens, length_processors
 from mlx_worker.engine.output.prompt_scores import PromptScorer
 from mlx_worker.engine.output.text_stream import TextStream
-from mlx_worker.engine.request_checks import RequestChecks
 from mlx_worker.engine.sampling import RowSampler, make_processors
 from mlx_worker.engine.sequence import Sequence
 

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from mlx_worker.models.resolve import PlannedModel
     from mlx_worker.supervisor.event_log import EventLog
     from mlx_worker.supervisor.process.connection import ConnectionCallbacks
-    from mlx_worker.supervisor.process.launcher import Launched
+    from mlx_worker.supervisor.process.launch.launcher import Launched
+    from mlx_worker.supervisor.process.launch.spares import SparePool
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.pause import PauseDetector
     from mlx_worker.supervisor.process.restart_policy import RestartWindow
-    from mlx_worker.supervisor.process.spares import SparePool
     from mlx_worker.supervisor.requests.generation import Generation
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 

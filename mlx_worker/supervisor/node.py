@@ -23,9 +23,9 @@ from mlx_worker.supervisor.memory.budget import MemoryBudget
 from mlx_worker.supervisor.memory.placement import Placement
 from mlx_worker.supervisor.memory.pressure import Pressure
 from mlx_worker.supervisor.model import ModelRuntime
+from mlx_worker.supervisor.process.launch.spares import SparePool
 from mlx_worker.supervisor.process.pause import PauseDetector, tick_for
 from mlx_worker.supervisor.process.restart_policy import RestartWindow
-from mlx_worker.supervisor.process.spares import SparePool
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.starter import Starter
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from mlx_worker.models.resolve import PlannedModel
-    from mlx_worker.supervisor.process.launcher import Launcher
+    from mlx_worker.supervisor.process.launch.launcher import Launcher
+    from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.restart_policy import RestartPolicy
-    from mlx_worker.supervisor.process.spares import StandbyPolicy
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
     from mlx_worker.supervisor.starter import FolderAccess
 

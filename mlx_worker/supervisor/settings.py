@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 import psutil
 
 from mlx_worker.config.sizes import MemoryLimit
+from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
 from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
-from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 
 if TYPE_CHECKING:

@@ -179,7 +179,7 @@ async def test_prompts_are_cached_as_many_as_are_asked_for(servers: dict[str, Se
 @pytest.mark.parametrize("spares", [0, 1])
 def test_a_killed_child_s_streams_are_resumed_or_told_as_lost(nano: Path, spares: int) -> None:
     with StartedNode(spares=spares).opened([nano]) as server:
-        sample = server.measure(Crash(streams=2, tokens=600, after=4, kills=1), "seed")
+        sample = server.measure(Crash(streams=2, tokens=1500, after=4, kills=1), "seed")
     lost = sample.figures["lost"]
     assert lost in (0, 1, 2)
     assert len(sample.complaints) == lost

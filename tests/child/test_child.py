@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from mlx_worker.errors import ContextLengthExceeded
-from mlx_worker.supervisor.process.process import CHILD_COMMAND
+from mlx_worker.supervisor.process.launch.process import CHILD_COMMAND
 from mlx_worker.wire.framing import encode, frames_from_child
 from mlx_worker.wire.messages import (
     PROTOCOL,
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEADLINE = 60.0
+
+ENDLESS = 8000
+"""Tokens of an answer that a test ends before the child does: all that the context has room for."""
 
 RESET = 1 << 30
 """An id that no test uses."""
@@ -207,7 +210,7 @@ def test_it_leaves_at_eof_even_before_it_has_imported_anything() -> None:
 
 
 def test_it_leaves_at_eof_in_the_middle_of_a_generation(alone: Front) -> None:
-    alone.say(generate(1, "Hello", 5000))
+    alone.say(generate(1, "Hello", ENDLESS))
     alone.hear(StepOutput)
     alone.socket.close()
     assert alone.process.wait(DEADLINE) == 0
@@ -219,7 +222,7 @@ def test_it_leaves_when_the_front_speaks_no_message(alone: Front) -> None:
 
 
 def test_pings_are_answered_while_it_works_and_tell_of_progress(loaded: Front) -> None:
-    loaded.say(generate(1, "Hello", 3000), Ping(1))
+    loaded.say(generate(1, "Hello", ENDLESS), Ping(1))
     first = loaded.hear(Pong)
     loaded.hear(StepOutput)
     loaded.hear(StepOutput)
@@ -259,7 +262,7 @@ def test_all_sequences_share_one_step(loaded: Front) -> None:
 
 
 def test_a_cancelled_generation_says_so_and_says_nothing_more(loaded: Front) -> None:
-    loaded.say(generate(1, "Hello", 5000))
+    loaded.say(generate(1, "Hello", ENDLESS))
     loaded.hear(StepOutput)
     loaded.say(CancelGeneration(1))
     done = loaded.hear(Done)
@@ -349,7 +352,7 @@ def test_the_child_needs_its_end_of_a_pipe() -> None:
 def test_tokens_are_told_beside_a_generation_that_runs(loaded: Front) -> None:
     chat = ChatRequest([{"role": "user", "content": "Hello"}], Sampling(1))
     raw = ChatRequest([], Sampling(1), prompt="Hello")
-    loaded.say(generate(1, "Hello", 2000), Tokenize(2, chat), Tokenize(3, raw))
+    loaded.say(generate(1, "Hello", ENDLESS), Tokenize(2, chat), Tokenize(3, raw))
     whole, text = loaded.hear(TokenizeResult), loaded.hear(TokenizeResult)
     assert (whole.id, text.id) == (2, 3)
     tokens = json.loads(text.tokens)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mlx_worker.child.fatal import EXIT_COMPUTATION_FAILED, REASON, reason_of
-from mlx_worker.engine.guard import ComputationFailed, computing
+from mlx_worker.engine.checks.computation import ComputationFailed, computing
 from mlx_worker.errors import KvTooLarge
 from mlx_worker.logs import COMPUTATION_FAILED, parse_line
 
@@ -36,6 +36,7 @@ def test_an_error_in_mlx_is_fatal_and_a_requests_own_is_not() -> None:
     assert "words" not in str(caught.value)
 
 
+@pytest.mark.process
 def test_the_end_has_a_status_of_its_own_and_its_reason_on_stderr() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", ENDING], stderr=subprocess.PIPE, text=True, check=False

@@ -19,9 +19,9 @@ from mlx_worker.child.preparation import (
     is_long,
 )
 from mlx_worker.child.slow_work import BUDGET, PIECE, WorkMonitor
+from mlx_worker.engine.checks.text_bound import TextBound
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.tool_offer import ToolOffers
-from mlx_worker.engine.text_bound import TextBound
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
 from mlx_worker.wire.messages import Detokenize, Generate, Tokenize, Warm
 from mlx_worker.wire.request import (
@@ -31,18 +31,12 @@ from mlx_worker.wire.request import (
     RegexConstraint,
     Sampling,
 )
-from tests.synthetic_models import make_caller
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 CONTEXT = 512
 LONG = "a" * (SHORT + 1)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_caller(tmp_path_factory.mktemp("models") / "caller")
 
 
 class Desk:
@@ -73,8 +67,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(folder: Path) -> Desk:
-    return Desk(folder)
+def desk(caller: Path) -> Desk:
+    return Desk(caller)
 
 
 def generate(id_: int, text: str = "hello", body: str = "", **more: Any) -> Generate:
@@ -114,6 +108,7 @@ def test_preparation_long_text_leaves_the_turn_of_short_ones_at_once(desk: Desk)
     assert desk.ids() == [2, 1]
 
 
+@pytest.mark.process
 def test_preparation_a_grammar_leaves_the_turn_of_short_ones_at_once(desk: Desk) -> None:
     desk.work.put(generate(1, constraint=RegexConstraint("a+", "f")))
     desk.work.put(generate(2))
@@ -166,6 +161,7 @@ def test_preparation_work_whose_client_has_left_is_not_done(desk: Desk) -> None:
 # --- made once ----------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_preparation_choices_of_one_body_share_prompt_and_grammar(desk: Desk) -> None:
     shape = JsonSchemaConstraint('{"type":"object","properties":{"a":{"pattern":"x+"}}}', "f")
     for choice in range(1, 9):
@@ -209,6 +205,7 @@ def test_preparation_other_prompts_of_one_body_are_their_own(desk: Desk) -> None
     assert first == third != second
 
 
+@pytest.mark.process
 def test_constraints_a_refused_grammar_is_compiled_once_too(desk: Desk) -> None:
     for id_ in (1, 2, 3):
         desk.work.put(generate(id_, constraint=RegexConstraint("a(b", "f")))

@@ -10,7 +10,7 @@ import uvloop
 from mlx_worker.config.load import load_config
 from mlx_worker.logs import set_up
 from mlx_worker.server import serve
-from mlx_worker.supervisor.process.launcher import ProcessLauncher
+from mlx_worker.supervisor.process.launch.launcher import ProcessLauncher
 
 CHILD = (sys.executable, str(Path(__file__).with_name("talking_child.py")))
 

@@ -253,6 +253,7 @@ def test_a_collectors_credentials_are_refused_and_not_repeated() -> None:
     assert "marmalade" not in message
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("package", ["opentelemetry", "opentelemetry.exporter.otlp.proto.http"])
 def test_a_collector_without_the_extra_is_one_line_with_what_to_do(package: str) -> None:
     """In a process that has it not: None in sys.modules is how Python says so."""

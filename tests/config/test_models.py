@@ -12,7 +12,7 @@ from mlx_worker.config.schema import Config, ModelConfig
 from mlx_worker.engine.prompt import RESERVED
 from mlx_worker.errors import ConfigError
 from mlx_worker.models.resolve import plan
-from mlx_worker.supervisor.process.process import CHILD_ENVIRONMENT
+from mlx_worker.supervisor.process.launch.process import CHILD_ENVIRONMENT
 
 if TYPE_CHECKING:
     from pathlib import Path

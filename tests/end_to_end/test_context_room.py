@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.dialects import ALL, CHAT, CHATS, COMPLETIONS, MESSAGES, Dialect, events_of
-from tests.processes import Answer, RunningNode, running_node
+from tests.dialects import ALL, CHAT, CHATS, COMPLETIONS, MESSAGES, Dialect
 from tests.rounds import variants
+from tests.sse import events_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.end_to_end.conftest import StartNode
+    from tests.processes import Answer, RunningNode
 
 CONTEXT = 64
 PLENTY = [
@@ -30,17 +32,14 @@ both_ways = pytest.mark.parametrize("stream", [True, False], ids=["streamed", "w
 
 
 @pytest.fixture(scope="module")
-def small(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+def small(start_node: StartNode, tiny: Path) -> RunningNode:
     """One folder, with little context, once with a default of as much."""
     little = f"context_length = {CONTEXT}"
     extra = {
         "little": little,
         "all": f"{little}\n[models.defaults]\nmax_tokens = {CONTEXT}",
     }
-    models = dict.fromkeys(extra, tiny)
-    with running_node(tmp_path_factory.mktemp("small"), models, extra=extra) as node:
-        node.wait_until_ready()
-        yield node
+    return start_node(dict.fromkeys(extra, tiny), extra=extra)
 
 
 def read_answer(dialect: Dialect, answer: Answer) -> Any:

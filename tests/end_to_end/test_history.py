@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import anthropic
-import openai
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import openai
 
     from tests.processes import RunningNode
 
@@ -19,18 +18,6 @@ PICTURE: Any = {
     "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="},
 }
 USE: Any = {"type": "tool_use", "id": "t1", "name": "Read", "input": {"path": "a.png"}}
-
-
-@pytest.fixture(scope="module")
-def client(node: RunningNode) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{node.url}/v1", api_key="ignored", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def claude(node: RunningNode) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=node.url, api_key="ignored", max_retries=0) as client:
-        yield client
 
 
 def chat(client: openai.OpenAI, messages: list[Any], max_tokens: int = 24, **body: Any) -> str:

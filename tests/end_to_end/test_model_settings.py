@@ -6,7 +6,6 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from mlx_lm.utils import load_tokenizer
 
 from tests.dialects import (
     ALL,
@@ -16,15 +15,17 @@ from tests.dialects import (
     RESPONSES,
     Dialect,
     ReceivedAnswer,
-    events_of,
 )
 from tests.forced_output import force_output
-from tests.processes import RunningNode, running_node
-from tests.synthetic_models import CALLER_TEMPLATE, IM_END, THOUGHT, make_caller
+from tests.sse import events_of
+from tests.synthetic_models import CALLER_TEMPLATE, IM_END, THOUGHT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.end_to_end.conftest import StartNode
+    from tests.processes import RunningNode
 
 SYSTEM = "You are a river, and you answer as one that has been here for long."
 SET = f"""
@@ -40,17 +41,9 @@ max_tokens = 12
 
 
 @pytest.fixture(scope="module")
-def caller(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_caller(tmp_path_factory.mktemp("models") / "caller")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(caller: Path) -> Any:
-    return load_tokenizer(caller)
-
-
-@pytest.fixture(scope="module")
-def node(caller: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+def node(
+    start_node: StartNode, caller: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningNode]:
     folder = tmp_path_factory.mktemp("node")
     template = CALLER_TEMPLATE.replace(
         "<|im_start|>' + message.role", "<|im_start|>The ' + message.role"
@@ -59,14 +52,12 @@ def node(caller: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
     (folder / "own.jinja").write_text(template, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TEMPLATES", str(folder))
-        with running_node(
-            folder,
+        yield start_node(
             {"plain": caller, "set": caller},
+            folder=folder,
             extra={"plain": "", "set": SET},
             server='reasoning_summaries = "always"',
-        ) as running:
-            running.wait_until_ready()
-            yield running
+        )
 
 
 def saying(tokenizer: Any, *tokens: str) -> dict[str, Any]:

@@ -8,16 +8,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
-from mlx_lm.utils import load_tokenizer
 
-from tests.processes import RunningNode, eventually, running_node
-from tests.synthetic_models import THINK, make_caller
+from tests.processes import RunningNode, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
+
+    import openai
 
     Respond = Callable[..., Any]
 
@@ -44,33 +42,8 @@ FILL = "x" * (256 << 10)
 
 
 @pytest.fixture(scope="module")
-def caller(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_caller(tmp_path_factory.mktemp("models") / "caller")
-
-
-@pytest.fixture(scope="module")
-def unthinking(caller: Path) -> dict[str, Any]:
-    """The template opens no thought, and the model begins none."""
-    (think,) = load_tokenizer(caller).encode(THINK)
-    return {
-        "chat_template_kwargs": {"enable_thinking": False},
-        "logit_bias": {str(think): -100},
-        "temperature": 1,
-        "seed": 3,
-    }
-
-
-@pytest.fixture(scope="module")
-def node(caller: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    with running_node(tmp_path_factory.mktemp("node"), {"caller": caller}, spares=0) as running:
-        running.wait_until_ready()
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(node: RunningNode) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{node.url}/v1", api_key="ignored", max_retries=0) as client:
-        yield client
+def node(caller_node: RunningNode) -> RunningNode:
+    return caller_node
 
 
 @pytest.fixture(scope="module")

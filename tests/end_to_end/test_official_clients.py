@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING, Any
 import anthropic
 import openai
 import pytest
-from mlx_lm.utils import load_tokenizer
 
 from tests.forced_output import force_output
-from tests.processes import RunningNode, running_node
-from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THOUGHT, make_caller
+from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THOUGHT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from tests.processes import RunningNode
 
 OPENING, RIVER, _ = CALL_PARTS
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"at": {"type": "string"}}}
@@ -33,32 +30,8 @@ def look(at: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def caller(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_caller(tmp_path_factory.mktemp("models") / "caller")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(caller: Path) -> Any:
-    return load_tokenizer(caller)
-
-
-@pytest.fixture(scope="module")
-def node(caller: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    with running_node(tmp_path_factory.mktemp("node"), {"caller": caller}) as running:
-        running.wait_until_ready()
-        yield running
-
-
-@pytest.fixture(scope="module")
-def gpt(node: RunningNode) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{node.url}/v1", api_key="ignored", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def claude(node: RunningNode) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=node.url, api_key="ignored", max_retries=0) as client:
-        yield client
+def node(caller_node: RunningNode) -> RunningNode:
+    return caller_node
 
 
 @pytest.fixture
@@ -79,7 +52,7 @@ FLAT: Any = {"type": "function", "name": "look", "parameters": SCHEMA, "strict":
 INPUT: list[Any] = [{"role": "user", "content": "Hello"}]
 
 
-def respond(gpt: openai.OpenAI, said: dict[str, Any], **fields: Any) -> Any:
+def respond(client: openai.OpenAI, said: dict[str, Any], **fields: Any) -> Any:
     asked: dict[str, Any] = {
         "model": "caller",
         "input": INPUT,
@@ -87,13 +60,13 @@ def respond(gpt: openai.OpenAI, said: dict[str, Any], **fields: Any) -> Any:
         "max_output_tokens": 12,
         **fields,
     }
-    return gpt.responses.create(**asked, extra_body=said)
+    return client.responses.create(**asked, extra_body=said)
 
 
 def test_a_response_has_reasoning_words_and_calls_as_items(
-    gpt: openai.OpenAI, a_call: dict[str, Any]
+    client: openai.OpenAI, a_call: dict[str, Any]
 ) -> None:
-    response = respond(gpt, a_call)
+    response = respond(client, a_call)
     assert response.status == "completed"
     assert response.output_text == "?"
     reasoning, message, call = response.output
@@ -107,10 +80,10 @@ def test_a_response_has_reasoning_words_and_calls_as_items(
 
 
 def test_the_clients_own_gathering_of_a_stream_is_the_response(
-    gpt: openai.OpenAI, a_call: dict[str, Any]
+    client: openai.OpenAI, a_call: dict[str, Any]
 ) -> None:
-    whole = respond(gpt, a_call)
-    with gpt.responses.stream(
+    whole = respond(client, a_call)
+    with client.responses.stream(
         model="caller", input=INPUT, tools=[FLAT], max_output_tokens=12, extra_body=a_call
     ) as stream:
         text = "".join(
@@ -125,24 +98,24 @@ def test_the_clients_own_gathering_of_a_stream_is_the_response(
 
 
 def test_a_loop_of_two_turns_really_calls_the_function_by_responses(
-    gpt: openai.OpenAI, a_call: dict[str, Any], an_end: dict[str, Any], tokenizer: Any
+    client: openai.OpenAI, a_call: dict[str, Any], an_end: dict[str, Any], tokenizer: Any
 ) -> None:
-    first = respond(gpt, a_call)
+    first = respond(client, a_call)
     call = first.output[-1]
     seen = look(**json.loads(call.arguments))
     output = {"type": "function_call_output", "call_id": call.call_id, "output": seen}
-    second = respond(gpt, an_end, input=[*INPUT, *first.output, output])
+    second = respond(client, an_end, input=[*INPUT, *first.output, output])
     assert second.output_text == "?"
     assert second.usage.input_tokens == len(_second_prompt(tokenizer))
 
 
 def test_a_response_that_the_limit_cut_is_incomplete(
-    gpt: openai.OpenAI, a_call: dict[str, Any]
+    client: openai.OpenAI, a_call: dict[str, Any]
 ) -> None:
-    response = respond(gpt, a_call, max_output_tokens=3)
+    response = respond(client, a_call, max_output_tokens=3)
     assert response.status == "incomplete"
     assert response.incomplete_details.reason == "max_output_tokens"
-    last = [*respond(gpt, a_call, max_output_tokens=3, stream=True)][-1]
+    last = [*respond(client, a_call, max_output_tokens=3, stream=True)][-1]
     assert last.type == "response.incomplete"
 
 
@@ -156,10 +129,10 @@ def test_a_response_that_the_limit_cut_is_incomplete(
     ],
 )
 def test_refusals_are_the_clients_own_errors(
-    gpt: openai.OpenAI, fields: dict[str, Any], kind: type[openai.APIStatusError], param: str
+    client: openai.OpenAI, fields: dict[str, Any], kind: type[openai.APIStatusError], param: str
 ) -> None:
     with pytest.raises(kind) as refused:
-        respond(gpt, {}, **fields)
+        respond(client, {}, **fields)
     assert refused.value.param == param
 
 
@@ -167,13 +140,13 @@ def test_refusals_are_the_clients_own_errors(
 
 
 def test_a_completion_is_the_same_by_text_and_by_tokens_streamed_and_whole(
-    gpt: openai.OpenAI, tokenizer: Any
+    client: openai.OpenAI, tokenizer: Any
 ) -> None:
     text = "<|im_start|>user\nHello<|im_end|>\n"
     asked: dict[str, Any] = {"model": "caller", "max_tokens": 8}
-    by_text = gpt.completions.create(prompt=text, **asked)
-    by_tokens = gpt.completions.create(prompt=tokenizer.encode(text), **asked)
-    chunks = gpt.completions.create(prompt=text, **asked, stream=True)
+    by_text = client.completions.create(prompt=text, **asked)
+    by_tokens = client.completions.create(prompt=tokenizer.encode(text), **asked)
+    chunks = client.completions.create(prompt=text, **asked, stream=True)
     assert by_text.choices[0].text
     assert by_text.choices[0].finish_reason == "length"
     assert by_tokens.choices[0].text == by_text.choices[0].text
@@ -183,14 +156,14 @@ def test_a_completion_is_the_same_by_text_and_by_tokens_streamed_and_whole(
 
 
 def test_several_prompts_have_their_choices_in_order_and_echo_them(
-    gpt: openai.OpenAI, tokenizer: Any
+    client: openai.OpenAI, tokenizer: Any
 ) -> None:
     prompts = ["Hello", "Good day"]
     asked: dict[str, Any] = {"model": "caller", "max_tokens": 4}
-    alone = [gpt.completions.create(prompt=name, **asked).choices[0].text for name in prompts]
-    together = gpt.completions.create(prompt=prompts, **asked, n=2, echo=True)
+    alone = [client.completions.create(prompt=name, **asked).choices[0].text for name in prompts]
+    together = client.completions.create(prompt=prompts, **asked, n=2, echo=True)
     tokens = [tokenizer.encode(name) for name in prompts]
-    by_tokens = gpt.completions.create(prompt=tokens, **asked, n=2, echo=True)
+    by_tokens = client.completions.create(prompt=tokens, **asked, n=2, echo=True)
     expected = [prompt + text for prompt, text in zip(prompts, alone, strict=True) for _ in "12"]
     assert [choice.text for choice in together.choices] == expected
     assert [choice.text for choice in by_tokens.choices] == expected
@@ -199,15 +172,15 @@ def test_several_prompts_have_their_choices_in_order_and_echo_them(
     assert together.usage.completion_tokens == 16
 
 
-def test_a_completion_is_text_and_nothing_else(gpt: openai.OpenAI, tokenizer: Any) -> None:
+def test_a_completion_is_text_and_nothing_else(client: openai.OpenAI, tokenizer: Any) -> None:
     said = force_output(tokenizer, "!", THOUGHT, "?", CALL, OPENING, RIVER, CALLED)
-    answer = gpt.completions.create(model="caller", prompt="Hi", max_tokens=7, extra_body=said)
+    answer = client.completions.create(model="caller", prompt="Hi", max_tokens=7, extra_body=said)
     assert answer.choices[0].text == f"!{THOUGHT}?{CALL}{OPENING}{RIVER}{CALLED}"
     assert answer.choices[0].finish_reason == "length"
 
 
-def test_log_probabilities_of_a_completion_fit_its_tokens(gpt: openai.OpenAI) -> None:
-    answer = gpt.completions.create(model="caller", prompt="Hi", max_tokens=4, logprobs=2)
+def test_log_probabilities_of_a_completion_fit_its_tokens(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="caller", prompt="Hi", max_tokens=4, logprobs=2)
     told = answer.choices[0].logprobs
     assert told
     assert told.tokens
@@ -221,9 +194,9 @@ def test_log_probabilities_of_a_completion_fit_its_tokens(gpt: openai.OpenAI) ->
         assert logprob <= 0
 
 
-def test_tokens_no_model_has_are_refused(gpt: openai.OpenAI) -> None:
+def test_tokens_no_model_has_are_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        gpt.completions.create(model="caller", prompt=[1, 999_999])
+        client.completions.create(model="caller", prompt=[1, 999_999])
     assert refused.value.param == "prompt"
     assert "999999" in refused.value.message
 

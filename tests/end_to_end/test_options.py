@@ -10,13 +10,14 @@ import pytest
 from mlx import nn
 from mlx_lm import load
 
-from tests.dialects import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Dialect, events_of
-from tests.processes import RunningNode, running_node
-from tests.synthetic_models import IM_END, WORDS, make
+from tests.dialects import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Dialect
+from tests.sse import events_of
+from tests.synthetic_models import IM_END, WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.processes import RunningNode
 
 DIALECTS = (CHAT, COMPLETIONS, RESPONSES, MESSAGES)
 TEXT = "the old fox saw a barn near the river"
@@ -29,21 +30,9 @@ SCHEMA = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make("tiny", tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def loaded(folder: Path) -> tuple[Any, Any]:
-    model, tokenizer, *_ = load(str(folder))
+def loaded(tiny: Path) -> tuple[Any, Any]:
+    model, tokenizer, *_ = load(str(tiny))
     return model, tokenizer
-
-
-@pytest.fixture(scope="module")
-def node(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    with running_node(tmp_path_factory.mktemp("node"), {"tiny": folder}) as running:
-        running.wait_until_ready()
-        yield running
 
 
 def complete(node: RunningNode, **body: Any) -> Any:

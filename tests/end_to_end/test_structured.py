@@ -13,14 +13,9 @@ import anthropic
 import openai
 import pydantic
 import pytest
-from mlx_lm.utils import load_tokenizer
-
-from tests.processes import RunningNode, running_node
-from tests.synthetic_models import THINK, make_caller
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from tests.processes import RunningNode
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 PLACE: dict[str, Any] = {
@@ -42,43 +37,12 @@ class Person(pydantic.BaseModel):
 
 
 @pytest.fixture(scope="module")
-def caller(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_caller(tmp_path_factory.mktemp("models") / "caller")
+def node(caller_node: RunningNode) -> RunningNode:
+    return caller_node
 
 
-@pytest.fixture(scope="module")
-def node(caller: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    with running_node(tmp_path_factory.mktemp("node"), {"caller": caller}) as running:
-        running.wait_until_ready()
-        yield running
-
-
-@pytest.fixture(scope="module")
-def gpt(node: RunningNode) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{node.url}/v1", api_key="ignored", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def claude(node: RunningNode) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=node.url, api_key="ignored", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def unthinking(caller: Path) -> dict[str, Any]:
-    """The template opens no thought, and the model begins none."""
-    (think,) = load_tokenizer(caller).encode(THINK)
-    return {
-        "chat_template_kwargs": {"enable_thinking": False},
-        "logit_bias": {str(think): -100},
-        "temperature": 1,
-        "seed": 3,
-    }
-
-
-def test_a_chat_is_parsed_into_a_class(gpt: openai.OpenAI, unthinking: dict[str, Any]) -> None:
-    parsed = gpt.chat.completions.parse(
+def test_a_chat_is_parsed_into_a_class(client: openai.OpenAI, unthinking: dict[str, Any]) -> None:
+    parsed = client.chat.completions.parse(
         model="caller", messages=HELLO, response_format=Person, extra_body=unthinking
     )
     assert parsed.choices[0].finish_reason == "stop"
@@ -86,9 +50,9 @@ def test_a_chat_is_parsed_into_a_class(gpt: openai.OpenAI, unthinking: dict[str,
 
 
 def test_a_response_is_parsed_into_a_class_and_repeats_its_format(
-    gpt: openai.OpenAI, unthinking: dict[str, Any]
+    client: openai.OpenAI, unthinking: dict[str, Any]
 ) -> None:
-    parsed = gpt.responses.parse(
+    parsed = client.responses.parse(
         model="caller", input=HELLO, text_format=Person, extra_body=unthinking
     )
     assert isinstance(parsed.output_parsed, Person)
@@ -115,22 +79,22 @@ def test_a_message_fits_the_schema_of_its_output_format(
 
 
 def test_several_choices_are_bound_each_by_itself_streamed_and_whole(
-    gpt: openai.OpenAI, unthinking: dict[str, Any]
+    client: openai.OpenAI, unthinking: dict[str, Any]
 ) -> None:
     wanted = {"structured_outputs": {"regex": "[a-c]{8}"}} | unthinking
     asked: dict[str, Any] = {"model": "caller", "messages": HELLO, "n": 3, "extra_body": wanted}
-    whole = [item.message.content for item in gpt.chat.completions.create(**asked).choices]
+    whole = [item.message.content for item in client.chat.completions.create(**asked).choices]
     assert all(re.fullmatch("[a-c]{8}", item or "") for item in whole)
     assert len(set(whole)) > 1
     streamed = ["", "", ""]
-    for chunk in gpt.chat.completions.create(**asked, stream=True):
+    for chunk in client.chat.completions.create(**asked, stream=True):
         for choice in chunk.choices:
             streamed[choice.index] += choice.delta.content or ""
     assert streamed == whole
 
 
-def test_a_completion_is_one_of_the_choices(gpt: openai.OpenAI) -> None:
-    answer = gpt.completions.create(
+def test_a_completion_is_one_of_the_choices(client: openai.OpenAI) -> None:
+    answer = client.completions.create(
         model="caller",
         prompt="Yes or no?",
         extra_body={"structured_outputs": {"choice": ["yes", "no"]}},
@@ -141,7 +105,7 @@ def test_a_completion_is_one_of_the_choices(gpt: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "look"}}])
 def test_a_forced_call_is_whole_and_streamed_as_a_free_one_is(
-    gpt: openai.OpenAI, unthinking: dict[str, Any], choice: Any
+    client: openai.OpenAI, unthinking: dict[str, Any], choice: Any
 ) -> None:
     asked: dict[str, Any] = {
         "model": "caller",
@@ -151,7 +115,7 @@ def test_a_forced_call_is_whole_and_streamed_as_a_free_one_is(
         "parallel_tool_calls": False,
         "extra_body": unthinking,
     }
-    whole = gpt.chat.completions.create(**asked).choices[0]
+    whole = client.chat.completions.create(**asked).choices[0]
     assert whole.finish_reason == "tool_calls"
     assert whole.message.content is None
     (call,) = whole.message.tool_calls or []
@@ -160,7 +124,7 @@ def test_a_forced_call_is_whole_and_streamed_as_a_free_one_is(
     assert json.loads(call.function.arguments)["at"] in ("the river", "the moon")
     chunks = [
         item.choices[0]
-        for item in gpt.chat.completions.create(**asked, stream=True)
+        for item in client.chat.completions.create(**asked, stream=True)
         if item.choices
     ]
     named, *rest = [item for chunk in chunks for item in chunk.delta.tool_calls or []]
@@ -170,9 +134,9 @@ def test_a_forced_call_is_whole_and_streamed_as_a_free_one_is(
     assert [item.finish_reason for item in chunks if item.finish_reason] == ["tool_calls"]
 
 
-def test_a_response_can_be_made_to_call(gpt: openai.OpenAI, unthinking: dict[str, Any]) -> None:
+def test_a_response_can_be_made_to_call(client: openai.OpenAI, unthinking: dict[str, Any]) -> None:
     flat: Any = {"type": "function", "name": "look", "parameters": PLACE, "strict": True}
-    answer = gpt.responses.create(
+    answer = client.responses.create(
         model="caller",
         input=HELLO,
         tools=[flat],
@@ -207,12 +171,12 @@ def test_a_message_can_be_made_to_use_a_tool(
 
 
 def test_a_schema_that_cannot_be_kept_is_refused_before_the_answer_with_its_place(
-    gpt: openai.OpenAI, claude: anthropic.Anthropic
+    client: openai.OpenAI, claude: anthropic.Anthropic
 ) -> None:
     bad = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
     form: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": bad}}
     with pytest.raises(openai.BadRequestError) as refused:
-        gpt.chat.completions.create(
+        client.chat.completions.create(
             model="caller", messages=HELLO, response_format=form, stream=True
         )
     assert refused.value.param == "response_format.json_schema.schema.properties.a"
@@ -223,9 +187,9 @@ def test_a_schema_that_cannot_be_kept_is_refused_before_the_answer_with_its_plac
     assert "output_config.format.schema.properties.a: " in refused_too.value.message
 
 
-def test_a_grammar_that_is_none_is_refused_with_its_line(gpt: openai.OpenAI) -> None:
+def test_a_grammar_that_is_none_is_refused_with_its_line(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        gpt.chat.completions.create(
+        client.chat.completions.create(
             model="caller",
             messages=HELLO,
             extra_body={"structured_outputs": {"grammar": 'start: a\na: "x" b\n'}},

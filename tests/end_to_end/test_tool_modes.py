@@ -9,7 +9,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from mlx_lm.utils import load_tokenizer
 
 from mlx_worker.bench.synthetic.tokenizer import CHAT_TEMPLATE
 from tests.dialects import (
@@ -20,15 +19,16 @@ from tests.dialects import (
     RESPONSES,
     Dialect,
     ReceivedAnswer,
-    events_of,
 )
 from tests.forced_output import force_output
-from tests.processes import RunningNode, running_node
-from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THINK, make_caller
+from tests.sse import events_of
+from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THINK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.end_to_end.conftest import StartNode
+    from tests.processes import RunningNode
 
 OPENING, RIVER, _ = CALL_PARTS
 MODES = ("refuse", "ignore", "prompt")
@@ -93,24 +93,13 @@ HISTORY: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def caller(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_caller(tmp_path_factory.mktemp("models") / "caller")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(caller: Path) -> Any:
-    return load_tokenizer(caller)
-
-
-@pytest.fixture(scope="module")
-def node(caller: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+def node(
+    start_node: StartNode, caller: Path, tmp_path_factory: pytest.TempPathFactory
+) -> RunningNode:
     folder = tmp_path_factory.mktemp("node")
     (folder / "plain.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     extra = {mode: f'chat_template = "plain.jinja"\ntools = "{mode}"' for mode in MODES}
-    models = dict.fromkeys(MODES, caller)
-    with running_node(folder, models, extra=extra) as running:
-        running.wait_until_ready()
-        yield running
+    return start_node(dict.fromkeys(MODES, caller), folder=folder, extra=extra)
 
 
 def ask(node: RunningNode, dialect: Dialect, model: str, **fields: Any) -> ReceivedAnswer:

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
-from mlx_lm.utils import load_tokenizer
 
 from tests.forced_output import force_output
-from tests.processes import RunningNode, running_node
-from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THINK, THOUGHT, make_caller
+from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THINK, THOUGHT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from tests.processes import RunningNode
 
 OPENING, RIVER, MOON = CALL_PARTS
 LOOK = {
@@ -30,26 +27,8 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 
 @pytest.fixture(scope="module")
-def caller(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_caller(tmp_path_factory.mktemp("models") / "caller")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(caller: Path) -> Any:
-    return load_tokenizer(caller)
-
-
-@pytest.fixture(scope="module")
-def node(caller: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    with running_node(tmp_path_factory.mktemp("node"), {"caller": caller}) as running:
-        running.wait_until_ready()
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(node: RunningNode) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{node.url}/v1", api_key="ignored", max_retries=0) as client:
-        yield client
+def node(caller_node: RunningNode) -> RunningNode:
+    return caller_node
 
 
 def ask(client: openai.OpenAI, **fields: Any) -> Any:

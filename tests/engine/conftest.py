@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from tests.synthetic_models import make_caller
-
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture(scope="session")
-def caller(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_caller(tmp_path_factory.mktemp("models") / "caller")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ print(*resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("limits", "soft", "hard"),
     [

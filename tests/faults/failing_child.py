@@ -1,10 +1,14 @@
 """The product's child, which knows one model more: `failing_model`'s."""
 
 import sys
+from pathlib import Path
 
 from mlx_worker.child.__main__ import main
-from tests.faults import failing_model
 
 if __name__ == "__main__":
+    # At the end: a test may have another mlx_worker found than the one beside `tests`.
+    sys.path.append(str(Path(__file__).parents[2]))
+    from tests.faults import failing_model
+
     sys.modules[failing_model.MODULE] = failing_model
     main()

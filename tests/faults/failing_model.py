@@ -1,7 +1,9 @@
 """A llama that fails when it is told to: garbage logits, errors of mlx, at a call or in its KV.
 
 It takes the place of a device that fails, which no machine without Metal has. In a child it is told
-by a file (see `failing_child`), in a test by `SCRIPT`.
+by a file (see `failing_child`), in a test by `SCRIPT`. It can also wait at a step until its process
+ends: a test that kills the process then meets an answer that has begun and is not over, however
+fast the machine is.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 import copy
 import json
 import os
+import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,10 +24,14 @@ from mlx_lm.models.cache import BatchKVCache, KVCache
 FOLDER: Final = "MLX_WORKER_FAILING"
 """In a child's environment: the folder where `FILE` appears when the child is to fail."""
 FILE: Final = "fault.json"
+HELD: Final = "held"
+"""The file that appears beside it once a child waits for its end."""
 MODULE: Final = "mlx_lm.models.failing"
 """Where mlx_lm looks for the class of a model whose `model_type` is "failing"."""
 
 WORDS: Final = "[METAL] Command buffer execution failed: made for a test"
+
+HOLD: Final = "hold"
 
 ModelArgs = llama.ModelArgs
 
@@ -32,9 +40,11 @@ ModelArgs = llama.ModelArgs
 class Fault:
     """What fails: `where` a decode step, a chunk of a prompt, or the KV; the how-manieth time.
 
-    In a step `kind` says what becomes of the logits of `row` (None: of all rows), or that an
-    "error" is raised; with `late` the logits are merely wrong, and so many steps later mlx says so.
-    `again`: every process that meets it has it.
+    In a step `kind` says what becomes of the logits of `row` (None: of all rows), that an "error"
+    is raised, or that the process is "killed". With `late` an error is raised that many steps
+    later, and until then the logits are merely wrong. With "hold" nothing more happens before the
+    process ends. Steps of fewer than `rows` are not counted. `again`: every process that meets it
+    has it.
     """
 
     where: str = "step"
@@ -42,6 +52,7 @@ class Fault:
     at: int = 0
     row: int | None = None
     late: int = 0
+    rows: int = 1
     again: bool = False
 
 
@@ -56,37 +67,47 @@ class Script:
     def set(self, fault: Fault | None) -> None:
         self._fault, self._counts, self.befell = fault, {}, 0
 
-    def reached(self, where: str) -> int | None:
+    def reached(self, where: str, rows: int = 1) -> int | None:
         """Count one more of these. How many behind the fault's place is it? None: no fault here."""
         self._look()
         fault = self._fault
-        if fault is None or fault.where != where:
+        if fault is None or fault.where != where or rows < fault.rows:
             return None
         count = self._counts[where] = self._counts.get(where, -1) + 1
         return count - fault.at
 
     def fail(self, where: str) -> None:
-        """Raise, if this is the time."""
+        """Raise, or wait for the end of the process, if this is the time."""
         if self.reached(where) == 0:
+            self._hold_if_told()
             self.befell += 1
             raise RuntimeError(WORDS)
 
     def disturbed(self, logits: mx.array) -> mx.array:
         """What comes of the logits (rows, 1, vocabulary) of a step."""
-        behind, fault = self.reached("step"), self._fault
+        behind, fault = self.reached("step", logits.shape[0]), self._fault
         if behind is None or fault is None:
             return logits
+        if behind == 0:
+            self._hold_if_told()
         if behind == fault.late and fault.kind == "error":
             self.befell += 1
             raise RuntimeError(WORDS)
         if behind != 0:
             return logits
+        if fault.kind == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         if fault.kind != "error":
             self.befell += 1
         places = slice(None) if fault.row is None else fault.row % logits.shape[0]
         garbage = mx.array(logits)
         garbage[places] = SPOILT[fault.kind](logits[places])
         return garbage
+
+    def _hold_if_told(self) -> None:
+        if self._fault is not None and self._fault.kind == HOLD:
+            Path(os.environ[FOLDER], HELD).touch()
+            threading.Event().wait()
 
     def _look(self) -> None:
         if self._fault is None and FOLDER in os.environ:
@@ -157,6 +178,10 @@ class FailingBatchKv(BatchKVCache):  # type: ignore[misc]
 
 class Model(llama.Model):  # type: ignore[misc]
     """The llama."""
+
+    def __init__(self, args: Any) -> None:
+        SCRIPT.fail("load")
+        super().__init__(args)
 
     def make_cache(self) -> list[FailingKv]:
         return [FailingKv() for _ in self.layers]

@@ -8,10 +8,10 @@ import uvloop
 
 from mlx_worker.config.load import load_config
 from mlx_worker.server import serve
-from mlx_worker.supervisor.process.launcher import ProcessLauncher
+from mlx_worker.supervisor.process.launch.launcher import ProcessLauncher
 
 COMMAND = (sys.executable, "-m", "tests.faults.failing_node")
-CHILD = (sys.executable, "-m", "tests.faults.failing_child")
+CHILD = (sys.executable, "-P", str(Path(__file__).with_name("failing_child.py")))
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)

@@ -11,18 +11,27 @@ import psutil
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from tests.processes import RunningNode, eventually, running_node
+from tests.faults.failing_harness import running_failing_node, set_fault
+from tests.faults.failing_model import HOLD, Fault
+from tests.processes import RunningNode, eventually
 from tests.rounds import variants
 
 LIST: Final = {"type": "array", "items": {"enum": ["sun", "moon"]}, "minItems": 60, "maxItems": 60}
 FORMAT: Final = {"type": "json_schema", "json_schema": {"name": "list", "schema": LIST}}
 
 
+HELD: Final = Fault(kind=HOLD, at=10)
+"""A step that the child does not get beyond until it is killed."""
+
+
 @pytest.fixture(scope="module")
-def restless(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    folder = tmp_path_factory.mktemp("node")
-    with running_node(folder, {"tiny": tiny}, supervisor="backoff_initial = 0") as node:
-        node.wait_until_ready()
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("restless")
+
+
+@pytest.fixture(scope="module")
+def restless(tiny: Path, folder: Path) -> Iterator[RunningNode]:
+    with running_failing_node("tiny", tiny, folder) as node:
         yield node
 
 
@@ -56,12 +65,13 @@ def streamed(node: RunningNode, asked: dict[str, Any], *, kill: bool) -> tuple[s
 
 @pytest.mark.parametrize("temperature", variants([0, 1], [1]))
 def test_a_document_goes_on_in_another_process(
-    restless: RunningNode, asked: dict[str, Any], temperature: float
+    restless: RunningNode, folder: Path, asked: dict[str, Any], temperature: float
 ) -> None:
     asked = asked | {"temperature": temperature}
     text, finish = streamed(restless, asked, kill=False)
     assert finish == "stop"
     assert len(json.loads(text)) == 60
     before = len(restless.log)
+    set_fault(folder, HELD)
     assert streamed(restless, asked, kill=True) == (text, "stop")
     eventually(lambda: any("after_tokens" in line for line in restless.log[before:]))

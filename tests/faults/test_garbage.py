@@ -16,8 +16,8 @@ import mlx.core as mx
 import pytest
 
 from mlx_worker import inference
+from mlx_worker.engine.checks.computation import ComputationFailed, Evidence
 from mlx_worker.engine.engine import Engine
-from mlx_worker.engine.guard import ComputationFailed, Evidence
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import build_prompt
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
@@ -199,6 +199,7 @@ def kinds_at(token: int) -> list[str]:
     return GARBAGE if IS_LONG else [GARBAGE[token % len(GARBAGE)]]
 
 
+@pytest.mark.process
 def test_the_answers_that_are_disturbed_are_as_long_as_they_are_to_be(
     expected: Callable[[list[ChatRequest]], Any],
 ) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import pytest
 
 from mlx_worker.child.fatal import EXIT_COMPUTATION_FAILED
-from tests.faults.failing_model import FILE, FOLDER, WORDS, Fault
-from tests.faults.failing_node import COMMAND
-from tests.processes import RunningNode, eventually, running_node
+from tests.faults.failing_harness import clear_fault, running_failing_node, set_fault
+from tests.faults.failing_model import WORDS, Fault
+from tests.processes import RunningNode, eventually
 from tests.rounds import IS_LONG, variants
+from tests.sse import chat_events_from, chat_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,28 +53,13 @@ FAULTS: Final = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("fault")
+    return tmp_path_factory.mktemp("failing")
 
 
 @pytest.fixture(scope="module")
-def failing(
-    nano: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningNode]:
-    model = tmp_path_factory.mktemp("model")
-    for file in nano.iterdir():
-        (model / file.name).write_bytes(file.read_bytes())
-    config = json.loads((nano / "config.json").read_text()) | {"model_type": "failing"}
-    (model / "config.json").write_text(json.dumps(config))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(FOLDER, str(folder))
-        with running_node(
-            tmp_path_factory.mktemp("node"),
-            {"nano": model},
-            supervisor="backoff_initial = 0\nmax_restarts = 100000",
-            command=COMMAND,
-        ) as node:
-            node.wait_until_ready()
-            yield node
+def failing(nano: Path, folder: Path) -> Iterator[RunningNode]:
+    with running_failing_node("nano", nano, folder) as node:
+        yield node
 
 
 async def answers(url: str) -> list[str]:
@@ -90,14 +74,10 @@ async def answers(url: str) -> list[str]:
         said = ""
         async with session.post(f"{url}/v1/chat/completions", json=asked | body) as response:
             assert response.status == 200, await response.text()
-            async for line in response.content:
-                data = line.decode().removeprefix("data: ").strip()
-                if data.startswith("{"):
-                    event = json.loads(data)
-                    assert "error" not in event, event
-                    for choice in event["choices"]:
-                        said += choice["delta"].get("content") or ""
-                        said += f"<{choice['finish_reason']}>" if choice["finish_reason"] else ""
+            async for chunk in chat_events_from(response.content):
+                said += chat_text(chunk)
+                for choice in chunk["choices"]:
+                    said += f"<{choice['finish_reason']}>" if choice["finish_reason"] else ""
         return said
 
     async with aiohttp.ClientSession() as session:
@@ -126,7 +106,7 @@ def test_a_child_that_computes_garbage_ends_and_its_answers_go_on(
 ) -> None:
     before = last_event(failing)
     pid = failing.model("nano")["pid"]
-    (folder / FILE).write_text(json.dumps(asdict(fault)))
+    set_fault(folder, fault)
     if fault.where == "prefill":  # what is resident is not read
         failing.ask("/cache", method="DELETE")
     assert asyncio.run(answers(failing.url)) == expected
@@ -142,10 +122,10 @@ def test_a_child_that_computes_garbage_ends_and_its_answers_go_on(
 def test_a_request_whose_logits_overflow_in_every_process_is_poison_and_no_more(
     failing: RunningNode, folder: Path, expected: list[str]
 ) -> None:
-    (folder / FILE).write_text(json.dumps(asdict(Fault(kind="inf", at=3, again=True))))
+    set_fault(folder, Fault(kind="inf", at=3, again=True))
     body = {"messages": [{"role": "user", "content": "Overflow"}], "max_tokens": 20}
     answer = failing.ask("/v1/chat/completions", body)
-    (folder / FILE).unlink()
+    clear_fault(folder)
     assert answer.status == 500
     assert answer.json["error"]["code"] == "poisoned_request"
     eventually(lambda: failing.model("nano")["state"] == "ready")

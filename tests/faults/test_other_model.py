@@ -5,11 +5,10 @@ The answers are then either exact or end with an error that says what changed; n
 
 import asyncio
 import importlib.util
-import json
 import os
 import shutil
-import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +16,10 @@ import aiohttp
 import pytest
 
 import mlx_worker
-from tests.processes import DEADLINE, RunningNode, eventually, running_node
+from tests.faults.failing_harness import is_held, running_failing_node, set_fault
+from tests.faults.failing_model import HOLD, Fault
+from tests.processes import DEADLINE, RunningNode, eventually, stopped
+from tests.sse import DONE, chat_text, events_from
 from tests.synthetic_models import WORDS
 
 ASKED: Final = {
@@ -30,9 +32,8 @@ ENDPOINT: Final = "/v1/chat/completions"
 CHANGED: Final = "weights_changed"
 
 
-@pytest.fixture
-def folder(tiny: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(tiny, tmp_path / "model")
+HELD: Final = Fault(kind=HOLD, at=20, rows=2)
+"""A step that the child does not get beyond until it is killed: both answers have begun by then."""
 
 
 @pytest.fixture
@@ -68,35 +69,44 @@ def replace_text(path: Path, more: str) -> None:
     new.replace(path)
 
 
-async def both(node: RunningNode, replace: Callable[[], None]) -> tuple[str, str, Any]:
-    """Have a stream and a whole answer under way, replace something, kill the child.
+@dataclass(frozen=True)
+class Broken:
+    """What was said: a stream's text, the code of its error event ("": none), a whole answer."""
 
-    Returns the stream's text, the code of its error event ("" where it has none) and the body of
-    the whole answer.
-    """
-    text, code, events = "", "", 0
+    text: str
+    code: str
+    whole: Any
+
+
+async def both(node: RunningNode, folder: Path, replace: Callable[[], None]) -> Broken:
+    """Have a stream and a whole answer under way, replace something, kill the child."""
+    child = node.child("m")
+    set_fault(folder, HELD)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(DEADLINE)) as session:
 
         async def whole() -> Any:
             async with session.post(node.url + ENDPOINT, json=ASKED) as response:
                 return await response.json()
 
-        asking = asyncio.ensure_future(whole())
-        stream = ASKED | {"stream": True}
-        async with session.post(node.url + ENDPOINT, json=stream) as response:
-            async for line in response.content:
-                if not line.startswith(b"data: {"):
-                    continue
-                event = json.loads(line.removeprefix(b"data: "))
-                if "error" in event:
-                    code = event["error"]["code"]
-                    continue
-                text += "".join(choice["delta"].get("content") or "" for choice in event["choices"])
-                events += 1
-                if events == 3:
-                    replace()
-                    os.kill(node.model("m")["pid"], signal.SIGKILL)
-        return text, code, await asking
+        async def streamed() -> tuple[str, str]:
+            text, code = "", ""
+            stream = ASKED | {"stream": True}
+            async with session.post(node.url + ENDPOINT, json=stream) as response:
+                async for event in events_from(response.content):
+                    if "error" in event.data:
+                        code = event.data["error"]["code"]
+                    elif event.data != DONE:
+                        text += chat_text(event.data)
+            return text, code
+
+        with stopped(child):  # until it has both, so that it answers them side by side
+            asking = asyncio.gather(streamed(), whole())
+            await asyncio.to_thread(eventually, lambda: node.model("m")["running"] == 2)
+        await asyncio.to_thread(eventually, lambda: is_held(folder))
+        replace()
+        child.kill()
+        (text, code), answer = await asking
+        return Broken(text, code, answer)
 
 
 def exact(node: RunningNode) -> str:
@@ -106,51 +116,51 @@ def exact(node: RunningNode) -> str:
 
 
 async def ends_with_what_changed(
-    node: RunningNode, replace: Callable[[], None], *said: str
+    node: RunningNode, folder: Path, replace: Callable[[], None], *words: str
 ) -> None:
     expected = exact(node)
-    text, code, whole = await both(node, replace)
-    assert code == CHANGED
-    assert expected.startswith(text)
-    assert len(text) < len(expected)
-    assert whole["error"]["code"] == CHANGED
-    for words in (*said, "send the request again"):
-        assert words in whole["error"]["message"]
+    broken = await both(node, folder, replace)
+    assert broken.code == CHANGED
+    assert expected.startswith(broken.text)
+    assert 0 < len(broken.text) < len(expected)
+    assert broken.whole["error"]["code"] == CHANGED
+    for part in (*words, "send the request again"):
+        assert part in broken.whole["error"]["message"]
     node.wait_until_ready()
     exact(node)
 
 
-async def test_weights_with_one_other_bit_end_the_answers(folder: Path, tmp_path: Path) -> None:
-    with running_node(tmp_path, {"m": folder}) as node:
-        node.wait_until_ready()
-        await ends_with_what_changed(node, lambda: replace_number(folder), "model files")
+async def test_weights_with_one_other_bit_end_the_answers(tiny: Path, tmp_path: Path) -> None:
+    with running_failing_node("m", tiny, tmp_path) as node:
+        await ends_with_what_changed(
+            node, tmp_path, lambda: replace_number(tmp_path / "model"), "model files"
+        )
 
 
 @pytest.mark.full
-async def test_a_tokenizer_that_was_replaced_ends_the_answers(folder: Path, tmp_path: Path) -> None:
+async def test_a_tokenizer_that_was_replaced_ends_the_answers(tiny: Path, tmp_path: Path) -> None:
     def replace() -> None:
-        replace_text(folder / "tokenizer_config.json", " ")
+        replace_text(tmp_path / "model" / "tokenizer_config.json", " ")
 
-    with running_node(tmp_path, {"m": folder}) as node:
-        node.wait_until_ready()
-        await ends_with_what_changed(node, replace, "model files")
+    with running_failing_node("m", tiny, tmp_path) as node:
+        await ends_with_what_changed(node, tmp_path, replace, "model files")
 
 
 @pytest.mark.full
-async def test_a_folder_of_the_same_content_goes_on(folder: Path, tmp_path: Path) -> None:
+async def test_a_folder_of_the_same_content_goes_on(tiny: Path, tmp_path: Path) -> None:
     """Everything was copied anew: other files, other times, the same model."""
 
     def replace() -> None:
-        new = shutil.copytree(folder, tmp_path / "new", copy_function=shutil.copy)
-        folder.rename(tmp_path / "old")
-        new.rename(folder)
+        model = tmp_path / "model"
+        new = shutil.copytree(model, tmp_path / "new", copy_function=shutil.copy)
+        model.rename(tmp_path / "old")
+        new.rename(model)
 
-    with running_node(tmp_path, {"m": folder}) as node:
-        node.wait_until_ready()
+    with running_failing_node("m", tiny, tmp_path) as node:
         expected = exact(node)
-        text, code, whole = await both(node, replace)
-        assert (text, code) == (expected, "")
-        assert whole["choices"][0]["message"]["content"] == expected
+        broken = await both(node, tmp_path, replace)
+        assert (broken.text, broken.code) == (expected, "")
+        assert broken.whole["choices"][0]["message"]["content"] == expected
 
 
 @pytest.mark.full
@@ -160,9 +170,8 @@ async def test_another_mlx_lm_ends_the_answers(tiny: Path, tmp_path: Path, site:
         (new / "_version.py").write_text('__version__ = "0.99.0"\n')
         new.rename(site / "mlx_lm")
 
-    with running_node(tmp_path, {"m": tiny}) as node:
-        node.wait_until_ready()
-        await ends_with_what_changed(node, replace, "mlx-lm: 0.", "now 0.99.0")
+    with running_failing_node("m", tiny, tmp_path) as node:
+        await ends_with_what_changed(node, tmp_path, replace, "mlx-lm: 0.", "now 0.99.0")
 
 
 @pytest.mark.full
@@ -176,9 +185,8 @@ async def test_this_package_replaced_under_the_node_ends_the_answers_and_names_t
     def replace() -> None:
         replace_text(package / "engine" / "sampling.py", "\n# newer\n")
 
-    with running_node(tmp_path, {"m": tiny}, spares=1) as node:
-        node.wait_until_ready()
+    with running_failing_node("m", tiny, tmp_path, spares=1) as node:
         eventually(lambda: bool(node.ask("/health").json["standby"]["waiting"]))
-        await ends_with_what_changed(node, replace, "mlx-worker: ", "restart the node")
+        await ends_with_what_changed(node, tmp_path, replace, "mlx-worker: ", "restart the node")
         assert any("restart the node" in line for line in node.log)
         assert any("the package mlx_worker was replaced" in line for line in node.log)

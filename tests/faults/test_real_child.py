@@ -5,19 +5,21 @@ A streamed and a whole request run side by side; both get what an undisturbed no
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import pytest
 
+from tests.faults import failing_model
+from tests.faults.failing_harness import running_failing_node, set_fault
 from tests.processes import RunningNode, eventually, running_node
 from tests.rounds import variants
 from tests.soak.garbling_node import COMMAND
+from tests.sse import chat_events_from, chat_text
 from tests.synthetic_models import WORDS
 
 ASKED: Final = {
@@ -47,8 +49,11 @@ SOME: Final = variants(FAULTS, ["killed", "hang"], marker="soak")
 ON_THE_WAY_UP: Final = [fault for fault in FAULTS if fault != "garbage"]
 """What cannot speak yet cannot write garbage; the scripted child can."""
 
-MOMENTS: Final = {"asked": 0, "prefill": 1, "decode": 3}
+MOMENTS: Final = {"asked": 0, "prefill": 1, "decode": 2}
 """Events of the stream that have been read by then; its headers are the first."""
+
+HELD: Final = failing_model.Fault(kind=failing_model.HOLD, at=100)
+"""A step that the child does not get beyond until it is gone, or stopped and replaced."""
 
 
 def nothing(_events: int) -> None:
@@ -61,12 +66,10 @@ async def both(url: str, on_event: Callable[[int], None]) -> list[str]:
     async def streamed() -> str:
         text, events = "", 0
         async with session.post(endpoint, json=ASKED | {"stream": True}) as response:
-            async for line in response.content:
-                if line.startswith(b"data: {"):
-                    events += 1
-                    on_event(events)
-                    text += delta(line)
-        assert line == b"\n"
+            async for chunk in chat_events_from(response.content):
+                events += 1
+                on_event(events)
+                text += chat_text(chunk)
         return text
 
     async def whole() -> str:
@@ -80,12 +83,6 @@ async def both(url: str, on_event: Callable[[int], None]) -> list[str]:
         asking = [asyncio.ensure_future(streamed()), asyncio.ensure_future(whole())]
         on_event(0)
         return await asyncio.gather(*asking)
-
-
-def delta(line: bytes) -> str:
-    event: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
-    assert "error" not in event, event
-    return "".join(choice["delta"].get("content") or "" for choice in event["choices"])
 
 
 class Fault:
@@ -104,9 +101,16 @@ class Fault:
 
 
 @pytest.fixture(scope="module")
-def faulty(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("faulty")
+
+
+@pytest.fixture(scope="module")
+def faulty(tiny: Path, folder: Path) -> Iterator[RunningNode]:
     """With a spare child, where there was time to prepare it."""
-    with node_of(tiny, tmp_path_factory.mktemp("node"), spares=1) as node:
+    with running_failing_node(
+        "tiny", tiny, folder, supervisor=SUPERVISOR, spares=1, command=COMMAND
+    ) as node:
         yield node
 
 
@@ -141,10 +145,12 @@ def state(node: RunningNode) -> str:
 @pytest.mark.parametrize("fault", SOME)
 @pytest.mark.parametrize("moment", variants(MOMENTS, ["decode"]))
 def test_a_fault_while_it_works_is_a_pause(
-    faulty: RunningNode, expected: list[str], moment: str, fault: str
+    faulty: RunningNode, folder: Path, expected: list[str], moment: str, fault: str
 ) -> None:
     eventually(lambda: state(faulty) == "ready")
     before = faulty.model("tiny")
+    if moment == "decode":
+        set_fault(folder, HELD)
     strike = Fault(before["pid"], FAULTS[fault], MOMENTS[moment])
     assert asyncio.run(both(faulty.url, strike)) == expected
     assert strike.done

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -11,6 +10,7 @@ import psutil
 import pytest
 
 from tests.processes import RunningNode, eventually, running_node
+from tests.sse import DONE, events_from
 from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
@@ -49,13 +49,9 @@ async def heard(url: str, on_events: Callable[[int], None]) -> list[tuple[str, l
     async def read(body: dict[str, Any]) -> tuple[str, list[str], bool]:
         text, tokens, events, is_done = "", list[str](), 0, False
         async with session.post(f"{url}/v1/completions", json=body) as response:
-            async for line in response.content:
-                if not line.startswith(b"data: "):
+            async for _, event in events_from(response.content):
+                if is_done := event == DONE:
                     continue
-                data = line.decode().removeprefix("data: ").strip()
-                if is_done := data == "[DONE]":
-                    continue
-                event = json.loads(data)
                 assert "error" not in event, event
                 events += 1
                 if body["echo"]:

@@ -1,11 +1,10 @@
 """All processes of a node stopped for long, again and again: a laptop that sleeps, ctrl-Z."""
 
 import asyncio
-import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import psutil
@@ -14,6 +13,7 @@ import pytest
 from tests.faults.stopped_node import COMMAND
 from tests.processes import RunningNode, eventually, running_node
 from tests.rounds import rounds
+from tests.sse import chat_events_from, chat_text
 
 STOPS: Final = rounds(1, 3, 20)
 STALL: Final = 0.3
@@ -40,16 +40,10 @@ class Stream:
             aiohttp.ClientSession() as session,
             session.post(f"{url}/v1/chat/completions", json=body) as response,
         ):
-            async for line in response.content:
-                if line.startswith(b"data: {"):
-                    self._take(json.loads(line.removeprefix(b"data: ")))
-
-    def _take(self, event: dict[str, Any]) -> None:
-        assert "error" not in event, event
-        said = "".join(choice["delta"].get("content") or "" for choice in event["choices"])
-        self.text += said
-        if said:
-            self.grew.set()
+            async for chunk in chat_events_from(response.content):
+                if text := chat_text(chunk):
+                    self.text += text
+                    self.grew.set()
 
 
 async def stop_all(processes: Sequence[psutil.Process]) -> None:

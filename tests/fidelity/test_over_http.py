@@ -16,6 +16,7 @@ from tests.fidelity import tally
 from tests.fidelity.reference import Ask, Model
 from tests.fidelity.test_fidelity import CASES
 from tests.processes import DEADLINE, RunningNode
+from tests.sse import DONE, EventParser
 from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
@@ -113,15 +114,15 @@ def said(node: RunningNode, chat: Chat) -> tuple[str, str | None]:
 
 
 def heard(node: RunningNode, body: dict[str, Any], hears: int | None) -> tuple[str, str | None]:
-    text, pieces, finish = "", 0, None
+    text, pieces, finish, parser = "", 0, None, EventParser()
     request = urllib.request.Request(
         f"{node.url}/v1/chat/completions", data=json.dumps(body).encode()
     )
     with urllib.request.urlopen(request, timeout=DEADLINE) as response:
-        for line in response:
-            if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
+        for event in map(parser.feed, response):
+            if event is None or event.data == DONE:
                 continue
-            (choice,) = json.loads(line[6:])["choices"]
+            (choice,) = event.data["choices"]
             text += choice["delta"].get("content") or ""
             finish = choice["finish_reason"] or finish
             pieces += 1

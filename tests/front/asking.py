@@ -15,11 +15,12 @@ from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.dashboard.history import HISTORY, MetricsHistory
 from mlx_worker.config.schema import ModelConfig, ServerConfig, SupervisorConfig, TelemetryConfig
 from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
 from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
-from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
+from tests.sse import data_of
 from tests.supervisor_harness import eventually, soon
 
 LARGE = 1 << 20
@@ -44,11 +45,7 @@ class Answer:
     @property
     def events(self) -> list[Any]:
         """The stream's events: parsed, but for `[DONE]`."""
-        *events, rest = self.body.decode().split("\n\n")
-        assert rest == "", "the last event is whole"
-        assert all(event.startswith("data: ") for event in events)
-        data = [event.removeprefix("data: ") for event in events]
-        return [event if event == "[DONE]" else json.loads(event) for event in data]
+        return data_of(self.body)
 
     @property
     def text(self) -> str:

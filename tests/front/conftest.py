@@ -21,9 +21,9 @@ from mlx_worker.config.schema import (
 from mlx_worker.config.sizes import MemoryLimit
 from mlx_worker.health import RequestStats
 from mlx_worker.server import build_app
+from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
 from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
-from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 from tests.front.asking import Front, Serve, model
 from tests.supervisor_harness import (

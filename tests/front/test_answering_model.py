@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlx_worker.api.middleware.request_ids import MAX_SESSION_BYTES, model_id
-from tests.dialects import ALL, CHAT, Dialect, events_of
+from tests.dialects import ALL, CHAT, Dialect
 from tests.front.asking import model
+from tests.sse import events_of
 
 if TYPE_CHECKING:
     from tests.front.asking import Serve

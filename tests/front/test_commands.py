@@ -375,6 +375,7 @@ async def test_a_script_that_chats_ends_with_what_went_wrong(serve: Serve) -> No
     assert (await command("chat", "lost", "--url", url_of(front), said="one\n")).code == 66
 
 
+@pytest.mark.process
 async def test_ctrl_c_cancels_the_answer_and_the_chat_goes_on(serve: Serve, pace: Fifo) -> None:
     front = await serve("--pace", pace.path)
     chat = await asyncio.create_subprocess_exec(

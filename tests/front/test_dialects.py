@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from mlx_worker.config.schema import ServerConfig
-from tests.dialects import ALL, CHATS, Dialect, ReceivedAnswer, Usage, events_of
+from tests.dialects import ALL, CHATS, Dialect, ReceivedAnswer, Usage
 from tests.front.asking import PROMPT, Answer, Serve, model
+from tests.sse import events_of
 from tests.supervisor_harness import PATIENT, Fifo, soon
 
 READ = {

@@ -29,6 +29,7 @@ def commands_of(name: str) -> Iterator[list[str]]:
             yield words
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("name", "count"), [("operations.md", 11), ("cluster.md", 5), ("first-node.md", 9)]
 )

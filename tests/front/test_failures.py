@@ -148,6 +148,13 @@ async def test_comments_are_passed_over_by_openais_library(serve: Serve, pace: F
     assert "".join(said) == "one two"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_unavailable_of_a_child_is_a_503_with_retry_after(serve: Serve, stream: bool) -> None:
+    answer = await (await serve("--unavailable")).chat("hello", stream=stream)
+    assert (answer.status, answer.error["code"]) == (503, "unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
 async def test_a_failure_in_mid_stream_is_an_error_event_and_the_child_lives(serve: Serve) -> None:
     front = await serve("--fail-after-tokens", "2")
     answer = await front.chat("one two three", stream=True)

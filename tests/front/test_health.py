@@ -8,7 +8,7 @@ import pytest
 
 from mlx_worker.api.admin import reports
 from mlx_worker.api.context import CONTEXT
-from mlx_worker.supervisor.process.spares import StandbyPolicy
+from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
 from mlx_worker.supervisor.process.states import State
 from tests.front.asking import DIGEST, PROMPT, Serve, asked, model
 from tests.supervisor_harness import Fifo, alive, eventually, kill_worker, soon

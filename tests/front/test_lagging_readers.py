@@ -4,6 +4,8 @@ import asyncio
 import json
 import socket
 
+import pytest
+
 from tests.front.asking import Answer, Serve, asked
 from tests.supervisor_harness import eventually, soon
 
@@ -41,6 +43,7 @@ def unframed(chunked: bytes) -> bytes:
     return body
 
 
+@pytest.mark.process
 async def test_what_piled_up_for_a_client_that_lags_comes_in_few_events(serve: Serve) -> None:
     front = await serve()
     server, served = front.client.server, front.node.models["m"]
@@ -64,6 +67,7 @@ async def test_what_piled_up_for_a_client_that_lags_comes_in_few_events(serve: S
     assert len(answer.events) < WORDS
 
 
+@pytest.mark.process
 async def test_a_client_that_lags_and_leaves_ends_its_generation(serve: Serve) -> None:
     front = await serve()
     server = front.client.server

@@ -138,7 +138,7 @@ async def test_a_request_that_takes_too_long_is_a_504_that_is_not_sent_again(
 async def test_a_stream_that_takes_too_long_ends_with_an_error_event(
     serve: Serve, pace: Fifo
 ) -> None:
-    front = await serve("--pace", pace.path, models=(model(request_timeout=0.3),))
+    front = await serve("--pace", pace.path, models=(model(request_timeout=1),))
     pace.let(1)
     answer = await front.chat("one two", stream=True)
     assert (answer.status, answer.text) == (200, "one")

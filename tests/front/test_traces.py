@@ -487,8 +487,8 @@ from pathlib import Path
 from aiohttp.test_utils import TestClient, TestServer
 from mlx_worker.config.schema import Config, ModelConfig, ServerConfig, TelemetryConfig
 from mlx_worker.server import build_app
-from mlx_worker.supervisor.process.launcher import ProcessLauncher
-from mlx_worker.supervisor.process.spares import StandbyPolicy
+from mlx_worker.supervisor.process.launch.launcher import ProcessLauncher
+from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
 
 folder, endpoint, *command = sys.argv[1:]
 
@@ -508,6 +508,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("endpoint", variants(["", "http://127.0.0.1:1"], [""]))
 def test_the_library_is_loaded_only_where_there_is_a_collector(nano: Path, endpoint: str) -> None:
     done = subprocess.run(

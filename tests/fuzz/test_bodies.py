@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 
 from mlx_worker.api.openapi import document
 from mlx_worker.api.routes import ROUTES
-from tests.dialects import events_of
 from tests.fuzz.bodies import VALID, Body, mutated, nearly_valid, wrapped
 from tests.fuzz.nodes import COUNT, GROWTH, IN_FULL, Standing, fuzzed_node
+from tests.sse import events_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -249,12 +249,14 @@ def test_an_unknown_tokenizer_is_refused(changes: dict[str, Any], complaint: str
 # --- the program --------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_the_program_writes_a_whole_folder(gguf: Path, tmp_path: Path) -> None:
     done = run_converter(str(gguf), str(tmp_path / "new" / "model"), "--dtype", "bfloat16")
     assert (done.returncode, done.stderr) == (0, "")
     assert inspect_folder(tmp_path / "new" / "model").model_type == "llama"
 
 
+@pytest.mark.process
 def test_a_truncated_gguf_is_said_so_in_one_line(gguf: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(gguf.read_bytes()[:-100])
@@ -270,6 +272,7 @@ def test_a_gguf_that_is_not_there_is_not_found(tmp_path: Path) -> None:
         read(tmp_path / "none.gguf")
 
 
+@pytest.mark.process
 def test_a_disk_that_fills_up_is_said_so_and_makes_no_model(
     gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

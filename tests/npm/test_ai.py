@@ -18,7 +18,7 @@ from mlx_lm.utils import load_tokenizer
 
 from tests.forced_output import force_output
 from tests.processes import DEADLINE, RunningNode, running_node
-from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THOUGHT, make_caller
+from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END, THOUGHT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,11 +38,6 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--silent"]
     subprocess.run(install, cwd=folder, check=True, timeout=DEADLINE)
     return folder
-
-
-@pytest.fixture(scope="module")
-def caller(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_caller(tmp_path_factory.mktemp("models") / "caller")
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ async def test_a_connection_that_asks_nothing_is_closed(serving: Serving, connec
 async def test_a_connection_that_asks_nothing_more_is_closed(
     serving: Serving, connect: Connect
 ) -> None:
-    reader, writer = await connect(await serving(idle_timeout=0.1))
+    reader, writer = await connect(await serving(idle_timeout=0.5))
     for _ in range(2):
         writer.write(HEALTH)
         assert (await answer_of(reader))[0] == 200
@@ -121,6 +121,7 @@ LARGE = 16 << 20
 """The largest body that holds them."""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_a_client_that_takes_nothing_loses_its_answer(
     serving: Serving, stream: bool, caplog: pytest.LogCaptureFixture
@@ -141,6 +142,7 @@ async def test_a_client_that_takes_nothing_loses_its_answer(
     assert (await ask(url, "/health")).json["metrics"]["requestsInFlight"] == 0
 
 
+@pytest.mark.process
 async def test_a_client_that_takes_nothing_frees_its_row(serving: Serving, pace: Fifo) -> None:
     """The generation that it does not read is cancelled, not only the connection."""
     url = await serving("--pace", pace.path, send_timeout=0.3, max_body_bytes=LARGE)
@@ -165,6 +167,7 @@ def drained(sock: socket.socket) -> bytes:
     return bytes(got)
 
 
+@pytest.mark.process
 async def test_a_client_that_reads_slowly_but_reads_gets_all_of_it(serving: Serving) -> None:
     url = await serving(send_timeout=5, max_body_bytes=LARGE)
     with small_socket(url) as sock:
@@ -292,6 +295,7 @@ def pace(tmp_path: Path) -> Any:
         yield fifo
 
 
+@pytest.mark.process
 async def test_an_unread_answer_does_not_outlive_the_drain(nano: Path) -> None:
     """The client reads nothing, and only the end of the drain ends its connection."""
     config = Config(
@@ -303,11 +307,8 @@ async def test_an_unread_answer_does_not_outlive_the_drain(nano: Path) -> None:
         await ready(url)
         sock = small_socket(url)
         await asyncio.to_thread(sock.sendall, chat(" ".join(WORDS)))
-
-        async def generated() -> bool:
-            return await running(url) == 0
-
-        await eventually(generated)
+        await asyncio.to_thread(sock.recv, 1)  # the answer has begun
+        await eventually(lambda: is_idle(url))  # and is generated, but not read
     # `served` has waited for the node's end, but not as long as a handler might have taken.
     with sock, contextlib.suppress(ConnectionError):
         assert b"[DONE]" not in await asyncio.to_thread(drained, sock)
@@ -325,16 +326,14 @@ def patient(nano: Path) -> Config:
     )
 
 
+@pytest.mark.process
 async def test_a_second_signal_ends_an_answer_that_is_not_read(nano: Path) -> None:
     async with served(patient(nano)) as url:
         await ready(url)
         sock = small_socket(url)
         await asyncio.to_thread(sock.sendall, chat(" ".join(WORDS)))
-
-        async def generated() -> bool:
-            return await running(url) == 0
-
-        await eventually(generated)
+        await asyncio.to_thread(sock.recv, 1)  # the answer has begun
+        await eventually(lambda: is_idle(url))  # and is generated, but not read
         os.kill(os.getpid(), signal.SIGTERM)
 
         async def takes_no_connection() -> bool:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import openai
 
-from tests.processes import DEADLINE, RunningNode, eventually, running_node
+from tests.processes import DEADLINE, RunningNode, eventually, running_node, stopped
 from tests.server.conftest import KEY
 
 if TYPE_CHECKING:
@@ -94,15 +93,27 @@ def garbage(node: RunningNode) -> None:
 def crash_in_the_middle(node: RunningNode) -> None:
     """The child is killed while it answers; what it was told goes to the next one."""
     messages: Any = TURNS
-    with openai.OpenAI(base_url=f"{node.url}/v1", api_key=KEY) as client:
-        stream = client.chat.completions.create(
-            model="tiny", messages=messages, stream=True, max_tokens=200
-        )
-        next(iter(stream))
-        (child,) = [
-            process
-            for process in node.children()
-            if process.cmdline()[0].startswith("mlx-worker: tiny")
-        ]
-        os.kill(child.pid, signal.SIGKILL)
-        assert [chunk.choices[0].finish_reason for chunk in stream][-1] in ("stop", "length")
+    (child,) = [
+        process
+        for process in node.children()
+        if process.cmdline()[0].startswith("mlx-worker: tiny")
+    ]
+
+    def is_running() -> bool:
+        return bool(node.ask("/health", headers=KEYED).json["models"]["tiny"]["running"])
+
+    with (
+        openai.OpenAI(base_url=f"{node.url}/v1", api_key=KEY) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        with stopped(child):  # it has not said everything before it is killed
+            stream = pool.submit(
+                lambda: list(
+                    client.chat.completions.create(
+                        model="tiny", messages=messages, stream=True, max_tokens=20
+                    )
+                )
+            )
+            eventually(is_running)
+            child.kill()
+        assert stream.result()[-1].choices[0].finish_reason in ("stop", "length")

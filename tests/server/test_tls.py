@@ -51,6 +51,7 @@ def secured(tiny: Path, tmp_path: Path, keys: Path) -> Iterator[tuple[RunningNod
         yield node, trust
 
 
+@pytest.mark.process
 def test_tls_official_client_connects_and_sees_a_renewed_certificate(
     secured: tuple[RunningNode, ssl.SSLContext], tmp_path: Path
 ) -> None:
@@ -101,6 +102,7 @@ def said(url: str, trust: ssl.SSLContext) -> str | None:
 # --- commands, and keys that change -----------------------------------------------------------
 
 
+@pytest.mark.process
 def test_commands_find_the_key_and_the_certificate_in_the_configuration(
     secured: tuple[RunningNode, ssl.SSLContext],
     tmp_path: Path,

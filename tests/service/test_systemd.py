@@ -21,7 +21,7 @@ from mlx_worker.service.launchd import Launchd
 from mlx_worker.service.subprocess_runner import CommandResult, run
 from mlx_worker.service.systemd import Systemd
 from mlx_worker.supervisor import settings
-from mlx_worker.supervisor.process.process import CHILD_COMMAND
+from mlx_worker.supervisor.process.launch.process import CHILD_COMMAND
 from tests.commands import Ran as Ended
 from tests.commands import run as command
 from tests.processes import config_text

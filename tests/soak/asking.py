@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from tests.sse import DONE, events_from
 from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
@@ -150,16 +151,12 @@ async def _refusal(response: aiohttp.ClientResponse) -> tuple[Outcome, str]:
 async def _read(response: aiohttp.ClientResponse, ask: Ask) -> tuple[Outcome, str]:
     """The whole stream, as this client reads it."""
     said, finish, events = "", "", 0
-    async for line in response.content:
-        if not line.startswith(b"data: "):
-            continue
-        data = line.removeprefix(b"data: ").strip()
-        if data == b"[DONE]":
+    async for _, event in events_from(response.content):
+        if event == DONE:
             return Outcome.EXACT, said + finish
-        event = json.loads(data)
         if "error" in event:
             known = event["error"]["code"] in {code for _, code in TABLE}
-            return (Outcome.FAILED if known else Outcome.LOST), data.decode()
+            return (Outcome.FAILED if known else Outcome.LOST), json.dumps(event)
         for choice in event["choices"]:
             said += choice["delta"].get("content") or ""
             finish = choice["finish_reason"] or finish

@@ -1,5 +1,7 @@
 """The product's child, but for SIGUSR1: then it writes garbage on its pipe.
 
+It knows one model more, `failing_model`'s.
+
 When it does is told by a file of its pid's name: it cannot while it is in a library's hands, and
 compiling a kernel takes seconds on a CPU that has never done so.
 """
@@ -23,6 +25,10 @@ def garble(_number: int, _frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))  # wherever this starts, `tests` is found
+    from tests.faults import failing_model
+
     FD = int(sys.argv[sys.argv.index("--fd") + 1])
     signal.signal(signal.SIGUSR1, garble)
+    sys.modules[failing_model.MODULE] = failing_model
     main()

@@ -8,7 +8,7 @@ import uvloop
 
 from mlx_worker.config.load import load_config
 from mlx_worker.server import serve
-from mlx_worker.supervisor.process.launcher import ProcessLauncher
+from mlx_worker.supervisor.process.launch.launcher import ProcessLauncher
 
 COMMAND = (sys.executable, __file__)
 CHILD = (sys.executable, str(Path(__file__).with_name("garbling_child.py")))

@@ -13,8 +13,8 @@ import pytest
 import uvloop
 
 from mlx_worker.supervisor.process.child import Child
+from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
-from mlx_worker.supervisor.process.spares import StandbyPolicy
 from mlx_worker.supervisor.process.states import State
 from tests.rounds import rounds
 from tests.supervisor_harness import (

@@ -253,9 +253,8 @@ async def test_a_request_that_takes_too_long_is_ended_and_its_row_is_free(pace: 
         await ready(node)
         generation = await ask(node, "one two")
         pace.let(1)
-        assert await text_of(generation) == "one"
         with pytest.raises(RequestTimedOut, match=r"not done in 0\.2 s"):
-            await text_of(generation)
+            await whole(generation)
         await eventually(lambda: opened(node, 0))
         pace.let(1)
         assert await whole(await ask(node, "next")) == "next"
@@ -518,6 +517,7 @@ async def test_hurry_right_after_stop_is_not_lost(pace: Fifo) -> None:
         await soon(stopping)
 
 
+@pytest.mark.process
 async def test_after_stop_no_process_is_left() -> None:
     async with running(planned("a"), planned("b"), launcher=scripted_process()) as node:
         await ready(node)
@@ -563,6 +563,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.process
 def test_children_do_not_outlive_a_front_that_was_killed() -> None:
     front = subprocess.Popen(
         [sys.executable, "-c", LONELY_FRONT], cwd=ROOT, stdout=subprocess.PIPE, text=True

@@ -8,8 +8,8 @@ import pytest
 from mlx_worker.errors import WeightsChanged
 from mlx_worker.supervisor.event_log import NodeEvent
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.process.launcher import Launcher
-from mlx_worker.supervisor.process.spares import StandbyPolicy
+from mlx_worker.supervisor.process.launch.launcher import Launcher
+from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
 from mlx_worker.supervisor.requests.generation import Generation
 from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 from tests.supervisor_harness import (

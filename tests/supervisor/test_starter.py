@@ -20,7 +20,7 @@ from mlx_worker.models.folder import ModelFolder
 from mlx_worker.models.resolve import PlannedModel
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.child import Child
-from mlx_worker.supervisor.process.launcher import ProcessLauncher
+from mlx_worker.supervisor.process.launch.launcher import ProcessLauncher
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.starter import FolderAccess
@@ -285,6 +285,7 @@ async def test_a_model_without_room_at_its_retry_says_so_and_is_tried_again(
 # --- no process ---------------------------------------------------------------------------
 
 
+@pytest.mark.process
 async def test_a_program_that_appears_is_run_and_its_absence_counts_as_no_end(
     tmp_path: Path,
 ) -> None:
@@ -321,6 +322,7 @@ def no_more_files() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform == "darwin", reason="the limit does not bind open numbers there")
 async def test_a_full_file_table_counts_as_no_end() -> None:
     policy = RestartPolicy(base=0.001, ceiling=0.001, intensity=1)

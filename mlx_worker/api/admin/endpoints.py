@@ -31,7 +31,7 @@ OPENMETRICS: Final = "application/openmetrics-text"
 async def metrics(request: web.Request) -> web.Response:
     """Serve `GET /metrics`: Prometheus' text format, or OpenMetrics where the client accepts it."""
     # The library takes time to import, which the start of a node does not need.
-    from mlx_worker.api.admin.prometheus import render_metrics  # noqa: PLC0415
+    from mlx_worker.api.admin.prometheus.render import render_metrics  # noqa: PLC0415
 
     # The media type decides alone: the library fails on versions that it cannot parse.
     accepts_openmetrics = OPENMETRICS in request.headers.get("Accept", "")

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from mlx_worker.api.dialects.packing import pack_chat, pack_value, packed_size
+from mlx_worker.api.dialects.packing import packed_size
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.json_output import encode
 from mlx_worker.wire.request import ChatRequest
@@ -62,17 +62,6 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     def choices_field(self) -> str:
         """The field that asks for several choices."""
         return "n" if self.n > 1 else "prompt"
-
-    def with_packed_parts(self) -> Self:
-        """Return the same request with its bulky parts packed, what all chats share only once."""
-        shared = pack_chat(self.chats[0])
-        return replace(
-            self,
-            chats=[replace(shared, prompt=pack_value(chat.prompt)) for chat in self.chats],
-            echoed=[
-                prompt if isinstance(prompt, str) else pack_value(prompt) for prompt in self.echoed
-            ],
-        )
 
     def check_size(self) -> None:
         """Raise InvalidRequest if the choices of a packed request have too many bytes together."""

@@ -8,13 +8,33 @@ bytes, whatever the number of values in it; nothing else in the front reads thes
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Self, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 from msgspec.structs import replace
 
 from mlx_worker.errors import InvalidRequest
-from mlx_worker.wire.request import ChatRequest
+
+if TYPE_CHECKING:
+    from mlx_worker.api.dialects.base import GenerationRequest
+    from mlx_worker.wire.request import ChatRequest
+
+R = TypeVar("R", bound="GenerationRequest")
+
+
+def pack_request(request: R) -> R:
+    """Return the same request with its bulky parts packed, what all chats share only once.
+
+    Raises InvalidRequest.
+    """
+    shared = pack_chat(request.chats[0])
+    return replace(
+        request,
+        chats=[replace(shared, prompt=pack_value(chat.prompt)) for chat in request.chats],
+        echoed=[
+            prompt if isinstance(prompt, str) else pack_value(prompt) for prompt in request.echoed
+        ],
+    )
 
 
 def pack_chat(chat: ChatRequest) -> ChatRequest:
@@ -58,26 +78,3 @@ def packed_size(chat: ChatRequest) -> int:
     """Return the bytes of a packed request's bulky parts, its constraint included."""
     parts = sum(memoryview(part).nbytes for part in packed_parts(chat))
     return parts + len(msgspec.msgpack.encode(chat.constraint))
-
-
-@runtime_checkable
-class Packable(Protocol):
-    """A parsed body that packs its own bulky parts."""
-
-    def with_packed_parts(self) -> Self:
-        """Return the same body with its bulky parts packed."""
-
-
-def pack_parsed(parsed: Any) -> Any:
-    """Return the result of a body's parse function with its bulky parts packed."""
-    match parsed:
-        case tuple():
-            return tuple(map(pack_parsed, parsed))
-        case ChatRequest():
-            return pack_chat(parsed)
-        case list():
-            return pack_value(parsed)
-        case Packable():
-            return parsed.with_packed_parts()
-        case _:
-            return parsed

@@ -25,6 +25,12 @@ PREFIX: Final = "mlx_worker_"
 Labels = tuple[str, ...]
 """The names of labels, or their values in the same order."""
 
+NO_LABELS: Final[Labels] = ()
+"""The labels of a metric that the node has once."""
+
+MODEL: Final = ("model",)
+"""The labels of a metric that each model has."""
+
 L = TypeVar("L", bound=Labels)
 
 

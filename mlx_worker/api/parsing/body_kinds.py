@@ -19,7 +19,7 @@ from mlx_worker.api.dialects.messages.request import parse_count_body
 from mlx_worker.api.dialects.native.cache_warm import parse_warm_body
 from mlx_worker.api.dialects.native.log_level import LogLevelRequest, parse_log_level_body
 from mlx_worker.api.dialects.native.tokenize import parse_detokenize_body, parse_tokenize_body
-from mlx_worker.api.dialects.packing import pack_parsed
+from mlx_worker.api.dialects.packing import pack_chat, pack_request, pack_value
 from mlx_worker.api.dialects.registry import DIALECTS
 from mlx_worker.limits import check_amount, check_constraint, check_conversation, check_ends
 from mlx_worker.wire.request import ChatRequest
@@ -76,7 +76,7 @@ def generation_body(dialect: Dialect[R]) -> BodyKind[R]:
 
 def parse(kind: BodyKind[T], data: bytes, models: ModelLookup) -> T:
     """Return the result of parsing a body, its bulky parts packed. Raises the body's refusal."""
-    return cast("T", pack_parsed(_PARSERS[type(kind)](kind, data, models)))
+    return cast("T", _PARSERS[type(kind)](kind, data, models))
 
 
 def _parse_generation(kind: GenerationBody, data: bytes, models: ModelLookup) -> GenerationRequest:
@@ -90,7 +90,7 @@ def _parse_generation(kind: GenerationBody, data: bytes, models: ModelLookup) ->
     check_amount(first)
     check_constraint(first)
     check_ends(first)
-    return request
+    return pack_request(request)
 
 
 def _parse_count(
@@ -100,7 +100,21 @@ def _parse_count(
     check_conversation(chat, "messages")
     chat = models.terms(name).settings.add_to(chat)
     check_amount(chat)
-    return name, chat
+    return name, pack_chat(chat)
+
+
+def _parse_text_to_tokenize(
+    _kind: TextToTokenize, data: bytes, _models: ModelLookup
+) -> tuple[str | None, ChatRequest | None]:
+    name, chat = parse_tokenize_body(data)
+    return name, None if chat is None else pack_chat(chat)
+
+
+def _parse_tokens_to_detokenize(
+    _kind: TokensToDetokenize, data: bytes, _models: ModelLookup
+) -> tuple[str | None, msgspec.Raw]:
+    name, tokens = parse_detokenize_body(data)
+    return name, pack_value(tokens)
 
 
 _PARSERS: Final[Mapping[type[BodyKind[Any]], Callable[[Any, bytes, ModelLookup], Any]]] = (
@@ -108,8 +122,8 @@ _PARSERS: Final[Mapping[type[BodyKind[Any]], Callable[[Any, bytes, ModelLookup],
         {
             GenerationBody: _parse_generation,
             CountBody: _parse_count,
-            TextToTokenize: lambda _kind, data, _models: parse_tokenize_body(data),
-            TokensToDetokenize: lambda _kind, data, _models: parse_detokenize_body(data),
+            TextToTokenize: _parse_text_to_tokenize,
+            TokensToDetokenize: _parse_tokens_to_detokenize,
             PromptToWarm: lambda _kind, data, _models: parse_warm_body(data),
             LogLevelBody: lambda _kind, data, _models: parse_log_level_body(data),
         }

@@ -24,7 +24,7 @@ from mlx_worker.api.parsing import parser_frames as frames
 from mlx_worker.api.parsing.body_kinds import parse
 from mlx_worker.errors import ProtocolViolation, Unavailable
 from mlx_worker.logs import Entry
-from mlx_worker.supervisor.process.environment import without_secrets
+from mlx_worker.supervisor.process.launch.environment import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import mlx.core as mx
 import msgspec
 
-from mlx_worker.engine.guard import Evidence
+from mlx_worker.engine.checks.computation import Evidence
 from mlx_worker.engine.output.logprobs import choice_of
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.wire.completion_logprobs import LOGPROB_LISTS, Offsets, logprob_lists

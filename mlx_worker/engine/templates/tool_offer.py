@@ -21,9 +21,9 @@ from mlx_worker.errors import InvalidRequest, UnsupportedField
 from mlx_worker.wire.request import ChatRequest, ToolCallConstraint
 
 if TYPE_CHECKING:
+    from mlx_worker.engine.checks.text_bound import TextBound
     from mlx_worker.engine.prompt import Prompt, Tools
     from mlx_worker.engine.templates.chat_text import Messages
-    from mlx_worker.engine.text_bound import TextBound
 
 LEFT_OUT: Final = "tools: this model's chat template has no tool calls; the tools were left out"
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.connection import ResponseHandler
     from mlx_worker.supervisor.process.crash_report import ProcessExit
     from mlx_worker.supervisor.process.host import ChildHost
-    from mlx_worker.supervisor.process.launcher import Launch
+    from mlx_worker.supervisor.process.launch.launcher import Launch
     from mlx_worker.supervisor.process.lifecycle import Lifecycle, Timings
     from mlx_worker.supervisor.process.pause import PauseDetector
     from mlx_worker.supervisor.process.status import ChildStatus
@@ -176,9 +176,10 @@ class Child:
 
     def open(self, id_: int, handler: ResponseHandler, message: WireMessage) -> None:
         """Send work to the process. Raises `refusal`, or ChildLost, unless it is `serving`."""
-        if not self.serving:
+        connection = self._writer.incarnation.connection
+        if connection is None or not self.serving:
             raise self.refusal() or ChildLost("the model's process has just ended", retry_after=1)
-        self._writer.incarnation.open(id_, handler, message)
+        connection.open(id_, handler, message)
 
     def cancel(self, id_: int) -> None:
         """Tell the process that its answer to this id is not needed any more."""

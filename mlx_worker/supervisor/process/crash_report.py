@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlx_worker.supervisor.process.process import signal_name
+from mlx_worker.supervisor.process.launch.process import signal_name
 
 if TYPE_CHECKING:
     from mlx_worker.supervisor.event_log import EventLog

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from mlx_worker.supervisor.process.stderr import KEPT_OF_MODEL, DeviceErrors, StderrLine
+from mlx_worker.supervisor.process.launch.stderr import KEPT_OF_MODEL, DeviceErrors, StderrLine
 from mlx_worker.supervisor.requests.token_stats import TokenStats
 from mlx_worker.supervisor.ring_buffer import RingBuffer
 
 if TYPE_CHECKING:
     from mlx_worker.supervisor.event_log import EventLog
-    from mlx_worker.supervisor.process.launcher import Launch
+    from mlx_worker.supervisor.process.launch.launcher import Launch
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.pause import PauseDetector
     from mlx_worker.supervisor.process.states import State

@@ -15,15 +15,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from mlx_worker.errors import ChildLost
 from mlx_worker.supervisor.fingerprint import note_replaced_package
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
 from mlx_worker.supervisor.process.crash_report import ProcessExit
+from mlx_worker.supervisor.process.launch.process import how_it_ended
+from mlx_worker.supervisor.process.launch.stderr import device_error
 from mlx_worker.supervisor.process.liveness import Liveness
-from mlx_worker.supervisor.process.process import how_it_ended
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.supervisor.process.status import ChildStatus
-from mlx_worker.supervisor.process.stderr import device_error
 from mlx_worker.wire.messages import (
     PROTOCOL,
     CacheState,
@@ -35,14 +34,10 @@ from mlx_worker.wire.messages import (
 )
 
 if TYPE_CHECKING:
-    from mlx_worker.supervisor.process.connection import (
-        ChildConnection,
-        ChildReport,
-        ResponseHandler,
-    )
+    from mlx_worker.supervisor.process.connection import ChildConnection, ChildReport
     from mlx_worker.supervisor.process.host import ChildContext
-    from mlx_worker.supervisor.process.launcher import Launched
-    from mlx_worker.supervisor.process.process import ChildProcess
+    from mlx_worker.supervisor.process.launch.launcher import Launched
+    from mlx_worker.supervisor.process.launch.process import ChildProcess
     from mlx_worker.wire.base import WireMessage
 
 STDERR_TIMEOUT = 1.0
@@ -63,18 +58,22 @@ class IncarnationListener(Protocol):
 
 
 class Incarnation:
-    """One process of a child, by its number; 0 stands for no process yet."""
+    """One process of a child, by its number; 0 stands for no process yet.
+
+    `status` has what the process has reported. `connection` is None before the launch, and again
+    once the pipe is closed.
+    """
 
     def __init__(self, number: int, context: ChildContext, listener: IncarnationListener) -> None:
         self.number = number
         self.status = ChildStatus()
         self.exit: ProcessExit | None = None
+        self.connection: ChildConnection | None = None
         self._context = context
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
         self._measured: Pong | None = None
-        self._connection: ChildConnection | None = None
         self._process: ChildProcess | None = None
         self._liveness: Liveness | None = None
         self._reaper: asyncio.Task[None] | None = None
@@ -88,7 +87,7 @@ class Incarnation:
             on_step=self._context.token_stats.on_step,
         )
         launched = await self._context.launch(callbacks)
-        self._process, self._connection = launched.process, launched.connection
+        self._process, self.connection = launched.process, launched.connection
         self.status = replace(self.status, pid=launched.process.pid, env=launched.env)
         launched.stderr_tail.attach_model(self._context.model, self._context.lines)
         self._reaper = asyncio.create_task(self._reap(launched))
@@ -105,34 +104,25 @@ class Incarnation:
     @property
     def is_connected(self) -> bool:
         """True if messages reach the process."""
-        return self._connection is not None and self._connection.is_up
+        return self.connection is not None and self.connection.is_up
 
     @property
     def open_ids(self) -> int:
         """Return the number of requests that the process has not answered to their end."""
-        return self._connection.open_ids if self._connection else 0
-
-    def open(self, id_: int, handler: ResponseHandler, message: WireMessage) -> None:
-        """Send a message that is answered; the handler gets the answers.
-
-        Raises ChildLost if the pipe is closed, ValueError if the message fits no frame.
-        """
-        if self._connection is None:
-            raise ChildLost("the model's process has just ended", retry_after=1)
-        self._connection.open(id_, handler, message)
+        return self.connection.open_ids if self.connection else 0
 
     def send(self, message: WireMessage) -> None:
         """Send a message without an answer of its own. Do nothing if the pipe is closed."""
-        if self._connection is not None:
-            self._connection.send(message)
+        if self.connection is not None:
+            self.connection.send(message)
 
     def on_ready(self) -> None:
         """Note how long the model took to load, and judge the process by its progress from now."""
         self.status = replace(self.status, load_seconds=self._loop.time() - self._started_at)
-        if self._connection is not None:
+        if self.connection is not None:
             stalled = partial(self._tell, Event.STALLED)
             context = self._context
-            self._liveness = Liveness(self._connection, context.timings, context.pause, stalled)
+            self._liveness = Liveness(self.connection, context.timings, context.pause, stalled)
 
     def forget_status(self) -> None:
         """Forget what the process has reported: it does not serve any more."""
@@ -145,7 +135,7 @@ class Incarnation:
 
     def close(self) -> None:
         """Close the pipe: the process reads EOF and leaves."""
-        connection, self._connection = self._connection, None
+        connection, self.connection = self.connection, None
         if connection is not None:
             connection.close()
         if self._liveness is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mlx_worker import errors
 from mlx_worker.supervisor.requests.output_buffer import OutputBuffer
@@ -30,10 +30,18 @@ if TYPE_CHECKING:
     from mlx_worker.wire.request import ChatRequest
 
 
+RETRY_AFTER_UNAVAILABLE: Final = 1.0
+"""Seconds until the next try where a child says `unavailable`: the lack of a moment."""
+
+
 def as_error(failed: RequestFailed) -> errors.WorkerError:
-    """Return the error that a child names in a message."""
+    """Return the error that a child names in a message.
+
+    The message carries no time of the next try: the front decides when a refusal may pass.
+    """
     kind = errors.error_class(failed.code)
-    error = kind(failed.message, param=failed.param)
+    retry_after = RETRY_AFTER_UNAVAILABLE if kind is errors.Unavailable else None
+    error = kind(failed.message, param=failed.param, retry_after=retry_after)
     if isinstance(error, errors.ContextLengthExceeded):
         error.tokens, error.context = failed.prompt_tokens, failed.context
     return error

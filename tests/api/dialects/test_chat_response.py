@@ -23,6 +23,7 @@ from mlx_worker.wire.output import (
     ToolCall,
 )
 from mlx_worker.wire.request import ChatRequest, Sampling
+from tests.sse import data_of
 
 USAGE = Usage(prompt=100, cached=64, completion=7, reasoning=2)
 
@@ -37,17 +38,8 @@ def reply(model: str = "nano", *, include_usage: bool = False, n: int = 1) -> Ch
     return ChatWriter(call, ResponseInfo(model, 1_700_000_000, "fp_0123456789ab"))
 
 
-def events(stream: bytes) -> list[Any]:
-    """The data of each sse_event, as a client of server-sent events reads them."""
-    assert stream.endswith(b"\n\n")
-    lines = stream[:-2].split(b"\n\n")
-    assert all(line.startswith(b"data: ") and b"\n" not in line for line in lines)
-    data = [line.removeprefix(b"data: ") for line in lines]
-    return ["[DONE]" if line == b"[DONE]" else json.loads(line) for line in data]
-
-
 def delta_of(model: str, text: str) -> Any:
-    (chunk,) = events(reply(model).delta(OutputDelta([text], []), 0))
+    (chunk,) = data_of(reply(model).delta(OutputDelta([text], []), 0))
     return chunk
 
 
@@ -59,7 +51,7 @@ def test_stream_is_role_text_finish_and_done() -> None:
         + writer.delta(OutputDelta(["lo"], []), 0)
         + writer.finish([ended("stop")], USAGE)
     )
-    *chunks, done = events(stream)
+    *chunks, done = data_of(stream)
     assert done == "[DONE]"
     assert [chunk["choices"] for chunk in chunks] == [
         [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}],
@@ -79,7 +71,7 @@ def test_stream_chunks_share_one_completion_id() -> None:
     )
     heads = [
         {k: v for k, v in chunk.items() if k not in ("choices", "usage", "seed")}
-        for chunk in events(stream)[:-1]
+        for chunk in data_of(stream)[:-1]
     ]
     assert heads == [heads[0]] * 4
     assert heads[0].pop("id").startswith("chatcmpl-")
@@ -92,12 +84,12 @@ def test_stream_chunks_share_one_completion_id() -> None:
 
 
 def test_completions_have_distinct_ids() -> None:
-    ids = {events(reply().start(USAGE))[0]["id"] for _ in range(8)}
+    ids = {data_of(reply().start(USAGE))[0]["id"] for _ in range(8)}
     assert len(ids) == 8
 
 
 def test_stream_usage_is_the_last_chunk_without_choices() -> None:
-    finish, usage, done = events(reply(include_usage=True).finish([ended("length")], USAGE))
+    finish, usage, done = data_of(reply(include_usage=True).finish([ended("length")], USAGE))
     assert finish["choices"][0]["finish_reason"] == "length"
     assert usage["choices"] == []
     assert usage["usage"] == {
@@ -148,7 +140,7 @@ def test_delta_with_any_model_name_is_valid(model: str) -> None:
 
 def test_stream_error_is_one_event_without_done() -> None:
     error = ChildLost("the model's process\nended", retry_after=1)
-    assert events(reply().error(error)) == [
+    assert data_of(reply().error(error)) == [
         {
             "error": {
                 "message": "the model's process\nended",
@@ -199,7 +191,7 @@ BROKEN = InvalidToolCall('{"name": ', "not a tool call: the text contains no cal
 def deltas(*pieces: OutputDelta) -> list[Any]:
     writer = reply()
     stream = b"".join(writer.delta(piece, 0) for piece in pieces)
-    return [chunk["choices"][0]["delta"] for chunk in events(stream)]
+    return [chunk["choices"][0]["delta"] for chunk in data_of(stream)]
 
 
 def whole(piece: OutputDelta, finish: FinishReason = "stop") -> Any:
@@ -249,7 +241,7 @@ def test_stream_call_has_name_then_arguments_with_counted_index() -> None:
 
 
 def test_stream_invalid_call_is_content_with_a_warning() -> None:
-    (chunk,) = events(reply().delta(OutputDelta([BROKEN], []), 0))
+    (chunk,) = data_of(reply().delta(OutputDelta([BROKEN], []), 0))
     assert chunk["choices"] == [
         {
             "index": 0,
@@ -298,7 +290,7 @@ def test_delta_logprobs_are_reported_once_for_all_spans() -> None:
         OutputDelta([], [told]),
         OutputDelta([ReasoningText("a"), "b"], [told]),
     ):
-        chunks = events(reply().delta(piece, 0))
+        chunks = data_of(reply().delta(piece, 0))
         entries = [chunk["choices"][0].get("logprobs") for chunk in chunks]
         assert [len(entry["content"]) for entry in entries if entry] == [1]
 
@@ -322,7 +314,7 @@ def test_stream_choices_have_their_index() -> None:
         + writer.delta(OutputDelta([WALK], []), 0)
         + writer.finish([ended("tool_calls"), ended("length")], USAGE)
     )
-    *chunks, done = events(stream)
+    *chunks, done = data_of(stream)
     assert done == "[DONE]"
     said = [(chunk["choices"][0]["index"], chunk["choices"][0]["delta"]) for chunk in chunks]
     assert [index for index, _ in said] == [0, 1, 1, 1, 1, 0, 0, 0, 0, 1]

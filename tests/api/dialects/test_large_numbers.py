@@ -12,6 +12,7 @@ from mlx_worker.api.dialects.base import ResponseInfo, Usage
 from mlx_worker.api.dialects.chat import request as chat
 from mlx_worker.api.dialects.fields import check_encodable
 from mlx_worker.api.dialects.messages import request as messages
+from mlx_worker.api.dialects.packing import pack_request
 from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.api.dialects.responses.response import ResponsesWriter
 from mlx_worker.errors import InvalidRequest
@@ -116,11 +117,8 @@ def test_integer_that_no_double_holds_is_refused() -> None:
         chat.parse(_body(messages=[USER], tools=[tool]))
 
 
-@pytest.mark.parametrize("is_packed", [False, True])
-def test_large_bound_in_a_tool_is_repeated_exactly(is_packed: bool) -> None:
+def test_large_bound_in_a_tool_is_repeated_exactly() -> None:
     call = responses.parse(_body(input="Hi", tools=[{"type": "function", **NAMED}]))
-    answer = ResponsesWriter(
-        call.with_packed_parts() if is_packed else call, ResponseInfo("m", 1, "fp_1")
-    )
+    answer = ResponsesWriter(pack_request(call), ResponseInfo("m", 1, "fp_1"))
     told = answer.full_response([(OutputDelta(["Hi"], []), FinishInfo("stop", 1))], Usage(1, 0, 1))
     assert json.loads(told)["tools"][0]["parameters"] == SCHEMA

@@ -33,8 +33,8 @@ from tests.dialects import (
     Dialect,
     ReceivedAnswer,
     Usage,
-    events_of,
 )
+from tests.sse import events_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,6 +6,7 @@ import base64
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from mlx_worker.api.dialects.responses.request import ResponsesGenerationRequest, parse
@@ -170,8 +171,9 @@ def test_malformed_fields_are_refused_by_name(fields: dict[str, Any], param: str
 
 
 def test_verbosity_is_repeated() -> None:
-    assert asked(text={"verbosity": "low"}).repeated["text"]["verbosity"] == "low"
-    assert asked().repeated["text"]["verbosity"] == "medium"
+    repeated = [asked(text={"verbosity": "low"}).repeated, asked().repeated]
+    texts = [msgspec.json.decode(fields["text"]) for fields in repeated]
+    assert [text["verbosity"] for text in texts] == ["low", "medium"]
 
 
 @pytest.mark.parametrize(

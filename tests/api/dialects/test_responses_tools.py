@@ -17,7 +17,8 @@ from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 from mlx_worker.wire.output import Span, ToolCall
 from mlx_worker.wire.request import AnswerConstraint, ToolCallConstraint
 from tests.call_counter import calls
-from tests.dialects import RESPONSES, ReceivedAnswer, events_of
+from tests.dialects import RESPONSES, ReceivedAnswer
+from tests.sse import events_of
 
 INTEGER = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 ADD = {"type": "function", "name": "add", "description": "Adds.", "parameters": INTEGER}

@@ -13,6 +13,7 @@ from mlx_worker.api.dialects.responses.response import ResponsesWriter
 from mlx_worker.supervisor.requests.generation import FinishInfo
 from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 from mlx_worker.wire.output import ReasoningText, TokenChoice, TokenLogprobs, ToolCall
+from tests.sse import events_of
 
 INCLUDE = "message.output_text.logprobs"
 USAGE = Usage(1, 0, 1)
@@ -32,8 +33,7 @@ def reply() -> ResponsesWriter:
 
 
 def events(data: bytes) -> list[dict[str, Any]]:
-    lines = [line for line in data.decode().splitlines() if line.startswith("data: ")]
-    return [json.loads(line.removeprefix("data: ")) for line in lines]
+    return [event.data for event in events_of(data)]
 
 
 def ending() -> FinishInfo:

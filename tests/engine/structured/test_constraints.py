@@ -103,6 +103,7 @@ def test_a_document_fits_its_schema_and_ends_by_itself(
     assert 0 <= document["age"] <= 120
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("constraint", "pattern"),
     [
@@ -276,6 +277,7 @@ def test_a_model_left_in_thought_thinks_freely_and_then_writes_its_document(
     assert sum(bool(answer.reasoning) for answer in answers) > 1
 
 
+@pytest.mark.process
 def test_a_model_may_begin_to_think_by_itself(talker: EngineHarness) -> None:
     bias = {one(talker, THINK): 50.0, one(talker, THOUGHT): 49.0}
     (answer,) = talker.play(

@@ -53,6 +53,7 @@ def refused(bench: EngineHarness, request: ChatRequest) -> InvalidRequest:
 RING = {"$defs": {"n": {"$ref": "#/$defs/n"}}}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "shape",
     [
@@ -92,6 +93,7 @@ def test_shape_that_no_text_fits_is_refused_in_words(
     assert "no text fits" in error.message or "endless" in error.message
 
 
+@pytest.mark.process
 def test_shape_that_no_text_fits_is_refused_though_the_model_may_think_first(
     talker: EngineHarness,
 ) -> None:
@@ -275,6 +277,7 @@ def test_too_many_patterns_of_all_tools_together_are_refused(talker: EngineHarne
     assert error.param == "tools"
 
 
+@pytest.mark.process
 def test_grammar_that_takes_too_long_is_ended_and_the_next_one_kept(tiny: EngineHarness) -> None:
     error = refused(tiny, asked(LarkConstraint(ENDLESS_WORK, "f")))
     assert isinstance(error, ConstraintTooCostly)
@@ -289,6 +292,7 @@ def test_ambiguous_grammar_ends_its_row_before_a_step_takes_long(tiny: EngineHar
     assert answer.failed is None or answer.failed.code == ConstraintFailed.code
 
 
+@pytest.mark.process
 def test_trials_helper_that_dies_is_a_verdict_and_is_replaced() -> None:
     trials = Trials("{}", [0], command=("false",))
     trial = Trial(['start: "a"'], PLAIN_ITEMS)
@@ -309,18 +313,21 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.process
 def test_trials_helper_that_is_killed_once_says_nothing_of_the_grammar(tmp_path: Path) -> None:
     trials = Trials("{}", [0], command=(sys.executable, "-c", DIES_ONCE, str(tmp_path / "died")))
     assert trials.verdict(Trial(['start: "a"'], PLAIN_ITEMS)) == Verdict()
     trials.close()
 
 
+@pytest.mark.process
 def test_trials_without_a_process_is_no_fault_of_the_grammar() -> None:
     trials = Trials("{}", [0], command=("/nowhere/python",))
     with pytest.raises(Unavailable, match="cannot be started"):
         trials.verdict(Trial(['start: "a"'], PLAIN_ITEMS))
 
 
+@pytest.mark.process
 def test_trials_helper_imports_nothing_from_the_working_folder(
     tiny: EngineHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +340,7 @@ def test_trials_helper_imports_nothing_from_the_working_folder(
     trials.close()
 
 
+@pytest.mark.process
 def test_trials_names_the_grammar_that_has_the_fault(tiny: EngineHarness) -> None:
     trials = Trials(
         tiny.tokenizer._tokenizer.backend_tokenizer.to_str(), list(tiny.tokenizer.eos_token_ids)
@@ -345,6 +353,7 @@ def test_trials_names_the_grammar_that_has_the_fault(tiny: EngineHarness) -> Non
     trials.close()
 
 
+@pytest.mark.process
 def test_trials_helper_that_ended_between_two_trials_is_replaced_unnoticed(
     tiny: EngineHarness,
 ) -> None:

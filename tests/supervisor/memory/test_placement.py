@@ -11,7 +11,7 @@ from mlx_worker.supervisor.memory.budget import MemoryBudget
 from mlx_worker.supervisor.memory.policy import PROCESS_BYTES, PressureLevel
 from mlx_worker.supervisor.memory.pressure import Pressure
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.process.launcher import Launcher
+from mlx_worker.supervisor.process.launch.launcher import Launcher
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
 from tests.supervisor_harness import (

@@ -17,7 +17,7 @@ import pytest
 
 from mlx_worker.child.pipe import EXIT_FRONT_GONE, EXIT_GARBAGE
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
-from mlx_worker.supervisor.process.launcher import CHILD_LAUNCHER, Launched, Launcher
+from mlx_worker.supervisor.process.launch.launcher import CHILD_LAUNCHER, Launched, Launcher
 from mlx_worker.wire.messages import (
     PROTOCOL,
     CacheCleared,
@@ -64,14 +64,25 @@ GARBAGE = b"\x00\x00\x00\x03abc"
 
 Kind = TypeVar("Kind")
 
-WORKERS = {
-    "memory": MemoryLauncher(()),
-    "process": scripted_process(),
-    "mlx": CHILD_LAUNCHER,
-}
+WORKERS = ("memory", "process", "mlx")
 ALL = pytest.mark.parametrize("worker", WORKERS)
 MOST = pytest.mark.parametrize("worker", variants(WORKERS, ["memory", "process"]))
 """With a real model in `tox -e full`."""
+
+LONG = "one two three " * 400
+SLOWLY = ("--every", "0.01")
+"""Flags of a fake worker that takes 12 s to answer LONG: a test ends the answer before."""
+
+
+def launcher_of(worker: str, *flags: str) -> Launcher:
+    """Return what starts workers of this kind; the product's child has no flags."""
+    match worker:
+        case "memory":
+            return MemoryLauncher(flags)
+        case "process":
+            return scripted_process(*flags)
+        case _:
+            return CHILD_LAUNCHER
 
 
 class Ear:
@@ -157,11 +168,10 @@ class Seat:
 
 
 @asynccontextmanager
-async def launched(worker: str, folder: Path) -> AsyncIterator[Seat]:
+async def launched(worker: str, folder: Path, *flags: str) -> AsyncIterator[Seat]:
     """A worker that has loaded its model; in the end it is gone."""
     seat = Seat()
-    launcher: Launcher = WORKERS[worker]
-    seat.launched = await launcher(seat.owner())
+    seat.launched = await launcher_of(worker, *flags)(seat.owner())
     process = seat.launched.process
     try:
         hello = await seat.fact(Hello)
@@ -189,6 +199,7 @@ def request(text: str, max_tokens: int | None = None, system: str = "") -> ChatR
     return ChatRequest(turns, Sampling(seed=1), max_tokens=max_tokens)
 
 
+@pytest.mark.process
 @ALL
 async def test_an_answer_is_started_read_said_and_ended(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
@@ -221,6 +232,7 @@ async def test_an_answer_is_started_read_said_and_ended(worker: str, nano: Path)
             assert len(of_two.tokens) == 3, "each id hears its own"
 
 
+@pytest.mark.process
 @MOST
 async def test_pings_are_answered_at_once_and_count_what_was_done(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
@@ -237,10 +249,11 @@ async def test_pings_are_answered_at_once_and_count_what_was_done(worker: str, n
         assert pong.resident_bytes > 0
 
 
+@pytest.mark.process
 @MOST
 async def test_what_is_cancelled_says_so_and_nothing_more(worker: str, nano: Path) -> None:
-    async with launched(worker, nano) as seat:
-        ear = seat.open(Generate(1, request("one two three " * 400, 2000)), 1)
+    async with launched(worker, nano, *SLOWLY) as seat:
+        ear = seat.open(Generate(1, request(LONG, 2500)), 1)
         async with asyncio.timeout(PATIENCE):
             await ear.first.wait()
         seat.launched.connection.send(CancelGeneration(1))
@@ -253,6 +266,7 @@ async def test_what_is_cancelled_says_so_and_nothing_more(worker: str, nano: Pat
         assert len(after.tokens) == 2
 
 
+@pytest.mark.process
 @ALL
 async def test_a_system_prompt_is_resident_until_it_is_cleared(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
@@ -280,6 +294,7 @@ async def test_a_system_prompt_is_resident_until_it_is_cleared(worker: str, nano
         assert await seat.told(TrimCache(6, 1 << 30), 6) == CacheCleared(6)
 
 
+@pytest.mark.process
 @MOST
 async def test_tokens_are_told_and_made_text_again(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
@@ -292,10 +307,11 @@ async def test_tokens_are_told_and_made_text_again(worker: str, nano: Path) -> N
         assert isinstance(json.loads(text.text), str)
 
 
+@pytest.mark.process
 @MOST
 async def test_it_leaves_when_its_front_is_gone(worker: str, nano: Path) -> None:
-    async with launched(worker, nano) as seat:
-        ear = seat.open(Generate(1, request("one two three " * 400, 2000)), 1)
+    async with launched(worker, nano, *SLOWLY) as seat:
+        ear = seat.open(Generate(1, request(LONG, 2500)), 1)
         async with asyncio.timeout(PATIENCE):
             await ear.first.wait()
         seat.launched.connection.close()
@@ -304,6 +320,7 @@ async def test_it_leaves_when_its_front_is_gone(worker: str, nano: Path) -> None
         assert ear.lost
 
 
+@pytest.mark.process
 @MOST
 async def test_it_leaves_when_its_front_speaks_no_message(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
@@ -314,10 +331,11 @@ async def test_it_leaves_when_its_front_speaks_no_message(worker: str, nano: Pat
         assert seat.launched.process.returncode == EXIT_GARBAGE
 
 
+@pytest.mark.process
 @ALL
 async def test_killed_it_ends_its_pipe_and_its_open_ids(worker: str, nano: Path) -> None:
-    async with launched(worker, nano) as seat:
-        ear = seat.open(Generate(1, request("one two three " * 400, 2000)), 1)
+    async with launched(worker, nano, *SLOWLY) as seat:
+        ear = seat.open(Generate(1, request(LONG, 2500)), 1)
         async with asyncio.timeout(PATIENCE):
             await ear.first.wait()
         seat.launched.process.kill()

@@ -16,7 +16,7 @@ from mlx_worker.errors import (
     WorkerError,
 )
 from mlx_worker.supervisor.node import Node
-from mlx_worker.supervisor.process.launcher import Launcher
+from mlx_worker.supervisor.process.launch.launcher import Launcher
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import FinishInfo, Generation

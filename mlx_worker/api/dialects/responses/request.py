@@ -8,10 +8,9 @@ a stored response is refused by name. Source: OpenAI's API reference, responses.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec.structs import replace
 
 from mlx_worker.api.dialects.base import GenerationRequest
 from mlx_worker.api.dialects.decoding import convert_field, decode_body
@@ -33,7 +32,6 @@ from mlx_worker.api.dialects.foreign_fields import refuse_foreign
 from mlx_worker.api.dialects.hosted_tools import history_warning
 from mlx_worker.api.dialects.large_numbers import round_large_numbers
 from mlx_worker.api.dialects.model_terms import TermsLookup, default_terms
-from mlx_worker.api.dialects.packing import pack_chat
 from mlx_worker.api.dialects.responses.history import TOOL_ITEMS, build_conversation
 from mlx_worker.api.dialects.responses.items import InputItem
 from mlx_worker.api.dialects.responses.tool_names import ToolName
@@ -119,20 +117,15 @@ class ResponseRequest(CommonFields, frozen=True, kw_only=True):
 
 
 class ResponsesGenerationRequest(GenerationRequest, frozen=True, kw_only=True):
-    """A request whose response repeats some of its fields.
+    """A request whose response repeats some of its fields, `repeated`, which are JSON.
 
     `wants_summary`: reasoning is to be in the summary. `renamed` are the client's names of tools,
     by the names under which a model calls them.
     """
 
-    repeated: dict[str, Any]
+    repeated: dict[str, msgspec.Raw]
     wants_summary: bool
     renamed: dict[str, ToolName]
-
-    def with_packed_parts(self) -> Self:
-        """Return the same request with its bulky parts packed, and `repeated` as JSON."""
-        repeated = {field: msgspec.Raw(encode(value)) for field, value in self.repeated.items()}
-        return replace(self, chats=[pack_chat(chat) for chat in self.chats], repeated=repeated)
 
 
 def parse(data: bytes, terms_of: TermsLookup = default_terms) -> ResponsesGenerationRequest:
@@ -220,9 +213,9 @@ def _text_constraint(text: TextOptions | None) -> JsonSchemaConstraint | None:
     )
 
 
-def _repeated_fields(body: ResponseRequest, chat: ChatRequest) -> dict[str, Any]:
+def _repeated_fields(body: ResponseRequest, chat: ChatRequest) -> dict[str, msgspec.Raw]:
     text = body.text or TextOptions()
-    return {
+    fields = {
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
         "metadata": body.metadata or {},
@@ -237,3 +230,4 @@ def _repeated_fields(body: ResponseRequest, chat: ChatRequest) -> dict[str, Any]
         "tool_choice": body.tool_choice or "auto",
         "tools": body.tools or [],
     }
+    return {field: msgspec.Raw(encode(value)) for field, value in fields.items()}

@@ -10,7 +10,7 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
-from mlx_worker.engine.text_bound import MARGIN, SHRINKING, TextBound, bound_of
+from mlx_worker.engine.checks.text_bound import MARGIN, SHRINKING, TextBound, bound_of
 from mlx_worker.errors import ContextLengthExceeded
 
 if TYPE_CHECKING:

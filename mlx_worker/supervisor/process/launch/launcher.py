@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mlx_worker.supervisor.process.connection import ChildConnection, ConnectionCallbacks, connect
-from mlx_worker.supervisor.process.process import CHILD_COMMAND, NO_VARIABLES, spawn
-from mlx_worker.supervisor.process.stderr import StderrTail
+from mlx_worker.supervisor.process.launch.process import CHILD_COMMAND, NO_VARIABLES, spawn
+from mlx_worker.supervisor.process.launch.stderr import StderrTail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mlx_worker.supervisor.process.process import ChildProcess
+    from mlx_worker.supervisor.process.launch.process import ChildProcess
     from mlx_worker.wire.messages import Hello
 
 

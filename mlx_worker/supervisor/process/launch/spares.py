@@ -19,14 +19,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
-from mlx_worker.supervisor.process.process import NO_VARIABLES, how_it_ended
+from mlx_worker.supervisor.process.launch.process import NO_VARIABLES, how_it_ended
 from mlx_worker.wire.messages import Hello, Ping, Pong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mlx_worker.supervisor.process.connection import ChildReport
-    from mlx_worker.supervisor.process.launcher import Launched, Launcher
+    from mlx_worker.supervisor.process.launch.launcher import Launched, Launcher
     from mlx_worker.supervisor.process.pause import PauseDetector
     from mlx_worker.supervisor.process.restart_policy import RestartWindow
     from mlx_worker.supervisor.process.states import Event

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from mlx_worker.supervisor.process.environment import is_secret, without_secrets
-from mlx_worker.supervisor.process.process import spawn
-from mlx_worker.supervisor.process.stderr import StderrTail
+from mlx_worker.supervisor.process.launch.environment import is_secret, without_secrets
+from mlx_worker.supervisor.process.launch.process import spawn
+from mlx_worker.supervisor.process.launch.stderr import StderrTail
 from tests.supervisor_harness import soon
 
 SECRET = [

@@ -13,8 +13,8 @@ import sys
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
-from mlx_worker.supervisor.process.environment import without_secrets
-from mlx_worker.supervisor.process.private_tmp import scratch_folder
+from mlx_worker.supervisor.process.launch.environment import without_secrets
+from mlx_worker.supervisor.process.launch.private_tmp import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mlx_worker.config.schema import KEYS_VARIABLE
-from mlx_worker.supervisor.process.private_tmp import scratch_folder
-from mlx_worker.supervisor.process.process import spawn
+from mlx_worker.supervisor.process.launch.private_tmp import scratch_folder
+from mlx_worker.supervisor.process.launch.process import spawn
 from tests.processes import COMMAND, CONFIG, DEADLINE, config_text
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
-from mlx_worker.supervisor.process.launcher import Launched, Launcher, ProcessLauncher
+from mlx_worker.supervisor.process.launch.launcher import Launched, Launcher, ProcessLauncher
+from mlx_worker.supervisor.process.launch.spares import SparePool, StandbyPolicy
 from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy, RestartWindow
-from mlx_worker.supervisor.process.spares import SparePool, StandbyPolicy
 from mlx_worker.supervisor.process.states import State
 from tests.supervisor_harness import (
     AT_ONCE,
@@ -84,6 +84,7 @@ async def standby_of(
 # --- taking -------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 async def test_a_child_that_died_comes_back_in_the_spare_and_another_spare_is_prepared() -> None:
     async with running(launcher=scripted_process(), standby=ONE) as node:
         await ready(node)
@@ -124,6 +125,7 @@ async def test_a_model_on_demand_takes_the_spare() -> None:
         assert node.primary.child.status.pid == spare
 
 
+@pytest.mark.process
 async def test_a_model_with_variables_of_its_own_takes_no_spare() -> None:
     demanding = planned("b", preload=False, env={"SHADE": "blue"})
     async with running(planned("a"), demanding, launcher=scripted_process(), standby=ONE) as node:
@@ -204,22 +206,23 @@ async def test_no_spare_is_prepared_beside_a_model_that_comes_up() -> None:
 async def test_a_change_of_state_puts_the_preparing_off() -> None:
     looked = 0
 
-    async with standby_of(scripted(), replace(ONE, calm=0.2)) as standby:
+    async with standby_of(scripted(), replace(ONE, calm=0.5)) as standby:
 
         async def stirred() -> bool:
             nonlocal looked
             looked += 1
             standby.on_state_change()
-            return looked > 50
+            return looked > 100
 
         await eventually(stirred)
         assert started_workers() == []
         await spares(standby, 1)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_spare_that_breaks_is_replaced_and_given_to_nobody(fault: str) -> None:
-    async with standby_of(scripted_process(), replace(ONE, silence=0.5)) as standby:
+    async with standby_of(scripted_process(), replace(ONE, silence=1)) as standby:
         (broken,) = await spares(standby, 1)
         kill_worker(broken, FAULTS[fault])
         await spares(standby, 1, but=[broken])
@@ -255,7 +258,7 @@ async def test_a_spare_without_its_hello_in_time_is_replaced(tmp_path: Path) -> 
 async def test_spares_that_die_again_and_again_are_seldom_tried(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.WARNING, "mlx_worker.supervisor.process.spares")
+    caplog.set_level(logging.WARNING, "mlx_worker.supervisor.process.launch.spares")
     launcher = scripted("--exit-before-hello", "3")
     deaths = RestartPolicy(base=0.01, ceiling=0.01, intensity=2, period=600)
     async with standby_of(launcher, deaths=deaths):
@@ -267,6 +270,7 @@ async def test_spares_that_die_again_and_again_are_seldom_tried(
         assert caplog.text.count("a spare child: exit status 3; the next one in") == 3
 
 
+@pytest.mark.process
 async def test_a_command_that_cannot_be_run_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     async with standby_of(ProcessLauncher(["/nowhere/python"])):
 
@@ -279,6 +283,7 @@ async def test_a_command_that_cannot_be_run_is_a_warning(caplog: pytest.LogCaptu
 # --- the end ------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 async def test_spares_end_with_the_node() -> None:
     async with running(launcher=scripted_process(), standby=ONE) as node:
         await ready(node)
@@ -294,6 +299,7 @@ async def test_a_spare_that_stays_when_its_pipe_closes_is_killed() -> None:
     await gone(stubborn)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("turns", range(1, 9))
 async def test_a_spare_that_is_being_started_at_the_end_is_ended_too(turns: int) -> None:
     async with standby_of(scripted_process()):
@@ -302,6 +308,7 @@ async def test_a_spare_that_is_being_started_at_the_end_is_ended_too(turns: int)
     assert started_workers() == []
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("turns", range(1, 9))
 async def test_a_launch_that_is_cancelled_leaves_no_pipe_open(turns: int) -> None:
     await ended(await scripted_process()(NOBODY))  # the loop's own files are there from now on

@@ -23,7 +23,7 @@ from mlx_worker.supervisor.requests.rate_allowance import Allowance
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mlx_worker.supervisor.process.process import ChildProcess
+    from mlx_worker.supervisor.process.launch.process import ChildProcess
     from mlx_worker.supervisor.ring_buffer import RingBuffer
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from mlx_worker.logs import DROPPED
-from mlx_worker.supervisor.process.process import spawn
-from mlx_worker.supervisor.process.stderr import (
+from mlx_worker.supervisor.process.launch.process import spawn
+from mlx_worker.supervisor.process.launch.stderr import (
     AT_ONCE,
     KEPT,
     MAX_CAUSE,
@@ -37,6 +37,7 @@ async def written(program: str) -> list[str]:
     return await soon(words.complete(within=5))
 
 
+@pytest.mark.process
 async def test_the_last_lines_are_kept_however_they_come() -> None:
     lines = await written(
         "import sys, os\n"
@@ -48,6 +49,7 @@ async def test_the_last_lines_are_kept_however_they_come() -> None:
     assert lines[-1] == "\ufffd half a line, and no end"
 
 
+@pytest.mark.process
 async def test_a_line_that_never_ends_is_kept_in_pieces() -> None:
     lines = await written(f"import sys; sys.stderr.write('x' * {MAX_LINE * 3 + 7})")
     assert [len(line) for line in lines] == [MAX_LINE, MAX_LINE, MAX_LINE, 7]
@@ -96,6 +98,7 @@ def test_device_errors_of_different_requests_are_the_devices() -> None:
 # --- floods ---------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 async def test_a_flood_is_read_to_its_end_and_what_is_not_logged_is_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -138,6 +141,7 @@ def test_an_allowance_is_refilled_with_time() -> None:
     assert not allowance.take()
 
 
+@pytest.mark.process
 async def test_the_cause_of_an_end_is_the_last_line_that_is_no_line_of_its_log() -> None:
     logged = json.dumps({"at": "", "level": "debug", "event": "taken in"})
     program = f"import sys; sys.stderr.write('ValueError: no {'x' * 300}\\n' + {logged!r} + '\\n')"

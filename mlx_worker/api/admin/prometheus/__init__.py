@@ -1,0 +1,4 @@
+"""Expose the node's figures to Prometheus, and to routers that read vLLM's metrics.
+
+[front]
+"""

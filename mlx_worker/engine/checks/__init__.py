@@ -1,0 +1,4 @@
+"""Check requests, texts and the results of the device.
+
+[child]
+"""

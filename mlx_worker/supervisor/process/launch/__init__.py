@@ -1,0 +1,4 @@
+"""Launch the processes of children: environment, temporary folder, spares, stderr.
+
+[front]
+"""
