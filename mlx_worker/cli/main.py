@@ -1,11 +1,11 @@
 """The command line.
 
-Every command ends with an exit code of sysexits.h: 0 done, 1 another error of the node, or a
-defect, 2 wrong usage, 65 a broken model or download, 66 an unknown model, 69 an address in use, or
-a source or node that cannot be reached, 70 no model served for `exit_when_failed_for`, 71 a failure
-of the service manager, 73 a failure of the disk, 75 not possible now or not in time, 77 a wrong or
-missing key, 78 an invalid configuration, 130 ended by ctrl-C, 141 nothing read the output. Errors
-are one line on stderr; `check` writes one for each problem.
+Every command ends with an exit code of sysexits.h: 0 done, 1 another error of the node, a defect, or
+output that nothing reads, 2 wrong usage, 65 a broken model or download, 66 an unknown model, 69 an
+address in use, or a source or node that cannot be reached, 70 no model served for
+`exit_when_failed_for`, 71 a failure of the service manager, 73 a failure of the disk, 75 not
+possible now or not in time, 77 a wrong or missing key, 78 an invalid configuration, 130 ended by
+ctrl-C. Errors are one line on stderr; `check` writes one for each problem.
 
 A command imports what it needs when it is called: a node that starts does not wait for tables and
 progress bars. [front]
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 NAME = "mlx-worker"
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
-OUTPUT_NOT_TAKEN = 141
-"""Exit code of a command whose output was closed: as a shell reports the end by SIGPIPE."""
+OUTPUT_NOT_TAKEN = 1
+"""Exit code of a command whose output was closed, as click has it."""
 
 rounds = click.option(
     "--rounds",
@@ -105,8 +105,9 @@ def serve(*, file: Path | None) -> None:
 
 @app.command
 @click.argument("file", type=A_PATH, required=False)
+@click.option("--config", "-c", "named", type=A_PATH, help="The same as FILE.")
 @as_json
-def check(*, file: Path | None, as_json: bool) -> None:
+def check(*, file: Path | None, named: Path | None, as_json: bool) -> None:
     """Check the configuration and print what would run.
 
     FILE is a configuration; default: that of `serve`. Every problem is a line on stderr, and the
@@ -114,7 +115,7 @@ def check(*, file: Path | None, as_json: bool) -> None:
     """
     from mlx_worker.cli.check import check_file
 
-    sys.exit(check_file(file or default_file(), as_json=as_json))
+    sys.exit(check_file(file or named or default_file(), as_json=as_json))
 
 
 @app.command
