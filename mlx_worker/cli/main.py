@@ -1,8 +1,8 @@
 """The command line.
 
-Every command ends with an exit code of sysexits.h: 0 done, 1 another error of the node, a defect, or
-output that nothing reads, 2 wrong usage, 65 a broken model or download, 66 an unknown model, 69 an
-address in use, or a source or node that cannot be reached, 70 no model served for
+Every command ends with an exit code of sysexits.h: 0 done, 1 another error of the node, a defect,
+or output that nothing reads, 2 wrong usage, 65 a broken model or download, 66 an unknown model, 69
+an address in use, or a source or node that cannot be reached, 70 no model served for
 `exit_when_failed_for`, 71 a failure of the service manager, 73 a failure of the disk, 75 not
 possible now or not in time, 77 a wrong or missing key, 78 an invalid configuration, 130 ended by
 ctrl-C. Errors are one line on stderr; `check` writes one for each problem.
@@ -213,7 +213,10 @@ def bench(context: click.Context, /, **options: Any) -> None:
 @rounds
 @click.option("--up-to", type=click.IntRange(min=1), help="Largest size that is measured.")
 def growth(**options: Any) -> None:
-    """Measure how costs grow with the number of streams, models, sessions and cache entries."""
+    """Measure how costs grow with load.
+
+    The load is the number of streams, models, sessions and cache entries.
+    """
     from mlx_worker.bench.scaling.cli import ScalingOptions, run
 
     run(ScalingOptions(**options))

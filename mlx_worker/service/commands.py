@@ -52,7 +52,10 @@ def service() -> None:
 @click.option("--print", "show", is_flag=True, help="Print the service file and change nothing.")
 @config_file
 def install(*, daemon: bool, name: str, user: str | None, show: bool, file: Path | None) -> None:
-    """Install and start a service that runs this configuration with this Python."""
+    """Install and start a service of this configuration.
+
+    The service runs with this Python.
+    """
     from mlx_worker.models.resolve import plan
     from mlx_worker.service.definition import describe, paths_of_service
     from mlx_worker.system.privacy import ADVICE, guarded
