@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.shell_completion import ShellComplete
+from msgspec.structs import replace
 
 from mlx_worker.cli.client.model_names import near_names, unknown_among
 from mlx_worker.cli.main import app
@@ -125,12 +126,23 @@ async def test_waiting_for_a_model_that_fails_ends_with_1(serve: Serve) -> None:
     assert "the model failed" in ran.said
 
 
+async def test_waiting_for_a_model_whose_folder_is_missing_ends_with_1(
+    serve: Serve, tmp_path: Path
+) -> None:
+    front = await serve(models=(replace(model("m"), path=str(tmp_path / "nowhere")),), wait=False)
+    await front.reaches(state="failed")
+    for _ in range(2):
+        ran = await command("load", "m", "--wait", *at(front))
+        assert ran.code == 1
+        assert "nowhere" in ran.said
+
+
 async def test_waiting_longer_than_the_limit_ends_with_75(serve: Serve, hold: Fifo) -> None:
     front = await serve("--hold-load", hold.path, wait=False)
     await soon(front.node.models["m"].child.reached(State.LOADING))
     ran = await command("load", "m", "--wait", "--timeout", "0.01", *at(front))
     assert ran.code == 75
-    assert "m is loading after 0.01 s" in ran.said
+    assert "m is not ready after 0.01 s" in ran.said
 
 
 async def test_a_limit_without_waiting_is_wrong_usage(serve: Serve) -> None:

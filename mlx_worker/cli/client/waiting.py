@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 POLL_INTERVAL: Final = 0.2
 """Seconds between two reports. A report costs the node less than a millisecond."""
 
+SAME_MOMENT: Final = 100
+"""Milliseconds by which a report of one moment may differ from the next report of it."""
+
 GOALS: Final = {"load": "ready", "restart": "ready", "unload": "stopped"}
 """The state that each verb leads to."""
 
@@ -52,7 +55,7 @@ async def act_and_wait(
                 await asyncio.sleep(POLL_INTERVAL)
     except TimeoutError as error:
         raise NotInTime(
-            f"{id_} is {latest} after {limit:g} s; `mlx-worker status` shows the progress"
+            f"{id_} is not {GOALS[verb]} after {limit:g} s; `mlx-worker status` shows the progress"
         ) from error
 
 
@@ -61,12 +64,25 @@ def _is_done(verb: str, entry: Mapping[str, Any], before: Mapping[str, Any] | No
 
     A restart is done by a later entry into the goal's state than that of `before`.
     """
-    if entry["state"] == "failed" and _is_new("failed", entry, before):
+    if entry["state"] == "failed" and _has_failed_since(entry, before):
         raise ModelFailed(f"the model failed: {entry['reason']}")
     goal = GOALS[verb]
     if entry["state"] != goal:
         return False
     return verb != "restart" or _is_new(goal, entry, before)
+
+
+def _has_failed_since(entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> bool:
+    """Return True if the failure is later than `before`.
+
+    A model whose folder cannot be used stays failed; each attempt moves the time of the next one.
+    """
+    if before is None or _is_new("failed", entry, before):
+        return True
+    planned, planned_before = entry["nextTry"], before["nextTry"]
+    if planned is None:
+        return False
+    return planned_before is None or bool(abs(planned - planned_before) > SAME_MOMENT)
 
 
 def _is_new(state: str, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> bool:
