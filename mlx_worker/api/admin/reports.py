@@ -125,6 +125,7 @@ def _of_removed_models(context: AppContext) -> int:
 def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
     stats = context.model_stats[model.config.id]
     child, loaded, pong, exit_ = model.child, model.child.loaded, model.child.pong, model.last_exit
+    of_requests = context.request_metrics.by_model[model.config.id]
     status = model_status(model, stats)
     return {
         "status": status,
@@ -155,17 +156,12 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
         },
         "health": stats.health(),
         "cache": _cache_in_health(model),
-        "metrics": stats.metrics() | _tokens(model, context),
-    }
-
-
-def _tokens(model: ModelStatus, context: AppContext) -> dict[str, int]:
-    """Return tokens since the node's start; `cachedTokens` of prompts were in the prompt cache."""
-    metrics = context.request_metrics.by_model[model.config.id]
-    return {
-        "promptTokens": metrics.prompt_tokens,
-        "cachedTokens": metrics.cached_tokens,
-        "generatedTokens": model.generated_tokens,
+        "metrics": stats.metrics()
+        | {
+            "generatedTokens": model.generated_tokens,
+            "promptTokens": of_requests.prompt_tokens,
+            "cachedTokens": of_requests.cached_tokens,
+        },
     }
 
 
