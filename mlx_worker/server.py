@@ -210,6 +210,6 @@ async def _drain(node: Node, stop: asyncio.Event) -> None:
     interrupted = asyncio.ensure_future(stop.wait())
     await asyncio.wait({drained, interrupted}, return_when=asyncio.FIRST_COMPLETED)
     if not drained.done():
-        node.drain.hurry()
+        node.drain.cut_short()
     await drained
     interrupted.cancel()

@@ -243,7 +243,7 @@ class _ResponsesReader:
         self.item_text = ""
         self.text = ""
 
-    def take(self, data: Any) -> None:
+    def add(self, data: Any) -> None:
         kind = data["type"]
         if kind == "response.output_item.added":
             assert self.item is None
@@ -290,7 +290,7 @@ def _responses_streamed(events: list[Event]) -> ReceivedAnswer:
     created, _, *events_data, last = _numbered(events)
     reader = _ResponsesReader()
     for data in events_data:
-        reader.take(data)
+        reader.add(data)
     assert reader.item is None
     assert last["type"] == f"response.{last['response']['status']}"
     assert last["response"]["id"] == created["response"]["id"]
@@ -302,7 +302,7 @@ def _responses_broken(events: list[Event]) -> BrokenStream:
     _, _, *events_data, last = _numbered(events)
     reader = _ResponsesReader()
     for data in events_data:
-        reader.take(data)
+        reader.add(data)
     assert last["type"] == "error"
     assert isinstance(last["code"], str)
     return BrokenStream(reader.text, last["message"])
@@ -364,7 +364,7 @@ class _MessagesReader:
         self.blocks: list[Any] = []
         self.open = False
 
-    def take(self, data: Any) -> None:
+    def add(self, data: Any) -> None:
         kind = data["type"]
         assert data["index"] == len(self.blocks) - (kind != "content_block_start")
         match kind:
@@ -412,7 +412,7 @@ def _messages_streamed(events: list[Event]) -> ReceivedAnswer:
     assert (delta["type"], stop["type"]) == ("message_delta", "message_stop")
     reader = _MessagesReader()
     for data in events_data:
-        reader.take(data)
+        reader.add(data)
     assert not reader.open
     read = _anthropic_usage(start["message"]["usage"])
     usage = _anthropic_usage(delta["usage"])
@@ -426,7 +426,7 @@ def _messages_broken(events: list[Event]) -> BrokenStream:
     _, *events_data, last = _named(events)
     reader = _MessagesReader()
     for data in events_data:
-        reader.take(data)
+        reader.add(data)
     return BrokenStream(reader.text, _anthropic_refusal(last))
 
 

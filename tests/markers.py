@@ -50,11 +50,8 @@ MARKERS: Final[Mapping[str, tuple[str, ...]]] = {
         "models/test_command.py",
         "models/test_hub.py",
         "models/test_pull.py",
-        "repository/test_architecture.py",
-        "repository/test_beside.py",
+        "repository",
         "service/test_systemd.py",
-        "supervisor/process/test_environment.py",
-        "supervisor/process/test_private_tmp.py",
         "system",
     ),
     "mlx": (

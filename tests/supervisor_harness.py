@@ -210,7 +210,7 @@ async def taken(generation: Generation) -> OutputDelta | None:
     news = asyncio.Event()
     generation.subscribe(news.set)
     while (piece := generation.drain_output()) is None:
-        if generation.over:
+        if generation.has_ended:
             generation.raise_for_error()
             return None
         news.clear()
@@ -222,3 +222,11 @@ async def text_of(generation: Generation) -> str:
     """The next text of a generation; "" at its end."""
     piece = await taken(generation)
     return piece.text if piece else ""
+
+
+async def whole_text(generation: Generation) -> str:
+    """The rest of the text of a generation, to its end."""
+    text = ""
+    while piece := await text_of(generation):
+        text += piece
+    return text

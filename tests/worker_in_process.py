@@ -42,7 +42,7 @@ class ThisProcess:
     def listen(self, worker: FakeWorker) -> None:
         """Read on a thread of its own, which answers pings whatever the worker does."""
 
-        def hear(message: ToChild) -> None:
+        def on_message(message: ToChild) -> None:
             if (pong := worker.reply_at_once(message)) is not None:
                 self.send([pong])
             else:
@@ -52,13 +52,13 @@ class ThisProcess:
             frames = frames_to_child()
             while data := os.read(self._fd, 1 << 16):
                 for message in frames.feed(data):
-                    hear(message)
+                    on_message(message)
 
         if worker.ignores_eof:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             threading.Thread(target=read_past_eof, daemon=True).start()
         else:
-            self._pipe.listen(hear)
+            self._pipe.listen(on_message)
 
     def send(self, messages: Iterable[WireMessage]) -> None:
         self._pipe.send(messages)

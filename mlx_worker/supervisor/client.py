@@ -131,15 +131,15 @@ class ModelClient:
         self._raise_refusal(model, began + self._resume.load_wait)
         try:
             async with self._pause.timeout(limit):
-                await model.admission.enter(session, key)
+                await model.admission.take_slot(session, key)
         except TimeoutError:
             raise _timed_out(model) from None
-        began = self._pause.since(began)
+        began = self._pause.after_last_pause(began)
         until = began + self._resume.load_wait
         try:
             self._raise_refusal(model, until)
         except BaseException:
-            model.admission.leave()
+            model.admission.release_slot()
             raise
         generation = Generation(
             request,
@@ -274,7 +274,7 @@ class ModelClient:
                 with contextlib.suppress(TimeoutError):
                     async with self._pause.timeout(self._resume.timeout):
                         await child.reached(*NOT_STOPPED)
-        await child.settled()
+        await child.wait_until_settled()
 
 
 def _timed_out(model: ModelRuntime) -> RequestTimedOut:

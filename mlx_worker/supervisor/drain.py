@@ -25,7 +25,7 @@ class Drain:
         self.is_active = False
         self._within = within
         self._pause = pause
-        self._hurry = asyncio.Event()
+        self._cut_short = asyncio.Event()
 
     def refusal(self) -> NodeDraining | None:
         """Return why the node takes no new work; None if it does."""
@@ -38,15 +38,15 @@ class Drain:
         if (refusal := self.refusal()) is not None:
             raise refusal
 
-    def hurry(self) -> None:
+    def cut_short(self) -> None:
         """End the drain now: what still runs is cut off."""
-        self._hurry.set()
+        self._cut_short.set()
 
     async def run(self, models: Iterable[ModelRuntime]) -> None:
         """Wait until the requests of these models have ended, or the drain has to end."""
         either: set[asyncio.Task[Any]] = {
             asyncio.create_task(_ended(models)),
-            asyncio.create_task(self._hurry.wait()),
+            asyncio.create_task(self._cut_short.wait()),
         }
         with contextlib.suppress(TimeoutError):
             async with self._pause.timeout(self._within):

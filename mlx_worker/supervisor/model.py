@@ -166,7 +166,7 @@ class ModelRuntime:
             self._host.on_work_ended()
 
     def _on_generation_ended(self, generation: Generation) -> None:
-        self.admission.leave(generation.age)
+        self.admission.release_slot(generation.age)
         self.idle.used()
         self._host.on_work_ended()
 

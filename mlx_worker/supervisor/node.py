@@ -164,7 +164,7 @@ class Node:
         children = [model.child for model in reversed(self._all_models())]
         for child in children:
             child.stop()
-            child.hurry()
+            child.cut_drain_short()
         for child in children:
             await child.reached(State.STOPPED, State.FAILED)
             await child.close()
@@ -226,7 +226,7 @@ class Node:
                 await model.dispatcher.drain(refusal)
         self.starter.forget(model)
         model.child.stop()
-        model.child.hurry()
+        model.child.cut_drain_short()
         await model.child.reached(State.STOPPED, State.FAILED)
         await model.child.close()
         model.idle.close()

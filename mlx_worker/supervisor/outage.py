@@ -53,7 +53,7 @@ async def end_at_outage(node: Node, limit: float | None) -> None:
         ended = False
         while not ended:
             await asyncio.sleep(min(CHECK_INTERVAL, limit))
-            resumed_at = pause.since(0.0)
+            resumed_at = pause.after_last_pause(0.0)
             ended = outage.is_over_limit(
                 loop.time(), all_given_up=node.all_given_up, resumed_at=resumed_at
             )

@@ -67,25 +67,25 @@ class Front:
         self.socket = sock
         self.process = process
         self._frames = frames_from_child()
-        self._heard: Iterator[FromChild] = self._listen()
+        self._received: Iterator[FromChild] = self._messages()
 
-    def say(self, *messages: WireMessage) -> None:
+    def send(self, *messages: WireMessage) -> None:
         self.socket.sendall(b"".join(encode(message) for message in messages))
 
-    def hear(self, kind: type[T]) -> T:
-        """The next message of this kind; others before it are passed over."""
-        return next(message for message in self._heard if isinstance(message, kind))
+    def receive(self, kind: type[T]) -> T:
+        """Return the next message of this kind; others before it are passed over."""
+        return next(message for message in self._received if isinstance(message, kind))
 
-    def hear_all(self, until: type[T]) -> list[FromChild]:
-        """Everything up to and with the next message of that kind."""
-        heard = []
-        for message in self._heard:
-            heard.append(message)
-            if isinstance(message, until):
-                return heard
-        raise AssertionError(f"the child closed its pipe before any {until.__name__}")
+    def receive_until(self, kind: type[T]) -> list[FromChild]:
+        """Return everything up to and with the next message of this kind."""
+        received = []
+        for message in self._received:
+            received.append(message)
+            if isinstance(message, kind):
+                return received
+        raise AssertionError(f"the child closed its pipe before any {kind.__name__}")
 
-    def _listen(self) -> Iterator[FromChild]:
+    def _messages(self) -> Iterator[FromChild]:
         while data := self.socket.recv(1 << 16):
             yield from self._frames.feed(data)
 
@@ -121,9 +121,9 @@ def generate(id_: int, text: str, max_tokens: int, **more: object) -> Generate:
 @contextlib.contextmanager
 def loaded_child(model: Path) -> Iterator[Front]:
     with child() as front:
-        front.hear(Hello)
-        front.say(load(model))
-        front.hear(Loaded)
+        front.receive(Hello)
+        front.send(load(model))
+        front.receive(Loaded)
         yield front
 
 
@@ -135,10 +135,10 @@ def shared(tiny: Path) -> Iterator[Front]:
 
 @pytest.fixture
 def loaded(shared: Front) -> Front:
-    """A child that others have used: nothing is under way, nothing cached, all was heard."""
-    shared.say(ClearCache(RESET))
-    shared.hear(CacheCleared)
-    shared.hear(CacheState)
+    """A child that others have used: nothing is under way, nothing cached, all received."""
+    shared.send(ClearCache(RESET))
+    shared.receive(CacheCleared)
+    shared.receive(CacheState)
     return shared
 
 
@@ -151,12 +151,12 @@ def alone(tiny: Path) -> Iterator[Front]:
 
 def test_it_says_hello_then_loads_with_progress(tiny: Path) -> None:
     with child() as front:
-        hello = front.hear(Hello)
+        hello = front.receive(Hello)
         assert hello.protocol == PROTOCOL
         assert hello.pid == front.process.pid
         assert "mlx-lm" in hello.versions
-        front.say(load(tiny, context=100))
-        *progress, loaded = front.hear_all(Loaded)
+        front.send(load(tiny, context=100))
+        *progress, loaded = front.receive_until(Loaded)
         assert isinstance(loaded, Loaded)
         assert loaded.context_length == 100
         last = progress[-1]
@@ -180,16 +180,16 @@ def without_a_stated_context(model: Path, folder: Path) -> Path:
 def test_without_a_stated_context_memory_is_the_limit(tiny: Path, tmp_path: Path) -> None:
     folder = without_a_stated_context(tiny, tmp_path / "model")
     with child() as front:
-        front.hear(Hello)
-        front.say(load(folder, kv=6000 * 1024))  # a token of this model takes 1 KiB
-        loaded = front.hear(Loaded)
+        front.receive(Hello)
+        front.send(load(folder, kv=6000 * 1024))  # a token of this model takes 1 KiB
+        loaded = front.receive(Loaded)
         assert loaded.context_length is None
         assert loaded.kv.nbytes(1) == 1024
-        front.say(generate(1, "x" * 5000, 2))
-        assert front.hear(Started).prompt_tokens > 5000
-        assert front.hear(Done).completion_tokens == 2
-        front.say(generate(2, "x" * 6000, 2))
-        refused = front.hear(RequestFailed)
+        front.send(generate(1, "x" * 5000, 2))
+        assert front.receive(Started).prompt_tokens > 5000
+        assert front.receive(Done).completion_tokens == 2
+        front.send(generate(2, "x" * 6000, 2))
+        refused = front.receive(RequestFailed)
         assert refused.code == "context_length_exceeded"
         assert "6000" in refused.message
 
@@ -198,9 +198,9 @@ def test_without_a_stated_context_memory_is_the_limit(tiny: Path, tmp_path: Path
 def test_a_configured_context_is_the_limit_where_none_is_stated(tiny: Path, tmp_path: Path) -> None:
     folder = without_a_stated_context(tiny, tmp_path / "model")
     with child() as front:
-        front.hear(Hello)
-        front.say(load(folder, context=9000))
-        assert front.hear(Loaded).context_length == 9000
+        front.receive(Hello)
+        front.send(load(folder, context=9000))
+        assert front.receive(Loaded).context_length == 9000
 
 
 def test_it_leaves_at_eof_even_before_it_has_imported_anything() -> None:
@@ -210,8 +210,8 @@ def test_it_leaves_at_eof_even_before_it_has_imported_anything() -> None:
 
 
 def test_it_leaves_at_eof_in_the_middle_of_a_generation(alone: Front) -> None:
-    alone.say(generate(1, "Hello", ENDLESS))
-    alone.hear(StepOutput)
+    alone.send(generate(1, "Hello", ENDLESS))
+    alone.receive(StepOutput)
     alone.socket.close()
     assert alone.process.wait(DEADLINE) == 0
 
@@ -222,37 +222,37 @@ def test_it_leaves_when_the_front_speaks_no_message(alone: Front) -> None:
 
 
 def test_pings_are_answered_while_it_works_and_tell_of_progress(loaded: Front) -> None:
-    loaded.say(generate(1, "Hello", ENDLESS), Ping(1))
-    first = loaded.hear(Pong)
-    loaded.hear(StepOutput)
-    loaded.hear(StepOutput)
-    loaded.say(Ping(2))
-    heard = loaded.hear_all(Pong)
-    second = heard[-1]
+    loaded.send(generate(1, "Hello", ENDLESS), Ping(1))
+    first = loaded.receive(Pong)
+    loaded.receive(StepOutput)
+    loaded.receive(StepOutput)
+    loaded.send(Ping(2))
+    received = loaded.receive_until(Pong)
+    second = received[-1]
     assert isinstance(second, Pong)
-    assert not any(isinstance(message, Done) for message in heard)
+    assert not any(isinstance(message, Done) for message in received)
     assert (first.seq, second.seq) == (1, 2)
     assert second.decode_steps > first.decode_steps
     assert second.active == 1
     assert second.resident_bytes > 10_000_000
-    loaded.say(CancelGeneration(1))
-    loaded.hear(Done)
+    loaded.send(CancelGeneration(1))
+    loaded.receive(Done)
 
 
 def test_started_comes_before_prefill_and_the_last_word_once(loaded: Front) -> None:
-    loaded.say(generate(1, " ".join(WORDS) * 8, 3))
-    kinds = [type(message).__name__ for message in loaded.hear_all(Done)]
+    loaded.send(generate(1, " ".join(WORDS) * 8, 3))
+    kinds = [type(message).__name__ for message in loaded.receive_until(Done)]
     assert kinds[0] in ("Started", "CacheState")
     assert kinds.index("Started") < kinds.index("PrefillProgress") < kinds.index("StepOutput")
     assert kinds.count("PrefillProgress") > 1
 
 
 def test_all_sequences_share_one_step(loaded: Front) -> None:
-    loaded.say(*(generate(i, f"{WORDS[i]} once", 200) for i in range(8)))
+    loaded.send(*(generate(i, f"{WORDS[i]} once", 200) for i in range(8)))
     widest = 0
     finished = 0
     while finished < 8:
-        message = loaded.hear(StepOutput | Done)  # type: ignore[arg-type]
+        message = loaded.receive(StepOutput | Done)  # type: ignore[arg-type]
         if isinstance(message, StepOutput):
             assert len({row.id for row in message.rows}) == len(message.rows)
             widest = max(widest, len(message.rows))
@@ -262,24 +262,24 @@ def test_all_sequences_share_one_step(loaded: Front) -> None:
 
 
 def test_a_cancelled_generation_says_so_and_says_nothing_more(loaded: Front) -> None:
-    loaded.say(generate(1, "Hello", ENDLESS))
-    loaded.hear(StepOutput)
-    loaded.say(CancelGeneration(1))
-    done = loaded.hear(Done)
+    loaded.send(generate(1, "Hello", ENDLESS))
+    loaded.receive(StepOutput)
+    loaded.send(CancelGeneration(1))
+    done = loaded.receive(Done)
     assert done.finish == "cancelled"
-    loaded.say(generate(2, "Hello", 3))
-    after = loaded.hear_all(Done)
+    loaded.send(generate(2, "Hello", 3))
+    after = loaded.receive_until(Done)
     assert all(
         row.id == 2 for message in after if isinstance(message, StepOutput) for row in message.rows
     )
 
 
 def test_a_generation_cancelled_before_it_was_admitted_is_never_started(loaded: Front) -> None:
-    loaded.say(*(generate(i, " ".join(WORDS) * 8, 2) for i in range(5)), CancelGeneration(4))
+    loaded.send(*(generate(i, " ".join(WORDS) * 8, 2) for i in range(5)), CancelGeneration(4))
     last_words: dict[int, str] = {}
     started: set[int] = set()
     while len(last_words) < 5:
-        message = loaded.hear(Started | Done)  # type: ignore[arg-type]
+        message = loaded.receive(Started | Done)  # type: ignore[arg-type]
         if isinstance(message, Done):
             last_words[message.id] = message.finish
         else:
@@ -289,10 +289,10 @@ def test_a_generation_cancelled_before_it_was_admitted_is_never_started(loaded: 
 
 
 def test_a_cancel_for_what_is_over_is_harmless(loaded: Front) -> None:
-    loaded.say(generate(1, "Hello", 2))
-    loaded.hear(Done)
-    loaded.say(CancelGeneration(1), CancelGeneration(77), generate(2, "Hello", 2))
-    assert loaded.hear(Done).id == 2
+    loaded.send(generate(1, "Hello", 2))
+    loaded.receive(Done)
+    loaded.send(CancelGeneration(1), CancelGeneration(77), generate(2, "Hello", 2))
+    assert loaded.receive(Done).id == 2
 
 
 @pytest.mark.parametrize(
@@ -305,37 +305,37 @@ def test_a_cancel_for_what_is_over_is_harmless(loaded: Front) -> None:
 def test_a_chat_that_cannot_be_is_refused_and_the_next_is_served(
     loaded: Front, refused: Generate, said: str
 ) -> None:
-    loaded.say(refused, generate(2, "Hello", 2))
-    failed = loaded.hear(RequestFailed)
+    loaded.send(refused, generate(2, "Hello", 2))
+    failed = loaded.receive(RequestFailed)
     assert failed.id == 1
     assert said in failed.message
-    assert loaded.hear(Done).id == 2
+    assert loaded.receive(Done).id == 2
 
 
 def test_warming_clearing_and_the_state_that_follows(loaded: Front) -> None:
-    loaded.say(Warm(1, "You are a river."))
-    warmed = loaded.hear(PromptWarmed)
-    state = loaded.hear(CacheState)
+    loaded.send(Warm(1, "You are a river."))
+    warmed = loaded.receive(PromptWarmed)
+    state = loaded.receive(CacheState)
     assert state.tokens == warmed.tokens > 3
     assert (state.warmed, len(state.system_prompt_hash)) == (1, 64)
-    loaded.say(ClearCache(2))
-    loaded.hear(CacheCleared)
-    state = loaded.hear(CacheState)
+    loaded.send(ClearCache(2))
+    loaded.receive(CacheCleared)
+    state = loaded.receive(CacheState)
     assert (state.tokens, state.warmed, state.entries, state.bytes) == (0, 0, 0, 0)
 
 
 def test_a_prompt_too_long_to_warm_is_refused_as_its_callers_fault(loaded: Front) -> None:
-    loaded.say(Warm(1, "x " * 9000))
-    failed = loaded.hear(RequestFailed)
+    loaded.send(Warm(1, "x " * 9000))
+    failed = loaded.receive(RequestFailed)
     assert failed.code == ContextLengthExceeded.code
     assert "context length is 8192" in failed.message
 
 
 def test_a_folder_without_a_model_is_a_permanent_failure(tmp_path: Path) -> None:
     with child() as front:
-        front.hear(Hello)
-        front.say(load(tmp_path / "nowhere"))
-        failed = front.hear(LoadFailed)
+        front.receive(Hello)
+        front.send(load(tmp_path / "nowhere"))
+        failed = front.receive(LoadFailed)
         assert failed.permanent
         assert "nowhere" in failed.reason
         assert front.process.wait(DEADLINE) != 0
@@ -352,14 +352,14 @@ def test_the_child_needs_its_end_of_a_pipe() -> None:
 def test_tokens_are_told_beside_a_generation_that_runs(loaded: Front) -> None:
     chat = ChatRequest([{"role": "user", "content": "Hello"}], Sampling(1))
     raw = ChatRequest([], Sampling(1), prompt="Hello")
-    loaded.say(generate(1, "Hello", ENDLESS), Tokenize(2, chat), Tokenize(3, raw))
-    whole, text = loaded.hear(TokenizeResult), loaded.hear(TokenizeResult)
+    loaded.send(generate(1, "Hello", ENDLESS), Tokenize(2, chat), Tokenize(3, raw))
+    whole, text = loaded.receive(TokenizeResult), loaded.receive(TokenizeResult)
     assert (whole.id, text.id) == (2, 3)
     tokens = json.loads(text.tokens)
     assert whole.count == len(json.loads(whole.tokens)) > text.count == len(tokens) > 0
-    loaded.say(Detokenize(4, tokens), Detokenize(5, [1 << 30]))
-    assert loaded.hear(DetokenizeResult) == DetokenizeResult(4, b'"Hello"')
-    refused = loaded.hear(RequestFailed)
+    loaded.send(Detokenize(4, tokens), Detokenize(5, [1 << 30]))
+    assert loaded.receive(DetokenizeResult) == DetokenizeResult(4, b'"Hello"')
+    refused = loaded.receive(RequestFailed)
     assert (refused.id, refused.param) == (5, "tokens")
-    loaded.say(CancelGeneration(1))
-    assert loaded.hear(Done).finish == "cancelled"
+    loaded.send(CancelGeneration(1))
+    assert loaded.receive(Done).finish == "cancelled"

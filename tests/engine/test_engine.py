@@ -71,7 +71,7 @@ class Heard:
         self.started: dict[int, Started] = {}
         self.steps = 0
 
-    def take(self, said: Iterable[Any]) -> None:
+    def add(self, said: Iterable[Any]) -> None:
         for message in said:
             match message:
                 case StepOutput():
@@ -94,7 +94,7 @@ class Heard:
 def run(engine: Engine, heard: Heard | None = None) -> Heard:
     heard = heard or Heard()
     while engine.active:
-        heard.take(engine.step())
+        heard.add(engine.step())
     return heard
 
 
@@ -123,7 +123,7 @@ def test_eight_rows_that_join_and_leave_at_different_steps_each_say_what_they_sa
     heard = Heard()
     for id_, request in requests.items():
         admit(engine, id_, request)
-        heard.take(engine.step())
+        heard.add(engine.step())
     run(engine, heard)
     assert heard.text == {i: reference(loaded, request) for i, request in requests.items()}
 
@@ -134,14 +134,14 @@ def test_a_long_prompt_is_read_in_chunks_while_others_decode(loaded: tuple[Any, 
     heard = Heard()
     admit(engine, 1, chat("Hello", max_tokens=400))
     while 1 not in heard.tokens:
-        heard.take(engine.step())
+        heard.add(engine.step())
     before = len(heard.tokens[1])
     started = admit(engine, 2, chat(" ".join(WORDS) * 12, max_tokens=2))
     chunks = 0
     while 2 not in heard.tokens:
         said = engine.step()
         chunks += any(isinstance(message, PrefillProgress) and message.id == 2 for message in said)
-        heard.take(said)
+        heard.add(said)
     assert chunks >= started.prompt_tokens // (SMALLEST_CHUNK + 1) > 40
     assert len(heard.tokens[1]) - before >= chunks
 
@@ -257,7 +257,7 @@ def test_cancelling_a_neighbour_changes_no_token(engine: Engine, loaded: tuple[A
     admit(engine, 2, left)
     heard = Heard()
     for _ in range(10):
-        heard.take(engine.step())
+        heard.add(engine.step())
     engine.cancel(2)
     assert run(engine, heard).text[1] == reference(loaded, kept)
 
@@ -441,7 +441,7 @@ def test_what_several_prompts_share_is_read_once(engine: Engine, loaded: tuple[A
     heard = Heard()
     for id_, request in requests.items():
         if (started := offer(engine, id_, request)) is not None:
-            heard.take([started])
+            heard.add([started])
     run(engine, heard)
     assert engine.prefilled_tokens < alone + 6 * 30
     assert [started.cache_hit for _, started in sorted(heard.started.items())] == [False] + [
@@ -457,7 +457,7 @@ def test_a_prompt_that_is_being_answered_is_not_read_again(
     admit(engine, 1, request)
     heard = Heard()
     while 1 not in heard.tokens:
-        heard.take(engine.step())
+        heard.add(engine.step())
     again = admit(engine, 2, request)
     assert again.cached_tokens == again.prompt_tokens - 1
     run(engine, heard)
@@ -485,7 +485,7 @@ def test_a_short_prompt_overtakes_long_ones(engine: Engine) -> None:
     offer(engine, 9, chat("Hello", max_tokens=2))
     heard = Heard()
     while 9 not in heard.done:
-        heard.take(engine.step())
+        heard.add(engine.step())
     assert len(heard.done) == 1
     assert sorted(run(engine, heard).done) == [0, 1, 2, 3, 4, 5, 6, 9]
 

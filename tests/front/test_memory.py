@@ -199,6 +199,11 @@ async def test_a_nameless_flood_of_one_key_gives_way_to_another_key(
         await eventually(so)
 
     flood = [ask("first", "alice")]
+
+    async def has_begun() -> bool:
+        return served.admission.running == 1
+
+    await eventually(has_begun)
     for number in range(8):
         await waiting(number)
         flood.append(ask(f"word{number}", "alice"))

@@ -33,7 +33,7 @@ class Manager:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def hear(self) -> list[str]:
+    def receive(self) -> list[str]:
         """The next thing that is no sign of life."""
         while (said := self.next()) == ["WATCHDOG=1"]:
             pass
@@ -67,7 +67,7 @@ def test_a_node_says_when_it_listens_reloads_and_stops(
     told = {"NOTIFY_SOCKET": tmp_path / "notify", "WATCHDOG_USEC": "200000"}
     command = ("env", *(f"{key}={value}" for key, value in told.items()), *COMMAND)
     with running_node(tmp_path, {"nano": nano}, command=command) as node:
-        assert manager.hear() == ["READY=1"]
+        assert manager.receive() == ["READY=1"]
         assert node.ask("/health/live").status == 200
         assert [manager.next() for _ in range(3)] == [["WATCHDOG=1"]] * 3
         node.wait_until_ready()
@@ -75,17 +75,17 @@ def test_a_node_says_when_it_listens_reloads_and_stops(
         for child in node.children():
             assert "NOTIFY_SOCKET" not in child.environ()
         node.process.send_signal(signal.SIGHUP)
-        reloading, moment = manager.hear()
+        reloading, moment = manager.receive()
         assert reloading == "RELOADING=1"
         assert int(moment.removeprefix("MONOTONIC_USEC=")) > 0
-        assert manager.hear() == ["READY=1"]
+        assert manager.receive() == ["READY=1"]
         (tmp_path / "mlx-worker.toml").write_text("nonsense")
         node.process.send_signal(signal.SIGHUP)
-        assert manager.hear()[0] == "RELOADING=1"
-        assert manager.hear() == ["READY=1"], "it goes on as it was"
+        assert manager.receive()[0] == "RELOADING=1"
+        assert manager.receive() == ["READY=1"], "it goes on as it was"
         front = psutil.Process(node.process.pid)
         front.send_signal(signal.SIGTERM)
-        assert manager.hear() == ["STOPPING=1"]
+        assert manager.receive() == ["STOPPING=1"]
         assert node.process.wait(DEADLINE) == 0
 
 
@@ -94,7 +94,7 @@ def test_a_socket_of_the_abstract_space_is_found() -> None:
     name = f"mlx-worker-{secrets.token_hex(8)}"
     manager = Manager("\0" + name)
     Notifier({"NOTIFY_SOCKET": f"@{name}"}).ready()
-    assert manager.hear() == ["READY=1"]
+    assert manager.receive() == ["READY=1"]
     manager.close()
 
 
@@ -106,7 +106,7 @@ async def test_signs_of_life_come_at_half_the_time_and_end(
         for _ in range(3):
             assert await asyncio.to_thread(manager.next) == ["WATCHDOG=1"]
     Notifier({"NOTIFY_SOCKET": environ["NOTIFY_SOCKET"]}).stopping()
-    assert (await asyncio.to_thread(manager.hear)) == ["STOPPING=1"]
+    assert (await asyncio.to_thread(manager.receive)) == ["STOPPING=1"]
     with pytest.raises(queue.Empty):
         await asyncio.to_thread(manager.next, within=0.2)  # ten beats long
     assert environ.keys() == {"NOTIFY_SOCKET", "WATCHDOG_USEC"}

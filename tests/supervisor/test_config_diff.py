@@ -12,7 +12,6 @@ from mlx_worker.supervisor.config_diff import Changes, compare
 from mlx_worker.supervisor.memory.policy import PROCESS_BYTES
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.states import State
-from mlx_worker.supervisor.requests.generation import Generation
 from tests.supervisor_harness import (
     NOWHERE,
     PATIENT,
@@ -27,22 +26,15 @@ from tests.supervisor_harness import (
     scripted,
     soon,
     started_workers,
-    text_of,
+    whole_text,
 )
 
 PATIENTLY = replace(QUICK, drain=3600)
 WAITS = replace(PATIENT, load_wait=60)
 
 
-async def whole(generation: Generation) -> str:
-    text = ""
-    while piece := await text_of(generation):
-        text += piece
-    return text
-
-
 async def said(node: Node, model: str, text: str = "hello") -> str:
-    return await whole(await soon(node.client.generate(node.named(model), chat(text))))
+    return await whole_text(await soon(node.client.generate(node.named(model), chat(text))))
 
 
 # --- what changes, without a process --------------------------------------------------------
@@ -126,10 +118,10 @@ async def test_what_runs_in_a_changed_model_finishes_and_what_waits_is_served_ne
         node.reload([planned(max_concurrency=1, context_length=64)], NOWHERE)
         await soon(node.primary.child.reached(State.DRAINING))
         pace.let(2)
-        assert await whole(first) == "one two"
+        assert await whole_text(first) == "one two"
         await soon(node.primary.child.reached(State.READY))
         pace.let(1)
-        assert await whole(await soon(second)) == "three"
+        assert await whole_text(await soon(second)) == "three"
         assert (node.primary.child.lifecycle.restarts, node.primary.dispatcher.resumes) == (1, 0)
         assert node.primary.admission.running == 0
 
@@ -146,7 +138,7 @@ async def test_a_new_model_starts_and_a_removed_one_ends_after_its_work(pace: Fi
             node.named("a")
         assert alive(old)
         pace.let(2)
-        assert await whole(last) == "one two"
+        assert await whole_text(last) == "one two"
 
         async def it_has_ended() -> bool:
             return not alive(old)
@@ -167,7 +159,7 @@ async def test_who_waits_for_a_removed_model_is_sent_away(pace: Fifo) -> None:
         await asyncio.sleep(0)
         node.reload([planned("b", preload=False)], NOWHERE)
         pace.let(1)
-        assert await whole(first) == "one"
+        assert await whole_text(first) == "one"
         with pytest.raises(UnknownModel, match="'a' was removed from the configuration"):
             await soon(second)
 

@@ -42,6 +42,7 @@ from tests.supervisor_harness import (
     soon,
     started_workers,
     text_of,
+    whole_text,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -51,18 +52,11 @@ async def ask(node: Node, text: str, *, system: str | None = None) -> Generation
     return await soon(node.client.generate(node.primary, chat(text, system=system)))
 
 
-async def whole(generation: Generation) -> str:
-    text = ""
-    while piece := await text_of(generation):
-        text += piece
-    return text
-
-
 async def resident(node: Node, prompt: str) -> bool:
     """Does a request with this system prompt hit the cache? Asking makes it resident."""
     generation = await ask(node, "hi", system=prompt)
     hit = (await soon(generation.started())).cache_hit
-    await whole(generation)
+    await whole_text(generation)
     return hit
 
 
@@ -114,7 +108,10 @@ async def test_a_model_that_was_given_up_takes_nothing_from_the_others(tmp_path:
         assert sorted(ends.values()) == [State.FAILED, State.READY]
         for served in node.models.values():
             if ends[served.config.id] is State.READY:
-                assert await whole(await soon(node.client.generate(served, chat("fine")))) == "fine"
+                assert (
+                    await whole_text(await soon(node.client.generate(served, chat("fine"))))
+                    == "fine"
+                )
             else:
                 with pytest.raises(ModelFailed, match="so it was written"):
                     await soon(node.client.generate(served, chat("fine")))
@@ -130,7 +127,7 @@ async def test_warming_at_a_crash_is_done_in_the_next_process(tmp_path: Path) ->
         await eventually(lambda: opened(node, 2))
         kill(node)
         assert (await soon(warming)).tokens == 2
-        assert await whole(hung) == "hang now"
+        assert await whole_text(hung) == "hang now"
         assert node.primary.admission.running == 0
 
 
@@ -185,12 +182,12 @@ async def test_as_many_run_as_there_are_rows_the_next_wait_in_line_the_rest_is_r
         await soon(first.started())
         await soon(second.started())
         pace.let(1)
-        assert await whole(second) == "four"
+        assert await whole_text(second) == "four"
         admitted = await soon(third)
         await soon(admitted.started())
         pace.let(2)
-        assert await whole(first) == "one two three"
-        assert await whole(admitted) == "five"
+        assert await whole_text(first) == "one two three"
+        assert await whole_text(admitted) == "five"
         assert (node.primary.admission.running, node.primary.admission.queued) == (0, 0)
 
 
@@ -206,11 +203,11 @@ async def test_places_are_given_in_the_order_they_were_asked_for(pace: Fifo) -> 
         await asyncio.sleep(0)
         for task, later in zip(waiting, (2, 1, 0), strict=True):
             pace.let(1)
-            await whole(running_now)
+            await whole_text(running_now)
             running_now = await soon(task)
             assert node.primary.admission.queued == later
         pace.let(1)
-        assert await whole(running_now) == "c"
+        assert await whole_text(running_now) == "c"
 
 
 async def test_whoever_leaves_the_line_makes_room_in_it(pace: Fifo) -> None:
@@ -225,8 +222,8 @@ async def test_whoever_leaves_the_line_makes_room_in_it(pace: Fifo) -> None:
         stayer = asyncio.create_task(node.client.generate(node.primary, chat("three")))
         await asyncio.sleep(0)
         pace.let(2)
-        assert await whole(first) == "one"
-        assert await whole(await soon(stayer)) == "three"
+        assert await whole_text(first) == "one"
+        assert await whole_text(await soon(stayer)) == "three"
         assert node.primary.admission.running == 0
 
 
@@ -238,10 +235,10 @@ async def test_leaving_a_generation_frees_its_row_and_its_place(pace: Fifo) -> N
         pace.let(1)
         assert await text_of(generation) == "one"
         generation.cancel()
-        assert await whole(generation) == ""
+        assert await whole_text(generation) == ""
         assert generation.finish_info == FinishInfo("cancelled", 1)
         pace.let(1)
-        assert await whole(await ask(node, "next")) == "next"
+        assert await whole_text(await ask(node, "next")) == "next"
 
 
 # --- the time of a request ------------------------------------------------------------------
@@ -254,10 +251,10 @@ async def test_a_request_that_takes_too_long_is_ended_and_its_row_is_free(pace: 
         generation = await ask(node, "one two")
         pace.let(1)
         with pytest.raises(RequestTimedOut, match=r"not done in 0\.2 s"):
-            await whole(generation)
+            await whole_text(generation)
         await eventually(lambda: opened(node, 0))
         pace.let(1)
-        assert await whole(await ask(node, "next")) == "next"
+        assert await whole_text(await ask(node, "next")) == "next"
         assert node.primary.admission.running == 0
 
 
@@ -267,9 +264,9 @@ async def test_time_in_line_counts_too(pace: Fifo) -> None:
         await ready(node)
         first = await ask(node, "one two")
         with pytest.raises(RequestTimedOut):
-            await whole(await ask(node, "never"))
+            await whole_text(await ask(node, "never"))
         with pytest.raises(RequestTimedOut):
-            await whole(first)
+            await whole_text(first)
         assert (node.primary.admission.running, node.primary.admission.queued) == (0, 0)
 
 
@@ -285,7 +282,7 @@ async def test_a_model_on_demand_starts_with_the_first_request_and_not_before() 
             await ask(node, "hello")
         assert refused.value.retry_after
         await soon(served.child.reached(State.READY))
-        assert await whole(await ask(node, "hello again")) == "hello again"
+        assert await whole_text(await ask(node, "hello again")) == "hello again"
 
 
 async def test_many_first_requests_start_one_process() -> None:
@@ -348,7 +345,7 @@ async def test_a_warm_up_that_fails_is_an_error_of_the_cache_and_the_child_lives
         await ready(node)
         with pytest.raises(CacheError, match="so it was written"):
             await soon(node.client.warm(node.primary, "be kind"))
-        assert await whole(await ask(node, "still here")) == "still here"
+        assert await whole_text(await ask(node, "still here")) == "still here"
 
 
 async def test_clearing_forgets_what_was_warmed() -> None:
@@ -476,7 +473,7 @@ async def test_a_draining_node_takes_no_new_work_while_what_runs_finishes(pace: 
         with pytest.raises(NodeDraining):
             await soon(node.client.warm(node.primary, "too late"))
         pace.let(2)
-        assert await whole(generation) == "one two"
+        assert await whole_text(generation) == "one two"
         with pytest.raises(NodeDraining):
             await soon(queued)
         await soon(stopping)
@@ -497,7 +494,7 @@ async def test_hurry_cuts_what_still_runs_on_every_child(pace: Fifo) -> None:
         ]
         stopping = asyncio.create_task(node.stop())
         await eventually(lambda: draining(node))
-        node.drain.hurry()
+        node.drain.cut_short()
         for generation in generations:
             with pytest.raises(NodeDraining):
                 await text_of(generation)
@@ -511,7 +508,7 @@ async def test_hurry_right_after_stop_is_not_lost(pace: Fifo) -> None:
         generation = await ask(node, "one two")
         stopping = asyncio.create_task(node.stop())
         await asyncio.sleep(0)
-        node.drain.hurry()
+        node.drain.cut_short()
         with pytest.raises(NodeDraining):
             await text_of(generation)
         await soon(stopping)

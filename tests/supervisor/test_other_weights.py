@@ -26,6 +26,7 @@ from tests.supervisor_harness import (
     scripted,
     soon,
     text_of,
+    whole_text,
 )
 
 TEXT = "one two three four five six"
@@ -40,13 +41,6 @@ def plan(tmp_path: Path, *incarnations: str) -> Launcher:
 
 async def ask(node: Node, text: str = TEXT) -> Generation:
     return await soon(node.client.generate(node.primary, chat(text)))
-
-
-async def whole(generation: Generation) -> str:
-    text = ""
-    while piece := await text_of(generation):
-        text += piece
-    return text
 
 
 def events(node: Node, kind: str) -> list[NodeEvent]:
@@ -69,18 +63,18 @@ async def test_begun_by_other_weights_or_code_it_ends_with_what_changed(
         await ready(node)
         generation = await ask(node)
         with pytest.raises(WeightsChanged, match=f"{change}.*send the request again"):
-            await whole(generation)
+            await whole_text(generation)
         assert generation.tokens == list(range(1, tokens + 1))
         assert node.primary.dispatcher.resumes == 0
         assert node.primary.admission.running == 0
         assert len(events(node, "weights changed")) == 1
-        assert await whole(await ask(node)) == TEXT
+        assert await whole_text(await ask(node)) == TEXT
 
 
 async def test_by_the_same_weights_and_code_it_goes_on(tmp_path: Path) -> None:
     async with running(launcher=plan(tmp_path, f"{OLD} --die-after-tokens 2", OLD)) as node:
         await ready(node)
-        assert await whole(await ask(node)) == TEXT
+        assert await whole_text(await ask(node)) == TEXT
 
 
 async def test_a_detour_over_other_weights_still_ends_it(tmp_path: Path) -> None:
@@ -89,7 +83,7 @@ async def test_a_detour_over_other_weights_still_ends_it(tmp_path: Path) -> None
     async with running(launcher=launcher) as node:
         await ready(node)
         with pytest.raises(WeightsChanged):
-            await whole(await ask(node))
+            await whole_text(await ask(node))
 
 
 async def test_weights_that_come_back_before_anybody_served_go_on(tmp_path: Path) -> None:
@@ -98,7 +92,7 @@ async def test_weights_that_come_back_before_anybody_served_go_on(tmp_path: Path
     )
     async with running(launcher=launcher) as node:
         await ready(node)
-        assert await whole(await ask(node)) == TEXT
+        assert await whole_text(await ask(node)) == TEXT
 
 
 async def test_what_no_process_has_begun_runs_on_the_new_weights(
@@ -112,7 +106,7 @@ async def test_what_no_process_has_begun_runs_on_the_new_weights(
         kill_worker(node.primary.child.status.pid)
         await soon(node.primary.child.reached(*NOT_READY))
         hold.let(1)
-        assert await whole(generation) == TEXT
+        assert await whole_text(generation) == TEXT
 
 
 async def test_three_hundred_that_end_together_all_hear_it(pace: Fifo, tmp_path: Path) -> None:
@@ -126,7 +120,7 @@ async def test_three_hundred_that_end_together_all_hear_it(pace: Fifo, tmp_path:
         kill_worker(node.primary.child.status.pid)
         for generation in generations:
             with pytest.raises(WeightsChanged):
-                await whole(generation)
+                await whole_text(generation)
         assert not node.primary.dispatcher.is_busy
 
 
@@ -141,7 +135,7 @@ async def test_a_spare_of_older_code_is_told_apart(tmp_path: Path) -> None:
 
         await eventually(has_spare)
         with pytest.raises(WeightsChanged, match="scripted: 1, now 2"):
-            await whole(await ask(node))
+            await whole_text(await ask(node))
 
 
 async def test_a_process_of_another_package_says_to_restart_the_node(tmp_path: Path) -> None:
@@ -151,7 +145,7 @@ async def test_a_process_of_another_package_says_to_restart_the_node(tmp_path: P
     async with running(launcher=launcher, resume=resume) as node:
         await ready(node)
         with pytest.raises(WeightsChanged, match="restart the node, then send"):
-            await whole(await ask(node))
+            await whole_text(await ask(node))
         told = events(node, "package replaced")
         assert [event.facts["process"] for event in told] == ["0.0.1", "0.0.2"]
         assert told[-1].facts["cure"] == "restart the node"
@@ -166,4 +160,4 @@ async def test_other_variables_of_the_environment_end_what_was_begun(pace: Fifo)
         await soon(text_of(generation))
         node.reload([planned(env={"KERNELS": "others"})], NOWHERE)
         with pytest.raises(WeightsChanged, match="environment variables"):
-            await whole(generation)
+            await whole_text(generation)

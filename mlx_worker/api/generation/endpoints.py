@@ -57,7 +57,7 @@ async def generate(dialect: Dialect[R], request: web.Request) -> web.StreamRespo
         parsed = await parse_body(request, body, generation_body(dialect), models)
         model = models.find(parsed.model)
         created = context.now()
-        echoes = [await _text_of(context.node, model, prompt) for prompt in parsed.echoed]
+        echoes = [await _prompt_text(context.node, model, prompt) for prompt in parsed.echoed]
         check_session(request)
         headers = response_headers(request, model.config.id, parsed.warnings)
         accounting.accept(model, parsed.warnings)
@@ -100,7 +100,7 @@ async def generate(dialect: Dialect[R], request: web.Request) -> web.StreamRespo
 # --- before the model has begun -----------------------------------------------------------
 
 
-async def _text_of(node: Node, model: ModelRuntime, prompt: Prompt) -> str:
+async def _prompt_text(node: Node, model: ModelRuntime, prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     answer = await node.client.detokenize(model, prompt)

@@ -91,9 +91,9 @@ async def respond_streamed(active: ActiveRequest) -> web.StreamResponse:
         rename_field(error, active.field_names)
         accounting.finish(error)
         response.force_close()
-        await response.write_eof(stream.take_unsent() + writer.error(error))
+        await response.write_eof(stream.drain_unsent() + writer.error(error))
     else:
-        unsent = stream.take_unsent()  # formatted before the end: writers keep a state
+        unsent = stream.drain_unsent()  # formatted before the end: writers keep a state
         await response.write_eof(unsent + writer.finish(active.endings(), active.usage()))
         accounting.finish()
     return response

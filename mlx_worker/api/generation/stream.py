@@ -50,18 +50,18 @@ class OutputStream:
     async def run(self) -> None:
         """Write output until every generation has ended. Raises the error of one that failed.
 
-        The last output is left for `take_unsent`, so that it is sent together with the end.
+        The last output is left for `drain_unsent`, so that it is sent together with the end.
         """
         try:
             for choice, generation in enumerate(self._generations):
                 generation.subscribe(partial(self._on_output, generation, choice))
-            while not await self._all_written():
+            while not await self._flush_backlog():
                 self._wake.clear()
                 await self._wake.wait()
         finally:
             self._has_ended = True
 
-    def take_unsent(self) -> bytes:
+    def drain_unsent(self) -> bytes:
         """Return the output that has arrived and was not sent, in the dialect's bytes."""
         return b"".join(
             self._format_output(generation, choice)
@@ -69,29 +69,32 @@ class OutputStream:
         )
 
     def _format_output(self, generation: Generation, choice: int) -> bytes:
-        if (piece := generation.drain_output()) is None:
+        if (delta := generation.drain_output()) is None:
             return b""
-        return self._writer.keepalive() if piece.is_keepalive else self._writer.delta(piece, choice)
+        return self._writer.keepalive() if delta.is_keepalive else self._writer.delta(delta, choice)
 
-    async def _all_written(self) -> bool:
-        """Return True once every generation has ended. Waits only while the client lags."""
+    async def _flush_backlog(self) -> bool:
+        """Write what a lagging client has not got; return True if every generation has ended.
+
+        Waits only while the client lags. Raises the error of a generation that failed.
+        """
         while self._client_lags:  # again, where more has accumulated than the socket takes
             await self._stream_writer.drain()
             self._client_lags = False
-            self._write(self.take_unsent())
+            self._write(self.drain_unsent())
         for generation in self._generations:
             generation.raise_for_error()
         return self._all_ended
 
     @property
     def _all_ended(self) -> bool:
-        return all(generation.over for generation in self._generations)
+        return all(generation.has_ended for generation in self._generations)
 
     def _on_output(self, generation: Generation, choice: int) -> None:
         """Write what a generation has new, or note that it has ended. Called by the generation."""
         if self._has_ended:
             return
-        if generation.over:
+        if generation.has_ended:
             self._wake.set()
             if self._all_ended:
                 return

@@ -32,7 +32,7 @@ async def measure(job: StructureJob) -> Sample:
     """
     each = SHAPES[job.shape]
     admission = Admission("a model", 1, job.size)
-    await admission.enter()
+    await admission.take_slot()
     line = [_enters(admission, f"{i // each}") for i in range(job.size)]
     await _settle()
     turns, arrivals = [], []
@@ -42,7 +42,7 @@ async def measure(job: StructureJob) -> Sample:
         await _settle()
         arrivals.append(1e6 * (perf_counter() - start))
         start = perf_counter()
-        admission.leave(took=1.0)
+        admission.release_slot(took=1.0)
         line.append(_enters(admission, f"next {i // each}"))
         await _settle()
         turns.append(1e6 * (perf_counter() - start))
@@ -57,7 +57,7 @@ async def measure(job: StructureJob) -> Sample:
 
 
 def _enters(admission: Admission, session: str) -> asyncio.Task[None]:
-    return asyncio.get_running_loop().create_task(admission.enter(session))
+    return asyncio.get_running_loop().create_task(admission.take_slot(session))
 
 
 async def _settle() -> None:

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 
 class Child:
-    """The process of one model. `launch` starts one, `pause` knows when the node did not run.
+    """The process of one model. `launch` starts one; `pause` detects that the node did not run.
 
-    `token_stats` and `lines` (of stderr) are of all processes. `lifecycle` is for reading.
+    `token_stats` and `lines` (of stderr) cover all processes. Other modules only read `lifecycle`.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class Child:
         self._loop = asyncio.get_running_loop()
         self._writer = StateWriter(lifecycle, context)
 
-    # --- what is known of it ---
+    # --- state and reports ---
 
     @property
     def state(self) -> State:
-        """Return the state as of now; decide nothing from it that `open` does not decide anew."""
+        """Return the state, which may change at any await: `open` checks the state again."""
         return self.lifecycle.state
 
     @property
@@ -85,8 +85,8 @@ class Child:
 
     @property
     def desired_running(self) -> bool:
-        """True if the child is to run. A request counts before the writer has applied it."""
-        requested = self._writer.requested
+        """True if the child is to run. A request counts even before the writer applies it."""
+        requested = self._writer.requested_running
         return self.lifecycle.desired_running if requested is None else requested
 
     @property
@@ -95,7 +95,7 @@ class Child:
 
         False for a child that was given up, unless its start is requested.
         """
-        given_up = self.state is State.FAILED and self._writer.requested is None
+        given_up = self.state is State.FAILED and self._writer.requested_running is None
         return self.desired_running and not given_up
 
     @property
@@ -106,7 +106,7 @@ class Child:
     @property
     def recent_ends(self) -> tuple[int, int]:
         """Return how many recent ends count against the child, and how many are allowed."""
-        return self.lifecycle.ends(self._loop.time())
+        return self.lifecycle.recent_ends(self._loop.time())
 
     @property
     def open_ids(self) -> int:
@@ -134,48 +134,52 @@ class Child:
                 wait = max(2.0, self.retry_after)
                 return ModelLoading(f"model {self.model!r} is {state.value}{why}", retry_after=wait)
 
-    # --- requests to its state ---
+    # --- requests for another state ---
 
     def start(self) -> None:
-        """Request that the child runs. Nothing happens if it does."""
+        """Request that the child runs. Do nothing if the child runs already."""
         if self._writer.is_retry_due:  # the ends before the retry still count
-            self._writer.tell(Event.DEADLINE, desired_running=True)
+            self._writer.post(Event.DEADLINE, desired_running=True)
         else:
-            self._device_errors.forget()
-            self._writer.tell(Event.START, desired_running=True)
+            self._device_errors.reset()
+            self._writer.post(Event.START, desired_running=True)
 
     def restart(self) -> None:
         """Request a new process; what runs may finish within the drain deadline first."""
-        self._device_errors.forget()
-        self._writer.tell(Event.RESTART, desired_running=True)
+        self._device_errors.reset()
+        self._writer.post(Event.RESTART, desired_running=True)
 
     def stop(self) -> None:
         """Request that the child finishes its work, within the drain deadline, and ends."""
-        self._writer.tell(Event.STOP, desired_running=False)
+        self._writer.post(Event.STOP, desired_running=False)
 
     def unload(self) -> bool:
         """Request that the child ends until it is needed; False if that is requested already.
 
         Nothing happens if the child is busy when the writer takes the request.
         """
-        return self._writer.tell_once(Event.UNLOAD)
+        return self._writer.post_once(Event.UNLOAD)
 
-    def hurry(self) -> None:
+    def cut_drain_short(self) -> None:
         """Request the end of a drain: what still runs is cut off."""
-        self._writer.tell(Event.HURRY)
+        self._writer.post(Event.HURRY)
 
     def cannot_start(self, why: str) -> None:
         """Report that the model cannot be started now: its folder or memory does not allow it."""
-        self._writer.tell(Event.CANNOT_START, why)
+        self._writer.post(Event.CANNOT_START, why)
 
     def can_start(self) -> None:
         """Report that the model can be started again, by its first request."""
-        self._writer.tell(Event.CAN_START)
+        self._writer.post(Event.CAN_START)
 
     # --- work ---
 
     def open(self, id_: int, handler: ResponseHandler, message: WireMessage) -> None:
-        """Send work to the process. Raises `refusal`, or ChildLost, unless it is `serving`."""
+        """Send a message that is answered; the handler gets the answers.
+
+        Raises `refusal`, or ChildLost, unless the child is `serving`; ValueError if the message
+        fits no frame.
+        """
         connection = self._writer.incarnation.connection
         if connection is None or not self.serving:
             raise self.refusal() or ChildLost("the model's process has just ended", retry_after=1)
@@ -192,8 +196,8 @@ class Child:
         await self._writer.wait_for(lambda: self.state in states)
         return self.state
 
-    async def settled(self) -> None:
-        """Wait until the child serves, or will not by itself."""
+    async def wait_until_settled(self) -> None:
+        """Wait until the child serves, or until only a request can bring the child back."""
         await self._writer.wait_for(
             lambda: (
                 self.serving

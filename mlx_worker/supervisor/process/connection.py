@@ -51,7 +51,7 @@ ChildReport = Hello | LoadProgress | Loaded | LoadFailed | CacheState | Pong
 """A message about the child as a whole."""
 
 UNREAD_BYTES = 1 << 16
-"""How much is read at a time of what a failed write left unread."""
+"""Bytes that are read at a time from what a failed write left unread."""
 
 
 class ResponseHandler(Protocol):
@@ -123,11 +123,11 @@ class ChildConnection(asyncio.Protocol):
         """Close the pipe: the child reads EOF and leaves at once."""
         if self._transport is not None:
             self._transport.abort()
-            self._lose("the pipe was closed by the node")
+            self._lose_open_ids("the pipe was closed by the node")
 
     # --- asyncio.Protocol ---
 
-    def attach(self, end: socket.socket) -> None:
+    def keep_socket(self, end: socket.socket) -> None:
         """Keep the socket under the transport, for what a failed write leaves unread."""
         self._socket = end
 
@@ -141,13 +141,15 @@ class ChildConnection(asyncio.Protocol):
             for message in self._frames.feed(data):
                 self._deliver(message)
         except ProtocolViolation as error:
-            self._end(Event.GARBAGE, error.message)
+            self._report_end(Event.GARBAGE, error.message)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Deliver what is unread, and report the end of the pipe."""
         if exc is not None:
             self._deliver_unread()
-        self._end(Event.LINK_LOST, f"pipe closed: {exc}" if exc else "the process closed its pipe")
+        self._report_end(
+            Event.LINK_LOST, f"pipe closed: {exc}" if exc else "the process closed its pipe"
+        )
 
     # --- inside ---
 
@@ -196,13 +198,13 @@ class ChildConnection(asyncio.Protocol):
         except KeyError:
             raise ProtocolViolation(f"a message about id {id_}, which is not open") from None
 
-    def _end(self, event: Event, reason: str) -> None:
+    def _report_end(self, event: Event, reason: str) -> None:
         if self._transport is not None:
             self._transport.abort()
-            self._lose(reason)
+            self._lose_open_ids(reason)
             self.callbacks.on_end(event, reason)
 
-    def _lose(self, reason: str) -> None:
+    def _lose_open_ids(self, reason: str) -> None:
         self._transport = None
         self.ended.set()
         handlers, self._handlers = self._handlers, {}
@@ -215,7 +217,7 @@ async def connect(connection: ChildConnection) -> socket.socket:
     ours, theirs = socket.socketpair()
     try:
         await asyncio.get_running_loop().create_unix_connection(lambda: connection, sock=ours)
-        connection.attach(ours)
+        connection.keep_socket(ours)
     except BaseException:
         ours.close()
         theirs.close()

@@ -1,4 +1,4 @@
-"""What a child needs of its surroundings, and what it tells the model that it runs.
+"""What a child needs of the model that the child runs, and what a child reports to the model.
 
 [front]
 """
@@ -8,7 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from mlx_worker.supervisor.process.launch.stderr import KEPT_OF_MODEL, DeviceErrors, StderrLine
+from mlx_worker.supervisor.process.launch.stderr import (
+    KEPT_LINES_OF_MODEL,
+    DeviceErrors,
+    StderrLine,
+)
 from mlx_worker.supervisor.requests.token_stats import TokenStats
 from mlx_worker.supervisor.ring_buffer import RingBuffer
 
@@ -52,7 +56,7 @@ class ChildHost(Protocol):
 class ChildContext:
     """What all processes of one child share.
 
-    `launch` starts a process, `pause` knows when the node itself did not run.
+    `launch` starts a process; `pause` detects that the node itself did not run.
     """
 
     model: str
@@ -62,5 +66,5 @@ class ChildContext:
     pause: PauseDetector
     events: EventLog
     token_stats: TokenStats = field(default_factory=TokenStats)
-    lines: RingBuffer[StderrLine] = field(default_factory=lambda: RingBuffer(KEPT_OF_MODEL))
+    lines: RingBuffer[StderrLine] = field(default_factory=lambda: RingBuffer(KEPT_LINES_OF_MODEL))
     device_errors: DeviceErrors = field(default_factory=DeviceErrors)

@@ -1,7 +1,7 @@
 """One process of a child, from its launch to its end.
 
-An incarnation owns the process, its pipe and what the process has reported, and tells its listener
-what happens to it, stamped with its number.
+An incarnation owns the process, the pipe and the reports of the process. Each event goes to the
+listener with the number of the incarnation.
 
 [front]
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from mlx_worker.supervisor.fingerprint import note_replaced_package
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
 from mlx_worker.supervisor.process.crash_report import ProcessExit
-from mlx_worker.supervisor.process.launch.process import how_it_ended
+from mlx_worker.supervisor.process.launch.process import describe_exit
 from mlx_worker.supervisor.process.launch.stderr import device_error
 from mlx_worker.supervisor.process.liveness import Liveness
 from mlx_worker.supervisor.process.states import Event
@@ -82,7 +82,7 @@ class Incarnation:
         """Launch the process. Raises OSError if the system refuses one."""
         callbacks = ConnectionCallbacks(
             on_report=self._on_report,
-            on_end=self._tell,
+            on_end=self._report,
             on_idle=self._listener.on_idle,
             on_step=self._context.token_stats.on_step,
         )
@@ -120,7 +120,7 @@ class Incarnation:
         """Note how long the model took to load, and judge the process by its progress from now."""
         self.status = replace(self.status, load_seconds=self._loop.time() - self._started_at)
         if self.connection is not None:
-            stalled = partial(self._tell, Event.STALLED)
+            stalled = partial(self._report, Event.STALLED)
             context = self._context
             self._liveness = Liveness(self.connection, context.timings, context.pause, stalled)
 
@@ -144,7 +144,7 @@ class Incarnation:
 
     # --- what the process reports ---
 
-    def _tell(self, event: Event, reason: str = "") -> None:
+    def _report(self, event: Event, reason: str = "") -> None:
         self._listener.on_event(event, reason, self.number)
 
     def _on_report(self, report: ChildReport) -> None:
@@ -156,10 +156,10 @@ class Incarnation:
                 self._listener.on_load_progress()
             case Loaded():
                 self.status = replace(self.status, loaded=report)
-                self._tell(Event.LOADED)
+                self._report(Event.LOADED)
             case LoadFailed():
                 event = Event.CANNOT_LOAD if report.permanent else Event.LOAD_FAILED
-                self._tell(event, report.reason)
+                self._report(event, report.reason)
             case CacheState():
                 self.status = replace(self.status, cache=report)
             case Pong():
@@ -171,11 +171,11 @@ class Incarnation:
                 f"the model's process speaks protocol {hello.protocol}, not {PROTOCOL}: "
                 "mlx-worker was replaced while this node runs; restart the node"
             )
-            self._tell(Event.GARBAGE, wrong)
+            self._report(Event.GARBAGE, wrong)
             return
         self.status = replace(self.status, versions=hello.versions, working_set=hello.working_set)
         note_replaced_package(self._context.events, self._context.model, hello.versions)
-        self._tell(Event.HELLO)
+        self._report(Event.HELLO)
 
     def _on_pong(self, pong: Pong) -> None:
         if self.status.loaded is None:
@@ -191,7 +191,7 @@ class Incarnation:
 
     async def _reap(self, launched: Launched) -> None:
         code = await launched.process.wait()
-        how = how_it_ended(code)
+        how = describe_exit(code)
         # The pipes may still hold what the process wrote last, and why it ended.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STDERR_TIMEOUT):
@@ -212,8 +212,8 @@ class Incarnation:
             measured=self._measured,
         )
         error = device_error(lines)
-        if self._context.device_errors.ended(error, in_flight):
-            self._tell(Event.DEVICE_LOST, f"needs reboot: {error}, process after process")
+        if self._context.device_errors.count_end(error, in_flight):
+            self._report(Event.DEVICE_LOST, f"needs reboot: {error}, process after process")
         else:
             cause = error or launched.stderr_tail.computation_failure
-            self._tell(Event.EXITED, f"{how}: {cause}" if cause else how)
+            self._report(Event.EXITED, f"{how}: {cause}" if cause else how)

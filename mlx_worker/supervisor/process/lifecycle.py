@@ -1,8 +1,8 @@
 """The decisions of one child's life, without its process.
 
 Holds the state, the incarnation, the one deadline and the reason; applies events by the table and
-asks the restart policy. It never acts and never reads a clock, so every path is tested without a
-process; `child` carries out what a state means.
+asks the restart policy. `Lifecycle` never acts and never reads a clock, so every path is tested
+without a process; `writer` carries out what a state means.
 
 [front]
 """
@@ -24,8 +24,9 @@ class Timings:
     """How long a child may take, in seconds.
 
     `load` and `stall` start anew with each progress (bytes loaded, prompt tokens
-    prefilled, decode steps); the others run from the state's beginning. `inspect` is for a look
-    at the model's folder, `watch` between two looks at the folder of a model that was given up.
+    prefilled, decode steps); the others run from the state's beginning. `inspect` limits one
+    inspection of a model's folder; `watch` is the time between two comparisons of the folder of a
+    model that was given up.
     """
 
     start: float = 120.0
@@ -57,10 +58,10 @@ class Lifecycle:
         """The child is to run: after this process there is another, if the policy allows."""
         self.given_up = False
         """The child was given up and not READY since: a process that runs now is a slow retry."""
-        self._hopeless = False
+        self._is_futile = False
         self._ready_since: float | None = None
         # A closed pipe shows that the process ended; only the exit status shows why.
-        self._unexplained = False
+        self._exit_is_unexplained = False
 
     @property
     def restarts(self) -> int:
@@ -86,45 +87,41 @@ class Lifecycle:
     def apply(self, event: Event, now: float, reason: str = "") -> State:
         """Apply one event. Raises IllegalEvent, and changes nothing, if the event cannot happen."""
         state = transition(self.state, event)
-        self._note(event, reason)
+        self._record_cause(event, reason)
         if state is self.state:
             if event is Event.CANNOT_START and self.deadline is not None and now >= self.deadline:
-                self.deadline = now + self._window.gave_up()
+                self.deadline = now + self._window.count_giving_up()
             return state
         self._enter(state, now)
         return self.state
 
-    def progressed(self, now: float) -> None:
+    def extend_load_deadline(self, now: float) -> None:
         """Extend the deadline of a process that loads: a slow disk is not a hang."""
         if self.state is State.LOADING:
             self.deadline = now + self._timings.load
 
-    def ends(self, now: float) -> tuple[int, int]:
+    def recent_ends(self, now: float) -> tuple[int, int]:
         """Return the recent ends that count, and how many of them are allowed."""
-        return self._window.count(now), self._window.allowed
+        return self._window.recent_ends(now), self._window.allowed
 
-    def pardon(self, deaths: int) -> None:
+    def forgive_ends(self, ends: int) -> None:
         """Take back the ends that one refused request caused."""
         counted = self.state in (State.BACKOFF, State.FAILED)
-        self._window.pardon(deaths, last_is_counted=counted)
+        self._window.forgive_ends(ends, last_is_counted=counted)
 
-    def _note(self, event: Event, reason: str) -> None:
-        """Keep the cause, not its consequences: the first thing that went wrong."""
+    def _record_cause(self, event: Event, reason: str) -> None:
+        """Record the cause of an end, not its consequences: the first thing that went wrong."""
         match event:
             case Event.START | Event.RESTART | Event.CAN_START:
                 if event is Event.RESTART:
                     self.cause = event
-                self.desired_running, self._hopeless, self.reason = (
-                    event is not Event.CAN_START,
-                    False,
-                    "",
-                )
-                self.given_up = False
-                self._window.forget()
+                self.desired_running = event is not Event.CAN_START
+                self._is_futile, self.given_up, self.reason = False, False, ""
+                self._window.reset()
             case Event.CANNOT_START:
                 self.cause, self.reason = event, reason
             case Event.DEADLINE if self.state is State.FAILED:
-                self.desired_running, self._hopeless = True, False
+                self.desired_running, self._is_futile = True, False
             case Event.STOP | Event.UNLOAD:
                 self.cause = event
                 self.desired_running = False
@@ -133,14 +130,14 @@ class Lifecycle:
             case _ if self._is_cause(event):
                 self.cause = event
                 self.stalls += event is Event.STALLED
-                self._hopeless = event in (Event.CANNOT_LOAD, Event.DEVICE_LOST)
-                self._unexplained = event is Event.LINK_LOST
+                self._is_futile = event in (Event.CANNOT_LOAD, Event.DEVICE_LOST)
+                self._exit_is_unexplained = event is Event.LINK_LOST
                 self.reason = reason or f"{event.value} while {self.state.value}"
 
     def _is_cause(self, event: Event) -> bool:
         match self.state:
             case State.KILLING:
-                explains = event is Event.EXITED and self._unexplained
+                explains = event is Event.EXITED and self._exit_is_unexplained
                 return explains or event in (Event.DEADLINE, Event.DEVICE_LOST)
             case State.STOPPING:
                 return event is Event.DEADLINE
@@ -165,19 +162,19 @@ class Lifecycle:
             self.apply(Event.START, now)
         elif state is State.FAILED:
             self.given_up = True
-            self.deadline = now + self._window.gave_up()
+            self.deadline = now + self._window.count_giving_up()
         elif state is State.BACKOFF:
             self._enter_backoff(now)
-        elif (patience := self._patience(state)) is not None:
-            self.deadline = now + patience
+        elif (limit := self._time_limit(state)) is not None:
+            self.deadline = now + limit
 
     def _leave_ready(self, now: float) -> None:
-        """Count anew where the child was stable for a whole period."""
+        """Forget the counted ends if the child was READY for a whole period."""
         assert self._ready_since is not None, "READY was entered"
         if now - self._ready_since >= self._window.period:
-            self._window.forget()
+            self._window.reset()
 
-    def _patience(self, state: State) -> float | None:
+    def _time_limit(self, state: State) -> float | None:
         match state:
             case State.STARTING:
                 return self._timings.start
@@ -196,15 +193,15 @@ class Lifecycle:
         if not self.desired_running:
             self.apply(Event.STOP, now)
             return
-        delay = self._delay(now)
+        delay = self._restart_delay(now)
         if delay is None:
             self.apply(Event.GIVE_UP, now, self.reason)
         else:
             self.deadline = now + delay
 
-    def _delay(self, now: float) -> float | None:
-        if self._hopeless:
+    def _restart_delay(self, now: float) -> float | None:
+        if self._is_futile:
             return None
         if self.cause is Event.NOT_SPAWNED:
-            return self._window.not_spawned()
-        return self._window.ended(now)
+            return self._window.count_failed_spawn()
+        return self._window.count_end(now)

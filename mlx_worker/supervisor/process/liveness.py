@@ -51,7 +51,7 @@ class Liveness:
             self._timer.cancel()
 
     def _check(self) -> None:
-        silent = self._loop.time() - self._pause.since(self._connection.last_progress)
+        silent = self._loop.time() - self._pause.after_last_pause(self._connection.last_progress)
         if self._connection.open_ids and silent > self._timings.stall:
             requests = self._connection.open_ids
             self._on_stall(f"{requests} requests in hand and no progress for {silent:.1f} s")

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
     from mlx_worker.supervisor.process.lifecycle import Timings
 
-MISSED: Final = 3
+TICKS_OF_A_PAUSE: Final = 3
 """Length of a gap between ticks, in ticks, that makes a pause: the next tick, late by two more."""
 
 REPORTED_FROM: Final = 5.0
 """Seconds of a pause that is reported; a busy machine has shorter ones too."""
 
-SHARE: Final = 10
+TICKS_PER_DEADLINE: Final = 10
 """Ticks within the shortest deadline: undetected pauses take less than a third of it."""
 
 
 def tick_for(timings: Timings) -> float:
     """Return the seconds between two ticks that suit these deadlines."""
     deadlines = (timings.start, timings.load, timings.stall, timings.stop, timings.kill)
-    return min(timings.ping, min(deadlines) / SHARE)
+    return min(timings.ping, min(deadlines) / TICKS_PER_DEADLINE)
 
 
 class Handle(Protocol):
@@ -66,17 +66,17 @@ class PauseDetector:
         self._loop = loop
         self._every = every
         self._on_pause = on_pause
-        self._seen = self._resumed_at = loop.time()
+        self._read_at = self._resumed_at = loop.time()
         self._ticks = loop.call_later(every, self._tick)
 
-    def since(self, moment: float) -> float:
+    def after_last_pause(self, moment: float) -> float:
         """Return a moment, or the end of the last pause where that is later."""
-        self._look()
+        self._detect_pause()
         return max(moment, self._resumed_at)
 
-    def timer(self, seconds: float, act: Callable[..., None], *args: Any) -> Timer:
+    def timer(self, seconds: float, callback: Callable[..., None], *args: Any) -> Timer:
         """Call back after `seconds` without a pause in them."""
-        return Timer(self, self._loop, seconds, lambda: act(*args))
+        return Timer(self, self._loop, seconds, lambda: callback(*args))
 
     @contextlib.asynccontextmanager
     async def timeout(self, seconds: float | None) -> AsyncIterator[None]:
@@ -96,13 +96,13 @@ class PauseDetector:
         self._ticks.cancel()
 
     def _tick(self) -> None:
-        self._look()
+        self._detect_pause()
         self._ticks = self._loop.call_later(self._every, self._tick)
 
-    def _look(self) -> None:
+    def _detect_pause(self) -> None:
         now = self._loop.time()
-        gap, self._seen = now - self._seen, now
-        if gap > MISSED * self._every:
+        gap, self._read_at = now - self._read_at, now
+        if gap > TICKS_OF_A_PAUSE * self._every:
             self._resumed_at = now
             if gap > REPORTED_FROM:
                 self._on_pause(gap)
@@ -112,12 +112,12 @@ class Timer:
     """One call after a time that begins anew with the end of each pause."""
 
     def __init__(
-        self, pause: PauseDetector, loop: Clockwork, seconds: float, act: Callable[[], None]
+        self, pause: PauseDetector, loop: Clockwork, seconds: float, callback: Callable[[], None]
     ) -> None:
         self._pause = pause
         self._loop = loop
         self._seconds = seconds
-        self._act = act
+        self._callback = callback
         self._since = loop.time()
         self._handle = loop.call_later(seconds, self._due)
 
@@ -130,9 +130,9 @@ class Timer:
         self._handle.cancel()
 
     def _due(self) -> None:
-        before, self._since = self._since, self._pause.since(self._since)
+        before, self._since = self._since, self._pause.after_last_pause(self._since)
         if self._since > before:
             rest = self._since + self._seconds - self._loop.time()
             self._handle = self._loop.call_later(rest, self._due)
         else:
-            self._act()
+            self._callback()

@@ -2,9 +2,9 @@
 
 The backoff is exponential with full jitter, so that children killed by one cause do not restart all
 at once. The window is that of an OTP supervisor: after more ends than `intensity` within `period`
-seconds the child is given up. Ends older than the period are forgotten, so a
-child that has been stable starts with a clean sheet. A child that was given up is tried again
-slowly: the pause doubles from one giving up to the next. Pure: time and chance are passed in.
+seconds the child is given up. Ends older than the period no longer count. A child that was given
+up is tried again slowly: the pause doubles from one giving up to the next. The module reads no
+clock and has no source of random numbers: both are passed in.
 
 [front]
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """Seconds, but for `intensity`: how many ends within `period` are forgiven.
+    """Times are in seconds; `intensity` is the number of ends that are allowed within `period`.
 
     The pauses between slow retries double from `retry_initial` to `retry_max`.
     """
@@ -37,77 +37,77 @@ class RestartPolicy:
 class RestartWindow:
     """The recent ends of one child, and what follows from them."""
 
-    def __init__(self, policy: RestartPolicy, chance: random.Random) -> None:
+    def __init__(self, policy: RestartPolicy, randomness: random.Random) -> None:
         self._policy = policy
-        self._chance = chance
+        self._random = randomness
         self._ends: deque[float] = deque()
-        self._not_spawned = 0
+        self._failed_spawns = 0
         self._given_up = 0
-        self._pardoned = False
+        self._next_is_forgiven = False
 
     @property
     def period(self) -> float:
-        """Seconds after which an end is forgotten."""
+        """Return the seconds after which an end no longer counts."""
         return self._policy.period
 
     @property
     def allowed(self) -> int:
-        """Return how many ends within the period are forgiven."""
+        """Return how many ends within the period are allowed."""
         return self._policy.intensity
 
-    def count(self, now: float) -> int:
-        """Return how many ends the period up to now holds."""
+    def recent_ends(self, now: float) -> int:
+        """Return how many ends there were within the period up to now."""
         return sum(now - end <= self._policy.period for end in self._ends)
 
-    def ended(self, now: float) -> float | None:
+    def count_end(self, now: float) -> float | None:
         """Count an end; return the delay in seconds before the next start, None to give up."""
-        self._not_spawned = 0
-        if not self._pardoned:
+        self._failed_spawns = 0
+        if not self._next_is_forgiven:
             self._ends.append(now)
-        self._pardoned = False
+        self._next_is_forgiven = False
         while self._ends and now - self._ends[0] > self._policy.period:
             self._ends.popleft()
         if len(self._ends) > self._policy.intensity:
             return None
         return self._backoff(max(1, len(self._ends)))
 
-    def not_spawned(self) -> float:
-        """Return the delay in seconds before the next try to start a process; never give up.
+    def count_failed_spawn(self) -> float:
+        """Count a spawn that failed; return the delay in seconds before the next try.
 
         The system refused a process (open files, memory, processes, a missing program): nothing
-        is known against the model, so no end is counted.
+        is known against the model, so no end is counted, and the child is never given up.
         """
-        self._not_spawned += 1
-        return self._backoff(self._not_spawned)
+        self._failed_spawns += 1
+        return self._backoff(self._failed_spawns)
 
-    def gave_up(self) -> float:
-        """Return the delay in seconds before the next slow retry, at least half of the longest.
+    def count_giving_up(self) -> float:
+        """Count that the child was given up; return the delay in seconds before the slow retry.
 
-        Half of the delay is certain, so that a model that cannot run costs little.
+        The delay is at least half of the longest, so that a model that cannot run costs little.
         """
         longest = _doubled(self._policy.retry_initial, self._given_up, self._policy.retry_max)
         self._given_up += 1
-        return self._chance.uniform(longest / 2, longest)
+        return self._random.uniform(longest / 2, longest)
 
-    def pardon(self, deaths: int, *, last_is_counted: bool) -> None:
+    def forgive_ends(self, ends: int, *, last_is_counted: bool) -> None:
         """Take back the ends caused by a request that was refused for them.
 
-        `last_is_counted`: False while the last death has not arrived at `ended`.
+        `last_is_counted`: False while the last end has not arrived at `count_end`.
         """
-        self._pardoned = not last_is_counted
-        for _ in range(min(len(self._ends), deaths if last_is_counted else deaths - 1)):
+        self._next_is_forgiven = not last_is_counted
+        for _ in range(min(len(self._ends), ends if last_is_counted else ends - 1)):
             self._ends.pop()
 
-    def forget(self) -> None:
-        """Count anew: an operator has asked for a start, or the child was stable."""
+    def reset(self) -> None:
+        """Forget all counts: an operator has asked for a start, or the child was stable."""
         self._ends.clear()
-        self._not_spawned = 0
+        self._failed_spawns = 0
         self._given_up = 0
-        self._pardoned = False
+        self._next_is_forgiven = False
 
     def _backoff(self, times: int) -> float:
         longest = _doubled(self._policy.base, times - 1, self._policy.ceiling)
-        return self._chance.uniform(0.0, longest)
+        return self._random.uniform(0.0, longest)
 
 
 def _doubled(first: float, times: int, most: float) -> float:

@@ -56,7 +56,7 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What the front sees of a child, or requests of it."""
+    """What the front sees of a child, or requests of a child."""
 
     START = "start"
     HELLO = "hello"

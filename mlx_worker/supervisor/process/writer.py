@@ -1,8 +1,8 @@
 """The single writer of a child's state.
 
-Everything that happens to a child arrives in one inbox, stamped with the incarnation that it
-happened to. One task applies it to the `Lifecycle` and carries out what the new state means. Late
-events of a former incarnation are dropped.
+Every event of a child arrives in one inbox, with the number of the incarnation that had the event.
+One task applies the events to the `Lifecycle` and carries out what the new state means. Late events
+of a former incarnation are dropped.
 
 [front]
 """
@@ -49,7 +49,7 @@ WITH_A_PROCESS: Final = (State.STARTING, State.LOADING, State.READY, State.DRAIN
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _Posted:
     """An event; `desired_running` is set for a request that says whether the child is to run."""
 
     incarnation: int
@@ -61,8 +61,8 @@ class _Seen:
 class StateWriter:
     """Applies events to the lifecycle of one child, one after the other.
 
-    `entered_at` has, for each state, the time of its last entry in ms since the epoch. While
-    `is_retry_due` a model that was given up may be started by its deadline.
+    `entered_at` has, for each state, the time of its last entry in ms since the epoch.
+    `is_retry_due`: the slow retry of a model that was given up may begin.
     """
 
     def __init__(self, lifecycle: Lifecycle, context: ChildContext) -> None:
@@ -72,32 +72,32 @@ class StateWriter:
         self.last_exit: ProcessExit | None = None
         self.is_retry_due = False
         self._context = context
-        self._inbox: asyncio.Queue[_Seen] = asyncio.Queue()
+        self._inbox: asyncio.Queue[_Posted] = asyncio.Queue()
         self._requested: deque[bool] = deque()
-        self._told_once: set[Event] = set()
+        self._posted_once: set[Event] = set()
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Condition()
         self._timer: Handle | None = None
-        self._task = asyncio.create_task(self._write(), name=f"child {context.model}")
+        self._task = asyncio.create_task(self._apply_events(), name=f"child {context.model}")
 
     @property
-    def requested(self) -> bool | None:
-        """Return what the last request asked for that is not applied yet: True for a start."""
+    def requested_running(self) -> bool | None:
+        """Return whether the child is to run by the last request; None if all are applied."""
         return self._requested[-1] if self._requested else None
 
-    def tell(self, event: Event, reason: str = "", *, desired_running: bool | None = None) -> None:
+    def post(self, event: Event, reason: str = "", *, desired_running: bool | None = None) -> None:
         """Put an event of the current incarnation into the inbox."""
         if desired_running is not None:
             self._requested.append(desired_running)
-        seen = _Seen(self.lifecycle.incarnation, event, reason, desired_running)
-        self._inbox.put_nowait(seen)
+        posted = _Posted(self.lifecycle.incarnation, event, reason, desired_running)
+        self._inbox.put_nowait(posted)
 
-    def tell_once(self, event: Event) -> bool:
+    def post_once(self, event: Event) -> bool:
         """Put an event into the inbox; return False if the inbox has that event already."""
-        if event in self._told_once:
+        if event in self._posted_once:
             return False
-        self._told_once.add(event)
-        self.tell(event)
+        self._posted_once.add(event)
+        self.post(event)
         return True
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:
@@ -117,60 +117,60 @@ class StateWriter:
 
     def on_event(self, event: Event, reason: str, incarnation: int) -> None:
         """Put an event of one incarnation into the inbox."""
-        self._inbox.put_nowait(_Seen(incarnation, event, reason))
+        self._inbox.put_nowait(_Posted(incarnation, event, reason))
 
     def on_load_progress(self) -> None:
         """Give the process that loads a new deadline, and tell the host."""
-        self.lifecycle.progressed(self._loop.time())
-        self._arm()
+        self.lifecycle.extend_load_deadline(self._loop.time())
+        self._set_timer()
         self._context.host.on_load_progress()
 
     def on_idle(self) -> None:
         """End a drain whose last request has ended."""
         if self.lifecycle.state is State.DRAINING:
-            self.tell(Event.DRAINED)
+            self.post(Event.DRAINED)
 
     # --- writing ---
 
-    async def _write(self) -> None:
+    async def _apply_events(self) -> None:
         while True:
-            seen = await self._inbox.get()
-            if seen.desired_running is not None:
+            posted = await self._inbox.get()
+            if posted.desired_running is not None:
                 self._requested.popleft()
-            self._told_once.discard(seen.event)
-            is_late = seen.incarnation != self.lifecycle.incarnation
-            if is_late and seen.event not in OF_ANY_INCARNATION:
+            self._posted_once.discard(posted.event)
+            is_late = posted.incarnation != self.lifecycle.incarnation
+            if is_late and posted.event not in OF_ANY_INCARNATION:
                 continue
-            if seen.event is Event.UNLOAD and self._context.host.is_busy:
+            if posted.event is Event.UNLOAD and self._context.host.is_busy:
                 continue
             before = self.lifecycle.state
             try:
-                self.lifecycle.apply(seen.event, self._loop.time(), seen.reason)
+                self.lifecycle.apply(posted.event, self._loop.time(), posted.reason)
             except IllegalEvent as error:
                 log.debug(Entry("illegal event", model=self._context.model, what=str(error)))
                 continue
             self.last_exit = self.incarnation.exit or self.last_exit
-            if seen.event is Event.CANNOT_START:
-                self._arm()
+            if posted.event is Event.CANNOT_START:
+                self._set_timer()
             if self.lifecycle.state is not before:
                 try:
-                    await self._entered(before, seen)
+                    await self._carry_out(before, posted)
                 except Exception as error:
                     # A defect, which must not end the one task that brings the model back.
                     log.exception(Entry("not carried out", model=self._context.model, was=before))
-                    self._give_up_process(f"a defect of the node: {error!r}")
+                    self._abandon_process(f"a defect of the node: {error!r}")
 
-    async def _entered(self, before: State, seen: _Seen) -> None:
+    async def _carry_out(self, before: State, posted: _Posted) -> None:
         state = self.lifecycle.state
-        self._note(before, seen)
-        self._arm()
+        self._record_change(before, posted)
+        self._set_timer()
         match state:
             case State.STARTING:
                 await self._spawn()
             case State.READY:
                 self.incarnation.on_ready()
             case State.DRAINING if self.incarnation.open_ids == 0:
-                self.tell(Event.DRAINED)
+                self.post(Event.DRAINED)
             case State.KILLING:
                 self.incarnation.close()
                 self.incarnation.kill()
@@ -185,12 +185,12 @@ class StateWriter:
         async with self._changed:
             self._changed.notify_all()
 
-    def _note(self, before: State, seen: _Seen) -> None:
+    def _record_change(self, before: State, posted: _Posted) -> None:
         state = self.lifecycle.state
         self.entered_at[state] = time.time() * 1000
         if state not in WITH_A_PROCESS:
             self.incarnation.forget_status()
-        has_ended = seen.event in (Event.EXITED, Event.DEVICE_LOST)
+        has_ended = posted.event in (Event.EXITED, Event.DEVICE_LOST)
         if has_ended and before is not State.STOPPING and self.incarnation.exit is not None:
             report_crash(
                 self._context.events,
@@ -204,8 +204,8 @@ class StateWriter:
             level=logging.WARNING if state in (State.KILLING, State.FAILED) else logging.INFO,
             was=before.value,
             now=state.value,
-            because=seen.event.value,
-            reason=seen.reason,
+            because=posted.event.value,
+            reason=posted.reason,
         )
 
     async def _spawn(self) -> None:
@@ -214,18 +214,18 @@ class StateWriter:
         try:
             await self.incarnation.start()
         except OSError as error:
-            self.tell(Event.NOT_SPAWNED, str(error))
+            self.post(Event.NOT_SPAWNED, str(error))
 
-    def _give_up_process(self, why: str) -> None:
-        """Kill the process: its end leads out of any state, and so does the lack of one."""
+    def _abandon_process(self, why: str) -> None:
+        """Kill the process, whose end leads out of any state; post that end if there is none."""
         if self.incarnation.is_running:
             self.incarnation.kill()
         else:
-            self.tell(Event.EXITED, why)
+            self.post(Event.EXITED, why)
 
     # --- the deadline ---
 
-    def _arm(self) -> None:
+    def _set_timer(self) -> None:
         """Have the deadline of the state arrive as an event."""
         if self._timer is not None:
             self._timer.cancel()
@@ -246,7 +246,7 @@ class StateWriter:
     def _on_retry_due(self) -> None:
         if self.incarnation.is_running:
             # Two processes of one model would share its memory.
-            self.tell(Event.CANNOT_START, self.lifecycle.reason)
+            self.post(Event.CANNOT_START, self.lifecycle.reason)
         else:
             self.is_retry_due = True
             self._context.host.on_retry_due()

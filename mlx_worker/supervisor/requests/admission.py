@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.requests.fair_queue import Ticket
 
 MAX_RETRY_AFTER: Final = 120.0
-"""Seconds that a refused client is told to stay away at most."""
+"""The longest `Retry-After` of a refused client, in seconds."""
 
 RECENT: Final = 32
 """Requests whose duration is averaged."""
@@ -43,7 +43,7 @@ class Admission:
     def __init__(self, model: str, max_concurrency: int, max_queue: int) -> None:
         self._model = model
         self._slots = max_concurrency
-        self._taken = 0
+        self._slots_taken = 0
         self._max_queue = max_queue
         self._queue = TicketQueue()
         self._durations: deque[float] = deque(maxlen=RECENT)
@@ -56,23 +56,23 @@ class Admission:
     @property
     def running(self) -> int:
         """Return the number of requests that have a slot."""
-        return self._taken
+        return self._slots_taken
 
     def resize(self, max_concurrency: int, max_queue: int) -> None:
         """Change the number of slots; running and waiting requests keep what they have."""
         self._slots = max_concurrency
         self._max_queue = max_queue
-        while self._queue and self._taken < self._slots:
-            self._taken += 1
+        while self._queue and self._slots_taken < self._slots:
+            self._slots_taken += 1
             self._pass_slot()
 
-    async def enter(self, session: str = "", key: str = "") -> None:
-        """Take a slot, waiting in the queue for one. Raises QueueFull.
+    async def take_slot(self, session: str = "", key: str = "") -> None:
+        """Take a slot, after a wait in the queue if none is free. Raises QueueFull.
 
         `session` is the client's own name for its conversation, `key` the name of its API key.
         """
-        if self._taken < self._slots and not self._queue:
-            self._taken += 1
+        if self._slots_taken < self._slots and not self._queue:
+            self._slots_taken += 1
             return
         # A request without a session's name is a session of its own.
         place = Place(key, session or object())
@@ -86,15 +86,15 @@ class Admission:
             if ticket.cancelled():
                 self._queue.remove(place, ticket)
             elif ticket.exception() is None:
-                self.leave()  # the ticket has been served
+                self.release_slot()  # the ticket has been served
             raise
 
-    def leave(self, took: float | None = None) -> None:
-        """Pass a slot on to the next ticket; the slot was held for `took` seconds."""
+    def release_slot(self, took: float | None = None) -> None:
+        """Pass a slot to the next ticket, or free the slot, which was held for `took` seconds."""
         if took is not None:
             self._durations.append(took)
-        if self._taken > self._slots or not self._pass_slot():
-            self._taken -= 1
+        if self._slots_taken > self._slots or not self._pass_slot():
+            self._slots_taken -= 1
 
     def _pass_slot(self) -> bool:
         """Serve the next ticket with a slot that is taken; return False if no request waits."""
@@ -119,7 +119,7 @@ class Admission:
     def _full(self) -> QueueFull:
         waiting = self.queued
         return QueueFull(
-            f"model {self._model!r} runs {self._taken} requests and {waiting} wait; "
+            f"model {self._model!r} runs {self._slots_taken} requests and {waiting} wait; "
             f"max_queue is {self._max_queue}",
             retry_after=estimated_wait(waiting, self._slots, self._durations),
         )

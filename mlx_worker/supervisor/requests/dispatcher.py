@@ -1,9 +1,9 @@
 """Hands the generations of one model to its child, and to the next process when one dies.
 
-A generation that was accepted stays here until its end, however many processes that takes. It is
-handed over when the child serves. When the process dies, the generation waits for the next one, and
-is handed over again under a new wire id with the token ids that its client has. Waiting has a
-deadline only while no child serves.
+A generation that was accepted stays here until its end, however many processes that takes. The
+generation is handed over when the child serves. When the process dies, the generation waits for the
+next process, and is handed over again under a new wire id with the token ids that its client has.
+Waiting has a deadline only while no child serves.
 
 [front]
 """
@@ -79,7 +79,7 @@ class Dispatcher:
 
     def submit(self, generation: Generation, until: float) -> None:
         """Take a generation on. Without a child it waits, until then on the loop's clock."""
-        self._wait(generation, until)
+        self._add_waiting(generation, until)
         self._hand_over()
 
     async def drain(self, refusal: WorkerError) -> None:
@@ -114,7 +114,7 @@ class Dispatcher:
         match state:
             case State.READY:
                 for generation in self._waiting:
-                    self._set_timer(generation, None)
+                    self._set_wait_deadline(generation, None)
                 self._hand_over()
             case State.FAILED:
                 self._fail_waiting(until=self._child.lifecycle.next_try)
@@ -124,7 +124,7 @@ class Dispatcher:
                 until = self._loop.time() + self._policy.timeout
                 for generation, timer in self._waiting.items():
                     if timer is None:
-                        self._set_timer(generation, until)
+                        self._set_wait_deadline(generation, until)
 
     def on_load_progress(self) -> None:
         """Tell the readers of waiting generations that the model is loading."""
@@ -150,7 +150,7 @@ class Dispatcher:
         elif is_poison(generation, self._policy):
             self._refuse_poison(generation, why)
         else:
-            self._wait(generation, self._loop.time() + self._policy.timeout)
+            self._add_waiting(generation, self._loop.time() + self._policy.timeout)
 
     def _refuse_poison(self, generation: Generation, why: str) -> None:
         self._events.record(
@@ -160,7 +160,7 @@ class Dispatcher:
             request_id=generation.request_id,
             crashes=generation.crashes,
         )
-        self._child.lifecycle.pardon(generation.crashes)
+        self._child.lifecycle.forgive_ends(generation.crashes)
         died = f"{generation.crashes} processes died on this request"
         generation.fail(PoisonedRequest(f"{why}; {died}"))
 
@@ -187,7 +187,7 @@ class Dispatcher:
         """Forget a generation that has ended, and hand over those that waited for its end."""
         self._open.pop(generation, None)
         if generation in self._waiting:
-            self._set_timer(generation, None)
+            self._set_wait_deadline(generation, None)
             del self._waiting[generation]
         self._on_end(generation)
         self._ended.set()
@@ -207,7 +207,7 @@ class Dispatcher:
         return self._child.serving and self._child.state is State.READY
 
     def _hand_over(self) -> None:
-        """Give the child what may start; while it drains, only what a process had before."""
+        """Send what may start to the child; while the child drains, only what was lost before."""
         if self._is_handing_over:
             return  # a generation ended in the loop below, which checks again
         self._is_handing_over = True
@@ -215,20 +215,20 @@ class Dispatcher:
             while batch := self._next_batch():
                 for generation in batch:
                     if generation in self._waiting:
-                        self._give(generation)
+                        self._send_to_child(generation)
         finally:
             self._is_handing_over = False
 
     def _next_batch(self) -> Sequence[Generation]:
         if not self._waiting or not self._child.serving:
             return ()
-        self._end_changed()
+        self._fail_changed()
         has_child = self._has_child
         waiting = [generation for generation in self._waiting if generation.lost_by or has_child]
         return next_to_resume(waiting, self._open, self._policy)
 
-    def _end_changed(self) -> None:
-        """End answers begun by other weights or versions: the rest would not belong to them."""
+    def _fail_changed(self) -> None:
+        """Fail generations that other weights or versions began: the rest would not fit."""
         now = identity_of(self._child.status)
         begun = (generation for generation in self._waiting if generation.has_begun)
         for generation in [generation for generation in begun if generation.identity != now]:
@@ -245,9 +245,9 @@ class Dispatcher:
             )
             generation.fail(weights_changed(self._child.model, before, now))
 
-    def _give(self, generation: Generation) -> None:
+    def _send_to_child(self, generation: Generation) -> None:
         generation.identity = identity_of(self._child.status)
-        self._set_timer(generation, None)
+        self._set_wait_deadline(generation, None)
         del self._waiting[generation]
         id_ = next(self._ids)
         message = Generate(
@@ -277,21 +277,21 @@ class Dispatcher:
 
     # --- waiting ---
 
-    def _wait(self, generation: Generation, until: float) -> None:
+    def _add_waiting(self, generation: Generation, until: float) -> None:
         self._waiting[generation] = None
         if not self._has_child:
-            self._set_timer(generation, until)
+            self._set_wait_deadline(generation, until)
 
-    def _set_timer(self, generation: Generation, until: float | None) -> None:
+    def _set_wait_deadline(self, generation: Generation, until: float | None) -> None:
         if (timer := self._waiting[generation]) is not None:
             timer.cancel()
         self._waiting[generation] = (
             None
             if until is None
-            else self._pause.timer(until - self._loop.time(), self._expire, generation)
+            else self._pause.timer(until - self._loop.time(), self._on_wait_expired, generation)
         )
 
-    def _expire(self, generation: Generation) -> None:
+    def _on_wait_expired(self, generation: Generation) -> None:
         generation.fail(self._reason_to_end(generation))
 
     def _reason_to_end(self, generation: Generation) -> WorkerError:

@@ -128,7 +128,7 @@ class Generation:
         self.identity: Identity | None = None
         self.lost_by = ""
         self.is_cancelled = False
-        self.over = False
+        self.has_ended = False
         self.finish_info: FinishInfo | None = None
         self.deadline: Handle | None = None
         self._owner = owner
@@ -152,7 +152,7 @@ class Generation:
 
     def on_message(self, message: ResponseMessage) -> None:
         """Handle one message of the process; ignore messages after the end."""
-        if self.over:
+        if self.has_ended:
             return
         match message:
             case RowOutput():
@@ -183,7 +183,7 @@ class Generation:
 
     def on_connection_lost(self, why: str) -> None:
         """Tell the owner that the process is lost; after the end there is nothing to lose."""
-        if not self.over:
+        if not self.has_ended:
             self._owner.process_lost(self, why)
 
     # --- the owner's side ---
@@ -225,7 +225,7 @@ class Generation:
         self._end()
 
     def on_progress(self) -> None:
-        """Send the reader a keepalive, unless it has had output lately."""
+        """Send the reader a keepalive, unless the reader has had output lately."""
         if self._loop.time() - self._drained_at >= self._keepalive_interval:
             self._output.add_keepalive()
             self._notify()
@@ -252,7 +252,7 @@ class Generation:
             self._notify()
 
     def _end(self) -> None:
-        self.over = True
+        self.has_ended = True
         self.ended_at = time.perf_counter()
         self._ended.set()
         self._notify()
@@ -275,7 +275,7 @@ class Generation:
         It runs in the connection's callback: it must not block, and not raise.
         """
         self._notify = notify
-        if self._output.has_output or self.over:
+        if self._output.has_output or self.has_ended:
             notify()
 
     def drain_output(self) -> OutputDelta | None:
@@ -297,6 +297,6 @@ class Generation:
 
     def cancel(self) -> None:
         """Free the row: the client has left, or needs no more. Do nothing after the end."""
-        if not self.over:
+        if not self.has_ended:
             self.is_cancelled = True
             self._owner.client_disconnected(self)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Allowance:
-    """A bucket of tokens that each `take` takes one from; time refills it up to `at_once`."""
+    """A bucket of tokens that each `try_spend` takes one from; time refills it up to `at_once`."""
 
     def __init__(self, at_once: int, each_second: float, clock: Callable[[], float]) -> None:
         self._at_once = at_once
@@ -21,7 +21,7 @@ class Allowance:
         self._left = float(at_once)
         self._as_of = clock()
 
-    def take(self) -> bool:
+    def try_spend(self) -> bool:
         """Take a token; return False if none is left."""
         now = self._clock()
         refilled = self._left + max(0.0, now - self._as_of) * self._each_second

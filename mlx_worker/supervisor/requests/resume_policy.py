@@ -1,9 +1,9 @@
 """Which requests are resumed after their process died: the decisions alone.
 
 Every request that a process had when it died is a suspect. After one crash all of them are resumed
-together: most crashes are the fault of no request. A request that was there at a second crash is
+together: most crashes are the fault of no request. A request that was in work at a second crash is
 resumed alone, one after the other, while all others wait, so that a request that kills its process
-kills no other request with it. At `max_crashes` a request is refused. Pure.
+kills no other request with it. At `max_crashes` a request is refused. The functions keep no state.
 
 [front]
 """

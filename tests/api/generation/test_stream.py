@@ -86,7 +86,7 @@ class Told:
         )
         self.running = asyncio.create_task(self.stream.run())
 
-    def say(self, *texts: str, choice: int = 0) -> None:
+    def deliver(self, *texts: str, choice: int = 0) -> None:
         for text in texts:
             self.choices[choice].on_message(RowOutput(1, [5], text))
 
@@ -103,15 +103,15 @@ async def told() -> Told:
 
 async def test_what_is_heard_is_written_at_once(told: Told) -> None:
     for text in "abc":
-        told.say(text)
+        told.deliver(text)
         assert told.client.got[-1] == f"0{text}".encode()
 
 
 async def test_what_is_heard_with_the_end_is_sent_with_it(told: Told) -> None:
-    told.say("a")
+    told.deliver("a")
     told.end("b")
     await soon(told.running)
-    assert (told.client.got, told.stream.take_unsent()) == ([b"0a"], b"0b")
+    assert (told.client.got, told.stream.drain_unsent()) == ([b"0a"], b"0b")
 
 
 async def test_what_one_choice_says_last_is_written_while_another_goes_on() -> None:
@@ -121,13 +121,13 @@ async def test_what_one_choice_says_last_is_written_while_another_goes_on() -> N
     assert told.client.got == [b"0a"]
     told.end("b", choice=1)
     await soon(told.running)
-    assert (told.client.got, told.stream.take_unsent()) == ([b"0a"], b"1b")
+    assert (told.client.got, told.stream.drain_unsent()) == ([b"0a"], b"1b")
 
 
 async def test_a_client_that_lags_is_written_to_when_it_has_caught_up(told: Told) -> None:
     told.client.unsent = 9
-    told.say("a")
-    told.say("b", "c")
+    told.deliver("a")
+    told.deliver("b", "c")
     assert told.client.got == [b"0a"]
     told.client.unsent = 0
     told.client.caught_up.set()
@@ -138,10 +138,10 @@ async def test_a_client_that_lags_is_written_to_when_it_has_caught_up(told: Told
 
 async def test_a_failure_takes_nothing_away_from_a_client_that_lags(told: Told) -> None:
     told.client.unsent = 9
-    told.say("a", "b")
+    told.deliver("a", "b")
     told.choices[0].fail(InferenceError("it broke"))
     told.client.unsent = 0
     told.client.caught_up.set()
     with pytest.raises(InferenceError):
         await soon(told.running)
-    assert b"".join([*told.client.got, told.stream.take_unsent()]) == b"0a0b"
+    assert b"".join([*told.client.got, told.stream.drain_unsent()]) == b"0a0b"

@@ -19,7 +19,7 @@ from tests.supervisor_harness import (
     scripted,
     soon,
     started_workers,
-    text_of,
+    whole_text,
 )
 
 WAITS = replace(PATIENT, load_wait=60)
@@ -28,13 +28,6 @@ IDLE = partial(planned, idle_timeout=0.05)
 
 async def ask(node: Node, text: str) -> Generation:
     return await soon(node.client.generate(node.primary, chat(text)))
-
-
-async def whole(generation: Generation) -> str:
-    text = ""
-    while piece := await text_of(generation):
-        text += piece
-    return text
 
 
 async def test_an_idle_model_is_unloaded_and_its_process_is_gone() -> None:
@@ -49,7 +42,7 @@ async def test_an_idle_model_is_unloaded_and_its_process_is_gone() -> None:
 async def test_the_next_request_brings_it_back() -> None:
     async with running(IDLE(), launcher=scripted(), resume=WAITS) as node:
         for _ in range(3):
-            assert await whole(await ask(node, "here again")) == "here again"
+            assert await whole_text(await ask(node, "here again")) == "here again"
             await soon(node.primary.child.reached(State.STOPPED))
 
 
@@ -63,7 +56,7 @@ async def test_work_that_outlasts_the_timer_is_not_cut_off(pace: Fifo) -> None:
         await soon(looked.wait())
         assert node.primary.child.state is State.READY
         pace.let(2)
-        assert await whole(generation) == "one two"
+        assert await whole_text(generation) == "one two"
         await soon(node.primary.child.reached(State.STOPPED))
 
 
@@ -72,7 +65,7 @@ async def test_a_request_just_before_the_unloading_keeps_the_model() -> None:
         await ready(node)
         node.primary.child.unload()
         generation = await ask(node, "still here")
-        assert await whole(generation) == "still here"
+        assert await whole_text(generation) == "still here"
         assert node.primary.child.lifecycle.restarts == 0
 
 
@@ -82,7 +75,7 @@ async def test_a_request_while_it_ends_waits_for_the_next_process() -> None:
         node.primary.child.unload()
         await soon(node.primary.child.reached(State.STOPPING))
         generation = await ask(node, "here again")
-        assert await whole(generation) == "here again"
+        assert await whole_text(generation) == "here again"
         assert node.primary.child.lifecycle.restarts == 1
 
 
@@ -94,7 +87,7 @@ async def test_unloading_and_asking_as_often_as_one_likes_loses_nothing() -> Non
             for _ in range(turns):
                 await asyncio.sleep(0)
             asked = [asyncio.create_task(ask(node, f"word {i}")) for i in range(3)]
-            said = [await whole(await soon(task)) for task in asked]
+            said = [await whole_text(await soon(task)) for task in asked]
             assert said == ["word 0", "word 1", "word 2"]
         assert node.primary.admission.running == 0
 

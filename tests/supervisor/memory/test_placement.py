@@ -25,7 +25,7 @@ from tests.supervisor_harness import (
     running,
     scripted,
     soon,
-    text_of,
+    whole_text,
 )
 
 WAITS = replace(PATIENT, load_wait=60)
@@ -34,19 +34,12 @@ ONE = PROCESS_BYTES + MB
 """What a scripted model is expected to take."""
 
 
-async def whole(generation: Generation) -> str:
-    text = ""
-    while piece := await text_of(generation):
-        text += piece
-    return text
-
-
 async def ask(node: Node, model: str, text: str) -> Generation:
     return await soon(node.client.generate(node.named(model), chat(text)))
 
 
 async def said(node: Node, model: str, text: str = "hello") -> str:
-    return await whole(await ask(node, model, text))
+    return await whole_text(await ask(node, model, text))
 
 
 def of_size(*flags: str) -> Launcher:
@@ -86,10 +79,10 @@ async def test_a_model_waits_for_one_at_work_to_come_to_its_end(pace: Fifo) -> N
         second = await ask(node, "b", "three")
         assert isinstance(node.named("b").start_blocked_by, MemoryFull)
         pace.let(2)
-        assert await whole(first) == "one two"
+        assert await whole_text(first) == "one two"
         await soon(node.named("b").child.reached(State.READY))
         pace.let(1)
-        assert await whole(second) == "three"
+        assert await whole_text(second) == "three"
 
 
 async def test_beside_a_pinned_model_there_is_no_room_and_the_refusal_has_the_numbers() -> None:
@@ -139,7 +132,7 @@ async def test_warming_waits_for_room_too(pace: Fifo) -> None:
         warming = asyncio.create_task(node.client.warm(node.named("b"), "be kind"))
         await asyncio.sleep(0)
         pace.let(1)
-        assert await whole(first) == "one"
+        assert await whole_text(first) == "one"
         assert (await soon(warming)).tokens == 2
 
 
@@ -204,7 +197,7 @@ async def test_a_recycled_process_finishes_what_it_has_first(pace: Fifo) -> None
         generation = await ask(node, "a", "one two three")
         await soon(node.named("a").child.reached(State.DRAINING))
         pace.let(3)
-        assert await whole(generation) == "one two three"
+        assert await whole_text(generation) == "one two three"
         await soon(node.named("a").child.reached(State.STARTING, State.LOADING, State.READY))
         assert node.named("a").dispatcher.resumes == 0
 

@@ -40,6 +40,7 @@ from tests.supervisor_harness import (
     scripted_process,
     soon,
     text_of,
+    whole_text,
 )
 
 NEVER = RestartPolicy(intensity=0)
@@ -136,13 +137,6 @@ def ask(child: Child, request: ChatRequest, id_: int = 1) -> Generation:
     return generation
 
 
-async def whole(generation: Generation) -> str:
-    text = ""
-    while piece := await text_of(generation):
-        text += piece
-    return text
-
-
 async def text_before_the_loss(generation: Generation) -> str:
     text = ""
     try:
@@ -164,7 +158,7 @@ async def test_a_child_starts_loads_and_answers() -> None:
         assert child.status.loaded == Loaded(context_length=4096, weight_bytes=123_456)
         generation = ask(child, chat("the answer is here"))
         assert (await soon(generation.started())).prompt_tokens == 4
-        assert await whole(generation) == "the answer is here"
+        assert await whole_text(generation) == "the answer is here"
 
 
 async def test_it_is_known_when_it_came_to_each_state() -> None:
@@ -286,7 +280,7 @@ async def test_killed_from_outside_it_comes_back_as_a_new_process() -> None:
         assert child.lifecycle.restarts == 0
         await killed_and_back(child)
         assert child.lifecycle.restarts == 1
-        assert await whole(ask(child, chat("here again"))) == "here again"
+        assert await whole_text(ask(child, chat("here again"))) == "here again"
 
 
 async def test_after_a_restart_it_still_says_why_it_was_restarted() -> None:
@@ -333,7 +327,7 @@ async def test_after_an_end_in_mid_work_it_serves_again(flag: str, tmp_path: Pat
         await text_before_the_loss(ask(child, chat("one two three")))
         await soon(child.reached(*NOT_READY))
         await soon(child.reached(State.READY))
-        assert await whole(ask(child, chat("one two three"), id_=2)) == "one two three"
+        assert await whole_text(ask(child, chat("one two three"), id_=2)) == "one two three"
         assert child.lifecycle.restarts == 1
 
 
@@ -399,7 +393,7 @@ async def test_work_after_a_long_idle_time_has_its_full_patience(pace: Fifo) -> 
 
         await eventually(idled)
         pace.let(2)
-        assert await whole(ask(child, chat("one two"))) == "one two"
+        assert await whole_text(ask(child, chat("one two"))) == "one two"
         assert child.lifecycle.restarts == 0
 
 
@@ -515,7 +509,7 @@ async def test_a_restart_is_a_new_process() -> None:
         await soon(child.reached(State.READY))
         await restarted(child)
         assert (child.lifecycle.restarts, child.reason) == (1, "")
-        assert await whole(ask(child, chat("here again"))) == "here again"
+        assert await whole_text(ask(child, chat("here again"))) == "here again"
 
 
 async def test_a_child_that_was_given_up_can_be_restarted(tmp_path: Path) -> None:
@@ -550,7 +544,7 @@ async def test_a_restart_lets_running_work_finish_first(pace: Fifo) -> None:
         await soon(child.reached(State.DRAINING))
         assert isinstance(child.refusal(), ModelLoading)
         pace.let(2)
-        assert await whole(generation) == " two three"
+        assert await whole_text(generation) == " two three"
         await soon(child.reached(State.READY))
         assert child.lifecycle.restarts == 1
 
@@ -607,7 +601,7 @@ async def test_the_late_end_of_a_former_incarnation_does_not_touch_its_successor
         child.start()
         await soon(child.reached(State.READY))
         await eventually(gone(first))
-        assert await whole(ask(child, chat("still here"), id_=2)) == "still here"
+        assert await whole_text(ask(child, chat("still here"), id_=2)) == "still here"
         assert child.lifecycle.restarts == 1
 
 
@@ -687,7 +681,7 @@ async def test_stopping_lets_running_work_finish_and_takes_no_new(pace: Fifo) ->
             await soon(child.reached(State.DRAINING))
             assert isinstance(child.refusal(), NodeDraining)
             pace.let(2)
-            assert await whole(generation) == " two three"
+            assert await whole_text(generation) == " two three"
 
 
 async def test_a_drain_that_takes_too_long_is_cut(pace: Fifo) -> None:
@@ -710,7 +704,7 @@ async def test_a_drain_is_cut_when_it_is_told_to_hurry(pace: Fifo) -> None:
         async with stopped_after(child):
             child.stop()
             await soon(child.reached(State.DRAINING))
-            child.hurry()
+            child.cut_drain_short()
             assert await text_before_the_loss(generation) == ""
 
 
@@ -754,7 +748,7 @@ async def test_a_stopped_child_can_be_started_again() -> None:
         await soon(child.reached(State.STOPPED))
         child.start()
         await soon(child.reached(State.READY))
-        assert await whole(ask(child, chat("again"))) == "again"
+        assert await whole_text(ask(child, chat("again"))) == "again"
 
 
 async def test_whoever_waits_for_a_state_can_give_up_waiting() -> None:

@@ -84,14 +84,14 @@ class Peer:
         self.far = await connect(self.connection)
         self.far.setblocking(False)
 
-    def say(self, *messages: WireMessage) -> None:
-        self.send(b"".join(encode(message) for message in messages))
+    def send(self, *messages: WireMessage) -> None:
+        self.send_bytes(b"".join(encode(message) for message in messages))
 
-    def send(self, data: bytes) -> None:
+    def send_bytes(self, data: bytes) -> None:
         self.far.sendall(data)
 
-    async def hear(self) -> list[ToChild]:
-        """What one read brings; [] at EOF."""
+    async def receive(self) -> list[ToChild]:
+        """Return what one read brings; [] at EOF."""
         data = await soon(asyncio.get_running_loop().sock_recv(self.far, 1 << 16))
         return list(self._frames.feed(data))
 
@@ -133,7 +133,7 @@ async def test_what_is_opened_or_sent_arrives_in_order(peer: Peer) -> None:
     peer.connection.send(Ping(1))
     heard: list[ToChild] = []
     while len(heard) < 2:
-        heard += await peer.hear()
+        heard += await peer.receive()
     assert heard == [Warm(7, "a prompt"), Ping(1)]
 
 
@@ -147,19 +147,19 @@ async def test_a_message_that_fits_no_frame_is_refused_and_opens_nothing(peer: P
         peer.connection.open(1, Ear(), Warm(1, "x" * (MAX_FRAME + 1)))
     assert peer.connection.open_ids == 0
     peer.connection.send(Ping(1))
-    assert await peer.hear() == [Ping(1)]
+    assert await peer.receive() == [Ping(1)]
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_what_was_said_before_the_end_is_heard_though_a_write_fails(new_loop: Any) -> None:
     row = RowOutput(1, [5], "a")
 
-    async def say_write_and_hear() -> list[ResponseMessage]:
+    async def send_write_and_receive() -> list[ResponseMessage]:
         peer = Peer()
         await peer.join()
         ear = opened(peer)
-        await peer.hear()
-        peer.say(STARTED, StepOutput([row]))
+        await peer.receive()
+        peer.send(STARTED, StepOutput([row]))
         peer.far.close()
         peer.connection.send(Ping(1))  # before the loop reads
         heard = [await ear.next() for _ in range(2)]
@@ -168,7 +168,7 @@ def test_what_was_said_before_the_end_is_heard_though_a_write_fails(new_loop: An
         return heard
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        assert runner.run(say_write_and_hear()) == [STARTED, row]
+        assert runner.run(send_write_and_receive()) == [STARTED, row]
 
 
 # --- the way in -----------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_what_was_said_before_the_end_is_heard_though_a_write_fails(new_loop: An
 async def test_facts_go_to_the_child_and_answers_to_whoever_opened_their_id(peer: Peer) -> None:
     first, second = opened(peer, 1), opened(peer, 2)
     row, other = RowOutput(1, [5], "a"), RowOutput(2, [6], "b")
-    peer.say(HELLO, STARTED, StepOutput([row, other]), Done(1, "stop", 1, ""))
+    peer.send(HELLO, STARTED, StepOutput([row, other]), Done(1, "stop", 1, ""))
     assert await peer.fact() == HELLO
     assert [await first.next() for _ in range(3)] == [STARTED, row, Done(1, "stop", 1, "")]
     assert await second.next() == other
@@ -186,7 +186,7 @@ async def test_facts_go_to_the_child_and_answers_to_whoever_opened_their_id(peer
 async def test_messages_may_arrive_one_byte_at_a_time(peer: Peer) -> None:
     ear = opened(peer)
     for byte in encode(STARTED) + encode(PromptWarmed(1, 9)):
-        peer.send(bytes([byte]))
+        peer.send_bytes(bytes([byte]))
         await asyncio.sleep(0)
     assert [await ear.next(), await ear.next()] == [STARTED, PromptWarmed(1, 9)]
 
@@ -200,7 +200,7 @@ async def test_each_last_word_closes_its_id_and_the_last_of_them_is_announced(pe
         RequestFailed(4, "cache_error", "y"),
     )
     for left, (ear, word) in zip((3, 2, 1, 0), zip(ears, last_words, strict=True), strict=True):
-        peer.say(word)
+        peer.send(word)
         assert await ear.next() == word
         assert peer.connection.open_ids == left
         assert peer.quiet == (left == 0)
@@ -225,7 +225,7 @@ async def test_nonsense_ends_the_pipe_after_what_was_said_before_it(
     peer: Peer, nonsense: bytes
 ) -> None:
     ear = opened(peer)
-    peer.send(encode(STARTED) + nonsense + encode(PromptWarmed(1, 9)))
+    peer.send_bytes(encode(STARTED) + nonsense + encode(PromptWarmed(1, 9)))
     event, _ = await peer.end()
     assert event is Event.GARBAGE
     assert await ear.next() == STARTED
@@ -238,7 +238,7 @@ async def test_nonsense_ends_the_pipe_after_what_was_said_before_it(
 async def test_an_error_with_a_code_of_the_child_ends_its_id_only(peer: Peer, code: str) -> None:
     ear = opened(peer)
     opened(peer, 2)
-    peer.say(RequestFailed(1, code, "it went wrong"))
+    peer.send(RequestFailed(1, code, "it went wrong"))
     assert await ear.next() == RequestFailed(1, code, "it went wrong")
     assert peer.connection.open_ids == 1
     assert peer.ends.empty()
@@ -246,7 +246,7 @@ async def test_an_error_with_a_code_of_the_child_ends_its_id_only(peer: Peer, co
 
 async def test_a_message_after_its_last_word_is_nonsense(peer: Peer) -> None:
     ear = opened(peer)
-    peer.say(PromptWarmed(1, 9), PromptWarmed(1, 9))
+    peer.send(PromptWarmed(1, 9), PromptWarmed(1, 9))
     assert await ear.next() == PromptWarmed(1, 9)
     assert (await peer.end())[0] is Event.GARBAGE
     assert ear.heard.empty()
@@ -254,7 +254,7 @@ async def test_a_message_after_its_last_word_is_nonsense(peer: Peer) -> None:
 
 async def test_eof_gives_every_open_id_its_last_word_and_is_told_once(peer: Peer) -> None:
     ears = [opened(peer, id_) for id_ in (1, 2)]
-    peer.send(encode(STARTED)[:5])
+    peer.send_bytes(encode(STARTED)[:5])
     peer.far.close()
     assert (await peer.end())[0] is Event.LINK_LOST
     for ear in ears:
@@ -269,7 +269,7 @@ async def test_closed_by_the_node_it_tells_the_open_ids_but_not_the_node(peer: P
     ear = opened(peer)
     peer.connection.close()
     assert "closed by the node" in await ear.loss()
-    while await peer.hear():  # the peer reads EOF
+    while await peer.receive():  # the peer reads EOF
         pass
     assert peer.ends.empty()
 
@@ -294,7 +294,7 @@ async def test_what_was_done_for_an_id_is_progress(peer: Peer, sign: WireMessage
     ear = opened(peer)
     before = peer.connection.last_progress
     await tick()
-    peer.say(sign)
+    peer.send(sign)
     await ear.next()
     assert peer.connection.last_progress > before
 
@@ -303,7 +303,7 @@ async def test_a_pong_is_no_progress(peer: Peer) -> None:
     opened(peer)
     before = peer.connection.last_progress
     await tick()
-    peer.say(PONG)
+    peer.send(PONG)
     assert await peer.fact() == PONG
     assert peer.connection.last_progress == before
 

@@ -110,7 +110,7 @@ def test_an_event_that_leads_nowhere_buys_no_time(state: State, event: Event) ->
 
 def test_progress_of_the_load_buys_the_whole_time_anew() -> None:
     child = life(*TO_LOADING, now=1000.0)
-    child.progressed(1069.0)
+    child.extend_load_deadline(1069.0)
     assert child.deadline == 1069.0 + TIMINGS.load
 
 
@@ -118,7 +118,7 @@ def test_progress_of_the_load_buys_the_whole_time_anew() -> None:
 def test_progress_elsewhere_moves_no_deadline(state: State) -> None:
     child = life(*WAYS[state], now=1000.0)
     before = vars(child).copy()
-    child.progressed(1001.0)
+    child.extend_load_deadline(1001.0)
     assert vars(child) == before
 
 
@@ -401,7 +401,7 @@ def test_a_process_that_could_not_be_spawned_is_no_end() -> None:
     for now in range(50):
         assert child.apply(Event.NOT_SPAWNED, float(now), "EMFILE") is State.BACKOFF
         child.apply(Event.DEADLINE, float(now))
-    assert child.ends(50.0) == (0, 0)
+    assert child.recent_ends(50.0) == (0, 0)
 
 
 @pytest.mark.parametrize("last_is_counted", [True, False])
@@ -409,10 +409,10 @@ def test_a_pardon_takes_back_as_many_ends_as_were_caused(last_is_counted: bool) 
     window = RestartWindow(POLICY, random.Random(7))
     caused = 2
     for now in range(caused if last_is_counted else caused - 1):
-        window.ended(float(now))
-    window.pardon(caused, last_is_counted=last_is_counted)
+        window.count_end(float(now))
+    window.forgive_ends(caused, last_is_counted=last_is_counted)
     if not last_is_counted:
-        window.ended(5.0)
-    assert window.count(5.0) == 0
-    window.ended(6.0)
-    assert window.count(6.0) == 1
+        window.count_end(5.0)
+    assert window.recent_ends(5.0) == 0
+    window.count_end(6.0)
+    assert window.recent_ends(6.0) == 1

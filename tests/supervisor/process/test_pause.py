@@ -143,7 +143,7 @@ def test_a_tick_that_is_a_little_late_is_no_pause(
     for _ in range(10):
         clock.run(0.5)
         clock.stop(2.4)
-    assert detector.since(moment) == moment
+    assert detector.after_last_pause(moment) == moment
     assert pauses == []
 
 
@@ -153,10 +153,10 @@ def test_no_judge_counts_what_was_before_the_end_of_a_pause(
     before = clock.now
     clock.run(7)
     clock.now += 60  # the judge asks before any timer was called
-    assert detector.since(before) == clock.now
+    assert detector.after_last_pause(before) == clock.now
     later = clock.now + 1
     clock.run(5)
-    assert detector.since(later) == later
+    assert detector.after_last_pause(later) == later
 
 
 def test_long_pauses_are_reported_once_and_short_ones_are_not(

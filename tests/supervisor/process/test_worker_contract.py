@@ -85,18 +85,18 @@ def launcher_of(worker: str, *flags: str) -> Launcher:
             return CHILD_LAUNCHER
 
 
-class Ear:
+class Listener:
     """The listener of one id."""
 
     def __init__(self) -> None:
-        self.heard: list[ResponseMessage] = []
+        self.messages: list[ResponseMessage] = []
         self.lost = ""
         self.last = asyncio.Event()
         self.first = asyncio.Event()
 
     def on_message(self, message: ResponseMessage) -> None:
         assert not self.last.is_set(), f"{message} after the last word"
-        self.heard.append(message)
+        self.messages.append(message)
         if isinstance(message, RowOutput):
             self.first.set()
         elif not isinstance(message, Started | PrefillProgress | PromptScores):
@@ -107,24 +107,26 @@ class Ear:
         self.lost = why
         self.last.set()
 
-    async def whole(self) -> list[ResponseMessage]:
+    async def wait_finished(self) -> list[ResponseMessage]:
         """Everything that was heard, once the last word was."""
         async with asyncio.timeout(PATIENCE):
             await self.last.wait()
-        return self.heard
+        return self.messages
 
     @property
     def tokens(self) -> list[int]:
         return [
             token
-            for started in self.heard
+            for started in self.messages
             if isinstance(started, RowOutput)
             for token in started.tokens
         ]
 
     @property
     def text(self) -> str:
-        return "".join(output.text for output in self.heard if isinstance(output, RowOutput | Done))
+        return "".join(
+            output.text for output in self.messages if isinstance(output, RowOutput | Done)
+        )
 
 
 @dataclass
@@ -156,14 +158,14 @@ class Seat:
                 self.changed.clear()
                 await self.changed.wait()
 
-    def open(self, message: WireMessage, id_: int) -> Ear:
-        ear = Ear()
-        self.launched.connection.open(id_, ear, message)
-        return ear
+    def open(self, message: WireMessage, id_: int) -> Listener:
+        listener = Listener()
+        self.launched.connection.open(id_, listener, message)
+        return listener
 
-    async def told(self, message: WireMessage, id_: int) -> ResponseMessage:
-        """The last word on this message."""
-        *_, last = await self.open(message, id_).whole()
+    async def last_response(self, message: WireMessage, id_: int) -> ResponseMessage:
+        """Return the last response to this message."""
+        *_, last = await self.open(message, id_).wait_finished()
         return last
 
 
@@ -203,32 +205,36 @@ def request(text: str, max_tokens: int | None = None, system: str = "") -> ChatR
 @ALL
 async def test_an_answer_is_started_read_said_and_ended(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
-        ear = seat.open(Generate(1, request("one two three four", 3)), 1)
-        started, *_, done = await ear.whole()
+        listener = seat.open(Generate(1, request("one two three four", 3)), 1)
+        started, *_, done = await listener.wait_finished()
         assert isinstance(started, Started)
         assert started.prompt_tokens > 0
         assert not started.cache_hit
-        read = [progress for progress in ear.heard if isinstance(progress, PrefillProgress)]
+        read = [progress for progress in listener.messages if isinstance(progress, PrefillProgress)]
         assert read
         assert read[-1].done == read[-1].total
         assert isinstance(done, Done)
-        assert (done.finish, done.completion_tokens) == ("length", len(ear.tokens)) == ("length", 3)
-        kinds = [type(item) for item in ear.heard]
+        assert (
+            (done.finish, done.completion_tokens)
+            == ("length", len(listener.tokens))
+            == ("length", 3)
+        )
+        kinds = [type(item) for item in listener.messages]
         assert kinds == sorted(kinds, key=[Started, PrefillProgress, RowOutput, Done].index)
 
-        again = seat.open(Generate(2, request("one two three four", 3), ear.tokens[:2]), 2)
-        *_, done = await again.whole()
-        assert again.tokens == ear.tokens[2:], "a replay goes on with the next token"
-        assert ear.text.endswith(again.text)
+        again = seat.open(Generate(2, request("one two three four", 3), listener.tokens[:2]), 2)
+        *_, done = await again.wait_finished()
+        assert again.tokens == listener.tokens[2:], "a replay goes on with the next token"
+        assert listener.text.endswith(again.text)
         assert isinstance(done, Done)
         assert done.completion_tokens == 3
 
-        ears = [
+        listeners = [
             seat.open(Generate(id_, request(text, 3)), id_)
             for id_, text in enumerate(["one two three", "four five six"], start=3)
         ]
-        for of_two in ears:
-            await of_two.whole()
+        for of_two in listeners:
+            await of_two.wait_finished()
             assert len(of_two.tokens) == 3, "each id hears its own"
 
 
@@ -239,8 +245,8 @@ async def test_pings_are_answered_at_once_and_count_what_was_done(worker: str, n
         seat.launched.connection.send(Ping(1))
         assert (await seat.fact(Pong)).seq == 1
         before = len(seat.facts)
-        ear = seat.open(Generate(1, request("one two three " * 100, 200)), 1)
-        await ear.whole()
+        listener = seat.open(Generate(1, request("one two three " * 100, 200)), 1)
+        await listener.wait_finished()
         seat.launched.connection.send(Ping(2))
         pong = await seat.fact(Pong, before)
         assert (pong.seq, pong.active) == (2, 0)
@@ -253,16 +259,16 @@ async def test_pings_are_answered_at_once_and_count_what_was_done(worker: str, n
 @MOST
 async def test_what_is_cancelled_says_so_and_nothing_more(worker: str, nano: Path) -> None:
     async with launched(worker, nano, *SLOWLY) as seat:
-        ear = seat.open(Generate(1, request(LONG, 2500)), 1)
+        listener = seat.open(Generate(1, request(LONG, 2500)), 1)
         async with asyncio.timeout(PATIENCE):
-            await ear.first.wait()
+            await listener.first.wait()
         seat.launched.connection.send(CancelGeneration(1))
-        *_, done = await ear.whole()
+        *_, done = await listener.wait_finished()
         assert isinstance(done, Done)
         assert done.finish == "cancelled"
         seat.launched.connection.send(CancelGeneration(1))  # what is over cannot be cancelled
         after = seat.open(Generate(2, request("one two", 2)), 2)
-        await after.whole()
+        await after.wait_finished()
         assert len(after.tokens) == 2
 
 
@@ -272,8 +278,8 @@ async def test_a_system_prompt_is_resident_until_it_is_cleared(worker: str, nano
     async with launched(worker, nano) as seat:
         hits = []
         for id_ in (1, 2):
-            ear = seat.open(Generate(id_, request("one two", 2, SYSTEM)), id_)
-            started, *_ = await ear.whole()
+            listener = seat.open(Generate(id_, request("one two", 2, SYSTEM)), id_)
+            started, *_ = await listener.wait_finished()
             assert isinstance(started, Started)
             hits.append((started.cache_hit, started.cached_tokens > 0))
         assert hits == [(False, False), (True, True)]
@@ -281,28 +287,28 @@ async def test_a_system_prompt_is_resident_until_it_is_cleared(worker: str, nano
         assert state.system_prompt_hash == hashlib.sha256(SYSTEM.encode()).hexdigest()
         assert state.entries > 0
         before = len(seat.facts)
-        assert await seat.told(ClearCache(3), 3) == CacheCleared(3)
+        assert await seat.last_response(ClearCache(3), 3) == CacheCleared(3)
         state = await seat.fact(CacheState, before)
         assert (state.tokens, state.entries, state.bytes) == (0, 0, 0)
         before = len(seat.facts)
-        warmed = await seat.told(Warm(4, SYSTEM), 4)
+        warmed = await seat.last_response(Warm(4, SYSTEM), 4)
         assert isinstance(warmed, PromptWarmed)
         assert (await seat.fact(CacheState, before)).tokens == warmed.tokens > 0
-        started, *_ = await seat.open(Generate(5, request("one", 1, SYSTEM)), 5).whole()
+        started, *_ = await seat.open(Generate(5, request("one", 1, SYSTEM)), 5).wait_finished()
         assert isinstance(started, Started)
         assert started.cache_hit
-        assert await seat.told(TrimCache(6, 1 << 30), 6) == CacheCleared(6)
+        assert await seat.last_response(TrimCache(6, 1 << 30), 6) == CacheCleared(6)
 
 
 @pytest.mark.process
 @MOST
 async def test_tokens_are_told_and_made_text_again(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
-        told = await seat.told(Tokenize(1, request("one two")), 1)
+        told = await seat.last_response(Tokenize(1, request("one two")), 1)
         assert isinstance(told, TokenizeResult)
         tokens = json.loads(told.tokens)
         assert told.count == len(tokens) > 0
-        text = await seat.told(Detokenize(2, tokens), 2)
+        text = await seat.last_response(Detokenize(2, tokens), 2)
         assert isinstance(text, DetokenizeResult)
         assert isinstance(json.loads(text.text), str)
 
@@ -311,13 +317,13 @@ async def test_tokens_are_told_and_made_text_again(worker: str, nano: Path) -> N
 @MOST
 async def test_it_leaves_when_its_front_is_gone(worker: str, nano: Path) -> None:
     async with launched(worker, nano, *SLOWLY) as seat:
-        ear = seat.open(Generate(1, request(LONG, 2500)), 1)
+        listener = seat.open(Generate(1, request(LONG, 2500)), 1)
         async with asyncio.timeout(PATIENCE):
-            await ear.first.wait()
+            await listener.first.wait()
         seat.launched.connection.close()
         assert await soon(seat.launched.process.wait()) == EXIT_FRONT_GONE
-        await ear.whole()
-        assert ear.lost
+        await listener.wait_finished()
+        assert listener.lost
 
 
 @pytest.mark.process
@@ -335,13 +341,13 @@ async def test_it_leaves_when_its_front_speaks_no_message(worker: str, nano: Pat
 @ALL
 async def test_killed_it_ends_its_pipe_and_its_open_ids(worker: str, nano: Path) -> None:
     async with launched(worker, nano, *SLOWLY) as seat:
-        ear = seat.open(Generate(1, request(LONG, 2500)), 1)
+        listener = seat.open(Generate(1, request(LONG, 2500)), 1)
         async with asyncio.timeout(PATIENCE):
-            await ear.first.wait()
+            await listener.first.wait()
         seat.launched.process.kill()
         assert await soon(seat.launched.process.wait()) == -9
-        await ear.whole()
-        assert ear.lost
+        await listener.wait_finished()
+        assert listener.lost
         assert len(seat.ends) == 1
         seat.launched.process.kill()  # nothing happens
         assert await soon(seat.launched.stderr_tail.complete(DEADLINE)) is not None

@@ -30,7 +30,7 @@ async def soon(work: Awaitable[None]) -> None:
 
 async def waiting(admission: Admission, count: int) -> list[asyncio.Task[None]]:
     """This many callers in line, in this order."""
-    tasks = [asyncio.create_task(admission.enter()) for _ in range(count)]
+    tasks = [asyncio.create_task(admission.take_slot()) for _ in range(count)]
     await settle()
     assert not any(task.done() for task in tasks)
     return tasks
@@ -39,22 +39,22 @@ async def waiting(admission: Admission, count: int) -> list[asyncio.Task[None]]:
 async def full(places: int = 1, max_queue: int = 8) -> Admission:
     admission = Admission("nano", places, max_queue)
     for _ in range(places):
-        await soon(admission.enter())
+        await soon(admission.take_slot())
     return admission
 
 
 async def test_places_are_given_at_once_while_there_are_any() -> None:
     admission = Admission("nano", 3, 0)
     for taken in range(1, 4):
-        await soon(admission.enter())
+        await soon(admission.take_slot())
         assert (admission.running, admission.queued) == (taken, 0)
 
 
 async def test_a_place_given_back_is_free_again() -> None:
     admission = await full(places=1, max_queue=0)
-    admission.leave()
+    admission.release_slot()
     assert admission.running == 0
-    await soon(admission.enter())
+    await soon(admission.take_slot())
     assert admission.running == 1
 
 
@@ -62,7 +62,7 @@ async def test_places_are_handed_over_in_the_order_of_arrival() -> None:
     admission = await full(places=2)
     tasks = await waiting(admission, 4)
     for turn in range(4):
-        admission.leave()
+        admission.release_slot()
         await settle()
         assert [task.done() for task in tasks] == [i <= turn for i in range(4)]
         assert (admission.running, admission.queued) == (2, 3 - turn)
@@ -71,11 +71,11 @@ async def test_places_are_handed_over_in_the_order_of_arrival() -> None:
 async def test_nobody_overtakes_those_who_wait() -> None:
     admission = await full()
     (first,) = await waiting(admission, 1)
-    admission.leave()
-    late = asyncio.create_task(admission.enter())
+    admission.release_slot()
+    late = asyncio.create_task(admission.take_slot())
     await settle()
     assert (first.done(), late.done()) == (True, False)
-    admission.leave()
+    admission.release_slot()
     await soon(late)
 
 
@@ -83,19 +83,19 @@ async def test_one_more_than_may_wait_is_refused_with_the_numbers() -> None:
     admission = await full(places=2, max_queue=3)
     tasks = await waiting(admission, 3)
     with pytest.raises(QueueFull, match=r"'nano' runs 2 requests and 3 wait.*max_queue is 3") as e:
-        await soon(admission.enter())
+        await soon(admission.take_slot())
     assert e.value.retry_after is not None
     assert e.value.retry_after > 0
     assert (admission.running, admission.queued) == (2, 3)
     for task in tasks:
-        admission.leave()
+        admission.release_slot()
         await soon(task)
 
 
 async def test_without_a_queue_the_first_too_many_is_refused() -> None:
     admission = await full(places=1, max_queue=0)
     with pytest.raises(QueueFull, match="max_queue is 0"):
-        await soon(admission.enter())
+        await soon(admission.take_slot())
 
 
 @pytest.mark.parametrize("left", [0, 1, 2])
@@ -106,7 +106,7 @@ async def test_who_leaves_the_line_gives_up_only_its_own_place_in_it(left: int) 
     await settle()
     assert (admission.running, admission.queued) == (1, 2)
     for task in tasks:
-        admission.leave()
+        admission.release_slot()
         await soon(task)
     assert (admission.running, admission.queued) == (1, 0)
 
@@ -114,7 +114,7 @@ async def test_who_leaves_the_line_gives_up_only_its_own_place_in_it(left: int) 
 async def test_who_leaves_as_its_turn_comes_hands_the_place_on() -> None:
     admission = await full()
     left, follower = await waiting(admission, 2)
-    admission.leave()
+    admission.release_slot()
     left.cancel()
     await settle()
     assert left.cancelled()
@@ -126,7 +126,7 @@ async def test_who_leaves_just_before_its_turn_comes_is_passed_over() -> None:
     admission = await full()
     left, follower = await waiting(admission, 2)
     left.cancel()
-    admission.leave()
+    admission.release_slot()
     await settle()
     assert left.cancelled(), left.exception()
     assert follower.done()
@@ -138,18 +138,18 @@ async def test_when_all_who_waited_have_left_the_place_is_free() -> None:
     tasks = await waiting(admission, 2)
     for task in tasks:
         task.cancel()
-    admission.leave()
+    admission.release_slot()
     await settle()
     assert [task.cancelled() for task in tasks] == [True, True]
     assert (admission.running, admission.queued) == (0, 0)
-    await soon(admission.enter())
+    await soon(admission.take_slot())
 
 
 # --- sessions -----------------------------------------------------------------------------
 
 
 async def in_line(admission: Admission, *sessions: str) -> list[asyncio.Task[None]]:
-    tasks = [asyncio.create_task(admission.enter(session)) for session in sessions]
+    tasks = [asyncio.create_task(admission.take_slot(session)) for session in sessions]
     await settle()
     return tasks
 
@@ -158,7 +158,7 @@ async def turns(admission: Admission, tasks: list[asyncio.Task[None]]) -> list[i
     """Who got a place, in order, while places come back one by one."""
     order: list[int] = []
     while len(order) < len(tasks):
-        admission.leave()
+        admission.release_slot()
         await settle()
         order += [i for i, task in enumerate(tasks) if task.done() and i not in order]
     return order
@@ -187,11 +187,11 @@ async def test_a_full_line_takes_one_of_less_and_refuses_the_last_of_the_session
         noisy[2].result()
     assert not calm.done()
     with pytest.raises(QueueFull):
-        await soon(admission.enter("noisy"))
+        await soon(admission.take_slot("noisy"))
     (stranger,) = await in_line(admission, "")
     assert [task.done() for task in noisy] == [False, True, True]
     with pytest.raises(QueueFull):
-        await soon(admission.enter())  # nobody has more than it would have
+        await soon(admission.take_slot())  # nobody has more than it would have
     with pytest.raises(QueueFull):
         noisy[1].result()
     assert await turns(admission, [noisy[0], calm, stranger]) == [0, 1, 2]
@@ -201,11 +201,11 @@ async def test_a_flood_of_one_key_neither_delays_nor_displaces_another_key() -> 
     """The flood names no session, or a new one each time: that is its own word only."""
     admission = await full(max_queue=40)
     flood = [
-        asyncio.create_task(admission.enter(f"s{number}" if number % 2 else "", "flood"))
+        asyncio.create_task(admission.take_slot(f"s{number}" if number % 2 else "", "flood"))
         for number in range(40)
     ]
     await settle()
-    calm = [asyncio.create_task(admission.enter("", "calm")) for _ in range(20)]
+    calm = [asyncio.create_task(admission.take_slot("", "calm")) for _ in range(20)]
     await settle()
     assert admission.queued == 40
     for task in flood[20:]:
@@ -228,10 +228,10 @@ async def test_fewer_places_are_given_back_before_anybody_gets_one() -> None:
     tasks = await waiting(admission, 1)
     admission.resize(1, 8)
     for _ in range(2):
-        admission.leave()
+        admission.release_slot()
     await settle()
     assert (admission.running, tasks[0].done()) == (1, False)
-    admission.leave()
+    admission.release_slot()
     await soon(tasks[0])
     assert admission.running == 1
 
@@ -257,10 +257,10 @@ def test_come_back_when_all_who_wait_have_had_their_turn(
 
 async def test_a_refusal_goes_by_how_long_requests_took_of_late() -> None:
     admission = await full(places=2, max_queue=0)
-    admission.leave(took=30.0)
-    await soon(admission.enter())
+    admission.release_slot(took=30.0)
+    await soon(admission.take_slot())
     with pytest.raises(QueueFull) as refused:
-        await soon(admission.enter())
+        await soon(admission.take_slot())
     assert refused.value.retry_after == 15.0
 
 
@@ -292,11 +292,11 @@ class Crowd:
         match act:
             case "arrive":
                 session = ("", "a", "b")[who % 3]
-                entering = self.admission.enter(session, f"key {len(self.callers) % 2}")
+                entering = self.admission.take_slot(session, f"key {len(self.callers) % 2}")
                 self.callers.append(asyncio.create_task(entering))
             case "leave" if self.inside():
                 self.gone += 1
-                self.admission.leave()
+                self.admission.release_slot()
             case "cancel" if pending := [caller for caller in self.callers if not caller.done()]:
                 pending[who % len(pending)].cancel()
             case "tick":

@@ -35,6 +35,7 @@ from tests.supervisor_harness import (
     scripted,
     soon,
     text_of,
+    whole_text,
 )
 
 TEXT = "one two three four five six"
@@ -53,17 +54,10 @@ async def ask(node: Node, text: str = TEXT) -> Generation:
     return await soon(node.client.generate(node.primary, chat(text)))
 
 
-async def whole(generation: Generation) -> str:
-    text = ""
-    while piece := await text_of(generation):
-        text += piece
-    return text
-
-
 async def outcome(generation: Generation) -> str | type[WorkerError]:
     """Its whole text, or what it failed with."""
     try:
-        return await whole(generation)
+        return await whole_text(generation)
     except WorkerError as error:
         return type(error)
 
@@ -103,7 +97,7 @@ async def test_it_goes_on_with_the_next_word_however_its_child_dies(
     async with running(launcher=launcher, timings=timings) as node:
         await ready(node)
         generation = await ask(node)
-        assert await whole(generation) == TEXT
+        assert await whole_text(generation) == TEXT
         assert generation.tokens == [1, 2, 3, 4, 5, 6]
         assert generation.finish_info == FinishInfo("stop", 6)
         assert (await soon(generation.started())).prompt_tokens == 6
@@ -126,7 +120,7 @@ async def test_killed_after_any_word_it_loses_none_and_repeats_none(
             said += await text_of(generation)
         await dead(node)
         pace.let(6)
-        assert said + await whole(generation) == TEXT
+        assert said + await whole_text(generation) == TEXT
 
 
 async def test_a_last_word_that_was_lost_is_said_by_the_next_process(tmp_path: Path) -> None:
@@ -136,7 +130,7 @@ async def test_a_last_word_that_was_lost_is_said_by_the_next_process(tmp_path: P
     ) as node:
         await ready(node)
         generation = await ask(node)
-        assert await whole(generation) == TEXT
+        assert await whole_text(generation) == TEXT
         assert generation.finish_info == FinishInfo("stop", 6)
         assert node.primary.dispatcher.resumes == 1
 
@@ -150,14 +144,14 @@ async def test_everything_in_the_batch_goes_on_and_other_models_do_not_notice(pa
         await dead(node)
         assert node.models["b"].child.state is State.READY
         other.cancel()
-        assert await whole(other) == ""
+        assert await whole_text(other) == ""
         assert node.models["b"].dispatcher.resumes == 0
         # Both children take steps from the one pipe: only one is left to.
         node.models["b"].child.stop()
         await soon(node.models["b"].child.reached(State.STOPPED))
         await ready_again(node)
         pace.let(20)
-        assert [await whole(victim) for victim in victims] == texts
+        assert [await whole_text(victim) for victim in victims] == texts
 
 
 async def test_whoever_queued_at_a_crash_is_served_after_it(pace: Fifo) -> None:
@@ -171,9 +165,9 @@ async def test_whoever_queued_at_a_crash_is_served_after_it(pace: Fifo) -> None:
         await dead(node)
         await ready(node)
         pace.let(3)
-        assert await whole(first) == "one two"
+        assert await whole_text(first) == "one two"
         # Its turn came while the model was there.
-        assert await whole(await soon(queued)) == "three"
+        assert await whole_text(await soon(queued)) == "three"
         assert (node.primary.admission.running, node.primary.admission.queued) == (0, 0)
 
 
@@ -187,7 +181,7 @@ async def test_trouble_on_the_way_back_only_makes_the_pause_longer(
     timings = replace(QUICK, load=0.3)
     async with running(launcher=launcher, timings=timings) as node:
         await ready(node)
-        assert await whole(await ask(node)) == TEXT
+        assert await whole_text(await ask(node)) == TEXT
         assert node.primary.child.lifecycle.restarts == 2
 
 
@@ -210,7 +204,7 @@ async def test_nobody_waits_longer_than_the_resume_timeout(hold: Fifo) -> None:
         assert await text_of(generation) != ""
         await dead(node)
         with pytest.raises(ChildLost, match="the model is") as lost:
-            await whole(generation)
+            await whole_text(generation)
         assert lost.value.retry_after
         assert node.primary.admission.running == 0
         hold.let(1)
@@ -226,7 +220,7 @@ async def test_a_model_that_is_given_up_says_so_to_whoever_waits(tokens: int) ->
         await ready(node)
         generation = await ask(node)
         with pytest.raises(ChildLost, match="failed: killed by SIGKILL") as lost:
-            await whole(generation)
+            await whole_text(generation)
         assert lost.value.retry_after is not None
         assert 1 <= lost.value.retry_after <= policy.retry_initial
         assert node.primary.admission.running == 0
@@ -239,9 +233,9 @@ async def test_a_planned_end_is_an_end(pace: Fifo) -> None:
         pace.let(1)
         assert await text_of(generation) == "one"
         stopping = asyncio.create_task(node.stop())
-        node.drain.hurry()
+        node.drain.cut_short()
         with pytest.raises(NodeDraining):
-            await whole(generation)
+            await whole_text(generation)
         await soon(stopping)
         assert generation.crashes == 0
 
@@ -262,7 +256,7 @@ async def test_a_node_that_drains_waits_for_a_child_that_comes_back(hold: Fifo) 
         with pytest.raises(NodeDraining):
             await soon(fresh.started())
         assert not stopping.done()
-        node.drain.hurry()
+        node.drain.cut_short()
         await soon(stopping)
         assert await outcome(generation) is ChildLost
         assert node.primary.admission.running == 0
@@ -279,7 +273,7 @@ async def test_a_drain_finishes_what_its_child_died_on(pace: Fifo) -> None:
         await dead(node)
         await ready(node)
         pace.let(6)
-        assert await whole(generation) == TEXT.removeprefix("one")
+        assert await whole_text(generation) == TEXT.removeprefix("one")
         await soon(stopping)
         assert node.primary.child.state is State.STOPPED
 
@@ -305,7 +299,7 @@ async def test_a_reader_that_leaves_while_it_waits_is_dropped_at_once(hold: Fifo
         assert node.primary.admission.running == 1
         generation.cancel()
         assert node.primary.admission.running == 0
-        assert await whole(generation) == ""
+        assert await whole_text(generation) == ""
         hold.let(1)
         await ready(node)
         assert node.primary.child.open_ids == 0
@@ -319,7 +313,7 @@ async def test_what_was_left_before_its_child_died_does_not_come_back(tmp_path: 
         assert await text_of(generation) == "one"
         generation.cancel()
         await dead(node)
-        assert await whole(generation) == ""
+        assert await whole_text(generation) == ""
         await ready(node)
         assert node.primary.dispatcher.resumes == 0
 
@@ -359,7 +353,7 @@ async def test_as_many_crashes_as_the_policy_says_make_poison(max_crashes: int) 
         await ready(node)
         generation = await ask(node)
         with pytest.raises(PoisonedRequest, match=f"{max_crashes} processes died"):
-            await whole(generation)
+            await whole_text(generation)
         assert node.primary.dispatcher.resumes == max_crashes - 1
 
 
@@ -382,12 +376,12 @@ async def test_while_a_suspect_runs_alone_others_wait_and_a_restart_finishes_the
         node.primary.child.restart()
         await soon(node.primary.child.reached(State.DRAINING))
         pace.let(6)
-        assert [await whole(suspect) for suspect in suspects] == ["one two"] * 3
+        assert [await whole_text(suspect) for suspect in suspects] == ["one two"] * 3
         # It was never begun: that is left to the next process.
         await soon(node.primary.child.reached(State.LOADING))
         await ready(node)
         pace.let(1)
-        assert await whole(newcomer) == "three"
+        assert await whole_text(newcomer) == "three"
         assert node.primary.child.lifecycle.restarts == 3
 
 
@@ -404,14 +398,14 @@ async def test_a_new_request_waits_for_a_model_that_loads(hold: Fifo) -> None:
         await soon(node.primary.child.reached(State.LOADING))
         generation = await ask(node)
         hold.let(1)
-        assert await whole(generation) == TEXT
+        assert await whole_text(generation) == TEXT
         assert node.primary.dispatcher.resumes == 0
 
 
 async def test_the_first_request_of_a_model_on_demand_is_answered() -> None:
     resume = replace(PATIENT, load_wait=3600)
     async with running(planned(preload=False), launcher=scripted(), resume=resume) as node:
-        assert await whole(await ask(node)) == TEXT
+        assert await whole_text(await ask(node)) == TEXT
 
 
 async def test_a_new_request_waits_no_longer_than_load_wait(hold: Fifo) -> None:
@@ -451,7 +445,7 @@ async def test_what_a_restart_cuts_off_goes_on_in_the_new_process(pace: Fifo) ->
         await ready(node)
         assert not alive(pid)
         pace.let(6)
-        await whole(generation)
+        await whole_text(generation)
         assert generation.tokens == [1, 2, 3, 4, 5, 6]
         assert generation.crashes == 0
 
@@ -467,7 +461,7 @@ async def test_a_crash_in_the_drain_before_a_restart_loses_nothing(pace: Fifo) -
         await soon(node.primary.child.reached(State.LOADING))
         await ready(node)
         pace.let(6)
-        assert await whole(generation) == TEXT
+        assert await whole_text(generation) == TEXT
 
 
 async def test_a_node_that_drains_restarts_nothing(pace: Fifo) -> None:
@@ -480,5 +474,5 @@ async def test_a_node_that_drains_restarts_nothing(pace: Fifo) -> None:
         with pytest.raises(NodeDraining):
             node.restart(node.primary)
         pace.let(1)
-        assert await whole(generation) == "one"
+        assert await whole_text(generation) == "one"
         await soon(stopping)

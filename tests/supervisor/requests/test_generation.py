@@ -52,7 +52,7 @@ class Heard:
         assert generation is self.it
         self.said.append("ended")
 
-    def hear(self, *messages: ResponseMessage) -> None:
+    def deliver(self, *messages: ResponseMessage) -> None:
         for message in messages:
             self.it.on_message(message)
 
@@ -65,7 +65,7 @@ async def test_it_has_started_when_the_child_says_so() -> None:
     waiting = asyncio.create_task(heard.it.started())
     await asyncio.sleep(0)
     assert not waiting.done()
-    heard.hear(STARTED)
+    heard.deliver(STARTED)
     assert await soon(waiting) == STARTED
 
 
@@ -75,13 +75,13 @@ async def test_whoever_gives_up_waiting_for_the_start_does_not_spoil_it_for_othe
     await asyncio.sleep(0)
     impatient.cancel()
     await asyncio.wait({impatient})
-    heard.hear(STARTED)
+    heard.deliver(STARTED)
     assert await soon(heard.it.started()) == STARTED
 
 
 async def test_a_reader_that_lags_takes_everything_at_once() -> None:
     heard = Heard()
-    heard.hear(STARTED, RowOutput(1, [1], "one"), RowOutput(1, [2, 3], " two three"))
+    heard.deliver(STARTED, RowOutput(1, [1], "one"), RowOutput(1, [2, 3], " two three"))
     assert await text_of(heard.it) == "one two three"
     assert heard.it.tokens == [1, 2, 3]
 
@@ -89,7 +89,7 @@ async def test_a_reader_that_lags_takes_everything_at_once() -> None:
 async def test_spans_stay_in_order_and_neighbours_of_one_kind_are_one() -> None:
     heard = Heard()
     look = ToolCall("call_1", "look", "{}")
-    heard.hear(
+    heard.deliver(
         STARTED,
         RowOutput(1, [1], "", [], [ReasoningText("a")]),
         RowOutput(1, [2], "", [], [ReasoningText("b")]),
@@ -107,10 +107,10 @@ async def test_a_reader_that_waits_is_woken_by_a_span_and_gets_those_that_were_h
     heard = Heard()
     reading = asyncio.create_task(taken(heard.it))
     await asyncio.sleep(0)
-    heard.hear(STARTED, RowOutput(1, [1], "", [], [ReasoningText("a")]))
+    heard.deliver(STARTED, RowOutput(1, [1], "", [], [ReasoningText("a")]))
     assert await soon(reading) == OutputDelta([ReasoningText("a")], [])
     cut = InvalidToolCall("{", "cut short")
-    heard.hear(Done(1, "length", 2, "", [cut]))
+    heard.deliver(Done(1, "length", 2, "", [cut]))
     assert await soon(taken(heard.it)) == OutputDelta([cut], [])
     assert await soon(taken(heard.it)) is None
 
@@ -119,17 +119,17 @@ async def test_a_reader_that_waits_is_woken_by_text_and_not_by_tokens_without_an
     heard = Heard()
     reading = asyncio.create_task(text_of(heard.it))
     await asyncio.sleep(0)
-    heard.hear(STARTED, PrefillProgress(1, 4, 4), RowOutput(1, [1], ""))
+    heard.deliver(STARTED, PrefillProgress(1, 4, 4), RowOutput(1, [1], ""))
     for _ in range(3):
         await asyncio.sleep(0)
     assert not reading.done()
-    heard.hear(RowOutput(1, [2], "at last"))
+    heard.deliver(RowOutput(1, [2], "at last"))
     assert await soon(reading) == "at last"
 
 
 async def test_the_end_gives_what_was_held_back_then_nothing_for_ever() -> None:
     heard = Heard()
-    heard.hear(STARTED, RowOutput(1, [1], "one"), Done(1, "length", 2, " two"))
+    heard.deliver(STARTED, RowOutput(1, [1], "one"), Done(1, "length", 2, " two"))
     assert await text_of(heard.it) == "one two"
     assert await text_of(heard.it) == ""
     assert await text_of(heard.it) == ""
@@ -139,7 +139,7 @@ async def test_the_end_gives_what_was_held_back_then_nothing_for_ever() -> None:
 
 async def test_a_failure_is_raised_after_everything_said_before_it_and_stays() -> None:
     heard = Heard()
-    heard.hear(STARTED, RowOutput(1, [1], "one"), FAILED)
+    heard.deliver(STARTED, RowOutput(1, [1], "one"), FAILED)
     assert await text_of(heard.it) == "one"
     for _ in range(2):
         with pytest.raises(errors.InferenceError, match="it broke"):
@@ -151,10 +151,12 @@ async def test_a_failure_is_raised_after_everything_said_before_it_and_stays() -
 
 async def test_the_loss_of_its_process_is_no_end_and_what_the_next_one_says_follows() -> None:
     heard = Heard()
-    heard.hear(STARTED, RowOutput(1, [1], "one"))
+    heard.deliver(STARTED, RowOutput(1, [1], "one"))
     heard.lose()
     assert heard.said == ["lost: it died"]
-    heard.hear(Started(2, 5, 5, cache_hit=False), RowOutput(2, [2], " two"), Done(2, "stop", 2, ""))
+    heard.deliver(
+        Started(2, 5, 5, cache_hit=False), RowOutput(2, [2], " two"), Done(2, "stop", 2, "")
+    )
     assert await soon(heard.it.started()) == STARTED
     assert await text_of(heard.it) == "one two"
     assert await text_of(heard.it) == ""
@@ -169,7 +171,7 @@ async def test_lost_before_its_start_it_starts_with_the_next_process() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     again = Started(2, 5, 5, cache_hit=False)
-    heard.hear(again)
+    heard.deliver(again)
     assert await soon(waiting) == again
 
 
@@ -177,9 +179,9 @@ async def test_progress_without_a_word_is_a_sign_of_life() -> None:
     heard = Heard(keepalive_interval=0)
     reading = asyncio.create_task(taken(heard.it))
     await asyncio.sleep(0)
-    heard.hear(STARTED, PrefillProgress(1, 1, 4), PrefillProgress(1, 2, 4))
+    heard.deliver(STARTED, PrefillProgress(1, 1, 4), PrefillProgress(1, 2, 4))
     assert await soon(reading) == OutputDelta([], [])
-    heard.hear(RowOutput(1, [1], "one"))
+    heard.deliver(RowOutput(1, [1], "one"))
     assert await text_of(heard.it) == "one"
 
 
@@ -187,12 +189,12 @@ async def test_signs_of_life_are_not_given_too_often() -> None:
     heard = Heard(keepalive_interval=3600)
     reading = asyncio.create_task(taken(heard.it))
     await asyncio.sleep(0)
-    heard.hear(STARTED, PrefillProgress(1, 1, 4))
+    heard.deliver(STARTED, PrefillProgress(1, 1, 4))
     heard.it.on_progress()
     for _ in range(3):
         await asyncio.sleep(0)
     assert not reading.done()
-    heard.hear(RowOutput(1, [1], "one"))
+    heard.deliver(RowOutput(1, [1], "one"))
     assert await soon(reading) == OutputDelta(["one"], [])
 
 
@@ -200,7 +202,7 @@ async def test_a_reader_that_waits_is_woken_by_a_failure() -> None:
     heard = Heard()
     reading = asyncio.create_task(text_of(heard.it))
     await asyncio.sleep(0)
-    heard.hear(FAILED)
+    heard.deliver(FAILED)
     with pytest.raises(errors.InferenceError):
         await soon(reading)
 
@@ -220,7 +222,7 @@ async def test_a_refusal_before_the_start_is_the_error_that_the_child_named(
     code: str, kind: type[errors.WorkerError]
 ) -> None:
     heard = Heard()
-    heard.hear(RequestFailed(1, code, "5000 tokens of 4096"))
+    heard.deliver(RequestFailed(1, code, "5000 tokens of 4096"))
     with pytest.raises(errors.WorkerError, match="5000 tokens of 4096") as refused:
         await soon(heard.it.started())
     assert type(refused.value) is kind
@@ -228,17 +230,17 @@ async def test_a_refusal_before_the_start_is_the_error_that_the_child_named(
 
 async def test_leaving_is_said_while_it_runs() -> None:
     heard = Heard()
-    heard.hear(STARTED)
+    heard.deliver(STARTED)
     heard.it.cancel()
     assert heard.said == ["left"]
-    heard.hear(Done(1, "cancelled", 0, ""))
+    heard.deliver(Done(1, "cancelled", 0, ""))
     assert await text_of(heard.it) == ""
     assert heard.said == ["left", "ended"]
 
 
 async def test_dropped_it_ends_with_what_it_had() -> None:
     heard = Heard()
-    heard.hear(STARTED, RowOutput(1, [1], "one"))
+    heard.deliver(STARTED, RowOutput(1, [1], "one"))
     heard.lose()
     heard.it.end_cancelled()
     assert await text_of(heard.it) == "one"
@@ -249,7 +251,7 @@ async def test_dropped_it_ends_with_what_it_had() -> None:
 @pytest.mark.parametrize("last_word", [Done(1, "stop", 0, ""), FAILED])
 async def test_leaving_after_the_end_says_nothing(last_word: Done | RequestFailed) -> None:
     heard = Heard()
-    heard.hear(STARTED, last_word)
+    heard.deliver(STARTED, last_word)
     heard.it.cancel()
     assert heard.said == ["ended"]
 
@@ -262,7 +264,7 @@ async def test_what_is_not_done_by_its_deadline_fails_and_what_comes_later_is_no
     heard.deadline_exceeded(heard.it, RequestTimedOut("too late"))
     with pytest.raises(RequestTimedOut):
         await soon(taken(heard.it))
-    heard.hear(Done(1, "cancelled", 3, ""))
+    heard.deliver(Done(1, "cancelled", 3, ""))
     heard.lose()
     assert heard.said == ["ended"]
 
@@ -272,7 +274,7 @@ async def test_what_is_done_has_no_deadline_any_more() -> None:
     loop = asyncio.get_running_loop()
     error = RequestTimedOut("too late")
     heard.it.deadline = loop.call_later(0.05, heard.deadline_exceeded, heard.it, error)
-    heard.hear(STARTED, Done(1, "stop", 1, "hello"))
+    heard.deliver(STARTED, Done(1, "stop", 1, "hello"))
     passed = asyncio.Event()
     loop.call_later(0.1, passed.set)
     await soon(passed.wait())
@@ -289,21 +291,21 @@ def scores(*stretches: str, last: bool) -> list[PromptScores]:
 
 async def test_scores_of_a_prompt_are_taken_once_and_whole() -> None:
     heard = Heard()
-    heard.hear(STARTED, *scores("null", "-1.5", last=False))
+    heard.deliver(STARTED, *scores("null", "-1.5", last=False))
     assert heard.it.drain_output() is None
-    heard.hear(*scores("", last=True), RowOutput(1, [5], "a"))
+    heard.deliver(*scores("", last=True), RowOutput(1, [5], "a"))
     piece = heard.it.drain_output()
     assert piece == OutputDelta(["a"], [], scores=Scores([b"null,-1.5"] * 4, b""))
-    heard.hear(RowOutput(1, [6], "b"))
+    heard.deliver(RowOutput(1, [6], "b"))
     assert heard.it.drain_output() == OutputDelta(["b"], [])
 
 
 async def test_scores_that_a_crash_cut_short_are_those_of_the_next_process() -> None:
     heard = Heard()
-    heard.hear(STARTED, *scores("null", "-1.5", last=False))
+    heard.deliver(STARTED, *scores("null", "-1.5", last=False))
     heard.lose()
     heard.it.on_process_lost("it died")
-    heard.hear(STARTED, *scores("null", "-1.25,-2.5", "", last=True))
+    heard.deliver(STARTED, *scores("null", "-1.25,-2.5", "", last=True))
     assert heard.it.drain_output() == OutputDelta(
         [], [], scores=Scores([b"null,-1.25,-2.5"] * 4, b"")
     )
@@ -311,9 +313,9 @@ async def test_scores_that_a_crash_cut_short_are_those_of_the_next_process() -> 
 
 async def test_scores_that_are_whole_are_not_told_again_after_a_crash() -> None:
     heard = Heard()
-    heard.hear(STARTED, *scores("null", last=True))
+    heard.deliver(STARTED, *scores("null", last=True))
     assert heard.it.drain_output() is not None
     heard.lose()
     heard.it.on_process_lost("it died")
-    heard.hear(STARTED, *scores("null", last=True))
+    heard.deliver(STARTED, *scores("null", last=True))
     assert heard.it.drain_output() is None

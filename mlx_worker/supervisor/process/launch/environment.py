@@ -41,7 +41,7 @@ PASSWORD_IN_URL: Final = re.compile(r"://[^/@\s]+@")
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Return whether a variable is kept from children."""
+    """Return True if children do not get the variable."""
     if PASSWORD_IN_URL.search(value):
         return True
     name = name.upper()

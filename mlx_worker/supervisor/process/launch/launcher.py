@@ -37,7 +37,7 @@ class Launch(Protocol):
     """Starts the processes of one model's child."""
 
     async def __call__(self, callbacks: ConnectionCallbacks) -> Launched:
-        """Start a process that the callbacks are told of. Raises OSError if that fails."""
+        """Start a process that reports to the callbacks. Raises OSError if that fails."""
 
 
 class Launcher(Protocol):

@@ -26,20 +26,20 @@ _OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
 
 
 def scratch_folder() -> Path:
-    """Return the folder, and create it if it is missing.
+    """Return the temporary folder of children; create the folder if none exists.
 
     Raises OSError if the folder cannot be created, or if other users own it or may use it.
     """
     folder = platformdirs.user_cache_path(APP) / "scratch"
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # A user who may write to the parent may put another folder in its place.
-    _refuse(folder.parent, folder.parent.stat(), _OTHERS_MAY_WRITE)
+    _check_private(folder.parent, folder.parent.stat(), _OTHERS_MAY_WRITE)
     folder.mkdir(mode=0o700, exist_ok=True)
-    _refuse(folder, folder.lstat(), _OTHERS_MAY)
+    _check_private(folder, folder.lstat(), _OTHERS_MAY)
     return folder
 
 
-def _refuse(folder: Path, found: os.stat_result, forbidden: int) -> None:
+def _check_private(folder: Path, found: os.stat_result, forbidden: int) -> None:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise PermissionError(f"{folder} is no folder of this user's own: remove it")
     if found.st_mode & forbidden:

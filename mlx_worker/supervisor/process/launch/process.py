@@ -112,7 +112,7 @@ def _environment(of_model: Mapping[str, str]) -> dict[str, str]:
     return without_secrets(os.environ) | dict(of_model) | own
 
 
-def how_it_ended(code: int) -> str:
+def describe_exit(code: int) -> str:
     """Return an exit code in words; a negative code is a signal's number."""
     if code >= 0:
         return f"exit status {code}"

@@ -1,11 +1,11 @@
 """Spare processes: everything imported, no model yet.
 
-Nearly all of a child's start is imports. A spare process has them behind it, so that a child which
-takes one is ready in the time that its weights take. A spare says hello to the pool; the child that
-takes the spare gets that hello, and from there on all other reports. Spares are prepared while no
+Nearly all of a child's start is imports. A spare process has done its imports, so that a child that
+takes a spare is ready in the time that its weights take. A spare says hello to the pool; the child
+that takes the spare gets that hello, and all reports from then on. Spares are prepared while no
 child changes its state, one at a time: importing beside a model that loads would slow that model
 down. A spare that dies is replaced, with the backoff of any other child. At the end of the node the
-pool closes the pipes of its spares, which then leave.
+pool closes the pipes of its spares, which then end.
 
 [front]
 """
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
-from mlx_worker.supervisor.process.launch.process import NO_VARIABLES, how_it_ended
+from mlx_worker.supervisor.process.launch.process import NO_VARIABLES, describe_exit
 from mlx_worker.wire.messages import Hello, Ping, Pong
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class StandbyPolicy:
 
     A spare is prepared when no child has changed its state for `calm`. Each is pinged every `ping`,
     and replaced if it reports nothing for `silence`, or no hello within `start`. At the node's end
-    the spares have `stop` to leave.
+    the spares have `stop` to end.
     """
 
     spares: int = 1
@@ -92,13 +92,13 @@ class SpareProcess:
             self.launched.connection.send(Ping(self._pings))
 
     def hand_over(self, callbacks: ConnectionCallbacks) -> Launched:
-        """Give the process to a child: from now on its callbacks are told."""
+        """Give the process to a child: its reports go to these callbacks from now on."""
         assert self.launched is not None
         self.launched.connection.callbacks = callbacks
         return replace(self.launched, hello=self.hello)
 
     def end(self, *, now: bool) -> None:
-        """Close the pipe, so that the process leaves by itself; `now`: kill the process."""
+        """Close the pipe, so that the process ends by itself; kill the process if `now`."""
         if self.launched is not None:
             self.launched.connection.close()
             if now:
@@ -127,17 +127,17 @@ class SparePool:
         self,
         launcher: Launcher,
         policy: StandbyPolicy,
-        deaths: RestartWindow,
+        restarts: RestartWindow,
         is_unsettled: Callable[[], bool],
         pause: PauseDetector,
     ) -> None:
         self._launcher = launcher
         self._policy = policy
-        self._deaths = deaths
+        self._restarts = restarts
         self._is_unsettled = is_unsettled
         self._pause = pause
         self._loop = asyncio.get_running_loop()
-        self._not_before = self._loop.time() + policy.calm
+        self._prepare_from = self._loop.time() + policy.calm
         self._spares: dict[SpareProcess, asyncio.Task[None]] = {}
         self._closing = asyncio.Event()
         self._task = asyncio.create_task(self._maintain(), name="spares") if policy.spares else None
@@ -171,10 +171,10 @@ class SparePool:
 
     def on_state_change(self) -> None:
         """Prepare no spare for a while: a child has changed its state."""
-        self._not_before = max(self._not_before, self._loop.time() + self._policy.calm)
+        self._prepare_from = max(self._prepare_from, self._loop.time() + self._policy.calm)
 
     async def close(self) -> None:
-        """End all spares; kill those that do not leave when their pipe closes."""
+        """End all spares; kill those that do not end when their pipe closes."""
         self._closing.set()
         if self._task is not None:
             # A process that is being started is waited for: after a cancel no task would end it.
@@ -200,7 +200,7 @@ class SparePool:
                 self._check(spare)
             if (
                 len(self._spares) < self._policy.spares
-                and self._loop.time() >= self._not_before
+                and self._loop.time() >= self._prepare_from
                 and not self._is_unsettled()
             ):
                 await self._prepare()
@@ -208,8 +208,8 @@ class SparePool:
                 await asyncio.wait_for(self._closing.wait(), self._policy.ping)
 
     def _check(self, spare: SpareProcess) -> None:
-        patience = self._policy.silence if spare.hello else self._policy.start
-        if self._loop.time() - self._pause.since(spare.reported_at) > patience:
+        limit = self._policy.silence if spare.hello else self._policy.start
+        if self._loop.time() - self._pause.after_last_pause(spare.reported_at) > limit:
             spare.end(now=True)
         else:
             spare.ping()
@@ -229,12 +229,12 @@ class SparePool:
         spare.end(now=False)
         await launched.stderr_tail.complete(self._policy.stop)
         if self._spares.pop(spare, None) is not None:
-            how = how_it_ended(code)
+            how = describe_exit(code)
             self._on_died(launched.stderr_tail.cause(how) if code > 0 else how)
 
     def _on_died(self, how: str) -> None:
         now = self._loop.time()
-        delay = self._deaths.ended(now)
+        delay = self._restarts.count_end(now)
         # No request waits for a spare: the pool never gives up, but retries seldom.
-        self._not_before = now + (self._deaths.period if delay is None else delay)
-        log.warning("a spare child: %s; the next one in %.1f s", how, self._not_before - now)
+        self._prepare_from = now + (self._restarts.period if delay is None else delay)
+        log.warning("a spare child: %s; the next one in %.1f s", how, self._prepare_from - now)

@@ -1,6 +1,6 @@
 """Logs what a child's process writes to its stderr, and keeps the last lines for a crash report.
 
-An abort in mlx leaves nothing else: the exception's text, and faulthandler's frames.
+After an abort in mlx, stderr is the only trace: the exception's text and faulthandler's frames.
 
 [front]
 """
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KEPT = 100
+KEPT_LINES = 100
 """Lines of one process."""
 
-KEPT_OF_MODEL = 1000
+KEPT_LINES_OF_MODEL = 1000
 """Lines of one model, from all its processes."""
 
 MAX_LINE = 2000
@@ -50,7 +50,7 @@ SLICE = 100
 REPORT_AFTER = 1.0
 """Seconds from the first dropped line of a flood to the line that says how many."""
 
-_READ = 1 << 16
+_READ_BYTES = 1 << 16
 
 DEVICE_ERROR: Final = re.compile(r"kIOGPUCommandBufferCallbackError\w+|CUDA error: [^\n]{1,80}")
 """The name of a device error in mlx: Metal's status, CUDA's message."""
@@ -84,7 +84,7 @@ class StderrTail:
         self._of_model: RingBuffer[StderrLine] | None = None
         self.computation_failure = ""
         """Why the process ended itself, if it could not trust its own computation; "" otherwise."""
-        self._kept: deque[str] = deque(maxlen=KEPT)
+        self._kept: deque[str] = deque(maxlen=KEPT_LINES)
         self._reading = asyncio.create_task(self._read(process.stderr), name=f"stderr {self._pid}")
 
     @property
@@ -111,7 +111,7 @@ class StderrTail:
 
     async def _read(self, stderr: asyncio.StreamReader) -> None:
         rest = ""
-        while data := await stderr.read(_READ):
+        while data := await stderr.read(_READ_BYTES):
             *lines, rest = (rest + data.decode(errors="replace")).split("\n")
             while len(rest) > MAX_LINE:
                 lines.append(rest[:MAX_LINE])
@@ -132,9 +132,9 @@ class StderrTail:
         """Log a line of the child's own log with its level and facts, any other line as text."""
         if COMPUTATION_FAILED in line:
             self._note_failure(line)
-        if not self._allowance.take():
+        if not self._allowance.try_spend():
             self._kept.append(line[:MAX_LINE])
-            self._drop()
+            self._count_dropped()
             return
         origin = {"model": self._model, "pid": self._pid}
         if (parsed := parse_line(line)) is not None:
@@ -157,7 +157,7 @@ class StderrTail:
         if parsed is not None and parsed[1].event == COMPUTATION_FAILED:
             self.computation_failure = str(parsed[1].facts.get("reason", ""))
 
-    def _drop(self) -> None:
+    def _count_dropped(self) -> None:
         DROPPED.add(1)
         self._unreported += 1
         if self._unreported == 1:
@@ -186,21 +186,23 @@ class DeviceErrors:
 
     def __init__(self, limit: int = 3) -> None:
         self._limit = limit
-        self._row: list[str] = []
+        self._errors_in_a_row: list[str] = []
         self._suspects: set[str] = set()
 
-    def ended(self, error: str, in_flight: Iterable[str] = ()) -> bool:
+    def count_end(self, error: str, in_flight: Iterable[str] = ()) -> bool:
         """Count a process that ended with this error, "" for none, and with these requests in work.
 
         Return True if new processes do not heal the device.
         """
-        if error and {error} >= set(self._row):
-            self._suspects = self._suspects & set(in_flight) if self._row else set(in_flight)
-            self._row.append(error)
+        if error and {error} >= set(self._errors_in_a_row):
+            self._suspects = (
+                self._suspects & set(in_flight) if self._errors_in_a_row else set(in_flight)
+            )
+            self._errors_in_a_row.append(error)
         else:
-            self._row, self._suspects = [error], set(in_flight)
-        return bool(error) and len(self._row) >= self._limit and not self._suspects
+            self._errors_in_a_row, self._suspects = [error], set(in_flight)
+        return bool(error) and len(self._errors_in_a_row) >= self._limit and not self._suspects
 
-    def forget(self) -> None:
-        """Count anew: an operator has acted."""
-        self._row.clear()
+    def reset(self) -> None:
+        """Forget the counted errors: an operator has acted."""
+        self._errors_in_a_row.clear()

@@ -12,6 +12,8 @@ from mlx_worker.supervisor.process.launch.process import spawn
 from mlx_worker.supervisor.process.launch.stderr import StderrTail
 from tests.supervisor_harness import soon
 
+pytestmark = pytest.mark.process
+
 SECRET = [
     "MLX_WORKER_API_KEY",
     "MLX_WORKER_API_KEYS",

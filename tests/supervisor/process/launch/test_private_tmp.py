@@ -14,6 +14,8 @@ from mlx_worker.supervisor.process.launch.private_tmp import scratch_folder
 from mlx_worker.supervisor.process.launch.process import spawn
 from tests.processes import COMMAND, CONFIG, DEADLINE, config_text
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

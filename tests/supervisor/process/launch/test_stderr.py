@@ -11,7 +11,7 @@ from mlx_worker.logs import DROPPED
 from mlx_worker.supervisor.process.launch.process import spawn
 from mlx_worker.supervisor.process.launch.stderr import (
     AT_ONCE,
-    KEPT,
+    KEPT_LINES,
     MAX_CAUSE,
     MAX_LINE,
     SLICE,
@@ -41,10 +41,10 @@ async def written(program: str) -> list[str]:
 async def test_the_last_lines_are_kept_however_they_come() -> None:
     lines = await written(
         "import sys, os\n"
-        f"for i in range({KEPT} + 20): print('line', i, file=sys.stderr)\n"
+        f"for i in range({KEPT_LINES} + 20): print('line', i, file=sys.stderr)\n"
         "os.write(2, b'\\n\\xff half'); os.write(2, b' a line, and no end')"
     )
-    assert len(lines) == KEPT
+    assert len(lines) == KEPT_LINES
     assert lines[0] == "line 21"
     assert lines[-1] == "\ufffd half a line, and no end"
 
@@ -74,25 +74,25 @@ def test_a_device_error_is_told_in_its_drivers_words(lines: list[str], error: st
 
 def test_the_same_error_of_process_after_process_is_the_devices() -> None:
     errors = DeviceErrors(limit=3)
-    assert [errors.ended(name) for name in ("a", "a", "b", "b", "", "b", "b")] == [False] * 7
-    assert errors.ended("b")
-    assert errors.ended("b")
-    errors.forget()
-    assert not errors.ended("b")
+    assert [errors.count_end(name) for name in ("a", "a", "b", "b", "", "b", "b")] == [False] * 7
+    assert errors.count_end("b")
+    assert errors.count_end("b")
+    errors.reset()
+    assert not errors.count_end("b")
 
 
 def test_device_errors_of_one_request_are_not_the_devices() -> None:
     errors = DeviceErrors(limit=3)
-    assert not errors.ended("a", ["poison", "other"])
-    assert not errors.ended("a", ["poison"])
-    assert not errors.ended("a", ["poison", "third"])
+    assert not errors.count_end("a", ["poison", "other"])
+    assert not errors.count_end("a", ["poison"])
+    assert not errors.count_end("a", ["poison", "third"])
     # The request was refused, and the errors go on: now the device is meant.
-    assert errors.ended("a", ["third"])
+    assert errors.count_end("a", ["third"])
 
 
 def test_device_errors_of_different_requests_are_the_devices() -> None:
     errors = DeviceErrors(limit=3)
-    assert [errors.ended("a", [request]) for request in "xyz"] == [False, False, True]
+    assert [errors.count_end("a", [request]) for request in "xyz"] == [False, False, True]
 
 
 # --- floods ---------------------------------------------------------------------------------
@@ -132,13 +132,13 @@ async def test_a_flood_is_read_to_its_end_and_what_is_not_logged_is_counted(
 def test_an_allowance_is_refilled_with_time() -> None:
     now = 0.0
     allowance = Allowance(2, 10, lambda: now)
-    assert [allowance.take() for _ in range(3)] == [True, True, False]
+    assert [allowance.try_spend() for _ in range(3)] == [True, True, False]
     now = 0.1
-    assert [allowance.take() for _ in range(2)] == [True, False]
+    assert [allowance.try_spend() for _ in range(2)] == [True, False]
     now = 100.0
-    assert [allowance.take() for _ in range(3)] == [True, True, False]
+    assert [allowance.try_spend() for _ in range(3)] == [True, True, False]
     now = 50.0  # a clock that goes back takes nothing away
-    assert not allowance.take()
+    assert not allowance.try_spend()
 
 
 @pytest.mark.process
