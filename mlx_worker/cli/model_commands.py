@@ -16,13 +16,12 @@ from mlx_worker.cli.model_arguments import a_folder, a_model, maybe_a_model, mod
 from mlx_worker.cli.options import (
     as_json,
     config_file,
-    configuration,
+    configuration_if_any,
     models_dir,
     models_folder,
     node_meant,
     on_node,
 )
-from mlx_worker.errors import ConfigError
 from mlx_worker.system.text_files import decode_text
 
 if TYPE_CHECKING:
@@ -220,7 +219,7 @@ def rm(*, model: str, yes: bool, models_dir: Path | None, file: Path | None) -> 
         folder = folder_named(models_folder(models_dir, file), model)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
-    if (config := _configuration_if_any(file)) is not None:
+    if (config := configuration_if_any(file)) is not None:
         refuse_if_configured(folder, config)
     asyncio.run(refuse_if_loaded(folder, node_meant(None, file)))
     size = in_words(size_of(folder))
@@ -229,17 +228,6 @@ def rm(*, model: str, yes: bool, models_dir: Path | None, file: Path | None) -> 
         sys.exit(1)
     remove(folder)
     click.echo(f"{folder} is removed, {size}")
-
-
-def _configuration_if_any(file: Path | None) -> Any:
-    from mlx_worker.config.load import default_file
-
-    if file is None:
-        try:
-            default_file()
-        except ConfigError:
-            return None
-    return configuration(file)
 
 
 MODEL_COMMANDS = (restart, load, unload, reload, warm, clear, rm)

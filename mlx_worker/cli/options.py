@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from mlx_worker.config.load import default_file, load_config
+from mlx_worker.config.load import default_file, find_default_file, load_config
 from mlx_worker.config.schema import FILE_NAME, KEY_VARIABLE, Config
 from mlx_worker.errors import ConfigError
 
@@ -40,7 +40,12 @@ def read_node_url(context: click.Context, parameter: click.Parameter, text: str)
 
 A_PATH: Final = click.Path(path_type=Path)
 
-models_dir = click.option("--models-dir", type=A_PATH, help="Folder in which models are kept.")
+models_dir = click.option(
+    "--models-dir",
+    type=A_PATH,
+    help="Folder in which models are kept. Default: the configuration's, else $MLX_WORKER_MODELS,"
+    " else the user's data folder.",
+)
 config_file = click.option(
     "--config",
     "-c",
@@ -75,17 +80,17 @@ def configuration(file: Path | None) -> Config:
     return load_config(file or default_file())
 
 
-def models_folder(models_dir: Path | None, file: Path | None) -> Path:
-    """Return the folder that is named, else that of the configuration, else the default one."""
-    from mlx_worker.models.store import default_models_dir
+def configuration_if_any(file: Path | None) -> Config | None:
+    """Return the same configuration; None if no file is named and no default file exists."""
+    named = file or find_default_file()
+    return None if named is None else load_config(named)
 
-    if models_dir is not None:
-        return models_dir
-    try:
-        found = file or default_file()
-    except ConfigError:
-        return default_models_dir()
-    return load_config(found).server.models_dir or default_models_dir()
+
+def models_folder(named: Path | None, file: Path | None) -> Path:
+    """Return the folder in which models are kept: `named`, else the one that `serve` would use."""
+    from mlx_worker.models.resolve import models_dir_of
+
+    return named or models_dir_of(configuration_if_any(file))
 
 
 def node_meant(url: str | None, file: Path | None) -> NodeClient:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlx_worker.config.load import load_config
+from tests.commands import run
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "config").glob("*.toml"))
@@ -24,14 +25,19 @@ def test_an_example_configuration_loads(file: Path) -> None:
     assert config.server.host == "127.0.0.1"
 
 
-def test_the_readmes_configuration_loads(tmp_path: Path) -> None:
+def test_the_readmes_configuration_copied_whole_passes_check(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = (ROOT / "README.md").read_text().split("```toml\n")[1].split("```")[0]
-    (tmp_path / "prompts").mkdir()
-    (tmp_path / "prompts" / "system.txt").write_text("You are shown.")
     file = tmp_path / "mlx-worker.toml"
     file.write_text(text)
-    (model,) = load_config(file).models
-    assert model.warm == (tmp_path / "prompts" / "system.txt",)
+    models = tmp_path / "models"
+    models.mkdir()
+    for model in load_config(file).models:  # what `pull` would have brought
+        (models / model.path).symlink_to(tiny)
+    monkeypatch.setenv("MLX_WORKER_MODELS", str(models))
+    checked = run("check", str(file))
+    assert checked.code == 0, checked.said
 
 
 def test_the_wired_limit_is_set_at_each_start() -> None:
