@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 POLL_INTERVAL: Final = 0.2
 """Seconds between two reports. A report costs the node less than a millisecond."""
 
-SAME_MOMENT: Final = 100
-"""Milliseconds by which a report of one moment may differ from the next report of it."""
+FAILED_GRACE: Final = 5.0
+"""Seconds in which a failed model leaves that state, or has failed again without a new report: a
+folder that cannot be used is inspected without a change of state."""
 
 GOALS: Final = {"load": "ready", "restart": "ready", "unload": "stopped"}
 """The state that each verb leads to."""
@@ -32,15 +33,18 @@ async def act_and_wait(
     *,
     limit: float | None,
     on_state: Callable[[str, Mapping[str, Any]], None],
+    grace: float = FAILED_GRACE,
 ) -> dict[str, Any]:
     """Send a verb for a model, and return the model's report once the verb has led to its goal.
 
-    `on_state` gets (id, report) for every new state. Raises ModelFailed where the model failed,
-    NotInTime after `limit` seconds (None: no limit), and what `NodeClient.act` raises.
+    `on_state` gets (id, report) for every new state. Raises ModelFailed where the model failed
+    after the verb, or stays failed for `grace` seconds; NotInTime after `limit` seconds (None: no
+    limit), and what `NodeClient.act` raises.
     """
     before = (await node.health())["models"]
     id_ = await node.act(model, verb)
-    latest = ""
+    clock = asyncio.get_running_loop().time
+    accepted, latest = clock(), ""
     try:
         async with asyncio.timeout(limit):
             while True:
@@ -52,6 +56,10 @@ async def act_and_wait(
                     on_state(id_, entry)
                 if _is_done(verb, entry, before.get(id_)):
                     return entry
+                if entry["state"] == "failed" and (
+                    clock() - accepted >= grace or _is_new("failed", entry, before.get(id_))
+                ):
+                    raise ModelFailed(f"{id_} failed: {entry['reason']}")
                 await asyncio.sleep(POLL_INTERVAL)
     except TimeoutError as error:
         raise NotInTime(
@@ -60,29 +68,9 @@ async def act_and_wait(
 
 
 def _is_done(verb: str, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> bool:
-    """Return True if the goal is reached. Raises ModelFailed if the model failed since `before`.
-
-    A restart is done by a later entry into the goal's state than that of `before`.
-    """
-    if entry["state"] == "failed" and _has_failed_since(entry, before):
-        raise ModelFailed(f"the model failed: {entry['reason']}")
+    """Return True if the goal is reached: by a restart, later than `before`."""
     goal = GOALS[verb]
-    if entry["state"] != goal:
-        return False
-    return verb != "restart" or _is_new(goal, entry, before)
-
-
-def _has_failed_since(entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> bool:
-    """Return True if the failure is later than `before`.
-
-    A model whose folder cannot be used stays failed; each attempt moves the time of the next one.
-    """
-    if before is None or _is_new("failed", entry, before):
-        return True
-    planned, planned_before = entry["nextTry"], before["nextTry"]
-    if planned is None:
-        return False
-    return planned_before is None or bool(abs(planned - planned_before) > SAME_MOMENT)
+    return entry["state"] == goal and (verb != "restart" or _is_new(goal, entry, before))
 
 
 def _is_new(state: str, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> bool:
