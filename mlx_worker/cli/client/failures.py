@@ -108,7 +108,12 @@ def _about_key(url: str, said: str, key_source: str | None) -> str:
             f"the node at {url} asks for an API key, and none was sent: set {KEY_VARIABLE}, or name"
             " the node's configuration with --config"
         )
+    other = (
+        "unset the variable and name the node's configuration with --config"
+        if key_source == KEY_VARIABLE
+        else "name another configuration with --config"
+    )
     return (
         f"the node at {url} does not know the API key of {key_source}: set {KEY_VARIABLE} to one of"
-        " its keys, or unset it and name the node's configuration with --config"
+        f" the node's keys, or {other}"
     )
