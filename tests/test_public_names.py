@@ -495,6 +495,7 @@ OTHERS: Final[Sequence[tuple[str, str, Any]]] = (
     ("GET", "cluster/cache", None),
     ("GET", "admin/events", None),
     ("GET", "admin/history", None),
+    ("GET", "admin/processes", None),
     ("GET", "admin/logs", None),
     ("GET", f"admin/logs?model={MODEL}", None),
     ("PUT", "admin/logs/level", {"level": "info"}),
