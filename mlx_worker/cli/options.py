@@ -87,7 +87,7 @@ def configuration_if_any(file: Path | None) -> Config | None:
 
 
 def models_folder(named: Path | None, file: Path | None) -> Path:
-    """Return the folder in which models are kept: `named`, else the one that `serve` would use."""
+    """Return the folder in which models are kept: `named`, else that of `serve`."""
     from mlx_worker.models.resolve import models_dir_of
 
     return named or models_dir_of(configuration_if_any(file))

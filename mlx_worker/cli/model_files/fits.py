@@ -61,12 +61,12 @@ def fits(
     models_dir: Path | None,
     file: Path | None,
 ) -> None:
-    """Tell whether a model fits in memory.
+    """Tell whether MODEL fits in memory.
 
-    The answer has the tokens and the requests at once that fit. MODEL is a model's folder, a
-    config.json alone, an id of the configuration, or a name in the models folder. No weights are
-    loaded. Exit codes: 0 fits, 1 does not fit, 3 unknown, 65 no model that mlx_lm can build, 66 no
-    such model.
+    MODEL is a model's folder, a config.json alone, an id of the configuration, or a name in the
+    models folder. The answer has the largest context and the number of requests that fit at once.
+    No weights are loaded. Exit codes: 0 fits, 1 does not fit, 3 unknown, 65 no model
+    that mlx_lm can build, 66 no such model.
     """
     from mlx_worker.cli.model_files.fits_report import lines, report_of
     from mlx_worker.cli.model_files.memory_needs import Where, fit_of

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 @models_dir
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 def init(*, file: Path, models_dir: Path | None, force: bool) -> None:
-    """Write a commented configuration for this machine.
+    """Write a configuration for this machine.
 
     FILE is what is written; default: ./mlx-worker.toml. The file has a section for each model in
-    the models folder, and the keys that are often changed, with their meaning.
+    the models folder, and the keys that are often changed, with comments that tell their meaning.
     """
     from mlx_worker.cli.model_files.starter_config import refuse_existing, write_starter_config
 

@@ -6,7 +6,6 @@ This module is imported with every command, so a function imports what it alone 
 from __future__ import annotations
 
 import asyncio
-import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -49,8 +48,6 @@ def fetch(source: str, models_dir: Path, name: str | None) -> Path:
         with shown_progress(name or source) as on_progress:
             return asyncio.run(fetch_model(source, models_dir, name=name, on_progress=on_progress))
     except KeyboardInterrupt:
-        again = shlex.join(["mlx-worker", "pull", source, *(["--name", name] if name else [])])
-        click.echo(
-            f"mlx-worker: stopped; `{again}` continues where this download stopped", err=True
-        )
+        said = "mlx-worker: stopped; the same command continues where the download stopped"
+        click.echo(said, err=True)
         raise click.Abort from None
