@@ -21,7 +21,7 @@ Written by `python -m tests.tools.generated` from the classes of errors. The cod
 | exit code | when |
 |---|---|
 | 0 | The command did what it was asked to; `serve` was stopped by SIGTERM or ctrl-C. |
-| 1 | An error without a code of its own; a bad finding of `doctor`; a "no" of `fits`; a failed `--wait`. |
+| 1 | An error without a code of its own; a bad finding of `doctor`; a failed `--wait`. |
 | 2 | Wrong usage: an option, an argument or a command that does not exist. |
 """
 
@@ -72,7 +72,8 @@ def page() -> str:
     rows = "".join(
         f"| {code} | {' '.join(dict.fromkeys(meanings[code]))} |\n" for code in sorted(meanings)
     )
-    return _BEGINNING + rows + "| 130 | Ctrl-C ended the command. |\n" + _status() + _FITS + _SERVICE
+    rows += "| 130 | Ctrl-C ended the command. |\n"
+    return _BEGINNING + rows + _status() + _FITS + _SERVICE
 
 
 def _status() -> str:
