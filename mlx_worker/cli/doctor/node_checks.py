@@ -42,7 +42,9 @@ def _of_model(planned: PlannedModel) -> Finding:
     subject = f"model {planned.config.id}"
     said = f"{folder.path}: {folder.model_type}, {in_words(folder.weight_bytes)}"
     if planned.warnings:
-        return warn(subject, "; ".join((said, *planned.warnings)), "docs/operations.md, folders")
+        return warn(
+            subject, "; ".join((said, *planned.warnings)), "docs/reference/model-folders.md"
+        )
     return ok(subject, said)
 
 
