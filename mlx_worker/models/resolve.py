@@ -78,15 +78,20 @@ def inspect_model(config: Config, model: ModelConfig) -> ModelFolder:
     template that cannot be read.
     """
     try:
-        folder = inspect_folder(locate(model.path, _models_dir(config), config.folder))
+        folder = inspect_folder(locate(model.path, models_dir_of(config), config.folder))
         return replace(folder, chat_template=_chat_template(model))
     except WorkerError as error:
         raise type(error)(f"model {model.id!r}: {error}", param="path") from error
 
 
+def models_dir_of(config: Config | None) -> Path:
+    """Return the folder in which a configuration keeps models; None: there is no configuration."""
+    return (config and config.server.models_dir) or default_models_dir()
+
+
 def model_places(config: Config, model: ModelConfig) -> list[Path]:
     """Return the paths where one model's folder may be, the preferred one first."""
-    return places(model.path, _models_dir(config), config.folder)
+    return places(model.path, models_dir_of(config), config.folder)
 
 
 def _check_warm_files(config: Config) -> None:
@@ -98,10 +103,6 @@ def _check_warm_files(config: Config) -> None:
                 raise ConfigError(
                     f"{config.file}: {problem}" if config.file else problem, param=key
                 )
-
-
-def _models_dir(config: Config) -> Path:
-    return config.server.models_dir or default_models_dir()
 
 
 def _chat_template(model: ModelConfig) -> str | None:
