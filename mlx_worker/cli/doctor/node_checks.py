@@ -98,5 +98,5 @@ async def _user_of_port(config: Config, problem: str) -> Finding:
     except NodeUnreachable:
         return bad("port", problem, "stop the program that has it, or choose another server.port")
     except WorkerError as error:
-        return warn("port", f"a node answers at {url}: {error}", "set MLX_WORKER_API_KEY")
+        return warn("port", f"a node has it: {error}", "set MLX_WORKER_API_KEY to the node's key")
     return ok("port", f"a node answers at {url}: {body['status']}")

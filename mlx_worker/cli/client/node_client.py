@@ -6,26 +6,24 @@ every failure becomes one error. [front]
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import aiohttp
 
-from mlx_worker.config.schema import KEY_VARIABLE
-from mlx_worker.errors import (
-    ConfigError,
-    ModelBusy,
-    NodeUnreachable,
-    Unauthorized,
-    UnknownModel,
-    WorkerError,
+from mlx_worker.cli.client.address import url_of
+from mlx_worker.cli.client.failures import (
+    NO_NODE,
+    cause_in_words,
+    refusal,
+    unreachable,
 )
+from mlx_worker.config.schema import KEY_VARIABLE
+from mlx_worker.errors import NodeUnreachable, WorkerError, error_class
 from mlx_worker.security.api_keys import first_key
 from mlx_worker.security.tls import client_context
 
@@ -42,45 +40,42 @@ UNLIMITED_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=30)
 """Timeout of streams and of requests that wait for a model."""
 
 
-def url_of(server: ServerConfig) -> str:
-    """Return the URL of a node with this configuration, as seen from its own machine."""
-    host = server.host
-    if host != "localhost":
-        address = ipaddress.ip_address(host)
-        v6 = address.version == 6  # noqa: PLR2004  (the protocol's name)
-        if address.is_unspecified:
-            host = "::1" if v6 else "127.0.0.1"
-        if v6:
-            host = f"[{host}]"
-    scheme = "http" if server.tls_cert is None else "https"
-    return f"{scheme}://{host}:{server.port}"
-
-
 @dataclass(frozen=True)
 class NodeClient:
     """A running node: its base URL, the key to send, and the certificate that identifies it.
 
-    Without a certificate, the system's authorities are trusted. Every method raises
-    NodeUnreachable, Unauthorized, UnknownModel, or another error of the node as a WorkerError.
+    `key_source` says where the key comes from; None: there is no key. Without a certificate, the
+    system's authorities are trusted. `advice` says what to do where no node answers. Every method
+    raises NodeUnreachable, Unauthorized, UnknownModel, or another error of the node as a
+    WorkerError.
     """
 
     url: str
     key: str | None = field(default=None, repr=False)
+    key_source: str | None = None
     certificate: Path | None = None
+    advice: str = ""
 
     @classmethod
-    def at(cls, url: str) -> NodeClient:
-        """Return the node at this URL, with the key of this environment."""
-        return cls(url.rstrip("/"), os.environ.get(KEY_VARIABLE) or None)
+    def at(cls, url: str, *, advice: str = "") -> NodeClient:
+        """Return the node at this base URL, with the key of this environment."""
+        key = os.environ.get(KEY_VARIABLE) or None
+        return cls(url, key, KEY_VARIABLE if key else None, advice=advice)
 
     @classmethod
-    def of(cls, server: ServerConfig) -> NodeClient:
+    def of(cls, server: ServerConfig, url: str | None = None, *, advice: str = "") -> NodeClient:
         """Return the node of this configuration, with this environment's key, else its first one.
 
-        Raises ConfigError for keys that cannot be read.
+        `url` is where the node is reached; None: at the configuration's address. Raises
+        ConfigError for keys that cannot be read.
         """
-        key = os.environ.get(KEY_VARIABLE) or first_key(server)
-        return cls(url_of(server), key, server.tls_cert)
+        key, source = os.environ.get(KEY_VARIABLE) or None, KEY_VARIABLE
+        if key is None:
+            key = first_key(server)
+            source = str(server.api_keys_file or "the environment")
+        return cls(
+            url or url_of(server), key, source if key else None, server.tls_cert, advice=advice
+        )
 
     async def get(self, path: str, **query: str | None) -> Any:
         """Return the node's answer for this path; parameters that are None are left out."""
@@ -88,15 +83,26 @@ class NodeClient:
 
     async def health(self) -> dict[str, Any]:
         """Return the body of `/health`."""
-        body: dict[str, Any] = await self.get("/health")
+        body = await self.get("/health")
+        if not isinstance(body, dict) or not {"status", "models"} <= body.keys():
+            raise NodeUnreachable(f"no node answers at {self.url}: {NO_NODE}")
         return body
 
-    async def act(self, model: str, verb: str) -> None:
-        """Send `load`, `unload` or `restart` for a model; returns when the node has accepted.
+    async def models(self) -> list[dict[str, Any]]:
+        """Return the names that `/v1/models` lists, each with its model's facts."""
+        body = await self.get("/v1/models")
+        listed = body.get("data") if isinstance(body, dict) else None
+        if not isinstance(listed, list) or not all("root" in entry for entry in listed):
+            raise NodeUnreachable(f"no node answers at {self.url}: {NO_NODE}")
+        return listed
 
-        Raises ModelBusy too.
+    async def act(self, model: str, verb: str) -> str:
+        """Send `load`, `unload` or `restart` for a model; return the model's id.
+
+        The node has accepted, and may still be at work. Raises ModelBusy too.
         """
-        await self._request("POST", f"/admin/models/{quote(model)}/{verb}")
+        answer = await self._request("POST", f"/admin/models/{quote(model)}/{verb}")
+        return str(answer["model"])
 
     async def reload(self) -> dict[str, list[str]]:
         """Make the node read its configuration again; return the changes that it reports.
@@ -136,10 +142,12 @@ class NodeClient:
                     continue
                 event = json.loads(data)
                 if "error" in event:
-                    raise WorkerError(event["error"]["message"])
+                    raise _error_in_stream(event["error"])
                 yield event
         except (OSError, TimeoutError, aiohttp.ClientError, ValueError) as error:
-            raise NodeUnreachable(f"the node at {self.url} broke off: {error}") from error
+            raise NodeUnreachable(
+                f"the node at {self.url} broke off: {cause_in_words(error)}"
+            ) from error
 
     async def _request(
         self,
@@ -189,21 +197,12 @@ class NodeClient:
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> WorkerError:
         body = await self._json(response)
-        try:
-            said = str(body["error"]["message"])
-        except (KeyError, TypeError) as error:
-            return self._unreachable(error)
-        return _BY_STATUS.get(response.status, WorkerError)(said)
+        known = refusal(response.status, body, self.url, self.key_source)
+        return known or NodeUnreachable(f"no node answers at {self.url}: {NO_NODE}")
 
     def _unreachable(self, error: Exception) -> NodeUnreachable:
-        return NodeUnreachable(
-            f"no node answers at {self.url}: {str(error) or type(error).__name__}"
-        )
+        return unreachable(self.url, error, self.advice)
 
 
-_BY_STATUS: Mapping[int, type[WorkerError]] = {
-    HTTPStatus.UNAUTHORIZED: Unauthorized,
-    HTTPStatus.NOT_FOUND: UnknownModel,
-    HTTPStatus.CONFLICT: ModelBusy,
-    HTTPStatus.UNPROCESSABLE_ENTITY: ConfigError,
-}
+def _error_in_stream(error: Mapping[str, Any]) -> WorkerError:
+    return error_class(str(error.get("code")))(error["message"])

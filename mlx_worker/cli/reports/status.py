@@ -8,10 +8,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
+from mlx_worker.cli.reports.output import Column, Listing
 from mlx_worker.config.sizes import in_words
 
 if TYPE_CHECKING:
@@ -26,44 +25,57 @@ EXIT_CODES: Final = {
 }
 """Exit codes by the node's status; 69 if the node cannot be reached, 77 if it refuses the key."""
 
-_COLOURS: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
+COLOURS: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
 
 Rates = dict[str, float]
 """Tokens per second, by model."""
 
+_COLUMNS: Final = (
+    Column("model", justify="left"),
+    Column("state", justify="left"),
+    Column("for", 5),
+    Column("pid", 9),
+    Column("run", 1),
+    Column("queue", 3),
+    Column("done", 7),
+    Column("tok/s", 2),
+    Column("ms", 8),
+    Column("cached", 4),
+    Column("memory", 2),
+    Column("restarts", 6),
+)
+"""`cached` is the share of the prompts' tokens that were in the prompt cache, `ms` the mean time of
+a request."""
 
-def overview(url: str, body: Mapping[str, Any], rates: Rates | None = None) -> Group:
+
+def overview(
+    url: str, body: Mapping[str, Any], rates: Rates | None = None, width: int | None = None
+) -> list[Text]:
     """Return a node's `/health`: a line with the node's facts, and a row for each model.
 
-    There is a column of tokens per second if `rates` are known.
+    There is a column of tokens per second if `rates` are known. `width` is that of the terminal.
     """
-    table = Table(box=None, pad_edge=False)
-    table.add_column("model", overflow="fold")
-    table.add_column("state", no_wrap=True)
-    for name in ("for", "pid", "run", "queue", "done"):
-        table.add_column(name, justify="right", no_wrap=True)
-    if rates is not None:
-        table.add_column("tok/s", justify="right", no_wrap=True)
-    for name in ("ms", "hits", "memory", "restarts"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for id_, entry in body["models"].items():
-        table.add_row(*_cells(id_, entry, rates))
+    columns = [column for column in _COLUMNS if rates is not None or column.title != "tok/s"]
+    rows = [_cells(id_, entry, rates) for id_, entry in body["models"].items()]
     # Below the table: beside it, a line of 80 columns leaves a reason one word a row.
     reasons = [
-        Text(f"{id_}: {entry['reason']}")  # brackets in it are no markup
+        Text(f"{id_}: {entry['reason']}")
         for id_, entry in body["models"].items()
         if entry["reason"]
     ]
-    return Group(_headline(url, body), table, *reasons)
+    return [_headline(url, body), *Listing(columns, rows).lines(width), *reasons]
 
 
 def _headline(url: str, body: Mapping[str, Any]) -> Text:
     memory, metrics, word = body["memory"], body["metrics"], body["status"]
+    reports = [entry["metrics"] for entry in body["models"].values()]
+    share = cached_share(*reports)
     return Text.assemble(
         f"{_where(url, body)}  ",
-        (word, _COLOURS.get(word, "")),
-        f"  {metrics['requestsInFlight']} in flight, {metrics['totalRequests']} done"
+        (word, COLOURS.get(word, "")),
+        f"  {metrics['requestsInFlight']} in flight, {metrics['totalRequests']} done",
         f"  memory {in_words(memory['usedBytes'])} of {in_words(memory['limitBytes'])}",
+        "" if share is None else f"  {share} of prompt tokens cached",
     )
 
 
@@ -78,7 +90,7 @@ def _cells(id_: str, entry: Mapping[str, Any], rates: Rates | None) -> list[Text
     resident = entry["memory"]["residentBytes"]
     return [
         id_,
-        Text(_state(entry), _COLOURS.get(entry["status"], "")),
+        Text(state_in_words(entry), COLOURS.get(entry["status"], "")),
         _since(entry),
         str(entry["pid"] or "-"),
         str(entry["running"]),
@@ -86,13 +98,24 @@ def _cells(id_: str, entry: Mapping[str, Any], rates: Rates | None) -> list[Text
         str(metrics["totalRequests"]),
         *([] if rates is None else [f"{rates.get(id_, 0.0):.1f}"]),
         f"{metrics['avgLatency']:.0f}",
-        f"{metrics['cacheHitRate']:.0%}",
+        cached_share(metrics) or "-",
         in_words(resident) if resident else "-",
         str(entry["restarts"]),
     ]
 
 
-def _state(entry: Mapping[str, Any]) -> str:
+def cached_share(*metrics: Mapping[str, Any]) -> str | None:
+    """Return the share of prompt tokens that were in the prompt cache; None before any prompt.
+
+    The share is rounded down: "100%" means every token. A node of an earlier version counts none.
+    """
+    prompts = sum(each.get("promptTokens", 0) for each in metrics)
+    cached = sum(each.get("cachedTokens", 0) for each in metrics)
+    return f"{100 * cached // prompts}%" if prompts else None
+
+
+def state_in_words(entry: Mapping[str, Any]) -> str:
+    """Return a model's state, with the part of the weights that is loaded."""
     loading = entry["loading"]
     if loading and loading["total"]:
         return f"{entry['state']} {loading['done'] / loading['total']:.0%}"
