@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.restart_policy import RestartPolicy
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 
-PAGE_ROUTES = [("", page), ("page/{name}", page)]
+PAGE_ROUTES = [("", page), (r"page/{name:(?:\w+/)?\w+\.\w+}", page)]
 """Paths that a browser loads. They belong to no API, so `openapi.json` does not list them."""
 
 LEADING_V1 = "/{v1:/*(?:v1/+)*}"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from mlx_worker.cli.reports.status import EXIT_CODES
 
+from mlx_worker.cli.reports.status import EXIT_CODES
 from mlx_worker.config.schema import FILE_NAME, ServerConfig
 from mlx_worker.models.store import default_models_dir
 

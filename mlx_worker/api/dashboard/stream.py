@@ -28,8 +28,10 @@ from mlx_worker.api.admin.log_buffer import LOG_BUFFER
 from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.dashboard.history import HISTORY, SAMPLE_INTERVAL
 from mlx_worker.api.dashboard.report import DASHBOARD_EVENTS
+from mlx_worker.api.middleware.auth import NO_KEY, key_name
 from mlx_worker.api.middleware.responses import json_response
 from mlx_worker.errors import InvalidRequest, UnknownModel
+from mlx_worker.json_output import encode
 from mlx_worker.supervisor.ring_buffer import set_within
 
 if TYPE_CHECKING:
@@ -59,7 +61,8 @@ async def dashboard_stream(request: web.Request) -> web.StreamResponse:
     """Serve `GET /admin/watch`: the events after `?after=`, and `report` events between them.
 
     With `?logs=*` the node's log lines after `logs_after` come as `log` events, with `?logs=ID`
-    those of a model. With `?requests=1` the table of requests comes as `requests` events.
+    those of a model. With `?requests=1` the table of requests comes as `requests` events. The name
+    of the API key comes once, as a `reader` event, where the node needs keys.
     """
     watch = _Watch(
         events=request.app[CONTEXT].node.events,
@@ -68,6 +71,7 @@ async def dashboard_stream(request: web.Request) -> web.StreamResponse:
         last_line=entry_number(request.query.get("logs_after", "0"), "logs_after"),
         shared=request.app[DASHBOARD_EVENTS],
         wants_requests=_wants_requests(request),
+        key_name=key_name(request),
     )
     return await send_stream(request, watch.batches())
 
@@ -105,11 +109,14 @@ class _Watch:
     last_line: int
     shared: DashboardEvents
     wants_requests: bool
+    key_name: str
     sent_requests: int | None = None
     report_due: float = 0.0
 
     async def batches(self) -> AsyncGenerator[bytes, None]:
         """Yield batches of events until the node ends."""
+        if self.key_name != NO_KEY:
+            yield b"event: reader\ndata: %s\n\n" % encode({"keyName": self.key_name})
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
         with contextlib.ExitStack() as stack:

@@ -1,8 +1,10 @@
 // The actions of an operator on a model. An action that loses something asks for confirmation.
 
-import { ask } from "./api.js";
+import { ask, askJson } from "../lib/api.js";
+import { toast } from "../lib/dom.js";
 import { askForKey, keyProblem, question } from "./dialogs.js";
-import { toast } from "./dom.js";
+
+const PREFILL_PATIENCE = 300000; // ms: a long prompt on a slow machine
 
 const of = (id, verb) => `admin/models/${encodeURIComponent(id)}/${verb}`;
 
@@ -27,10 +29,8 @@ const ACTIONS = {
   warm: {
     label: "Warm…",
     question: (id) => ({ title: `Warm ${id}`, text: "The prompt is prefilled now and kept in the prompt cache. Requests that begin with this prompt then start at once.", yes: "Warm", withPrompt: true }),
-    run: async (id, prompt) => {
-      const response = await ask("POST", "cache/warm", { body: { model: id, system_prompt: prompt } });
-      return (await response.json()).tokens;
-    },
+    run: async (id, prompt) =>
+      (await askJson("POST", "cache/warm", { body: { model: id, system_prompt: prompt }, within: PREFILL_PATIENCE })).tokens,
     done: (id, tokens) => `${id} keeps ${tokens} tokens in the prompt cache`,
   },
   clear: {
@@ -47,11 +47,17 @@ export async function press(name, id, button) {
   const action = ACTIONS[name];
   const answer = action.question ? await question(action.question(id)) : "";
   if (answer === null) return;
+  await act(action.label.replace("…", ""), button, async () => action.done(id, await action.run(id, answer)));
+}
+
+// Does what a button asks of the node, and says at once that the node was asked, then how it went.
+export async function act(label, button, run) {
   button.setAttribute("aria-busy", "true");
+  toast(`${label}: waiting for the node…`, "rest");
   try {
-    toast(action.done(id, await action.run(id, answer)));
+    toast(await run());
   } catch (error) {
-    toast(`${action.label.replace("…", "")}: ${error.message}`, "bad");
+    toast(`${label}: ${error.message}`, "bad");
     if (error.status === 401) askForKey(keyProblem());
   } finally {
     button.removeAttribute("aria-busy");
