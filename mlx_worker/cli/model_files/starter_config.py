@@ -50,7 +50,7 @@ EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
 HEAD: Final = """\
 # The configuration of mlx-worker, in TOML. `mlx-worker check` tells what would run, and what is
 # wrong; `mlx-worker serve` starts the node. A line like "# key = value" is a key that is not set.
-# docs/configuration.md has every key.
+# docs/reference/configuration.md has every key.
 """
 
 
