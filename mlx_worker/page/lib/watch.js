@@ -86,6 +86,7 @@ export class Watch {
       key.accept();
       listen();
       for await (const event of events(response)) {
+        if (signal.aborted) break; // what is left of a stream that was ended is of no use
         listen();
         if (event.data !== undefined) this.#on.event(event);
       }
