@@ -21,6 +21,7 @@ from mlx_worker.api.admin.log_buffer import LOG_BUFFER, LogBuffer
 from mlx_worker.api.admin.reload import CONFIG_RELOADER, ConfigReloader, folder_access
 from mlx_worker.api.context import ADDRESSES, CONTEXT, AppContext
 from mlx_worker.api.dashboard.history import HISTORY, MetricsHistory
+from mlx_worker.api.dashboard.report import DASHBOARD_EVENTS, DashboardEvents
 from mlx_worker.api.dashboard.static import PAGE, page, page_files
 from mlx_worker.api.metrics.counters import RequestMetrics
 from mlx_worker.api.metrics.loop_lag import EventLoopLagMonitor
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.restart_policy import RestartPolicy
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
 
-PAGE_ROUTES = [("", page), ("page/{name}", page)]
+PAGE_ROUTES = [("", page), (r"page/{name:(?:\w+/)?\w+\.\w+}", page)]
 """Paths that a browser loads. They belong to no API, so `openapi.json` does not list them."""
 
 LEADING_V1 = "/{v1:/*(?:v1/+)*}"
@@ -181,6 +182,7 @@ async def _run_node(
             reasoning_summaries=config.server.reasoning_summaries,
             addresses=app.get(ADDRESSES, ()),
         )
+        app[DASHBOARD_EVENTS] = DashboardEvents(app[CONTEXT], app[HISTORY].recent)
         node.start()
         yield
         await node.stop()

@@ -59,6 +59,21 @@ class Histogram:
         """Return the number of values."""
         return sum(self._counts)
 
+    def counts(self) -> tuple[int, ...]:
+        """Return the number of values in each bucket, which `since` takes."""
+        return tuple(self._counts)
+
+    def since(self, earlier: Sequence[int]) -> Cumulative:
+        """Return pairs (upper bound, number of values up to it) of the values added since then.
+
+        `earlier` are counts of this histogram. All values count if it is empty, or if its counts
+        are of another histogram that this one has replaced.
+        """
+        added = [now - then for now, then in zip(self._counts, earlier, strict=False)]
+        if not added or min(added) < 0:
+            added = self._counts
+        return tuple(zip((*self._bounds, inf), accumulate(added), strict=True))
+
     def cumulative(self) -> Iterator[tuple[float, int]]:
         """Return pairs (upper bound, number of values up to it), to infinity."""
         return zip((*self._bounds, inf), accumulate(self._counts), strict=True)

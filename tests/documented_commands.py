@@ -31,6 +31,7 @@ RUN_BY: Final = {
     "pip wheel --no-deps -w dist .": "tests/repository/test_wheel.py",
     "mlx-worker demo --once": "tests/cli/test_demo.py",
     ".venv/bin/mlx-worker serve": "tests/end_to_end/test_node.py",
+    "mlx-worker fits ": "tests/repository/test_which_model_fits.py",
     "mlx-worker bench": "tests/bench",
     ".venv/bin/python -m tests.tools.generated": "tests/repository/test_generated.py",
     ".venv/bin/python tests/test_public_names.py": "tests/test_public_names.py",

@@ -132,13 +132,14 @@ def config_text(
     supervisor: str = "",
     extra: str | Mapping[str, str] = "",
     spares: int = 0,
+    port: int = 0,
 ) -> str:
-    """A configuration that serves these folders on a free port; the first is the default.
+    """A configuration that serves these folders on a free port or `port`; the first is the default.
 
     `extra` is what each model's section has besides, or what that of each name has. A spare child
     imports all of MLX: a node has `spares` only where a test is about them.
     """
-    text = f'[server]\nhost = "127.0.0.1"\nport = 0\n{server}\n'
+    text = f'[server]\nhost = "127.0.0.1"\nport = {port}\n{server}\n'
     text += f"[supervisor]\nstandby = {spares}\n{supervisor}\n"
     for i, (name, folder) in enumerate(models.items()):
         default = "true" if i == 0 else "false"
@@ -156,12 +157,19 @@ def running_node(
     supervisor: str = "",
     extra: str | Mapping[str, str] = "",
     spares: int = 0,
+    port: int = 0,
     command: Sequence[str] = COMMAND,
+    text: str = "",
 ) -> Iterator[RunningNode]:
-    """A node from a configuration file; whatever is left of it at the end is killed."""
+    """A node from a configuration file; whatever is left of it at the end is killed.
+
+    `text` is what the file has in place of `config_text`.
+    """
     file = folder / CONFIG
-    text = config_text(models, server=server, supervisor=supervisor, extra=extra, spares=spares)
-    file.write_text(text)
+    made = config_text(
+        models, server=server, supervisor=supervisor, extra=extra, spares=spares, port=port
+    )
+    file.write_text(text or made)
     process = subprocess.Popen(
         [*command, "serve", "--config", str(file)], stderr=subprocess.PIPE, text=True
     )

@@ -35,3 +35,19 @@ def test_what_lies_beyond_the_last_bound_is_said_to_be_that() -> None:
     seen = Histogram((1, 2, 4))
     seen.observe(100)
     assert quantile(tuple(seen.cumulative()), 0.5) == 4
+
+
+def test_since_has_what_was_added() -> None:
+    histogram = Histogram((1.0, 2.0))
+    histogram.observe(0.5)
+    earlier = histogram.counts()
+    histogram.observe(1.5, times=2)
+    assert histogram.since(earlier) == ((1.0, 0), (2.0, 2), (inf, 2))
+    assert histogram.since(()) == tuple(histogram.cumulative())
+
+
+def test_since_of_a_replaced_histogram_has_everything() -> None:
+    before, after = Histogram((1.0,)), Histogram((1.0,))
+    before.observe(0.5, times=5)
+    after.observe(0.5)
+    assert after.since(before.counts()) == ((1.0, 1), (inf, 1))

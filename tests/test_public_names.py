@@ -365,6 +365,9 @@ CHOSEN: Final = {
     "misses": "{reason}",
     "restartsBy": "{cause}",
     "metadata": "{name}",
+    "from": "{key}",
+    "env": "{name}",
+    "chat_template_kwargs": "{name}",
 }
 """Objects whose keys are no names of ours, by their own key; what stands for those keys."""
 OF_THE_CALLER: Final = frozenset({"tools", "schema", "input"})
@@ -495,6 +498,10 @@ OTHERS: Final[Sequence[tuple[str, str, Any]]] = (
     ("GET", "cluster/cache", None),
     ("GET", "admin/events", None),
     ("GET", "admin/history", None),
+    ("GET", "admin/requests", None),
+    ("GET", "admin/config", None),
+    ("POST", "admin/requests/missing/cancel", None),
+    ("GET", "admin/processes", None),
     ("GET", "admin/logs", None),
     ("GET", f"admin/logs?model={MODEL}", None),
     ("PUT", "admin/logs/level", {"level": "info"}),
@@ -585,9 +592,10 @@ class Gathered:
         answer = self._node.ask("GET", "/models", anthropic_version="x", Authorization="")
         self._heed("GET /models, without a key, anthropic-version", answer)
         self._heed("GET /models, without a key", self._node.ask("GET", "/models", Authorization=""))
-        for path in "admin/events/stream", "admin/logs/stream", "admin/watch":
-            until = b"event: report" if path == "admin/watch" else b"data: "
-            self._heed(f"GET /{path}", self._node.ask("GET", f"/{path}", until=until))
+        for path in "admin/events/stream", "admin/logs/stream":
+            self._heed(f"GET /{path}", self._node.ask("GET", f"/{path}", until=b"data: "))
+        watch, until = "/admin/watch?logs=*&requests=1", b"event: requests"
+        self._heed("GET /admin/watch", self._node.ask("GET", watch, until=until))
         self._heed_health()
         self.heed_metrics(b'process="model"')
 

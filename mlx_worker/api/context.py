@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from aiohttp import web
 
+from mlx_worker.api.metrics.request_table import RequestTable
+
 if TYPE_CHECKING:
     from mlx_worker.api.metrics.counters import RequestMetrics
     from mlx_worker.api.metrics.loop_lag import EventLoopLagMonitor
@@ -36,6 +38,7 @@ class AppContext:
     tracer: RequestTracer | None
     reasoning_summaries: Literal["asked", "always"]
     addresses: tuple[str, ...]
+    request_table: RequestTable = field(default_factory=RequestTable)
     created: int = field(default_factory=lambda: int(time.time()))
     started: float = field(default_factory=time.monotonic)
 

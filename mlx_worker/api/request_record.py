@@ -1,4 +1,4 @@
-"""Describe a finished generation request, for metrics, the log and traces.
+"""Describe a generation request, for metrics, the log, traces and the table of requests.
 
 [front]
 """
@@ -19,11 +19,12 @@ Outcome = Literal["success", "client_error", "refused", "failed", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """One request that has ended; all times are on `time.perf_counter`.
+    """One request at a moment, for most readers its end; times are on `time.perf_counter`.
 
     `model` is "" where no model was found, and `error` "" where nothing went wrong. `status` is
     None where the client left before a status was sent. `prompt` and `cache_hit` are None until a
     model has begun. `accepted` is when the request was known to be valid and for which model.
+    `ended` is the moment itself: a request that runs has no end yet.
     """
 
     request: web.Request
@@ -54,6 +55,11 @@ class RequestRecord:
             if generation.first_token_at is not None
         ]
         return min(times) - self.began if times else None
+
+    @property
+    def resumes(self) -> int:
+        """Return how often another process continued a choice after a crash."""
+        return sum(max(0, len(generation.handed_over) - 1) for generation in self.generations)
 
     @property
     def completion_tokens(self) -> int:

@@ -113,6 +113,7 @@ GENERATION: Errors = (
     errors.KvTooLarge,
     errors.QueueFull,
     errors.RequestTimedOut,
+    errors.RequestCancelled,
     errors.PoisonedRequest,
     errors.WeightsChanged,
     errors.InferenceError,

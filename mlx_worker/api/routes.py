@@ -14,8 +14,11 @@ from mlx_worker.api.admin import (
     endpoints,
     health_endpoints,
     model_endpoints,
+    process_report,
+    request_endpoints,
     schemas,
 )
+from mlx_worker.api.admin.config_report import ConfigReport
 from mlx_worker.api.admin.reload import CannotReload, Reloaded
 from mlx_worker.api.dashboard import stream
 from mlx_worker.api.dialects.messages.request import MessageRequest
@@ -25,6 +28,7 @@ from mlx_worker.api.dialects.native.tokenize import DetokenizeRequest, TokenizeR
 from mlx_worker.api.dialects.registry import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from mlx_worker.api.generation import token_endpoints
 from mlx_worker.api.generation.endpoints import generate
+from mlx_worker.api.metrics.request_table import RequestRows
 from mlx_worker.api.route import (
     EVENTS,
     GENERATION,
@@ -41,6 +45,7 @@ from mlx_worker.errors import (
     ModelBusy,
     ModelTooLarge,
     NodeDraining,
+    RequestNotFound,
     Unavailable,
     UnknownModel,
 )
@@ -263,9 +268,10 @@ ROUTES = (
         method="GET",
         path="admin/watch",
         handler=stream.dashboard_stream,
-        summary="What the dashboard shows: events, and all figures once a second",
+        summary="What the dashboard shows: events, all figures once a second, and on request"
+        " log lines and the table of requests",
         answer=EVENTS,
-        query=("after",),
+        query=("after", "logs", "logs_after", "requests"),
     ),
     Route(
         method="GET",
@@ -274,6 +280,13 @@ ROUTES = (
         summary="The last hour, a sample every ten seconds",
         answer=JsonKeys.of("every samples"),
         query=("after",),
+    ),
+    Route(
+        method="GET",
+        path="admin/processes",
+        handler=process_report.processes,
+        summary="The node's processes: front, models, spares and helpers",
+        answer=process_report.ProcessList,
     ),
     Route(
         method="GET",
@@ -301,6 +314,20 @@ ROUTES = (
         body=LogLevelRequest,
         answer=JsonKeys.of("level"),
     ),
+    Route(
+        method="GET",
+        path="admin/requests",
+        handler=request_endpoints.requests,
+        summary="Generation requests that run or wait, and the last ones that have ended",
+        answer=RequestRows,
+    ),
+    Route(
+        method="GET",
+        path="admin/config",
+        handler=endpoints.config,
+        summary="The configuration in effect, without secret values",
+        answer=ConfigReport,
+    ),
     # --- administration -------------------------------------------------------------------
     Route(
         method="POST",
@@ -309,6 +336,14 @@ ROUTES = (
         summary="Reload the configuration",
         answer=Reloaded,
         errors=(CannotReload, NodeDraining),
+    ),
+    Route(
+        method="POST",
+        path="admin/requests/{id:.+}/cancel",
+        handler=request_endpoints.cancel,
+        summary="End a generation request; its client gets the error `cancelled_by_operator`",
+        answer=schemas.Cancelled,
+        errors=(RequestNotFound,),
     ),
     Route(
         method="POST",

@@ -105,6 +105,17 @@ class RequestTimedOut(WorkerError):
     resend = False
 
 
+class RequestCancelled(WorkerError):
+    """An operator has cancelled the request.
+
+    Not a kind of `Unavailable`: a client or proxy that tried again, here or at another node, would
+    bring back what the operator has ended.
+    """
+
+    code = "cancelled_by_operator"
+    resend = False
+
+
 class ProtocolViolation(WorkerError):
     """The bytes on the pipe are not a message of the protocol."""
 

@@ -133,6 +133,14 @@ class UnknownHost(InvalidRequest):
     code = "unknown_host"
 
 
+class RequestNotFound(InvalidRequest):
+    """An id of no request that runs or waits."""
+
+    status = 404
+    code = "request_not_found"
+    exit_code = 66
+
+
 class UnknownModel(InvalidRequest):
     """A name of no model or alias, on a node without a default model."""
 

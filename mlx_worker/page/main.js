@@ -1,88 +1,126 @@
-// Starts the page: one stream of reports and events, passed to the parts that show them.
+// Starts the page: the tab's one stream, passed to the parts that show what it brings.
 
-import * as actions from "./actions.js";
-import { Log, showEvent } from "./activity.js";
-import { ask } from "./api.js";
-import { Charts } from "./charts.js";
-import { askForKey } from "./dialogs.js";
-import { byId, setHidden, setText } from "./dom.js";
-import { follow } from "./follow.js";
-import { Models } from "./models.js";
-import { NodeView } from "./node.js";
-import { Playground } from "./playground.js";
-import { Rates } from "./rates.js";
+import { byId, setHidden, setText } from "./lib/dom.js";
+import { Rates } from "./lib/rates.js";
+import { askJson } from "./lib/api.js";
+import { Watch } from "./lib/watch.js";
+import * as actions from "./views/actions.js";
+import { Charts } from "./views/charts.js";
+import { Connect } from "./views/connect.js";
+import { askForKey, closeKeyDialog, keyProblem, offerKey, showOwner } from "./views/dialogs.js";
+import { Events } from "./views/events.js";
+import { Log } from "./views/log.js";
+import { Models } from "./views/models.js";
+import { NodeView } from "./views/node.js";
+import { Playground } from "./views/playground.js";
+import { Requests } from "./views/requests.js";
+import { showConfiguration } from "./views/settings.js";
 
 const SAMPLES_EVERY = 10000;
 
 const node = new NodeView();
 const models = new Models(actions);
+const requests = new Requests();
 const charts = new Charts();
 const playground = new Playground();
-const log = new Log();
-const rates = new Rates();
+const eventList = new Events();
+const log = new Log(() => watch.restart());
+const connect = new Connect();
 
-let startedAt = null;
+let rates = new Rates();
+let report = null;
 let lastEvent = 0;
-let waiting = []; // events before the first report: their models have no card yet
+let waiting = []; // events before the first report: their models have no row yet
 let sampledAt = 0;
 
-function onReport(report) {
-  if (startedAt !== null && report.startedAt !== startedAt) {
-    location.reload(); // another process: events, counts and perhaps this page are new
+function onReport(newer) {
+  if (report && newer.startedAt !== report.startedAt) {
+    beginAnew(newer);
     return;
   }
-  startedAt = report.startedAt;
+  report = newer;
   const ids = Object.keys(report.models);
   rates.add(report);
   node.show(report, rates);
   models.show(report, rates);
   playground.offer(ids);
   log.offer(ids);
+  connect.offer(report);
   for (const event of waiting.splice(0)) onEvent(event);
   if (report.at - sampledAt >= SAMPLES_EVERY) {
     sampledAt = report.at;
     sample(ids);
   }
-  live();
+  setHidden(byId("notice"), true);
+  closeKeyDialog();
+}
+
+// Another process answers: its events, counts and samples begin anew. What a person typed stays.
+// Another version has other files for this page: the page is loaded again, and restores the rest.
+function beginAnew(newer) {
+  if (newer.version !== report.version) {
+    location.reload();
+    return;
+  }
+  rates = new Rates();
+  lastEvent = 0;
+  sampledAt = 0;
+  waiting = [];
+  eventList.clear();
+  models.clear();
+  charts.clear();
+  log.clear();
+  report = null;
+  watch.restart();
 }
 
 function onEvent(event) {
   lastEvent = event.id;
-  showEvent(event);
+  eventList.add(event);
   if (event.kind === "crash") models.crashed(event);
 }
 
 async function sample(ids) {
   try {
-    charts.add(await (await ask("GET", `admin/history?after=${charts.newest}`)).json(), ids);
+    charts.add(await askJson("GET", `admin/history?after=${charts.newest}`), ids);
   } catch {
     sampledAt = 0; // retried with the next report; the stream reports the problem
   }
 }
 
-function live() {
-  setText(byId("link"), "live");
-  byId("link").dataset.link = "live";
-  setHidden(byId("notice"), true);
-}
-
 function lost(problem) {
-  setText(byId("link"), "reconnecting");
-  byId("link").dataset.link = "lost";
-  setText(byId("notice"), `The figures may be old: ${problem?.message ?? "the connection was closed"}. Reconnecting.`);
+  if (problem.status === 400) log.fallBack();
+  node.setStale(report?.at ?? null);
+  setText(byId("notice"), `${sentence(problem.message)} ${report ? "The figures are old. " : ""}Trying to connect again.`);
   setHidden(byId("notice"), false);
 }
 
-byId("key-button").addEventListener("click", () => askForKey());
+function locked() {
+  node.setLocked();
+  showOwner("");
+  setText(byId("notice"), `${keyProblem()} Enter one with the button “API key”.`);
+  setHidden(byId("notice"), false);
+  offerKey();
+}
 
-follow(() => `admin/watch?after=${lastEvent}`, {
-  silence: 5000,
-  event: ({ event, data }) => {
-    const content = JSON.parse(data);
-    if (event === "report") onReport(content);
-    else if (startedAt === null) waiting.push(content);
-    else onEvent(content);
+const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
+
+const ON = {
+  reader: ({ keyName }) => {
+    showOwner(keyName);
+    connect.needsKey();
   },
+  report: onReport,
+  log: (line) => log.add(line),
+  requests: (both) => requests.show(both),
+  message: (event) => (report ? onEvent(event) : waiting.push(event)),
+};
+
+byId("key-button").addEventListener("click", () => askForKey());
+showConfiguration();
+
+const watch = new Watch(() => `admin/watch?after=${lastEvent}&${log.query}&requests=1`, {
+  event: ({ event, data }) => ON[event]?.(JSON.parse(data)),
   lost,
+  locked,
 });
-log.read();

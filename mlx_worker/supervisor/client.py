@@ -150,7 +150,7 @@ class ModelClient:
         )
         if limit is not None:
             rest = began + limit - self._loop.time()
-            on_deadline = model.dispatcher.deadline_exceeded
+            on_deadline = model.dispatcher.abort
             generation.deadline = self._pause.timer(
                 rest, on_deadline, generation, _timed_out(model)
             )

@@ -27,7 +27,9 @@ class ModelStatus:
 
     `child` has the reports of its process. `next_try` is on the event loop's clock, `retry_after`
     in seconds, `entered_at` in ms since the epoch. `recent_ends` are the ends of processes that
-    count now, and how many are allowed. `kv_usage` is a share, 0 to 1.
+    count now, and how many are allowed. `given_up_after` are the ends that counted when the model
+    was given up last. `running_peak` is the largest `running` since the last sample of the history.
+    `kv_usage` is a share, 0 to 1.
     """
 
     config: ModelConfig
@@ -40,6 +42,7 @@ class ModelStatus:
     next_try: float | None
     retry_after: float
     recent_ends: tuple[int, int]
+    given_up_after: int
     restarts_by: Counter[Event]
     stalls: int
     resumes: int
@@ -47,6 +50,7 @@ class ModelStatus:
     entered_at: Mapping[State, float]
     child: ChildStatus
     running: int
+    running_peak: int
     queued: int
     generated_tokens: int
     context_length: int | None

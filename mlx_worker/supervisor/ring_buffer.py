@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterator
 
 T = TypeVar("T")
 
@@ -23,7 +24,7 @@ class RingBuffer(Generic[T]):
         self._kept: deque[tuple[int, T]] = deque(maxlen=size)
         self._numbers = count(1)
         self._followers: set[asyncio.Event] = set()
-        self._closed = False
+        self._closed = asyncio.Event()
 
     def add(self, item: T) -> None:
         """Add the newest item. Call on the event loop's thread."""
@@ -46,28 +47,44 @@ class RingBuffer(Generic[T]):
         that the buffer has dropped by then.
         """
         changed = asyncio.Event()
-        self._followers.add(changed)
-        try:
+        with self.notifying(changed):
             while True:
                 changed.clear()
-                items = self.after(number) if self._newest != number else []
+                items = self.after(number) if self.newest != number else []
                 if items:
                     number = items[-1][0]
-                elif self._closed:
+                elif self.is_closed:
                     return
                 yield items
-                if not self._closed:
-                    await _within(changed, every)
+                if not self.is_closed:
+                    await set_within(changed, every)
+
+    @contextlib.contextmanager
+    def notifying(self, changed: asyncio.Event) -> Iterator[None]:
+        """Have `changed` set at each new item and at the end, while the context is entered."""
+        self._followers.add(changed)
+        try:
+            yield
         finally:
             self._followers.discard(changed)
 
     def close(self) -> None:
         """End all followers: no more items will be added."""
-        self._closed = True
+        self._closed.set()
         self._notify()
 
+    async def closed_within(self, seconds: float) -> bool:
+        """Return True as soon as the buffer is closed, False after `seconds`."""
+        return await set_within(self._closed, seconds)
+
     @property
-    def _newest(self) -> int:
+    def is_closed(self) -> bool:
+        """True if no more items will be added."""
+        return self._closed.is_set()
+
+    @property
+    def newest(self) -> int:
+        """Return the number of the newest item; 0 before the first item."""
         return self._kept[-1][0] if self._kept else 0
 
     def _notify(self) -> None:
@@ -75,9 +92,9 @@ class RingBuffer(Generic[T]):
             changed.set()
 
 
-async def _within(changed: asyncio.Event, seconds: float) -> None:
-    try:
+async def set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Return True as soon as the event is set, False after `seconds`."""
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await changed.wait()
-    except TimeoutError:
-        pass
+            await event.wait()
+    return event.is_set()

@@ -2,12 +2,20 @@
 
 import json
 import re
+from os.path import normpath
+from pathlib import PurePosixPath
 from typing import Any
 
 from aiohttp import ClientResponse
 
 from tests.front.asking import Serve, asked
-from tests.supervisor_harness import soon
+from tests.supervisor_harness import eventually, soon
+
+
+def imported_by(name: str, source: str) -> list[str]:
+    """Return the files that a module of the page imports."""
+    paths = re.findall(r'from "(\.\.?/[^"]+)"', source)
+    return [normpath(PurePosixPath(name).parent / path) for path in paths]
 
 
 async def next_report(stream: ClientResponse) -> dict[str, Any]:
@@ -22,12 +30,12 @@ async def test_all_that_the_page_names_is_there(serve: Serve) -> None:
     index = await front.ask("/")
     assert index.headers["Content-Type"] == "text/html; charset=utf-8"
     named = re.findall(r'(?:href|src)="(page/[^"]+)"', index.body.decode())
-    assert {"page/style.css", "page/main.js"} <= set(named)
+    assert {"page/style/base.css", "page/main.js"} <= set(named)
     while named:
         file = await front.ask("/" + (name := named.pop()))
         assert file.status == 200, name
         assert file.headers["Content-Type"] != "application/octet-stream"
-        named += [f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', file.body.decode())]
+        named += imported_by(name, file.body.decode())
     assert (await front.ask("/page/none.js")).error["code"] == "no_such_path"
     assert (await front.ask("/page/..%2Fserver.py")).status == 404
 
@@ -72,10 +80,12 @@ async def test_reports_come_with_what_happens(serve: Serve) -> None:
     stream = await soon(front.open("/admin/watch"))
     assert (await next_report(stream))["health"]["models"]["m"]["state"] == "ready"
     await front.ask("/admin/models/m/restart", method="POST")
-    while (await next_report(stream))["health"]["models"]["m"]["state"] == "ready":
-        pass
-    while (await next_report(stream))["health"]["models"]["m"]["state"] != "ready":
-        pass
+
+    async def is_reported() -> bool:
+        entry = (await next_report(stream))["health"]["models"]["m"]
+        return (entry["state"], entry["restarts"]) == ("ready", 1)
+
+    await eventually(is_reported)
     stream.close()
 
 

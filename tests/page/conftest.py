@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.page.page_object import DEADLINE, Looking
-from tests.processes import RunningNode, running_node
+from tests.processes import RunningNode, eventually, running_node
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
@@ -37,6 +37,30 @@ def node(nano: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     folder = tmp_path_factory.mktemp("page")
     with running_node(folder, {"nano": nano, "tiny": tiny}, server=SERVER) as running:
         running.wait_until_ready()
+        yield running
+
+
+SIZES = (1, 3, 4, 8, 14, 32, 70, 120)
+CROWD = [
+    "vision-12b",
+    "writer-7b",
+    *(f"local/assistant-{size}b-instruct-long-context-4bit" for size in SIZES),
+]
+"""Ten models; the first loads nothing but garbage, the second serves, and the others rest."""
+
+
+@pytest.fixture(scope="module")
+def crowd(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    """A node with a failed model, a ready one, and eight that are stopped."""
+    folder = tmp_path_factory.mktemp("crowd")
+    broken = Path(shutil.copytree(nano, folder / "broken"))
+    models = dict.fromkeys(CROWD, nano) | {"vision-12b": broken}
+    resting = dict.fromkeys(CROWD, "preload = false") | {"writer-7b": ""}
+    with running_node(folder, models, extra=resting) as running:
+        (broken / "model.safetensors").write_bytes(b"no tensors")
+        running.ask("/admin/models/vision-12b/load", method="POST")
+        eventually(lambda: running.model("vision-12b")["state"] == "failed")
+        eventually(lambda: running.model("writer-7b")["state"] == "ready")
         yield running
 
 

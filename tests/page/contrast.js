@@ -15,7 +15,7 @@
   for (const element of document.querySelectorAll("body *")) {
     const own = [...element.childNodes].some((it) => it.nodeType === 3 && it.data.trim());
     if (!own || !element.checkVisibility()) continue;
-    if (element.disabled || element.closest("option")) continue;
+    if (element.closest("option")) continue;
     const [a, b] = [light(parse(getComputedStyle(element).color)), light(ground(element))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     const name = `${element.tagName}.${element.className}`;

@@ -1,8 +1,14 @@
-"""What tests of the page do over and over: open it, find a model's card, record what it said."""
+"""Find and press parts of the page, and judge what the page shows."""
+
+from importlib.resources import files
 
 from playwright.sync_api import Locator, Page, expect
 
 from tests.processes import RunningNode
+
+VIOLATIONS = """async () => (await axe.run()).violations.map(
+  (rule) => `${rule.id}: ${rule.nodes.map((node) => node.html).join(" ")}`
+)"""
 
 DEADLINE = 20_000.0
 """Milliseconds: far beyond what anything takes."""
@@ -34,8 +40,12 @@ class Looking:
     def badge(self, model: str) -> Locator:
         return self.card(model).locator(".badge")
 
+    def fold(self, model: str) -> Locator:
+        """The button that opens and closes a model's details."""
+        return self.card(model).locator("button.fold")
+
     def figure(self, model: str, term: str) -> Locator:
-        """The figure under that term on a model's card."""
+        """The figure under that term in a model's details."""
         return self.card(model).locator(f"dl div:has(dt:text-is('{term}')) dd")
 
     def press(self, model: str, action: str, *, sure: str | None = None) -> None:
@@ -43,6 +53,13 @@ class Looking:
         self.page.get_by_role("button", name=f"{action} {model}", exact=True).click()
         if sure is not None:
             self.page.locator("#ask-yes", has_text=sure).click()
+
+    def violations(self) -> list[str]:
+        """Return what axe finds wrong with the page as it is, each with its elements."""
+        axe = files("axe_playwright_python").joinpath("axe.min.js").read_text()
+        self.page.evaluate(axe)
+        found: list[str] = self.page.evaluate(VIOLATIONS)
+        return found
 
     def is_wider_than_its_window(self) -> bool:
         wider: bool = self.page.evaluate(

@@ -101,10 +101,9 @@ def test_a_refused_chat_says_why(look: Looking) -> None:
 def test_a_chart_has_a_line_a_model_and_says_its_figures(look: Looking) -> None:
     page = look.page
     expect(page.locator("#charts .chart")).to_have_count(4)
-    expect(page.locator("#legend > span")).to_have_text(["nano", "tiny"])
-    expect(page.locator("#charts svg").first).to_have_attribute(
-        "aria-label", re.compile("Tokens per second: .+ now, at most .+")
-    )
+    expect(page.locator("#legend > button")).to_have_text(["1nano", "2tiny"])
+    plot = page.get_by_role("slider", name="Tokens per second")
+    expect(plot).to_have_attribute("aria-valuetext", re.compile(r"nano [\d.]+ tokens/s; tiny "))
 
 
 @pytest.mark.browser
@@ -113,10 +112,57 @@ def test_a_node_that_goes_is_missed(browser: Browser, nano: Path, tmp_path: Path
         look = Looking(context.new_page(), node)
         look.open()
         node.stop()
-        expect(look.page.locator("#link")).to_have_text("reconnecting")
-        expect(look.page.locator("#notice")).to_contain_text("may be old")
+        expect(look.page.locator("#link")).to_have_text("no answer")
+        expect(look.page.locator("#notice")).to_contain_text("The node cannot be reached.")
+        expect(look.page.locator("#status")).to_have_attribute("data-mood", "rest")
 
 
 def measure(page: Page, term: str) -> Locator:
     """The figure under that term in the playground."""
     return page.locator(f"#measures div:has(dt:text-is('{term}')) dd")
+
+
+@pytest.mark.browser
+def test_cached_prompt_tokens_and_percentiles_are_shown(look: Looking) -> None:
+    page = look.page
+    turns = [{"role": "user", "content": "one two three " * 30}]
+    for _ in range(3):
+        look.node.ask("/v1/chat/completions", {"model": "nano", "messages": turns, "max_tokens": 9})
+    tile = page.locator("#tiles div:has(dt:text-is('prompt cached')) dd")
+    metrics = look.node.model("nano")["metrics"]
+    share = metrics["cachedTokens"] / metrics["promptTokens"]
+    assert share > 0.3
+    expect(look.figure("nano", "prompt cached")).to_have_text(f"{share * 100:.0f} %")
+    expect(tile).to_have_text(re.compile(r"^\d+ %$"))
+    expect(look.figure("nano", "system prompts hit")).to_be_visible()
+    latency = look.card("nano").locator(".latency tbody tr")
+    expect(latency).to_have_count(3)
+    for row in latency.all():
+        expect(row.locator("td").first).to_have_text(re.compile(r"^[\d.]+ m?s$"))
+
+
+@pytest.mark.browser
+def test_configuration_and_snippets_are_shown(look: Looking) -> None:
+    page = look.page
+    page.locator("#settings summary").click()
+    expect(page.locator("#settings-text")).to_contain_text("max_concurrency")
+    page.select_option("#connect-client", "Anthropic, Python")
+    page.select_option("#connect-model", "tiny")
+    expect(page.locator("#connect-text")).to_contain_text(f'base_url="{look.node.url}"')
+    expect(page.locator("#connect-text")).to_contain_text('model="tiny"')
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.click("#connect-copy")
+    expect(page.locator("#toasts")).to_have_text("The snippet is in the clipboard")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == page.locator("#connect-text").text_content()
+
+
+@pytest.mark.browser
+def test_log_is_filtered_by_text_and_level(look: Looking) -> None:
+    page = look.page
+    expect(page.locator("#log")).to_contain_text("listening on")
+    page.fill("#log-filter", "LISTENING")
+    expect(page.locator("#log span:visible")).to_have_count(1)
+    page.fill("#log-filter", "")
+    page.select_option("#log-level", "error")
+    expect(page.locator("#log span:visible", has_text="listening on")).to_have_count(0)

@@ -83,6 +83,8 @@ def test_desktop(browser: Browser, busy: RunningNode) -> None:
     with browser.new_context(viewport={"width": 1240, "height": 900}) as context:
         look = Looking(context.new_page(), busy)
         look.open()
+        expect(look.page.locator("#legend button")).to_have_count(2)
+        look.fold("coder-30b").click()
         chat(look, "Tell me a story")
         shoot(look, "desktop")
 
@@ -101,7 +103,8 @@ def test_phone(browser: Browser, busy: RunningNode) -> None:
     with browser.new_context(viewport=viewport, is_mobile=True, has_touch=True) as context:  # type: ignore[arg-type]
         look = Looking(context.new_page(), busy)
         look.open()
-        expect(look.figure("writer-7b", "tokens/s")).not_to_have_text("\N{EN DASH}")
+        speed = look.card("writer-7b").locator("td.number").first
+        expect(speed).not_to_have_text("\N{EN DASH}")
         shoot(look, "phone", whole=False)
 
 
@@ -113,6 +116,14 @@ def test_crash(browser: Browser, busy: RunningNode) -> None:
         os.kill(pid, signal.SIGKILL)
         expect(look.badge("writer-7b")).to_have_text("starting")
         shoot(look, "crash", whole=False)
+
+
+def test_ten_models(browser: Browser, crowd: RunningNode) -> None:
+    with browser.new_context(viewport={"width": 1240, "height": 640}) as context:
+        look = Looking(context.new_page(), crowd)
+        look.open()
+        expect(look.page.locator("#models .fold")).to_have_count(10)
+        shoot(look, "models", whole=False)
 
 
 def chat(look: Looking, text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from mlx_worker.cli.status import EXIT_CODES
+from mlx_worker.cli.reports.status import EXIT_CODES
 from mlx_worker.config.schema import FILE_NAME, ServerConfig
 from mlx_worker.models.store import default_models_dir
 

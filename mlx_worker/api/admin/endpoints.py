@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from mlx_worker import logs
+from mlx_worker.api.admin.config_report import config_report
 from mlx_worker.api.admin.event_stream import entries_after, stream_entries
 from mlx_worker.api.admin.log_buffer import LOG_BUFFER
 from mlx_worker.api.admin.reload import CONFIG_RELOADER
 from mlx_worker.api.context import CONTEXT
+from mlx_worker.api.middleware.auth import key_name
 from mlx_worker.api.middleware.body import read_body
 from mlx_worker.api.middleware.responses import json_response
 from mlx_worker.api.parsing.body_kinds import LogLevelBody
@@ -93,6 +95,13 @@ def set_log_level(node: Node, level: LogLevel) -> None:
 async def reload(request: web.Request) -> web.Response:
     """Serve `POST /admin/reload`: 200 with what has changed; `/health` reports the progress."""
     return json_response(await request.app[CONFIG_RELOADER]())
+
+
+async def config(request: web.Request) -> web.Response:
+    """Serve `GET /admin/config`: the configuration in effect, without a secret value."""
+    name = key_name(request)
+    effective = request.app[CONFIG_RELOADER].effective
+    return json_response(config_report(effective, None if name == "-" else name))
 
 
 async def close_event_streams(app: web.Application) -> None:

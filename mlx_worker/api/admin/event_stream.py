@@ -17,7 +17,7 @@ from mlx_worker.errors import InvalidRequest
 from mlx_worker.json_output import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Iterable
 
     from aiohttp import web
 
@@ -32,51 +32,75 @@ MAX_DIGITS: Final = 15
 
 def entries_after(request: web.Request, ring: RingBuffer[Any]) -> list[dict[str, Any]]:
     """Return the entries after `?after=`, each with its `id`. Raises InvalidRequest."""
-    first = _entry_number(request.query.get("after", "0"), "after")
+    first = entry_number(request.query.get("after", "0"), "after")
     return [_with_id(number, entry) for number, entry in ring.after(first)]
 
 
-async def stream_entries(
-    request: web.Request,
-    ring: RingBuffer[Any],
-    interval: float = HEARTBEAT_INTERVAL,
-    report: Callable[[], bytes] | None = None,
-) -> web.StreamResponse:
-    """Send each entry as an event whose id is the entry's number, until node or client end.
+def first_entry(request: web.Request) -> int:
+    """Return the number of the entry after which a stream begins. Raises InvalidRequest.
 
-    The stream begins after `Last-Event-ID`, which a browser that reconnects sends by itself, or
-    after `?after=`. What `report` returns is sent after new entries, and after `interval` seconds
-    without any. Without `report` a comment is sent then. HEAD gets the headers alone.
+    A browser that reconnects sends `Last-Event-ID` by itself; other clients send `?after=`.
     """
-    last = request.headers.get("Last-Event-ID")
-    if last is None:
-        number = _entry_number(request.query.get("after", "0"), "after")
-    else:
-        number = _entry_number(last, "Last-Event-ID")
-    response = event_stream_response(request)
-    await response.prepare(request)
-    if request.method == hdrs.METH_HEAD:
-        await response.write_eof()
-        return response
-    with within_stream(request, response):
-        async with aclosing(ring.follow(number, interval)) as batches:
-            async for entries in batches:
-                events = b"".join(map(_event, entries))
-                body = events + report() if report else events or b": nothing new\n\n"
-                await response.write(body)
-    await response.write_eof()
-    return response
+    if (last := request.headers.get("Last-Event-ID")) is not None:
+        return entry_number(last, "Last-Event-ID")
+    return entry_number(request.query.get("after", "0"), "after")
 
 
-def _entry_number(text: str, where: str) -> int:
+def entry_number(text: str, where: str) -> int:
+    """Return the number of an entry. Raises InvalidRequest, which names `where` it was."""
     if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS:
         return int(text)
     raise InvalidRequest(f"{where}: {text!r} is not the number of an entry", param=where)
 
 
+async def stream_entries(
+    request: web.Request, ring: RingBuffer[Any], interval: float = HEARTBEAT_INTERVAL
+) -> web.StreamResponse:
+    """Send each entry as an event whose id is the entry's number, until node or client end.
+
+    A comment is sent after `interval` seconds without an entry.
+    """
+    return await send_stream(request, _batches(ring, first_entry(request), interval))
+
+
+async def _batches(
+    ring: RingBuffer[Any], number: int, interval: float
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(ring.follow(number, interval)) as batches:
+        async for entries in batches:
+            yield entry_events(entries) or b": nothing new\n\n"
+
+
+async def send_stream(
+    request: web.Request, batches: AsyncGenerator[bytes, None]
+) -> web.StreamResponse:
+    """Send batches of events until they or the client end. HEAD gets the headers alone."""
+    async with aclosing(batches):
+        response = event_stream_response(request)
+        await response.prepare(request)
+        if request.method != hdrs.METH_HEAD:
+            with within_stream(request, response):
+                async for batch in batches:
+                    await response.write(batch)
+        await response.write_eof()
+        return response
+
+
+def entry_events(entries: Iterable[tuple[int, Any]]) -> bytes:
+    """Return numbered entries as events that a reconnecting client can continue after."""
+    return b"".join(
+        b"id: %d\ndata: %s\n\n" % (number, encode(_with_id(number, entry)))
+        for number, entry in entries
+    )
+
+
+def named_events(name: str, entries: Iterable[tuple[int, Any]]) -> bytes:
+    """Return numbered entries as events of a name; their numbers are only in the data."""
+    return b"".join(
+        b"event: %s\ndata: %s\n\n" % (name.encode(), encode(_with_id(number, entry)))
+        for number, entry in entries
+    )
+
+
 def _with_id(number: int, entry: Any) -> dict[str, Any]:
     return {"id": number, **msgspec.structs.asdict(entry)}
-
-
-def _event(numbered: tuple[int, Any]) -> bytes:
-    return b"id: %d\ndata: %s\n\n" % (numbered[0], encode(_with_id(*numbered)))

@@ -71,7 +71,7 @@ class ConfigReloader:
         self._running = running
         self._node = node
         self._credentials = credentials
-        self._models_dir = running.server.models_dir
+        self._loaded = running
         self._one_at_a_time = asyncio.Lock()
 
     async def __call__(self) -> Reloaded:
@@ -88,7 +88,7 @@ class ConfigReloader:
                 planned = await self._plan_models(update.config)
                 changes = self._node.reload(planned, folder_access(update.config))
                 update.apply_credentials()
-                self._models_dir = update.config.server.models_dir
+                self._loaded = update.config
             except WorkerError as error:
                 # The message says all; a traceback would add nothing.
                 log.error(Entry("nothing was reloaded", why=error.message))  # noqa: TRY400
@@ -103,6 +103,25 @@ class ConfigReloader:
         self._node.events.record("reload", **msgspec.structs.asdict(reloaded))
         return reloaded
 
+    @property
+    def effective(self) -> Config:
+        """Return the configuration that the node goes by now.
+
+        Models are those of the last reload, and so are the keys of `[server]` that a reload
+        applies. All other keys are those of the start.
+        """
+        new, server = self._loaded.server, self._running.server
+        reloaded = {
+            key: getattr(new, key)
+            for key in server.__struct_fields__
+            if key == "models_dir" or self._credentials.is_reloadable(key, new)
+        }
+        return msgspec.structs.replace(
+            self._running,
+            models=tuple(model.config for model in self._node.models.values()),
+            server=msgspec.structs.replace(server, **reloaded),
+        )
+
     async def _plan_models(self, config: Config) -> list[PlannedModel]:
         """Inspect the folders of models that are new or have moved; the others are known."""
         plans = [self._plan_model(config, model) for model in unseen(config)]
@@ -112,7 +131,11 @@ class ConfigReloader:
         known = self._node.models.get(model.config.id)
         stays = known is not None and known.config.path == model.config.path
         has_template = model.config.chat_template or (known and known.config.chat_template)
-        if stays and not has_template and config.server.models_dir == self._models_dir:
+        if (
+            stays
+            and not has_template
+            and config.server.models_dir == self._loaded.server.models_dir
+        ):
             return model
         what = f"the folder of model {model.config.id!r}"
         folder = await _within_deadline(partial(inspect_model, config, model.config), what)

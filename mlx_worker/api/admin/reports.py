@@ -125,6 +125,7 @@ def _of_removed_models(context: AppContext) -> int:
 def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
     stats = context.model_stats[model.config.id]
     child, loaded, pong, exit_ = model.child, model.child.loaded, model.child.pong, model.last_exit
+    of_requests = context.request_metrics.by_model[model.config.id]
     status = model_status(model, stats)
     return {
         "status": status,
@@ -155,7 +156,12 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
         },
         "health": stats.health(),
         "cache": _cache_in_health(model),
-        "metrics": stats.metrics() | {"generatedTokens": model.generated_tokens},
+        "metrics": stats.metrics()
+        | {
+            "generatedTokens": model.generated_tokens,
+            "promptTokens": of_requests.prompt_tokens,
+            "cachedTokens": of_requests.cached_tokens,
+        },
     }
 
 
@@ -239,10 +245,12 @@ def models(context: AppContext) -> list[ModelEntry]:
 
 def _entry(name: str, model: ModelStatus, context: AppContext) -> ModelEntry:
     loaded = model.child.loaded
+    context_length = loaded.context_length if loaded else model.context_length
     return ModelEntry(
         id=name,
         created=context.created,
         root=model.config.id,
-        context_length=loaded.context_length if loaded else model.context_length,
+        context_length=context_length,
+        max_model_len=context_length,
         state=model.state,
     )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 from aiohttp import web
 
+from mlx_worker.api.dashboard.recent_figures import RecentFigures
 from mlx_worker.histogram import quantile
 from mlx_worker.supervisor.ring_buffer import RingBuffer
 
@@ -41,13 +42,14 @@ class ModelSample(msgspec.Struct, frozen=True, rename="camel"):
 
     `first_token_*` are seconds to the first token, by the histogram's buckets; None without a
     first token. `running`, `queued` and `resident_bytes` (0 without a process) are as of the
-    sample.
+    sample. `running_peak` is the largest `running` since the last sample.
     """
 
     tokens_per_second: float
     first_token_p50: float | None
     first_token_p95: float | None
     running: int
+    running_peak: int
     queued: int
     resident_bytes: int
 
@@ -77,6 +79,7 @@ class MetricsHistory:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.samples: RingBuffer[HistorySample] = RingBuffer(MAX_SAMPLES)
+        self.recent = RecentFigures(node, request_metrics)
         self._node = node
         self._request_metrics = request_metrics
         self._clock = clock
@@ -108,13 +111,16 @@ class MetricsHistory:
         """Add a sample of the time since the last one."""
         now = self._clock()
         seconds, self._sampled_at = now - self._sampled_at, now
-        models = {id_: model.status() for id_, model in self._node.models.items()}
-        counts = {id_: self._counts(id_, model) for id_, model in models.items()}
+        statuses = {id_: model.status() for id_, model in self._node.models.items()}
+        counts = {id_: self._counts(id_, status) for id_, status in statuses.items()}
         samples = {
-            id_: _sample(model, self._previous_counts.get(id_), counts[id_], seconds)
-            for id_, model in models.items()
+            id_: _sample(status, self._previous_counts.get(id_), counts[id_], seconds)
+            for id_, status in statuses.items()
         }
         self._previous_counts = counts
+        for model in self._node.models.values():
+            model.admission.reset_peak()
+        self.recent.take_snapshot()
         self.samples.add(HistorySample(time.time() * 1000, samples))
 
     def _counts(self, id_: str, model: ModelStatus) -> _ModelCounts:
@@ -139,6 +145,7 @@ def _sample(
         first_token_p50=quantile(first_token, 0.5),
         first_token_p95=quantile(first_token, 0.95),
         running=model.running,
+        running_peak=model.running_peak,
         queued=model.queued,
         resident_bytes=model.child.resident_bytes or 0,
     )

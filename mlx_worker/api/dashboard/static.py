@@ -11,11 +11,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from mlx_worker.api.middleware.errors import NoSuchPath
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from importlib.resources.abc import Traversable
 
 INDEX: Final = "index.html"
 
@@ -48,11 +52,16 @@ class PageFile:
 
 
 def page_files() -> dict[str, PageFile]:
-    """Return all files of the dashboard by name."""
-    return {
-        file.name: _page_file(file.read_bytes(), file.name.rpartition(".")[2])
-        for file in files("mlx_worker").joinpath("page").iterdir()
-    }
+    """Return all files of the dashboard by their paths in its folder."""
+    return dict(_files_in(files("mlx_worker").joinpath("page"), ""))
+
+
+def _files_in(folder: Traversable, prefix: str) -> Iterator[tuple[str, PageFile]]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _files_in(entry, f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name, _page_file(entry.read_bytes(), entry.name.rpartition(".")[2])
 
 
 def _page_file(body: bytes, extension: str) -> PageFile:
@@ -63,7 +72,7 @@ PAGE: web.AppKey[dict[str, PageFile]] = web.AppKey("page", dict)
 
 
 async def page(request: web.Request) -> web.Response:
-    """Serve `GET /` and `GET /page/{name}`; 304 to a browser that has the file already."""
+    """Serve `GET /` and `GET /page/{path}`; 304 to a browser that has the file already."""
     name = request.match_info.get("name", INDEX)
     file = request.app[PAGE].get(name)
     if file is None:

@@ -9,6 +9,7 @@ ends. The log has no word of the request or of its response.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Self
@@ -22,6 +23,7 @@ from mlx_worker.errors import (
     InferenceError,
     InvalidRequest,
     PoisonedRequest,
+    RequestCancelled,
     WorkerError,
 )
 
@@ -50,6 +52,8 @@ def outcome_of(error: WorkerError | None) -> Outcome:
             return "success"
         case InvalidRequest():
             return "client_error"
+        case RequestCancelled():
+            return "cancelled"
         case ChildLost() | PoisonedRequest() | InferenceError():
             return "failed"
         case _:
@@ -92,6 +96,9 @@ class RequestAccounting:
         self._prompt: Usage | None = None
         self._cache_hit: bool | None = None
         self._generations: list[Generation] = []
+        self._row_id = ""
+        self._task: asyncio.Task[None] | None = None
+        self._is_cancelled = False
 
     # --- the states of the request ---
 
@@ -141,9 +148,39 @@ class RequestAccounting:
         self._outcome = outcome_of(error)
         self._error = "" if error is None else error.code
 
+    # --- the table of requests ---
+
+    def snapshot(self) -> RequestRecord:
+        """Return what is known of the request now."""
+        return self._record(time.perf_counter())
+
+    def cancel(self) -> bool:
+        """End the request with RequestCancelled; return False if its output is complete.
+
+        Until the request has generations, its task is interrupted in whatever it waits for.
+        """
+        if not self._generations:
+            if self._task is not None and not self._is_cancelled:
+                self._is_cancelled = True
+                self._task.cancel()
+            return True
+        running = [generation for generation in self._generations if not generation.has_ended]
+        for generation in running:
+            generation.abort(_cancelled())
+        return bool(running)
+
+    def _has_cancelled(self, error: BaseException | None) -> bool:
+        """Return True if this error is the interruption that `cancel` has caused."""
+        if not (self._is_cancelled and isinstance(error, asyncio.CancelledError)):
+            return False
+        assert self._task is not None, "cancel has interrupted the task"
+        return self._task.uncancel() == 0
+
     # --- the end of the request ---
 
     def __enter__(self) -> Self:
+        self._task = asyncio.current_task()
+        self._row_id = self._context.request_table.begin(self._request, self)
         return self
 
     def __exit__(
@@ -152,6 +189,8 @@ class RequestAccounting:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
+        interruption = error if self._has_cancelled(error) else None
+        error = _cancelled() if interruption else error
         if isinstance(error, Exception) and not isinstance(error, ConnectionError):
             known = error if isinstance(error, WorkerError) else WorkerError("unexpected error")
             self._set_outcome(known)
@@ -161,6 +200,10 @@ class RequestAccounting:
         log_request(record)
         if self._context.tracer is not None:
             self._context.tracer.record(record)
+        self._context.request_table.end(self._row_id, record)
+        if interruption is not None:
+            assert error is not None, "the interruption has become an error"
+            raise error from None
 
     def _record(self, now: float) -> RequestRecord:
         return RequestRecord(
@@ -193,3 +236,10 @@ class RequestAccounting:
             metrics.duration.observe(record.seconds)
         if (first_token := record.seconds_to_first_token) is not None:
             metrics.first_token.observe(first_token)
+        for generation in record.generations:
+            if (prefill := generation.prefill) is not None:
+                metrics.add_prefill(*prefill)
+
+
+def _cancelled() -> RequestCancelled:
+    return RequestCancelled("an operator has cancelled the request")

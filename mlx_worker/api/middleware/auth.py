@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.middleware.credentials import Credentials
 
+NO_KEY: Final = "-"
+"""Name of the key of a request that needed none."""
+
 _KEY_NAME: web.RequestKey[str] = web.RequestKey("key_name", str)
 
 
 def key_name(request: web.Request) -> str:
-    """Return the name of the request's API key; "-" where no key was needed."""
+    """Return the name of the request's API key; `NO_KEY` where no key was needed."""
     return request[_KEY_NAME]
 
 
@@ -51,12 +54,12 @@ class Authentication:
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse a request that needs a key and shows none that this node knows."""
-        request[_KEY_NAME] = "-"
+        request[_KEY_NAME] = NO_KEY
         if self._credentials.are_required and request.match_info.handler not in self._public:
             name = self._name_of_presented_key(request)
             if name is None and not self._is_trusted(request):
                 raise self._unauthorized()
-            request[_KEY_NAME] = name or "-"
+            request[_KEY_NAME] = name or NO_KEY
         return await handler(request)
 
     def excludes_foreign_pages(self, request: web.Request) -> bool:

@@ -58,6 +58,8 @@ class Lifecycle:
         """The child is to run: after this process there is another, if the policy allows."""
         self.given_up = False
         """The child was given up and not READY since: a process that runs now is a slow retry."""
+        self.given_up_after = 0
+        """Processes that ended before the child was given up last, as far back as ends count."""
         self._is_futile = False
         self._ready_since: float | None = None
         # A closed pipe shows that the process ended; only the exit status shows why.
@@ -162,6 +164,8 @@ class Lifecycle:
             self.apply(Event.START, now)
         elif state is State.FAILED:
             self.given_up = True
+            # The window does not have the end of a process that shows that no process can run.
+            self.given_up_after = self._window.recent_ends(now) + self._is_futile
             self.deadline = now + self._window.count_giving_up()
         elif state is State.BACKOFF:
             self._enter_backoff(now)

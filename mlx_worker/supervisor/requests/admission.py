@@ -44,6 +44,7 @@ class Admission:
         self._model = model
         self._slots = max_concurrency
         self._slots_taken = 0
+        self._peak = 0
         self._max_queue = max_queue
         self._queue = TicketQueue()
         self._durations: deque[float] = deque(maxlen=RECENT)
@@ -58,12 +59,21 @@ class Admission:
         """Return the number of requests that have a slot."""
         return self._slots_taken
 
+    @property
+    def peak(self) -> int:
+        """Return the largest number of requests that had a slot since `reset_peak`."""
+        return self._peak
+
+    def reset_peak(self) -> None:
+        """Begin a new period for `peak` with the requests that have a slot now."""
+        self._peak = self._slots_taken
+
     def resize(self, max_concurrency: int, max_queue: int) -> None:
         """Change the number of slots; running and waiting requests keep what they have."""
         self._slots = max_concurrency
         self._max_queue = max_queue
         while self._queue and self._slots_taken < self._slots:
-            self._slots_taken += 1
+            self._add_slot_taken()
             self._pass_slot()
 
     async def take_slot(self, session: str = "", key: str = "") -> None:
@@ -72,7 +82,7 @@ class Admission:
         `session` is the client's own name for its conversation, `key` the name of its API key.
         """
         if self._slots_taken < self._slots and not self._queue:
-            self._slots_taken += 1
+            self._add_slot_taken()
             return
         # A request without a session's name is a session of its own.
         place = Place(key, session or object())
@@ -95,6 +105,10 @@ class Admission:
             self._durations.append(took)
         if self._slots_taken > self._slots or not self._pass_slot():
             self._slots_taken -= 1
+
+    def _add_slot_taken(self) -> None:
+        self._slots_taken += 1
+        self._peak = max(self._peak, self._slots_taken)
 
     def _pass_slot(self) -> bool:
         """Serve the next ticket with a slot that is taken; return False if no request waits."""

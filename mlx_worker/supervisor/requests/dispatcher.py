@@ -176,8 +176,8 @@ class Dispatcher:
         else:
             self._child.cancel(id_)
 
-    def deadline_exceeded(self, generation: Generation, error: WorkerError) -> None:
-        """Free the row of a generation that has run out of time, and fail it."""
+    def abort(self, generation: Generation, error: WorkerError) -> None:
+        """Free the row of a generation that has not ended, and fail it."""
         id_ = self._open.get(generation)
         if id_ is not None:
             self._child.cancel(id_)

@@ -90,8 +90,8 @@ class GenerationOwner(Protocol):
     def client_disconnected(self, generation: Generation) -> None:
         """Handle that the reader needs no more output."""
 
-    def deadline_exceeded(self, generation: Generation, error: errors.WorkerError) -> None:
-        """Handle that the request has run out of time."""
+    def abort(self, generation: Generation, error: errors.WorkerError) -> None:
+        """Free the row of a generation that has not ended, and fail it."""
 
     def generation_ended(self, generation: Generation) -> None:
         """Handle the end of the generation, once."""
@@ -209,6 +209,19 @@ class Generation:
         return self._started.result().room if self.has_begun else None
 
     @property
+    def prefill(self) -> tuple[int, float] | None:
+        """Return the prompt tokens that were computed, and the seconds until the first token.
+
+        The seconds begin when a process gets the request. None without a first token, and where a
+        crash came before it.
+        """
+        if self.first_token_at is None or any(not crash.tokens for crash in self.crash_records):
+            return None
+        started = self._started.result()
+        computed = started.prompt_tokens - started.cached_tokens
+        return computed, self.first_token_at - self.handed_over[0]
+
+    @property
     def kv_tokens(self) -> int:
         """Return the tokens of which a child has KV, by what it has reported."""
         begun = self._started.done() and not self._error
@@ -223,6 +236,11 @@ class Generation:
         """End a generation whose client has left."""
         self.finish_info = FinishInfo("cancelled", len(self.tokens))
         self._end()
+
+    @property
+    def is_resuming(self) -> bool:
+        """True from the loss of a process until the next process has sent a token."""
+        return self._lost_at is not None and not self.has_ended
 
     def on_progress(self) -> None:
         """Send the reader a keepalive, unless the reader has had output lately."""
@@ -300,3 +318,8 @@ class Generation:
         if not self.has_ended:
             self.is_cancelled = True
             self._owner.client_disconnected(self)
+
+    def abort(self, error: errors.WorkerError) -> None:
+        """Free the row and end the generation with an error. Do nothing after the end."""
+        if not self.has_ended:
+            self._owner.abort(self, error)

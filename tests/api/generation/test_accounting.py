@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -16,7 +17,7 @@ from mlx_worker.api.metrics.counters import RequestLabels, RequestMetrics
 from mlx_worker.api.metrics.loop_lag import EventLoopLagMonitor
 from mlx_worker.api.middleware import auth
 from mlx_worker.api.middleware.slow_steps import SlowSteps
-from mlx_worker.errors import ChildLost, QueueFull
+from mlx_worker.errors import ChildLost, QueueFull, RequestCancelled, RequestNotFound
 from mlx_worker.health import RequestStats
 from mlx_worker.wire.messages import Started
 
@@ -70,7 +71,7 @@ def end_after(number: int, error: Exception, context: AppContext) -> None:
         raise error
 
 
-def test_accounting_all_states_in_order_is_a_success(context: AppContext) -> None:
+async def test_accounting_all_states_in_order_is_a_success(context: AppContext) -> None:
     with accounting_in(context) as accounting:
         for step in STEPS:
             step(accounting)
@@ -81,7 +82,7 @@ def test_accounting_all_states_in_order_is_a_success(context: AppContext) -> Non
 
 
 @pytest.mark.parametrize("number", range(len(STEPS)))
-def test_accounting_state_out_of_order_is_refused(context: AppContext, number: int) -> None:
+async def test_accounting_state_out_of_order_is_refused(context: AppContext, number: int) -> None:
     for other, step in enumerate(STEPS):
         accounting = accounting_in(context)
         for before in STEPS[:number]:
@@ -92,7 +93,7 @@ def test_accounting_state_out_of_order_is_refused(context: AppContext, number: i
 
 
 @pytest.mark.parametrize("number", range(len(STEPS)))
-def test_accounting_client_leaves_is_counted_once(context: AppContext, number: int) -> None:
+async def test_accounting_client_leaves_is_counted_once(context: AppContext, number: int) -> None:
     with pytest.raises(ConnectionResetError):
         end_after(number, ConnectionResetError(), context)
     model = "m" if number else ""
@@ -104,7 +105,7 @@ def test_accounting_client_leaves_is_counted_once(context: AppContext, number: i
     ("error", "outcome", "successes"),
     [(QueueFull("full"), "refused", 0), (ChildLost("lost"), "failed", 1)],
 )
-def test_accounting_error_has_its_outcome_and_status(
+async def test_accounting_error_has_its_outcome_and_status(
     context: AppContext, error: QueueFull | ChildLost, outcome: str, successes: int
 ) -> None:
     with pytest.raises(type(error)):
@@ -112,3 +113,63 @@ def test_accounting_error_has_its_outcome_and_status(
     ((labels, count),) = context.request_metrics.requests.items()
     assert (labels.outcome, labels.error, count) == (outcome, error.code, 1)
     assert context.node_stats.metrics()["totalRequests"] == successes
+
+
+# --- the table of requests ------------------------------------------------------------------
+
+
+async def test_accounting_keeps_a_row_while_and_after_it_runs(context: AppContext) -> None:
+    table = context.request_table
+    with accounting_in(context) as accounting:
+        (row,) = table.rows().live
+        assert (row.model, row.state, row.prompt_tokens, row.status) == ("", "waiting", 0, None)
+        for step in STEPS:
+            step(accounting)
+        (row,) = table.rows().live
+        assert (row.model, row.prompt_tokens, row.status) == ("m", 5, 200)
+        assert table.rows().recent == []
+    assert table.rows().live == []
+    (ended,) = table.rows().recent
+    assert (ended.id, ended.state, ended.error) == (row.id, "finished", None)
+    assert ended.seconds >= row.seconds
+
+
+async def test_accounting_error_is_in_the_row(context: AppContext) -> None:
+    with pytest.raises(QueueFull):
+        end_after(1, QueueFull("full"), context)
+    (row,) = context.request_table.rows().recent
+    assert (row.state, row.status, row.error) == ("failed", 429, "queue_full")
+
+
+async def waits(context: AppContext, began: asyncio.Event) -> None:
+    with accounting_in(context):
+        began.set()
+        await asyncio.Event().wait()
+
+
+async def test_accounting_cancelled_by_operator_raises_its_error(context: AppContext) -> None:
+    began = asyncio.Event()
+    task = asyncio.create_task(waits(context, began))
+    await began.wait()
+    (row,) = context.request_table.rows().live
+    for _ in range(2):  # an impatient operator
+        context.request_table.cancel(row.id)
+    with pytest.raises(RequestCancelled):
+        await task
+    (ended,) = context.request_table.rows().recent
+    assert (ended.state, ended.error, ended.status) == ("cancelled", "cancelled_by_operator", 500)
+    with pytest.raises(RequestNotFound):
+        context.request_table.cancel(row.id)
+
+
+async def test_accounting_client_leaves_while_operator_cancels(context: AppContext) -> None:
+    began = asyncio.Event()
+    task = asyncio.create_task(waits(context, began))
+    await began.wait()
+    (row,) = context.request_table.rows().live
+    context.request_table.cancel(row.id)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (ended,) = context.request_table.rows().recent
+    assert (ended.state, ended.error) == ("cancelled", None)

@@ -124,7 +124,7 @@ class OneChild:
     def client_disconnected(self, _generation: Generation) -> None:
         self._child.cancel(self._id)
 
-    def deadline_exceeded(self, generation: Generation, error: WorkerError) -> None:
+    def abort(self, generation: Generation, error: WorkerError) -> None:
         generation.fail(error)
 
     def generation_ended(self, _generation: Generation) -> None:

@@ -133,6 +133,7 @@ def test_one_end_too_many_and_the_child_is_given_up() -> None:
     child = life(*TO_BACKOFF, Event.DEADLINE, Event.EXITED, Event.DEADLINE)
     assert child.apply(Event.EXITED, 1.0, "exit status 3") is State.FAILED
     assert child.reason == "exit status 3"
+    assert child.given_up_after == 3
 
 
 def test_ends_further_apart_than_the_period_are_forgiven() -> None:
@@ -148,6 +149,7 @@ def test_a_model_that_cannot_be_loaded_is_given_up_at_once() -> None:
     child.apply(Event.CANNOT_LOAD, 0.0, "no weights")
     assert child.apply(Event.EXITED, 0.0, "exit status 1") is State.FAILED
     assert child.reason == "no weights"
+    assert child.given_up_after == 1
 
 
 def test_a_model_that_cannot_be_loaded_is_given_up_even_if_its_pipe_closes_first() -> None:

@@ -341,3 +341,12 @@ def test_no_order_of_coming_and_going_loses_a_place_or_a_caller(
         crowd.check_that_nobody_was_lost()
 
     asyncio.run(scene())
+
+
+async def test_admission_peak_is_the_most_since_its_reset() -> None:
+    admission = await full(3)
+    for _ in range(2):
+        admission.release_slot()
+    assert (admission.running, admission.peak) == (1, 3)
+    admission.reset_peak()
+    assert admission.peak == 1

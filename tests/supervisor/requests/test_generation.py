@@ -44,7 +44,7 @@ class Heard:
         assert generation is self.it
         self.said.append("left")
 
-    def deadline_exceeded(self, generation: Generation, error: WorkerError) -> None:
+    def abort(self, generation: Generation, error: WorkerError) -> None:
         assert generation is self.it
         self.it.fail(error)
 
@@ -261,7 +261,7 @@ async def test_leaving_after_the_end_says_nothing(last_word: Done | RequestFaile
 
 async def test_what_is_not_done_by_its_deadline_fails_and_what_comes_later_is_not_heard() -> None:
     heard = Heard()
-    heard.deadline_exceeded(heard.it, RequestTimedOut("too late"))
+    heard.abort(heard.it, RequestTimedOut("too late"))
     with pytest.raises(RequestTimedOut):
         await soon(taken(heard.it))
     heard.deliver(Done(1, "cancelled", 3, ""))
@@ -273,7 +273,7 @@ async def test_what_is_done_has_no_deadline_any_more() -> None:
     heard = Heard()
     loop = asyncio.get_running_loop()
     error = RequestTimedOut("too late")
-    heard.it.deadline = loop.call_later(0.05, heard.deadline_exceeded, heard.it, error)
+    heard.it.deadline = loop.call_later(0.05, heard.abort, heard.it, error)
     heard.deliver(STARTED, Done(1, "stop", 1, "hello"))
     passed = asyncio.Event()
     loop.call_later(0.1, passed.set)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.cli.status import EXIT_CODES
+from mlx_worker.cli.reports.status import EXIT_CODES
 from mlx_worker.errors import NodeUnreachable, Unauthorized, WorkerError
 from mlx_worker.service.commands import NOT_INSTALLED, NOT_RUNNING
 

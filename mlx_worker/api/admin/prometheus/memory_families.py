@@ -28,7 +28,7 @@ def cache_families(context: AppContext) -> Iterator[Metric]:
     stats = {id_: context.model_stats[id_] for id_ in models}
     yield counter(
         "cache_hits",
-        "Requests whose system prompt was in the prompt cache.",
+        "Requests whose system prompt was in the prompt cache; no share of tokens.",
         MODEL,
         {(id_,): of_model.hits for id_, of_model in stats.items()},
     )

@@ -89,15 +89,27 @@ def token_families(context: AppContext) -> Iterator[Metric]:
     by_model = context.request_metrics.by_model.items()
     yield counter(
         "prompt_tokens",
-        "Tokens of prompts.",
+        "Tokens of prompts, cached ones included.",
         MODEL,
         {(id_,): metrics.prompt_tokens for id_, metrics in by_model},
     )
     yield counter(
         "cached_prompt_tokens",
-        "Tokens of prompts that were in the prompt cache.",
+        "Tokens of prompts that were in the prompt cache; the cached share is of prompt_tokens.",
         MODEL,
         {(id_,): metrics.cached_tokens for id_, metrics in by_model},
+    )
+    yield counter(
+        "prefill_tokens",
+        "Computed tokens of prompts, without short prompts; their prefill took prefill_seconds.",
+        MODEL,
+        {(id_,): metrics.prefill_tokens for id_, metrics in by_model},
+    )
+    yield counter(
+        "prefill_seconds",
+        "Seconds from the start of a process on a prompt to its first token, for prefill_tokens.",
+        MODEL,
+        {(id_,): metrics.prefill_seconds for id_, metrics in by_model},
     )
     yield counter(
         "generated_tokens",
