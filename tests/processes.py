@@ -159,13 +159,17 @@ def running_node(
     spares: int = 0,
     port: int = 0,
     command: Sequence[str] = COMMAND,
+    text: str = "",
 ) -> Iterator[RunningNode]:
-    """A node from a configuration file; whatever is left of it at the end is killed."""
+    """A node from a configuration file; whatever is left of it at the end is killed.
+
+    `text` is what the file has in place of `config_text`.
+    """
     file = folder / CONFIG
-    text = config_text(
+    made = config_text(
         models, server=server, supervisor=supervisor, extra=extra, spares=spares, port=port
     )
-    file.write_text(text)
+    file.write_text(text or made)
     process = subprocess.Popen(
         [*command, "serve", "--config", str(file)], stderr=subprocess.PIPE, text=True
     )

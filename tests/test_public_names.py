@@ -501,6 +501,7 @@ OTHERS: Final[Sequence[tuple[str, str, Any]]] = (
     ("GET", "admin/requests", None),
     ("GET", "admin/config", None),
     ("POST", "admin/requests/missing/cancel", None),
+    ("GET", "admin/processes", None),
     ("GET", "admin/logs", None),
     ("GET", f"admin/logs?model={MODEL}", None),
     ("PUT", "admin/logs/level", {"level": "info"}),

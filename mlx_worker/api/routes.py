@@ -14,6 +14,7 @@ from mlx_worker.api.admin import (
     endpoints,
     health_endpoints,
     model_endpoints,
+    process_report,
     request_endpoints,
     schemas,
 )
@@ -279,6 +280,13 @@ ROUTES = (
         summary="The last hour, a sample every ten seconds",
         answer=JsonKeys.of("every samples"),
         query=("after",),
+    ),
+    Route(
+        method="GET",
+        path="admin/processes",
+        handler=process_report.processes,
+        summary="The node's processes: front, models, spares and helpers",
+        answer=process_report.ProcessList,
     ),
     Route(
         method="GET",

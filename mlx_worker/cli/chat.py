@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlx_worker.cli.client.model_names import model_names, unknown_among
 from mlx_worker.errors import WorkerError
 
 if TYPE_CHECKING:
@@ -101,7 +102,10 @@ def converse(conversation: Conversation, *, stats: bool) -> None:
     is reported and the next one may be asked; a script ends with the error. Raises what the node
     reports before the first question.
     """
-    asyncio.run(conversation.node.get("/v1/models"))
+    names = asyncio.run(model_names(conversation.node))
+    model = conversation.settings.get("model")
+    if model is not None and model not in names:
+        raise unknown_among("the node", model, names)
     while (text := _question()) is not None:
         if not text:
             continue

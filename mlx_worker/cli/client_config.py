@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlx_worker.cli.client.model_names import unknown_among
 from mlx_worker.cli.client_blocks.client import ClientTarget
-from mlx_worker.errors import UnknownModel
 
 if TYPE_CHECKING:
     from mlx_worker.cli.client import NodeClient
@@ -20,8 +20,9 @@ async def target_of(node: NodeClient, model: str | None) -> ClientTarget:
     Without a name, the first model that the node lists. Raises UnknownModel for a name that the
     node does not list, and what `NodeClient` raises.
     """
-    listed = {entry["id"]: entry for entry in (await node.get("/v1/models"))["data"]}
-    name = model or next(iter(listed))
-    if name not in listed:
-        raise UnknownModel(f"the node has no model {name!r}; it lists {', '.join(listed)}")
-    return ClientTarget(node.url, name, listed[name]["context_length"])
+    listed = await node.models()
+    names = [entry["id"] for entry in listed]
+    name = model or names[0]
+    if name not in names:
+        raise unknown_among("the node", name, names)
+    return ClientTarget(node.url, name, listed[names.index(name)]["context_length"])

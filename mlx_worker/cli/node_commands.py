@@ -1,4 +1,4 @@
-"""The commands for operators of a node.
+"""The commands that show a node to its operators, and the conversation with a model.
 
 This module is imported with every command, so a function imports what it alone needs. [front]
 """
@@ -6,23 +6,30 @@ This module is imported with every command, so a function imports what it alone 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
-from typing import IO, TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlx_worker.cli.client_blocks import CLIENTS
-from mlx_worker.cli.options import as_json, config_file, node_meant, node_url
+from mlx_worker.cli.model_arguments import a_model, maybe_a_model, model_option
+from mlx_worker.cli.options import (
+    as_json,
+    config_file,
+    node_meant,
+    on_node,
+    read_node_url,
+)
 from mlx_worker.cli.router_config import Router, router_list
-from mlx_worker.system.text_files import decode_text
+from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from rich.console import RenderableType
-
     from mlx_worker.cli.client import NodeClient
+    from mlx_worker.cli.reports.logs import LogFilter
 
 
 # --- reports ------------------------------------------------------------------------------
@@ -30,23 +37,23 @@ if TYPE_CHECKING:
 
 @click.command
 @as_json
-@config_file
-@node_url
-def status(*, as_json: bool, file: Path | None, url: str | None) -> None:
-    """Show the status of the running node; the exit code tells it too.
+@on_node
+def status(*, as_json: bool, node: NodeClient) -> None:
+    """Show the status of the node, also as the exit code.
 
     Exit codes: 0 healthy, 3 degraded, 4 unhealthy, 5 initializing, 6 shutting down, 69 not
-    reachable, 77 wrong key.
+    reachable, 77 wrong key. `cached` is the share of prompt tokens that were in the prompt cache,
+    `ms` the mean time of a request.
     """
-    from mlx_worker.cli.status import EXIT_CODES, overview
+    from mlx_worker.cli.reports.output import print_json, print_lines, terminal_width
+    from mlx_worker.cli.reports.status import EXIT_CODES, overview
 
-    node = node_meant(url, file)
     body = asyncio.run(node.health())
     if as_json:
-        _print_json(body)
+        print_json(body)
     else:
-        _print(overview(node.url, body))
-    sys.exit(EXIT_CODES[body["status"]])
+        print_lines(*overview(node.url, body, width=terminal_width()))
+    sys.exit(EXIT_CODES.get(body["status"], 1))
 
 
 @click.command
@@ -58,138 +65,152 @@ def status(*, as_json: bool, file: Path | None, url: str | None) -> None:
     help="Seconds between two updates.",
 )
 @click.option("-n", "looks", type=click.IntRange(min=1), help="Number of updates; then end.")
-@config_file
-@node_url
-def top(*, every: float, looks: int | None, file: Path | None, url: str | None) -> None:
-    """Show the running node live, with tokens per second, until ctrl-C."""
-    from rich.console import Console
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each update.")
+@on_node
+def top(*, every: float, looks: int | None, as_json: bool, node: NodeClient) -> None:
+    """Show the node live, with tokens per second.
 
-    from mlx_worker.cli.top import watch
+    ctrl-C ends it. In a pipe, every update is printed below the one before.
+    """
+    from mlx_worker.cli.reports.top import watch, watch_json
 
-    asyncio.run(watch(node_meant(url, file), every, Console(), looks))
+    asyncio.run((watch_json if as_json else watch)(node, every, looks))
 
 
 @click.command
 @as_json
-@config_file
-@node_url
-def models(*, as_json: bool, file: Path | None, url: str | None) -> None:
-    """List the models of the running node."""
-    from mlx_worker.cli.models_table import table_of
+@on_node
+def models(*, as_json: bool, node: NodeClient) -> None:
+    """List the models of the node."""
+    from mlx_worker.cli.reports.models import models_listing
+    from mlx_worker.cli.reports.output import print_json, print_lines, terminal_width
 
-    listed = asyncio.run(node_meant(url, file).get("/v1/models"))
     if as_json:
-        _print_json(listed)
+        print_json(asyncio.run(node.get("/v1/models")))
     else:
-        _print(table_of(listed["data"]))
+        print_lines(*models_listing(asyncio.run(node.models())).lines(terminal_width()))
 
 
 @click.command
-@click.argument("model", required=False)
-@click.option("--follow", "-f", is_flag=True, help="Continue with new lines as they are written.")
-@config_file
-@node_url
-def logs(*, model: str | None, follow: bool, file: Path | None, url: str | None) -> None:
-    """Print the running node's log lines, of all models or of one, by name or alias."""
-    asyncio.run(_print_lines(node_meant(url, file), model, follow=follow))
+@a_model
+@as_json
+@on_node
+def inspect(*, model: str, as_json: bool, node: NodeClient) -> None:
+    """Show everything that the node reports of a model."""
+    from mlx_worker.cli.reports.model import facts_in_words, inspected
+    from mlx_worker.cli.reports.output import pairs, print_json, print_lines
 
-
-async def _print_lines(node: NodeClient, model: str | None, *, follow: bool) -> None:
-    from mlx_worker.cli.logs import following, last_lines
-
-    if follow:
-        async for line in following(node, model):
-            click.echo(line)
+    facts = asyncio.run(inspected(node, model))
+    if as_json:
+        print_json(facts)
     else:
-        for line in await last_lines(node, model):
-            click.echo(line)
-
-
-# --- actions ---------------------------------------------------------------------------
+        print_lines(*pairs(facts_in_words(facts)))
 
 
 @click.command
-@click.argument("model")
-@config_file
-@node_url
-def restart(*, model: str, file: Path | None, url: str | None) -> None:
-    """Restart a model of the running node in a new process, even if the model was given up."""
-    _act(node_meant(url, file), model, "restart", "is being restarted")
+@as_json
+@on_node
+def ps(*, as_json: bool, node: NodeClient) -> None:
+    """List the processes of the node.
 
-
-@click.command
-@click.argument("model")
-@config_file
-@node_url
-def load(*, model: str, file: Path | None, url: str | None) -> None:
-    """Load a model in the running node, even if the model was given up."""
-    _act(node_meant(url, file), model, "load", "is being loaded")
-
-
-@click.command
-@click.argument("model")
-@config_file
-@node_url
-def unload(*, model: str, file: Path | None, url: str | None) -> None:
-    """Make the running node unload a model that is not busy, until a request needs the model."""
-    _act(node_meant(url, file), model, "unload", "is being unloaded")
-
-
-def _act(node: NodeClient, model: str, verb: str, what: str) -> None:
-    asyncio.run(node.act(model, verb))
-    click.echo(f"{model} {what}; `mlx-worker status` shows the progress")
-
-
-@click.command
-@config_file
-@node_url
-def reload(*, file: Path | None, url: str | None) -> None:
-    """Reload the configuration of the running node; unchanged models are not interrupted."""
-    for what, names in asyncio.run(node_meant(url, file).reload()).items():
-        if names:
-            click.echo(f"{what.replace('_', ' ')}: {', '.join(names)}")
-
-
-@click.command
-@click.argument("prompt", metavar="FILE", type=click.File("rb"))
-@click.option("--model", help="Model's name or alias. Default: the default model.")
-@config_file
-@node_url
-def warm(*, prompt: IO[bytes], model: str | None, file: Path | None, url: str | None) -> None:
-    """Prefill the system prompt in FILE and keep it in the prompt cache of the running node.
-
-    Requests with this system prompt then start at once. FILE may be -, which is standard input.
+    They are the front, a process for each model, spares that wait for a model, and helpers.
     """
+    from mlx_worker.cli.reports.output import print_json, print_lines, terminal_width
+    from mlx_worker.cli.reports.processes import processes_listing
+
+    report = asyncio.run(node.get("/admin/processes"))
+    if as_json:
+        print_json(report)
+    else:
+        print_lines(*processes_listing(report["processes"]).lines(terminal_width()))
+
+
+def _since(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    from mlx_worker.cli.reports.logs import read_since
+
     try:
-        text = decode_text(prompt.read())
+        return None if text is None else read_since(text, time.time())
     except ValueError as error:
-        raise click.BadParameter(f"{prompt.name} cannot be read: {error}") from error
-    warmed = asyncio.run(node_meant(url, file).warm(text, model))
-    click.echo(f"{warmed['model']}: {warmed['tokens']} tokens, {warmed['systemPromptHash']}")
+        raise click.BadParameter(str(error), context, parameter) from error
 
 
 @click.command
-@click.argument("model", required=False)
-@config_file
-@node_url
-def clear(*, model: str | None, file: Path | None, url: str | None) -> None:
-    """Clear the cached prompts of all models, or of one by name or alias."""
-    cleared = asyncio.run(node_meant(url, file).clear(model))
-    click.echo(f"cleared: {', '.join(cleared)}")
+@maybe_a_model
+@click.option("--follow", "-f", is_flag=True, help="Continue with new lines as they are written.")
+@click.option(
+    "-n",
+    "last",
+    type=click.IntRange(min=0),
+    help="Number of lines, the last ones. Default: 100, and with --since all.",
+)
+@click.option(
+    "--since",
+    metavar="TIME",
+    callback=_since,
+    help="Only lines from then on: 10m, 2h, 14:05 or 2026-02-03T14:05.",
+)
+@click.option(
+    "--level",
+    type=click.Choice(("debug", "info", "warning", "error")),
+    help="Only lines of this level or above.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each line.")
+@on_node
+def logs(
+    *,
+    model: str | None,
+    follow: bool,
+    last: int | None,
+    since: float | None,
+    level: str | None,
+    as_json: bool,
+    node: NodeClient,
+) -> None:
+    """Print the log of the node, or of a model's processes.
+
+    The node keeps its last 1000 lines, and the last ones of each model.
+    """
+    from mlx_worker.cli.reports.logs import DEFAULT_LINES, LogFilter
+
+    wanted = DEFAULT_LINES if last is None and since is None else last
+    chosen = LogFilter(level, since, wanted)
+    asyncio.run(_print_lines(node, model, chosen, follow=follow, as_json=as_json))
+
+
+async def _print_lines(
+    node: NodeClient, model: str | None, chosen: LogFilter, *, follow: bool, as_json: bool
+) -> None:
+    from mlx_worker.cli.client.model_names import check_name
+    from mlx_worker.cli.reports.logs import following, format_line, kept_lines
+    from mlx_worker.cli.reports.output import print_json_line
+
+    def show(line: Mapping[str, Any]) -> None:
+        if as_json:
+            print_json_line(line)
+        else:
+            click.echo(format_line(line))
+
+    await check_name(node, model)
+    kept = await kept_lines(node, model)
+    for line in chosen.chosen(kept):
+        show(line)
+    if follow:
+        async for line in following(node, model, kept[-1]["id"] if kept else 0):
+            if chosen.matches(line):
+                show(line)
 
 
 # --- conversation ------------------------------------------------------------------------------
 
 
 @click.command
-@click.argument("model", required=False)
+@maybe_a_model
 @click.option("--system", help="System prompt of the conversation.")
 @click.option("--temperature", type=float, help="Default: the model's.")
 @click.option("--max-tokens", type=int, help="Default: the model's.")
 @click.option("--seed", type=int, help="Default: a new one.")
 @click.option("--stats", is_flag=True, help="Print the time and tokens of each answer.")
-@config_file
-@node_url
+@on_node
 def chat(
     *,
     model: str | None,
@@ -198,15 +219,17 @@ def chat(
     max_tokens: int | None,
     seed: int | None,
     stats: bool,
-    file: Path | None,
-    url: str | None,
+    node: NodeClient,
 ) -> None:
-    """Talk to a model in the terminal: ctrl-C cancels an answer, /quit leaves."""
+    """Talk to a model in the terminal.
+
+    ctrl-C cancels an answer; /quit or ctrl-D leaves.
+    """
     from mlx_worker.cli.chat import Conversation, converse
 
     asked = {"model": model, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     settings = {key: value for key, value in asked.items() if value is not None}
-    conversation = Conversation(node_meant(url, file), settings, _print_piece)
+    conversation = Conversation(node, settings, _print_piece)
     if system is not None:
         conversation.turns.append({"role": "system", "content": system})
     converse(conversation, stats=stats)
@@ -221,21 +244,32 @@ def _print_piece(text: str) -> None:
 
 
 @click.command
+@as_json
 @config_file
-def doctor(*, file: Path | None) -> None:
-    """Check this machine for what a node needs, and give advice on what is missing.
+def doctor(*, as_json: bool, file: Path | None) -> None:
+    """Check this machine for what a node needs.
 
-    Ends with 1 if a finding is bad.
+    Each finding that is not good has advice. Ends with 1 if a finding is bad.
     """
-    from mlx_worker.cli.doctor.report import examine, table_of
+    from mlx_worker.cli.doctor.report import as_dicts, examine, lines_of
+    from mlx_worker.cli.reports.output import print_json, print_lines
 
     findings = asyncio.run(examine(file))
-    _print(table_of(findings))
+    if as_json:
+        print_json({"findings": as_dicts(findings)})
+    else:
+        print_lines(*lines_of(findings))
     sys.exit(1 if any(finding.severity == "bad" for finding in findings) else 0)
 
 
+def _node_urls(
+    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> tuple[str, ...]:
+    return tuple(read_node_url(context, parameter, text) for text in texts)
+
+
 @click.command("router-config")
-@click.argument("nodes", nargs=-1)
+@click.argument("nodes", nargs=-1, callback=_node_urls)
 @click.option(
     "--for",
     "reader",
@@ -246,23 +280,26 @@ def doctor(*, file: Path | None) -> None:
 )
 @config_file
 def router_config(*, nodes: tuple[str, ...], reader: str, file: Path | None) -> None:
-    """Print the list of NODES in the format of a router or proxy in front of them.
+    """Print a list of nodes for a router or proxy.
 
-    NODES are base URLs. Default: the address of the configuration.
+    NODES are base URLs, or HOST:PORT. Default: the address of the configuration.
     """
     from mlx_worker.cli.client import NodeClient
 
     remotes = [NodeClient.at(node) for node in nodes] or [node_meant(None, file)]
-    click.echo(asyncio.run(router_list(remotes, Router(reader))), nl=False)
+    try:
+        listed = asyncio.run(router_list(remotes, Router(reader)))
+    except InvalidRequest as error:
+        raise click.BadParameter(error.message) from error
+    click.echo(listed, nl=False)
 
 
 @click.command("client-config")
 @click.argument("client", type=click.Choice(tuple(CLIENTS)))
-@click.option("--model", help="A model's name or alias. Default: the first that the node lists.")
-@config_file
-@node_url
-def client_config(*, client: str, model: str | None, file: Path | None, url: str | None) -> None:
-    """Print the settings with which CLIENT uses the running node.
+@model_option(help="A model's name or alias. Default: the first that the node lists.")
+@on_node
+def client_config(*, client: str, model: str | None, node: NodeClient) -> None:
+    """Print the settings with which CLIENT uses the node.
 
     The settings name the variable of the node's key, never the key. A line on stderr says where
     the settings belong.
@@ -270,32 +307,18 @@ def client_config(*, client: str, model: str | None, file: Path | None, url: str
     from mlx_worker.cli.client_config import target_of
 
     chosen = CLIENTS[client]
-    target = asyncio.run(target_of(node_meant(url, file), model))
+    target = asyncio.run(target_of(node, model))
     click.echo(chosen.write(target), nl=False)
     click.echo(f"{chosen.title}: {chosen.place}", err=True)
 
 
-def _print(table: RenderableType) -> None:
-    from rich.console import Console
-
-    Console().print(table)
-
-
-def _print_json(body: Any) -> None:
-    click.echo(json.dumps(body, indent=2))
-
-
-COMMANDS = (
+NODE_COMMANDS = (
     status,
     top,
     models,
+    inspect,
+    ps,
     logs,
-    restart,
-    load,
-    unload,
-    reload,
-    warm,
-    clear,
     chat,
     doctor,
     router_config,

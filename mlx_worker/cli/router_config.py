@@ -165,8 +165,7 @@ def _litellm_entries(nodes: Sequence[NodeClient], models: list[list[str]]) -> It
 
 def _address(node: NodeClient) -> str:
     parts = urlsplit(node.url)
-    if not parts.hostname:
-        raise InvalidRequest(f"{node.url!r} is no base URL such as http://10.0.0.5:8081")
+    assert parts.hostname, "the URL of a node has a host"
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 

@@ -63,8 +63,16 @@ _LARGEST: Final = 1 << 63
 _SCALARS: Final = (str, bool, int, float)
 
 
-def refuse_unknown_keys(raw: dict[str, Any], make_error: MakeError) -> None:
-    """Raise the error about the first key that no table of the file has."""
+def unknown_keys(raw: dict[str, Any], make_error: MakeError) -> Iterator[Exception]:
+    """Yield the error about every key that no table of the file has."""
+    for path, table, shape in known_tables(raw):
+        yield from _unknown_in(path, table, shape, make_error)
+
+
+def known_tables(
+    raw: dict[str, Any],
+) -> Iterator[tuple[str, dict[str, Any], type[msgspec.Struct]]]:
+    """Yield (path, table, type) of every table in the file that has a type."""
     tables: list[tuple[str, Any, type[msgspec.Struct]]] = [("", raw, ConfigFile)]
     tables.append(("server", raw.get("server"), ServerConfig))
     tables.append(("supervisor", raw.get("supervisor"), SupervisorConfig))
@@ -78,39 +86,45 @@ def refuse_unknown_keys(raw: dict[str, Any], make_error: MakeError) -> None:
                 tables.append((f"models[{i}].defaults", model.get("defaults"), Defaults))
     for path, table, shape in tables:
         if isinstance(table, dict):
-            _refuse_unknown_in(path, table, shape, make_error)
+            yield path, table, shape
 
 
-def _refuse_unknown_in(
+def key_meant(key: str, shape: type[msgspec.Struct]) -> str | None:
+    """Return the key of a table that an unknown key is nearly; None if there is none."""
+    near = difflib.get_close_matches(key, shape.__struct_fields__, n=1)
+    return near[0] if near else None
+
+
+def _unknown_in(
     path: str, table: dict[str, Any], shape: type[msgspec.Struct], make_error: MakeError
-) -> None:
+) -> Iterator[Exception]:
     known = shape.__struct_fields__
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            raise make_error(f"{path}.{key}".lstrip("."), f"unknown key; {hint}")
+            near = key_meant(key, shape)
+            hint = f"did you mean {near!r}?" if near else f"known keys: {', '.join(known)}"
+            yield make_error(f"{path}.{key}".lstrip("."), f"unknown key; {hint}")
 
 
-def check(config: Config, make_error: MakeError) -> None:
-    """Raise the error about the first value that contradicts another one or the machine."""
-    _check_names(config, make_error)
-    _check_host(config.server, make_error)
-    _check_access(config.server, make_error)
-    _check_telemetry(config.telemetry, make_error)
-    _check_tables(config, make_error)
-    _check_pins(config, make_error)
+def contradictions(config: Config, make_error: MakeError) -> Iterator[Exception]:
+    """Yield the error about every value that contradicts another one or the machine."""
+    yield from _check_names(config, make_error)
+    yield from _check_host(config.server, make_error)
+    yield from _check_access(config.server, make_error)
+    yield from _check_telemetry(config.telemetry, make_error)
+    yield from _check_tables(config, make_error)
+    yield from _check_pins(config, make_error)
 
 
-def _check_names(config: Config, make_error: MakeError) -> None:
+def _check_names(config: Config, make_error: MakeError) -> Iterator[Exception]:
     taken: dict[str, str] = {}
     for path, name in _names(config):
         if name in taken:
-            raise make_error(path, f"{name!r} is already the name at {taken[name]}")
-        taken[name] = path
+            yield make_error(path, f"{name!r} is already the name at {taken[name]}")
+        taken.setdefault(name, path)
     defaults = [i for i, model in enumerate(config.models) if model.default]
     if len(defaults) > 1:
-        raise make_error(
+        yield make_error(
             f"models[{defaults[1]}].default",
             f"at most one model may be the default; models[{defaults[0]}] is one already",
         )
@@ -123,55 +137,57 @@ def _names(config: Config) -> Iterator[tuple[str, str]]:
             yield f"models[{i}].aliases[{k}]", alias
 
 
-def _check_host(server: ServerConfig, make_error: MakeError) -> None:
+def _check_host(server: ServerConfig, make_error: MakeError) -> Iterator[Exception]:
     if server.host == "localhost":
         return
     try:
         ipaddress.ip_address(server.host)
-    except ValueError as error:
-        raise make_error(
+    except ValueError:
+        yield make_error(
             "server.host", f"{server.host!r} is neither 'localhost' nor an IP address to listen on"
-        ) from error
+        )
 
 
-def _check_access(server: ServerConfig, make_error: MakeError) -> None:
+def _check_access(server: ServerConfig, make_error: MakeError) -> Iterator[Exception]:
     keyed = server.api_keys_file is not None or KEYS_VARIABLE in os.environ
-    _check_trusted(server, make_error, keyed=keyed)
+    yield from _check_trusted(server, make_error, keyed=keyed)
     if not (keyed or server.trusted or server.insecure or is_loopback(server.host)):
-        raise make_error(
+        yield make_error(
             "server.host",
             f"{server.host!r} can be reached from other machines, and there are no API keys: set"
             f" server.api_keys_file, {KEYS_VARIABLE} or server.trusted, or server.insecure = true",
         )
     if (server.tls_cert is None) != (server.tls_key is None):
         given, missing = ("tls_cert", "tls_key") if server.tls_cert else ("tls_key", "tls_cert")
-        raise make_error(f"server.{given}", f"needs server.{missing} beside it")
+        yield make_error(f"server.{given}", f"needs server.{missing} beside it")
     if "*" in server.cors_origins and len(server.cors_origins) > 1:
-        raise make_error(
+        yield make_error(
             "server.cors_origins", "'*' is every origin: the other entries have no effect"
         )
 
 
-def _check_trusted(server: ServerConfig, make_error: MakeError, *, keyed: bool) -> None:
+def _check_trusted(
+    server: ServerConfig, make_error: MakeError, *, keyed: bool
+) -> Iterator[Exception]:
     for k, text in enumerate(server.trusted):
         try:
             read_network(text)
         except ValueError as error:
-            raise make_error(f"server.trusted[{k}]", str(error)) from error
+            yield make_error(f"server.trusted[{k}]", str(error))
     if server.trusted and server.insecure and not keyed:
-        raise make_error(
+        yield make_error(
             "server.trusted",
             "has no effect: without keys, server.insecure lets every address send requests",
         )
 
 
-def _check_telemetry(telemetry: TelemetryConfig, make_error: MakeError) -> None:
+def _check_telemetry(telemetry: TelemetryConfig, make_error: MakeError) -> Iterator[Exception]:
     if telemetry.endpoint is None:
         return
     if "@" in telemetry.endpoint:  # the endpoint is logged
-        raise make_error("telemetry.endpoint", "credentials belong in $OTEL_EXPORTER_OTLP_HEADERS")
+        yield make_error("telemetry.endpoint", "credentials belong in $OTEL_EXPORTER_OTLP_HEADERS")
     if not _is_installed(EXPORTER):
-        raise make_error(
+        yield make_error(
             "telemetry.endpoint", "needs an extra: pip install 'mlx-worker[telemetry]'"
         )
 
@@ -184,42 +200,53 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-def _check_tables(config: Config, make_error: MakeError) -> None:
+def _check_tables(config: Config, make_error: MakeError) -> Iterator[Exception]:
     for i, model in enumerate(config.models):
-        _check_environment(model.env, f"models[{i}].env", make_error)
+        yield from _check_environment(model.env, f"models[{i}].env", make_error)
         arguments = f"models[{i}].chat_template_kwargs"
-        _check_template_arguments(model.chat_template_kwargs, arguments, make_error)
+        yield from _check_template_arguments(model.chat_template_kwargs, arguments, make_error)
 
 
-def _check_pins(config: Config, make_error: MakeError) -> None:
+def _check_pins(config: Config, make_error: MakeError) -> Iterator[Exception]:
     for i, model in enumerate(config.models):
         if model.pin and model.idle_timeout is not None:
-            raise make_error(f"models[{i}].idle_timeout", "a pinned model is never unloaded")
+            yield make_error(f"models[{i}].idle_timeout", "a pinned model is never unloaded")
 
 
-def _check_environment(env: Mapping[str, str], at: str, make_error: MakeError) -> None:
-    """Raise the complaint about a variable that no process could be started with."""
+def _check_environment(
+    env: Mapping[str, str], at: str, make_error: MakeError
+) -> Iterator[Exception]:
+    """Yield the error about a variable that no process could be started with."""
     for name, value in env.items():
         if not _NAME.fullmatch(name):
-            raise make_error(f"{at}.{name}", f"{name!r} is no name of a variable")
+            yield make_error(f"{at}.{name}", f"{name!r} is no name of a variable")
         if name in SET_BY_THE_NODE:
-            raise make_error(f"{at}.{name}", "the node sets this variable for its children")
+            yield make_error(f"{at}.{name}", "the node sets this variable for its children")
         if "\0" in value:
-            raise make_error(f"{at}.{name}", "the value contains a NUL character")
+            yield make_error(f"{at}.{name}", "the value contains a NUL character")
 
 
-def _check_template_arguments(given: Mapping[str, Any], at: str, make_error: MakeError) -> None:
-    """Raise the complaint about an argument that could not be handed to a chat template."""
+def _check_template_arguments(
+    given: Mapping[str, Any], at: str, make_error: MakeError
+) -> Iterator[Exception]:
+    """Yield the error about an argument that could not be handed to a chat template."""
     for name, value in given.items():
-        if name in RESERVED_ARGUMENTS:
-            raise make_error(f"{at}.{name}", "is an argument of the tokenizer, not of the template")
-        if (problem := too_much(value, _DEEPEST, _MOST_VALUES)) is not None:
-            raise make_error(f"{at}.{name}", f"is {problem}")
-        for scalar in _scalars_in(value):
-            if not isinstance(scalar, _SCALARS):
-                raise make_error(f"{at}.{name}", f"{scalar} is no text, number, true or false")
-            if isinstance(scalar, int) and not -_LARGEST <= scalar < _LARGEST:
-                raise make_error(f"{at}.{name}", f"{scalar} has more than 64 bits")
+        if (problem := _problem_of_argument(name, value)) is not None:
+            yield make_error(f"{at}.{name}", problem)
+
+
+def _problem_of_argument(name: str, value: Any) -> str | None:
+    """Return the first problem of an argument; None if there is none."""
+    if name in RESERVED_ARGUMENTS:
+        return "is an argument of the tokenizer, not of the template"
+    if (problem := too_much(value, _DEEPEST, _MOST_VALUES)) is not None:
+        return f"is {problem}"
+    for scalar in _scalars_in(value):
+        if not isinstance(scalar, _SCALARS):
+            return f"{scalar} is no text, number, true or false"
+        if isinstance(scalar, int) and not -_LARGEST <= scalar < _LARGEST:
+            return f"{scalar} has more than 64 bits"
+    return None
 
 
 def _scalars_in(value: Any) -> Iterator[Any]:

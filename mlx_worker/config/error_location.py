@@ -33,7 +33,7 @@ class ConfigErrors:
 
     def __call__(self, path: str, problem: str) -> ConfigError:
         """Return the error about a key."""
-        line = self._line_of(path)
+        line = self.line_of(path)
         where = f"{self._source}:{line}" if line else self._source
         return ConfigError(f"{where}: {path}: {problem}", param=path)
 
@@ -42,7 +42,7 @@ class ConfigErrors:
         path, problem = explain(error, self._raw, shape)
         return self(path or "the file", problem)
 
-    def _line_of(self, path: str) -> int | None:
+    def line_of(self, path: str) -> int | None:
         """Return the line of a key, or of the innermost table around the key; None if unknown."""
         found = [(len(key), line) for line, key in _key_lines(self._lines) if _encloses(key, path)]
         return max(found)[1] if found else None

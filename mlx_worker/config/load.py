@@ -10,18 +10,21 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import platformdirs
 
-from mlx_worker.config.checks import check, refuse_unknown_keys
+from mlx_worker.config.checks import contradictions, unknown_keys
 from mlx_worker.config.error_location import ConfigErrors
 from mlx_worker.config.locate import expand_user, expand_variables
 from mlx_worker.config.schema import APP, FILE_NAME, Config, ConfigFile, ModelConfig
 from mlx_worker.config.sizes import MemoryLimit, Size
 from mlx_worker.errors import ConfigError
 from mlx_worker.system.text_files import decode_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -31,55 +34,81 @@ def default_file() -> Path:
 
     Raises ConfigError if neither exists.
     """
-    here, of_user = Path(FILE_NAME), platformdirs.user_config_path(APP) / FILE_NAME
-    for file in (here, of_user):
-        if file.exists():
-            return file
+    if (file := find_default_file()) is not None:
+        return file
+    here, of_user = _default_places()
     raise ConfigError(
-        f"there is neither ./{here} nor {of_user}: write one, or name another with --config"
+        f"there is neither ./{here} nor {of_user}: `mlx-worker init` writes one; or name another"
+        " with --config"
     )
+
+
+def find_default_file() -> Path | None:
+    """Return the same file; None if neither exists."""
+    return next((file for file in _default_places() if file.exists()), None)
+
+
+def _default_places() -> tuple[Path, Path]:
+    return Path(FILE_NAME), platformdirs.user_config_path(APP) / FILE_NAME
 
 
 def load_config(file: Path) -> Config:
     """Read and check a file. Raises ConfigError with one line that says what to change."""
+    config = parse_config(read_config(file), source=str(file), folder=file.resolve().parent)
+    return msgspec.structs.replace(config, file=file.resolve())
+
+
+def read_config(file: Path) -> str:
+    """Return the text of a file. Raises ConfigError."""
     try:
-        text = decode_text(file.read_bytes())
+        return decode_text(file.read_bytes())
     except FileNotFoundError as error:
         raise ConfigError(f"{file}: there is no such file") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from error
-    config = parse_config(text, source=str(file), folder=file.resolve().parent)
-    return msgspec.structs.replace(config, file=file.resolve())
 
 
 def parse_config(text: str, *, source: str, folder: Path) -> Config:
-    """Read and check a configuration from text; `source` names it in errors."""
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not TOML: {error}") from error
+    """Read and check a configuration from text; `source` names it in errors.
+
+    Raises ConfigError about the first problem; `problems.find_problems` finds all of them.
+    """
+    raw = parse_toml(text, source)
     errors = ConfigErrors(source, text, raw)
-    refuse_unknown_keys(raw, errors)
+    _raise_first(unknown_keys(raw, errors))
     try:
-        parsed = msgspec.convert(raw, ConfigFile, strict=True, dec_hook=_convert)
+        parsed = msgspec.convert(raw, ConfigFile, strict=True, dec_hook=convert_value)
     except msgspec.ValidationError as error:
         raise errors.from_validation(error, ConfigFile) from error
     config = Config(
         models=tuple(
-            _model_with_absolute_paths(model, _Anchor(folder, f"models[{i}]", errors))
+            model_with_absolute_paths(model, Anchor(folder, f"models[{i}]", errors))
             for i, model in enumerate(parsed.models)
         ),
-        server=_with_absolute_paths(parsed.server, _Anchor(folder, "server", errors)),
+        server=with_absolute_paths(parsed.server, Anchor(folder, "server", errors)),
         supervisor=parsed.supervisor,
-        log=_with_absolute_paths(parsed.log, _Anchor(folder, "log", errors)),
+        log=with_absolute_paths(parsed.log, Anchor(folder, "log", errors)),
         telemetry=parsed.telemetry,
         folder=folder,
     )
-    check(config, errors)
+    _raise_first(contradictions(config, errors))
     return config
 
 
-def _convert(kind: type[Any], value: Any) -> Any:
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """Return the tables of the file as they are written. Raises ConfigError."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML: {error}") from error
+
+
+def _raise_first(errors: Iterator[Exception]) -> None:
+    for error in errors:
+        raise error
+
+
+def convert_value(kind: type[Any], value: Any) -> Any:
     """Return the value as a type that TOML does not have."""
     if kind in (Size, MemoryLimit):
         return kind.read(value)
@@ -89,7 +118,7 @@ def _convert(kind: type[Any], value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class _Anchor:
+class Anchor:
     """The folder and the section of a path, and the errors about it."""
 
     folder: Path
@@ -108,7 +137,7 @@ class _Anchor:
         return self.folder / expand_user(Path(self.text(key, str(path))))
 
 
-def _with_absolute_paths(section: S, anchor: _Anchor) -> S:
+def with_absolute_paths(section: S, anchor: Anchor) -> S:
     """Return the section with every path in it absolute."""
     paths = {
         key: anchor.path(key, value)
@@ -118,9 +147,10 @@ def _with_absolute_paths(section: S, anchor: _Anchor) -> S:
     return msgspec.structs.replace(section, **paths)
 
 
-def _model_with_absolute_paths(model: ModelConfig, anchor: _Anchor) -> ModelConfig:
+def model_with_absolute_paths(model: ModelConfig, anchor: Anchor) -> ModelConfig:
+    """Return the model's section with the variables in its paths replaced."""
     return msgspec.structs.replace(
-        _with_absolute_paths(model, anchor),
+        with_absolute_paths(model, anchor),
         path=anchor.text("path", model.path),
         warm=tuple(anchor.path(f"warm[{k}]", path) for k, path in enumerate(model.warm)),
     )

@@ -43,9 +43,6 @@ for the chunk."""
 PAUSE = 0.1
 """Seconds for which reading may delay decoding between two steps, by default."""
 
-BLOCK = 256
-"""Tokens by which mlx_lm's KV caches grow."""
-
 WORTH_WAITING = 64
 """Shared tokens below which reading them twice is cheaper than waiting."""
 
@@ -159,12 +156,12 @@ def can_start_prefill(
 def fits(new: Sequence, rows: Listed[Sequence], cost: KvCost, budget: int | None) -> bool:
     """Return True if the expected KV of these rows and of a new one is within `budget` bytes.
 
-    mlx_lm pads a batch to its longest row, and grows the batch in blocks. None: no budget.
+    None: no budget.
     """
     if budget is None:
         return True
     longest = max(row.expected_kv_tokens for row in (new, *rows))
-    return (len(rows) + 1) * cost.nbytes(-(-longest // BLOCK) * BLOCK) <= budget
+    return cost.batch_nbytes(len(rows) + 1, longest) <= budget
 
 
 def _left(sequence: Sequence) -> int:

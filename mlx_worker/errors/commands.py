@@ -36,6 +36,20 @@ class NodeUnreachable(WorkerError):
     exit_code = 69
 
 
+class NotInTime(WorkerError):
+    """A model does not have the state that a command waits for within the command's limit."""
+
+    code = "not_in_time"
+    exit_code = 75
+
+
+class ModelInUse(WorkerError):
+    """A model's folder is in use and is not removed."""
+
+    code = "model_in_use"
+    exit_code = 75
+
+
 class BadModelFolder(WorkerError):
     """A model folder with something missing or broken in it."""
 

@@ -19,6 +19,7 @@ from mlx_worker.models.store import default_models_dir, inspect_folder, locate, 
 from mlx_worker.system.text_files import decode_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from mlx_worker.config.schema import Config, ModelConfig
@@ -62,7 +63,8 @@ def plan(config: Config) -> list[PlannedModel]:
 
     Raises ModelNotFoundError or BadModelFolder, naming the model, or ConfigError.
     """
-    _check_warm_files(config)
+    for error in missing_warm_files(config):
+        raise error
     return [PlannedModel(model, inspect_model(config, model)) for model in config.models]
 
 
@@ -78,30 +80,32 @@ def inspect_model(config: Config, model: ModelConfig) -> ModelFolder:
     template that cannot be read.
     """
     try:
-        folder = inspect_folder(locate(model.path, _models_dir(config), config.folder))
+        folder = inspect_folder(locate(model.path, models_dir_of(config), config.folder))
         return replace(folder, chat_template=_chat_template(model))
     except WorkerError as error:
         raise type(error)(f"model {model.id!r}: {error}", param="path") from error
 
 
+def models_dir_of(config: Config | None) -> Path:
+    """Return the folder in which a configuration keeps models; None: there is no configuration."""
+    return (config and config.server.models_dir) or default_models_dir()
+
+
 def model_places(config: Config, model: ModelConfig) -> list[Path]:
     """Return the paths where one model's folder may be, the preferred one first."""
-    return places(model.path, _models_dir(config), config.folder)
+    return places(model.path, models_dir_of(config), config.folder)
 
 
-def _check_warm_files(config: Config) -> None:
+def missing_warm_files(config: Config) -> Iterator[ConfigError]:
+    """Yield the error about every file to warm that cannot be read."""
     for i, model in enumerate(config.models):
         for k, path in enumerate(model.warm):
             if not (path.is_file() and os.access(path, os.R_OK)):
                 key = f"models[{i}].warm[{k}]"
                 problem = f"{key}: {path} is no file that can be read"
-                raise ConfigError(
+                yield ConfigError(
                     f"{config.file}: {problem}" if config.file else problem, param=key
                 )
-
-
-def _models_dir(config: Config) -> Path:
-    return config.server.models_dir or default_models_dir()
 
 
 def _chat_template(model: ModelConfig) -> str | None:

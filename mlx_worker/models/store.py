@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -16,7 +17,14 @@ from mlx_worker.errors import BadModelFolder, ModelNotFoundError
 from mlx_worker.models.folder import ModelFolder, inspect_folder, not_permitted
 from mlx_worker.models.pull.catalog import CATALOG
 
-__all__ = ["ModelFolder", "default_models_dir", "inspect_folder", "locate", "places"]
+__all__ = [
+    "ModelFolder",
+    "default_models_dir",
+    "inspect_folder",
+    "locate",
+    "places",
+    "pull_command",
+]
 
 
 def default_models_dir() -> Path:
@@ -53,8 +61,13 @@ def locate(path_or_name: str, models_dir: Path, relative_to: Path | None = None)
         raise refused
     tried = ", ".join(str(candidate) for candidate in candidates) or "nothing: the path is empty"
     raise ModelNotFoundError(
-        f"Model not found: {path_or_name} (looked in {tried}){_hint(path_or_name)}"
+        f"Model not found: {path_or_name} (looked in {tried}){_hint(path_or_name, models_dir)}"
     )
+
+
+def pull_command(name: str, models_dir: Path) -> str:
+    """Return the command that brings a model of the catalog into this models folder."""
+    return f"mlx-worker pull {name} --models-dir {shlex.quote(str(models_dir))}"
 
 
 def places(path_or_name: str, models_dir: Path, relative_to: Path | None = None) -> list[Path]:
@@ -70,7 +83,8 @@ def _is_path(text: str) -> bool:
     return "/" in text or text.startswith((".", "~"))
 
 
-def _hint(path_or_name: str) -> str:
+def _hint(path_or_name: str, models_dir: Path) -> str:
+    """Return a command that brings the model to where it is looked for; "" for an unknown name."""
     if path_or_name in CATALOG:
-        return f"; `mlx-worker pull {path_or_name}` downloads the model"
+        return f"; `{pull_command(path_or_name, models_dir)}` downloads the model"
     return ""

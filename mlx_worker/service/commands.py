@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlx_worker.cli.options import config_file, configuration
+from mlx_worker.cli.options import as_json, config_file, configuration
 from mlx_worker.errors import ServiceManagerError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlx_worker.service.definition import ServiceManager
+    from mlx_worker.service.definition import ServiceManager, ServiceState
 
 of_the_machine = click.option(
     "--daemon",
@@ -42,7 +42,7 @@ LOOK_EVERY = 0.2
 
 @click.group
 def service() -> None:
-    """Run the node as a service: launchd on macOS, systemd on Linux."""
+    """Run the node as a service (launchd or systemd)."""
 
 
 @service.command
@@ -52,7 +52,10 @@ def service() -> None:
 @click.option("--print", "show", is_flag=True, help="Print the service file and change nothing.")
 @config_file
 def install(*, daemon: bool, name: str, user: str | None, show: bool, file: Path | None) -> None:
-    """Install and start a service that runs this configuration with this Python."""
+    """Install and start a service of this configuration.
+
+    The service runs with this Python.
+    """
     from mlx_worker.models.resolve import plan
     from mlx_worker.service.definition import describe, paths_of_service
     from mlx_worker.system.privacy import ADVICE, guarded
@@ -110,15 +113,34 @@ def stop(*, daemon: bool, name: str) -> None:
 @service.command
 @of_the_machine
 @service_name
-def status(*, daemon: bool, name: str) -> None:
+@as_json
+def status(*, daemon: bool, name: str, as_json: bool) -> None:
     """Show the state of the service. Exit codes: 0 running, 3 not running, 4 not installed."""
     manager = _manager(daemon=daemon, name=name)
     state = manager.state()
-    if not state.installed:
+    if as_json:
+        _print_state(manager, state)
+    elif not state.installed:
         click.echo(f"not installed: there is no {manager.file}")
+    else:
+        click.echo(f"{state.said}, pid {state.pid}" if state.pid else state.said)
+    if not state.installed:
         sys.exit(NOT_INSTALLED)
-    click.echo(f"{state.said}, pid {state.pid}" if state.pid else state.said)
     sys.exit(0 if state.running else NOT_RUNNING)
+
+
+def _print_state(manager: ServiceManager, state: ServiceState) -> None:
+    from mlx_worker.cli.reports.output import print_json
+
+    print_json(
+        {
+            "installed": state.installed,
+            "running": state.running,
+            "pid": state.pid,
+            "state": state.said,
+            "file": str(manager.file),
+        }
+    )
 
 
 def _stop(manager: ServiceManager) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mlx_worker.errors import ServiceManagerError
-from mlx_worker.models.store import default_models_dir
+from mlx_worker.models.resolve import models_dir_of
 from mlx_worker.supervisor import settings
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def describe(config: Config, user: str | None) -> Definition:
     """
     if config.file is None:
         raise ServiceManagerError("a service needs a configuration file")
-    models = config.server.models_dir or default_models_dir()
+    models = models_dir_of(config)
     return Definition(
         # -P: a checkout in the working folder must not be served in place of what is installed.
         command=(sys.executable, "-P", "-m", "mlx_worker", "serve", "--config", str(config.file)),

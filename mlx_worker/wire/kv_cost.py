@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from mlx_worker.wire.base import WirePart
+
+BLOCK: Final = 256
+"""Tokens in which mlx_lm grows the KV of a batch."""
 
 
 class KvGrowth(WirePart, frozen=True, array_like=True):
@@ -30,3 +35,10 @@ class KvCost(WirePart, frozen=True, array_like=True):
             growth.per_token * (tokens if growth.until is None else min(tokens, growth.until))
             for growth in self.growing
         )
+
+    def batch_nbytes(self, rows: int, longest: int) -> int:
+        """Return the bytes of a batch of rows.
+
+        mlx_lm pads a batch to its longest row, and grows the batch in blocks.
+        """
+        return rows * self.nbytes(-(-longest // BLOCK) * BLOCK)

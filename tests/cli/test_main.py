@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import signal
 import socket
 import subprocess
 from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import psutil
@@ -57,8 +59,14 @@ def config(tmp_path: Path, tiny: Path) -> Path:
     return file
 
 
-def test_the_version_is_printed() -> None:
-    assert run("--version").stdout.strip() == f"mlx-worker {__version__}"
+def test_the_versions_are_printed_without_importing_mlx() -> None:
+    done = run("--version", PYTHONPROFILEIMPORTTIME="1")
+    beside = [f"{package} {version(package)}" for package in ("mlx", "mlx-lm")]
+    python = f"Python {platform.python_version()}"
+    assert done.stdout == f"mlx-worker {__version__} ({', '.join([*beside, python])})\n"
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "click" in imported
+    assert not imported & {"mlx", "mlx.core", "mlx_lm", "aiohttp"}
 
 
 def test_check_prints_what_would_run(config: Path, tiny: Path) -> None:
@@ -78,12 +86,12 @@ def test_a_wrong_key_is_one_line_with_file_line_and_the_nearest_key(config: Path
 
 
 def test_without_a_file_the_places_that_were_looked_at_are_named(tmp_path: Path) -> None:
-    for words in (["serve"], ["check"], ["status"]):
+    for words in (["serve"], ["check"]):
         done = run(*words, cwd=tmp_path, XDG_CONFIG_HOME=str(tmp_path), HOME=str(tmp_path))
         assert done.returncode == 78
         said = one_line(done)
         assert "neither ./mlx-worker.toml nor " in said
-        assert "mlx-worker/mlx-worker.toml: write one, or name another with --config" in said
+        assert "mlx-worker/mlx-worker.toml: `mlx-worker init` writes one; or name another" in said
 
 
 def test_no_configuration_is_one_line(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How each architecture of the pinned mlx_lm is served: the source of docs/families.md.
+"""How each architecture of the pinned mlx_lm is served, for docs/reference/architectures.md.
 
 An architecture that is in none of these fails the suite until a trial has shown where it belongs.
 What is served one row at a time is the engine's own table, `engine.batch_support.UNBATCHED`.

@@ -1,4 +1,4 @@
-"""The script behind the table of docs/exact.md, on a tiny model."""
+"""The script behind the table of docs/concepts/exact.md, on a tiny model."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from mlx_worker.cli.top import Speed
+from mlx_worker.cli.reports.top import Speed
 from mlx_worker.supervisor.process.states import State
 from tests.commands import command
 from tests.front.asking import Serve, asked, model
@@ -121,7 +121,24 @@ async def test_a_key_that_the_node_does_not_know_is_77(standing_in: Callable[...
     url = await standing_in(web.get("/health", refuse), web.get("/v1/models", refuse))
     for words in (["status"], ["models"], ["chat"]):
         ran = await command(*words, "--url", url, said="hello\n")
-        assert (ran.code, ran.said) == (77, "no such key")
+        assert ran.code == 77
+        assert "asks for an API key, and none was sent: set MLX_WORKER_API_KEY" in ran.said
+        assert "--config" in ran.said
+
+
+async def test_a_wrong_key_is_told_from_none(
+    standing_in: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "no such key"}}, status=401)
+
+    url = await standing_in(web.get("/health", refuse))
+    monkeypatch.setenv("MLX_WORKER_API_KEY", "sesame")
+    ran = await command("status", "--url", url)
+    assert ran.code == 77
+    assert "does not know the API key of MLX_WORKER_API_KEY" in ran.said
+    assert "--config" in ran.said
+    assert "sesame" not in ran.said
 
 
 async def test_the_key_of_the_environment_is_shown(
@@ -138,6 +155,24 @@ async def test_the_key_of_the_environment_is_shown(
     monkeypatch.setenv("MLX_WORKER_API_KEY", "sesame")
     await command("models", "--url", url)
     assert shown == [None, "Bearer sesame"]
+
+
+async def test_the_key_of_a_named_configuration_is_shown_at_a_url(
+    standing_in: Callable[..., Any], tmp_path: Path
+) -> None:
+    shown = []
+
+    async def note(request: web.Request) -> web.Response:
+        shown.append(request.headers.get("Authorization"))
+        return web.json_response({"data": []})
+
+    keys, config = tmp_path / "keys", tmp_path / "node.toml"
+    keys.write_text("router:a-key-of-the-node\n")
+    keys.chmod(0o600)
+    config.write_text(f'[server]\napi_keys_file = "{keys}"\n[[models]]\nid = "m"\npath = "m"\n')
+    url = await standing_in(web.get("/v1/models", note))
+    assert (await command("models", "--url", url, "--config", str(config))).code == 0
+    assert shown == ["Bearer a-key-of-the-node"]
 
 
 async def test_what_answers_but_is_no_node_is_69(standing_in: Callable[..., Any]) -> None:
@@ -260,7 +295,10 @@ async def test_logs_are_printed_and_followed(standing_in: Callable[..., Any]) ->
 
     async def lines(request: web.Request) -> web.Response:
         models.append(request.query.get("model"))
-        return web.json_response({"lines": [line]})
+        return web.json_response({"lines": [line] if "model" in request.query else []})
+
+    async def listed(_: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "m", "root": "m"}]})
 
     async def stream(request: web.Request) -> web.StreamResponse:
         models.append(request.query.get("model"))
@@ -271,7 +309,11 @@ async def test_logs_are_printed_and_followed(standing_in: Callable[..., Any]) ->
             await response.write(f": still here\n\nid: {i}\ndata: {event}\n\n".encode())
         return response
 
-    url = await standing_in(web.get("/admin/logs", lines), web.get("/admin/logs/stream", stream))
+    url = await standing_in(
+        web.get("/admin/logs", lines),
+        web.get("/admin/logs/stream", stream),
+        web.get("/v1/models", listed),
+    )
     printed = await command("logs", "m", "--url", url)
     assert printed.code == 0
     assert printed.said.endswith(" info [7] loading [1/2]\n")
@@ -280,7 +322,7 @@ async def test_logs_are_printed_and_followed(standing_in: Callable[..., Any]) ->
         "line 1",
         "line 2",
     ]
-    assert models == ["m", None]
+    assert models == ["m", None, None]
 
 
 # --- chat ---------------------------------------------------------------------------------
@@ -310,7 +352,7 @@ async def test_a_chat_sends_what_was_asked_for_and_said_before(
         return web.Response(text=text, content_type="text/event-stream")
 
     async def listed(_: web.Request) -> web.Response:
-        return web.json_response({"data": []})
+        return web.json_response({"data": [{"id": "m", "root": "m"}]})
 
     url = await standing_in(web.post("/v1/chat/completions", answer), web.get("/v1/models", listed))
     words = ("--system", "Be brief.", "--seed", "7", "--temperature", "0.5", "--max-tokens", "9")

@@ -20,11 +20,13 @@ async def test_models_are_listed_with_their_aliases_loaded_or_not(serve: Serve, 
         assert entry["object"] == "model"
         assert isinstance(entry["created"], int)
         assert entry["owned_by"]
+        assert entry["max_model_len"] == entry["context_length"]
     assert listed["m"]["context_length"] == 8192  # from the folder: nothing is loaded yet
     assert listed["other"]["context_length"] == 100
     hold.let(1)
     await front.reaches(state="ready")
-    assert (await front.ask("/v1/models/gpt-4o")).json["context_length"] == 4096
+    shown = (await front.ask("/v1/models/gpt-4o")).json
+    assert shown["context_length"] == shown["max_model_len"] == 4096
 
 
 async def test_one_model_is_shown_by_its_name_also_one_with_slashes(serve: Serve) -> None:

@@ -61,6 +61,8 @@ NOT_OVER_HTTP = {
     errors.BrokenDownload,
     errors.StorageError,
     errors.BenchmarkError,
+    errors.NotInTime,
+    errors.ModelInUse,
 }
 """For commands, the Python modules and the log: no handler raises these."""
 

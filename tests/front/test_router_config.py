@@ -38,7 +38,8 @@ def test_the_cluster_router_finds_the_nodes_where_it_looks() -> None:
         ],
     }
     assert file["routing"]["strategy"] == "cache-aware"
-    assert run("router-config", "--for", "cluster", "10.0.0.5:8081").code != 0
+    named = run("router-config", "--for", "cluster", "10.0.0.5:8081", NODES[1])
+    assert json.loads(named.said) == file, "a node may be named without a scheme"
 
 
 def checked(*command_: str | Path) -> None:
@@ -79,8 +80,8 @@ def test_every_node_is_in_the_list_of_a_proxy() -> None:
         assert "[fd00::6]:8081" in said
 
 
-@pytest.mark.parametrize("nodes", [("http://a:1", "https://b:1"), ("nonsense",)])
-def test_what_no_proxy_can_have_is_one_line(nodes: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("nodes", [("http://a:1", "https://b:1"), ("ftp://a",)])
+def test_what_no_proxy_can_have_is_wrong_usage(nodes: tuple[str, ...]) -> None:
     ran = run("router-config", "--for", "nginx", *nodes)
-    assert ran.code == 1
+    assert ran.code == 2
     assert "http" in ran.said

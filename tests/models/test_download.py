@@ -156,7 +156,7 @@ async def test_a_refusal_is_final(server: PackageIndex, path: Path) -> None:
 
 async def test_nobody_there_is_said_so(nobody_listens: str, path: Path) -> None:
     async with open_session() as session:
-        with pytest.raises(SourceUnavailable, match="Cannot connect"):
+        with pytest.raises(SourceUnavailable, match=r"no connection to 127\.0\.0\.1:\d+: "):
             await download(session, nobody_listens, path, (), no_progress, AT_ONCE)
 
 
@@ -167,13 +167,15 @@ async def test_an_address_that_is_none_is_said_so(path: Path) -> None:
 
 
 def test_too_little_room_is_said_with_both_numbers(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=rf"big needs {1 << 60} bytes in .* only \d+ are free"):
+    with pytest.raises(
+        StorageError, match=r"big needs 1152921\.5 TB in .* only [\d.]+ .B are free"
+    ):
         require_space(tmp_path, 1 << 60, "big")
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
 def test_a_refusing_disk_is_no_traceback(code: int, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"cannot store /x/y: .* bytes free"), storing(tmp_path):
+    with pytest.raises(StorageError, match=r"cannot store /x/y: .* .B free"), storing(tmp_path):
         raise OSError(code, "no", "/x/y")
 
 

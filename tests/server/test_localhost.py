@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from mlx_worker.cli.status import overview
+from mlx_worker.cli.reports.status import overview
 from tests.server.asking import ask
 from tests.server.conftest import BEARER, Serving
 from tests.server.test_listening import needs_ipv6
@@ -37,7 +37,7 @@ async def test_both_addresses_answer_without_keys_and_are_named(
     assert f"listening on {', '.join(urls)}" in caplog.messages
     console = Console(width=200)
     with console.capture() as shown:
-        console.print(overview(urls[0], answer.json))
+        console.print(*overview(urls[0], answer.json))
     assert shown.get().startswith(f"{urls[0]}, {urls[1]}  healthy")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import shutil
 import subprocess
@@ -218,6 +219,14 @@ def test_the_service_commands_drive_systemctl(
     assert str(unit) in command("service", "install", "--config", str(file)).said
     assert unit.read_text() == shown.said
     assert command("service", "status") == Ended(0, "active (running), pid 7\n")
+    shown = command("service", "status", "--json")
+    assert json.loads(shown.said) == {
+        "installed": True,
+        "running": True,
+        "pid": 7,
+        "state": "active (running)",
+        "file": str(unit),
+    }
     assert command("service", "stop").code == 0
     assert command("service", "status") == Ended(3, "inactive (dead)\n")
     assert command("service", "start").code == 0

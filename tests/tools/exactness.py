@@ -1,4 +1,4 @@
-"""Measure whether an answer depends on how it is computed, and print the table of docs/exact.md.
+"""Measure whether an answer depends on how it is computed, for docs/concepts/exact.md.
 
 Each answer is computed by mlx_lm alone, and then by the engine in four ways: alone, in a batch, on
 a cached prefix, and resumed (a new engine that has the prompt and the first half of the tokens,

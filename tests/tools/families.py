@@ -1,6 +1,6 @@
-"""Print docs/families.md: how each architecture of mlx_lm is served.
+"""Print docs/reference/architectures.md: how each architecture of mlx_lm is served.
 
-python -m tests.tools.families > docs/families.md
+python -m tests.tools.families > docs/reference/architectures.md
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.families.known import BATCHED, INEXACT, MLX_LM, NOT_TRIED, REFUSED
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "families.md"
+PAGE: Final = Path(__file__).parents[2] / "docs" / "reference" / "architectures.md"
 
 
 def page() -> str:
@@ -26,11 +26,13 @@ def page() -> str:
 
 The {total} architectures of mlx_lm {MLX_LM}, by their `model_type`. The suite
 `tox -e families` makes a tiny random float32 model of each from the fields of mlx_lm's own
-arguments, loads the model as the node does, and compares every token and its log-probability
-with `mlx_lm.stream_generate` alone: in a batch of eight requests that join and leave, on a
-resident prefix, and after a replay. The suite fails when mlx_lm has an architecture that is not
-in this list. `python -m tests.tools.families > docs/families.md` writes the list; what "equal"
-means beyond float32 is said in [exact.md](exact.md).
+arguments, and loads the model as the node does. The suite compares every token and its
+log-probability with `mlx_lm.stream_generate` alone: in a batch of eight requests that join and
+leave, on a resident prefix, and after a replay. The suite fails when mlx_lm has an architecture
+that is not in this list.
+
+`python -m tests.tools.families > docs/reference/architectures.md` writes the list. What
+"equal" means beyond float32 is in [What exact means](../concepts/exact.md).
 
 mlx_lm maps further model types to these, for example `mistral` to `llama`.
 

@@ -18,6 +18,7 @@ from mlx_worker.service.launchd import Launchd
 from mlx_worker.service.subprocess_runner import run
 from mlx_worker.service.systemd import Systemd
 from tests.tools import client_page, state_diagram
+from tests.tools.pages import commands, events, exit_codes, foreign_fields, http_api, metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,7 +60,13 @@ ROOT: Final = Path(__file__).parents[2]
 """The root of the checkout."""
 
 FILES: Final[Mapping[str, Callable[[], str]]] = {
-    "docs/configuration.md": reference.page,
+    "docs/reference/configuration.md": reference.page,
+    "docs/reference/commands.md": commands.page,
+    "docs/reference/events.md": events.page,
+    "docs/reference/exit-codes.md": exit_codes.page,
+    "docs/reference/foreign-fields.md": foreign_fields.page,
+    "docs/reference/http-api.md": http_api.page,
+    "docs/reference/metrics.md": metrics.page,
     "docs/concepts/architecture.md": state_diagram.page,
     "docs/how-to/clients.md": client_page.page,
     "config/mlx-worker.schema.json": _schema,

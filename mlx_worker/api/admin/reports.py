@@ -245,10 +245,12 @@ def models(context: AppContext) -> list[ModelEntry]:
 
 def _entry(name: str, model: ModelStatus, context: AppContext) -> ModelEntry:
     loaded = model.child.loaded
+    context_length = loaded.context_length if loaded else model.context_length
     return ModelEntry(
         id=name,
         created=context.created,
         root=model.config.id,
-        context_length=loaded.context_length if loaded else model.context_length,
+        context_length=context_length,
+        max_model_len=context_length,
         state=model.state,
     )

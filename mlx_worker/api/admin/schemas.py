@@ -21,13 +21,15 @@ class Readiness(msgspec.Struct, frozen=True):
 class ModelEntry(msgspec.Struct, frozen=True):
     """A name that requests may use, with its model, the model's context length and state.
 
-    `created` is when this node started, in seconds since the epoch.
+    `created` is when this node started, in seconds since the epoch. `max_model_len` is the context
+    length under the name that clients of vLLM read.
     """
 
     id: str
     created: int
     root: str
     context_length: int | None
+    max_model_len: int | None
     state: State
     object: Literal["model"] = "model"
     owned_by: Literal["mlx-worker"] = "mlx-worker"

@@ -14,8 +14,7 @@ from mlx_worker.cli.doctor.machine import memory_now
 from mlx_worker.config.sizes import in_words
 from mlx_worker.errors import AddressInUse, NodeUnreachable, WorkerError
 from mlx_worker.listening import listen
-from mlx_worker.models.resolve import plan
-from mlx_worker.models.store import default_models_dir
+from mlx_worker.models.resolve import models_dir_of, plan
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.memory.policy import expected_bytes
 
@@ -42,7 +41,9 @@ def _of_model(planned: PlannedModel) -> Finding:
     subject = f"model {planned.config.id}"
     said = f"{folder.path}: {folder.model_type}, {in_words(folder.weight_bytes)}"
     if planned.warnings:
-        return warn(subject, "; ".join((said, *planned.warnings)), "docs/operations.md, folders")
+        return warn(
+            subject, "; ".join((said, *planned.warnings)), "docs/reference/model-folders.md"
+        )
     return ok(subject, said)
 
 
@@ -64,7 +65,7 @@ def memory(config: Config) -> Finding:
 
 def disk(config: Config) -> Finding:
     """Check that the disk has room for more models."""
-    folder = config.server.models_dir or default_models_dir()
+    folder = models_dir_of(config)
     try:
         free = shutil.disk_usage(_existing(folder)).free
     except OSError as error:
@@ -97,5 +98,5 @@ async def _user_of_port(config: Config, problem: str) -> Finding:
     except NodeUnreachable:
         return bad("port", problem, "stop the program that has it, or choose another server.port")
     except WorkerError as error:
-        return warn("port", f"a node answers at {url}: {error}", "set MLX_WORKER_API_KEY")
+        return warn("port", f"a node has it: {error}", "set MLX_WORKER_API_KEY to the node's key")
     return ok("port", f"a node answers at {url}: {body['status']}")

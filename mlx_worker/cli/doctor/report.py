@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
 from rich.text import Text
 
 from mlx_worker.cli.doctor import machine, node_checks, service_checks
@@ -17,12 +16,13 @@ from mlx_worker.errors import WorkerError
 from mlx_worker.service.subprocess_runner import run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from mlx_worker.config.schema import Config
 
 _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
+_SEVERITY_WIDTH, _SUBJECT_WIDTH = 6, 13
 
 
 async def examine(file: Path | None) -> list[Finding]:
@@ -52,14 +52,25 @@ def _configuration(file: Path | None) -> tuple[Config | None, Finding]:
         return None, bad("configuration", str(error), "correct the file; config/ has examples")
 
 
-def table_of(findings: Sequence[Finding]) -> Table:
-    """Return a table with a row for each finding, and the advice beneath it."""
-    table = Table("", "what", "found", box=None, pad_edge=False, show_header=False)
+def as_dicts(findings: Sequence[Finding]) -> list[dict[str, str]]:
+    """Return the findings for programs."""
+    return [
+        {
+            "severity": finding.severity,
+            "subject": finding.subject,
+            "found": finding.said,
+            "advice": finding.advice,
+        }
+        for finding in findings
+    ]
+
+
+def lines_of(findings: Sequence[Finding]) -> Iterator[Text]:
+    """Yield a line for each finding, and the advice beneath it."""
     for finding in findings:
-        said = f"{finding.said}\n→ {finding.advice}" if finding.advice else finding.said
-        table.add_row(
-            Text(finding.severity, _COLOURS[finding.severity]),
-            finding.subject,
-            Text(said, overflow="fold"),
+        yield Text.assemble(
+            (f"{finding.severity:<{_SEVERITY_WIDTH}}", _COLOURS[finding.severity]),
+            f"{finding.subject:<{_SUBJECT_WIDTH}}  {finding.said}",
         )
-    return table
+        if finding.advice:
+            yield Text(f"{'':{_SEVERITY_WIDTH}}→ {finding.advice}")

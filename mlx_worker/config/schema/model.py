@@ -183,7 +183,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             description="What a request with tools gets where the chat template of the model has"
             " no tool calls: `refuse` answers 400, `ignore` leaves the tools out and warns in the"
             " answer, `prompt` describes the tools in the system prompt and reads calls from the"
-            " answer (docs/dialects.md)."
+            " answer (docs/reference/dialects.md)."
         ),
     ] = "refuse"
     env: Annotated[

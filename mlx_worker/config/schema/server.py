@@ -97,10 +97,9 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reasoning_summaries: Annotated[
         Literal["asked", "always"],
         Meta(
-            description="Which requests of the Responses dialect get reasoning as a summary:"
-            " `asked`, those that ask for one; `always`, every request. One that does not ask"
-            " gets the summary beside the text of the reasoning, for clients that read only"
-            " summaries."
+            description="Which requests of the Responses dialect get reasoning as a summary."
+            " `asked`: those that ask for one. `always`: every request, for clients that read only"
+            " summaries; a request that does not ask gets the text of the reasoning too."
         ),
     ] = "asked"
     max_connections: Annotated[
@@ -108,23 +107,23 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             ge=1,
             le=65_536,
-            description="Connections with work at a time. Above this number idle connections are"
-            " closed, then new ones get 503 for everything but health. Lowered to what the limit"
-            " of open files allows.",
+            description="Largest number of connections that have work at the same time. Above it"
+            " idle connections are closed; then new ones get 503 for everything but health. The"
+            " node lowers the number to what the limit of open files allows.",
         ),
     ] = 1024
     idle_timeout: Annotated[
         Interval,
         Meta(
-            description="Seconds within which a connection has to send a whole request head,"
-            " counted from its start or from its last response; then it is closed."
+            description="Seconds that a connection has to send a whole request head, from its"
+            " start or from its last response. Then the node closes the connection."
         ),
     ] = 75.0
     body_timeout: Annotated[
         Interval,
         Meta(
-            description="Seconds that a body may pause in all, where 16 KiB a second are no"
-            " pause; then the request is refused with 408."
+            description="Seconds that a request body may be late in all; 16 KiB a second are in"
+            " time. Then the request is refused with 408."
         ),
     ] = 20.0
     send_timeout: Annotated[

@@ -32,15 +32,16 @@ _REMADE: Final[dict[int, type[WorkerError]]] = {
 async def run_module(
     module: str,
     *arguments: str,
-    lock: int,
     on_line: Callable[[str], None],
     bad_data: type[BadModelFolder | BrokenDownload],
+    lock: int | None = None,
 ) -> None:
     """Run `python -P -m module arguments…` to its end; `on_line` gets its stdout line by line.
 
     The child inherits the descriptor `lock`, so that a pull that was killed stays locked until
-    its orphan is gone too. Raises the child's error; `bad_data` is the class for exit code 65
-    and for a child that its input crashed. Cancelling kills the child and waits for its end.
+    its orphan is gone too; None: there is no lock. Raises the child's error; `bad_data` is the
+    class for exit code 65 and for a child that its input crashed. Cancelling kills the child and
+    waits for its end.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -51,7 +52,7 @@ async def run_module(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        pass_fds=(lock,),
+        pass_fds=() if lock is None else (lock,),
     )
     assert process.stdout is not None
     assert process.stderr is not None

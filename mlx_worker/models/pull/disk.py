@@ -12,6 +12,7 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from mlx_worker.config.sizes import in_words
 from mlx_worker.errors import StorageError
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     """Raise StorageError unless `needed` bytes are free where the existing `folder` lies."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise StorageError(f"{what} needs {needed} bytes in {folder}, but only {free} are free")
+        raise StorageError(
+            f"{what} needs {in_words(needed)} in {folder}, but only {in_words(free)} are free"
+        )
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -65,6 +68,6 @@ def sync(path: Path) -> None:
 
 def _free(folder: Path) -> str:
     try:
-        return f" ({shutil.disk_usage(folder).free} bytes free)"
+        return f" ({in_words(shutil.disk_usage(folder).free)} free)"
     except OSError:
         return ""

@@ -15,6 +15,7 @@ import aiohttp
 from mlx_worker import __version__
 from mlx_worker.errors import BrokenDownload, SourceUnavailable
 from mlx_worker.models.pull.disk import require_space
+from mlx_worker.models.pull.network import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -99,9 +100,9 @@ async def _attempt(
             _require_success(response)
             await _receive(response, part, have, on_progress)
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as error:
-        raise _InterruptedError(str(error) or type(error).__name__) from error
+        raise _InterruptedError(in_words(error)) from error
     except aiohttp.ClientError as error:
-        raise SourceUnavailable(f"cannot download {url}: {error}") from error
+        raise SourceUnavailable(f"cannot download {url}: {in_words(error)}") from error
 
 
 def _settle_unsatisfiable(response: aiohttp.ClientResponse, part: Path, have: int) -> None:

@@ -55,10 +55,10 @@ async def pull(
     """Bring a model into `models_dir` and return its folder; at once when it is there already.
 
     `spec` is what `spec.parse_spec` reads; `name` overrides the folder's name. The folder appears
-    by one rename, whole and checked, or not at all: after a failure, a cancellation or a full
-    disk nothing is left behind. The exception is a download that the network broke off
-    (SourceUnavailable): its bytes stay in the hidden folder .pulling-NAME, and the next pull goes
-    on from there.
+    by one rename, whole and checked, or not at all: after a failure or a full disk nothing is left
+    behind. The exception is a download that the network broke off (SourceUnavailable) or that was
+    cancelled: its bytes stay in the hidden folder .pulling-NAME, and the next pull goes on from
+    there.
 
     Raises ConfigError (spec or name), SourceUnavailable, BrokenDownload, BadModelFolder (what
     came is no model, or what is there is broken), ModelNotFoundError (gguf: without the file),

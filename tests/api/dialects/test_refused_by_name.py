@@ -1,4 +1,4 @@
-"""What docs/dialects.md calls refused is an `unsupported_field`, by the field's own name."""
+"""What the page of dialects calls refused is an `unsupported_field`, by the field's own name."""
 
 from __future__ import annotations
 

@@ -81,13 +81,14 @@ def test_request_table_client_cannot_take_anothers_id() -> None:
 
 def test_request_table_many_requests_keep_the_last() -> None:
     table = RequestTable()
-    for number in range(MANY):
-        live = Live(f"r{number}")
-        table.end(begin(table, live), live.snapshot("success"))
+    live = Live()
+    for _ in range(MANY):
+        table.end(last := begin(table, live), live.snapshot("success"))
     rows = table.rows()
     assert rows.live == []
     assert len(rows.recent) == 100
-    assert rows.recent[0].id == f"r{MANY - 1}"
+    assert rows.recent[0].id == last
+    assert len({row.id for row in rows.recent}) == len(rows.recent)
     assert table.is_idle
     assert table.changes == 2 * MANY
 

@@ -9,11 +9,11 @@ import pytest
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.kv.cost import measure_kv_cost
 from mlx_worker.engine.loading import read_model
-from mlx_worker.engine.prefill import BLOCK, fits
+from mlx_worker.engine.prefill import fits
 from mlx_worker.engine.prompt import Prompt, render
 from mlx_worker.engine.sequence import AHEAD, Sequence
 from mlx_worker.errors import KvTooLarge
-from mlx_worker.wire.kv_cost import KvCost, KvGrowth
+from mlx_worker.wire.kv_cost import BLOCK, KvCost, KvGrowth
 from mlx_worker.wire.messages import Started
 from mlx_worker.wire.output import StepOutput
 from mlx_worker.wire.request import ChatRequest, Sampling

@@ -1,0 +1,150 @@
+"""The command `mlx-worker check`: every problem of a configuration, or what would run.
+
+[front]
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlx_worker.api.middleware.credentials import Credentials
+from mlx_worker.cli.reports.output import print_json
+from mlx_worker.config.problems import find_problems
+from mlx_worker.errors import WorkerError
+from mlx_worker.models.resolve import PlannedModel, inspect_model, missing_warm_files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlx_worker.config.problems import ConfigReport
+    from mlx_worker.config.schema import Config
+
+
+def check_file(file: Path, *, as_json: bool) -> int:
+    """Print what the configuration would run, or else its problems; return the exit code."""
+    report = find_problems(file)
+    problems: list[WorkerError] = list(report.problems)
+    planned: list[PlannedModel] = []
+    credentials = None
+    if report.config is not None:
+        problems += _problems_of_files(report.config, report)
+        credentials, problem = _credentials(report.config, report)
+        problems += [problem] if problem else []
+        planned = _plan(report.config, report, problems)
+    if as_json:
+        print_json(_as_json(report.config, planned, credentials, problems))
+    elif problems:
+        for problem in problems:
+            sys.stderr.write(f"mlx-worker: {problem}\n")
+    else:
+        assert report.config is not None, "a file that cannot be read is a problem"
+        assert credentials is not None, "credentials that cannot be read are a problem"
+        _print_plan(report.config, planned, credentials)
+    return problems[0].exit_code if problems else 0
+
+
+# --- problems ---------------------------------------------------------------------------
+
+
+def _problems_of_files(config: Config, report: ConfigReport) -> list[WorkerError]:
+    return [
+        error for error in missing_warm_files(config) if not report.is_broken(error.param or "")
+    ]
+
+
+def _credentials(
+    config: Config, report: ConfigReport
+) -> tuple[Credentials | None, WorkerError | None]:
+    """Return the keys and the certificate, or the problem of their files."""
+    if any(_is_about_server(problem) for problem in report.problems):
+        return None, None
+    try:
+        return Credentials(config.server), None
+    except WorkerError as error:
+        return None, error
+
+
+def _is_about_server(problem: WorkerError) -> bool:
+    return (problem.param or "").startswith("server")
+
+
+def _plan(config: Config, report: ConfigReport, problems: list[WorkerError]) -> list[PlannedModel]:
+    """Return the models whose folders can be used, and add a problem for each other folder."""
+    planned = []
+    for i, model in enumerate(config.models):
+        if report.is_broken(f"models[{i}]"):
+            continue
+        try:
+            planned.append(PlannedModel(model, inspect_model(config, model)))
+        except WorkerError as error:
+            problems.append(error)
+    return planned
+
+
+# --- what would run ---------------------------------------------------------------------
+
+
+def _print_plan(config: Config, planned: list[PlannedModel], credentials: Credentials) -> None:
+    server = config.server
+    drain = config.supervisor.drain_timeout
+    click.echo(f"listens on {server.host} port {server.port}; drains for {drain} s")
+    names = ", ".join(name for name, _ in credentials.keys.hashes)
+    click.echo(
+        f"{'TLS' if credentials.tls else 'no TLS'}; "
+        f"{f'requires a key: {names}' if names else 'requires no key'}"
+        f"{'; no key needed from ' if server.trusted else ''}{', '.join(server.trusted)}"
+    )
+    for item in planned:
+        model, folder = item.config, item.inspected
+        names = ", ".join((model.id, *model.aliases))
+        rest = "  answers for unknown names" if model.default else ""
+        click.echo(
+            f"{names}{rest}\n"
+            f"  {folder.path}: {folder.model_type}, {folder.weight_bytes / 1e6:.1f} MB of weights\n"
+            f"  context {item.context_length or 'without a limit'}, "
+            f"{model.max_concurrency} at once, {model.max_queue} may wait, "
+            f"{'started at boot' if model.preload else 'started on demand'}"
+        )
+        for path in model.warm:
+            click.echo(f"  warms {path}")
+        for warning in item.warnings:
+            click.echo(f"  warning: {warning}")
+
+
+def _as_json(
+    config: Config | None,
+    planned: list[PlannedModel],
+    credentials: Credentials | None,
+    problems: list[WorkerError],
+) -> dict[str, Any]:
+    return {
+        "file": str(config.file) if config else None,
+        "host": config.server.host if config else None,
+        "port": config.server.port if config else None,
+        "tls": bool(credentials and credentials.tls),
+        "keys": [name for name, _ in credentials.keys.hashes] if credentials else [],
+        "problems": [
+            {"message": problem.message, "key": problem.param, "exitCode": problem.exit_code}
+            for problem in problems
+        ],
+        "models": [_model_as_json(item) for item in planned],
+    }
+
+
+def _model_as_json(item: PlannedModel) -> dict[str, Any]:
+    model, folder = item.config, item.inspected
+    return {
+        "id": model.id,
+        "aliases": list(model.aliases),
+        "default": model.default,
+        "folder": str(folder.path),
+        "modelType": folder.model_type,
+        "weightBytes": folder.weight_bytes,
+        "contextLength": item.context_length,
+        "preload": model.preload,
+        "warm": [str(path) for path in model.warm],
+        "warnings": list(item.warnings),
+    }

@@ -1,0 +1,4 @@
+"""The commands about model files on this machine: no node needs to run.
+
+[front]
+"""

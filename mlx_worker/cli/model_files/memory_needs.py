@@ -1,0 +1,159 @@
+"""Find a model's files and what they need of memory, by the node's own arithmetic.
+
+A process of its own builds the model without its weights: the commands import no mlx. [front]
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import psutil
+
+from mlx_worker.config.schema import SupervisorConfig
+from mlx_worker.errors import BadModelFolder
+from mlx_worker.models.folder import ModelFolder, inspect_folder
+from mlx_worker.models.json_file import read_object
+from mlx_worker.models.pull.command import run_module
+from mlx_worker.models.resolve import inspect_model, models_dir_of
+from mlx_worker.models.stated import context_length
+from mlx_worker.models.store import locate
+from mlx_worker.supervisor import settings
+from mlx_worker.supervisor.memory.fit import MemoryFit, pinned_claims
+from mlx_worker.wire.memory_needs import MemoryNeeds
+
+if TYPE_CHECKING:
+    from mlx_worker.config.schema import Config, ModelConfig
+    from mlx_worker.config.sizes import MemoryLimit
+    from mlx_worker.supervisor.memory.policy import MemoryClaim
+
+PROBE: Final = "mlx_worker.child.memory_probe"
+PREFIX: Final = "needs "
+"""What the probe's line with the result begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where models are, and the memory that they may take: None is what the node would use."""
+
+    config: Config | None
+    models_dir: Path | None = None
+    memory_limit: MemoryLimit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model that was found, and its needs beside the memory.
+
+    `machine_bytes` is the memory of this machine. `warnings` are about the files.
+    """
+
+    name: str
+    path: Path
+    model_type: str
+    fit: MemoryFit
+    machine_bytes: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_computed(self) -> bool:
+        """True if there are no weights: their bytes are computed from config.json."""
+        return not self.path.is_dir()
+
+
+def fit_of(model: str, where: Where) -> Found:
+    """Return what a model needs, by a path, an id or alias of the configuration, or a name.
+
+    Raises ModelNotFoundError, BadModelFolder, UnservableModel or ConfigError.
+    """
+    path = Path(model).expanduser()
+    if path.is_file():
+        return _of_config_file(path, where)
+    configured = None if path.is_dir() else _configured(model, where.config)
+    if configured is not None and where.config is not None:
+        folder = inspect_model(where.config, configured)
+        return _of_folder(configured.id, folder, where, configured)
+    folders = where.models_dir or models_dir_of(where.config)
+    found = inspect_folder(path if path.is_dir() else locate(model, folders))
+    return _of_folder(found.path.resolve().name, found, where, None)
+
+
+def _configured(model: str, config: Config | None) -> ModelConfig | None:
+    models = config.models if config else ()
+    return next((item for item in models if model in (item.id, *item.aliases)), None)
+
+
+def _of_config_file(file: Path, where: Where) -> Found:
+    config = read_object(file)
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or not model_type:
+        raise BadModelFolder(f"{file} names no model_type")
+    needs = asyncio.run(probe(file))
+    fit = _fit(needs, needs.weight_bytes, context_length(config), where)
+    return Found(str(file), file, model_type, fit, psutil.virtual_memory().total)
+
+
+def _of_folder(
+    name: str, folder: ModelFolder, where: Where, configured: ModelConfig | None
+) -> Found:
+    context = configured.context_length if configured else None
+    needs = asyncio.run(probe(folder.path))
+    fit = _fit(
+        needs,
+        folder.weight_bytes,
+        folder.context_with(context),
+        where,
+        pinned_claims(_pinned_weights(where.config, configured)),
+    )
+    return Found(
+        name,
+        folder.path,
+        folder.model_type,
+        fit,
+        psutil.virtual_memory().total,
+        folder.all_warnings(context),
+    )
+
+
+def _fit(
+    needs: MemoryNeeds,
+    weight_bytes: int | None,
+    context: int | None,
+    where: Where,
+    pinned: tuple[MemoryClaim, ...] = (),
+) -> MemoryFit:
+    if where.memory_limit is not None:
+        limit = where.memory_limit.of(psutil.virtual_memory().total)
+    else:
+        configured = where.config.supervisor if where.config else SupervisorConfig()
+        limit = settings.memory_limit(configured)
+        limit = min(limit, needs.working_set or limit)
+    return MemoryFit(needs, weight_bytes, context, limit, pinned)
+
+
+def _pinned_weights(config: Config | None, model: ModelConfig | None) -> list[int]:
+    """Return the bytes of the weights that stay in memory beside a configured model."""
+    if config is None or model is None:
+        return []
+    others = [other for other in config.models if other.pin and other is not model]
+    return [inspect_model(config, other).weight_bytes for other in others]
+
+
+async def probe(path: Path) -> MemoryNeeds:
+    """Return what a folder's model, or the model of a config.json, needs of memory.
+
+    Raises BadModelFolder, or UnservableModel for what the engine refuses.
+    """
+    found: list[MemoryNeeds] = []
+
+    def on_line(line: str) -> None:
+        if line.startswith(PREFIX):
+            found.append(msgspec.json.decode(line.removeprefix(PREFIX), type=MemoryNeeds))
+
+    await run_module(PROBE, str(path), on_line=on_line, bad_data=BadModelFolder)
+    if not found:
+        raise BadModelFolder(f"{PROBE} printed no result")
+    return found[-1]
