@@ -80,13 +80,13 @@ class traffic:  # noqa: N801  (a context)
             self._node.ask("/v1/chat/completions", body)
 
 
-def shoot(look: Looking, name: str, *, whole: bool = True) -> None:
+def shoot(look: Looking, name: str, *, whole: bool = True, colours: int = 128) -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     file = IMAGES / f"page-{name}.png"
     look.page.evaluate("scrollTo(0, 0)")
     taken = look.page.screenshot(full_page=whole, scale="css", animations="disabled")
-    with Image.open(BytesIO(taken)) as image:  # 128 colours are enough, and a third of the bytes
-        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)
+    with Image.open(BytesIO(taken)) as image:  # few colours are enough, and a third of the bytes
+        image.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(file, optimize=True)
     assert file.stat().st_size < LARGEST, f"{file} is too large for a repository"
 
 
@@ -97,7 +97,7 @@ def test_desktop(browser: Browser, busy: RunningNode) -> None:
         expect(look.page.locator("#legend button")).to_have_count(2)
         look.fold("coder-30b").click()
         chat(look, "Tell me a story")
-        shoot(look, "desktop")
+        shoot(look, "desktop", colours=64)
 
 
 def test_dark(browser: Browser, busy: RunningNode) -> None:
