@@ -46,7 +46,7 @@ def test_page_on_a_phone_does_not_scroll_sideways(browser: Browser, node: Runnin
         assert not look.is_wider_than_its_window()
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 700), (390, 1000)])
+@pytest.mark.parametrize(("width", "height"), [(1280, 700), (390, 1200)])
 def test_ten_models_are_a_short_table_with_the_failed_one_first(
     browser: Browser, crowd: RunningNode, width: int, height: int
 ) -> None:

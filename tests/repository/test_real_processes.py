@@ -33,6 +33,7 @@ NODES: Final = {
     "conftest.py",
     "processes.py",
     "test_public_names.py",
+    "tools/page_cost.py",
 }
 """What starts whole nodes (`tests.processes.running_node`): folders and files of tests/."""
 

@@ -7,7 +7,7 @@ import { moodOf } from "../lib/moods.js";
 import { remember, saved } from "../lib/saved.js";
 import { act } from "./actions.js";
 
-const SHOWN = 50;
+const ENDED_SHOWN = 8; // of those that ended, until all are asked for
 const LIVE = new Set(["waiting", "prefill", "generating", "resuming"]);
 const ENDED_BADLY = new Set(["failed", "cancelled"]);
 
@@ -56,6 +56,7 @@ class Row {
 export class Requests {
   #rows = new Map();
   #last = { live: [], recent: [] };
+  #showsAll = false;
 
   constructor() {
     for (const id of ["requests-of", "requests-filter"]) {
@@ -63,12 +64,17 @@ export class Requests {
       byId(id).addEventListener("input", () => this.show(this.#last));
     }
     byId("requests-of").value = saved("requests-of", "");
+    byId("requests-more").addEventListener("click", () => {
+      this.#showsAll = !this.#showsAll;
+      byId("requests-more").setAttribute("aria-pressed", String(this.#showsAll));
+      this.show(this.#last);
+    });
   }
 
   show(both) {
     this.#last = both;
-    const all = [...both.live, ...both.recent];
-    const shown = all.filter((request) => isWanted(request)).slice(0, SHOWN);
+    const ended = both.recent.filter(isWanted);
+    const shown = [...both.live.filter(isWanted), ...ended.slice(0, this.#showsAll ? ended.length : ENDED_SHOWN)];
     const ids = new Set(shown.map((request) => request.id));
     for (const [id, row] of this.#rows) {
       if (ids.has(id)) continue;
@@ -82,7 +88,7 @@ export class Requests {
     }
     setOrder(byId("requests"), shown.map(({ id }) => this.#rows.get(id).element));
     setText(byId("requests-count"), `${both.live.length} in progress, ${both.recent.length} ended last`);
-    setText(byId("no-requests"), all.length ? "No request fits the filter." : "No requests yet.");
+    setText(byId("no-requests"), both.live.length + both.recent.length ? "No request fits the filter." : "No requests yet.");
     setHidden(byId("no-requests"), shown.length > 0);
   }
 }
