@@ -429,10 +429,7 @@ class FakeWorker:
         flags = self._flags
         if flags.only and flags.only not in "".join(row.pieces).split():
             return
-        if row.said == flags.garbage_after_tokens:
-            self._host.send_bytes(GARBAGE)
-        if row.said == flags.unknown_id_after_tokens:
-            self._host.send([StepOutput([RowOutput(row.id + 1000, [1], "whose is this?")])])
+        self._break_the_protocol(row)
         if row.said == flags.die_after_tokens:
             await self._host.end(-signal.SIGKILL)
         if row.said == flags.segv_after_tokens:
@@ -445,6 +442,12 @@ class FakeWorker:
             await self._host.hang()
         if row.said == flags.fail_after_tokens and self._rows.pop(row.id, None):
             self._host.send([RequestFailed(row.id, InferenceError.code, "so it was written")])
+
+    def _break_the_protocol(self, row: Row) -> None:
+        if row.said == self._flags.garbage_after_tokens:
+            self._host.send_bytes(GARBAGE)
+        if row.said == self._flags.unknown_id_after_tokens:
+            self._host.send([StepOutput([RowOutput(row.id + 1000, [1], "whose is this?")])])
 
     async def _wait_for_leave(self, fifo: Path | None) -> None:
         if fifo is not None:

@@ -19,6 +19,7 @@ DECISIONS: Final = sorted((DOCS / "decisions").glob("*.md"))
 
 DOCUMENTS: Final = [
     *(ROOT / name for name in ("CHANGELOG.md", "README.md", "deploy/README.md")),
+    *sorted((ROOT / ".github").rglob("*.md")),
     *sorted(DOCS.rglob("*.md")),
 ]
 

@@ -28,6 +28,7 @@ DOCUMENTS: Final = sorted(
     [
         ROOT / "CHANGELOG.md",
         ROOT / "README.md",
+        *(ROOT / ".github").rglob("*.*"),
         *(ROOT / "deploy").rglob("*.md"),
         *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "mlx_worker").rglob("*.md"),

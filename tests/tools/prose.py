@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parents[2]
 
-LONGEST: Final = 32
+LONGEST: Final = 30
 """Words of a sentence. Writers aim at 25; a list of names in code counts as one word."""
 
 FENCED: Final = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)

@@ -15,12 +15,13 @@ _BEGINNING: Final = """\
 # Commands
 
 Written by `python -m tests.tools.generated` from the commands themselves. `mlx-worker COMMAND
---help` prints the same.
+--help` prints the same. What they are for is in [Daily commands](../how-to/operate.md).
 
 A command that asks a node finds the node by `--url`, else at the address of the configuration that
-`serve` would read. It sends the key in `$MLX_WORKER_API_KEY`, else the first key of that
-configuration. An error is one line on stderr and an [exit code](exit-codes.md).
-`eval "$(mlx-worker completion bash)"` (or zsh, fish) completes commands in your shell.
+`serve` would read, else at `http://127.0.0.1:8081`. It sends the key in `$MLX_WORKER_API_KEY`, else
+the first key of that configuration. An error is one line on stderr and an
+[exit code](exit-codes.md). `eval "$(mlx-worker completion bash)"` (or zsh, fish) completes commands
+and the names of models in your shell.
 """
 
 

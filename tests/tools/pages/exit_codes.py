@@ -21,7 +21,7 @@ Written by `python -m tests.tools.generated` from the classes of errors. The cod
 | exit code | when |
 |---|---|
 | 0 | The command did what it was asked to; `serve` was stopped by SIGTERM or ctrl-C. |
-| 1 | An error without a code of its own; for `doctor`, a finding is bad. |
+| 1 | An error without a code of its own; a bad finding of `doctor`; a failed `--wait`. |
 | 2 | Wrong usage: an option, an argument or a command that does not exist. |
 """
 
@@ -41,6 +41,16 @@ _MEANING: Final = {
     "initializing": "no model serves yet, and at least one starts",
     "offline": "the node drains before it stops",
 }
+
+_FITS: Final = """
+## mlx-worker fits
+
+| exit code | the model |
+|---|---|
+| 0 | fits |
+| 1 | does not fit |
+| 3 | has bytes that the command cannot tell |
+"""
 
 _SERVICE: Final = f"""
 ## mlx-worker service status
@@ -62,7 +72,8 @@ def page() -> str:
     rows = "".join(
         f"| {code} | {' '.join(dict.fromkeys(meanings[code]))} |\n" for code in sorted(meanings)
     )
-    return _BEGINNING + rows + "| 130 | Ctrl-C ended the command. |\n" + _status() + _SERVICE
+    rows += "| 130 | Ctrl-C ended the command. |\n"
+    return _BEGINNING + rows + _status() + _FITS + _SERVICE
 
 
 def _status() -> str:
