@@ -166,3 +166,25 @@ def test_log_is_filtered_by_text_and_level(look: Looking) -> None:
     page.fill("#log-filter", "")
     page.select_option("#log-level", "error")
     expect(page.locator("#log span:visible", has_text="listening on")).to_have_count(0)
+
+
+@pytest.mark.browser
+def test_crash_stays_listed_under_a_flood_of_events(look: Looking) -> None:
+    page = look.page
+    page.evaluate(
+        """async () => {
+          const { Events } = await import("./page/views/events.js");
+          const list = new Events();
+          const facts = { cause: "a cause", pid: 1, in_flight: [] };
+          list.add({ id: 1, at: Date.now(), kind: "crash", model: "nano", facts });
+          for (let id = 2; id < 1000; id += 1) {
+            list.add({ id, at: Date.now(), kind: "level", model: null, facts: { shown_from: id } });
+          }
+        }"""
+    )
+    expect(page.locator("#events li", has_text="log level set to 999")).to_have_count(1)
+    expect(page.locator("#events li", has_text="a cause (pid 1)")).to_have_count(1)
+    assert page.locator("#events li").count() <= 300
+    page.select_option("#events-of", "bad")
+    expect(page.locator("#events li:visible", has_text="a cause (pid 1)")).to_have_count(1)
+    expect(page.locator("#events li:visible", has_text="log level set")).to_have_count(0)

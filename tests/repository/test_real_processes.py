@@ -29,7 +29,7 @@ NODES: Final = {
         "page",
         "server",
     ),
-    *("service", "soak"),
+    *("service", "soak", "tools/page_cost.py"),
     "conftest.py",
     "processes.py",
     "test_public_names.py",
