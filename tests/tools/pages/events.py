@@ -57,6 +57,7 @@ happens, and goes on after `Last-Event-ID`. An event has `id`, `at` (ms since th
 def page() -> str:
     """Return the page."""
     facts = recorded()
+    assert facts.keys() == MEANING.keys(), "MEANING and the recorded kinds of events differ"
     rows = [
         f"| `{kind}` | {MEANING[kind]} | {', '.join(f'`{fact}`' for fact in facts[kind])} |\n"
         for kind in sorted(facts)
