@@ -1,7 +1,8 @@
 """The client of a running node: requests and commands over the node's HTTP API.
 
-This is the only module of the package that sends requests to a node. An answer becomes a value, and
-every failure becomes one error. [front]
+Every command that asks a running node asks through this module; the demo and the benchmark ask the
+node that they start themselves, as any client does. An answer becomes a value, and every failure
+becomes one error. [front]
 """
 
 from __future__ import annotations

@@ -39,15 +39,15 @@ from tests.supervisor_harness import (
 )
 
 TEXT = "one two three four five six"
-DEATHS = {
-    "--die-after-tokens": "SIGKILL",
-    "--segv-after-tokens": "SIGSEGV",
-    "--abort-after-tokens": "SIGABRT",
-    "--exit-after-tokens": "exit status",
-    "--garbage-after-tokens": "no message",
-    "--unknown-id-after-tokens": "not open",
-    "--hang-after-tokens": "no progress",
-}
+DEATHS = (
+    "--die-after-tokens",
+    "--segv-after-tokens",
+    "--abort-after-tokens",
+    "--exit-after-tokens",
+    "--garbage-after-tokens",
+    "--unknown-id-after-tokens",
+    "--hang-after-tokens",
+)
 
 
 async def ask(node: Node, text: str = TEXT) -> Generation:
