@@ -62,8 +62,8 @@ NOT_REACHABLE = (
 """Parts of the output of a command that found no systemd to ask."""
 
 OF_A_USER = (
-    "no systemd of this user can be reached from this shell: log in as this user itself, without su or "
-    "sudo; or run `mlx-worker serve`; or install the machine's service with sudo and --daemon"
+    "no systemd of this user can be reached from this shell: log in as this user itself, without "
+    "su or sudo; or run `mlx-worker serve`; or install the machine's service with sudo and --daemon"
 )
 OF_THE_MACHINE = "systemd does not run on this machine: run `mlx-worker serve`"
 
