@@ -106,7 +106,7 @@ def _print_plan(config: Config, planned: list[PlannedModel], credentials: Creden
             f"  {folder.path}: {folder.model_type}, {folder.weight_bytes / 1e6:.1f} MB of weights\n"
             f"  context {item.context_length or 'without a limit'}, "
             f"{model.max_concurrency} at once, {model.max_queue} may wait, "
-            f"{'started at boot' if model.preload else 'started on demand'}"
+            f"{'starts with the node' if model.preload else 'starts with its first request'}"
         )
         for path in model.warm:
             click.echo(f"  warms {path}")

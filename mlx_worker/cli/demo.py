@@ -40,9 +40,10 @@ async def run_demo(models_dir: Path, port: int, *, once: bool) -> None:
         await _until_ready(url)
         async for text in _ask(url):
             _print(text)
-        _print(_what_next(url))
         if once:
+            _print("\n")
             raise DemoFinished
+        _print(_what_next(url))
 
     try:
         await serve(demo_config(models_dir, port), on_listening=show)
@@ -96,7 +97,8 @@ def _what_next(url: str) -> str:
     question = '{"messages":[{"role":"user","content":"Name three colours."}],"stream":true}'
     return f"""
 
-Try next:
+Try next, in another terminal; ctrl-C here ends the demo:
+  open {url} in a browser
   curl {url}/health
   curl {url}/v1/models
   curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{question}'

@@ -310,6 +310,8 @@ def client_config(*, client: str, model: str | None, node: NodeClient) -> None:
     target = asyncio.run(target_of(node, model))
     click.echo(chosen.write(target), nl=False)
     click.echo(f"{chosen.title}: {chosen.place}", err=True)
+    if advice := chosen.advice(target):
+        click.echo(f"warning: {advice}", err=True)
 
 
 NODE_COMMANDS = (

@@ -163,7 +163,11 @@ def _check_tools_shown(tokenizer: Any, kwargs: dict[str, Any], without: dict[str
     """Raise UnsupportedField if the template does not show tools, or calls could not be parsed."""
     shown, hidden = (chat_text(tokenizer, [EMPTY_USER_TURN], given) for given in (kwargs, without))
     if not tokenizer.has_tool_calling or shown == hidden:
-        raise UnsupportedField("tools: this model's chat template has no tool calls", param="tools")
+        raise UnsupportedField(
+            "tools: this model's chat template has no tool calls; in the configuration, "
+            'tools = "prompt" in the model\'s section describes tools in the system prompt',
+            param="tools",
+        )
 
 
 def _raw(tokenizer: Any, prompt: str | list[int], bound: TextBound | None) -> list[int]:

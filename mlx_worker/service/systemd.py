@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_worker.errors import ServiceManagerError
 from mlx_worker.service.definition import OPEN_FILES, ServiceState, label, remove, write
 from mlx_worker.service.subprocess_runner import run_or_raise
 
@@ -52,6 +53,19 @@ CapabilityBoundingSet=
 # loaded), PrivateDevices, ProtectClock and DevicePolicy (they hide GPUs), ProcSubset (the
 # machine's memory is read from /proc/meminfo).
 """
+
+NOT_REACHABLE = (
+    "Failed to connect to",
+    "not been booted with systemd",
+    "there is no such command",
+)
+"""Parts of the output of a command that found no systemd to ask."""
+
+OF_A_USER = (
+    "no systemd of this user can be reached from this shell: log in as this user itself, without "
+    "su or sudo; or run `mlx-worker serve`; or install the machine's service with sudo and --daemon"
+)
+OF_THE_MACHINE = "systemd does not run on this machine: run `mlx-worker serve`"
 
 
 @dataclass(frozen=True)
@@ -118,9 +132,18 @@ WantedBy={target}
         return found[1] if found else None
 
     def install(self, definition: Definition) -> None:
-        """Write the unit file, enable the unit, and (re)start it."""
+        """Write the unit file, enable the unit, and (re)start it.
+
+        Leaves no new file behind if systemd cannot be reached.
+        """
+        is_new = not self.file.exists()
         write(self.file, self.text(definition))
-        self._ctl("daemon-reload")
+        try:
+            self._ctl("daemon-reload")
+        except ServiceManagerError:
+            if is_new:
+                remove(self.file)
+            raise
         self._ctl("enable", self._unit)
         self._ctl("restart", self._unit)
 
@@ -146,7 +169,9 @@ WantedBy={target}
         facts = dict(line.partition("=")[::2] for line in ran.output.splitlines() if "=" in line)
         active = facts.get("ActiveState")
         if ran.status != 0 or active is None:
-            return ServiceState(self.file.exists(), running=False, pid=None, said=ran.output)
+            return ServiceState(
+                self.file.exists(), running=False, pid=None, said=self._explained(ran.output)
+            )
         return ServiceState(
             self.file.exists(),
             running=active in ("active", "reloading"),
@@ -166,7 +191,16 @@ WantedBy={target}
         return f"DynamicUser=yes\nStateDirectory={own}\n{home}\n{logs}"
 
     def _ctl(self, *words: str) -> None:
-        run_or_raise(self.run, *self._systemctl, *words)
+        try:
+            run_or_raise(self.run, *self._systemctl, *words)
+        except ServiceManagerError as error:
+            raise ServiceManagerError(self._explained(str(error))) from error
+
+    def _explained(self, output: str) -> str:
+        """Return the output, with what to do if the command did not reach systemd."""
+        if not any(part in output for part in NOT_REACHABLE):
+            return output
+        return f"{output}; {OF_THE_MACHINE if self.daemon else OF_A_USER}"
 
 
 def _environment(definition: Definition) -> str:

@@ -74,7 +74,7 @@ def test_a_file_is_replaced_by_force_alone(models: Path, tmp_path: Path) -> None
     file.write_text("not a [configuration")
     refused = run("init", "--models-dir", models, cwd=tmp_path)
     assert refused.returncode == 73
-    assert "exists already: --force replaces the file" in refused.stderr
+    assert "exists already: name another FILE, or use --force to replace it" in refused.stderr
     assert file.read_text() == "not a [configuration"
     forced = run("init", "--force", cwd=tmp_path, MLX_WORKER_MODELS=str(models))
     assert forced.returncode == 0, forced.stderr

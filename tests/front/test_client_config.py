@@ -45,6 +45,13 @@ async def test_a_block_names_the_url_the_model_and_its_limits(serve: Serve) -> N
     assert place == "in ~/.codex/config.toml\n"
 
 
+async def test_a_context_too_short_for_the_client_is_named(serve: Serve) -> None:
+    front = await serve(models=(model("a"),))
+    said = (await printed(front, "claude-code")).said
+    assert f"warning: Claude Code needs a context of 32000 tokens, and 'a' has {CONTEXT}" in said
+    assert "warning" not in (await printed(front, "codex")).said
+
+
 async def test_an_alias_may_be_asked_for(serve: Serve) -> None:
     front = await serve(models=(model("a", aliases=("x",)),))
     assert 'model = "x"' in (await printed(front, "codex", "--model", "x")).said

@@ -75,8 +75,8 @@ async def test_every_command_of_the_documents_succeeds(
 
 async def run_command(words: list[str], shown: str) -> None:
     said = None
-    if words[-2:] == ["<", "/dev/null"]:
-        words, said = words[:-2], ""
+    if words[-2:-1] == ["<<<"]:
+        words, said = words[:-2], f"{words[-1]}\n"
     done = await command(*words, said=said)
     wanted = NOT_FROM_A_FILE if words == ["reload"] else 0
     assert done.code == wanted, (shown, done.said)

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
+from tests.commands import command
 from tests.front.asking import Serve, asked, model
 from tests.supervisor_harness import PATIENT, Fifo, kill_worker, soon
 
@@ -30,6 +31,8 @@ async def test_a_crash_is_a_pause_to_the_client(serve: Serve, tmp_path: Path, st
     entry = health["models"]["m"]
     assert (entry["restarts"], entry["resumes"]) == (1, 1)
     assert entry["last_exit"]["how"] == "killed by SIGKILL"
+    shown = await command("status", "--url", str(front.client.make_url("")))
+    assert "m: last restart: killed by SIGKILL" in shown.said
     assert entry["health"]["errorRate"] == 0
 
 

@@ -54,6 +54,12 @@ def test_a_version_that_the_changelog_lists_as_unreleased_is_refused(checkout: P
     assert "## [1.2.3] - YYYY-MM-DD" in problem
 
 
+def test_a_version_that_says_no_version_was_released_is_refused(checkout: Path) -> None:
+    change(checkout / "CHANGELOG.md", "### Fixed", "No version has been released yet.\n\n### Fixed")
+    (problem,) = misfits("v1.2.3", ADDRESS, checkout)
+    assert "remove that sentence" in problem
+
+
 def test_a_version_without_a_word_in_the_changelog_is_refused(checkout: Path) -> None:
     change(checkout / "CHANGELOG.md", "### Fixed\n\n- A fault.\n", "")
     (problem,) = misfits("v1.2.3", ADDRESS, checkout)

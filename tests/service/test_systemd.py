@@ -134,13 +134,40 @@ def test_install_enables_and_starts_it_and_uninstall_leaves_nothing(config: Conf
     assert all(words[:2] == ["systemctl", "--user"] for words in systemctl.asked)
 
 
+NO_BUS = CommandResult(1, "Failed to connect to bus: No medium found")
+NO_SYSTEMCTL = CommandResult(127, "systemctl: there is no such command here")
+
+
+@pytest.mark.parametrize("answer", [NO_BUS, NO_SYSTEMCTL])
+@pytest.mark.parametrize(("daemon", "advice"), [(False, "log in as"), (True, "does not run on")])
+def test_a_systemd_out_of_reach_is_an_error_with_what_to_do(
+    config: Config, answer: CommandResult, advice: str, *, daemon: bool
+) -> None:
+    unit = Systemd(Recorded(systemctl=answer), daemon)
+    with pytest.raises(ServiceManagerError, match=f"{answer.output}; .*{advice}.*mlx-worker serve"):
+        unit.stop()
+    assert advice in unit.state().said
+    fresh = Systemd(Recorded(systemctl=answer))
+    with pytest.raises(ServiceManagerError):
+        fresh.install(describe(config, None))
+    assert not fresh.file.exists()
+
+
+def test_an_install_that_fails_keeps_the_unit_that_was_there(config: Config) -> None:
+    Systemd(Recorded()).install(describe(config, None))
+    unit = Systemd(Recorded(systemctl=NO_BUS))
+    with pytest.raises(ServiceManagerError):
+        unit.install(describe(config, None))
+    assert unit.file.exists()
+
+
 @pytest.mark.parametrize(
     ("said", "running", "pid", "word"),
     [
         ("MainPID=77\nActiveState=active\nSubState=running", True, 77, "active (running)"),
         ("MainPID=77\nActiveState=reloading\nSubState=reload", True, 77, "reloading (reload)"),
         ("MainPID=0\nActiveState=failed\nSubState=failed", False, None, "failed (failed)"),
-        ("Failed to connect to bus", False, None, "Failed to connect to bus"),
+        ("Unit=of another kind", False, None, "Unit=of another kind"),
     ],
 )
 def test_its_state_is_what_systemctl_shows(

@@ -22,6 +22,9 @@ ROOT: Final = Path(__file__).parents[2]
 HEADING: Final = re.compile(r"^## \[([^\]]+)\](?: - (\d{4}-\d{2}-\d{2}))?$", re.MULTILINE)
 """A version's heading in the changelog: the version, and the day on which it was released."""
 
+NOT_RELEASED: Final = "No version has been released yet."
+"""The sentence under Unreleased until the first release."""
+
 
 def version_of(root: Path = ROOT) -> str:
     """Return the version that the package says it has."""
@@ -51,6 +54,8 @@ def misfits(tag: str, repository: str | None, root: Path = ROOT) -> Iterator[str
         yield f"CHANGELOG.md has no heading `## [{version}] - YYYY-MM-DD`"
     elif not text:
         yield f"CHANGELOG.md says nothing about {version}"
+    elif NOT_RELEASED in text:
+        yield f'CHANGELOG.md says "{NOT_RELEASED}" under {version}: remove that sentence'
     if repository is not None:
         with (root / "pyproject.toml").open("rb") as file:
             project: dict[str, Any] = tomllib.load(file)["project"]

@@ -106,10 +106,11 @@ AGENTS: Final = (
         "in the shell",
         _claude_code,
         """\
-Claude Code's own prompt takes about 15,000 tokens. A context of 32,000 tokens is the least to work
-with: at 16,000 Claude Code answers, and compacts the conversation in nearly every turn. The model's
-template may take a system turn only at the beginning, or want turns to alternate. A picture that a
-tool reads reaches the model as a sentence. Web search is not offered to the model.""",
+Claude Code's own prompt takes 15,000 to 20,000 tokens. A context of 32,000 tokens is the least to
+work with: at 16,000 Claude Code answers, and compacts the conversation in nearly every turn. The
+model's template may take a system turn only at the beginning, or want turns to alternate. A picture
+that a tool reads reaches the model as a sentence. Web search is not offered to the model.""",
+        least_context=32_000,
     ),
     ClientBlock(
         "codex",

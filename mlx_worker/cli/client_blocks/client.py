@@ -57,8 +57,9 @@ class ClientTarget:
 class ClientBlock:
     """A client: its name for the command, its own name, and how its block is written.
 
-    `language` is the block's, as Markdown names languages. `place` says where the block goes, and
-    `notes` is what the documentation says besides.
+    `language` is the block's, as Markdown names languages. `place` says where the block goes,
+    `notes` is what the documentation says besides, and `least_context` is the smallest context, in
+    tokens, with which the client is of use.
     """
 
     name: str
@@ -67,6 +68,16 @@ class ClientBlock:
     place: str
     write: Callable[[ClientTarget], str]
     notes: str = ""
+    least_context: int = 0
+
+    def advice(self, target: ClientTarget) -> str | None:
+        """Return what to do about a model that the client cannot work with; None if it can."""
+        if target.context is None or target.context >= self.least_context:
+            return None
+        return (
+            f"{self.title} needs a context of {self.least_context} tokens, and {target.model!r} "
+            f"has {target.context}: --model NAME chooses another model"
+        )
 
 
 def quoted(text: str) -> str:

@@ -55,7 +55,8 @@ def memory(config: Config) -> Finding:
     except WorkerError:
         needed = 0  # `models` reports this
     said = (
-        f"{memory_now()}; models may take {in_words(limit)}, those at boot need {in_words(needed)}"
+        f"{memory_now()}; models may take {in_words(limit)}, "
+        f"those that start with the node need {in_words(needed)}"
     )
     if needed > limit:
         advice = "set preload = false for a model: its first request starts the model"

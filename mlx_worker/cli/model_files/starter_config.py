@@ -86,7 +86,9 @@ def write_starter_config(file: Path, models_dir: Path, *, force: bool) -> Writte
 def refuse_existing(file: Path, *, force: bool) -> None:
     """Raise StorageError for a file that exists, unless `force` is set."""
     if file.exists() and not force:
-        raise StorageError(f"{file} exists already: --force replaces the file")
+        raise StorageError(
+            f"{file} exists already: name another FILE, or use --force to replace it"
+        )
 
 
 def find_models(models_dir: Path) -> tuple[list[ModelFolder], list[tuple[str, str]]]:

@@ -59,11 +59,16 @@ def overview(
     rows = [_cells(id_, entry, rates) for id_, entry in body["models"].items()]
     # Below the table: beside it, a line of 80 columns leaves a reason one word a row.
     reasons = [
-        Text(f"{id_}: {entry['reason']}")
+        Text(f"{id_}: {_past(entry)}{entry['reason']}")
         for id_, entry in body["models"].items()
         if entry["reason"]
     ]
     return [_headline(url, body), *Listing(columns, rows).lines(width), *reasons]
+
+
+def _past(entry: Mapping[str, Any]) -> str:
+    """Return what sets the reason of the last restart apart from one that holds now."""
+    return "last restart: " if (entry["status"], entry["state"]) == ("healthy", "ready") else ""
 
 
 def _headline(url: str, body: Mapping[str, Any]) -> Text:

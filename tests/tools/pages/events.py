@@ -21,7 +21,8 @@ MEANING: Final = {
     "evict": "A model was unloaded to make room for the model `by`.",
     "folder": "A model's folder loads, but deserves a look.",
     "level": "The lowest level of log lines that are shown was changed.",
-    "loop held": "One step of the front took longer than 50 ms; `path` says which.",
+    "loop held": "One step of the front took longer than 50 ms; `path` says which. `other` may "
+    "also be a machine that was too busy to run the node.",
     "memory limit": "Metal recommends less memory than `memory_limit`; the smaller limit counts.",
     "no room": "A model waits because it does not fit beside the models that are loaded.",
     "outage": "No model could be served for `exit_when_failed_for` seconds; the node ends.",
