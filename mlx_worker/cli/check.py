@@ -19,7 +19,7 @@ from mlx_worker.models.resolve import PlannedModel, inspect_model, missing_warm_
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlx_worker.config.problems import ConfigReport
+    from mlx_worker.config.problems import FileProblems
     from mlx_worker.config.schema import Config
 
 
@@ -49,14 +49,14 @@ def check_file(file: Path, *, as_json: bool) -> int:
 # --- problems ---------------------------------------------------------------------------
 
 
-def _problems_of_files(config: Config, report: ConfigReport) -> list[WorkerError]:
+def _problems_of_files(config: Config, report: FileProblems) -> list[WorkerError]:
     return [
         error for error in missing_warm_files(config) if not report.is_broken(error.param or "")
     ]
 
 
 def _credentials(
-    config: Config, report: ConfigReport
+    config: Config, report: FileProblems
 ) -> tuple[Credentials | None, WorkerError | None]:
     """Return the keys and the certificate, or the problem of their files."""
     if any(_is_about_server(problem) for problem in report.problems):
@@ -71,7 +71,7 @@ def _is_about_server(problem: WorkerError) -> bool:
     return (problem.param or "").startswith("server")
 
 
-def _plan(config: Config, report: ConfigReport, problems: list[WorkerError]) -> list[PlannedModel]:
+def _plan(config: Config, report: FileProblems, problems: list[WorkerError]) -> list[PlannedModel]:
     """Return the models whose folders can be used, and add a problem for each other folder."""
     planned = []
     for i, model in enumerate(config.models):

@@ -49,7 +49,7 @@ _SEGMENT: Final = re.compile(r"([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
 
 @dataclass
-class ConfigReport:
+class FileProblems:
     """The problems of a file, and the configuration as far as it can be read.
 
     `broken` has the paths of tables whose values are not all as written: their parts of `config`
@@ -65,32 +65,32 @@ class ConfigReport:
         return any(path == table or path.startswith(f"{table}.") for table in self.broken)
 
 
-def find_problems(file: Path) -> ConfigReport:
+def find_problems(file: Path) -> FileProblems:
     """Read a file and return all of its problems, in the order of their lines."""
     try:
         text = read_config(file)
         raw = parse_toml(text, str(file))
     except ConfigError as error:
-        return ConfigReport(problems=[error])
+        return FileProblems(problems=[error])
     errors = ConfigErrors(str(file), text, raw)
-    report = _Reader(errors, raw, file.resolve().parent).read()
+    report = _ProblemReader(errors, raw, file.resolve().parent).read()
     if report.config is not None:
         report.config = msgspec.structs.replace(report.config, file=file.resolve())
     report.problems.sort(key=lambda problem: errors.line_of(problem.param or "") or 0)
     return report
 
 
-class _Reader:
+class _ProblemReader:
     """Reads the tables of one file one by one."""
 
     def __init__(self, errors: ConfigErrors, raw: dict[str, Any], folder: Path) -> None:
         self._errors = errors
         self._folder = folder
-        self._report = ConfigReport()
+        self._report = FileProblems()
         self._add(*unknown_keys(raw, errors))
         self._raw = _with_keys_meant(raw)
 
-    def read(self) -> ConfigReport:
+    def read(self) -> FileProblems:
         """Return the report."""
         self._check_lists()
         models = self._raw.get("models")

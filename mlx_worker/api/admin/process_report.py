@@ -48,7 +48,7 @@ class ProcessList(msgspec.Struct, frozen=True):
     processes: list[ProcessEntry]
 
 
-class Measured(msgspec.Struct, frozen=True):
+class MeasuredProcess(msgspec.Struct, frozen=True):
     """What the system says of a process below the front."""
 
     parent: int
@@ -63,7 +63,7 @@ async def processes(request: web.Request) -> web.Response:
     return json_response(ProcessList(list(_entries(node, measured))))
 
 
-def measure(front: int) -> dict[int, Measured]:
+def measure(front: int) -> dict[int, MeasuredProcess]:
     """Return what the system says of a process and of all processes below it."""
     process = psutil.Process(front)
     found = {}
@@ -71,13 +71,13 @@ def measure(front: int) -> dict[int, Measured]:
         try:
             with each.oneshot():
                 title = " ".join(each.cmdline()[:1])
-                found[each.pid] = Measured(each.ppid(), each.memory_info().rss, title)
+                found[each.pid] = MeasuredProcess(each.ppid(), each.memory_info().rss, title)
         except psutil.Error:  # ended meanwhile, or a zombie
             continue
     return found
 
 
-def _entries(node: Node, measured: Mapping[int, Measured]) -> Iterator[ProcessEntry]:
+def _entries(node: Node, measured: Mapping[int, MeasuredProcess]) -> Iterator[ProcessEntry]:
     front = os.getpid()
     yield ProcessEntry(
         "front", front, "draining" if node.draining else "ready", _resident(measured, front)
@@ -99,7 +99,7 @@ def _entries(node: Node, measured: Mapping[int, Measured]) -> Iterator[ProcessEn
 
 
 def _model_entries(
-    node: Node, measured: Mapping[int, Measured]
+    node: Node, measured: Mapping[int, MeasuredProcess]
 ) -> Iterator[tuple[int, ProcessEntry]]:
     for model in node.models.values():
         status, folder = model.child.status, model.planned.folder
@@ -119,5 +119,5 @@ def _model_entries(
             )
 
 
-def _resident(measured: Mapping[int, Measured], pid: int) -> int | None:
+def _resident(measured: Mapping[int, MeasuredProcess], pid: int) -> int | None:
     return measured[pid].resident_bytes if pid in measured else None

@@ -28,7 +28,7 @@ PERCENTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 @dataclass(frozen=True, slots=True)
-class _Counts:
+class _BucketCounts:
     """One model's counts at a moment; of the histograms, the counts of their buckets."""
 
     histograms: Mapping[str, tuple[int, ...]]
@@ -36,7 +36,7 @@ class _Counts:
     prefill_seconds: float
 
 
-_NOTHING: Final = _Counts({}, 0, 0.0)
+_NOTHING: Final = _BucketCounts({}, 0, 0.0)
 
 
 class RecentFigures:
@@ -45,7 +45,7 @@ class RecentFigures:
     def __init__(self, node: Node, request_metrics: RequestMetrics) -> None:
         self._node = node
         self._request_metrics = request_metrics
-        self._snapshots: deque[dict[str, _Counts]] = deque(maxlen=MAX_SNAPSHOTS)
+        self._snapshots: deque[dict[str, _BucketCounts]] = deque(maxlen=MAX_SNAPSHOTS)
 
     def take_snapshot(self) -> None:
         """Keep the counts of now, and drop the oldest that are too many."""
@@ -65,10 +65,10 @@ class RecentFigures:
             "prefillTokensPerSecond": tokens / seconds if tokens and seconds > 0 else None,
         }
 
-    def _counts(self, id_: str) -> _Counts:
+    def _counts(self, id_: str) -> _BucketCounts:
         metrics = self._request_metrics.by_model[id_]
         histograms = {name: one.counts() for name, one in self._histograms(id_).items()}
-        return _Counts(histograms, metrics.prefill_tokens, metrics.prefill_seconds)
+        return _BucketCounts(histograms, metrics.prefill_tokens, metrics.prefill_seconds)
 
     def _histograms(self, id_: str) -> dict[str, Histogram]:
         metrics = self._request_metrics.by_model[id_]

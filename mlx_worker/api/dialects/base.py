@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from mlx_worker.api.dialects.packing import packed_size
+from mlx_worker.api.dialects.packing import pack_chat, pack_value, packed_size
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.json_output import encode
 from mlx_worker.wire.request import ChatRequest
@@ -74,6 +74,20 @@ class GenerationRequest(msgspec.Struct, frozen=True):
                 f" and schemas together; the limit is {MAX_COPIED}",
                 param=self.choices_field,
             )
+
+    def packed(self) -> Self:
+        """Return the same request with its bulky parts packed, what all chats share only once.
+
+        Raises InvalidRequest.
+        """
+        shared = pack_chat(self.chats[0])
+        return replace(
+            self,
+            chats=[replace(shared, prompt=pack_value(chat.prompt)) for chat in self.chats],
+            echoed=[
+                prompt if isinstance(prompt, str) else pack_value(prompt) for prompt in self.echoed
+            ],
+        )
 
     def split_choices(self) -> list[ChatRequest]:
         """Return a request for each choice; the choices of one chat follow each other.

@@ -8,7 +8,7 @@ bytes, whatever the number of values in it; nothing else in the front reads thes
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -16,25 +16,7 @@ from msgspec.structs import replace
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from mlx_worker.api.dialects.base import GenerationRequest
     from mlx_worker.wire.request import ChatRequest
-
-R = TypeVar("R", bound="GenerationRequest")
-
-
-def pack_request(request: R) -> R:
-    """Return the same request with its bulky parts packed, what all chats share only once.
-
-    Raises InvalidRequest.
-    """
-    shared = pack_chat(request.chats[0])
-    return replace(
-        request,
-        chats=[replace(shared, prompt=pack_value(chat.prompt)) for chat in request.chats],
-        echoed=[
-            prompt if isinstance(prompt, str) else pack_value(prompt) for prompt in request.echoed
-        ],
-    )
 
 
 def pack_chat(chat: ChatRequest) -> ChatRequest:

@@ -81,7 +81,7 @@ class LiveRequest(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class _RequestEntry:
     request: LiveRequest
     started_at: float
 
@@ -91,7 +91,7 @@ class RequestTable:
 
     def __init__(self, max_ended: int = MAX_ENDED) -> None:
         self._max_ended = max_ended
-        self._live: dict[str, _Entry] = {}
+        self._live: dict[str, _RequestEntry] = {}
         self._ended: dict[str, RequestRow] = {}
         self._numbers = count(2)
         self.changes = 0
@@ -106,7 +106,7 @@ class RequestTable:
         own = id_ = request_id(request)
         while id_ in self._live or id_ in self._ended:
             id_ = f"{own}~{next(self._numbers)}"
-        self._live[id_] = _Entry(live, time.time() * 1000)
+        self._live[id_] = _RequestEntry(live, time.time() * 1000)
         self.changes += 1
         return id_
 
@@ -134,7 +134,7 @@ class RequestTable:
         return RequestRows(live, list(reversed(self._ended.values())))
 
     @staticmethod
-    def _live_row(id_: str, entry: _Entry) -> RequestRow:
+    def _live_row(id_: str, entry: _RequestEntry) -> RequestRow:
         record = entry.request.snapshot()
         return _row(id_, entry, record, live_state(record.generations))
 
@@ -161,7 +161,7 @@ def _final_state(outcome: Outcome) -> FinalState:
 
 
 def _row(
-    id_: str, entry: _Entry, record: RequestRecord, state: LiveState | FinalState
+    id_: str, entry: _RequestEntry, record: RequestRecord, state: LiveState | FinalState
 ) -> RequestRow:
     prompt, first_token = record.prompt, record.seconds_to_first_token
     return RequestRow(

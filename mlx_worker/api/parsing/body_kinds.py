@@ -19,7 +19,7 @@ from mlx_worker.api.dialects.messages.request import parse_count_body
 from mlx_worker.api.dialects.native.cache_warm import parse_warm_body
 from mlx_worker.api.dialects.native.log_level import LogLevelRequest, parse_log_level_body
 from mlx_worker.api.dialects.native.tokenize import parse_detokenize_body, parse_tokenize_body
-from mlx_worker.api.dialects.packing import pack_chat, pack_request, pack_value
+from mlx_worker.api.dialects.packing import pack_chat, pack_value
 from mlx_worker.api.dialects.registry import DIALECTS
 from mlx_worker.limits import check_amount, check_constraint, check_conversation, check_ends
 from mlx_worker.wire.request import ChatRequest
@@ -90,7 +90,7 @@ def _parse_generation(kind: GenerationBody, data: bytes, models: ModelLookup) ->
     check_amount(first)
     check_constraint(first)
     check_ends(first)
-    return pack_request(request)
+    return request.packed()
 
 
 def _parse_count(

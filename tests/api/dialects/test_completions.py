@@ -12,7 +12,6 @@ from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo, Usage
 from mlx_worker.api.dialects.completions.request import parse
 from mlx_worker.api.dialects.completions.response import CompletionWriter
 from mlx_worker.api.dialects.model_terms import ModelTerms, RequestCapacity
-from mlx_worker.api.dialects.packing import pack_request
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest, MissingField, UnsupportedField
 from mlx_worker.supervisor.requests.generation import FinishInfo
@@ -86,7 +85,7 @@ def test_choices_are_counted_before_anything_is_built() -> None:
 def test_shared_parts_of_prompts_are_built_once() -> None:
     body = json.dumps({"prompt": ["a"] * 97, "structured_outputs": SCHEMA}).encode()
     made = calls(
-        lambda: pack_request(parse(body, lambda _: ModelTerms(capacity=RequestCapacity("m", 97))))
+        lambda: parse(body, lambda _: ModelTerms(capacity=RequestCapacity("m", 97))).packed()
     )
     assert made["resolve_sampling"] == made["resolve_constraint"] == made["pack_chat"] == 1
 

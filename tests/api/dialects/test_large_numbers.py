@@ -12,7 +12,6 @@ from mlx_worker.api.dialects.base import ResponseInfo, Usage
 from mlx_worker.api.dialects.chat import request as chat
 from mlx_worker.api.dialects.fields import check_encodable
 from mlx_worker.api.dialects.messages import request as messages
-from mlx_worker.api.dialects.packing import pack_request
 from mlx_worker.api.dialects.responses import request as responses
 from mlx_worker.api.dialects.responses.response import ResponsesWriter
 from mlx_worker.errors import InvalidRequest
@@ -119,6 +118,6 @@ def test_integer_that_no_double_holds_is_refused() -> None:
 
 def test_large_bound_in_a_tool_is_repeated_exactly() -> None:
     call = responses.parse(_body(input="Hi", tools=[{"type": "function", **NAMED}]))
-    answer = ResponsesWriter(pack_request(call), ResponseInfo("m", 1, "fp_1"))
+    answer = ResponsesWriter(call.packed(), ResponseInfo("m", 1, "fp_1"))
     told = answer.full_response([(OutputDelta(["Hi"], []), FinishInfo("stop", 1))], Usage(1, 0, 1))
     assert json.loads(told)["tools"][0]["parameters"] == SCHEMA
