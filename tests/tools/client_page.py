@@ -28,15 +28,17 @@ mlx-worker client-config codex --model small         # another, by name or alias
 mlx-worker client-config codex --url http://10.0.0.5:8081
 ```
 
-The settings go to stdout, and a line that says where they belong goes to stderr. The key of the
-node is never printed: a client reads the key from `{KEY_VARIABLE}`, or from what its section names.
-A node without keys takes any text: where a client insists on a key, say
-`export {KEY_VARIABLE}={NO_KEY}`.
+The command changes no file. The settings go to stdout, and a line that says where they belong goes
+to stderr. The key of the node is never printed: a client reads the key from the environment
+variable `{KEY_VARIABLE}`, or from what its section names. So set this variable where the client
+runs. A node without keys takes any text: where a client insists on a key, say
+`export {KEY_VARIABLE}={NO_KEY}`. What to do when a client gets an error is in
+[Connect your agent](connect-your-agent.md#when-it-does-not-work).
 
-The sections below are these settings for a model `{EXAMPLE.model}` of {EXAMPLE.context:,} tokens on
-`{EXAMPLE.url}`. `tox -e clients` installs every client here and runs it with its section
-against a node: text, streams, a tool that is called and answered, structured output. The versions
-that it runs are in `tests/clients/prefixes.py`.
+Each section below has these settings for one client, with a model `{EXAMPLE.model}` of
+{EXAMPLE.context:,} tokens on `{EXAMPLE.url}`. The authors run every client here with its section
+against a node (`tox -e clients`): text, streams, a tool that is called and answered, structured
+output. The versions that they run are in `tests/clients/prefixes.py`.
 """
 
 

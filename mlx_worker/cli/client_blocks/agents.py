@@ -107,9 +107,10 @@ AGENTS: Final = (
         _claude_code,
         """\
 Claude Code's own prompt takes 15,000 to 20,000 tokens. A context of 32,000 tokens is the least to
-work with: at 16,000 Claude Code answers, and compacts the conversation in nearly every turn. The
-model's template may take a system turn only at the beginning, or want turns to alternate. A picture
-that a tool reads reaches the model as a sentence. Web search is not offered to the model.""",
+work with: at 16,000 Claude Code answers, but compacts the conversation in nearly every turn. A model
+whose template takes a system message only at the beginning, or wants turns to alternate, works too.
+If a tool returns a picture, the model gets a sentence in its place. Web search is not offered to
+the model.""",
         least_context=32_000,
     ),
     ClientBlock(
@@ -119,8 +120,8 @@ that a tool reads reaches the model as a sentence. Web search is not offered to 
         "in ~/.codex/config.toml",
         _codex,
         """\
-MCP servers work as they are configured. Web search is not offered to the model; the node says so in
-a warning. Codex reports that it has no metadata for the model: that is harmless.""",
+MCP servers work as they are configured in Codex. Web search is not offered to the model; the node
+says so in a warning. Codex reports that it has no metadata for the model: that is harmless.""",
     ),
     ClientBlock("opencode", "opencode", "json", "in ~/.config/opencode/opencode.json", _opencode),
     ClientBlock("aider", "aider", "sh", "in the shell, in the project's folder", _aider),

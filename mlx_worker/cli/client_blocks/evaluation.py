@@ -51,7 +51,12 @@ def _guidellm(target: ClientTarget) -> str:
 
 EVALUATION: Final = (
     ClientBlock(
-        "inspect-ai", "Inspect", "sh", _IN_SHELL, _inspect_ai, "Append the file of the task."
+        "inspect-ai",
+        "Inspect",
+        "sh",
+        _IN_SHELL,
+        _inspect_ai,
+        "Append the file of the task to the last line.",
     ),
     ClientBlock(
         "lm-eval",
