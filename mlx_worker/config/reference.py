@@ -172,6 +172,7 @@ Written by `python -m tests.tools.generated` from the types that read a file.
 - Paths are relative to the file. In a path, `~` is a home folder, `$NAME` or `${NAME}` is an
   environment variable, and `$$` is a dollar sign. A variable that is not set is an error.
 - `mlx-worker check FILE` says what would run, or what is wrong, with key, value, limit and line.
+- Words such as child, spare, drain or KV are in [the glossary](glossary.md).
 - `config/mlx-worker.schema.json` is for editors. With `#:schema PATH` in the first line of a file,
   an editor completes and checks the file while you write.
 - Without `--config`, commands read `./mlx-worker.toml`, else the file in the user's config folder:

@@ -122,8 +122,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body_timeout: Annotated[
         Interval,
         Meta(
-            description="Seconds that a request body may be late in all; 16 KiB a second are in"
-            " time. Then the request is refused with 408."
+            description="Seconds that a request body may take beyond a second for each 16 KiB that"
+            " arrive. Then the request is refused with 408."
         ),
     ] = 20.0
     send_timeout: Annotated[
