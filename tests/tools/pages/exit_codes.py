@@ -21,7 +21,7 @@ Written by `python -m tests.tools.generated` from the classes of errors. The cod
 | exit code | when |
 |---|---|
 | 0 | The command did what it was asked to; `serve` was stopped by SIGTERM or ctrl-C. |
-| 1 | An error without a code of its own; a bad finding of `doctor`; a failed `--wait`; no to `rm`. |
+| 1 | An error without its own code; a bad finding of `doctor`; a failed `--wait`; no to `rm`. |
 | 2 | Wrong usage, as of an option, an argument or a command that does not exist. |
 """
 
