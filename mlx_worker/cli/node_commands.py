@@ -169,7 +169,7 @@ def logs(
 ) -> None:
     """Print the log of the node, or of a model's processes.
 
-    The node keeps its last 1000 lines, and the last ones of each model.
+    The node keeps its last 1000 lines, and the last 1000 of each model.
     """
     from mlx_worker.cli.reports.logs import DEFAULT_LINES, LogFilter
 

@@ -177,10 +177,12 @@ Written by `python -m tests.tools.generated` from the types that read a file.
   an editor completes and checks the file while you write.
 - Without `--config`, commands read `./mlx-worker.toml`, else the file in the user's config folder:
   `~/.config/mlx-worker/` on Linux, `~/Library/Application Support/mlx-worker/` on macOS.
+- The models folder in the user's data folder is `~/.local/share/mlx-worker/models` on Linux,
+  `~/Library/Application Support/mlx-worker/models` on macOS.
 
 | variable | meaning |
 |---|---|
-| `MLX_WORKER_API_KEYS` | Keys of the node, beside those of `server.api_keys_file`. |
+| `MLX_WORKER_API_KEYS` | Keys of the node, `name:key,name:key`, beside `server.api_keys_file`. |
 | `MLX_WORKER_API_KEY` | The key that commands and clients send. |
 | `MLX_WORKER_MODELS` | The models folder, if `server.models_dir` is not set. |
 | `MLX_WORKER_LOG_FILE` | The log file of a launchd service, if `log.file` is not set. |

@@ -63,8 +63,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Path | None,
         Meta(
             description="File of lines `name:key` and `#` comments, readable by its owner alone."
-            " `$MLX_WORKER_API_KEYS` may hold keys too. Without any key, every client that"
-            " reaches the port may send requests."
+            " A key has 16 to 512 characters. `$MLX_WORKER_API_KEYS` may hold keys too. Without any"
+            " key, every client that reaches the port may send requests."
         ),
     ] = None
     insecure: Annotated[
