@@ -113,7 +113,8 @@ def inspect(*, model: str, as_json: bool, node: NodeClient) -> None:
 def ps(*, as_json: bool, node: NodeClient) -> None:
     """List the processes of the node.
 
-    They are the front, a process for each model, spares that wait for a model, and helpers.
+    They are the front, a process for each model, spares that wait for a model, helpers that try
+    costly grammars, and the parser of large bodies.
     """
     from mlx_worker.cli.reports.output import print_json, print_lines, terminal_width
     from mlx_worker.cli.reports.processes import processes_listing
@@ -168,7 +169,7 @@ def logs(
 ) -> None:
     """Print the log of the node, or of a model's processes.
 
-    The node keeps its last 1000 lines, and the last ones of each model.
+    The node keeps its last 1000 lines, and the last 1000 of each model.
     """
     from mlx_worker.cli.reports.logs import DEFAULT_LINES, LogFilter
 

@@ -172,14 +172,17 @@ Written by `python -m tests.tools.generated` from the types that read a file.
 - Paths are relative to the file. In a path, `~` is a home folder, `$NAME` or `${NAME}` is an
   environment variable, and `$$` is a dollar sign. A variable that is not set is an error.
 - `mlx-worker check FILE` says what would run, or what is wrong, with key, value, limit and line.
+- Words such as child, spare, drain or KV are in [the glossary](glossary.md).
 - `config/mlx-worker.schema.json` is for editors. With `#:schema PATH` in the first line of a file,
   an editor completes and checks the file while you write.
 - Without `--config`, commands read `./mlx-worker.toml`, else the file in the user's config folder:
   `~/.config/mlx-worker/` on Linux, `~/Library/Application Support/mlx-worker/` on macOS.
+- The models folder in the user's data folder is `~/.local/share/mlx-worker/models` on Linux,
+  `~/Library/Application Support/mlx-worker/models` on macOS.
 
 | variable | meaning |
 |---|---|
-| `MLX_WORKER_API_KEYS` | Keys of the node, beside those of `server.api_keys_file`. |
+| `MLX_WORKER_API_KEYS` | Keys of the node, `name:key,name:key`, beside `server.api_keys_file`. |
 | `MLX_WORKER_API_KEY` | The key that commands and clients send. |
 | `MLX_WORKER_MODELS` | The models folder, if `server.models_dir` is not set. |
 | `MLX_WORKER_LOG_FILE` | The log file of a launchd service, if `log.file` is not set. |

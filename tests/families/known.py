@@ -64,7 +64,7 @@ REFUSED: Final[Mapping[str, Refusal]] = {
 INEXACT: Final[Mapping[str, str]] = {
     "plamo3": (
         "mlx_lm's mask lets a chunk of a prompt see one token more than its sliding cache keeps, "
-        "so answers depend on how a prompt is cut, with mlx_lm alone too: behind a prompt longer "
+        "so answers depend on how a prompt is cut, with mlx_lm alone too; if a prompt is longer "
         "than the window, a batch, a cached prefix or a replay may change tokens"
     ),
 }

@@ -28,8 +28,8 @@ The {total} architectures of mlx_lm {MLX_LM}, by their `model_type`. The suite
 `tox -e families` makes a tiny random float32 model of each from the fields of mlx_lm's own
 arguments, and loads the model as the node does. The suite compares every token and its
 log-probability with `mlx_lm.stream_generate` alone: in a batch of eight requests that join and
-leave, on a resident prefix, and after a replay. The suite fails when mlx_lm has an architecture
-that is not in this list.
+leave, on a prefix from the prompt cache, and after a [replay](glossary.md). The suite
+fails when mlx_lm has an architecture that is not in this list.
 
 `python -m tests.tools.families > docs/reference/architectures.md` writes the list. What
 "equal" means beyond float32 is in [What exact means](../concepts/exact.md).
@@ -42,8 +42,9 @@ mlx_lm maps further model types to these, for example `mistral` to `llama`.
 
 ## Served one row at a time, and equal ({len(single)})
 
-mlx_lm's batch changes the answers of these, or raises an error, so the engine serves one request
-at a time. `unbatched` in `/health` has the reason.
+mlx_lm's batch changes the answers of these, or raises an error, so the node serves one request
+at a time. `unbatched` in `/health` has the reason. A batch pads shorter prompts: padding that the
+model takes for tokens changes its answers.
 
 {_table(single)}
 ## Not equal ({len(INEXACT)})

@@ -3,7 +3,7 @@
 A closed table: each name, the values that ask for nothing, and what to use instead. Any other value
 is refused by name, because the answer would not be what was asked for. Fields that change no answer
 are listed too, and ignored; fields in no table are ignored. A name in a dialect's own body belongs
-to that dialect. `docs/reference/dialects.md` has the same table.
+to that dialect. `docs/reference/foreign-fields.md` has the same table.
 
 [front]
 """

@@ -52,8 +52,8 @@ OBSERVATION_ROUTES = (
         method="GET",
         path="admin/watch",
         handler=stream.dashboard_stream,
-        summary="What the dashboard shows: events, all figures once a second, and on request"
-        " log lines and the table of requests",
+        summary="What the dashboard shows: events, a report of all figures once a second or with"
+        " an event, and on request log lines and the table of requests",
         answer=EVENTS,
         query=("after", "logs", "logs_after", "requests"),
     ),
@@ -61,7 +61,7 @@ OBSERVATION_ROUTES = (
         method="GET",
         path="admin/history",
         handler=stream.history,
-        summary="The last hour, a sample every ten seconds",
+        summary="The last hour of each model for charts, a sample every ten seconds",
         answer=JsonKeys.of("every samples"),
         query=("after",),
     ),
@@ -69,7 +69,7 @@ OBSERVATION_ROUTES = (
         method="GET",
         path="admin/processes",
         handler=process_report.processes,
-        summary="The node's processes: front, models, spares and helpers",
+        summary="The node's processes: front, models, spares, helpers, parser of large bodies",
         answer=process_report.ProcessList,
     ),
     Route(

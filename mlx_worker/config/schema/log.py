@@ -26,8 +26,8 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     level: Annotated[
         LogLevel,
         Meta(
-            description="Least severe level that is logged. SIGUSR1 and SIGUSR2 change the level"
-            " while the node runs."
+            description="Least severe level that is logged. While the node runs, SIGUSR1 sets the"
+            " level to debug, and SIGUSR2 back to this one."
         ),
     ] = "info"
     file: Annotated[

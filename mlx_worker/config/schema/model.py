@@ -153,7 +153,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = Defaults()
     warm: Annotated[
         tuple[Path, ...],
-        Meta(description="Files (relative to this one) that are prefilled after every load."),
+        Meta(
+            description="Files with system prompts, relative to this file, that are read into the"
+            " prompt cache after every load."
+        ),
     ] = ()
     chat_template: Annotated[
         Path | None,

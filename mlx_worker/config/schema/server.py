@@ -63,8 +63,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Path | None,
         Meta(
             description="File of lines `name:key` and `#` comments, readable by its owner alone."
-            " `$MLX_WORKER_API_KEYS` may hold keys too. Without any key, every client that"
-            " reaches the port may send requests."
+            " A key has 16 to 512 characters. `$MLX_WORKER_API_KEYS` may hold keys too. Without any"
+            " key, every client that reaches the port may send requests."
         ),
     ] = None
     insecure: Annotated[
@@ -122,8 +122,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body_timeout: Annotated[
         Interval,
         Meta(
-            description="Seconds that a request body may be late in all; 16 KiB a second are in"
-            " time. Then the request is refused with 408."
+            description="Seconds that a request body may take beyond a second for each 16 KiB that"
+            " arrive. Then the request is refused with 408."
         ),
     ] = 20.0
     send_timeout: Annotated[

@@ -86,7 +86,7 @@ class Pressure:
             await self._checked.wait()
 
     def _returnable(self) -> int:
-        """Return the bytes of models that are endingor that no client would miss."""
+        """Return the bytes of models that are ending or that no client would miss."""
         claims = (model.memory_claim() for model in self._all_models())
         return sum(claim.used or 0 for claim in claims if claim.is_evictable or claim.is_leaving)
 

@@ -15,7 +15,10 @@ _BEGINNING: Final = """\
 # Commands
 
 Written by `python -m tests.tools.generated` from the commands themselves. `mlx-worker COMMAND
---help` prints the same. What they are for is in [Daily commands](../how-to/operate.md).
+--help` prints the same, `mlx-worker --help` a list of them, and `mlx-worker --version` the versions
+of mlx-worker, mlx, mlx-lm and Python. What commands are for is in
+[Daily commands](../how-to/operate.md), and words such as spare or pinned are in
+[the glossary](glossary.md).
 
 A command that asks a node finds the node by `--url`, else at the address of the configuration that
 `serve` would read, else at `http://127.0.0.1:8081`. It sends the key in `$MLX_WORKER_API_KEY`, else

@@ -14,29 +14,37 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MEANING: Final = {
-    "crash": "A model's process ended without being asked to, or was killed because it hung, or"
-    " sent garbage. `lines` are the last lines that the process wrote to stderr; `in_flight` are"
-    " the requests that it ran.",
+    "crash": "A model's process ended without being asked to, or was killed because it hung or"
+    " sent garbage. `cause` is what went wrong first, `how` the exit status or signal in words;"
+    " `lines` are the last lines that the process wrote to stderr; `in_flight` are the requests"
+    " that it ran; the bytes are its last report of its memory.",
     "drain": "The node stops: it refuses new work, and what runs has `within_s` seconds to finish.",
     "evict": "A model was unloaded to make room for the model `by`.",
-    "folder": "A model's folder loads, but deserves a look.",
-    "level": "The lowest level of log lines that are shown was changed.",
+    "folder": "A model's folder can be loaded, but has something that `warning` names.",
+    "level": "The lowest level of log lines that are shown was changed to `shown_from`.",
     "loop held": "One step of the front took longer than 50 ms; `path` says which. `other` may "
     "also be a machine that was too busy to run the node.",
-    "memory limit": "Metal recommends less memory than `memory_limit`; the smaller limit counts.",
+    "memory limit": "Metal recommends fewer bytes (`working_set`) than `memory_limit` (`was`);"
+    " the smaller limit counts.",
     "no room": "A model waits because it does not fit beside the models that are loaded.",
     "outage": "No model could be served for `exit_when_failed_for` seconds; the node ends.",
     "package replaced": "mlx-worker was replaced on the disk while the node runs, and a new process"
-    " of the model runs the new code. `cure` says what to do.",
-    "pause": "No process of the machine ran for this time, as in a sleep.",
+    " of the model runs the new code. `node` and `process` are the two versions; `cure` says what"
+    " to do.",
+    "pause": "The front did not run for `seconds`, 5 or more, as while the machine sleeps. No time"
+    " limit of a model's process counts them.",
     "poison": "A request was in flight at `max_crashes` crashes and is refused.",
     "pressure": "The models take more than the limit: caches are trimmed, idle models are"
-    " unloaded, work is refused, or a process is replaced.",
-    "reload": "The configuration was read again.",
-    "resume": "A generation that lost its process continues in the next one.",
-    "state": "A model's process changed its state.",
+    " unloaded, work is refused, or a process is replaced (`what`). `used` and `limit` are bytes.",
+    "reload": "The configuration was read again. The facts are ids of models: with `changed`"
+    " settings the process stays, `restarted` ones get a new process. `needs_restart` are keys that"
+    " only a restart of the node applies.",
+    "resume": "A generation that lost its process continues in the next one. Its client has"
+    " `after_tokens` tokens; it was in flight at `crashes` crashes.",
+    "state": "A model's process changed its state, from `was` to `now`. `because` is the event that"
+    " changed it, `reason` says more.",
     "weights changed": "An answer that lost its process cannot be continued, because the next"
-    " process has other weights or other code.",
+    " process has other weights or other code. `was` and `now` are the fingerprints.",
 }
 """What each kind of event says."""
 

@@ -16,13 +16,13 @@ _BEGINNING: Final = """\
 # Exit codes
 
 Written by `python -m tests.tools.generated` from the classes of errors. The codes follow
-`sysexits.h`. A command that fails prints one line on stderr.
+`sysexits.h`. A command that fails prints one line on stderr, and `check` one for each problem.
 
 | exit code | when |
 |---|---|
 | 0 | The command did what it was asked to; `serve` was stopped by SIGTERM or ctrl-C. |
-| 1 | An error without a code of its own; a bad finding of `doctor`; a failed `--wait`. |
-| 2 | Wrong usage: an option, an argument or a command that does not exist. |
+| 1 | An error without its own code; a bad finding of `doctor`; a failed `--wait`; no to `rm`. |
+| 2 | Wrong usage, as of an option, an argument or a command that does not exist. |
 """
 
 _STATUS: Final = """
@@ -49,7 +49,7 @@ _FITS: Final = """
 |---|---|
 | 0 | fits |
 | 1 | does not fit |
-| 3 | has bytes that the command cannot tell |
+| 3 | needs memory that the command cannot tell |
 """
 
 _SERVICE: Final = f"""

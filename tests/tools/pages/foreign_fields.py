@@ -15,7 +15,8 @@ Written by `python -m tests.tools.generated` from the table that refuses these f
 The fields below belong to other servers or to other dialects, and would change an answer. Such a
 field is a 400 `unsupported_field`: the message names the field and what to use instead. Values that
 ask for nothing are ignored; `null` is always one of them. Where a dialect has a field of this name
-itself, the [dialect's own table](dialects.md) counts.
+itself, the [dialect's own table](dialects.md) counts. "Everywhere" is all four dialects. An empty
+"use instead" means that the node has nothing like the field.
 
 """
 

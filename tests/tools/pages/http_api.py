@@ -18,7 +18,8 @@ _BEGINNING: Final = """\
 # HTTP API
 
 Written by `python -m tests.tools.generated` from the table of routes. `GET /openapi.json` of a
-running node has the same as OpenAPI 3.1, with the types of bodies and answers.
+running node has the same as OpenAPI 3.1, with the types and the meaning of bodies and answers.
+Words such as front, prefill or drain are in [the glossary](glossary.md).
 
 Any run of `/v1` in front of a path is ignored: `/chat/completions`, `/v1/chat/completions` and
 `/v1/v1/chat/completions` are the same. Doubled slashes and slashes at the end of a path are ignored
@@ -35,7 +36,53 @@ which is not from an address in `server.trusted`; or **never**.
 _ACCESS: Final = {"key": "always", "trusted": "not if trusted", "public": "never"}
 
 _PAGE: Final = """\
-The page itself is `GET /` and the files under `/page/`. They need no key and are in no API.
+The dashboard is `GET /` and the files under `/page/`. They need no key and are not in
+`/openapi.json`.
+
+Query parameters:
+
+- `model` of caches and logs: the id or an alias of one model. Without it the answer is about all
+  models, or has the node's own log.
+- `after` of events, logs, history and `/admin/watch`: only entries with a larger `id`. A stream
+  takes the header `Last-Event-ID` instead, if there is one.
+- `brief` of health: fewer keys of each model ([Brief reports](health.md#brief-reports)).
+- `limit`, `after_id`, `before_id` and `lifecycle[]` of `/models`: Anthropic's pages
+  ([The list of models](dialects.md#the-list-of-models)).
+- `logs` of `/admin/watch`: `*` for the node's log lines, or a model's id for the lines of its
+  processes; with `logs_after` only lines with a larger `id`.
+- `requests` of `/admin/watch`: `1` for the table of requests, as in `/admin/requests`.
+
+Bodies that are not in [Dialects](dialects.md):
+
+- `/cache/warm` and `/cluster/cache/warm` take `system_prompt` (or `systemPrompt`), the text that is
+  computed and kept, and `model`, as in a generation request. `tools` are refused.
+- `/admin/logs/level` takes `level`: `debug`, `info`, `warning` or `error`.
+
+An answer about a prompt cache has `systemPromptHash` (SHA-256 of the system prompt that was used or
+warmed last), its `tokens`, and `lastUpdated` in ms since the epoch. `GET /cache` also has of each
+model:
+
+- `hitRate`, the share of requests whose system prompt was in the cache, and `misses`, the others by
+  [reason](metrics.md#labels);
+- the number of `entries` and of `warmed` prompts, and the `bytes` of all entries, at most
+  `capacity`.
+
+A sample of `/admin/history` has `at` (ms since the epoch) and, of each model, `tokensPerSecond` and
+`residentBytes`; `firstTokenP50` and `firstTokenP95`, percentiles of the seconds to the first token;
+`running` and `queued` generations; and `runningPeak`, the most that ran since the sample before.
+
+`/admin/watch` sends the node's events and four others: `reader` (the name of the reader's API key),
+`log`, `requests` and `report`. A report has the health report as `health`, and under `models` what
+the dashboard shows of each model beside that:
+
+- `deaths`, the ends of its processes that count against it, and `deathsAllowed`, after which it is
+  given up; `givenUp`, `nextTryAt`, and `restartsBy`, the restarts by what ended the process;
+- `latency`, percentiles of the last ten minutes in seconds: to the first token, between tokens, and
+  of whole answers; `prefillTokensPerSecond` of the same time;
+- `firstToken`, the number of first tokens and the sum of the times to them; `runningPeak`, as in
+  the history;
+- `aliases`, `isDefault`, `maxConcurrency` and `maxQueue` of the configuration, and the bytes and
+  entries of its caches.
 
 """
 
@@ -50,9 +97,12 @@ _HEADERS: Final = """\
 | `X-Model` | answer | The id of the model that answers, percent-encoded where it is not ASCII. |
 | `X-Cache-Hit` | answer | `true` if the system prompt was in the prompt cache. |
 | `X-Warnings` | answer | What of the request was left out; absent if nothing was. |
-| `Retry-After` | answer | Seconds until another try may succeed. |
-| `X-Should-Retry: false` | answer | Another try of the same request fails again. |
+| `Retry-After` | answer | With 429 and 503: seconds until another try may succeed. |
+| `X-Should-Retry: false` | answer | The same request should not be sent again: see below. |
 | `anthropic-version` | request | Chooses Anthropic's shape of the list of models and of errors. |
+
+`X-Should-Retry: false` comes with the codes {NO_RETRY}.
+The 503 `model_too_large` has no `Retry-After`.
 
 """
 
@@ -63,18 +113,22 @@ An error body is `{"error": {"message", "type", "code", "param"}}`. In the Messa
 `{"type": "error", "error": {"type", "message"}}` ([statuses there](dialects.md#post-v1messages)).
 Every endpoint may answer with the errors of any request; every endpoint with a body also with those
 of any body. "Generation" is the four endpoints that generate; "tokens" is `/messages/count_tokens`,
-`/tokenize` and `/detokenize`; "warming" is `/cache/warm` and `/cluster/cache/warm`.
+`/tokenize` and `/detokenize`; "warming" is `/cache/warm` and `/cluster/cache/warm`; "the commands
+to a model" are `load`, `restart` and `unload` under `/admin/models/`.
 
 These errors come before an endpoint is found: 404 `no_such_path`, which names the path that does
 the same here where another server has it; 405 `wrong_method`, with `Allow`; 400 `not_http`; 503
-`too_many_connections`, with `Retry-After`, which health never gets.
+`too_many_connections`, with `Retry-After`, which health never gets. Two more requests may get 503
+`unavailable` with `Retry-After`: one with a large body whose parser ended, and one with a grammar
+for which no helper process can be started.
 
 """
 
 
 def page() -> str:
     """Return the page."""
-    return f"{_BEGINNING}{_endpoints()}{_PAGE}{_HEADERS}{_ERRORS}{_errors()}\n"
+    headers = _HEADERS.replace("{NO_RETRY}", _not_resent())
+    return f"{_BEGINNING}{_endpoints()}{_PAGE}{headers}{_ERRORS}{_errors()}\n"
 
 
 def _endpoints() -> str:
@@ -88,9 +142,13 @@ def _endpoints() -> str:
 
 
 def _path(route: Route) -> str:
-    path = re.sub(r"{(\w+):[^}]*}", r"{\1}", route.path)
     query = "&".join(route.query)
-    return f"/{path}?{query}" if query else f"/{path}"
+    return f"/{_plain(route.path)}?{query}" if query else f"/{_plain(route.path)}"
+
+
+def _plain(path: str) -> str:
+    """Return a path without the expressions of its parameters."""
+    return re.sub(r"{(\w+):[^}]*}", r"{\1}", path)
 
 
 def _what(route: Route) -> str:
@@ -115,6 +173,10 @@ def _errors() -> str:
     return "\n".join(lines)
 
 
+def _not_resent() -> str:
+    return ", ".join(sorted(f"`{kind.code}`" for kind in _all_errors() if not kind.resend))
+
+
 def _all_errors() -> Iterable[type[WorkerError]]:
     return dict.fromkeys(error for route in ROUTES for error in route.all_errors)
 
@@ -133,13 +195,18 @@ def _where(kind: type[WorkerError]) -> str:
         return "any request"
     if kind in ANY_BODY:
         return "any body"
-    paths = dict.fromkeys(route.path.split("/{id")[0] for route in ROUTES if kind in route.errors)
+    routes = [route for route in ROUTES if kind in route.errors]
     names: list[str] = []
     for name, members in _GROUPS.items():
+        paths = {_group_path(route) for route in routes}
         if all(path in paths for path in members):
             names.append(name)
-            paths = {path: None for path in paths if path not in members}
-    return ", ".join((*names, *(f"`/{path}`" for path in paths)))
+            routes = [route for route in routes if _group_path(route) not in members]
+    return ", ".join((*names, *(f"`{route.method} /{_plain(route.path)}`" for route in routes)))
+
+
+def _group_path(route: Route) -> str:
+    return route.path.split("/{id")[0]
 
 
 def _first_line(kind: type[WorkerError]) -> str:

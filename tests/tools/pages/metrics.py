@@ -26,7 +26,9 @@ Written by `python -m tests.tools.generated` from the metrics of a node that has
 
 `GET /metrics` answers in Prometheus' text format, or in OpenMetrics where `Accept` asks for that.
 The file `deploy/prometheus/alerts.yml` has an alert for each way to fail. A metric of type
-`stateset` has a label of its own name: 1 for the current state, 0 for the others.
+`stateset` has a label of its own name: 1 for the current state, 0 for the others. The metrics
+`vllm:…` have the names of vLLM, for routers that read those. Words such as generation, slot or KV
+are in [the glossary](glossary.md).
 
 | metric | type | labels | what it counts |
 |---|---|---|---|
@@ -38,9 +40,34 @@ models = [{ id = "example", path = "/nowhere", preload = false }]
 """
 
 
+_LABELS: Final = """
+## Labels
+
+- `model`: the model's id. It is empty for the front's process, and for requests of which no model
+  was found.
+- `dialect`: `chat`, `completions`, `responses` or `messages`.
+- `outcome`: `success`; `client_error`, an error in the request; `refused`, which is 429, 503 but
+  for `child_lost`, the time limit and `weights_changed`; `failed`; `cancelled`, by the client or an
+  operator.
+- `reason` of refusals and failures: the [error code](http-api.md#errors).
+- `reason` of cache misses: `new`, not seen before; `evicted`, dropped for other prompts; `cleared`,
+  by a command; `no system prompt`.
+- `cause` of restarts, if the process or its folder failed: `exited`; `link_lost`, the pipe closed;
+  `stalled`; `garbage`, bytes that are no message; `device_lost`; `load_failed`, which may succeed
+  another time, and `cannot_load`, which cannot; `cannot_start`, a folder that cannot be used;
+  `not_spawned`, the system refused a process; `deadline`, a time limit of a state.
+- `cause` of restarts that were asked for: `restart`, `stop` and `unload`.
+- `kind`: steps of `decode` and `prefill`; `admit`, a request that enters the batch; `prompt`,
+  template and tokens; `compile`, a grammar; `detokenize`.
+- `path`: the endpoint; `connection`, the head of a request; `none`, a path that the node does not
+  have; `other`, work that belongs to no request.
+- `process`: `front` or `model`.
+"""
+
+
 def page() -> str:
     """Return the page."""
-    return _BEGINNING + "".join(map(_row, asyncio.run(_families())))
+    return _BEGINNING + "".join(map(_row, asyncio.run(_families()))) + _LABELS
 
 
 async def _families() -> Iterable[Metric]:

@@ -28,7 +28,7 @@ def cache_families(context: AppContext) -> Iterator[Metric]:
     stats = {id_: context.model_stats[id_] for id_ in models}
     yield counter(
         "cache_hits",
-        "Requests whose system prompt was in the prompt cache; no share of tokens.",
+        "Requests whose system prompt was in the prompt cache; cached_prompt_tokens counts tokens.",
         MODEL,
         {(id_,): of_model.hits for id_, of_model in stats.items()},
     )
@@ -53,7 +53,7 @@ def cache_families(context: AppContext) -> Iterator[Metric]:
     )
     yield gauge(
         "cache_limit_bytes",
-        "Limit of the prompt cache in bytes (cache_bytes), running generations included.",
+        "Limit of the KV of cached prompts and running generations together (cache_bytes).",
         MODEL,
         {id_: cache.capacity for id_, cache in caches.items()},
     )
@@ -65,7 +65,7 @@ def memory_families(context: AppContext) -> Iterator[Metric]:
     models = {(id_,): model for id_, model in context.model_statuses().items()}
     yield gauge(
         "kv_bytes",
-        "Bytes of KV that running generations take, by their tokens.",
+        "Bytes of KV that running generations take, computed from their tokens.",
         MODEL,
         {id_: model.running_kv_bytes for id_, model in models.items()},
     )

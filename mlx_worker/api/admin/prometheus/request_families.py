@@ -95,19 +95,19 @@ def token_families(context: AppContext) -> Iterator[Metric]:
     )
     yield counter(
         "cached_prompt_tokens",
-        "Tokens of prompts that were in the prompt cache; the cached share is of prompt_tokens.",
+        "Tokens of prompts that were in the prompt cache, a part of prompt_tokens.",
         MODEL,
         {(id_,): metrics.cached_tokens for id_, metrics in by_model},
     )
     yield counter(
         "prefill_tokens",
-        "Computed tokens of prompts, without short prompts; their prefill took prefill_seconds.",
+        "Computed tokens of prompts with 64 or more of them, whose prefill took prefill_seconds.",
         MODEL,
         {(id_,): metrics.prefill_tokens for id_, metrics in by_model},
     )
     yield counter(
         "prefill_seconds",
-        "Seconds from the start of a process on a prompt to its first token, for prefill_tokens.",
+        "Seconds in which prefill_tokens were computed, up to the first token of each answer.",
         MODEL,
         {(id_,): metrics.prefill_seconds for id_, metrics in by_model},
     )
