@@ -107,10 +107,10 @@ AGENTS: Final = (
         _claude_code,
         """\
 Claude Code's own prompt takes 15,000 to 20,000 tokens. A context of 32,000 tokens is the least to
-work with: at 16,000 Claude Code answers, but compacts the conversation in nearly every turn. A model
-whose template takes a system message only at the beginning, or wants turns to alternate, works too.
-If a tool returns a picture, the model gets a sentence in its place. Web search is not offered to
-the model.""",
+work with: at 16,000 Claude Code answers, but compacts the conversation in nearly every turn. A
+model whose template takes a system message only at the beginning, or wants turns to alternate,
+works too. If a tool returns a picture, the model gets a sentence in its place. Web search is not
+offered to the model.""",
         least_context=32_000,
     ),
     ClientBlock(
