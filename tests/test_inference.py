@@ -203,6 +203,7 @@ def test_with_no_model_loaded_the_environment_names_it(tiny: Path) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.process
 def test_a_program_that_generated_ends_in_peace(tiny: Path) -> None:
     code = (
         "from mlx_worker.inference import generate_stream\n"
