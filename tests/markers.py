@@ -45,6 +45,7 @@ MARKERS: Final[Mapping[str, tuple[str, ...]]] = {
         "bench",
         "cli",
         "faults/test_stopped_tree.py",
+        "fidelity/test_documents.py",
         "front/test_client_config.py",
         "front/test_large_bodies.py",
         "models/test_command.py",
