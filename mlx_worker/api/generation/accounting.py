@@ -157,7 +157,7 @@ class RequestAccounting:
     def cancel(self) -> bool:
         """End the request with RequestCancelled; return False if its output is complete.
 
-        Until the request has generations, its task is interrupted in whatever it waits for.
+        Until the request has generations, the wait of its task is interrupted.
         """
         if not self._generations:
             if self._task is not None and not self._is_cancelled:
