@@ -216,7 +216,7 @@ async def test_requests_repeated_id_cancels_the_one_row(serve: Serve, pace: Fifo
 async def test_requests_cancel_of_what_has_ended_is_a_404(serve: Serve) -> None:
     front = await serve()
     await front.ask(CHAT, asked("one"), X_Request_Id="ended")
-    for id_ in ("nobody", "ended"):
+    for id_ in ("missing", "ended"):
         answer = await front.ask(f"{TABLE}/{id_}/cancel", method="POST")
         assert (answer.status, answer.error["code"]) == (404, "request_not_found")
 

@@ -114,7 +114,7 @@ async def test_watch_does_not_repeat_a_table_that_has_not_changed(serve: Serve) 
     ("query", "param"),
     [
         ("logs=", "logs"),
-        ("logs=nobody", "logs"),
+        ("logs=missing", "logs"),
         ("logs=m&logs_after=x", "logs_after"),
         ("requests=yes", "requests"),
         ("after=-1", "after"),

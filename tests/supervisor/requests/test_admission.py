@@ -68,7 +68,7 @@ async def test_places_are_handed_over_in_the_order_of_arrival() -> None:
         assert (admission.running, admission.queued) == (2, 3 - turn)
 
 
-async def test_nobody_overtakes_those_who_wait() -> None:
+async def test_a_later_request_overtakes_no_waiting_one() -> None:
     admission = await full()
     (first,) = await waiting(admission, 1)
     admission.release_slot()
@@ -191,7 +191,7 @@ async def test_a_full_line_takes_one_of_less_and_refuses_the_last_of_the_session
     (stranger,) = await in_line(admission, "")
     assert [task.done() for task in noisy] == [False, True, True]
     with pytest.raises(QueueFull):
-        await soon(admission.take_slot())  # nobody has more than it would have
+        await soon(admission.take_slot())  # no session has more than this one would have
     with pytest.raises(QueueFull):
         noisy[1].result()
     assert await turns(admission, [noisy[0], calm, stranger]) == [0, 1, 2]
@@ -312,7 +312,7 @@ class Crowd:
             await self.act("leave", 0)
             await settle()
 
-    def check_that_nobody_was_lost(self) -> None:
+    def check_that_no_request_was_lost(self) -> None:
         assert all(caller.done() for caller in self.callers)
         ended_as_they_should = [
             caller.cancelled()
@@ -338,7 +338,7 @@ def test_no_order_of_coming_and_going_loses_a_place_or_a_caller(
         for act, who in acts:
             await crowd.act(act, who)
         await crowd.go_home()
-        crowd.check_that_nobody_was_lost()
+        crowd.check_that_no_request_was_lost()
 
     asyncio.run(scene())
 
