@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.markers import StartedProcesses, markers_of
+from tests.markers import StartedProcesses, by_cost, markers_of
 from tests.processes import RunningNode, running_node
 from tests.supervisor_harness import WORKERS
 from tests.synthetic_models import make_caller, make_nano, make_tiny
@@ -40,6 +40,11 @@ def pytest_sessionstart() -> None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     for marker in markers_of(item.path):
         item.add_marker(marker)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, so that no process has one left when others are done."""
+    items.sort(key=lambda item: by_cost(item.path))
 
 
 def starts_no_process(item: pytest.Item) -> Generator[None, object, object]:

@@ -83,6 +83,13 @@ def markers_of(path: Path) -> list[str]:
     ]
 
 
+def by_cost(path: Path) -> int:
+    """Return the place of a file in the order of the run: first what is known to take longest."""
+    costly = ("e2e", "process", "mlx")
+    markers = markers_of(path)
+    return next((place for place, marker in enumerate(costly) if marker in markers), len(costly))
+
+
 class StartedProcesses:
     """The processes that this process starts, in whatever way."""
 

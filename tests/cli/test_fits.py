@@ -1,4 +1,7 @@
-"""`mlx-worker fits` by the real command: what it says is what a node then uses."""
+"""`mlx-worker fits`: what it says is what a node then uses.
+
+A few tests run the real command; the others have the model built in this process.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,40 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mlx_worker.child.memory_probe import probe
+from mlx_worker.cli.model_files.fits_report import lines, report_of
+from mlx_worker.cli.model_files.memory_needs import Where, fit_of
+from mlx_worker.config.load import load_config
+from mlx_worker.config.sizes import MemoryLimit
+from mlx_worker.supervisor.memory.fit import Question
+from tests.commands import run
 from tests.processes import COMMAND, DEADLINE, config_text, running_node
 from tests.synthetic_models import make
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mlx_worker.cli.model_files.memory_needs import Found
+
+ANYWHERE = Where(None)
+
+
+def found(model: object, where: Where = ANYWHERE) -> Found:
+    return fit_of(str(model), where, probe)
+
+
+def report(
+    model: object, where: Where = ANYWHERE, question: Question | None = None
+) -> dict[str, Any]:
+    return report_of(found(model, where), question or Question())
+
+
+def printed(model: object, where: Where = ANYWHERE, question: Question | None = None) -> list[str]:
+    return list(lines(found(model, where), question or Question()))
+
+
+def limit(text: str) -> Where:
+    return Where(None, memory_limit=MemoryLimit.read(text))
 
 
 def fits(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -27,25 +59,24 @@ def fits(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess
     )
 
 
-def report(*words: object, cwd: Path | None = None) -> dict[str, Any]:
-    done = fits(*words, "--json", cwd=cwd)
-    assert done.stderr == ""
-    return dict(json.loads(done.stdout))
-
-
 @pytest.fixture(scope="module")
 def window(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make("window", tmp_path_factory.mktemp("models") / "window")
 
 
-@pytest.mark.parametrize("name", ["tiny", "window", "delta"])
+@pytest.mark.parametrize(
+    "name",
+    ["tiny", *(pytest.param(name, marks=pytest.mark.full) for name in ("window", "delta"))],
+)
 def test_fits_says_what_a_node_uses(name: str, tmp_path: Path) -> None:
     folder = make(name, tmp_path / name)
     supervisor = 'memory_limit = "2GB"'
     with running_node(tmp_path, {name: folder}, supervisor=supervisor) as node:
         node.wait_until_ready()
         memory = node.model(name)["memory"]
-        said = report(name, "--config", tmp_path / "mlx-worker.toml")
+        done = fits(name, "--config", tmp_path / "mlx-worker.toml", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    said = json.loads(done.stdout)
     assert said["memoryLimitBytes"] == 2_000_000_000
     assert said["weightBytes"] == memory["weightBytes"]
     assert said["kv"] == memory["kv"]
@@ -61,18 +92,17 @@ def test_a_config_alone_says_what_its_folder_says(tiny: Path, tmp_path: Path) ->
     assert {key: by_config[key] for key in same} == {key: by_folder[key] for key in same}
 
 
-def test_the_exit_code_answers_for_rows_and_context(tiny: Path) -> None:
-    said = report(tiny, "--memory-limit", "300MB", "--rows", "8")
+def test_the_largest_context_and_number_of_rows_fit_and_no_more(tiny: Path) -> None:
+    small = limit("300MB")
+    said = report(tiny, small, Question(8))
     assert (said["rows"], said["contextLength"]) == (8, 8192)
     most = said["maxContext"]
     assert 0 < most <= 8192
-    there = fits(tiny, "--memory-limit", "300MB", "--rows", 8, "--context", most)
-    assert there.returncode == 0
-    assert there.stdout.splitlines()[-1] == f"fits: 8 x {most} tokens"
-    count = report(tiny, "--memory-limit", "300MB", "--context", 4096)["maxRows"]
-    beyond = fits(tiny, "--memory-limit", "300MB", "--rows", count + 1, "--context", 4096)
-    assert beyond.returncode == 1
-    assert "is over the budget" in beyond.stdout.splitlines()[-1]
+    assert printed(tiny, small, Question(8, most))[-1] == f"fits: 8 x {most} tokens"
+    count = report(tiny, small, Question(1, 4096))["maxRows"]
+    assert report(tiny, small, Question(count, 4096))["fits"] is True
+    assert report(tiny, small, Question(count + 1, 4096))["fits"] is False
+    assert "is over the budget" in printed(tiny, small, Question(count + 1, 4096))[-1]
 
 
 def test_weights_over_the_limit_do_not_fit(tiny: Path) -> None:
@@ -82,27 +112,28 @@ def test_weights_over_the_limit_do_not_fit(tiny: Path) -> None:
 
 
 def test_more_tokens_than_the_model_reads_do_not_fit(tiny: Path) -> None:
-    done = fits(tiny, "--context", 8193)
-    assert done.returncode == 1
-    assert "the model reads 8192 tokens at most" in done.stdout
+    question = Question(1, 8193)
+    assert report(tiny, question=question)["fits"] is False
+    assert "the model reads 8192 tokens at most" in printed(tiny, question=question)[-1]
 
 
 def test_a_window_is_counted_up_to_its_width(window: Path) -> None:
-    assert "a token up to 32 tokens" in fits(window).stdout
+    assert "a token up to 32 tokens" in "\n".join(printed(window))
 
 
 def test_pinned_models_and_the_configured_context_count(tiny: Path, tmp_path: Path) -> None:
     extra = {"a": "context_length = 1000", "b": "pin = true"}
     file = tmp_path / "mlx-worker.toml"
     file.write_text(config_text({"a": tiny, "b": tiny}, extra=extra))
-    one, other = report("a", cwd=tmp_path), report("b", cwd=tmp_path)
+    where = Where(load_config(file))
+    one, other = report("a", where), report("b", where)
     assert one["contextLength"] == 1000
     assert one["pinnedBytes"] > one["weightBytes"]
     assert other["pinnedBytes"] == 0
 
 
 def test_a_name_in_the_models_folder_is_found(tiny: Path) -> None:
-    assert report("tiny", "--models-dir", tiny.parent)["path"] == str(tiny)
+    assert report("tiny", Where(None, models_dir=tiny.parent))["path"] == str(tiny)
 
 
 def test_unknown_kv_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
@@ -125,8 +156,8 @@ def test_unknown_kv_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
 def test_what_is_no_model_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"model_type": "nonsense"}')
-    broken, lost = fits(file), fits("nowhere", "--models-dir", tmp_path)
-    assert (broken.returncode, lost.returncode) == (65, 66)
+    broken, lost = fits(file), run("fits", "nowhere", "--models-dir", str(tmp_path))
+    assert (broken.returncode, lost.code) == (65, 66)
     assert "nonsense not supported" in broken.stderr
-    assert "Model not found: nowhere" in lost.stderr
-    assert len(broken.stderr.splitlines()) == len(lost.stderr.splitlines()) == 1
+    assert "Model not found: nowhere" in lost.said
+    assert len(broken.stderr.splitlines()) == len(lost.said.splitlines()) == 1

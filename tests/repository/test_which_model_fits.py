@@ -10,6 +10,11 @@ from typing import Any, Final
 
 import pytest
 
+from mlx_worker.child.memory_probe import probe
+from mlx_worker.cli.model_files.fits_report import report_of
+from mlx_worker.cli.model_files.memory_needs import Where, fit_of
+from mlx_worker.config.sizes import MemoryLimit
+from mlx_worker.supervisor.memory.fit import Question
 from tests.commands import run
 
 ROOT: Final = Path(__file__).parents[2]
@@ -33,8 +38,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def report(name: str, limit: str) -> dict[str, Any]:
-    said = run("fits", f"{name}.json", "--memory-limit", limit, "--json").said
-    return dict(json.loads(said))
+    """Return what the command prints, for a model that is built in this process."""
+    where = Where(None, memory_limit=MemoryLimit.read(limit))
+    return report_of(fit_of(f"{name}.json", where, probe), Question())
 
 
 @pytest.mark.usefixtures("folder")

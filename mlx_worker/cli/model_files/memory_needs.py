@@ -26,9 +26,13 @@ from mlx_worker.supervisor.memory.fit import MemoryFit, pinned_claims
 from mlx_worker.wire.memory_needs import MemoryNeeds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlx_worker.config.schema import Config, ModelConfig
     from mlx_worker.config.sizes import MemoryLimit
     from mlx_worker.supervisor.memory.policy import MemoryClaim
+
+    Probe = Callable[[Path], MemoryNeeds]
 
 PROBE: Final = "mlx_worker.child.memory_probe"
 PREFIX: Final = "needs "
@@ -64,21 +68,40 @@ class Found:
         return not self.path.is_dir()
 
 
-def fit_of(model: str, where: Where) -> Found:
+def probe(path: Path) -> MemoryNeeds:
+    """Return what a folder's model, or the model of a config.json, needs of memory.
+
+    Raises BadModelFolder, or UnservableModel for what the engine refuses.
+    """
+    found: list[MemoryNeeds] = []
+
+    def on_line(line: str) -> None:
+        if line.startswith(PREFIX):
+            found.append(msgspec.json.decode(line.removeprefix(PREFIX), type=MemoryNeeds))
+
+    asyncio.run(run_module(PROBE, str(path), on_line=on_line, bad_data=BadModelFolder))
+    if not found:
+        raise BadModelFolder(f"{PROBE} printed no result")
+    return found[-1]
+
+
+def fit_of(model: str, where: Where, ask: Probe = probe) -> Found:
     """Return what a model needs, by a path, an id or alias of the configuration, or a name.
+
+    `ask` finds the needs of a folder or a config.json.
 
     Raises ModelNotFoundError, BadModelFolder, UnservableModel or ConfigError.
     """
     path = Path(model).expanduser()
     if path.is_file():
-        return _of_config_file(path, where)
+        return _of_config_file(path, where, ask)
     configured = None if path.is_dir() else _configured(model, where.config)
     if configured is not None and where.config is not None:
         folder = inspect_model(where.config, configured)
-        return _of_folder(configured.id, folder, where, configured)
+        return _of_folder(configured.id, folder, where, ask, configured)
     folders = where.models_dir or models_dir_of(where.config)
     found = inspect_folder(path if path.is_dir() else locate(model, folders))
-    return _of_folder(found.path.resolve().name, found, where, None)
+    return _of_folder(found.path.resolve().name, found, where, ask)
 
 
 def _configured(model: str, config: Config | None) -> ModelConfig | None:
@@ -86,21 +109,25 @@ def _configured(model: str, config: Config | None) -> ModelConfig | None:
     return next((item for item in models if model in (item.id, *item.aliases)), None)
 
 
-def _of_config_file(file: Path, where: Where) -> Found:
+def _of_config_file(file: Path, where: Where, ask: Probe) -> Found:
     config = read_object(file)
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         raise BadModelFolder(f"{file} names no model_type")
-    needs = asyncio.run(probe(file))
+    needs = ask(file)
     fit = _fit(needs, needs.weight_bytes, context_length(config), where)
     return Found(str(file), file, model_type, fit, psutil.virtual_memory().total)
 
 
 def _of_folder(
-    name: str, folder: ModelFolder, where: Where, configured: ModelConfig | None
+    name: str,
+    folder: ModelFolder,
+    where: Where,
+    ask: Probe,
+    configured: ModelConfig | None = None,
 ) -> Found:
     context = configured.context_length if configured else None
-    needs = asyncio.run(probe(folder.path))
+    needs = ask(folder.path)
     fit = _fit(
         needs,
         folder.weight_bytes,
@@ -140,20 +167,3 @@ def _pinned_weights(config: Config | None, model: ModelConfig | None) -> list[in
         return []
     others = [other for other in config.models if other.pin and other is not model]
     return [inspect_model(config, other).weight_bytes for other in others]
-
-
-async def probe(path: Path) -> MemoryNeeds:
-    """Return what a folder's model, or the model of a config.json, needs of memory.
-
-    Raises BadModelFolder, or UnservableModel for what the engine refuses.
-    """
-    found: list[MemoryNeeds] = []
-
-    def on_line(line: str) -> None:
-        if line.startswith(PREFIX):
-            found.append(msgspec.json.decode(line.removeprefix(PREFIX), type=MemoryNeeds))
-
-    await run_module(PROBE, str(path), on_line=on_line, bad_data=BadModelFolder)
-    if not found:
-        raise BadModelFolder(f"{PROBE} printed no result")
-    return found[-1]
