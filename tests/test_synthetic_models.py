@@ -23,7 +23,15 @@ QUESTIONS = (
 )
 
 
-@pytest.fixture(params=SPECS)
+DEFAULT = ("nano", "tiny")
+"""What most tests use; the others are looked at in the full run."""
+
+
+@pytest.fixture(
+    params=[
+        name if name in DEFAULT else pytest.param(name, marks=pytest.mark.full) for name in SPECS
+    ]
+)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
