@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -73,6 +74,7 @@ MARKERS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
+@cache
 def markers_of(path: Path) -> list[str]:
     """Return the markers that all tests of a file have."""
     file = path.relative_to(TESTS)

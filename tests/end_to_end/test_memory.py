@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LIMIT = 250_000_000
 """Two processes of about 95 MB fit, three do not."""
 
-BLOCKS = rounds(4, 6, 20)
+BLOCKS = rounds(3, 6, 20)
 REQUESTS = 10
 
 
