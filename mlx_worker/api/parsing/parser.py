@@ -110,7 +110,7 @@ class Parser:
                 try:
                     async with asyncio.timeout(BODY_TIMEOUT):
                         return await self._exchange(question, body)
-                except (OSError, EOFError, TimeoutError, ProtocolViolation) as error:
+                except _PROCESS_LOST as error:
                     log.warning(Entry("parser lost", why=type(error).__name__))
                     await self._end_process()
         raise Unavailable("the process that parses large bodies ended", retry_after=1)
@@ -148,6 +148,15 @@ class Parser:
                 process.kill()
             await process.wait()
 
+
+_PROCESS_LOST: Final = (
+    OSError,
+    EOFError,
+    TimeoutError,
+    ProtocolViolation,
+    RuntimeError,  # uvloop's: the pipe was closed before a write
+)
+"""What an exchange with a process that ends or answers garbage raises."""
 
 PARSER: web.AppKey[Parser] = web.AppKey("parser", Parser)
 
