@@ -41,6 +41,7 @@ from mlx_worker.models.resolve import unseen
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.launch.launcher import CHILD_LAUNCHER
+from mlx_worker.system.sleep_assertion import SleepAssertion
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -169,6 +170,7 @@ async def _run_node(
         loop_lag = stack.enter_context(EventLoopLagMonitor(app[SLOW_STEPS]))
         app[LOG_BUFFER] = stack.enter_context(LogBuffer())
         app[HISTORY] = stack.enter_context(MetricsHistory(node, request_metrics))
+        sleep_assertion = await stack.enter_async_context(_sleep_assertion(config, node))
         tracer = await stack.enter_async_context(_request_tracer(config.telemetry))
         app[PARSER] = await stack.enter_async_context(Parser())
         app[CONFIG_RELOADER] = ConfigReloader(config, node, app[CREDENTIALS])
@@ -181,11 +183,22 @@ async def _run_node(
             tracer=tracer,
             reasoning_summaries=config.server.reasoning_summaries,
             addresses=app.get(ADDRESSES, ()),
+            sleep_assertion=sleep_assertion,
         )
         app[DASHBOARD_EVENTS] = DashboardEvents(app[CONTEXT], app[HISTORY].recent)
         node.start()
         yield
         await node.stop()
+
+
+def _sleep_assertion(config: Config, node: Node) -> SleepAssertion:
+    """Return what keeps the machine awake as the configuration says."""
+    has_work: dict[str, Callable[[], bool] | None] = {
+        "while_working": lambda: node.has_work,
+        "always": lambda: True,
+        "never": None,
+    }
+    return SleepAssertion(has_work[config.supervisor.prevent_sleep])
 
 
 def _report_slow_step(node: Node, path: str, seconds: float) -> None:

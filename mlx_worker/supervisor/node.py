@@ -284,6 +284,14 @@ class Node:
         return self.drain.is_active
 
     @property
+    def has_work(self) -> bool:
+        """True if requests of any kind run or wait, or if a model loads."""
+        return any(
+            model.is_busy or model.child.state in (State.STARTING, State.LOADING)
+            for model in self._all_models()
+        )
+
+    @property
     def all_given_up(self) -> bool:
         """True if every model was given up and none has come back since."""
         return all(model.child.lifecycle.given_up for model in self.models.values())

@@ -68,7 +68,7 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
                 Config(
                     models=models,
                     server=replace(server, models_dir=nano.parent),
-                    supervisor=supervisor,
+                    supervisor=replace(supervisor, prevent_sleep="never"),
                     telemetry=telemetry,
                 ),
                 stats=RequestStats(),
