@@ -29,7 +29,9 @@ from mlx_worker.errors import (
     WorkerError,
 )
 from mlx_worker.health import RequestStats
+from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.wire.messages import Started
+from tests.loop_clock import LoopClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +49,7 @@ def context() -> AppContext:
         node_stats=RequestStats(),
         model_stats=defaultdict(RequestStats),
         request_metrics=RequestMetrics(),
-        loop_lag=EventLoopLagMonitor(SlowSteps()),
+        loop_lag=EventLoopLagMonitor(SlowSteps(), PauseDetector(LoopClock(), 1.0)),
         tracer=None,
         reasoning_summaries="asked",
         addresses=(),

@@ -32,7 +32,7 @@ MEANING: Final = {
     " of the model runs the new code. `node` and `process` are the two versions; `cure` says what"
     " to do.",
     "pause": "The front did not run for `seconds`, 5 or more, as while the machine sleeps. No time"
-    " limit of a model's process counts them.",
+    " limit counts them.",
     "poison": "A request was in flight at `max_crashes` crashes and is refused.",
     "pressure": "The models take more than the limit: caches are trimmed, idle models are"
     " unloaded, work is refused, or a process is replaced (`what`). `used` and `limit` are bytes.",
