@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections import defaultdict
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -41,6 +41,7 @@ from mlx_worker.models.resolve import unseen
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.launch.launcher import CHILD_LAUNCHER
+from mlx_worker.system.sleep_assertion import SleepAssertion
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -109,7 +110,10 @@ def _app_without_node(server: ServerConfig) -> web.Application:
     app = web.Application(middlewares=_middlewares(server, slow_steps, limiter, credentials))
     app[SLOW_STEPS], app[CONNECTION_LIMITER], app[CREDENTIALS] = slow_steps, limiter, credentials
     app[BODY_LIMITS] = BodyLimits(
-        server.max_body_bytes, server.body_timeout, partial(_context_lengths, app)
+        server.max_body_bytes,
+        server.body_timeout,
+        partial(_context_lengths, app),
+        lambda: app[CONTEXT].node.pause,
     )
     app[DOCUMENTED_ROUTES] = ROUTES
     app[PAGE] = page_files()
@@ -164,13 +168,15 @@ async def _run_node(
 ) -> AsyncIterator[None]:
     """Run the node and what observes it while the application runs."""
     node, request_metrics = create_node(), RequestMetrics()
+    app[CONNECTION_LIMITER].set_pause_detector(node.pause)
     app[SLOW_STEPS].on_slow_step = partial(_report_slow_step, node)
     async with contextlib.AsyncExitStack() as stack:
-        loop_lag = stack.enter_context(EventLoopLagMonitor(app[SLOW_STEPS]))
+        loop_lag = stack.enter_context(EventLoopLagMonitor(app[SLOW_STEPS], node.pause))
         app[LOG_BUFFER] = stack.enter_context(LogBuffer())
         app[HISTORY] = stack.enter_context(MetricsHistory(node, request_metrics))
+        sleep_assertion = await stack.enter_async_context(_sleep_assertion(config, node))
         tracer = await stack.enter_async_context(_request_tracer(config.telemetry))
-        app[PARSER] = await stack.enter_async_context(Parser())
+        app[PARSER] = await stack.enter_async_context(Parser(node.pause))
         app[CONFIG_RELOADER] = ConfigReloader(config, node, app[CREDENTIALS])
         app[CONTEXT] = AppContext(
             node=node,
@@ -181,11 +187,22 @@ async def _run_node(
             tracer=tracer,
             reasoning_summaries=config.server.reasoning_summaries,
             addresses=app.get(ADDRESSES, ()),
+            sleep_assertion=sleep_assertion,
         )
         app[DASHBOARD_EVENTS] = DashboardEvents(app[CONTEXT], app[HISTORY].recent)
         node.start()
         yield
         await node.stop()
+
+
+def _sleep_assertion(config: Config, node: Node, **injected: Any) -> SleepAssertion:
+    """Return what keeps the machine awake as the configuration says; tests inject its parts."""
+    has_work: dict[str, Callable[[], bool] | None] = {
+        "while_working": lambda: node.has_work,
+        "always": lambda: True,
+        "never": None,
+    }
+    return SleepAssertion(has_work[config.supervisor.prevent_sleep], **injected)
 
 
 def _report_slow_step(node: Node, path: str, seconds: float) -> None:

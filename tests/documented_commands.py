@@ -33,6 +33,7 @@ RUN_BY: Final = {
     ".venv/bin/mlx-worker serve": "tests/end_to_end/test_node.py",
     "mlx-worker fits ": "tests/repository/test_which_model_fits.py",
     "mlx-worker bench": "tests/bench",
+    "mlx-worker cancel ": "tests/front/test_commands.py",
     ".venv/bin/python -m tests.tools.generated": "tests/repository/test_generated.py",
     ".venv/bin/python tests/test_public_names.py": "tests/test_public_names.py",
     "python -m tests.tools.release": "tests/repository/test_release.py",

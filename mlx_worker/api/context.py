@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from mlx_worker.health import RequestStats
     from mlx_worker.supervisor.model_status import ModelStatus
     from mlx_worker.supervisor.node import Node
+    from mlx_worker.system.sleep_assertion import SleepAssertion
 
 
 @dataclass(frozen=True, kw_only=True)
 class AppContext:
     """The running node and its statistics; `tracer` is None without a collector of traces.
+
+    `sleep_assertion` keeps a Mac awake; None: tests without one.
 
     `addresses` are the URLs that the node listens at. `created` is the start of the node in seconds
     since the epoch.
@@ -38,6 +41,7 @@ class AppContext:
     tracer: RequestTracer | None
     reasoning_summaries: Literal["asked", "always"]
     addresses: tuple[str, ...]
+    sleep_assertion: SleepAssertion | None = None
     request_table: RequestTable = field(default_factory=RequestTable)
     created: int = field(default_factory=lambda: int(time.time()))
     started: float = field(default_factory=time.monotonic)

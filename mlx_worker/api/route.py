@@ -90,7 +90,9 @@ ANY_BODY: Errors = (
     errors.BodyTooLarge,
     errors.BodyTooSlow,
     errors.UnsupportedEncoding,
+    errors.Unavailable,
 )
+"""Errors of any body; a large one is a 503 if the process that parses large bodies ends."""
 
 MODEL_UNAVAILABLE: Errors = (
     errors.ModelLoading,
@@ -120,4 +122,4 @@ GENERATION: Errors = (
     errors.ConstraintFailed,
     errors.ConstraintTooCostly,
 )
-"""Errors of a generation."""
+"""Errors of a generation. `Unavailable`, as of any body, is also that of a costly grammar."""

@@ -1,8 +1,8 @@
 """The command line.
 
 Every command ends with an exit code of sysexits.h: 0 done, 1 another error of the node, a defect,
-or output that nothing reads, 2 wrong usage, 65 a broken model or download, 66 an unknown model, 69
-an address in use, or a source or node that cannot be reached, 70 no model served for
+or output that nothing reads, 2 wrong usage, 65 a broken model or download, 66 an unknown model or
+request, 69 an address in use, or a source or node that cannot be reached, 70 no model served for
 `exit_when_failed_for`, 71 a failure of the service manager, 73 a failure of the disk, 75 not
 possible now or not in time, 77 a wrong or missing key, 78 an invalid configuration, 130 ended by
 ctrl-C. Errors are one line on stderr; `check` writes one for each problem.

@@ -1,4 +1,4 @@
-"""The commands that change the models of a node: processes, caches and folders.
+"""The commands that change what a node runs and keeps: processes, requests, caches, folders.
 
 This module is imported with every command, so a function imports what it alone needs. [front]
 """
@@ -135,6 +135,23 @@ def reload(*, as_json: bool, node: NodeClient) -> None:
         click.echo("nothing has changed")
 
 
+# --- requests ---------------------------------------------------------------------------
+
+
+@click.command
+@click.argument("request_id", metavar="REQUEST_ID")
+@on_node
+def cancel(*, request_id: str, node: NodeClient) -> None:
+    """Cancel a generation request that runs or waits.
+
+    REQUEST_ID is its id in the page's table of requests, in `GET /admin/requests` and in the log.
+    The client of the request gets the error `cancelled_by_operator`. If no such request runs or
+    waits, the exit code is 66.
+    """
+    asyncio.run(node.cancel(request_id))
+    click.echo(f"{request_id} is cancelled")
+
+
 # --- caches -----------------------------------------------------------------------------
 
 
@@ -230,4 +247,4 @@ def rm(*, model: str, yes: bool, models_dir: Path | None, file: Path | None) -> 
     click.echo(f"{folder} is removed, {size}")
 
 
-MODEL_COMMANDS = (restart, load, unload, reload, warm, clear, rm)
+MODEL_COMMANDS = (restart, load, unload, reload, cancel, warm, clear, rm)

@@ -114,7 +114,7 @@ def ps(*, as_json: bool, node: NodeClient) -> None:
     """List the processes of the node.
 
     They are the front, a process for each model, spares that wait for a model, helpers that try
-    costly grammars, and the parser of large bodies.
+    costly grammars, and the parser of large bodies. On macOS, an assertion keeps the machine awake.
     """
     from mlx_worker.cli.reports.output import print_json, print_lines, terminal_width
     from mlx_worker.cli.reports.processes import processes_listing

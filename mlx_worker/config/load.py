@@ -36,11 +36,15 @@ def default_file() -> Path:
     """
     if (file := find_default_file()) is not None:
         return file
-    here, of_user = _default_places()
     raise ConfigError(
-        f"there is neither ./{here} nor {of_user}: `mlx-worker init` writes one; or name another"
-        " with --config"
+        f"{no_default_file()}: `mlx-worker init` writes one; or name another with --config"
     )
+
+
+def no_default_file() -> str:
+    """Return the sentence that neither default file exists."""
+    here, of_user = _default_places()
+    return f"there is neither ./{here} nor {of_user}"
 
 
 def find_default_file() -> Path | None:

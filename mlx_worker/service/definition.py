@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mlx_worker.errors import ServiceManagerError
@@ -19,7 +21,6 @@ from mlx_worker.supervisor import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from mlx_worker.config.schema import Config, SupervisorConfig
 
@@ -124,6 +125,17 @@ def label(name: str) -> str:
     return f"{NAME}-{name}"
 
 
+def program() -> str:
+    """Return how a shell calls this program: by its path, which `sudo` finds as well.
+
+    `sudo` has a PATH of its own, without the folders of virtual environments.
+    """
+    installed = Path(sys.executable).with_name(NAME)
+    if installed.exists():
+        return shlex.quote(str(installed))
+    return shlex.join((sys.executable, "-m", "mlx_worker"))
+
+
 def stop_timeout(supervisor: SupervisorConfig) -> int:
     """Return the seconds after which a node that should stop is certainly stuck."""
     timings = settings.timings(supervisor)
@@ -170,4 +182,6 @@ def remove(file: Path) -> None:
 
 
 def _hint(error: OSError) -> str:
-    return " (a daemon is the machine's: use sudo)" if isinstance(error, PermissionError) else ""
+    if not isinstance(error, PermissionError):
+        return ""
+    return f" (a daemon is the machine's: use `sudo {program()} service`)"

@@ -26,6 +26,7 @@ from mlx_worker.service.definition import (
     ServiceState,
     give_folder,
     label,
+    program,
     remove,
     write,
 )
@@ -132,7 +133,7 @@ class Launchd:
                 return
         raise ServiceManagerError(
             f"{refused}. launchd has no session for this user: log in at the screen, or install"
-            " the machine's service (`sudo mlx-worker service install --daemon`)"
+            f" the machine's service (`sudo {program()} service install --daemon`)"
         )
 
     def stop(self) -> None:

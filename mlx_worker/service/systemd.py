@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_worker.errors import ServiceManagerError
-from mlx_worker.service.definition import OPEN_FILES, ServiceState, label, remove, write
+from mlx_worker.service.definition import (
+    OPEN_FILES,
+    ServiceState,
+    label,
+    program,
+    remove,
+    write,
+)
 from mlx_worker.service.subprocess_runner import run_or_raise
 
 if TYPE_CHECKING:
@@ -63,7 +70,7 @@ NOT_REACHABLE = (
 
 OF_A_USER = (
     "no systemd of this user can be reached from this shell: log in as this user itself, without "
-    "su or sudo; or run `mlx-worker serve`; or install the machine's service with sudo and --daemon"
+    "su or sudo; or run `mlx-worker serve`; or install the machine's service"
 )
 OF_THE_MACHINE = "systemd does not run on this machine: run `mlx-worker serve`"
 
@@ -200,7 +207,9 @@ WantedBy={target}
         """Return the output, with what to do if the command did not reach systemd."""
         if not any(part in output for part in NOT_REACHABLE):
             return output
-        return f"{output}; {OF_THE_MACHINE if self.daemon else OF_A_USER}"
+        if self.daemon:
+            return f"{output}; {OF_THE_MACHINE}"
+        return f"{output}; {OF_A_USER} (`sudo {program()} service install --daemon`)"
 
 
 def _environment(definition: Definition) -> str:

@@ -128,7 +128,8 @@ class ModelClient:
         began = self._loop.time()
         limit = model.config.request_timeout
         await self._wait_for_memory()
-        self._raise_refusal(model, began + self._resume.load_wait)
+        until = self._pause.after_last_pause(began) + self._resume.load_wait
+        self._raise_refusal(model, until)
         try:
             async with self._pause.timeout(limit):
                 await model.admission.take_slot(session, key)

@@ -98,7 +98,7 @@ class ModelRuntime:
         self.dispatcher = Dispatcher(
             self.child, ids, resume, pause, self._on_generation_ended, events, self.refusal
         )
-        self.idle = IdleTimer(config.idle_timeout, self.child.unload)
+        self.idle = IdleTimer(config.idle_timeout, self.child.unload, pause)
 
     @property
     def config(self) -> ModelConfig:

@@ -11,6 +11,7 @@ child's slow retry is due, as soon as the folder changes, and when an operator a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.memory.placement import Placement
     from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.process.lifecycle import Timings
+    from mlx_worker.supervisor.process.pause import PauseDetector
 
 
 IN_ORDER = 1.0
@@ -69,11 +71,13 @@ class Starter:
         access: FolderAccess,
         placement: Placement,
         timings: Timings,
+        pause: PauseDetector,
         on_inspected: Callable[[], None],
     ) -> None:
         self.access = access
         self._placement = placement
         self._timings = timings
+        self._pause = pause
         self._on_inspected = on_inspected
         self._inspections: dict[ModelRuntime, _FolderInspection] = {}
         self._closed = False
@@ -188,7 +192,9 @@ class Starter:
             call = partial(self._read, config, inspection)
             inspection.reading = call_in_daemon_thread(call, f"inspect {config.id}")
         reading = inspection.reading
-        await asyncio.wait({reading}, timeout=self._timings.inspect)
+        with contextlib.suppress(TimeoutError):
+            async with self._pause.timeout(self._timings.inspect):
+                await asyncio.wait({reading})
         if not reading.done():
             raise WorkerError(
                 f"model {config.id!r}: its folder {config.path} does not answer "

@@ -61,6 +61,18 @@ def test_what_is_bad_ends_with_1_and_says_what_to_do(config: Path, tmp_path: Pat
     assert (ran.code, words_of(ran.said)["configuration"]) == (1, "bad")
 
 
+def test_doctor_without_a_configuration_names_init(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for words in ([], ["--config", "elsewhere.toml"]):
+        ran = run("doctor", *words)
+        assert (ran.code, words_of(ran.said)["configuration"]) == (1, "bad")
+        assert "`mlx-worker init` writes one" in ran.said
+        assert "correct the file" not in ran.said
+
+
 def test_an_mlx_that_cannot_compile_is_bad() -> None:
     assert (
         machine.mlx(lambda _: CommandResult(1, "Traceback\nRuntimeError: no g++")).severity == "bad"

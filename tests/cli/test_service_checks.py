@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
@@ -90,6 +90,24 @@ def test_a_mac_that_tells_nothing_is_no_warning(config: Config) -> None:
 
 def test_the_battery_is_asked_where_there_are_no_mains(config: Config) -> None:
     assert findings(config, pmset=CommandResult(0, " sleep 5"))["sleep"] == "warn"
+
+
+@pytest.mark.parametrize(
+    ("prevented", "severity", "said"),
+    [
+        ("while_working", "warn", "after 15 minutes without work"),
+        ("never", "warn", "after 15 minutes, and"),
+        ("always", "ok", "never while the node runs"),
+    ],
+)
+def test_sleep_of_a_mac_is_told_by_what_the_node_prevents(
+    config: Config, prevented: Any, severity: str, said: str
+) -> None:
+    supervisor = replace(config.supervisor, prevent_sleep=prevented)
+    recorded = Recorded(pmset=CommandResult(0, SLEEPY))
+    found, *_ = service_checks.of_macos(recorded, replace(config, supervisor=supervisor), "darwin")
+    assert (found.subject, found.severity) == ("sleep", severity)
+    assert said in found.said
 
 
 def test_elsewhere_macos_is_not_asked(config: Config) -> None:

@@ -20,6 +20,7 @@ from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
+from tests.front.documented import check_error
 from tests.sse import data_of
 from tests.supervisor_harness import eventually, soon
 
@@ -80,6 +81,10 @@ class Front:
         return self.client.server.app[CONTEXT].node  # type: ignore[attr-defined,no-any-return]
 
     @property
+    def url(self) -> str:
+        return str(self.client.make_url("")).rstrip("/")
+
+    @property
     def history(self) -> MetricsHistory:
         return self.client.server.app[HISTORY]  # type: ignore[attr-defined,no-any-return]
 
@@ -89,6 +94,7 @@ class Front:
         """One request. `body` is sent as JSON unless it is bytes; `x_y` names header `x-y`."""
         response = await soon(self.open(path, body, method=method, **headers))
         answer = await soon(response.read())
+        check_error(response.method, path, response.status, answer)
         return Answer(response.status, response.headers, answer)
 
     def open(
@@ -147,6 +153,12 @@ class Serve(Protocol):
         standby: StandbyPolicy = ...,
         wait: bool = True,
     ) -> Front: ...
+
+
+class StandIn(Protocol):
+    """Start what answers these routes in place of a node; its URL."""
+
+    async def __call__(self, *routes: web.RouteDef) -> str: ...
 
 
 def model(model_id: str = "m", **settings: Any) -> ModelConfig:

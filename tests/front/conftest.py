@@ -8,6 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 import uvloop
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from msgspec.structs import replace
 
@@ -25,7 +26,7 @@ from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
 from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
-from tests.front.asking import Front, Serve, model
+from tests.front.asking import Front, Serve, StandIn, model
 from tests.supervisor_harness import (
     ALONE,
     AT_ONCE,
@@ -67,7 +68,7 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
                 Config(
                     models=models,
                     server=replace(server, models_dir=nano.parent),
-                    supervisor=supervisor,
+                    supervisor=replace(supervisor, prevent_sleep="never"),
                     telemetry=telemetry,
                 ),
                 stats=RequestStats(),
@@ -89,6 +90,23 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
             return front
 
         yield start
+
+
+@pytest.fixture
+async def standing_in() -> AsyncIterator[StandIn]:
+    servers = []
+
+    async def start(*routes: web.RouteDef) -> str:
+        app = web.Application()
+        app.add_routes(routes)
+        server = TestServer(app)
+        await server.start_server()
+        servers.append(server)
+        return str(server.make_url("")).rstrip("/")
+
+    yield start
+    for server in servers:
+        await server.close()
 
 
 @pytest.fixture

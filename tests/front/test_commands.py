@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import socket
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from mlx_worker.cli.reports.top import Speed
 from mlx_worker.supervisor.process.states import State
 from tests.commands import command
 from tests.front.asking import Serve, asked, model
-from tests.supervisor_harness import eventually, soon
+from tests.supervisor_harness import soon
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from tests.front.asking import Front
+    from tests.front.asking import StandIn
     from tests.supervisor_harness import Fifo
 
 
-def url_of(front: Front) -> str:
-    return str(front.client.make_url("")).rstrip("/")
+CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture
@@ -38,38 +33,21 @@ def unused_url() -> str:
         return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
-@pytest.fixture
-async def standing_in() -> AsyncIterator[Callable[..., Any]]:
-    servers = []
-
-    async def start(*routes: web.RouteDef) -> str:
-        app = web.Application()
-        app.add_routes(routes)
-        server = TestServer(app)
-        await server.start_server()
-        servers.append(server)
-        return str(server.make_url("")).rstrip("/")
-
-    yield start
-    for server in servers:
-        await server.close()
-
-
 # --- status -------------------------------------------------------------------------------
 
 
 async def test_status_is_a_table_for_people_and_json_for_programs(serve: Serve) -> None:
     front = await serve(models=(model("a"), model("b", preload=False)))
     await front.chat("hello", model="a")
-    shown = await command("status", "--url", url_of(front))
+    shown = await command("status", "--url", front.url)
     assert shown.code == 0
     headline, _, a, b = shown.said.splitlines()[:4]
-    assert url_of(front) in headline
+    assert front.url in headline
     assert "healthy" in headline
     assert a.split()[:2] == ["a", "ready"]
     assert str((await front.model("a"))["pid"]) in a
     assert b.split()[:2] == ["b", "stopped"]
-    printed = await command("status", "--json", "--url", url_of(front))
+    printed = await command("status", "--json", "--url", front.url)
     assert printed.code == 0
     assert json.loads(printed.said)["models"]["a"]["pid"] == (await front.model("a"))["pid"]
 
@@ -79,7 +57,7 @@ async def test_status_says_degraded_by_its_exit_code(serve: Serve, tmp_path: Pat
     front = await serve("--cannot-load", "--once", tmp_path / "x", models=models, wait=False)
     for served in front.node.models.values():
         await soon(served.child.reached(State.READY, State.FAILED))
-    shown = await command("status", "--url", url_of(front))
+    shown = await command("status", "--url", front.url)
     assert shown.code == 3
     assert "failed" in shown.said
     assert "so it was written" in shown.said
@@ -88,13 +66,13 @@ async def test_status_says_degraded_by_its_exit_code(serve: Serve, tmp_path: Pat
 async def test_status_says_unhealthy_by_its_exit_code(serve: Serve) -> None:
     front = await serve("--cannot-load", wait=False)
     await front.reaches(state="failed")
-    assert (await command("status", "--json", "--url", url_of(front))).code == 4
+    assert (await command("status", "--json", "--url", front.url)).code == 4
 
 
 async def test_status_says_initializing_by_its_exit_code(serve: Serve, hold: Fifo) -> None:
     front = await serve("--hold-load", hold.path, wait=False)
     await front.reaches(state="loading", loading={"done": 61_728, "total": 123_456})
-    shown = await command("status", "--url", url_of(front))
+    shown = await command("status", "--url", front.url)
     assert shown.code == 5
     assert "loading 50%" in shown.said
 
@@ -102,7 +80,7 @@ async def test_status_says_initializing_by_its_exit_code(serve: Serve, hold: Fif
 async def test_status_says_offline_by_its_exit_code(serve: Serve) -> None:
     front = await serve()
     await front.node.stop()
-    assert (await command("status", "--url", url_of(front))).code == 6
+    assert (await command("status", "--url", front.url)).code == 6
 
 
 async def test_a_node_that_is_not_there_is_one_line_and_69(unused_url: str) -> None:
@@ -114,7 +92,7 @@ async def test_a_node_that_is_not_there_is_one_line_and_69(unused_url: str) -> N
     assert asked_.code == 69
 
 
-async def test_a_key_that_the_node_does_not_know_is_77(standing_in: Callable[..., Any]) -> None:
+async def test_a_key_that_the_node_does_not_know_is_77(standing_in: StandIn) -> None:
     async def refuse(_: web.Request) -> web.Response:
         return web.json_response({"error": {"message": "no such key"}}, status=401)
 
@@ -127,7 +105,7 @@ async def test_a_key_that_the_node_does_not_know_is_77(standing_in: Callable[...
 
 
 async def test_a_wrong_key_is_told_from_none(
-    standing_in: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    standing_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(_: web.Request) -> web.Response:
         return web.json_response({"error": {"message": "no such key"}}, status=401)
@@ -142,7 +120,7 @@ async def test_a_wrong_key_is_told_from_none(
 
 
 async def test_the_key_of_the_environment_is_shown(
-    standing_in: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    standing_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = []
 
@@ -158,7 +136,7 @@ async def test_the_key_of_the_environment_is_shown(
 
 
 async def test_the_key_of_a_named_configuration_is_shown_at_a_url(
-    standing_in: Callable[..., Any], tmp_path: Path
+    standing_in: StandIn, tmp_path: Path
 ) -> None:
     shown = []
 
@@ -175,7 +153,7 @@ async def test_the_key_of_a_named_configuration_is_shown_at_a_url(
     assert shown == ["Bearer a-key-of-the-node"]
 
 
-async def test_what_answers_but_is_no_node_is_69(standing_in: Callable[..., Any]) -> None:
+async def test_what_answers_but_is_no_node_is_69(standing_in: StandIn) -> None:
     async def chatter(_: web.Request) -> web.Response:
         return web.Response(text="<html>", content_type="text/html")
 
@@ -189,7 +167,7 @@ async def test_what_answers_but_is_no_node_is_69(standing_in: Callable[..., Any]
 
 async def test_top_node_stops_keeps_showing_the_table(serve: Serve, unused_url: str) -> None:
     front = await serve()
-    shown = await command("top", "-n", "2", "--every", "0.1", "--url", url_of(front))
+    shown = await command("top", "-n", "2", "--every", "0.1", "--url", front.url)
     assert shown.code == 0
     assert "tok/s" in shown.said
     assert "0.0" in shown.said
@@ -220,12 +198,12 @@ def test_tokens_per_second_are_what_came_between_two_looks() -> None:
 
 async def test_models_lists_a_model_once_with_its_aliases(serve: Serve) -> None:
     front = await serve(models=(model("a", aliases=("x", "y")), model("b", preload=False)))
-    lines = (await command("models", "--url", url_of(front))).said.splitlines()
+    lines = (await command("models", "--url", front.url)).said.splitlines()
     assert [line.split() for line in lines[1:]] == [
         ["a", "ready", "4096", "x,", "y"],
         ["b", "stopped", "8192"],
     ]
-    printed = await command("models", "--json", "--url", url_of(front))
+    printed = await command("models", "--json", "--url", front.url)
     assert [entry["id"] for entry in json.loads(printed.said)["data"]] == ["a", "x", "y", "b"]
 
 
@@ -234,7 +212,7 @@ async def test_models_lists_a_model_once_with_its_aliases(serve: Serve) -> None:
 
 async def test_models_are_unloaded_loaded_and_restarted(serve: Serve) -> None:
     front = await serve()
-    at = ("--url", url_of(front))
+    at = ("--url", front.url)
     assert (await command("unload", "m", *at)).code == 0
     await front.reaches(state="stopped")
     assert (await command("load", "m", *at)).code == 0
@@ -247,18 +225,34 @@ async def test_models_are_unloaded_loaded_and_restarted(serve: Serve) -> None:
 async def test_unload_busy_model_is_exit_75_and_unknown_model_66(serve: Serve, pace: Fifo) -> None:
     front = await serve("--pace", pace.path)
     stream = await soon(front.open("/v1/chat/completions", asked("hello", stream=True)))
-    busy = await command("unload", "m", "--url", url_of(front))
+    busy = await command("unload", "m", "--url", front.url)
     assert busy.code == 75
     assert "at work" in busy.said
     pace.let(1)
     await soon(stream.read())
     for verb in ("load", "unload", "restart"):
-        assert (await command(verb, "lost", "--url", url_of(front))).code == 66
+        assert (await command(verb, "lost", "--url", front.url)).code == 66
+
+
+async def test_cancel_ends_a_request_and_an_unknown_one_is_exit_66(
+    serve: Serve, pace: Fifo
+) -> None:
+    front = await serve("--pace", pace.path)
+    named = {"X-Request-Id": "the/request"}
+    asking = asyncio.ensure_future(front.ask(CHAT, asked("one two"), **named))
+    await front.reaches(running=1)
+    done = await command("cancel", "the/request", "--url", front.url)
+    assert (done.code, done.said) == (0, "the/request is cancelled\n")
+    answer = await soon(asking)
+    assert (answer.status, answer.error["code"]) == (500, "cancelled_by_operator")
+    again = await command("cancel", "the/request", "--url", front.url)
+    assert again.code == 66
+    assert "'the/request'" in again.said
 
 
 async def test_prompts_are_warmed_and_forgotten(serve: Serve, tmp_path: Path) -> None:
     front = await serve(models=(model("a"), model("b")))
-    at = ("--url", url_of(front))
+    at = ("--url", front.url)
     file = tmp_path / "prompt.txt"
     file.write_text("be kind and brief")
     warmed = await command("warm", str(file), "--model", "b", *at)
@@ -282,14 +276,14 @@ async def test_prompts_are_warmed_and_forgotten(serve: Serve, tmp_path: Path) ->
 
 async def test_logs_are_what_a_models_process_wrote(serve: Serve) -> None:
     front = await serve("--write", "so it was written")
-    printed = await command("logs", "m", "--url", url_of(front))
+    printed = await command("logs", "m", "--url", front.url)
     assert printed.code == 0
     pid = (await front.model())["pid"]
     assert f"[{pid}] so it was written" in printed.said
-    assert (await command("logs", "lost", "--url", url_of(front))).code == 66
+    assert (await command("logs", "lost", "--url", front.url)).code == 66
 
 
-async def test_logs_are_printed_and_followed(standing_in: Callable[..., Any]) -> None:
+async def test_logs_are_printed_and_followed(standing_in: StandIn) -> None:
     models = []
     line = {"id": 1, "at": 0, "pid": 7, "level": "info", "text": "loading [1/2]"}
 
@@ -323,80 +317,3 @@ async def test_logs_are_printed_and_followed(standing_in: Callable[..., Any]) ->
         "line 2",
     ]
     assert models == ["m", None, None]
-
-
-# --- chat ---------------------------------------------------------------------------------
-
-
-async def test_a_chat_keeps_its_conversation(serve: Serve) -> None:
-    front = await serve()
-    said = "one two\nthree\n/quit\nnever asked\n"
-    talked = await command("chat", "m", "--stats", "--url", url_of(front), said=said)
-    assert talked.code == 0
-    first, stats, second, _ = talked.said.splitlines()
-    assert (first.strip(), second.strip()) == ("one two", "three")
-    assert "2 tokens" in stats
-    assert "first token" in stats
-    assert (await front.model())["metrics"]["totalRequests"] == 2
-
-
-async def test_a_chat_sends_what_was_asked_for_and_said_before(
-    standing_in: Callable[..., Any],
-) -> None:
-    bodies = []
-
-    async def answer(request: web.Request) -> web.Response:
-        bodies.append(await request.json())
-        delta = {"delta": {"content": "Good."}, "finish_reason": None}
-        text = f"data: {json.dumps({'choices': [delta]})}\n\ndata: [DONE]\n\n"
-        return web.Response(text=text, content_type="text/event-stream")
-
-    async def listed(_: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": "m", "root": "m"}]})
-
-    url = await standing_in(web.post("/v1/chat/completions", answer), web.get("/v1/models", listed))
-    words = ("--system", "Be brief.", "--seed", "7", "--temperature", "0.5", "--max-tokens", "9")
-    await command("chat", "m", *words, "--url", url, said="How?\n\nWhy?\n")
-    last = bodies[-1]
-    assert [message["content"] for message in last["messages"]] == [
-        "Be brief.",
-        "How?",
-        "Good.",
-        "Why?",
-    ]
-    wanted = {"model": "m", "seed": 7, "temperature": 0.5, "max_tokens": 9, "stream": True}
-    assert {key: last[key] for key in wanted} == wanted
-
-
-async def test_a_script_that_chats_ends_with_what_went_wrong(serve: Serve) -> None:
-    front = await serve("--fail-after-tokens", "1")
-    talked = await command("chat", "--url", url_of(front), said="one two\n")
-    assert talked.code == 1
-    assert (await command("chat", "lost", "--url", url_of(front), said="one\n")).code == 66
-
-
-@pytest.mark.process
-async def test_ctrl_c_cancels_the_answer_and_the_chat_goes_on(serve: Serve, pace: Fifo) -> None:
-    front = await serve("--pace", pace.path)
-    chat = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-u", "-m", "mlx_worker", "chat", "--url", url_of(front)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert chat.stdin
-    assert chat.stdout
-    chat.stdin.write(b"one two three\n")
-    pace.let(1)
-    assert (await soon(chat.stdout.readexactly(3))).startswith(b"one")
-    chat.send_signal(signal.SIGINT)
-    await soon(chat.stdout.readuntil(b"[cancelled]\n"))
-
-    async def idle() -> bool:
-        return bool((await front.model())["metrics"]["requestsInFlight"] == 0)
-
-    await eventually(idle)
-    chat.stdin.write(b"four\n/quit\n")
-    pace.let(8)
-    said, _ = await soon(chat.communicate())
-    assert said.strip() == b"four"
-    assert chat.returncode == 0

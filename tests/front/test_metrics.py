@@ -10,6 +10,8 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
+from mlx_worker.api.context import CONTEXT
+from mlx_worker.api.dashboard.report import report
 from tests.front.asking import PROMPT, Answer, Front, Serve, asked, model
 from tests.supervisor_harness import Fifo, eventually, kill_worker, soon
 
@@ -194,6 +196,21 @@ async def test_a_crash_is_a_restart_with_its_cause_and_a_resume(
     assert said["mlx_worker_crash_to_token_seconds_count"][of_model] == 1
     assert said["mlx_worker_crash_to_token_seconds_sum"][of_model] > 0
     assert said["mlx_worker_time_to_first_token_seconds_count"][of_model] == 1
+
+
+async def test_the_cause_of_a_restart_has_one_name_in_metrics_and_report(
+    serve: Serve, tmp_path: Path
+) -> None:
+    front = await serve("--die-after-tokens", "2", "--once", tmp_path / "once")
+    await front.chat("one two three")
+    await front.ask("/admin/models/m/restart", method="POST")
+    await front.reaches(restarts=2)
+    samples = (await scraped(front))["mlx_worker_restarts_total"]
+    counted = {dict(labels)["cause"]: count for labels, count in samples.items()}
+    context = front.client.server.app[CONTEXT]  # type: ignore[attr-defined]
+    shown = report(context, front.history.recent)["models"]["m"]["restartsBy"]
+    assert shown == counted
+    assert "restart" in counted
 
 
 async def test_the_state_is_one_of_all(serve: Serve, hold: Fifo) -> None:

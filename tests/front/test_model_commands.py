@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.shell_completion import ShellComplete
 from msgspec.structs import replace
 
+from mlx_worker.api.admin.process_report import (
+    MeasuredProcess,
+    ProcessEntry,
+    _entries,
+    measure,
+)
 from mlx_worker.cli.client import NodeClient
 from mlx_worker.cli.client.model_names import near_names, unknown_among
 from mlx_worker.cli.client.waiting import act_and_wait
@@ -223,6 +230,13 @@ async def test_processes_of_the_node_are_listed(serve: Serve) -> None:
     shown = (await command("ps", *at(front))).said
     assert shown.splitlines()[0].split() == ["pid", "process", "model", "state", "memory"]
     assert f"{served['pid']}  model" in shown
+
+
+async def test_process_that_keeps_the_machine_awake_is_no_spare(serve: Serve) -> None:
+    node = (await serve()).node
+    assertion = MeasuredProcess(os.getpid(), 1000, "/usr/bin/caffeinate")
+    found = _entries(node, measure(os.getpid()) | {7: assertion}, 7)
+    assert [each for each in found if each.pid == 7] == [ProcessEntry("assertion", 7, "held", 1000)]
 
 
 # --- completion -------------------------------------------------------------------------

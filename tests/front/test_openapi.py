@@ -10,11 +10,12 @@ import jsonschema_rs
 import pytest
 
 from mlx_worker import __version__, errors
-from mlx_worker.api.middleware.connections import NotHttp
-from mlx_worker.api.middleware.errors import NoSuchPath, WrongMethod
+from mlx_worker.api.dialects.errors import anthropic_status
 from mlx_worker.api.openapi import document
+from mlx_worker.api.parsing.parser import LARGE_BODY, PARSER
 from mlx_worker.api.routes import ROUTES
-from mlx_worker.errors import WorkerError
+from mlx_worker.errors import CHILD_CODES, WorkerError
+from tests.front.documented import NO_ENDPOINTS_OWN, codes_of
 from tests.request_bodies import BODIES
 from tests.supervisor_harness import soon
 
@@ -65,8 +66,6 @@ NOT_OVER_HTTP = {
     errors.ModelInUse,
 }
 """For commands, the Python modules and the log: no handler raises these."""
-
-NO_ENDPOINTS_OWN = {NoSuchPath, WrongMethod, NotHttp, errors.TooManyConnections}
 
 OF_THE_PAGE = {"/{v1}{end}", "/{v1}page/{name}{end}"}
 """What a browser loads is of no API."""
@@ -139,6 +138,24 @@ def test_every_error_that_a_caller_may_meet_is_documented_with_its_status() -> N
     assert not documented & NOT_OVER_HTTP
     for kind in NO_ENDPOINTS_OWN:
         assert f"{kind.status} (`{kind.code}`" in SAID["info"]["description"]
+
+
+@pytest.mark.process
+async def test_a_large_body_whose_parser_ended_is_documented(serve: Serve) -> None:
+    front = await serve(wait=False)
+    parser = front.client.server.app[PARSER]  # type: ignore[attr-defined]
+    parser._command = ("false",)
+    kind = errors.Unavailable
+    for method, path in TAKING:
+        status, _ = await ask(front, method, path, b" " * (LARGE_BODY + 1))
+        said = OPERATIONS[method, path]["responses"]
+        assert status == (anthropic_status(kind) if "messages" in path else kind.status)
+        assert "`unavailable`" in said[str(status)]["description"]
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/responses", "/messages"])
+def test_every_error_of_a_generation_that_a_child_may_send_is_documented(path: str) -> None:
+    assert CHILD_CODES - {errors.CacheError.code} <= codes_of("POST", path)
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")

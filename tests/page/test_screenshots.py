@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -109,14 +110,17 @@ def test_dark(browser: Browser, busy: RunningNode) -> None:
         shoot(look, "dark", whole=False)
 
 
-def test_phone(browser: Browser, busy: RunningNode) -> None:
-    viewport = {"width": 390, "height": 1400}
-    with browser.new_context(viewport=viewport, is_mobile=True, has_touch=True) as context:  # type: ignore[arg-type]
+@pytest.mark.parametrize(("name", "scheme"), [("phone", "light"), ("phone-dark", "dark")])
+def test_phone(browser: Browser, busy: RunningNode, name: str, scheme: Any) -> None:
+    viewport: Any = {"width": 390, "height": 1400}
+    with browser.new_context(
+        viewport=viewport, is_mobile=True, has_touch=True, color_scheme=scheme
+    ) as context:
         look = Looking(context.new_page(), busy)
         look.open()
         speed = look.card("writer-7b").locator("td.number").first
         expect(speed).not_to_have_text("\N{EN DASH}")
-        shoot(look, "phone", whole=False)
+        shoot(look, name, whole=False)
 
 
 def test_crash(browser: Browser, busy: RunningNode) -> None:

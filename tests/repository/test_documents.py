@@ -135,6 +135,13 @@ def test_every_folder_of_the_package_is_in_the_picture_of_the_tree() -> None:
     assert [name for name in [*folders, "page"] if f"{name}/" not in tree] == []
 
 
+@pytest.mark.parametrize("path", [ROOT / "mkdocs.yml", *sorted(DOCS.rglob("*.md"))], ids=name_of)
+def test_no_document_needs_a_script_of_another_host(path: Path) -> None:
+    """The theme loads one for each block of Mermaid, and a page may name its own."""
+    text = path.read_text()
+    assert not re.search(r"^ *(```|- name: )mermaid|^extra_javascript|<script", text, re.MULTILINE)
+
+
 def test_the_architecture_is_one_page() -> None:
     assert len(prose(ARCHITECTURE).split()) <= 900
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mlx_worker.config.schema import Config
 from mlx_worker.errors import ConfigError
 from tests.tools import generated
 from tests.tools.generated import FILES, ROOT
+from tests.tools.pages import events
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -27,6 +29,12 @@ def test_what_is_kept_is_what_would_be_written(name: str) -> None:
 def test_the_tool_writes_into_the_checkout_and_is_no_part_of_the_product() -> None:
     assert (ROOT / "pyproject.toml").is_file()
     assert Path(generated.__file__).is_relative_to(ROOT / "tests")
+
+
+def test_every_event_that_the_source_records_is_a_public_name() -> None:
+    listed = (ROOT / "tests" / "public_names.txt").read_text().partition("## Events ")[2]
+    kinds = re.findall(r"^([a-z ]+?)(?::| \(named)", listed.partition("\n## ")[0], re.MULTILINE)
+    assert kinds == sorted(events.recorded())
 
 
 def test_no_section_is_left_out() -> None:

@@ -17,7 +17,9 @@ from mlx_worker.server import serve
 from tests.server.asking import bare
 from tests.supervisor_harness import PLENTY, eventually, scripted, soon
 
-SUPERVISOR = SupervisorConfig(standby=0, drain_timeout=0, memory_limit=MemoryLimit(PLENTY))
+SUPERVISOR = SupervisorConfig(
+    standby=0, drain_timeout=0, memory_limit=MemoryLimit(PLENTY), prevent_sleep="never"
+)
 KEY = "sk-of-alice-0123456789"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 

@@ -41,6 +41,17 @@ async def test_both_addresses_answer_without_keys_and_are_named(
     assert shown.get().startswith(f"{urls[0]}, {urls[1]}  healthy")
 
 
+async def test_a_node_at_every_address_names_one_that_a_client_can_use(serving: Serving) -> None:
+    url = await serving(host="0.0.0.0", insecure=True)
+    port = urlsplit(url).port
+    local = f"http://127.0.0.1:{port}"
+    health = (await ask(local, "/health")).json
+    assert health["addresses"][0] == local
+    assert not any("0.0.0.0" in each for each in health["addresses"])
+    (headline, *_) = overview(local, health | {"addresses": [local, "http://a", "b", "c", "d"]})
+    assert headline.plain.startswith(f"{local}, http://a, b and 2 more  ")
+
+
 @needs_ipv6
 async def test_both_addresses_ask_for_keys_where_there_are_any(
     serving: Serving, keys: Path

@@ -8,19 +8,22 @@ import signal
 import ssl
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+import aiohttp
 import openai
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
+from mlx_worker.cli.client.failures import unreachable
 from mlx_worker.config.load import parse_config
 from mlx_worker.config.schema import KEY_VARIABLE as OWN_KEY_VARIABLE
 from mlx_worker.config.schema import ServerConfig
 from mlx_worker.errors import ConfigError
 from mlx_worker.security.tls import server_context
+from tests.commands import run as run_in_process
 from tests.processes import COMMAND, DEADLINE, RunningNode, eventually, running_node
 from tests.server.conftest import BEARER, KEY
 
@@ -136,6 +139,34 @@ def test_commands_find_the_key_and_the_certificate_in_the_configuration(
     eventually(lambda: asked(node.url, trust, KEY) == 401)
     assert asked(node.url, trust, "sk-of-carol-0123456789") == 200
     assert not any("sk-of" in line for line in node.log)
+
+
+@pytest.mark.process
+def test_a_command_says_that_the_certificate_was_replaced(
+    secured: tuple[RunningNode, ssl.SSLContext], tmp_path: Path
+) -> None:
+    node, _ = secured
+    file = tmp_path / "mlx-worker.toml"
+    file.write_text(file.read_text().replace("port = 0", f"port = {urlsplit(node.url).port}"))
+    write_pair(tmp_path)
+    for words in (("reload",), ("status",)):
+        ran = run_in_process(*words, "-c", str(file))
+        assert ran.code == 69
+        assert f"is another than that of {tmp_path / 'cert.pem'}" in ran.said
+        assert "send the signal HUP to the node's process" in ran.said
+        assert "no node answers" not in ran.said
+    stranger = run_in_process("status", "--url", node.url)
+    assert "is not trusted: name the node's configuration with --config" in stranger.said
+    node.process.send_signal(signal.SIGHUP)
+    eventually(lambda: run_in_process("reload", "-c", str(file)).code == 0)
+
+
+def test_a_command_says_that_a_certificate_has_expired() -> None:
+    failed = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    failed.verify_code = 10
+    error = aiohttp.ClientConnectorCertificateError(cast("Any", None), failed)
+    said = str(unreachable("https://node", error, "advice", Path("cert.pem")))
+    assert said.startswith("the certificate at https://node has expired: replace the files of")
 
 
 def asked(url: str, trust: ssl.SSLContext, key: str) -> int:

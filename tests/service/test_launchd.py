@@ -284,8 +284,11 @@ def test_without_a_login_at_the_screen_the_background_domain_is_taken(
 
 def test_without_any_domain_the_error_says_what_to_do(config: Config, home: Path) -> None:
     mac = DrainingMac(0, ("none",), loaded=False)
-    with pytest.raises(ServiceManagerError, match=r"125.*log in at the screen.*--daemon"):
+    with pytest.raises(ServiceManagerError, match=r"125.*log in at the screen") as refused:
         mac.keeper().install(describe(config, None))
+    assert f"`sudo {Path(sys.executable).with_name('mlx-worker')} service install" in str(
+        refused.value
+    )
 
 
 def test_other_errors_of_bootout_are_told(home: Path) -> None:

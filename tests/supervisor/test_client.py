@@ -1,12 +1,27 @@
 """What may be asked of a model, and what asking does to it."""
 
+import asyncio
 import dataclasses
+import itertools
 
 import pytest
 
 from mlx_worker.errors import ModelLoading
+from mlx_worker.supervisor.client import ModelClient
+from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.states import State
-from tests.supervisor_harness import planned, ready, running, scripted, soon
+from tests.loop_clock import LoopClock
+from tests.supervisor_harness import (
+    PATIENT,
+    Fifo,
+    chat,
+    planned,
+    ready,
+    running,
+    scripted,
+    soon,
+    whole_text,
+)
 
 
 async def test_refusal_for_an_unloaded_model_starts_nothing() -> None:
@@ -23,6 +38,28 @@ async def test_ensure_started_starts_an_unloaded_model() -> None:
         assert node.primary.child.coming_back
         await soon(node.primary.child.reached(State.READY))
         assert node.client.refusal_for(node.primary, until=0.0) is None
+
+
+async def test_load_wait_does_not_count_a_pause(hold: Fifo) -> None:
+    async with running(planned(), launcher=scripted("--hold-load", hold.path)) as node:
+        await soon(node.primary.child.reached(State.LOADING))
+        clock = LoopClock(asyncio.get_running_loop().time())
+        pause = PauseDetector(clock, 1.0)
+        client = ModelClient(
+            starter=node.starter,
+            pressure=node.pressure,
+            drain=node.drain,
+            resume=dataclasses.replace(PATIENT, load_wait=-1.0),  # over before it begins
+            ids=itertools.count(1),
+            pause=pause,
+            background=node._background,
+        )
+        with pytest.raises(ModelLoading):
+            await client.generate(node.primary, chat("one"))
+        clock.stop(3600)
+        generation = await client.generate(node.primary, chat("one"))
+        hold.let(1)
+        assert await whole_text(generation) == "one"
 
 
 async def test_status_stays_as_it_was_taken() -> None:

@@ -285,6 +285,24 @@ async def test_a_model_on_demand_starts_with_the_first_request_and_not_before() 
         assert await whole_text(await ask(node, "hello again")) == "hello again"
 
 
+async def test_has_work_while_a_model_loads_and_while_requests_run(hold: Fifo, pace: Fifo) -> None:
+    launcher = scripted("--hold-load", hold.path, "--pace", pace.path)
+    async with running(planned(preload=False), launcher=launcher) as node:
+        assert not node.has_work
+        node.load(node.primary)
+        await soon(node.primary.child.reached(State.LOADING))
+        assert node.has_work
+        hold.let(1)
+        await ready(node)
+        await soon(node.primary.child.reached(State.READY))
+        assert not node.has_work
+        generation = await soon(node.client.generate(node.primary, chat("one")))
+        assert node.has_work
+        pace.let(1)
+        assert await whole_text(generation) == "one"
+        assert not node.has_work
+
+
 async def test_many_first_requests_start_one_process() -> None:
     async with running(planned(preload=False), launcher=scripted()) as node:
         for _ in range(5):

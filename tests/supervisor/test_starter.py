@@ -21,9 +21,11 @@ from mlx_worker.models.resolve import PlannedModel
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.child import Child
 from mlx_worker.supervisor.process.launch.launcher import ProcessLauncher
+from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.states import State
-from mlx_worker.supervisor.starter import FolderAccess
+from mlx_worker.supervisor.starter import FolderAccess, Starter
+from tests.loop_clock import LoopClock
 from tests.supervisor_harness import (
     AT_ONCE,
     DEADLINE,
@@ -82,6 +84,27 @@ def disk(tmp_path: Path, *, missing: str = "", stalled: str = "") -> Iterator[Di
 
 def unseen(model_id: str, *, preload: bool = True) -> PlannedModel:
     return PlannedModel(ModelConfig(id=model_id, path=model_id, preload=preload), None)
+
+
+async def test_folder_is_not_given_up_for_time_in_which_the_machine_slept(tmp_path: Path) -> None:
+    clock, noted = LoopClock(), asyncio.Event()
+    with disk(tmp_path, stalled="slow") as made:
+        async with running(unseen("slow", preload=False), launcher=scripted()) as node:
+            pause, model = PauseDetector(clock, 1.0), node.models["slow"]
+            starter = Starter(made.access, node.placement, WATCHFUL, pause, noted.set)
+            starter.inspect(model)
+            await eventually(lambda: inspected(made, "slow"))
+            clock.run(DEADLINE - 1)
+            clock.stop(3600)
+            await asyncio.sleep(0)
+            made.answers.set()
+            await soon(noted.wait())
+            assert model.child.state is State.STOPPED
+            starter.close()
+
+
+async def inspected(made: Disk, model_id: str) -> bool:
+    return model_id in made.inspections
 
 
 async def reached(node: Node, model_id: str, state: State) -> None:

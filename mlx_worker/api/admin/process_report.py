@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.supervisor.node import Node
 
-Kind = Literal["front", "model", "spare", "parser", "helper"]
+Kind = Literal["front", "model", "spare", "parser", "helper", "assertion"]
 
 _PARSER_TITLE: Final = "mlx-worker: parser"
 """The beginning of the title of the process that parses large bodies."""
@@ -30,6 +30,8 @@ _PARSER_TITLE: Final = "mlx-worker: parser"
 
 class ProcessEntry(msgspec.Struct, frozen=True):
     """One process. `model` and `folder` are the model that it serves or helps, else null.
+
+    An assertion keeps a Mac awake.
 
     `residentBytes` is null for a process that has just ended.
     """
@@ -58,9 +60,10 @@ class MeasuredProcess(msgspec.Struct, frozen=True):
 
 async def processes(request: web.Request) -> web.Response:
     """Serve `GET /admin/processes`. The system is asked on a thread: it may take its time."""
-    node = request.app[CONTEXT].node
+    context = request.app[CONTEXT]
     measured = await asyncio.to_thread(measure, os.getpid())
-    return json_response(ProcessList(list(_entries(node, measured))))
+    assertion = context.sleep_assertion.pid if context.sleep_assertion else None
+    return json_response(ProcessList(list(_entries(context.node, measured, assertion))))
 
 
 def measure(front: int) -> dict[int, MeasuredProcess]:
@@ -77,7 +80,9 @@ def measure(front: int) -> dict[int, MeasuredProcess]:
     return found
 
 
-def _entries(node: Node, measured: Mapping[int, MeasuredProcess]) -> Iterator[ProcessEntry]:
+def _entries(
+    node: Node, measured: Mapping[int, MeasuredProcess], assertion: int | None
+) -> Iterator[ProcessEntry]:
     front = os.getpid()
     yield ProcessEntry(
         "front", front, "draining" if node.draining else "ready", _resident(measured, front)
@@ -93,6 +98,8 @@ def _entries(node: Node, measured: Mapping[int, MeasuredProcess]) -> Iterator[Pr
             yield ProcessEntry("helper", pid, "running", process.resident_bytes, model, folder)
         elif process.title.startswith(_PARSER_TITLE):
             yield ProcessEntry("parser", pid, "running", process.resident_bytes)
+        elif pid == assertion:
+            yield ProcessEntry("assertion", pid, "held", process.resident_bytes)
         else:
             state = "waiting" if pid in waiting else "starting"
             yield ProcessEntry("spare", pid, state, process.resident_bytes)

@@ -10,6 +10,7 @@ node itself inspects the folders of models that stay.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass, replace
 from functools import partial
@@ -81,7 +82,7 @@ class ConfigReloader:
         """
         async with self._one_at_a_time:
             try:
-                update = await _within_deadline(
+                update = await self._within_deadline(
                     partial(_load_update, self._running.file, self._credentials),
                     "the configuration file",
                 )
@@ -138,8 +139,23 @@ class ConfigReloader:
         ):
             return model
         what = f"the folder of model {model.config.id!r}"
-        folder = await _within_deadline(partial(inspect_model, config, model.config), what)
+        folder = await self._within_deadline(partial(inspect_model, config, model.config), what)
         return replace(model, folder=folder)
+
+    async def _within_deadline(self, read: Callable[[], T], what: str) -> T:
+        """Read from the disk in a daemon thread. Raises CannotReload with the reason."""
+        reading = call_in_daemon_thread(read, f"read {what}")
+        with contextlib.suppress(TimeoutError):
+            async with self._node.pause.timeout(DISK_TIMEOUT):
+                await asyncio.wait({reading})
+        if not reading.done():
+            raise CannotReload(f"{what} does not answer within {DISK_TIMEOUT:g} s")
+        try:
+            return reading.result()
+        except WorkerError as error:
+            raise CannotReload(error.message, param=error.param) from error
+        except Exception as error:
+            raise CannotReload(f"{what} cannot be read: {cause_of(error)}") from error
 
     def _keys_needing_restart(self, new: Config) -> list[str]:
         """Return the changed keys that are read at the start only, unlike `models_dir`."""
@@ -169,17 +185,3 @@ def _load_update(file: Path | None, credentials: Credentials) -> _ConfigUpdate:
         raise CannotReload("this node was not started from a file")
     config = load_config(file)
     return _ConfigUpdate(config, credentials.load_new(config.server))
-
-
-async def _within_deadline(read: Callable[[], T], what: str) -> T:
-    """Read from the disk in a daemon thread. Raises CannotReload with the reason."""
-    reading = call_in_daemon_thread(read, f"read {what}")
-    await asyncio.wait({reading}, timeout=DISK_TIMEOUT)
-    if not reading.done():
-        raise CannotReload(f"{what} does not answer within {DISK_TIMEOUT:g} s")
-    try:
-        return reading.result()
-    except WorkerError as error:
-        raise CannotReload(error.message, param=error.param) from error
-    except Exception as error:
-        raise CannotReload(f"{what} cannot be read: {cause_of(error)}") from error

@@ -15,6 +15,7 @@ from mlx_worker.api.admin.schemas import ModelEntry
 from mlx_worker.errors import NodeDraining, Unavailable
 from mlx_worker.health import Status, combined_status
 from mlx_worker.supervisor.process.states import State
+from mlx_worker.system.own_addresses import usable_urls
 
 if TYPE_CHECKING:
     from mlx_worker.api.context import AppContext
@@ -94,7 +95,7 @@ def health(context: AppContext) -> dict[str, Any]:
         "reason": node_reason(status, context.node_stats.reason, statuses, draining=draining),
         "version": __version__,
         "uptime": context.uptime,
-        "addresses": context.addresses,
+        "addresses": usable_urls(context.addresses),
         "health": context.node_stats.health(),
         "cache": _cache_in_health(_latest(context)),
         "metrics": context.node_stats.metrics()

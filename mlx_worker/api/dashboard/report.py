@@ -127,7 +127,7 @@ def _restarts(model: ModelStatus) -> dict[str, Any]:
     """
     recent, allowed = model.recent_ends
     return {
-        "restartsBy": {event.value: n for event, n in model.restarts_by.items()},
+        "restartsBy": {event.label: n for event, n in model.restarts_by.items()},
         "givenUp": model.given_up,
         "deaths": model.given_up_after if model.given_up else recent,
         "deathsAllowed": allowed,

@@ -12,18 +12,19 @@ from __future__ import annotations
 import asyncio
 import time
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from mlx_worker.api.generation.request_log import log_request
 from mlx_worker.api.metrics.counters import RequestLabels
 from mlx_worker.api.middleware.errors import status_of
 from mlx_worker.api.request_record import RequestRecord
 from mlx_worker.errors import (
-    ChildLost,
-    InferenceError,
     InvalidRequest,
-    PoisonedRequest,
+    QueueFull,
     RequestCancelled,
+    RequestTimedOut,
+    Unavailable,
+    WeightsChanged,
     WorkerError,
 )
 
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 def outcome_of(error: WorkerError | None) -> Outcome:
     """Return the outcome of a request in a word.
 
-    A refused request was not tried, so it is no failure of the model. Neither is a response that
-    ended because the model's weights were replaced: the model that runs now can serve.
+    A refused request was not tried: node or model took no work on. Any other error ended a request
+    that was taken on.
     """
     match error:
         case None:
@@ -54,10 +55,15 @@ def outcome_of(error: WorkerError | None) -> Outcome:
             return "client_error"
         case RequestCancelled():
             return "cancelled"
-        case ChildLost() | PoisonedRequest() | InferenceError():
-            return "failed"
+        case Unavailable() | QueueFull():
+            return "refused"
         case _:
-            return "failed" if type(error) is WorkerError else "refused"
+            return "failed"
+
+
+_NO_FAULT_OF_THE_MODEL: Final = frozenset({RequestTimedOut.code, WeightsChanged.code})
+"""Failures after which the model can still serve: how much a client asks for, and a model whose
+weights were replaced, say nothing of the next request."""
 
 
 class RequestState(Enum):
@@ -225,7 +231,7 @@ class RequestAccounting:
     def _count(self, record: RequestRecord) -> None:
         for stats in self._stats:
             stats.request_ended()
-            if record.outcome in ("success", "failed"):
+            if _tells_of_the_model(record):
                 stats.record(record.outcome == "success", record.seconds * 1000)
         labels = RequestLabels(record.model, record.dialect, record.outcome, record.error)
         self._context.request_metrics.requests[labels] += 1
@@ -239,6 +245,13 @@ class RequestAccounting:
         for generation in record.generations:
             if (prefill := generation.prefill) is not None:
                 metrics.add_prefill(*prefill)
+
+
+def _tells_of_the_model(record: RequestRecord) -> bool:
+    """Return True if the outcome counts in the status of the model and of the node."""
+    if record.outcome == "failed":
+        return record.error not in _NO_FAULT_OF_THE_MODEL
+    return record.outcome == "success"
 
 
 def _cancelled() -> RequestCancelled:

@@ -14,6 +14,8 @@ from mlx_worker.histogram import LAG, Histogram
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from mlx_worker.supervisor.process.pause import PauseDetector
+
 INTERVAL: Final = 0.5
 """Seconds between two measurements."""
 
@@ -22,14 +24,17 @@ class EventLoopLagMonitor:
     """Schedules a call again and again, and measures how many seconds late each call is.
 
     A call that is late because of a request is known to `slow_steps`. Every other late call is
-    counted there as other work.
+    counted there as other work. A call that is late because this process did not run at all is not
+    counted: the pause is an event of its own.
     """
 
-    def __init__(self, slow_steps: SlowSteps) -> None:
+    def __init__(self, slow_steps: SlowSteps, pause: PauseDetector) -> None:
         self.histogram = Histogram(LAG)
         self.slow_steps = slow_steps
+        self._pause = pause
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
+        self._pauses_before = 0
         self._slow_steps_before = 0
 
     def __enter__(self) -> Self:
@@ -48,13 +53,17 @@ class EventLoopLagMonitor:
     def _schedule(self) -> None:
         self._due = self.slow_steps.clock() + INTERVAL
         self._slow_steps_before = self.slow_steps.counts.total()
+        self._pauses_before = self._pause.reported_pauses()
         self._timer = asyncio.get_running_loop().call_later(INTERVAL, self.measure)
 
     def measure(self) -> None:
         """Record how late this call is, and schedule the next one. Called by the loop."""
-        # The loop's clock is coarser than this one: the loop may call a little early.
-        lateness = max(0.0, self.slow_steps.clock() - self._due)
+        if self._pause.reported_pauses() == self._pauses_before:
+            # The loop's clock is coarser than this one: the loop may call a little early.
+            self._record(max(0.0, self.slow_steps.clock() - self._due))
+        self._schedule()
+
+    def _record(self, lateness: float) -> None:
         self.histogram.observe(lateness)
         if self.slow_steps.counts.total() == self._slow_steps_before:
             self.slow_steps.record(OTHER, lateness)
-        self._schedule()

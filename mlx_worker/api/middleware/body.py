@@ -18,6 +18,8 @@ from mlx_worker.errors import BodyTooLarge, BodyTooSlow
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from mlx_worker.supervisor.process.pause import PauseDetector
+
 MIN_BYTES_PER_SECOND = 16 * 1024
 """The rate at which a body has to arrive once its pauses have used up `max_pause`."""
 
@@ -47,12 +49,14 @@ class BodyLimits:
     """How large a body may be, in bytes, and how many seconds it may pause in all.
 
     Where `max_bytes` is None, the largest context of the models decides: `context_lengths` returns
-    all of them in tokens.
+    all of them in tokens. `pause` returns the detector of pauses of this process, which count for
+    no client.
     """
 
     max_bytes: int | None
     max_pause: float
     context_lengths: Callable[[], Iterable[int | None]]
+    pause: Callable[[], PauseDetector]
 
     @property
     def size_limit(self) -> int:
@@ -83,20 +87,21 @@ async def read_body(request: web.Request) -> bytes:
     limits = request.app[BODY_LIMITS]
     coding = coding_of(request)
     max_bytes = limits.size_limit
-    body = await _receive(request, max_bytes, limits.max_pause)
+    body = await _receive(request, max_bytes, limits)
     if coding is None:
         return body
     return await asyncio.to_thread(decompressed, body, coding, max_bytes)
 
 
-async def _receive(request: web.Request, max_bytes: int, max_pause: float) -> bytes:
+async def _receive(request: web.Request, max_bytes: int, limits: BodyLimits) -> bytes:
     if request.content.is_eof():  # the body came with its head, as most do: no wait
         body = request.content.read_nowait()
         _check_size(len(body), max_bytes)
         return body
     received = bytearray()
     try:
-        async with asyncio.timeout(max_pause) as deadline:
+        async with limits.pause().timeout(limits.max_pause) as deadline:
+            assert deadline is not None, "there is a limit"
             for number in itertools.count(1):
                 chunk = await request.content.readany()
                 if not chunk:
@@ -106,12 +111,12 @@ async def _receive(request: web.Request, max_bytes: int, max_pause: float) -> by
                 received += chunk
                 _check_size(len(received), max_bytes)
                 # Each byte extends the deadline, so that `max_pause` only counts pauses.
-                deadline.reschedule((deadline.when() or 0) + len(chunk) / MIN_BYTES_PER_SECOND)
+                deadline.extend(len(chunk) / MIN_BYTES_PER_SECOND)
     except TimeoutError as error:
         raise BodyTooSlow(
             f"the body arrived too slowly: after {len(received)} bytes it had paused for more than"
-            f" {max_pause:g} s in all (body_timeout), not counting {MIN_BYTES_PER_SECOND} bytes a"
-            " second"
+            f" {limits.max_pause:g} s in all (body_timeout), not counting"
+            f" {MIN_BYTES_PER_SECOND} bytes a second"
         ) from error
     return bytes(received)
 

@@ -4,6 +4,7 @@ aiohttp closes a connection that has not sent a whole request within `idle_timeo
 its start or from its last response. So a request's head has a deadline, however slowly it comes.
 A connection whose client reads nothing for `send_timeout` is aborted here: its handler is
 cancelled, and the generation with it. Unsent bytes are bounded: nothing is written above 64 KiB.
+Time in which this process did not run counts against no client.
 
 aiohttp does not decompress bodies: before the API key is checked, a request must not cost more
 than its own bytes.
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.middleware.slow_steps import SlowSteps
     from mlx_worker.config.schema import ServerConfig
+    from mlx_worker.supervisor.process.pause import PauseDetector, Timer
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ class Connection(web.RequestHandler):
         super().__init__(manager, **settings)
         self._limiter = limiter
         self._tcp: asyncio.Transport | None = None
-        self._send_deadline: asyncio.TimerHandle | None = None
+        self._send_deadline: Timer | None = None
         self._last_body: StreamReader | None = None
         self._prober: Prober | None = None
 
@@ -130,7 +132,7 @@ class Connection(web.RequestHandler):
     def pause_writing(self) -> None:
         """Start the deadline: the client reads nothing."""
         super().pause_writing()
-        self._send_deadline = self._loop.call_later(
+        self._send_deadline = self._limiter.pause.timer(
             self._limiter.send_timeout, self._abort_slow_reader
         )
 
@@ -143,6 +145,12 @@ class Connection(web.RequestHandler):
         """End the connection now, whatever is still to be sent."""
         if self._tcp is not None:
             self._tcp.abort()
+
+    def _process_keepalive(self) -> None:
+        """Close the connection if it is idle; aiohttp calls this after `idle_timeout`."""
+        since = self._next_keepalive_close_time - self.keepalive_timeout
+        self._next_keepalive_close_time += self._limiter.pause.after_last_pause(since) - since
+        super()._process_keepalive()
 
     def _cancel_send_deadline(self) -> None:
         if self._send_deadline is not None:
@@ -181,11 +189,22 @@ class ConnectionLimiter:
     def __init__(self, server: ServerConfig, slow_steps: SlowSteps) -> None:
         self.slow_steps = slow_steps
         self.send_timeout = server.send_timeout
+        self._pause: PauseDetector | None = None
         self._places = ConnectionBudget(server.max_connections, HEALTH_ONLY_CONNECTIONS)
         self._idle_timeout = server.idle_timeout
         self._admitted: dict[web.RequestHandler, None] = {}  # in the order of their last response
         self._health_only: set[web.RequestHandler] = set()
         self._busy: set[web.RequestHandler] = set()
+
+    @property
+    def pause(self) -> PauseDetector:
+        """Return the detector of pauses of this process."""
+        assert self._pause is not None, "the node runs before a connection is made"
+        return self._pause
+
+    def set_pause_detector(self, pause: PauseDetector) -> None:
+        """Measure the time limits of connections without the pauses of this process."""
+        self._pause = pause
 
     @property
     def places(self) -> ConnectionBudget:

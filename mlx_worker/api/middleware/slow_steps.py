@@ -30,7 +30,7 @@ EVENT_INTERVAL: Final = 60.0
 CONNECTION: Final = "connection"
 """The path of bytes that are parsed before their path is known."""
 OTHER: Final = "other"
-"""The path of work that belongs to no request: messages of children, timers, a pause."""
+"""The path of work that belongs to no request: messages of children, timers."""
 NO_PATH: Final = "none"
 """The path of requests for a path that this node does not have."""
 

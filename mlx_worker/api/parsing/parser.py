@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.parsing.body_kinds import AnyBodyKind, BodyKind
     from mlx_worker.api.parsing.model_table import ModelTable, NodeModels
+    from mlx_worker.supervisor.process.pause import PauseDetector
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,8 @@ _WRITE_CHUNK: Final = 256 * 1024
 class Parser:
     """The process for large bodies and its pipes; a context that ends the process."""
 
-    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+    def __init__(self, pause: PauseDetector, command: Sequence[str] = COMMAND) -> None:
+        self._pause = pause
         self._command = command
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
@@ -108,9 +110,9 @@ class Parser:
         async with self._lock:
             for _ in range(MAX_ATTEMPTS):
                 try:
-                    async with asyncio.timeout(BODY_TIMEOUT):
+                    async with self._pause.timeout(BODY_TIMEOUT):
                         return await self._exchange(question, body)
-                except (OSError, EOFError, TimeoutError, ProtocolViolation) as error:
+                except _PROCESS_LOST as error:
                     log.warning(Entry("parser lost", why=type(error).__name__))
                     await self._end_process()
         raise Unavailable("the process that parses large bodies ended", retry_after=1)
@@ -148,6 +150,15 @@ class Parser:
                 process.kill()
             await process.wait()
 
+
+_PROCESS_LOST: Final = (
+    OSError,
+    EOFError,
+    TimeoutError,
+    ProtocolViolation,
+    RuntimeError,  # uvloop's: the pipe was closed before a write
+)
+"""What an exchange with a process that ends or answers garbage raises."""
 
 PARSER: web.AppKey[Parser] = web.AppKey("parser", Parser)
 

@@ -69,7 +69,8 @@ OBSERVATION_ROUTES = (
         method="GET",
         path="admin/processes",
         handler=process_report.processes,
-        summary="The node's processes: front, models, spares, helpers, parser of large bodies",
+        summary="The node's processes: front, models, spares, helpers, parser of large bodies, and"
+        " on macOS the assertion that keeps the machine awake",
         answer=process_report.ProcessList,
     ),
     Route(

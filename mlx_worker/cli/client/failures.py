@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import ssl
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,8 +27,14 @@ from mlx_worker.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 NO_NODE: Final = "what answers there is not an mlx-worker node"
+
+_READ_AGAIN: Final = "send the signal HUP to the node's process, or restart the node"
+
+_EXPIRED: Final = 10
+"""OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED."""
 
 _BY_STATUS: Final[Mapping[int, type[WorkerError]]] = {
     HTTPStatus.UNAUTHORIZED: Unauthorized,
@@ -39,10 +46,6 @@ _BY_STATUS: Final[Mapping[int, type[WorkerError]]] = {
 _CAUSES: Final[tuple[tuple[type[Exception], str], ...]] = (
     # The first that fits: some of aiohttp's classes are below several of these.
     (aiohttp.ClientConnectorDNSError, "the name of the host is not known"),
-    (
-        aiohttp.ClientConnectorCertificateError,
-        "the certificate is not trusted: name the node's configuration with --config",
-    ),
     (aiohttp.ClientConnectorSSLError, "no TLS is spoken there: a node without TLS is at http://"),
     (aiohttp.ServerTimeoutError, "there was no answer in time"),
     (TimeoutError, "there was no answer in time"),
@@ -56,8 +59,15 @@ _CAUSES: Final[tuple[tuple[type[Exception], str], ...]] = (
 )
 
 
-def unreachable(url: str, error: Exception, advice: str) -> NodeUnreachable:
-    """Return the error about a node that could not be asked, with what to do about it."""
+def unreachable(
+    url: str, error: Exception, advice: str, certificate: Path | None
+) -> NodeUnreachable:
+    """Return the error about a node that could not be asked, with what to do about it.
+
+    `certificate` is the file that was to prove the node; None: the system's authorities were.
+    """
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return NodeUnreachable(_about_certificate(url, error, certificate))
     said = f"no node answers at {url}: {cause_in_words(error)}"
     return NodeUnreachable(f"{said}; {advice}" if advice else said)
 
@@ -70,6 +80,26 @@ def cause_in_words(error: Exception) -> str:
     if isinstance(error, OSError):
         return _system_error(error)
     return "the connection failed"
+
+
+def _about_certificate(
+    url: str, error: aiohttp.ClientConnectorCertificateError, certificate: Path | None
+) -> str:
+    """Return why a certificate proves no node: a node goes on with the file that it has read."""
+    if certificate is None:
+        return (
+            f"the certificate at {url} is not trusted: name the node's configuration with --config"
+        )
+    failed = error.certificate_error
+    if isinstance(failed, ssl.SSLCertVerificationError) and failed.verify_code == _EXPIRED:
+        return (
+            f"the certificate at {url} has expired: replace the files of server.tls_cert and"
+            f" server.tls_key, then {_READ_AGAIN}"
+        )
+    return (
+        f"the certificate at {url} is another than that of {certificate}: if that file was replaced"
+        f" while the node runs, {_READ_AGAIN}; otherwise another program answers there"
+    )
 
 
 def _system_error(error: OSError) -> str:

@@ -113,6 +113,10 @@ class NodeClient:
         answer: dict[str, list[str]] = await self._request("POST", "/admin/reload")
         return answer
 
+    async def cancel(self, request_id: str) -> None:
+        """End a generation request; its client gets an error. Raises RequestNotFound too."""
+        await self._request("POST", f"/admin/requests/{quote(request_id, safe='')}/cancel")
+
     async def warm(self, prompt: str, model: str | None) -> dict[str, Any]:
         """Have a system prompt prefilled and kept, once the model is there."""
         body = {"system_prompt": prompt} | ({"model": model} if model else {})
@@ -202,7 +206,7 @@ class NodeClient:
         return known or NodeUnreachable(f"no node answers at {self.url}: {NO_NODE}")
 
     def _unreachable(self, error: Exception) -> NodeUnreachable:
-        return unreachable(self.url, error, self.advice)
+        return unreachable(self.url, error, self.advice, self.certificate)
 
 
 def _error_in_stream(error: Mapping[str, Any]) -> WorkerError:

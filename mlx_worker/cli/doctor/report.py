@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mlx_worker.cli.doctor import machine, node_checks, service_checks
 from mlx_worker.cli.doctor.finding import Finding, bad, ok
-from mlx_worker.config.load import default_file, load_config
+from mlx_worker.config.load import find_default_file, load_config, no_default_file
 from mlx_worker.errors import WorkerError
 from mlx_worker.service.subprocess_runner import run
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlx_worker.config.schema import Config
 
 _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
+_NONE_YET = "`mlx-worker init` writes one; or name another with --config"
 _SEVERITY_WIDTH, _SUBJECT_WIDTH = 6, 13
 
 
@@ -45,11 +46,14 @@ async def examine(file: Path | None) -> list[Finding]:
 
 
 def _configuration(file: Path | None) -> tuple[Config | None, Finding]:
+    found = file or find_default_file()
+    if found is None or not found.exists():
+        said = no_default_file() if found is None else f"there is no {found}"
+        return None, bad("configuration", said, _NONE_YET)
     try:
-        found = file or default_file()
         return load_config(found), ok("configuration", str(found))
     except WorkerError as error:
-        return None, bad("configuration", str(error), "correct the file; config/ has examples")
+        return None, bad("configuration", str(error), "correct the file, then `mlx-worker check`")
 
 
 def as_dicts(findings: Sequence[Finding]) -> list[dict[str, str]]:

@@ -48,20 +48,25 @@ def of_macos(run: Run, config: Config, platform: str = sys.platform) -> Iterator
     """Check the settings of macOS that stop an unattended node; elsewhere check nothing."""
     if platform != "darwin":
         return
-    yield _sleep(run)
+    yield _sleep(run, config)
     yield _file_vault(run)
     yield _firewall(run, config)
     yield from _background_items(run)
     yield from _guarded_folders(config, platform)
 
 
-def _sleep(run: Run) -> Finding:
+def _sleep(run: Run, config: Config) -> Finding:
     minutes = _minutes_to_sleep(run(["pmset", "-g", "custom"]).output)
+    prevented = config.supervisor.prevent_sleep
+    if minutes and prevented == "always":
+        return ok("sleep", "never while the node runs: supervisor.prevent_sleep")
     if minutes:
+        without = " without work" if prevented == "while_working" else ""
         return warn(
             "sleep",
-            f"the machine sleeps after {minutes} minutes, and the node with it",
-            "`sudo pmset -c sleep 0`; a laptop also sleeps when its lid is closed",
+            f"the machine sleeps after {minutes} minutes{without}, and then answers no request",
+            '`sudo pmset -c sleep 0`, or supervisor.prevent_sleep = "always"; a laptop also sleeps'
+            " when its lid is closed",
         )
     return ok("sleep", "never on mains" if minutes == 0 else "pmset reports nothing")
 

@@ -27,6 +27,9 @@ EXIT_CODES: Final = {
 
 COLOURS: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
 
+MAX_ADDRESSES: Final = 3
+"""URLs of a node in the headline; `status --json` has all."""
+
 Rates = dict[str, float]
 """Tokens per second, by model."""
 
@@ -85,9 +88,12 @@ def _headline(url: str, body: Mapping[str, Any]) -> Text:
 
 
 def _where(url: str, body: Mapping[str, Any]) -> str:
-    """Return the URL that was asked, or every one where the node listens at several."""
+    """Return the URL that was asked, or the first ones where the node has several."""
     addresses = body.get("addresses", ())  # a node of an earlier version has none
-    return ", ".join(addresses) if len(addresses) > 1 else url
+    if len(addresses) <= 1:
+        return url
+    more = len(addresses) - MAX_ADDRESSES
+    return ", ".join(addresses[:MAX_ADDRESSES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _cells(id_: str, entry: Mapping[str, Any], rates: Rates | None) -> list[Text | str]:

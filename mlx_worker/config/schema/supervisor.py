@@ -1,11 +1,11 @@
 """The section `[supervisor]`: when a child is stopped, restarted and given up.
 
-All keys but the counts and `memory_limit` are in seconds. [front]
+All keys but the counts, `memory_limit` and `prevent_sleep` are in seconds. [front]
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -102,6 +102,13 @@ class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retry_max: Annotated[
         Interval, Meta(description="Seconds up to which `retry_initial` doubles.")
     ] = 600.0
+    prevent_sleep: Annotated[
+        Literal["while_working", "always", "never"],
+        Meta(
+            description="macOS only: when the node keeps the machine from sleeping. While working:"
+            " requests run or wait, or a model loads, and one minute longer. The display may sleep."
+        ),
+    ] = "while_working"
     exit_when_failed_for: Annotated[
         Interval | None,
         Meta(

@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlx_worker.supervisor.process.pause import PauseDetector, Timer
+
 
 class IdleTimer:
-    """Calls `act` after `after` seconds without use; None: never.
+    """Calls `act` after `after` seconds without use, and without a pause in them; None: never.
 
     `act` has to check whether the model is busy: a use may last longer than the timer.
     `last_used` is on a clock finer than the loop's, which may stand still for a millisecond.
@@ -24,12 +25,13 @@ class IdleTimer:
         self,
         after: float | None,
         act: Callable[[], object],
+        pause: PauseDetector,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._act = act
+        self._pause = pause
         self._clock = clock
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self.after = after
         self.last_used = clock()
 
@@ -38,7 +40,7 @@ class IdleTimer:
         self.last_used = self._clock()
         self.close()
         if self.after is not None:
-            self._timer = self._loop.call_later(self.after, self._act)
+            self._timer = self._pause.timer(self.after, self._act)
 
     def close(self) -> None:
         """Stop the timer."""

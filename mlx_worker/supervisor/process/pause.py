@@ -27,6 +27,9 @@ TICKS_OF_A_PAUSE: Final = 3
 REPORTED_FROM: Final = 5.0
 """Seconds of a pause that is reported; a busy machine has shorter ones too."""
 
+TOO_EARLY: Final = 0.01
+"""Seconds that a call comes early at most: the loop's clock may stand still for some of it."""
+
 TICKS_PER_DEADLINE: Final = 10
 """Ticks within the shortest deadline: undetected pauses take less than a third of it."""
 
@@ -67,6 +70,7 @@ class PauseDetector:
         self._every = every
         self._on_pause = on_pause
         self._read_at = self._resumed_at = loop.time()
+        self._reported = 0
         self._ticks = loop.call_later(every, self._tick)
 
     def after_last_pause(self, moment: float) -> float:
@@ -74,22 +78,30 @@ class PauseDetector:
         self._detect_pause()
         return max(moment, self._resumed_at)
 
-    def timer(self, seconds: float, callback: Callable[..., None], *args: Any) -> Timer:
+    def timer(self, seconds: float, callback: Callable[..., object], *args: Any) -> Timer:
         """Call back after `seconds` without a pause in them."""
         return Timer(self, self._loop, seconds, lambda: callback(*args))
 
     @contextlib.asynccontextmanager
-    async def timeout(self, seconds: float | None) -> AsyncIterator[None]:
-        """End the block by TimeoutError after `seconds` without a pause in them."""
+    async def timeout(self, seconds: float | None) -> AsyncIterator[Timer | None]:
+        """End the block by TimeoutError after `seconds` without a pause in them.
+
+        The block gets the timer, which can be extended; None: the block may take any time.
+        """
         async with asyncio.timeout(None) as scope:
             if seconds is None:
-                yield
+                yield None
                 return
             timer = self.timer(seconds, lambda: scope.reschedule(0))
             try:
-                yield
+                yield timer
             finally:
                 timer.cancel()
+
+    def reported_pauses(self) -> int:
+        """Return the number of pauses so far that were long enough to be reported."""
+        self._detect_pause()
+        return self._reported
 
     def close(self) -> None:
         """End the ticks."""
@@ -105,6 +117,7 @@ class PauseDetector:
         if gap > TICKS_OF_A_PAUSE * self._every:
             self._resumed_at = now
             if gap > REPORTED_FROM:
+                self._reported += 1
                 self._on_pause(gap)
 
 
@@ -112,7 +125,7 @@ class Timer:
     """One call after a time that begins anew with the end of each pause."""
 
     def __init__(
-        self, pause: PauseDetector, loop: Clockwork, seconds: float, callback: Callable[[], None]
+        self, pause: PauseDetector, loop: Clockwork, seconds: float, callback: Callable[[], object]
     ) -> None:
         self._pause = pause
         self._loop = loop
@@ -125,14 +138,18 @@ class Timer:
         """Return when the call is due on the loop's clock, if no pause comes before."""
         return self._since + self._seconds
 
+    def extend(self, seconds: float) -> None:
+        """Make the call later."""
+        self._seconds += seconds
+
     def cancel(self) -> None:
         """Do not make the call."""
         self._handle.cancel()
 
     def _due(self) -> None:
-        before, self._since = self._since, self._pause.after_last_pause(self._since)
-        if self._since > before:
-            rest = self._since + self._seconds - self._loop.time()
+        self._since = self._pause.after_last_pause(self._since)
+        rest = self.when() - self._loop.time()
+        if rest > TOO_EARLY:
             self._handle = self._loop.call_later(rest, self._due)
         else:
             self._callback()

@@ -56,7 +56,10 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What the front sees of a child, or requests of a child."""
+    """What the front sees of a child, or requests of a child.
+
+    The value is the text that people read, in log lines and reasons; programs read `label`.
+    """
 
     START = "start"
     HELLO = "hello"
@@ -78,6 +81,11 @@ class Event(StrEnum):
     DEVICE_LOST = "process ended by its device, like those before it"
     DEADLINE = "deadline passed"
     GIVE_UP = "given up"
+
+    @property
+    def label(self) -> str:
+        """Return the name that metrics and reports have for the event."""
+        return self.name.lower()
 
 
 class IllegalEvent(Exception):

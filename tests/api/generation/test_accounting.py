@@ -17,9 +17,21 @@ from mlx_worker.api.metrics.counters import RequestLabels, RequestMetrics
 from mlx_worker.api.metrics.loop_lag import EventLoopLagMonitor
 from mlx_worker.api.middleware import auth
 from mlx_worker.api.middleware.slow_steps import SlowSteps
-from mlx_worker.errors import ChildLost, QueueFull, RequestCancelled, RequestNotFound
+from mlx_worker.errors import (
+    CacheError,
+    ChildLost,
+    QueueFull,
+    RequestCancelled,
+    RequestNotFound,
+    RequestTimedOut,
+    Unavailable,
+    WeightsChanged,
+    WorkerError,
+)
 from mlx_worker.health import RequestStats
+from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.wire.messages import Started
+from tests.loop_clock import LoopClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +49,7 @@ def context() -> AppContext:
         node_stats=RequestStats(),
         model_stats=defaultdict(RequestStats),
         request_metrics=RequestMetrics(),
-        loop_lag=EventLoopLagMonitor(SlowSteps()),
+        loop_lag=EventLoopLagMonitor(SlowSteps(), PauseDetector(LoopClock(), 1.0)),
         tracer=None,
         reasoning_summaries="asked",
         addresses=(),
@@ -102,17 +114,24 @@ async def test_accounting_client_leaves_is_counted_once(context: AppContext, num
 
 
 @pytest.mark.parametrize(
-    ("error", "outcome", "successes"),
-    [(QueueFull("full"), "refused", 0), (ChildLost("lost"), "failed", 1)],
+    ("error", "outcome", "counted"),
+    [
+        (QueueFull("full"), "refused", 0),
+        (Unavailable("no process"), "refused", 0),
+        (ChildLost("lost"), "failed", 1),
+        (CacheError("not prefilled"), "failed", 1),
+        (RequestTimedOut("too long"), "failed", 0),
+        (WeightsChanged("other weights"), "failed", 0),
+    ],
 )
 async def test_accounting_error_has_its_outcome_and_status(
-    context: AppContext, error: QueueFull | ChildLost, outcome: str, successes: int
+    context: AppContext, error: WorkerError, outcome: str, counted: int
 ) -> None:
     with pytest.raises(type(error)):
         end_after(1, error, context)
     ((labels, count),) = context.request_metrics.requests.items()
     assert (labels.outcome, labels.error, count) == (outcome, error.code, 1)
-    assert context.node_stats.metrics()["totalRequests"] == successes
+    assert context.node_stats.metrics()["totalRequests"] == counted
 
 
 # --- the table of requests ------------------------------------------------------------------

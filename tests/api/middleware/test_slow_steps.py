@@ -15,6 +15,8 @@ from mlx_worker.api.middleware.slow_steps import (
     STEP_BUDGET,
     SlowSteps,
 )
+from mlx_worker.supervisor.process.pause import PauseDetector
+from tests.loop_clock import LoopClock
 from tests.supervisor_harness import soon
 
 
@@ -131,7 +133,7 @@ def test_a_path_is_told_of_once_in_a_while_and_counted_always(
 async def test_loop_lag_without_a_slow_request_is_counted_as_other(
     slow_steps: SlowSteps, clock: Clock
 ) -> None:
-    with EventLoopLagMonitor(slow_steps) as lag:
+    with EventLoopLagMonitor(slow_steps, PauseDetector(LoopClock(), 1.0)) as lag:
         clock.now += INTERVAL + STEP_BUDGET / 2
         lag.measure()
         assert not slow_steps.counts
@@ -142,3 +144,17 @@ async def test_loop_lag_without_a_slow_request_is_counted_as_other(
         slow_steps.record("/a", 1.0)
         lag.measure()
         assert slow_steps.counts == {OTHER: 1, "/a": 1}
+
+
+async def test_loop_lag_does_not_count_time_in_which_the_process_did_not_run(
+    slow_steps: SlowSteps, clock: Clock
+) -> None:
+    of_loop = LoopClock()
+    with EventLoopLagMonitor(slow_steps, PauseDetector(of_loop, 1.0)) as lag:
+        clock.now += 3600
+        of_loop.now += 3600
+        lag.measure()
+        assert (slow_steps.counts, lag.histogram.count) == ({}, 0)
+        clock.now += INTERVAL + 1
+        lag.measure()
+        assert (slow_steps.counts, lag.histogram.count) == ({OTHER: 1}, 1)

@@ -18,7 +18,7 @@ from mlx_worker.api.dialects.model_terms import ModelSettings, ModelTerms, Reque
 from mlx_worker.api.parsing import body_kinds, parser_frames, parser_process
 from mlx_worker.api.parsing.body_kinds import BodyKind, parse
 from mlx_worker.api.parsing.model_table import ModelTable, NodeModels
-from mlx_worker.api.parsing.parser import COMMAND, LARGE_BODY, Parser
+from mlx_worker.api.parsing.parser import BODY_TIMEOUT, COMMAND, LARGE_BODY, Parser
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import (
     ConstraintTooCostly,
@@ -30,7 +30,9 @@ from mlx_worker.errors import (
     WorkerError,
 )
 from mlx_worker.limits import CALL_VALUES, CONSTRAINT_BYTES, TEMPLATE_VALUES, TOOL_VALUES
-from tests.supervisor_harness import PLENTY, alive, planned, running, scripted, soon
+from mlx_worker.supervisor.process.pause import PauseDetector
+from tests.loop_clock import LoopClock
+from tests.supervisor_harness import PLENTY, alive, eventually, planned, running, scripted, soon
 
 PLAIN = ModelTerms(Defaults(), RequestCapacity("m", 5), ModelSettings(None, {}, ()))
 SET = ModelTerms(
@@ -101,9 +103,14 @@ def large(data: bytes) -> bytes:
     return data + b" " * LARGE_BODY
 
 
+def watched() -> PauseDetector:
+    """A detector of pauses that goes by the running loop."""
+    return PauseDetector(asyncio.get_running_loop(), 0.5)
+
+
 @pytest.fixture
 async def parser() -> AsyncIterator[Parser]:
-    async with Parser() as parser:
+    async with Parser(watched()) as parser:
         yield parser
 
 
@@ -305,6 +312,7 @@ async def test_parser_replaces_a_killed_process(parser: Parser) -> None:
     assert pid_of_process() != first
 
 
+NEVER_ANSWERS = "import time; time.sleep(600)"
 ENDS_AT_ONCE = "import sys; sys.exit(7)"
 ANSWERS_GARBAGE = "import os; os.write(1, b'\\xff' * 100); os.read(0, 1)"
 ANSWERS_NO_MESSAGE = "import os; os.write(1, bytes(7) + b'\\x01\\xc1'); os.read(0, 1)"
@@ -312,9 +320,35 @@ ANSWERS_NO_MESSAGE = "import os; os.write(1, bytes(7) + b'\\x01\\xc1'); os.read(
 
 @pytest.mark.parametrize("code", [ENDS_AT_ONCE, ANSWERS_GARBAGE, ANSWERS_NO_MESSAGE])
 async def test_parser_gives_up_a_process_that_does_not_answer(code: str) -> None:
-    async with Parser([sys.executable, "-c", code]) as parser:
+    async with Parser(watched(), [sys.executable, "-c", code]) as parser:
         with pytest.raises(Unavailable):
             await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
+
+
+async def test_parser_does_not_count_time_in_which_the_machine_slept() -> None:
+    clock = LoopClock()
+    command = [sys.executable, "-c", NEVER_ANSWERS]
+    async with Parser(PauseDetector(clock, 1.0), command) as parser:
+        parsing = asyncio.ensure_future(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
+
+        async def is_started() -> bool:
+            return parser._process is not None
+
+        await eventually(is_started)
+        first = parser._process
+        clock.run(BODY_TIMEOUT - 1)
+        clock.stop(3600)
+        clock.run(BODY_TIMEOUT - 1)
+        await asyncio.sleep(0)
+        assert parser._process is first
+        assert not parsing.done()
+        clock.run(2)
+
+        async def is_replaced() -> bool:
+            return parser._process not in (None, first)
+
+        await eventually(is_replaced)
+        parsing.cancel()
 
 
 async def test_process_ends_at_an_invalid_frame_and_is_replaced(
@@ -403,7 +437,9 @@ async def test_process_environment_has_no_secrets(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=hush")
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
     told = tmp_path / "environment"
-    async with Parser([sys.executable, "-c", TELLS_ITS_ENVIRONMENT, str(told)]) as parser:
+    async with Parser(
+        watched(), [sys.executable, "-c", TELLS_ITS_ENVIRONMENT, str(told)]
+    ) as parser:
         with pytest.raises(Unavailable):
             await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
     inherited = json.loads(told.read_text())
@@ -412,7 +448,7 @@ async def test_process_environment_has_no_secrets(
 
 
 async def test_process_ends_with_the_parser() -> None:
-    async with Parser() as parser:
+    async with Parser(watched()) as parser:
         await soon(parser.run(body_kinds.TextToTokenize(), TABLE, HELLO))
         pid = pid_of_process()
     assert not alive(pid)

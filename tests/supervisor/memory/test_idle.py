@@ -4,9 +4,12 @@ import asyncio
 from dataclasses import replace
 from functools import partial
 
+from mlx_worker.supervisor.memory.idle import IdleTimer
 from mlx_worker.supervisor.node import Node
+from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
+from tests.loop_clock import LoopClock
 from tests.supervisor_harness import (
     PATIENT,
     QUICK,
@@ -37,6 +40,19 @@ async def test_an_idle_model_is_unloaded_and_its_process_is_gone() -> None:
         await soon(node.primary.child.reached(State.STOPPED))
         assert not alive(pid)
         assert started_workers() == []
+
+
+def test_a_model_is_not_unloaded_for_a_time_in_which_the_machine_slept() -> None:
+    clock = LoopClock()
+    unloaded: list[float] = []
+    timer = IdleTimer(600, lambda: unloaded.append(clock.now), PauseDetector(clock, 1.0))
+    timer.used()
+    clock.run(300)
+    clock.stop(8 * 3600)
+    clock.run(599)
+    assert unloaded == []
+    clock.run(2)
+    assert len(unloaded) == 1
 
 
 async def test_the_next_request_brings_it_back() -> None:

@@ -3,68 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.pause import PauseDetector, tick_for
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-class Call:
-    def __init__(self, act: Callable[[], None]) -> None:
-        self.act = act
-        self.is_cancelled = False
-
-    def cancel(self) -> None:
-        self.is_cancelled = True
-
-
-class Clock:
-    """A loop's clock: timers are called in the order of their deadlines, late ones too."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self._calls: list[tuple[float, int, Call]] = []
-        self._numbers = itertools.count()
-
-    def time(self) -> float:
-        return self.now
-
-    def call_later(self, delay: float, callback: Callable[..., None], /, *args: Any) -> Call:
-        call = Call(lambda: callback(*args))
-        heapq.heappush(self._calls, (self.now + delay, next(self._numbers), call))
-        return call
-
-    def run(self, seconds: float) -> None:
-        """Let so many seconds pass, each call made at its time."""
-        end = self.now + seconds
-        while self._calls and self._calls[0][0] <= end:
-            self.now = max(self.now, self._calls[0][0])
-            self._call()
-        self.now = end
-
-    def stop(self, seconds: float) -> None:
-        """Let so many seconds pass in which the process does not run; then all is overdue."""
-        self.now += seconds
-        due = [call for call in self._calls if call[0] <= self.now]
-        for _ in due:
-            self._call()
-
-    def _call(self) -> None:
-        _, _, call = heapq.heappop(self._calls)
-        if not call.is_cancelled:
-            call.act()
+from tests.loop_clock import LoopClock
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> LoopClock:
+    return LoopClock()
 
 
 @pytest.fixture
@@ -73,11 +22,11 @@ def pauses() -> list[float]:
 
 
 @pytest.fixture
-def detector(clock: Clock, pauses: list[float]) -> PauseDetector:
+def detector(clock: LoopClock, pauses: list[float]) -> PauseDetector:
     return PauseDetector(clock, 1.0, pauses.append)
 
 
-def test_a_timer_calls_once_at_its_time(clock: Clock, detector: PauseDetector) -> None:
+def test_a_timer_calls_once_at_its_time(clock: LoopClock, detector: PauseDetector) -> None:
     called: list[float] = []
     detector.timer(10, lambda: called.append(clock.now))
     clock.run(50)
@@ -86,7 +35,7 @@ def test_a_timer_calls_once_at_its_time(clock: Clock, detector: PauseDetector) -
 
 @pytest.mark.parametrize("before", [0.0, 0.5, 5.0, 9.1, 9.9])
 def test_a_timer_that_a_pause_made_overdue_begins_anew(
-    clock: Clock, detector: PauseDetector, before: float
+    clock: LoopClock, detector: PauseDetector, before: float
 ) -> None:
     """Also where the timer was due before the tick that would have seen the pause."""
     called: list[float] = []
@@ -101,7 +50,7 @@ def test_a_timer_that_a_pause_made_overdue_begins_anew(
 
 
 def test_a_timer_that_a_pause_did_not_make_overdue_begins_anew_at_the_pauses_end(
-    clock: Clock, detector: PauseDetector
+    clock: LoopClock, detector: PauseDetector
 ) -> None:
     called: list[float] = []
     detector.timer(100, lambda: called.append(clock.now))
@@ -114,7 +63,7 @@ def test_a_timer_that_a_pause_did_not_make_overdue_begins_anew_at_the_pauses_end
     assert called == [pytest.approx(resumed + 100)]
 
 
-def test_twenty_pauses_in_a_row_let_no_timer_end(clock: Clock, detector: PauseDetector) -> None:
+def test_twenty_pauses_in_a_row_let_no_timer_end(clock: LoopClock, detector: PauseDetector) -> None:
     called: list[float] = []
     detector.timer(2, lambda: called.append(clock.now))
     for _ in range(20):
@@ -126,7 +75,7 @@ def test_twenty_pauses_in_a_row_let_no_timer_end(clock: Clock, detector: PauseDe
 
 
 def test_a_cancelled_timer_does_not_come_back_after_a_pause(
-    clock: Clock, detector: PauseDetector
+    clock: LoopClock, detector: PauseDetector
 ) -> None:
     called: list[float] = []
     timer = detector.timer(10, lambda: called.append(clock.now))
@@ -136,8 +85,31 @@ def test_a_cancelled_timer_does_not_come_back_after_a_pause(
     assert called == []
 
 
+def test_an_extended_timer_calls_later(clock: LoopClock, detector: PauseDetector) -> None:
+    called: list[float] = []
+    timer = detector.timer(10, lambda: called.append(clock.now))
+    clock.run(9)
+    timer.extend(5)
+    clock.run(5.9)
+    assert (called, timer.when()) == ([], 115)
+    clock.run(1)
+    assert called == [115]
+
+
+def test_reported_pauses_are_counted_before_any_timer_is_called(
+    clock: LoopClock, detector: PauseDetector
+) -> None:
+    clock.run(1)
+    clock.now += 4
+    assert detector.reported_pauses() == 0
+    clock.now += 60
+    assert detector.reported_pauses() == 1
+    clock.run(10)
+    assert detector.reported_pauses() == 1
+
+
 def test_a_tick_that_is_a_little_late_is_no_pause(
-    clock: Clock, detector: PauseDetector, pauses: list[float]
+    clock: LoopClock, detector: PauseDetector, pauses: list[float]
 ) -> None:
     moment = clock.now
     for _ in range(10):
@@ -148,7 +120,7 @@ def test_a_tick_that_is_a_little_late_is_no_pause(
 
 
 def test_no_judge_counts_what_was_before_the_end_of_a_pause(
-    clock: Clock, detector: PauseDetector
+    clock: LoopClock, detector: PauseDetector
 ) -> None:
     before = clock.now
     clock.run(7)
@@ -160,7 +132,7 @@ def test_no_judge_counts_what_was_before_the_end_of_a_pause(
 
 
 def test_long_pauses_are_reported_once_and_short_ones_are_not(
-    clock: Clock, detector: PauseDetector, pauses: list[float]
+    clock: LoopClock, detector: PauseDetector, pauses: list[float]
 ) -> None:
     clock.stop(4)
     clock.run(10)
@@ -169,7 +141,9 @@ def test_long_pauses_are_reported_once_and_short_ones_are_not(
     assert pauses == [pytest.approx(300, abs=1)]
 
 
-async def test_a_timeout_goes_by_the_same_patience(clock: Clock, detector: PauseDetector) -> None:
+async def test_a_timeout_goes_by_the_same_patience(
+    clock: LoopClock, detector: PauseDetector
+) -> None:
     async def wait() -> None:
         async with detector.timeout(10):
             await asyncio.Event().wait()
@@ -186,12 +160,14 @@ async def test_a_timeout_goes_by_the_same_patience(clock: Clock, detector: Pause
         await waiting
 
 
-async def test_a_timeout_that_is_none_never_ends(clock: Clock, detector: PauseDetector) -> None:
+async def test_a_timeout_that_is_none_never_ends(clock: LoopClock, detector: PauseDetector) -> None:
     async with detector.timeout(None):
         clock.run(1e6)
 
 
-async def test_what_ends_in_time_is_not_disturbed(clock: Clock, detector: PauseDetector) -> None:
+async def test_what_ends_in_time_is_not_disturbed(
+    clock: LoopClock, detector: PauseDetector
+) -> None:
     async with detector.timeout(10):
         clock.run(5)
     clock.run(100)

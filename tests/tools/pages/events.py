@@ -32,7 +32,7 @@ MEANING: Final = {
     " of the model runs the new code. `node` and `process` are the two versions; `cure` says what"
     " to do.",
     "pause": "The front did not run for `seconds`, 5 or more, as while the machine sleeps. No time"
-    " limit of a model's process counts them.",
+    " limit counts them.",
     "poison": "A request was in flight at `max_crashes` crashes and is refused.",
     "pressure": "The models take more than the limit: caches are trimmed, idle models are"
     " unloaded, work is refused, or a process is replaced (`what`). `used` and `limit` are bytes.",
@@ -80,7 +80,7 @@ def recorded() -> dict[str, list[str]]:
     for source in sorted(Path(mlx_worker.__file__).parent.rglob("*.py")):
         for call in _record_calls(ast.parse(source.read_text(encoding="utf-8"))):
             kind = call.args[0]
-            assert isinstance(kind, ast.Constant)
+            assert isinstance(kind, ast.Constant), f"{source}: an event without a name"
             names = (keyword.arg for keyword in call.keywords if keyword.arg != "level")
             facts[str(kind.value)] |= dict.fromkeys(name for name in names if name)
     facts["reload"] |= dict.fromkeys(Reloaded.__struct_fields__)  # recorded as a whole
@@ -88,13 +88,13 @@ def recorded() -> dict[str, list[str]]:
 
 
 def _record_calls(tree: ast.Module) -> Iterator[ast.Call]:
-    """Yield the calls of `events.record(…)` and `self._events.record(…)` with a constant kind."""
+    """Yield the calls of `events.record(…)` and `self._events.record(…)` ."""
     for node in ast.walk(tree):
         match node:
             case ast.Call(
                 func=ast.Attribute(
                     attr="record", value=ast.Attribute(attr=owner) | ast.Name(id=owner)
                 ),
-                args=[ast.Constant(), *_],
+                args=[_, *_],
             ) if owner.removeprefix("_") == "events":
                 yield node

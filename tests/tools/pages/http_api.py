@@ -76,7 +76,8 @@ A sample of `/admin/history` has `at` (ms since the epoch) and, of each model, `
 the dashboard shows of each model beside that:
 
 - `deaths`, the ends of its processes that count against it, and `deathsAllowed`, after which it is
-  given up; `givenUp`, `nextTryAt`, and `restartsBy`, the restarts by what ended the process;
+  given up; `givenUp`, `nextTryAt`, and `restartsBy`, the restarts by
+  [cause](metrics.md#labels);
 - `latency`, percentiles of the last ten minutes in seconds: to the first token, between tokens, and
   of whole answers; `prefillTokensPerSecond` of the same time;
 - `firstToken`, the number of first tokens and the sum of the times to them; `runningPeak`, as in
@@ -118,9 +119,9 @@ to a model" are `load`, `restart` and `unload` under `/admin/models/`.
 
 These errors come before an endpoint is found: 404 `no_such_path`, which names the path that does
 the same here where another server has it; 405 `wrong_method`, with `Allow`; 400 `not_http`; 503
-`too_many_connections`, with `Retry-After`, which health never gets. Two more requests may get 503
-`unavailable` with `Retry-After`: one with a large body whose parser ended, and one with a grammar
-for which no helper process can be started.
+`too_many_connections`, with `Retry-After`, which health never gets. Of any body, 503 `unavailable`
+with `Retry-After` is that of a large one whose parser ended. A generation gets it too if no helper
+process can be started for its grammar, and `/models` if every model was given up.
 
 """
 

@@ -46,9 +46,9 @@ _LABELS: Final = """
 - `model`: the model's id. It is empty for the front's process, and for requests of which no model
   was found.
 - `dialect`: `chat`, `completions`, `responses` or `messages`.
-- `outcome`: `success`; `client_error`, an error in the request; `refused`, which is 429, 503 but
-  for `child_lost`, the time limit and `weights_changed`; `failed`; `cancelled`, by the client or an
-  operator.
+- `outcome`: `success`; `client_error`, an error in the request; `refused`, work that was not taken
+  on, which is 429 and 503 but for `child_lost`; `failed`, work that was taken on, the time limit
+  and `weights_changed` included; `cancelled`, by the client or an operator.
 - `reason` of refusals and failures: the [error code](http-api.md#errors).
 - `reason` of cache misses: `new`, not seen before; `evicted`, dropped for other prompts; `cleared`,
   by a command; `no system prompt`.

@@ -34,7 +34,7 @@ def process_families(context: AppContext) -> Iterator[Metric]:
         "Restarts of a model's process, by what ended the previous process.",
         ("model", "cause"),
         {
-            (id_, event.name.lower()): count
+            (id_, event.label): count
             for id_, model in models.items()
             for event, count in model.restarts_by.items()
         },
