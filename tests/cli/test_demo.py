@@ -12,7 +12,6 @@ from tests.processes import COMMAND
 ANSWER = "The capital of France is Paris."
 
 
-@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_the_demo_answers_its_question_through_the_http_api() -> None:
     """Fetches SmolLM2-135M-Instruct (93 MB) into the models folder if it is not there."""
@@ -24,6 +23,7 @@ def test_the_demo_answers_its_question_through_the_http_api() -> None:
     assert "curl" not in done.stdout, "the node has ended"
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_the_demo_serves_on_and_each_curl_line_that_it_prints_works() -> None:
     with subprocess.Popen([*COMMAND, "demo"], stdout=subprocess.PIPE, text=True) as demo:

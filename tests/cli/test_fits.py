@@ -64,9 +64,10 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make("window", tmp_path_factory.mktemp("models") / "window")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name",
-    ["tiny", *(pytest.param(name, marks=pytest.mark.full) for name in ("window", "delta"))],
+    ["tiny", "window", "delta"],
 )
 def test_fits_says_what_a_node_uses(name: str, tmp_path: Path) -> None:
     folder = make(name, tmp_path / name)

@@ -59,6 +59,7 @@ def test_what_is_written_passes_check(models: Path, tmp_path: Path) -> None:
     assert str(models / ODD) in checked.stdout
 
 
+@pytest.mark.full
 def test_a_node_starts_from_what_is_written(tiny: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
     shutil.copytree(tiny, models / "tiny")

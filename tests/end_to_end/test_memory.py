@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LIMIT = 250_000_000
 """Two processes of about 95 MB fit, three do not."""
 
-BLOCKS = rounds(3, 6, 20)
+BLOCKS = rounds(4, 6, 20)
 REQUESTS = 10
 
 
@@ -32,6 +32,7 @@ def resident(node: RunningNode) -> int:
     return sum(child.memory_info().rss for child in node.children() if child.is_running())
 
 
+@pytest.mark.full
 @pytest.mark.timeout(60 + 15 * BLOCKS)  # so many processes start, one after the other
 def test_three_models_of_which_two_fit_are_used_in_turn(
     nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

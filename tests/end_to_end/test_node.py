@@ -49,6 +49,7 @@ def test_the_openai_client_streams_what_it_gets_whole(client: openai.OpenAI) -> 
     assert "".join(stream(client, "Hello", 240)) == ask(client, "Hello", 240)
 
 
+@pytest.mark.full
 def test_eight_streams_at_once_each_say_what_they_say_alone(
     node: RunningNode, client: openai.OpenAI
 ) -> None:
