@@ -27,7 +27,7 @@ class AppContext:
     """The running node and its statistics; `tracer` is None without a collector of traces.
 
     `addresses` are the URLs that the node listens at. `created` is the start of the node in seconds
-    since the epoch.
+    since the epoch. `first_byte_timeout` is the configuration's, in seconds.
     """
 
     node: Node
@@ -38,6 +38,7 @@ class AppContext:
     tracer: RequestTracer | None
     reasoning_summaries: Literal["asked", "always"]
     addresses: tuple[str, ...]
+    first_byte_timeout: float = 0.0
     request_table: RequestTable = field(default_factory=RequestTable)
     created: int = field(default_factory=lambda: int(time.time()))
     started: float = field(default_factory=time.monotonic)

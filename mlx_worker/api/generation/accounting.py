@@ -130,6 +130,10 @@ class RequestAccounting:
         metrics.prompt_tokens += prompt.prompt
         metrics.cached_tokens += prompt.cached
 
+    def respond_early(self, status: int) -> None:
+        """Note the status that was sent before the request has a slot, or before it has begun."""
+        self._status = status
+
     def respond(self, status: int) -> None:
         """Note the status that was sent."""
         self._advance(RequestState.RESPONDING)
