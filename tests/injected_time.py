@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from selectors import SelectorKey
 
-SETTLING: Final = 0.0005
+SETTLING: Final = 0.0001
 """Real seconds in which nothing may arrive on any socket before the clock jumps."""
 
 

@@ -72,7 +72,7 @@ class RequestState(Enum):
     STARTED = auto()
     """The model has begun every choice."""
     RESPONDING = auto()
-    """Its status is sent."""
+    """Its status is sent; that of a stream may have been sent before (`respond_early`)."""
     FINISHED = auto()
     """Its outcome is known."""
 

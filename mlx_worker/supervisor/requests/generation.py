@@ -262,11 +262,14 @@ class Generation:
     def on_progress(self) -> None:
         """Count progress; send the reader a keepalive, unless the reader has had output lately."""
         self._reports += 1
+        self._keep_alive()
+
+    # --- inside ---
+
+    def _keep_alive(self) -> None:
         if self._loop.time() - self._drained_at >= self._keepalive_interval:
             self._output.add_keepalive()
             self._notify()
-
-    # --- inside ---
 
     def _on_token(self) -> None:
         """Note the first token, and the first one since a process was lost."""
@@ -286,6 +289,8 @@ class Generation:
         row.add_spans_to(self._output.spans)
         if self._output.has_output:
             self._notify()
+        else:  # a call or a character that is not complete: the model works all the same
+            self._keep_alive()
 
     def _end(self) -> None:
         self.has_ended = True
