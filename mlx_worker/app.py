@@ -90,7 +90,7 @@ def build_app(
             unseen(config),
             timings=timings or settings.timings(supervisor),
             policy=policy or settings.restart_policy(supervisor),
-            resume=resume or settings.resume_policy(supervisor),
+            resume=resume or settings.resume_policy(supervisor, config.server),
             standby=standby or settings.standby_policy(supervisor),
             memory_limit=settings.memory_limit(supervisor),
             launcher=launcher,
@@ -186,6 +186,7 @@ async def _run_node(
             loop_lag=loop_lag,
             tracer=tracer,
             reasoning_summaries=config.server.reasoning_summaries,
+            first_byte_timeout=config.server.first_byte_timeout,
             addresses=app.get(ADDRESSES, ()),
             sleep_assertion=sleep_assertion,
         )

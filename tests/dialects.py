@@ -283,7 +283,8 @@ def _numbered(events: list[Event]) -> list[Any]:
         "response.created",
         "response.in_progress",
     ]
-    return events_data
+    later = [event for event in events_data[2:] if event["type"] != "response.in_progress"]
+    return events_data[:2] + later
 
 
 def _responses_streamed(events: list[Event]) -> ReceivedAnswer:
@@ -416,7 +417,8 @@ def _messages_streamed(events: list[Event]) -> ReceivedAnswer:
     assert not reader.open
     read = _anthropic_usage(start["message"]["usage"])
     usage = _anthropic_usage(delta["usage"])
-    assert (read.prompt, read.cached, read.completion) == (usage.prompt, usage.cached, 0)
+    if read.prompt:  # 0 in a stream that began before its prompt was read
+        assert (read.prompt, read.cached, read.completion) == (usage.prompt, usage.cached, 0)
     ended = {"content": reader.blocks, "usage": delta["usage"], **delta["delta"]}
     warned = {"warnings": delta["warnings"]} if "warnings" in delta else {}
     return _messages_whole(start["message"] | ended | warned)

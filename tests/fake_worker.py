@@ -9,7 +9,8 @@ answer to a chat is the words of its last user message, one a decode step, and t
 
 With `--pace FIFO` a decode step waits for a byte from there, and so do hello, the end of loading,
 the start of a generation and a warm-up with their `--hold-…`: tests hold time in their hands and
-never sleep.
+never sleep. With `--load-for S` and `--prefill-for S` both take so long, and report progress
+`--reports` times.
 
 What the worker runs on is its `Host`: a process of its own (`tests/worker_in_process.py`) or a task
 in the test's process (`tests/worker_in_memory.py`). That both do what the product's child does is
@@ -58,7 +59,7 @@ from mlx_worker.wire.messages import (
 from mlx_worker.wire.output import Done, FinishReason, RowOutput, StepOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mlx_worker.wire.base import WireMessage
     from mlx_worker.wire.request import ChatRequest
@@ -68,6 +69,8 @@ WEIGHT_BYTES = 123_456
 CONTEXT_LENGTH = 4096
 CAPACITY = 1 << 20
 HOLDS = ("pace", "hold-hello", "hold-load", "hold-start", "hold-warm")
+LASTING = ("load-for", "prefill-for")
+REPORTS = 60
 GARBAGE = (2).to_bytes(4, "big") + b"\xc1\xc1"
 
 
@@ -122,6 +125,9 @@ def arguments(given_flags: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--working-set", type=int, metavar="BYTES")
     parser.add_argument("--grow", type=int, default=0, metavar="BYTES", help="with each answer")
     parser.add_argument("--every", type=float, default=0, metavar="S", help="a step each so often")
+    for flag in LASTING:
+        parser.add_argument(f"--{flag}", type=float, default=0, metavar="S")
+    parser.add_argument("--reports", type=int, default=REPORTS, metavar="N", help="of progress")
     parser.add_argument("--weights", default="", metavar="NAME", help="what it says it has loaded")
     parser.add_argument("--version", default="1", help="of the code it says it runs")
     parser.add_argument("--package", default="", help="the version of mlx-worker it says it runs")
@@ -176,6 +182,8 @@ def without_faults(given: argparse.Namespace) -> list[str]:
     for flag in HOLDS:
         if fifo := getattr(given, flag.replace("-", "_")):
             kept += [f"--{flag}", str(fifo)]
+    for flag in (*LASTING, "reports"):
+        kept += [f"--{flag}", str(getattr(given, flag.replace("-", "_")))]
     return kept
 
 
@@ -295,6 +303,10 @@ class FakeWorker:
             self._host.send([LoadFailed("so it was written", permanent=self._flags.cannot_load)])
             await self._host.end(1)
         await self._wait_for_leave(self._flags.hold_load)
+        await self._take(
+            self._flags.load_for,
+            lambda share: LoadProgress(int(WEIGHT_BYTES * share), WEIGHT_BYTES),
+        )
         self._host.send(
             [
                 LoadProgress(WEIGHT_BYTES, WEIGHT_BYTES),
@@ -354,10 +366,15 @@ class FakeWorker:
         self._rows[id_] = Row(id_, pieces[:limit], finish, said)
         self._prefilled += prompt_tokens - cached
         self._grown += self._flags.grow
+        unread = prompt_tokens - cached
+        self._host.send([Started(id_, prompt_tokens, cached, hit, room=limit)])
+        await self._take(
+            self._flags.prefill_for,
+            lambda share: PrefillProgress(id_, int(unread * share), unread),
+        )
         self._host.send(
             [
-                Started(id_, prompt_tokens, cached, hit, room=limit),
-                PrefillProgress(id_, prompt_tokens - cached, prompt_tokens - cached),
+                PrefillProgress(id_, unread, unread),
                 *([] if system is None else [self._now_resident(system)]),
                 *([self._cache_state(system)] if self._flags.grow else []),
             ]
@@ -448,6 +465,12 @@ class FakeWorker:
             self._host.send_bytes(GARBAGE)
         if row.said == self._flags.unknown_id_after_tokens:
             self._host.send([StepOutput([RowOutput(row.id + 1000, [1], "whose is this?")])])
+
+    async def _take(self, seconds: float, report: Callable[[float], WireMessage]) -> None:
+        """Let so many seconds pass, and report the share of the work that is done."""
+        for number in range(1, self._flags.reports + 1) if seconds else ():
+            await self._host.sleep(seconds / self._flags.reports)
+            self._host.send([report(number / self._flags.reports)])
 
     async def _wait_for_leave(self, fifo: Path | None) -> None:
         if fifo is not None:

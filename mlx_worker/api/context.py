@@ -30,7 +30,7 @@ class AppContext:
     `sleep_assertion` keeps a Mac awake; None: tests without one.
 
     `addresses` are the URLs that the node listens at. `created` is the start of the node in seconds
-    since the epoch.
+    since the epoch. `first_byte_timeout` is the configuration's, in seconds.
     """
 
     node: Node
@@ -42,6 +42,7 @@ class AppContext:
     reasoning_summaries: Literal["asked", "always"]
     addresses: tuple[str, ...]
     sleep_assertion: SleepAssertion | None = None
+    first_byte_timeout: float = 0.0
     request_table: RequestTable = field(default_factory=RequestTable)
     created: int = field(default_factory=lambda: int(time.time()))
     started: float = field(default_factory=time.monotonic)

@@ -36,6 +36,10 @@ LARGEST_CHUNK = 2048
 FIRST_CHUNK = 64
 """The same beside decoding rows, before the speed of this model is known."""
 
+FIRST_CHUNK_ALONE = 256
+"""The same while no row decodes. A slow model would be silent for half a minute over the largest
+chunk, and clients give up."""
+
 ALONE = 8
 """How many times longer a chunk may take while no row decodes: only new requests and cancels wait
 for the chunk."""
@@ -74,7 +78,7 @@ class ChunkSizer:
 
     def _together(self, seconds: float, decoding: bool) -> int:
         if self._rate is None:
-            return FIRST_CHUNK if decoding else LARGEST_CHUNK
+            return FIRST_CHUNK if decoding else FIRST_CHUNK_ALONE
         fitting = max(1, int(self._rate * seconds))
         return min(LARGEST_CHUNK, 1 << (fitting.bit_length() - 1))
 

@@ -25,7 +25,7 @@ from mlx_worker.errors import (
 )
 from mlx_worker.logs import Entry
 from mlx_worker.supervisor.process.states import State
-from mlx_worker.supervisor.requests.generation import Generation
+from mlx_worker.supervisor.requests.generation import Generation, never
 from mlx_worker.supervisor.requests.unary import UnaryAnswer, UnaryCall
 from mlx_worker.supervisor.warm_prompts import WarmPrompt
 from mlx_worker.wire.messages import (
@@ -118,12 +118,14 @@ class ModelClient:
         session: str = "",
         request_id: str = "",
         key: str = "",
+        is_patient: Callable[[], bool] = never,
     ) -> Generation:
         """Take a request on, once it has a place. Raises the refusal if it cannot be taken on.
 
         A model that is starting may take `load_wait`; a request that was taken on waits for it.
         `session` is the caller's own name for its conversation, "" for none; `request_id` is the
-        name in the log, `key` the name of the API key.
+        name in the log, `key` the name of the API key. `is_patient` returns True once the client
+        knows that its request waits: from then on `load_wait` counts from the last progress.
         """
         began = self._loop.time()
         limit = model.config.request_timeout
@@ -136,7 +138,7 @@ class ModelClient:
         except TimeoutError:
             raise _timed_out(model) from None
         began = self._pause.after_last_pause(began)
-        until = began + self._resume.load_wait
+        until = (self._loop.time() if is_patient() else began) + self._resume.load_wait
         try:
             self._raise_refusal(model, until)
         except BaseException:
@@ -148,6 +150,7 @@ class ModelClient:
             model.dispatcher,
             keepalive_interval=self._resume.keepalive_interval,
             request_id=request_id,
+            is_patient=is_patient,
         )
         if limit is not None:
             rest = began + limit - self._loop.time()

@@ -64,14 +64,14 @@ class Node:
         self._policy = policy
         self._resume = resume
         self.events = EventLog()
-        self._pause = PauseDetector(asyncio.get_running_loop(), tick_for(timings), self._on_pause)
+        self.pause = PauseDetector(asyncio.get_running_loop(), tick_for(timings), self._on_pause)
         is_unsettled = partial(_any_is_transient, self._all_models)
-        self.spare_pool = SparePool(launcher, standby, self._restarts(), is_unsettled, self._pause)
+        self.spare_pool = SparePool(launcher, standby, self._restarts(), is_unsettled, self.pause)
         self._ids = itertools.count(1)
         self._background = BackgroundTasks()
         self.models: dict[str, ModelRuntime] = {}
         self._retiring: set[ModelRuntime] = set()
-        self.drain = Drain(timings.drain, self._pause)
+        self.drain = Drain(timings.drain, self.pause)
         self.budget = MemoryBudget(memory_limit, self.events)
         self.placement = Placement(self.budget, self._all_models, self.events)
         self.starter = Starter(folders, self.placement, timings, self._pause, self._share_kv)
@@ -82,7 +82,7 @@ class Node:
             drain=self.drain,
             resume=resume,
             ids=self._ids,
-            pause=self._pause,
+            pause=self.pause,
             background=self._background,
         )
         self._apply(planned)
@@ -99,7 +99,7 @@ class Node:
             resume=self._resume,
             spare_pool=self.spare_pool,
             ids=self._ids,
-            pause=self._pause,
+            pause=self.pause,
             events=self.events,
         )
 
@@ -171,7 +171,7 @@ class Node:
         for model in self._all_models():
             model.idle.close()
         self.pressure.close()
-        self._pause.close()
+        self.pause.close()
         self._background.cancel_all()
 
     # --- what operators change ---
@@ -222,7 +222,7 @@ class Node:
         id_ = model.config.id
         model.retired_by = refusal = _removed(id_, is_replaced=id_ in self.models)
         with contextlib.suppress(TimeoutError):
-            async with self._pause.timeout(self._timings.drain):
+            async with self.pause.timeout(self._timings.drain):
                 await model.dispatcher.drain(refusal)
         self.starter.forget(model)
         model.child.stop()

@@ -14,10 +14,10 @@ from mlx_worker.config.sizes import MemoryLimit
 from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
 from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
-from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
+from mlx_worker.supervisor.requests.resume_policy import KEEPALIVE_INTERVAL, ResumePolicy
 
 if TYPE_CHECKING:
-    from mlx_worker.config.schema import SupervisorConfig
+    from mlx_worker.config.schema import ServerConfig, SupervisorConfig
 
 
 def timings(config: SupervisorConfig) -> Timings:
@@ -52,12 +52,13 @@ def memory_limit(config: SupervisorConfig) -> int:
     return (config.memory_limit or SHARE).of(psutil.virtual_memory().total)
 
 
-def resume_policy(config: SupervisorConfig) -> ResumePolicy:
+def resume_policy(config: SupervisorConfig, server: ServerConfig) -> ResumePolicy:
     """Return how long requests wait for a child, and how many crashes they may be in."""
     return ResumePolicy(
         timeout=config.resume_timeout,
         load_wait=config.load_wait,
         max_crashes=config.max_crashes,
+        keepalive_interval=server.first_byte_timeout or KEEPALIVE_INTERVAL,
     )
 
 

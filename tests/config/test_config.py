@@ -275,7 +275,7 @@ def test_what_the_supervisor_does_by_default_is_what_its_parts_do_by_default() -
     """Written twice, because the configuration knows none of the parts."""
     assert settings.timings(SupervisorConfig()) == Timings()
     assert settings.restart_policy(SupervisorConfig()) == RestartPolicy()
-    assert settings.resume_policy(SupervisorConfig()) == ResumePolicy()
+    assert settings.resume_policy(SupervisorConfig(), ServerConfig()) == ResumePolicy()
 
 
 @pytest.mark.parametrize(

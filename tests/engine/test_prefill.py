@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mlx_worker.engine.kv.prefix import WORTH_FETCHING, common_prefix
 from mlx_worker.engine.prefill import (
     FIRST_CHUNK,
-    LARGEST_CHUNK,
+    FIRST_CHUNK_ALONE,
     LONG,
     LONG_READERS,
     READERS,
@@ -52,7 +52,7 @@ ONE = [sequence(list(range(5000)), read=0)]
 def test_a_chunk_is_what_is_read_in_the_pause_and_longer_while_nobody_decodes() -> None:
     pace = ChunkSizer(0.1)
     assert pace.chunk_size(ONE, decoding=True) == FIRST_CHUNK
-    assert pace.chunk_size(ONE, decoding=False) == LARGEST_CHUNK
+    assert pace.chunk_size(ONE, decoding=False) == FIRST_CHUNK_ALONE
     pace.record(64, 0.02)  # 3,200 tokens a second: 320 of them in the pause
     assert pace.chunk_size(ONE, decoding=True) == 256
     assert pace.chunk_size(ONE, decoding=False) == 2048

@@ -18,6 +18,14 @@ READ = {
 }
 """The field of each dialect that has what the model reads."""
 
+SIGNS = {
+    "/v1/chat/completions": b'"delta":{},"finish_reason":null}',
+    "/v1/completions": b'"finish_reason":null}],"usage":null}\n\n',  # the begin has the seed
+    "/v1/responses": b'"sequence_number":2}\n\n',
+    "/v1/messages": b"event: ping\n",
+}
+"""The bytes with which a stream says nothing but that its model works."""
+
 every_dialect = pytest.mark.parametrize("dialect", ALL, ids=repr)
 both_ways = pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 
@@ -180,8 +188,7 @@ async def test_a_stream_that_has_nothing_to_say_shows_signs_of_life(
 ) -> None:
     front = await serve("--pace", pace.path, resume=replace(PATIENT, keepalive_interval=0))
     stream = await soon(front.open(dialect.path, dialect.body("one", stream=True)))
-    sign = b"event: ping\n" if dialect.path == "/v1/messages" else b": the model is at work\n\n"
-    read = await soon(stream.content.readuntil(sign))
+    read = await soon(stream.content.readuntil(SIGNS[dialect.path]))
     assert b"one" not in read
     pace.let(1)
     assert dialect.read_stream(events_of(read + await soon(stream.read()))).text == "one"

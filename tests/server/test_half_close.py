@@ -14,7 +14,7 @@ import pytest
 from mlx_worker.api.middleware.half_close import CONTINUE
 from tests.rounds import variants
 from tests.server.asking import ask
-from tests.supervisor_harness import Fifo, eventually, soon
+from tests.supervisor_harness import Fifo, eventually, kill_worker, soon
 
 if TYPE_CHECKING:
     import asyncio
@@ -69,6 +69,10 @@ def pace(tmp_path: Path) -> Iterator[Fifo]:
 
 async def is_idle(url: str) -> bool:
     return bool((await ask(url, "/health")).json["models"]["m"]["running"] == 0)
+
+
+async def is_loading(url: str) -> bool:
+    return bool((await ask(url, "/health")).json["models"]["m"]["state"] == "loading")
 
 
 async def is_busy(url: str) -> bool:
@@ -170,6 +174,22 @@ async def test_a_client_that_goes_after_it_closed_its_side_frees_its_row(
     connection = await connect(url)
     reader = half_closed(connection, request(*CHAT))
     assert await soon(reader.readexactly(len(CONTINUE))) == CONTINUE
+    connection[1].close()
+    await eventually(lambda: is_idle(url))
+
+
+async def test_client_that_goes_while_its_early_stream_waits_frees_its_place(
+    serving: Serving, connect: Connect, tmp_path: Path
+) -> None:
+    """Its process was killed, and the next one loads."""
+    plan = tmp_path / "plan"
+    plan.write_text("\n--load-for 60 --reports 200")
+    url = await serving("--plan", plan, first_byte_timeout=0.05)
+    kill_worker((await ask(url, "/health")).json["models"]["m"]["pid"])
+    await eventually(lambda: is_loading(url))
+    connection = await connect(url)
+    reader = half_closed(connection, request(CHAT[0], CHAT[1] | {"stream": True}))
+    await soon(reader.readuntil(b"\r\n3\r\n:\n\n"))
     connection[1].close()
     await eventually(lambda: is_idle(url))
 

@@ -126,11 +126,12 @@ class ResponseInfo:
 
     `model` is the name in the response, `created` in seconds since the epoch. `echoes` are the
     texts of the request's `echoed` prompts. `reasoning_summaries` is the node's configuration.
+    `fingerprint` is None in a response that begins before a process has begun it.
     """
 
     model: str
     created: int
-    fingerprint: str
+    fingerprint: str | None
     echoes: Sequence[str] = ()
     reasoning_summaries: Literal["asked", "always"] = "asked"
 
@@ -141,8 +142,14 @@ class ResponseWriter(Protocol):
     def start(self, usage: Usage) -> bytes:
         """Return the first bytes of a stream, sent before there is any text."""
 
+    def identify(self, fingerprint: str) -> None:
+        """Name the process of an answer whose stream has started without a fingerprint."""
+
     def keepalive(self) -> bytes:
-        """Return bytes that say nothing, for clients that wait while the model works."""
+        """Return an event without output, for clients that wait while the model works.
+
+        Not a comment: many clients count the time since the last event, and see no comments.
+        """
 
     def delta(self, output: OutputDelta, choice: int) -> bytes:
         """Return the next output of a choice of a stream."""
@@ -159,9 +166,6 @@ class ResponseWriter(Protocol):
 
 FinishedChoice = tuple["OutputDelta", "FinishInfo"]
 """All output of a choice, and how the choice ended."""
-
-KEEPALIVE_COMMENT = b": the model is at work\n\n"
-"""A comment in an event stream: readers skip it, and a client that waits for bytes gets some."""
 
 
 def sse_event(data: dict[str, Any]) -> bytes:

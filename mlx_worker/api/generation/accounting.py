@@ -78,7 +78,7 @@ class RequestState(Enum):
     STARTED = auto()
     """The model has begun every choice."""
     RESPONDING = auto()
-    """Its status is sent."""
+    """Its status is sent; that of a stream may have been sent before (`respond_early`)."""
     FINISHED = auto()
     """Its outcome is known."""
 
@@ -135,6 +135,10 @@ class RequestAccounting:
         metrics = self._context.request_metrics.by_model[self._model]
         metrics.prompt_tokens += prompt.prompt
         metrics.cached_tokens += prompt.cached
+
+    def respond_early(self, status: int) -> None:
+        """Note the status that was sent before the request has a slot, or before it has begun."""
+        self._status = status
 
     def respond(self, status: int) -> None:
         """Note the status that was sent."""

@@ -1,7 +1,8 @@
 """Serve generations: one endpoint function for all dialects.
 
 A request is read, parsed and given to its model. Nothing is sent before the model has begun every
-choice. So every refusal until then has its true status, and the cache-hit header is known.
+choice, or a stream has waited for that for too long (`early_start`). So every refusal until then
+has its true status, and the cache-hit header is known.
 
 [front]
 """
@@ -9,6 +10,7 @@ choice. So every refusal until then has its true status, and the cache-hit heade
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +19,7 @@ import msgspec
 from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo, Usage, rename_field
 from mlx_worker.api.generation.accounting import RequestAccounting
+from mlx_worker.api.generation.early_start import EarlyPlan, EarlyStart
 from mlx_worker.api.generation.relay import ActiveRequest, respond_streamed, respond_whole
 from mlx_worker.api.middleware.auth import key_name
 from mlx_worker.api.middleware.body import read_body
@@ -50,8 +53,24 @@ R = TypeVar("R", bound=GenerationRequest)
 
 async def generate(dialect: Dialect[R], request: web.Request) -> web.StreamResponse:
     """Serve a generation in a dialect. Raises the refusal where nothing was sent yet."""
+    return await _respond(dialect, await read_body(request), request)
+
+
+async def _respond(dialect: Dialect[R], body: bytes, request: web.Request) -> web.StreamResponse:
+    """Generate the response. A refusal after an early start becomes an event of the stream."""
+    early = EarlyStart(request)
+    try:
+        return await _generate(dialect, body, request, early)
+    except WorkerError as error:
+        if not early.has_begun():
+            raise
+        return await early.refuse(error)
+
+
+async def _generate(
+    dialect: Dialect[R], body: bytes, request: web.Request, early: EarlyStart
+) -> web.StreamResponse:
     context = request.app[CONTEXT]
-    body = await read_body(request)
     with RequestAccounting(request, context, dialect.name) as accounting:
         models = NodeModels(context.node)
         parsed = await parse_body(request, body, generation_body(dialect), models)
@@ -67,26 +86,39 @@ async def generate(dialect: Dialect[R], request: web.Request) -> web.StreamRespo
             session=session_given(request) or "",
             request_id=headers[REQUEST_ID],
             key=key_name(request),
+            is_patient=early.has_begun,
         )
+        info = ResponseInfo(
+            model=_name_in_response(model, parsed.model),
+            created=created,
+            fingerprint=None,  # until a process has begun the answer
+            echoes=echoes,
+            reasoning_summaries=context.reasoning_summaries,
+        )
+        writer = dialect.writer(parsed, info)
+        is_early = parsed.stream and context.first_byte_timeout > 0
+        plan = EarlyPlan(context, model, writer, headers, accounting.respond_early)
         generations: list[Generation] = []
         try:
-            generations += await _submit_choices(submit, _checked_choices(parsed, model))
-            accounting.queue(generations)
+            async with early.watch(plan) if is_early else nullcontext():
+                generations += await _submit_choices(submit, _checked_choices(parsed, model))
+                accounting.queue(generations)
+                started = [await generation.started() for generation in generations]
             # The choices of one chat read the same prompt, which is counted once.
-            started = [await generation.started() for generation in generations][:: parsed.n]
+            started = started[:: parsed.n]
             prompt = _prompt_usage(started)
             accounting.start(started[0], prompt)
             headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
-            info = ResponseInfo(
-                model=_name_in_response(model, parsed.model),
-                created=created,
-                fingerprint=_common_fingerprint(generations, model),
-                echoes=echoes,
-                reasoning_summaries=context.reasoning_summaries,
-            )
-            writer = dialect.writer(parsed, info)
+            writer.identify(_common_fingerprint(generations, model))
             active = ActiveRequest(
-                request, accounting, writer, generations, prompt, headers, dialect.field_names
+                request,
+                accounting,
+                writer,
+                generations,
+                prompt,
+                headers,
+                dialect.field_names,
+                early.begun,
             )
             return await (respond_streamed(active) if parsed.stream else respond_whole(active))
         except WorkerError as error:

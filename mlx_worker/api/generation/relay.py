@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from mlx_worker.api.dialects.base import rename_field
+from mlx_worker.api.generation.early_start import begin_response, cache_hit_comment
 from mlx_worker.api.generation.stream import OutputStream
 from mlx_worker.api.middleware.half_close import within_stream
-from mlx_worker.api.middleware.responses import event_stream_response
 from mlx_worker.errors import WorkerError
 from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.dialects.base import ResponseWriter, Usage
     from mlx_worker.api.generation.accounting import RequestAccounting
+    from mlx_worker.api.generation.early_start import BegunResponse
     from mlx_worker.supervisor.requests.generation import FinishInfo, Generation
 
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 class ActiveRequest:
     """A request whose choices the model has begun. `prompt` counts the tokens of all prompts.
 
-    `field_names` are the dialect's names for fields that a model's process names in errors.
+    `field_names` are the dialect's names for fields that a model's process names in errors. `begun`
+    is the response if it has begun before the model had.
     """
 
     request: web.Request
@@ -40,6 +42,7 @@ class ActiveRequest:
     prompt: Usage
     headers: dict[str, str]
     field_names: Mapping[str, str]
+    begun: BegunResponse | None
 
     def endings(self) -> list[FinishInfo]:
         """Return how each choice has ended."""
@@ -75,14 +78,16 @@ async def respond_whole(active: ActiveRequest) -> web.Response:
 async def respond_streamed(active: ActiveRequest) -> web.StreamResponse:
     """Respond with events as the choices' output arrives; an error becomes the last event."""
     request, writer, accounting = active.request, active.writer, active.accounting
-    response = event_stream_response(request, active.headers)
-    stream_writer, transport = await response.prepare(request), request.transport
-    assert stream_writer is not None, "no other response was sent"
-    if transport is None:
-        raise ConnectionResetError("the client has left")
+    begun = active.begun or await begin_response(request, active.headers)
+    response = begun.response
     accounting.respond(response.status)
-    await response.write(writer.start(active.prompt))
-    stream = OutputStream(response, stream_writer, transport, writer, active.generations)
+    if active.begun is None:
+        await response.write(writer.start(active.prompt))
+    else:
+        begun.write(cache_hit_comment(active.headers))
+    stream = OutputStream(
+        response, begun.stream_writer, begun.transport, writer, active.generations
+    )
     try:
         with within_stream(request, response):
             await stream.run()

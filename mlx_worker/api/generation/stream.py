@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.requests.generation import Generation
 
 
+def framed(data: bytes, *, is_chunked: bool) -> bytes:
+    """Return bytes of a body as they go to the socket."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data
+
+
 class OutputStream:
     """Writes the output of all choices of one response, whose headers are already sent."""
 
@@ -105,7 +110,7 @@ class OutputStream:
         transport = self._transport
         if not data or transport.is_closing():
             return
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
+        transport.write(framed(data, is_chunked=self._is_chunked))
         if transport.get_write_buffer_size() > self._high_water:
             self._client_lags = True
             self._wake.set()

@@ -172,8 +172,12 @@ def _operation(dialect: str) -> str:
 
 
 def _is_server_error(record: RequestRecord) -> bool:
-    """Return True if the error is the server's: by HTTP's conventions a status 4xx is not."""
-    return bool(record.error) and not 400 <= (record.status or 0) < 500  # noqa: PLR2004
+    """Return True if the error is the server's: by HTTP's conventions a status 4xx is not.
+
+    Nor is a client's error that came after the status of a stream.
+    """
+    is_client_error = record.outcome == "client_error" or 400 <= (record.status or 0) < 500  # noqa: PLR2004
+    return bool(record.error) and not is_client_error
 
 
 def _phases(record: RequestRecord) -> Iterator[tuple[str, float, float]]:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from mlx_worker.config.schema.types import Interval, Name
+from mlx_worker.config.schema.types import Interval, Name, Seconds
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
@@ -133,3 +133,12 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             " cancelled."
         ),
     ] = 60.0
+    first_byte_timeout: Annotated[
+        Seconds,
+        Meta(
+            description="Seconds after which a streamed response begins although its model has not"
+            " begun: status, headers and the first event. Then an event tells the client of each"
+            " progress, at most one in this time. Without progress nothing is sent. 0 turns it"
+            " off: the status then always waits for the model."
+        ),
+    ] = 5.0

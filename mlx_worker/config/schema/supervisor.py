@@ -69,7 +69,8 @@ class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Seconds,
         Meta(
             description="Seconds that new requests wait for a model that is loading; 0 refuses"
-            " them with 503 at once."
+            " them with 503 at once. In a stream that has begun early (`first_byte_timeout`) they"
+            " count from the last progress of the loading."
         ),
     ] = 30.0
     drain_timeout: Annotated[

@@ -74,6 +74,7 @@ class Dispatcher:
         self._closing: WorkerError | None = None
         self._is_handing_over = False
         self._lost_ids: list[str] = []
+        self._past_progress = 0  # reports of loading, and all progress of generations that ended
         self.resumes = 0
         self.crash_to_token = Histogram(CRASH_TO_TOKEN)
 
@@ -96,6 +97,16 @@ class Dispatcher:
     def is_busy(self) -> bool:
         """True if a generation runs or waits."""
         return bool(self._open or self._waiting)
+
+    @property
+    def progress(self) -> int:
+        """Return a count that rises with all that brings waiting requests nearer to their turn.
+
+        It counts reports of bytes loaded and of prompt tokens read, tokens, and generations that
+        ended.
+        """
+        generations = (*self._open, *self._waiting)
+        return self._past_progress + sum(generation.progress for generation in generations)
 
     @property
     def kv_tokens(self) -> list[int]:
@@ -127,9 +138,17 @@ class Dispatcher:
                         self._set_wait_deadline(generation, until)
 
     def on_load_progress(self) -> None:
-        """Tell the readers of waiting generations that the model is loading."""
-        for generation in self._waiting:
+        """Tell the readers of waiting generations that the model is loading.
+
+        A patient generation waits on: its client knows that the model loads, and cannot get the
+        status any more that would have its library try again.
+        """
+        self._past_progress += 1
+        until = self._loop.time() + self._policy.load_wait
+        for generation, timer in self._waiting.items():
             generation.on_progress()
+            if timer is not None and not generation.lost_by and generation.is_patient():
+                self._set_wait_deadline(generation, until)
 
     # --- the owner of generations ---
 
@@ -189,6 +208,8 @@ class Dispatcher:
         if generation in self._waiting:
             self._set_wait_deadline(generation, None)
             del self._waiting[generation]
+        # The end of one that had begun brings the others nearer to their turn, a refusal does not.
+        self._past_progress += generation.progress + generation.has_begun
         self._on_end(generation)
         self._ended.set()
         self._hand_over()

@@ -78,6 +78,11 @@ def _ignore() -> None:
     """Do nothing: no reader has subscribed yet."""
 
 
+def never() -> bool:
+    """Return False: the client does not know that its request waits."""
+    return False
+
+
 class GenerationOwner(Protocol):
     """The dispatcher, which hands a generation to one process, and to the next one."""
 
@@ -100,6 +105,9 @@ class GenerationOwner(Protocol):
 class Generation:
     """A response handler on one side, a source of output on the other.
 
+    `is_patient` returns True once the client has been told that its request waits: the wait for a
+    model that loads then goes on as long as loading does.
+
     `crashes` counts the processes that died with the generation in work; `lost_by` says how the
     last of them ended, "" for none. `keepalive_interval` is in seconds. `request_id` is the name in
     the log. `first_token_at`, `ended_at` and `handed_over` (a moment for each process) are on
@@ -115,10 +123,12 @@ class Generation:
         *,
         keepalive_interval: float,
         request_id: str = "",
+        is_patient: Callable[[], bool] = never,
     ) -> None:
         self.request = request
         self.session = session
         self.request_id = request_id
+        self.is_patient = is_patient
         self.first_token_at: float | None = None
         self.ended_at: float | None = None
         self.handed_over: list[float] = []
@@ -136,6 +146,7 @@ class Generation:
         self._output = OutputBuffer()
         self._error: errors.WorkerError | None = None
         self._notify: Callable[[], None] = _ignore
+        self._reports = 0  # of prompt tokens read, and of bytes loaded
         self._ended = asyncio.Event()
         self._lost_at: float | None = None
         self._awaits_token = True  # the first one, or the first one since a process was lost
@@ -164,6 +175,7 @@ class Generation:
             case PrefillProgress():
                 self.on_progress()
             case PromptScores():
+                self._reports += 1
                 if self._output.add_scores(message):
                     self._notify()
             case Done():
@@ -222,6 +234,11 @@ class Generation:
         return computed, self.first_token_at - self.handed_over[0]
 
     @property
+    def progress(self) -> int:
+        """Return a count that rises with each token, and with each report of work before one."""
+        return self._reports + len(self.tokens)
+
+    @property
     def kv_tokens(self) -> int:
         """Return the tokens of which a child has KV, by what it has reported."""
         begun = self._started.done() and not self._error
@@ -243,12 +260,16 @@ class Generation:
         return self._lost_at is not None and not self.has_ended
 
     def on_progress(self) -> None:
-        """Send the reader a keepalive, unless the reader has had output lately."""
+        """Count progress; send the reader a keepalive, unless the reader has had output lately."""
+        self._reports += 1
+        self._keep_alive()
+
+    # --- inside ---
+
+    def _keep_alive(self) -> None:
         if self._loop.time() - self._drained_at >= self._keepalive_interval:
             self._output.add_keepalive()
             self._notify()
-
-    # --- inside ---
 
     def _on_token(self) -> None:
         """Note the first token, and the first one since a process was lost."""
@@ -268,6 +289,8 @@ class Generation:
         row.add_spans_to(self._output.spans)
         if self._output.has_output:
             self._notify()
+        else:  # a call or a character that is not complete: the model works all the same
+            self._keep_alive()
 
     def _end(self) -> None:
         self.has_ended = True

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 CRASHES_TO_ISOLATE: Final = 2
 """Crashes after which a request is resumed alone; sooner if the next would be its last."""
 
+KEEPALIVE_INTERVAL: Final = 5.0
+"""Seconds between two keepalives where the configuration turns early responses off."""
+
 
 @dataclass(frozen=True, slots=True)
 class ResumePolicy:
@@ -32,7 +35,7 @@ class ResumePolicy:
     timeout: float = 300.0
     load_wait: float = 30.0
     max_crashes: int = 3
-    keepalive_interval: float = 5.0
+    keepalive_interval: float = KEEPALIVE_INTERVAL
 
 
 class Suspect(Protocol):

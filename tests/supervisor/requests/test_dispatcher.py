@@ -8,6 +8,7 @@ import pytest
 
 from mlx_worker.errors import (
     ChildLost,
+    ContextLengthExceeded,
     InferenceError,
     ModelFailed,
     ModelLoading,
@@ -190,6 +191,29 @@ async def test_a_failure_of_the_request_itself_is_no_crash(tmp_path: Path) -> No
         await ready(node)
         assert await outcome(await ask(node)) is InferenceError
         assert node.primary.child.lifecycle.restarts == 0
+
+
+async def test_progress_counts_tokens_and_the_end_of_what_has_begun(pace: Fifo) -> None:
+    async with running(launcher=scripted("--pace", pace.path)) as node:
+        dispatcher = (await ready(node)).primary.dispatcher
+        loaded = dispatcher.progress
+        generation = await ask(node, "one two")
+        await soon(generation.started())
+        pace.let(1)
+        assert await text_of(generation) == "one"
+        read = dispatcher.progress
+        assert read > loaded
+        pace.let(1)
+        assert await whole_text(generation) == " two"
+        assert dispatcher.progress == read + 2  # a token and the end
+
+
+async def test_progress_does_not_count_a_refusal() -> None:
+    async with running(launcher=scripted("--refuse")) as node:
+        dispatcher = (await ready(node)).primary.dispatcher
+        loaded = dispatcher.progress
+        assert await outcome(await ask(node)) is ContextLengthExceeded
+        assert dispatcher.progress == loaded
 
 
 # --- not going on ---------------------------------------------------------------------------

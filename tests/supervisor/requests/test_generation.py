@@ -185,6 +185,27 @@ async def test_progress_without_a_word_is_a_sign_of_life() -> None:
     assert await text_of(heard.it) == "one"
 
 
+async def test_tokens_without_text_are_a_sign_of_life() -> None:
+    heard = Heard(keepalive_interval=0)
+    reading = asyncio.create_task(taken(heard.it))
+    await asyncio.sleep(0)
+    heard.deliver(STARTED, RowOutput(1, [1], ""))
+    assert await soon(reading) == OutputDelta([], [])
+    heard.deliver(RowOutput(1, [2], "one"))
+    assert await text_of(heard.it) == "one"
+
+
+async def test_progress_rises_with_tokens_and_reports_and_stays_over_a_loss() -> None:
+    heard = Heard()
+    heard.deliver(STARTED)
+    assert heard.it.progress == 0
+    heard.deliver(PrefillProgress(1, 1, 4), PrefillProgress(1, 2, 4), RowOutput(1, [1], "one"))
+    assert heard.it.progress == 3
+    heard.lose()
+    heard.it.on_progress()
+    assert heard.it.progress == 4
+
+
 async def test_signs_of_life_are_not_given_too_often() -> None:
     heard = Heard(keepalive_interval=3600)
     reading = asyncio.create_task(taken(heard.it))

@@ -105,6 +105,9 @@ _HEADERS: Final = """\
 `X-Should-Retry: false` comes with the codes {NO_RETRY}.
 The 503 `model_too_large` has no `Retry-After`.
 
+A stream that [began before its model](dialects.md#while-a-stream-waits) has no `X-Cache-Hit`: a
+comment in the stream says the same. Its refusals are error events, with the status 200.
+
 """
 
 _ERRORS: Final = """\

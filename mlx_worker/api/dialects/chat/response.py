@@ -13,7 +13,6 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from mlx_worker.api.dialects.base import KEEPALIVE_COMMENT
 from mlx_worker.api.dialects.errors import openai_error
 from mlx_worker.api.dialects.token_logprobs import format_logprobs
 from mlx_worker.json_output import encode, encode_text, joined_list
@@ -49,10 +48,10 @@ class ChatWriter:
         self._no_usage: dict[str, Any] = NO_USAGE if request.include_usage else {}
         self._warnings = request.warnings
         self._call_counts = [0] * request.n
-        # All but the text is the same in every chunk of a choice: encode it once.
-        chunks = (self._chunk([_delta(choice, {"content": "?"})]) for choice in range(request.n))
-        parts = (chunk.rpartition(b'"?"') for chunk in chunks)
-        self._around_text = [(before, after) for before, _, after in parts]
+        self._fingerprint = info.fingerprint
+        self._around_text: list[tuple[bytes, bytes]] = []
+        if info.fingerprint is not None:
+            self.identify(info.fingerprint)
 
     def start(self, _usage: Usage) -> bytes:
         """Return the role chunks."""
@@ -61,9 +60,17 @@ class ChatWriter:
         choices = (_delta(choice, role) | warnings for choice in range(self._n))
         return b"".join(self._chunk([choice], seed=self._seed) for choice in choices)
 
+    def identify(self, fingerprint: str) -> None:
+        """Have all further chunks name this process."""
+        self._fingerprint = fingerprint
+        # All but the text is the same in every chunk of a choice: encode it once.
+        chunks = (self._chunk([_delta(choice, {"content": "?"})]) for choice in range(self._n))
+        parts = (chunk.rpartition(b'"?"') for chunk in chunks)
+        self._around_text = [(before, after) for before, _, after in parts]
+
     def keepalive(self) -> bytes:
-        """Return a comment."""
-        return KEEPALIVE_COMMENT
+        """Return a chunk with an empty delta."""
+        return self._chunk([_delta(0, {})])
 
     def delta(self, output: OutputDelta, choice: int) -> bytes:
         """Return chunks of content, reasoning and calls, in their order."""
@@ -131,7 +138,7 @@ class ChatWriter:
             "object": kind,
             "created": self._info.created,
             "model": self._info.model,
-            "system_fingerprint": self._info.fingerprint,
+            "system_fingerprint": self._fingerprint,
             "choices": choices,
         }
 

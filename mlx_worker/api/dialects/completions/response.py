@@ -11,7 +11,6 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from mlx_worker.api.dialects.base import KEEPALIVE_COMMENT
 from mlx_worker.api.dialects.chat.response import NO_USAGE, format_usage
 from mlx_worker.api.dialects.errors import openai_error
 from mlx_worker.json_output import encode, joined_list
@@ -58,9 +57,13 @@ class CompletionWriter:
             self._chunk([_format_choice(i, text)], seed=self._seed) for i, text in enumerate(echoes)
         )
 
+    def identify(self, fingerprint: str) -> None:
+        """Have all further chunks name this process."""
+        self._head["system_fingerprint"] = fingerprint
+
     def keepalive(self) -> bytes:
-        """Return a comment."""
-        return KEEPALIVE_COMMENT
+        """Return a chunk with an empty text."""
+        return self._chunk([_format_choice(0, "")])
 
     def delta(self, output: OutputDelta, choice: int) -> bytes:
         """Return a chunk of text, after the echo if the output has the scores of the echo."""

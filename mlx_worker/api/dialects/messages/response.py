@@ -63,9 +63,15 @@ class MessagesWriter:
         self._warnings = [*request.warnings]
 
     def start(self, usage: Usage) -> bytes:
-        """Return the start of the message, without content."""
+        """Return the start of the message, without content.
+
+        The end of the message repeats the usage, and clients take the counts from there.
+        """
         message = self._head | {"content": [], **_NO_STOP, "usage": _full_usage(usage)}
         return sse_event({"type": "message_start", "message": message})
+
+    def identify(self, _fingerprint: str) -> None:
+        """Do nothing: messages name no process."""
 
     def keepalive(self) -> bytes:
         """Return a ping."""

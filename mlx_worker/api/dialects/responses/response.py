@@ -14,7 +14,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from mlx_worker.api.dialects.base import KEEPALIVE_COMMENT, sse_event
+from mlx_worker.api.dialects.base import sse_event
 from mlx_worker.api.dialects.responses.calls import call_item_format
 from mlx_worker.api.dialects.token_logprobs import ContentLogprobs
 from mlx_worker.json_output import encode
@@ -143,9 +143,13 @@ class ResponsesWriter:
             for kind in ("response.created", "response.in_progress")
         )
 
+    def identify(self, _fingerprint: str) -> None:
+        """Do nothing: responses name no process."""
+
     def keepalive(self) -> bytes:
-        """Return a comment."""
-        return KEEPALIVE_COMMENT
+        """Return the response as it is now."""
+        response = self._response("in_progress")
+        return self._numbered_event({"type": "response.in_progress", "response": response})
 
     def delta(self, output: OutputDelta, _choice: int) -> bytes:
         """Return events of items that start, continue and end."""
