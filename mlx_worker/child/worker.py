@@ -226,7 +226,7 @@ class EngineWorker:
                 job.offer.request,
                 job.prompt,
                 replay=job.message.replay,
-                in_session=bool(job.message.session),
+                in_session=bool(job.message.conversation),
                 constraint=job.constraint,
                 room=job.message.room,
             )

@@ -118,12 +118,14 @@ class ModelClient:
         session: str = "",
         request_id: str = "",
         key: str = "",
+        conversation: str = "",
     ) -> Generation:
         """Take a request on, once it has a place. Raises the refusal if it cannot be taken on.
 
         A model that is starting may take `load_wait`; a request that was taken on waits for it.
         `session` is the caller's own name for its conversation, "" for none; `request_id` is the
-        name in the log, `key` the name of the API key.
+        name in the log, `key` the name of the API key. `conversation` names the conversation among
+        those of all keys; "" where the session is none.
         """
         began = self._loop.time()
         limit = model.config.request_timeout
@@ -143,7 +145,7 @@ class ModelClient:
             raise
         generation = Generation(
             request,
-            session,
+            conversation,
             model.dispatcher,
             keepalive_interval=self._resume.keepalive_interval,
             request_id=request_id,

@@ -17,7 +17,7 @@ from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.output import Done, PromptScores, StepOutput
 from mlx_worker.wire.request import ChatRequest
 
-PROTOCOL = 10
+PROTOCOL = 11
 """Raised whenever a message changes; the front refuses a child of another version at `Hello`."""
 
 
@@ -48,15 +48,16 @@ class Generate(WireMessage, frozen=True):
     """Start a generation under this id, or continue one.
 
     `replay` are the token ids that the client already has: they are read, not sent again, and the
-    next token is the token that would have followed. `session` is the client's own name for the
-    conversation, `request_id` the request's name in the log; "" where there is none. `room` is what
-    an earlier process named in `Started`; None: no process has started the generation.
+    next token is the token that would have followed. `conversation` names the conversation among
+    those of all API keys, `request_id` is the request's name in the log; "" where there is none.
+    `room` is what an earlier process named in `Started`; None: no process has started the
+    generation.
     """
 
     id: int
     request: ChatRequest
     replay: list[int] = []
-    session: str = ""
+    conversation: str = ""
     request_id: str = ""
     room: int | None = None
 

@@ -16,6 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mlx_worker.api.dialects.packing import pack_chat, pack_value, packed_size
+from mlx_worker.api.dialects.session_fields import Session
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.json_output import encode
 from mlx_worker.wire.request import ChatRequest
@@ -41,7 +42,8 @@ class GenerationRequest(msgspec.Struct, frozen=True):
 
     `seed` is the caller's own or was generated. Each chat gets `n` choices; only a completion has
     several chats, which differ in their prompts alone. `warnings` name what was left out of the
-    request. `echoed` are the prompts that the choices of a completion begin with.
+    request. `echoed` are the prompts that the choices of a completion begin with. `session` is that
+    of the body's own fields.
     """
 
     model: str | None
@@ -52,6 +54,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     n: int
     warnings: list[str] = []
     echoed: list[Prompt] = []
+    session: Session | None = None
 
     @property
     def choice_count(self) -> int:

@@ -16,6 +16,7 @@ import msgspec
 
 from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo, Usage, rename_field
+from mlx_worker.api.dialects.session_fields import conversation_of
 from mlx_worker.api.generation.accounting import RequestAccounting
 from mlx_worker.api.generation.relay import ActiveRequest, respond_streamed, respond_whole
 from mlx_worker.api.middleware.auth import key_name
@@ -24,8 +25,9 @@ from mlx_worker.api.middleware.request_ids import (
     CACHE_HIT,
     REQUEST_ID,
     check_session,
+    client_session,
+    note_body_session,
     response_headers,
-    session_given,
 )
 from mlx_worker.api.parsing.body_kinds import generation_body
 from mlx_worker.api.parsing.model_table import NodeModels, request_capacity
@@ -59,14 +61,17 @@ async def generate(dialect: Dialect[R], request: web.Request) -> web.StreamRespo
         created = context.now()
         echoes = [await _prompt_text(context.node, model, prompt) for prompt in parsed.echoed]
         check_session(request)
+        note_body_session(request, parsed.session)
         headers = response_headers(request, model.config.id, parsed.warnings)
         accounting.accept(model, parsed.warnings)
+        session, key = client_session(request), key_name(request)
         submit = partial(
             context.node.client.generate,
             model,
-            session=session_given(request) or "",
+            session="" if session is None else session.id,
+            conversation=conversation_of(session, key),
             request_id=headers[REQUEST_ID],
-            key=key_name(request),
+            key=key,
         )
         generations: list[Generation] = []
         try:

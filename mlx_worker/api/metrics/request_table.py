@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import msgspec
 
-from mlx_worker.api.middleware.request_ids import request_id, session_given
+from mlx_worker.api.middleware.request_ids import client_session, request_id
 from mlx_worker.errors import RequestNotFound
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class RequestRow(msgspec.Struct, frozen=True, rename="camel"):
 
     `model` is "" until the body is read. `resumed` counts the processes that continued the request
     after a crash. `status` and `error` are null until they are known. `session` is the client's own
-    name for its conversation; null if the client gave none.
+    name for its session; null if the client gave none.
     """
 
     id: str
@@ -164,6 +164,7 @@ def _row(
     id_: str, entry: _RequestEntry, record: RequestRecord, state: LiveState | FinalState
 ) -> RequestRow:
     prompt, first_token = record.prompt, record.seconds_to_first_token
+    session = client_session(record.request)
     return RequestRow(
         id=id_,
         model=record.model,
@@ -178,5 +179,5 @@ def _row(
         resumed=record.resumes,
         status=record.status,
         error=record.error or None,
-        session=session_given(record.request),
+        session=None if session is None else session.id,
     )

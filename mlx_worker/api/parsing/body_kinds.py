@@ -21,6 +21,7 @@ from mlx_worker.api.dialects.native.log_level import LogLevelRequest, parse_log_
 from mlx_worker.api.dialects.native.tokenize import parse_detokenize_body, parse_tokenize_body
 from mlx_worker.api.dialects.packing import pack_chat, pack_value
 from mlx_worker.api.dialects.registry import DIALECTS
+from mlx_worker.api.dialects.session_fields import body_session
 from mlx_worker.limits import check_amount, check_constraint, check_conversation, check_ends
 from mlx_worker.wire.request import ChatRequest
 
@@ -85,7 +86,11 @@ def _parse_generation(kind: GenerationBody, data: bytes, models: ModelLookup) ->
     request: GenerationRequest = dialect.parse(data, models.terms)
     check_conversation(request.chats[0], dialect.field_names.get("messages", "messages"))
     settings = models.terms(request.model).settings
-    request = replace(request, chats=[settings.add_to(chat) for chat in request.chats])
+    request = replace(
+        request,
+        chats=[settings.add_to(chat) for chat in request.chats],
+        session=body_session(data),
+    )
     first = request.chats[0]  # the chats of one request differ in their prompts alone
     check_amount(first)
     check_constraint(first)

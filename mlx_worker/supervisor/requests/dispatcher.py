@@ -254,7 +254,7 @@ class Dispatcher:
             id_,
             generation.request,
             list(generation.tokens),
-            generation.session,
+            generation.conversation,
             generation.request_id,
             generation.room,
         )

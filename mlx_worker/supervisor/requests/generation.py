@@ -110,14 +110,14 @@ class Generation:
     def __init__(
         self,
         request: ChatRequest,
-        session: str,
+        conversation: str,
         owner: GenerationOwner,
         *,
         keepalive_interval: float,
         request_id: str = "",
     ) -> None:
         self.request = request
-        self.session = session
+        self.conversation = conversation
         self.request_id = request_id
         self.first_token_at: float | None = None
         self.ended_at: float | None = None

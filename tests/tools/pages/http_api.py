@@ -93,7 +93,7 @@ _HEADERS: Final = """\
 |---|---|---|
 | `Authorization: Bearer KEY`, `x-api-key: KEY` | request | The API key. |
 | `X-Request-Id` | both | Name of the request in log, events and traces; made if it is absent. |
-| `X-Session-Id` | both | Name of the conversation; its cached prompts are kept longer. |
+| `X-Session-Id` | both | Name of the [session](dialects.md#sessions), which has other names too. |
 | `X-Model` | answer | The id of the model that answers, percent-encoded where it is not ASCII. |
 | `X-Cache-Hit` | answer | `true` if the system prompt was in the prompt cache. |
 | `X-Warnings` | answer | What of the request was left out; absent if nothing was. |
