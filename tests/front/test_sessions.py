@@ -1,4 +1,4 @@
-"""The session of a request: by the headers and the fields of all clients, in the documented order."""
+"""The session of a request, by headers and fields of all clients, in the documented order."""
 
 from __future__ import annotations
 

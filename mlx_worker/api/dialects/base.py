@@ -43,7 +43,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     `seed` is the caller's own or was generated. Each chat gets `n` choices; only a completion has
     several chats, which differ in their prompts alone. `warnings` name what was left out of the
     request. `echoed` are the prompts that the choices of a completion begin with. `session` is that
-    of the body's own fields.
+    of the body's own fields. `dropped_lines` at the head of the system prompt were left out.
     """
 
     model: str | None
@@ -55,6 +55,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     warnings: list[str] = []
     echoed: list[Prompt] = []
     session: Session | None = None
+    dropped_lines: int = 0
 
     @property
     def choice_count(self) -> int:

@@ -92,6 +92,7 @@ class RequestAccounting:
         self._outcome: Outcome = "cancelled"
         self._error = ""
         self._warnings: list[str] = []
+        self._dropped_lines = 0
         self._status: int | None = None
         self._prompt: Usage | None = None
         self._cache_hit: bool | None = None
@@ -102,12 +103,16 @@ class RequestAccounting:
 
     # --- the states of the request ---
 
-    def accept(self, model: ModelRuntime, warnings: list[str]) -> None:
-        """Count the request as one of its model; `warnings` say what of it was ignored."""
+    def accept(self, model: ModelRuntime, warnings: list[str], dropped_lines: int = 0) -> None:
+        """Count the request as one of its model; `warnings` say what of it was ignored.
+
+        `dropped_lines` at the head of its system prompt were left out.
+        """
         self._advance(RequestState.ACCEPTED)
         self._accepted = time.perf_counter()
         self._model = model.config.id
         self._warnings = warnings
+        self._dropped_lines = dropped_lines
         self._stats = (self._context.model_stats[self._model], self._context.node_stats)
         for stats in self._stats:
             stats.request_started()
@@ -220,6 +225,7 @@ class RequestAccounting:
             began=self._began,
             accepted=self._accepted,
             ended=now,
+            dropped_lines=self._dropped_lines,
         )
 
     def _count(self, record: RequestRecord) -> None:

@@ -62,8 +62,9 @@ async def generate(dialect: Dialect[R], request: web.Request) -> web.StreamRespo
         echoes = [await _prompt_text(context.node, model, prompt) for prompt in parsed.echoed]
         check_session(request)
         note_body_session(request, parsed.session)
-        headers = response_headers(request, model.config.id, parsed.warnings)
-        accounting.accept(model, parsed.warnings)
+        dropped = parsed.dropped_lines
+        headers = response_headers(request, model.config.id, parsed.warnings, dropped)
+        accounting.accept(model, parsed.warnings, dropped)
         session, key = client_session(request), key_name(request)
         submit = partial(
             context.node.client.generate,

@@ -37,6 +37,7 @@ def log_request(record: RequestRecord) -> None:
         prompt_tokens=prompt.prompt if prompt else None,
         cached_tokens=prompt.cached if prompt else None,
         completion_tokens=record.completion_tokens,
+        dropped_lines=record.dropped_lines or None,
         ttft_ms=None if first_token is None else round(first_token * 1000, 1),
         total_ms=round(record.seconds * 1000, 1),
     )

@@ -26,6 +26,8 @@ MODEL = "X-Model"
 """The configured id of the model that answered, whatever name the request used."""
 WARNINGS = "X-Warnings"
 """What of the request was ignored, as in the response's `warnings`."""
+DROPPED_LINES = "X-System-Lines-Dropped"
+"""The number of lines at the head of the system prompt that the configuration has dropped."""
 
 _IN_A_HEADER: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
@@ -71,13 +73,17 @@ def check_session(request: web.Request) -> None:
         raise InvalidRequest(f"{SESSION_ID}: {problem}", param=SESSION_ID)
 
 
-def response_headers(request: web.Request, model: str, warnings: Sequence[str]) -> dict[str, str]:
+def response_headers(
+    request: web.Request, model: str, warnings: Sequence[str], dropped_lines: int = 0
+) -> dict[str, str]:
     """Return the headers of a response by this model; `warnings` say what was ignored."""
     headers = {
         REQUEST_ID: request_id(request),
         SESSION_ID: session_id(request),
         MODEL: model_id(model),
     }
+    if dropped_lines:
+        headers[DROPPED_LINES] = str(dropped_lines)
     return headers | ({WARNINGS: warnings_text(warnings)} if warnings else {})
 
 
