@@ -211,6 +211,7 @@ class EngineWorker:
                 return [done] if done else []
             case ClearCache():
                 engine.clear_cache()
+                self._preparation.partings.clear()
             case TrimCache():
                 engine.trim_cache(job.nbytes)
         return [CacheCleared(job.id)]
@@ -226,7 +227,7 @@ class EngineWorker:
                 job.offer.request,
                 job.prompt,
                 replay=job.message.replay,
-                in_session=bool(job.message.conversation),
+                in_session=bool(job.message.session),
                 constraint=job.constraint,
                 room=job.message.room,
             )

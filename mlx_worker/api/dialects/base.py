@@ -29,12 +29,16 @@ if TYPE_CHECKING:
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.requests.generation import FinishInfo
     from mlx_worker.supervisor.requests.output_buffer import OutputDelta
+    from mlx_worker.wire.parting import Parting
 
 MAX_COPIED = 32 * 1024 * 1024
 """Bytes of all choices of one body on their way to a model, where there are several."""
 
 Prompt = str | list[int]
 """Text, or token ids."""
+
+SESSION_FIELD = "mlx_worker_session"
+"""The node's own field of a response's usage, in every dialect."""
 
 
 class GenerationRequest(msgspec.Struct, frozen=True):
@@ -115,13 +119,30 @@ def _with_derived_seed(chat: ChatRequest, choice: int) -> ChatRequest:
 class Usage:
     """Tokens of one response: `cached` of `prompt` were resident, all choices have `completion`.
 
-    `reasoning` of the `completion` tokens were generated while a model reasoned.
+    `reasoning` of the `completion` tokens were generated while a model reasoned. `parting` is that
+    of the first prompt; None where no earlier prompt of its session is known.
     """
 
     prompt: int
     cached: int
     completion: int = 0
     reasoning: int = 0
+    parting: Parting | None = None
+
+    @property
+    def session_field(self) -> dict[str, dict[str, Any]]:
+        """The field that tells how the prompt fits the last one of its session; {} if unknown."""
+        parting = self.parting
+        if parting is None:
+            return {}
+        told: dict[str, Any] = {
+            "shared_tokens": parting.shared,
+            "last_prompt_tokens": parting.last,
+            "parted": parting.part,
+        }
+        if parting.turn is not None:
+            told |= {"turn": parting.turn, "role": parting.role or None}
+        return {SESSION_FIELD: told}
 
 
 @dataclass(frozen=True, slots=True)

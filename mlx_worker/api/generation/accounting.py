@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 from mlx_worker.api.generation.request_log import log_request
 from mlx_worker.api.metrics.counters import RequestLabels
 from mlx_worker.api.middleware.errors import status_of
+from mlx_worker.api.middleware.request_ids import request_id, session_given
 from mlx_worker.api.request_record import RequestRecord
 from mlx_worker.errors import (
     ChildLost,
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.context import AppContext
     from mlx_worker.api.dialects.base import Usage
+    from mlx_worker.api.metrics.counters import ModelMetrics
     from mlx_worker.api.request_record import Outcome
     from mlx_worker.health import RequestStats
     from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.requests.generation import Generation
     from mlx_worker.wire.messages import Started
+    from mlx_worker.wire.parting import Parting
 
 
 def outcome_of(error: WorkerError | None) -> Outcome:
@@ -134,6 +137,23 @@ class RequestAccounting:
         metrics = self._context.request_metrics.by_model[self._model]
         metrics.prompt_tokens += prompt.prompt
         metrics.cached_tokens += prompt.cached
+        if session_given(self._request) is not None:
+            self._note_parting(metrics, prompt.parting)
+
+    def _note_parting(self, metrics: ModelMetrics, parting: Parting | None) -> None:
+        """Count a prompt of a session; None: no earlier prompt of the session is known."""
+        if not metrics.add_parting(parting) or parting is None:
+            return
+        self._context.node.events.record(
+            "prompt parted",
+            self._model,
+            request_id=request_id(self._request),
+            part=parting.part,
+            turn=parting.turn,
+            role=parting.role,
+            shared_tokens=parting.shared,
+            lost_tokens=parting.lost,
+        )
 
     def respond(self, status: int) -> None:
         """Note the status that was sent."""

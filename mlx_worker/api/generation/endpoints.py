@@ -27,6 +27,7 @@ from mlx_worker.api.middleware.request_ids import (
     check_session,
     client_session,
     note_body_session,
+    parting_header,
     response_headers,
 )
 from mlx_worker.api.parsing.body_kinds import generation_body
@@ -83,6 +84,7 @@ async def generate(dialect: Dialect[R], request: web.Request) -> web.StreamRespo
             prompt = _prompt_usage(started)
             accounting.start(started[0], prompt)
             headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
+            headers |= parting_header(prompt.parting)
             info = ResponseInfo(
                 model=_name_in_response(model, parsed.model),
                 created=created,
@@ -153,6 +155,7 @@ def _prompt_usage(started: list[Started]) -> Usage:
     return Usage(
         prompt=sum(choice.prompt_tokens for choice in started),
         cached=sum(choice.cached_tokens for choice in started),
+        parting=started[0].parting,
     )
 
 

@@ -44,7 +44,8 @@ class RequestRow(msgspec.Struct, frozen=True, rename="camel"):
 
     `model` is "" until the body is read. `resumed` counts the processes that continued the request
     after a crash. `status` and `error` are null until they are known. `session` is the client's own
-    name for its session; null if the client gave none.
+    name for its session; null if the client gave none. `shared_tokens` of the prompt are those of
+    the session's last prompt, and `parted` says what differs first; null if none is known.
     """
 
     id: str
@@ -61,6 +62,8 @@ class RequestRow(msgspec.Struct, frozen=True, rename="camel"):
     status: int | None
     error: str | None
     session: str | None
+    shared_tokens: int | None
+    parted: str | None
 
 
 class RequestRows(msgspec.Struct, frozen=True):
@@ -164,7 +167,7 @@ def _row(
     id_: str, entry: _RequestEntry, record: RequestRecord, state: LiveState | FinalState
 ) -> RequestRow:
     prompt, first_token = record.prompt, record.seconds_to_first_token
-    session = client_session(record.request)
+    session, parting = client_session(record.request), prompt.parting if prompt else None
     return RequestRow(
         id=id_,
         model=record.model,
@@ -180,4 +183,6 @@ def _row(
         status=record.status,
         error=record.error or None,
         session=None if session is None else session.id,
+        shared_tokens=parting.shared if parting else None,
+        parted=parting.place if parting else None,
     )

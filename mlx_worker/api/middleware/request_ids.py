@@ -19,6 +19,8 @@ from mlx_worker.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mlx_worker.wire.parting import Parting
+
 REQUEST_ID = "X-Request-Id"
 SESSION_ID = "X-Session-Id"
 CACHE_HIT = "X-Cache-Hit"
@@ -26,6 +28,8 @@ MODEL = "X-Model"
 """The configured id of the model that answered, whatever name the request used."""
 WARNINGS = "X-Warnings"
 """What of the request was ignored, as in the response's `warnings`."""
+PROMPT_PARTED = "X-Prompt-Parted"
+"""Where the prompt parts from the last one of its session."""
 DROPPED_LINES = "X-System-Lines-Dropped"
 """The number of lines at the head of the system prompt that the configuration has dropped."""
 
@@ -85,6 +89,21 @@ def response_headers(
     if dropped_lines:
         headers[DROPPED_LINES] = str(dropped_lines)
     return headers | ({WARNINGS: warnings_text(warnings)} if warnings else {})
+
+
+def parting_header(parting: Parting | None) -> dict[str, str]:
+    """Return the header that says where a prompt parts; {} if no earlier prompt is known."""
+    if parting is None:
+        return {}
+    facts = {
+        "part": parting.part,
+        "turn": parting.turn,
+        "role": parting.role,
+        "shared": parting.shared,
+        "last": parting.last,
+    }
+    known = (f"{name}={fact}" for name, fact in facts.items() if fact not in (None, ""))
+    return {PROMPT_PARTED: ", ".join(known)}
 
 
 def model_id(name: str) -> str:

@@ -254,7 +254,7 @@ class Dispatcher:
             id_,
             generation.request,
             list(generation.tokens),
-            generation.conversation,
+            generation.session,
             generation.request_id,
             generation.room,
         )

@@ -110,14 +110,14 @@ class Generation:
     def __init__(
         self,
         request: ChatRequest,
-        conversation: str,
+        session: str,
         owner: GenerationOwner,
         *,
         keepalive_interval: float,
         request_id: str = "",
     ) -> None:
         self.request = request
-        self.conversation = conversation
+        self.session = session
         self.request_id = request_id
         self.first_token_at: float | None = None
         self.ended_at: float | None = None

@@ -28,6 +28,11 @@ class Terms:
         return self._terms
 
 
+def unpacked(part: Any) -> Any:
+    """Return a packed part of a request."""
+    return msgspec.msgpack.decode(part)
+
+
 def system(text: str) -> dict[str, Any]:
     return {"role": "system", "content": text}
 
@@ -105,11 +110,11 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
 def test_rule_drops_the_line_in_every_dialect_and_form(dialect: Any, body: dict[str, Any]) -> None:
     data = json.dumps(body | {"max_tokens": 9} if dialect == "messages" else body).encode()
     parsed = parse(GenerationBody(dialect), data, Terms(*RULE))
-    messages = msgspec.msgpack.decode(parsed.chats[0].messages)
+    messages = unpacked(parsed.chats[0].messages)
     assert messages == [system("Be kind."), HELLO]
     assert parsed.dropped_lines == 1
     kept = parse(GenerationBody(dialect), data, Terms())
-    assert b"billing" in bytes(kept.chats[0].messages)
+    assert "billing" in str(unpacked(kept.chats[0].messages))
     assert kept.dropped_lines == 0
 
 
@@ -117,7 +122,7 @@ def test_rule_is_applied_to_what_is_counted_and_warmed() -> None:
     terms = Terms(*RULE)
     body = {"system": f"{BILLING}\nBe kind.", "messages": [HELLO]}
     _, chat = parse(CountBody(), json.dumps(body).encode(), terms)
-    assert b"billing" not in bytes(chat.messages)
+    assert "billing" not in str(unpacked(chat.messages))
     warmed = json.dumps({"system_prompt": f"{BILLING}\nBe kind."}).encode()
     assert parse(PromptToWarm(), warmed, terms) == (None, "Be kind.")
 
@@ -126,11 +131,11 @@ def test_rule_before_a_configured_system_prompt_decides_whether_there_is_one() -
     terms = Terms(*RULE, system_prompt="Be brief.")
     data = json.dumps({"messages": [system(BILLING), HELLO]}).encode()
     parsed = parse(GenerationBody("chat"), data, terms)
-    assert msgspec.msgpack.decode(parsed.chats[0].messages) == [system("Be brief."), HELLO]
+    assert unpacked(parsed.chats[0].messages) == [system("Be brief."), HELLO]
 
 
 def test_rule_of_a_raw_prompt_drops_nothing() -> None:
     data = json.dumps({"prompt": f"{BILLING}\nhello"}).encode()
     parsed = parse(GenerationBody("completions"), data, Terms(*RULE))
-    assert b"billing" in bytes(parsed.chats[0].prompt)
+    assert "billing" in unpacked(parsed.chats[0].prompt)
     assert parsed.dropped_lines == 0

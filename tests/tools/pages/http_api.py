@@ -97,6 +97,7 @@ _HEADERS: Final = """\
 | `X-Model` | answer | The id of the model that answers, percent-encoded where it is not ASCII. |
 | `X-Cache-Hit` | answer | `true` if the system prompt was in the prompt cache. |
 | `X-Warnings` | answer | What of the request was left out; absent if nothing was. |
+| `X-Prompt-Parted` | answer | [Where the prompt parted](dialects.md#where-a-prompt-parted). |
 | `X-System-Lines-Dropped` | answer | Lines of the system prompt that `drop_system_lines` dropped. |
 | `Retry-After` | answer | With 429 and 503: seconds until another try may succeed. |
 | `X-Should-Retry: false` | answer | The same request should not be sent again: see below. |
