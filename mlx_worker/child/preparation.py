@@ -257,5 +257,4 @@ def _is_long_request(request: ChatRequest) -> bool:
 
 def _key(work: Work) -> str:
     """Return the key whose turn the work takes: all choices of one body have one."""
-    own = work.request_id if isinstance(work, Generate) else ""
-    return own or f"#{work.id}"
+    return work.body if isinstance(work, Generate) else f"#{work.id}"

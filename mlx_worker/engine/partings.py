@@ -1,10 +1,10 @@
 """The last prompts of each session, to tell where the next one parts from them.
 
-Of a prompt its tokens are kept, and of its parts hashes: so a part that changed is found without a
-second look at any text. A session may have several prompts at once, as an agent with helpers has:
-the next prompt is compared with the prompt that begins most like it. The memory is bounded by
-bytes, and the session that had no prompt for longest is forgotten first. Runs beside the decode
-loop, on the threads that prepare prompts. [child]
+Of a prompt its tokens and those of its answer are kept, and of its parts hashes: so a part that
+changed is found without a second look at any text. A session may have several prompts at once, as
+an agent with helpers has: the next prompt is compared with the prompt that begins most like it. The
+memory is bounded by bytes, and the session that had no prompt for longest is forgotten first. Runs
+beside the decode loop, on the threads that prepare prompts. [child]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import threading
 from array import array
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -72,7 +72,8 @@ class _Parts:
 class _Remembered:
     """A prompt. `key` names the body that it came with, whose choices share one parting.
 
-    `said` tokens are those of its turns: the words behind them open the answer.
+    `said` tokens are those of its turns: the words behind them open the answer. `answer` has the
+    tokens of the answer that have KV, which the last one has not.
     """
 
     key: str
@@ -80,10 +81,16 @@ class _Remembered:
     said: int
     parts: _Parts
     parting: Parting | None
+    answer: bytes = b""
+
+    @property
+    def whole(self) -> bytes:
+        return self.tokens + self.answer
 
     @property
     def nbytes(self) -> int:
-        return _OVERHEAD + len(self.tokens) + _OF_A_TURN * len(self.parts.turns)
+        size = len(self.tokens) + len(self.answer)
+        return _OVERHEAD + size + _OF_A_TURN * len(self.parts.turns)
 
 
 class PartingMemory:
@@ -114,6 +121,19 @@ class PartingMemory:
         self._remember(session, _Remembered(key, tokens, _said(prompt), parts, parting))
         return parting
 
+    def add_answer(self, session: str, key: str, tokens: Sequence[int]) -> None:
+        """Remember the answer to a prompt of a session."""
+        answer = array("I", tokens[:-1]).tobytes()
+        with self._lock:
+            prompts = self._sessions.get(session, ())
+            last = max((at for at, one in enumerate(prompts) if one.key == key), default=None)
+            if last is None:
+                return
+            answered = replace(prompts[last], answer=answer)
+            self._sessions[session] = (*prompts[:last], answered, *prompts[last + 1 :])
+            self.nbytes += answered.nbytes - prompts[last].nbytes
+            self._shrink()
+
     def clear(self) -> None:
         """Forget every prompt."""
         with self._lock:
@@ -127,9 +147,12 @@ class PartingMemory:
             kept = [*kept[-(PROMPTS_OF_A_SESSION - 1) :], new]
             self._sessions[session] = tuple(kept)
             self.nbytes += _size(kept) - _size(known)
-            while self.nbytes > self._max_bytes:
-                _, oldest = self._sessions.popitem(last=False)
-                self.nbytes -= _size(oldest)
+            self._shrink()
+
+    def _shrink(self) -> None:
+        while self.nbytes > self._max_bytes:
+            _, oldest = self._sessions.popitem(last=False)
+            self.nbytes -= _size(oldest)
 
 
 def _size(prompts: Iterable[_Remembered]) -> int:
@@ -146,15 +169,28 @@ def _nearest(
     if not known:
         return None
     shared, at = max(
-        (common_prefix(earlier.tokens, tokens) // _TOKEN, at) for at, earlier in enumerate(known)
+        (common_prefix(earlier.whole, tokens) // _TOKEN, at) for at, earlier in enumerate(known)
     )
     last = known[at]
-    size = len(last.tokens) // _TOKEN
+    size = len(last.whole) // _TOKEN
     if shared >= min(last.said, _said(prompt)):
-        return Parting(shared, size, "none")
+        return _after_turns(Parting(shared, size, "none"), last, parts)
     if not (parts.is_chat and last.parts.is_chat):
         return Parting(shared, size, "prompt")
     return _located(Parting(shared, size, "template"), last.parts, parts, prompt)
+
+
+def _after_turns(parting: Parting, last: _Remembered, now: _Parts) -> Parting:
+    """Return a parting behind the turns of the last prompt, which may be within its answer.
+
+    Without turns behind them the prompt is the same again, and the answer has no place in it.
+    """
+    turn = len(last.parts.turns)
+    is_whole = parting.shared >= parting.last
+    if is_whole or not last.answer or not now.is_chat or turn >= len(now.turns):
+        return parting
+    role = now.turns[turn].role
+    return msgspec.structs.replace(parting, part="answer", turn=turn + 1, role=role)
 
 
 def _said(prompt: Prompt) -> int:

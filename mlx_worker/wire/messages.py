@@ -61,6 +61,11 @@ class Generate(WireMessage, frozen=True):
     request_id: str = ""
     room: int | None = None
 
+    @property
+    def body(self) -> str:
+        """The name of the body that the message is about: all choices of one body have it."""
+        return self.request_id or f"#{self.id}"
+
 
 class CancelGeneration(WireMessage, frozen=True):
     """End the generation of this id. The answer is its `Done(finish="cancelled")`."""

@@ -9,21 +9,22 @@ from typing import Literal
 
 from mlx_worker.wire.base import WirePart
 
-PromptPart = Literal["none", "system", "tools", "arguments", "turn", "template", "prompt"]
+PromptPart = Literal["none", "system", "tools", "arguments", "turn", "answer", "template", "prompt"]
 """What of a prompt is not as it was.
 
-`none`: the prompt continues the last one, or repeats it; only the words that open an answer may
-differ. `arguments`: those of the chat template, such as a switch of reasoning. `turn`: a message
-after the system prompt. `template`: the client sent the same again, and the chat template shows it
-otherwise. `prompt`: a prompt without roles.
+`none`: the prompt continues the last one and its answer, or repeats it; the words that open an
+answer may differ. `arguments`: those of the chat template, such as a switch of reasoning. `turn`: a
+message after the system prompt. `answer`: the answer did not come back as it was generated.
+`template`: the client sent the same again, and the chat template shows it otherwise. `prompt`: a
+prompt without roles.
 """
 
 
 class Parting(WirePart, frozen=True, array_like=True):
-    """Tell how many tokens a prompt shares with the last prompt of its session, which had `last`.
+    """Tell how many tokens a prompt shares with the last prompt of its session and its answer.
 
-    `part` is what differs first. For a turn, `turn` counts the messages after the system prompt
-    from 1, and `role` is the role of that message.
+    These had `last` tokens together. `part` is what differs first. For a turn and an answer, `turn`
+    counts the messages after the system prompt from 1, and `role` is the role of that message.
     """
 
     shared: int
@@ -34,7 +35,7 @@ class Parting(WirePart, frozen=True, array_like=True):
 
     @property
     def lost(self) -> int:
-        """The tokens of the last prompt that the new one does not begin with."""
+        """The tokens of the last prompt and its answer that the new one does not begin with."""
         return 0 if self.part == "none" else self.last - self.shared
 
     @property
@@ -42,4 +43,4 @@ class Parting(WirePart, frozen=True, array_like=True):
         """The part in words, with the turn's number and role."""
         if self.turn is None:
             return self.part
-        return f"turn {self.turn} ({self.role})" if self.role else f"turn {self.turn}"
+        return f"{self.part} {self.turn}{f' ({self.role})' if self.role else ''}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -52,7 +53,15 @@ class Conversation:
         self._count += 1
         request = ChatRequest(messages, Sampling(seed=1), **fields)
         self.last = build_prompt(self._tokenizer, request)
-        return self.memory.part(session, f"body {self._count}", request, self.last)
+        return self.memory.part(session, self._body, request, self.last)
+
+    def answer(self, tokens: list[int]) -> None:
+        """Remember the answer to the last prompt of the session."""
+        self.memory.add_answer("s", self._body, tokens)
+
+    @property
+    def _body(self) -> str:
+        return f"body {self._count}"
 
 
 @pytest.fixture
@@ -172,6 +181,50 @@ def test_part_of_what_only_the_template_shows_otherwise_is_template(caller: Path
     assert parting is not None
     assert parting.place == "template"
     assert 0 < parting.lost < 20
+
+
+def test_part_of_an_answer_that_comes_back_as_it_was_is_none(talk: Conversation) -> None:
+    talk.say(CHAT)
+    answer = list(range(100, 120))
+    talk.answer(answer)
+    request = ChatRequest([*CHAT, ANSWER, MORE], Sampling(seed=1))
+    tokens = [*talk.last.tokens, *answer, *range(50)]  # as the tokens of an answer are spliced
+    parting = talk.memory.part("s", "next", request, replace(talk.last, tokens=tokens))
+    assert parting is not None
+    assert (parting.part, parting.lost) == ("none", 0)
+    assert parting.shared == parting.last == len(talk.last.tokens) + len(answer) - 1
+
+
+@pytest.mark.parametrize(
+    ("after", "place"),
+    [
+        ([ANSWER | {"content": "good night"}, MORE], "answer 4 (assistant)"),
+        ([MORE], "answer 4 (user)"),
+        ([], "none"),
+    ],
+)
+def test_part_of_an_answer_that_does_not_come_back_is_the_answer(
+    talk: Conversation, after: list[dict[str, Any]], place: str
+) -> None:
+    talk.say(CHAT)
+    talk.answer(list(range(100, 120)))
+    parting = talk.say([*CHAT, *after])
+    assert parting is not None
+    assert parting.place == place
+    assert parting.lost == (0 if place == "none" else parting.last - parting.shared)
+
+
+def test_part_of_an_earlier_turn_goes_before_that_of_the_answer(talk: Conversation) -> None:
+    talk.say(CHAT)
+    talk.answer(list(range(100, 120)))
+    parting = talk.say([*replaced(1, content="hi"), ANSWER, MORE])
+    assert parting is not None
+    assert parting.place == "turn 1 (user)"
+
+
+def test_part_answer_of_a_forgotten_prompt_is_not_remembered(talk: Conversation) -> None:
+    talk.memory.add_answer("s", "no body", [1, 2, 3])
+    assert talk.memory.nbytes == 0
 
 
 def test_part_of_a_shorter_prompt_that_the_last_one_begins_with_is_none(

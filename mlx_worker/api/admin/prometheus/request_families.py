@@ -136,13 +136,13 @@ def _session_families(context: AppContext) -> Iterator[Metric]:
     )
     yield counter(
         "session_shared_tokens",
-        "Tokens of prompts that the last prompt of the session had too.",
+        "Tokens of prompts that the last prompt of the session and its answer had too.",
         MODEL,
         {(id_,): metrics.shared_tokens for id_, metrics in by_model},
     )
     yield counter(
         "session_lost_tokens",
-        "Tokens of a session's last prompt that the next one did not begin with, by the part.",
+        "Tokens of a session's last prompt and its answer that the next one lacks, by the part.",
         by_part,
         {
             (id_, part): tokens
