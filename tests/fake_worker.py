@@ -57,6 +57,7 @@ from mlx_worker.wire.messages import (
     Warm,
 )
 from mlx_worker.wire.output import Done, FinishReason, RowOutput, StepOutput
+from mlx_worker.wire.parting import Parting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -224,6 +225,29 @@ def read(request: ChatRequest) -> list[str]:
     return [word for text in said for word in words(text)]
 
 
+def common(before: Sequence[object], after: Sequence[object]) -> int:
+    """How many first items are the same."""
+    pairs = enumerate(zip(before, after, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(before), len(after)))
+
+
+def parting(last: ChatRequest, now: ChatRequest) -> Parting:
+    """Where a prompt parts from the last one of its session, by words and whole messages."""
+    before, after = read(last), read(now)
+    shared = common(before, after)
+    if shared in (len(before), len(after)):
+        return Parting(shared, len(before), "none")
+    if now.prompt is not None:
+        return Parting(shared, len(before), "prompt")
+    if system_prompt(last) != system_prompt(now):
+        return Parting(shared, len(before), "system")
+    turns = [
+        [turn for turn in request.messages if turn["role"] != "system"] for request in (last, now)
+    ]
+    at = common(*turns)
+    return Parting(shared, len(before), "turn", at + 1, turns[1][at]["role"])
+
+
 @dataclass(slots=True)
 class Row:
     """One generation: what it will have said, and how far it is."""
@@ -243,6 +267,7 @@ class FakeWorker:
         self._rows: dict[int, Row] = {}
         self._permits = 0
         self._resident: dict[str, int] = {}  # system prompts by hash: tokens
+        self._last: dict[str, ChatRequest] = {}  # by session
         self._prefilled = 0
         self._steps = 0
         self._grown = 0
@@ -367,7 +392,8 @@ class FakeWorker:
         self._prefilled += prompt_tokens - cached
         self._grown += self._flags.grow
         unread = prompt_tokens - cached
-        self._host.send([Started(id_, prompt_tokens, cached, hit, room=limit)])
+        started = Started(id_, prompt_tokens, cached, hit, room=limit, parting=self._part(asked))
+        self._host.send([started])
         await self._take(
             self._flags.prefill_for,
             lambda share: PrefillProgress(id_, int(unread * share), unread),
@@ -380,6 +406,12 @@ class FakeWorker:
             ]
         )
         await self._go_wrong(self._rows[id_])
+
+    def _part(self, asked: Generate) -> Parting | None:
+        if not asked.session:
+            return None
+        last, self._last[asked.session] = self._last.get(asked.session), asked.request
+        return None if last is None else parting(last, asked.request)
 
     async def _warm(self, asked: Warm) -> None:
         if self._flags.fail_warm:

@@ -24,7 +24,8 @@ class RequestRecord:
     `model` is "" where no model was found, and `error` "" where nothing went wrong. `status` is
     None where the client left before a status was sent. `prompt` and `cache_hit` are None until a
     model has begun. `accepted` is when the request was known to be valid and for which model.
-    `ended` is the moment itself: a request that runs has no end yet.
+    `ended` is the moment itself: a request that runs has no end yet. `dropped_lines` of the system
+    prompt's head were left out.
     """
 
     request: web.Request
@@ -40,6 +41,7 @@ class RequestRecord:
     began: float
     accepted: float | None
     ended: float
+    dropped_lines: int = 0
 
     @property
     def seconds(self) -> float:

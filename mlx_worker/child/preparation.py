@@ -8,12 +8,13 @@ client has disconnected is skipped. What one body has several times is made once
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from mlx_worker.child.fair_queue import FairQueue
+from mlx_worker.engine.partings import PartingMemory
 from mlx_worker.engine.prompt import Prompt, check_tokens, system_prefix_tokens
 from mlx_worker.limits import check_answer, json_values
 from mlx_worker.wire.messages import (
@@ -110,6 +111,7 @@ class Preparation:
         self._long: FairQueue[Work] = FairQueue()
         self._grammars: FairQueue[tuple[Generate, Offer, Prompt]] = FairQueue()
         self._made: dict[str, tuple[object, Prompt]] = {}
+        self.partings = PartingMemory()
 
     def put(self, work: Work) -> None:
         """Add work; never wait."""
@@ -201,6 +203,9 @@ class Preparation:
             case Generate():
                 with self._monitor.measure("prompt"):
                     offer, prompt = self._prompt(key, work.request, tools)
+                    parting = self.partings.part(work.session, key, work.request, prompt)
+                    if parting is not None:
+                        prompt = replace(prompt, parting=parting)
                 if offer.request.constraint is None:
                     self._on_prepared(ReadyToGenerate(work, offer, prompt, None))
                 else:
@@ -252,5 +257,4 @@ def _is_long_request(request: ChatRequest) -> bool:
 
 def _key(work: Work) -> str:
     """Return the key whose turn the work takes: all choices of one body have one."""
-    own = work.request_id if isinstance(work, Generate) else ""
-    return own or f"#{work.id}"
+    return work.body if isinstance(work, Generate) else f"#{work.id}"

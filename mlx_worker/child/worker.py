@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 import psutil
 
+from mlx_worker.child.answers import AnswerWatch
 from mlx_worker.child.confirmed_output import ConfirmedOutput
 from mlx_worker.child.failures import failure_of, log_failure
 from mlx_worker.child.fatal import end_process
@@ -92,6 +93,7 @@ class EngineWorker:
             is_cancelled=self._is_cancelled,
             monitor=self._preparation_work,
         )
+        self._answers = AnswerWatch(self._preparation.partings)
         self._process = psutil.Process()
         self._footprint = footprint_of(self._process)
         self._engine: Engine | None = None
@@ -179,6 +181,7 @@ class EngineWorker:
                 if engine.active:
                     with self._work.measure("prefill" if engine.has_prefill else "decode"):
                         messages = engine.step()
+                    self._answers.observe(messages)
                     self._output.put(engine, messages)
         except Exception as error:  # noqa: BLE001  (after any error, no result may leave)
             end_process(error)
@@ -193,6 +196,7 @@ class EngineWorker:
             job = self._jobs.get()
             with self._work.measure("admit"):
                 messages = self._run_job(engine, job)
+            self._answers.observe(messages)
             self._output.put(engine, messages)
 
     def _run_job(self, engine: Engine, job: _Job) -> list[WireMessage]:
@@ -211,6 +215,7 @@ class EngineWorker:
                 return [done] if done else []
             case ClearCache():
                 engine.clear_cache()
+                self._preparation.partings.clear()
             case TrimCache():
                 engine.trim_cache(job.nbytes)
         return [CacheCleared(job.id)]
@@ -234,6 +239,7 @@ class EngineWorker:
             raise
         except Exception as error:  # noqa: BLE001  (one bad request must not end the model)
             return [self._failure(id_, error, request_id)]
+        self._answers.begin(job.message)
         if job.offer.notice:
             self._output.add_notice(id_, job.offer.notice)
         return [begun] if begun else []

@@ -147,4 +147,5 @@ class BatchAdmission:
             else ""
         )
         room = sequence.max_tokens + sequence.replayed
-        return Started(sequence.id, asked, min(sequence.cached, asked), known, miss, room)
+        cached = min(sequence.cached, asked)
+        return Started(sequence.id, asked, cached, known, miss, room, parting=prompt.parting)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.engine.checks.text_bound import TextBound
     from mlx_worker.engine.templates.chat_text import Messages
+    from mlx_worker.wire.parting import Parting
     from mlx_worker.wire.request import ChatRequest, Opening
 
 Tools = list[dict[str, Any]]
@@ -46,7 +47,8 @@ class Prompt:
     `system` is the raw system prompt. `segment_ends` are where the later segments end, in tokens,
     rising: history, last turn. `state` is where the answer begins, e.g. in the middle of reasoning:
     see `engine/output/markers`. `text` is what an answer that echoes a raw prompt begins with,
-    where the prompt's tokens are scored.
+    where the prompt's tokens are scored. `parting` says where the prompt parts from the last one of
+    its session.
     """
 
     tokens: list[int]
@@ -55,6 +57,7 @@ class Prompt:
     segment_ends: tuple[int, ...] = ()
     state: str = CONTENT
     text: str = ""
+    parting: Parting | None = None
 
     @property
     def all_segment_ends(self) -> list[int]:

@@ -119,6 +119,7 @@ class ModelClient:
         request_id: str = "",
         key: str = "",
         is_patient: Callable[[], bool] = never,
+        conversation: str = "",
     ) -> Generation:
         """Take a request on, once it has a place. Raises the refusal if it cannot be taken on.
 
@@ -126,6 +127,7 @@ class ModelClient:
         `session` is the caller's own name for its conversation, "" for none; `request_id` is the
         name in the log, `key` the name of the API key. `is_patient` returns True once the client
         knows that its request waits: from then on `load_wait` counts from the last progress.
+        `conversation` names the conversation among those of all keys; "" where the session is none.
         """
         began = self._loop.time()
         limit = model.config.request_timeout
@@ -146,7 +148,7 @@ class ModelClient:
             raise
         generation = Generation(
             request,
-            session,
+            conversation,
             model.dispatcher,
             keepalive_interval=self._resume.keepalive_interval,
             request_id=request_id,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Final
 
+from mlx_worker.config.schema.model import DROPPED_LINES
 from mlx_worker.errors import WeightsChanged
 from mlx_worker.system.package_code import child_code
 
@@ -59,9 +60,11 @@ def identity_of(status: ChildStatus) -> Identity:
 
 
 def prompting(model: ModelConfig) -> str:
-    """Return what a configuration adds to the prompts of requests; "" for nothing."""
+    """Return how a configuration changes the prompts of requests; "" for the defaults."""
     added = (model.system_prompt, model.chat_template_kwargs)
-    return repr(added) if any(added) else ""
+    changed = repr(added) if any(added) else ""
+    dropped = model.drop_system_lines
+    return changed if dropped == DROPPED_LINES else f"{changed}{dropped}"
 
 
 @lru_cache

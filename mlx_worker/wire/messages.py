@@ -15,9 +15,10 @@ from typing import Any, Literal
 from mlx_worker.wire.base import WireMessage
 from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.output import Done, PromptScores, StepOutput
+from mlx_worker.wire.parting import Parting
 from mlx_worker.wire.request import ChatRequest
 
-PROTOCOL = 10
+PROTOCOL = 11
 """Raised whenever a message changes; the front refuses a child of another version at `Hello`."""
 
 
@@ -48,9 +49,9 @@ class Generate(WireMessage, frozen=True):
     """Start a generation under this id, or continue one.
 
     `replay` are the token ids that the client already has: they are read, not sent again, and the
-    next token is the token that would have followed. `session` is the client's own name for the
-    conversation, `request_id` the request's name in the log; "" where there is none. `room` is what
-    an earlier process named in `Started`; None: no process has started the generation.
+    next token is the token that would have followed. `session` names the conversation among those
+    of all API keys, `request_id` is the request's name in the log; "" where there is none. `room`
+    is what an earlier process named in `Started`; None: no process has started the generation.
     """
 
     id: int
@@ -59,6 +60,11 @@ class Generate(WireMessage, frozen=True):
     session: str = ""
     request_id: str = ""
     room: int | None = None
+
+    @property
+    def body(self) -> str:
+        """The name of the body that the message is about: all choices of one body have it."""
+        return self.request_id or f"#{self.id}"
 
 
 class CancelGeneration(WireMessage, frozen=True):
@@ -174,7 +180,8 @@ class Started(WireMessage, frozen=True):
 
     `cache_hit`: the KV of the prompt's system prefix was resident; `miss` says why it was not
     ("new", "evicted", "cleared"; "" also where the prompt has no system prefix). `room` is how many
-    tokens the answer may have; None: the process does not tell.
+    tokens the answer may have; None: the process does not tell. `parting` says where the prompt
+    parts from the last one of its session; None: the process knows no such prompt.
     """
 
     id: int
@@ -183,6 +190,7 @@ class Started(WireMessage, frozen=True):
     cache_hit: bool
     miss: str = ""
     room: int | None = None
+    parting: Parting | None = None
 
 
 class PrefillProgress(WireMessage, frozen=True):

@@ -15,6 +15,7 @@ from tests.clients.prefixes import INSTALL_DEADLINE, NotInstalled, installed
 from tests.clients.seat import KEY, Seat
 from tests.clients.table import Table
 from tests.clients.talking_model import make_talker
+from tests.clients.turns import ReadAgain
 from tests.processes import RunningNode, eventually, running_node
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 HERE: Final = Path(__file__).parent
 NODE: Final = (sys.executable, str(HERE / "talking_node.py"))
 TABLE: Final = pytest.StashKey[Table]()
+READ_AGAIN: Final = pytest.StashKey[ReadAgain]()
 MODELS: Final[Mapping[str, tuple[int, str]]] = {
     "talker": (128_000, "lenient"),
     "talker-32k": (32_000, "lenient"),
@@ -36,6 +38,7 @@ MODELS: Final[Mapping[str, tuple[int, str]]] = {
 def pytest_configure(config: pytest.Config) -> None:
     """Begin the table."""
     config.stash[TABLE] = Table()
+    config.stash[READ_AGAIN] = ReadAgain()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,6 +58,12 @@ def pytest_terminal_summary(
         for line in table.lines():
             terminalreporter.write_line(line)
         table.write()
+    loops = config.stash[READ_AGAIN]
+    if loops:
+        terminalreporter.section("tokens of prompts that a loop read again, by turn")
+        for line in loops.lines():
+            terminalreporter.write_line(line)
+        loops.write()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,11 @@ def served(wanted: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 @pytest.fixture(scope="session")
 def table(pytestconfig: pytest.Config) -> Table:
     return pytestconfig.stash[TABLE]
+
+
+@pytest.fixture(scope="session")
+def read_again(pytestconfig: pytest.Config) -> ReadAgain:
+    return pytestconfig.stash[READ_AGAIN]
 
 
 class Seats(Protocol):

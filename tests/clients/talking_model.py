@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
-from tests.clients.talk import CALL_BEGINS, CALL_ENDS, TURN_BEGINS, TURN_ENDS
+from tests.clients.talk import CALL_BEGINS, CALL_ENDS, ROW, TURN_BEGINS, TURN_ENDS
 
 ROOT: Final = Path(__file__).parents[2]
 VOCABULARY: Final = 12_000
@@ -88,7 +89,10 @@ def _write(path: Path, **content: Any) -> None:
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> str:
-    """Train byte-level BPE on this project's own texts: about four characters a token."""
+    """Train byte-level BPE on this project's own texts: about four characters a token.
+
+    The words of `ROW` are so frequent that each is a token, whatever the texts are.
+    """
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -99,7 +103,8 @@ def _tokenizer() -> str:
         show_progress=False,
     )
     texts = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "mlx_worker").rglob("*.py")])
-    tokenizer.train([str(path) for path in (ROOT / "README.md", *texts)], trainer)
+    read = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *texts))
+    tokenizer.train_from_iterator(chain(read, repeat("".join(ROW), 1000)), trainer)
     tokenizer.add_tokens(
         [AddedToken(mark, special=False, normalized=False) for mark in (CALL_BEGINS, CALL_ENDS)]
     )

@@ -296,6 +296,8 @@ def test_what_the_supervisor_does_by_default_is_what_its_parts_do_by_default() -
         ("context_length = 7", ("models[1].context_length", ">= 8", "7")),
         ("context_length = 16777217", ("models[1].context_length", "16777216", "16777217")),
         ("warm = [3]", ("models[1].warm[0]", "path", "3")),
+        ('drop_system_lines = ["*"]', ("models[1].drop_system_lines[0]", "'*'")),
+        ('drop_system_lines = ["a*b"]', ("models[1].drop_system_lines[0]", "'a*b'")),
         ('warm = [""]', ("models[1].warm[0]", "path", "''")),
     ],
 )

@@ -102,3 +102,26 @@ def test_response_tells_the_probabilities_of_its_text(client: openai.OpenAI) -> 
         told = [entry for entry in events if entry.type == "response.output_text.delta"]
     tokens = [logprob.token for event in told for logprob in event.logprobs]
     assert tokens == [logprob.token for logprob in part.logprobs][: len(tokens)]
+
+
+def test_prompts_of_a_session_say_where_they_part(client: openai.OpenAI) -> None:
+    def parted(*texts: str) -> str | None:
+        roles = ("user", "assistant")
+        turns: list[Any] = [
+            {"role": roles[at % 2], "content": text} for at, text in enumerate(texts)
+        ]
+        answer = client.chat.completions.with_raw_response.create(
+            model="tiny",
+            messages=turns,
+            max_tokens=8,
+            temperature=0,
+            extra_headers={"X-Session-Id": "where they part"},
+        )
+        return answer.headers.get("X-Prompt-Parted")
+
+    assert parted("Hello there") is None
+    assert (parted("Hello there") or "").startswith("part=none, ")
+    told = parted("Hello there", "another answer", "Go on")
+    assert (told or "").startswith("part=answer, turn=2, role=assistant, ")
+    told = parted("Goodbye", "another answer", "Go on")
+    assert (told or "").startswith("part=turn, turn=1, role=user, ")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.api.middleware.request_ids import MAX_SESSION_BYTES, model_id
+from mlx_worker.api.dialects.session_fields import MAX_SESSION_BYTES
+from mlx_worker.api.middleware.request_ids import model_id
 from tests.dialects import ALL, CHAT, Dialect
 from tests.front.asking import model
 from tests.sse import events_of

@@ -14,13 +14,14 @@ from mlx_worker.api.dialects.fields import CommonFields
 from mlx_worker.api.dialects.messages.request import MessageRequest
 from mlx_worker.api.dialects.native.tokenize import DetokenizeRequest, TokenizeRequest
 from mlx_worker.api.dialects.responses.request import ResponseRequest
+from mlx_worker.api.dialects.session_fields import SessionFields
 
 TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "dialects.md").read_text()
 SECTIONS: dict[str, tuple[type[msgspec.Struct], ...]] = {
-    "POST /v1/chat/completions": (ChatCompletionRequest,),
-    "POST /v1/completions": (CompletionRequest,),
-    "POST /v1/responses": (ResponseRequest,),
-    "POST /v1/messages": (MessageRequest,),
+    "POST /v1/chat/completions": (ChatCompletionRequest, SessionFields),
+    "POST /v1/completions": (CompletionRequest, SessionFields),
+    "POST /v1/responses": (ResponseRequest, SessionFields),
+    "POST /v1/messages": (MessageRequest, SessionFields),
     "POST /tokenize, POST /detokenize": (TokenizeRequest, DetokenizeRequest),
 }
 

@@ -49,12 +49,13 @@ def test_a_process_that_tells_no_version_of_this_package_is_not_taken_for_a_newe
     assert is_replaced({"mlx-worker": "0.0.1"})
 
 
-def test_it_is_another_where_the_configuration_adds_to_prompts() -> None:
+def test_it_is_another_where_the_configuration_changes_prompts() -> None:
     models = [
         ModelConfig(id="a", path="p"),
         ModelConfig(id="a", path="p", system_prompt="x"),
         ModelConfig(id="a", path="p", chat_template_kwargs={"x": 1}),
+        ModelConfig(id="a", path="p", drop_system_lines=()),
     ]
     names = [told("ab").with_prompts(prompting(model)) for model in models]
-    assert len(set(names)) == 3
+    assert len(set(names)) == 4
     assert names[0] == told("ab").fingerprint

@@ -16,6 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mlx_worker.api.dialects.packing import pack_chat, pack_value, packed_size
+from mlx_worker.api.dialects.session_fields import Session
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.json_output import encode
 from mlx_worker.wire.request import ChatRequest
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mlx_worker.errors import WorkerError
     from mlx_worker.supervisor.requests.generation import FinishInfo
     from mlx_worker.supervisor.requests.output_buffer import OutputDelta
+    from mlx_worker.wire.parting import Parting
 
 MAX_COPIED = 32 * 1024 * 1024
 """Bytes of all choices of one body on their way to a model, where there are several."""
@@ -35,13 +37,17 @@ MAX_COPIED = 32 * 1024 * 1024
 Prompt = str | list[int]
 """Text, or token ids."""
 
+SESSION_FIELD = "mlx_worker_session"
+"""The node's own field of a response's usage, in every dialect."""
+
 
 class GenerationRequest(msgspec.Struct, frozen=True):
     """A parsed body: the model, the chats, and how the response is wanted.
 
     `seed` is the caller's own or was generated. Each chat gets `n` choices; only a completion has
     several chats, which differ in their prompts alone. `warnings` name what was left out of the
-    request. `echoed` are the prompts that the choices of a completion begin with.
+    request. `echoed` are the prompts that the choices of a completion begin with. `session` is that
+    of the body's own fields. `dropped_lines` at the head of the system prompt were left out.
     """
 
     model: str | None
@@ -52,6 +58,8 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     n: int
     warnings: list[str] = []
     echoed: list[Prompt] = []
+    session: Session | None = None
+    dropped_lines: int = 0
 
     @property
     def choice_count(self) -> int:
@@ -111,13 +119,30 @@ def _with_derived_seed(chat: ChatRequest, choice: int) -> ChatRequest:
 class Usage:
     """Tokens of one response: `cached` of `prompt` were resident, all choices have `completion`.
 
-    `reasoning` of the `completion` tokens were generated while a model reasoned.
+    `reasoning` of the `completion` tokens were generated while a model reasoned. `parting` is that
+    of the first prompt; None where no earlier prompt of its session is known.
     """
 
     prompt: int
     cached: int
     completion: int = 0
     reasoning: int = 0
+    parting: Parting | None = None
+
+    @property
+    def session_field(self) -> dict[str, dict[str, Any]]:
+        """The field that tells how the prompt fits the last one of its session; {} if unknown."""
+        parting = self.parting
+        if parting is None:
+            return {}
+        told: dict[str, Any] = {
+            "shared_tokens": parting.shared,
+            "last_prompt_tokens": parting.last,
+            "parted": parting.part,
+        }
+        if parting.turn is not None:
+            told |= {"turn": parting.turn, "role": parting.role or None}
+        return {SESSION_FIELD: told}
 
 
 @dataclass(frozen=True, slots=True)

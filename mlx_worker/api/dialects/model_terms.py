@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+from mlx_worker.api.dialects.system_lines import drop_head_lines
 from mlx_worker.config.schema import Defaults
+from mlx_worker.config.schema.model import DROPPED_LINES
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -41,20 +43,33 @@ class RequestCapacity(NamedTuple):
 
 
 class ModelSettings(NamedTuple):
-    """What one model's configuration adds to a request."""
+    """What one model's configuration adds to a request, and drops of it."""
 
     system_prompt: str | None
     template_kwargs: dict[str, Any]
     stop: tuple[str, ...]
+    drop_system_lines: tuple[str, ...] = DROPPED_LINES
 
     @classmethod
     def of(cls, config: ModelConfig) -> ModelSettings:
-        """Return what this configuration adds to a request."""
-        return cls(config.system_prompt, config.chat_template_kwargs, tuple(config.stop))
+        """Return what this configuration adds to a request, and drops of it."""
+        return cls(
+            config.system_prompt,
+            config.chat_template_kwargs,
+            config.stop,
+            config.drop_system_lines,
+        )
 
-    def add_to(self, chat: ChatRequest) -> ChatRequest:
-        """Return a chat with these settings; a raw prompt has no system prompt and no template."""
-        if not any(self):
+    def apply_to(self, chat: ChatRequest) -> tuple[ChatRequest, int]:
+        """Return a chat with these settings, and how many lines of its system prompt are dropped.
+
+        A raw prompt has no system prompt and no template.
+        """
+        messages, dropped = drop_head_lines(chat.messages, self.drop_system_lines)
+        return self._add_to(replace(chat, messages=messages) if dropped else chat), dropped
+
+    def _add_to(self, chat: ChatRequest) -> ChatRequest:
+        if not (self.system_prompt or self.template_kwargs or self.stop):
             return chat
         stop = list(dict.fromkeys([*chat.stop, *self.stop]))
         if chat.prompt is not None:

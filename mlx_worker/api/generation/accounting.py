@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 from mlx_worker.api.generation.request_log import log_request
 from mlx_worker.api.metrics.counters import RequestLabels
 from mlx_worker.api.middleware.errors import status_of
+from mlx_worker.api.middleware.request_ids import request_id, session_given
 from mlx_worker.api.request_record import RequestRecord
 from mlx_worker.errors import (
     InvalidRequest,
@@ -35,11 +36,13 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.context import AppContext
     from mlx_worker.api.dialects.base import Usage
+    from mlx_worker.api.metrics.counters import ModelMetrics
     from mlx_worker.api.request_record import Outcome
     from mlx_worker.health import RequestStats
     from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.requests.generation import Generation
     from mlx_worker.wire.messages import Started
+    from mlx_worker.wire.parting import Parting
 
 
 def outcome_of(error: WorkerError | None) -> Outcome:
@@ -98,6 +101,7 @@ class RequestAccounting:
         self._outcome: Outcome = "cancelled"
         self._error = ""
         self._warnings: list[str] = []
+        self._dropped_lines = 0
         self._status: int | None = None
         self._prompt: Usage | None = None
         self._cache_hit: bool | None = None
@@ -108,12 +112,16 @@ class RequestAccounting:
 
     # --- the states of the request ---
 
-    def accept(self, model: ModelRuntime, warnings: list[str]) -> None:
-        """Count the request as one of its model; `warnings` say what of it was ignored."""
+    def accept(self, model: ModelRuntime, warnings: list[str], dropped_lines: int = 0) -> None:
+        """Count the request as one of its model; `warnings` say what of it was ignored.
+
+        `dropped_lines` at the head of its system prompt were left out.
+        """
         self._advance(RequestState.ACCEPTED)
         self._accepted = time.perf_counter()
         self._model = model.config.id
         self._warnings = warnings
+        self._dropped_lines = dropped_lines
         self._stats = (self._context.model_stats[self._model], self._context.node_stats)
         for stats in self._stats:
             stats.request_started()
@@ -135,6 +143,23 @@ class RequestAccounting:
         metrics = self._context.request_metrics.by_model[self._model]
         metrics.prompt_tokens += prompt.prompt
         metrics.cached_tokens += prompt.cached
+        if session_given(self._request) is not None:
+            self._note_parting(metrics, prompt.parting)
+
+    def _note_parting(self, metrics: ModelMetrics, parting: Parting | None) -> None:
+        """Count a prompt of a session; None: no earlier prompt of the session is known."""
+        if not metrics.add_parting(parting) or parting is None:
+            return
+        self._context.node.events.record(
+            "prompt parted",
+            self._model,
+            request_id=request_id(self._request),
+            part=parting.part,
+            turn=parting.turn,
+            role=parting.role,
+            shared_tokens=parting.shared,
+            lost_tokens=parting.lost,
+        )
 
     def respond_early(self, status: int) -> None:
         """Note the status that was sent before the request has a slot, or before it has begun."""
@@ -230,6 +255,7 @@ class RequestAccounting:
             began=self._began,
             accepted=self._accepted,
             ended=now,
+            dropped_lines=self._dropped_lines,
         )
 
     def _count(self, record: RequestRecord) -> None:

@@ -18,6 +18,7 @@ import msgspec
 
 from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo, Usage, rename_field
+from mlx_worker.api.dialects.session_fields import conversation_of
 from mlx_worker.api.generation.accounting import RequestAccounting
 from mlx_worker.api.generation.early_start import EarlyPlan, EarlyStart
 from mlx_worker.api.generation.relay import ActiveRequest, respond_streamed, respond_whole
@@ -27,8 +28,10 @@ from mlx_worker.api.middleware.request_ids import (
     CACHE_HIT,
     REQUEST_ID,
     check_session,
+    client_session,
+    note_body_session,
+    parting_header,
     response_headers,
-    session_given,
 )
 from mlx_worker.api.parsing.body_kinds import generation_body
 from mlx_worker.api.parsing.model_table import NodeModels, request_capacity
@@ -78,14 +81,18 @@ async def _generate(
         created = context.now()
         echoes = [await _prompt_text(context.node, model, prompt) for prompt in parsed.echoed]
         check_session(request)
-        headers = response_headers(request, model.config.id, parsed.warnings)
-        accounting.accept(model, parsed.warnings)
+        note_body_session(request, parsed.session)
+        dropped = parsed.dropped_lines
+        headers = response_headers(request, model.config.id, parsed.warnings, dropped)
+        accounting.accept(model, parsed.warnings, dropped)
+        session, key = client_session(request), key_name(request)
         submit = partial(
             context.node.client.generate,
             model,
-            session=session_given(request) or "",
+            session="" if session is None else session.id,
+            conversation=conversation_of(session, key),
             request_id=headers[REQUEST_ID],
-            key=key_name(request),
+            key=key,
             is_patient=early.has_begun,
         )
         info = ResponseInfo(
@@ -110,6 +117,7 @@ async def _generate(
             accounting.start(started[0], prompt)
             headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
             writer.identify(_common_fingerprint(generations, model))
+            headers |= parting_header(prompt.parting)
             active = ActiveRequest(
                 request,
                 accounting,
@@ -179,6 +187,7 @@ def _prompt_usage(started: list[Started]) -> Usage:
     return Usage(
         prompt=sum(choice.prompt_tokens for choice in started),
         cached=sum(choice.cached_tokens for choice in started),
+        parting=started[0].parting,
     )
 
 

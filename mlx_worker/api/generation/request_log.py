@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 def log_request(record: RequestRecord) -> None:
     """Write the line of a request that has ended, without a word of the request or its response."""
     prompt, first_token = record.prompt, record.seconds_to_first_token
+    parting = prompt.parting if prompt else None
     entry = Entry(
         "request",
         request_id=request_id(record.request),
@@ -37,6 +38,9 @@ def log_request(record: RequestRecord) -> None:
         prompt_tokens=prompt.prompt if prompt else None,
         cached_tokens=prompt.cached if prompt else None,
         completion_tokens=record.completion_tokens,
+        shared_tokens=parting.shared if parting else None,
+        parted=parting.place if parting else None,
+        dropped_lines=record.dropped_lines or None,
         ttft_ms=None if first_token is None else round(first_token * 1000, 1),
         total_ms=round(record.seconds * 1000, 1),
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import msgspec
 
-from mlx_worker.api.middleware.request_ids import request_id, session_given
+from mlx_worker.api.middleware.request_ids import client_session, request_id
 from mlx_worker.errors import RequestNotFound
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class RequestRow(msgspec.Struct, frozen=True, rename="camel"):
 
     `model` is "" until the body is read. `resumed` counts the processes that continued the request
     after a crash. `status` and `error` are null until they are known. `session` is the client's own
-    name for its conversation; null if the client gave none.
+    name for its session; null if the client gave none. `shared_tokens` of the prompt are those of
+    the session's last prompt, and `parted` says what differs first; null if none is known.
     """
 
     id: str
@@ -61,6 +62,8 @@ class RequestRow(msgspec.Struct, frozen=True, rename="camel"):
     status: int | None
     error: str | None
     session: str | None
+    shared_tokens: int | None
+    parted: str | None
 
 
 class RequestRows(msgspec.Struct, frozen=True):
@@ -164,6 +167,7 @@ def _row(
     id_: str, entry: _RequestEntry, record: RequestRecord, state: LiveState | FinalState
 ) -> RequestRow:
     prompt, first_token = record.prompt, record.seconds_to_first_token
+    session, parting = client_session(record.request), prompt.parting if prompt else None
     return RequestRow(
         id=id_,
         model=record.model,
@@ -178,5 +182,7 @@ def _row(
         resumed=record.resumes,
         status=record.status,
         error=record.error or None,
-        session=session_given(record.request),
+        session=None if session is None else session.id,
+        shared_tokens=parting.shared if parting else None,
+        parted=parting.place if parting else None,
     )

@@ -21,6 +21,8 @@ from mlx_worker.api.dialects.native.log_level import LogLevelRequest, parse_log_
 from mlx_worker.api.dialects.native.tokenize import parse_detokenize_body, parse_tokenize_body
 from mlx_worker.api.dialects.packing import pack_chat, pack_value
 from mlx_worker.api.dialects.registry import DIALECTS
+from mlx_worker.api.dialects.session_fields import body_session
+from mlx_worker.api.dialects.system_lines import without_head_lines
 from mlx_worker.limits import check_amount, check_constraint, check_conversation, check_ends
 from mlx_worker.wire.request import ChatRequest
 
@@ -85,7 +87,13 @@ def _parse_generation(kind: GenerationBody, data: bytes, models: ModelLookup) ->
     request: GenerationRequest = dialect.parse(data, models.terms)
     check_conversation(request.chats[0], dialect.field_names.get("messages", "messages"))
     settings = models.terms(request.model).settings
-    request = replace(request, chats=[settings.add_to(chat) for chat in request.chats])
+    applied = [settings.apply_to(chat) for chat in request.chats]
+    request = replace(
+        request,
+        chats=[chat for chat, _ in applied],
+        session=body_session(data),
+        dropped_lines=applied[0][1],
+    )
     first = request.chats[0]  # the chats of one request differ in their prompts alone
     check_amount(first)
     check_constraint(first)
@@ -98,7 +106,7 @@ def _parse_count(
 ) -> tuple[str | None, ChatRequest]:
     name, chat = parse_count_body(data)
     check_conversation(chat, "messages")
-    chat = models.terms(name).settings.add_to(chat)
+    chat, _ = models.terms(name).settings.apply_to(chat)
     check_amount(chat)
     return name, pack_chat(chat)
 
@@ -117,6 +125,14 @@ def _parse_tokens_to_detokenize(
     return name, pack_value(tokens)
 
 
+def _parse_prompt_to_warm(
+    _kind: PromptToWarm, data: bytes, models: ModelLookup
+) -> tuple[str | None, str]:
+    """Return the prompt as requests will have it."""
+    name, prompt = parse_warm_body(data)
+    return name, without_head_lines(prompt, models.terms(name).settings.drop_system_lines)
+
+
 _PARSERS: Final[Mapping[type[BodyKind[Any]], Callable[[Any, bytes, ModelLookup], Any]]] = (
     MappingProxyType(
         {
@@ -124,7 +140,7 @@ _PARSERS: Final[Mapping[type[BodyKind[Any]], Callable[[Any, bytes, ModelLookup],
             CountBody: _parse_count,
             TextToTokenize: _parse_text_to_tokenize,
             TokensToDetokenize: _parse_tokens_to_detokenize,
-            PromptToWarm: lambda _kind, data, _models: parse_warm_body(data),
+            PromptToWarm: _parse_prompt_to_warm,
             LogLevelBody: lambda _kind, data, _models: parse_log_level_body(data),
         }
     )

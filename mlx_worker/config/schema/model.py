@@ -29,6 +29,12 @@ ContextLength = Annotated[int, Meta(ge=8, le=1 << 24)]
 
 ToolMode = Literal["refuse", "ignore", "prompt"]
 
+HeadLine = Annotated[str, Meta(max_length=200, pattern=r"^[^*\r\n]+\*?$")]
+"""A whole line, or the beginning of one with `*` behind it."""
+
+DROPPED_LINES = ("x-anthropic-billing-header:*",)
+"""The line of accounting that Claude Code's system prompt begins with."""
+
 SystemPrompt = Annotated[str, Meta(min_length=1, max_length=1_000_000)]
 
 
@@ -176,6 +182,16 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         SystemPrompt | None,
         Meta(description="System prompt of conversations that have no system message."),
     ] = None
+    drop_system_lines: Annotated[
+        tuple[HeadLine, ...],
+        Meta(
+            max_length=16,
+            description="Lines that are dropped where a request's system prompt begins with them:"
+            " a whole line, or the beginning of one with `*` behind it. They are for lines that a"
+            " client changes with every request, which no cached prompt would fit. `[]` drops"
+            " none.",
+        ),
+    ] = DROPPED_LINES
     stop: Annotated[
         tuple[StopWord, ...],
         Meta(max_length=16, description="Stop strings, in addition to those of a request."),

@@ -13,7 +13,7 @@ const ENDED_BADLY = new Set(["failed", "cancelled"]);
 
 class Row {
   constructor(request) {
-    const { id, model, dialect, session } = request;
+    const { id, model } = request;
     this.id = id;
     this.badge = el("span", { class: "badge" });
     this.error = el("span", { class: "problem" });
@@ -25,9 +25,9 @@ class Row {
     };
     this.cancel = el("button", { type: "button", class: "fleeting", "aria-label": `Cancel ${id}` }, "Cancel");
     this.cancel.addEventListener("click", () => isAvailable(this.cancel) && this.#cancel());
-    const about = [dialect, session ? `session ${session}` : ""].filter(Boolean).join(", ");
+    this.about = el("span", { class: "names" });
     this.element = el("tr", { "data-request": id },
-      el("th", { scope: "row" }, el("code", {}, id), el("span", { class: "names" }, about)),
+      el("th", { scope: "row" }, el("code", {}, id), this.about),
       el("td", { class: "at-600 name" }, model), el("td", {}, this.badge, this.error),
       el("td", { class: "at-1000" }, clock(request.startedAt)), ...Object.values(this.numbers), el("td", { class: "act" }, this.cancel));
   }
@@ -40,11 +40,13 @@ class Row {
   }
 
   show(request) {
-    const { state, resumed, cachedTokens: cached, promptTokens: prompt } = request;
+    const { state, resumed, dialect, session, parted, cachedTokens: cached, promptTokens: prompt } = request;
     this.state = state;
     setText(this.badge, resumed && LIVE.has(state) && state !== "resuming" ? `${state}, resumed` : state);
     setMood(this.badge, moodOf(state));
     setText(this.error, request.error ?? "");
+    const parting = parted && parted !== "none" ? `parted at ${parted} after ${count(request.sharedTokens)} tokens` : "";
+    setText(this.about, [dialect, session ? `session ${session}` : "", parting].filter(Boolean).join(", "));
     setText(this.numbers.took, seconds(request.seconds));
     setText(this.numbers.first, seconds(request.firstTokenSeconds));
     setText(this.numbers.prompt, prompt === null ? NONE : `${count(prompt)} (${count(cached ?? 0)})`);
@@ -93,10 +95,10 @@ export class Requests {
   }
 }
 
-function isWanted({ id, model, dialect, state, session, error }) {
+function isWanted({ id, model, dialect, state, session, error, parted }) {
   const of = byId("requests-of").value;
   if (of === "live" && !LIVE.has(state)) return false;
   if (of === "bad" && !ENDED_BADLY.has(state)) return false;
-  const words = [id, model, dialect, state, session, error].join(" ").toLowerCase();
+  const words = [id, model, dialect, state, session, error, parted ?? ""].join(" ").toLowerCase();
   return words.includes(byId("requests-filter").value.trim().toLowerCase());
 }

@@ -91,30 +91,6 @@ def test_system_message_separates_user_messages() -> None:
     ]
 
 
-BILLING = "x-anthropic-billing-header: cc_version=1; cch=0a1b2;"
-
-
-@pytest.mark.parametrize(
-    "system",
-    [
-        f"{BILLING}\nBe kind.",
-        f"{BILLING}\n\nBe kind.",
-        [text(BILLING), text("Be kind.")],
-        [text(f"{BILLING}\nBe kind.")],
-    ],
-)
-def test_billing_header_is_removed_from_the_system_prompt(system: Any) -> None:
-    assert turns(USER, system=system)[0] == {"role": "system", "content": "Be kind."}
-
-
-def test_system_prompt_of_a_billing_header_alone_is_empty() -> None:
-    assert [message["role"] for message in turns(USER, system=BILLING)] == ["user"]
-
-
-def test_billing_header_elsewhere_is_kept() -> None:
-    assert turns(USER, system=f"Be kind.\n{BILLING}")[0]["content"].endswith(BILLING)
-
-
 def test_reasoning_text_and_calls_are_one_message() -> None:
     thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
     hidden = {"type": "redacted_thinking", "data": "xyz"}

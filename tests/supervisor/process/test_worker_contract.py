@@ -201,6 +201,36 @@ def request(text: str, max_tokens: int | None = None, system: str = "") -> ChatR
     return ChatRequest(turns, Sampling(seed=1), max_tokens=max_tokens)
 
 
+TURNS = [
+    {"role": "user", "content": "one two three four"},
+    {"role": "assistant", "content": "five six"},
+    {"role": "user", "content": "seven"},
+]
+
+
+@pytest.mark.process
+@MOST
+async def test_a_prompt_parts_from_the_last_one_of_its_session(worker: str, nano: Path) -> None:
+    other = TURNS[1] | {"content": "eight"}
+    conversations = [
+        ("s", TURNS[:1], None),
+        ("s", TURNS, "none"),
+        ("t", TURNS, None),
+        ("s", [TURNS[0], other, TURNS[2]], "turn 2 (assistant)"),
+        ("", TURNS, None),
+    ]
+    async with launched(worker, nano) as seat:
+        for id_, (session, turns, place) in enumerate(conversations, 1):
+            asked = ChatRequest(turns, Sampling(seed=1), max_tokens=1)
+            message = Generate(id_, asked, session=session, request_id=f"r{id_}")
+            started, *_ = await seat.open(message, id_).wait_finished()
+            assert isinstance(started, Started)
+            parting = started.parting
+            assert (parting.place if parting else None) == place
+            if parting is not None and parting.part != "none":
+                assert 0 < parting.shared < parting.last
+
+
 @pytest.mark.process
 @ALL
 async def test_an_answer_is_started_read_said_and_ended(worker: str, nano: Path) -> None:

@@ -36,6 +36,11 @@ MEANING: Final = {
     "poison": "A request was in flight at `max_crashes` crashes and is refused.",
     "pressure": "The models take more than the limit: caches are trimmed, idle models are"
     " unloaded, work is refused, or a process is replaced (`what`). `used` and `limit` are bytes.",
+    "prompt parted": "A prompt does not continue the last one of its session and its answer. Both"
+    " begin with the same `shared_tokens`; `lost_tokens` of the last one are of no use. `part` says"
+    " what differs first: `system`, `tools`, `arguments` of the chat template, a `turn` or the"
+    " `answer` (its number after the system prompt, and its role), the `template` itself, or a"
+    " `prompt` without roles. Of many in a row few are events.",
     "reload": "The configuration was read again. The facts are ids of models: with `changed`"
     " settings the process stays, `restarted` ones get a new process. `needs_restart` are keys that"
     " only a restart of the node applies.",

@@ -94,10 +94,12 @@ _HEADERS: Final = """\
 |---|---|---|
 | `Authorization: Bearer KEY`, `x-api-key: KEY` | request | The API key. |
 | `X-Request-Id` | both | Name of the request in log, events and traces; made if it is absent. |
-| `X-Session-Id` | both | Name of the conversation; its cached prompts are kept longer. |
+| `X-Session-Id` | both | Name of the [session](dialects.md#sessions), which has other names too. |
 | `X-Model` | answer | The id of the model that answers, percent-encoded where it is not ASCII. |
 | `X-Cache-Hit` | answer | `true` if the system prompt was in the prompt cache. |
 | `X-Warnings` | answer | What of the request was left out; absent if nothing was. |
+| `X-Prompt-Parted` | answer | [Where the prompt parted](dialects.md#where-a-prompt-parted). |
+| `X-System-Lines-Dropped` | answer | Lines of the system prompt that `drop_system_lines` dropped. |
 | `Retry-After` | answer | With 429 and 503: seconds until another try may succeed. |
 | `X-Should-Retry: false` | answer | The same request should not be sent again: see below. |
 | `anthropic-version` | request | Chooses Anthropic's shape of the list of models and of errors. |

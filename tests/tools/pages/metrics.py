@@ -59,6 +59,9 @@ _LABELS: Final = """
 - `cause` of restarts that were asked for: `restart`, `stop` and `unload`.
 - `kind`: steps of `decode` and `prefill`; `admit`, a request that enters the batch; `prompt`,
   template and tokens; `compile`, a grammar; `detokenize`.
+- `part` of prompts of sessions: what differs first from the session's last prompt; `none`, the
+  prompt continues or repeats the last one; `unknown`, the process knows no such prompt. The others
+  are in [Where a prompt parted](dialects.md#where-a-prompt-parted).
 - `path`: the endpoint; `connection`, the head of a request; `none`, a path that the node does not
   have; `other`, work that belongs to no request.
 - `process`: `front` or `model`.

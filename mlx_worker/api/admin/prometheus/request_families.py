@@ -99,6 +99,7 @@ def token_families(context: AppContext) -> Iterator[Metric]:
         MODEL,
         {(id_,): metrics.cached_tokens for id_, metrics in by_model},
     )
+    yield from _session_families(context)
     yield counter(
         "prefill_tokens",
         "Computed tokens of prompts with 64 or more of them, whose prefill took prefill_seconds.",
@@ -116,4 +117,36 @@ def token_families(context: AppContext) -> Iterator[Metric]:
         "Tokens generated, counted as they arrive.",
         MODEL,
         {(id_,): model.generated_tokens for id_, model in context.model_statuses().items()},
+    )
+
+
+def _session_families(context: AppContext) -> Iterator[Metric]:
+    """Yield how prompts fit the last prompts of their sessions."""
+    by_model = context.request_metrics.by_model.items()
+    by_part = ("model", "part")
+    yield counter(
+        "session_prompts",
+        "Prompts of sessions, by the part that differs from the session's last prompt.",
+        by_part,
+        {
+            (id_, part): count
+            for id_, metrics in by_model
+            for part, count in metrics.session_prompts.items()
+        },
+    )
+    yield counter(
+        "session_shared_tokens",
+        "Tokens of prompts that the last prompt of the session and its answer had too.",
+        MODEL,
+        {(id_,): metrics.shared_tokens for id_, metrics in by_model},
+    )
+    yield counter(
+        "session_lost_tokens",
+        "Tokens of a session's last prompt and its answer that the next one lacks, by the part.",
+        by_part,
+        {
+            (id_, part): tokens
+            for id_, metrics in by_model
+            for part, tokens in metrics.lost_tokens.items()
+        },
     )

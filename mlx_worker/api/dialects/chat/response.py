@@ -185,6 +185,6 @@ def format_usage(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
         "total_tokens": usage.prompt + usage.completion,
-        "prompt_tokens_details": {"cached_tokens": usage.cached},
+        "prompt_tokens_details": {"cached_tokens": usage.cached, **usage.session_field},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
     }

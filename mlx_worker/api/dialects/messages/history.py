@@ -28,10 +28,6 @@ from mlx_worker.errors import UnsupportedField
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BILLING_HEADER: Final = "x-anthropic-billing-header:"
-"""The first line of a coding agent's system prompt, new with every request: with this line in place
-no prefix would ever be found again."""
-
 LEFT_OUT: Final = frozenset(
     {
         "advisor_tool_result",
@@ -95,7 +91,7 @@ def build_conversation(
     """Return the conversation, and the types of blocks that are left out. Raises InvalidRequest."""
     conversation = ConversationBuilder(join_user_messages=True)
     left_out: list[str] = []
-    if system_text := _without_billing_header(_system_text(system)):
+    if system_text := _system_text(system):
         conversation.add_text("system", system_text)
     last_user = _last_user_turn(messages)
     for i, message in enumerate(messages):
@@ -107,13 +103,6 @@ def build_conversation(
                 conversation, message.role, message.content, at, is_last_user=i == last_user
             )
     return conversation, left_out
-
-
-def _without_billing_header(system: str) -> str:
-    if not system.startswith(BILLING_HEADER):
-        return system
-    _, _, rest = system.partition("\n")
-    return rest.lstrip("\n")
 
 
 def _system_text(content: str | list[TextBlock]) -> str:

@@ -189,4 +189,5 @@ def _usage(usage: Usage) -> dict[str, Any]:
         "output_tokens": usage.completion,
         "output_tokens_details": {"thinking_tokens": usage.reasoning},
         "server_tool_use": None,
+        **usage.session_field,
     }
