@@ -17,7 +17,7 @@ from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.output import Done, PromptScores, StepOutput
 from mlx_worker.wire.request import ChatRequest
 
-PROTOCOL = 10
+PROTOCOL = 11
 """Raised whenever a message changes; the front refuses a child of another version at `Hello`."""
 
 

@@ -39,6 +39,14 @@ class LoopGuard:
         """By the number of tokens since the search: a period, and the tokens that complete it."""
 
     @property
+    def notice(self) -> str:
+        """Return a warning about an answer that loops."""
+        return (
+            "the answer was ended because it repeats itself: its last"
+            f" {self.repeated_tokens} tokens are the same {self.period} again and again"
+        )
+
+    @property
     def repeated_tokens(self) -> int:
         """Return the number of tokens that have the period; 0 while the answer does not loop."""
         return self._needed(self.period) if self.period else 0
