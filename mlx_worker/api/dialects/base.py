@@ -160,6 +160,12 @@ class ResponseWriter(Protocol):
 FinishedChoice = tuple["OutputDelta", "FinishInfo"]
 """All output of a choice, and how the choice ended."""
 
+
+def loop_field(ending: FinishInfo) -> dict[str, Any]:
+    """Return the field that tells of a repetition that ended an answer; empty where none did."""
+    return {"loop": {"period": ending.loop_period}} if ending.loop_period else {}
+
+
 KEEPALIVE_COMMENT = b": the model is at work\n\n"
 """A comment in an event stream: readers skip it, and a client that waits for bytes gets some."""
 

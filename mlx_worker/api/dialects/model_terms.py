@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from mlx_worker.config.schema import Defaults
 from mlx_worker.errors import InvalidRequest
+from mlx_worker.wire.request import LoopRule
 
 if TYPE_CHECKING:
     from mlx_worker.config.schema import ModelConfig
@@ -41,16 +42,28 @@ class RequestCapacity(NamedTuple):
 
 
 class ModelSettings(NamedTuple):
-    """What one model's configuration adds to a request."""
+    """What one model's configuration adds to a request.
+
+    `reasoning_budgets` are tokens of reasoning, by effort; a dialect's parser reads them.
+    """
 
     system_prompt: str | None
     template_kwargs: dict[str, Any]
     stop: tuple[str, ...]
+    reasoning_budgets: dict[str, int]
+    loop_rule: LoopRule | None
 
     @classmethod
     def of(cls, config: ModelConfig) -> ModelSettings:
         """Return what this configuration adds to a request."""
-        return cls(config.system_prompt, config.chat_template_kwargs, tuple(config.stop))
+        repeats = config.loop_guard_repeats
+        return cls(
+            config.system_prompt,
+            config.chat_template_kwargs,
+            tuple(config.stop),
+            config.reasoning_budgets,
+            None if repeats is None else LoopRule(repeats, config.loop_guard_tokens),
+        )
 
     def add_to(self, chat: ChatRequest) -> ChatRequest:
         """Return a chat with these settings; a raw prompt has no system prompt and no template."""
@@ -58,7 +71,7 @@ class ModelSettings(NamedTuple):
             return chat
         stop = list(dict.fromkeys([*chat.stop, *self.stop]))
         if chat.prompt is not None:
-            return replace(chat, stop=stop)
+            return replace(chat, stop=stop, loop_rule=self.loop_rule)
         messages = chat.messages
         if self.system_prompt and all(message["role"] != "system" for message in messages):
             messages = [{"role": "system", "content": self.system_prompt}, *messages]
@@ -66,6 +79,7 @@ class ModelSettings(NamedTuple):
             chat,
             messages=messages,
             stop=stop,
+            loop_rule=self.loop_rule,
             template_kwargs=self.template_kwargs | chat.template_kwargs,
         )
 
@@ -75,7 +89,7 @@ class ModelTerms(msgspec.Struct, frozen=True):
 
     defaults: Defaults = Defaults()
     capacity: RequestCapacity = RequestCapacity("", sys.maxsize)
-    settings: ModelSettings = ModelSettings(None, {}, ())
+    settings: ModelSettings = ModelSettings(None, {}, (), {}, None)
 
 
 TermsLookup = Callable[[str | None], ModelTerms]

@@ -75,6 +75,7 @@ class Dispatcher:
         self._is_handing_over = False
         self._lost_ids: list[str] = []
         self.resumes = 0
+        self.loops = 0
         self.crash_to_token = Histogram(CRASH_TO_TOKEN)
 
     def submit(self, generation: Generation, until: float) -> None:
@@ -189,9 +190,25 @@ class Dispatcher:
         if generation in self._waiting:
             self._set_wait_deadline(generation, None)
             del self._waiting[generation]
+        self._note_loop(generation)
         self._on_end(generation)
         self._ended.set()
         self._hand_over()
+
+    def _note_loop(self, generation: Generation) -> None:
+        """Count and report a generation that was ended because it repeated itself."""
+        info = generation.finish_info
+        if info is None or not info.loop_period:
+            return
+        self.loops += 1
+        self._events.record(
+            "loop",
+            self._child.model,
+            level=logging.WARNING,
+            request_id=generation.request_id,
+            period=info.loop_period,
+            tokens=info.completion_tokens,
+        )
 
     # --- handing over ---
 
