@@ -30,6 +30,8 @@ ContextLength = Annotated[int, Meta(ge=8, le=1 << 24)]
 
 ReasoningBudget = Annotated[int, Meta(ge=-1, le=1 << 30)]
 
+LoopRepeats = Annotated[int, Meta(ge=2, le=100)]
+
 ToolMode = Literal["refuse", "ignore", "prompt"]
 
 SystemPrompt = Annotated[str, Meta(min_length=1, max_length=1_000_000)]
@@ -208,10 +210,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = {}
     loop_guard_repeats: Annotated[
-        int | None,
+        LoopRepeats | None,
         Meta(
-            ge=2,
-            le=100,
             description="Repeats of one piece of an answer that end the answer, with"
             " `finish_reason` `length` and a warning. Without this key: no repetition does.",
         ),
