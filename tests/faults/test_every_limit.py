@@ -29,12 +29,17 @@ if TYPE_CHECKING:
 BUDGET: Final = 8
 LOOP: Final = BUDGET + 1 + 16
 """Tokens of an answer that loops: reasoning, its forced end, and the repeats."""
-TOKENS: Final = LOOP + 6
+TOKENS: Final = LOOP + 16
 """Tokens of an answer that does not loop."""
 
 GUARD: Final = "loop_guard_repeats = 4\nloop_guard_tokens = 16"
-LIST: Final = {"type": "array", "items": {"enum": ["sun", "moon"]}, "minItems": 9}
-FORMAT: Final = {"type": "json_schema", "json_schema": {"name": "list", "schema": LIST}}
+NAMES: Final = "abcdefghijklmno"
+OBJECT: Final = {
+    "type": "object",
+    "properties": {name: {"enum": ["sun", "moon"]} for name in NAMES},
+    "required": [*NAMES],
+}
+FORMAT: Final = {"type": "json_schema", "json_schema": {"name": "object", "schema": OBJECT}}
 SAMPLED: Final = {"temperature": 0.9, "seed": 11}
 
 ASKED: Final = {
@@ -47,8 +52,8 @@ ASKED: Final = {
 }
 ENDLESS: Final = {"ignore_eos": True, "frequency_penalty": 1}
 
-AROUND: Final = [*range(BUDGET - 4, BUDGET + 5), *range(LOOP - 8, LOOP)]
-"""Steps that all answers have together; the tokens of an answer are some more."""
+AROUND: Final = range(BUDGET - 4, LOOP + 12)
+"""Steps of a batch, counted from its first row's first: the other rows begin a few steps later."""
 
 
 class Received:
@@ -162,7 +167,7 @@ def killed_at(
     resumed: dict[str, set[int]] = {name: set() for name in bodies}
     for step in steps:
         pid, seen = node.model("caller")["pid"], last_event(node)
-        set_fault(folder, Fault(kind="killed", at=step, rows=len(bodies)))
+        set_fault(folder, Fault(kind="killed", at=step))
         for name, answer in received(node, bodies).items():
             assert answer == expected[name], (step, name)
         for event in node.ask(f"/admin/events?after={seen}").json["events"]:
@@ -187,13 +192,26 @@ def test_limits_of_a_batch_whose_child_is_killed_are_exact(
     bodies: dict[str, dict[str, Any]],
     expected: dict[str, Received],
 ) -> None:
-    steps = [BUDGET - 2, LOOP - 6] if rounds(1, 0, 0) else AROUND
+    around = rounds(0, 1, 1)
+    steps = AROUND if around else [BUDGET + 5, LOOP + 5]
     resumed = killed_at(restless, folder, bodies, expected, steps)
-    if steps is AROUND:
+    if around:
         for name, places in resumed.items():
             assert set(range(BUDGET - 3, BUDGET + 4)) <= places, name
             if name.endswith("loop"):
                 assert set(range(LOOP - 3, LOOP)) <= places, name
+
+
+@pytest.mark.usefixtures("expected")
+def test_loop_is_an_event_and_a_metric(restless: RunningNode) -> None:
+    loops = [
+        entry for entry in restless.ask("/admin/events").json["events"] if entry["kind"] == "loop"
+    ]
+    facts = [entry["facts"] for entry in loops if entry["facts"]["request_id"] == "loop"]
+    assert facts[0] == {"request_id": "loop", "period": 1, "tokens": LOOP}
+    assert {entry["model"] for entry in loops} == {"caller"}
+    counted = f'mlx_worker_loops_total{{model="caller"}} {float(len(loops))}'
+    assert counted in restless.ask("/metrics").body.decode()
 
 
 @pytest.mark.soak
@@ -207,6 +225,6 @@ def test_limits_of_an_answer_alone_whose_child_is_killed_are_exact(
     expected: dict[str, Received],
     name: str,
 ) -> None:
-    steps = [*range(BUDGET - 4, BUDGET + 5), *range(LOOP - 5, LOOP)]
+    steps = [*range(BUDGET - 4, BUDGET + 6), *range(LOOP - 4, LOOP + 1)]
     resumed = killed_at(restless, folder, {name: bodies[name]}, expected, steps)
     assert set(range(BUDGET - 3, BUDGET + 4)) | set(range(LOOP - 3, LOOP)) <= resumed[name]
