@@ -29,6 +29,7 @@ REAL_CHILDREN: Final = (
     *WHOLE_NODES,
     "child/test_child.py",
     "faults/test_bound_streams.py",
+    "faults/test_every_limit.py",
     "faults/test_every_token.py",
     "faults/test_garbage_in_a_child.py",
     "faults/test_other_model.py",

@@ -13,6 +13,7 @@ from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.wire.messages import RequestFailed
 from mlx_worker.wire.output import (
     Done,
+    Notice,
     ReasoningText,
     Span,
     StepOutput,
@@ -38,7 +39,9 @@ class Answer:
     reasoning: str = ""
     calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
     finish: str = ""
+    loop_period: int = 0
     failed: RequestFailed | None = None
 
     def take(self, spans: Sequence[Span]) -> None:
@@ -48,6 +51,8 @@ class Answer:
                     self.reasoning += span.text
                 case ToolCall():
                     self.calls.append(span)
+                case Notice():
+                    self.notices.append(span.problem)
                 case _:
                     self.text += visible_text(span)
 
@@ -60,9 +65,15 @@ class EngineHarness:
         self.constraints = ConstraintCompiler(self.tokenizer)
         self.rows = rows
 
-    def play(self, *requests: ChatRequest, replay: Sequence[int] = ()) -> list[Answer]:
-        """All of them side by side in a new engine."""
-        engine = Engine(self.model, self.tokenizer, context_length=4096, max_concurrency=self.rows)
+    def engine(self) -> Engine:
+        """An engine that has seen nothing yet."""
+        return Engine(self.model, self.tokenizer, context_length=4096, max_concurrency=self.rows)
+
+    def play(
+        self, *requests: ChatRequest, replay: Sequence[int] = (), engine: Engine | None = None
+    ) -> list[Answer]:
+        """All of them side by side in this engine, or in a new one."""
+        engine = engine or self.engine()
         answers = [Answer() for _ in requests]
         said: list[Any] = []
         for id_, request in enumerate(requests):
@@ -87,6 +98,7 @@ def _hear(answers: list[Answer], message: Any) -> None:
         case Done():
             answers[message.id].take(message.spans)
             answers[message.id].finish = message.finish
+            answers[message.id].loop_period = message.loop_period
         case RequestFailed():
             answers[message.id].failed = message
 

@@ -20,6 +20,7 @@ TokenId = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 Seed = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 Tokens = Annotated[int, msgspec.Meta(ge=1)]
 DefaultTokens = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+ReasoningTokens = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]
 StopWord = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 MOST_TOKENS = (1 << 63) - 1

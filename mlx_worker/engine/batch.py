@@ -3,7 +3,8 @@
 Two things differ from `BatchGenerator`. A chunk of prompts waits for the device once. A step
 samples rows with the same settings in one call, each by its own key; log-probabilities are sliced
 only for the rows that report them, and rows with a grammar are sampled from the tokens that the
-grammar allows. mlx_lm calls a sampler for each row unless all share one, and cuts a slice for every
+grammar allows. A row whose budget of reasoning is spent gets the end of reasoning in place of what
+was sampled. mlx_lm calls a sampler for each row unless all share one, and cuts a slice for every
 row. The tokens are the same, which `tests/fidelity` checks. Written against mlx-lm 0.32, whose
 `prompt` and `_step` are replaced. [child]
 """
@@ -199,7 +200,8 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
         own, own_normalizers = (logprobs, normalizers) if not contexts else _normalized(computed)
         evidence_of_next = self.evidence_of(self.uids, own, own_normalizers)
         self._next_evidence = (evidence_of_next,)
-        self._next_tokens = sample_rows(self._allowed(logprobs, inputs), self.samplers)
+        sampled = sample_rows(self._allowed(logprobs, inputs), self.samplers)
+        self._next_tokens = self._with_forced(sampled, inputs)
         self._next_logprobs = [
             logprobs[place] if row.reports else None for place, row in enumerate(self.samplers)
         ]
@@ -238,6 +240,31 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
         drawn_from = mx.array(logprobs)  # reported probabilities stay the model's own
         drawn_from[places] = rows - mx.logsumexp(rows, axis=-1, keepdims=True)
         return drawn_from
+
+    def _with_forced(self, sampled: mx.array, inputs: mx.array) -> mx.array:
+        """Return the next tokens, those that a budget of reasoning forces in place of sampled ones.
+
+        A row at the edge of its budget needs the token before, so this waits for that token; the
+        device works on this step meanwhile.
+        """
+        budgets = [(place, row.budget) for place, row in enumerate(self.samplers) if row.budget]
+        if not budgets:
+            return sampled
+        last: list[int] = []
+        forced: dict[int, int] = {}
+        for place, budget in budgets:
+            if budget.catch_up(self.tokens[place]):
+                if not last:
+                    mx.async_eval(sampled)  # type: ignore[no-untyped-call]
+                    last = inputs.tolist()  # type: ignore[assignment]
+                budget.add(last[place])
+            if (token := budget.take_forced()) is not None:
+                forced[place] = token
+        if not forced:
+            return sampled
+        tokens = mx.array(sampled)
+        tokens[mx.array([*forced])] = mx.array([*forced.values()], dtype=sampled.dtype)
+        return tokens
 
     def _processed(self, logits: mx.array, inputs: mx.array) -> tuple[mx.array, list[mx.array]]:
         """Return the logits after penalties and biases, and the tokens that these depend on."""

@@ -16,6 +16,7 @@ from mlx_worker.engine.admission import BatchAdmission
 from mlx_worker.engine.batch import Batch
 from mlx_worker.engine.batch_support import is_cuttable, unbatched_because
 from mlx_worker.engine.checks.computation import computing
+from mlx_worker.engine.ending import ending
 from mlx_worker.engine.kv.prompt_cache import MAX_BYTES, PromptCache
 from mlx_worker.engine.kv.retention import KvRetention
 from mlx_worker.engine.output.logprobs import read_logprobs
@@ -40,7 +41,6 @@ from mlx_worker.wire.output import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.engine.output.text_stream import TextStream
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.wire.request import ChatRequest
 
@@ -169,12 +169,14 @@ class Engine:
         ended = tokens[-1] in sequence.ends
         for token in tokens[: len(tokens) - ended]:
             text.add(token)
+            if sequence.loop_guard is not None:
+                sequence.loop_guard.add(token)
         if sequence.constraint is not None:
             sequence.constraint.replay(tokens)
             ended = ended or sequence.constraint.complete
-        if not (text.stopped or ended or sequence.max_tokens <= 0):
+        if not (text.stopped or ended or sequence.loops or sequence.max_tokens <= 0):
             return None
-        return _done(sequence, text, "stop" if ended else "length")
+        return ending(sequence, text, "stop" if ended else "length")
 
     def admit_warm(
         self, id_: int, tokens: list[int], system_prompt: str
@@ -270,7 +272,7 @@ class Engine:
             self.cache.record_use(sequence.prompt.system_prefix, sequence.prompt.system)
             if sequence.max_tokens == 0:
                 self._remove(sequence, keep=True)
-                messages.append(_done(sequence, sequence.text, "length"))
+                messages.append(ending(sequence, sequence.text, "length"))
         elif cut:
             self._retention.store_segment(sequence)
         return messages
@@ -281,7 +283,10 @@ class Engine:
         text = sequence.text
         assert text is not None
         was_content = text.in_content
-        spans = [] if response.finish_reason == "stop" else text.add(token)
+        ended = response.finish_reason == "stop"
+        spans = [] if ended else text.add(token)
+        if sequence.loop_guard is not None and not ended:
+            sequence.loop_guard.add(token)
         is_content = was_content and text.in_content  # else the token may be part of a marker
         logprobs = self._logprobs(sequence, response, is_content=is_content)
         return RowOutput.of(sequence.id, [token], spans, logprobs)
@@ -310,13 +315,14 @@ class Engine:
         if response.finish_reason is not None:
             self._sequences.remove(sequence)
             self._retention.store_ended(sequence, response.all_tokens, response.prompt_cache)
-        elif text.stopped or complete or problem:
+        elif text.stopped or complete or problem or sequence.loops:
             self._remove(sequence, keep=True)
         else:
             return None
         if problem:
             return RequestFailed(sequence.id, ConstraintFailed.code, problem)
-        return _done(sequence, text, "stop" if complete else response.finish_reason or "stop")
+        natural: FinishReason = response.finish_reason or ("length" if sequence.loops else "stop")
+        return ending(sequence, text, "stop" if complete else natural)
 
     def _remove(self, sequence: Sequence, *, keep: bool) -> None:
         in_batch = not sequence.waiting
@@ -325,18 +331,3 @@ class Engine:
         self._sequences.remove(sequence)
         if in_batch:
             self._batch.remove([sequence.uid])
-
-
-def _done(sequence: Sequence, text: TextStream, natural: FinishReason) -> Done:
-    """Return the end of a generation, where `natural` says why the tokens ended."""
-    spans = text.finish(natural)
-    finish = text.finish_reason(natural)
-    return Done.of(
-        sequence.id,
-        finish,
-        sequence.produced,
-        spans,
-        stop_string=text.stop_string,
-        reasoning_tokens=text.reasoning_tokens,
-        context_full=finish == "length" and sequence.fills_context,
-    )

@@ -15,6 +15,7 @@ from mlx_worker.config.sampler_types import (
     SEED_MASK,
     Bias,
     Penalty,
+    ReasoningTokens,
     RepetitionPenalty,
     Seed,
     StopWord,
@@ -38,6 +39,7 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Hold the settings, checked against their limits; None: not given."""
 
     max_tokens: Tokens | None = None
+    max_reasoning_tokens: ReasoningTokens | None = None
     stop: Annotated[list[StopWord], msgspec.Meta(max_length=16)] | None = None
     seed: Seed | None = None
     template_kwargs: dict[str, Any] | None = None
@@ -51,7 +53,7 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: dict[TokenId, Bias] | None = None
 
 
-_OF_REQUEST: Final = ("max_tokens", "stop", "seed", "template_kwargs")
+_OF_REQUEST: Final = ("max_tokens", "max_reasoning_tokens", "stop", "seed", "template_kwargs")
 
 
 def chat_request(messages: list[dict[str, Any]], settings: dict[str, Any]) -> ChatRequest:
@@ -78,6 +80,7 @@ def chat_request(messages: list[dict[str, Any]], settings: dict[str, Any]) -> Ch
         max_tokens=asked.max_tokens,
         stop=asked.stop or [],
         template_kwargs=asked.template_kwargs or {},
+        thinking_budget=None if asked.max_reasoning_tokens == -1 else asked.max_reasoning_tokens,
     )
 
 

@@ -23,6 +23,7 @@ from mlx_lm.sample_utils import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mlx_worker.engine.limits.thinking_budget import ThinkingBudget
     from mlx_worker.engine.output.prompt_scores import PromptScorer
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.wire.request import Sampling
@@ -43,7 +44,8 @@ class RowSampler:
     """Sample the tokens of one row, from `position` on; one call is one position.
 
     `reports`: the log-probabilities are returned to the client. `constraint` limits which tokens
-    may be sampled. `scorer` takes the logits of the prompt's own tokens.
+    may be sampled. `budget` forces tokens in place of sampled ones. `scorer` takes the logits of
+    the prompt's own tokens.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class RowSampler:
         *,
         reports: bool = False,
         constraint: Constraint | None = None,
+        budget: ThinkingBudget | None = None,
         scorer: PromptScorer | None = None,
     ) -> None:
         self.reports = reports
         self.constraint = constraint
+        self.budget = budget
         self.scorer = scorer
         self._seed = sampling.seed
         self._position = position

@@ -6,9 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
 
 from mlx_worker.engine.checks.request import RequestChecks
+from mlx_worker.engine.limits.loop_guard import LoopGuard
+from mlx_worker.engine.limits.thinking_budget import ThinkingBudget
+from mlx_worker.engine.limits.thinking_end import ThinkingEnd, thinking_end
 from mlx_worker.engine.output.end_tokens import ending_tokens, length_processors
 from mlx_worker.engine.output.prompt_scores import PromptScorer
 from mlx_worker.engine.output.text_stream import TextStream
@@ -20,6 +24,12 @@ if TYPE_CHECKING:
     from mlx_worker.engine.prompt import Prompt
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.wire.request import ChatRequest
+
+
+NO_MARKERS: Final = (
+    "max_reasoning_tokens: has no effect, because the format of this model's answers does not mark"
+    " reasoning"
+)
 
 
 class SequenceFactory:
@@ -44,9 +54,15 @@ class SequenceFactory:
         limit = self.checks.answer_limit(request, prompt, room)
         scoring = request.prompt_scoring
         scorer = None if scoring is None else PromptScorer(self._markers, scoring, prompt)
+        whole = replace(prompt, tokens=prompt.tokens + replay)
+        ends = ending_tokens(request.ends, self._tokenizer.eos_token_ids)
+        is_limited = request.thinking_budget is not None and request.prompt is None
+        budget = self._budget(request, prompt, ends) if is_limited else None
+        if budget is not None:
+            budget.catch_up(whole.tokens)
         return Sequence(
             id_,
-            replace(prompt, tokens=prompt.tokens + replay),
+            whole,
             TextStream(self._markers, request, prompt.state, prompt.tokens),
             max_tokens=limit - len(replay),
             bounded=request.max_tokens == limit,
@@ -60,12 +76,29 @@ class SequenceFactory:
                 len(replay),
                 reports=request.logprobs is not None,
                 constraint=constraint,
+                budget=budget,
                 scorer=scorer,
             ),
             scorer=scorer,
             constraint=constraint,
-            ends=ending_tokens(request.ends, self._tokenizer.eos_token_ids),
+            loop_guard=None if request.loop_rule is None else LoopGuard(request.loop_rule),
+            notices=[NO_MARKERS] if is_limited and budget is None else [],
+            ends=ends,
         )
+
+    def _budget(
+        self, request: ChatRequest, prompt: Prompt, ends: frozenset[int]
+    ) -> ThinkingBudget | None:
+        """Return the budget of reasoning of an answer; None where reasoning is not marked."""
+        if (end := self._thinking_end) is None:
+            return None
+        # The end of reasoning may be one that the answer must not have too early.
+        not_before = 0 if ends.isdisjoint(end.tokens) else request.ends.min_tokens
+        return ThinkingBudget(request, prompt, self._markers, end, not_before=not_before)
+
+    @cached_property
+    def _thinking_end(self) -> ThinkingEnd | None:
+        return thinking_end(self._tokenizer, self._markers)
 
     def processors(self, request: ChatRequest, prompt: Prompt) -> list[Any]:
         """Return mlx_lm's logits processors of a request: penalties, biases, the least length."""

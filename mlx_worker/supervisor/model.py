@@ -254,6 +254,7 @@ class ModelRuntime:
             restarts_by=life.restarts_by.copy(),
             stalls=life.stalls,
             resumes=self.dispatcher.resumes,
+            loops=self.dispatcher.loops,
             last_exit=child.last_exit,
             entered_at=child.entered_at.copy(),
             child=child.status,

@@ -46,6 +46,7 @@ class ModelStatus:
     restarts_by: Counter[Event]
     stalls: int
     resumes: int
+    loops: int
     last_exit: ProcessExit | None
     entered_at: Mapping[State, float]
     child: ChildStatus

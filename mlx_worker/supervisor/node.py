@@ -74,7 +74,7 @@ class Node:
         self.drain = Drain(timings.drain, self.pause)
         self.budget = MemoryBudget(memory_limit, self.events)
         self.placement = Placement(self.budget, self._all_models, self.events)
-        self.starter = Starter(folders, self.placement, timings, self._pause, self._share_kv)
+        self.starter = Starter(folders, self.placement, timings, self.pause, self._share_kv)
         self.pressure = Pressure(self.budget, self._all_models, self.events)
         self.client = ModelClient(
             starter=self.starter,
@@ -282,11 +282,6 @@ class Node:
     def draining(self) -> bool:
         """True if the node is going away and takes no new work."""
         return self.drain.is_active
-
-    @property
-    def pause(self) -> PauseDetector:
-        """Return what knows when this process did not run, for every judge of time."""
-        return self._pause
 
     @property
     def has_work(self) -> bool:

@@ -139,7 +139,8 @@ class Done(WireMessage, frozen=True):
 
     `stop_string` is the stop string that ended the answer, "" where none did. `reasoning_tokens`
     are those of `completion_tokens` that were generated while the model reasoned. `context_full`:
-    the context's limit ended the answer, not `max_tokens`. `text` and `before_text` are as in
+    the context's limit ended the answer, not `max_tokens`. `loop_period` is the number of tokens
+    whose repetition ended the answer, 0 where none did. `text` and `before_text` are as in
     `RowOutput`.
     """
 
@@ -151,6 +152,7 @@ class Done(WireMessage, frozen=True):
     stop_string: str = ""
     reasoning_tokens: int = 0
     context_full: bool = False
+    loop_period: int = 0
 
     @classmethod
     def of(
@@ -163,6 +165,7 @@ class Done(WireMessage, frozen=True):
         stop_string: str = "",
         reasoning_tokens: int = 0,
         context_full: bool = False,
+        loop_period: int = 0,
     ) -> Done:
         """Return the end of a generation that releases these spans."""
         text, before_text = _split(spans)
@@ -175,6 +178,7 @@ class Done(WireMessage, frozen=True):
             stop_string,
             reasoning_tokens,
             context_full,
+            loop_period,
         )
 
     @property

@@ -95,6 +95,16 @@ class PromptScoring(WirePart, frozen=True, array_like=True):
         return max(self.echoed or 0, self.listed or 0)
 
 
+class LoopRule(WirePart, frozen=True, array_like=True):
+    """Say which repetition ends an answer.
+
+    The last tokens of the answer, at least `tokens` of them, are at least `repeats` of one piece.
+    """
+
+    repeats: int
+    tokens: int
+
+
 class ChatRequest(WirePart, frozen=True, array_like=True):
     """Describe one generation. The context may leave less room than `max_tokens`.
 
@@ -106,7 +116,9 @@ class ChatRequest(WirePart, frozen=True, array_like=True):
     `logprobs`: how many alternatives to report with each token; None: no probabilities at all.
     `tools` are offered through the model's template, as OpenAI's chat completions write them;
     `one_call` ends the answer after its first call. `constraint` limits the answer's form,
-    `opening` says how the answer begins.
+    `opening` says how the answer begins. After `thinking_budget` tokens of reasoning the end of
+    reasoning is forced; None: there is no such limit. `loop_rule` None: no repetition ends the
+    answer.
     """
 
     messages: list[dict[str, Any]]
@@ -122,3 +134,5 @@ class ChatRequest(WirePart, frozen=True, array_like=True):
     ends: EndConditions = EndConditions()
     prompt_scoring: PromptScoring | None = None
     opening: Opening = "turn"
+    thinking_budget: int | None = None
+    loop_rule: LoopRule | None = None

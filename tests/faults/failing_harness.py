@@ -27,6 +27,7 @@ def running_failing_node(
     folder: Path,
     *,
     supervisor: str = RESTLESS,
+    extra: str = "",
     spares: int = 0,
     command: Sequence[str] = COMMAND,
     wait: bool = True,
@@ -46,7 +47,12 @@ def running_failing_node(
         node_folder = folder / "node"
         node_folder.mkdir()
         with running_node(
-            node_folder, {name: model}, supervisor=supervisor, spares=spares, command=command
+            node_folder,
+            {name: model},
+            supervisor=supervisor,
+            extra=extra,
+            spares=spares,
+            command=command,
         ) as node:
             if wait:
                 node.wait_until_ready()

@@ -193,6 +193,11 @@ FinishedChoice = tuple["OutputDelta", "FinishInfo"]
 """All output of a choice, and how the choice ended."""
 
 
+def loop_field(ending: FinishInfo) -> dict[str, Any]:
+    """Return the field that tells of a repetition that ended an answer; empty where none did."""
+    return {"loop": {"period": ending.loop_period}} if ending.loop_period else {}
+
+
 def sse_event(data: dict[str, Any]) -> bytes:
     """Return a server-sent event that is named by its type; `data` has its type first."""
     return b"event: %s\ndata: %s\n\n" % (data["type"].encode(), encode(data))

@@ -18,6 +18,7 @@ from mlx_worker.config.sampler_types import (
     SEED_MASK,
     Bias,
     Penalty,
+    ReasoningTokens,
     RepetitionPenalty,
     Seed,
     Temperature,
@@ -87,7 +88,7 @@ class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
-    """Samplers, the template's arguments, and constraints of the content.
+    """Samplers, the budget of reasoning, the template's arguments, and constraints of the content.
 
     The last eight fields are other names of the constraints in `structured_outputs`.
     """
@@ -104,6 +105,11 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool | None = None
     min_tokens: MinTokens | None = None
     stop_token_ids: StopTokenIds | None = None
+    max_reasoning_tokens: ReasoningTokens | None = None
+    thinking_token_budget: ReasoningTokens | None = None
+    thinking_budget: ReasoningTokens | None = None
+    thinking_budget_tokens: ReasoningTokens | None = None
+    reasoning_budget: ReasoningTokens | None = None
     enable_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     structured_outputs: StructuredOutputs | None = None

@@ -20,6 +20,7 @@ from mlx_worker.api.dialects.system_lines import drop_head_lines
 from mlx_worker.config.schema import Defaults
 from mlx_worker.config.schema.model import DROPPED_LINES
 from mlx_worker.errors import InvalidRequest
+from mlx_worker.wire.request import LoopRule
 
 if TYPE_CHECKING:
     from mlx_worker.config.schema import ModelConfig
@@ -43,21 +44,29 @@ class RequestCapacity(NamedTuple):
 
 
 class ModelSettings(NamedTuple):
-    """What one model's configuration adds to a request, and drops of it."""
+    """What one model's configuration adds to a request, and drops of it.
+
+    `reasoning_budgets` are tokens of reasoning, by effort; a dialect's parser reads them.
+    """
 
     system_prompt: str | None
     template_kwargs: dict[str, Any]
     stop: tuple[str, ...]
+    reasoning_budgets: dict[str, int]
+    loop_rule: LoopRule | None
     drop_system_lines: tuple[str, ...] = DROPPED_LINES
 
     @classmethod
     def of(cls, config: ModelConfig) -> ModelSettings:
         """Return what this configuration adds to a request, and drops of it."""
+        repeats = config.loop_guard_repeats
         return cls(
             config.system_prompt,
             config.chat_template_kwargs,
-            config.stop,
-            config.drop_system_lines,
+            tuple(config.stop),
+            config.reasoning_budgets,
+            None if repeats is None else LoopRule(repeats, config.loop_guard_tokens),
+            tuple(config.drop_system_lines),
         )
 
     def apply_to(self, chat: ChatRequest) -> tuple[ChatRequest, int]:
@@ -69,11 +78,11 @@ class ModelSettings(NamedTuple):
         return self._add_to(replace(chat, messages=messages) if dropped else chat), dropped
 
     def _add_to(self, chat: ChatRequest) -> ChatRequest:
-        if not (self.system_prompt or self.template_kwargs or self.stop):
+        if not (self.system_prompt or self.template_kwargs or self.stop or self.loop_rule):
             return chat
         stop = list(dict.fromkeys([*chat.stop, *self.stop]))
         if chat.prompt is not None:
-            return replace(chat, stop=stop)
+            return replace(chat, stop=stop, loop_rule=self.loop_rule)
         messages = chat.messages
         if self.system_prompt and all(message["role"] != "system" for message in messages):
             messages = [{"role": "system", "content": self.system_prompt}, *messages]
@@ -81,6 +90,7 @@ class ModelSettings(NamedTuple):
             chat,
             messages=messages,
             stop=stop,
+            loop_rule=self.loop_rule,
             template_kwargs=self.template_kwargs | chat.template_kwargs,
         )
 
@@ -90,7 +100,7 @@ class ModelTerms(msgspec.Struct, frozen=True):
 
     defaults: Defaults = Defaults()
     capacity: RequestCapacity = RequestCapacity("", sys.maxsize)
-    settings: ModelSettings = ModelSettings(None, {}, ())
+    settings: ModelSettings = ModelSettings(None, {}, (), {}, None)
 
 
 TermsLookup = Callable[[str | None], ModelTerms]

@@ -14,6 +14,7 @@ from msgspec import Meta
 from mlx_worker.config.sampler_types import (
     DefaultTokens,
     Penalty,
+    ReasoningTokens,
     RepetitionPenalty,
     Seed,
     StopWord,
@@ -26,6 +27,10 @@ from mlx_worker.config.schema.types import Interval, Name
 from mlx_worker.config.sizes import Size
 
 ContextLength = Annotated[int, Meta(ge=8, le=1 << 24)]
+
+ReasoningBudget = Annotated[int, Meta(ge=-1, le=1 << 30)]
+
+LoopRepeats = Annotated[int, Meta(ge=2, le=100)]
 
 ToolMode = Literal["refuse", "ignore", "prompt"]
 
@@ -80,6 +85,13 @@ class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             description="Largest number of tokens of an answer; the context of the model may allow"
             " fewer."
+        ),
+    ] = None
+    max_reasoning_tokens: Annotated[
+        ReasoningTokens | None,
+        Meta(
+            description="Largest number of tokens of reasoning, after which the end of reasoning is"
+            " forced. Zero ends reasoning at once; -1 is no limit."
         ),
     ] = None
 
@@ -205,6 +217,25 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             " answer (docs/reference/dialects.md)."
         ),
     ] = "refuse"
+    reasoning_budgets: Annotated[
+        dict[str, ReasoningBudget],
+        Meta(
+            description="Tokens of reasoning by the effort that a request asks for, as in"
+            " `{ low = 512, high = 8192 }`; -1 is no limit. A budget in the request takes"
+            " precedence; an effort without a budget here has that of `defaults`."
+        ),
+    ] = {}
+    loop_guard_repeats: Annotated[
+        LoopRepeats | None,
+        Meta(
+            description="Repeats of one piece of an answer that end the answer, with"
+            " `finish_reason` `length` and a warning. Without this key: no repetition does.",
+        ),
+    ] = None
+    loop_guard_tokens: Annotated[
+        int,
+        Meta(ge=16, le=4096, description="Tokens that these repeats have together, at least."),
+    ] = 256
     env: Annotated[
         dict[str, str],
         Meta(

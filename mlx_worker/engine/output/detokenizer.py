@@ -25,6 +25,10 @@ class Detokenizer(Protocol):
     def finish(self) -> str:
         """Return what is left of a character that no token completed."""
 
+    @property
+    def is_inside_character(self) -> bool:
+        """True if the tokens so far end within a character."""
+
 
 class ByteDetokenizer:
     """Decode the known bytes of each token."""
@@ -45,6 +49,11 @@ class ByteDetokenizer:
     def finish(self) -> str:
         """Return a replacement character for bytes that no token completed."""
         return self._trimmed(self._decoder.decode(b"", final=True))
+
+    @property
+    def is_inside_character(self) -> bool:
+        """True if the tokens so far end within a character."""
+        return bool(self._decoder.getstate()[0])
 
     def _trimmed(self, text: str) -> str:
         if self._trims and text:
@@ -80,6 +89,11 @@ class WindowDetokenizer:
         text = self._new_text()
         self._advance()
         return text
+
+    @property
+    def is_inside_character(self) -> bool:
+        """True if the last tokens have no text yet."""
+        return len(self._tokens) > self._decoded
 
     def _new_text(self) -> str:
         before: str = self._tokenizer.decode(self._tokens[self._begin : self._decoded])

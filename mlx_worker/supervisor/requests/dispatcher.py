@@ -76,6 +76,7 @@ class Dispatcher:
         self._lost_ids: list[str] = []
         self._past_progress = 0  # reports of loading, and all progress of generations that ended
         self.resumes = 0
+        self.loops = 0
         self.crash_to_token = Histogram(CRASH_TO_TOKEN)
 
     def submit(self, generation: Generation, until: float) -> None:
@@ -208,11 +209,27 @@ class Dispatcher:
         if generation in self._waiting:
             self._set_wait_deadline(generation, None)
             del self._waiting[generation]
+        self._note_loop(generation)
         # The end of one that had begun brings the others nearer to their turn, a refusal does not.
         self._past_progress += generation.progress + generation.has_begun
         self._on_end(generation)
         self._ended.set()
         self._hand_over()
+
+    def _note_loop(self, generation: Generation) -> None:
+        """Count and report a generation that was ended because it repeated itself."""
+        info = generation.finish_info
+        if info is None or not info.loop_period:
+            return
+        self.loops += 1
+        self._events.record(
+            "loop",
+            self._child.model,
+            level=logging.WARNING,
+            request_id=generation.request_id,
+            period=info.loop_period,
+            tokens=info.completion_tokens,
+        )
 
     # --- handing over ---
 

@@ -53,7 +53,8 @@ class FinishInfo:
 
     `stop_string` is the stop string that ended it, "" for none. `reasoning_tokens` of the
     `completion_tokens` were reasoning. `context_full`: the context ended the answer, not a limit
-    of the request.
+    of the request. `loop_period` is the number of tokens whose repetition ended it, 0 where none
+    did.
     """
 
     finish: FinishReason
@@ -61,6 +62,7 @@ class FinishInfo:
     stop_string: str = ""
     reasoning_tokens: int = 0
     context_full: bool = False
+    loop_period: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,7 @@ class Generation:
                     message.stop_string,
                     message.reasoning_tokens,
                     message.context_full,
+                    message.loop_period,
                 )
                 message.add_spans_to(self._output.spans)  # to be drained with the end
                 self._end()

@@ -119,6 +119,19 @@ def test_answer_is_equal_streamed_and_whole(dialect: Dialect, case: str) -> None
 
 
 @every_chat
+def test_loop_is_told_streamed_and_whole(dialect: Dialect) -> None:
+    ending = FinishInfo("length", 7, loop_period=3)
+    streamed, whole = both_ways(dialect, [["a a a"]], ending)
+    assert streamed == whole
+    assert whole.finish == "length"
+    writer = MADE[dialect](json.dumps(dialect.body("hello", stream=True)).encode())
+    assert b'"loop":{"period":3}' in writer.finish([ending], USED)
+    writer = MADE[dialect](json.dumps(dialect.body("hello")).encode())
+    assert b'"loop":{"period":3}' in writer.full_response([(OutputDelta(["a"], []), ending)], USED)
+    assert b'"loop"' not in writer.finish([FinishInfo("length", 7)], USED)
+
+
+@every_chat
 def test_usage_counts_reasoning_tokens(dialect: Dialect) -> None:
     writer = MADE[dialect](json.dumps(dialect.body("hello")).encode())
     usage = json.loads(

@@ -22,7 +22,7 @@ class Terms:
     """One model whose configuration has this rule."""
 
     def __init__(self, *rule: str, system_prompt: str | None = None) -> None:
-        self._terms = ModelTerms(settings=ModelSettings(system_prompt, {}, (), rule))
+        self._terms = ModelTerms(settings=ModelSettings(system_prompt, {}, (), {}, None, rule))
 
     def terms(self, _name: str | None) -> ModelTerms:
         return self._terms

@@ -31,14 +31,15 @@ from mlx_worker.errors import (
 )
 from mlx_worker.limits import CALL_VALUES, CONSTRAINT_BYTES, TEMPLATE_VALUES, TOOL_VALUES
 from mlx_worker.supervisor.process.pause import PauseDetector
+from mlx_worker.wire.request import LoopRule
 from tests.loop_clock import LoopClock
 from tests.supervisor_harness import PLENTY, alive, eventually, planned, running, scripted, soon
 
-PLAIN = ModelTerms(Defaults(), RequestCapacity("m", 5), ModelSettings(None, {}, ()))
+PLAIN = ModelTerms(Defaults(), RequestCapacity("m", 5), ModelSettings(None, {}, (), {}, None))
 SET = ModelTerms(
     Defaults(temperature=0.5, max_tokens=7),
     RequestCapacity("set", 5),
-    ModelSettings("be kind", {"enable_thinking": False}, ("stop",)),
+    ModelSettings("be kind", {"enable_thinking": False}, ("stop",), {"low": 9}, LoopRule(4, 256)),
 )
 TABLE = ModelTable({"m": PLAIN, "set": SET}, PLAIN, ["m", "set"], takes_any_name=False)
 

@@ -24,6 +24,8 @@ MEANING: Final = {
     "level": "The lowest level of log lines that are shown was changed to `shown_from`.",
     "loop held": "One step of the front took longer than 50 ms; `path` says which. `other` may "
     "also be a machine that was too busy to run the node.",
+    "loop": "The loop guard ended a generation after `tokens` tokens, because it repeated the same"
+    " `period` tokens again and again.",
     "memory limit": "Metal recommends fewer bytes (`working_set`) than `memory_limit` (`was`);"
     " the smaller limit counts.",
     "no room": "A model waits because it does not fit beside the models that are loaded.",

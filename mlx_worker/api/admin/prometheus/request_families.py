@@ -118,6 +118,12 @@ def token_families(context: AppContext) -> Iterator[Metric]:
         MODEL,
         {(id_,): model.generated_tokens for id_, model in context.model_statuses().items()},
     )
+    yield counter(
+        "loops",
+        "Generations that the loop guard ended because they repeated themselves.",
+        MODEL,
+        {(id_,): model.loops for id_, model in context.model_statuses().items()},
+    )
 
 
 def _session_families(context: AppContext) -> Iterator[Metric]:

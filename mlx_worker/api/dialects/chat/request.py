@@ -20,6 +20,7 @@ from mlx_worker.api.dialects.chat.reasoning import (
     ChatReasoning,
     ChatThinking,
     build_reasoning_kwargs,
+    reasoning_budgets,
 )
 from mlx_worker.api.dialects.chat.tools import resolve_chat_tools
 from mlx_worker.api.dialects.decoding import decode_body
@@ -42,6 +43,7 @@ from mlx_worker.api.dialects.fields import (
 from mlx_worker.api.dialects.foreign_fields import refuse_foreign
 from mlx_worker.api.dialects.large_numbers import round_large_numbers
 from mlx_worker.api.dialects.model_terms import TermsLookup, default_terms
+from mlx_worker.api.dialects.reasoning_limit import resolve_thinking_budget
 from mlx_worker.api.dialects.structured_output import resolve_constraint, response_format_constraint
 from mlx_worker.config.sampler_types import Tokens
 from mlx_worker.errors import InvalidRequest
@@ -120,13 +122,15 @@ def parse(data: bytes, terms_of: TermsLookup = default_terms) -> GenerationReque
     """Return the request of a body. Raises InvalidRequest, which names the field."""
     body = decode_body(data, ChatCompletionRequest)
     refuse_foreign(data, "chat", ChatCompletionRequest)
-    defaults = terms_of(body.model).defaults
+    terms = terms_of(body.model)
+    defaults = terms.defaults
     _refuse_unsupported(body)
     seed = resolve_seed(body, defaults)
     opening = _resolve_opening(body)
     hosted = [] if body.web_search_options is None else ["web_search_options"]
     declared = round_large_numbers("tools", body.tools or [], TOOL_VALUES)
     tools = resolve_chat_tools(declared, body.tool_choice, hosted)
+    kwargs = build_reasoning_kwargs(body, body.reasoning_effort, body.reasoning, body.thinking)
     chat = ChatRequest(
         messages=build_messages(body.messages, data, continued=opening == "continued"),
         sampling=resolve_sampling(body, defaults, seed),
@@ -134,9 +138,7 @@ def parse(data: bytes, terms_of: TermsLookup = default_terms) -> GenerationReque
             body.max_completion_tokens, body.max_tokens, defaults.max_tokens
         ),
         stop=resolve_stop_strings(body.stop),
-        template_kwargs=build_reasoning_kwargs(
-            body, body.reasoning_effort, body.reasoning, body.thinking
-        ),
+        template_kwargs=kwargs,
         logprobs=_resolve_logprobs(body),
         tools=tools.offered,
         one_call=body.parallel_tool_calls is False or tools.one_call,
@@ -146,6 +148,9 @@ def parse(data: bytes, terms_of: TermsLookup = default_terms) -> GenerationReque
         opening=opening,
         ends=resolve_ends(body),
         prompt_scoring=resolve_prompt_scoring(body.prompt_logprobs, None, stream=bool(body.stream)),
+        thinking_budget=resolve_thinking_budget(
+            body, terms, kwargs, reasoning_budgets(body.reasoning, body.thinking)
+        ),
     )
     return GenerationRequest(
         model=body.model,

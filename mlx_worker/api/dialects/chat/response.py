@@ -3,7 +3,7 @@
 Beyond OpenAI's fields: `reasoning_content` and `reasoning`, because both spellings are in use;
 `seed`, in the completion and in a stream's first chunks, which makes the same answer again; and
 `warnings`, in a choice with a malformed call or without some of its tools, there and in the
-choice's first chunk.
+choice's first chunk; `loop`, in a choice that was ended because it repeats itself.
 
 [front]
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
+from mlx_worker.api.dialects.base import loop_field
 from mlx_worker.api.dialects.errors import openai_error
 from mlx_worker.api.dialects.token_logprobs import format_logprobs
 from mlx_worker.json_output import encode, encode_text, joined_list
@@ -88,8 +89,7 @@ class ChatWriter:
     def finish(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
         """Return the finish chunks, the usage chunk if it was asked for, and [DONE]."""
         end = b"".join(
-            self._chunk([{"index": choice, "delta": {}, "finish_reason": ending.finish}])
-            for choice, ending in enumerate(endings)
+            self._chunk([_finish(choice, ending)]) for choice, ending in enumerate(endings)
         )
         if self._include_usage:
             end += self._chunk([], usage=format_usage(usage))
@@ -102,7 +102,7 @@ class ChatWriter:
     def full_response(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
         """Return the completion object."""
         formatted = [
-            _format_choice(i, output, ending.finish, self._warnings)
+            _format_choice(i, output, ending.finish, self._warnings) | loop_field(ending)
             for i, (output, ending) in enumerate(choices)
         ]
         body = self._object("chat.completion", formatted)
@@ -145,6 +145,10 @@ class ChatWriter:
 
 def _delta(choice: int, delta: dict[str, Any]) -> dict[str, Any]:
     return {"index": choice, "delta": delta, "finish_reason": None}
+
+
+def _finish(choice: int, ending: FinishInfo) -> dict[str, Any]:
+    return {"index": choice, "delta": {}, "finish_reason": ending.finish} | loop_field(ending)
 
 
 def _reasoning_fields(text: str) -> dict[str, Any]:

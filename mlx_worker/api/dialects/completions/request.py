@@ -35,6 +35,7 @@ from mlx_worker.api.dialects.fields import (
 )
 from mlx_worker.api.dialects.foreign_fields import refuse_foreign
 from mlx_worker.api.dialects.model_terms import TermsLookup, default_terms
+from mlx_worker.api.dialects.reasoning_limit import NO_LIMIT, given_budgets
 from mlx_worker.api.dialects.structured_output import resolve_constraint
 from mlx_worker.config.sampler_types import TokenId
 from mlx_worker.errors import InvalidRequest
@@ -116,6 +117,7 @@ def _refuse_unsupported(body: CompletionRequest) -> None:
             "best_of": body.best_of not in (None, body.n or 1),
             "chat_template_kwargs": bool(body.chat_template_kwargs),
             "enable_thinking": body.enable_thinking is not None,
+            **{name: budget != NO_LIMIT for name, budget in given_budgets(body).items()},
         }
     )
 

@@ -1,7 +1,8 @@
 """Write the answers of `POST /v1/completions`: one completion object, or its chunks.
 
 Choices are counted prompt by prompt, `n` each. Beyond OpenAI's fields: `seed`, in the completion
-and in a stream's first chunks, which makes the same answer again.
+and in a stream's first chunks, which makes the same answer again; `loop`, in a choice that was
+ended because it repeats itself.
 
 [front]
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any
 
+from mlx_worker.api.dialects.base import loop_field
 from mlx_worker.api.dialects.chat.response import NO_USAGE, format_usage
 from mlx_worker.api.dialects.errors import openai_error
 from mlx_worker.json_output import encode, joined_list
@@ -75,7 +77,7 @@ class CompletionWriter:
     def finish(self, endings: Sequence[FinishInfo], usage: Usage) -> bytes:
         """Return the finish chunks, the usage chunk if it was asked for, and [DONE]."""
         end = b"".join(
-            self._chunk([_format_choice(i, "", finish=ending.finish)])
+            self._chunk([_format_choice(i, "", finish=ending.finish) | loop_field(ending)])
             for i, ending in enumerate(endings)
         )
         if self._include_usage:
@@ -93,6 +95,7 @@ class CompletionWriter:
                 i, self._echoes[i] + output.text, self._logprobs(output, i), ending.finish
             )
             | _prompt_logprobs(output)
+            | loop_field(ending)
             for i, (output, ending) in enumerate(choices)
         ]
         body = self._head | {"choices": formatted, "usage": format_usage(usage), "seed": self._seed}

@@ -33,10 +33,10 @@ from mlx_worker.api.dialects.large_numbers import round_large_numbers
 from mlx_worker.api.dialects.messages.blocks import TextBlock
 from mlx_worker.api.dialects.messages.history import InputMessage, build_conversation
 from mlx_worker.api.dialects.messages.tools import MessagesToolChoice, resolve_messages_tools
-from mlx_worker.api.dialects.model_terms import TermsLookup, default_terms
+from mlx_worker.api.dialects.model_terms import ModelTerms, TermsLookup, default_terms
+from mlx_worker.api.dialects.reasoning_limit import resolve_thinking_budget
 from mlx_worker.api.dialects.structured_output import json_schema_constraint, resolve_constraint
-from mlx_worker.config.sampler_types import Tokens
-from mlx_worker.config.schema import Defaults
+from mlx_worker.config.sampler_types import ReasoningTokens, Tokens
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.limits import CALL_VALUES, TEMPLATE_VALUES, TOOL_VALUES, check_depth, check_values
 from mlx_worker.wire.request import ChatRequest
@@ -47,9 +47,10 @@ if TYPE_CHECKING:
 
 
 class MessagesThinking(msgspec.Struct, frozen=True):
-    """Whether the model thinks first, if its template has a switch for it."""
+    """Whether the model thinks first, if its template has a switch for it, and how long at most."""
 
     type: Literal["enabled", "adaptive", "between_tools", "disabled"]
+    budget_tokens: ReasoningTokens | None = None
 
 
 class OutputFormat(msgspec.Struct, frozen=True):
@@ -88,9 +89,9 @@ def parse(data: bytes, terms_of: TermsLookup = default_terms) -> GenerationReque
     """Return the request of a body. Raises InvalidRequest, which names the field."""
     body = decode_body(data, MessageRequest)
     refuse_foreign(data, "messages", MessageRequest)
-    defaults = terms_of(body.model).defaults
-    seed = resolve_seed(body, defaults)
-    chat, warnings = _build_chat(body, defaults, seed)
+    terms = terms_of(body.model)
+    seed = resolve_seed(body, terms.defaults)
+    chat, warnings = _build_chat(body, terms, seed)
     return GenerationRequest(
         model=body.model,
         chats=[chat],
@@ -105,12 +106,12 @@ def parse(data: bytes, terms_of: TermsLookup = default_terms) -> GenerationReque
 def parse_count_body(data: bytes) -> tuple[str | None, ChatRequest]:
     """Return the model's name, and the request whose tokens are to be counted."""
     body = decode_body(data, MessageRequest)
-    chat, _ = _build_chat(body, Defaults(), seed=0)
+    chat, _ = _build_chat(body, ModelTerms(), seed=0)
     return body.model, chat
 
 
 def _build_chat(
-    body: MessageRequest, defaults: Defaults, seed: int
+    body: MessageRequest, terms: ModelTerms, seed: int
 ) -> tuple[ChatRequest, list[str]]:
     """Return the request, and warnings of what was left out."""
     refuse_unsupported({"container": body.container is not None})
@@ -123,17 +124,20 @@ def _build_chat(
     choice = body.tool_choice or MessagesToolChoice("auto")
     tools = resolve_messages_tools(declared, choice, servers)
     constraint = resolve_constraint(body, tools.forced, _output_constraint(body))
+    kwargs = _template_kwargs(body)
+    thinking = {"thinking.budget_tokens": body.thinking.budget_tokens} if body.thinking else {}
     chat = ChatRequest(
         messages=conversation.messages,
-        sampling=resolve_sampling(body, defaults, seed),
-        max_tokens=resolve_max_tokens(body.max_tokens, defaults.max_tokens),
+        sampling=resolve_sampling(body, terms.defaults, seed),
+        max_tokens=resolve_max_tokens(body.max_tokens, terms.defaults.max_tokens),
         stop=resolve_stop_strings(body.stop_sequences, "stop_sequences"),
-        template_kwargs=_template_kwargs(body),
+        template_kwargs=kwargs,
         tools=tools.offered,
         one_call=tools.one_call,
         constraint=constraint,
         opening=_resolve_opening(body, conversation, constraint),
         ends=resolve_ends(body),
+        thinking_budget=resolve_thinking_budget(body, terms, kwargs, thinking),
     )
     return chat, [*tools.warnings, *history_warning("messages", left_out)]
 

@@ -1,7 +1,8 @@
 """Write the answers of `POST /v1/messages`: one message, or the events that make it.
 
 An answer is blocks in the order of the output: thinking, text, tool use. Streamed or not, the same
-code makes them. Beyond Anthropic's fields: `warnings`, why a call is in a text.
+code makes them. Beyond Anthropic's fields: `warnings`, why a call is in a text; `loop`, if the
+answer was ended because it repeats itself.
 
 [front]
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from mlx_worker.api.dialects.base import sse_event
+from mlx_worker.api.dialects.base import loop_field, sse_event
 from mlx_worker.api.dialects.errors import anthropic_error
 from mlx_worker.json_output import embedded, encode
 from mlx_worker.wire.output import InvalidToolCall, Notice, ReasoningText, ToolCall, visible_text
@@ -85,7 +86,8 @@ class MessagesWriter:
         """Return the end of the last block, and of the message."""
         (ending,) = endings
         delta = {"type": "message_delta", "delta": _stop_fields(ending), "usage": _usage(usage)}
-        events = [*self._close_block(), delta | self._warning_field(), {"type": "message_stop"}]
+        delta |= loop_field(ending) | self._warning_field()
+        events = [*self._close_block(), delta, {"type": "message_stop"}]
         return b"".join(map(sse_event, events))
 
     def error(self, error: WorkerError) -> bytes:
@@ -101,7 +103,7 @@ class MessagesWriter:
         for _ in self._close_block():
             pass
         answer = {"content": self._blocks, **_stop_fields(ending), "usage": _full_usage(usage)}
-        return encode(self._head | answer | self._warning_field())
+        return encode(self._head | answer | loop_field(ending) | self._warning_field())
 
     # --- blocks ---
 

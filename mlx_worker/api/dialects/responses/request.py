@@ -32,6 +32,7 @@ from mlx_worker.api.dialects.foreign_fields import refuse_foreign
 from mlx_worker.api.dialects.hosted_tools import history_warning
 from mlx_worker.api.dialects.large_numbers import round_large_numbers
 from mlx_worker.api.dialects.model_terms import TermsLookup, default_terms
+from mlx_worker.api.dialects.reasoning_limit import resolve_thinking_budget
 from mlx_worker.api.dialects.responses.history import TOOL_ITEMS, build_conversation
 from mlx_worker.api.dialects.responses.items import InputItem
 from mlx_worker.api.dialects.responses.tool_names import ToolName
@@ -132,24 +133,26 @@ def parse(data: bytes, terms_of: TermsLookup = default_terms) -> ResponsesGenera
     """Return the request of a body. Raises InvalidRequest, which names the field."""
     body = decode_body(data, ResponseRequest)
     refuse_foreign(data, "responses", ResponseRequest)
-    defaults = terms_of(body.model).defaults
+    terms = terms_of(body.model)
+    defaults = terms.defaults
     _refuse_unsupported(body)
     check_free_form("chat_template_kwargs", body.chat_template_kwargs, TEMPLATE_VALUES)
     catalog = _build_catalog(body)
     tools = catalog.resolve(body.tool_choice)
     conversation, left_out = build_conversation(body.instructions, body.input, catalog)
     seed = resolve_seed(body, defaults)
-    effort = body.reasoning.effort if body.reasoning else None
+    kwargs = build_template_kwargs(body, body.reasoning.effort if body.reasoning else None)
     chat = ChatRequest(
         messages=conversation.messages,
         sampling=resolve_sampling(body, defaults, seed),
         max_tokens=resolve_max_tokens(body.max_output_tokens, defaults.max_tokens),
-        template_kwargs=build_template_kwargs(body, effort),
+        template_kwargs=kwargs,
         logprobs=_resolve_logprobs(body),
         tools=tools.offered,
         one_call=body.parallel_tool_calls is False or tools.one_call,
         constraint=resolve_constraint(body, tools.forced, _text_constraint(body.text)),
         ends=resolve_ends(body),
+        thinking_budget=resolve_thinking_budget(body, terms, kwargs),
     )
     return ResponsesGenerationRequest(
         model=body.model,

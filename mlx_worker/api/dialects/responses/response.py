@@ -2,7 +2,8 @@
 
 An answer is items in the order of the output: reasoning, messages, function calls. Streamed or
 not, the same code makes them, so that both answers are equal. Beyond OpenAI's fields: `seed`, which
-makes the same answer again, and `warnings`, why a call is in a message.
+makes the same answer again, `warnings`, why a call is in a message, and `loop`, if the answer was
+ended because it repeats itself.
 
 [front]
 """
@@ -14,7 +15,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from mlx_worker.api.dialects.base import sse_event
+from mlx_worker.api.dialects.base import loop_field, sse_event
 from mlx_worker.api.dialects.responses.calls import call_item_format
 from mlx_worker.api.dialects.token_logprobs import ContentLogprobs
 from mlx_worker.json_output import encode
@@ -163,7 +164,10 @@ class ResponsesWriter:
         status = _status(ending)
         events = [*self._close_item(status, is_last=True)]
         events.append(
-            {"type": f"response.{status}", "response": self._response(status, usage)},
+            {
+                "type": f"response.{status}",
+                "response": self._response(status, usage) | loop_field(ending),
+            },
         )
         return b"".join(map(self._numbered_event, events))
 
@@ -180,7 +184,7 @@ class ResponsesWriter:
         for span in output.spans:
             _exhaust(self._add_span(span))
         _exhaust(self._close_item(status, is_last=True))
-        return encode(self._response(status, usage))
+        return encode(self._response(status, usage) | loop_field(ending))
 
     # --- items ---
 

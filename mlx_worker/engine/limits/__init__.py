@@ -1,0 +1,4 @@
+"""Limits of one answer that depend on its tokens so far: thinking, and repetition.
+
+[child]
+"""
