@@ -126,6 +126,7 @@ class ResponseInfo:
 
     `model` is the name in the response, `created` in seconds since the epoch. `echoes` are the
     texts of the request's `echoed` prompts. `reasoning_summaries` is the node's configuration.
+    `response_id` is the id that a client may ask for; "" if the response needs none.
     """
 
     model: str
@@ -133,6 +134,7 @@ class ResponseInfo:
     fingerprint: str
     echoes: Sequence[str] = ()
     reasoning_summaries: Literal["asked", "always"] = "asked"
+    response_id: str = ""
 
 
 class ResponseWriter(Protocol):

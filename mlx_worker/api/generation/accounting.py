@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from mlx_worker.api.generation.request_log import log_request
 from mlx_worker.api.metrics.counters import RequestLabels
 from mlx_worker.api.middleware.errors import status_of
-from mlx_worker.api.request_record import RequestRecord
+from mlx_worker.api.request_record import RECORDER, RequestRecord
 from mlx_worker.errors import (
     ChildLost,
     InferenceError,
@@ -181,6 +181,8 @@ class RequestAccounting:
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()
         self._row_id = self._context.request_table.begin(self._request, self)
+        if (recorder := self._request.get(RECORDER)) is not None:
+            recorder.on_begin(self)
         return self
 
     def __exit__(
@@ -201,6 +203,8 @@ class RequestAccounting:
         if self._context.tracer is not None:
             self._context.tracer.record(record)
         self._context.request_table.end(self._row_id, record)
+        if (recorder := self._request.get(RECORDER)) is not None:
+            recorder.on_end(record)
         if interruption is not None:
             assert error is not None, "the interruption has become an error"
             raise error from None

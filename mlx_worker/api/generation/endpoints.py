@@ -17,6 +17,7 @@ import msgspec
 from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo, Usage, rename_field
 from mlx_worker.api.generation.accounting import RequestAccounting
+from mlx_worker.api.generation.lingering.serving import serve
 from mlx_worker.api.generation.relay import ActiveRequest, respond_streamed, respond_whole
 from mlx_worker.api.middleware.auth import key_name
 from mlx_worker.api.middleware.body import read_body
@@ -30,6 +31,7 @@ from mlx_worker.api.middleware.request_ids import (
 from mlx_worker.api.parsing.body_kinds import generation_body
 from mlx_worker.api.parsing.model_table import NodeModels, request_capacity
 from mlx_worker.api.parsing.parser import parse_body
+from mlx_worker.api.request_record import RECORDER
 from mlx_worker.errors import WorkerError
 from mlx_worker.supervisor.fingerprint import prompting, weights_changed
 
@@ -50,8 +52,13 @@ R = TypeVar("R", bound=GenerationRequest)
 
 async def generate(dialect: Dialect[R], request: web.Request) -> web.StreamResponse:
     """Serve a generation in a dialect. Raises the refusal where nothing was sent yet."""
-    context = request.app[CONTEXT]
     body = await read_body(request)
+    return await serve(request, dialect.name, body, partial(_respond, dialect, body))
+
+
+async def _respond(dialect: Dialect[R], body: bytes, request: web.Request) -> web.StreamResponse:
+    """Generate the response of a request, which may be a recording's stand-in."""
+    context = request.app[CONTEXT]
     with RequestAccounting(request, context, dialect.name) as accounting:
         models = NodeModels(context.node)
         parsed = await parse_body(request, body, generation_body(dialect), models)
@@ -83,6 +90,7 @@ async def generate(dialect: Dialect[R], request: web.Request) -> web.StreamRespo
                 fingerprint=_common_fingerprint(generations, model),
                 echoes=echoes,
                 reasoning_summaries=context.reasoning_summaries,
+                response_id=request[RECORDER].response_id if RECORDER in request else "",
             )
             writer = dialect.writer(parsed, info)
             active = ActiveRequest(

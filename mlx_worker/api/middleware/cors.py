@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from mlx_worker.api.middleware.request_ids import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID, WARNINGS
+from mlx_worker.api.middleware.request_ids import (
+    CACHE_HIT,
+    JOINED,
+    MODEL,
+    REQUEST_ID,
+    SESSION_ID,
+    WARNINGS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,7 +28,8 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler, Middleware
 
 EXPOSED_HEADERS = (
-    f"{REQUEST_ID}, {SESSION_ID}, {CACHE_HIT}, {MODEL}, {WARNINGS}, Retry-After, WWW-Authenticate"
+    f"{REQUEST_ID}, {SESSION_ID}, {CACHE_HIT}, {MODEL}, {WARNINGS}, {JOINED}, Retry-After,"
+    " WWW-Authenticate"
 )
 MAX_AGE = 600
 """Seconds for which a browser need not repeat a preflight."""

@@ -22,6 +22,8 @@ SESSION_ID = "X-Session-Id"
 CACHE_HIT = "X-Cache-Hit"
 MODEL = "X-Model"
 """The configured id of the model that answered, whatever name the request used."""
+JOINED = "X-Joined"
+"""The id of the request whose response was given to this one."""
 WARNINGS = "X-Warnings"
 """What of the request was ignored, as in the response's `warnings`."""
 

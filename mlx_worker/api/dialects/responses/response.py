@@ -10,12 +10,12 @@ makes the same answer again, and `warnings`, why a call is in a message.
 from __future__ import annotations
 
 import itertools
-import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mlx_worker.api.dialects.base import KEEPALIVE_COMMENT, sse_event
 from mlx_worker.api.dialects.responses.calls import call_item_format
+from mlx_worker.api.dialects.responses.ids import new_id, new_response_id
 from mlx_worker.api.dialects.token_logprobs import ContentLogprobs
 from mlx_worker.json_output import encode
 from mlx_worker.wire.output import InvalidToolCall, Notice, ReasoningText, ToolCall, visible_text
@@ -116,7 +116,7 @@ class ResponsesWriter:
 
     def __init__(self, request: ResponsesGenerationRequest, info: ResponseInfo) -> None:
         self._head = {
-            "id": f"resp_{secrets.token_hex(16)}",
+            "id": info.response_id or new_response_id(),
             "object": "response",
             "created_at": info.created,
             "model": info.model,
@@ -197,7 +197,7 @@ class ResponsesWriter:
     def _add_text(self, kinds: _TextKinds, text: str) -> Iterator[dict[str, Any]]:
         if self._open is None or self._open.kinds is not kinds:
             yield from self._close_item("completed")
-            self._open = opened = _OpenItem(kinds, _generate_id(kinds[0].id_prefix))
+            self._open = opened = _OpenItem(kinds, new_id(kinds[0].id_prefix))
             yield self._item_event("added", opened.item("in_progress"))
             for kind in kinds:
                 yield self._part_event(kind, f"{kind.part}.added", part=opened.part(kind))
@@ -224,7 +224,7 @@ class ResponsesWriter:
     def _add_call(self, call: ToolCall) -> Iterator[dict[str, Any]]:
         form = call_item_format(call, self._renamed.get(call.name))
         item = {
-            "id": _generate_id(form.id_prefix),
+            "id": new_id(form.id_prefix),
             "type": form.type,
             "status": "in_progress",
             "call_id": call.id,
@@ -277,10 +277,6 @@ def _reasoning_kinds(request: ResponsesGenerationRequest, info: ResponseInfo) ->
 
 def _status(ending: FinishInfo) -> str:
     return "incomplete" if ending.finish == "length" else "completed"
-
-
-def _generate_id(prefix: str) -> str:
-    return f"{prefix}_{secrets.token_hex(16)}"
 
 
 def _exhaust(events: Iterator[dict[str, Any]]) -> None:
