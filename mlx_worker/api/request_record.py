@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from mlx_worker.api.dialects.base import Usage
+    from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo, Usage
+    from mlx_worker.errors import RequestCancelled
     from mlx_worker.supervisor.requests.generation import Generation
 
 Outcome = Literal["success", "client_error", "refused", "failed", "cancelled"]
@@ -81,8 +82,11 @@ class LiveRequest(Protocol):
     def snapshot(self) -> RequestRecord:
         """Return what is known of the request now."""
 
-    def cancel(self) -> bool:
-        """End the request with an error; return False if its output is complete."""
+    def cancel(self, error: RequestCancelled | None = None) -> bool:
+        """End the request with an error; return False if its output is complete.
+
+        Without an error, an operator has cancelled the request.
+        """
 
 
 class Recorder(Protocol):
@@ -99,6 +103,9 @@ class Recorder(Protocol):
 
     def on_begin(self, live: LiveRequest) -> None:
         """Handle that the request is accounted for."""
+
+    def on_parsed(self, request: GenerationRequest, info: ResponseInfo) -> None:
+        """Handle what the request asks for; `info` has no fingerprint yet."""
 
     def on_end(self, record: RequestRecord) -> None:
         """Handle the end of the request."""

@@ -10,7 +10,7 @@ import pytest
 
 from mlx_worker.api.generation.lingering.table import RECORDED_REQUESTS
 from mlx_worker.config.schema import ServerConfig
-from tests.dialects import ALL, CHAT, RESPONSES, Dialect
+from tests.dialects import ALL, CHAT, Dialect
 from tests.front.asking import Answer, Front, Serve, asked, model
 from tests.front.test_metrics import value
 from tests.front.test_requests import is_free, reaches, rows

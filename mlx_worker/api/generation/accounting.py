@@ -99,6 +99,7 @@ class RequestAccounting:
         self._row_id = ""
         self._task: asyncio.Task[None] | None = None
         self._is_cancelled = False
+        self._cancelled_by = RequestCancelled("an operator has cancelled the request")
 
     # --- the states of the request ---
 
@@ -154,11 +155,13 @@ class RequestAccounting:
         """Return what is known of the request now."""
         return self._record(time.perf_counter())
 
-    def cancel(self) -> bool:
-        """End the request with RequestCancelled; return False if its output is complete.
+    def cancel(self, error: RequestCancelled | None = None) -> bool:
+        """End the request with an error; return False if its output is complete.
 
-        Until the request has generations, the wait of its task is interrupted.
+        Without an error, an operator has cancelled the request. Until the request has generations,
+        the wait of its task is interrupted.
         """
+        self._cancelled_by = error or self._cancelled_by
         if not self._generations:
             if self._task is not None and not self._is_cancelled:
                 self._is_cancelled = True
@@ -166,7 +169,7 @@ class RequestAccounting:
             return True
         running = [generation for generation in self._generations if not generation.has_ended]
         for generation in running:
-            generation.abort(_cancelled())
+            generation.abort(self._cancelled_by)
         return bool(running)
 
     def _has_cancelled(self, error: BaseException | None) -> bool:
@@ -192,7 +195,7 @@ class RequestAccounting:
         _traceback: TracebackType | None,
     ) -> None:
         interruption = error if self._has_cancelled(error) else None
-        error = _cancelled() if interruption else error
+        error = self._cancelled_by if interruption else error
         if isinstance(error, Exception) and not isinstance(error, ConnectionError):
             known = error if isinstance(error, WorkerError) else WorkerError("unexpected error")
             self._set_outcome(known)
@@ -243,7 +246,3 @@ class RequestAccounting:
         for generation in record.generations:
             if (prefill := generation.prefill) is not None:
                 metrics.add_prefill(*prefill)
-
-
-def _cancelled() -> RequestCancelled:
-    return RequestCancelled("an operator has cancelled the request")

@@ -9,6 +9,7 @@ choice. So every refusal until then has its true status, and the cache-hit heade
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,6 +69,17 @@ async def _respond(dialect: Dialect[R], body: bytes, request: web.Request) -> we
         check_session(request)
         headers = response_headers(request, model.config.id, parsed.warnings)
         accounting.accept(model, parsed.warnings)
+        recorder = request.get(RECORDER)
+        info = ResponseInfo(
+            model=_name_in_response(model, parsed.model),
+            created=created,
+            fingerprint="",
+            echoes=echoes,
+            reasoning_summaries=context.reasoning_summaries,
+            response_id="" if recorder is None else recorder.response_id,
+        )
+        if recorder is not None:
+            recorder.on_parsed(parsed, info)
         submit = partial(
             context.node.client.generate,
             model,
@@ -84,14 +96,7 @@ async def _respond(dialect: Dialect[R], body: bytes, request: web.Request) -> we
             prompt = _prompt_usage(started)
             accounting.start(started[0], prompt)
             headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
-            info = ResponseInfo(
-                model=_name_in_response(model, parsed.model),
-                created=created,
-                fingerprint=_common_fingerprint(generations, model),
-                echoes=echoes,
-                reasoning_summaries=context.reasoning_summaries,
-                response_id=request[RECORDER].response_id if RECORDER in request else "",
-            )
+            info = replace(info, fingerprint=_common_fingerprint(generations, model))
             writer = dialect.writer(parsed, info)
             active = ActiveRequest(
                 request, accounting, writer, generations, prompt, headers, dialect.field_names

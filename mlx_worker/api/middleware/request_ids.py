@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 REQUEST_ID = "X-Request-Id"
 SESSION_ID = "X-Session-Id"
+IDEMPOTENCY_KEY = "Idempotency-Key"
+"""The client's own name of a request and of all its repetitions."""
 CACHE_HIT = "X-Cache-Hit"
 MODEL = "X-Model"
 """The configured id of the model that answered, whatever name the request used."""

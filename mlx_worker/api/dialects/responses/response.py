@@ -121,9 +121,9 @@ class ResponsesWriter:
             "created_at": info.created,
             "model": info.model,
             **request.repeated,
-            "background": False,
+            "background": request.background,
             "previous_response_id": None,
-            "store": False,
+            "store": request.background,
             "truncation": "disabled",
             "seed": request.seed,
         }
@@ -177,6 +177,10 @@ class ResponsesWriter:
             _exhaust(self._add_span(span))
         _exhaust(self._close_item(status, is_last=True))
         return encode(self._response(status, usage))
+
+    def snapshot(self, status: str, error: dict[str, Any] | None = None) -> bytes:
+        """Return a response object without output, in another state than a finished one."""
+        return encode(self._response(status) | {"error": error})
 
     # --- items ---
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.api.middleware.auth import key_name
-from mlx_worker.api.middleware.request_ids import session_given
+from mlx_worker.api.middleware.request_ids import IDEMPOTENCY_KEY, session_given
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     from mlx_worker.api.dialects.base import DialectName
     from mlx_worker.config.schema import ServerConfig
-
-IDEMPOTENCY_KEY: Final = "Idempotency-Key"
-"""The client's own name of a request and of all its repetitions."""
 
 RETRY_COUNT: Final = "X-Stainless-Retry-Count"
 """The number of attempts before this one: OpenAI's and Anthropic's libraries always send it."""
@@ -68,7 +65,8 @@ class Attempt:
     @property
     def joins_abandoned(self) -> bool:
         """True if this attempt joins the same request once no client reads it."""
-        return self.joins_any or bool(self.content.session) or not self.comes_from_library
+        lingers_plain = bool(self.linger) and not self.comes_from_library
+        return self.joins_any or bool(self.content.session) or lingers_plain
 
     @property
     def may_come_again(self) -> bool:

@@ -49,7 +49,8 @@ CORS_PREFIX: Final = "access-control-"
 """Headers of the first client's connection or origin, which another client gets of its own."""
 
 
-def _whole(data: bytes) -> bytes:
+def all_of(data: bytes) -> bytes:
+    """Return all bytes: what most clients want."""
     return data
 
 
@@ -125,7 +126,7 @@ async def follow(
     recording: Recording,
     *,
     joined: str = "",
-    select: Callable[[bytes], bytes] = _whole,
+    select: Callable[[bytes], bytes] = all_of,
 ) -> web.StreamResponse:
     """Respond with a recording, from its start. Raises the refusal, or the error of a whole answer.
 
@@ -151,8 +152,8 @@ async def follow(
         recording.detach(follower)
     if recording.is_broken:
         response.force_close()
-    if recording.error is not None:
-        raise recording.error
+    if recording.error is not None:  # no other response can follow what was sent
+        raise ConnectionResetError("the response ended without its rest") from recording.error
     await response.write_eof(last)
     return response
 

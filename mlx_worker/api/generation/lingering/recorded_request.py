@@ -19,16 +19,18 @@ from aiohttp import web
 from mlx_worker.api.dialects.responses.ids import new_response_id
 from mlx_worker.api.generation.lingering.follower import follow
 from mlx_worker.api.generation.lingering.recording import Recording
+from mlx_worker.api.generation.lingering.response_object import ResponseObject
 from mlx_worker.api.generation.lingering.stand_in import RecordedHttpRequest
 from mlx_worker.api.middleware.connections import Connection
 from mlx_worker.api.middleware.request_ids import request_id, session_id
 from mlx_worker.api.request_record import RECORDER
-from mlx_worker.errors import NodeDraining, WorkerError
+from mlx_worker.errors import NodeDraining, ResponseCancelled, WorkerError
 from mlx_worker.logs import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo
     from mlx_worker.api.generation.lingering.attempt import Attempt
     from mlx_worker.api.request_record import LiveRequest, RequestRecord
     from mlx_worker.supervisor.process.pause import Handle, PauseDetector
@@ -38,6 +40,10 @@ log = logging.getLogger(__name__)
 
 class Keeper(Protocol):
     """The table that knows a recorded request."""
+
+    @property
+    def linger_background(self) -> float:
+        """Return the seconds that a response made in the background is kept after its end."""
 
     def forget(self, recorded: RecordedRequest) -> None:
         """Let no client join the request from now on."""
@@ -50,7 +56,8 @@ class RecordedRequest:
     """One request whose response is recorded, and the clients that read the response.
 
     `attempt` is the first one. `linger` is in seconds. `live` accounts for the request, once its
-    body is parsed; `record` is its end. `response_id` is the id of a Responses object, else "".
+    body is parsed; `record` is its end. `response_id` is the id of the Responses object, and
+    `object` tells how far that is; "" and None in other dialects.
     """
 
     def __init__(
@@ -69,12 +76,14 @@ class RecordedRequest:
         self.request[RECORDER] = self
         self.live: LiveRequest | None = None
         self.record: RequestRecord | None = None
+        self.object: ResponseObject | None = None
         self.is_background = False
         self.response_id = new_response_id() if attempt.content.dialect == "responses" else ""
         self._keeper = keeper
         self._pause = pause
         self._connections: set[web.RequestHandler] = set()
         self._was_delivered = False
+        self._parsed = asyncio.Event()
         self._timer: Handle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -96,7 +105,8 @@ class RecordedRequest:
             self.recording.finish_whole(response)
 
     def _fail(self, error: Exception) -> None:
-        if not isinstance(error, WorkerError) and not self._connections:
+        is_unheard = self.recording.is_stream or not self._connections
+        if is_unheard and not isinstance(error, WorkerError):
             log.error(
                 Entry("unexpected error", request_id=request_id(self.request)), exc_info=error
             )
@@ -108,10 +118,50 @@ class RecordedRequest:
         """Note what accounts for the request."""
         self.live = live
 
+    def on_parsed(self, request: GenerationRequest, info: ResponseInfo) -> None:
+        """Note what the request asks for."""
+        self.object = ResponseObject.of(request, info)
+        if self.object is not None and self.object.is_background:
+            self.is_background, self.linger = True, self._keeper.linger_background
+        self._parsed.set()
+
     def on_end(self, record: RequestRecord) -> None:
         """Note the end of the request."""
         self.record = record
         self.recording.is_broken = bool(record.error)
+
+    # --- the response's object ---
+
+    async def parsed(self) -> None:
+        """Wait until the request is understood. Raises the refusal of one that is not."""
+        await self._parsed.wait()
+        if self.recording.error is not None and not self.recording.is_stream:
+            raise self.recording.error
+
+    @property
+    def is_streamed(self) -> bool:
+        """True if a client of the Responses dialect reads the response as events."""
+        return self.object is not None and self.object.is_streamed
+
+    def snapshot(self) -> RequestRecord:
+        """Return what is known of the request now, or at its end."""
+        if self.record is not None:
+            return self.record
+        assert self.live is not None, "the request is parsed"
+        return self.live.snapshot()
+
+    def object_as_json(self) -> bytes:
+        """Return how far the response is, as the object of the Responses dialect."""
+        assert self.object is not None, "the dialect has objects"
+        assert self.live is not None, "the request is parsed"
+        return self.object.as_json(self.live)
+
+    def cancel_for_client(self) -> None:
+        """End a response that is made in the background; do nothing after its end."""
+        assert self.object is not None, "the dialect has objects"
+        assert self.live is not None, "the request is parsed"
+        if self.is_running and self.live.cancel(ResponseCancelled("the client has cancelled it")):
+            self.object.is_cancelled = True
 
     # --- clients ---
 
@@ -122,8 +172,8 @@ class RecordedRequest:
 
     @property
     def is_abandoned(self) -> bool:
-        """True if no client reads the response, as far as can be known."""
-        return all(
+        """True if every client has left, as far as can be known; in the background none has."""
+        return not self.is_background and all(
             isinstance(connection, Connection) and connection.has_half_closed
             for connection in self._connections
         )
@@ -133,12 +183,16 @@ class RecordedRequest:
         """True until the whole response is recorded."""
         return not self.recording.has_ended
 
-    async def respond_to(self, request: web.Request, *, joined: str = "") -> web.StreamResponse:
-        """Respond to a client. Raises the refusal, or the error of a whole answer."""
-        with self.client(request):
-            response = await follow(request, self.recording, joined=joined)
-            self._was_delivered = request.transport is not None
-            return response
+    async def respond_to(
+        self, request: web.Request, *, joined: str, select: Callable[[bytes], bytes]
+    ) -> web.StreamResponse:
+        """Respond to a client that is counted. Raises the refusal, or the error of a whole answer.
+
+        `joined` and `select` are as for `follow`.
+        """
+        response = await follow(request, self.recording, joined=joined, select=select)
+        self._was_delivered = request.transport is not None
+        return response
 
     @contextlib.contextmanager
     def client(self, request: web.Request) -> Iterator[None]:
@@ -165,6 +219,9 @@ class RecordedRequest:
     def _on_end(self, _task: asyncio.Task[None]) -> None:
         if self.is_running:  # the task was cancelled
             self.recording.fail(NodeDraining("the node is going away", retry_after=5))
+        if self.object is not None:
+            self.object.finish(self.recording)
+        self._parsed.set()
         if not self._connections:
             self._keep_or_forget()
 

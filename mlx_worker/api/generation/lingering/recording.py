@@ -134,6 +134,11 @@ class Recording:
         """Return the number of chunks so far."""
         return self._dropped + len(self._chunks)
 
+    @property
+    def last_chunk(self) -> bytes:
+        """Return the bytes that came with the end."""
+        return self._chunks[-1]
+
     def attach(self, reader: Reader) -> None:
         """Tell a reader of every change from now on."""
         self._readers.add(reader)

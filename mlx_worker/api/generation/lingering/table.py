@@ -67,6 +67,11 @@ class RecordedRequests:
         await asyncio.gather(*(recorded.close() for recorded in self._all))
 
     @property
+    def linger_background(self) -> float:
+        """Return the seconds that a response made in the background is kept after its end."""
+        return self.server.linger_background
+
+    @property
     def lingering(self) -> int:
         """Return the number of requests that run without a client."""
         return sum(recorded.is_running and not recorded.clients for recorded in self._all)
