@@ -19,7 +19,7 @@ from mlx_worker.api.route import (
     JsonKeys,
     Route,
 )
-from mlx_worker.errors import ResponseNotFound
+from mlx_worker.errors import ResponseCancelled, ResponseNotFound
 
 _COMPLETION = JsonKeys.of("id object created model system_fingerprint choices usage seed")
 _RESPONSE = JsonKeys.of(
@@ -61,7 +61,7 @@ GENERATION_ROUTES = (
         body=RESPONSES.body,
         answer=_RESPONSE,
         streams=True,
-        errors=GENERATION,
+        errors=(*GENERATION, ResponseCancelled),
     ),
     Route(
         method="GET",
@@ -72,7 +72,7 @@ GENERATION_ROUTES = (
         answer=_RESPONSE,
         streams=True,
         query=("stream", "starting_after"),
-        errors=(*GENERATION, ResponseNotFound),
+        errors=(*GENERATION, ResponseCancelled, ResponseNotFound),
     ),
     Route(
         method="POST",
