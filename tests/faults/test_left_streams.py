@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 import psutil
@@ -22,6 +20,10 @@ from tests.faults.test_every_token import ASKED, BODIES, STEPS, TOKENS, Heard
 from tests.processes import RunningNode, eventually
 from tests.rounds import rounds
 from tests.sse import DONE, events_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 STRIDE: Final = rounds(60, 4, 1)
 """Every token in `tox -e soak`, every fourth in `tox -e full`."""

@@ -42,7 +42,7 @@ from mlx_worker.api.dialects.structured_output import (
     response_format_constraint,
 )
 from mlx_worker.config.sampler_types import Tokens
-from mlx_worker.errors import InvalidRequest, UnsupportedField
+from mlx_worker.errors import UnsupportedField
 from mlx_worker.json_output import encode
 from mlx_worker.limits import TEMPLATE_VALUES, TOOL_VALUES
 from mlx_worker.wire.request import ChatRequest
@@ -184,7 +184,7 @@ def _refuse_unsupported(body: ResponseRequest) -> None:
         }
     )
     if body.background and body.store is False:
-        raise InvalidRequest(
+        raise UnsupportedField(
             "background: a response in the background is kept for its client; `store` must not be"
             " false",
             param="background",
