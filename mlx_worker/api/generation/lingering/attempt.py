@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from mlx_worker.api.middleware.auth import key_name
 from mlx_worker.api.middleware.request_ids import IDEMPOTENCY_KEY, session_given
 from mlx_worker.errors import InvalidRequest
@@ -27,10 +29,31 @@ if TYPE_CHECKING:
 RETRY_COUNT: Final = "X-Stainless-Retry-Count"
 """The number of attempts before this one: OpenAI's and Anthropic's libraries always send it."""
 
-HASHED_ON_THE_LOOP: Final = 128 * 1024
-"""Bytes of a body whose hash takes less than a millisecond; larger ones are hashed by a thread."""
+SMALL_BODY: Final = 128 * 1024
+"""Bytes of a body that is hashed, and looked into, in less than a millisecond."""
+
+SESSION_KEYS: Final = (b'"prompt_cache_key"', b'"user_id"', b'"user":', b'"user" :')
+"""Keys that name a session in a body as they are written: in a text, quotes have a backslash."""
 
 _KEY: Final = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
+
+
+IN_BODY: Final = "in the body"
+"""In place of the name of a session that the body has: equal bodies name the same one."""
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    """The user whom a client names in `metadata`."""
+
+    user_id: str | None = None
+
+
+class _SessionFields(msgspec.Struct, frozen=True):
+    """The fields of a body that name a session."""
+
+    prompt_cache_key: str | None = None
+    user: str | None = None
+    metadata: _Metadata | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +107,8 @@ async def attempt_of(
     idempotency_key = _idempotency_key(request)
     retry_count = request.headers.get(RETRY_COUNT)
     session = session_given(request) or ""
+    if not session and names_session(body):
+        session = IN_BODY
     may_be_background = dialect == "responses" and b'"background"' in body
     is_named = bool(idempotency_key or session or retry_count is not None)
     linger = server.linger if is_named else server.linger_plain
@@ -97,6 +122,19 @@ async def attempt_of(
         comes_from_library=retry_count is not None,
         linger=linger,
     )
+
+
+def names_session(body: bytes) -> bool:
+    """Return True if a body names a session; for a large body: if one of its objects may."""
+    if not any(key in body for key in SESSION_KEYS):
+        return False
+    if len(body) > SMALL_BODY:
+        return True
+    try:
+        named = msgspec.json.decode(body, type=_SessionFields)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False  # the body is refused, or has these fields for something else
+    return bool(named.prompt_cache_key or named.user or (named.metadata and named.metadata.user_id))
 
 
 def _idempotency_key(request: web.Request) -> str:
@@ -113,7 +151,7 @@ def _is_retry(count: str | None) -> bool:
 
 
 async def _digest_of(body: bytes) -> bytes:
-    if len(body) <= HASHED_ON_THE_LOOP:
+    if len(body) <= SMALL_BODY:
         return hashlib.sha256(body).digest()
     hasher = await asyncio.to_thread(hashlib.sha256, body)
     return hasher.digest()
