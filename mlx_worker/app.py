@@ -23,6 +23,7 @@ from mlx_worker.api.context import ADDRESSES, CONTEXT, AppContext
 from mlx_worker.api.dashboard.history import HISTORY, MetricsHistory
 from mlx_worker.api.dashboard.report import DASHBOARD_EVENTS, DashboardEvents
 from mlx_worker.api.dashboard.static import PAGE, page, page_files
+from mlx_worker.api.generation.lingering.table import RECORDED_REQUESTS, RecordedRequests
 from mlx_worker.api.metrics.counters import RequestMetrics
 from mlx_worker.api.metrics.loop_lag import EventLoopLagMonitor
 from mlx_worker.api.middleware.auth import Authentication
@@ -176,6 +177,7 @@ async def _run_node(
         app[HISTORY] = stack.enter_context(MetricsHistory(node, request_metrics))
         sleep_assertion = await stack.enter_async_context(_sleep_assertion(config, node))
         tracer = await stack.enter_async_context(_request_tracer(config.telemetry))
+        app[RECORDED_REQUESTS] = await stack.enter_async_context(RecordedRequests(config.server))
         app[PARSER] = await stack.enter_async_context(Parser(node.pause))
         app[CONFIG_RELOADER] = ConfigReloader(config, node, app[CREDENTIALS])
         app[CONTEXT] = AppContext(

@@ -32,6 +32,7 @@ REAL_CHILDREN: Final = (
     "faults/test_every_limit.py",
     "faults/test_every_token.py",
     "faults/test_garbage_in_a_child.py",
+    "faults/test_left_streams.py",
     "faults/test_other_model.py",
     "faults/test_real_child.py",
     "faults/test_scored_streams.py",

@@ -19,7 +19,13 @@ from aiohttp import web
 
 from mlx_worker import __version__
 from mlx_worker.api.dialects.errors import AnthropicError, OpenAIError, anthropic_status
-from mlx_worker.api.middleware.request_ids import CACHE_HIT, MODEL, REQUEST_ID, SESSION_ID
+from mlx_worker.api.middleware.request_ids import (
+    CACHE_HIT,
+    IDEMPOTENCY_KEY,
+    MODEL,
+    REQUEST_ID,
+    SESSION_ID,
+)
 from mlx_worker.api.middleware.vendor import VERSION_HEADER, is_anthropic_path
 from mlx_worker.api.route import EVENTS, JsonKeys, Text
 from mlx_worker.json_output import encode
@@ -123,6 +129,7 @@ class _Document:
         if route.streams:
             answer["description"] += "; with `stream: true` the same response as events"
             answer["content"] |= self._content_of(EVENTS)
+        if route.streams and route.body:
             answer["headers"] = _headers(REQUEST_ID, SESSION_ID, CACHE_HIT, MODEL)
         return {str(status): dict(answer) for status in route.statuses}
 
@@ -171,8 +178,8 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     parameters += [{"name": name, "in": "query", "schema": _TEXT} for name in route.query]
     if route.anthropic:
         parameters.append({"name": VERSION_HEADER, "in": "header", "schema": _TEXT})
-    if route.streams:
-        headers = (REQUEST_ID, SESSION_ID)
+    if route.streams and route.body:
+        headers = (REQUEST_ID, SESSION_ID, IDEMPOTENCY_KEY)
         parameters += [{"name": name, "in": "header", "schema": _TEXT} for name in headers]
     return parameters
 

@@ -119,6 +119,8 @@ GENERATION: Errors = (
     errors.PoisonedRequest,
     errors.WeightsChanged,
     errors.InferenceError,
+    errors.IdempotencyKeyReused,
+    errors.CannotJoin,
     errors.ConstraintFailed,
     errors.ConstraintTooCostly,
 )

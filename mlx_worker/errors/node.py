@@ -116,6 +116,12 @@ class RequestCancelled(WorkerError):
     resend = False
 
 
+class ResponseCancelled(RequestCancelled):
+    """The client has cancelled a response that was made in the background."""
+
+    code = "response_cancelled"
+
+
 class ProtocolViolation(WorkerError):
     """The bytes on the pipe are not a message of the protocol."""
 

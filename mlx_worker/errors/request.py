@@ -141,6 +141,28 @@ class RequestNotFound(InvalidRequest):
     exit_code = 66
 
 
+class IdempotencyKeyReused(InvalidRequest):
+    """An `Idempotency-Key` that was sent with another body, or to another path, before."""
+
+    status = 422
+    code = "idempotency_key_reused"
+
+
+class CannotJoin(InvalidRequest):
+    """A repetition of a request whose response is too large to be kept."""
+
+    status = 409
+    code = "cannot_join"
+    resend = False
+
+
+class ResponseNotFound(InvalidRequest):
+    """An id of no response that is kept for this API key."""
+
+    status = 404
+    code = "response_not_found"
+
+
 class UnknownModel(InvalidRequest):
     """A name of no model or alias, on a node without a default model."""
 

@@ -42,8 +42,13 @@ TEXTS = {
 } - HEADS
 """Answers that are no JSON; those of the streams have no end."""
 
-ELSEWHERE = {("POST", "/admin/reload"), ("POST", "/admin/requests/{id}/cancel")}
-"""Tested elsewhere: these need a configuration file, and a request that runs."""
+ELSEWHERE = {
+    ("POST", "/admin/reload"),
+    ("POST", "/admin/requests/{id}/cancel"),
+    ("GET", "/responses/{id}"),
+    ("POST", "/responses/{id}/cancel"),
+}
+"""Tested elsewhere: these need a configuration file, a request that runs, or a response."""
 
 NOT_OVER_HTTP = {
     errors.ServiceManagerError,

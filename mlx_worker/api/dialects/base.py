@@ -151,7 +151,8 @@ class ResponseInfo:
 
     `model` is the name in the response, `created` in seconds since the epoch. `echoes` are the
     texts of the request's `echoed` prompts. `reasoning_summaries` is the node's configuration.
-    `fingerprint` is None in a response that begins before a process has begun it.
+    `fingerprint` is None in a response that begins before a process has begun it. `response_id` is
+    the id that a client may ask for; "" if the response needs none.
     """
 
     model: str
@@ -159,6 +160,7 @@ class ResponseInfo:
     fingerprint: str | None
     echoes: Sequence[str] = ()
     reasoning_summaries: Literal["asked", "always"] = "asked"
+    response_id: str = ""
 
 
 class ResponseWriter(Protocol):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mlx_worker.errors import ContextLengthExceeded, MissingField
+from mlx_worker.errors import ContextLengthExceeded, IdempotencyKeyReused, MissingField
 from mlx_worker.json_output import encode
 
 if TYPE_CHECKING:
@@ -74,4 +74,5 @@ def anthropic_error(error: WorkerError) -> bytes:
 
 def anthropic_status(kind: type[WorkerError]) -> int:
     """Return the status of an error for Anthropic's clients: Anthropic has no 422."""
-    return HTTPStatus.BAD_REQUEST if issubclass(kind, MissingField) else kind.status
+    has_422 = issubclass(kind, MissingField | IdempotencyKeyReused)
+    return HTTPStatus.BAD_REQUEST if has_422 else kind.status

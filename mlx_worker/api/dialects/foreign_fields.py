@@ -182,6 +182,7 @@ REFUSED: Final[tuple[ForeignField, ...]] = (
     ForeignField("n_keep", (0, -1)),
     ForeignField("safe_prompt", (False,)),
     ForeignField("role_mapping", ({},)),
+    ForeignField("background", (False,), "responses", ("chat", "completions", "messages")),
     # Other weights, other servers, other bodies.
     ForeignField("lora", ([],)),
     ForeignField("lora_path", ("",)),

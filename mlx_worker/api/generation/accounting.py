@@ -18,7 +18,7 @@ from mlx_worker.api.generation.request_log import log_request
 from mlx_worker.api.metrics.counters import RequestLabels
 from mlx_worker.api.middleware.errors import status_of
 from mlx_worker.api.middleware.request_ids import request_id, session_given
-from mlx_worker.api.request_record import RequestRecord
+from mlx_worker.api.request_record import RECORDER, RequestRecord
 from mlx_worker.errors import (
     InvalidRequest,
     QueueFull,
@@ -109,6 +109,7 @@ class RequestAccounting:
         self._row_id = ""
         self._task: asyncio.Task[None] | None = None
         self._is_cancelled = False
+        self._cancelled_by = RequestCancelled("an operator has cancelled the request")
 
     # --- the states of the request ---
 
@@ -189,11 +190,13 @@ class RequestAccounting:
         """Return what is known of the request now."""
         return self._record(time.perf_counter())
 
-    def cancel(self) -> bool:
-        """End the request with RequestCancelled; return False if its output is complete.
+    def cancel(self, error: RequestCancelled | None = None) -> bool:
+        """End the request with an error; return False if its output is complete.
 
-        Until the request has generations, the wait of its task is interrupted.
+        Without an error, an operator has cancelled the request. Until the request has generations,
+        the wait of its task is interrupted.
         """
+        self._cancelled_by = error or self._cancelled_by
         if not self._generations:
             if self._task is not None and not self._is_cancelled:
                 self._is_cancelled = True
@@ -201,7 +204,7 @@ class RequestAccounting:
             return True
         running = [generation for generation in self._generations if not generation.has_ended]
         for generation in running:
-            generation.abort(_cancelled())
+            generation.abort(self._cancelled_by)
         return bool(running)
 
     def _has_cancelled(self, error: BaseException | None) -> bool:
@@ -216,6 +219,8 @@ class RequestAccounting:
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()
         self._row_id = self._context.request_table.begin(self._request, self)
+        if (recorder := self._request.get(RECORDER)) is not None:
+            recorder.on_begin(self)
         return self
 
     def __exit__(
@@ -225,7 +230,7 @@ class RequestAccounting:
         _traceback: TracebackType | None,
     ) -> None:
         interruption = error if self._has_cancelled(error) else None
-        error = _cancelled() if interruption else error
+        error = self._cancelled_by if interruption else error
         if isinstance(error, Exception) and not isinstance(error, ConnectionError):
             known = error if isinstance(error, WorkerError) else WorkerError("unexpected error")
             self._set_outcome(known)
@@ -236,6 +241,8 @@ class RequestAccounting:
         if self._context.tracer is not None:
             self._context.tracer.record(record)
         self._context.request_table.end(self._row_id, record)
+        if (recorder := self._request.get(RECORDER)) is not None:
+            recorder.on_end(record)
         if interruption is not None:
             assert error is not None, "the interruption has become an error"
             raise error from None
@@ -282,7 +289,3 @@ def _tells_of_the_model(record: RequestRecord) -> bool:
     if record.outcome == "failed":
         return record.error not in _NO_FAULT_OF_THE_MODEL
     return record.outcome == "success"
-
-
-def _cancelled() -> RequestCancelled:
-    return RequestCancelled("an operator has cancelled the request")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,7 @@ from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo, Usage,
 from mlx_worker.api.dialects.session_fields import conversation_of
 from mlx_worker.api.generation.accounting import RequestAccounting
 from mlx_worker.api.generation.early_start import EarlyPlan, EarlyStart
+from mlx_worker.api.generation.lingering.serving import serve
 from mlx_worker.api.generation.relay import ActiveRequest, respond_streamed, respond_whole
 from mlx_worker.api.middleware.auth import key_name
 from mlx_worker.api.middleware.body import read_body
@@ -36,6 +38,7 @@ from mlx_worker.api.middleware.request_ids import (
 from mlx_worker.api.parsing.body_kinds import generation_body
 from mlx_worker.api.parsing.model_table import NodeModels, request_capacity
 from mlx_worker.api.parsing.parser import parse_body
+from mlx_worker.api.request_record import RECORDER
 from mlx_worker.errors import WorkerError
 from mlx_worker.supervisor.fingerprint import prompting, weights_changed
 
@@ -56,11 +59,15 @@ R = TypeVar("R", bound=GenerationRequest)
 
 async def generate(dialect: Dialect[R], request: web.Request) -> web.StreamResponse:
     """Serve a generation in a dialect. Raises the refusal where nothing was sent yet."""
-    return await _respond(dialect, await read_body(request), request)
+    body = await read_body(request)
+    return await serve(request, dialect.name, body, partial(_respond, dialect, body))
 
 
 async def _respond(dialect: Dialect[R], body: bytes, request: web.Request) -> web.StreamResponse:
-    """Generate the response. A refusal after an early start becomes an event of the stream."""
+    """Generate the response of a request, which may be a recording's stand-in.
+
+    A refusal after an early start becomes an event of the stream.
+    """
     early = EarlyStart(request)
     try:
         return await _generate(dialect, body, request, early)
@@ -86,6 +93,14 @@ async def _generate(
         headers = response_headers(request, model.config.id, parsed.warnings, dropped)
         accounting.accept(model, parsed.warnings, dropped)
         session, key = client_session(request), key_name(request)
+        info = ResponseInfo(
+            model=_name_in_response(model, parsed.model),
+            created=created,
+            fingerprint=None,  # until a process has begun the answer
+            echoes=echoes,
+            reasoning_summaries=context.reasoning_summaries,
+        )
+        info = _tell_recorder(request, parsed, info)
         submit = partial(
             context.node.client.generate,
             model,
@@ -94,13 +109,6 @@ async def _generate(
             request_id=headers[REQUEST_ID],
             key=key,
             is_patient=early.has_begun,
-        )
-        info = ResponseInfo(
-            model=_name_in_response(model, parsed.model),
-            created=created,
-            fingerprint=None,  # until a process has begun the answer
-            echoes=echoes,
-            reasoning_summaries=context.reasoning_summaries,
         )
         writer = dialect.writer(parsed, info)
         is_early = parsed.stream and context.first_byte_timeout > 0
@@ -138,6 +146,17 @@ async def _generate(
 
 
 # --- before the model has begun -----------------------------------------------------------
+
+
+def _tell_recorder(
+    request: web.Request, parsed: GenerationRequest, info: ResponseInfo
+) -> ResponseInfo:
+    """Tell what records the response, if anything does, and return `info` with its id."""
+    if (recorder := request.get(RECORDER)) is None:
+        return info
+    info = replace(info, response_id=recorder.response_id)
+    recorder.on_parsed(parsed, info)
+    return info
 
 
 async def _prompt_text(node: Node, model: ModelRuntime, prompt: Prompt) -> str:

@@ -33,6 +33,7 @@ def log_request(record: RequestRecord) -> None:
         status=record.status,
         outcome=record.outcome,
         error=record.error,
+        joined=record.joined,
         warnings="; ".join(record.warnings),
         cache_hit=record.cache_hit,
         prompt_tokens=prompt.prompt if prompt else None,

@@ -90,8 +90,12 @@ class ModelMetrics:
 
 
 class RequestMetrics:
-    """The counts of all requests, and of each model."""
+    """The counts of all requests, and of each model.
+
+    `joined` counts requests, by model and dialect, that read the response of an earlier request.
+    """
 
     def __init__(self) -> None:
         self.requests: Counter[RequestLabels] = Counter()
+        self.joined: Counter[tuple[str, str]] = Counter()
         self.by_model: defaultdict[str, ModelMetrics] = defaultdict(ModelMetrics)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import msgspec
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mlx_worker.api.request_record import Outcome, RequestRecord
+    from mlx_worker.api.request_record import LiveRequest, Outcome, RequestRecord
     from mlx_worker.supervisor.requests.generation import Generation
 
 MAX_ENDED: Final = 100
@@ -37,6 +37,7 @@ DIGITS: Final = 4
 
 LiveState = Literal["waiting", "prefill", "generating", "resuming"]
 FinalState = Literal["finished", "cancelled", "failed"]
+FINAL_STATES: Final = get_args(FinalState)
 
 
 class RequestRow(msgspec.Struct, frozen=True, rename="camel"):
@@ -46,6 +47,8 @@ class RequestRow(msgspec.Struct, frozen=True, rename="camel"):
     after a crash. `status` and `error` are null until they are known. `session` is the client's own
     name for its session; null if the client gave none. `shared_tokens` of the prompt are those of
     the session's last prompt, and `parted` says what differs first; null if none is known.
+    `clients` read the response now: 0 for a request that has ended, and for one that lingers after
+    its client has left.
     """
 
     id: str
@@ -64,6 +67,7 @@ class RequestRow(msgspec.Struct, frozen=True, rename="camel"):
     session: str | None
     shared_tokens: int | None
     parted: str | None
+    clients: int
 
 
 class RequestRows(msgspec.Struct, frozen=True):
@@ -71,16 +75,6 @@ class RequestRows(msgspec.Struct, frozen=True):
 
     live: list[RequestRow]
     recent: list[RequestRow]
-
-
-class LiveRequest(Protocol):
-    """A request that has not ended."""
-
-    def snapshot(self) -> RequestRecord:
-        """Return what is known of the request now."""
-
-    def cancel(self) -> bool:
-        """End the request with an error; return False if its output is complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,4 +179,5 @@ def _row(
         session=None if session is None else session.id,
         shared_tokens=parting.shared if parting else None,
         parted=parting.place if parting else None,
+        clients=0 if state in FINAL_STATES else record.clients,
     )

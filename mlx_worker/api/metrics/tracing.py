@@ -165,6 +165,8 @@ def _attributes(record: RequestRecord) -> Iterator[tuple[str, AttributeValue]]:
     yield "mlx_worker.dialect", record.dialect
     yield "mlx_worker.outcome", record.outcome
     yield "mlx_worker.request_id", request_id(request)
+    if record.joined:
+        yield "mlx_worker.joined", record.joined
 
 
 def _operation(dialect: str) -> str:

@@ -112,6 +112,11 @@ class Connection(web.RequestHandler):
         self._close_after_last()
         return True
 
+    @property
+    def has_half_closed(self) -> bool:
+        """True if the client has closed its side: the client may have left."""
+        return self._prober is not None
+
     async def finish_response(self, *args: Any) -> tuple[web.StreamResponse, bool]:
         """Finish a response, and close after the last one to a client that sends no more."""
         finished = await super().finish_response(*args)

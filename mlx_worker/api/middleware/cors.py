@@ -16,6 +16,7 @@ from aiohttp import web
 from mlx_worker.api.middleware.request_ids import (
     CACHE_HIT,
     DROPPED_LINES,
+    JOINED,
     MODEL,
     PROMPT_PARTED,
     REQUEST_ID,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 EXPOSED_HEADERS = (
     f"{REQUEST_ID}, {SESSION_ID}, {CACHE_HIT}, {MODEL}, {WARNINGS}, {DROPPED_LINES},"
-    f" {PROMPT_PARTED}, Retry-After, WWW-Authenticate"
+    f" {PROMPT_PARTED}, {JOINED}, Retry-After, WWW-Authenticate"
 )
 MAX_AGE = 600
 """Seconds for which a browser need not repeat a preflight."""

@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 
 REQUEST_ID = "X-Request-Id"
 SESSION_ID = "X-Session-Id"
+IDEMPOTENCY_KEY = "Idempotency-Key"
+"""The client's own name of a request and of all its repetitions."""
 CACHE_HIT = "X-Cache-Hit"
 MODEL = "X-Model"
 """The configured id of the model that answered, whatever name the request used."""
+JOINED = "X-Joined"
+"""The id of the request whose response was given to this one."""
 WARNINGS = "X-Warnings"
 """What of the request was ignored, as in the response's `warnings`."""
 PROMPT_PARTED = "X-Prompt-Parted"

@@ -12,12 +12,14 @@ from mlx_worker.api.dialects.native.tokenize import DetokenizeRequest, TokenizeR
 from mlx_worker.api.dialects.registry import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from mlx_worker.api.generation import token_endpoints
 from mlx_worker.api.generation.endpoints import generate
+from mlx_worker.api.generation.lingering import response_endpoints
 from mlx_worker.api.route import (
     GENERATION,
     PROMPT_ONLY,
     JsonKeys,
     Route,
 )
+from mlx_worker.errors import ResponseCancelled, ResponseNotFound
 
 _COMPLETION = JsonKeys.of("id object created model system_fingerprint choices usage seed")
 _RESPONSE = JsonKeys.of(
@@ -59,7 +61,27 @@ GENERATION_ROUTES = (
         body=RESPONSES.body,
         answer=_RESPONSE,
         streams=True,
-        errors=GENERATION,
+        errors=(*GENERATION, ResponseCancelled),
+    ),
+    Route(
+        method="GET",
+        path="responses/{id}",
+        handler=response_endpoints.retrieve,
+        access="trusted",
+        summary="A response that runs, or is kept for a while after its end",
+        answer=_RESPONSE,
+        streams=True,
+        query=("stream", "starting_after"),
+        errors=(*GENERATION, ResponseCancelled, ResponseNotFound),
+    ),
+    Route(
+        method="POST",
+        path="responses/{id}/cancel",
+        handler=response_endpoints.cancel,
+        access="trusted",
+        summary="Cancel a response that is made in the background",
+        answer=_RESPONSE,
+        errors=(ResponseNotFound,),
     ),
     Route(
         method="POST",

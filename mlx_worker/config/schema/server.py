@@ -102,6 +102,25 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             " summaries; a request that does not ask gets the text of the reasoning too."
         ),
     ] = "asked"
+    linger: Annotated[
+        Seconds,
+        Meta(
+            description="Seconds that a generation goes on after its client has left, and that its"
+            " response is kept after its end, so that the same request joins it. For requests that"
+            " name a session, carry `Idempotency-Key`, or come from a client library that repeats"
+            " requests (`X-Stainless-Retry-Count`). 0: such a generation ends with its client."
+        ),
+    ] = 30.0
+    linger_plain: Annotated[
+        Seconds, Meta(description="The same for all other requests; 0: they end with their client.")
+    ] = 0.0
+    linger_background: Annotated[
+        Interval,
+        Meta(
+            description="Seconds that a response of `background: true` is kept after its end, for"
+            " `GET /v1/responses/{id}`."
+        ),
+    ] = 600.0
     max_connections: Annotated[
         int,
         Meta(

@@ -42,7 +42,10 @@ class Row {
   show(request) {
     const { state, resumed, dialect, session, parted, cachedTokens: cached, promptTokens: prompt } = request;
     this.state = state;
-    setText(this.badge, resumed && LIVE.has(state) && state !== "resuming" ? `${state}, resumed` : state);
+    const marks = [];
+    if (resumed && LIVE.has(state) && state !== "resuming") marks.push("resumed");
+    if (request.clients === 0 && LIVE.has(state)) marks.push("no client");
+    setText(this.badge, [state, ...marks].join(", "));
     setMood(this.badge, moodOf(state));
     setText(this.error, request.error ?? "");
     const parting = parted && parted !== "none" ? `parted at ${parted} after ${count(request.sharedTokens)} tokens` : "";

@@ -45,7 +45,6 @@ def user(*parts: dict[str, Any]) -> list[dict[str, Any]]:
         (responses, RESPONSE, "conversation", "conv_1"),
         (responses, RESPONSE, "prompt", {"id": "p"}),
         (responses, RESPONSE, "previous_response_id", "resp_1"),
-        (responses, RESPONSE, "background", True),
         (responses, RESPONSE, "moderation", {"model": "m"}),
         (responses, RESPONSE, "text", {"format": {"type": "grammar"}}),
         (responses, RESPONSE, "tools", [{"type": "functions"}]),

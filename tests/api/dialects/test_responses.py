@@ -151,7 +151,7 @@ def test_model_defaults_apply_to_absent_fields() -> None:
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
-        ({"background": True}, "background"),
+        ({"background": True, "store": False}, "background"),
         ({"moderation": {"model": "m"}}, "moderation"),
         ({"include": ["message.output_text.echo"]}, "include"),
         ({"tool_choice": {"type": "web_search"}}, "tool_choice"),

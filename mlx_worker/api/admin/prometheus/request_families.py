@@ -40,6 +40,12 @@ def outcome_families(context: AppContext) -> Iterator[Metric]:
     yield counter(
         "failures", "Generation requests that failed, by error code.", by_reason, errors["failed"]
     )
+    yield counter(
+        "joined_requests",
+        "Requests that were given the response of an earlier, equal request.",
+        ("model", "dialect"),
+        context.request_metrics.joined,
+    )
 
 
 def queue_families(context: AppContext) -> Iterator[Metric]:

@@ -1,7 +1,8 @@
 """Parse the bodies of `POST /v1/responses`; `response` writes the answers.
 
-This node stores no responses: a conversation comes whole with every request, and a field that needs
-a stored response is refused by name. Source: OpenAI's API reference, responses.
+This node stores no conversations: each comes whole with every request, and a field that needs a
+stored response is refused by name. Only a response that is made in the background is kept for its
+client, for minutes. Source: OpenAI's API reference, responses.
 
 [front]
 """
@@ -121,12 +122,14 @@ class ResponsesGenerationRequest(GenerationRequest, frozen=True, kw_only=True):
     """A request whose response repeats some of its fields, `repeated`, which are JSON.
 
     `wants_summary`: reasoning is to be in the summary. `renamed` are the client's names of tools,
-    by the names under which a model calls them.
+    by the names under which a model calls them. `background`: the client does not wait for the end,
+    and reads the response by its id.
     """
 
     repeated: dict[str, msgspec.Raw]
     wants_summary: bool
     renamed: dict[str, ToolName]
+    background: bool = False
 
 
 def parse(data: bytes, terms_of: TermsLookup = default_terms) -> ResponsesGenerationRequest:
@@ -164,6 +167,7 @@ def parse(data: bytes, terms_of: TermsLookup = default_terms) -> ResponsesGenera
         repeated=_repeated_fields(body, chat),
         wants_summary=bool(body.reasoning and body.reasoning.summary),
         renamed=catalog.renamed,
+        background=bool(body.background),
         warnings=[*tools.warnings, *history_warning("input", left_out)],
     )
 
@@ -179,10 +183,15 @@ def _refuse_unsupported(body: ResponseRequest) -> None:
         {
             "conversation": body.conversation is not None,
             "prompt": body.prompt is not None,
-            "background": body.background is True,
             "moderation": body.moderation is not None,
         }
     )
+    if body.background and body.store is False:
+        raise UnsupportedField(
+            "background: a response in the background is kept for its client; `store` must not be"
+            " false",
+            param="background",
+        )
     for name in body.include or ():
         if name not in INCLUDABLE:
             raise UnsupportedField(f"include: {name!r} is not supported", param="include")

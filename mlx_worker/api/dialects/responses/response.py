@@ -11,12 +11,12 @@ ended because it repeats itself.
 from __future__ import annotations
 
 import itertools
-import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mlx_worker.api.dialects.base import loop_field, sse_event
 from mlx_worker.api.dialects.responses.calls import call_item_format
+from mlx_worker.api.dialects.responses.ids import new_id, new_response_id
 from mlx_worker.api.dialects.token_logprobs import ContentLogprobs
 from mlx_worker.json_output import encode
 from mlx_worker.wire.output import InvalidToolCall, Notice, ReasoningText, ToolCall, visible_text
@@ -117,14 +117,14 @@ class ResponsesWriter:
 
     def __init__(self, request: ResponsesGenerationRequest, info: ResponseInfo) -> None:
         self._head = {
-            "id": f"resp_{secrets.token_hex(16)}",
+            "id": info.response_id or new_response_id(),
             "object": "response",
             "created_at": info.created,
             "model": info.model,
             **request.repeated,
-            "background": False,
+            "background": request.background,
             "previous_response_id": None,
-            "store": False,
+            "store": request.background,
             "truncation": "disabled",
             "seed": request.seed,
         }
@@ -186,6 +186,10 @@ class ResponsesWriter:
         _exhaust(self._close_item(status, is_last=True))
         return encode(self._response(status, usage) | loop_field(ending))
 
+    def snapshot(self, status: str, error: dict[str, Any] | None = None) -> bytes:
+        """Return a response object without output, in another state than a finished one."""
+        return encode(self._response(status) | {"error": error})
+
     # --- items ---
 
     def _add_span(self, span: Span) -> Iterator[dict[str, Any]]:
@@ -205,7 +209,7 @@ class ResponsesWriter:
     def _add_text(self, kinds: _TextKinds, text: str) -> Iterator[dict[str, Any]]:
         if self._open is None or self._open.kinds is not kinds:
             yield from self._close_item("completed")
-            self._open = opened = _OpenItem(kinds, _generate_id(kinds[0].id_prefix))
+            self._open = opened = _OpenItem(kinds, new_id(kinds[0].id_prefix))
             yield self._item_event("added", opened.item("in_progress"))
             for kind in kinds:
                 yield self._part_event(kind, f"{kind.part}.added", part=opened.part(kind))
@@ -232,7 +236,7 @@ class ResponsesWriter:
     def _add_call(self, call: ToolCall) -> Iterator[dict[str, Any]]:
         form = call_item_format(call, self._renamed.get(call.name))
         item = {
-            "id": _generate_id(form.id_prefix),
+            "id": new_id(form.id_prefix),
             "type": form.type,
             "status": "in_progress",
             "call_id": call.id,
@@ -285,10 +289,6 @@ def _reasoning_kinds(request: ResponsesGenerationRequest, info: ResponseInfo) ->
 
 def _status(ending: FinishInfo) -> str:
     return "incomplete" if ending.finish == "length" else "completed"
-
-
-def _generate_id(prefix: str) -> str:
-    return f"{prefix}_{secrets.token_hex(16)}"
 
 
 def _exhaust(events: Iterator[dict[str, Any]]) -> None:
