@@ -147,4 +147,6 @@ class BatchAdmission:
             else ""
         )
         room = sequence.max_tokens + sequence.replayed
-        return Started(sequence.id, asked, min(sequence.cached, asked), known, miss, room)
+        cached = min(sequence.cached, asked)
+        splices = list(prompt.splices)
+        return Started(sequence.id, asked, cached, known, miss, room, splices)

@@ -54,6 +54,7 @@ class SequenceFactory:
             logprobs=request.logprobs,
             replayed=len(replay),
             produced=len(replay),
+            sampled=[*replay],
             sampler=RowSampler(
                 request.sampling,
                 self._vocabulary,

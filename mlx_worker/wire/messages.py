@@ -16,8 +16,9 @@ from mlx_worker.wire.base import WireMessage
 from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.output import Done, PromptScores, StepOutput
 from mlx_worker.wire.request import ChatRequest
+from mlx_worker.wire.splice import Splice
 
-PROTOCOL = 10
+PROTOCOL = 11
 """Raised whenever a message changes; the front refuses a child of another version at `Hello`."""
 
 
@@ -49,8 +50,9 @@ class Generate(WireMessage, frozen=True):
 
     `replay` are the token ids that the client already has: they are read, not sent again, and the
     next token is the token that would have followed. `session` is the client's own name for the
-    conversation, `request_id` the request's name in the log; "" where there is none. `room` is what
-    an earlier process named in `Started`; None: no process has started the generation.
+    conversation, `request_id` the request's name in the log; "" where there is none. `room` and
+    `splices` are what an earlier process named in `Started`; None: no process has started the
+    generation.
     """
 
     id: int
@@ -59,6 +61,7 @@ class Generate(WireMessage, frozen=True):
     session: str = ""
     request_id: str = ""
     room: int | None = None
+    splices: list[Splice] | None = None
 
 
 class CancelGeneration(WireMessage, frozen=True):
@@ -174,7 +177,8 @@ class Started(WireMessage, frozen=True):
 
     `cache_hit`: the KV of the prompt's system prefix was resident; `miss` says why it was not
     ("new", "evicted", "cleared"; "" also where the prompt has no system prefix). `room` is how many
-    tokens the answer may have; None: the process does not tell.
+    tokens the answer may have; None: the process does not tell. `splices` are the stretches of the
+    prompt that are read as the tokens of earlier answers.
     """
 
     id: int
@@ -183,6 +187,7 @@ class Started(WireMessage, frozen=True):
     cache_hit: bool
     miss: str = ""
     room: int | None = None
+    splices: list[Splice] = []
 
 
 class PrefillProgress(WireMessage, frozen=True):

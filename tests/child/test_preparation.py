@@ -20,6 +20,8 @@ from mlx_worker.child.preparation import (
 )
 from mlx_worker.child.slow_work import BUDGET, PIECE, WorkMonitor
 from mlx_worker.engine.checks.text_bound import TextBound
+from mlx_worker.engine.history.history import TurnHistory
+from mlx_worker.engine.output.markers import Markers
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
@@ -47,7 +49,8 @@ class Desk:
         self.constraints = ConstraintCompiler(tokenizer)
         bound = TextBound(tokenizer, CONTEXT)
         offers = ToolOffers(tokenizer, "refuse")
-        self.tools = PreparationContext(tokenizer, self.constraints, bound, offers)
+        history = TurnHistory(Markers(tokenizer), 1 << 20)
+        self.tools = PreparationContext(tokenizer, self.constraints, bound, offers, history)
         self.prepared: list[Any] = []
         self.answers: list[Any] = []
         self.left: set[int] = set()
