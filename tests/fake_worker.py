@@ -56,6 +56,7 @@ from mlx_worker.wire.messages import (
     Warm,
 )
 from mlx_worker.wire.output import Done, FinishReason, RowOutput, StepOutput
+from mlx_worker.wire.splice import Splice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -68,6 +69,8 @@ WEIGHT_BYTES = 123_456
 CONTEXT_LENGTH = 4096
 CAPACITY = 1 << 20
 HOLDS = ("pace", "hold-hello", "hold-load", "hold-start", "hold-warm")
+SPLICE = Splice("<|", 2, b"digest", 4, 9, "normal", b"\1\0\0\0")
+"""What each prompt is said to have of earlier answers: a front gives it back."""
 GARBAGE = (2).to_bytes(4, "big") + b"\xc1\xc1"
 
 
@@ -344,6 +347,7 @@ class FakeWorker:
             return
         said = len(asked.replay)
         assert asked.replay == list(range(1, said + 1)), asked.replay
+        assert asked.splices == (None if asked.room is None else [SPLICE]), asked.splices
         prompt_tokens = len(read(request))
         system = system_prompt(request)
         hit = system is not None and digest(system) in self._resident
@@ -356,7 +360,7 @@ class FakeWorker:
         self._grown += self._flags.grow
         self._host.send(
             [
-                Started(id_, prompt_tokens, cached, hit, room=limit),
+                Started(id_, prompt_tokens, cached, hit, room=limit, splices=[SPLICE]),
                 PrefillProgress(id_, prompt_tokens - cached, prompt_tokens - cached),
                 *([] if system is None else [self._now_resident(system)]),
                 *([self._cache_state(system)] if self._flags.grow else []),

@@ -103,7 +103,7 @@ class TurnMemory:
             turns = self._turns.setdefault(place.digest, [])
             self._turns.move_to_end(place.digest)
             known = [same for same in turns if _is_same(same, turn)]
-            for forgotten in known or turns[: len(turns) + 1 - PER_TEXT]:
+            for forgotten in known or turns[: max(0, len(turns) + 1 - PER_TEXT)]:
                 turns.remove(forgotten)
                 self._nbytes -= forgotten.nbytes
             turns.append(known[0] if known else turn)
