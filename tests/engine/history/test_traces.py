@@ -13,8 +13,6 @@ from tests.rounds import variants
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.mlx
-
 DEFAULT = [family for family in FAMILIES if family.name in ("qwen3-thinking", "glm", "mistral")]
 
 
