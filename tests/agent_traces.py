@@ -140,6 +140,7 @@ class Client:
     def body(self, **fields: Any) -> bytes:
         """Return the body of the next request."""
         functions = [{"name": name, "description": f"{name} there"} for name in NAMES]
+        body: dict[str, Any]
         match self.dialect:
             case "chat":
                 system = {"role": "system", "content": self.system}
@@ -469,7 +470,7 @@ def _tell(trace: Trace, parsed: base.GenerationRequest, outcome: Outcome) -> Non
     ending = FinishInfo(
         "stop" if done.finish == "cancelled" else done.finish, done.completion_tokens
     )
-    writer = DIALECTS[trace.client.dialect].writer(parsed, INFO)  # type: ignore[index]
+    writer = DIALECTS[trace.client.dialect].writer(parsed, INFO)
     usage = base.Usage(1, 0, done.completion_tokens)
     trace.client.receive(json.loads(writer.full_response([(delta, ending)], usage)))
     if trace.steps[trace.at] and trace.client.calls:

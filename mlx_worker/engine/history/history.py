@@ -17,6 +17,7 @@ from mlx_lm.generate import TextStateMachine
 from mlx_worker.engine.history.cut import find_cut, sampled_text
 from mlx_worker.engine.history.meaning import TurnReader
 from mlx_worker.engine.history.memory import (
+    Comparison,
     Cut,
     SampledTurn,
     TurnMemory,
@@ -138,13 +139,13 @@ class TurnHistory:
 
     def _cut(self, reader: TurnReader, text: str, begin: int, turn: SampledTurn) -> Cut | None:
         """Return how much of a turn is in the text from `begin`, by the last result if it fits."""
-        length, digest = turn.rendering
+        known = turn.compared
         if (
-            length
-            and self._ends.match(text, begin + length)
-            and _digest(text[begin : begin + length]) == digest
+            known is not None
+            and self._ends.match(text, begin + known.length)
+            and _digest(text[begin : begin + known.length]) == known.digest
         ):
-            return turn.cut
+            return known.cut
         end, is_closed = self._end_of_turn(text, begin, turn.place.state)
         rendering = text[begin:end]
         sampled = sampled_text(self._markers, turn)
@@ -152,7 +153,7 @@ class TurnHistory:
         if cut is not None and not self._may_follow(rendering[cut.characters :]):
             cut = None
         if is_closed:
-            turn.rendering, turn.cut = (len(rendering), _digest(rendering)), cut
+            turn.compared = Comparison(len(rendering), _digest(rendering), cut)
         return cut
 
     def _end_of_turn(self, text: str, begin: int, state: str) -> tuple[int, bool]:

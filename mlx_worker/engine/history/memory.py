@@ -50,19 +50,29 @@ class Cut:
     characters: int
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Hold how much of a turn means the same as one rendering; None: nothing does.
+
+    A rendering is known by its length in characters and by its digest.
+    """
+
+    length: int
+    digest: bytes
+    cut: Cut | None
+
+
 @dataclass(slots=True, eq=False)
 class SampledTurn:
     """Hold one answer: its tokens in four bytes each, and the stop string that ended it, if any.
 
-    `rendering` is the length and digest of the text that a template last made of the turn, and
-    `cut` is what of the tokens means the same.
+    `compared` is what the last comparison with a rendering found; several threads set it.
     """
 
     place: TurnPlace
     tokens: bytes
     stop: str = ""
-    rendering: tuple[int, bytes] = (0, b"")
-    cut: Cut | None = None
+    compared: Comparison | None = None
 
     @property
     def nbytes(self) -> int:
