@@ -58,6 +58,7 @@ from mlx_worker.wire.messages import (
 )
 from mlx_worker.wire.output import Done, FinishReason, RowOutput, StepOutput
 from mlx_worker.wire.parting import Parting
+from mlx_worker.wire.splice import Splice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -72,6 +73,8 @@ CAPACITY = 1 << 20
 HOLDS = ("pace", "hold-hello", "hold-load", "hold-start", "hold-warm")
 LASTING = ("load-for", "prefill-for")
 REPORTS = 60
+SPLICE = Splice("<|", 2, b"digest", 4, 9, "normal", b"\1\0\0\0")
+"""What each prompt is said to have of earlier answers: a front gives it back."""
 GARBAGE = (2).to_bytes(4, "big") + b"\xc1\xc1"
 
 
@@ -381,6 +384,7 @@ class FakeWorker:
             return
         said = len(asked.replay)
         assert asked.replay == list(range(1, said + 1)), asked.replay
+        assert asked.splices == (None if asked.room is None else [SPLICE]), asked.splices
         prompt_tokens = len(read(request))
         system = system_prompt(request)
         hit = system is not None and digest(system) in self._resident
@@ -392,7 +396,9 @@ class FakeWorker:
         self._prefilled += prompt_tokens - cached
         self._grown += self._flags.grow
         unread = prompt_tokens - cached
-        started = Started(id_, prompt_tokens, cached, hit, room=limit, parting=self._part(asked))
+        started = Started(
+            id_, prompt_tokens, cached, hit, room=limit, parting=self._part(asked), splices=[SPLICE]
+        )
         self._host.send([started])
         await self._take(
             self._flags.prefill_for,

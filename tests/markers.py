@@ -36,6 +36,7 @@ REAL_CHILDREN: Final = (
     "faults/test_other_model.py",
     "faults/test_real_child.py",
     "faults/test_scored_streams.py",
+    "faults/test_spliced_streams.py",
     "fidelity/test_over_http.py",
     "fidelity/test_smollm2.py",
     "server/test_log.py",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from mlx_worker.child.fair_queue import FairQueue
+from mlx_worker.engine.history.recall import Recall
 from mlx_worker.engine.partings import PartingMemory
 from mlx_worker.engine.prompt import Prompt, check_tokens, system_prefix_tokens
 from mlx_worker.limits import check_answer, json_values
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
 
     from mlx_worker.child.slow_work import WorkMonitor
     from mlx_worker.engine.checks.text_bound import TextBound
+    from mlx_worker.engine.history.history import TurnHistory
     from mlx_worker.engine.structured.compiler import ConstraintCompiler
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.engine.templates.tool_offer import Offer, ToolOffers
     from mlx_worker.wire.request import ChatRequest
+    from mlx_worker.wire.splice import Splice
 
 SHORT: Final = 1 << 16
 """Characters up to which work is short; a value of a message, or a token id, counts as several."""
@@ -90,6 +93,7 @@ class PreparationContext:
     constraints: ConstraintCompiler
     bound: TextBound
     offers: ToolOffers
+    history: TurnHistory
 
 
 class Preparation:
@@ -181,7 +185,8 @@ class Preparation:
             case Tokenize():
                 with self._monitor.measure("prompt"):
                     offer = tools.offers.adapt(work.request)
-                    tokens = offer.prompt(tokenizer, bound).tokens
+                    recall = Recall(tools.history, offer.request.tools)
+                    tokens = offer.prompt(tokenizer, bound, recall).tokens
                     encoded = msgspec.json.encode(tokens)
                     check_answer(
                         encoded, "prompt" if work.request.prompt is not None else "messages"
@@ -202,7 +207,7 @@ class Preparation:
                 self._on_prepared(ReadyToWarm(work, tokens))
             case Generate():
                 with self._monitor.measure("prompt"):
-                    offer, prompt = self._prompt(key, work.request, tools)
+                    offer, prompt = self._prompt(key, work.request, work.splices, tools)
                     parting = self.partings.part(work.session, key, work.request, prompt)
                     if parting is not None:
                         prompt = replace(prompt, parting=parting)
@@ -212,7 +217,11 @@ class Preparation:
                     self._grammars.put(key, (work, offer, prompt))
 
     def _prompt(
-        self, key: str, request: ChatRequest, tools: PreparationContext
+        self,
+        key: str,
+        request: ChatRequest,
+        splices: list[Splice] | None,
+        tools: PreparationContext,
     ) -> tuple[Offer, Prompt]:
         """Make the prompt, or return that of the same body's choice before, if equal."""
         offer = tools.offers.adapt(request)
@@ -223,11 +232,13 @@ class Preparation:
             request.prompt,
             request.opening,
             request.prompt_scoring,
+            splices,
         )
         made = self._made.get(key)
         if made is not None and made[0] == content:
             return offer, made[1]
-        prompt = offer.prompt(tools.tokenizer, tools.bound)
+        recall = Recall(tools.history, offer.request.tools, splices)
+        prompt = offer.prompt(tools.tokenizer, tools.bound, recall)
         self._made[key] = (content, prompt)
         return offer, prompt
 

@@ -172,7 +172,9 @@ class EngineWorker:
         sys.setswitchinterval(SWITCH)
         bound = TextBound(loaded.tokenizer, engine.context_length)
         self._preparation.start(
-            PreparationContext(loaded.tokenizer, loaded.constraints, bound, loaded.offers)
+            PreparationContext(
+                loaded.tokenizer, loaded.constraints, bound, loaded.offers, engine.history
+            )
         )
         try:
             self._output.put(engine, [])

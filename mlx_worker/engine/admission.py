@@ -148,4 +148,13 @@ class BatchAdmission:
         )
         room = sequence.max_tokens + sequence.replayed
         cached = min(sequence.cached, asked)
-        return Started(sequence.id, asked, cached, known, miss, room, parting=prompt.parting)
+        return Started(
+            sequence.id,
+            asked,
+            cached,
+            known,
+            miss,
+            room,
+            parting=prompt.parting,
+            splices=list(prompt.splices),
+        )

@@ -17,6 +17,8 @@ from mlx_worker.engine.batch import Batch
 from mlx_worker.engine.batch_support import is_cuttable, unbatched_because
 from mlx_worker.engine.checks.computation import computing
 from mlx_worker.engine.ending import ending
+from mlx_worker.engine.history.history import TurnHistory
+from mlx_worker.engine.history.memory import history_bytes
 from mlx_worker.engine.kv.prompt_cache import MAX_BYTES, PromptCache
 from mlx_worker.engine.kv.retention import KvRetention
 from mlx_worker.engine.output.logprobs import read_logprobs
@@ -82,6 +84,7 @@ class Engine:
         self.unbatched = unbatched_because(model)
         self._tokenizer = tokenizer
         self._markers = Markers(tokenizer)
+        self.history = TurnHistory(self._markers, history_bytes(cache_bytes))
         self._vocabulary = len(tokenizer)
         self._factory = SequenceFactory(model, tokenizer, self._markers, context_length)
         self._pace = ChunkSizer(prefill_pause)
@@ -202,6 +205,7 @@ class Engine:
         if sequence is None:
             return None
         self._remove(sequence, keep=True)
+        self.history.remember(sequence)
         return Done(id_, "cancelled", sequence.produced)
 
     # --- steps ---
@@ -229,6 +233,7 @@ class Engine:
     def clear_cache(self) -> None:
         """Forget every cached prompt; running rows keep theirs."""
         self.cache.clear()
+        self.history.clear()
         mx.clear_cache()
 
     def trim_cache(self, nbytes: int) -> None:
@@ -280,6 +285,7 @@ class Engine:
     def _row(self, sequence: Sequence, response: Any) -> RowOutput:
         sequence.produced += 1
         token = int(response.token)
+        sequence.sampled.append(token)
         text = sequence.text
         assert text is not None
         was_content = text.in_content
@@ -321,6 +327,7 @@ class Engine:
             return None
         if problem:
             return RequestFailed(sequence.id, ConstraintFailed.code, problem)
+        self.history.remember(sequence)
         natural: FinishReason = response.finish_reason or ("length" if sequence.loops else "stop")
         return ending(sequence, text, "stop" if complete else natural)
 

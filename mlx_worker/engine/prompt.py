@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
+from mlx_worker.engine.history.tokens import TokenizedText
 from mlx_worker.engine.kv.prefix import WORTH_FETCHING, common_prefix
 from mlx_worker.engine.output.markers import CONTENT, opening_state
 from mlx_worker.engine.templates.chat_text import chat_text, opened_text, system_text
@@ -27,12 +28,15 @@ from mlx_worker.errors import ContextLengthExceeded, InvalidRequest, Unsupported
 from mlx_worker.limits import check_amount, check_conversation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Sequence
 
     from mlx_worker.engine.checks.text_bound import TextBound
+    from mlx_worker.engine.history.memory import TurnPlace
+    from mlx_worker.engine.history.recall import Recall
     from mlx_worker.engine.templates.chat_text import Messages
     from mlx_worker.wire.parting import Parting
     from mlx_worker.wire.request import ChatRequest, Opening
+    from mlx_worker.wire.splice import Splice
 
 Tools = list[dict[str, Any]]
 
@@ -48,7 +52,8 @@ class Prompt:
     rising: history, last turn. `state` is where the answer begins, e.g. in the middle of reasoning:
     see `engine/output/markers`. `text` is what an answer that echoes a raw prompt begins with,
     where the prompt's tokens are scored. `parting` says where the prompt parts from the last one of
-    its session.
+    its session. `splices` are the stretches with tokens of earlier answers; `answer_place` is where
+    the answer is remembered, None where it is not.
     """
 
     tokens: list[int]
@@ -58,6 +63,8 @@ class Prompt:
     state: str = CONTENT
     text: str = ""
     parting: Parting | None = None
+    splices: tuple[Splice, ...] = ()
+    answer_place: TurnPlace | None = None
 
     @property
     def all_segment_ends(self) -> list[int]:
@@ -65,10 +72,16 @@ class Prompt:
         return sorted({self.system_prefix, *self.segment_ends} - {0})
 
 
-def build_prompt(tokenizer: Any, request: ChatRequest, bound: TextBound | None = None) -> Prompt:
+def build_prompt(
+    tokenizer: Any,
+    request: ChatRequest,
+    bound: TextBound | None = None,
+    recall: Recall | None = None,
+) -> Prompt:
     """Return the prompt of a request. Raises InvalidRequest.
 
     `bound` refuses, before the work, what is too large for the template or for the context.
+    `recall` splices earlier answers; None: the text alone is read.
     """
     if request.prompt is not None:
         tokens = _raw(tokenizer, request.prompt, bound)
@@ -83,6 +96,7 @@ def build_prompt(tokenizer: Any, request: ChatRequest, bound: TextBound | None =
         request.tools,
         bound,
         request.opening,
+        recall if request.prompt_scoring is None else None,
     )
 
 
@@ -104,6 +118,7 @@ def render(
     tools: Tools | None = None,
     bound: TextBound | None = None,
     opening: Opening = "turn",
+    recall: Recall | None = None,
 ) -> Prompt:
     """Apply the template and tokenize.
 
@@ -122,22 +137,33 @@ def render(
     text = opened_text(tokenizer, messages, kwargs, opening)
     if bound is not None:
         bound.check_text(text, "messages")
-    tokens, place_of = _tokenize(tokenizer, text, "messages")
+    splices = recall.splices(text) if recall is not None else []
+    tokenized = _tokenize(tokenizer, text, "messages", splices)
+    tokens = tokenized.tokens
+    if splices and bound is not None and len(tokens) > bound.context_length:
+        splices = []  # a model may have spelled its words in more tokens than they need
+        tokenized = _tokenize(tokenizer, text, "messages")
+        tokens = tokenized.tokens
     if not tokens:
         raise InvalidRequest("the model's chat template made an empty prompt", param="messages")
     probes = segment_probes(tokenizer, messages, kwargs, unused_mark(text))
     # The last token is never part of a segment: the model must read at least one.
-    ends = [min(place_of(common_prefix(text, other)), len(tokens) - 1) for other in probes]
+    parted = (tokenized.tokens_before(common_prefix(text, other)) for other in probes)
+    ends = [min(end, len(tokens) - 1) for end in parted]
     system_prefix, *segment_ends = ends
     system = system_text(messages)
     if not system and system_prefix < WORTH_FETCHING:
         system_prefix = 0  # a template's first words are worth no segment of their own
+    state = opening_state(tokenizer, tokens, continues=opening == "continued")
+    is_turn = recall is not None and opening != "none"
     return Prompt(
         tokens,
         system_prefix,
         system,
         tuple(end for end in segment_ends if end > system_prefix),
-        opening_state(tokenizer, tokens, continues=opening == "continued"),
+        state,
+        splices=tuple(splices),
+        answer_place=recall.place_of(text, tokens, state) if recall and is_turn else None,
     )
 
 
@@ -158,8 +184,8 @@ def system_prefix_tokens(
     text = probe(tokenizer, system, EMPTY_USER_TURN, template_kwargs or {}, mark)
     if bound is not None:
         bound.check_text(text, "system_prompt")
-    tokens, place_of = _tokenize(tokenizer, text, "system_prompt")
-    return tokens[: place_of(max(0, text.find(mark)))]
+    tokenized = _tokenize(tokenizer, text, "system_prompt")
+    return tokenized.tokens[: tokenized.tokens_before(max(0, text.find(mark)))]
 
 
 def _check_tools_shown(tokenizer: Any, kwargs: dict[str, Any], without: dict[str, Any]) -> None:
@@ -221,20 +247,9 @@ def _text_refusal(field: str) -> Iterator[None]:
         raise InvalidRequest(f"{field}: not valid text: {error}", param=field) from error
 
 
-def _tokenize(tokenizer: Any, text: str, field: str) -> tuple[list[int], Callable[[int], int]]:
-    """Return the text's token ids, and a function: how many tokens are whole before a character.
-
-    With a tokenizer that is not in Rust the function returns 0: prompts then have no segments.
-    """
+def _tokenize(
+    tokenizer: Any, text: str, field: str, splices: Sequence[Splice] = ()
+) -> TokenizedText:
+    """Return the tokens of a text. Raises InvalidRequest."""
     with _text_refusal(field):
-        encoded = tokenizer._tokenizer(text, add_special_tokens=False)  # noqa: SLF001
-    tokens = list(encoded["input_ids"])
-
-    def place_of(character: int) -> int:
-        if not encoded.is_fast:
-            return 0
-        # A character that no token covers was dropped by the tokenizer: the next one counts.
-        covered = (encoded.char_to_token(at) for at in range(character, len(text)))
-        return next((token for token in covered if token is not None), len(tokens))
-
-    return tokens, place_of
+        return TokenizedText(tokenizer, text, splices)

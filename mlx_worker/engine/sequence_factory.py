@@ -70,6 +70,7 @@ class SequenceFactory:
             logprobs=request.logprobs,
             replayed=len(replay),
             produced=len(replay),
+            sampled=[*replay],
             sampler=RowSampler(
                 request.sampling,
                 self._vocabulary,

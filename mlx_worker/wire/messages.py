@@ -17,6 +17,7 @@ from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.output import Done, PromptScores, StepOutput
 from mlx_worker.wire.parting import Parting
 from mlx_worker.wire.request import ChatRequest
+from mlx_worker.wire.splice import Splice
 
 PROTOCOL = 11
 """Raised whenever a message changes; the front refuses a child of another version at `Hello`."""
@@ -51,7 +52,8 @@ class Generate(WireMessage, frozen=True):
     `replay` are the token ids that the client already has: they are read, not sent again, and the
     next token is the token that would have followed. `session` names the conversation among those
     of all API keys, `request_id` is the request's name in the log; "" where there is none. `room`
-    is what an earlier process named in `Started`; None: no process has started the generation.
+    and `splices` are what an earlier process named in `Started`; None: no process has started the
+    generation.
     """
 
     id: int
@@ -60,6 +62,7 @@ class Generate(WireMessage, frozen=True):
     session: str = ""
     request_id: str = ""
     room: int | None = None
+    splices: list[Splice] | None = None
 
     @property
     def body(self) -> str:
@@ -181,7 +184,8 @@ class Started(WireMessage, frozen=True):
     `cache_hit`: the KV of the prompt's system prefix was resident; `miss` says why it was not
     ("new", "evicted", "cleared"; "" also where the prompt has no system prefix). `room` is how many
     tokens the answer may have; None: the process does not tell. `parting` says where the prompt
-    parts from the last one of its session; None: the process knows no such prompt.
+    parts from the last one of its session; None: the process knows no such prompt. `splices` are
+    the stretches of the prompt that are read as the tokens of earlier answers.
     """
 
     id: int
@@ -191,6 +195,7 @@ class Started(WireMessage, frozen=True):
     miss: str = ""
     room: int | None = None
     parting: Parting | None = None
+    splices: list[Splice] = []
 
 
 class PrefillProgress(WireMessage, frozen=True):

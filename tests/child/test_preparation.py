@@ -20,6 +20,10 @@ from mlx_worker.child.preparation import (
 )
 from mlx_worker.child.slow_work import BUDGET, PIECE, WorkMonitor
 from mlx_worker.engine.checks.text_bound import TextBound
+from mlx_worker.engine.history.history import TurnHistory
+from mlx_worker.engine.output.markers import Markers
+from mlx_worker.engine.output.text_stream import TextStream
+from mlx_worker.engine.sequence import Sequence
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
@@ -31,11 +35,16 @@ from mlx_worker.wire.request import (
     RegexConstraint,
     Sampling,
 )
+from tests.engine.text_harness import by_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mlx_worker.engine.prompt import Prompt
+    from mlx_worker.wire.splice import Splice
+
 CONTEXT = 512
+HELLO = {"role": "user", "content": "hello"}
 LONG = "a" * (SHORT + 1)
 
 
@@ -47,7 +56,8 @@ class Desk:
         self.constraints = ConstraintCompiler(tokenizer)
         bound = TextBound(tokenizer, CONTEXT)
         offers = ToolOffers(tokenizer, "refuse")
-        self.tools = PreparationContext(tokenizer, self.constraints, bound, offers)
+        history = TurnHistory(Markers(tokenizer), 1 << 20)
+        self.tools = PreparationContext(tokenizer, self.constraints, bound, offers, history)
         self.prepared: list[Any] = []
         self.answers: list[Any] = []
         self.left: set[int] = set()
@@ -172,6 +182,31 @@ def test_preparation_choices_of_one_body_share_prompt_and_grammar(desk: Desk) ->
     assert len({id(result.prompt) for result in desk.prepared}) == 1
     assert len({id(result.constraint) for result in desk.prepared}) == 8
     assert desk.constraints.compiled == 1
+
+
+def test_preparation_lost_generation_has_the_splices_that_it_began_with(desk: Desk) -> None:
+    """Also none, where the process knows more than the one before."""
+    turn = {"role": "assistant", "content": "moon"}
+    prompts: list[Prompt] = []
+
+    def prepared(id_: int, splices: list[Splice] | None) -> Prompt:
+        chat = [HELLO, turn, HELLO] if id_ > 1 else [HELLO]
+        plain = {"enable_thinking": False}
+        request = ChatRequest(chat, Sampling(id_), 4, template_kwargs=plain)
+        desk.work.put(Generate(id_, request, splices=splices))
+        desk.work.short_turn(desk.tools)
+        prompts.append(desk.prepared[-1].prompt)
+        return prompts[-1]
+
+    first = prepared(1, None)
+    text = TextStream(Markers(desk.tools.tokenizer), ChatRequest([], Sampling(1)))
+    tokens = by_bytes(desk.tools.tokenizer, "moon")
+    desk.tools.history.remember(Sequence(1, first, text, sampled=tokens))
+    (splice,) = prepared(2, None).splices
+    assert splice.token_ids == tokens
+    assert prepared(3, []).splices == ()
+    desk.tools.history.clear()
+    assert prepared(4, [splice]).tokens == prompts[1].tokens
 
 
 def test_preparation_client_left_between_two_choices_nothing_is_kept(desk: Desk) -> None:

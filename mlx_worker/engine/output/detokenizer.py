@@ -19,6 +19,10 @@ _UTF8 = codecs.getincrementaldecoder("utf-8")
 class Detokenizer(Protocol):
     """Turn the tokens of one answer into text."""
 
+    @property
+    def is_whole(self) -> bool:
+        """True if the tokens so far end with a whole character."""
+
     def add(self, token: int) -> str:
         """Return the text that this token completes; "" inside a character."""
 
@@ -37,6 +41,11 @@ class ByteDetokenizer:
         self._table = table
         self._trims = trims
         self._decoder = _UTF8("replace")
+
+    @property
+    def is_whole(self) -> bool:
+        """True if the tokens so far end with a whole character."""
+        return not self._decoder.getstate()[0]
 
     def add(self, token: int) -> str:
         """Return the text that this token completes; a padding id beyond the vocabulary has none.
@@ -74,6 +83,11 @@ class WindowDetokenizer:
         self._tokens = list(before)
         self._begin = 0
         self._decoded = len(self._tokens)
+
+    @property
+    def is_whole(self) -> bool:
+        """True if the tokens so far end with a whole character."""
+        return self._decoded == len(self._tokens)
 
     def add(self, token: int) -> str:
         """Return the text that this token completes."""

@@ -31,7 +31,7 @@ class Markers:
     characters that a marker can begin with. `stripped` are the special tokens that mean nothing to
     the format, by id: "<s>" in ordinary tokens is text of the model. `added` has the text of each
     token beyond the ordinary vocabulary. `call_end` is "" where only the end of the answer ends a
-    call.
+    call. `words` are the texts of all markers. `end_tokens` are the model's own ends of answers.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -40,7 +40,9 @@ class Markers:
         self.call_end: str = tokenizer.tool_call_end or ""
         words = _marker_words(tokenizer)
         self.machine = make_text_state_machine(tokenizer) if words else None
+        self.words = tuple(words)
         self.starts = frozenset(word[0] for word in words)
+        self.end_tokens = frozenset(tokenizer.eos_token_ids)
         added = tokenizer.added_tokens_decoder
         self.added: dict[int, str] = {
             token: token_info.content for token, token_info in added.items()

@@ -22,6 +22,7 @@ from mlx_worker.wire.request import ChatRequest, ToolCallConstraint
 
 if TYPE_CHECKING:
     from mlx_worker.engine.checks.text_bound import TextBound
+    from mlx_worker.engine.history.recall import Recall
     from mlx_worker.engine.prompt import Prompt, Tools
     from mlx_worker.engine.templates.chat_text import Messages
 
@@ -65,9 +66,11 @@ class Offer:
     shown: ChatRequest
     notice: str = ""
 
-    def prompt(self, tokenizer: Any, bound: TextBound | None = None) -> Prompt:
+    def prompt(
+        self, tokenizer: Any, bound: TextBound | None = None, recall: Recall | None = None
+    ) -> Prompt:
         """Return the prompt. Raises InvalidRequest."""
-        prompt = build_prompt(tokenizer, self.shown, bound)
+        prompt = build_prompt(tokenizer, self.shown, bound, recall)
         if self.shown is self.request or self.shown.prompt is not None:
             return prompt
         # Reports name the client's own system prompt.

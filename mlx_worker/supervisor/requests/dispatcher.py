@@ -295,6 +295,7 @@ class Dispatcher:
             generation.session,
             generation.request_id,
             generation.room,
+            generation.splices,
         )
         self._open[generation] = id_
         generation.handed_over.append(time.perf_counter())

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.pause import Handle
     from mlx_worker.supervisor.requests.output_buffer import OutputDelta
     from mlx_worker.wire.request import ChatRequest
+    from mlx_worker.wire.splice import Splice
 
 
 RETRY_AFTER_UNAVAILABLE: Final = 1.0
@@ -222,6 +223,11 @@ class Generation:
     def room(self) -> int | None:
         """Return the tokens that the first process allowed the answer; None before it began."""
         return self._started.result().room if self.has_begun else None
+
+    @property
+    def splices(self) -> list[Splice] | None:
+        """Return the splices of the prompt that the first process read; None before it began."""
+        return self._started.result().splices if self.has_begun else None
 
     @property
     def prefill(self) -> tuple[int, float] | None:

@@ -1,0 +1,30 @@
+"""1,000 conversations of agents: each turn is cached at the next, and answers are as read fresh."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.agent_templates import FAMILIES, AgentFamily
+from tests.agent_traces import Bench, play
+from tests.fidelity import tally
+from tests.rounds import rounds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.fidelity
+
+TRACES = rounds(2, 8, 125)
+"""Of each family."""
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_agent_reads_again_only_what_the_template_changes(
+    family: AgentFamily, tmp_path: Path
+) -> None:
+    counted = play(Bench(family, tmp_path / "model"), range(1000, 1000 + TRACES))
+    tally.note(f"history of {family.name}", counted.traces, len(counted.wrong))
+    assert counted.wrong == []
