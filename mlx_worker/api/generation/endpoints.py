@@ -84,7 +84,7 @@ async def generate(dialect: Dialect[R], request: web.Request) -> web.StreamRespo
             prompt = _prompt_usage(started)
             accounting.start(started[0], prompt)
             headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
-            headers |= parting_header(prompt.parting)
+            headers |= parting_header(request, prompt.parting)
             info = ResponseInfo(
                 model=_name_in_response(model, parsed.model),
                 created=created,
