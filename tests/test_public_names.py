@@ -433,12 +433,20 @@ ONE_WORD: Final = {"structured_outputs": {"choice": ["a"]}}
 HOSTED: Final = [{"type": "web_search_20250305"}]
 """A tool that the node leaves out, with a warning."""
 
+SESSION: Final = {"prompt_cache_key": "mine"}
+BYE: Final = [{"role": "user", "content": "Goodbye"}]
+BILLED: Final = [{"role": "system", "content": "x-anthropic-billing-header: 1\nBe kind."}, *HELLO]
+"""A prompt with a line that the node drops."""
+
 GENERATIONS: Final[Sequence[tuple[str, Mapping[str, Any]]]] = (
     ("chat/completions", CHAT),
     ("chat/completions", CHAT | {"logprobs": True, "top_logprobs": 1, "n": 2, "seed": 1}),
     ("chat/completions", CHAT | THINKING),
     ("chat/completions", CHAT | {"tools": HOSTED}),
     ("chat/completions", CHAT | {"stop": ["a"]}),
+    ("chat/completions", CHAT | SESSION),
+    ("chat/completions", CHAT | SESSION | {"messages": BYE}),
+    ("chat/completions", CHAT | SESSION | {"messages": BILLED}),
     (
         "chat/completions",
         CHAT
@@ -451,6 +459,8 @@ GENERATIONS: Final[Sequence[tuple[str, Mapping[str, Any]]]] = (
     ("responses", RESPONSE | THINKING | {"reasoning": {"summary": "auto"}}),
     ("responses", RESPONSE | THINKING),
     ("responses", RESPONSE | ONE_WORD),
+    ("responses", RESPONSE | SESSION),
+    ("responses", RESPONSE | SESSION | {"input": BYE}),
     ("responses", RESPONSE | {"tools": HOSTED}),
     (
         "responses",
@@ -465,6 +475,8 @@ GENERATIONS: Final[Sequence[tuple[str, Mapping[str, Any]]]] = (
     ("responses", RESPONSE | {"include": ["message.output_text.logprobs"], "top_logprobs": 1}),
     ("messages", MESSAGE),
     ("messages", MESSAGE | ONE_WORD),
+    ("messages", MESSAGE | SESSION),
+    ("messages", MESSAGE | SESSION | {"messages": BYE}),
     ("messages", MESSAGE | {"tools": [{**HOSTED[0], "name": "web_search"}]}),
     ("messages", MESSAGE | {"stop_sequences": ["a"]}),
     ("messages", MESSAGE | {"thinking": {"type": "enabled", "budget_tokens": 1024}}),
@@ -544,6 +556,7 @@ RARE_EVENTS: Final = frozenset(
         "package replaced",
         "pause",
         "pressure",
+        "prompt parted",
         "resume",
         "weights changed",
     }

@@ -74,9 +74,16 @@ class Watch:
 
     def turns(self) -> list[Turn]:
         """Return the turns of the loop, of which none was refused."""
-        rows = requests_since(self._node, AUTHORIZED, self._known)
+        rows = self._rows()
         assert [(row["status"], row["error"]) for row in rows] == [(200, None)] * len(rows)
         return turns_of(rows)
+
+    def sessions(self) -> set[str | None]:
+        """Return the sessions that the requests named."""
+        return {row["session"] for row in self._rows()}
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return requests_since(self._node, AUTHORIZED, self._known)
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -90,6 +97,16 @@ def test_a_tool_loop_of_20_turns(
     turns = watch.turns()
     assert len(turns) > TURNS, said
     read_again.add(name, turns)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_agent_names_one_session_for_its_loop(name: str, seat_of: Seats, served: Served) -> None:
+    seat = seat_of(name, label=f"{name} (session)")
+    watch = Watch(served)
+    AGENTS[name](seat)
+    (session,) = watch.sessions()
+    assert session is not None
+    assert not session.startswith("user-")
 
 
 LOOK: Final[dict[str, Any]] = {

@@ -42,15 +42,17 @@ def requests_since(
 
 
 def turns_of(rows: Iterable[Mapping[str, Any]]) -> list[Turn]:
-    """Return the turns of the longest conversation: each prompt is longer than all before it.
+    """Return the turns of the loop: each prompt is a little longer than the one before it.
 
-    Agents ask for titles and the like beside the loop; those prompts are shorter.
+    Agents ask for titles and the like beside the loop, in prompts that are far shorter.
     """
     turns: list[Turn] = []
     for row in rows:
         prompt, cached, output = row["promptTokens"], row["cachedTokens"], row["outputTokens"]
         if turns and prompt <= turns[-1].prompt:
             continue
+        if turns and prompt > 2 * turns[-1].prompt:
+            turns = []
         held = min(prompt, turns[-1].prompt + turns[-1].output) if turns else 0
         turns.append(Turn(prompt, cached, output, max(0, held - cached), row.get("parted")))
     return turns

@@ -125,7 +125,7 @@ async def _generate(
             accounting.start(started[0], prompt)
             headers[CACHE_HIT] = "true" if started[0].cache_hit else "false"
             writer.identify(_common_fingerprint(generations, model))
-            headers |= parting_header(prompt.parting)
+            headers |= parting_header(request, prompt.parting)
             active = ActiveRequest(
                 request,
                 accounting,

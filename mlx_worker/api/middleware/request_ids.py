@@ -95,10 +95,13 @@ def response_headers(
     return headers | ({WARNINGS: warnings_text(warnings)} if warnings else {})
 
 
-def parting_header(parting: Parting | None) -> dict[str, str]:
-    """Return the header that says where a prompt parts; {} if no earlier prompt is known."""
+def parting_header(request: web.Request, parting: Parting | None) -> dict[str, str]:
+    """Return the header that says where a prompt parts; {} for a request without a session.
+
+    None: no earlier prompt of the session is known.
+    """
     if parting is None:
-        return {}
+        return {} if session_given(request) is None else {PROMPT_PARTED: "part=unknown"}
     facts = {
         "part": parting.part,
         "turn": parting.turn,
