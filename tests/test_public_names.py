@@ -536,6 +536,7 @@ PLAIN_HEADERS: Final = frozenset({"Content-Length", "Date", "Server", "Connectio
 
 RARE_EVENTS: Final = (
     "evict",
+    "loop",
     "loop held",
     "memory limit",
     "no room",
