@@ -549,6 +549,7 @@ PLAIN_HEADERS: Final = frozenset({"Content-Length", "Date", "Server", "Connectio
 RARE_EVENTS: Final = frozenset(
     {
         "evict",
+        "loop",
         "loop held",
         "memory limit",
         "no room",
