@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 
@@ -23,17 +23,21 @@ from mlx_worker.api.generation.lingering.response_object import ResponseObject
 from mlx_worker.api.generation.lingering.stand_in import RecordedHttpRequest
 from mlx_worker.api.middleware.connections import Connection
 from mlx_worker.api.middleware.request_ids import request_id, session_id
+from mlx_worker.api.middleware.slow_steps import SLOW_STEPS
 from mlx_worker.api.request_record import RECORDER
 from mlx_worker.errors import NodeDraining, ResponseCancelled, WorkerError
 from mlx_worker.logs import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo
     from mlx_worker.api.generation.lingering.attempt import Attempt
     from mlx_worker.api.request_record import LiveRequest, RequestRecord
     from mlx_worker.supervisor.process.pause import Handle, PauseDetector
+
+    Respond = Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]
+    """What responds to a request in some dialect."""
 
 log = logging.getLogger(__name__)
 
@@ -87,14 +91,15 @@ class RecordedRequest:
         self._timer: Handle | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, respond: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
+    def start(self, respond: Respond) -> None:
         """Respond to the request, in a task of its own."""
         self._task = asyncio.create_task(self._run(respond))
         self._task.add_done_callback(self._on_end)
 
-    async def _run(self, respond: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
+    async def _run(self, respond: Respond) -> None:
         try:
-            response = await respond(self.request)
+            steps = self.request.app[SLOW_STEPS]
+            response = await steps.timed(self.request, respond(self.request))
         except Exception as error:  # noqa: BLE001  (the clients' handlers raise the error)
             self._fail(error)
             return
