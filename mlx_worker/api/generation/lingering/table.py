@@ -91,7 +91,7 @@ class RecordedRequests:
         known = [
             recorded
             for recorded in self._by_content.get(attempt.content, ())
-            if recorded.recording.is_complete
+            if recorded.recording.is_complete and not recorded.has_failed
         ]
         for recorded in known:
             if recorded.is_abandoned and attempt.joins_abandoned:
@@ -101,7 +101,7 @@ class RecordedRequests:
     def _find_by_key(self, attempt: Attempt) -> RecordedRequest | None:
         key = attempt.idempotency_key
         recorded = self._by_key.get((attempt.content.key, key))
-        if recorded is None:
+        if recorded is None or recorded.has_failed:
             return None
         first, repeated = recorded.attempt.content, attempt.content
         if (first.dialect, first.digest) != (repeated.dialect, repeated.digest):
