@@ -88,7 +88,7 @@ async def ask_claude(url: str) -> str:
     return str(answer.content[0].text)
 
 
-DIALECTS: Final = {
+DIALECTS: Final[dict[Callable[[str], Coroutine[Any, Any, str]], str]] = {
     ask_chat: "chat",
     ask_chat_stream: "chat",
     ask_responses: "responses",
