@@ -16,7 +16,7 @@ from tests.rounds import variants
 from tests.supervisor_harness import Fifo, eventually, soon
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from tests.front.asking import Front, Serve
 
@@ -88,7 +88,7 @@ async def ask_claude(url: str) -> str:
     return str(answer.content[0].text)
 
 
-DIALECTS: Final = {
+DIALECTS: Final[dict[Callable[[str], Coroutine[Any, Any, str]], str]] = {
     ask_chat: "chat",
     ask_chat_stream: "chat",
     ask_responses: "responses",
@@ -98,7 +98,7 @@ DIALECTS: Final = {
 
 @pytest.mark.parametrize("ask", variants(DIALECTS, [ask_chat_stream, ask_claude]))
 async def test_client_that_lost_its_connection_joins_by_its_own_retry(
-    serve: Serve, hold: Fifo, ask: Callable[[str], Awaitable[str]]
+    serve: Serve, hold: Fifo, ask: Callable[[str], Coroutine[Any, Any, str]]
 ) -> None:
     front = await serve("--hold-start", hold.path)
     async with relayed(front) as (relay, url):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     from aiohttp.typedefs import Handler, Middleware
 
@@ -57,6 +57,12 @@ class SlowSteps:
             self._reported_at[path] = now
             self.on_slow_step(path, seconds)
 
+    def timed(
+        self, request: web.Request, coroutine: Coroutine[Any, Any, web.StreamResponse]
+    ) -> Awaitable[web.StreamResponse]:
+        """Return what awaits a coroutine, and records its steps under the path of a request."""
+        return _TimedCoroutine(coroutine, self.clock, partial(self.record, route_template(request)))
+
     @property
     def middleware(self) -> Middleware:
         """Return the middleware that times the steps of requests; it has to be the outermost."""
@@ -64,8 +70,7 @@ class SlowSteps:
         @web.middleware
         async def time_steps(request: web.Request, handler: Handler) -> web.StreamResponse:
             coroutine = cast("Coroutine[Any, Any, web.StreamResponse]", handler(request))
-            record = partial(self.record, route_template(request))
-            return await _TimedCoroutine(coroutine, self.clock, record)
+            return await self.timed(request, coroutine)
 
         return time_steps
 

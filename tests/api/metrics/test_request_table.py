@@ -15,6 +15,7 @@ from mlx_worker.errors import RequestNotFound
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from mlx_worker.errors import RequestCancelled
     from mlx_worker.supervisor.requests.generation import Generation
 
 MANY = 10_000
@@ -45,8 +46,8 @@ class Live:
             ended=3.0,
         )
 
-    def cancel(self) -> bool:
-        self.is_cancelled = True
+    def cancel(self, error: RequestCancelled | None = None) -> bool:
+        self.is_cancelled = error is None
         return not self.is_complete
 
 

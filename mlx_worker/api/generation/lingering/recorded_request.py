@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 
@@ -23,17 +24,21 @@ from mlx_worker.api.generation.lingering.response_object import ResponseObject
 from mlx_worker.api.generation.lingering.stand_in import RecordedHttpRequest
 from mlx_worker.api.middleware.connections import Connection
 from mlx_worker.api.middleware.request_ids import request_id, session_id
+from mlx_worker.api.middleware.slow_steps import SLOW_STEPS
 from mlx_worker.api.request_record import RECORDER
 from mlx_worker.errors import NodeDraining, ResponseCancelled, WorkerError
 from mlx_worker.logs import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from mlx_worker.api.dialects.base import GenerationRequest, ResponseInfo
     from mlx_worker.api.generation.lingering.attempt import Attempt
     from mlx_worker.api.request_record import LiveRequest, RequestRecord
     from mlx_worker.supervisor.process.pause import Handle, PauseDetector
+
+    Respond = Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]
+    """What responds to a request in some dialect."""
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +60,9 @@ class Keeper(Protocol):
 class RecordedRequest:
     """One request whose response is recorded, and the clients that read the response.
 
-    `attempt` is the first one. `linger` is in seconds. `live` accounts for the request, once its
-    body is parsed; `record` is its end. `response_id` is the id of the Responses object, and
-    `object` tells how far that is; "" and None in other dialects.
+    `attempt` is the first one. `linger` is in seconds. `live` accounts for the request from the
+    parsing of its body to its end, and `record` is its end. `response_id` is the id of the
+    Responses object, and `object` tells how far that is; "" and None in other dialects.
     """
 
     def __init__(
@@ -87,14 +92,15 @@ class RecordedRequest:
         self._timer: Handle | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, respond: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
+    def start(self, respond: Respond) -> None:
         """Respond to the request, in a task of its own."""
         self._task = asyncio.create_task(self._run(respond))
         self._task.add_done_callback(self._on_end)
 
-    async def _run(self, respond: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
+    async def _run(self, respond: Respond) -> None:
         try:
-            response = await respond(self.request)
+            steps = self.request.app[SLOW_STEPS]
+            response = await steps.timed(self.request, respond(self.request))
         except Exception as error:  # noqa: BLE001  (the clients' handlers raise the error)
             self._fail(error)
             return
@@ -126,8 +132,8 @@ class RecordedRequest:
         self._parsed.set()
 
     def on_end(self, record: RequestRecord) -> None:
-        """Note the end of the request."""
-        self.record = record
+        """Note the end of the request, without its prompts, which the response may outlive."""
+        self.record, self.live = replace(record, generations=[]), None
         self.recording.is_broken = bool(record.error)
 
     # --- the response's object ---
@@ -153,14 +159,13 @@ class RecordedRequest:
     def object_as_json(self) -> bytes:
         """Return how far the response is, as the object of the Responses dialect."""
         assert self.object is not None, "the dialect has objects"
-        assert self.live is not None, "the request is parsed"
         return self.object.as_json(self.live)
 
     def cancel_for_client(self) -> None:
         """End a response that is made in the background; do nothing after its end."""
         assert self.object is not None, "the dialect has objects"
-        assert self.live is not None, "the request is parsed"
-        if self.is_running and self.live.cancel(ResponseCancelled("the client has cancelled it")):
+        error = ResponseCancelled("the client has cancelled the response")
+        if self.live is not None and self.live.cancel(error):
             self.object.is_cancelled = True
 
     # --- clients ---
@@ -177,6 +182,11 @@ class RecordedRequest:
             isinstance(connection, Connection) and connection.has_half_closed
             for connection in self._connections
         )
+
+    @property
+    def has_failed(self) -> bool:
+        """True if there is no response, or one that ended with an error."""
+        return self.recording.error is not None or self.recording.is_broken
 
     @property
     def is_running(self) -> bool:
@@ -228,10 +238,9 @@ class RecordedRequest:
     def _keep_or_forget(self) -> None:
         """Keep a response that a client may ask for again; forget any other."""
         self._stop_timer()
-        has_failed = self.recording.error is not None or self.recording.is_broken
         is_wanted = self.attempt.may_come_again or not self._was_delivered
         if self.is_background or (
-            self.linger and is_wanted and self.recording.is_complete and not has_failed
+            self.linger and is_wanted and self.recording.is_complete and not self.has_failed
         ):
             self._timer = self._pause.timer(self.linger, self._keeper.forget, self)
             self._keeper.keep_ended(self)

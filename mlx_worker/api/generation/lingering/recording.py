@@ -2,7 +2,7 @@
 
 The recorded chunks are the bytes objects that the dialect has formatted: nothing is copied. A
 client that lags is behind in the list of chunks, so that the list is the buffer of all clients.
-Beyond `max_bytes` only what an attached client has not got yet is kept: nobody can join any more.
+Beyond `max_bytes` only what an attached client has not got yet is kept, and no client can join.
 
 [front]
 """

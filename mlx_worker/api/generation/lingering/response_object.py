@@ -50,13 +50,13 @@ class ResponseObject:
             return None
         return cls(request, info)
 
-    def as_json(self, live: LiveRequest) -> bytes:
-        """Return the object as of now."""
+    def as_json(self, live: LiveRequest | None) -> bytes:
+        """Return the object as of now; `live` is the request, None at its end."""
         if self._writer is None:
             return self._final
         if self.is_cancelled:
             return self._writer.snapshot("cancelled")
-        is_queued = live_state(live.snapshot().generations) == "waiting"
+        is_queued = live is not None and live_state(live.snapshot().generations) == "waiting"
         return self._writer.snapshot("queued" if is_queued else "in_progress")
 
     def finish(self, recording: Recording) -> None:

@@ -17,17 +17,17 @@ from mlx_worker.api.generation.lingering.table import RECORDED_REQUESTS
 from mlx_worker.api.middleware.request_ids import JOINED, request_id, response_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from mlx_worker.api.dialects.base import DialectName
-    from mlx_worker.api.generation.lingering.recorded_request import RecordedRequest
+    from mlx_worker.api.generation.lingering.recorded_request import RecordedRequest, Respond
 
 
 async def serve(
     request: web.Request,
     dialect: DialectName,
     body: bytes,
-    respond: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    respond: Respond,
 ) -> web.StreamResponse:
     """Respond to a generation's request. Raises the refusal where nothing was sent yet.
 

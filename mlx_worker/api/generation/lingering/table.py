@@ -1,4 +1,4 @@
-"""Know every recorded request, running or just ended, and find the one that an attempt repeats.
+"""Know every recorded request, running or just ended, and find which of them an attempt repeats.
 
 A client finds nothing but requests of its own API key. A request with an `Idempotency-Key` is found
 by the key alone. Any other is found by its content, and one that no client reads comes first: of
@@ -20,10 +20,10 @@ from mlx_worker.errors import CannotJoin, IdempotencyKeyReused
 from mlx_worker.supervisor.process.pause import PauseDetector
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
     from mlx_worker.api.generation.lingering.attempt import Attempt, Content
+    from mlx_worker.api.generation.lingering.recorded_request import Respond
     from mlx_worker.config.schema import ServerConfig
 
 MAX_RECORDED: Final = 16 * 1024 * 1024
@@ -91,7 +91,7 @@ class RecordedRequests:
         known = [
             recorded
             for recorded in self._by_content.get(attempt.content, ())
-            if recorded.recording.is_complete
+            if recorded.recording.is_complete and not recorded.has_failed
         ]
         for recorded in known:
             if recorded.is_abandoned and attempt.joins_abandoned:
@@ -101,7 +101,7 @@ class RecordedRequests:
     def _find_by_key(self, attempt: Attempt) -> RecordedRequest | None:
         key = attempt.idempotency_key
         recorded = self._by_key.get((attempt.content.key, key))
-        if recorded is None:
+        if recorded is None or recorded.has_failed:
             return None
         first, repeated = recorded.attempt.content, attempt.content
         if (first.dialect, first.digest) != (repeated.dialect, repeated.digest):
@@ -126,7 +126,7 @@ class RecordedRequests:
         self,
         attempt: Attempt,
         request: web.Request,
-        respond: Callable[[web.Request], Awaitable[web.StreamResponse]],
+        respond: Respond,
     ) -> RecordedRequest:
         """Respond to a new request in a task of its own."""
         recorded = RecordedRequest(request, attempt, self, self._pause, self.max_recorded)
