@@ -57,7 +57,9 @@ PARAMETERS: Final = {
     },
 }
 NAMES: Final = ("look", "walk")
-TERMS: Final = ModelTerms(Defaults(), RequestCapacity("m", 8), ModelSettings(None, {}, (), {}, None))
+TERMS: Final = ModelTerms(
+    Defaults(), RequestCapacity("m", 8), ModelSettings(None, {}, (), {}, None)
+)
 TABLE: Final = ModelTable({"m": TERMS}, TERMS, ["m"], takes_any_name=True)
 INFO: Final = base.ResponseInfo("m", 1, "fp_1", reasoning_summaries="always")
 BEYOND_ASCII: Final = ("東京", "Grüße", "🙂", "naïve—", "Ω≈ç", "👩‍👩‍👧")
