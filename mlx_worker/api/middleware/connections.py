@@ -33,6 +33,8 @@ from mlx_worker.errors import InvalidRequest, TooManyConnections
 from mlx_worker.system.file_limit import ConnectionBudget
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiohttp.streams import StreamReader
     from aiohttp.typedefs import Handler, Middleware
 
@@ -67,9 +69,13 @@ class NotHttp(InvalidRequest):
 
 
 class Connection(web.RequestHandler):
-    """One connection, whose client has to read the responses."""
+    """One connection, whose client has to read the responses.
 
-    __slots__ = ("_last_body", "_limiter", "_prober", "_send_deadline", "_tcp")
+    `on_reset` is called if the client's machine resets the connection before the client sends more:
+    the client has gone with bytes that it has not read.
+    """
+
+    __slots__ = ("_last_body", "_limiter", "_prober", "_send_deadline", "_tcp", "on_reset")
 
     def __init__(self, limiter: ConnectionLimiter, manager: web.Server, **settings: Any) -> None:
         super().__init__(manager, **settings)
@@ -78,6 +84,7 @@ class Connection(web.RequestHandler):
         self._send_deadline: Timer | None = None
         self._last_body: StreamReader | None = None
         self._prober: Prober | None = None
+        self.on_reset: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the connection."""
@@ -91,12 +98,15 @@ class Connection(web.RequestHandler):
         if self._prober is not None:
             self._prober.cancel()
         self._limiter.disconnected(self)
+        if self.on_reset is not None and isinstance(exc, ConnectionResetError):
+            self.on_reset()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse the bytes, and record how long that blocks the event loop."""
         slow_steps = self._limiter.slow_steps
         began = slow_steps.clock()
+        self.on_reset = None  # a client that sends more has read what it was sent
         super().data_received(data)
         if self._messages:
             self._last_body = self._messages[-1][1]

@@ -91,11 +91,6 @@ class Attempt:
         lingers_plain = bool(self.linger) and not self.comes_from_library
         return self.joins_any or bool(self.content.session) or lingers_plain
 
-    @property
-    def may_come_again(self) -> bool:
-        """True if the response may be asked for again after a client has read all of it."""
-        return bool(self.idempotency_key) or self.comes_from_library
-
 
 async def attempt_of(
     request: web.Request, dialect: DialectName, body: bytes, server: ServerConfig

@@ -63,6 +63,7 @@ class RecordedRequest:
     `attempt` is the first one. `linger` is in seconds. `live` accounts for the request from the
     parsing of its body to its end, and `record` is its end. `response_id` is the id of the
     Responses object, and `object` tells how far that is; "" and None in other dialects.
+    `was_delivered`: a client has got the whole response, as far as can be known.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class RecordedRequest:
         self._keeper = keeper
         self._pause = pause
         self._connections: set[web.RequestHandler] = set()
-        self._was_delivered = False
+        self.was_delivered = False
         self._parsed = asyncio.Event()
         self._timer: Handle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -201,8 +202,15 @@ class RecordedRequest:
         `joined` and `select` are as for `follow`.
         """
         response = await follow(request, self.recording, joined=joined, select=select)
-        self._was_delivered = request.transport is not None
+        if request.transport is not None:
+            self.was_delivered = True
+            if isinstance(request.protocol, Connection):
+                request.protocol.on_reset = self._on_reset
         return response
+
+    def _on_reset(self) -> None:
+        """Note that a client has gone without reading all that was written to its socket."""
+        self.was_delivered = False
 
     @contextlib.contextmanager
     def client(self, request: web.Request) -> Iterator[None]:
@@ -238,10 +246,8 @@ class RecordedRequest:
     def _keep_or_forget(self) -> None:
         """Keep a response that a client may ask for again; forget any other."""
         self._stop_timer()
-        is_wanted = self.attempt.may_come_again or not self._was_delivered
-        if self.is_background or (
-            self.linger and is_wanted and self.recording.is_complete and not self.has_failed
-        ):
+        is_whole = self.recording.is_complete and not self.has_failed
+        if self.is_background or (self.linger and is_whole):
             self._timer = self._pause.timer(self.linger, self._keeper.forget, self)
             self._keeper.keep_ended(self)
         else:

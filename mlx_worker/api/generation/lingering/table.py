@@ -94,7 +94,8 @@ class RecordedRequests:
             if recorded.recording.is_complete and not recorded.has_failed
         ]
         for recorded in known:
-            if recorded.is_abandoned and attempt.joins_abandoned:
+            is_missed = recorded.is_abandoned and not recorded.was_delivered
+            if is_missed and attempt.joins_abandoned:
                 return recorded
         return known[-1] if known and attempt.joins_any else None
 

@@ -34,6 +34,11 @@ class Reading:
             )
         )
 
+    async def all(self) -> bytes:
+        """Wait for the end, and return what the client has got."""
+        last = await soon(self.running)
+        return b"".join([*self.client.got, last])
+
     def catch_up(self) -> None:
         self.client.unsent = 0
         self.client.caught_up.set()
@@ -80,7 +85,7 @@ async def test_follower_of_a_client_that_lags_holds_up_no_other() -> None:
     assert (slow.client.got, fast.client.got) == ([b"a"], [b"a", b"b", b"c"])
     slow.catch_up()
     recording.finish(b"d")
-    assert b"".join([*slow.client.got, await soon(slow.running)]) == b"abcd"
+    assert await slow.all() == b"abcd"
     assert await soon(fast.running) == b"d"
 
 
@@ -94,8 +99,8 @@ async def test_recording_beyond_its_bytes_keeps_what_a_client_has_not_got() -> N
     assert (recording.is_complete, reported) == (False, ["overflow"])
     slow.catch_up()
     recording.finish(b"end")
-    assert b"".join([*slow.client.got, await soon(slow.running)]) == b"aabbccddend"
-    assert b"".join([*fast.client.got, await soon(fast.running)]) == b"aabbccddend"
+    assert await slow.all() == b"aabbccddend"
+    assert await fast.all() == b"aabbccddend"
 
 
 @pytest.mark.parametrize("number", range(5))
