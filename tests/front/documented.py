@@ -64,4 +64,6 @@ def codes_of(method: str, path: str) -> set[str]:
 
 @cache
 def _pattern(path: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\{\w+:([^}]*)\}", r"\1", path.replace(".json", r"\.json")))
+    escaped = path.replace(".json", r"\.json")
+    limited = re.sub(r"\{\w+:([^}]*)\}", r"\1", escaped)
+    return re.compile(re.sub(r"\{\w+\}", "[^/]+", limited))

@@ -23,7 +23,7 @@ from mlx_worker.api.generation.lingering.recording import Recording
 from mlx_worker.api.generation.lingering.response_object import ResponseObject
 from mlx_worker.api.generation.lingering.stand_in import RecordedHttpRequest
 from mlx_worker.api.middleware.connections import Connection
-from mlx_worker.api.middleware.request_ids import request_id, session_id
+from mlx_worker.api.middleware.request_ids import request_id
 from mlx_worker.api.middleware.slow_steps import SLOW_STEPS
 from mlx_worker.api.request_record import RECORDER
 from mlx_worker.errors import NodeDraining, ResponseCancelled, WorkerError
@@ -77,7 +77,7 @@ class RecordedRequest:
         self.attempt = attempt
         self.linger = attempt.linger
         self.recording = Recording(max_bytes, self._on_overflow)
-        request_id(request), session_id(request)  # the stand-in has the same
+        request_id(request)  # the stand-in has the same
         self.request = RecordedHttpRequest(request, self.recording)
         self.request[RECORDER] = self
         self.live: LiveRequest | None = None
