@@ -9,6 +9,7 @@ step around them, `tox -e soak` also where an answer is alone.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -177,7 +178,7 @@ def check_killed_at(
         assert {facts["request_id"] for facts in resumed} <= bodies.keys()
         assert 1 <= len(resumed) <= len(bodies)
         assert max(facts["after_tokens"] for facts in resumed) <= step
-        eventually(lambda pid=pid: is_another(node, pid))
+        eventually(partial(is_another, node, pid))
 
 
 def is_another(node: RunningNode, pid: int) -> bool:
