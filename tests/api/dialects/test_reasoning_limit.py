@@ -55,11 +55,11 @@ every_dialect = pytest.mark.parametrize("dialect", BODIES, ids=lambda it: it.__n
 @every_dialect
 @pytest.mark.parametrize("field", BUDGET_FIELDS)
 def test_budget_by_every_name_is_the_same(dialect: ModuleType, field: str) -> None:
-    assert asked(dialect, None, **{field: 9}).thinking_budget == 9
-    assert asked(dialect, None, **{field: 0}).thinking_budget == 0
+    assert asked(dialect, ModelTerms(), **{field: 9}).thinking_budget == 9
+    assert asked(dialect, ModelTerms(), **{field: 0}).thinking_budget == 0
     assert asked(dialect, terms(7), **{field: -1}).thinking_budget is None
     with pytest.raises(InvalidRequest) as refused:
-        asked(dialect, None, **{field: -2})
+        asked(dialect, ModelTerms(), **{field: -2})
     assert refused.value.param == field
     assert "-1" in refused.value.message
     assert "-2" in refused.value.message
