@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlx_worker.bench.synthetic.folder import make_folder
@@ -48,8 +48,6 @@ class AgentFamily:
     keeps: Literal["none", "chain", "all"] = "all"
     several_calls: bool = True
     tools: Literal["refuse", "prompt"] = "refuse"
-    keeps_call_text: bool = True
-    kwargs: dict[str, Any] = field(default_factory=dict)
 
     def make(self, folder: Path) -> Path:
         """Write a model of this family into a folder."""

@@ -13,8 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.agent_bench import Bench
 from tests.agent_templates import FAMILIES
-from tests.agent_traces import Bench, play, table
+from tests.agent_traces import play, table
 
 
 def main() -> None:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.agent_bench import Bench
 from tests.agent_templates import FAMILIES, AgentFamily
-from tests.agent_traces import Bench, play
+from tests.agent_traces import play
 from tests.rounds import variants
 
 if TYPE_CHECKING:
