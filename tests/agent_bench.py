@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from mlx_worker.wire.request import ChatRequest
     from tests.agent_templates import AgentFamily
 
-TERMS: Final = ModelTerms(Defaults(), RequestCapacity("m", 8), ModelSettings(None, {}, ()))
+TERMS: Final = ModelTerms(
+    Defaults(), RequestCapacity("m", 8), ModelSettings(None, {}, (), {}, None)
+)
 TABLE: Final = ModelTable({"m": TERMS}, TERMS, ["m"], takes_any_name=True)
 CONTEXT: Final = 8192
 
