@@ -111,6 +111,7 @@ def test_the_json_file_is_the_results(results: Results, tmp_path: Path) -> None:
     assert msgspec.json.decode((tmp_path / "results.json").read_bytes(), type=Results) == results
 
 
+@pytest.mark.full
 def test_plots_are_svg_with_a_line_for_each_target(results: Results, tmp_path: Path) -> None:
     files = draw(results, tmp_path / "plots")
     names = ["pauses-crash.svg", "pauses-streams-32.svg", "throughput-by-streams.svg"]

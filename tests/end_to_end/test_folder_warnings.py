@@ -34,6 +34,7 @@ def odd(nano: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.full
 def test_a_node_serves_such_a_folder_and_tells_its_warnings(odd: Path, tmp_path: Path) -> None:
     with running_node(tmp_path, {"odd": odd}) as node:
         node.wait_until_ready()

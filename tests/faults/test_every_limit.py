@@ -19,7 +19,6 @@ from mlx_lm.utils import load_tokenizer
 from tests.faults.failing_harness import running_failing_node, set_fault
 from tests.faults.failing_model import Fault
 from tests.processes import RunningNode, eventually
-from tests.rounds import rounds
 from tests.sse import DONE, events_from
 from tests.synthetic_models import THOUGHT
 
@@ -190,16 +189,17 @@ def last_event(node: RunningNode) -> int:
     return int(node.ask("/admin/events").json["events"][-1]["id"])
 
 
+@pytest.mark.full
 def test_limits_of_a_batch_whose_child_is_killed_are_exact(
     restless: RunningNode,
     folder: Path,
     bodies: dict[str, dict[str, Any]],
     expected: dict[str, Received],
 ) -> None:
-    steps = AROUND if rounds(0, 1, 1) else [BUDGET + 5, LOOP + 5]
-    check_killed_at(restless, folder, bodies, expected, steps)
+    check_killed_at(restless, folder, bodies, expected, AROUND)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("expected")
 def test_loop_is_an_event_and_a_metric(restless: RunningNode) -> None:
     loops = [

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-STRIDE: Final = rounds(60, 4, 1)
+STRIDE: Final = rounds(4, 4, 1)
 """Every token in `tox -e soak`, every fourth in `tox -e full`."""
 
 CLIENTS: Final = 32
@@ -113,6 +113,7 @@ def expected(node: RunningNode) -> Heard:
     return said
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("tokens", range(1, TOKENS, STRIDE))
 def test_lingering_stream_of_a_client_that_left_is_said_whole(
     node: RunningNode, expected: Heard, tokens: int

@@ -130,6 +130,7 @@ async def ends_with_what_changed(
     exact(node)
 
 
+@pytest.mark.full
 async def test_weights_with_one_other_bit_end_the_answers(tiny: Path, tmp_path: Path) -> None:
     with running_failing_node("m", tiny, tmp_path) as node:
         await ends_with_what_changed(

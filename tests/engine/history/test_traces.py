@@ -21,7 +21,7 @@ DEFAULT = [family for family in FAMILIES if family.name in ("qwen3-thinking", "g
 def test_traces_read_again_only_what_the_template_changes(
     family: AgentFamily, tmp_path: Path
 ) -> None:
-    tally = play(Bench(family, tmp_path / "model"), range(5))
+    tally = play(Bench(family, tmp_path / "model"), range(2))
     assert tally.wrong == []
     assert tally.seen["whole"] > tally.turns / 3
 
