@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -15,7 +16,7 @@ from tests.front.asking import Answer, Front, Serve, asked, model
 from tests.front.test_metrics import value
 from tests.front.test_requests import is_free, reaches, rows
 from tests.sse import events_of
-from tests.supervisor_harness import Fifo, eventually, kill_worker, soon
+from tests.supervisor_harness import DEADLINE, QUICK, Fifo, eventually, kill_worker, soon
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
@@ -360,3 +361,26 @@ async def test_lingering_thirty_two_clients_get_their_own_answers_back(
     assert len({answer.headers["X-Joined"] for answer in answers}) == 32
     assert len({answer.events[0]["id"] for answer in answers}) == 32
     assert await counts(front) == (32, 32 * 4, 32)
+
+
+async def test_lingering_generation_is_joined_while_the_node_drains(
+    serve: Serve, pace: Fifo
+) -> None:
+    front = await serve("--pace", pace.path, timings=replace(QUICK, drain=DEADLINE))
+    body = asked(WORDS, stream=True)
+    got = await leave(front, await begin(front, pace, body, 2, **SESSION))
+    stopping = asyncio.ensure_future(front.node.stop())
+    await eventually(lambda: _is_draining(front))
+    refused = await front.ask(CHAT.path, asked("another"))
+    assert refused.error["code"] == "node_draining"
+    asking = asyncio.ensure_future(front.ask(CHAT.path, body, **SESSION))
+    await eventually(lambda: has_clients(front, 1))
+    pace.let(STEPS)
+    answer = await soon(asking)
+    assert answer.body.startswith(got)
+    assert answer.text == WORDS
+    await soon(stopping)
+
+
+async def _is_draining(front: Front) -> bool:
+    return front.node.draining
