@@ -56,13 +56,17 @@ def together(count: int, work: Callable[[], object]) -> None:
     """The same work in so many threads, all beginning at one moment."""
     barrier = threading.Barrier(count)
 
-    def one() -> None:
+    def one(runs: threading.Event) -> None:
+        runs.set()
         barrier.wait()
         work()
 
-    threads = [threading.Thread(target=one) for _ in range(count)]
-    for thread in threads:
-        thread.start()
+    threads = []
+    for _ in range(count):
+        runs = threading.Event()
+        threads.append(threading.Thread(target=one, args=(runs,)))
+        threads[-1].start()
+        runs.wait()  # CPython 3.11 fails where two threads install coverage's tracer at once
     for thread in threads:
         thread.join()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from mlx_worker.bench.synthetic.tokenizer import byte_alphabet
@@ -49,8 +50,14 @@ class CollectedSpans:
         return "".join(span for span in self.spans if isinstance(span, str))
 
 
+@cache
+def markers(tokenizer: Any) -> Markers:
+    """A model's markers, made once: they spell out each token of the vocabulary."""
+    return Markers(tokenizer)
+
+
 def stream(tokenizer: Any, asked: ChatRequest | None = None, state: str = "normal") -> TextStream:
-    return TextStream(Markers(tokenizer), asked or request(), state)
+    return TextStream(markers(tokenizer), asked or request(), state)
 
 
 def text_of(spans: Iterable[Span]) -> str:

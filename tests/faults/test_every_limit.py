@@ -190,6 +190,7 @@ def last_event(node: RunningNode) -> int:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(600)
 def test_limits_of_a_batch_whose_child_is_killed_are_exact(
     restless: RunningNode,
     folder: Path,

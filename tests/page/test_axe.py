@@ -37,7 +37,7 @@ def test_node_at_work_has_no_violations(look: Looking) -> None:
     look.page.click("#send")
     expect(look.page.locator("#transcript .turn")).to_have_count(2)
     assert look.violations() == []
-    look.page.click("#stop")
+    look.page.dispatch_event("#stop", "click")  # the answer may have ended while axe looked
 
 
 def test_question_has_no_violations(look: Looking) -> None:
