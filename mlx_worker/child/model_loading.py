@@ -73,6 +73,7 @@ def load_model(
             kv=kv,
             kv_bytes=load.kv_bytes,
             prefill_pause=load.prefill_pause,
+            remember_turns=load.remember_turns,
             on_encoded=on_encoded,
         )
         configured = (load.chat_template or "", load.tools) if _differs(load) else ()

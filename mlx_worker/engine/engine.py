@@ -75,6 +75,7 @@ class Engine:
         kv: KvCost = UNKNOWN_COST,
         kv_bytes: int | None = None,
         prefill_pause: float = PAUSE,
+        remember_turns: bool = True,
         on_encoded: Callable[[], None] = _ignore,
     ) -> None:
         self.cache = PromptCache(cache_bytes)
@@ -84,7 +85,9 @@ class Engine:
         self.unbatched = unbatched_because(model)
         self._tokenizer = tokenizer
         self._markers = Markers(tokenizer)
-        self.history = TurnHistory(self._markers, history_bytes(cache_bytes))
+        self.history = TurnHistory(
+            self._markers, history_bytes(cache_bytes) if remember_turns else 0
+        )
         self._vocabulary = len(tokenizer)
         self._factory = SequenceFactory(model, tokenizer, self._markers, context_length)
         self._pace = ChunkSizer(prefill_pause)

@@ -42,6 +42,7 @@ def load_of(planned: PlannedModel) -> Load:
         prefill_pause=model.prefill_pause,
         chat_template=planned.chat_template,
         tools=model.tools,
+        remember_turns=model.remember_turns,
     )
 
 

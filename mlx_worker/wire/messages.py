@@ -33,6 +33,7 @@ class Load(WireMessage, frozen=True):
     `kv_bytes` bounds the KV of running rows: further requests wait. `prefill_pause` bounds the
     seconds for which prefill delays running streams between two of their tokens. `chat_template`
     replaces the folder's own; `tools` says what becomes of tools if the template has no tool calls.
+    `remember_turns`: earlier turns of the model are read as the tokens that were sampled.
     """
 
     model: str
@@ -44,6 +45,7 @@ class Load(WireMessage, frozen=True):
     prefill_pause: float
     chat_template: str | None = None
     tools: Literal["refuse", "ignore", "prompt"] = "refuse"
+    remember_turns: bool = True
 
 
 class Generate(WireMessage, frozen=True):

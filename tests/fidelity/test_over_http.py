@@ -15,7 +15,7 @@ from mlx_worker.wire.request import Sampling
 from tests.fidelity import tally
 from tests.fidelity.reference import Ask, Model
 from tests.fidelity.test_fidelity import CASES
-from tests.processes import DEADLINE, RunningNode
+from tests.processes import DEADLINE, RunningNode, running_node
 from tests.sse import DONE, EventParser
 from tests.synthetic_models import WORDS
 
@@ -29,6 +29,15 @@ pytestmark = pytest.mark.fidelity
 CLIENTS = 8
 ROUND = 24
 """Requests that share their system prompts, and between whose rounds the cache may be cleared."""
+
+
+@pytest.fixture(scope="module")
+def node(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    """A node that reads the text of each prompt, as mlx_lm does."""
+    folder = tmp_path_factory.mktemp("node")
+    with running_node(folder, {"tiny": tiny}, extra="remember_turns = false") as running:
+        running.wait_until_ready()
+        yield running
 
 
 @pytest.fixture(scope="module")

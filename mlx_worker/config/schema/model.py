@@ -157,6 +157,14 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ' or as in "4GiB".'
         ),
     ] = Size(4 << 30)
+    remember_turns: Annotated[
+        bool,
+        Meta(
+            description="Earlier turns of the model are read as the tokens that were sampled, so"
+            " that the next turn finds all of them in the prompt cache. False: a prompt depends on"
+            " its request alone, and a seed makes the same answer whatever was said before."
+        ),
+    ] = True
     prefill_pause: Annotated[
         float,
         Meta(

@@ -124,6 +124,20 @@ def test_history_turn_that_means_the_same_is_read_as_its_tokens(
     assert splice.token_ids == tokens[:-1]
 
 
+def test_history_without_bytes_remembers_no_turn_but_reads_given_ones(talk: Talk) -> None:
+    before = talk.prompt(ASK)
+    tokens = spelled(talk.tokenizer, "words", IM_END)
+    talk.answer(before, tokens)
+    spliced = talk.prompt(ASK, said("words"), THEN)
+    forgetful = Talk(talk.tokenizer)
+    forgetful.history = TurnHistory(forgetful.markers, 0)
+    forgetful.answer(before, tokens)
+    after = forgetful.prompt(ASK, said("words"), THEN)
+    assert (after.tokens, after.splices) == (talk.plain(ASK, said("words"), THEN).tokens, ())
+    resumed = forgetful.prompt(ASK, said("words"), THEN, given=list(spliced.splices))
+    assert resumed.tokens == spliced.tokens != after.tokens
+
+
 OTHER: list[tuple[list[str], dict[str, Any], list[str]]] = [
     ([CALL, LOOK, CALLED], called({"at": "東京", "far": True}), [CALL]),
     ([CALL, LOOK, CALLED], called({"at": "東京"}), [CALL]),
