@@ -130,7 +130,10 @@ class _Document:
             answer["description"] += "; with `stream: true` the same response as events"
             answer["content"] |= self._content_of(EVENTS)
         if route.streams and route.body:
-            answer["headers"] = _headers(REQUEST_ID, SESSION_ID, CACHE_HIT, MODEL)
+            # A response that begins before its model does knows no cache hit.
+            answer["headers"] = _headers(REQUEST_ID, SESSION_ID, MODEL) | _headers(
+                CACHE_HIT, required=False
+            )
         return {str(status): dict(answer) for status in route.statuses}
 
     def _content_of(self, answer: type[msgspec.Struct] | JsonKeys | Text) -> dict[str, Any]:

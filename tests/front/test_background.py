@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import openai
 import pytest
 
+from mlx_worker.api.openapi import document
+from mlx_worker.api.routes import ROUTES
 from mlx_worker.config.schema import ServerConfig
 from tests.dialects import ALL, RESPONSES, Dialect
 from tests.front.asking import Front, Serve, model
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 WORDS: Final = "one two three four"
 STEPS: Final = len(WORDS.split()) + 2
 PATH: Final = "/v1/responses"
+OPENAPI: Final[dict[str, Any]] = json.loads(document(ROUTES))
 ASKED: Final[dict[str, Any]] = {"input": WORDS, "background": True, "metadata": {"a": "b"}}
 
 
@@ -53,6 +56,15 @@ async def test_background_response_is_polled_to_its_end(serve: Serve, pace: Fifo
         assert (await client.responses.cancel(response.id)).status == "completed"
     head = await front.ask(f"{PATH}/{response.id}", method="HEAD")
     assert head.status == 200
+
+
+async def test_background_response_has_the_headers_that_openapi_requires(serve: Serve) -> None:
+    front = await serve()
+    response = await front.client.post(PATH, json={"model": "m", **ASKED})
+    headers = OPENAPI["paths"]["/responses"]["post"]["responses"]["200"]["headers"]
+    required = {name for name, header in headers.items() if header["required"]}
+    assert "X-Model" in required
+    assert all(name in response.headers for name in required)
 
 
 async def test_background_stream_goes_on_after_a_sequence_number(serve: Serve, pace: Fifo) -> None:
