@@ -91,7 +91,8 @@ def test_a_pipe_that_is_not_read_drops_lines_and_says_how_many(
 ) -> None:
     reader, end = pipe
     dropped = Dropped()
-    writer = writer_to(kind(end), dropped)
+    # A queue that the pipe cannot take whole, so that the lines wait whichever thread runs first.
+    writer = LogWriter(kind(end), notice, dropped, 10 * LIMIT)
     for line in LINES:
         writer.put(line)
     assert not writer.flush(0)
