@@ -505,7 +505,7 @@ class FakeWorker:
             self._host.send([StepOutput([RowOutput(row.id + 1000, [1], "whose is this?")])])
 
     async def _take(self, seconds: float, report: Callable[[float], WireMessage]) -> None:
-        """Let so many seconds pass, and report the share of the work that is done."""
+        """Let this number of seconds pass, and report the share of the work that is done."""
         for number in range(1, self._flags.reports + 1) if seconds else ():
             await self._host.sleep(seconds / self._flags.reports)
             self._host.send([report(number / self._flags.reports)])

@@ -36,7 +36,7 @@ class LoopClock:
         return call
 
     def run(self, seconds: float) -> None:
-        """Let so many seconds pass, each call made at its time."""
+        """Let this number of seconds pass, each call made at its time."""
         end = self.now + seconds
         while self._calls and self._calls[0][0] <= end:
             self.now = max(self.now, self._calls[0][0])
@@ -44,7 +44,7 @@ class LoopClock:
         self.now = end
 
     def stop(self, seconds: float) -> None:
-        """Let so many seconds pass in which the process does not run; then all is overdue."""
+        """Let seconds pass in which the process does not run; then all calls are overdue."""
         self.now += seconds
         due = [call for call in self._calls if call[0] <= self.now]
         for _ in due:

@@ -184,7 +184,7 @@ def hold_at(step: int) -> Fault:
 async def leave_a_held_child(
     session: aiohttp.ClientSession, node: RunningNode, folder: Path, id_: str
 ) -> None:
-    """Begin a stream, leave while its child is held, and kill the child that nobody waits for."""
+    """Begin a stream, leave while its child is held, and kill that child."""
     child = psutil.Process(node.model("tiny")["pid"])
     url = f"{node.url}/v1/chat/completions"
     headers = {"X-Session-Id": id_, "X-Request-Id": id_}

@@ -67,7 +67,7 @@ async def has_clients(front: Front, *numbers: int) -> bool:
 async def begin(
     front: Front, pace: Fifo, body: Any, steps: int, path: str = CHAT.path, **headers: str
 ) -> ClientResponse:
-    """Start a stream, and wait until the client has the output of so many steps."""
+    """Start a stream, and wait until the client has the output of this number of steps."""
     response = await soon(front.open(path, body, **headers))
     pace.let(steps)
     if steps:

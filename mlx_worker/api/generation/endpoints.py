@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from mlx_worker.api.context import AppContext
     from mlx_worker.api.dialects.base import Dialect, Prompt
     from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.node import Node
@@ -85,21 +86,13 @@ async def _generate(
         models = NodeModels(context.node)
         parsed = await parse_body(request, body, generation_body(dialect), models)
         model = models.find(parsed.model)
-        created = context.now()
-        echoes = [await _prompt_text(context.node, model, prompt) for prompt in parsed.echoed]
+        info = await _response_info(context, model, parsed)
         check_session(request)
         note_body_session(request, parsed.session)
         dropped = parsed.dropped_lines
         headers = response_headers(request, model.config.id, parsed.warnings, dropped)
         accounting.accept(model, parsed.warnings, dropped)
         session, key = client_session(request), key_name(request)
-        info = ResponseInfo(
-            model=_name_in_response(model, parsed.model),
-            created=created,
-            fingerprint=None,  # until a process has begun the answer
-            echoes=echoes,
-            reasoning_summaries=context.reasoning_summaries,
-        )
         info = _tell_recorder(request, parsed, info)
         submit = partial(
             context.node.client.generate,
@@ -146,6 +139,19 @@ async def _generate(
 
 
 # --- before the model has begun -----------------------------------------------------------
+
+
+async def _response_info(
+    context: AppContext, model: ModelRuntime, parsed: GenerationRequest
+) -> ResponseInfo:
+    """Return what is known of a response before its model has begun."""
+    return ResponseInfo(
+        model=_name_in_response(model, parsed.model),
+        created=context.now(),
+        fingerprint=None,  # until a process has begun the answer
+        echoes=[await _prompt_text(context.node, model, prompt) for prompt in parsed.echoed],
+        reasoning_summaries=context.reasoning_summaries,
+    )
 
 
 def _tell_recorder(

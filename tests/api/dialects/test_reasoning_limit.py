@@ -49,7 +49,9 @@ def terms(default: int | None = None, **template_kwargs: Any) -> ModelTerms:
     return ModelTerms(Defaults(max_reasoning_tokens=default), settings=settings)
 
 
-every_dialect = pytest.mark.parametrize("dialect", BODIES, ids=lambda it: it.__name__.split(".")[3])
+every_dialect = pytest.mark.parametrize(
+    "dialect", BODIES, ids=lambda module: module.__name__.split(".")[3]
+)
 
 
 @every_dialect
