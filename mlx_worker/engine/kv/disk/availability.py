@@ -27,16 +27,15 @@ class Availability:
         self.can_read = False
         self.can_write = False
 
-    def switch_on(self) -> None:
-        """Record that the disk works; say so after a failure."""
+    def on_written(self) -> None:
+        """Record that a write succeeded; say so after a failure."""
         if self.reason:
             self._report("the KV cache on disk is on again")
         self.reason = ""
-        self.can_read = self.can_write = True
 
-    def try_writing(self) -> None:
-        """Allow one more write to a volume that can still be read."""
-        self.can_write = True
+    def try_again(self) -> None:
+        """Allow reads and writes; the failure is over with the next write that succeeds."""
+        self.can_read = self.can_write = True
 
     def switch_off(self, error: Exception) -> None:
         """Record a failure; say so once, until the disk works again."""

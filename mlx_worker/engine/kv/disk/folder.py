@@ -34,7 +34,8 @@ def open_root(path: Path, *, create: bool = True) -> int:
     Raises StorageError for a folder that must not be used, OSError where the volume fails.
     """
     if create:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700, parents=True)
     descriptor = _open_directory(os.fspath(path))
     try:
         _check_format(descriptor, path, create=create)

@@ -1,7 +1,9 @@
 """What one identity has on disk, in memory: rebuilt from headers, or from a saved copy.
 
 The saved copy is a shortcut for the start: a segment whose size or time of change differs from the
-copy's is scanned. The copy also has what headers lack: how often and when a record was used. [child]
+copy's is scanned. The copy also has what headers lack: how often and when a record was used.
+
+[child]
 """
 
 from __future__ import annotations
@@ -62,13 +64,15 @@ class Entry:
 class SegmentState:
     """A segment: the end of its last record, its size and time of change when last looked at.
 
-    `worth` is the value of its records at `valued_at`.
+    `worth` is the value of its records at `valued_at`. Nothing is appended to a sealed segment:
+    what lies behind its last record cannot be believed.
     """
 
     end: int
     changed: int
     worth: float = 0.0
     valued_at: float = 0.0
+    is_sealed: bool = False
 
 
 class Index:

@@ -102,8 +102,7 @@ class OpenedFolder:
                     headers, end, _ = self.segments.scan(number)
                 except StorageError:  # a link or another user's file: neither read nor removed
                     continue
-                # A tail that cannot be believed is never appended to: `changed` is of no file.
-                self.states[number] = SegmentState(end, -1)
+                self.states[number] = SegmentState(end, changed, is_sealed=end != size)
                 found = [entry_of(header, number, offset, now) for offset, header in headers]
                 uses = {entry.address: entry for entry in entries.get(number, ())}
                 for entry in found:
@@ -113,5 +112,4 @@ class OpenedFolder:
             for entry in found:
                 if entry.mark is not Mark.DELETED:
                     self.index.add(entry)
-        # Nothing is appended to a segment of an earlier run.
-        self.active = max(self.segments.numbers(), default=0) + 1
+        self.active = max(self.segments.numbers(), default=0)

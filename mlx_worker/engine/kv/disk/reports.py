@@ -1,4 +1,7 @@
-"""What a caller is told of the store. Pure. [child]"""
+"""What a caller is told of the store.
+
+Pure. [child]
+"""
 
 from __future__ import annotations
 

@@ -75,8 +75,9 @@ class Space:
     def append(self, opened: OpenedFolder, entry: Entry, data: bytes) -> None:
         """Append a record to the active segment, or to a new one, and index the record."""
         state = opened.states.get(opened.active)
-        if state is None or (state.end and state.end + len(data) > self._segment_bytes):
-            opened.active = max(opened.states, default=opened.active) + 1
+        is_full = state is not None and state.end + len(data) > self._segment_bytes
+        if state is None or state.is_sealed or (state.end and is_full):
+            opened.active = max(opened.active, *opened.states, 0) + 1
             state = SegmentState(0, -1)
         opened.account.charge(len(data), self.limits.writes_per_day)
         opened.segments.append(opened.active, state.end, data)

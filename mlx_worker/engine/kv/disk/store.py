@@ -83,7 +83,7 @@ class DiskStore:
                 self._availability.switch_off(error)
                 return Outcome.OFF
             if outcome is Outcome.STORED:
-                self._availability.switch_on()
+                self._availability.on_written()
             return outcome
 
     def _put(self, opened: OpenedFolder, record: Record, *, essential: bool) -> Outcome:
@@ -265,7 +265,7 @@ class DiskStore:
                 self._opened = opened
             for entry in [entry for entry in opened.index if entry.mark is Mark.TRIED]:
                 self._delete(entry)
-            self._availability.switch_on()
+            self._availability.try_again()
 
     def _release(self) -> None:
         if self._opened is not None:
@@ -277,7 +277,7 @@ class DiskStore:
         if not self._availability.is_retry_due():
             return
         if self._availability.can_read:
-            self._availability.try_writing()
+            self._availability.try_again()
         else:
             with self._lock:
                 self._release()
