@@ -67,10 +67,16 @@ class Segments:
         return headers, end, size
 
     def append(self, number: int, offset: int, record: bytes) -> None:
-        """Write a record at the end of a segment; leave nothing behind where that fails."""
+        """Write a record at the end of a segment; leave nothing behind where that fails.
+
+        Raises BadRecord where another program has cut the segment.
+        """
         descriptor = open_file(self._folder, _name(number), os.O_RDWR | os.O_CREAT)
         try:
-            if os.fstat(descriptor).st_size > offset:
+            size = os.fstat(descriptor).st_size
+            if size < offset:
+                raise BadRecord("the segment is shorter than its records")
+            if size > offset:  # a write that failed could not be taken back
                 os.ftruncate(descriptor, offset)
             written = 0
             view = memoryview(record)

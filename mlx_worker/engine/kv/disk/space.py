@@ -19,6 +19,7 @@ from mlx_worker.engine.kv.disk.eviction import (
 from mlx_worker.engine.kv.disk.index import Entry, SegmentState, saved_bytes
 from mlx_worker.engine.kv.disk.payload import BadRecord
 from mlx_worker.engine.kv.disk.segments import SEGMENT_BYTES
+from mlx_worker.errors import StorageError
 
 if TYPE_CHECKING:
     import threading
@@ -80,7 +81,11 @@ class Space:
             opened.active = max(opened.active, *opened.states, 0) + 1
             state = SegmentState(0, -1)
         opened.account.charge(len(data), self.limits.writes_per_day)
-        opened.segments.append(opened.active, state.end, data)
+        try:
+            opened.segments.append(opened.active, state.end, data)
+        except BadRecord:
+            state.is_sealed = True
+            raise
         entry.segment, entry.offset = opened.active, state.end
         with self._lock:
             opened.states[opened.active] = state
@@ -106,6 +111,10 @@ class Space:
         """Remove a segment with all that it holds."""
         with contextlib.suppress(FileNotFoundError):
             opened.segments.remove(number)
+        self.forget_segment(opened, number)
+
+    def forget_segment(self, opened: OpenedFolder, number: int) -> None:
+        """Forget a segment that another program has removed or replaced."""
         with self._lock:
             opened.index.drop_segment(number)
             opened.states.pop(number, None)
@@ -162,7 +171,7 @@ class Space:
         for entry in entries:
             if worth[id(entry)] <= victim.density * _RESCUED_DENSITY or entry.length > left:
                 break
-            with contextlib.suppress(BadRecord):
+            with contextlib.suppress(BadRecord, StorageError, FileNotFoundError):
                 rescued.append((entry, opened.segments.read_whole(entry.segment, entry.offset)))
                 left -= entry.length
         return rescued

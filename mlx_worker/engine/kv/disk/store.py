@@ -148,11 +148,14 @@ class DiskStore:
         """Read a record; one that is not right is deleted."""
         try:
             return opened.segments.load(entry)
-        except (BadRecord, StorageError, FileNotFoundError):
+        except (BadRecord, StorageError, FileNotFoundError) as error:
             with self._lock:
                 if opened is not self._opened or opened.index.get(entry.address) is not entry:
                     return None  # evicted meanwhile
                 self._corrupt += 1
+                if not isinstance(error, BadRecord):
+                    self._space.forget_segment(opened, entry.segment)
+                    return None
             self._delete(entry)
             return None
         except OSError as error:
@@ -288,11 +291,18 @@ class DiskStore:
         with self._writing, self._guard():
             if self._opened is None or self._find(entry.address) is not entry:
                 return False
-            self._opened.segments.mark(entry.segment, entry.offset, mark)
-            with self._lock:
-                entry.mark = mark
+            self._mark(self._opened, entry, mark)
             return True
         return False
+
+    def _mark(self, opened: OpenedFolder, entry: Entry, mark: Mark) -> None:
+        """Change a record's mark on disk, then in memory."""
+        try:
+            opened.segments.mark(entry.segment, entry.offset, mark)
+        except (StorageError, FileNotFoundError):
+            self._space.forget_segment(opened, entry.segment)
+        with self._lock:
+            entry.mark = mark
 
     def _delete(self, entry: Entry) -> None:
         """Delete a record; remove its segment with its last record."""
@@ -301,11 +311,10 @@ class DiskStore:
             if opened is None or self._find(entry.address) is not entry:
                 return
             with self._lock:
-                entry.mark = Mark.DELETED
                 opened.index.remove(entry.address)
             with self._guard():
                 if opened.index.of_segment(entry.segment):
-                    opened.segments.mark(entry.segment, entry.offset, Mark.DELETED)
+                    self._mark(opened, entry, Mark.DELETED)
                 else:
                     self._space.remove_segment(opened, entry.segment)
 

@@ -60,7 +60,11 @@ def _plain(layer: LayerBytes) -> object:
 
 
 def bytes_below(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(
+        os.lstat(os.path.join(place, name)).st_size  # noqa: PTH118  (called at every write)
+        for place, _, names in os.walk(folder)
+        for name in names
+    )
 
 
 class Disk:
@@ -92,7 +96,7 @@ class Disk:
             report=self.lines.append,
             now=lambda: self.time,
             monotonic=lambda: self.monotonic,
-            free_bytes=lambda _: self.volume - self.foreign_bytes - bytes_below(self.folder),
+            free_bytes=lambda _: self._free(free_min),
             write_at=self._write,
         )
 
@@ -103,6 +107,11 @@ class Disk:
     def lose_index(self) -> None:
         for path in self.folder.glob("*/index"):
             path.unlink()
+
+    def _free(self, free_min: int) -> int:
+        if not free_min:
+            return self.volume
+        return self.volume - self.foreign_bytes - bytes_below(self.folder)
 
     def _write(self, descriptor: int, data: memoryview | bytes, offset: int) -> int:
         self.before_write(len(data))
