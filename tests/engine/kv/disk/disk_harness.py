@@ -78,7 +78,7 @@ class Disk:
         self.foreign_bytes = 0
         self.error: int | None = None
         self.lines: list[str] = []
-        self.before_write: Callable[[int], None] = lambda size: None
+        self.before_write: Callable[[int], object] = int
 
     def open(
         self,

@@ -67,7 +67,7 @@ def recorded(cache: list[Any], tokens: int, chunk: int) -> list[tuple[Kind, Payl
         for start in range(0, tokens, chunk)
     ]
     captured += [(kind, capture(cache, kind, 0, tokens)) for kind in (Kind.WINDOW, Kind.STATE)]
-    mx.async_eval([list(capture_.views) for _, capture_ in captured])
+    mx.async_eval([list(capture_.views) for _, capture_ in captured])  # type: ignore[no-untyped-call]
     return [(kind, capture_.payload()) for kind, capture_ in captured]
 
 
@@ -90,7 +90,7 @@ def bits(cache: list[Any]) -> list[Any]:
 def exact(value: Any) -> Any:
     if not isinstance(value, mx.array):
         return value
-    view = mx.contiguous(value).reshape(-1).view(mx.uint8)
+    view: Any = mx.contiguous(value).reshape(-1).view(mx.uint8)
     return value.dtype, value.shape, bytes(memoryview(view))
 
 
@@ -155,7 +155,7 @@ def test_a_cache_comes_back_from_the_disk(disk: Disk) -> None:
 
 def test_the_kinds_and_the_identity_of_a_cache() -> None:
     assert kinds_of(new_cache()) == frozenset(Kind)
-    assert kinds_of([KVCache()]) == {Kind.DELTA}
+    assert kinds_of([KVCache()]) == frozenset({Kind.DELTA})
     assert kinds_of([]) is None
     assert kinds_of([KVCache(), ChunkedKVCache(8)]) is None
     assert kinds_of([type("Derived", (KVCache,), {})()]) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from mlx_worker.engine.kv.disk.chains import Chain, find_chain
 from mlx_worker.engine.kv.disk.keys import chain
 from mlx_worker.engine.kv.disk.records import Address, Kind
-from mlx_worker.engine.kv.disk.store import DiskStore
 from tests.engine.kv.disk.disk_harness import IDENTITY, Disk, record_of
+
+if TYPE_CHECKING:
+    from mlx_worker.engine.kv.disk.store import DiskStore
 
 prompts = st.builds(
     lambda parts: [token for token, count in parts for _ in range(count)],

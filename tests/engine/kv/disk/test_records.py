@@ -6,7 +6,7 @@ import struct
 from math import prod
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_worker.engine.kv.disk.payload import (
@@ -69,6 +69,7 @@ def decoded(data: bytes, identity: bytes = IDENTITY.digest) -> Record:
     return Record(header.address, header.parent, header.start, header.stop, header.seconds, payload)
 
 
+@settings(max_examples=50)
 @given(records.filter(lambda record: record.seconds < 4000))
 def test_a_record_is_read_back_to_the_byte(record: Record) -> None:
     found = decoded(encode(IDENTITY.digest, record))
@@ -82,6 +83,7 @@ def test_a_record_is_read_back_to_the_byte(record: Record) -> None:
     )
 
 
+@settings(max_examples=50)
 @given(records, st.data())
 def test_a_record_with_any_bit_flipped_is_refused(record: Record, data: st.DataObject) -> None:
     content = bytearray(encode(IDENTITY.digest, record))
@@ -95,6 +97,7 @@ def test_a_record_with_any_bit_flipped_is_refused(record: Record, data: st.DataO
         decoded(bytes(content))
 
 
+@settings(max_examples=50)
 @given(records, st.data())
 def test_a_record_cut_anywhere_is_refused(record: Record, data: st.DataObject) -> None:
     content = encode(IDENTITY.digest, record)

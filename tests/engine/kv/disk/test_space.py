@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import struct
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -89,7 +91,7 @@ def test_free_bytes_are_kept_also_where_others_fill_the_volume(disk: Disk) -> No
     for number in range(100):
         store.put(single(number, nbytes=10 * KIB), essential=True)
     assert store.statistics.nbytes > 600 * KIB
-    disk.before_write = lambda size: None
+    disk.before_write = int
     disk.foreign_bytes = 400 * KIB
     store.maintain()
     assert disk.volume - disk.foreign_bytes - bytes_below(disk.folder) >= 256 * KIB
@@ -208,9 +210,6 @@ def test_a_clock_that_goes_back_gives_no_new_budget(disk: Disk, back: int) -> No
 @given(st.binary(max_size=40))
 @settings(max_examples=30)
 def test_a_damaged_account_spends_the_day_and_no_more(noise: bytes) -> None:
-    import tempfile
-    from pathlib import Path
-
     with tempfile.TemporaryDirectory() as folder:
         disk = Disk(Path(folder) / "kv")
         store = disk.open(writes_per_day=100 * KIB)
