@@ -126,7 +126,7 @@ class Segments:
             header.address != entry.address
             or header.parent != entry.parent
             or (header.start, header.stop) != (entry.start, entry.stop)
-            or header.mark is not entry.mark
+            or header.mark not in (entry.mark, Mark.LIVE)
         ):
             raise BadRecord("another record than the index says")
         return decode_body(header, body)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.engine.kv.disk.eviction import (
@@ -108,10 +108,13 @@ class Space:
         return True
 
     def remove_segment(self, opened: OpenedFolder, number: int) -> None:
-        """Remove a segment with all that it holds."""
+        """Remove a segment with all that it holds.
+
+        The index forgets the segment first: to a reader beside, a missing file is damage.
+        """
+        self.forget_segment(opened, number)
         with contextlib.suppress(FileNotFoundError):
             opened.segments.remove(number)
-        self.forget_segment(opened, number)
 
     def forget_segment(self, opened: OpenedFolder, number: int) -> None:
         """Forget a segment that another program has removed or replaced."""
@@ -155,7 +158,8 @@ class Space:
                 and not self.is_day_over(opened, len(data))
                 and self._fits(opened, nbytes + len(data))
             ):
-                self.append(opened, entry, data)
+                # A copy: a reader beside may hold the entry of the old place.
+                self.append(opened, replace(entry), data)
         return True
 
     def _rescued(self, opened: OpenedFolder, victim: Victim) -> list[tuple[Entry, bytes]]:

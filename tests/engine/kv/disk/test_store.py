@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import threading
 
 import pytest
 
@@ -119,6 +120,36 @@ def test_the_index_is_saved_from_time_to_time(disk: Disk) -> None:
     disk.monotonic += SAVE_SECONDS
     store.maintain()
     assert list(disk.folder.glob("*/index"))
+    store.close()
+
+
+def test_reads_beside_writes_and_evictions_are_right(disk: Disk) -> None:
+    store = disk.open(capacity=128 * 1024)
+    records = [single(number, nbytes=6 * 1024) for number in range(200)]
+    wrong: list[int] = []
+    is_over = threading.Event()
+
+    def read() -> None:
+        while not is_over.is_set():
+            for number, record in enumerate(records):
+                found = store.get(record.address)
+                if found is not None and not is_right(record, found):
+                    wrong.append(number)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        for record in records:
+            store.put(record, essential=True)
+    finally:
+        is_over.set()
+        for reader in readers:
+            reader.join()
+    assert wrong == []
+    assert store.statistics.evicted_segments
+    assert store.statistics.corrupt == 0
+    assert disk.lines == []
     store.close()
 
 
