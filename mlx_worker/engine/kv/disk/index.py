@@ -83,6 +83,8 @@ class Index:
         self._of_segment: defaultdict[int, set[Address]] = defaultdict(set)
         self._stops: defaultdict[bytes, dict[int, int]] = defaultdict(dict)
         self.nbytes = 0
+        self.set_aside = 0
+        """Records that are under suspicion."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -103,6 +105,13 @@ class Index:
         stops = self._stops[entry.parent]
         stops[entry.stop] = stops.get(entry.stop, 0) + 1
         self.nbytes += entry.length
+        self.set_aside += entry.mark is not Mark.LIVE
+
+    def mark(self, entry: Entry, mark: Mark) -> None:
+        """Change the mark of a record."""
+        if entry.address in self._entries:
+            self.set_aside += (mark is not Mark.LIVE) - (entry.mark is not Mark.LIVE)
+        entry.mark = mark
 
     def remove(self, address: Address) -> None:
         """Remove a record."""
@@ -115,6 +124,7 @@ class Index:
             if not stops:
                 del self._stops[entry.parent]
         self.nbytes -= entry.length
+        self.set_aside -= entry.mark is not Mark.LIVE
 
     def of_segment(self, number: int) -> list[Entry]:
         """Return the records of a segment."""

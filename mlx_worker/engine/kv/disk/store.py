@@ -235,7 +235,7 @@ class DiskStore:
 
     @property
     def statistics(self) -> Statistics:
-        """Return the counts, on any thread."""
+        """Return the counts, on any thread; the sizes of all files are measured."""
         total = written = 0
         with self._lock:
             opened = self._opened
@@ -243,9 +243,8 @@ class DiskStore:
                 if opened is not None:
                     total = opened.account.total()
                     written = opened.account.written_today(self._space.limits.writes_per_day)
-            entries = list(opened.index) if opened is not None else []
             return Statistics(
-                records=len(entries),
+                records=len(opened.index) if opened is not None else 0,
                 nbytes=opened.index.nbytes if opened is not None else 0,
                 total_bytes=total,
                 written_today=written,
@@ -253,7 +252,7 @@ class DiskStore:
                 misses=self._misses,
                 corrupt=self._corrupt,
                 evicted_segments=self._space.evicted_segments,
-                quarantined=sum(entry.mark is not Mark.LIVE for entry in entries),
+                quarantined=opened.index.set_aside if opened is not None else 0,
                 off=self._availability.reason,
             )
 
@@ -302,7 +301,7 @@ class DiskStore:
         except (StorageError, FileNotFoundError):
             self._space.forget_segment(opened, entry.segment)
         with self._lock:
-            entry.mark = mark
+            opened.index.mark(entry, mark)
 
     def _delete(self, entry: Entry) -> None:
         """Delete a record; remove its segment with its last record."""

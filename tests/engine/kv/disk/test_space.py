@@ -146,6 +146,26 @@ def test_a_prefix_outlives_the_prompts_that_go_on_from_it(disk: Disk) -> None:
     store.close()
 
 
+def test_what_is_worth_far_more_than_its_neighbours_survives_them(disk: Disk) -> None:
+    store = disk.open(capacity=512 * KIB)
+    for number in range(14):  # one segment
+        store.put(single(number, nbytes=2 * KIB))
+    for _ in range(30):
+        store.get(single(0).address)
+    disk.time += 3 * HALF_LIFE
+    number = 1000
+    while store.contains(single(1).address):
+        number += 1
+        assert store.put(single(number, nbytes=2 * KIB)) is Outcome.STORED
+    assert is_right(single(0, nbytes=2 * KIB), store.get(single(0).address))
+    assert not any(store.contains(single(cold).address) for cold in range(1, 14))
+    store.close()
+    disk.lose_index()
+    store = disk.open(capacity=512 * KIB)
+    assert is_right(single(0, nbytes=2 * KIB), store.get(single(0).address))
+    store.close()
+
+
 def test_nothing_is_evicted_for_what_is_worth_less(disk: Disk) -> None:
     store = disk.open(capacity=128 * KIB)
     number = 0

@@ -112,6 +112,15 @@ def test_verify_deletes_what_is_not_right(disk: Disk) -> None:
     store.close()
 
 
+def test_what_a_crash_left_of_a_save_is_removed(disk: Disk) -> None:
+    disk.open().close()
+    left = next(disk.folder.glob("?" * 32)) / "index.new"
+    left.write_bytes(b"half of an ind")
+    left.chmod(0o600)
+    disk.open().close()
+    assert not left.exists()
+
+
 def test_the_index_is_saved_from_time_to_time(disk: Disk) -> None:
     store = disk.open()
     store.put(single(1))
@@ -219,11 +228,13 @@ def test_a_suspect_is_read_only_apart_and_used_again_after_a_trial(disk: Disk) -
     disk.lose_index()
     store = disk.open()
     assert store.statistics.quarantined == 1
+    assert store.put(single(1)) is Outcome.KNOWN
     assert not store.contains(address)
     assert store.get(address) is None
     assert is_right(single(1), store.get(address, apart=True))
     store.absolve([address])
     assert is_right(single(1), store.get(address))
+    assert store.statistics.quarantined == 0
     store.close()
 
 
