@@ -60,7 +60,7 @@ class Account:
 
     def total(self) -> int:
         """Return the bytes of all files of the folder, those of other identities too."""
-        return _bytes_below(self._root, depth=2)
+        return _bytes_below(self._root, ".", depth=2)
 
     def written_today(self, budget: int) -> int:
         """Return the bytes written today; all of `budget` where the account is damaged."""
@@ -99,24 +99,24 @@ class Account:
         return (day if day - today <= 1 else today), written
 
 
-def _bytes_below(folder: int, depth: int) -> int:
+def _bytes_below(parent: int, name: str, depth: int) -> int:
+    """Return the bytes of all files of a folder.
+
+    The folder is opened anew: scans of one descriptor by two threads share their place.
+    """
+    folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     total = 0
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            try:
-                status = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(status.st_mode) and depth > 1:
-                    below = os.open(
-                        entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder
-                    )
-                    try:
-                        total += _bytes_below(below, depth - 1)
-                    finally:
-                        os.close(below)
-                elif stat.S_ISREG(status.st_mode):
-                    total += status.st_size
-            except FileNotFoundError:  # removed just now by another child
-                continue
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # removed just now by another child
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode):
+                        total += status.st_size
+                    elif stat.S_ISDIR(status.st_mode) and depth > 1:
+                        total += _bytes_below(folder, entry.name, depth - 1)
+    finally:
+        os.close(folder)
     return total
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,26 @@ def test_the_folder_is_never_larger_than_its_bound(disk: Disk) -> None:
             assert bytes_below(disk.folder) <= capacity
     assert max(seen) > capacity * 0.8
     assert disk.lines == []
+
+
+def test_sizes_are_right_on_two_threads(disk: Disk) -> None:
+    store = disk.open(segment_bytes=1000)
+    for number in range(40):
+        store.put(single(number, nbytes=900))
+    total = bytes_below(disk.folder)
+    seen: set[int] = set()
+
+    def measure() -> None:
+        seen.update(store.statistics.total_bytes for _ in range(100))
+
+    threads = [threading.Thread(target=measure) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    store.maintain()
+    for thread in threads:
+        thread.join()
+    assert seen == {total}
+    store.close()
 
 
 def test_a_record_larger_than_the_bound_evicts_nothing(disk: Disk) -> None:
