@@ -1,0 +1,83 @@
+"""The names under which KV is stored: a hash chain over chunks of token ids.
+
+A key covers every token before the key's end and everything that makes KV right: the weights, the
+versions of mlx and mlx-lm, the class of each layer's cache, the dtype and the adapter. Equal keys
+mean equal KV; nothing is found by the name of a model. Pure. [child]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from array import array
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CHUNK_TOKENS: Final = 256
+KEY_BYTES: Final = 32
+IDENTITY_BYTES: Final = 16
+
+_PERSON: Final = b"mlxworker-kv-1"
+_COUNT: Final = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything but the tokens that the bytes of KV depend on."""
+
+    weights: str
+    mlx: str
+    mlx_lm: str
+    layers: tuple[str, ...]
+    dtype: str
+    adapter: str = ""
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """Return the identity as bytes; no two identities have the same bytes."""
+        texts = (self.weights, self.mlx, self.mlx_lm, self.dtype, self.adapter, *self.layers)
+        fields = [text.encode() for text in texts]
+        return b"".join(_COUNT.pack(len(field)) + field for field in fields)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Return the hash that each record and the folder of this identity carry."""
+        return hashlib.blake2b(self.encoded, digest_size=IDENTITY_BYTES, person=_PERSON).digest()
+
+    @cached_property
+    def seed(self) -> bytes:
+        """Return the key before the first chunk."""
+        return hashlib.blake2b(self.encoded, digest_size=KEY_BYTES, person=_PERSON).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A chunk of a chain: tokens `start` to `stop`, after the chunk with the key `parent`."""
+
+    key: bytes
+    parent: bytes
+    start: int
+    stop: int
+
+
+def next_key(parent: bytes, tokens: Sequence[int]) -> bytes:
+    """Return the key of a chunk by the key of the chunk before."""
+    digest = hashlib.blake2b(parent, digest_size=KEY_BYTES, person=_PERSON)
+    digest.update(array("q", tokens))
+    return digest.digest()
+
+
+def chain(identity: Identity, tokens: Sequence[int]) -> list[Link]:
+    """Return the chunks of all tokens; the last one may be shorter than the others."""
+    links = []
+    parent = identity.seed
+    for start in range(0, len(tokens), CHUNK_TOKENS):
+        ids = tokens[start : start + CHUNK_TOKENS]
+        key = next_key(parent, ids)
+        links.append(Link(key, parent, start, start + len(ids)))
+        parent = key
+    return links

@@ -1,0 +1,115 @@
+"""The folder of one identity while a process has the identity open: descriptors, lock, index.
+
+[child]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Final
+
+from mlx_worker.engine.kv.disk.account import Account
+from mlx_worker.engine.kv.disk.eviction import INDEX_NAME, read_file
+from mlx_worker.engine.kv.disk.folder import lock, open_file, open_folder, open_root, same_folder
+from mlx_worker.engine.kv.disk.index import MAX_SAVED, Index, SegmentState, dump, entry_of, parse
+from mlx_worker.engine.kv.disk.payload import BadRecord
+from mlx_worker.engine.kv.disk.records import Mark
+from mlx_worker.engine.kv.disk.segments import Segments
+from mlx_worker.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mlx_worker.engine.kv.disk.keys import Identity
+
+_TEMPORARY: Final = "index.new"
+
+
+class OpenedFolder:
+    """Everything that ends with the descriptors of the folder."""
+
+    def __init__(
+        self,
+        path: Path,
+        identity: Identity,
+        now: Callable[[], float],
+        write_at: Callable[..., int],
+        *,
+        create: bool,
+    ) -> None:
+        self._path = path
+        self._identity = identity
+        self.name = identity.digest.hex()
+        with contextlib.ExitStack() as stack:
+            self.root = open_root(path, create=create)
+            stack.callback(os.close, self.root)
+            self.folder = open_folder(self.root, self.name)
+            stack.callback(os.close, self.folder)
+            stack.callback(os.close, lock(self.folder, "process"))
+            self.account = Account(self.root, now)
+            self.segments = Segments(self.folder, identity.digest, write_at)
+            self.index = Index()
+            self.states: dict[int, SegmentState] = {}
+            self.active = 0
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_TEMPORARY, dir_fd=self.folder)  # a crash left a save half done
+            self._load(now())
+            self._descriptors = stack.pop_all()
+
+    def close(self) -> None:
+        """Close all descriptors, and so release the lock."""
+        self._descriptors.close()
+
+    def check_path(self) -> None:
+        """Raise OSError where the path no longer leads to this folder."""
+        if not same_folder(self._path, self.root):
+            raise FileNotFoundError(f"{self._path} is another folder now")
+
+    def save_index(self, now: float) -> int:
+        """Write the saved index, and return its bytes. The caller has made room for them."""
+        for number, (size, changed) in self.segments.sizes().items():
+            if number in self.states and size == self.states[number].end:
+                self.states[number].changed = changed
+        content = dump(self._identity.digest, self.index, self.states, now)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        with os.fdopen(open_file(self.folder, _TEMPORARY, flags), "wb") as file:
+            file.write(content)
+        os.rename(_TEMPORARY, INDEX_NAME, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        return len(content)
+
+    def remove_index(self) -> None:
+        """Remove the saved index, and what a crash left of one."""
+        for name in (INDEX_NAME, _TEMPORARY):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self.folder)
+
+    def _load(self, now: float) -> None:
+        """Fill the index: from the saved copy where a segment is as the copy says, or by a scan."""
+        try:
+            content = read_file(self.folder, INDEX_NAME, MAX_SAVED)
+            saved, entries = parse(content, self._identity.digest)
+        except (FileNotFoundError, StorageError, BadRecord):
+            saved, entries = {}, {}
+        for number, (size, changed) in self.segments.sizes().items():
+            known = saved.get(number)
+            if known is not None and (known.end, known.changed) == (size, changed):
+                self.states[number] = known
+                found = entries[number]
+            else:
+                try:
+                    headers, end, _ = self.segments.scan(number)
+                except StorageError:  # a link or another user's file: neither read nor removed
+                    continue
+                self.states[number] = SegmentState(end, changed, is_sealed=end != size)
+                found = [entry_of(header, number, offset, now) for offset, header in headers]
+                uses = {entry.address: entry for entry in entries.get(number, ())}
+                for entry in found:
+                    if entry.address in uses:
+                        entry.uses = uses[entry.address].uses
+                        entry.used_at = uses[entry.address].used_at
+            for entry in found:
+                if entry.mark is not Mark.DELETED:
+                    self.index.add(entry)
+        self.active = max(self.segments.numbers(), default=0)

@@ -1,0 +1,179 @@
+"""One record: a fixed header, a description and the arrays' bytes.
+
+The header has a checksum of its own and the checksum of everything behind the header. One byte
+behind the header's checksum is the record's mark, the only byte that changes after a record was
+written: a record is set aside or deleted in place. Pure. [child]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from mlx_worker.engine.kv.disk.keys import IDENTITY_BYTES, KEY_BYTES
+from mlx_worker.engine.kv.disk.payload import (
+    MAX_DATA,
+    MAX_DESCRIPTION,
+    BadRecord,
+    Payload,
+    attach,
+    serialize,
+)
+
+FORMAT: Final = 1
+MAGIC: Final = b"MLXWKV\r\n"
+
+_FIELDS: Final = struct.Struct(f"<8sHBx{IDENTITY_BYTES}s{KEY_BYTES}s{KEY_BYTES}sIIIII16s")
+_CHECK_BYTES: Final = 8
+MARK_OFFSET: Final = _FIELDS.size + _CHECK_BYTES
+HEADER_BYTES: Final = 160
+MAX_RECORD: Final = HEADER_BYTES + MAX_DESCRIPTION + MAX_DATA
+
+_MAX_TOKEN: Final = 1 << 31
+
+
+class Kind(IntEnum):
+    """What a record holds. The numbers are part of the format."""
+
+    DELTA = 1
+    """Keys and values of one chunk, of the layers that can be cut."""
+
+    WINDOW = 2
+    """The last window of sliding-window layers, at the end of an entry."""
+
+    STATE = 3
+    """The state of recurrent layers, at the end of an entry."""
+
+
+class Mark(IntEnum):
+    """Whether a record may be used. Any other byte means deleted."""
+
+    LIVE = 0
+    SUSPECT = 1
+    """A child died shortly after reading the record: to be tried apart from others."""
+
+    TRIED = 2
+    """A suspect that is being tried, or was when a child died."""
+
+    DELETED = 0xFF
+
+
+class Address(NamedTuple):
+    """What a record is found by."""
+
+    kind: Kind
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """KV to be stored. `seconds` is the time that reading these tokens took."""
+
+    address: Address
+    parent: bytes
+    start: int
+    stop: int
+    seconds: float
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The header of a record on disk. `length` counts the header too."""
+
+    address: Address
+    parent: bytes
+    start: int
+    stop: int
+    seconds: float
+    description_bytes: int
+    data_bytes: int
+    body_check: bytes
+    mark: Mark
+
+    @property
+    def length(self) -> int:
+        """Return the bytes of the whole record."""
+        return HEADER_BYTES + self.description_bytes + self.data_bytes
+
+
+def encode(identity: bytes, record: Record) -> bytes:
+    """Return the bytes of a record. Raises BadRecord for what no file may hold."""
+    if not 0 <= record.start < record.stop < _MAX_TOKEN:
+        raise BadRecord("the token range is impossible")
+    description, data = serialize(record.payload)
+    fields = _FIELDS.pack(
+        MAGIC,
+        FORMAT,
+        record.address.kind,
+        identity,
+        record.address.key,
+        record.parent,
+        record.start,
+        record.stop,
+        min(0xFFFFFFFF, max(0, round(record.seconds * 1e6))),
+        len(description),
+        len(data),
+        _body_check(description, data),
+    )
+    header = (fields + _header_check(fields)).ljust(HEADER_BYTES, b"\0")
+    return header + description + data
+
+
+def decode_header(header: bytes, identity: bytes) -> Header:
+    """Return a header that was written by this version for this identity. Raises BadRecord."""
+    if len(header) != HEADER_BYTES:
+        raise BadRecord("the header ends early")
+    fields = header[: _FIELDS.size]
+    magic, version, kind, owner, key, parent, start, stop, micros, described, held, check = (
+        _FIELDS.unpack(fields)
+    )
+    if magic != MAGIC or header[_FIELDS.size : MARK_OFFSET] != _header_check(fields):
+        raise BadRecord("no header")
+    if version != FORMAT:
+        raise BadRecord(f"format {version} is not {FORMAT}")
+    if owner != identity:
+        raise BadRecord("of another identity")
+    if kind not in _KINDS or not 0 <= start < stop < _MAX_TOKEN:
+        raise BadRecord("impossible fields")
+    if described > MAX_DESCRIPTION or held > MAX_DATA:
+        raise BadRecord("the record is larger than any")
+    mark = header[MARK_OFFSET]
+    return Header(
+        Address(Kind(kind), key),
+        parent,
+        start,
+        stop,
+        micros / 1e6,
+        described,
+        held,
+        check,
+        Mark(mark) if mark in _MARKS else Mark.DELETED,
+    )
+
+
+def decode_body(header: Header, body: memoryview) -> Payload:
+    """Return the payload behind a header. Raises BadRecord."""
+    if len(body) != header.description_bytes + header.data_bytes:
+        raise BadRecord("the record ends early")
+    description, data = body[: header.description_bytes], body[header.description_bytes :]
+    if _body_check(description, data) != header.body_check:
+        raise BadRecord("the checksum differs")
+    return attach(bytes(description), data)
+
+
+_KINDS: Final = frozenset(Kind)
+_MARKS: Final = frozenset(Mark)
+
+
+def _header_check(fields: bytes) -> bytes:
+    return hashlib.blake2b(fields, digest_size=_CHECK_BYTES).digest()
+
+
+def _body_check(description: bytes | memoryview, data: bytes | memoryview) -> bytes:
+    digest = hashlib.blake2b(description, digest_size=16)
+    digest.update(data)
+    return digest.digest()

@@ -1,0 +1,160 @@
+"""Segments: files to which records are appended, of at most 64 MiB unless one record is larger.
+
+A segment is believed record by record from its start, until a header cannot be believed: what lies
+behind a torn or damaged header is never read. [child]
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Final
+
+from mlx_worker.engine.kv.disk.folder import open_file
+from mlx_worker.engine.kv.disk.payload import BadRecord, Payload
+from mlx_worker.engine.kv.disk.records import (
+    HEADER_BYTES,
+    MARK_OFFSET,
+    Header,
+    Mark,
+    decode_body,
+    decode_header,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mlx_worker.engine.kv.disk.index import Entry
+
+SEGMENT_BYTES: Final = 64 << 20
+MAX_SEGMENTS: Final = 100_000
+
+_NAME: Final = re.compile(r"[0-9]{8}\.seg")
+
+
+class Segments:
+    """The segment files of one folder."""
+
+    def __init__(self, folder: int, identity: bytes, write_at: Callable[..., int]) -> None:
+        self._folder = folder
+        self._identity = identity
+        self._write_at = write_at
+
+    def sizes(self) -> dict[int, tuple[int, int]]:
+        """Return the size and the time of change, in ns, of each segment; the oldest first."""
+        found = {}
+        with os.scandir(self._folder) as files:
+            for file in files:
+                if _NAME.fullmatch(file.name) and file.is_file(follow_symlinks=False):
+                    status = file.stat(follow_symlinks=False)
+                    found[int(file.name[:8])] = (status.st_size, status.st_mtime_ns)
+        return dict(sorted(found.items())[:MAX_SEGMENTS])
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all segments, and of what only has a segment's name."""
+        names = os.listdir(self._folder)  # noqa: PTH208  (a descriptor)
+        return [int(name[:8]) for name in names if _NAME.fullmatch(name)]
+
+    def scan(self, number: int) -> tuple[list[tuple[int, Header]], int, int]:
+        """Return the headers that can be believed, the end of the last record, and the file's."""
+        descriptor = open_file(self._folder, _name(number))
+        try:
+            size = os.fstat(descriptor).st_size
+            headers = list(self._headers(descriptor, size))
+        finally:
+            os.close(descriptor)
+        end = headers[-1][0] + headers[-1][1].length if headers else 0
+        return headers, end, size
+
+    def append(self, number: int, offset: int, record: bytes) -> None:
+        """Write a record at the end of a segment; leave nothing behind where that fails.
+
+        Raises BadRecord where another program has cut the segment.
+        """
+        descriptor = open_file(self._folder, _name(number), os.O_RDWR | os.O_CREAT)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size < offset:
+                raise BadRecord("the segment is shorter than its records")
+            if size > offset:  # a write that failed could not be taken back
+                os.ftruncate(descriptor, offset)
+            written = 0
+            view = memoryview(record)
+            while written < len(record):
+                written += self._write_at(descriptor, view[written:], offset + written)
+        except OSError:
+            os.ftruncate(descriptor, offset)
+            if not offset:
+                self.remove(number)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def read(self, number: int, offset: int) -> tuple[Header, memoryview]:
+        """Return the header and everything behind the header. Raises BadRecord."""
+        descriptor = open_file(self._folder, _name(number))
+        try:
+            header = decode_header(os.pread(descriptor, HEADER_BYTES, offset), self._identity)
+            if offset + header.length > os.fstat(descriptor).st_size:
+                raise BadRecord("the record ends early")
+            body = bytearray(header.length - HEADER_BYTES)
+            view = memoryview(body)
+            done = 0
+            while done < len(body):
+                count = os.preadv(descriptor, [view[done:]], offset + HEADER_BYTES + done)
+                if not count:
+                    raise BadRecord("the record ends early")
+                done += count
+        finally:
+            os.close(descriptor)
+        return header, view.toreadonly()
+
+    def read_whole(self, number: int, offset: int) -> bytes:
+        """Return the bytes of a record that is right. Raises BadRecord."""
+        header, body = self.read(number, offset)
+        decode_body(header, body)
+        descriptor = open_file(self._folder, _name(number))
+        try:
+            return os.pread(descriptor, HEADER_BYTES, offset) + body
+        finally:
+            os.close(descriptor)
+
+    def load(self, entry: Entry) -> Payload:
+        """Return the payload of the record that the index describes. Raises BadRecord."""
+        header, body = self.read(entry.segment, entry.offset)
+        if (
+            header.address != entry.address
+            or header.parent != entry.parent
+            or (header.start, header.stop) != (entry.start, entry.stop)
+            or header.mark not in (entry.mark, Mark.LIVE)
+        ):
+            raise BadRecord("another record than the index says")
+        return decode_body(header, body)
+
+    def mark(self, number: int, offset: int, mark: Mark) -> None:
+        """Change the mark of a record in place."""
+        descriptor = open_file(self._folder, _name(number), os.O_RDWR)
+        try:
+            self._write_at(descriptor, bytes([mark]), offset + MARK_OFFSET)
+        finally:
+            os.close(descriptor)
+
+    def remove(self, number: int) -> None:
+        """Remove a segment; reads that are under way go on."""
+        os.unlink(_name(number), dir_fd=self._folder)
+
+    def _headers(self, descriptor: int, size: int) -> Iterator[tuple[int, Header]]:
+        offset = 0
+        while offset + HEADER_BYTES <= size:
+            try:
+                header = decode_header(os.pread(descriptor, HEADER_BYTES, offset), self._identity)
+            except BadRecord:
+                return
+            if offset + header.length > size:
+                return
+            yield offset, header
+            offset += header.length
+
+
+def _name(number: int) -> str:
+    return f"{number:08d}.seg"

@@ -1,0 +1,332 @@
+"""KV on disk of one identity: put, get, delete, within bounds, and never an error to a caller.
+
+Whatever the disk does, a caller gets the right bytes or None. Writes belong to one thread; `get`
+may run on another beside it. [child]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from mlx_worker.engine.kv.disk.account import AccountBusy
+from mlx_worker.engine.kv.disk.availability import Availability
+from mlx_worker.engine.kv.disk.index import Entry, new_entry
+from mlx_worker.engine.kv.disk.opened import OpenedFolder
+from mlx_worker.engine.kv.disk.payload import BadRecord
+from mlx_worker.engine.kv.disk.records import Mark, encode
+from mlx_worker.engine.kv.disk.reports import Outcome, Statistics
+from mlx_worker.engine.kv.disk.space import Limits, Space, free_bytes_of
+from mlx_worker.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from mlx_worker.engine.kv.disk.keys import Identity
+    from mlx_worker.engine.kv.disk.payload import Payload
+    from mlx_worker.engine.kv.disk.records import Address, Record
+
+SAVE_SECONDS: Final = 600.0
+"""Between two saves of the index, in a process that goes on."""
+
+
+class DiskStore:
+    """The records of one identity below one folder."""
+
+    def __init__(
+        self,
+        path: Path,
+        identity: Identity,
+        limits: Limits,
+        *,
+        report: Callable[[str], None],
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        free_bytes: Callable[[int], int] = free_bytes_of,
+        write_at: Callable[..., int] = os.pwrite,
+    ) -> None:
+        self._path = path
+        self._identity = identity
+        self._now = now
+        self._monotonic = monotonic
+        self._write_at = write_at
+        self._availability = Availability(report, monotonic)
+        self._writing = threading.RLock()
+        self._lock = threading.RLock()
+        self._space = Space(limits, self._lock, now, free_bytes)
+        self._opened: OpenedFolder | None = None
+        self._saved_at = monotonic()
+        self._hits = self._misses = self._corrupt = 0
+        with self._writing:
+            self._open(create=True)
+
+    # --- storing ---
+
+    def put(self, record: Record, *, essential: bool = False) -> Outcome:
+        """Store a record. `essential` ones are stored even over the day's budget of bytes."""
+        with self._writing:
+            self._heal()
+            opened = self._opened
+            if opened is None or not self._availability.can_write:
+                return Outcome.OFF
+            try:
+                outcome = self._put(opened, record, essential=essential)
+            except AccountBusy:
+                return Outcome.BUSY
+            except (BadRecord, OverflowError):
+                return Outcome.REFUSED
+            except (OSError, StorageError) as error:
+                self._availability.switch_off(error)
+                return Outcome.OFF
+            if outcome is Outcome.STORED:
+                self._availability.on_written()
+            return outcome
+
+    def _put(self, opened: OpenedFolder, record: Record, *, essential: bool) -> Outcome:
+        if opened.index.get(record.address) is not None:
+            return Outcome.KNOWN
+        if opened.index.is_orphan(record.address.kind, record.start, record.parent):
+            return Outcome.ORPHAN
+        data = encode(self._identity.digest, record)
+        opened.check_path()
+        with opened.account.held():
+            if not essential and self._space.is_day_over(opened, len(data)):
+                return Outcome.DAY
+            least = None if essential else record.seconds / len(data)
+            if not self._space.make_room(opened, len(data), least):
+                return Outcome.FULL
+            if opened.index.is_orphan(record.address.kind, record.start, record.parent):
+                return Outcome.ORPHAN  # the room was made of the chunk before
+            self._space.append(opened, new_entry(record, len(data), self._now()), data)
+        return Outcome.STORED
+
+    # --- finding ---
+
+    def contains(self, address: Address) -> bool:
+        """Return True if a record can be read, as far as the index knows."""
+        with self._lock:
+            entry = self._find(address)
+            return entry is not None and entry.mark is Mark.LIVE
+
+    def stops_after(self, parent: bytes) -> list[int]:
+        """Return where the records that follow the key `parent` end, the longest first."""
+        with self._lock:
+            return self._opened.index.stops_after(parent) if self._opened else []
+
+    def get(self, address: Address, *, apart: bool = False) -> Payload | None:
+        """Return a record's payload, None where there is none that is right.
+
+        A record under suspicion is read only `apart` from others.
+        """
+        with self._lock:
+            entry, opened = self._find(address), self._opened
+            if (
+                entry is None
+                or opened is None
+                or not self._availability.can_read
+                or (entry.mark is not Mark.LIVE and not apart)
+            ):
+                self._misses += 1
+                return None
+        if entry.mark is Mark.SUSPECT and not self._set_mark(entry, Mark.TRIED):
+            return None
+        payload = self._load(opened, entry)
+        with self._lock:
+            if payload is None:
+                self._misses += 1
+            else:
+                self._hits += 1
+                entry.uses = entry.uses_at(self._now()) + 1
+                entry.used_at = self._now()
+        return payload
+
+    def _load(self, opened: OpenedFolder, entry: Entry) -> Payload | None:
+        """Read a record; one that is not right is deleted."""
+        try:
+            return opened.segments.load(entry)
+        except (BadRecord, StorageError, FileNotFoundError) as error:
+            with self._lock:
+                if opened is not self._opened or opened.index.get(entry.address) is not entry:
+                    return None  # evicted meanwhile
+                self._corrupt += 1
+                if not isinstance(error, BadRecord):
+                    self._space.forget_segment(opened, entry.segment)
+                    return None
+            self._delete(entry)
+            return None
+        except OSError as error:
+            if opened is self._opened:
+                self._availability.switch_off(error)
+            return None
+
+    # --- suspicion ---
+
+    def suspect(self, addresses: Iterable[Address]) -> None:
+        """Set records aside that a child read shortly before its death; delete those tried."""
+        for address in addresses:
+            entry = self._find(address)
+            if entry is not None and entry.mark is Mark.LIVE:
+                self._set_mark(entry, Mark.SUSPECT)
+            elif entry is not None:
+                self._delete(entry)
+
+    def absolve(self, addresses: Iterable[Address]) -> None:
+        """Use records again that were tried without a crash."""
+        for address in addresses:
+            entry = self._find(address)
+            if entry is not None and entry.mark is Mark.TRIED:
+                self._set_mark(entry, Mark.LIVE)
+
+    # --- removing ---
+
+    def delete(self, address: Address) -> None:
+        """Delete a record."""
+        entry = self._find(address)
+        if entry is not None:
+            self._delete(entry)
+
+    def clear(self) -> None:
+        """Delete everything of this identity."""
+        with self._writing, self._guard():
+            if self._opened is None:
+                return
+            self._opened.remove_index()
+            for number in list(self._opened.states):
+                self._space.remove_segment(self._opened, number)
+
+    def verify(self) -> tuple[int, int]:
+        """Read every record; delete those that are not right. Return how many were, were not."""
+        with self._lock:
+            opened = self._opened
+            entries = list(opened.index) if opened else []
+        if opened is None:
+            return 0, 0
+        right = sum(self._load(opened, entry) is not None for entry in entries)
+        return right, len(entries) - right
+
+    # --- from time to time ---
+
+    def maintain(self) -> None:
+        """Try a disk that failed, keep the volume's free bytes, and save the index at times."""
+        with self._writing:
+            self._heal()
+            with self._guard():
+                if self._opened is None or not self._availability.can_write:
+                    return
+                self._opened.check_path()
+                with self._opened.account.held():
+                    self._space.make_room(self._opened, 0, None)
+                    if self._monotonic() - self._saved_at >= SAVE_SECONDS:
+                        self._saved_at = self._monotonic()
+                        self._space.save_index(self._opened)
+
+    def close(self) -> None:
+        """Save the index and release the folder."""
+        with self._writing, self._lock:
+            with self._guard():
+                if self._opened is not None and self._availability.can_write:
+                    with self._opened.account.held():
+                        self._space.save_index(self._opened)
+            self._release()
+
+    @property
+    def statistics(self) -> Statistics:
+        """Return the counts, on any thread; the sizes of all files are measured."""
+        total = written = 0
+        with self._lock:
+            opened = self._opened
+            with contextlib.suppress(OSError, StorageError):
+                if opened is not None:
+                    total = opened.account.total()
+                    written = opened.account.written_today(self._space.limits.writes_per_day)
+            return Statistics(
+                records=len(opened.index) if opened is not None else 0,
+                nbytes=opened.index.nbytes if opened is not None else 0,
+                total_bytes=total,
+                written_today=written,
+                hits=self._hits,
+                misses=self._misses,
+                corrupt=self._corrupt,
+                evicted_segments=self._space.evicted_segments,
+                quarantined=opened.index.set_aside if opened is not None else 0,
+                off=self._availability.reason,
+            )
+
+    # --- inside ---
+
+    def _open(self, *, create: bool) -> None:
+        with self._guard():
+            opened = OpenedFolder(
+                self._path, self._identity, self._now, self._write_at, create=create
+            )
+            with self._lock:
+                self._opened = opened
+            for entry in [entry for entry in opened.index if entry.mark is Mark.TRIED]:
+                self._delete(entry)
+            self._availability.try_again()
+
+    def _release(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+        self._opened = None
+
+    def _heal(self) -> None:
+        """Open the folder again where the disk failed long enough ago."""
+        if not self._availability.is_retry_due():
+            return
+        if self._availability.can_read:
+            self._availability.try_again()
+        else:
+            with self._lock:
+                self._release()
+            self._open(create=False)
+
+    def _set_mark(self, entry: Entry, mark: Mark) -> bool:
+        """Change a record's mark on disk, then in memory; False if the disk failed."""
+        with self._writing, self._guard():
+            if self._opened is None or self._find(entry.address) is not entry:
+                return False
+            self._mark(self._opened, entry, mark)
+            return True
+        return False
+
+    def _mark(self, opened: OpenedFolder, entry: Entry, mark: Mark) -> None:
+        """Change a record's mark on disk, then in memory."""
+        try:
+            opened.segments.mark(entry.segment, entry.offset, mark)
+        except (StorageError, FileNotFoundError):
+            self._space.forget_segment(opened, entry.segment)
+        with self._lock:
+            opened.index.mark(entry, mark)
+
+    def _delete(self, entry: Entry) -> None:
+        """Delete a record; remove its segment with its last record."""
+        with self._writing:
+            opened = self._opened
+            if opened is None or self._find(entry.address) is not entry:
+                return
+            with self._lock:
+                opened.index.remove(entry.address)
+            with self._guard():
+                if opened.index.of_segment(entry.segment):
+                    self._mark(opened, entry, Mark.DELETED)
+                else:
+                    self._space.remove_segment(opened, entry.segment)
+
+    def _find(self, address: Address) -> Entry | None:
+        with self._lock:
+            return self._opened.index.get(address) if self._opened else None
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Turn the tier off where the disk fails, without an error to the caller."""
+        try:
+            yield
+        except AccountBusy:
+            return
+        except (OSError, StorageError) as error:
+            self._availability.switch_off(error)

@@ -1,0 +1,92 @@
+"""The queue is bounded and never waited for; a drain has a deadline."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mlx_worker.engine.kv.disk.writer import DiskWriter, Queued
+from tests.engine.kv.disk.disk_harness import Disk, is_right, single
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlx_worker.engine.kv.disk.store import DiskStore
+
+PATIENCE = 60.0
+
+
+class Gate:
+    """Holds the writer inside its first write."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.is_reached = threading.Event()
+        self.opened = threading.Event()
+        disk.before_write = self._hold
+
+    def _hold(self, _size: int) -> None:
+        self.is_reached.set()
+        assert self.opened.wait(PATIENCE)
+
+
+@pytest.fixture
+def gate(disk: Disk) -> Iterator[Gate]:
+    gate = Gate(disk)
+    yield gate
+    gate.opened.set()
+
+
+@pytest.fixture
+def store(disk: Disk) -> Iterator[DiskStore]:
+    store = disk.open()
+    yield store
+    store.close()
+
+
+def test_all_that_is_added_is_written(store: DiskStore) -> None:
+    writer = DiskWriter(store)
+    writer.start()
+    records = [single(number) for number in range(50)]
+    for record in records:
+        writer.add(record)
+    assert writer.drain(PATIENCE)
+    assert writer.queued == Queued(0, 0, 0)
+    assert all(is_right(record, store.get(record.address)) for record in records)
+    assert writer.close(PATIENCE)
+
+
+def test_a_full_queue_drops_the_oldest_and_keeps_its_bound(store: DiskStore, gate: Gate) -> None:
+    writer = DiskWriter(store, max_bytes=1000)
+    writer.start()
+    writer.add(single(0, nbytes=400))
+    assert gate.is_reached.wait(PATIENCE)
+    for number in range(1, 5):
+        writer.add(single(number, nbytes=300))
+        assert writer.queued.nbytes <= 1000
+    assert writer.queued == Queued(2, 1000, 2)
+    writer.add(single(6, nbytes=1001))
+    writer.add(single(7, nbytes=700))  # what is being written cannot be dropped
+    assert writer.queued == Queued(0, 400, 6)
+    gate.opened.set()
+    assert writer.close(PATIENCE)
+    assert [store.contains(single(number).address) for number in (0, 1, 3, 7)] == [
+        True,
+        *[False] * 3,
+    ]
+
+
+def test_a_drain_ends_at_its_deadline(store: DiskStore, gate: Gate) -> None:
+    writer = DiskWriter(store)
+    writer.start()
+    writer.add(single(0))
+    writer.add(single(1))
+    assert gate.is_reached.wait(PATIENCE)
+    assert not writer.drain(0.01)
+    assert not writer.close(0.01)
+    writer.add(single(2))
+    assert writer.queued.dropped == 2
+    gate.opened.set()
+    assert writer.close(PATIENCE)
+    assert [store.contains(single(number).address) for number in range(3)] == [True, False, False]
