@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mlx_worker.config.addresses import is_loopback, read_network
 from mlx_worker.config.schema import (
     KEYS_VARIABLE,
+    CacheConfig,
     Config,
     ConfigFile,
     Defaults,
@@ -77,6 +78,7 @@ def known_tables(
     tables.append(("server", raw.get("server"), ServerConfig))
     tables.append(("supervisor", raw.get("supervisor"), SupervisorConfig))
     tables.append(("log", raw.get("log"), LogConfig))
+    tables.append(("cache", raw.get("cache"), CacheConfig))
     tables.append(("telemetry", raw.get("telemetry"), TelemetryConfig))
     models = raw.get("models")
     if isinstance(models, list):

@@ -92,6 +92,7 @@ def parse_config(text: str, *, source: str, folder: Path) -> Config:
         server=with_absolute_paths(parsed.server, Anchor(folder, "server", errors)),
         supervisor=parsed.supervisor,
         log=with_absolute_paths(parsed.log, Anchor(folder, "log", errors)),
+        cache=with_absolute_paths(parsed.cache, Anchor(folder, "cache", errors)),
         telemetry=parsed.telemetry,
         folder=folder,
     )

@@ -25,6 +25,7 @@ from mlx_worker.config.load import (
     with_absolute_paths,
 )
 from mlx_worker.config.schema import (
+    CacheConfig,
     Config,
     ConfigFile,
     LogConfig,
@@ -102,6 +103,7 @@ class _ProblemReader:
             server=self._anchored("server", self._section("server", ServerConfig)),
             supervisor=self._section("supervisor", SupervisorConfig),
             log=self._anchored("log", self._section("log", LogConfig)),
+            cache=self._anchored("cache", self._section("cache", CacheConfig)),
             telemetry=self._section("telemetry", TelemetryConfig),
             folder=self._folder,
         )

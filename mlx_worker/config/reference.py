@@ -14,6 +14,7 @@ import msgspec
 from msgspec import inspect
 
 from mlx_worker.config.schema import (
+    CacheConfig,
     Defaults,
     LogConfig,
     ModelConfig,
@@ -30,6 +31,7 @@ SECTIONS: Final[Mapping[str, tuple[type[msgspec.Struct], str]]] = {
     "server": (ServerConfig, "Where the node listens, and what it accepts."),
     "supervisor": (SupervisorConfig, "When a model's process is stopped, restarted and given up."),
     "log": (LogConfig, "What the node logs, and where."),
+    "cache": (CacheConfig, "The KV of prompts on disk."),
     "telemetry": (TelemetryConfig, "OpenTelemetry traces; the extra `telemetry` sends them."),
     "models": (ModelConfig, "One model; the file has a section `[[models]]` for each."),
     "models.defaults": (Defaults, "Values of fields that a request leaves out."),

@@ -19,11 +19,24 @@ from mlx_worker.wire.parting import Parting
 from mlx_worker.wire.request import ChatRequest
 from mlx_worker.wire.splice import Splice
 
-PROTOCOL = 11
+PROTOCOL = 12
 """Raised whenever a message changes; the front refuses a child of another version at `Hello`."""
 
 
 # --- front → child ------------------------------------------------------------------------
+
+
+class DiskCache(WireMessage, frozen=True):
+    """Name the folder of the KV on disk and its bounds in bytes.
+
+    `suspects` are the records that a process read shortly before its death.
+    """
+
+    path: str
+    capacity: int
+    writes_per_day: int
+    free_min: int
+    suspects: list[bytes] = []
 
 
 class Load(WireMessage, frozen=True):
@@ -33,7 +46,8 @@ class Load(WireMessage, frozen=True):
     `kv_bytes` bounds the KV of running rows: further requests wait. `prefill_pause` bounds the
     seconds for which prefill delays running streams between two of their tokens. `chat_template`
     replaces the folder's own; `tools` says what becomes of tools if the template has no tool calls.
-    `remember_turns`: earlier turns of the model are read as the tokens that were sampled.
+    `remember_turns`: earlier turns of the model are read as the tokens that were sampled. `disk`
+    None: no KV is kept on disk.
     """
 
     model: str
@@ -46,6 +60,7 @@ class Load(WireMessage, frozen=True):
     chat_template: str | None = None
     tools: Literal["refuse", "ignore", "prompt"] = "refuse"
     remember_turns: bool = True
+    disk: DiskCache | None = None
 
 
 class Generate(WireMessage, frozen=True):
@@ -90,7 +105,7 @@ class Warm(WireMessage, frozen=True):
 
 
 class ClearCache(WireMessage, frozen=True):
-    """Forget every cached prompt."""
+    """Forget every cached prompt, in memory and on disk."""
 
     id: int
 
@@ -122,6 +137,15 @@ class Ping(WireMessage, frozen=True):
     seq: int
 
 
+class Leave(WireMessage, frozen=True):
+    """Write to disk what is worth keeping, and end the process, within `seconds`.
+
+    The process has no open requests. Without KV on disk the front closes the pipe instead.
+    """
+
+    seconds: float
+
+
 ToChild = (
     Load
     | Generate
@@ -132,6 +156,7 @@ ToChild = (
     | Tokenize
     | Detokenize
     | Ping
+    | Leave
 )
 
 
@@ -187,7 +212,9 @@ class Started(WireMessage, frozen=True):
     ("new", "evicted", "cleared"; "" also where the prompt has no system prefix). `room` is how many
     tokens the answer may have; None: the process does not tell. `parting` says where the prompt
     parts from the last one of its session; None: the process knows no such prompt. `splices` are
-    the stretches of the prompt that are read as the tokens of earlier answers.
+    the stretches of the prompt that are read as the tokens of earlier answers. `disk_tokens` of
+    the cached ones were read from disk, out of the records `disk_records`: the first byte of each
+    is the kind, the others are the key.
     """
 
     id: int
@@ -198,6 +225,8 @@ class Started(WireMessage, frozen=True):
     room: int | None = None
     parting: Parting | None = None
     splices: list[Splice] = []
+    disk_tokens: int = 0
+    disk_records: list[bytes] = []
 
 
 class PrefillProgress(WireMessage, frozen=True):
@@ -254,11 +283,36 @@ class RequestFailed(WireMessage, frozen=True):
     context: int = 0
 
 
+class DiskState(WireMessage, frozen=True):
+    """Tell the state of the KV on disk. Counts are those of this process.
+
+    `records` and `bytes` belong to the model, `total_bytes` and `written_today` to the whole
+    folder; `quarantined` records are set aside; `seconds_saved` is prefill less reading. `off` is
+    why the disk is not used now, "" where the disk is used.
+    """
+
+    records: int
+    bytes: int
+    total_bytes: int
+    capacity: int
+    written_today: int
+    hits: int
+    misses: int
+    hit_tokens: int
+    seconds_saved: float
+    quarantined: int
+    corrupt: int
+    evicted_segments: int
+    dropped: int
+    off: str
+
+
 class CacheState(WireMessage, frozen=True):
     """Tell the state of the prompt cache after a change. `last_updated` in ms since the epoch.
 
     `tokens` and `system_prompt_hash` belong to the prompt last warmed or used; `entries`, `warmed`
-    (prompts) and `bytes` of everything resident; `capacity` is the limit on `bytes`.
+    (prompts) and `bytes` of everything resident; `capacity` is the limit on `bytes`. `disk` None:
+    no KV is kept on disk.
     """
 
     tokens: int
@@ -268,6 +322,7 @@ class CacheState(WireMessage, frozen=True):
     warmed: int
     bytes: int
     capacity: int
+    disk: DiskState | None = None
 
 
 class Pong(WireMessage, frozen=True):

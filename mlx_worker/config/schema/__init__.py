@@ -5,6 +5,7 @@ types; `config.reference` makes the documentation and the JSON schema for editor
 [both]
 """
 
+from mlx_worker.config.schema.cache import CacheConfig
 from mlx_worker.config.schema.log import LogConfig, LogLevel
 from mlx_worker.config.schema.model import Defaults, ModelConfig
 from mlx_worker.config.schema.node import (
@@ -24,6 +25,7 @@ __all__ = [
     "FILE_NAME",
     "KEYS_VARIABLE",
     "KEY_VARIABLE",
+    "CacheConfig",
     "Config",
     "ConfigFile",
     "Defaults",

@@ -157,6 +157,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ' or as in "4GiB".'
         ),
     ] = Size(4 << 30)
+    disk_cache: Annotated[
+        bool,
+        Meta(description="False: nothing of this model's KV is kept on disk (`[cache]`)."),
+    ] = True
     remember_turns: Annotated[
         bool,
         Meta(

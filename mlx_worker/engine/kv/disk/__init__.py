@@ -1,4 +1,4 @@
-"""The KV of prompts on disk: records found by what was read, kept between runs of a child.
+"""The prompt cache's tier on disk, on the side of mlx: arrays to records and back.
 
-No module of this room but `arrays` imports mlx. [child]
+The store itself is `mlx_worker.kv_disk`, which makes no call of mlx. [child]
 """

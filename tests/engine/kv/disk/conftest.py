@@ -1,17 +1,5 @@
-"""A folder of the cache for each test."""
+"""The folder of the store's own tests, for what turns arrays into records."""
 
-from __future__ import annotations
+from tests.kv_disk.conftest import disk
 
-from typing import TYPE_CHECKING
-
-import pytest
-
-from tests.engine.kv.disk.disk_harness import Disk
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Disk:
-    return Disk(tmp_path / "kv")
+__all__ = ["disk"]

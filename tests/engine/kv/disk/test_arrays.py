@@ -26,10 +26,10 @@ from mlx_worker.engine.kv.disk.arrays import (
     kinds_of,
     restore,
 )
-from mlx_worker.engine.kv.disk.keys import chain
-from mlx_worker.engine.kv.disk.payload import ArrayBytes, Payload
-from mlx_worker.engine.kv.disk.records import Address, Kind, Record
-from tests.engine.kv.disk.disk_harness import IDENTITY, Disk
+from mlx_worker.kv_disk.keys import chain
+from mlx_worker.kv_disk.payload import ArrayBytes, Payload
+from mlx_worker.kv_disk.records import Address, Kind, Record
+from tests.kv_disk.disk_harness import IDENTITY, Disk
 
 WINDOW = 8
 DTYPES = [mx.bfloat16, mx.float16, mx.float32]

@@ -3,7 +3,7 @@
 The saved copy is a shortcut for the start: a segment whose size or time of change differs from the
 copy's is scanned. The copy also has what headers lack: how often and when a record was used.
 
-[child]
+[both]
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.engine.kv.disk.keys import IDENTITY_BYTES, KEY_BYTES
-from mlx_worker.engine.kv.disk.payload import BadRecord
-from mlx_worker.engine.kv.disk.records import Address, Header, Kind, Mark
+from mlx_worker.kv_disk.keys import IDENTITY_BYTES, KEY_BYTES
+from mlx_worker.kv_disk.payload import BadRecord
+from mlx_worker.kv_disk.records import Address, Header, Kind, Mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_worker.engine.kv.disk.records import Record
+    from mlx_worker.kv_disk.records import Record
 
 HALF_LIFE: Final = 7 * 86_400.0
 """Seconds after which a use counts half."""

@@ -2,7 +2,7 @@
 
 The header has a checksum of its own and the checksum of everything behind the header. One byte
 behind the header's checksum is the record's mark, the only byte that changes after a record was
-written: a record is set aside or deleted in place. Pure. [child]
+written: a record is set aside or deleted in place. Pure. [both]
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from mlx_worker.engine.kv.disk.keys import IDENTITY_BYTES, KEY_BYTES
-from mlx_worker.engine.kv.disk.payload import (
+from mlx_worker.kv_disk.keys import IDENTITY_BYTES, KEY_BYTES
+from mlx_worker.kv_disk.payload import (
     MAX_DATA,
     MAX_DESCRIPTION,
     BadRecord,

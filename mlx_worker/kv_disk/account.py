@@ -1,7 +1,7 @@
 """The bytes of the whole folder, and the bytes written today: shared by all children of a node.
 
 Children that write into one folder take turns by a lock on `ROOT/account`, held for one write.
-The sizes of all files are measured anew each time, so a crash leaves no sum that is wrong. [child]
+The sizes of all files are measured anew each time, so a crash leaves no sum that is wrong. [both]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.engine.kv.disk.folder import open_file
+from mlx_worker.kv_disk.folder import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

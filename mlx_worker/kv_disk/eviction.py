@@ -12,16 +12,16 @@ import os
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mlx_worker.engine.kv.disk.folder import lock, open_file, open_folder
-from mlx_worker.engine.kv.disk.index import HALF_LIFE, MAX_SAVED, parse
-from mlx_worker.engine.kv.disk.payload import BadRecord
-from mlx_worker.engine.kv.disk.segments import Segments
 from mlx_worker.errors import StorageError
+from mlx_worker.kv_disk.folder import lock, open_file, open_folder
+from mlx_worker.kv_disk.index import HALF_LIFE, MAX_SAVED, parse
+from mlx_worker.kv_disk.payload import BadRecord
+from mlx_worker.kv_disk.segments import Segments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_worker.engine.kv.disk.index import Index, SegmentState
+    from mlx_worker.kv_disk.index import Index, SegmentState
 
 INDEX_NAME: Final = "index"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from mlx_worker.engine.kv.disk.keys import Identity, Link, chain
-from mlx_worker.engine.kv.disk.payload import ArrayBytes, Dtype, Family, LayerBytes, Payload
-from mlx_worker.engine.kv.disk.records import Address, Kind, Record
-from mlx_worker.engine.kv.disk.space import Limits
-from mlx_worker.engine.kv.disk.store import DiskStore
+from mlx_worker.kv_disk.keys import Identity, Link, chain
+from mlx_worker.kv_disk.payload import ArrayBytes, Dtype, Family, LayerBytes, Payload
+from mlx_worker.kv_disk.records import Address, Kind, Record
+from mlx_worker.kv_disk.space import Limits
+from mlx_worker.kv_disk.store import DiskStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.engine.kv.disk.keys import CHUNK_TOKENS, next_key
-from mlx_worker.engine.kv.disk.records import Address, Kind
+from mlx_worker.kv_disk.keys import CHUNK_TOKENS, next_key
+from mlx_worker.kv_disk.records import Address, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.engine.kv.disk.keys import Identity
-    from mlx_worker.engine.kv.disk.store import DiskStore
+    from mlx_worker.kv_disk.keys import Identity
+    from mlx_worker.kv_disk.store import DiskStore
 
 MAX_STOPS: Final = 64
 """Ends of entries within one chunk that are tried."""

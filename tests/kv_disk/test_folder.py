@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.engine.kv.disk.folder import FORMAT_NAME, lock, open_root
-from mlx_worker.engine.kv.disk.reports import Outcome
 from mlx_worker.errors import StorageError
-from tests.engine.kv.disk.disk_harness import IDENTITY, OTHER, Disk, is_right, single
+from mlx_worker.kv_disk.folder import FORMAT_NAME, lock, open_root
+from mlx_worker.kv_disk.reports import Outcome
+from tests.kv_disk.disk_harness import IDENTITY, OTHER, Disk, is_right, single
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Segments: files to which records are appended, of at most 64 MiB unless one record is larger.
 
 A segment is believed record by record from its start, until a header cannot be believed: what lies
-behind a torn or damaged header is never read. [child]
+behind a torn or damaged header is never read. [both]
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.engine.kv.disk.folder import open_file
-from mlx_worker.engine.kv.disk.payload import BadRecord, Payload
-from mlx_worker.engine.kv.disk.records import (
+from mlx_worker.kv_disk.folder import open_file
+from mlx_worker.kv_disk.payload import BadRecord, Payload
+from mlx_worker.kv_disk.records import (
     HEADER_BYTES,
     MARK_OFFSET,
     Header,
@@ -24,7 +24,7 @@ from mlx_worker.engine.kv.disk.records import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mlx_worker.engine.kv.disk.index import Entry
+    from mlx_worker.kv_disk.index import Entry
 
 SEGMENT_BYTES: Final = 64 << 20
 MAX_SEGMENTS: Final = 100_000

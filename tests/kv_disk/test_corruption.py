@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.engine.kv.disk.keys import chain
-from mlx_worker.engine.kv.disk.records import FORMAT, HEADER_BYTES, Address, Kind, encode
-from mlx_worker.engine.kv.disk.reports import Outcome
-from tests.engine.kv.disk.disk_harness import (
+from mlx_worker.kv_disk.keys import chain
+from mlx_worker.kv_disk.records import FORMAT, HEADER_BYTES, Address, Kind, encode
+from mlx_worker.kv_disk.reports import Outcome
+from tests.kv_disk.disk_harness import (
     IDENTITY,
     OTHER,
     Disk,
@@ -29,7 +29,7 @@ from tests.engine.kv.disk.disk_harness import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_worker.engine.kv.disk.store import DiskStore
+    from mlx_worker.kv_disk.store import DiskStore
 
 CAPACITY = 64 * 1024
 LINKS = chain(IDENTITY, list(range(1000)))

@@ -2,7 +2,7 @@
 
 A key covers every token before the key's end and everything that makes KV right: the weights, the
 versions of mlx and mlx-lm, the class of each layer's cache, the dtype and the adapter. Equal keys
-mean equal KV; nothing is found by the name of a model. Pure. [child]
+mean equal KV; nothing is found by the name of a model. Pure. [both]
 """
 
 from __future__ import annotations

@@ -12,23 +12,23 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.engine.kv.disk.account import AccountBusy
-from mlx_worker.engine.kv.disk.availability import Availability
-from mlx_worker.engine.kv.disk.index import Entry, new_entry
-from mlx_worker.engine.kv.disk.opened import OpenedFolder
-from mlx_worker.engine.kv.disk.payload import BadRecord
-from mlx_worker.engine.kv.disk.records import Mark, encode
-from mlx_worker.engine.kv.disk.reports import Outcome, Statistics
-from mlx_worker.engine.kv.disk.space import Limits, Space, free_bytes_of
 from mlx_worker.errors import StorageError
+from mlx_worker.kv_disk.account import AccountBusy
+from mlx_worker.kv_disk.availability import Availability
+from mlx_worker.kv_disk.index import Entry, new_entry
+from mlx_worker.kv_disk.opened import OpenedFolder
+from mlx_worker.kv_disk.payload import BadRecord
+from mlx_worker.kv_disk.records import Mark, encode
+from mlx_worker.kv_disk.reports import Outcome, Statistics
+from mlx_worker.kv_disk.space import Limits, Space, free_bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from mlx_worker.engine.kv.disk.keys import Identity
-    from mlx_worker.engine.kv.disk.payload import Payload
-    from mlx_worker.engine.kv.disk.records import Address, Record
+    from mlx_worker.kv_disk.keys import Identity
+    from mlx_worker.kv_disk.payload import Payload
+    from mlx_worker.kv_disk.records import Address, Record
 
 SAVE_SECONDS: Final = 600.0
 """Between two saves of the index, in a process that goes on."""

@@ -9,20 +9,20 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.engine.kv.disk.account import Account
-from mlx_worker.engine.kv.disk.eviction import INDEX_NAME, read_file
-from mlx_worker.engine.kv.disk.folder import lock, open_file, open_folder, open_root, same_folder
-from mlx_worker.engine.kv.disk.index import MAX_SAVED, Index, SegmentState, dump, entry_of, parse
-from mlx_worker.engine.kv.disk.payload import BadRecord
-from mlx_worker.engine.kv.disk.records import Mark
-from mlx_worker.engine.kv.disk.segments import Segments
 from mlx_worker.errors import StorageError
+from mlx_worker.kv_disk.account import Account
+from mlx_worker.kv_disk.eviction import INDEX_NAME, read_file
+from mlx_worker.kv_disk.folder import lock, open_file, open_folder, open_root, same_folder
+from mlx_worker.kv_disk.index import MAX_SAVED, Index, SegmentState, dump, entry_of, parse
+from mlx_worker.kv_disk.payload import BadRecord
+from mlx_worker.kv_disk.records import Mark
+from mlx_worker.kv_disk.segments import Segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mlx_worker.engine.kv.disk.keys import Identity
+    from mlx_worker.kv_disk.keys import Identity
 
 _TEMPORARY: Final = "index.new"
 

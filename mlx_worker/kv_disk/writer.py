@@ -12,13 +12,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.engine.kv.disk.payload import nbytes_of
+from mlx_worker.kv_disk.payload import nbytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.engine.kv.disk.records import Record
-    from mlx_worker.engine.kv.disk.store import DiskStore
+    from mlx_worker.kv_disk.records import Record
+    from mlx_worker.kv_disk.store import DiskStore
 
 QUEUE_BYTES: Final = 512 << 20
 MAINTAIN_SECONDS: Final = 10.0

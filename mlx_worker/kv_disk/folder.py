@@ -2,7 +2,7 @@
 
 `ROOT/format` names the version of the whole folder. `ROOT/lock` is held by the node, `ROOT/ID/lock`
 by the process that has the identity open. The kernel releases a lock with the last descriptor,
-however a process ends. Files are opened by name below a descriptor, never through a link. [child]
+however a process ends. Files are opened by name below a descriptor, never through a link. [both]
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.kv.disk.disk_harness import Disk, is_right, single
+from tests.kv_disk.disk_harness import Disk, is_right, single
 
 RECORDS = [single(number) for number in range(6)]
 

@@ -8,12 +8,12 @@ import threading
 
 import pytest
 
-from mlx_worker.engine.kv.disk.availability import RETRY_SECONDS
-from mlx_worker.engine.kv.disk.keys import chain
-from mlx_worker.engine.kv.disk.records import Kind
-from mlx_worker.engine.kv.disk.reports import Outcome
-from mlx_worker.engine.kv.disk.store import SAVE_SECONDS
-from tests.engine.kv.disk.disk_harness import IDENTITY, Disk, is_right, record_of, single
+from mlx_worker.kv_disk.availability import RETRY_SECONDS
+from mlx_worker.kv_disk.keys import chain
+from mlx_worker.kv_disk.records import Kind
+from mlx_worker.kv_disk.reports import Outcome
+from mlx_worker.kv_disk.store import SAVE_SECONDS
+from tests.kv_disk.disk_harness import IDENTITY, Disk, is_right, record_of, single
 
 RECORDS = [record_of(link) for link in chain(IDENTITY, list(range(700)))]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_worker.engine.kv.disk.payload import (
+from mlx_worker.kv_disk.payload import (
     MAX_LAYERS,
     ArrayBytes,
     BadRecord,
@@ -20,7 +20,7 @@ from mlx_worker.engine.kv.disk.payload import (
     attach,
     serialize,
 )
-from mlx_worker.engine.kv.disk.records import (
+from mlx_worker.kv_disk.records import (
     FORMAT,
     HEADER_BYTES,
     MARK_OFFSET,
@@ -32,7 +32,7 @@ from mlx_worker.engine.kv.disk.records import (
     decode_header,
     encode,
 )
-from tests.engine.kv.disk.disk_harness import IDENTITY, OTHER, same, single
+from tests.kv_disk.disk_harness import IDENTITY, OTHER, same, single
 
 
 @st.composite

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.engine.kv.disk.writer import DiskWriter, Queued
-from tests.engine.kv.disk.disk_harness import Disk, is_right, single
+from mlx_worker.kv_disk.writer import DiskWriter, Queued
+from tests.kv_disk.disk_harness import Disk, is_right, single
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_worker.engine.kv.disk.store import DiskStore
+    from mlx_worker.kv_disk.store import DiskStore
 
 PATIENCE = 60.0
 

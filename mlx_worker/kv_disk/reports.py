@@ -1,6 +1,6 @@
 """What a caller is told of the store.
 
-Pure. [child]
+Pure. [both]
 """
 
 from __future__ import annotations

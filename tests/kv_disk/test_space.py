@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_worker.engine.kv.disk.account import DAY
-from mlx_worker.engine.kv.disk.index import HALF_LIFE
-from mlx_worker.engine.kv.disk.keys import chain
-from mlx_worker.engine.kv.disk.reports import Outcome
-from tests.engine.kv.disk.disk_harness import (
+from mlx_worker.kv_disk.account import DAY
+from mlx_worker.kv_disk.index import HALF_LIFE
+from mlx_worker.kv_disk.keys import chain
+from mlx_worker.kv_disk.reports import Outcome
+from tests.kv_disk.disk_harness import (
     IDENTITY,
     MIB,
     OTHER,

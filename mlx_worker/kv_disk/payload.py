@@ -2,7 +2,7 @@
 
 The description is a closed list of numbers: no class and no function is named by a file. Every
 number is checked against a bound before any use, and the sizes have to add up to the byte. The
-byte order is little-endian. Pure. [child]
+byte order is little-endian. Pure. [both]
 """
 
 from __future__ import annotations

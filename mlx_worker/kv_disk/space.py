@@ -10,22 +10,22 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.engine.kv.disk.eviction import (
+from mlx_worker.errors import StorageError
+from mlx_worker.kv_disk.eviction import (
     Victim,
     own_victims,
     remove_resting,
     resting_victims,
 )
-from mlx_worker.engine.kv.disk.index import Entry, SegmentState, saved_bytes
-from mlx_worker.engine.kv.disk.payload import BadRecord
-from mlx_worker.engine.kv.disk.segments import SEGMENT_BYTES
-from mlx_worker.errors import StorageError
+from mlx_worker.kv_disk.index import Entry, SegmentState, saved_bytes
+from mlx_worker.kv_disk.payload import BadRecord
+from mlx_worker.kv_disk.segments import SEGMENT_BYTES
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from mlx_worker.engine.kv.disk.opened import OpenedFolder
+    from mlx_worker.kv_disk.opened import OpenedFolder
 
 _LEAST_SEGMENTS: Final = 16
 """Segments that the capacity is cut into at least, so that an eviction takes a small part."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_worker.engine.kv.disk.chains import Chain, find_chain
-from mlx_worker.engine.kv.disk.keys import chain
-from mlx_worker.engine.kv.disk.records import Address, Kind
-from tests.engine.kv.disk.disk_harness import IDENTITY, Disk, record_of
+from mlx_worker.kv_disk.chains import Chain, find_chain
+from mlx_worker.kv_disk.keys import chain
+from mlx_worker.kv_disk.records import Address, Kind
+from tests.kv_disk.disk_harness import IDENTITY, Disk, record_of
 
 if TYPE_CHECKING:
-    from mlx_worker.engine.kv.disk.store import DiskStore
+    from mlx_worker.kv_disk.store import DiskStore
 
 prompts = st.builds(
     lambda parts: [token for token, count in parts for _ in range(count)],
