@@ -283,10 +283,26 @@ class RequestFailed(WireMessage, frozen=True):
     context: int = 0
 
 
-class DiskState(WireMessage, frozen=True):
-    """Tell the state of the KV on disk. Counts are those of this process.
+class CacheState(WireMessage, frozen=True):
+    """Tell the state of the prompt cache after a change. `last_updated` in ms since the epoch.
 
-    `records` and `bytes` belong to the model, `total_bytes` and `written_today` to the whole
+    `tokens` and `system_prompt_hash` belong to the prompt last warmed or used; `entries`, `warmed`
+    (prompts) and `bytes` of everything resident; `capacity` is the limit on `bytes`.
+    """
+
+    tokens: int
+    system_prompt_hash: str
+    last_updated: float
+    entries: int
+    warmed: int
+    bytes: int
+    capacity: int
+
+
+class DiskState(WireMessage, frozen=True):
+    """Tell the state of the KV on disk after a change, at most once a second.
+
+    Counts are those of this process. `records` and `bytes` belong to the model, `total_bytes` and `written_today` to the whole
     folder; `quarantined` records are set aside; `seconds_saved` is prefill less reading. `off` is
     why the disk is not used now, "" where the disk is used.
     """
@@ -305,24 +321,6 @@ class DiskState(WireMessage, frozen=True):
     evicted_segments: int
     dropped: int
     off: str
-
-
-class CacheState(WireMessage, frozen=True):
-    """Tell the state of the prompt cache after a change. `last_updated` in ms since the epoch.
-
-    `tokens` and `system_prompt_hash` belong to the prompt last warmed or used; `entries`, `warmed`
-    (prompts) and `bytes` of everything resident; `capacity` is the limit on `bytes`. `disk` None:
-    no KV is kept on disk.
-    """
-
-    tokens: int
-    system_prompt_hash: str
-    last_updated: float
-    entries: int
-    warmed: int
-    bytes: int
-    capacity: int
-    disk: DiskState | None = None
 
 
 class Pong(WireMessage, frozen=True):
@@ -358,5 +356,6 @@ FromChild = (
     | DetokenizeResult
     | RequestFailed
     | CacheState
+    | DiskState
     | Pong
 )

@@ -23,6 +23,7 @@ from mlx_worker.wire.messages import (
     CacheCleared,
     CacheState,
     DetokenizeResult,
+    DiskState,
     FromChild,
     Hello,
     Loaded,
@@ -47,7 +48,7 @@ FinalResponse = (
 )
 ResponseMessage = Started | PrefillProgress | PromptScores | RowOutput | FinalResponse
 """A message about an opened id."""
-ChildReport = Hello | LoadProgress | Loaded | LoadFailed | CacheState | Pong
+ChildReport = Hello | LoadProgress | Loaded | LoadFailed | CacheState | DiskState | Pong
 """A message about the child as a whole."""
 
 UNREAD_BYTES = 1 << 16

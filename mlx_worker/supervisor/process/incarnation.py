@@ -26,6 +26,7 @@ from mlx_worker.supervisor.process.status import ChildStatus
 from mlx_worker.wire.messages import (
     PROTOCOL,
     CacheState,
+    DiskState,
     Hello,
     Loaded,
     LoadFailed,
@@ -162,6 +163,8 @@ class Incarnation:
                 self._report(event, report.reason)
             case CacheState():
                 self.status = replace(self.status, cache=report)
+            case DiskState():
+                self.status = replace(self.status, disk=report)
             case Pong():
                 self._on_pong(report)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mlx_worker.wire.messages import CacheState, Loaded, LoadProgress, Pong
+    from mlx_worker.wire.messages import CacheState, DiskState, Loaded, LoadProgress, Pong
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class ChildStatus:
     loading: LoadProgress | None = None
     loaded: Loaded | None = None
     cache: CacheState | None = None
+    disk: DiskState | None = None
     pong: Pong | None = None
     load_seconds: float | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
