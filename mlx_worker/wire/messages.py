@@ -302,9 +302,9 @@ class CacheState(WireMessage, frozen=True):
 class DiskState(WireMessage, frozen=True):
     """Tell the state of the KV on disk after a change, at most once a second.
 
-    Counts are those of this process. `records` and `bytes` belong to the model, `total_bytes` and `written_today` to the whole
-    folder; `quarantined` records are set aside; `seconds_saved` is prefill less reading. `off` is
-    why the disk is not used now, "" where the disk is used.
+    Counts are those of this process. `records` and `bytes` belong to the model, `total_bytes` and
+    `written_today` to the whole folder; `quarantined` records are set aside; `seconds_saved` is
+    prefill less reading. `off` is why the disk is not used now, "" where the disk is used.
     """
 
     records: int
