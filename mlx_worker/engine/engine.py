@@ -43,6 +43,7 @@ from mlx_worker.wire.output import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlx_worker.engine.kv.disk.tier import DiskTier
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.wire.request import ChatRequest
 
@@ -77,8 +78,10 @@ class Engine:
         prefill_pause: float = PAUSE,
         remember_turns: bool = True,
         on_encoded: Callable[[], None] = _ignore,
+        disk: DiskTier | None = None,
     ) -> None:
         self.cache = PromptCache(cache_bytes)
+        self.disk = disk
         self.context_length = context_length
         self.prefilled_tokens = 0
         self.decode_steps = 0
