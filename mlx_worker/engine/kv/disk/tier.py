@@ -181,7 +181,9 @@ class TierOpening:
 
         def open_tier() -> DiskTier:
             limits = Limits(disk.capacity, disk.writes_per_day, disk.free_min)
-            store = DiskStore(Path(disk.path), identity, limits, report=log.warning)
+            store = DiskStore(
+                Path(disk.path), identity, limits, report=log.warning, monotonic=monotonic
+            )
             return DiskTier(store, model, identity, kinds, disk, cache_bytes, monotonic)
 
         return cls(open_tier)
