@@ -72,6 +72,11 @@ SWITCH = 0.0005
 template beside the decode loop doubles a step of a small model; at this value the step is the
 same."""
 
+
+class RecordsLoaded:
+    """Wake the main thread: KV was read from disk."""
+
+
 _Job = ClearCache | TrimCache | CancelGeneration | Prepared
 
 
@@ -83,7 +88,7 @@ class EngineWorker:
         self._code = code
         self._output = ConfirmedOutput(pipe.send, self._goes_on)
         self._loads: queue.SimpleQueue[Load] = queue.SimpleQueue()
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | RecordsLoaded] = queue.SimpleQueue()
         self._work = WorkMonitor()
         self._preparation_work = WorkMonitor()
         """Apart: only a preparation counts as progress while running; a step may hang."""
@@ -166,6 +171,7 @@ class EngineWorker:
             on_encoded=self._output.on_encoded,
         )
         engine = self._engine = loaded.engine
+        engine.wake_by(lambda: self._jobs.put(RecordsLoaded()))
         # Loaded objects stay: collecting them again would delay every stream for 50 ms.
         gc.collect()
         gc.freeze()
@@ -193,9 +199,14 @@ class EngineWorker:
         return self._engine is not None and not self._engine.has_prefill and self._jobs.empty()
 
     def _take_jobs(self, engine: Engine) -> None:
-        """Run all jobs that wait; with nothing to decode, wait for a job."""
-        while not self._jobs.empty() or not engine.active:
-            job = self._jobs.get()
+        """Run all jobs that wait; with nothing to do in a step, wait for a job."""
+        while not self._jobs.empty() or not engine.active or engine.awaits_disk:
+            try:
+                job = self._jobs.get(timeout=engine.patience)
+            except queue.Empty:
+                return
+            if isinstance(job, RecordsLoaded):
+                continue
             with self._work.measure("admit"):
                 messages = self._run_job(engine, job)
             self._answers.observe(messages)

@@ -19,6 +19,8 @@ from mlx_worker.engine.checks.computation import computing
 from mlx_worker.engine.ending import ending
 from mlx_worker.engine.history.history import TurnHistory
 from mlx_worker.engine.history.memory import history_bytes
+from mlx_worker.engine.kv.disk.forms import forms_of
+from mlx_worker.engine.kv.disk.reading import DiskReading
 from mlx_worker.engine.kv.prompt_cache import MAX_BYTES, PromptCache
 from mlx_worker.engine.kv.retention import KvRetention
 from mlx_worker.engine.output.logprobs import read_logprobs
@@ -107,6 +109,7 @@ class Engine:
         cuttable = is_cuttable(model)
         self._sequences = SequenceTable()
         self._retention = KvRetention(self._batch, self.cache, is_cuttable=cuttable)
+        self._reading = None if disk is None else self._disk_reading(model, disk, cuttable)
         self._admission = BatchAdmission(
             self._sequences,
             self._batch,
@@ -115,7 +118,34 @@ class Engine:
             kv_cost=kv,
             kv_bytes=kv_bytes,
             is_cuttable=cuttable,
+            disk=self._reading,
         )
+
+    def _disk_reading(self, model: Any, disk: DiskTier, is_cuttable: bool) -> DiskReading:
+        return DiskReading(
+            disk,
+            forms_of(model),
+            self._batch,
+            self.cache,
+            self._retention,
+            self._pace,
+            is_cuttable=is_cuttable,
+        )
+
+    def wake_by(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called, on another thread, when `awaits_disk` may have become false."""
+        if self._reading is not None:
+            self._reading.wake_by(wake)
+
+    @property
+    def awaits_disk(self) -> bool:
+        """True if `step` has nothing to do before a record is read from disk."""
+        return not self._sequences.by_uid and self._admission.awaits_disk
+
+    @property
+    def patience(self) -> float | None:
+        """Return after how many seconds `step` has to be called all the same; None: never."""
+        return None if self._reading is None else self._reading.seconds_left
 
     @property
     def active(self) -> int:
@@ -218,7 +248,10 @@ class Engine:
 
     def step(self) -> list[EngineMessage]:
         """Run one decode step for all rows, then at most one chunk of prefill."""
-        messages: list[EngineMessage] = [*self._admission.start_waiting()]
+        messages: list[EngineMessage] = []
+        if self._reading is not None:
+            messages += self._reading.advance(is_decoding=bool(self._sequences.by_uid))
+        messages += self._admission.start_waiting()
         prompts, generated = self._next()
         for response in prompts:
             messages += self._prefilled(response)
@@ -239,6 +272,8 @@ class Engine:
     def clear_cache(self) -> None:
         """Forget every cached prompt; running rows keep theirs."""
         self.cache.clear()
+        if self._reading is not None:
+            self._reading.clear()
         self.history.clear()
         mx.clear_cache()
 
@@ -344,3 +379,5 @@ class Engine:
         self._sequences.remove(sequence)
         if in_batch:
             self._batch.remove([sequence.uid])
+        else:
+            self._admission.forget(sequence)

@@ -68,6 +68,11 @@ class ChunkSizer:
             rate = tokens / seconds
             self._rate = rate if self._rate is None else (self._rate + rate) / 2
 
+    @property
+    def rate(self) -> float | None:
+        """Return the tokens read a second; None before the first were read."""
+        return self._rate
+
     def chunk_size(
         self, readers: Listed[Sequence], *, decoding: bool, most: int = LARGEST_CHUNK
     ) -> int:
