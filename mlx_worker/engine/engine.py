@@ -19,6 +19,7 @@ from mlx_worker.engine.checks.computation import computing
 from mlx_worker.engine.ending import ending
 from mlx_worker.engine.history.history import TurnHistory
 from mlx_worker.engine.history.memory import history_bytes
+from mlx_worker.engine.kv.disk.entry_writer import EntryWriter
 from mlx_worker.engine.kv.disk.forms import forms_of
 from mlx_worker.engine.kv.disk.reading import DiskReading
 from mlx_worker.engine.kv.prompt_cache import MAX_BYTES, PromptCache
@@ -83,7 +84,6 @@ class Engine:
         disk: DiskTier | None = None,
     ) -> None:
         self.cache = PromptCache(cache_bytes)
-        self.disk = disk
         self.context_length = context_length
         self.prefilled_tokens = 0
         self.decode_steps = 0
@@ -106,6 +106,8 @@ class Engine:
             prefill_batch_size=min(2 * READERS, rows),
             prefill_step_size=LARGEST_CHUNK,
         )
+        self.entry_writer = EntryWriter(disk, self._batch, self._pace) if disk else None
+        self.cache.observer = self.entry_writer
         cuttable = is_cuttable(model)
         self._sequences = SequenceTable()
         self._retention = KvRetention(self._batch, self.cache, is_cuttable=cuttable)
@@ -244,6 +246,11 @@ class Engine:
         self.history.remember(sequence)
         return Done(id_, "cancelled", sequence.produced)
 
+    def cancel_all(self) -> None:
+        """Free all rows and store their KV."""
+        for id_ in list(self._sequences.by_id):
+            self.cancel(id_)
+
     # --- steps ---
 
     def step(self) -> list[EngineMessage]:
@@ -267,6 +274,8 @@ class Engine:
                     ends.append(end)
             messages.append(StepOutput(rows))
             messages += ends
+        if self.entry_writer is not None:
+            self.entry_writer.advance(is_idle=False)
         return messages
 
     def clear_cache(self) -> None:

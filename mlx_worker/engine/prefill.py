@@ -68,11 +68,6 @@ class ChunkSizer:
             rate = tokens / seconds
             self._rate = rate if self._rate is None else (self._rate + rate) / 2
 
-    @property
-    def rate(self) -> float | None:
-        """Return the tokens read a second; None before the first were read."""
-        return self._rate
-
     def chunk_size(
         self, readers: Listed[Sequence], *, decoding: bool, most: int = LARGEST_CHUNK
     ) -> int:
@@ -80,6 +75,11 @@ class ChunkSizer:
         together = self._together(self._pause if decoding else self._pause * ALONE, decoding)
         each = min(most, together // max(1, len(readers)))
         return chunk_past_segment_ends(max(SMALLEST_CHUNK, each), readers)
+
+    @property
+    def rate(self) -> float | None:
+        """Return the tokens read in a second; None before any were read."""
+        return self._rate
 
     def _together(self, seconds: float, decoding: bool) -> int:
         if self._rate is None:

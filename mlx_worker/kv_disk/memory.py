@@ -1,27 +1,27 @@
-"""How much memory the writing of KV to disk takes, outside the prompt cache.
+"""The memory that the KV on disk takes beside the prompt cache: agreed by child and front.
 
-Pure. [both]
+The front counts these bytes before a model starts (`supervisor/memory`), so the child may take no
+more. [both]
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from mlx_worker.kv_disk.writer import QUEUE_BYTES
-
-EVICTED_BYTES: Final = 128 << 20
-"""KV that the prompt cache has evicted, and that is held until its bytes are on disk."""
-
-PACE_BYTES: Final = 64 << 20
-"""Bytes in the queue of the writer from which no more KV is copied."""
-
-WRITING_BYTES: Final = EVICTED_BYTES + PACE_BYTES
-"""What writing takes, besides the copies of one record (see `writing_bytes`)."""
-
-RECORD_COPIES: Final = 4
-"""Copies of a record: on the device, for the queue, in the queue, and in the writer's buffer."""
+_SHARE: Final = 8
+_MOST: Final = 512 << 20
 
 
-def writing_bytes(largest_record: int) -> int:
-    """Return the most bytes that writing takes, by the size of the model's largest record."""
-    return WRITING_BYTES + RECORD_COPIES * min(largest_record, QUEUE_BYTES)
+def queue_bytes(cache_bytes: int) -> int:
+    """Return the bytes of records that may wait for the writer, captured ones included."""
+    return min(_MOST, cache_bytes // _SHARE)
+
+
+def read_bytes(cache_bytes: int) -> int:
+    """Return the bytes of records that may be read and not yet be in the prompt cache."""
+    return min(_MOST, cache_bytes // _SHARE)
+
+
+def tier_bytes(cache_bytes: int) -> int:
+    """Return all bytes beside a prompt cache of this size: those that wait, and those read."""
+    return queue_bytes(cache_bytes) + read_bytes(cache_bytes)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READ_BYTES: Final = 256 << 20
 THREADS: Final = 4
 
 
@@ -61,7 +60,7 @@ def _ignore() -> None:
 
 
 class DiskReader:
-    """Read records of one store.
+    """Read records of one store; hold at most `max_bytes` of them, or one that is larger.
 
     `on_loaded` is an attribute, to be set: it is called, on a thread of the reader, when a record
     can be taken and there was none before.
@@ -70,8 +69,8 @@ class DiskReader:
     def __init__(
         self,
         store: DiskStore,
+        max_bytes: int,
         *,
-        max_bytes: int = READ_BYTES,
         threads: int = THREADS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:

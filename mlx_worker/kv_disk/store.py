@@ -246,6 +246,11 @@ class DiskStore:
             self._release()
 
     @property
+    def is_writable(self) -> bool:
+        """True if records can be stored, as far as is known; any thread, without a wait."""
+        return self._availability.can_write
+
+    @property
     def statistics(self) -> Statistics:
         """Return the counts, on any thread; the sizes of all files are measured."""
         total = written = 0

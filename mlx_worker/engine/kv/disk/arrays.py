@@ -23,7 +23,7 @@ from mlx_worker.kv_disk.payload import ArrayBytes, Dtype, Family, LayerBytes, Pa
 from mlx_worker.kv_disk.records import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 _DTYPES: Final = {
     getattr(mx, "bool_" if code is Dtype.BOOL else code.name.lower()): code for code in Dtype
@@ -94,7 +94,11 @@ class Captured:
 
     def payload(self) -> Payload:
         """Return the bytes; wait for arrays that are not evaluated yet."""
-        views = iter(self.views)
+        return self.assemble([bytes(memoryview(view)) for view in self.views])
+
+    def assemble(self, parts: Iterable[bytes]) -> Payload:
+        """Return the payload whose arrays have these bytes, one part for each view."""
+        data = iter(parts)
         return tuple(
             LayerBytes(
                 layer.family,
@@ -102,9 +106,7 @@ class Captured:
                 tuple(
                     None
                     if array is None
-                    else ArrayBytes(
-                        _DTYPES[array.dtype], tuple(array.shape), bytes(memoryview(next(views)))
-                    )
+                    else ArrayBytes(_DTYPES[array.dtype], tuple(array.shape), next(data))
                     for array in layer.arrays
                 ),
             )

@@ -25,6 +25,7 @@ from mlx_worker.engine.kv.disk.reading_plan import addresses_of, find_plan, name
 from mlx_worker.engine.kv.disk.restoring import Restoration
 from mlx_worker.engine.kv.prefix import common_prefix
 from mlx_worker.engine.prefill import WORTH_WAITING, min_prefix_to_reuse
+from mlx_worker.kv_disk.memory import read_bytes
 from mlx_worker.kv_disk.reader import DiskReader
 from mlx_worker.kv_disk.records import Kind
 from mlx_worker.logs import Entry
@@ -126,7 +127,9 @@ class DiskReading:
         self._pace = pace
         self._is_cuttable = is_cuttable
         self._monotonic = tier.monotonic
-        self._reader = DiskReader(tier.store, monotonic=tier.monotonic)
+        self._reader = DiskReader(
+            tier.store, read_bytes(tier.cache_bytes), monotonic=tier.monotonic
+        )
         self._speed = ReadSpeed()
         self._reads: list[_Read] = []
         self._in_line: set[int] = set()
