@@ -197,7 +197,8 @@ class EngineWorker:
         self._engine = engine
         if self._disk is not None:
             DiskReporter(self._disk, self._pipe.send).start()
-        engine.wake_by(lambda: self._jobs.put(None))
+        if engine.disk_reading is not None:
+            engine.disk_reading.wake_by(lambda: self._jobs.put(None))
         # Loaded objects stay: collecting them again would delay every stream for 50 ms.
         gc.collect()
         gc.freeze()
@@ -242,7 +243,8 @@ class EngineWorker:
 
         While there is neither, write KV to disk when that is due.
         """
-        writer, until = engine.entry_writer, engine.patience
+        writer, reading = engine.entry_writer, engine.disk_reading
+        until = reading.seconds_left if reading is not None else None
         while writer is not None and (seconds := writer.wait_seconds) is not None:
             with contextlib.suppress(queue.Empty):
                 return self._jobs.get(timeout=seconds if until is None else min(seconds, until))

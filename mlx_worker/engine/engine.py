@@ -20,7 +20,6 @@ from mlx_worker.engine.ending import ending
 from mlx_worker.engine.history.history import TurnHistory
 from mlx_worker.engine.history.memory import history_bytes
 from mlx_worker.engine.kv.disk.entry_writer import EntryWriter
-from mlx_worker.engine.kv.disk.forms import forms_of
 from mlx_worker.engine.kv.disk.reading import DiskReading
 from mlx_worker.engine.kv.prompt_cache import MAX_BYTES, PromptCache
 from mlx_worker.engine.kv.retention import KvRetention
@@ -111,7 +110,11 @@ class Engine:
         cuttable = is_cuttable(model)
         self._sequences = SequenceTable()
         self._retention = KvRetention(self._batch, self.cache, is_cuttable=cuttable)
-        self._reading = None if disk is None else self._disk_reading(model, disk, cuttable)
+        self.disk_reading = (
+            DiskReading(disk, model, self._batch, self.cache, self._retention, self._pace)
+            if disk
+            else None
+        )
         self._admission = BatchAdmission(
             self._sequences,
             self._batch,
@@ -120,34 +123,13 @@ class Engine:
             kv_cost=kv,
             kv_bytes=kv_bytes,
             is_cuttable=cuttable,
-            disk=self._reading,
+            disk=self.disk_reading,
         )
-
-    def _disk_reading(self, model: Any, disk: DiskTier, is_cuttable: bool) -> DiskReading:
-        return DiskReading(
-            disk,
-            forms_of(model),
-            self._batch,
-            self.cache,
-            self._retention,
-            self._pace,
-            is_cuttable=is_cuttable,
-        )
-
-    def wake_by(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called, on another thread, when `awaits_disk` may have become false."""
-        if self._reading is not None:
-            self._reading.wake_by(wake)
 
     @property
     def awaits_disk(self) -> bool:
         """True if `step` has nothing to do before a record is read from disk."""
         return not self._sequences.by_uid and self._admission.awaits_disk
-
-    @property
-    def patience(self) -> float | None:
-        """Return after how many seconds `step` has to be called all the same; None: never."""
-        return None if self._reading is None else self._reading.seconds_left
 
     @property
     def active(self) -> int:
@@ -256,8 +238,8 @@ class Engine:
     def step(self) -> list[EngineMessage]:
         """Run one decode step for all rows, then at most one chunk of prefill."""
         messages: list[EngineMessage] = []
-        if self._reading is not None:
-            messages += self._reading.advance(is_decoding=bool(self._sequences.by_uid))
+        if self.disk_reading is not None:
+            messages += self.disk_reading.advance(is_decoding=bool(self._sequences.by_uid))
         messages += self._admission.start_waiting()
         prompts, generated = self._next()
         for response in prompts:
@@ -281,8 +263,8 @@ class Engine:
     def clear_cache(self) -> None:
         """Forget every cached prompt; running rows keep theirs."""
         self.cache.clear()
-        if self._reading is not None:
-            self._reading.clear()
+        if self.disk_reading is not None:
+            self.disk_reading.clear()
         self.history.clear()
         mx.clear_cache()
 

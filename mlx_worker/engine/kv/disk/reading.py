@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import mlx.core as mx
 
 from mlx_worker.engine.kv.disk.arrays import UnfitKv
+from mlx_worker.engine.kv.disk.forms import forms_of
 from mlx_worker.engine.kv.disk.reading_choice import ReadSpeed, prefill_seconds
 from mlx_worker.engine.kv.disk.reading_plan import addresses_of, find_plan, names_of
 from mlx_worker.engine.kv.disk.restoring import Restoration
@@ -33,10 +34,8 @@ from mlx_worker.wire.messages import PrefillProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from collections.abc import Sequence as Listed
 
     from mlx_worker.engine.batch import Batch
-    from mlx_worker.engine.kv.disk.forms import LayerForm
     from mlx_worker.engine.kv.disk.reading_plan import ReadPlan
     from mlx_worker.engine.kv.disk.tier import DiskTier
     from mlx_worker.engine.kv.prompt_cache import PromptCache
@@ -111,21 +110,19 @@ class DiskReading:
     def __init__(
         self,
         tier: DiskTier,
-        forms: Listed[LayerForm],
+        model: Any,
         batch: Batch,
         cache: PromptCache,
         retention: KvRetention,
         pace: ChunkSizer,
-        *,
-        is_cuttable: bool,
     ) -> None:
         self._tier = tier
-        self._forms = forms
+        self._forms = forms_of(model)
         self._batch = batch
         self._cache = cache
         self._retention = retention
         self._pace = pace
-        self._is_cuttable = is_cuttable
+        self._is_cuttable = tier.kinds == {Kind.DELTA}
         self._monotonic = tier.monotonic
         self._reader = DiskReader(
             tier.store, read_bytes(tier.cache_bytes), monotonic=tier.monotonic
@@ -331,7 +328,7 @@ class DiskReading:
 
         A window or a state belongs to the very end: without the end there is nothing.
         """
-        read.limit = min(read.limit, place) if self._tier.kinds == {Kind.DELTA} else 0
+        read.limit = min(read.limit, place) if self._is_cuttable else 0
         self._reader.cut(read.disk, read.limit)
 
     def _finish(self, read: _Read) -> None:

@@ -7,11 +7,12 @@ thread that owns mlx. [child]
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from mlx_worker.engine.kv.disk.arrays import KINDS, UnfitKv, array_of, leaves_of
+from mlx_worker.engine.kv.disk.forms import TOKEN_AXIS
 from mlx_worker.kv_disk.payload import Family
 from mlx_worker.kv_disk.records import Kind
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     from mlx_worker.engine.kv.disk.forms import LayerForm
     from mlx_worker.kv_disk.payload import LayerBytes, Payload
-
-KEYS_AND_VALUES: Final = 2
 
 
 class Restoration:
@@ -46,6 +45,8 @@ class Restoration:
         self._start = start
         # Of each layer: the arrays of its chunks, by the token at which a chunk begins.
         self._chunks: list[dict[int, tuple[int, list[Any]]]] = [{} for _ in self._leaves]
+        self._ends: set[int] = set()
+        """The layers whose window or state was added."""
         self._joined = 0
 
     def add(self, kind: Kind, start: int, stop: int, payload: Payload) -> None:
@@ -60,11 +61,13 @@ class Restoration:
             self._forms[place].check(payload[place], start, stop)
         for place in mine:
             self._add(place, payload[place], start, stop)
+        if kind is not Kind.DELTA:
+            self._ends.update(mine)
 
     def join(self, stop: int, max_bytes: int) -> bool:
         """Join the chunks of the next layers, of about `max_bytes` bytes; True after the last one.
 
-        `stop` is the end of the last chunk. Raises UnfitKv where a chunk is missing.
+        `stop` is the end of the last chunk. Raises UnfitKv where a record is missing.
         """
         joined: list[Any] = []
         nbytes = 0
@@ -94,28 +97,35 @@ class Restoration:
         """Join the chunks of one layer, and let go of them; return the layer's arrays."""
         family, leaf = self._forms[place].family, self._leaves[place]
         if KINDS[family] is not Kind.DELTA:
+            if place not in self._ends:
+                raise UnfitKv("a window or a state is missing")
             return []
+        joined = [mx.concatenate(column, axis=TOKEN_AXIS) for column in self._columns(place, stop)]
+        if not joined:
+            return []  # a layer that the model leaves empty
+        if family is Family.FULL:
+            leaf.keys, leaf.values = joined
+        else:
+            middle = len(joined) // 2
+            leaf.keys, leaf.values = tuple(joined[:middle]), tuple(joined[middle:])
+        leaf.offset = stop
+        return joined
+
+    def _columns(self, place: int, stop: int) -> list[list[Any]]:
+        """Return what is to be joined, in the order of tokens, for each array of a layer."""
+        form = self._forms[place]
         chunks, self._chunks[place] = self._chunks[place], {}
-        columns: list[list[Any]] = [[] for _ in self._forms[place].arrays]
+        pieces: list[list[Any]] = []
         if self._start:
-            for column, held in zip(columns, _arrays_of(self._base[place], family), strict=True):
-                column.append(held[..., : self._start, :])
+            held = _arrays_of(self._base[place], form.family)
+            pieces.append([array[..., : self._start, :] for array in held])
         reached = self._start
         while reached < stop:
             if reached not in chunks:
                 raise UnfitKv("a chunk is missing")
             reached, arrays = chunks[reached]
-            for column, array in zip(columns, arrays, strict=True):
-                column.append(array)
-        joined = [mx.concatenate(column, axis=2) for column in columns]
-        if joined and family is Family.FULL:
-            leaf.keys, leaf.values = joined
-        elif joined:
-            middle = len(joined) // KEYS_AND_VALUES
-            leaf.keys, leaf.values = tuple(joined[:middle]), tuple(joined[middle:])
-        if joined:
-            leaf.offset = stop
-        return joined
+            pieces.append(arrays)
+        return [[piece[number] for piece in pieces] for number in range(len(form.arrays))]
 
 
 def _arrays_of(leaf: Any, family: Family) -> list[Any]:
