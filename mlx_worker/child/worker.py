@@ -106,7 +106,8 @@ class EngineWorker:
         self._code = code
         self._output = ConfirmedOutput(pipe.send, self._goes_on)
         self._loads: queue.SimpleQueue[Load] = queue.SimpleQueue()
-        self._jobs: queue.SimpleQueue[_Job | _LeaveBy] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | _LeaveBy | None] = queue.SimpleQueue()
+        """None wakes the main thread for a step: KV was read from disk."""
         self._work = WorkMonitor()
         self._preparation_work = WorkMonitor()
         """Apart: only a preparation counts as progress while running; a step may hang."""
@@ -196,6 +197,8 @@ class EngineWorker:
         self._engine = engine
         if self._disk is not None:
             DiskReporter(self._disk, self._pipe.send).start()
+        if engine.disk_reading is not None:
+            engine.disk_reading.wake_by(lambda: self._jobs.put(None))
         # Loaded objects stay: collecting them again would delay every stream for 50 ms.
         gc.collect()
         gc.freeze()
@@ -223,9 +226,11 @@ class EngineWorker:
         return self._engine is not None and not self._engine.has_prefill and self._jobs.empty()
 
     def _take_jobs(self, engine: Engine) -> None:
-        """Run all jobs that wait; with nothing to decode, wait for a job."""
-        while not self._jobs.empty() or not engine.active:
+        """Run all jobs that wait; with nothing to do in a step, wait for a job."""
+        while not self._jobs.empty() or not engine.active or engine.awaits_disk:
             job = self._next_job(engine)
+            if job is None:
+                return
             if isinstance(job, _LeaveBy):
                 self._leave(engine, job.deadline)
             with self._work.measure("admit"):
@@ -233,14 +238,23 @@ class EngineWorker:
             self._answers.observe(messages)
             self._output.put(engine, messages)
 
-    def _next_job(self, engine: Engine) -> _Job | _LeaveBy:
-        """Return the next job. While there is none, write KV to disk when that is due."""
-        writer = engine.entry_writer
+    def _next_job(self, engine: Engine) -> _Job | _LeaveBy | None:
+        """Return the next job, None where a step has something to do.
+
+        While there is neither, write KV to disk when that is due.
+        """
+        writer, reading = engine.entry_writer, engine.disk_reading
+        until = reading.seconds_left if reading is not None else None
         while writer is not None and (seconds := writer.wait_seconds) is not None:
             with contextlib.suppress(queue.Empty):
-                return self._jobs.get(timeout=seconds)
+                return self._jobs.get(timeout=seconds if until is None else min(seconds, until))
             writer.advance(is_idle=True)
-        return self._jobs.get()
+            if until is not None:
+                return None
+        try:
+            return self._jobs.get(timeout=until)
+        except queue.Empty:
+            return None
 
     def _run_job(self, engine: Engine, job: _Job) -> list[WireMessage]:
         match job:

@@ -20,6 +20,7 @@ from mlx_worker.engine.ending import ending
 from mlx_worker.engine.history.history import TurnHistory
 from mlx_worker.engine.history.memory import history_bytes
 from mlx_worker.engine.kv.disk.entry_writer import EntryWriter
+from mlx_worker.engine.kv.disk.reading import DiskReading
 from mlx_worker.engine.kv.prompt_cache import MAX_BYTES, PromptCache
 from mlx_worker.engine.kv.retention import KvRetention
 from mlx_worker.engine.output.logprobs import read_logprobs
@@ -109,6 +110,11 @@ class Engine:
         cuttable = is_cuttable(model)
         self._sequences = SequenceTable()
         self._retention = KvRetention(self._batch, self.cache, is_cuttable=cuttable)
+        self.disk_reading = (
+            DiskReading(disk, model, self._batch, self.cache, self._retention, self._pace)
+            if disk
+            else None
+        )
         self._admission = BatchAdmission(
             self._sequences,
             self._batch,
@@ -117,7 +123,13 @@ class Engine:
             kv_cost=kv,
             kv_bytes=kv_bytes,
             is_cuttable=cuttable,
+            disk=self.disk_reading,
         )
+
+    @property
+    def awaits_disk(self) -> bool:
+        """True if `step` has nothing to do before a record is read from disk."""
+        return not self._sequences.by_uid and self._admission.awaits_disk
 
     @property
     def active(self) -> int:
@@ -225,7 +237,10 @@ class Engine:
 
     def step(self) -> list[EngineMessage]:
         """Run one decode step for all rows, then at most one chunk of prefill."""
-        messages: list[EngineMessage] = [*self._admission.start_waiting()]
+        messages: list[EngineMessage] = []
+        if self.disk_reading is not None:
+            messages += self.disk_reading.advance(is_decoding=bool(self._sequences.by_uid))
+        messages += self._admission.start_waiting()
         prompts, generated = self._next()
         for response in prompts:
             messages += self._prefilled(response)
@@ -248,6 +263,8 @@ class Engine:
     def clear_cache(self) -> None:
         """Forget every cached prompt; running rows keep theirs."""
         self.cache.clear()
+        if self.disk_reading is not None:
+            self.disk_reading.clear()
         self.history.clear()
         mx.clear_cache()
 
@@ -353,3 +370,5 @@ class Engine:
         self._sequences.remove(sequence)
         if in_batch:
             self._batch.remove([sequence.uid])
+        else:
+            self._admission.forget(sequence)
