@@ -6,13 +6,15 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.engine import Engine
-from mlx_worker.engine.kv.disk.arrays import capture, restore
+from mlx_worker.engine.kv.disk.arrays import capture
+from mlx_worker.engine.kv.disk.forms import forms_of
 from mlx_worker.engine.kv.disk.tier import DiskTier
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.kv_disk.chains import find_chain
 from mlx_worker.wire.messages import DiskCache
 from mlx_worker.wire.request import ChatRequest, Sampling
+from tests.engine.kv.disk.restored import restore
 from tests.synthetic_models import make
 
 if TYPE_CHECKING:
@@ -126,7 +128,7 @@ class Seat:
 
     def restored(self, tokens: tuple[int, ...]) -> list[Any]:
         cache = self.tier.new_cache()
-        restore(cache, self.from_disk(tokens), len(tokens))
+        restore(cache, forms_of(self.model), self.from_disk(tokens), len(tokens))
         return cache
 
     def bits(self, cache: list[Any], tokens: int) -> list[list[tuple[Any, ...]]]:
