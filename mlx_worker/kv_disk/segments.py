@@ -6,6 +6,9 @@ behind a torn or damaged header is never read. [both]
 
 from __future__ import annotations
 
+import errno
+import itertools
+import mmap
 import os
 import re
 from typing import TYPE_CHECKING, Final
@@ -15,6 +18,7 @@ from mlx_worker.kv_disk.payload import BadRecord, Payload
 from mlx_worker.kv_disk.records import (
     HEADER_BYTES,
     MARK_OFFSET,
+    Encoded,
     Header,
     Mark,
     decode_body,
@@ -26,8 +30,16 @@ if TYPE_CHECKING:
 
     from mlx_worker.kv_disk.index import Entry
 
+    WriteAt = Callable[[int, list[memoryview], int], int]
+    """As `os.pwritev`."""
+
 SEGMENT_BYTES: Final = 64 << 20
 MAX_SEGMENTS: Final = 100_000
+
+_MAX_NUMBER: Final = 99_999_999
+
+_MAX_BUFFERS: Final = 1024
+"""Buffers that Linux and macOS take in one write."""
 
 _NAME: Final = re.compile(r"[0-9]{8}\.seg")
 
@@ -35,7 +47,7 @@ _NAME: Final = re.compile(r"[0-9]{8}\.seg")
 class Segments:
     """The segment files of one folder."""
 
-    def __init__(self, folder: int, identity: bytes, write_at: Callable[..., int]) -> None:
+    def __init__(self, folder: int, identity: bytes, write_at: WriteAt) -> None:
         self._folder = folder
         self._identity = identity
         self._write_at = write_at
@@ -55,6 +67,13 @@ class Segments:
         names = os.listdir(self._folder)  # noqa: PTH208  (a descriptor)
         return [int(name[:8]) for name in names if _NAME.fullmatch(name)]
 
+    def next_number(self, highest: int) -> int:
+        """Return a number behind `highest` that no file has; a lower one where none is left."""
+        if highest < _MAX_NUMBER:
+            return highest + 1
+        taken = {highest, *self.numbers()}
+        return next(number for number in itertools.count(1) if number not in taken)
+
     def scan(self, number: int) -> tuple[list[tuple[int, Header]], int, int]:
         """Return the headers that can be believed, the end of the last record, and the file's."""
         descriptor = open_file(self._folder, _name(number))
@@ -66,7 +85,7 @@ class Segments:
         end = headers[-1][0] + headers[-1][1].length if headers else 0
         return headers, end, size
 
-    def append(self, number: int, offset: int, record: bytes) -> None:
+    def append(self, number: int, offset: int, record: Encoded) -> None:
         """Write a record at the end of a segment; leave nothing behind where that fails.
 
         Raises BadRecord where another program has cut the segment.
@@ -78,10 +97,7 @@ class Segments:
                 raise BadRecord("the segment is shorter than its records")
             if size > offset:  # a write that failed could not be taken back
                 os.ftruncate(descriptor, offset)
-            written = 0
-            view = memoryview(record)
-            while written < len(record):
-                written += self._write_at(descriptor, view[written:], offset + written)
+            self._write(descriptor, list(map(memoryview, filter(None, record.parts))), offset)
         except OSError:
             os.ftruncate(descriptor, offset)
             if not offset:
@@ -97,10 +113,14 @@ class Segments:
             header = decode_header(os.pread(descriptor, HEADER_BYTES, offset), self._identity)
             if offset + header.length > os.fstat(descriptor).st_size:
                 raise BadRecord("the record ends early")
-            body = bytearray(header.length - HEADER_BYTES)
-            view = memoryview(body)
+            size = header.length - HEADER_BYTES
+            if not size:
+                raise BadRecord("the record is empty")
+            # Fresh pages of the system: a bytearray is filled with zeros first, which holds up all
+            # threads for the time that 32 MiB take.
+            view = memoryview(mmap.mmap(-1, size))
             done = 0
-            while done < len(body):
+            while done < size:
                 count = os.preadv(descriptor, [view[done:]], offset + HEADER_BYTES + done)
                 if not count:
                     raise BadRecord("the record ends early")
@@ -109,13 +129,13 @@ class Segments:
             os.close(descriptor)
         return header, view.toreadonly()
 
-    def read_whole(self, number: int, offset: int) -> bytes:
+    def read_whole(self, number: int, offset: int) -> Encoded:
         """Return the bytes of a record that is right. Raises BadRecord."""
         header, body = self.read(number, offset)
         decode_body(header, body)
         descriptor = open_file(self._folder, _name(number))
         try:
-            return os.pread(descriptor, HEADER_BYTES, offset) + body
+            return Encoded((os.pread(descriptor, HEADER_BYTES, offset), body))
         finally:
             os.close(descriptor)
 
@@ -135,13 +155,24 @@ class Segments:
         """Change the mark of a record in place."""
         descriptor = open_file(self._folder, _name(number), os.O_RDWR)
         try:
-            self._write_at(descriptor, bytes([mark]), offset + MARK_OFFSET)
+            self._write(descriptor, [memoryview(bytes([mark]))], offset + MARK_OFFSET)
         finally:
             os.close(descriptor)
 
     def remove(self, number: int) -> None:
         """Remove a segment; reads that are under way go on."""
         os.unlink(_name(number), dir_fd=self._folder)
+
+    def _write(self, descriptor: int, buffers: list[memoryview], offset: int) -> None:
+        while buffers:
+            count = self._write_at(descriptor, buffers[:_MAX_BUFFERS], offset)
+            if count <= 0:
+                raise OSError(errno.EIO, "the disk takes no bytes")
+            offset += count
+            while buffers and count >= len(buffers[0]):
+                count -= len(buffers.pop(0))
+            if count:
+                buffers[0] = buffers[0][count:]
 
     def _headers(self, descriptor: int, size: int) -> Iterator[tuple[int, Header]]:
         offset = 0

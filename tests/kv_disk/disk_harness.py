@@ -113,9 +113,10 @@ class Disk:
             return self.volume
         return self.volume - self.foreign_bytes - bytes_below(self.folder)
 
-    def _write(self, descriptor: int, data: memoryview | bytes, offset: int) -> int:
+    def _write(self, descriptor: int, parts: list[memoryview], offset: int) -> int:
+        data = b"".join(parts)
         self.before_write(len(data))
         if self.error is not None:
             os.pwrite(descriptor, data[: len(data) // 2], offset)  # torn
             raise OSError(self.error, os.strerror(self.error))
-        return os.pwrite(descriptor, data, offset)
+        return os.pwritev(descriptor, parts, offset)
