@@ -52,15 +52,17 @@ def dump(
 ) -> list[bytes]:
     """Return the saved copy, in pieces. Records may be forgotten meanwhile, not added."""
     states = list(segments.items())
-    entries = [entry for entry in list(index) if entry.segment in segments]
-    pieces = [_HEAD.pack(_MAGIC, _FORMAT, identity, now, len(states), len(entries))]
-    pieces += [
+    count = 0
+    pieces = [
         _SEGMENT.pack(number, state.end, state.changed, state.worth, state.valued_at)
         for number, state in states
     ]
+    entries = list(index)
     for start in in_pieces(range(0, len(entries), _PIECE), 1):
-        packed = map(_packed, entries[start : start + _PIECE])
-        pieces.append(b"".join(packed))
+        piece = [entry for entry in entries[start : start + _PIECE] if entry.segment in segments]
+        pieces.append(b"".join(map(_packed, piece)))
+        count += len(piece)
+    pieces.insert(0, _HEAD.pack(_MAGIC, _FORMAT, identity, now, len(states), count))
     return [*pieces, checksum(pieces)]
 
 
@@ -107,27 +109,28 @@ def _packed(entry: Entry) -> bytes:
 
 def _entry(fields: tuple[Any, ...]) -> Entry:
     """Return an entry whose fields are all within their bounds. Raises BadRecord, KeyError."""
-    kind, mark, key, parent, start, stop, seconds, *place, uses, used_at = fields
-    entry = Entry(
-        Address(_KINDS[kind], key),
-        parent,
-        start,
-        stop,
-        seconds,
-        *place,
-        _MARKS[mark],
-        uses,
-        used_at,
-    )
+    kind, mark, key, parent, start, stop, seconds, segment, offset, length, uses, used_at = fields
     if not (
         start < stop < MAX_TOKEN
-        and HEADER_BYTES < entry.length <= MAX_RECORD
+        and HEADER_BYTES < length <= MAX_RECORD
         and 0 <= seconds < _MOST  # false for what is no number
         and 0 <= uses < _MOST
         and -_MOST < used_at < _MOST
     ):
         raise BadRecord("impossible fields")
-    return entry
+    return Entry(
+        Address(_KINDS[kind], key),
+        parent,
+        start,
+        stop,
+        seconds,
+        segment,
+        offset,
+        length,
+        _MARKS[mark],
+        uses,
+        used_at,
+    )
 
 
 def _body(content: bytes, identity: bytes) -> memoryview:

@@ -97,7 +97,7 @@ class Segments:
                 raise BadRecord("the segment is shorter than its records")
             if size > offset:  # a write that failed could not be taken back
                 os.ftruncate(descriptor, offset)
-            self._write(descriptor, list(map(memoryview, filter(None, record.parts))), offset)
+            self._write(descriptor, [memoryview(part) for part in record.parts if part], offset)
         except OSError:
             os.ftruncate(descriptor, offset)
             if not offset:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _LEAST_SEGMENTS: Final = 16
 """Segments that the capacity is cut into at least, so that an eviction takes a small part."""
 
-_PIECE: Final = 32
+_PIECE: Final = 8
 
 _RESCUED_PART: Final = 4
 _RESCUED_DENSITY: Final = 4.0

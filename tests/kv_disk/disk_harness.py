@@ -77,6 +77,7 @@ class Disk:
         self.volume = 1 << 40
         self.foreign_bytes = 0
         self.error: int | None = None
+        self.most_bytes = 1 << 40
         self.lines: list[str] = []
         self.before_write: Callable[[int], object] = int
 
@@ -119,4 +120,6 @@ class Disk:
         if self.error is not None:
             os.pwrite(descriptor, data[: len(data) // 2], offset)  # torn
             raise OSError(self.error, os.strerror(self.error))
+        if len(data) > self.most_bytes:
+            return os.pwrite(descriptor, data[: self.most_bytes], offset)
         return os.pwritev(descriptor, parts, offset)

@@ -157,3 +157,16 @@ def test_an_impossible_range_is_not_encoded(start: int, stop: int) -> None:
             IDENTITY.digest,
             Record(record.address, record.parent, start, stop, 1.0, record.payload),
         )
+
+
+def test_a_record_is_written_from_its_arrays_without_a_copy() -> None:
+    record = single(1)
+    (data,) = (array.data for layer in record.payload for array in layer.arrays if array)
+    assert any(part is data for part in encode(IDENTITY.digest, record).parts)
+
+
+def test_an_array_of_another_size_than_its_shape_is_refused() -> None:
+    one = ArrayBytes(Dtype.UINT8, (3,), b"12")
+    other = ArrayBytes(Dtype.UINT8, (1,), b"34")
+    with pytest.raises(BadRecord):
+        serialize((LayerBytes(Family.FULL, (), (one, other)),))
