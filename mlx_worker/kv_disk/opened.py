@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlx_worker.kv_disk.keys import Identity
-    from mlx_worker.kv_disk.segments import WriteAt
+    from mlx_worker.kv_disk.segments import ReadAt, WriteAt
 
 _TEMPORARY: Final = "index.new"
 _PIECE: Final = 500
@@ -39,6 +39,7 @@ class OpenedFolder:
         identity: Identity,
         now: Callable[[], float],
         write_at: WriteAt,
+        read_at: ReadAt,
         *,
         create: bool,
     ) -> None:
@@ -52,11 +53,11 @@ class OpenedFolder:
             stack.callback(os.close, self.folder)
             stack.callback(os.close, lock(self.folder, "process"))
             self.account = Account(self.root, now)
-            self.segments = Segments(self.folder, identity.digest, write_at)
+            self.segments = Segments(self.folder, identity.digest, write_at, read_at)
             self.index = Index()
             self.states: dict[int, SegmentState] = {}
             self.active = 0
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(_TEMPORARY, dir_fd=self.folder)  # a crash left a save half done
             self._load(now())
             self._descriptors = stack.pop_all()
@@ -107,7 +108,7 @@ class OpenedFolder:
         try:
             content = read_file(self.folder, INDEX_NAME, MAX_SAVED)
             saved, entries = parse(content, self._identity.digest)
-        except (FileNotFoundError, StorageError, BadRecord):
+        except (OSError, StorageError, BadRecord):  # only a shortcut
             saved, entries = {}, {}
         for number, (size, changed) in self.segments.sizes().items():
             known = saved.get(number)

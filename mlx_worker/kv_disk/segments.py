@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     WriteAt = Callable[[int, list[memoryview], int], int]
     """As `os.pwritev`."""
 
+    ReadAt = Callable[[int, list[memoryview], int], int]
+    """As `os.preadv`."""
+
 SEGMENT_BYTES: Final = 64 << 20
 MAX_SEGMENTS: Final = 100_000
 
@@ -47,10 +50,11 @@ _NAME: Final = re.compile(r"[0-9]{8}\.seg")
 class Segments:
     """The segment files of one folder."""
 
-    def __init__(self, folder: int, identity: bytes, write_at: WriteAt) -> None:
+    def __init__(self, folder: int, identity: bytes, write_at: WriteAt, read_at: ReadAt) -> None:
         self._folder = folder
         self._identity = identity
         self._write_at = write_at
+        self._read_at = read_at
 
     def sizes(self) -> dict[int, tuple[int, int]]:
         """Return the size and the time of change, in ns, of each segment; the oldest first."""
@@ -110,7 +114,7 @@ class Segments:
         """Return the header and everything behind the header. Raises BadRecord."""
         descriptor = open_file(self._folder, _name(number))
         try:
-            header = decode_header(os.pread(descriptor, HEADER_BYTES, offset), self._identity)
+            header = self._header(descriptor, offset)
             if offset + header.length > os.fstat(descriptor).st_size:
                 raise BadRecord("the record ends early")
             size = header.length - HEADER_BYTES
@@ -119,12 +123,7 @@ class Segments:
             # Fresh pages of the system: a bytearray is filled with zeros first, which holds up all
             # threads for the time that 32 MiB take.
             view = memoryview(mmap.mmap(-1, size))
-            done = 0
-            while done < size:
-                count = os.preadv(descriptor, [view[done:]], offset + HEADER_BYTES + done)
-                if not count:
-                    raise BadRecord("the record ends early")
-                done += count
+            self._read(descriptor, view, offset + HEADER_BYTES)
         finally:
             os.close(descriptor)
         return header, view.toreadonly()
@@ -135,7 +134,9 @@ class Segments:
         decode_body(header, body)
         descriptor = open_file(self._folder, _name(number))
         try:
-            return Encoded((os.pread(descriptor, HEADER_BYTES, offset), body))
+            head = bytearray(HEADER_BYTES)
+            self._read(descriptor, memoryview(head), offset)
+            return Encoded((bytes(head), body))
         finally:
             os.close(descriptor)
 
@@ -163,6 +164,28 @@ class Segments:
         """Remove a segment; reads that are under way go on."""
         os.unlink(_name(number), dir_fd=self._folder)
 
+    def _header(self, descriptor: int, offset: int) -> Header:
+        content = bytearray(HEADER_BYTES)
+        self._read(descriptor, memoryview(content), offset)
+        return decode_header(bytes(content), self._identity)
+
+    def _read(self, descriptor: int, view: memoryview, offset: int) -> None:
+        """Fill the view. Raises BadRecord where the file ends, or the disk cannot read a place.
+
+        A place that cannot be read is damage of one record, not of the disk.
+        """
+        done = 0
+        while done < len(view):
+            try:
+                count = self._read_at(descriptor, [view[done:]], offset + done)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                raise BadRecord("the disk cannot read the record") from error
+            if count <= 0:
+                raise BadRecord("the record ends early")
+            done += count
+
     def _write(self, descriptor: int, buffers: list[memoryview], offset: int) -> None:
         while buffers:
             count = self._write_at(descriptor, buffers[:_MAX_BUFFERS], offset)
@@ -178,7 +201,7 @@ class Segments:
         offset = 0
         while offset + HEADER_BYTES <= size:
             try:
-                header = decode_header(os.pread(descriptor, HEADER_BYTES, offset), self._identity)
+                header = self._header(descriptor, offset)
             except BadRecord:
                 return
             if offset + header.length > size:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlx_worker.kv_disk.keys import Identity
     from mlx_worker.kv_disk.payload import Payload
     from mlx_worker.kv_disk.records import Address, Record
-    from mlx_worker.kv_disk.segments import WriteAt
+    from mlx_worker.kv_disk.segments import ReadAt, WriteAt
 
 SAVE_SECONDS: Final = 600.0
 """Between two saves of the index, in a process that goes on."""
@@ -50,12 +50,14 @@ class DiskStore:
         monotonic: Callable[[], float] = time.monotonic,
         free_bytes: Callable[[int], int] = free_bytes_of,
         write_at: WriteAt = os.pwritev,
+        read_at: ReadAt = os.preadv,
     ) -> None:
         self._path = path
         self._identity = identity
         self._now = now
         self._monotonic = monotonic
         self._write_at = write_at
+        self._read_at = read_at
         self._availability = Availability(report, monotonic)
         self._writing = threading.RLock()
         self._lock = threading.RLock()
@@ -260,7 +262,12 @@ class DiskStore:
     def _open(self, *, create: bool) -> None:
         with self._guard():
             opened = OpenedFolder(
-                self._path, self._identity, self._now, self._write_at, create=create
+                self._path,
+                self._identity,
+                self._now,
+                self._write_at,
+                self._read_at,
+                create=create,
             )
             with self._lock:
                 self._opened = opened
