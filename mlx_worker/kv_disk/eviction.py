@@ -52,9 +52,7 @@ def resting_victims(root: int, own: str, now: float) -> list[Victim]:
                 continue
             identity = bytes.fromhex(name)
             saved = _saved_segments(folder, identity)
-            for number, (size, _) in (
-                Segments(folder, identity, os.pwritev, os.preadv).sizes().items()
-            ):
+            for number, (size, _) in Segments(folder, identity).sizes().items():
                 state = saved.get(number)
                 worth = state.worth * decay(now - state.valued_at) if state else 0.0
                 victims.append(Victim(worth / max(1, size), name, number, size))
@@ -66,7 +64,7 @@ def remove_resting(root: int, victim: Victim) -> bool:
     with _resting(root, victim.folder) as folder:
         if folder is None:
             return False
-        segments = Segments(folder, bytes.fromhex(victim.folder), os.pwritev, os.preadv)
+        segments = Segments(folder, bytes.fromhex(victim.folder))
         with contextlib.suppress(FileNotFoundError):
             segments.remove(victim.number)
         if not segments.sizes():

@@ -50,7 +50,13 @@ _NAME: Final = re.compile(r"[0-9]{8}\.seg")
 class Segments:
     """The segment files of one folder."""
 
-    def __init__(self, folder: int, identity: bytes, write_at: WriteAt, read_at: ReadAt) -> None:
+    def __init__(
+        self,
+        folder: int,
+        identity: bytes,
+        write_at: WriteAt = os.pwritev,
+        read_at: ReadAt = os.preadv,
+    ) -> None:
         self._folder = folder
         self._identity = identity
         self._write_at = write_at

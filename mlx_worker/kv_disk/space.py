@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _LEAST_SEGMENTS: Final = 16
 """Segments that the capacity is cut into at least, so that an eviction takes a small part."""
 
+_MOST_SEGMENTS: Final = MAX_SEGMENTS // 2
+_MOST: Final = 1 << 62
 _PIECE: Final = 8
 
 _RESCUED_PART: Final = 4
@@ -51,7 +53,7 @@ class Limits:
         """Raise ValueError for bounds that no folder can keep."""
         if not 0 < self.segment_bytes <= MAX_DATA:
             raise ValueError(f"segment_bytes of {self.segment_bytes} is out of range")
-        if not 0 < self.capacity <= MAX_SEGMENTS * self.segment_bytes:
+        if not 0 < self.capacity <= _MOST:
             raise ValueError(f"a capacity of {self.capacity} bytes is out of range")
         if min(self.writes_per_day, self.free_min) < 0:
             raise ValueError("bounds in bytes cannot be negative")
@@ -77,7 +79,8 @@ class Space:
         self._lock = lock
         self._now = now
         self._free_bytes = free_bytes
-        self._segment_bytes = max(1, min(limits.segment_bytes, limits.capacity // _LEAST_SEGMENTS))
+        large = max(limits.segment_bytes, limits.capacity // _MOST_SEGMENTS)
+        self._segment_bytes = max(1, min(large, limits.capacity // _LEAST_SEGMENTS))
         self.evicted_segments = 0
         self.total_bytes = 0
         self.written_today = 0

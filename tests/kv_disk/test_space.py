@@ -90,7 +90,7 @@ def test_statistics_say_what_was_measured_last(disk: Disk) -> None:
     [
         {"capacity": 0},
         {"capacity": -1},
-        {"capacity": 1 << 62},
+        {"capacity": 1 << 63},
         {"writes_per_day": -1},
         {"free_min": -1},
         {"segment_bytes": 0},
