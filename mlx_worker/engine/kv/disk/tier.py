@@ -113,8 +113,9 @@ class DiskTier:
         self.changed.set()
         return self.store.statistics.records == 0
 
-    def measure_state(self) -> DiskState:
-        """Return the state for a report; the sizes of all files are measured."""
+    @property
+    def state(self) -> DiskState:
+        """Return the state for a report, on any thread."""
         found = self.store.statistics
         with self._lock:
             hit_tokens, seconds_saved = self._hit_tokens, self._seconds_saved
