@@ -186,6 +186,7 @@ Written by `python -m tests.tools.generated` from the types that read a file.
 |---|---|
 | `MLX_WORKER_API_KEYS` | Keys of the node, `name:key,name:key`, beside `server.api_keys_file`. |
 | `MLX_WORKER_API_KEY` | The key that commands and clients send. |
+| `MLX_WORKER_KV` | The folder of the KV on disk, if `cache.path` is not set. |
 | `MLX_WORKER_MODELS` | The models folder, if `server.models_dir` is not set. |
 | `MLX_WORKER_LOG_FILE` | The log file of a launchd service, if `log.file` is not set. |
 | `MLX_MODEL_PATH` | The model of programs that import `mlx_worker.inference` and load none. |

@@ -14,7 +14,7 @@ import msgspec
 
 from mlx_worker.supervisor.config_diff import load_of
 from mlx_worker.supervisor.memory.idle import IdleTimer
-from mlx_worker.supervisor.memory.policy import MemoryClaim, expected_bytes
+from mlx_worker.supervisor.memory.policy import MemoryClaim, disk_buffers, expected_bytes
 from mlx_worker.supervisor.model_status import ModelStatus
 from mlx_worker.supervisor.process.child import Child
 from mlx_worker.supervisor.process.lifecycle import Lifecycle
@@ -28,7 +28,7 @@ from mlx_worker.wire.messages import TrimCache
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_worker.config.schema import ModelConfig
+    from mlx_worker.config.schema import CacheConfig, ModelConfig
     from mlx_worker.errors import WorkerError
     from mlx_worker.models.folder import ModelFolder
     from mlx_worker.models.resolve import PlannedModel
@@ -46,6 +46,10 @@ if TYPE_CHECKING:
 
 class ModelHost(Protocol):
     """The node that a model belongs to."""
+
+    @property
+    def cache_config(self) -> CacheConfig:
+        """Return what the configuration says of the KV on disk."""
 
     @property
     def disk_cache(self) -> DiskCache | None:
@@ -222,6 +226,7 @@ class ModelRuntime:
             is_idle=child.state is State.READY and not self.is_busy,
             is_pinned=self.config.pin,
             last_used=self.idle.last_used,
+            disk_buffers=disk_buffers(self.config, self._host.cache_config),
         )
 
     def trim_cache(self, nbytes: int) -> None:
