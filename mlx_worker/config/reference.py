@@ -181,6 +181,8 @@ Written by `python -m tests.tools.generated` from the types that read a file.
   `~/.config/mlx-worker/` on Linux, `~/Library/Application Support/mlx-worker/` on macOS.
 - The models folder in the user's data folder is `~/.local/share/mlx-worker/models` on Linux,
   `~/Library/Application Support/mlx-worker/models` on macOS.
+- The KV on disk in the user's cache folder is `~/.cache/mlx-worker/kv` on Linux,
+  `~/Library/Caches/mlx-worker/kv` on macOS.
 
 | variable | meaning |
 |---|---|
