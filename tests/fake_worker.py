@@ -38,8 +38,10 @@ from mlx_worker.wire.messages import (
     ClearCache,
     Detokenize,
     DetokenizeResult,
+    DiskCache,
     Generate,
     Hello,
+    Leave,
     Load,
     Loaded,
     LoadFailed,
@@ -75,6 +77,8 @@ LASTING = ("load-for", "prefill-for")
 REPORTS = 60
 SPLICE = Splice("<|", 2, b"digest", 4, 9, "normal", b"\1\0\0\0")
 """What each prompt is said to have of earlier answers: a front gives it back."""
+RECORDS = tuple(bytes([0, number]) for number in range(9))
+"""The KV that a worker with a disk says it reads, a record each time; one under suspicion never."""
 GARBAGE = (2).to_bytes(4, "big") + b"\xc1\xc1"
 
 
@@ -157,6 +161,7 @@ def arguments(given_flags: Sequence[str]) -> argparse.Namespace:
     fault.add_argument("--unavailable", action="store_true")
     fault.add_argument("--fail-warm", action="store_true")
     fault.add_argument("--ignore-eof", action="store_true")
+    fault.add_argument("--die-of-records", type=int, default=0, metavar="N", help="the first N")
     fault.add_argument("--write", metavar="TEXT", help="to stderr, before anything else")
     given = parser.parse_args(given_flags)
     if given.once is not None and not claimed(given.once):
@@ -274,6 +279,7 @@ class FakeWorker:
         self._prefilled = 0
         self._steps = 0
         self._grown = 0
+        self._disk: DiskCache | None = None
 
     @property
     def ignores_eof(self) -> bool:
@@ -324,6 +330,7 @@ class FakeWorker:
     async def _load(self) -> None:
         load = await self._host.next_job()
         assert isinstance(load, Load)
+        self._disk = load.disk
         self._host.send([LoadProgress(WEIGHT_BYTES // 2, WEIGHT_BYTES)])
         if self._flags.hang_in_load:
             await self._host.hang()
@@ -368,8 +375,20 @@ class FakeWorker:
                 self._host.send([DetokenizeResult(job.id, text)])
             case ClearCache() | TrimCache():
                 self._forget(job)
+            case Leave():
+                await self._leave()
             case _:
                 raise AssertionError(job)
+
+    async def _leave(self) -> NoReturn:
+        """Leave, with a step that nobody asked for any more; or stay, as at EOF."""
+        self._host.write("leaving\n")
+        self._host.send(
+            [StepOutput([RowOutput(row.id, [1], "late") for row in self._rows.values()])]
+        )
+        if self.ignores_eof:
+            await self._host.hang()
+        await self._host.end(0)
 
     async def _generate(self, asked: Generate) -> None:
         id_, request = asked.id, asked.request
@@ -397,9 +416,18 @@ class FakeWorker:
         self._grown += self._flags.grow
         unread = prompt_tokens - cached
         started = Started(
-            id_, prompt_tokens, cached, hit, room=limit, parting=self._part(asked), splices=[SPLICE]
+            id_,
+            prompt_tokens,
+            cached,
+            hit,
+            room=limit,
+            parting=self._part(asked),
+            splices=[SPLICE],
+            disk_records=self._records(),
         )
         self._host.send([started])
+        if any(record in RECORDS[: self._flags.die_of_records] for record in started.disk_records):
+            await self._host.end(-signal.SIGSEGV)
         await self._take(
             self._flags.prefill_for,
             lambda share: PrefillProgress(id_, int(unread * share), unread),
@@ -412,6 +440,13 @@ class FakeWorker:
             ]
         )
         await self._go_wrong(self._rows[id_])
+
+    def _records(self) -> list[bytes]:
+        """The record that is read from disk, if there is a disk: the first without suspicion."""
+        disk = self._disk
+        if disk is None:
+            return []
+        return [record for record in RECORDS if record not in disk.suspects][:1]
 
     def _part(self, asked: Generate) -> Parting | None:
         if not asked.session:
