@@ -38,6 +38,7 @@ from mlx_worker.wire.messages import (
     ClearCache,
     Detokenize,
     DetokenizeResult,
+    DiskCache,
     DiskState,
     Generate,
     Hello,
@@ -78,6 +79,8 @@ LASTING = ("load-for", "prefill-for")
 REPORTS = 60
 SPLICE = Splice("<|", 2, b"digest", 4, 9, "normal", b"\1\0\0\0")
 """What each prompt is said to have of earlier answers: a front gives it back."""
+RECORDS = tuple(bytes([0, number]) for number in range(9))
+"""The KV that a worker with a disk says it reads, a record each time; one under suspicion never."""
 GARBAGE = (2).to_bytes(4, "big") + b"\xc1\xc1"
 
 
@@ -162,6 +165,7 @@ def arguments(given_flags: Sequence[str]) -> argparse.Namespace:
     fault.add_argument("--unavailable", action="store_true")
     fault.add_argument("--fail-warm", action="store_true")
     fault.add_argument("--ignore-eof", action="store_true")
+    fault.add_argument("--die-of-records", type=int, default=0, metavar="N", help="the first N")
     fault.add_argument("--write", metavar="TEXT", help="to stderr, before anything else")
     given = parser.parse_args(given_flags)
     if given.once is not None and not claimed(given.once):
@@ -281,6 +285,7 @@ class FakeWorker:
         self._grown = 0
         self._disk_hits = 0
         self._on_disk = 0
+        self._disk: DiskCache | None = None
 
     @property
     def ignores_eof(self) -> bool:
@@ -331,6 +336,7 @@ class FakeWorker:
     async def _load(self) -> None:
         load = await self._host.next_job()
         assert isinstance(load, Load)
+        self._disk = load.disk
         self._host.send([LoadProgress(WEIGHT_BYTES // 2, WEIGHT_BYTES)])
         if self._flags.hang_in_load:
             await self._host.hang()
@@ -413,12 +419,15 @@ class FakeWorker:
             parting=self._part(asked),
             splices=[SPLICE],
             disk_tokens=from_disk,
+            disk_records=self._records(),
         )
         self._host.send([started])
         if self._flags.disk_tokens is not None:
             self._disk_hits += bool(from_disk)
             self._on_disk += 1
             self._host.send([self._disk_state()])
+        if any(record in RECORDS[: self._flags.die_of_records] for record in started.disk_records):
+            await self._host.end(-signal.SIGSEGV)
         await self._take(
             self._flags.prefill_for,
             lambda share: PrefillProgress(id_, int(unread * share), unread),
@@ -431,6 +440,13 @@ class FakeWorker:
             ]
         )
         await self._go_wrong(self._rows[id_])
+
+    def _records(self) -> list[bytes]:
+        """The record that is read from disk, if there is a disk: the first without suspicion."""
+        disk = self._disk
+        if disk is None:
+            return []
+        return [record for record in RECORDS if record not in disk.suspects][:1]
 
     def _part(self, asked: Generate) -> Parting | None:
         if not asked.session:
