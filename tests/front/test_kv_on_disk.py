@@ -13,8 +13,9 @@ from mlx_worker.kv_disk.names import record_model
 from tests.commands import command
 from tests.fake_worker import DISK_RECORD
 from tests.front.asking import PROMPT, model
+from tests.front.test_page import next_report
 from tests.kv_disk.disk_harness import IDENTITY, OTHER, Disk, single
-from tests.supervisor_harness import NO_DISK, eventually, kill_worker
+from tests.supervisor_harness import NO_DISK, eventually, kill_worker, soon
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -225,6 +226,17 @@ async def test_a_request_tells_its_tokens_from_disk_but_for_usage(
     assert "cached_tokens=4 disk_tokens=3 " in line
 
 
+async def test_the_page_is_told_what_is_on_disk(serve: Serve, cache: CacheConfig) -> None:
+    front = await serve(*FROM_DISK, cache=cache)
+    await hit(front)
+    disk = await reaches(front, records=1)
+    stream = await soon(front.open("/admin/watch"))
+    shown = (await next_report(stream))["models"]["m"]
+    stream.close()
+    assert shown["disk"] == disk
+    assert (shown["diskTokens"], shown["memoryHits"], shown["diskHits"]) == (3, 1, 1)
+
+
 # --- what is at rest --------------------------------------------------------------------
 
 
@@ -290,6 +302,17 @@ async def test_clear_while_a_process_that_is_not_ready_has_the_disk_is_refused(
     assert "Retry-After" in answer.headers
     in_use.close()
     assert (await front.ask("/cache?model=m", method="DELETE")).status == 200
+
+
+async def test_clear_of_a_folder_that_fails_is_one_error(
+    serve: Serve, cache: CacheConfig, disk: Disk
+) -> None:
+    front = await serve(models=(model("m", preload=False),), cache=cache)
+    (disk.folder / "format").write_text("mlx-worker kv 99\n")
+    for method in ("GET", "DELETE"):
+        answer = await front.ask("/cache/disk" if method == "GET" else "/cache", method=method)
+        assert answer.status == 500
+        assert "is of another version ('mlx-worker kv 99')" in answer.error["message"]
 
 
 # --- commands of a running node ---------------------------------------------------------
