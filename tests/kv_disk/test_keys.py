@@ -51,6 +51,7 @@ def test_identities_share_no_bytes(one: Identity, other: Identity) -> None:
         {"layers": ("RotatingKVCache",)},
         {"dtype": "float16"},
         {"adapter": "a"},
+        {"device": "gpu"},
     ],
 )
 def test_each_part_of_the_identity_changes_every_key(change: dict[str, str]) -> None:
