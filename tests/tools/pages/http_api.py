@@ -68,11 +68,11 @@ model:
   `capacity`;
 - `hitsBySource`, the requests with cached prompt tokens from `memory` and from `disk`, and
   `cachedTokensBySource`, those tokens;
-- `disk`, its [KV on disk](../how-to/kv-on-disk.md). `enabled` and `off` say whether the disk is used
-  and why it is not. The model has `records` of `bytes`, of which `quarantined` are set aside after a
-  crash. The whole folder has `totalBytes` of `capacity`, and `writtenToday`. Counts of all its
-  processes are `hits` and `misses` (records), `hitTokens`, `secondsSaved` of prefill, `corrupt`,
-  `evicted` (files of records) and `dropped` (records that were not written).
+- `disk`, its [KV on disk](../how-to/kv-on-disk.md). `enabled` and `off` say whether the disk is
+  used and why it is not. The model has `records` of `bytes`, of which `quarantined` are set aside
+  after a crash. The whole folder has `totalBytes` of `capacity`, and `writtenToday`. Counts of all
+  its processes are `hits` and `misses` (records), `hitTokens`, `secondsSaved` of prefill,
+  `corrupt`, `evicted` (files of records) and `dropped` (records that were not written).
 
 `disk` of the node has the figures of the folder, with its `path` and `writesPerDay`.
 `GET /cache/disk` reads the folder itself, so its answer also has models that are not loaded: under
