@@ -39,6 +39,7 @@ from mlx_worker.wire.messages import (
     Detokenize,
     DetokenizeResult,
     DiskCache,
+    DiskState,
     Generate,
     Hello,
     Leave,
@@ -72,6 +73,8 @@ EXIT_AS_TOLD = 3
 WEIGHT_BYTES = 123_456
 CONTEXT_LENGTH = 4096
 CAPACITY = 1 << 20
+DISK_RECORD = 1000
+"""Bytes of each record that the worker says to have on disk."""
 HOLDS = ("pace", "hold-hello", "hold-load", "hold-start", "hold-warm")
 LASTING = ("load-for", "prefill-for")
 REPORTS = 60
@@ -139,6 +142,8 @@ def arguments(given_flags: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--weights", default="", metavar="NAME", help="what it says it has loaded")
     parser.add_argument("--version", default="1", help="of the code it says it runs")
     parser.add_argument("--package", default="", help="the version of mlx-worker it says it runs")
+    parser.add_argument("--disk-tokens", type=int, metavar="N", help="are read from disk")
+    parser.add_argument("--disk-off", default="", metavar="WHY", help="it says of its disk")
     fault = parser.add_argument_group("faults")
     fault.add_argument("--no-hello", action="store_true")
     fault.add_argument("--wrong-protocol", action="store_true")
@@ -279,6 +284,8 @@ class FakeWorker:
         self._prefilled = 0
         self._steps = 0
         self._grown = 0
+        self._disk_hits = 0
+        self._on_disk = 0
         self._disk: DiskCache | None = None
 
     @property
@@ -415,6 +422,7 @@ class FakeWorker:
         self._prefilled += prompt_tokens - cached
         self._grown += self._flags.grow
         unread = prompt_tokens - cached
+        from_disk = min(cached, self._flags.disk_tokens or 0)
         started = Started(
             id_,
             prompt_tokens,
@@ -423,9 +431,14 @@ class FakeWorker:
             room=limit,
             parting=self._part(asked),
             splices=[SPLICE],
+            disk_tokens=from_disk,
             disk_records=self._records(),
         )
         self._host.send([started])
+        if self._flags.disk_tokens is not None:
+            self._disk_hits += bool(from_disk)
+            self._on_disk += 1
+            self._host.send([self._disk_state()])
         if any(record in RECORDS[: self._flags.die_of_records] for record in started.disk_records):
             await self._host.end(-signal.SIGSEGV)
         await self._take(
@@ -469,6 +482,9 @@ class FakeWorker:
         elif not self._flags.never_shrink:
             self._grown = max(0, self._grown - asked.nbytes)
         self._host.send([CacheCleared(asked.id), self._cache_state(None)])
+        if self._flags.disk_tokens is not None and isinstance(asked, ClearCache):
+            self._on_disk = 0
+            self._host.send([self._disk_state()])
 
     def _now_resident(self, prompt: str) -> CacheState:
         self._resident[digest(prompt)] = len(words(prompt))
@@ -483,6 +499,25 @@ class FakeWorker:
             warmed=len(self._resident),
             bytes=self._grown or sum(self._resident.values()),
             capacity=CAPACITY,
+        )
+
+    def _disk_state(self) -> DiskState:
+        hits, records = self._disk_hits, self._on_disk
+        return DiskState(
+            records=records,
+            bytes=records * DISK_RECORD,
+            total_bytes=records * DISK_RECORD + 1,
+            capacity=CAPACITY,
+            written_today=DISK_RECORD,
+            hits=hits,
+            misses=2 * hits,
+            hit_tokens=hits * (self._flags.disk_tokens or 0),
+            seconds_saved=hits / 2,
+            quarantined=1,
+            corrupt=hits,
+            evicted_segments=hits,
+            dropped=hits,
+            off=self._flags.disk_off,
         )
 
     async def _step(self) -> None:

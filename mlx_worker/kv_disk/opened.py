@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mlx_worker.kv_disk.keys import Identity
+    from mlx_worker.kv_disk.keys import HasDigest
     from mlx_worker.kv_disk.segments import ReadAt, WriteAt
 
 _TEMPORARY: Final = "index.new"
@@ -36,7 +36,7 @@ class OpenedFolder:
     def __init__(
         self,
         path: Path,
-        identity: Identity,
+        identity: HasDigest,
         now: Callable[[], float],
         write_at: WriteAt,
         read_at: ReadAt,

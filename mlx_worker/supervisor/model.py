@@ -327,4 +327,7 @@ class ModelRuntime:
             running_kv_bytes=kv_bytes,
             kv_usage=min(1.0, kv_bytes / kv_limit) if kv_limit else 1.0,
             warnings=self.planned.warnings,
+            disk_settings=self._disk_cache,
+            disk=child.disk_totals.latest,
+            disk_reported_at=child.disk_totals.reported_at,
         )
