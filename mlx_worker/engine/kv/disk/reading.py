@@ -54,8 +54,8 @@ PIECE: Final = 0.005
 PIECE_ALONE: Final = 0.05
 """Seconds of a step in which records become arrays, beside decoding rows and without them."""
 
-JOIN_BYTES: Final = 128 << 20
-"""Bytes of the layers that are joined in one step."""
+JOIN_BYTES: Final = 32 << 20
+"""Bytes of the layers that are joined in one step, about: one layer at least."""
 
 PATIENCE: Final = 10.0
 """Seconds without a record after which a read is given up: a disk may hang."""
