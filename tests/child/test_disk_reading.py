@@ -27,8 +27,9 @@ def test_a_child_reads_the_prompts_of_the_child_before_from_disk(
     tiny: Path, tmp_path: Path
 ) -> None:
     with child_with_disk(tiny, tmp_path / "kv") as front:
-        front.send(Warm(1, LONG), in_session(2, LONG, ANSWER))
+        front.send(Warm(1, LONG))
         warmed = front.receive(PromptWarmed).tokens
+        front.send(in_session(2, LONG, ANSWER))
         first, tokens = answer_of(front)
         front.send(Leave(PATIENCE))
         assert front.process.wait(PATIENCE) == 0
