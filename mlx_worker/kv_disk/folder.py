@@ -89,6 +89,21 @@ def lock(folder: int, holder: str) -> int:
     return descriptor
 
 
+def is_locked(folder: int) -> bool:
+    """Return True if another process holds the folder's lock; no lock is made."""
+    try:
+        descriptor = open_file(folder, LOCK_NAME)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def same_folder(path: Path, descriptor: int) -> bool:
     """Return True if the path still leads to the open folder: a volume may have vanished."""
     return os.path.samestat(path.lstat(), os.fstat(descriptor))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from mlx_worker.kv_disk.keys import Identity
+    from mlx_worker.kv_disk.keys import HasDigest
     from mlx_worker.kv_disk.segments import ReadAt, WriteAt
 
 _TEMPORARY: Final = "index.new"
@@ -37,7 +37,7 @@ class OpenedFolder:
     def __init__(
         self,
         path: Path,
-        identity: Identity,
+        identity: HasDigest,
         now: Callable[[], float],
         write_at: WriteAt,
         read_at: ReadAt,

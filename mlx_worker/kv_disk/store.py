@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from mlx_worker.kv_disk.keys import Identity
+    from mlx_worker.kv_disk.keys import HasDigest
     from mlx_worker.kv_disk.payload import Payload
     from mlx_worker.kv_disk.records import Address, Record
     from mlx_worker.kv_disk.segments import ReadAt, WriteAt
@@ -42,7 +42,7 @@ class DiskStore:
     def __init__(
         self,
         path: Path,
-        identity: Identity,
+        identity: HasDigest,
         limits: Limits,
         *,
         report: Callable[[str], None],
@@ -112,11 +112,23 @@ class DiskStore:
 
     # --- finding ---
 
-    def contains(self, address: Address) -> bool:
-        """Return True if a record can be read, as far as the index knows."""
+    def contains(self, address: Address, *, apart: bool = False) -> bool:
+        """Return True if a record can be read, as far as the index knows.
+
+        A record under suspicion can be read only `apart` from others.
+        """
         with self._lock:
             entry = self._find(address)
-            return entry is not None and entry.mark is Mark.LIVE
+            return entry is not None and (apart or entry.mark is Mark.LIVE)
+
+    def cost_of(self, address: Address) -> tuple[int, float]:
+        """Return the bytes of a record, and the seconds that computing its KV took.
+
+        Both are 0 where there is no such record.
+        """
+        with self._lock:
+            entry = self._find(address)
+            return (0, 0.0) if entry is None else (entry.length, entry.seconds)
 
     def stops_after(self, parent: bytes) -> list[int]:
         """Return where the records that follow the key `parent` end, the longest first."""
@@ -238,6 +250,11 @@ class DiskStore:
                     self._save(self._opened)
             with self._lock:
                 self._release()
+
+    @property
+    def is_writable(self) -> bool:
+        """True if records can be stored, as far as is known; any thread, without a wait."""
+        return self._availability.can_write
 
     @property
     def statistics(self) -> Statistics:
