@@ -41,10 +41,15 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.restart_policy import RestartWindow
     from mlx_worker.supervisor.requests.generation import Generation
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
+    from mlx_worker.wire.messages import DiskCache, Load
 
 
 class ModelHost(Protocol):
     """The node that a model belongs to."""
+
+    @property
+    def disk_cache(self) -> DiskCache | None:
+        """Return what a new process is told of the KV on disk; None: there is none."""
 
     def on_state_entered(self, model: ModelRuntime, state: State) -> None:
         """Handle a new state of the model's child."""
@@ -59,7 +64,7 @@ class ModelHost(Protocol):
 class ModelRuntime:
     """One model; the `ChildHost` of its child.
 
-    `load` tells a new process what to load. `start_blocked_by` is why the model is not started, for
+    `start_blocked_by` is why the model is not started, for
     its folder or for memory; None if it may start. `at_start` is what a process was measured to
     take once it had loaded the model, in bytes; it outlives that process. `retired_by` is why the
     model takes no work any more: the configuration does not have it.
@@ -80,7 +85,7 @@ class ModelRuntime:
     ) -> None:
         config = planned.config
         self.planned = planned
-        self.load = load_of(planned)
+        self._load = load_of(planned)
         self.start_blocked_by: WorkerError | None = None
         self.at_start: int | None = None
         self.retired_by: WorkerError | None = None
@@ -107,11 +112,20 @@ class ModelRuntime:
 
     # --- settings ---
 
+    @property
+    def load(self) -> Load:
+        """Return the message that tells a new process what to load."""
+        return msgspec.structs.replace(self._load, disk=self._disk_cache)
+
+    @property
+    def _disk_cache(self) -> DiskCache | None:
+        return self._host.disk_cache if self.config.disk_cache else None
+
     def apply(self, planned: PlannedModel) -> None:
         """Apply other settings; what only a process goes by counts from the next process on."""
         config = planned.config
         if load_of(planned) != load_of(self.planned):
-            self.load = load_of(planned)
+            self._load = load_of(planned)
             self.at_start = None
         self.planned = planned
         self.admission.resize(config.max_concurrency, config.max_queue)
@@ -127,12 +141,12 @@ class ModelRuntime:
                 self._events.record(
                     "folder", self.config.id, level=logging.WARNING, warning=warning
                 )
-            kv_bytes = self.load.kv_bytes
-            self.load = msgspec.structs.replace(load_of(self.planned), kv_bytes=kv_bytes)
+            kv_bytes = self._load.kv_bytes
+            self._load = msgspec.structs.replace(load_of(self.planned), kv_bytes=kv_bytes)
 
     def set_kv_budget(self, nbytes: int) -> None:
         """Set the memory that the running rows of the next process may take."""
-        self.load = msgspec.structs.replace(self.load, kv_bytes=nbytes)
+        self._load = msgspec.structs.replace(self._load, kv_bytes=nbytes)
 
     # --- what it does now ---
 
@@ -238,7 +252,7 @@ class ModelRuntime:
         """Return a snapshot for reports."""
         child, life = self.child, self.child.lifecycle
         kv_bytes = self.running_kv_bytes
-        kv_limit = min(self.load.kv_bytes, self.load.cache_bytes)
+        kv_limit = min(self._load.kv_bytes, self._load.cache_bytes)
         return ModelStatus(
             config=self.config,
             state=child.state,
@@ -264,7 +278,7 @@ class ModelRuntime:
             generated_tokens=child.token_stats.tokens,
             context_length=self.planned.context_length,
             expected_bytes=self.at_start or self.estimated_bytes,
-            kv_budget_bytes=self.load.kv_bytes,
+            kv_budget_bytes=self._load.kv_bytes,
             running_kv_bytes=kv_bytes,
             kv_usage=min(1.0, kv_bytes / kv_limit) if kv_limit else 1.0,
             warnings=self.planned.warnings,

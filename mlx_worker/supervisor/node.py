@@ -19,6 +19,7 @@ from mlx_worker.supervisor.config_diff import Changes, compare, with_known_folde
 from mlx_worker.supervisor.drain import Drain
 from mlx_worker.supervisor.event_log import EventLog
 from mlx_worker.supervisor.fingerprint import own_code
+from mlx_worker.supervisor.kv_folder import KvFolder
 from mlx_worker.supervisor.memory.budget import MemoryBudget
 from mlx_worker.supervisor.memory.placement import Placement
 from mlx_worker.supervisor.memory.pressure import Pressure
@@ -32,6 +33,7 @@ from mlx_worker.supervisor.starter import Starter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from mlx_worker.config.schema import CacheConfig
     from mlx_worker.models.resolve import PlannedModel
     from mlx_worker.supervisor.process.launch.launcher import Launcher
     from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.restart_policy import RestartPolicy
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
     from mlx_worker.supervisor.starter import FolderAccess
+    from mlx_worker.wire.messages import DiskCache
 
 TRANSIENT = (State.STARTING, State.LOADING, State.STOPPING, State.KILLING)
 """States of a child that starts a process, or is about to."""
@@ -58,6 +61,7 @@ class Node:
         memory_limit: int,
         launcher: Launcher,
         folders: FolderAccess,
+        cache: CacheConfig,
     ) -> None:
         own_code()  # of now, before anything can be replaced on the disk
         self._timings = timings
@@ -72,6 +76,7 @@ class Node:
         self.models: dict[str, ModelRuntime] = {}
         self._retiring: set[ModelRuntime] = set()
         self.drain = Drain(timings.drain, self.pause)
+        self.kv_folder = KvFolder(cache)
         self.budget = MemoryBudget(memory_limit, self.events)
         self.placement = Placement(self.budget, self._all_models, self.events)
         self.starter = Starter(folders, self.placement, timings, self.pause, self._share_kv)
@@ -113,6 +118,11 @@ class Node:
         self.events.record("pause", seconds=round(seconds, 1))
 
     # --- the host of the models ---
+
+    @property
+    def disk_cache(self) -> DiskCache | None:
+        """Return what a new process is told of the KV on disk; None: there is none."""
+        return self.kv_folder.settings
 
     def on_state_entered(self, model: ModelRuntime, state: State) -> None:
         """Handle a new state of a model's child."""
@@ -171,6 +181,7 @@ class Node:
         for model in self._all_models():
             model.idle.close()
         self.pressure.close()
+        self.kv_folder.close()
         self.pause.close()
         self._background.cancel_all()
 

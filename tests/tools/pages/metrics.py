@@ -36,6 +36,7 @@ are in [the glossary](glossary.md).
 
 _NODE: Final = """
 supervisor.standby = 0
+cache.disk = false
 models = [{ id = "example", path = "/nowhere", preload = false }]
 """
 
