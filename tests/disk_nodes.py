@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from tests.processes import COMMAND, RunningNode, eventually, has_ended, running_node
 
@@ -25,11 +25,11 @@ AMPLE: Final = "100GB"
 """Bytes that no test writes in a day."""
 
 
-def cache_section(path: Path, *, capacity: str = "1GiB", a_day: str = AMPLE) -> str:
-    """Return what the section `[cache]` says: KV on disk in `path`, on a volume that may fill."""
+def cache_section(path: Path, *, capacity: str = "1GiB", free_min: str = "1MB") -> str:
+    """Return what the section `[cache]` says: KV on disk in `path`, and its bounds."""
     return (
         f'disk = true\npath = "{path}"\ndisk_cache_bytes = "{capacity}"\n'
-        f'disk_writes_per_day = "{a_day}"\ndisk_free_min = "1MB"'
+        f'disk_writes_per_day = "{AMPLE}"\ndisk_free_min = "{free_min}"'
     )
 
 
@@ -172,5 +172,12 @@ def sizes_in(folder: Path) -> dict[tuple[str, int], int]:
 
 
 def disk_tokens(node: RunningNode, model: str) -> int:
-    """Return how many prompt tokens the node has read from disk, as the node tells."""
-    raise NotImplementedError
+    """Return how many prompt tokens a node has read from disk since its start."""
+    sources = node.ask(f"/cache?model={model}").json["cachedTokensBySource"]
+    return int(sources["disk"])
+
+
+def disk_report(node: RunningNode, model: str) -> dict[str, Any]:
+    """Return what a node says of a model's KV on disk; the child tells at most once a second."""
+    report: dict[str, Any] = node.ask(f"/cache?model={model}").json["disk"]
+    return report

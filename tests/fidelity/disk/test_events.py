@@ -18,7 +18,7 @@ import pytest
 
 from tests.disk_nodes import RESTLESS, DiskNode, disk_tokens
 from tests.fidelity import tally
-from tests.fidelity.disk_cases import Case, Conversations, Counted, Heard, difference, hear
+from tests.fidelity.disk.cases import Case, Conversations, Counted, Heard, difference, hear
 from tests.fidelity.families import BATCHED, UNBATCHED
 from tests.rounds import SEED, rounds
 from tests.synthetic_models import make, make_nano

@@ -208,10 +208,8 @@ class Counted:
 
     def table(self) -> str:
         """Return the lines of a table, one an event."""
-        lines = [
-            f"{self.family:>12} {'after':<16}{'cases':>7}{'wrong':>7}"
-            f"{'memory':>10}{'disk':>10}{'prefill':>10}  (prompt tokens)"
-        ]
+        sources = "".join(f"{source:>10}" for source in ("memory", "disk", "prefill"))
+        lines = [f"{self.family:>12} {'after':<16}{'cases':>7}{'wrong':>7}{sources}"]
         for event, cases in self.cases.items():
             read = self.read[event]
             lines.append(
