@@ -12,7 +12,7 @@ import struct
 from array import array
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,14 @@ IDENTITY_BYTES: Final = 16
 
 _PERSON: Final = b"mlxworker-kv-1"
 _COUNT: Final = struct.Struct("<I")
+
+
+class HasDigest(Protocol):
+    """What names the folder of an identity, and each record in the folder."""
+
+    @property
+    def digest(self) -> bytes:
+        """Return the hash of an identity."""
 
 
 @dataclass(frozen=True)

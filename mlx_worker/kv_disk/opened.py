@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mlx_worker.kv_disk.keys import Identity
+    from mlx_worker.kv_disk.keys import HasDigest
 
 _TEMPORARY: Final = "index.new"
 
@@ -33,7 +33,7 @@ class OpenedFolder:
     def __init__(
         self,
         path: Path,
-        identity: Identity,
+        identity: HasDigest,
         now: Callable[[], float],
         write_at: Callable[..., int],
         *,

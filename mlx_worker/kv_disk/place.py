@@ -41,5 +41,5 @@ def capacity_of(config: CacheConfig, *, free: int, held: int) -> int:
     What the folder holds counts as free: the bound would shrink with each start otherwise.
     """
     if config.disk_cache_bytes is not None:
-        return config.disk_cache_bytes
+        return int(config.disk_cache_bytes)  # a `Size` has no form on the wire
     return min((free + held) // _SHARE, MOST_BY_DEFAULT)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from mlx_worker.kv_disk.keys import Identity
+    from mlx_worker.kv_disk.keys import HasDigest
     from mlx_worker.kv_disk.payload import Payload
     from mlx_worker.kv_disk.records import Address, Record
 
@@ -40,7 +40,7 @@ class DiskStore:
     def __init__(
         self,
         path: Path,
-        identity: Identity,
+        identity: HasDigest,
         limits: Limits,
         *,
         report: Callable[[str], None],

@@ -70,16 +70,33 @@ class KvFolder:
         return DiskCache(
             path=str(opened.path),
             capacity=opened.capacity,
-            writes_per_day=self._config.disk_writes_per_day,
-            free_min=self._config.disk_free_min,
+            writes_per_day=int(self._config.disk_writes_per_day),
+            free_min=int(self._config.disk_free_min),
         )
+
+    @property
+    def is_wanted(self) -> bool:
+        """True if the configuration wants KV on disk and the folder is not open."""
+        return self._config.disk and self._opened is None
+
+    async def apply(self, config: CacheConfig) -> bool:
+        """Go by another configuration. Return True if processes have to be told of the change."""
+        if config == self._config:
+            await self.open()
+            return False
+        before = self.settings
+        self.close()
+        self._config = config
+        self.off = "" if config.disk else TURNED_OFF
+        await self.open()
+        return self.settings != before
 
     async def open(self) -> None:
         """Open and lock the folder unless that is done; never raise.
 
         A disk that answers after the deadline is used from the next call on.
         """
-        if not self._config.disk or self._opened is not None:
+        if not self.is_wanted:
             return
         if self._opening is None:
             call = partial(_open, self._config)

@@ -94,6 +94,7 @@ class ModelRuntime:
         self._events = events
         self._ids = ids
         self._unary_calls = 0
+        self._is_disk_told = False
         self.admission = Admission(config.id, config.max_concurrency, config.max_queue)
         self.warm_set = WarmSet(config.warm)
         lifecycle = Lifecycle(timings, restarts)
@@ -119,7 +120,18 @@ class ModelRuntime:
 
     @property
     def _disk_cache(self) -> DiskCache | None:
-        return self._host.disk_cache if self.config.disk_cache else None
+        """Return the folder of KV on disk for the next process; None: it keeps none.
+
+        A process that may be the last one before the model is given up keeps none either: whatever
+        ends the processes, the disk is not to blame for an outage.
+        """
+        disk = self._host.disk_cache
+        ends, allowed = self.child.recent_ends
+        is_last_try = 0 < allowed <= ends
+        is_avoided = is_last_try or self.dispatcher.avoids_disk
+        if disk is None or is_avoided or not self.config.disk_cache:
+            return None
+        return msgspec.structs.replace(disk, suspects=self.dispatcher.disk_suspects.records)
 
     def apply(self, planned: PlannedModel) -> None:
         """Apply other settings; what only a process goes by counts from the next process on."""
@@ -226,9 +238,17 @@ class ModelRuntime:
     def on_state_entered(self, state: State) -> None:
         """Tell generations and node of a new state of the child."""
         self.dispatcher.on_state_entered(state)
+        self._follow_suspects(state)
         self._host.on_state_entered(self, state)
         if state is State.READY:
             self.idle.used()
+
+    def _follow_suspects(self, state: State) -> None:
+        """Forget the records under suspicion once a process that was told of them is READY."""
+        if state is State.LOADING:
+            self._is_disk_told = self._disk_cache is not None
+        elif state is State.READY and self._is_disk_told:
+            self.dispatcher.disk_suspects.clear()
 
     def on_load_progress(self) -> None:
         """Tell the generations that wait that the process has loaded more of the model."""
@@ -282,4 +302,7 @@ class ModelRuntime:
             running_kv_bytes=kv_bytes,
             kv_usage=min(1.0, kv_bytes / kv_limit) if kv_limit else 1.0,
             warnings=self.planned.warnings,
+            disk_settings=self._disk_cache,
+            disk=child.disk_totals.latest,
+            disk_reported_at=child.disk_totals.reported_at,
         )

@@ -127,6 +127,8 @@ class Node:
     def on_state_entered(self, model: ModelRuntime, state: State) -> None:
         """Handle a new state of a model's child."""
         self.spare_pool.on_state_change()
+        if state is State.STARTING and self.kv_folder.is_wanted:
+            self._background.run(self.kv_folder.open())
         working_set = model.child.status.working_set
         if working_set is not None and self.budget.lower(working_set):
             self._share_kv()
@@ -187,16 +189,24 @@ class Node:
 
     # --- what operators change ---
 
-    def reload(self, planned: Sequence[PlannedModel], folders: FolderAccess) -> Changes:
+    def reload(
+        self,
+        planned: Sequence[PlannedModel],
+        folders: FolderAccess,
+        *,
+        is_disk_changed: bool = False,
+    ) -> Changes:
         """Serve these models from now on; running requests may finish within the drain deadline.
 
         Only a model whose process has to know gets a new one. The folder of a model that was given
-        up is inspected again. Raises NodeDraining.
+        up is inspected again. `is_disk_changed`: processes have to be told anew of the KV on disk.
+        Raises NodeDraining.
         """
         self.drain.raise_if_active()
         self.starter.access = folders
         known = {id_: model.planned for id_, model in self.models.items()}
-        changes = self._apply(with_known_folders(known, planned))
+        with_folders = with_known_folders(known, planned)
+        changes = self._apply(with_folders, is_disk_changed=is_disk_changed)
         for id_ in changes.restarted:
             model = self.models[id_]
             if model.memory_claim().is_resident:
@@ -209,10 +219,11 @@ class Node:
                 self.starter.inspect(model)
         return changes
 
-    def _apply(self, planned: Sequence[PlannedModel]) -> Changes:
+    def _apply(self, planned: Sequence[PlannedModel], *, is_disk_changed: bool = False) -> Changes:
         """Have exactly these models, with these settings, in this order."""
         before, self.models = self.models, {}
-        changes = compare({id_: model.planned for id_, model in before.items()}, planned)
+        known = {id_: model.planned for id_, model in before.items()}
+        changes = compare(known, planned, is_disk_changed=is_disk_changed)
         for entry in planned:
             id_ = entry.config.id
             self.models[id_] = self._new_model(entry) if id_ in changes.added else before[id_]

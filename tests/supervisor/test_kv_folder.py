@@ -8,15 +8,14 @@ from mlx_worker.config.sizes import Size
 from mlx_worker.supervisor.kv_folder import TURNED_OFF, KvFolder
 from mlx_worker.wire.messages import DiskCache
 
-BOUNDS = {
-    "disk_cache_bytes": Size(10**9),
-    "disk_writes_per_day": Size(2 * 10**9),
-    "disk_free_min": Size(1),
-}
-
 
 def configured(path: Path) -> CacheConfig:
-    return CacheConfig(path=path, **BOUNDS)
+    return CacheConfig(
+        path=path,
+        disk_cache_bytes=Size(10**9),
+        disk_writes_per_day=Size(2 * 10**9),
+        disk_free_min=Size(1),
+    )
 
 
 async def test_a_new_process_is_told_of_the_folder_and_its_bounds(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ class Incarnation:
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
         self._measured: Pong | None = None
+        self._disk: DiskState | None = None  # also after the state is forgotten
         self._process: ChildProcess | None = None
         self._liveness: Liveness | None = None
         self._reaper: asyncio.Task[None] | None = None
@@ -164,7 +165,7 @@ class Incarnation:
             case CacheState():
                 self.status = replace(self.status, cache=report)
             case DiskState():
-                self.status = replace(self.status, disk=report)
+                self._on_disk_state(report)
             case Pong():
                 self._on_pong(report)
 
@@ -179,6 +180,11 @@ class Incarnation:
         self.status = replace(self.status, versions=hello.versions, working_set=hello.working_set)
         note_replaced_package(self._context.events, self._context.model, hello.versions)
         self._report(Event.HELLO)
+
+    def _on_disk_state(self, report: DiskState) -> None:
+        self._context.disk_totals.on_report(report, self._disk)
+        self._disk = report
+        self.status = replace(self.status, disk=report)
 
     def _on_pong(self, pong: Pong) -> None:
         if self.status.loaded is None:
