@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 Messages = tuple[dict[str, str], ...]
 
-SYSTEM_WORDS: Final = (40, 253, 300, 520, 700)
+SYSTEM_WORDS: Final = (40, 253, 270, 520)
 """Lengths of system prompts: below, at and beyond the ends of chunks of 256 tokens."""
 
-LONGEST: Final = 1400
+LONGEST: Final = 700
 """Words of a chat; a later turn of a longer one begins a new chat."""
 
 ROUNDING: Final = 1e-3
 """Of a log-probability in float32; what is measured stays far below."""
 
-ANSWERS: Final = (1, 4, 8, 12)
+ANSWERS: Final = (1, 3, 6)
 """Tokens of the answers."""
 
 
@@ -134,7 +134,7 @@ class Conversations:
 
     def _first_turn(self) -> Case:
         draw = self._draw
-        messages = [{"role": "user", "content": words(draw, draw.choice([1, 9, 60, 280]))}]
+        messages = [{"role": "user", "content": words(draw, draw.choice([1, 9, 60, 200]))}]
         if draw.random() < 0.8:
             messages.insert(0, {"role": "system", "content": draw.choice(self._systems)})
         session = f"s{draw.getrandbits(40)}" if draw.random() < 0.5 else ""

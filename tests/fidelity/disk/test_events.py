@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.fidelity
 
+BEFORE: Final = 60
 CASES: Final = 102
 """Requests before and after one event."""
 
@@ -42,8 +43,8 @@ CLIENTS: Final = 8
 OTHER: Final = "other"
 """The model that takes the place of the one under test, where memory is for one."""
 
-SUPERVISOR: Final = f'{RESTLESS}\nmemory_limit = "150MB"\nload_wait = 60'
-EXTRA: Final = "remember_turns = false"
+SUPERVISOR: Final = f'{RESTLESS}\nmemory_limit = "300MB"\nload_wait = 60'
+EXTRA: Final = 'remember_turns = false\ncache_bytes = "64MB"'
 """A prompt is its text, as mlx_lm reads it."""
 
 
@@ -101,7 +102,7 @@ def test_answers_after_an_event_are_those_without_any_cache(
     with DiskNode(tmp_path, models, supervisor=SUPERVISOR, extra=extra) as disk:
         for _ in range(ROUNDS):
             for event in draw.sample([*EVENTS, IN_USE], len(EVENTS) + 1):
-                asked = talks.before(CASES)
+                asked = talks.before(BEFORE)
                 wrong = compared(model, asked, answers(disk, family, asked))
                 assert not wrong, "\n".join(wrong)
                 if event != IN_USE:
