@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from tests.processes import COMMAND, RunningNode, eventually, has_ended, running_node
 
@@ -171,10 +171,26 @@ def sizes_in(folder: Path) -> dict[tuple[str, int], int]:
     return sizes
 
 
+class DiskUse(NamedTuple):
+    """Requests that read from disk, and the tokens of their prompts that came from there."""
+
+    hits: int
+    tokens: int
+
+    def since(self, before: DiskUse) -> DiskUse:
+        """Return what was read since then."""
+        return DiskUse(self.hits - before.hits, self.tokens - before.tokens)
+
+
+def disk_use(node: RunningNode, model: str) -> DiskUse:
+    """Return what a node has read from disk since its start."""
+    report = node.ask(f"/cache?model={model}").json
+    return DiskUse(report["hitsBySource"]["disk"], report["cachedTokensBySource"]["disk"])
+
+
 def disk_tokens(node: RunningNode, model: str) -> int:
     """Return how many prompt tokens a node has read from disk since its start."""
-    sources = node.ask(f"/cache?model={model}").json["cachedTokensBySource"]
-    return int(sources["disk"])
+    return disk_use(node, model).tokens
 
 
 def disk_report(node: RunningNode, model: str) -> dict[str, Any]:

@@ -17,12 +17,16 @@ from tests.synthetic_models import WORDS
 if TYPE_CHECKING:
     from random import Random
 
+    from tests.disk_nodes import DiskUse
     from tests.processes import RunningNode
 
 Messages = tuple[dict[str, str], ...]
 
 SYSTEM_WORDS: Final = (40, 253, 270, 520)
 """Lengths of system prompts: below, at and beyond the ends of chunks of 256 tokens."""
+
+SYSTEMS: Final = 24
+"""System prompts of one round: after an event only the first chat of each can read from disk."""
 
 LONGEST: Final = 700
 """Words of a chat; a later turn of a longer one begins a new chat."""
@@ -98,7 +102,8 @@ class Conversations:
     def before(self, count: int) -> list[Case]:
         """Return what is asked before an event: new chats, and turns of theirs."""
         draw = self._draw
-        self._systems = [words(draw, length) for length in SYSTEM_WORDS]
+        lengths = [draw.choice(SYSTEM_WORDS) for _ in range(SYSTEMS)]
+        self._systems = [words(draw, length) for length in lengths]
         self._round = []
         for _ in range(count):
             kind = draw.random()
@@ -137,7 +142,7 @@ class Conversations:
         messages = [{"role": "user", "content": words(draw, draw.choice([1, 9, 60, 200]))}]
         if draw.random() < 0.8:
             messages.insert(0, {"role": "system", "content": draw.choice(self._systems)})
-        session = f"s{draw.getrandbits(40)}" if draw.random() < 0.5 else ""
+        session = f"s{draw.getrandbits(40)}" if draw.random() < 0.6 else ""
         return Case(tuple(messages), draw.choice(ANSWERS), settings(draw), session)
 
     def _next_turn(self, of: Case) -> Case:
@@ -197,23 +202,26 @@ class Counted:
     read: dict[str, Counter[str]] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
 
-    def add(self, event: str, heard: list[Heard], wrong: list[str], disk: int) -> None:
-        """Count the answers after an event; `disk` prompt tokens were read from disk."""
+    def add(self, event: str, heard: list[Heard], wrong: list[str], disk: DiskUse) -> None:
+        """Count the answers after an event, and what of their prompts was read from disk."""
         self.cases[event] += len(heard)
         self.wrong[event] += len(wrong)
         self.complaints += wrong
         prompt, cached = sum(one.prompt for one in heard), sum(one.cached for one in heard)
-        sources = {"memory": cached - disk, "disk": disk, "prefill": prompt - cached}
+        sources = {
+            "hits": disk.hits,
+            "memory": cached - disk.tokens,
+            "disk": disk.tokens,
+            "prefill": prompt - cached,
+        }
         self.read.setdefault(event, Counter()).update(sources)
 
     def table(self) -> str:
         """Return the lines of a table, one an event."""
-        sources = "".join(f"{source:>10}" for source in ("memory", "disk", "prefill"))
-        lines = [f"{self.family:>12} {'after':<16}{'cases':>7}{'wrong':>7}{sources}"]
+        columns = ("hits", "memory", "disk", "prefill")
+        titles = f"{'cases':>7}{'wrong':>7}{'disk hits':>10}{'memory':>10}{'disk':>10}{'prefill':>10}"
+        lines = [f"{self.family:>12} {'after':<16}{titles}"]
         for event, cases in self.cases.items():
-            read = self.read[event]
-            lines.append(
-                f"{'':>12} {event:<16}{cases:>7,}{self.wrong[event]:>7,}"
-                f"{read['memory']:>10,}{read['disk']:>10,}{read['prefill']:>10,}"
-            )
+            read = "".join(f"{self.read[event][column]:>10,}" for column in columns)
+            lines.append(f"{'':>12} {event:<16}{cases:>7,}{self.wrong[event]:>7,}{read}")
         return "\n".join(lines)

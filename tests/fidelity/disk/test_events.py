@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.disk_nodes import RESTLESS, DiskNode, disk_tokens
+from tests.disk_nodes import RESTLESS, DiskNode, disk_use
 from tests.fidelity import tally
 from tests.fidelity.disk.cases import Case, Conversations, Counted, Heard, difference, hear
 from tests.fidelity.families import BATCHED, UNBATCHED
@@ -44,7 +44,7 @@ OTHER: Final = "other"
 """The model that takes the place of the one under test, where memory is for one."""
 
 SUPERVISOR: Final = f'{RESTLESS}\nmemory_limit = "300MB"\nload_wait = 60'
-EXTRA: Final = 'remember_turns = false\ncache_bytes = "64MB"'
+EXTRA: Final = 'remember_turns = false\ncache_bytes = "16MB"'
 """A prompt is its text, as mlx_lm reads it."""
 
 
@@ -107,11 +107,11 @@ def test_answers_after_an_event_are_those_without_any_cache(
                 assert not wrong, "\n".join(wrong)
                 if event != IN_USE:
                     EVENTS[event](disk, family)
-                before = disk_tokens(disk.node, family)
+                before = disk_use(disk.node, family)
                 cases = talks.after(CASES)
                 kill_after = draw.randrange(5, CASES // 2) if event == IN_USE else -1
                 heard = answers(disk, family, cases, kill_after)
-                read = disk_tokens(disk.node, family) - before
+                read = disk_use(disk.node, family).since(before)
                 counted.add(event, heard, compared(model, cases, heard), read)
     tally.note(f"{family} on disk", counted.cases.total(), counted.wrong.total())
     with capsys.disabled():
