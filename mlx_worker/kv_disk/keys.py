@@ -1,8 +1,8 @@
 """The names under which KV is stored: a hash chain over chunks of token ids.
 
 A key covers every token before the key's end and everything that makes KV right: the weights, the
-versions of mlx and mlx-lm, the class of each layer's cache, the dtype and the adapter. Equal keys
-mean equal KV; nothing is found by the name of a model. Pure. [both]
+versions of mlx and mlx-lm, the class of each layer's cache, the dtype, the adapter and the device
+that computed. Equal keys mean equal KV; nothing is found by the name of a model. Pure. [both]
 """
 
 from __future__ import annotations
@@ -43,11 +43,13 @@ class Identity:
     layers: tuple[str, ...]
     dtype: str
     adapter: str = ""
+    device: str = ""
 
     @cached_property
     def encoded(self) -> bytes:
         """Return the identity as bytes; no two identities have the same bytes."""
-        texts = (self.weights, self.mlx, self.mlx_lm, self.dtype, self.adapter, *self.layers)
+        versions = (self.mlx, self.mlx_lm, self.dtype)
+        texts = (self.weights, *versions, self.adapter, self.device, *self.layers)
         fields = [text.encode() for text in texts]
         return b"".join(_COUNT.pack(len(field)) + field for field in fields)
 

@@ -56,7 +56,7 @@ class KvFolder:
 
     def __init__(self, config: CacheConfig, timeout: float = DISK_TIMEOUT) -> None:
         self.off = "" if config.disk else TURNED_OFF
-        self._config = config
+        self.config = config
         self._timeout = timeout
         self._opened: _OpenFolder | None = None
         self._opening: asyncio.Future[_OpenFolder] | None = None
@@ -70,23 +70,23 @@ class KvFolder:
         return DiskCache(
             path=str(opened.path),
             capacity=opened.capacity,
-            writes_per_day=int(self._config.disk_writes_per_day),
-            free_min=int(self._config.disk_free_min),
+            writes_per_day=int(self.config.disk_writes_per_day),
+            free_min=int(self.config.disk_free_min),
         )
 
     @property
     def is_wanted(self) -> bool:
         """True if the configuration wants KV on disk and the folder is not open."""
-        return self._config.disk and self._opened is None
+        return self.config.disk and self._opened is None
 
     async def apply(self, config: CacheConfig) -> bool:
         """Go by another configuration. Return True if processes have to be told of the change."""
-        if config == self._config:
+        if config == self.config:
             await self.open()
             return False
         before = self.settings
         self.close()
-        self._config = config
+        self.config = config
         self.off = "" if config.disk else TURNED_OFF
         await self.open()
         return self.settings != before
@@ -99,16 +99,14 @@ class KvFolder:
         if not self.is_wanted:
             return
         if self._opening is None:
-            call = partial(_open, self._config)
+            call = partial(_open, self.config)
             self._opening = call_in_daemon_thread(call, "open the KV on disk")
         opening = self._opening
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timeout):
                 await asyncio.wait({opening})
         if not opening.done():
-            self._switch_off(
-                f"{kv_folder(self._config)} does not answer within {self._timeout:g} s"
-            )
+            self._switch_off(f"{kv_folder(self.config)} does not answer within {self._timeout:g} s")
         elif opening is self._opening:
             self._opening = None
             self._take(opening)
@@ -130,15 +128,17 @@ class KvFolder:
             self._switch_off(str(error) or cause_of(error))
             return
         self.off = ""
-        log.info(
-            Entry(
-                "KV on disk",
-                path=str(opened.path),
-                at_most=in_words(opened.capacity),
-                writes_per_day=in_words(self._config.disk_writes_per_day),
-                free=in_words(opened.free),
-            )
+        entry = Entry(
+            "KV on disk",
+            path=str(opened.path),
+            at_most=in_words(opened.capacity),
+            writes_per_day=in_words(self.config.disk_writes_per_day),
+            free=in_words(opened.free),
         )
+        log.info(entry)
+        if opened.free < self.config.disk_free_min:
+            least = in_words(self.config.disk_free_min)
+            log.warning(Entry("no KV is written to disk", free=in_words(opened.free), least=least))
 
     def _switch_off(self, why: str) -> None:
         if why != self.off:
@@ -153,14 +153,21 @@ def _open(config: CacheConfig) -> _OpenFolder:
     try:
         held = lock(root, "node")
         try:
-            free = free_bytes_of(root)
-            total = Account(root, time.time).total()
+            _name_holder(held)
+            free, total = free_bytes_of(root), Account(root, time.time).total()
         except BaseException:
             os.close(held)
             raise
     finally:
         os.close(root)
     return _OpenFolder(path, held, capacity_of(config, free=free, held=total), free)
+
+
+def _name_holder(held: int) -> None:
+    """Write this process's number into the lock, for `mlx-worker doctor`."""
+    with contextlib.suppress(OSError):  # a full or read-only volume: the lock holds all the same
+        os.ftruncate(held, 0)
+        os.pwrite(held, b"%d\n" % os.getpid(), 0)
 
 
 def _close_late(opening: asyncio.Future[_OpenFolder]) -> None:

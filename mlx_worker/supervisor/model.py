@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from mlx_worker.config.sizes import in_words
+from mlx_worker.logs import Entry
 from mlx_worker.supervisor.config_diff import load_of
 from mlx_worker.supervisor.memory.idle import IdleTimer
-from mlx_worker.supervisor.memory.policy import MemoryClaim, expected_bytes
+from mlx_worker.supervisor.memory.policy import MemoryClaim, disk_buffers, expected_bytes
 from mlx_worker.supervisor.model_status import ModelStatus
 from mlx_worker.supervisor.process.child import Child
 from mlx_worker.supervisor.process.lifecycle import Lifecycle
@@ -28,7 +30,7 @@ from mlx_worker.wire.messages import TrimCache
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_worker.config.schema import ModelConfig
+    from mlx_worker.config.schema import CacheConfig, ModelConfig
     from mlx_worker.errors import WorkerError
     from mlx_worker.models.folder import ModelFolder
     from mlx_worker.models.resolve import PlannedModel
@@ -44,8 +46,18 @@ if TYPE_CHECKING:
     from mlx_worker.wire.messages import DiskCache, Load
 
 
+log = logging.getLogger(__name__)
+
+LITTLE_PROMPT: Final = 4096
+"""Tokens: a folder that cannot hold the KV of one such prompt is hardly of use to a model."""
+
+
 class ModelHost(Protocol):
     """The node that a model belongs to."""
+
+    @property
+    def cache_config(self) -> CacheConfig:
+        """Return what the configuration says of the KV on disk."""
 
     @property
     def disk_cache(self) -> DiskCache | None:
@@ -94,7 +106,7 @@ class ModelRuntime:
         self._events = events
         self._ids = ids
         self._unary_calls = 0
-        self._is_disk_told = False
+        self._disk_told: DiskCache | None = None
         self.admission = Admission(config.id, config.max_concurrency, config.max_queue)
         self.warm_set = WarmSet(config.warm)
         lifecycle = Lifecycle(timings, restarts)
@@ -222,6 +234,7 @@ class ModelRuntime:
             is_idle=child.state is State.READY and not self.is_busy,
             is_pinned=self.config.pin,
             last_used=self.idle.last_used,
+            disk_buffers=disk_buffers(self.config, self._host.cache_config),
         )
 
     def trim_cache(self, nbytes: int) -> None:
@@ -238,17 +251,29 @@ class ModelRuntime:
     def on_state_entered(self, state: State) -> None:
         """Tell generations and node of a new state of the child."""
         self.dispatcher.on_state_entered(state)
-        self._follow_suspects(state)
+        self._follow_disk(state)
         self._host.on_state_entered(self, state)
         if state is State.READY:
             self.idle.used()
 
-    def _follow_suspects(self, state: State) -> None:
+    def _follow_disk(self, state: State) -> None:
         """Forget the records under suspicion once a process that was told of them is READY."""
         if state is State.LOADING:
-            self._is_disk_told = self._disk_cache is not None
-        elif state is State.READY and self._is_disk_told:
+            self._disk_told = self._disk_cache
+        elif state is State.READY and self._disk_told is not None:
             self.dispatcher.disk_suspects.clear()
+            self._warn_of_little_disk(self._disk_told.capacity)
+
+    def _warn_of_little_disk(self, capacity: int) -> None:
+        loaded = self.child.status.loaded
+        if loaded is not None and (prompt := loaded.kv.nbytes(LITTLE_PROMPT)) > capacity:
+            entry = Entry(
+                "little KV on disk",
+                model=self.config.id,
+                at_most=in_words(capacity),
+                **{f"{LITTLE_PROMPT}_tokens": in_words(prompt)},
+            )
+            log.warning(entry)
 
     def on_load_progress(self) -> None:
         """Tell the generations that wait that the process has loaded more of the model."""

@@ -120,6 +120,11 @@ class Node:
     # --- the host of the models ---
 
     @property
+    def cache_config(self) -> CacheConfig:
+        """Return what the configuration says of the KV on disk."""
+        return self.kv_folder.config
+
+    @property
     def disk_cache(self) -> DiskCache | None:
         """Return what a new process is told of the KV on disk; None: there is none."""
         return self.kv_folder.settings

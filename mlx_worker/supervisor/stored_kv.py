@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from mlx_worker.errors import ModelLoading, StorageError, cause_of
+from mlx_worker.errors import ModelLoading, StorageError, WorkerError, cause_of
 from mlx_worker.kv_disk import resting
 from mlx_worker.system.daemon_threads import call_in_daemon_thread
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 async def list_stored(folder: DiskCache) -> list[StoredKv]:
-    """Return what each identity has on disk. Raises StorageError."""
+    """Return what each identity has on disk. Raises WorkerError where the disk fails."""
     return await _on_disk(partial(resting.list_stored, Path(folder.path)))
 
 
@@ -44,8 +44,8 @@ async def clear_stored(
 ) -> None:
     """Clear the KV on disk of models, or `all_` of it, but for what a process has open.
 
-    The processes of the models `cleared` have cleared their own. Raises StorageError, and
-    ModelLoading where another process has some of this KV open.
+    The processes of the models `cleared` have cleared their own. Raises ModelLoading where another
+    process has some of this KV open, WorkerError where the disk fails.
     """
     ids = None if all_ else frozenset(model.config.id for model in models)
     in_use = await _on_disk(partial(_clear, Path(folder.path), ids))
@@ -76,6 +76,8 @@ async def _on_disk(call: Callable[[], T]) -> T:
         async with asyncio.timeout(DISK_TIMEOUT):
             return await call_in_daemon_thread(call, "KV on disk")
     except TimeoutError:
-        raise StorageError(f"the KV on disk: no answer within {DISK_TIMEOUT:g} s") from None
+        raise WorkerError(f"KV on disk: no answer within {DISK_TIMEOUT:g} s") from None
+    except StorageError as error:
+        raise WorkerError(f"KV on disk: {error}") from error
     except OSError as error:
-        raise StorageError(f"the KV on disk: {cause_of(error)}") from error
+        raise WorkerError(f"KV on disk: {cause_of(error)}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,10 +10,12 @@ import pytest
 from mlx_worker.config.schema import CacheConfig
 from mlx_worker.config.sizes import Size
 from mlx_worker.kv_disk.names import record_model
+from tests.commands import command
 from tests.fake_worker import DISK_RECORD
 from tests.front.asking import PROMPT, model
+from tests.front.test_page import next_report
 from tests.kv_disk.disk_harness import IDENTITY, OTHER, Disk, single
-from tests.supervisor_harness import NO_DISK, eventually, kill_worker
+from tests.supervisor_harness import NO_DISK, eventually, kill_worker, soon
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +34,8 @@ def disk(tmp_path: Path) -> Disk:
 
 @pytest.fixture
 def cache(disk: Disk) -> CacheConfig:
-    bounds = {"disk_cache_bytes": Size(CAPACITY), "disk_writes_per_day": Size(2 * CAPACITY)}
-    return CacheConfig(path=disk.folder, **bounds)
+    most, daily = Size(CAPACITY), Size(2 * CAPACITY)
+    return CacheConfig(path=disk.folder, disk_cache_bytes=most, disk_writes_per_day=daily)
 
 
 async def cached(front: Front, model_id: str = "m") -> dict[str, Any]:
@@ -138,7 +141,7 @@ async def test_counts_of_disk_never_go_back_when_a_process_ends(
 
     async def restarted() -> bool:
         entry = await front.model()
-        return entry["state"] == "ready" and entry["pid"] != pid
+        return bool(entry["state"] == "ready" and entry["pid"] != pid)
 
     await eventually(restarted)
     assert (await reaches(front, hits=1))["records"] == 1, "the disk outlives the process"
@@ -219,12 +222,19 @@ async def test_a_request_tells_its_tokens_from_disk_but_for_usage(
     assert answer.json["usage"]["prompt_tokens_details"] == {"cached_tokens": 4}
     (row,) = (await front.ask("/admin/requests")).json["recent"]
     assert (row["cachedTokens"], row["diskTokens"]) == (4, 3)
-    (facts,) = [
-        record.msg.facts
-        for record in caplog.records
-        if getattr(record.msg, "what", "") == "request"
-    ]
-    assert (facts["cached_tokens"], facts["disk_tokens"]) == (4, 3)
+    (line,) = [line for line in caplog.messages if line.startswith("request ")]
+    assert "cached_tokens=4 disk_tokens=3 " in line
+
+
+async def test_the_page_is_told_what_is_on_disk(serve: Serve, cache: CacheConfig) -> None:
+    front = await serve(*FROM_DISK, cache=cache)
+    await hit(front)
+    disk = await reaches(front, records=1)
+    stream = await soon(front.open("/admin/watch"))
+    shown = (await next_report(stream))["models"]["m"]
+    stream.close()
+    assert shown["disk"] == disk
+    assert (shown["diskTokens"], shown["memoryHits"], shown["diskHits"]) == (3, 1, 1)
 
 
 # --- what is at rest --------------------------------------------------------------------
@@ -292,3 +302,33 @@ async def test_clear_while_a_process_that_is_not_ready_has_the_disk_is_refused(
     assert "Retry-After" in answer.headers
     in_use.close()
     assert (await front.ask("/cache?model=m", method="DELETE")).status == 200
+
+
+async def test_clear_of_a_folder_that_fails_is_one_error(
+    serve: Serve, cache: CacheConfig, disk: Disk
+) -> None:
+    front = await serve(models=(model("m", preload=False),), cache=cache)
+    (disk.folder / "format").write_text("mlx-worker kv 99\n")
+    for method in ("GET", "DELETE"):
+        answer = await front.ask("/cache/disk" if method == "GET" else "/cache", method=method)
+        assert answer.status == 500
+        assert "is of another version ('mlx-worker kv 99')" in answer.error["message"]
+
+
+# --- commands of a running node ---------------------------------------------------------
+
+
+async def test_cache_commands_ask_the_node(serve: Serve, cache: CacheConfig, disk: Disk) -> None:
+    store(disk, IDENTITY, "m")
+    front = await serve(cache=cache)
+    listed = await command("cache", "ls", "--json", "--url", front.url)
+    assert json.loads(listed.said) == (await front.ask("/cache/disk")).json
+    cleared = await command("cache", "clear", "m", "--url", front.url)
+    assert (cleared.code, cleared.said) == (0, "cleared: m\n")
+    assert (await command("cache", "ls", "--url", front.url)).said == f"nothing in {disk.folder}\n"
+
+
+async def test_cache_ls_of_a_node_without_a_disk_says_why(serve: Serve) -> None:
+    front = await serve(cache=NO_DISK)
+    listed = await command("cache", "ls", "--url", front.url)
+    assert listed.said == "no KV on disk: cache.disk is false\n"

@@ -12,7 +12,7 @@ from mlx_worker.kv_disk.keys import CHUNK_TOKENS, Identity, chain
 from tests.kv_disk.disk_harness import IDENTITY
 
 prompts = st.lists(st.integers(0, 3), max_size=3 * CHUNK_TOKENS)
-texts = st.text(max_size=4)
+texts = st.text("a\0\u00e9", max_size=4)
 identities = st.builds(Identity, texts, texts, texts, st.lists(texts, max_size=3).map(tuple), texts)
 
 
@@ -51,6 +51,7 @@ def test_identities_share_no_bytes(one: Identity, other: Identity) -> None:
         {"layers": ("RotatingKVCache",)},
         {"dtype": "float16"},
         {"adapter": "a"},
+        {"device": "gpu"},
     ],
 )
 def test_each_part_of_the_identity_changes_every_key(change: dict[str, str]) -> None:

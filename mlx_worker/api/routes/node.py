@@ -24,7 +24,6 @@ from mlx_worker.errors import (
     KvTooLarge,
     ModelLoading,
     NodeDraining,
-    StorageError,
     Unavailable,
     UnknownModel,
 )
@@ -119,7 +118,7 @@ NODE_ROUTES = (
         summary="Clear the prompt caches of all models, or of one, in memory and on disk",
         answer=schemas.ClearResponse,
         query=("model",),
-        errors=(UnknownModel, NodeDraining, ModelLoading, StorageError),
+        errors=(UnknownModel, NodeDraining, ModelLoading),
     ),
     Route(
         method="GET",
@@ -127,7 +126,6 @@ NODE_ROUTES = (
         handler=cache_endpoints.cache_on_disk,
         summary="KV on disk, also of models that are not loaded",
         answer=schemas.DiskContents,
-        errors=(StorageError,),
     ),
     *(
         Route(
