@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.eviction import INDEX_NAME, read_file
 from mlx_worker.kv_disk.folder import lock, open_folder, open_root
-from mlx_worker.kv_disk.index import MAX_SAVED, entry_of, parse
+from mlx_worker.kv_disk.index import entry_of
+from mlx_worker.kv_disk.saved_index import MAX_SAVED, parse
 from mlx_worker.kv_disk.names import read_models, remove_models
 from mlx_worker.kv_disk.payload import BadRecord
 from mlx_worker.kv_disk.records import Mark, decode_body

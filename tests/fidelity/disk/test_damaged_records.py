@@ -41,7 +41,7 @@ CASES: Final = rounds(40, 200, 2500)
 FAMILIES: Final = ("tiny", "window", "delta", "latent")
 """Chunks alone; with windows; with states; chunks of unequal widths."""
 
-CAPACITY: Final = 64 << 20
+CAPACITY: Final = 8 << 20
 VERSIONS: Final = {"mlx": "1", "mlx-lm": "1"}
 
 
@@ -95,11 +95,11 @@ def tier_of(path: Path, model: Model) -> DiskTier:
 
 def prompts(salt: int) -> list[Ask]:
     """Return prompts that share a system prefix, end within chunks, and extend one another."""
-    system = tokens(salt, 1, 300)
-    asks = [Ask(system + tokens(salt, 2, 250), 300, max_tokens=6)]
-    asks.append(Ask(asks[0].prompt + tokens(salt, 3, 300), 300, max_tokens=6))
-    asks.append(Ask(system + tokens(salt, 4, 20), 300, max_tokens=6))
-    asks.append(Ask(tokens(salt, 5, 512) + tokens(salt, 6, 2), 512, max_tokens=6))
+    system = tokens(salt, 1, 270)
+    asks = [Ask(system + tokens(salt, 2, 90), 270, max_tokens=6)]
+    asks.append(Ask(asks[0].prompt + tokens(salt, 3, 180), 270, max_tokens=6))
+    asks.append(Ask(system + tokens(salt, 4, 20), 270, max_tokens=6))
+    asks.append(Ask(tokens(salt, 5, 256) + tokens(salt, 6, 2), 256, max_tokens=6))
     return asks
 
 
@@ -117,7 +117,8 @@ def write(path: Path, model: Model, asks: list[Ask]) -> None:
 
 def leave(stage: DiskStage, tier: DiskTier) -> None:
     """Write the last states of sessions, as at an unload."""
-    stage.engine.leave()
+    assert stage.engine.entry_writer is not None
+    stage.engine.entry_writer.finish(60)
     assert tier.writer.drain(60)
 
 
