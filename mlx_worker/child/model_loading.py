@@ -19,6 +19,7 @@ from mlx_worker.engine.templates.rules import rules_of
 from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.engine.weights_hash import check_unchanged, folder_state, model_identity
 from mlx_worker.errors import BadModelFolder, ModelNotFoundError, UnservableModel
+from mlx_worker.kv_disk.names import record_in_background
 from mlx_worker.system.process_titles import set_title
 from mlx_worker.wire.messages import Load, Loaded, LoadFailed, LoadProgress
 
@@ -75,6 +76,8 @@ def load_model(
             )
         kv = measure_kv_cost(model)
         disk = opening.wait() if opening else None
+        if disk is not None:
+            record_in_background(Path(disk.disk.path), disk.identity.digest, load.model)
         engine = Engine(
             model,
             tokenizer,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import StorageError
@@ -42,6 +43,12 @@ def record_model(path: Path, identity: bytes, model: str) -> None:
         with os.fdopen(open_file(folder, _TEMPORARY, flags), "wb") as file:
             file.write("\n".join(names).encode())
         os.rename(_TEMPORARY, NAMES_FILE, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def record_in_background(path: Path, identity: bytes, model: str) -> None:
+    """Do the same on a thread of its own, which nothing waits for: the disk may hang."""
+    arguments = (path, identity, model)
+    threading.Thread(target=record_model, args=arguments, name="kv-disk-name", daemon=True).start()
 
 
 def read_models(folder: int) -> tuple[str, ...]:

@@ -16,10 +16,10 @@ from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.eviction import INDEX_NAME, read_file
 from mlx_worker.kv_disk.folder import lock, open_folder, open_root
 from mlx_worker.kv_disk.index import entry_of
-from mlx_worker.kv_disk.saved_index import MAX_SAVED, parse
 from mlx_worker.kv_disk.names import read_models, remove_models
 from mlx_worker.kv_disk.payload import BadRecord
 from mlx_worker.kv_disk.records import Mark, decode_body
+from mlx_worker.kv_disk.saved_index import MAX_SAVED, parse
 from mlx_worker.kv_disk.segments import Segments
 from mlx_worker.kv_disk.space import Limits
 from mlx_worker.kv_disk.store import DiskStore
@@ -122,7 +122,7 @@ def clear(path: Path, identity: str) -> bool:
             stack.callback(os.close, lock(folder, "process"))
         except StorageError:
             return False
-        segments = Segments(folder, bytes.fromhex(identity), os.pwrite)
+        segments = Segments(folder, bytes.fromhex(identity))
         for number in segments.numbers():
             segments.remove(number)
         for name in (INDEX_NAME, f"{INDEX_NAME}.new"):
@@ -136,7 +136,7 @@ class _Contents:
     """The records of one identity, as a saved index and the segments' headers have them."""
 
     def __init__(self, folder: int, identity: str) -> None:
-        self._segments = Segments(folder, bytes.fromhex(identity), os.pwrite)
+        self._segments = Segments(folder, bytes.fromhex(identity))
         self._identity = identity
         self.models = read_models(folder)
         self.sizes = self._segments.sizes()

@@ -66,6 +66,7 @@ _LABELS: Final = """
 - `path`: the endpoint; `connection`, the head of a request; `none`, a path that the node does not
   have; `other`, work that belongs to no request.
 - `process`: `front` or `model`.
+- `source` of cached prompt tokens: `memory` or `disk`.
 """
 
 
