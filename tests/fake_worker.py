@@ -42,6 +42,7 @@ from mlx_worker.wire.messages import (
     DiskState,
     Generate,
     Hello,
+    Leave,
     Load,
     Loaded,
     LoadFailed,
@@ -381,8 +382,20 @@ class FakeWorker:
                 self._host.send([DetokenizeResult(job.id, text)])
             case ClearCache() | TrimCache():
                 self._forget(job)
+            case Leave():
+                await self._leave()
             case _:
                 raise AssertionError(job)
+
+    async def _leave(self) -> NoReturn:
+        """Leave, with a step that nobody asked for any more; or stay, as at EOF."""
+        self._host.write("leaving\n")
+        self._host.send(
+            [StepOutput([RowOutput(row.id, [1], "late") for row in self._rows.values()])]
+        )
+        if self.ignores_eof:
+            await self._host.hang()
+        await self._host.end(0)
 
     async def _generate(self, asked: Generate) -> None:
         id_, request = asked.id, asked.request

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EXIT_LEFT: Final = 0
 
 LOOK_SECONDS: Final = 10.0
-"""Seconds between two measurements while nothing is known to change: other processes evict too."""
+"""Seconds between two looks while nothing is known to change: other processes write too."""
 
 REPORT_SECONDS: Final = 1.0
 """Seconds between two reports at least."""
@@ -39,7 +39,7 @@ COPY_SHARE: Final = 0.8
 
 
 class DiskReporter:
-    """Send `DiskState` after changes, on a thread of its own: the sizes of files are measured."""
+    """Send `DiskState` after changes, at most once a second, on a thread of its own."""
 
     def __init__(self, tier: DiskTier, send: Callable[[Iterable[WireMessage]], None]) -> None:
         self._tier = tier
@@ -59,8 +59,8 @@ class DiskReporter:
     def report(self) -> None:
         """Send the state if it has changed since the last report."""
         if not self._tier.writer.queued.nbytes:
-            self._tier.changed.clear()  # before the measurement: a later change is not lost
-        state = self._tier.measure_state()
+            self._tier.changed.clear()  # first: a later change is not lost
+        state = self._tier.state
         if state != self._sent:
             self._sent = state
             self._send([state])

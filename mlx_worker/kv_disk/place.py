@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import platformdirs
 
+from mlx_worker.config.locate import expand_user
 from mlx_worker.config.schema import APP
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def kv_folder(config: CacheConfig) -> Path:
         return config.path
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
-        return Path(named).expanduser().absolute()
+        return expand_user(Path(named)).absolute()
     return platformdirs.user_cache_path(APP) / "kv"
 
 

@@ -69,7 +69,7 @@ def remedy(config: CacheConfig) -> str:
     path = kv_folder(config)
     try:
         status = path.lstat()
-    except OSError:
+    except (OSError, ValueError):
         return f"make {path.parent} a folder of this user's, or name another by cache.path"
     if not stat.S_ISDIR(status.st_mode):
         return f"remove {path}, or name a folder by cache.path"

@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.config.sizes import in_words
-from mlx_worker.errors import StorageError, cause_of
+from mlx_worker.errors import WorkerError, cause_of
 from mlx_worker.kv_disk.account import Account
 from mlx_worker.kv_disk.folder import lock, open_root
 from mlx_worker.kv_disk.place import capacity_of, kv_folder
@@ -124,8 +124,11 @@ class KvFolder:
         """Use the folder that was opened, and say so; or say why it cannot be used."""
         try:
             opened = self._opened = opening.result()
-        except (OSError, StorageError) as error:
-            self._switch_off(str(error) or cause_of(error))
+        except WorkerError as error:
+            self._switch_off(error.message)
+            return
+        except Exception as error:  # noqa: BLE001  (whatever is wrong with the folder, models serve)
+            self._switch_off(f"{kv_folder(self.config)}: {cause_of(error)}")
             return
         self.off = ""
         entry = Entry(

@@ -328,6 +328,15 @@ async def test_cache_commands_ask_the_node(serve: Serve, cache: CacheConfig, dis
     assert (await command("cache", "ls", "--url", front.url)).said == f"nothing in {disk.folder}\n"
 
 
+async def test_inspect_tells_of_the_disk(serve: Serve, cache: CacheConfig) -> None:
+    front = await serve(*FROM_DISK, "--disk-off", "no space left", cache=cache)
+    await hit(front)
+    await reaches(front, records=1)
+    said = " ".join((await command("inspect", "m", "--url", front.url)).said.split())
+    assert "KV on disk off: no space left on disk 1 records, 1.0 KB" in said
+    assert "cached requests 1 from memory, 1 from disk" in said
+
+
 async def test_cache_ls_of_a_node_without_a_disk_says_why(serve: Serve) -> None:
     front = await serve(cache=NO_DISK)
     listed = await command("cache", "ls", "--url", front.url)

@@ -119,3 +119,12 @@ def test_the_log_says_where_and_how_much_once(
     (line,) = [record.getMessage() for record in caplog.records]
     assert f"path={tmp_path}/kv" in line
     assert 'at_most="1.0 GB" writes_per_day="2.0 GB"' in line
+
+
+@pytest.mark.parametrize("path", ["/dev/null/kv", "/proc/kv", "/x\0y", "/" + "long" * 99])
+async def test_a_path_that_can_be_no_folder_turns_the_disk_off(path: str) -> None:
+    folder = KvFolder(configured(Path(path)))
+    await folder.open()
+    assert folder.settings is None
+    assert path[:5] in folder.off
+    folder.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlx_worker.cli.doctor.finding import Finding, ok, warn
 from mlx_worker.config.sizes import in_words
-from mlx_worker.errors import StorageError
+from mlx_worker.errors import StorageError, cause_of
 from mlx_worker.kv_disk.place import kv_folder
 from mlx_worker.kv_disk.survey import remedy, survey
 
@@ -29,9 +29,8 @@ def kv_on_disk(config: Config) -> Finding:
         found = survey(cache)
     except StorageError as error:
         return warn(SUBJECT, str(error), remedy(cache))
-    except OSError as error:
-        said = f"{kv_folder(cache)}: {error.strerror or error}"
-        return warn(SUBJECT, said, remedy(cache))
+    except (OSError, ValueError) as error:
+        return warn(SUBJECT, f"{kv_folder(cache)}: {cause_of(error)}", remedy(cache))
     said = in_words_of(found)
     if found.free < cache.disk_free_min:
         least = in_words(cache.disk_free_min)

@@ -33,7 +33,7 @@ class Timings:
     load: float = 120.0
     stall: float = 120.0
     drain: float = 30.0
-    stop: float = 10.0
+    stop: float = 5.0
     kill: float = 10.0
     ping: float = 1.0
     inspect: float = 10.0

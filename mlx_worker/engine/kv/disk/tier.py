@@ -113,8 +113,9 @@ class DiskTier:
         self.changed.set()
         return self.store.statistics.records == 0
 
-    def measure_state(self) -> DiskState:
-        """Return the state for a report; the sizes of all files are measured."""
+    @property
+    def state(self) -> DiskState:
+        """Return the state for a report, on any thread."""
         found = self.store.statistics
         with self._lock:
             hit_tokens, seconds_saved = self._hit_tokens, self._seconds_saved
@@ -181,7 +182,9 @@ class TierOpening:
 
         def open_tier() -> DiskTier:
             limits = Limits(disk.capacity, disk.writes_per_day, disk.free_min)
-            store = DiskStore(Path(disk.path), identity, limits, report=log.warning)
+            store = DiskStore(
+                Path(disk.path), identity, limits, report=log.warning, monotonic=monotonic
+            )
             return DiskTier(store, model, identity, kinds, disk, cache_bytes, monotonic)
 
         return cls(open_tier)
