@@ -219,7 +219,14 @@ class Counted:
     def table(self) -> str:
         """Return the lines of a table, one an event."""
         columns = ("hits", "memory", "disk", "prefill")
-        titles = f"{'cases':>7}{'wrong':>7}{'disk hits':>10}{'memory':>10}{'disk':>10}{'prefill':>10}"
+        titles = "".join(
+            f"{title:>{width}}"
+            for title, width in zip(
+                ("cases", "wrong", "disk hits", "memory", "disk", "prefill"),
+                (7, 7, 10, 10, 10, 10),
+                strict=True,
+            )
+        )
         lines = [f"{self.family:>12} {'after':<16}{titles}"]
         for event, cases in self.cases.items():
             read = "".join(f"{self.read[event][column]:>10,}" for column in columns)

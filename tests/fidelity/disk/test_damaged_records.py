@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from mlx_worker.engine.kv.disk.tier import DiskTier
 
 from mlx_worker.bench.synthetic.folder import make_folder
 from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.kv.disk.tier import DiskTier
 from mlx_worker.wire.messages import DiskCache
 from tests.fidelity import tally
 from tests.fidelity.reference import Ask, Model
