@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.soak
 
 NAME: Final = "storable"
-SPEC: Final = replace(TINY, hidden=256, layers=4, intermediate=512)
+SPEC: Final = replace(TINY, hidden=128, layers=3, intermediate=256)
 """A model whose prefill of 4,000 tokens takes longer than the start of a process."""
 
 PREFIX: Final = 4000
