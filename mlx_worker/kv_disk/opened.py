@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import StorageError
-from mlx_worker.kv_disk.account import Account
+from mlx_worker.kv_disk.account import Account, AccountBusy
 from mlx_worker.kv_disk.eviction import INDEX_NAME, read_file
 from mlx_worker.kv_disk.folder import lock, open_file, open_folder, open_root, same_folder
 from mlx_worker.kv_disk.index import Index, SegmentState, entry_of, in_pieces
@@ -52,8 +52,8 @@ class OpenedFolder:
             stack.callback(os.close, self.root)
             self.folder = open_folder(self.root, self.name)
             stack.callback(os.close, self.folder)
-            stack.callback(os.close, lock(self.folder, "process"))
             self.account = Account(self.root, now)
+            stack.callback(os.close, self._locked())
             self.segments = Segments(self.folder, identity.digest, write_at, read_at)
             self.index = Index()
             self.states: dict[int, SegmentState] = {}
@@ -104,6 +104,21 @@ class OpenedFolder:
         for name in (INDEX_NAME, _TEMPORARY):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self.folder)
+
+    def _locked(self) -> int:
+        """Return the descriptor that holds the lock. Raises StorageError where a process has it.
+
+        A process that makes room has the locks of identities that are not open, for a moment, and
+        always holds the account meanwhile.
+        """
+        try:
+            return lock(self.folder, "process")
+        except StorageError as error:
+            try:
+                with self.account.held():
+                    return lock(self.folder, "process")
+            except AccountBusy:
+                raise error from None
 
     def _load(self, now: float) -> None:
         """Fill the index: from the saved copy where a segment is as the copy says, or by a scan."""

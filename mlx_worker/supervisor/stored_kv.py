@@ -39,20 +39,24 @@ async def clear_stored(
     folder: DiskCache,
     models: Sequence[ModelRuntime],
     cleared: Collection[ModelRuntime],
+    running: Collection[ModelRuntime],
     *,
     all_: bool,
 ) -> None:
     """Clear the KV on disk of models, or `all_` of it, but for what a process has open.
 
-    The processes of the models `cleared` have cleared their own. Raises ModelLoading where another
-    process has some of this KV open, WorkerError where the disk fails.
+    The processes of the models `cleared` have cleared their own; those of the models `running` may
+    have KV open. Raises ModelLoading where another process has some of this KV open, WorkerError
+    where the disk fails.
     """
     ids = None if all_ else frozenset(model.config.id for model in models)
     in_use = await _on_disk(partial(_clear, Path(folder.path), ids))
     for model in models:
         if not model.child.serving:
             model.child.disk_totals.on_cleared()
-    left = in_use - {model.config.id for model in cleared}
+    asked = {model.config.id for model in cleared}
+    others = {model.config.id for model in running} - asked
+    left = {name for models in in_use for name in _left(models, asked, others)}
     if left:
         names = ", ".join(map(repr, sorted(left)))
         raise ModelLoading(
@@ -61,13 +65,24 @@ async def clear_stored(
         )
 
 
-def _clear(path: Path, ids: frozenset[str] | None) -> set[str]:
-    """Clear what has one of these names; return the names whose KV a process has open."""
-    in_use: set[str] = set()
+def _left(models: Sequence[str], asked: Collection[str], others: Collection[str]) -> list[str]:
+    """Return the models that may have uncleared KV open; `models` are those that share this KV.
+
+    Of models with the same weights one process has the KV open, and only that one can clear it.
+    """
+    holders = [name for name in models if name in others]
+    if holders or any(name in asked for name in models):
+        return holders
+    return list(models[:1])
+
+
+def _clear(path: Path, ids: frozenset[str] | None) -> list[tuple[str, ...]]:
+    """Clear what has one of these names; return the names of what a process has open."""
+    in_use = []
     for stored in resting.list_stored(path):
         is_meant = ids is None or ids.intersection(stored.models)
         if is_meant and not resting.clear(path, stored.identity):
-            in_use.update(stored.models[:1])
+            in_use.append(stored.models)
     return in_use
 
 

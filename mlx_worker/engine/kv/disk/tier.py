@@ -109,9 +109,9 @@ class DiskTier:
         The call waits for the disk: it does not belong to the thread that owns mlx.
         """
         self.writer.clear()
-        self.store.clear()
+        is_cleared = self.store.clear()
         self.changed.set()
-        return self.store.statistics.records == 0
+        return is_cleared
 
     @property
     def state(self) -> DiskState:
