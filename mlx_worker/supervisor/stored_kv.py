@@ -9,6 +9,7 @@ is cleared here. The disk is asked in a daemon thread, so a volume that hangs ho
 from __future__ import annotations
 
 import asyncio
+import threading
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 DISK_TIMEOUT: Final = 25.0
 """Seconds that the disk may take; commands wait 30 s for a node."""
+
+MOST_CALLS: Final = 4
+"""Calls that may wait for the disk at a time: a thread that a disk holds up never ends."""
+
+_CALLS: Final = threading.BoundedSemaphore(MOST_CALLS)
 
 T = TypeVar("T")
 
@@ -86,10 +92,20 @@ def _clear(path: Path, ids: frozenset[str] | None) -> list[tuple[str, ...]]:
     return in_use
 
 
+def _bounded(call: Callable[[], T]) -> T:
+    """Make a call. Raises StorageError while too many others wait for the disk."""
+    if not _CALLS.acquire(blocking=False):
+        raise StorageError("earlier requests still wait for the disk")
+    try:
+        return call()
+    finally:
+        _CALLS.release()
+
+
 async def _on_disk(call: Callable[[], T]) -> T:
     try:
         async with asyncio.timeout(DISK_TIMEOUT):
-            return await call_in_daemon_thread(call, "KV on disk")
+            return await call_in_daemon_thread(partial(_bounded, call), "KV on disk")
     except TimeoutError:
         raise WorkerError(f"KV on disk: no answer within {DISK_TIMEOUT:g} s") from None
     except StorageError as error:

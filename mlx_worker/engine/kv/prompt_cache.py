@@ -98,8 +98,8 @@ class CacheObserver(Protocol):
 class PromptCache:
     """Store the KV of prefixes, and find the longest known prefix of a prompt.
 
-    `observer` None: what becomes of entries is of no interest. `reserved` bytes of the budget belong
-    to KV that is about to be stored.
+    `observer` None: what becomes of entries is of no interest. `reserved` bytes of the budget are
+    for KV that is about to be stored.
     """
 
     observer: CacheObserver | None = None

@@ -82,6 +82,7 @@ class _Read:
     limit: int
     """Records from this place on are not there: those before may serve a shorter prefix."""
     added: set[int] = field(default_factory=set)
+    is_announced: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -195,6 +196,10 @@ class DiskReading:
         until = time.perf_counter() + (PIECE if is_decoding else PIECE_ALONE)
         progress: list[PrefillProgress] = []
         for read in list(self._reads):
+            if not read.is_announced:  # before any byte of a record is used
+                read.is_announced = True
+                progress += _announced(read)
+                continue
             before = len(read.added)
             self._add_loaded(read, until)
             if len(read.added) > before:
@@ -401,3 +406,13 @@ class DiskReading:
         self._reads.remove(read)
         self._cache.reserved -= read.plan.nbytes
         self._reader.cut(read.disk, 0)
+
+
+def _announced(read: _Read) -> list[PrefillProgress]:
+    """Return what names the records to the front before they can do any harm."""
+    names = list(names_of(read.plan.records))
+    resident = read.plan.resident
+    return [
+        PrefillProgress(sequence.id, resident, len(sequence.prompt.tokens), names)
+        for sequence in read.waiting
+    ]

@@ -16,6 +16,7 @@ from mlx_worker.engine.kv.prompt_cache import RetentionClass
 from mlx_worker.kv_disk.keys import CHUNK_TOKENS
 from mlx_worker.kv_disk.reader import THREADS
 from mlx_worker.kv_disk.records import Address, Kind
+from mlx_worker.wire.messages import PrefillProgress
 from mlx_worker.wire.request import PromptScoring
 from tests.engine.kv.disk.reading_harness import SECONDS, Place, Process, random_tokens
 
@@ -357,8 +358,21 @@ def test_progress_is_told_while_records_arrive(written: Place) -> None:
     assert id_ not in second.heard.started
     second.store.let_go()
     second.run()
-    assert {*second.heard.progress[id_][:2]} <= {CHUNK_TOKENS, 2 * CHUNK_TOKENS}
+    assert {*second.heard.progress[id_][:3]} <= {0, CHUNK_TOKENS, 2 * CHUNK_TOKENS}
     assert id_ in second.heard.done
+
+
+def test_records_are_named_before_any_of_their_bytes_is_used(written: Place) -> None:
+    second = written.open()
+    id_ = second.admit(LONG)
+    while not second.reading.has_work:
+        pass
+    (message,) = second.engine.step()
+    assert isinstance(message, PrefillProgress)
+    assert (message.id, message.done) == (id_, 0)
+    assert not any(read.added for read in second.reading._reads)
+    second.run()
+    assert second.heard.started[id_].disk_records == message.disk_records
 
 
 # --- ends in the middle of a read ---
