@@ -280,7 +280,8 @@ class DiskReading:
     @property
     def _room(self) -> int:
         """Return the bytes that all chains together may take which are being read."""
-        return self._cache.facts.capacity - self._batch.prompt_cache_nbytes
+        running: int = self._batch.prompt_cache_nbytes
+        return self._cache.facts.capacity - running
 
     def _has_place(self, nbytes: int) -> bool:
         """Return True if a chain of `nbytes` can be read beside those that are being read."""
