@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 READS: Final = 2
 """Chains that are read at a time: each takes the memory of its whole KV."""
 
-PIECE: Final = 0.005
+PIECE: Final = 0.002
 PIECE_ALONE: Final = 0.05
 """Seconds of a step in which records become arrays, beside decoding rows and without them."""
 
