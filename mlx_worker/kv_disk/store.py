@@ -256,8 +256,7 @@ class DiskStore:
             with self._guard():
                 if self._opened is not None and self._availability.can_write:
                     self._save(self._opened)
-            with self._lock:
-                self._release()
+            self._release()
 
     @property
     def is_writable(self) -> bool:
@@ -310,9 +309,11 @@ class DiskStore:
             self._report("the index of the KV cache on disk cannot be saved: not a regular file")
 
     def _release(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
-        self._opened = None
+        """Close the folder; no thread that looks a record up waits for a disk that hangs."""
+        with self._lock:
+            opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
 
     def _heal(self) -> None:
         """Open the folder again where the disk failed long enough ago."""
@@ -321,8 +322,7 @@ class DiskStore:
         if self._availability.can_read:
             self._availability.try_again()
         else:
-            with self._lock:
-                self._release()
+            self._release()
             self._open(create=False)
 
     def _set_mark(self, entry: Entry, mark: Mark) -> bool:
