@@ -197,8 +197,8 @@ class PromptCache:
             self._drop(key, is_replaced=True)
         if can_trim_prompt_cache(kv):
             # An earlier turn that this one extends can be cut out of it.
-            turns = [entry for entry in self._index.prefixes(key) if _is_turn(entry)]
-            for turn in turns:
+            earlier = [entry for entry in self._index.prefixes(key) if _is_turn(entry)]
+            for turn in earlier:
                 self._drop(turn.tokens, is_replaced=True)
         nbytes = sum(layer.nbytes for layer in kv)
         entry = CacheEntry(key, kv, nbytes, retention, self._uses, turns)
