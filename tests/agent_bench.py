@@ -123,6 +123,9 @@ class Bench:
     in_session = False
     """True if the requests are those of sessions."""
 
+    grain = 1
+    """Tokens of a piece of KV that serves a prompt which parts from the one before."""
+
     def __init__(self, family: AgentFamily, folder: Path, *, remembers: bool = True) -> None:
         self.family = family
         self.model, self.tokenizer, _ = read_model(family.make(folder))

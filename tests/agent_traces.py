@@ -272,7 +272,8 @@ def _check_reuse(
     common = common_prefix(b"".join(spelled), text.encode())
     ends = list(itertools.accumulate(map(len, spelled)))
     # The KV of a last token may be missing: no step was computed behind it.
-    least = len(resident) - 1 if is_full else sum(end <= common for end in ends) - 2
+    alike = sum(end <= common for end in ends) - 2
+    least = len(resident) - 1 if is_full else alike // bench.grain * bench.grain
     tally.seen["whole" if is_full else "cut" if is_cut else "changed"] += 1
     if bench.remembers and cached < min(least, len(prompt.tokens) - 1):
         parted = common_prefix(resident, prompt.tokens)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 TURNS_A_STEP: Final = 32
 """Turns that one step looks up: less than a millisecond."""
 
+MAX_QUEUED: Final = 1 << 16
+"""Turns that wait to be looked at, the latest: while the disk cannot be written, none is."""
+
 LOAD_SECONDS: Final = 0.5
 """Seconds in which turns are read while a model is loaded: those used last, some thousands."""
 
@@ -61,7 +64,7 @@ class TurnWriter:
     def __init__(self, tier: DiskTier, history: TurnHistory) -> None:
         self._tier = tier
         self._history = history
-        self._queue: deque[SampledTurn | Splice] = deque()
+        self._queue: deque[SampledTurn | Splice] = deque(maxlen=MAX_QUEUED)
         self.waits_for_room = False
         """True if the writer's queue had no room for the next turn."""
 

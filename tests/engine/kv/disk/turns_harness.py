@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.kv.disk.reading_choice import ReadSpeed
 from mlx_worker.engine.kv.disk.tier import DiskTier
+from mlx_worker.kv_disk.keys import CHUNK_TOKENS
 from mlx_worker.kv_disk.records import Kind
 from mlx_worker.wire.messages import DiskCache
 from tests.agent_bench import CONTEXT, Bench
@@ -29,6 +30,7 @@ class DiskBench(Bench):
     """A bench whose engine keeps its KV on disk: `begin` is what a new process does."""
 
     in_session = True
+    grain = CHUNK_TOKENS
 
     def __init__(self, family: AgentFamily, folder: Path, *, remembers: bool = True) -> None:
         super().__init__(family, folder / "model", remembers=remembers)
