@@ -11,7 +11,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.engine.kv.disk.turn_records import record_of, turn_of
+from mlx_worker.engine.kv.disk.turn_records import address_of, record_of, turn_of
 from mlx_worker.kv_disk.payload import nbytes_of
 from mlx_worker.kv_disk.records import Kind
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlx_worker.kv_disk.store import DiskStore
     from mlx_worker.wire.splice import Splice
 
-TURNS_A_STEP: Final = 32
+TURNS_A_STEP: Final = 16
 """Turns that one step looks up: less than a millisecond."""
 
 MAX_QUEUED: Final = 1 << 16
@@ -96,8 +96,10 @@ class TurnWriter:
     def _write(self, known: SampledTurn | Splice) -> bool:
         """Write a turn unless the turn is on disk; False if the writer's queue has no room."""
         turn = self._history.turn_of(known)
-        record = record_of(self._tier.identity, turn) if turn is not None else None
-        if record is None or self._tier.store.use(record.address):
+        if turn is None or self._tier.store.use(address_of(self._tier.identity, turn)):
+            return True
+        record = record_of(self._tier.identity, turn)
+        if record is None:
             return True
         queued = self._tier.writer.queued.nbytes
         if queued and queued + nbytes_of(record.payload) > self._tier.queue_bytes:
