@@ -25,12 +25,14 @@ class Gate:
         self.store = store
         self.let_go = threading.Semaphore(0)
         self.asked: list[Address] = []
+        self.threads: set[threading.Thread] = set()
         self.error: Exception | None = None
         self.changed = threading.Condition()
 
     def get(self, address: Address, *, apart: bool = False) -> Payload | None:
         with self.changed:
             self.asked.append(address)
+            self.threads.add(threading.current_thread())
             self.changed.notify_all()
         assert self.let_go.acquire(timeout=SECONDS)
         if self.error is not None:
@@ -61,9 +63,12 @@ def stored(disk: Disk, count: int) -> tuple[DiskStore, list[Record]]:
     return store, records
 
 
-def gated(store: DiskStore, max_bytes: int = 1 << 20, threads: int = 4) -> tuple[Gate, DiskReader]:
+def gated(
+    store: DiskStore, max_bytes: int = 1 << 20, threads: int = 4, thread_bytes: int = 1
+) -> tuple[Gate, DiskReader]:
     gate = Gate(store)
-    return gate, DiskReader(gate, max_bytes, threads=threads)  # type: ignore[arg-type]
+    reader = DiskReader(gate, max_bytes, threads=threads, thread_bytes=thread_bytes)  # type: ignore[arg-type]
+    return gate, reader
 
 
 def start(reader: DiskReader, records: list[Record], size: int = 64) -> DiskRead:
@@ -99,6 +104,16 @@ def test_several_records_are_read_at_once_within_the_bound(disk: Disk) -> None:
     assert len(gate.asked) == 3  # four threads, but room for three
     gate.let_go.release(6)
     assert len(take_all(reader, read, woken, 6)) == 6
+
+
+def test_a_small_read_takes_few_threads_from_what_computes(disk: Disk) -> None:
+    store, records = stored(disk, 3)
+    gate, reader = gated(store, thread_bytes=2 * 64)
+    woken = Woken(reader)
+    read = start(reader, records)
+    gate.let_go.release(3)
+    assert len(take_all(reader, read, woken, 3)) == 3
+    assert len(gate.threads) <= 2
 
 
 def test_a_record_larger_than_the_bound_is_read_alone(disk: Disk) -> None:

@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 READS: Final = 2
 """Chains that are read at a time: each takes the memory of its whole KV."""
 
-PIECE: Final = 0.005
+PIECE: Final = 0.002
 PIECE_ALONE: Final = 0.05
 """Seconds of a step in which records become arrays, beside decoding rows and without them."""
 
@@ -280,7 +280,8 @@ class DiskReading:
     @property
     def _room(self) -> int:
         """Return the bytes that all chains together may take which are being read."""
-        return self._cache.facts.capacity - self._batch.prompt_cache_nbytes
+        running: int = self._batch.prompt_cache_nbytes
+        return self._cache.facts.capacity - running
 
     def _has_place(self, nbytes: int) -> bool:
         """Return True if a chain of `nbytes` can be read beside those that are being read."""
@@ -336,7 +337,8 @@ class DiskReading:
             [record.nbytes for record in plan.records],
             apart=plan.is_trial,
         )
-        self._progress_at = self._monotonic()
+        if not self._reads:  # else a disk that hangs would hang for longer
+            self._progress_at = self._monotonic()
         self._cache.reserved += plan.nbytes
         self._reads.append(
             _Read(
