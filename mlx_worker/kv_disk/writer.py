@@ -106,7 +106,7 @@ class DiskWriter:
         return not self._thread.is_alive()
 
     def clear(self) -> None:
-        """Forget all records that are not being written yet, and wait for the one that is.
+        """Forget all records that wait, and wait for the record that is being written.
 
         What was added before the call is on disk then, or never will be.
         """

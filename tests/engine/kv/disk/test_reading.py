@@ -450,6 +450,7 @@ def test_a_disk_that_hangs_before_a_read_begins_is_not_asked_again(tmp_path: Pat
     first.leave()
     second = place.open()
     second.store.hold()
+    second.reading._reader._thread_bytes = 1
     ids = [second.admit(prompt) for prompt in prompts]  # the first one takes all threads
     second.store.wait_until_asked(THREADS)
     second.step()
