@@ -133,14 +133,18 @@ def config_text(
     extra: str | Mapping[str, str] = "",
     spares: int = 0,
     port: int = 0,
+    blas: str = "bundled",
 ) -> str:
     """A configuration that serves these folders on a free port or `port`; the first is the default.
 
     `extra` is what each model's section has besides, or what that of each name has. A spare child
-    imports all of MLX: a node has `spares` only where a test is about them.
+    imports all of MLX: a node has `spares` only where a test is about them. Answers are compared
+    with those of the tests' own process, which has mlx's own BLAS: so has a node, unless a test is
+    about another `blas`.
     """
     text = f'[server]\nhost = "127.0.0.1"\nport = {port}\n{server}\n'
     text += f"[supervisor]\nstandby = {spares}\n{supervisor}\n"
+    text += f'[cpu]\nblas = "{blas}"\n'
     for i, (name, folder) in enumerate(models.items()):
         default = "true" if i == 0 else "false"
         more = extra if isinstance(extra, str) else extra[name]
@@ -158,6 +162,7 @@ def running_node(
     extra: str | Mapping[str, str] = "",
     spares: int = 0,
     port: int = 0,
+    blas: str = "bundled",
     command: Sequence[str] = COMMAND,
     text: str = "",
 ) -> Iterator[RunningNode]:
@@ -167,7 +172,13 @@ def running_node(
     """
     file = folder / CONFIG
     made = config_text(
-        models, server=server, supervisor=supervisor, extra=extra, spares=spares, port=port
+        models,
+        server=server,
+        supervisor=supervisor,
+        extra=extra,
+        spares=spares,
+        port=port,
+        blas=blas,
     )
     file.write_text(text or made)
     process = subprocess.Popen(

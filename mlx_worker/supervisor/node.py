@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.restart_policy import RestartPolicy
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
-    from mlx_worker.supervisor.starter import FolderAccess
+    from mlx_worker.supervisor.starter import FolderAccess, Preparation
 
 TRANSIENT = (State.STARTING, State.LOADING, State.STOPPING, State.KILLING)
 """States of a child that starts a process, or is about to."""
@@ -58,6 +58,7 @@ class Node:
         memory_limit: int,
         launcher: Launcher,
         folders: FolderAccess,
+        prepared: Preparation | None = None,
     ) -> None:
         own_code()  # of now, before anything can be replaced on the disk
         self._timings = timings
@@ -74,7 +75,9 @@ class Node:
         self.drain = Drain(timings.drain, self.pause)
         self.budget = MemoryBudget(memory_limit, self.events)
         self.placement = Placement(self.budget, self._all_models, self.events)
-        self.starter = Starter(folders, self.placement, timings, self.pause, self._share_kv)
+        self.starter = Starter(
+            folders, self.placement, timings, self.pause, self._share_kv, prepared
+        )
         self.pressure = Pressure(self.budget, self._all_models, self.events)
         self.client = ModelClient(
             starter=self.starter,
