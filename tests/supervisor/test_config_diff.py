@@ -51,12 +51,17 @@ def test_what_only_the_front_goes_by_needs_no_new_process() -> None:
     [
         *({"max_concurrency": 3}, {"context_length": 64}, {"cache_bytes": 9}),
         *({"prefill_pause": 1.0}, {"tools": "ignore"}, {"env": {"A": "1"}}),
-        {"dtype": "float32"},
     ],
 )
 def test_what_the_process_goes_by_needs_a_new_one(setting: dict[str, Any]) -> None:
     after = planned("a", **setting)
     assert compare({"a": planned("a")}, [after]) == Changes(restarted=("a",))
+
+
+def test_another_type_of_weights_needs_a_new_process() -> None:
+    before = planned("a")
+    after = replace(before, folder=msgspec.structs.replace(before.inspected, dtype="float32"))
+    assert compare({"a": before}, [after]) == Changes(restarted=("a",))
 
 
 def test_another_text_of_a_template_needs_a_new_process() -> None:

@@ -13,6 +13,8 @@ from msgspec import Meta
 AUTO: Final = "auto"
 BUNDLED: Final = "bundled"
 
+Threads = Annotated[int, Meta(ge=1, le=1024)]
+
 
 class CpuConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of the matrix products of children that compute on a CPU."""
@@ -29,10 +31,8 @@ class CpuConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = AUTO
     threads: Annotated[
-        int | None,
+        Threads | None,
         Meta(
-            ge=1,
-            le=1024,
             description="Threads that each model's process uses for one large matrix product."
             " Without this key: what the environment says (`OPENBLAS_NUM_THREADS`,"
             " `OMP_NUM_THREADS`), else one less than the physical cores, shared equally among the"
