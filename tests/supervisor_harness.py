@@ -178,6 +178,7 @@ async def running(
     standby: StandbyPolicy = ALONE,
     memory_limit: int = PLENTY,
     folders: FolderAccess = NOWHERE,
+    prepared: Callable[[], Awaitable[object]] | None = None,
 ) -> AsyncIterator[Node]:
     """A started node; in the end it is stopped, whatever the test left running."""
     node = Node(
@@ -189,6 +190,7 @@ async def running(
         memory_limit=memory_limit,
         launcher=launcher,
         folders=folders,
+        prepared=prepared,
     )
     node.start()
     try:

@@ -151,5 +151,8 @@ class BlasPreparation:
         return self.blas
 
     async def _run(self) -> ChildBlas:
-        self.blas = await call_in_daemon_thread(self._prepare, "BLAS")
+        try:
+            self.blas = await call_in_daemon_thread(self._prepare, "BLAS")
+        except OSError as error:  # the system has no thread left
+            log.warning(Entry("BLAS", blas=OWN, why=cause_of(error)))
         return self.blas
