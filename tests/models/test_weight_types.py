@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pytest
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
     from mlx_worker.models.folder import ModelFolder
 
-HALF = {"w": np.zeros((4, 8), np.float16), "q": np.zeros(10, np.uint32), "n": np.zeros(3, "f4")}
+HALF: Final[dict[str, np.ndarray]] = {
+    "w": np.zeros((4, 8), np.float16),
+    "q": np.zeros(10, np.uint32),
+    "n": np.zeros(3, "f4"),
+}
 STORED = 2 * 32 + 4 * 10 + 4 * 3
 
 

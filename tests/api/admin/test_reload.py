@@ -14,6 +14,7 @@ from mlx_worker.api.admin.reload import DISK_TIMEOUT, CannotReload, ConfigReload
 from mlx_worker.api.middleware.credentials import Credentials
 from mlx_worker.config.load import parse_config
 from mlx_worker.config.schema import ServerConfig
+from mlx_worker.models.weight_types import AS_STORED
 from mlx_worker.supervisor.process.pause import PauseDetector
 from tests.loop_clock import LoopClock
 
@@ -28,7 +29,7 @@ CONFIG = parse_config(
 async def test_reload_does_not_count_time_in_which_the_machine_slept() -> None:
     clock, answers = LoopClock(), threading.Event()
     node = cast("Node", SimpleNamespace(pause=PauseDetector(clock, 1.0)))
-    reloader = ConfigReloader(CONFIG, node, Credentials(ServerConfig()))
+    reloader = ConfigReloader(CONFIG, node, Credentials(ServerConfig()), lambda _: AS_STORED)
     reading = asyncio.ensure_future(reloader._within_deadline(answers.wait, "the share"))
     await asyncio.sleep(0)
     clock.run(DISK_TIMEOUT - 1)

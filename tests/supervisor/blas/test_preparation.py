@@ -66,7 +66,14 @@ def a_folder_of_others(_folder: Path, _monkeypatch: pytest.MonkeyPatch) -> None:
     cache.chmod(0o755)
 
 
-@pytest.mark.parametrize("spoil", [no_compiler, a_compiler_of_nonsense, a_folder_of_others])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        no_compiler,
+        a_folder_of_others,
+        pytest.param(a_compiler_of_nonsense, marks=pytest.mark.full),
+    ],
+)
 def test_what_is_missing_or_wrong_is_one_line_and_mlxs_own_blas(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
