@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mlx_worker.supervisor.blas.child_blas import ChildBlas, FileState, NoCpuBuild, NoFastBlas
+from mlx_worker.supervisor.blas.child_blas import (
+    PRELOAD,
+    ChildBlas,
+    FileState,
+    NoCpuBuild,
+    NoFastBlas,
+)
 from mlx_worker.supervisor.process.launch.environment import without_secrets
 from mlx_worker.wire.blas_facts import BlasFacts
 
@@ -29,10 +35,13 @@ TRIAL_SECONDS: Final = 30.0
 
 def measure(blas: ChildBlas, seconds: float = TRIAL_SECONDS) -> BlasFacts:
     """Return what a process with this BLAS finds. Raises NoFastBlas where the process fails."""
+    inherited = without_secrets(os.environ)
+    if blas.library is not None:
+        inherited.pop(PRELOAD, None)  # another BLAS would be tried in place of this one
     try:
         ran = subprocess.run(  # noqa: S603  (our own words, no shell)
             COMMAND,
-            env=blas.with_preload(without_secrets(os.environ)),
+            env=blas.with_preload(inherited),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
