@@ -104,6 +104,7 @@ def build_app(
             memory_limit=settings.memory_limit(supervisor),
             launcher=launcher,
             folders=folder_access(config, weight_types),
+            cache=config.cache,
             prepared=None if blas is None else blas.ready,
         )
 
@@ -206,6 +207,7 @@ async def _run_node(
             sleep_assertion=sleep_assertion,
         )
         app[DASHBOARD_EVENTS] = DashboardEvents(app[CONTEXT], app[HISTORY].recent)
+        await node.kv_folder.open()
         node.start()
         yield
         await node.stop()

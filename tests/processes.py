@@ -29,6 +29,9 @@ DEADLINE = 60.0
 CONFIG = "mlx-worker.toml"
 COMMAND = (sys.executable, "-m", "mlx_worker")
 
+NO_DISK = "disk = false"
+"""The section `[cache]` of a node that keeps no KV on disk."""
+
 MEASURED = "COVERAGE_PROCESS_CONFIG"
 """The variable by which processes are measured; on a small disk there is no room for figures."""
 
@@ -134,17 +137,18 @@ def config_text(
     spares: int = 0,
     port: int = 0,
     blas: str = "bundled",
+    cache: str = NO_DISK,
 ) -> str:
     """A configuration that serves these folders on a free port or `port`; the first is the default.
 
     `extra` is what each model's section has besides, or what that of each name has. A spare child
-    imports all of MLX: a node has `spares` only where a test is about them. Answers are compared
-    with those of the tests' own process, which has mlx's own BLAS: so has a node, unless a test is
-    about another `blas`.
+    imports all of MLX: a node has `spares` only where a test is about them. So is KV on disk, which
+    needs a `cache` with a `path` of the test's own. Answers are compared with those of the tests'
+    own process, which has mlx's own BLAS: so has a node, unless a test is about another `blas`.
     """
     text = f'[server]\nhost = "127.0.0.1"\nport = {port}\n{server}\n'
     text += f"[supervisor]\nstandby = {spares}\n{supervisor}\n"
-    text += f'[cpu]\nblas = "{blas}"\n'
+    text += f'[cache]\n{cache}\n[cpu]\nblas = "{blas}"\n'
     for i, (name, folder) in enumerate(models.items()):
         default = "true" if i == 0 else "false"
         more = extra if isinstance(extra, str) else extra[name]
@@ -163,6 +167,7 @@ def running_node(
     spares: int = 0,
     port: int = 0,
     blas: str = "bundled",
+    cache: str = NO_DISK,
     command: Sequence[str] = COMMAND,
     text: str = "",
 ) -> Iterator[RunningNode]:
@@ -179,6 +184,7 @@ def running_node(
         spares=spares,
         port=port,
         blas=blas,
+        cache=cache,
     )
     file.write_text(text or made)
     process = subprocess.Popen(

@@ -28,6 +28,7 @@ from mlx_worker.config.schema import (
     TelemetryConfig,
 )
 from mlx_worker.config.schema.cpu import AUTO, BUNDLED
+from mlx_worker.config.sizes import in_words
 from mlx_worker.validation import too_much
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ RESERVED_ARGUMENTS: Final = frozenset(
 
 CUTS_PATHS: Final = ": \t\n\0"
 """Characters that end a path in LD_PRELOAD."""
+
+LEAST_FREE: Final = 10**6
+LEAST_CAPACITY: Final = 10**6
+"""Bytes of `[cache]` under which KV on disk does not work."""
 
 _DEEPEST: Final = 64
 _MOST_VALUES: Final = 10_000
@@ -123,6 +128,7 @@ def contradictions(config: Config, make_error: MakeError) -> Iterator[Exception]
     yield from _check_tables(config, make_error)
     yield from _check_pins(config, make_error)
     yield from _check_blas(config.cpu, make_error)
+    yield from _check_cache(config, make_error)
 
 
 def _check_names(config: Config, make_error: MakeError) -> Iterator[Exception]:
@@ -230,6 +236,27 @@ def _check_blas(cpu: CpuConfig, make_error: MakeError) -> Iterator[Exception]:
         yield make_error("cpu.blas", f"{cpu.blas!r} is neither 'auto', 'bundled' nor a path")
     elif cut := sorted(set(cpu.blas) & set(CUTS_PATHS)):
         yield make_error("cpu.blas", f"no library can be preloaded with {cut[0]!r} in its path")
+
+
+def _check_cache(config: Config, make_error: MakeError) -> Iterator[Exception]:
+    cache, models_dir = config.cache, config.server.models_dir
+    if cache.disk_free_min < LEAST_FREE:
+        yield make_error(
+            "cache.disk_free_min",
+            f"{cache.disk_free_min} is under {LEAST_FREE} bytes ({in_words(LEAST_FREE)}): on a full"
+            " volume the KV on disk would go off and on again and again",
+        )
+    if cache.disk_cache_bytes is not None and cache.disk_cache_bytes < LEAST_CAPACITY:
+        yield make_error(
+            "cache.disk_cache_bytes",
+            f"{cache.disk_cache_bytes} is under {LEAST_CAPACITY} bytes"
+            f" ({in_words(LEAST_CAPACITY)}): that holds 256 tokens of hardly any model;"
+            " cache.disk = false turns KV on disk off",
+        )
+    if cache.path is not None and cache.path == models_dir:
+        yield make_error(
+            "cache.path", f"{cache.path} is server.models_dir too: name another folder"
+        )
 
 
 def _check_environment(

@@ -112,6 +112,9 @@ def _configuration(models: dict[str, Path], port: int, spares: int) -> str:
         f"[supervisor]\nstandby = {spares}\nbackoff_initial = 0\nmax_restarts = 100000\n"
         "drain_timeout = 0\nexit_when_failed_for = 1\n"
     )
+    # What an earlier run has written would be read in the next one, and the user's own folder is
+    # not for measurements.
+    cache = "[cache]\ndisk = false\n"
     # The engine alone and other servers have mlx's own BLAS too.
     cpu = '[cpu]\nblas = "bundled"\n'
-    return "\n".join([server, supervisor, cpu, *tables])
+    return "\n".join([server, supervisor, cache, cpu, *tables])
