@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_worker.config.schema import Config, CpuConfig, ModelConfig
+from mlx_worker.engine.kv.disk.identity import identity_of
+from mlx_worker.engine.loading import read_model
 from mlx_worker.supervisor.blas.child_blas import OWN_BLAS, ChildBlas, FileState, thread_variables
 from mlx_worker.supervisor.blas.preparation import (
     BlasPreparation,
@@ -164,6 +167,15 @@ async def test_a_spawned_process_gets_the_variables(tmp_path: Path) -> None:
     said = await process.stderr.read()
     await process.wait()
     assert said.decode().endswith(str(blas.library))
+
+
+def test_kv_on_disk_is_of_one_blas(nano: Path) -> None:
+    model, _, _ = read_model(nano)
+    cache = make_prompt_cache(model)
+    versions = {"mlx": "1", "mlx-lm": "1"}
+    own = identity_of(model, cache, "w", versions | {"blas": "mlx's own"})
+    fast = identity_of(model, cache, "w", versions | {"blas": "OpenBLAS 1 (Zen, 1 thread)"})
+    assert own.digest != fast.digest
 
 
 def test_a_node_serves_with_it_and_says_so(tiny: Path, tmp_path: Path) -> None:
