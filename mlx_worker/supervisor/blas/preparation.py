@@ -81,10 +81,10 @@ def expects_fast_blas(cpu: CpuConfig) -> bool:
         require_cpu_build()
         if cpu.blas != AUTO:
             return Path(cpu.blas).is_file()
-        find_openblas(numpy_folder())
+        openblas = find_openblas(numpy_folder())
+        return shutil.which(COMPILER) is not None or is_there(shim_of(openblas))
     except NoFastBlas:
         return False
-    return shutil.which(COMPILER) is not None
 
 
 def expected_weight_types(config: Config | None) -> WeightTypes:

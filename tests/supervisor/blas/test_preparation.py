@@ -26,7 +26,6 @@ from mlx_worker.supervisor.blas.trial import measure
 from mlx_worker.supervisor.process.launch.process import spawn
 from mlx_worker.system.cores import usable_cores
 from mlx_worker.system.loaded_blas import PRELOADED, keep_preload_from_helpers
-from tests.processes import running_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +47,7 @@ def test_numpys_openblas_is_prepared_once_and_multiplies_right(
     assert facts.name.startswith("OpenBLAS")
     assert [path.suffix for path in Path(facts.library).parent.iterdir()] == [".so"]
     monkeypatch.setenv("PATH", str(tmp_path))  # which has no compiler
+    assert expects_fast_blas(CpuConfig())
     assert prepare(config_of()) == blas
     assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]
 
@@ -176,19 +176,3 @@ def test_kv_on_disk_is_of_one_blas(nano: Path) -> None:
     own = identity_of(model, cache, "w", versions | {"blas": "mlx's own"})
     fast = identity_of(model, cache, "w", versions | {"blas": "OpenBLAS 1 (Zen, 1 thread)"})
     assert own.digest != fast.digest
-
-
-def test_a_node_serves_with_it_and_says_so(tiny: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "node"
-    folder.mkdir()
-    with running_node(folder, {"tiny": tiny}, blas="auto", spares=1) as node:
-        node.wait_until_ready()
-        model = node.model("tiny")
-        assert model["blas"].startswith("OpenBLAS")
-        assert model["dtype"] == "float32"
-        body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
-        answer = node.ask("/v1/chat/completions", body)
-        assert answer.status == 200, answer.body
-        mapped = {Path(each.path).name for each in node.child("tiny").memory_maps()}
-        assert any(name.startswith("shim-") for name in mapped)
-    assert sum("BLAS" in line for line in node.log) == 1
