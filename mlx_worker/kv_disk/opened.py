@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import sys
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import StorageError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from mlx_worker.kv_disk.segments import ReadAt, WriteAt
 
 _TEMPORARY: Final = "index.new"
-_PIECE: Final = 2000
+_PIECE: Final = 500
 
 
 class OpenedFolder:
@@ -60,8 +61,10 @@ class OpenedFolder:
             self.active = 0
             with contextlib.suppress(OSError):
                 os.unlink(_TEMPORARY, dir_fd=self.folder)  # a crash left a save half done
+            # Streams need pauses when a disk has healed; at the start of a process there are none.
+            piece = sys.maxsize if create else _PIECE
             with _garbage_kept():
-                self._load(now())
+                self._load(now(), piece)
             self._descriptors = stack.pop_all()
 
     def close(self) -> None:
@@ -105,11 +108,11 @@ class OpenedFolder:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self.folder)
 
-    def _load(self, now: float) -> None:
+    def _load(self, now: float, piece: int) -> None:
         """Fill the index: from the saved copy where a segment is as the copy says, or by a scan."""
         try:
             content = read_file(self.folder, INDEX_NAME, MAX_SAVED)
-            saved, entries = parse(content, self._identity.digest)
+            saved, entries = parse(content, self._identity.digest, piece)
         except (OSError, StorageError, BadRecord):  # only a shortcut
             saved, entries = {}, {}
         for number, (size, changed) in self.segments.sizes().items():
@@ -129,7 +132,7 @@ class OpenedFolder:
                     if entry.address in uses:
                         entry.uses = uses[entry.address].uses
                         entry.used_at = uses[entry.address].used_at
-            for entry in in_pieces(found, _PIECE):
+            for entry in in_pieces(found, piece):
                 if entry.mark is not Mark.DELETED:
                     self.index.add(entry)
         self.active = max(self.segments.numbers(), default=0)
