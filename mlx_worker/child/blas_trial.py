@@ -26,7 +26,10 @@ PREFIX: Final = "blas "
 LONGEST: Final = 60
 """Seconds after which the process ends itself: its parent may have ended."""
 
-SHAPES: Final = ((1, 576, 192), (1, 33, 1000), (3, 5, 7), (8, 576, 130), (70, 129, 65))
+SHAPES: Final = (
+    *((1, 576, 192), (1, 33, 1000), (2, 576, 192), (3, 5, 7), (4, 64, 96)),
+    *((8, 576, 130), (70, 129, 65)),
+)
 """(m, k, n): one row as in decoding, few rows as in a batch, and many as in a prompt."""
 
 ALLOWED: Final = {mx.float32: 1e-5, mx.float64: 1e-13}

@@ -17,6 +17,10 @@ constexpr int kRowMajor = 101, kNoTrans = 111, kTrans = 112;
 // ends with its slowest thread, which may have to wait for a processor for many milliseconds.
 constexpr double kShared = 1 << 25;
 
+// Rows that are multiplied one by one, as in decoding. A product of matrices copies the weights into
+// another order first, which takes longer than a few products of the matrix and a vector.
+constexpr int kFewRows = 3;
+
 }  // namespace
 
 extern "C" {
@@ -47,15 +51,18 @@ static void set_threads_for(int m, int n, int k) {
 void cblas_sgemm(int order, int trans_a, int trans_b, int m, int n, int k, float alpha,
                  const float* a, int lda, const float* b, int ldb, float beta, float* c, int ldc) {
   set_threads_for(m, n, k);
-  if (order == kRowMajor && m == 1 && n > 0 && k > 0 && trans_a <= kTrans && trans_b <= kTrans) {
-    // One row, as in decoding: the matrix is read once, and not packed first.
-    if (beta == 0) {
-      std::memset(c, 0, sizeof(float) * static_cast<std::size_t>(n));
+  const bool is_plain = trans_a <= kTrans && trans_b <= kTrans;
+  if (order == kRowMajor && m <= kFewRows && n > 0 && k > 0 && is_plain) {
+    const bool by_row = trans_a == kNoTrans, by_column = trans_b == kTrans;
+    for (std::ptrdiff_t row = 0; row < m; row++) {
+      float* const sum = c + row * ldc;
+      if (beta == 0) {
+        std::memset(sum, 0, sizeof(float) * static_cast<std::size_t>(n));
+      }
+      scipy_cblas_sgemv64_(kRowMajor, by_column ? kNoTrans : kTrans, by_column ? n : k,
+                           by_column ? k : n, alpha, b, ldb, a + row * (by_row ? lda : 1),
+                           by_row ? 1 : lda, beta, sum, 1);
     }
-    const bool stored_by_column = trans_b == kTrans;
-    scipy_cblas_sgemv64_(kRowMajor, stored_by_column ? kNoTrans : kTrans, stored_by_column ? n : k,
-                         stored_by_column ? k : n, alpha, b, ldb, a, trans_a == kNoTrans ? 1 : lda,
-                         beta, c, 1);
     return;
   }
   scipy_cblas_sgemm64_(order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);

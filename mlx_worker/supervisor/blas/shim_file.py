@@ -20,6 +20,7 @@ from typing import Final
 
 import platformdirs
 
+import mlx_worker
 from mlx_worker.config.schema import APP
 from mlx_worker.supervisor.blas.child_blas import NoCpuBuild, NoFastBlas
 from mlx_worker.system.private_folder import check_private_file, private_folder
@@ -28,6 +29,9 @@ SOURCE: Final = Path(__file__).with_name("shim.cpp")
 
 CPU_BUILD: Final = "mlx-cpu"
 """The package with mlx's library for Linux without a GPU."""
+
+TRIAL: Final = Path(mlx_worker.__file__).parent / "child" / "blas_trial.py"
+"""The test product: what an earlier one has not tried is tried again."""
 
 COMPILER: Final = "g++"
 """The compiler that mlx calls for its kernels on a CPU."""
@@ -140,6 +144,7 @@ def _key(openblas: Path) -> str:
     found = openblas.stat()
     parts = [
         SOURCE.read_text(encoding="utf-8"),
+        TRIAL.read_text(encoding="utf-8"),
         *FLAGS,
         *(f"{name} {metadata.version(name)}" for name in ("numpy", "mlx", CPU_BUILD)),
         f"{openblas} {found.st_size} {found.st_mtime_ns}",
