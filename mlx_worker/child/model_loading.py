@@ -73,7 +73,12 @@ def load_model(
         opening = None
         if load.disk is not None:
             opening = TierOpening.start(
-                load.disk, model, weights, code.versions(), cache_bytes=load.cache_bytes
+                load.disk,
+                model,
+                weights,
+                code.versions(),
+                cache_bytes=load.cache_bytes,
+                remember_turns=load.remember_turns,
             )
         kv = measure_kv_cost(model)
         disk = opening.wait() if opening else None
