@@ -63,6 +63,7 @@ MARKERS: Final[Mapping[str, tuple[str, ...]]] = {
         "models/test_pull.py",
         "repository",
         "service/test_systemd.py",
+        "supervisor/blas",
         "system",
     ),
     "mlx": (

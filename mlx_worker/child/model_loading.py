@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.kv.cost import max_row_tokens, measure_kv_cost
 from mlx_worker.engine.kv.disk.tier import TierOpening
-from mlx_worker.engine.loading import read_model, weight_bytes
+from mlx_worker.engine.loading import read_model, weight_bytes, weight_type
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.rules import rules_of
 from mlx_worker.engine.templates.tool_offer import ToolOffers
@@ -62,6 +62,7 @@ def load_model(
             on_progress=lambda done, total: send([LoadProgress(done, total)]),
             chat_template=load.chat_template,
             context_length=load.context_length,
+            dtype=load.dtype,
         )
         offers = ToolOffers(tokenizer, load.tools)
         constraints = ConstraintCompiler(tokenizer)
@@ -104,7 +105,8 @@ def load_model(
         send([LoadFailed(str(error) or type(error).__name__, permanent)])
         raise
     texts.join()
-    send([Loaded(context, weight_bytes(model), engine.unbatched, kv, weights)])
+    nbytes, dtype = weight_bytes(model), weight_type(model)
+    send([Loaded(context, nbytes, engine.unbatched, kv, weights, dtype)])
     return LoadedModel(engine, tokenizer, constraints, offers, disk)
 
 

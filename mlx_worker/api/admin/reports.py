@@ -143,6 +143,8 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
         "warnings": list(model.warnings),
         "contextLength": loaded.context_length if loaded else None,
         "unbatched": loaded.unbatched if loaded else "",
+        "dtype": loaded.dtype if loaded else "",
+        "blas": child.versions.get("blas", ""),
         "enteredAt": {name.value: at for name, at in model.entered_at.items()},
         "loadSeconds": child.load_seconds,
         "loading": {"done": child.loading.done, "total": child.loading.total}
