@@ -4,7 +4,7 @@ System prompts are written at once, and the state of a session once it has reste
 the process. An anonymous prompt is written when its KV is used a second time. The KV of an entry
 never changes, so an entry is written from the prompt cache itself: a record is captured, evaluated
 behind the running step, copied a few bytes a step, and handed to the writer's thread. Only records
-that the store does not have are written.
+that the store does not have are written. The turns among an entry's tokens are written with it.
 
 An entry that is evicted before its end is kept for as long as the memory of the queue has room for
 the whole entry; else what is missing of the entry is not written. All calls belong to the thread
