@@ -97,6 +97,7 @@ class BatchAdmission:
         if not self._sequences.waiting:
             return []
         begun: list[Begun] = []
+        are_restored = False
         rows = list(self._sequences.by_uid.values())
         readers = self._sequences.readers()
         for sequence in list(self._sequences.waiting):
@@ -109,11 +110,14 @@ class BatchAdmission:
                     continue
                 self._sequences.waiting.remove(sequence)
                 message = self._start(sequence)
+                are_restored |= sequence.from_disk is not None
                 if sequence.reading:
                     rows.append(sequence)
                     readers.append(sequence)
                 if message is not None:
                     begun.append(message)
+        if are_restored:
+            self._retention.shrink()
         return begun
 
     def _check_memory(self, sequence: Sequence) -> None:

@@ -72,13 +72,22 @@ class KvRetention:
         if tokens:
             self._detach(kv)
             self._cache.store(tokens, kv, kind, turns)
-            self._cache.shrink_to_budget(self._batch.prompt_cache_nbytes)
+            self.shrink()
 
     def store_restored(self, sequence: Sequence, tokens: list[int], kv: list[Any]) -> None:
-        """Store KV that was read from disk for a sequence, so that others share it."""
+        """Store KV that was read from disk for a sequence, so that others share it.
+
+        Nothing is evicted before the sequence starts, or rows that grew meanwhile might evict this
+        KV itself: the caller calls `shrink` after the start.
+        """
         is_system_prefix = len(tokens) == sequence.prompt.system_prefix
         kind = RetentionClass.SYSTEM_PROMPT if is_system_prefix else _kind_of(sequence)
-        self.store(tokens, kv, kind, None if is_system_prefix else _turns_of(sequence))
+        self._detach(kv)
+        self._cache.store(tokens, kv, kind, None if is_system_prefix else _turns_of(sequence))
+
+    def shrink(self) -> None:
+        """Evict what is over the budget beside the rows of the batch."""
+        self._cache.shrink_to_budget(self._batch.prompt_cache_nbytes)
 
     def store_segment(self, sequence: Sequence) -> None:
         """Store the KV up to the end of a segment, unless most of the segment was resident."""

@@ -329,7 +329,9 @@ def test_chains_beyond_the_number_read_at_a_time_wait(name: str, tmp_path: Path)
         assert second.heard.tokens[id_] == without_disk(place, turn)
 
 
-def test_chains_that_do_not_fit_in_memory_together_are_read_one_by_one(tmp_path: Path) -> None:
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Place, list[list[int]], int]:
+    """Two prompts whose KV is on disk, and the bytes of both."""
     place = Place("tiny", tmp_path)
     prompts = [random_tokens(700, 40), random_tokens(700, 41)]
     first = place.open()
@@ -337,16 +339,58 @@ def test_chains_that_do_not_fit_in_memory_together_are_read_one_by_one(tmp_path:
         first.chat(prompt)
     nbytes = first.engine.cache.facts.nbytes
     first.leave()
-    second = place.open(cache_bytes=nbytes * 3 // 4)
+    return place, prompts, nbytes
+
+
+def test_chains_that_do_not_fit_in_memory_together_are_read_one_by_one(
+    two: tuple[Place, list[list[int]], int],
+) -> None:
+    place, prompts, nbytes = two
+    second = place.open(cache_bytes=nbytes * 5 // 8)
     second.store.hold()
     ids = [second.admit(prompt) for prompt in prompts]
-    second.store.wait_until_asked()
+    second.step()
     assert len(second.reading._reads) == 1
+    second.engine.cancel(ids[0])
+    second.store.let_go()
+    second.run()
+    assert second.heard.started[ids[1]].disk_tokens
+    assert second.heard.tokens[ids[1]] == without_disk(place, prompts[1])
+    assert second.engine.cache.reserved == 0
+
+
+def test_a_chain_without_memory_beside_running_rows_is_read_by_the_model(
+    two: tuple[Place, list[list[int]], int],
+) -> None:
+    place, prompts, nbytes = two
+    second = place.open(cache_bytes=nbytes * 5 // 8)
+    second.store.hold()
+    ids = [second.admit(prompts[0], answer=200), second.admit(prompts[1])]
+    second.store.let_go()
+    second.run(lambda: ids[1] in second.heard.done)
+    assert ids[0] not in second.heard.done  # no row has to leave for the second prompt
+    assert second.heard.started[ids[0]].disk_tokens
+    assert not second.heard.started[ids[1]].disk_tokens
+    assert second.heard.tokens[ids[1]] == without_disk(place, prompts[1])
+
+
+def test_a_restored_chain_is_used_where_a_row_has_grown_meanwhile(
+    two: tuple[Place, list[list[int]], int],
+) -> None:
+    place, prompts, nbytes = two
+    second = place.open(cache_bytes=nbytes * 3 // 4)
+    second.store.hold()
+    ids = [second.admit(prompts[0], answer=200), second.admit(prompts[1])]
+    second.step()
+    assert len(second.reading._reads) == READS
     second.store.let_go()
     second.run()
     for id_, prompt in zip(ids, prompts, strict=True):
         assert second.heard.started[id_].disk_tokens
-        assert second.heard.tokens[id_] == without_disk(place, prompt)
+        asked = 200 if id_ == ids[0] else 4
+        assert second.heard.tokens[id_] == without_disk(place, prompt, answer=asked)
+    facts = second.engine.cache.facts
+    assert facts.nbytes <= facts.capacity
     assert second.engine.cache.reserved == 0
 
 
