@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 
 from mlx_worker.engine.kv.disk.arrays import describe_layers
 from mlx_worker.kv_disk.keys import Identity
+from mlx_worker.system.cpu_features import vector_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +39,12 @@ def identity_of(
         mlx_lm=versions["mlx-lm"],
         layers=describe_layers(cache),
         dtype=_dtypes(model),
-        device=_device(versions.get("blas", "")),
+        device=device_of(
+            mx.default_device().type.name,
+            mx.device_info(),
+            vector_features(),
+            versions.get("blas", ""),
+        ),
     )
 
 
@@ -62,11 +68,13 @@ def _dtypes(model: Any) -> str:
     return " ".join(sorted(name.rpartition(".")[2] for name in names))
 
 
-def _device(blas: str) -> str:
-    """Return the kind of the device that computes, its architecture, and the BLAS of a CPU.
+def device_of(kind: str, info: Mapping[str, object], features: Sequence[str], blas: str) -> str:
+    """Return the kind and the architecture of the device that computes, and all of a CPU.
 
-    Another device or BLAS rounds otherwise: its KV would not be that of a run without a cache.
+    `info` is what mlx says of the device. Another CPU, or the same one with other `features`, and
+    another BLAS round otherwise: their KV would not be that of a run without a cache.
     """
-    kind = mx.default_device().type.name
-    parts = (kind, str(mx.device_info().get("architecture", "")), blas)
-    return " ".join(part for part in parts if part)
+    parts = [kind, str(info.get("architecture", ""))]
+    if kind == "cpu":
+        parts += [str(info.get("device_name", "")), *features]
+    return " ".join(part for part in (*parts, blas) if part)
