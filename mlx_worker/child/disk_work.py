@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from mlx_worker.engine.engine import Engine
+    from mlx_worker.engine.kv.disk.reading import DiskReading
     from mlx_worker.engine.kv.disk.tier import DiskTier
     from mlx_worker.wire.base import WireMessage
     from mlx_worker.wire.messages import DiskState
@@ -68,8 +69,11 @@ class DiskReporter:
 
 def clear_in_background(
     tier: DiskTier, id_: int, send: Callable[[Iterable[WireMessage]], None]
-) -> None:
-    """Delete all records of the model, and then send the answer to the `ClearCache` of this id."""
+) -> threading.Thread:
+    """Delete all records of the model, and then send the answer to the `ClearCache` of this id.
+
+    Return the thread, which ends after `CLEAR_SECONDS` at the latest.
+    """
     failed = RequestFailed(id_, CacheError.code, "the KV cache on disk could not be cleared")
 
     def clear() -> None:
@@ -79,7 +83,32 @@ def clear_in_background(
         deletion.join(CLEAR_SECONDS)
         send([CacheCleared(id_) if cleared == [True] else failed])
 
-    threading.Thread(target=clear, name="kv-disk-clear", daemon=True).start()
+    clearing = threading.Thread(target=clear, name="kv-disk-clear", daemon=True)
+    clearing.start()
+    return clearing
+
+
+class DiskWaits:
+    """Count as progress that a request waits for the disk.
+
+    A disk that hangs is no fault of the process. Each wait has a deadline of its own, so a process
+    that hangs meanwhile is found after that deadline.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._clearing: threading.Thread | None = None
+
+    def begin_clearing(self, clearing: threading.Thread) -> None:
+        """Count until this thread ends, which began after those before."""
+        self._clearing = clearing
+
+    def count(self, reading: DiskReading | None) -> int:
+        """Return a number that has risen if a request waits; on the thread that answers pings."""
+        is_clearing = self._clearing is not None and self._clearing.is_alive()
+        if is_clearing or (reading is not None and reading.seconds_left):
+            self._count += 1
+        return self._count
 
 
 def end_within(seconds: float) -> None:

@@ -26,6 +26,7 @@ from mlx_worker.child.confirmed_output import ConfirmedOutput
 from mlx_worker.child.disk_work import (
     EXIT_LEFT,
     DiskReporter,
+    DiskWaits,
     clear_in_background,
     end_within,
     write_and_leave,
@@ -122,6 +123,7 @@ class EngineWorker:
         self._footprint = footprint_of(self._process)
         self._engine: Engine | None = None
         self._disk: DiskTier | None = None
+        self._disk_waits = DiskWaits()
         # Ids of requests that are being prepared, and whether they were cancelled meanwhile.
         self._preparing: dict[int, bool] = {}
         self._lock = threading.Lock()
@@ -161,7 +163,8 @@ class EngineWorker:
             active=engine.active if engine else 0,
             resident_bytes=self._footprint(),
             device_bytes=mx.get_active_memory(),
-            prepared=self._preparation_work.progress,
+            prepared=self._preparation_work.progress
+            + self._disk_waits.count(engine.disk_reading if engine else None),
             slow_work=self._work.slow_counts | self._preparation_work.slow_counts,
         )
 
@@ -282,7 +285,8 @@ class EngineWorker:
         self._preparation.partings.clear()
         if self._disk is None:
             return [CacheCleared(job.id)]
-        clear_in_background(self._disk, job.id, self._pipe.send)
+        clearing = clear_in_background(self._disk, job.id, self._pipe.send)
+        self._disk_waits.begin_clearing(clearing)
         return []
 
     def _leave(self, engine: Engine, deadline: float) -> NoReturn:

@@ -335,8 +335,9 @@ class DiskState(WireMessage, frozen=True):
 class Pong(WireMessage, frozen=True):
     """Answer a `Ping` with counters since the start, and memory in bytes.
 
-    `prepared` rises with each request's preparation, and while one is under way. `slow_work` counts
-    the pieces of work that occupied a thread for longer than allowed, by kind.
+    `prepared` rises with each request's preparation, while one is under way, and while a request
+    waits for the disk. `slow_work` counts the pieces of work that occupied a thread for longer than
+    allowed, by kind.
     """
 
     seq: int
