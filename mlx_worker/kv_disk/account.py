@@ -75,7 +75,8 @@ class Account:
         fields = _FIELDS.pack(_MAGIC, day, written)
         descriptor = open_file(self._root, NAME, os.O_RDWR | os.O_CREAT)
         try:
-            os.pwrite(descriptor, fields + _check(fields), 0)
+            length = os.pwrite(descriptor, fields + _check(fields), 0)
+            os.ftruncate(descriptor, length)  # an account that is too long is damaged for ever
         finally:
             os.close(descriptor)
         return written

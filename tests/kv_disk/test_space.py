@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlx_worker.kv_disk.account import DAY
@@ -267,6 +267,7 @@ def test_a_clock_that_goes_back_gives_no_new_budget(disk: Disk, back: int) -> No
 
 
 @given(st.binary(max_size=40))
+@example(b"longer than an account" * 2)
 @settings(max_examples=30)
 def test_a_damaged_account_spends_the_day_and_no_more(noise: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
