@@ -101,6 +101,20 @@ class OpenedFolder:
             raise
         return True
 
+    def try_write(self, content: bytes) -> bool:
+        """Write a file and remove the file; False where something else has its name."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        try:
+            descriptor = open_file(self.folder, _TEMPORARY, flags)
+        except (IsADirectoryError, StorageError):
+            return False
+        try:
+            self.segments.write(descriptor, [memoryview(content)], 0)
+        finally:
+            os.close(descriptor)
+            os.unlink(_TEMPORARY, dir_fd=self.folder)
+        return True
+
     def remove_index(self) -> None:
         """Remove the saved index, and what a crash left of one."""
         for name in (INDEX_NAME, _TEMPORARY):

@@ -107,7 +107,7 @@ class Segments:
                 raise BadRecord("the segment is shorter than its records")
             if size > offset:  # a write that failed could not be taken back
                 os.ftruncate(descriptor, offset)
-            self._write(descriptor, [memoryview(part) for part in record.parts if part], offset)
+            self.write(descriptor, [memoryview(part) for part in record.parts if part], offset)
         except OSError:
             os.ftruncate(descriptor, offset)
             if not offset:
@@ -162,7 +162,7 @@ class Segments:
         """Change the mark of a record in place."""
         descriptor = open_file(self._folder, _name(number), os.O_RDWR)
         try:
-            self._write(descriptor, [memoryview(bytes([mark]))], offset + MARK_OFFSET)
+            self.write(descriptor, [memoryview(bytes([mark]))], offset + MARK_OFFSET)
         finally:
             os.close(descriptor)
 
@@ -192,7 +192,8 @@ class Segments:
                 raise BadRecord("the record ends early")
             done += count
 
-    def _write(self, descriptor: int, buffers: list[memoryview], offset: int) -> None:
+    def write(self, descriptor: int, buffers: list[memoryview], offset: int) -> None:
+        """Write all buffers. Raises OSError where the disk takes no more bytes."""
         while buffers:
             count = self._write_at(descriptor, buffers[:_MAX_BUFFERS], offset)
             if count <= 0:

@@ -35,6 +35,9 @@ _MOST_SEGMENTS: Final = MAX_SEGMENTS // 2
 _MOST: Final = 1 << 62
 _PIECE: Final = 8
 
+TRIAL: Final = bytes(4096)
+"""What is written to see if a disk that failed works again."""
+
 _RESCUED_PART: Final = 4
 _RESCUED_DENSITY: Final = 4.0
 """At most a quarter of a segment, worth four times its mean, survives an eviction."""
@@ -131,6 +134,16 @@ class Space:
             if not self._evict(opened, victim, nbytes):
                 return False
         return True
+
+    def try_write(self, opened: OpenedFolder) -> bool:
+        """Write and remove a small file as a record would be written; False if that says nothing.
+
+        Raises OSError or StorageError where the disk fails.
+        """
+        if not self._fits(opened, len(TRIAL)):
+            return False
+        self._charge(opened, len(TRIAL))
+        return opened.try_write(TRIAL)
 
     def remove_segment(self, opened: OpenedFolder, number: int) -> None:
         """Remove a segment with all that it holds.

@@ -278,6 +278,8 @@ class DiskStore:
                 with self._opened.account.held():
                     self._space.make_room(self._opened, 0, None)
                     self._space.measure(self._opened)
+                    if self._availability.reason and self._space.try_write(self._opened):
+                        self._availability.on_written()
                 if self._monotonic() - self._saved_at >= SAVE_SECONDS:
                     self._saved_at = self._monotonic()
                     self._save(self._opened)

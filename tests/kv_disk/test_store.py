@@ -220,6 +220,33 @@ def test_a_failing_disk_turns_the_tier_off_with_one_line_until_it_heals(
     store.close()
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_tier_without_records_to_write_is_on_again_when_the_disk_heals(
+    disk: Disk, code: int
+) -> None:
+    store = disk.open()
+    store.put(single(1))
+    disk.error = code
+    assert store.put(single(2)) is Outcome.OFF
+    disk.monotonic += RETRY_SECONDS
+    store.maintain()
+    assert store.statistics.off
+    disk.error = None
+    store.maintain()
+    assert store.statistics.off  # the disk is asked at times
+    written = store.statistics.written_today
+    disk.monotonic += RETRY_SECONDS
+    store.maintain()
+    assert store.statistics.off == ""
+    assert store.is_writable
+    assert [("on again" in line) for line in disk.lines] == [False, True]
+    assert not list(disk.folder.glob("*/index.new"))
+    assert store.statistics.written_today > written
+    store.maintain()
+    assert len(disk.lines) == 2
+    store.close()
+
+
 def test_a_vanished_volume_is_not_written_beside_its_mount_point(disk: Disk) -> None:
     store = disk.open()
     store.put(single(1))
