@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
 T = TypeVar("T")
 
@@ -47,3 +49,30 @@ def call_in_daemon_thread(call: Callable[[], T], name: str) -> asyncio.Future[T]
     except RuntimeError as error:  # the system has no thread left
         future.set_exception(OSError(str(error)))
     return future
+
+
+def call_within(seconds: float, call: Callable[[], T], name: str) -> T:
+    """Run a blocking call in a daemon thread, outside a loop, and return its result.
+
+    Raises TimeoutError after `seconds`, or the exception of the call.
+    """
+    ended: list[Callable[[], T]] = []
+
+    def run() -> None:
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001  (the caller raises it)
+            ended.append(partial(_raise, error))
+        else:
+            ended.append(lambda: result)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not ended:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return ended[0]()
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error

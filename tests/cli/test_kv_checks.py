@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mlx_worker.cli.doctor.kv_checks import kv_on_disk
 from mlx_worker.config.schema import CacheConfig, Config, ModelConfig
 from mlx_worker.config.sizes import LARGEST, Size
 from mlx_worker.kv_disk.folder import FORMAT_NAME, open_root
+from mlx_worker.kv_disk.survey import Survey, survey
 from mlx_worker.supervisor.kv_folder import KvFolder
 from tests.commands import run
 from tests.processes import config_text
@@ -55,6 +57,20 @@ def test_a_volume_that_is_too_full_or_too_small_is_said(tmp_path: Path) -> None:
     assert "cache.disk_free_min" in full.advice
     small = kv_on_disk(configured(tmp_path / "kv", at_most=LARGEST))
     assert (small.severity, small.said.endswith("less than it may hold")) == ("warn", True)
+
+
+def test_a_volume_that_does_not_answer_is_said_after_the_deadline(tmp_path: Path) -> None:
+    answers = threading.Event()
+
+    def look(cache: CacheConfig) -> Survey:
+        answers.wait()
+        return survey(cache)
+
+    found = kv_on_disk(configured(tmp_path / "kv"), 0.01, look)
+    answers.set()
+    assert found.severity == "warn"
+    assert found.said == f"{tmp_path}/kv does not answer within 0.01 s"
+    assert "cache.path" in found.advice
 
 
 def _file(path: Path) -> None:
