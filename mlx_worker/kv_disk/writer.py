@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.kv_disk.payload import nbytes_of
+from mlx_worker.kv_disk.reports import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,13 +137,16 @@ class DiskWriter:
                 self._is_busy = True
                 # The bytes of a record that is being written still count.
                 item = self._queue.popleft() if self._queue else None
+            is_lost = False
             try:
                 if item is None:
                     self._store.maintain()
                 else:
-                    self._store.put(item[0], essential=item[1])
+                    is_lost = self._store.put(item[0], essential=item[1]) is Outcome.BUSY
             except Exception:  # a defect costs one record, not all that come after
                 log.exception("KV could not be written to disk")
+                is_lost = item is not None
             if item is not None:
                 with self._changed:
                     self._nbytes -= item[2]
+                    self._dropped += is_lost

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from mlx_worker.kv_disk.reports import Outcome
 from mlx_worker.kv_disk.writer import DiskWriter, Queued
 from tests.kv_disk.disk_harness import Disk, is_right, single
 
@@ -121,4 +123,22 @@ def test_a_defect_at_one_record_costs_no_other(store: DiskStore) -> None:
     assert writer.drain(PATIENCE)
     assert store.contains(single(1).address)
     assert writer.queued.nbytes == 0
+    assert writer.close(PATIENCE)
+
+
+def test_a_record_that_finds_the_account_busy_is_dropped_and_counted(
+    disk: Disk, store: DiskStore
+) -> None:
+    assert store.put(single(0), essential=True) is Outcome.STORED
+    with (disk.folder / "account").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as a process does that was stopped meanwhile
+        writer = DiskWriter(store)
+        writer.start()
+        writer.add(single(1), essential=True)
+        assert writer.drain(PATIENCE)
+        assert writer.queued.dropped == 1
+    writer.add(single(2), essential=True)
+    assert writer.drain(PATIENCE)
+    assert writer.queued.dropped == 1
+    assert [store.contains(single(number).address) for number in (1, 2)] == [False, True]
     assert writer.close(PATIENCE)

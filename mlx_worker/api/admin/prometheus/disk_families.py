@@ -25,7 +25,7 @@ _COUNTERS: Final = MappingProxyType(
         "seconds_saved": "Seconds of prefill that KV on disk has saved, without those of reading.",
         "corrupt": "Damaged records on disk: each was deleted, and its prompt was prefilled.",
         "evicted_segments": "Files of records on disk that were deleted to make room.",
-        "dropped": "Records that were not written because too many waited for the disk.",
+        "dropped": "Records that were not written: too many waited, or the disk was busy.",
     }
 )
 """Fields of a process's report that only grow, with what each counts."""
