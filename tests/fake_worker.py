@@ -480,6 +480,9 @@ class FakeWorker:
             return
         await self._wait_for_leave(self._flags.hold_warm)
         tokens = len(words(asked.system_prompt))
+        if self._flags.restore and (records := self._records()):
+            self._host.send([PrefillProgress(asked.id, 0, tokens, records)])
+            await self._die_of(records)
         state = self._now_resident(asked.system_prompt)
         self._host.send([PromptWarmed(asked.id, tokens), state])
 

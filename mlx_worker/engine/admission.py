@@ -141,7 +141,7 @@ class BatchAdmission:
         return can_start_prefill(sequence, readers, resident)
 
     def _waits_for_disk(self, sequence: Sequence) -> bool:
-        # The answer to a prompt that is warmed names no records: no suspects are tried for it.
+        # A prompt that is warmed waits for no client: it tries no records under suspicion.
         is_alone = len(self._sequences.by_id) == 1 and sequence.text is not None
         return self._disk is not None and self._disk.has_to_wait(sequence, is_alone=is_alone)
 

@@ -272,7 +272,7 @@ class ModelClient:
     async def _answer(
         self, model: ModelRuntime, id_: int, message: Callable[[int], WireMessage]
     ) -> UnaryAnswer:
-        call = UnaryCall()
+        call = UnaryCall(model.dispatcher.suspect)
         model.child.open(id_, call, message(id_))
         return await call.answer
 

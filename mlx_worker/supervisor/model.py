@@ -241,7 +241,8 @@ class ModelRuntime:
         """Have the process free bytes of its prompt cache."""
         if self.child.serving:
             id_ = next(self._ids)
-            self.child.open(id_, UnaryCall(), TrimCache(id_, nbytes))  # whose answer says nothing
+            call = UnaryCall(self.dispatcher.suspect)  # whose answer says nothing
+            self.child.open(id_, call, TrimCache(id_, nbytes))
 
     # --- the host of the child ---
 

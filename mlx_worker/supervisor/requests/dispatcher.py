@@ -31,7 +31,7 @@ from mlx_worker.supervisor.requests.resume_policy import is_poison, next_to_resu
 from mlx_worker.wire.messages import Generate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mlx_worker.supervisor.event_log import EventLog
     from mlx_worker.supervisor.process.child import Child
@@ -157,6 +157,11 @@ class Dispatcher:
     def avoids_disk(self) -> bool:
         """True if the next process is to read no KV from disk."""
         return avoids_disk(self._waiting, self._policy)
+
+    def suspect(self, records: Iterable[bytes]) -> None:
+        """Add records that a process read shortly before its end, unless the node ended it."""
+        if self._child.state is not State.STOPPING:
+            self.disk_suspects.add(records)
 
     # --- the owner of generations ---
 

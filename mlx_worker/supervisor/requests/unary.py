@@ -9,26 +9,36 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from mlx_worker.errors import ChildLost, WorkerError
+from mlx_worker.supervisor.requests.disk_suspicion import MOST_OF_A_REQUEST
 from mlx_worker.supervisor.requests.generation import as_error
 from mlx_worker.wire.messages import (
     CacheCleared,
     DetokenizeResult,
+    PrefillProgress,
     PromptWarmed,
     RequestFailed,
     TokenizeResult,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from mlx_worker.supervisor.process.connection import ResponseMessage
 
 UnaryAnswer = PromptWarmed | CacheCleared | TokenizeResult | DetokenizeResult
 
 
 class UnaryCall:
-    """Waits for the final response to its id."""
+    """Waits for the final response to its id.
 
-    def __init__(self) -> None:
+    `on_suspects` gets the records on disk that a process had read for the call when the process
+    died.
+    """
+
+    def __init__(self, on_suspects: Callable[[Sequence[bytes]], None]) -> None:
         self.answer: asyncio.Future[UnaryAnswer] = asyncio.get_running_loop().create_future()
+        self._on_suspects = on_suspects
+        self._read: Sequence[bytes] = ()
 
     def on_message(self, message: ResponseMessage) -> None:
         """Keep the final response."""
@@ -39,12 +49,15 @@ class UnaryCall:
                 self.answer.set_result(message)
             case RequestFailed():
                 self._fail(as_error(message))
+            case PrefillProgress() if message.disk_records:
+                self._read = message.disk_records[:MOST_OF_A_REQUEST]
             case _:
                 pass
 
     def on_connection_lost(self, why: str) -> None:
         """Fail the call; the next process may answer another."""
         if not self.answer.done():
+            self._on_suspects(self._read)
             self._fail(ChildLost(why, retry_after=1))
 
     def _fail(self, error: WorkerError) -> None:

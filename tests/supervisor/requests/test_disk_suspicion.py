@@ -72,6 +72,20 @@ async def test_a_record_that_ends_a_process_is_not_read_by_the_next(
         assert suspects_of(model.load) == [], "the process that took over has set it aside"
 
 
+async def test_a_record_that_ends_a_process_in_a_warm_is_not_read_by_the_next(
+    tmp_path: Path,
+) -> None:
+    worker = scripted("--die-of-records", "1", "--restore")
+    async with running(launcher=worker, cache=on_disk(tmp_path / "kv")) as node:
+        await ready(node)
+        model = node.primary
+        first = model.child.status.pid
+        warmed = await soon(node.client.warm(model, "one two three"))
+        assert warmed.tokens == 3
+        assert model.child.status.pid != first
+        assert suspects_of(model.load) == [], "the process that took over has set it aside"
+
+
 async def test_a_request_whose_records_end_each_process_goes_on_without_disk(
     tmp_path: Path,
 ) -> None:
