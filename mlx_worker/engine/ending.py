@@ -1,4 +1,4 @@
-"""The last message of a generation, made of its row and its text.
+"""The last message of a generation, made of its row and its text, also of a replayed one.
 
 [child]
 """
@@ -31,3 +31,20 @@ def ending(sequence: Sequence, text: TextStream, natural: FinishReason) -> Done:
         context_full=finish == "length" and sequence.fills_context and not period,
         loop_period=period,
     )
+
+
+def replayed(sequence: Sequence, tokens: list[int]) -> Done | None:
+    """Bring the text to where the former process left off. Done: the answer had ended there."""
+    text = sequence.text
+    assert text is not None
+    ended = tokens[-1] in sequence.ends
+    for token in tokens[: len(tokens) - ended]:
+        text.add(token)
+        if sequence.loop_guard is not None:
+            sequence.loop_guard.add(token)
+    if sequence.constraint is not None:
+        sequence.constraint.replay(tokens)
+        ended = ended or sequence.constraint.complete
+    if not (text.stopped or ended or sequence.loops or sequence.max_tokens <= 0):
+        return None
+    return ending(sequence, text, "stop" if ended else "length")

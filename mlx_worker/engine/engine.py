@@ -16,18 +16,18 @@ from mlx_worker.engine.admission import BatchAdmission
 from mlx_worker.engine.batch import Batch
 from mlx_worker.engine.batch_support import is_cuttable, unbatched_because
 from mlx_worker.engine.checks.computation import computing
-from mlx_worker.engine.ending import ending
+from mlx_worker.engine.ending import ending, replayed
 from mlx_worker.engine.history.history import TurnHistory
 from mlx_worker.engine.history.memory import history_bytes
 from mlx_worker.engine.kv.disk.entry_writer import EntryWriter
 from mlx_worker.engine.kv.disk.reading import DiskReading
 from mlx_worker.engine.kv.prompt_cache import MAX_BYTES, PromptCache
 from mlx_worker.engine.kv.retention import KvRetention
-from mlx_worker.engine.output.logprobs import read_logprobs
 from mlx_worker.engine.output.markers import Markers
 from mlx_worker.engine.output.prompt_scores import max_scored_tokens
 from mlx_worker.engine.prefill import LARGEST_CHUNK, PAUSE, READERS, ChunkSizer
 from mlx_worker.engine.prompt import Prompt
+from mlx_worker.engine.row_output import row_output
 from mlx_worker.engine.sequence import Sequence, SequenceTable
 from mlx_worker.engine.sequence_factory import SequenceFactory
 from mlx_worker.errors import ConstraintFailed
@@ -39,7 +39,6 @@ from mlx_worker.wire.output import (
     PromptScores,
     RowOutput,
     StepOutput,
-    TokenLogprobs,
 )
 
 if TYPE_CHECKING:
@@ -181,29 +180,13 @@ class Engine:
         """
         sequence = self._factory.make(id_, request, prompt, replay or [], constraint, room)
         sequence.in_session = in_session
-        if replay and (end := self._replay(sequence, replay)) is not None:
+        if replay and (end := replayed(sequence, replay)) is not None:
             return end
         with computing():
             sequence.processors = self._factory.processors(request, prompt)
             started = self._admission.enqueue(sequence)
         assert started is None or isinstance(started, Started)
         return started
-
-    def _replay(self, sequence: Sequence, tokens: list[int]) -> Done | None:
-        """Bring the text to where the former process left off. Done: the answer had ended there."""
-        text = sequence.text
-        assert text is not None
-        ended = tokens[-1] in sequence.ends
-        for token in tokens[: len(tokens) - ended]:
-            text.add(token)
-            if sequence.loop_guard is not None:
-                sequence.loop_guard.add(token)
-        if sequence.constraint is not None:
-            sequence.constraint.replay(tokens)
-            ended = ended or sequence.constraint.complete
-        if not (text.stopped or ended or sequence.loops or sequence.max_tokens <= 0):
-            return None
-        return ending(sequence, text, "stop" if ended else "length")
 
     def admit_warm(
         self, id_: int, tokens: list[int], system_prompt: str
@@ -254,7 +237,7 @@ class Engine:
             ends: list[EngineMessage] = []
             for response in generated:
                 sequence = self._sequences.by_uid[response.uid]
-                rows.append(self._row(sequence, response))
+                rows.append(row_output(sequence, response, self._markers, self._batch.stream))
                 end = self._end(sequence, response)
                 if end is not None:
                     ends.append(end)
@@ -317,37 +300,6 @@ class Engine:
         elif cut:
             self._retention.store_segment(sequence)
         return messages
-
-    def _row(self, sequence: Sequence, response: Any) -> RowOutput:
-        sequence.produced += 1
-        token = int(response.token)
-        sequence.sampled.append(token)
-        text = sequence.text
-        assert text is not None
-        was_content = text.in_content
-        ended = response.finish_reason == "stop"
-        spans = [] if ended else text.add(token)
-        if sequence.loop_guard is not None and not ended:
-            sequence.loop_guard.add(token)
-        is_content = was_content and text.in_content  # else the token may be part of a marker
-        logprobs = self._logprobs(sequence, response, is_content=is_content)
-        return RowOutput.of(sequence.id, [token], spans, logprobs)
-
-    def _logprobs(
-        self, sequence: Sequence, response: Any, *, is_content: bool
-    ) -> list[TokenLogprobs]:
-        if sequence.logprobs is None or response.finish_reason == "stop":
-            return []
-        with mx.stream(self._batch.stream):
-            return [
-                read_logprobs(
-                    self._markers,
-                    response.logprobs,
-                    response.token,
-                    sequence.logprobs,
-                    is_content=is_content,
-                )
-            ]
 
     def _end(self, sequence: Sequence, response: Any) -> Done | RequestFailed | None:
         text, constraint = sequence.text, sequence.constraint

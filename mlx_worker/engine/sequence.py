@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlx_worker.engine.history.memory import SampledTurn
-    from mlx_worker.engine.kv.disk.reading import FromDisk
+    from mlx_worker.engine.kv.disk.chain_read import FromDisk
     from mlx_worker.engine.limits.loop_guard import LoopGuard
     from mlx_worker.engine.output.prompt_scores import PromptScorer
     from mlx_worker.engine.output.text_stream import TextStream

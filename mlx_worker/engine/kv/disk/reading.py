@@ -14,14 +14,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import mlx.core as mx
 
 from mlx_worker.engine.kv.disk.arrays import UnfitKv
+from mlx_worker.engine.kv.disk.chain_read import ChainRead, FromDisk
 from mlx_worker.engine.kv.disk.forms import forms_of
+from mlx_worker.engine.kv.disk.given_up import GivenUpReads
 from mlx_worker.engine.kv.disk.reading_choice import ReadSpeed, prefill_seconds
 from mlx_worker.engine.kv.disk.reading_plan import addresses_of, find_plan, names_of
 from mlx_worker.engine.kv.disk.restoring import Restoration
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from mlx_worker.engine.kv.retention import KvRetention
     from mlx_worker.engine.prefill import ChunkSizer
     from mlx_worker.engine.sequence import Sequence
-    from mlx_worker.kv_disk.reader import DiskRead
 
 log = logging.getLogger(__name__)
 
@@ -59,46 +59,6 @@ JOIN_BYTES: Final = 32 << 20
 
 PATIENCE: Final = 10.0
 """Seconds without a record after which a read is given up: a disk may hang."""
-
-
-@dataclass(frozen=True, slots=True)
-class FromDisk:
-    """Tokens `start` to `stop` of a prompt were read from disk, out of the records `names`."""
-
-    start: int
-    stop: int
-    names: tuple[bytes, ...]
-
-
-@dataclass(slots=True, eq=False)
-class _Read:
-    """A chain that is being read, for the sequences that wait for its end."""
-
-    tokens: list[int]
-    plan: ReadPlan
-    disk: DiskRead
-    restoration: Restoration
-    waiting: list[Sequence]
-    limit: int
-    """Records from this place on are not there: those before may serve a shorter prefix."""
-    added: set[int] = field(default_factory=set)
-    is_announced: bool = False
-
-    @property
-    def is_complete(self) -> bool:
-        """True if all records that can be used were added."""
-        return all(place in self.added for place in range(self.limit))
-
-    @property
-    def stop(self) -> int:
-        """Return the end of the prefix that the records before `limit` serve."""
-        records = self.plan.records[: self.limit]
-        return records[-1].stop if records else 0
-
-    @property
-    def done(self) -> int:
-        """Return how many tokens are in memory again."""
-        return max((self.plan.records[place].stop for place in self.added), default=0)
 
 
 class DiskReading:
@@ -129,14 +89,11 @@ class DiskReading:
             tier.store, read_bytes(tier.cache_bytes), monotonic=tier.monotonic
         )
         self._speed = ReadSpeed()
-        self._reads: list[_Read] = []
+        self._reads: list[ChainRead] = []
         self._in_line: dict[int, int] = {}
         """The bytes of KV for which a sequence waits, because other chains are being read."""
         self._trial: tuple[Sequence, ReadPlan] | None = None
-        self._given_up: list[DiskRead] = []
-        self._has_answered = threading.Event()
-        """Set while the reader's threads do what they are asked, as far as is known."""
-        self._has_answered.set()
+        self._given_up = GivenUpReads(self._reader)
         self._progress_at = 0.0
         self._is_usable = self._set_suspects_aside()  # before any read
 
@@ -198,7 +155,7 @@ class DiskReading:
         for read in list(self._reads):
             if not read.is_announced:  # before any byte of a record is used
                 read.is_announced = True
-                progress += _announced(read)
+                progress += read.announcement()
                 continue
             before = len(read.added)
             self._add_loaded(read, until)
@@ -211,7 +168,7 @@ class DiskReading:
                 self._finish(read)
             elif self.seconds_left == 0:
                 log.warning(Entry("the disk does not answer: a prompt is read instead"))
-                self._give_up(read.disk)
+                self._given_up.add(read.disk)
                 self._lose(read, min(set(range(read.limit)) - read.added))
         return progress
 
@@ -267,7 +224,7 @@ class DiskReading:
         self, sequence: Sequence, tokens: list[int], *, is_alone: bool
     ) -> ReadPlan | None:
         """Return what is worth reading for a sequence; None: its prompt is read."""
-        if not self._is_usable or self._hangs:
+        if not self._is_usable or self._given_up.hang:
             return None
         resident = self._resident(sequence)
         if len(tokens) - resident < WORTH_WAITING:
@@ -287,19 +244,6 @@ class DiskReading:
         """Return True if a chain of `nbytes` can be read beside those that are being read."""
         has_room = self._cache.reserved + nbytes <= self._room
         return not self._reads or (len(self._reads) < READS and has_room)
-
-    @property
-    def _hangs(self) -> bool:
-        """True if a read that was given up is still under way, or no thread is free to read."""
-        self._given_up = [disk for disk in self._given_up if disk.under_way]
-        return bool(self._given_up) or not self._has_answered.is_set()
-
-    def _give_up(self, disk: DiskRead) -> None:
-        """Read nothing before the disk has answered: each prompt would wait for it in vain."""
-        self._given_up.append(disk)
-        if self._has_answered.is_set():
-            self._has_answered.clear()
-            self._reader.call(self._has_answered.set)
 
     def _prefill(self, plan: ReadPlan) -> float:
         return prefill_seconds(plan.gain, self._pace.rate, plan.recorded)
@@ -341,7 +285,7 @@ class DiskReading:
             self._progress_at = self._monotonic()
         self._cache.reserved += plan.nbytes
         self._reads.append(
-            _Read(
+            ChainRead(
                 tokens[: plan.length],
                 plan,
                 disk,
@@ -351,7 +295,7 @@ class DiskReading:
             )
         )
 
-    def _add_loaded(self, read: _Read, until: float) -> None:
+    def _add_loaded(self, read: ChainRead, until: float) -> None:
         """Add records that were loaded, until a moment."""
         while time.perf_counter() < until and (loaded := self._reader.take(read.disk)):
             self._progress_at = self._monotonic()
@@ -371,7 +315,7 @@ class DiskReading:
             else:
                 read.added.add(loaded.place)
 
-    def _lose(self, read: _Read, place: int) -> None:
+    def _lose(self, read: ChainRead, place: int) -> None:
         """Go on without the records from a place on; they are of no use without this one.
 
         A window or a state belongs to the very end: without the end there is nothing.
@@ -379,7 +323,7 @@ class DiskReading:
         read.limit = min(read.limit, place) if self._is_cuttable else 0
         self._reader.cut(read.disk, read.limit)
 
-    def _finish(self, read: _Read) -> None:
+    def _finish(self, read: ChainRead) -> None:
         """Join the layers; after the last one, store the cache for all that wait."""
         stop = read.stop
         if stop - read.plan.resident < WORTH_WAITING:
@@ -404,17 +348,7 @@ class DiskReading:
         saved = self._prefill(read.plan) * tokens / read.plan.gain - read.disk.seconds
         self._tier.record_hit(tokens, saved)
 
-    def _drop(self, read: _Read) -> None:
+    def _drop(self, read: ChainRead) -> None:
         self._reads.remove(read)
         self._cache.reserved -= read.plan.nbytes
         self._reader.cut(read.disk, 0)
-
-
-def _announced(read: _Read) -> list[PrefillProgress]:
-    """Return what names the records to the front before they can do any harm."""
-    names = list(names_of(read.plan.records))
-    resident = read.plan.resident
-    return [
-        PrefillProgress(sequence.id, resident, len(sequence.prompt.tokens), names)
-        for sequence in read.waiting
-    ]

@@ -511,7 +511,7 @@ def test_a_disk_that_hangs_before_a_read_begins_is_not_asked_again(tmp_path: Pat
     for id_, prompt in zip(ids, [*prompts, prompts[1]], strict=True):
         assert second.heard.tokens[id_] == without_disk(place, prompt)
     limit = time.monotonic() + SECONDS
-    while second.reading._hangs:  # until the last of the threads has come back
+    while second.reading._given_up.hang:  # until the last of the threads has come back
         assert time.monotonic() < limit
     second.engine.cache.clear()
     assert second.heard.started[second.chat(prompts[1])].disk_tokens
