@@ -389,7 +389,7 @@ class FakeWorker:
                 raise AssertionError(job)
 
     async def _leave(self) -> NoReturn:
-        """Leave, with a step that nobody asked for any more; or stay, as at EOF."""
+        """Leave, with a step for a request that has ended; or stay, as at EOF."""
         self._host.write("leaving\n")
         self._host.send(
             [StepOutput([RowOutput(row.id, [1], "late") for row in self._rows.values()])]

@@ -1,4 +1,4 @@
-"""What the headers of a folder's records say, with nobody's index."""
+"""What the headers of a folder's records say, without the store's index."""
 
 from __future__ import annotations
 

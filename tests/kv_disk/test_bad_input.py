@@ -133,7 +133,7 @@ def test_a_folder_with_files_and_an_empty_format_is_left_alone(disk: Disk) -> No
     assert "left alone" in disk.lines[0]
 
 
-# --- records that only somebody who knows the format can make ---
+# --- records that only a program that knows the format can make ---
 
 
 def forged(content: bytes, form: str, place: int, *values: object) -> bytes:

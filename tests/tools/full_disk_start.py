@@ -85,7 +85,7 @@ def fill(folder: Path, records: int) -> None:
 
 
 def made(count: int) -> Iterator[Record]:
-    """Yield the chunks of prompts that nobody has sent."""
+    """Yield the chunks of prompts that no client has sent."""
     parent = b""
     for number in range(count):
         place = number % CHAIN

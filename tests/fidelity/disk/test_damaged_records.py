@@ -230,7 +230,7 @@ def test_damage_of_any_kind_never_gives_a_wrong_token(
     folder, outcomes = folder_of(family), Counter[str]()
     wrong: list[str] = []
     for seed in range(CASES):
-        wrong += [f"seed {seed}: {it}" for it in damage_once(folder, seed, outcomes)]
+        wrong += [f"seed {seed}: {answer}" for answer in damage_once(folder, seed, outcomes)]
     tally.note(f"{family} from damaged disks", outcomes["answers"], len(wrong))
     show(f"{CASES:,} damaged folders of {family}", outcomes, capsys)
     assert not wrong, "\n".join(wrong)
