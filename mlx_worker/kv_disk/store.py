@@ -6,31 +6,30 @@ may run on another beside it. [child]
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
-import threading
 import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from mlx_worker.errors import StorageError
+from mlx_worker.kv_disk.access import FolderAccess
 from mlx_worker.kv_disk.account import AccountBusy
-from mlx_worker.kv_disk.availability import Availability
 from mlx_worker.kv_disk.index import Entry, new_entry
-from mlx_worker.kv_disk.opened import OpenedFolder
 from mlx_worker.kv_disk.payload import BadRecord
 from mlx_worker.kv_disk.records import Mark, encode
 from mlx_worker.kv_disk.reports import Outcome, Statistics
-from mlx_worker.kv_disk.space import Limits, Space, free_bytes_of
+from mlx_worker.kv_disk.space import free_bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from mlx_worker.kv_disk.keys import HasDigest
+    from mlx_worker.kv_disk.opened import OpenedFolder
     from mlx_worker.kv_disk.payload import Payload
     from mlx_worker.kv_disk.records import Address, Kind, Record
     from mlx_worker.kv_disk.segments import ReadAt, WriteAt
+    from mlx_worker.kv_disk.space import Limits
 
 T = TypeVar("T")
 
@@ -54,33 +53,29 @@ class DiskStore:
         write_at: WriteAt = os.pwritev,
         read_at: ReadAt = os.preadv,
     ) -> None:
-        self._path = path
-        self._identity = identity
-        self._now = now
         self._monotonic = monotonic
-        self._write_at = write_at
-        self._read_at = read_at
-        self._availability = Availability(report, monotonic)
-        self._writing = threading.RLock()
-        self._lock = threading.RLock()
-        self._space = Space(limits, self._lock, now, free_bytes)
-        self._opened: OpenedFolder | None = None
+        self._folder = FolderAccess(
+            path,
+            identity,
+            limits,
+            report=report,
+            now=now,
+            monotonic=monotonic,
+            free_bytes=free_bytes,
+            write_at=write_at,
+            read_at=read_at,
+        )
         self._saved_at = monotonic()
-        self._report = report
-        self._is_name_taken = False
-        self._suspects: list[Address] = []
         self._hits = self._misses = self._corrupt = 0
-        with self._writing:
-            self._open(create=True)
 
     # --- storing ---
 
     def put(self, record: Record, *, essential: bool = False) -> Outcome:
         """Store a record. `essential` ones are stored even over the day's budget of bytes."""
-        with self._writing:
-            self._heal()
-            opened = self._opened
-            if opened is None or not self._availability.can_write:
+        with self._folder.writing:
+            self._folder.heal()
+            opened = self._folder.opened
+            if opened is None or not self._folder.availability.can_write:
                 return Outcome.OFF
             try:
                 outcome = self._put(opened, record, essential=essential)
@@ -89,10 +84,10 @@ class DiskStore:
             except (ValueError, OverflowError, struct.error):  # BadRecord, and what no field holds
                 return Outcome.REFUSED
             except (OSError, StorageError) as error:
-                self._availability.switch_off(error)
+                self._folder.availability.switch_off(error)
                 return Outcome.OFF
             if outcome is Outcome.STORED:
-                self._availability.on_written()
+                self._folder.availability.on_written()
             return outcome
 
     def _put(self, opened: OpenedFolder, record: Record, *, essential: bool) -> Outcome:
@@ -100,17 +95,19 @@ class DiskStore:
             return Outcome.KNOWN
         if opened.index.is_orphan(record.address.kind, record.start, record.parent):
             return Outcome.ORPHAN
-        data = encode(self._identity.digest, record)
+        data = encode(self._folder.identity.digest, record)
         opened.check_path()
         with opened.account.held():
-            if not essential and self._space.is_day_over(opened, len(data)):
+            if not essential and self._folder.space.is_day_over(opened, len(data)):
                 return Outcome.DAY
             least = None if essential else record.seconds / len(data)
-            if not self._space.make_room(opened, len(data), least):
+            if not self._folder.space.make_room(opened, len(data), least):
                 return Outcome.FULL
             if opened.index.is_orphan(record.address.kind, record.start, record.parent):
                 return Outcome.ORPHAN  # the room was made of the chunk before
-            self._space.append(opened, new_entry(record, len(data), self._now()), data)
+            self._folder.space.append(
+                opened, new_entry(record, len(data), self._folder.now()), data
+            )
         return Outcome.STORED
 
     # --- finding ---
@@ -120,8 +117,8 @@ class DiskStore:
 
         A record under suspicion can be read only `apart` from others.
         """
-        with self._lock:
-            entry = self._find(address)
+        with self._folder.lock:
+            entry = self._folder.find(address)
             return entry is not None and (apart or entry.mark is Mark.LIVE)
 
     def cost_of(self, address: Address) -> tuple[int, float]:
@@ -129,48 +126,48 @@ class DiskStore:
 
         Both are 0 where there is no such record.
         """
-        with self._lock:
-            entry = self._find(address)
+        with self._folder.lock:
+            entry = self._folder.find(address)
             return (0, 0.0) if entry is None else (entry.length, entry.seconds)
 
     def stops_after(self, parent: bytes) -> list[int]:
         """Return where the records that follow the key `parent` end, the longest first."""
-        with self._lock:
-            return self._opened.index.stops_after(parent) if self._opened else []
+        with self._folder.lock:
+            return self._folder.opened.index.stops_after(parent) if self._folder.opened else []
 
     def get(self, address: Address, *, apart: bool = False) -> Payload | None:
         """Return a record's payload, None where there is none that is right.
 
         A record under suspicion is read only `apart` from others.
         """
-        with self._lock:
-            entry, opened = self._find(address), self._opened
+        with self._folder.lock:
+            entry, opened = self._folder.find(address), self._folder.opened
             if (
                 entry is None
                 or opened is None
-                or not self._availability.can_read
+                or not self._folder.availability.can_read
                 or (entry.mark is not Mark.LIVE and not apart)
             ):
                 self._misses += 1
                 return None
-        if entry.mark is Mark.SUSPECT and not self._set_mark(entry, Mark.TRIED):
+        if entry.mark is Mark.SUSPECT and not self._folder.set_mark(entry, Mark.TRIED):
             return None
         payload = self._load(opened, entry, _payload)
-        with self._lock:
+        with self._folder.lock:
             if payload is None:
                 self._misses += 1
             else:
                 self._hits += 1
-                opened.index.use(entry, self._now())
+                opened.index.use(entry, self._folder.now())
         return payload
 
     def use(self, address: Address) -> bool:
         """Return True if a record can be read, and count a use of the record."""
-        with self._lock:
-            entry, opened = self._find(address), self._opened
+        with self._folder.lock:
+            entry, opened = self._folder.find(address), self._folder.opened
             if entry is None or opened is None or entry.mark is not Mark.LIVE:
                 return False
-            opened.index.use(entry, self._now())
+            opened.index.use(entry, self._folder.now())
             return True
 
     def load_all(self, kind: Kind, parse: Callable[[Address, Payload], T]) -> Iterator[T]:
@@ -178,14 +175,18 @@ class DiskStore:
 
         No uses are counted. A record for which `parse` raises BadRecord is deleted.
         """
-        with self._lock:
-            opened = self._opened
+        with self._folder.lock:
+            opened = self._folder.opened
             entries = (
                 [entry for entry in opened.index if entry.address.kind is kind] if opened else []
             )
         entries.sort(key=lambda entry: (entry.used_at, entry.segment, entry.offset), reverse=True)
         for entry in entries:
-            if opened is None or opened is not self._opened or not self._availability.can_read:
+            if (
+                opened is None
+                or opened is not self._folder.opened
+                or not self._folder.availability.can_read
+            ):
                 return
             if entry.mark is Mark.LIVE:
                 parsed = self._load(opened, entry, parse)
@@ -199,66 +200,59 @@ class DiskStore:
         try:
             return parse(entry.address, opened.segments.load(entry))
         except (BadRecord, StorageError, FileNotFoundError) as error:
-            with self._lock:
-                if opened is not self._opened or opened.index.get(entry.address) is not entry:
+            with self._folder.lock:
+                if (
+                    opened is not self._folder.opened
+                    or opened.index.get(entry.address) is not entry
+                ):
                     return None  # evicted meanwhile
                 self._corrupt += 1
                 if not isinstance(error, BadRecord):
-                    self._space.forget_segment(opened, entry.segment)
+                    self._folder.space.forget_segment(opened, entry.segment)
                     return None
-            self._delete(entry)
+            self._folder.delete(entry)
             return None
         except OSError as error:
-            if opened is self._opened:
-                self._availability.switch_off(error)
+            if opened is self._folder.opened:
+                self._folder.availability.switch_off(error)
             return None
 
     # --- suspicion ---
 
     def suspect(self, addresses: Iterable[Address]) -> None:
         """Set records aside that a child read shortly before its death; delete those tried."""
-        with self._writing:
-            if self._opened is None:
-                self._suspects += addresses  # until the folder can be opened
-                return
-            for address in addresses:
-                entry = self._find(address)
-                if entry is not None and entry.mark is not Mark.LIVE:
-                    self._delete(entry)
-                elif entry is not None and not self._set_mark(entry, Mark.SUSPECT):
-                    with self._lock:  # on a volume that is read-only, this process knows
-                        self._opened.index.mark(entry, Mark.SUSPECT)
+        self._folder.suspect(addresses)
 
     def absolve(self, addresses: Iterable[Address]) -> None:
         """Use records again that were tried without a crash."""
         for address in addresses:
-            entry = self._find(address)
+            entry = self._folder.find(address)
             if entry is not None and entry.mark is Mark.TRIED:
-                self._set_mark(entry, Mark.LIVE)
+                self._folder.set_mark(entry, Mark.LIVE)
 
     # --- removing ---
 
     def delete(self, address: Address) -> None:
         """Delete a record."""
-        entry = self._find(address)
+        entry = self._folder.find(address)
         if entry is not None:
-            self._delete(entry)
+            self._folder.delete(entry)
 
     def clear(self) -> bool:
         """Delete everything of this identity that is open here; return False if the disk failed."""
-        with self._writing, self._guard():
-            if self._opened is None:
+        with self._folder.writing, self._folder.guard():
+            if self._folder.opened is None:
                 return True
-            self._opened.remove_index()
-            for number in list(self._opened.states):
-                self._space.remove_segment(self._opened, number)
+            self._folder.opened.remove_index()
+            for number in list(self._folder.opened.states):
+                self._folder.space.remove_segment(self._folder.opened, number)
             return True
         return False
 
     def verify(self) -> tuple[int, int]:
         """Read every record; delete those that are not right. Return how many were, were not."""
-        with self._lock:
-            opened = self._opened
+        with self._folder.lock:
+            opened = self._folder.opened
             entries = list(opened.index) if opened else []
         if opened is None:
             return 0, 0
@@ -269,141 +263,53 @@ class DiskStore:
 
     def maintain(self) -> None:
         """Try a disk that failed, keep the volume's free bytes, and save the index at times."""
-        with self._writing:
-            self._heal()
-            with self._guard():
-                if self._opened is None or not self._availability.can_write:
+        with self._folder.writing:
+            self._folder.heal()
+            with self._folder.guard():
+                if self._folder.opened is None or not self._folder.availability.can_write:
                     return
-                self._opened.check_path()
-                with self._opened.account.held():
-                    self._space.make_room(self._opened, 0, None)
-                    self._space.measure(self._opened)
-                    if self._availability.reason and self._space.try_write(self._opened):
-                        self._availability.on_written()
+                self._folder.opened.check_path()
+                with self._folder.opened.account.held():
+                    self._folder.space.make_room(self._folder.opened, 0, None)
+                    self._folder.space.measure(self._folder.opened)
+                    if self._folder.availability.reason and self._folder.space.try_write(
+                        self._folder.opened
+                    ):
+                        self._folder.availability.on_written()
                 if self._monotonic() - self._saved_at >= SAVE_SECONDS:
                     self._saved_at = self._monotonic()
-                    self._save(self._opened)
+                    self._folder.save(self._folder.opened)
 
     def close(self) -> None:
         """Save the index and release the folder."""
-        with self._writing:
-            with self._guard():
-                if self._opened is not None and self._availability.can_write:
-                    self._save(self._opened)
-            self._release()
+        with self._folder.writing:
+            with self._folder.guard():
+                if self._folder.opened is not None and self._folder.availability.can_write:
+                    self._folder.save(self._folder.opened)
+            self._folder.release()
 
     @property
     def is_writable(self) -> bool:
         """True if records can be stored, as far as is known; any thread, without a wait."""
-        return self._availability.can_write
+        return self._folder.availability.can_write
 
     @property
     def statistics(self) -> Statistics:
         """Return the counts, on any thread; the folder's bytes are those measured last."""
-        with self._lock:
-            opened = self._opened
+        with self._folder.lock:
+            opened = self._folder.opened
             return Statistics(
                 records=len(opened.index) if opened is not None else 0,
                 nbytes=opened.index.nbytes if opened is not None else 0,
-                total_bytes=self._space.total_bytes,
-                written_today=self._space.written_today,
+                total_bytes=self._folder.space.total_bytes,
+                written_today=self._folder.space.written_today,
                 hits=self._hits,
                 misses=self._misses,
                 corrupt=self._corrupt,
-                evicted_segments=self._space.evicted_segments,
+                evicted_segments=self._folder.space.evicted_segments,
                 quarantined=opened.index.set_aside if opened is not None else 0,
-                off=self._availability.reason,
+                off=self._folder.availability.reason,
             )
-
-    # --- inside ---
-
-    def _open(self, *, create: bool) -> None:
-        with self._guard():
-            opened = OpenedFolder(
-                self._path,
-                self._identity,
-                self._now,
-                self._write_at,
-                self._read_at,
-                create=create,
-            )
-            with self._lock:
-                self._opened = opened
-            for entry in [entry for entry in opened.index if entry.mark is Mark.TRIED]:
-                self._delete(entry)
-            suspects, self._suspects = self._suspects, []
-            self.suspect(suspects)  # before anything can be read
-            self._space.measure(opened)
-            self._availability.try_again()
-
-    def _save(self, opened: OpenedFolder) -> None:
-        """Save the index; say once where another program has taken its name."""
-        if not self._space.save_index(opened) and not self._is_name_taken:
-            self._is_name_taken = True
-            self._report("the index of the KV cache on disk cannot be saved: not a regular file")
-
-    def _release(self) -> None:
-        """Close the folder; no thread that looks a record up waits for a disk that hangs."""
-        with self._lock:
-            opened, self._opened = self._opened, None
-        if opened is not None:
-            opened.close()
-
-    def _heal(self) -> None:
-        """Open the folder again where the disk failed long enough ago."""
-        if not self._availability.is_retry_due():
-            return
-        if self._availability.can_read:
-            self._availability.try_again()
-        else:
-            self._release()
-            self._open(create=False)
-
-    def _set_mark(self, entry: Entry, mark: Mark) -> bool:
-        """Change a record's mark on disk, then in memory; False if the disk failed."""
-        with self._writing, self._guard():
-            if self._opened is None or self._find(entry.address) is not entry:
-                return False
-            self._mark(self._opened, entry, mark)
-            return True
-        return False
-
-    def _mark(self, opened: OpenedFolder, entry: Entry, mark: Mark) -> None:
-        """Change a record's mark on disk, then in memory."""
-        try:
-            opened.segments.mark(entry.segment, entry.offset, mark)
-        except (StorageError, FileNotFoundError):
-            self._space.forget_segment(opened, entry.segment)
-        with self._lock:
-            opened.index.mark(entry, mark)
-
-    def _delete(self, entry: Entry) -> None:
-        """Delete a record; remove its segment with its last record."""
-        with self._writing:
-            opened = self._opened
-            if opened is None or self._find(entry.address) is not entry:
-                return
-            with self._lock:
-                opened.index.remove(entry.address)
-            with self._guard():
-                if opened.index.of_segment(entry.segment):
-                    self._mark(opened, entry, Mark.DELETED)
-                else:
-                    self._space.remove_segment(opened, entry.segment)
-
-    def _find(self, address: Address) -> Entry | None:
-        with self._lock:
-            return self._opened.index.get(address) if self._opened else None
-
-    @contextlib.contextmanager
-    def _guard(self) -> Iterator[None]:
-        """Turn the tier off where the disk fails, without an error to the caller."""
-        try:
-            yield
-        except AccountBusy:
-            return
-        except (OSError, StorageError) as error:
-            self._availability.switch_off(error)
 
 
 def _payload(_: Address, payload: Payload) -> Payload:

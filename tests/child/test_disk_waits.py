@@ -69,7 +69,7 @@ def test_pong_counts_a_read_as_progress_until_the_read_is_given_up(place: Place)
 def test_pong_counts_a_clearing_as_progress_until_its_end(place: Place) -> None:
     process = place.open()
     pinged = Pinged(process)
-    with process.store._writing:
+    with process.store._folder.writing:
         assert pinged.worker._forget(process.engine, ClearCache(7)) == []
         before = pinged.progress()
         assert pinged.progress() > before

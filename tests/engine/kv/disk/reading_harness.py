@@ -233,4 +233,4 @@ class Process:
 
     def die(self) -> None:
         """End as a process does that is killed: nothing is saved, the kernel closes the folder."""
-        self.store._release()
+        self.store._folder.release()

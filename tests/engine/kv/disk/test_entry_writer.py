@@ -189,7 +189,7 @@ def test_a_record_larger_than_the_queue_is_not_written(seat: Seat) -> None:
 
 
 def test_nothing_is_captured_while_the_disk_is_off(seat: Seat, tmp_path: Path) -> None:
-    seat.tier.store._availability.switch_off(OSError("gone"))
+    seat.tier.store._folder.availability.switch_off(OSError("gone"))
     seat.chat(some_tokens(PROMPT, 1), system=SYSTEM)
     assert seat.writer.wait_seconds == OFF_WAIT
     assert seat.writer._pending is None

@@ -94,7 +94,7 @@ class DiskBench(Bench):
     def die(self) -> None:
         """End as a process does that is killed: nothing is saved, the kernel closes the folder."""
         assert self.tier.writer.drain(PATIENCE)
-        self.tier.store._release()
+        self.tier.store._folder.release()
 
     def restart(self) -> None:
         """End, and begin again."""
