@@ -70,20 +70,9 @@ def load_model(
         texts.start()  # it holds the interpreter for a while: no stream runs yet
         configured = (load.chat_template or "", load.tools) if _differs(load) else ()
         weights = model_identity(folder, model, configured)
-        opening = None
-        if load.disk is not None:
-            opening = TierOpening.start(
-                load.disk,
-                model,
-                weights,
-                code.versions(),
-                cache_bytes=load.cache_bytes,
-                remember_turns=load.remember_turns,
-            )
+        opening = _start_tier(load, model, weights, code)
         kv = measure_kv_cost(model)
         disk = opening.wait() if opening else None
-        if disk is not None:
-            record_in_background(Path(disk.disk.path), disk.identity.digest, load.model)
         engine = Engine(
             model,
             tokenizer,
@@ -104,10 +93,26 @@ def load_model(
         permanent = isinstance(error, PERMANENT) and folder_state(folder) == before
         send([LoadFailed(str(error) or type(error).__name__, permanent)])
         raise
+    if disk is not None:
+        record_in_background(Path(disk.disk.path), disk.identity.digest, load.model)
     texts.join()
     nbytes, dtype = weight_bytes(model), weight_type(model)
     send([Loaded(context, nbytes, engine.unbatched, kv, weights, dtype)])
     return LoadedModel(engine, tokenizer, constraints, offers, disk)
+
+
+def _start_tier(load: Load, model: Any, weights: str, code: ImportedCode) -> TierOpening | None:
+    """Begin to open the model's KV on disk; None if the model keeps none."""
+    if load.disk is None:
+        return None
+    return TierOpening.start(
+        load.disk,
+        model,
+        weights,
+        code.versions(),
+        cache_bytes=load.cache_bytes,
+        remember_turns=load.remember_turns,
+    )
 
 
 def _prepare_texts(tokenizer: Any, constraints: ConstraintCompiler) -> None:
