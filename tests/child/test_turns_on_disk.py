@@ -15,6 +15,7 @@ from tests.child.test_disk_reading import ANSWER, answer_of
 from tests.child.test_leaving import LONG, PATIENCE, child_with_disk
 from tests.forced_output import force_output
 from tests.kv_disk.headers import kinds_on_disk
+from tests.rounds import rounds
 from tests.synthetic_models import CALL, CALL_PARTS, CALLED, IM_END
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def test_a_child_splices_turns_of_the_child_before(
         _, sampled = ask(front, 1, [USER], forced)
         front.send(Leave(PATIENCE))
         assert front.process.wait(PATIENCE) == 0
-    for _ in range(2):  # the first of these children is killed
+    for _ in range(rounds(1, 2, 2)):  # the first of two is killed
         with child_with_disk(caller, folder) as front:
             started, again = ask(front, 1, NEXT, Sampling(1))
         assert [splice.token_ids for splice in started.splices] == [sampled[:-1]]

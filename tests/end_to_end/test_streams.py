@@ -112,6 +112,7 @@ def filled(write_end: int) -> None:
     os.set_blocking(write_end, True)
 
 
+@pytest.mark.full
 def test_a_stderr_that_is_not_read_holds_up_no_answer_and_no_exit(
     nano: Path, tmp_path: Path
 ) -> None:
