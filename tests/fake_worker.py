@@ -23,12 +23,14 @@ import argparse
 import hashlib
 import signal
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import msgspec
 
+from mlx_worker.child.kv_blocks import BlockIndex
 from mlx_worker.errors import CacheError, ContextLengthExceeded, InferenceError, Unavailable
 from mlx_worker.wire.messages import (
     PROTOCOL,
@@ -206,6 +208,11 @@ def words(text: object) -> list[str]:
     return str(text or "").split()
 
 
+def token_ids(text: str) -> tuple[int, ...]:
+    """What each word of a prompt is in the blocks that the worker reports."""
+    return tuple(zlib.crc32(word.encode()) for word in words(text))
+
+
 def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -288,6 +295,7 @@ class FakeWorker:
         self._disk_hits = 0
         self._on_disk = 0
         self._disk: DiskCache | None = None
+        self._blocks: BlockIndex | None = None
 
     @property
     def ignores_eof(self) -> bool:
@@ -339,6 +347,7 @@ class FakeWorker:
         load = await self._host.next_job()
         assert isinstance(load, Load)
         self._disk = load.disk
+        self._blocks = BlockIndex() if load.report_blocks else None
         self._host.send([LoadProgress(WEIGHT_BYTES // 2, WEIGHT_BYTES)])
         if self._flags.hang_in_load:
             await self._host.hang()
@@ -489,6 +498,9 @@ class FakeWorker:
     def _forget(self, asked: ClearCache | TrimCache) -> None:
         if isinstance(asked, ClearCache):
             self._resident.clear()
+            if self._blocks is not None:
+                self._blocks.clear()
+                self._host.send(self._blocks.reports())
         elif not self._flags.never_shrink:
             self._grown = max(0, self._grown - asked.nbytes)
         self._host.send([CacheCleared(asked.id), self._cache_state(None)])
@@ -497,7 +509,11 @@ class FakeWorker:
             self._host.send([self._disk_state()])
 
     def _now_resident(self, prompt: str) -> CacheState:
+        is_new = digest(prompt) not in self._resident
         self._resident[digest(prompt)] = len(words(prompt))
+        if self._blocks is not None and is_new:
+            self._blocks.add(token_ids(prompt))
+            self._host.send(self._blocks.reports())
         return self._cache_state(prompt)
 
     def _cache_state(self, prompt: str | None) -> CacheState:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlx_worker.child.kv_blocks import BlockReporter
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.kv.cost import max_row_tokens, measure_kv_cost
 from mlx_worker.engine.kv.disk.tier import TierOpening
@@ -85,6 +86,7 @@ def load_model(
             remember_turns=load.remember_turns,
             on_encoded=on_encoded,
             disk=disk,
+            cache_observer=_block_reporter(load, send),
         )
         check_unchanged(folder, before)
         code.check_unchanged()
@@ -99,6 +101,17 @@ def load_model(
     nbytes, dtype = weight_bytes(model), weight_type(model)
     send([Loaded(context, nbytes, engine.unbatched, kv, weights, dtype)])
     return LoadedModel(engine, tokenizer, constraints, offers, disk)
+
+
+def _block_reporter(
+    load: Load, send: Callable[[Iterable[WireMessage]], None]
+) -> BlockReporter | None:
+    """Return what reports the blocks of the prompt cache; None if the front needs no reports."""
+    if not load.report_blocks:
+        return None
+    reporter = BlockReporter(send)
+    reporter.start()
+    return reporter
 
 
 def _start_tier(load: Load, model: Any, weights: str, code: ImportedCode) -> TierOpening | None:

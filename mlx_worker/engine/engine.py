@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.engine.kv.disk.tier import DiskTier
+    from mlx_worker.engine.kv.prompt_cache import CacheObserver
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.wire.request import ChatRequest
 
@@ -80,6 +81,7 @@ class Engine:
         remember_turns: bool = True,
         on_encoded: Callable[[], None] = _ignore,
         disk: DiskTier | None = None,
+        cache_observer: CacheObserver | None = None,
     ) -> None:
         self.cache = PromptCache(cache_bytes)
         self.context_length = context_length
@@ -109,7 +111,8 @@ class Engine:
         self.entry_writer = (
             EntryWriter(disk, self._batch, self._pace, self.history) if disk else None
         )
-        self.cache.observer = self.entry_writer
+        observers = (self.entry_writer, cache_observer)
+        self.cache.observers = tuple(observer for observer in observers if observer is not None)
         cuttable = is_cuttable(model)
         self._sequences = SequenceTable()
         self._retention = KvRetention(self._batch, self.cache, is_cuttable=cuttable)

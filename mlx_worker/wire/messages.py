@@ -13,13 +13,14 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from mlx_worker.wire.base import WireMessage
+from mlx_worker.wire.kv_blocks import KvBlocks
 from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.output import Done, PromptScores, StepOutput
 from mlx_worker.wire.parting import Parting
 from mlx_worker.wire.request import ChatRequest
 from mlx_worker.wire.splice import Splice
 
-PROTOCOL = 12
+PROTOCOL = 13
 """Raised whenever a message changes; the front refuses a child of another version at `Hello`."""
 
 
@@ -48,7 +49,7 @@ class Load(WireMessage, frozen=True):
     replaces the folder's own; `tools` says what becomes of tools if the template has no tool calls.
     `remember_turns`: earlier turns of the model are read as the tokens that were sampled. `disk`
     None: no KV is kept on disk. `dtype` is the floating-point type of the weights in memory; "" for
-    the types in the files.
+    the types in the files. `report_blocks`: the process sends `KvBlocks`.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Load(WireMessage, frozen=True):
     remember_turns: bool = True
     disk: DiskCache | None = None
     dtype: str = ""
+    report_blocks: bool = False
 
 
 class Generate(WireMessage, frozen=True):
@@ -367,5 +369,6 @@ FromChild = (
     | RequestFailed
     | CacheState
     | DiskState
+    | KvBlocks
     | Pong
 )

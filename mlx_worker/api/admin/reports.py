@@ -216,6 +216,19 @@ def _cache_of_model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
             "disk": of_requests.disk_tokens,
         },
         "disk": disk_report.of_model(model, context),
+        "kvEvents": _kv_events(model),
+    }
+
+
+def _kv_events(model: ModelStatus) -> dict[str, Any] | None:
+    """Return what the model's KV events have said so far; None if the model publishes none."""
+    if (state := model.kv_events) is None:
+        return None
+    return {
+        "sequence": state.sequence,
+        "blocks": state.blocks,
+        "digest": f"{state.digest:016x}",
+        "off": state.off,
     }
 
 

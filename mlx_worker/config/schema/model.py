@@ -42,6 +42,10 @@ HeadLine = Annotated[str, Meta(max_length=200, pattern=r"^[^*\r\n]+\*?$")]
 DROPPED_LINES = ("x-anthropic-billing-header:*",)
 """The line of accounting that Claude Code's system prompt begins with."""
 
+EventEndpoint = Annotated[
+    str, Meta(pattern=r"^tcp://([0-9.]{7,15}|\[[0-9a-fA-F:.]{2,45}\]):[0-9]{1,5}$")
+]
+
 SystemPrompt = Annotated[str, Meta(min_length=1, max_length=1_000_000)]
 
 
@@ -163,6 +167,29 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bool,
         Meta(description="False: nothing of this model's KV is kept on disk (`[cache]`)."),
     ] = True
+    kv_events: Annotated[
+        EventEndpoint | None,
+        Meta(
+            description="Address at which the model's KV events are published as vLLM does (ZeroMQ"
+            ' PUB), as in `"tcp://127.0.0.1:5557"`; needs the extra `router`. Events have the token'
+            " ids of prompts and answers, and whoever reaches the address reads them. Without this"
+            " key nothing is published."
+        ),
+    ] = None
+    kv_events_replay: Annotated[
+        EventEndpoint | None,
+        Meta(
+            description="Address at which subscribers ask for events that they missed (ZeroMQ"
+            ' ROUTER), as in `"tcp://127.0.0.1:5558"`.'
+        ),
+    ] = None
+    kv_events_topic: Annotated[
+        str,
+        Meta(
+            max_length=200,
+            description="Topic of each message: some routers read names of node and model there.",
+        ),
+    ] = ""
     remember_turns: Annotated[
         bool,
         Meta(

@@ -104,11 +104,11 @@ class CacheObserver(Protocol):
 class PromptCache:
     """Store the KV of prefixes, and find the longest known prefix of a prompt.
 
-    `observer` None: what becomes of entries is of no interest. `reserved` bytes of the budget are
-    for KV that is about to be stored.
+    `observers` learn what becomes of entries. `reserved` bytes of the budget are for KV that is
+    about to be stored.
     """
 
-    observer: CacheObserver | None = None
+    observers: tuple[CacheObserver, ...] = ()
     reserved = 0
 
     def __init__(self, max_bytes: int = MAX_BYTES, now: Callable[[], float] = time.time) -> None:
@@ -147,8 +147,8 @@ class PromptCache:
         if length < least:
             return None, 0
         self._use(key)
-        if self.observer is not None:
-            self.observer.on_used(self._entries[key], length)
+        for observer in self.observers:
+            observer.on_used(self._entries[key], length)
         kv = copy.deepcopy(self._entries[key].kv)
         if surplus := len(key) - length:
             trim_prompt_cache(kv, surplus)
@@ -208,8 +208,8 @@ class PromptCache:
         self._index.add(entry)
         self._nbytes += entry.nbytes
         self._use(key)
-        if self.observer is not None:
-            self.observer.on_stored(entry)
+        for observer in self.observers:
+            observer.on_stored(entry)
         self._bound()
         self._refresh()
 
@@ -241,8 +241,8 @@ class PromptCache:
         self._cleared = OrderedDict.fromkeys(self._cleared, True)
         with self._lock:
             self._facts = CacheFacts(last_updated=self._now() * 1000, capacity=self._max_bytes)
-        if self.observer is not None:
-            self.observer.on_cleared()
+        for observer in self.observers:
+            observer.on_cleared()
 
     # --- forgetting ---
 
@@ -276,8 +276,8 @@ class PromptCache:
         del self._order[entry.retention][key]
         self._index.remove(entry)
         self._nbytes -= entry.nbytes
-        if self.observer is not None:
-            self.observer.on_dropped(entry, is_replaced=is_replaced)
+        for observer in self.observers:
+            observer.on_dropped(entry, is_replaced=is_replaced)
 
     def _refresh(self, tokens: int | None = None, digest: str | None = None) -> None:
         with self._lock:
