@@ -115,7 +115,7 @@ class KvEventFeed:
             "kv events",
             self._model,
             level=level,
-            at=self._settings.endpoint,
+            endpoint=self._settings.endpoint,
             off=off,
             warning=warning,
         )
