@@ -3,7 +3,7 @@
 For contributors: `python -m tests.tools.fleet_cost [--nodes 50] [--seconds 15] [--rounds 3]`. The
 nodes are whole fronts whose children have no model (the fake worker of the tests, in the same
 process). Bytes are those on the sockets, heads of requests and answers included. CPU is user and
-system time of a process, less what the process takes when nobody asks: it holds on a busy machine
+system time of a process, less what the process takes without requests: that holds on a busy machine
 too. Ten nodes share a process in the measurement of many; the figures are per node.
 """
 
@@ -181,7 +181,7 @@ def cost_of_paths(node: Served, rounds: int, idle: float) -> dict[str, tuple[flo
 
 
 def idle_share(served: Served, seconds: float) -> float:
-    """Return the share of a core that a process takes while nobody asks."""
+    """Return the share of a core that a process takes without requests."""
     before = served.cpu()
     time.sleep(seconds)
     return (served.cpu() - before) / seconds
@@ -262,7 +262,7 @@ def many(nodes: int, seconds: float, rounds: int) -> dict[str, float]:
             results.append(
                 {
                     "poller, % of a core": 100 * poller,
-                    "a node that nobody asks, % of a core": 100 * idle / seconds / nodes,
+                    "a node without requests, % of a core": 100 * idle / seconds / nodes,
                     "what the polls add to a node, % of a core": 100 * polled / seconds / nodes,
                     "nodes asked each second": rate,
                 }

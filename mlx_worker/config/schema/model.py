@@ -172,8 +172,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             description="Address at which the model's KV events are published as vLLM does (ZeroMQ"
             ' PUB), as in `"tcp://127.0.0.1:5557"`; needs the extra `router`. Events have the token'
-            " ids of prompts and answers, and whoever reaches the address reads them. Without this"
-            " key nothing is published."
+            " ids of prompts and answers, and every program that reaches the address can read them."
+            " Without this key nothing is published."
         ),
     ] = None
     kv_events_replay: Annotated[
