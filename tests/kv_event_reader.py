@@ -126,6 +126,7 @@ class Subscriber:
         self._live.subscribe(topic)
         self._live.connect(endpoint)
         self._replay = self._context.socket(zmq.DEALER)
+        self._has_replay = replay is not None
         if replay is not None:
             self._replay.connect(replay)
 
@@ -191,4 +192,5 @@ class Subscriber:
             if self.agrees(said) and blocks in (None, len(self.blocks.of_hash)):
                 return
             assert time.monotonic() < end, (said, self.blocks.last, len(self.blocks.of_hash))
-            self.receive(0.05)
+            if not self.receive(0.2) and self._has_replay:
+                self.catch_up()  # what came before the subscription did

@@ -16,7 +16,7 @@ from mlx_worker.supervisor.kv_events.feed import KvEventFeed, KvEventState
 from mlx_worker.supervisor.kv_events.log import KvEventLog
 from mlx_worker.supervisor.kv_events.publisher import WAITING_BATCHES, EventSockets
 from tests.kv_event_reader import Subscriber
-from tests.supervisor_harness import kill_worker, planned, running, scripted, soon
+from tests.supervisor_harness import NOWHERE, kill_worker, planned, running, scripted, soon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,7 +95,7 @@ async def test_a_subscriber_that_missed_batches_finds_the_gap(
         assert await beside(subscriber.live)  # lost
     feed.add(1001, 1003)
     await beside(subscriber.follow, feed.report)
-    assert subscriber.replays == replays + 1
+    assert subscriber.replays > replays
 
 
 async def test_a_replay_begins_where_it_is_asked_to(feed: Feed, subscriber: Subscriber) -> None:
@@ -196,6 +196,21 @@ async def test_an_address_that_is_taken_is_named_and_tried_again() -> None:
     assert feed.state.off == ""
     feed.apply(planned().config)
     assert feed.state is None
+
+
+async def test_another_address_counts_from_the_reload_on_and_needs_no_new_process() -> None:
+    first, second, replay = free_endpoint(), free_endpoint(), free_endpoint()
+    async with running(planned(kv_events=first), launcher=scripted()) as node:
+        await warm(node, PROMPT)
+        pid = node.primary.child.status.pid
+        node.reload([planned(kv_events=second, kv_events_replay=replay)], NOWHERE)
+        with Subscriber(second, replay) as subscriber:
+            await beside(subscriber.follow, lambda: events_of(node.primary), 3)
+        assert node.primary.child.status.pid == pid
+        node.reload([planned()], NOWHERE)
+        assert node.primary.kv_events.state is None
+        with socket.create_server(("127.0.0.1", int(first.rpartition(":")[2]))):
+            pass  # the address is free again
 
 
 async def test_a_model_without_the_key_publishes_nothing_and_its_process_reports_nothing() -> None:
