@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 import click
@@ -29,8 +30,14 @@ import uvloop
 from aiohttp import web
 
 from mlx_worker.app import build_app
+from mlx_worker.child.kv_blocks import BlockIndex
 from mlx_worker.config.schema import CacheConfig, Config, ModelConfig, SupervisorConfig
 from mlx_worker.config.sizes import MemoryLimit
+from mlx_worker.kv_disk.keys import CHUNK_TOKENS
+from mlx_worker.supervisor.kv_events.log import KvEventLog
+from mlx_worker.supervisor.kv_events.publisher import EventSockets
+from mlx_worker.wire.framing import encode, frames_from_child
+from mlx_worker.wire.kv_blocks import KvBlocks
 from tests.kv_event_reader import Subscriber
 from tests.supervisor_harness import PLENTY
 from tests.synthetic_models import make_nano
@@ -55,11 +62,14 @@ POLLED: Final = ("/v1/cluster/health", "/v1/cluster/cache", "/metrics")
 ASKED: Final = 1000
 """Requests of one path in a round."""
 
-PROMPTS: Final = 200
-"""Prompts that are warmed in a round with KV events, and in one without."""
+PROMPTS: Final = 100
+TOKENS: Final = 8192
+VOCABULARY: Final = 151_936
+"""The prompts whose blocks are published in a round, and the ids that their tokens may have."""
 
-BLOCKS: Final = 4
-WORDS_A_BLOCK: Final = 256
+FRAMING: Final = 8 + 6
+"""Bytes of a message beside its batch: the number, and what frames the parts."""
+
 FLEETS: Final = (10, 100, 1000)
 
 
@@ -68,11 +78,10 @@ FLEETS: Final = (10, 100, 1000)
 
 @dataclass(frozen=True)
 class Served:
-    """A process with nodes; `events` is where the model of the first one publishes."""
+    """A process with nodes."""
 
     process: psutil.Process
     urls: Sequence[str]
-    events: str
 
     def cpu(self) -> float:
         """Return the seconds of CPU that the process has taken."""
@@ -80,39 +89,35 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(count: int, *, events: bool = False) -> Iterator[Served]:
+def serving(count: int) -> Iterator[Served]:
     """Start nodes in one process, and end them."""
-    command = [sys.executable, "-m", "tests.tools.fleet_cost", "--serve", str(count)]
     with subprocess.Popen(
-        [*command, *(["--events"] if events else [])],
+        [sys.executable, "-m", "tests.tools.fleet_cost", "--serve", str(count)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stdout is not None
-        said = json.loads(process.stdout.readline())
-        yield Served(psutil.Process(process.pid), said["urls"], said["events"])
+        yield Served(psutil.Process(process.pid), json.loads(process.stdout.readline()))
         assert process.stdin is not None
         process.stdin.close()
 
 
-async def serve(count: int, endpoint: str | None) -> None:
+async def serve(count: int) -> None:
     """Serve nodes until the end of standard input."""
     with tempfile.TemporaryDirectory() as folder:
         model = make_nano(Path(folder))
         async with contextlib.AsyncExitStack() as stack:
-            urls = [
-                await stack.enter_async_context(light_node(model, endpoint)) for _ in range(count)
-            ]
-            click.echo(json.dumps({"urls": urls, "events": endpoint or ""}))
+            urls = [await stack.enter_async_context(light_node(model)) for _ in range(count)]
+            click.echo(json.dumps(urls))
             await asyncio.to_thread(sys.stdin.read)
 
 
 @contextlib.asynccontextmanager
-async def light_node(model: Path, endpoint: str | None) -> AsyncIterator[str]:
+async def light_node(model: Path) -> AsyncIterator[str]:
     """Yield the URL of a whole front whose child has no model."""
     config = Config(
-        models=(ModelConfig(id="m", path=str(model), default=True, kv_events=endpoint),),
+        models=(ModelConfig(id="m", path=str(model), default=True),),
         supervisor=SupervisorConfig(
             standby=0, drain_timeout=0, memory_limit=MemoryLimit(PLENTY), prevent_sleep="never"
         ),
@@ -187,32 +192,43 @@ def idle_share(served: Served, seconds: float) -> float:
     return (served.cpu() - before) / seconds
 
 
-async def warm(url: str, first: int) -> None:
-    """Have a node read new prompts, each of some whole blocks."""
-    async with aiohttp.ClientSession() as session:
-        for prompt in range(first, first + PROMPTS):
-            words = " ".join(f"{prompt}w{word}" for word in range(BLOCKS * WORDS_A_BLOCK))
-            async with session.post(f"{url}/cache/warm", json={"system_prompt": words}) as answer:
-                assert answer.status == 200, await answer.text()
+def cost_of_events(rounds: int) -> tuple[float, float, float]:
+    """Return a block's bytes on a socket, and its milliseconds of CPU in the child and the front.
 
-
-def cost_of_events(publishing: Served, silent: Served, rounds: int) -> tuple[float, float]:
-    """Return the bytes of a block's event, and the milliseconds of CPU that publishing adds."""
-    used: dict[str, list[float]] = {"publishing": [], "silent": []}
-    nbytes = batches = 0
-    with Subscriber(publishing.events, waiting=100_000) as subscriber:
-        for at in range(rounds):
-            for name, served in {"silent": silent, "publishing": publishing}.items():
-                before = served.cpu()
-                asyncio.run(warm(served.urls[0], at * PROMPTS))
-                used[name].append(served.cpu() - before)
-            while message := subscriber.live(0.5):
-                nbytes += len(message[1]) + 8 + 6  # the number, and what frames the parts
-                batches += 1
-    blocks = rounds * PROMPTS * BLOCKS
-    assert batches >= rounds * PROMPTS
-    added = median(used["publishing"]) - median(used["silent"])
-    return nbytes / blocks, 1000 * added / (PROMPTS * BLOCKS)
+    Those of the front have the work of a subscriber's library in them, which is in this process.
+    """
+    endpoint, nbytes = free_endpoint(), 0
+    index, log = BlockIndex(), KvEventLog()
+    sockets = EventSockets(log, endpoint, None, "")
+    frames = frames_from_child()
+    children, fronts = [], []
+    with Subscriber(endpoint, waiting=100_000) as subscriber:
+        while subscriber.live(0.05) is None:  # until the subscription is there
+            log.on_batch = sockets.send
+            log.clear()
+        for _ in range(rounds):
+            prompts = [tuple(random.choices(range(VOCABULARY), k=TOKENS)) for _ in range(PROMPTS)]
+            began = time.process_time()
+            sent = []
+            for prompt in prompts:
+                index.add(prompt)
+                sent.append(b"".join(map(encode, index.reports())))
+            read = time.process_time()
+            for data in sent:
+                for report in frames.feed(data):
+                    assert isinstance(report, KvBlocks)
+                    log.on_blocks(report)
+            children.append(read - began)
+            fronts.append(time.process_time() - read)
+            while message := subscriber.live(0.2):
+                nbytes += len(message[1]) + FRAMING
+    sockets.close()
+    blocks = PROMPTS * TOKENS // CHUNK_TOKENS
+    return (
+        nbytes / blocks / rounds,
+        1000 * median(children) / blocks,
+        1000 * median(fronts) / blocks,
+    )
 
 
 # --- many nodes ---------------------------------------------------------------------------
@@ -275,23 +291,23 @@ def many(nodes: int, seconds: float, rounds: int) -> dict[str, float]:
 
 def print_tables(nodes: int, seconds: float, rounds: int) -> None:
     """Measure, and print Markdown."""
-    with serving(1) as silent, serving(1, events=True) as publishing:
-        idle = idle_share(silent, seconds)
-        paths = cost_of_paths(silent, rounds, idle)
-        event = cost_of_events(publishing, silent, rounds)
+    with serving(1) as node:
+        paths = cost_of_paths(node, rounds, idle_share(node, seconds))
+    nbytes, child, front = cost_of_events(rounds)
     click.echo("| one request each second | bytes/s | CPU of the node, ms/s |\n|---|---|---|")
-    for path, (nbytes, ms) in paths.items():
-        click.echo(f"| `{path}` | {nbytes:,.0f} | {ms:.2f} |")
-    click.echo(f"| KV events, a block a second | {event[0]:,.0f} | {event[1]:.2f} |\n")
+    for path, (size, ms) in paths.items():
+        click.echo(f"| `{path}` | {size:,.0f} | {ms:.2f} |")
+    click.echo("\n| KV event | bytes | CPU of the child, ms | CPU of the front, ms |")
+    click.echo(f"|---|---|---|---|\n| one block | {nbytes:,.0f} | {child:.3f} | {front:.3f} |\n")
     found = many(nodes, seconds, rounds)
     click.echo(f"| {nodes} nodes, `{'`, `'.join(POLLED)}` each second | |\n|---|---|")
     for name, value in found.items():
         click.echo(f"| {name} | {value:.2f} |")
-    nbytes = sum(paths[path][0] for path in POLLED)
+    size = sum(paths[path][0] for path in POLLED)
     a_node = found["poller, % of a core"] / nodes
     click.echo("\n| nodes | requests/s | kB/s | poller, % of a core |\n|---|---|---|---|")
     for fleet in FLEETS:
-        asked, kilobytes = fleet * len(POLLED), fleet * nbytes / 1000
+        asked, kilobytes = fleet * len(POLLED), fleet * size / 1000
         click.echo(f"| {fleet:,} | {asked:,} | {kilobytes:,.0f} | {fleet * a_node:.1f} |")
 
 
@@ -300,13 +316,11 @@ def print_tables(nodes: int, seconds: float, rounds: int) -> None:
 @click.option("--seconds", default=15.0)
 @click.option("--rounds", default=3)
 @click.option("--serve", "count", default=0, hidden=True)
-@click.option("--events", is_flag=True, hidden=True)
-def main(nodes: int, seconds: float, rounds: int, count: int, **given: Any) -> None:
+def main(nodes: int, seconds: float, rounds: int, count: int) -> None:
     """Print what a node costs its router, and what many cost."""
     if count:
-        endpoint = free_endpoint() if given["events"] else None
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(count, endpoint))
+            runner.run(serve(count))
     else:
         print_tables(nodes, seconds, rounds)
 
