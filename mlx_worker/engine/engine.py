@@ -28,6 +28,8 @@ from mlx_worker.engine.prefill import LARGEST_CHUNK, PAUSE, READERS, ChunkSizer
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.sequence import Sequence, SequenceTable
 from mlx_worker.engine.sequence_factory import SequenceFactory
+from mlx_worker.engine.speculation.ladder import Ladder
+from mlx_worker.engine.speculation.speculation import Speculation
 from mlx_worker.errors import ConstraintFailed
 from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, RequestFailed, Started
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from mlx_worker.wire.request import ChatRequest
 
 UNKNOWN_COST = KvCost()
+NO_LADDER = Ladder({}, "not measured")
 EngineMessage = (
     Started | PromptWarmed | RequestFailed | PrefillProgress | PromptScores | StepOutput | Done
 )
@@ -77,7 +80,9 @@ class Engine:
         prefill_pause: float = PAUSE,
         remember_turns: bool = True,
         on_encoded: Callable[[], None] = _ignore,
+        ladder: Ladder = NO_LADDER,
     ) -> None:
+        self.speculation = Speculation(ladder, context_length)
         self.cache = PromptCache(cache_bytes)
         self.context_length = context_length
         self.prefilled_tokens = 0
@@ -96,6 +101,7 @@ class Engine:
             model,
             on_read=self._pace.record,
             on_encoded=on_encoded,
+            speculation=self.speculation,
             completion_batch_size=rows,
             # Those that have read all but the last token still count with mlx_lm's readers.
             prefill_batch_size=min(2 * READERS, rows),
@@ -164,6 +170,7 @@ class Engine:
             return end
         with computing():
             sequence.processors = self._factory.processors(request, prompt)
+            self.speculation.start(sequence)
             started = self._admission.enqueue(sequence)
         assert started is None or isinstance(started, Started)
         return started
@@ -224,7 +231,9 @@ class Engine:
             rows: list[RowOutput] = []
             ends: list[EngineMessage] = []
             for response in generated:
-                sequence = self._sequences.by_uid[response.uid]
+                sequence = self._sequences.by_uid.get(response.uid)
+                if sequence is None:
+                    continue  # its text ended at an earlier token of the same step
                 rows.append(self._row(sequence, response))
                 end = self._end(sequence, response)
                 if end is not None:
@@ -325,6 +334,8 @@ class Engine:
             self._sequences.remove(sequence)
             self._retention.store_ended(sequence, response.all_tokens, response.prompt_cache)
         elif text.stopped or complete or problem or sequence.loops:
+            if response.surplus:
+                self._batch.retract(sequence.uid, response.surplus)
             self._remove(sequence, keep=True)
         else:
             return None

@@ -1,0 +1,82 @@
+"""The speculation of one engine: whether rows draft, how wide a pass is, and what came of it.
+
+[child]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from mlx_worker.engine.speculation.drafter import Drafter
+from mlx_worker.engine.speculation.ladder import WIDTHS, WORTH, Ladder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlx_worker.engine.sequence import Sequence as Row
+
+WIDEST: Final = WIDTHS[-1]
+MARGIN: Final = 1.05
+"""How many times as fast a wide pass must be expected to be: it waits for tokens, and cuts KV."""
+
+
+class Speculation:
+    """Decide for the batch of one engine how many drafted tokens a pass has.
+
+    `context_length` is in tokens: no pass reads further. `drafted` and `accepted` count tokens.
+    """
+
+    def __init__(self, ladder: Ladder, context_length: int) -> None:
+        self.drafted = 0
+        self.accepted = 0
+        self._ladder = ladder
+        self._context_length = context_length
+        self._pays: dict[int, bool] = {}
+
+    def start(self, row: Row, prediction: Sequence[int] = ()) -> None:
+        """Have a row draft, unless it decodes step by step.
+
+        Penalties, grammars and budgets of reasoning need each token before the next one.
+        """
+        sampler = row.sampler
+        if self._ladder.because or sampler is None:
+            return
+        if not (row.processors or sampler.constraint or sampler.budget):
+            sampler.drafter = Drafter(prediction, row.ends)
+
+    def record(self, drafted: int, accepted: int) -> None:
+        """Count the tokens of a draft, and those of them that were right."""
+        self.drafted += drafted
+        self.accepted += accepted
+
+    def pays(self, rows: int) -> bool:
+        """Return True if a pass with this number of rows can be worth a wait for its tokens."""
+        if rows not in self._pays:
+            is_on = not self._ladder.because
+            self._pays[rows] = is_on and self._ladder.best_gain(rows) >= WORTH
+        return self._pays[rows]
+
+    def width(self, rows: int, drafts: Sequence[tuple[int, float]], longest: int) -> int:
+        """Return the width of the next pass of this number of rows; 1: no row drafts.
+
+        `drafts` has for each row that could draft how many tokens it has, and its hit rate.
+        `longest` is how many tokens the longest row has.
+        """
+        best, best_speed = 1, MARGIN * rows / self._ladder.cost(rows, 1)
+        widest = min(
+            WIDEST,
+            1 + max((count for count, _ in drafts), default=0),
+            self._context_length - longest,
+        )
+        for width in range(2, widest + 1):
+            expected = sum(_expected(min(count, width - 1), rate) for count, rate in drafts)
+            if (speed := (rows + expected) / self._ladder.cost(rows, width)) > best_speed:
+                best, best_speed = width, speed
+        return best
+
+
+def _expected(count: int, rate: float) -> float:
+    """Return how many of `count` drafted tokens are right on average, from the first one on."""
+    if rate >= 1:
+        return count
+    return float(rate * (1 - rate**count) / (1 - rate))
