@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.kv.cost import max_row_tokens, measure_kv_cost
 from mlx_worker.engine.loading import read_model, weight_bytes
+from mlx_worker.engine.speculation.ladder import ladder_of
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.rules import rules_of
 from mlx_worker.engine.templates.tool_offer import ToolOffers
@@ -75,6 +76,7 @@ def load_model(
             prefill_pause=load.prefill_pause,
             remember_turns=load.remember_turns,
             on_encoded=on_encoded,
+            ladder=ladder_of(model, load.max_concurrency, load.speculation),
         )
         configured = (load.chat_template or "", load.tools) if _differs(load) else ()
         weights = model_identity(folder, model, configured)
@@ -86,7 +88,19 @@ def load_model(
         send([LoadFailed(str(error) or type(error).__name__, permanent)])
         raise
     texts.join()
-    send([Loaded(context, weight_bytes(model), engine.unbatched, kv, weights)])
+    send(
+        [
+            Loaded(
+                context,
+                weight_bytes(model),
+                engine.unbatched,
+                kv,
+                weights,
+                engine.speculation.off,
+                engine.speculation.pass_costs,
+            )
+        ]
+    )
     return LoadedModel(engine, tokenizer, constraints, offers)
 
 

@@ -135,6 +135,8 @@ class EngineWorker:
             device_bytes=mx.get_active_memory(),
             prepared=self._preparation_work.progress,
             slow_work=self._work.slow_counts | self._preparation_work.slow_counts,
+            drafted_tokens=engine.speculation.drafted if engine else 0,
+            accepted_tokens=engine.speculation.accepted if engine else 0,
         )
 
     # --- the threads that prepare ---

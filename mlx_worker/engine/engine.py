@@ -170,7 +170,7 @@ class Engine:
             return end
         with computing():
             sequence.processors = self._factory.processors(request, prompt)
-            self.speculation.start(sequence)
+            self.speculation.start(sequence, prompt.prediction)
             started = self._admission.enqueue(sequence)
         assert started is None or isinstance(started, Started)
         return started

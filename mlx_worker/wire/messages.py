@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from mlx_worker.wire.base import WireMessage
+from mlx_worker.wire.base import WireMessage, WirePart
 from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.output import Done, PromptScores, StepOutput
 from mlx_worker.wire.parting import Parting
@@ -47,7 +47,7 @@ class Load(WireMessage, frozen=True):
     seconds for which prefill delays running streams between two of their tokens. `chat_template`
     replaces the folder's own; `tools` says what becomes of tools if the template has no tool calls.
     `remember_turns`: earlier turns of the model are read as the tokens that were sampled. `disk`
-    None: no KV is kept on disk.
+    None: no KV is kept on disk. `speculation` "off": every token has a forward pass of its own.
     """
 
     model: str
@@ -61,6 +61,7 @@ class Load(WireMessage, frozen=True):
     tools: Literal["refuse", "ignore", "prompt"] = "refuse"
     remember_turns: bool = True
     disk: DiskCache | None = None
+    speculation: Literal["auto", "off"] = "auto"
 
 
 class Generate(WireMessage, frozen=True):
@@ -182,13 +183,22 @@ class LoadProgress(WireMessage, frozen=True):
     total: int
 
 
+class PassCost(WirePart, frozen=True):
+    """Tell how long a forward pass takes that reads `width` tokens of each of `rows` rows."""
+
+    rows: int
+    width: int
+    seconds: float
+
+
 class Loaded(WireMessage, frozen=True):
     """Tell that the model is ready. `weight_bytes` are in memory, `kv` is measured.
 
     `context_length` (tokens) None: neither the model's files nor the configuration states one.
 
     `unbatched` says why the model is served one row at a time; "" where rows are batched.
-    `weights` names what was loaded: the same name means the same weights.
+    `weights` names what was loaded: the same name means the same weights. `pass_costs` were
+    measured; `no_speculation` is why no tokens are drafted, "" where they may be.
     """
 
     context_length: int | None
@@ -196,6 +206,8 @@ class Loaded(WireMessage, frozen=True):
     unbatched: str = ""
     kv: KvCost = KvCost()
     weights: str = ""
+    no_speculation: str = ""
+    pass_costs: list[PassCost] = []
 
 
 class LoadFailed(WireMessage, frozen=True):
@@ -327,7 +339,8 @@ class Pong(WireMessage, frozen=True):
     """Answer a `Ping` with counters since the start, and memory in bytes.
 
     `prepared` rises with each request's preparation, and while one is under way. `slow_work` counts
-    the pieces of work that occupied a thread for longer than allowed, by kind.
+    the pieces of work that occupied a thread for longer than allowed, by kind. `accepted_tokens`
+    of the `drafted_tokens` were right.
     """
 
     seq: int
@@ -338,6 +351,8 @@ class Pong(WireMessage, frozen=True):
     device_bytes: int
     prepared: int = 0
     slow_work: dict[str, int] = {}
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 FromChild = (

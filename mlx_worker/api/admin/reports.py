@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.model_status import ModelStatus
     from mlx_worker.wire.kv_cost import KvCost
+    from mlx_worker.wire.messages import Loaded, Pong
 
 # --- status -------------------------------------------------------------------------------
 
@@ -142,6 +143,7 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
         "warnings": list(model.warnings),
         "contextLength": loaded.context_length if loaded else None,
         "unbatched": loaded.unbatched if loaded else "",
+        "speculation": _speculation(loaded, pong),
         "enteredAt": {name.value: at for name, at in model.entered_at.items()},
         "loadSeconds": child.load_seconds,
         "loading": {"done": child.loading.done, "total": child.loading.total}
@@ -163,6 +165,20 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
             "promptTokens": of_requests.prompt_tokens,
             "cachedTokens": of_requests.cached_tokens,
         },
+    }
+
+
+def _speculation(loaded: Loaded | None, pong: Pong | None) -> dict[str, Any]:
+    """Return why no tokens are drafted, the measured forward passes, and what came of drafts."""
+    costs = loaded.pass_costs if loaded else []
+    return {
+        "off": loaded.no_speculation if loaded else "",
+        "passes": [
+            {"rows": cost.rows, "width": cost.width, "ms": round(cost.seconds * 1000, 3)}
+            for cost in costs
+        ],
+        "draftedTokens": pong.drafted_tokens if pong else 0,
+        "acceptedTokens": pong.accepted_tokens if pong else 0,
     }
 
 

@@ -120,7 +120,8 @@ class Usage:
     """Tokens of one response: `cached` of `prompt` were resident, all choices have `completion`.
 
     `reasoning` of the `completion` tokens were generated while a model reasoned. `parting` is that
-    of the first prompt; None where no earlier prompt of its session is known.
+    of the first prompt; None where no earlier prompt of its session is known. Tokens of the
+    request's prediction were drafted, and accepted or rejected.
     """
 
     prompt: int
@@ -128,6 +129,8 @@ class Usage:
     completion: int = 0
     reasoning: int = 0
     parting: Parting | None = None
+    accepted_prediction: int = 0
+    rejected_prediction: int = 0
 
     @property
     def session_field(self) -> dict[str, dict[str, Any]]:

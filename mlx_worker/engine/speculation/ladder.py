@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, make_prompt_cache
+
+from mlx_worker.engine.batch_support import unbatched_because
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,6 +60,13 @@ class Ladder:
         return max(width * self.cost(rows, 1) / self.cost(rows, width) for width in WIDTHS)
 
 
+def ladder_of(model: Any, rows: int, speculation: Literal["auto", "off"]) -> Ladder:
+    """Return the ladder of a model that was loaded just now, with the configured setting."""
+    if speculation == "off":
+        return Ladder({}, 'the configuration has speculation = "off"')
+    return measure_ladder(model, rows)
+
+
 def measure_ladder(
     model: Any, rows: int, *, clock: Callable[[], float] = time.perf_counter
 ) -> Ladder:
@@ -65,6 +74,8 @@ def measure_ladder(
 
     A model whose KV cannot be cut at any token is not measured: a rejected draft stays in it.
     """
+    if because := unbatched_because(model):
+        return Ladder({}, f"the model takes no batch: {because}")
     layers = make_prompt_cache(model)
     if not all(isinstance(layer, KVCache) for layer in layers):
         return Ladder({}, "the model's KV cannot be cut at any token")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlx_worker.engine.speculation.drafter import Drafter
 from mlx_worker.engine.speculation.ladder import WIDTHS, WORTH, Ladder
+from mlx_worker.wire.messages import PassCost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,19 @@ class Speculation:
         self._ladder = ladder
         self._context_length = context_length
         self._pays: dict[int, bool] = {}
+
+    @property
+    def off(self) -> str:
+        """Return why no row drafts; "" where rows may draft."""
+        return self._ladder.because
+
+    @property
+    def pass_costs(self) -> list[PassCost]:
+        """Return the measured forward passes."""
+        return [
+            PassCost(rows, width, seconds)
+            for (rows, width), seconds in self._ladder.seconds.items()
+        ]
 
     def start(self, row: Row, prediction: Sequence[int] = ()) -> None:
         """Have a row draft, unless it decodes step by step.
