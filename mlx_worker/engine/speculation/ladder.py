@@ -22,7 +22,7 @@ WIDTHS: Final = (1, 2, 4, 8)
 ROWS: Final = (1, 4, 8)
 WORTH: Final = 1.15
 """How many times as fast decoding has to become if all drafts are right."""
-TRIES: Final = 3
+TRIES: Final = 2
 LONGEST: Final = 1.5
 """Seconds after which no further number of rows is measured."""
 
