@@ -170,13 +170,12 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
 
 def _speculation(loaded: Loaded | None, pong: Pong | None) -> dict[str, Any]:
     """Return why no tokens are drafted, the measured forward passes, and what came of drafts."""
-    costs = loaded.pass_costs if loaded else []
+    passes: dict[int, list[float]] = {}
+    for cost in loaded.pass_costs if loaded else []:
+        passes.setdefault(cost.rows, []).append(round(cost.seconds * 1000, 3))
     return {
         "off": loaded.no_speculation if loaded else "",
-        "passes": [
-            {"rows": cost.rows, "width": cost.width, "ms": round(cost.seconds * 1000, 3)}
-            for cost in costs
-        ],
+        "passes": [{"rows": rows, "ms": by_width} for rows, by_width in passes.items()],
         "draftedTokens": pong.drafted_tokens if pong else 0,
         "acceptedTokens": pong.accepted_tokens if pong else 0,
     }
