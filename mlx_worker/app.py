@@ -96,6 +96,7 @@ def build_app(
             memory_limit=settings.memory_limit(supervisor),
             launcher=launcher,
             folders=folder_access(config),
+            cache=config.cache,
         )
 
     app = _app_without_node(config.server)
@@ -193,6 +194,7 @@ async def _run_node(
             sleep_assertion=sleep_assertion,
         )
         app[DASHBOARD_EVENTS] = DashboardEvents(app[CONTEXT], app[HISTORY].recent)
+        await node.kv_folder.open()
         node.start()
         yield
         await node.stop()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
+from mlx_worker.kv_disk.place import FOLDER_VARIABLE
 from tests.markers import StartedProcesses, by_cost, markers_of
 from tests.processes import RunningNode, running_node
 from tests.supervisor_harness import WORKERS
@@ -16,6 +18,11 @@ from tests.synthetic_models import make_caller, make_nano, make_tiny
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
+
+
+# No node of any test finds the user's KV on disk: /dev/null is no folder. Processes inherit this. A
+# test about KV on disk names a folder of its own by `[cache] path`.
+os.environ[FOLDER_VARIABLE] = os.devnull
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -38,8 +38,11 @@ from mlx_worker.wire.messages import (
     ClearCache,
     Detokenize,
     DetokenizeResult,
+    DiskCache,
+    DiskState,
     Generate,
     Hello,
+    Leave,
     Load,
     Loaded,
     LoadFailed,
@@ -73,11 +76,15 @@ NOT_DRAFTED = "it was told so"
 PASS_COSTS = [PassCost(1, 1, 0.001), PassCost(1, 8, 0.0015), PassCost(4, 1, 0.002)]
 CONTEXT_LENGTH = 4096
 CAPACITY = 1 << 20
+DISK_RECORD = 1000
+"""Bytes of each record that the worker says to have on disk."""
 HOLDS = ("pace", "hold-hello", "hold-load", "hold-start", "hold-warm")
 LASTING = ("load-for", "prefill-for")
 REPORTS = 60
 SPLICE = Splice("<|", 2, b"digest", 4, 9, "normal", b"\1\0\0\0")
 """What each prompt is said to have of earlier answers: a front gives it back."""
+RECORDS = tuple(bytes([0, number]) for number in range(9))
+"""The KV that a worker with a disk says it reads, a record each time; one under suspicion never."""
 GARBAGE = (2).to_bytes(4, "big") + b"\xc1\xc1"
 
 
@@ -138,6 +145,8 @@ def arguments(given_flags: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--weights", default="", metavar="NAME", help="what it says it has loaded")
     parser.add_argument("--version", default="1", help="of the code it says it runs")
     parser.add_argument("--package", default="", help="the version of mlx-worker it says it runs")
+    parser.add_argument("--disk-tokens", type=int, metavar="N", help="are read from disk")
+    parser.add_argument("--disk-off", default="", metavar="WHY", help="it says of its disk")
     fault = parser.add_argument_group("faults")
     fault.add_argument("--no-hello", action="store_true")
     fault.add_argument("--wrong-protocol", action="store_true")
@@ -160,6 +169,7 @@ def arguments(given_flags: Sequence[str]) -> argparse.Namespace:
     fault.add_argument("--unavailable", action="store_true")
     fault.add_argument("--fail-warm", action="store_true")
     fault.add_argument("--ignore-eof", action="store_true")
+    fault.add_argument("--die-of-records", type=int, default=0, metavar="N", help="the first N")
     fault.add_argument("--write", metavar="TEXT", help="to stderr, before anything else")
     given = parser.parse_args(given_flags)
     if given.once is not None and not claimed(given.once):
@@ -279,6 +289,9 @@ class FakeWorker:
         self._steps = 0
         self._grown = 0
         self._drafted = 0
+        self._disk_hits = 0
+        self._on_disk = 0
+        self._disk: DiskCache | None = None
 
     @property
     def ignores_eof(self) -> bool:
@@ -331,6 +344,7 @@ class FakeWorker:
     async def _load(self) -> None:
         load = await self._host.next_job()
         assert isinstance(load, Load)
+        self._disk = load.disk
         self._host.send([LoadProgress(WEIGHT_BYTES // 2, WEIGHT_BYTES)])
         if self._flags.hang_in_load:
             await self._host.hang()
@@ -377,8 +391,20 @@ class FakeWorker:
                 self._host.send([DetokenizeResult(job.id, text)])
             case ClearCache() | TrimCache():
                 self._forget(job)
+            case Leave():
+                await self._leave()
             case _:
                 raise AssertionError(job)
+
+    async def _leave(self) -> NoReturn:
+        """Leave, with a step that nobody asked for any more; or stay, as at EOF."""
+        self._host.write("leaving\n")
+        self._host.send(
+            [StepOutput([RowOutput(row.id, [1], "late") for row in self._rows.values()])]
+        )
+        if self.ignores_eof:
+            await self._host.hang()
+        await self._host.end(0)
 
     async def _generate(self, asked: Generate) -> None:
         id_, request = asked.id, asked.request
@@ -407,10 +433,25 @@ class FakeWorker:
         self._prefilled += prompt_tokens - cached
         self._grown += self._flags.grow
         unread = prompt_tokens - cached
+        from_disk = min(cached, self._flags.disk_tokens or 0)
         started = Started(
-            id_, prompt_tokens, cached, hit, room=limit, parting=self._part(asked), splices=[SPLICE]
+            id_,
+            prompt_tokens,
+            cached,
+            hit,
+            room=limit,
+            parting=self._part(asked),
+            splices=[SPLICE],
+            disk_tokens=from_disk,
+            disk_records=self._records(),
         )
         self._host.send([started])
+        if self._flags.disk_tokens is not None:
+            self._disk_hits += bool(from_disk)
+            self._on_disk += 1
+            self._host.send([self._disk_state()])
+        if any(record in RECORDS[: self._flags.die_of_records] for record in started.disk_records):
+            await self._host.end(-signal.SIGSEGV)
         await self._take(
             self._flags.prefill_for,
             lambda share: PrefillProgress(id_, int(unread * share), unread),
@@ -423,6 +464,13 @@ class FakeWorker:
             ]
         )
         await self._go_wrong(self._rows[id_])
+
+    def _records(self) -> list[bytes]:
+        """The record that is read from disk, if there is a disk: the first without suspicion."""
+        disk = self._disk
+        if disk is None:
+            return []
+        return [record for record in RECORDS if record not in disk.suspects][:1]
 
     def _part(self, asked: Generate) -> Parting | None:
         if not asked.session:
@@ -445,6 +493,9 @@ class FakeWorker:
         elif not self._flags.never_shrink:
             self._grown = max(0, self._grown - asked.nbytes)
         self._host.send([CacheCleared(asked.id), self._cache_state(None)])
+        if self._flags.disk_tokens is not None and isinstance(asked, ClearCache):
+            self._on_disk = 0
+            self._host.send([self._disk_state()])
 
     def _now_resident(self, prompt: str) -> CacheState:
         self._resident[digest(prompt)] = len(words(prompt))
@@ -459,6 +510,25 @@ class FakeWorker:
             warmed=len(self._resident),
             bytes=self._grown or sum(self._resident.values()),
             capacity=CAPACITY,
+        )
+
+    def _disk_state(self) -> DiskState:
+        hits, records = self._disk_hits, self._on_disk
+        return DiskState(
+            records=records,
+            bytes=records * DISK_RECORD,
+            total_bytes=records * DISK_RECORD + 1,
+            capacity=CAPACITY,
+            written_today=DISK_RECORD,
+            hits=hits,
+            misses=2 * hits,
+            hit_tokens=hits * (self._flags.disk_tokens or 0),
+            seconds_saved=hits / 2,
+            quarantined=1,
+            corrupt=hits,
+            evicted_segments=hits,
+            dropped=hits,
+            off=self._flags.disk_off,
         )
 
     async def _step(self) -> None:

@@ -28,6 +28,7 @@ WHOLE_NODES: Final = (
 REAL_CHILDREN: Final = (
     *WHOLE_NODES,
     "child/test_child.py",
+    "child/test_leaving.py",
     "faults/test_bound_streams.py",
     "faults/test_every_limit.py",
     "faults/test_every_token.py",

@@ -29,6 +29,9 @@ DEADLINE = 60.0
 CONFIG = "mlx-worker.toml"
 COMMAND = (sys.executable, "-m", "mlx_worker")
 
+NO_DISK = "disk = false"
+"""The section `[cache]` of a node that keeps no KV on disk."""
+
 MEASURED = "COVERAGE_PROCESS_CONFIG"
 """The variable by which processes are measured; on a small disk there is no room for figures."""
 
@@ -133,14 +136,17 @@ def config_text(
     extra: str | Mapping[str, str] = "",
     spares: int = 0,
     port: int = 0,
+    cache: str = NO_DISK,
 ) -> str:
     """A configuration that serves these folders on a free port or `port`; the first is the default.
 
     `extra` is what each model's section has besides, or what that of each name has. A spare child
-    imports all of MLX: a node has `spares` only where a test is about them.
+    imports all of MLX: a node has `spares` only where a test is about them. So is KV on disk, which
+    needs a `cache` with a `path` of the test's own.
     """
     text = f'[server]\nhost = "127.0.0.1"\nport = {port}\n{server}\n'
     text += f"[supervisor]\nstandby = {spares}\n{supervisor}\n"
+    text += f"[cache]\n{cache}\n"
     for i, (name, folder) in enumerate(models.items()):
         default = "true" if i == 0 else "false"
         more = extra if isinstance(extra, str) else extra[name]
@@ -158,6 +164,7 @@ def running_node(
     extra: str | Mapping[str, str] = "",
     spares: int = 0,
     port: int = 0,
+    cache: str = NO_DISK,
     command: Sequence[str] = COMMAND,
     text: str = "",
 ) -> Iterator[RunningNode]:
@@ -167,7 +174,13 @@ def running_node(
     """
     file = folder / CONFIG
     made = config_text(
-        models, server=server, supervisor=supervisor, extra=extra, spares=spares, port=port
+        models,
+        server=server,
+        supervisor=supervisor,
+        extra=extra,
+        spares=spares,
+        port=port,
+        cache=cache,
     )
     file.write_text(text or made)
     process = subprocess.Popen(

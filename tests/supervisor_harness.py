@@ -12,7 +12,7 @@ from typing import Any, Final, Self, TypeVar
 
 import psutil
 
-from mlx_worker.config.schema import ModelConfig
+from mlx_worker.config.schema import CacheConfig, ModelConfig
 from mlx_worker.models.folder import ModelFolder
 from mlx_worker.models.resolve import PlannedModel
 from mlx_worker.supervisor.node import Node
@@ -42,6 +42,9 @@ AT_ONCE = RestartPolicy(base=0.01, ceiling=0.01, intensity=3, period=600)
 
 ALONE = StandbyPolicy(spares=0)
 """No process but those of the models: each flag of a scripted child is one child's."""
+
+NO_DISK = CacheConfig(disk=False)
+"""No KV on disk: what is kept there has its tests, in folders of their own."""
 
 PLENTY = 1 << 40
 """Bytes: nothing here needs as many."""
@@ -178,6 +181,7 @@ async def running(
     standby: StandbyPolicy = ALONE,
     memory_limit: int = PLENTY,
     folders: FolderAccess = NOWHERE,
+    cache: CacheConfig = NO_DISK,
 ) -> AsyncIterator[Node]:
     """A started node; in the end it is stopped, whatever the test left running."""
     node = Node(
@@ -189,7 +193,9 @@ async def running(
         memory_limit=memory_limit,
         launcher=launcher,
         folders=folders,
+        cache=cache,
     )
+    await node.kv_folder.open()
     node.start()
     try:
         yield node

@@ -308,6 +308,7 @@ def running_node(folder: Path) -> Iterator[Node]:
     given = {
         "MLX_WORKER_API_KEYS": f"tester:{KEY}",
         "MLX_WORKER_LOG_FILE": str(log),
+        "MLX_WORKER_KV": str(folder / "kv"),
         "MLX_WORKER_MODELS": str(folder / "models"),
     }
     process = subprocess.Popen(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.kv.cost import max_row_tokens, measure_kv_cost
+from mlx_worker.engine.kv.disk.tier import TierOpening
 from mlx_worker.engine.loading import read_model, weight_bytes
 from mlx_worker.engine.speculation.ladder import ladder_of
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
@@ -19,6 +20,7 @@ from mlx_worker.engine.templates.rules import rules_of
 from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.engine.weights_hash import check_unchanged, folder_state, model_identity
 from mlx_worker.errors import BadModelFolder, ModelNotFoundError, UnservableModel
+from mlx_worker.kv_disk.names import record_in_background
 from mlx_worker.system.process_titles import set_title
 from mlx_worker.wire.messages import Load, Loaded, LoadFailed, LoadProgress
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mlx_worker.child.imported_code import ImportedCode
+    from mlx_worker.engine.kv.disk.tier import DiskTier
     from mlx_worker.wire.base import WireMessage
 
 PERMANENT = (ModelNotFoundError, BadModelFolder, UnservableModel)
@@ -40,6 +43,7 @@ class LoadedModel:
     tokenizer: Any
     constraints: ConstraintCompiler
     offers: ToolOffers
+    disk: DiskTier | None = None
 
 
 def load_model(
@@ -64,7 +68,17 @@ def load_model(
         constraints = ConstraintCompiler(tokenizer)
         texts = threading.Thread(target=_prepare_texts, args=(tokenizer, constraints), name="texts")
         texts.start()  # it holds the interpreter for a while: no stream runs yet
+        configured = (load.chat_template or "", load.tools) if _differs(load) else ()
+        weights = model_identity(folder, model, configured)
+        opening = None
+        if load.disk is not None:
+            opening = TierOpening.start(
+                load.disk, model, weights, code.versions(), cache_bytes=load.cache_bytes
+            )
         kv = measure_kv_cost(model)
+        disk = opening.wait() if opening else None
+        if disk is not None:
+            record_in_background(Path(disk.disk.path), disk.identity.digest, load.model)
         engine = Engine(
             model,
             tokenizer,
@@ -77,9 +91,8 @@ def load_model(
             remember_turns=load.remember_turns,
             on_encoded=on_encoded,
             ladder=ladder_of(model, load.max_concurrency, load.speculation),
+            disk=disk,
         )
-        configured = (load.chat_template or "", load.tools) if _differs(load) else ()
-        weights = model_identity(folder, model, configured)
         check_unchanged(folder, before)
         code.check_unchanged()
     except Exception as error:
@@ -101,7 +114,7 @@ def load_model(
             )
         ]
     )
-    return LoadedModel(engine, tokenizer, constraints, offers)
+    return LoadedModel(engine, tokenizer, constraints, offers, disk)
 
 
 def _prepare_texts(tokenizer: Any, constraints: ConstraintCompiler) -> None:

@@ -7,11 +7,15 @@ loop. The main thread makes every mlx call: load, then admit, cancel and step. [
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
+import os
 import queue
 import sys
 import threading
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -19,6 +23,13 @@ import psutil
 
 from mlx_worker.child.answers import AnswerWatch
 from mlx_worker.child.confirmed_output import ConfirmedOutput
+from mlx_worker.child.disk_work import (
+    EXIT_LEFT,
+    DiskReporter,
+    clear_in_background,
+    end_within,
+    write_and_leave,
+)
 from mlx_worker.child.failures import failure_of, log_failure
 from mlx_worker.child.fatal import end_process
 from mlx_worker.child.memory_footprint import footprint_of
@@ -47,6 +58,7 @@ from mlx_worker.wire.messages import (
     DetokenizeResult,
     Generate,
     Hello,
+    Leave,
     Load,
     Ping,
     Pong,
@@ -60,9 +72,12 @@ from mlx_worker.wire.messages import (
 from mlx_worker.wire.output import Done
 
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from mlx_worker.child.imported_code import ImportedCode
     from mlx_worker.child.pipe import Pipe
     from mlx_worker.engine.engine import Engine
+    from mlx_worker.engine.kv.disk.tier import DiskTier
     from mlx_worker.wire.base import WireMessage
 
 log = logging.getLogger(__name__)
@@ -71,6 +86,14 @@ SWITCH = 0.0005
 """Seconds for which a thread may keep the interpreter while another waits. At Python's 5 ms a
 template beside the decode loop doubles a step of a small model; at this value the step is the
 same."""
+
+
+@dataclass(frozen=True, slots=True)
+class _LeaveBy:
+    """The end of the process; `deadline` is on the monotonic clock."""
+
+    deadline: float
+
 
 _Job = ClearCache | TrimCache | CancelGeneration | Prepared
 
@@ -83,7 +106,8 @@ class EngineWorker:
         self._code = code
         self._output = ConfirmedOutput(pipe.send, self._goes_on)
         self._loads: queue.SimpleQueue[Load] = queue.SimpleQueue()
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | _LeaveBy | None] = queue.SimpleQueue()
+        """None wakes the main thread for a step: KV was read from disk."""
         self._work = WorkMonitor()
         self._preparation_work = WorkMonitor()
         """Apart: only a preparation counts as progress while running; a step may hang."""
@@ -97,6 +121,7 @@ class EngineWorker:
         self._process = psutil.Process()
         self._footprint = footprint_of(self._process)
         self._engine: Engine | None = None
+        self._disk: DiskTier | None = None
         # Ids of requests that are being prepared, and whether they were cancelled meanwhile.
         self._preparing: dict[int, bool] = {}
         self._lock = threading.Lock()
@@ -123,6 +148,9 @@ class EngineWorker:
                 self._jobs.put(message)
             case Load():
                 self._loads.put(message)
+            case Leave():
+                end_within(message.seconds)
+                self._jobs.put(_LeaveBy(time.monotonic() + message.seconds))
 
     def _pong(self, seq: int) -> Pong:
         engine = self._engine
@@ -167,7 +195,12 @@ class EngineWorker:
             send=self._pipe.send,
             on_encoded=self._output.on_encoded,
         )
-        engine = self._engine = loaded.engine
+        engine, self._disk = loaded.engine, loaded.disk
+        self._engine = engine
+        if self._disk is not None:
+            DiskReporter(self._disk, self._pipe.send).start()
+        if engine.disk_reading is not None:
+            engine.disk_reading.wake_by(lambda: self._jobs.put(None))
         # Loaded objects stay: collecting them again would delay every stream for 50 ms.
         gc.collect()
         gc.freeze()
@@ -195,13 +228,35 @@ class EngineWorker:
         return self._engine is not None and not self._engine.has_prefill and self._jobs.empty()
 
     def _take_jobs(self, engine: Engine) -> None:
-        """Run all jobs that wait; with nothing to decode, wait for a job."""
-        while not self._jobs.empty() or not engine.active:
-            job = self._jobs.get()
+        """Run all jobs that wait; with nothing to do in a step, wait for a job."""
+        while not self._jobs.empty() or not engine.active or engine.awaits_disk:
+            job = self._next_job(engine)
+            if job is None:
+                return
+            if isinstance(job, _LeaveBy):
+                self._leave(engine, job.deadline)
             with self._work.measure("admit"):
                 messages = self._run_job(engine, job)
             self._answers.observe(messages)
             self._output.put(engine, messages)
+
+    def _next_job(self, engine: Engine) -> _Job | _LeaveBy | None:
+        """Return the next job, None where a step has something to do.
+
+        While there is neither, write KV to disk when that is due.
+        """
+        writer, reading = engine.entry_writer, engine.disk_reading
+        until = reading.seconds_left if reading is not None else None
+        while writer is not None and (seconds := writer.wait_seconds) is not None:
+            with contextlib.suppress(queue.Empty):
+                return self._jobs.get(timeout=seconds if until is None else min(seconds, until))
+            writer.advance(is_idle=True)
+            if until is not None:
+                return None
+        try:
+            return self._jobs.get(timeout=until)
+        except queue.Empty:
+            return None
 
     def _run_job(self, engine: Engine, job: _Job) -> list[WireMessage]:
         match job:
@@ -217,12 +272,26 @@ class EngineWorker:
             case CancelGeneration():
                 done = engine.cancel(job.id)
                 return [done] if done else []
-            case ClearCache():
-                engine.clear_cache()
-                self._preparation.partings.clear()
-            case TrimCache():
-                engine.trim_cache(job.nbytes)
-        return [CacheCleared(job.id)]
+            case ClearCache() | TrimCache():
+                return self._forget(engine, job)
+
+    def _forget(self, engine: Engine, job: ClearCache | TrimCache) -> list[WireMessage]:
+        """Forget cached prompts. The disk sends the answer itself, once all is deleted."""
+        if isinstance(job, TrimCache):
+            engine.trim_cache(job.nbytes)
+            return [CacheCleared(job.id)]
+        engine.clear_cache()
+        self._preparation.partings.clear()
+        if self._disk is None:
+            return [CacheCleared(job.id)]
+        clear_in_background(self._disk, job.id, self._pipe.send)
+        return []
+
+    def _leave(self, engine: Engine, deadline: float) -> NoReturn:
+        """Write what is worth keeping, until `deadline` on the monotonic clock, and end."""
+        if self._disk is not None:
+            write_and_leave(engine, self._disk, deadline)
+        os._exit(EXIT_LEFT)
 
     def _admit(self, engine: Engine, job: ReadyToGenerate) -> list[WireMessage]:
         id_, request_id = job.message.id, job.message.request_id

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_worker.api.middleware.credentials import Credentials
+from mlx_worker.cli.doctor.kv_checks import kv_on_disk
 from mlx_worker.cli.reports.output import print_json
 from mlx_worker.config.problems import find_problems
 from mlx_worker.errors import WorkerError
@@ -97,6 +98,7 @@ def _print_plan(config: Config, planned: list[PlannedModel], credentials: Creden
         f"{f'requires a key: {names}' if names else 'requires no key'}"
         f"{'; no key needed from ' if server.trusted else ''}{', '.join(server.trusted)}"
     )
+    click.echo(_kv_on_disk(config))
     for item in planned:
         model, folder = item.config, item.inspected
         names = ", ".join((model.id, *model.aliases))
@@ -112,6 +114,13 @@ def _print_plan(config: Config, planned: list[PlannedModel], credentials: Creden
             click.echo(f"  warms {path}")
         for warning in item.warnings:
             click.echo(f"  warning: {warning}")
+
+
+def _kv_on_disk(config: Config) -> str:
+    finding = kv_on_disk(config)
+    return f"{finding.subject}: {finding.said}" + (
+        f"\n  warning: {finding.advice}" if finding.advice else ""
+    )
 
 
 def _as_json(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from mlx_worker.config.schema import Config, ModelConfig, ServerConfig
+from mlx_worker.config.schema import CacheConfig, Config, ModelConfig, ServerConfig
 from mlx_worker.errors import SourceUnavailable
 from mlx_worker.server import serve
 
@@ -29,7 +29,8 @@ def demo_config(models_dir: Path, port: int) -> Config:
     """Return the configuration of the demo: one model, which serves every model name."""
     model = ModelConfig(id=MODEL, path=MODEL, aliases=("current-model",), default=True)
     server = ServerConfig(port=port, models_dir=models_dir)
-    return Config(models=(model,), server=server, folder=Path.cwd())
+    cache = CacheConfig(disk=False)  # one question is asked: there is nothing to keep
+    return Config(models=(model,), server=server, cache=cache, folder=Path.cwd())
 
 
 async def run_demo(models_dir: Path, port: int, *, once: bool) -> None:

@@ -1,11 +1,11 @@
 """The command line.
 
 Every command ends with an exit code of sysexits.h: 0 done, 1 another error of the node, a defect,
-or output that nothing reads, 2 wrong usage, 65 a broken model or download, 66 an unknown model or
-request, 69 an address in use, or a source or node that cannot be reached, 70 no model served for
-`exit_when_failed_for`, 71 a failure of the service manager, 73 a failure of the disk, 75 not
-possible now or not in time, 77 a wrong or missing key, 78 an invalid configuration, 130 ended by
-ctrl-C. Errors are one line on stderr; `check` writes one for each problem.
+or output that nothing reads, 2 wrong usage, 65 a broken model, download or record, 66 an unknown
+model or request, 69 an address in use, or a source or node that cannot be reached, 70 no model
+served for `exit_when_failed_for`, 71 a failure of the service manager, 73 a failure of the disk,
+75 not possible now or not in time, 77 a wrong or missing key, 78 an invalid configuration, 130
+ended by ctrl-C. Errors are one line on stderr; `check` writes one for each problem.
 
 A command imports what it needs when it is called: a node that starts does not wait for tables and
 progress bars. [front]
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from mlx_worker.cli.cache_commands import cache
 from mlx_worker.cli.model_commands import MODEL_COMMANDS
 from mlx_worker.cli.model_files.fits import fits
 from mlx_worker.cli.model_files.init import init
@@ -92,6 +93,7 @@ app.add_command(service)
 app.add_command(fits)
 app.add_command(init)
 app.add_command(pull)
+app.add_command(cache)
 
 
 @app.command

@@ -26,6 +26,7 @@ from mlx_worker.config.schema import (
     SupervisorConfig,
     TelemetryConfig,
 )
+from mlx_worker.config.sizes import in_words
 from mlx_worker.validation import too_much
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ RESERVED_ARGUMENTS: Final = frozenset(
     }
 )
 """Arguments that steer the tokenizer itself: `chat_template_kwargs` is for the template only."""
+
+LEAST_FREE: Final = 10**6
+LEAST_CAPACITY: Final = 10**6
+"""Bytes of `[cache]` under which KV on disk does not work."""
 
 _DEEPEST: Final = 64
 _MOST_VALUES: Final = 10_000
@@ -116,6 +121,7 @@ def contradictions(config: Config, make_error: MakeError) -> Iterator[Exception]
     yield from _check_telemetry(config.telemetry, make_error)
     yield from _check_tables(config, make_error)
     yield from _check_pins(config, make_error)
+    yield from _check_cache(config, make_error)
 
 
 def _check_names(config: Config, make_error: MakeError) -> Iterator[Exception]:
@@ -213,6 +219,27 @@ def _check_pins(config: Config, make_error: MakeError) -> Iterator[Exception]:
     for i, model in enumerate(config.models):
         if model.pin and model.idle_timeout is not None:
             yield make_error(f"models[{i}].idle_timeout", "a pinned model is never unloaded")
+
+
+def _check_cache(config: Config, make_error: MakeError) -> Iterator[Exception]:
+    cache, models_dir = config.cache, config.server.models_dir
+    if cache.disk_free_min < LEAST_FREE:
+        yield make_error(
+            "cache.disk_free_min",
+            f"{cache.disk_free_min} is under {LEAST_FREE} bytes ({in_words(LEAST_FREE)}): on a full"
+            " volume the KV on disk would go off and on again and again",
+        )
+    if cache.disk_cache_bytes is not None and cache.disk_cache_bytes < LEAST_CAPACITY:
+        yield make_error(
+            "cache.disk_cache_bytes",
+            f"{cache.disk_cache_bytes} is under {LEAST_CAPACITY} bytes"
+            f" ({in_words(LEAST_CAPACITY)}): that holds 256 tokens of hardly any model;"
+            " cache.disk = false turns KV on disk off",
+        )
+    if cache.path is not None and cache.path == models_dir:
+        yield make_error(
+            "cache.path", f"{cache.path} is server.models_dir too: name another folder"
+        )
 
 
 def _check_environment(

@@ -181,11 +181,14 @@ Written by `python -m tests.tools.generated` from the types that read a file.
   `~/.config/mlx-worker/` on Linux, `~/Library/Application Support/mlx-worker/` on macOS.
 - The models folder in the user's data folder is `~/.local/share/mlx-worker/models` on Linux,
   `~/Library/Application Support/mlx-worker/models` on macOS.
+- The KV on disk in the user's cache folder is `~/.cache/mlx-worker/kv` on Linux,
+  `~/Library/Caches/mlx-worker/kv` on macOS.
 
 | variable | meaning |
 |---|---|
 | `MLX_WORKER_API_KEYS` | Keys of the node, `name:key,name:key`, beside `server.api_keys_file`. |
 | `MLX_WORKER_API_KEY` | The key that commands and clients send. |
+| `MLX_WORKER_KV` | The folder of the KV on disk, if `cache.path` is not set. |
 | `MLX_WORKER_MODELS` | The models folder, if `server.models_dir` is not set. |
 | `MLX_WORKER_LOG_FILE` | The log file of a launchd service, if `log.file` is not set. |
 | `MLX_MODEL_PATH` | The model of programs that import `mlx_worker.inference` and load none. |

@@ -24,6 +24,7 @@ from mlx_worker.wire.messages import PromptWarmed, RequestFailed, Started
 
 if TYPE_CHECKING:
     from mlx_worker.engine.batch import Batch
+    from mlx_worker.engine.kv.disk.reading import DiskReading
     from mlx_worker.engine.kv.prompt_cache import PromptCache
     from mlx_worker.engine.kv.retention import KvRetention
     from mlx_worker.engine.sequence import Sequence, SequenceTable
@@ -35,7 +36,8 @@ Begun = Started | PromptWarmed | RequestFailed
 class BatchAdmission:
     """Admit the sequences of one engine to its batch.
 
-    `kv_bytes` bounds the KV of all rows, by `kv_cost`; None: there is no bound.
+    `kv_bytes` bounds the KV of all rows, by `kv_cost`; None: there is no bound. `disk` reads KV
+    from disk; None: no KV is there.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class BatchAdmission:
         kv_cost: KvCost,
         kv_bytes: int | None,
         is_cuttable: bool,
+        disk: DiskReading | None = None,
     ) -> None:
         self._sequences = sequences
         self._batch = batch
@@ -56,6 +59,20 @@ class BatchAdmission:
         self._kv_cost = kv_cost
         self._kv_bytes = kv_bytes
         self._is_cuttable = is_cuttable
+        self._disk = disk
+        self._has_changed = False
+
+    @property
+    def awaits_disk(self) -> bool:
+        """True if no waiting sequence can start before a record is read."""
+        disk = self._disk
+        return disk is not None and disk.is_reading and not (disk.has_work or self._has_changed)
+
+    def forget(self, sequence: Sequence) -> None:
+        """Forget what a waiting sequence that has ended waited for."""
+        self._has_changed = True
+        if self._disk is not None:
+            self._disk.forget(sequence)
 
     def enqueue(self, sequence: Sequence) -> Begun | None:
         """Start a sequence now, or have it wait: None. Raises KvTooLarge."""
@@ -65,6 +82,7 @@ class BatchAdmission:
                 sequence, self._sequences.by_id.values(), any_length=self._is_cuttable
             )
         self._sequences.add(sequence)
+        self._has_changed = True
         if len(self._sequences.waiting) > 1:
             return None
         try:
@@ -75,6 +93,7 @@ class BatchAdmission:
 
     def start_waiting(self) -> list[Begun]:
         """Start the waiting sequences that may start, in the order of their arrival."""
+        self._has_changed = False
         if not self._sequences.waiting:
             return []
         begun: list[Begun] = []
@@ -83,10 +102,11 @@ class BatchAdmission:
         for sequence in list(self._sequences.waiting):
             if not has_prefill_slot(readers):
                 break
-            resident = partial(self._cache.resident, sequence.prompt.tokens)
-            if can_start_prefill(sequence, readers, resident):
+            if self._may_start(sequence, readers):
                 if not fits(sequence, rows, self._kv_cost, self._kv_bytes):
                     break  # a sequence that is overtaken might wait for ever
+                if self._waits_for_disk(sequence):
+                    continue
                 self._sequences.waiting.remove(sequence)
                 message = self._start(sequence)
                 if sequence.reading:
@@ -109,6 +129,16 @@ class BatchAdmission:
                 f"this model has {in_words(self._kv_bytes or 0)} for KV",
                 param="max_tokens" if limited else "messages",
             )
+
+    def _may_start(self, sequence: Sequence, readers: list[Sequence]) -> bool:
+        if self._disk is not None and self._disk.is_read_for(sequence):
+            return False
+        resident = partial(self._cache.resident, sequence.prompt.tokens)
+        return can_start_prefill(sequence, readers, resident)
+
+    def _waits_for_disk(self, sequence: Sequence) -> bool:
+        is_alone = len(self._sequences.by_id) == 1
+        return self._disk is not None and self._disk.has_to_wait(sequence, is_alone=is_alone)
 
     def _start(self, sequence: Sequence) -> Begun | None:
         """Put a sequence into the batch; None for a prompt to be warmed, which has no `Started`."""
@@ -135,6 +165,8 @@ class BatchAdmission:
             stop_sequences=[stop_sequences(sequence.ends)],
         )
         sequence.cached = sequence.read = cached
+        if sequence.from_disk is not None:
+            sequence.stored_tokens = cached  # just now: followers need no copy
         self._sequences.enter_batch(sequence, uid)
         return None if sequence.text is None else self._started(sequence)
 
@@ -148,6 +180,8 @@ class BatchAdmission:
         )
         room = sequence.max_tokens + sequence.replayed
         cached = min(sequence.cached, asked)
+        disk = sequence.from_disk
+        disk_tokens = 0 if disk is None else max(0, min(cached, disk.stop) - disk.start)
         return Started(
             sequence.id,
             asked,
@@ -157,4 +191,6 @@ class BatchAdmission:
             room,
             parting=prompt.parting,
             splices=list(prompt.splices),
+            disk_tokens=disk_tokens,
+            disk_records=[] if disk is None or not disk_tokens else list(disk.names),
         )

@@ -19,6 +19,8 @@ from mlx_worker.engine.checks.computation import computing
 from mlx_worker.engine.ending import ending
 from mlx_worker.engine.history.history import TurnHistory
 from mlx_worker.engine.history.memory import history_bytes
+from mlx_worker.engine.kv.disk.entry_writer import EntryWriter
+from mlx_worker.engine.kv.disk.reading import DiskReading
 from mlx_worker.engine.kv.prompt_cache import MAX_BYTES, PromptCache
 from mlx_worker.engine.kv.retention import KvRetention
 from mlx_worker.engine.output.logprobs import read_logprobs
@@ -45,6 +47,7 @@ from mlx_worker.wire.output import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlx_worker.engine.kv.disk.tier import DiskTier
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.wire.request import ChatRequest
 
@@ -81,6 +84,7 @@ class Engine:
         remember_turns: bool = True,
         on_encoded: Callable[[], None] = _ignore,
         ladder: Ladder = NO_LADDER,
+        disk: DiskTier | None = None,
     ) -> None:
         self.speculation = Speculation(ladder, context_length)
         self.cache = PromptCache(cache_bytes)
@@ -107,9 +111,16 @@ class Engine:
             prefill_batch_size=min(2 * READERS, rows),
             prefill_step_size=LARGEST_CHUNK,
         )
+        self.entry_writer = EntryWriter(disk, self._batch, self._pace) if disk else None
+        self.cache.observer = self.entry_writer
         cuttable = is_cuttable(model)
         self._sequences = SequenceTable()
         self._retention = KvRetention(self._batch, self.cache, is_cuttable=cuttable)
+        self.disk_reading = (
+            DiskReading(disk, model, self._batch, self.cache, self._retention, self._pace)
+            if disk
+            else None
+        )
         self._admission = BatchAdmission(
             self._sequences,
             self._batch,
@@ -118,7 +129,13 @@ class Engine:
             kv_cost=kv,
             kv_bytes=kv_bytes,
             is_cuttable=cuttable,
+            disk=self.disk_reading,
         )
+
+    @property
+    def awaits_disk(self) -> bool:
+        """True if `step` has nothing to do before a record is read from disk."""
+        return not self._sequences.by_uid and self._admission.awaits_disk
 
     @property
     def active(self) -> int:
@@ -218,11 +235,19 @@ class Engine:
         self.history.remember(sequence)
         return Done(id_, "cancelled", sequence.produced)
 
+    def cancel_all(self) -> None:
+        """Free all rows and store their KV."""
+        for id_ in list(self._sequences.by_id):
+            self.cancel(id_)
+
     # --- steps ---
 
     def step(self) -> list[EngineMessage]:
         """Run one decode step for all rows, then at most one chunk of prefill."""
-        messages: list[EngineMessage] = [*self._admission.start_waiting()]
+        messages: list[EngineMessage] = []
+        if self.disk_reading is not None:
+            messages += self.disk_reading.advance(is_decoding=bool(self._sequences.by_uid))
+        messages += self._admission.start_waiting()
         prompts, generated = self._next()
         for response in prompts:
             messages += self._prefilled(response)
@@ -240,11 +265,15 @@ class Engine:
                     ends.append(end)
             messages.append(StepOutput(rows))
             messages += ends
+        if self.entry_writer is not None:
+            self.entry_writer.advance(is_idle=False)
         return messages
 
     def clear_cache(self) -> None:
         """Forget every cached prompt; running rows keep theirs."""
         self.cache.clear()
+        if self.disk_reading is not None:
+            self.disk_reading.clear()
         self.history.clear()
         mx.clear_cache()
 
@@ -352,3 +381,5 @@ class Engine:
         self._sequences.remove(sequence)
         if in_batch:
             self._batch.remove([sequence.uid])
+        else:
+            self._admission.forget(sequence)

@@ -76,6 +76,11 @@ class ChunkSizer:
         each = min(most, together // max(1, len(readers)))
         return chunk_past_segment_ends(max(SMALLEST_CHUNK, each), readers)
 
+    @property
+    def rate(self) -> float | None:
+        """Return the tokens read in a second; None before any were read."""
+        return self._rate
+
     def _together(self, seconds: float, decoding: bool) -> int:
         if self._rate is None:
             return FIRST_CHUNK if decoding else FIRST_CHUNK_ALONE

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlx_worker.engine.kv.disk.reading import FromDisk
     from mlx_worker.engine.limits.loop_guard import LoopGuard
     from mlx_worker.engine.output.prompt_scores import PromptScorer
     from mlx_worker.engine.output.text_stream import TextStream
@@ -33,7 +34,8 @@ class Sequence:
     and count in `produced`. `sampled` are those and all that followed. `prefix_leader` is an
     earlier sequence that reads `shared_prefix` tokens for this one too. `stored_tokens` are in the
     prompt cache already. `notices` are warnings about the answer. `loop_guard` None: no repetition
-    ends the answer.
+    ends the answer. `asked_disk`: the disk was asked for the prompt's KV; `from_disk` is what was
+    read.
     """
 
     id: int
@@ -62,6 +64,8 @@ class Sequence:
     over: bool = False
     prefix_leader: Sequence | None = None
     shared_prefix: int = 0
+    asked_disk: bool = False
+    from_disk: FromDisk | None = None
 
     @property
     def waiting(self) -> bool:

@@ -26,8 +26,8 @@ DAY: Final = 86_400
 _FIELDS: Final = struct.Struct("<8sqQ")
 _MAGIC: Final = b"MLXWKVAC"
 _CHECK_BYTES: Final = 8
-_TRIES: Final = 200
-_PAUSE: Final = 0.005
+_SECONDS: Final = 2.0
+_PAUSE: Final = 0.001
 
 
 class AccountBusy(Exception):
@@ -43,17 +43,19 @@ class Account:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the other writers out. Raises AccountBusy after about a second."""
+        """Keep the other writers out. Raises AccountBusy after two seconds.
+
+        A lock that is waited for by the kernel has no deadline, and another child may be stopped
+        while that child holds the lock. So the lock is tried again and again, more often than
+        another writer leaves a gap between two writes.
+        """
         descriptor = open_file(self._root, NAME, os.O_RDWR | os.O_CREAT)
+        deadline = time.monotonic() + _SECONDS
         try:
-            for _ in range(_TRIES):
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    time.sleep(_PAUSE)
-            else:
-                raise AccountBusy
+            while not _locked(descriptor):
+                if time.monotonic() >= deadline:
+                    raise AccountBusy
+                time.sleep(_PAUSE)
             yield
         finally:
             os.close(descriptor)
@@ -66,15 +68,17 @@ class Account:
         """Return the bytes written today; all of `budget` where the account is damaged."""
         return self._load(budget)[1]
 
-    def charge(self, nbytes: int, budget: int) -> None:
-        """Add bytes to what was written today."""
+    def charge(self, nbytes: int, budget: int) -> int:
+        """Add bytes to what was written today, and return the sum."""
         day, written = self._load(budget)
-        fields = _FIELDS.pack(_MAGIC, day, min(written + nbytes, (1 << 64) - 1))
+        written = min(written + nbytes, (1 << 64) - 1)
+        fields = _FIELDS.pack(_MAGIC, day, written)
         descriptor = open_file(self._root, NAME, os.O_RDWR | os.O_CREAT)
         try:
             os.pwrite(descriptor, fields + _check(fields), 0)
         finally:
             os.close(descriptor)
+        return written
 
     def _load(self, budget: int) -> tuple[int, int]:
         """Return the day and its bytes.
@@ -97,6 +101,14 @@ class Account:
         if today > day:
             return today, 0
         return (day if day - today <= 1 else today), written
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _bytes_below(parent: int, name: str, depth: int) -> int:

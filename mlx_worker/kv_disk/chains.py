@@ -7,6 +7,7 @@ window and the state at its end, if the model has such layers. [child]
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.kv_disk.keys import CHUNK_TOKENS, next_key
@@ -31,12 +32,19 @@ class Chain:
 
 
 def find_chain(
-    store: DiskStore, identity: Identity, tokens: Sequence[int], kinds: frozenset[Kind]
+    store: DiskStore,
+    identity: Identity,
+    tokens: Sequence[int],
+    kinds: frozenset[Kind],
+    *,
+    apart: bool = False,
 ) -> Chain | None:
     """Return the longest prefix of `tokens` that is on disk, None where there is none.
 
-    `kinds` are the kinds of records that the model's layers need.
+    `kinds` are the kinds of records that the model's layers need. Records under suspicion count
+    only where they may be read `apart` from others.
     """
+    contains = partial(store.contains, apart=apart)
     ends = kinds - {Kind.DELTA}
     chunks: list[Address] = []
     best: Chain | None = None
@@ -48,12 +56,12 @@ def find_chain(
                 continue
             key = next_key(parent, tokens[start:stop])
             delta = Address(Kind.DELTA, key)
-            if Kind.DELTA in kinds and not store.contains(delta):
+            if Kind.DELTA in kinds and not contains(delta):
                 continue
             if stop - start == CHUNK_TOKENS:
                 whole = key
             last = [Address(kind, key) for kind in sorted(ends)]
-            if (best is None or stop > best.length) and all(map(store.contains, last)):
+            if (best is None or stop > best.length) and all(map(contains, last)):
                 own = [delta] if Kind.DELTA in kinds else []
                 best = Chain(stop, (*chunks, *own, *last))
         if Kind.DELTA in kinds:

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.folder import lock, open_file, open_folder
-from mlx_worker.kv_disk.index import HALF_LIFE, MAX_SAVED, parse
+from mlx_worker.kv_disk.index import decay
 from mlx_worker.kv_disk.payload import BadRecord
+from mlx_worker.kv_disk.saved_index import MAX_SAVED, parse_segments
 from mlx_worker.kv_disk.segments import Segments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_worker.kv_disk.index import Index, SegmentState
+    from mlx_worker.kv_disk.index import SegmentState
 
 INDEX_NAME: Final = "index"
 
@@ -39,23 +40,6 @@ class Victim(NamedTuple):
     size: int
 
 
-def own_victims(
-    index: Index, segments: dict[int, SegmentState], active: int, now: float
-) -> list[Victim]:
-    """Return the segments of the open identity; the one being written only if alone."""
-    numbers = [number for number in segments if number != active] or list(segments)
-    return [
-        Victim(
-            sum(index.worth(entry, now) for entry in index.of_segment(number))
-            / max(1, segments[number].end),
-            "",
-            number,
-            segments[number].end,
-        )
-        for number in numbers
-    ]
-
-
 def resting_victims(root: int, own: str, now: float) -> list[Victim]:
     """Return the segments of the identities that no process has open.
 
@@ -68,9 +52,9 @@ def resting_victims(root: int, own: str, now: float) -> list[Victim]:
                 continue
             identity = bytes.fromhex(name)
             saved = _saved_segments(folder, identity)
-            for number, (size, _) in Segments(folder, identity, os.pwrite).sizes().items():
+            for number, (size, _) in Segments(folder, identity).sizes().items():
                 state = saved.get(number)
-                worth = state.worth * _decay(now - state.valued_at) if state else 0.0
+                worth = state.worth * decay(now - state.valued_at) if state else 0.0
                 victims.append(Victim(worth / max(1, size), name, number, size))
     return victims
 
@@ -80,8 +64,9 @@ def remove_resting(root: int, victim: Victim) -> bool:
     with _resting(root, victim.folder) as folder:
         if folder is None:
             return False
-        segments = Segments(folder, bytes.fromhex(victim.folder), os.pwrite)
-        segments.remove(victim.number)
+        segments = Segments(folder, bytes.fromhex(victim.folder))
+        with contextlib.suppress(FileNotFoundError):
+            segments.remove(victim.number)
         if not segments.sizes():
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(INDEX_NAME, dir_fd=folder)
@@ -115,10 +100,6 @@ def _resting(root: int, name: str) -> Iterator[int | None]:
 
 def _saved_segments(folder: int, identity: bytes) -> dict[int, SegmentState]:
     try:
-        return parse(read_file(folder, INDEX_NAME, MAX_SAVED), identity)[0]
+        return parse_segments(read_file(folder, INDEX_NAME, MAX_SAVED), identity)
     except (OSError, StorageError, BadRecord):
         return {}
-
-
-def _decay(age: float) -> float:
-    return float(0.5 ** (min(max(0.0, age), 1e9) / HALF_LIFE))

@@ -89,6 +89,21 @@ def lock(folder: int, holder: str) -> int:
     return descriptor
 
 
+def is_locked(folder: int) -> bool:
+    """Return True if another process holds the folder's lock; no lock is made."""
+    try:
+        descriptor = open_file(folder, LOCK_NAME)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def same_folder(path: Path, descriptor: int) -> bool:
     """Return True if the path still leads to the open folder: a volume may have vanished."""
     return os.path.samestat(path.lstat(), os.fstat(descriptor))
@@ -109,24 +124,26 @@ def _open_directory(name: str, below: int | None = None) -> int:
 
 
 def _check_format(root: int, path: Path, *, create: bool) -> None:
-    """Write the format's name into an empty folder; refuse a folder that has another."""
-    try:
+    """Write the format's name into an empty folder; refuse a folder that has another.
+
+    The name may be empty: another process is about to write the name, or died before that.
+    """
+    text = b""
+    with contextlib.suppress(FileNotFoundError):
         descriptor = open_file(root, FORMAT_NAME)
-    except FileNotFoundError:
-        if not create or set(os.listdir(root)) - {LOCK_NAME}:
-            raise StorageError(f"{path} is no folder of the KV cache: left alone") from None
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        descriptor = open_file(root, FORMAT_NAME, flags)
         try:
-            os.write(descriptor, FORMAT_TEXT)
+            text = os.read(descriptor, _LONGEST_FORMAT)
         finally:
             os.close(descriptor)
-        return
-    try:
-        text = os.read(descriptor, _LONGEST_FORMAT)
-    finally:
-        os.close(descriptor)
-    if text != FORMAT_TEXT:
+    if not text:
+        if not create or set(os.listdir(root)) - {FORMAT_NAME, LOCK_NAME}:
+            raise StorageError(f"{path} is no folder of the KV cache: left alone")
+        descriptor = open_file(root, FORMAT_NAME, os.O_WRONLY | os.O_CREAT)
+        try:
+            os.pwrite(descriptor, FORMAT_TEXT, 0)
+        finally:
+            os.close(descriptor)
+    elif text != FORMAT_TEXT:
         name = text.decode("ascii", "backslashreplace").strip()[:80]
         raise StorageError(f"{path} is of another version ({name!r}): left alone")
 

@@ -1,42 +1,45 @@
 """What one identity has on disk, in memory: rebuilt from headers, or from a saved copy.
 
-The saved copy is a shortcut for the start: a segment whose size or time of change differs from the
-copy's is scanned. The copy also has what headers lack: how often and when a record was used.
-
 [both]
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
+import time
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from mlx_worker.kv_disk.keys import IDENTITY_BYTES, KEY_BYTES
-from mlx_worker.kv_disk.payload import BadRecord
-from mlx_worker.kv_disk.records import Address, Header, Kind, Mark
+from mlx_worker.kv_disk.records import Address, Kind, Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from mlx_worker.kv_disk.records import Record
+    from mlx_worker.kv_disk.records import Header, Record
+
+T = TypeVar("T")
 
 HALF_LIFE: Final = 7 * 86_400.0
 """Seconds after which a use counts half."""
 
-MAX_SAVED: Final = 256 << 20
-"""Bytes: no saved index is larger."""
+_PAUSE: Final = 0.0001
 
-_MAGIC: Final = b"MLXWKVIX"
-_FORMAT: Final = 1
-_HEAD: Final = struct.Struct(f"<8sH{IDENTITY_BYTES}sdII")
-_SEGMENT: Final = struct.Struct("<IQqdd")
-_ENTRY: Final = struct.Struct(f"<BB{KEY_BYTES}s{KEY_BYTES}sIIdIQQdd")
-_CHECK_BYTES: Final = 16
-_KINDS: Final = {int(kind): kind for kind in Kind}
-_MARKS: Final = {int(mark): mark for mark in Mark}
+
+def in_pieces(items: Iterable[T], size: int) -> Iterator[T]:
+    """Yield all items, with a pause after each `size` of them.
+
+    A thread that computes in Python holds up the thread that decodes for up to 5 ms, each time
+    that the latter comes back from mlx. In the pause the latter takes its turn at once.
+    """
+    for count, item in enumerate(items, 1):
+        yield item
+        if not count % size:
+            time.sleep(_PAUSE)
+
+
+def decay(age: float) -> float:
+    """Return how much a use of `age` seconds ago counts."""
+    return float(0.5 ** (min(max(0.0, age), 1e9) / HALF_LIFE))
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +60,7 @@ class Entry:
 
     def uses_at(self, now: float) -> float:
         """Return the uses, of which those long ago count less."""
-        return float(self.uses * 0.5 ** (min(max(0.0, now - self.used_at), 1e9) / HALF_LIFE))
+        return self.uses * decay(now - self.used_at)
 
 
 @dataclass(slots=True)
@@ -81,7 +84,9 @@ class Index:
     def __init__(self) -> None:
         self._entries: dict[Address, Entry] = {}
         self._of_segment: defaultdict[int, set[Address]] = defaultdict(set)
-        self._stops: defaultdict[bytes, dict[int, int]] = defaultdict(dict)
+        self._after: defaultdict[bytes, set[Address]] = defaultdict(set)
+        self._worth: dict[int, tuple[float, float]] = {}
+        """The worth of a segment, and when: all worth decays alike, until a record changes."""
         self.nbytes = 0
         self.set_aside = 0
         """Records that are under suspicion."""
@@ -102,8 +107,8 @@ class Index:
             self.remove(entry.address)
         self._entries[entry.address] = entry
         self._of_segment[entry.segment].add(entry.address)
-        stops = self._stops[entry.parent]
-        stops[entry.stop] = stops.get(entry.stop, 0) + 1
+        self._after[entry.parent].add(entry.address)
+        self._value_anew(entry)
         self.nbytes += entry.length
         self.set_aside += entry.mark is not Mark.LIVE
 
@@ -112,17 +117,23 @@ class Index:
         if entry.address in self._entries:
             self.set_aside += (mark is not Mark.LIVE) - (entry.mark is not Mark.LIVE)
         entry.mark = mark
+        self._value_anew(entry)
+
+    def use(self, entry: Entry, now: float) -> None:
+        """Count a use of a record."""
+        entry.uses = entry.uses_at(now) + 1
+        entry.used_at = now
+        self._worth.pop(entry.segment, None)
 
     def remove(self, address: Address) -> None:
         """Remove a record."""
         entry = self._entries.pop(address)
         self._of_segment[entry.segment].discard(address)
-        stops = self._stops[entry.parent]
-        stops[entry.stop] -= 1
-        if not stops[entry.stop]:
-            del stops[entry.stop]
-            if not stops:
-                del self._stops[entry.parent]
+        after = self._after[entry.parent]
+        after.discard(address)
+        if not after:
+            del self._after[entry.parent]
+        self._value_anew(entry)
         self.nbytes -= entry.length
         self.set_aside -= entry.mark is not Mark.LIVE
 
@@ -135,10 +146,12 @@ class Index:
         for address in list(self._of_segment.pop(number, ())):
             self.remove(address)
         self._of_segment.pop(number, None)
+        self._worth.pop(number, None)
 
     def stops_after(self, parent: bytes) -> list[int]:
         """Return where the records that follow the key `parent` end, the longest first."""
-        return sorted(self._stops.get(parent, ()), reverse=True)
+        after = self._after.get(parent, ())
+        return sorted({self._entries[address].stop for address in after}, reverse=True)
 
     def is_orphan(self, kind: Kind, start: int, parent: bytes) -> bool:
         """Return True if a chunk follows a chunk that is not on disk."""
@@ -154,6 +167,20 @@ class Index:
         if self.is_orphan(entry.address.kind, entry.start, entry.parent):
             return 0.0
         return entry.seconds * entry.uses_at(now)
+
+    def segment_worth(self, number: int, now: float) -> float:
+        """Return the worth of all records of a segment."""
+        if number not in self._worth:
+            worth = sum(self.worth(entry, now) for entry in self.of_segment(number))
+            self._worth[number] = (worth, now)
+        worth, at = self._worth[number]
+        return worth * decay(now - at)
+
+    def _value_anew(self, entry: Entry) -> None:
+        """Forget the worth of a record's segment, and that of the chunks after the record."""
+        self._worth.pop(entry.segment, None)
+        for address in self._after.get(entry.address.key, ()):
+            self._worth.pop(self._entries[address].segment, None)
 
 
 def new_entry(record: Record, length: int, now: float) -> Entry:
@@ -173,11 +200,6 @@ def new_entry(record: Record, length: int, now: float) -> Entry:
     )
 
 
-def saved_bytes(entries: int, segments: int) -> int:
-    """Return the bytes of a saved copy."""
-    return _HEAD.size + segments * _SEGMENT.size + entries * _ENTRY.size + _CHECK_BYTES
-
-
 def entry_of(header: Header, segment: int, offset: int, now: float) -> Entry:
     """Return the entry of a record that was found by a scan."""
     return Entry(
@@ -193,79 +215,3 @@ def entry_of(header: Header, segment: int, offset: int, now: float) -> Entry:
         uses=1.0,
         used_at=now,
     )
-
-
-def dump(identity: bytes, index: Index, segments: dict[int, SegmentState], now: float) -> bytes:
-    """Return the saved copy."""
-    parts = [_HEAD.pack(_MAGIC, _FORMAT, identity, now, len(segments), len(index))]
-    for number, state in segments.items():
-        worth = sum(index.worth(entry, now) for entry in index.of_segment(number))
-        parts.append(_SEGMENT.pack(number, state.end, state.changed, worth, now))
-    parts.extend(
-        _ENTRY.pack(
-            entry.address.kind,
-            entry.mark,
-            entry.address.key,
-            entry.parent,
-            entry.start,
-            entry.stop,
-            entry.seconds,
-            entry.segment,
-            entry.offset,
-            entry.length,
-            entry.uses,
-            entry.used_at,
-        )
-        for entry in index
-    )
-    content = b"".join(parts)
-    return content + _check(content)
-
-
-def parse(
-    content: bytes, identity: bytes
-) -> tuple[dict[int, SegmentState], dict[int, list[Entry]]]:
-    """Return the segments and their entries of a saved copy. Raises BadRecord."""
-    if len(content) < _HEAD.size + _CHECK_BYTES or len(content) > MAX_SAVED:
-        raise BadRecord("no saved index")
-    view = memoryview(content)
-    body, check = view[:-_CHECK_BYTES], bytes(view[-_CHECK_BYTES:])
-    magic, version, owner, _, segment_count, entry_count = _HEAD.unpack_from(body)
-    size = _HEAD.size + segment_count * _SEGMENT.size + entry_count * _ENTRY.size
-    if magic != _MAGIC or version != _FORMAT or owner != identity or len(body) != size:
-        raise BadRecord("no saved index of this identity")
-    if _check(body) != check:
-        raise BadRecord("the checksum differs")
-    border = _HEAD.size + segment_count * _SEGMENT.size
-    segments = {
-        number: SegmentState(end, changed, worth, valued_at)
-        for number, end, changed, worth, valued_at in _SEGMENT.iter_unpack(
-            body[_HEAD.size : border]
-        )
-    }
-    entries: dict[int, list[Entry]] = {number: [] for number in segments}
-    try:
-        for kind, mark, key, *rest in _ENTRY.iter_unpack(body[border:]):
-            parent, start, stop, seconds, segment, offset, length, uses, used_at = rest
-            entries[segment].append(
-                Entry(
-                    Address(_KINDS[kind], key),
-                    parent,
-                    start,
-                    stop,
-                    seconds,
-                    segment,
-                    offset,
-                    length,
-                    _MARKS[mark],
-                    uses,
-                    used_at,
-                )
-            )
-    except KeyError:
-        raise BadRecord("impossible fields") from None
-    return segments, entries
-
-
-def _check(content: bytes | memoryview) -> bytes:
-    return hashlib.blake2b(content, digest_size=_CHECK_BYTES).digest()

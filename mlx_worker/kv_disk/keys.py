@@ -1,8 +1,8 @@
 """The names under which KV is stored: a hash chain over chunks of token ids.
 
 A key covers every token before the key's end and everything that makes KV right: the weights, the
-versions of mlx and mlx-lm, the class of each layer's cache, the dtype and the adapter. Equal keys
-mean equal KV; nothing is found by the name of a model. Pure. [both]
+versions of mlx and mlx-lm, the class of each layer's cache, the dtype, the adapter and the device
+that computed. Equal keys mean equal KV; nothing is found by the name of a model. Pure. [both]
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import struct
 from array import array
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,14 @@ _PERSON: Final = b"mlxworker-kv-1"
 _COUNT: Final = struct.Struct("<I")
 
 
+class HasDigest(Protocol):
+    """What names the folder of an identity, and each record in the folder."""
+
+    @property
+    def digest(self) -> bytes:
+        """Return the hash of an identity."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """Everything but the tokens that the bytes of KV depend on."""
@@ -35,11 +43,13 @@ class Identity:
     layers: tuple[str, ...]
     dtype: str
     adapter: str = ""
+    device: str = ""
 
     @cached_property
     def encoded(self) -> bytes:
         """Return the identity as bytes; no two identities have the same bytes."""
-        texts = (self.weights, self.mlx, self.mlx_lm, self.dtype, self.adapter, *self.layers)
+        versions = (self.mlx, self.mlx_lm, self.dtype)
+        texts = (self.weights, *versions, self.adapter, self.device, *self.layers)
         fields = [text.encode() for text in texts]
         return b"".join(_COUNT.pack(len(field)) + field for field in fields)
 

@@ -13,18 +13,21 @@ from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.account import Account
 from mlx_worker.kv_disk.eviction import INDEX_NAME, read_file
 from mlx_worker.kv_disk.folder import lock, open_file, open_folder, open_root, same_folder
-from mlx_worker.kv_disk.index import MAX_SAVED, Index, SegmentState, dump, entry_of, parse
+from mlx_worker.kv_disk.index import Index, SegmentState, entry_of, in_pieces
 from mlx_worker.kv_disk.payload import BadRecord
 from mlx_worker.kv_disk.records import Mark
+from mlx_worker.kv_disk.saved_index import MAX_SAVED, dump, parse
 from mlx_worker.kv_disk.segments import Segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mlx_worker.kv_disk.keys import Identity
+    from mlx_worker.kv_disk.keys import HasDigest
+    from mlx_worker.kv_disk.segments import ReadAt, WriteAt
 
 _TEMPORARY: Final = "index.new"
+_PIECE: Final = 500
 
 
 class OpenedFolder:
@@ -33,9 +36,10 @@ class OpenedFolder:
     def __init__(
         self,
         path: Path,
-        identity: Identity,
+        identity: HasDigest,
         now: Callable[[], float],
-        write_at: Callable[..., int],
+        write_at: WriteAt,
+        read_at: ReadAt,
         *,
         create: bool,
     ) -> None:
@@ -49,11 +53,11 @@ class OpenedFolder:
             stack.callback(os.close, self.folder)
             stack.callback(os.close, lock(self.folder, "process"))
             self.account = Account(self.root, now)
-            self.segments = Segments(self.folder, identity.digest, write_at)
+            self.segments = Segments(self.folder, identity.digest, write_at, read_at)
             self.index = Index()
             self.states: dict[int, SegmentState] = {}
             self.active = 0
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(_TEMPORARY, dir_fd=self.folder)  # a crash left a save half done
             self._load(now())
             self._descriptors = stack.pop_all()
@@ -67,17 +71,31 @@ class OpenedFolder:
         if not same_folder(self._path, self.root):
             raise FileNotFoundError(f"{self._path} is another folder now")
 
-    def save_index(self, now: float) -> int:
-        """Write the saved index, and return its bytes. The caller has made room for them."""
+    def dump_index(self, now: float) -> list[bytes]:
+        """Return what the saved index is to hold, in pieces."""
         for number, (size, changed) in self.segments.sizes().items():
-            if number in self.states and size == self.states[number].end:
-                self.states[number].changed = changed
-        content = dump(self._identity.digest, self.index, self.states, now)
+            state = self.states.get(number)
+            if state is not None and size == state.end:
+                state.changed = changed
+        return dump(self._identity.digest, self.index, self.states, now)
+
+    def save_index(self, pieces: list[bytes]) -> bool:
+        """Write the saved index; False where something else has its name, a folder perhaps.
+
+        The caller has made room for the pieces.
+        """
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        with os.fdopen(open_file(self.folder, _TEMPORARY, flags), "wb") as file:
-            file.write(content)
-        os.rename(_TEMPORARY, INDEX_NAME, src_dir_fd=self.folder, dst_dir_fd=self.folder)
-        return len(content)
+        try:
+            with os.fdopen(open_file(self.folder, _TEMPORARY, flags), "wb") as file:
+                file.writelines(pieces)
+            os.rename(_TEMPORARY, INDEX_NAME, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        except (OSError, StorageError) as error:
+            with contextlib.suppress(OSError):
+                os.unlink(_TEMPORARY, dir_fd=self.folder)
+            if isinstance(error, (IsADirectoryError, StorageError)):
+                return False
+            raise
+        return True
 
     def remove_index(self) -> None:
         """Remove the saved index, and what a crash left of one."""
@@ -90,7 +108,7 @@ class OpenedFolder:
         try:
             content = read_file(self.folder, INDEX_NAME, MAX_SAVED)
             saved, entries = parse(content, self._identity.digest)
-        except (FileNotFoundError, StorageError, BadRecord):
+        except (OSError, StorageError, BadRecord):  # only a shortcut
             saved, entries = {}, {}
         for number, (size, changed) in self.segments.sizes().items():
             known = saved.get(number)
@@ -109,7 +127,7 @@ class OpenedFolder:
                     if entry.address in uses:
                         entry.uses = uses[entry.address].uses
                         entry.used_at = uses[entry.address].used_at
-            for entry in found:
+            for entry in in_pieces(found, _PIECE):
                 if entry.mark is not Mark.DELETED:
                     self.index.add(entry)
         self.active = max(self.segments.numbers(), default=0)

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 MAX_LAYERS: Final = 1024
 MAX_ARRAYS: Final = 16
@@ -99,8 +99,11 @@ def nbytes_of(payload: Payload) -> int:
     return sum(len(array.data) for layer in payload for array in layer.arrays if array)
 
 
-def serialize(payload: Payload) -> tuple[bytes, bytes]:
-    """Return the description and the data. Raises BadRecord for what no file may hold."""
+def serialize(payload: Payload) -> tuple[bytes, list[bytes | memoryview]]:
+    """Return the description and the data of each array, which is not copied.
+
+    Raises BadRecord for what no file may hold.
+    """
     parts = [_COUNT.pack(len(payload))]
     for layer in payload:
         parts.append(_LAYER.pack(layer.family, len(layer.numbers), len(layer.arrays)))
@@ -112,8 +115,10 @@ def serialize(payload: Payload) -> tuple[bytes, bytes]:
                 parts.append(_ARRAY.pack(array.dtype, len(array.shape)))
                 parts.append(struct.pack(f"<{len(array.shape)}I", *array.shape))
     description = b"".join(parts)
-    data = b"".join(array.data for layer in payload for array in layer.arrays if array)
-    attach(description, memoryview(data))  # what could not be read back is not written
+    data = [array.data for layer in payload for array in layer.arrays if array]
+    sizes = _sizes(description, sum(map(len, data)))
+    if sizes != list(map(len, data)):  # what could not be read back is not written
+        raise BadRecord("an array is not as large as its shape says")
     return description, data
 
 
@@ -122,7 +127,46 @@ def attach(description: bytes, data: memoryview) -> Payload:
 
     The arrays are parts of `data`, not copies. Raises BadRecord.
     """
-    if len(description) > MAX_DESCRIPTION or len(data) > MAX_DATA:
+    return tuple(
+        LayerBytes(
+            layer.family,
+            layer.numbers,
+            tuple(
+                array and ArrayBytes(array.dtype, array.shape, data[array.start : array.stop])
+                for array in layer.arrays
+            ),
+        )
+        for layer in _described(description, len(data))
+    )
+
+
+class _Place(NamedTuple):
+    """An array's type and shape, and where its bytes lie in the data."""
+
+    dtype: Dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class _Described(NamedTuple):
+    family: Family
+    numbers: tuple[int, ...]
+    arrays: tuple[_Place | None, ...]
+
+
+def _sizes(description: bytes, size: int) -> list[int]:
+    return [
+        array.stop - array.start
+        for layer in _described(description, size)
+        for array in layer.arrays
+        if array
+    ]
+
+
+def _described(description: bytes, size: int) -> list[_Described]:
+    """Return what a description says of `size` bytes of data. Raises BadRecord."""
+    if len(description) > MAX_DESCRIPTION or size > MAX_DATA:
         raise BadRecord("the record is larger than any")
     reader = _Reader(description)
     (count,) = reader.unpack(_COUNT)
@@ -135,15 +179,15 @@ def attach(description: bytes, data: memoryview) -> Payload:
         if number_count > MAX_NUMBERS or array_count > MAX_ARRAYS:
             raise BadRecord("too many parts in a layer")
         numbers = reader.unpack(struct.Struct(f"<{number_count}q"))
-        arrays: list[ArrayBytes | None] = []
+        arrays: list[_Place | None] = []
         for _ in range(array_count):
-            array = reader.array(data, start)
-            start += len(array.data) if array else 0
+            array = reader.array(start, size)
+            start = array.stop if array else start
             arrays.append(array)
-        layers.append(LayerBytes(_known(Family, family), numbers, tuple(arrays)))
-    if start != len(data) or not reader.at_end:
+        layers.append(_Described(_known(Family, family), numbers, tuple(arrays)))
+    if start != size or not reader.at_end:
         raise BadRecord("the sizes do not add up")
-    return tuple(layers)
+    return layers
 
 
 class _Reader:
@@ -165,7 +209,7 @@ class _Reader:
         self._place = end
         return values
 
-    def array(self, data: memoryview, start: int) -> ArrayBytes | None:
+    def array(self, start: int, end: int) -> _Place | None:
         code, axes = self.unpack(_ARRAY)
         if code == _ABSENT:
             return None
@@ -173,10 +217,10 @@ class _Reader:
         if axes > MAX_AXES:
             raise BadRecord("too many axes")
         shape = self.unpack(struct.Struct(f"<{axes}I"))
-        size = prod(shape) * dtype.size
-        if size > len(data) - start:
+        stop = start + prod(shape) * dtype.size
+        if stop > end:
             raise BadRecord("an array is larger than its data")
-        return ArrayBytes(dtype, shape, data[start : start + size])
+        return _Place(dtype, shape, start, stop)
 
 
 def _known(kind: type[E], code: int) -> E:

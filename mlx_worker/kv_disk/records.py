@@ -2,7 +2,11 @@
 
 The header has a checksum of its own and the checksum of everything behind the header. One byte
 behind the header's checksum is the record's mark, the only byte that changes after a record was
-written: a record is set aside or deleted in place. Pure. [both]
+written: a record is set aside or deleted in place.
+
+The checksum of the body is xxh3: a checksum finds damage, and does not keep out a person who can
+write to the folder. Its `update` computes 64 MiB in 10 ms and lets other threads run meanwhile.
+Pure. [both]
 """
 
 from __future__ import annotations
@@ -11,7 +15,9 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import xxhash
 
 from mlx_worker.kv_disk.keys import IDENTITY_BYTES, KEY_BYTES
 from mlx_worker.kv_disk.payload import (
@@ -23,6 +29,9 @@ from mlx_worker.kv_disk.payload import (
     serialize,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 FORMAT: Final = 1
 MAGIC: Final = b"MLXWKV\r\n"
 
@@ -32,7 +41,7 @@ MARK_OFFSET: Final = _FIELDS.size + _CHECK_BYTES
 HEADER_BYTES: Final = 160
 MAX_RECORD: Final = HEADER_BYTES + MAX_DESCRIPTION + MAX_DATA
 
-_MAX_TOKEN: Final = 1 << 31
+MAX_TOKEN: Final = 1 << 31
 
 
 class Kind(IntEnum):
@@ -100,9 +109,30 @@ class Header:
         return HEADER_BYTES + self.description_bytes + self.data_bytes
 
 
-def encode(identity: bytes, record: Record) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The bytes of a record, in the order of `parts`: the arrays are not copied."""
+
+    parts: tuple[bytes | memoryview, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.parts)
+
+
+def checksum(parts: Iterable[bytes | memoryview]) -> bytes:
+    """Return the checksum of all parts, one after the other."""
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def encode(identity: bytes, record: Record) -> Encoded:
     """Return the bytes of a record. Raises BadRecord for what no file may hold."""
-    if not 0 <= record.start < record.stop < _MAX_TOKEN:
+    if not 0 <= record.start < record.stop < MAX_TOKEN:
         raise BadRecord("the token range is impossible")
     description, data = serialize(record.payload)
     fields = _FIELDS.pack(
@@ -116,11 +146,11 @@ def encode(identity: bytes, record: Record) -> bytes:
         record.stop,
         min(0xFFFFFFFF, max(0, round(record.seconds * 1e6))),
         len(description),
-        len(data),
-        _body_check(description, data),
+        sum(map(len, data)),
+        checksum([description, *data]),
     )
     header = (fields + _header_check(fields)).ljust(HEADER_BYTES, b"\0")
-    return header + description + data
+    return Encoded((header + description, *data))
 
 
 def decode_header(header: bytes, identity: bytes) -> Header:
@@ -137,7 +167,7 @@ def decode_header(header: bytes, identity: bytes) -> Header:
         raise BadRecord(f"format {version} is not {FORMAT}")
     if owner != identity:
         raise BadRecord("of another identity")
-    if kind not in _KINDS or not 0 <= start < stop < _MAX_TOKEN:
+    if kind not in _KINDS or not 0 <= start < stop < MAX_TOKEN:
         raise BadRecord("impossible fields")
     if described > MAX_DESCRIPTION or held > MAX_DATA:
         raise BadRecord("the record is larger than any")
@@ -159,10 +189,9 @@ def decode_body(header: Header, body: memoryview) -> Payload:
     """Return the payload behind a header. Raises BadRecord."""
     if len(body) != header.description_bytes + header.data_bytes:
         raise BadRecord("the record ends early")
-    description, data = body[: header.description_bytes], body[header.description_bytes :]
-    if _body_check(description, data) != header.body_check:
+    if checksum([body]) != header.body_check:
         raise BadRecord("the checksum differs")
-    return attach(bytes(description), data)
+    return attach(bytes(body[: header.description_bytes]), body[header.description_bytes :])
 
 
 _KINDS: Final = frozenset(Kind)
@@ -171,9 +200,3 @@ _MARKS: Final = frozenset(Mark)
 
 def _header_check(fields: bytes) -> bytes:
     return hashlib.blake2b(fields, digest_size=_CHECK_BYTES).digest()
-
-
-def _body_check(description: bytes | memoryview, data: bytes | memoryview) -> bytes:
-    digest = hashlib.blake2b(description, digest_size=16)
-    digest.update(data)
-    return digest.digest()

@@ -6,6 +6,9 @@ behind a torn or damaged header is never read. [both]
 
 from __future__ import annotations
 
+import errno
+import itertools
+import mmap
 import os
 import re
 from typing import TYPE_CHECKING, Final
@@ -15,6 +18,7 @@ from mlx_worker.kv_disk.payload import BadRecord, Payload
 from mlx_worker.kv_disk.records import (
     HEADER_BYTES,
     MARK_OFFSET,
+    Encoded,
     Header,
     Mark,
     decode_body,
@@ -26,8 +30,19 @@ if TYPE_CHECKING:
 
     from mlx_worker.kv_disk.index import Entry
 
+    WriteAt = Callable[[int, list[memoryview], int], int]
+    """As `os.pwritev`."""
+
+    ReadAt = Callable[[int, list[memoryview], int], int]
+    """As `os.preadv`."""
+
 SEGMENT_BYTES: Final = 64 << 20
 MAX_SEGMENTS: Final = 100_000
+
+_MAX_NUMBER: Final = 99_999_999
+
+_MAX_BUFFERS: Final = 1024
+"""Buffers that Linux and macOS take in one write."""
 
 _NAME: Final = re.compile(r"[0-9]{8}\.seg")
 
@@ -35,10 +50,17 @@ _NAME: Final = re.compile(r"[0-9]{8}\.seg")
 class Segments:
     """The segment files of one folder."""
 
-    def __init__(self, folder: int, identity: bytes, write_at: Callable[..., int]) -> None:
+    def __init__(
+        self,
+        folder: int,
+        identity: bytes,
+        write_at: WriteAt = os.pwritev,
+        read_at: ReadAt = os.preadv,
+    ) -> None:
         self._folder = folder
         self._identity = identity
         self._write_at = write_at
+        self._read_at = read_at
 
     def sizes(self) -> dict[int, tuple[int, int]]:
         """Return the size and the time of change, in ns, of each segment; the oldest first."""
@@ -55,6 +77,13 @@ class Segments:
         names = os.listdir(self._folder)  # noqa: PTH208  (a descriptor)
         return [int(name[:8]) for name in names if _NAME.fullmatch(name)]
 
+    def next_number(self, highest: int) -> int:
+        """Return a number behind `highest` that no file has; a lower one where none is left."""
+        if highest < _MAX_NUMBER:
+            return highest + 1
+        taken = {highest, *self.numbers()}
+        return next(number for number in itertools.count(1) if number not in taken)
+
     def scan(self, number: int) -> tuple[list[tuple[int, Header]], int, int]:
         """Return the headers that can be believed, the end of the last record, and the file's."""
         descriptor = open_file(self._folder, _name(number))
@@ -66,7 +95,7 @@ class Segments:
         end = headers[-1][0] + headers[-1][1].length if headers else 0
         return headers, end, size
 
-    def append(self, number: int, offset: int, record: bytes) -> None:
+    def append(self, number: int, offset: int, record: Encoded) -> None:
         """Write a record at the end of a segment; leave nothing behind where that fails.
 
         Raises BadRecord where another program has cut the segment.
@@ -78,10 +107,7 @@ class Segments:
                 raise BadRecord("the segment is shorter than its records")
             if size > offset:  # a write that failed could not be taken back
                 os.ftruncate(descriptor, offset)
-            written = 0
-            view = memoryview(record)
-            while written < len(record):
-                written += self._write_at(descriptor, view[written:], offset + written)
+            self._write(descriptor, [memoryview(part) for part in record.parts if part], offset)
         except OSError:
             os.ftruncate(descriptor, offset)
             if not offset:
@@ -94,28 +120,29 @@ class Segments:
         """Return the header and everything behind the header. Raises BadRecord."""
         descriptor = open_file(self._folder, _name(number))
         try:
-            header = decode_header(os.pread(descriptor, HEADER_BYTES, offset), self._identity)
+            header = self._header(descriptor, offset)
             if offset + header.length > os.fstat(descriptor).st_size:
                 raise BadRecord("the record ends early")
-            body = bytearray(header.length - HEADER_BYTES)
-            view = memoryview(body)
-            done = 0
-            while done < len(body):
-                count = os.preadv(descriptor, [view[done:]], offset + HEADER_BYTES + done)
-                if not count:
-                    raise BadRecord("the record ends early")
-                done += count
+            size = header.length - HEADER_BYTES
+            if not size:
+                raise BadRecord("the record is empty")
+            # Fresh pages of the system: a bytearray is filled with zeros first, which holds up all
+            # threads for the time that 32 MiB take.
+            view = memoryview(mmap.mmap(-1, size))
+            self._read(descriptor, view, offset + HEADER_BYTES)
         finally:
             os.close(descriptor)
         return header, view.toreadonly()
 
-    def read_whole(self, number: int, offset: int) -> bytes:
+    def read_whole(self, number: int, offset: int) -> Encoded:
         """Return the bytes of a record that is right. Raises BadRecord."""
         header, body = self.read(number, offset)
         decode_body(header, body)
         descriptor = open_file(self._folder, _name(number))
         try:
-            return os.pread(descriptor, HEADER_BYTES, offset) + body
+            head = bytearray(HEADER_BYTES)
+            self._read(descriptor, memoryview(head), offset)
+            return Encoded((bytes(head), body))
         finally:
             os.close(descriptor)
 
@@ -135,7 +162,7 @@ class Segments:
         """Change the mark of a record in place."""
         descriptor = open_file(self._folder, _name(number), os.O_RDWR)
         try:
-            self._write_at(descriptor, bytes([mark]), offset + MARK_OFFSET)
+            self._write(descriptor, [memoryview(bytes([mark]))], offset + MARK_OFFSET)
         finally:
             os.close(descriptor)
 
@@ -143,11 +170,44 @@ class Segments:
         """Remove a segment; reads that are under way go on."""
         os.unlink(_name(number), dir_fd=self._folder)
 
+    def _header(self, descriptor: int, offset: int) -> Header:
+        content = bytearray(HEADER_BYTES)
+        self._read(descriptor, memoryview(content), offset)
+        return decode_header(bytes(content), self._identity)
+
+    def _read(self, descriptor: int, view: memoryview, offset: int) -> None:
+        """Fill the view. Raises BadRecord where the file ends, or the disk cannot read a place.
+
+        A place that cannot be read is damage of one record, not of the disk.
+        """
+        done = 0
+        while done < len(view):
+            try:
+                count = self._read_at(descriptor, [view[done:]], offset + done)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                raise BadRecord("the disk cannot read the record") from error
+            if count <= 0:
+                raise BadRecord("the record ends early")
+            done += count
+
+    def _write(self, descriptor: int, buffers: list[memoryview], offset: int) -> None:
+        while buffers:
+            count = self._write_at(descriptor, buffers[:_MAX_BUFFERS], offset)
+            if count <= 0:
+                raise OSError(errno.EIO, "the disk takes no bytes")
+            offset += count
+            while buffers and count >= len(buffers[0]):
+                count -= len(buffers.pop(0))
+            if count:
+                buffers[0] = buffers[0][count:]
+
     def _headers(self, descriptor: int, size: int) -> Iterator[tuple[int, Header]]:
         offset = 0
         while offset + HEADER_BYTES <= size:
             try:
-                header = decode_header(os.pread(descriptor, HEADER_BYTES, offset), self._identity)
+                header = self._header(descriptor, offset)
             except BadRecord:
                 return
             if offset + header.length > size:

@@ -13,22 +13,27 @@ from typing import TYPE_CHECKING, Final
 from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.eviction import (
     Victim,
-    own_victims,
     remove_resting,
     resting_victims,
 )
-from mlx_worker.kv_disk.index import Entry, SegmentState, saved_bytes
-from mlx_worker.kv_disk.payload import BadRecord
-from mlx_worker.kv_disk.segments import SEGMENT_BYTES
+from mlx_worker.kv_disk.index import Entry, SegmentState, in_pieces
+from mlx_worker.kv_disk.payload import MAX_DATA, BadRecord
+from mlx_worker.kv_disk.saved_index import MAX_SAVED, saved_bytes
+from mlx_worker.kv_disk.segments import MAX_SEGMENTS, SEGMENT_BYTES
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mlx_worker.kv_disk.opened import OpenedFolder
+    from mlx_worker.kv_disk.records import Encoded
 
 _LEAST_SEGMENTS: Final = 16
 """Segments that the capacity is cut into at least, so that an eviction takes a small part."""
+
+_MOST_SEGMENTS: Final = MAX_SEGMENTS // 2
+_MOST: Final = 1 << 62
+_PIECE: Final = 8
 
 _RESCUED_PART: Final = 4
 _RESCUED_DENSITY: Final = 4.0
@@ -43,6 +48,15 @@ class Limits:
     writes_per_day: int
     free_min: int
     segment_bytes: int = SEGMENT_BYTES
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for bounds that no folder can keep."""
+        if not 0 < self.segment_bytes <= MAX_DATA:
+            raise ValueError(f"segment_bytes of {self.segment_bytes} is out of range")
+        if not 0 < self.capacity <= _MOST:
+            raise ValueError(f"a capacity of {self.capacity} bytes is out of range")
+        if min(self.writes_per_day, self.free_min) < 0:
+            raise ValueError("bounds in bytes cannot be negative")
 
 
 def free_bytes_of(descriptor: int) -> int:
@@ -65,26 +79,37 @@ class Space:
         self._lock = lock
         self._now = now
         self._free_bytes = free_bytes
-        self._segment_bytes = max(1, min(limits.segment_bytes, limits.capacity // _LEAST_SEGMENTS))
+        large = max(limits.segment_bytes, limits.capacity // _MOST_SEGMENTS)
+        self._segment_bytes = max(1, min(large, limits.capacity // _LEAST_SEGMENTS))
         self.evicted_segments = 0
+        self.total_bytes = 0
+        self.written_today = 0
+        """As measured last: with each write, and by `measure`."""
 
     def is_day_over(self, opened: OpenedFolder, nbytes: int) -> bool:
         """Return True if `nbytes` more would be over the day's budget."""
         budget = self.limits.writes_per_day
         return opened.account.written_today(budget) + nbytes > budget
 
-    def append(self, opened: OpenedFolder, entry: Entry, data: bytes) -> None:
+    def measure(self, opened: OpenedFolder) -> None:
+        """Measure the folder's bytes, and read what was written today."""
+        self.total_bytes = opened.account.total()
+        self.written_today = opened.account.written_today(self.limits.writes_per_day)
+
+    def append(self, opened: OpenedFolder, entry: Entry, data: Encoded) -> None:
         """Append a record to the active segment, or to a new one, and index the record."""
         state = opened.states.get(opened.active)
         is_full = state is not None and state.end + len(data) > self._segment_bytes
         if state is None or state.is_sealed or (state.end and is_full):
-            opened.active = max(opened.active, *opened.states, 0) + 1
+            highest = max(opened.active, *opened.states, 0)
+            opened.active = opened.segments.next_number(highest)
             state = SegmentState(0, -1)
-        opened.account.charge(len(data), self.limits.writes_per_day)
+        self._charge(opened, len(data))
         try:
             opened.segments.append(opened.active, state.end, data)
-        except BadRecord:
-            state.is_sealed = True
+        except (BadRecord, StorageError, PermissionError):
+            if state.end:  # another program did that to the file: the next record has a new one
+                state.is_sealed = True
             raise
         entry.segment, entry.offset = opened.active, state.end
         with self._lock:
@@ -122,27 +147,62 @@ class Space:
             opened.index.drop_segment(number)
             opened.states.pop(number, None)
 
-    def save_index(self, opened: OpenedFolder) -> None:
-        """Save the index if the copy is within the bounds, else leave none."""
-        size = saved_bytes(len(opened.index), len(opened.states))
-        if not self._fits(opened, size):
-            opened.remove_index()  # the new copy is written beside the old one
-        if self._fits(opened, size):
-            opened.account.charge(size, self.limits.writes_per_day)
-            opened.save_index(self._now())
+    def save_index(self, opened: OpenedFolder) -> bool:
+        """Save the index if the copy is within the bounds, else leave none.
+
+        False where something else has the name of the index.
+        """
+        now = self._now()
+        for number, _, worth in self._valued(opened, now):
+            with self._lock:
+                if number in opened.states:
+                    opened.states[number].worth = worth
+                    opened.states[number].valued_at = now
+        if saved_bytes(len(opened.index), len(opened.states)) > MAX_SAVED:
+            return True
+        pieces = opened.dump_index(now)
+        size = sum(map(len, pieces))
+        with opened.account.held():
+            if not self._fits(opened, size):
+                opened.remove_index()  # the new copy is written beside the old one
+            if self._fits(opened, size):
+                self._charge(opened, size)
+                return opened.save_index(pieces)
+        return True
+
+    def _charge(self, opened: OpenedFolder, nbytes: int) -> None:
+        self.written_today = opened.account.charge(nbytes, self.limits.writes_per_day)
+        self.total_bytes += nbytes
 
     def _fits(self, opened: OpenedFolder, nbytes: int) -> bool:
+        self.total_bytes = opened.account.total()
         return (
-            opened.account.total() + nbytes <= self.limits.capacity
+            self.total_bytes + nbytes <= self.limits.capacity
             and self._free_bytes(opened.root) - nbytes >= self.limits.free_min
         )
 
+    def _valued(self, opened: OpenedFolder, now: float) -> Iterator[tuple[int, int, float]]:
+        """Yield the number, the size and the worth of each segment.
+
+        The lock is held for one segment at a time: a thread that looks a record up waits for it.
+        """
+        for number in in_pieces(list(opened.states), _PIECE):
+            with self._lock:
+                state = opened.states.get(number)
+                worth = opened.index.segment_worth(number, now)
+            if state is not None:
+                yield number, state.end, worth
+
     def _victim(self, opened: OpenedFolder) -> Victim | None:
+        """Return the segment that is worth least; the one being written only if alone."""
         now = self._now()
-        with self._lock:
-            victims = own_victims(opened.index, opened.states, opened.active, now)
-        victims += resting_victims(opened.root, opened.name, now)
-        return min(victims, default=None)
+        own = [
+            Victim(worth / max(1, size), "", number, size)
+            for number, size, worth in self._valued(opened, now)
+        ]
+        others = [victim for victim in own if victim.number != opened.active]
+        resting = resting_victims(opened.root, opened.name, now)
+        return min([*(others or own), *resting], default=None)
 
     def _evict(self, opened: OpenedFolder, victim: Victim, nbytes: int) -> bool:
         """Remove a segment; False if that changed nothing."""
@@ -162,7 +222,7 @@ class Space:
                 self.append(opened, replace(entry), data)
         return True
 
-    def _rescued(self, opened: OpenedFolder, victim: Victim) -> list[tuple[Entry, bytes]]:
+    def _rescued(self, opened: OpenedFolder, victim: Victim) -> list[tuple[Entry, Encoded]]:
         """Return the records of a segment that are worth far more than their neighbours."""
         now = self._now()
         with self._lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from mlx_worker.kv_disk.keys import Identity
+    from mlx_worker.kv_disk.keys import HasDigest
     from mlx_worker.kv_disk.payload import Payload
     from mlx_worker.kv_disk.records import Address, Record
+    from mlx_worker.kv_disk.segments import ReadAt, WriteAt
 
 SAVE_SECONDS: Final = 600.0
 """Between two saves of the index, in a process that goes on."""
@@ -40,26 +42,30 @@ class DiskStore:
     def __init__(
         self,
         path: Path,
-        identity: Identity,
+        identity: HasDigest,
         limits: Limits,
         *,
         report: Callable[[str], None],
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         free_bytes: Callable[[int], int] = free_bytes_of,
-        write_at: Callable[..., int] = os.pwrite,
+        write_at: WriteAt = os.pwritev,
+        read_at: ReadAt = os.preadv,
     ) -> None:
         self._path = path
         self._identity = identity
         self._now = now
         self._monotonic = monotonic
         self._write_at = write_at
+        self._read_at = read_at
         self._availability = Availability(report, monotonic)
         self._writing = threading.RLock()
         self._lock = threading.RLock()
         self._space = Space(limits, self._lock, now, free_bytes)
         self._opened: OpenedFolder | None = None
         self._saved_at = monotonic()
+        self._report = report
+        self._is_name_taken = False
         self._hits = self._misses = self._corrupt = 0
         with self._writing:
             self._open(create=True)
@@ -77,7 +83,7 @@ class DiskStore:
                 outcome = self._put(opened, record, essential=essential)
             except AccountBusy:
                 return Outcome.BUSY
-            except (BadRecord, OverflowError):
+            except (ValueError, OverflowError, struct.error):  # BadRecord, and what no field holds
                 return Outcome.REFUSED
             except (OSError, StorageError) as error:
                 self._availability.switch_off(error)
@@ -106,11 +112,23 @@ class DiskStore:
 
     # --- finding ---
 
-    def contains(self, address: Address) -> bool:
-        """Return True if a record can be read, as far as the index knows."""
+    def contains(self, address: Address, *, apart: bool = False) -> bool:
+        """Return True if a record can be read, as far as the index knows.
+
+        A record under suspicion can be read only `apart` from others.
+        """
         with self._lock:
             entry = self._find(address)
-            return entry is not None and entry.mark is Mark.LIVE
+            return entry is not None and (apart or entry.mark is Mark.LIVE)
+
+    def cost_of(self, address: Address) -> tuple[int, float]:
+        """Return the bytes of a record, and the seconds that computing its KV took.
+
+        Both are 0 where there is no such record.
+        """
+        with self._lock:
+            entry = self._find(address)
+            return (0, 0.0) if entry is None else (entry.length, entry.seconds)
 
     def stops_after(self, parent: bytes) -> list[int]:
         """Return where the records that follow the key `parent` end, the longest first."""
@@ -140,8 +158,7 @@ class DiskStore:
                 self._misses += 1
             else:
                 self._hits += 1
-                entry.uses = entry.uses_at(self._now()) + 1
-                entry.used_at = self._now()
+                opened.index.use(entry, self._now())
         return payload
 
     def _load(self, opened: OpenedFolder, entry: Entry) -> Payload | None:
@@ -220,34 +237,35 @@ class DiskStore:
                 self._opened.check_path()
                 with self._opened.account.held():
                     self._space.make_room(self._opened, 0, None)
-                    if self._monotonic() - self._saved_at >= SAVE_SECONDS:
-                        self._saved_at = self._monotonic()
-                        self._space.save_index(self._opened)
+                    self._space.measure(self._opened)
+                if self._monotonic() - self._saved_at >= SAVE_SECONDS:
+                    self._saved_at = self._monotonic()
+                    self._save(self._opened)
 
     def close(self) -> None:
         """Save the index and release the folder."""
-        with self._writing, self._lock:
+        with self._writing:
             with self._guard():
                 if self._opened is not None and self._availability.can_write:
-                    with self._opened.account.held():
-                        self._space.save_index(self._opened)
-            self._release()
+                    self._save(self._opened)
+            with self._lock:
+                self._release()
+
+    @property
+    def is_writable(self) -> bool:
+        """True if records can be stored, as far as is known; any thread, without a wait."""
+        return self._availability.can_write
 
     @property
     def statistics(self) -> Statistics:
-        """Return the counts, on any thread; the sizes of all files are measured."""
-        total = written = 0
+        """Return the counts, on any thread; the folder's bytes are those measured last."""
         with self._lock:
             opened = self._opened
-            with contextlib.suppress(OSError, StorageError):
-                if opened is not None:
-                    total = opened.account.total()
-                    written = opened.account.written_today(self._space.limits.writes_per_day)
             return Statistics(
                 records=len(opened.index) if opened is not None else 0,
                 nbytes=opened.index.nbytes if opened is not None else 0,
-                total_bytes=total,
-                written_today=written,
+                total_bytes=self._space.total_bytes,
+                written_today=self._space.written_today,
                 hits=self._hits,
                 misses=self._misses,
                 corrupt=self._corrupt,
@@ -261,13 +279,25 @@ class DiskStore:
     def _open(self, *, create: bool) -> None:
         with self._guard():
             opened = OpenedFolder(
-                self._path, self._identity, self._now, self._write_at, create=create
+                self._path,
+                self._identity,
+                self._now,
+                self._write_at,
+                self._read_at,
+                create=create,
             )
             with self._lock:
                 self._opened = opened
             for entry in [entry for entry in opened.index if entry.mark is Mark.TRIED]:
                 self._delete(entry)
+            self._space.measure(opened)
             self._availability.try_again()
+
+    def _save(self, opened: OpenedFolder) -> None:
+        """Save the index; say once where another program has taken its name."""
+        if not self._space.save_index(opened) and not self._is_name_taken:
+            self._is_name_taken = True
+            self._report("the index of the KV cache on disk cannot be saved: not a regular file")
 
     def _release(self) -> None:
         if self._opened is not None:

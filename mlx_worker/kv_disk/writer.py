@@ -100,6 +100,13 @@ class DiskWriter:
         self._thread.join(max(0.0, deadline - self._monotonic()))
         return not self._thread.is_alive()
 
+    def clear(self) -> None:
+        """Forget all records that are not being written yet."""
+        with self._changed:
+            self._nbytes -= sum(size for _, _, size in self._queue)
+            self._queue.clear()
+            self._changed.notify_all()
+
     @property
     def queued(self) -> Queued:
         """Return the state of the queue, on any thread."""

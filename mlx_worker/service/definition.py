@@ -112,7 +112,8 @@ def describe(config: Config, user: str | None) -> Definition:
 
 def paths_of_service(config: Config, model_folders: Iterable[Path]) -> list[Path]:
     """Return the files and folders that the service reads or writes."""
-    named = [config.file, config.server.models_dir, config.log.file, *model_folders]
+    kv = config.cache.path if config.cache.disk else None
+    named = [config.file, config.server.models_dir, config.log.file, kv, *model_folders]
     return [path for path in named if path is not None]
 
 

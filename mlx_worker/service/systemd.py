@@ -190,8 +190,10 @@ WantedBy={target}
         if not self.daemon:
             return ""
         own = label(self.name)
-        # All else is read-only: log.file may be wanted, and children compile kernels.
-        logs = f"LogsDirectory={own}\nCacheDirectory={own}\nEnvironment=XDG_CACHE_HOME=%C\n"
+        # All else is read-only: for log.file, for kernels that children compile, for KV on disk.
+        # The node's own folder in XDG_CACHE_HOME is mlx-worker, and that of another unit is not.
+        cache = f"%C/{own}" if self.name else "%C"
+        logs = f"LogsDirectory={own}\nCacheDirectory={own}\nEnvironment=XDG_CACHE_HOME={cache}\n"
         if definition.user is not None:
             return f"User={definition.user}\n{logs}"
         home = f"Environment=HOME=%S/{own}"

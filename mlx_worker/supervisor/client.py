@@ -190,13 +190,18 @@ class ModelClient:
             else:
                 log.info(Entry("prompt warmed", model=id_, tokens=warmed.tokens))
 
-    async def clear(self, model: ModelRuntime) -> None:
-        """Drop a child's cached prompts. A child that does not run, or dies, has none."""
+    async def clear(self, model: ModelRuntime) -> bool:
+        """Drop a child's cached prompts, in memory and on disk; return True if a child has done so.
+
+        A child that does not run, or dies, has none in memory.
+        """
         model.warm_set.clear()
         if model.child.serving:
             self._drain.raise_if_active()
             with contextlib.suppress(ChildLost):
                 await self._call(model, ClearCache)
+                return True
+        return False
 
     async def _warm(self, model: ModelRuntime, system_prompt: str) -> WarmPrompt:
         try:

@@ -30,7 +30,7 @@ class Changes:
 
 
 def load_of(planned: PlannedModel) -> Load:
-    """Return what a model's process is told to load, without its share of the node's memory."""
+    """Return what a model's process is told to load, without the node's memory and disk."""
     model = planned.config
     return Load(
         model=model.id,
@@ -61,20 +61,36 @@ def with_known_folders(
     ]
 
 
-def _process_of(planned: PlannedModel) -> tuple[Load, Mapping[str, str]]:
-    """Return the settings that only a new process applies: what it loads, and its environment."""
-    return load_of(planned), planned.config.env
+def _process_of(planned: PlannedModel) -> tuple[Load, Mapping[str, str], bool]:
+    """Return the settings that only a new process applies.
+
+    They are what the process loads, its environment, and whether it keeps KV on disk.
+    """
+    return load_of(planned), planned.config.env, planned.config.disk_cache
 
 
-def compare(before: Mapping[str, PlannedModel], after: Sequence[PlannedModel]) -> Changes:
-    """Return what changes from one configuration to the next."""
+def compare(
+    before: Mapping[str, PlannedModel],
+    after: Sequence[PlannedModel],
+    *,
+    is_disk_changed: bool = False,
+) -> Changes:
+    """Return what changes from one configuration to the next.
+
+    `is_disk_changed`: so does the folder of KV on disk, or one of its bounds.
+    """
     now = {planned.config.id: planned for planned in after}
     kept = {
         id_: before[id_]
         for id_, planned in now.items()
         if id_ in before and _is_same_folder(before[id_], planned)
     }
-    restarted = [id_ for id_, old in kept.items() if _process_of(old) != _process_of(now[id_])]
+    restarted = [
+        id_
+        for id_, old in kept.items()
+        if _process_of(old) != _process_of(now[id_])
+        or (is_disk_changed and now[id_].config.disk_cache)
+    ]
     return Changes(
         added=tuple(id_ for id_ in now if id_ not in kept),
         removed=tuple(id_ for id_ in before if id_ not in kept),

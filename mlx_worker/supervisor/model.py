@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from mlx_worker.config.sizes import in_words
+from mlx_worker.logs import Entry
 from mlx_worker.supervisor.config_diff import load_of
 from mlx_worker.supervisor.memory.idle import IdleTimer
-from mlx_worker.supervisor.memory.policy import MemoryClaim, expected_bytes
+from mlx_worker.supervisor.memory.policy import MemoryClaim, disk_buffers, expected_bytes
 from mlx_worker.supervisor.model_status import ModelStatus
 from mlx_worker.supervisor.process.child import Child
 from mlx_worker.supervisor.process.lifecycle import Lifecycle
@@ -28,7 +30,7 @@ from mlx_worker.wire.messages import TrimCache
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_worker.config.schema import ModelConfig
+    from mlx_worker.config.schema import CacheConfig, ModelConfig
     from mlx_worker.errors import WorkerError
     from mlx_worker.models.folder import ModelFolder
     from mlx_worker.models.resolve import PlannedModel
@@ -41,10 +43,25 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.restart_policy import RestartWindow
     from mlx_worker.supervisor.requests.generation import Generation
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
+    from mlx_worker.wire.messages import DiskCache, Load
+
+
+log = logging.getLogger(__name__)
+
+LITTLE_PROMPT: Final = 4096
+"""Tokens: a folder that cannot hold the KV of one such prompt is hardly of use to a model."""
 
 
 class ModelHost(Protocol):
     """The node that a model belongs to."""
+
+    @property
+    def cache_config(self) -> CacheConfig:
+        """Return what the configuration says of the KV on disk."""
+
+    @property
+    def disk_cache(self) -> DiskCache | None:
+        """Return what a new process is told of the KV on disk; None: there is none."""
 
     def on_state_entered(self, model: ModelRuntime, state: State) -> None:
         """Handle a new state of the model's child."""
@@ -59,7 +76,7 @@ class ModelHost(Protocol):
 class ModelRuntime:
     """One model; the `ChildHost` of its child.
 
-    `load` tells a new process what to load. `start_blocked_by` is why the model is not started, for
+    `start_blocked_by` is why the model is not started, for
     its folder or for memory; None if it may start. `at_start` is what a process was measured to
     take once it had loaded the model, in bytes; it outlives that process. `retired_by` is why the
     model takes no work any more: the configuration does not have it.
@@ -80,7 +97,7 @@ class ModelRuntime:
     ) -> None:
         config = planned.config
         self.planned = planned
-        self.load = load_of(planned)
+        self._load = load_of(planned)
         self.start_blocked_by: WorkerError | None = None
         self.at_start: int | None = None
         self.retired_by: WorkerError | None = None
@@ -89,6 +106,7 @@ class ModelRuntime:
         self._events = events
         self._ids = ids
         self._unary_calls = 0
+        self._disk_told: DiskCache | None = None
         self.admission = Admission(config.id, config.max_concurrency, config.max_queue)
         self.warm_set = WarmSet(config.warm)
         lifecycle = Lifecycle(timings, restarts)
@@ -107,11 +125,31 @@ class ModelRuntime:
 
     # --- settings ---
 
+    @property
+    def load(self) -> Load:
+        """Return the message that tells a new process what to load."""
+        return msgspec.structs.replace(self._load, disk=self._disk_cache)
+
+    @property
+    def _disk_cache(self) -> DiskCache | None:
+        """Return the folder of KV on disk for the next process; None: it keeps none.
+
+        A process that may be the last one before the model is given up keeps none either: whatever
+        ends the processes, the disk is not to blame for an outage.
+        """
+        disk = self._host.disk_cache
+        ends, allowed = self.child.recent_ends
+        is_last_try = 0 < allowed <= ends
+        is_avoided = is_last_try or self.dispatcher.avoids_disk
+        if disk is None or is_avoided or not self.config.disk_cache:
+            return None
+        return msgspec.structs.replace(disk, suspects=self.dispatcher.disk_suspects.records)
+
     def apply(self, planned: PlannedModel) -> None:
         """Apply other settings; what only a process goes by counts from the next process on."""
         config = planned.config
         if load_of(planned) != load_of(self.planned):
-            self.load = load_of(planned)
+            self._load = load_of(planned)
             self.at_start = None
         self.planned = planned
         self.admission.resize(config.max_concurrency, config.max_queue)
@@ -127,12 +165,12 @@ class ModelRuntime:
                 self._events.record(
                     "folder", self.config.id, level=logging.WARNING, warning=warning
                 )
-            kv_bytes = self.load.kv_bytes
-            self.load = msgspec.structs.replace(load_of(self.planned), kv_bytes=kv_bytes)
+            kv_bytes = self._load.kv_bytes
+            self._load = msgspec.structs.replace(load_of(self.planned), kv_bytes=kv_bytes)
 
     def set_kv_budget(self, nbytes: int) -> None:
         """Set the memory that the running rows of the next process may take."""
-        self.load = msgspec.structs.replace(self.load, kv_bytes=nbytes)
+        self._load = msgspec.structs.replace(self._load, kv_bytes=nbytes)
 
     # --- what it does now ---
 
@@ -196,6 +234,7 @@ class ModelRuntime:
             is_idle=child.state is State.READY and not self.is_busy,
             is_pinned=self.config.pin,
             last_used=self.idle.last_used,
+            disk_buffers=disk_buffers(self.config, self._host.cache_config),
         )
 
     def trim_cache(self, nbytes: int) -> None:
@@ -212,9 +251,29 @@ class ModelRuntime:
     def on_state_entered(self, state: State) -> None:
         """Tell generations and node of a new state of the child."""
         self.dispatcher.on_state_entered(state)
+        self._follow_disk(state)
         self._host.on_state_entered(self, state)
         if state is State.READY:
             self.idle.used()
+
+    def _follow_disk(self, state: State) -> None:
+        """Forget the records under suspicion once a process that was told of them is READY."""
+        if state is State.LOADING:
+            self._disk_told = self._disk_cache
+        elif state is State.READY and self._disk_told is not None:
+            self.dispatcher.disk_suspects.clear()
+            self._warn_of_little_disk(self._disk_told.capacity)
+
+    def _warn_of_little_disk(self, capacity: int) -> None:
+        loaded = self.child.status.loaded
+        if loaded is not None and (prompt := loaded.kv.nbytes(LITTLE_PROMPT)) > capacity:
+            entry = Entry(
+                "little KV on disk",
+                model=self.config.id,
+                at_most=in_words(capacity),
+                **{f"{LITTLE_PROMPT}_tokens": in_words(prompt)},
+            )
+            log.warning(entry)
 
     def on_load_progress(self) -> None:
         """Tell the generations that wait that the process has loaded more of the model."""
@@ -238,7 +297,7 @@ class ModelRuntime:
         """Return a snapshot for reports."""
         child, life = self.child, self.child.lifecycle
         kv_bytes = self.running_kv_bytes
-        kv_limit = min(self.load.kv_bytes, self.load.cache_bytes)
+        kv_limit = min(self._load.kv_bytes, self._load.cache_bytes)
         return ModelStatus(
             config=self.config,
             state=child.state,
@@ -264,8 +323,11 @@ class ModelRuntime:
             generated_tokens=child.token_stats.tokens,
             context_length=self.planned.context_length,
             expected_bytes=self.at_start or self.estimated_bytes,
-            kv_budget_bytes=self.load.kv_bytes,
+            kv_budget_bytes=self._load.kv_bytes,
             running_kv_bytes=kv_bytes,
             kv_usage=min(1.0, kv_bytes / kv_limit) if kv_limit else 1.0,
             warnings=self.planned.warnings,
+            disk_settings=self._disk_cache,
+            disk=child.disk_totals.latest,
+            disk_reported_at=child.disk_totals.reported_at,
         )

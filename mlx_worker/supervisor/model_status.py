@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.crash_report import ProcessExit
     from mlx_worker.supervisor.process.states import Event, State
     from mlx_worker.supervisor.process.status import ChildStatus
+    from mlx_worker.wire.messages import DiskCache, DiskState
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,9 @@ class ModelStatus:
     in seconds, `entered_at` in ms since the epoch. `recent_ends` are the ends of processes that
     count now, and how many are allowed. `given_up_after` are the ends that counted when the model
     was given up last. `running_peak` is the largest `running` since the last sample of the history.
-    `kv_usage` is a share, 0 to 1.
+    `kv_usage` is a share, 0 to 1. `disk_settings` None: no KV of the model is kept on disk. `disk`
+    has the counts of all its processes, and is of `disk_reported_at` on `time.monotonic`; None
+    before the first report.
     """
 
     config: ModelConfig
@@ -60,6 +63,9 @@ class ModelStatus:
     running_kv_bytes: int
     kv_usage: float
     warnings: tuple[str, ...]
+    disk_settings: DiskCache | None = None
+    disk: DiskState | None = None
+    disk_reported_at: float = 0.0
 
     @property
     def restarts(self) -> int:

@@ -19,6 +19,7 @@ from mlx_worker.supervisor.config_diff import Changes, compare, with_known_folde
 from mlx_worker.supervisor.drain import Drain
 from mlx_worker.supervisor.event_log import EventLog
 from mlx_worker.supervisor.fingerprint import own_code
+from mlx_worker.supervisor.kv_folder import KvFolder
 from mlx_worker.supervisor.memory.budget import MemoryBudget
 from mlx_worker.supervisor.memory.placement import Placement
 from mlx_worker.supervisor.memory.pressure import Pressure
@@ -32,6 +33,7 @@ from mlx_worker.supervisor.starter import Starter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from mlx_worker.config.schema import CacheConfig
     from mlx_worker.models.resolve import PlannedModel
     from mlx_worker.supervisor.process.launch.launcher import Launcher
     from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.restart_policy import RestartPolicy
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
     from mlx_worker.supervisor.starter import FolderAccess
+    from mlx_worker.wire.messages import DiskCache
 
 TRANSIENT = (State.STARTING, State.LOADING, State.STOPPING, State.KILLING)
 """States of a child that starts a process, or is about to."""
@@ -58,6 +61,7 @@ class Node:
         memory_limit: int,
         launcher: Launcher,
         folders: FolderAccess,
+        cache: CacheConfig,
     ) -> None:
         own_code()  # of now, before anything can be replaced on the disk
         self._timings = timings
@@ -72,6 +76,7 @@ class Node:
         self.models: dict[str, ModelRuntime] = {}
         self._retiring: set[ModelRuntime] = set()
         self.drain = Drain(timings.drain, self.pause)
+        self.kv_folder = KvFolder(cache)
         self.budget = MemoryBudget(memory_limit, self.events)
         self.placement = Placement(self.budget, self._all_models, self.events)
         self.starter = Starter(folders, self.placement, timings, self.pause, self._share_kv)
@@ -114,9 +119,21 @@ class Node:
 
     # --- the host of the models ---
 
+    @property
+    def cache_config(self) -> CacheConfig:
+        """Return what the configuration says of the KV on disk."""
+        return self.kv_folder.config
+
+    @property
+    def disk_cache(self) -> DiskCache | None:
+        """Return what a new process is told of the KV on disk; None: there is none."""
+        return self.kv_folder.settings
+
     def on_state_entered(self, model: ModelRuntime, state: State) -> None:
         """Handle a new state of a model's child."""
         self.spare_pool.on_state_change()
+        if state is State.STARTING and self.kv_folder.is_wanted:
+            self._background.run(self.kv_folder.open())
         working_set = model.child.status.working_set
         if working_set is not None and self.budget.lower(working_set):
             self._share_kv()
@@ -171,21 +188,30 @@ class Node:
         for model in self._all_models():
             model.idle.close()
         self.pressure.close()
+        self.kv_folder.close()
         self.pause.close()
         self._background.cancel_all()
 
     # --- what operators change ---
 
-    def reload(self, planned: Sequence[PlannedModel], folders: FolderAccess) -> Changes:
+    def reload(
+        self,
+        planned: Sequence[PlannedModel],
+        folders: FolderAccess,
+        *,
+        is_disk_changed: bool = False,
+    ) -> Changes:
         """Serve these models from now on; running requests may finish within the drain deadline.
 
         Only a model whose process has to know gets a new one. The folder of a model that was given
-        up is inspected again. Raises NodeDraining.
+        up is inspected again. `is_disk_changed`: processes have to be told anew of the KV on disk.
+        Raises NodeDraining.
         """
         self.drain.raise_if_active()
         self.starter.access = folders
         known = {id_: model.planned for id_, model in self.models.items()}
-        changes = self._apply(with_known_folders(known, planned))
+        with_folders = with_known_folders(known, planned)
+        changes = self._apply(with_folders, is_disk_changed=is_disk_changed)
         for id_ in changes.restarted:
             model = self.models[id_]
             if model.memory_claim().is_resident:
@@ -198,10 +224,11 @@ class Node:
                 self.starter.inspect(model)
         return changes
 
-    def _apply(self, planned: Sequence[PlannedModel]) -> Changes:
+    def _apply(self, planned: Sequence[PlannedModel], *, is_disk_changed: bool = False) -> Changes:
         """Have exactly these models, with these settings, in this order."""
         before, self.models = self.models, {}
-        changes = compare({id_: model.planned for id_, model in before.items()}, planned)
+        known = {id_: model.planned for id_, model in before.items()}
+        changes = compare(known, planned, is_disk_changed=is_disk_changed)
         for entry in planned:
             id_ = entry.config.id
             self.models[id_] = self._new_model(entry) if id_ in changes.added else before[id_]

@@ -45,7 +45,7 @@ from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from mlx_worker.wire.base import WireMessage
@@ -92,7 +92,7 @@ class Front:
 
 
 @contextlib.contextmanager
-def child(*, measured: bool = True) -> Iterator[Front]:
+def child(*, measured: bool = True, command: Sequence[str] = CHILD_COMMAND) -> Iterator[Front]:
     """Start a child. An unmeasured one leaves as it would outside of a run of coverage.
 
     Coverage saves its data in the thread that calls `os._exit`, while the other thread computes:
@@ -103,7 +103,7 @@ def child(*, measured: bool = True) -> Iterator[Front]:
     ours.settimeout(DEADLINE)
     with theirs:
         process = subprocess.Popen(
-            [*CHILD_COMMAND, "--fd", str(theirs.fileno())],
+            [*command, "--fd", str(theirs.fileno())],
             pass_fds=(theirs.fileno(),),
             stderr=subprocess.PIPE,
             text=True,

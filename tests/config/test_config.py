@@ -246,6 +246,35 @@ def test_a_wrong_telemetry_value_is_named_with_its_line(text: str, said: tuple[s
     assert [part for part in said if part not in message] == []
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("disk = 1", ("cache.disk", "bool")),
+        ("disk_free_min = 0", ("cache.disk_free_min: 0 is under 1000000 bytes (1.0 MB)", "full")),
+        (
+            'disk_cache_bytes = "100KB"',
+            ("cache.disk_cache_bytes: 100000 is under 1000000 bytes", "cache.disk = false"),
+        ),
+        ("disk_writes_per_day = -1", ("cache.disk_writes_per_day", "0 to 2**50")),
+        ('path = ""', ("cache.path", "path")),
+    ],
+)
+def test_a_wrong_cache_value_is_named_with_its_line(text: str, said: tuple[str, ...]) -> None:
+    message = complaint(f"# a node\n[cache]\n\n{text}\n{MODEL}")
+    assert message.startswith("node.toml:4: ")
+    assert [part for part in said if part not in message] == []
+
+
+def test_no_bytes_a_day_and_a_bound_for_a_tiny_model_are_no_mistake() -> None:
+    text = '[cache]\ndisk_writes_per_day = 0\ndisk_cache_bytes = "1MB"\ndisk_free_min = "1MB"\n'
+    assert parsed(text + MODEL).cache.disk_writes_per_day == 0
+
+
+def test_the_folder_of_kv_on_disk_is_not_the_models_folder() -> None:
+    text = '[cache]\npath = "m"\n[server]\nmodels_dir = "m"\n'
+    assert "/etc/mlx/m is server.models_dir too" in complaint(text + MODEL)
+
+
 def test_a_collectors_credentials_are_refused_and_not_repeated() -> None:
     message = complaint(f'[telemetry]\nendpoint = "http://me:marmalade@host"\n{MODEL}')
     assert message.startswith("node.toml:2: telemetry.endpoint: ")

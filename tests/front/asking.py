@@ -13,7 +13,13 @@ from aiohttp.test_utils import TestClient
 
 from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.dashboard.history import HISTORY, MetricsHistory
-from mlx_worker.config.schema import ModelConfig, ServerConfig, SupervisorConfig, TelemetryConfig
+from mlx_worker.config.schema import (
+    CacheConfig,
+    ModelConfig,
+    ServerConfig,
+    SupervisorConfig,
+    TelemetryConfig,
+)
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
 from mlx_worker.supervisor.process.lifecycle import Timings
@@ -147,6 +153,7 @@ class Serve(Protocol):
         server: ServerConfig = ...,
         supervisor: SupervisorConfig = ...,
         telemetry: TelemetryConfig = ...,
+        cache: CacheConfig = ...,
         timings: Timings = ...,
         policy: RestartPolicy = ...,
         resume: ResumePolicy = ...,

@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from msgspec.structs import replace
 
 from mlx_worker.config.schema import (
+    CacheConfig,
     Config,
     ModelConfig,
     ServerConfig,
@@ -30,6 +31,7 @@ from tests.front.asking import Front, Serve, StandIn, model
 from tests.supervisor_harness import (
     ALONE,
     AT_ONCE,
+    NO_DISK,
     PATIENT,
     PLENTY,
     QUICK,
@@ -58,6 +60,7 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
             server: ServerConfig = DEFAULTS,
             supervisor: SupervisorConfig = SUPERVISOR,
             telemetry: TelemetryConfig = NO_TELEMETRY,
+            cache: CacheConfig = NO_DISK,
             timings: Timings = QUICK,
             policy: RestartPolicy = AT_ONCE,
             resume: ResumePolicy = PATIENT,
@@ -70,6 +73,7 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
                     server=replace(server, models_dir=nano.parent),
                     supervisor=replace(supervisor, prevent_sleep="never"),
                     telemetry=telemetry,
+                    cache=cache,
                 ),
                 stats=RequestStats(),
                 timings=timings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -77,8 +78,13 @@ class Disk:
         self.volume = 1 << 40
         self.foreign_bytes = 0
         self.error: int | None = None
+        self.most_bytes = 1 << 40
+        self.torn_bytes: int | None = None
+        """What a write that fails leaves on the disk; half of its bytes without a number."""
         self.lines: list[str] = []
         self.before_write: Callable[[int], object] = int
+        self.unreadable = range(0)
+        """Offsets, in any segment, that the disk cannot read."""
 
     def open(
         self,
@@ -98,6 +104,7 @@ class Disk:
             monotonic=lambda: self.monotonic,
             free_bytes=lambda _: self._free(free_min),
             write_at=self._write,
+            read_at=self._read,
         )
 
     @property
@@ -113,9 +120,19 @@ class Disk:
             return self.volume
         return self.volume - self.foreign_bytes - bytes_below(self.folder)
 
-    def _write(self, descriptor: int, data: memoryview | bytes, offset: int) -> int:
+    def _read(self, descriptor: int, parts: list[memoryview], offset: int) -> int:
+        end = offset + sum(map(len, parts))
+        if self.unreadable.start < end and offset < self.unreadable.stop:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return os.preadv(descriptor, parts, offset)
+
+    def _write(self, descriptor: int, parts: list[memoryview], offset: int) -> int:
+        data = b"".join(parts)
         self.before_write(len(data))
         if self.error is not None:
-            os.pwrite(descriptor, data[: len(data) // 2], offset)  # torn
+            torn = len(data) // 2 if self.torn_bytes is None else self.torn_bytes
+            os.pwrite(descriptor, data[:torn], offset)
             raise OSError(self.error, os.strerror(self.error))
-        return os.pwrite(descriptor, data, offset)
+        if len(data) > self.most_bytes:
+            return os.pwrite(descriptor, data[: self.most_bytes], offset)
+        return os.pwritev(descriptor, parts, offset)

@@ -200,7 +200,14 @@ def bounded(folder: Path, size: int) -> None:
     assert bytes_below(folder) + size <= CAPACITY
 
 
-@pytest.mark.parametrize("cases", [300, pytest.param(10_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "cases",
+    [
+        60,
+        pytest.param(500, marks=pytest.mark.full),
+        pytest.param(10_000, marks=pytest.mark.soak),
+    ],
+)
 @pytest.mark.timeout(1800)
 def test_damage_never_gives_a_wrong_byte_nor_an_error(sound: Disk, cases: int) -> None:
     outcomes: Counter[str] = Counter()
@@ -213,7 +220,8 @@ def test_damage_never_gives_a_wrong_byte_nor_an_error(sound: Disk, cases: int) -
     assert set(outcomes) > {damage.__name__ for damage in DAMAGES}
 
 
-def test_a_write_cut_at_any_byte_leaves_what_was_there_before(disk: Disk) -> None:
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.full)])
+def test_a_write_cut_at_any_byte_leaves_what_was_there_before(disk: Disk, step: int) -> None:
     before, cut = single(1), single(2)
     store = disk.open()
     store.put(before)
@@ -226,7 +234,7 @@ def test_a_write_cut_at_any_byte_leaves_what_was_there_before(disk: Disk) -> Non
     store.close()
     content = disk.segments[0].read_bytes()
     assert len(content) == start + whole
-    for end in range(start, start + whole):
+    for end in range(start, start + whole, step):
         disk.lose_index()
         for segment in disk.segments:
             segment.unlink()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import struct
 import tempfile
-import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from mlx_worker.kv_disk.account import DAY
 from mlx_worker.kv_disk.index import HALF_LIFE
 from mlx_worker.kv_disk.keys import chain
 from mlx_worker.kv_disk.reports import Outcome
+from mlx_worker.kv_disk.space import Limits
 from tests.kv_disk.disk_harness import (
     IDENTITY,
     MIB,
@@ -65,24 +65,42 @@ def test_the_folder_is_never_larger_than_its_bound(disk: Disk) -> None:
     assert disk.lines == []
 
 
-def test_sizes_are_right_on_two_threads(disk: Disk) -> None:
+def test_statistics_say_what_was_measured_last(disk: Disk) -> None:
     store = disk.open(segment_bytes=1000)
     for number in range(40):
         store.put(single(number, nbytes=900))
-    total = bytes_below(disk.folder)
-    seen: set[int] = set()
-
-    def measure() -> None:
-        seen.update(store.statistics.total_bytes for _ in range(100))
-
-    threads = [threading.Thread(target=measure) for _ in range(3)]
-    for thread in threads:
-        thread.start()
+        # The account is made by the first write, behind the measurement.
+        assert store.statistics.total_bytes == pytest.approx(bytes_below(disk.folder), abs=40)
+        assert store.statistics.written_today == store.statistics.nbytes
+    (disk.folder / "of another model").write_bytes(bytes(5000))
+    assert store.statistics.total_bytes < bytes_below(disk.folder)
     store.maintain()
-    for thread in threads:
-        thread.join()
-    assert seen == {total}
+    assert store.statistics.total_bytes == bytes_below(disk.folder)
+    disk.time += DAY
+    store.maintain()
+    assert store.statistics.written_today == 0
     store.close()
+    store = disk.open()
+    assert store.statistics.total_bytes == bytes_below(disk.folder)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"capacity": 0},
+        {"capacity": -1},
+        {"capacity": 1 << 63},
+        {"writes_per_day": -1},
+        {"free_min": -1},
+        {"segment_bytes": 0},
+        {"segment_bytes": 1 << 62},
+    ],
+)
+def test_bounds_that_no_folder_can_keep_are_refused(bounds: dict[str, int]) -> None:
+    sound = {"capacity": MIB, "writes_per_day": MIB, "free_min": 0}
+    with pytest.raises(ValueError, match="bytes"):
+        Limits(**(sound | bounds))
 
 
 def test_a_record_larger_than_the_bound_evicts_nothing(disk: Disk) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import shutil
 import threading
+from dataclasses import replace
 
 import pytest
 
 from mlx_worker.kv_disk.availability import RETRY_SECONDS
 from mlx_worker.kv_disk.keys import chain
+from mlx_worker.kv_disk.payload import ArrayBytes, Dtype, Family, LayerBytes
 from mlx_worker.kv_disk.records import Kind
 from mlx_worker.kv_disk.reports import Outcome
 from mlx_worker.kv_disk.store import SAVE_SECONDS
@@ -159,6 +161,29 @@ def test_reads_beside_writes_and_evictions_are_right(disk: Disk) -> None:
     assert store.statistics.evicted_segments
     assert store.statistics.corrupt == 0
     assert disk.lines == []
+    store.close()
+
+
+def test_a_record_of_more_arrays_than_one_write_takes_is_read_back(disk: Disk) -> None:
+    arrays = tuple(ArrayBytes(Dtype.UINT8, (2,), bytes([place, 1])) for place in range(12))
+    payload = (LayerBytes(Family.ARRAYS, (), arrays),) * 100
+    record = replace(single(1), payload=payload)
+    store = disk.open()
+    assert store.put(record) is Outcome.STORED
+    assert is_right(record, store.get(record.address))
+    store.close()
+
+
+def test_a_disk_that_takes_a_few_bytes_at_a_time_gets_all_of_them(disk: Disk) -> None:
+    disk.most_bytes = 7
+    store = disk.open()
+    for number in range(5):
+        assert store.put(single(number)) is Outcome.STORED
+    assert all(is_right(single(number), store.get(single(number).address)) for number in range(5))
+    disk.most_bytes = 0
+    disk.monotonic += 1
+    assert store.put(single(9)) is Outcome.OFF
+    assert len(disk.lines) == 1
     store.close()
 
 

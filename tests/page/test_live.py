@@ -142,6 +142,16 @@ def test_cached_prompt_tokens_and_percentiles_are_shown(look: Looking) -> None:
 
 
 @pytest.mark.browser
+def test_kv_on_disk_is_shown_with_why_it_is_off(look: Looking) -> None:
+    card = look.card("nano")
+    expect(card.locator(".bars .note")).to_have_text("KV on disk is off: cache.disk is false")
+    expect(card.get_by_role("meter", name="KV on disk")).to_have_attribute("aria-valuetext", "off")
+    expect(look.figure("nano", "prompt from disk")).to_have_text(re.compile(r"^(0 %|\u2013)$"))
+    expect(look.figure("nano", "from memory, disk")).to_have_text(re.compile(r"^\d+, 0$"))
+    expect(look.figure("nano", "prefill saved")).to_have_text("\u2013")
+
+
+@pytest.mark.browser
 def test_configuration_and_snippets_are_shown(look: Looking) -> None:
     page = look.page
     page.locator("#settings summary").click()

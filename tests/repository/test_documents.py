@@ -39,7 +39,10 @@ PLACES: Final = (ROOT, ROOT / "mlx_worker", ROOT / "mlx_worker" / "api" / "diale
 
 NO_SOURCES: Final = frozenset(
     {
-        *(f"mlx_worker.{name}" for name in ("outcome", "request_id", "child_lost", "resumed")),
+        *(
+            f"mlx_worker.{name}"
+            for name in ("outcome", "request_id", "disk_tokens", "child_lost", "resumed")
+        ),
         "dist/",
     }
 )

@@ -15,7 +15,7 @@ from mlx_worker.config.schema import Config, ModelConfig, ServerConfig, Supervis
 from mlx_worker.config.sizes import MemoryLimit
 from mlx_worker.server import serve
 from tests.server.asking import bare
-from tests.supervisor_harness import PLENTY, eventually, scripted, soon
+from tests.supervisor_harness import NO_DISK, PLENTY, eventually, scripted, soon
 
 SUPERVISOR = SupervisorConfig(
     standby=0, drain_timeout=0, memory_limit=MemoryLimit(PLENTY), prevent_sleep="never"
@@ -76,6 +76,7 @@ async def serving(nano: Path) -> AsyncIterator[Serving]:
                 models=(ModelConfig(id="m", path="nano", default=True),),
                 server=ServerConfig(port=0, models_dir=nano.parent, **server),  # type: ignore[arg-type]
                 supervisor=SUPERVISOR,
+                cache=NO_DISK,
             )
             url = await stack.enter_async_context(served(config, *flags))
             if config.server.tls_cert is None:

@@ -21,7 +21,7 @@ from mlx_worker.api.middleware.connections import (
 from mlx_worker.config.schema import Config, ModelConfig, ServerConfig
 from tests.server.asking import answer_of, ask, bare, exchange
 from tests.server.conftest import SUPERVISOR, Connect, Connection, Serving, ready, served
-from tests.supervisor_harness import Fifo, eventually, soon
+from tests.supervisor_harness import NO_DISK, Fifo, eventually, soon
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 HEAD = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
@@ -302,6 +302,7 @@ async def test_an_unread_answer_does_not_outlive_the_drain(nano: Path) -> None:
         models=(ModelConfig(id="m", path="nano", default=True),),
         server=ServerConfig(port=0, models_dir=nano.parent, send_timeout=600, max_body_bytes=LARGE),
         supervisor=SUPERVISOR,
+        cache=NO_DISK,
     )
     async with served(config) as url:
         await ready(url)
@@ -323,6 +324,7 @@ def patient(nano: Path) -> Config:
         models=(ModelConfig(id="m", path="nano", default=True),),
         server=ServerConfig(port=0, models_dir=nano.parent, send_timeout=600, max_body_bytes=LARGE),
         supervisor=PATIENT_DRAIN,
+        cache=NO_DISK,
     )
 
 

@@ -279,6 +279,11 @@ def test_a_second_node_has_a_unit_and_folders_of_its_own(config: Config) -> None
     assert not Systemd(systemctl).state().installed
     service = service_of(Systemd(systemctl, daemon=True, name="small").text(describe(config, None)))
     assert service["StateDirectory"] == service["LogsDirectory"] == "mlx-worker-small"
+    assert service["CacheDirectory"] == "mlx-worker-small"
+    own = Systemd(systemctl, daemon=True, name="small").text(describe(config, None))
+    assert "Environment=XDG_CACHE_HOME=%C/mlx-worker-small\n" in own
+    first = Systemd(systemctl, daemon=True).text(describe(config, None))
+    assert "CacheDirectory=mlx-worker\nEnvironment=XDG_CACHE_HOME=%C\n" in first
 
 
 @pytest.mark.parametrize("name", ["a/b", "-x", "ü", "a" * 40, "a b", "../x"])

@@ -18,6 +18,7 @@ from mlx_worker.api.parsing.body_kinds import PromptToWarm
 from mlx_worker.api.parsing.model_table import NodeModels
 from mlx_worker.api.parsing.parser import parse_body
 from mlx_worker.errors import InvalidRequest, Unavailable, WorkerError
+from mlx_worker.supervisor.stored_kv import clear_stored, list_stored
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -54,13 +55,29 @@ async def cache_warm(request: web.Request) -> web.Response:
 
 
 async def cache_clear(request: web.Request) -> web.Response:
-    """Serve `DELETE /cache`; `?model=` clears one model's cache only."""
+    """Serve `DELETE /cache`, in memory and on disk; `?model=` clears one model's cache only."""
     node = request.app[CONTEXT].node
     named = _model_in_query(request)
-    cleared = [named] if named else list(node.models.values())
-    for model in cleared:
-        await node.client.clear(model)
-    return json_response(schemas.ClearResponse([model.config.id for model in cleared]))
+    models = [named] if named else list(node.models.values())
+    cleared = [model for model in models if await node.client.clear(model)]
+    if (folder := node.disk_cache) is not None:
+        await clear_stored(folder, models, cleared, all_=named is None)
+    return json_response(schemas.ClearResponse([model.config.id for model in models]))
+
+
+async def cache_on_disk(request: web.Request) -> web.Response:
+    """Serve `GET /cache/disk`: what is on disk, also of models that are not loaded."""
+    node = request.app[CONTEXT].node
+    folder = node.disk_cache
+    if folder is None:
+        return json_response(schemas.DiskContents(None, node.kv_folder.off, []))
+    stored = [
+        schemas.StoredKv(
+            kv.identity, list(kv.models), kv.records, kv.tokens, kv.nbytes, kv.last_used * 1000
+        )
+        for kv in await list_stored(folder)
+    ]
+    return json_response(schemas.DiskContents(folder.path, "", stored))
 
 
 def _model_in_query(request: web.Request) -> ModelRuntime | None:

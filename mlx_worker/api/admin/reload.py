@@ -87,7 +87,11 @@ class ConfigReloader:
                     "the configuration file",
                 )
                 planned = await self._plan_models(update.config)
-                changes = self._node.reload(planned, folder_access(update.config))
+                self._node.drain.raise_if_active()
+                is_disk_changed = await self._node.kv_folder.apply(update.config.cache)
+                changes = self._node.reload(
+                    planned, folder_access(update.config), is_disk_changed=is_disk_changed
+                )
                 update.apply_credentials()
                 self._loaded = update.config
             except WorkerError as error:
@@ -108,8 +112,8 @@ class ConfigReloader:
     def effective(self) -> Config:
         """Return the configuration that the node goes by now.
 
-        Models are those of the last reload, and so are the keys of `[server]` that a reload
-        applies. All other keys are those of the start.
+        Models and `[cache]` are those of the last reload, and so are the keys of `[server]` that a
+        reload applies. All other keys are those of the start.
         """
         new, server = self._loaded.server, self._running.server
         reloaded = {
@@ -121,6 +125,7 @@ class ConfigReloader:
             self._running,
             models=tuple(model.config for model in self._node.models.values()),
             server=msgspec.structs.replace(server, **reloaded),
+            cache=self._loaded.cache,
         )
 
     async def _plan_models(self, config: Config) -> list[PlannedModel]:

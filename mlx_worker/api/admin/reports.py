@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker import __version__
+from mlx_worker.api.admin import disk_report
 from mlx_worker.api.admin.health_report import model_reason, next_try_ms, node_reason
 from mlx_worker.api.admin.schemas import ModelEntry
 from mlx_worker.errors import NodeDraining, Unavailable
@@ -158,12 +159,13 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
             "deviceBytes": pong.device_bytes if pong else None,
         },
         "health": stats.health(),
-        "cache": _cache_in_health(model),
+        "cache": _cache_in_health(model) | {"disk": disk_report.in_health(model, context)},
         "metrics": stats.metrics()
         | {
             "generatedTokens": model.generated_tokens,
             "promptTokens": of_requests.prompt_tokens,
             "cachedTokens": of_requests.cached_tokens,
+            "diskTokens": of_requests.disk_tokens,
         },
     }
 
@@ -207,11 +209,13 @@ def cache(context: AppContext, only: ModelRuntime | None) -> dict[str, Any]:
         "models": {
             id_: _cache_of_model(model, context) for id_, model in context.model_statuses().items()
         },
+        "disk": disk_report.folder(context),
     }
 
 
 def _cache_of_model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
     cache = model.child.cache
+    of_requests = context.request_metrics.by_model[model.config.id]
     return _cache_facts(model) | {
         "hitRate": context.model_stats[model.config.id].hit_rate,
         "misses": context.model_stats[model.config.id].misses,
@@ -219,6 +223,12 @@ def _cache_of_model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
         "warmed": cache.warmed if cache else 0,
         "bytes": cache.bytes if cache else 0,
         "capacity": cache.capacity if cache else 0,
+        "hitsBySource": {"memory": of_requests.memory_hits, "disk": of_requests.disk_hits},
+        "cachedTokensBySource": {
+            "memory": of_requests.cached_tokens - of_requests.disk_tokens,
+            "disk": of_requests.disk_tokens,
+        },
+        "disk": disk_report.of_model(model, context),
     }
 
 

@@ -84,6 +84,28 @@ class ClearResponse(msgspec.Struct, frozen=True):
     success: Literal[True] = True
 
 
+class StoredKv(msgspec.Struct, frozen=True, rename="camel"):
+    """The KV on disk of the same weights, versions and settings.
+
+    `models` had them, the latest first. `last_used` is in ms since the epoch.
+    """
+
+    identity: str
+    models: list[str]
+    records: int
+    tokens: int
+    bytes: int
+    last_used: float
+
+
+class DiskContents(msgspec.Struct, frozen=True):
+    """The folder of the KV on disk and what is in it; `off` says why there is no folder."""
+
+    path: str | None
+    off: str
+    stored: list[StoredKv]
+
+
 class Restarting(msgspec.Struct, frozen=True):
     """The model whose process is restarted."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from mlx_worker import __version__
-from mlx_worker.api.admin import reports
+from mlx_worker.api.admin import disk_report, reports
 from mlx_worker.api.admin.health_report import next_try_ms
 from mlx_worker.json_output import encode
 
@@ -116,6 +116,10 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
         "cacheWarmed": cache.warmed if cache else 0,
         "promptTokens": of_requests.prompt_tokens,
         "cachedTokens": of_requests.cached_tokens,
+        "diskTokens": of_requests.disk_tokens,
+        "memoryHits": of_requests.memory_hits,
+        "diskHits": of_requests.disk_hits,
+        "disk": disk_report.of_model(model, context),
         "runningPeak": model.running_peak,
     }
 

@@ -120,8 +120,8 @@ class Usage:
     """Tokens of one response: `cached` of `prompt` were resident, all choices have `completion`.
 
     `reasoning` of the `completion` tokens were generated while a model reasoned. `parting` is that
-    of the first prompt; None where no earlier prompt of its session is known. Tokens of the
-    request's prediction were drafted, and accepted or rejected.
+    of the first prompt; None where no earlier prompt of its session is known. `disk` of the cached
+    tokens were read from disk. The last two count drafted tokens of the request's prediction.
     """
 
     prompt: int
@@ -129,6 +129,7 @@ class Usage:
     completion: int = 0
     reasoning: int = 0
     parting: Parting | None = None
+    disk: int = 0
     accepted_prediction: int = 0
     rejected_prediction: int = 0
 

@@ -142,8 +142,7 @@ class RequestAccounting:
             else:
                 stats.record_miss(started.miss or "no system prompt")
         metrics = self._context.request_metrics.by_model[self._model]
-        metrics.prompt_tokens += prompt.prompt
-        metrics.cached_tokens += prompt.cached
+        metrics.add_prompt(prompt.prompt, prompt.cached, prompt.disk)
         if session_given(self._request) is not None:
             self._note_parting(metrics, prompt.parting)
 

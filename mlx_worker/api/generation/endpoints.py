@@ -213,6 +213,7 @@ def _prompt_usage(started: list[Started]) -> Usage:
         prompt=sum(choice.prompt_tokens for choice in started),
         cached=sum(choice.cached_tokens for choice in started),
         parting=started[0].parting,
+        disk=sum(choice.disk_tokens for choice in started),
     )
 
 

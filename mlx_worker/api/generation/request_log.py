@@ -38,6 +38,7 @@ def log_request(record: RequestRecord) -> None:
         cache_hit=record.cache_hit,
         prompt_tokens=prompt.prompt if prompt else None,
         cached_tokens=prompt.cached if prompt else None,
+        disk_tokens=prompt.disk if prompt else None,
         completion_tokens=record.completion_tokens,
         shared_tokens=parting.shared if parting else None,
         parted=parting.place if parting else None,

@@ -52,10 +52,15 @@ class ModelMetrics:
     `prefill_tokens` took `prefill_seconds` from a process's start on a prompt to its first token.
     `session_prompts` and `lost_tokens` are counted by the part that parts a prompt from the last
     one of its session: prompts, and tokens of those last ones; `shared_tokens` are the others.
+    `disk_tokens` of the cached tokens were read from disk. `memory_hits` and `disk_hits` are
+    requests with cached tokens of that source.
     """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    disk_tokens: int = 0
+    memory_hits: int = 0
+    disk_hits: int = 0
     prefill_tokens: int = 0
     prefill_seconds: float = 0.0
     shared_tokens: int = 0
@@ -66,6 +71,14 @@ class ModelMetrics:
     )
     first_token: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKEN))
     duration: Histogram = field(default_factory=lambda: Histogram(WHOLE_ANSWER))
+
+    def add_prompt(self, prompt: int, cached: int, disk: int) -> None:
+        """Count a request's prompt tokens, how many were cached, and how many of those on disk."""
+        self.prompt_tokens += prompt
+        self.cached_tokens += cached
+        self.disk_tokens += disk
+        self.memory_hits += cached > disk
+        self.disk_hits += disk > 0
 
     def add_prefill(self, tokens: int, seconds: float) -> None:
         """Count the prefill of a prompt, if it was long enough to tell the speed of prefill."""

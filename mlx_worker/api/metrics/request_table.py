@@ -48,7 +48,7 @@ class RequestRow(msgspec.Struct, frozen=True, rename="camel"):
     name for its session; null if the client gave none. `shared_tokens` of the prompt are those of
     the session's last prompt, and `parted` says what differs first; null if none is known.
     `clients` read the response now: 0 for a request that has ended, and for one that lingers after
-    its client has left.
+    its client has left. `disk_tokens` of the cached ones were read from disk.
     """
 
     id: str
@@ -68,6 +68,7 @@ class RequestRow(msgspec.Struct, frozen=True, rename="camel"):
     shared_tokens: int | None
     parted: str | None
     clients: int
+    disk_tokens: int
 
 
 class RequestRows(msgspec.Struct, frozen=True):
@@ -180,4 +181,5 @@ def _row(
         shared_tokens=parting.shared if parting else None,
         parted=parting.place if parting else None,
         clients=0 if state in FINAL_STATES else record.clients,
+        disk_tokens=prompt.disk if prompt else 0,
     )

@@ -157,6 +157,7 @@ def _attributes(record: RequestRecord) -> Iterator[tuple[str, AttributeValue]]:
         yield "gen_ai.usage.input_tokens", prompt.prompt
         yield "gen_ai.usage.cache_read.input_tokens", prompt.cached
         yield "gen_ai.usage.output_tokens", record.completion_tokens
+        yield "mlx_worker.disk_tokens", prompt.disk
     reasons = [
         choice.finish_info.finish for choice in generations if choice.finish_info is not None
     ]

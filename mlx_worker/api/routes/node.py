@@ -22,6 +22,7 @@ from mlx_worker.api.route import (
 from mlx_worker.errors import (
     ContextLengthExceeded,
     KvTooLarge,
+    ModelLoading,
     NodeDraining,
     Unavailable,
     UnknownModel,
@@ -30,7 +31,7 @@ from mlx_worker.errors import (
 _HEALTH = JsonKeys.of(
     "status reason version uptime addresses health cache metrics standby memory models"
 )
-_CACHE = JsonKeys.of("tokens systemPromptHash lastUpdated hitRate")
+_CACHE = JsonKeys.of("tokens systemPromptHash lastUpdated hitRate disk")
 
 NODE_ROUTES = (
     Route(
@@ -114,10 +115,17 @@ NODE_ROUTES = (
         method="DELETE",
         path="cache",
         handler=cache_endpoints.cache_clear,
-        summary="Clear the prompt caches of all models, or of one",
+        summary="Clear the prompt caches of all models, or of one, in memory and on disk",
         answer=schemas.ClearResponse,
         query=("model",),
-        errors=(UnknownModel, NodeDraining),
+        errors=(UnknownModel, NodeDraining, ModelLoading),
+    ),
+    Route(
+        method="GET",
+        path="cache/disk",
+        handler=cache_endpoints.cache_on_disk,
+        summary="KV on disk, also of models that are not loaded",
+        answer=schemas.DiskContents,
     ),
     *(
         Route(

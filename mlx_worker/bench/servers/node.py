@@ -112,4 +112,7 @@ def _configuration(models: dict[str, Path], port: int, spares: int) -> str:
         f"[supervisor]\nstandby = {spares}\nbackoff_initial = 0\nmax_restarts = 100000\n"
         "drain_timeout = 0\nexit_when_failed_for = 1\n"
     )
-    return "\n".join([server, supervisor, *tables])
+    # What an earlier run has written would be read in the next one, and the user's own folder is
+    # not for measurements.
+    cache = "[cache]\ndisk = false\n"
+    return "\n".join([server, supervisor, cache, *tables])

@@ -35,7 +35,10 @@ versions = [f"{name} {metadata.version(name)}" for name in ("mlx", "mlx-lm")]
 print(*versions, f"on {mx.default_device()}", sep=", ")
 """
 
-READ = ("MLX_WORKER_MODELS", "HF_ENDPOINT", "HF_HOME", "PIP_INDEX_URL", "HTTPS_PROXY", "NO_PROXY")
+READ = (
+    *("MLX_WORKER_KV", "MLX_WORKER_MODELS", "XDG_CACHE_HOME", "HF_ENDPOINT", "HF_HOME"),
+    *("PIP_INDEX_URL", "HTTPS_PROXY", "NO_PROXY"),
+)
 """Variables that change what a node or a command does."""
 
 SECRET = ("MLX_WORKER_API_KEY", "MLX_WORKER_API_KEYS", "HF_TOKEN")

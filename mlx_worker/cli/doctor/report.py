@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from mlx_worker.cli.doctor import machine, node_checks, service_checks
+from mlx_worker.cli.doctor import kv_checks, machine, node_checks, service_checks
 from mlx_worker.cli.doctor.finding import Finding, bad, ok
 from mlx_worker.config.load import find_default_file, load_config, no_default_file
 from mlx_worker.errors import WorkerError
@@ -36,6 +36,7 @@ async def examine(file: Path | None) -> list[Finding]:
         findings += [
             node_checks.memory(config),
             node_checks.disk(config),
+            kv_checks.kv_on_disk(config),
             await node_checks.port(config),
         ]
     findings += machine.services(run)

@@ -63,7 +63,8 @@ def lines(found: Found, question: Question) -> Iterator[str]:
         yield _line("pinned models", _bytes(pinned), "stay in memory beside this one")
     machine = f"for the processes of all models; this machine has {in_words(found.machine_bytes)}"
     yield _line("memory limit", _bytes(fit.limit), machine)
-    yield _line("KV budget", _bytes(fit.kv_budget), "what is left for requests")
+    beside = ", beside KV on its way to and from disk" if fit.disk_buffers else ""
+    yield _line("KV budget", _bytes(fit.kv_budget), f"what is left for requests{beside}")
     yield _line("KV", *_kv_in_words(needs.kv))
     length = fit.context_length
     yield _line("context", f"{length} tokens" if length else "no limit", "of the model")

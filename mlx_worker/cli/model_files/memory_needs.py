@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import psutil
 
-from mlx_worker.config.schema import SupervisorConfig
+from mlx_worker.config.schema import CacheConfig, ModelConfig, SupervisorConfig
 from mlx_worker.errors import BadModelFolder
 from mlx_worker.models.folder import ModelFolder, inspect_folder
 from mlx_worker.models.json_file import read_object
@@ -23,12 +23,13 @@ from mlx_worker.models.stated import context_length
 from mlx_worker.models.store import locate
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.memory.fit import MemoryFit, pinned_claims
+from mlx_worker.supervisor.memory.policy import disk_buffers
 from mlx_worker.wire.memory_needs import MemoryNeeds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.config.schema import Config, ModelConfig
+    from mlx_worker.config.schema import Config
     from mlx_worker.config.sizes import MemoryLimit
     from mlx_worker.supervisor.memory.policy import MemoryClaim
 
@@ -115,7 +116,7 @@ def _of_config_file(file: Path, where: Where, ask: Probe) -> Found:
     if not isinstance(model_type, str) or not model_type:
         raise BadModelFolder(f"{file} names no model_type")
     needs = ask(file)
-    fit = _fit(needs, needs.weight_bytes, context_length(config), where)
+    fit = _fit(needs, needs.weight_bytes, context_length(config), where, None)
     return Found(str(file), file, model_type, fit, psutil.virtual_memory().total)
 
 
@@ -133,6 +134,7 @@ def _of_folder(
         folder.weight_bytes,
         folder.context_with(context),
         where,
+        configured,
         pinned_claims(_pinned_weights(where.config, configured)),
     )
     return Found(
@@ -150,6 +152,7 @@ def _fit(
     weight_bytes: int | None,
     context: int | None,
     where: Where,
+    model: ModelConfig | None,
     pinned: tuple[MemoryClaim, ...] = (),
 ) -> MemoryFit:
     if where.memory_limit is not None:
@@ -158,7 +161,9 @@ def _fit(
         configured = where.config.supervisor if where.config else SupervisorConfig()
         limit = settings.memory_limit(configured)
         limit = min(limit, needs.working_set or limit)
-    return MemoryFit(needs, weight_bytes, context, limit, pinned)
+    cache = where.config.cache if where.config else CacheConfig()
+    buffers = disk_buffers(model or ModelConfig(id="", path=""), cache)
+    return MemoryFit(needs, weight_bytes, context, limit, pinned, buffers)
 
 
 def _pinned_weights(config: Config | None, model: ModelConfig | None) -> list[int]:

@@ -34,6 +34,7 @@ LONGEST_NAME: Final = 200
 EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
     "server": {"api_keys_file": "keys", "trusted": ["10.0.0.0/24"]},
     "supervisor": {"memory_limit": float(settings.SHARE), "drain_timeout": None},
+    "cache": {"disk": None, "disk_cache_bytes": "50GB"},
     "log": {"level": None, "file": "mlx-worker.log"},
     "models": {
         "aliases": ["current-model"],
@@ -121,6 +122,7 @@ def starter_config(models_dir: Path, models: list[ModelFolder]) -> str:
         *_section("server", server),
         *_section("supervisor", {}, memory),
         *_section("log", {}),
+        *_section("cache", {}),
     ]
     fitting = _fitting(models, limit)
     for number, model in enumerate(models):

@@ -98,6 +98,16 @@ def _requests(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         ),
     )
     yield "system prompts", f"{cache['hitRate']:.0%} of requests found theirs in the cache"
+    if disk := cache.get("disk"):  # a node of an earlier version has none
+        yield from _disk(disk, cache["hitsBySource"])
+
+
+def _disk(disk: Mapping[str, Any], hits: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    yield "KV on disk", f"off: {disk['off']}" if disk["off"] else ""
+    if disk["enabled"]:
+        yield "on disk", f"{disk['records']} records, {in_words(disk['bytes'])}"
+        yield "cached requests", f"{hits['memory']} from memory, {hits['disk']} from disk"
+        yield "prefill saved", f"{span(disk['secondsSaved'])} by KV on disk"
 
 
 def _moment(ms: float) -> str:

@@ -20,7 +20,7 @@ from array import array
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 
@@ -70,7 +70,7 @@ class CacheFacts:
 
 
 @dataclass(slots=True, eq=False)
-class _Entry(Indexed):
+class CacheEntry(Indexed):
     """The KV of exactly these tokens; `used` counts uses of the cache, not seconds."""
 
     kv: list[Any]
@@ -79,8 +79,29 @@ class _Entry(Indexed):
     used: int
 
 
+class CacheObserver(Protocol):
+    """The receiver of what becomes of entries, whose KV never changes."""
+
+    def on_stored(self, entry: CacheEntry) -> None:
+        """Handle that an entry was stored."""
+
+    def on_used(self, entry: CacheEntry, length: int) -> None:
+        """Handle that the KV of the first `length` tokens of an entry was fetched."""
+
+    def on_dropped(self, entry: CacheEntry, *, is_replaced: bool) -> None:
+        """Handle the end of an entry: evicted, or replaced by an entry that has all its KV."""
+
+    def on_cleared(self) -> None:
+        """Handle that everything was cleared."""
+
+
 class PromptCache:
-    """Store the KV of prefixes, and find the longest known prefix of a prompt."""
+    """Store the KV of prefixes, and find the longest known prefix of a prompt.
+
+    `observer` None: what becomes of entries is of no interest.
+    """
+
+    observer: CacheObserver | None = None
 
     def __init__(self, max_bytes: int = MAX_BYTES, now: Callable[[], float] = time.time) -> None:
         self._max_bytes = max_bytes
@@ -92,10 +113,10 @@ class PromptCache:
         self._reset()
 
     def _reset(self) -> None:
-        self._index: PrefixIndex[_Entry] = PrefixIndex()
-        self._entries: dict[Tokens, _Entry] = {}
+        self._index: PrefixIndex[CacheEntry] = PrefixIndex()
+        self._entries: dict[Tokens, CacheEntry] = {}
         # Of each class, the least recently used first.
-        self._order: dict[RetentionClass, OrderedDict[Tokens, _Entry]] = {
+        self._order: dict[RetentionClass, OrderedDict[Tokens, CacheEntry]] = {
             retention: OrderedDict() for retention in RetentionClass
         }
         self._nbytes = 0
@@ -118,6 +139,8 @@ class PromptCache:
         if length < least:
             return None, 0
         self._use(key)
+        if self.observer is not None:
+            self.observer.on_used(self._entries[key], length)
         kv = copy.deepcopy(self._entries[key].kv)
         if surplus := len(key) - length:
             trim_prompt_cache(kv, surplus)
@@ -159,17 +182,19 @@ class PromptCache:
         known = self._entries.get(key)
         if known is not None:
             retention = max(retention, known.retention, key=_rank)
-            self._drop(key)
+            self._drop(key, is_replaced=True)
         if can_trim_prompt_cache(kv):
             # An earlier turn that this one extends can be cut out of it.
             turns = [entry for entry in self._index.prefixes(key) if _is_turn(entry)]
             for turn in turns:
-                self._drop(turn.tokens)
-        entry = _Entry(key, kv, sum(layer.nbytes for layer in kv), retention, self._uses)
+                self._drop(turn.tokens, is_replaced=True)
+        entry = CacheEntry(key, kv, sum(layer.nbytes for layer in kv), retention, self._uses)
         self._entries[key] = self._order[retention][key] = entry
         self._index.add(entry)
         self._nbytes += entry.nbytes
         self._use(key)
+        if self.observer is not None:
+            self.observer.on_stored(entry)
         self._bound()
         self._refresh()
 
@@ -201,6 +226,8 @@ class PromptCache:
         self._cleared = OrderedDict.fromkeys(self._cleared, True)
         with self._lock:
             self._facts = CacheFacts(last_updated=self._now() * 1000, capacity=self._max_bytes)
+        if self.observer is not None:
+            self.observer.on_cleared()
 
     # --- forgetting ---
 
@@ -229,11 +256,13 @@ class PromptCache:
         (key, _), _ = max(oldest, key=lambda item: (self._uses + 1 - item[0][1].used) / item[1])
         return key
 
-    def _drop(self, key: Tokens) -> None:
+    def _drop(self, key: Tokens, *, is_replaced: bool = False) -> None:
         entry = self._entries.pop(key)
         del self._order[entry.retention][key]
         self._index.remove(entry)
         self._nbytes -= entry.nbytes
+        if self.observer is not None:
+            self.observer.on_dropped(entry, is_replaced=is_replaced)
 
     def _refresh(self, tokens: int | None = None, digest: str | None = None) -> None:
         with self._lock:
@@ -249,7 +278,7 @@ class PromptCache:
             )
 
 
-def _is_turn(entry: _Entry) -> bool:
+def _is_turn(entry: CacheEntry) -> bool:
     return entry.retention in (RetentionClass.ANONYMOUS, RetentionClass.SESSION)
 
 

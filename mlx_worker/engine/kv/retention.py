@@ -67,6 +67,12 @@ class KvRetention:
             self._cache.store(tokens, kv, kind)
             self._cache.shrink_to_budget(self._batch.prompt_cache_nbytes)
 
+    def store_restored(self, sequence: Sequence, tokens: list[int], kv: list[Any]) -> None:
+        """Store KV that was read from disk for a sequence, so that others share it."""
+        is_system_prefix = len(tokens) == sequence.prompt.system_prefix
+        kind = RetentionClass.SYSTEM_PROMPT if is_system_prefix else _kind_of(sequence)
+        self.store(tokens, kv, kind)
+
     def store_segment(self, sequence: Sequence) -> None:
         """Store the KV up to the end of a segment, unless most of the segment was resident."""
         if sequence.read == sequence.prompt.system_prefix:

@@ -35,9 +35,9 @@ const ACTIONS = {
   },
   clear: {
     label: "Clear",
-    question: (id) => ({ title: `Clear the cache of ${id}?`, text: "All cached prompts are removed and have to be prefilled again.", yes: "Clear" }),
+    question: (id) => ({ title: `Clear the cache of ${id}?`, text: "All cached prompts are removed, in memory and on disk, and have to be prefilled again.", yes: "Clear" }),
     run: (id) => ask("DELETE", `cache?model=${encodeURIComponent(id)}`),
-    done: (id) => `the prompt cache of ${id} is empty`,
+    done: (id) => `the prompt cache of ${id} is empty, in memory and on disk`,
   },
 };
 

@@ -56,6 +56,9 @@ export class Card {
       ["restarts", "restarts", "Restarts of the model's process", "to-1000"],
       ["prefill", "prefill tokens/s", "Prompt tokens read per second"],
       ["peak", "most running", "The most generations that ran at once in the last ten seconds"],
+      ["disk", "prompt from disk", "Prompt tokens that were read from disk instead of being prefilled, of all prompt tokens"],
+      ["sources", "from memory, disk", "Requests with cached prompt tokens, by where the tokens came from"],
+      ["saved", "prefill saved", "Time of prefill that KV on disk has saved, less the time of reading it"],
       ["heads", "system prompts hit", "Requests whose system prompt was in the prompt cache"],
       ["requests", "requests", "Since the node was started"],
       ["pid", "pid", "Process id of the model"],
@@ -67,6 +70,9 @@ export class Card {
     this.memory = bar(bars, "Memory, of the node’s limit");
     this.kv = bar(bars, "KV of running rows");
     this.cache = bar(bars, "Prompt cache");
+    this.disk = bar(bars, "KV on disk");
+    this.diskOff = el("p", { class: "note", hidden: true });
+    bars.append(this.diskOff);
     this.crashes = el("ol", { class: "crashes", "aria-label": `Crashes of ${this.id}` });
     return [list, el("div", { class: "halves" }, bars, this.#latencies()), this.crashes];
   }
@@ -123,6 +129,9 @@ export class Card {
       peak: count(more.runningPeak),
       queued: count(health.queueDepth),
       cached: share(more.cachedTokens, more.promptTokens),
+      disk: share(more.diskTokens, more.promptTokens),
+      sources: `${count(more.memoryHits)}, ${count(more.diskHits)}`,
+      saved: more.disk.enabled ? duration(1000 * more.disk.secondsSaved) : NONE,
       heads: percent(health.metrics.cacheHitRate),
       requests: count(health.metrics.totalRequests),
       restarts: count(health.restarts),
@@ -148,6 +157,10 @@ export class Card {
     this.kv(more.kvBytes, memory.kvBudgetBytes, `${bytes(more.kvBytes)} of ${bytes(memory.kvBudgetBytes)}`);
     const entries = `${count(more.cacheEntries)} kept, ${count(more.cacheWarmed)} warmed`;
     this.cache(more.cacheBytes, more.cacheLimitBytes, `${bytes(more.cacheBytes)} of ${bytes(more.cacheLimitBytes)} · ${entries}`);
+    const { disk } = more;
+    this.disk(disk.bytes, disk.capacity, disk.enabled ? `${bytes(disk.bytes)} of ${bytes(disk.capacity)} · ${count(disk.records)} records` : "off");
+    setText(this.diskOff, disk.off && `KV on disk is off: ${disk.off}`);
+    setHidden(this.diskOff, !disk.off);
     for (const [name, cells] of Object.entries(this.latency)) {
       QUANTILES.forEach((quantile, place) => setText(cells[place], seconds(more.latency?.[name][quantile])));
     }
@@ -159,7 +172,7 @@ export class Card {
     setAvailable(unload, hasProcess);
     setAvailable(restart, state !== "stopped");
     setAvailable(warm, state !== "failed");
-    setAvailable(clear, state === "ready");
+    setAvailable(clear, state === "ready" || state === "stopped"); // a stopped model has KV on disk
   }
 
   crashed(event) {

@@ -49,7 +49,8 @@ class Row {
     setMood(this.badge, moodOf(state));
     setText(this.error, request.error ?? "");
     const parting = parted && parted !== "none" ? `parted at ${parted} after ${count(request.sharedTokens)} tokens` : "";
-    setText(this.about, [dialect, session ? `session ${session}` : "", parting].filter(Boolean).join(", "));
+    const disk = request.diskTokens ? `${count(request.diskTokens)} prompt tokens from disk` : "";
+    setText(this.about, [dialect, session ? `session ${session}` : "", parting, disk].filter(Boolean).join(", "));
     setText(this.numbers.took, seconds(request.seconds));
     setText(this.numbers.first, seconds(request.firstTokenSeconds));
     setText(this.numbers.prompt, prompt === null ? NONE : `${count(prompt)} (${count(cached ?? 0)})`);

@@ -38,7 +38,8 @@ class MemoryFit:
 
     `weight_bytes` are the bytes of the weights; None if unknown. `context_length` is the longest
     row in tokens by configuration and files; None for no limit. `limit` is what the processes of
-    all models may take together, `pinned` what those take that never end for this model.
+    all models may take together, `pinned` what those take that never end for this model;
+    `disk_buffers` what KV takes on its way to and from disk.
     """
 
     needs: MemoryNeeds
@@ -46,6 +47,7 @@ class MemoryFit:
     context_length: int | None
     limit: int
     pinned: tuple[MemoryClaim, ...] = ()
+    disk_buffers: int = 0
 
     @property
     def start_bytes(self) -> int | None:
@@ -64,7 +66,8 @@ class MemoryFit:
         """Return the bytes that rows may take; None if unknown."""
         if self.start_bytes is None:
             return None
-        return kv_budget(MemoryClaim("", self.start_bytes), self.pinned, self.limit)
+        claim = MemoryClaim("", self.start_bytes, disk_buffers=self.disk_buffers)
+        return kv_budget(claim, self.pinned, self.limit)
 
     def kv_bytes(self, rows: int, context: int) -> int | None:
         """Return the bytes of these rows, as far as they run at once; None if unknown."""

@@ -16,15 +16,26 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.config.sizes import in_words
+from mlx_worker.kv_disk.memory import tier_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from mlx_worker.config.schema import CacheConfig, ModelConfig
     from mlx_worker.models.resolve import PlannedModel
 
 PROCESS_BYTES: Final = 192 << 20
 """What a child takes beside weights and KV: interpreter, mlx, tokenizer. Measured on Linux: 90 to
 140 MB."""
+
+
+_DISK_PART: Final = 4
+
+
+def disk_buffers(model: ModelConfig, cache: CacheConfig) -> int:
+    """Return what a model's KV takes on its way to and from disk; 0 without KV on disk."""
+    keeps_kv = cache.disk and model.disk_cache
+    return tier_bytes(int(model.cache_bytes)) if keeps_kv else 0
 
 
 def expected_bytes(planned: PlannedModel) -> int:
@@ -38,7 +49,8 @@ class MemoryClaim:
     """One model's claim, in bytes.
 
     `at_start` is what the process takes once it has loaded the model, measured or estimated;
-    `used` what the process takes now, None before a measurement. `is_resident`: the process runs or
+    `used` what the process takes now, None before a measurement. `disk_buffers` is what KV takes on
+    its way to and from disk, beside the prompt cache. `is_resident`: the process runs or
     is about to; `is_leaving`: the process is ending. `last_used` is on one clock for all models.
     """
 
@@ -50,6 +62,7 @@ class MemoryClaim:
     is_idle: bool = False
     is_pinned: bool = False
     last_used: float = 0.0
+    disk_buffers: int = 0
 
     @property
     def reserved_bytes(self) -> int:
@@ -135,9 +148,14 @@ def _why_wait(wanted: MemoryClaim, others: Iterable[MemoryClaim], limit: int) ->
 
 
 def kv_budget(wanted: MemoryClaim, others: Iterable[MemoryClaim], limit: int) -> int:
-    """Return the bytes that a model's rows may take: what it and the pinned models leave."""
+    """Return the bytes that a model's rows may take: what it and the pinned models leave.
+
+    What KV takes on its way to and from disk is left out, but at most a quarter: where memory is
+    that scarce, rows matter more, and the rules for pressure hold the limit.
+    """
     pinned = sum(claim.at_start for claim in others if claim.is_pinned)
-    return max(0, limit - wanted.at_start - pinned)
+    room = max(0, limit - wanted.at_start - pinned)
+    return room - min(wanted.disk_buffers, room // _DISK_PART)
 
 
 # --- pressure -----------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from mlx_worker.wire.messages import (
     DiskState,
     FromChild,
     Hello,
+    Leave,
     Loaded,
     LoadFailed,
     LoadProgress,
@@ -50,6 +51,8 @@ ResponseMessage = Started | PrefillProgress | PromptScores | RowOutput | FinalRe
 """A message about an opened id."""
 ChildReport = Hello | LoadProgress | Loaded | LoadFailed | CacheState | DiskState | Pong
 """A message about the child as a whole."""
+
+CLOSED_BY_NODE = "the pipe was closed by the node"
 
 UNREAD_BYTES = 1 << 16
 """Bytes that are read at a time from what a failed write left unread."""
@@ -87,6 +90,7 @@ class ChildConnection(asyncio.Protocol):
         self._frames = frames_from_child()
         self._handlers: dict[int, ResponseHandler] = {}
         self._transport: asyncio.Transport | None = None
+        self._leaving: asyncio.Transport | None = None
         self._socket: socket.socket | None = None
         self._loop = asyncio.get_running_loop()
         self.last_progress = self._loop.time()
@@ -122,9 +126,22 @@ class ChildConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close the pipe: the child reads EOF and leaves at once."""
+        leaving, self._leaving = self._leaving, None
+        if leaving is not None:
+            leaving.abort()
         if self._transport is not None:
             self._transport.abort()
-            self._lose_open_ids("the pipe was closed by the node")
+            self._lose_open_ids(CLOSED_BY_NODE)
+
+    def leave(self, seconds: float) -> None:
+        """Have the child write its KV to disk and end, within `seconds`; what it sends is ignored.
+
+        Open ids are lost at once, as when the pipe is closed.
+        """
+        if self._transport is not None:
+            self._transport.write(encode(Leave(seconds)))
+            self._leaving = self._transport
+            self._lose_open_ids(CLOSED_BY_NODE)
 
     # --- asyncio.Protocol ---
 
@@ -137,7 +154,9 @@ class ChildConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Deliver every message that these bytes complete."""
+        """Deliver every message that these bytes complete, unless the process is leaving."""
+        if self._transport is None:
+            return
         try:
             for message in self._frames.feed(data):
                 self._deliver(message)

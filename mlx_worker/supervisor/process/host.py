@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from mlx_worker.supervisor.process.disk_totals import DiskTotals
 from mlx_worker.supervisor.process.launch.stderr import (
     KEPT_LINES_OF_MODEL,
     DeviceErrors,
@@ -68,3 +69,4 @@ class ChildContext:
     token_stats: TokenStats = field(default_factory=TokenStats)
     lines: RingBuffer[StderrLine] = field(default_factory=lambda: RingBuffer(KEPT_LINES_OF_MODEL))
     device_errors: DeviceErrors = field(default_factory=DeviceErrors)
+    disk_totals: DiskTotals = field(default_factory=DiskTotals)

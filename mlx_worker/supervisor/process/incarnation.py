@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.launch.launcher import Launched
     from mlx_worker.supervisor.process.launch.process import ChildProcess
     from mlx_worker.wire.base import WireMessage
+    from mlx_worker.wire.messages import Load
 
 STDERR_TIMEOUT = 1.0
 """Seconds in which the pipe of a process that has ended is read to its end."""
@@ -75,6 +76,8 @@ class Incarnation:
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
         self._measured: Pong | None = None
+        self._disk: DiskState | None = None  # also after the state is forgotten
+        self._keeps_kv = False
         self._process: ChildProcess | None = None
         self._liveness: Liveness | None = None
         self._reaper: asyncio.Task[None] | None = None
@@ -117,6 +120,11 @@ class Incarnation:
         if self.connection is not None:
             self.connection.send(message)
 
+    def load(self, load: Load) -> None:
+        """Have the process load a model."""
+        self._keeps_kv = load.disk is not None
+        self.send(load)
+
     def on_ready(self) -> None:
         """Note how long the model took to load, and judge the process by its progress from now."""
         self.status = replace(self.status, load_seconds=self._loop.time() - self._started_at)
@@ -139,6 +147,20 @@ class Incarnation:
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.close()
+        self._end_liveness()
+
+    def leave(self, seconds: float) -> None:
+        """Have the process write its KV to disk and end, within `seconds`.
+
+        The pipe of a process without KV on disk is closed instead.
+        """
+        if self._keeps_kv and self.connection is not None:
+            self.connection.leave(seconds)
+            self._end_liveness()
+        else:
+            self.close()
+
+    def _end_liveness(self) -> None:
         if self._liveness is not None:
             self._liveness.close()
             self._liveness = None
@@ -164,7 +186,7 @@ class Incarnation:
             case CacheState():
                 self.status = replace(self.status, cache=report)
             case DiskState():
-                self.status = replace(self.status, disk=report)
+                self._on_disk_state(report)
             case Pong():
                 self._on_pong(report)
 
@@ -179,6 +201,11 @@ class Incarnation:
         self.status = replace(self.status, versions=hello.versions, working_set=hello.working_set)
         note_replaced_package(self._context.events, self._context.model, hello.versions)
         self._report(Event.HELLO)
+
+    def _on_disk_state(self, report: DiskState) -> None:
+        self._context.disk_totals.on_report(report, self._disk)
+        self._disk = report
+        self.status = replace(self.status, disk=report)
 
     def _on_pong(self, pong: Pong) -> None:
         if self.status.loaded is None:

@@ -44,6 +44,9 @@ OF_ANY_INCARNATION: Final = frozenset(
 )
 """Requests to the child, which hold for whichever process runs when the writer takes them."""
 
+LEAVE_SHARE: Final = 0.8
+"""Part of the time until the deadline that a process has to write its KV to disk."""
+
 WITH_A_PROCESS: Final = (State.STARTING, State.LOADING, State.READY, State.DRAINING)
 """States in which the reports of the process hold."""
 
@@ -174,6 +177,8 @@ class StateWriter:
             case State.KILLING:
                 self.incarnation.close()
                 self.incarnation.kill()
+            case State.STOPPING if before in (State.READY, State.DRAINING):
+                self.incarnation.leave(self._seconds_left * LEAVE_SHARE)
             case State.STOPPING | State.BACKOFF | State.STOPPED | State.FAILED:
                 self.incarnation.close()
             case _:
@@ -181,7 +186,7 @@ class StateWriter:
         self._context.host.on_state_entered(state)
         if state is State.LOADING:
             # Only now: the working set of the device may have lowered what the model may take.
-            self.incarnation.send(self._context.host.load)
+            self.incarnation.load(self._context.host.load)
         async with self._changed:
             self._changed.notify_all()
 
@@ -224,6 +229,10 @@ class StateWriter:
             self.post(Event.EXITED, why)
 
     # --- the deadline ---
+
+    @property
+    def _seconds_left(self) -> float:
+        return (self.lifecycle.deadline or self._loop.time()) - self._loop.time()
 
     def _set_timer(self) -> None:
         """Have the deadline of the state arrive as an event."""

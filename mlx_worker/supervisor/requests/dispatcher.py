@@ -26,6 +26,7 @@ from mlx_worker.errors import (
 from mlx_worker.histogram import CRASH_TO_TOKEN, Histogram
 from mlx_worker.supervisor.fingerprint import identity_of, weights_changed
 from mlx_worker.supervisor.process.states import State
+from mlx_worker.supervisor.requests.disk_suspicion import DiskSuspects, avoids_disk
 from mlx_worker.supervisor.requests.resume_policy import is_poison, next_to_resume
 from mlx_worker.wire.messages import Generate
 
@@ -75,6 +76,7 @@ class Dispatcher:
         self._is_handing_over = False
         self._lost_ids: list[str] = []
         self._past_progress = 0  # reports of loading, and all progress of generations that ended
+        self.disk_suspects = DiskSuspects()
         self.resumes = 0
         self.loops = 0
         self.crash_to_token = Histogram(CRASH_TO_TOKEN)
@@ -151,16 +153,24 @@ class Dispatcher:
             if timer is not None and not generation.lost_by and generation.is_patient():
                 self._set_wait_deadline(generation, until)
 
+    @property
+    def avoids_disk(self) -> bool:
+        """True if the next process is to read no KV from disk."""
+        return avoids_disk(self._waiting, self._policy)
+
     # --- the owner of generations ---
 
     def process_lost(self, generation: Generation, why: str) -> None:
         """Have a generation wait for the next process; end it if there is to be none."""
         del self._open[generation]
+        suspects = generation.disk_suspects
         generation.on_process_lost(why)
         self._lost_ids.append(generation.request_id)
         is_cut_off = self._child.state is State.STOPPING
         if not is_cut_off:  # else the node has ended the process
             generation.crashes += 1
+            generation.disk_crashes += bool(suspects)
+            self.disk_suspects.add(suspects)
         if generation.is_cancelled:
             generation.end_cancelled()
         elif is_cut_off and isinstance(self._closing, NodeDraining):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mlx_worker import errors
+from mlx_worker.supervisor.requests.disk_suspicion import MOST_OF_A_REQUEST, DiskRead
 from mlx_worker.supervisor.requests.output_buffer import OutputBuffer
 from mlx_worker.wire.messages import PrefillProgress, RequestFailed, Started
 from mlx_worker.wire.output import Done, FinishReason, PromptScores, RowOutput
@@ -114,10 +115,10 @@ class Generation:
     model that loads then goes on as long as loading does.
 
     `crashes` counts the processes that died with the generation in work; `lost_by` says how the
-    last of them ended, "" for none. `keepalive_interval` is in seconds. `request_id` is the name in
-    the log. `first_token_at`, `ended_at` and `handed_over` (a moment for each process) are on
-    `time.perf_counter`. `identity` is of the process that has it, or had it last. The end cancels
-    the timer `deadline`.
+    last of them ended, "" for none; `disk_crashes` of them had read KV from disk shortly before.
+    `keepalive_interval` is in seconds. `request_id` is the name in the log. `first_token_at`,
+    `ended_at` and `handed_over` (a moment for each process) are on `time.perf_counter`. `identity`
+    is of the process that has it, or had it last. The end cancels the timer `deadline`.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class Generation:
         self.crash_records: list[CrashRecord] = []
         self.tokens: list[int] = []
         self.crashes = 0
+        self.disk_crashes = 0
         self.identity: Identity | None = None
         self.lost_by = ""
         self.is_cancelled = False
@@ -154,6 +156,7 @@ class Generation:
         self._reports = 0  # of prompt tokens read, and of bytes loaded
         self._ended = asyncio.Event()
         self._lost_at: float | None = None
+        self._disk_read = DiskRead()
         self._awaits_token = True  # the first one, or the first one since a process was lost
         self._loop = asyncio.get_running_loop()
         self._drained_at = self._began = self._loop.time()
@@ -174,6 +177,8 @@ class Generation:
             case RowOutput():
                 self._on_row(message)
             case Started():
+                records = tuple(message.disk_records[:MOST_OF_A_REQUEST])
+                self._disk_read = DiskRead(records, self._loop.time())
                 # The client knows the figures of the first process; only those count.
                 if not self._started.done():
                     self._started.set_result(message)
@@ -214,9 +219,15 @@ class Generation:
         self.lost_by = why
         self.crash_records.append(CrashRecord(now, len(self.tokens)))
         self._awaits_token = True
+        self._disk_read = DiskRead()
         self._output.drop_partial_scores()
         if self._lost_at is None:
             self._lost_at = now
+
+    @property
+    def disk_suspects(self) -> tuple[bytes, ...]:
+        """Return the records on disk that may have ended the process, if the process has died."""
+        return self._disk_read.suspects(self._loop.time(), awaits_token=self._awaits_token)
 
     @property
     def has_begun(self) -> bool:

@@ -52,16 +52,19 @@ def is_poison(suspect: Suspect, policy: ResumePolicy) -> bool:
     return suspect.crashes >= policy.max_crashes
 
 
+def is_resumed_alone(suspect: Suspect, policy: ResumePolicy) -> bool:
+    """Return True if the request is resumed while all others wait."""
+    isolated_from = min(CRASHES_TO_ISOLATE, policy.max_crashes - 1)
+    return 0 < isolated_from <= suspect.crashes  # 0: no request is resumed after a crash
+
+
 def next_to_resume(
     waiting: Sequence[S], running: Collection[S], policy: ResumePolicy
 ) -> Sequence[S]:
     """Return the waiting requests that may go to the child now, beside those that run in it."""
-    isolated_from = min(CRASHES_TO_ISOLATE, policy.max_crashes - 1)
-    if isolated_from == 0:  # no request is resumed after a crash
-        return waiting
-    if any(request.crashes >= isolated_from for request in running):
+    if any(is_resumed_alone(request, policy) for request in running):
         return ()
-    isolated = [request for request in waiting if request.crashes >= isolated_from]
+    isolated = [request for request in waiting if is_resumed_alone(request, policy)]
     if isolated:
         return () if running else isolated[:1]
     return waiting

@@ -18,7 +18,7 @@ from mlx_worker.server import build_app
 from mlx_worker.supervisor.process.lifecycle import Timings
 from tests.front.asking import Front, model
 from tests.injected_time import InjectedTimeLoop, inject_time
-from tests.supervisor_harness import ALONE, PLENTY, eventually
+from tests.supervisor_harness import ALONE, NO_DISK, PLENTY, eventually
 from tests.worker_in_memory import MemoryLauncher
 
 ON_DEMAND = model(preload=False)
@@ -52,6 +52,7 @@ async def serve_in_time(nano: Path) -> AsyncIterator[ServeInTime]:
                     models=(configured,),
                     server=replace(server, models_dir=nano.parent),
                     supervisor=SupervisorConfig(memory_limit=MemoryLimit(PLENTY)),
+                    cache=NO_DISK,
                 ),
                 stats=RequestStats(),
                 timings=Timings(),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlx_worker.config.schema import CacheConfig
+from mlx_worker.config.sizes import Size
+from mlx_worker.kv_disk.memory import queue_bytes, read_bytes
 from mlx_worker.supervisor.memory.policy import (
     Admit,
     AdmitAfterEviction,
@@ -16,11 +21,13 @@ from mlx_worker.supervisor.memory.policy import (
     Wait,
     bytes_to_trim,
     decide_start,
+    disk_buffers,
     kv_budget,
     median_excess,
     model_to_recycle,
     models_to_unload,
 )
+from tests.supervisor_harness import planned
 
 GB = 10**9
 
@@ -128,6 +135,23 @@ def test_running_rows_may_take_what_the_model_and_the_pinned_ones_leave() -> Non
     pinned, other = MemoryClaim("p", 3 * GB, is_pinned=True), MemoryClaim("o", 3 * GB)
     assert kv_budget(wanted(2), [pinned, other], 10 * GB) == 5 * GB
     assert kv_budget(wanted(9), [pinned], 10 * GB) == 0
+
+
+def test_kv_on_its_way_to_disk_leaves_rows_the_rest_and_never_less_than_most() -> None:
+    with_disk = dataclasses.replace(wanted(2), disk_buffers=GB)
+    assert kv_budget(with_disk, [], 10 * GB) == 7 * GB
+    assert kv_budget(with_disk, [], 3 * GB) == GB - GB // 4
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20, 100 << 20, 4 << 30, 1 << 40])
+def test_what_the_disk_takes_beside_the_cache_is_a_part_of_the_cache(cache_bytes: int) -> None:
+    model = planned(cache_bytes=Size(cache_bytes)).config
+    on, off = CacheConfig(), CacheConfig(disk=False)
+    assert disk_buffers(model, on) == queue_bytes(cache_bytes) + read_bytes(cache_bytes)
+    assert disk_buffers(model, on) <= cache_bytes
+    assert queue_bytes(cache_bytes) <= 512 << 20
+    assert disk_buffers(model, off) == 0
+    assert disk_buffers(planned(disk_cache=False).config, on) == 0
 
 
 # --- pressure -------------------------------------------------------------------------------

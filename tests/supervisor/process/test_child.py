@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import msgspec
 import psutil
 import pytest
 
@@ -25,7 +26,15 @@ from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy, RestartWindow
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
-from mlx_worker.wire.messages import PROTOCOL, Generate, Load, Loaded, LoadProgress, Pong
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    DiskCache,
+    Generate,
+    Load,
+    Loaded,
+    LoadProgress,
+    Pong,
+)
 from mlx_worker.wire.request import ChatRequest
 from tests.supervisor_harness import (
     AT_ONCE,
@@ -739,6 +748,71 @@ async def test_a_child_that_does_not_leave_at_eof_is_killed_at_the_stop_deadline
         await soon(child.reached(State.READY))
         async with stopped_after(child):
             child.stop()
+
+
+# --- leaving, with KV on disk -------------------------------------------------------------
+
+
+def keeps_kv() -> Host:
+    host = Host(lambda _: None)
+    disk = DiskCache("/nowhere", 1 << 30, 1 << 30, 0)
+    host.load = msgspec.structs.replace(host.load, disk=disk)
+    return host
+
+
+def last_lines(child: Child) -> list[str]:
+    assert child.last_exit is not None
+    return child.last_exit.lines
+
+
+async def test_a_child_that_keeps_kv_is_told_to_leave() -> None:
+    async with child_of(scripted(), host=keeps_kv()) as child:
+        await soon(child.reached(State.READY))
+        async with stopped_after(child):
+            child.unload()
+        assert last_lines(child) == ["leaving"]
+        assert child.last_exit is not None
+        assert child.last_exit.code == 0
+
+
+async def test_a_child_that_keeps_no_kv_loses_its_pipe() -> None:
+    async with child_of(scripted()) as child:
+        await soon(child.reached(State.READY))
+        async with stopped_after(child):
+            child.stop()
+        assert last_lines(child) == []
+
+
+async def test_what_a_leaving_child_still_sends_is_ignored(pace: Fifo) -> None:
+    timings = replace(QUICK, drain=3600)
+    async with child_of(scripted("--pace", pace.path), timings=timings, host=keeps_kv()) as child:
+        await soon(child.reached(State.READY))
+        generation = ask(child, chat("one two three"))
+        async with stopped_after(child):
+            child.stop()
+            await soon(child.reached(State.DRAINING))
+            child.cut_drain_short()
+            assert await text_before_the_loss(generation) == ""
+        assert last_lines(child) == ["leaving"]
+
+
+async def test_a_child_that_does_not_leave_is_killed_at_the_stop_deadline() -> None:
+    timings = replace(QUICK, stop=0.2)
+    async with child_of(scripted("--ignore-eof"), timings=timings, host=keeps_kv()) as child:
+        await soon(child.reached(State.READY))
+        async with stopped_after(child):
+            child.stop()
+        assert last_lines(child) == ["leaving"]
+
+
+async def test_a_restarted_child_leaves_before_the_next_process(pace: Fifo) -> None:
+    async with child_of(scripted("--pace", pace.path), host=keeps_kv()) as child:
+        await soon(child.reached(State.READY))
+        child.restart()
+        await soon(child.reached(State.STOPPING))
+        await soon(child.reached(State.READY))
+        assert last_lines(child) == ["leaving"]
+        assert child.lifecycle.incarnation == 2
 
 
 async def test_a_stopped_child_can_be_started_again() -> None:

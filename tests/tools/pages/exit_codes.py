@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
+from mlx_worker.cli.cache_commands import WRONG_RECORDS
 from mlx_worker.cli.reports.status import EXIT_CODES
 from mlx_worker.errors import NodeUnreachable, Unauthorized, WorkerError
 from mlx_worker.service.commands import NOT_INSTALLED, NOT_RUNNING
@@ -52,6 +53,15 @@ _FITS: Final = """
 | 3 | needs memory that the command cannot tell |
 """
 
+_VERIFY: Final = f"""
+## mlx-worker cache verify
+
+| exit code | the records on disk |
+|---|---|
+| 0 | are right |
+| {WRONG_RECORDS} | were not all right: the damaged ones are deleted, or reported while in use |
+"""
+
 _SERVICE: Final = f"""
 ## mlx-worker service status
 
@@ -73,7 +83,7 @@ def page() -> str:
         f"| {code} | {' '.join(dict.fromkeys(meanings[code]))} |\n" for code in sorted(meanings)
     )
     rows += "| 130 | Ctrl-C ended the command. |\n"
-    return _BEGINNING + rows + _status() + _FITS + _SERVICE
+    return _BEGINNING + rows + _status() + _FITS + _VERIFY + _SERVICE
 
 
 def _status() -> str:

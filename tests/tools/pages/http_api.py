@@ -65,7 +65,23 @@ model:
 - `hitRate`, the share of requests whose system prompt was in the cache, and `misses`, the others by
   [reason](metrics.md#labels);
 - the number of `entries` and of `warmed` prompts, and the `bytes` of all entries, at most
-  `capacity`.
+  `capacity`;
+- `hitsBySource`, the requests with cached prompt tokens from `memory` and from `disk`, and
+  `cachedTokensBySource`, those tokens;
+- `disk`, its [KV on disk](../how-to/kv-on-disk.md). `enabled` and `off` say whether the disk is
+  used and why it is not. The model has `records` of `bytes`, of which `quarantined` are set aside
+  after a crash. The whole folder has `totalBytes` of `capacity`, and `writtenToday`. Counts of all
+  its processes are `hits` and `misses` (records), `hitTokens`, `secondsSaved` of prefill,
+  `corrupt`, `evicted` (files of records) and `dropped` (records that were not written).
+
+`disk` of the node has the figures of the folder, with its `path` and `writesPerDay`.
+`GET /cache/disk` reads the folder itself, so its answer also has models that are not loaded: under
+`stored`, for each `identity` (weights, versions, settings), the ids of its `models`, its `records`,
+`tokens` and `bytes`, and `lastUsed` in ms since the epoch.
+
+`DELETE /cache` clears memory and disk. Without `model` it clears the whole folder. A model that is
+not loaded is cleared on disk too; while its process starts or ends the answer is 503
+`model_loading`.
 
 A sample of `/admin/history` has `at` (ms since the epoch) and, of each model, `tokensPerSecond` and
 `residentBytes`; `firstTokenP50` and `firstTokenP95`, percentiles of the seconds to the first token;

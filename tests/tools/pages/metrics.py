@@ -36,6 +36,7 @@ are in [the glossary](glossary.md).
 
 _NODE: Final = """
 supervisor.standby = 0
+cache.disk = false
 models = [{ id = "example", path = "/nowhere", preload = false }]
 """
 
@@ -65,6 +66,7 @@ _LABELS: Final = """
 - `path`: the endpoint; `connection`, the head of a request; `none`, a path that the node does not
   have; `other`, work that belongs to no request.
 - `process`: `front` or `model`.
+- `source` of cached prompt tokens: `memory` or `disk`.
 """
 
 

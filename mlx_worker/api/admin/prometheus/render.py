@@ -15,6 +15,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from mlx_worker.api.admin.prometheus import vllm_compat
+from mlx_worker.api.admin.prometheus.disk_families import disk_families
 from mlx_worker.api.admin.prometheus.memory_families import cache_families, memory_families
 from mlx_worker.api.admin.prometheus.node_families import node_families
 from mlx_worker.api.admin.prometheus.process_families import process_families, recovery_families
@@ -63,4 +64,5 @@ class _NodeCollector(Collector):
         yield from recovery_families(context)
         yield from cache_families(context)
         yield from memory_families(context)
+        yield from disk_families(context)
         yield from vllm_compat.families(context)

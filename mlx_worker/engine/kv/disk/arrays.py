@@ -23,7 +23,7 @@ from mlx_worker.kv_disk.payload import ArrayBytes, Dtype, Family, LayerBytes, Pa
 from mlx_worker.kv_disk.records import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 _DTYPES: Final = {
     getattr(mx, "bool_" if code is Dtype.BOOL else code.name.lower()): code for code in Dtype
@@ -36,12 +36,13 @@ _FAMILIES: Final = {
     RotatingKVCache: Family.ROTATING,
     ArraysCache: Family.ARRAYS,
 }
-_KINDS: Final = {
+KINDS: Final = {
     Family.FULL: Kind.DELTA,
     Family.QUANTIZED: Kind.DELTA,
     Family.ROTATING: Kind.WINDOW,
     Family.ARRAYS: Kind.STATE,
 }
+"""In which kind of record a layer's cache is stored."""
 
 
 class UnfitKv(ValueError):
@@ -53,10 +54,10 @@ def kinds_of(cache: Sequence[Any]) -> frozenset[Kind] | None:
 
     Only the classes that this module knows exactly can be stored, not classes derived from them.
     """
-    families = [_FAMILIES.get(type(layer)) for layer in _leaves(cache)]
+    families = [_FAMILIES.get(type(layer)) for layer in leaves_of(cache)]
     if sys.byteorder != "little":
         return None
-    kinds = [_KINDS[family] for family in families if family is not None]
+    kinds = [KINDS[family] for family in families if family is not None]
     return frozenset(kinds) if kinds and len(kinds) == len(families) else None
 
 
@@ -70,12 +71,14 @@ def describe_layers(cache: Sequence[Any]) -> tuple[str, ...]:
                 *(f"{n}={getattr(layer, n)}" for n in names if hasattr(layer, n)),
             ]
         )
-        for layer in _leaves(cache)
+        for layer in leaves_of(cache)
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _LayerArrays:
+class LayerArrays:
+    """The arrays of one layer that become part of a record, None where the layer has none."""
+
     family: Family
     numbers: tuple[int, ...] = ()
     arrays: tuple[Any, ...] = ()
@@ -85,13 +88,17 @@ class _LayerArrays:
 class Captured:
     """Parts of a cache that become a record: independent of what the cache does next."""
 
-    layers: tuple[_LayerArrays, ...]
+    layers: tuple[LayerArrays, ...]
     views: tuple[Any, ...]
     """The bytes of all arrays, lazily: to be evaluated with `mx.async_eval`."""
 
     def payload(self) -> Payload:
         """Return the bytes; wait for arrays that are not evaluated yet."""
-        views = iter(self.views)
+        return self.assemble([bytes(memoryview(view)) for view in self.views])
+
+    def assemble(self, parts: Iterable[bytes]) -> Payload:
+        """Return the payload whose arrays have these bytes, one part for each view."""
+        data = iter(parts)
         return tuple(
             LayerBytes(
                 layer.family,
@@ -99,9 +106,7 @@ class Captured:
                 tuple(
                     None
                     if array is None
-                    else ArrayBytes(
-                        _DTYPES[array.dtype], tuple(array.shape), bytes(memoryview(next(views)))
-                    )
+                    else ArrayBytes(_DTYPES[array.dtype], tuple(array.shape), next(data))
                     for array in layer.arrays
                 ),
             )
@@ -114,7 +119,7 @@ def capture(cache: Sequence[Any], kind: Kind, start: int, stop: int) -> Captured
 
     Windows and states are those at the cache's end, which has to be `stop`. Raises UnfitKv.
     """
-    layers = tuple(_captured(layer, kind, start, stop) for layer in _leaves(cache))
+    layers = tuple(_captured(layer, kind, start, stop) for layer in leaves_of(cache))
     return Captured(
         layers,
         tuple(
@@ -126,43 +131,35 @@ def capture(cache: Sequence[Any], kind: Kind, start: int, stop: int) -> Captured
     )
 
 
-def restore(cache: Sequence[Any], payloads: Sequence[tuple[Kind, Payload]], stop: int) -> None:
-    """Fill a new cache of the model with the records of a chain of `stop` tokens.
-
-    Raises UnfitKv, and leaves a cache that must not be used.
-    """
-    leaves = list(_leaves(cache))
-    if any(len(payload) != len(leaves) for _, payload in payloads):
-        raise UnfitKv("another number of layers")
-    for place, layer in enumerate(leaves):
-        family = _FAMILIES.get(type(layer))
-        parts = [payload[place] for kind, payload in payloads if family and kind is _KINDS[family]]
-        if not parts or family is None or any(part.family is not family for part in parts):
-            raise UnfitKv("another class of cache")
-        if family is Family.FULL:
-            _restore_full(layer, parts, stop)
-        elif family is Family.QUANTIZED:
-            _restore_quantized(layer, parts, stop)
-        elif family is Family.ROTATING:
-            _restore_rotating(layer, parts, stop)
-        else:
-            _restore_arrays(layer, parts)
-
-
-def _leaves(cache: Sequence[Any]) -> Iterator[Any]:
+def leaves_of(cache: Sequence[Any]) -> Iterator[Any]:
+    """Return the caches of all layers, those within lists one by one."""
     for layer in cache:
         if isinstance(layer, CacheList):
-            yield from _leaves(layer.caches)
+            yield from leaves_of(layer.caches)
         else:
             yield layer
 
 
-def _captured(layer: Any, kind: Kind, start: int, stop: int) -> _LayerArrays:
+def dtype_of(array: Any) -> Dtype:
+    """Return the type of an array's elements, as records name the type."""
+    return _DTYPES[array.dtype]
+
+
+def array_of(array: ArrayBytes) -> Any:
+    """Return an array with these bytes: a copy."""
+    dtype = _OF_CODE[array.dtype]
+    if not array.data:
+        return mx.zeros(array.shape, dtype)
+    elements: Any = memoryview(array.data)
+    return mx.array(elements).view(dtype).reshape(array.shape)
+
+
+def _captured(layer: Any, kind: Kind, start: int, stop: int) -> LayerArrays:
     family = _FAMILIES.get(type(layer))
     if family is None:
         raise UnfitKv(f"{type(layer).__name__} cannot be stored")
-    if _KINDS[family] is not kind:
-        return _LayerArrays(Family.NONE)
+    if KINDS[family] is not kind:
+        return LayerArrays(Family.NONE)
     if family is Family.ARRAYS:
         numbers: tuple[int, ...] = ()
         arrays: tuple[Any, ...] = (*layer.cache, layer.left_padding, layer.lengths)
@@ -174,7 +171,7 @@ def _captured(layer: Any, kind: Kind, start: int, stop: int) -> _LayerArrays:
     else:
         numbers = (layer.group_size, layer.bits) if family is Family.QUANTIZED else ()
         if layer.keys is None:
-            return _LayerArrays(family, numbers)
+            return LayerArrays(family, numbers)
         if layer.offset < stop:
             raise UnfitKv("the cache ends before the chunk")
         held = (
@@ -185,77 +182,4 @@ def _captured(layer: Any, kind: Kind, start: int, stop: int) -> _LayerArrays:
         arrays = tuple(array[..., start:stop, :] for array in held)
     if any(array is not None and array.dtype not in _DTYPES for array in arrays):
         raise UnfitKv("an array of an unknown type")
-    return _LayerArrays(family, tuple(map(int, numbers)), arrays)
-
-
-def _restore_full(layer: Any, parts: list[LayerBytes], stop: int) -> None:
-    arrays = _concatenated(parts, 2, stop)
-    if arrays is not None:
-        layer.keys, layer.values = arrays
-        layer.offset = stop
-
-
-def _restore_quantized(layer: Any, parts: list[LayerBytes], stop: int) -> None:
-    if any(part.numbers != (layer.group_size, layer.bits) for part in parts):
-        raise UnfitKv("another quantization")
-    arrays = _concatenated(parts, 6, stop)
-    if arrays is not None:
-        layer.keys, layer.values = tuple(arrays[:3]), tuple(arrays[3:])
-        layer.offset = stop
-
-
-def _restore_rotating(layer: Any, parts: list[LayerBytes], stop: int) -> None:
-    (part,) = parts
-    if len(part.numbers) != 4 or len(part.arrays) != 2:  # noqa: PLR2004
-        raise UnfitKv("no window")
-    offset, keep, max_size, place = part.numbers
-    arrays = [_array(array) for array in part.arrays if array is not None]
-    if not arrays:
-        return
-    if (
-        len(arrays) != 2  # noqa: PLR2004
-        or (offset, max_size) != (stop, layer.max_size)
-        or any(array.ndim != 4 or not 0 <= place <= array.shape[2] for array in arrays)  # noqa: PLR2004
-        or not 0 <= keep <= max_size
-    ):
-        raise UnfitKv("another window")
-    layer.state = (*arrays, offset, keep, max_size, place)
-
-
-def _restore_arrays(layer: Any, parts: list[LayerBytes]) -> None:
-    (part,) = parts
-    if len(part.arrays) != len(layer.cache) + 2:
-        raise UnfitKv("another number of states")
-    *states, left_padding, lengths = [
-        None if array is None else _array(array) for array in part.arrays
-    ]
-    layer.state = (states, left_padding, lengths)
-
-
-def _concatenated(parts: list[LayerBytes], count: int, stop: int) -> list[Any] | None:
-    """Return the arrays of all chunks joined; None for a layer that the model leaves empty."""
-    if not any(part.arrays for part in parts):
-        return None
-    if any(len(part.arrays) != count for part in parts):
-        raise UnfitKv("another number of arrays")
-    joined = []
-    for place in range(count):
-        column = [part.arrays[place] for part in parts]
-        chunks = [_array(array) for array in column if array is not None]
-        if (
-            len(chunks) != len(parts)
-            or any(chunk.ndim != 4 or chunk.dtype != chunks[0].dtype for chunk in chunks)  # noqa: PLR2004
-            or len({(*chunk.shape[:2], chunk.shape[3]) for chunk in chunks}) != 1
-            or sum(chunk.shape[2] for chunk in chunks) != stop
-        ):
-            raise UnfitKv("chunks that do not join")
-        joined.append(mx.concatenate(chunks, axis=2))
-    return joined
-
-
-def _array(array: ArrayBytes) -> Any:
-    dtype = _OF_CODE[array.dtype]
-    if not array.data:
-        return mx.zeros(array.shape, dtype)
-    elements: Any = memoryview(array.data)
-    return mx.array(elements).view(dtype).reshape(array.shape)
+    return LayerArrays(family, tuple(map(int, numbers)), arrays)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import pytest
@@ -24,12 +26,16 @@ from mlx_worker.engine.kv.disk.arrays import (
     capture,
     describe_layers,
     kinds_of,
-    restore,
 )
+from mlx_worker.engine.kv.disk.forms import forms_of_cache
 from mlx_worker.kv_disk.keys import chain
-from mlx_worker.kv_disk.payload import ArrayBytes, Payload
+from mlx_worker.kv_disk.payload import ArrayBytes, Dtype, LayerBytes, Payload
 from mlx_worker.kv_disk.records import Address, Kind, Record
+from tests.engine.kv.disk.restored import restore
 from tests.kv_disk.disk_harness import IDENTITY, Disk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WINDOW = 8
 DTYPES = [mx.bfloat16, mx.float16, mx.float32]
@@ -99,9 +105,10 @@ def exact(value: Any) -> Any:
 def test_a_cache_comes_back_bit_by_bit(steps: list[int], dtype: Any, data: st.DataObject) -> None:
     tokens = sum(steps)
     cache = filled(steps, dtype)
-    records = recorded(cache, tokens, data.draw(st.integers(1, tokens)))
+    chunk = data.draw(st.integers(1, tokens))
+    records = recorded(cache, tokens, chunk)
     again = new_cache()
-    restore(again, records, tokens)
+    restore(again, forms_of_cache(filled([3], dtype), 3), records, tokens, chunk)
     assert bits(again) == bits(cache)
     # What comes next is the same, too.
     for layer, twin in zip(cache[:3], again[:3], strict=True):
@@ -119,7 +126,8 @@ def test_numbers_that_are_none_and_infinite_keep_their_bits() -> None:
     odd = mx.array([0x7FC1, 0xFF80, 0x8000, 0x0001], dtype=mx.uint16).view(mx.bfloat16)
     layer.update_and_fetch(odd.reshape(1, 1, 1, 4), odd.reshape(1, 1, 1, 4))
     again = [KVCache()]
-    restore(again, [(Kind.DELTA, capture([layer], Kind.DELTA, 0, 1).payload())], 1)
+    forms = forms_of_cache([layer], 1)
+    restore(again, forms, [(Kind.DELTA, capture([layer], Kind.DELTA, 0, 1).payload())], 1)
     assert again[0].keys.view(mx.uint16).reshape(-1).tolist() == [0x7FC1, 0xFF80, 0x8000, 0x0001]
 
 
@@ -130,7 +138,8 @@ def test_what_was_captured_does_not_change_with_the_cache() -> None:
     for _ in range(20):
         cache[2].update_and_fetch(kv_of(1, mx.bfloat16), kv_of(1, mx.bfloat16))
     again = [RotatingKVCache(WINDOW, keep=2)]
-    restore(again, [(Kind.WINDOW, captured.payload()[2:3])], 4)
+    forms = forms_of_cache(filled([4], mx.bfloat16)[2:3], 4)
+    restore(again, forms, [(Kind.WINDOW, captured.payload()[2:3])], 4)
     assert bits(again) == before[2:3]
 
 
@@ -148,7 +157,8 @@ def test_a_cache_comes_back_from_the_disk(disk: Disk) -> None:
     store = disk.open()
     found = [(Kind.DELTA, store.get(Address(Kind.DELTA, link.key))) for link in links]
     again = [KVCache()]
-    restore(again, [(kind, payload) for kind, payload in found if payload], len(tokens))
+    forms = forms_of_cache(cache, len(tokens))
+    restore(again, forms, [(kind, payload) for kind, payload in found if payload], len(tokens))
     assert bits(again) == bits(cache)
     store.close()
 
@@ -188,6 +198,98 @@ def with_another_type_in_one_chunk(
     return [(Kind.DELTA, capture(other, Kind.DELTA, 0, 4).payload()), *records[1:]]
 
 
+def changed(
+    kind: Kind, layer: int, change: Callable[[LayerBytes], LayerBytes]
+) -> Callable[[list[tuple[Kind, Payload]]], list[tuple[Kind, Payload]]]:
+    """The same records, but for one layer of one kind."""
+
+    def spoil(records: list[tuple[Kind, Payload]]) -> list[tuple[Kind, Payload]]:
+        return [
+            (of, (*payload[:layer], change(payload[layer]), *payload[layer + 1 :]))
+            if of is kind
+            else (of, payload)
+            for of, payload in records
+        ]
+
+    return spoil
+
+
+def with_shape(*shape: int | None) -> Callable[[LayerBytes], LayerBytes]:
+    """Arrays with axes of these lengths, as many elements and bytes as that takes; None: as is."""
+
+    def reshape(array: ArrayBytes | None) -> ArrayBytes | None:
+        if array is None:
+            return None
+        axes = tuple(
+            old if new is None else new for old, new in zip(array.shape, shape, strict=True)
+        )
+        return ArrayBytes(array.dtype, axes, bytes(prod(axes) * array.dtype.size))
+
+    return lambda layer: replace(layer, arrays=tuple(map(reshape, layer.arrays)))
+
+
+def with_numbers(*numbers: int | None) -> Callable[[LayerBytes], LayerBytes]:
+    """Other numbers of a layer; None: as is."""
+    return lambda layer: replace(
+        layer,
+        numbers=tuple(
+            old if new is None else new for old, new in zip(layer.numbers, numbers, strict=True)
+        ),
+    )
+
+
+def as_float16(layer: LayerBytes) -> LayerBytes:
+    return replace(
+        layer, arrays=tuple(array and replace(array, dtype=Dtype.FLOAT16) for array in layer.arrays)
+    )
+
+
+def without_arrays(layer: LayerBytes) -> LayerBytes:
+    return replace(layer, arrays=tuple(None for _ in layer.arrays))
+
+
+ROW = ArrayBytes(Dtype.BFLOAT16, (1, 2, 9, 4), bytes(2 * 9 * 4 * 2))
+
+
+def with_a_row(layer: LayerBytes) -> LayerBytes:
+    return replace(layer, arrays=(ROW, *layer.arrays[1:]))
+
+
+DAMAGE = {
+    "more heads": changed(Kind.DELTA, 0, with_shape(None, 3, None, None)),
+    "wider heads": changed(Kind.DELTA, 0, with_shape(None, None, None, 65)),
+    "two rows": changed(Kind.DELTA, 0, with_shape(2, None, None, None)),
+    "no tokens": changed(Kind.DELTA, 0, with_shape(None, None, 0, None)),
+    "more tokens": changed(Kind.DELTA, 0, with_shape(None, None, 400, None)),
+    "another type": changed(Kind.DELTA, 0, as_float16),
+    "no keys": changed(Kind.DELTA, 0, without_arrays),
+    "other bits": changed(Kind.DELTA, 1, with_numbers(None, 8)),
+    "a layer that the model leaves empty": changed(
+        Kind.DELTA, 5, lambda layer: replace(layer, arrays=(ROW, ROW))
+    ),
+    "a short window": changed(Kind.WINDOW, 2, with_shape(None, None, WINDOW - 1, None)),
+    "a window of more heads": changed(Kind.WINDOW, 2, with_shape(None, 3, None, None)),
+    "another window's type": changed(Kind.WINDOW, 2, as_float16),
+    "a window of another end": changed(Kind.WINDOW, 2, with_numbers(10, None, None, None)),
+    "a window of another size": changed(Kind.WINDOW, 2, with_numbers(None, None, 9, None)),
+    "a window that keeps more": changed(Kind.WINDOW, 2, with_numbers(None, 3, None, None)),
+    "a place outside the window": changed(Kind.WINDOW, 2, with_numbers(None, None, None, 99)),
+    "no window": changed(Kind.WINDOW, 2, without_arrays),
+    "another state": changed(Kind.STATE, 4, with_a_row),
+    "another state's type": changed(Kind.STATE, 4, as_float16),
+    "no state": changed(Kind.STATE, 4, without_arrays),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_records_of_another_shape_are_refused(name: str) -> None:
+    cache = filled([9], mx.bfloat16)
+    records = recorded(cache, 9, 9)
+    restore(new_cache(), forms_of_cache(cache, 9), records, 9, 9)  # what is not changed is right
+    with pytest.raises(UnfitKv):
+        restore(new_cache(), forms_of_cache(cache, 9), DAMAGE[name](records), 9, 9)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -201,7 +303,7 @@ def with_another_type_in_one_chunk(
 def test_records_that_do_not_fit_the_model_are_refused(spoil: Any) -> None:
     records = recorded(filled([9], mx.bfloat16), 9, 4)
     with pytest.raises(UnfitKv):
-        restore(new_cache(), spoil(records), 9)
+        restore(new_cache(), forms_of_cache(filled([9], mx.bfloat16), 9), spoil(records), 9, 4)
 
 
 def test_what_the_cache_does_not_hold_is_not_captured() -> None:

@@ -1,0 +1,50 @@
+"""What the bytes of one model's KV depend on, besides the tokens.
+
+All calls belong to the thread that owns mlx. [child]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from mlx_worker.engine.kv.disk.arrays import describe_layers
+from mlx_worker.kv_disk.keys import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def identity_of(
+    model: Any, cache: Sequence[Any], weights: str, versions: Mapping[str, str]
+) -> Identity:
+    """Return the identity of a model's KV. `cache` is a new cache of the model.
+
+    `weights` names the weights by their content; `versions` has those of the imported packages.
+    """
+    return Identity(
+        weights=weights,
+        mlx=versions["mlx"],
+        mlx_lm=versions["mlx-lm"],
+        layers=describe_layers(cache),
+        dtype=_dtypes(model),
+        device=_device(),
+    )
+
+
+def _dtypes(model: Any) -> str:
+    """Return the floating-point types of the parameters, which decide that of the KV."""
+    types = {array.dtype for _, array in tree_flatten(model.parameters())}
+    names = (str(dtype) for dtype in types if mx.issubdtype(dtype, mx.floating))
+    return " ".join(sorted(name.rpartition(".")[2] for name in names))
+
+
+def _device() -> str:
+    """Return the kind of the device that computes, and its architecture.
+
+    Another device rounds otherwise: its KV would not be that of a run without a cache.
+    """
+    kind = mx.default_device().type.name
+    return f"{kind} {mx.device_info().get('architecture', '')}".rstrip()
