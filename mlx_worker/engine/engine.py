@@ -86,7 +86,7 @@ class Engine:
         ladder: Ladder = NO_LADDER,
         disk: DiskTier | None = None,
     ) -> None:
-        self.speculation = Speculation(ladder, context_length)
+        self.speculation = Speculation(ladder, context_length, len(tokenizer))
         self.cache = PromptCache(cache_bytes)
         self.context_length = context_length
         self.prefilled_tokens = 0

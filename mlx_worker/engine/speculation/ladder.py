@@ -23,6 +23,9 @@ ROWS: Final = (1, 4, 8)
 WORTH: Final = 1.15
 """How many times as fast decoding has to become if all drafts are right."""
 TRIES: Final = 2
+"""Passes of a rung that count, after a first one that also compiles kernels."""
+SLOW: Final = 1.0
+"""Seconds of a first pass that counts by itself: what it compiled is little of it."""
 LONGEST: Final = 1.5
 """Seconds after which no further number of rows is measured."""
 
@@ -91,6 +94,8 @@ def measure_ladder(
                 break  # and a wider pass is no better
         if clock() - begun > LONGEST:
             break
+    del cache
+    mx.clear_cache()  # the memory of a process is measured after its load
     if max(ladder.best_gain(of) for of, _ in seconds) >= WORTH:
         return ladder
     widest = max(width for of, width in seconds if of == 1)
@@ -103,10 +108,10 @@ def measure_ladder(
 def _fastest(model: Any, tokens: mx.array, cache: list[Any], clock: Callable[[], float]) -> float:
     """Return the seconds of the fastest of some equal passes, the first one apart."""
     seconds: list[float] = []
-    for _ in range(1 + TRIES):
+    while len(seconds) <= TRIES and max(seconds, default=0) < SLOW:
         begun = clock()
         mx.eval(model(tokens, cache=cache))
         seconds.append(clock() - begun)
         for layer in cache:
             layer.trim(tokens.shape[1])
-    return min(seconds[1:])
+    return min(seconds[1:] or seconds)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mlx_worker.engine.output.prompt_scores import max_scored_tokens
 from mlx_worker.engine.speculation.drafter import Drafter
 from mlx_worker.engine.speculation.ladder import WIDTHS, WORTH, Ladder
 from mlx_worker.wire.messages import PassCost
@@ -24,14 +25,16 @@ MARGIN: Final = 1.05
 class Speculation:
     """Decide for the batch of one engine how many drafted tokens a pass has.
 
-    `context_length` is in tokens: no pass reads further. `drafted` and `accepted` count tokens.
+    `context_length` is in tokens: no pass reads further. A pass has no more logits, of which each
+    token has `vocabulary`, than a pass over a scored prompt. `drafted` and `accepted` count tokens.
     """
 
-    def __init__(self, ladder: Ladder, context_length: int) -> None:
+    def __init__(self, ladder: Ladder, context_length: int, vocabulary: int) -> None:
         self.drafted = 0
         self.accepted = 0
         self._ladder = ladder
         self._context_length = context_length
+        self._vocabulary = vocabulary
         self._pays: dict[int, bool] = {}
 
     @property
@@ -81,6 +84,7 @@ class Speculation:
             WIDEST,
             1 + max((count for count, _ in drafts), default=0),
             self._context_length - longest,
+            max_scored_tokens(self._vocabulary, rows),
         )
         for width in range(2, widest + 1):
             expected = sum(_expected(min(count, width - 1), rate) for count, rate in drafts)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlx_lm.models.cache import KVCache
 
 CONTEXT = 1000
+VOCABULARY = 1024
 
 
 class Clock:
@@ -73,13 +74,19 @@ def test_model_that_gains_nothing_does_not_draft_and_says_why(model: Any) -> Non
     ladder, passes = measured(model, lambda rows, width: 1e-2 * rows * width)
     assert ladder.because == "a forward pass of 2 tokens takes 2 times as long as one of 1"
     assert max(width for _, width in passes) == 2
-    assert not Speculation(ladder, CONTEXT).pays(1)
+    assert not Speculation(ladder, CONTEXT, VOCABULARY).pays(1)
 
 
 def test_slow_model_is_measured_with_one_row_alone(model: Any) -> None:
     ladder, _ = measured(model, lambda _rows, width: 0.5 + 0.01 * width)
     assert {rows for rows, _ in ladder.seconds} == {1}
     assert ladder.because == ""
+
+
+def test_very_slow_pass_is_not_repeated(model: Any) -> None:
+    ladder, passes = measured(model, lambda _rows, width: 5.0 * width)
+    assert passes == [(1, 1), (1, 2)]
+    assert ladder.because != ""
 
 
 @pytest.mark.parametrize("name", ["window", "recurrent", "statespace"])
@@ -100,7 +107,7 @@ def test_configuration_turns_drafts_off(model: Any) -> None:
 def steep(slope: float) -> Speculation:
     """Passes whose cost rises by this share of one of a token, for each further token."""
     seconds = {(rows, width): 1 + slope * (rows * width - 1) for rows in ROWS for width in WIDTHS}
-    return Speculation(Ladder(seconds), CONTEXT)
+    return Speculation(Ladder(seconds), CONTEXT, VOCABULARY)
 
 
 def test_width_rises_with_the_hit_rate_and_falls_with_the_cost() -> None:
@@ -119,6 +126,13 @@ def test_width_is_no_more_than_drafts_and_context_allow() -> None:
     assert steep(0.01).width(1, [], 10) == 1
 
 
+def test_width_bounds_the_memory_of_logits() -> None:
+    seconds = {(rows, width): 1.0 for rows in ROWS for width in WIDTHS}
+    speculation = Speculation(Ladder(seconds), CONTEXT, vocabulary=262_144)
+    assert speculation.width(1, [(7, 1.0)] * 1, 10) == WIDEST
+    assert speculation.width(64, [(7, 1.0)] * 64, 10) < WIDEST
+
+
 def test_one_row_that_copies_pays_less_among_rows_that_do_not() -> None:
     speculation = steep(0.2)
     assert speculation.width(1, [(7, 0.95)], 10) > 1
@@ -127,6 +141,6 @@ def test_one_row_that_copies_pays_less_among_rows_that_do_not() -> None:
 
 def test_gain_is_asked_for_every_number_of_rows() -> None:
     seconds = {(1, 1): 1.0, (1, 8): 1.5, (8, 1): 1.0, (8, 8): 8.5}
-    speculation = Speculation(Ladder(seconds), CONTEXT)
+    speculation = Speculation(Ladder(seconds), CONTEXT, VOCABULARY)
     assert speculation.pays(1)
     assert not speculation.pays(8)
