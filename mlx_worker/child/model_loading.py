@@ -64,6 +64,8 @@ def load_model(
             chat_template=load.chat_template,
             context_length=load.context_length,
         )
+        # Before other threads compute: what is measured here decides whether rows draft.
+        ladder = ladder_of(model, load.max_concurrency, load.speculation)
         offers = ToolOffers(tokenizer, load.tools)
         constraints = ConstraintCompiler(tokenizer)
         texts = threading.Thread(target=_prepare_texts, args=(tokenizer, constraints), name="texts")
@@ -90,7 +92,7 @@ def load_model(
             prefill_pause=load.prefill_pause,
             remember_turns=load.remember_turns,
             on_encoded=on_encoded,
-            ladder=ladder_of(model, load.max_concurrency, load.speculation),
+            ladder=ladder,
             disk=disk,
         )
         check_unchanged(folder, before)
